@@ -1,0 +1,1 @@
+"""Experiments: sweeps over cell, depth and truncation, their records and figures."""

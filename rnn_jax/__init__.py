@@ -1,0 +1,9 @@
+"""How gradient flows through time in a recurrent network, and what changes it."""
+
+from rnn_jax.cells import CELLS, make_cell
+from rnn_jax.modules import DeepRNN
+from rnn_jax.probes import gradient_probe
+from rnn_jax.types import Cell, step
+from rnn_jax.unroll import unroll
+
+__all__ = ["CELLS", "Cell", "DeepRNN", "gradient_probe", "make_cell", "step", "unroll"]

@@ -1,0 +1,46 @@
+"""Recurrent cells, one family a file, and the registry that names them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rnn_jax import checks
+from rnn_jax.cells.elman import elman
+from rnn_jax.cells.gru import gru
+from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.types import Cell
+
+__all__ = ["CELLS", "LSTMCarry", "elman", "gru", "lstm", "make_cell"]
+
+CELLS: Mapping[str, Callable[..., Cell]] = {
+  "elman": elman,
+  "gru": gru,
+  "lstm": lstm,
+}
+
+
+def cell_options(name: str) -> tuple[str, ...]:
+  """Names of the options that the cell `name` takes beside its hidden size."""
+  constructor = CELLS[checks.choice("cell", name, CELLS)]
+  parameters = inspect.signature(constructor).parameters.values()
+  return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def make_cell(name: str, hidden_size: int, **options: Any) -> Cell:
+  """Builds a registered cell by name.
+
+  Args:
+    name: a key of CELLS.
+    hidden_size: width H of the carry.
+    **options: keyword options of that cell's constructor.
+  Returns:
+    The Cell.
+  Raises:
+    ValueError: an unknown cell or option, with the nearest right name; or an option's own rule.
+  """
+  known = cell_options(name)
+  for option in options:
+    checks.choice(f"option of cell {name}", option, known)
+  return CELLS[name](hidden_size, **options)

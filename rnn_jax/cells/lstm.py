@@ -1,0 +1,78 @@
+"""Long short-term memory."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax import checks
+from rnn_jax.cells.dense import dense_init, dense_project
+from rnn_jax.types import Array, Cell, Params
+
+
+class LSTMCarry(NamedTuple):
+  """The two states of an LSTM, each [..., H]."""
+
+  hidden: Array
+  cell: Array
+
+
+def lstm(
+  hidden_size: int,
+  *,
+  forget_bias: Any = 1.0,
+  recurrent_kernel: str = "orthogonal",
+  recurrent_gain: Any = 1.0,
+) -> Cell:
+  """Long short-term memory with a forget gate, no peepholes.
+
+    i, f, o = σ(x W + h U + b)      g = tanh(x W_g + h U_g + b_g)
+    c' = f ∘ c + i ∘ g              h' = o ∘ tanh(c')
+
+  Step Jacobian: along the cell state ∂c'/∂c = diag(f), so with f near 1 the gradient is carried
+  on unchanged (the constant-error carousel); the path through h adds the gates' products with U.
+
+  Args:
+    hidden_size: width H of hidden state, cell state and output.
+    forget_bias: initial value of the forget gate's part of b, visible in the params.
+    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block a gate.
+    recurrent_gain: factor on the recurrent kernel at initialisation.
+  Returns:
+    A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
+    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H]}, gates in the order i, f, g, o.
+  Raises:
+    ValueError: an unknown kernel, a size below 1, a bias or gain that is not finite.
+  References:
+    Hochreiter and Schmidhuber, 1997, https://doi.org/10.1162/neco.1997.9.8.1735
+    Gers et al., 2000 (forget gate), https://doi.org/10.1162/089976600300015015
+    Jozefowicz et al., 2015 (forget bias 1), https://proceedings.mlr.press/v37/jozefowicz15.html
+  """
+  checks.number("forget_bias", forget_bias)
+  dense = dense_init(hidden_size, 4, recurrent_kernel, recurrent_gain)
+
+  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+    params = dense(key, input_size, dtype)
+    b = params["b"]
+    forget = jnp.asarray(forget_bias, b.dtype)
+    return {**params, "b": b.at[hidden_size : 2 * hidden_size].set(forget)}
+
+  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> LSTMCarry:
+    zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
+    return LSTMCarry(zeros, zeros)
+
+  def recur(params: Params, carry: LSTMCarry) -> Array:
+    return carry.hidden @ params["w_h"]
+
+  def update(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) -> LSTMCarry:
+    del params
+    i, f, g, o = jnp.split(drive + recurrent, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * carry.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return LSTMCarry(jax.nn.sigmoid(o) * jnp.tanh(c), c)
+
+  def output(params: Params, carry: LSTMCarry, drive: Array) -> Array:
+    del params, drive
+    return carry.hidden
+
+  return Cell(init, initial_carry, dense_project, recur, update, output)

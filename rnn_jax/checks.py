@@ -1,0 +1,59 @@
+"""Errors that name the argument, the rule, what came, and the choices."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def choice(kind: str, value: Any, choices: Iterable[str]) -> str:
+  """Returns `value` if it is one of `choices`, else raises and suggests the nearest."""
+  choices = sorted(choices)
+  if value in choices:
+    return value
+  near = difflib.get_close_matches(str(value), choices, n=1)
+  hint = f"; did you mean '{near[0]}'?" if near else "."
+  raise ValueError(f"Unknown {kind} '{value}'{hint} Choose one of: {', '.join(choices)}.")
+
+
+def integer(name: str, value: Any, *, minimum: int = 1) -> int:
+  """Returns `value` if it is an integer of at least `minimum`.
+
+  Raises:
+    TypeError: it is no integer (bool and whole floats count as none).
+    ValueError: it is too small.
+  """
+  if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    raise TypeError(f"{name} must be an integer, got {value!r}.")
+  if value < minimum:
+    raise ValueError(f"{name} must be at least {minimum}, got {value}.")
+  return int(value)
+
+
+def number(name: str, value: Any, *, above: float = -math.inf, minimum: float = -math.inf) -> Any:
+  """Returns `value` if it is a finite number in range; a traced value passes unseen.
+
+  Raises:
+    TypeError: it is no number.
+    ValueError: it is not finite, or out of range.
+  """
+  if isinstance(value, jax.core.Tracer):
+    return value
+  if isinstance(value, bool) or np.ndim(value) != 0:
+    raise TypeError(f"{name} must be a number, got {value!r}.")
+  try:
+    plain = float(value)
+  except (TypeError, ValueError):
+    raise TypeError(f"{name} must be a number, got {value!r}.") from None
+  if not math.isfinite(plain):
+    raise ValueError(f"{name} must be finite, got {value}.")
+  if plain <= above:
+    raise ValueError(f"{name} must be greater than {above:g}, got {value}.")
+  if plain < minimum:
+    raise ValueError(f"{name} must be at least {minimum:g}, got {value}.")
+  return value

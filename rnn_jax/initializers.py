@@ -1,0 +1,55 @@
+"""Initialisers of recurrent and input kernels, with the gates fused on the last axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax import checks
+from rnn_jax.types import Array
+
+Kernel = Callable[..., Array]  # (key, shape, dtype) -> array
+
+input_kernel: Kernel = jax.nn.initializers.lecun_normal()
+
+
+def _identity(key: Array, shape: tuple[int, int], dtype: Any = float) -> Array:
+  """U = I, which leaves the carry as it is (Le et al., 2015, https://arxiv.org/abs/1504.00941)."""
+  del key
+  return jnp.eye(shape[0], shape[1], dtype=dtype)
+
+
+RECURRENT_KERNELS: Mapping[str, Kernel] = {
+  # U Uᵀ = I: every singular value is 1 (Saxe et al., 2014, https://arxiv.org/abs/1312.6120).
+  "orthogonal": jax.nn.initializers.orthogonal(),
+  # U_ij ~ N(0, 1/H): spectral radius near 1, singular values spread over (0, 2).
+  "gaussian": jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+  "identity": _identity,
+}
+
+
+def recurrent_kernel(name: str = "orthogonal", gain: Any = 1.0, num_gates: int = 1) -> Kernel:
+  """gain × a square kernel for each gate, side by side: [H, G·H].
+
+  Args:
+    name: `orthogonal`, `gaussian` (variance gain²/H) or `identity`.
+    gain: factor on every entry; may be traced, so that a sweep over it is one program.
+    num_gates: G, the number of square blocks, each drawn on its own.
+  Returns:
+    An initialiser `(key, (H, G·H), dtype) -> kernel`.
+  Raises:
+    ValueError: the name is unknown, or the gain not finite.
+  """
+  kernel = RECURRENT_KERNELS[checks.choice("recurrent_kernel", name, RECURRENT_KERNELS)]
+  checks.number("recurrent_gain", gain)
+
+  def init(key: Array, shape: tuple[int, int], dtype: Any = float) -> Array:
+    hidden_size = shape[0]
+    gates = [kernel(k, (hidden_size, hidden_size), dtype) for k in jax.random.split(key, num_gates)]
+    fused = jnp.concatenate(gates, axis=-1)
+    return jnp.asarray(gain, fused.dtype) * fused
+
+  return init

@@ -1,0 +1,36 @@
+"""Losses per step, and their mean over the steps that count."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import optax
+
+from rnn_jax.types import Array
+
+
+def cross_entropy(logits: Array, targets: Array) -> Array:
+  """−log softmax(logits)[target], in nats: logits [..., V], integer targets [...] → [...]."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+def squared_error(outputs: Array, targets: Array) -> Array:
+  """(y − target)², summed over the last axis: [..., D], [..., D] → [...]."""
+  return jnp.sum((outputs - targets) ** 2, axis=-1)
+
+
+def masked_mean(values: Array, mask: Array) -> Array:
+  """Σ mask · values / Σ mask, 0 where the mask is empty; masked values may be NaN.
+
+  Args:
+    values: [T, B].
+    mask: [T, B] bool, the steps that count.
+  Returns:
+    Scalar.
+  """
+  total = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
+  return total / jnp.maximum(jnp.sum(mask).astype(values.dtype), 1)
+
+
+def perplexity(mean_cross_entropy: Array) -> Array:
+  """exp of the mean cross-entropy in nats: the number of equally likely choices it amounts to."""
+  return jnp.exp(mean_cross_entropy)

@@ -1,0 +1,50 @@
+"""Character language model on real text."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import checks
+from rnn_jax.losses import cross_entropy
+from rnn_jax.tasks.task import Batch, Task
+from rnn_jax.text import Corpus, load_corpus
+from rnn_jax.types import Array
+
+
+def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) -> Task:
+  """Predict the next character, at every step of windows drawn anywhere in the text.
+
+    L = −(1/T) Σ_t ln p(x_{t+1} | x_1 … x_t)
+
+  The baseline knows only how often each character occurs: the unigram entropy −Σ p ln p.
+
+  Args:
+    sequence_length: T, shorter than the text.
+    batch_size: B.
+    corpus: the text; the standard library's source if None.
+  Returns:
+    The Task: tokens [T, B], targets [T, B] the tokens one step later.
+  Raises:
+    ValueError: the text is not longer than T.
+  """
+  checks.integer("sequence_length", sequence_length)
+  checks.integer("batch_size", batch_size)
+  corpus = load_corpus() if corpus is None else corpus
+  if len(corpus.tokens) <= sequence_length:
+    raise ValueError(
+      f"sequence_length must be below the {len(corpus.tokens)} characters of corpus "
+      f"{corpus.name}, got {sequence_length}."
+    )
+
+  def batch(tokens: Array, key: Array) -> Batch:
+    starts = jax.random.randint(key, (batch_size,), 0, tokens.shape[0] - sequence_length)
+    places = jnp.arange(sequence_length + 1)[:, None] + starts[None]
+    window = tokens[places].astype(jnp.int32)
+    return Batch(window[:-1], window[1:], jnp.ones((sequence_length, batch_size), bool))
+
+  share = np.bincount(corpus.tokens) / len(corpus.tokens)
+  entropy = float(-np.sum(share * np.log(share)))
+  size = corpus.vocabulary.size
+  return Task(corpus.tokens, batch, cross_entropy, "nats per character", entropy, size, size)

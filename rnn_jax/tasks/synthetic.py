@@ -1,0 +1,125 @@
+"""Synthetic problems with a long lag between what is seen and what is asked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax import checks
+from rnn_jax.losses import cross_entropy, squared_error
+from rnn_jax.tasks.task import Batch, Task
+from rnn_jax.types import Array
+
+
+def _last_step(num_steps: int, batch_size: int) -> Array:
+  return jnp.zeros((num_steps, batch_size), bool).at[-1].set(True)
+
+
+def adding(sequence_length: int, batch_size: int) -> Task:
+  """Adding problem: the sum of the two marked numbers among T, asked at the last step.
+
+    x_t = (u_t, m_t), u_t ~ U(0, 1), one marker m = 1 in each half;  target u_i + u_j at t = T
+
+  The best constant guess is 1, with squared error Var(u_i + u_j) = 1/6.
+
+  Args:
+    sequence_length: T, at least 2.
+    batch_size: B.
+  Returns:
+    The Task: xs [T, B, 2], targets [T, B, 1], loss at the last step only.
+  References:
+    Hochreiter and Schmidhuber, 1997, experiment 4, https://doi.org/10.1162/neco.1997.9.8.1735
+  """
+  checks.integer("sequence_length", sequence_length, minimum=2)
+  checks.integer("batch_size", batch_size)
+  half = sequence_length // 2
+
+  def batch(data: Any, key: Array) -> Batch:
+    del data
+    values_key, first_key, second_key = jax.random.split(key, 3)
+    values = jax.random.uniform(values_key, (sequence_length, batch_size))
+    first = jax.random.randint(first_key, (batch_size,), 0, half)
+    second = jax.random.randint(second_key, (batch_size,), half, sequence_length)
+    marks = jax.nn.one_hot(first, sequence_length) + jax.nn.one_hot(second, sequence_length)
+    marks = marks.T
+    total = jnp.sum(values * marks, axis=0)
+    targets = jnp.broadcast_to(total[None, :, None], (sequence_length, batch_size, 1))
+    xs = jnp.stack([values, marks], axis=-1)
+    return Batch(xs, targets, _last_step(sequence_length, batch_size))
+
+  return Task((), batch, squared_error, "squared error", 1 / 6, 1, None)
+
+
+def copy_memory(sequence_length: int, batch_size: int) -> Task:
+  """Copy memory: ten symbols, a long silence, a signal, and the ten symbols again.
+
+    input   s_1 … s_10  ␣ × (S − 1)  !  ␣ × 10        s_i one of 8 symbols, S = T − 20
+    target  ␣ × (S + 10)  s_1 … s_10
+
+  Without memory the best is a uniform guess at the last ten steps: 10 ln 8 / T nats a step.
+
+  Args:
+    sequence_length: T = S + 20, at least 21.
+    batch_size: B.
+  Returns:
+    The Task: tokens [T, B] of a vocabulary of 10 (8 symbols, blank, signal), 9 classes.
+  References:
+    Arjovsky et al., 2016, https://arxiv.org/abs/1511.06464
+  """
+  checks.integer("sequence_length", sequence_length, minimum=21)
+  checks.integer("batch_size", batch_size)
+  symbols, items = 8, 10
+  blank, signal = symbols, symbols + 1
+
+  def batch(data: Any, key: Array) -> Batch:
+    del data
+    shown = jax.random.randint(key, (items, batch_size), 0, symbols)
+    silence = jnp.full((sequence_length - items, batch_size), blank)
+    xs = jnp.concatenate([shown, silence]).at[-items - 1].set(signal)
+    targets = jnp.concatenate([silence, shown])
+    return Batch(xs, targets, jnp.ones((sequence_length, batch_size), bool))
+
+  baseline = items * math.log(symbols) / sequence_length
+  return Task((), batch, cross_entropy, "nats per step", baseline, symbols + 1, symbols + 2)
+
+
+def temporal_order(sequence_length: int, batch_size: int) -> Task:
+  """Temporal order: in which order did two signals appear, far back among distractors?
+
+    x_i, x_j ∈ {X, Y}, i ∈ [T/10, 2T/10), j ∈ [4T/10, 5T/10), elsewhere x_t ∈ {a, b, c, d};
+    class XX, XY, YX or YY at t = T
+
+  A guess costs ln 4 nats.
+
+  Args:
+    sequence_length: T, at least 10.
+    batch_size: B.
+  Returns:
+    The Task: tokens [T, B] of a vocabulary of 6, 4 classes, loss at the last step only.
+  References:
+    Hochreiter and Schmidhuber, 1997, experiment 6a; in the form of Pascanu et al., 2013,
+    https://arxiv.org/abs/1211.5063
+  """
+  checks.integer("sequence_length", sequence_length, minimum=10)
+  checks.integer("batch_size", batch_size)
+  distractors = 4
+  tenth = sequence_length // 10
+
+  def batch(data: Any, key: Array) -> Batch:
+    del data
+    noise_key, signal_key, first_key, second_key = jax.random.split(key, 4)
+    noise = jax.random.randint(noise_key, (sequence_length, batch_size), 0, distractors)
+    signals = jax.random.randint(signal_key, (2, batch_size), 0, 2)
+    first = jax.random.randint(first_key, (batch_size,), tenth, 2 * tenth)
+    second = jax.random.randint(second_key, (batch_size,), 4 * tenth, 5 * tenth)
+    column = jnp.arange(batch_size)
+    xs = noise.at[first, column].set(distractors + signals[0])
+    xs = xs.at[second, column].set(distractors + signals[1])
+    order = 2 * signals[0] + signals[1]
+    targets = jnp.broadcast_to(order[None], (sequence_length, batch_size))
+    return Batch(xs, targets, _last_step(sequence_length, batch_size))
+
+  return Task((), batch, cross_entropy, "nats", math.log(4), 4, distractors + 2)

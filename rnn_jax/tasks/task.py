@@ -1,0 +1,44 @@
+"""What is learned: batches from a key, a loss, and the baseline that it must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from rnn_jax.types import Array
+
+
+class Batch(NamedTuple):
+  """One batch, time-major.
+
+  Attributes:
+    xs: [T, B, D], or tokens [T, B].
+    targets: [T, B] classes, or [T, B, O] values.
+    mask: [T, B] bool, the steps whose loss counts.
+  """
+
+  xs: Array
+  targets: Array
+  mask: Array
+
+
+class Task(NamedTuple):
+  """A sequence problem.
+
+  Attributes:
+    data: arrays that batches are drawn from, `()` where they are made from the key alone.
+    batch: `(data, key) -> Batch`, pure.
+    loss: `(outputs [..., O], targets) -> [...]`, per step.
+    unit: of the loss.
+    baseline: mean loss of the best guess that ignores all but the current input; to be beaten.
+    output_size: O, width of the network's output.
+    vocabulary_size: number of tokens, where xs are tokens; None where they are vectors.
+  """
+
+  data: Any
+  batch: Callable[[Any, Array], Batch]
+  loss: Callable[[Array, Array], Array]
+  unit: str
+  baseline: float
+  output_size: int
+  vocabulary_size: int | None

@@ -1,0 +1,194 @@
+"""Training: state, optimiser, one update, and streaming truncated backpropagation through time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rnn_jax import checks
+from rnn_jax.losses import masked_mean
+from rnn_jax.modules import DeepRNN
+from rnn_jax.probes import tree_norm
+from rnn_jax.tasks import Batch
+from rnn_jax.types import Array, Carry
+
+Loss = Callable[[Array, Array], Array]
+
+OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
+  "adam": optax.adam,
+  "rmsprop": optax.rmsprop,
+  "sgd": optax.sgd,
+}
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that an update changes.
+
+  Attributes:
+    step: int32, updates done.
+    params: of the model.
+    opt_state: of the optimiser.
+  """
+
+  step: Array
+  params: Any
+  opt_state: Any
+
+
+class Metrics(NamedTuple):
+  """What one update measured, before it changed the params.
+
+  Attributes:
+    loss: scalar, mean over the steps that count.
+    grad_norm: scalar, global norm of the gradient before clipping.
+    norms: for each layer, in the structure of its carry: ‖dL/dh_t‖ [T, B], of each example's own
+      loss (B times that of the mean), so that they do not depend on the batch size.
+  """
+
+  loss: Array
+  grad_norm: Array
+  norms: tuple[Carry, ...]
+
+
+def make_optimizer(
+  name: str, learning_rate: Any, clip_norm: Any = None
+) -> optax.GradientTransformation:
+  """Clipping by the global norm, then an optimiser of optax with its own defaults.
+
+  Args:
+    name: `adam`, `rmsprop` or `sgd`.
+    learning_rate: a number, a schedule, or a traced scalar.
+    clip_norm: largest global norm that passes unscaled; None, or inf, for no clipping.
+  Returns:
+    The transformation.
+  Raises:
+    ValueError: an unknown name, or a number out of range.
+  """
+  optimizer = OPTIMIZERS[checks.choice("optimizer", name, OPTIMIZERS)]
+  if not callable(learning_rate):
+    checks.number("learning_rate", learning_rate, above=0)
+  if clip_norm is None:
+    return optimizer(learning_rate)
+  if not (isinstance(clip_norm, float) and clip_norm == math.inf):
+    checks.number("clip_norm", clip_norm, above=0)
+  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer(learning_rate))
+
+
+def init_state(
+  model: DeepRNN, optimizer: optax.GradientTransformation, key: Array, xs: Array
+) -> TrainState:
+  """Fresh params, drawn from `key` for inputs like `xs`, and the optimiser's first state."""
+  params = model.init(key, xs)["params"]
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def update(
+  model: DeepRNN,
+  optimizer: optax.GradientTransformation,
+  loss: Loss,
+  state: TrainState,
+  batch: Batch,
+  carries: Sequence[Carry] | None = None,
+  *,
+  dropout_key: Array | None = None,
+  **time: Any,
+) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
+  """One optimiser step on the mean loss of a batch, with every gradient norm on the way.
+
+    L = Σ mask · loss / Σ mask,  params ← params + optimizer(dL/dparams)
+
+  Args:
+    model: the network.
+    optimizer: from `make_optimizer`, or any optax transformation.
+    loss: `(outputs [T, B, O], targets) -> [T, B]`.
+    state: before.
+    batch: what to learn from.
+    carries: initial carry of each layer; zeros if None. No gradient flows into them.
+    dropout_key: draws dropout; None for no dropout.
+    **time: truncation, lengths, resets, remat, unroll, as `unroll` takes them.
+  Returns:
+    (state after, final carries, metrics of the params before).
+  """
+  batch_size = batch.mask.shape[1]
+  rngs = None if dropout_key is None else {"dropout": dropout_key}
+
+  def objective(params: Any, probes: Any) -> tuple[Array, tuple[Carry, ...]]:
+    network: Callable[..., Any] = model.apply
+    final, outputs = network(
+      {"params": params},
+      batch.xs,
+      carries,
+      probes=probes,
+      deterministic=dropout_key is None,
+      rngs=rngs,
+      **time,
+    )
+    return masked_mean(loss(outputs, batch.targets), batch.mask), final
+
+  probes = model.probes(*batch.mask.shape)
+  gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+  (value, final), (grads, norms) = gradient(state.params, probes)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  norms = jax.tree.map(lambda norm: norm * batch_size, norms)
+  metrics = Metrics(value, tree_norm(grads), norms)
+  return TrainState(state.step + 1, params, opt_state), final, metrics
+
+
+def train_windows(
+  model: DeepRNN,
+  optimizer: optax.GradientTransformation,
+  loss: Loss,
+  state: TrainState,
+  stream: Batch,
+  window: int,
+  carries: Sequence[Carry] | None = None,
+  *,
+  resets: Array | None = None,
+) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
+  """Streaming truncated backpropagation through time: one update a window, the carry handed on.
+
+  The gradient stays inside a window of k steps, the carry does not: it enters the next window as a
+  constant, so memory is O(k) however long the stream. (`unroll(truncation=k)` cuts the gradient
+  inside one sequence, under a single update.)
+
+  Args:
+    model: the network.
+    optimizer: from `make_optimizer`, or any optax transformation.
+    loss: `(outputs [k, B, O], targets) -> [k, B]`.
+    state: before.
+    stream: [N, B, ...]: B contiguous lanes, as `rnn_jax.text.lanes` makes them. The last N mod k
+      steps are left out.
+    window: k, from 1 to N.
+    carries: of each layer, where the stream goes on from an earlier one; zeros if None.
+    resets: [N, B] bool; where true a new document starts, and the carry is reset to zeros.
+  Returns:
+    (state after N // k updates, carries at the end of the last window, metrics [N // k, ...]).
+  Raises:
+    TypeError, ValueError: the window is no integer, below 1 or longer than the stream.
+  References:
+    Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490
+  """
+  num_steps, batch_size = stream.mask.shape
+  checks.integer("window", window)
+  if window > num_steps:
+    raise ValueError(f"window must be at most the stream's {num_steps} steps, got {window}.")
+  whole = num_steps // window * window
+  windows = jax.tree.map(lambda a: a[:whole].reshape(-1, window, *a.shape[1:]), (stream, resets))
+  start = model.initial_carries(batch_size) if carries is None else tuple(carries)
+
+  def body(old: tuple[TrainState, Any], now: tuple[Batch, Array | None]) -> tuple[Any, Metrics]:
+    state, carries = old
+    batch, resets = now
+    state, carries, metrics = update(model, optimizer, loss, state, batch, carries, resets=resets)
+    return (state, carries), metrics
+
+  (state, final), metrics = jax.lax.scan(body, (state, start), windows)
+  return state, final, metrics

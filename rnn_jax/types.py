@@ -1,0 +1,65 @@
+"""The cell: the one abstraction that everything else in this library is built around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+Params = Any  # a pytree of arrays, a flat dict for the plain cells
+Carry = Any  # an array, or a NamedTuple of arrays
+Drive = Any  # an array [..., G·H], or a pytree
+
+
+class InitFn(Protocol):
+  """`(key, input_size, dtype=float) -> params`."""
+
+  def __call__(self, key: Array, input_size: int, dtype: Any = float) -> Params: ...
+
+
+class InitialCarryFn(Protocol):
+  """`(batch_shape, dtype=float) -> carry`, zeros."""
+
+  def __call__(self, batch_shape: tuple[int, ...], dtype: Any = float) -> Carry: ...
+
+
+class ProjectFn(Protocol):
+  """`(params, xs, key=None) -> drive`."""
+
+  def __call__(self, params: Params, xs: Array, key: Array | None = None) -> Drive: ...
+
+
+class Cell(NamedTuple):
+  """A recurrent cell h_t = f(h_{t-1}, x_t), split by *when* each part can be computed.
+
+    drive = x_t W_x + b            project: needs no carry, so one product over all time
+    recurrent = h_{t-1} W_h        recur:   the product that must wait for the carry
+    h_t = φ(drive, recurrent)      update:  elementwise
+    y_t = h_t                      output:  reads the new carry, moves nothing
+
+  All functions are pure and accept any leading batch axes. A drive may be any pytree of arrays
+  with those leading axes. Stochastic cells draw their masks for all time in `project`, from `key`.
+
+  Attributes:
+    init: `(key, input_size, dtype=float) -> params`.
+    initial_carry: `(batch_shape, dtype=float) -> carry`, zeros.
+    project: `(params, xs, key=None) -> drive`; xs `[..., D]`, or integer tokens `[...]`, which
+      stand for their one-hot vectors.
+    recur: `(params, carry) -> recurrent`, linear in the params that it uses.
+    update: `(params, carry, drive, recurrent) -> carry`.
+    output: `(params, carry, drive) -> y`.
+  """
+
+  init: InitFn
+  initial_carry: InitialCarryFn
+  project: ProjectFn
+  recur: Callable[[Params, Carry], Any]
+  update: Callable[[Params, Carry, Drive, Any], Carry]
+  output: Callable[[Params, Carry, Drive], Any]
+
+
+def step(cell: Cell, params: Params, carry: Carry, drive: Drive) -> Carry:
+  """One step in time: h_t = f(h_{t-1}, x_t), with x_t given as its drive."""
+  return cell.update(params, carry, drive, cell.recur(params, carry))

@@ -1,0 +1,252 @@
+"""The time loop: the only place in the library that scans a cell over time."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import checks
+from rnn_jax.probes import tap
+from rnn_jax.types import Array, Carry, Cell, Drive, Params, step
+
+REMAT = ("none", "step", "sqrt")
+
+
+class _Stream(NamedTuple):
+  """What one step of the loop reads beside its carry; None where it has no such thing."""
+
+  drive: Drive
+  valid: Array | None  # [T, B]: the sequence has not ended
+  reset: Array | None  # [T, B]: a new sequence starts here
+  cut: Array | None  # [T] or [T, B]: the gradient stops in front of this step
+  slot: Carry | None  # [T, B]: probe
+
+
+def unroll(
+  cell: Cell,
+  params: Params,
+  xs: Array,
+  carry: Carry | None = None,
+  *,
+  truncation: int | Array | None = None,
+  lengths: Array | None = None,
+  resets: Array | None = None,
+  reverse: bool = False,
+  remat: str = "none",
+  probe: Carry | None = None,
+  unroll: int = 1,
+  key: Array | None = None,
+) -> tuple[Carry, Any]:
+  """Runs a cell over time: h_t = f(h_{t-1}, x_t), y_t = output(h_t), t = 0 … T−1.
+
+  Args:
+    cell: the cell.
+    params: its params, from `cell.init`.
+    xs: [T, B, D], or integer tokens [T, B] that stand for their one-hot vectors.
+    carry: h_{-1}, leaves [B, ...]; zeros if None.
+    truncation: k. The forward pass is untouched; backward, the gradient is cut in front of the
+      steps k, 2k, 3k, … of each sequence, so the loss at step t (from 0) reaches back t mod k
+      steps. An int, or a traced scalar. k ≥ T, or None, is full backpropagation through time.
+    lengths: [B] integers, valid steps of each sequence. Past its end a sequence holds its carry,
+      gives zero output and ignores its input, NaN included, gradients too. Length 0 returns the
+      initial carry.
+    resets: [T, B] bool. Where true, the carry is reset to zeros before that step and truncation
+      counts from there: the sequence starts anew.
+    reverse: runs from the last step to the first; with `lengths`, from each sequence's own end.
+    remat: what the backward pass computes again rather than stores: `none`; `step`, the inside of
+      every step; `sqrt`, blocks of √T steps, for O(√T) carries in memory.
+    probe: from `gradient_probe`; its gradient is ‖dL/dh_t‖.
+    unroll: steps of the loop in one iteration of the compiled while loop.
+    key: random key, for stochastic cells.
+  Returns:
+    (final carry, leaves [B, ...]; ys, [T, B, ...] in the order of xs).
+  Raises:
+    TypeError, ValueError: naming the argument, the rule and what came.
+  """
+  num_steps, batch_shape = _check(xs, truncation, lengths, resets, remat, unroll, probe)
+  valid = reset = cut = None
+  if lengths is not None:
+    valid = jnp.arange(num_steps)[:, None] < lengths[None]
+    keep = valid if xs.ndim == valid.ndim else valid[..., None]
+    # Masking the loss is not enough: 0 · NaN is NaN in the backward pass.
+    xs = jnp.where(keep, xs, jnp.zeros_like(xs))
+  if resets is not None:
+    reset = resets
+  if truncation is not None:
+    cut = _cuts(truncation, num_steps, lengths, resets, reverse)
+
+  drives = cell.project(params, xs, key)
+  zeros = cell.initial_carry(batch_shape, _real_dtype(drives))
+  carry = zeros if carry is None else _like(zeros, carry)
+
+  def body(old: Carry, now: _Stream) -> tuple[Carry, Any]:
+    start = old
+    if now.reset is not None:
+      start = _select(now.reset, zeros, start)
+    if now.cut is not None:
+      start = jax.tree.map(functools.partial(_cut_gradient, now.cut), start)
+    new = step(cell, params, start, now.drive)
+    if now.slot is not None:
+      new = tap(new, now.slot)
+    y = cell.output(params, new, now.drive)
+    if now.valid is not None:
+      new = _select(now.valid, new, old)
+      y = _select(now.valid, y, jax.tree.map(jnp.zeros_like, y))
+    return new, y
+
+  stream = _Stream(drives, valid, reset, cut, probe)
+  return _scan(body, carry, stream, num_steps, reverse, remat, unroll)
+
+
+def _scan(
+  body: Any, carry: Carry, stream: _Stream, num_steps: int, reverse: bool, remat: str, unroll: int
+) -> tuple[Carry, Any]:
+  """`lax.scan` of `body`, rematerialised as asked."""
+  if remat == "step":
+    body = jax.checkpoint(body, prevent_cse=False)
+  scan = functools.partial(jax.lax.scan, body, reverse=reverse, unroll=unroll)
+  if remat != "sqrt":
+    return scan(carry, stream)
+
+  block = math.isqrt(num_steps - 1) + 1
+  whole = num_steps - num_steps % block
+  scan_block = jax.checkpoint(lambda carry, stream: scan(carry, stream), prevent_cse=False)
+
+  def blocks(carry: Carry) -> tuple[Carry, Any]:
+    folded = jax.tree.map(lambda a: a[:whole].reshape(-1, block, *a.shape[1:]), stream)
+    carry, ys = jax.lax.scan(scan_block, carry, folded, reverse=reverse)
+    return carry, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
+
+  def rest(carry: Carry) -> tuple[Carry, Any]:
+    return scan_block(carry, jax.tree.map(lambda a: a[whole:], stream))
+
+  if whole == num_steps:
+    return blocks(carry)
+  if reverse:
+    carry, late = rest(carry)
+    carry, early = blocks(carry)
+  else:
+    carry, early = blocks(carry)
+    carry, late = rest(carry)
+  return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
+
+
+@jax.custom_jvp
+def _cut_gradient(cut: Array, leaf: Array) -> Array:
+  """The identity on `leaf`, without derivative where `cut`; it costs the forward pass nothing."""
+  del cut
+  return leaf
+
+
+@_cut_gradient.defjvp
+def _cut_gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+  cut, leaf = primals
+  tangent = tangents[1]
+  return leaf, _select(cut, jnp.zeros_like(tangent), tangent)
+
+
+def _cuts(
+  truncation: int | Array,
+  num_steps: int,
+  lengths: Array | None,
+  resets: Array | None,
+  reverse: bool,
+) -> Array:
+  """[T] or [T, B] bool: steps whose distance from their sequence's start is k, 2k, 3k, …"""
+  count = jnp.arange(num_steps, dtype=jnp.int32)
+  count = count[::-1] if reverse else count
+  if lengths is not None or resets is not None:
+    count = count[:, None]
+  if reverse and lengths is not None:
+    count = count - (num_steps - lengths[None].astype(jnp.int32))
+  if resets is not None:
+    start = jnp.where(resets, count, jnp.zeros_like(count))
+    count = count - jax.lax.cummax(start, axis=0, reverse=reverse)
+  return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)
+
+
+def _select(condition: Array, yes: Any, no: Any) -> Any:
+  """`where` on pytrees, with a condition over the leading axes."""
+
+  def leaf(yes: Array, no: Array) -> Array:
+    trailing = (1,) * (yes.ndim - condition.ndim) if condition.ndim else ()
+    return jnp.where(condition.reshape(*condition.shape, *trailing), yes, no)
+
+  return jax.tree.map(leaf, yes, no)
+
+
+def _real_dtype(drives: Drive) -> Any:
+  return jax.tree.leaves(drives)[0].real.dtype
+
+
+def _like(zeros: Carry, carry: Carry) -> Carry:
+  """`carry`, if it has the structure, shapes and dtypes of the cell's own."""
+  expected: Any = jax.tree.structure(zeros)
+  got: Any = jax.tree.structure(carry)
+  if got != expected:
+    raise ValueError(f"carry must have the structure {expected}, got {got}.")
+  for want, have in zip(jax.tree.leaves(zeros), jax.tree.leaves(carry), strict=True):
+    if want.shape != jnp.shape(have) or want.dtype != jnp.result_type(have):
+      raise ValueError(
+        f"carry must have leaves of shape {want.shape} and dtype {want.dtype}, "
+        f"got {jnp.shape(have)} and {jnp.result_type(have)}."
+      )
+  return carry
+
+
+def _check(
+  xs: Array,
+  truncation: Any,
+  lengths: Any,
+  resets: Any,
+  remat: str,
+  unroll: int,
+  probe: Any,
+) -> tuple[int, tuple[int, ...]]:
+  """Refuses what the loop could not mean; returns T and the batch shape."""
+  tokens = jnp.issubdtype(jnp.result_type(xs), jnp.integer)
+  if jnp.ndim(xs) != (2 if tokens else 3) or xs.shape[0] == 0:
+    raise ValueError(
+      f"xs must be [T, B, D], or integer tokens [T, B], with T at least 1, got {jnp.shape(xs)} "
+      f"of {jnp.result_type(xs)}."
+    )
+  num_steps, batch_size = xs.shape[:2]
+  checks.choice("remat", remat, REMAT)
+  checks.integer("unroll", unroll)
+  if truncation is not None and not isinstance(truncation, jax.Array):
+    checks.integer("truncation", truncation)
+  elif truncation is not None:
+    if truncation.ndim != 0 or not jnp.issubdtype(truncation.dtype, jnp.integer):
+      raise TypeError(
+        f"truncation must be an integer scalar, got {truncation.dtype}{list(truncation.shape)}."
+      )
+    if not isinstance(truncation, jax.core.Tracer):
+      checks.integer("truncation", int(truncation))
+  if lengths is not None:
+    if jnp.shape(lengths) != (batch_size,):
+      raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
+    if not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
+      raise TypeError(f"lengths must be integers, got {jnp.result_type(lengths)}.")
+    if not isinstance(lengths, jax.core.Tracer):
+      values = np.asarray(lengths)
+      low, high = values.min(initial=0), values.max(initial=0)
+      if low < 0 or high > num_steps:
+        raise ValueError(f"lengths must be from 0 to T = {num_steps}, got {low} to {high}.")
+  if resets is not None:
+    if jnp.shape(resets) != (num_steps, batch_size):
+      raise ValueError(
+        f"resets must be [T, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
+      )
+    if jnp.result_type(resets) != jnp.bool_:
+      raise TypeError(f"resets must be bool, got {jnp.result_type(resets)}.")
+  for slot in jax.tree.leaves(probe):
+    if slot.shape != (num_steps, batch_size):
+      raise ValueError(
+        f"probe must have leaves [T, B] = ({num_steps}, {batch_size}), got {slot.shape}."
+      )
+  return num_steps, (batch_size,)
