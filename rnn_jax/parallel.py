@@ -8,9 +8,7 @@ from typing import Any
 import jax
 
 
-def map_runs(
-  function: Callable[..., Any], devices: Sequence[Any] | None = None
-) -> Callable[..., Any]:
+def map_runs(function: Callable[..., Any], devices: Sequence[Any] | None = None) -> Any:
   """Maps independent runs over devices, one run a device, without any exchange between them.
 
     (run, state, data) ↦ (state, records)      run, state, state', records: [devices, ...]

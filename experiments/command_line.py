@@ -1,0 +1,69 @@
+"""Starting a program: flags and flagfiles, and every error of the user's as one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+USAGE_ERROR = 2
+
+
+def fail(message: str) -> NoReturn:
+  """Ends the program with one line on standard error."""
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(USAGE_ERROR)
+
+
+def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
+  """Parses the flags and calls `main` with what is left; wrong flags end in one line.
+
+  Args:
+    main: receives the arguments that are no flags.
+    argv: program name and arguments; `sys.argv` if None.
+  """
+
+  def parse(args: Sequence[str]) -> list[str]:
+    try:
+      _check_flagfiles(args[1:])
+      return flags.FLAGS(args)
+    except (flags.Error, ValueError) as error:
+      fail(" ".join(str(error).split()))
+
+  def start(args: list[str]) -> None:
+    # At level INFO jax tells of each backend that it looked for in vain.
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)
+    main(args[1:])
+
+  app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
+
+
+def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -> None:
+  """Refuses flagfiles that cannot be read, and lines in them that are no `--flag=value`."""
+  for i, arg in enumerate(args):
+    name, equals, value = arg.partition("=")
+    if arg == "--":
+      return
+    if name.lstrip("-") != "flagfile" or not name.startswith("-"):
+      continue
+    if not equals:
+      value = args[i + 1] if i + 1 < len(args) else ""
+    path = Path(value).expanduser()
+    if path in seen:
+      raise ValueError(f"--flagfile must not include itself, got {value}.")
+    try:
+      text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+      reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+      raise ValueError(f"--flagfile must be a readable file, got '{value}' ({reason}).") from None
+    lines = [line.strip() for line in text.splitlines()]
+    for number, line in enumerate(lines, start=1):
+      if line and not line.startswith(("#", "//")) and not ("=" in line and line.startswith("-")):
+        raise ValueError(
+          f"--flagfile must hold one --flag=value a line, got '{line}' in line {number} of {value}."
+        )
+    _check_flagfiles([line for line in lines if line.startswith("-")], seen | {path})

@@ -1,0 +1,108 @@
+"""Values of flags: what may be given, and the error that says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from absl import flags
+
+from rnn_jax import checks
+
+Parse = Callable[[str], Any]
+
+
+def choice(kind: str, choices: Iterable[str]) -> Parse:
+  """One of `choices`."""
+  names = sorted(choices)
+  return lambda text: checks.choice(kind, text, names)
+
+
+def integer(name: str, minimum: int = 1, none: str | None = None) -> Parse:
+  """An integer from `minimum` to 2³¹ − 1; or the word `none`, which gives None."""
+  rule = f"{name} must be an integer from {minimum} to {2**31 - 1}" + _or(none)
+
+  def parse(text: str) -> int | None:
+    if none is not None and text == none:
+      return None
+    try:
+      value = int(text)
+    except ValueError:
+      raise ValueError(f"{rule}, got '{text}'.") from None
+    if not minimum <= value < 2**31:
+      raise ValueError(f"{rule}, got {text}.")
+    return value
+
+  return parse
+
+
+def number(name: str, rule: str, accept: Callable[[float], bool], none: str | None = None) -> Parse:
+  """A finite float that `accept` accepts; or the word `none`, which gives None."""
+  rule = f"{name} must be {rule}" + _or(none)
+
+  def parse(text: str) -> float | None:
+    if none is not None and text == none:
+      return None
+    try:
+      value = float(text)
+    except ValueError:
+      raise ValueError(f"{rule}, got '{text}'.") from None
+    if not (math.isfinite(value) and accept(value)):
+      raise ValueError(f"{rule}, got {text}.")
+    return value
+
+  return parse
+
+
+def define(name: str, default: str, parse: Parse, help: str) -> None:
+  """Defines a flag with a single value."""
+  _define(name, default, parse, help)
+
+
+def define_axis(name: str, default: str, parse: Parse, help: str) -> None:
+  """Defines a flag that holds a comma list of different values, an axis of the grid."""
+
+  def parse_all(text: str) -> tuple[Any, ...]:
+    items = [item.strip() for item in text.split(",")]
+    if "" in items:
+      raise ValueError(f"{name} must be a comma list without empty entries, got '{text}'.")
+    values = [parse(item) for item in items]
+    for i, value in enumerate(values):
+      if value in values[:i]:
+        raise ValueError(f"{name} must not hold a value twice, got {items[i]} in '{text}'.")
+    return tuple(values)
+
+  _define(name, default, parse_all, f"{help} A comma list is an axis of the sweep.")
+
+
+def _or(none: str | None) -> str:
+  return "" if none is None else f", or '{none}'"
+
+
+class _Parser(flags.ArgumentParser):
+  """absl asks for a class."""
+
+  def __init__(self, parse: Parse) -> None:
+    self._parse = parse
+
+  def parse(self, argument: Any) -> Any:
+    return self._parse(str(argument))
+
+  def flag_type(self) -> str:
+    return "string"
+
+
+class _Serializer(flags.ArgumentSerializer):
+  """How a default is shown in the help text."""
+
+  def __init__(self, none: str) -> None:
+    self._none = none
+
+  def serialize(self, value: Any) -> str:
+    values = value if isinstance(value, tuple) else (value,)
+    return ",".join(self._none if v is None else str(v) for v in values)
+
+
+def _define(name: str, default: str, parse: Parse, help: str, none: str = "none") -> None:
+  flags.DEFINE(_Parser(parse), name, default, help, serializer=_Serializer(none))

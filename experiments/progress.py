@@ -1,0 +1,68 @@
+"""Progress of a sweep: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+Report = Callable[[str, float, float | None], None]
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextlib.contextmanager
+def show(num_runs: int, finished: int, console: Console) -> Iterator[Report]:
+  """Yields `report(what, done, loss)`, to be called as often as there is news.
+
+  Args:
+    num_runs: runs of the sweep.
+    finished: how many of them an earlier start has finished.
+    console: where to.
+  Yields:
+    A function of what is going on, the number of runs done (a run half-way counts ½) and the
+    latest loss, if there is one.
+  """
+  start = time.monotonic()
+  last_loss = math.nan
+
+  def describe(done: float, loss: float | None) -> str:
+    nonlocal last_loss
+    last_loss = last_loss if loss is None else loss
+    seconds = time.monotonic() - start
+    rate = (done - finished) / seconds if seconds > 0 else 0.0
+    left = f"{(num_runs - done) / rate:.0f} s left" if rate > 0 else "? s left"
+    shown = "-" if math.isnan(last_loss) else f"{last_loss:.4g}"
+    return f"{math.floor(done)}/{num_runs} runs, loss {shown}, {rate:.2f} runs/s, {left}"
+
+  if console.is_terminal:
+    columns = (
+      TextColumn("sweep"),
+      BarColumn(),
+      TextColumn("{task.fields[numbers]}"),
+      TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+      task = bar.add_task("", total=num_runs, completed=finished, numbers="")
+
+      def update(what: str, done: float, loss: float | None) -> None:
+        bar.update(task, description=what, completed=done, numbers=describe(done, loss))
+
+      yield update
+    return
+
+  printed = -math.inf
+  last_what = ""
+
+  def line(what: str, done: float, loss: float | None) -> None:
+    nonlocal printed, last_what
+    numbers = describe(done, loss)
+    if what != last_what or time.monotonic() - printed > _SECONDS_BETWEEN_LINES:
+      print(f"{what}: {numbers}", flush=True)
+      printed, last_what = time.monotonic(), what
+
+  yield line

@@ -1,0 +1,307 @@
+"""The folder of a sweep: what is in it, written so that a reader never sees half a file.
+
+sweep.json        resolved configuration, versions, devices, git commit, corpus
+sweep.flags       feed it back and get the same sweep
+summary.csv       a line a run
+gradients.nc      norms, run × step × layer × time or lag
+figures/          pictures
+runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from experiments.grid import AXES, Run, Settings, logged_steps
+from experiments.runner import Record, Result
+
+_OURS = ("sweep.json", "sweep.flags", "summary.csv", "gradients.nc", "figures", "runs")
+ENDED = ("finished", "diverged")
+
+
+def check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool) -> None:
+  """Refuses a folder that cannot be written, or holds anything but this sweep; changes nothing.
+
+  Raises:
+    ValueError: naming the folder, and the first difference from the sweep that it holds.
+  """
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
+  existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+  if not existing.is_dir() or not _writable(existing):
+    raise ValueError(f"--output_dir must be a folder that can be written, got {folder}.")
+  if not folder.exists():
+    return
+  foreign = sorted(p.name for p in folder.iterdir() if p.name not in _OURS and p.suffix != ".tmp")
+  if foreign:
+    raise ValueError(
+      f"--output_dir must be new, empty, or hold this sweep; {folder} holds '{foreign[0]}'."
+    )
+  if overwrite or not (folder / "sweep.json").exists():
+    return
+  difference = _difference(
+    _read_json(folder / "sweep.json").get("configuration", {}), configuration
+  )
+  if difference:
+    raise ValueError(
+      f"--output_dir holds another sweep ({difference}), got {folder}; choose another folder, or "
+      "--overwrite to replace it."
+    )
+
+
+def prepare_folder(
+  folder: Path,
+  configuration: Mapping[str, Any],
+  about: Mapping[str, Any],
+  flags: str,
+  overwrite: bool,
+) -> None:
+  """Makes the folder ready: empty for a new sweep, untouched for one that goes on."""
+  if overwrite:
+    for name in _OURS:
+      path = folder / name
+      if path.is_dir():
+        shutil.rmtree(path)
+      else:
+        path.unlink(missing_ok=True)
+  if not (folder / "sweep.json").exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / "sweep.flags", flags)
+    _write_json(folder / "sweep.json", {"configuration": configuration, **about})
+
+
+def status(folder: Path, run_id: str) -> dict[str, Any]:
+  """The run's status.json, or an empty dict where it has none."""
+  path = folder / "runs" / run_id / "status.json"
+  return _read_json(path) if path.exists() else {}
+
+
+def has_ended(folder: Path, run_id: str) -> bool:
+  """Whether the run has finished or diverged; its records are then complete."""
+  return status(folder, run_id).get("status") in ENDED
+
+
+def start_run(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
+  """Notes that a run has begun."""
+  path = folder / "runs" / run_id
+  path.mkdir(parents=True, exist_ok=True)
+  _write_json(path / "status.json", {"status": "running"})
+  _write_json(path / "config.json", config)
+  (path / "metrics.jsonl").write_text("")
+
+
+def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) -> None:
+  """Adds a line for each of the records' steps to the run's `metrics.jsonl`."""
+  numbers = zip(records.loss.tolist(), records.grad_norm.tolist(), strict=True)
+  lines = [
+    json.dumps({"step": step, "loss": loss, "grad_norm": grad_norm})
+    for step, (loss, grad_norm) in enumerate(numbers, start=first_step)
+  ]
+  with (folder / "runs" / run_id / "metrics.jsonl").open("a", encoding="utf-8") as file:
+    file.write("".join(line + "\n" for line in lines))
+
+
+def end_run(folder: Path, run_id: str, result: Result, settings: Settings) -> None:
+  """Writes a run's norms, then its status: one that says `finished` vouches for all the rest."""
+  path = folder / "runs" / run_id
+  _write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
+  _write_json(
+    path / "status.json",
+    {
+      "status": "finished" if result.diverged_step is None else "diverged",
+      "diverged_step": result.diverged_step,
+      "seconds": round(result.seconds, 3),
+    },
+  )
+
+
+def write_results(folder: Path, ids: Mapping[str, Run]) -> tuple[xr.Dataset, xr.Dataset]:
+  """Gathers the ended runs into `gradients.nc` and `summary.csv`.
+
+  Args:
+    folder: of the sweep.
+    ids: run by run id, in order; all ended.
+  Returns:
+    What `read_gradients` and `read_metrics` return.
+  """
+  coordinates = _run_coordinates(folder, ids)
+  parts = [xr.load_dataset(folder / "runs" / name / "gradients.nc") for name in ids]
+  gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
+  gradients = gradients.assign_coords(coordinates).assign_attrs(_ATTRIBUTES)
+  _write_netcdf(folder / "gradients.nc", gradients)
+  metrics = read_metrics(folder)
+  _write_text(folder / "summary.csv", _summary(gradients, metrics))
+  return gradients, metrics
+
+
+def read_gradients(folder: Path) -> xr.Dataset:
+  """`gradients.nc`: log₁₀ norms over run × step × layer × time or lag, axes as coordinates."""
+  return xr.load_dataset(folder / "gradients.nc")
+
+
+def read_metrics(folder: Path) -> xr.Dataset:
+  """Loss and pre-clip gradient norm over run × update, from the runs' `metrics.jsonl`."""
+  about = _read_json(folder / "sweep.json")
+  ids = [p for p in about["runs"] if has_ended(folder, p)]
+  runs = {name: _run_of(_read_json(folder / "runs" / name / "config.json")) for name in ids}
+  updates = about["configuration"]["steps"] + 1
+  loss, grad_norm = (np.full((len(ids), updates), np.nan) for _ in range(2))
+  for i, name in enumerate(ids):
+    for text in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines():
+      line = json.loads(text)
+      loss[i, line["step"]] = line["loss"]
+      grad_norm[i, line["step"]] = line["grad_norm"]
+  return xr.Dataset(
+    {"loss": (("run", "update"), loss), "grad_norm": (("run", "update"), grad_norm)},
+    {**_run_coordinates(folder, runs), "update": np.arange(updates)},
+    {"task": about["configuration"]["task"], **about["task"]},
+  )
+
+
+_ATTRIBUTES = {
+  "norms": "log10 of the norm for each example's own loss, mean over the batch",
+  "nan": "not measured; -inf is a norm of exactly zero, inf one that overflowed",
+  "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
+  "log10_lag_norm": "dL_T/dh_(T-k) of the loss at the last step alone, without truncation",
+  "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
+  "truncation": "inf: full backpropagation through time",
+  "clip_norm": "inf: no clipping",
+}
+
+
+def _gradients(records: Record, settings: Settings) -> xr.Dataset:
+  """One run's norms at the logged steps, [step, layer, time or lag]; NaN after divergence."""
+  steps = logged_steps(settings)
+  reached = [s for s in steps if s < len(records.loss)]
+  variables = {}
+  for name, axis, leaves in (
+    ("log10_grad_norm", "time", records.norms),
+    ("log10_lag_norm", "lag", records.lags),
+  ):
+    for leaf, values in leaves.items():
+      logged = np.full((len(steps), *values.shape[1:]), np.nan, np.float32)
+      logged[: len(reached)] = values[reached]
+      variables[name if leaf == "hidden" else f"{name}_{leaf}"] = (("step", "layer", axis), logged)
+  depth, length = records.norms["hidden"].shape[1:]
+  coordinates = {
+    "step": np.array(steps, np.int32),
+    "layer": np.arange(1, depth + 1, dtype=np.int32),
+    "time": np.arange(1, length + 1, dtype=np.int32),
+    "lag": np.arange(length, dtype=np.int32),
+  }
+  return xr.Dataset(variables, coordinates)
+
+
+def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
+  """Axes, status and step of divergence along `run`."""
+
+  def number(value: float | None, none: float) -> float:
+    return none if value is None else float(value)
+
+  runs, states = list(ids.values()), [status(folder, name) for name in ids]
+  columns = {
+    "cell": [r.cell for r in runs],
+    "depth": np.array([r.depth for r in runs], np.int32),
+    "truncation": [number(r.truncation, np.inf) for r in runs],
+    "seed": np.array([r.seed for r in runs], np.int32),
+    "learning_rate": [r.learning_rate for r in runs],
+    "clip_norm": [number(r.clip_norm, np.inf) for r in runs],
+    "recurrent_gain": [r.recurrent_gain for r in runs],
+    "forget_bias": [number(r.forget_bias, np.nan) for r in runs],
+    "status": [state["status"] for state in states],
+    "diverged_step": [number(state["diverged_step"], np.nan) for state in states],
+  }
+  return {"run": list(ids), **{name: ("run", column) for name, column in columns.items()}}
+
+
+def _run_of(config: Mapping[str, Any]) -> Run:
+  return Run(**{name: config[name] for name in AXES})
+
+
+def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
+  """A line a run, with nothing in it that differs from one execution to the next."""
+  tail = max(1, metrics.sizes["update"] // 10)
+  rows = []
+  for name in metrics["run"].values:
+    run, norms = metrics.sel(run=name), gradients.sel(run=name)
+    loss = run["loss"].values
+    loss = loss[: np.flatnonzero(~np.isnan(loss))[-1] + 1] if (~np.isnan(loss)).any() else loss
+    grad_norm = run["grad_norm"].values[: len(loss)]
+    far = norms["log10_lag_norm"].isel(layer=0, lag=-1).values
+    rows.append(
+      {
+        "run": name,
+        **{axis: run[axis].item() for axis in AXES},
+        "status": run["status"].item(),
+        "diverged_step": run["diverged_step"].item(),
+        "first_loss": loss[0],
+        "final_loss": loss[-tail:].mean(),
+        "baseline": metrics.attrs["baseline"],
+        "largest_grad_norm": grad_norm.max(),
+        "clipped_steps": int((grad_norm > run["clip_norm"].item()).sum()),
+        "zero_grad_norm_steps": int((grad_norm == 0).sum()),
+        "log10_lag_norm_before": far[0],
+        "log10_lag_norm_after": far[-1],
+      }
+    )
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  return text.getvalue()
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+  for name in theirs:
+    if ours.get(name) != theirs[name]:
+      return f"its {name} is {json.dumps(ours.get(name))}, not {json.dumps(theirs[name])}"
+  return None
+
+
+def _writable(folder: Path) -> bool:
+  try:
+    with tempfile.TemporaryFile(dir=folder):
+      return True
+  except OSError:
+    return False
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+  """A name to write to, which takes the place of `path` once it is whole."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  draft = path.with_name(path.name + ".tmp")
+  yield draft
+  with draft.open("rb+") as file:
+    os.fsync(file.fileno())
+  draft.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+  with _replacing(path) as draft:
+    draft.write_text(text, encoding="utf-8")
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+  _write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def _write_netcdf(path: Path, data: xr.Dataset) -> None:
+  with _replacing(path) as draft:
+    data.to_netcdf(draft, engine="scipy")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,296 @@
+"""Sweeps cell, depth and truncation, and records how the gradient flows through time.
+
+  python -m experiments.sweep --flagfile=experiments/flagfiles/gradient_decay.flags
+
+Comma lists multiply. Runs that can share a compiled program do. Started again with the same output
+folder, it skips the runs that have finished and goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments import command_line, grid, parsers, plots, progress, records
+from experiments.runner import Record, train_group
+from rnn_jax.cells import CELLS
+from rnn_jax.tasks import TASKS, Task
+from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
+from rnn_jax.training import OPTIMIZERS
+
+INTERRUPTED = 130
+MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
+
+_positive = functools.partial(
+  parsers.number, rule="a finite number above 0", accept=lambda v: v > 0
+)
+
+
+def define_flags() -> None:
+  """All flags of the sweep."""
+  axis, single, integer = parsers.define_axis, parsers.define, parsers.integer
+  axis("cell", "elman", parsers.choice("cell", CELLS), f"Cell: {', '.join(CELLS)}.")
+  axis("depth", "1", integer("depth"), "Number of recurrent layers.")
+  axis(
+    "truncation",
+    "full",
+    integer("truncation", none="full"),
+    "Time steps after which backpropagation through time is cut, or full.",
+  )
+  axis("seed", "0", integer("seed", minimum=0), "Seed of parameters and data.")
+  axis("learning_rate", "0.002", _positive("learning_rate"), "Learning rate of the optimizer.")
+  axis(
+    "clip_norm",
+    "1.0",
+    _positive("clip_norm", none="none"),
+    "Largest global gradient norm before an update, or none for no clipping.",
+  )
+  axis(
+    "recurrent_gain",
+    "1.0",
+    parsers.number("recurrent_gain", "a finite number from 0", lambda v: v >= 0),
+    "Factor on the orthogonal recurrent kernels at initialisation.",
+  )
+  axis(
+    "forget_bias",
+    "1.0",
+    parsers.number("forget_bias", "a finite number", lambda v: True),
+    "Forget gate bias at initialisation; for cells that have one.",
+  )
+  single("task", "charlm", parsers.choice("task", TASKS), f"What is learned: {', '.join(TASKS)}.")
+  single(
+    "corpus",
+    STANDARD_LIBRARY,
+    str,
+    f"Text for task charlm: path of a file, or {STANDARD_LIBRARY} for the source of Python's "
+    "standard library.",
+  )
+  single("hidden_size", "64", integer("hidden_size"), "Width of every recurrent layer, in units.")
+  single("sequence_length", "128", integer("sequence_length"), "Length of a sequence, in steps.")
+  single("batch_size", "32", integer("batch_size"), "Sequences in a batch.")
+  single("steps", "200", integer("steps"), "Optimisation steps of each run.")
+  single(
+    "optimizer",
+    "adam",
+    parsers.choice("optimizer", OPTIMIZERS),
+    f"Optimizer: {', '.join(OPTIMIZERS)}.",
+  )
+  single(
+    "log_every",
+    "20",
+    integer("log_every"),
+    "Optimisation steps from one record of gradient norms per time step to the next; the first "
+    "and the last step are always recorded.",
+  )
+  flags.DEFINE_string("output_dir", "results/sweep", "Folder for records and figures.")
+  single(
+    "devices",
+    "all",
+    integer("devices", none="all"),
+    "Devices to use, one run on each at a time; CPU cores count as devices. A number, or all.",
+  )
+  flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
+  flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
+
+
+def main(arguments: list[str]) -> None:
+  """Runs the sweep that the flags describe."""
+  console = Console()
+  try:
+    sweep = _resolve(arguments)
+  except (ValueError, TypeError) as error:
+    command_line.fail(str(error))
+  if flags.FLAGS.dry_run:
+    _print_plan(sweep, console)
+    return
+  try:
+    _run(sweep, console)
+  except KeyboardInterrupt:
+    ended = sum(records.has_ended(sweep.folder, name) for name in sweep.ids)
+    print(
+      f"\nInterrupted: {ended} of {len(sweep.ids)} runs have ended, their records are in "
+      f"{sweep.folder}. The same command goes on from there.",
+      file=sys.stderr,
+    )
+    sys.exit(INTERRUPTED)
+  except OSError as error:
+    command_line.fail(f"--output_dir could not be written: {error}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sweep:
+  """What the flags came to."""
+
+  settings: grid.Settings
+  axes: Mapping[str, Sequence[Any]]
+  ids: Mapping[str, grid.Run]
+  corpus: Corpus | None
+  task: Task
+  devices: Sequence[Any]
+  folder: Path
+
+  @property
+  def sha256(self) -> str | None:
+    return self.corpus.sha256 if self.corpus else None
+
+  @property
+  def configuration(self) -> dict[str, Any]:
+    """What must be equal for a sweep to go on in the same folder."""
+    axes = {name: list(values) for name, values in self.axes.items()}
+    return {**axes, **dataclasses.asdict(self.settings), "corpus_sha256": self.sha256}
+
+
+def _resolve(arguments: list[str]) -> _Sweep:
+  """Checks everything that can be checked before the first compilation."""
+  if arguments:
+    raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+  values = flags.FLAGS
+  if values.task == "charlm":
+    corpus, path = _named(load_corpus, values.corpus), values.corpus
+    path = path if path == STANDARD_LIBRARY else str(Path(path).absolute())
+  else:
+    if values["corpus"].present and values.corpus != STANDARD_LIBRARY:
+      raise ValueError(f"--corpus is for task charlm, got {values.corpus} with {values.task}.")
+    corpus, path = None, STANDARD_LIBRARY
+  given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(grid.Settings)}
+  settings = grid.Settings(**{**given, "corpus": path})
+  options = {} if corpus is None else {"corpus": corpus}
+  task = _named(TASKS[settings.task], settings.sequence_length, settings.batch_size, **options)
+  devices = jax.local_devices()
+  if values.devices is not None and values.devices > len(devices):
+    kind = "CPU cores" if devices[0].platform == "cpu" else f"{devices[0].platform} devices"
+    raise ValueError(
+      f"--devices must be at most the {len(devices)} {kind} of this machine, got {values.devices}."
+    )
+  axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
+  sha256 = corpus.sha256 if corpus else None
+  ids = {grid.run_id(run, settings, sha256): run for run in grid.expand(axes)}
+  folder = Path(values.output_dir).expanduser()
+  sweep = _Sweep(settings, axes, ids, corpus, task, devices[: values.devices], folder)
+  if not values.output_dir:
+    raise ValueError("--output_dir must name a folder, got ''.")
+  records.check_folder(folder, sweep.configuration, values.overwrite)
+  return sweep
+
+
+def _named(function: Any, *args: Any, **kwargs: Any) -> Any:
+  """Calls a function whose errors begin with the name of a flag."""
+  try:
+    return function(*args, **kwargs)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"--{error}") from None
+
+
+def _print_plan(sweep: _Sweep, console: Console) -> None:
+  table = Table("run", "cell", "depth", "truncation", title="Runs")
+  for name, run in sweep.ids.items():
+    table.add_row(name, run.cell, str(run.depth), grid.show(run.truncation, "full"))
+  console.print(table)
+  groups = grid.groups(sweep.ids.values())
+  for (cell, depth), runs in groups.items():
+    print(f"group {cell}, depth {depth}: {len(runs)} runs")
+  print(
+    f"{len(sweep.ids)} runs, {len(groups)} groups, {len(groups)} compilations, "
+    f"{len(sweep.devices)} devices; nothing was written."
+  )
+
+
+def _run(sweep: _Sweep, console: Console) -> None:
+  folder, settings = sweep.folder, sweep.settings
+  lines = grid.flagfile(settings, sweep.axes)
+  records.prepare_folder(folder, sweep.configuration, _about(sweep), lines, flags.FLAGS.overwrite)
+  names = {run: name for name, run in sweep.ids.items()}
+  # How much of each run is done, from 0 to 1.
+  done = {run: float(records.has_ended(folder, name)) for run, name in names.items()}
+  ended = int(sum(done.values()))
+  if ended:
+    print(f"{ended} of {len(names)} runs have ended before and are kept.")
+
+  with progress.show(len(names), ended, console) as report:
+
+    def on_records(run: grid.Run, step: int, part: Record) -> None:
+      if step == 0:
+        records.start_run(folder, names[run], grid.config(run, settings, sweep.sha256))
+      records.append_metrics(folder, names[run], step, part)
+      done[run] = (step + len(part.loss)) / (settings.steps + 1)
+      report(f"{run.cell}, depth {run.depth}", sum(done.values()), float(part.loss[-1]))
+
+    for (cell, depth), runs in grid.groups(run for run in done if done[run] < 1).items():
+      report(f"{cell}, depth {depth}: compiling", sum(done.values()), None)
+      for result in train_group(runs, settings, sweep.task, sweep.devices, on_records):
+        records.end_run(folder, names[result.run], result, settings)
+        done[result.run] = 1.0
+  gradients, metrics = records.write_results(folder, sweep.ids)
+  plots.save_all(gradients, metrics, folder / "figures")
+  diverged = [name for name in sweep.ids if records.status(folder, name)["status"] == "diverged"]
+  for name in diverged:
+    print(f"diverged at step {records.status(folder, name)['diverged_step']}: {name}")
+  print(f"{len(names)} runs have ended, {len(diverged)} of them diverged.")
+  print(f"Records are in {folder}, pictures in {folder / 'figures'}:")
+  print(f"  begin with {folder / 'figures' / 'gradient_decay.png'}")
+
+
+def _about(sweep: _Sweep) -> dict[str, Any]:
+  """What else a reader of the records must know."""
+  packages = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
+  corpus = sweep.corpus
+  return {
+    "runs": list(sweep.ids),
+    "task": {"loss_unit": sweep.task.unit, "baseline": sweep.task.baseline},
+    "corpus": corpus
+    and {
+      "name": corpus.name,
+      "sha256": corpus.sha256,
+      "characters": len(corpus.tokens),
+      "vocabulary_size": corpus.vocabulary.size,
+    },
+    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "versions": {
+      "python": platform.python_version(),
+      **{name: importlib.metadata.version(name) for name in packages},
+    },
+    "devices": [str(device) for device in sweep.devices],
+    "matmul_precision": MATMUL_PRECISION,
+    "git": _git(),
+  }
+
+
+def _git() -> dict[str, Any] | None:
+  """Commit of this code and whether it was changed since; None outside of a repository."""
+
+  def git(*args: str) -> str:
+    return subprocess.run(
+      ("git", *args), cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  try:
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def configure_jax() -> None:
+  """CPU cores become devices of one thread each, and products keep full precision everywhere."""
+  os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+  jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+  jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
+
+
+if __name__ == "__main__":
+  configure_jax()
+  define_flags()
+  command_line.run(main)
