@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from rnn_jax import checks
@@ -38,8 +39,8 @@ def integer(name: str, minimum: int = 1, none: str | None = None) -> Parse:
 
 
 def number(name: str, rule: str, accept: Callable[[float], bool], none: str | None = None) -> Parse:
-  """A finite float that `accept` accepts; or the word `none`, which gives None."""
-  rule = f"{name} must be {rule}" + _or(none)
+  """A float that `accept` accepts, finite in float32; or the word `none`, which gives None."""
+  rule = f"{name} must be {rule} in float32" + _or(none)
 
   def parse(text: str) -> float | None:
     if none is not None and text == none:
@@ -48,7 +49,9 @@ def number(name: str, rule: str, accept: Callable[[float], bool], none: str | No
       value = float(text)
     except ValueError:
       raise ValueError(f"{rule}, got '{text}'.") from None
-    if not (math.isfinite(value) and accept(value)):
+    with np.errstate(over="ignore"):
+      single = float(np.float32(value))  # what a run computes with
+    if not (math.isfinite(single) and accept(single)):
       raise ValueError(f"{rule}, got {text}.")
     return value
 
@@ -57,10 +60,10 @@ def number(name: str, rule: str, accept: Callable[[float], bool], none: str | No
 
 def define(name: str, default: str, parse: Parse, help: str) -> None:
   """Defines a flag with a single value."""
-  _define(name, default, parse, help)
+  _define(name, default, parse, help, "none")
 
 
-def define_axis(name: str, default: str, parse: Parse, help: str) -> None:
+def define_axis(name: str, default: str, parse: Parse, help: str, none: str = "none") -> None:
   """Defines a flag that holds a comma list of different values, an axis of the grid."""
 
   def parse_all(text: str) -> tuple[Any, ...]:
@@ -73,7 +76,7 @@ def define_axis(name: str, default: str, parse: Parse, help: str) -> None:
         raise ValueError(f"{name} must not hold a value twice, got {items[i]} in '{text}'.")
     return tuple(values)
 
-  _define(name, default, parse_all, f"{help} A comma list is an axis of the sweep.")
+  _define(name, default, parse_all, f"{help} A comma list is an axis of the sweep.", none)
 
 
 def _or(none: str | None) -> str:
@@ -104,5 +107,5 @@ class _Serializer(flags.ArgumentSerializer):
     return ",".join(self._none if v is None else str(v) for v in values)
 
 
-def _define(name: str, default: str, parse: Parse, help: str, none: str = "none") -> None:
+def _define(name: str, default: str, parse: Parse, help: str, none: str) -> None:
   flags.DEFINE(_Parser(parse), name, default, help, serializer=_Serializer(none))

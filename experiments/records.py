@@ -147,7 +147,15 @@ def write_results(folder: Path, ids: Mapping[str, Run]) -> tuple[xr.Dataset, xr.
 
 
 def read_gradients(folder: Path) -> xr.Dataset:
-  """`gradients.nc`: log₁₀ norms over run × step × layer × time or lag, axes as coordinates."""
+  """`gradients.nc`: log₁₀ norms over run × step × layer × time or lag, axes as coordinates.
+
+  Raises:
+    ValueError: the folder does not hold a sweep that has ended.
+  """
+  if not (folder / "gradients.nc").is_file():
+    raise ValueError(
+      f"FOLDER must hold a sweep that has ended; there is no gradients.nc in {folder}."
+    )
   return xr.load_dataset(folder / "gradients.nc")
 
 

@@ -50,6 +50,7 @@ def define_flags() -> None:
     "full",
     integer("truncation", none="full"),
     "Time steps after which backpropagation through time is cut, or full.",
+    none="full",
   )
   axis("seed", "0", integer("seed", minimum=0), "Seed of parameters and data.")
   axis("learning_rate", "0.002", _positive("learning_rate"), "Learning rate of the optimizer.")
@@ -101,10 +102,11 @@ def define_flags() -> None:
     "devices",
     "all",
     integer("devices", none="all"),
-    "Devices to use, one run on each at a time; CPU cores count as devices. A number, or all.",
+    "Devices to use, one run on each at a time; CPU cores count as devices. A number, or all, the default.",
   )
   flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
   flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
+  flags.adopt_module_key_flags(parsers)  # so that --help shows them
 
 
 def main(arguments: list[str]) -> None:

@@ -1,0 +1,27 @@
+"""Draws the figures of a sweep again, from its records alone.
+
+  python -m experiments.plot results/gradient_decay
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments import command_line, plots, records
+
+
+def main(arguments: list[str]) -> None:
+  """Writes FOLDER/figures from FOLDER's records."""
+  if len(arguments) != 1:
+    command_line.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
+  folder = Path(arguments[0]).expanduser()
+  try:
+    gradients, metrics = records.read_gradients(folder), records.read_metrics(folder)
+    paths = plots.save_all(gradients, metrics, folder / "figures")
+  except (ValueError, OSError) as error:
+    command_line.fail(str(error))
+  print("\n".join(map(str, paths)))
+
+
+if __name__ == "__main__":
+  command_line.run(main)
