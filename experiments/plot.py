@@ -1,6 +1,6 @@
 """Draws the figures of a sweep again, from its records alone.
 
-  python -m experiments.plot results/gradient_decay
+python -m experiments.plot results/gradient_decay
 """
 
 from __future__ import annotations

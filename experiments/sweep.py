@@ -102,7 +102,8 @@ def define_flags() -> None:
     "devices",
     "all",
     integer("devices", none="all"),
-    "Devices to use, one run on each at a time; CPU cores count as devices. A number, or all, the default.",
+    "Devices to use, one run on each at a time; CPU cores are devices. A number, or all, the "
+    "default.",
   )
   flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
   flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")

@@ -1,0 +1,287 @@
+"""The sweep as its user starts it: real processes, real text, real kills."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from absl.testing import flagsaver
+
+import experiments.sweep
+from experiments import command_line
+from experiments.grid import AXES, Settings
+
+ROOT = Path(__file__).parents[2]
+FLAGFILES = ROOT / "experiments" / "flagfiles"
+SMOKE = f"--flagfile={FLAGFILES / 'smoke.flags'}"
+
+
+def start(*flags: object, module: str = "experiments.sweep") -> subprocess.Popen[str]:
+  return subprocess.Popen(
+    (sys.executable, "-m", module, *map(str, flags)),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def call(*flags: object, module: str = "experiments.sweep") -> subprocess.CompletedProcess[str]:
+  process = start(*flags, module=module)
+  out, err = process.communicate(timeout=240)
+  return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def sweep(*flags: object) -> subprocess.CompletedProcess[str]:
+  result = call(*flags)
+  assert result.returncode == 0, result.stderr
+  return result
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+  """Everything that must not depend on how the sweep came about."""
+  names = ["gradients.nc", "summary.csv", "sweep.flags"]
+  names += [str(p.relative_to(folder)) for p in folder.glob("runs/*/[cgm]*")]
+  return {name: (folder / name).read_bytes() for name in sorted(names)}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+  folder = tmp_path_factory.mktemp("sweep") / "smoke"
+  sweep(SMOKE, f"--output_dir={folder}", "--devices=2")
+  return folder
+
+
+def test_folder_holds_everything_it_should(smoke):
+  top = {p.name for p in smoke.iterdir()}
+  assert top == {"sweep.json", "sweep.flags", "runs", "summary.csv", "gradients.nc", "figures"}
+  figures = {"gradient_decay", "gradient_by_truncation", "depth_by_time", "training"}
+  assert {p.name for p in (smoke / "figures").iterdir()} == {
+    f"{name}.{kind}" for name in figures for kind in ("png", "svg")
+  }
+  about = json.loads((smoke / "sweep.json").read_text())
+  assert about["configuration"]["truncation"] == [4, None]
+  assert about["versions"].keys() >= {"jax", "flax", "optax", "python"}
+  assert len(about["devices"]) == 2
+  assert len(about["git"]["commit"]) == 40
+  for name in about["runs"]:
+    run = smoke / "runs" / name
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(31))
+    assert name.startswith(json.loads((run / "config.json").read_text())["cell"])
+
+
+def test_gradients_are_labelled(smoke):
+  gradients = xr.load_dataset(smoke / "gradients.nc")
+  assert dict(gradients.sizes) == {"run": 4, "step": 4, "layer": 1, "time": 12, "lag": 12}
+  assert list(gradients["step"]) == [0, 10, 20, 30]
+  assert list(gradients["cell"]) == ["elman", "elman", "lstm", "lstm"]
+  assert list(gradients["truncation"]) == [4, np.inf, 4, np.inf]
+  hidden, cell = gradients["log10_lag_norm"], gradients["log10_lag_norm_cell"]
+  assert np.isfinite(hidden).all()
+  assert np.isnan(cell[:2]).all()  # an Elman network has no cell state
+  assert np.isfinite(cell[2:, ..., 1:]).all()
+  # The loss is at the last of 12 steps: cut in front of steps 4 and 8, it reaches 4 steps back.
+  norms = gradients["log10_grad_norm"]
+  assert (norms[[0, 2], ..., :8] == -np.inf).all()
+  assert np.isfinite(norms[[0, 2], ..., 8:]).all()
+  assert np.isfinite(norms[[1, 3]]).all()
+
+
+def test_lag_profile_is_the_gradient_norm_where_the_loss_is_at_the_last_step(smoke):
+  gradients = xr.load_dataset(smoke / "gradients.nc")
+  full = gradients.isel(run=[1, 3])
+  np.testing.assert_allclose(
+    full["log10_grad_norm"].values[..., ::-1], full["log10_lag_norm"].values, atol=1e-5
+  )
+
+
+def test_sweep_flags_give_the_same_sweep_on_another_number_of_devices(smoke, tmp_path):
+  sweep(f"--flagfile={smoke / 'sweep.flags'}", f"--output_dir={tmp_path}", "--devices=1")
+  assert contents(tmp_path) == contents(smoke)
+
+
+def test_figures_come_from_records_alone(smoke):
+  before = {p: p.read_bytes() for p in (smoke / "figures").iterdir()}
+  for path in before:
+    path.unlink()
+  result = call(smoke, module="experiments.plot")
+  assert result.returncode == 0, result.stderr
+  assert {p: p.read_bytes() for p in (smoke / "figures").iterdir()} == before
+
+
+def first_finished(folder: Path, process: subprocess.Popen[str]) -> None:
+  """Waits until a run has finished while others have not."""
+  for _ in range(2400):
+    if any("finished" in p.read_text() for p in folder.glob("runs/*/status.json")):
+      assert process.poll() is None, process.communicate()
+      return
+    time.sleep(0.05)
+  raise AssertionError("no run finished in two minutes")
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_an_interrupted_sweep_goes_on_and_ends_the_same(smoke, tmp_path, kill):
+  process = start(SMOKE, f"--output_dir={tmp_path}", "--devices=1")
+  first_finished(tmp_path, process)
+  process.send_signal(kill)
+  _, err = process.communicate(timeout=60)
+  assert not (tmp_path / "gradients.nc").exists()
+  if kill == signal.SIGINT:
+    assert process.returncode == 130
+    assert "The same command goes on from there" in err
+    assert "Traceback" not in err
+  again = sweep(SMOKE, f"--output_dir={tmp_path}")
+  assert "have ended before and are kept" in again.stdout
+  assert contents(tmp_path) == contents(smoke)
+
+
+def test_dry_run_of_the_main_job_counts_and_writes_nothing(tmp_path):
+  flagfile = f"--flagfile={FLAGFILES / 'gradient_decay.flags'}"
+  result = sweep(flagfile, "--dry_run", f"--output_dir={tmp_path / 'out'}")
+  assert "36 runs, 6 groups, 6 compilations" in result.stdout
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", sorted(FLAGFILES.glob("*.flags")), ids=lambda p: p.name)
+def test_every_flagfile_is_valid(path, tmp_path):
+  sweep(f"--flagfile={path}", "--dry_run", f"--output_dir={tmp_path / 'out'}")
+
+
+def test_diverging_runs_are_results(tmp_path):
+  flags = (
+    "--task=adding --recurrent_gain=1,2 --clip_norm=none,1.0 --optimizer=sgd --learning_rate=0.2 "
+    "--sequence_length=60 --hidden_size=32 --batch_size=8 --steps=60 --log_every=5 --seed=1"
+  )
+  result = sweep(*flags.split(), f"--output_dir={tmp_path}")
+  gradients = xr.load_dataset(tmp_path / "gradients.nc")
+  diverged = gradients["status"] == "diverged"
+  assert diverged.any() and not diverged.all()
+  assert (gradients["clip_norm"][diverged] == np.inf).all()
+  for run in gradients["run"][diverged]:
+    step = int(gradients["diverged_step"].sel(run=run))
+    assert f"diverged at step {step}: {run.item()}" in result.stdout
+    lines = (tmp_path / "runs" / run.item() / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert last["step"] == step
+    assert not (np.isfinite(last["loss"]) and np.isfinite(last["grad_norm"]))
+    later = gradients["log10_grad_norm"].sel(run=run, step=slice(step + 1, None))
+    assert np.isnan(later).all()
+
+
+def test_real_text_of_the_users_own(tmp_path):
+  text = tmp_path / "text.txt"
+  text.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 50)
+  flags = "--cell=gru --depth=2 --hidden_size=8 --sequence_length=16 --batch_size=4 --steps=5"
+  sweep(*flags.split(), f"--corpus={text}", f"--output_dir={tmp_path / 'out'}")
+  corpus = json.loads((tmp_path / "out" / "sweep.json").read_text())["corpus"]
+  assert corpus["characters"] == 44 * 50
+  assert corpus["vocabulary_size"] == 28
+  text.write_bytes(b"another text, of which there is more than a window's worth\n" * 50)
+  result = call(*flags.split(), f"--corpus={text}", f"--output_dir={tmp_path / 'out'}")
+  assert result.returncode == 2
+  assert "holds another sweep (its corpus_sha256 is" in result.stderr
+
+
+def test_another_sweep_is_kept_unless_it_may_be_overwritten(smoke, tmp_path):
+  before = contents(smoke)
+  result = call(SMOKE, "--steps=31", f"--output_dir={smoke}")
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1
+  assert "its steps is 30, not 31" in result.stderr
+  assert contents(smoke) == before
+  sweep("--task=adding", "--sequence_length=5", "--steps=1", f"--output_dir={tmp_path}")
+  sweep(
+    "--task=adding", "--sequence_length=6", "--steps=1", f"--output_dir={tmp_path}", "--overwrite"
+  )
+  assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+BAD = [
+  ("--cell=lstn", "did you mean 'lstm'? Choose one of: elman, gru, lstm"),
+  ("--task=chrlm", "did you mean 'charlm'?"),
+  ("--optimizer=adamm", "did you mean 'adam'?"),
+  ("--cel=lstm", "Did you mean: cell"),
+  ("--steps=0", "steps must be an integer from 1"),
+  ("--hidden_size=-3", "hidden_size must be an integer from 1"),
+  ("--batch_size=1.5", "batch_size must be an integer from 1"),
+  ("--log_every=x", "log_every must be an integer from 1"),
+  ("--learning_rate=0", "learning_rate must be a finite number above 0"),
+  ("--learning_rate=nan", "learning_rate must be a finite number above 0"),
+  ("--learning_rate=1e-60", "learning_rate must be a finite number above 0"),
+  ("--clip_norm=-1", "clip_norm must be a finite number above 0"),
+  ("--clip_norm=non", "or 'none'"),
+  ("--recurrent_gain=inf", "recurrent_gain must be a finite number from 0"),
+  ("--forget_bias=nan", "forget_bias must be a finite number"),
+  ("--truncation=0", "truncation must be an integer from 1"),
+  ("--truncation=ful", "or 'full'"),
+  ("--seed=-1", "seed must be an integer from 0"),
+  ("--depth=", "depth must be a comma list without empty entries"),
+  ("--cell=lstm,,gru", "cell must be a comma list without empty entries"),
+  ("--learning_rate=0.1,1e-1", "learning_rate must not hold a value twice, got 1e-1"),
+  ("--task=copy_memory --sequence_length=20", "--sequence_length must be at least 21, got 20"),
+  ("--sequence_length=2000000000", "--sequence_length must be below the"),
+  ("--corpus=missing.txt", "--corpus must be a file that exists"),
+  ("--corpus={tmp}", "--corpus must be a file, got the folder"),
+  ("--corpus={tmp}/empty", "--corpus must not be empty"),
+  ("--corpus={tmp}/empty/x", "--corpus must be readable"),
+  ("--task=adding --corpus={tmp}/empty", "--corpus is for task charlm"),
+  ("--flagfile={tmp}/missing.flags", "--flagfile must be a readable file"),
+  ("--flagfile={tmp}/noequals.flags", "got 'steps 4' in line 2"),
+  ("--flagfile={tmp}/self.flags", "--flagfile must not include itself"),
+  ("leftover", "got 'leftover'"),
+  ("--devices=99", "--devices must be at most the"),
+  ("--output_dir={tmp}", "--output_dir must be new, empty, or hold this sweep"),
+  ("--output_dir={tmp}/empty", "--output_dir must be a folder, got the file"),
+  ("--output_dir={tmp}/empty/x", "--output_dir must be a folder that can be written"),
+  ("--output_dir=/proc/nothing", "--output_dir must be a folder that can be written"),
+  ("--output_dir=", "--output_dir must name a folder"),
+]
+
+
+@pytest.fixture(scope="module")
+def defined_flags():
+  experiments.sweep.define_flags()
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD, ids=[flags for flags, _ in BAD])
+def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, capsys, defined_flags):
+  (tmp_path / "empty").write_bytes(b"")
+  (tmp_path / "noequals.flags").write_text("--steps=3\nsteps 4\n")
+  (tmp_path / "self.flags").write_text(f"--flagfile={tmp_path / 'self.flags'}\n")
+  before = sorted(tmp_path.iterdir())
+  given = flags.format(tmp=tmp_path).split()
+  with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+    argv = ["sweep", f"--output_dir={tmp_path / 'out'}", *given]
+    command_line.run(experiments.sweep.main, argv)
+  error = capsys.readouterr().err
+  assert ended.value.code == 2
+  assert message in error
+  assert error.startswith("error: ")
+  assert error.count("\n") == 1
+  assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bad_input_of_a_real_process_is_no_traceback(tmp_path):
+  for flags in ("--cell=lstn", "--corpus=missing.txt"):
+    result = call(flags, f"--output_dir={tmp_path / 'out'}")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_help_has_a_sentence_for_every_flag():
+  described = call("--help").stdout.split("flags:")[1]
+  names = [*AXES, *(field.name for field in dataclasses.fields(Settings))]
+  for name in (*names, "output_dir", "devices", "[no]dry_run", "[no]overwrite"):
+    text = described.split(f"  --{name}: ")[1].split("\n  --")[0]
+    assert "." in text and len(text.split()) > 3
