@@ -192,7 +192,6 @@ _ATTRIBUTES = {
 def _gradients(records: Record, settings: Settings) -> xr.Dataset:
   """One run's norms at the logged steps, [step, layer, time or lag]; NaN after divergence."""
   steps = logged_steps(settings)
-  reached = [s for s in steps if s < len(records.loss)]
   variables = {}
   for name, axis, leaves in (
     ("log10_grad_norm", "time", records.norms),
@@ -200,7 +199,7 @@ def _gradients(records: Record, settings: Settings) -> xr.Dataset:
   ):
     for leaf, values in leaves.items():
       logged = np.full((len(steps), *values.shape[1:]), np.nan, np.float32)
-      logged[: len(reached)] = values[reached]
+      logged[: len(values)] = values
       variables[name if leaf == "hidden" else f"{name}_{leaf}"] = (("step", "layer", axis), logged)
   depth, length = records.norms["hidden"].shape[1:]
   coordinates = {

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.grid import Run, Settings
+from experiments.grid import Run, Settings, logged_steps
 from rnn_jax.cells import make_cell
 from rnn_jax.gradient_flow import lag_profile
 from rnn_jax.modules import DeepRNN
@@ -45,7 +45,7 @@ class Record(NamedTuple):
     norms: by carry leaf, [layer, time]: log₁₀ ‖dL/dh_t‖ of an example's own training loss, mean
       over the batch (the logarithm of the geometric mean).
     lags: by carry leaf, [layer, lag]: log₁₀ ‖∂L_T/∂h_{T−k}‖ of the loss at the last step, likewise;
-      NaN at steps that are not logged.
+      measured at logged steps only.
   """
 
   loss: Array
@@ -60,7 +60,8 @@ class Result:
 
   Attributes:
     run: which.
-    records: with a leading axis, one entry a step from 0 to the last (or to divergence).
+    records: with a leading axis: loss and grad_norm one entry a step, norms and lags one a logged
+      step, from 0 to the last, or to the one that diverged.
     diverged_step: the step whose loss or gradient norm was not finite; None if there was none.
     seconds: wall clock of its round, compilation excepted.
   """
@@ -108,8 +109,8 @@ def train_group(
       records = jax.device_get(records)
       for i, run in enumerate(batch):
         if diverged[i] is None:
-          part, bad = _until_divergence(records, i, settings.steps + 1 - step)
-          diverged[i] = None if bad is None else step + bad
+          part = _of_device(records, i, step, settings)
+          diverged[i] = _divergence(part, step)
           parts[i].append(part)
           on_records(run, step, part)
       if None not in diverged:
@@ -214,9 +215,17 @@ def _by_leaf(layers: Sequence[Carry]) -> dict[str, Array]:
   return {name: jnp.stack([layer[name] for layer in named]) for name in named[0]}
 
 
-def _until_divergence(records: Record, i: int, limit: int) -> tuple[Record, int | None]:
-  """Device i's records, no more than `limit`, up to the first that is not finite, and which."""
-  finite = np.isfinite(records.loss[i, :limit]) & np.isfinite(records.grad_norm[i, :limit])
-  bad = int(np.argmin(finite)) if not finite.all() else None
-  length = len(finite) if bad is None else bad + 1
-  return jax.tree.map(lambda a: a[i, :length], records), bad
+def _of_device(records: Record, i: int, first_step: int, settings: Settings) -> Record:
+  """Device i's share of a chunk: its steps up to divergence or the last, norms where logged."""
+  steps = np.arange(first_step, min(first_step + _CHUNK, settings.steps + 1))
+  finite = np.isfinite(records.loss[i]) & np.isfinite(records.grad_norm[i])
+  steps = steps[: len(steps) if finite[: len(steps)].all() else np.argmin(finite) + 1]
+  logged = np.flatnonzero(np.isin(steps, logged_steps(settings)))
+  norms, lags = jax.tree.map(lambda a: a[i, logged], (records.norms, records.lags))
+  return Record(records.loss[i, : len(steps)], records.grad_norm[i, : len(steps)], norms, lags)
+
+
+def _divergence(records: Record, first_step: int) -> int | None:
+  """The step of the last record, if it is not finite."""
+  last = records.loss[-1], records.grad_norm[-1]
+  return None if np.isfinite(last).all() else first_step + len(records.loss) - 1

@@ -25,3 +25,14 @@ def optax_promotion():
   """Standard promotion: optax's Adam raises a float to an integer power."""
   with jax.numpy_dtype_promotion("standard"):
     yield
+
+
+@pytest.fixture(scope="session")
+def sweep_flags():
+  """absl's flags with those of the sweep defined, which absl allows once a process."""
+  from absl import flags
+
+  from experiments import sweep
+
+  sweep.define_flags()
+  return flags.FLAGS

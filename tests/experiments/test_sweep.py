@@ -248,13 +248,8 @@ BAD = [
 ]
 
 
-@pytest.fixture(scope="module")
-def defined_flags():
-  experiments.sweep.define_flags()
-
-
 @pytest.mark.parametrize(("flags", "message"), BAD, ids=[flags for flags, _ in BAD])
-def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, capsys, defined_flags):
+def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, capsys, sweep_flags):
   (tmp_path / "empty").write_bytes(b"")
   (tmp_path / "noequals.flags").write_text("--steps=3\nsteps 4\n")
   (tmp_path / "self.flags").write_text(f"--flagfile={tmp_path / 'self.flags'}\n")

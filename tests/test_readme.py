@@ -1,0 +1,58 @@
+"""What the README says is true: its code runs, its commands are valid, its table is the flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.grid import AXES, Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])
+def test_python_runs(code, capsys):
+  exec(compile(code, "README.md", "exec"), {})
+  norms = [float(number) for number in capsys.readouterr().out.strip("[]\n").split()]
+  assert [norm == 0 for norm in norms] == [True] * 5 + [False] * 5
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "experiments.sweep" in c])
+def test_sweeps_are_valid(command, tmp_path):
+  flags = command.split("experiments.sweep ")[1].split()
+  result = subprocess.run(
+    (sys.executable, "-m", "experiments.sweep", *flags, "--dry_run", f"--output_dir={tmp_path}"),
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  assert not list(tmp_path.iterdir())
+
+
+def test_second_command_is_what_ci_runs():
+  second = next(c for c in COMMANDS if "pytest" in c)
+  assert second in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def table(flags) -> str:
+  """The flags as rows of the README's table."""
+  names = [*AXES, *(field.name for field in dataclasses.fields(Settings))]
+  rows = []
+  for name in (*names, "output_dir", "devices", "dry_run", "overwrite"):
+    default = (flags[name].default_as_str or "all").strip("'")
+    rows.append(f"| `--{name}` | `{default}` | {flags[name].help} |\n")
+  return "".join(rows)
+
+
+def test_table_of_flags_is_the_flags(sweep_flags):
+  assert table(sweep_flags) in README
