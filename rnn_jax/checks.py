@@ -44,7 +44,7 @@ def number(name: str, value: Any, *, above: float = -math.inf, minimum: float = 
   """
   if isinstance(value, jax.core.Tracer):
     return value
-  if isinstance(value, bool) or np.ndim(value) != 0:
+  if isinstance(value, bool | str | bytes) or np.ndim(value) != 0:
     raise TypeError(f"{name} must be a number, got {value!r}.")
   try:
     plain = float(value)

@@ -74,14 +74,16 @@ class DeepRNN(nn.Module):
     if self.embedding_size is not None:
       if self.vocabulary_size is None:
         raise ValueError("embedding_size needs vocabulary_size, got None.")
-      self.embedding = nn.Embed(self.vocabulary_size, self.embedding_size)
+      self.embedding = nn.Embed(
+        self.vocabulary_size, self.embedding_size, param_dtype=_default_float()
+      )
     one_hot = self.vocabulary_size if self.embedding_size is None else None
     self.layers = [
       Recurrent(cell, one_hot if i == 0 else None) for i, cell in enumerate(self.cells)
     ]
     self.between = nn.Dropout(self.dropout)
     if self.output_size is not None:
-      self.head = nn.Dense(self.output_size)
+      self.head = nn.Dense(self.output_size, param_dtype=_default_float())
 
   def encode(self, xs: Array) -> Array:
     """What the first layer reads: xs, or the embedded tokens."""
@@ -146,6 +148,11 @@ class DeepRNN(nn.Module):
   def initial_carries(self, batch_size: int) -> tuple[Carry, ...]:
     """Zero carries for each layer."""
     return tuple(cell.initial_carry((batch_size,)) for cell in self.cells)
+
+
+def _default_float() -> Any:
+  """What cells are initialised in: float64 where it is enabled; Flax's own default is float32."""
+  return jax.dtypes.canonicalize_dtype(float)
 
 
 def count_params(variables: Any) -> int:

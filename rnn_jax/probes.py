@@ -13,7 +13,7 @@ from rnn_jax.types import Array, Carry, Cell
 
 
 def scaled_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-  """Euclidean norm that neither underflows nor overflows on the way: m ‖x / m‖, m = max |x|.
+  """Euclidean norm that neither underflows nor overflows on the way: 2ᵉ ‖x / 2ᵉ‖, 2ᵉ ≈ max |x|.
 
   In float32 a plain √(Σ x²) is 0 below 1e-19 and inf above 1.8e19; this one is right from 1e-38
   to 3e38. Zero stays 0, inf stays inf, NaN stays NaN.
@@ -26,8 +26,13 @@ def scaled_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
   """
   size = jnp.abs(x)
   largest = jnp.max(size, axis=axis, keepdims=True)
-  scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
-  norm = scale * jnp.sqrt(jnp.sum((size / scale) ** 2, axis=axis, keepdims=True))
+  _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, jnp.ones_like(largest)))
+  # Both 2ᵉ and 2⁻ᵉ must be normal numbers: many processors take smaller ones for zero.
+  limit = jnp.finfo(size.dtype).maxexp - 3
+  exponent = jnp.clip(exponent, -limit, limit)
+  one = jnp.ones_like(largest)
+  scaled = size * jnp.ldexp(one, -exponent)
+  norm = jnp.ldexp(one, exponent) * jnp.sqrt(jnp.sum(scaled**2, axis=axis, keepdims=True))
   return jnp.squeeze(norm, axis=axis)
 
 

@@ -78,7 +78,30 @@ def make_optimizer(
     return optimizer(learning_rate)
   if not (isinstance(clip_norm, float) and clip_norm == math.inf):
     checks.number("clip_norm", clip_norm, above=0)
-  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer(learning_rate))
+  return optax.chain(_clip_by_global_norm(clip_norm), optimizer(learning_rate))
+
+
+def _clip_by_global_norm(clip_norm: Any) -> optax.GradientTransformation:
+  """optax's clipping, made right for clip_norm = inf and for norms beyond 1.8e19.
+
+  There the square in optax's norm overflows: it would turn the update into NaN, or into zero.
+  """
+
+  def update(
+    updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, optax.OptState]:
+    del params
+    # A power of two changes no digit.
+    scale = jnp.where(tree_norm(updates) > 1e18, 2.0**-70, 1.0)
+    small = jax.tree.map(lambda g: g * scale.astype(g.dtype), updates)
+    clipped, state = optax.clip_by_global_norm(clip_norm * scale).update(small, state)
+
+    def restore(g: Array, c: Array) -> Array:
+      return jnp.where(jnp.isinf(clip_norm), g, c / scale.astype(c.dtype))
+
+    return jax.tree.map(restore, updates, clipped), state
+
+  return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def init_state(

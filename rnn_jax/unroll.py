@@ -68,21 +68,25 @@ def unroll(
   Raises:
     TypeError, ValueError: naming the argument, the rule and what came.
   """
-  num_steps, batch_shape = _check(xs, truncation, lengths, resets, remat, unroll, probe)
-  valid = reset = cut = None
+  num_steps, batch_shape = _check(xs, truncation, lengths, resets, remat, unroll)
+  valid = cut = None
   if lengths is not None:
-    valid = jnp.arange(num_steps)[:, None] < lengths[None]
+    lengths = jnp.asarray(lengths, jnp.int32)
+    valid = jnp.arange(num_steps, dtype=jnp.int32)[:, None] < lengths[None]
     keep = valid if xs.ndim == valid.ndim else valid[..., None]
     # Masking the loss is not enough: 0 · NaN is NaN in the backward pass.
     xs = jnp.where(keep, xs, jnp.zeros_like(xs))
-  if resets is not None:
-    reset = resets
   if truncation is not None:
     cut = _cuts(truncation, num_steps, lengths, resets, reverse)
 
   drives = cell.project(params, xs, key)
   zeros = cell.initial_carry(batch_shape, _real_dtype(drives))
-  carry = zeros if carry is None else _like(zeros, carry)
+  if carry is None:
+    carry = zeros
+  _check_like("carry", zeros, carry)
+  if probe is not None:
+    slots = jax.tree.map(lambda a: jnp.zeros((num_steps, *batch_shape), a.real.dtype), zeros)
+    _check_like("probe", slots, probe)
 
   def body(old: Carry, now: _Stream) -> tuple[Carry, Any]:
     start = old
@@ -99,7 +103,7 @@ def unroll(
       y = _select(now.valid, y, jax.tree.map(jnp.zeros_like, y))
     return new, y
 
-  stream = _Stream(drives, valid, reset, cut, probe)
+  stream = _Stream(drives, valid, resets, cut, probe)
   return _scan(body, carry, stream, num_steps, reverse, remat, unroll)
 
 
@@ -163,7 +167,7 @@ def _cuts(
   if lengths is not None or resets is not None:
     count = count[:, None]
   if reverse and lengths is not None:
-    count = count - (num_steps - lengths[None].astype(jnp.int32))
+    count = count - (num_steps - lengths[None])
   if resets is not None:
     start = jnp.where(resets, count, jnp.zeros_like(count))
     count = count - jax.lax.cummax(start, axis=0, reverse=reverse)
@@ -184,19 +188,18 @@ def _real_dtype(drives: Drive) -> Any:
   return jax.tree.leaves(drives)[0].real.dtype
 
 
-def _like(zeros: Carry, carry: Carry) -> Carry:
-  """`carry`, if it has the structure, shapes and dtypes of the cell's own."""
-  expected: Any = jax.tree.structure(zeros)
-  got: Any = jax.tree.structure(carry)
+def _check_like(name: str, wanted: Any, given: Any) -> None:
+  """Refuses a pytree that has not the structure, shapes and dtypes of the one wanted."""
+  expected: Any = jax.tree.structure(wanted)
+  got: Any = jax.tree.structure(given)
   if got != expected:
-    raise ValueError(f"carry must have the structure {expected}, got {got}.")
-  for want, have in zip(jax.tree.leaves(zeros), jax.tree.leaves(carry), strict=True):
+    raise ValueError(f"{name} must have the structure {expected}, got {got}.")
+  for want, have in zip(jax.tree.leaves(wanted), jax.tree.leaves(given), strict=True):
     if want.shape != jnp.shape(have) or want.dtype != jnp.result_type(have):
       raise ValueError(
-        f"carry must have leaves of shape {want.shape} and dtype {want.dtype}, "
+        f"{name} must have leaves of shape {want.shape} and dtype {want.dtype}, "
         f"got {jnp.shape(have)} and {jnp.result_type(have)}."
       )
-  return carry
 
 
 def _check(
@@ -206,7 +209,6 @@ def _check(
   resets: Any,
   remat: str,
   unroll: int,
-  probe: Any,
 ) -> tuple[int, tuple[int, ...]]:
   """Refuses what the loop could not mean; returns T and the batch shape."""
   tokens = jnp.issubdtype(jnp.result_type(xs), jnp.integer)
@@ -244,9 +246,4 @@ def _check(
       )
     if jnp.result_type(resets) != jnp.bool_:
       raise TypeError(f"resets must be bool, got {jnp.result_type(resets)}.")
-  for slot in jax.tree.leaves(probe):
-    if slot.shape != (num_steps, batch_size):
-      raise ValueError(
-        f"probe must have leaves [T, B] = ({num_steps}, {batch_size}), got {slot.shape}."
-      )
   return num_steps, (batch_size,)

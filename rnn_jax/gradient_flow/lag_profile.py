@@ -103,8 +103,7 @@ def _backward(
     slot = jax.tree.map(jnp.zeros_like, before)
     _, vjp = jax.vjp(forward, before, drive, slot)
     before_bar, drive_bar, total = vjp((later.value, y_bar.value))
-    shift = exponent.astype(jnp.float32) * math.log10(2)
-    logs = jax.tree.map(lambda a: jnp.log10(_norm(a)) + shift.astype(a.real.dtype), total)
+    logs = jax.tree.map(lambda a: _log10_norm(a, exponent), total)
     return _normalize(_Scaled(before_bar, exponent)), (logs, _Scaled(drive_bar, exponent))
 
   nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), before)
@@ -114,8 +113,10 @@ def _backward(
   return logs, drive_bars
 
 
-def _norm(leaf: Array) -> Array:
-  return scaled_norm(leaf, axis=tuple(range(1, leaf.ndim)))
+def _log10_norm(leaf: Array, exponent: Array) -> Array:
+  """log₁₀ ‖leaf · 2^exponent‖ of each example, leaf [B, ...]."""
+  norm = scaled_norm(leaf, axis=tuple(range(1, leaf.ndim)))
+  return jnp.log10(norm) + exponent.astype(norm.dtype) * math.log10(2)
 
 
 def _normalize(scaled: _Scaled) -> _Scaled:

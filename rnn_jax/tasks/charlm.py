@@ -41,7 +41,7 @@ def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) 
   def batch(tokens: Array, key: Array) -> Batch:
     starts = jax.random.randint(key, (batch_size,), 0, tokens.shape[0] - sequence_length)
     places = jnp.arange(sequence_length + 1)[:, None] + starts[None]
-    window = tokens[places].astype(jnp.int32)
+    window = jnp.asarray(tokens)[places].astype(jnp.int32)
     return Batch(window[:-1], window[1:], jnp.ones((sequence_length, batch_size), bool))
 
   share = np.bincount(corpus.tokens) / len(corpus.tokens)

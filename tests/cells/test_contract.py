@@ -1,0 +1,224 @@
+"""Every registered cell keeps the contract of `Cell`: one line in CELLS buys a cell all of this."""
+
+from __future__ import annotations
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from rnn_jax import CELLS, make_cell, step, unroll
+
+T, B, D, H = 5, 3, 2, 4
+
+VARIANTS = [
+  *((name, {}) for name in CELLS),
+  ("elman", {"activation": "relu"}),
+  ("elman", {"activation": "linear", "recurrent_kernel": "gaussian"}),
+  ("gru", {"reset": "before"}),
+  ("gru", {"recurrent_kernel": "identity", "recurrent_gain": 0.5}),
+  ("lstm", {"recurrent_kernel": "gaussian", "forget_bias": -2.0}),
+]
+
+every_cell = pytest.mark.parametrize("name", CELLS)
+every_variant = pytest.mark.parametrize(
+  ("name", "options"), VARIANTS, ids=[" ".join(map(str, (n, *o.values()))) for n, o in VARIANTS]
+)
+
+
+def randomize(shapes, seed):
+  # Zeros, as biases and first carries are, would hide every term that they multiply.
+  random = np.random.default_rng(seed)
+  return jax.tree.map(lambda a: jnp.asarray(0.5 * random.standard_normal(a.shape), a.dtype), shapes)
+
+
+def problem(name, options, batch_shape=(B,), dtype=float):
+  cell = make_cell(name, H, **options)
+  params = randomize(jax.eval_shape(lambda: cell.init(jax.random.key(0), D, dtype)), 1)
+  carry = randomize(cell.initial_carry(batch_shape, dtype), 2)
+  xs = randomize(jnp.zeros((T, *batch_shape, D), dtype), 3)
+  return cell, params, carry, xs
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_step_keeps_structure_shape_and_dtype_of_the_carry(x64, name, options, dtype):
+  # With x64 on, a float32 cell that makes an array of default dtype is caught promoting.
+  cell, params, carry, xs = problem(name, options, dtype=dtype)
+  drive = cell.project(params, xs[0])
+  new = step(cell, params, carry, drive)
+  chex.assert_trees_all_equal_shapes_and_dtypes(new, carry)
+  assert cell.output(params, new, drive).dtype == dtype
+  chex.assert_tree_all_finite(new)
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_init_has_the_dtype_asked_for(x64, name, options, dtype):
+  cell = make_cell(name, H, **options)
+  params = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, dtype))
+  carry = cell.initial_carry((B,), dtype)
+  assert {leaf.dtype for leaf in jax.tree.leaves((params, carry))} == {jnp.dtype(dtype)}
+
+
+@every_variant
+def test_initial_carry_is_zero(name, options):
+  carry = make_cell(name, H, **options).initial_carry((2, B))
+  for leaf in jax.tree.leaves(carry):
+    np.testing.assert_array_equal(leaf, np.zeros((2, B, H)))
+
+
+@every_cell
+def test_init_depends_on_the_key_alone(name):
+  cell = make_cell(name, H)
+  init = jax.jit(lambda key: cell.init(key, D))
+  params, same, other = (init(jax.random.key(k)) for k in (0, 0, 1))
+  chex.assert_trees_all_equal(params, same)
+  assert not np.array_equal(params["w_x"], other["w_x"])
+
+
+@every_cell
+def test_plain_params_are_two_fused_kernels_and_a_bias(name):
+  params = jax.eval_shape(lambda: make_cell(name, H).init(jax.random.key(0), D))
+  width = params["b"].shape[0]
+  assert width % H == 0
+  chex.assert_shape([params["w_x"], params["w_h"]], [(D, width), (H, width)])
+
+
+@every_variant
+def test_unroll_is_a_python_loop_over_step(name, options):
+  cell, params, carry, xs = problem(name, options)
+  final, ys = unroll(cell, params, xs, carry)
+  expected = []
+  for x in xs:
+    drive = cell.project(params, x)
+    carry = step(cell, params, carry, drive)
+    expected.append(cell.output(params, carry, drive))
+  chex.assert_trees_all_close((final, ys), (carry, jnp.stack(expected)), rtol=1e-5, atol=1e-6)
+
+
+@every_variant
+def test_leading_axes_are_a_vmap(name, options):
+  cell, params, carry, xs = problem(name, options, batch_shape=(2, B))
+
+  def one(carry, x):
+    drive = cell.project(params, x)
+    carry = step(cell, params, carry, drive)
+    return carry, cell.output(params, carry, drive)
+
+  together = one(carry, xs[0])
+  apart = jax.vmap(jax.vmap(one))(carry, xs[0])
+  chex.assert_trees_all_close(together, apart, rtol=1e-5, atol=1e-6)
+
+
+@every_variant
+def test_project_takes_all_of_time_at_once(name, options):
+  cell, params, _, xs = problem(name, options)
+  apart = jnp.stack([cell.project(params, x) for x in xs])
+  chex.assert_trees_all_close(cell.project(params, xs), apart, rtol=1e-5, atol=1e-6)
+
+
+@every_variant
+def test_jit_is_eager(name, options):
+  cell, params, carry, xs = problem(name, options)
+  run = functools.partial(step, cell)
+  drive = cell.project(params, xs[0])
+  eager, jitted = run(params, carry, drive), jax.jit(run)(params, carry, drive)
+  chex.assert_trees_all_close(eager, jitted, rtol=1e-5, atol=1e-6)
+
+
+@every_variant
+def test_step_has_right_derivatives(x64, name, options):
+  cell, params, carry, xs = problem(name, options)
+
+  @jax.jit
+  def moved(params, carry, x):
+    drive = cell.project(params, x)
+    carry = step(cell, params, carry, drive)
+    return carry, cell.output(params, carry, drive)
+
+  check_grads(moved, (params, carry, xs[0]), order=1, modes=("fwd", "rev"))
+
+
+@every_cell
+def test_unroll_has_right_derivatives(x64, name):
+  cell, params, carry, xs = problem(name, {})
+  run = jax.jit(functools.partial(unroll, cell))
+  check_grads(run, (params, xs, carry), order=1, modes=("fwd", "rev"))
+
+
+@every_variant
+def test_recur_is_linear_in_the_params(name, options):
+  # The loop may hold them constant and form their gradient after the sweep.
+  cell, params, carry, _ = problem(name, options)
+  other = randomize(params, 7)
+  combined = jax.tree.map(lambda a, b: 2 * a - b, params, other)
+  expected = jax.tree.map(
+    lambda a, b: 2 * a - b, cell.recur(params, carry), cell.recur(other, carry)
+  )
+  chex.assert_trees_all_close(cell.recur(combined, carry), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_cell
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8])
+def test_tokens_are_their_one_hot_vectors(name, dtype):
+  cell = make_cell(name, H)
+  params = randomize(jax.eval_shape(lambda: cell.init(jax.random.key(0), 5)), 1)
+  tokens = jnp.asarray(np.random.default_rng(2).integers(0, 5, (T, B)), dtype)
+  weights = randomize(jnp.zeros((T, B, H)), 3)
+
+  @jax.jit
+  @jax.value_and_grad
+  def loss(params, xs):
+    return jnp.sum(weights * unroll(cell, params, xs)[1])
+
+  one_hot = jax.nn.one_hot(tokens, 5)
+  chex.assert_trees_all_close(loss(params, tokens), loss(params, one_hot), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("name", "option", "value"),
+  [
+    *((name, "recurrent_kernel", "identity") for name in CELLS),
+    *((name, "recurrent_gain", 3.0) for name in CELLS),
+    ("lstm", "forget_bias", 5.0),
+  ],
+)
+def test_options_of_init_act_nowhere_else(name, option, value):
+  cell, params, carry, xs = problem(name, {})
+  drive = cell.project(params, xs[0])
+  other = make_cell(name, H, **{option: value})
+  chex.assert_trees_all_equal(
+    step(other, params, carry, other.project(params, xs[0])), step(cell, params, carry, drive)
+  )
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
+def test_forget_bias_is_a_param_and_all_other_biases_are_zero(value):
+  cell = make_cell("lstm", H, forget_bias=value)
+  b = jax.jit(lambda key: cell.init(key, D)["b"])(jax.random.key(0))
+  np.testing.assert_array_equal(b, np.repeat([0, value, 0, 0], H))
+
+
+def test_forget_bias_may_be_traced():
+  @jax.jit
+  def bias(value):
+    return make_cell("lstm", H, forget_bias=value).init(jax.random.key(0), D)["b"]
+
+  np.testing.assert_array_equal(bias(2.0), np.repeat([0, 2, 0, 0], H))
+
+
+@every_cell
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 3), (4, 1)])
+def test_a_width_of_one_works(name, sizes):
+  input_size, hidden_size = sizes
+  cell = make_cell(name, hidden_size)
+  xs = jnp.ones((T, B, input_size))
+  _, ys = jax.eval_shape(
+    lambda key: unroll(cell, cell.init(key, input_size), xs), jax.random.key(0)
+  )
+  chex.assert_shape(ys, (T, B, hidden_size))

@@ -1,0 +1,214 @@
+"""The renormalised lag profile: the probe's norms within float range, the truth beyond it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import CELLS, gradient_probe, make_cell, unroll
+from rnn_jax.gradient_flow import lag_profile
+
+T, B, D, H = 6, 2, 2, 3
+
+
+def draw(seed, *shape):
+  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
+
+
+def stack(names, input_size=D):
+  cells, params = [make_cell(name, H) for name in names], []
+  for depth, cell in enumerate(cells):
+    width = jax.eval_shape(lambda cell=cell: cell.init(jax.random.key(0), H))["b"].shape[0]
+    shapes = {"w_x": (input_size, width), "w_h": (H, width), "b": (width,)}
+    params.append({key: draw(10 * depth + len(key), *s) for key, s in shapes.items()})
+    input_size = H
+  return cells, params
+
+
+def log10(x):
+  with np.errstate(divide="ignore"):
+    return np.log10(x)
+
+
+def probed_profile(cells, params, xs, loss):
+  """The same by way of the gradient probe, with the lag on the first axis."""
+
+  def last_loss(probes):
+    ys = xs
+    for cell, cell_params, probe in zip(cells, params, probes, strict=True):
+      _, ys = unroll(cell, cell_params, ys, probe=probe)
+    return jnp.sum(loss(ys[-1]))
+
+  probes = [gradient_probe(cell, *xs.shape[:2]) for cell in cells]
+  return jax.tree.map(lambda norm: log10(norm[::-1]), jax.jit(jax.grad(last_loss))(probes))
+
+
+def weighted(y):
+  return jnp.sum(draw(90, *y.shape) * jnp.sin(y), axis=-1)
+
+
+@pytest.mark.parametrize(
+  "names",
+  [*([name] * depth for name in CELLS for depth in (1, 3)), ["lstm", "gru"], ["elman", "lstm"]],
+  ids="-".join,
+)
+def test_profile_is_the_log_of_the_probes_norms(x64, names):
+  cells, params = stack(names)
+  xs = draw(80, T, B, D)
+  got = jax.jit(lambda xs: lag_profile(cells, params, xs, weighted))(xs)
+  expected = probed_profile(cells, params, xs, weighted)
+  assert jax.tree.structure(got) == jax.tree.structure(tuple(expected))
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_cell_state_of_the_top_lstm_is_not_read_at_lag_zero():
+  cells, params = stack(["lstm", "lstm"])
+  below, top = jax.jit(lambda xs: lag_profile(cells, params, xs, weighted))(draw(80, T, B, D))
+  assert np.all(np.isneginf(top.cell[0]))
+  assert np.all(np.isneginf(below.cell[0]))
+  for leaf in (top.hidden, below.hidden, top.cell[1:], below.cell[1:]):
+    assert np.all(np.isfinite(leaf))
+
+
+# Beyond the float range
+
+
+LINEAR = make_cell("elman", H, activation="linear")
+
+
+@jax.jit
+def linear_profile(params, xs):
+  return lag_profile([LINEAR] * len(params), params, xs, lambda y: y[:, 0])
+
+
+def linear_params(w_h, w_x=None):
+  w_x = np.zeros_like(w_h) if w_x is None else w_x
+  return {"w_x": jnp.asarray(w_x, float), "w_h": jnp.asarray(w_h, float), "b": jnp.zeros(len(w_h))}
+
+
+def orthogonal(width, seed):
+  return np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
+
+
+@pytest.mark.parametrize("log_end", [-900, 900])
+def test_profile_of_a_scaled_orthogonal_recurrence_is_a_line_to_any_depth(log_end):
+  num_steps = 5000
+  lag = np.arange(num_steps)
+  slope = log_end / (num_steps - 1)
+  params = linear_params(10**slope * orthogonal(H, 0))
+  (profile,) = linear_profile([params], jnp.zeros((num_steps, 1, H)))
+  assert profile.dtype == np.float32
+  np.testing.assert_allclose(profile[:, 0], slope * lag, rtol=1e-4, atol=1e-5)
+
+
+def test_profile_in_double_precision_has_its_precision(x64):
+  (profile,) = linear_profile([linear_params(0.5 * np.eye(H))], jnp.zeros((2001, 1, H)))
+  np.testing.assert_allclose(profile[:, 0], np.arange(2001) * np.log10(0.5), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+  "gains", [(1.0, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, 0.1), (1.0, 0.1, 1.0), (0.1, 10.0, 0.1)]
+)
+def test_profile_of_deep_linear_networks_is_right_where_layers_lie_far_apart(gains):
+  # Each layer starts from the bottom: float32 holds none of 10^±200, float64 all of it.
+  num_steps = 201
+  w_xs = [orthogonal(H, 10 + i) for i in range(len(gains))]
+  w_hs = [gain * orthogonal(H, 20 + i) for i, gain in enumerate(gains)]
+  params = [linear_params(w_h, w_x) for w_x, w_h in zip(w_xs, w_hs, strict=True)]
+  profile = linear_profile(params, jnp.zeros((num_steps, 1, H)))
+
+  y_bars = np.zeros((num_steps, H))
+  y_bars[-1, 0] = 1
+  for got, w_x, w_h in reversed(list(zip(profile, w_xs, w_hs, strict=True))):
+    totals, later = np.zeros_like(y_bars), np.zeros(H)
+    for t in reversed(range(num_steps)):
+      totals[t] = y_bars[t] + w_h @ later
+      later = totals[t]
+    largest = np.max(np.abs(totals), axis=-1, keepdims=True)
+    norms = np.log10(largest[:, 0]) + np.log10(np.linalg.norm(totals / largest, axis=-1))
+    np.testing.assert_allclose(got[:, 0], norms[::-1], rtol=1e-4, atol=1e-4)
+    y_bars = totals @ w_x.T
+
+
+def test_examples_do_not_touch_each_other():
+  cells, params = stack(["lstm", "gru"])
+  xs = draw(80, T, B, D)
+
+  @jax.jit
+  def profile(scale):
+    scales = jnp.stack([jnp.ones(()), scale])
+    return lag_profile(cells, params, xs, lambda y: scales * weighted(y))
+
+  plain = jax.tree.leaves(profile(1.0))
+  for other in (1e-30, 1e30, 0.0, np.nan, np.inf):
+    for one, two in zip(plain, jax.tree.leaves(profile(other)), strict=True):
+      np.testing.assert_array_equal(one[:, 0], two[:, 0])
+
+
+def test_examples_far_away_do_not_touch_each_other():
+  cells, params = stack(["elman", "gru"])
+  xs = draw(80, T, B, D)
+  profile = jax.jit(lambda xs: lag_profile(cells, params, xs, lambda y: y[:, 0]))
+  moved = profile(xs.at[:, 1].mul(1e6))
+  for one, two in zip(profile(xs), moved, strict=True):
+    np.testing.assert_array_equal(one[:, 0], two[:, 0])
+    assert not np.array_equal(one[:, 1], two[:, 1])
+
+
+def test_scale_of_the_loss_shifts_the_profile():
+  cells, params = stack(["lstm", "elman"])
+  xs = draw(80, T, B, D)
+
+  @jax.jit
+  def profile(scale):
+    return lag_profile(cells, params, xs, lambda y: scale * weighted(y))
+
+  for one, two in zip(*(jax.tree.leaves(profile(s)) for s in (1.0, 1e-25)), strict=True):
+    np.testing.assert_allclose(two, one - 25, rtol=1e-5)
+
+
+def test_zero_cotangent_gives_minus_infinity_in_every_layer():
+  cells, params = stack(["lstm", "gru"])
+  nothing = jax.jit(lambda xs: lag_profile(cells, params, xs, lambda y: 0 * y[:, 0]))
+  profile = nothing(draw(80, T, B, D))
+  for leaf in jax.tree.leaves(profile):
+    assert np.all(np.isneginf(leaf))
+
+
+def test_gradient_that_dies_on_the_way_is_minus_infinity_from_there_on():
+  shift = np.diag(np.ones(H - 1), -1)  # nilpotent: nothing is left after H steps
+  (profile,) = linear_profile([linear_params(shift)], jnp.zeros((T, 1, H)))
+  np.testing.assert_allclose(profile[:, 0], [0] * H + [-np.inf] * (T - H), atol=1e-6)
+
+
+def test_tokens_are_their_one_hot_vectors():
+  cells, params = stack(["gru", "lstm"], input_size=5)
+  tokens = jnp.asarray(np.random.default_rng(0).integers(0, 5, (T, B)))
+  profile = jax.jit(lambda xs: lag_profile(cells, params, xs, weighted))
+  one_hot = profile(jax.nn.one_hot(tokens, 5))
+  for a, b in zip(*map(jax.tree.leaves, (profile(tokens), one_hot)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_profile_composes_with_jit_and_vmap():
+  cells, params = stack(["elman"])
+  stacked = jnp.stack([draw(80, T, B, D), draw(81, T, B, D)])
+
+  def hidden(xs):
+    return lag_profile(cells, params, xs, weighted)[0]
+
+  eager = jnp.stack([hidden(xs) for xs in stacked])
+  np.testing.assert_allclose(jax.jit(hidden)(stacked[0]), eager[0], atol=1e-5)
+  np.testing.assert_allclose(jax.jit(jax.vmap(hidden))(stacked), eager, atol=1e-5)
+
+
+def test_one_step_has_one_lag():
+  cells, params = stack(["gru", "elman"])
+  profile = lag_profile(cells, params, draw(80, 1, B, D), weighted)
+  assert all(leaf.shape == (1, B) for leaf in profile)
+  expected = probed_profile(cells, params, draw(80, 1, B, D), weighted)
+  for a, b in zip(profile, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)

@@ -1,0 +1,201 @@
+"""Tasks: what is shown, what is asked, and the baseline to be beaten."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax.tasks import TASKS, adding, charlm, copy_memory, temporal_order
+from rnn_jax.text import Corpus, build_vocabulary
+
+T, B = 30, 4
+
+
+def corpus_of(text):
+  vocabulary = build_vocabulary(text)
+  return Corpus("tiny", vocabulary.encode(text), vocabulary, "")
+
+
+TEXT = b"To be, or not to be, that is the question: whether 'tis nobler in the mind"
+MADE = {**TASKS, "charlm": functools.partial(charlm, corpus=corpus_of(TEXT))}
+
+
+def drawn(task, seed=0):
+  return jax.jit(task.batch)(task.data, jax.random.key(seed))
+
+
+@pytest.fixture(scope="module", params=MADE)
+def made(request):
+  """(task, its batches by key)."""
+  task = MADE[request.param](T, B)
+  return task, functools.partial(jax.jit(task.batch), task.data)
+
+
+def test_batch_has_the_shapes_and_dtypes_that_the_task_promises(made):
+  task, batch_by = made
+  batch = batch_by(jax.random.key(0))
+  if task.vocabulary_size is None:
+    assert batch.xs.shape[:2] == (T, B)
+    assert batch.xs.dtype == batch.targets.dtype == np.float32
+    assert batch.targets.shape == (T, B, task.output_size)
+  else:
+    assert batch.xs.shape == batch.targets.shape == (T, B)
+    assert batch.xs.dtype == batch.targets.dtype == np.int32
+    assert 0 <= np.min(batch.xs) <= np.max(batch.xs) < task.vocabulary_size
+    assert 0 <= np.min(batch.targets) <= np.max(batch.targets) < task.output_size
+  assert (batch.mask.shape, batch.mask.dtype) == ((T, B), np.bool_)
+  assert np.any(batch.mask)
+
+
+def test_loss_is_one_number_a_step_and_example(made):
+  task, batch_by = made
+  outputs = jnp.zeros((T, B, task.output_size))
+  losses = task.loss(outputs, batch_by(jax.random.key(0)).targets)
+  assert losses.shape == (T, B)
+  if task.vocabulary_size is not None:
+    np.testing.assert_allclose(losses, math.log(task.output_size), rtol=1e-6)
+
+
+def test_batch_depends_on_the_key_alone(made):
+  first, same, other = (made[1](jax.random.key(seed)) for seed in (0, 0, 1))
+  chex.assert_trees_all_equal(first, same)
+  assert not np.array_equal(first.xs, other.xs)
+
+
+def test_data_may_be_closed_over_and_keys_mapped(made):
+  task, batch_by = made
+  keys = jax.random.split(jax.random.key(0), 2)
+  mapped = jax.jit(jax.vmap(lambda key: task.batch(task.data, key)))(keys)
+  for i, key in enumerate(keys):
+    chex.assert_trees_all_equal(jax.tree.map(lambda a, i=i: a[i], mapped), batch_by(key))
+
+
+# Adding
+
+
+@pytest.mark.parametrize("length", [2, 5, 30])
+def test_adding_marks_one_number_in_each_half_and_asks_for_their_sum(length):
+  xs, targets, mask = drawn(adding(length, 500))
+  values, marks = np.moveaxis(xs, -1, 0)
+  assert values.min() >= 0
+  assert values.max() < 1
+  assert set(np.unique(marks)) <= {0, 1}
+  np.testing.assert_array_equal(marks[: length // 2].sum(axis=0), 1)
+  np.testing.assert_array_equal(marks[length // 2 :].sum(axis=0), 1)
+  assert np.all(marks.any(axis=1))  # every place is marked in some example
+  np.testing.assert_allclose(
+    targets[..., 0], np.tile((values * marks).sum(0), (length, 1)), rtol=1e-6
+  )
+  np.testing.assert_array_equal(mask, np.arange(length)[:, None] == np.full(500, length - 1))
+
+
+def test_adding_baseline_is_the_variance_of_the_target():
+  task = adding(10, 20_000)
+  target = np.asarray(drawn(task).targets[-1, :, 0], np.float64)
+  assert task.baseline == 1 / 6
+  # Of a triangular law the sample mean is right to 0.0029, the sample variance to 0.0014 (1 σ).
+  assert np.mean(target) == pytest.approx(1, abs=0.012)
+  assert np.var(target) == pytest.approx(1 / 6, abs=0.006)
+  losses = task.loss(jnp.ones((1, 20_000, 1)), target[None, :, None].astype(np.float32))
+  assert np.mean(losses) == pytest.approx(task.baseline, abs=0.006)
+
+
+# Copy memory
+
+
+@pytest.mark.parametrize("length", [21, 50])
+def test_copy_memory_shows_ten_symbols_and_asks_for_them_after_the_signal(length):
+  xs, targets, mask = drawn(copy_memory(length, 200))
+  blank, signal = 8, 9
+  shown = xs[:10]
+  assert set(np.unique(shown)) == set(range(8))
+  silence = length - 21
+  expected = [blank] * silence + [signal] + [blank] * 10
+  np.testing.assert_array_equal(xs[10:], np.tile(expected, (200, 1)).T)
+  np.testing.assert_array_equal(targets[:-10], blank)
+  np.testing.assert_array_equal(targets[-10:], shown)
+  assert np.all(mask)
+
+
+def test_copy_memory_baseline_is_a_uniform_guess_at_the_last_ten_steps():
+  task = copy_memory(70, B)
+  assert task.baseline == pytest.approx(10 * math.log(8) / 70)
+  assert task.baseline == pytest.approx(0.2971, abs=5e-5)  # 50 steps of silence
+  targets = np.asarray(drawn(task).targets)
+  logits = np.full((70, B, 9), -1e9, np.float32)
+  logits[:-10, :, 8] = 0
+  logits[-10:, :, :8] = 0
+  assert np.mean(task.loss(logits, targets)) == pytest.approx(task.baseline, rel=1e-5)
+
+
+# Temporal order
+
+
+def test_temporal_order_hides_two_signals_and_asks_for_their_order():
+  length, batch_size = 50, 2000
+  xs, targets, mask = map(np.asarray, drawn(temporal_order(length, batch_size)))
+  signals = xs >= 4
+  places = np.argwhere(signals.T)[:, 1].reshape(batch_size, 2)
+  assert set(places[:, 0]) == set(range(5, 10))
+  assert set(places[:, 1]) == set(range(20, 25))
+  first, second = xs[places.T, np.arange(batch_size)] - 4
+  np.testing.assert_array_equal(targets, np.tile(2 * first + second, (length, 1)))
+  counts = np.bincount(targets[-1])
+  assert len(counts) == 4
+  np.testing.assert_allclose(counts / batch_size, 0.25, atol=0.04)  # 4 σ
+  assert set(np.unique(xs)) == set(range(6))
+  np.testing.assert_array_equal(mask, np.arange(length)[:, None] == np.full(batch_size, length - 1))
+
+
+def test_temporal_order_baseline_is_a_guess_among_four():
+  assert temporal_order(10, B).baseline == math.log(4)
+
+
+# Characters
+
+
+def test_charlm_targets_are_the_next_characters_of_the_text():
+  corpus = corpus_of(TEXT)
+  batch = drawn(charlm(8, 50, corpus))
+  np.testing.assert_array_equal(batch.xs[1:], batch.targets[:-1])
+  for x, target in zip(np.transpose(batch.xs), np.transpose(batch.targets), strict=True):
+    window = corpus.vocabulary.decode([*x, target[-1]])
+    assert window in TEXT
+
+
+def test_charlm_windows_cover_the_text_from_start_to_end():
+  text = bytes(range(12))
+  batch = drawn(charlm(8, 500, corpus_of(text)))
+  assert set(np.asarray(batch.xs[0])) == {0, 1, 2, 3}
+  assert set(np.asarray(batch.targets[-1])) == {8, 9, 10, 11}
+
+
+def test_charlm_takes_a_text_that_is_one_character_longer_than_the_window():
+  batch = drawn(charlm(3, 2, corpus_of(b"abcd")))
+  np.testing.assert_array_equal(batch.xs, [[0, 0], [1, 1], [2, 2]])
+  np.testing.assert_array_equal(batch.targets, [[1, 1], [2, 2], [3, 3]])
+
+
+def test_charlm_baseline_is_the_unigram_entropy():
+  task = charlm(2, 1, corpus_of(b"aaaabbcd"))
+  assert task.baseline == pytest.approx(1.75 * math.log(2))  # ½·1 + ¼·2 + 2·⅛·3 bits
+  assert (task.vocabulary_size, task.output_size) == (4, 4)
+
+
+def test_charlm_reads_the_standard_library_unless_told_otherwise():
+  task = charlm(10, 2)
+  assert task.data.dtype == np.uint8
+  assert 100 < task.vocabulary_size <= 256
+  assert 2 < task.baseline < math.log(task.vocabulary_size)
+
+
+def test_every_task_takes_a_length_and_a_batch_size_first():
+  for make in TASKS.values():
+    assert list(inspect.signature(make).parameters)[:2] == ["sequence_length", "batch_size"]

@@ -1,0 +1,42 @@
+"""Losses per step, and what a mask hides."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax.losses import cross_entropy, masked_mean, perplexity, squared_error
+
+
+def test_masked_mean_is_the_mean_of_what_counts_and_nothing_else_is_felt():
+  values = jnp.array([[1.0, jnp.nan], [jnp.inf, 4.0], [2.5, 1e30]])
+  mask = jnp.array([[True, False], [False, True], [True, False]])
+  value, grad = jax.value_and_grad(masked_mean)(values, mask)
+  assert value == 2.5
+  np.testing.assert_allclose(grad, np.asarray(mask) / 3, rtol=1e-6)
+
+
+def test_masked_mean_of_nothing_is_zero():
+  value, grad = jax.value_and_grad(masked_mean)(jnp.full((2, 3), jnp.nan), jnp.zeros((2, 3), bool))
+  assert value == 0
+  np.testing.assert_array_equal(grad, np.zeros((2, 3)))
+
+
+def test_cross_entropy_is_minus_the_log_of_the_targets_share():
+  logits = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
+  targets = np.random.default_rng(1).integers(0, 5, (4, 3))
+  share = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  expected = -np.log(np.take_along_axis(share, targets[..., None], -1)[..., 0])
+  losses = cross_entropy(jnp.asarray(logits), jnp.asarray(targets))
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():
+  loss = cross_entropy(jnp.zeros((1, 7)), jnp.zeros(1, jnp.int32))
+  np.testing.assert_allclose(perplexity(loss), 7, rtol=1e-6)
+
+
+def test_squared_error_is_summed_over_the_last_axis():
+  outputs, targets = jnp.array([[[1.0, 2.0]]]), jnp.array([[[0.0, 4.0]]])
+  np.testing.assert_array_equal(squared_error(outputs, targets), [[5.0]])

@@ -1,0 +1,378 @@
+"""The time loop: what padding, resets, truncation and rematerialisation may and may not change."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import CELLS, gradient_probe, make_cell, unroll
+
+pytestmark = pytest.mark.usefixtures("x64")
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-12)
+
+T, B, D, H = 7, 2, 2, 3
+
+LENGTHS = np.array([7, 4])
+RESETS = np.zeros((T, B), bool)
+RESETS[[3, 0, 5], [0, 1, 1]] = True  # in the middle, at the first step, and past the end
+
+
+def draw(seed, *shape):
+  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
+
+
+def problem(name, num_steps=T, batch_size=B):
+  """(cell, arrays), the arrays being params, xs, carry and probe."""
+  cell = make_cell(name, H)
+  shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D))
+  params = {key: draw(i, *leaf.shape) for i, (key, leaf) in enumerate(shapes.items())}
+  leaves, structure = jax.tree.flatten(cell.initial_carry((batch_size,)))
+  carry = structure.unflatten([draw(5 + i, *leaf.shape) for i, leaf in enumerate(leaves)])
+  xs = draw(9, num_steps, batch_size, D)
+  return cell, (params, xs, carry, gradient_probe(cell, num_steps, batch_size))
+
+
+def score(result):
+  """A loss that reads every output and the final carry, each entry with a weight of its own."""
+  return sum(jnp.vdot(draw(20 + i, *a.shape), a) for i, a in enumerate(jax.tree.leaves(result)))
+
+
+def everything(run):
+  """Compiles `run(params, xs, carry, probe)`: its result, and its score's gradients and norms."""
+
+  def loss(*arrays):
+    result = run(*arrays)
+    return score(result), result
+
+  return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
+
+
+def together(cell, **time):
+  def run(params, xs, carry, probe):
+    return unroll(cell, params, xs, carry, probe=probe, **time)
+
+  return everything(run)
+
+
+def apart(cell, *, lengths=None, resets=None, reverse=False, **time):
+  """The oracle: each sequence is cut at its resets, and each piece is run forward, alone."""
+
+  def run(params, xs, carry, probe):
+    num_steps, batch_size = xs.shape[:2]
+    ys = jnp.zeros((num_steps, batch_size, H))
+    finals = []
+    for b in range(batch_size):
+      order = np.arange(num_steps if lengths is None else lengths[b])
+      order = order[::-1] if reverse else order
+      new = np.zeros(len(order), bool) if resets is None else resets[order, b]
+      final = jax.tree.map(lambda a, b=b: a[b : b + 1], carry)
+      for piece in np.split(order, np.flatnonzero(new)):
+        if len(piece) and resets is not None and resets[piece[0], b]:
+          final = jax.tree.map(jnp.zeros_like, final)
+        if len(piece):
+          slots = jax.tree.map(lambda a, at=piece, b=b: a[at, b : b + 1], probe)
+          final, y = unroll(cell, params, xs[piece, b : b + 1], final, probe=slots, **time)
+          ys = ys.at[piece, b].set(y[:, 0])
+      finals.append(final)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *finals), ys
+
+  return everything(run)
+
+
+ALL = {"lengths": LENGTHS, "resets": RESETS, "truncation": 2, "reverse": True}
+
+
+@pytest.mark.parametrize(
+  ("name", "time"),
+  [
+    *((name, ALL) for name in CELLS),
+    ("elman", {"lengths": LENGTHS, "truncation": 3, "reverse": True}),
+    ("elman", {"resets": RESETS, "truncation": 2}),
+    ("elman", {"resets": RESETS, "truncation": 2, "reverse": True}),
+    ("lstm", {"lengths": LENGTHS, "resets": RESETS}),
+  ],
+  ids=lambda v: v if isinstance(v, str) else "+".join(v),
+)
+def test_sequences_in_a_batch_are_sequences_alone(name, time):
+  cell, arrays = problem(name)
+  assert_close(together(cell, **time)(*arrays), apart(cell, **time)(*arrays))
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_padding_changes_nothing(name, reverse):
+  cell, (params, xs, carry, probe) = problem(name)
+  padding = np.arange(T)[:, None] >= LENGTHS
+  run = together(cell, lengths=LENGTHS, reverse=reverse)
+  clean = run(params, xs, carry, probe)
+  for garbage in (np.nan, np.inf, 1e30):
+    dirty = run(params, jnp.where(padding[..., None], garbage, xs), carry, probe)
+    chex.assert_trees_all_equal(dirty, clean)
+  (_, xs_bar, _, norms), (_, ys) = clean
+  for a in (xs_bar, ys, *jax.tree.leaves(norms)):
+    assert not np.any(np.asarray(a)[padding])
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_length_zero_returns_the_initial_carry_and_no_output(name, reverse):
+  cell, (params, xs, carry, _) = problem(name)
+  zeros = np.zeros(B, int)
+  final, ys = unroll(cell, params, xs, carry, lengths=zeros, reverse=reverse, truncation=2)
+  chex.assert_trees_all_equal((final, ys), (carry, jnp.zeros((T, B, H))))
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.int64])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_may_be_of_any_integer_dtype(dtype, reverse):
+  cell, (params, xs, carry, _) = problem("elman")
+  run = functools.partial(unroll, cell, params, xs, carry, truncation=2, reverse=reverse)
+  chex.assert_trees_all_equal(
+    run(lengths=jnp.asarray(LENGTHS, dtype)), run(lengths=jnp.asarray(LENGTHS))
+  )
+
+
+@pytest.mark.parametrize("time", [{"lengths": LENGTHS}, ALL], ids="+".join)
+def test_tokens_are_their_one_hot_vectors_whatever_the_time_arguments(time):
+  cell, (params, _, carry, _) = problem("gru")
+  tokens = np.random.default_rng(0).integers(0, D, (T, B))
+  run = functools.partial(unroll, cell, params, carry=carry, **time)
+  assert_close(run(jnp.asarray(tokens)), run(jax.nn.one_hot(tokens, D)))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_reverse_is_flipped_forward(name):
+  cell, (params, xs, carry, _) = problem(name)
+  final, ys = unroll(cell, params, xs, carry, reverse=True)
+  flipped_final, flipped_ys = unroll(cell, params, xs[::-1], carry)
+  assert_close((final, ys[::-1]), (flipped_final, flipped_ys))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_two_halves_are_the_whole(name):
+  cell, arrays = problem(name)
+
+  def halves(params, xs, carry, probe):
+    early, late = (jax.tree.map(lambda a, at=at: a[at], probe) for at in np.s_[:3, 3:])
+    carry, first = unroll(cell, params, xs[:3], carry, probe=early)
+    carry, second = unroll(cell, params, xs[3:], carry, probe=late)
+    return carry, jnp.concatenate([first, second])
+
+  assert_close(everything(halves)(*arrays), together(cell)(*arrays))
+
+
+def test_no_carry_is_the_zero_carry():
+  cell, (params, xs, carry, _) = problem("lstm")
+  zeros = jax.tree.map(jnp.zeros_like, carry)
+  chex.assert_trees_all_equal(unroll(cell, params, xs), unroll(cell, params, xs, zeros))
+
+
+# Truncation
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_truncation_at_the_length_or_beyond_is_full_backpropagation(name):
+  cell, arrays = problem(name)
+  cut = jax.jit(lambda k: together(cell, truncation=k)(*arrays))
+  full = together(cell)(*arrays)
+  for k in (T, T + 1, 2**31 - 1):
+    assert_close(cut(k), full)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_truncation_leaves_the_forward_pass_bit_identical(name):
+  cell, (params, xs, carry, _) = problem(name)
+  whole = jax.jit(lambda: unroll(cell, params, xs, carry))()
+  cut = jax.jit(lambda k: unroll(cell, params, xs, carry, truncation=k))
+  for k in range(1, T + 2):
+    chex.assert_trees_all_equal(cut(k), whole)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("with_resets", [False, True])
+def test_loss_at_step_s_reaches_exactly_the_lags_up_to_s_minus_one_mod_k(reverse, with_resets):
+  # The law counts s from 1. Here t counts from the sequence's own start, from 0.
+  cell, (params, xs, carry, _) = problem("lstm")
+  resets = RESETS if with_resets else np.zeros_like(RESETS)
+
+  @jax.jit
+  @functools.partial(jax.jacrev, argnums=(0, 1))
+  def reach(xs, carry, k):
+    # Examples are independent, so that their sum keeps their derivatives apart.
+    _, ys = unroll(cell, params, xs, carry, truncation=k, resets=resets, reverse=reverse)
+    return jnp.sum(ys, axis=1)
+
+  full_xs, full_carry = reach(xs, carry, T)  # [T, H, T, B, D] and leaves [T, H, B, H]
+  time = np.arange(T)[::-1] if reverse else np.arange(T)
+  for b in range(B):
+    sequence, count = np.zeros(T, int), np.zeros(T, int)
+    for before, now in itertools.pairwise(time):
+      new = resets[now, b]
+      sequence[now] = sequence[before] + new
+      count[now] = 0 if new else count[before] + 1
+    for k in range(1, T + 2):
+      cut_xs, cut_carry = reach(xs, carry, k)
+      lag = count[:, None] - count[None]
+      seen = (sequence[:, None] == sequence[None]) & (lag >= 0) & (lag <= count[:, None] % k)
+      expected = np.where(seen[:, None, :, None], full_xs[:, :, :, b], 0)
+      np.testing.assert_allclose(cut_xs[:, :, :, b], expected)
+      assert np.all((np.abs(cut_xs[:, :, :, b]).max(axis=(1, 3)) > 0) == seen)
+
+      starts = (sequence == 0) & (count < k) & ~resets[time[0], b]
+      for cut, full in zip(cut_carry, full_carry, strict=True):
+        expected = np.where(starts[:, None, None], full[:, :, b], 0)
+        np.testing.assert_allclose(cut[:, :, b], expected)
+
+
+def test_one_program_serves_every_truncation_and_an_int_means_the_same():
+  cell, (params, xs, carry, probe) = problem("gru")
+  chex.clear_trace_counter()
+
+  @jax.jit
+  @chex.assert_max_traces(n=1)
+  def traced(k):
+    return together(cell, truncation=k)(params, xs, carry, probe)
+
+  for k in (2, np.int32(5), jnp.int32(3)):
+    static = together(cell, truncation=k)(params, xs, carry, probe)
+    assert_close(traced(jnp.int32(k)), static)
+
+
+def test_truncation_may_be_mapped():
+  cell, arrays = problem("elman")
+  ks = jnp.array([1, 3, T])
+  mapped = jax.jit(jax.vmap(lambda k: together(cell, truncation=k)(*arrays)))(ks)
+  one = jax.jit(lambda k: together(cell, truncation=k)(*arrays))
+  for i, k in enumerate(ks):
+    assert_close(jax.tree.map(lambda a, i=i: a[i], mapped), one(k))
+
+
+# Rematerialisation
+
+
+@pytest.mark.parametrize(
+  ("name", "num_steps", "remats"),
+  [
+    *(("elman", num_steps, ["sqrt"]) for num_steps in (1, 2, 7, 16)),
+    ("lstm", 17, ["step", "sqrt"]),
+  ],
+)
+def test_rematerialisation_changes_nothing(name, num_steps, remats):
+  cell, arrays = problem(name, num_steps)
+  time = {
+    "lengths": np.array([num_steps, num_steps // 2]),
+    "resets": np.random.default_rng(num_steps).random((num_steps, B)) < 0.2,
+    "truncation": 3,
+    "reverse": True,
+  }
+  plain = together(cell, **time)(*arrays)
+  for remat in remats:
+    again = together(cell, remat=remat, **time)(*arrays)
+    assert_close(again, plain)
+
+
+def test_rematerialisation_changes_nothing_forward_in_time():
+  cell, arrays = problem("elman", 17)
+  plain = together(cell)(*arrays)
+  for remat in ("step", "sqrt"):
+    again = together(cell, remat=remat)(*arrays)
+    assert_close(again, plain)
+
+
+def temporaries(remat, num_steps=1024):
+  cell, (params, *_) = problem("lstm")
+  xs = jax.ShapeDtypeStruct((num_steps, 8, D), float)
+  loss = jax.jit(jax.grad(lambda p, xs: jnp.sum(unroll(cell, p, xs, remat=remat)[1][-1])))
+  return loss.lower(params, xs).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_rematerialisation_in_blocks_saves_memory():
+  assert temporaries("sqrt") < 0.6 * temporaries("none")
+
+
+def test_unrolling_the_compiled_loop_changes_nothing():
+  cell, arrays = problem("elman")
+  rolled = together(cell, truncation=3)(*arrays)
+  for remat, num_unrolled in (("none", 2), ("none", 100), ("sqrt", 2)):
+    unrolled = together(cell, truncation=3, unroll=num_unrolled, remat=remat)(*arrays)
+    assert_close(unrolled, rolled)
+
+
+# Transformations
+
+
+@pytest.mark.parametrize("time", [{}, {**ALL, "remat": "sqrt"}], ids=["plain", "all"])
+def test_forward_mode_agrees_with_reverse_mode(time):
+  cell, (*arrays, _) = problem("gru")
+  direction = jax.tree.map(lambda a: draw(40, *a.shape), tuple(arrays))
+
+  def loss(*arrays):
+    return score(unroll(cell, *arrays, **time))
+
+  _, forward = jax.jit(lambda: jax.jvp(loss, tuple(arrays), direction))()
+  grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
+  pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True)
+  np.testing.assert_allclose(forward, sum(jnp.vdot(g, d) for g, d in pairs))
+
+
+@pytest.mark.parametrize(
+  ("name", "time"),
+  [
+    ("lstm", {}),
+    ("elman", {"lengths": LENGTHS, "resets": RESETS, "remat": "sqrt"}),
+  ],
+  ids=["lstm", "elman-all"],
+)
+def test_hessian_vector_products_agree_in_both_orders(name, time):
+  cell, (params, xs, carry, _) = problem(name)
+  direction = jax.tree.map(lambda a: draw(40, *a.shape), params)
+  grad = jax.grad(lambda params: score(unroll(cell, params, xs, carry, **time)))
+
+  def along(params):
+    leaves = zip(jax.tree.leaves(grad(params)), jax.tree.leaves(direction), strict=True)
+    return sum(jnp.vdot(g, d) for g, d in leaves)
+
+  reverse = jax.jit(jax.grad(along))(params)
+  _, forward = jax.jit(lambda: jax.jvp(grad, (params,), (direction,)))()
+  assert_close(reverse, forward)
+
+
+def test_params_may_be_mapped():
+  cell, (params, *arrays) = problem("elman")
+  stacked = jax.tree.map(lambda a: jnp.stack([a, -a]), params)
+  run = together(cell, lengths=LENGTHS, truncation=3)
+  mapped = jax.vmap(lambda params: run(params, *arrays))(stacked)
+  for i, sign in enumerate((1, -1)):
+    one = run(jax.tree.map(lambda a, sign=sign: sign * a, params), *arrays)
+    assert_close(jax.tree.map(lambda a, i=i: a[i], mapped), one)
+
+
+def test_stochastic_cell_draws_from_the_key_for_all_time_at_once():
+  cell, (params, xs, carry, _) = problem("gru")
+
+  def project(params, xs, key=None):
+    drive = cell.project(params, xs)
+    return drive * jax.random.bernoulli(key, 0.5, drive.shape).astype(drive.dtype)
+
+  noisy = cell._replace(project=project)
+  run = jax.jit(lambda key: unroll(noisy, params, xs, carry, key=key)[1])
+  first, same, other = (run(jax.random.key(k)) for k in (0, 0, 1))
+  np.testing.assert_array_equal(first, same)
+  assert not np.any(np.isclose(first, other).all(axis=(1, 2)))
+
+
+def test_output_may_be_a_pytree_and_is_zero_in_the_padding():
+  cell, (params, xs, carry, _) = problem("lstm")
+
+  def output(params, carry, drive):
+    return carry, {"twice": 2 * cell.output(params, carry, drive)}
+
+  _, (carries, ys) = unroll(cell._replace(output=output), params, xs, carry, lengths=LENGTHS)
+  np.testing.assert_allclose(ys["twice"], 2 * carries.hidden)
+  assert not np.any(carries.cell[4:, 1])
