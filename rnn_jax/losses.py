@@ -19,7 +19,10 @@ def squared_error(outputs: Array, targets: Array) -> Array:
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
-  """Σ mask · values / Σ mask, 0 where the mask is empty; masked values may be NaN.
+  """Σ mask · values / Σ mask, 0 where the mask is empty.
+
+  What is masked out adds nothing, NaN included. (A gradient is NaN all the same where the masked
+  value's own derivative is: a loss of a NaN target, say.)
 
   Args:
     values: [T, B].

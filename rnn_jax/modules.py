@@ -103,6 +103,7 @@ class DeepRNN(nn.Module):
     *,
     probes: Sequence[Carry] | None = None,
     deterministic: bool = True,
+    key: Array | None = None,
     **time: Any,
   ) -> tuple[tuple[Carry, ...], Array]:
     """Runs the network over time.
@@ -112,6 +113,7 @@ class DeepRNN(nn.Module):
       carries: initial carry of each layer; zeros if None.
       probes: a gradient probe for each layer, from `probes(T, B)`.
       deterministic: no dropout. Otherwise apply needs `rngs={"dropout": key}`.
+      key: for stochastic cells; each layer draws from a key of its own.
       **time: truncation, lengths, resets, reverse, remat and unroll, as `unroll` takes them.
     Returns:
       (final carry of each layer, ys [T, B, output_size]).
@@ -129,6 +131,7 @@ class DeepRNN(nn.Module):
         ys,
         None if carries is None else carries[i],
         probe=None if probes is None else probes[i],
+        key=None if key is None else jax.random.fold_in(key, i),
         **time,
       )
       final.append(carry)

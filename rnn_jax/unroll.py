@@ -232,8 +232,9 @@ def _check(
   if lengths is not None:
     if jnp.shape(lengths) != (batch_size,):
       raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
-    if not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
-      raise TypeError(f"lengths must be integers, got {jnp.result_type(lengths)}.")
+    kind = getattr(lengths, "dtype", np.asarray(lengths).dtype)
+    if not jnp.issubdtype(kind, jnp.integer):
+      raise TypeError(f"lengths must be integers, got {kind}.")
     if not isinstance(lengths, jax.core.Tracer):
       values = np.asarray(lengths)
       low, high = values.min(initial=0), values.max(initial=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("optax_promotion
 
 TASK = adding(8, 4)
 MODEL = DeepRNN([make_cell("elman", 3)], output_size=1)
+KEY = jax.random.key(9)
 
 
 def initial(run):
@@ -51,35 +54,38 @@ def entry(tree, i):
   return jax.tree.map(lambda a: a[i], tree)
 
 
+@jax.jit
+def initials(runs):
+  return jax.lax.map(initial, runs)
+
+
+@functools.cache
+def mapped(count):
+  return map_runs(train, jax.devices()[:count])
+
+
 @pytest.mark.parametrize("count", [2, 4])
-def test_mapped_runs_are_the_runs_alone(count):
+def test_mapped_runs_are_the_runs_alone_to_the_bit(count):
   runs = runs_of(count)
-  states = [jax.jit(initial)(entry(runs, i)) for i in range(count)]
-  alone = [jax.jit(train)(entry(runs, i), states[i], jax.random.key(9)) for i in range(count)]
-
-  mapped = map_runs(train, jax.devices()[:count])
-  stacked = jax.tree.map(lambda *a: jnp.stack(a), *states)
-  together = mapped(runs, stacked, jax.random.key(9))
-
+  states = initials(runs)
+  alone = [jax.jit(train)(entry(runs, i), entry(states, i), KEY) for i in range(count)]
+  together = mapped(count)(runs, states, KEY)
   for i in range(count):
-    chex.assert_trees_all_close(entry(together, i), alone[i], rtol=1e-6, atol=1e-8)
+    chex.assert_trees_all_equal(entry(together, i), alone[i])
 
 
 def test_every_device_has_its_own_run():
   runs = runs_of(4)
-  states = jax.jit(jax.vmap(initial))(runs)
-  _, records = map_runs(train, jax.devices())(runs, states, jax.random.key(9))
+  _, records = mapped(4)(runs, initials(runs), KEY)
   assert len(records.loss.devices()) == 4
   assert len(np.unique(records.loss[:, 0])) == 4
 
 
 def test_mapped_function_may_be_called_in_a_row():
   runs = runs_of(2)
-  states = jax.jit(jax.vmap(initial))(runs)
-  mapped = map_runs(train, jax.devices()[:2])
-  losses = []
+  states, losses = initials(runs), []
   for step in range(5):
-    states, records = mapped(runs, states, jax.random.key(step))
+    states, records = mapped(2)(runs, states, jax.random.key(step))
     losses.append(records.loss)
   assert np.all(np.isfinite(losses))
   np.testing.assert_array_equal(states.step, [15, 15])

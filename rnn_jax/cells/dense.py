@@ -38,6 +38,9 @@ def dense_project(params: Params, xs: Array, key: Array | None = None) -> Array:
   """drive = x W_x + b for xs [..., D], all of it in one product.
 
   Integer tokens [...] stand for their one-hot vectors: the product is then a row lookup.
+
+  Raises:
+    ValueError: xs has not the width D that the params were made for.
   """
   del key
   # XLA:CPU is several times slower at contractions that keep more than one batch axis.
@@ -45,6 +48,8 @@ def dense_project(params: Params, xs: Array, key: Array | None = None) -> Array:
     leading = xs.shape
     products = params["w_x"][xs.reshape(-1)]
   else:
+    if xs.shape[-1] != params["w_x"].shape[0]:
+      raise ValueError(f"xs must be [..., {params['w_x'].shape[0]}], got {list(xs.shape)}.")
     leading = xs.shape[:-1]
     products = xs.reshape(-1, xs.shape[-1]) @ params["w_x"]
   return (products + params["b"][None]).reshape(*leading, -1)

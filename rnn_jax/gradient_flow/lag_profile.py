@@ -50,6 +50,8 @@ def lag_profile(
   Returns:
     For each layer, in the structure of its carry: log₁₀ norms [T, B], first axis the lag; −inf
     where the derivative is exactly zero.
+  Raises:
+    ValueError: the loss is not one number an example.
   """
   runs = []
   ys = xs
@@ -57,6 +59,9 @@ def lag_profile(
     before, drives, ys, inputs_vjp = _run(cell, cell_params, ys)
     runs.append((before, drives, inputs_vjp))
 
+  shape = jax.eval_shape(loss, ys[-1]).shape
+  if shape != ys.shape[1:2]:
+    raise ValueError(f"loss must return [B] = {list(ys.shape[1:2])}, got {list(shape)}.")
   y_bar = jax.grad(lambda y: jnp.sum(loss(y)))(ys[-1])
   y_bars = _normalize(
     _Scaled(jnp.zeros_like(ys).at[-1].set(y_bar), jnp.zeros(ys.shape[:2], jnp.int32))
