@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,12 +11,22 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 
 def fail(message: str) -> NoReturn:
   """Ends the program with one line on standard error."""
-  print(f"error: {message}", file=sys.stderr)
+  print("error:", " ".join(message.split()), file=sys.stderr)
   sys.exit(USAGE_ERROR)
+
+
+def path(name: str, text: str) -> Path:
+  """The path that a flag names, `~` expanded."""
+  try:
+    text.encode()
+    return Path(text).expanduser()
+  except (UnicodeEncodeError, RuntimeError) as error:
+    raise ValueError(f"--{name} must be a path, got {text!r} ({error}).") from None
 
 
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
@@ -31,13 +42,22 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       _check_flagfiles(args[1:])
       return flags.FLAGS(args)
     except (flags.Error, ValueError) as error:
-      fail(" ".join(str(error).split()))
+      fail(str(error))
 
   def start(args: list[str]) -> None:
     # At level INFO jax tells of each backend that it looked for in vain.
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
-    main(args[1:])
+    try:
+      main(args[1:])
+      sys.stdout.flush()
+    except KeyboardInterrupt:
+      print("\nInterrupted.", file=sys.stderr)
+      sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+      # Whoever read the output, `head` for one, has seen enough.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(INTERRUPTED)
 
   app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
 
@@ -52,11 +72,11 @@ def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -
       continue
     if not equals:
       value = args[i + 1] if i + 1 < len(args) else ""
-    path = Path(value).expanduser()
-    if path in seen:
+    file = path("flagfile", value)
+    if file in seen:
       raise ValueError(f"--flagfile must not include itself, got {value}.")
     try:
-      text = path.read_text(encoding="utf-8")
+      text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
       reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
       raise ValueError(f"--flagfile must be a readable file, got '{value}' ({reason}).") from None
@@ -66,4 +86,4 @@ def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -
         raise ValueError(
           f"--flagfile must hold one --flag=value a line, got '{line}' in line {number} of {value}."
         )
-    _check_flagfiles([line for line in lines if line.startswith("-")], seen | {path})
+    _check_flagfiles([line for line in lines if line.startswith("-")], seen | {file})

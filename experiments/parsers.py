@@ -71,8 +71,10 @@ def define_axis(name: str, default: str, parse: Parse, help: str, none: str = "n
     if "" in items:
       raise ValueError(f"{name} must be a comma list without empty entries, got '{text}'.")
     values = [parse(item) for item in items]
-    for i, value in enumerate(values):
-      if value in values[:i]:
+    # Runs compute in float32, where 0.1 and 0.1000000001 are the same.
+    same = [np.float32(v) if isinstance(v, float) else v for v in values]
+    for i, value in enumerate(same):
+      if value in same[:i]:
         raise ValueError(f"{name} must not hold a value twice, got {items[i]} in '{text}'.")
     return tuple(values)
 

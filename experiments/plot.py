@@ -5,8 +5,6 @@ python -m experiments.plot results/gradient_decay
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from experiments import command_line, plots, records
 
 
@@ -14,8 +12,8 @@ def main(arguments: list[str]) -> None:
   """Writes FOLDER/figures from FOLDER's records."""
   if len(arguments) != 1:
     command_line.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
-  folder = Path(arguments[0]).expanduser()
   try:
+    folder = command_line.path("FOLDER", arguments[0])
     gradients, metrics = records.read_gradients(folder), records.read_metrics(folder)
     paths = plots.save_all(gradients, metrics, folder / "figures")
   except (ValueError, OSError) as error:

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-ZERO = "exactly 0"
+ZERO = "0 (an example's norm is below 1e-38)"
 OVERFLOW = "overflow (inf)"
 ABSENT = "not measured"
 EDGE_MARKERS = {ZERO: "v", OVERFLOW: "^"}
@@ -172,7 +172,10 @@ def draw_curves(
   label: str,
   track: int,
 ) -> None:
-  """Draws each of `curves` [runs, x] as a thin line and the median of the pooled ones thick."""
+  """Draws each of `curves` [runs, x] as a thin line and the median of the pooled ones thick.
+
+  The median ends where the first of them does: those that are left would say something else.
+  """
   log = axis.get_yscale() == "log"
 
   def drawable(y: np.ndarray) -> np.ndarray:
@@ -182,7 +185,9 @@ def draw_curves(
     y = drawable(curve)
     thin = axis.plot(x, y, color=style.colour, label=f"{label}, one run", markevery=_alone(y))
     thin[0].set(lw=0.6, alpha=0.5, zorder=1, marker=".")
-  _draw_line(axis, x, drawable(spread(curves[pooled])[1]), style, label, track)
+  whole = ~np.isnan(curves[pooled]).any(axis=0)
+  median = np.where(whole, spread(curves[pooled])[1], np.nan)
+  _draw_line(axis, x, drawable(median), style, label, track)
 
 
 def _draw_line(

@@ -92,7 +92,8 @@ def gradient_decay(gradients: xr.Dataset) -> Figure:
     keys.append(look.key("cut of a truncation (its length above)", ls=":", lw=0.9))
   keys += _common_keys(panels, drawn)
   trained = _truncations(gradients, drawn)
-  caption = f"Gradient of the loss at the last time step; trained with {trained}; {_seeds(drawn)}"
+  pooled = _seeds(gradients, drawn)
+  caption = f"Gradient of the loss at the last time step; trained with {trained}; {pooled}"
   look.annotate(figure, keys, caption)
   return figure
 
@@ -120,7 +121,9 @@ def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
     _draw_latest(axis, times, norms[runs], styles[length], label, track)
   keys = [*_line_keys("truncation", styles), *_common_keys(panels, groups.values())]
   when = "after training" if len(steps) > 1 else "at initialisation"
-  caption = f"Gradient of the training loss {when} (step {steps[-1]}); {_seeds(groups.values())}"
+  caption = (
+    f"Gradient of the training loss {when} (step {steps[-1]}); {_seeds(gradients, groups.values())}"
+  )
   look.annotate(figure, keys, caption)
   return figure
 
@@ -154,7 +157,7 @@ def depth_by_time(gradients: xr.Dataset) -> Figure:
       panels[when] = next(v for v in (ended, early, values[:, -1]) if len(v))
     maps.append([(f"{name}\n{when}", look.spread(v)[1]) for when, v in panels.items()])
   figure, keys = look.heat_maps(maps, data["time"].values, TIME, TIME_NORM)
-  caption = f"Gradient of the training loss, deepest networks; {_seeds(drawn)}"
+  caption = f"Gradient of the training loss, deepest networks; {_seeds(gradients, drawn)}"
   look.annotate(figure, keys, caption)
   return figure
 
@@ -217,7 +220,7 @@ def training(metrics: xr.Dataset) -> Figure:
   keys = [
     *_line_keys(line, styles),
     look.key("every run", lw=0.6, alpha=0.7),
-    look.key(f"{_seeds(drawn)} with {_truncations(metrics, drawn)}", lw=1.6),
+    look.key(f"{_seeds(metrics, drawn)} with {_truncations(metrics, drawn)}", lw=1.6),
     look.key(f"baseline ({baseline:.3g} {unit})", color="black", ls="-."),
   ]
   if clip_norms:
@@ -296,12 +299,16 @@ def _describe(name: str, value: Any) -> str:
   return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
-def _seeds(drawn: Iterable[Sequence[int]]) -> str:
+def _seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
   """What was pooled, such as "median over 2 to 3 seeds"."""
-  sizes = sorted({len(runs) for runs in drawn})
+  groups = list(drawn)
+  sizes = sorted({len(runs) for runs in groups})
   if sizes[-1] == 1:
     return "one seed"
-  return f"median over {' to '.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))} seeds"
+  status = _columns(data)["status"]
+  apart = any(status[run] == "diverged" for runs in groups for run in runs)
+  numbers = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
+  return f"median over {numbers} seeds{', diverged ones apart' * apart}"
 
 
 def _truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:

@@ -27,7 +27,8 @@ import xarray as xr
 from experiments.grid import AXES, Run, Settings, logged_steps
 from experiments.runner import Record, Result
 
-_OURS = ("sweep.json", "sweep.flags", "summary.csv", "gradients.nc", "figures", "runs")
+# sweep.json goes last, so that a folder that was half cleared is still known as a sweep's.
+_OURS = ("summary.csv", "gradients.nc", "figures", "runs", "sweep.flags", "sweep.json")
 ENDED = ("finished", "diverged")
 
 
@@ -37,28 +38,36 @@ def check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool
   Raises:
     ValueError: naming the folder, and the first difference from the sweep that it holds.
   """
+  try:
+    _check_folder(folder, configuration, overwrite)
+  except OSError as error:
+    raise ValueError(
+      f"--output_dir must be a folder that can be written, got {folder} ({error.strerror})."
+    ) from None
+
+
+def _check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool) -> None:
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
   existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-  if not existing.is_dir() or not _writable(existing):
-    raise ValueError(f"--output_dir must be a folder that can be written, got {folder}.")
+  with tempfile.TemporaryFile(dir=existing):
+    pass  # an OSError tells that nothing can be written here
   if not folder.exists():
     return
-  foreign = sorted(p.name for p in folder.iterdir() if p.name not in _OURS and p.suffix != ".tmp")
-  if foreign:
-    raise ValueError(
-      f"--output_dir must be new, empty, or hold this sweep; {folder} holds '{foreign[0]}'."
-    )
-  if overwrite or not (folder / "sweep.json").exists():
-    return
-  difference = _difference(
-    _read_json(folder / "sweep.json").get("configuration", {}), configuration
-  )
-  if difference:
-    raise ValueError(
-      f"--output_dir holds another sweep ({difference}), got {folder}; choose another folder, or "
-      "--overwrite to replace it."
-    )
+  if not (folder / "sweep.json").exists():
+    # sweep.flags alone is what a sweep leaves that was killed in its first moment.
+    rest = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp")
+    if rest and rest != ["sweep.flags"]:
+      raise ValueError(
+        f"--output_dir must be new, empty, or hold a sweep, got {folder}, which holds '{rest[0]}'."
+      )
+  elif not overwrite:
+    difference = _difference(_read_configuration(folder), configuration)
+    if difference:
+      raise ValueError(
+        f"--output_dir holds another sweep ({difference}), got {folder}; choose another folder, "
+        "or --overwrite to replace it."
+      )
 
 
 def prepare_folder(
@@ -68,8 +77,11 @@ def prepare_folder(
   flags: str,
   overwrite: bool,
 ) -> None:
-  """Makes the folder ready: empty for a new sweep, untouched for one that goes on."""
-  if overwrite:
+  """Makes the folder ready: new, with another sweep cleared away, or for this one to go on.
+
+  A sweep that goes on with other versions or devices than it began with notes them.
+  """
+  if overwrite and (folder / "sweep.json").exists() and _is_another(folder, configuration):
     for name in _OURS:
       path = folder / name
       if path.is_dir():
@@ -80,17 +92,43 @@ def prepare_folder(
     folder.mkdir(parents=True, exist_ok=True)
     _write_text(folder / "sweep.flags", flags)
     _write_json(folder / "sweep.json", {"configuration": configuration, **about})
+    return
+  before = _read_json(folder / "sweep.json")
+  continued = before.get("continued", [])
+  now = {name: about[name] for name in ("started", "versions", "devices", "git")}
+  last = (continued or [before])[-1]
+  if any(last.get(name) != now[name] for name in ("versions", "devices", "git")):
+    _write_json(folder / "sweep.json", {**before, "continued": [*continued, now]})
+
+
+def _is_another(folder: Path, configuration: Mapping[str, Any]) -> bool:
+  try:
+    return _difference(_read_configuration(folder), configuration) is not None
+  except ValueError:  # damaged
+    return True
 
 
 def status(folder: Path, run_id: str) -> dict[str, Any]:
-  """The run's status.json, or an empty dict where it has none."""
-  path = folder / "runs" / run_id / "status.json"
-  return _read_json(path) if path.exists() else {}
+  """The run's status.json, or an empty dict where it has none that can be read."""
+  try:
+    return _read_json(folder / "runs" / run_id / "status.json")
+  except (OSError, ValueError):
+    return {}
 
 
 def has_ended(folder: Path, run_id: str) -> bool:
-  """Whether the run has finished or diverged; its records are then complete."""
-  return status(folder, run_id).get("status") in ENDED
+  """Whether the run has finished or diverged, and its records are whole.
+
+  A run with a file that is missing or was cut short since is done again.
+  """
+  state = status(folder, run_id)
+  return state.get("status") in ENDED and state.get("bytes") == _sizes(folder / "runs" / run_id)
+
+
+def _sizes(path: Path) -> dict[str, int | None]:
+  """Size of each of a run's records; None where it is missing."""
+  files = [path / name for name in ("config.json", "metrics.jsonl", "gradients.nc")]
+  return {file.name: file.stat().st_size if file.is_file() else None for file in files}
 
 
 def start_run(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
@@ -116,6 +154,8 @@ def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) 
 def end_run(folder: Path, run_id: str, result: Result, settings: Settings) -> None:
   """Writes a run's norms, then its status: one that says `finished` vouches for all the rest."""
   path = folder / "runs" / run_id
+  with (path / "metrics.jsonl").open("rb+") as file:
+    os.fsync(file.fileno())
   _write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
   _write_json(
     path / "status.json",
@@ -123,6 +163,7 @@ def end_run(folder: Path, run_id: str, result: Result, settings: Settings) -> No
       "status": "finished" if result.diverged_step is None else "diverged",
       "diverged_step": result.diverged_step,
       "seconds": round(result.seconds, 3),
+      "bytes": _sizes(path),
     },
   )
 
@@ -152,17 +193,30 @@ def read_gradients(folder: Path) -> xr.Dataset:
   Raises:
     ValueError: the folder does not hold a sweep that has ended.
   """
-  if not (folder / "gradients.nc").is_file():
-    raise ValueError(
-      f"FOLDER must hold a sweep that has ended; there is no gradients.nc in {folder}."
-    )
-  return xr.load_dataset(folder / "gradients.nc")
+  path = folder / "gradients.nc"
+  if not path.is_file():
+    raise ValueError(f"FOLDER must hold a sweep that has ended; there is no {path}.")
+  try:
+    data = xr.load_dataset(path)
+  except (ValueError, TypeError, EOFError):
+    data = xr.Dataset()
+  if "log10_grad_norm" not in data:
+    raise ValueError(f"{path} is damaged; give the sweep's command again to gather it anew.")
+  return data
 
 
 def read_metrics(folder: Path) -> xr.Dataset:
-  """Loss and pre-clip gradient norm over run × update, from the runs' `metrics.jsonl`."""
+  """Loss and pre-clip gradient norm over run × update, from the runs' `metrics.jsonl`.
+
+  Raises:
+    ValueError: a run has not ended, or a record is damaged.
+  """
+  _read_configuration(folder)
   about = _read_json(folder / "sweep.json")
-  ids = [p for p in about["runs"] if has_ended(folder, p)]
+  ids = about["runs"]
+  for name in ids:
+    if not has_ended(folder, name):
+      raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
   runs = {name: _run_of(_read_json(folder / "runs" / name / "config.json")) for name in ids}
   updates = about["configuration"]["steps"] + 1
   loss, grad_norm = (np.full((len(ids), updates), np.nan) for _ in range(2))
@@ -180,7 +234,8 @@ def read_metrics(folder: Path) -> xr.Dataset:
 
 _ATTRIBUTES = {
   "norms": "log10 of the norm for each example's own loss, mean over the batch",
-  "nan": "not measured; -inf is a norm of exactly zero, inf one that overflowed",
+  "nan": "not measured",
+  "minus_inf": "the norm of at least one example is 0 in float32, below 1e-38; inf: above 3e38",
   "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
   "log10_lag_norm": "dL_T/dh_(T-k) of the loss at the last step alone, without truncation",
   "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
@@ -205,7 +260,7 @@ def _gradients(records: Record, settings: Settings) -> xr.Dataset:
   coordinates = {
     "step": np.array(steps, np.int32),
     "layer": np.arange(1, depth + 1, dtype=np.int32),
-    "time": np.arange(1, length + 1, dtype=np.int32),
+    "time": np.arange(length, dtype=np.int32),
     "lag": np.arange(length, dtype=np.int32),
   }
   return xr.Dataset(variables, coordinates)
@@ -238,14 +293,15 @@ def _run_of(config: Mapping[str, Any]) -> Run:
 
 
 def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
-  """A line a run, with nothing in it that differs from one execution to the next."""
+  """A line a run, with nothing in it that differs from one execution to the next.
+
+  The final loss is the mean of the last tenth of the steps, so NaN for a run that diverged.
+  """
   tail = max(1, metrics.sizes["update"] // 10)
   rows = []
   for name in metrics["run"].values:
     run, norms = metrics.sel(run=name), gradients.sel(run=name)
-    loss = run["loss"].values
-    loss = loss[: np.flatnonzero(~np.isnan(loss))[-1] + 1] if (~np.isnan(loss)).any() else loss
-    grad_norm = run["grad_norm"].values[: len(loss)]
+    loss, grad_norm = run["loss"].values, run["grad_norm"].values
     far = norms["log10_lag_norm"].isel(layer=0, lag=-1).values
     rows.append(
       {
@@ -256,7 +312,7 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
         "first_loss": loss[0],
         "final_loss": loss[-tail:].mean(),
         "baseline": metrics.attrs["baseline"],
-        "largest_grad_norm": grad_norm.max(),
+        "largest_grad_norm": np.fmax.reduce(grad_norm),
         "clipped_steps": int((grad_norm > run["clip_norm"].item()).sum()),
         "zero_grad_norm_steps": int((grad_norm == 0).sum()),
         "log10_lag_norm_before": far[0],
@@ -275,14 +331,6 @@ def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | Non
     if ours.get(name) != theirs[name]:
       return f"its {name} is {json.dumps(ours.get(name))}, not {json.dumps(theirs[name])}"
   return None
-
-
-def _writable(folder: Path) -> bool:
-  try:
-    with tempfile.TemporaryFile(dir=folder):
-      return True
-  except OSError:
-    return False
 
 
 @contextlib.contextmanager
@@ -311,4 +359,20 @@ def _write_netcdf(path: Path, data: xr.Dataset) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-  return json.loads(path.read_text(encoding="utf-8"))
+  try:
+    data = json.loads(path.read_bytes())
+  except ValueError:
+    data = None
+  if not isinstance(data, dict):
+    raise ValueError(f"{path} is damaged: it must hold a JSON object.")
+  return data
+
+
+def _read_configuration(folder: Path) -> dict[str, Any]:
+  """What the sweep in the folder was asked to do."""
+  path = folder / "sweep.json"
+  about = _read_json(path)
+  parts = about.get("configuration"), about.get("task"), about.get("runs")
+  if [type(part) for part in parts] != [dict, dict, list]:
+    raise ValueError(f"{path} is damaged: it must hold configuration, task and runs.")
+  return about["configuration"]

@@ -23,7 +23,6 @@ from typing import Any
 import jax
 from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from experiments import command_line, grid, parsers, plots, progress, records
 from experiments.runner import Record, train_group
@@ -32,7 +31,6 @@ from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.training import OPTIMIZERS
 
-INTERRUPTED = 130
 MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
 
 _positive = functools.partial(
@@ -118,7 +116,7 @@ def main(arguments: list[str]) -> None:
   except (ValueError, TypeError) as error:
     command_line.fail(str(error))
   if flags.FLAGS.dry_run:
-    _print_plan(sweep, console)
+    _print_plan(sweep)
     return
   try:
     _run(sweep, console)
@@ -129,9 +127,14 @@ def main(arguments: list[str]) -> None:
       f"{sweep.folder}. The same command goes on from there.",
       file=sys.stderr,
     )
-    sys.exit(INTERRUPTED)
+    sys.exit(command_line.INTERRUPTED)
+  except BrokenPipeError:
+    raise
   except OSError as error:
-    command_line.fail(f"--output_dir could not be written: {error}.")
+    command_line.fail(f"--output_dir could not be read or written: {error}.")
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    reason = str(error).strip().split("\n")[0]
+    command_line.fail(f"a run failed, its records are not complete: {reason}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +166,10 @@ def _resolve(arguments: list[str]) -> _Sweep:
     raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
   values = flags.FLAGS
   if values.task == "charlm":
-    corpus, path = _named(load_corpus, values.corpus), values.corpus
-    path = path if path == STANDARD_LIBRARY else str(Path(path).absolute())
+    path = values.corpus
+    if path != STANDARD_LIBRARY:
+      path = str(command_line.path("corpus", path).absolute())
+    corpus = _named(load_corpus, path)
   else:
     if values["corpus"].present and values.corpus != STANDARD_LIBRARY:
       raise ValueError(f"--corpus is for task charlm, got {values.corpus} with {values.task}.")
@@ -179,15 +184,36 @@ def _resolve(arguments: list[str]) -> _Sweep:
     raise ValueError(
       f"--devices must be at most the {len(devices)} {kind} of this machine, got {values.devices}."
     )
+  length = settings.sequence_length
+  reach = [length if k is None else min(k, length) for k in values.truncation]
+  if len(set(reach)) < len(reach):
+    raise ValueError(
+      f"--truncation must not hold a value twice; at --sequence_length={length} all from {length} "
+      "on are full."
+    )
+  _check_memory(settings, max(values.depth))
   axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
   sha256 = corpus.sha256 if corpus else None
   ids = {grid.run_id(run, settings, sha256): run for run in grid.expand(axes)}
-  folder = Path(values.output_dir).expanduser()
+  folder = command_line.path("output_dir", values.output_dir)
   sweep = _Sweep(settings, axes, ids, corpus, task, devices[: values.devices], folder)
   if not values.output_dir:
     raise ValueError("--output_dir must name a folder, got ''.")
   records.check_folder(folder, sweep.configuration, values.overwrite)
   return sweep
+
+
+def _check_memory(settings: grid.Settings, depth: int) -> None:
+  """Refuses sizes at which the least that a run must hold would not fit into this machine."""
+  params = depth * settings.hidden_size**2
+  carries = depth * settings.sequence_length * settings.batch_size * settings.hidden_size
+  needed = 4 * (params + carries)
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if needed > memory:
+    raise ValueError(
+      "--hidden_size, --sequence_length, --batch_size and --depth must fit into this machine's "
+      f"{memory / 2**30:.0f} GiB; a run needs {needed / 2**30:.0f} GiB at least."
+    )
 
 
 def _named(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -198,14 +224,13 @@ def _named(function: Any, *args: Any, **kwargs: Any) -> Any:
     raise ValueError(f"--{error}") from None
 
 
-def _print_plan(sweep: _Sweep, console: Console) -> None:
-  table = Table("run", "cell", "depth", "truncation", title="Runs")
-  for name, run in sweep.ids.items():
-    table.add_row(name, run.cell, str(run.depth), grid.show(run.truncation, "full"))
-  console.print(table)
+def _print_plan(sweep: _Sweep) -> None:
   groups = grid.groups(sweep.ids.values())
+  names = {run: name for name, run in sweep.ids.items()}
   for (cell, depth), runs in groups.items():
-    print(f"group {cell}, depth {depth}: {len(runs)} runs")
+    print(f"{cell}, depth {depth}: one compilation, {len(runs)} runs")
+    for run in runs:
+      print(f"  {names[run]}")
   print(
     f"{len(sweep.ids)} runs, {len(groups)} groups, {len(groups)} compilations, "
     f"{len(sweep.devices)} devices; nothing was written."
@@ -289,7 +314,8 @@ def _git() -> dict[str, Any] | None:
 def configure_jax() -> None:
   """CPU cores become devices of one thread each, and products keep full precision everywhere."""
   os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
-  jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+  affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+  jax.config.update("jax_num_cpu_devices", len(affinity(0)) if affinity else os.cpu_count() or 1)
   jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
 
 

@@ -156,8 +156,3 @@ class DeepRNN(nn.Module):
 def _default_float() -> Any:
   """What cells are initialised in: float64 where it is enabled; Flax's own default is float32."""
   return jax.dtypes.canonicalize_dtype(float)
-
-
-def count_params(variables: Any) -> int:
-  """Number of trainable scalars."""
-  return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rnn_jax import checks
@@ -76,7 +76,7 @@ def make_optimizer(
     checks.number("learning_rate", learning_rate, above=0)
   if clip_norm is None:
     return optimizer(learning_rate)
-  if not (isinstance(clip_norm, float) and clip_norm == math.inf):
+  if isinstance(clip_norm, jax.core.Tracer) or not np.isposinf(clip_norm):
     checks.number("clip_norm", clip_norm, above=0)
   return optax.chain(_clip_by_global_norm(clip_norm), optimizer(learning_rate))
 
@@ -195,7 +195,8 @@ def train_windows(
   Returns:
     (state after N // k updates, carries at the end of the last window, metrics [N // k, ...]).
   Raises:
-    TypeError, ValueError: the window is no integer, below 1 or longer than the stream.
+    TypeError, ValueError: the window is no integer, below 1 or longer than the stream; or resets
+      have another shape.
   References:
     Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490
   """
@@ -203,6 +204,10 @@ def train_windows(
   checks.integer("window", window)
   if window > num_steps:
     raise ValueError(f"window must be at most the stream's {num_steps} steps, got {window}.")
+  if resets is not None and jnp.shape(resets) != (num_steps, batch_size):
+    raise ValueError(
+      f"resets must be [N, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
+    )
   whole = num_steps // window * window
   windows = jax.tree.map(lambda a: a[:whole].reshape(-1, window, *a.shape[1:]), (stream, resets))
   start = model.initial_carries(batch_size) if carries is None else tuple(carries)

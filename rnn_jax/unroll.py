@@ -68,6 +68,7 @@ def unroll(
   Raises:
     TypeError, ValueError: naming the argument, the rule and what came.
   """
+  xs = jnp.asarray(xs)
   num_steps, batch_shape = _check(xs, truncation, lengths, resets, remat, unroll)
   valid = cut = None
   if lengths is not None:
@@ -76,6 +77,8 @@ def unroll(
     keep = valid if xs.ndim == valid.ndim else valid[..., None]
     # Masking the loss is not enough: 0 · NaN is NaN in the backward pass.
     xs = jnp.where(keep, xs, jnp.zeros_like(xs))
+  if resets is not None:
+    resets = jnp.asarray(resets)
   if truncation is not None:
     cut = _cuts(truncation, num_steps, lengths, resets, reverse)
 
@@ -171,6 +174,8 @@ def _cuts(
   if resets is not None:
     start = jnp.where(resets, count, jnp.zeros_like(count))
     count = count - jax.lax.cummax(start, axis=0, reverse=reverse)
+  if isinstance(truncation, int):
+    truncation = min(truncation, num_steps)  # a larger one may not fit into int32
   return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)
 
 
@@ -202,6 +207,11 @@ def _check_like(name: str, wanted: Any, given: Any) -> None:
       )
 
 
+def _dtype(a: Any) -> Any:
+  """The dtype of an array, traced or not, or of what NumPy makes of a list."""
+  return a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
+
+
 def _check(
   xs: Array,
   truncation: Any,
@@ -211,11 +221,11 @@ def _check(
   unroll: int,
 ) -> tuple[int, tuple[int, ...]]:
   """Refuses what the loop could not mean; returns T and the batch shape."""
-  tokens = jnp.issubdtype(jnp.result_type(xs), jnp.integer)
-  if jnp.ndim(xs) != (2 if tokens else 3) or xs.shape[0] == 0:
+  tokens = jnp.issubdtype(xs.dtype, jnp.integer)
+  if xs.ndim != (2 if tokens else 3) or 0 in xs.shape[:2]:
     raise ValueError(
-      f"xs must be [T, B, D], or integer tokens [T, B], with T at least 1, got {jnp.shape(xs)} "
-      f"of {jnp.result_type(xs)}."
+      "xs must be [T, B, D], or integer tokens [T, B], with T and B at least 1, "
+      f"got {xs.shape} of {xs.dtype}."
     )
   num_steps, batch_size = xs.shape[:2]
   checks.choice("remat", remat, REMAT)
@@ -232,9 +242,8 @@ def _check(
   if lengths is not None:
     if jnp.shape(lengths) != (batch_size,):
       raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
-    kind = getattr(lengths, "dtype", np.asarray(lengths).dtype)
-    if not jnp.issubdtype(kind, jnp.integer):
-      raise TypeError(f"lengths must be integers, got {kind}.")
+    if not jnp.issubdtype(_dtype(lengths), jnp.integer):
+      raise TypeError(f"lengths must be integers, got {_dtype(lengths)}.")
     if not isinstance(lengths, jax.core.Tracer):
       values = np.asarray(lengths)
       low, high = values.min(initial=0), values.max(initial=0)
@@ -245,6 +254,6 @@ def _check(
       raise ValueError(
         f"resets must be [T, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
       )
-    if jnp.result_type(resets) != jnp.bool_:
-      raise TypeError(f"resets must be bool, got {jnp.result_type(resets)}.")
+    if _dtype(resets) != jnp.bool_:
+      raise TypeError(f"resets must be bool, got {_dtype(resets)}.")
   return num_steps, (batch_size,)

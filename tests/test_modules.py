@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from rnn_jax import CELLS, DeepRNN, gradient_probe, make_cell, unroll
-from rnn_jax.modules import count_params
 
 T, B, D, H, V, OUT = 6, 2, 3, 4, 5, 2
 
@@ -113,13 +112,6 @@ def test_cells_keep_the_initialisation_of_their_constructor():
   np.testing.assert_array_equal(params["b"], np.repeat([0, 3, 0, 0], H))
   gate = params["w_h"][:, :H]
   np.testing.assert_allclose(gate @ gate.T, np.eye(H) / 4, atol=1e-6)
-
-
-def test_count_params_counts_every_scalar():
-  model = stack("gru", "lstm", output_size=OUT, vocabulary_size=V, embedding_size=3)
-  embedding, head = V * 3, H * OUT + OUT
-  cells = 3 * H * (3 + H + 1) + 4 * H * (H + H + 1)
-  assert count_params(shapes_of(model, tokens())) == embedding + cells + head
 
 
 def test_without_readout_the_outputs_are_the_top_cells():

@@ -30,7 +30,8 @@ class Task(NamedTuple):
     batch: `(data, key) -> Batch`, pure.
     loss: `(outputs [..., O], targets) -> [...]`, per step.
     unit: of the loss.
-    baseline: mean loss of the best guess that ignores all but the current input; to be beaten.
+    baseline: mean loss of the best guess that knows how often each answer occurs, and where, but
+      nothing of the sequence; to be beaten.
     output_size: O, width of the network's output.
     vocabulary_size: number of tokens, where xs are tokens; None where they are vectors.
   """

@@ -67,9 +67,9 @@ def lanes(tokens: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def _read(path: Path) -> bytes:
-  if path.is_dir():
-    raise ValueError(f"corpus must be a file, got the folder {path}.")
   try:
+    if path.is_dir():
+      raise ValueError(f"corpus must be a file, got the folder {path}.")
     text = path.read_bytes()
   except FileNotFoundError:
     raise ValueError(f"corpus must be a file that exists, got {path}.") from None
@@ -86,4 +86,7 @@ def _standard_library() -> bytes:
   files = [p for p in root.rglob("*.py") if not skipped & set(p.relative_to(root).parts)]
   if not files:
     raise ValueError(f"corpus 'stdlib' needs the standard library's source, none is in {root}.")
-  return b"".join(p.read_bytes() for p in sorted(files))
+  try:
+    return b"".join(p.read_bytes() for p in sorted(files))
+  except OSError as error:
+    raise ValueError(f"corpus 'stdlib' must be readable, got {error}.") from None

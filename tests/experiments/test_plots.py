@@ -278,11 +278,11 @@ def test_zeros_and_overflows_are_marked_on_the_edges():
   norms[~elman, 0, :, 14:] = np.inf
   figure = plots.gradient_decay(gradients)
   axis = figure.axes[0]
-  zero, overflow = line(axis, "exactly 0"), line(axis, "overflow (inf)")
+  zero, overflow = line(axis, plot_style.ZERO), line(axis, "overflow (inf)")
   np.testing.assert_array_equal(zero.get_xdata(), np.arange(10, 16))
   np.testing.assert_array_equal(overflow.get_xdata(), [14, 15])
   assert zero.get_color() == plot_style.CELL_STYLES["elman"].colour
-  assert {"exactly 0", "overflow (inf)"} <= set(legend(figure))
+  assert {plot_style.ZERO, "overflow (inf)"} <= set(legend(figure))
   draw(figure)
   to_axes = axis.transAxes.inverted()
   heights = [to_axes.transform(mark.get_window_extent())[:, 1].mean() for mark in (zero, overflow)]
@@ -298,7 +298,7 @@ def test_zeros_and_overflows_are_marked_on_the_edges():
 
 def test_what_is_finite_has_no_edge_markers():
   figure = plots.gradient_decay(small()[0])
-  assert not {"exactly 0", "overflow (inf)"} & set(legend(figure))
+  assert not {plot_style.ZERO, "overflow (inf)"} & set(legend(figure))
 
 
 def test_the_band_reaches_the_edge_where_one_seed_is_zero():
@@ -311,7 +311,7 @@ def test_the_band_reaches_the_edge_where_one_seed_is_zero():
   draw(figure)
   assert outline[outline[:, 0] == 12, 1].min() < axis.get_ylim()[0]
   assert axis.get_ylim()[0] > -100  # the zero itself sets no scale
-  np.testing.assert_array_equal(line(axis, "exactly 0").get_xdata(), np.arange(10, 16))
+  np.testing.assert_array_equal(line(axis, plot_style.ZERO).get_xdata(), np.arange(10, 16))
   expected = np.median(gradients["log10_lag_norm"].values[:, -1, 0], axis=0)
   np.testing.assert_allclose(line(axis, "lstm").get_ydata(), expected)
 
@@ -323,11 +323,11 @@ def test_a_profile_of_zeros_alone_has_markers_and_no_scale():
   for plot, x in [(plots.gradient_decay, "lag"), (plots.gradient_by_truncation, "time")]:
     figure = plot(gradients)
     draw(figure)
-    for mark in lines(figure.axes[0], "exactly 0"):
+    for mark in lines(figure.axes[0], plot_style.ZERO):
       np.testing.assert_array_equal(mark.get_xdata(), gradients[x])
     assert len(figure.axes[0].get_yticks()) == 0
-    assert "exactly 0" in legend(figure)
-  assert "exactly 0" in legend(plots.depth_by_time(gradients))
+    assert plot_style.ZERO in legend(figure)
+  assert plot_style.ZERO in legend(plots.depth_by_time(gradients))
 
 
 def test_a_value_without_neighbours_has_a_marker():
@@ -345,7 +345,7 @@ def test_what_was_not_measured_is_absent():
   drawn = line(axis, "lstm").get_ydata()
   assert np.isnan(drawn[3])
   assert drawn[5] == pytest.approx(gradients["log10_lag_norm"].values[1, -1, 0, 5])
-  assert not lines(axis, "exactly 0")
+  assert not lines(axis, plot_style.ZERO)
 
 
 def test_by_truncation_shows_every_truncation():
@@ -426,7 +426,7 @@ def test_heat_maps_tell_zero_overflow_and_absent_from_values():
   assert tuple(colours[0]) == to_rgba("black")
   assert tuple(colours[1]) == to_rgba("white")
   assert colours[2, 3] == 0 and figure.axes[0].patch.get_hatch()
-  assert legend(figure) == ["exactly 0", "overflow (inf)", "not measured"]
+  assert legend(figure) == [plot_style.ZERO, "overflow (inf)", "not measured"]
   finite = norms[:, [0, -1]][np.isfinite(norms[:, [0, -1]])]
   assert image.get_clim() == (finite.min(), finite.max())
 
@@ -552,10 +552,10 @@ def test_norms_of_zero_are_marked_on_the_logarithmic_axis():
   _, metrics = small(seeds=(0,))
   metrics["grad_norm"].values[0, 7:9] = 0
   figure = plots.training(metrics)
-  assert line(figure.axes[1], "exactly 0").get_xdata().tolist() == [7, 8]
+  assert line(figure.axes[1], plot_style.ZERO).get_xdata().tolist() == [7, 8]
   assert np.isnan(line(figure.axes[1], "lstm").get_ydata()[7:9]).all()
-  assert not lines(figure.axes[0], "exactly 0")
-  assert "exactly 0" in legend(figure)
+  assert not lines(figure.axes[0], plot_style.ZERO)
+  assert plot_style.ZERO in legend(figure)
 
 
 def test_with_initialisation_alone_nothing_is_called_trained():

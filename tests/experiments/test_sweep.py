@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,76 @@ def test_diverging_runs_are_results(tmp_path):
     assert np.isnan(later).all()
 
 
+def cut_short(path: Path) -> None:
+  path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "gradients.nc", "status.json"])
+@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+def test_a_run_with_a_damaged_record_is_done_again(smoke, tmp_path, name, damage):
+  folder = tmp_path / "copy"
+  shutil.copytree(smoke, folder)
+  damage(next(folder.glob(f"runs/lstm-*/{name}")))
+  result = sweep(SMOKE, f"--output_dir={folder}")
+  assert "3 of 4 runs have ended before and are kept" in result.stdout
+  assert contents(folder) == contents(smoke)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"[]", b"{}", b'{"configuration": null}', b"\xff"])
+def test_a_damaged_sweep_is_named(smoke, tmp_path, damaged):
+  folder = tmp_path / "copy"
+  shutil.copytree(smoke, folder)
+  (folder / "sweep.json").write_bytes(damaged)
+  for module in ("experiments.sweep", "experiments.plot"):
+    flags = [SMOKE, f"--output_dir={folder}"] if module == "experiments.sweep" else [folder]
+    result = call(*flags, module=module)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert f"{folder / 'sweep.json'} is damaged" in result.stderr
+
+
+def test_overwriting_a_sweep_with_itself_goes_on(smoke):
+  before = contents(smoke)
+  result = sweep(SMOKE, f"--output_dir={smoke}", "--overwrite")
+  assert "4 of 4 runs have ended before and are kept" in result.stdout
+  assert contents(smoke) == before
+
+
+def test_files_of_the_users_do_not_lock_a_sweep_out_and_are_kept(tmp_path):
+  flags = ["--task=adding", "--sequence_length=5", "--steps=1"]
+  sweep(*flags, f"--output_dir={tmp_path}")
+  (tmp_path / "notes.txt").write_text("mine")
+  sweep(*flags, f"--output_dir={tmp_path}")
+  sweep(*flags, "--seed=1", f"--output_dir={tmp_path}", "--overwrite")
+  assert (tmp_path / "notes.txt").read_text() == "mine"
+  assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_going_on_with_other_versions_is_on_record(tmp_path):
+  flags = ["--task=adding", "--sequence_length=5", "--steps=1"]
+  sweep(*flags, f"--output_dir={tmp_path}")
+  about = json.loads((tmp_path / "sweep.json").read_text())
+  assert "continued" not in about
+  about["versions"]["jax"] = "0.1"
+  (tmp_path / "sweep.json").write_text(json.dumps(about))
+  for _ in range(2):
+    sweep(*flags, f"--output_dir={tmp_path}")
+    (again,) = json.loads((tmp_path / "sweep.json").read_text())["continued"]
+    assert again["versions"]["jax"] != "0.1"
+
+
+def test_the_reader_of_the_output_may_leave():
+  process = subprocess.run(
+    f"{sys.executable} -m experiments.sweep {SMOKE} --dry_run | head -1",
+    cwd=ROOT,
+    shell=True,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert process.stderr == ""
+
+
 def test_real_text_of_the_users_own(tmp_path):
   text = tmp_path / "text.txt"
   text.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 50)
@@ -228,6 +299,15 @@ BAD = [
   ("--depth=", "depth must be a comma list without empty entries"),
   ("--cell=lstm,,gru", "cell must be a comma list without empty entries"),
   ("--learning_rate=0.1,1e-1", "learning_rate must not hold a value twice, got 1e-1"),
+  ("--learning_rate=0.1,0.10000000001", "learning_rate must not hold a value twice"),
+  ("--truncation=128,full", "--truncation must not hold a value twice"),
+  ("--hidden_size=2147483647", "must fit into this machine's"),
+  ("--batch_size=2147483647", "must fit into this machine's"),
+  ("--corpus={long}", "--corpus must be readable"),
+  ("--output_dir={long}", "--output_dir must be a folder that can be written"),
+  ("--output_dir=~nobody-of-this-name/x", "--output_dir must be a path"),
+  ("--flagfile=~nobody-of-this-name/x", "--flagfile must be a path"),
+  ("--corpus=two\nlines", "--corpus must be a file that exists"),
   ("--task=copy_memory --sequence_length=20", "--sequence_length must be at least 21, got 20"),
   ("--sequence_length=2000000000", "--sequence_length must be below the"),
   ("--corpus=missing.txt", "--corpus must be a file that exists"),
@@ -240,7 +320,7 @@ BAD = [
   ("--flagfile={tmp}/self.flags", "--flagfile must not include itself"),
   ("leftover", "got 'leftover'"),
   ("--devices=99", "--devices must be at most the"),
-  ("--output_dir={tmp}", "--output_dir must be new, empty, or hold this sweep"),
+  ("--output_dir={tmp}", "--output_dir must be new, empty, or hold a sweep"),
   ("--output_dir={tmp}/empty", "--output_dir must be a folder, got the file"),
   ("--output_dir={tmp}/empty/x", "--output_dir must be a folder that can be written"),
   ("--output_dir=/proc/nothing", "--output_dir must be a folder that can be written"),
@@ -254,7 +334,7 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, caps
   (tmp_path / "noequals.flags").write_text("--steps=3\nsteps 4\n")
   (tmp_path / "self.flags").write_text(f"--flagfile={tmp_path / 'self.flags'}\n")
   before = sorted(tmp_path.iterdir())
-  given = flags.format(tmp=tmp_path).split()
+  given = flags.format(tmp=tmp_path, long=tmp_path / ("x" * 300)).split(" ")
   with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
     argv = ["sweep", f"--output_dir={tmp_path / 'out'}", *given]
     command_line.run(experiments.sweep.main, argv)
