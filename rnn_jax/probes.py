@@ -31,7 +31,8 @@ def scaled_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
   limit = jnp.finfo(size.dtype).maxexp - 3
   exponent = jnp.clip(exponent, -limit, limit)
   one = jnp.ones_like(largest)
-  scaled = size * jnp.ldexp(one, -exponent)
+  # Without the barrier XLA squares both factors of a constant, which is what must not happen.
+  scaled = jax.lax.optimization_barrier(size * jnp.ldexp(one, -exponent))
   norm = jnp.ldexp(one, exponent) * jnp.sqrt(jnp.sum(scaled**2, axis=axis, keepdims=True))
   return jnp.squeeze(norm, axis=axis)
 

@@ -61,6 +61,12 @@ def test_scaled_norm_is_right_over_the_whole_float_range(size, compiled):
   np.testing.assert_allclose((jax.jit(norm) if compiled else norm)(x), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e20, 1e37])
+def test_scaled_norm_is_right_where_the_compiler_knows_the_numbers(size):
+  x = jnp.full(4, size, jnp.float32)
+  np.testing.assert_allclose(jax.jit(lambda: scaled_norm(x))(), 2 * size, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ("x", "norm"),
   [
