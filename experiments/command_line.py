@@ -20,6 +20,17 @@ def fail(message: str) -> NoReturn:
   sys.exit(USAGE_ERROR)
 
 
+def interrupted(message: str) -> NoReturn:
+  """Ends the program after Ctrl-C with a word on standard error, and at once.
+
+  The interpreter's own way out may crash while a computation is still under way on a device.
+  """
+  print(f"\nInterrupted. {message}".rstrip(), file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(INTERRUPTED)
+
+
 def path(name: str, text: str) -> Path:
   """The path that a flag names, `~` expanded."""
   try:
@@ -52,8 +63,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       main(args[1:])
       sys.stdout.flush()
     except KeyboardInterrupt:
-      print("\nInterrupted.", file=sys.stderr)
-      sys.exit(INTERRUPTED)
+      interrupted("")
     except BrokenPipeError:
       # Whoever read the output, `head` for one, has seen enough.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

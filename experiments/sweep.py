@@ -14,8 +14,9 @@ import functools
 import importlib.metadata
 import os
 import platform
+import signal
 import subprocess
-import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,10 @@ def main(arguments: list[str]) -> None:
     _run(sweep, console)
   except KeyboardInterrupt:
     ended = sum(records.has_ended(sweep.folder, name) for name in sweep.ids)
-    print(
-      f"\nInterrupted: {ended} of {len(sweep.ids)} runs have ended, their records are in "
-      f"{sweep.folder}. The same command goes on from there.",
-      file=sys.stderr,
+    command_line.interrupted(
+      f"{ended} of {len(sweep.ids)} runs have ended, their records are in {sweep.folder}. "
+      "The same command goes on from there."
     )
-    sys.exit(command_line.INTERRUPTED)
   except BrokenPipeError:
     raise
   except OSError as error:
@@ -248,9 +247,12 @@ def _run(sweep: _Sweep, console: Console) -> None:
   if ended:
     print(f"{ended} of {len(names)} runs have ended before and are kept.")
 
+  interrupted = _note_interrupts()
   with progress.show(len(names), ended, console) as report:
 
     def on_records(run: grid.Run, step: int, part: Record) -> None:
+      if interrupted.is_set():
+        raise KeyboardInterrupt
       if step == 0:
         records.start_run(folder, names[run], grid.config(run, settings, sweep.sha256))
       records.append_metrics(folder, names[run], step, part)
@@ -270,6 +272,18 @@ def _run(sweep: _Sweep, console: Console) -> None:
   print(f"{len(names)} runs have ended, {len(diverged)} of them diverged.")
   print(f"Records are in {folder}, pictures in {folder / 'figures'}:")
   print(f"  begin with {folder / 'figures' / 'gradient_decay.png'}")
+
+
+def _note_interrupts() -> threading.Event:
+  """An event beside the exception of Ctrl-C, which is lost if it comes inside a callback of jax."""
+  happened = threading.Event()
+
+  def handle(*_: Any) -> None:
+    happened.set()
+    raise KeyboardInterrupt
+
+  signal.signal(signal.SIGINT, handle)
+  return happened
 
 
 def _about(sweep: _Sweep) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def _clip_by_global_norm(clip_norm: Any) -> optax.GradientTransformation:
     del params
     # A power of two changes no digit.
     scale = jnp.where(tree_norm(updates) > 1e18, 2.0**-70, 1.0)
-    small = jax.tree.map(lambda g: g * scale.astype(g.dtype), updates)
+    # The barrier keeps XLA from squaring both factors of a constant.
+    small = jax.lax.optimization_barrier(jax.tree.map(lambda g: g * scale.astype(g.dtype), updates))
     clipped, state = optax.clip_by_global_norm(clip_norm * scale).update(small, state)
 
     def restore(g: Array, c: Array) -> Array:

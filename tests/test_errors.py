@@ -58,7 +58,7 @@ UNROLL = [
     ValueError,
     words("xs must be [T, B, D]", "tokens [T, B]", "got (3, 2)", "float32"),
   ),
-  (loop(XS[:0]), ValueError, words("xs must", "T at least 1", "got (0, 3, 2)")),
+  (loop(XS[:0]), ValueError, words("xs must", "T and B at least 1", "got (0, 3, 2)")),
   (loop(np.zeros((T, B, D), int)), ValueError, words("xs must", "got (5, 3, 2)", "int")),
   (loop(remat="sqr"), ValueError, words("remat 'sqr'", "mean 'sqrt'?", "of: none, sqrt, step.")),
   (loop(unroll=0), ValueError, words("unroll must be at least 1, got 0.")),

@@ -136,6 +136,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_the_same(smoke, tmp_path, kill):
   first_finished(tmp_path, process)
   process.send_signal(kill)
   _, err = process.communicate(timeout=60)
+  assert process.returncode != 0, err
   assert not (tmp_path / "gradients.nc").exists()
   if kill == signal.SIGINT:
     assert process.returncode == 130
