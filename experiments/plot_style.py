@@ -154,7 +154,7 @@ def draw_profiles(
     ends = np.clip((low, high), -BEYOND, BEYOND)
     there = ~np.isnan(low)
     band = FillBetweenPolyCollection(
-      "x", x, *ends, where=there, color=style.colour, alpha=0.2, linewidth=0, label=label
+      "x", x, *ends, where=there.tolist(), color=style.colour, alpha=0.2, linewidth=0, label=label
     )
     axis.add_collection(band, autolim=False)
     for end in (low, high):
