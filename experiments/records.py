@@ -312,7 +312,7 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
         "first_loss": loss[0],
         "final_loss": loss[-tail:].mean(),
         "baseline": metrics.attrs["baseline"],
-        "largest_grad_norm": np.fmax.reduce(grad_norm.tolist()),
+        "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
         "clipped_steps": int((grad_norm > run["clip_norm"].item()).sum()),
         "zero_grad_norm_steps": int((grad_norm == 0).sum()),
         "log10_lag_norm_before": far[0],
