@@ -219,5 +219,6 @@ def train_windows(
     state, carries, metrics = update(model, optimizer, loss, state, batch, carries, resets=resets)
     return (state, carries), metrics
 
+  # Not time: a window is unrolled by the model, this goes from one update to the next.
   (state, final), metrics = jax.lax.scan(body, (state, start), windows)
   return state, final, metrics
