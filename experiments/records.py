@@ -310,7 +310,7 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
         "status": run["status"].item(),
         "diverged_step": run["diverged_step"].item(),
         "first_loss": loss[0],
-        "final_loss": loss[-tail:].mean(),
+        "final_loss": np.nan if run["status"] == "diverged" else loss[-tail:].mean(),
         "baseline": metrics.attrs["baseline"],
         "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
         "clipped_steps": int((grad_norm > run["clip_norm"].item()).sum()),
