@@ -25,15 +25,16 @@ def scaled_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     The norm, real, in the precision of x, of x's shape without `axis`.
   """
   size = jnp.abs(x)
-  largest = jnp.max(size, axis=axis, keepdims=True)
-  _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, jnp.ones_like(largest)))
-  # Both 2ᵉ and 2⁻ᵉ must be normal numbers: many processors take smaller ones for zero.
-  limit = jnp.finfo(size.dtype).maxexp - 3
-  exponent = jnp.clip(exponent, -limit, limit)
-  one = jnp.ones_like(largest)
-  # Without the barrier XLA squares both factors of a constant, which is what must not happen.
-  scaled = jax.lax.optimization_barrier(size * jnp.ldexp(one, -exponent))
-  norm = jnp.ldexp(one, exponent) * jnp.sqrt(jnp.sum(scaled**2, axis=axis, keepdims=True))
+  plain = jax.lax.stop_gradient(jnp.sum(size**2, axis=axis, keepdims=True))
+  # Squares below the first bound have lost digits, if they are not 0.
+  range_ = jnp.finfo(size.dtype).maxexp
+  factor = 2.0 ** (3 * range_ // 4)
+  up = plain < 2.0 ** (-5 * range_ // 8)
+  one = jnp.ones_like(plain)
+  scale = jnp.where(up, factor * one, jnp.where(jnp.isfinite(plain), one, one / factor))
+  # Without the barrier XLA squares both factors on their own, which is what must not happen.
+  scaled = jax.lax.optimization_barrier(size * scale)
+  norm = jnp.sqrt(jnp.sum(scaled**2, axis=axis, keepdims=True)) / scale
   return jnp.squeeze(norm, axis=axis)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax import checks
+from rnn_jax import adjoint, checks
 from rnn_jax.probes import tap
-from rnn_jax.types import Array, Carry, Cell, Drive, Params, step
+from rnn_jax.types import Array, Carry, Cell, Drive, Params
 
 REMAT = ("none", "step", "sqrt")
 
@@ -20,11 +21,11 @@ REMAT = ("none", "step", "sqrt")
 class _Stream(NamedTuple):
   """What one step of the loop reads beside its carry; None where it has no such thing."""
 
-  drive: Drive
+  drive: Drive  # or xs, where they are projected block by block
   valid: Array | None  # [T, B]: the sequence has not ended
   reset: Array | None  # [T, B]: a new sequence starts here
   cut: Array | None  # [T] or [T, B]: the gradient stops in front of this step
-  slot: Carry | None  # [T, B]: probe
+  probe: Carry | None  # [T, B]
 
 
 def unroll(
@@ -41,6 +42,7 @@ def unroll(
   probe: Carry | None = None,
   unroll: int = 1,
   key: Array | None = None,
+  forward_mode: bool = False,
 ) -> tuple[Carry, Any]:
   """Runs a cell over time: h_t = f(h_{t-1}, x_t), y_t = output(h_t), t = 0 … T−1.
 
@@ -59,10 +61,12 @@ def unroll(
       counts from there: the sequence starts anew.
     reverse: runs from the last step to the first; with `lengths`, from each sequence's own end.
     remat: what the backward pass computes again rather than stores: `none`; `step`, the inside of
-      every step; `sqrt`, blocks of √T steps, for O(√T) carries in memory.
+      every step; `sqrt`, blocks of √T steps, drives included, for O(√T) memory beside xs and ys.
     probe: from `gradient_probe`; its gradient is ‖dL/dh_t‖.
     unroll: steps of the loop in one iteration of the compiled while loop.
     key: random key, for stochastic cells.
+    forward_mode: gives the result a forward-mode derivative too (`jax.jvp`, `jax.jacfwd`), at the
+      price of a slower reverse mode. Forward over reverse mode does not need it.
   Returns:
     (final carry, leaves [B, ...]; ys, [T, B, ...] in the order of xs).
   Raises:
@@ -82,55 +86,82 @@ def unroll(
   if truncation is not None:
     cut = _cuts(truncation, num_steps, lengths, resets, reverse)
 
-  drives = cell.project(params, xs, key)
-  zeros = cell.initial_carry(batch_shape, _real_dtype(drives))
+  # Drives for a stretch of time may be made when it comes, unless masks are drawn for all of it.
+  in_blocks = remat == "sqrt" and key is None
+  drives = jax.eval_shape(cell.project, params, xs, key)
+  zeros = cell.initial_carry(batch_shape, _real(jax.tree.leaves(drives)[0].dtype))
   if carry is None:
     carry = zeros
   _check_like("carry", zeros, carry)
   if probe is not None:
     slots = jax.tree.map(lambda a: jnp.zeros((num_steps, *batch_shape), a.real.dtype), zeros)
     _check_like("probe", slots, probe)
+  step = _step(cell)
+  if remat == "step":
+    step = jax.checkpoint(step, prevent_cse=False)
 
-  def body(old: Carry, now: _Stream) -> tuple[Carry, Any]:
+  def stretch(params: Params, carry: Carry, now: _Stream) -> tuple[Carry, Any]:
+    if in_blocks:
+      now = now._replace(drive=cell.project(params, now.drive))
+    loop: Any = {"reverse": reverse, "unroll": unroll}
+    if forward_mode:
+      return jax.lax.scan(lambda c, now: step(params, params, c, now, None)[0], carry, now, **loop)
+    probe, now = now.probe, now._replace(probe=None)
+    return adjoint.scan(step, cell.recur, params, carry, now, probe, **loop)
+
+  first = xs if in_blocks else cell.project(params, xs, key)
+  stream = _Stream(first, valid, resets, cut, probe)
+  if remat == "sqrt":
+    return _by_blocks(stretch, params, carry, stream, num_steps, reverse)
+  return stretch(params, carry, stream)
+
+
+def _step(cell: Cell) -> adjoint.Step:
+  """One step of the loop: h_t = f(h_{t−1}, x_t), and what the time arguments do around it."""
+
+  def step(held: Params, params: Params, old: Carry, now: _Stream, slots: Any) -> Any:
     start = old
     if now.reset is not None:
-      start = _select(now.reset, zeros, start)
+      start = _select(now.reset, jax.tree.map(jnp.zeros_like, old), start)
     if now.cut is not None:
       start = jax.tree.map(functools.partial(_cut_gradient, now.cut), start)
-    new = step(cell, params, start, now.drive)
-    if now.slot is not None:
-      new = tap(new, now.slot)
+    recurrent = cell.recur(held, start)
+    if slots is not None:
+      recurrent = jax.tree.map(jnp.add, recurrent, slots.recurrent)
+    new = cell.update(params, start, now.drive, recurrent)
+    if slots is not None and slots.carry is not None:
+      new = jax.tree.map(jnp.add, new, slots.carry)
+    if now.probe is not None:
+      new = tap(new, now.probe)
     y = cell.output(params, new, now.drive)
     if now.valid is not None:
       new = _select(now.valid, new, old)
       y = _select(now.valid, y, jax.tree.map(jnp.zeros_like, y))
-    return new, y
+    return (new, y), start
 
-  stream = _Stream(drives, valid, resets, cut, probe)
-  return _scan(body, carry, stream, num_steps, reverse, remat, unroll)
+  return step
 
 
-def _scan(
-  body: Any, carry: Carry, stream: _Stream, num_steps: int, reverse: bool, remat: str, unroll: int
+def _by_blocks(
+  stretch: Callable[[Params, Carry, _Stream], tuple[Carry, Any]],
+  params: Params,
+  carry: Carry,
+  stream: _Stream,
+  num_steps: int,
+  reverse: bool,
 ) -> tuple[Carry, Any]:
-  """`lax.scan` of `body`, rematerialised as asked."""
-  if remat == "step":
-    body = jax.checkpoint(body, prevent_cse=False)
-  scan = functools.partial(jax.lax.scan, body, reverse=reverse, unroll=unroll)
-  if remat != "sqrt":
-    return scan(carry, stream)
-
+  """`stretch`, one block of √T steps after another, each computed again in the backward pass."""
   block = math.isqrt(num_steps - 1) + 1
   whole = num_steps - num_steps % block
-  scan_block = jax.checkpoint(lambda carry, stream: scan(carry, stream), prevent_cse=False)
+  again = jax.checkpoint(stretch, prevent_cse=False)
 
   def blocks(carry: Carry) -> tuple[Carry, Any]:
     folded = jax.tree.map(lambda a: a[:whole].reshape(-1, block, *a.shape[1:]), stream)
-    carry, ys = jax.lax.scan(scan_block, carry, folded, reverse=reverse)
+    carry, ys = jax.lax.scan(functools.partial(again, params), carry, folded, reverse=reverse)
     return carry, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
 
   def rest(carry: Carry) -> tuple[Carry, Any]:
-    return scan_block(carry, jax.tree.map(lambda a: a[whole:], stream))
+    return again(params, carry, jax.tree.map(lambda a: a[whole:], stream))
 
   if whole == num_steps:
     return blocks(carry)
@@ -189,8 +220,9 @@ def _select(condition: Array, yes: Any, no: Any) -> Any:
   return jax.tree.map(leaf, yes, no)
 
 
-def _real_dtype(drives: Drive) -> Any:
-  return jax.tree.leaves(drives)[0].real.dtype
+def _real(dtype: Any) -> Any:
+  """float32 of complex64, and so on."""
+  return np.zeros((), dtype).real.dtype
 
 
 def _check_like(name: str, wanted: Any, given: Any) -> None:

@@ -18,6 +18,7 @@ TIERS = (
   {"initializers"},
   {"cells"},
   {"probes"},
+  {"adjoint"},
   {"unroll"},
   {"modules"},
   {"gradient_flow"},

@@ -140,7 +140,8 @@ def test_norms_are_those_of_explicit_perturbations(x64, name, time):
     return losses(*unroll(cell, params, xs, probe=probe, **time))
 
   def nudged(nudges):
-    return losses(*unroll(perturbed(cell, nudges), params, xs, **time))
+    plain = {**time, "remat": "none", "forward_mode": True}
+    return losses(*unroll(perturbed(cell, nudges), params, xs, **plain))
 
   norms = jax.jit(jax.jacrev(probed))(probe)
   grads = jax.jit(jax.jacrev(nudged))(cell.initial_carry((T, B)))

@@ -313,7 +313,7 @@ def test_forward_mode_agrees_with_reverse_mode(time):
   direction = jax.tree.map(lambda a: draw(40, *a.shape), tuple(arrays))
 
   def loss(*arrays):
-    return score(unroll(cell, *arrays, **time))
+    return score(unroll(cell, *arrays, forward_mode=True, **time))
 
   _, forward = jax.jit(lambda: jax.jvp(loss, tuple(arrays), direction))()
   grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)

@@ -147,7 +147,9 @@ def test_step_has_right_derivatives(x64, name, options):
 @every_cell
 def test_unroll_has_right_derivatives(x64, name):
   cell, params, carry, xs = problem(name, {})
-  run = jax.jit(functools.partial(unroll, cell))
+  run = jax.jit(functools.partial(unroll, cell), static_argnames="forward_mode")
+  check_grads(run, (params, xs, carry), order=1, modes=("rev",))
+  run = functools.partial(run, forward_mode=True)
   check_grads(run, (params, xs, carry), order=1, modes=("fwd", "rev"))
 
 

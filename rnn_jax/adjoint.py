@@ -1,0 +1,275 @@
+"""A recurrent scan with its reverse sweep written out: where a training step's speed comes from.
+
+Differentiated by JAX, a scan keeps inputs, residuals and cotangents in arrays of their own, and
+adds h_{t−1}ᵀ ā_t to the gradient of the recurrent kernel in every step. Here instead
+
+  - residuals, and then cotangents, overwrite arrays of their shape that are no longer needed, step
+    by step: a drive [T, B, G·H] is read, replaced by a derivative, and that by its cotangent ā;
+  - ā is kept for all time, and the gradient of the recurrent kernel is one product after the loop;
+  - dL/dh_t is kept where it is asked for, and its norms are taken after the loop, all at once.
+
+What a step's residuals are, and which of them change with time, is read off its trace, so that this
+works for any cell.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax.probes import scaled_norm
+from rnn_jax.types import Array, Carry, Params
+
+
+class Slots(NamedTuple):
+  """Zeros that a step adds to its recurrent product and to its new carry, for their cotangents.
+
+  Attributes:
+    recurrent: like the recurrent product.
+    carry: like the carry; None without a probe.
+  """
+
+  recurrent: Any
+  carry: Carry | None
+
+
+# (held, params, carry, now, slots) -> ((carry', y), start). The one use of `held` is the recurrent
+# product recur(held, start). Where slots is None, nothing is added.
+Step = Callable[[Params, Params, Carry, Any, Slots | None], tuple[tuple[Carry, Any], Carry]]
+
+
+def scan(
+  step: Step,
+  recur: Callable[[Params, Carry], Any],
+  params: Params,
+  carry: Carry,
+  stream: Any,
+  probe: Carry | None = None,
+  *,
+  reverse: bool = False,
+  unroll: int = 1,
+) -> tuple[Carry, Any]:
+  """`lax.scan` of `(carry, now) ↦ step(params, params, carry, now, None)`, quick in reverse mode.
+
+  Args:
+    step: one step in time, as `Step` says.
+    recur: linear in the params that it uses, over any leading axes.
+    params: of the cell.
+    carry: at the start; leaves [B, ...], real or complex.
+    stream: what a step reads as `now`; leaves [T, ...].
+    probe: from `gradient_probe`; its cotangent is ‖dL/dh_t‖.
+    reverse: runs from the last step to the first.
+    unroll: steps in one iteration of the compiled loop.
+  Returns:
+    (final carry, ys). Their reverse-mode derivative may be differentiated again, in both modes;
+    they have no forward-mode derivative.
+  """
+  loop = functools.partial(jax.lax.scan, unroll=unroll)
+  leaves, structure = _flatten(stream)
+  inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+  num_floats = sum(inexact)
+  # No jax array may be closed over: the derivative is traced at another time than the result.
+  times = np.arange(leaves[0].shape[0], dtype=np.uint32)
+
+  def join(floats: Sequence[Any], others: Sequence[Any]) -> Any:
+    pools = {True: iter(floats), False: iter(others)}
+    return structure.unflatten([next(pools[kind]) for kind in inexact])
+
+  def linearize(params: Params, carry: Carry, floats: list[Array], others: list[Array]) -> Any:
+    """(carry', y); the start; and the vjp, towards params, carry, floats and slots."""
+
+    def free(params_: Params, carry: Carry, floats: list[Array], slots: Slots) -> Any:
+      return step(params, params_, carry, join(floats, others), slots)
+
+    like = Slots(jax.eval_shape(recur, params, carry), None if probe is None else carry)
+    slots = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+    new, vjp, start = jax.vjp(free, params, carry, floats, slots, has_aux=True)
+    return new, start, vjp
+
+  @jax.custom_vjp
+  def run(params: Params, carry: Carry, stream: Any, probe: Carry | None) -> tuple[Carry, Any]:
+    del probe
+
+    def body(carry: Carry, now: Any) -> tuple[Carry, Any]:
+      return step(params, params, carry, now, None)[0]
+
+    return loop(body, carry, stream, reverse=reverse)
+
+  def forward(params: Params, carry: Carry, stream: Any, probe: Any) -> tuple[Any, Any]:
+    del probe
+    leaves = jax.tree.leaves(stream)
+    memory = [leaf for leaf, kind in zip(leaves, inexact, strict=True) if kind]
+    others = [leaf for leaf, kind in zip(leaves, inexact, strict=True) if not kind]
+    plan = _plan(linearize, params, carry, *_first((memory, others)))
+    memory += _allocate(times, plan.more)
+
+    def body(state: Any, now: Any) -> tuple[Any, Any]:
+      carry, memory = state
+      time, others = now
+      floats = _read(memory[:num_floats], time)
+      (carry, y), start, vjp = linearize(params, carry, floats, others)
+      found = zip([*plan.starts, *plan.residuals], jax.tree.leaves((start, vjp)), strict=True)
+      return (carry, _write(memory, {at: a for at, a in found if at is not None}, time)), y
+
+    (carry, memory), ys = loop(body, (carry, memory), (times, others), reverse=reverse)
+    return (carry, ys), (params, memory, others)
+
+  def backward(saved: Any, bars: Any) -> Any:
+    params, memory, others = saved
+    carry_bar, ys_bar = bars
+    blank = jax.tree.map(jnp.zeros_like, (carry_bar, *_first((memory[:num_floats], others))))
+    plan = _plan(linearize, params, *blank)
+    _, start, vjp = linearize(params, *blank)
+    # What does not change with time is the same in a step of zeros.
+    fixed, structure_of_vjp = _flatten(vjp)
+    y_leaves, structure_of_y = _flatten(ys_bar)
+    y_places = slice(len(memory), len(memory) + len(y_leaves))
+    memory = [*memory, *y_leaves, *_allocate(times, plan.more_in_reverse)]
+    overwritten = {*range(num_floats), *plan.slots}
+
+    def fetch(memory: list[Array], time: Array) -> dict[int, Array]:
+      return {at: _read([memory[at]], time)[0] for at in overwritten}
+
+    def body(state: Any, time: Array) -> tuple[Any, None]:
+      params_bar, carry_bar, memory, ahead = state
+      now = [ahead.get(at, a) for at, a in enumerate(_read(memory, time))]
+      moving = [None if at is None else now[at] for at in plan.residuals]
+      residuals = [a if b is None else b for a, b in zip(fixed, moving, strict=True)]
+      vjp = structure_of_vjp.unflatten(residuals)
+      more, carry_bar, floats_bar, slots_bar = vjp(
+        (carry_bar, structure_of_y.unflatten(now[y_places]))
+      )
+      new = dict(enumerate(floats_bar))
+      new.update(zip(plan.slots, jax.tree.leaves(slots_bar), strict=True))
+      memory = _write(memory, new, time)
+      # What the next step overwrites is read for it here, out of the array just written: were it
+      # read beside the next write, XLA would copy the whole array. At the end nobody uses it.
+      ahead = fetch(memory, time + 1 if reverse else time - 1)
+      return (jax.tree.map(jnp.add, params_bar, more), carry_bar, memory, ahead), None
+
+    ahead = fetch(memory, times[0 if reverse else -1])
+    state = (jax.tree.map(jnp.zeros_like, params), carry_bar, memory, ahead)
+    (params_bar, carry_bar, memory, _), _ = loop(
+      body, state, jnp.asarray(times), reverse=not reverse
+    )
+
+    # The recurrent kernel, from all time steps at once.
+    _, structure_of_start = _flatten(start)
+    rows = structure_of_start.unflatten([_merge(memory[at]) for at in plan.starts])
+    products, recur_vjp = jax.vjp(lambda params: recur(params, rows), params)
+    product_leaves, structure_of_product = _flatten(products)
+    slots_bar = [memory[at] for at in plan.slots]
+    recurrent_bar = [_merge(a) for a in slots_bar[: len(product_leaves)]]
+    (held_bar,) = recur_vjp(structure_of_product.unflatten(recurrent_bar))
+
+    totals = slots_bar[len(product_leaves) :]
+    norms = [scaled_norm(a, axis=tuple(range(2, a.ndim))) for a in totals]
+    probe_bar = jax.tree.unflatten(jax.tree.structure(probe), norms)
+    stream_bar = join(memory[:num_floats], [None] * len(others))
+    return jax.tree.map(jnp.add, params_bar, held_bar), carry_bar, stream_bar, probe_bar
+
+  run.defvjp(forward, backward)
+  return run(params, carry, stream, probe)
+
+
+class _Plan(NamedTuple):
+  """Places in the loop's memory, a list of arrays [T, ...].
+
+  It begins with the floats of the stream. The forward loop adds what `more` says, the reverse loop
+  the cotangents of ys and what `more_in_reverse` says.
+
+  Attributes:
+    starts: place of each array of the start.
+    residuals: place of each residual of the step; None where it is the same in every step.
+    slots: place of each slot's cotangent.
+    more, more_in_reverse: shape of a step's share, and dtype.
+  """
+
+  starts: list[int]
+  residuals: list[int | None]
+  slots: list[int]
+  more: list[Any]
+  more_in_reverse: list[Any]
+
+
+def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any) -> _Plan:
+  """Reads off the trace of one step what has to be kept, and what may overwrite what."""
+
+  def trace(params: Params, carry: Carry, floats: Any, others: Any) -> Any:
+    new, start, vjp = linearize(params, carry, floats, others)
+    _, _, floats_bar, slots_bar = vjp(new)
+    return tuple(map(jax.tree.leaves, (start, vjp, new[1], floats_bar, slots_bar)))
+
+  closed, shapes = jax.make_jaxpr(trace, return_shape=True)(params, carry, floats, others)
+  jaxpr = closed.jaxpr
+  moving = {id(v) for v in jaxpr.invars[len(jax.tree.leaves(params)) :]}
+  for equation in jaxpr.eqns:
+    if any(id(v) in moving for v in equation.invars):
+      moving.update(map(id, equation.outvars))
+  outputs = iter(jaxpr.outvars)
+  start, residuals, ys, floats_bar, slots_bar = ([next(outputs) for _ in part] for part in shapes)
+
+  memory = [(a.shape, a.dtype) for a in floats]
+
+  def put(variables: Sequence[Any], places: dict[int, int], free: list[int]) -> None:
+    """Gives each variable that has no place a free one of its shape, or a new one."""
+    for v in variables:
+      kind = (v.aval.shape, v.aval.dtype)
+      if id(v) not in places:
+        fitting = [at for at in free if memory[at] == kind]
+        places[id(v)] = fitting[0] if fitting else len(memory)
+        if fitting:
+          free.remove(fitting[0])
+        else:
+          memory.append(kind)
+
+  places: dict[int, int] = {}
+  put(start, places, [])
+  put([v for v in residuals if id(v) in moving], places, list(range(len(floats))))
+  starts = [places[id(v)] for v in start]
+  more = memory[len(floats) :]
+  free = [at for at in range(len(floats), len(memory) + len(ys)) if at not in starts]
+  memory += [(v.aval.shape, v.aval.dtype) for v in ys]
+  before = len(memory)
+  in_reverse = {id(v): at for at, v in enumerate(floats_bar)}
+  put(slots_bar, in_reverse, free)
+  return _Plan(
+    starts,
+    [places.get(id(v)) for v in residuals],
+    [in_reverse[id(v)] for v in slots_bar],
+    more,
+    memory[before:],
+  )
+
+
+def _flatten(tree: Any) -> tuple[list[Any], Any]:
+  return jax.tree.flatten(tree)
+
+
+def _first(tree: Any) -> Any:
+  """The first of all time steps."""
+  return jax.tree.map(lambda a: a[0], tree)
+
+
+def _allocate(times: np.ndarray, kinds: Sequence[Any]) -> list[Array]:
+  return [jnp.zeros(times.shape + shape, dtype) for shape, dtype in kinds]
+
+
+def _merge(a: Array) -> Array:
+  """[T, B, ...] as [T·B, ...]: XLA:CPU is several times slower where two axes are contracted."""
+  return a.reshape(-1, *a.shape[2:])
+
+
+def _read(arrays: Sequence[Array], time: Array) -> list[Array]:
+  return [jax.lax.dynamic_index_in_dim(a, time, keepdims=False) for a in arrays]
+
+
+def _write(arrays: Sequence[Array], new: Mapping[int, Array], time: Array) -> list[Array]:
+  """The arrays, with the entries at `time` replaced that `new` names."""
+  update = jax.lax.dynamic_update_index_in_dim
+  return [update(a, new[i], time, 0) if i in new else a for i, a in enumerate(arrays)]
