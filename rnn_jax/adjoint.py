@@ -109,14 +109,16 @@ def scan(
     memory += _allocate(times, plan.more)
 
     def body(state: Any, now: Any) -> tuple[Any, Any]:
-      carry, memory = state
+      carry, memory, floats = state
       time, others = now
-      floats = _read(memory[:num_floats], time)
       (carry, y), start, vjp = linearize(params, carry, floats, others)
       found = zip([*plan.starts, *plan.residuals], jax.tree.leaves((start, vjp)), strict=True)
-      return (carry, _write(memory, {at: a for at, a in found if at is not None}, time)), y
+      memory = _write(memory, {at: a for at, a in found if at is not None}, time)
+      return (carry, memory, _read_ahead(memory[:num_floats], time, reverse)), y
 
-    (carry, memory), ys = loop(body, (carry, memory), (times, others), reverse=reverse)
+    first = times[-1 if reverse else 0]
+    state = (carry, memory, _read(memory[:num_floats], first))
+    (carry, memory, _), ys = loop(body, state, (times, others), reverse=reverse)
     return (carry, ys), (params, memory, others)
 
   def backward(saved: Any, bars: Any) -> Any:
@@ -130,14 +132,13 @@ def scan(
     y_leaves, structure_of_y = _flatten(ys_bar)
     y_places = slice(len(memory), len(memory) + len(y_leaves))
     memory = [*memory, *y_leaves, *_allocate(times, plan.more_in_reverse)]
-    overwritten = {*range(num_floats), *plan.slots}
-
-    def fetch(memory: list[Array], time: Array) -> dict[int, Array]:
-      return {at: _read([memory[at]], time)[0] for at in overwritten}
+    overwritten = sorted({*range(num_floats), *plan.slots})
 
     def body(state: Any, time: Array) -> tuple[Any, None]:
       params_bar, carry_bar, memory, ahead = state
-      now = [ahead.get(at, a) for at, a in enumerate(_read(memory, time))]
+      now = _read(memory, time)
+      for at, a in zip(overwritten, ahead, strict=True):
+        now[at] = a
       moving = [None if at is None else now[at] for at in plan.residuals]
       residuals = [a if b is None else b for a, b in zip(fixed, moving, strict=True)]
       vjp = structure_of_vjp.unflatten(residuals)
@@ -147,12 +148,10 @@ def scan(
       new = dict(enumerate(floats_bar))
       new.update(zip(plan.slots, jax.tree.leaves(slots_bar), strict=True))
       memory = _write(memory, new, time)
-      # What the next step overwrites is read for it here, out of the array just written: were it
-      # read beside the next write, XLA would copy the whole array. At the end nobody uses it.
-      ahead = fetch(memory, time + 1 if reverse else time - 1)
+      ahead = _read_ahead([memory[at] for at in overwritten], time, not reverse)
       return (jax.tree.map(jnp.add, params_bar, more), carry_bar, memory, ahead), None
 
-    ahead = fetch(memory, times[0 if reverse else -1])
+    ahead = _read([memory[at] for at in overwritten], times[0 if reverse else -1])
     state = (jax.tree.map(jnp.zeros_like, params), carry_bar, memory, ahead)
     (params_bar, carry_bar, memory, _), _ = loop(
       body, state, jnp.asarray(times), reverse=not reverse
@@ -267,6 +266,14 @@ def _merge(a: Array) -> Array:
 
 def _read(arrays: Sequence[Array], time: Array) -> list[Array]:
   return [jax.lax.dynamic_index_in_dim(a, time, keepdims=False) for a in arrays]
+
+
+def _read_ahead(arrays: Sequence[Array], time: Array, reverse: bool) -> list[Array]:
+  """What the next step reads of arrays that this one has just written.
+
+  Were it read beside the next write, XLA would copy whole arrays. The last one is read by nobody.
+  """
+  return _read(arrays, time - 1 if reverse else time + 1)
 
 
 def _write(arrays: Sequence[Array], new: Mapping[int, Array], time: Array) -> list[Array]:
