@@ -1,0 +1,161 @@
+"""How times are taken: interleaved rounds, and the limit that dependent products set."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.peers import NUM_GATES, Row, compiled
+from rnn_jax.types import Array
+
+_TURN = 0.02  # s: a turn of a fast candidate lasts about this long
+_MAX_ROUNDS = 30
+_LONG_ROUND = 8.0  # s: above, the calls of the comparison are the sample
+_WAITING = 3  # rounds at least, where a round is shorter
+_PIECE = 0.15  # s for one product or chain of the dependency limit
+
+
+def clock(call: Callable[[], Any]) -> tuple[float, Any]:
+  """Seconds of one call, and what it returned."""
+  start = time.perf_counter()
+  result = call()
+  return time.perf_counter() - start, result
+
+
+def interleave(
+  calls: Mapping[Any, Callable[[], Any]], first: Mapping[Any, float], budget: float
+) -> dict[Any, list[float]]:
+  """Times candidates in turn, so that a disturbance meets all of them.
+
+  In every round each has a turn, the first one another each time. A turn of a fast candidate is
+  one call untimed, for the caches, and then some timed.
+
+  Args:
+    calls: by name; each blocks until it is done.
+    first: seconds of an earlier call of each.
+    budget: seconds for all together; three rounds are made in any case, unless one alone would
+      take more than 8 s: then `first` is all there is.
+  Returns:
+    Seconds of each call, by name.
+  """
+  names = list(calls)
+  repeats = {name: max(1, min(20, round(_TURN / first[name]))) for name in names}
+  warm = {name: first[name] < _TURN for name in names}
+  round_seconds = sum(first[name] * (repeats[name] + warm[name]) for name in names)
+  if round_seconds > _LONG_ROUND:
+    return {name: [first[name]] for name in names}
+  rounds = max(_WAITING, min(_MAX_ROUNDS, int(budget / round_seconds)))
+  seconds: dict[Any, list[float]] = {name: [] for name in names}
+  for i in range(rounds):
+    for name in names[i % len(names) :] + names[: i % len(names)]:
+      if warm[name]:
+        calls[name]()
+      seconds[name] += [clock(calls[name])[0] for _ in range(repeats[name])]
+  return seconds
+
+
+def fastest(calls: Sequence[Callable[[], Any]], budget: float = _PIECE) -> float:
+  """Seconds of the fastest call of all, each called for about `budget` seconds."""
+  best = math.inf
+  for call in calls:
+    call()
+    end = time.perf_counter() + budget / len(calls)
+    while True:
+      best = min(best, clock(call)[0])
+      if time.perf_counter() > end:
+        break
+  return best
+
+
+def dependency_limit(row: Row) -> tuple[float, float]:
+  """What products and their order alone take: seconds of forward, and of forward and backward.
+
+    forward   xs W_x + T · (h ← h U)
+    backward  the gradients of W_x and U, of xs in layers above the first, + T · (g ← g Uᵀ)
+
+  Every product has its exact shape and the best library that is there; nothing elementwise counts.
+  """
+  batch, steps, _, hidden = row.shape
+  tokens, wide = steps * batch, NUM_GATES[row.cell] * hidden
+  forward = backward = 0.0
+  for i, inputs in enumerate(row.input_sizes):
+    forward += _product(tokens, inputs, wide) + _chain(steps, batch, hidden, wide)
+    backward += _product(inputs, tokens, wide, "left") + _product(hidden, tokens, wide, "left")
+    backward += _chain(steps, batch, hidden, wide, backward=True)
+    if i > 0:
+      backward += _product(tokens, wide, inputs, "right")
+  return forward, forward + backward
+
+
+@functools.cache
+def _product(rows: int, inner: int, columns: int, transposed: str = "") -> float:
+  """Seconds of [rows, inner] × [inner, columns], an operand given as its transpose."""
+  left = _normal(inner, rows) if transposed == "left" else _normal(rows, inner)
+  right = _normal(columns, inner) if transposed == "right" else _normal(inner, columns)
+
+  def product(a: Any, b: Any) -> Any:
+    return (a.T if transposed == "left" else a) @ (b.T if transposed == "right" else b)
+
+  a, b = jnp.asarray(left), jnp.asarray(right)
+  executable, _, _ = compiled(product, a, b)
+  calls: list[Callable[[], Any]] = [lambda: jax.block_until_ready(executable(a, b))]
+  if torch_is_installed():
+    from experiments import torch_peers
+
+    calls.append(torch_peers.product(product, left, right))
+  return fastest(calls)
+
+
+@functools.cache
+def _chain(steps: int, batch: int, hidden: int, wide: int, backward: bool = False) -> float:
+  """Seconds of `steps` products of which each needs the one before.
+
+  Forward h ← (h U)[:, :H] with U [H, G·H]; backward g ← [g Uᵀ, 0, …] with g [B, G·H].
+  """
+  # Orthogonal, so that the numbers neither vanish nor explode.
+  square = np.linalg.qr(_normal(hidden, hidden).astype(float))[0].astype(np.float32)
+  kernel = np.tile(square, (1, wide // hidden))
+  start = _normal(batch, hidden)
+
+  def forward_step(h: Array, u: Array) -> Array:
+    # The barrier keeps XLA from making the columns only that are kept.
+    return jax.lax.optimization_barrier(h @ u)[:, :hidden]
+
+  def backward_step(g: Array, u: Array) -> Array:
+    return g.at[:, :hidden].set(g @ u.T)
+
+  step = backward_step if backward else forward_step
+  if backward:
+    start = np.concatenate([start, np.zeros((batch, wide - hidden), np.float32)], axis=1)
+
+  def chain(unroll: int) -> Callable[[], Any]:
+    def run(h: Array, u: Array) -> Array:
+      return jax.lax.scan(lambda h, _: (step(h, u), None), h, length=steps, unroll=unroll)[0]
+
+    h, u = jnp.asarray(start), jnp.asarray(kernel)
+    executable, _, _ = compiled(run, h, u)
+    return lambda: jax.block_until_ready(executable(h, u))
+
+  calls = [chain(unroll) for unroll in (1, 4, 8)]
+  if torch_is_installed():
+    from experiments import torch_peers
+
+    calls.append(torch_peers.chain(steps, start, kernel, backward))
+  return fastest(calls, 3 * _PIECE)
+
+
+def torch_is_installed() -> bool:
+  """Whether torch can be imported."""
+  return importlib.util.find_spec("torch") is not None
+
+
+def _normal(*shape: int) -> np.ndarray:
+  return np.random.default_rng(0).standard_normal(shape, np.float32)
