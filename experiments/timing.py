@@ -16,10 +16,9 @@ import numpy as np
 from experiments.peers import NUM_GATES, Row, compiled
 from rnn_jax.types import Array
 
-_TURN = 0.02  # s: a turn of a fast candidate lasts about this long
-_MAX_ROUNDS = 30
-_LONG_ROUND = 8.0  # s: above, the calls of the comparison are the sample
-_WAITING = 3  # rounds at least, where a round is shorter
+_TURN = 0.03  # s
+_MIN_ROUNDS = 3
+_TOO_LONG = 8.0  # s
 _PIECE = 0.15  # s for one product or chain of the dependency limit
 
 
@@ -33,32 +32,34 @@ def clock(call: Callable[[], Any]) -> tuple[float, Any]:
 def interleave(
   calls: Mapping[Any, Callable[[], Any]], first: Mapping[Any, float], budget: float
 ) -> dict[Any, list[float]]:
-  """Times candidates in turn, so that a disturbance meets all of them.
+  """Times candidates in turn, in another order each round, so that a disturbance meets all.
 
-  In every round each has a turn, the first one another each time. A turn of a fast candidate is
-  one call untimed, for the caches, and then some timed.
+  A turn is about 30 ms of calls, one at least, after half as many that are not timed: what ran
+  before has left its threads spinning and its data in the caches.
 
   Args:
     calls: by name; each blocks until it is done.
-    first: seconds of an earlier call of each.
-    budget: seconds for all together; three rounds are made in any case, unless one alone would
-      take more than 8 s: then `first` is all there is.
+    first: seconds of the first call of each.
+    budget: seconds for all together; three rounds are made in any case, unless `first` is more
+      than 8 s for all together: then it is all there is.
   Returns:
     Seconds of each call, by name.
   """
-  names = list(calls)
-  repeats = {name: max(1, min(20, round(_TURN / first[name]))) for name in names}
-  warm = {name: first[name] < _TURN for name in names}
-  round_seconds = sum(first[name] * (repeats[name] + warm[name]) for name in names)
-  if round_seconds > _LONG_ROUND:
-    return {name: [first[name]] for name in names}
-  rounds = max(_WAITING, min(_MAX_ROUNDS, int(budget / round_seconds)))
-  seconds: dict[Any, list[float]] = {name: [] for name in names}
-  for i in range(rounds):
-    for name in names[i % len(names) :] + names[: i % len(names)]:
-      if warm[name]:
-        calls[name]()
-      seconds[name] += [clock(calls[name])[0] for _ in range(repeats[name])]
+  if sum(first[name] for name in calls) > _TOO_LONG:
+    return {name: [first[name]] for name in calls}
+  seconds: dict[Any, list[float]] = {name: [] for name in calls}
+  random = np.random.default_rng(0)
+  # A first call is much slower than those that follow.
+  typical = {name: min(first[name], clock(call)[0]) for name, call in calls.items()}
+  start, rounds = time.perf_counter(), 0
+  while rounds < _MIN_ROUNDS or time.perf_counter() - start < budget:
+    for i in random.permutation(len(calls)):
+      name, call = list(calls.items())[i]
+      repeats = max(1, round(_TURN / typical[name]))
+      for _ in range(repeats // 2):
+        call()
+      seconds[name] += [clock(call)[0] for _ in range(repeats)]
+    rounds += 1
   return seconds
 
 
