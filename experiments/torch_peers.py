@@ -51,7 +51,7 @@ def build(
   where = device()
 
   def convert(params: list[Params]) -> Any:
-    return params if peer == "torch_loop" else [_transposed(row.cell, p) for p in params]
+    return [_transposed(row.cell, p) for p in params]
 
   converted = jax.device_get(convert(params))
   weights = [
@@ -155,22 +155,46 @@ def _cells(row: Row, weights: list[dict[str, Tensor]]) -> Callable[[Tensor], Sta
 
 
 def _loop(row: Row, weights: list[dict[str, Tensor]]) -> Callable[[Tensor], States]:
-  """A loop written out, in our layout, with the input product of all steps in front of it."""
+  """A loop over time written out; see `loop`."""
 
   def forward(xs: Tensor) -> States:
     states = []
     for layer in weights:
-      drives = torch.addmm(layer["b"], xs.flatten(0, 1), layer["w_x"])
-      h = c = xs.new_zeros(xs.shape[1], row.shape.hidden)
-      hidden = []
-      for drive in drives.unflatten(0, xs.shape[:2]).unbind(0):
-        h, c = _step(row.cell, h, c, drive, layer["w_h"])
-        hidden.append(h)
-      states.append(hidden)
-      xs = torch.stack(hidden)
+      states.append(loop(row.cell, xs, **layer))
+      xs = torch.stack(states[-1])
     return xs, states
 
   return forward
+
+
+def loop(
+  cell: str,
+  xs: Tensor,
+  weight_ih: Tensor,
+  weight_hh: Tensor,
+  bias_ih: Tensor,
+  truncation: int | None = None,
+) -> list[Tensor]:
+  """Hidden states of one layer: the input product of all steps at once, then a loop over time.
+
+  Args:
+    cell: elman, gru or lstm.
+    xs: [T, B, D].
+    weight_ih: [G·H, D], in torch's order of gates.
+    weight_hh: [G·H, H].
+    bias_ih: [G·H].
+    truncation: steps after which the gradient is cut; None for never.
+  Returns:
+    T states [B, H].
+  """
+  h = c = xs.new_zeros(xs.shape[1], weight_hh.shape[1])
+  states = []
+  for t, drive in enumerate(nn.functional.linear(xs, weight_ih, bias_ih).unbind(0)):
+    if truncation and t > 0 and t % truncation == 0:
+      h, c = h.detach(), c.detach()
+    h, c = _step(cell, h, c, drive, weight_hh.T)
+    states.append(h)
+  return states
 
 
 def _step(cell: str, h: Tensor, c: Tensor, drive: Tensor, w_h: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,7 +207,7 @@ def _step(cell: str, h: Tensor, c: Tensor, drive: Tensor, w_h: Tensor) -> tuple[
     return o.sigmoid() * c.tanh(), c
   gates = 2 * h.shape[1]
   recurrent = h @ w_h
-  z, r = (drive[:, :gates] + recurrent[:, :gates]).sigmoid().chunk(2, dim=1)
+  r, z = (drive[:, :gates] + recurrent[:, :gates]).sigmoid().chunk(2, dim=1)
   n = (drive[:, gates:] + r * recurrent[:, gates:]).tanh()
   return n + z * (h - n), c
 
