@@ -20,15 +20,14 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import benchmark_report, command_line, parsers, peers, timing
+from experiments import benchmark_report, command_line, parsers, peers, sweep_benchmark, timing
 from experiments.benchmark_report import Measurement, Results
 from experiments.peers import FORWARD, GRADIENT, MEASURES, NORMS, TRAINING, Row, Shape
 from rnn_jax.cells import CELLS
 
-SHAPES = (
-  "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x768,1x256x128x128"
-)
+SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x768,1x256x128x128"
 QUICK_SHAPES = (Shape(16, 100, 32, 64),)
+REMAT_ROW = Row("lstm", Shape(8, 4096, 128, 128), 1)
 TOLERANCE = 1e-4  # relative, Euclidean, in float32
 _GROUPS = ((FORWARD,), (GRADIENT, NORMS), (TRAINING,))
 _SECONDS = {FORWARD: 0.4, GRADIENT: 1.5, TRAINING: 0.6}  # a row, all candidates together
@@ -59,6 +58,8 @@ def define_flags() -> None:
   )
   flags.DEFINE_string("output_dir", "results/benchmark", "Folder for table and picture.")
   flags.DEFINE_boolean("quick", False, "One small shape and depth 1, in under a minute.")
+  flags.DEFINE_boolean("sweep", True, "Time the reference sweep too; never with --quick.")
+  flags.DEFINE_string("sweep_flags", "", "More flags for the sweep that is timed, space between.")
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
 
 
@@ -75,12 +76,19 @@ def main(arguments: list[str]) -> None:
   benchmark_report.print_machine(console, machine)
   values = flags.FLAGS
   names = ["ours", *values.peers]
-  results = Results(machine, [], {})
+  results = Results(machine, [], {}, [], [])
   for row in _rows():
     measurements = list(measure(row, names, _QUICK_SECONDS if values.quick else _SECONDS))
     results.layers.extend(measurements)
     results.limits[row] = timing.dependency_limit(row)
     benchmark_report.print_row(console, row, measurements, results.limits[row])
+  if not values.quick:
+    results.remat.extend(measure_remat())
+    benchmark_report.print_remat(console, results.remat)
+    if values.sweep:
+      for time in sweep_benchmark.measure(_cores(), values.sweep_flags.split()):
+        results.sweep.append(time)
+        benchmark_report.print_sweep_time(console, time)
   benchmark_report.print_summary(console, results)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +159,18 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
         program.temporaries,
         notes[name],
       )
+
+
+def measure_remat() -> list[Measurement]:
+  """Our gradient over 4096 steps, with and without rematerialisation."""
+  programs = peers.remat_programs(REMAT_ROW)
+  calls = {name: program.call for name, program in programs.items()}
+  first = {name: timing.clock(call)[0] for name, call in calls.items()}
+  times = timing.interleave(calls, first, _SECONDS[GRADIENT])
+  return [
+    Measurement(REMAT_ROW, "ours", name, times[name], p.compile_seconds, p.temporaries)
+    for name, p in programs.items()
+  ]
 
 
 def difference(found: Any, reference: Any) -> float:

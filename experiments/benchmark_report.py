@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
 from rich.console import Console
 from rich.table import Table
 
-from experiments import peers
+from experiments import peers, sweep_benchmark
 from experiments.peers import FORWARD, GRADIENT, MEASURES, NORMS, TRAINING, Row
+from experiments.sweep_benchmark import SweepTime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +59,15 @@ class Results:
     machine: versions, device, threads, load.
     layers: the measurements.
     limits: by row, seconds of the dependency limit: forward, and forward and backward.
+    remat: our gradient with `remat="none"`, then "sqrt"; empty if not measured.
+    sweep: times of the reference sweep; empty if not measured.
   """
 
   machine: Mapping[str, Any]
   layers: list[Measurement]
   limits: dict[Row, tuple[float, float]]
+  remat: list[Measurement]
+  sweep: list[SweepTime]
 
   def as_json(self) -> dict[str, Any]:
     """Everything, in plain types."""
@@ -69,27 +75,34 @@ class Results:
     def plain(row: Row) -> dict[str, Any]:
       return {"cell": row.cell, "shape": str(row.shape), "depth": row.depth}
 
-    layers = [
-      {
-        **plain(m.row),
-        **{k: v for k, v in dataclasses.asdict(m).items() if k != "row"},
-        "median": m.median if m.seconds else None,
-        "minimum": m.minimum if m.seconds else None,
-      }
-      for m in self.layers
-    ]
+    def measured(m: Measurement) -> dict[str, Any]:
+      fields = {f.name: getattr(m, f.name) for f in dataclasses.fields(m) if f.name != "row"}
+      times = {"median": m.median, "minimum": m.minimum} if m.seconds else {}
+      return {**plain(m.row), **fields, **times}
+
     limits = [
       {**plain(row), "forward": forward, "gradient": gradient}
       for row, (forward, gradient) in self.limits.items()
     ]
-    return {"machine": dict(self.machine), "layers": layers, "dependency_limits": limits}
+    targets = [t for row in self.limits for t in row_targets(self, row)]
+    targets += remat_targets(self) + sweep_targets(self)
+    return {
+      "machine": dict(self.machine),
+      "layers": [measured(m) for m in self.layers],
+      "dependency_limits": limits,
+      "remat": [measured(m) for m in self.remat],
+      "sweep": [time._asdict() for time in self.sweep],
+      "targets": [{**t._asdict(), "met": t.met} for t in targets],
+    }
 
 
 def print_machine(console: Console, machine: Mapping[str, Any]) -> None:
   """What the numbers depend on."""
   versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
   load = ", ".join(f"{value:.2f}" for value in machine["load_average"])
-  console.print(f"{versions}\n{machine['device']} ({machine['cpu']}), {machine['threads']} threads,")
+  console.print(
+    f"{versions}\n{machine['device']} ({machine['cpu']}), {machine['threads']} threads,"
+  )
   console.print(f"load {load}, products in precision {machine['matmul_precision']}")
   if machine["GLIBC_TUNABLES"]:
     console.print(f"GLIBC_TUNABLES={machine['GLIBC_TUNABLES']}")
@@ -155,9 +168,225 @@ def _ms(measurement: Measurement | None) -> str:
 
 
 def print_summary(console: Console, results: Results) -> None:
-  """The targets."""
+  """Every target, met or missed, with its numbers: those of each row, and then the others."""
+  table = Table(title="Targets, row by row", title_justify="left")
+  table.add_column("row")
+  for column in (
+    "P1 fastest peer",
+    "P1 its time / ours",
+    "P2 cost of norms",
+    "P2 torch's loop / ours",
+    "P5 memory of norms",
+    "P7 limit / ours",
+  ):
+    table.add_column(column, justify="right")
+  met: dict[str, list[bool]] = {}
+  for row in results.limits:
+    targets = {t.name: t for t in row_targets(results, row)}
+    for target in targets.values():
+      met.setdefault(target.name.split()[0], []).append(target.met)
+    cells = [targets.get(name) for name in (SPEED, COST, LOOP, MEMORY, LIMIT)]
+    shown = [_mark(target) for target in cells]
+    table.add_row(str(row), fastest_peer(results, row)[0], *shown)
+  console.print(table)
+  others = sweep_targets(results) + remat_targets(results)
+  for target in others:
+    met.setdefault(target.name.split()[0], []).append(target.met)
+    console.print(f"{target.name}: {_mark(target)}")
+  for name, outcomes in sorted(met.items()):
+    console.print(f"{name}: met in {sum(outcomes)} of {len(outcomes)}")
+
+
+class Target(NamedTuple):
+  """A number, what it must reach, and how it is written.
+
+  Attributes:
+    name: which, beginning with its number.
+    value: what was measured.
+    bound: what it must reach.
+    at_least: whether it must not be below the bound; else not above.
+    percent: whether it is shown as a percentage.
+  """
+
+  name: str
+  value: float
+  bound: float
+  at_least: bool = True
+  percent: bool = False
+
+  @property
+  def met(self) -> bool:
+    """Whether it is reached."""
+    return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+
+SPEED = "P1 speed"
+COST = "P2 cost of norms"
+LOOP = "P2 torch loop"
+MEMORY = "P5 memory of norms"
+LIMIT = "P7 dependency limit"
+_LOOP_BOUNDS = {"16x100x32x64": 5.0, "32x128x128x128": 2.0}
+
+
+def _mark(target: Target | None) -> str:
+  if target is None:
+    return ""
+  scale, unit = (100, " %") if target.percent else (1, "")
+  sign, colour = (">=", "green") if target.met else ("<", "red")
+  if not target.at_least:
+    sign = "<=" if target.met else ">"
+  value, bound = target.value * scale, target.bound * scale
+  return f"[{colour}]{value:.2f}{unit} {sign} {bound:g}{unit}[/]"
+
+
+def _find(results: Results, row: Row, measure: str) -> dict[str, Measurement]:
+  """The timed measurements of a row and measure, by peer; of our function only."""
+  return {
+    m.peer: m
+    for m in results.layers
+    if m.row == row and m.measure == measure and m.seconds and not m.note
+  }
+
+
+def fastest_peer(results: Results, row: Row) -> tuple[str, float | None]:
+  """Who computes the same function fastest beside us, and its median seconds."""
+  found = _find(results, row, GRADIENT)
+  others = {peer: m.median for peer, m in found.items() if peer != "ours"}
+  if not others:
+    return "", None
+  name = min(others, key=lambda peer: others[peer])
+  return name, others[name]
+
+
+def row_targets(results: Results, row: Row) -> list[Target]:
+  """The targets of a row of layers."""
+  gradients, with_norms = _find(results, row, GRADIENT), _find(results, row, NORMS)
+  ours, norms = gradients["ours"], with_norms["ours"]
+  targets = [
+    Target(COST, norms.median / ours.median - 1, 0.03, at_least=False, percent=True),
+    Target(LIMIT, results.limits[row][1] / ours.minimum, 0.8),
+  ]
+  if ours.temporaries and norms.temporaries:
+    share = norms.temporaries / ours.temporaries - 1
+    targets.append(Target(MEMORY, share, 0.02, at_least=False, percent=True))
+  _, peer = fastest_peer(results, row)
+  if peer is not None:
+    targets.append(Target(SPEED, peer / ours.median, 1.3))
+  loops = [m.median for name, m in with_norms.items() if name != "ours"]
+  if loops and str(row.shape) in _LOOP_BOUNDS:
+    targets.append(Target(LOOP, min(loops) / norms.median, _LOOP_BOUNDS[str(row.shape)]))
+  return targets
+
+
+def remat_targets(results: Results) -> list[Target]:
+  """What `remat="sqrt"` saves, and what it costs."""
+  if not results.remat:
+    return []
+  plain, sqrt = results.remat
+  if not (plain.temporaries and sqrt.temporaries):
+    return []
+  share = sqrt.temporaries / plain.temporaries
+  return [
+    Target("P6 memory of remat sqrt / none", share, 0.1, at_least=False, percent=True),
+    Target("P6 time of remat sqrt / none", sqrt.median / plain.median, 1.35, at_least=False),
+  ]
+
+
+def sweep_targets(results: Results) -> list[Target]:
+  """The sweep against others' and against itself on one device."""
+  times = {time.name: time for time in results.sweep if time.seconds}
+  targets = []
+  for name, peer, ours, bound in (
+    (
+      "P3 torch / ours, norms every step",
+      sweep_benchmark.TORCH_EVERY,
+      sweep_benchmark.OURS_EVERY,
+      5.0,
+    ),
+    ("P3 torch / ours, norms every 20 steps", sweep_benchmark.TORCH, sweep_benchmark.OURS, 3.0),
+    (
+      "P3 flax linen without norms / ours, norms every 20 steps",
+      sweep_benchmark.LINEN,
+      sweep_benchmark.OURS,
+      2.0,
+    ),
+  ):
+    if peer in times and ours in times:
+      targets.append(Target(name, times[peer].seconds / times[ours].seconds, bound))
+  for name, one in (
+    ("P4 1 / 2 devices", sweep_benchmark.ONE),
+    ("P4 1 pinned / 2 devices", sweep_benchmark.PINNED),
+  ):
+    if one in times and sweep_benchmark.TWO in times:
+      ratio = times[one].training / times[sweep_benchmark.TWO].training
+      targets.append(Target(f"{name}, training without compilation", ratio, 1.9))
+  return targets
+
+
+def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
+  """Memory and time with and without rematerialisation."""
+  table = Table(title=f"{remat[0].row}: rematerialisation", title_justify="left")
+  for column in ("remat", "+ backward ms", "MiB"):
+    table.add_column(column, justify="right")
+  for m in remat:
+    memory = "" if m.temporaries is None else f"{m.temporaries / 2**20:.1f}"
+    table.add_row(m.measure, _ms(m), memory)
+  console.print(table)
+
+
+def print_sweep_time(console: Console, time: SweepTime) -> None:
+  """A line a sweep, as they end."""
+  shown = "not measured" if time.seconds is None else f"{time.seconds:.1f} s"
+  training = "" if time.training is None else f", {time.training:.1f} s of it training"
+  console.print(f"sweep, {time.name}: {shown}{training}{time.note and f' ({time.note})'}")
+
+
+PEER_COLOURS = {
+  "torch": "#D55E00",
+  "torch_loop": "#E69F00",
+  "torch_cells": "#F0E442",
+  "linen": "#0072B2",
+  "nnx": "#56B4E9",
+  "haiku": "#009E73",
+  "equinox": "#CC79A7",
+  "keras": "#777777",
+}
 
 
 def picture(results: Results) -> Figure:
-  """Time of forward and backward relative to ours: a panel a cell, a group of bars a row."""
-  return Figure()
+  """Time of forward and backward relative to ours: a panel a cell and depth, a group a shape."""
+  rows = list(results.limits)
+  panels = list(dict.fromkeys((row.cell, row.depth) for row in rows))
+  depths = len({depth for _, depth in panels})
+  panels.sort()
+  cells = len(panels) // depths
+  figure = Figure(figsize=(1.5 + 5.5 * depths, 0.8 + 2.5 * cells), layout="constrained")
+  axes = figure.subplots(cells, depths, squeeze=False, sharey=True).flat
+  shown = [p for p in PEER_COLOURS if any(m.peer == p and m.seconds for m in results.layers)]
+  for axis, (cell, depth) in zip(axes, panels, strict=True):
+    group = [row for row in rows if (row.cell, row.depth) == (cell, depth)]
+    for i, row in enumerate(group):
+      found = {m.peer: m for m in results.layers if m.row == row and m.measure == GRADIENT}
+      for j, peer in enumerate(shown):
+        if peer not in found or not found[peer].seconds:
+          continue
+        ratio = found[peer].median / found["ours"].median
+        hatch = "///" if found[peer].note else None
+        x = i + (j - (len(shown) - 1) / 2) * 0.8 / len(shown)
+        axis.bar(x, ratio, 0.8 / len(shown), color=PEER_COLOURS[peer], hatch=hatch)
+        axis.annotate(f"{ratio:.1f}", (x, ratio), ha="center", va="bottom", fontsize=5.5)
+    axis.axhline(1, color="black", linewidth=1.2)
+    axis.set_yscale("log", base=2)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_xticks(range(len(group)), [str(row.shape) for row in group], fontsize=8)
+    axis.set_title(f"{cell}, depth {depth}", fontsize=9)
+    axis.set_ylabel("time / ours", fontsize=9)
+    axis.tick_params(axis="y", labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+  handles = [Patch(color=PEER_COLOURS[peer], label=peer) for peer in shown]
+  handles.append(Patch(facecolor="white", edgecolor="black", hatch="///", label="other function"))
+  figure.legend(
+    handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False
+  )
+  figure.supxlabel("batch x steps x inputs x hidden; above the line ours is faster", fontsize=9)
+  return figure

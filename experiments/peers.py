@@ -180,17 +180,13 @@ def _build_jax(
   inputs = jnp.asarray(xs.swapaxes(0, 1) if swap else xs)
   theirs = jax.jit(convert)(params)
 
-  def program(function: Callable[..., Any], *args: Any) -> Program:
-    executable, seconds, temporaries = compiled(function, *args)
-    return Program(lambda: jax.block_until_ready(executable(*args)), seconds, temporaries)
-
   programs = {}
   if FORWARD in measures:
-    programs[FORWARD] = program(forward, theirs, inputs)
+    programs[FORWARD] = _program(forward, theirs, inputs)
   if GRADIENT in measures:
-    programs[GRADIENT] = program(jax.value_and_grad(loss), theirs, inputs)
+    programs[GRADIENT] = _program(jax.value_and_grad(loss), theirs, inputs)
   if NORMS in measures and peer == "ours":
-    programs[NORMS] = program(_norms(row), theirs, inputs)
+    programs[NORMS] = _program(_norms(row), theirs, inputs)
   if TRAINING in measures and peer in ("ours", "linen"):
     programs[TRAINING] = _training(peer, loss, theirs, inputs)
 
@@ -220,6 +216,28 @@ def _norms(row: Row) -> Callable[..., Any]:
     return jax.value_and_grad(loss, argnums=(0, 1))(params, [probe] * row.depth, xs)
 
   return gradient
+
+
+def remat_programs(row: Row) -> dict[str, Program]:
+  """Our gradient under `remat="none"` and `remat="sqrt"`, by these names."""
+  params, xs = data(row)
+  cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
+
+  def loss(params: Sequence[Params], xs: Array, remat: str) -> Array:
+    for p in params:
+      _, xs = rnn_jax.unroll(cell, p, xs, remat=remat)
+    return jnp.mean(xs**2)
+
+  return {
+    remat: _program(jax.grad(functools.partial(loss, remat=remat)), params, jnp.asarray(xs))
+    for remat in ("none", "sqrt")
+  }
+
+
+def _program(function: Callable[..., Any], *args: Any) -> Program:
+  """The function compiled for its arguments, to be called on them."""
+  executable, seconds, temporaries = compiled(function, *args)
+  return Program(lambda: jax.block_until_ready(executable(*args)), seconds, temporaries)
 
 
 def _training(peer: str, loss: Callable[..., Any], params: Any, xs: Array) -> Program:
@@ -439,7 +457,7 @@ PEERS: Mapping[str, str] = {
 def flops_per_step(row: Row) -> int:
   """Floating-point operations of the products, for one step of the whole batch, forward.
 
-    Σ_layers 2·B·G·H·(D + H); forward and backward together are three times as many.
+  Σ_layers 2·B·G·H·(D + H); forward and backward together are three times as many.
   """
   gates, (batch, _, _, hidden) = NUM_GATES[row.cell], row.shape
   return sum(2 * batch * gates * hidden * (inputs + hidden) for inputs in row.input_sizes)
