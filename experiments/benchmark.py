@@ -20,12 +20,14 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import benchmark_report, command_line, parsers, peers, sweep_benchmark, timing
-from experiments.benchmark_report import Measurement, Results
-from experiments.peers import FORWARD, GRADIENT, MEASURES, NORMS, TRAINING, Row, Shape
+from experiments import benchmark_report, candidates, command_line, parsers, sweep_benchmark, timing
+from experiments.benchmark_targets import Measurement, Results
+from experiments.candidates import FORWARD, GRADIENT, MEASURES, NORMS, TRAINING, Row, Shape
+from experiments.peers import NotAvailable
 from rnn_jax.cells import CELLS
 
 SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x768,1x256x128x128"
+MATMUL_PRECISION = "highest"  # no TF32
 QUICK_SHAPES = (Shape(16, 100, 32, 64),)
 REMAT_ROW = Row("lstm", Shape(8, 4096, 128, 128), 1)
 TOLERANCE = 1e-4  # relative, Euclidean, in float32
@@ -43,7 +45,7 @@ def define_flags() -> None:
   parsers.define_list("cell", ",".join(CELLS), cell, f"Cells: {', '.join(CELLS)}.")
   parsers.define_list("shape", SHAPES, _shape, "Shapes BxTxDxH: batch, steps, inputs, hidden.")
   parsers.define_list("depth", "1,3", parsers.integer("depth"), "Numbers of layers.")
-  others = [name for name in peers.PEERS if name != "ours"]
+  others = [name for name in candidates.PEERS if name != "ours"]
   parsers.define_list(
     "peers",
     ",".join(others),
@@ -110,23 +112,23 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
     A measurement for each measure that a candidate has; for one that could not be timed, a
     measurement without times that says why.
   """
-  params, xs = peers.data(row)
-  operations = 3 * peers.flops_per_step(row) * row.shape.steps
+  params, xs = candidates.data(row)
+  operations = 3 * candidates.flops_per_step(row) * row.shape.steps
   measures = (GRADIENT, NORMS) if operations > _LARGE else MEASURES
-  candidates: dict[str, peers.Candidate] = {}
+  ready: dict[str, candidates.Candidate] = {}
   first: dict[tuple[str, str], float] = {}
   notes: dict[str, str] = {}
-  reference: list[Any] = []
+  reference: Any = None
   for name in names:
     try:
-      candidate = peers.build(name, row, params, xs, measures)
-    except peers.NotAvailable as reason:
+      candidate = candidates.build(name, row, params, xs, measures)
+    except NotAvailable as reason:
       yield Measurement(row, name, GRADIENT, note=str(reason))
       continue
     results = {}
     for kind, program in candidate.programs.items():
       first[name, kind], results[kind] = timing.clock(program.call)
-    found = [candidate.gradients(results[GRADIENT])]
+    found: list[Any] = [candidate.gradients(results[GRADIENT])]
     if FORWARD in results:
       found.append(candidate.ys(results[FORWARD]))
     if name == "ours":
@@ -136,12 +138,12 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
     if not candidate.other and not error <= TOLERANCE:
       yield Measurement(row, name, GRADIENT, note=f"differs from ours by {error:.1g}, not timed")
       continue
-    candidates[name] = candidate
+    ready[name] = candidate
 
   for group in _GROUPS:
     programs = {
       (name, measure): candidate.programs[measure]
-      for name, candidate in candidates.items()
+      for name, candidate in ready.items()
       for measure in group
       if measure in candidate.programs
     }
@@ -163,7 +165,7 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
 
 def measure_remat() -> list[Measurement]:
   """Our gradient over 4096 steps, with and without rematerialisation."""
-  programs = peers.remat_programs(REMAT_ROW)
+  programs = candidates.remat_programs(REMAT_ROW)
   calls = {name: program.call for name, program in programs.items()}
   first = {name: timing.clock(call)[0] for name, call in calls.items()}
   times = timing.interleave(calls, first, _SECONDS[GRADIENT])
@@ -189,7 +191,7 @@ def _rows() -> list[Row]:
   rows = [Row(c, shape, d) for shape in shapes for d in depths for c in values.cell]
   if values["shape"].present:
     return rows
-  return [r for r in rows if 3 * peers.flops_per_step(r) * r.shape.steps <= _TOO_LARGE]
+  return [r for r in rows if 3 * candidates.flops_per_step(r) * r.shape.steps <= _TOO_LARGE]
 
 
 def _resolve(arguments: list[str]) -> tuple[int, Path]:
@@ -223,7 +225,7 @@ def _configure(threads: int) -> dict[str, Any]:
   """Gives every library the same threads and precision; returns what to say of the machine."""
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, _cores()[:threads])  # XLA takes as many threads as it may use cores
-  jax.config.update("jax_default_matmul_precision", "highest")
+  jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
   if timing.torch_is_installed():
     from experiments import torch_peers
 
@@ -235,7 +237,7 @@ def _configure(threads: int) -> dict[str, Any]:
     "threads": threads,
     "load_average": os.getloadavg(),
     "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES"),
-    "matmul_precision": jax.config.jax_default_matmul_precision,
+    "matmul_precision": MATMUL_PRECISION,
   }
 
 

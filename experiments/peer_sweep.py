@@ -76,7 +76,7 @@ def _get_ready(train: Callable[[Run], None]) -> None:
 
     torch.set_num_threads(1)
   else:
-    import flax.linen
+    import flax.linen  # noqa: F401
     import optax  # noqa: F401
   _text()
   time.sleep(0.2)
@@ -85,9 +85,9 @@ def _get_ready(train: Callable[[Run], None]) -> None:
 @functools.cache
 def _text() -> tuple[np.ndarray, int]:
   """Tokens of the corpus and size of its vocabulary."""
-  from rnn_jax.text import load_corpus
+  from rnn_jax.text import STANDARD_LIBRARY, load_corpus
 
-  corpus = load_corpus(settings()["corpus"] if "corpus" in settings() else "stdlib")
+  corpus = load_corpus(settings().get("corpus", STANDARD_LIBRARY))
   return corpus.tokens.astype(np.int64), corpus.vocabulary.size
 
 
@@ -130,8 +130,8 @@ def train_torch(run: Run) -> None:
     states = []
     for i in range(run.depth):
       names = ("weight_ih", "weight_hh", "bias_ih")
-      weights = [getattr(rnn, f"{name}_l{i}") for name in names]
-      states.append(torch_peers.loop(run.cell, xs, *weights, run.truncation))
+      weights = {name: getattr(rnn, f"{name}_l{i}") for name in names}
+      states.append(torch_peers.loop(run.cell, xs, **weights, truncation=run.truncation))
       for h in states[-1]:
         h.retain_grad()
       xs = torch.stack(states[-1])

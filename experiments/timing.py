@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.peers import NUM_GATES, Row, compiled
+from experiments.candidates import NUM_GATES, Row, compiled
 from rnn_jax.types import Array
 
 _TURN = 0.03  # s

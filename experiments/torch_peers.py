@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.peers import (
+from experiments.candidates import (
   CLIP_NORM,
   FORWARD,
   GRADIENT,
@@ -20,8 +20,8 @@ from experiments.peers import (
   Candidate,
   Program,
   Row,
-  reorder,
 )
+from experiments.peers import reorder
 from rnn_jax.types import Params
 
 RNNS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -109,7 +109,7 @@ def build(
 
 def norms_of(states: list[Tensor]) -> Tensor:
   """‖dL/dh_t‖ [T, B] of states whose gradient was retained."""
-  return torch.stack([h.grad for h in states]).norm(dim=-1)
+  return torch.stack([h.grad for h in states if h.grad is not None]).norm(dim=-1)
 
 
 def _transposed(cell: str, params: Params) -> Params:
@@ -119,7 +119,7 @@ def _transposed(cell: str, params: Params) -> Params:
   return {"weight_ih": params["w_x"].T, "weight_hh": params["w_h"].T, "bias_ih": params["b"]}
 
 
-def _fused(row: Row, weights: list[dict[str, Tensor]]) -> Callable[[Tensor], States]:
+def _fused(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
   """`nn.RNN`, `nn.GRU` or `nn.LSTM`: one operation for all time and layers."""
   rnn = RNNS[row.cell](row.shape.inputs, row.shape.hidden, row.depth).to(device())
   for i, layer in enumerate(weights):
@@ -130,7 +130,7 @@ def _fused(row: Row, weights: list[dict[str, Tensor]]) -> Callable[[Tensor], Sta
   return lambda xs: (rnn(xs)[0], [])
 
 
-def _cells(row: Row, weights: list[dict[str, Tensor]]) -> Callable[[Tensor], States]:
+def _cells(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
   """A loop over `nn.RNNCell`, `nn.GRUCell` or `nn.LSTMCell`."""
   cells = []
   for size, layer in zip(row.input_sizes, weights, strict=True):
@@ -154,7 +154,7 @@ def _cells(row: Row, weights: list[dict[str, Tensor]]) -> Callable[[Tensor], Sta
   return forward
 
 
-def _loop(row: Row, weights: list[dict[str, Tensor]]) -> Callable[[Tensor], States]:
+def _loop(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
   """A loop over time written out; see `loop`."""
 
   def forward(xs: Tensor) -> States:
@@ -173,6 +173,7 @@ def loop(
   weight_ih: Tensor,
   weight_hh: Tensor,
   bias_ih: Tensor,
+  *,
   truncation: int | None = None,
 ) -> list[Tensor]:
   """Hidden states of one layer: the input product of all steps at once, then a loop over time.
