@@ -32,8 +32,8 @@ QUICK_SHAPES = (Shape(16, 100, 32, 64),)
 REMAT_ROW = Row("lstm", Shape(8, 4096, 128, 128), 1)
 TOLERANCE = 1e-4  # relative, Euclidean, in float32
 _GROUPS = ((FORWARD,), (GRADIENT, NORMS), (TRAINING,))
-_SECONDS = {FORWARD: 0.4, GRADIENT: 1.5, TRAINING: 0.6}  # a row, all candidates together
-_QUICK_SECONDS = {FORWARD: 0.15, GRADIENT: 0.5, TRAINING: 0.2}
+_SECONDS = {FORWARD: 0.6, GRADIENT: 3.0, TRAINING: 0.8}  # a row, all candidates together
+_QUICK_SECONDS = {FORWARD: 0.4, GRADIENT: 1.5, TRAINING: 0.4}
 # Operations of a row, forward and backward: above, gradients alone are timed; above the second,
 # the default table leaves the row out.
 _LARGE, _TOO_LARGE = 1e11, 5e11
@@ -71,34 +71,38 @@ def main(arguments: list[str]) -> None:
     threads, folder = _resolve(arguments)
   except (ValueError, TypeError) as error:
     command_line.fail(str(error))
-  machine = _configure(threads)
-  console = Console()
+  values, console = flags.FLAGS, Console()
   if not console.is_terminal:
-    console = Console(width=160)
-  benchmark_report.print_machine(console, machine)
-  values = flags.FLAGS
-  names = ["ours", *values.peers]
-  results = Results(machine, [], {}, [], [])
-  for row in _rows():
-    measurements = list(measure(row, names, _QUICK_SECONDS if values.quick else _SECONDS))
-    results.layers.extend(measurements)
-    results.limits[row] = timing.dependency_limit(row)
-    benchmark_report.print_row(console, row, measurements, results.limits[row])
-  if not values.quick:
-    results.remat.extend(measure_remat())
-    benchmark_report.print_remat(console, results.remat)
-    if values.sweep:
+    console = Console(width=180)
+  results = Results(_configure(threads), [], {}, [], [])
+  benchmark_report.print_machine(console, results.machine)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in _rows():
+      measurements = list(
+        measure(row, ["ours", *values.peers], _QUICK_SECONDS if values.quick else _SECONDS)
+      )
+      results.layers.extend(measurements)
+      results.limits[row] = timing.dependency_limit(row)
+      benchmark_report.print_row(console, row, measurements, results.limits[row])
+      _save(results, folder)
+    if not values.quick:
+      results.remat.extend(measure_remat())
+      benchmark_report.print_remat(console, results.remat)
+    if values.sweep and not values.quick:
       for time in sweep_benchmark.measure(_cores(), values.sweep_flags.split()):
         results.sweep.append(time)
         benchmark_report.print_sweep_time(console, time)
-  benchmark_report.print_summary(console, results)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
+    benchmark_report.print_summary(console, results)
+    _save(results, folder)
     benchmark_report.picture(results).savefig(folder / "benchmark.png", dpi=150)
   except OSError as error:
     command_line.fail(f"--output_dir could not be written: {error}.")
   console.print(f"All numbers are in {folder / 'benchmark.json'}, the picture beside it.")
+
+
+def _save(results: Results, folder: Path) -> None:
+  (folder / "benchmark.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
 
 
 def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterator[Measurement]:
@@ -134,7 +138,7 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
     if name == "ours":
       reference = found
     error = difference(found, reference)
-    notes[name] = candidate.other and f"other function ({candidate.other}), timed only"
+    notes[name] = candidate.other and f"other function: {candidate.other}"
     if not candidate.other and not error <= TOLERANCE:
       yield Measurement(row, name, GRADIENT, note=f"differs from ours by {error:.1g}, not timed")
       continue
@@ -178,7 +182,8 @@ def measure_remat() -> list[Measurement]:
 def difference(found: Any, reference: Any) -> float:
   """Largest relative Euclidean distance ‖a − b‖ / ‖b‖ of two pytrees' leaves."""
   leaves = zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True)
-  return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in leaves)
+  # Not Python's max, which drops NaN.
+  return float(np.max([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in leaves]))
 
 
 def _rows() -> list[Row]:

@@ -144,7 +144,8 @@ def _mark(target: Target | None) -> str:
 
 def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
   """Memory and time with and without rematerialisation."""
-  table = Table(title=f"{remat[0].row}: rematerialisation", title_justify="left")
+  console.print(f"{remat[0].row}: rematerialisation")
+  table = Table()
   for column in ("remat", "+ backward ms", "MiB"):
     table.add_column(column, justify="right")
   for m in remat:
@@ -175,13 +176,15 @@ PEER_COLOURS = {
 def picture(results: Results) -> Figure:
   """Time of forward and backward relative to ours: a panel a cell and depth, a group a shape."""
   rows = list(results.limits)
-  panels = list(dict.fromkeys((row.cell, row.depth) for row in rows))
-  depths = len({depth for _, depth in panels})
-  panels.sort()
-  cells = len(panels) // depths
-  figure = Figure(figsize=(1.5 + 5.5 * depths, 0.8 + 2.5 * cells), layout="constrained")
-  axes = figure.subplots(cells, depths, squeeze=False, sharey=True).flat
+  cells = sorted({row.cell for row in rows})
+  depths = sorted({row.depth for row in rows})
+  panels = [(cell, depth) for cell in cells for depth in depths]
   shown = [p for p in PEER_COLOURS if any(m.peer == p and m.seconds for m in results.layers)]
+  width = 0.8 / max(len(shown), 1)
+  shapes = len({row.shape for row in rows})
+  size = (max(5.5, 1.1 * shapes + 0.5) * len(depths), 2.4 * len(cells) + 0.8)
+  figure = Figure(figsize=size, layout="constrained")
+  axes = figure.subplots(len(cells), len(depths), squeeze=False, sharey=True).flat
   for axis, (cell, depth) in zip(axes, panels, strict=True):
     group = [row for row in rows if (row.cell, row.depth) == (cell, depth)]
     for i, row in enumerate(group):
@@ -190,14 +193,30 @@ def picture(results: Results) -> Figure:
         if peer not in found or not found[peer].seconds:
           continue
         ratio = found[peer].median / found["ours"].median
-        hatch = "///" if found[peer].note else None
-        x = i + (j - (len(shown) - 1) / 2) * 0.8 / len(shown)
-        axis.bar(x, ratio, 0.8 / len(shown), color=PEER_COLOURS[peer], hatch=hatch)
-        axis.annotate(f"{ratio:.1f}", (x, ratio), ha="center", va="bottom", fontsize=5.5)
-    axis.axhline(1, color="black", linewidth=1.2)
+        x = i + (j - (len(shown) - 1) / 2) * width
+        axis.bar(
+          x,
+          ratio - 1,
+          width,
+          bottom=1,
+          color=PEER_COLOURS[peer],
+          hatch="///" if found[peer].note else None,
+        )
+        axis.annotate(
+          f"{ratio:.2g}",
+          (x, ratio),
+          (0, 2 if ratio > 1 else -2),
+          textcoords="offset points",
+          ha="center",
+          va="bottom" if ratio > 1 else "top",
+          rotation=90,
+          fontsize=6,
+        )
+    axis.axhline(1, color="black", linewidth=1)
     axis.set_yscale("log", base=2)
+    axis.margins(y=0.15)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_xticks(range(len(group)), [str(row.shape) for row in group], fontsize=8)
+    axis.set_xticks(range(len(group)), [str(row.shape) for row in group], fontsize=7)
     axis.set_title(f"{cell}, depth {depth}", fontsize=9)
     axis.set_ylabel("time / ours", fontsize=9)
     axis.tick_params(axis="y", labelsize=8)

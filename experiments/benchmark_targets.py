@@ -150,11 +150,15 @@ def fastest_peer(results: Results, row: Row) -> tuple[str, float | None]:
 
 
 def row_targets(results: Results, row: Row) -> list[Target]:
-  """The targets of a row of layers."""
+  """The targets of a row of layers.
+
+  Small differences and the limit are judged by the fastest calls, which disturbances miss; how we
+  stand beside others, by the medians, which is what their users get.
+  """
   gradients, with_norms = timed(results, row, GRADIENT), timed(results, row, NORMS)
   ours, norms = gradients["ours"], with_norms["ours"]
   targets = [
-    Target(COST, norms.median / ours.median - 1, 0.03, at_least=False, percent=True),
+    Target(COST, norms.minimum / ours.minimum - 1, 0.03, at_least=False, percent=True),
     Target(LIMIT, results.limits[row][1] / ours.minimum, 0.8),
   ]
   if ours.temporaries and norms.temporaries:

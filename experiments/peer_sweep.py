@@ -118,29 +118,13 @@ def train_torch(run: Run) -> None:
   params += list(head.parameters())
   optimizer = torch.optim.Adam(params, lr=float(settings()["learning_rate"]), fused=True)
 
-  def fused(xs: torch.Tensor) -> torch.Tensor:
-    state, parts = None, []
-    for chunk in xs.split(run.truncation or len(xs)):
-      ys, state = rnn(chunk, state)
-      state = tuple(s.detach() for s in state) if run.cell == "lstm" else state.detach()
-      parts.append(ys)
-    return torch.cat(parts)
-
-  def looped(xs: torch.Tensor) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
-    states = []
-    for i in range(run.depth):
-      names = ("weight_ih", "weight_hh", "bias_ih")
-      weights = {name: getattr(rnn, f"{name}_l{i}") for name in names}
-      states.append(torch_peers.loop(run.cell, xs, **weights, truncation=run.truncation))
-      for h in states[-1]:
-        h.retain_grad()
-      xs = torch.stack(states[-1])
-    return xs, states
-
   for step in range(run.steps):
     tokens = torch.from_numpy(_batch(random))
     xs = nn.functional.one_hot(tokens[:-1], vocabulary).float()
-    ys, states = looped(xs) if step % run.log_every == 0 else (fused(xs), [])
+    if step % run.log_every == 0:
+      ys, states = torch_peers.truncated_loop(run.cell, rnn, xs, run.truncation)
+    else:
+      ys, states = torch_peers.truncated(rnn, xs, run.truncation), []
     loss = nn.functional.cross_entropy(head(ys).flatten(0, 1), tokens[1:].flatten())
     for p in params:
       p.grad = None

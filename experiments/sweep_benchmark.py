@@ -56,24 +56,24 @@ def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepT
   Yields:
     The times as they come.
   """
-  yield _ours(OURS, ["--log_every=20", *extra_flags], len(cores))
-  yield _ours(OURS_EVERY, ["--log_every=1", *extra_flags], len(cores))
+  yield time_sweep(OURS, ["--log_every=20", *extra_flags], len(cores))
+  yield time_sweep(OURS_EVERY, ["--log_every=1", *extra_flags], len(cores))
   yield from _torch(len(cores))
   yield _linen(len(cores))
   if len(cores) < 2:
     return
-  yield _ours(TWO, [*_DEVICE_SWEEP, "--devices=2", *extra_flags], 2)
+  yield time_sweep(TWO, [*_DEVICE_SWEEP, "--devices=2", *extra_flags], 2)
   one = [*_DEVICE_SWEEP, "--devices=1", *extra_flags]
-  yield _ours(ONE, one, 1)
+  yield time_sweep(ONE, one, 1)
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, cores[:1])  # the sweep inherits it
     try:
-      yield _ours(PINNED, one, 1)
+      yield time_sweep(PINNED, one, 1)
     finally:
       os.sched_setaffinity(0, cores)
 
 
-def _ours(name: str, flags: Sequence[str], devices: int) -> SweepTime:
+def time_sweep(name: str, flags: Sequence[str], devices: int) -> SweepTime:
   """`python -m experiments.sweep` in a fresh folder."""
   with tempfile.TemporaryDirectory() as folder:
     command = (sys.executable, "-m", "experiments.sweep", f"--flagfile={peer_sweep.FLAGFILE}")

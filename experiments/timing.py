@@ -16,8 +16,8 @@ import numpy as np
 from experiments.candidates import NUM_GATES, Row, compiled
 from rnn_jax.types import Array
 
-_TURN = 0.03  # s
-_MIN_ROUNDS = 3
+_ROUNDS = 4
+_SLOW = 0.1  # s: from here on a call outlasts what came before it
 _TOO_LONG = 8.0  # s
 _PIECE = 0.15  # s for one product or chain of the dependency limit
 
@@ -34,32 +34,33 @@ def interleave(
 ) -> dict[Any, list[float]]:
   """Times candidates in turn, in another order each round, so that a disturbance meets all.
 
-  A turn is about 30 ms of calls, one at least, after half as many that are not timed: what ran
-  before has left its threads spinning and its data in the caches.
+  A turn is calls for an equal share of the budget, one at least. The first third of a fast
+  candidate's calls is not timed: what ran before has left its threads spinning and its data in the
+  caches.
 
   Args:
     calls: by name; each blocks until it is done.
     first: seconds of the first call of each.
-    budget: seconds for all together; three rounds are made in any case, unless `first` is more
-      than 8 s for all together: then it is all there is.
+    budget: seconds for all together, more where a call is longer than its turn. If the first calls
+      took more than 8 s together, they are all there is.
   Returns:
     Seconds of each call, by name.
   """
   if sum(first[name] for name in calls) > _TOO_LONG:
     return {name: [first[name]] for name in calls}
-  seconds: dict[Any, list[float]] = {name: [] for name in calls}
-  random = np.random.default_rng(0)
+  turn = budget / (_ROUNDS * len(calls))
   # A first call is much slower than those that follow.
   typical = {name: min(first[name], clock(call)[0]) for name, call in calls.items()}
-  start, rounds = time.perf_counter(), 0
-  while rounds < _MIN_ROUNDS or time.perf_counter() - start < budget:
+  repeats = {name: max(1, round(turn / typical[name])) for name in calls}
+  random = np.random.default_rng(0)
+  seconds: dict[Any, list[float]] = {name: [] for name in calls}
+  for _ in range(_ROUNDS):
     for i in random.permutation(len(calls)):
       name, call = list(calls.items())[i]
-      repeats = max(1, round(_TURN / typical[name]))
-      for _ in range(repeats // 2):
+      untimed = math.ceil(repeats[name] / 3) if typical[name] < _SLOW else 0
+      for _ in range(untimed):
         call()
-      seconds[name] += [clock(call)[0] for _ in range(repeats)]
-    rounds += 1
+      seconds[name] += [clock(call)[0] for _ in range(max(1, repeats[name] - untimed))]
   return seconds
 
 

@@ -80,23 +80,26 @@ def build(
     if keep:
       for h in (h for layer in states for h in layer):
         h.retain_grad()
-    (ys**2).mean().backward()
+    loss = (ys**2).mean()
+    loss.backward()
     norms = keep and [norms_of(layer) for layer in states]
-    return [{name: leaf.grad for name, leaf in layer.items()} for layer in weights], norms
+    grads = [{name: leaf.grad for name, leaf in layer.items()} for layer in weights]
+    return loss.detach(), (grads, norms)
 
   def gradient(keep: bool = False) -> Any:
     result = backward(keep)
     finish()
     return result
 
-  def train() -> None:
-    backward(keep=False)
+  def train() -> Tensor:
+    loss, _ = backward(keep=False)
     nn.utils.clip_grad_norm_(leaves, CLIP_NORM)
     optimizer.step()
     finish()
+    return loss
 
   def gradients(result: Any) -> list[Params]:
-    theirs = [{name: leaf.cpu().numpy() for name, leaf in layer.items()} for layer in result[0]]
+    theirs = [{name: leaf.cpu().numpy() for name, leaf in layer.items()} for layer in result[1][0]]
     return jax.device_get(jax.vjp(convert, params)[1](theirs)[0])
 
   programs = {FORWARD: Program(run), GRADIENT: Program(gradient)}
@@ -211,6 +214,30 @@ def _step(cell: str, h: Tensor, c: Tensor, drive: Tensor, w_h: Tensor) -> tuple[
   r, z = (drive[:, :gates] + recurrent[:, :gates]).sigmoid().chunk(2, dim=1)
   n = (drive[:, gates:] + r * recurrent[:, gates:]).tanh()
   return n + z * (h - n), c
+
+
+def truncated(rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> Tensor:
+  """ys of fused layers, the gradient cut every `truncation` steps: chunks, their carry detached."""
+  carry: Any = None
+  parts = []
+  for chunk in xs.split(truncation or len(xs)):
+    ys, carry = rnn(chunk, carry)
+    carry = tuple(s.detach() for s in carry) if isinstance(carry, tuple) else carry.detach()
+    parts.append(ys)
+  return torch.cat(parts)
+
+
+def truncated_loop(cell: str, rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> States:
+  """The same, as a loop over time whose hidden states retain their gradient; bias_hh must be 0."""
+  states = []
+  for i in range(rnn.num_layers):
+    names = ("weight_ih", "weight_hh", "bias_ih")
+    weights = {name: getattr(rnn, f"{name}_l{i}") for name in names}
+    states.append(loop(cell, xs, **weights, truncation=truncation))
+    for h in states[-1]:
+      h.retain_grad()
+    xs = torch.stack(states[-1])
+  return xs, states
 
 
 def product(function: Callable[[Any, Any], Any], left: np.ndarray, right: np.ndarray) -> Any:
