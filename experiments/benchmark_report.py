@@ -70,7 +70,7 @@ def print_row(
   for name in columns:
     table.add_column(name, justify="right")
   table.add_column("note")
-  for peer in dict.fromkeys(m.peer for m in measurements):
+  for peer in [name for name in candidates.PEERS if any(m.peer == name for m in measurements)]:
     note = next((m.note for m in measurements if m.peer == peer), "")
     at = {measure: found.get((peer, measure)) for measure in MEASURES}
     gradient = at[GRADIENT]
