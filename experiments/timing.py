@@ -29,38 +29,34 @@ def clock(call: Callable[[], Any]) -> tuple[float, Any]:
   return time.perf_counter() - start, result
 
 
-def interleave(
-  calls: Mapping[Any, Callable[[], Any]], first: Mapping[Any, float], budget: float
-) -> dict[Any, list[float]]:
+def interleave(calls: Mapping[Any, Callable[[], Any]], budget: float) -> dict[Any, list[float]]:
   """Times candidates in turn, in another order each round, so that a disturbance meets all.
 
   A turn is calls for an equal share of the budget, one at least. The first third of a fast
   candidate's calls is not timed: what ran before has left its threads spinning and its data in the
-  caches.
+  caches. The slower the candidates, the fewer the rounds, from four down to one; where a call of
+  each takes more than 8 s together, that is all.
 
   Args:
-    calls: by name; each blocks until it is done.
-    first: seconds of the first call of each.
-    budget: seconds for all together, more where a call is longer than its turn. If the first calls
-      took more than 8 s together, they are all there is.
+    calls: by name; each blocks until it is done, and was called before.
+    budget: seconds for all together, more where one round takes longer.
   Returns:
     Seconds of each call, by name.
   """
-  if sum(first[name] for name in calls) > _TOO_LONG:
-    return {name: [first[name]] for name in calls}
   turn = budget / (_ROUNDS * len(calls))
-  # A first call is much slower than those that follow.
-  typical = {name: min(first[name], clock(call)[0]) for name, call in calls.items()}
-  repeats = {name: max(1, round(turn / typical[name])) for name in calls}
+  typical = {name: clock(call)[0] for name, call in calls.items()}
+  seconds = {name: [typical[name]] if typical[name] > turn else [] for name in calls}
+  total = sum(typical.values())
+  rounds = 0 if total > _TOO_LONG else max(1, min(_ROUNDS, round(budget / total)))
   random = np.random.default_rng(0)
-  seconds: dict[Any, list[float]] = {name: [] for name in calls}
-  for _ in range(_ROUNDS):
+  for _ in range(rounds):
     for i in random.permutation(len(calls)):
       name, call = list(calls.items())[i]
-      untimed = math.ceil(repeats[name] / 3) if typical[name] < _SLOW else 0
+      repeats = max(1, round(turn / typical[name]))
+      untimed = math.ceil(repeats / 3) if typical[name] < _SLOW else 0
       for _ in range(untimed):
         call()
-      seconds[name] += [clock(call)[0] for _ in range(max(1, repeats[name] - untimed))]
+      seconds[name] += [clock(call)[0] for _ in range(max(1, repeats - untimed))]
   return seconds
 
 
