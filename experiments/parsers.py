@@ -64,7 +64,12 @@ def define(name: str, default: str, parse: Parse, help: str) -> None:
 
 
 def define_axis(name: str, default: str, parse: Parse, help: str, none: str = "none") -> None:
-  """Defines a flag that holds a comma list of different values, an axis of the grid."""
+  """Defines a flag that holds an axis of the grid."""
+  define_list(name, default, parse, f"{help} A comma list is an axis of the sweep.", none)
+
+
+def define_list(name: str, default: str, parse: Parse, help: str, none: str = "none") -> None:
+  """Defines a flag that holds a comma list of different values."""
 
   def parse_all(text: str) -> tuple[Any, ...]:
     items = [item.strip() for item in text.split(",")]
@@ -78,7 +83,7 @@ def define_axis(name: str, default: str, parse: Parse, help: str, none: str = "n
         raise ValueError(f"{name} must not hold a value twice, got {items[i]} in '{text}'.")
     return tuple(values)
 
-  _define(name, default, parse_all, f"{help} A comma list is an axis of the sweep.", none)
+  _define(name, default, parse_all, help, none)
 
 
 def _or(none: str | None) -> str:

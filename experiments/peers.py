@@ -1,0 +1,212 @@
+"""One recurrent layer of each library on JAX, as a function of our params.
+
+A library's params are an affine function of ours, `convert`; its transpose brings gradients back
+into our layout, so that one function a library is enough to compare both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import rnn_jax
+from rnn_jax.types import Array, Params
+
+
+class NotAvailable(Exception):
+  """The peer is not installed, or has no such layer; the message says which."""
+
+
+class Layer(NamedTuple):
+  """One recurrent layer of a library on JAX.
+
+  Attributes:
+    convert: our params of the layer -> the library's, affine.
+    apply: (the library's params, xs) -> ys.
+    batch_major: xs and ys are [B, T, ...], as the library prefers.
+    other: where its function is another one than ours, in which way; empty if it is ours.
+  """
+
+  convert: Callable[[Params], Any]
+  apply: Callable[[Any, Array], Array]
+  batch_major: bool = False
+  other: str = ""
+
+
+def split(params: Params, gates: str) -> dict[str, Params]:
+  """Our fused params, by gate; `gates` names them in our order, a letter each."""
+  parts = {name: jnp.split(leaf, len(gates), axis=-1) for name, leaf in params.items()}
+  return {gate: {name: part[i] for name, part in parts.items()} for i, gate in enumerate(gates)}
+
+
+def reorder(params: Params, gates: str, order: str) -> Params:
+  """Our fused params with the gates in another order."""
+  by_gate = split(params, gates)
+  return {
+    name: jnp.concatenate([by_gate[gate][name] for gate in order], axis=-1) for name in params
+  }
+
+
+def _ours(cell: str, input_size: int, hidden_size: int) -> Layer:
+  """`rnn_jax.unroll`."""
+  del input_size
+  ours = rnn_jax.make_cell(cell, hidden_size)
+  return Layer(lambda params: params, lambda params, xs: rnn_jax.unroll(ours, params, xs)[1])
+
+
+def _linen(cell: str, input_size: int, hidden_size: int) -> Layer:
+  """`flax.linen.RNN`."""
+  import flax.linen as nn
+
+  del input_size
+  cells = {"elman": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+  rnn: Any = nn.RNN(cells[cell](hidden_size), time_major=True)
+
+  def convert(params: Params) -> Any:
+    if cell == "elman":
+      return {"i": _dense(params["w_x"], params["b"]), "h": _dense(params["w_h"])}
+    layers = {}
+    for gate, p in split(params, "zrn" if cell == "gru" else "ifgo").items():
+      if cell == "gru":
+        layers[f"i{gate}"] = _dense(p["w_x"], p["b"])
+        layers[f"h{gate}"] = _dense(p["w_h"], jnp.zeros_like(p["b"]) if gate == "n" else None)
+      else:
+        layers[f"i{gate}"], layers[f"h{gate}"] = _dense(p["w_x"]), _dense(p["w_h"], p["b"])
+    return layers
+
+  return Layer(convert, lambda params, xs: rnn.apply({"params": {"cell": params}}, xs))
+
+
+def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
+  """`flax.nnx.RNN`, split into its graph and its params."""
+  from flax import nnx
+
+  cells = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
+
+  def make() -> nnx.RNN:
+    return nnx.RNN(
+      cells[cell](input_size, hidden_size, rngs=nnx.Rngs(0)), time_major=True, rngs=False
+    )
+
+  graph, state = nnx.split(nnx.eval_shape(make))
+
+  def convert(params: Params) -> Any:
+    if cell == "gru":
+      params = reorder(params, "zrn", "rzn")
+    # The LSTM has its bias beside the recurrent product, the others beside the input's.
+    on_input, on_state = (None, params["b"]) if cell == "lstm" else (params["b"], None)
+    return {
+      "dense_i": _dense(params["w_x"], on_input),
+      "dense_h": _dense(params["w_h"], on_state),
+    }
+
+  def apply(params: Any, xs: Array) -> Array:
+    full = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(full, {"cell": params})
+    zeros = jnp.zeros((xs.shape[1], hidden_size), xs.dtype)
+    # Without an initial carry of its own, nnx.RNN cannot be differentiated.
+    return nnx.merge(graph, full)(xs, initial_carry=(zeros, zeros) if cell == "lstm" else zeros)
+
+  return Layer(convert, apply)
+
+
+def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
+  """`haiku.dynamic_unroll`."""
+  import haiku as hk
+
+  del input_size
+  cores = {"elman": hk.VanillaRNN, "gru": hk.GRU, "lstm": hk.LSTM}
+  other = {"elman": "relu for tanh", "gru": "resets before the product"}
+
+  def run(xs: Array) -> Array:
+    options = {"double_bias": False} if cell == "elman" else {}
+    core = cores[cell](hidden_size, name="core", **options)
+    return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
+
+  def convert(params: Params) -> Any:
+    if cell == "elman":
+      return {
+        "core/linear": {"w": params["w_x"], "b": params["b"]},
+        "core/linear_1": {"w": params["w_h"]},
+      }
+    if cell == "gru":
+      return {"core": {"w_i": params["w_x"], "w_h": params["w_h"], "b": params["b"]}}
+    params = reorder(params, "ifgo", "igfo")
+    w = jnp.concatenate([params["w_x"], params["w_h"]])
+    # haiku adds 1 to the forget gate itself.
+    one = jnp.zeros_like(params["b"]).at[2 * hidden_size : 3 * hidden_size].set(1)
+    return {"core/linear": {"w": w, "b": params["b"] - one}}
+
+  transformed: Any = hk.without_apply_rng(hk.transform(run))
+  return Layer(convert, transformed.apply, other=other.get(cell, ""))
+
+
+def _equinox(cell: str, input_size: int, hidden_size: int) -> Layer:
+  """A cell of equinox, mapped over the batch, in `lax.scan`."""
+  import equinox as eqx
+
+  if cell == "elman":
+    raise NotAvailable("no such layer")
+  make = eqx.nn.GRUCell if cell == "gru" else eqx.nn.LSTMCell
+  empty = eqx.filter_eval_shape(make, input_size, hidden_size, key=jax.random.key(0))
+
+  def convert(params: Params) -> Any:
+    if cell == "gru":
+      params = reorder(params, "zrn", "rzn")
+    weights = (params["w_x"].T, params["w_h"].T, params["b"])
+    return weights + ((jnp.zeros(hidden_size),) if cell == "gru" else ())
+
+  def leaves(layer: Any) -> Any:
+    base = (layer.weight_ih, layer.weight_hh, layer.bias)
+    return base + ((layer.bias_n,) if cell == "gru" else ())
+
+  def apply(params: Any, xs: Array) -> Array:
+    layer = jax.vmap(eqx.tree_at(leaves, empty, params))
+    zeros = jnp.zeros((xs.shape[1], hidden_size), xs.dtype)
+
+    def step(carry: Any, x: Array) -> Any:
+      carry = layer(x, carry)
+      return carry, carry[0] if cell == "lstm" else carry
+
+    return jax.lax.scan(step, (zeros, zeros) if cell == "lstm" else zeros, xs)[1]
+
+  return Layer(convert, apply)
+
+
+def _keras(cell: str, input_size: int, hidden_size: int) -> Layer:
+  """A recurrent layer of Keras on its JAX backend."""
+  os.environ["KERAS_BACKEND"] = "jax"  # read at import
+  import keras
+
+  kinds = {"elman": keras.layers.SimpleRNN, "gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
+  layer = kinds[cell](hidden_size, return_sequences=True)
+  layer.build((None, None, input_size))
+  constants = [variable.value for variable in layer.non_trainable_variables]
+
+  def convert(params: Params) -> Any:
+    b = params["b"]
+    return [params["w_x"], params["w_h"], jnp.stack([b, jnp.zeros_like(b)]) if cell == "gru" else b]
+
+  def apply(params: Any, xs: Array) -> Array:
+    return layer.stateless_call(params, constants, xs)[0]
+
+  return Layer(convert, apply, batch_major=True)
+
+
+def _dense(kernel: Array, bias: Array | None = None) -> Params:
+  """Params of Flax's dense layers."""
+  return {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
+
+
+LAYERS: Mapping[str, Callable[[str, int, int], Layer]] = {
+  "ours": _ours,
+  "linen": _linen,
+  "nnx": _nnx,
+  "haiku": _haiku,
+  "equinox": _equinox,
+  "keras": _keras,
+}
