@@ -61,7 +61,11 @@ def define_flags() -> None:
   flags.DEFINE_string("output_dir", "results/benchmark", "Folder for table and picture.")
   flags.DEFINE_boolean("quick", False, "One small shape and depth 1, in under a minute.")
   flags.DEFINE_boolean("sweep", True, "Time the reference sweep too; never with --quick.")
-  flags.DEFINE_string("sweep_flags", "", "More flags for the sweep that is timed, space between.")
+  flags.DEFINE_string(
+    "sweep_flags",
+    "",
+    "More flags for the sweep that is timed, space between; none that change what it computes.",
+  )
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
 
 

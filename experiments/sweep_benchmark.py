@@ -52,18 +52,18 @@ def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepT
 
   Args:
     cores: of this process; so many runs go on at a time.
-    extra_flags: for our sweep.
+    extra_flags: for our sweep; those that make the comparison come after them, and win.
   Yields:
     The times as they come.
   """
-  yield time_sweep(OURS, ["--log_every=20", *extra_flags], len(cores))
-  yield time_sweep(OURS_EVERY, ["--log_every=1", *extra_flags], len(cores))
+  yield time_sweep(OURS, [*extra_flags, "--log_every=20"], len(cores))
+  yield time_sweep(OURS_EVERY, [*extra_flags, "--log_every=1"], len(cores))
   yield from _torch(len(cores))
   yield _linen(len(cores))
   if len(cores) < 2:
     return
-  yield time_sweep(TWO, [*_DEVICE_SWEEP, "--devices=2", *extra_flags], 2)
-  one = [*_DEVICE_SWEEP, "--devices=1", *extra_flags]
+  yield time_sweep(TWO, [*extra_flags, *_DEVICE_SWEEP, "--devices=2"], 2)
+  one = [*extra_flags, *_DEVICE_SWEEP, "--devices=1"]
   yield time_sweep(ONE, one, 1)
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, cores[:1])  # the sweep inherits it
@@ -91,7 +91,7 @@ def time_sweep(name: str, flags: Sequence[str], devices: int) -> SweepTime:
     # The runs of a round, one a device, each hold the seconds of their round.
     states = Path(folder).glob("runs/*/status.json")
     training = sum(json.loads(state.read_text())["seconds"] for state in states) / devices
-  return SweepTime(name, seconds, training)
+  return SweepTime(name, seconds, training, " ".join(flags))
 
 
 def _torch(processes: int) -> Iterator[SweepTime]:

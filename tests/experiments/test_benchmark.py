@@ -211,7 +211,7 @@ def test_sweep_is_timed_or_says_why_not():
   tiny = ["--cell=elman", "--depth=1", "--truncation=full", "--seed=0", "--steps=2"]
   tiny += ["--hidden_size=4", "--sequence_length=8", "--batch_size=2", "--devices=1"]
   timed = sweep_benchmark.time_sweep("tiny", tiny, devices=1)
-  assert timed.note == ""
+  assert timed.note == " ".join(tiny)
   assert 0 < timed.training < timed.seconds
   failed = sweep_benchmark.time_sweep("bad", ["--steps=0"], devices=1)
   assert failed.seconds is None
