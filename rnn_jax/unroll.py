@@ -124,7 +124,8 @@ def _step(cell: Cell) -> adjoint.Step:
     if now.reset is not None:
       start = _select(now.reset, jax.tree.map(jnp.zeros_like, old), start)
     if now.cut is not None:
-      start = jax.tree.map(functools.partial(_cut_gradient, now.cut), start)
+      # Forward, XLA drops a choice between equals: the cut costs nothing there.
+      start = _select(now.cut, jax.lax.stop_gradient(start), start)
     recurrent = cell.recur(held, start)
     if slots is not None:
       recurrent = jax.tree.map(jnp.add, recurrent, slots.recurrent)
@@ -172,20 +173,6 @@ def _by_blocks(
     carry, early = blocks(carry)
     carry, late = rest(carry)
   return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
-
-
-@jax.custom_jvp
-def _cut_gradient(cut: Array, leaf: Array) -> Array:
-  """The identity on `leaf`, without derivative where `cut`; it costs the forward pass nothing."""
-  del cut
-  return leaf
-
-
-@_cut_gradient.defjvp
-def _cut_gradient_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-  cut, leaf = primals
-  tangent = tangents[1]
-  return leaf, _select(cut, jnp.zeros_like(tangent), tangent)
 
 
 def _cuts(

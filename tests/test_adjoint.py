@@ -1,0 +1,244 @@
+"""The written-out reverse sweep is the derivative of the plain loop, and compiles to what it should."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import CELLS, gradient_probe, make_cell, unroll
+
+T, B, D, H = 7, 2, 2, 3
+
+LENGTHS = np.array([7, 4])
+RESETS = np.zeros((T, B), bool)
+RESETS[[3, 5], [0, 1]] = True
+
+VARIANTS = [*((name, {}) for name in CELLS), ("elman", {"activation": "relu"})]
+VARIANTS += [("gru", {"reset": "before"})]
+TIMES = [
+  {},
+  {"reverse": True, "unroll": 3},
+  {"truncation": 3, "lengths": LENGTHS, "resets": RESETS},
+  {"truncation": 2, "lengths": LENGTHS, "reverse": True, "remat": "step"},
+  {"truncation": 2, "resets": RESETS, "remat": "sqrt"},
+]
+
+every_variant = pytest.mark.parametrize(
+  ("name", "options"), VARIANTS, ids=[" ".join(map(str, (n, *o.values()))) for n, o in VARIANTS]
+)
+every_time = pytest.mark.parametrize("time", TIMES, ids=lambda time: "+".join(time) or "plain")
+
+
+def draw(seed, like):
+  random = np.random.default_rng(seed)
+  return jax.tree.map(lambda a: jnp.asarray(0.6 * random.standard_normal(a.shape), a.dtype), like)
+
+
+def problem(name, options, dtype=float, num_steps=T):
+  cell = make_cell(name, H, **options)
+  params = draw(1, jax.eval_shape(lambda: cell.init(jax.random.key(0), D, dtype)))
+  carry = draw(2, cell.initial_carry((B,), dtype))
+  xs = draw(3, jax.ShapeDtypeStruct((num_steps, B, D), dtype))
+  return cell, (params, xs, carry), gradient_probe(cell, num_steps, B, dtype)
+
+
+def score(result):
+  """A loss that reads every output and the final carry, each entry with a weight of its own."""
+  leaves = jax.tree.leaves(result)
+  return sum(jnp.vdot(draw(20 + i, a), jnp.sin(a)) for i, a in enumerate(leaves))
+
+
+@every_variant
+@every_time
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_values_gradients_and_norms_are_those_of_the_plain_loop(x64, name, options, time, dtype):
+  cell, arrays, probe = problem(name, options, dtype)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def everything(forward_mode):
+    def loss(arrays, probe):
+      params, xs, carry = arrays
+      result = unroll(cell, params, xs, carry, probe=probe, forward_mode=forward_mode, **time)
+      return score(result), result
+
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(arrays, probe)
+
+  rtol = 1e-11 if dtype == jnp.float64 else 2e-4
+  chex.assert_trees_all_close(everything(False), everything(True), rtol=rtol, atol=0.05 * rtol)
+
+
+@every_variant
+@every_time
+def test_hessian_vector_products_are_those_of_the_plain_loop(x64, name, options, time):
+  cell, arrays, _ = problem(name, options)
+  direction = draw(40, arrays)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def products(forward_mode):
+    def loss(arrays):
+      params, xs, carry = arrays
+      return score(unroll(cell, params, xs, carry, forward_mode=forward_mode, **time))
+
+    def along(arrays):
+      pairs = zip(jax.tree.leaves(jax.grad(loss)(arrays)), jax.tree.leaves(direction), strict=True)
+      return sum(jnp.vdot(g, d) for g, d in pairs)
+
+    # Under truncation the two differ: what is cut off is no gradient of anything.
+    _, forward_over_reverse = jax.jvp(jax.grad(loss), (arrays,), (direction,))
+    return forward_over_reverse, jax.grad(along)(arrays)
+
+  chex.assert_trees_all_close(products(False), products(True), rtol=1e-10, atol=1e-11)
+
+
+def test_gradient_of_the_norms_is_that_of_the_plain_loop(x64):
+  # A penalty on the norms, as regularisers against vanishing gradients have it.
+  cell, arrays, probe = problem("lstm", {})
+
+  @functools.partial(jax.jit, static_argnums=0)
+  @functools.partial(jax.grad, argnums=1)
+  def penalty(forward_mode, arrays):
+    def loss(probe):
+      params, xs, carry = arrays
+      return score(unroll(cell, params, xs, carry, probe=probe, forward_mode=forward_mode))
+
+    norms = jax.tree.leaves(jax.grad(loss)(probe))
+    return sum(jnp.vdot(draw(30 + i, a), jnp.log(a)) for i, a in enumerate(norms))
+
+  chex.assert_trees_all_close(penalty(False, arrays), penalty(True, arrays), rtol=1e-9, atol=1e-10)
+
+
+def test_without_forward_mode_the_error_says_so(x64):
+  cell, (params, xs, carry), _ = problem("elman", {})
+  with pytest.raises(TypeError, match="forward-mode"):
+    jax.jvp(lambda params: unroll(cell, params, xs, carry), (params,), (params,))
+
+
+def test_a_complex_cell_with_two_drives_and_none_recurrent(x64):
+  # h' = λ ∘ h + u, y = Re h, with masks among its drives: nothing of it is like the gated cells.
+  def project(params, xs, key=None):
+    u = (xs @ params["w_x"]).astype(complex)
+    return {"u": u, "gain": jnp.tanh(xs[..., :1]), "mask": xs[..., :1] > -0.5}
+
+  def update(params, h, drive, recurrent):
+    nu, theta = params["nu"][None], params["theta"][None]
+    gain = drive["gain"].astype(complex)
+    moved = jnp.exp(jax.lax.complex(-jnp.exp(nu), theta)) * h + gain * drive["u"]
+    return jnp.where(drive["mask"], moved, h)
+
+  cell = make_cell("elman", H)._replace(
+    initial_carry=lambda shape, dtype=float: jnp.zeros((*shape, H), complex),
+    project=project,
+    recur=lambda params, h: (),
+    update=update,
+    output=lambda params, h, drive: h.real * drive["gain"],
+  )
+  shapes = {"w_x": (D, H), "nu": (H,), "theta": (H,)}
+  params = draw(1, {k: jax.ShapeDtypeStruct(s, float) for k, s in shapes.items()})
+  xs = draw(3, jax.ShapeDtypeStruct((T, B, D), float))
+  probe = jnp.zeros((T, B))
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def everything(forward_mode):
+    def loss(params, xs, probe):
+      _, ys = unroll(cell, params, xs, probe=probe, forward_mode=forward_mode, truncation=4)
+      return score(ys)
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2))(params, xs, probe)
+
+  chex.assert_trees_all_close(everything(False), everything(True), rtol=1e-11, atol=1e-12)
+
+
+# What is compiled
+
+
+def compiled(cell, num_steps, batch_size, input_size, hidden_size, probed=False, **time):
+  """The optimised text of a gradient, and its temporaries in bytes."""
+  params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+  xs = jax.ShapeDtypeStruct((num_steps, batch_size, input_size), jnp.float32)
+  probe = gradient_probe(cell, num_steps, batch_size) if probed else None
+
+  def loss(params, probe, xs):
+    return jnp.mean(unroll(cell, params, xs, probe=probe, **time)[1] ** 2)
+
+  grad = jax.grad(loss, argnums=(0, 1) if probed else 0)
+  program = jax.jit(grad).lower(params, probe, xs).compile()
+  return program.as_text(), program.memory_analysis().temp_size_in_bytes
+
+
+def while_bodies(text):
+  """Each while body's text, with that of the computations that it calls."""
+  computations = {}
+  for part in re.split(r"\n\n", text):
+    named = re.match(r"(?:ENTRY )?%([\w.\-]+) \(", part.strip())
+    if named:
+      computations[named[1]] = part
+
+  def whole(name, seen):
+    if name in seen or name not in computations:
+      return ""
+    seen.add(name)
+    text = computations[name]
+    called = re.findall(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)", text)
+    return text + "".join(whole(other, seen) for other in called)
+
+  return [whole(name, set()) for name in set(re.findall(r"body=%([\w.\-]+)", text))]
+
+
+# Sizes of which none is the product of others, so that a shape tells what an array is.
+SIZES = {"num_steps": 29, "batch_size": 5, "input_size": 11, "hidden_size": 7}
+
+
+def products(text):
+  """Shapes of the results of all matrix products."""
+  found = re.findall(r"f32\[([\d,]*)\]\S* (?:dot|custom-call)\(", text)
+  return [tuple(map(int, shape.split(","))) for shape in found if shape]
+
+
+@every_variant
+def test_the_recurrent_kernels_gradient_is_one_product_after_the_loop(name, options):
+  cell = make_cell(name, 7, **options)
+  text, _ = compiled(cell, **SIZES)
+  bodies = while_bodies(text)
+  inside = [shape for body in bodies for shape in products(body)]
+  assert len(bodies) == 2
+  assert inside, "the recurrent products are in the loops"
+  width = jax.eval_shape(lambda: cell.init(jax.random.key(0), 11))["b"].shape[0]
+  # The second product of a GRU that resets before it is in `update`, and stays in the loop.
+  width = 2 * 7 if options.get("reset") == "before" else width
+  assert (7, width) not in inside and (width, 7) not in inside
+  assert (7, width) in products(text) or (width, 7) in products(text)
+
+
+@every_variant
+@pytest.mark.parametrize("probed", [False, True])
+@pytest.mark.parametrize("remat", ["none", "step"])
+def test_no_loop_copies_what_it_keeps_for_all_time(name, options, probed, remat):
+  text, _ = compiled(make_cell(name, 7, **options), **SIZES, probed=probed, remat=remat)
+  for body in while_bodies(text):
+    assert "dynamic-update-slice" in body
+    assert not re.search(r"= \w+\[29,[\d,]+\]\S* copy\(", body)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_norms_take_next_to_no_memory(name):
+  sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
+  cell = make_cell(name, 64)
+  _, without = compiled(cell, **sizes)
+  _, probed = compiled(cell, **sizes, probed=True)
+  assert probed < 1.02 * without
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_memory_of_blocks_is_that_of_the_outputs(name):
+  sizes = {"num_steps": 1024, "batch_size": 4, "input_size": 16, "hidden_size": 32}
+  cell = make_cell(name, 32)
+  _, blocks = compiled(cell, **sizes, remat="sqrt")
+  outputs = 1024 * 4 * 32 * 4
+  # ys and their cotangent, and a block of √T steps.
+  assert blocks < 2 * outputs + 24 * outputs / 32
