@@ -30,6 +30,8 @@ def use(name: str) -> None:
     if name == "auto":
       name = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "rnn_jax")
     try:
+      if not name:
+        raise ValueError("--compilation_cache must name a folder, or be auto or none, got ''")
       folder = command_line.path("compilation_cache", name)
       _prepare(folder)
     except (OSError, ValueError) as error:

@@ -120,12 +120,14 @@ def train_group(
     batch = list(runs[first : first + len(devices)])
     # Devices without a run of their own repeat the first one; its copies are dropped.
     numbers = _stack(batch + [batch[0]] * (len(devices) - len(batch)), settings)
-    state, begin = program.blanks, time.monotonic()
+    begin, last = time.monotonic(), settings.steps // _CHUNK * _CHUNK
+    state, ahead = program.advance(numbers, program.blanks, task.data)
     parts: list[list[Record]] = [[] for _ in batch]
     diverged: list[int | None] = [None] * len(batch)
-    for step in range(0, settings.steps + 1, _CHUNK):
-      state, records = program.advance(numbers, state, task.data)
-      records = jax.device_get(records)
+    for step in range(0, last + 1, _CHUNK):
+      records = jax.device_get(ahead)
+      if step < last:  # the devices go on while records are written
+        state, ahead = program.advance(numbers, state, task.data)
       for i, run in enumerate(batch):
         if diverged[i] is None:
           part = _of_device(records, i, step, settings)
