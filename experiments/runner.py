@@ -72,7 +72,30 @@ class Result:
   seconds: float
 
 
+class Program(NamedTuple):
+  """What `compile_group` makes for `train_group`.
+
+  Attributes:
+    advance: `(numbers, state, data) -> (state, records)`, compiled, one run a device.
+    blanks: the state to begin with.
+  """
+
+  advance: Callable[..., tuple[TrainState, Record]]
+  blanks: TrainState
+
+
+def compile_group(
+  runs: Sequence[Run], settings: Settings, task: Task, devices: Sequence[Any]
+) -> Program:
+  """Compiles the program of the runs of one (cell, depth); arguments as in `train_group`."""
+  advance, blank = _program(runs[0], settings, task)
+  blanks = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), blank)
+  numbers = _stack([runs[0]] * len(devices), settings)
+  return Program(map_runs(advance, devices).lower(numbers, blanks, task.data).compile(), blanks)
+
+
 def train_group(
+  program: Program,
   runs: Sequence[Run],
   settings: Settings,
   task: Task,
@@ -84,6 +107,7 @@ def train_group(
   A run's records do not depend on the other runs, nor on the number of devices.
 
   Args:
+    program: of the group, from `compile_group`.
     runs: all of one cell and depth.
     settings: of the sweep.
     task: built from the settings.
@@ -92,21 +116,18 @@ def train_group(
   Yields:
     Each run's result, as its round of runs ends.
   """
-  advance, blank = _program(runs[0], settings, task)
-  blanks = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), blank)
-  numbers = _stack([runs[0]] * len(devices), settings)
-  program = map_runs(advance, devices).lower(numbers, blanks, task.data).compile()
-
   for first in range(0, len(runs), len(devices)):
     batch = list(runs[first : first + len(devices)])
     # Devices without a run of their own repeat the first one; its copies are dropped.
     numbers = _stack(batch + [batch[0]] * (len(devices) - len(batch)), settings)
-    state, begin = blanks, time.monotonic()
+    begin, last = time.monotonic(), settings.steps // _CHUNK * _CHUNK
+    state, ahead = program.advance(numbers, program.blanks, task.data)
     parts: list[list[Record]] = [[] for _ in batch]
     diverged: list[int | None] = [None] * len(batch)
-    for step in range(0, settings.steps + 1, _CHUNK):
-      state, records = program(numbers, state, task.data)
-      records = jax.device_get(records)
+    for step in range(0, last + 1, _CHUNK):
+      records = jax.device_get(ahead)
+      if step < last:  # the devices go on while records are written
+        state, ahead = program.advance(numbers, state, task.data)
       for i, run in enumerate(batch):
         if diverged[i] is None:
           part = _of_device(records, i, step, settings)

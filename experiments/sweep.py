@@ -17,7 +17,8 @@ import platform
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,16 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import command_line, grid, parsers, plots, progress, records
-from experiments.runner import Record, train_group
+from experiments import (
+  command_line,
+  compilation_cache,
+  grid,
+  parsers,
+  plots,
+  progress,
+  records,
+)
+from experiments.runner import Program, Record, compile_group, train_group
 from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
@@ -104,6 +113,12 @@ def define_flags() -> None:
     "Devices to use, one run on each at a time; CPU cores are devices. A number, or all, the "
     "default.",
   )
+  flags.DEFINE_string(
+    "compilation_cache",
+    "auto",
+    "Folder where compiled programs are kept, for later sweeps to load; auto for rnn_jax in the "
+    "user's cache folder, or none.",
+  )
   flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
   flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
@@ -119,6 +134,7 @@ def main(arguments: list[str]) -> None:
   if flags.FLAGS.dry_run:
     _print_plan(sweep)
     return
+  compilation_cache.use(flags.FLAGS.compilation_cache)
   try:
     _run(sweep, console)
   except KeyboardInterrupt:
@@ -259,9 +275,12 @@ def _run(sweep: _Sweep, console: Console) -> None:
       done[run] = (step + len(part.loss)) / (settings.steps + 1)
       report(f"{run.cell}, depth {run.depth}", sum(done.values()), float(part.loss[-1]))
 
-    for (cell, depth), runs in grid.groups(run for run in done if done[run] < 1).items():
+    groups = grid.groups(run for run in done if done[run] < 1)
+    programs = _programs(list(groups.values()), sweep)
+    for (cell, depth), runs in groups.items():
       report(f"{cell}, depth {depth}: compiling", sum(done.values()), None)
-      for result in train_group(runs, settings, sweep.task, sweep.devices, on_records):
+      program = next(programs)
+      for result in train_group(program, runs, settings, sweep.task, sweep.devices, on_records):
         records.end_run(folder, names[result.run], result, settings)
         done[result.run] = 1.0
   gradients, metrics = records.write_results(folder, sweep.ids)
@@ -272,6 +291,21 @@ def _run(sweep: _Sweep, console: Console) -> None:
   print(f"{len(names)} runs have ended, {len(diverged)} of them diverged.")
   print(f"Records are in {folder}, pictures in {folder / 'figures'}:")
   print(f"  begin with {folder / 'figures' / 'gradient_decay.png'}")
+
+
+def _programs(groups: Sequence[Sequence[grid.Run]], sweep: _Sweep) -> Iterator[Program]:
+  """The program of each group; while one is in use, a thread compiles the next."""
+  # Not closed at the end, as Ctrl-C and errors should not wait for a compilation.
+  thread = ThreadPoolExecutor(1)
+
+  def compiled(runs: Sequence[grid.Run]) -> Future[Program]:
+    return thread.submit(compile_group, runs, sweep.settings, sweep.task, sweep.devices)
+
+  ahead = compiled(groups[0])
+  for following in groups[1:]:
+    program, ahead = ahead.result(), compiled(following)
+    yield program
+  yield ahead.result()
 
 
 def _note_interrupts() -> threading.Event:

@@ -13,6 +13,15 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
   jax.config.update("jax_num_cpu_devices", 4)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory):
+  """The folder that is a sweep's `~/.cache`, also in a process of its own."""
+  with pytest.MonkeyPatch.context() as patch:
+    folder = tmp_path_factory.mktemp("cache")
+    patch.setenv("XDG_CACHE_HOME", str(folder))
+    yield folder
+
+
 @pytest.fixture
 def x64():
   """Double precision, for closed forms."""
@@ -36,3 +45,17 @@ def sweep_flags():
 
   sweep.define_flags()
   return flags.FLAGS
+
+
+@pytest.fixture
+def compilations():
+  """Durations of the compilations since the test began."""
+  durations = []
+
+  def listen(event: str, duration: float, **_: object) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+      durations.append(duration)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield durations
+  jax.monitoring.clear_event_listeners()

@@ -48,7 +48,7 @@ def table(flags) -> str:
   """The flags as rows of the README's table."""
   names = [*AXES, *(field.name for field in dataclasses.fields(Settings))]
   rows = []
-  for name in (*names, "output_dir", "devices", "dry_run", "overwrite"):
+  for name in (*names, "output_dir", "devices", "compilation_cache", "dry_run", "overwrite"):
     default = (flags[name].default_as_str or "all").strip("'")
     rows.append(f"| `--{name}` | `{default}` | {flags[name].help} |\n")
   return "".join(rows)

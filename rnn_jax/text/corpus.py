@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +84,10 @@ def _read(path: Path) -> bytes:
 def _standard_library() -> bytes:
   root = Path(sysconfig.get_path("stdlib"))
   skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-  files = [p for p in root.rglob("*.py") if not skipped & set(p.relative_to(root).parts)]
+  files: list[Path] = []
+  for folder, inside, names in os.walk(root):
+    inside[:] = set(inside) - skipped  # os.walk goes where this list says
+    files += [Path(folder, name) for name in names if name.endswith(".py")]
   if not files:
     raise ValueError(f"corpus 'stdlib' needs the standard library's source, none is in {root}.")
   try:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.grid import Run, Settings
-from experiments.runner import train_group
+from experiments.runner import compile_group, train_group
 from rnn_jax.tasks import adding
 
 SETTINGS = Settings("adding", "stdlib", 8, 12, 4, 30, "adam", 10)
@@ -13,24 +13,11 @@ TASK = adding(12, 4)
 RUNS = [Run("lstm", 1, k, seed, 0.01, 1.0, 1.0, 1.0) for k in (4, None) for seed in (0, 1)]
 
 
-@pytest.fixture
-def compilations():
-  """Durations of the compilations since the test began."""
-  durations = []
-
-  def listen(event: str, duration: float, **_: object) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-      durations.append(duration)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  yield durations
-  jax.monitoring.clear_event_listeners()
-
-
 def trained(runs, num_devices, settings=SETTINGS, seen=None):
   on_records = (lambda *_: None) if seen is None else lambda *args: seen.append(args)
   devices = jax.local_devices()[:num_devices]
-  return list(train_group(runs, settings, TASK, devices, on_records))
+  program = compile_group(runs, settings, TASK, devices)
+  return list(train_group(program, runs, settings, TASK, devices, on_records))
 
 
 @pytest.mark.usefixtures("optax_promotion")
