@@ -1,9 +1,10 @@
-"""Trains the runs of one group: one compiled program, one run a device at a time."""
+"""Trains the runs of one group with one compiled program, as many at a time as the devices take."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from experiments.grid import Run, Settings, logged_steps
 from rnn_jax.cells import make_cell
 from rnn_jax.gradient_flow import lag_profile
 from rnn_jax.modules import DeepRNN
-from rnn_jax.parallel import map_runs
+from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Task
 from rnn_jax.training import TrainState, init_state, make_optimizer, update
 from rnn_jax.types import Array, Carry
@@ -78,38 +79,62 @@ def train_group(
   task: Task,
   devices: Sequence[Any],
   on_records: Callable[[Run, int, Record], None],
+  *,
+  data_parallel: int = 1,
+  runs_per_device: int = 1,
 ) -> Iterator[Result]:
-  """Trains runs of one (cell, depth), as many at a time as there are devices.
+  """Trains runs of one (cell, depth), as many at a time as the devices take.
 
-  A run's records do not depend on the other runs, nor on the number of devices.
+  A run's records do not depend on the other runs, nor on the number of devices; on how many devices
+  share a batch, and on how many runs a device has at a time, only as far as rounding goes.
 
   Args:
     runs: all of one cell and depth.
     settings: of the sweep.
     task: built from the settings.
-    devices: where; one run a device.
+    devices: where.
     on_records: called with (run, first step, records of some steps from there) as they come.
+    data_parallel: devices that share the batch of a run; must divide the batch size and the number
+      of devices.
+    runs_per_device: most runs that a device trains at a time, vectorised.
   Yields:
     Each run's result, as its round of runs ends.
   """
-  advance, blank = _program(runs[0], settings, task)
+  rows = len(devices) // data_parallel  # each shares the batches of its runs
+  together = _runs_together(len(runs), rows, runs_per_device)
+  lead = (rows,) if together == 1 else (rows, together)
+
+  def by_device(runs: Sequence[Run]) -> Numbers:
+    """The runs' numbers, [devices], or [devices, runs of a device]."""
+    return jax.tree.map(
+      lambda a: np.repeat(a.reshape(lead), data_parallel, axis=0), _stack(runs, settings)
+    )
+
+  def by_run(records: Record) -> Record:
+    """A chunk's records with a leading axis of runs; the devices that share one have the same."""
+    return jax.tree.map(
+      lambda a: a[::data_parallel].reshape(-1, *a.shape[len(lead) :]), jax.device_get(records)
+    )
+
+  capacity = rows * together
+  advance, blank = _program(runs[0], settings, task, data_parallel, together)
   blanks = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), blank)
-  numbers = _stack([runs[0]] * len(devices), settings)
+  numbers = by_device([runs[0]] * capacity)
   program = map_runs(advance, devices).lower(numbers, blanks, task.data).compile()
 
-  for first in range(0, len(runs), len(devices)):
-    batch = list(runs[first : first + len(devices)])
-    # Devices without a run of their own repeat the first one; its copies are dropped.
-    numbers = _stack(batch + [batch[0]] * (len(devices) - len(batch)), settings)
+  for first in range(0, len(runs), capacity):
+    batch = list(runs[first : first + capacity])
+    # Places without a run of their own repeat the first one; its copies are dropped.
+    numbers = by_device(batch + [batch[0]] * (capacity - len(batch)))
     state, begin = blanks, time.monotonic()
     parts: list[list[Record]] = [[] for _ in batch]
     diverged: list[int | None] = [None] * len(batch)
     for step in range(0, settings.steps + 1, _CHUNK):
       state, records = program(numbers, state, task.data)
-      records = jax.device_get(records)
+      records = by_run(records)
       for i, run in enumerate(batch):
         if diverged[i] is None:
-          part = _of_device(records, i, step, settings)
+          part = _of_run(records, i, step, settings)
           diverged[i] = _divergence(part, step)
           parts[i].append(part)
           on_records(run, step, part)
@@ -118,6 +143,12 @@ def train_group(
     seconds = time.monotonic() - begin
     for run, chunks, bad in zip(batch, parts, diverged, strict=True):
       yield Result(run, jax.tree.map(lambda *a: np.concatenate(a), *chunks), bad, seconds)
+
+
+def _runs_together(num_runs: int, rows: int, most: int) -> int:
+  """Runs on one device at a time: at most `most`, in as few rounds as that takes, spread evenly."""
+  rounds = math.ceil(num_runs / (rows * most))
+  return math.ceil(num_runs / (rows * rounds))
 
 
 def _stack(runs: Sequence[Run], settings: Settings) -> Numbers:
@@ -138,12 +169,13 @@ def _stack(runs: Sequence[Run], settings: Settings) -> Numbers:
 
 
 def _program(
-  run: Run, settings: Settings, task: Task
+  run: Run, settings: Settings, task: Task, data_parallel: int, together: int
 ) -> tuple[Callable[..., tuple[TrainState, Record]], TrainState]:
-  """The function that a group compiles, and the shapes of its state.
+  """The function that a group compiles, and the shapes of its state on one device.
 
   `(numbers, state, data) -> (state, records)` runs `_CHUNK` iterations, those past the last step
-  excepted. A state at step 0 is initialised there, so that a group needs no second program.
+  excepted. A state at step 0 is initialised there, so that a group needs no second program. All
+  but the step has a leading axis where a device has several runs together.
   """
 
   def model_of(options: dict[str, Any]) -> DeepRNN:
@@ -163,6 +195,12 @@ def _program(
   def optimizer_of(numbers: Numbers) -> Any:
     return make_optimizer(settings.optimizer, numbers.learning_rate, numbers.clip_norm)
 
+  total = functools.partial(psum, count=data_parallel)
+
+  def batch_mean(logs: Array) -> Array:
+    """[T, examples] → [T], over the whole batch, of which a device may have a share."""
+    return total(jnp.sum(logs, axis=1)) / settings.batch_size
+
   def lags(params: Any, xs: Array, targets: Array) -> dict[str, Array]:
     variables = {"params": params}
     apply: Callable[..., Any] = functools.partial(model.apply, variables)
@@ -172,7 +210,7 @@ def _program(
 
     encoded = apply(xs, method="encode")
     profile = lag_profile(model.cells, model.cell_params(variables), encoded, last_loss)
-    return _by_leaf(jax.tree.map(lambda a: jnp.mean(a, axis=1), profile))
+    return _by_leaf(jax.tree.map(batch_mean, profile))
 
   def advance(numbers: Numbers, state: TrainState, data: Any) -> tuple[TrainState, Record]:
     _, data_key = jax.random.split(jax.random.key(numbers.seed))
@@ -180,7 +218,9 @@ def _program(
     state = jax.lax.cond(state.step == 0, lambda: start(numbers, data), lambda: state)
 
     def live(state: TrainState) -> tuple[TrainState, Record]:
-      batch = task.batch(data, jax.random.fold_in(data_key, state.step))
+      # Each device draws the whole batch: which examples it holds depends on the key alone.
+      whole = task.batch(data, jax.random.fold_in(data_key, state.step))
+      batch = shard(whole, data_parallel)
       logged = (state.step % settings.log_every == 0) | (state.step == settings.steps)
 
       def measure() -> dict[str, Array]:
@@ -188,9 +228,9 @@ def _program(
 
       measured = jax.lax.cond(logged, measure, lambda: _missing(jax.eval_shape(measure)))
       new, _, metrics = update(
-        model, optimizer, task.loss, state, batch, truncation=numbers.truncation
+        model, optimizer, task.loss, state, batch, psum=total, truncation=numbers.truncation
       )
-      norms = _by_leaf(jax.tree.map(lambda a: jnp.mean(jnp.log10(a), axis=1), metrics.norms))
+      norms = _by_leaf(jax.tree.map(lambda a: batch_mean(jnp.log10(a)), metrics.norms))
       return new, Record(metrics.loss, metrics.grad_norm, norms, measured)
 
     def over(state: TrainState) -> tuple[TrainState, Record]:
@@ -201,8 +241,14 @@ def _program(
 
     return jax.lax.scan(body, state, length=_CHUNK)
 
-  blank = jax.eval_shape(start, jax.tree.map(lambda a: a[0], _stack([run], settings)), task.data)
-  return advance, blank
+  numbers = _stack([run] * together, settings)
+  if together == 1:
+    return advance, jax.eval_shape(start, jax.tree.map(lambda a: a[0], numbers), task.data)
+  # The runs of a device are in step. Were the step mapped too, each `cond` would have to compute
+  # both of its branches: the lag profile at every step, the initialisation in every call.
+  axes: Any = TrainState(step=None, params=0, opt_state=0)
+  blank = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
+  return jax.vmap(advance, (0, axes, None), (axes, 0)), blank
 
 
 def _missing(shapes: Any) -> Any:
@@ -215,8 +261,8 @@ def _by_leaf(layers: Sequence[Carry]) -> dict[str, Array]:
   return {name: jnp.stack([layer[name] for layer in named]) for name in named[0]}
 
 
-def _of_device(records: Record, i: int, first_step: int, settings: Settings) -> Record:
-  """Device i's share of a chunk: its steps up to divergence or the last, norms where logged."""
+def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
+  """Run i's share of a chunk: its steps up to divergence or the last, norms where logged."""
   steps = np.arange(first_step, min(first_step + _CHUNK, settings.steps + 1))
   finite = np.isfinite(records.loss[i]) & np.isfinite(records.grad_norm[i])
   steps = steps[: len(steps) if finite[: len(steps)].all() else np.argmin(finite) + 1]

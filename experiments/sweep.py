@@ -34,6 +34,10 @@ from rnn_jax.training import OPTIMIZERS
 
 MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
 
+# Runs of a usual size leave most of an accelerator idle. CPU cores are busy with one, and XLA:CPU
+# is slow at small batched products.
+_RUNS_PER_ACCELERATOR = 16
+
 _positive = functools.partial(
   parsers.number, rule="a finite number above 0", accept=lambda v: v > 0
 )
@@ -101,8 +105,20 @@ def define_flags() -> None:
     "devices",
     "all",
     integer("devices", none="all"),
-    "Devices to use, one run on each at a time; CPU cores are devices. A number, or all, the "
-    "default.",
+    "Devices to use; CPU cores are devices. A number, or all, the default.",
+  )
+  single(
+    "data_parallel",
+    "1",
+    integer("data_parallel"),
+    "Devices that share the batch of each run; must divide the batch size and the devices in use.",
+  )
+  single(
+    "runs_per_device",
+    "auto",
+    integer("runs_per_device", none="auto"),
+    "Most runs that a device trains at a time, vectorised. A number, or auto, the default: 1 on "
+    f"CPU, {_RUNS_PER_ACCELERATOR} elsewhere.",
   )
   flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
   flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
@@ -146,6 +162,8 @@ class _Sweep:
   corpus: Corpus | None
   task: Task
   devices: Sequence[Any]
+  data_parallel: int
+  runs_per_device: int
   folder: Path
 
   @property
@@ -183,6 +201,16 @@ def _resolve(arguments: list[str]) -> _Sweep:
     raise ValueError(
       f"--devices must be at most the {len(devices)} {kind} of this machine, got {values.devices}."
     )
+  devices = devices[: values.devices]
+  for whole, text in (
+    (settings.batch_size, f"--batch_size={settings.batch_size}"),
+    (len(devices), f"the number of devices in use, {len(devices)}"),
+  ):
+    if whole % values.data_parallel:
+      raise ValueError(f"--data_parallel must divide {text}, got {values.data_parallel}.")
+  runs_per_device = values.runs_per_device
+  if runs_per_device is None:
+    runs_per_device = 1 if devices[0].platform == "cpu" else _RUNS_PER_ACCELERATOR
   length = settings.sequence_length
   reach = [length if k is None else min(k, length) for k in values.truncation]
   if len(set(reach)) < len(reach):
@@ -195,7 +223,9 @@ def _resolve(arguments: list[str]) -> _Sweep:
   sha256 = corpus.sha256 if corpus else None
   ids = {grid.run_id(run, settings, sha256): run for run in grid.expand(axes)}
   folder = command_line.path("output_dir", values.output_dir)
-  sweep = _Sweep(settings, axes, ids, corpus, task, devices[: values.devices], folder)
+  sweep = _Sweep(
+    settings, axes, ids, corpus, task, devices, values.data_parallel, runs_per_device, folder
+  )
   if not values.output_dir:
     raise ValueError("--output_dir must name a folder, got ''.")
   records.check_folder(folder, sweep.configuration, values.overwrite)
@@ -261,7 +291,15 @@ def _run(sweep: _Sweep, console: Console) -> None:
 
     for (cell, depth), runs in grid.groups(run for run in done if done[run] < 1).items():
       report(f"{cell}, depth {depth}: compiling", sum(done.values()), None)
-      for result in train_group(runs, settings, sweep.task, sweep.devices, on_records):
+      for result in train_group(
+        runs,
+        settings,
+        sweep.task,
+        sweep.devices,
+        on_records,
+        data_parallel=sweep.data_parallel,
+        runs_per_device=sweep.runs_per_device,
+      ):
         records.end_run(folder, names[result.run], result, settings)
         done[result.run] = 1.0
   gradients, metrics = records.write_results(folder, sweep.ids)
@@ -306,6 +344,8 @@ def _about(sweep: _Sweep) -> dict[str, Any]:
       **{name: importlib.metadata.version(name) for name in packages},
     },
     "devices": [str(device) for device in sweep.devices],
+    "data_parallel": sweep.data_parallel,
+    "runs_per_device": sweep.runs_per_device,
     "matmul_precision": MATMUL_PRECISION,
     "git": _git(),
   }
