@@ -246,7 +246,7 @@ def _program(
     return advance, jax.eval_shape(start, jax.tree.map(lambda a: a[0], numbers), task.data)
   # The runs of a device are in step. Were the step mapped too, each `cond` would have to compute
   # both of its branches: the lag profile at every step, the initialisation in every call.
-  axes: Any = TrainState(step=None, params=0, opt_state=0)
+  axes = TrainState(step=None, params=0, opt_state=0)  # type: ignore[arg-type]
   blank = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
   return jax.vmap(advance, (0, axes, None), (axes, 0)), blank
 

@@ -218,10 +218,10 @@ def _resolve(arguments: list[str]) -> _Sweep:
       f"--truncation must not hold a value twice; at --sequence_length={length} all from {length} "
       "on are full."
     )
-  _check_memory(settings, max(values.depth))
   axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
   sha256 = corpus.sha256 if corpus else None
   ids = {grid.run_id(run, settings, sha256): run for run in grid.expand(axes)}
+  _check_memory(settings, max(values.depth), min(values.runs_per_device or 1, len(ids)))
   folder = command_line.path("output_dir", values.output_dir)
   sweep = _Sweep(
     settings, axes, ids, corpus, task, devices, values.data_parallel, runs_per_device, folder
@@ -232,16 +232,17 @@ def _resolve(arguments: list[str]) -> _Sweep:
   return sweep
 
 
-def _check_memory(settings: grid.Settings, depth: int) -> None:
-  """Refuses sizes at which the least that a run must hold would not fit into this machine."""
+def _check_memory(settings: grid.Settings, depth: int, together: int) -> None:
+  """Refuses sizes at which the least that a device's runs must hold would not fit into memory."""
   params = depth * settings.hidden_size**2
   carries = depth * settings.sequence_length * settings.batch_size * settings.hidden_size
-  needed = 4 * (params + carries)
+  needed = 4 * (params + carries) * together
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   if needed > memory:
     raise ValueError(
       "--hidden_size, --sequence_length, --batch_size and --depth must fit into this machine's "
-      f"{memory / 2**30:.0f} GiB; a run needs {needed / 2**30:.0f} GiB at least."
+      f"{memory / 2**30:.0f} GiB; {'a run needs' if together == 1 else f'{together} runs need'} "
+      f"{needed / 2**30:.0f} GiB at least."
     )
 
 
