@@ -111,6 +111,20 @@ def test_sharing_batches_and_devices_changes_records_by_rounding_alone(
     )
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("optax_promotion")
+def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
+  settings = Settings("adding", "stdlib", 4, 4, 4, 10_000, "sgd", 5000)
+  run = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
+  devices = jax.local_devices()[:4]
+  calls = []
+  (result,) = train_group(
+    [run], settings, adding(4, 4), devices, lambda *args: calls.append(args), data_parallel=4
+  )
+  assert len(calls) == 401
+  assert np.isfinite(result.records.loss).all()
+
+
 @pytest.mark.usefixtures("optax_promotion")
 def test_runs_of_one_device_compute_no_branch_that_they_do_not_take():
   def conditionals(together):
