@@ -1,9 +1,10 @@
-"""Trains the runs of one group: one compiled program, one run a device at a time."""
+"""Trains the runs of one group with one compiled program, as many at a time as the devices take."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from experiments.grid import Run, Settings, logged_steps
 from rnn_jax.cells import make_cell
 from rnn_jax.gradient_flow import lag_profile
 from rnn_jax.modules import DeepRNN
-from rnn_jax.parallel import map_runs
+from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Task
 from rnn_jax.training import TrainState, init_state, make_optimizer, update
 from rnn_jax.types import Array, Carry
@@ -72,11 +73,35 @@ class Result:
   seconds: float
 
 
+class Layout(NamedTuple):
+  """Where the runs of a group are trained.
+
+  Attributes:
+    devices: all in use.
+    data_parallel: devices that share the batch of a run; must divide the batch size and the number
+      of devices.
+    runs_per_device: most runs that a device trains at a time, vectorised.
+  """
+
+  devices: Sequence[Any]
+  data_parallel: int = 1
+  runs_per_device: int = 1
+
+  def lead(self, num_runs: int) -> tuple[int, ...]:
+    """Leading axes of what differs between `num_runs` runs: [rows], or [rows, runs of a device].
+
+    A row is of `data_parallel` devices, which have the same runs.
+    """
+    rows = len(self.devices) // self.data_parallel
+    together = _runs_together(num_runs, rows, self.runs_per_device)
+    return (rows,) if together == 1 else (rows, together)
+
+
 class Program(NamedTuple):
   """What `compile_group` makes for `train_group`.
 
   Attributes:
-    advance: `(numbers, state, data) -> (state, records)`, compiled, one run a device.
+    advance: `(numbers, state, data) -> (state, records)`, compiled, for all devices.
     blanks: the state to begin with.
   """
 
@@ -84,13 +109,13 @@ class Program(NamedTuple):
   blanks: TrainState
 
 
-def compile_group(
-  runs: Sequence[Run], settings: Settings, task: Task, devices: Sequence[Any]
-) -> Program:
+def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: Layout) -> Program:
   """Compiles the program of the runs of one (cell, depth); arguments as in `train_group`."""
-  advance, blank = _program(runs[0], settings, task)
+  lead = layout.lead(len(runs))
+  advance, blank = _program(runs[0], settings, task, layout.data_parallel, math.prod(lead[1:]))
+  devices = layout.devices
   blanks = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), blank)
-  numbers = _stack([runs[0]] * len(devices), settings)
+  numbers = _by_device([runs[0]] * math.prod(lead), settings, layout, lead)
   return Program(map_runs(advance, devices).lower(numbers, blanks, task.data).compile(), blanks)
 
 
@@ -99,38 +124,52 @@ def train_group(
   runs: Sequence[Run],
   settings: Settings,
   task: Task,
-  devices: Sequence[Any],
+  layout: Layout,
   on_records: Callable[[Run, int, Record], None],
 ) -> Iterator[Result]:
-  """Trains runs of one (cell, depth), as many at a time as there are devices.
+  """Trains runs of one (cell, depth), as many at a time as the devices take.
 
-  A run's records do not depend on the other runs, nor on the number of devices.
+  A run's records do not depend on the other runs, nor on the number of devices; on how many devices
+  share a batch, and on how many runs a device has at a time, only as far as rounding goes.
 
   Args:
     program: of the group, from `compile_group`.
     runs: all of one cell and depth.
     settings: of the sweep.
     task: built from the settings.
-    devices: where; one run a device.
+    layout: where.
     on_records: called with (run, first step, records of some steps from there) as they come.
   Yields:
     Each run's result, as its round of runs ends.
   """
-  for first in range(0, len(runs), len(devices)):
-    batch = list(runs[first : first + len(devices)])
-    # Devices without a run of their own repeat the first one; its copies are dropped.
-    numbers = _stack(batch + [batch[0]] * (len(devices) - len(batch)), settings)
+  lead = layout.lead(len(runs))
+  capacity = math.prod(lead)
+
+  def by_run(records: Record) -> Record:
+    """A chunk's records with a leading axis of runs; the devices that share one have the same."""
+    return jax.tree.map(
+      lambda a: a[:: layout.data_parallel].reshape(-1, *a.shape[len(lead) :]),
+      jax.device_get(records),
+    )
+
+  for first in range(0, len(runs), capacity):
+    batch = list(runs[first : first + capacity])
+    # Places without a run of their own repeat the first one; its copies are dropped.
+    everywhere = batch + [batch[0]] * (capacity - len(batch))
+    numbers = _by_device(everywhere, settings, layout, lead)
     begin, last = time.monotonic(), settings.steps // _CHUNK * _CHUNK
     state, ahead = program.advance(numbers, program.blanks, task.data)
     parts: list[list[Record]] = [[] for _ in batch]
     diverged: list[int | None] = [None] * len(batch)
     for step in range(0, last + 1, _CHUNK):
-      records = jax.device_get(ahead)
-      if step < last:  # the devices go on while records are written
+      records = by_run(ahead)
+      # The devices go on while records are written, but one call at a time: were there more, those
+      # that share a batch could wait for each other for ever.
+      if step < last:
         state, ahead = program.advance(numbers, state, task.data)
       for i, run in enumerate(batch):
         if diverged[i] is None:
-          part = _of_device(records, i, step, settings)
+          part = _of_run(records, i, step, settings)
           diverged[i] = _divergence(part, step)
           parts[i].append(part)
           on_records(run, step, part)
@@ -139,6 +178,21 @@ def train_group(
     seconds = time.monotonic() - begin
     for run, chunks, bad in zip(batch, parts, diverged, strict=True):
       yield Result(run, jax.tree.map(lambda *a: np.concatenate(a), *chunks), bad, seconds)
+
+
+def _by_device(
+  runs: Sequence[Run], settings: Settings, layout: Layout, lead: tuple[int, ...]
+) -> Numbers:
+  """The runs' numbers, [devices], or [devices, runs of a device]."""
+  return jax.tree.map(
+    lambda a: np.repeat(a.reshape(lead), layout.data_parallel, axis=0), _stack(runs, settings)
+  )
+
+
+def _runs_together(num_runs: int, rows: int, most: int) -> int:
+  """Runs on one device at a time: at most `most`, in as few rounds as that takes, spread evenly."""
+  rounds = math.ceil(num_runs / (rows * most))
+  return math.ceil(num_runs / (rows * rounds))
 
 
 def _stack(runs: Sequence[Run], settings: Settings) -> Numbers:
@@ -159,12 +213,13 @@ def _stack(runs: Sequence[Run], settings: Settings) -> Numbers:
 
 
 def _program(
-  run: Run, settings: Settings, task: Task
+  run: Run, settings: Settings, task: Task, data_parallel: int, together: int
 ) -> tuple[Callable[..., tuple[TrainState, Record]], TrainState]:
-  """The function that a group compiles, and the shapes of its state.
+  """The function that a group compiles, and the shapes of its state on one device.
 
   `(numbers, state, data) -> (state, records)` runs `_CHUNK` iterations, those past the last step
-  excepted. A state at step 0 is initialised there, so that a group needs no second program.
+  excepted. A state at step 0 is initialised there, so that a group needs no second program. All
+  but the step has a leading axis where a device has several runs together.
   """
 
   def model_of(options: dict[str, Any]) -> DeepRNN:
@@ -184,6 +239,12 @@ def _program(
   def optimizer_of(numbers: Numbers) -> Any:
     return make_optimizer(settings.optimizer, numbers.learning_rate, numbers.clip_norm)
 
+  total = functools.partial(psum, count=data_parallel)
+
+  def batch_mean(logs: Array) -> Array:
+    """[T, examples] → [T], over the whole batch, of which a device may have a share."""
+    return total(jnp.sum(logs, axis=1)) / settings.batch_size
+
   def lags(params: Any, xs: Array, targets: Array) -> dict[str, Array]:
     variables = {"params": params}
     apply: Callable[..., Any] = functools.partial(model.apply, variables)
@@ -193,7 +254,7 @@ def _program(
 
     encoded = apply(xs, method="encode")
     profile = lag_profile(model.cells, model.cell_params(variables), encoded, last_loss)
-    return _by_leaf(jax.tree.map(lambda a: jnp.mean(a, axis=1), profile))
+    return _by_leaf(jax.tree.map(batch_mean, profile))
 
   def advance(numbers: Numbers, state: TrainState, data: Any) -> tuple[TrainState, Record]:
     _, data_key = jax.random.split(jax.random.key(numbers.seed))
@@ -201,7 +262,9 @@ def _program(
     state = jax.lax.cond(state.step == 0, lambda: start(numbers, data), lambda: state)
 
     def live(state: TrainState) -> tuple[TrainState, Record]:
-      batch = task.batch(data, jax.random.fold_in(data_key, state.step))
+      # Each device draws the whole batch: which examples it holds depends on the key alone.
+      whole = task.batch(data, jax.random.fold_in(data_key, state.step))
+      batch = shard(whole, data_parallel)
       logged = (state.step % settings.log_every == 0) | (state.step == settings.steps)
 
       def measure() -> dict[str, Array]:
@@ -209,9 +272,9 @@ def _program(
 
       measured = jax.lax.cond(logged, measure, lambda: _missing(jax.eval_shape(measure)))
       new, _, metrics = update(
-        model, optimizer, task.loss, state, batch, truncation=numbers.truncation
+        model, optimizer, task.loss, state, batch, psum=total, truncation=numbers.truncation
       )
-      norms = _by_leaf(jax.tree.map(lambda a: jnp.mean(jnp.log10(a), axis=1), metrics.norms))
+      norms = _by_leaf(jax.tree.map(lambda a: batch_mean(jnp.log10(a)), metrics.norms))
       return new, Record(metrics.loss, metrics.grad_norm, norms, measured)
 
     def over(state: TrainState) -> tuple[TrainState, Record]:
@@ -222,8 +285,14 @@ def _program(
 
     return jax.lax.scan(body, state, length=_CHUNK)
 
-  blank = jax.eval_shape(start, jax.tree.map(lambda a: a[0], _stack([run], settings)), task.data)
-  return advance, blank
+  numbers = _stack([run] * together, settings)
+  if together == 1:
+    return advance, jax.eval_shape(start, jax.tree.map(lambda a: a[0], numbers), task.data)
+  # The runs of a device are in step. Were the step mapped too, each `cond` would have to compute
+  # both of its branches: the lag profile at every step, the initialisation in every call.
+  axes = TrainState(step=None, params=0, opt_state=0)  # type: ignore[arg-type]
+  blank = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
+  return jax.vmap(advance, (0, axes, None), (axes, 0)), blank
 
 
 def _missing(shapes: Any) -> Any:
@@ -236,8 +305,8 @@ def _by_leaf(layers: Sequence[Carry]) -> dict[str, Array]:
   return {name: jnp.stack([layer[name] for layer in named]) for name in named[0]}
 
 
-def _of_device(records: Record, i: int, first_step: int, settings: Settings) -> Record:
-  """Device i's share of a chunk: its steps up to divergence or the last, norms where logged."""
+def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
+  """Run i's share of a chunk: its steps up to divergence or the last, norms where logged."""
   steps = np.arange(first_step, min(first_step + _CHUNK, settings.steps + 1))
   finite = np.isfinite(records.loss[i]) & np.isfinite(records.grad_norm[i])
   steps = steps[: len(steps) if finite[: len(steps)].all() else np.argmin(finite) + 1]

@@ -35,13 +35,17 @@ from experiments import (
   progress,
   records,
 )
-from experiments.runner import Program, Record, compile_group, train_group
+from experiments.runner import Layout, Program, Record, compile_group, train_group
 from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.training import OPTIMIZERS
 
 MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
+
+# Runs of a usual size leave most of an accelerator idle. CPU cores are busy with one, and XLA:CPU
+# is slow at small batched products.
+_RUNS_PER_ACCELERATOR = 16
 
 _positive = functools.partial(
   parsers.number, rule="a finite number above 0", accept=lambda v: v > 0
@@ -110,8 +114,20 @@ def define_flags() -> None:
     "devices",
     "all",
     integer("devices", none="all"),
-    "Devices to use, one run on each at a time; CPU cores are devices. A number, or all, the "
-    "default.",
+    "Devices to use; CPU cores are devices. A number, or all, the default.",
+  )
+  single(
+    "data_parallel",
+    "1",
+    integer("data_parallel"),
+    "Devices that share the batch of each run; must divide the batch size and the devices in use.",
+  )
+  single(
+    "runs_per_device",
+    "auto",
+    integer("runs_per_device", none="auto"),
+    "Most runs that a device trains at a time, vectorised. A number, or auto, the default: 1 on "
+    f"CPU, {_RUNS_PER_ACCELERATOR} elsewhere.",
   )
   flags.DEFINE_string(
     "compilation_cache",
@@ -161,7 +177,7 @@ class _Sweep:
   ids: Mapping[str, grid.Run]
   corpus: Corpus | None
   task: Task
-  devices: Sequence[Any]
+  layout: Layout
   folder: Path
 
   @property
@@ -199,6 +215,16 @@ def _resolve(arguments: list[str]) -> _Sweep:
     raise ValueError(
       f"--devices must be at most the {len(devices)} {kind} of this machine, got {values.devices}."
     )
+  devices = devices[: values.devices]
+  for whole, text in (
+    (settings.batch_size, f"--batch_size={settings.batch_size}"),
+    (len(devices), f"the number of devices in use, {len(devices)}"),
+  ):
+    if whole % values.data_parallel:
+      raise ValueError(f"--data_parallel must divide {text}, got {values.data_parallel}.")
+  runs_per_device = values.runs_per_device
+  if runs_per_device is None:
+    runs_per_device = 1 if devices[0].platform == "cpu" else _RUNS_PER_ACCELERATOR
   length = settings.sequence_length
   reach = [length if k is None else min(k, length) for k in values.truncation]
   if len(set(reach)) < len(reach):
@@ -206,28 +232,30 @@ def _resolve(arguments: list[str]) -> _Sweep:
       f"--truncation must not hold a value twice; at --sequence_length={length} all from {length} "
       "on are full."
     )
-  _check_memory(settings, max(values.depth))
   axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
   sha256 = corpus.sha256 if corpus else None
   ids = {grid.run_id(run, settings, sha256): run for run in grid.expand(axes)}
+  _check_memory(settings, max(values.depth), min(values.runs_per_device or 1, len(ids)))
   folder = command_line.path("output_dir", values.output_dir)
-  sweep = _Sweep(settings, axes, ids, corpus, task, devices[: values.devices], folder)
+  layout = Layout(devices, values.data_parallel, runs_per_device)
+  sweep = _Sweep(settings, axes, ids, corpus, task, layout, folder)
   if not values.output_dir:
     raise ValueError("--output_dir must name a folder, got ''.")
   records.check_folder(folder, sweep.configuration, values.overwrite)
   return sweep
 
 
-def _check_memory(settings: grid.Settings, depth: int) -> None:
-  """Refuses sizes at which the least that a run must hold would not fit into this machine."""
+def _check_memory(settings: grid.Settings, depth: int, together: int) -> None:
+  """Refuses sizes at which the least that a device's runs must hold would not fit into memory."""
   params = depth * settings.hidden_size**2
   carries = depth * settings.sequence_length * settings.batch_size * settings.hidden_size
-  needed = 4 * (params + carries)
+  needed = 4 * (params + carries) * together
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   if needed > memory:
     raise ValueError(
       "--hidden_size, --sequence_length, --batch_size and --depth must fit into this machine's "
-      f"{memory / 2**30:.0f} GiB; a run needs {needed / 2**30:.0f} GiB at least."
+      f"{memory / 2**30:.0f} GiB; {'a run needs' if together == 1 else f'{together} runs need'} "
+      f"{needed / 2**30:.0f} GiB at least."
     )
 
 
@@ -248,7 +276,7 @@ def _print_plan(sweep: _Sweep) -> None:
       print(f"  {names[run]}")
   print(
     f"{len(sweep.ids)} runs, {len(groups)} groups, {len(groups)} compilations, "
-    f"{len(sweep.devices)} devices; nothing was written."
+    f"{len(sweep.layout.devices)} devices; nothing was written."
   )
 
 
@@ -280,7 +308,7 @@ def _run(sweep: _Sweep, console: Console) -> None:
     for (cell, depth), runs in groups.items():
       report(f"{cell}, depth {depth}: compiling", sum(done.values()), None)
       program = next(programs)
-      for result in train_group(program, runs, settings, sweep.task, sweep.devices, on_records):
+      for result in train_group(program, runs, settings, sweep.task, sweep.layout, on_records):
         records.end_run(folder, names[result.run], result, settings)
         done[result.run] = 1.0
   gradients, metrics = records.write_results(folder, sweep.ids)
@@ -299,7 +327,7 @@ def _programs(groups: Sequence[Sequence[grid.Run]], sweep: _Sweep) -> Iterator[P
   thread = ThreadPoolExecutor(1)
 
   def compiled(runs: Sequence[grid.Run]) -> Future[Program]:
-    return thread.submit(compile_group, runs, sweep.settings, sweep.task, sweep.devices)
+    return thread.submit(compile_group, runs, sweep.settings, sweep.task, sweep.layout)
 
   ahead = compiled(groups[0])
   for following in groups[1:]:
@@ -339,7 +367,9 @@ def _about(sweep: _Sweep) -> dict[str, Any]:
       "python": platform.python_version(),
       **{name: importlib.metadata.version(name) for name in packages},
     },
-    "devices": [str(device) for device in sweep.devices],
+    "devices": [str(device) for device in sweep.layout.devices],
+    "data_parallel": sweep.layout.data_parallel,
+    "runs_per_device": sweep.layout.runs_per_device,
     "matmul_precision": MATMUL_PRECISION,
     "git": _git(),
   }

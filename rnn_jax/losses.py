@@ -18,8 +18,8 @@ def squared_error(outputs: Array, targets: Array) -> Array:
   return jnp.sum((outputs - targets) ** 2, axis=-1)
 
 
-def masked_mean(values: Array, mask: Array) -> Array:
-  """Σ mask · values / Σ mask, 0 where the mask is empty.
+def masked_mean(values: Array, mask: Array, count: Array | None = None) -> Array:
+  """Σ mask · values / count, 0 where the mask is empty.
 
   What is masked out adds nothing, NaN included. (A gradient is NaN all the same where the masked
   value's own derivative is: a loss of a NaN target, say.)
@@ -27,11 +27,14 @@ def masked_mean(values: Array, mask: Array) -> Array:
   Args:
     values: [T, B].
     mask: [T, B] bool, the steps that count.
+    count: how many count, where these are part of a larger batch, whose mean is the sum of its
+      parts'; Σ mask if None.
   Returns:
     Scalar.
   """
   total = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
-  return total / jnp.maximum(jnp.sum(mask).astype(values.dtype), 1)
+  count = jnp.sum(mask) if count is None else count
+  return total / jnp.maximum(count.astype(values.dtype), 1)
 
 
 def perplexity(mean_cross_entropy: Array) -> Array:

@@ -1,24 +1,89 @@
-"""Many runs at once: the only place that uses pmap."""
+"""Many runs at once, or many devices for one run: the only place that uses pmap."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
+from rnn_jax import checks
+
+_AXIS = "devices"
+
 
 def map_runs(function: Callable[..., Any], devices: Sequence[Any] | None = None) -> Any:
-  """Maps independent runs over devices, one run a device, without any exchange between them.
+  """Maps runs over devices, one entry a device.
 
     (run, state, data) ↦ (state, records)      run, state, state', records: [devices, ...]
 
+  Runs do not exchange anything, unless `function` shares a run's batch among devices: neighbours of
+  the same run and state take their `shard` and add up by `psum`.
+
   Args:
-    function: `(run, state, data) -> (state, records)`, for a single run, pure.
+    function: `(run, state, data) -> (state, records)`, as one device computes it, pure.
     devices: where; all local devices by default.
   Returns:
     The pmapped function. `run` and `state` have a leading axis, one entry a device; `data` is the
-    same for all. The old state's memory is reused, so it must not be read again.
+    same for all. The old state's memory is reused, so it must not be read again. A call returns
+    when its results are there; a program from `lower().compile()` does not wait, and where it holds
+    a `psum` each call's results must be awaited before the next.
   """
-  # No collective is inside, so that calls in a row cannot deadlock on virtual CPU devices.
-  return jax.pmap(function, in_axes=(0, 0, None), devices=devices, donate_argnums=1)
+  mapped = jax.pmap(
+    function, axis_name=_AXIS, in_axes=(0, 0, None), devices=devices, donate_argnums=1
+  )
+
+  @functools.wraps(mapped)  # its `lower` too
+  def waiting(*args: Any) -> Any:
+    # On CPU devices, reductions of calls that run ahead of each other wait for one another forever.
+    return jax.block_until_ready(mapped(*args))
+
+  return waiting
+
+
+def shard(batch: Any, count: int) -> Any:
+  """This device's share of a batch, where `count` neighbouring devices share it; in `map_runs`.
+
+  Args:
+    batch: leaves [T, B, ...], the whole batch, the same on every device that shares it.
+    count: devices that share it; must divide B and the number of devices.
+  Returns:
+    Leaves [T, B / count, ...]: the i-th of the devices has the i-th part of the examples.
+  Raises:
+    TypeError, ValueError: the count is no integer of at least 1, or does not divide B.
+  """
+  checks.integer("count", count)
+  if count == 1:
+    return batch
+  place = jax.lax.axis_index(_AXIS) % count
+
+  def part(a: Any) -> Any:
+    if a.shape[1] % count:
+      raise ValueError(f"count must divide the batch size {a.shape[1]}, got {count}.")
+    size = a.shape[1] // count
+    return jax.lax.dynamic_slice_in_dim(a, place * size, size, axis=1)
+
+  return jax.tree.map(part, batch)
+
+
+def psum(tree: Any, count: int) -> Any:
+  """Sum of a pytree over the `count` neighbouring devices that share a batch; in `map_runs`.
+
+  Args:
+    tree: this device's addend.
+    count: devices that share the batch; must divide the number of devices.
+  Returns:
+    The sum, the same on each of the devices.
+  Raises:
+    TypeError, ValueError: the count is no integer of at least 1, or does not divide the number of
+      devices.
+  """
+  checks.integer("count", count)
+  if count == 1:
+    return tree
+  devices = jax.lax.axis_size(_AXIS)
+  if devices % count:
+    raise ValueError(f"count must divide the number of devices {devices}, got {count}.")
+  groups = [list(range(first, first + count)) for first in range(0, devices, count)]
+  return jax.lax.psum(tree, _AXIS, axis_index_groups=groups)

@@ -122,6 +122,7 @@ def update(
   carries: Sequence[Carry] | None = None,
   *,
   dropout_key: Array | None = None,
+  psum: Callable[[Any], Any] = lambda tree: tree,
   **time: Any,
 ) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
   """One optimiser step on the mean loss of a batch, with every gradient norm on the way.
@@ -136,11 +137,14 @@ def update(
     batch: what to learn from.
     carries: initial carry of each layer; zeros if None. No gradient flows into them.
     dropout_key: draws dropout; None for no dropout.
+    psum: where `batch` is one device's share of a larger one, the sum of a pytree over the devices
+      that share it, equally: `rnn_jax.parallel.psum`. State, loss and grad_norm are then those of
+      the whole batch, on every device; carries and norms are those of the device's own examples.
     **time: truncation, lengths, resets, remat, unroll, as `unroll` takes them.
   Returns:
     (state after, final carries, metrics of the params before).
   """
-  batch_size = batch.mask.shape[1]
+  batch_size, count = psum(batch.mask.shape[1]), psum(jnp.sum(batch.mask))
   rngs = None if dropout_key is None else {"dropout": dropout_key}
 
   def objective(params: Any, probes: Any) -> tuple[Array, tuple[Carry, ...]]:
@@ -154,11 +158,13 @@ def update(
       rngs=rngs,
       **time,
     )
-    return masked_mean(loss(outputs, batch.targets), batch.mask), final
+    return masked_mean(loss(outputs, batch.targets), batch.mask, count), final
 
   probes = model.probes(*batch.mask.shape)
   gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
   (value, final), (grads, norms) = gradient(state.params, probes)
+  # Gradients are summed, not the loss before: its derivative would be counted once a device.
+  value, grads = psum((value, grads))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   norms = jax.tree.map(lambda norm: norm * batch_size, norms)

@@ -17,6 +17,12 @@ def test_masked_mean_is_the_mean_of_what_counts_and_nothing_else_is_felt():
   np.testing.assert_allclose(grad, np.asarray(mask) / 3, rtol=1e-6)
 
 
+def test_masked_means_of_parts_add_up_to_that_of_the_whole():
+  values, mask = jnp.arange(12.0).reshape(3, 4), jnp.arange(12).reshape(3, 4) % 5 == 0
+  parts = [masked_mean(values[:, at], mask[:, at], jnp.sum(mask)) for at in (slice(3), slice(3, 4))]
+  assert sum(parts) == masked_mean(values, mask) == 5  # of 0, 5 and 10
+
+
 def test_masked_mean_of_nothing_is_zero():
   value, grad = jax.value_and_grad(masked_mean)(jnp.full((2, 3), jnp.nan), jnp.zeros((2, 3), bool))
   assert value == 0

@@ -1,4 +1,4 @@
-"""Runs mapped over devices are the runs alone."""
+"""Runs mapped over devices, and runs whose batch is shared among devices, are the runs alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from rnn_jax import DeepRNN, make_cell
-from rnn_jax.parallel import map_runs
-from rnn_jax.tasks import adding
-from rnn_jax.training import init_state, make_optimizer, update
+from rnn_jax.losses import squared_error
+from rnn_jax.parallel import map_runs, psum, shard
+from rnn_jax.tasks import Batch, adding
+from rnn_jax.training import TrainState, init_state, make_optimizer, update
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("optax_promotion")]
 
@@ -89,3 +90,97 @@ def test_mapped_function_may_be_called_in_a_row():
     losses.append(records.loss)
   assert np.all(np.isfinite(losses))
   np.testing.assert_array_equal(states.step, [15, 15])
+
+
+# The batch of one run, shared among devices
+
+
+def masked_batch(seed, num_steps=6, batch_size=8):
+  """Of the examples' steps fewer and fewer count, and none of the last two's."""
+  rng = np.random.default_rng(seed)
+  share = np.append(np.linspace(0.9, 0.1, batch_size - 2), [0, 0])
+  mask = rng.random((num_steps, batch_size)) < share
+  xs = rng.standard_normal((num_steps, batch_size, 2))
+  targets = rng.standard_normal((num_steps, batch_size, 1))
+  return Batch(jnp.asarray(xs), jnp.asarray(targets), jnp.asarray(mask))
+
+
+def random_state(model, optimizer, seed):
+  shapes = jax.eval_shape(model.init, jax.random.key(0), masked_batch(0).xs)["params"]
+  rng = np.random.default_rng(seed)
+  params = jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape), a.dtype), shapes)
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def stacked(trees):
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@pytest.mark.parametrize(
+  ("cell", "runs", "count", "clip_norm"),
+  [("elman", 1, 2, 0.1), ("lstm", 1, 4, None), ("lstm", 2, 2, 0.1)],
+)
+def test_a_shared_batch_is_the_whole_batch(x64, cell, runs, count, clip_norm):
+  model = DeepRNN([make_cell(cell, 3)] * 2, output_size=1)
+  optimizer = make_optimizer("adam", 0.1, clip_norm)
+  total = functools.partial(psum, count=count)
+
+  def train(run, state, batches, count=1, **options):
+    def body(state, batch):
+      part = shard(batch, count)
+      state, _, metrics = update(
+        model, optimizer, squared_error, state, part, truncation=run, **options
+      )
+      return state, metrics
+
+    return jax.lax.scan(body, state, batches)
+
+  batches = stacked([masked_batch(seed) for seed in range(3)])
+  truncations = jnp.arange(2, 2 + runs)
+  states = [random_state(model, optimizer, seed) for seed in range(runs)]
+  alone = [jax.jit(train)(k, state, batches) for k, state in zip(truncations, states, strict=True)]
+
+  shared = map_runs(
+    functools.partial(train, count=count, psum=total), jax.devices()[: runs * count]
+  )
+  repeated = [state for state in states for _ in range(count)]
+  got, metrics = shared(jnp.repeat(truncations, count), stacked(repeated), batches)
+  close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
+  for run, (state, expected) in enumerate(alone):
+    own = slice(run * count, (run + 1) * count)
+    for device in range(*own.indices(runs * count)):
+      close(entry(got, device), state)
+      close(metrics.loss[device], expected.loss)
+      close(metrics.grad_norm[device], expected.grad_norm)
+    # [devices, updates, T, examples of a device] → [updates, T, B]
+    norms = jax.tree.map(lambda a, own=own: jnp.concatenate(a[own], axis=-1), metrics.norms)
+    close(norms, expected.norms)
+    assert expected.grad_norm.min() > 0.1  # so that clipping, where there is any, is at work
+
+
+def test_calls_with_a_sum_in_them_may_be_made_in_a_row():
+  def grow(run, state, data):
+    state = state + psum(jnp.tanh(state @ data), 2)
+    return state, jnp.sum(state)
+
+  mapped = map_runs(grow, jax.devices()[:4])
+  data = jnp.full((64, 64), 1e-3)
+  # Inputs that lie on their devices already, so that nothing else makes a call wait.
+  state, run = mapped(jnp.zeros(4), jnp.ones((4, 64, 64)), data)
+  for _ in range(1000):
+    state, _ = mapped(run, state, data)
+  assert np.all(np.isfinite(state))
+
+
+def test_counts_that_do_not_divide_are_named():
+  def call(function, *shape):
+    mapped = map_runs(lambda run, state, data: (state, function(data)), jax.devices()[:4])
+    mapped(jnp.zeros(4), jnp.zeros(4), jnp.zeros(shape))
+
+  with pytest.raises(ValueError, match="count must divide the batch size 8, got 3"):
+    call(lambda data: shard(data, 3), 5, 8)
+  with pytest.raises(ValueError, match="count must divide the number of devices 4, got 3"):
+    call(lambda data: psum(data, 3))
+  for function in (shard, psum):
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+      function(jnp.zeros((5, 8)), 0)

@@ -48,8 +48,10 @@ def table(flags) -> str:
   """The flags as rows of the README's table."""
   names = [*AXES, *(field.name for field in dataclasses.fields(Settings))]
   rows = []
-  for name in (*names, "output_dir", "devices", "compilation_cache", "dry_run", "overwrite"):
-    default = (flags[name].default_as_str or "all").strip("'")
+  own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
+  unset = {"devices": "all", "runs_per_device": "auto"}
+  for name in (*names, *own, "dry_run", "overwrite"):
+    default = (flags[name].default_as_str or unset[name]).strip("'")
     rows.append(f"| `--{name}` | `{default}` | {flags[name].help} |\n")
   return "".join(rows)
 

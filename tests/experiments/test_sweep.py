@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import shutil
 import signal
 import subprocess
@@ -109,6 +111,19 @@ def test_lag_profile_is_the_gradient_norm_where_the_loss_is_at_the_last_step(smo
 def test_sweep_flags_give_the_same_sweep_on_another_number_of_devices(smoke, tmp_path):
   sweep(f"--flagfile={smoke / 'sweep.flags'}", f"--output_dir={tmp_path}", "--devices=1")
   assert contents(tmp_path) == contents(smoke)
+
+
+def test_shared_batches_and_devices_change_a_sweep_by_rounding_alone(smoke, tmp_path):
+  flags = ("--devices=2", "--data_parallel=2", "--runs_per_device=2")
+  sweep(SMOKE, *flags, f"--output_dir={tmp_path}")
+  about = json.loads((tmp_path / "sweep.json").read_text())
+  assert (about["data_parallel"], about["runs_per_device"]) == (2, 2)
+  xr.testing.assert_allclose(
+    xr.load_dataset(tmp_path / "gradients.nc"),
+    xr.load_dataset(smoke / "gradients.nc"),
+    rtol=1e-3,
+    atol=1e-4,
+  )
 
 
 def test_figures_come_from_records_alone(smoke):
@@ -322,12 +337,28 @@ BAD = [
   ("--flagfile={tmp}/self.flags", "--flagfile must not include itself"),
   ("leftover", "got 'leftover'"),
   ("--devices=99", "--devices must be at most the"),
+  ("--data_parallel=0", "data_parallel must be an integer from 1"),
+  ("--data_parallel=3", "--data_parallel must divide --batch_size=32, got 3"),
+  ("--data_parallel=8", "must divide the number of devices in use, 4, got 8"),
+  ("--devices=3 --data_parallel=2", "must divide the number of devices in use, 3, got 2"),
+  ("--runs_per_device=0", "runs_per_device must be an integer from 1"),
+  ("--runs_per_device=many", "or 'auto'"),
   ("--output_dir={tmp}", "--output_dir must be new, empty, or hold a sweep"),
   ("--output_dir={tmp}/empty", "--output_dir must be a folder, got the file"),
   ("--output_dir={tmp}/empty/x", "--output_dir must be a folder that can be written"),
   ("--output_dir=/proc/nothing", "--output_dir must be a folder that can be written"),
   ("--output_dir=", "--output_dir must name a folder"),
 ]
+
+
+def memory_flags() -> str:
+  """Two runs on one device, of which this machine could hold one."""
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  size = math.isqrt(int(0.6 * memory / 4))
+  return f"--task=adding --hidden_size={size} --batch_size=1 --seed=0,1 --runs_per_device=2"
+
+
+BAD += [(memory_flags(), "GiB; 2 runs need")]
 
 
 @pytest.mark.parametrize(("flags", "message"), BAD, ids=[flags for flags, _ in BAD])
@@ -359,13 +390,7 @@ def test_bad_input_of_a_real_process_is_no_traceback(tmp_path):
 def test_help_has_a_sentence_for_every_flag():
   described = call("--help").stdout.split("flags:")[1]
   names = [*AXES, *(field.name for field in dataclasses.fields(Settings))]
-  for name in (
-    *names,
-    "output_dir",
-    "devices",
-    "compilation_cache",
-    "[no]dry_run",
-    "[no]overwrite",
-  ):
+  own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
+  for name in (*names, *own, "[no]dry_run", "[no]overwrite"):
     text = described.split(f"  --{name}: ")[1].split("\n  --")[0]
     assert "." in text and len(text.split()) > 3
