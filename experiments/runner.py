@@ -23,7 +23,7 @@ from rnn_jax.training import TrainState, init_state, make_optimizer, update
 from rnn_jax.types import Array, Carry
 
 # Iterations in one call: enough to hide the cost of a call, few enough to show progress.
-_CHUNK = 25
+_CHUNK = 50
 
 
 class Numbers(NamedTuple):

@@ -1,4 +1,4 @@
-"""The written-out reverse sweep is the derivative of the plain loop, and compiles to what it should."""
+"""The written-out reverse sweep: the derivative of the plain loop, and compiled as it should be."""
 
 from __future__ import annotations
 

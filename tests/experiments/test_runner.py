@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+<<<<<<< HEAD
 import functools
+=======
+import dataclasses
+>>>>>>> cache
 
 import jax
 import numpy as np
@@ -59,11 +63,11 @@ def test_records_do_not_depend_on_devices_nor_on_other_runs():
 @pytest.mark.usefixtures("optax_promotion")
 def test_records_hold_every_step_and_norms_where_logged():
   seen = []
-  (result,) = trained(RUNS[:1], 1, seen=seen)
-  assert result.records.loss.shape == result.records.grad_norm.shape == (31,)
+  (result,) = trained(RUNS[:1], 1, dataclasses.replace(SETTINGS, steps=60), seen)
+  assert result.records.loss.shape == result.records.grad_norm.shape == (61,)
   for leaf in ("hidden", "cell"):
-    assert result.records.norms[leaf].shape == result.records.lags[leaf].shape == (4, 1, 12)
-  assert [(step, len(part.loss)) for _, step, part in seen] == [(0, 25), (25, 6)]
+    assert result.records.norms[leaf].shape == result.records.lags[leaf].shape == (7, 1, 12)
+  assert [(step, len(part.loss)) for _, step, part in seen] == [(0, 50), (50, 11)]
   np.testing.assert_array_equal(
     np.concatenate([part.loss for _, _, part in seen]), result.records.loss
   )
