@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-<<<<<<< HEAD
-import functools
-=======
 import dataclasses
->>>>>>> cache
+import functools
 
 import jax
 import numpy as np
