@@ -15,6 +15,7 @@ import pytest
 
 from experiments import sweep
 from experiments.grid import Run, Settings
+from experiments.runner import Layout
 from rnn_jax.tasks import adding
 
 ROOT = Path(__file__).parents[2]
@@ -130,8 +131,8 @@ def test_a_program_that_was_half_written_is_replaced(compiled, tmp_path):
 def test_the_next_group_compiles_while_one_is_in_use(compilations):
   settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1)
   groups = [[Run("elman", depth, None, 0, 0.01, 1.0, 1.0, None)] for depth in (1, 2, 3)]
-  task, devices = adding(5, 2), jax.local_devices()[:1]
-  programs = sweep._programs(groups, SimpleNamespace(settings=settings, task=task, devices=devices))
+  task, layout = adding(5, 2), Layout(jax.local_devices()[:1])
+  programs = sweep._programs(groups, SimpleNamespace(settings=settings, task=task, layout=layout))
   next(programs)
   for _ in range(600):
     if len(compilations) == 2:

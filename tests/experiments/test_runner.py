@@ -121,7 +121,7 @@ def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
   task, layout, calls = adding(4, 4), Layout(jax.local_devices()[:4], data_parallel=4), []
   program = compile_group([run], settings, task, layout)
   (result,) = train_group(program, [run], settings, task, layout, lambda *args: calls.append(args))
-  assert len(calls) == 401
+  assert len(calls) == 201  # of 50 steps
   assert np.isfinite(result.records.loss).all()
 
 
