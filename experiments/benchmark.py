@@ -7,10 +7,8 @@ Peers get our weights and inputs; results and gradients are compared before anyt
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,15 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import benchmark_report, candidates, command_line, parsers, sweep_benchmark, timing
+from experiments import (
+  benchmark_report,
+  candidates,
+  command_line,
+  parsers,
+  provenance,
+  sweep_benchmark,
+  timing,
+)
 from experiments.benchmark_targets import Measurement, Results
 from experiments.candidates import FORWARD, GRADIENT, MEASURES, NORMS, TRAINING, Row, Shape
 from experiments.peers import NotAvailable
@@ -30,6 +36,7 @@ SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x
 MATMUL_PRECISION = "highest"  # no TF32
 QUICK_SHAPES = (Shape(16, 100, 32, 64),)
 REMAT_ROW = Row("lstm", Shape(8, 4096, 128, 128), 1)
+PACKAGES = ("rnn_jax", "jax", "flax", "torch", "dm-haiku", "equinox", "keras", "numpy")
 TOLERANCE = 1e-4  # relative, Euclidean, in float32
 _GROUPS = ((FORWARD,), (GRADIENT, NORMS), (TRAINING,))
 _SECONDS = {FORWARD: 0.5, GRADIENT: 2.4, TRAINING: 0.6}  # a row, all candidates together
@@ -94,7 +101,7 @@ def main(arguments: list[str]) -> None:
       results.remat.extend(measure_remat())
       benchmark_report.print_remat(console, results.remat)
     if values.sweep and not values.quick:
-      for time in sweep_benchmark.measure(_cores(), values.sweep_flags.split()):
+      for time in sweep_benchmark.measure(provenance.cores(), values.sweep_flags.split()):
         results.sweep.append(time)
         benchmark_report.print_sweep_time(console, time)
     benchmark_report.print_summary(console, results)
@@ -211,7 +218,7 @@ def _resolve(arguments: list[str]) -> tuple[int, Path]:
   values = flags.FLAGS
   if not values.output_dir:
     raise ValueError("--output_dir must name a folder, got ''.")
-  cores = len(_cores())
+  cores = len(provenance.cores())
   threads = cores if values.threads is None else values.threads
   if threads > cores:
     raise ValueError(f"--threads must be at most the {cores} cores of this process, got {threads}.")
@@ -226,49 +233,26 @@ def _shape(text: str) -> Shape:
   return Shape(*map(int, sizes))
 
 
-def _cores() -> list[int]:
-  affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-  return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
-
-
 def _configure(threads: int) -> dict[str, Any]:
   """Gives every library the same threads and precision; returns what to say of the machine."""
   if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, _cores()[:threads])  # XLA takes as many threads as it may use cores
+    os.sched_setaffinity(
+      0, provenance.cores()[:threads]
+    )  # XLA takes as many threads as it may use cores
   jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
   if timing.torch_is_installed():
     from experiments import torch_peers
 
     torch_peers.configure(threads)
   return {
-    "versions": _versions(),
+    "versions": provenance.versions(PACKAGES),
     "device": str(jax.devices()[0].device_kind),
-    "cpu": _cpu(),
+    "cpu": provenance.processor(),
     "threads": threads,
     "load_average": os.getloadavg(),
     "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES"),
     "matmul_precision": MATMUL_PRECISION,
   }
-
-
-def _versions() -> dict[str, str]:
-  packages = ("rnn_jax", "jax", "flax", "torch", "dm-haiku", "equinox", "keras", "numpy")
-  found = {"python": platform.python_version()}
-  for name in packages:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
-
-
-def _cpu() -> str:
-  """The processor's name, as far as the system tells."""
-  try:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-  except OSError:
-    return platform.processor()
-  return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-import importlib.metadata
 import os
-import platform
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +30,7 @@ from experiments import (
   parsers,
   plots,
   progress,
+  provenance,
   records,
 )
 from experiments.runner import Layout, Program, Record, compile_group, train_group
@@ -41,6 +39,7 @@ from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.training import OPTIMIZERS
 
+PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
 MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
 
 # Runs of a usual size leave most of an accelerator idle. CPU cores are busy with one, and XLA:CPU
@@ -350,7 +349,6 @@ def _note_interrupts() -> threading.Event:
 
 def _about(sweep: _Sweep) -> dict[str, Any]:
   """What else a reader of the records must know."""
-  packages = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
   corpus = sweep.corpus
   return {
     "runs": list(sweep.ids),
@@ -363,37 +361,19 @@ def _about(sweep: _Sweep) -> dict[str, Any]:
       "vocabulary_size": corpus.vocabulary.size,
     },
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "versions": {
-      "python": platform.python_version(),
-      **{name: importlib.metadata.version(name) for name in packages},
-    },
+    "versions": provenance.versions(PACKAGES),
     "devices": [str(device) for device in sweep.layout.devices],
     "data_parallel": sweep.layout.data_parallel,
     "runs_per_device": sweep.layout.runs_per_device,
     "matmul_precision": MATMUL_PRECISION,
-    "git": _git(),
+    "git": provenance.git(),
   }
-
-
-def _git() -> dict[str, Any] | None:
-  """Commit of this code and whether it was changed since; None outside of a repository."""
-
-  def git(*args: str) -> str:
-    return subprocess.run(
-      ("git", *args), cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-  try:
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-  except (OSError, subprocess.CalledProcessError):
-    return None
 
 
 def configure_jax() -> None:
   """CPU cores become devices of one thread each, and products keep full precision everywhere."""
   os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
-  affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-  jax.config.update("jax_num_cpu_devices", len(affinity(0)) if affinity else os.cpu_count() or 1)
+  jax.config.update("jax_num_cpu_devices", len(provenance.cores()))
   jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
 
 

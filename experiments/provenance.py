@@ -1,0 +1,51 @@
+"""What a reader of results must know of where they come from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+  """Versions of Python and of those of the packages that are installed."""
+  found = {"python": platform.python_version()}
+  for name in packages:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def git() -> dict[str, Any] | None:
+  """Commit of this code and whether it was changed since; None outside of a repository."""
+
+  def run(*args: str) -> str:
+    return subprocess.run(
+      ("git", *args), cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  try:
+    return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain"))}
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def cores() -> list[int]:
+  """The cores that this process may use."""
+  affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+  return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
+
+
+def processor() -> str:
+  """The processor's name, as far as the system tells."""
+  try:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
