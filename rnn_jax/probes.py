@@ -13,7 +13,9 @@ from rnn_jax.types import Array, Carry, Cell
 
 
 def scaled_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-  """Euclidean norm that neither underflows nor overflows on the way: 2ᵉ ‖x / 2ᵉ‖, 2ᵉ ≈ max |x|.
+  """Euclidean norm that neither underflows nor overflows on the way.
+
+    ‖x‖ = ‖s x‖ / s      s a power of two: 1, unless squares would leave the range of floats
 
   In float32 a plain √(Σ x²) is 0 below 1e-19 and inf above 1.8e19; this one is right from 1e-38
   to 3e38. Zero stays 0, inf stays inf, NaN stays NaN.
@@ -27,11 +29,11 @@ def scaled_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
   size = jnp.abs(x)
   plain = jax.lax.stop_gradient(jnp.sum(size**2, axis=axis, keepdims=True))
   # Squares below the first bound have lost digits, if they are not 0.
-  range_ = jnp.finfo(size.dtype).maxexp
-  factor = 2.0 ** (3 * range_ // 4)
-  up = plain < 2.0 ** (-5 * range_ // 8)
+  largest = jnp.finfo(size.dtype).maxexp
+  factor = 2.0 ** (3 * largest // 4)
   one = jnp.ones_like(plain)
-  scale = jnp.where(up, factor * one, jnp.where(jnp.isfinite(plain), one, one / factor))
+  scale = jnp.where(jnp.isfinite(plain), one, one / factor)
+  scale = jnp.where(plain < 2.0 ** (-5 * largest // 8), one * factor, scale)
   # Without the barrier XLA squares both factors on their own, which is what must not happen.
   scaled = jax.lax.optimization_barrier(size * scale)
   norm = jnp.sqrt(jnp.sum(scaled**2, axis=axis, keepdims=True)) / scale

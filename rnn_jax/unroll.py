@@ -96,6 +96,10 @@ def unroll(
   if probe is not None:
     slots = jax.tree.map(lambda a: jnp.zeros((num_steps, *batch_shape), a.real.dtype), zeros)
     _check_like("probe", slots, probe)
+  # An integer in the carry has no cotangent that the written-out reverse sweep could hand on.
+  plain = forward_mode or not all(
+    jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(zeros)
+  )
   step = _step(cell)
   if remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)
@@ -104,7 +108,7 @@ def unroll(
     if in_blocks:
       now = now._replace(drive=cell.project(params, now.drive))
     loop: Any = {"reverse": reverse, "unroll": unroll}
-    if forward_mode:
+    if plain:
       return jax.lax.scan(lambda c, now: step(params, params, c, now, None)[0], carry, now, **loop)
     probe, now = now.probe, now._replace(probe=None)
     return adjoint.scan(step, cell.recur, params, carry, now, probe, **loop)

@@ -158,6 +158,37 @@ def test_a_complex_cell_with_two_drives_and_none_recurrent(x64):
   chex.assert_trees_all_close(everything(False), everything(True), rtol=1e-11, atol=1e-12)
 
 
+def test_a_cell_that_counts_its_steps(x64):
+  # An integer in the carry: every third step moves.
+  base = make_cell("elman", H)
+
+  def update(params, carry, drive, recurrent):
+    h, count = carry
+    moved = base.update(params, h, drive, recurrent)
+    return jnp.where(count % 3 == 0, moved, h), count + 1
+
+  cell = base._replace(
+    initial_carry=lambda shape, dtype=float: (jnp.zeros((*shape, H), dtype), jnp.zeros((), int)),
+    recur=lambda params, carry: base.recur(params, carry[0]),
+    update=update,
+    output=lambda params, carry, drive: carry[0],
+  )
+  _, (params, xs, _), _ = problem("elman", {})
+
+  @jax.jit
+  @jax.grad
+  def counted(params):
+    return score(unroll(cell, params, xs)[1])
+
+  @jax.jit
+  @jax.grad
+  def thinned(params):
+    ys = unroll(base, params, xs[::3])[1]
+    return score(jnp.repeat(ys, 3, axis=0)[:T])
+
+  chex.assert_trees_all_close(counted(params), thinned(params), rtol=1e-11)
+
+
 # What is compiled
 
 
