@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project
+from rnn_jax.cells.dense import dense_init, dense_project, dense_recur
 from rnn_jax.types import Array, Cell, Params
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -51,9 +51,6 @@ def elman(
   def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
     return jnp.zeros((*batch_shape, hidden_size), dtype)
 
-  def recur(params: Params, h: Array) -> Array:
-    return h @ params["w_h"]
-
   def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     del params, h
     return phi(drive + recurrent)
@@ -63,4 +60,4 @@ def elman(
     return h
 
   init = dense_init(hidden_size, 1, recurrent_kernel, recurrent_gain)
-  return Cell(init, initial_carry, dense_project, recur, update, output)
+  return Cell(init, initial_carry, dense_project, dense_recur, update, output)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project
+from rnn_jax.cells.dense import dense_init, dense_project, product
 from rnn_jax.types import Array, Cell, Params
 
 
@@ -88,18 +89,18 @@ def gru(
     return jnp.zeros((*batch_shape, hidden_size), dtype)
 
   def recur_after(params: Params, h: Array) -> Array:
-    return h @ params["w_h"]
+    return product(h, params["w_h"])
 
   def update_after(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     del params
     return fused_gates(h, drive, recurrent)
 
   def recur_before(params: Params, h: Array) -> Array:
-    return h @ params["w_h"][:, :width]
+    return product(h, params["w_h"][:, :width])
 
   def update_before(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     z, r = jnp.split(jax.nn.sigmoid(drive[..., :width] + recurrent), 2, axis=-1)
-    n = jnp.tanh(drive[..., width:] + (r * h) @ params["w_h"][:, width:])
+    n = jnp.tanh(drive[..., width:] + product(r * h, params["w_h"][:, width:]))
     return z * h + (1 - z) * n
 
   def output(params: Params, h: Array, drive: Array) -> Array:
@@ -107,6 +108,7 @@ def gru(
     return h
 
   init = dense_init(hidden_size, 3, recurrent_kernel, recurrent_gain)
+  project = functools.partial(dense_project, bias=True)  # r scales the recurrent product without b
   if reset == "before":
-    return Cell(init, initial_carry, dense_project, recur_before, update_before, output)
-  return Cell(init, initial_carry, dense_project, recur_after, update_after, output)
+    return Cell(init, initial_carry, project, recur_before, update_before, output)
+  return Cell(init, initial_carry, project, recur_after, update_after, output)

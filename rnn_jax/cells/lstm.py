@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project
+from rnn_jax.cells.dense import dense_init, dense_project, dense_recur
 from rnn_jax.types import Array, Cell, Params
 
 
@@ -103,7 +103,7 @@ def lstm(
     return LSTMCarry(zeros, zeros)
 
   def recur(params: Params, carry: LSTMCarry) -> Array:
-    return carry.hidden @ params["w_h"]
+    return dense_recur(params, carry.hidden)
 
   def update(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) -> LSTMCarry:
     del params
