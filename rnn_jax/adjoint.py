@@ -38,13 +38,17 @@ class Slots(NamedTuple):
   carry: Carry | None
 
 
-# (held, params, carry, now, slots) -> ((carry', y), start). The one use of `held` is the recurrent
-# product recur(held, start). Where slots is None, nothing is added.
-Step = Callable[[Params, Params, Carry, Any, Slots | None], tuple[tuple[Carry, Any], Carry]]
+# (carry, now) -> start. Of `now` it reads no floats.
+Begin = Callable[[Carry, Any], Carry]
+
+# (held, params, carry, now, slots) -> (carry', y). The one use of `held` is the recurrent product,
+# recur(held, begin(carry, now)). Where slots is None, nothing is added.
+Step = Callable[[Params, Params, Carry, Any, Slots | None], tuple[Carry, Any]]
 
 
 def scan(
   step: Step,
+  begin: Begin,
   recur: Callable[[Params, Carry], Any],
   params: Params,
   carry: Carry,
@@ -58,6 +62,7 @@ def scan(
 
   Args:
     step: one step in time, as `Step` says.
+    begin: what a step makes of its carry before anything else.
     recur: linear in the params that it uses, over any leading axes.
     params: of the cell.
     carry: at the start; leaves [B, ...], real or complex.
@@ -81,22 +86,21 @@ def scan(
     return structure.unflatten([next(pools[kind]) for kind in inexact])
 
   def linearize(params: Params, carry: Carry, floats: list[Array], others: list[Array]) -> Any:
-    """(carry', y); the start; and the vjp, towards params, carry, floats and slots."""
+    """(carry', y), and their vjp, towards params, carry, floats and slots."""
 
     def free(params_: Params, carry: Carry, floats: list[Array], slots: Slots) -> Any:
       return step(params, params_, carry, join(floats, others), slots)
 
     like = Slots(jax.eval_shape(recur, params, carry), None if probe is None else carry)
     slots = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
-    new, vjp, start = jax.vjp(free, params, carry, floats, slots, has_aux=True)
-    return new, start, vjp
+    return jax.vjp(free, params, carry, floats, slots)
 
   @jax.custom_vjp
   def run(params: Params, carry: Carry, stream: Any, probe: Carry | None) -> tuple[Carry, Any]:
     del probe
 
     def body(carry: Carry, now: Any) -> tuple[Carry, Any]:
-      return step(params, params, carry, now, None)[0]
+      return step(params, params, carry, now, None)
 
     return loop(body, carry, stream, reverse=reverse)
 
@@ -111,22 +115,22 @@ def scan(
     def body(state: Any, now: Any) -> tuple[Any, Any]:
       carry, memory, floats = state
       time, others = now
-      (carry, y), start, vjp = linearize(params, carry, floats, others)
-      found = zip([*plan.starts, *plan.residuals], jax.tree.leaves((start, vjp)), strict=True)
-      memory = _write(memory, {at: a for at, a in found if at is not None}, time)
-      return (carry, memory, _read_ahead(memory[:num_floats], time, reverse)), y
+      (new, y), vjp = linearize(params, carry, floats, others)
+      found = zip([*plan.carry, *plan.residuals], jax.tree.leaves((carry, vjp)), strict=True)
+      memory = _write(memory, {at: a for at, a in found if isinstance(at, int)}, time)
+      return (new, memory, _read_ahead(memory[:num_floats], time, reverse)), y
 
     first = times[-1 if reverse else 0]
     state = (carry, memory, _read(memory[:num_floats], first))
-    (carry, memory, _), ys = loop(body, state, (times, others), reverse=reverse)
-    return (carry, ys), (params, memory, others)
+    (final, memory, _), ys = loop(body, state, (times, others), reverse=reverse)
+    return (final, ys), (params, carry, memory, others, ys)
 
   def backward(saved: Any, bars: Any) -> Any:
-    params, memory, others = saved
+    params, carry, memory, others, ys = saved
     carry_bar, ys_bar = bars
     blank = jax.tree.map(jnp.zeros_like, (carry_bar, *_first((memory[:num_floats], others))))
     plan = _plan(linearize, params, *blank)
-    _, start, vjp = linearize(params, *blank)
+    _, vjp = linearize(params, *blank)
     # What does not change with time is the same in a step of zeros.
     fixed, structure_of_vjp = _flatten(vjp)
     y_leaves, structure_of_y = _flatten(ys_bar)
@@ -158,8 +162,12 @@ def scan(
     )
 
     # The recurrent kernel, from all time steps at once.
-    _, structure_of_start = _flatten(start)
-    rows = structure_of_start.unflatten([_merge(memory[at]) for at in plan.starts])
+    carries = [
+      memory[at] if isinstance(at, int) else at.of_all_steps(carry, ys, reverse)
+      for at in plan.carry
+    ]
+    whole = jax.tree.unflatten(jax.tree.structure(carry), carries)
+    rows = jax.tree.map(_merge, jax.vmap(begin)(whole, join([None] * num_floats, others)))
     products, recur_vjp = jax.vjp(lambda params: recur(params, rows), params)
     product_leaves, structure_of_product = _flatten(products)
     slots_bar = [memory[at] for at in plan.slots]
@@ -176,6 +184,22 @@ def scan(
   return run(params, carry, stream, probe)
 
 
+class _Previous(NamedTuple):
+  """An array of the carry that is the output of the step before, and is not kept a second time.
+
+  Attributes:
+    y, carry: which leaf of the output, and which of the carry.
+  """
+
+  y: int
+  carry: int
+
+  def of_all_steps(self, carry: Carry, ys: Any, reverse: bool) -> Array:
+    """[T, ...], from the initial carry and the outputs."""
+    first, later = jax.tree.leaves(carry)[self.carry][None], jax.tree.leaves(ys)[self.y]
+    return jnp.concatenate([later[1:], first] if reverse else [first, later[:-1]])
+
+
 class _Plan(NamedTuple):
   """Places in the loop's memory, a list of arrays [T, ...].
 
@@ -183,13 +207,13 @@ class _Plan(NamedTuple):
   the cotangents of ys and what `more_in_reverse` says.
 
   Attributes:
-    starts: place of each array of the start.
+    carry: place of each array of the carry.
     residuals: place of each residual of the step; None where it is the same in every step.
     slots: place of each slot's cotangent.
     more, more_in_reverse: shape of a step's share, and dtype.
   """
 
-  starts: list[int]
+  carry: list[int | _Previous]
   residuals: list[int | None]
   slots: list[int]
   more: list[Any]
@@ -200,18 +224,22 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   """Reads off the trace of one step what has to be kept, and what may overwrite what."""
 
   def trace(params: Params, carry: Carry, floats: Any, others: Any) -> Any:
-    new, start, vjp = linearize(params, carry, floats, others)
+    new, vjp = linearize(params, carry, floats, others)
     _, _, floats_bar, slots_bar = vjp(new)
-    return tuple(map(jax.tree.leaves, (start, vjp, new[1], floats_bar, slots_bar)))
+    return tuple(map(jax.tree.leaves, (vjp, *new, floats_bar, slots_bar)))
 
   closed, shapes = jax.make_jaxpr(trace, return_shape=True)(params, carry, floats, others)
   jaxpr = closed.jaxpr
-  moving = {id(v) for v in jaxpr.invars[len(jax.tree.leaves(params)) :]}
+  num_params = len(jax.tree.leaves(params))
+  moving = {id(v) for v in jaxpr.invars[num_params:]}
   for equation in jaxpr.eqns:
     if any(id(v) in moving for v in equation.invars):
       moving.update(map(id, equation.outvars))
   outputs = iter(jaxpr.outvars)
-  start, residuals, ys, floats_bar, slots_bar = ([next(outputs) for _ in part] for part in shapes)
+  residuals, carry_out, ys, floats_bar, slots_bar = (
+    [next(outputs) for _ in part] for part in shapes
+  )
+  carry_in = jaxpr.invars[num_params : num_params + len(carry_out)]
 
   memory = [(a.shape, a.dtype) for a in floats]
 
@@ -228,17 +256,20 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
           memory.append(kind)
 
   places: dict[int, int] = {}
-  put(start, places, [])
+  put([old for old, new in zip(carry_in, carry_out, strict=True) if new not in ys], places, [])
   put([v for v in residuals if id(v) in moving], places, list(range(len(floats))))
-  starts = [places[id(v)] for v in start]
+  carry_places: list[int | _Previous] = [
+    _Previous(ys.index(new), i) if new in ys else places[id(old)]
+    for i, (old, new) in enumerate(zip(carry_in, carry_out, strict=True))
+  ]
   more = memory[len(floats) :]
-  free = [at for at in range(len(floats), len(memory) + len(ys)) if at not in starts]
+  free = [at for at in range(len(floats), len(memory) + len(ys)) if at not in carry_places]
   memory += [(v.aval.shape, v.aval.dtype) for v in ys]
   before = len(memory)
   in_reverse = {id(v): at for at, v in enumerate(floats_bar)}
   put(slots_bar, in_reverse, free)
   return _Plan(
-    starts,
+    carry_places,
     [places.get(id(v)) for v in residuals],
     [in_reverse[id(v)] for v in slots_bar],
     more,

@@ -109,9 +109,9 @@ def unroll(
       now = now._replace(drive=cell.project(params, now.drive))
     loop: Any = {"reverse": reverse, "unroll": unroll}
     if plain:
-      return jax.lax.scan(lambda c, now: step(params, params, c, now, None)[0], carry, now, **loop)
+      return jax.lax.scan(lambda c, now: step(params, params, c, now, None), carry, now, **loop)
     probe, now = now.probe, now._replace(probe=None)
-    return adjoint.scan(step, cell.recur, params, carry, now, probe, **loop)
+    return adjoint.scan(step, _begin, cell.recur, params, carry, now, probe, **loop)
 
   first = xs if in_blocks else cell.project(params, xs, key)
   stream = _Stream(first, valid, resets, cut, probe)
@@ -120,16 +120,21 @@ def unroll(
   return stretch(params, carry, stream)
 
 
+def _begin(carry: Carry, now: _Stream) -> Carry:
+  """What a step starts from: the carry, or zeros after a reset, without gradient after a cut."""
+  if now.reset is not None:
+    carry = _select(now.reset, jax.tree.map(jnp.zeros_like, carry), carry)
+  if now.cut is not None:
+    # Forward, XLA drops a choice between equals: the cut costs nothing there.
+    carry = _select(now.cut, jax.lax.stop_gradient(carry), carry)
+  return carry
+
+
 def _step(cell: Cell) -> adjoint.Step:
   """One step of the loop: h_t = f(h_{t−1}, x_t), and what the time arguments do around it."""
 
   def step(held: Params, params: Params, old: Carry, now: _Stream, slots: Any) -> Any:
-    start = old
-    if now.reset is not None:
-      start = _select(now.reset, jax.tree.map(jnp.zeros_like, old), start)
-    if now.cut is not None:
-      # Forward, XLA drops a choice between equals: the cut costs nothing there.
-      start = _select(now.cut, jax.lax.stop_gradient(start), start)
+    start = _begin(old, now)
     recurrent = cell.recur(held, start)
     if slots is not None:
       recurrent = jax.tree.map(jnp.add, recurrent, slots.recurrent)
@@ -142,7 +147,7 @@ def _step(cell: Cell) -> adjoint.Step:
     if now.valid is not None:
       new = _select(now.valid, new, old)
       y = _select(now.valid, y, jax.tree.map(jnp.zeros_like, y))
-    return (new, y), start
+    return new, y
 
   return step
 

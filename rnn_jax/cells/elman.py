@@ -12,8 +12,21 @@ from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur
 from rnn_jax.types import Array, Cell, Params
 
+
+@jax.custom_jvp
+def tanh(a: Array) -> Array:
+  """tanh, with a derivative that stores one array: ȧ ↦ (1 − h)(1 + h) ȧ, JAX's own stores two."""
+  return jnp.tanh(a)
+
+
+@tanh.defjvp
+def _tanh_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+  h = jnp.tanh(primals[0])
+  return h, (1 - h) * (1 + h) * tangents[0]
+
+
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-  "tanh": jnp.tanh,
+  "tanh": tanh,
   "relu": jax.nn.relu,
   "linear": lambda a: a,
 }
