@@ -86,10 +86,10 @@ def product(h: Array, w: Array) -> Array:
 @functools.partial(product.defjvp, symbolic_zeros=True)
 def _product_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
   (h, w), (h_dot, w_dot) = primals, tangents
-  terms = []
+  y_dot = jnp.zeros((*h.shape[:-1], w.shape[1]), h_dot.dtype)
   if not isinstance(h_dot, SymbolicZero):
     rows = (((h.ndim - 1,), (1,)), ((), ()))
-    terms.append(jax.lax.dot_general(h_dot, w.T, rows))
+    y_dot += jax.lax.dot_general(h_dot, w.T, rows)
   if not isinstance(w_dot, SymbolicZero):
-    terms.append(h @ w_dot)
-  return h @ w, sum(terms)
+    y_dot += h @ w_dot
+  return h @ w, y_dot
