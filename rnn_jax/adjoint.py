@@ -232,9 +232,7 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   jaxpr = closed.jaxpr
   num_params = len(jax.tree.leaves(params))
   moving = {id(v) for v in jaxpr.invars[num_params:]}
-  for equation in jaxpr.eqns:
-    if any(id(v) in moving for v in equation.invars):
-      moving.update(map(id, equation.outvars))
+  _follow(jaxpr, moving)
   outputs = iter(jaxpr.outvars)
   residuals, carry_out, ys, floats_bar, slots_bar = (
     [next(outputs) for _ in part] for part in shapes
@@ -275,6 +273,20 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
     more,
     memory[before:],
   )
+
+
+def _follow(jaxpr: Any, moving: set[int]) -> None:
+  """Adds to `moving`, ids of variables, all that depends on them."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "jit":
+      inner = equation.params["jaxpr"].jaxpr
+      outside = zip(inner.invars, equation.invars, strict=True)
+      inside = {id(v) for v, given in outside if id(given) in moving}
+      _follow(inner, inside)
+      results = zip(inner.outvars, equation.outvars, strict=True)
+      moving.update(id(v) for result, v in results if id(result) in inside)
+    elif any(id(v) in moving for v in equation.invars):
+      moving.update(map(id, equation.outvars))
 
 
 def _flatten(tree: Any) -> tuple[list[Any], Any]:

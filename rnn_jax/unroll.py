@@ -210,8 +210,8 @@ def _select(condition: Array, yes: Any, no: Any) -> Any:
   """`where` on pytrees, with a condition over the leading axes."""
 
   def leaf(yes: Array, no: Array) -> Array:
-    trailing = (1,) * (yes.ndim - condition.ndim) if condition.ndim else ()
-    return jnp.where(condition.reshape(*condition.shape, *trailing), yes, no)
+    over = range(condition.ndim, yes.ndim) if condition.ndim else ()
+    return jnp.where(jnp.expand_dims(condition, over), yes, no)
 
   return jax.tree.map(leaf, yes, no)
 
