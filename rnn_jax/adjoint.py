@@ -113,16 +113,17 @@ def scan(
     memory += _allocate(times, plan.more)
 
     def body(state: Any, now: Any) -> tuple[Any, Any]:
-      carry, memory, floats = state
+      carry, memory = state
       time, others = now
+      floats = _read(memory[:num_floats], time)
       (new, y), vjp = linearize(params, carry, floats, others)
       found = zip([*plan.carry, *plan.residuals], jax.tree.leaves((carry, vjp)), strict=True)
-      memory = _write(memory, {at: a for at, a in found if isinstance(at, int)}, time)
-      return (new, memory, _read_ahead(memory[:num_floats], time, reverse)), y
+      kept = {at: a for at, a in found if isinstance(at, int) and at not in plan.unchanged}
+      memory = _write(memory, kept, time)
+      return (new, memory), y
 
-    first = times[-1 if reverse else 0]
-    state = (carry, memory, _read(memory[:num_floats], first))
-    (final, memory, _), ys = loop(body, state, (times, others), reverse=reverse)
+    state = (carry, memory)
+    (final, memory), ys = loop(body, state, (times, others), reverse=reverse)
     return (final, ys), (params, carry, memory, others, ys)
 
   def backward(saved: Any, bars: Any) -> Any:
@@ -136,12 +137,11 @@ def scan(
     y_leaves, structure_of_y = _flatten(ys_bar)
     y_places = slice(len(memory), len(memory) + len(y_leaves))
     memory = [*memory, *y_leaves, *_allocate(times, plan.more_in_reverse)]
-    overwritten = sorted({*range(num_floats), *plan.slots})
 
     def body(state: Any, time: Array) -> tuple[Any, None]:
       params_bar, carry_bar, memory, ahead = state
       now = _read(memory, time)
-      for at, a in zip(overwritten, ahead, strict=True):
+      for at, a in zip(plan.ahead, ahead, strict=True):
         now[at] = a
       moving = [None if at is None else now[at] for at in plan.residuals]
       residuals = [a if b is None else b for a, b in zip(fixed, moving, strict=True)]
@@ -152,10 +152,11 @@ def scan(
       new = dict(enumerate(floats_bar))
       new.update(zip(plan.slots, jax.tree.leaves(slots_bar), strict=True))
       memory = _write(memory, new, time)
-      ahead = _read_ahead([memory[at] for at in overwritten], time, not reverse)
+      # What the next step reads of arrays that this one has just written; the last, nobody's.
+      ahead = _read([memory[at] for at in plan.ahead], time + 1 if reverse else time - 1)
       return (jax.tree.map(jnp.add, params_bar, more), carry_bar, memory, ahead), None
 
-    ahead = _read([memory[at] for at in overwritten], times[0 if reverse else -1])
+    ahead = _read([memory[at] for at in plan.ahead], times[0 if reverse else -1])
     state = (jax.tree.map(jnp.zeros_like, params), carry_bar, memory, ahead)
     (params_bar, carry_bar, memory, _), _ = loop(
       body, state, jnp.asarray(times), reverse=not reverse
@@ -210,12 +211,17 @@ class _Plan(NamedTuple):
     carry: place of each array of the carry.
     residuals: place of each residual of the step; None where it is the same in every step.
     slots: place of each slot's cotangent.
+    unchanged: places of floats that are residuals as they are.
+    ahead: places that the reverse loop reads one step ahead. Where it reads and overwrites an array
+      in one step, and makes something else of what it reads, XLA would copy the whole of it.
     more, more_in_reverse: shape of a step's share, and dtype.
   """
 
   carry: list[int | _Previous]
   residuals: list[int | None]
   slots: list[int]
+  unchanged: list[int]
+  ahead: list[int]
   more: list[Any]
   more_in_reverse: list[Any]
 
@@ -226,7 +232,7 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   def trace(params: Params, carry: Carry, floats: Any, others: Any) -> Any:
     new, vjp = linearize(params, carry, floats, others)
     _, _, floats_bar, slots_bar = vjp(new)
-    return tuple(map(jax.tree.leaves, (vjp, *new, floats_bar, slots_bar)))
+    return tuple(map(jax.tree.leaves, (vjp, *new, floats_bar, *slots_bar)))
 
   closed, shapes = jax.make_jaxpr(trace, return_shape=True)(params, carry, floats, others)
   jaxpr = closed.jaxpr
@@ -234,10 +240,12 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   moving = {id(v) for v in jaxpr.invars[num_params:]}
   _follow(jaxpr, moving)
   outputs = iter(jaxpr.outvars)
-  residuals, carry_out, ys, floats_bar, slots_bar = (
+  residuals, carry_out, ys, floats_bar, recurrent_bar, totals = (
     [next(outputs) for _ in part] for part in shapes
   )
-  carry_in = jaxpr.invars[num_params : num_params + len(carry_out)]
+  num_carries = len(carry_out)
+  carry_in = jaxpr.invars[num_params : num_params + num_carries]
+  floats_in = jaxpr.invars[num_params + num_carries :][: len(floats)]
 
   memory = [(a.shape, a.dtype) for a in floats]
 
@@ -253,23 +261,31 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
         else:
           memory.append(kind)
 
-  places: dict[int, int] = {}
+  unchanged = [at for at, v in enumerate(floats_in) if v in residuals]
+  places = {id(floats_in[at]): at for at in unchanged}
   put([old for old, new in zip(carry_in, carry_out, strict=True) if new not in ys], places, [])
-  put([v for v in residuals if id(v) in moving], places, list(range(len(floats))))
+  free = [at for at in range(len(floats)) if at not in unchanged]
+  put([v for v in residuals if id(v) in moving], places, free)
   carry_places: list[int | _Previous] = [
     _Previous(ys.index(new), i) if new in ys else places[id(old)]
     for i, (old, new) in enumerate(zip(carry_in, carry_out, strict=True))
   ]
   more = memory[len(floats) :]
   free = [at for at in range(len(floats), len(memory) + len(ys)) if at not in carry_places]
+  y_places = range(len(memory), len(memory) + len(ys))
   memory += [(v.aval.shape, v.aval.dtype) for v in ys]
   before = len(memory)
   in_reverse = {id(v): at for at, v in enumerate(floats_bar)}
+  slots_bar = [*recurrent_bar, *totals]
   put(slots_bar, in_reverse, free)
+  slots = [in_reverse[id(v)] for v in slots_bar]
+  ahead = {*unchanged, *(at for at in slots if at in y_places), *slots[len(recurrent_bar) :]}
   return _Plan(
     carry_places,
     [places.get(id(v)) for v in residuals],
-    [in_reverse[id(v)] for v in slots_bar],
+    slots,
+    unchanged,
+    sorted(ahead),
     more,
     memory[before:],
   )
@@ -309,14 +325,6 @@ def _merge(a: Array) -> Array:
 
 def _read(arrays: Sequence[Array], time: Array) -> list[Array]:
   return [jax.lax.dynamic_index_in_dim(a, time, keepdims=False) for a in arrays]
-
-
-def _read_ahead(arrays: Sequence[Array], time: Array, reverse: bool) -> list[Array]:
-  """What the next step reads of arrays that this one has just written.
-
-  Were it read beside the next write, XLA would copy whole arrays. The last one is read by nobody.
-  """
-  return _read(arrays, time - 1 if reverse else time + 1)
 
 
 def _write(arrays: Sequence[Array], new: Mapping[int, Array], time: Array) -> list[Array]:
