@@ -78,6 +78,12 @@ def scan(
   leaves, structure = _flatten(stream)
   inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
   num_floats = sum(inexact)
+  # What a step reads of an array that it overwrites must be read first, or XLA copies the whole of
+  # it. On a CPU the order follows from what is computed from what, except in products of vectors,
+  # which are fused otherwise. Elsewhere a step reads what the next one needs, ahead, out of the
+  # array that it has just written; what the last one reads is for nobody.
+  sizes = [size for leaf in jax.tree.leaves(carry) for size in leaf.shape]
+  in_order = jax.default_backend() == "cpu" and min(sizes) > 1
   # No jax array may be closed over: the derivative is traced at another time than the result.
   times = np.arange(leaves[0].shape[0], dtype=np.uint32)
 
@@ -113,17 +119,19 @@ def scan(
     memory += _allocate(times, plan.more)
 
     def body(state: Any, now: Any) -> tuple[Any, Any]:
-      carry, memory = state
+      carry, memory, ahead = state
       time, others = now
-      floats = _read(memory[:num_floats], time)
+      floats = [*ahead, *_read(memory[len(ahead) : num_floats], time)]
       (new, y), vjp = linearize(params, carry, floats, others)
       found = zip([*plan.carry, *plan.residuals], jax.tree.leaves((carry, vjp)), strict=True)
       kept = {at: a for at, a in found if isinstance(at, int) and at not in plan.unchanged}
       memory = _write(memory, kept, time)
-      return (new, memory), y
+      ahead = _read(memory[: len(ahead)], time - 1 if reverse else time + 1)
+      return (new, memory, ahead), y
 
-    state = (carry, memory)
-    (final, memory), ys = loop(body, state, (times, others), reverse=reverse)
+    ahead = [] if in_order else _read(memory[:num_floats], times[-1 if reverse else 0])
+    state = (carry, memory, ahead)
+    (final, memory, _), ys = loop(body, state, (times, others), reverse=reverse)
     return (final, ys), (params, carry, memory, others, ys)
 
   def backward(saved: Any, bars: Any) -> Any:
@@ -137,11 +145,12 @@ def scan(
     y_leaves, structure_of_y = _flatten(ys_bar)
     y_places = slice(len(memory), len(memory) + len(y_leaves))
     memory = [*memory, *y_leaves, *_allocate(times, plan.more_in_reverse)]
+    early = plan.ahead if in_order else sorted({*range(num_floats), *plan.slots})
 
     def body(state: Any, time: Array) -> tuple[Any, None]:
       params_bar, carry_bar, memory, ahead = state
       now = _read(memory, time)
-      for at, a in zip(plan.ahead, ahead, strict=True):
+      for at, a in zip(early, ahead, strict=True):
         now[at] = a
       moving = [None if at is None else now[at] for at in plan.residuals]
       residuals = [a if b is None else b for a, b in zip(fixed, moving, strict=True)]
@@ -152,11 +161,10 @@ def scan(
       new = dict(enumerate(floats_bar))
       new.update(zip(plan.slots, jax.tree.leaves(slots_bar), strict=True))
       memory = _write(memory, new, time)
-      # What the next step reads of arrays that this one has just written; the last, nobody's.
-      ahead = _read([memory[at] for at in plan.ahead], time + 1 if reverse else time - 1)
+      ahead = _read([memory[at] for at in early], time + 1 if reverse else time - 1)
       return (jax.tree.map(jnp.add, params_bar, more), carry_bar, memory, ahead), None
 
-    ahead = _read([memory[at] for at in plan.ahead], times[0 if reverse else -1])
+    ahead = _read([memory[at] for at in early], times[0 if reverse else -1])
     state = (jax.tree.map(jnp.zeros_like, params), carry_bar, memory, ahead)
     (params_bar, carry_bar, memory, _), _ = loop(
       body, state, jnp.asarray(times), reverse=not reverse
@@ -212,8 +220,8 @@ class _Plan(NamedTuple):
     residuals: place of each residual of the step; None where it is the same in every step.
     slots: place of each slot's cotangent.
     unchanged: places of floats that are residuals as they are.
-    ahead: places that the reverse loop reads one step ahead. Where it reads and overwrites an array
-      in one step, and makes something else of what it reads, XLA would copy the whole of it.
+    ahead: places that the reverse loop reads ahead in any case: what it makes of them is not only
+      what it overwrites them with.
     more, more_in_reverse: shape of a step's share, and dtype.
   """
 

@@ -265,6 +265,14 @@ def test_no_loop_copies_what_it_keeps_for_all_time(name, options, remat, time):
     assert not re.search(r"= \w+\[29,[\d,]+\]\S* copy\(", body)
 
 
+@pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"hidden_size": 1}], ids="+".join)
+def test_nor_does_a_loop_of_vectors(sizes):
+  cell = make_cell("gru", sizes.get("hidden_size", 7))
+  text, _ = compiled(cell, **{**SIZES, **sizes})
+  for body in while_bodies(text):
+    assert not re.search(r"= \w+\[29,[\d,]+\]\S* copy\(", body)
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_norms_take_next_to_no_memory(name):
   sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
