@@ -63,7 +63,7 @@ def unroll(
     remat: what the backward pass computes again rather than stores: `none`; `step`, the inside of
       every step; `sqrt`, blocks of √T steps, drives included, for O(√T) memory beside xs and ys.
     probe: from `gradient_probe`; its gradient is ‖dL/dh_t‖.
-    unroll: steps of the loop in one iteration of the compiled while loop.
+    unroll: steps of the loop in one iteration of the compiled while loop. On a CPU 1 is the best.
     key: random key, for stochastic cells.
     forward_mode: gives the result a forward-mode derivative too (`jax.jvp`, `jax.jacfwd`), at the
       price of a slower reverse mode. Forward over reverse mode does not need it.
