@@ -15,7 +15,7 @@ works for any cell.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -247,7 +247,7 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   num_params = len(jax.tree.leaves(params))
   moving = {id(v) for v in jaxpr.invars[num_params:]}
   _follow(jaxpr, moving)
-  outputs = iter(jaxpr.outvars)
+  outputs: Iterator[Any] = iter(jaxpr.outvars)
   residuals, carry_out, ys, floats_bar, recurrent_bar, totals = (
     [next(outputs) for _ in part] for part in shapes
   )
