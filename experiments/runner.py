@@ -289,7 +289,8 @@ def _program(
   if together == 1:
     return advance, jax.eval_shape(start, jax.tree.map(lambda a: a[0], numbers), task.data)
   # The runs of a device are in step. Were the step mapped too, each `cond` would have to compute
-  # both of its branches: the lag profile at every step, the initialisation in every call.
+  # both of its branches: the lag profile at every step, the initialisation in every call. (Axes in
+  # the place of arrays: `vmap` wants them in the tree's own type, which is declared for arrays.)
   axes = TrainState(step=None, params=0, opt_state=0)  # type: ignore[arg-type]
   blank = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
   return jax.vmap(advance, (0, axes, None), (axes, 0)), blank

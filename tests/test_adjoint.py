@@ -78,6 +78,33 @@ def test_values_gradients_and_norms_are_those_of_the_plain_loop(x64, name, optio
   chex.assert_trees_all_close(everything(False), everything(True), rtol=rtol, atol=0.05 * rtol)
 
 
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("time", [TIMES[1], TIMES[2]], ids="+".join)
+def test_one_example_is_that_of_a_batch(x64, name, time):
+  # Alone it is read ahead, as everything is on other devices than CPUs.
+  cell, (params, xs, carry), probe = problem(name, {})
+  slices = {"lengths": np.s_[:1], "resets": np.s_[:, :1]}
+  alone = {key: value[slices[key]] if key in slices else value for key, value in time.items()}
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def gradients(one):
+    given, part = (alone, np.s_[:1]) if one else (time, np.s_[:])
+
+    def loss(params, xs, carry, probe):
+      result = unroll(cell, params, xs, carry, probe=probe, **given)
+      return score(jax.tree.map(lambda a: a[..., :1, :], result))
+
+    start = jax.tree.map(lambda a: a[part], carry)
+    probes = jax.tree.map(lambda a: a[:, part], probe)
+    return jax.grad(loss, argnums=(0, 1, 2, 3))(params, xs[:, part], start, probes)
+
+  params_bar, xs_bar, carry_bar, norms = gradients(False)
+  carry_bar = jax.tree.map(lambda a: a[:1], carry_bar)
+  norms = jax.tree.map(lambda a: a[:, :1], norms)
+  expected = (params_bar, xs_bar[:, :1], carry_bar, norms)
+  chex.assert_trees_all_close(gradients(True), expected, rtol=1e-11, atol=1e-13)
+
+
 @pytest.mark.parametrize(
   ("name", "time"),
   [*((name, TIMES[2]) for name in CELLS), ("lstm", TIMES[0]), ("lstm", TIMES[4])],
