@@ -39,7 +39,7 @@ def measure_figures(gradients: xr.Dataset) -> dict[str, Figure]:
   """A figure for each measure in the records, but for the lag profile, which has its own."""
   figures = {}
   for name, measure in MEASURES.items():
-    found = {v: label for v, label in measure.variables.items() if v in gradients}
+    found = {v: label for v, label in measure.labels.items() if v in gradients}
     if found and name != "lag":
       figures[name] = _figure(gradients, found, name)
   return figures
