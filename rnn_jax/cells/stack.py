@@ -53,20 +53,20 @@ def stack(cells: Sequence[Cell]) -> Cell:
     return tuple(cell.recur(*layer) for cell, *layer in zip(cells, params, carry, strict=True))
 
   def update(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> tuple[Carry, ...]:
-    new = []
+    new: list[Carry] = []
     for i, cell in enumerate(cells):
       if i > 0:
+        y = cells[i - 1].output(params[i - 1], new[-1], drive)
         drive = cell.project(params[i], y)
       new.append(cell.update(params[i], carry[i], drive, recurrent[i]))
-      y = cell.output(params[i], new[i], drive)
     return tuple(new)
 
   def output(params: Params, carry: Carry, drive: Drive) -> Any:
-    # The drives are those of `update`: XLA computes them once, and none that no output reads.
-    y = cells[0].output(params[0], carry[0], drive)
-    for cell, cell_params, cell_carry in zip(cells[1:], params[1:], carry[1:], strict=True):
-      y = cell.output(cell_params, cell_carry, cell.project(cell_params, y))
-    return y
+    # The drives of `update` again: XLA computes them once, and none that no output reads.
+    for i in range(1, len(cells)):
+      y = cells[i - 1].output(params[i - 1], carry[i - 1], drive)
+      drive = cells[i].project(params[i], y)
+    return cells[-1].output(params[-1], carry[-1], drive)
 
   return Cell(init, initial_carry, project, recur, update, output)
 

@@ -75,7 +75,7 @@ def _rotate(x: Scaled, y: Scaled) -> tuple[Scaled, Scaled, Array]:
   Returns:
     (x', y', |cosine| of the angle that was between them).
   """
-  (u, u_noise), (v, v_noise) = x.value, y.value
+  u, v = x.value.row, y.value.row
   uu, vv, uv = jnp.sum(u * u, axis=1), jnp.sum(v * v, axis=1), jnp.sum(u * v, axis=1)
   one, zero = jnp.ones_like(uv), jnp.zeros_like(uv)
   difference = x.exponent - y.exponent
