@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -77,7 +78,9 @@ def _squared_deviations(products: Carry, bars: Carry) -> Array:
 def _joint_norm(carry: Carry) -> Array:
   """Norm of all leaves [T, B, ...] together, [T, B]; its derivative at zero is zero."""
   leaves = jax.tree.leaves(carry)
-  entries = jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=-1)
+  entries = jnp.concatenate(
+    [leaf.reshape(*leaf.shape[:2], math.prod(leaf.shape[2:])) for leaf in leaves], axis=-1
+  )
   zero = jnp.all(entries == 0, axis=-1)
   # Both choices are differentiated: the one not taken must have a derivative too.
   norm = scaled_norm(jnp.where(zero[..., None], jnp.ones_like(entries), entries), axis=-1)
