@@ -55,7 +55,9 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
   truncations, styles = run_columns(gradients)["truncation"], line_styles(gradients, line)
   dims = [dim for dim in gradients[next(iter(variables))].dims if dim not in ("run", "layer")]
   over = str(dims[-1])
-  figure, panels = make_panels(gradients, rows, X_LABELS[over], [*variables.values()])
+  labels = [*variables.values()]
+  scales = ["linear"] * len(labels)
+  figure, panels = make_panels(gradients, rows, X_LABELS[over], labels, scales)
   drawn = []
   for (*place, value), found in group_runs(gradients, [*rows, "depth", line]).items():
     runs = with_largest(truncations, found)
