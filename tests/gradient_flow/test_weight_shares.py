@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import make_cell, unroll
+from rnn_jax import CELLS, make_cell, step, unroll
 from rnn_jax.gradient_flow import weight_share_norms, weight_shares
 
-T, B, D, H = 6, 3, 2, 4
+T, B, D, H = 3, 3, 2, 4
 
 
 def draw(seed, *shape):
@@ -31,44 +31,47 @@ def mean_loss(ys):
   return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))
 
 
-def test_shares_add_up_to_the_gradient_and_their_norms_are_those_by_gram_matrices(x64):
+def test_share_is_the_gradient_of_that_steps_own_kernel(x64):
+  # Their sum alone would forgive a share that is one step off.
   cells, params = network(["elman", "gru"])
 
   @jax.jit
   def run(params, xs):
-    def loss(params):
+    def loss(kernels):
       ys = xs
-      for cell, cell_params in zip(cells, params, strict=True):
-        _, ys = unroll(cell, cell_params, ys)
+      for cell, cell_params, kernel in zip(cells, params, kernels, strict=True):
+        carry, outputs = cell.initial_carry((B,)), []
+        for x, w_h in zip(ys, kernel, strict=True):
+          own = {**cell_params, "w_h": w_h}
+          drive = cell.project(own, x)
+          carry = step(cell, own, carry, drive)
+          outputs.append(cell.output(own, carry, drive))
+        ys = jnp.stack(outputs)
       return mean_loss(ys)
 
-    shares = weight_shares(cells, params, xs, mean_loss)
-    return shares, weight_share_norms(cells, params, xs, mean_loss), jax.grad(loss)(params)
+    kernels = [jnp.stack([p["w_h"]] * T) for p in params]
+    return weight_shares(cells, params, xs, mean_loss), jax.grad(loss)(kernels)
 
-  for share, norm, grads in zip(*run(params, draw(80, T, B, D)), strict=True):
-    np.testing.assert_allclose(jnp.sum(share, axis=0), grads["w_h"], rtol=1e-10, atol=1e-14)
+  for share, expected in zip(*run(params, draw(80, T, B, D)), strict=True):
+    np.testing.assert_allclose(share, expected, rtol=1e-10, atol=1e-14)
     assert not np.any(share[0])
-    assert norm[0] == -np.inf
-    explicit = np.linalg.norm(share.reshape(T, -1), axis=1)
-    np.testing.assert_allclose(10 ** norm[1:], explicit[1:], rtol=1e-10)
 
 
-def test_each_share_is_the_gradient_of_that_steps_own_kernel(x64):
-  # Sums would forgive a share that is one step off: here every step has a kernel of its own.
-  cells, (params,) = network(["lstm"])
-  xs = draw(80, T, B, D)
+@pytest.mark.parametrize("name", CELLS)
+def test_shares_add_up_to_the_gradient_and_their_norms_follow_by_gram_matrices(x64, name):
+  (cell,), (params,) = network([name])
 
-  def loss(kernels):
-    carry, ys = cells[0].initial_carry((B,)), []
-    for t in range(T):
-      own = {**params, "w_h": kernels[t]}
-      carry, y = unroll(cells[0], own, xs[t : t + 1], carry)
-      ys.append(y[0])
-    return mean_loss(jnp.stack(ys))
+  @jax.jit
+  def run(params, xs):
+    gradient = jax.grad(lambda p: mean_loss(unroll(cell, p, xs)[1]))(params)
+    shares = weight_shares([cell], [params], xs, mean_loss)
+    return gradient["w_h"], *shares, *weight_share_norms([cell], [params], xs, mean_loss)
 
-  expected = jax.jit(jax.grad(loss))(jnp.stack([params["w_h"]] * T))
-  (share,) = jax.jit(lambda xs: weight_shares(cells, [params], xs, mean_loss))(xs)
-  np.testing.assert_allclose(share, expected, rtol=1e-10, atol=1e-14)
+  gradient, share, norm = run(params, draw(80, T, B, D))
+  np.testing.assert_allclose(jnp.sum(share, axis=0), gradient, rtol=1e-10, atol=1e-14)
+  assert norm[0] == -np.inf
+  explicit = np.linalg.norm(share.reshape(T, -1), axis=1)
+  np.testing.assert_allclose(10 ** norm[1:], explicit[1:], rtol=1e-10)
 
 
 @pytest.mark.parametrize("gain", [0.1, 10.0])
@@ -128,5 +131,5 @@ def test_params_without_the_kernel_are_refused():
 
 def test_a_loss_that_is_no_scalar_is_refused():
   cells, params = network(["elman"])
-  with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[6, 3\]"):
+  with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[3, 3\]"):
     weight_share_norms(cells, params, draw(80, T, B, D), lambda ys: ys[..., 0])
