@@ -1,18 +1,19 @@
-"""Clipping on the way back through time: an identity that bounds the cotangent of the carry."""
+"""Clipping: of the gradient, as optax transformations; of dL/dh_t, on the way back through time."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rnn_jax import checks
-from rnn_jax.probes import scaled_norm
+from rnn_jax.probes import scaled_norm, tree_norm
 from rnn_jax.types import Array, Carry
 
 
@@ -103,3 +104,59 @@ def was_clipped(norms: Sequence[Carry], threshold: Any) -> tuple[Array, ...]:
     return jnp.isfinite(joint) & (joint > threshold)
 
   return tuple(map(of_layer, norms))
+
+
+class ClipState(NamedTuple):
+  """State of the clipping in `make_optimizer`: what it did last.
+
+  Attributes:
+    clipped_norm: global norm of the gradient after clipping.
+    clipped: 1 where that changed the gradient, else 0.
+  """
+
+  clipped_norm: Array
+  clipped: Array
+
+
+def noted(clip: optax.GradientTransformation) -> optax.GradientTransformation:
+  """A stateless clipping whose state is a ClipState."""
+
+  def init(params: optax.Params) -> ClipState:
+    zero = jax.tree.map(jnp.zeros_like, tree_norm(params))
+    return ClipState(zero, zero)
+
+  def update(
+    updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, ClipState]:
+    del state
+    clipped, _ = clip.update(updates, clip.init(params), params)
+    pairs = zip(jax.tree.leaves(clipped), jax.tree.leaves(updates), strict=True)
+    acted = jnp.stack([jnp.any(jnp.abs(new) < jnp.abs(old)) for new, old in pairs])
+    norm = tree_norm(clipped)
+    return clipped, ClipState(norm, jnp.any(acted).astype(norm.dtype))
+
+  return optax.GradientTransformation(init, update)
+
+
+def clip_by_global_norm(clip_norm: Any) -> optax.GradientTransformation:
+  """optax's clipping, made right for clip_norm = inf and for norms beyond 1.8e19.
+
+  There the square in optax's norm overflows: it would turn the update into NaN, or into zero.
+  """
+
+  def update(
+    updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, optax.OptState]:
+    del params
+    # A power of two changes no digit.
+    scale = jnp.where(tree_norm(updates) > 1e18, 2.0**-70, 1.0)
+    # The barrier keeps XLA from squaring both factors of a constant.
+    small = jax.lax.optimization_barrier(jax.tree.map(lambda g: g * scale.astype(g.dtype), updates))
+    clipped, state = optax.clip_by_global_norm(clip_norm * scale).update(small, state)
+
+    def restore(g: Array, c: Array) -> Array:
+      return jnp.where(jnp.isinf(clip_norm), g, c / scale.astype(c.dtype))
+
+    return jax.tree.map(restore, updates, clipped), state
+
+  return optax.GradientTransformation(optax.init_empty_state, update)
