@@ -170,19 +170,21 @@ def depth_by_time(gradients: xr.Dataset) -> Figure:
 def training(metrics: xr.Dataset) -> Figure:
   """Loss and pre-clip gradient norm against the optimisation step.
 
-  Every run is a thin line, with dots where its gradient was clipped and a cross where it diverged;
+  Every run is a thin line, with dots where something was clipped and a cross where it diverged;
   thick lines are medians over the seeds with the longest truncation. Panels and lines as in
   `gradient_decay`.
 
   Args:
-    metrics: `loss` and `grad_norm` [run, update], with the attributes `loss_unit` and `baseline`.
+    metrics: `loss`, `grad_norm` and `clipped` [run, update], with the attributes `loss_unit` and
+      `baseline`.
   Returns:
     The figure.
   """
   rows, line = rows_and_line(metrics)
   columns, updates = run_columns(metrics), metrics["update"].values
-  loss, grad_norm = (
-    metrics[name].transpose("run", "update").values.astype(float) for name in ("loss", "grad_norm")
+  loss, grad_norm, clipped = (
+    metrics[name].transpose("run", "update").values.astype(float)
+    for name in ("loss", "grad_norm", "clipped")
   )
   unit, baseline = metrics.attrs["loss_unit"], metrics.attrs["baseline"]
   ceiling = _ceiling(loss, baseline)
@@ -207,19 +209,25 @@ def training(metrics: xr.Dataset) -> Figure:
       zero = 0.0 if axis.get_yscale() == "log" else math.nan
       look.mark_edges(axis, updates, values[runs], style, track, zero=zero)
     for run in runs:
-      _, _, peaks = look.spread_by_blocks(grad_norm[run], block)
-      where = (peaks > columns["clip_norm"][run]) & np.isfinite(peaks)
+      acted = np.where(clipped[run] > 0, grad_norm[run], np.nan)
+      _, _, peaks = look.spread_by_blocks(acted, block)
+      where = np.isfinite(peaks)
       look.draw_points(axes[1], middles[where], peaks[where], style, CLIPPED, marker=".", ms=2.5)
       if columns["status"][run] == "diverged":
         step, reason = _divergence(metrics.isel(run=run))
         reasons[reason] += 1
         for axis, values in zip(axes, (loss, grad_norm), strict=True):
           look.draw_cross(axis, step, updates, values[run], style, "diverged")
-  clip_norms = sorted(set(columns["clip_norm"]) - {math.inf})
+  # Only of the global norm is the limit one of what is drawn.
+  limits = [
+    limit if clip_by == "global_norm" else math.inf
+    for limit, clip_by in zip(columns["clip_norm"], columns["clip_by"], strict=True)
+  ]
+  clip_norms = sorted(set(limits) - {math.inf})
   for panel, runs in group_runs(metrics, [*rows, "depth"]).items():
     panels[panel][0].axhline(baseline, color="black", ls="-.", lw=1, label="baseline")
     for clip_norm in clip_norms:
-      if any(columns["clip_norm"][run] == clip_norm for run in runs):
+      if any(limits[run] == clip_norm for run in runs):
         panels[panel][1].axhline(clip_norm, color="black", ls="--", lw=1, label="clip norm")
 
   keys = [
@@ -233,6 +241,7 @@ def training(metrics: xr.Dataset) -> Figure:
   if clip_norms:
     clips = ", ".join(f"{clip_norm:g}" for clip_norm in clip_norms)
     keys.append(look.key(f"clip norm ({clips})", color="black", ls="--"))
+  if set(columns["clip_norm"]) - {math.inf}:
     peak = f"{CLIPPED} (largest norm of {block} steps)" if block > 1 else CLIPPED
     keys.append(look.key(peak, ls="none", marker=".", ms=4))
   if too_high.any():

@@ -34,6 +34,8 @@ from rnn_jax.gradient_flow import decay_rate, effective_memory, half_life
 _OURS = ("summary.csv", "gradients.nc", "figures", "runs", "sweep.flags", "sweep.json")
 ENDED = ("finished", "diverged")
 SHARE_LEFT = 0.01  # of the gradient at lag 0: where memory ends
+# Of a step, in metrics.jsonl.
+_METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
 
 
 def check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool) -> None:
@@ -146,10 +148,10 @@ def start_run(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
 
 def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) -> None:
   """Adds a line for each of the records' steps to the run's `metrics.jsonl`."""
-  numbers = zip(records.loss.tolist(), records.grad_norm.tolist(), strict=True)
+  columns = [getattr(records, name).tolist() for name in _METRICS]
   lines = [
-    json.dumps({"step": step, "loss": loss, "grad_norm": grad_norm})
-    for step, (loss, grad_norm) in enumerate(numbers, start=first_step)
+    json.dumps({"step": step, **dict(zip(_METRICS, values, strict=True))})
+    for step, values in enumerate(zip(*columns, strict=True), start=first_step)
   ]
   with (folder / "runs" / run_id / "metrics.jsonl").open("a", encoding="utf-8") as file:
     file.write("".join(line + "\n" for line in lines))
@@ -210,7 +212,9 @@ def read_gradients(folder: Path) -> xr.Dataset:
 
 
 def read_metrics(folder: Path) -> xr.Dataset:
-  """Loss and pre-clip gradient norm over run × update, from the runs' `metrics.jsonl`.
+  """Loss, gradient norm before and after clipping, and clipped, over run × update.
+
+  From the runs' `metrics.jsonl`; `Record` says what they are. NaN where there is no such record.
 
   Raises:
     ValueError: a run has not ended, or a record is damaged.
@@ -223,14 +227,14 @@ def read_metrics(folder: Path) -> xr.Dataset:
       raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
   runs = {name: _run_of(_read_json(folder / "runs" / name / "config.json")) for name in ids}
   updates = about["configuration"]["steps"] + 1
-  loss, grad_norm = (np.full((len(ids), updates), np.nan) for _ in range(2))
+  columns = {name: np.full((len(ids), updates), np.nan) for name in _METRICS}
   for i, name in enumerate(ids):
     for text in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines():
       line = json.loads(text)
-      loss[i, line["step"]] = line["loss"]
-      grad_norm[i, line["step"]] = line["grad_norm"]
+      for metric, values in columns.items():
+        values[i, line["step"]] = line.get(metric, np.nan)
   return xr.Dataset(
-    {"loss": (("run", "update"), loss), "grad_norm": (("run", "update"), grad_norm)},
+    {name: (("run", "update"), values) for name, values in columns.items()},
     {**_run_coordinates(folder, runs), "update": np.arange(updates)},
     {"task": about["configuration"]["task"], **about["task"]},
   )
@@ -248,6 +252,11 @@ _ATTRIBUTES = {
   "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
   "truncation": "inf: full backpropagation through time",
   "clip_norm": "inf: no clipping",
+  "clipped_share": (
+    "with clip_by carry, the share of examples whose dL/dh_t, all leaves of the carry together, "
+    "was above clip_norm, and was scaled to it before it went on to earlier steps; log10_grad_norm "
+    "is from before that. The other ways to clip act on the params' gradient, not in time"
+  ),
 }
 
 
@@ -294,6 +303,7 @@ def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
     "seed": np.array([r.seed for r in runs], np.int32),
     "learning_rate": [r.learning_rate for r in runs],
     "clip_norm": [number(r.clip_norm, np.inf) for r in runs],
+    "clip_by": [r.clip_by for r in runs],
     "recurrent_gain": [r.recurrent_gain for r in runs],
     "forget_bias": [number(r.forget_bias, np.nan) for r in runs],
     "status": [state["status"] for state in states],
@@ -303,7 +313,8 @@ def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def _run_of(config: Mapping[str, Any]) -> Run:
-  return Run(**{name: config[name] for name in AXES})
+  # Records from before there were several ways to clip do not name one.
+  return Run(**{name: config[name] for name in AXES if name in config})
 
 
 def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
@@ -327,7 +338,7 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
         "final_loss": np.nan if run["status"] == "diverged" else loss[-tail:].mean(),
         "baseline": metrics.attrs["baseline"],
         "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
-        "clipped_steps": int((grad_norm > run["clip_norm"].item()).sum()),
+        "clipped_steps": int((run["clipped"].values > 0).sum()),
         "zero_grad_norm_steps": int((grad_norm == 0).sum()),
         "log10_lag_norm_before": far[0],
         "log10_lag_norm_after": far[-1],

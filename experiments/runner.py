@@ -16,6 +16,7 @@ import numpy as np
 from experiments.grid import Run, Settings, recorded_steps
 from experiments.measures import MEASURES, Moment, by_leaf
 from rnn_jax.cells import make_cell
+from rnn_jax.clipping import was_clipped
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Task
@@ -47,12 +48,17 @@ class Record(NamedTuple):
       ‖dL/dh_t‖ of an example's own training loss, mean over the batch (the logarithm of the
       geometric mean).
     measures: for each measure of the sweep, its variables; NaN where the step is not measured.
+    clipped_norm: global gradient norm after clipping.
+    clipped: 1 where the gradient was clipped, else 0; with clip_by carry the share of all dL/dh_t
+      that were. `clipped_share` among the norms says where in time.
   """
 
   loss: Array
   grad_norm: Array
   norms: dict[str, Array]
   measures: dict[str, dict[str, Array]]
+  clipped_norm: Array
+  clipped: Array
 
 
 @dataclasses.dataclass
@@ -110,7 +116,7 @@ class Program(NamedTuple):
 
 
 def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: Layout) -> Program:
-  """Compiles the program of the runs of one (cell, depth); arguments as in `train_group`."""
+  """Compiles the program of the runs of one group; arguments as in `train_group`."""
   lead = layout.lead(len(runs))
   advance, blank = _program(runs[0], settings, task, layout.data_parallel, math.prod(lead[1:]))
   devices = layout.devices
@@ -127,14 +133,14 @@ def train_group(
   layout: Layout,
   on_records: Callable[[Run, int, Record], None],
 ) -> Iterator[Result]:
-  """Trains runs of one (cell, depth), as many at a time as the devices take.
+  """Trains runs of one group, as many at a time as the devices take.
 
   A run's records do not depend on the other runs, nor on the number of devices; on how many devices
   share a batch, and on how many runs a device has at a time, only as far as rounding goes.
 
   Args:
     program: of the group, from `compile_group`.
-    runs: all of one cell and depth.
+    runs: all of one cell, depth and way to clip.
     settings: of the sweep.
     task: built from the settings.
     layout: where.
@@ -237,7 +243,8 @@ def _program(
     return init_state(model_of(options), optimizer_of(numbers), params_key, xs)
 
   def optimizer_of(numbers: Numbers) -> Any:
-    return make_optimizer(settings.optimizer, numbers.learning_rate, numbers.clip_norm)
+    rate, limit = numbers.learning_rate, numbers.clip_norm
+    return make_optimizer(settings.optimizer, rate, limit, run.clip_by)
 
   total = functools.partial(psum, count=data_parallel)
 
@@ -261,12 +268,16 @@ def _program(
 
       due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
       measured = jax.lax.cond(due, measure, lambda: _missing(jax.eval_shape(measure)))
-      new, _, metrics = update(
-        model, optimizer, task.loss, state, batch, psum=total, truncation=numbers.truncation
-      )
+      limit = numbers.clip_norm if run.clip_by == "carry" else None
+      options = {"psum": total, "clip_carry": limit, "truncation": numbers.truncation}
+      new, _, metrics = update(model, optimizer, task.loss, state, batch, **options)
       logs = jax.tree.map(lambda a: mean(jnp.log10(a)), metrics.norms)
       norms = by_leaf("log10_grad_norm", logs)
-      return new, Record(metrics.loss, metrics.grad_norm, norms, measured)
+      if limit is not None:
+        acted = jnp.stack(was_clipped(metrics.norms, limit))
+        norms["clipped_share"] = mean(acted.astype(metrics.loss.dtype))
+      clipped = metrics.clipped_norm, metrics.clipped
+      return new, Record(metrics.loss, metrics.grad_norm, norms, measured, *clipped)
 
     def over(state: TrainState) -> tuple[TrainState, Record]:
       return state, _missing(jax.eval_shape(live, state)[1])
@@ -298,7 +309,9 @@ def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Rec
   steps = steps[: len(steps) if finite[: len(steps)].all() else np.argmin(finite) + 1]
   recorded = np.flatnonzero(np.isin(steps, recorded_steps(settings)))
   norms, measures = jax.tree.map(lambda a: a[i, recorded], (records.norms, records.measures))
-  return Record(records.loss[i, : len(steps)], records.grad_norm[i, : len(steps)], norms, measures)
+  every = records.loss, records.grad_norm, records.clipped_norm, records.clipped
+  loss, grad_norm, *clipped = (a[i, : len(steps)] for a in every)
+  return Record(loss, grad_norm, norms, measures, *clipped)
 
 
 def _divergence(records: Record, first_step: int) -> int | None:

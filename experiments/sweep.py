@@ -38,7 +38,7 @@ from experiments.runner import Layout, Program, Record, compile_group, train_gro
 from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
-from rnn_jax.training import OPTIMIZERS
+from rnn_jax.training import CLIP_BY, OPTIMIZERS
 
 PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
 MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
@@ -70,7 +70,14 @@ def define_flags() -> None:
     "clip_norm",
     "1.0",
     _positive("clip_norm", none="none"),
-    "Largest global gradient norm before an update, or none for no clipping.",
+    "Largest norm that is not clipped, or none for no clipping; --clip_by says of what.",
+  )
+  axis(
+    "clip_by",
+    "global_norm",
+    parsers.choice("clip_by", CLIP_BY),
+    "What is clipped: global_norm, the whole gradient before an update; element, each of its "
+    "entries; carry, dL/dh_t of each example's own loss at every time step of the backward pass.",
   )
   axis(
     "recurrent_gain",
@@ -291,14 +298,20 @@ def _named(function: Any, *args: Any, **kwargs: Any) -> Any:
 def _print_plan(sweep: _Sweep) -> None:
   groups = grid.groups(sweep.ids.values())
   names = {run: name for name, run in sweep.ids.items()}
-  for (cell, depth), runs in groups.items():
-    print(f"{cell}, depth {depth}: one compilation, {len(runs)} runs")
+  for group, runs in groups.items():
+    print(f"{_words(*group)}: one compilation, {len(runs)} runs")
     for run in runs:
       print(f"  {names[run]}")
   print(
     f"{len(sweep.ids)} runs, {len(groups)} groups, {len(groups)} compilations, "
     f"{len(sweep.layout.devices)} devices; nothing was written."
   )
+
+
+def _words(cell: str, depth: int, clip_by: str) -> str:
+  """A group, as a reader is told of it."""
+  words = f"{cell}, depth {depth}"
+  return words if clip_by == "global_norm" else f"{words}, clipped by {clip_by}"
 
 
 def _run(sweep: _Sweep, console: Console) -> None:
@@ -322,12 +335,12 @@ def _run(sweep: _Sweep, console: Console) -> None:
         records.start_run(folder, names[run], grid.config(run, settings, sweep.sha256))
       records.append_metrics(folder, names[run], step, part)
       done[run] = (step + len(part.loss)) / (settings.steps + 1)
-      report(f"{run.cell}, depth {run.depth}", sum(done.values()), float(part.loss[-1]))
+      report(_words(run.cell, run.depth, run.clip_by), sum(done.values()), float(part.loss[-1]))
 
     groups = grid.groups(run for run in done if done[run] < 1)
     programs = _programs(list(groups.values()), sweep)
-    for (cell, depth), runs in groups.items():
-      report(f"{cell}, depth {depth}: compiling", sum(done.values()), None)
+    for group, runs in groups.items():
+      report(f"{_words(*group)}: compiling", sum(done.values()), None)
       program = next(programs)
       for result in train_group(program, runs, settings, sweep.task, sweep.layout, on_records):
         records.end_run(folder, names[result.run], result, settings)

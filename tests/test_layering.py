@@ -18,6 +18,7 @@ TIERS = (
   {"initializers"},
   {"cells"},
   {"probes"},
+  {"clipping"},
   {"adjoint"},
   {"unroll"},
   {"modules"},

@@ -1,5 +1,6 @@
 """What is measured of the gradient's way through time."""
 
+from rnn_jax.gradient_flow.adaptive import choose_truncation
 from rnn_jax.gradient_flow.decay import decay_rate, effective_memory, half_life
 from rnn_jax.gradient_flow.jacobians import jacobian_norm, singular_values, step_jacobians
 from rnn_jax.gradient_flow.lag_profile import lag_profile
@@ -13,6 +14,7 @@ from rnn_jax.gradient_flow.weight_shares import weight_share_norms, weight_share
 __all__ = [
   "Saturation",
   "TruncationBias",
+  "choose_truncation",
   "decay_rate",
   "effective_memory",
   "gate_values",

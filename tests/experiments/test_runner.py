@@ -74,6 +74,30 @@ def test_records_hold_every_step_and_norms_where_logged():
 
 
 @pytest.mark.usefixtures("optax_promotion")
+def test_records_say_what_was_clipped_and_where_in_time():
+  settings = dataclasses.replace(SETTINGS, steps=4, log_every=2, measure_every=2, measures="")
+  (run,) = trained([dataclasses.replace(RUNS[2], clip_norm=0.05, clip_by="carry")], 1, settings)
+  share, records = run.records.norms["clipped_share"], run.records
+  assert share.shape == (3, 1, 12)
+  assert ((share >= 0) & (share <= 1)).all() and (share > 0).any() and (share < 1).any()
+  np.testing.assert_allclose(records.clipped[::2], share.mean(axis=(1, 2)), rtol=1e-6)
+  np.testing.assert_array_equal(records.clipped_norm, records.grad_norm)
+  # The geometric mean over examples is below the limit where none of them is above it.
+  joint = np.log10(
+    sum(100 ** run.records.norms[f"log10_grad_norm{leaf}"] for leaf in ("", "_cell"))
+  )
+  assert (joint[share == 0] / 2 <= np.log10(0.05)).all()
+  assert (joint[share == 1] / 2 > np.log10(0.05)).all()
+
+  (run,) = trained([dataclasses.replace(RUNS[2], clip_norm=0.3)], 1, settings)
+  assert "clipped_share" not in run.records.norms
+  np.testing.assert_array_equal(run.records.clipped, run.records.grad_norm > 0.3)
+  np.testing.assert_allclose(
+    run.records.clipped_norm, np.minimum(run.records.grad_norm, 0.3), rtol=1e-6
+  )
+
+
+@pytest.mark.usefixtures("optax_promotion")
 def test_numbers_of_a_run_reach_its_parameters():
   base, gain, bias = trained(
     [
