@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.grid import Run, Settings, logged_steps
 from rnn_jax.cells import make_cell
 from rnn_jax.gradient_flow import lag_profile
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
-from rnn_jax.tasks import Task
+from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState, init_state, make_optimizer, update
 from rnn_jax.types import Array, Carry
 
@@ -47,12 +48,27 @@ class Record(NamedTuple):
       over the batch (the logarithm of the geometric mean).
     lags: by carry leaf, [layer, lag]: log₁₀ ‖∂L_T/∂h_{T−k}‖ of the loss at the last step, likewise;
       measured at logged steps only.
+    sound: whether loss, grad_norm and the updated params are finite.
   """
 
   loss: Array
   grad_norm: Array
   norms: dict[str, Array]
   lags: dict[str, Array]
+  sound: Array
+
+
+class Snapshot(NamedTuple):
+  """Where a run diverged, in NumPy arrays.
+
+  Attributes:
+    params, opt_state: before the update of the step that was not sound.
+    batch: of that step.
+  """
+
+  params: Any
+  opt_state: Any
+  batch: Batch
 
 
 @dataclasses.dataclass
@@ -63,13 +79,16 @@ class Result:
     run: which.
     records: with a leading axis: loss and grad_norm one entry a step, norms and lags one a logged
       step, from 0 to the last, or to the one that diverged.
-    diverged_step: the step whose loss or gradient norm was not finite; None if there was none.
+    diverged_step: the step whose loss, gradient norm or updated params were not finite; None if
+      there was none.
+    snapshot: of that step; None if there was none.
     seconds: wall clock of its round, compilation excepted.
   """
 
   run: Run
   records: Record
   diverged_step: int | None
+  snapshot: Snapshot | None
   seconds: float
 
 
@@ -161,23 +180,57 @@ def train_group(
     state, ahead = program.advance(numbers, program.blanks, task.data)
     parts: list[list[Record]] = [[] for _ in batch]
     diverged: list[int | None] = [None] * len(batch)
+    snapshots: list[Snapshot | None] = [None] * len(batch)
     for step in range(0, last + 1, _CHUNK):
       records = by_run(ahead)
+      new = {
+        i: _of_run(records, i, step, settings) for i, bad in enumerate(diverged) if bad is None
+      }
+      for i, part in new.items():
+        diverged[i] = bad = _divergence(part, step)
+        if bad is not None:
+          row, *place = np.unravel_index(i, lead)
+          at = (int(row) * layout.data_parallel, *map(int, place))
+          snapshots[i] = _snapshot(state, at, batch[i], bad, task)
       # The devices go on while records are written, but one call at a time: were there more, those
       # that share a batch could wait for each other for ever.
-      if step < last:
+      if step < last and None in diverged:
         state, ahead = program.advance(numbers, state, task.data)
-      for i, run in enumerate(batch):
-        if diverged[i] is None:
-          part = _of_run(records, i, step, settings)
-          diverged[i] = _divergence(part, step)
-          parts[i].append(part)
-          on_records(run, step, part)
+      for i, part in new.items():
+        parts[i].append(part)
+        on_records(batch[i], step, part)
       if None not in diverged:
         break
     seconds = time.monotonic() - begin
-    for run, chunks, bad in zip(batch, parts, diverged, strict=True):
-      yield Result(run, jax.tree.map(lambda *a: np.concatenate(a), *chunks), bad, seconds)
+    for run, chunks, bad, snapshot in zip(batch, parts, diverged, snapshots, strict=True):
+      whole = jax.tree.map(lambda *a: np.concatenate(a), *chunks)
+      yield Result(run, whole, bad, snapshot, seconds)
+
+
+def network(
+  run: Run, settings: Settings, output_size: int, vocabulary_size: int | None, **options: Any
+) -> DeepRNN:
+  """The model of a run; `options` are those of its cells."""
+  cell = make_cell(run.cell, settings.hidden_size, **options)
+  return DeepRNN([cell] * run.depth, output_size, vocabulary_size)
+
+
+def numbers_of(run: Run, settings: Settings) -> Numbers:
+  """What the run's program is given."""
+  full = settings.sequence_length
+  return Numbers(
+    np.uint32(run.seed),
+    np.int32(full if run.truncation is None else min(run.truncation, full)),
+    np.float32(run.learning_rate),
+    np.float32(np.inf if run.clip_norm is None else run.clip_norm),
+    np.float32(run.recurrent_gain),
+    np.float32(0 if run.forget_bias is None else run.forget_bias),
+  )
+
+
+def optimizer_of(settings: Settings, numbers: Numbers) -> optax.GradientTransformation:
+  """The optimiser of a run with these numbers."""
+  return make_optimizer(settings.optimizer, numbers.learning_rate, numbers.clip_norm)
 
 
 def _by_device(
@@ -197,19 +250,7 @@ def _runs_together(num_runs: int, rows: int, most: int) -> int:
 
 def _stack(runs: Sequence[Run], settings: Settings) -> Numbers:
   """The runs' numbers, with a leading axis of runs."""
-
-  def of(run: Run) -> Numbers:
-    full = settings.sequence_length
-    return Numbers(
-      np.uint32(run.seed),
-      np.int32(full if run.truncation is None else min(run.truncation, full)),
-      np.float32(run.learning_rate),
-      np.float32(np.inf if run.clip_norm is None else run.clip_norm),
-      np.float32(run.recurrent_gain),
-      np.float32(0 if run.forget_bias is None else run.forget_bias),
-    )
-
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *map(of, runs))
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *(numbers_of(r, settings) for r in runs))
 
 
 def _program(
@@ -222,11 +263,8 @@ def _program(
   but the step has a leading axis where a device has several runs together.
   """
 
-  def model_of(options: dict[str, Any]) -> DeepRNN:
-    cell = make_cell(run.cell, settings.hidden_size, **options)
-    return DeepRNN([cell] * run.depth, task.output_size, task.vocabulary_size)
-
-  model = model_of({})
+  sizes = task.output_size, task.vocabulary_size
+  model = network(run, settings, *sizes)
 
   def start(numbers: Numbers, data: Any) -> TrainState:
     options = {"recurrent_gain": numbers.recurrent_gain}
@@ -234,10 +272,8 @@ def _program(
       options["forget_bias"] = numbers.forget_bias
     params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
     xs = task.batch(data, data_key).xs
-    return init_state(model_of(options), optimizer_of(numbers), params_key, xs)
-
-  def optimizer_of(numbers: Numbers) -> Any:
-    return make_optimizer(settings.optimizer, numbers.learning_rate, numbers.clip_norm)
+    start_of = network(run, settings, *sizes, **options)
+    return init_state(start_of, optimizer_of(settings, numbers), params_key, xs)
 
   total = functools.partial(psum, count=data_parallel)
 
@@ -258,7 +294,7 @@ def _program(
 
   def advance(numbers: Numbers, state: TrainState, data: Any) -> tuple[TrainState, Record]:
     _, data_key = jax.random.split(jax.random.key(numbers.seed))
-    optimizer = optimizer_of(numbers)
+    optimizer = optimizer_of(settings, numbers)
     state = jax.lax.cond(state.step == 0, lambda: start(numbers, data), lambda: state)
 
     def live(state: TrainState) -> tuple[TrainState, Record]:
@@ -275,15 +311,22 @@ def _program(
         model, optimizer, task.loss, state, batch, psum=total, truncation=numbers.truncation
       )
       norms = _by_leaf(jax.tree.map(lambda a: batch_mean(jnp.log10(a)), metrics.norms))
-      return new, Record(metrics.loss, metrics.grad_norm, norms, measured)
+      sound = _all_finite((metrics.loss, metrics.grad_norm, new.params))
+      return new, Record(metrics.loss, metrics.grad_norm, norms, measured, sound)
 
     def over(state: TrainState) -> tuple[TrainState, Record]:
       return state, _missing(jax.eval_shape(live, state)[1])
 
-    def body(state: TrainState, _: None) -> tuple[TrainState, Record]:
-      return jax.lax.cond(state.step <= settings.steps, live, over, state)
+    def body(old: tuple[TrainState, Array], _: None) -> tuple[tuple[TrainState, Array], Record]:
+      state, sound = old
+      new, record = jax.lax.cond(state.step <= settings.steps, live, over, state)
+      # A run that has diverged keeps what it came with, for the host to look at. The steps go on.
+      sound = sound & record.sound
+      kept = jax.tree.map(functools.partial(jnp.where, sound), new, state)
+      return (kept.replace(step=new.step), sound), record
 
-    return jax.lax.scan(body, state, length=_CHUNK)
+    (state, _), records = jax.lax.scan(body, (state, jnp.ones((), bool)), length=_CHUNK)
+    return state, records
 
   numbers = _stack([run] * together, settings)
   if together == 1:
@@ -297,7 +340,23 @@ def _program(
 
 
 def _missing(shapes: Any) -> Any:
+  """NaN, and True."""
   return jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), shapes)
+
+
+def _all_finite(tree: Any) -> Array:
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _snapshot(state: TrainState, at: tuple[int, ...], run: Run, step: int, task: Task) -> Snapshot:
+  """Of the run at `at`, which is [device], or [device, run of the device]."""
+  # A copy, since the next call reuses the state's memory.
+  params, opt_state = jax.tree.map(
+    lambda a: np.array(jax.device_get(a)[at]), (state.params, state.opt_state)
+  )
+  _, data_key = jax.random.split(jax.random.key(np.uint32(run.seed)))
+  batch = jax.jit(task.batch)(task.data, jax.random.fold_in(data_key, step))
+  return Snapshot(params, opt_state, jax.device_get(batch))
 
 
 def _by_leaf(layers: Sequence[Carry]) -> dict[str, Array]:
@@ -309,14 +368,15 @@ def _by_leaf(layers: Sequence[Carry]) -> dict[str, Array]:
 def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
   """Run i's share of a chunk: its steps up to divergence or the last, norms where logged."""
   steps = np.arange(first_step, min(first_step + _CHUNK, settings.steps + 1))
-  finite = np.isfinite(records.loss[i]) & np.isfinite(records.grad_norm[i])
-  steps = steps[: len(steps) if finite[: len(steps)].all() else np.argmin(finite) + 1]
+  sound = records.sound[i, : len(steps)]
+  steps = steps[: len(steps) if sound.all() else np.argmin(sound) + 1]
   logged = np.flatnonzero(np.isin(steps, logged_steps(settings)))
   norms, lags = jax.tree.map(lambda a: a[i, logged], (records.norms, records.lags))
-  return Record(records.loss[i, : len(steps)], records.grad_norm[i, : len(steps)], norms, lags)
+  every = records.loss, records.grad_norm, records.sound
+  loss, grad_norm, sound = (a[i, : len(steps)] for a in every)
+  return Record(loss, grad_norm, norms, lags, sound)
 
 
 def _divergence(records: Record, first_step: int) -> int | None:
-  """The step of the last record, if it is not finite."""
-  last = records.loss[-1], records.grad_norm[-1]
-  return None if np.isfinite(last).all() else first_step + len(records.loss) - 1
+  """The step of the last record, if it is not sound."""
+  return None if records.sound[-1] else first_step + len(records.sound) - 1
