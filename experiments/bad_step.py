@@ -6,21 +6,23 @@ import dataclasses
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import provenance
 from experiments.grid import Run, Settings
-from experiments.runner import Snapshot, network, numbers_of, optimizer_of
+from experiments.runner import Result, Snapshot, network, numbers_of, optimizer_of
 from rnn_jax import checks
 from rnn_jax.gradient_flow import Place, describe, first_bad_place
 from rnn_jax.losses import LOSSES
-from rnn_jax.tasks import Batch
+from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import init_state
+from rnn_jax.types import Array
 
 PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -31,18 +33,25 @@ class BadStep(NamedTuple):
   Attributes:
     run, settings: which run, and its sweep's settings.
     step: which step.
-    loss: name of the task's loss, in LOSSES.
-    output_size, vocabulary_size: of the task.
+    loss, output_size, vocabulary_size: of the task.
     snapshot: params and optimiser before the step, and its batch.
   """
 
   run: Run
   settings: Settings
   step: int
-  loss: str
+  loss: Callable[[Array, Array], Array]
   output_size: int
   vocabulary_size: int | None
   snapshot: Snapshot
+
+
+def of(result: Result, settings: Settings, task: Task) -> BadStep | None:
+  """The step at which the run of `result` diverged, if it did."""
+  if result.diverged_step is None or result.snapshot is None:
+    return None
+  about = task.loss, task.output_size, task.vocabulary_size
+  return BadStep(result.run, settings, result.diverged_step, *about, result.snapshot)
 
 
 def find(bad: BadStep) -> Place | None:
@@ -53,16 +62,23 @@ def find(bad: BadStep) -> Place | None:
     network(bad.run, bad.settings, bad.output_size, bad.vocabulary_size),
     params,
     batch,
-    LOSSES[checks.choice("loss", bad.loss, LOSSES)],
+    bad.loss,
     optimizer=optimizer_of(bad.settings, numbers),
     opt_state=opt_state,
     truncation=numbers.truncation,
   )
 
 
-def words(step: int, place: Place | None) -> str:
-  """One line about step and place."""
-  return f"step {step}, {describe(place) if place else 'computed again: all is finite'}"
+def words(place: Place | None) -> str:
+  """One line."""
+  return describe(place) if place else "no bad place was found"
+
+
+def place_of(data: Mapping[str, Any] | None) -> Place | None:
+  """The place out of what JSON makes of it."""
+  if not data:
+    return None
+  return Place(**{name: data[name] for name in Place._fields})._replace(entry=tuple(data["entry"]))
 
 
 def save(file: IO[bytes], bad: BadStep, place: Place | None) -> None:
@@ -71,7 +87,7 @@ def save(file: IO[bytes], bad: BadStep, place: Place | None) -> None:
     "run": dataclasses.asdict(bad.run),
     "settings": dataclasses.asdict(bad.settings),
     "step": bad.step,
-    "loss": bad.loss,
+    "loss": bad.loss.__name__,
     "output_size": bad.output_size,
     "vocabulary_size": bad.vocabulary_size,
     "place": place and place._asdict(),
@@ -117,7 +133,7 @@ def _restore(
   if checks.integer("depth", run.depth) > len(arrays):
     raise ValueError(f"depth must be that of the params, got {run.depth}")
   sizes = about["output_size"], about["vocabulary_size"]
-  batch: Any = Batch(**{name: arrays[f"batch.{name}"] for name in Batch._fields})
+  batch = Batch._make([jnp.asarray(arrays[f"batch.{name}"]) for name in Batch._fields])
   shape = (settings.sequence_length, settings.batch_size)
   for name, a in batch._asdict().items():
     if a.shape[:2] != shape:
@@ -136,8 +152,8 @@ def _restore(
     jax.tree.structure(shapes), [arrays[name] for name in _named(shapes)]
   )
   step = checks.integer("step", about["step"], minimum=0)
-  place = about["place"] and Place(**{**about["place"], "entry": tuple(about["place"]["entry"])})
-  return BadStep(run, settings, step, about["loss"], *sizes, snapshot), place, dict(about)
+  loss = LOSSES[checks.choice("loss", about["loss"], LOSSES)]
+  return BadStep(run, settings, step, loss, *sizes, snapshot), place_of(about["place"]), dict(about)
 
 
 def _named(snapshot: Snapshot) -> dict[str, Any]:

@@ -27,12 +27,12 @@ def main(arguments: list[str]) -> None:
       found = bad_step.find(bad)
   except (ValueError, TypeError) as error:
     command_line.fail(str(error))
-  print(bad_step.words(bad.step, found))
+  print(f"step {bad.step}: {bad_step.words(found)}")
   # What came before the place differs by rounding from machine to machine.
   if found and stored and found._replace(largest=stored.largest) == stored:
     print("reproduced.")
     return
-  print(f"not reproduced; on record is {bad_step.words(bad.step, stored)}")
+  print(f"not reproduced; on record is: {bad_step.words(stored)}")
   here = {"platform": jax.default_backend(), **provenance.versions(bad_step.PACKAGES)}
   there = {"platform": about["platform"], **about["versions"]}
   for name, version in there.items():

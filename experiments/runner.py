@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.grid import Run, Settings, logged_steps
+from experiments.grid import Run, Settings, recorded_steps
+from experiments.measures import MEASURES, Moment, by_leaf
 from rnn_jax.cells import make_cell
-from rnn_jax.gradient_flow import lag_profile
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState, init_state, make_optimizer, update
-from rnn_jax.types import Array, Carry
+from rnn_jax.types import Array
 
 # Iterations in one call: enough to hide the cost of a call, few enough to show progress.
 _CHUNK = 50
@@ -44,17 +44,17 @@ class Record(NamedTuple):
   Attributes:
     loss: mean training loss of the step's batch.
     grad_norm: global gradient norm before clipping.
-    norms: by carry leaf, [layer, time]: log₁₀ ‖dL/dh_t‖ of an example's own training loss, mean
-      over the batch (the logarithm of the geometric mean).
-    lags: by carry leaf, [layer, lag]: log₁₀ ‖∂L_T/∂h_{T−k}‖ of the loss at the last step, likewise;
-      measured at logged steps only.
+    norms: `log10_grad_norm` and the like for other leaves of the carry, [layer, time]: log₁₀
+      ‖dL/dh_t‖ of an example's own training loss, mean over the batch (the logarithm of the
+      geometric mean).
+    measures: for each measure of the sweep, its variables; NaN where the step is not measured.
     sound: whether loss, grad_norm and the updated params are finite.
   """
 
   loss: Array
   grad_norm: Array
   norms: dict[str, Array]
-  lags: dict[str, Array]
+  measures: dict[str, dict[str, Array]]
   sound: Array
 
 
@@ -77,8 +77,8 @@ class Result:
 
   Attributes:
     run: which.
-    records: with a leading axis: loss and grad_norm one entry a step, norms and lags one a logged
-      step, from 0 to the last, or to the one that diverged.
+    records: with a leading axis: loss and grad_norm one entry a step, norms and measures one a
+      recorded step, from 0 to the last, or to the one that diverged.
     diverged_step: the step whose loss, gradient norm or updated params were not finite; None if
       there was none.
     snapshot: of that step; None if there was none.
@@ -180,7 +180,7 @@ def train_group(
     state, ahead = program.advance(numbers, program.blanks, task.data)
     parts: list[list[Record]] = [[] for _ in batch]
     diverged: list[int | None] = [None] * len(batch)
-    snapshots: list[Snapshot | None] = [None] * len(batch)
+    states: list[tuple[Any, Any]] = [(None, None)] * len(batch)
     for step in range(0, last + 1, _CHUNK):
       records = by_run(ahead)
       new = {
@@ -191,7 +191,7 @@ def train_group(
         if bad is not None:
           row, *place = np.unravel_index(i, lead)
           at = (int(row) * layout.data_parallel, *map(int, place))
-          snapshots[i] = _snapshot(state, at, batch[i], bad, task)
+          states[i] = _fetch((state.params, state.opt_state), at)
       # The devices go on while records are written, but one call at a time: were there more, those
       # that share a batch could wait for each other for ever.
       if step < last and None in diverged:
@@ -202,7 +202,8 @@ def train_group(
       if None not in diverged:
         break
     seconds = time.monotonic() - begin
-    for run, chunks, bad, snapshot in zip(batch, parts, diverged, snapshots, strict=True):
+    for run, chunks, bad, kept in zip(batch, parts, diverged, states, strict=True):
+      snapshot = None if bad is None else Snapshot(*kept, _draw(run, bad, task))
       whole = jax.tree.map(lambda *a: np.concatenate(a), *chunks)
       yield Result(run, whole, bad, snapshot, seconds)
 
@@ -277,20 +278,9 @@ def _program(
 
   total = functools.partial(psum, count=data_parallel)
 
-  def batch_mean(logs: Array) -> Array:
-    """[T, examples] → [T], over the whole batch, of which a device may have a share."""
-    return total(jnp.sum(logs, axis=1)) / settings.batch_size
-
-  def lags(params: Any, xs: Array, targets: Array) -> dict[str, Array]:
-    variables = {"params": params}
-    apply: Callable[..., Any] = functools.partial(model.apply, variables)
-
-    def last_loss(y: Array) -> Array:
-      return task.loss(apply(y, method="readout"), targets[-1])
-
-    encoded = apply(xs, method="encode")
-    profile = lag_profile(model.cells, model.cell_params(variables), encoded, last_loss)
-    return _by_leaf(jax.tree.map(batch_mean, profile))
+  def mean(values: Array) -> Array:
+    """[..., examples] → [...], over the whole batch, of which a device may have a share."""
+    return total(jnp.sum(values, axis=-1)) / settings.batch_size
 
   def advance(numbers: Numbers, state: TrainState, data: Any) -> tuple[TrainState, Record]:
     _, data_key = jax.random.split(jax.random.key(numbers.seed))
@@ -301,16 +291,18 @@ def _program(
       # Each device draws the whole batch: which examples it holds depends on the key alone.
       whole = task.batch(data, jax.random.fold_in(data_key, state.step))
       batch = shard(whole, data_parallel)
-      logged = (state.step % settings.log_every == 0) | (state.step == settings.steps)
+      moment = Moment(model, state.params, task, batch, mean)
 
-      def measure() -> dict[str, Array]:
-        return lags(state.params, batch.xs, batch.targets)
+      def measure() -> dict[str, dict[str, Array]]:
+        return {name: MEASURES[name].compute(moment) for name in settings.measure_names}
 
-      measured = jax.lax.cond(logged, measure, lambda: _missing(jax.eval_shape(measure)))
+      due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
+      measured = jax.lax.cond(due, measure, lambda: _missing(jax.eval_shape(measure)))
       new, _, metrics = update(
         model, optimizer, task.loss, state, batch, psum=total, truncation=numbers.truncation
       )
-      norms = _by_leaf(jax.tree.map(lambda a: batch_mean(jnp.log10(a)), metrics.norms))
+      logs = jax.tree.map(lambda a: mean(jnp.log10(a)), metrics.norms)
+      norms = by_leaf("log10_grad_norm", logs)
       sound = _all_finite((metrics.loss, metrics.grad_norm, new.params))
       return new, Record(metrics.loss, metrics.grad_norm, norms, measured, sound)
 
@@ -348,21 +340,15 @@ def _all_finite(tree: Any) -> Array:
   return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _snapshot(state: TrainState, at: tuple[int, ...], run: Run, step: int, task: Task) -> Snapshot:
-  """Of the run at `at`, which is [device], or [device, run of the device]."""
-  # A copy, since the next call reuses the state's memory.
-  params, opt_state = jax.tree.map(
-    lambda a: np.array(jax.device_get(a)[at]), (state.params, state.opt_state)
-  )
+def _fetch(tree: Any, at: tuple[int, ...]) -> Any:
+  """One run's share of what the devices hold; a copy, since the next call reuses their memory."""
+  return jax.tree.map(lambda a: np.array(jax.device_get(a)[at]), tree)
+
+
+def _draw(run: Run, step: int, task: Task) -> Batch:
+  """The batch of a step."""
   _, data_key = jax.random.split(jax.random.key(np.uint32(run.seed)))
-  batch = jax.jit(task.batch)(task.data, jax.random.fold_in(data_key, step))
-  return Snapshot(params, opt_state, jax.device_get(batch))
-
-
-def _by_leaf(layers: Sequence[Carry]) -> dict[str, Array]:
-  """[layer, time] for each leaf of the carry, by its name; `hidden` where there is just one."""
-  named = [layer._asdict() if hasattr(layer, "_asdict") else {"hidden": layer} for layer in layers]
-  return {name: jnp.stack([layer[name] for layer in named]) for name in named[0]}
+  return jax.device_get(jax.jit(task.batch)(task.data, jax.random.fold_in(data_key, step)))
 
 
 def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
@@ -370,11 +356,11 @@ def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Rec
   steps = np.arange(first_step, min(first_step + _CHUNK, settings.steps + 1))
   sound = records.sound[i, : len(steps)]
   steps = steps[: len(steps) if sound.all() else np.argmin(sound) + 1]
-  logged = np.flatnonzero(np.isin(steps, logged_steps(settings)))
-  norms, lags = jax.tree.map(lambda a: a[i, logged], (records.norms, records.lags))
+  recorded = np.flatnonzero(np.isin(steps, recorded_steps(settings)))
+  norms, measures = jax.tree.map(lambda a: a[i, recorded], (records.norms, records.measures))
   every = records.loss, records.grad_norm, records.sound
   loss, grad_norm, sound = (a[i, : len(steps)] for a in every)
-  return Record(loss, grad_norm, norms, lags, sound)
+  return Record(loss, grad_norm, norms, measures, sound)
 
 
 def _divergence(records: Record, first_step: int) -> int | None:

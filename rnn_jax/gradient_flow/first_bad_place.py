@@ -158,8 +158,8 @@ def describe(place: Place) -> str:
   of_loss = place.phase == "backward" and place.tensor != "grad_norm"
   name = f"dL/d({place.tensor})" if of_loss else place.tensor
   at = f" at {list(place.entry)}" if place.entry else ""
-  cause = "an overflow; " if place.overflow else ""
-  return f"{where}: {name} is {place.value}{at}, {cause}largest before {place.largest:.2g}"
+  cause = ": an overflow" if place.overflow else ""
+  return f"{where}: {name} is {place.value}{at}{cause}, after entries up to {place.largest:.2g}"
 
 
 @functools.partial(jax.jit, static_argnames=("model", "loss", "reverse", "unroll", "forward_mode"))
