@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -291,9 +291,12 @@ def _whole(phase: str, layer: int | None, tree: Any) -> Iterator[_Tensor]:
     yield phase, layer, None, name, a
 
 
-def _by_time(phase: str, layer: int | None, tree: Any, steps: Iterable[int]) -> Iterator[_Tensor]:
-  """Tensors [T, ...], step by step."""
-  named = _named(tree)
+def _by_time(
+  phase: str, layer: int | None, parts: Mapping[str, Any], steps: Iterable[int]
+) -> Iterator[_Tensor]:
+  """Tensors [T, ...], step by step; in a step, in the order of `parts`."""
+  # One by one: as a pytree, a dict is in the order of its names.
+  named = {name: a for part in parts.items() for name, a in _named(dict([part])).items()}
   for t in steps:
     for name, a in named.items():
       yield phase, layer, t, name, a[t]
