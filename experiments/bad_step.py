@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import zipfile
 import zlib
@@ -20,9 +21,13 @@ from experiments.runner import Result, Snapshot, network, numbers_of, optimizer_
 from rnn_jax import checks
 from rnn_jax.gradient_flow import Place, describe, first_bad_place
 from rnn_jax.losses import LOSSES
+from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import init_state
 from rnn_jax.types import Array
+
+# The same object for the same sizes, so that runs which differ in numbers share what is compiled.
+_network = functools.cache(network)
 
 PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -59,7 +64,7 @@ def find(bad: BadStep) -> Place | None:
   numbers = numbers_of(bad.run, bad.settings)
   params, opt_state, batch = bad.snapshot
   return first_bad_place(
-    network(bad.run, bad.settings, bad.output_size, bad.vocabulary_size),
+    _model(bad.run, bad.settings, bad.output_size, bad.vocabulary_size),
     params,
     batch,
     bad.loss,
@@ -107,7 +112,7 @@ def load(path: Path) -> tuple[BadStep, Place | None, dict[str, Any]]:
     ValueError: the file cannot be read, is damaged or another program's.
   """
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       arrays = {name: archive[name] for name in archive.files}
     about = json.loads(str(arrays["about"]))
     return _restore(about, arrays)
@@ -141,7 +146,7 @@ def _restore(
   optimizer = optimizer_of(settings, numbers_of(run, settings))
 
   def start(xs: Any) -> Snapshot:
-    state = init_state(network(run, settings, *sizes), optimizer, jax.random.key(0), xs)
+    state = init_state(_model(run, settings, *sizes), optimizer, jax.random.key(0), xs)
     return Snapshot(state.params, state.opt_state, batch)
 
   shapes = jax.eval_shape(start, batch.xs)
@@ -154,6 +159,10 @@ def _restore(
   step = checks.integer("step", about["step"], minimum=0)
   loss = LOSSES[checks.choice("loss", about["loss"], LOSSES)]
   return BadStep(run, settings, step, loss, *sizes, snapshot), place_of(about["place"]), dict(about)
+
+
+def _model(run: Run, settings: Settings, output_size: int, vocabulary_size: int | None) -> DeepRNN:
+  return _network(run.cell, run.depth, settings.hidden_size, output_size, vocabulary_size)
 
 
 def _named(snapshot: Snapshot) -> dict[str, Any]:

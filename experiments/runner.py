@@ -209,11 +209,16 @@ def train_group(
 
 
 def network(
-  run: Run, settings: Settings, output_size: int, vocabulary_size: int | None, **options: Any
+  cell: str,
+  depth: int,
+  hidden_size: int,
+  output_size: int,
+  vocabulary_size: int | None,
+  **options: Any,
 ) -> DeepRNN:
-  """The model of a run; `options` are those of its cells."""
-  cell = make_cell(run.cell, settings.hidden_size, **options)
-  return DeepRNN([cell] * run.depth, output_size, vocabulary_size)
+  """The model of a run; `options` are those of its cell."""
+  cells = [make_cell(cell, hidden_size, **options)] * depth
+  return DeepRNN(cells, output_size, vocabulary_size)
 
 
 def numbers_of(run: Run, settings: Settings) -> Numbers:
@@ -264,8 +269,8 @@ def _program(
   but the step has a leading axis where a device has several runs together.
   """
 
-  sizes = task.output_size, task.vocabulary_size
-  model = network(run, settings, *sizes)
+  about = run.cell, run.depth, settings.hidden_size, task.output_size, task.vocabulary_size
+  model = network(*about)
 
   def start(numbers: Numbers, data: Any) -> TrainState:
     options = {"recurrent_gain": numbers.recurrent_gain}
@@ -273,7 +278,7 @@ def _program(
       options["forget_bias"] = numbers.forget_bias
     params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
     xs = task.batch(data, data_key).xs
-    start_of = network(run, settings, *sizes, **options)
+    start_of = network(*about, **options)
     return init_state(start_of, optimizer_of(settings, numbers), params_key, xs)
 
   total = functools.partial(psum, count=data_parallel)
