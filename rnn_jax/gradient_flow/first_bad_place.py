@@ -143,7 +143,7 @@ def first_bad_place(
     yield from _params("backward", grads)
     yield from _whole("backward", None, {"grad_norm": grad_norm})
     if optimizer is not None:
-      updates, _ = optimizer.update(grads, opt_state, params)
+      updates, _ = jax.jit(optimizer.update)(grads, opt_state, params)
       yield from _params("update", optax.apply_updates(params, updates))
 
   return _first(tensors())

@@ -60,21 +60,21 @@ def params_by_hand():
   run = RUNS[0]
   with jax.numpy_dtype_promotion("standard"):
     numbers = numbers_of(run, SETTINGS)
-    model, optimizer = (
-      network(run.cell, run.depth, SETTINGS.hidden_size, 1, None),
-      optimizer_of(SETTINGS, numbers),
-    )
-    params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
-    state = init_state(model, optimizer, params_key, TASK.batch((), data_key).xs)
+    model = network(run.cell, run.depth, SETTINGS.hidden_size, 1, None)
+    optimizer = optimizer_of(SETTINGS, numbers)
 
     @jax.jit
-    def advance(state):
-      batch = TASK.batch((), jax.random.fold_in(data_key, state.step))
-      return update(model, optimizer, TASK.loss, state, batch, truncation=numbers.truncation)[0]
+    def train():
+      params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
 
-    for _ in range(STEP):
-      state = advance(state)
-  return state.params
+      def advance(_, state):
+        batch = TASK.batch((), jax.random.fold_in(data_key, state.step))
+        return update(model, optimizer, TASK.loss, state, batch, truncation=numbers.truncation)[0]
+
+      start = init_state(model, optimizer, params_key, TASK.batch((), data_key).xs)
+      return jax.lax.fori_loop(0, STEP, advance, start)
+
+    return train().params
 
 
 def assert_kept(result, params_by_hand):
