@@ -19,7 +19,7 @@ from experiments import provenance
 from experiments.grid import Run, Settings
 from experiments.runner import Result, Snapshot, network, numbers_of, optimizer_of
 from rnn_jax import checks
-from rnn_jax.gradient_flow import Place, describe, first_bad_place
+from rnn_jax.gradient_flow import Place, describe_place, first_bad_place
 from rnn_jax.losses import LOSSES
 from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Batch, Task
@@ -76,7 +76,7 @@ def find(bad: BadStep) -> Place | None:
 
 def words(place: Place | None) -> str:
   """One line."""
-  return describe(place) if place else "no bad place was found"
+  return describe_place(place) if place else "no bad place was found"
 
 
 def place_of(data: Mapping[str, Any] | None) -> Place | None:

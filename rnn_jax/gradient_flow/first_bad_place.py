@@ -149,7 +149,7 @@ def first_bad_place(
   return _first(tensors())
 
 
-def describe(place: Place) -> str:
+def describe_place(place: Place) -> str:
   """The place in words: `backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5], …`."""
   layer = None if place.layer is None else f"layers_{place.layer}"
   layer = None if layer and place.tensor.startswith(layer) else layer

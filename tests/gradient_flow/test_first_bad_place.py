@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from rnn_jax import DeepRNN, make_cell
-from rnn_jax.gradient_flow import Place, describe, first_bad_place
+from rnn_jax.gradient_flow import Place, describe_place, first_bad_place
 from rnn_jax.gradient_flow.first_bad_place import _training_step
 from rnn_jax.losses import squared_error
 from rnn_jax.tasks import Batch
@@ -189,7 +189,7 @@ def test_derivative_of_a_root_at_zero_is_found():
   loss = lambda y, _: jnp.sqrt(jnp.sum(y**2, axis=-1))  # noqa: E731
   place = find(ZEROS, BATCH, loss)
   assert where(place) == ("backward", None, T - 1, "readout", (0, 0), "nan")
-  assert "dL/d(readout) is nan" in describe(place) and "overflow" not in describe(place)
+  assert "dL/d(readout) is nan" in describe_place(place) and "overflow" not in describe_place(place)
 
 
 def test_updated_params_are_looked_at_where_there_is_an_optimizer():
@@ -262,9 +262,9 @@ def test_the_step_is_the_one_that_training_makes():
 
 def test_description():
   place = Place("backward", 0, 17, "hidden", (3, 5), "inf", 1.25e38, True)
-  assert describe(place) == (
+  assert describe_place(place) == (
     "backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5]: an overflow, "
     "after entries up to 1.2e+38"
   )
   place = Place("params", 1, None, "layers_1.cell.b", (2,), "nan", 1.5, False)
-  assert describe(place) == "params: layers_1.cell.b is nan at [2], after entries up to 1.5"
+  assert describe_place(place) == "params: layers_1.cell.b is nan at [2], after entries up to 1.5"
