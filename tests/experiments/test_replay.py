@@ -61,7 +61,7 @@ def params_by_hand():
   with jax.numpy_dtype_promotion("standard"):
     numbers = numbers_of(run, SETTINGS)
     model = network(run.cell, run.depth, SETTINGS.hidden_size, 1, None)
-    optimizer = optimizer_of(SETTINGS, numbers)
+    optimizer = optimizer_of(run, SETTINGS, numbers)
 
     @jax.jit
     def train():
