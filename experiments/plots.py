@@ -271,6 +271,8 @@ def _divergence(run: xr.Dataset) -> tuple[float, str]:
     for name, words in {"loss": "loss", "grad_norm": "gradient norm"}.items()
   }
   step = float(run["diverged_step"])
+  if step in updates and not any(step in steps for steps in broken.values()):
+    return step, "updated params not finite"
   if math.isnan(step):
     step = float(min((steps[0] for steps in broken.values() if steps.size), default=updates[-1]))
   firsts = {words: steps[steps >= step].min(initial=math.inf) for words, steps in broken.items()}

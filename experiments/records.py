@@ -5,7 +5,7 @@ sweep.flags       feed it back and get the same sweep
 summary.csv       a line a run
 gradients.nc      norms and measures, run × step × layer × time, lag or the like
 figures/          pictures
-runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc
+runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; replay.npz if it diverged
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from experiments import bad_step
+from experiments.bad_step import BadStep
 from experiments.grid import AXES, Run, Settings, recorded_steps
 from experiments.measures import MEASURES, coordinates
 from experiments.runner import Record, Result
@@ -157,9 +159,19 @@ def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) 
     file.write("".join(line + "\n" for line in lines))
 
 
-def end_run(folder: Path, run_id: str, result: Result, settings: Settings) -> None:
-  """Writes a run's norms, then its status: one that says `finished` vouches for all the rest."""
+def end_run(
+  folder: Path, run_id: str, result: Result, settings: Settings, bad: BadStep | None
+) -> None:
+  """Writes a run's norms, then its status: one that says `finished` vouches for all the rest.
+
+  Where the run diverged, `bad`, the first bad place of that step is looked for, too.
+  """
   path = folder / "runs" / run_id
+  place = None
+  if bad is not None:
+    place = bad_step.find(bad)
+    with _replacing(path / "replay.npz") as draft, draft.open("wb") as file:
+      bad_step.save(file, bad, place)
   with (path / "metrics.jsonl").open("rb+") as file:
     os.fsync(file.fileno())
   _write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
@@ -168,6 +180,7 @@ def end_run(folder: Path, run_id: str, result: Result, settings: Settings) -> No
     {
       "status": "finished" if result.diverged_step is None else "diverged",
       "diverged_step": result.diverged_step,
+      "bad_place": place and {"step": result.diverged_step, **place._asdict()},
       "seconds": round(result.seconds, 3),
       "bytes": _sizes(path),
     },

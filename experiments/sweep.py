@@ -24,6 +24,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import (
+  bad_step,
   command_line,
   compilation_cache,
   grid,
@@ -343,13 +344,16 @@ def _run(sweep: _Sweep, console: Console) -> None:
       report(f"{_words(*group)}: compiling", sum(done.values()), None)
       program = next(programs)
       for result in train_group(program, runs, settings, sweep.task, sweep.layout, on_records):
-        records.end_run(folder, names[result.run], result, settings)
+        bad = bad_step.of(result, settings, sweep.task)
+        records.end_run(folder, names[result.run], result, settings, bad)
         done[result.run] = 1.0
   gradients, metrics = records.write_results(folder, sweep.ids)
   pictures = plots.save_all(gradients, metrics, folder / "figures")
   diverged = [name for name in sweep.ids if records.status(folder, name)["status"] == "diverged"]
   for name in diverged:
-    print(f"diverged at step {records.status(folder, name)['diverged_step']}: {name}")
+    state = records.status(folder, name)
+    where = bad_step.words(bad_step.place_of(state.get("bad_place")))
+    print(f"diverged at step {state['diverged_step']}: {name}: {where}")
   print(f"{len(names)} runs have ended, {len(diverged)} of them diverged.")
   print(f"Records are in {folder}, pictures in {folder / 'figures'}:")
   print(f"  begin with {pictures[0]}")

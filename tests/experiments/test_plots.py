@@ -525,7 +525,11 @@ def test_without_clipping_nothing_is_marked():
 
 @pytest.mark.parametrize(
   ("broken", "reason"),
-  [({"loss": np.nan, "grad_norm": np.nan}, "loss"), ({"grad_norm": np.inf}, "gradient norm")],
+  [
+    ({"loss": np.nan, "grad_norm": np.nan}, "loss"),
+    ({"grad_norm": np.inf}, "gradient norm"),
+    ({}, "updated params"),
+  ],
 )
 def test_divergence_is_marked_with_its_reason(broken, reason):
   _, metrics = small(seeds=(0, 1, 2))

@@ -19,7 +19,7 @@ import xarray as xr
 from absl.testing import flagsaver
 
 import experiments.sweep
-from experiments import command_line
+from experiments import bad_step, command_line
 from experiments.grid import AXES, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -206,6 +206,14 @@ def test_diverging_runs_are_results(tmp_path):
     assert not (np.isfinite(last["loss"]) and np.isfinite(last["grad_norm"]))
     later = gradients["log10_grad_norm"].sel(run=run, step=slice(step + 1, None))
     assert np.isnan(later).all()
+    state = json.loads((tmp_path / "runs" / run.item() / "status.json").read_text())
+    place = bad_step.place_of(state["bad_place"])
+    assert state["bad_place"]["step"] == step and place.overflow
+    assert f"{run.item()}: {bad_step.words(place)}\n" in result.stdout
+  assert len(list(tmp_path.glob("runs/*/replay.npz"))) == diverged.sum()
+  again = call(tmp_path / "runs" / run.item() / "replay.npz", module="experiments.replay")
+  assert again.returncode == 0, again.stderr
+  assert again.stdout == f"step {step}: {bad_step.words(place)}\nreproduced.\n"
 
 
 def cut_short(path: Path) -> None:
