@@ -105,19 +105,14 @@ def test_exponents_are_those_of_a_plain_loop_and_add_up_to_the_determinant(name)
     logs.append(np.log(np.abs(np.diagonal(r, axis1=1, axis2=2))))
   # Another Q_0: nearly the same once both have settled.
   np.testing.assert_allclose(got, np.mean(logs[SKIP:], axis=0), atol=2e-3)
+  elsewhere = jax.tree.map(lambda a: a.at[1, 0].set(jnp.nan), start)
+  lost = np.isnan(spectrum_of(cell, params, XS, carry=elsewhere))
+  np.testing.assert_array_equal(lost, np.tile([[False], [True]], len(got[0])))
 
 
 def test_fewer_exponents_are_the_first_of_all():
-  cell, params, start = NETWORKS["lstm"], params_of("lstm"), start_of("lstm")
-  all_of_them = spectrum_of(cell, params, XS, carry=start)
-  close(spectrum_of(cell, params, XS, 2, carry=start), all_of_them[:, :2])
-
-
-def test_carry_is_where_the_trajectory_starts():
-  cell, params, start = NETWORKS["elman"], params_of("elman"), start_of("elman")
-  (jacobian,) = step_jacobians(cell, params, XS[:1], start)
-  got = spectrum_of(cell, params, XS[:1], carry=start, skip=0)
-  close(np.sum(got, axis=1), np.linalg.slogdet(jacobian)[1])
+  w = np.asarray(draw(5, 4, 4))
+  close(linear(w, num_exponents=2), linear(w)[:2])
 
 
 def test_gaussian_products_have_the_exponents_of_their_closed_form():

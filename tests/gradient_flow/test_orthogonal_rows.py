@@ -22,7 +22,7 @@ def problem(num_rows, size):
   return np.random.default_rng(num_rows).standard_normal((num_rows, size))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 5), (2, 3)])
+@pytest.mark.parametrize("shape", [(5, 5), (2, 3)])
 def test_rows_are_orthogonal_and_their_lengths_are_the_singular_values(shape):
   a = problem(*shape)
   rows = turned(a, jnp.zeros(shape[0], jnp.int32))
