@@ -18,6 +18,7 @@ AXES = (
   "seed",
   "learning_rate",
   "clip_norm",
+  "clip_by",
   "recurrent_gain",
   "forget_bias",
 )
@@ -36,6 +37,8 @@ class Settings:
     steps: optimisation steps.
     optimizer: name of the optimiser.
     log_every: optimisation steps from one record of norms per time step to the next.
+    measures: names of the measures, a comma list; empty for none.
+    measure_every: optimisation steps from one measurement to the next.
   """
 
   task: str
@@ -46,6 +49,13 @@ class Settings:
   steps: int
   optimizer: str
   log_every: int
+  measures: str
+  measure_every: int
+
+  @property
+  def measure_names(self) -> list[str]:
+    """The measures, one by one."""
+    return [name for name in self.measures.split(",") if name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +68,10 @@ class Run:
     truncation: steps of backpropagation through time; None for all.
     seed: of params and data.
     learning_rate: of the optimiser.
-    clip_norm: largest global gradient norm; None for no clipping.
+    clip_norm: largest norm that is not clipped; None for no clipping.
     recurrent_gain: factor on the recurrent kernels at initialisation.
     forget_bias: of the forget gates at initialisation; None where the cell has none.
+    clip_by: what is clipped, and where; `global_norm`, the default, where nothing is.
   """
 
   cell: str
@@ -71,34 +82,40 @@ class Run:
   clip_norm: float | None
   recurrent_gain: float
   forget_bias: float | None
+  clip_by: str = "global_norm"
 
 
 def expand(axes: Mapping[str, Sequence[Any]]) -> list[Run]:
   """All combinations of the axes, the last axis fastest.
 
-  An axis that a cell does not have (the forget bias of an Elman network) is not repeated for it:
-  those runs would be the same.
+  An axis that a cell does not have (the forget bias of an Elman network) is not repeated for it,
+  nor is the way to clip where nothing is clipped: those runs would be the same.
   """
   runs = []
   for values in itertools.product(*(axes[name] for name in AXES)):
     run = Run(**dict(zip(AXES, values, strict=True)))
     if "forget_bias" not in cell_options(run.cell):
       run = dataclasses.replace(run, forget_bias=None)
+    if run.clip_norm is None:
+      run = dataclasses.replace(run, clip_by="global_norm")
     runs.append(run)
   return list(dict.fromkeys(runs))
 
 
-def groups(runs: Iterable[Run]) -> dict[tuple[str, int], list[Run]]:
-  """Runs by (cell, depth): within a group they share one compiled program."""
-  found: dict[tuple[str, int], list[Run]] = {}
+def groups(runs: Iterable[Run]) -> dict[tuple[str, int, str], list[Run]]:
+  """Runs by (cell, depth, clip_by): within a group they share one compiled program."""
+  found: dict[tuple[str, int, str], list[Run]] = {}
   for run in runs:
-    found.setdefault((run.cell, run.depth), []).append(run)
+    found.setdefault((run.cell, run.depth, run.clip_by), []).append(run)
   return found
 
 
-def logged_steps(settings: Settings) -> list[int]:
-  """Steps whose norms per time step are recorded: 0, every `log_every`-th, and the last."""
-  return sorted({*range(0, settings.steps + 1, settings.log_every), settings.steps})
+def recorded_steps(settings: Settings) -> list[int]:
+  """Steps that are logged or measured: 0, every `log_every`-th and `measure_every`-th, the last."""
+  logged, measured = (
+    range(0, settings.steps + 1, every) for every in (settings.log_every, settings.measure_every)
+  )
+  return sorted({*logged, *measured, settings.steps})
 
 
 def config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, Any]:
@@ -124,6 +141,8 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
   ]
   if run.forget_bias is not None:
     parts.append(f"b{show(run.forget_bias)}")
+  if run.clip_by != "global_norm":
+    parts.append(run.clip_by)
   return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])
 
 

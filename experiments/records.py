@@ -3,9 +3,9 @@
 sweep.json        resolved configuration, versions, devices, git commit, corpus
 sweep.flags       feed it back and get the same sweep
 summary.csv       a line a run
-gradients.nc      norms, run × step × layer × time or lag
+gradients.nc      norms and measures, run × step × layer × time, lag or the like
 figures/          pictures
-runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc
+runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; replay.npz if it diverged
 """
 
 from __future__ import annotations
@@ -21,15 +21,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from experiments.grid import AXES, Run, Settings, logged_steps
+from experiments import bad_step
+from experiments.bad_step import BadStep
+from experiments.grid import AXES, Run, Settings, recorded_steps
+from experiments.measures import MEASURES, coordinates
 from experiments.runner import Record, Result
+from rnn_jax.gradient_flow import decay_rate, effective_memory, half_life
 
 # sweep.json goes last, so that a folder that was half cleared is still known as a sweep's.
 _OURS = ("summary.csv", "gradients.nc", "figures", "runs", "sweep.flags", "sweep.json")
 ENDED = ("finished", "diverged")
+SHARE_LEFT = 0.01  # of the gradient at lag 0: where memory ends
+# Of a step, in metrics.jsonl.
+_METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
 
 
 def check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool) -> None:
@@ -142,18 +150,28 @@ def start_run(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
 
 def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) -> None:
   """Adds a line for each of the records' steps to the run's `metrics.jsonl`."""
-  numbers = zip(records.loss.tolist(), records.grad_norm.tolist(), strict=True)
+  columns = [getattr(records, name).tolist() for name in _METRICS]
   lines = [
-    json.dumps({"step": step, "loss": loss, "grad_norm": grad_norm})
-    for step, (loss, grad_norm) in enumerate(numbers, start=first_step)
+    json.dumps({"step": step, **dict(zip(_METRICS, values, strict=True))})
+    for step, values in enumerate(zip(*columns, strict=True), start=first_step)
   ]
   with (folder / "runs" / run_id / "metrics.jsonl").open("a", encoding="utf-8") as file:
     file.write("".join(line + "\n" for line in lines))
 
 
-def end_run(folder: Path, run_id: str, result: Result, settings: Settings) -> None:
-  """Writes a run's norms, then its status: one that says `finished` vouches for all the rest."""
+def end_run(
+  folder: Path, run_id: str, result: Result, settings: Settings, bad: BadStep | None
+) -> None:
+  """Writes a run's norms, then its status: one that says `finished` vouches for all the rest.
+
+  Where the run diverged, `bad`, the first bad place of that step is looked for, too.
+  """
   path = folder / "runs" / run_id
+  place = None
+  if bad is not None:
+    place = bad_step.find(bad)
+    with _replacing(path / "replay.npz") as draft, draft.open("wb") as file:
+      bad_step.save(file, bad, place)
   with (path / "metrics.jsonl").open("rb+") as file:
     os.fsync(file.fileno())
   _write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
@@ -162,6 +180,7 @@ def end_run(folder: Path, run_id: str, result: Result, settings: Settings) -> No
     {
       "status": "finished" if result.diverged_step is None else "diverged",
       "diverged_step": result.diverged_step,
+      "bad_place": place and {"step": result.diverged_step, **place._asdict()},
       "seconds": round(result.seconds, 3),
       "bytes": _sizes(path),
     },
@@ -177,10 +196,10 @@ def write_results(folder: Path, ids: Mapping[str, Run]) -> tuple[xr.Dataset, xr.
   Returns:
     What `read_gradients` and `read_metrics` return.
   """
-  coordinates = _run_coordinates(folder, ids)
   parts = [xr.load_dataset(folder / "runs" / name / "gradients.nc") for name in ids]
   gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
-  gradients = gradients.assign_coords(coordinates).assign_attrs(_ATTRIBUTES)
+  gradients = gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
+  gradients = gradients.assign(_decay(gradients))
   _write_netcdf(folder / "gradients.nc", gradients)
   metrics = read_metrics(folder)
   _write_text(folder / "summary.csv", _summary(gradients, metrics))
@@ -188,7 +207,7 @@ def write_results(folder: Path, ids: Mapping[str, Run]) -> tuple[xr.Dataset, xr.
 
 
 def read_gradients(folder: Path) -> xr.Dataset:
-  """`gradients.nc`: log₁₀ norms over run × step × layer × time or lag, axes as coordinates.
+  """`gradients.nc`: norms and measures over run × step × layer × …, axes as coordinates.
 
   Raises:
     ValueError: the folder does not hold a sweep that has ended.
@@ -206,7 +225,9 @@ def read_gradients(folder: Path) -> xr.Dataset:
 
 
 def read_metrics(folder: Path) -> xr.Dataset:
-  """Loss and pre-clip gradient norm over run × update, from the runs' `metrics.jsonl`.
+  """Loss, gradient norm before and after clipping, and clipped, over run × update.
+
+  From the runs' `metrics.jsonl`; `Record` says what they are. NaN where there is no such record.
 
   Raises:
     ValueError: a run has not ended, or a record is damaged.
@@ -219,14 +240,14 @@ def read_metrics(folder: Path) -> xr.Dataset:
       raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
   runs = {name: _run_of(_read_json(folder / "runs" / name / "config.json")) for name in ids}
   updates = about["configuration"]["steps"] + 1
-  loss, grad_norm = (np.full((len(ids), updates), np.nan) for _ in range(2))
+  columns = {name: np.full((len(ids), updates), np.nan) for name in _METRICS}
   for i, name in enumerate(ids):
     for text in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines():
       line = json.loads(text)
-      loss[i, line["step"]] = line["loss"]
-      grad_norm[i, line["step"]] = line["grad_norm"]
+      for metric, values in columns.items():
+        values[i, line["step"]] = line.get(metric, np.nan)
   return xr.Dataset(
-    {"loss": (("run", "update"), loss), "grad_norm": (("run", "update"), grad_norm)},
+    {name: (("run", "update"), values) for name, values in columns.items()},
     {**_run_coordinates(folder, runs), "update": np.arange(updates)},
     {"task": about["configuration"]["task"], **about["task"]},
   )
@@ -237,33 +258,48 @@ _ATTRIBUTES = {
   "nan": "not measured",
   "minus_inf": "the norm of at least one example is 0 in float32, below 1e-38; inf: above 3e38",
   "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
-  "log10_lag_norm": "dL_T/dh_(T-k) of the loss at the last step alone, without truncation",
+  **{name: measure.note for name, measure in MEASURES.items()},
+  "decay_rate": "slope of ln |dL_T/dh_(T-k)| by least squares over all lags, nats a step",
+  "half_life": "steps in which that halves; inf where it does not decay",
+  "effective_memory": f"least lag at which it is below {SHARE_LEFT} of that at lag 0; inf if none",
   "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
   "truncation": "inf: full backpropagation through time",
   "clip_norm": "inf: no clipping",
+  "clipped_share": (
+    "with clip_by carry, the share of examples whose dL/dh_t, all leaves of the carry together, "
+    "was above clip_norm, and was scaled to it before it went on to earlier steps; log10_grad_norm "
+    "is from before that. The other ways to clip act on the params' gradient, not in time"
+  ),
 }
 
 
 def _gradients(records: Record, settings: Settings) -> xr.Dataset:
-  """One run's norms at the logged steps, [step, layer, time or lag]; NaN after divergence."""
-  steps = logged_steps(settings)
+  """One run's norms and measures, over the recorded steps first; NaN after divergence."""
+  steps = recorded_steps(settings)
+  by_dims: list[tuple[tuple[str, ...], dict[str, Any]]] = [(("layer", "time"), records.norms)]
+  by_dims += [(MEASURES[name].dims, found) for name, found in records.measures.items()]
   variables = {}
-  for name, axis, leaves in (
-    ("log10_grad_norm", "time", records.norms),
-    ("log10_lag_norm", "lag", records.lags),
-  ):
-    for leaf, values in leaves.items():
-      logged = np.full((len(steps), *values.shape[1:]), np.nan, np.float32)
-      logged[: len(values)] = values
-      variables[name if leaf == "hidden" else f"{name}_{leaf}"] = (("step", "layer", axis), logged)
-  depth, length = records.norms["hidden"].shape[1:]
-  coordinates = {
-    "step": np.array(steps, np.int32),
-    "layer": np.arange(1, depth + 1, dtype=np.int32),
-    "time": np.arange(length, dtype=np.int32),
-    "lag": np.arange(length, dtype=np.int32),
-  }
-  return xr.Dataset(variables, coordinates)
+  for dims, found in by_dims:
+    for name, values in found.items():
+      recorded = np.full((len(steps), *values.shape[1:]), np.nan, np.float32)
+      recorded[: len(values)] = values
+      variables[name] = (("step", *dims), recorded)
+  data = xr.Dataset(variables)
+  return data.assign_coords({"step": np.array(steps, np.int32), **coordinates(data.sizes)})
+
+
+def _decay(gradients: xr.Dataset) -> dict[str, xr.DataArray]:
+  """What the lag profiles amount to, [run, step, layer]; nothing where there are none."""
+  if "log10_lag_norm" not in gradients:
+    return {}
+  norms = gradients["log10_lag_norm"].transpose("lag", ...)
+  dims, profile = norms.dims[1:], jnp.asarray(norms.values)
+  if len(profile) < 2:
+    return {}
+  rate = decay_rate(profile)
+  memory = effective_memory(profile, SHARE_LEFT)
+  found = {"decay_rate": rate, "half_life": half_life(rate), "effective_memory": memory}
+  return {name: xr.DataArray(np.asarray(values), dims=dims) for name, values in found.items()}
 
 
 def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
@@ -280,6 +316,7 @@ def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
     "seed": np.array([r.seed for r in runs], np.int32),
     "learning_rate": [r.learning_rate for r in runs],
     "clip_norm": [number(r.clip_norm, np.inf) for r in runs],
+    "clip_by": [r.clip_by for r in runs],
     "recurrent_gain": [r.recurrent_gain for r in runs],
     "forget_bias": [number(r.forget_bias, np.nan) for r in runs],
     "status": [state["status"] for state in states],
@@ -289,7 +326,8 @@ def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
 
 
 def _run_of(config: Mapping[str, Any]) -> Run:
-  return Run(**{name: config[name] for name in AXES})
+  # Records from before there were several ways to clip do not name one.
+  return Run(**{name: config[name] for name in AXES if name in config})
 
 
 def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
@@ -302,7 +340,7 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
   for name in metrics["run"].values:
     run, norms = metrics.sel(run=name), gradients.sel(run=name)
     loss, grad_norm = run["loss"].values, run["grad_norm"].values
-    far = norms["log10_lag_norm"].isel(layer=0, lag=-1).values
+    far = _farthest(norms)
     rows.append(
       {
         "run": name,
@@ -313,7 +351,7 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
         "final_loss": np.nan if run["status"] == "diverged" else loss[-tail:].mean(),
         "baseline": metrics.attrs["baseline"],
         "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
-        "clipped_steps": int((grad_norm > run["clip_norm"].item()).sum()),
+        "clipped_steps": int((run["clipped"].values > 0).sum()),
         "zero_grad_norm_steps": int((grad_norm == 0).sum()),
         "log10_lag_norm_before": far[0],
         "log10_lag_norm_after": far[-1],
@@ -324,6 +362,13 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
   writer.writeheader()
   writer.writerows(rows)
   return text.getvalue()
+
+
+def _farthest(norms: xr.Dataset) -> np.ndarray:
+  """log₁₀ norm at the largest lag in layer 1, at each step; NaN if lags were not measured."""
+  if "log10_lag_norm" not in norms:
+    return np.full(norms.sizes["step"], np.nan)
+  return norms["log10_lag_norm"].isel(layer=0, lag=-1).values
 
 
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

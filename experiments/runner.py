@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from experiments.grid import Run, Settings, logged_steps
+from experiments.grid import Run, Settings, recorded_steps
+from experiments.measures import MEASURES, Moment, by_leaf
 from rnn_jax.cells import make_cell
-from rnn_jax.gradient_flow import lag_profile
+from rnn_jax.clipping import was_clipped
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
-from rnn_jax.tasks import Task
+from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState, init_state, make_optimizer, update
-from rnn_jax.types import Array, Carry
+from rnn_jax.types import Array
 
 # Iterations in one call: enough to hide the cost of a call, few enough to show progress.
 _CHUNK = 50
@@ -43,16 +45,36 @@ class Record(NamedTuple):
   Attributes:
     loss: mean training loss of the step's batch.
     grad_norm: global gradient norm before clipping.
-    norms: by carry leaf, [layer, time]: log₁₀ ‖dL/dh_t‖ of an example's own training loss, mean
-      over the batch (the logarithm of the geometric mean).
-    lags: by carry leaf, [layer, lag]: log₁₀ ‖∂L_T/∂h_{T−k}‖ of the loss at the last step, likewise;
-      measured at logged steps only.
+    clipped_norm: global gradient norm after clipping.
+    clipped: 1 where the gradient was clipped, else 0; with clip_by carry the share of all dL/dh_t
+      that were. `clipped_share` among the norms says where in time.
+    sound: whether loss, grad_norm and the updated params are finite.
+    norms: `log10_grad_norm` and the like for other leaves of the carry, [layer, time]: log₁₀
+      ‖dL/dh_t‖ of an example's own training loss, mean over the batch (the logarithm of the
+      geometric mean).
+    measures: for each measure of the sweep, its variables; NaN where the step is not measured.
   """
 
   loss: Array
   grad_norm: Array
+  clipped_norm: Array
+  clipped: Array
+  sound: Array
   norms: dict[str, Array]
-  lags: dict[str, Array]
+  measures: dict[str, dict[str, Array]]
+
+
+class Snapshot(NamedTuple):
+  """Where a run diverged, in NumPy arrays.
+
+  Attributes:
+    params, opt_state: before the update of the step that was not sound.
+    batch: of that step.
+  """
+
+  params: Any
+  opt_state: Any
+  batch: Batch
 
 
 @dataclasses.dataclass
@@ -61,15 +83,18 @@ class Result:
 
   Attributes:
     run: which.
-    records: with a leading axis: loss and grad_norm one entry a step, norms and lags one a logged
-      step, from 0 to the last, or to the one that diverged.
-    diverged_step: the step whose loss or gradient norm was not finite; None if there was none.
+    records: with a leading axis: loss and grad_norm one entry a step, norms and measures one a
+      recorded step, from 0 to the last, or to the one that diverged.
+    diverged_step: the step whose loss, gradient norm or updated params were not finite; None if
+      there was none.
+    snapshot: of that step; None if there was none.
     seconds: wall clock of its round, compilation excepted.
   """
 
   run: Run
   records: Record
   diverged_step: int | None
+  snapshot: Snapshot | None
   seconds: float
 
 
@@ -110,7 +135,7 @@ class Program(NamedTuple):
 
 
 def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: Layout) -> Program:
-  """Compiles the program of the runs of one (cell, depth); arguments as in `train_group`."""
+  """Compiles the program of the runs of one group; arguments as in `train_group`."""
   lead = layout.lead(len(runs))
   advance, blank = _program(runs[0], settings, task, layout.data_parallel, math.prod(lead[1:]))
   devices = layout.devices
@@ -127,14 +152,14 @@ def train_group(
   layout: Layout,
   on_records: Callable[[Run, int, Record], None],
 ) -> Iterator[Result]:
-  """Trains runs of one (cell, depth), as many at a time as the devices take.
+  """Trains runs of one group, as many at a time as the devices take.
 
   A run's records do not depend on the other runs, nor on the number of devices; on how many devices
   share a batch, and on how many runs a device has at a time, only as far as rounding goes.
 
   Args:
     program: of the group, from `compile_group`.
-    runs: all of one cell and depth.
+    runs: all of one cell, depth and way to clip.
     settings: of the sweep.
     task: built from the settings.
     layout: where.
@@ -161,23 +186,70 @@ def train_group(
     state, ahead = program.advance(numbers, program.blanks, task.data)
     parts: list[list[Record]] = [[] for _ in batch]
     diverged: list[int | None] = [None] * len(batch)
+    states: list[tuple[Any, Any]] = [(None, None)] * len(batch)
     for step in range(0, last + 1, _CHUNK):
       records = by_run(ahead)
+      new = {
+        i: _of_run(records, i, step, settings) for i, bad in enumerate(diverged) if bad is None
+      }
+      for i, part in new.items():
+        diverged[i] = bad = _divergence(part, step)
+        if bad is not None:
+          row, *place = np.unravel_index(i, lead)
+          at = (int(row) * layout.data_parallel, *map(int, place))
+          states[i] = _fetch((state.params, state.opt_state), at)
       # The devices go on while records are written, but one call at a time: were there more, those
       # that share a batch could wait for each other for ever.
-      if step < last:
+      if step < last and None in diverged:
         state, ahead = program.advance(numbers, state, task.data)
-      for i, run in enumerate(batch):
-        if diverged[i] is None:
-          part = _of_run(records, i, step, settings)
-          diverged[i] = _divergence(part, step)
-          parts[i].append(part)
-          on_records(run, step, part)
+      for i, part in new.items():
+        parts[i].append(part)
+        on_records(batch[i], step, part)
       if None not in diverged:
         break
     seconds = time.monotonic() - begin
-    for run, chunks, bad in zip(batch, parts, diverged, strict=True):
-      yield Result(run, jax.tree.map(lambda *a: np.concatenate(a), *chunks), bad, seconds)
+    for run, chunks, bad, kept in zip(batch, parts, diverged, states, strict=True):
+      snapshot = None if bad is None else Snapshot(*kept, _draw(run, bad, task))
+      whole = jax.tree.map(lambda *a: np.concatenate(a), *chunks)
+      yield Result(run, whole, bad, snapshot, seconds)
+
+
+def network(
+  cell: str,
+  depth: int,
+  hidden_size: int,
+  output_size: int,
+  vocabulary_size: int | None,
+  **options: Any,
+) -> DeepRNN:
+  """The model of a run; `options` are those of its cell."""
+  cells = [make_cell(cell, hidden_size, **options)] * depth
+  return DeepRNN(cells, output_size, vocabulary_size)
+
+
+def numbers_of(run: Run, settings: Settings) -> Numbers:
+  """What the run's program is given."""
+  full = settings.sequence_length
+  return Numbers(
+    np.uint32(run.seed),
+    np.int32(full if run.truncation is None else min(run.truncation, full)),
+    np.float32(run.learning_rate),
+    np.float32(np.inf if run.clip_norm is None else run.clip_norm),
+    np.float32(run.recurrent_gain),
+    np.float32(0 if run.forget_bias is None else run.forget_bias),
+  )
+
+
+def optimizer_of(run: Run, settings: Settings, numbers: Numbers) -> optax.GradientTransformation:
+  """The optimiser of a run of a group, with these numbers."""
+  rate, limit = numbers.learning_rate, numbers.clip_norm
+  return make_optimizer(settings.optimizer, rate, limit, run.clip_by)
+
+
+def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
+  """What a run of a group asks of the time loop, as `update` takes it."""
+  limit = numbers.clip_norm if run.clip_by == "carry" else None
+  return {"truncation": numbers.truncation, "clip_carry": limit}
 
 
 def _by_device(
@@ -197,19 +269,7 @@ def _runs_together(num_runs: int, rows: int, most: int) -> int:
 
 def _stack(runs: Sequence[Run], settings: Settings) -> Numbers:
   """The runs' numbers, with a leading axis of runs."""
-
-  def of(run: Run) -> Numbers:
-    full = settings.sequence_length
-    return Numbers(
-      np.uint32(run.seed),
-      np.int32(full if run.truncation is None else min(run.truncation, full)),
-      np.float32(run.learning_rate),
-      np.float32(np.inf if run.clip_norm is None else run.clip_norm),
-      np.float32(run.recurrent_gain),
-      np.float32(0 if run.forget_bias is None else run.forget_bias),
-    )
-
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *map(of, runs))
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *(numbers_of(r, settings) for r in runs))
 
 
 def _program(
@@ -222,11 +282,8 @@ def _program(
   but the step has a leading axis where a device has several runs together.
   """
 
-  def model_of(options: dict[str, Any]) -> DeepRNN:
-    cell = make_cell(run.cell, settings.hidden_size, **options)
-    return DeepRNN([cell] * run.depth, task.output_size, task.vocabulary_size)
-
-  model = model_of({})
+  about = run.cell, run.depth, settings.hidden_size, task.output_size, task.vocabulary_size
+  model = network(*about)
 
   def start(numbers: Numbers, data: Any) -> TrainState:
     options = {"recurrent_gain": numbers.recurrent_gain}
@@ -234,56 +291,54 @@ def _program(
       options["forget_bias"] = numbers.forget_bias
     params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
     xs = task.batch(data, data_key).xs
-    return init_state(model_of(options), optimizer_of(numbers), params_key, xs)
-
-  def optimizer_of(numbers: Numbers) -> Any:
-    return make_optimizer(settings.optimizer, numbers.learning_rate, numbers.clip_norm)
+    start_of = network(*about, **options)
+    return init_state(start_of, optimizer_of(run, settings, numbers), params_key, xs)
 
   total = functools.partial(psum, count=data_parallel)
 
-  def batch_mean(logs: Array) -> Array:
-    """[T, examples] → [T], over the whole batch, of which a device may have a share."""
-    return total(jnp.sum(logs, axis=1)) / settings.batch_size
-
-  def lags(params: Any, xs: Array, targets: Array) -> dict[str, Array]:
-    variables = {"params": params}
-    apply: Callable[..., Any] = functools.partial(model.apply, variables)
-
-    def last_loss(y: Array) -> Array:
-      return task.loss(apply(y, method="readout"), targets[-1])
-
-    encoded = apply(xs, method="encode")
-    profile = lag_profile(model.cells, model.cell_params(variables), encoded, last_loss)
-    return _by_leaf(jax.tree.map(batch_mean, profile))
+  def mean(values: Array) -> Array:
+    """[..., examples] → [...], over the whole batch, of which a device may have a share."""
+    return total(jnp.sum(values, axis=-1)) / settings.batch_size
 
   def advance(numbers: Numbers, state: TrainState, data: Any) -> tuple[TrainState, Record]:
     _, data_key = jax.random.split(jax.random.key(numbers.seed))
-    optimizer = optimizer_of(numbers)
+    optimizer, options = optimizer_of(run, settings, numbers), time_options(run, numbers)
     state = jax.lax.cond(state.step == 0, lambda: start(numbers, data), lambda: state)
 
     def live(state: TrainState) -> tuple[TrainState, Record]:
       # Each device draws the whole batch: which examples it holds depends on the key alone.
       whole = task.batch(data, jax.random.fold_in(data_key, state.step))
       batch = shard(whole, data_parallel)
-      logged = (state.step % settings.log_every == 0) | (state.step == settings.steps)
+      moment = Moment(model, state.params, task, whole, batch, mean)
 
-      def measure() -> dict[str, Array]:
-        return lags(state.params, batch.xs, batch.targets)
+      def measure() -> dict[str, dict[str, Array]]:
+        return {name: MEASURES[name].compute(moment) for name in settings.measure_names}
 
-      measured = jax.lax.cond(logged, measure, lambda: _missing(jax.eval_shape(measure)))
-      new, _, metrics = update(
-        model, optimizer, task.loss, state, batch, psum=total, truncation=numbers.truncation
-      )
-      norms = _by_leaf(jax.tree.map(lambda a: batch_mean(jnp.log10(a)), metrics.norms))
-      return new, Record(metrics.loss, metrics.grad_norm, norms, measured)
+      due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
+      measured = jax.lax.cond(due, measure, lambda: _missing(jax.eval_shape(measure)))
+      new, _, metrics = update(model, optimizer, task.loss, state, batch, psum=total, **options)
+      logs = jax.tree.map(lambda a: mean(jnp.log10(a)), metrics.norms)
+      norms = by_leaf("log10_grad_norm", logs)
+      if options["clip_carry"] is not None:
+        acted = jnp.stack(was_clipped(metrics.norms, options["clip_carry"]))
+        norms["clipped_share"] = mean(acted.astype(metrics.loss.dtype))
+      sound = _all_finite((metrics.loss, metrics.grad_norm, new.params))
+      scalars = metrics.loss, metrics.grad_norm, metrics.clipped_norm, metrics.clipped, sound
+      return new, Record(*scalars, norms, measured)
 
     def over(state: TrainState) -> tuple[TrainState, Record]:
       return state, _missing(jax.eval_shape(live, state)[1])
 
-    def body(state: TrainState, _: None) -> tuple[TrainState, Record]:
-      return jax.lax.cond(state.step <= settings.steps, live, over, state)
+    def body(old: tuple[TrainState, Array], _: None) -> tuple[tuple[TrainState, Array], Record]:
+      state, sound = old
+      new, record = jax.lax.cond(state.step <= settings.steps, live, over, state)
+      # A run that has diverged keeps what it came with, for the host to look at. The steps go on.
+      sound = sound & record.sound
+      kept = jax.tree.map(functools.partial(jnp.where, sound), new, state)
+      return (kept.replace(step=new.step), sound), record
 
-    return jax.lax.scan(body, state, length=_CHUNK)
+    (state, _), records = jax.lax.scan(body, (state, jnp.ones((), bool)), length=_CHUNK)
+    return state, records
 
   numbers = _stack([run] * together, settings)
   if together == 1:
@@ -297,26 +352,40 @@ def _program(
 
 
 def _missing(shapes: Any) -> Any:
+  """NaN, and True."""
   return jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), shapes)
 
 
-def _by_leaf(layers: Sequence[Carry]) -> dict[str, Array]:
-  """[layer, time] for each leaf of the carry, by its name; `hidden` where there is just one."""
-  named = [layer._asdict() if hasattr(layer, "_asdict") else {"hidden": layer} for layer in layers]
-  return {name: jnp.stack([layer[name] for layer in named]) for name in named[0]}
+def _all_finite(tree: Any) -> Array:
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _fetch(tree: Any, at: tuple[int, ...]) -> Any:
+  """One run's share of what the devices hold; a copy, since the next call reuses their memory."""
+  return jax.tree.map(lambda a: np.array(jax.device_get(a)[at]), tree)
+
+
+def _draw(run: Run, step: int, task: Task) -> Batch:
+  """The batch of a step."""
+  _, data_key = jax.random.split(jax.random.key(np.uint32(run.seed)))
+  return jax.device_get(jax.jit(task.batch)(task.data, jax.random.fold_in(data_key, step)))
 
 
 def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
   """Run i's share of a chunk: its steps up to divergence or the last, norms where logged."""
   steps = np.arange(first_step, min(first_step + _CHUNK, settings.steps + 1))
-  finite = np.isfinite(records.loss[i]) & np.isfinite(records.grad_norm[i])
-  steps = steps[: len(steps) if finite[: len(steps)].all() else np.argmin(finite) + 1]
-  logged = np.flatnonzero(np.isin(steps, logged_steps(settings)))
-  norms, lags = jax.tree.map(lambda a: a[i, logged], (records.norms, records.lags))
-  return Record(records.loss[i, : len(steps)], records.grad_norm[i, : len(steps)], norms, lags)
+  sound = records.sound[i, : len(steps)]
+  steps = steps[: len(steps) if sound.all() else np.argmin(sound) + 1]
+  recorded = np.flatnonzero(np.isin(steps, recorded_steps(settings)))
+
+  def rows(tree: Any, where: Any) -> Any:
+    return jax.tree.map(lambda a: a[i, where], tree)
+
+  every_step = rows(records._replace(norms={}, measures={}), slice(len(steps)))
+  norms, measures = rows((records.norms, records.measures), recorded)
+  return every_step._replace(norms=norms, measures=measures)
 
 
 def _divergence(records: Record, first_step: int) -> int | None:
-  """The step of the last record, if it is not finite."""
-  last = records.loss[-1], records.grad_norm[-1]
-  return None if np.isfinite(last).all() else first_step + len(records.loss) - 1
+  """The step of the last record, if it is not sound."""
+  return None if records.sound[-1] else first_step + len(records.sound) - 1

@@ -24,6 +24,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import (
+  bad_step,
   command_line,
   compilation_cache,
   grid,
@@ -33,11 +34,12 @@ from experiments import (
   provenance,
   records,
 )
+from experiments.measures import MEASURES, has_gates
 from experiments.runner import Layout, Program, Record, compile_group, train_group
-from rnn_jax.cells import CELLS
+from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
-from rnn_jax.training import OPTIMIZERS
+from rnn_jax.training import CLIP_BY, OPTIMIZERS
 
 PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
 MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
@@ -69,7 +71,14 @@ def define_flags() -> None:
     "clip_norm",
     "1.0",
     _positive("clip_norm", none="none"),
-    "Largest global gradient norm before an update, or none for no clipping.",
+    "Largest norm that is not clipped, or none for no clipping; --clip_by says of what.",
+  )
+  axis(
+    "clip_by",
+    "global_norm",
+    parsers.choice("clip_by", CLIP_BY),
+    "What is clipped: global_norm, the whole gradient before an update; element, each of its "
+    "entries; carry, dL/dh_t of each example's own loss at every time step of the backward pass.",
   )
   axis(
     "recurrent_gain",
@@ -107,6 +116,21 @@ def define_flags() -> None:
     integer("log_every"),
     "Optimisation steps from one record of gradient norms per time step to the next; the first "
     "and the last step are always recorded.",
+  )
+  single(
+    "measures",
+    "lag",
+    parsers.subset("measure", MEASURES),
+    "What to measure beside the norms of every step, a comma list, or none: "
+    + "; ".join(f"{name}, {measure.note}" for name, measure in MEASURES.items())
+    + ".",
+  )
+  single(
+    "measure_every",
+    "as_logged",
+    integer("measure_every", none="as_logged"),
+    "Optimisation steps from one measurement to the next; the first and the last step are always "
+    "measured. A number, or as_logged, the default: where norms are logged.",
   )
   flags.DEFINE_string("output_dir", "results/sweep", "Folder for records and figures.")
   single(
@@ -205,7 +229,8 @@ def _resolve(arguments: list[str]) -> _Sweep:
       raise ValueError(f"--corpus is for task charlm, got {values.corpus} with {values.task}.")
     corpus, path = None, STANDARD_LIBRARY
   given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(grid.Settings)}
-  settings = grid.Settings(**{**given, "corpus": path})
+  measure_every = values.measure_every or values.log_every
+  settings = grid.Settings(**{**given, "corpus": path, "measure_every": measure_every})
   options = {} if corpus is None else {"corpus": corpus}
   task = _named(TASKS[settings.task], settings.sequence_length, settings.batch_size, **options)
   devices = jax.local_devices()
@@ -230,6 +255,11 @@ def _resolve(arguments: list[str]) -> _Sweep:
     raise ValueError(
       f"--truncation must not hold a value twice; at --sequence_length={length} all from {length} "
       "on are full."
+    )
+  gated = any(has_gates(make_cell(cell, 1)) for cell in values.cell)
+  if "saturation" in settings.measure_names and not gated:
+    raise ValueError(
+      f"--measures must not hold saturation where no cell has gates, got {','.join(values.cell)}."
     )
   axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
   sha256 = corpus.sha256 if corpus else None
@@ -269,14 +299,20 @@ def _named(function: Any, *args: Any, **kwargs: Any) -> Any:
 def _print_plan(sweep: _Sweep) -> None:
   groups = grid.groups(sweep.ids.values())
   names = {run: name for name, run in sweep.ids.items()}
-  for (cell, depth), runs in groups.items():
-    print(f"{cell}, depth {depth}: one compilation, {len(runs)} runs")
+  for group, runs in groups.items():
+    print(f"{_words(*group)}: one compilation, {len(runs)} runs")
     for run in runs:
       print(f"  {names[run]}")
   print(
     f"{len(sweep.ids)} runs, {len(groups)} groups, {len(groups)} compilations, "
     f"{len(sweep.layout.devices)} devices; nothing was written."
   )
+
+
+def _words(cell: str, depth: int, clip_by: str) -> str:
+  """A group, as a reader is told of it."""
+  words = f"{cell}, depth {depth}"
+  return words if clip_by == "global_norm" else f"{words}, clipped by {clip_by}"
 
 
 def _run(sweep: _Sweep, console: Console) -> None:
@@ -300,24 +336,27 @@ def _run(sweep: _Sweep, console: Console) -> None:
         records.start_run(folder, names[run], grid.config(run, settings, sweep.sha256))
       records.append_metrics(folder, names[run], step, part)
       done[run] = (step + len(part.loss)) / (settings.steps + 1)
-      report(f"{run.cell}, depth {run.depth}", sum(done.values()), float(part.loss[-1]))
+      report(_words(run.cell, run.depth, run.clip_by), sum(done.values()), float(part.loss[-1]))
 
     groups = grid.groups(run for run in done if done[run] < 1)
     programs = _programs(list(groups.values()), sweep)
-    for (cell, depth), runs in groups.items():
-      report(f"{cell}, depth {depth}: compiling", sum(done.values()), None)
+    for group, runs in groups.items():
+      report(f"{_words(*group)}: compiling", sum(done.values()), None)
       program = next(programs)
       for result in train_group(program, runs, settings, sweep.task, sweep.layout, on_records):
-        records.end_run(folder, names[result.run], result, settings)
+        bad = bad_step.of(result, settings, sweep.task)
+        records.end_run(folder, names[result.run], result, settings, bad)
         done[result.run] = 1.0
   gradients, metrics = records.write_results(folder, sweep.ids)
-  plots.save_all(gradients, metrics, folder / "figures")
+  pictures = plots.save_all(gradients, metrics, folder / "figures")
   diverged = [name for name in sweep.ids if records.status(folder, name)["status"] == "diverged"]
   for name in diverged:
-    print(f"diverged at step {records.status(folder, name)['diverged_step']}: {name}")
+    state = records.status(folder, name)
+    where = bad_step.words(bad_step.place_of(state.get("bad_place")))
+    print(f"diverged at step {state['diverged_step']}: {name}: {where}")
   print(f"{len(names)} runs have ended, {len(diverged)} of them diverged.")
   print(f"Records are in {folder}, pictures in {folder / 'figures'}:")
-  print(f"  begin with {folder / 'figures' / 'gradient_decay.png'}")
+  print(f"  begin with {pictures[0]}")
 
 
 def _programs(groups: Sequence[Sequence[grid.Run]], sweep: _Sweep) -> Iterator[Program]:

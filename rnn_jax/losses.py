@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import jax.numpy as jnp
 import optax
 
@@ -16,6 +18,12 @@ def cross_entropy(logits: Array, targets: Array) -> Array:
 def squared_error(outputs: Array, targets: Array) -> Array:
   """(y − target)², summed over the last axis: [..., D], [..., D] → [...]."""
   return jnp.sum((outputs - targets) ** 2, axis=-1)
+
+
+LOSSES: Mapping[str, Callable[[Array, Array], Array]] = {
+  "cross_entropy": cross_entropy,
+  "squared_error": squared_error,
+}
 
 
 def masked_mean(values: Array, mask: Array, count: Array | None = None) -> Array:

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from rnn_jax import checks
-from rnn_jax.gradient_flow import omega
+from rnn_jax import checks, clipping
+from rnn_jax.gradient_flow import choose_truncation, lag_profile, omega
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import tree_norm
@@ -28,6 +27,8 @@ OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   "rmsprop": optax.rmsprop,
   "sgd": optax.sgd,
 }
+
+CLIP_BY = ("global_norm", "element", "carry")
 
 
 @flax.struct.dataclass
@@ -50,62 +51,55 @@ class Metrics(NamedTuple):
 
   Attributes:
     loss: scalar, mean over the steps that count.
-    grad_norm: scalar, global norm of the gradient before clipping.
+    grad_norm: scalar, global norm of the gradient before the optimiser's clipping. (Where the carry
+      is clipped, that has happened on the way to this gradient.)
+    clipped_norm: scalar, the same after the optimiser's clipping; grad_norm where it has none.
+    clipped: scalar, 1 where the optimiser's clipping changed the gradient, else 0; with clip_carry
+      the share of all dL/dh_t, over layers, steps and examples, that were clipped.
     norms: for each layer, in the structure of its carry: ‖dL/dh_t‖ [T, B], of each example's own
       loss (B times that of the mean), so that they do not depend on the batch size.
+    truncation: int32 scalar, k where `train_windows` chose it; None elsewhere.
   """
 
   loss: Array
   grad_norm: Array
+  clipped_norm: Array
+  clipped: Array
   norms: tuple[Carry, ...]
+  truncation: Array | None = None
 
 
 def make_optimizer(
-  name: str, learning_rate: Any, clip_norm: Any = None
+  name: str, learning_rate: Any, clip_norm: Any = None, clip_by: str = "global_norm"
 ) -> optax.GradientTransformation:
-  """Clipping by the global norm, then an optimiser of optax with its own defaults.
+  """Clipping of the gradient, then an optimiser of optax with its own defaults.
+
+    global_norm: g ← g · min(1, c / ‖g‖)      element: g_i ← min(max(g_i, −c), c)
 
   Args:
     name: `adam`, `rmsprop` or `sgd`.
     learning_rate: a number, a schedule, or a traced scalar.
-    clip_norm: largest global norm that passes unscaled; None, or inf, for no clipping.
+    clip_norm: c, what passes unchanged; None, or inf, for no clipping.
+    clip_by: `global_norm` or `element`; or `carry`, where nothing is clipped here, since
+      `update(..., clip_carry=c)` does it at every step of the way back through time.
   Returns:
     The transformation.
   Raises:
     ValueError: an unknown name, or a number out of range.
+  References:
+    Pascanu, Mikolov and Bengio, 2013, https://arxiv.org/abs/1211.5063; and on the way back through
+    time, by elements, Graves, 2013, https://arxiv.org/abs/1308.0850
   """
   optimizer = OPTIMIZERS[checks.choice("optimizer", name, OPTIMIZERS)]
+  checks.choice("clip_by", clip_by, CLIP_BY)
   if not callable(learning_rate):
     checks.number("learning_rate", learning_rate, above=0)
-  if clip_norm is None:
+  if clip_norm is not None:
+    clipping.check("clip_norm", clip_norm)
+  if clip_norm is None or clip_by == "carry":
     return optimizer(learning_rate)
-  if isinstance(clip_norm, jax.core.Tracer) or not np.isposinf(clip_norm):
-    checks.number("clip_norm", clip_norm, above=0)
-  return optax.chain(_clip_by_global_norm(clip_norm), optimizer(learning_rate))
-
-
-def _clip_by_global_norm(clip_norm: Any) -> optax.GradientTransformation:
-  """optax's clipping, made right for clip_norm = inf and for norms beyond 1.8e19.
-
-  There the square in optax's norm overflows: it would turn the update into NaN, or into zero.
-  """
-
-  def update(
-    updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-  ) -> tuple[optax.Updates, optax.OptState]:
-    del params
-    # A power of two changes no digit.
-    scale = jnp.where(tree_norm(updates) > 1e18, 2.0**-70, 1.0)
-    # The barrier keeps XLA from squaring both factors of a constant.
-    small = jax.lax.optimization_barrier(jax.tree.map(lambda g: g * scale.astype(g.dtype), updates))
-    clipped, state = optax.clip_by_global_norm(clip_norm * scale).update(small, state)
-
-    def restore(g: Array, c: Array) -> Array:
-      return jnp.where(jnp.isinf(clip_norm), g, c / scale.astype(c.dtype))
-
-    return jax.tree.map(restore, updates, clipped), state
-
-  return optax.GradientTransformation(optax.init_empty_state, update)
+  clip = clipping.clip_by_global_norm if clip_by == "global_norm" else optax.clip
+  return optax.chain(clipping.noted(clip(clip_norm)), optimizer(learning_rate))
 
 
 def init_state(
@@ -124,6 +118,7 @@ def update(
   batch: Batch,
   carries: Sequence[Carry] | None = None,
   *,
+  clip_carry: Any = None,
   dropout_key: Array | None = None,
   penalty: Penalty | None = None,
   psum: Callable[[Any], Any] = lambda tree: tree,
@@ -140,6 +135,9 @@ def update(
     state: before.
     batch: what to learn from.
     carries: initial carry of each layer; zeros if None. No gradient flows into them.
+    clip_carry: largest ‖dL/dh_t‖ that goes on to earlier steps, in every layer, for each example's
+      own loss, as `norms` are; the number means the same for any batch size. None, or inf, for no
+      clipping. See `unroll`.
     dropout_key: draws dropout; None for no dropout.
     penalty: `(params, batch) -> scalar`, a mean over the examples, such as `omega_penalty`; None
       for none. Of the metrics, grad_norm alone counts it.
@@ -153,6 +151,10 @@ def update(
   batch_size, count = psum(batch.mask.shape[1]), psum(jnp.sum(batch.mask))
   num_parts = psum(1)
   rngs = None if dropout_key is None else {"dropout": dropout_key}
+  if clip_carry is not None:
+    clipping.check("clip_carry", clip_carry)
+    # Of the mean loss, an example has a share.
+    time["clip_carry"] = clip_carry / batch_size
 
   def objective(params: Any, probes: Any) -> tuple[Array, tuple[Array, tuple[Carry, ...]]]:
     network: Callable[..., Any] = model.apply
@@ -177,7 +179,13 @@ def update(
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   norms = jax.tree.map(lambda norm: norm * batch_size, norms)
-  metrics = Metrics(value, tree_norm(grads), norms)
+  grad_norm = tree_norm(grads)
+  nothing = clipping.ClipState(grad_norm, jnp.zeros_like(grad_norm))
+  clipped_norm, clipped = optax.tree_utils.tree_get(opt_state, "ClipState", nothing)
+  if clip_carry is not None:
+    acted = jnp.stack(clipping.was_clipped(norms, clip_carry))
+    clipped = psum(jnp.mean(acted, dtype=grad_norm.dtype)) / num_parts
+  metrics = Metrics(value, grad_norm, clipped_norm, clipped, norms)
   return TrainState(state.step + 1, params, opt_state), final, metrics
 
 
@@ -225,12 +233,22 @@ def train_windows(
   carries: Sequence[Carry] | None = None,
   *,
   resets: Array | None = None,
+  clip_carry: Any = None,
+  tolerance: Any = None,
+  adapt_every: int = 1,
 ) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
   """Streaming truncated backpropagation through time: one update a window, the carry handed on.
 
   The gradient stays inside a window of k steps, the carry does not: it enters the next window as a
   constant, so memory is O(k) however long the stream. (`unroll(truncation=k)` cuts the gradient
   inside one sequence, under a single update.)
+
+  With a tolerance the gradient is cut earlier than the window does it, where its measured decay
+  allows: `choose_truncation` finds k from the lag profile of the loss at a window's last step (from
+  a carry of zeros, without resets), `unroll(truncation=k)` cuts. One program serves every k. Since
+  that cuts in front of the steps k, 2k, … of a window, k is the reach of the loss at the step
+  before a cut, and the loss after it reaches back less: the tolerance holds for the best placed
+  losses, as it does for the window itself.
 
   Args:
     model: the network.
@@ -242,13 +260,19 @@ def train_windows(
     window: k, from 1 to N.
     carries: of each layer, where the stream goes on from an earlier one; zeros if None.
     resets: [N, B] bool; where true a new document starts, and the carry is reset to zeros.
+    clip_carry: as `update` takes it.
+    tolerance: largest share of what is kept that may be cut off, above 0 and below 1; None for the
+      whole window. A number, or a traced scalar.
+    adapt_every: windows from one measurement of the decay to the next.
   Returns:
-    (state after N // k updates, carries at the end of the last window, metrics [N // k, ...]).
+    (state after N // k updates, carries at the end of the last window, metrics [N // k, ...], with
+    each window's truncation where a tolerance was given).
   Raises:
-    TypeError, ValueError: the window is no integer, below 1 or longer than the stream; or resets
-      have another shape.
+    TypeError, ValueError: the window is no integer, below 1 or longer than the stream; resets have
+      another shape; a tolerance out of range, or with a window of one step.
   References:
-    Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490
+    Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490; with a tolerance, Aicher,
+    Foti and Fox, 2019, https://arxiv.org/abs/1905.07473
   """
   num_steps, batch_size = stream.mask.shape
   checks.integer("window", window)
@@ -258,16 +282,42 @@ def train_windows(
     raise ValueError(
       f"resets must be [N, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
     )
+  checks.integer("adapt_every", adapt_every)
+  if tolerance is not None and window < 2:
+    raise ValueError(f"window must be at least 2 where a tolerance is given, got {window}.")
   whole = num_steps // window * window
   windows = jax.tree.map(lambda a: a[:whole].reshape(-1, window, *a.shape[1:]), (stream, resets))
   start = model.initial_carries(batch_size) if carries is None else tuple(carries)
 
-  def body(old: tuple[TrainState, Any], now: tuple[Batch, Array | None]) -> tuple[Any, Metrics]:
-    state, carries = old
-    batch, resets = now
-    state, carries, metrics = update(model, optimizer, loss, state, batch, carries, resets=resets)
-    return (state, carries), metrics
+  def chosen(state: TrainState, batch: Batch) -> Array:
+    return choose_truncation(_last_lags(model, loss, state.params, batch), tolerance)
+
+  def body(old: tuple[TrainState, Any, Array], now: Any) -> tuple[Any, Metrics]:
+    state, carries, k = old
+    number, (batch, resets) = now
+    time: dict[str, Any] = {"resets": resets, "clip_carry": clip_carry}
+    if tolerance is not None:
+      measure = number % adapt_every == 0
+      k = jax.lax.cond(measure, lambda: chosen(state, batch), lambda: k)
+      time["truncation"] = k
+    state, carries, metrics = update(model, optimizer, loss, state, batch, carries, **time)
+    return (state, carries, k), metrics._replace(truncation=time.get("truncation"))
 
   # Not time: a window is unrolled by the model, this goes from one update to the next.
-  (state, final), metrics = jax.lax.scan(body, (state, start), windows)
+  numbers = jnp.arange(whole // window, dtype=jnp.int32)
+  first = (state, start, jnp.asarray(window, jnp.int32))
+  (state, final, _), metrics = jax.lax.scan(body, first, (numbers, windows))
   return state, final, metrics
+
+
+def _last_lags(model: DeepRNN, loss: Loss, params: Any, batch: Batch) -> tuple[Carry, ...]:
+  """The lag profile of the loss at the last step, for each layer, [lag, B]."""
+  variables = {"params": params}
+  apply: Callable[..., Any] = functools.partial(model.apply, variables)
+
+  def last_loss(y: Array) -> Array:
+    values = loss(apply(y[None], method="readout"), batch.targets[-1:])[0]
+    return jnp.where(batch.mask[-1], values, jnp.zeros_like(values))
+
+  encoded = apply(batch.xs, method="encode")
+  return lag_profile(model.cells, model.cell_params(variables), encoded, last_loss)

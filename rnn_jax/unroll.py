@@ -11,11 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax import adjoint, checks
+from rnn_jax import adjoint, checks, clipping
 from rnn_jax.probes import tap
 from rnn_jax.types import Array, Carry, Cell, Drive, Params
 
 REMAT = ("none", "step", "sqrt")
+
+
+class _Fixed(NamedTuple):
+  """What is the same in every step."""
+
+  params: Params
+  clip: Array | None  # largest norm of a cotangent that goes on to earlier steps; None for any
 
 
 class _Stream(NamedTuple):
@@ -40,6 +47,7 @@ def unroll(
   reverse: bool = False,
   remat: str = "none",
   probe: Carry | None = None,
+  clip_carry: float | Array | None = None,
   unroll: int = 1,
   key: Array | None = None,
   forward_mode: bool = False,
@@ -63,6 +71,11 @@ def unroll(
     remat: what the backward pass computes again rather than stores: `none`; `step`, the inside of
       every step; `sqrt`, blocks of √T steps, drives included, for O(√T) memory beside xs and ys.
     probe: from `gradient_probe`; its gradient is ‖dL/dh_t‖.
+    clip_carry: c. The forward pass is untouched; backward, each example's dL/dh_t, all leaves of
+      the carry together, is scaled to a norm of at most c before it goes on, to the step's params
+      and to earlier steps. The probe has the norm from before. A number, or a traced scalar, in
+      units of the loss as it is given: of a mean over B examples, an example has a share of 1/B.
+      inf, or None, is no clipping. There is no forward-mode derivative unless it is None.
     unroll: steps of the loop in one iteration of the compiled while loop. On a CPU 1 is the best.
     key: random key, for stochastic cells.
     forward_mode: gives the result a forward-mode derivative too (`jax.jvp`, `jax.jacfwd`), at the
@@ -74,6 +87,8 @@ def unroll(
   """
   xs = jnp.asarray(xs)
   num_steps, batch_shape = _check(xs, truncation, lengths, resets, remat, unroll)
+  if clip_carry is not None:
+    clipping.check("clip_carry", clip_carry)
   valid = cut = None
   if lengths is not None:
     lengths = jnp.asarray(lengths, jnp.int32)
@@ -89,7 +104,8 @@ def unroll(
   # Drives for a stretch of time may be made when it comes, unless masks are drawn for all of it.
   in_blocks = remat == "sqrt" and key is None
   drives = jax.eval_shape(cell.project, params, xs, key)
-  zeros = cell.initial_carry(batch_shape, _real(jax.tree.leaves(drives)[0].dtype))
+  dtype = _real(jax.tree.leaves(drives)[0].dtype)
+  zeros = cell.initial_carry(batch_shape, dtype)
   if carry is None:
     carry = zeros
   _check_like("carry", zeros, carry)
@@ -104,20 +120,24 @@ def unroll(
   if remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)
 
-  def stretch(params: Params, carry: Carry, now: _Stream) -> tuple[Carry, Any]:
+  def recur(fixed: _Fixed, carry: Carry) -> Any:
+    return cell.recur(fixed.params, carry)
+
+  def stretch(fixed: _Fixed, carry: Carry, now: _Stream) -> tuple[Carry, Any]:
     if in_blocks:
-      now = now._replace(drive=cell.project(params, now.drive))
+      now = now._replace(drive=cell.project(fixed.params, now.drive))
     loop: Any = {"reverse": reverse, "unroll": unroll}
     if plain:
-      return jax.lax.scan(lambda c, now: step(params, params, c, now, None), carry, now, **loop)
+      return jax.lax.scan(lambda c, now: step(fixed, fixed, c, now, None), carry, now, **loop)
     probe, now = now.probe, now._replace(probe=None)
-    return adjoint.scan(step, _begin, cell.recur, params, carry, now, probe, **loop)
+    return adjoint.scan(step, _begin, recur, fixed, carry, now, probe, **loop)
 
   first = xs if in_blocks else cell.project(params, xs, key)
+  fixed = _Fixed(params, None if clip_carry is None else jnp.asarray(clip_carry, dtype))
   stream = _Stream(first, valid, resets, cut, probe)
   if remat == "sqrt":
-    return _by_blocks(stretch, params, carry, stream, num_steps, reverse)
-  return stretch(params, carry, stream)
+    return _by_blocks(stretch, fixed, carry, stream, num_steps, reverse)
+  return stretch(fixed, carry, stream)
 
 
 def _begin(carry: Carry, now: _Stream) -> Carry:
@@ -133,17 +153,20 @@ def _begin(carry: Carry, now: _Stream) -> Carry:
 def _step(cell: Cell) -> adjoint.Step:
   """One step of the loop: h_t = f(h_{t−1}, x_t), and what the time arguments do around it."""
 
-  def step(held: Params, params: Params, old: Carry, now: _Stream, slots: Any) -> Any:
+  def step(held: _Fixed, fixed: _Fixed, old: Carry, now: _Stream, slots: Any) -> Any:
     start = _begin(old, now)
-    recurrent = cell.recur(held, start)
+    recurrent = cell.recur(held.params, start)
     if slots is not None:
       recurrent = jax.tree.map(jnp.add, recurrent, slots.recurrent)
-    new = cell.update(params, start, now.drive, recurrent)
+    new = cell.update(fixed.params, start, now.drive, recurrent)
+    if fixed.clip is not None:
+      # Ahead of slots and probe, which see the cotangent as it comes.
+      new = clipping.clip_cotangent(new, fixed.clip)
     if slots is not None and slots.carry is not None:
       new = jax.tree.map(jnp.add, new, slots.carry)
     if now.probe is not None:
       new = tap(new, now.probe)
-    y = cell.output(params, new, now.drive)
+    y = cell.output(fixed.params, new, now.drive)
     if now.valid is not None:
       new = _select(now.valid, new, old)
       y = _select(now.valid, y, jax.tree.map(jnp.zeros_like, y))
@@ -153,8 +176,8 @@ def _step(cell: Cell) -> adjoint.Step:
 
 
 def _by_blocks(
-  stretch: Callable[[Params, Carry, _Stream], tuple[Carry, Any]],
-  params: Params,
+  stretch: Callable[[_Fixed, Carry, _Stream], tuple[Carry, Any]],
+  fixed: _Fixed,
   carry: Carry,
   stream: _Stream,
   num_steps: int,
@@ -167,11 +190,11 @@ def _by_blocks(
 
   def blocks(carry: Carry) -> tuple[Carry, Any]:
     folded = jax.tree.map(lambda a: a[:whole].reshape(-1, block, *a.shape[1:]), stream)
-    carry, ys = jax.lax.scan(functools.partial(again, params), carry, folded, reverse=reverse)
+    carry, ys = jax.lax.scan(functools.partial(again, fixed), carry, folded, reverse=reverse)
     return carry, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
 
   def rest(carry: Carry) -> tuple[Carry, Any]:
-    return again(params, carry, jax.tree.map(lambda a: a[whole:], stream))
+    return again(fixed, carry, jax.tree.map(lambda a: a[whole:], stream))
 
   if whole == num_steps:
     return blocks(carry)

@@ -281,13 +281,20 @@ def test_the_recurrent_kernels_gradient_is_one_product_after_the_loop(name, opti
   assert (7, width) in products(text) or (width, 7) in products(text)
 
 
+PADDED = {"truncation": 4, "lengths": np.array([29, 3, 5, 7, 11])}
+
+
 @every_variant
-@pytest.mark.parametrize("remat", ["none", "step"])
 @pytest.mark.parametrize(
-  "time", [{}, {"truncation": 4, "lengths": np.array([29, 3, 5, 7, 11])}], ids="+".join
+  "time",
+  [
+    *({"remat": remat, **time} for remat in ("none", "step") for time in ({}, PADDED)),
+    {"clip_carry": 0.1},
+  ],
+  ids=lambda time: "+".join(map(str, [*time, time.get("remat")])),
 )
-def test_no_loop_copies_what_it_keeps_for_all_time(name, options, remat, time):
-  text, _ = compiled(make_cell(name, 7, **options), **SIZES, probed=True, remat=remat, **time)
+def test_no_loop_copies_what_it_keeps_for_all_time(name, options, time):
+  text, _ = compiled(make_cell(name, 7, **options), **SIZES, probed=True, **time)
   for body in while_bodies(text):
     assert "dynamic-update-slice" in body
     assert not re.search(r"= \w+\[29,[\d,]+\]\S* copy\(", body)

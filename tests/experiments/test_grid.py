@@ -6,7 +6,7 @@ import pytest
 
 from experiments import grid
 
-SETTINGS = grid.Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20)
+SETTINGS = grid.Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
 AXES = {
   "cell": ("elman", "gru", "lstm"),
   "depth": (1, 2),
@@ -14,6 +14,7 @@ AXES = {
   "seed": (0, 1),
   "learning_rate": (0.01,),
   "clip_norm": (1.0,),
+  "clip_by": ("global_norm",),
   "recurrent_gain": (1.0,),
   "forget_bias": (1.0,),
 }
@@ -24,10 +25,20 @@ def test_axes_multiply():
   assert len(runs) == len(set(runs)) == 3 * 2 * 3 * 2
 
 
-def test_a_group_is_a_cell_and_a_depth():
+def test_a_group_is_a_cell_a_depth_and_a_way_to_clip():
   groups = grid.groups(grid.expand(AXES))
-  assert list(groups) == [(c, d) for c in AXES["cell"] for d in AXES["depth"]]
+  assert list(groups) == [(c, d, "global_norm") for c in AXES["cell"] for d in AXES["depth"]]
   assert {len(runs) for runs in groups.values()} == {6}
+
+
+def test_the_way_to_clip_is_an_axis_only_where_something_is_clipped():
+  axes = {**AXES, "cell": ("gru",), "clip_norm": (None, 1.0), "clip_by": ("carry", "element")}
+  runs = grid.expand(axes)
+  assert {run.clip_by for run in runs if run.clip_norm is None} == {"global_norm"}
+  assert len(runs) == (1 + 2) * 2 * 3 * 2
+  assert {len(runs) for runs in grid.groups(runs).values()} == {6}
+  ids = [grid.run_id(run, SETTINGS, "abc") for run in runs]
+  assert sum("-c1-g1-carry-" in name for name in ids) == 12
 
 
 def test_forget_bias_is_an_axis_only_where_there_is_a_forget_gate():
@@ -37,10 +48,13 @@ def test_forget_bias_is_an_axis_only_where_there_is_a_forget_gate():
   assert {run.forget_bias for run in runs if run.cell == "elman"} == {None}
 
 
-def test_logged_steps_hold_the_first_and_the_last():
-  assert grid.logged_steps(SETTINGS) == list(range(0, 201, 20))
-  assert grid.logged_steps(dataclasses.replace(SETTINGS, log_every=150)) == [0, 150, 200]
-  assert grid.logged_steps(dataclasses.replace(SETTINGS, log_every=999)) == [0, 200]
+@pytest.mark.parametrize(
+  ("log_every", "measure_every", "steps"),
+  [(20, 20, [*range(0, 201, 20)]), (150, 999, [0, 150, 200]), (999, 80, [0, 80, 160, 200])],
+)
+def test_recorded_steps_hold_the_first_and_the_last(log_every, measure_every, steps):
+  settings = dataclasses.replace(SETTINGS, log_every=log_every, measure_every=measure_every)
+  assert grid.recorded_steps(settings) == steps
 
 
 def test_run_ids_are_readable_and_differ_where_anything_differs():

@@ -20,7 +20,13 @@ from experiments import plot_style, plots
 
 CELLS = ("elman", "gru", "lstm")
 DECAY = {"elman": 0.30, "gru": 0.06, "lstm": 0.03}  # log10 per time step, at initialisation
-SETTINGS = {"learning_rate": 0.002, "clip_norm": 1.0, "recurrent_gain": 1.0, "forget_bias": 1.0}
+SETTINGS = {
+  "learning_rate": 0.002,
+  "clip_norm": 1.0,
+  "clip_by": "global_norm",
+  "recurrent_gain": 1.0,
+  "forget_bias": 1.0,
+}
 FULL = math.inf
 
 
@@ -55,7 +61,7 @@ def records(
   shape = (len(runs), len(steps), max(depths), num_time)
   time_norm, lag_norm = np.full((2, *shape), np.nan, np.float32)
   loss, grad_norm = np.empty((2, len(runs), len(updates)), np.float32)
-  for i, (cell, depth, truncation, _, _, _, gain, _) in enumerate(runs):
+  for i, (cell, depth, truncation, *_, gain, _) in enumerate(runs):
     rng = np.random.default_rng(i)
     decay = DECAY.get(cell, 0.1) * (1 + 0.1 * rng.normal()) - 0.05 * math.log10(gain)
     for j, layer in itertools.product(range(len(steps)), range(depth)):
@@ -72,6 +78,7 @@ def records(
     loss[i] = 3.3 - fall * (1 - np.exp(-updates / 200)) + 0.05 * noise[0]
     grad_norm[i] = 10 ** (0.4 * np.exp(-updates / 150) - 0.4 + 0.15 * noise[1])
 
+  clipped = grad_norm > np.array(columns["clip_norm"])[:, None]
   along_run = {name: ("run", column) for name, column in columns.items()}
   dims = ("run", "step", "layer")
   absent = np.full(shape, np.nan, np.float32)
@@ -91,7 +98,11 @@ def records(
     },
   )
   metrics = xr.Dataset(
-    {"loss": (("run", "update"), loss), "grad_norm": (("run", "update"), grad_norm)},
+    {
+      "loss": (("run", "update"), loss),
+      "grad_norm": (("run", "update"), grad_norm),
+      "clipped": (("run", "update"), clipped.astype(np.float32)),
+    },
     {**along_run, "update": updates},
     {"task": "characters", "loss_unit": "nats per character", "baseline": 2.9},
   )
@@ -494,6 +505,16 @@ def test_clipped_steps_and_their_threshold_are_marked():
   assert "clip norm (0.5, 2)" in legend(figure)
 
 
+def test_what_was_clipped_elsewhere_than_in_the_norm_is_marked_without_a_threshold():
+  _, metrics = small(seeds=(0,), clip_norm=(0.5,), clip_by=("carry", "element"))
+  metrics["clipped"].values[:] = 0
+  metrics["clipped"].values[0, 5] = 0.01
+  figure = plots.training(metrics)
+  assert not lines(figure.axes[1], "clip norm")
+  drawn = [dots.get_xdata().tolist() for dots in lines(figure.axes[1], "clipped")]
+  assert drawn == [[5], []] and "clipped" in legend(figure)
+
+
 def test_without_clipping_nothing_is_marked():
   _, metrics = small(clip_norm=(FULL,))
   figure = plots.training(metrics)
@@ -504,7 +525,11 @@ def test_without_clipping_nothing_is_marked():
 
 @pytest.mark.parametrize(
   ("broken", "reason"),
-  [({"loss": np.nan, "grad_norm": np.nan}, "loss"), ({"grad_norm": np.inf}, "gradient norm")],
+  [
+    ({"loss": np.nan, "grad_norm": np.nan}, "loss"),
+    ({"grad_norm": np.inf}, "gradient norm"),
+    ({}, "updated params"),
+  ],
 )
 def test_divergence_is_marked_with_its_reason(broken, reason):
   _, metrics = small(seeds=(0, 1, 2))

@@ -19,7 +19,7 @@ import xarray as xr
 from absl.testing import flagsaver
 
 import experiments.sweep
-from experiments import command_line
+from experiments import bad_step, command_line
 from experiments.grid import AXES, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +98,18 @@ def test_gradients_are_labelled(smoke):
   assert (norms[[0, 2], ..., :8] == -np.inf).all()
   assert np.isfinite(norms[[0, 2], ..., 8:]).all()
   assert np.isfinite(norms[[1, 3]]).all()
+
+
+def test_measures_keep_their_own_pace(tmp_path):
+  sweep(SMOKE, "--cell=lstm", "--measure_every=15", f"--output_dir={tmp_path}")
+  gradients = xr.load_dataset(tmp_path / "gradients.nc")
+  assert list(gradients["step"]) == [0, 10, 15, 20, 30]
+  assert np.isfinite(gradients["log10_grad_norm"][-1]).all()
+  unmeasured = np.isnan(gradients["log10_lag_norm"]).all(["run", "layer", "lag"])
+  assert list(unmeasured) == [False, True, False, True, False]
+  sweep(SMOKE, "--cell=lstm", "--measures=none", f"--output_dir={tmp_path}", "--overwrite")
+  assert "lag" not in xr.load_dataset(tmp_path / "gradients.nc").sizes
+  assert "gradient_decay.png" not in {path.name for path in (tmp_path / "figures").iterdir()}
 
 
 def test_lag_profile_is_the_gradient_norm_where_the_loss_is_at_the_last_step(smoke):
@@ -194,6 +206,14 @@ def test_diverging_runs_are_results(tmp_path):
     assert not (np.isfinite(last["loss"]) and np.isfinite(last["grad_norm"]))
     later = gradients["log10_grad_norm"].sel(run=run, step=slice(step + 1, None))
     assert np.isnan(later).all()
+    state = json.loads((tmp_path / "runs" / run.item() / "status.json").read_text())
+    place = bad_step.place_of(state["bad_place"])
+    assert state["bad_place"]["step"] == step and place.overflow
+    assert f"{run.item()}: {bad_step.words(place)}\n" in result.stdout
+  assert len(list(tmp_path.glob("runs/*/replay.npz"))) == diverged.sum()
+  again = call(tmp_path / "runs" / run.item() / "replay.npz", module="experiments.replay")
+  assert again.returncode == 0, again.stderr
+  assert again.stdout == f"step {step}: {bad_step.words(place)}\nreproduced.\n"
 
 
 def cut_short(path: Path) -> None:
@@ -303,6 +323,10 @@ BAD = [
   ("--hidden_size=-3", "hidden_size must be an integer from 1"),
   ("--batch_size=1.5", "batch_size must be an integer from 1"),
   ("--log_every=x", "log_every must be an integer from 1"),
+  ("--measures=lags", "Unknown measure 'lags'; did you mean 'lag'?"),
+  ("--measures=lag,none", "measure must be none alone"),
+  ("--measures=lag,saturation", "--measures must not hold saturation where no cell has gates"),
+  ("--measure_every=0", "measure_every must be an integer from 1"),
   ("--learning_rate=0", "learning_rate must be a finite number above 0"),
   ("--learning_rate=nan", "learning_rate must be a finite number above 0"),
   ("--learning_rate=1e-60", "learning_rate must be a finite number above 0"),

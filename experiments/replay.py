@@ -1,0 +1,46 @@
+"""Computes the step at which a run diverged again, and says where it goes wrong.
+
+python -m experiments.replay results/exploding/runs/RUN/replay.npz
+
+The file holds numbers and text, no code, so that it may come from anyone. Exit status 0: the first
+bad place is the one on record; 1: it is not.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+
+from experiments import bad_step, command_line, provenance, sweep
+
+NOT_REPRODUCED = 1
+
+
+def main(arguments: list[str]) -> None:
+  """Finds the first bad place of the step in FILE, and compares it with the one stored there."""
+  if len(arguments) != 1:
+    command_line.fail(f"give one file, a run's replay.npz, got {len(arguments)} arguments.")
+  try:
+    bad, stored, about = bad_step.load(command_line.path("FILE", arguments[0]))
+    with jax.default_matmul_precision(about["matmul_precision"]):
+      found = bad_step.find(bad)
+  except (ValueError, TypeError) as error:
+    command_line.fail(str(error))
+  print(f"step {bad.step}: {bad_step.words(found)}")
+  # What came before the place differs by rounding from machine to machine.
+  if found and stored and found._replace(largest=stored.largest) == stored:
+    print("reproduced.")
+    return
+  print(f"not reproduced; on record is: {bad_step.words(stored)}")
+  here = {"platform": jax.default_backend(), **provenance.versions(bad_step.PACKAGES)}
+  there = {"platform": about["platform"], **about["versions"]}
+  for name, version in there.items():
+    if here.get(name) != version:
+      print(f"{name} is {here.get(name)} here, and was {version}.")
+  sys.exit(NOT_REPRODUCED)
+
+
+if __name__ == "__main__":
+  sweep.configure_jax()
+  command_line.run(main)

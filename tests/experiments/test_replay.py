@@ -1,0 +1,241 @@
+"""A diverged run keeps the step at which it went wrong, and a file that shows it again."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import bad_step, command_line, replay
+from experiments.grid import Run, Settings
+from experiments.runner import Layout, compile_group, network, numbers_of, optimizer_of, train_group
+from rnn_jax.tasks import adding
+from rnn_jax.training import init_state, update
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+T, B, STEP, TIME = 6, 4, 57, 3
+SETTINGS = Settings("adding", "stdlib", 3, T, B, 110, "sgd", 110, "", 110)
+RUNS = [Run("elman", 1, 4, seed, 0.05, None, 1.0, None) for seed in (0, 1)]
+
+
+def batch_key(seed, step):
+  _, data_key = jax.random.split(jax.random.key(np.uint32(seed)))
+  return jax.random.fold_in(data_key, step)
+
+
+def planted_task():
+  """The adding problem, with a NaN in the first run's batch of step STEP at time TIME."""
+  task, bad_key = adding(T, B), jax.random.key_data(batch_key(RUNS[0].seed, STEP))
+
+  def batch(data, key):
+    drawn = task.batch(data, key)
+    here = jnp.all(jax.random.key_data(key) == bad_key)
+    return drawn._replace(xs=jnp.where(here, drawn.xs.at[TIME, 2, 1].set(jnp.nan), drawn.xs))
+
+  return task._replace(batch=batch)
+
+
+TASK = planted_task()
+
+
+@pytest.fixture(scope="module")
+def train():
+  """`train(runs)`, results with one compiled program, a run at a time."""
+  with jax.numpy_dtype_promotion("standard"):
+    layout = Layout(jax.local_devices()[:1])
+    program = compile_group(RUNS, SETTINGS, TASK, layout)
+  return lambda *runs: list(train_group(program, runs, SETTINGS, TASK, layout, lambda *_: None))
+
+
+@pytest.fixture(scope="module")
+def params_by_hand():
+  """The first run's params before the step that is planted, one update after the other."""
+  run = RUNS[0]
+  with jax.numpy_dtype_promotion("standard"):
+    numbers = numbers_of(run, SETTINGS)
+    model = network(run.cell, run.depth, SETTINGS.hidden_size, 1, None)
+    optimizer = optimizer_of(SETTINGS, numbers)
+
+    @jax.jit
+    def train():
+      params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
+
+      def advance(_, state):
+        batch = TASK.batch((), jax.random.fold_in(data_key, state.step))
+        return update(model, optimizer, TASK.loss, state, batch, truncation=numbers.truncation)[0]
+
+      start = init_state(model, optimizer, params_key, TASK.batch((), data_key).xs)
+      return jax.lax.fori_loop(0, STEP, advance, start)
+
+    return train().params
+
+
+def assert_kept(result, params_by_hand):
+  assert result.diverged_step == STEP
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    result.snapshot.params,
+    params_by_hand,
+  )
+  place = bad_step.find(bad_step.of(result, SETTINGS, TASK))
+  assert place[:6] == ("forward", None, TIME, "xs", (2, 1), "nan")
+
+
+def test_params_of_the_step_are_kept_and_its_place_is_found(train, params_by_hand):
+  diverged, finished = train(*RUNS)
+  assert_kept(diverged, params_by_hand)
+  assert finished.diverged_step is None and finished.snapshot is None
+  assert len(finished.records.loss) == 111 and finished.records.sound.all()
+
+
+def test_params_are_kept_where_runs_share_devices_and_devices_a_batch(params_by_hand):
+  layout = Layout(jax.local_devices()[:2], data_parallel=2, runs_per_device=2)
+  runs = RUNS[::-1]
+  program = compile_group(runs, SETTINGS, TASK, layout)
+  finished, diverged = train_group(program, runs, SETTINGS, TASK, layout, lambda *_: None)
+  assert_kept(diverged, params_by_hand)
+  assert finished.diverged_step is None
+
+
+def test_an_update_that_is_not_finite_is_the_bad_place(train):
+  (result,) = train(Run("elman", 1, None, 1, 3e38, None, 1.0, None))
+  assert result.diverged_step == 0 and np.isfinite(result.records.loss).all()
+  place = bad_step.find(bad_step.of(result, SETTINGS, TASK))
+  assert place.phase == "update" and place.value == "inf"
+
+
+# The file
+
+
+@pytest.fixture(scope="module")
+def saved(train):
+  """(step, place, bytes of the file) of a run whose gradient explodes."""
+  with jax.numpy_dtype_promotion("standard"):
+    (result,) = train(Run("elman", 1, None, 1, 50.0, None, 3.0, None))
+    bad = bad_step.of(result, SETTINGS, TASK)
+    place, file = bad_step.find(bad), io.BytesIO()
+  assert place is not None and place.overflow
+  bad_step.save(file, bad, place)
+  return bad, place, file.getvalue()
+
+
+def run_replay(capsys, *arguments):
+  with pytest.raises(SystemExit) as ended:
+    command_line.run(replay.main, ["replay", *map(str, arguments)])
+  out, err = capsys.readouterr()
+  return ended.value.code, out, err
+
+
+def rewritten(data, **changes):
+  """The archive with some of its arrays exchanged, or without those that are None."""
+  with np.load(io.BytesIO(data)) as archive:
+    arrays = {**archive, **changes}
+  file = io.BytesIO()
+  np.savez(file, **{name: a for name, a in arrays.items() if a is not None})
+  return file.getvalue()
+
+
+def with_about(data, **changes):
+  with np.load(io.BytesIO(data)) as archive:
+    about = json.loads(str(archive["about"]))
+  return rewritten(data, about=np.array(json.dumps({**about, **changes})))
+
+
+def test_file_gives_back_the_step(saved, tmp_path):
+  bad, place, data = saved
+  path = tmp_path / "replay.npz"
+  path.write_bytes(data)
+  loaded, stored, about = bad_step.load(path)
+  assert stored == place
+  assert (loaded.run, loaded.settings, loaded.step) == (bad.run, bad.settings, bad.step)
+  assert loaded.loss is bad.loss
+  assert jax.tree.structure(loaded.snapshot) == jax.tree.structure(bad.snapshot)
+  jax.tree.map(np.testing.assert_array_equal, loaded.snapshot, bad.snapshot)
+  assert about["versions"]["jax"] == jax.__version__
+
+
+def test_replay_reproduces_the_place(saved, tmp_path, capsys):
+  bad, place, data = saved
+  path = tmp_path / "replay.npz"
+  path.write_bytes(data)
+  code, out, _ = run_replay(capsys, path)
+  assert not code
+  assert out == f"step {bad.step}: {bad_step.words(place)}\nreproduced.\n"
+
+
+@pytest.mark.parametrize("time", [None, 4])
+def test_replay_says_what_is_not_reproduced(saved, tmp_path, capsys, time):
+  _, place, data = saved
+  other = {**place._asdict(), "phase": "forward", "time": time}
+  path = tmp_path / "replay.npz"
+  path.write_bytes(with_about(data, place=other, versions={"jax": "0.1"}))
+  code, out, _ = run_replay(capsys, path)
+  assert code == 1
+  assert bad_step.words(place) in out and "not reproduced; on record is: forward" in out
+  assert f"jax is {jax.__version__} here, and was 0.1." in out
+
+
+def flipped(data):
+  """One bit of the params' bytes is another."""
+  name = "params.layers_0.cell.w_h.npy"
+  info = zipfile.ZipFile(io.BytesIO(data)).getinfo(name)
+  at = info.header_offset + 30 + len(name) + len(info.extra) + 140
+  return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def npy(a):
+  file = io.BytesIO()
+  np.save(file, a)
+  return file.getvalue()
+
+
+class Trap:
+  def __reduce__(self):
+    return (pytest.fail, ("the file's code was run",))
+
+
+DAMAGES = {
+  "empty": lambda data: b"",
+  "cut": lambda data: data[: len(data) // 2],
+  "a bit": flipped,
+  "text": lambda data: b"hello\n",
+  "another array": lambda data: npy(np.zeros(3)),
+  "pickle": lambda data: pickle.dumps(Trap()),
+  "object array": lambda data: rewritten(data, about=np.array([Trap()], object)),
+  "no params": lambda data: rewritten(data, **{"params.head.bias": None}),
+  "no batch": lambda data: rewritten(data, **{"batch.mask": None}),
+  "no about": lambda data: rewritten(data, about=None),
+  "other shape": lambda data: rewritten(data, **{"params.head.bias": np.zeros(2, np.float32)}),
+  "other dtype": lambda data: rewritten(data, **{"params.head.bias": np.zeros(1, np.int32)}),
+  "other length": lambda data: rewritten(data, **{"batch.xs": np.zeros((T - 1, B, 2), np.float32)}),
+  "flat batch": lambda data: rewritten(data, **{"batch.xs": np.zeros((T, B), np.float32)}),
+  "no json": lambda data: rewritten(data, about=np.array("{")),
+  "other json": lambda data: with_about(data, run={"cell": "elman"}),
+  "a list": lambda data: rewritten(data, about=np.array("[]")),
+  "other loss": lambda data: with_about(data, loss="hinge"),
+  "other place": lambda data: with_about(data, place={"phase": "forward"}),
+  "precision": lambda data: with_about(data, matmul_precision="perfect"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_or_foreign_file_is_one_line(saved, tmp_path, capsys, damage):
+  path = tmp_path / "replay.npz"
+  path.write_bytes(damage(saved[2]))
+  code, out, err = run_replay(capsys, path)
+  assert code == 2 and not out
+  assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_wrong_arguments_are_one_line(tmp_path, capsys):
+  for arguments in ([], ["a", "b"], [tmp_path / "missing"], [tmp_path]):
+    code, _, err = run_replay(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1

@@ -1,0 +1,130 @@
+"""Adaptive truncation: profiles whose k is known by hand."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import make_cell
+from rnn_jax.gradient_flow import choose_truncation, lag_profile
+
+T = 60
+LAGS = np.arange(T)
+choose = jax.jit(choose_truncation)
+
+
+def by_hand(phi, beta, end, tolerance):
+  """The definition, a loop over k: φ [T], and beyond it a geometric tail from `end` on."""
+  for k in range(1, len(phi)):
+    lacking = phi[k:].sum() + end / (1 - beta)
+    if lacking <= tolerance * phi[:k].sum():
+      return k
+  return len(phi)
+
+
+@pytest.mark.parametrize("beta", [0.3, 0.7, 0.9])
+@pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
+def test_of_geometric_decay_it_is_the_closed_form(x64, beta, tolerance):
+  # β^k / (1 − β^k) ≤ δ, whatever the height of the profile: here below the range of floats.
+  k = math.ceil(math.log(tolerance / (1 + tolerance)) / math.log(beta))
+  for height in (-900.0, 0.0, 900.0):
+    profile = height + np.log10(beta) * LAGS
+    assert choose(profile, tolerance) == k
+    assert choose(jnp.asarray(profile, jnp.float32), jnp.float32(tolerance)) == k
+
+
+def test_the_decay_is_that_of_the_later_lags_and_what_was_measured_counts(x64):
+  # A plateau, then geometric decay from lag 20 on: the plateau is no part of the line.
+  phi = np.where(LAGS < 20, 1.0, 0.8 ** (LAGS - 20.0))
+  for tolerance in (0.5, 0.1, 0.01):
+    expected = by_hand(phi, 0.8, 0.8 ** (T - 20.0), tolerance)
+    assert choose(np.log10(phi), tolerance) == expected
+  assert 20 < by_hand(phi, 0.8, 0.8**40.0, 0.1) < 40
+
+
+@pytest.mark.parametrize(
+  "profile",
+  [
+    np.zeros(T),
+    0.01 * LAGS,
+    np.where(LAGS == 3, np.nan, -0.1 * LAGS),
+    np.where(LAGS == 3, np.inf, -0.1 * LAGS),
+    np.full(T, -np.inf),
+    -1e-4 * LAGS,  # it decays, but far too slowly
+  ],
+  ids=["flat", "growing", "nan", "inf", "zero", "slow"],
+)
+def test_where_nothing_is_short_enough_it_is_all(x64, profile):
+  assert choose(profile, 0.1) == T
+
+
+def test_what_is_exactly_zero_needs_no_reach(x64):
+  # As behind a reset: nothing is felt from lag 5 on.
+  profile = np.where(LAGS < 5, -0.01 * LAGS, -np.inf)
+  assert [int(choose(profile, tolerance)) for tolerance in (1e-9, 0.4)] == [5, 4]
+  holes = np.where(LAGS % 2 == 1, -np.inf, -0.1 * LAGS)
+  phi = 10.0**holes
+  assert choose(holes, 0.1) == by_hand(phi, 10**-0.1, 10 ** (-0.1 * T), 0.1)
+
+
+def test_leaves_are_one_vector_and_examples_their_mean(x64):
+  random = np.random.default_rng(0)
+  layers = [
+    random.standard_normal((2, T, 3)) * 0.1 - np.array(rate) * LAGS[:, None]
+    for rate in ([[[0.2]], [[0.1]]], [[[0.05]], [[0.15]]])
+  ]
+  squares = sum(10 ** (2 * leaf) for layer in layers for leaf in layer)
+  phi = np.log10(np.sqrt(squares).mean(axis=-1))
+  profile = [tuple(layer) for layer in layers]
+  got = [int(choose(profile, tolerance)) for tolerance in (0.3, 0.03)]
+  assert got == [int(choose(phi, tolerance)) for tolerance in (0.3, 0.03)]
+  assert got[0] < got[1] < T
+
+
+def test_of_a_contracting_network_it_is_that_of_its_eigenvalue(x64):
+  # h' = ½ h + W x: φ_k = 2^-k exactly.
+  cell = make_cell("elman", 3, activation="linear")
+  params = {"w_x": jnp.ones((2, 3)), "w_h": 0.5 * jnp.eye(3), "b": jnp.zeros(3)}
+
+  @jax.jit
+  def chosen(xs, tolerance):
+    return choose_truncation(lag_profile([cell], [params], xs, lambda y: y[:, 0]), tolerance)
+
+  # 2^-k / (1 − 2^-k) is 1/15 at k = 4 and 1/31 at k = 5.
+  for tolerance, k in ((0.1, 4), (0.05, 5), (0.03, 6)):
+    assert chosen(jnp.ones((12, 2, 2)), tolerance) == k
+
+
+def test_one_program_serves_every_tolerance_and_it_may_be_mapped(x64):
+  profiles = -np.array([[0.1], [0.2], [0.0]]) * LAGS
+
+  @jax.jit
+  @chex.assert_max_traces(n=1)
+  def run(profiles, tolerance):
+    return jax.vmap(choose_truncation, (0, None))(profiles, tolerance)
+
+  for tolerance in (0.1, 0.2):
+    np.testing.assert_array_equal(
+      run(profiles, tolerance), [int(choose(profile, tolerance)) for profile in profiles]
+    )
+
+
+@pytest.mark.parametrize(
+  ("profile", "tolerance", "error", "message"),
+  [
+    (LAGS, 0, ValueError, "tolerance must be greater than 0, got 0"),
+    (LAGS, 1.0, ValueError, "tolerance must be below 1, got 1.0"),
+    (LAGS, math.nan, ValueError, "tolerance must be finite, got nan"),
+    (LAGS, "0.1", TypeError, "tolerance must be a number, got '0.1'"),
+    (np.zeros((1, 3)), 0.1, ValueError, "profile must have at least two lags, got 1"),
+  ],
+)
+def test_what_cannot_be_is_named(profile, tolerance, error, message):
+  with pytest.raises(error, match=message):
+    functools.partial(choose_truncation, profile, tolerance)()
