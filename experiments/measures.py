@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.gradient_flow import lag_profile
+from rnn_jax.gradient_flow import (
+  jacobian_norm,
+  lag_profile,
+  lyapunov_spectrum,
+  omega,
+  saturation,
+  truncation_bias,
+  weight_share_norms,
+)
+from rnn_jax.gradient_flow.layer_sweep import forward_layers
+from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.types import Array, Carry, Cell, Params
@@ -25,42 +35,49 @@ class Moment(NamedTuple):
     model: the network.
     params: its params.
     task: what it learns.
-    batch: the step's, of which a device may have a share.
-    mean: `[..., examples] -> [...]`, over the whole batch.
+    batch: the step's.
+    share: this device's part of the batch, where several share it.
+    mean: `[..., examples of the share] -> [...]`, over the whole batch.
   """
 
   model: DeepRNN
   params: Any
   task: Task
   batch: Batch
+  share: Batch
   mean: Callable[[Array], Array]
 
-  def apply(self, *args: Any, method: str) -> Any:
-    """One of the model's methods, with its params."""
-    return self.model.apply({"params": self.params}, *args, method=method)
-
-  @property
-  def network(self) -> tuple[Sequence[Cell], Sequence[Params], Array]:
+  def network(self, batch: Batch) -> tuple[Sequence[Cell], Sequence[Params], Array]:
     """(cells, their params, what the first of them reads)."""
     params = self.model.cell_params({"params": self.params})
-    return self.model.cells, params, self.apply(self.batch.xs, method="encode")
+    return self.model.cells, params, self._apply(batch.xs, method="encode")
 
   def loss(self, ys: Array, targets: Array) -> Array:
     """The task's loss of the top cell's outputs ys."""
-    return self.task.loss(self.apply(ys, method="readout"), targets)
+    return self.task.loss(self._apply(ys, method="readout"), targets)
+
+  def mean_loss(self, ys: Array) -> Array:
+    """The training loss of the batch, from the top cell's outputs ys [T, B, H]."""
+    return masked_mean(self.loss(ys, self.batch.targets), self.batch.mask)
+
+  def _apply(self, *args: Any, method: str) -> Any:
+    return self.model.apply({"params": self.params}, *args, method=method)
 
 
 class Measure(NamedTuple):
   """One measure.
 
   Attributes:
-    dims: of each of its variables, beside run and step.
     note: what it is, for a reader of the records.
+    dims: of each of its variables, beside run and step.
+    labels: its variables, and what a figure calls them; for other leaves of the carry than the
+      hidden state there may be more (`…_cell`).
     compute: its variables, one number for the whole batch in each place.
   """
 
-  dims: tuple[str, ...]
   note: str
+  dims: tuple[str, ...]
+  labels: Mapping[str, str]
   compute: Callable[[Moment], Variables]
 
 
@@ -73,24 +90,123 @@ def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
   }
 
 
+def reaches(num_steps: int) -> list[int]:
+  """The truncations whose bias is measured: powers of two below T, and T."""
+  return [2**i for i in range((num_steps - 1).bit_length())] + [num_steps]
+
+
 def _lag(moment: Moment) -> Variables:
-  last_loss = functools.partial(moment.loss, targets=moment.batch.targets[-1])
-  profile = lag_profile(*moment.network, last_loss)
+  last_loss = functools.partial(moment.loss, targets=moment.share.targets[-1])
+  profile = lag_profile(*moment.network(moment.share), last_loss)
   return by_leaf("log10_lag_norm", jax.tree.map(moment.mean, profile))
 
 
+def _layers(moment: Moment) -> Iterator[tuple[Cell, Params, Array]]:
+  """(cell, its params, what it reads) for each layer, over this device's examples."""
+  cells, params, xs = moment.network(moment.share)
+  passes = forward_layers(cells, params, xs)
+  return zip(cells, params, [xs, *(layer.ys for layer in passes[:-1])], strict=True)
+
+
+def _jacobian(moment: Moment) -> Variables:
+  norms = [jacobian_norm(*layer, jax.random.key(0)) for layer in _layers(moment)]
+  return {"log10_jacobian_norm": moment.mean(jnp.stack(norms))}
+
+
+def _lyapunov(moment: Moment) -> Variables:
+  def of_layer(cell: Cell, params: Params, xs: Array) -> Array:
+    carry = jax.eval_shape(lambda: cell.initial_carry(()))
+    size = sum(leaf.size for leaf in jax.tree.leaves(carry))
+    return moment.mean(lyapunov_spectrum(cell, params, xs, min(_EXPONENTS, size)).T)
+
+  return {"lyapunov_exponent": jnp.stack([of_layer(*layer) for layer in _layers(moment)])}
+
+
+def _truncation_bias(moment: Moment) -> Variables:
+  ks = reaches(len(moment.batch.mask))
+  bias = truncation_bias(*moment.network(moment.batch), moment.mean_loss, ks)
+  return {"truncation_cosine": bias.cosine, "truncation_error": bias.relative_error}
+
+
+def _saturation(moment: Moment) -> Variables:
+  if not has_gates(moment.model.cells[0]):
+    return {}
+  layers = saturation(*moment.network(moment.batch))
+  names = {gate: [layer[gate] for layer in layers] for gate in layers[0]}
+  open_ = {f"{gate}_gate_open": jnp.stack([a.high for a in found]) for gate, found in names.items()}
+  shut = {f"{gate}_gate_shut": jnp.stack([a.low for a in found]) for gate, found in names.items()}
+  return open_ | shut
+
+
+def _omega(moment: Moment) -> Variables:
+  return {"omega": jnp.stack(omega(*moment.network(moment.batch), moment.mean_loss))}
+
+
+def _weight_shares(moment: Moment) -> Variables:
+  norms = weight_share_norms(*moment.network(moment.batch), moment.mean_loss)
+  return {"log10_weight_share": jnp.stack(norms)}
+
+
+_EXPONENTS = 4
+_STATES = ("open", "shut")
+_GATES = ("input", "forget", "output", "update", "reset")
+
 MEASURES: Mapping[str, Measure] = {
   "lag": Measure(
-    ("layer", "lag"), "dL_T/dh_(T-k) of the loss at the last step alone, without truncation", _lag
+    "dL_T/dh_(T-k) of the loss at the last step alone, without truncation",
+    ("layer", "lag"),
+    {"log10_lag_norm": r"$\log_{10}\,\|\partial L_T/\partial h_{T-k}\|$"},
+    _lag,
+  ),
+  "jacobian": Measure(
+    "log10 of the Frobenius norm of ds_T/ds_(T-k), by random probes, s all of a layer's carry",
+    ("layer", "lag"),
+    {"log10_jacobian_norm": r"$\log_{10}\,\|\partial s_T/\partial s_{T-k}\|_F$"},
+    _jacobian,
+  ),
+  "lyapunov": Measure(
+    f"the {_EXPONENTS} leading Lyapunov exponents of each layer, driven by its inputs, nats a step",
+    ("layer", "exponent"),
+    {"lyapunov_exponent": "Lyapunov exponent\n(nats a step)"},
+    _lyapunov,
+  ),
+  "truncation_bias": Measure(
+    "cosine and relative error, against full BPTT, of the gradient cut every 1, 2, 4, ... steps",
+    ("reach",),
+    {"truncation_cosine": "cosine with\nfull BPTT", "truncation_error": "relative error"},
+    _truncation_bias,
+  ),
+  "saturation": Measure(
+    "share of a gate's values above 0.9 (open) and below 0.1 (shut)",
+    ("layer", "time"),
+    {f"{gate}_gate_{state}": f"{gate} gate\n{state}" for gate in _GATES for state in _STATES},
+    _saturation,
+  ),
+  "omega": Measure(
+    "Pascanu's regulariser: squared deviations from 1 of the factor by which a step back changes "
+    "the norm of dL/dh_t, summed over time",
+    ("layer",),
+    {"omega": r"$\Omega$"},
+    _omega,
+  ),
+  "weight_shares": Measure(
+    "log10 of the norm of each step's share of dL/dW_h",
+    ("layer", "time"),
+    {"log10_weight_share": r"$\log_{10}\,\|$share of $t$ in $\partial L/\partial W_h\|$"},
+    _weight_shares,
   ),
 }
 
 
+def has_gates(cell: Cell) -> bool:
+  """Whether the cell tells values of gates."""
+  return cell.gates is not Cell._field_defaults["gates"]
+
+
 def coordinates(sizes: Mapping[Any, int]) -> dict[str, np.ndarray]:
   """Values along the dimensions of norms and measures, by the sizes of those that are there."""
-  first = {"layer": 1, "time": 0, "lag": 0}
-  return {
-    dim: np.arange(start, start + sizes[dim], dtype=np.int32)
-    for dim, start in first.items()
-    if dim in sizes
-  }
+  first = {"layer": 1, "time": 0, "lag": 0, "exponent": 1}
+  values = {dim: np.arange(n, n + sizes[dim]) for dim, n in first.items() if dim in sizes}
+  if "reach" in sizes:
+    values["reach"] = np.array(reaches(sizes["time"]))
+  return {dim: value.astype(np.int32) for dim, value in values.items()}

@@ -18,6 +18,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import plot_style as look
+from experiments.measure_plots import measure_figures
 from experiments.plot_panels import (
   DASHED,
   EARLY,
@@ -53,6 +54,7 @@ def save_all(gradients: xr.Dataset, metrics: xr.Dataset, folder: str | Path) -> 
     "gradient_by_truncation": gradient_by_truncation(gradients),
     "depth_by_time": depth_by_time(gradients),
     "training": training(metrics),
+    **measure_figures(gradients),
   }
   return [path for name, fig in figures.items() for path in look.save(fig, Path(folder), name)]
 

@@ -261,7 +261,7 @@ def _program(
       # Each device draws the whole batch: which examples it holds depends on the key alone.
       whole = task.batch(data, jax.random.fold_in(data_key, state.step))
       batch = shard(whole, data_parallel)
-      moment = Moment(model, state.params, task, batch, mean)
+      moment = Moment(model, state.params, task, whole, batch, mean)
 
       def measure() -> dict[str, dict[str, Array]]:
         return {name: MEASURES[name].compute(moment) for name in settings.measure_names}

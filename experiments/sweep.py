@@ -33,9 +33,9 @@ from experiments import (
   provenance,
   records,
 )
-from experiments.measures import MEASURES
+from experiments.measures import MEASURES, has_gates
 from experiments.runner import Layout, Program, Record, compile_group, train_group
-from rnn_jax.cells import CELLS
+from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.training import CLIP_BY, OPTIMIZERS
@@ -254,6 +254,11 @@ def _resolve(arguments: list[str]) -> _Sweep:
     raise ValueError(
       f"--truncation must not hold a value twice; at --sequence_length={length} all from {length} "
       "on are full."
+    )
+  gated = any(has_gates(make_cell(cell, 1)) for cell in values.cell)
+  if "saturation" in settings.measure_names and not gated:
+    raise ValueError(
+      f"--measures must not hold saturation where no cell has gates, got {','.join(values.cell)}."
     )
   axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
   sha256 = corpus.sha256 if corpus else None

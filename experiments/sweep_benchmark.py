@@ -57,7 +57,7 @@ def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepT
     The times as they come.
   """
   yield time_sweep(OURS, [*extra_flags, "--log_every=20"], len(cores))
-  yield time_sweep(OURS_EVERY, [*extra_flags, "--log_every=1"], len(cores))
+  yield time_sweep(OURS_EVERY, [*extra_flags, "--log_every=1", "--measure_every=20"], len(cores))
   yield from _torch(len(cores))
   yield _linen(len(cores))
   if len(cores) < 2:

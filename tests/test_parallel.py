@@ -14,7 +14,7 @@ from rnn_jax import DeepRNN, make_cell
 from rnn_jax.losses import squared_error
 from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Batch, adding
-from rnn_jax.training import TrainState, init_state, make_optimizer, update
+from rnn_jax.training import TrainState, init_state, make_optimizer, omega_penalty, update
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("optax_promotion")]
 
@@ -123,13 +123,22 @@ def stacked(trees):
 def test_a_shared_batch_is_the_whole_batch(x64, cell, runs, count, clip_norm):
   model = DeepRNN([make_cell(cell, 3)] * 2, output_size=1)
   optimizer = make_optimizer("adam", 0.1, clip_norm)
+  # Of one case, since it takes a second to compile.
+  penalty = omega_penalty(model, squared_error, 0.5) if cell == "elman" else None
   total = functools.partial(psum, count=count)
 
   def train(run, state, batches, count=1, **options):
     def body(state, batch):
       part = shard(batch, count)
       state, _, metrics = update(
-        model, optimizer, squared_error, state, part, truncation=run, **options
+        model,
+        optimizer,
+        squared_error,
+        state,
+        part,
+        truncation=run,
+        penalty=penalty,
+        **options,
       )
       return state, metrics
 

@@ -10,13 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.reverse_sweep import (
-  forward_pass,
-  log10_norms,
-  normalize,
-  reverse_sweep,
-  unscaled,
-)
+from rnn_jax.gradient_flow.layer_sweep import forward_layers, reverse_layers
+from rnn_jax.gradient_flow.reverse_sweep import log10_norms, unscaled
 from rnn_jax.types import Array, Carry, Cell, Params
 
 
@@ -58,12 +53,8 @@ def lag_profile(
   """
   num_steps, batch_size = xs.shape[:2]
   places = _check_positions(positions, num_steps)
-  passes = []
-  ys = xs
-  for cell, cell_params in zip(cells, params, strict=True):
-    passes.append(forward_pass(cell, cell_params, ys))
-    ys = passes[-1].ys
-
+  passes = forward_layers(cells, params, xs)
+  ys = passes[-1].ys
   shape, wanted = jax.eval_shape(loss, ys[places]).shape, (*places.shape, batch_size)
   if shape != wanted:
     name = "[P, B]" if places.ndim else "[B]"
@@ -72,15 +63,8 @@ def lag_profile(
 
   def of_position(place: Any, bar: Array) -> tuple[Carry, ...]:
     y_bars = unscaled(jnp.zeros_like(ys).at[place].set(bar))
-    profile = []
-    for i in reversed(range(len(cells))):
-      before, drives, _, inputs_vjp = passes[i]
-      totals, drive_bars = reverse_sweep(cells[i], params[i], before, drives, y_bars)
-      profile.append(jax.tree.map(lambda a: _by_lag(a, place), log10_norms(totals)))
-      if i > 0:
-        (x_bars,) = inputs_vjp(drive_bars.value)
-        y_bars = normalize(drive_bars._replace(value=x_bars))
-    return tuple(reversed(profile))
+    bars = reverse_layers(cells, params, passes, y_bars)
+    return jax.tree.map(lambda a: _by_lag(a, place), tuple(map(log10_norms, bars)))
 
   if places.ndim:
     return jax.vmap(of_position)(places, bars)

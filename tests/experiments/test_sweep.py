@@ -317,6 +317,7 @@ BAD = [
   ("--log_every=x", "log_every must be an integer from 1"),
   ("--measures=lags", "Unknown measure 'lags'; did you mean 'lag'?"),
   ("--measures=lag,none", "measure must be none alone"),
+  ("--measures=lag,saturation", "--measures must not hold saturation where no cell has gates"),
   ("--measure_every=0", "measure_every must be an integer from 1"),
   ("--learning_rate=0", "learning_rate must be a finite number above 0"),
   ("--learning_rate=nan", "learning_rate must be a finite number above 0"),

@@ -1,0 +1,78 @@
+"""What a sweep measures: the library's measures, of the right examples, under their names."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.grid import Run, Settings
+from experiments.measures import MEASURES, Moment, coordinates, reaches
+from experiments.runner import Layout, compile_group, train_group
+from rnn_jax import DeepRNN, make_cell
+from rnn_jax.gradient_flow import lag_profile, saturation
+from rnn_jax.tasks import copy_memory
+
+T, B = 24, 4
+TASK = copy_memory(T, B)
+
+
+def moment(cell, depth):
+  model = DeepRNN([make_cell(cell, 3)] * depth, TASK.output_size, TASK.vocabulary_size)
+  batch = TASK.batch(TASK.data, jax.random.key(1))
+  params = model.init(jax.random.key(0), batch.xs)["params"]
+  return Moment(model, params, TASK, batch, batch, functools.partial(jnp.mean, axis=-1))
+
+
+@pytest.mark.parametrize("cell", ["elman", "lstm"])
+def test_each_measure_has_the_variables_and_shapes_that_the_table_says(cell):
+  depth = 2
+  sizes = {"layer": depth, "time": T, "lag": T, "exponent": 3 if cell == "elman" else 4}
+  sizes["reach"] = len(reaches(T))
+  now = moment(cell, depth)
+  for measure in MEASURES.values():
+    found = jax.eval_shape(lambda measure=measure: measure.compute(now))
+    assert {name.removesuffix("_cell") for name in found} <= measure.labels.keys()
+    for value in found.values():
+      assert value.shape == tuple(sizes[dim] for dim in measure.dims)
+  assert {dim: len(values) for dim, values in coordinates(sizes).items()} == sizes
+
+
+def test_lags_are_those_of_the_task_and_gates_are_named():
+  now = moment("lstm", 1)
+  network = now.network(now.batch)
+  found = jax.jit(lambda: MEASURES["lag"].compute(now))()
+  (profile,) = lag_profile(*network, lambda y: now.loss(y, now.batch.targets[-1]))
+  np.testing.assert_allclose(
+    found["log10_lag_norm_cell"][0, 1:], profile.cell.mean(axis=1)[1:], rtol=1e-5
+  )
+  found = jax.jit(lambda: MEASURES["saturation"].compute(now))()
+  (gates,) = saturation(*network)
+  assert found.keys() == {f"{gate}_gate_{state}" for gate in gates for state in ("open", "shut")}
+  np.testing.assert_array_equal(found["forget_gate_shut"][0], gates["forget"].low)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_devices_that_share_a_batch_measure_all_of_it():
+  measures = "lag,lyapunov,truncation_bias,omega"
+  settings = Settings("copy_memory", "stdlib", 3, T, B, 1, "sgd", 1, measures, 1)
+  run = Run("elman", 1, None, 0, 0.1, 1.0, 1.0, None)
+
+  def trained(layout):
+    program = compile_group([run], settings, TASK, layout)
+    (result,) = train_group(program, [run], settings, TASK, layout, lambda *_: None)
+    return result.records.measures
+
+  one, two = (trained(Layout(jax.local_devices()[:n], data_parallel=n)) for n in (1, 2))
+  assert one.keys() == set(measures.split(","))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), two, one)
+
+
+@pytest.mark.parametrize(
+  ("num_steps", "expected"), [(1, [1]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 9])]
+)
+def test_reaches_end_with_all_steps(num_steps, expected):
+  assert reaches(num_steps) == expected

@@ -1,0 +1,147 @@
+"""Truncation bias: by hand for a scalar recurrence, by plain gradients for deep networks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import make_cell, unroll
+from rnn_jax.gradient_flow import truncation_bias
+
+T, B, D, H = 6, 2, 2, 3
+
+
+def draw(seed, *shape):
+  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
+
+
+def network(names):
+  cells, params, input_size = [make_cell(name, H) for name in names], [], D
+  for depth, cell in enumerate(cells):
+    shapes = jax.eval_shape(lambda cell=cell, size=input_size: cell.init(jax.random.key(0), size))
+    params.append({k: draw(10 * depth + len(k), *a.shape) for k, a in shapes.items()})
+    input_size = H
+  return cells, params
+
+
+def mean_loss(ys):
+  return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))
+
+
+def flat(tree):
+  return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def compare(cut, full):
+  cosine = cut @ full / np.linalg.norm(cut) / np.linalg.norm(full)
+  return cosine, np.linalg.norm(cut - full) / np.linalg.norm(full)
+
+
+def test_bias_is_that_of_two_plain_gradients_and_none_at_full_length(x64):
+  cells, params = network(["elman", "elman"])
+  xs, ks = draw(80, T, B, D), (3, T, 1)
+
+  @jax.jit
+  def run(params, xs):
+    def loss(params, k):
+      ys = xs
+      for cell, cell_params in zip(cells, params, strict=True):
+        _, ys = unroll(cell, cell_params, ys, truncation=k)
+      return mean_loss(ys)
+
+    plain = jax.vmap(jax.grad(loss), (None, 0))(params, jnp.array([3, 1], jnp.int32))
+    return truncation_bias(cells, params, xs, mean_loss, ks), plain, jax.grad(loss)(params, None)
+
+  bias, plain, full = run(params, xs)
+  for entry, at in ((0, 0), (2, 1)):
+    cut = jax.tree.map(lambda a, at=at: a[at], plain)
+    np.testing.assert_allclose(
+      (bias.cosine[entry], bias.relative_error[entry]), compare(flat(cut), flat(full)), rtol=1e-10
+    )
+    for layer in range(2):
+      np.testing.assert_allclose(
+        (bias.layer_cosine[entry, layer], bias.layer_relative_error[entry, layer]),
+        compare(flat(cut[layer]), flat(full[layer])),
+        rtol=1e-10,
+      )
+    assert bias.relative_error[entry] > 0.01
+  np.testing.assert_allclose(bias.cosine[1], 1, rtol=0, atol=1e-12)
+  np.testing.assert_allclose(bias.relative_error[1], 0, rtol=0, atol=1e-12)
+
+
+SCALAR = make_cell("elman", 1, activation="linear")
+KS = list(range(1, T + 1))
+
+
+@jax.jit
+def scalar_bias(w, xs, scale):
+  params = {"w_x": jnp.ones((1, 1), xs.dtype), "w_h": w[None, None], "b": jnp.zeros(1, xs.dtype)}
+  return truncation_bias([SCALAR], [params], xs, lambda ys: scale * jnp.sum(ys[-1]), KS)
+
+
+def scalar_gradient(w, xs, k):
+  """d h_{T−1}/d(b, w, w_x) of h_t = w h_{t−1} + x_t, cut in front of the steps k, 2k, …"""
+  hs, h = [], 0.0
+  for x in xs:
+    hs.append(h)
+    h = w * h + x
+  last = len(xs) - 1
+  lags = range(last % k + 1)  # the loss at step t reaches back t mod k steps
+  return sum(w**lag * np.array([1.0, hs[last - lag], xs[last - lag]]) for lag in lags)
+
+
+@pytest.mark.parametrize("w", [0.7, -1.3])
+def test_scalar_recurrence_is_cut_as_by_hand(x64, w):
+  xs = draw(3, T, 1, 1)
+  bias = scalar_bias(jnp.asarray(w), xs, 1.0)
+  series = np.asarray(xs)[:, 0, 0]
+  full = scalar_gradient(w, series, T)
+  expected = [compare(scalar_gradient(w, series, k), full) for k in KS]
+  got = np.stack([bias.cosine, bias.relative_error], axis=1)
+  np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_near_the_ends_of_the_range_of_floats_and_none_at_all():
+  w, xs = jnp.asarray(0.7), draw(3, T, 1, 1)
+  plain = scalar_bias(w, xs, 1.0)
+  for scale in (1e-35, 1e35):
+    for got, expected in zip(scalar_bias(w, xs, scale), plain, strict=True):
+      np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+  # g is zero: neither has a direction, and there is no error to speak of.
+  assert all(np.all(np.isnan(leaf)) for leaf in scalar_bias(w, xs, 0.0))
+
+
+def test_a_cut_gradient_of_zero_is_all_error_and_has_no_cosine():
+  # Only the kernel w_x is asked for, and only x_0 is not zero: what is cut off is everything.
+  params = {"w_x": jnp.ones((1, 1))}
+  cell = SCALAR._replace(
+    project=lambda p, xs, key=None: xs @ p["w_x"], recur=lambda p, h: jnp.float32(0.5) * h
+  )
+  xs = jnp.zeros((T, 1, 1)).at[0].set(1.0)
+  bias = truncation_bias([cell], [params], xs, lambda ys: ys[-1, 0, 0], [T - 1, T])
+  np.testing.assert_array_equal(bias.relative_error, [1, 0])
+  np.testing.assert_allclose(bias.cosine, [np.nan, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("ks", "exception", "message"),
+  [
+    ([], ValueError, r"truncations must be a list of at least one k, got \[\]"),
+    (3, ValueError, r"truncations must be a list of at least one k, got 3"),
+    ([1, 0], ValueError, r"truncations must be at least 1, got 0"),
+    ([T, T + 1], ValueError, rf"truncations must be at most T = {T}, got {T + 1}"),
+    ([2.0], TypeError, r"truncations must be an integer, got 2.0"),
+  ],
+)
+def test_truncations_are_steps_of_the_sequence(ks, exception, message):
+  cells, params = network(["elman"])
+  with pytest.raises(exception, match=message):
+    truncation_bias(cells, params, draw(80, T, B, D), mean_loss, ks)
+
+
+def test_a_loss_that_is_no_scalar_is_refused():
+  cells, params = network(["elman"])
+  with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[6\]"):
+    truncation_bias(cells, params, draw(80, T, B, D), lambda ys: ys[:, 0, 0], [1])

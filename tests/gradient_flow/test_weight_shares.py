@@ -1,0 +1,135 @@
+"""Each step's share of dL/dW_h: their sum is the gradient, and their norms need no share."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import CELLS, make_cell, step, unroll
+from rnn_jax.gradient_flow import weight_share_norms, weight_shares
+
+T, B, D, H = 3, 3, 2, 4
+
+
+def draw(seed, *shape):
+  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
+
+
+def network(names):
+  cells, params, input_size = [make_cell(name, H) for name in names], [], D
+  for depth, cell in enumerate(cells):
+    shapes = jax.eval_shape(lambda cell=cell, size=input_size: cell.init(jax.random.key(0), size))
+    params.append({k: draw(10 * depth + len(k), *a.shape) for k, a in shapes.items()})
+    input_size = H
+  return cells, params
+
+
+def mean_loss(ys):
+  """Of all steps, so that a share is not the cotangent of one position alone."""
+  return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))
+
+
+def test_share_is_the_gradient_of_that_steps_own_kernel(x64):
+  # Their sum alone would forgive a share that is one step off.
+  cells, params = network(["elman", "gru"])
+
+  @jax.jit
+  def run(params, xs):
+    def loss(kernels):
+      ys = xs
+      for cell, cell_params, kernel in zip(cells, params, kernels, strict=True):
+        carry, outputs = cell.initial_carry((B,)), []
+        for x, w_h in zip(ys, kernel, strict=True):
+          own = {**cell_params, "w_h": w_h}
+          drive = cell.project(own, x)
+          carry = step(cell, own, carry, drive)
+          outputs.append(cell.output(own, carry, drive))
+        ys = jnp.stack(outputs)
+      return mean_loss(ys)
+
+    kernels = [jnp.stack([p["w_h"]] * T) for p in params]
+    return weight_shares(cells, params, xs, mean_loss), jax.grad(loss)(kernels)
+
+  for share, expected in zip(*run(params, draw(80, T, B, D)), strict=True):
+    np.testing.assert_allclose(share, expected, rtol=1e-10, atol=1e-14)
+    assert not np.any(share[0])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_shares_add_up_to_the_gradient_and_their_norms_follow_by_gram_matrices(x64, name):
+  (cell,), (params,) = network([name])
+
+  @jax.jit
+  def run(params, xs):
+    gradient = jax.grad(lambda p: mean_loss(unroll(cell, p, xs)[1]))(params)
+    shares = weight_shares([cell], [params], xs, mean_loss)
+    return gradient["w_h"], *shares, *weight_share_norms([cell], [params], xs, mean_loss)
+
+  gradient, share, norm = run(params, draw(80, T, B, D))
+  np.testing.assert_allclose(jnp.sum(share, axis=0), gradient, rtol=1e-10, atol=1e-14)
+  assert norm[0] == -np.inf
+  explicit = np.linalg.norm(share.reshape(T, -1), axis=1)
+  np.testing.assert_allclose(10 ** norm[1:], explicit[1:], rtol=1e-10)
+
+
+@pytest.mark.parametrize("gain", [0.1, 10.0])
+def test_norms_of_a_linear_recurrence_lie_on_a_line_far_outside_the_range_of_floats(gain):
+  # h_t = h_{t−1} g Q from h_0 = x_0 on, L = v · h_T: ‖share_t‖ = ‖x_0‖ ‖v‖ g^(T−2) at every t ≥ 1.
+  num_steps = 300
+  q = np.linalg.qr(np.random.default_rng(0).standard_normal((H, H)))[0]
+  params = {"w_x": jnp.eye(H), "w_h": jnp.asarray(gain * q, float), "b": jnp.zeros(H)}
+  cell = make_cell("elman", H, activation="linear")
+  # Two examples, one of them as good as nothing beside the other.
+  weights = jnp.asarray([[3.0], [1e-30]])
+  xs = jnp.zeros((num_steps, 2, H)).at[0, :, 0].set(1e-20 if gain > 1 else 1.0)
+
+  @jax.jit
+  def norms(xs):
+    return weight_share_norms([cell], [params], xs, lambda ys: jnp.sum(weights * ys[-1, :, :1]))[0]
+
+  # The forward pass itself has no range but that of floats: only the cotangent is followed beyond.
+  steps = np.arange(1, 30 if gain < 1 else 50)
+  start = np.log10(3) + (-20 if gain > 1 else 0)
+  expected = start + (num_steps - 2) * np.log10(gain)
+  np.testing.assert_allclose(norms(xs)[steps], np.full(len(steps), expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("measure", "name", "change"),
+  [
+    (weight_shares, "gru", lambda cell: make_cell("gru", H, reset="before")),
+    (
+      weight_share_norms,
+      "elman",
+      lambda cell: cell._replace(recur=lambda p, h: h @ (p["w_h"] - p["w_h"].T)),
+    ),
+    (
+      weight_share_norms,
+      "elman",
+      lambda cell: cell._replace(update=lambda p, h, drive, r: drive + r @ p["w_h"]),
+    ),
+    (weight_shares, "elman", lambda cell: cell._replace(recur=lambda p, h: h)),
+  ],
+  ids=["reset-before", "antisymmetric", "in-update", "no-kernel"],
+)
+def test_a_cell_with_another_recurrent_product_is_refused_by_its_place(measure, name, change):
+  cells, params = network(["elman", name])
+  cells[1] = change(cells[1])
+  with pytest.raises(ValueError, match=r"h W_h \(\+ b\).*w_h.*cells\[1\] has not"):
+    jax.eval_shape(lambda xs: measure(cells, params, xs, mean_loss), draw(80, T, B, D))
+
+
+def test_params_without_the_kernel_are_refused():
+  cells, params = network(["elman"])
+  cells = [cells[0]._replace(recur=lambda p, h: h @ p["u"])]
+  params[0]["u"] = params[0].pop("w_h")
+  with pytest.raises(ValueError, match=r"params\['w_h'\].*cells\[0\] has not"):
+    jax.eval_shape(lambda xs: weight_shares(cells, params, xs, mean_loss), draw(80, T, B, D))
+
+
+def test_a_loss_that_is_no_scalar_is_refused():
+  cells, params = network(["elman"])
+  with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[3, 3\]"):
+    weight_share_norms(cells, params, draw(80, T, B, D), lambda ys: ys[..., 0])
