@@ -140,7 +140,7 @@ def update(
       clipping. See `unroll`.
     dropout_key: draws dropout; None for no dropout.
     penalty: `(params, batch) -> scalar`, a mean over the examples, such as `omega_penalty`; None
-      for none. Of the metrics, grad_norm alone counts it.
+      for none. Of the metrics, grad_norm and clipped_norm alone count it.
     psum: where `batch` is one device's share of a larger one, the sum of a pytree over the devices
       that share it, equally: `rnn_jax.parallel.psum`. State, loss and grad_norm are then those of
       the whole batch, on every device; carries and norms are those of the device's own examples.
