@@ -64,6 +64,42 @@ def test_profile_is_the_log_of_the_probes_norms(x64, names):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
+def test_profile_at_a_position_is_that_of_the_sequence_up_to_there(x64):
+  cells, params = stack(["lstm", "gru"])
+  xs, positions = draw(80, T, B, D), [2, -1, 0]
+  weights = draw(91, len(positions), B, H)
+
+  @jax.jit
+  def profile(xs):
+    return lag_profile(cells, params, xs, lambda ys: jnp.sum(weights * ys, axis=-1), positions)
+
+  got = profile(xs)
+  for i, position in enumerate(positions):
+    upto = position % T + 1
+    alone = jax.jit(
+      lambda xs, i=i: lag_profile(cells, params, xs, lambda y: jnp.sum(weights[i] * y, axis=-1))
+    )(xs[:upto])
+    for a, b in zip(*map(jax.tree.leaves, (got, alone)), strict=True):
+      np.testing.assert_allclose(a[i, :upto], b, rtol=1e-12)
+      assert np.all(np.isnan(a[i, upto:]))
+
+
+@pytest.mark.parametrize(
+  ("positions", "error", "text"),
+  [
+    ([], ValueError, "positions must hold at least one step, got none."),
+    (T, ValueError, f"positions must be below T = {T}, got {T}."),
+    ([0, -T - 1], ValueError, f"positions must be at least -{T}, got {-T - 1}."),
+    ([0, 1.5], TypeError, "positions must be an integer, got 1.5."),
+  ],
+)
+def test_positions_must_be_steps(positions, error, text):
+  cells, params = stack(["elman"])
+  with pytest.raises(error) as caught:
+    lag_profile(cells, params, draw(80, T, B, D), lambda ys: ys[..., 0], positions)
+  assert str(caught.value) == text
+
+
 def test_cell_state_of_the_top_lstm_is_not_read_at_lag_zero():
   cells, params = stack(["lstm", "lstm"])
   below, top = jax.jit(lambda xs: lag_profile(cells, params, xs, weighted))(draw(80, T, B, D))

@@ -1,0 +1,154 @@
+"""The reverse sweep through time, right far outside the range of floats: 10^-900, 10^+900."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax.probes import scaled_norm
+from rnn_jax.types import Array, Carry, Cell, Drive, Params, step
+from rnn_jax.unroll import unroll
+
+# Stands for the exponent of zero: below any other, so that zero never sets a common scale.
+_ZERO_EXPONENT = -(2**30)
+
+
+class Scaled(NamedTuple):
+  """value · 2^exponent, one exponent an example: a quantity that no float may be able to hold.
+
+  Attributes:
+    value: pytree of leaves [..., B, H].
+    exponent: int32 [..., B].
+  """
+
+  value: Any
+  exponent: Array
+
+
+class Pass(NamedTuple):
+  """What the forward pass of one layer leaves to be swept through in reverse.
+
+  Attributes:
+    before: h_{t−1}, the carry that each step starts from; leaves [T, B, H].
+    drives: of each step.
+    ys: outputs [T, B, ...].
+    inputs_vjp: cotangent of the drives ↦ (cotangent of xs,).
+  """
+
+  before: Carry
+  drives: Drive
+  ys: Array
+  inputs_vjp: Callable[[Drive], tuple[Array]]
+
+
+def forward_pass(cell: Cell, params: Params, xs: Array) -> Pass:
+  """Runs one layer from a carry of zeros over xs [T, B, D], or tokens [T, B]."""
+
+  def output(params: Params, carry: Carry, drive: Drive) -> Any:
+    return carry, cell.output(params, carry, drive)
+
+  _, (carries, ys) = unroll(cell._replace(output=output), params, xs)
+  drives, inputs_vjp = jax.vjp(lambda xs: cell.project(params, xs), xs)
+  before = jax.tree.map(lambda a: jnp.concatenate([jnp.zeros_like(a[:1]), a[:-1]]), carries)
+  return Pass(before, drives, ys, inputs_vjp)
+
+
+def reverse_sweep(
+  cell: Cell,
+  params: Params,
+  before: Carry,
+  drives: Drive,
+  y_bars: Scaled,
+  final_bar: Scaled | None = None,
+) -> tuple[Scaled, Scaled]:
+  """dL/dh_t at every step of one layer, rescaled to about 1 at each of them.
+
+    dL/dh_t = ∂L/∂y_t ∂y_t/∂h_t + dL/dh_{t+1} ∂h_{t+1}/∂h_t
+
+  Powers of two are taken out of the cotangent and added up as an integer, each example's own.
+
+  Args:
+    cell: of the layer.
+    params: of the cell.
+    before: h_{t−1}, leaves [T, B, H].
+    drives: of each step.
+    y_bars: cotangent of the outputs, [T, B, ...].
+    final_bar: cotangent of the last carry, leaves [B, H]; zeros if None.
+  Returns:
+    (dL/dh_t, leaves [T, B, H]; dL/ddrive_t, leaves [T, B, ...]). h_t leaves step t; each leaf of
+    the carry is taken as independent of the others.
+  """
+
+  def back(later: Scaled, now: Any) -> tuple[Scaled, Any]:
+    before, drive, y_bar = now
+    exponent = jnp.maximum(later.exponent, y_bar.exponent)
+    later, y_bar = shift(later, exponent), shift(y_bar, exponent)
+
+    def forward(before: Carry, drive: Drive, slot: Carry) -> tuple[Carry, Array]:
+      carry = jax.tree.map(jnp.add, step(cell, params, before, drive), slot)
+      return carry, cell.output(params, carry, drive)
+
+    slot = jax.tree.map(jnp.zeros_like, before)
+    _, vjp = jax.vjp(forward, before, drive, slot)
+    before_bar, drive_bar, total = vjp((later.value, y_bar.value))
+    return normalize(Scaled(before_bar, exponent)), (
+      Scaled(total, exponent),
+      Scaled(drive_bar, exponent),
+    )
+
+  if final_bar is None:
+    nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), before)
+    final_bar = Scaled(nothing, jnp.zeros_like(y_bars.exponent[0]))
+  # Not `unroll`: this is its reverse sweep, with a rescaling in every step.
+  now = (before, drives, normalize(y_bars))
+  _, bars = jax.lax.scan(back, normalize(final_bar), now, reverse=True)
+  return bars
+
+
+def unscaled(value: Any) -> Scaled:
+  """A pytree of leaves [T, B, ...], as a float holds it."""
+  leading = jax.tree.leaves(value)[0].shape[:2]
+  return Scaled(value, jnp.zeros(leading, jnp.int32))
+
+
+def log10_norms(scaled: Scaled) -> Any:
+  """log₁₀ ‖leaf · 2^exponent‖ of each leaf and example; −inf for zero."""
+
+  def of_leaf(leaf: Array) -> Array:
+    norm = scaled_norm(leaf, axis=tuple(range(scaled.exponent.ndim, leaf.ndim)))
+    return jnp.log10(norm) + scaled.exponent.astype(norm.dtype) * math.log10(2)
+
+  return jax.tree.map(of_leaf, scaled.value)
+
+
+def normalize(scaled: Scaled) -> Scaled:
+  """The same quantity with its largest entry in [½, 1), each example on its own."""
+  ndim = scaled.exponent.ndim
+  sizes = [
+    jnp.max(jnp.abs(leaf), axis=tuple(range(ndim, leaf.ndim)))
+    for leaf in jax.tree.leaves(scaled.value)
+  ]
+  largest = jnp.max(jnp.stack(sizes), axis=0)
+  _, power = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, jnp.zeros_like(largest)))
+  shifted = shift(scaled, scaled.exponent + power)
+  exponent = jnp.where(
+    largest == 0, jnp.full_like(shifted.exponent, _ZERO_EXPONENT), shifted.exponent
+  )
+  return Scaled(shifted.value, exponent)
+
+
+def shift(scaled: Scaled, exponent: Array) -> Scaled:
+  """The same quantity with another exponent; what is too small for it becomes zero."""
+
+  def leaf(a: Array) -> Array:
+    power = jnp.maximum(scaled.exponent - exponent, -2100)  # 2^-2100 is zero in float64 too
+    power = power.reshape(*power.shape, *(1,) * (a.ndim - power.ndim))
+    # In two halves, since 2^power alone may lie outside the float range.
+    one, half = jnp.ones((), a.real.dtype), power // 2
+    return a * jnp.ldexp(one, half) * jnp.ldexp(one, power - half)
+
+  return Scaled(jax.tree.map(leaf, scaled.value), exponent)
