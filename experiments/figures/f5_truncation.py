@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +41,8 @@ class Found(NamedTuple):
   """What was measured of one cell.
 
   Attributes:
-    bias: before and after training without truncation, mean over seeds: cosine [2, K] and error.
+    cosine: before and after training without truncation, mean over seeds, [2, K].
+    error: relative error, likewise.
     loss: mean of the last updates, mean over seeds, [K].
   """
 
@@ -60,6 +63,7 @@ def measure(
   task = charlm(length, BATCH_SIZE, corpus)
   model = DeepRNN([make_cell(name, HIDDEN_SIZE)], task.output_size, task.vocabulary_size)
   optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)
+  apply: Callable[..., Any] = model.apply
 
   def keys(seed: Array) -> Array:
     return jax.random.split(jax.random.key(seed), 3)
@@ -85,7 +89,7 @@ def measure(
     batch = task.batch(data, keys(seed)[2])
 
     def loss(ys: Array) -> Array:
-      outputs = model.apply({"params": params}, ys, method=DeepRNN.readout)
+      outputs = apply({"params": params}, ys, method=DeepRNN.readout)
       return masked_mean(task.loss(outputs, batch.targets), batch.mask)
 
     layers = model.cell_params({"params": params})
@@ -93,20 +97,19 @@ def measure(
 
   runs = [Run(np.uint32(seed), np.int32(k)) for seed in seeds for k in truncations]
   stacked = jax.tree.map(lambda *a: np.stack(a), *runs)
-  for i, (states, losses) in enumerate(train_runs(start, advance, stacked, task.data)):
-    if (i + 1) * CALL >= num_updates:
-      break
+  calls = train_runs(start, advance, stacked, task.data)
+  *_, (states, losses) = itertools.islice(calls, max(1, num_updates // CALL))
   biases = []
   for i, seed in enumerate(seeds):
     last = (i + 1) * len(truncations) - 1  # trained without truncation
     first = jax.jit(start)(runs[last], task.data)
     trained = jax.tree.map(lambda a, place=last: a[place], states)
     biases += [bias(state.params, seed, task.data) for state in (first, trained)]
-  mean = jax.tree.map(
-    lambda *a: np.mean(np.reshape(a, (len(seeds), 2, -1)), axis=0),
-    *[(b.cosine, b.relative_error) for b in biases],
+  cosine, error = (
+    np.mean(np.reshape(values, (len(seeds), 2, -1)), axis=0)
+    for values in ([b.cosine for b in biases], [b.relative_error for b in biases])
   )
-  return Found(*mean, losses.mean(axis=1).reshape(len(seeds), -1).mean(axis=0))
+  return Found(cosine, error, losses.mean(axis=1).reshape(len(seeds), -1).mean(axis=0))
 
 
 def run(
@@ -126,9 +129,7 @@ def run(
     num_updates: of every run.
   """
   corpus = load_corpus(source)
-  found = {
-    name: measure(name, corpus, truncations, length, seeds, num_updates) for name in CELLS
-  }
+  found = {name: measure(name, corpus, truncations, length, seeds, num_updates) for name in CELLS}
   table = [
     {
       "cell": name,

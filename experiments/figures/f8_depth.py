@@ -22,13 +22,14 @@ def run(*flags: str) -> Outcome:
     *flags: of the sweep, that take the place of the file's.
   """
   gradients, metrics = sweep("depth.flags", *flags)
-  norms = gradients["log10_grad_norm"].isel(step=[0, -1])
-  norms = norms.transpose("run", "step", "layer", "time").values.astype(float)
+  ends = gradients["log10_grad_norm"].isel(step=[0, -1])
+  norms: np.ndarray = ends.transpose("run", "step", "layer", "time").values.astype(float)
   final = metrics["loss"].values[:, -TAIL:].mean(axis=1)
   baseline = metrics.attrs["baseline"]
   kinds = list(dict.fromkeys(zip(gradients["cell"].values, gradients["depth"].values, strict=True)))
   # {cell, depth: [step, layer, time]}, mean over seeds of log10 norms
-  maps, losses = {}, {}
+  maps: dict[tuple[str, int], np.ndarray] = {}
+  losses: dict[tuple[str, int], float] = {}
   for cell, depth in kinds:
     found = ((gradients["cell"] == cell) & (gradients["depth"] == depth)).values
     maps[str(cell), int(depth)] = norms[found][:, :, :depth].mean(axis=0)

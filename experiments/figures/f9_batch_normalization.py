@@ -171,7 +171,7 @@ def run(
     f"{gains[0]:g}, inputs × 0.1": light[:, 0],
     f"{gains[0]:g}, normalised apart": apart[:, 0],
   }
-  table = [
+  table: list[dict[str, Any]] = [
     {"γ": name, "log10 at the last step": float(log[:, -1].mean())}
     | {"at the first": float(log[:, 0].mean())}
     | {f"lost, seed {seed}": float(log[i, -1] - log[i, 0]) for i, seed in enumerate(seeds)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from experiments.figures.figure import Check, Figure, Outcome, at_least
 from experiments.figures.training import train_runs, updates
 from rnn_jax.cells import elman
 from rnn_jax.modules import DeepRNN
-from rnn_jax.tasks import Task, temporal_order
+from rnn_jax.tasks import temporal_order
 from rnn_jax.training import TrainState, init_state, make_optimizer, omega_penalty
 from rnn_jax.types import Array
 
@@ -23,7 +24,7 @@ LENGTHS = (20, 50, 100)
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE, SPREAD = 50, 20, 0.01, 0.1
 CLIP_NORM, WEIGHT = 1.0, 4.0
 SEEDS = (0, 1, 2, 3, 4)
-UPDATES, CALL = 40_000, 1000  # CALL: updates from one test to the next
+UPDATES, CALL = 25_000, 1000  # CALL: updates from one test to the next
 SEQUENCES, AT_A_TIME, SOLVED = 10_000, 1000, 0.01
 MEAN = "CR, mean over steps"
 # Clip norm, and what Ω is multiplied by at T steps.
@@ -82,9 +83,7 @@ def train(
     penalty = omega_penalty(model, task.loss, run.weight) if regularised else None
 
     def live() -> State:
-      new, _ = updates(
-        model, optimizer, task, state.train, data, data_key, call, penalty=penalty
-      )
+      new, _ = updates(model, optimizer, task, state.train, data, data_key, call, penalty=penalty)
       test_key = jax.random.fold_in(jax.random.fold_in(data_key, new.step), 1)
       error = _error(model, length, new.params, test_key, sequences)
       return State(new, error, jnp.where(error < SOLVED, new.step, -1))
@@ -112,11 +111,12 @@ def _normal(key: Array, params: Any) -> Any:
 
 def _error(model: DeepRNN, length: int, params: Any, key: Array, sequences: int) -> Array:
   """Share of fresh sequences whose most likely class is a wrong one."""
-  task: Task = temporal_order(length, min(AT_A_TIME, sequences))
+  task = temporal_order(length, min(AT_A_TIME, sequences))
+  apply: Callable[..., Any] = model.apply
 
   def part(key: Array) -> Array:
     batch = task.batch((), key)
-    _, outputs = model.apply({"params": params}, batch.xs)
+    _, outputs = apply({"params": params}, batch.xs)
     return jnp.mean(jnp.argmax(outputs[-1], axis=-1) != batch.targets[-1], dtype=outputs.dtype)
 
   return jnp.mean(jax.lax.map(part, jax.random.split(key, math.ceil(sequences / AT_A_TIME))))
@@ -192,9 +192,9 @@ def run(
 figure = Figure(
   title="Temporal order: clipping (C), and clipping with the regulariser Ω (CR)",
   setting=f"tanh RNN of {HIDDEN_SIZE}, kernels N(0, {SPREAD:g}²), gradient descent at rate "
-  f"{LEARNING_RATE:g}, batch {BATCH_SIZE}, clip norm {CLIP_NORM:g}, weight of Ω {WEIGHT:g}; solved: "
-  f"below {SOLVED:.0%} of {SEQUENCES} fresh sequences wrong, tested every {CALL} of {UPDATES} "
-  "updates",
+  f"{LEARNING_RATE:g}, batch {BATCH_SIZE}, clip norm {CLIP_NORM:g}, weight of Ω {WEIGHT:g}; "
+  f"solved: below {SOLVED:.0%} of {SEQUENCES} fresh sequences wrong, tested every {CALL} of "
+  f"{UPDATES} updates",
   source="Pascanu et al., 2013, section 4.1.1, https://arxiv.org/abs/1211.5063",
   seconds=900,
   run=run,

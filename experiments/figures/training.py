@@ -93,8 +93,8 @@ def updates(
 
   def body(state: TrainState, _: None) -> tuple[TrainState, Array]:
     batch = task.batch(data, jax.random.fold_in(data_key, state.step))
-    state, _, metrics = update(model, optimizer, task.loss, state, batch, **options)
-    return state, metrics.loss
+    new, _carries, metrics = update(model, optimizer, task.loss, state, batch, **options)
+    return new, metrics.loss
 
   return jax.lax.scan(body, state, length=count)
 
