@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 
 from rnn_jax import checks
+from rnn_jax.gradient_flow import omega
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import tree_norm
@@ -19,6 +21,7 @@ from rnn_jax.tasks import Batch
 from rnn_jax.types import Array, Carry
 
 Loss = Callable[[Array, Array], Array]
+Penalty = Callable[[Any, Batch], Array]
 
 OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   "adam": optax.adam,
@@ -122,12 +125,13 @@ def update(
   carries: Sequence[Carry] | None = None,
   *,
   dropout_key: Array | None = None,
+  penalty: Penalty | None = None,
   psum: Callable[[Any], Any] = lambda tree: tree,
   **time: Any,
 ) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
   """One optimiser step on the mean loss of a batch, with every gradient norm on the way.
 
-    L = Σ mask · loss / Σ mask,  params ← params + optimizer(dL/dparams)
+    L = Σ mask · loss / Σ mask,  params ← params + optimizer(d(L + penalty)/dparams)
 
   Args:
     model: the network.
@@ -137,6 +141,8 @@ def update(
     batch: what to learn from.
     carries: initial carry of each layer; zeros if None. No gradient flows into them.
     dropout_key: draws dropout; None for no dropout.
+    penalty: `(params, batch) -> scalar`, a mean over the examples, such as `omega_penalty`; None
+      for none. Of the metrics, grad_norm alone counts it.
     psum: where `batch` is one device's share of a larger one, the sum of a pytree over the devices
       that share it, equally: `rnn_jax.parallel.psum`. State, loss and grad_norm are then those of
       the whole batch, on every device; carries and norms are those of the device's own examples.
@@ -145,9 +151,10 @@ def update(
     (state after, final carries, metrics of the params before).
   """
   batch_size, count = psum(batch.mask.shape[1]), psum(jnp.sum(batch.mask))
+  num_parts = psum(1)
   rngs = None if dropout_key is None else {"dropout": dropout_key}
 
-  def objective(params: Any, probes: Any) -> tuple[Array, tuple[Carry, ...]]:
+  def objective(params: Any, probes: Any) -> tuple[Array, tuple[Array, tuple[Carry, ...]]]:
     network: Callable[..., Any] = model.apply
     final, outputs = network(
       {"params": params},
@@ -158,11 +165,13 @@ def update(
       rngs=rngs,
       **time,
     )
-    return masked_mean(loss(outputs, batch.targets), batch.mask, count), final
+    value = masked_mean(loss(outputs, batch.targets), batch.mask, count)
+    total = value if penalty is None else value + penalty(params, batch) / num_parts
+    return total, (value, final)
 
   probes = model.probes(*batch.mask.shape)
   gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-  (value, final), (grads, norms) = gradient(state.params, probes)
+  (_, (value, final)), (grads, norms) = gradient(state.params, probes)
   # Gradients are summed, not the loss before: its derivative would be counted once a device.
   value, grads = psum((value, grads))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -170,6 +179,40 @@ def update(
   norms = jax.tree.map(lambda norm: norm * batch_size, norms)
   metrics = Metrics(value, tree_norm(grads), norms)
   return TrainState(state.step + 1, params, opt_state), final, metrics
+
+
+def omega_penalty(model: DeepRNN, loss: Loss, weight: Any) -> Penalty:
+  """weight · Σ_layers Ω, for `update(..., penalty=)`: asks that gradient norms be kept in time.
+
+  Ω is that of the whole batch without dropout, truncation and initial carries, under its mean loss;
+  `rnn_jax.gradient_flow.omega` says what it is and how it is differentiated.
+
+  Args:
+    model: the network.
+    loss: `(outputs [T, B, O], targets) -> [T, B]`.
+    weight: of Ω beside the loss, at least 0.
+  Returns:
+    `(params, batch) -> scalar`.
+  Raises:
+    TypeError, ValueError: a weight that is no number of at least 0.
+  References:
+    Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
+  """
+  checks.number("weight", weight, minimum=0)
+
+  def penalty(params: Any, batch: Batch) -> Array:
+    variables = {"params": params}
+    encode: Callable[..., Any] = functools.partial(model.apply, method=DeepRNN.encode)
+    readout: Callable[..., Any] = functools.partial(model.apply, method=DeepRNN.readout)
+
+    def mean_loss(ys: Array) -> Array:
+      return masked_mean(loss(readout(variables, ys), batch.targets), batch.mask)
+
+    xs = encode(variables, batch.xs)
+    layers = omega(model.cells, model.cell_params(variables), xs, mean_loss)
+    return weight * jnp.sum(jnp.stack(layers))
+
+  return penalty
 
 
 def train_windows(

@@ -31,6 +31,11 @@ class ProjectFn(Protocol):
   def __call__(self, params: Params, xs: Array, key: Array | None = None) -> Drive: ...
 
 
+def _no_gates(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> dict[str, Array]:
+  del params, carry, drive, recurrent
+  return {}
+
+
 class Cell(NamedTuple):
   """A recurrent cell h_t = f(h_{t-1}, x_t), split by *when* each part can be computed.
 
@@ -50,6 +55,8 @@ class Cell(NamedTuple):
     recur: `(params, carry) -> recurrent`, linear in the params that it uses.
     update: `(params, carry, drive, recurrent) -> carry`.
     output: `(params, carry, drive) -> y`.
+    gates: `(params, carry, drive, recurrent) -> {name: values [..., H]}`, of the step that starts
+      from `carry`; {} where the cell has none. Nothing is computed from it: it is for looking at.
   """
 
   init: InitFn
@@ -58,6 +65,7 @@ class Cell(NamedTuple):
   recur: Callable[[Params, Carry], Any]
   update: Callable[[Params, Carry, Drive, Any], Carry]
   output: Callable[[Params, Carry, Drive], Any]
+  gates: Callable[[Params, Carry, Drive, Any], dict[str, Array]] = _no_gates
 
 
 def step(cell: Cell, params: Params, carry: Carry, drive: Drive) -> Carry:

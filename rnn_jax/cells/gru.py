@@ -13,10 +13,17 @@ from rnn_jax.cells.dense import dense_init, dense_project, product
 from rnn_jax.types import Array, Cell, Params
 
 
+def gate_values(drive: Array, recurrent: Array) -> dict[str, Array]:
+  """z and r, each [..., H], from drive [..., 3·H] and recurrent [..., 2·H], or more."""
+  width = drive.shape[-1] // 3 * 2
+  z, r = jnp.split(jax.nn.sigmoid(drive[..., :width] + recurrent[..., :width]), 2, axis=-1)
+  return {"update": z, "reset": r}
+
+
 def gates(h: Array, drive: Array, recurrent: Array) -> Array:
   """h' of reset="after", from h [..., H], drive and recurrent [..., 3·H]: the specification."""
-  (z, r, n), (z_h, r_h, n_h) = jnp.split(drive, 3, axis=-1), jnp.split(recurrent, 3, axis=-1)
-  z, r = jax.nn.sigmoid(z + z_h), jax.nn.sigmoid(r + r_h)
+  z, r = gate_values(drive, recurrent).values()
+  n, n_h = jnp.split(drive, 3, axis=-1)[2], jnp.split(recurrent, 3, axis=-1)[2]
   return z * h + (1 - z) * jnp.tanh(n + r * n_h)
 
 
@@ -76,7 +83,8 @@ def gru(
     recurrent_gain: factor on the recurrent kernel at initialisation.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
-    params {"w_x": [D, 3·H], "w_h": [H, 3·H], "b": [3·H]}, gates in the order z, r, n.
+    params {"w_x": [D, 3·H], "w_h": [H, 3·H], "b": [3·H]}, gates in the order z, r, n, of which z
+    and r are named update and reset.
   Raises:
     ValueError: an unknown reset or kernel, a size below 1, a gain that is not finite.
   References:
@@ -99,7 +107,7 @@ def gru(
     return product(h, params["w_h"][:, :width])
 
   def update_before(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
-    z, r = jnp.split(jax.nn.sigmoid(drive[..., :width] + recurrent), 2, axis=-1)
+    z, r = gate_values(drive, recurrent).values()
     n = jnp.tanh(drive[..., width:] + product(r * h, params["w_h"][:, width:]))
     return z * h + (1 - z) * n
 
@@ -107,8 +115,12 @@ def gru(
     del params, drive
     return h
 
+  def named_gates(params: Params, h: Array, drive: Array, recurrent: Array) -> dict[str, Array]:
+    del params, h
+    return gate_values(drive, recurrent)
+
   init = dense_init(hidden_size, 3, recurrent_kernel, recurrent_gain)
   project = functools.partial(dense_project, bias=True)  # r scales the recurrent product without b
   if reset == "before":
-    return Cell(init, initial_carry, project, recur_before, update_before, output)
-  return Cell(init, initial_carry, project, recur_after, update_after, output)
+    return Cell(init, initial_carry, project, recur_before, update_before, output, named_gates)
+  return Cell(init, initial_carry, project, recur_after, update_after, output, named_gates)

@@ -19,11 +19,17 @@ class LSTMCarry(NamedTuple):
   cell: Array
 
 
+def gate_values(a: Array) -> dict[str, Array]:
+  """i, f and o, each [..., H], from the pre-activations a [..., 4·H]."""
+  i, f, _, o = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
+  return {"input": i, "forget": f, "output": o}
+
+
 def gates(a: Array, c: Array) -> tuple[Array, Array]:
   """(h', c') from the pre-activations a [..., 4·H] and c [..., H]: the specification."""
-  i, f, g, o = jnp.split(a, 4, axis=-1)
-  new = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-  return jax.nn.sigmoid(o) * jnp.tanh(new), new
+  i, f, o = gate_values(a).values()
+  new = f * c + i * jnp.tanh(jnp.split(a, 4, axis=-1)[2])
+  return o * jnp.tanh(new), new
 
 
 @jax.custom_jvp
@@ -81,7 +87,8 @@ def lstm(
     recurrent_gain: factor on the recurrent kernel at initialisation.
   Returns:
     A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
-    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H]}, gates in the order i, f, g, o.
+    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H]}, gates in the order i, f, g, o, of which
+    i, f and o are named input, forget and output.
   Raises:
     ValueError: an unknown kernel, a size below 1, a bias or gain that is not finite.
   References:
@@ -113,4 +120,10 @@ def lstm(
     del params, drive
     return carry.hidden
 
-  return Cell(init, initial_carry, dense_project, recur, update, output)
+  def named_gates(
+    params: Params, carry: LSTMCarry, drive: Array, recurrent: Array
+  ) -> dict[str, Array]:
+    del params, carry
+    return gate_values(drive + recurrent)
+
+  return Cell(init, initial_carry, dense_project, recur, update, output, named_gates)

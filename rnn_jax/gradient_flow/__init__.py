@@ -1,5 +1,25 @@
 """What is measured of the gradient's way through time."""
 
+from rnn_jax.gradient_flow.decay import decay_rate, effective_memory, half_life
 from rnn_jax.gradient_flow.lag_profile import lag_profile
+from rnn_jax.gradient_flow.omega import omega
+from rnn_jax.gradient_flow.saturation import Saturation, gate_values, saturation
+from rnn_jax.gradient_flow.sensitivity import sensitivity
+from rnn_jax.gradient_flow.truncation_bias import TruncationBias, truncation_bias
+from rnn_jax.gradient_flow.weight_shares import weight_share_norms, weight_shares
 
-__all__ = ["lag_profile"]
+__all__ = [
+  "Saturation",
+  "TruncationBias",
+  "decay_rate",
+  "effective_memory",
+  "gate_values",
+  "half_life",
+  "lag_profile",
+  "omega",
+  "saturation",
+  "sensitivity",
+  "truncation_bias",
+  "weight_share_norms",
+  "weight_shares",
+]
