@@ -36,6 +36,8 @@ class Settings:
     steps: optimisation steps.
     optimizer: name of the optimiser.
     log_every: optimisation steps from one record of norms per time step to the next.
+    measures: names of the measures, a comma list; empty for none.
+    measure_every: optimisation steps from one measurement to the next.
   """
 
   task: str
@@ -46,6 +48,13 @@ class Settings:
   steps: int
   optimizer: str
   log_every: int
+  measures: str
+  measure_every: int
+
+  @property
+  def measure_names(self) -> list[str]:
+    """The measures, one by one."""
+    return [name for name in self.measures.split(",") if name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +105,12 @@ def groups(runs: Iterable[Run]) -> dict[tuple[str, int], list[Run]]:
   return found
 
 
-def logged_steps(settings: Settings) -> list[int]:
-  """Steps whose norms per time step are recorded: 0, every `log_every`-th, and the last."""
-  return sorted({*range(0, settings.steps + 1, settings.log_every), settings.steps})
+def recorded_steps(settings: Settings) -> list[int]:
+  """Steps that are logged or measured: 0, every `log_every`-th and `measure_every`-th, the last."""
+  logged, measured = (
+    range(0, settings.steps + 1, every) for every in (settings.log_every, settings.measure_every)
+  )
+  return sorted({*logged, *measured, settings.steps})
 
 
 def config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, Any]:

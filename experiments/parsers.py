@@ -20,6 +20,21 @@ def choice(kind: str, choices: Iterable[str]) -> Parse:
   return lambda text: checks.choice(kind, text, names)
 
 
+def subset(kind: str, choices: Iterable[str]) -> Parse:
+  """Some of `choices`, a comma list, given back in their order; or the word `none`, as ''."""
+  names = list(choices)
+
+  def parse(text: str) -> str:
+    if text in ("", "none"):
+      return ""
+    given = [checks.choice(kind, item.strip(), [*names, "none"]) for item in text.split(",")]
+    if "none" in given:
+      raise ValueError(f"{kind} must be none alone, or a list without it, got '{text}'.")
+    return ",".join(name for name in names if name in given)
+
+  return parse
+
+
 def integer(name: str, minimum: int = 1, none: str | None = None) -> Parse:
   """An integer from `minimum` to 2³¹ − 1; or the word `none`, which gives None."""
   rule = f"{name} must be an integer from {minimum} to {2**31 - 1}" + _or(none)

@@ -3,7 +3,7 @@
 sweep.json        resolved configuration, versions, devices, git commit, corpus
 sweep.flags       feed it back and get the same sweep
 summary.csv       a line a run
-gradients.nc      norms, run × step × layer × time or lag
+gradients.nc      norms and measures, run × step × layer × time, lag or the like
 figures/          pictures
 runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc
 """
@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments.grid import AXES, Run, Settings, logged_steps
+from experiments.grid import AXES, Run, Settings, recorded_steps
+from experiments.measures import MEASURES, coordinates
 from experiments.runner import Record, Result
 
 # sweep.json goes last, so that a folder that was half cleared is still known as a sweep's.
@@ -177,10 +178,9 @@ def write_results(folder: Path, ids: Mapping[str, Run]) -> tuple[xr.Dataset, xr.
   Returns:
     What `read_gradients` and `read_metrics` return.
   """
-  coordinates = _run_coordinates(folder, ids)
   parts = [xr.load_dataset(folder / "runs" / name / "gradients.nc") for name in ids]
   gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
-  gradients = gradients.assign_coords(coordinates).assign_attrs(_ATTRIBUTES)
+  gradients = gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
   _write_netcdf(folder / "gradients.nc", gradients)
   metrics = read_metrics(folder)
   _write_text(folder / "summary.csv", _summary(gradients, metrics))
@@ -188,7 +188,7 @@ def write_results(folder: Path, ids: Mapping[str, Run]) -> tuple[xr.Dataset, xr.
 
 
 def read_gradients(folder: Path) -> xr.Dataset:
-  """`gradients.nc`: log₁₀ norms over run × step × layer × time or lag, axes as coordinates.
+  """`gradients.nc`: norms and measures over run × step × layer × …, axes as coordinates.
 
   Raises:
     ValueError: the folder does not hold a sweep that has ended.
@@ -237,7 +237,7 @@ _ATTRIBUTES = {
   "nan": "not measured",
   "minus_inf": "the norm of at least one example is 0 in float32, below 1e-38; inf: above 3e38",
   "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
-  "log10_lag_norm": "dL_T/dh_(T-k) of the loss at the last step alone, without truncation",
+  **{name: measure.note for name, measure in MEASURES.items()},
   "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
   "truncation": "inf: full backpropagation through time",
   "clip_norm": "inf: no clipping",
@@ -245,25 +245,18 @@ _ATTRIBUTES = {
 
 
 def _gradients(records: Record, settings: Settings) -> xr.Dataset:
-  """One run's norms at the logged steps, [step, layer, time or lag]; NaN after divergence."""
-  steps = logged_steps(settings)
+  """One run's norms and measures, over the recorded steps first; NaN after divergence."""
+  steps = recorded_steps(settings)
+  by_dims: list[tuple[tuple[str, ...], dict[str, Any]]] = [(("layer", "time"), records.norms)]
+  by_dims += [(MEASURES[name].dims, found) for name, found in records.measures.items()]
   variables = {}
-  for name, axis, leaves in (
-    ("log10_grad_norm", "time", records.norms),
-    ("log10_lag_norm", "lag", records.lags),
-  ):
-    for leaf, values in leaves.items():
-      logged = np.full((len(steps), *values.shape[1:]), np.nan, np.float32)
-      logged[: len(values)] = values
-      variables[name if leaf == "hidden" else f"{name}_{leaf}"] = (("step", "layer", axis), logged)
-  depth, length = records.norms["hidden"].shape[1:]
-  coordinates = {
-    "step": np.array(steps, np.int32),
-    "layer": np.arange(1, depth + 1, dtype=np.int32),
-    "time": np.arange(length, dtype=np.int32),
-    "lag": np.arange(length, dtype=np.int32),
-  }
-  return xr.Dataset(variables, coordinates)
+  for dims, found in by_dims:
+    for name, values in found.items():
+      recorded = np.full((len(steps), *values.shape[1:]), np.nan, np.float32)
+      recorded[: len(values)] = values
+      variables[name] = (("step", *dims), recorded)
+  data = xr.Dataset(variables)
+  return data.assign_coords({"step": np.array(steps, np.int32), **coordinates(data.sizes)})
 
 
 def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
@@ -302,7 +295,7 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
   for name in metrics["run"].values:
     run, norms = metrics.sel(run=name), gradients.sel(run=name)
     loss, grad_norm = run["loss"].values, run["grad_norm"].values
-    far = norms["log10_lag_norm"].isel(layer=0, lag=-1).values
+    far = _farthest(norms)
     rows.append(
       {
         "run": name,
@@ -324,6 +317,13 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
   writer.writeheader()
   writer.writerows(rows)
   return text.getvalue()
+
+
+def _farthest(norms: xr.Dataset) -> np.ndarray:
+  """log₁₀ norm at the largest lag in layer 1, at each step; NaN if lags were not measured."""
+  if "log10_lag_norm" not in norms:
+    return np.full(norms.sizes["step"], np.nan)
+  return norms["log10_lag_norm"].isel(layer=0, lag=-1).values
 
 
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.grid import Run, Settings, logged_steps
+from experiments.grid import Run, Settings, recorded_steps
+from experiments.measures import MEASURES, Moment, by_leaf
 from rnn_jax.cells import make_cell
-from rnn_jax.gradient_flow import lag_profile
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Task
 from rnn_jax.training import TrainState, init_state, make_optimizer, update
-from rnn_jax.types import Array, Carry
+from rnn_jax.types import Array
 
 # Iterations in one call: enough to hide the cost of a call, few enough to show progress.
 _CHUNK = 50
@@ -43,16 +43,16 @@ class Record(NamedTuple):
   Attributes:
     loss: mean training loss of the step's batch.
     grad_norm: global gradient norm before clipping.
-    norms: by carry leaf, [layer, time]: log₁₀ ‖dL/dh_t‖ of an example's own training loss, mean
-      over the batch (the logarithm of the geometric mean).
-    lags: by carry leaf, [layer, lag]: log₁₀ ‖∂L_T/∂h_{T−k}‖ of the loss at the last step, likewise;
-      measured at logged steps only.
+    norms: `log10_grad_norm` and the like for other leaves of the carry, [layer, time]: log₁₀
+      ‖dL/dh_t‖ of an example's own training loss, mean over the batch (the logarithm of the
+      geometric mean).
+    measures: for each measure of the sweep, its variables; NaN where the step is not measured.
   """
 
   loss: Array
   grad_norm: Array
   norms: dict[str, Array]
-  lags: dict[str, Array]
+  measures: dict[str, dict[str, Array]]
 
 
 @dataclasses.dataclass
@@ -61,8 +61,8 @@ class Result:
 
   Attributes:
     run: which.
-    records: with a leading axis: loss and grad_norm one entry a step, norms and lags one a logged
-      step, from 0 to the last, or to the one that diverged.
+    records: with a leading axis: loss and grad_norm one entry a step, norms and measures one a
+      recorded step, from 0 to the last, or to the one that diverged.
     diverged_step: the step whose loss or gradient norm was not finite; None if there was none.
     seconds: wall clock of its round, compilation excepted.
   """
@@ -241,20 +241,9 @@ def _program(
 
   total = functools.partial(psum, count=data_parallel)
 
-  def batch_mean(logs: Array) -> Array:
-    """[T, examples] → [T], over the whole batch, of which a device may have a share."""
-    return total(jnp.sum(logs, axis=1)) / settings.batch_size
-
-  def lags(params: Any, xs: Array, targets: Array) -> dict[str, Array]:
-    variables = {"params": params}
-    apply: Callable[..., Any] = functools.partial(model.apply, variables)
-
-    def last_loss(y: Array) -> Array:
-      return task.loss(apply(y, method="readout"), targets[-1])
-
-    encoded = apply(xs, method="encode")
-    profile = lag_profile(model.cells, model.cell_params(variables), encoded, last_loss)
-    return _by_leaf(jax.tree.map(batch_mean, profile))
+  def mean(values: Array) -> Array:
+    """[..., examples] → [...], over the whole batch, of which a device may have a share."""
+    return total(jnp.sum(values, axis=-1)) / settings.batch_size
 
   def advance(numbers: Numbers, state: TrainState, data: Any) -> tuple[TrainState, Record]:
     _, data_key = jax.random.split(jax.random.key(numbers.seed))
@@ -265,16 +254,18 @@ def _program(
       # Each device draws the whole batch: which examples it holds depends on the key alone.
       whole = task.batch(data, jax.random.fold_in(data_key, state.step))
       batch = shard(whole, data_parallel)
-      logged = (state.step % settings.log_every == 0) | (state.step == settings.steps)
+      moment = Moment(model, state.params, task, batch, mean)
 
-      def measure() -> dict[str, Array]:
-        return lags(state.params, batch.xs, batch.targets)
+      def measure() -> dict[str, dict[str, Array]]:
+        return {name: MEASURES[name].compute(moment) for name in settings.measure_names}
 
-      measured = jax.lax.cond(logged, measure, lambda: _missing(jax.eval_shape(measure)))
+      due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
+      measured = jax.lax.cond(due, measure, lambda: _missing(jax.eval_shape(measure)))
       new, _, metrics = update(
         model, optimizer, task.loss, state, batch, psum=total, truncation=numbers.truncation
       )
-      norms = _by_leaf(jax.tree.map(lambda a: batch_mean(jnp.log10(a)), metrics.norms))
+      logs = jax.tree.map(lambda a: mean(jnp.log10(a)), metrics.norms)
+      norms = by_leaf("log10_grad_norm", logs)
       return new, Record(metrics.loss, metrics.grad_norm, norms, measured)
 
     def over(state: TrainState) -> tuple[TrainState, Record]:
@@ -300,20 +291,14 @@ def _missing(shapes: Any) -> Any:
   return jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), shapes)
 
 
-def _by_leaf(layers: Sequence[Carry]) -> dict[str, Array]:
-  """[layer, time] for each leaf of the carry, by its name; `hidden` where there is just one."""
-  named = [layer._asdict() if hasattr(layer, "_asdict") else {"hidden": layer} for layer in layers]
-  return {name: jnp.stack([layer[name] for layer in named]) for name in named[0]}
-
-
 def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
   """Run i's share of a chunk: its steps up to divergence or the last, norms where logged."""
   steps = np.arange(first_step, min(first_step + _CHUNK, settings.steps + 1))
   finite = np.isfinite(records.loss[i]) & np.isfinite(records.grad_norm[i])
   steps = steps[: len(steps) if finite[: len(steps)].all() else np.argmin(finite) + 1]
-  logged = np.flatnonzero(np.isin(steps, logged_steps(settings)))
-  norms, lags = jax.tree.map(lambda a: a[i, logged], (records.norms, records.lags))
-  return Record(records.loss[i, : len(steps)], records.grad_norm[i, : len(steps)], norms, lags)
+  recorded = np.flatnonzero(np.isin(steps, recorded_steps(settings)))
+  norms, measures = jax.tree.map(lambda a: a[i, recorded], (records.norms, records.measures))
+  return Record(records.loss[i, : len(steps)], records.grad_norm[i, : len(steps)], norms, measures)
 
 
 def _divergence(records: Record, first_step: int) -> int | None:

@@ -33,6 +33,7 @@ from experiments import (
   provenance,
   records,
 )
+from experiments.measures import MEASURES
 from experiments.runner import Layout, Program, Record, compile_group, train_group
 from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS, Task
@@ -107,6 +108,21 @@ def define_flags() -> None:
     integer("log_every"),
     "Optimisation steps from one record of gradient norms per time step to the next; the first "
     "and the last step are always recorded.",
+  )
+  single(
+    "measures",
+    "lag",
+    parsers.subset("measure", MEASURES),
+    "What to measure beside the norms of every step, a comma list, or none: "
+    + "; ".join(f"{name}, {measure.note}" for name, measure in MEASURES.items())
+    + ".",
+  )
+  single(
+    "measure_every",
+    "as_logged",
+    integer("measure_every", none="as_logged"),
+    "Optimisation steps from one measurement to the next; the first and the last step are always "
+    "measured. A number, or as_logged, the default: where norms are logged.",
   )
   flags.DEFINE_string("output_dir", "results/sweep", "Folder for records and figures.")
   single(
@@ -205,7 +221,8 @@ def _resolve(arguments: list[str]) -> _Sweep:
       raise ValueError(f"--corpus is for task charlm, got {values.corpus} with {values.task}.")
     corpus, path = None, STANDARD_LIBRARY
   given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(grid.Settings)}
-  settings = grid.Settings(**{**given, "corpus": path})
+  measure_every = values.measure_every or values.log_every
+  settings = grid.Settings(**{**given, "corpus": path, "measure_every": measure_every})
   options = {} if corpus is None else {"corpus": corpus}
   task = _named(TASKS[settings.task], settings.sequence_length, settings.batch_size, **options)
   devices = jax.local_devices()
@@ -311,13 +328,13 @@ def _run(sweep: _Sweep, console: Console) -> None:
         records.end_run(folder, names[result.run], result, settings)
         done[result.run] = 1.0
   gradients, metrics = records.write_results(folder, sweep.ids)
-  plots.save_all(gradients, metrics, folder / "figures")
+  pictures = plots.save_all(gradients, metrics, folder / "figures")
   diverged = [name for name in sweep.ids if records.status(folder, name)["status"] == "diverged"]
   for name in diverged:
     print(f"diverged at step {records.status(folder, name)['diverged_step']}: {name}")
   print(f"{len(names)} runs have ended, {len(diverged)} of them diverged.")
   print(f"Records are in {folder}, pictures in {folder / 'figures'}:")
-  print(f"  begin with {folder / 'figures' / 'gradient_decay.png'}")
+  print(f"  begin with {pictures[0]}")
 
 
 def _programs(groups: Sequence[Sequence[grid.Run]], sweep: _Sweep) -> Iterator[Program]:

@@ -129,7 +129,7 @@ def test_a_program_that_was_half_written_is_replaced(compiled, tmp_path):
 
 
 def test_the_next_group_compiles_while_one_is_in_use(compilations):
-  settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1)
+  settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1, "lag", 1)
   groups = [[Run("elman", depth, None, 0, 0.01, 1.0, 1.0, None)] for depth in (1, 2, 3)]
   task, layout = adding(5, 2), Layout(jax.local_devices()[:1])
   programs = sweep._programs(groups, SimpleNamespace(settings=settings, task=task, layout=layout))

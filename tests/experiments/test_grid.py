@@ -6,7 +6,7 @@ import pytest
 
 from experiments import grid
 
-SETTINGS = grid.Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20)
+SETTINGS = grid.Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
 AXES = {
   "cell": ("elman", "gru", "lstm"),
   "depth": (1, 2),
@@ -37,10 +37,13 @@ def test_forget_bias_is_an_axis_only_where_there_is_a_forget_gate():
   assert {run.forget_bias for run in runs if run.cell == "elman"} == {None}
 
 
-def test_logged_steps_hold_the_first_and_the_last():
-  assert grid.logged_steps(SETTINGS) == list(range(0, 201, 20))
-  assert grid.logged_steps(dataclasses.replace(SETTINGS, log_every=150)) == [0, 150, 200]
-  assert grid.logged_steps(dataclasses.replace(SETTINGS, log_every=999)) == [0, 200]
+@pytest.mark.parametrize(
+  ("log_every", "measure_every", "steps"),
+  [(20, 20, [*range(0, 201, 20)]), (150, 999, [0, 150, 200]), (999, 80, [0, 80, 160, 200])],
+)
+def test_recorded_steps_hold_the_first_and_the_last(log_every, measure_every, steps):
+  settings = dataclasses.replace(SETTINGS, log_every=log_every, measure_every=measure_every)
+  assert grid.recorded_steps(settings) == steps
 
 
 def test_run_ids_are_readable_and_differ_where_anything_differs():

@@ -12,7 +12,7 @@ from experiments.grid import Run, Settings
 from experiments.runner import Layout, compile_group, train_group
 from rnn_jax.tasks import adding
 
-SETTINGS = Settings("adding", "stdlib", 8, 12, 4, 30, "adam", 10)
+SETTINGS = Settings("adding", "stdlib", 8, 12, 4, 30, "adam", 10, "lag", 10)
 TASK = adding(12, 4)
 RUNS = [Run("lstm", 1, k, seed, 0.01, 1.0, 1.0, 1.0) for k in (4, None) for seed in (0, 1)]
 
@@ -62,8 +62,11 @@ def test_records_hold_every_step_and_norms_where_logged():
   seen = []
   (result,) = trained(RUNS[:1], 1, dataclasses.replace(SETTINGS, steps=60), seen)
   assert result.records.loss.shape == result.records.grad_norm.shape == (61,)
-  for leaf in ("hidden", "cell"):
-    assert result.records.norms[leaf].shape == result.records.lags[leaf].shape == (7, 1, 12)
+  lags = result.records.measures["lag"]
+  for found, name in ((result.records.norms, "log10_grad_norm"), (lags, "log10_lag_norm")):
+    assert {key: a.shape for key, a in found.items()} == dict.fromkeys(
+      (name, f"{name}_cell"), (7, 1, 12)
+    )
   assert [(step, len(part.loss)) for _, step, part in seen] == [(0, 50), (50, 11)]
   np.testing.assert_array_equal(
     np.concatenate([part.loss for _, _, part in seen]), result.records.loss
@@ -80,7 +83,9 @@ def test_numbers_of_a_run_reach_its_parameters():
     ],
     1,
   )
-  start = [result.records.lags["cell"][0, 0] for result in (base, gain, bias)]
+  start = [
+    result.records.measures["lag"]["log10_lag_norm_cell"][0, 0] for result in (base, gain, bias)
+  ]
   # With the forget gate open the cell state keeps the gradient: σ(5)^10 = 0.94, σ(1)^10 = 0.04.
   assert start[2][11] - start[2][1] > -0.2
   assert start[0][11] - start[0][1] < -0.8
@@ -116,7 +121,7 @@ def test_sharing_batches_and_devices_changes_records_by_rounding_alone(
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("optax_promotion")
 def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
-  settings = Settings("adding", "stdlib", 4, 4, 4, 10_000, "sgd", 5000)
+  settings = Settings("adding", "stdlib", 4, 4, 4, 10_000, "sgd", 5000, "lag", 5000)
   run = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
   task, layout, calls = adding(4, 4), Layout(jax.local_devices()[:4], data_parallel=4), []
   program = compile_group([run], settings, task, layout)
@@ -150,7 +155,7 @@ def test_runs_are_spread_evenly_over_devices_and_rounds(num_runs, rows, most, to
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("runs_per_device", [1, 2])
 def test_a_diverged_run_ends_at_its_step_and_leaves_the_others_alone(runs_per_device):
-  settings = Settings("adding", "stdlib", 8, 12, 4, 200, "sgd", 10)
+  settings = Settings("adding", "stdlib", 8, 12, 4, 200, "sgd", 10, "lag", 10)
   wild = Run("elman", 1, None, 0, 10.0, None, 3.0, None)
   tame = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
   num_devices = 2 // runs_per_device
@@ -159,7 +164,7 @@ def test_a_diverged_run_ends_at_its_step_and_leaves_the_others_alone(runs_per_de
   assert step is not None and len(diverged.records.loss) == step + 1
   finite = np.isfinite(diverged.records.loss) & np.isfinite(diverged.records.grad_norm)
   assert finite[:step].all() and not finite[step]
-  assert len(diverged.records.norms["hidden"]) == step // 10 + 1
+  assert len(diverged.records.norms["log10_grad_norm"]) == step // 10 + 1
   assert finished.diverged_step is None and len(finished.records.loss) == 201
   (alone,) = trained([tame], 1, settings)
   if runs_per_device == 1:

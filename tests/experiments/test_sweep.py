@@ -100,6 +100,18 @@ def test_gradients_are_labelled(smoke):
   assert np.isfinite(norms[[1, 3]]).all()
 
 
+def test_measures_keep_their_own_pace(tmp_path):
+  sweep(SMOKE, "--cell=lstm", "--measure_every=15", f"--output_dir={tmp_path}")
+  gradients = xr.load_dataset(tmp_path / "gradients.nc")
+  assert list(gradients["step"]) == [0, 10, 15, 20, 30]
+  assert np.isfinite(gradients["log10_grad_norm"][-1]).all()
+  unmeasured = np.isnan(gradients["log10_lag_norm"]).all(["run", "layer", "lag"])
+  assert list(unmeasured) == [False, True, False, True, False]
+  sweep(SMOKE, "--cell=lstm", "--measures=none", f"--output_dir={tmp_path}", "--overwrite")
+  assert "lag" not in xr.load_dataset(tmp_path / "gradients.nc").sizes
+  assert "gradient_decay.png" not in {path.name for path in (tmp_path / "figures").iterdir()}
+
+
 def test_lag_profile_is_the_gradient_norm_where_the_loss_is_at_the_last_step(smoke):
   gradients = xr.load_dataset(smoke / "gradients.nc")
   full = gradients.isel(run=[1, 3])
@@ -303,6 +315,9 @@ BAD = [
   ("--hidden_size=-3", "hidden_size must be an integer from 1"),
   ("--batch_size=1.5", "batch_size must be an integer from 1"),
   ("--log_every=x", "log_every must be an integer from 1"),
+  ("--measures=lags", "Unknown measure 'lags'; did you mean 'lag'?"),
+  ("--measures=lag,none", "measure must be none alone"),
+  ("--measure_every=0", "measure_every must be an integer from 1"),
   ("--learning_rate=0", "learning_rate must be a finite number above 0"),
   ("--learning_rate=nan", "learning_rate must be a finite number above 0"),
   ("--learning_rate=1e-60", "learning_rate must be a finite number above 0"),
