@@ -4,6 +4,7 @@ from experiments.figures import (
   f1_cells,
   f2_gain,
   f3_influence_balancing,
+  f4_chaos,
   f6_error_surface,
   f7_curse_of_memory,
 )
@@ -13,6 +14,7 @@ FIGURES: dict[str, Figure] = {
   "F1": f1_cells.figure,
   "F2": f2_gain.figure,
   "F3": f3_influence_balancing.figure,
+  "F4": f4_chaos.figure,
   "F6": f6_error_surface.figure,
   "F7": f7_curse_of_memory.figure,
 }

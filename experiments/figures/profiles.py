@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.gradient_flow import lag_profile
+from rnn_jax.gradient_flow import decay_rate, lag_profile
 from rnn_jax.types import Array, Cell
 
 HIDDEN, STEPS, BATCH, INPUTS = 128, 200, 32, 2
@@ -40,7 +40,8 @@ def mean_profiles(
     xs = jax.random.normal(data_key, (STEPS, BATCH, INPUTS))
     v = jax.random.normal(probe_key, (BATCH, HIDDEN))
     (profile,) = lag_profile([cell], [params], xs, lambda h: jnp.sum(v * h, axis=1))
-    return jnp.mean(getattr(profile, "hidden", profile), axis=1)
+    hidden: Array = getattr(profile, "hidden", profile)
+    return jnp.mean(hidden, axis=1)
 
   axes = np.asarray(values, np.float32), np.asarray(scales, np.float32), np.asarray(seeds)
   grid = [jnp.asarray(a.ravel()) for a in np.meshgrid(*axes, indexing="ij")]
@@ -49,7 +50,7 @@ def mean_profiles(
   return found.reshape(len(values), len(scales), len(seeds), STEPS)
 
 
-def rate(profile: np.ndarray) -> float:
-  """Slope of ln φ over the lags of the fit, in nats a step."""
-  lags = np.arange(FIRST, LAST + 1)
-  return float(np.polyfit(lags, profile[FIRST : LAST + 1] * np.log(10), 1)[0])
+def rates(found: np.ndarray) -> np.ndarray:
+  """Slopes of ln φ over the lags of the fit, in nats a step: [..., lag] → [...]."""
+  with jax.enable_x64(True):
+    return np.asarray(decay_rate(jnp.asarray(np.moveaxis(found, -1, 0)), FIRST, LAST))
