@@ -29,7 +29,7 @@ from experiments.sweep import PACKAGES, configure_jax
 from rnn_jax import checks
 
 ALL = "all"
-BUDGETS = {"quick": 15.0, "full": float("inf")}  # seconds a figure may take
+BUDGETS = {"quick": 10.0, "full": float("inf")}  # seconds a figure may take
 
 _NOT_REPRODUCED = 1
 _PLAIN_WIDTH = 160  # columns, where there is no terminal

@@ -103,13 +103,13 @@ def fold(w: Any, sign: int) -> Any:
 def run() -> Outcome:
   """Equilibria at w = 5, and the gradient over the plane of w and b."""
   w, b = np.meshgrid(WEIGHTS, BIASES, indexing="ij")
-  along = np.linspace(-0.02, 0.02, 20001)  # across the wall, at one weight
+  along = np.linspace(-0.01, 0.01, 20001)  # across the wall, at one weight
   steep_w, steep_b = np.full_like(along, PUBLISHED_PLACE[0]), PUBLISHED_PLACE[1] + along
   with jax.enable_x64(True):
     apart = np.asarray(distance(jnp.asarray(FOLD_BIASES)))
     flat = surface(jnp.asarray(w.ravel()), jnp.asarray(b.ravel()))
     _, slope, state_slope = (np.asarray(a).reshape(w.shape) for a in flat)
-    across = [np.asarray(a).max() for a in surface(jnp.asarray(steep_w), jnp.asarray(steep_b))]
+    across = [np.asarray(a) for a in surface(jnp.asarray(steep_w), jnp.asarray(steep_b))]
   bistable = FOLD_BIASES[apart > 0.1]
   at = np.unravel_index(slope.argmax(), slope.shape)
   coarse = slope[::2, ::2].max()
@@ -132,7 +132,7 @@ def run() -> Outcome:
       ("  at w =", w[at]),
       ("  at b =", b[at]),
       ("on every second of these points", coarse),
-      ("largest on a line across the wall at w = 4.94", across[1]),
+      ("largest on a line across the wall at w = 4.94", across[1].max()),
       ("largest ‖∇(x_50 − 0.7)²‖ on 201 × 201 points", state_slope.max()),
       ("  where ‖∇E‖ is largest", state_slope[at]),
     )
@@ -142,44 +142,37 @@ def run() -> Outcome:
     f"a gradient of {state_slope[at]:.3g} at the same place.",
     "The wall is narrower than the distance of the points, and the steeper the larger w: the "
     f"largest value on a grid is that of the point nearest to it. Half as many points a side give "
-    f"{coarse:.3g}, a line across the wall at w = 4.94 gives {across[1]:.4g}.",
+    f"{coarse:.3g}, a line across the wall at w = 4.94 gives {across[1].max():.4g}.",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
-    axis = figure.subplots()
-    mesh = axis.pcolormesh(
+    left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    mesh = left.pcolormesh(
       WEIGHTS, BIASES, np.log10(slope.T), cmap="viridis", shading="nearest", rasterized=True
     )
     folds = np.linspace(4, WEIGHTS[-1], 200)
     for sign in (-1, 1):
-      axis.plot(folds, fold(folds, sign), color="white", lw=1, ls="--")
-    axis.plot(w[at], b[at], "o", mfc="none", color="#D55E00", ms=9, mew=1.5)
-    axis.annotate(
-      f"largest: {slope[at]:.0f}",
-      (w[at], b[at]),
-      xytext=(-95, -4),
-      textcoords="offset points",
-      color="white",
-      fontsize=plot_style.SMALL,
-    )
-    axis.annotate(
-      "two stable equilibria",
-      (4.72, -2.39),
-      rotation=-18,
-      color="white",
-      fontsize=plot_style.SMALL,
-    )
-    axis.set_xlabel("weight w")
-    axis.set_ylabel("bias b")
-    figure.colorbar(mesh, label="log10 of the norm of the error's gradient")
+      left.plot(folds, fold(folds, sign), color="white", lw=1, ls="--")
+    left.plot([], [], color="white", lw=1, ls="--", label="two stable equilibria in between")
+    left.plot(w[at], b[at], "o", color="#D55E00", mfc="none", ms=9, mew=1.5, ls="none")
+    left.plot([], [], "o", color="#D55E00", mfc="none", label=f"largest: {slope[at]:.0f}")
+    left.legend(frameon=False, fontsize=plot_style.SMALL, labelcolor="white", loc="lower left")
+    left.set_xlabel("weight w")
+    left.set_ylabel("bias b")
+    figure.colorbar(mesh, ax=left, label="log10 ‖∇E‖")
+    right.semilogy(steep_b, across[1], color="#0072B2", lw=1, label="‖∇E‖")
+    right.semilogy(steep_b, across[0], color=plot_style.GREY, lw=1, label="E")
+    right.set_title(f"across the wall, w = {PUBLISHED_PLACE[0]}", fontsize=plot_style.MEDIUM)
+    right.set_xlabel("bias b")
+    right.legend(frameon=False, fontsize=plot_style.SMALL)
 
   return Outcome(table, checks, draw, notes)
 
 
 figure = Figure(
   title="Walls in the error surface of a single unit",
-  setting="x′ = w σ(x) + b, 50 steps from 0.5, E = (σ(x_50) − 0.7)²; w from 3 to 5, b from −3 to −2, "
-  "201 × 201 points; float64",
+  setting="x′ = w σ(x) + b, 50 steps from 0.5, E = (σ(x_50) − 0.7)²; w from 3 to 5, b from −3 to "
+  "−2, 201 × 201 points; float64",
   source="Pascanu et al., 2013, https://arxiv.org/abs/1211.5063",
   seconds=5,
   run=run,

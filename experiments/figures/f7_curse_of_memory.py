@@ -10,8 +10,8 @@ import numpy as np
 from experiments import plot_style
 from experiments.figures.figure import Figure, Outcome, relative
 from rnn_jax.cells import elman
+from rnn_jax.gradient_flow import sensitivity
 from rnn_jax.types import Array
-from rnn_jax.unroll import unroll
 
 DECAYS = (0.5, 0.9, 0.99)
 CHAINS, STEPS = 4000, 1500
@@ -30,14 +30,11 @@ def measure(decays: Array, seed: Array) -> Array:
   cell = elman(1, activation="linear")
   xs = jax.random.normal(jax.random.key(seed), (STEPS, CHAINS, 1))
 
-  def final(decay: Array) -> Array:
-    params = {"w_x": jnp.ones((1, 1)), "w_h": decay.reshape(1, 1), "b": jnp.zeros(1)}
-    carry, _ = unroll(cell, params, xs, forward_mode=True)
-    return carry[:, 0]
-
   def at(decay: Array) -> Array:
-    _, sensitivity = jax.jvp(final, (decay,), (jnp.ones_like(decay),))
-    return jnp.mean(sensitivity**2)
+    params = {"w_x": jnp.ones((1, 1)), "w_h": decay.reshape(1, 1), "b": jnp.zeros(1)}
+    direction = {**jax.tree.map(jnp.zeros_like, params), "w_h": jnp.ones((1, 1))}
+    (moved,) = sensitivity([cell], [params], xs, [direction])
+    return jnp.mean(moved[-1] ** 2)
 
   return jax.lax.map(at, decays)
 

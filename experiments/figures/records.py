@@ -44,6 +44,12 @@ def picture(title: str, outcome: Outcome) -> matplotlib.figure.Figure:
   """The picture of a figure, under its title."""
   figure = matplotlib.figure.Figure(figsize=(plot_style.WIDTH, 4.2), layout="constrained")
   outcome.draw(figure)
+  for axis in figure.axes:
+    axis.tick_params(labelsize=plot_style.SMALL, which="both")
+    for label in (axis.xaxis.label, axis.yaxis.label):
+      label.set_fontsize(plot_style.MEDIUM)
+    if not axis.images and not axis.collections:
+      axis.spines[["top", "right"]].set_visible(False)
   plot_style.annotate(figure, [], title)
   return figure
 

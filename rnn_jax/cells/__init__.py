@@ -10,9 +10,10 @@ from rnn_jax import checks
 from rnn_jax.cells.elman import elman
 from rnn_jax.cells.gru import gru
 from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.cells.stack import stack
 from rnn_jax.types import Cell
 
-__all__ = ["CELLS", "LSTMCarry", "elman", "gru", "lstm", "make_cell"]
+__all__ = ["CELLS", "LSTMCarry", "elman", "gru", "lstm", "make_cell", "stack"]
 
 CELLS: Mapping[str, Callable[..., Cell]] = {
   "elman": elman,

@@ -1,7 +1,9 @@
 """What is measured of the gradient's way through time."""
 
 from rnn_jax.gradient_flow.decay import decay_rate, effective_memory, half_life
+from rnn_jax.gradient_flow.jacobians import jacobian_norm, singular_values, step_jacobians
 from rnn_jax.gradient_flow.lag_profile import lag_profile
+from rnn_jax.gradient_flow.lyapunov import lyapunov_spectrum
 from rnn_jax.gradient_flow.omega import omega
 from rnn_jax.gradient_flow.saturation import Saturation, gate_values, saturation
 from rnn_jax.gradient_flow.sensitivity import sensitivity
@@ -15,10 +17,14 @@ __all__ = [
   "effective_memory",
   "gate_values",
   "half_life",
+  "jacobian_norm",
   "lag_profile",
+  "lyapunov_spectrum",
   "omega",
   "saturation",
   "sensitivity",
+  "singular_values",
+  "step_jacobians",
   "truncation_bias",
   "weight_share_norms",
   "weight_shares",
