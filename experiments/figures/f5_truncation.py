@@ -155,6 +155,9 @@ def run(
     "Before: at initialisation; after: with the params of the run without truncation. Sequences "
     "are cut in front of steps k, 2k, …, so the loss of a step reaches back (k − 1) / 2 steps on "
     "average.",
+    "The loss after equally many updates is least at k = "
+    + ", ".join(f"{truncations[of.loss.argmin()]} ({name})" for name, of in found.items())
+    + ": a biased gradient is not always the one that learns least in a short training.",
     f"Text: {corpus.name}, {len(corpus.tokens)} bytes, SHA-256 {corpus.sha256[:16]}….",
   ]
 

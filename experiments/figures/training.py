@@ -46,23 +46,25 @@ def train_runs(
   each = math.ceil(count / len(devices))
   # Places without a run of their own repeat one; its copies are dropped.
   places = (np.arange(each * len(devices)) % count).reshape(each, len(devices)).T
-  spread = jax.tree.map(lambda a: np.asarray(a)[places], runs)
+
+  def spread(tree: Any) -> Any:
+    return jax.tree.map(lambda a: np.asarray(a)[places], tree)
 
   def gather(tree: Any) -> Any:
     return jax.tree.map(
       lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:])[:count], jax.device_get(tree)
     )
 
-  def begin(runs: Any, _: Any, data: Any) -> tuple[Any, Any]:
-    return jax.lax.map(lambda run: start(run, data), runs), ()
+  def begin(runs: Any, data: Any) -> Any:
+    return jax.lax.map(lambda run: start(run, data), runs)
 
   def go_on(runs: Any, states: Any, data: Any) -> tuple[Any, Any]:
     return jax.lax.map(lambda run: advance(run[0], run[1], data), (runs, states))
 
-  states, _ = map_runs(begin, devices)(spread, (), data)
+  everywhere, states = spread(runs), spread(jax.jit(begin)(runs, data))
   step = map_runs(go_on, devices)
   while True:
-    states, made = step(spread, states, data)
+    states, made = step(everywhere, states, data)
     yield gather(states), gather(made)
 
 
