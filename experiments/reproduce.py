@@ -139,10 +139,10 @@ def make(name: str, folder: Path, console: Console) -> Result:
 def print_list(console: Console) -> None:
   """Every figure and table, a line each."""
   table = Table(box=None, pad_edge=False)
-  for column in ("figure", "seconds", "title", "setting"):
+  for column in ("figure", "seconds", "title"):
     table.add_column(column, justify="right" if column == "seconds" else "left")
   for name, figure in FIGURES.items():
-    table.add_row(name, str(figure.seconds), figure.title, figure.setting)
+    table.add_row(name, str(figure.seconds), figure.title)
   console.print(table)
 
 

@@ -18,7 +18,8 @@ from rnn_jax.unroll import unroll
 SIZE, POSITIVE = 23, 10
 SIGNS = np.where(np.arange(SIZE) < POSITIVE, 1.0, -1.0)
 TRUNCATIONS = (*range(1, 101), 110, 150, 200, 400)
-TRAINED = (10, 20, 30, 60, 100, 200)
+TRAINED = (10, 30, 60, 100, 200)
+TRAINED_WHOLE = (100, 200)
 UPDATES, LEARNING_RATE = 2000, 3e-4
 OPTIMUM = -1 / 6
 
@@ -122,7 +123,7 @@ def run() -> Outcome:
   with jax.enable_x64(True):
     measured = dict(zip(TRUNCATIONS, measure(TRUNCATIONS), strict=True))
     trained = {k: train(k, whole_window=False) for k in TRAINED}
-    whole = {k: train(k, whole_window=True) for k in TRAINED}
+    whole = {k: train(k, whole_window=True) for k in TRAINED_WHOLE}
   exact = {k: formula(k) for k in TRUNCATIONS}
   difference = max(abs(measured[k] - exact[k]) for k in TRUNCATIONS)
   peak = max(TRUNCATIONS, key=lambda k: (round(measured[k], 9), k))  # lag 19 adds nothing
@@ -183,6 +184,6 @@ figure = Figure(
   setting="linear system of 23 states, 10 pushed up and 13 down; float64; "
   f"training: {UPDATES} updates of plain gradient descent, rate {LEARNING_RATE:g}",
   source="Tallec and Ollivier, 2017, https://arxiv.org/abs/1705.08209",
-  seconds=5,
+  seconds=8,
   run=run,
 )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnn_jax.cells import LSTMCarry
 from rnn_jax.gradient_flow import decay_rate, lag_profile
 from rnn_jax.types import Array, Cell
 
@@ -40,7 +41,7 @@ def mean_profiles(
     xs = jax.random.normal(data_key, (STEPS, BATCH, INPUTS))
     v = jax.random.normal(probe_key, (BATCH, HIDDEN))
     (profile,) = lag_profile([cell], [params], xs, lambda h: jnp.sum(v * h, axis=1))
-    hidden: Array = getattr(profile, "hidden", profile)
+    hidden = profile.hidden if isinstance(profile, LSTMCarry) else profile
     return jnp.mean(hidden, axis=1)
 
   axes = np.asarray(values, np.float32), np.asarray(scales, np.float32), np.asarray(seeds)
