@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.initializers import RECURRENT_KERNELS, input_kernel, recurrent_kernel
+from rnn_jax.initializers import (
+  RECURRENT_KERNELS,
+  chrono_bias,
+  input_kernel,
+  recurrent_kernel,
+)
 
 H = 5
 
@@ -68,3 +73,12 @@ def test_kernel_has_the_dtype_asked_for(x64, dtype):
 def test_input_kernel_has_variance_one_over_input_size():
   kernel = jax.jit(lambda key: input_kernel(key, (20, 500)))(jax.random.key(0))
   assert np.var(kernel) == pytest.approx(1 / 20, rel=0.06)
+
+
+def test_chrono_bias_spreads_forgetting_times():
+  bias = np.asarray(chrono_bias(75)(jax.random.key(0), (20_000,)))
+  times = np.exp(bias)  # u = f / (1 − f)
+  assert times.min() >= 1 and times.max() <= 74
+  np.testing.assert_allclose(np.quantile(times, [0.25, 0.5, 0.75]), [19.25, 37.5, 55.75], rtol=0.03)
+  with pytest.raises(ValueError, match="longest must be greater than 2, got 2"):
+    chrono_bias(2)
