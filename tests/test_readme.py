@@ -49,7 +49,7 @@ def table(flags) -> str:
   names = [*AXES, *(field.name for field in dataclasses.fields(Settings))]
   rows = []
   own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
-  unset = {"devices": "all", "runs_per_device": "auto"}
+  unset = {"devices": "all", "runs_per_device": "auto", "measure_every": "as_logged"}
   for name in (*names, *own, "dry_run", "overwrite"):
     default = (flags[name].default_as_str or unset[name]).strip("'")
     rows.append(f"| `--{name}` | `{default}` | {flags[name].help} |\n")
