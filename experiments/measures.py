@@ -49,19 +49,16 @@ class Moment(NamedTuple):
 
   def network(self, batch: Batch) -> tuple[Sequence[Cell], Sequence[Params], Array]:
     """(cells, their params, what the first of them reads)."""
-    params = self.model.cell_params({"params": self.params})
-    return self.model.cells, params, self._apply(batch.xs, method="encode")
+    return self.model.trunk({"params": self.params}, batch.xs)
 
   def loss(self, ys: Array, targets: Array) -> Array:
     """The task's loss of the top cell's outputs ys."""
-    return self.task.loss(self._apply(ys, method="readout"), targets)
+    outputs: Any = self.model.apply({"params": self.params}, ys, method="readout")
+    return self.task.loss(outputs, targets)
 
   def mean_loss(self, ys: Array) -> Array:
     """The training loss of the batch, from the top cell's outputs ys [T, B, H]."""
     return masked_mean(self.loss(ys, self.batch.targets), self.batch.mask)
-
-  def _apply(self, *args: Any, method: str) -> Any:
-    return self.model.apply({"params": self.params}, *args, method=method)
 
 
 class Measure(NamedTuple):

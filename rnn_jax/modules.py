@@ -148,6 +148,12 @@ class DeepRNN(nn.Module):
     return tuple(variables["params"][f"layers_{i}"]["cell"] for i in range(len(self.cells)))
 
   @nn.nowrap
+  def trunk(self, variables: Any, xs: Array) -> tuple[Sequence[Cell], tuple[Any, ...], Array]:
+    """The recurrent layers alone, as measures take them: cells, their params, what they read."""
+    encoded: Any = self.apply(variables, xs, method="encode")
+    return self.cells, self.cell_params(variables), encoded
+
+  @nn.nowrap
   def initial_carries(self, batch_size: int) -> tuple[Carry, ...]:
     """Zero carries for each layer."""
     return tuple(cell.initial_carry((batch_size,)) for cell in self.cells)

@@ -210,15 +210,12 @@ def omega_penalty(model: DeepRNN, loss: Loss, weight: Any) -> Penalty:
 
   def penalty(params: Any, batch: Batch) -> Array:
     variables = {"params": params}
-    encode: Callable[..., Any] = functools.partial(model.apply, method=DeepRNN.encode)
-    readout: Callable[..., Any] = functools.partial(model.apply, method=DeepRNN.readout)
+    apply: Callable[..., Any] = functools.partial(model.apply, variables)
 
     def mean_loss(ys: Array) -> Array:
-      return masked_mean(loss(readout(variables, ys), batch.targets), batch.mask)
+      return masked_mean(loss(apply(ys, method="readout"), batch.targets), batch.mask)
 
-    xs = encode(variables, batch.xs)
-    layers = omega(model.cells, model.cell_params(variables), xs, mean_loss)
-    return weight * jnp.sum(jnp.stack(layers))
+    return weight * jnp.sum(jnp.stack(omega(*model.trunk(variables, batch.xs), mean_loss)))
 
   return penalty
 
@@ -319,5 +316,4 @@ def _last_lags(model: DeepRNN, loss: Loss, params: Any, batch: Batch) -> tuple[C
     values = loss(apply(y[None], method="readout"), batch.targets[-1:])[0]
     return jnp.where(batch.mask[-1], values, jnp.zeros_like(values))
 
-  encoded = apply(batch.xs, method="encode")
-  return lag_profile(model.cells, model.cell_params(variables), encoded, last_loss)
+  return lag_profile(*model.trunk(variables, batch.xs), last_loss)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from networks import draw
 
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.gradient_flow import Place, describe_place, first_bad_place
@@ -21,10 +22,6 @@ from rnn_jax.types import Cell
 
 T, B, D, H, OUT = 5, 2, 3, 3, 2
 ENTRY = (1, 2)
-
-
-def draw(seed, *shape):
-  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
 
 
 BATCH = Batch(draw(0, T, B, D), draw(1, T, B, OUT), jnp.ones((T, B), bool))

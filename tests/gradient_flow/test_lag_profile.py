@@ -6,25 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import draw, network
 
 from rnn_jax import CELLS, gradient_probe, make_cell, unroll
 from rnn_jax.gradient_flow import lag_profile
 
 T, B, D, H = 6, 2, 2, 3
-
-
-def draw(seed, *shape):
-  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
-
-
-def stack(names, input_size=D):
-  cells, params = [make_cell(name, H) for name in names], []
-  for depth, cell in enumerate(cells):
-    width = jax.eval_shape(lambda cell=cell: cell.init(jax.random.key(0), H))["b"].shape[0]
-    shapes = {"w_x": (input_size, width), "w_h": (H, width), "b": (width,)}
-    params.append({key: draw(10 * depth + len(key), *s) for key, s in shapes.items()})
-    input_size = H
-  return cells, params
 
 
 def log10(x):
@@ -55,7 +42,7 @@ def weighted(y):
   ids="-".join,
 )
 def test_profile_is_the_log_of_the_probes_norms(x64, names):
-  cells, params = stack(names)
+  cells, params = network(names, H)
   xs = draw(80, T, B, D)
   got = jax.jit(lambda xs: lag_profile(cells, params, xs, weighted))(xs)
   expected = probed_profile(cells, params, xs, weighted)
@@ -65,7 +52,7 @@ def test_profile_is_the_log_of_the_probes_norms(x64, names):
 
 
 def test_profile_at_a_position_is_that_of_the_sequence_up_to_there(x64):
-  cells, params = stack(["lstm", "gru"])
+  cells, params = network(["lstm", "gru"], H)
   xs, positions = draw(80, T, B, D), [2, -1, 0]
   weights = draw(91, len(positions), B, H)
 
@@ -94,14 +81,14 @@ def test_profile_at_a_position_is_that_of_the_sequence_up_to_there(x64):
   ],
 )
 def test_positions_must_be_steps(positions, error, text):
-  cells, params = stack(["elman"])
+  cells, params = network(["elman"], H)
   with pytest.raises(error) as caught:
     lag_profile(cells, params, draw(80, T, B, D), lambda ys: ys[..., 0], positions)
   assert str(caught.value) == text
 
 
 def test_cell_state_of_the_top_lstm_is_not_read_at_lag_zero():
-  cells, params = stack(["lstm", "lstm"])
+  cells, params = network(["lstm", "lstm"], H)
   below, top = jax.jit(lambda xs: lag_profile(cells, params, xs, weighted))(draw(80, T, B, D))
   assert np.all(np.isneginf(top.cell[0]))
   assert np.all(np.isneginf(below.cell[0]))
@@ -170,7 +157,7 @@ def test_profile_of_deep_linear_networks_is_right_where_layers_lie_far_apart(gai
 
 
 def test_examples_do_not_touch_each_other():
-  cells, params = stack(["lstm", "gru"])
+  cells, params = network(["lstm", "gru"], H)
   xs = draw(80, T, B, D)
 
   @jax.jit
@@ -185,7 +172,7 @@ def test_examples_do_not_touch_each_other():
 
 
 def test_examples_far_away_do_not_touch_each_other():
-  cells, params = stack(["elman", "gru"])
+  cells, params = network(["elman", "gru"], H)
   xs = draw(80, T, B, D)
   profile = jax.jit(lambda xs: lag_profile(cells, params, xs, lambda y: y[:, 0]))
   moved = profile(xs.at[:, 1].mul(1e6))
@@ -195,7 +182,7 @@ def test_examples_far_away_do_not_touch_each_other():
 
 
 def test_scale_of_the_loss_shifts_the_profile():
-  cells, params = stack(["lstm", "elman"])
+  cells, params = network(["lstm", "elman"], H)
   xs = draw(80, T, B, D)
 
   @jax.jit
@@ -207,7 +194,7 @@ def test_scale_of_the_loss_shifts_the_profile():
 
 
 def test_zero_cotangent_gives_minus_infinity_in_every_layer():
-  cells, params = stack(["lstm", "gru"])
+  cells, params = network(["lstm", "gru"], H)
   nothing = jax.jit(lambda xs: lag_profile(cells, params, xs, lambda y: 0 * y[:, 0]))
   profile = nothing(draw(80, T, B, D))
   for leaf in jax.tree.leaves(profile):
@@ -221,7 +208,7 @@ def test_gradient_that_dies_on_the_way_is_minus_infinity_from_there_on():
 
 
 def test_tokens_are_their_one_hot_vectors():
-  cells, params = stack(["gru", "lstm"], input_size=5)
+  cells, params = network(["gru", "lstm"], H, input_size=5)
   tokens = jnp.asarray(np.random.default_rng(0).integers(0, 5, (T, B)))
   profile = jax.jit(lambda xs: lag_profile(cells, params, xs, weighted))
   one_hot = profile(jax.nn.one_hot(tokens, 5))
@@ -230,7 +217,7 @@ def test_tokens_are_their_one_hot_vectors():
 
 
 def test_profile_composes_with_jit_and_vmap():
-  cells, params = stack(["elman"])
+  cells, params = network(["elman"], H)
   stacked = jnp.stack([draw(80, T, B, D), draw(81, T, B, D)])
 
   def hidden(xs):
@@ -242,7 +229,7 @@ def test_profile_composes_with_jit_and_vmap():
 
 
 def test_one_step_has_one_lag():
-  cells, params = stack(["gru", "elman"])
+  cells, params = network(["gru", "elman"], H)
   profile = lag_profile(cells, params, draw(80, 1, B, D), weighted)
   assert all(leaf.shape == (1, B) for leaf in profile)
   expected = probed_profile(cells, params, draw(80, 1, B, D), weighted)

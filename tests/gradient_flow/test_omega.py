@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from networks import draw, mean_loss, network
 
 from rnn_jax import DeepRNN, make_cell, step
 from rnn_jax.gradient_flow import omega
@@ -17,23 +18,6 @@ from rnn_jax.tasks import Batch
 from rnn_jax.training import init_state, make_optimizer, omega_penalty, update
 
 T, B, D, H = 3, 2, 2, 3
-
-
-def draw(seed, *shape):
-  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
-
-
-def network(names):
-  cells, params, input_size = [make_cell(name, H) for name in names], [], D
-  for depth, cell in enumerate(cells):
-    shapes = jax.eval_shape(lambda cell=cell, size=input_size: cell.init(jax.random.key(0), size))
-    params.append({k: draw(10 * depth + len(k), *a.shape) for k, a in shapes.items()})
-    input_size = H
-  return cells, params
-
-
-def mean_loss(ys):
-  return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))
 
 
 def frozen_parts(cells, params, xs):
@@ -79,7 +63,7 @@ def omega_by_jacobians(cell, params, inputs, carries, bars):
 
 
 def test_value_and_gradient_are_those_of_the_formula_with_carries_and_cotangents_held(x64):
-  cells, params = network(["elman", "lstm"])
+  cells, params = network(["elman", "lstm"], H)
   size = 1e-5
   direction = jax.tree.map(lambda a: draw(a.size, *a.shape), params)
 
@@ -154,7 +138,7 @@ def test_nothing_to_keep_is_zero_and_a_kernel_of_zero_has_a_finite_gradient(num_
 
 
 def test_a_loss_that_is_no_scalar_is_refused():
-  cells, params = network(["elman"])
+  cells, params = network(["elman"], H)
   with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[3, 2, 3\]"):
     omega(cells, params, draw(80, T, B, D), lambda ys: ys)
 

@@ -8,15 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import draw
 
 from rnn_jax import make_cell, unroll
 from rnn_jax.gradient_flow import sensitivity
 
 T, B, D, H = 5, 2, 2, 3
-
-
-def draw(seed, *shape):
-  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
 
 
 def test_scalar_recurrence_has_its_closed_form(x64):

@@ -6,28 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import draw, mean_loss, network
 
 from rnn_jax import make_cell, unroll
 from rnn_jax.gradient_flow import truncation_bias
 
 T, B, D, H = 6, 2, 2, 3
-
-
-def draw(seed, *shape):
-  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
-
-
-def network(names):
-  cells, params, input_size = [make_cell(name, H) for name in names], [], D
-  for depth, cell in enumerate(cells):
-    shapes = jax.eval_shape(lambda cell=cell, size=input_size: cell.init(jax.random.key(0), size))
-    params.append({k: draw(10 * depth + len(k), *a.shape) for k, a in shapes.items()})
-    input_size = H
-  return cells, params
-
-
-def mean_loss(ys):
-  return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))
 
 
 def flat(tree):
@@ -40,7 +24,7 @@ def compare(cut, full):
 
 
 def test_bias_is_that_of_two_plain_gradients_and_none_at_full_length(x64):
-  cells, params = network(["elman", "elman"])
+  cells, params = network(["elman", "elman"], H)
   xs, ks = draw(80, T, B, D), (3, T, 1)
 
   @jax.jit
@@ -136,12 +120,12 @@ def test_a_cut_gradient_of_zero_is_all_error_and_has_no_cosine():
   ],
 )
 def test_truncations_are_steps_of_the_sequence(ks, exception, message):
-  cells, params = network(["elman"])
+  cells, params = network(["elman"], H)
   with pytest.raises(exception, match=message):
     truncation_bias(cells, params, draw(80, T, B, D), mean_loss, ks)
 
 
 def test_a_loss_that_is_no_scalar_is_refused():
-  cells, params = network(["elman"])
+  cells, params = network(["elman"], H)
   with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[6\]"):
     truncation_bias(cells, params, draw(80, T, B, D), lambda ys: ys[:, 0, 0], [1])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import draw, mean_loss, network
 
 from rnn_jax import CELLS, make_cell, step, unroll
 from rnn_jax.gradient_flow import weight_share_norms, weight_shares
@@ -13,27 +14,9 @@ from rnn_jax.gradient_flow import weight_share_norms, weight_shares
 T, B, D, H = 3, 3, 2, 4
 
 
-def draw(seed, *shape):
-  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
-
-
-def network(names):
-  cells, params, input_size = [make_cell(name, H) for name in names], [], D
-  for depth, cell in enumerate(cells):
-    shapes = jax.eval_shape(lambda cell=cell, size=input_size: cell.init(jax.random.key(0), size))
-    params.append({k: draw(10 * depth + len(k), *a.shape) for k, a in shapes.items()})
-    input_size = H
-  return cells, params
-
-
-def mean_loss(ys):
-  """Of all steps, so that a share is not the cotangent of one position alone."""
-  return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))
-
-
 def test_share_is_the_gradient_of_that_steps_own_kernel(x64):
   # Their sum alone would forgive a share that is one step off.
-  cells, params = network(["elman", "gru"])
+  cells, params = network(["elman", "gru"], H)
 
   @jax.jit
   def run(params, xs):
@@ -59,7 +42,7 @@ def test_share_is_the_gradient_of_that_steps_own_kernel(x64):
 
 @pytest.mark.parametrize("name", CELLS)
 def test_shares_add_up_to_the_gradient_and_their_norms_follow_by_gram_matrices(x64, name):
-  (cell,), (params,) = network([name])
+  (cell,), (params,) = network([name], H)
 
   @jax.jit
   def run(params, xs):
@@ -115,14 +98,14 @@ def test_norms_of_a_linear_recurrence_lie_on_a_line_far_outside_the_range_of_flo
   ids=["reset-before", "antisymmetric", "in-update", "no-kernel"],
 )
 def test_a_cell_with_another_recurrent_product_is_refused_by_its_place(measure, name, change):
-  cells, params = network(["elman", name])
+  cells, params = network(["elman", name], H)
   cells[1] = change(cells[1])
   with pytest.raises(ValueError, match=r"h W_h \(\+ b\).*w_h.*cells\[1\] has not"):
     jax.eval_shape(lambda xs: measure(cells, params, xs, mean_loss), draw(80, T, B, D))
 
 
 def test_params_without_the_kernel_are_refused():
-  cells, params = network(["elman"])
+  cells, params = network(["elman"], H)
   cells = [cells[0]._replace(recur=lambda p, h: h @ p["u"])]
   params[0]["u"] = params[0].pop("w_h")
   with pytest.raises(ValueError, match=r"params\['w_h'\].*cells\[0\] has not"):
@@ -130,6 +113,6 @@ def test_params_without_the_kernel_are_refused():
 
 
 def test_a_loss_that_is_no_scalar_is_refused():
-  cells, params = network(["elman"])
+  cells, params = network(["elman"], H)
   with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[3, 3\]"):
     weight_share_norms(cells, params, draw(80, T, B, D), lambda ys: ys[..., 0])
