@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.gradient_flow import (
+  decay_rate,
+  effective_memory,
+  half_life,
   jacobian_norm,
   lag_profile,
   lyapunov_spectrum,
@@ -66,7 +69,7 @@ class Measure(NamedTuple):
 
   Attributes:
     note: what it is, for a reader of the records.
-    dims: of each of its variables, beside run and step.
+    dims: of its variables, beside run and step; some may have only the first of them.
     labels: its variables, and what a figure calls them; for other leaves of the carry than the
       hidden state there may be more (`…_cell`).
     compute: its variables, one number for the whole batch in each place.
@@ -95,7 +98,13 @@ def reaches(num_steps: int) -> list[int]:
 def _lag(moment: Moment) -> Variables:
   last_loss = functools.partial(moment.loss, targets=moment.share.targets[-1])
   profile = lag_profile(*moment.network(moment.share), last_loss)
-  return by_leaf("log10_lag_norm", jax.tree.map(moment.mean, profile))
+  norms = by_leaf("log10_lag_norm", jax.tree.map(moment.mean, profile))
+  hidden = norms["log10_lag_norm"].T
+  if len(hidden) < 2:
+    return norms
+  rate = decay_rate(hidden)
+  memory = effective_memory(hidden, _SHARE_LEFT)
+  return {**norms, "decay_rate": rate, "half_life": half_life(rate), "effective_memory": memory}
 
 
 def _layers(moment: Moment) -> Iterator[tuple[Cell, Params, Array]]:
@@ -145,14 +154,22 @@ def _weight_shares(moment: Moment) -> Variables:
 
 
 _EXPONENTS = 4
+_SHARE_LEFT = 0.01  # of the gradient at lag 0: where memory ends
 _STATES = ("open", "shut")
 _GATES = ("input", "forget", "output", "update", "reset")
 
 MEASURES: Mapping[str, Measure] = {
   "lag": Measure(
-    "dL_T/dh_(T-k) of the loss at the last step alone, without truncation",
+    "dL_T/dh_(T-k) of the loss at the last step alone, without truncation; of the hidden state, "
+    "too, the slope of its logarithm over all lags in nats a step, its half-life, and the lag at "
+    f"which less than {_SHARE_LEFT:g} of it is left",
     ("layer", "lag"),
-    {"log10_lag_norm": r"$\log_{10}\,\|\partial L_T/\partial h_{T-k}\|$"},
+    {
+      "log10_lag_norm": r"$\log_{10}\,\|\partial L_T/\partial h_{T-k}\|$",
+      "decay_rate": "decay rate\n(nats a step)",
+      "half_life": "half-life (steps)",
+      "effective_memory": "effective memory\n(steps)",
+    },
     _lag,
   ),
   "jacobian": Measure(

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -30,12 +29,10 @@ from experiments.bad_step import BadStep
 from experiments.grid import AXES, Run, Settings, recorded_steps
 from experiments.measures import MEASURES, coordinates
 from experiments.runner import Record, Result
-from rnn_jax.gradient_flow import decay_rate, effective_memory, half_life
 
 # sweep.json goes last, so that a folder that was half cleared is still known as a sweep's.
 _OURS = ("summary.csv", "gradients.nc", "figures", "runs", "sweep.flags", "sweep.json")
 ENDED = ("finished", "diverged")
-SHARE_LEFT = 0.01  # of the gradient at lag 0: where memory ends
 # Of a step, in metrics.jsonl.
 _METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
 
@@ -199,7 +196,6 @@ def write_results(folder: Path, ids: Mapping[str, Run]) -> tuple[xr.Dataset, xr.
   parts = [xr.load_dataset(folder / "runs" / name / "gradients.nc") for name in ids]
   gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
   gradients = gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
-  gradients = gradients.assign(_decay(gradients))
   _write_netcdf(folder / "gradients.nc", gradients)
   metrics = read_metrics(folder)
   _write_text(folder / "summary.csv", _summary(gradients, metrics))
@@ -259,9 +255,6 @@ _ATTRIBUTES = {
   "minus_inf": "the norm of at least one example is 0 in float32, below 1e-38; inf: above 3e38",
   "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
   **{name: measure.note for name, measure in MEASURES.items()},
-  "decay_rate": "slope of ln |dL_T/dh_(T-k)| by least squares over all lags, nats a step",
-  "half_life": "steps in which that halves; inf where it does not decay",
-  "effective_memory": f"least lag at which it is below {SHARE_LEFT} of that at lag 0; inf if none",
   "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
   "truncation": "inf: full backpropagation through time",
   "clip_norm": "inf: no clipping",
@@ -283,23 +276,9 @@ def _gradients(records: Record, settings: Settings) -> xr.Dataset:
     for name, values in found.items():
       recorded = np.full((len(steps), *values.shape[1:]), np.nan, np.float32)
       recorded[: len(values)] = values
-      variables[name] = (("step", *dims), recorded)
+      variables[name] = (("step", *dims[: values.ndim - 1]), recorded)
   data = xr.Dataset(variables)
   return data.assign_coords({"step": np.array(steps, np.int32), **coordinates(data.sizes)})
-
-
-def _decay(gradients: xr.Dataset) -> dict[str, xr.DataArray]:
-  """What the lag profiles amount to, [run, step, layer]; nothing where there are none."""
-  if "log10_lag_norm" not in gradients:
-    return {}
-  norms = gradients["log10_lag_norm"].transpose("lag", ...)
-  dims, profile = norms.dims[1:], jnp.asarray(norms.values)
-  if len(profile) < 2:
-    return {}
-  rate = decay_rate(profile)
-  memory = effective_memory(profile, SHARE_LEFT)
-  found = {"decay_rate": rate, "half_life": half_life(rate), "effective_memory": memory}
-  return {name: xr.DataArray(np.asarray(values), dims=dims) for name, values in found.items()}
 
 
 def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
