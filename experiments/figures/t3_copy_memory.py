@@ -86,9 +86,9 @@ def run(
   ]
   notes = [
     f"Baseline 10 ln 8 / (T + 20) = {baseline:.4f} nats a step at silence T = {SILENCE}. Medians "
-    f"{standard:.4f} and {chrono:.4f}. A single earlier run ended at 0.250 and 0.243; the first "
-    "was not seen again. Clipping is not what makes the difference: seed 0 with clip norm 1 ends at "
-    "0.289 and 0.247.",
+    f"{standard:.4f} and {chrono:.4f}. A single earlier run ended at 0.250 and 0.243; its first "
+    "number was not seen again. Clipping is not what makes the difference: seed 0 with clip norm "
+    "1 ends at 0.289 and 0.247.",
     "In the paper, at silences of 500 and 2000 steps with 128 units and longer training, chrono "
     "leaves the baseline far below and the standard bias stays on it.",
   ]
