@@ -1,0 +1,28 @@
+"""Small deep networks with random params, for the tests of this folder."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import make_cell
+
+
+def draw(seed, *shape):
+  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
+
+
+def network(names, hidden_size, input_size=2):
+  """(cells, params) of layers of these cells; zeros, as biases are at first, would hide terms."""
+  cells, params = [make_cell(name, hidden_size) for name in names], []
+  for depth, cell in enumerate(cells):
+    shapes = jax.eval_shape(lambda cell=cell, size=input_size: cell.init(jax.random.key(0), size))
+    params.append({k: draw(10 * depth + len(k), *a.shape) for k, a in shapes.items()})
+    input_size = hidden_size
+  return cells, params
+
+
+def mean_loss(ys):
+  """Of all steps, so that what is measured is not of the last position alone."""
+  return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))
