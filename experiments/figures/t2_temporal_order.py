@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ def train(
     optimizer = make_optimizer("sgd", LEARNING_RATE, run.clip_norm)
     state = init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
     params = _normal(params_key, state.params)
-    return State(state.replace(params=params), jnp.ones(()), jnp.asarray(-1))  # type: ignore[attr-defined]
+    return State(dataclasses.replace(state, params=params), jnp.ones(()), jnp.asarray(-1))
 
   def advance(run: Run, state: State, data: Any) -> tuple[State, tuple[Array, Array]]:
     _, data_key = jax.random.split(jax.random.key(run.seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ def train(seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SI
     forget = chrono_bias(LONGEST)(bias_key, (hidden_size,))
     chrono = jnp.concatenate([-forget, forget, jnp.zeros(2 * hidden_size)])  # i, f, g, o
     layer = {**layer, "b": jnp.where(run.chrono, chrono, layer["b"])}
-    return state.replace(params={**state.params, "layers_0": {"cell": layer}})  # type: ignore[attr-defined]
+    return dataclasses.replace(state, params={**state.params, "layers_0": {"cell": layer}})
 
   def advance(run: Run, state: TrainState, data: Any) -> tuple[TrainState, Array]:
     return updates(model, optimizer, task, state, data, keys(run)[1], CALL)
