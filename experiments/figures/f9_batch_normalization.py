@@ -198,8 +198,8 @@ def run(
     f"that of what they lose. The inputs have a share in it: at γ = {gains[0]:g} the norm changes "
     f"by {-by_gain[0]:+.1f} decades on its way back, and by "
     f"{-lost[f'{gains[0]:g}, inputs × 0.1']:+.1f} with pixels a tenth as dark, where the variance "
-    "that is normalised is the carry's alone. The growth is checked from there on since a first run "
-    "showed this; as set down before it, from the least γ on, it would not be met.",
+    "that is normalised is the carry's alone. The growth is checked from there on since a first "
+    "run showed this; as set down before it, from the least γ on, it would not be met.",
     f"Normalising x W_x and h W_h apart, as the paper's LSTM does, costs "
     f"{lost[f'{gains[0]:g}, normalised apart']:.1f} decades at γ = {gains[0]:g}: where both vary, "
     "the carry's standard deviation is √2 γ and the gradient shrinks by 1/√2 a step.",
