@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from experiments import sweep
+from experiments import compilation_cache, sweep
 from experiments.grid import Run, Settings
 from experiments.runner import Layout
 from rnn_jax.tasks import adding
@@ -96,11 +96,30 @@ def a_file(path):
 
 
 UNUSABLE = [of_another_user, writable_by_all, a_file, lambda _: "/proc/nothing", lambda _: ""]
+OPTIONS = (
+  "jax_compilation_cache_dir",
+  "jax_compilation_cache_max_size",
+  "jax_persistent_cache_min_compile_time_secs",
+)
 
 
 @pytest.mark.parametrize("make", UNUSABLE)
-def test_a_folder_that_cannot_be_trusted_or_used_is_one_line_and_no_failure(make, tmp_path):
-  cache = make(tmp_path / "programs")
+def test_a_folder_that_cannot_be_trusted_or_used_is_one_line(make, tmp_path, capsys):
+  cache, before = make(tmp_path / "programs"), {name: jax.config.values[name] for name in OPTIONS}
+  try:
+    compilation_cache.use(str(cache))
+    assert jax.config.values["jax_compilation_cache_dir"] is None
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+  said = capsys.readouterr().err
+  assert said.startswith("warning: ") and said.count("\n") == 1
+  assert "compiled programs are not kept" in said and str(cache) in said
+  assert not list(tmp_path.glob("programs/*"))
+
+
+def test_a_folder_that_cannot_be_trusted_is_no_failure(tmp_path):
+  cache = writable_by_all(tmp_path / "programs")
   said, _ = start(tmp_path / "out", f"--compilation_cache={cache}")
   (line,) = [line for line in said.splitlines() if line.startswith("warning: ")]
   assert "compiled programs are not kept" in line and str(cache) in line

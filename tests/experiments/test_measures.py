@@ -58,7 +58,7 @@ def test_lags_are_those_of_the_task_and_gates_are_named():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_devices_that_share_a_batch_measure_all_of_it():
-  measures = "lag,lyapunov,truncation_bias,omega"
+  measures = "lag,truncation_bias"
   settings = Settings("copy_memory", "stdlib", 3, T, B, 1, "sgd", 1, measures, 1)
   run = Run("elman", 1, None, 0, 0.1, 1.0, 1.0, None)
 

@@ -691,6 +691,13 @@ def test_nothing_covers_data(axes):
       assert words.get_window_extent().x1 <= figure.bbox.x1
 
 
+def test_without_lags_there_is_no_figure_of_them(tmp_path):
+  gradients, metrics = small(num_time=8)
+  names = {path.stem for path in plots.save_all(gradients, metrics, tmp_path)}
+  rest = plots.save_all(gradients.drop_vars("log10_lag_norm"), metrics, tmp_path)
+  assert names - {path.stem for path in rest} == {"gradient_decay"}
+
+
 def test_all_figures_are_saved_the_same_every_time(tmp_path):
   gradients, metrics = small(num_time=8)
   gradients["log10_lag_norm"].values[:, :, :, 5:] = -np.inf

@@ -1,0 +1,61 @@
+"""Figures of measures: each has one, with what was measured at both ends of training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.measure_plots import X_LABELS, measure_figures
+from experiments.measures import MEASURES
+
+SIZES = {"run": 2, "step": 3, "layer": 1, "time": 4, "lag": 4, "exponent": 3, "reach": 3}
+
+
+def measured(*names: str) -> xr.Dataset:
+  """Runs of an elman and an lstm with all variables of these measures; gates the lstm's alone."""
+  random, variables = np.random.default_rng(0), {}
+  for name in names:
+    for variable in MEASURES[name].labels:
+      dims = ("run", "step", *MEASURES[name].dims)
+      values = random.standard_normal([SIZES[dim] for dim in dims])
+      values[:, 1] = np.nan  # logged, not measured
+      if "gate" in variable:
+        values[0] = np.nan
+      variables[variable] = (dims, values)
+  columns = {
+    "cell": ["elman", "lstm"],
+    "depth": [1, 1],
+    "truncation": [np.inf, np.inf],
+    "seed": [0, 0],
+    "status": ["finished", "finished"],
+    "diverged_step": [np.nan, np.nan],
+  }
+  coordinates = {dim: np.arange(1, size + 1) for dim, size in SIZES.items() if dim != "run"}
+  return xr.Dataset(
+    variables,
+    {**coordinates, **{name: ("run", column) for name, column in columns.items()}},
+  )
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if name != "lag"])
+def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
+  data = measured(name)
+  (figure,) = measure_figures(data).values()
+  variables = list(MEASURES[name].labels)
+  assert [axis.get_ylabel() for axis in figure.axes] == [*MEASURES[name].labels.values()]
+  assert figure.axes[-1].get_xlabel() in X_LABELS.values()
+  for axis, variable in zip(figure.axes, variables, strict=True):
+    drawn = {str(line.get_label()): line.get_ydata() for line in axis.lines}
+    cells = ["lstm"] if "gate" in variable else ["elman", "lstm"]
+    ends = [""] if name == "omega" else ["", ", initialisation"]
+    assert drawn.keys() == {cell + end for cell in cells for end in ends}
+    values = data[variable].isel(run=1)
+    values = values.isel(layer=0) if "layer" in values.dims else values
+    expected = values[[0, 2]] if name == "omega" else values[2]
+    np.testing.assert_array_equal(drawn["lstm"], expected)
+
+
+def test_what_was_not_measured_has_no_figure():
+  assert measure_figures(measured("lag")) == {}
+  assert measure_figures(measured("omega", "lyapunov")).keys() == {"omega", "lyapunov"}
