@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_trusted_is_no_failure(tmp_path):
   assert not list(tmp_path.glob("programs/*"))
 
 
-@pytest.mark.parametrize("keep", [0, 1000, -8], ids=["emptied", "cut short", "end lost"])
+@pytest.mark.parametrize("keep", [0, -8], ids=["emptied", "end lost"])
 def test_a_damaged_program_is_compiled_again(compiled, tmp_path, keep):
   cache = copied(compiled[0], tmp_path / "programs")
   program(cache).write_bytes(program(cache).read_bytes()[:keep])

@@ -295,7 +295,7 @@ def test_the_reader_of_the_output_may_leave():
 def test_real_text_of_the_users_own(tmp_path):
   text = tmp_path / "text.txt"
   text.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 50)
-  flags = "--cell=gru --depth=2 --hidden_size=8 --sequence_length=16 --batch_size=4 --steps=5"
+  flags = "--cell=gru --hidden_size=8 --sequence_length=16 --batch_size=4 --steps=5"
   sweep(*flags.split(), f"--corpus={text}", f"--output_dir={tmp_path / 'out'}")
   corpus = json.loads((tmp_path / "out" / "sweep.json").read_text())["corpus"]
   assert corpus["characters"] == 44 * 50
