@@ -46,12 +46,13 @@ def test_lags_are_those_of_the_task_and_gates_are_named():
   now = moment("lstm", 1)
   network = now.network(now.batch)
   found = jax.jit(lambda: MEASURES["lag"].compute(now))()
-  (profile,) = lag_profile(*network, lambda y: now.loss(y, now.batch.targets[-1]))
+  last_loss = functools.partial(now.loss, targets=now.batch.targets[-1])
+  (profile,) = jax.jit(lambda: lag_profile(*network, last_loss))()
   np.testing.assert_allclose(
     found["log10_lag_norm_cell"][0, 1:], profile.cell.mean(axis=1)[1:], rtol=1e-5
   )
   found = jax.jit(lambda: MEASURES["saturation"].compute(now))()
-  (gates,) = saturation(*network)
+  (gates,) = jax.jit(lambda: saturation(*network))()
   assert found.keys() == {f"{gate}_gate_{state}" for gate in gates for state in ("open", "shut")}
   np.testing.assert_array_equal(found["forget_gate_shut"][0], gates["forget"].low)
 
