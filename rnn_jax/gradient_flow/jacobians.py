@@ -125,6 +125,7 @@ def singular_values(cell: Cell, params: Params, xs: Array, carry: Carry | None =
   identity = jnp.broadcast_to(jnp.eye(size, dtype=s.dtype), (batch_size, size, size))
   start = normalize(Scaled(identity, jnp.zeros((batch_size, size), jnp.int32)))
   later = jax.tree.map(lambda a: a[1:], (before, drives))
+  # Not `unroll`: the cell has run already, this multiplies the Jacobians along its trajectory.
   _, logs = jax.lax.scan(back, start, later, reverse=True)
   return jnp.concatenate([jnp.zeros_like(s)[None], logs[::-1]])
 

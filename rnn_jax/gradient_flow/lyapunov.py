@@ -73,5 +73,6 @@ def lyapunov_spectrum(
   # Not columns of the identity: where units do not act on each other, those would never leave it.
   q, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (size, size), s.dtype)[:, :m])
   q = jnp.broadcast_to(q, (batch_size, size, m))
+  # Not `unroll`: the cell has run already, this carries tangents along its trajectory.
   _, logs = jax.lax.scan(forward, q, (before, drives))
   return jnp.mean(logs[skip:], axis=0)

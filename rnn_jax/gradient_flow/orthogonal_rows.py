@@ -49,6 +49,7 @@ def orthogonalize(rows: Scaled, bound: Array) -> Scaled:
 
   def sweep(loop: Any) -> Any:
     state, count, _ = loop
+    # Not time: the rounds of a tournament, in each of which every row meets another.
     state, cosines = jax.lax.scan(meet, state, None, length=2 * half - 1)
     return state, count + 1, jnp.max(cosines)
 
