@@ -18,20 +18,6 @@ RUNS = [Run("elman", 1, k, seed, 0.01, 1.0, 1.0, None) for k in (4, None) for se
 LSTM = Run("lstm", 1, None, 0, 0.01, 1.0, 1.0, 1.0)
 
 
-@pytest.fixture
-def compilations():
-  """Durations of the compilations since the test began."""
-  durations = []
-
-  def listen(event: str, duration: float, **_: object) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-      durations.append(duration)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  yield durations
-  jax.monitoring.clear_event_listeners()
-
-
 def trained(runs, num_devices, settings=SETTINGS, seen=None, **layout):
   on_records = (lambda *_: None) if seen is None else lambda *args: seen.append(args)
   layout = Layout(jax.local_devices()[:num_devices], **layout)
