@@ -300,31 +300,40 @@ def _program(
     """[..., examples] → [...], over the whole batch, of which a device may have a share."""
     return total(jnp.sum(values, axis=-1)) / settings.batch_size
 
+  # Under `jit` both are traced once, although each `cond` asks for its other branch's shapes too.
+
+  @jax.jit
+  def measure(params: Any, whole: Batch) -> dict[str, dict[str, Array]]:
+    moment = Moment(model, params, task, whole, shard(whole, data_parallel), mean)
+    return {name: MEASURES[name].compute(moment) for name in settings.measure_names}
+
+  @jax.jit
+  def train(
+    numbers: Numbers, data_key: Array, state: TrainState, data: Any
+  ) -> tuple[TrainState, Record]:
+    # Each device draws the whole batch: which examples it holds depends on the key alone.
+    whole = task.batch(data, jax.random.fold_in(data_key, state.step))
+    due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
+    missing = _missing(jax.eval_shape(measure, state.params, whole))
+    measured = jax.lax.cond(due, lambda: measure(state.params, whole), lambda: missing)
+    optimizer, options = optimizer_of(run, settings, numbers), time_options(run, numbers)
+    batch = shard(whole, data_parallel)
+    new, _, metrics = update(model, optimizer, task.loss, state, batch, psum=total, **options)
+    logs = jax.tree.map(lambda a: mean(jnp.log10(a)), metrics.norms)
+    norms = by_leaf("log10_grad_norm", logs)
+    if options["clip_carry"] is not None:
+      acted = jnp.stack(was_clipped(metrics.norms, options["clip_carry"]))
+      norms["clipped_share"] = mean(acted.astype(metrics.loss.dtype))
+    sound = _all_finite((metrics.loss, metrics.grad_norm, new.params))
+    scalars = metrics.loss, metrics.grad_norm, metrics.clipped_norm, metrics.clipped, sound
+    return new, Record(*scalars, norms, measured)
+
   def advance(numbers: Numbers, state: TrainState, data: Any) -> tuple[TrainState, Record]:
     _, data_key = jax.random.split(jax.random.key(numbers.seed))
-    optimizer, options = optimizer_of(run, settings, numbers), time_options(run, numbers)
     state = jax.lax.cond(state.step == 0, lambda: start(numbers, data), lambda: state)
 
     def live(state: TrainState) -> tuple[TrainState, Record]:
-      # Each device draws the whole batch: which examples it holds depends on the key alone.
-      whole = task.batch(data, jax.random.fold_in(data_key, state.step))
-      batch = shard(whole, data_parallel)
-      moment = Moment(model, state.params, task, whole, batch, mean)
-
-      def measure() -> dict[str, dict[str, Array]]:
-        return {name: MEASURES[name].compute(moment) for name in settings.measure_names}
-
-      due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
-      measured = jax.lax.cond(due, measure, lambda: _missing(jax.eval_shape(measure)))
-      new, _, metrics = update(model, optimizer, task.loss, state, batch, psum=total, **options)
-      logs = jax.tree.map(lambda a: mean(jnp.log10(a)), metrics.norms)
-      norms = by_leaf("log10_grad_norm", logs)
-      if options["clip_carry"] is not None:
-        acted = jnp.stack(was_clipped(metrics.norms, options["clip_carry"]))
-        norms["clipped_share"] = mean(acted.astype(metrics.loss.dtype))
-      sound = _all_finite((metrics.loss, metrics.grad_norm, new.params))
-      scalars = metrics.loss, metrics.grad_norm, metrics.clipped_norm, metrics.clipped, sound
-      return new, Record(*scalars, norms, measured)
+      return train(numbers, data_key, state, data)
 
     def over(state: TrainState) -> tuple[TrainState, Record]:
       return state, _missing(jax.eval_shape(live, state)[1])

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from rnn_jax import checks
+from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm, tree_norm
 from rnn_jax.types import Array, Carry
 
@@ -60,9 +61,8 @@ def _backward(threshold: Array, cotangent: Carry) -> tuple[Carry, Array]:
   # the largest would be a product with its inverse, which is 0 for what is near the upper end.)
   float_range = jnp.finfo(largest.dtype)
   finite = jnp.isfinite(largest)
-  _, power = jnp.frexp(jax.lax.stop_gradient(jnp.where(finite, largest, jnp.ones_like(largest))))
-  power = jnp.clip(-power, float_range.minexp, float_range.maxexp - 8)
-  factor = jnp.ldexp(jnp.ones_like(largest), power)
+  power = -exponent_of(jax.lax.stop_gradient(jnp.where(finite, largest, jnp.ones_like(largest))))
+  factor = power_of_two(jnp.clip(power, float_range.minexp, float_range.maxexp - 8), largest.dtype)
   scaled = [g * _like(factor, g) for g in moved]
   square = sum(_by_example(jnp.sum, jnp.abs(u) ** 2) for u in scaled)
   # The derivative of a root at zero is inf.

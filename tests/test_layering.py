@@ -15,7 +15,7 @@ EXPERIMENTS = ROOT.parent / "experiments"
 # From the bottom up; names on one line do not import each other.
 TIERS = (
   {"types", "checks"},
-  {"initializers"},
+  {"initializers", "powers"},
   {"cells"},
   {"probes", "losses"},
   {"clipping"},

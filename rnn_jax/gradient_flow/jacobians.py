@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.joint_carry import from_vector, linearized_step, to_vector, trajectory
+from rnn_jax.gradient_flow.joint_carry import from_vector, linearized_step, to_vector
 from rnn_jax.gradient_flow.orthogonal_rows import orthogonalize
 from rnn_jax.gradient_flow.reverse_sweep import (
   Scaled,
@@ -39,7 +39,8 @@ def step_jacobians(cell: Cell, params: Params, xs: Array, carry: Carry | None = 
   Returns:
     J [T, B, N, N].
   """
-  return jax.lax.map(lambda now: _jacobian(cell, params, *now), trajectory(cell, params, xs, carry))
+  before, drives, _, _ = forward_pass(cell, params, xs, carry)
+  return jax.lax.map(lambda now: _jacobian(cell, params, *now), (before, drives))
 
 
 def jacobian_norm(cell: Cell, params: Params, xs: Array, key: Array, num_probes: int = 16) -> Array:
@@ -111,7 +112,7 @@ def singular_values(cell: Cell, params: Params, xs: Array, carry: Carry | None =
     Demmel and Veselić, 1992 (accuracy), https://doi.org/10.1137/0613074
     Brent and Luk, 1985 (all pairs, N/2 at a time), https://doi.org/10.1137/0906007
   """
-  before, drives = trajectory(cell, params, xs, carry)
+  before, drives, _, _ = forward_pass(cell, params, xs, carry)
 
   def back(rows: Scaled, now: tuple) -> tuple[Scaled, Array]:
     jacobian = _jacobian(cell, params, *now)

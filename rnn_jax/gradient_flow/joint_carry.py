@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rnn_jax.types import Array, Carry, Cell, Drive, Params, step
-from rnn_jax.unroll import unroll
 
 
 def to_vector(carry: Carry) -> Array:
@@ -45,22 +43,6 @@ def from_vector(s: Array, carry: Carry) -> Carry:
       leaf = take(leaf)
     new.append(leaf)
   return jax.tree.unflatten(structure, new)
-
-
-def trajectory(
-  cell: Cell, params: Params, xs: Array, carry: Carry | None = None
-) -> tuple[Carry, Drive]:
-  """(the carry that each step starts from, the drive of each step), leaves [T, B, ...]."""
-
-  def output(params: Params, carry: Carry, drive: Drive) -> Any:
-    del params, drive
-    return carry
-
-  _, carries = unroll(cell._replace(output=output), params, xs, carry)
-  if carry is None:
-    carry = jax.tree.map(lambda a: jnp.zeros_like(a[0]), carries)
-  before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), carry, carries)
-  return before, cell.project(params, xs)
 
 
 def linearized_step(

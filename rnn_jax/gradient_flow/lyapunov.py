@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.joint_carry import linearized_step, to_vector, trajectory
+from rnn_jax.gradient_flow.joint_carry import linearized_step, to_vector
+from rnn_jax.gradient_flow.reverse_sweep import forward_pass
 from rnn_jax.types import Array, Carry, Cell, Params
 
 
@@ -53,7 +54,7 @@ def lyapunov_spectrum(
     Vogt et al., 2022, https://doi.org/10.3389/fams.2022.818799
     Engelken et al., 2023, https://doi.org/10.1103/PhysRevResearch.5.043044
   """
-  before, drives = trajectory(cell, params, xs, carry)
+  before, drives, _, _ = forward_pass(cell, params, xs, carry)
   num_steps = xs.shape[0]
   s = to_vector(jax.tree.map(lambda a: a[0], before))
   batch_size, size = s.shape

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.gradient_flow.reverse_sweep import Scaled, normalize
+from rnn_jax.powers import power_of_two
 from rnn_jax.types import Array
 
 # More than it takes: convergence is quadratic, 5 to 11 sweeps for 8 to 128 rows.
@@ -81,7 +82,7 @@ def _rotate(x: Scaled, y: Scaled) -> tuple[Scaled, Scaled, Array]:
   one, zero = jnp.ones_like(uv), jnp.zeros_like(uv)
   difference = x.exponent - y.exponent
   x_larger = difference >= 0
-  r = jnp.ldexp(one, jnp.maximum(-jnp.abs(difference), -2100))  # 2^-2100 is zero in float64 too
+  r = power_of_two(-jnp.abs(difference), uv.dtype)
   d = jnp.where(x_larger, uu - r**2 * vv, vv - r**2 * uu)
   denominator = jnp.abs(d) + jnp.sqrt(d**2 + (2 * r * uv) ** 2)
   tau = jnp.where(denominator > 0, 2 * uv / denominator, zero) * jnp.where(d < 0, -one, one)

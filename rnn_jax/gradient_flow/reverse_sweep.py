@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm
 from rnn_jax.types import Array, Carry, Cell, Drive, Params, step
 from rnn_jax.unroll import unroll
@@ -45,15 +47,17 @@ class Pass(NamedTuple):
   inputs_vjp: Callable[[Drive], tuple[Array]]
 
 
-def forward_pass(cell: Cell, params: Params, xs: Array) -> Pass:
-  """Runs one layer from a carry of zeros over xs [T, B, D], or tokens [T, B]."""
+def forward_pass(cell: Cell, params: Params, xs: Array, carry: Carry | None = None) -> Pass:
+  """Runs one layer over xs [T, B, D], or tokens [T, B]; from a carry of zeros if None."""
 
   def output(params: Params, carry: Carry, drive: Drive) -> Any:
     return carry, cell.output(params, carry, drive)
 
-  _, (carries, ys) = unroll(cell._replace(output=output), params, xs)
+  _, (carries, ys) = unroll(cell._replace(output=output), params, xs, carry)
+  if carry is None:
+    carry = jax.tree.map(lambda a: jnp.zeros_like(a[0]), carries)
+  before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), carry, carries)
   drives, inputs_vjp = jax.vjp(lambda xs: cell.project(params, xs), xs)
-  before = jax.tree.map(lambda a: jnp.concatenate([jnp.zeros_like(a[:1]), a[:-1]]), carries)
   return Pass(before, drives, ys, inputs_vjp)
 
 
@@ -126,29 +130,25 @@ def log10_norms(scaled: Scaled) -> Any:
 
 
 def normalize(scaled: Scaled) -> Scaled:
-  """The same quantity with its largest entry in [½, 1), each example on its own."""
+  """The same quantity with its largest entry about 1, each example on its own."""
   ndim = scaled.exponent.ndim
   sizes = [
     jnp.max(jnp.abs(leaf), axis=tuple(range(ndim, leaf.ndim)))
     for leaf in jax.tree.leaves(scaled.value)
   ]
-  largest = jnp.max(jnp.stack(sizes), axis=0)
-  _, power = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, jnp.zeros_like(largest)))
+  largest = functools.reduce(jnp.maximum, sizes)
+  # One less than the last: 2^-power has to be in the range of normal floats.
+  power = jnp.minimum(exponent_of(largest), jnp.finfo(largest.dtype).maxexp - 2)
   shifted = shift(scaled, scaled.exponent + power)
-  exponent = jnp.where(
-    largest == 0, jnp.full_like(shifted.exponent, _ZERO_EXPONENT), shifted.exponent
-  )
-  return Scaled(shifted.value, exponent)
+  nothing = jnp.full_like(scaled.exponent, _ZERO_EXPONENT)
+  return shifted._replace(exponent=jnp.where(largest == 0, nothing, shifted.exponent))
 
 
 def shift(scaled: Scaled, exponent: Array) -> Scaled:
   """The same quantity with another exponent; what is too small for it becomes zero."""
 
   def leaf(a: Array) -> Array:
-    power = jnp.maximum(scaled.exponent - exponent, -2100)  # 2^-2100 is zero in float64 too
-    power = power.reshape(*power.shape, *(1,) * (a.ndim - power.ndim))
-    # In two halves, since 2^power alone may lie outside the float range.
-    one, half = jnp.ones((), a.real.dtype), power // 2
-    return a * jnp.ldexp(one, half) * jnp.ldexp(one, power - half)
+    factor = power_of_two(scaled.exponent - exponent, a.real.dtype)
+    return a * jnp.expand_dims(factor, range(factor.ndim, a.ndim))
 
   return Scaled(jax.tree.map(leaf, scaled.value), exponent)

@@ -42,8 +42,9 @@ def weight_shares(
   """
   shares = []
   for h, delta in _factors(cells, params, xs, loss):
-    share = Scaled(jnp.einsum("tbi,tbj->tij", h.value, delta.value), h.exponent + delta.exponent)
-    shares.append(shift(share, jnp.zeros_like(share.exponent)).value)
+    exponent = jnp.maximum(h.exponent + delta.exponent, -2100)  # 2^-2100 is zero in float64 too
+    share = jnp.einsum("tbi,tbj->tij", h.value, delta.value)
+    shares.append(jnp.ldexp(share, exponent[:, None, None]))
   return tuple(shares)
 
 

@@ -1,0 +1,36 @@
+"""Quantities with their power of two apart."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax.gradient_flow.reverse_sweep import Scaled, normalize, shift, unscaled
+
+
+def whole(scaled):
+  """As float64."""
+  return np.ldexp(np.asarray(scaled.value, float), np.asarray(scaled.exponent)[..., None])
+
+
+def test_normalizing_changes_no_number_at_either_end_of_the_range():
+  rows = [[3e38, 1e30], [-(2.0**127), 1.0], [1.2e-38, 0.0], [1.0, -0.75], [2.0**-100, 2.0**20]]
+  value = jnp.asarray(rows, jnp.float32)[None]
+  scaled = normalize(unscaled(value))
+  np.testing.assert_array_equal(whole(scaled), np.asarray(value, float))
+  largest = np.max(np.abs(scaled.value), axis=-1)
+  assert np.all((largest >= 0.5) & (largest < 4))
+
+
+def test_zero_never_sets_a_common_exponent_and_nan_and_inf_stay():
+  scaled = normalize(unscaled(jnp.asarray([[[0.0, 0.0], [jnp.nan, 1.0], [jnp.inf, 1.0]]])))
+  assert scaled.exponent[0, 0] < -(2**29)
+  np.testing.assert_array_equal(scaled.value[0, 0], 0)
+  assert np.isnan(scaled.value[0, 1, 0]) and np.isposinf(scaled.value[0, 2, 0])
+
+
+def test_shifting_to_a_larger_exponent_leaves_zero_of_what_is_too_small():
+  scaled = Scaled(jnp.asarray([[1.5], [1.5], [1.5]], jnp.float32), jnp.asarray([10, -90, -500]))
+  shifted = shift(scaled, jnp.asarray([20, 20, 20]))
+  np.testing.assert_array_equal(shifted.value[:, 0], np.float32([1.5 / 2**10, 1.5 / 2**110, 0]))
+  np.testing.assert_array_equal(shifted.exponent, 20)
