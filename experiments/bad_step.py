@@ -29,8 +29,6 @@ from rnn_jax.types import Array
 # The same object for the same sizes, so that runs which differ in numbers share what is compiled.
 _network = functools.cache(network)
 
-PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")
-
 
 class BadStep(NamedTuple):
   """A step, with all that it takes to compute it again.
@@ -98,7 +96,7 @@ def save(file: IO[bytes], bad: BadStep, place: Place | None) -> None:
     "place": place and place._asdict(),
     "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     "platform": jax.default_backend(),
-    "versions": provenance.versions(PACKAGES),
+    "versions": provenance.versions(provenance.PACKAGES),
   }
   np.savez(file, about=np.array(json.dumps(about)), **_named(bad.snapshot))
 

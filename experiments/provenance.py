@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")  # decide what a step computes
+
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
   """Versions of Python and of those of the packages that are installed."""

@@ -12,7 +12,7 @@ import sys
 
 import jax
 
-from experiments import bad_step, command_line, provenance, sweep
+from experiments import backend, bad_step, command_line, provenance
 
 NOT_REPRODUCED = 1
 
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     print("reproduced.")
     return
   print(f"not reproduced; on record is: {bad_step.words(stored)}")
-  here = {"platform": jax.default_backend(), **provenance.versions(bad_step.PACKAGES)}
+  here = {"platform": jax.default_backend(), **provenance.versions(provenance.PACKAGES)}
   there = {"platform": about["platform"], **about["versions"]}
   for name, version in there.items():
     if here.get(name) != version:
@@ -42,5 +42,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  sweep.configure_jax()
+  backend.configure()
   command_line.run(main)

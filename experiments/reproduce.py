@@ -20,12 +20,11 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import command_line, compilation_cache, parsers, provenance
+from experiments import backend, command_line, compilation_cache, parsers, provenance
 from experiments.figures import FIGURES
 from experiments.figures import records as figure_records
 from experiments.figures.figure import Outcome
 from experiments.figures.records import Result
-from experiments.sweep import PACKAGES, configure_jax
 from rnn_jax import checks
 
 ALL = "all"
@@ -186,7 +185,7 @@ def _about() -> dict[str, Any]:
   """Where the numbers come from."""
   return {
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "versions": provenance.versions((*PACKAGES, "scipy")),
+    "versions": provenance.versions((*provenance.PACKAGES, "xarray", "scipy")),
     "device": str(jax.devices()[0].device_kind),
     "processor": provenance.processor(),
     "cores": len(provenance.cores()),
@@ -195,7 +194,7 @@ def _about() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  configure_jax()
+  backend.configure()
   compilation_cache.use("auto")
   define_flags()
   command_line.run(main)

@@ -8,15 +8,11 @@ folder, it skips the runs that have finished and goes on with the rest.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import functools
-import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,150 +20,32 @@ from absl import flags
 from rich.console import Console
 
 from experiments import (
+  backend,
   bad_step,
   command_line,
   compilation_cache,
   grid,
-  parsers,
   plots,
   progress,
   provenance,
   records,
+  sweep_flags,
 )
-from experiments.measures import MEASURES, has_gates
-from experiments.runner import Layout, Program, Record, compile_group, train_group
-from rnn_jax.cells import CELLS, make_cell
-from rnn_jax.tasks import TASKS, Task
-from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
-from rnn_jax.training import CLIP_BY, OPTIMIZERS
-
-PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "xarray")
-MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
-
-# Runs of a usual size leave most of an accelerator idle. CPU cores are busy with one, and XLA:CPU
-# is slow at small batched products.
-_RUNS_PER_ACCELERATOR = 16
-
-_positive = functools.partial(
-  parsers.number, rule="a finite number above 0", accept=lambda v: v > 0
-)
+from experiments.runner import Program, Record, compile_group, train_group
+from experiments.sweep_flags import Sweep
 
 
 def define_flags() -> None:
   """All flags of the sweep."""
-  axis, single, integer = parsers.define_axis, parsers.define, parsers.integer
-  axis("cell", "elman", parsers.choice("cell", CELLS), f"Cell: {', '.join(CELLS)}.")
-  axis("depth", "1", integer("depth"), "Number of recurrent layers.")
-  axis(
-    "truncation",
-    "full",
-    integer("truncation", none="full"),
-    "Time steps after which backpropagation through time is cut, or full.",
-    none="full",
-  )
-  axis("seed", "0", integer("seed", minimum=0), "Seed of parameters and data.")
-  axis("learning_rate", "0.002", _positive("learning_rate"), "Learning rate of the optimizer.")
-  axis(
-    "clip_norm",
-    "1.0",
-    _positive("clip_norm", none="none"),
-    "Largest norm that is not clipped, or none for no clipping; --clip_by says of what.",
-  )
-  axis(
-    "clip_by",
-    "global_norm",
-    parsers.choice("clip_by", CLIP_BY),
-    "What is clipped: global_norm, the whole gradient before an update; element, each of its "
-    "entries; carry, dL/dh_t of each example's own loss at every time step of the backward pass.",
-  )
-  axis(
-    "recurrent_gain",
-    "1.0",
-    parsers.number("recurrent_gain", "a finite number from 0", lambda v: v >= 0),
-    "Factor on the orthogonal recurrent kernels at initialisation.",
-  )
-  axis(
-    "forget_bias",
-    "1.0",
-    parsers.number("forget_bias", "a finite number", lambda v: True),
-    "Forget gate bias at initialisation; for cells that have one.",
-  )
-  single("task", "charlm", parsers.choice("task", TASKS), f"What is learned: {', '.join(TASKS)}.")
-  single(
-    "corpus",
-    STANDARD_LIBRARY,
-    str,
-    f"Text for task charlm: path of a file, or {STANDARD_LIBRARY} for the source of Python's "
-    "standard library.",
-  )
-  single("hidden_size", "64", integer("hidden_size"), "Width of every recurrent layer, in units.")
-  single("sequence_length", "128", integer("sequence_length"), "Length of a sequence, in steps.")
-  single("batch_size", "32", integer("batch_size"), "Sequences in a batch.")
-  single("steps", "200", integer("steps"), "Optimisation steps of each run.")
-  single(
-    "optimizer",
-    "adam",
-    parsers.choice("optimizer", OPTIMIZERS),
-    f"Optimizer: {', '.join(OPTIMIZERS)}.",
-  )
-  single(
-    "log_every",
-    "20",
-    integer("log_every"),
-    "Optimisation steps from one record of gradient norms per time step to the next; the first "
-    "and the last step are always recorded.",
-  )
-  single(
-    "measures",
-    "lag",
-    parsers.subset("measure", MEASURES),
-    "What to measure beside the norms of every step, a comma list, or none: "
-    + "; ".join(f"{name}, {measure.note}" for name, measure in MEASURES.items())
-    + ".",
-  )
-  single(
-    "measure_every",
-    "as_logged",
-    integer("measure_every", none="as_logged"),
-    "Optimisation steps from one measurement to the next; the first and the last step are always "
-    "measured. A number, or as_logged, the default: where norms are logged.",
-  )
-  flags.DEFINE_string("output_dir", "results/sweep", "Folder for records and figures.")
-  single(
-    "devices",
-    "all",
-    integer("devices", none="all"),
-    "Devices to use; CPU cores are devices. A number, or all, the default.",
-  )
-  single(
-    "data_parallel",
-    "1",
-    integer("data_parallel"),
-    "Devices that share the batch of each run; must divide the batch size and the devices in use.",
-  )
-  single(
-    "runs_per_device",
-    "auto",
-    integer("runs_per_device", none="auto"),
-    "Most runs that a device trains at a time, vectorised. A number, or auto, the default: 1 on "
-    f"CPU, {_RUNS_PER_ACCELERATOR} elsewhere.",
-  )
-  flags.DEFINE_string(
-    "compilation_cache",
-    "auto",
-    "Folder where compiled programs are kept, for later sweeps to load; auto for rnn_jax in the "
-    "user's cache folder, or none.",
-  )
-  flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
-  flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
+  sweep_flags.define()
+  flags.adopt_module_key_flags(sweep_flags)  # so that --help shows them
 
 
 def main(arguments: list[str]) -> None:
   """Runs the sweep that the flags describe."""
   console = Console()
   try:
-    sweep = _resolve(arguments)
+    sweep = sweep_flags.resolve(arguments)
   except (ValueError, TypeError) as error:
     command_line.fail(str(error))
   if flags.FLAGS.dry_run:
@@ -191,112 +69,7 @@ def main(arguments: list[str]) -> None:
     command_line.fail(f"a run failed, its records are not complete: {reason}.")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sweep:
-  """What the flags came to."""
-
-  settings: grid.Settings
-  axes: Mapping[str, Sequence[Any]]
-  ids: Mapping[str, grid.Run]
-  corpus: Corpus | None
-  task: Task
-  layout: Layout
-  folder: Path
-
-  @property
-  def sha256(self) -> str | None:
-    return self.corpus.sha256 if self.corpus else None
-
-  @property
-  def configuration(self) -> dict[str, Any]:
-    """What must be equal for a sweep to go on in the same folder."""
-    axes = {name: list(values) for name, values in self.axes.items()}
-    return {**axes, **dataclasses.asdict(self.settings), "corpus_sha256": self.sha256}
-
-
-def _resolve(arguments: list[str]) -> _Sweep:
-  """Checks everything that can be checked before the first compilation."""
-  if arguments:
-    raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
-  values = flags.FLAGS
-  if values.task == "charlm":
-    path = values.corpus
-    if path != STANDARD_LIBRARY:
-      path = str(command_line.path("corpus", path).absolute())
-    corpus = _named(load_corpus, path)
-  else:
-    if values["corpus"].present and values.corpus != STANDARD_LIBRARY:
-      raise ValueError(f"--corpus is for task charlm, got {values.corpus} with {values.task}.")
-    corpus, path = None, STANDARD_LIBRARY
-  given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(grid.Settings)}
-  measure_every = values.measure_every or values.log_every
-  settings = grid.Settings(**{**given, "corpus": path, "measure_every": measure_every})
-  options = {} if corpus is None else {"corpus": corpus}
-  task = _named(TASKS[settings.task], settings.sequence_length, settings.batch_size, **options)
-  devices = jax.local_devices()
-  if values.devices is not None and values.devices > len(devices):
-    kind = "CPU cores" if devices[0].platform == "cpu" else f"{devices[0].platform} devices"
-    raise ValueError(
-      f"--devices must be at most the {len(devices)} {kind} of this machine, got {values.devices}."
-    )
-  devices = devices[: values.devices]
-  for whole, text in (
-    (settings.batch_size, f"--batch_size={settings.batch_size}"),
-    (len(devices), f"the number of devices in use, {len(devices)}"),
-  ):
-    if whole % values.data_parallel:
-      raise ValueError(f"--data_parallel must divide {text}, got {values.data_parallel}.")
-  runs_per_device = values.runs_per_device
-  if runs_per_device is None:
-    runs_per_device = 1 if devices[0].platform == "cpu" else _RUNS_PER_ACCELERATOR
-  length = settings.sequence_length
-  reach = [length if k is None else min(k, length) for k in values.truncation]
-  if len(set(reach)) < len(reach):
-    raise ValueError(
-      f"--truncation must not hold a value twice; at --sequence_length={length} all from {length} "
-      "on are full."
-    )
-  gated = any(has_gates(make_cell(cell, 1)) for cell in values.cell)
-  if "saturation" in settings.measure_names and not gated:
-    raise ValueError(
-      f"--measures must not hold saturation where no cell has gates, got {','.join(values.cell)}."
-    )
-  axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
-  sha256 = corpus.sha256 if corpus else None
-  ids = {grid.run_id(run, settings, sha256): run for run in grid.expand(axes)}
-  _check_memory(settings, max(values.depth), min(values.runs_per_device or 1, len(ids)))
-  folder = command_line.path("output_dir", values.output_dir)
-  layout = Layout(devices, values.data_parallel, runs_per_device)
-  sweep = _Sweep(settings, axes, ids, corpus, task, layout, folder)
-  if not values.output_dir:
-    raise ValueError("--output_dir must name a folder, got ''.")
-  records.check_folder(folder, sweep.configuration, values.overwrite)
-  return sweep
-
-
-def _check_memory(settings: grid.Settings, depth: int, together: int) -> None:
-  """Refuses sizes at which the least that a device's runs must hold would not fit into memory."""
-  params = depth * settings.hidden_size**2
-  carries = depth * settings.sequence_length * settings.batch_size * settings.hidden_size
-  needed = 4 * (params + carries) * together
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  if needed > memory:
-    raise ValueError(
-      "--hidden_size, --sequence_length, --batch_size and --depth must fit into this machine's "
-      f"{memory / 2**30:.0f} GiB; {'a run needs' if together == 1 else f'{together} runs need'} "
-      f"{needed / 2**30:.0f} GiB at least."
-    )
-
-
-def _named(function: Any, *args: Any, **kwargs: Any) -> Any:
-  """Calls a function whose errors begin with the name of a flag."""
-  try:
-    return function(*args, **kwargs)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"--{error}") from None
-
-
-def _print_plan(sweep: _Sweep) -> None:
+def _print_plan(sweep: Sweep) -> None:
   groups = grid.groups(sweep.ids.values())
   names = {run: name for name, run in sweep.ids.items()}
   for group, runs in groups.items():
@@ -315,7 +88,7 @@ def _words(cell: str, depth: int, clip_by: str) -> str:
   return words if clip_by == "global_norm" else f"{words}, clipped by {clip_by}"
 
 
-def _run(sweep: _Sweep, console: Console) -> None:
+def _run(sweep: Sweep, console: Console) -> None:
   folder, settings = sweep.folder, sweep.settings
   lines = grid.flagfile(settings, sweep.axes)
   records.prepare_folder(folder, sweep.configuration, _about(sweep), lines, flags.FLAGS.overwrite)
@@ -349,9 +122,9 @@ def _run(sweep: _Sweep, console: Console) -> None:
         done[result.run] = 1.0
   gradients, metrics = records.write_results(folder, sweep.ids)
   pictures = plots.save_all(gradients, metrics, folder / "figures")
-  diverged = [name for name in sweep.ids if records.status(folder, name)["status"] == "diverged"]
-  for name in diverged:
-    state = records.status(folder, name)
+  states = {name: records.status(folder, name) for name in sweep.ids}
+  diverged = {name: state for name, state in states.items() if state["status"] == "diverged"}
+  for name, state in diverged.items():
     where = bad_step.words(bad_step.place_of(state.get("bad_place")))
     print(f"diverged at step {state['diverged_step']}: {name}: {where}")
   print(f"{len(names)} runs have ended, {len(diverged)} of them diverged.")
@@ -359,7 +132,7 @@ def _run(sweep: _Sweep, console: Console) -> None:
   print(f"  begin with {pictures[0]}")
 
 
-def _programs(groups: Sequence[Sequence[grid.Run]], sweep: _Sweep) -> Iterator[Program]:
+def _programs(groups: Sequence[Sequence[grid.Run]], sweep: Sweep) -> Iterator[Program]:
   """The program of each group; while one is in use, a thread compiles the next."""
   # Not closed at the end, as Ctrl-C and errors should not wait for a compilation.
   thread = ThreadPoolExecutor(1)
@@ -386,7 +159,7 @@ def _note_interrupts() -> threading.Event:
   return happened
 
 
-def _about(sweep: _Sweep) -> dict[str, Any]:
+def _about(sweep: Sweep) -> dict[str, Any]:
   """What else a reader of the records must know."""
   corpus = sweep.corpus
   return {
@@ -400,23 +173,16 @@ def _about(sweep: _Sweep) -> dict[str, Any]:
       "vocabulary_size": corpus.vocabulary.size,
     },
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "versions": provenance.versions(PACKAGES),
+    "versions": provenance.versions((*provenance.PACKAGES, "xarray")),
     "devices": [str(device) for device in sweep.layout.devices],
     "data_parallel": sweep.layout.data_parallel,
     "runs_per_device": sweep.layout.runs_per_device,
-    "matmul_precision": MATMUL_PRECISION,
+    "matmul_precision": backend.MATMUL_PRECISION,
     "git": provenance.git(),
   }
 
 
-def configure_jax() -> None:
-  """CPU cores become devices of one thread each, and products keep full precision everywhere."""
-  os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
-  jax.config.update("jax_num_cpu_devices", len(provenance.cores()))
-  jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
-
-
 if __name__ == "__main__":
-  configure_jax()
+  backend.configure()
   define_flags()
   command_line.run(main)

@@ -1,0 +1,262 @@
+"""The flags of a sweep, and what they come to, checked before anything is compiled or written."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from experiments import command_line, grid, parsers, records
+from experiments.measures import MEASURES, has_gates
+from experiments.runner import Layout
+from rnn_jax.cells import CELLS, make_cell
+from rnn_jax.tasks import TASKS, Task
+from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
+from rnn_jax.training import CLIP_BY, OPTIMIZERS
+
+# Runs of a usual size leave most of an accelerator idle. CPU cores are busy with one, and XLA:CPU
+# is slow at small batched products.
+_RUNS_PER_ACCELERATOR = 16
+
+_positive = functools.partial(
+  parsers.number, rule="a finite number above 0", accept=lambda v: v > 0
+)
+
+
+def define() -> None:
+  """All flags of the sweep."""
+  axis, single, integer = parsers.define_axis, parsers.define, parsers.integer
+  axis("cell", "elman", parsers.choice("cell", CELLS), f"Cell: {', '.join(CELLS)}.")
+  axis("depth", "1", integer("depth"), "Number of recurrent layers.")
+  axis(
+    "truncation",
+    "full",
+    integer("truncation", none="full"),
+    "Time steps after which backpropagation through time is cut, or full.",
+    none="full",
+  )
+  axis("seed", "0", integer("seed", minimum=0), "Seed of parameters and data.")
+  axis("learning_rate", "0.002", _positive("learning_rate"), "Learning rate of the optimizer.")
+  axis(
+    "clip_norm",
+    "1.0",
+    _positive("clip_norm", none="none"),
+    "Largest norm that is not clipped, or none for no clipping; --clip_by says of what.",
+  )
+  axis(
+    "clip_by",
+    "global_norm",
+    parsers.choice("clip_by", CLIP_BY),
+    "What is clipped: global_norm, the whole gradient before an update; element, each of its "
+    "entries; carry, dL/dh_t of each example's own loss at every time step of the backward pass.",
+  )
+  axis(
+    "recurrent_gain",
+    "1.0",
+    parsers.number("recurrent_gain", "a finite number from 0", lambda v: v >= 0),
+    "Factor on the orthogonal recurrent kernels at initialisation.",
+  )
+  axis(
+    "forget_bias",
+    "1.0",
+    parsers.number("forget_bias", "a finite number", lambda v: True),
+    "Forget gate bias at initialisation; for cells that have one.",
+  )
+  single("task", "charlm", parsers.choice("task", TASKS), f"What is learned: {', '.join(TASKS)}.")
+  single(
+    "corpus",
+    STANDARD_LIBRARY,
+    str,
+    f"Text for task charlm: path of a file, or {STANDARD_LIBRARY} for the source of Python's "
+    "standard library.",
+  )
+  single("hidden_size", "64", integer("hidden_size"), "Width of every recurrent layer, in units.")
+  single("sequence_length", "128", integer("sequence_length"), "Length of a sequence, in steps.")
+  single("batch_size", "32", integer("batch_size"), "Sequences in a batch.")
+  single("steps", "200", integer("steps"), "Optimisation steps of each run.")
+  single(
+    "optimizer",
+    "adam",
+    parsers.choice("optimizer", OPTIMIZERS),
+    f"Optimizer: {', '.join(OPTIMIZERS)}.",
+  )
+  single(
+    "log_every",
+    "20",
+    integer("log_every"),
+    "Optimisation steps from one record of gradient norms per time step to the next; the first "
+    "and the last step are always recorded.",
+  )
+  single(
+    "measures",
+    "lag",
+    parsers.subset("measure", MEASURES),
+    "What to measure beside the norms of every step, a comma list, or none: "
+    + "; ".join(f"{name}, {measure.note}" for name, measure in MEASURES.items())
+    + ".",
+  )
+  single(
+    "measure_every",
+    "as_logged",
+    integer("measure_every", none="as_logged"),
+    "Optimisation steps from one measurement to the next; the first and the last step are always "
+    "measured. A number, or as_logged, the default: where norms are logged.",
+  )
+  flags.DEFINE_string("output_dir", "results/sweep", "Folder for records and figures.")
+  single(
+    "devices",
+    "all",
+    integer("devices", none="all"),
+    "Devices to use; CPU cores are devices. A number, or all, the default.",
+  )
+  single(
+    "data_parallel",
+    "1",
+    integer("data_parallel"),
+    "Devices that share the batch of each run; must divide the batch size and the devices in use.",
+  )
+  single(
+    "runs_per_device",
+    "auto",
+    integer("runs_per_device", none="auto"),
+    "Most runs that a device trains at a time, vectorised. A number, or auto, the default: 1 on "
+    f"CPU, {_RUNS_PER_ACCELERATOR} elsewhere.",
+  )
+  flags.DEFINE_string(
+    "compilation_cache",
+    "auto",
+    "Folder where compiled programs are kept, for later sweeps to load; auto for rnn_jax in the "
+    "user's cache folder, or none.",
+  )
+  flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
+  flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
+  flags.adopt_module_key_flags(parsers)  # so that --help shows them
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """What the flags came to."""
+
+  settings: grid.Settings
+  axes: Mapping[str, Sequence[Any]]
+  ids: Mapping[str, grid.Run]
+  corpus: Corpus | None
+  task: Task
+  layout: Layout
+  folder: Path
+
+  @property
+  def sha256(self) -> str | None:
+    """Of the corpus, if there is one."""
+    return self.corpus.sha256 if self.corpus else None
+
+  @property
+  def configuration(self) -> dict[str, Any]:
+    """What must be equal for a sweep to go on in the same folder."""
+    axes = {name: list(values) for name, values in self.axes.items()}
+    return {**axes, **dataclasses.asdict(self.settings), "corpus_sha256": self.sha256}
+
+
+def resolve(arguments: list[str]) -> Sweep:
+  """What the flags came to, once all is checked that can be before the first compilation.
+
+  Args:
+    arguments: what is left of the command line, which must be nothing.
+  Raises:
+    ValueError, TypeError: naming the flag, the rule and what came.
+  """
+  if arguments:
+    raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+  values = flags.FLAGS
+  corpus, path = _corpus()
+  given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(grid.Settings)}
+  measure_every = values.measure_every or values.log_every
+  settings = grid.Settings(**{**given, "corpus": path, "measure_every": measure_every})
+  options = {} if corpus is None else {"corpus": corpus}
+  task = _named(TASKS[settings.task], settings.sequence_length, settings.batch_size, **options)
+  layout = _layout(settings.batch_size)
+  length = settings.sequence_length
+  reach = [length if k is None else min(k, length) for k in values.truncation]
+  if len(set(reach)) < len(reach):
+    raise ValueError(
+      f"--truncation must not hold a value twice; at --sequence_length={length} all from {length} "
+      "on are full."
+    )
+  gated = any(has_gates(make_cell(cell, 1)) for cell in values.cell)
+  if "saturation" in settings.measure_names and not gated:
+    raise ValueError(
+      f"--measures must not hold saturation where no cell has gates, got {','.join(values.cell)}."
+    )
+  axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
+  sha256 = corpus.sha256 if corpus else None
+  ids = {grid.run_id(run, settings, sha256): run for run in grid.expand(axes)}
+  _check_memory(settings, max(values.depth), min(values.runs_per_device or 1, len(ids)))
+  if not values.output_dir:
+    raise ValueError("--output_dir must name a folder, got ''.")
+  folder = command_line.path("output_dir", values.output_dir)
+  sweep = Sweep(settings, axes, ids, corpus, task, layout, folder)
+  records.check_folder(folder, sweep.configuration, values.overwrite)
+  return sweep
+
+
+def _corpus() -> tuple[Corpus | None, str]:
+  """The text of the task, if it has one, and what the records call it: `stdlib` or its path."""
+  values = flags.FLAGS
+  path = values.corpus
+  if values.task != "charlm":
+    if values["corpus"].present and path != STANDARD_LIBRARY:
+      raise ValueError(f"--corpus is for task charlm, got {path} with {values.task}.")
+    return None, STANDARD_LIBRARY
+  if path != STANDARD_LIBRARY:
+    path = str(command_line.path("corpus", path).absolute())
+  return _named(load_corpus, path), path
+
+
+def _layout(batch_size: int) -> Layout:
+  """Where the runs are trained."""
+  values = flags.FLAGS
+  devices = jax.local_devices()
+  if values.devices is not None and values.devices > len(devices):
+    kind = "CPU cores" if devices[0].platform == "cpu" else f"{devices[0].platform} devices"
+    raise ValueError(
+      f"--devices must be at most the {len(devices)} {kind} of this machine, got {values.devices}."
+    )
+  devices = devices[: values.devices]
+  for whole, text in (
+    (batch_size, f"--batch_size={batch_size}"),
+    (len(devices), f"the number of devices in use, {len(devices)}"),
+  ):
+    if whole % values.data_parallel:
+      raise ValueError(f"--data_parallel must divide {text}, got {values.data_parallel}.")
+  runs_per_device = values.runs_per_device
+  if runs_per_device is None:
+    runs_per_device = 1 if devices[0].platform == "cpu" else _RUNS_PER_ACCELERATOR
+  return Layout(devices, values.data_parallel, runs_per_device)
+
+
+def _check_memory(settings: grid.Settings, depth: int, together: int) -> None:
+  """Refuses sizes at which the least that a device's runs must hold would not fit into memory."""
+  params = depth * settings.hidden_size**2
+  carries = depth * settings.sequence_length * settings.batch_size * settings.hidden_size
+  needed = 4 * (params + carries) * together
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if needed > memory:
+    raise ValueError(
+      "--hidden_size, --sequence_length, --batch_size and --depth must fit into this machine's "
+      f"{memory / 2**30:.0f} GiB; {'a run needs' if together == 1 else f'{together} runs need'} "
+      f"{needed / 2**30:.0f} GiB at least."
+    )
+
+
+def _named(function: Any, *args: Any, **kwargs: Any) -> Any:
+  """Calls a function whose errors begin with the name of a flag."""
+  try:
+    return function(*args, **kwargs)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"--{error}") from None
