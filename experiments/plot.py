@@ -5,7 +5,7 @@ python -m experiments.plot results/gradient_decay
 
 from __future__ import annotations
 
-from experiments import command_line, plots, records
+from experiments import command_line, plots, results
 
 
 def main(arguments: list[str]) -> None:
@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> None:
     command_line.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
   try:
     folder = command_line.path("FOLDER", arguments[0])
-    gradients, metrics = records.read_gradients(folder), records.read_metrics(folder)
+    gradients, metrics = results.read_gradients(folder), results.read_metrics(folder)
     paths = plots.save_all(gradients, metrics, folder / "figures")
   except (ValueError, OSError) as error:
     command_line.fail(str(error))

@@ -29,6 +29,7 @@ from experiments import (
   progress,
   provenance,
   records,
+  results,
   sweep_flags,
 )
 from experiments.runner import Program, Record, compile_group, train_group
@@ -120,7 +121,7 @@ def _run(sweep: Sweep, console: Console) -> None:
         bad = bad_step.of(result, settings, sweep.task)
         records.end_run(folder, names[result.run], result, settings, bad)
         done[result.run] = 1.0
-  gradients, metrics = records.write_results(folder, sweep.ids)
+  gradients, metrics = results.write(folder, sweep.ids)
   pictures = plots.save_all(gradients, metrics, folder / "figures")
   states = {name: records.status(folder, name) for name in sweep.ids}
   diverged = {name: state for name, state in states.items() if state["status"] == "diverged"}

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from experiments import records
+from experiments import results
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs
 from rnn_jax.tasks import Task
@@ -108,19 +108,19 @@ def sweep(flagfile: str, *flags: str) -> tuple[xr.Dataset, xr.Dataset]:
     flagfile: its name in experiments/flagfiles.
     *flags: further flags, which go before those of the file.
   Returns:
-    (gradients, metrics), as `experiments.records` reads them.
+    (gradients, metrics), as `experiments.results` reads them.
   Raises:
     RuntimeError: the sweep failed; with its last line.
   """
   with tempfile.TemporaryDirectory() as folder:
     command = (sys.executable, "-m", "experiments.sweep", f"--flagfile={FLAGFILES / flagfile}")
-    result = subprocess.run(
+    process = subprocess.run(
       (*command, *flags, f"--output_dir={folder}"),
       cwd=ROOT,
       capture_output=True,
       text=True,
       check=False,
     )
-    if result.returncode != 0:
-      raise RuntimeError(f"the sweep failed: {(result.stderr.splitlines() or ['?'])[-1]}")
-    return records.read_gradients(Path(folder)), records.read_metrics(Path(folder))
+    if process.returncode != 0:
+      raise RuntimeError(f"the sweep failed: {(process.stderr.splitlines() or ['?'])[-1]}")
+    return results.read_gradients(Path(folder)), results.read_metrics(Path(folder))

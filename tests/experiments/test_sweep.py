@@ -20,7 +20,7 @@ import xarray as xr
 from absl.testing import flagsaver
 
 import experiments.sweep
-from experiments import bad_step, command_line, records
+from experiments import bad_step, command_line, records, results
 from experiments.grid import AXES, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +233,7 @@ def test_a_run_with_a_damaged_record_is_done_again(smoke, tmp_path, damage):
 @pytest.mark.parametrize("damaged", [b"[]", b"{}", b'{"configuration": null}', b"\xff"])
 def test_a_damaged_sweep_is_named_by_its_readers(tmp_path, damaged):
   (tmp_path / "sweep.json").write_bytes(damaged)
-  for read in (lambda path: records.check_folder(path, {}, False), records.read_metrics):
+  for read in (lambda path: records.check_folder(path, {}, False), results.read_metrics):
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'sweep.json'} is damaged")):
       read(tmp_path)
 

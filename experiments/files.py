@@ -1,0 +1,55 @@
+"""Files that a reader never sees half of."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+  """A name to write to, which takes the place of `path` once it is whole."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  draft = path.with_name(path.name + ".tmp")
+  yield draft
+  with draft.open("rb+") as file:
+    os.fsync(file.fileno())
+  draft.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+  """Text, as UTF-8."""
+  with replacing(path) as draft:
+    draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+  """One JSON object."""
+  write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_netcdf(path: Path, data: xr.Dataset) -> None:
+  """NetCDF 3."""
+  with replacing(path) as draft:
+    data.to_netcdf(draft, engine="scipy")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """What `write_json` wrote.
+
+  Raises:
+    ValueError: the file does not hold a JSON object.
+  """
+  try:
+    data = json.loads(path.read_bytes())
+  except ValueError:
+    data = None
+  if not isinstance(data, dict):
+    raise ValueError(f"{path} is damaged: it must hold a JSON object.")
+  return data

@@ -1,0 +1,167 @@
+"""All runs of a sweep together: `gradients.nc` and `summary.csv`, and both read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from experiments import files
+from experiments.grid import AXES, Run
+from experiments.measures import MEASURES
+from experiments.records import METRICS, has_ended, read_sweep, status
+
+_ATTRIBUTES = {
+  "norms": "log10 of the norm for each example's own loss, mean over the batch",
+  "nan": "not measured",
+  "minus_inf": "the norm of at least one example is 0 in float32, below 1e-38; inf: above 3e38",
+  "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
+  **{name: measure.note for name, measure in MEASURES.items()},
+  "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
+  "truncation": "inf: full backpropagation through time",
+  "clip_norm": "inf: no clipping",
+  "clipped_share": (
+    "with clip_by carry, the share of examples whose dL/dh_t, all leaves of the carry together, "
+    "was above clip_norm, and was scaled to it before it went on to earlier steps; log10_grad_norm "
+    "is from before that. The other ways to clip act on the params' gradient, not in time"
+  ),
+}
+
+
+def write(folder: Path, ids: Mapping[str, Run]) -> tuple[xr.Dataset, xr.Dataset]:
+  """Gathers the ended runs into `gradients.nc` and `summary.csv`.
+
+  Args:
+    folder: of the sweep.
+    ids: run by run id, in order; all ended.
+  Returns:
+    What `read_gradients` and `read_metrics` return.
+  """
+  parts = [xr.load_dataset(folder / "runs" / name / "gradients.nc") for name in ids]
+  gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
+  gradients = gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
+  files.write_netcdf(folder / "gradients.nc", gradients)
+  metrics = read_metrics(folder)
+  files.write_text(folder / "summary.csv", _summary(gradients, metrics))
+  return gradients, metrics
+
+
+def read_gradients(folder: Path) -> xr.Dataset:
+  """`gradients.nc`: norms and measures over run × step × layer × …, axes as coordinates.
+
+  Raises:
+    ValueError: the folder does not hold a sweep that has ended.
+  """
+  path = folder / "gradients.nc"
+  if not path.is_file():
+    raise ValueError(f"FOLDER must hold a sweep that has ended; there is no {path}.")
+  try:
+    data = xr.load_dataset(path)
+  except (ValueError, TypeError, EOFError):
+    data = xr.Dataset()
+  if "log10_grad_norm" not in data:
+    raise ValueError(f"{path} is damaged; give the sweep's command again to gather it anew.")
+  return data
+
+
+def read_metrics(folder: Path) -> xr.Dataset:
+  """Loss, gradient norm before and after clipping, and clipped, over run × update.
+
+  From the runs' `metrics.jsonl`; `Record` says what they are. NaN where there is no such record.
+
+  Raises:
+    ValueError: a run has not ended, or a record is damaged.
+  """
+  about = read_sweep(folder)
+  ids = about["runs"]
+  for name in ids:
+    if not has_ended(folder, name):
+      raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
+  runs = {name: _run_of(files.read_json(folder / "runs" / name / "config.json")) for name in ids}
+  updates = about["configuration"]["steps"] + 1
+  columns = {name: np.full((len(ids), updates), np.nan) for name in METRICS}
+  for i, name in enumerate(ids):
+    for text in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines():
+      line = json.loads(text)
+      for metric, values in columns.items():
+        values[i, line["step"]] = line.get(metric, np.nan)
+  return xr.Dataset(
+    {name: (("run", "update"), values) for name, values in columns.items()},
+    {**_run_coordinates(folder, runs), "update": np.arange(updates)},
+    {"task": about["configuration"]["task"], **about["task"]},
+  )
+
+
+def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
+  """Axes, status and step of divergence along `run`."""
+
+  def number(value: float | None, none: float) -> float:
+    return none if value is None else float(value)
+
+  runs, states = list(ids.values()), [status(folder, name) for name in ids]
+  columns = {
+    "cell": [r.cell for r in runs],
+    "depth": np.array([r.depth for r in runs], np.int32),
+    "truncation": [number(r.truncation, np.inf) for r in runs],
+    "seed": np.array([r.seed for r in runs], np.int32),
+    "learning_rate": [r.learning_rate for r in runs],
+    "clip_norm": [number(r.clip_norm, np.inf) for r in runs],
+    "clip_by": [r.clip_by for r in runs],
+    "recurrent_gain": [r.recurrent_gain for r in runs],
+    "forget_bias": [number(r.forget_bias, np.nan) for r in runs],
+    "status": [state["status"] for state in states],
+    "diverged_step": [number(state["diverged_step"], np.nan) for state in states],
+  }
+  return {"run": list(ids), **{name: ("run", column) for name, column in columns.items()}}
+
+
+def _run_of(config: Mapping[str, Any]) -> Run:
+  # Records from before there were several ways to clip do not name one.
+  return Run(**{name: config[name] for name in AXES if name in config})
+
+
+def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
+  """A line a run, with nothing in it that differs from one execution to the next.
+
+  The final loss is the mean of the last tenth of the steps, so NaN for a run that diverged.
+  """
+  tail = max(1, metrics.sizes["update"] // 10)
+  rows = []
+  for name in metrics["run"].values:
+    run, norms = metrics.sel(run=name), gradients.sel(run=name)
+    loss, grad_norm = run["loss"].values, run["grad_norm"].values
+    far = _farthest(norms)
+    rows.append(
+      {
+        "run": name,
+        **{axis: run[axis].item() for axis in AXES},
+        "status": run["status"].item(),
+        "diverged_step": run["diverged_step"].item(),
+        "first_loss": loss[0],
+        "final_loss": np.nan if run["status"] == "diverged" else loss[-tail:].mean(),
+        "baseline": metrics.attrs["baseline"],
+        "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
+        "clipped_steps": int((run["clipped"].values > 0).sum()),
+        "zero_grad_norm_steps": int((grad_norm == 0).sum()),
+        "log10_lag_norm_before": far[0],
+        "log10_lag_norm_after": far[-1],
+      }
+    )
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  return text.getvalue()
+
+
+def _farthest(norms: xr.Dataset) -> np.ndarray:
+  """log₁₀ norm at the largest lag in layer 1, at each step; NaN if lags were not measured."""
+  if "log10_lag_norm" not in norms:
+    return np.full(norms.sizes["step"], np.nan)
+  return norms["log10_lag_norm"].isel(layer=0, lag=-1).values
