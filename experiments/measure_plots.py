@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments import plot_style as look
 from experiments.measures import MEASURES
+from experiments.plot_lines import draw_profiles
 from experiments.plot_panels import (
   DASHED,
   common_keys,
@@ -70,10 +71,10 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
         continue  # the forget gate of a cell that has none
       if over == "step":
         there = ~np.isnan(values).all(axis=0)
-        look.draw_profiles(axis, x[there], values[:, there], style, label, track)
+        draw_profiles(axis, x[there], values[:, there], style, label, track)
       else:
         first = f"{label}, initialisation"
-        look.draw_profiles(axis, x, values[:, 0], style, first, track, linestyle=DASHED)
+        draw_profiles(axis, x, values[:, 0], style, first, track, linestyle=DASHED)
         draw_the_end(axis, x, values[:, 1:], style, label, track + 1)
       if over == "reach":
         axis.set_xscale("log", base=2)

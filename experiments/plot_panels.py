@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from experiments import plot_style as look
+from experiments.plot_lines import draw_profiles, finish
 from experiments.plot_style import Style
 
 # Along `run`, these are no settings; all other coordinates are, and keep lines or panels apart.
@@ -133,9 +134,9 @@ def draw_the_end(
   """Draws profiles [seeds, step, x] at the last step, and runs that ended before it one by one."""
   ended, early = at_the_end(profiles)
   if len(ended):
-    look.draw_profiles(axis, x, ended, style, label, track)
+    draw_profiles(axis, x, ended, style, label, track)
   for profile in early:
-    look.draw_profiles(axis, x, profile[None], style, f"{label}, {EARLY}", track, linestyle=":")
+    draw_profiles(axis, x, profile[None], style, f"{label}, {EARLY}", track, linestyle=":")
 
 
 def make_panels(
@@ -171,5 +172,5 @@ def common_keys(panels: Panels, drawn: Iterable[Sequence[int]]) -> list[Artist]:
 
 def edge_keys(panels: Panels) -> list[Artist]:
   """Legend keys for the edge markers, for which this makes room."""
-  keys = [key for axes in zip(*panels.values(), strict=True) for key in look.finish(axes)]
+  keys = [key for axes in zip(*panels.values(), strict=True) for key in finish(axes)]
   return list({key.get_label(): key for key in keys}.values())

@@ -19,6 +19,16 @@ from matplotlib.figure import Figure
 
 from experiments import plot_style as look
 from experiments.measure_plots import measure_figures
+from experiments.plot_lines import (
+  draw_cross,
+  draw_curves,
+  draw_points,
+  draw_profiles,
+  mark_cuts,
+  mark_edges,
+  spread,
+  spread_by_blocks,
+)
 from experiments.plot_panels import (
   DASHED,
   EARLY,
@@ -83,13 +93,13 @@ def gradient_decay(gradients: xr.Dataset) -> Figure:
     axis, style, track = panels[tuple(place)][0], styles[value], 2 * list(styles).index(value)
     label = describe(line, value)
     first = f"{label}, initialisation"
-    look.draw_profiles(axis, lags, norms[runs, 0], style, first, track, linestyle=DASHED)
+    draw_profiles(axis, lags, norms[runs, 0], style, first, track, linestyle=DASHED)
     if len(steps) > 1:
       draw_the_end(axis, lags, norms[runs, 1:], style, label, track + 1)
     drawn.append(runs)
   for panel, runs in group_runs(gradients, [*rows, "depth"]).items():
     cuts = sorted({truncations[run] for run in runs if truncations[run] <= lags[-1]})
-    look.mark_cuts(panels[panel][0], cuts, lags[-1])
+    mark_cuts(panels[panel][0], cuts, lags[-1])
 
   keys = [*line_keys(line, styles), look.key(f"initialisation (step {steps[0]})", ls=DASHED)]
   if len(steps) > 1:
@@ -160,7 +170,7 @@ def depth_by_time(gradients: xr.Dataset) -> Figure:
       ended, early = at_the_end(values)
       when = f"after training (step {steps[-1]})" if len(ended) or not len(early) else EARLY
       panels[when] = next(v for v in (ended, early, values[:, -1]) if len(v))
-    maps.append([(f"{name}\n{when}", look.spread(v)[1]) for when, v in panels.items()])
+    maps.append([(f"{name}\n{when}", spread(v)[1]) for when, v in panels.items()])
   figure, keys = look.heat_maps(maps, data["time"].values, TIME, TIME_NORM)
   caption = f"Gradient of the training loss, deepest networks; {describe_seeds(gradients, drawn)}"
   look.annotate(figure, keys, caption)
@@ -197,27 +207,27 @@ def training(metrics: xr.Dataset) -> Figure:
   figure, panels = make_panels(metrics, rows, "optimisation step", labels, scales)
   styles = line_styles(metrics, line)
   block = math.ceil(len(updates) / MOST_POINTS)
-  middles = look.spread_by_blocks(updates, block)[1]
+  middles = spread_by_blocks(updates, block)[1]
   drawn, reasons = [], Counter[str]()
   for (*place, value), runs in group_runs(metrics, [*rows, "depth", line]).items():
     axes, style, track = panels[tuple(place)], styles[value], list(styles).index(value)
     drawn.append(with_largest(columns["truncation"], runs))
     pooled = [run in drawn[-1] for run in runs]
     for axis, values in zip(axes, (loss, grad_norm), strict=True):
-      _, medians, _ = look.spread_by_blocks(values[runs], block)
-      look.draw_curves(axis, middles, medians, pooled, style, describe(line, value), track)
+      _, medians, _ = spread_by_blocks(values[runs], block)
+      draw_curves(axis, middles, medians, pooled, style, describe(line, value), track)
       zero = 0.0 if axis.get_yscale() == "log" else math.nan
-      look.mark_edges(axis, updates, values[runs], style, track, zero=zero)
+      mark_edges(axis, updates, values[runs], style, track, zero=zero)
     for run in runs:
       acted = np.where(clipped[run] > 0, grad_norm[run], np.nan)
-      _, _, peaks = look.spread_by_blocks(acted, block)
+      _, _, peaks = spread_by_blocks(acted, block)
       where = np.isfinite(peaks)
-      look.draw_points(axes[1], middles[where], peaks[where], style, CLIPPED, marker=".", ms=2.5)
+      draw_points(axes[1], middles[where], peaks[where], style, CLIPPED, marker=".", ms=2.5)
       if columns["status"][run] == "diverged":
         step, reason = _divergence(metrics.isel(run=run))
         reasons[reason] += 1
         for axis, values in zip(axes, (loss, grad_norm), strict=True):
-          look.draw_cross(axis, step, updates, values[run], style, "diverged")
+          draw_cross(axis, step, updates, values[run], style, "diverged")
   # Only of the global norm is the limit one of what is drawn.
   limits = [
     limit if clip_by == "global_norm" else math.inf

@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import plot_style, plots
+from experiments import plot_lines, plot_style, plots
 
 CELLS = ("elman", "gru", "lstm")
 DECAY = {"elman": 0.30, "gru": 0.06, "lstm": 0.03}  # log10 per time step, at initialisation
@@ -647,13 +647,13 @@ def test_spread_leaves_out_nan_and_counts_infinities():
   values = rng.normal(size=(5, 40))
   values[rng.random(values.shape) < 0.3] = np.nan
   values[0] = 0.5
-  low, middle, high = plot_style.spread(values)
+  low, middle, high = plot_lines.spread(values)
   np.testing.assert_array_equal(low, np.nanmin(values, axis=0))
   np.testing.assert_allclose(middle, np.nanmedian(values, axis=0))
   np.testing.assert_array_equal(high, np.nanmax(values, axis=0))
   inf, nan = np.inf, np.nan
   values = np.array([[-inf, -inf, inf, nan], [-inf, 1.0, 2.0, nan], [3.0, 2.0, nan, nan]])
-  low, middle, high = plot_style.spread(values)
+  low, middle, high = plot_lines.spread(values)
   np.testing.assert_array_equal(low, [-inf, -inf, 2, nan])
   np.testing.assert_array_equal(middle, [-inf, 1, inf, nan])
   np.testing.assert_array_equal(high, [3, 2, inf, nan])
