@@ -164,8 +164,8 @@ def common_keys(panels: Panels, drawn: Iterable[Sequence[int]]) -> list[Artist]:
   keys: list[Artist] = []
   if any(len(runs) > 1 for runs in drawn):
     keys.append(Patch(color=look.GREY, alpha=0.3, lw=0, label="minimum to maximum over seeds"))
-  labels = {str(line.get_label()) for stack in panels.values() for line in stack[0].lines}
-  if any(label.endswith(EARLY) for label in labels):
+  drawn_lines = (line for axes in panels.values() for axis in axes for line in axis.lines)
+  if any(str(line.get_label()).endswith(EARLY) for line in drawn_lines):
     keys.append(look.key(EARLY, ls=":", lw=1.5))
   return keys + edge_keys(panels)
 

@@ -8,6 +8,7 @@ import xarray as xr
 
 from experiments.measure_plots import X_LABELS, measure_figures
 from experiments.measures import MEASURES
+from experiments.plot_panels import EARLY
 
 SIZES = {"run": 2, "step": 3, "layer": 1, "time": 4, "lag": 4, "exponent": 3, "reach": 3}
 
@@ -59,3 +60,17 @@ def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
 def test_what_was_not_measured_has_no_figure():
   assert measure_figures(measured("lag")) == {}
   assert measure_figures(measured("omega", "lyapunov")).keys() == {"omega", "lyapunov"}
+
+
+def test_a_run_that_ended_early_has_its_key_on_whichever_axis_it_is():
+  data = measured("saturation")
+  first, *others = data.data_vars
+  data[first].values[:] = np.nan  # the gate of another cell
+  for variable in others:
+    data[variable].values[1, 1] = 0.5
+    data[variable].values[1, 2] = np.nan  # ended before the last step
+  (figure,) = measure_figures(data).values()
+  assert not figure.axes[0].lines
+  assert f"lstm, {EARLY}" in [line.get_label() for line in figure.axes[1].lines]
+  (legend,) = figure.legends
+  assert EARLY in [text.get_text() for text in legend.get_texts()]
