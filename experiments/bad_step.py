@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -116,15 +114,7 @@ def load(path: Path) -> tuple[BadStep, Place | None, dict[str, Any]]:
     return _restore(about, arrays)
   except OSError as error:
     raise ValueError(f"FILE must be readable, got {path} ({error.strerror or error}).") from None
-  except (
-    AttributeError,
-    EOFError,
-    KeyError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as error:
+  except Exception as error:  # zipfile, NumPy, JSON and wrong values raise each their own
     raise ValueError(f"FILE must be a sweep's replay.npz, whole, got {path} ({error}).") from None
 
 
@@ -156,7 +146,12 @@ def _restore(
   )
   step = checks.integer("step", about["step"], minimum=0)
   loss = LOSSES[checks.choice("loss", about["loss"], LOSSES)]
-  return BadStep(run, settings, step, loss, *sizes, snapshot), place_of(about["place"]), dict(about)
+  place = place_of(about["place"])
+  words(place)  # raises where its values are of other types
+  for name, kind in (("matmul_precision", str | None), ("platform", str), ("versions", dict)):
+    if not isinstance(about[name], kind):
+      raise TypeError(f"{name} must be {kind}, got {about[name]!r}")
+  return BadStep(run, settings, step, loss, *sizes, snapshot), place, dict(about)
 
 
 def _model(run: Run, settings: Settings, output_size: int, vocabulary_size: int | None) -> DeepRNN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
@@ -15,6 +16,7 @@ import pytest
 from experiments import bad_step, command_line, replay
 from experiments.grid import Run, Settings
 from experiments.runner import Layout, compile_group, network, numbers_of, optimizer_of, train_group
+from rnn_jax.gradient_flow import Place
 from rnn_jax.tasks import adding
 from rnn_jax.training import init_state, update
 
@@ -201,6 +203,7 @@ class Trap:
     return (pytest.fail, ("the file's code was run",))
 
 
+PLACE = Place("forward", None, 1, "xs", (2, 1), "nan", 1.0, False)._asdict()
 DAMAGES = {
   "empty": lambda data: b"",
   "cut": lambda data: data[: len(data) // 2],
@@ -220,7 +223,10 @@ DAMAGES = {
   "other json": lambda data: with_about(data, run={"cell": "elman"}),
   "a list": lambda data: rewritten(data, about=np.array("[]")),
   "other loss": lambda data: with_about(data, loss="hinge"),
+  "text in place": lambda data: with_about(data, place=PLACE | {"largest": "much"}),
   "other place": lambda data: with_about(data, place={"phase": "forward"}),
+  "negative seed": lambda data: with_about(data, run={**dataclasses.asdict(RUNS[0]), "seed": -1}),
+  "no versions": lambda data: with_about(data, versions=None),
   "precision": lambda data: with_about(data, matmul_precision="perfect"),
 }
 
