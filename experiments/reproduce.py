@@ -130,7 +130,7 @@ def make(name: str, folder: Path, console: Console) -> Result:
     _print_outcome(console, outcome)
   if error is not None:
     console.print(f"  error: {error}")
-  verdict = "reproduced" if result.reproduced else "not reproduced"
+  verdict = figure_records.verdict(result.reproduced)
   console.print(f"{name}: {verdict}, {result.seconds:.1f} s\n", style="bold")
   return result
 

@@ -114,6 +114,11 @@ def shown(value: Any) -> str:
   return "" if value is None else str(value)
 
 
+def verdict(reproduced: bool) -> str:
+  """In words."""
+  return "reproduced" if reproduced else "not reproduced"
+
+
 def _plain(value: float) -> float | str:
   """JSON has no infinities and no NaN."""
   return value if math.isfinite(value) else str(value)
@@ -125,14 +130,6 @@ def report(folder: Path, order: Sequence[str]) -> str:
   Raises:
     OSError, ValueError: records that cannot be read.
   """
-  found: dict[str, Mapping[str, Any]] = {}
-  for name in order:
-    path = folder / name / "checks.json"
-    if path.exists():
-      try:
-        found[name] = json.loads(path.read_text(encoding="utf-8"))
-      except ValueError as error:
-        raise ValueError(f"{path} must hold the record of a figure, got {error}.") from None
   lines = [
     "# Results",
     "",
@@ -143,16 +140,21 @@ def report(folder: Path, order: Sequence[str]) -> str:
     "| figure | | verdict | seconds |",
     "|---|---|---|---|",
   ]
+  sections: list[str] = []
   for name in order:
-    if name in found:
-      record = found[name]
-      title, verdict = record["title"], _verdict(record["reproduced"])
-      lines.append(f"| {name} | {_cell(title)} | {verdict} | {record['seconds']:.0f} |")
-    else:
+    path = folder / name / "checks.json"
+    if not path.exists():
       lines.append(f"| {name} | | not run | |")
-  for name, record in found.items():
-    lines += ["", *_section(name, record, folder / name / "table.csv")]
-  return "\n".join(lines) + "\n"
+      continue
+    try:
+      record = json.loads(path.read_text(encoding="utf-8"))
+      cells = name, _cell(record["title"]), verdict(record["reproduced"])
+      lines.append(f"| {' | '.join(cells)} | {record['seconds']:.0f} |")
+      sections += ["", *_section(name, record, folder / name / "table.csv")]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      reason = f"{type(error).__name__}: {error}"
+      raise ValueError(f"{path} must hold the record of a figure, got {reason}.") from None
+  return "\n".join(lines + sections) + "\n"
 
 
 def _section(name: str, record: Mapping[str, Any], table: Path) -> list[str]:
@@ -162,7 +164,7 @@ def _section(name: str, record: Mapping[str, Any], table: Path) -> list[str]:
   git = record["git"]
   commit = "no repository" if git is None else git["commit"][:12] + ", changed" * git["dirty"]
   lines = [
-    f"## {name}. {record['title']}: {_verdict(record['reproduced'])}",
+    f"## {name}. {record['title']}: {verdict(record['reproduced'])}",
     "",
     f"{record['setting']}",
     "",
@@ -188,10 +190,6 @@ def _section(name: str, record: Mapping[str, Any], table: Path) -> list[str]:
   if record["notes"]:
     lines += ["", *(f"- {note}" for note in record["notes"])]
   return lines
-
-
-def _verdict(reproduced: bool) -> str:
-  return "reproduced" if reproduced else "not reproduced"
 
 
 def _rounded(text: str) -> str:

@@ -193,9 +193,10 @@ def test_without_checks_nothing_is_reproduced():
   assert not Result(None, "failed", 0.0).reproduced
 
 
-def test_report_names_a_record_that_cannot_be_read(tmp_path):
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"title": 1}'])
+def test_report_names_a_record_that_cannot_be_read(tmp_path, text):
   (tmp_path / "F1").mkdir()
-  (tmp_path / "F1" / "checks.json").write_text("{")
+  (tmp_path / "F1" / "checks.json").write_text(text)
   with pytest.raises(ValueError, match=r"F1/checks\.json must hold the record of a figure"):
     figure_records.report(tmp_path, ["F1"])
 
