@@ -96,8 +96,7 @@ def measure(
     return truncation_bias(model.cells, layers, batch.xs, loss, truncations)
 
   runs = [Run(np.uint32(seed), np.int32(k)) for seed in seeds for k in truncations]
-  stacked = jax.tree.map(lambda *a: np.stack(a), *runs)
-  calls = train_runs(start, advance, stacked, task.data)
+  calls = train_runs(start, advance, runs, task.data)
   *_, (states, losses) = itertools.islice(calls, max(1, num_updates // CALL))
   biases = []
   for i, seed in enumerate(seeds):

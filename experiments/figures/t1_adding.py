@@ -29,8 +29,7 @@ def run(*flags: str) -> Outcome:
   Args:
     *flags: of the sweep, that take the place of the file's.
   """
-  gradients, metrics = sweep("adding.flags", *flags)
-  del gradients
+  _, metrics = sweep("adding.flags", *flags)
   baseline = metrics.attrs["baseline"]
   losses = metrics["loss"].values
   final = losses[:, -TAIL:].mean(axis=1)

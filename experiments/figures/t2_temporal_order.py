@@ -92,8 +92,7 @@ def train(
     state = jax.lax.cond(state.solved < 0, live, lambda: state)
     return state, (state.error, state.solved)
 
-  stacked = jax.tree.map(lambda *a: np.stack(a), *runs)
-  for i, (_, (errors, solved)) in enumerate(train_runs(start, advance, stacked)):
+  for i, (_, (errors, solved)) in enumerate(train_runs(start, advance, runs)):
     if (i + 1) * call >= num_updates or (solved >= 0).all():
       return errors, solved
   raise AssertionError  # train_runs has no end

@@ -61,8 +61,7 @@ def train(seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SI
     return updates(model, optimizer, task, state, data, keys(run)[1], CALL)
 
   runs = [Run(np.uint32(seed), chrono) for seed in seeds for chrono in (False, True)]
-  stacked = jax.tree.map(lambda *a: np.stack(a), *runs)
-  calls = itertools.islice(train_runs(start, advance, stacked), max(1, num_updates // CALL))
+  calls = itertools.islice(train_runs(start, advance, runs), max(1, num_updates // CALL))
   losses = np.concatenate([losses for _, losses in calls], axis=1)
   return losses.reshape(len(seeds), 2, -1)
 

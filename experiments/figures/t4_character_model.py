@@ -61,8 +61,8 @@ def train(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     return jax.lax.scan(functools.partial(epoch, tokens), state, jax.random.split(key, CALL))
 
-  runs = train_runs(start, advance, np.asarray(seeds, np.uint32), jnp.asarray(tokens, jnp.int32))
-  calls = itertools.islice(runs, max(1, epochs // CALL))
+  runs, data = [np.uint32(seed) for seed in seeds], jnp.asarray(tokens, jnp.int32)
+  calls = itertools.islice(train_runs(start, advance, runs, data), max(1, epochs // CALL))
   return np.concatenate([perplexities for _, perplexities in calls], axis=1)
 
 

@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ FLAGFILES = ROOT / "experiments" / "flagfiles"
 def train_runs(
   start: Callable[[Any, Any], Any],
   advance: Callable[[Any, Any, Any], tuple[Any, Any]],
-  runs: Any,
+  runs: Sequence[Any],
   data: Any = (),
 ) -> Iterator[tuple[Any, Any]]:
   """Trains runs that differ in numbers alone, with one program: over devices, then in turn.
@@ -36,12 +36,12 @@ def train_runs(
   Args:
     start: `(run, data) -> state`, pure.
     advance: `(run, state, data) -> (state, record)`, pure: some updates.
-    runs: what the runs differ in, a pytree of arrays [runs, ...].
+    runs: what each of them has of its own, a pytree of numbers.
     data: what they share, a pytree of arrays.
   Yields:
     (states, records) after each call of `advance`, leaves [runs, ...], on the host; without end.
   """
-  count = len(jax.tree.leaves(runs)[0])
+  count = len(runs)
   devices = jax.local_devices()[:count]
   each = math.ceil(count / len(devices))
   # Places without a run of their own repeat one; its copies are dropped.
@@ -61,7 +61,8 @@ def train_runs(
   def go_on(runs: Any, states: Any, data: Any) -> tuple[Any, Any]:
     return jax.lax.map(lambda run: advance(run[0], run[1], data), (runs, states))
 
-  everywhere, states = spread(runs), spread(jax.jit(begin)(runs, data))
+  stacked = jax.tree.map(lambda *a: np.stack(a), *runs)
+  everywhere, states = spread(stacked), spread(jax.jit(begin)(stacked, data))
   step = map_runs(go_on, devices)
   while True:
     states, made = step(everywhere, states, data)

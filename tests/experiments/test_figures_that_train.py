@@ -42,7 +42,7 @@ def test_runs_keep_their_places(count):
   calls = training.train_runs(
     lambda run, data: (run * 0, jnp.zeros((), jnp.int32)),
     lambda run, state, data: ((state[0] + run * data, state[1] + 1), state[0]),
-    np.arange(count, dtype=np.float32),
+    [np.float32(i) for i in range(count)],
     jnp.asarray(10.0),
   )
   for i, ((totals, steps), before) in enumerate(itertools.islice(calls, 3)):
