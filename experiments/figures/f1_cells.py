@@ -7,7 +7,6 @@ import math
 import matplotlib.figure
 import numpy as np
 
-from experiments import plot_style
 from experiments.figures import profiles
 from experiments.figures.figure import Figure, Outcome, at_least, relative
 from rnn_jax.cells import elman, gru, lstm
@@ -68,18 +67,11 @@ def run() -> Outcome:
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
-    shades = ("#E69F00", "#009E73", "#56B4E9", "#0072B2", "#000000")
-    axes = figure.subplots(1, 2, sharey=True)
-    for j, (axis, scale) in enumerate(zip(axes, SCALES, strict=True)):
-      for i, (name, _, _) in enumerate(CELLS):
-        for profile in found[i, j]:
-          axis.plot(profile, color=shades[i], lw=0.7, alpha=0.6)
-        axis.plot([], color=shades[i], label=name)
-      axis.axvspan(profiles.FIRST, profiles.LAST, color="0.93", zorder=0)
-      axis.set_title(f"input scale {scale:g}/√2", fontsize=plot_style.MEDIUM)
-      axis.set_xlabel("lag k, in steps")
-    axes[0].set_ylabel("mean log10 of the probe's gradient")
-    axes[0].legend(frameon=False, fontsize=plot_style.SMALL)
+    panels = {
+      f"input scale {scale:g}/√2": {name: found[i, j] for i, (name, _, _) in enumerate(CELLS)}
+      for j, scale in enumerate(SCALES)
+    }
+    profiles.draw(figure, panels, ("#E69F00", "#009E73", "#56B4E9", "#0072B2", "#000000"))
 
   return Outcome(table, checks, draw, notes)
 

@@ -69,18 +69,11 @@ def run() -> Outcome:
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
+    panels = {
+      name: {f"g = {gain}": found[name][i] for i, gain in enumerate(GAINS)} for name in ACTIVATIONS
+    }
     styles = plot_style.value_styles(GAINS)
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, name in zip(axes, ACTIVATIONS, strict=True):
-      for i, gain in enumerate(GAINS):
-        for profile in found[name][i]:
-          axis.plot(profile, color=styles[gain].colour, lw=0.7, alpha=0.6)
-        axis.plot([], color=styles[gain].colour, label=f"g = {gain}")
-      axis.axvspan(profiles.FIRST, profiles.LAST, color="0.93", zorder=0)
-      axis.set_title(name, fontsize=plot_style.MEDIUM)
-      axis.set_xlabel("lag k, in steps")
-    axes[0].set_ylabel("mean log10 of the probe's gradient")
-    axes[0].legend(frameon=False, fontsize=plot_style.SMALL)
+    profiles.draw(figure, panels, [styles[gain].colour for gain in GAINS])
 
   return Outcome(table, checks, draw, notes)
 

@@ -1,13 +1,15 @@
-"""Lag profiles at initialisation, of a random probe of the last carry."""
+"""Lag profiles at initialisation, of a random probe of the last carry: computed and drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 import numpy as np
 
+from experiments import plot_style
 from rnn_jax.cells import LSTMCarry
 from rnn_jax.gradient_flow import decay_rate, lag_profile
 from rnn_jax.types import Array, Cell
@@ -55,3 +57,28 @@ def rates(found: np.ndarray) -> np.ndarray:
   """Slopes of ln φ over the lags of the fit, in nats a step: [..., lag] → [...]."""
   with jax.enable_x64(True):
     return np.asarray(decay_rate(jnp.asarray(np.moveaxis(found, -1, 0)), FIRST, LAST))
+
+
+def draw(
+  figure: matplotlib.figure.Figure,
+  panels: Mapping[str, Mapping[str, np.ndarray]],
+  colours: Sequence[str],
+) -> None:
+  """Draws profiles and marks the lags of the fit.
+
+  Args:
+    figure: an empty one.
+    panels: titles, and by label in each of them profiles [seeds, lag].
+    colours: of the labels, in order.
+  """
+  axes = figure.subplots(1, len(panels), sharey=True)
+  for axis, (title, found) in zip(axes, panels.items(), strict=True):
+    for colour, (label, profiles) in zip(colours, found.items(), strict=True):
+      for profile in profiles:
+        axis.plot(profile, color=colour, lw=0.7, alpha=0.6)
+      axis.plot([], color=colour, label=label)
+    axis.axvspan(FIRST, LAST, color="0.93", zorder=0)
+    axis.set_title(title, fontsize=plot_style.MEDIUM)
+    axis.set_xlabel("lag k, in steps")
+  axes[0].set_ylabel("mean log10 of the probe's gradient")
+  axes[0].legend(frameon=False, fontsize=plot_style.SMALL)
