@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-from scipy.optimize import brentq
 
 from experiments import plot_style
+from experiments.figures import mean_field
 from experiments.figures.figure import Figure, Outcome, absolute
 from rnn_jax.gradient_flow import lyapunov_spectrum
 from rnn_jax.types import Array, Cell, Params
@@ -21,8 +21,6 @@ GAINS = (0.5, 0.9, 1.25, 1.5, 2.0, 3.0)
 SEEDS = tuple(range(10))
 MEAN_FIELD = (-0.693, -0.105, 0.0235, 0.0652, 0.1547, 0.3103)
 TOLERANCE = 0.02
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(201)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 def rate_network(gain: Any, size: int = SIZE) -> Cell:
@@ -65,16 +63,6 @@ def rate_network(gain: Any, size: int = SIZE) -> Cell:
   return Cell(init, initial_carry, project, recur, update, output)
 
 
-def mean_field(gain: float) -> float:
-  """λ₁ = ½ ln(g² ⟨sech⁴(√q z)⟩), q = g² ⟨tanh²(√q z)⟩, z ~ N(0, 1), in the limit of large N."""
-
-  def gap(q: float) -> float:
-    return gain**2 * float(_WEIGHTS @ np.tanh(math.sqrt(q) * _NODES) ** 2) - q
-
-  q = brentq(gap, 1e-6, gain**2) if gain > 1.001 else 0.0
-  return math.log(gain**2 * float(_WEIGHTS @ np.cosh(math.sqrt(q) * _NODES) ** -4.0)) / 2
-
-
 def spectral_radius(seed: int, size: int = SIZE) -> float:
   """ρ(J) of a network of gain 1, as `measure` draws it."""
   key, _ = jax.random.split(jax.random.key(seed))
@@ -107,7 +95,7 @@ def run() -> Outcome:
   table = [
     {
       "g": gain,
-      "mean field": mean_field(gain),
+      "mean field": mean_field.exponent(gain),
       "mean over seeds": float(means[i]),
       **{f"seed {seed}": float(found[i, j]) for j, seed in enumerate(SEEDS)},
     }
@@ -132,7 +120,7 @@ def run() -> Outcome:
   def draw(figure: matplotlib.figure.Figure) -> None:
     axis = figure.subplots()
     curve = np.linspace(0.45, 3.1, 150)
-    axis.plot(curve, [mean_field(g) for g in curve], color=plot_style.GREY, lw=1)
+    axis.plot(curve, [mean_field.exponent(g) for g in curve], color=plot_style.GREY, lw=1)
     axis.plot([], [], color=plot_style.GREY, lw=1, label="mean field, N → ∞")
     for row in found.T:
       axis.plot(GAINS, row, "o", color="#0072B2", ms=4, alpha=0.6)

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from experiments import command_line, reproduce
-from experiments.figures import FIGURES, f1_cells, f2_gain, f4_chaos, f6_error_surface, profiles
+from experiments.figures import (
+  FIGURES,
+  f1_cells,
+  f2_gain,
+  f4_chaos,
+  f6_error_surface,
+  mean_field,
+  profiles,
+)
 from experiments.figures import records as figure_records
 from experiments.figures.figure import Check, Figure, Outcome, absolute, at_least, at_most, relative
 from experiments.figures.records import Result
@@ -203,10 +211,10 @@ def test_report_names_a_record_that_cannot_be_read(tmp_path, text):
 
 def test_mean_field_curves_meet_their_closed_forms():
   for gain, value in zip(f4_chaos.GAINS, f4_chaos.MEAN_FIELD, strict=True):
-    assert f4_chaos.mean_field(gain) == pytest.approx(value, abs=6e-4)
-  assert f4_chaos.mean_field(0.7) == pytest.approx(math.log(0.7))
+    assert mean_field.exponent(gain) == pytest.approx(value, abs=6e-4)
+  assert mean_field.exponent(0.7) == pytest.approx(math.log(0.7))
   # At a small gain the inputs alone drive the units: a ~ N(0, w_i² D), and sech⁴ a ≈ 1 − 2 a².
-  small = f2_gain.mean_field(1e-3)
+  small = mean_field.exponent(1e-3, f2_gain.SCALE**2)
   assert small == pytest.approx(math.log(1e-3) - f2_gain.SCALE**2, abs=3e-4)
   s = 1 / (1 + np.exp(-1.5))  # two equilibria meet where w σ′ = 1, here at x = ±1.5
   w = 1 / (s * (1 - s))
