@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,8 @@ import numpy as np
 
 from experiments import plot_style
 from experiments.figures.figure import Figure, Outcome, absolute, at_least, relative
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.cells import elman
+from rnn_jax.types import Array, Params
 from rnn_jax.unroll import unroll
 
 SIZE, POSITIVE = 23, 10
@@ -24,42 +24,23 @@ UPDATES, LEARNING_RATE = 2000, 3e-4
 OPTIMUM = -1 / 6
 
 
-def balance() -> Cell:
-  """Linear system that a single parameter θ pushes up at first and pulls down in the end.
+CELL = elman(SIZE, activation="linear")
+
+
+def balance(theta: Array) -> Params:
+  """Params of a linear system that θ pushes up at first and pulls down in the end.
 
     s' = A s + θ x σ        A_ii = A_i,i+1 = ½        σ = (1, …, 1, −1, …, −1), 10 and 13
 
-  Returns:
-    A Cell: x [..., 1], carry and y [..., 23]; params {"theta": []}.
   References:
     Tallec and Ollivier, 2017, https://arxiv.org/abs/1705.08209
   """
   transition = (np.eye(SIZE) + np.eye(SIZE, k=1)) / 2
-
-  def init(key: Array, input_size: int, dtype: Any = float) -> Params:
-    del key, input_size
-    return {"theta": jnp.zeros((), dtype)}
-
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
-    return jnp.zeros((*batch_shape, SIZE), dtype)
-
-  def project(params: Params, xs: Array, key: Array | None = None) -> Array:
-    del key
-    return xs @ (params["theta"] * jnp.asarray(SIGNS, xs.dtype))[None]
-
-  def recur(params: Params, s: Array) -> Array:
-    del params
-    return s @ jnp.asarray(transition.T, s.dtype)
-
-  def update(params: Params, s: Array, drive: Array, recurrent: Array) -> Array:
-    del params, s
-    return drive + recurrent
-
-  def output(params: Params, s: Array, drive: Array) -> Array:
-    del params, drive
-    return s
-
-  return Cell(init, initial_carry, project, recur, update, output)
+  return {
+    "w_x": theta * jnp.asarray(SIGNS, theta.dtype)[None],
+    "w_h": jnp.asarray(transition.T, theta.dtype),
+    "b": jnp.zeros(SIZE, theta.dtype),
+  }
 
 
 def formula(truncation: int) -> float:
@@ -72,18 +53,17 @@ def formula(truncation: int) -> float:
 
 def measure(truncations: tuple[int, ...]) -> np.ndarray:
   """∂s₁/∂θ at the last step of a window of K steps, in a sequence cut every K steps."""
-  cell = balance()
   num_steps = 2 * max(truncations)
   xs = jnp.ones((num_steps, 1, 1))
 
   def gradient(truncation: Array) -> Array:
     last = num_steps // truncation * truncation - 1  # its gradient reaches back K − 1 steps
 
-    def first(params: Params) -> Array:
-      _, ys = unroll(cell, params, xs, truncation=truncation)
+    def first(theta: Array) -> Array:
+      _, ys = unroll(CELL, balance(theta), xs, truncation=truncation)
       return ys[last, 0, 0]
 
-    return jax.grad(first)(cell.init(jax.random.key(0), 1))["theta"]
+    return jax.grad(first)(jnp.zeros(()))
 
   program = jax.jit(lambda ks: jax.lax.map(gradient, ks))
   return np.asarray(program(jnp.asarray(truncations, jnp.int32)))
@@ -95,25 +75,24 @@ def train(truncation: int, whole_window: bool) -> float:
   The loss is ½ (s₁ − 1)², at a window's last step, which sees K lags; or its mean over the whole
   window, whose steps see 1, 2, …, K lags.
   """
-  cell = balance()
   xs = jnp.ones((truncation, 1, 1))
 
-  def update(old: tuple[Params, Array], _: None) -> tuple[tuple[Params, Array], None]:
-    params, carry = old
+  def update(old: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+    theta, carry = old
 
-    def loss(params: Params) -> tuple[Array, Array]:
-      final, ys = unroll(cell, params, xs, carry)
+    def loss(theta: Array) -> tuple[Array, Array]:
+      final, ys = unroll(CELL, balance(theta), xs, carry)
       errors = (ys[:, 0, 0] - 1) ** 2 / 2
       return jnp.mean(errors) if whole_window else errors[-1], final
 
-    grads, final = jax.grad(loss, has_aux=True)(params)
-    return (jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, grads), final), None
+    gradient, final = jax.grad(loss, has_aux=True)(theta)
+    return (theta - LEARNING_RATE * gradient, final), None
 
   @jax.jit
   def run() -> Array:
-    start = cell.init(jax.random.key(0), 1), cell.initial_carry((1,))
-    (params, _), _ = jax.lax.scan(update, start, None, length=UPDATES)
-    return params["theta"]
+    start = jnp.zeros(()), CELL.initial_carry((1,))
+    (theta, _), _ = jax.lax.scan(update, start, length=UPDATES)
+    return theta
 
   return float(run())
 
