@@ -14,6 +14,7 @@ from experiments.measures import MEASURES
 from experiments.plot_lines import draw_profiles
 from experiments.plot_panels import (
   DASHED,
+  bottom_layer,
   common_keys,
   describe_seeds,
   describe_truncations,
@@ -57,15 +58,14 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
   dims = [dim for dim in gradients[next(iter(variables))].dims if dim not in ("run", "layer")]
   over = str(dims[-1])
   labels = [*variables.values()]
-  scales = ["linear"] * len(labels)
-  figure, panels = make_panels(gradients, rows, X_LABELS[over], labels, scales)
+  figure, panels = make_panels(gradients, rows, X_LABELS[over], labels)
   drawn = []
   for (*place, value), found in group_runs(gradients, [*rows, "depth", line]).items():
     runs = with_largest(truncations, found)
     drawn.append(runs)
     style, track = styles[value], 2 * list(styles).index(value)
     for axis, variable in zip(panels[tuple(place)], variables, strict=True):
-      values = _values(gradients, variable)[runs]
+      values = bottom_layer(gradients, variable)[runs]
       label, x = str(value), gradients[over].values
       if np.isnan(values).all():
         continue  # the forget gate of a cell that has none
@@ -87,10 +87,3 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
   trained, pooled = describe_truncations(gradients, drawn), describe_seeds(gradients, drawn)
   look.annotate(figure, keys, f"Measure {name!r}; trained with {trained}; {pooled}")
   return figure
-
-
-def _values(gradients: xr.Dataset, variable: str) -> np.ndarray:
-  """[run, step, …], of layer 1 where layers are apart."""
-  data = gradients[variable]
-  data = data.sel(layer=1) if "layer" in data.dims else data
-  return data.transpose("run", "step", ...).values.astype(float)

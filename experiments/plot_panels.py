@@ -112,8 +112,9 @@ def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> st
 
 
 def bottom_layer(data: xr.Dataset, name: str) -> np.ndarray:
-  """The variable `name` of layer 1, [run, step, time or lag]."""
-  return data[name].sel(layer=1).transpose("run", "step", ...).values.astype(float)
+  """The variable `name`, of layer 1 where layers are apart: [run, step, ...]."""
+  values = data[name].sel(layer=1) if "layer" in data[name].dims else data[name]
+  return values.transpose("run", "step", ...).values.astype(float)
 
 
 def at_the_end(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +145,7 @@ def make_panels(
   rows: Sequence[str],
   x_label: str,
   y_labels: Sequence[str],
-  y_scales: Sequence[str] = ("linear",),
+  y_scales: Sequence[str] | None = None,
 ) -> tuple[Figure, Panels]:
   """A figure with a row of panels per value of `rows` and a column per depth."""
   names, depths = list(group_runs(data, rows)), sorted(set(run_columns(data)["depth"]))

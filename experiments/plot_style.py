@@ -70,9 +70,11 @@ def grid(
   titles: Sequence[Sequence[str]],
   x_label: str,
   y_labels: Sequence[str],
-  y_scales: Sequence[str] = ("linear",),
+  y_scales: Sequence[str] | None = None,
 ) -> tuple[Figure, list[list[list[Axes]]]]:
   """Panels in rows and columns, each a stack of one axis per `y_labels`; all share their axes.
+
+  Without `y_scales` all are linear.
 
   Returns:
     The figure, and its axes by row, column and place in the stack.
@@ -86,7 +88,7 @@ def grid(
     for j, axis in enumerate(places):
       if axis is not axes[place, 0]:
         axis.sharey(axes[place, 0])
-      axis.set_yscale(y_scales[place])
+      axis.set_yscale(y_scales[place] if y_scales else "linear")
       if place == 0:
         axis.set_title(_wrap(titles[i // stack][j], size[0] / columns - 0.6), fontsize=MEDIUM)
       axis.set_xlabel(x_label, fontsize=MEDIUM)

@@ -29,7 +29,6 @@ from experiments.runner import Record, Result
 
 # sweep.json goes last, so that a folder that was half cleared is still known as a sweep's.
 _OURS = ("summary.csv", "gradients.nc", "figures", "runs", "sweep.flags", "sweep.json")
-ENDED = ("finished", "diverged")
 # Of a step, in metrics.jsonl.
 METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
 
@@ -138,7 +137,8 @@ def has_ended(folder: Path, run_id: str) -> bool:
   A run with a file that is missing or was cut short since is done again.
   """
   state = status(folder, run_id)
-  return state.get("status") in ENDED and state.get("bytes") == _sizes(folder / "runs" / run_id)
+  ended = state.get("status") in ("finished", "diverged")
+  return ended and state.get("bytes") == _sizes(folder / "runs" / run_id)
 
 
 def _sizes(path: Path) -> dict[str, int | None]:

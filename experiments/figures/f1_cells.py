@@ -14,8 +14,8 @@ from rnn_jax.cells import elman, gru, lstm
 SCALES = (1.0, 0.1)
 SEEDS = tuple(range(10))
 TOLERANCE = 0.2
-# Name, constructor of a number, that number, and the half-lives at w_i = 1/√2 and 0.1/√2 in steps;
-# None where the gradient grows.
+# Name, forget bias of an LSTM, and the half-lives at w_i = 1/√2 and 0.1/√2 in steps; None where the
+# gradient grows.
 CELLS: tuple[tuple[str, float, tuple[float, float | None]], ...] = (
   ("elman", 0.0, (1.7, 10.8)),
   ("gru", 0.0, (1.8, 2.3)),

@@ -22,8 +22,6 @@ TRAINED = (10, 30, 60, 100, 200)
 TRAINED_WHOLE = (100, 200)
 UPDATES, LEARNING_RATE = 2000, 3e-4
 OPTIMUM = -1 / 6
-
-
 CELL = elman(SIZE, activation="linear")
 
 
