@@ -155,37 +155,32 @@ def gradient_norms(
   return np.stack([by_gain(seed, *digits(seed, size, side)) for seed in seeds])
 
 
-def run(
-  gains: tuple[float, ...] = GAINS,
-  seeds: tuple[int, ...] = SEEDS,
-  side: int = SIDE,
-  size: int = HIDDEN_SIZE,
-) -> Outcome:
+def run() -> Outcome:
   """The norms for every γ; for the least one also with other inputs, and normalised apart."""
   with jax.enable_x64(True):  # the norms go below what float32 can hold
-    logs = gradient_norms(gains, seeds, side, size)
-    light = gradient_norms(gains[:1], seeds, side, size, ink=0.1)
-    apart = gradient_norms(gains[:1], seeds, side, size, apart=True)
+    logs = gradient_norms(GAINS, SEEDS)
+    light = gradient_norms(GAINS[:1], SEEDS, ink=0.1)
+    apart = gradient_norms(GAINS[:1], SEEDS, apart=True)
   rows = {
-    **{f"{gain:g}": logs[:, i] for i, gain in enumerate(gains)},
-    f"{gains[0]:g}, inputs × 0.1": light[:, 0],
-    f"{gains[0]:g}, normalised apart": apart[:, 0],
+    **{f"{gain:g}": logs[:, i] for i, gain in enumerate(GAINS)},
+    f"{GAINS[0]:g}, inputs × 0.1": light[:, 0],
+    f"{GAINS[0]:g}, normalised apart": apart[:, 0],
   }
   table: list[dict[str, Any]] = [
     {"γ": name, "log10 at the last step": float(log[:, -1].mean())}
     | {"at the first": float(log[:, 0].mean())}
-    | {f"lost, seed {seed}": float(log[i, -1] - log[i, 0]) for i, seed in enumerate(seeds)}
+    | {f"lost, seed {seed}": float(log[i, -1] - log[i, 0]) for i, seed in enumerate(SEEDS)}
     | {"lost, mean": float((log[:, -1] - log[:, 0]).mean())}
     for name, log in rows.items()
   ]
   lost = {row["γ"]: row["lost, mean"] for row in table}
-  by_gain = np.array([lost[f"{gain:g}"] for gain in gains])
+  by_gain = np.array([lost[f"{gain:g}"] for gain in GAINS])
   steep = np.argmax(by_gain > FLAT)  # from here on the gradient vanishes
   checks = [
-    at_most(f"|decades lost| at γ = {gains[0]:g}", abs(by_gain[0]), FLAT),
-    at_least(f"decades lost at γ = {gains[-1]:g}", by_gain[-1], VANISHED),
+    at_most(f"|decades lost| at γ = {GAINS[0]:g}", abs(by_gain[0]), FLAT),
+    at_least(f"decades lost at γ = {GAINS[-1]:g}", by_gain[-1], VANISHED),
     at_least(
-      f"least growth from one γ to the next, from γ = {gains[steep]:g} on, the first that loses "
+      f"least growth from one γ to the next, from γ = {GAINS[steep]:g} on, the first that loses "
       f"more than {FLAT:g}",
       np.diff(by_gain[steep:]).min(initial=np.inf),
       0.0,
@@ -194,21 +189,21 @@ def run(
   notes = [
     "The paper's figure is of MNIST, pixel by pixel. Nothing is downloaded here: the digits are "
     "drawn by a font, and of MNIST's size. All else is as in the authors' code.",
-    f"Below γ = {gains[steep]:g} the gradient is nearly flat, and the order of the gains is not "
-    f"that of what they lose. The inputs have a share in it: at γ = {gains[0]:g} the norm changes "
+    f"Below γ = {GAINS[steep]:g} the gradient is nearly flat, and the order of the gains is not "
+    f"that of what they lose. The inputs have a share in it: at γ = {GAINS[0]:g} the norm changes "
     f"by {-by_gain[0]:+.1f} decades on its way back, and by "
-    f"{-lost[f'{gains[0]:g}, inputs × 0.1']:+.1f} with pixels a tenth as dark, where the variance "
+    f"{-lost[f'{GAINS[0]:g}, inputs × 0.1']:+.1f} with pixels a tenth as dark, where the variance "
     "that is normalised is the carry's alone. The growth is checked from there on since a first "
     "run showed this; as set down before it, from the least γ on, it would not be met.",
     f"Normalising x W_x and h W_h apart, as the paper's LSTM does, costs "
-    f"{lost[f'{gains[0]:g}, normalised apart']:.1f} decades at γ = {gains[0]:g}: where both vary, "
+    f"{lost[f'{GAINS[0]:g}, normalised apart']:.1f} decades at γ = {GAINS[0]:g}: where both vary, "
     "the carry's standard deviation is √2 γ and the gradient shrinks by 1/√2 a step.",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
     axis = figure.subplots()
-    styles = plot_style.value_styles(gains)
-    for i, gain in enumerate(gains):
+    styles = plot_style.value_styles(GAINS)
+    for i, gain in enumerate(GAINS):
       axis.plot(logs[:, i].mean(axis=0), color=styles[gain].colour, lw=1.5, label=f"γ = {gain:g}")
     axis.set_xlabel("step t, a pixel each")
     axis.set_ylabel("log10 ‖dL/dh_t‖, mean over seeds")

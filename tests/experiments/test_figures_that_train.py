@@ -179,6 +179,23 @@ def test_f9_norms_are_those_of_the_plain_loop(x64):
   np.testing.assert_allclose(logs[0], np.log10(wanted), rtol=1e-10)
 
 
+@pytest.mark.parametrize(("steepest", "good"), [(12.0, True), (9.0, False)])
+def test_f9_wants_the_gradient_to_vanish_at_large_gains(monkeypatch, steepest, good):
+  def norms(gains, seeds, *_, **__):
+    profiles = np.multiply.outer(np.array(gains) * steepest, [-1.0, -0.5, 0.0])
+    return np.stack([profiles + seed for seed in seeds])
+
+  monkeypatch.setattr(f9_batch_normalization, "gradient_norms", norms)
+  outcome = f9_batch_normalization.run()
+  gains = [f"{gain:g}" for gain in f9_batch_normalization.GAINS]
+  assert [row["γ"] for row in outcome.table[:-2]] == gains
+  assert [row["lost, mean"] for row in outcome.table[:-2]] == pytest.approx(
+    [steepest * gain for gain in f9_batch_normalization.GAINS]
+  )
+  assert [check.met for check in outcome.checks] == [True, good, True]
+  assert draws(outcome)
+
+
 def test_f9_digits_are_like_scanned_ones():
   images, labels = f9_batch_normalization.digits(0, 40, 28)
   assert {*np.unique(images)} == {0.0, 1.0}
