@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from experiments import plot_style as look
 from experiments.measure_plots import measure_figures
+from experiments.measures import MEASURES
 from experiments.plot_lines import (
   draw_cross,
   draw_curves,
@@ -50,7 +51,7 @@ from experiments.plot_panels import (
   with_largest,
 )
 
-LAG_NORM = r"$\log_{10}\,\|\partial L_T/\partial h_{T-k}\|$"
+LAG_NORM = MEASURES["lag"].labels["log10_lag_norm"]
 TIME_NORM = r"$\log_{10}\,\|\partial L/\partial h_t\|$"
 TIME = "time $t$ (time steps)"
 CLIPPED = "clipped"
