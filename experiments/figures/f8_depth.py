@@ -15,13 +15,9 @@ WHEN = ("before", "after")
 LEAST_BEFORE, MOST = 1.0, 1.0  # decades
 
 
-def run(*flags: str) -> Outcome:
-  """Trains networks of 1 to 4 layers, by the sweep `depth.flags`.
-
-  Args:
-    *flags: of the sweep, that take the place of the file's.
-  """
-  gradients, metrics = sweep("depth.flags", *flags)
+def run() -> Outcome:
+  """Trains networks of 1 to 4 layers, by the sweep `depth.flags`."""
+  gradients, metrics = sweep("depth.flags")
   ends = gradients["log10_grad_norm"].isel(step=[0, -1])
   norms: np.ndarray = ends.transpose("run", "step", "layer", "time").values.astype(float)
   final = metrics["loss"].values[:, -TAIL:].mean(axis=1)

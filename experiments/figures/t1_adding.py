@@ -23,13 +23,9 @@ def guess(sequences: int = SEQUENCES) -> float:
   return float(np.mean((np.asarray(targets, float) - 1) ** 2))
 
 
-def run(*flags: str) -> Outcome:
-  """Trains every cell with every seed, by the sweep `adding.flags`.
-
-  Args:
-    *flags: of the sweep, that take the place of the file's.
-  """
-  _, metrics = sweep("adding.flags", *flags)
+def run() -> Outcome:
+  """Trains every cell with every seed, by the sweep `adding.flags`."""
+  _, metrics = sweep("adding.flags")
   baseline = metrics.attrs["baseline"]
   losses = metrics["loss"].values
   final = losses[:, -TAIL:].mean(axis=1)

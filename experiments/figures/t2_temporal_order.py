@@ -122,13 +122,7 @@ def _error(model: DeepRNN, length: int, params: Any, key: Array, sequences: int)
   return jnp.mean(jax.lax.map(part, jax.random.split(key, math.ceil(sequences / AT_A_TIME))))
 
 
-def run(
-  lengths: tuple[int, ...] = LENGTHS,
-  seeds: tuple[int, ...] = SEEDS,
-  num_updates: int = UPDATES,
-  call: int = CALL,
-  sequences: int = SEQUENCES,
-) -> Outcome:
+def run(lengths: tuple[int, ...] = LENGTHS, seeds: tuple[int, ...] = SEEDS) -> Outcome:
   """Trains every method at every length with every seed."""
   found: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
   for length in lengths:
@@ -138,7 +132,7 @@ def run(
         for clip_norm, weight in (METHODS[method] for method in methods)
         for seed in seeds
       ]
-      errors, solved = train(length, runs, num_updates, call, sequences)
+      errors, solved = train(length, runs, UPDATES, CALL, SEQUENCES)
       for i, method in enumerate(methods):
         of_method = slice(i * len(seeds), (i + 1) * len(seeds))
         found[length, method] = errors[of_method], solved[of_method]
@@ -165,7 +159,7 @@ def run(
   checks.append(at_least("largest success rate", best, 1 / len(seeds)))
   notes = [
     "The paper's runs have up to 5 million updates, so its success rates are not to be expected. "
-    f"Ours have {num_updates} at most.",
+    f"Ours have {UPDATES} at most.",
     "The authors' code, https://github.com/pascanur/trainingRNNs, takes Ω's mean over the steps "
     "where the paper has the sum, of ratios of squared norms, and puts the second signal at "
     f"5T/10 to 6T/10 where the paper has 4T/10 to 5T/10. CR here is the paper's Ω; {MEAN!r} is "

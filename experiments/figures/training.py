@@ -102,21 +102,20 @@ def updates(
   return jax.lax.scan(body, state, length=count)
 
 
-def sweep(flagfile: str, *flags: str) -> tuple[xr.Dataset, xr.Dataset]:
+def sweep(flagfile: str) -> tuple[xr.Dataset, xr.Dataset]:
   """Runs `python -m experiments.sweep` in a process of its own and a folder that is then deleted.
 
   Args:
     flagfile: its name in experiments/flagfiles.
-    *flags: further flags, which go before those of the file.
   Returns:
     (gradients, metrics), as `experiments.results` reads them.
   Raises:
     RuntimeError: the sweep failed; with its last line.
   """
   with tempfile.TemporaryDirectory() as folder:
-    command = (sys.executable, "-m", "experiments.sweep", f"--flagfile={FLAGFILES / flagfile}")
+    flags = (f"--flagfile={FLAGFILES / flagfile}", f"--output_dir={folder}")
     process = subprocess.run(
-      (*command, *flags, f"--output_dir={folder}"),
+      (sys.executable, "-m", "experiments.sweep", *flags),
       cwd=ROOT,
       capture_output=True,
       text=True,

@@ -81,7 +81,7 @@ def recorded(cells, losses, *, depths=(1,), before=-5.0, after=-5.0):
 @pytest.mark.parametrize(("elman", "gru", "good"), [(0.16, 1e-3, True), (0.16, 0.1, False)])
 def test_t1_wants_gates_below_and_the_simple_network_above(monkeypatch, elman, gru, good):
   records = recorded(("elman", "gru"), {"elman": elman, "gru": gru})
-  monkeypatch.setattr(t1_adding, "sweep", lambda *_: records)
+  monkeypatch.setattr(t1_adding, "sweep", lambda _: records)
   outcome = t1_adding.run()
   assert all(check.met for check in outcome.checks) is good
   assert [row["cell"] for row in outcome.table] == ["elman", "gru"]
@@ -91,7 +91,7 @@ def test_t1_wants_gates_below_and_the_simple_network_above(monkeypatch, elman, g
 @pytest.mark.parametrize(("after", "good"), [(-1.0, True), (-9.0, False)])
 def test_f8_wants_the_gradient_to_reach_further_where_it_has_learned(monkeypatch, after, good):
   records = recorded(("lstm",), {"lstm": 0.01}, depths=(1, 2), after=after)
-  monkeypatch.setattr(f8_depth, "sweep", lambda *_: records)
+  monkeypatch.setattr(f8_depth, "sweep", lambda _: records)
   outcome = f8_depth.run()
   assert all(check.met for check in outcome.checks) is good
   assert [(row["layers"], row["layer"]) for row in outcome.table] == [(1, 1), (2, 1), (2, 2)]
