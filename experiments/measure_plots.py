@@ -85,5 +85,6 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
     keys.append(look.key(f"after training (step {steps[-1]})"))
   keys += common_keys(panels, drawn)
   trained, pooled = describe_truncations(gradients, drawn), describe_seeds(gradients, drawn)
-  look.annotate(figure, keys, f"Measure {name!r}; trained with {trained}; {pooled}")
+  where = ", layer 1" if "layer" in MEASURES[name].dims else ""
+  look.annotate(figure, keys, f"Measure {name!r}{where}; trained with {trained}; {pooled}")
   return figure

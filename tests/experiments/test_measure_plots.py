@@ -46,6 +46,7 @@ def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
   variables = list(MEASURES[name].labels)
   assert [axis.get_ylabel() for axis in figure.axes] == [*MEASURES[name].labels.values()]
   assert figure.axes[-1].get_xlabel() in X_LABELS.values()
+  assert ("layer 1" in figure.get_suptitle()) == ("layer" in MEASURES[name].dims)
   for axis, variable in zip(figure.axes, variables, strict=True):
     drawn = {str(line.get_label()): line.get_ydata() for line in axis.lines}
     cells = ["lstm"] if "gate" in variable else ["elman", "lstm"]
