@@ -107,7 +107,7 @@ def test_one_example_is_that_of_a_batch(x64, name, time):
 
 @pytest.mark.parametrize(
   ("name", "time"),
-  [*((name, TIMES[2]) for name in CELLS), ("lstm", TIMES[0]), ("lstm", TIMES[4])],
+  [*((name, TIMES[2]) for name in CELLS), ("lstm", TIMES[0]), ("elman", TIMES[4])],
   ids=lambda v: v if isinstance(v, str) else "+".join(v),
 )
 def test_hessian_vector_products_are_those_of_the_plain_loop(x64, name, time):

@@ -36,7 +36,11 @@ def step_jacobian(cell, params, carry, x):
   """∂h'/∂h [H', H] on the joint carry, of one example."""
   flat, unflatten = ravel_pytree(carry)
   drive = cell.project(params, x)
-  return jax.jacobian(lambda c: ravel_pytree(step(cell, params, unflatten(c), drive))[0])(flat)
+
+  def following(flat):
+    return ravel_pytree(step(cell, params, unflatten(flat), drive))[0]
+
+  return jax.jit(jax.jacobian(following))(flat)
 
 
 def end_jacobian(cell, params, xs, carry):
@@ -77,9 +81,11 @@ def test_linear_gradient_norm_is_that_of_the_cotangent_times_the_power():
   num_steps, v = 6, draw(5, H)
   cell, params = make_cell("elman", H, activation="linear"), params_of(1)
   xs = draw(3, num_steps, 1, D)
-  norms = jax.grad(lambda probe: unroll(cell, params, xs, probe=probe)[1][-1, 0] @ v)(
-    gradient_probe(cell, num_steps, 1)
-  )
+
+  def loss(probe):
+    return unroll(cell, params, xs, probe=probe)[1][-1, 0] @ v
+
+  norms = jax.jit(jax.grad(loss))(gradient_probe(cell, num_steps, 1))
   for t in range(num_steps):
     power = np.linalg.matrix_power(params["w_h"], num_steps - 1 - t)
     close(norms[t, 0], np.linalg.norm(power @ v))
@@ -152,9 +158,11 @@ def test_lstm_half_life_follows_from_the_forget_bias_of_init(forget_bias, half_l
   b = cell.init(jax.random.key(0), D)["b"]
   params = {**zeros_of(4), "b": b}
   xs = jnp.zeros((num_steps, 1, D))
-  norms = jax.grad(lambda probe: jnp.sum(unroll(cell, params, xs, probe=probe)[0].cell))(
-    gradient_probe(cell, num_steps, 1)
-  )
+
+  def loss(probe):
+    return jnp.sum(unroll(cell, params, xs, probe=probe)[0].cell)
+
+  norms = jax.jit(jax.grad(loss))(gradient_probe(cell, num_steps, 1))
   slope = np.diff(np.log(norms.cell[:, 0]))
   close(slope, -np.log(sigmoid(forget_bias)))
   assert np.log(2) / slope[0] == pytest.approx(half_life, rel=5e-3)

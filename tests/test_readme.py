@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,16 +24,10 @@ def test_python_runs(code, capsys):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "experiments.sweep" in c])
-def test_sweeps_are_valid(command, tmp_path):
+def test_sweeps_are_valid(command, tmp_path, monkeypatch, sweep_here):
   flags = command.split("experiments.sweep ")[1].split()
-  result = subprocess.run(
-    (sys.executable, "-m", "experiments.sweep", *flags, "--dry_run", f"--output_dir={tmp_path}"),
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert result.returncode == 0, result.stderr
+  monkeypatch.chdir(ROOT)
+  assert sweep_here(*flags, "--dry_run", f"--output_dir={tmp_path}") == 0
   assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""One update, and streaming truncated backpropagation through time as a loop of updates."""
+"""One update: a step of the optimiser, and what is measured on the way."""
 
 from __future__ import annotations
 
@@ -11,62 +11,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training_problem import (
+  MODEL,
+  B,
+  H,
+  T,
+  assert_close,
+  batch_of,
+  draw,
+  global_norm,
+  mean_loss,
+  start,
+  updated,
+)
 
-from rnn_jax import DeepRNN, make_cell, unroll
-from rnn_jax.gradient_flow import choose_truncation, lag_profile
+from rnn_jax import DeepRNN, make_cell
 from rnn_jax.losses import squared_error
 from rnn_jax.tasks import Batch, adding
 from rnn_jax.training import (
-  OPTIMIZERS,
-  TrainState,
   init_state,
   make_optimizer,
-  train_windows,
   update,
 )
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
-assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-7)
-
-T, B, D, H = 6, 3, 2, 4
-MODEL = DeepRNN([make_cell("elman", H)] * 2, output_size=1)
-
-
-def draw(seed, *shape):
-  return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), float)
-
-
-def batch_of(num_steps=T, batch_size=B, seed=0):
-  mask = np.random.default_rng(seed).random((num_steps, batch_size)) < 0.7
-  xs, targets = draw(seed, num_steps, batch_size, D), draw(seed + 1, num_steps, batch_size, 1)
-  return Batch(xs, targets, jnp.asarray(mask))
-
-
-def start(optimizer, model=MODEL):
-  """As `init_state`, but without a compilation, and without zeros among the params."""
-  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), draw(0, T, B, D)))["params"]
-  leaves, structure = jax.tree.flatten(shapes)
-  params = structure.unflatten([0.5 * draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-
-def updated(optimizer, model=MODEL, **fixed):
-  return jax.jit(functools.partial(update, model, optimizer, squared_error, **fixed))
-
-
-@jax.jit
-@jax.value_and_grad
-def mean_loss(params, batch, carries=None):
-  _, outputs = MODEL.apply({"params": params}, batch.xs, carries)
-  losses = jnp.sum((outputs - batch.targets) ** 2, axis=-1)
-  return jnp.sum(jnp.where(batch.mask, losses, 0)) / jnp.sum(batch.mask)
-
-
-def global_norm(tree):
-  return np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))
-
-
-# One update
 
 
 @pytest.mark.parametrize(("name", "clip_norm"), [("adam", 0.1), ("rmsprop", 0.1), ("sgd", None)])
@@ -97,22 +65,6 @@ def test_state_starts_from_the_models_own_params_and_counts_its_steps():
   for step in (1, 2):
     state, _, _ = run(state, batch)
     assert state.step == step
-
-
-def test_clipping_shortens_the_step_but_not_the_reported_norm():
-  batch = batch_of()
-
-  @jax.jit
-  def run(state, clip_norm):
-    return update(MODEL, make_optimizer("sgd", 0.5, clip_norm), squared_error, state, batch)
-
-  state = start(make_optimizer("sgd", 0.5, 1.0))
-  grad_norm = global_norm(mean_loss(state.params, batch)[1])
-  for clip_norm in (math.inf, 1e6, 0.01):
-    new, _, metrics = run(state, clip_norm)
-    moved = global_norm(jax.tree.map(jnp.subtract, new.params, state.params))
-    assert moved == pytest.approx(0.5 * min(clip_norm, grad_norm), rel=1e-4)
-    assert metrics.grad_norm == pytest.approx(grad_norm, rel=1e-5)
 
 
 def test_norms_do_not_depend_on_the_batch_size():
@@ -212,229 +164,3 @@ def test_loss_falls_below_the_baseline():
 
   losses = learn(jax.random.key(0))
   assert np.mean(losses[-20:]) < 0.25 * task.baseline
-
-
-# Windows
-
-
-N, K = 7, 3
-STREAM_RESETS = np.zeros((N, B), bool)
-STREAM_RESETS[[0, 2, 3], [0, 1, 2]] = True  # at the start, inside a window, at a window's start
-
-
-@pytest.mark.parametrize(
-  ("name", "resets", "with_carries"),
-  [("elman", None, False), ("elman", STREAM_RESETS, False), ("lstm", STREAM_RESETS, True)],
-  ids=["plain", "resets", "resets-and-carries"],
-)
-def test_train_windows_is_a_loop_of_updates_with_the_carry_handed_on(name, resets, with_carries):
-  model = DeepRNN([make_cell(name, H)], output_size=1)
-  optimizer = make_optimizer("sgd", 0.05, 1.0)
-  state, stream = start(optimizer, model), batch_of(N)
-  carries = model.initial_carries(B)
-  if with_carries:
-    carries = jax.tree.map(lambda a: draw(7, *a.shape), carries)
-  windows = jax.jit(
-    functools.partial(train_windows, model, optimizer, squared_error, window=K, resets=resets)
-  )
-  got = windows(state, stream, carries=carries if with_carries else None)
-
-  run, records = updated(optimizer, model), []
-  for at in (slice(0, 3), slice(3, 6)):
-    piece = None if resets is None else jnp.asarray(resets[at])
-    state, carries, metrics = run(state, Batch(*(a[at] for a in stream)), carries, resets=piece)
-    records.append(metrics)
-  assert_close(got, (state, carries, jax.tree.map(lambda *a: jnp.stack(a), *records)))
-
-
-def test_one_window_is_one_update_on_the_whole():
-  optimizer = make_optimizer("sgd", 0.1)
-  state, stream = start(optimizer), batch_of(N)
-  windows = jax.jit(functools.partial(train_windows, MODEL, optimizer, squared_error, window=N))
-  state_after, carries, metrics = windows(state, stream)
-  expected = updated(optimizer)(state, stream)
-  assert_close((state_after, carries, jax.tree.map(lambda a: a[0], metrics)), expected)
-
-
-def test_gradient_does_not_cross_from_one_window_into_the_one_before():
-  optimizer = make_optimizer("sgd", 0.1)
-  state, stream = start(optimizer), batch_of(2 * K)
-  asked_late = stream._replace(mask=jnp.broadcast_to(np.arange(2 * K)[:, None] >= K, (2 * K, B)))
-  windows = jax.jit(functools.partial(train_windows, MODEL, optimizer, squared_error, window=K))
-  _, _, metrics = windows(state, asked_late)
-  assert metrics.grad_norm[0] == 0 < metrics.grad_norm[1]
-  for leaf in jax.tree.leaves(metrics.norms):
-    assert not np.any(leaf[0])
-    assert np.any(leaf[1])
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_infinite_clip_norm_is_no_clipping(name):
-  tree = {"w": jnp.array([1e20, -1.0])}  # its square is beyond float32
-  results = []
-  for clip_norm in (None, math.inf):
-    optimizer = make_optimizer(name, 0.1, clip_norm)
-    results.append(optimizer.update(tree, optimizer.init(tree), tree)[0])
-  chex.assert_trees_all_equal(*results)
-
-
-@pytest.mark.parametrize("size", [1e-30, 1.0, 1e17, 1e19, 1e25, 1e37])
-@pytest.mark.parametrize("clip_norm", [1e-6, 1.0, 1e6])
-def test_clipping_scales_to_the_clip_norm_over_the_whole_float_range(size, clip_norm):
-  tree = {"w": jnp.array([3 * size, -4 * size], jnp.float32)}
-  optimizer = make_optimizer("sgd", 1.0, clip_norm)
-  step, _ = optimizer.update(tree, optimizer.init(tree), tree)
-  np.testing.assert_allclose(
-    -step["w"], np.array([0.6, -0.8]) * min(5 * size, clip_norm), rtol=1e-5
-  )
-
-
-# Clipping, three ways
-
-
-@functools.cache
-def clipped_by(clip_by):
-  """`(state, batch, clip_norm) -> (the step that was gone, metrics)`, at learning rate 1."""
-
-  @jax.jit
-  def run(state, batch, clip_norm):
-    optimizer = make_optimizer("sgd", 1.0, clip_norm, clip_by)
-    carry = {"clip_carry": clip_norm} if clip_by == "carry" else {}
-    new, _, metrics = update(MODEL, optimizer, squared_error, state, batch, **carry)
-    return jax.tree.map(jnp.subtract, state.params, new.params), metrics
-
-  return functools.partial(run, start(make_optimizer("sgd", 1.0, 1.0, clip_by)))
-
-
-@pytest.mark.parametrize("clip_by", ["global_norm", "element"])
-@pytest.mark.parametrize("clip_norm", [math.inf, 1e6, 0.01])
-def test_the_clipped_gradient_is_that_of_numpy_and_its_norm_is_reported(clip_by, clip_norm):
-  batch = batch_of()
-  moved, metrics = clipped_by(clip_by)(batch, clip_norm)
-  grads = mean_loss(start(make_optimizer("sgd", 1.0)).params, batch)[1]
-  norm = global_norm(grads)
-  if clip_by == "element":
-    expected = jax.tree.map(lambda g: np.clip(g, -clip_norm, clip_norm), grads)
-  else:
-    expected = jax.tree.map(lambda g: g * min(1, clip_norm / norm), grads)
-  assert_close(moved, expected, rtol=1e-4, atol=1e-6)
-  np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-5)
-  np.testing.assert_allclose(metrics.clipped_norm, global_norm(expected), rtol=1e-5)
-  assert metrics.clipped == (clip_norm == 0.01)
-
-
-def test_clipping_the_carry_is_in_units_of_an_examples_own_loss_whatever_the_batch():
-  batch = batch_of()._replace(mask=jnp.ones((T, B), bool))
-  twice = Batch(*(jnp.concatenate([a, a], axis=1) for a in batch))
-  run = clipped_by("carry")
-  free, before = run(batch, math.inf)
-  limit = float(np.median(before.norms))
-  one, metrics = run(batch, limit)
-  two, of_two = run(twice, limit)
-  assert_close((one, metrics.clipped), (two, of_two.clipped), rtol=1e-4, atol=1e-6)
-  assert before.clipped == 0
-  assert metrics.clipped == pytest.approx(np.mean(np.array(metrics.norms) > limit))
-  assert 0.1 < metrics.clipped < 0.9
-  w_h = [tree["layers_0"]["cell"]["w_h"] for tree in (free, one)]
-  assert not np.allclose(*w_h, rtol=0.1)
-  assert metrics.clipped_norm == metrics.grad_norm < before.grad_norm
-  # At the upper layer's last step nothing was clipped before.
-  np.testing.assert_allclose(metrics.norms[1][-1], before.norms[1][-1], rtol=1e-5)
-  assert np.mean(metrics.norms[0][0]) < np.mean(before.norms[0][0])
-
-
-def test_clipping_the_carry_is_that_of_unroll():
-  model, batch = DeepRNN([make_cell("elman", H)]), batch_of()
-  batch = batch._replace(targets=draw(5, T, B, H))
-
-  @jax.jit
-  @jax.grad
-  def grads(params):
-    _, ys = unroll(model.cells[0], params, batch.xs, clip_carry=0.2 / B)
-    losses = jnp.sum((ys - batch.targets) ** 2, axis=-1)
-    return jnp.sum(jnp.where(batch.mask, losses, 0)) / jnp.sum(batch.mask)
-
-  optimizer = make_optimizer("sgd", 1.0)
-  state = start(optimizer, model)
-  new, _, metrics = updated(optimizer, model, clip_carry=0.2)(state, batch)
-  moved = jax.tree.map(jnp.subtract, state.params, new.params)
-  assert_close(moved["layers_0"]["cell"], grads(state.params["layers_0"]["cell"]), rtol=1e-4)
-  assert 0 < metrics.clipped < 1
-
-
-# Adaptive truncation
-
-
-def adaptive(cell, scale, tolerance, num_windows, adapt_every=1):
-  """Training in windows of 8 steps; the recurrent kernel is `scale` times the identity."""
-  model, optimizer = DeepRNN([cell], output_size=1), make_optimizer("sgd", 0.01)
-  state, stream = start(optimizer, model), batch_of(8 * num_windows)
-  state.params["layers_0"]["cell"]["w_h"] = scale * jnp.eye(H)
-  stream = stream._replace(mask=jnp.ones_like(stream.mask))
-
-  @jax.jit
-  def run(state, stream):
-    options = {"window": 8, "tolerance": tolerance, "adapt_every": adapt_every}
-    return train_windows(model, optimizer, squared_error, state, stream, **options)
-
-  after, _, metrics = run(state, stream)
-  return model, optimizer, state, stream, after, metrics
-
-
-def test_training_chooses_the_truncation_every_so_many_windows_and_reports_it():
-  cell = make_cell("elman", H)
-  model, optimizer, state, stream, after, metrics = adaptive(cell, 0.2, 0.01, 4, adapt_every=2)
-  ks = np.asarray(metrics.truncation)
-  assert ks.dtype == np.int32 and ks.shape == (4,)
-  assert ks[0] == ks[1] and ks[2] == ks[3]
-  assert ((ks > 1) & (ks <= 3)).all()  # 0.2³ is below the tolerance, and tanh is flatter
-
-  @jax.jit
-  def chosen(params, window):
-    apply = functools.partial(model.apply, {"params": params}, method="readout")
-    cell_params = [params["layers_0"]["cell"]]
-    profile = lag_profile(
-      [cell], cell_params, window.xs, lambda y: squared_error(apply(y), window.targets[-1])
-    )
-    return choose_truncation(profile, 0.01)
-
-  # The same as windows with these truncations, one update after the other.
-  run, carries = updated(optimizer, model), model.initial_carries(B)
-  for i, k in enumerate(ks):
-    window = Batch(*(a[8 * i : 8 * i + 8] for a in stream))
-    if i % 2 == 0:
-      assert chosen(state.params, window) == k
-    state, carries, expected = run(state, window, carries, truncation=jnp.int32(k))
-    assert_close(metrics.grad_norm[i], expected.grad_norm)
-  assert_close(after, state)
-
-
-def test_without_decay_the_truncation_is_the_window():
-  # h' = h + W x: all lags have the same norm.
-  *_, metrics = adaptive(make_cell("elman", H, activation="linear"), 1.0, 0.5, 1)
-  np.testing.assert_array_equal(metrics.truncation, [8])
-
-
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    ({"tolerance": 0}, "tolerance must be greater than 0, got 0"),
-    ({"tolerance": 1}, "tolerance must be below 1, got 1"),
-    (
-      {"tolerance": 0.1, "window": 1},
-      "window must be at least 2 where a tolerance is given, got 1",
-    ),
-    ({"tolerance": 0.1, "adapt_every": 0}, "adapt_every must be at least 1, got 0"),
-    ({"clip_carry": -1.0}, "clip_carry must be greater than 0, got -1.0"),
-  ],
-)
-def test_what_cannot_be_is_named(options, message):
-  optimizer = make_optimizer("sgd", 0.1)
-  given = {"window": K, **options}
-  with pytest.raises(ValueError, match=message):
-    train_windows(MODEL, optimizer, squared_error, start(optimizer), batch_of(N), **given)
-
-
-def test_an_unknown_way_to_clip_is_named():
-  with pytest.raises(ValueError, match=r"Unknown clip_by 'norm'.* carry, element, global"):
-    make_optimizer("sgd", 0.1, 1.0, "norm")

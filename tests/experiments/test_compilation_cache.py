@@ -19,7 +19,10 @@ from experiments.runner import Layout
 from rnn_jax.tasks import adding
 
 ROOT = Path(__file__).parents[2]
-TINY = "--task=adding --cell=elman --hidden_size=4 --sequence_length=5 --batch_size=2 --steps=1"
+TINY = (
+  "--task=adding --cell=elman --hidden_size=4 --sequence_length=5 --batch_size=2 --steps=1 "
+  "--measures=none"
+)
 HIT, MISS = "Persistent compilation cache hit", "PERSISTENT COMPILATION CACHE MISS"
 
 
@@ -127,10 +130,9 @@ def test_a_folder_that_cannot_be_trusted_is_no_failure(tmp_path):
   assert not list(tmp_path.glob("programs/*"))
 
 
-@pytest.mark.parametrize("keep", [0, -8], ids=["emptied", "end lost"])
-def test_a_damaged_program_is_compiled_again(compiled, tmp_path, keep):
+def test_a_damaged_program_is_compiled_again(compiled, tmp_path):
   cache = copied(compiled[0], tmp_path / "programs")
-  program(cache).write_bytes(program(cache).read_bytes()[:keep])
+  program(cache).write_bytes(program(cache).read_bytes()[:-8])
   said, records = start(tmp_path / "out", f"--compilation_cache={cache}")
   assert said.count(HIT) == 0
   assert records == compiled[1]

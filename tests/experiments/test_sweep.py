@@ -17,10 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from absl.testing import flagsaver
 
-import experiments.sweep
-from experiments import bad_step, command_line, records, results
+from experiments import bad_step, records, results
 from experiments.grid import AXES, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -181,8 +179,8 @@ def test_dry_run_of_the_main_job_counts_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(FLAGFILES.glob("*.flags")), ids=lambda p: p.name)
-def test_every_flagfile_is_valid(path, tmp_path):
-  sweep(f"--flagfile={path}", "--dry_run", f"--output_dir={tmp_path / 'out'}")
+def test_every_flagfile_is_valid(path, tmp_path, sweep_here):
+  assert sweep_here(f"--flagfile={path}", "--dry_run", f"--output_dir={tmp_path / 'out'}") == 0
 
 
 def test_diverging_runs_are_results(tmp_path):
@@ -387,17 +385,14 @@ BAD += [(memory_flags(), "GiB; 2 runs need")]
 
 
 @pytest.mark.parametrize(("flags", "message"), BAD, ids=[flags for flags, _ in BAD])
-def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, capsys, sweep_flags):
+def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, capsys, sweep_here):
   (tmp_path / "empty").write_bytes(b"")
   (tmp_path / "noequals.flags").write_text("--steps=3\nsteps 4\n")
   (tmp_path / "self.flags").write_text(f"--flagfile={tmp_path / 'self.flags'}\n")
   before = sorted(tmp_path.iterdir())
   given = flags.format(tmp=tmp_path, long=tmp_path / ("x" * 300)).split(" ")
-  with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-    argv = ["sweep", f"--output_dir={tmp_path / 'out'}", *given]
-    command_line.run(experiments.sweep.main, argv)
+  assert sweep_here(f"--output_dir={tmp_path / 'out'}", *given) == 2
   error = capsys.readouterr().err
-  assert ended.value.code == 2
   assert message in error
   assert error.startswith("error: ")
   assert error.count("\n") == 1

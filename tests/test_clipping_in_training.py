@@ -1,0 +1,148 @@
+"""Clipping of the gradient, three ways, and what an update reports of it."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training_problem import (
+  MODEL,
+  B,
+  H,
+  T,
+  assert_close,
+  batch_of,
+  draw,
+  global_norm,
+  mean_loss,
+  start,
+  updated,
+)
+
+from rnn_jax import DeepRNN, make_cell, unroll
+from rnn_jax.losses import squared_error
+from rnn_jax.tasks import Batch
+from rnn_jax.training import (
+  OPTIMIZERS,
+  make_optimizer,
+  update,
+)
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+def test_clipping_shortens_the_step_but_not_the_reported_norm():
+  batch = batch_of()
+
+  @jax.jit
+  def run(state, clip_norm):
+    return update(MODEL, make_optimizer("sgd", 0.5, clip_norm), squared_error, state, batch)
+
+  state = start(make_optimizer("sgd", 0.5, 1.0))
+  grad_norm = global_norm(mean_loss(state.params, batch)[1])
+  for clip_norm in (math.inf, 1e6, 0.01):
+    new, _, metrics = run(state, clip_norm)
+    moved = global_norm(jax.tree.map(jnp.subtract, new.params, state.params))
+    assert moved == pytest.approx(0.5 * min(clip_norm, grad_norm), rel=1e-4)
+    assert metrics.grad_norm == pytest.approx(grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_infinite_clip_norm_is_no_clipping(name):
+  tree = {"w": jnp.array([1e20, -1.0])}  # its square is beyond float32
+  results = []
+  for clip_norm in (None, math.inf):
+    optimizer = make_optimizer(name, 0.1, clip_norm)
+    results.append(optimizer.update(tree, optimizer.init(tree), tree)[0])
+  chex.assert_trees_all_equal(*results)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e17, 1e19, 1e25, 1e37])
+@pytest.mark.parametrize("clip_norm", [1e-6, 1.0, 1e6])
+def test_clipping_scales_to_the_clip_norm_over_the_whole_float_range(size, clip_norm):
+  tree = {"w": jnp.array([3 * size, -4 * size], jnp.float32)}
+  optimizer = make_optimizer("sgd", 1.0, clip_norm)
+  step, _ = optimizer.update(tree, optimizer.init(tree), tree)
+  np.testing.assert_allclose(
+    -step["w"], np.array([0.6, -0.8]) * min(5 * size, clip_norm), rtol=1e-5
+  )
+
+
+@functools.cache
+def clipped_by(clip_by):
+  """`(state, batch, clip_norm) -> (the step that was gone, metrics)`, at learning rate 1."""
+
+  @jax.jit
+  def run(state, batch, clip_norm):
+    optimizer = make_optimizer("sgd", 1.0, clip_norm, clip_by)
+    carry = {"clip_carry": clip_norm} if clip_by == "carry" else {}
+    new, _, metrics = update(MODEL, optimizer, squared_error, state, batch, **carry)
+    return jax.tree.map(jnp.subtract, state.params, new.params), metrics
+
+  return functools.partial(run, start(make_optimizer("sgd", 1.0, 1.0, clip_by)))
+
+
+@pytest.mark.parametrize("clip_by", ["global_norm", "element"])
+@pytest.mark.parametrize("clip_norm", [math.inf, 1e6, 0.01])
+def test_the_clipped_gradient_is_that_of_numpy_and_its_norm_is_reported(clip_by, clip_norm):
+  batch = batch_of()
+  moved, metrics = clipped_by(clip_by)(batch, clip_norm)
+  grads = mean_loss(start(make_optimizer("sgd", 1.0)).params, batch)[1]
+  norm = global_norm(grads)
+  if clip_by == "element":
+    expected = jax.tree.map(lambda g: np.clip(g, -clip_norm, clip_norm), grads)
+  else:
+    expected = jax.tree.map(lambda g: g * min(1, clip_norm / norm), grads)
+  assert_close(moved, expected, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(metrics.grad_norm, norm, rtol=1e-5)
+  np.testing.assert_allclose(metrics.clipped_norm, global_norm(expected), rtol=1e-5)
+  assert metrics.clipped == (clip_norm == 0.01)
+
+
+def test_clipping_the_carry_is_in_units_of_an_examples_own_loss_whatever_the_batch():
+  batch = batch_of()._replace(mask=jnp.ones((T, B), bool))
+  twice = Batch(*(jnp.concatenate([a, a], axis=1) for a in batch))
+  run = clipped_by("carry")
+  free, before = run(batch, math.inf)
+  limit = float(np.median(before.norms))
+  one, metrics = run(batch, limit)
+  two, of_two = run(twice, limit)
+  assert_close((one, metrics.clipped), (two, of_two.clipped), rtol=1e-4, atol=1e-6)
+  assert before.clipped == 0
+  assert metrics.clipped == pytest.approx(np.mean(np.array(metrics.norms) > limit))
+  assert 0.1 < metrics.clipped < 0.9
+  w_h = [tree["layers_0"]["cell"]["w_h"] for tree in (free, one)]
+  assert not np.allclose(*w_h, rtol=0.1)
+  assert metrics.clipped_norm == metrics.grad_norm < before.grad_norm
+  # At the upper layer's last step nothing was clipped before.
+  np.testing.assert_allclose(metrics.norms[1][-1], before.norms[1][-1], rtol=1e-5)
+  assert np.mean(metrics.norms[0][0]) < np.mean(before.norms[0][0])
+
+
+def test_clipping_the_carry_is_that_of_unroll():
+  model, batch = DeepRNN([make_cell("elman", H)]), batch_of()
+  batch = batch._replace(targets=draw(5, T, B, H))
+
+  @jax.jit
+  @jax.grad
+  def grads(params):
+    _, ys = unroll(model.cells[0], params, batch.xs, clip_carry=0.2 / B)
+    losses = jnp.sum((ys - batch.targets) ** 2, axis=-1)
+    return jnp.sum(jnp.where(batch.mask, losses, 0)) / jnp.sum(batch.mask)
+
+  optimizer = make_optimizer("sgd", 1.0)
+  state = start(optimizer, model)
+  new, _, metrics = updated(optimizer, model, clip_carry=0.2)(state, batch)
+  moved = jax.tree.map(jnp.subtract, state.params, new.params)
+  assert_close(moved["layers_0"]["cell"], grads(state.params["layers_0"]["cell"]), rtol=1e-4)
+  assert 0 < metrics.clipped < 1
+
+
+def test_an_unknown_way_to_clip_is_named():
+  with pytest.raises(ValueError, match=r"Unknown clip_by 'norm'.* carry, element, global"):
+    make_optimizer("sgd", 0.1, 1.0, "norm")
