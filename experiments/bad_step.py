@@ -15,7 +15,8 @@ import numpy as np
 
 from experiments import provenance
 from experiments.grid import Run, Settings
-from experiments.runner import Result, Snapshot, network, numbers_of, optimizer_of, time_options
+from experiments.run_parts import network, numbers_of, optimizer_of, time_options
+from experiments.runner import Result, Snapshot
 from rnn_jax import checks
 from rnn_jax.gradient_flow import Place, describe_place, first_bad_place
 from rnn_jax.losses import LOSSES

@@ -12,31 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.grid import Run, Settings, recorded_steps
 from experiments.measures import MEASURES, Moment, by_leaf
-from rnn_jax.cells import make_cell
+from experiments.run_parts import Numbers, network, numbers_of, optimizer_of, time_options
 from rnn_jax.clipping import was_clipped
-from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Batch, Task
-from rnn_jax.training import TrainState, init_state, make_optimizer, update
+from rnn_jax.training import TrainState, init_state, update
 from rnn_jax.types import Array
 
 # Iterations in one call: enough to hide the cost of a call, few enough to show progress.
 _CHUNK = 50
-
-
-class Numbers(NamedTuple):
-  """What may differ between the runs of a group: traced, so that they share a program."""
-
-  seed: Any
-  truncation: Any
-  learning_rate: Any
-  clip_norm: Any
-  recurrent_gain: Any
-  forget_bias: Any
 
 
 class Record(NamedTuple):
@@ -212,44 +199,6 @@ def train_group(
       snapshot = None if bad is None else Snapshot(*kept, _draw(run, bad, task))
       whole = jax.tree.map(lambda *a: np.concatenate(a), *chunks)
       yield Result(run, whole, bad, snapshot, seconds)
-
-
-def network(
-  cell: str,
-  depth: int,
-  hidden_size: int,
-  output_size: int,
-  vocabulary_size: int | None,
-  **options: Any,
-) -> DeepRNN:
-  """The model of a run; `options` are those of its cell."""
-  cells = [make_cell(cell, hidden_size, **options)] * depth
-  return DeepRNN(cells, output_size, vocabulary_size)
-
-
-def numbers_of(run: Run, settings: Settings) -> Numbers:
-  """What the run's program is given."""
-  full = settings.sequence_length
-  return Numbers(
-    np.uint32(run.seed),
-    np.int32(full if run.truncation is None else min(run.truncation, full)),
-    np.float32(run.learning_rate),
-    np.float32(np.inf if run.clip_norm is None else run.clip_norm),
-    np.float32(run.recurrent_gain),
-    np.float32(0 if run.forget_bias is None else run.forget_bias),
-  )
-
-
-def optimizer_of(run: Run, settings: Settings, numbers: Numbers) -> optax.GradientTransformation:
-  """The optimiser of a run of a group, with these numbers."""
-  rate, limit = numbers.learning_rate, numbers.clip_norm
-  return make_optimizer(settings.optimizer, rate, limit, run.clip_by)
-
-
-def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
-  """What a run of a group asks of the time loop, as `update` takes it."""
-  limit = numbers.clip_norm if run.clip_by == "carry" else None
-  return {"truncation": numbers.truncation, "clip_carry": limit}
 
 
 def _by_device(

@@ -8,16 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_problem import (
-  MODEL,
-  B,
-  H,
-  assert_close,
-  batch_of,
-  draw,
-  start,
-  updated,
-)
+from training_problem import MODEL, B, H, assert_close, batch_of, draw, start, updated
 
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.gradient_flow import choose_truncation, lag_profile

@@ -15,7 +15,8 @@ import pytest
 
 from experiments import bad_step, command_line, replay
 from experiments.grid import Run, Settings
-from experiments.runner import Layout, compile_group, network, numbers_of, optimizer_of, train_group
+from experiments.run_parts import network, numbers_of, optimizer_of
+from experiments.runner import Layout, compile_group, train_group
 from rnn_jax.gradient_flow import Place
 from rnn_jax.tasks import adding
 from rnn_jax.training import init_state, update
