@@ -9,8 +9,8 @@ import numpy as np
 from rnn_jax import make_cell
 
 
-def draw(seed, *shape):
-  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
+def draw(seed, *shape, scale=0.6):
+  return jnp.asarray(scale * np.random.default_rng(seed).standard_normal(shape), float)
 
 
 def network(names, hidden_size, input_size=2):
@@ -21,6 +21,20 @@ def network(names, hidden_size, input_size=2):
     params.append({k: draw(10 * depth + len(k), *a.shape) for k, a in shapes.items()})
     input_size = hidden_size
   return cells, params
+
+
+def large_params(cell, input_size):
+  """Params of one cell, large enough for its Jacobians to stretch some directions far more."""
+  shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+  names = sorted(shapes, reverse=True)
+  return {name: draw(i, *shapes[name].shape, scale=0.8) for i, name in enumerate(names)}
+
+
+def large_carry(cell, batch_size):
+  """A carry of that size, each leaf another."""
+  leaves, structure = jax.tree.flatten(cell.initial_carry((batch_size,)))
+  drawn = [draw(9 + i, *leaf.shape, scale=0.8) for i, leaf in enumerate(leaves)]
+  return structure.unflatten(drawn)
 
 
 def mean_loss(ys):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import draw, large_carry, large_params
 
 from rnn_jax import CELLS, make_cell, step
 from rnn_jax.gradient_flow import jacobian_norm, singular_values, step_jacobians
@@ -18,27 +19,20 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
 # One set of shapes, so that little is compiled.
 T, B, D, H = 60, 2, 2, 3
-GATES = {"elman": 1, "gru": 3, "lstm": 4}
 NETWORKS = {name: make_cell(name, H) for name in CELLS}
 SIZE, DEPTH = 5, 1001
 LINEAR = make_cell("elman", SIZE, activation="linear")
-
-
-def draw(seed, *shape):
-  return jnp.asarray(0.8 * np.random.default_rng(seed).standard_normal(shape))
 
 
 XS = 0.8 * np.random.default_rng(3).standard_normal((T, B, D))
 
 
 def params_of(name, **changes):
-  width = GATES[name] * H
-  return {"w_x": draw(0, D, width), "w_h": draw(1, H, width), "b": draw(2, width), **changes}
+  return {**large_params(NETWORKS[name], D), **changes}
 
 
 def start_of(name):
-  leaves, structure = jax.tree.flatten(NETWORKS[name].initial_carry((B,)))
-  return structure.unflatten([draw(9 + i, *leaf.shape) for i, leaf in enumerate(leaves)])
+  return large_carry(NETWORKS[name], B)
 
 
 @functools.partial(jax.jit, static_argnums=0)

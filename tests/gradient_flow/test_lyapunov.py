@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import draw, large_carry, large_params
 from scipy.special import digamma, polygamma
 
 from rnn_jax import CELLS, make_cell, unroll
@@ -22,23 +23,17 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 T, SKIP, B, D, H = 300, 150, 2, 3, 3
 NETWORKS = {name: make_cell(name, H) for name in CELLS}
 LINEAR = make_cell("elman", 4, activation="linear")
-GATES = {"elman": 1, "gru": 3, "lstm": 4}
-
-
-def draw(seed, *shape):
-  return jnp.asarray(0.8 * np.random.default_rng(seed).standard_normal(shape))
 
 
 XS = 0.8 * np.random.default_rng(3).standard_normal((T, B, D))
 
 
 def params_of(name, **changes):
-  width = GATES[name] * H
-  return {"w_x": draw(0, D, width), "w_h": draw(1, H, width), "b": draw(2, width), **changes}
+  return {**large_params(NETWORKS[name], D), **changes}
 
 
 def start_of(name):
-  return jax.tree.map(lambda a: draw(7, *a.shape), NETWORKS[name].initial_carry((B,)))
+  return large_carry(NETWORKS[name], B)
 
 
 @functools.partial(jax.jit, static_argnames=("cell", "num_exponents", "skip"))
