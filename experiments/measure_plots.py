@@ -38,11 +38,12 @@ X_LABELS = {
 
 
 def measure_figures(gradients: xr.Dataset) -> dict[str, Figure]:
-  """A figure for each measure in the records, but for the lag profile, which has its own."""
+  """A figure for each measure in the records, but for lag profiles: `gradient_decay` shows them."""
   figures = {}
   for name, measure in MEASURES.items():
-    found = {v: label for v, label in measure.labels.items() if v in gradients}
-    if found and name != "lag":
+    shown = measure.labels.keys() & set(gradients.data_vars) - {"log10_lag_norm"}
+    found = {v: label for v, label in measure.labels.items() if v in shown}
+    if found:
       figures[name] = _figure(gradients, found, name)
   return figures
 

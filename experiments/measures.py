@@ -167,8 +167,8 @@ MEASURES: Mapping[str, Measure] = {
     {
       "log10_lag_norm": r"$\log_{10}\,\|\partial L_T/\partial h_{T-k}\|$",
       "decay_rate": "decay rate\n(nats a step)",
-      "half_life": "half-life (steps)",
-      "effective_memory": "effective memory\n(steps)",
+      "half_life": "half-life\n(steps; inf: no decay)",
+      "effective_memory": "effective memory\n(steps; inf: above $T$)",
     },
     _lag,
   ),

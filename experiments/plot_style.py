@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 ZERO = "0 (an example's norm is below 1e-38)"
-OVERFLOW = "overflow (inf)"
+OVERFLOW = "out of range (inf)"
 ABSENT = "not measured"
 GREY = "#555555"
 SMALL, MEDIUM = 8.0, 9.0  # points: ticks and legends; titles and axis labels

@@ -142,11 +142,11 @@ def test_zeros_and_overflows_are_marked_on_the_edges():
   norms[~elman, 0, :, 14:] = np.inf
   figure = plots.gradient_decay(gradients)
   axis = figure.axes[0]
-  zero, overflow = line(axis, plot_style.ZERO), line(axis, "overflow (inf)")
+  zero, overflow = line(axis, plot_style.ZERO), line(axis, "out of range (inf)")
   np.testing.assert_array_equal(zero.get_xdata(), np.arange(10, 16))
   np.testing.assert_array_equal(overflow.get_xdata(), [14, 15])
   assert zero.get_color() == plot_style.CELL_STYLES["elman"].colour
-  assert {plot_style.ZERO, "overflow (inf)"} <= set(legend(figure))
+  assert {plot_style.ZERO, "out of range (inf)"} <= set(legend(figure))
   draw(figure)
   to_axes = axis.transAxes.inverted()
   heights = [to_axes.transform(mark.get_window_extent())[:, 1].mean() for mark in (zero, overflow)]
@@ -162,7 +162,7 @@ def test_zeros_and_overflows_are_marked_on_the_edges():
 
 def test_what_is_finite_has_no_edge_markers():
   figure = plots.gradient_decay(small()[0])
-  assert not {plot_style.ZERO, "overflow (inf)"} & set(legend(figure))
+  assert not {plot_style.ZERO, "out of range (inf)"} & set(legend(figure))
 
 
 def test_the_band_reaches_the_edge_where_one_seed_is_zero():
@@ -246,4 +246,4 @@ def test_an_overflow_at_the_last_step_counts_as_measured():
   gradients["log10_lag_norm"].values[:, -1] = np.inf
   axis = plots.gradient_decay(gradients).axes[0]
   assert np.isnan(line(axis, "lstm").get_ydata()).all()
-  np.testing.assert_array_equal(line(axis, "overflow (inf)").get_xdata(), gradients["lag"])
+  np.testing.assert_array_equal(line(axis, "out of range (inf)").get_xdata(), gradients["lag"])

@@ -50,7 +50,7 @@ def test_heat_maps_tell_zero_overflow_and_absent_from_values():
   assert tuple(colours[0]) == to_rgba("black")
   assert tuple(colours[1]) == to_rgba("white")
   assert colours[2, 3] == 0 and figure.axes[0].patch.get_hatch()
-  assert legend(figure) == [plot_style.ZERO, "overflow (inf)", "not measured"]
+  assert legend(figure) == [plot_style.ZERO, "out of range (inf)", "not measured"]
   finite = norms[:, [0, -1]][np.isfinite(norms[:, [0, -1]])]
   assert image.get_clim() == (finite.min(), finite.max())
 

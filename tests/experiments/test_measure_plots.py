@@ -19,6 +19,8 @@ def measured(*names: str) -> xr.Dataset:
   for name in names:
     for variable in MEASURES[name].labels:
       dims = ("run", "step", *MEASURES[name].dims)
+      if variable in ("decay_rate", "half_life", "effective_memory"):
+        dims = dims[:-1]  # one number for all lags
       values = random.standard_normal([SIZES[dim] for dim in dims])
       values[:, 1] = np.nan  # logged, not measured
       if "gate" in variable:
@@ -39,28 +41,31 @@ def measured(*names: str) -> xr.Dataset:
   )
 
 
-@pytest.mark.parametrize("name", [name for name in MEASURES if name != "lag"])
+@pytest.mark.parametrize("name", MEASURES)
 def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
   data = measured(name)
   (figure,) = measure_figures(data).values()
-  variables = list(MEASURES[name].labels)
-  assert [axis.get_ylabel() for axis in figure.axes] == [*MEASURES[name].labels.values()]
+  # Lag profiles themselves are in the figure that a sweep begins with.
+  labels = {v: label for v, label in MEASURES[name].labels.items() if v != "log10_lag_norm"}
+  assert [axis.get_ylabel() for axis in figure.axes] == [*labels.values()]
   assert figure.axes[-1].get_xlabel() in X_LABELS.values()
   assert ("layer 1" in figure.get_suptitle()) == ("layer" in MEASURES[name].dims)
-  for axis, variable in zip(figure.axes, variables, strict=True):
+  for axis, variable in zip(figure.axes, labels, strict=True):
     drawn = {str(line.get_label()): line.get_ydata() for line in axis.lines}
     cells = ["lstm"] if "gate" in variable else ["elman", "lstm"]
-    ends = [""] if name == "omega" else ["", ", initialisation"]
+    over_steps = data[variable].dims == ("run", "step", "layer")
+    ends = [""] if over_steps else ["", ", initialisation"]
     assert drawn.keys() == {cell + end for cell in cells for end in ends}
     values = data[variable].isel(run=1)
     values = values.isel(layer=0) if "layer" in values.dims else values
-    expected = values[[0, 2]] if name == "omega" else values[2]
+    expected = values[[0, 2]] if over_steps else values[2]
     np.testing.assert_array_equal(drawn["lstm"], expected)
 
 
 def test_what_was_not_measured_has_no_figure():
-  assert measure_figures(measured("lag")) == {}
   assert measure_figures(measured("omega", "lyapunov")).keys() == {"omega", "lyapunov"}
+  profiles = measured("lag")[["log10_lag_norm"]]
+  assert measure_figures(profiles) == {}
 
 
 def test_a_run_that_ended_early_has_its_key_on_whichever_axis_it_is():

@@ -65,7 +65,7 @@ def smoke(tmp_path_factory) -> Path:
 def test_folder_holds_everything_it_should(smoke):
   top = {p.name for p in smoke.iterdir()}
   assert top == {"sweep.json", "sweep.flags", "runs", "summary.csv", "gradients.nc", "figures"}
-  figures = {"gradient_decay", "gradient_by_truncation", "depth_by_time", "training"}
+  figures = {"gradient_decay", "gradient_by_truncation", "depth_by_time", "training", "lag"}
   assert {p.name for p in (smoke / "figures").iterdir()} == {
     f"{name}.{kind}" for name in figures for kind in ("png", "svg")
   }

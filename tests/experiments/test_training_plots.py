@@ -100,7 +100,7 @@ def test_divergence_is_marked_with_its_reason(broken, reason):
     last = metrics[name].values[1, 29 if name in broken else 30]
     assert cross.get_ydata().tolist() == [last]
   assert f"diverged: {reason} not finite (1 run)" in legend(figure)
-  assert bool(lines(figure.axes[1], "overflow (inf)")) is (reason == "gradient norm")
+  assert bool(lines(figure.axes[1], "out of range (inf)")) is (reason == "gradient norm")
 
 
 def test_a_run_that_diverged_at_once_still_has_its_cross():
