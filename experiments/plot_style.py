@@ -199,6 +199,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
   folder.mkdir(parents=True, exist_ok=True)
   png, svg = folder / f"{name}.png", folder / f"{name}.svg"
   figure.savefig(png, dpi=150, metadata={"Software": None})
+  figure.set_layout_engine("none")  # all in its place: the .svg need not lay it out again
   # Left alone, an SVG holds the date, and ids that are drawn at random.
   with matplotlib.rc_context({"svg.hashsalt": "rnn_jax"}):
     figure.savefig(svg, dpi=150, metadata={"Date": None})

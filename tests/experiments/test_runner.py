@@ -120,7 +120,7 @@ def test_sharing_batches_and_devices_changes_records_by_rounding_alone():
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("optax_promotion")
 def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
-  settings = Settings("adding", "stdlib", 4, 4, 4, 10_000, "sgd", 5000, "lag", 5000)
+  settings = Settings("adding", "stdlib", 4, 4, 4, 10_000, "sgd", 5000, "", 5000)
   run = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
   task, layout, calls = adding(4, 4), Layout(jax.local_devices()[:4], data_parallel=4), []
   program = compile_group([run], settings, task, layout)
@@ -154,7 +154,7 @@ def test_runs_are_spread_evenly_over_devices_and_rounds(num_runs, rows, most, to
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_a_diverged_run_ends_at_its_step_and_leaves_the_others_alone():
-  settings = Settings("adding", "stdlib", 8, 12, 4, 200, "sgd", 10, "lag", 10)
+  settings = Settings("adding", "stdlib", 8, 12, 4, 200, "sgd", 10, "", 10)
   wild = Run("elman", 1, None, 0, 10.0, None, 3.0, None)
   tame = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
   diverged, finished = trained([wild, tame], 2, settings)

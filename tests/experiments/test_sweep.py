@@ -186,7 +186,8 @@ def test_every_flagfile_is_valid(path, tmp_path, sweep_here):
 def test_diverging_runs_are_results(tmp_path):
   flags = (
     "--task=adding --recurrent_gain=1,2 --clip_norm=none,1.0 --optimizer=sgd --learning_rate=0.2 "
-    "--sequence_length=60 --hidden_size=32 --batch_size=8 --steps=60 --log_every=5 --seed=1"
+    "--sequence_length=60 --hidden_size=32 --batch_size=8 --steps=60 --log_every=5 --seed=1 "
+    "--measures=none"
   )
   result = sweep(*flags.split(), f"--output_dir={tmp_path}")
   gradients = xr.load_dataset(tmp_path / "gradients.nc")
