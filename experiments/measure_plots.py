@@ -85,6 +85,9 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
     keys.append(look.key(f"initialisation (step {steps[0]})", ls=DASHED))
     keys.append(look.key(f"after training (step {steps[-1]})"))
   keys += common_keys(panels, drawn)
+  if (bounds := MEASURES[name].bounds) is not None:
+    for axis in figure.axes:
+      axis.set_ylim(bounds[0] - 0.05, bounds[1] + 0.05)
   trained, pooled = describe_truncations(gradients, drawn), describe_seeds(gradients, drawn)
   where = ", layer 1" if "layer" in MEASURES[name].dims else ""
   look.annotate(figure, keys, f"Measure {name!r}{where}; trained with {trained}; {pooled}")

@@ -73,12 +73,14 @@ class Measure(NamedTuple):
     labels: its variables, and what a figure calls them; for other leaves of the carry than the
       hidden state there may be more (`…_cell`).
     compute: its variables, one number for the whole batch in each place.
+    bounds: of its values, where they have any.
   """
 
   note: str
   dims: tuple[str, ...]
   labels: Mapping[str, str]
   compute: Callable[[Moment], Variables]
+  bounds: tuple[float, float] | None = None
 
 
 def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
@@ -195,6 +197,7 @@ MEASURES: Mapping[str, Measure] = {
     ("layer", "time"),
     {f"{gate}_gate_{state}": f"{gate} gate\n{state}" for gate in _GATES for state in _STATES},
     _saturation,
+    (0, 1),
   ),
   "omega": Measure(
     "Pascanu's regulariser: squared deviations from 1 of the factor by which a step back changes "

@@ -49,6 +49,8 @@ def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
   labels = {v: label for v, label in MEASURES[name].labels.items() if v != "log10_lag_norm"}
   assert [axis.get_ylabel() for axis in figure.axes] == [*labels.values()]
   assert figure.axes[-1].get_xlabel() in X_LABELS.values()
+  if name == "saturation":  # shares, all on the scale of shares
+    assert {axis.get_ylim() for axis in figure.axes} == {(-0.05, 1.05)}
   assert ("layer 1" in figure.get_suptitle()) == ("layer" in MEASURES[name].dims)
   for axis, variable in zip(figure.axes, labels, strict=True):
     drawn = {str(line.get_label()): line.get_ydata() for line in axis.lines}
