@@ -87,7 +87,7 @@ def reverse_sweep(
     the carry is taken as independent of the others.
   """
 
-  def back(later: Scaled, now: Any) -> tuple[Scaled, Any]:
+  def back(later: Scaled, now: Any) -> tuple[Scaled, tuple[Carry, Drive, Array]]:
     before, drive, y_bar = now
     exponent = jnp.maximum(later.exponent, y_bar.exponent)
     later, y_bar = shift(later, exponent), shift(y_bar, exponent)
@@ -99,18 +99,15 @@ def reverse_sweep(
     slot = jax.tree.map(jnp.zeros_like, before)
     _, vjp = jax.vjp(forward, before, drive, slot)
     before_bar, drive_bar, total = vjp((later.value, y_bar.value))
-    return normalize(Scaled(before_bar, exponent)), (
-      Scaled(total, exponent),
-      Scaled(drive_bar, exponent),
-    )
+    return normalize(Scaled(before_bar, exponent)), (total, drive_bar, exponent)
 
   if final_bar is None:
     nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), before)
     final_bar = Scaled(nothing, jnp.zeros_like(y_bars.exponent[0]))
   # Not `unroll`: this is its reverse sweep, with a rescaling in every step.
   now = (before, drives, normalize(y_bars))
-  _, bars = jax.lax.scan(back, normalize(final_bar), now, reverse=True)
-  return bars
+  _, (totals, drive_bars, exponents) = jax.lax.scan(back, normalize(final_bar), now, reverse=True)
+  return Scaled(totals, exponents), Scaled(drive_bars, exponents)
 
 
 def unscaled(value: Any) -> Scaled:
