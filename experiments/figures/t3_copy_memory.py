@@ -80,9 +80,9 @@ def run(
   ]
   standard, chrono = np.median(final, axis=0)
   checks = [
-    *(at_most(f"{name}, worst seed", final[:, j].max(), baseline) for j, name in enumerate(NAMES)),
+    *(at_most(f"{n}, worst seed", np.max(final[:, j]), baseline) for j, n in enumerate(NAMES)),
     at_most("chrono − standard, medians over seeds", chrono - standard, 0.0),
-    *(at_least(f"{name}, best seed", final[:, j].min(), SOLVED) for j, name in enumerate(NAMES)),
+    *(at_least(f"{n}, best seed", np.min(final[:, j]), SOLVED) for j, n in enumerate(NAMES)),
   ]
   notes = [
     f"Baseline 10 ln 8 / (T + 20) = {baseline:.4f} nats a step at silence T = {SILENCE}. Medians "
