@@ -187,7 +187,7 @@ figure = Figure(
   setting=f"character model, T = {LENGTH}, {HIDDEN_SIZE} units, batch {BATCH_SIZE}, Adam "
   f"{LEARNING_RATE:g}, clip norm {CLIP_NORM:g}, {UPDATES} updates; the standard library's source",
   source="own measurement; after Aicher et al., 2019, https://arxiv.org/abs/1905.07473",
-  seconds=90,
+  seconds=50,
   run=run,
   seeds=SEEDS,
 )

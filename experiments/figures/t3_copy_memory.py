@@ -114,7 +114,7 @@ figure = Figure(
   setting=f"silence {SILENCE}, LSTM of {HIDDEN_SIZE}, batch {BATCH_SIZE}, Adam {LEARNING_RATE:g}, "
   f"no clipping, {UPDATES} updates",
   source="Tallec and Ollivier, 2018, section 4, https://arxiv.org/abs/1804.11188",
-  seconds=240,
+  seconds=80,
   run=run,
   seeds=SEEDS,
 )
