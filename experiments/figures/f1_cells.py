@@ -82,7 +82,7 @@ figure = Figure(
   f"width 2, orthogonal kernels, probe v · h_T, fit over lags {profiles.FIRST}–{profiles.LAST}",
   source="measured before, with one seed; forget bias: Jozefowicz et al., 2015, "
   "https://proceedings.mlr.press/v37/jozefowicz15.html",
-  seconds=60,
+  seconds=15,
   run=run,
   seeds=SEEDS,
 )

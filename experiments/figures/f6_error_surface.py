@@ -111,7 +111,7 @@ def run() -> Outcome:
     _, slope, state_slope = (np.asarray(a).reshape(w.shape) for a in flat)
     across = [np.asarray(a) for a in surface(jnp.asarray(steep_w), jnp.asarray(steep_b))]
   bistable = FOLD_BIASES[apart > 0.1]
-  at = np.unravel_index(slope.argmax(), slope.shape)
+  at = np.unravel_index(np.argmax(slope), slope.shape)
   coarse = slope[::2, ::2].max()
   ratio = slope[at] / PUBLISHED_NORM
   checks = [

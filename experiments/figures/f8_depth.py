@@ -123,7 +123,7 @@ figure = Figure(
   "updates; hidden state; experiments/flagfiles/depth.flags",
   source="own measurement; the adding problem is of Hochreiter and Schmidhuber, 1997, "
   "https://doi.org/10.1162/neco.1997.9.8.1735",
-  seconds=120,
+  seconds=90,
   run=run,
   seeds=(0, 1),
 )

@@ -218,7 +218,7 @@ figure = Figure(
   f"one, initial carry N(0, {NOISE:g}²), at initialisation, float64",
   source="Cooijmans et al., 2017, figure 1a, https://arxiv.org/abs/1603.09025; "
   "https://github.com/cooijmanstim/recurrent-batch-normalization",
-  seconds=40,
+  seconds=25,
   run=run,
   seeds=SEEDS,
 )

@@ -85,7 +85,7 @@ figure = Figure(
   "experiments/flagfiles/adding.flags",
   source="Hochreiter and Schmidhuber, 1997, experiment 4, "
   "https://doi.org/10.1162/neco.1997.9.8.1735",
-  seconds=300,
+  seconds=90,
   run=run,
   seeds=(0, 1, 2),
 )

@@ -144,7 +144,7 @@ figure = Figure(
   f"gradient descent at rate {LEARNING_RATE:g}, clip norm {CLIP_NORM:g}, {EPOCHS} epochs; the "
   "standard library's source",
   source="Zhang et al., Dive into Deep Learning, sections 9.5, 9.6, 10.1 and 10.2, https://d2l.ai",
-  seconds=500,
+  seconds=180,
   run=run,
   seeds=SEEDS,
 )
