@@ -41,8 +41,8 @@ def measure_figures(gradients: xr.Dataset) -> dict[str, Figure]:
   """A figure for each measure in the records, but for lag profiles: `gradient_decay` shows them."""
   figures = {}
   for name, measure in MEASURES.items():
-    shown = measure.labels.keys() & set(gradients.data_vars) - {"log10_lag_norm"}
-    found = {v: label for v, label in measure.labels.items() if v in shown}
+    here = {v: label for v, label in measure.labels.items() if v in gradients}
+    found = {v: label for v, label in here.items() if v != "log10_lag_norm"}
     if found:
       figures[name] = _figure(gradients, found, name)
   return figures
