@@ -15,7 +15,7 @@ def save(path: Path, tree: Any) -> None:
 
   Args:
     path: the folder; must not exist.
-    tree: the dicts, arrays on any device; kept as NumPy arrays, so that it can be read on any other.
+    tree: the dicts, arrays on any device; they are kept as NumPy arrays, for any device to read.
   Raises:
     ValueError: the folder exists.
     OSError: it cannot be written.

@@ -60,8 +60,7 @@ def generate(
 
     carries_t, logits_t = model(token_t, carries_{t−1})      token_{t+1} = choose(logits_t)
 
-  Pure: under `jit` with `model`, `num_steps`, `temperature`, `top_k` and `eos` fixed. To go on, give
-  the last token and the carries again, with another key.
+  To go on, give the last token and the carries again, with another key.
 
   Args:
     model: its outputs are logits of the next token.
@@ -79,11 +78,12 @@ def generate(
     TypeError, ValueError: as `choose`.
   """
   checks.integer("num_steps", num_steps)
+  apply: Callable[..., Any] = model.apply
   pick: Callable[..., Array] = functools.partial(choose, temperature=temperature, top_k=top_k)
 
   def body(old: tuple[Any, Array, Array], i: Array) -> tuple[Any, Array]:
     carries, token, ended = old
-    carries, logits = model.apply(variables, token[None], carries)
+    carries, logits = apply(variables, token[None], carries)
     token = pick(jax.random.fold_in(key, i), logits[0])
     if eos is not None:
       token = jnp.where(ended, jnp.full_like(token, eos), token)
@@ -91,9 +91,9 @@ def generate(
     return (carries, token, ended), token
 
   # Not the time loop: what a step reads is what the step before has written.
-  start = (tuple(carries), jnp.asarray(token, jnp.int32), jnp.zeros(jnp.shape(token), bool))
-  (carries, _, _), tokens = jax.lax.scan(body, start, jnp.arange(num_steps, dtype=jnp.int32))
-  return tokens, carries
+  start: Any = (tuple(carries), jnp.asarray(token, jnp.int32), jnp.zeros(jnp.shape(token), bool))
+  last, tokens = jax.lax.scan(body, start, jnp.arange(num_steps, dtype=jnp.int32))
+  return tokens, last[0]
 
 
 def write(
