@@ -68,9 +68,7 @@ def score(result):
     *((name, {}, time, jnp.float64) for name in CELLS for time in TIMES),
     *((*variant, TIMES[2], jnp.float64) for variant in VARIANTS if variant[1]),
     *((name, {}, TIMES[2], jnp.float32) for name in CELLS),
-    ("residual lstm", {}, TIMES[2], jnp.float64),
     *((name, {}, TIMES[2] | {"key": 5}, jnp.float64) for name in ("zoneout lstm", "all of a gru")),
-    ("all of a gru", {}, TIMES[4], jnp.float64),
   ],
   ids=lambda v: v if isinstance(v, str) else "+".join(v) if isinstance(v, dict) else v.__name__,
 )

@@ -174,9 +174,10 @@ def test_a_rate_may_be_traced():
     cell = zoneout(elman(H), rate)
     return jax.grad(lambda p: jnp.sum(unroll(cell, p, xs, carry, key=key)[1] ** 2))(params)
 
-  for key in (None, jax.random.key(0)):
-    run = functools.partial(gradient, key=key)
-    close(jax.jit(run)(0.3), jax.jit(lambda run=run: run(0.3))())
+  def gradients(rate):
+    return [gradient(rate, key) for key in (None, jax.random.key(0))]
+
+  close(*jax.jit(lambda rate: (gradients(rate), gradients(0.3)))(0.3))
 
 
 @pytest.mark.parametrize(

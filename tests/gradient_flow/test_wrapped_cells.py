@@ -64,9 +64,8 @@ def by_hand(cells, params, xs, slots=None, kernels=None, truncation=T):
   return layers, ys
 
 
-@pytest.mark.parametrize("cells", [DENSE, NORMED], ids=["dense", "normed"])
-def test_lag_profile_is_the_norm_of_the_plain_gradient(cells):
-  weights = draw(91, B, H)
+def test_lag_profile_is_the_norm_of_the_plain_gradient():
+  cells, weights = NORMED, draw(91, B, H)
 
   def loss(y):
     return jnp.sum(weights * jnp.sin(y), axis=-1)
@@ -110,12 +109,11 @@ def test_truncation_bias_is_that_of_the_plain_gradients():
       grads = jax.grad(lambda p: mean_loss(by_hand(cells, p, xs, truncation=k)[1]))(params)
       return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)])
 
-    return truncation_bias(cells, params, xs, mean_loss, [1, 3]), list(map(gradient, (1, 3, T)))
+    return truncation_bias(cells, params, xs, mean_loss, [2]), gradient(2), gradient(T)
 
-  bias, (*cut, full) = both(params)
-  for i, g in enumerate(cut):
-    close(bias.relative_error[i], np.linalg.norm(g - full) / np.linalg.norm(full))
-    close(bias.cosine[i], g @ full / np.linalg.norm(g) / np.linalg.norm(full))
+  bias, g, full = both(params)
+  close(bias.relative_error, [np.linalg.norm(g - full) / np.linalg.norm(full)])
+  close(bias.cosine, [g @ full / np.linalg.norm(g) / np.linalg.norm(full)])
 
 
 def test_jacobians_of_a_stack_and_their_norm_are_those_of_the_plain_steps():
