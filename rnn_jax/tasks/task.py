@@ -12,14 +12,16 @@ class Batch(NamedTuple):
   """One batch, time-major.
 
   Attributes:
-    xs: [T, B, D], or tokens [T, B].
+    xs: [T, B, D], or tokens [T, B]; Written, for networks that write.
     targets: [T, B] classes, or [T, B, O] values.
     mask: [T, B] bool, the steps whose loss counts.
+    lengths: [B] integers, the valid steps of each sequence; None where all have all.
   """
 
-  xs: Array
+  xs: Any
   targets: Array
   mask: Array
+  lengths: Array | None = None
 
 
 class Task(NamedTuple):

@@ -20,7 +20,7 @@ T, B = 30, 4
 
 def corpus_of(text):
   vocabulary = build_vocabulary(text)
-  return Corpus("tiny", vocabulary.encode(text), vocabulary, "")
+  return Corpus("tiny", np.frombuffer(text, np.uint8), vocabulary, "")
 
 
 TEXT = b"To be, or not to be, that is the question: whether 'tis nobler in the mind"
