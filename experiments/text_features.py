@@ -45,11 +45,12 @@ def text_features(pieces: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _scan(text: str) -> list[tuple[float, ...]]:
   """FEATURES after each character."""
-  rows = []
+  rows: list[tuple[float, ...]] = []
   quote = word = ""  # what closes the string; the name or number, so far
-  comment = escaped = leading = False
+  comment = escaped = False
   depth = column = indentation = same = 0  # same: quotes in a row that may close three
-  empty = -1  # where a string without a character ended, which may turn out to open three quotes
+  # Where a string began, and where one without a character ended: it may have opened three quotes.
+  opened = empty = -1
   leading = True
   for i, c in enumerate(text):
     if comment:
@@ -57,14 +58,14 @@ def _scan(text: str) -> list[tuple[float, ...]]:
     elif quote:
       same = same + 1 if c == quote[0] and not escaped else 0
       if same == len(quote) or (c == "\n" and len(quote) == 1 and not escaped):
-        empty = i if text[i - 1 : i + 1] == 2 * quote else -1
+        empty = i if c == quote and i == opened + 1 else -1
         quote = ""
       escaped = c == "\\" and not escaped
     elif c == "#":
       comment = True
     elif c == '"' or (c == "'" and _STRING_PREFIX.fullmatch(word)):
       quote = 3 * c if empty == i - 1 and text[i - 1 : i] == c else c
-      same, escaped = 0, False
+      opened, same, escaped = i, 0, False
     elif c in "([{":
       depth += 1
     elif c in ")]}":

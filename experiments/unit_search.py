@@ -76,7 +76,8 @@ def search(
     best = np.argsort(-np.abs(chosen_by[f]), kind="stable")[:top]
     agreement = np.sign(chosen_by[f, best]) * held_out[f, best]
     for i in best[np.argsort(-agreement, kind="stable")]:
-      found.append(Found(name, *units[i], float(chosen_by[f, i]), float(held_out[f, i])))
+      quantity, unit = units[i]
+      found.append(Found(name, quantity, unit, float(chosen_by[f, i]), float(held_out[f, i])))
   return found
 
 

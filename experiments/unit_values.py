@@ -41,7 +41,7 @@ class Reading(NamedTuple):
 
 
 def read(model: DeepRNN, variables: Any, tokens: np.ndarray) -> Reading:
-  """Reads a text once, from the model's initial carry, and keeps what there is to see.
+  """Reads a text once, from a carry of zeros, and keeps what there is to see.
 
   Args:
     model: of the text's vocabulary.

@@ -32,7 +32,7 @@ def saliency(model: DeepRNN, variables: Any, tokens: Array, reach: int) -> Array
   window.
 
   Args:
-    model: reads tokens; its initial carry is that of the model.
+    model: reads tokens, from a carry of zeros; its outputs are logits of the next token.
     variables: of the model.
     tokens: x, [T + 1] integers, one text; the last is only predicted.
     reach: number of inputs that each loss is traced back to.
@@ -40,17 +40,17 @@ def saliency(model: DeepRNN, variables: Any, tokens: Array, reach: int) -> Array
     [T, reach]; NaN where t − k is before the first step. Norms below 1e-38 are 0 in float32.
   Raises:
     TypeError, ValueError: a reach that is no integer of at least 1, tokens that are no integers
-      [T + 1] with T at least 1, or a model that reads no tokens.
+      [T + 1] with T at least 1, or a model that reads no tokens, is pooled or learned its carry.
   References:
     Simonyan et al., 2013 (of images), https://arxiv.org/abs/1312.6034
     Li et al., 2016 (of text), https://arxiv.org/abs/1506.01066
   """
-  tokens = _check(model, tokens, reach)
+  tokens, vocabulary_size = _check(model, tokens, reach)
   num_steps = len(tokens) - 1
   window = min(reach, num_steps)
   cells, params, xs = model.trunk(variables, tokens[:-1, None])
   if jnp.issubdtype(xs.dtype, jnp.integer):
-    xs = jax.nn.one_hot(xs, model.vocabulary_size, dtype=float)
+    xs = jax.nn.one_hot(xs, vocabulary_size, dtype=float)
   layers, befores, ys = list(zip(cells, params, strict=True)), [], xs
   for (cell, cell_params), carry in zip(layers, model.initial_carries(1), strict=True):
     before, _, ys, _ = forward_pass(cell, cell_params, ys, carry)
@@ -60,8 +60,8 @@ def saliency(model: DeepRNN, variables: Any, tokens: Array, reach: int) -> Array
     ys = xs
     for (cell, cell_params), carry in zip(layers, carries, strict=True):
       _, ys = unroll(cell, cell_params, ys, carry)
-    logits: Any = model.apply(variables, ys[last], method="readout")
-    return cross_entropy(logits[0], target)
+    logits: Any = model.apply(variables, ys[last][None], method="readout")
+    return cross_entropy(logits[0, 0], target)
 
   def of_step(t: Array) -> Array:
     start = jnp.maximum(t - window + 1, 0)
@@ -75,14 +75,17 @@ def saliency(model: DeepRNN, variables: Any, tokens: Array, reach: int) -> Array
   return jax.lax.map(of_step, jnp.arange(num_steps), batch_size=_SIDE_BY_SIDE)
 
 
-def _check(model: DeepRNN, tokens: Any, reach: Any) -> Array:
-  """The tokens, int32."""
+def _check(model: DeepRNN, tokens: Any, reach: Any) -> tuple[Array, int]:
+  """The tokens, int32, and how many different ones there may be."""
   checks.integer("reach", reach)
   tokens = jnp.asarray(tokens)
   if not jnp.issubdtype(tokens.dtype, jnp.integer):
     raise TypeError(f"tokens must be integers, got {tokens.dtype}.")
   if tokens.ndim != 1 or len(tokens) < 2:
     raise ValueError(f"tokens must be [T + 1] with T at least 1, got {list(tokens.shape)}.")
-  if model.vocabulary_size is None:
-    raise ValueError("model must read tokens: its vocabulary_size is None.")
-  return tokens.astype(jnp.int32)
+  if model.vocabulary_size is None or model.pooled:
+    raise ValueError(
+      "model must read tokens and predict at every step, got vocabulary_size "
+      f"{model.vocabulary_size} and pooled {model.pooled}."
+    )
+  return tokens.astype(jnp.int32), model.vocabulary_size
