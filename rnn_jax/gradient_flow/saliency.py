@@ -15,7 +15,8 @@ from rnn_jax.probes import scaled_norm
 from rnn_jax.types import Array, Carry
 from rnn_jax.unroll import unroll
 
-_SIDE_BY_SIDE = 64  # windows, of `reach` steps each: bounds the memory
+# Of windows that are computed side by side: how many, and numbers that they read.
+_MOST, _LARGEST = 64, 2**25
 
 
 def saliency(model: DeepRNN, variables: Any, tokens: Array, reach: int) -> Array:
@@ -72,7 +73,8 @@ def saliency(model: DeepRNN, variables: Any, tokens: Array, reach: int) -> Array
     norms, places = scaled_norm(x_bars, axis=(1, 2)), t - start - jnp.arange(reach)
     return jnp.where(places >= 0, norms[places], jnp.full(reach, jnp.nan, norms.dtype))
 
-  return jax.lax.map(of_step, jnp.arange(num_steps), batch_size=_SIDE_BY_SIDE)
+  side_by_side = max(1, min(_MOST, _LARGEST // (window * xs.shape[-1])))
+  return jax.lax.map(of_step, jnp.arange(num_steps), batch_size=side_by_side)
 
 
 def _check(model: DeepRNN, tokens: Any, reach: Any) -> tuple[Array, int]:

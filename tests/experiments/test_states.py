@@ -22,7 +22,7 @@ from rnn_jax.gradient_flow import gate_values
 from rnn_jax.losses import cross_entropy
 from rnn_jax.text import build_vocabulary, build_word_vocabulary, load_corpus
 
-TEXT = b"def f(x):\n  # of x\n  return '<b>', [x]\n" * 20
+TEXT = b"def f(x):\n  # of x\n  return '<b>', [x]\n" * 20 + b"def g(x):\n"
 
 
 def settings_of(corpus, level="char"):
