@@ -182,7 +182,7 @@ def _about(trained: Trained, piece: str, name: str, losses: np.ndarray) -> str:
   number = f"{layers.depth} layer{'s' if layers.depth > 1 else ''}"
   loss = float(bits(jnp.mean(jnp.asarray(losses))))
   return (
-    f"{number} of {layers.hidden_size} {layers.cell} units, {count} different {piece}s, after "
+    f"{number} of {layers.hidden_size} {layers.cell} units, {count:,} different {piece}s, after "
     f"{trained.step:,} updates on {trained.settings.corpus}. Below are {len(losses):,} {piece}s "
     f"from {name}, which cost it {loss:.2f} bits each."
   )

@@ -34,7 +34,8 @@ def text_features(pieces: Sequence[str]) -> dict[str, np.ndarray]:
   are in lines of 80 characters (at most 1) and in levels of 4 columns.
 
   Args:
-    pieces: the text, character by character, or word by word with the space behind it.
+    pieces: the text, character by character, or word by word with the space behind it; then
+      there is no indentation, no triple quote, and nothing that ends inside a name or number.
   Returns:
     {name: float64 [len(pieces)]}, 0 or 1 but for depth, position and indentation.
   """

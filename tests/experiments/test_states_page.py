@@ -118,6 +118,7 @@ def test_a_browser_shows_the_text_as_text_and_the_unit_of_the_link(shown):
   assert (bars[6], bars[5]) == ("10px", "5px")
   assert not any(bars[:5] + bars[7:])
   assert "chosen" in characters[6][1]["class"] and "next" in characters[7][1]["class"]
+  assert "layer 1 hidden 0 is −1.5 after it" in dom.by_id("status")[2]
   assert "loss of 1.0 nats" in dom.by_id("status")[2]
 
 
