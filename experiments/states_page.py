@@ -13,7 +13,7 @@ import numpy as np
 from experiments.unit_search import Found
 from experiments.unit_values import Quantity
 
-TEMPLATE = Path(__file__).parent / "states_page.html"
+TEMPLATE, SCRIPT = (Path(__file__).parent / f"states_page.{kind}" for kind in ("html", "js"))
 MAX_VALUES = 6_000_000  # a byte each, 4/3 of it in the file
 DECADES = 2  # of saliency that are shown
 _TYPICAL = 0.98  # share of a unit's values inside the range of colours
@@ -67,7 +67,8 @@ def page(
     "found": [f._asdict() for f in found],
   }
   text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-  return TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text)
+  template, script = (path.read_text(encoding="utf-8") for path in (TEMPLATE, SCRIPT))
+  return template.replace("{{script}}", script).replace("{{data}}", text)
 
 
 def _units(quantity: Quantity, found: Sequence[Found], shown: int) -> list[int]:
