@@ -150,8 +150,6 @@ def print_ranking(found: Sequence[Found], console: Console) -> None:
 def _held_out(trained: Trained, count: int) -> tuple[str, np.ndarray]:
   """(name, the first tokens) of the part of its text that the model was not trained on."""
   settings = trained.settings
-  if settings.validation_share == 0:
-    raise ValueError("--text must be given: nothing was held out when the model was trained.")
   try:
     texts = language_settings.read_texts(settings, trained.vocabulary)
     corpus: Any = trained.about["corpus"]
@@ -159,7 +157,9 @@ def _held_out(trained: Trained, count: int) -> tuple[str, np.ndarray]:
     raise ValueError(f"--text must be given: the model's own is not to be had ({error})") from None
   if texts.corpus.sha256 != corpus["sha256"]:
     raise ValueError(f"--text must be given: {settings.corpus} is not what it was in training.")
-  source = texts.validation
+  source = texts.held_out
+  if source is None:
+    raise ValueError("--text must be given: nothing was held out when the model was trained.")
   return f"the held-out part of {settings.corpus}", source.encode(source.symbols[:count])
 
 
