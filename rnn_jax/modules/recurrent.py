@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
@@ -63,11 +64,17 @@ class Bidirectional(nn.Module):
     self.backward = Recurrent(self.cell, self.vocabulary_size)
 
   def __call__(
-    self, xs: Array, *, probe: tuple[Carry, Carry] | None = None, **time: Any
+    self,
+    xs: Array,
+    *,
+    probe: tuple[Carry, Carry] | None = None,
+    key: Array | None = None,
+    **time: Any,
   ) -> tuple[tuple[Carry, Carry], Array]:
-    """Returns ((final carry forward, final carry backward), ys)."""
+    """Returns ((final carry forward, final carry backward), ys); each direction has its own key."""
     probes = (None, None) if probe is None else probe
-    forward, f = self.forward(xs, probe=probes[0], **time)
-    backward, b = self.backward(xs, probe=probes[1], reverse=True, **time)
+    keys = (None, None) if key is None else jax.random.split(key)
+    forward, f = self.forward(xs, probe=probes[0], key=keys[0], **time)
+    backward, b = self.backward(xs, probe=probes[1], key=keys[1], reverse=True, **time)
     ys = f + b if self.merge == "sum" else jnp.concatenate([f, b], axis=-1)
     return (forward, backward), ys

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from rnn_jax import BidirectionalRNN, DeepRNN, make_cell, unroll
+from rnn_jax.cells import zoneout
+from rnn_jax.modules import Bidirectional
 from rnn_jax.modules.deep import MERGES
 from rnn_jax.training import train_windows
 
@@ -93,6 +95,17 @@ def test_every_step_hears_of_every_other():
     return model.apply(variables, xs)[1][:, 0, 0]
 
   assert np.all(np.any(outputs(draw(90, T, 1, D)) != 0, axis=-1))
+
+
+def test_each_direction_draws_masks_of_its_own():
+  """Over one step, with the same params, the directions differ in nothing but their masks."""
+  layer, xs = Bidirectional(zoneout(make_cell("elman", 50), 0.5)), draw(90, 1, B, D)
+  params = layer.init(jax.random.key(0), xs)["params"]
+  same = {"params": dict.fromkeys(params, params["forward"])}
+  for key in (None, jax.random.key(1)):
+    _, ys = layer.apply(same, xs, key=key)
+    forward, backward = jnp.split(ys == 0, 2, axis=-1)  # kept: zeros, from before
+    assert jnp.array_equal(forward, backward) == (key is None)
 
 
 def test_norms_of_both_directions_come_out_of_the_backward_pass():
