@@ -22,7 +22,7 @@ def choose(key: Array, logits: Array, temperature: float = 1.0, top_k: int | Non
   Args:
     key: random key.
     logits: [..., V].
-    temperature: τ, at least 0.
+    temperature: τ, at least 0; one too small for a division is 0.
     top_k: k, from 1 to V; None for all. Equals of the k-th stay in too.
   Returns:
     Tokens [...], int32.
@@ -36,11 +36,13 @@ def choose(key: Array, logits: Array, temperature: float = 1.0, top_k: int | Non
       raise ValueError(
         f"top_k must be at most the vocabulary's {logits.shape[-1]} tokens, got {top_k}."
       )
-  if temperature == 0:
+  if temperature < jnp.finfo(logits.dtype).tiny:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
   if top_k is not None:
     least = jax.lax.top_k(logits, top_k)[0][..., -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)
+  # From the largest down, since a small τ would make infinities of them, all as likely.
+  logits = logits - jnp.max(logits, axis=-1, keepdims=True)
   return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
 
 

@@ -18,9 +18,9 @@ V, B, H = 5, 3, 4
 LOGITS = jnp.array([[0.0, 2.0, 1.0, 3.0, -1.0]])
 
 
-def draws(count=4000, **options):
+def draws(count=4000, logits=LOGITS, **options):
   keys = jax.random.split(jax.random.key(0), count)
-  found = jax.jit(jax.vmap(lambda key: choose(key, LOGITS, **options)[0]))(keys)
+  found = jax.jit(jax.vmap(lambda key: choose(key, logits, **options)[0]))(keys)
   return np.bincount(found, minlength=V) / count
 
 
@@ -37,8 +37,10 @@ def test_top_k_leaves_the_shares_of_the_k_largest():
   np.testing.assert_allclose(draws(200, top_k=1), np.eye(V)[3])
 
 
-def test_temperature_zero_is_greedy():
-  assert draws(100, temperature=0)[3] == 1
+@pytest.mark.parametrize("temperature", [0, 1e-39, 2e-38])
+def test_without_temperature_it_is_greedy(temperature):
+  """Also where float32 cannot divide by it, and where it cannot hold the logits divided by it."""
+  assert draws(100, 10 * LOGITS, temperature=temperature)[3] == 1
 
 
 @pytest.mark.parametrize(
