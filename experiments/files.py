@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
   """
   try:
     data = json.loads(path.read_bytes())
-  except ValueError:
+  except (ValueError, RecursionError):
     data = None
   if not isinstance(data, dict):
     raise ValueError(f"{path} is damaged: it must hold a JSON object.")

@@ -136,7 +136,7 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
     "best": _line(best, settings),
     "last": last,
     "baseline": baseline,
-    "diverged": not math.isfinite(last["loss"]),
+    "diverged": not math.isfinite(last.get("validation_loss", last["loss"])),
     "tokens_per_second": speed,
   }
   files.write_json(folder / "result.json", result)
@@ -145,7 +145,7 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
     print(f"diverged by update {last['step']}; the checkpoint is from before.")
   print(
     f"best after {best.step} updates: {_figures(best.judged_by, settings)}, on "
-    f"{'what was learned' if math.isnan(best.validation_loss) else 'what was held out'}; "
+    f"{'what was learned' if best.validation_loss is None else 'what was held out'}; "
     f"{speed:.0f} tokens a second"
   )
   print(f"The model is in {folder}, a picture in {picture}; --sample lets it write.")
@@ -192,7 +192,7 @@ def _line(evaluation: Evaluation, settings: Settings) -> dict[str, Any]:
   """An evaluation, as metrics.jsonl has it."""
   line = evaluation._asdict()
   del line["params"]
-  if math.isnan(evaluation.validation_loss):
+  if evaluation.validation_loss is None:
     del line["validation_loss"]
   line["perplexity"] = float(perplexity(jnp.float32(evaluation.judged_by)))
   if settings.level == CHARACTERS:

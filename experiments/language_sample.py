@@ -51,22 +51,21 @@ def sample(
     flag, given = ("until_eos", "true") if until_eos else ("prime", "''")
     raise ValueError(f"--{flag} needs a model that has seen a line end, got {given}.")
   try:
-    tokens = vocabulary.encode(prime)
+    tokens = vocabulary.encode(prime).astype(np.int32)
   except ValueError as error:
     raise ValueError(f"--prime must be of the model's characters: {error}") from None
+  yield vocabulary.decode(tokens)
   if len(tokens) == 0:
-    tokens = np.array([vocabulary.eos])
+    tokens = np.array([vocabulary.eos], np.int32)
   apply: Callable[..., Any] = jax.jit(model.apply)
-  read = jnp.asarray(tokens, jnp.int32)[:, None]
+  read = jnp.asarray(tokens)[:, None]
   carries = model.initial_carries(1)
   if len(read) > 1:
     carries, _ = apply(trained.variables, read[:-1], carries)
   step = jax.jit(
     functools.partial(generate, model, num_steps=_AT_A_TIME, temperature=temperature, top_k=top_k)
   )
-  token = read[-1]
-  # All of it is decoded each time: what stands between two words depends on both.
-  written, shown = list(tokens[:0] if not prime else tokens), 0
+  token, before = read[-1], tokens[-1:]
   for i in range(-(-length // _AT_A_TIME)):
     new, carries = step(trained.variables, carries, token, jax.random.fold_in(key, i))
     token = new[-1]
@@ -74,9 +73,9 @@ def sample(
     ended = until_eos and vocabulary.eos in found
     if ended:
       found = found[: list(found).index(vocabulary.eos) + 1]
-    written += list(found)
-    text = vocabulary.decode(np.asarray(written))
-    yield text[shown:]
-    shown = len(text)
+    # Decoded with the token before: what stands between two words depends on both.
+    text = vocabulary.decode(np.concatenate([before, found]))
+    yield text[len(vocabulary.decode(before)) :]
+    before = found[-1:]
     if ended:
       return

@@ -271,14 +271,14 @@ def read_texts(settings: Settings, vocabulary: Vocabulary | WordVocabulary | Non
   if settings.characters is not None and settings.characters < len(corpus.text):
     text = corpus.text[: settings.characters]
     corpus = corpus._replace(text=text, vocabulary=build_vocabulary(text))
+  parts = split(corpus.text, settings.validation_share)
   if vocabulary is None and settings.level == CHARACTERS:
     vocabulary = corpus.vocabulary
   elif vocabulary is None:
-    cut = len(corpus.text) - int(settings.validation_share * len(corpus.text))
     vocabulary = build_word_vocabulary(
-      corpus.text[:cut], settings.level, settings.min_count, settings.max_vocabulary
+      parts[0], settings.level, settings.min_count, settings.max_vocabulary
     )
-  train, held_out = split(make_source(corpus, vocabulary), settings.validation_share)
+  train, held_out = (make_source(corpus._replace(text=part), vocabulary) for part in parts)
   size = len(held_out.symbols)
   if settings.validation_share > 0 and size <= settings.batch_size:
     raise ValueError(

@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
     step: updates so far.
     loss: mean training loss in nats a token since the evaluation before.
     grad_norm: the largest gradient norm before clipping since then.
-    validation_loss: in nats a token; NaN where nothing is held out.
+    validation_loss: in nats a token; None where nothing is held out.
     seconds: since the start, compilation excepted as far as it is before the first call.
     params: of the model, NumPy arrays.
   """
@@ -44,14 +44,14 @@ class Evaluation(NamedTuple):
   step: int
   loss: float
   grad_norm: float
-  validation_loss: float
+  validation_loss: float | None
   seconds: float
   params: Any
 
   @property
   def judged_by(self) -> float:
     """The loss on what is held out, or in training where nothing is."""
-    return self.loss if math.isnan(self.validation_loss) else self.validation_loss
+    return self.loss if self.validation_loss is None else self.validation_loss
 
 
 def train(
@@ -93,7 +93,7 @@ def train(
       continue
     params = jax.tree.map(lambda a: np.asarray(a[0]), state.params)
     seconds = time.monotonic() - begin
-    judged = math.nan if held_out is None else judge(params, held_out)
+    judged = None if held_out is None else judge(params, held_out)
     yield Evaluation(step, float(np.mean(losses)), max(norms), judged, seconds, params)
     losses, norms = [], []
     if not sound:

@@ -10,7 +10,6 @@ training.png       loss over training
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 from experiments import files
 from experiments.language_settings import Settings, make_model
 from experiments.networks import Layers
-from rnn_jax import checkpoints
+from rnn_jax import checkpoints, checks
 from rnn_jax.modules import DeepRNN
 from rnn_jax.text import (
   Vocabulary,
@@ -82,9 +81,8 @@ def begin(
   about: dict[str, Any],
 ) -> None:
   """Starts a model's folder, in place of a model that was there."""
-  with contextlib.suppress(FileNotFoundError):
-    (folder / "result.json").unlink()
-    (folder / "metrics.jsonl").unlink()
+  for name in ("result.json", "metrics.jsonl", "training.png"):
+    (folder / name).unlink(missing_ok=True)
   shutil.rmtree(folder / "checkpoints", ignore_errors=True)
   saved = {
     "kind": KIND,
@@ -127,17 +125,18 @@ def load(folder: Path) -> Trained:
     ) from None
   if about.get("kind") != KIND:
     raise ValueError(f"{folder / 'model.json'} must be of a {KIND}, got {about.get('kind')!r}.")
+  tokens = jnp.zeros((1, 1), jnp.int32)
   try:
     settings = _settings(about["settings"])
-  except (KeyError, TypeError) as error:
-    raise ValueError(f"{folder / 'model.json'} is damaged: settings, {error}.") from None
-  vocabulary = vocabulary_from_json(about.get("vocabulary", {}))
-  model = make_model(settings, vocabulary.size)
+    vocabulary = vocabulary_from_json(about["vocabulary"])
+    model = make_model(settings, vocabulary.size)
+    like = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens)["params"])
+  except (KeyError, TypeError, ValueError, OverflowError) as error:
+    reason = f"no {error}." if isinstance(error, KeyError) else error
+    raise ValueError(f"{folder / 'model.json'} must be as it was written: {reason}") from None
   steps = _steps(folder / "checkpoints")
   if not steps:
     raise ValueError(f"{folder} holds no checkpoint yet; train the model first.")
-  tokens = jnp.zeros((1, 1), jnp.int32)
-  like = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens)["params"])
   params = checkpoints.restore(folder / "checkpoints" / str(steps[-1]), like)
   return Trained(settings, model, {"params": params}, vocabulary, steps[-1], about)
 
@@ -145,7 +144,10 @@ def load(folder: Path) -> Trained:
 def _settings(saved: dict[str, Any]) -> Settings:
   layers = dict(saved["layers"])
   layers["hidden_sizes"] = tuple(layers["hidden_sizes"])
-  return Settings(**{**saved, "layers": Layers(**layers)})
+  settings = Settings(**{**saved, "layers": Layers(**layers)})
+  for name in ("window", "batch_size"):  # what a model is evaluated in; others the network checks
+    checks.integer(name, getattr(settings, name))
+  return settings
 
 
 def _steps(place: Path) -> list[int]:

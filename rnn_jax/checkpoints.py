@@ -41,7 +41,7 @@ def restore(path: Path, like: Any) -> Any:
     found = ocp.load(path.absolute())
   except Exception as error:
     reason = str(error).strip().split("\n")[0]
-    raise ValueError(f"path must hold a checkpoint, got {path} ({reason})") from None
+    raise ValueError(f"path must hold a checkpoint, got {path} ({reason:.200})") from None
   wanted, given = (
     {jax.tree_util.keystr(k, simple=True, separator="."): leaf for k, leaf in leaves}
     for leaves in (jax.tree.leaves_with_path(tree) for tree in (like, found))

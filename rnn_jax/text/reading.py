@@ -65,23 +65,20 @@ def make_source(corpus: Corpus, vocabulary: Vocabulary | WordVocabulary) -> Sour
   return Source(corpus.text, lambda symbols: encode(symbols).astype(np.int32), vocabulary.eos)
 
 
-def split(source: Source, validation_share: float) -> tuple[Source, Source]:
+def split(text: np.ndarray, validation_share: float) -> tuple[np.ndarray, np.ndarray]:
   """Cuts a text in two: what is trained on, and the share at its end that is held out.
 
   Args:
-    source: N tokens.
-    validation_share: p, from 0 to below 1; ⌊p N⌋ tokens are held out.
+    text: [N].
+    validation_share: p, from 0 to below 1; ⌊p N⌋ are held out.
   Raises:
     ValueError, TypeError: validation_share is no such number.
   """
   checks.number("validation_share", validation_share, minimum=0)
   if validation_share >= 1:
     raise ValueError(f"validation_share must be below 1, got {validation_share:g}.")
-  cut = len(source.symbols) - int(validation_share * len(source.symbols))
-  return (
-    source._replace(symbols=source.symbols[:cut]),
-    source._replace(symbols=source.symbols[cut:]),
-  )
+  cut = len(text) - int(validation_share * len(text))
+  return text[:cut], text[cut:]
 
 
 def make_reader(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from experiments import language_model, trained_model
+from experiments.language_settings import read_texts
+from experiments.language_training import Evaluation
 from rnn_jax.losses import cross_entropy
 
 FLAGFILES = Path(language_model.__file__).parent / "flagfiles"
@@ -236,7 +239,9 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(
 
 
 @CHARACTERS
-@pytest.mark.parametrize("damage", ["kind", "json", "vocabulary", "missing", "other"])
+@pytest.mark.parametrize(
+  "damage", ["kind", "json", "vocabulary", "missing", "other", "newer", "window", "layers"]
+)
 def test_a_folder_of_something_else_is_one_line(folder, error, tmp_path, damage):
   broken = tmp_path / "broken"
   broken.mkdir()
@@ -247,12 +252,21 @@ def test_a_folder_of_something_else_is_one_line(folder, error, tmp_path, damage)
     "vocabulary": "must hold a checkpoint with head.bias float32[2], got float32[25]",
     "missing": "--output_dir must be the folder of a trained model",
     "other": "holds no checkpoint yet",
+    "newer": "model.json must be as it was written: Settings.__init__() got an unexpected",
+    "window": "model.json must be as it was written: window must be at least 1, got 0.",
+    "layers": "model.json must be as it was written: no 'layers'.",
   }[damage]
   if damage == "kind":
     about["kind"] = "sweep"
   if damage == "vocabulary":
     (broken / "checkpoints").symlink_to(folder / "checkpoints")
     about["vocabulary"]["symbols"] = [97, 98]
+  if damage == "newer":
+    about["settings"]["new"] = 1
+  if damage == "window":
+    about["settings"]["window"] = 0
+  if damage == "layers":
+    del about["settings"]["layers"]
   if damage != "missing":
     (broken / "model.json").write_text("[" if damage == "json" else json.dumps(about))
   assert message in error(f"--output_dir={broken}", "--sample")
@@ -268,6 +282,43 @@ def test_a_text_of_one_character_is_learned(program, tmp_path, capfdbinary):
   # There is no line end, so that a sample needs something to go on from.
   assert program(f"--output_dir={folder}", "--sample") == 2
   assert b"--prime needs a model that has seen a line end, got ''" in capfdbinary.readouterr().err
+
+
+def test_what_diverged_since_its_last_loss_is_not_kept(program, text, tmp_path, monkeypatch):
+  """Params that the last update spoiled have a fine training loss, and none on held-out text."""
+  params = {"w": np.zeros(2, np.float32)}
+  evaluations = [
+    Evaluation(20, 2.0, 1.0, 2.5, 1.0, params),
+    Evaluation(40, 1.0, 1.0, math.nan, 2.0, params),
+  ]
+  monkeypatch.setattr(language_model, "train", lambda *_: iter(evaluations))
+  assert program(*SMALL, f"--corpus={text}", f"--output_dir={tmp_path / 'model'}") == 0
+  result = json.loads((tmp_path / "model" / "result.json").read_text())
+  assert result["best"]["step"] == 20 and result["diverged"]
+  assert [path.name for path in (tmp_path / "model" / "checkpoints").iterdir()] == ["20"]
+
+
+@CHARACTERS
+def test_a_training_that_was_interrupted_leaves_nothing_to_the_next(folder, tmp_path):
+  trained = trained_model.load(folder)
+  for name in ("metrics.jsonl", "training.png"):
+    (tmp_path / name).write_text("old")
+  trained_model.begin(tmp_path, trained.settings, trained.vocabulary, "", {})
+  assert {path.name for path in tmp_path.iterdir()} == {"model.json", "language_model.flags"}
+
+
+@CHARACTERS
+def test_words_are_those_of_the_training_part_alone(folder, tmp_path):
+  """The text is cut before its words are counted: long ones first, and as many bytes of short."""
+  settings = trained_model.load(folder).settings
+  path = tmp_path / "words.txt"
+  path.write_bytes(b"".join(b"%019d " % i for i in range(10)) + b"a " * 100)
+  settings = dataclasses.replace(
+    settings, corpus=str(path), level="word", min_count=1, validation_share=0.5, window=2
+  )
+  texts = read_texts(settings)
+  np.testing.assert_array_equal(np.sort(texts.train.symbols), 2 + np.arange(10))
+  np.testing.assert_array_equal(texts.held_out.symbols, np.full(100, texts.vocabulary.unk))
 
 
 def test_a_diverging_training_says_so(program, text, tmp_path, capfd):

@@ -164,11 +164,9 @@ def test_evaluation_asks_for_every_token_once(size, batch_size):
 
 def test_split_holds_out_the_last_share():
   for share, held_out in ((0, 0), (0.25, 25), (0.099, 9), (0.999, 99)):
-    train, validation = split(COUNTING, share)
-    assert len(validation.symbols) == held_out
-    np.testing.assert_array_equal(
-      np.concatenate([train.symbols, validation.symbols]), COUNTING.symbols
-    )
+    parts = split(COUNTING.symbols, share)
+    assert len(parts[1]) == held_out
+    np.testing.assert_array_equal(np.concatenate(parts), COUNTING.symbols)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +210,13 @@ BAD = [
     ValueError,
     r"batch_size must be below the 4 tokens of the text, got 4\.",
   ),
-  (lambda: split(COUNTING, 1), ValueError, r"validation_share must be below 1, got 1\."),
-  (lambda: split(COUNTING, -0.1), ValueError, "validation_share must be at least 0, got -0.1"),
-  (lambda: split(COUNTING, "x"), TypeError, "validation_share must be a number, got 'x'"),
+  (lambda: split(COUNTING.symbols, 1), ValueError, r"validation_share must be below 1, got 1\."),
+  (
+    lambda: split(COUNTING.symbols, -0.1),
+    ValueError,
+    "validation_share must be at least 0, got -0.1",
+  ),
+  (lambda: split(COUNTING.symbols, "x"), TypeError, "validation_share must be a number, got 'x'"),
 ]
 
 
