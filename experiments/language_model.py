@@ -162,7 +162,7 @@ def _judge(trained: Trained, path: Path) -> None:
     raise ValueError(f"--evaluate must hold 2 tokens or more, got {len(source.symbols)}.")
   # A short text is read in as few lanes as it fills.
   lanes = min(settings.batch_size, max(1, (len(source.symbols) - 1) // settings.window))
-  loss = Judge(trained.model, lanes, settings.window)(trained.variables["params"], source)
+  loss = Judge(trained.model, settings, lanes)(trained.variables["params"], source)
   print(f"{len(source.symbols)} tokens of {path}: {_figures(loss, settings)}")
   if isinstance(vocabulary, WordVocabulary):
     print(f"unknown words: {np.mean(source.symbols == vocabulary.unk):.2%}")

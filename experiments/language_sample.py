@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.language_settings import LINES
 from experiments.trained_model import Trained
 from rnn_jax.sampling import generate
 from rnn_jax.types import Array
@@ -28,6 +29,8 @@ def sample(
   until_eos: bool = False,
 ) -> Iterator[bytes]:
   """Writes on from a text, one step of the cells a token.
+
+  A model that was trained on single lines begins each with a new carry here too.
 
   Args:
     trained: the model.
@@ -51,20 +54,21 @@ def sample(
     flag, given = ("until_eos", "true") if until_eos else ("prime", "''")
     raise ValueError(f"--{flag} needs a model that has seen a line end, got {given}.")
   try:
-    tokens = vocabulary.encode(prime).astype(np.int32)
+    tokens = vocabulary.encode(prime)
   except ValueError as error:
     raise ValueError(f"--prime must be of the model's characters: {error}") from None
   yield vocabulary.decode(tokens)
-  if len(tokens) == 0:
-    tokens = np.array([vocabulary.eos], np.int32)
+  reset_at = vocabulary.eos if trained.settings.reading == LINES else None
+  if len(tokens) == 0 or reset_at is not None:
+    tokens = np.array([vocabulary.eos, *tokens])
   apply: Callable[..., Any] = jax.jit(model.apply)
-  read = jnp.asarray(tokens)[:, None]
+  read = jnp.asarray(tokens, jnp.int32)[:, None]
   carries = model.initial_carries(1)
   if len(read) > 1:
-    carries, _ = apply(trained.variables, read[:-1], carries)
-  step = jax.jit(
-    functools.partial(generate, model, num_steps=_AT_A_TIME, temperature=temperature, top_k=top_k)
-  )
+    resets = None if reset_at is None else read[:-1] == reset_at
+    carries, _ = apply(trained.variables, read[:-1], carries, resets=resets)
+  options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "reset_at": reset_at}
+  step = jax.jit(functools.partial(generate, model, num_steps=_AT_A_TIME, **options))
   token, before = read[-1], tokens[-1:]
   for i in range(-(-length // _AT_A_TIME)):
     new, carries = step(trained.variables, carries, token, jax.random.fold_in(key, i))

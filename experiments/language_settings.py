@@ -38,6 +38,7 @@ from rnn_jax.training import OPTIMIZERS, make_optimizer
 CHARACTERS = "char"
 LEVELS = (CHARACTERS, *SPLITS)
 WORD_FLAGS = ("min_count", "max_vocabulary")
+LINES = "lines"  # the reading that knows nothing of the line before
 SCHEDULES = ("constant", "cosine")
 CALL = 10  # windows in a call of the compiled program: what steps come in
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.language_settings import CALL, Settings, optimizer
+from experiments.language_settings import CALL, LINES, Settings, optimizer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
@@ -80,7 +80,7 @@ def train(
   state = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), start)
   carries = _carries(model, settings.batch_size, count)
   advance = map_runs(functools.partial(_advance, settings, model, count), devices)
-  judge = Judge(model, settings.batch_size, settings.window)
+  judge = Judge(model, settings, settings.batch_size)
   begin, losses, norms = time.monotonic(), [], []
   for i in range(settings.steps // CALL):
     (state, carries), (loss, grad_norm) = advance(about, (state, carries), read(i))
@@ -103,11 +103,13 @@ def train(
 class Judge:
   """Mean loss in nats a token over a whole text, the carry handed on in lanes.
 
-  A class for its compiled program alone, which serves every text.
+  A model that was trained on single lines begins each with a new carry here too. A class for its
+  compiled program alone, which serves every text.
   """
 
-  def __init__(self, model: DeepRNN, batch_size: int, window: int) -> None:
-    self._model, self._batch_size, self._window = model, batch_size, window
+  def __init__(self, model: DeepRNN, settings: Settings, batch_size: int) -> None:
+    self._model, self._batch_size = model, batch_size
+    self._cut = settings.window, CALL, settings.reading == LINES
     self._devices = sharing(batch_size)
     count = len(self._devices)
     self._run = map_runs(functools.partial(_evaluate, model, count), self._devices)
@@ -118,7 +120,7 @@ class Judge:
     everywhere = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), params)
     carries = _carries(self._model, self._batch_size, count)
     total, tokens = 0.0, 0.0
-    for windows in evaluation_windows(source, self._batch_size, self._window, CALL):
+    for windows in evaluation_windows(source, self._batch_size, *self._cut):
       carries, (loss, number) = self._run(everywhere, carries, windows)
       total, tokens = total + float(loss[0]), tokens + float(number[0])
     return total / tokens

@@ -57,6 +57,7 @@ def generate(
   temperature: float = 1.0,
   top_k: int | None = None,
   eos: int | None = None,
+  reset_at: int | None = None,
 ) -> tuple[Array, tuple[Carry, ...]]:
   """Writes tokens, one step of the cells each.
 
@@ -74,6 +75,7 @@ def generate(
     temperature: as `choose` takes it.
     top_k: as `choose` takes it.
     eos: token that ends a sequence, and fills it up from there; None for none.
+    reset_at: token that is read with a new carry, as by a model of single lines; None for none.
   Returns:
     (tokens [N, B], carries after reading all but the last of them).
   Raises:
@@ -85,7 +87,8 @@ def generate(
 
   def body(old: tuple[Any, Array, Array], i: Array) -> tuple[Any, Array]:
     carries, token, ended = old
-    carries, logits = apply(variables, token[None], carries)
+    resets = None if reset_at is None else (token == reset_at)[None]
+    carries, logits = apply(variables, token[None], carries, resets=resets)
     token = pick(jax.random.fold_in(key, i), logits[0])
     if eos is not None:
       token = jnp.where(ended, jnp.full_like(token, eos), token)

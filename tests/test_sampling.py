@@ -85,6 +85,22 @@ def test_writing_goes_on_from_the_last_token_and_the_carries():
   np.testing.assert_array_equal(whole, jnp.concatenate([first, second]))
 
 
+def test_a_token_that_is_read_with_a_new_carry():
+  """What is written after it is written as if nothing had been before."""
+  model, variables = network("gru", 1)
+  run = jax.jit(functools.partial(generate, model, num_steps=12, reset_at=2, temperature=0))
+  start = jnp.array([0, 2, 3])
+  carries = jax.tree.map(jnp.ones_like, model.initial_carries(B))
+  tokens, _ = run(variables, carries, start, jax.random.key(0))
+  read = jnp.concatenate([start[None], tokens[:-1]])
+  _, logits = jax.jit(model.apply)(variables, read, carries, resets=read == 2)
+  np.testing.assert_array_equal(tokens, jnp.argmax(logits, axis=-1))
+  plain, _ = jax.jit(functools.partial(generate, model, num_steps=12, temperature=0))(
+    variables, carries, start, jax.random.key(0)
+  )
+  assert np.any(plain != tokens)
+
+
 def test_eos_ends_a_sequence_and_fills_it_up():
   model, variables = network()
   run = jax.jit(functools.partial(generate, model, num_steps=40, eos=0))

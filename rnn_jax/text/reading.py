@@ -205,7 +205,7 @@ def line_spans(source: Source) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluation_windows(
-  source: Source, batch_size: int, window: int, count: int
+  source: Source, batch_size: int, window: int, count: int, by_line: bool = False
 ) -> Iterator[Windows]:
   """A whole text, once: B contiguous lanes, window after window, the carry handed on.
 
@@ -217,8 +217,9 @@ def evaluation_windows(
     batch_size: B.
     window: k.
     count: n, windows that are read together.
+    by_line: each line begins with a new carry, as `lines` are read in training.
   Yields:
-    n windows, reset at the first step of all.
+    n windows, reset at the first step of all, and by line at each <eos> that is read.
   Raises:
     ValueError, TypeError: naming the argument, the rule and what came.
   """
@@ -226,15 +227,20 @@ def evaluation_windows(
   size = len(source.symbols)
   if size <= batch_size:
     raise ValueError(f"batch_size must be below the {size} tokens of the text, got {batch_size}.")
-  return _whole(source, batch_size, (size - 1) // batch_size, window * count)
+  lane = (size - 1) // batch_size
+  return _whole(source, batch_size, lane, window * count, source.eos if by_line else None)
 
 
-def _whole(source: Source, batch_size: int, lane: int, together: int) -> Iterator[Windows]:
+def _whole(
+  source: Source, batch_size: int, lane: int, together: int, reset_at: int | None
+) -> Iterator[Windows]:
   for start in range(0, lane, together):
     steps = np.arange(start, start + together)[:, None]
     places = np.minimum(steps, lane - 1) + lane * np.arange(batch_size)
     valid = np.broadcast_to(steps < lane, places.shape)
-    yield _windows(source, places, np.broadcast_to(steps == 0, places.shape))._replace(mask=valid)
+    windows = _windows(source, places, np.broadcast_to(steps == 0, places.shape))
+    new = False if reset_at is None else windows.tokens == reset_at
+    yield windows._replace(mask=valid, resets=windows.resets | new)
 
 
 def _windows(source: Source, places: np.ndarray, resets: np.ndarray) -> Windows:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from experiments import language_model, trained_model
+from experiments.language_sample import sample
 from experiments.language_settings import read_texts
-from experiments.language_training import Evaluation
+from experiments.language_training import Evaluation, Judge
 from rnn_jax.losses import cross_entropy
 
 FLAGFILES = Path(language_model.__file__).parent / "flagfiles"
@@ -135,6 +136,29 @@ def test_the_model_that_is_loaded_is_the_one_that_was_judged(folder, text):
   loss = np.mean(cross_entropy(logits, held_out[places + 1]))
   result = json.loads((folder / "result.json").read_text())
   assert loss == pytest.approx(result["best"]["validation_loss"], rel=1e-4)
+
+
+@CHARACTERS
+def test_a_model_of_single_lines_is_judged_and_writes_line_by_line(folder):
+  trained = trained_model.load(folder)
+  settings = dataclasses.replace(trained.settings, reading="lines")
+  text = b"the cat sat\nthe dog barked\n"
+  source = read_texts(settings, trained.vocabulary).held_out._replace(
+    symbols=np.frombuffer(text, np.uint8)
+  )
+  tokens = trained.vocabulary.encode(text).astype(np.int32)[:, None]
+  resets = tokens == trained.vocabulary.eos
+  apply = jax.jit(trained.model.apply)
+  _, logits = apply(trained.variables, tokens[:-1], resets=resets[:-1])
+  loss = float(np.mean(cross_entropy(logits, tokens[1:])))
+  judge = Judge(trained.model, settings, 1)
+  assert judge(trained.variables["params"], source) == pytest.approx(loss, rel=1e-5)
+  lines = trained._replace(settings=settings)
+  after = [
+    b"".join(sample(lines, prime, 30, jax.random.key(0))).removeprefix(prime)
+    for prime in (b"the", b"who sat?\nthe")
+  ]
+  assert after[0] == after[1]
 
 
 @CHARACTERS

@@ -128,6 +128,7 @@ def test_page_of_a_file_at_word_level(models, run, tmp_path):
   # The last word is only predicted.
   assert data["pieces"] == ["return ", "<unk> ", "\n", "\n", "[ ", "x "]
   assert "6 words from" in data["about"]
+  assert data["saliency"]["reach"] == 6  # of 100 that were asked for
 
 
 def test_wrong_flags_are_one_line(models, run, tmp_path):

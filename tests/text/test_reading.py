@@ -162,6 +162,13 @@ def test_evaluation_asks_for_every_token_once(size, batch_size):
   assert size - 1 - len(asked) == (size - 1) % batch_size
 
 
+def test_evaluation_by_line_begins_each_with_a_new_carry():
+  source = lines_of(LINES)
+  at_once, by_line = (next(evaluation_windows(source, 2, 5, 3, by)) for by in (False, True))
+  np.testing.assert_array_equal(by_line.resets, at_once.resets | (by_line.tokens == source.eos))
+  assert by_line.resets.sum() > at_once.resets.sum()
+
+
 def test_split_holds_out_the_last_share():
   for share, held_out in ((0, 0), (0.25, 25), (0.099, 9), (0.999, 99)):
     parts = split(COUNTING.symbols, share)
