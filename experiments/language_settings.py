@@ -174,7 +174,7 @@ def define() -> None:
     "window",
     "64",
     integer("window"),
-    "Time steps of a window, in tokens; the gradient goes no further, a line must fit in.",
+    "Time steps of a window, in tokens; the gradient goes no further, longer lines are left out.",
   )
   single("batch_size", "32", integer("batch_size"), "Windows side by side.")
   single("steps", "1000", _multiple("steps"), f"Updates of the params; a multiple of {CALL}.")
@@ -209,7 +209,7 @@ def define() -> None:
     _multiple("evaluate_every"),
     f"Updates from one evaluation, and maybe checkpoint, to the next; a multiple of {CALL}.",
   )
-  single("seed", "0", integer("seed", minimum=0), "Seed of params, batches and masks.")
+  single("seed", "0", integer("seed", minimum=0), "Seed of params, batches and masks; of a sample.")
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
   flags.adopt_module_key_flags(networks)
 

@@ -70,24 +70,24 @@ def test_greedy_writing_is_reading_what_was_written():
   run = jax.jit(functools.partial(generate, model, num_steps=7, temperature=0))
   tokens, carries = run(variables, model.initial_carries(B), start, jax.random.key(0))
   read = jnp.concatenate([start[None], tokens[:-1]])
-  again, logits = model.apply(variables, read)
+  again, logits = jax.jit(model.apply)(variables, read)
   np.testing.assert_array_equal(tokens, jnp.argmax(logits, axis=-1))
   chex.assert_trees_all_close(carries, again, rtol=1e-5)
 
 
 def test_writing_goes_on_from_the_last_token_and_the_carries():
-  model, variables = network("gru")
+  model, variables = network("gru", 1)
   start, key = jnp.array([0, 1, 2]), jax.random.key(0)
-  run = functools.partial(generate, model, variables, temperature=0)
-  whole, _ = run(model.initial_carries(B), start, key, 6)
-  first, carries = run(model.initial_carries(B), start, key, 2)
-  second, _ = run(carries, first[-1], key, 4)
+  run = jax.jit(functools.partial(generate, model, temperature=0), static_argnames="num_steps")
+  whole, _ = run(variables, model.initial_carries(B), start, key, num_steps=6)
+  first, carries = run(variables, model.initial_carries(B), start, key, num_steps=3)
+  second, _ = run(variables, carries, first[-1], key, num_steps=3)
   np.testing.assert_array_equal(whole, jnp.concatenate([first, second]))
 
 
 def test_a_token_that_is_read_with_a_new_carry():
   """What is written after it is written as if nothing had been before."""
-  model, variables = network("gru", 1)
+  model, variables = network("elman", 1)
   run = jax.jit(functools.partial(generate, model, num_steps=12, reset_at=2, temperature=0))
   start = jnp.array([0, 2, 3])
   carries = jax.tree.map(jnp.ones_like, model.initial_carries(B))
@@ -102,7 +102,7 @@ def test_a_token_that_is_read_with_a_new_carry():
 
 
 def test_eos_ends_a_sequence_and_fills_it_up():
-  model, variables = network()
+  model, variables = network("elman", 1)
   run = jax.jit(functools.partial(generate, model, num_steps=40, eos=0))
   tokens, _ = run(variables, model.initial_carries(B), jnp.array([1, 2, 3]), jax.random.key(0))
   ended = np.cumsum(np.asarray(tokens) == 0, axis=0) > 0
@@ -111,12 +111,15 @@ def test_eos_ends_a_sequence_and_fills_it_up():
 
 
 def test_writing_after_a_source_begins_with_the_encoders_carries():
-  model = EncoderDecoder(DeepRNN([make_cell("gru", H)], vocabulary_size=V), network("gru", 1)[0])
+  model = EncoderDecoder(
+    DeepRNN([make_cell("elman", H)], vocabulary_size=V), network("elman", 1)[0]
+  )
   xs = Written(jnp.array([[1, 2, 3], [4, 1, 2]]), np.array([2, 1, 2]), jnp.zeros((1, B), jnp.int32))
   variables = jax.tree.map(lambda a: 3 * a, jax.jit(model.init)(jax.random.key(1), xs))
-  written = write(model, variables, xs, jax.random.key(0), 4, eos=0, temperature=0)
+  run = jax.jit(functools.partial(write, model, num_steps=4, eos=0, temperature=0))
+  written = run(variables, xs, jax.random.key(0))
   read = jnp.concatenate([jnp.zeros((1, B), jnp.int32), written[:-1]])
-  _, logits = model.apply(variables, xs._replace(tokens=read))
+  _, logits = jax.jit(model.apply)(variables, xs._replace(tokens=read))
   greedy = np.asarray(jnp.argmax(logits, axis=-1))
   over = np.cumsum(greedy == 0, axis=0) - (greedy == 0) > 0
   np.testing.assert_array_equal(written, np.where(over, 0, greedy))

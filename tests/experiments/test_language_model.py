@@ -299,7 +299,9 @@ def test_a_folder_of_something_else_is_one_line(folder, error, tmp_path, damage)
 def test_a_text_of_one_character_is_learned(program, tmp_path, capfdbinary):
   path, folder = tmp_path / "a.txt", tmp_path / "model"
   path.write_bytes(b"a" * 400)
-  assert program(*SMALL, "--steps=20", f"--corpus={path}", f"--output_dir={folder}") == 0
+  assert (
+    program(*SMALL, "--cell=elman", "--steps=20", f"--corpus={path}", f"--output_dir={folder}") == 0
+  )
   assert b"0.0000 nats" in capfdbinary.readouterr().out
   assert program(f"--output_dir={folder}", "--sample", "--prime=a", "--length=3") == 0
   assert capfdbinary.readouterr().out == b"aaaa\n"
@@ -347,8 +349,8 @@ def test_words_are_those_of_the_training_part_alone(folder, tmp_path):
 
 def test_a_diverging_training_says_so(program, text, tmp_path, capfd):
   folder = tmp_path / "model"
-  flags = ("--optimizer=sgd", "--clip_norm=none", "--learning_rate=3e38", f"--corpus={text}")
-  assert program(*SMALL, *flags, f"--output_dir={folder}") == 2
+  flags = ("--cell=elman", "--optimizer=sgd", "--clip_norm=none", "--learning_rate=3e38")
+  assert program(*SMALL, *flags, f"--corpus={text}", f"--output_dir={folder}") == 2
   assert "--learning_rate or --clip_norm must be smaller" in capfd.readouterr().err
 
 

@@ -22,7 +22,7 @@ from rnn_jax.gradient_flow import (
   weight_shares,
 )
 
-T, B, H = 4, 2, 3
+T, B, H = 3, 2, 3
 
 pytestmark = pytest.mark.usefixtures("x64")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-13)
