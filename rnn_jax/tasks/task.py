@@ -12,14 +12,33 @@ class Batch(NamedTuple):
   """One batch, time-major.
 
   Attributes:
-    xs: [T, B, D], or tokens [T, B].
+    xs: [T, B, D], or tokens [T, B]; Written, for networks that write.
     targets: [T, B] classes, or [T, B, O] values.
     mask: [T, B] bool, the steps whose loss counts.
+    lengths: [B] integers, the valid steps of each sequence; None where all have all.
   """
 
-  xs: Array
+  xs: Any
   targets: Array
   mask: Array
+  lengths: Array | None = None
+
+
+class Written(NamedTuple):
+  """What a network reads that writes a sequence: a source, and what it has written so far.
+
+  Attributes:
+    source: what the sequence is written from: tokens [T, B] or vectors [T, B, D], or one vector an
+      example, [B, D].
+    source_lengths: [B] integers, the valid steps of each source; None where all have all, or where
+      the source is a vector.
+    tokens: [S, B], at each step the token that was written before it: `<eos>`, which is 0, to start
+      with, then the target, one step later.
+  """
+
+  source: Array
+  source_lengths: Array | None
+  tokens: Array
 
 
 class Task(NamedTuple):
