@@ -101,6 +101,17 @@ def define_list(name: str, default: str, parse: Parse, help: str, none: str = "n
   _define(name, default, parse_all, help, none)
 
 
+def define_sizes(name: str, help: str) -> None:
+  """Defines a flag that holds a comma list of widths, or none of them."""
+
+  def parse(text: str) -> tuple[int, ...]:
+    if text in ("", "none"):
+      return ()
+    return tuple(integer(name)(item.strip()) for item in text.split(","))
+
+  _define(name, "none", parse, f"{help}, a comma list, or none.", "none")
+
+
 def _or(none: str | None) -> str:
   return "" if none is None else f", or '{none}'"
 

@@ -170,7 +170,7 @@ def _about(sweep: Sweep) -> dict[str, Any]:
     and {
       "name": corpus.name,
       "sha256": corpus.sha256,
-      "characters": len(corpus.tokens),
+      "characters": len(corpus.text),
       "vocabulary_size": corpus.vocabulary.size,
     },
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

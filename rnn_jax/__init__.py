@@ -1,9 +1,20 @@
 """How gradient flows through time in a recurrent network, and what changes it."""
 
 from rnn_jax.cells import CELLS, make_cell
-from rnn_jax.modules import DeepRNN
+from rnn_jax.modules import BidirectionalRNN, Conditioned, DeepRNN, EncoderDecoder
 from rnn_jax.probes import gradient_probe
 from rnn_jax.types import Cell, step
 from rnn_jax.unroll import unroll
 
-__all__ = ["CELLS", "Cell", "DeepRNN", "gradient_probe", "make_cell", "step", "unroll"]
+__all__ = [
+  "CELLS",
+  "BidirectionalRNN",
+  "Cell",
+  "Conditioned",
+  "DeepRNN",
+  "EncoderDecoder",
+  "gradient_probe",
+  "make_cell",
+  "step",
+  "unroll",
+]

@@ -256,13 +256,22 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   floats_in = jaxpr.invars[num_params + num_carries :][: len(floats)]
 
   memory = [(a.shape, a.dtype) for a in floats]
+  made_of = [{id(v)} for v in floats_in]
+  for reached in made_of:
+    _follow(jaxpr, reached)
 
   def put(variables: Sequence[Any], places: dict[int, int], free: list[int]) -> None:
-    """Gives each variable that has no place a free one of its shape, or a new one."""
+    """Gives each variable that has no place a free one of its shape, or a new one.
+
+    A float is overwritten by what is made of it alone: nothing else is sure to come after it is
+    read.
+    """
     for v in variables:
       kind = (v.aval.shape, v.aval.dtype)
       if id(v) not in places:
-        fitting = [at for at in free if memory[at] == kind]
+        fitting = [
+          at for at in free if memory[at] == kind and (at >= len(floats) or id(v) in made_of[at])
+        ]
         places[id(v)] = fitting[0] if fitting else len(memory)
         if fitting:
           free.remove(fitting[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
@@ -43,6 +44,11 @@ def masked_mean(values: Array, mask: Array, count: Array | None = None) -> Array
   total = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
   count = jnp.sum(mask) if count is None else count
   return total / jnp.maximum(count.astype(values.dtype), 1)
+
+
+def bits(nats: Array) -> Array:
+  """nats / ln 2: the same in bits, of a mean cross-entropy bits per character, say."""
+  return nats / math.log(2)
 
 
 def perplexity(mean_cross_entropy: Array) -> Array:

@@ -46,10 +46,10 @@ def shard(batch: Any, count: int) -> Any:
   """This device's share of a batch, where `count` neighbouring devices share it; in `map_runs`.
 
   Args:
-    batch: leaves [T, B, ...], the whole batch, the same on every device that shares it.
+    batch: leaves [T, B, ...], or [B], the whole batch, the same on every device that shares it.
     count: devices that share it; must divide B and the number of devices.
   Returns:
-    Leaves [T, B / count, ...]: the i-th of the devices has the i-th part of the examples.
+    Leaves [T, B / count, ...], or [B / count]: the i-th device has the i-th part of the examples.
   Raises:
     TypeError, ValueError: the count is no integer of at least 1, or does not divide B.
   """
@@ -59,10 +59,11 @@ def shard(batch: Any, count: int) -> Any:
   place = jax.lax.axis_index(_AXIS) % count
 
   def part(a: Any) -> Any:
-    if a.shape[1] % count:
-      raise ValueError(f"count must divide the batch size {a.shape[1]}, got {count}.")
-    size = a.shape[1] // count
-    return jax.lax.dynamic_slice_in_dim(a, place * size, size, axis=1)
+    axis = min(1, a.ndim - 1)
+    if a.shape[axis] % count:
+      raise ValueError(f"count must divide the batch size {a.shape[axis]}, got {count}.")
+    size = a.shape[axis] // count
+    return jax.lax.dynamic_slice_in_dim(a, place * size, size, axis=axis)
 
   return jax.tree.map(part, batch)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import flax.struct
 import jax
@@ -14,11 +14,12 @@ import optax
 from rnn_jax import checks, clipping
 from rnn_jax.gradient_flow import choose_truncation, lag_profile, omega
 from rnn_jax.losses import masked_mean
-from rnn_jax.modules import DeepRNN
+from rnn_jax.modules import BidirectionalRNN, Conditioned, DeepRNN, EncoderDecoder
 from rnn_jax.probes import tree_norm
 from rnn_jax.tasks import Batch
 from rnn_jax.types import Array, Carry
 
+Model = DeepRNN | BidirectionalRNN | Conditioned | EncoderDecoder
 Loss = Callable[[Array, Array], Array]
 Penalty = Callable[[Any, Batch], Array]
 
@@ -56,8 +57,9 @@ class Metrics(NamedTuple):
     clipped_norm: scalar, the same after the optimiser's clipping; grad_norm where it has none.
     clipped: scalar, 1 where the optimiser's clipping changed the gradient, else 0; with clip_carry
       the share of all dL/dh_t, over layers, steps and examples, that were clipped.
-    norms: for each layer, in the structure of its carry: ‖dL/dh_t‖ [T, B], of each example's own
-      loss (B times that of the mean), so that they do not depend on the batch size.
+    norms: in the structure of the model's probes, so for each layer in that of its carry:
+      ‖dL/dh_t‖ [T, B], of each example's own loss (B times that of the mean), so that they do not
+      depend on the batch size.
     truncation: int32 scalar, k where `train_windows` chose it; None elsewhere.
   """
 
@@ -103,15 +105,47 @@ def make_optimizer(
 
 
 def init_state(
-  model: DeepRNN, optimizer: optax.GradientTransformation, key: Array, xs: Array
+  model: Model, optimizer: optax.GradientTransformation, key: Array, xs: Any
 ) -> TrainState:
   """Fresh params, drawn from `key` for inputs like `xs`, and the optimiser's first state."""
   params = model.init(key, xs)["params"]
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
+@overload
 def update(
-  model: DeepRNN,
+  model: BidirectionalRNN,
+  optimizer: optax.GradientTransformation,
+  loss: Loss,
+  state: TrainState,
+  batch: Batch,
+  *,
+  dropout_key: Array | None = None,
+  psum: Callable[[Any], Any] = ...,
+  key: Array | None = None,
+  remat: str = ...,
+) -> tuple[TrainState, Any, Metrics]: ...
+
+
+@overload
+def update(
+  model: DeepRNN | Conditioned | EncoderDecoder,
+  optimizer: optax.GradientTransformation,
+  loss: Loss,
+  state: TrainState,
+  batch: Batch,
+  carries: Sequence[Carry] | None = None,
+  *,
+  clip_carry: Any = None,
+  dropout_key: Array | None = None,
+  penalty: Penalty | None = None,
+  psum: Callable[[Any], Any] = ...,
+  **time: Any,
+) -> tuple[TrainState, Any, Metrics]: ...
+
+
+def update(
+  model: Model,
   optimizer: optax.GradientTransformation,
   loss: Loss,
   state: TrainState,
@@ -123,18 +157,18 @@ def update(
   penalty: Penalty | None = None,
   psum: Callable[[Any], Any] = lambda tree: tree,
   **time: Any,
-) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
+) -> tuple[TrainState, Any, Metrics]:
   """One optimiser step on the mean loss of a batch, with every gradient norm on the way.
 
     L = Σ mask · loss / Σ mask,  params ← params + optimizer(d(L + penalty)/dparams)
 
   Args:
-    model: the network.
+    model: the network. A bidirectional one takes no carries, no truncation and no clip_carry.
     optimizer: from `make_optimizer`, or any optax transformation.
     loss: `(outputs [T, B, O], targets) -> [T, B]`.
     state: before.
-    batch: what to learn from.
-    carries: initial carry of each layer; zeros if None. No gradient flows into them.
+    batch: what to learn from; its lengths are those of the time loop.
+    carries: initial carry of each layer; the model's own if None. No gradient flows into them.
     clip_carry: largest ‖dL/dh_t‖ that goes on to earlier steps, in every layer, for each example's
       own loss, as `norms` are; the number means the same for any batch size. None, or inf, for no
       clipping. See `unroll`.
@@ -144,7 +178,7 @@ def update(
     psum: where `batch` is one device's share of a larger one, the sum of a pytree over the devices
       that share it, equally: `rnn_jax.parallel.psum`. State, loss and grad_norm are then those of
       the whole batch, on every device; carries and norms are those of the device's own examples.
-    **time: truncation, lengths, resets, remat, unroll, as `unroll` takes them.
+    **time: key, truncation, resets, remat, unroll, as the model takes them.
   Returns:
     (state after, final carries, metrics of the params before).
   """
@@ -155,13 +189,16 @@ def update(
     clipping.check("clip_carry", clip_carry)
     # Of the mean loss, an example has a share.
     time["clip_carry"] = clip_carry / batch_size
+  if batch.lengths is not None:
+    time["lengths"] = batch.lengths
+  if carries is not None:
+    time["carries"] = carries
 
-  def objective(params: Any, probes: Any) -> tuple[Array, tuple[Array, tuple[Carry, ...]]]:
+  def objective(params: Any, probes: Any) -> tuple[Array, tuple[Array, Any]]:
     network: Callable[..., Any] = model.apply
     final, outputs = network(
       {"params": params},
       batch.xs,
-      carries,
       probes=probes,
       deterministic=dropout_key is None,
       rngs=rngs,
@@ -171,7 +208,7 @@ def update(
     total = value if penalty is None else value + penalty(params, batch) / num_parts
     return total, (value, final)
 
-  probes = model.probes(*batch.mask.shape)
+  probes = model.probes(batch.xs)
   gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
   (_, (value, final)), (grads, norms) = gradient(state.params, probes)
   # Gradients are summed, not the loss before: its derivative would be counted once a device.
@@ -233,6 +270,8 @@ def train_windows(
   clip_carry: Any = None,
   tolerance: Any = None,
   adapt_every: int = 1,
+  key: Array | None = None,
+  psum: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
   """Streaming truncated backpropagation through time: one update a window, the carry handed on.
 
@@ -261,6 +300,8 @@ def train_windows(
     tolerance: largest share of what is kept that may be cut off, above 0 and below 1; None for the
       whole window. A number, or a traced scalar.
     adapt_every: windows from one measurement of the decay to the next.
+    key: draws dropout, and the masks of stochastic cells, anew in each window; None for neither.
+    psum: as `update` takes it.
   Returns:
     (state after N // k updates, carries at the end of the last window, metrics [N // k, ...], with
     each window's truncation where a tolerance was given).
@@ -292,7 +333,10 @@ def train_windows(
   def body(old: tuple[TrainState, Any, Array], now: Any) -> tuple[Any, Metrics]:
     state, carries, k = old
     number, (batch, resets) = now
-    time: dict[str, Any] = {"resets": resets, "clip_carry": clip_carry}
+    time: dict[str, Any] = {"resets": resets, "clip_carry": clip_carry, "psum": psum}
+    if key is not None:
+      dropout_key, cell_key = jax.random.split(jax.random.fold_in(key, state.step))
+      time |= {"dropout_key": dropout_key, "key": cell_key}
     if tolerance is not None:
       measure = number % adapt_every == 0
       k = jax.lax.cond(measure, lambda: chosen(state, batch), lambda: k)

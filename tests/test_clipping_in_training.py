@@ -26,7 +26,6 @@ from training_problem import (
 
 from rnn_jax import DeepRNN, make_cell, unroll
 from rnn_jax.losses import squared_error
-from rnn_jax.tasks import Batch
 from rnn_jax.training import (
   OPTIMIZERS,
   make_optimizer,
@@ -106,7 +105,7 @@ def test_the_clipped_gradient_is_that_of_numpy_and_its_norm_is_reported(clip_by,
 
 def test_clipping_the_carry_is_in_units_of_an_examples_own_loss_whatever_the_batch():
   batch = batch_of()._replace(mask=jnp.ones((T, B), bool))
-  twice = Batch(*(jnp.concatenate([a, a], axis=1) for a in batch))
+  twice = jax.tree.map(lambda a: jnp.concatenate([a, a], axis=1), batch)
   run = clipped_by("carry")
   free, before = run(batch, math.inf)
   limit = float(np.median(before.norms))

@@ -202,7 +202,7 @@ PROBE = [
   (lambda: gradient_probe(CELL, T, "3"), TypeError, words("batch_size must", "integer, got '3'.")),
 ]
 
-TINY = Corpus("tiny.txt", np.zeros(10, np.uint8), build_vocabulary(b"a"), "")
+TINY = Corpus("tiny.txt", np.frombuffer(b"a" * 10, np.uint8), build_vocabulary(b"a"), "")
 
 TASK = [
   (lambda: adding(1, B), ValueError, words("sequence_length must be at least 2, got 1.")),

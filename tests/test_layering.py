@@ -22,7 +22,7 @@ TIERS = (
   {"adjoint"},
   {"unroll"},
   {"modules"},
-  {"gradient_flow"},
+  {"gradient_flow", "sampling"},
   {"text"},
   {"tasks"},
   {"training"},

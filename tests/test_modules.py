@@ -159,7 +159,7 @@ def test_initial_carries_are_those_of_no_carries():
 def test_probes_are_one_a_layer():
   model = stack("lstm", "gru")
   expected = tuple(gradient_probe(cell, T, B) for cell in model.cells)
-  chex.assert_trees_all_equal(model.probes(T, B), expected, strict=True)
+  chex.assert_trees_all_equal(model.probes(draw(0, T, B, D)), expected, strict=True)
 
 
 def test_time_arguments_reach_every_layer_and_truncation_may_be_traced():

@@ -168,7 +168,7 @@ def test_norms_of_a_deep_stack_are_those_of_explicit_perturbations(x64, name):
 
   nudges = tuple(cell.initial_carry((T, B)) for cell in model.cells)
   explicit = jax.tree.map(lambda a: np.linalg.norm(a, axis=-1), jax.jit(jax.grad(nudged))(nudges))
-  norms = jax.jit(jax.grad(probed))(model.probes(T, B))
+  norms = jax.jit(jax.grad(probed))(model.probes(xs))
   chex.assert_trees_all_close(norms, explicit, rtol=1e-10)
 
 

@@ -70,7 +70,7 @@ def test_state_starts_from_the_models_own_params_and_counts_its_steps():
 def test_norms_do_not_depend_on_the_batch_size():
   optimizer = make_optimizer("sgd", 0.1)
   state, batch = start(optimizer), batch_of()
-  twice = Batch(*(jnp.concatenate([a, a], axis=1) for a in batch))
+  twice = jax.tree.map(lambda a: jnp.concatenate([a, a], axis=1), batch)
   run = updated(optimizer)
   _, _, one = run(state, batch)
   _, _, two = run(state, twice)
@@ -84,7 +84,7 @@ def test_norms_are_those_of_each_examples_own_loss():
   run = updated(optimizer)
   _, _, together = run(state, batch)
   for b in range(B):
-    _, _, alone = run(state, Batch(*(a[:, b : b + 1] for a in batch)))
+    _, _, alone = run(state, Batch(batch.xs[:, [b]], batch.targets[:, [b]], batch.mask[:, [b]]))
     assert_close(jax.tree.map(lambda a, b=b: a[:, b : b + 1], together.norms), alone.norms)
 
 

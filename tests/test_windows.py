@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_problem import MODEL, B, H, assert_close, batch_of, draw, start, updated
+from training_problem import MODEL, B, H, assert_close, batch_of, draw, piece, start, updated
 
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.gradient_flow import choose_truncation, lag_profile
 from rnn_jax.losses import squared_error
-from rnn_jax.tasks import Batch
 from rnn_jax.training import make_optimizer, train_windows
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -42,9 +41,9 @@ def test_train_windows_is_a_loop_of_updates_with_the_carry_handed_on(name, reset
   got = windows(state, stream, carries=carries if with_carries else None)
 
   run, records = updated(optimizer, model), []
-  for at in (slice(0, 3), slice(3, 6)):
-    piece = None if resets is None else jnp.asarray(resets[at])
-    state, carries, metrics = run(state, Batch(*(a[at] for a in stream)), carries, resets=piece)
+  for first, last in ((0, 3), (3, 6)):
+    window, again = piece((stream, resets), first, last)
+    state, carries, metrics = run(state, window, carries, resets=again)
     records.append(metrics)
   assert_close(got, (state, carries, jax.tree.map(lambda *a: jnp.stack(a), *records)))
 
@@ -109,7 +108,7 @@ def test_training_chooses_the_truncation_every_so_many_windows_and_reports_it():
   # The same as windows with these truncations, one update after the other.
   run, carries = updated(optimizer, model), model.initial_carries(B)
   for i, k in enumerate(ks):
-    window = Batch(*(a[8 * i : 8 * i + 8] for a in stream))
+    window = piece(stream, 8 * i, 8 * i + 8)
     if i % 2 == 0:
       assert chosen(state.params, window) == k
     state, carries, expected = run(state, window, carries, truncation=jnp.int32(k))

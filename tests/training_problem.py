@@ -30,6 +30,11 @@ def batch_of(num_steps=T, batch_size=B, seed=0):
   return Batch(xs, targets, jnp.asarray(mask))
 
 
+def piece(tree, first, last):
+  """Steps from `first` to before `last`."""
+  return jax.tree.map(lambda a: a[first:last], tree)
+
+
 def start(optimizer, model=MODEL):
   """As `init_state`, but without a compilation, and without zeros among the params."""
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), draw(0, T, B, D)))["params"]

@@ -158,7 +158,7 @@ def run(
     "The loss after equally many updates is least at k = "
     + ", ".join(f"{truncations[np.argmin(of.loss)]} ({name})" for name, of in found.items())
     + ": a biased gradient is not always the one that learns least in a short training.",
-    f"Text: {corpus.name}, {len(corpus.tokens)} bytes, SHA-256 {corpus.sha256[:16]}….",
+    f"Text: {corpus.name}, {len(corpus.text)} bytes, SHA-256 {corpus.sha256[:16]}….",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:

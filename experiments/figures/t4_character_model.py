@@ -18,7 +18,7 @@ from rnn_jax.cells import make_cell
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Batch
-from rnn_jax.text import STANDARD_LIBRARY, build_vocabulary, load_corpus
+from rnn_jax.text import STANDARD_LIBRARY, build_vocabulary, entropy, histogram, load_corpus
 from rnn_jax.training import TrainState, init_state, make_optimizer, train_windows
 from rnn_jax.types import Array
 
@@ -83,11 +83,10 @@ def run(
     hidden_size: units.
   """
   corpus = load_corpus(source)
-  text = corpus.vocabulary.decode(corpus.tokens[:characters])
+  text = corpus.text[:characters]
   vocabulary = build_vocabulary(text)
   tokens = vocabulary.encode(text)
-  share = np.bincount(tokens) / len(tokens)
-  unigram = math.exp(-np.sum(share * np.log(share)))
+  unigram = math.exp(entropy(histogram(tokens, vocabulary.size)))
   curves = {cell: train(cell, tokens, seeds, epochs, hidden_size) for cell in LIMITS}
   table = [
     {

@@ -9,11 +9,25 @@ from typing import Any
 from rnn_jax import checks
 from rnn_jax.cells.elman import elman
 from rnn_jax.cells.gru import gru
+from rnn_jax.cells.layer_norm import layer_norm
 from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.cells.residual import residual
 from rnn_jax.cells.stack import stack
+from rnn_jax.cells.zoneout import zoneout
 from rnn_jax.types import Cell
 
-__all__ = ["CELLS", "LSTMCarry", "elman", "gru", "lstm", "make_cell", "stack"]
+__all__ = [
+  "CELLS",
+  "LSTMCarry",
+  "elman",
+  "gru",
+  "layer_norm",
+  "lstm",
+  "make_cell",
+  "residual",
+  "stack",
+  "zoneout",
+]
 
 CELLS: Mapping[str, Callable[..., Cell]] = {
   "elman": elman,

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from rnn_jax.cells.output_size import output_size
 from rnn_jax.types import Array, Carry, Cell, Drive, Params
 
 
@@ -40,7 +41,7 @@ def stack(cells: Sequence[Cell]) -> Cell:
     params = []
     for cell, layer_key in zip(cells, jax.random.split(key, len(cells)), strict=True):
       params.append(cell.init(layer_key, input_size, dtype))
-      input_size = _output_size(cell, params[-1], input_size, dtype)
+      input_size = output_size(cell, params[-1], input_size, dtype)
     return tuple(params)
 
   def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> tuple[Carry, ...]:
@@ -69,13 +70,3 @@ def stack(cells: Sequence[Cell]) -> Cell:
     return cells[-1].output(params[-1], carry[-1], drive)
 
   return Cell(init, initial_carry, project, recur, update, output)
-
-
-def _output_size(cell: Cell, params: Params, input_size: int, dtype: Any) -> int:
-  """Width of y."""
-
-  def output(params: Params, x: Array) -> Any:
-    return cell.output(params, cell.initial_carry((), dtype), cell.project(params, x))
-
-  x = jax.ShapeDtypeStruct((input_size,), jax.dtypes.canonicalize_dtype(dtype))
-  return jax.eval_shape(output, params, x).shape[-1]

@@ -9,13 +9,12 @@ from rnn_jax.tasks.digits import digits, sequential_digits, spelling
 from rnn_jax.tasks.rewriting import reverse, sort
 from rnn_jax.tasks.synthetic import adding, copy_memory, temporal_order
 from rnn_jax.tasks.tagging import tagging
-from rnn_jax.tasks.task import Batch, Task, Written
+from rnn_jax.tasks.task import Batch, Task
 
 __all__ = [
   "TASKS",
   "Batch",
   "Task",
-  "Written",
   "adding",
   "charlm",
   "copy_memory",

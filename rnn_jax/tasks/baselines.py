@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import special
+
+from rnn_jax.text import entropy
 
 
-def guess_entropy(counts: Any) -> float:
+def guess_entropy(counts: np.ndarray) -> float:
   """Mean −ln p of the best guess that knows how often each answer a occurs in each place s.
 
     H = −Σ_sa n_sa ln(n_sa / Σ_a n_sa) / Σ_sa n_sa,  in nats
@@ -18,8 +19,8 @@ def guess_entropy(counts: Any) -> float:
   Returns:
     H.
   """
-  n = np.asarray(counts, np.float64)
-  return float((special.xlogy(n.sum(1), n.sum(1)).sum() - special.xlogy(n, n).sum()) / n.sum())
+  weights = counts.sum(axis=1) / counts.sum()
+  return float(sum(w * entropy(row) for w, row in zip(weights, counts, strict=True)))
 
 
 def count_answers(places: Any, answers: Any, num_places: int, num_answers: int) -> np.ndarray:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
 from rnn_jax.tasks.task import Batch, Task
-from rnn_jax.text import Corpus, load_corpus
+from rnn_jax.text import Corpus, entropy, histogram, load_corpus
 from rnn_jax.types import Array
 
 
@@ -32,9 +31,9 @@ def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) 
   checks.integer("sequence_length", sequence_length)
   checks.integer("batch_size", batch_size)
   corpus = load_corpus() if corpus is None else corpus
-  if len(corpus.tokens) <= sequence_length:
+  if len(corpus.text) <= sequence_length:
     raise ValueError(
-      f"sequence_length must be below the {len(corpus.tokens)} characters of corpus "
+      f"sequence_length must be below the {len(corpus.text)} characters of corpus "
       f"{corpus.name}, got {sequence_length}."
     )
 
@@ -44,7 +43,6 @@ def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) 
     window = jnp.asarray(tokens)[places].astype(jnp.int32)
     return Batch(window[:-1], window[1:], jnp.ones((sequence_length, batch_size), bool))
 
-  share = np.bincount(corpus.tokens) / len(corpus.tokens)
-  entropy = float(-np.sum(share * np.log(share)))
-  size = corpus.vocabulary.size
-  return Task(corpus.tokens, batch, cross_entropy, "nats per character", entropy, size, size)
+  tokens, size = corpus.tokens, corpus.vocabulary.size
+  baseline = entropy(histogram(tokens, size))
+  return Task(tokens, batch, cross_entropy, "nats per character", baseline, size, size)

@@ -10,9 +10,11 @@ import numpy as np
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
+from rnn_jax.modules import Written
 from rnn_jax.tasks.baselines import count_answers, guess_entropy
 from rnn_jax.tasks.examples import PARTS, Part, check_batch_size, draw
-from rnn_jax.tasks.task import Batch, Task, Written
+from rnn_jax.tasks.task import Batch, Task
+from rnn_jax.text import entropy
 from rnn_jax.types import Array
 
 NUM_PIXELS = 64
@@ -122,8 +124,8 @@ def _classified(batch_size: int | None, part: Part, num_steps: int, pooled: bool
     mask = jnp.zeros((outputs, count), bool).at[-1].set(True)
     return Batch(xs.transpose(0, 2, 1), targets, mask)
 
-  entropy = guess_entropy(np.bincount(load_images("train").digits)[None])
-  return Task(images, batch, cross_entropy, "nats", entropy, len(NAMES), None)
+  baseline = entropy(np.bincount(load_images("train").digits))
+  return Task(images, batch, cross_entropy, "nats", baseline, len(NAMES), None)
 
 
 def spelling(batch_size: int | None, part: Part = "train") -> Task:
@@ -138,8 +140,8 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
     batch_size: B different images; None for all of the part.
     part: `train` or `test`, see `load_images`.
   Returns:
-    The Task: xs Written(source [B, 64], None, tokens [6, B]), targets [6, B], lengths [B] from 4
-    to 6, the `<eos>` included, which is token 0; `LETTERS` are the others.
+    The Task: xs Written(source [B, 64], None, tokens [6, B]), targets [6, B], loss at all steps up
+    to the `<eos>`, 4 to 6. Token 0 is `<eos>`, which starts a sequence too; `LETTERS` the others.
   Raises:
     TypeError, ValueError: an argument out of range; scikit-learn is not installed.
   """
@@ -157,11 +159,11 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
     targets, ends = jnp.asarray(written)[shown].T, jnp.asarray(lengths)[shown]
     tokens = jnp.concatenate([jnp.zeros_like(targets[:1]), targets[:-1]])
     mask = jnp.arange(num_steps, dtype=jnp.int32)[:, None] < ends[None]
-    return Batch(Written(jnp.asarray(data.pixels)[places], None, tokens), targets, mask, ends)
+    return Batch(Written(jnp.asarray(data.pixels)[places], None, tokens), targets, mask)
 
   shown = load_images("train").digits
   valid = np.arange(num_steps)[None] < lengths[shown][:, None]
   steps = np.broadcast_to(np.arange(num_steps), valid.shape)
   size = len(LETTERS) + 1
-  entropy = guess_entropy(count_answers(steps[valid], written[shown][valid], num_steps, size))
-  return Task(images, batch, cross_entropy, "nats per letter", entropy, size, size)
+  baseline = guess_entropy(count_answers(steps[valid], written[shown][valid], num_steps, size))
+  return Task(images, batch, cross_entropy, "nats per letter", baseline, size, size)

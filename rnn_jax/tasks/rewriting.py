@@ -11,8 +11,9 @@ from scipy import stats
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
+from rnn_jax.modules import Written
 from rnn_jax.tasks.baselines import guess_entropy
-from rnn_jax.tasks.task import Batch, Task, Written
+from rnn_jax.tasks.task import Batch, Task
 from rnn_jax.types import Array
 
 NUM_SYMBOLS = 8  # tokens 1 … 8; token 0 is <eos>
@@ -33,7 +34,7 @@ def reverse(sequence_length: int, batch_size: int) -> Task:
     batch_size: B.
   Returns:
     The Task: xs Written(source tokens [T, B], source_lengths [B], tokens [T + 1, B]), targets
-    [T + 1, B], lengths [B] the steps to write, the `<eos>` included, which is token 0.
+    [T + 1, B], loss at all steps up to the `<eos>`, which is token 0 and starts a sequence too.
   References:
     Sutskever, Vinyals and Le, 2014, https://arxiv.org/abs/1409.3215
   """
@@ -108,7 +109,7 @@ def _rewriting(
     written = jnp.where(steps[:-1] < lengths[None], rewritten(source, lengths), 0)
     end = jnp.zeros((1, batch_size), jnp.int32)
     tokens, targets = jnp.concatenate([end, written]), jnp.concatenate([written, end])
-    return Batch(Written(source, lengths, tokens), targets, steps <= lengths[None], lengths + 1)
+    return Batch(Written(source, lengths, tokens), targets, steps <= lengths[None])
 
   counts = np.zeros((sequence_length + 1, NUM_SYMBOLS + 1))
   for length in range(1, sequence_length + 1):

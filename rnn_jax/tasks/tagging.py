@@ -14,13 +14,8 @@ from rnn_jax.losses import cross_entropy
 from rnn_jax.tasks.baselines import count_answers, guess_entropy
 from rnn_jax.tasks.examples import PARTS, Part, check_batch_size, draw
 from rnn_jax.tasks.task import Batch, Task
-from rnn_jax.text import (
-  STANDARD_LIBRARY,
-  Corpus,
-  Vocabulary,
-  build_vocabulary,
-  standard_library_files,
-)
+from rnn_jax.text import STANDARD_LIBRARY, Corpus, Vocabulary, build_vocabulary
+from rnn_jax.text.corpus import standard_library_files
 from rnn_jax.text.python_source import CLASSES, TaggedLine, tagged_lines
 from rnn_jax.types import Array
 
@@ -116,7 +111,7 @@ def load_tagged(corpus: Corpus | None = None) -> TaggedText:
   if corpus is None or corpus.name == STANDARD_LIBRARY:
     return _standard_library()
   try:
-    lines = tagged_lines(corpus.vocabulary.decode(corpus.tokens))
+    lines = tagged_lines(corpus.text.tobytes())
   except ValueError as error:
     raise ValueError(f"corpus {corpus.name}: {error}") from None
   if len(lines) < 2:
@@ -150,9 +145,9 @@ def _padded(lines: Sequence[TaggedLine], length: int, vocabulary: Vocabulary, pa
   """Those lines that are not longer than `length`."""
   short = [line for line in lines if len(line.text) <= length]
   if not short:
+    least = min(len(line.text) for line in lines)
     raise ValueError(
-      f"sequence_length must be at least {min(len(line.text) for line in lines)}, the shortest line "
-      f"of part {part}, got {length}."
+      f"sequence_length must be at least {least}, the shortest line of part {part}, got {length}."
     )
   lengths = np.array([len(line.text) for line in short], np.int32)
   tokens, classes = np.zeros((2, len(short), length), np.uint8)

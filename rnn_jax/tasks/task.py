@@ -24,23 +24,6 @@ class Batch(NamedTuple):
   lengths: Array | None = None
 
 
-class Written(NamedTuple):
-  """What a network reads that writes a sequence: a source, and what it has written so far.
-
-  Attributes:
-    source: what the sequence is written from: tokens [T, B] or vectors [T, B, D], or one vector an
-      example, [B, D].
-    source_lengths: [B] integers, the valid steps of each source; None where all have all, or where
-      the source is a vector.
-    tokens: [S, B], at each step the token that was written before it: `<eos>`, which is 0, to start
-      with, then the target, one step later.
-  """
-
-  source: Array
-  source_lengths: Array | None
-  tokens: Array
-
-
 class Task(NamedTuple):
   """A sequence problem.
 

@@ -1,4 +1,7 @@
-"""Every registered cell keeps the contract of `Cell`: one line in CELLS buys a cell all of this."""
+"""Every registered cell keeps the contract of `Cell`: one line in CELLS buys a cell all of this.
+
+So does a wrapped one: a line in WRAPPED.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,15 @@ import pytest
 from jax.test_util import check_grads
 
 from rnn_jax import CELLS, make_cell, step, unroll
+from rnn_jax.cells import LSTMCarry, gru, layer_norm, lstm, residual, zoneout
 
-T, B, D, H = 5, 3, 2, 4
+# Of two entries, layer normalisation leaves the sign of their difference.
+T, B, D, H = 5, 3, 3, 4
+
+WRAPPED = {
+  "zoneout lstm": lambda: zoneout(lstm(H), LSTMCarry(hidden=0.05, cell=0.5)),
+  "residual layer_norm gru": lambda: residual(layer_norm(gru(D))),
+}
 
 VARIANTS = [
   *((name, {}) for name in CELLS),
@@ -22,12 +32,17 @@ VARIANTS = [
   ("gru", {"reset": "before"}),
   ("gru", {"recurrent_kernel": "identity", "recurrent_gain": 0.5}),
   ("lstm", {"recurrent_kernel": "gaussian", "forget_bias": -2.0}),
+  *((name, {}) for name in WRAPPED),
 ]
 
 every_cell = pytest.mark.parametrize("name", CELLS)
 every_variant = pytest.mark.parametrize(
   ("name", "options"), VARIANTS, ids=[" ".join(map(str, (n, *o.values()))) for n, o in VARIANTS]
 )
+
+
+def make(name, options):
+  return WRAPPED[name]() if name in WRAPPED else make_cell(name, H, **options)
 
 
 def randomize(shapes, seed):
@@ -37,7 +52,7 @@ def randomize(shapes, seed):
 
 
 def problem(name, options, batch_shape=(B,), dtype=float):
-  cell = make_cell(name, H, **options)
+  cell = make(name, options)
   params = randomize(jax.eval_shape(lambda: cell.init(jax.random.key(0), D, dtype)), 1)
   carry = randomize(cell.initial_carry(batch_shape, dtype), 2)
   xs = randomize(jnp.zeros((T, *batch_shape, D), dtype), 3)
@@ -59,7 +74,7 @@ def test_step_keeps_structure_shape_and_dtype_of_the_carry(x64, name, options, d
 @every_variant
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_init_has_the_dtype_asked_for(x64, name, options, dtype):
-  cell = make_cell(name, H, **options)
+  cell = make(name, options)
   params = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, dtype))
   carry = cell.initial_carry((B,), dtype)
   assert {leaf.dtype for leaf in jax.tree.leaves((params, carry))} == {jnp.dtype(dtype)}
@@ -67,9 +82,9 @@ def test_init_has_the_dtype_asked_for(x64, name, options, dtype):
 
 @every_variant
 def test_initial_carry_is_zero(name, options):
-  carry = make_cell(name, H, **options).initial_carry((2, B))
+  carry = make(name, options).initial_carry((2, B))
   for leaf in jax.tree.leaves(carry):
-    np.testing.assert_array_equal(leaf, np.zeros((2, B, H)))
+    np.testing.assert_array_equal(leaf, np.zeros((2, B, leaf.shape[-1])))
 
 
 @every_cell
@@ -118,7 +133,7 @@ def test_leading_axes_are_a_vmap(name, options):
 @every_variant
 def test_project_takes_all_of_time_at_once(name, options):
   cell, params, _, xs = problem(name, options)
-  apart = jnp.stack([cell.project(params, x) for x in xs])
+  apart = jax.tree.map(lambda *steps: jnp.stack(steps), *[cell.project(params, x) for x in xs])
   chex.assert_trees_all_close(cell.project(params, xs), apart, rtol=1e-5, atol=1e-6)
 
 

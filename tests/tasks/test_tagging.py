@@ -17,7 +17,7 @@ from rnn_jax.text.python_source import CLASSES, tagged_lines
 
 def corpus_of(text, name="tiny.py"):
   vocabulary = build_vocabulary(text)
-  return Corpus(name, vocabulary.encode(text), vocabulary, "")
+  return Corpus(name, np.frombuffer(text, np.uint8), vocabulary, "")
 
 
 TEXT = b"".join(b"if a%s: return %d # no\n" % (b"b" * i, i) for i in range(10))

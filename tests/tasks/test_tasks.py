@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnn_jax.modules import Written
 from rnn_jax.tasks import (
   TASKS,
-  Written,
   adding,
   charlm,
   copy_memory,
@@ -33,7 +33,7 @@ T, B = 30, 4
 
 def corpus_of(text):
   vocabulary = build_vocabulary(text)
-  return Corpus("tiny", vocabulary.encode(text), vocabulary, "")
+  return Corpus("tiny", np.frombuffer(text, np.uint8), vocabulary, "")
 
 
 TEXT = b"To be, or not to be, that is the question: whether 'tis nobler in the mind"
@@ -86,9 +86,8 @@ def test_batch_has_the_shapes_and_dtypes_that_the_task_promises(made):
 def test_what_counts_is_inside_the_sequences(made):
   batch = made[1](jax.random.key(0))
   if batch.lengths is not None:
-    steps = np.arange(len(batch.mask))[:, None]
     assert batch.lengths.dtype == np.int32
-    np.testing.assert_array_equal(batch.mask, steps < batch.lengths)
+    np.testing.assert_array_equal(batch.mask, np.arange(len(batch.mask))[:, None] < batch.lengths)
 
 
 def test_networks_that_write_read_the_target_a_step_late(made):
@@ -97,10 +96,10 @@ def test_networks_that_write_read_the_target_a_step_late(made):
     np.testing.assert_array_equal(batch.xs.tokens[0], 0)
     np.testing.assert_array_equal(batch.xs.tokens[1:], batch.targets[:-1])
     # <eos> ends a sequence, and is nowhere else in it.
-    for b, length in enumerate(batch.lengths):
-      written = list(batch.targets[:length, b])
-      assert written.index(0) == length - 1
-      assert not np.any(batch.targets[length:, b])
+    for target, valid in zip(batch.targets.T, batch.mask.T, strict=True):
+      length = 1 + list(target).index(0)
+      assert not np.any(target[length:])
+      np.testing.assert_array_equal(valid, np.arange(len(target)) < length)
 
 
 def test_loss_is_one_number_a_step_and_example(made):

@@ -1,0 +1,103 @@
+"""Zoneout: units that keep their old values at random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax import checks
+from rnn_jax.types import Array, Carry, Cell, Drive, Params
+
+
+def zoneout(cell: Cell, rate: Any) -> Cell:
+  """A cell whose units keep their old values at random: dropout that hands on the past, not zero.
+
+    h̃_t = f(h_{t−1}, x_t)                          the cell's own step
+    h_t = d_t ∘ h_{t−1} + (1 − d_t) ∘ h̃_t           d_t ~ Bernoulli(rate), with a key: training
+    h_t = rate · h_{t−1} + (1 − rate) · h̃_t         the mean over d_t, without one: evaluation
+
+  Each step, example, leaf of the carry and unit has a draw of its own. The leaves of h̃_t are as the
+  cell computes them together: an LSTM's candidate for h reads its candidate for c. Measures give no
+  key and see the mean.
+
+  Step Jacobian: diag(d) + diag(1 − d) J, or rate · I + (1 − rate) J, with J the cell's own: units
+  that are kept hand their gradient on unchanged.
+
+  Args:
+    cell: the cell.
+    rate: of units that keep their value, from 0 to 1: a number for all leaves of the carry, or
+      numbers in the carry's structure, as `LSTMCarry(hidden=0.05, cell=0.5)`. Integers in a carry
+      go on as the cell has them.
+  Returns:
+    A Cell with the params, carry, output and gates of `cell`; drive (that of `cell`, d or None).
+  Raises:
+    TypeError, ValueError: a rate that is no number from 0 to 1, or in another structure.
+  References:
+    Krueger et al., 2017, https://arxiv.org/abs/1606.01305
+  """
+  rates = _by_leaf(rate, cell)
+
+  def project(params: Params, xs: Array, key: Array | None = None) -> tuple[Drive, Carry | None]:
+    if key is None:
+      return cell.project(params, xs), None
+    mask_key, cell_key = jax.random.split(key)
+    tokens = jnp.issubdtype(xs.dtype, jnp.integer)
+    leading = xs.shape if tokens else xs.shape[:-1]
+    return cell.project(params, xs, cell_key), masks(mask_key, leading)
+
+  def masks(key: Array, leading: tuple[int, ...]) -> Carry:
+    carry = jax.eval_shape(lambda: cell.initial_carry(leading))
+    structure: Any = jax.tree.structure(carry)
+    keys = structure.unflatten(jax.random.split(key, structure.num_leaves))
+    return jax.tree.map(_draw, carry, rates, keys)
+
+  def update(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> Carry:
+    drive, kept = drive
+    new = cell.update(params, carry, drive, recurrent)
+    if kept is None:
+      return jax.tree.map(_mean, carry, new, rates)
+    return jax.tree.map(_choose, carry, new, kept)
+
+  def output(params: Params, carry: Carry, drive: Drive) -> Any:
+    return cell.output(params, carry, drive[0])
+
+  def gates(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> dict[str, Array]:
+    return cell.gates(params, carry, drive[0], recurrent)
+
+  return cell._replace(project=project, update=update, output=output, gates=gates)
+
+
+def _draw(leaf: Any, rate: Any, key: Array) -> Array | None:
+  return jax.random.bernoulli(key, rate, leaf.shape) if _has_units(leaf) else None
+
+
+def _mean(old: Array, new: Array, rate: Any) -> Array:
+  if not _has_units(new):
+    return new
+  rate = jnp.asarray(rate, new.dtype)
+  return rate * old + (1 - rate) * new
+
+
+def _choose(old: Array, new: Array, kept: Array | None) -> Array:
+  return new if kept is None else jnp.where(kept, old, new)
+
+
+def _has_units(leaf: Any) -> bool:
+  """Real or complex values; a count of steps is none."""
+  return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _by_leaf(rate: Any, cell: Cell) -> Any:
+  """A rate for each leaf of the carry, in its structure."""
+  wanted: Any = jax.tree.structure(jax.eval_shape(lambda: cell.initial_carry(())))
+  if jax.tree_util.all_leaves([rate]):
+    rate = wanted.unflatten([rate] * wanted.num_leaves)
+  elif jax.tree.structure(rate) != wanted:
+    raise ValueError(f"rate must be a number, or in the carry's structure {wanted}, got {rate!r}.")
+  for value in jax.tree.leaves(rate):
+    checks.number("rate", value, minimum=0)
+    if not isinstance(value, jax.core.Tracer) and value > 1:
+      raise ValueError(f"rate must be at most 1, got {value}.")
+  return rate
