@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from rnn_jax.losses import cross_entropy, masked_mean, perplexity, squared_error
+from rnn_jax.losses import bits, cross_entropy, masked_mean, perplexity, squared_error
 
 
 def test_masked_mean_is_the_mean_of_what_counts_and_nothing_else_is_felt():
@@ -41,6 +44,22 @@ def test_cross_entropy_is_minus_the_log_of_the_targets_share():
 def test_perplexity_of_a_uniform_guess_is_the_number_of_choices():
   loss = cross_entropy(jnp.zeros((1, 7)), jnp.zeros(1, jnp.int32))
   np.testing.assert_allclose(perplexity(loss), 7, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.8, 1.25), (0.2, 5)])
+def test_perplexity_of_a_batch_is_exp_of_the_mean_loss_over_valid_tokens(p, expected):
+  logits = jnp.log(jnp.array([p, 1 - p]))
+  loss = cross_entropy(jnp.tile(logits, (3, 2, 1)), jnp.array([[0, 0], [0, 1], [0, 1]]))
+  mean = masked_mean(loss, jnp.array([[True, True], [True, False], [True, False]]))
+  np.testing.assert_allclose(perplexity(mean), expected, rtol=1e-6)
+  # It is the geometric mean of the tokens' own perplexities, not the arithmetic one.
+  both = masked_mean(loss, jnp.array([[True, False], [False, True], [False, False]]))
+  np.testing.assert_allclose(perplexity(both), (p * (1 - p)) ** -0.5, rtol=1e-6)
+
+
+def test_a_fair_coin_is_one_bit():
+  np.testing.assert_allclose(bits(jnp.asarray(math.log(2))), 1, rtol=1e-6)
+  np.testing.assert_allclose(bits(jnp.log(jnp.array([8.0, 1.0]))), [3, 0], rtol=1e-6)
 
 
 def test_squared_error_is_summed_over_the_last_axis():

@@ -1,0 +1,231 @@
+"""Three ways to read a text, against the text itself."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from rnn_jax.text import (
+  READINGS,
+  Corpus,
+  Source,
+  build_vocabulary,
+  build_word_vocabulary,
+  evaluation_windows,
+  line_spans,
+  make_reader,
+  make_source,
+  split,
+)
+
+COUNTING = Source(np.arange(100, dtype=np.int32), lambda tokens: tokens, None)
+
+
+def counting(size):
+  return COUNTING._replace(symbols=np.arange(size, dtype=np.int32))
+
+
+def corpus_of(text):
+  return Corpus("tiny", np.frombuffer(text, np.uint8), build_vocabulary(text), "")
+
+
+def lines_of(text):
+  corpus = corpus_of(text)
+  return make_source(corpus, corpus.vocabulary)
+
+
+def apart(windows, window):
+  """The windows one by one: leaves [n, k, B]."""
+  return jax.tree.map(lambda a: a.reshape(-1, window, a.shape[1]), windows)
+
+
+LINES = b"first\nsecond line\n\nfour\nlonger than a window is\nlast"
+NAMES = sorted(READINGS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_and_dtypes_are_the_same_for_all(name):
+  windows = make_reader(name, lines_of(LINES), 3, 12, 4, 0)(0)
+  for part, dtype in zip(windows, (np.int32, np.int32, bool, bool), strict=True):
+    assert (part.shape, part.dtype) == ((4 * 12, 3), dtype)
+  whole = list(evaluation_windows(lines_of(LINES), 3, 12, 4))
+  assert jax.tree.map(np.shape, whole[0]) == jax.tree.map(np.shape, windows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_read_depends_on_the_seed_and_the_number_alone(name):
+  source = lines_of(LINES * 5)
+  first, same, other = (make_reader(name, source, 3, 12, 4, seed) for seed in (0, 0, 1))
+  later = same(7)
+  for a, b in zip(first(7), later, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert not np.array_equal(first(7).tokens, first(8).tokens)
+  assert not np.array_equal(first(7).tokens, other(7).tokens)
+
+
+def test_stream_is_contiguous_lanes_with_a_new_start_each_pass():
+  batch_size, window, count = 4, 5, 3
+  read = make_reader("stream", counting(100), batch_size, window, count, seed=3)
+  lane = (100 - window) // batch_size
+  in_pass = lane // window
+  windows = apart(jax.tree.map(lambda *a: np.concatenate(a), *map(read, range(40))), window)
+  np.testing.assert_array_equal(windows.targets, windows.tokens + 1)
+  assert windows.mask.all()
+  offsets = []
+  for number, (tokens, resets) in enumerate(zip(windows.tokens, windows.resets, strict=True)):
+    if number % in_pass == 0:
+      offsets.append(tokens[0, 0])
+    start = offsets[-1] + number % in_pass * window
+    expected = start + np.arange(window)[:, None] + lane * np.arange(batch_size)
+    np.testing.assert_array_equal(tokens, expected)
+    assert resets[0].all() == resets.any() == (number % in_pass == 0)
+  assert set(offsets) == set(range(window))
+  assert windows.targets.max() < 100
+
+
+def test_stream_reads_the_shortest_text_whole():
+  windows = make_reader("stream", counting(13), 3, 4, 2, 0)(5)  # 13 = 3 · 4 + 1
+  np.testing.assert_array_equal(windows.tokens[:4].T, np.arange(12).reshape(3, 4))
+  np.testing.assert_array_equal(windows.tokens[4:], windows.tokens[:4])
+  np.testing.assert_array_equal(np.flatnonzero(windows.resets[:, 0]), [0, 4])
+
+
+def test_windows_come_from_anywhere_each_with_a_new_carry():
+  windows = apart(make_reader("windows", counting(12), 50, 8, 10, 0)(0), 8)
+  np.testing.assert_array_equal(np.diff(windows.tokens, axis=1), 1)
+  np.testing.assert_array_equal(windows.targets, windows.tokens + 1)
+  assert set(windows.tokens[:, 0].ravel()) == {0, 1, 2, 3}  # so the last target is token 11
+  assert windows.resets[:, 0].all() and not windows.resets[:, 1:].any()
+  assert windows.mask.all()
+
+
+@pytest.mark.parametrize("text", [LINES, LINES + b"\n"], ids=["end", "newline"])
+def test_lines_are_whole_from_one_end_of_line_to_the_next(text):
+  window, source = 12, lines_of(text)
+  windows = apart(make_reader("lines", source, 20, window, 10, 0)(0), window)
+  assert windows.resets[:, 0].all() and not windows.resets[:, 1:].any()
+  seen = set()
+  decode, eos = build_vocabulary(text).decode, source.eos
+  for tokens, targets, mask in zip(
+    *(np.moveaxis(part, 1, 2).reshape(-1, window) for part in windows[:3]), strict=True
+  ):
+    length = mask.sum()
+    assert mask[:length].all()
+    assert tokens[0] == targets[length - 1] == eos
+    np.testing.assert_array_equal(tokens[1:length], targets[: length - 1])
+    assert eos not in tokens[1:length]
+    seen.add(decode(targets[:length]))
+  assert seen == {b"first\n", b"second line\n", b"\n", b"four\n", b"last\n"}
+
+
+def test_lines_of_words_are_read_alike():
+  text = b"a b c\n\nb\na b c d e f\n"
+  corpus = corpus_of(text)
+  vocabulary = build_word_vocabulary(text)
+  windows = make_reader("lines", make_source(corpus, vocabulary), 30, 4, 1, 0)(0)
+  found = {vocabulary.decode(t[m]) for t, m in zip(windows.targets.T, windows.mask.T, strict=True)}
+  assert found == {b"a b c\n", b"\n", b"b\n"}
+
+
+@pytest.mark.parametrize(
+  ("text", "lines"),
+  [
+    (LINES, LINES.split(b"\n")),
+    (LINES + b"\n", LINES.split(b"\n")),
+    (b"\n", [b""]),
+    (b"\n\na\r\n", [b"", b"", b"a\r"]),
+  ],
+)
+def test_line_spans_are_those_of_the_text(monkeypatch, text, lines):
+  monkeypatch.setattr("rnn_jax.text.counts.BLOCK", 4)
+  starts, lengths = line_spans(lines_of(text))
+  assert [text[s : s + n - 1] for s, n in zip(starts, lengths, strict=True)] == lines
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+@pytest.mark.parametrize("size", [23, 25, 50])
+def test_evaluation_asks_for_every_token_once(size, batch_size):
+  window, count = 4, 2
+  lane = (size - 1) // batch_size
+  asked, last = [], None
+  for number, windows in enumerate(evaluation_windows(counting(size), batch_size, window, count)):
+    assert windows.resets[0].all() == (number == 0)
+    assert not windows.resets[1:].any()
+    np.testing.assert_array_equal(windows.targets, windows.tokens + 1)
+    if last is not None:  # the carry goes on in the same lane
+      np.testing.assert_array_equal(windows.tokens[0], last)
+    last = windows.targets[-1]
+    asked += windows.targets[windows.mask].tolist()
+  assert number == (lane - 1) // (window * count)
+  assert sorted(asked) == list(range(1, lane * batch_size + 1))
+  assert size - 1 - len(asked) == (size - 1) % batch_size
+
+
+def test_split_holds_out_the_last_share():
+  for share, held_out in ((0, 0), (0.25, 25), (0.099, 9), (0.999, 99)):
+    train, validation = split(COUNTING, share)
+    assert len(validation.symbols) == held_out
+    np.testing.assert_array_equal(
+      np.concatenate([train.symbols, validation.symbols]), COUNTING.symbols
+    )
+
+
+@pytest.mark.parametrize(
+  "text", [bytes(range(256)) * 2, b"aaaaaaaaaaaa", b"\xff\xfe\x00\xff\n" * 4]
+)
+def test_bytes_of_any_kind_are_read_as_they_are(text):
+  source = lines_of(text)
+  windows = make_reader("windows", source, 3, 10, 2, 0)(0)
+  for tokens in windows.tokens[:10].T:
+    assert build_vocabulary(text).decode(tokens) in text
+
+
+def test_source_takes_another_vocabulary_if_it_holds_all_characters():
+  corpus, larger = corpus_of(b"cab"), build_vocabulary(b"abcd")
+  source = make_source(corpus, larger)
+  np.testing.assert_array_equal(source.encode(source.symbols), [2, 0, 1])
+  with pytest.raises(ValueError, match="text holds 'c' at byte 0, not in the vocabulary"):
+    make_source(corpus, build_vocabulary(b"ab"))
+
+
+def reader(name, size=20, batch_size=2, window=5, count=1, seed=0):
+  return make_reader(name, counting(size), batch_size, window, count, seed)
+
+
+BAD = [
+  (lambda: reader("streams"), ValueError, "reading 'streams'; did you mean 'stream'"),
+  (lambda: reader("stream", 10), ValueError, r"below the 10 tokens of the text, got 2 · 5\."),
+  (lambda: reader("windows", 5), ValueError, r"window must be below the 5 tokens .*, got 5\."),
+  (lambda: reader("lines"), ValueError, "reading 'lines' needs a text with lines"),
+  (
+    lambda: make_reader("lines", lines_of(b"abc\nabcd\n"), 2, 3, 1, 0),
+    ValueError,
+    "window must be at least 4, the shortest line, got 3",
+  ),
+  (lambda: reader("stream", batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
+  (lambda: reader("windows", window=0), ValueError, "window must be at least 1, got 0"),
+  (lambda: reader("windows", count=0), ValueError, "count must be at least 1, got 0"),
+  (lambda: reader("windows", seed=-1), ValueError, "seed must be at least 0, got -1"),
+  (
+    lambda: evaluation_windows(counting(4), 4, 2, 1),
+    ValueError,
+    r"batch_size must be below the 4 tokens of the text, got 4\.",
+  ),
+  (lambda: split(COUNTING, 1), ValueError, r"validation_share must be below 1, got 1\."),
+  (lambda: split(COUNTING, -0.1), ValueError, "validation_share must be at least 0, got -0.1"),
+  (lambda: split(COUNTING, "x"), TypeError, "validation_share must be a number, got 'x'"),
+]
+
+
+@pytest.mark.parametrize(("call", "exception", "message"), BAD, ids=[m[:40] for *_, m in BAD])
+def test_bad_input_is_named(call, exception, message):
+  with pytest.raises(exception, match=message):
+    call()
+
+
+def test_bounds_themselves_are_allowed():
+  reader("stream", 11)(0)
+  reader("windows", 6)(0)
+  make_reader("lines", lines_of(b"abc\n"), 2, 4, 1, 0)(0)
+  assert len(list(evaluation_windows(counting(5), 4, 2, 1))) == 1
