@@ -34,6 +34,7 @@ from rnn_jax.training import OPTIMIZERS, make_optimizer
 
 CHARACTERS = "char"
 LEVELS = (CHARACTERS, *SPLITS)
+WORD_FLAGS = ("min_count", "max_vocabulary")
 SCHEDULES = ("constant", "cosine")
 CALL = 10  # windows in a call of the compiled program: what steps come in
 
@@ -121,7 +122,13 @@ def define() -> None:
     "What a token is: char, a byte; word, a run of letters and digits, or one other character; "
     "whitespace, what stands between white space, for text that was tokenised before.",
   )
-  single("min_count", "1", integer("min_count"), "Words that occur less often become <unk>.")
+  single(
+    "min_count",
+    "2",
+    integer("min_count"),
+    "Words that occur less often in the training part become <unk>; with 1 none do, and nothing is "
+    "learned of <unk>.",
+  )
   single(
     "max_vocabulary",
     "none",
@@ -222,8 +229,10 @@ def given() -> Settings:
     raise ValueError(f"--warmup must be below --steps={settings.steps}, got {settings.warmup}.")
   if settings.tied:
     _check_tied(settings)
-  if settings.level == CHARACTERS and (settings.min_count > 1 or settings.max_vocabulary):
-    raise ValueError("--min_count and --max_vocabulary are for words, got --level=char.")
+  if settings.level == CHARACTERS:
+    for name in WORD_FLAGS:
+      if flags.FLAGS[name].present:
+        raise ValueError(f"--{name} is for words, got --level={CHARACTERS}.")
   return settings
 
 

@@ -48,6 +48,11 @@ class Evaluation(NamedTuple):
   seconds: float
   params: Any
 
+  @property
+  def judged_by(self) -> float:
+    """The loss on what is held out, or in training where nothing is."""
+    return self.loss if math.isnan(self.validation_loss) else self.validation_loss
+
 
 def train(
   settings: Settings,

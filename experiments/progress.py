@@ -1,4 +1,4 @@
-"""Progress of a sweep: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextlib.contextmanager
-def show(num_runs: int, finished: int, console: Console) -> Iterator[Report]:
+def show(
+  total: int, finished: int, console: Console, *, title: str = "sweep", unit: str = "runs"
+) -> Iterator[Report]:
   """Yields `report(what, done, loss)`, to be called as often as there is news.
 
   Args:
-    num_runs: runs of the sweep.
+    total: units of work in all.
     finished: how many of them an earlier start has finished.
     console: where to.
+    title: in front of the bar.
+    unit: of work.
   Yields:
-    A function of what is going on, the number of runs done (a run half-way counts ½) and the
-    latest loss, if there is one.
+    A function of what is going on, the units done (a run half-way counts ½) and the latest loss, if
+    there is one.
   """
   start = time.monotonic()
   last_loss = math.nan
@@ -35,19 +39,19 @@ def show(num_runs: int, finished: int, console: Console) -> Iterator[Report]:
     last_loss = last_loss if loss is None else loss
     seconds = time.monotonic() - start
     rate = (done - finished) / seconds if seconds > 0 else 0.0
-    left = f"{(num_runs - done) / rate:.0f} s left" if rate > 0 else "? s left"
+    left = f"{(total - done) / rate:.0f} s left" if rate > 0 else "? s left"
     shown = "-" if math.isnan(last_loss) else f"{last_loss:.4g}"
-    return f"{math.floor(done)}/{num_runs} runs, loss {shown}, {rate:.2f} runs/s, {left}"
+    return f"{math.floor(done)}/{total} {unit}, loss {shown}, {rate:.2f} {unit}/s, {left}"
 
   if console.is_terminal:
     columns = (
-      TextColumn("sweep"),
+      TextColumn(title),
       BarColumn(),
       TextColumn("{task.fields[numbers]}"),
       TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-      task = bar.add_task("", total=num_runs, completed=finished, numbers="")
+      task = bar.add_task("", total=total, completed=finished, numbers="")
 
       def update(what: str, done: float, loss: float | None) -> None:
         bar.update(task, description=what, completed=done, numbers=describe(done, loss))

@@ -1,0 +1,243 @@
+"""Trains a language model on a text, evaluates it on another, or lets it write.
+
+  python -m experiments.language_model --flagfile=experiments/flagfiles/characters.flags
+  python -m experiments.language_model --output_dir=results/characters --sample --prime="def "
+  python -m experiments.language_model --output_dir=results/characters --evaluate=FILE
+
+The folder holds all that the other two need. A sample goes to standard output as it is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments import (
+  backend,
+  command_line,
+  compilation_cache,
+  files,
+  language_plot,
+  language_settings,
+  parsers,
+  progress,
+  provenance,
+  trained_model,
+)
+from experiments.language_sample import sample
+from experiments.language_settings import CHARACTERS, WORD_FLAGS, Settings, Texts
+from experiments.language_training import Evaluation, Judge, train
+from experiments.trained_model import Trained
+from rnn_jax.losses import bits, perplexity
+from rnn_jax.text import WordVocabulary, load_corpus, make_source
+
+
+def define_flags() -> None:
+  """All flags of this program."""
+  single, integer = parsers.define, parsers.integer
+  language_settings.define()
+  flags.DEFINE_string("output_dir", "results/language_model", "Folder of the model.")
+  flags.DEFINE_boolean("overwrite", False, "Replace another model in the output folder.")
+  flags.DEFINE_string(
+    "evaluate", None, "Train nothing; print the loss of the folder's model on this file."
+  )
+  flags.DEFINE_boolean("sample", False, "Train nothing; let the folder's model write.")
+  flags.DEFINE_string("prime", "", "Text that a sample goes on from; empty for a new line.")
+  single("length", "1000", integer("length"), "Tokens of a sample, at most.")
+  flags.DEFINE_boolean("until_eos", False, "End a sample with the first <eos>: the end of a line.")
+  single(
+    "temperature",
+    "1",
+    parsers.number("temperature", "a number of at least 0", lambda v: v >= 0),
+    "What the logits of a sample are divided by; 0 always takes the likeliest token.",
+  )
+  single(
+    "top_k",
+    "all",
+    integer("top_k", none="all"),
+    "A sample's tokens come from the k likeliest alone, or from all.",
+  )
+  flags.adopt_module_key_flags(parsers)  # so that --help shows them
+  flags.adopt_module_key_flags(language_settings)
+
+
+def main(arguments: list[str]) -> None:
+  """Does what the flags ask for."""
+  values = flags.FLAGS
+  try:
+    if arguments:
+      raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+    if not values.output_dir:
+      raise ValueError("--output_dir must name a folder, got ''.")
+    if values.sample and values.evaluate is not None:
+      raise ValueError("--sample and --evaluate must not be given together.")
+    folder = command_line.path("output_dir", values.output_dir)
+    if values.sample:
+      _sample(trained_model.load(folder))
+    elif values.evaluate is not None:
+      _judge(trained_model.load(folder), command_line.path("evaluate", values.evaluate))
+    else:
+      settings = language_settings.given()
+      trained_model.check_folder(folder, values.overwrite)
+      texts = _named(language_settings.read_texts, settings)
+      compilation_cache.use("auto")
+      _train(settings, texts, folder)
+  except KeyboardInterrupt:
+    command_line.interrupted(f"What is in {values.output_dir} is whole.")
+  except BrokenPipeError:
+    raise
+  except (ValueError, TypeError) as error:
+    command_line.fail(str(error))
+  except OSError as error:
+    command_line.fail(f"--output_dir could not be read or written: {error}.")
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    reason = str(error).strip().split("\n")[0]
+    command_line.fail(f"the computation failed: {reason}.")
+
+
+def _train(settings: Settings, texts: Texts, folder: Path) -> None:
+  model = language_settings.make_model(settings, texts.vocabulary.size)
+  baseline = language_settings.baseline(texts.train, texts.vocabulary.size)
+  print(
+    f"{len(texts.train.symbols)} tokens to learn, {len(texts.validation.symbols)} held out, "
+    f"{texts.vocabulary.size} different; by frequency alone {_figures(baseline, settings)}"
+  )
+  about = _about(texts, baseline)
+  trained_model.begin(folder, settings, texts.vocabulary, _flag_lines(settings), about)
+  best, lines = None, []
+  with progress.show(settings.steps, 0, Console(), title="training", unit="updates") as report:
+    report("compiling", 0, None)
+    for evaluation in train(settings, model, texts, functools.partial(report, "training")):
+      lines.append(_line(evaluation, settings))
+      trained_model.append(folder, lines[-1])
+      if evaluation.judged_by < (math.inf if best is None else best.judged_by):
+        best = evaluation
+        trained_model.keep(folder, best.step, best.params)
+  last = lines[-1]
+  if best is None:
+    raise ValueError(
+      f"--learning_rate or --clip_norm must be smaller: at update {last['step']} the loss is "
+      f"{last['loss']}, and no checkpoint was kept."
+    )
+  speed = last["step"] * settings.window * settings.batch_size / last["seconds"]
+  result = {
+    "best": _line(best, settings),
+    "last": last,
+    "baseline": baseline,
+    "diverged": not math.isfinite(last["loss"]),
+    "tokens_per_second": speed,
+  }
+  files.write_json(folder / "result.json", result)
+  picture = language_plot.save(lines, baseline, settings, folder / "training.png")
+  if result["diverged"]:
+    print(f"diverged by update {last['step']}; the checkpoint is from before.")
+  print(
+    f"best after {best.step} updates: {_figures(best.judged_by, settings)}, on "
+    f"{'what was learned' if math.isnan(best.validation_loss) else 'what was held out'}; "
+    f"{speed:.0f} tokens a second"
+  )
+  print(f"The model is in {folder}, a picture in {picture}; --sample lets it write.")
+
+
+def _judge(trained: Trained, path: Path) -> None:
+  """Prints the loss of a model on a file."""
+  settings, vocabulary = trained.settings, trained.vocabulary
+  source = _named(make_source, _named(load_corpus, path), vocabulary)
+  # One lane more than there are tokens would have nothing to predict.
+  lanes = min(settings.batch_size, max(1, (len(source.symbols) - 1) // settings.window))
+  loss = Judge(trained.model, lanes, settings.window)(trained.variables["params"], source)
+  print(f"{len(source.symbols)} tokens of {path}: {_figures(loss, settings)}")
+  if isinstance(vocabulary, WordVocabulary):
+    print(f"unknown words: {np.mean(source.symbols == vocabulary.unk):.2%}")
+
+
+def _sample(trained: Trained) -> None:
+  """Prints what a model writes, as it comes."""
+  values = flags.FLAGS
+  pieces = sample(
+    trained,
+    values.prime.encode(errors="surrogateescape"),
+    values.length,
+    jax.random.key(values.seed),
+    temperature=values.temperature,
+    top_k=values.top_k,
+    until_eos=values.until_eos,
+  )
+  for piece in pieces:
+    sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+  print()
+
+
+def _line(evaluation: Evaluation, settings: Settings) -> dict[str, Any]:
+  """An evaluation, as metrics.jsonl has it."""
+  line = evaluation._asdict()
+  del line["params"]
+  if math.isnan(evaluation.validation_loss):
+    del line["validation_loss"]
+  line["perplexity"] = float(perplexity(jnp.float32(evaluation.judged_by)))
+  if settings.level == CHARACTERS:
+    line["bits_per_character"] = float(bits(jnp.float32(evaluation.judged_by)))
+  return line
+
+
+def _figures(loss: float, settings: Settings) -> str:
+  """A loss in all its units."""
+  what = "character" if settings.level == CHARACTERS else "word"
+  value = jnp.float32(loss)
+  words = [f"{loss:.4f} nats", f"{float(bits(value)):.4f} bits per {what}"]
+  return ", ".join([*words, f"perplexity {float(perplexity(value)):.4g}"])
+
+
+def _flag_lines(settings: Settings) -> str:
+  """The flags that make this model again, one a line."""
+  values = dataclasses.asdict(settings)
+  values |= values.pop("layers")
+  if settings.level == CHARACTERS:
+    values = {name: value for name, value in values.items() if name not in WORD_FLAGS}
+  return "".join(f"--{name}={_as_flag(name, value)}\n" for name, value in values.items())
+
+
+def _as_flag(name: str, value: Any) -> str:
+  if value is None or value == ():
+    return "all" if name == "characters" else "none"
+  return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _about(texts: Texts, baseline: float) -> dict[str, Any]:
+  """What else a reader of the folder must know."""
+  corpus = texts.corpus
+  return {
+    "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": len(corpus.text)},
+    "tokens": {"learned": len(texts.train.symbols), "held_out": len(texts.validation.symbols)},
+    "baseline": baseline,
+    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "versions": provenance.versions((*provenance.PACKAGES, "orbax-checkpoint")),
+    "devices": [str(device) for device in jax.local_devices()],
+    "git": provenance.git(),
+  }
+
+
+def _named(function: Any, *args: Any) -> Any:
+  """Calls a function whose errors begin with the name of a flag."""
+  try:
+    return function(*args)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"--{error}") from None
+
+
+if __name__ == "__main__":
+  backend.configure()
+  define_flags()
+  command_line.run(main)
