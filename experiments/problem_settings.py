@@ -15,7 +15,8 @@ from experiments.networks import Layers
 from rnn_jax.modules import BidirectionalRNN, Conditioned, DeepRNN, EncoderDecoder
 from rnn_jax.modules.recurrent import MERGES
 from rnn_jax.tasks import Task, digits, reverse, sequential_digits, sort, spelling, tagging
-from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
+from rnn_jax.tasks.tagging import load_tagged
+from rnn_jax.text import STANDARD_LIBRARY, Corpus, Vocabulary, load_corpus
 from rnn_jax.training import Model
 
 PROBLEMS: Mapping[str, str] = {
@@ -80,11 +81,18 @@ class Settings:
 
 
 class Problem(NamedTuple):
-  """What the settings come to: what to learn, what to be judged by, and the network."""
+  """What the settings come to.
+
+  Attributes:
+    train, test: what to learn, and what to be judged by.
+    model: the network.
+    vocabulary: of the characters of many_to_many; None elsewhere.
+  """
 
   train: Task
   test: Task
   model: Model
+  vocabulary: Vocabulary | None
 
 
 def define() -> None:
@@ -193,7 +201,10 @@ def make_problem(settings: Settings) -> Problem:
     ValueError: naming the flag, the rule and what came.
   """
   try:
-    corpus = load_corpus(settings.corpus) if settings.problem == "many_to_many" else None
+    corpus = vocabulary = None
+    if settings.problem == "many_to_many":
+      corpus = load_corpus(settings.corpus)
+      vocabulary = load_tagged(corpus).vocabulary
     train = _make_task(settings, corpus, "train", settings.batch_size)
     if settings.problem == "encoder_decoder":
       test = _make_task(settings, corpus, "test", _HELD_OUT)
@@ -203,7 +214,7 @@ def make_problem(settings: Settings) -> Problem:
       test = _make_task(settings, corpus, "test", min(count, _HELD_OUT))
   except (TypeError, ValueError) as error:
     raise ValueError(f"--{error}") from None
-  return Problem(train, test, make_model(settings, train))
+  return Problem(train, test, make_model(settings, train), vocabulary)
 
 
 def _make_task(
@@ -212,7 +223,7 @@ def _make_task(
   part: Literal["train", "test"],
   batch_size: int | None,
 ) -> Task:
-  length = settings.sequence_length or _LENGTHS.get(settings.problem)
+  length = settings.sequence_length or _LENGTHS.get(settings.problem, 1)
   makers: dict[str, Callable[[], Task]] = {
     "one_to_one": lambda: digits(batch_size, part),
     "one_to_many": lambda: spelling(batch_size, part),

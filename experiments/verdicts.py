@@ -16,6 +16,7 @@ from rnn_jax.sampling import write
 from rnn_jax.tasks import Batch
 from rnn_jax.tasks.digits import LETTERS
 from rnn_jax.tasks.tagging import class_entropy
+from rnn_jax.text import Vocabulary
 from rnn_jax.text.python_source import CLASSES
 from rnn_jax.types import Array
 
@@ -84,9 +85,9 @@ def judge(settings: Settings, problem: Problem, params: Any, key: Array) -> dict
     verdict["examples"] = _written(settings, batch, greedy, sampled)
   else:
     verdict["accuracy"] = float(np.mean(right[batch.mask]))
-    if settings.problem == "many_to_many":
+    if problem.vocabulary is not None:
       verdict["baseline_given_character"] = class_entropy(problem.train.data, given_character=True)
-      verdict["examples"] = _tagged(problem, batch, best)
+      verdict["examples"] = _tagged(problem.vocabulary, batch, best)
     else:
       verdict["published"] = dict(PUBLISHED)
       verdict["examples"] = [
@@ -135,4 +136,19 @@ def _written(settings: Settings, batch: Batch, greedy: Any, sampled: Any) -> lis
     source = {} if spelled else {"source": words(batch.xs.source[:, b])}
     target, best, drawn = (words(tokens[:, b]) for tokens in (batch.targets, greedy, sampled))
     rows.append({**source, "target": target, "greedy": best, "sampled": drawn})
+  return rows
+
+
+def _tagged(vocabulary: Vocabulary, batch: Batch, best: Any) -> list[dict[str, str]]:
+  """Lines with the first letter of each character's class below, a dot for space."""
+  letters = "." + "".join(name[0] for name in CLASSES[1:])
+  rows = []
+  for b in range(min(NUM_EXAMPLES, batch.mask.shape[1])):
+    valid = batch.mask[:, b]
+    text, *classes = (np.asarray(a)[valid, b] for a in (batch.xs, batch.targets, best))
+    right, answer = ("".join(letters[i] for i in of) for of in classes)
+    # A character of one place each, whatever the text holds.
+    shown = vocabulary.decode(text).decode("latin-1")
+    shown = "".join(c if c.isprintable() else "·" for c in shown)
+    rows.append({"text": shown, "classes": right, "answer": answer})
   return rows
