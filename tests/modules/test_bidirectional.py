@@ -1,0 +1,150 @@
+"""Both directions in time: each sequence is as if it were alone."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import BidirectionalRNN, DeepRNN, make_cell, unroll
+from rnn_jax.modules.deep import MERGES
+from rnn_jax.training import train_windows
+
+T, B, D, H, OUT = 6, 2, 2, 4, 2
+LENGTHS = np.array([6, 3])
+
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+
+
+def draw(seed, *shape):
+  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
+
+
+def network(merge, name="gru", depth=2, **options):
+  model = BidirectionalRNN([make_cell(name, H)] * depth, OUT, merge=merge, **options)
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), draw(0, T, B, D)))
+  leaves, structure = jax.tree.flatten(shapes)
+  return model, structure.unflatten([draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("name", ["elman", "lstm"])
+def test_a_layer_is_the_cell_forward_and_the_cell_over_the_sequence_turned_round(merge, name):
+  model, variables = network(merge, name, depth=1)
+  xs, params = draw(90, T, B, D), variables["params"]
+  kernel, bias = params["head"]["kernel"], params["head"]["bias"]
+
+  @jax.jit
+  def by_hand(xs):
+    cell, layer = model.cells[0], params["layers_0"]
+    forward, f = unroll(cell, layer["forward"]["cell"], xs)
+    backward, b = unroll(cell, layer["backward"]["cell"], xs[::-1])
+    ys = f + b[::-1] if merge == "sum" else jnp.concatenate([f, b[::-1]], axis=-1)
+    return ((forward, backward),), ys @ kernel + bias[None, None]
+
+  assert_close(jax.jit(model.apply)(variables, xs), by_hand(xs))
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_a_padded_sequence_is_the_sequence_alone(merge):
+  model, variables = network(merge)
+  xs = draw(90, T, B, D)
+  padded = jnp.where(np.arange(T)[:, None, None] < LENGTHS[None, :, None], xs, jnp.nan)
+  carries, ys = jax.jit(model.apply)(variables, padded, lengths=LENGTHS)
+  for b, length in enumerate(LENGTHS):
+    alone, expected = jax.jit(model.apply)(variables, xs[:length, b : b + 1])
+    assert_close(ys[:length, b : b + 1], expected)
+    for padded, own in zip(jax.tree.leaves(carries), jax.tree.leaves(alone), strict=True):
+      assert_close(padded[b], own[0])
+
+
+def test_gradients_of_a_padded_sequence_are_those_of_the_sequence_alone():
+  model, variables = network("concat", depth=1)
+  xs = draw(90, T, B, D)
+  valid = np.arange(T)[:, None, None] < LENGTHS[None, :, None]
+
+  def loss(xs, lengths, valid):
+    _, ys = model.apply(variables, xs, lengths=lengths)
+    return jnp.sum(jnp.where(valid, ys, 0) ** 2)
+
+  grad = jax.jit(jax.grad(loss))
+  padded = grad(jnp.where(valid, xs, jnp.nan), LENGTHS, valid)
+  for b, length in enumerate(LENGTHS):
+    own = xs[:length, b : b + 1]
+    alone = grad(own, np.array([length]), np.ones((length, 1, 1), bool))
+    assert_close(padded[:length, b : b + 1], alone)
+    np.testing.assert_array_equal(padded[length:, b], 0)
+
+
+def test_every_step_hears_of_every_other():
+  model, variables = network("sum", depth=1)
+
+  @jax.jit
+  @jax.jacobian
+  def outputs(xs):
+    return model.apply(variables, xs)[1][:, 0, 0]
+
+  assert np.all(np.any(outputs(draw(90, T, 1, D)) != 0, axis=-1))
+
+
+def test_norms_of_both_directions_come_out_of_the_backward_pass():
+  model, variables = network("concat", "lstm")
+  xs, weights = draw(90, T, B, D), draw(91, T, B, OUT)
+
+  @jax.jit
+  @jax.grad
+  def norms(probes):
+    return jnp.sum(weights * model.apply(variables, xs, probes=probes)[1])
+
+  found = norms(model.probes(xs))
+  chex.assert_trees_all_equal_structs(found, model.probes(xs))
+  (_, _), (forward, backward) = found
+  # On top, dL/dh at the end of each direction is the readout's alone, of its half of the outputs.
+  kernel = variables["params"]["head"]["kernel"]
+  half = weights @ kernel.T
+  assert_close(forward.hidden[-1], np.linalg.norm(half[-1, :, :H], axis=-1))
+  assert_close(backward.hidden[0], np.linalg.norm(half[0, :, H:], axis=-1))
+
+
+def test_neither_truncation_nor_carries_nor_streaming_by_type():
+  signature = inspect.signature(BidirectionalRNN.__call__)
+  assert not {"carries", "truncation", "resets", "time"} & set(signature.parameters)
+  assert "carries" in inspect.signature(DeepRNN.__call__).parameters
+  assert inspect.signature(train_windows, eval_str=True).parameters["model"].annotation is DeepRNN
+
+
+def test_the_type_checker_refuses_what_a_bidirectional_network_cannot(tmp_path):
+  program = tmp_path / "program.py"
+  program.write_text(
+    "from typing import Any\n"
+    "from rnn_jax import BidirectionalRNN, DeepRNN\n"
+    "from rnn_jax.training import train_windows, update\n"
+    "def use(both: BidirectionalRNN, one: DeepRNN, rest: Any) -> None:\n"
+    "  update(one, rest, rest, rest, rest, truncation=3)\n"
+    "  update(both, rest, rest, rest, rest)\n"
+    "  update(both, rest, rest, rest, rest, truncation=3)\n"
+    "  update(both, rest, rest, rest, rest, carries=rest)\n"
+    "  train_windows(both, rest, rest, rest, rest, 3)\n"
+  )
+  result = subprocess.run(
+    (sys.executable, "-m", "mypy", "--ignore-missing-imports", str(program)),
+    cwd=Path(__file__).parents[2],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  lines = {int(line.split(":")[1]) for line in result.stdout.splitlines() if ": error:" in line}
+  assert lines == {7, 8, 9}, result.stdout
+
+
+def test_other_merges_are_refused():
+  with pytest.raises(ValueError, match="Unknown merge 'mean'"):
+    BidirectionalRNN([make_cell("gru", H)], merge="mean").init(jax.random.key(0), draw(0, T, B, D))

@@ -1,0 +1,141 @@
+"""What lies around the recurrent layers: pooling, feed-forward layers, tied kernels, dropout."""
+
+from __future__ import annotations
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import DeepRNN, make_cell
+
+T, B, D, H, V, OUT = 5, 3, 2, 4, 6, 2
+
+assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+
+
+def draw(seed, *shape):
+  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
+
+
+def network(xs, *, cell=None, **options):
+  model = DeepRNN([make_cell("gru", H) if cell is None else cell], **options)
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), xs))
+  leaves, structure = jax.tree.flatten(shapes)
+  return model, structure.unflatten([draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
+
+
+def without_ends(model, variables, xs, **time):
+  """The recurrent layer's own outputs, of the same params."""
+  layers = {"params": {k: v for k, v in variables["params"].items() if k.startswith("layers")}}
+  return DeepRNN(model.cells).apply(layers, xs, **time)[1]
+
+
+def test_pooled_outputs_are_those_of_the_mean_of_each_sequences_own_steps():
+  xs, lengths = draw(90, T, B, D), np.array([5, 2, 0])
+  model, variables = network(xs, output_size=OUT, pooled=True)
+  _, outputs = model.apply(variables, xs, lengths=lengths)
+  ys = without_ends(model, variables, xs)
+  means = [ys[: max(n, 1), b].mean(0) if n else np.zeros(H) for b, n in enumerate(lengths)]
+  head = variables["params"]["head"]
+  assert outputs.shape == (1, B, OUT)
+  assert_close(outputs[0], np.stack(means) @ head["kernel"] + head["bias"][None])
+  _, whole = model.apply(variables, xs)
+  assert_close(whole[0], ys.mean(0) @ head["kernel"] + head["bias"][None])
+
+
+def test_feed_forward_layers_stand_between_the_top_cell_and_the_readout():
+  xs = draw(90, T, B, D)
+  model, variables = network(xs, output_size=OUT, hidden_sizes=(7, 3))
+  params = jax.tree.map(np.asarray, variables["params"])
+  z = np.asarray(without_ends(model, variables, xs))
+  for name in ("hidden_0", "hidden_1"):
+    z = np.maximum(z @ params[name]["kernel"] + params[name]["bias"], 0)
+  expected = z @ params["head"]["kernel"] + params["head"]["bias"]
+  assert_close(model.apply(variables, xs)[1], expected)
+
+
+def test_tied_logits_are_products_with_the_embedding():
+  tokens = jnp.asarray(np.random.default_rng(0).integers(0, V, (T, B)), jnp.int32)
+  options = {"vocabulary_size": V, "embedding_size": H, "output_size": V}
+  model, variables = network(tokens, tied=True, **options)
+  embedding, bias = variables["params"]["embedding"]["embedding"], variables["params"]["bias"]
+  assert set(variables["params"]) == {"embedding", "bias", "layers_0"}
+  ys = without_ends(model, variables, embedding[tokens])
+  assert_close(model.apply(variables, tokens)[1], ys @ embedding.T + bias[None, None])
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"output_size": V, "vocabulary_size": V, "tied": True}, "tied needs embedding_size"),
+    (
+      {"output_size": OUT, "vocabulary_size": V, "embedding_size": H, "tied": True},
+      f"output_size as vocabulary_size, got {H}, {OUT} and {V}",
+    ),
+    (
+      {"output_size": V, "vocabulary_size": V, "embedding_size": 3, "tied": True},
+      f"a readout of 3 inputs, the embedding's width, got {H}",
+    ),
+    ({"dropout_mask": "batch"}, "Unknown dropout_mask 'batch'"),
+    ({"hidden_sizes": (3, 0)}, "hidden_sizes must be at least 1, got 0"),
+  ],
+)
+def test_what_cannot_be_is_named(options, message):
+  tokens = jnp.zeros((T, B), jnp.int32)
+  model = DeepRNN([make_cell("gru", H)], **{"vocabulary_size": V, **options})
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))
+
+
+def test_dropout_may_keep_one_mask_for_all_time():
+  cells = [make_cell("elman", 50, activation="linear")] * 2
+  layer = {"cell": {"w_x": jnp.eye(50), "w_h": jnp.zeros((50, 50)), "b": jnp.zeros(50)}}
+  variables = {"params": {"layers_0": layer, "layers_1": layer}}
+  model = DeepRNN(cells, dropout=0.25, dropout_mask="sequence")
+  rngs = {"dropout": jax.random.key(0)}
+  _, ys = model.apply(variables, jnp.ones((T, B, 50)), deterministic=False, rngs=rngs)
+  np.testing.assert_array_equal(ys, jnp.broadcast_to(ys[:1], ys.shape))
+  assert len(np.unique(ys[0], axis=0)) == B
+  np.testing.assert_allclose(np.unique(ys), [0, 1 / 0.75], rtol=1e-6)
+
+
+# Learned initial carries
+
+
+def test_a_learned_carry_is_where_every_sequence_begins():
+  xs = draw(90, T, B, D)
+  model, variables = network(xs, cell=make_cell("lstm", H), learned_carry=True)
+  carry = variables["params"]["carry_0"]
+  given = jax.tree.map(lambda a: jnp.broadcast_to(a, (B, H)), carry)
+  plain = DeepRNN(model.cells)
+  layers = {"params": {"layers_0": variables["params"]["layers_0"]}}
+  assert_close(model.apply(variables, xs), plain.apply(layers, xs, [given]))
+  # A carry that is given takes its place.
+  assert_close(model.apply(variables, xs, [given]), plain.apply(layers, xs, [given]))
+
+
+def test_a_learned_carry_is_learned_and_zero_at_first():
+  xs = draw(90, T, B, D)
+  model = DeepRNN([make_cell("elman", H)], learned_carry=True)
+  variables = jax.jit(model.init)(jax.random.key(0), xs)
+  np.testing.assert_array_equal(variables["params"]["carry_0"], np.zeros(H))
+
+  @jax.jit
+  @jax.grad
+  def last(variables):
+    return jnp.sum(model.apply(variables, xs)[1][-1])
+
+  assert np.all(last(variables)["params"]["carry_0"] != 0)
+
+
+def test_a_learned_carry_goes_with_neither_resets_nor_streaming():
+  xs = draw(90, T, B, D)
+  model, variables = network(xs, learned_carry=True)
+  with pytest.raises(ValueError, match="resets must be None with learned_carry"):
+    model.apply(variables, xs, resets=np.zeros((T, B), bool))
+  with pytest.raises(ValueError, match="learned_carry must be False where carries are handed on"):
+    model.initial_carries(B)

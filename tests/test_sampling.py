@@ -1,0 +1,104 @@
+"""Writing: each token is drawn from what the network says after reading the one before."""
+
+from __future__ import annotations
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import DeepRNN, EncoderDecoder, make_cell
+from rnn_jax.modules import Written
+from rnn_jax.sampling import choose, generate, write
+
+V, B, H = 5, 3, 4
+LOGITS = jnp.array([[0.0, 2.0, 1.0, 3.0, -1.0]])
+
+
+def draws(count=4000, **options):
+  keys = jax.random.split(jax.random.key(0), count)
+  found = jax.jit(jax.vmap(lambda key: choose(key, LOGITS, **options)[0]))(keys)
+  return np.bincount(found, minlength=V) / count
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_shares_are_the_softmax_of_logits_over_temperature(temperature):
+  np.testing.assert_allclose(
+    draws(temperature=temperature), jax.nn.softmax(LOGITS[0] / temperature), atol=0.025
+  )
+
+
+def test_top_k_leaves_the_shares_of_the_k_largest():
+  p = np.where(np.isin(np.arange(V), [1, 3]), jax.nn.softmax(LOGITS[0]), 0)
+  np.testing.assert_allclose(draws(top_k=2), p / p.sum(), atol=0.025)
+  np.testing.assert_allclose(draws(200, top_k=1), np.eye(V)[3])
+
+
+def test_temperature_zero_is_greedy():
+  assert draws(100, temperature=0)[3] == 1
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"temperature": -0.1}, "temperature must be at least 0, got -0.1"),
+    ({"temperature": np.nan}, "temperature must be finite"),
+    ({"top_k": 0}, "top_k must be at least 1, got 0"),
+    ({"top_k": V + 1}, f"top_k must be at most the vocabulary's {V} tokens, got {V + 1}"),
+  ],
+)
+def test_what_cannot_be_is_named(options, message):
+  with pytest.raises(ValueError, match=message):
+    choose(jax.random.key(0), LOGITS, **options)
+
+
+def network(name="lstm", depth=2):
+  model = DeepRNN([make_cell(name, H)] * depth, V, V)
+  tokens = jnp.zeros((1, B), jnp.int32)
+  variables = jax.jit(model.init)(jax.random.key(1), tokens)
+  return model, jax.tree.map(lambda a: 3 * a, variables)  # so that tokens matter
+
+
+def test_greedy_writing_is_reading_what_was_written():
+  model, variables = network()
+  start = jnp.array([0, 1, 2])
+  run = jax.jit(functools.partial(generate, model, num_steps=7, temperature=0))
+  tokens, carries = run(variables, model.initial_carries(B), start, jax.random.key(0))
+  read = jnp.concatenate([start[None], tokens[:-1]])
+  again, logits = model.apply(variables, read)
+  np.testing.assert_array_equal(tokens, jnp.argmax(logits, axis=-1))
+  chex.assert_trees_all_close(carries, again, rtol=1e-5)
+
+
+def test_writing_goes_on_from_the_last_token_and_the_carries():
+  model, variables = network("gru")
+  start, key = jnp.array([0, 1, 2]), jax.random.key(0)
+  run = functools.partial(generate, model, variables, temperature=0)
+  whole, _ = run(model.initial_carries(B), start, key, 6)
+  first, carries = run(model.initial_carries(B), start, key, 2)
+  second, _ = run(carries, first[-1], key, 4)
+  np.testing.assert_array_equal(whole, jnp.concatenate([first, second]))
+
+
+def test_eos_ends_a_sequence_and_fills_it_up():
+  model, variables = network()
+  run = jax.jit(functools.partial(generate, model, num_steps=40, eos=0))
+  tokens, _ = run(variables, model.initial_carries(B), jnp.array([1, 2, 3]), jax.random.key(0))
+  ended = np.cumsum(np.asarray(tokens) == 0, axis=0) > 0
+  assert 0 < ended[:-1].sum() < ended[:-1].size
+  assert not np.any(np.asarray(tokens)[ended])
+
+
+def test_writing_after_a_source_begins_with_the_encoders_carries():
+  model = EncoderDecoder(DeepRNN([make_cell("gru", H)], vocabulary_size=V), network("gru", 1)[0])
+  xs = Written(jnp.array([[1, 2, 3], [4, 1, 2]]), np.array([2, 1, 2]), jnp.zeros((1, B), jnp.int32))
+  variables = jax.tree.map(lambda a: 3 * a, jax.jit(model.init)(jax.random.key(1), xs))
+  written = write(model, variables, xs, jax.random.key(0), 4, eos=0, temperature=0)
+  read = jnp.concatenate([jnp.zeros((1, B), jnp.int32), written[:-1]])
+  _, logits = model.apply(variables, xs._replace(tokens=read))
+  greedy = np.asarray(jnp.argmax(logits, axis=-1))
+  over = np.cumsum(greedy == 0, axis=0) - (greedy == 0) > 0
+  np.testing.assert_array_equal(written, np.where(over, 0, greedy))
