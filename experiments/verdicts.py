@@ -22,6 +22,15 @@ from rnn_jax.types import Array
 
 EOS = 0
 NUM_EXAMPLES = 5
+_SIGNS = {
+  "space": ".",
+  "keyword": "k",
+  "name": "n",
+  "number": "0",
+  "string": "s",
+  "comment": "c",
+  "operator": "o",
+}
 # Of the same images, each shown whole: 0.97 of the second half, learned from the first.
 PUBLISHED: Mapping[str, Any] = {
   "accuracy": 0.97,
@@ -113,7 +122,11 @@ def lines(verdict: Mapping[str, Any]) -> list[str]:
     published = verdict["published"]
     told.append(f"published {published['accuracy']}: {published['of']}, {published['source']}")
   for example in verdict["examples"]:
-    told.append("  " + "  ".join(f"{name} {value}" for name, value in example.items()))
+    shown = [f"  {name} {value}" for name, value in example.items()]
+    # A character and its class are one above the other.
+    told += (
+      [f"  {name:8}{v}" for name, v in example.items()] if "text" in example else ["".join(shown)]
+    )
   return told
 
 
@@ -140,13 +153,12 @@ def _written(settings: Settings, batch: Batch, greedy: Any, sampled: Any) -> lis
 
 
 def _tagged(vocabulary: Vocabulary, batch: Batch, best: Any) -> list[dict[str, str]]:
-  """Lines with the first letter of each character's class below, a dot for space."""
-  letters = "." + "".join(name[0] for name in CLASSES[1:])
+  """Lines of text, with a sign for each character's class below."""
   rows = []
   for b in range(min(NUM_EXAMPLES, batch.mask.shape[1])):
     valid = batch.mask[:, b]
     text, *classes = (np.asarray(a)[valid, b] for a in (batch.xs, batch.targets, best))
-    right, answer = ("".join(letters[i] for i in of) for of in classes)
+    right, answer = ("".join(_SIGNS[CLASSES[i]] for i in of) for of in classes)
     # A character of one place each, whatever the text holds.
     shown = vocabulary.decode(text).decode("latin-1")
     shown = "".join(c if c.isprintable() else "·" for c in shown)
