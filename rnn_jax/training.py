@@ -120,9 +120,8 @@ def update(
   state: TrainState,
   batch: Batch,
   *,
-  dropout_key: Array | None = None,
-  psum: Callable[[Any], Any] = ...,
   key: Array | None = None,
+  psum: Callable[[Any], Any] = ...,
   remat: str = ...,
 ) -> tuple[TrainState, Any, Metrics]: ...
 
@@ -137,7 +136,7 @@ def update(
   carries: Sequence[Carry] | None = None,
   *,
   clip_carry: Any = None,
-  dropout_key: Array | None = None,
+  key: Array | None = None,
   penalty: Penalty | None = None,
   psum: Callable[[Any], Any] = ...,
   **time: Any,
@@ -153,7 +152,7 @@ def update(
   carries: Sequence[Carry] | None = None,
   *,
   clip_carry: Any = None,
-  dropout_key: Array | None = None,
+  key: Array | None = None,
   penalty: Penalty | None = None,
   psum: Callable[[Any], Any] = lambda tree: tree,
   **time: Any,
@@ -172,19 +171,19 @@ def update(
     clip_carry: largest ‖dL/dh_t‖ that goes on to earlier steps, in every layer, for each example's
       own loss, as `norms` are; the number means the same for any batch size. None, or inf, for no
       clipping. See `unroll`.
-    dropout_key: draws dropout; None for no dropout.
+    key: draws dropout and the masks of stochastic cells; None for neither.
     penalty: `(params, batch) -> scalar`, a mean over the examples, such as `omega_penalty`; None
       for none. Of the metrics, grad_norm and clipped_norm alone count it.
     psum: where `batch` is one device's share of a larger one, the sum of a pytree over the devices
       that share it, equally: `rnn_jax.parallel.psum`. State, loss and grad_norm are then those of
       the whole batch, on every device; carries and norms are those of the device's own examples.
-    **time: key, truncation, resets, remat, unroll, as the model takes them.
+    **time: truncation, resets, remat, unroll, as the model takes them.
   Returns:
     (state after, final carries, metrics of the params before).
   """
   batch_size, count = psum(batch.mask.shape[1]), psum(jnp.sum(batch.mask))
   num_parts = psum(1)
-  rngs = None if dropout_key is None else {"dropout": dropout_key}
+  dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
   if clip_carry is not None:
     clipping.check("clip_carry", clip_carry)
     # Of the mean loss, an example has a share.
@@ -200,8 +199,9 @@ def update(
       {"params": params},
       batch.xs,
       probes=probes,
-      deterministic=dropout_key is None,
-      rngs=rngs,
+      key=cell_key,
+      deterministic=key is None,
+      rngs=None if key is None else {"dropout": dropout_key},
       **time,
     )
     value = masked_mean(loss(outputs, batch.targets), batch.mask, count)
@@ -335,8 +335,7 @@ def train_windows(
     number, (batch, resets) = now
     time: dict[str, Any] = {"resets": resets, "clip_carry": clip_carry, "psum": psum}
     if key is not None:
-      dropout_key, cell_key = jax.random.split(jax.random.fold_in(key, state.step))
-      time |= {"dropout_key": dropout_key, "key": cell_key}
+      time["key"] = jax.random.fold_in(key, state.step)
     if tolerance is not None:
       measure = number % adapt_every == 0
       k = jax.lax.cond(measure, lambda: chosen(state, batch), lambda: k)

@@ -111,7 +111,7 @@ def test_dropout_is_drawn_from_its_key_and_absent_without():
   state, batch = start(optimizer, model), batch_of()
   run = updated(optimizer, model)
   keys = (jax.random.key(0), jax.random.key(0), jax.random.key(1))
-  first, same, other = (run(state, batch, dropout_key=key)[2].loss for key in keys)
+  first, same, other = (run(state, batch, key=key)[2].loss for key in keys)
   without = run(state, batch)[2].loss
   assert first == same
   assert len({float(first), float(other), float(without)}) == 3

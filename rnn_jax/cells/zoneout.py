@@ -27,9 +27,9 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
 
   Args:
     cell: the cell.
-    rate: of units that keep their value, from 0 to 1: a number for all leaves of the carry, or
-      numbers in the carry's structure, as `LSTMCarry(hidden=0.05, cell=0.5)`. Integers in a carry
-      go on as the cell has them.
+    rate: of units that keep their value, from 0 to 1: a number, or a traced scalar, for all leaves
+      of the carry, or one for each in its structure, as `LSTMCarry(hidden=0.05, cell=0.5)`.
+      Integers in a carry go on as the cell has them.
   Returns:
     A Cell with the params, carry, output and gates of `cell`; drive (that of `cell`, d or None).
   Raises:
@@ -70,7 +70,9 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
 
 
 def _draw(leaf: Any, rate: Any, key: Array) -> Array | None:
-  return jax.random.bernoulli(key, rate, leaf.shape) if _has_units(leaf) else None
+  if not _has_units(leaf):
+    return None
+  return jax.random.bernoulli(key, jnp.asarray(rate, float), leaf.shape)
 
 
 def _mean(old: Array, new: Array, rate: Any) -> Array:

@@ -84,7 +84,7 @@ def first_bad_place(
   *,
   optimizer: optax.GradientTransformation | None = None,
   opt_state: Any = None,
-  dropout_key: Array | None = None,
+  key: Array | None = None,
   **time: Any,
 ) -> Place | None:
   """Computes a training step again and says where its first NaN or infinity arose.
@@ -105,19 +105,23 @@ def first_bad_place(
   and a look at each of them on the host. To be run when something has gone wrong; not jit-able.
 
   Args:
-    model, loss, carries, dropout_key, **time: as `rnn_jax.training.update` takes them.
+    model, loss, carries, key, **time: as `rnn_jax.training.update` takes them.
     params: of the model, before the update.
     batch: xs [T, B, D] or tokens [T, B], targets, mask [T, B].
     optimizer, opt_state: to look at the updated params too.
   Returns:
     The place; None if all is finite.
+  Raises:
+    ValueError: a pooled network, whose loss belongs to no step.
   """
+  if model.pooled:
+    raise ValueError("model must not be pooled, since a pooled loss belongs to no step.")
   time.pop("remat", None)  # what is stored and what is computed again are the same
   if time.get("clip_carry") is not None:
     time["clip_carry"] /= batch.mask.shape[1]  # of the mean loss, an example has a share
   model = model.clone(cells=tuple(model.cells))  # to be hashed
   forward, grads, cotangents, grad_norm = _training_step(
-    model, loss, params, batch, carries, dropout_key, **time
+    model, loss, params, batch, carries, key, **time
   )
   lengths = time.get("lengths")
   steps = range(batch.mask.shape[0])
@@ -171,10 +175,11 @@ def _training_step(
   params: Any,
   batch: Any,
   carries: Sequence[Carry] | None,
-  dropout_key: Array | None,
+  key: Array | None,
   **time: Any,
 ) -> tuple[_Forward, Any, _Slots, Array]:
   """Every tensor of a forward pass, dL/dparams, dL/d of the forward tensors, ‖dL/dparams‖."""
+  dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
 
   def objective(params: Any, slots: _Slots | None) -> tuple[Array, _Forward]:
     network: Callable[..., Any] = model.apply
@@ -184,8 +189,9 @@ def _training_step(
       model.cell_params({"params": params}),
       carries,
       slots,
-      deterministic=dropout_key is None,
-      rngs=None if dropout_key is None else {"dropout": dropout_key},
+      key=cell_key,
+      deterministic=key is None,
+      rngs=None if key is None else {"dropout": dropout_key},
       method=_network,
       **time,
     )
@@ -214,6 +220,8 @@ def _network(
 ) -> tuple[tuple[_Record, ...], Array]:
   """`DeepRNN.__call__` layer by layer, with all that is computed on the way; and the readout."""
   ys, records = model.encode(xs), []
+  if carries is None and model.learned_carry:
+    carries = model.learned_carries(ys.shape[1])
   for i, cell in enumerate(model.cells):
     if i > 0:
       ys = model.between(ys, deterministic=deterministic)

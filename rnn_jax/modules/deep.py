@@ -70,10 +70,7 @@ class DeepRNN(Network):
     if carries is None and self.learned_carry:
       if time.get("resets") is not None:
         raise ValueError("resets must be None with learned_carry, since they reset to zeros.")
-      carries = [
-        jax.tree.map(lambda a: jnp.broadcast_to(a, (xs.shape[1], *a.shape)), carry)
-        for carry in self.carry
-      ]
+      carries = self.learned_carries(xs.shape[1])
 
     def run(i: int, ys: Array) -> tuple[Carry, Array]:
       return self.layers[i](
@@ -87,6 +84,14 @@ class DeepRNN(Network):
 
     final, ys = self.through(run, xs, deterministic)
     return final, self.readout(ys, lengths)
+
+  def learned_carries(self, batch_size: int) -> tuple[Carry, ...]:
+    """The learned initial carry of each layer, for every sequence of a batch."""
+
+    def everywhere(a: Array) -> Array:
+      return jnp.broadcast_to(a, (batch_size, *a.shape))
+
+    return tuple(jax.tree.map(everywhere, carry) for carry in self.carry)
 
   @nn.nowrap
   def probes(self, xs: Array) -> tuple[Carry, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rnn_jax import DeepRNN, gradient_probe, make_cell, step, unroll
-from rnn_jax.cells import stack
+from rnn_jax.cells import layer_norm, residual, stack, zoneout
 
 T, B, D = 5, 3, 2
 
@@ -36,6 +36,7 @@ def gated(cell):
 STACKS = {
   "widths": [make_cell("lstm", 4), make_cell("elman", 3)],
   "outputs read drives": [gated(make_cell("elman", 4)), gated(make_cell("elman", 3))],
+  "wrapped": [zoneout(make_cell("lstm", 4), 0.3), residual(layer_norm(make_cell("gru", 4)))],
 }
 
 
@@ -63,6 +64,7 @@ def layer_by_layer(cells, params, xs, carry, **time):
   [
     ("widths", {"truncation": 2, "lengths": np.array([5, 0, 3])}),
     ("outputs read drives", {}),
+    ("wrapped", {}),
   ],
 )
 def test_values_and_gradients_are_those_of_the_layers_one_after_another(which, time):

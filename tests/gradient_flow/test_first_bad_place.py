@@ -239,7 +239,7 @@ def test_the_step_is_the_one_that_training_makes():
 
   @jax.jit
   def train(state):
-    return update(model, optimizer, squared_error, state, BATCH, dropout_key=key, **arguments)
+    return update(model, optimizer, squared_error, state, BATCH, key=key, **arguments)
 
   new, _, metrics = train(state)
   hashable = model.clone(cells=tuple(model.cells))

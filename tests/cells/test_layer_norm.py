@@ -1,0 +1,78 @@
+"""Layer normalisation of what a cell reads: its equation in NumPy, and what it does not see."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import DeepRNN, unroll
+from rnn_jax.cells import elman, gru, layer_norm, lstm
+
+T, B, D, H = 5, 3, 6, 4
+
+
+def draw(seed, shapes):
+  random = np.random.default_rng(seed)
+  return jax.tree.map(lambda a: jnp.asarray(random.standard_normal(a.shape), a.dtype), shapes)
+
+
+def problem(cell, dtype=float):
+  params = draw(1, jax.eval_shape(lambda: cell.init(jax.random.key(0), D, dtype)))
+  return params, draw(2, jax.ShapeDtypeStruct((T, B, D), dtype))
+
+
+def test_the_cell_reads_its_input_normalised(x64):
+  base, cell = lstm(H), layer_norm(lstm(H))
+  params, xs = problem(cell)
+  x = np.asarray(xs)
+  normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+  normal = jnp.asarray(np.asarray(params["scale"]) * normal + np.asarray(params["bias"]))
+  run = jax.jit(lambda: (unroll(cell, params, xs), unroll(base, params["cell"], normal)))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-13), *run())
+  carry = cell.initial_carry((B,))
+  gates = cell.gates(params, carry, cell.project(params, xs[0]), cell.recur(params, carry))
+  assert set(gates) == {"input", "forget", "output"}
+
+
+def test_shift_and_scale_of_the_input_do_not_matter(x64):
+  cell = layer_norm(elman(H))
+  params, xs = problem(cell)
+  drives = cell.project(params, xs)
+  np.testing.assert_allclose(cell.project(params, 3 * xs - 5), drives, rtol=2e-5, atol=2e-5)
+  # As far as ε goes: none of it at a variance of 1e12.
+  large = cell.project(params, 1e6 * xs)
+  np.testing.assert_allclose(cell.project(params, 3e6 * xs - 5), large, rtol=1e-12, atol=1e-12)
+  assert np.max(np.abs(cell.project(params, -xs) - drives)) > 0.1
+
+
+def test_a_small_spread_about_a_large_mean_is_seen_in_float32():
+  cell = layer_norm(elman(H))
+  params, xs = problem(cell, jnp.float32)
+  # Exactly representable: sixteenths about 4096.
+  xs = jnp.round(16 * xs) / 16
+  drives, shifted = (cell.project(params, x) for x in (xs, xs + 4096))
+  np.testing.assert_allclose(shifted, drives, rtol=1e-3, atol=1e-3)
+
+
+def test_at_first_it_is_the_normalisation_alone():
+  params = layer_norm(gru(H)).init(jax.random.key(0), D)
+  np.testing.assert_array_equal(params["scale"], np.ones(D))
+  np.testing.assert_array_equal(params["bias"], np.zeros(D))
+  plain = gru(H).init(jax.random.key(0), D)
+  jax.tree.map(np.testing.assert_array_equal, params["cell"], plain)
+
+
+def test_what_cannot_be_normalised_is_refused():
+  cell = layer_norm(elman(H))
+  with pytest.raises(ValueError, match="input_size must be at least 2, got 1"):
+    cell.init(jax.random.key(0), 1)
+  params = cell.init(jax.random.key(0), D)
+  match = r"xs of a layer-normalised cell must be vectors \[\.\.\., 6\], got float32\[5, 3, 2\]"
+  with pytest.raises(ValueError, match=match):
+    unroll(cell, params, jnp.zeros((T, B, 2)))
+  with pytest.raises(ValueError, match=r"must be vectors \[\.\.\., 6\], got int32\[5, 3\]"):
+    DeepRNN([cell], vocabulary_size=D).init(jax.random.key(0), jnp.zeros((T, B), jnp.int32))
