@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -172,6 +174,7 @@ def given() -> Settings:
   if values["corpus"] != STANDARD_LIBRARY:
     values["corpus"] = str(command_line.path("corpus", values["corpus"]).absolute())
   settings = Settings(**values, layers=networks.given())
+  _check_memory(settings)
   if settings.bidirectional != _ONE_WAY:
     _check_bidirectional(settings)
   return settings
@@ -192,6 +195,25 @@ def _check_bidirectional(settings: Settings) -> None:
       f"--residual must be false with {both}, whose layers read twice the width that each "
       "direction writes; --bidirectional=sum keeps the width."
     )
+
+
+def _check_memory(settings: Settings) -> None:
+  """Refuses sizes at which the least that a training must hold would not fit into memory."""
+  layers = settings.layers
+  top = (layers.hidden_size, *layers.hidden_sizes)
+  params = layers.depth * layers.hidden_size**2 + sum(a * b for a, b in itertools.pairwise(top))
+  carries = layers.depth * _length(settings) * settings.batch_size * layers.hidden_size
+  needed = 4 * (params + carries)
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if needed > memory:
+    raise ValueError(
+      "--hidden_size, --hidden_sizes, --depth, --sequence_length and --batch_size must fit into "
+      f"this machine's {memory / 2**30:.0f} GiB, got what needs {needed / 2**30:.0f} GiB at least."
+    )
+
+
+def _length(settings: Settings) -> int:
+  return settings.sequence_length or _LENGTHS.get(settings.problem, 1)
 
 
 def make_problem(settings: Settings) -> Problem:
@@ -223,7 +245,7 @@ def _make_task(
   part: Literal["train", "test"],
   batch_size: int | None,
 ) -> Task:
-  length = settings.sequence_length or _LENGTHS.get(settings.problem, 1)
+  length = _length(settings)
   makers: dict[str, Callable[[], Task]] = {
     "one_to_one": lambda: digits(batch_size, part),
     "one_to_many": lambda: spelling(batch_size, part),

@@ -2,8 +2,8 @@
 
   python -m experiments.sequence_problem --flagfile=experiments/flagfiles/many_to_one.flags
 
-The output folder receives result.json: the settings, the loss beside its baseline, the accuracy
-beside a published one where there is one, and some examples.
+The output folder receives result.json, in place of an older one: the settings, the loss beside its
+baseline, the accuracy beside a published one where there is one, and some examples.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,8 @@ def main(arguments: list[str]) -> None:
     settings = problem_settings.given()
     problem = problem_settings.make_problem(settings)
     folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass  # an OSError now is better than one after the training
     _run(settings, problem, folder)
   except KeyboardInterrupt:
     command_line.interrupted("Nothing was written.")
@@ -138,8 +141,7 @@ def train(
       if settings.truncation is not None:
         options["truncation"] = settings.truncation
       if stochastic:
-        masks = jax.random.split(jax.random.fold_in(keys.masks, state.step))
-        options["dropout_key"], options["key"] = masks
+        options["key"] = jax.random.fold_in(keys.masks, state.step)
       state, _, metrics = learn(state, batch, **options)
       return state, total + metrics.loss
 

@@ -43,11 +43,10 @@ def reverse(sequence_length: int, batch_size: int) -> Task:
     steps = jnp.arange(source.shape[0], dtype=jnp.int32)[:, None]
     return jnp.take_along_axis(source, jnp.maximum(lengths[None] - 1 - steps, 0), axis=0)
 
-  def shares(length: int, step: int) -> np.ndarray:
-    del length, step
-    return np.full(NUM_SYMBOLS, 1 / NUM_SYMBOLS)
+  def counts(length: int) -> np.ndarray:
+    return np.outer(length - np.arange(length), np.ones(NUM_SYMBOLS)) / NUM_SYMBOLS
 
-  return _rewriting(sequence_length, batch_size, reversed_, shares)
+  return _rewriting(sequence_length, batch_size, reversed_, counts)
 
 
 def sort(sequence_length: int, batch_size: int) -> Task:
@@ -73,19 +72,22 @@ def sort(sequence_length: int, batch_size: int) -> Task:
     del lengths  # what is past the end has no place among the symbols
     return jnp.sort(jnp.where(source > 0, source, NUM_SYMBOLS + 1), axis=0)
 
-  def shares(length: int, step: int) -> np.ndarray:
-    # The symbol at step s is at most a where more than s of the L symbols are.
-    at_most = np.arange(NUM_SYMBOLS + 1) / NUM_SYMBOLS
-    return np.diff(stats.binom.sf(step, length, at_most))
+  def counts(length: int) -> np.ndarray:
+    # The symbol at step s is at most a where more than s of L are: P(Bin(L, p) > s), p = a / 8.
+    # Over all L up to T these add up to Σ_{k > s} P(Bin(T + 1, p) > k) / p.
+    p = np.arange(1, NUM_SYMBOLS + 1) / NUM_SYMBOLS
+    more = stats.binom.sf(np.arange(1, length + 1)[:, None], length + 1, p) / p
+    at_most = np.cumsum(more[::-1], axis=0)[::-1]
+    return np.maximum(np.diff(at_most, axis=1, prepend=0), 0)  # not below it by rounding
 
-  return _rewriting(sequence_length, batch_size, ordered, shares)
+  return _rewriting(sequence_length, batch_size, ordered, counts)
 
 
 def _rewriting(
   sequence_length: int,
   batch_size: int,
   rewritten: Callable[[Array, Array], Array],
-  shares: Callable[[int, int], np.ndarray],
+  counts: Callable[[int], np.ndarray],
 ) -> Task:
   """The task.
 
@@ -93,7 +95,7 @@ def _rewriting(
     sequence_length: T.
     batch_size: B.
     rewritten: `(source [T, B], lengths [B]) -> [T, B]`, whatever past the end.
-    shares: `(length, step) -> [8]`, how often each symbol is written at the step.
+    counts: `T -> [T, 8]`, how often each symbol is written at each step, of one sequence a length.
   """
   checks.integer("sequence_length", sequence_length)
   checks.integer("batch_size", batch_size)
@@ -111,10 +113,7 @@ def _rewriting(
     tokens, targets = jnp.concatenate([end, written]), jnp.concatenate([written, end])
     return Batch(Written(source, lengths, tokens), targets, steps <= lengths[None])
 
-  counts = np.zeros((sequence_length + 1, NUM_SYMBOLS + 1))
-  for length in range(1, sequence_length + 1):
-    counts[length, 0] += 1
-    for step in range(length):
-      counts[step, 1:] += shares(length, step)
+  ends = np.minimum(np.arange(sequence_length + 1), 1)
+  answers = np.column_stack([ends, np.pad(counts(sequence_length), ((0, 1), (0, 0)))])
   size = NUM_SYMBOLS + 1
-  return Task((), batch, cross_entropy, "nats per symbol", guess_entropy(counts), size, size)
+  return Task((), batch, cross_entropy, "nats per symbol", guess_entropy(answers), size, size)

@@ -101,7 +101,7 @@ def noted(monkeypatch):
 
   def learn(model, optimizer, loss, state, batch, **given):
     options.update(given)
-    masks = jax.random.key_data(jnp.stack([given["dropout_key"], given["key"]]))
+    masks = jax.random.key_data(given["key"])
     value = jnp.sum(batch.targets) + jnp.sum(masks % 5).astype(jnp.int32)
     state = state.replace(step=state.step + 1)
     return state, None, types.SimpleNamespace(loss=value.astype(float) / (state.step < 5))
@@ -121,7 +121,7 @@ def test_every_update_has_a_batch_and_masks_of_its_own(noted):
 
   def expected(step):
     batch = problem.train.batch((), jax.random.fold_in(keys.data, step))
-    masks = jax.random.key_data(jax.random.split(jax.random.fold_in(keys.masks, step)))
+    masks = jax.random.key_data(jax.random.fold_in(keys.masks, step))
     return jnp.sum(batch.targets) + jnp.sum(masks % 5).astype(jnp.int32)
 
   losses = jax.jit(jax.vmap(expected))(jnp.arange(4))
@@ -204,6 +204,8 @@ BAD = [
   ("--problem=many_to_many --corpus=missing.py", "--corpus must be a file that exists"),
   ("--problem=many_to_many --corpus={tmp}/no.py", "no.py: text must be Python source"),
   ("--problem=many_to_many --sequence_length=1", "--sequence_length must be at least 2, the"),
+  ("--hidden_size=2147483647", "must fit into this machine's"),
+  ("--problem=encoder_decoder --sequence_length=2147483647", "must fit into this machine's"),
   ("--steps=0", "steps must be an integer from 1"),
   ("--output_dir=", "--output_dir must name a folder"),
   ("--output_dir={tmp}/no.py", "--output_dir could not be written"),
