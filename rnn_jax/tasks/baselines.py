@@ -19,8 +19,8 @@ def guess_entropy(counts: np.ndarray) -> float:
     H.
   """
   n = np.asarray(counts, np.float64)
-  places = n.sum(axis=1)
-  return float((special.xlogy(places, places).sum() - special.xlogy(n, n).sum()) / n.sum())
+  terms = special.rel_entr(n, n.sum(axis=1, keepdims=True))  # n ln(n / Σ_a n), none above 0
+  return float(np.sum(np.abs(terms)) / n.sum())
 
 
 def count_answers(places: Any, answers: Any, num_places: int, num_answers: int) -> np.ndarray:
