@@ -40,7 +40,7 @@ from experiments.language_settings import CHARACTERS, WORD_FLAGS, Settings, Text
 from experiments.language_training import Evaluation, Judge, train
 from experiments.trained_model import Trained
 from rnn_jax.losses import bits, perplexity
-from rnn_jax.text import WordVocabulary, load_corpus, make_source
+from rnn_jax.text import Source, WordVocabulary, load_corpus, make_source
 
 
 def define_flags() -> None:
@@ -110,7 +110,7 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
   model = language_settings.make_model(settings, texts.vocabulary.size)
   baseline = language_settings.baseline(texts.train, texts.vocabulary.size)
   print(
-    f"{len(texts.train.symbols)} tokens to learn, {len(texts.validation.symbols)} held out, "
+    f"{len(texts.train.symbols)} tokens to learn, {_count(texts.held_out)} held out, "
     f"{texts.vocabulary.size} different; by frequency alone {_figures(baseline, settings)}"
   )
   about = _about(texts, baseline)
@@ -118,7 +118,8 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
   best, lines = None, []
   with progress.show(settings.steps, 0, Console(), title="training", unit="updates") as report:
     report("compiling", 0, None)
-    for evaluation in train(settings, model, texts, functools.partial(report, "training")):
+    on_call = functools.partial(report, "training")
+    for evaluation in train(settings, model, texts.read, texts.held_out, on_call):
       lines.append(_line(evaluation, settings))
       trained_model.append(folder, lines[-1])
       if evaluation.judged_by < (math.inf if best is None else best.judged_by):
@@ -153,8 +154,13 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
 def _judge(trained: Trained, path: Path) -> None:
   """Prints the loss of a model on a file."""
   settings, vocabulary = trained.settings, trained.vocabulary
-  source = _named(make_source, _named(load_corpus, path), vocabulary)
-  # One lane more than there are tokens would have nothing to predict.
+  try:
+    source = make_source(load_corpus(path), vocabulary)
+  except ValueError as error:
+    raise ValueError(f"--evaluate: {error}") from None
+  if len(source.symbols) < 2:
+    raise ValueError(f"--evaluate must hold 2 tokens or more, got {len(source.symbols)}.")
+  # A short text is read in as few lanes as it fills.
   lanes = min(settings.batch_size, max(1, (len(source.symbols) - 1) // settings.window))
   loss = Judge(trained.model, lanes, settings.window)(trained.variables["params"], source)
   print(f"{len(source.symbols)} tokens of {path}: {_figures(loss, settings)}")
@@ -174,10 +180,12 @@ def _sample(trained: Trained) -> None:
     top_k=values.top_k,
     until_eos=values.until_eos,
   )
+  piece = b""
   for piece in pieces:
     sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
-  print()
+  if not piece.endswith(b"\n"):
+    print()
 
 
 def _line(evaluation: Evaluation, settings: Settings) -> dict[str, Any]:
@@ -215,12 +223,16 @@ def _as_flag(name: str, value: Any) -> str:
   return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def _count(source: Source | None) -> int:
+  return 0 if source is None else len(source.symbols)
+
+
 def _about(texts: Texts, baseline: float) -> dict[str, Any]:
   """What else a reader of the folder must know."""
   corpus = texts.corpus
   return {
     "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": len(corpus.text)},
-    "tokens": {"learned": len(texts.train.symbols), "held_out": len(texts.validation.symbols)},
+    "tokens": {"learned": len(texts.train.symbols), "held_out": _count(texts.held_out)},
     "baseline": baseline,
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "versions": provenance.versions((*provenance.PACKAGES, "orbax-checkpoint")),

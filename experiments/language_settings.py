@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +21,14 @@ from rnn_jax.text import (
   Corpus,
   Source,
   Vocabulary,
+  Windows,
   WordVocabulary,
   build_vocabulary,
   build_word_vocabulary,
   entropy,
   histogram,
   load_corpus,
+  make_reader,
   make_source,
   split,
 )
@@ -89,12 +92,21 @@ class Settings:
 
 
 class Texts(NamedTuple):
-  """What a model is trained on, and what it is judged by."""
+  """What a model is trained on, and what it is judged by.
+
+  Attributes:
+    corpus: all of the text that is used.
+    vocabulary: of its tokens.
+    train: what is learned.
+    held_out: what the model is judged by; None for nothing.
+    read: `i -> Windows`, the i-th `CALL` windows of what is learned.
+  """
 
   corpus: Corpus
   vocabulary: Vocabulary | WordVocabulary
   train: Source
-  validation: Source
+  held_out: Source | None
+  read: Callable[[int], Windows]
 
 
 def define() -> None:
@@ -266,13 +278,16 @@ def read_texts(settings: Settings, vocabulary: Vocabulary | WordVocabulary | Non
     vocabulary = build_word_vocabulary(
       corpus.text[:cut], settings.level, settings.min_count, settings.max_vocabulary
     )
-  train, validation = split(make_source(corpus, vocabulary), settings.validation_share)
-  if settings.validation_share > 0 and len(validation.symbols) <= settings.batch_size:
+  train, held_out = split(make_source(corpus, vocabulary), settings.validation_share)
+  size = len(held_out.symbols)
+  if settings.validation_share > 0 and size <= settings.batch_size:
     raise ValueError(
       f"validation_share must hold out more than batch_size = {settings.batch_size} tokens, "
-      f"got {len(validation.symbols)} of {len(train.symbols) + len(validation.symbols)}."
+      f"got {size} of {len(train.symbols) + size}."
     )
-  return Texts(corpus, vocabulary, train, validation)
+  about = settings.reading, train, settings.batch_size, settings.window, CALL, settings.seed
+  judged_by = held_out if settings.validation_share > 0 else None
+  return Texts(corpus, vocabulary, train, judged_by, make_reader(*about))
 
 
 def make_model(settings: Settings, vocabulary_size: int) -> DeepRNN:

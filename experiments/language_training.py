@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.language_settings import CALL, Settings, Texts, optimizer
+from experiments.language_settings import CALL, Settings, optimizer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Batch
-from rnn_jax.text import Source, Windows, evaluation_windows, make_reader
+from rnn_jax.text import Source, Windows, evaluation_windows
 from rnn_jax.training import TrainState, init_state, train_windows
 from rnn_jax.types import Array
 
@@ -57,7 +57,8 @@ class Evaluation(NamedTuple):
 def train(
   settings: Settings,
   model: DeepRNN,
-  texts: Texts,
+  read: Callable[[int], Windows],
+  held_out: Source | None,
   on_call: Callable[[int, float], None],
 ) -> Iterator[Evaluation]:
   """Trains a model, and evaluates it as often as the settings say.
@@ -65,7 +66,8 @@ def train(
   Args:
     settings: how.
     model: the network.
-    texts: what to learn, and what to be judged by.
+    read: `i -> Windows`, the i-th `CALL` windows of the text.
+    held_out: what to be judged by; None for nothing.
     on_call: called with (updates so far, latest loss).
   Yields:
     An evaluation every so many updates, and after the last; the training ends early after one
@@ -73,9 +75,6 @@ def train(
   """
   devices = sharing(settings.batch_size)
   count = len(devices)
-  read = make_reader(
-    settings.reading, texts.train, settings.batch_size, settings.window, CALL, settings.seed
-  )
   about = Device(np.full(count, settings.seed, np.uint32), np.arange(count, dtype=np.uint32))
   start = jax.jit(functools.partial(_start, settings, model))(np.uint32(settings.seed))
   state = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), start)
@@ -94,8 +93,8 @@ def train(
       continue
     params = jax.tree.map(lambda a: np.asarray(a[0]), state.params)
     seconds = time.monotonic() - begin
-    held_out = judge(params, texts.validation) if settings.validation_share > 0 else math.nan
-    yield Evaluation(step, float(np.mean(losses)), max(norms), held_out, seconds, params)
+    judged = math.nan if held_out is None else judge(params, held_out)
+    yield Evaluation(step, float(np.mean(losses)), max(norms), judged, seconds, params)
     losses, norms = [], []
     if not sound:
       return

@@ -69,6 +69,36 @@ def sweep_here(sweep_flags):
 
 
 @pytest.fixture
+def program_here():
+  """`(program, *flags) -> exit status` of a program with flags of its own, in this process."""
+  from absl import flags
+  from absl.testing import flagsaver
+
+  from experiments import command_line
+
+  def others():
+    """Flags that are not absl's own."""
+    modules = {name: flags.FLAGS.find_module_defining_flag(name, "") for name in flags.FLAGS}
+    return {n: flags.FLAGS[n] for n, module in modules.items() if not module.startswith("absl")}
+
+  def run(program, *arguments: str) -> int:
+    # A process has one set of flags: those of other programs make room.
+    kept = others()
+    flags.FLAGS.remove_flag_values(kept)
+    program.define_flags()
+    try:
+      with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+        command_line.run(program.main, ["program", *map(str, arguments)])
+    finally:
+      flags.FLAGS.remove_flag_values(others())
+      for name, flag in kept.items():
+        flags.FLAGS[name] = flag
+    return ended.value.code or 0
+
+  return run
+
+
+@pytest.fixture
 def compilations():
   """Durations of the compilations since the test began."""
   durations = []

@@ -7,6 +7,7 @@ from rnn_jax.gradient_flow.jacobians import jacobian_norm, singular_values, step
 from rnn_jax.gradient_flow.lag_profile import lag_profile
 from rnn_jax.gradient_flow.lyapunov import lyapunov_spectrum
 from rnn_jax.gradient_flow.omega import omega
+from rnn_jax.gradient_flow.saliency import saliency
 from rnn_jax.gradient_flow.saturation import Saturation, gate_values, saturation
 from rnn_jax.gradient_flow.sensitivity import sensitivity
 from rnn_jax.gradient_flow.truncation_bias import TruncationBias, truncation_bias
@@ -27,6 +28,7 @@ __all__ = [
   "lag_profile",
   "lyapunov_spectrum",
   "omega",
+  "saliency",
   "saturation",
   "sensitivity",
   "singular_values",

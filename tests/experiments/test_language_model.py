@@ -1,0 +1,283 @@
+"""Language models as their user has them: train, evaluate, write, and every wrong input."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import language_model, trained_model
+from rnn_jax.losses import cross_entropy
+
+FLAGFILES = Path(language_model.__file__).parent / "flagfiles"
+
+LINES = b'the cat sat on the mat.\n\nthe dog (a big one) barked: "who\xff sat?"\n'
+TEXT = LINES * 40
+
+SMALL = (
+  "--hidden_size=16",
+  "--window=8",
+  "--batch_size=4",
+  "--steps=40",
+  "--evaluate_every=20",
+  "--learning_rate=0.03",
+  "--validation_share=0.1",
+)
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+  path = tmp_path_factory.mktemp("text") / "text.txt"
+  path.write_bytes(TEXT)
+  return path
+
+
+@pytest.fixture
+def program(program_here):
+  return lambda *flags: program_here(language_model, *flags)
+
+
+@pytest.fixture
+def error(program, capfd):
+  """The one line that a wrong input ends in."""
+
+  def run(*flags) -> str:
+    assert program(*flags) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0].removeprefix("error: ")
+
+  return run
+
+
+KINDS = {
+  "characters": ("--cell=gru",),
+  "words": (
+    "--level=word",
+    "--cell=lstm",
+    "--depth=2",
+    "--embedding_size=16",
+    "--tied=true",
+    "--dropout=0.1",
+    "--zoneout=0.1",
+    "--residual=true",
+    "--layer_norm=true",
+    "--schedule=cosine",
+    "--warmup=5",
+  ),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  return {kind: tmp_path_factory.mktemp(kind) / "model" for kind in KINDS}
+
+
+CHARACTERS = pytest.mark.parametrize("kind", ["characters"], indirect=True)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+  return request.param
+
+
+@pytest.fixture
+def folder(kind, folders, text, program):
+  """The folder of a trained model, made once a kind and worker."""
+  if not folders[kind].exists():
+    flags = (*SMALL, *KINDS[kind], f"--corpus={text}", f"--output_dir={folders[kind]}")
+    assert program(*flags) == 0
+  return folders[kind]
+
+
+def test_training_beats_what_frequencies_know_and_leaves_a_whole_folder(folder, kind):
+  names = {path.name for path in folder.iterdir()}
+  assert names == {
+    "model.json",
+    "language_model.flags",
+    "metrics.jsonl",
+    "checkpoints",
+    "result.json",
+    "training.png",
+  }
+  result = json.loads((folder / "result.json").read_text())
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in lines] == [20, 40]
+  assert result["last"] == lines[-1]
+  assert result["best"]["validation_loss"] == min(line["validation_loss"] for line in lines)
+  assert result["best"]["validation_loss"] < 0.9 * result["baseline"]
+  assert [path.name for path in (folder / "checkpoints").iterdir()] == [str(result["best"]["step"])]
+  best = result["best"]
+  assert best["perplexity"] == pytest.approx(math.exp(best["validation_loss"]), rel=1e-5)
+  if kind != "words":
+    bits = best["validation_loss"] / math.log(2)
+    assert best["bits_per_character"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_the_model_that_is_loaded_is_the_one_that_was_judged(folder, text):
+  """The held-out loss again, without lanes and windows of the program's: one lane after another."""
+  trained = trained_model.load(folder)
+  settings = trained.settings
+  tokens = trained.vocabulary.encode(TEXT).astype(np.int32)
+  held_out = tokens[len(tokens) - int(settings.validation_share * len(tokens)) :]
+  lane = (len(held_out) - 1) // settings.batch_size
+  places = np.arange(lane)[:, None] + lane * np.arange(settings.batch_size)
+  _, logits = jax.jit(trained.model.apply)(trained.variables, held_out[places])
+  loss = np.mean(cross_entropy(logits, held_out[places + 1]))
+  result = json.loads((folder / "result.json").read_text())
+  assert loss == pytest.approx(result["best"]["validation_loss"], rel=1e-4)
+
+
+@CHARACTERS
+def test_flags_in_the_folder_give_the_same_model_again(folder, tmp_path, program):
+  again = tmp_path / "again"
+  assert program(f"--flagfile={folder / 'language_model.flags'}", f"--output_dir={again}") == 0
+  flags, other = ((f / "language_model.flags").read_text() for f in (folder, again))
+  assert flags == other
+  params, same = (trained_model.load(f).variables["params"] for f in (folder, again))
+  jax.tree.map(np.testing.assert_array_equal, params, same)
+
+
+def test_a_sample_goes_on_from_its_prime_and_is_the_same_again(folder, program, capfdbinary):
+  flags = (f"--output_dir={folder}", "--sample", "--prime=the cat", "--length=130")
+  samples = []
+  for seed in (0, 0, 1):
+    assert program(*flags, f"--seed={seed}") == 0
+    samples.append(capfdbinary.readouterr().out)
+  assert samples[0] == samples[1] != samples[2]
+  assert all(sample.startswith(b"the cat") for sample in samples)
+  written = trained_model.load(folder).vocabulary.encode(samples[0])
+  assert 130 <= len(written) <= 130 + len(b"the cat\n")
+
+
+@CHARACTERS
+def test_a_line_ends_a_sample_that_is_to_end_with_it(folder, program, capfdbinary):
+  flags = (f"--output_dir={folder}", "--sample", "--prime=the", "--length=300")
+  assert program(*flags) == 0
+  whole = capfdbinary.readouterr().out
+  assert whole.count(b"\n") > 1
+  assert program(*flags, "--until_eos") == 0
+  assert capfdbinary.readouterr().out == whole[: whole.index(b"\n") + 1]
+
+
+@CHARACTERS
+def test_greedy_is_the_likeliest_token_of_one(folder, program, capfdbinary):
+  flags = (f"--output_dir={folder}", "--sample", "--prime=the", "--length=50")
+  samples = []
+  for option in ("--temperature=0", "--top_k=1"):
+    assert program(*flags, option) == 0
+    samples.append(capfdbinary.readouterr().out)
+  assert samples[0] == samples[1]
+
+
+def test_evaluation_of_another_file(folder, kind, tmp_path, program, capfd):
+  known, unknown = tmp_path / "known.txt", tmp_path / "unknown.txt"
+  known.write_bytes(LINES)
+  unknown.write_bytes(b"the zebra sat on the mat.\n")
+  assert program(f"--output_dir={folder}", f"--evaluate={known}") == 0
+  assert "nats" in capfd.readouterr().out
+  flags = (f"--output_dir={folder}", f"--evaluate={unknown}")
+  if kind == "words":
+    assert program(*flags) == 0
+    assert "unknown words: 12.50%" in capfd.readouterr().out
+  else:
+    assert program(*flags) == 2
+    assert "--evaluate: text holds 'z' at byte 4, not in the vocabulary." in capfd.readouterr().err
+
+
+# Wrong input
+
+
+@CHARACTERS
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--sample", "--temperature=-1"), "temperature must be a number of at least 0"),
+    (("--sample", "--top_k=1000"), "--top_k must be at most the vocabulary's 25 tokens, got 1000."),
+    (("--sample", "--prime=Ω"), "--prime must be of the model's characters: text holds 'Ω' at"),
+    (("--sample", "--evaluate=x"), "--sample and --evaluate must not be given together."),
+    (("--evaluate=/nowhere",), "--evaluate: corpus must be a file that exists, got /nowhere."),
+    ((), "--overwrite replaces it"),
+  ],
+)
+def test_what_a_model_cannot_do_is_one_line(folder, error, flags, message):
+  assert message in error(f"--output_dir={folder}", *flags)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--steps=15",), "steps must be a multiple of 10, got 15."),
+    (("--warmup=40",), "--warmup must be below --steps=40, got 40."),
+    (("--min_count=3",), "--min_count is for words, got --level=char."),
+    (("--tied=true",), "--tied needs an --embedding_size of 16"),
+    (("--window=100000",), "batch_size · window must be below the"),
+    (("--reading=lines", "--window=0"), "window must be an integer from 1"),
+    (("--validation_share=1",), "validation_share must be a number from 0 to below 1"),
+    (("--validation_share=0.001",), "--validation_share must hold out more than batch_size = 4"),
+    (("--corpus=/nowhere",), "--corpus must be a file that exists, got /nowhere."),
+    (("--level=letter",), "Unknown level 'letter'"),
+    (("extra",), "Arguments must be flags, --name=value, got 'extra'."),
+  ],
+)
+def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(
+  error, text, tmp_path, flags, message
+):
+  folder = tmp_path / "model"
+  given = (*SMALL, f"--corpus={text}", f"--output_dir={folder}", *flags)
+  assert message in error(*given)
+  assert not folder.exists()
+
+
+@CHARACTERS
+@pytest.mark.parametrize("damage", ["kind", "json", "vocabulary", "missing", "other"])
+def test_a_folder_of_something_else_is_one_line(folder, error, tmp_path, damage):
+  broken = tmp_path / "broken"
+  broken.mkdir()
+  about = json.loads((folder / "model.json").read_text())
+  message = {
+    "kind": "must be of a language model, got 'sweep'",
+    "json": "is damaged: it must hold a JSON object",
+    "vocabulary": "must hold a checkpoint with head.bias float32[2], got float32[25]",
+    "missing": "--output_dir must be the folder of a trained model",
+    "other": "holds no checkpoint yet",
+  }[damage]
+  if damage == "kind":
+    about["kind"] = "sweep"
+  if damage == "vocabulary":
+    (broken / "checkpoints").symlink_to(folder / "checkpoints")
+    about["vocabulary"]["symbols"] = [97, 98]
+  if damage != "missing":
+    (broken / "model.json").write_text("[" if damage == "json" else json.dumps(about))
+  assert message in error(f"--output_dir={broken}", "--sample")
+
+
+def test_a_text_of_one_character_is_learned(program, tmp_path, capfdbinary):
+  path, folder = tmp_path / "a.txt", tmp_path / "model"
+  path.write_bytes(b"a" * 400)
+  assert program(*SMALL, "--steps=20", f"--corpus={path}", f"--output_dir={folder}") == 0
+  assert b"0.0000 nats" in capfdbinary.readouterr().out
+  assert program(f"--output_dir={folder}", "--sample", "--prime=a", "--length=3") == 0
+  assert capfdbinary.readouterr().out == b"aaaa\n"
+  # There is no line end, so that a sample needs something to go on from.
+  assert program(f"--output_dir={folder}", "--sample") == 2
+  assert b"--prime needs a model that has seen a line end, got ''" in capfdbinary.readouterr().err
+
+
+def test_a_diverging_training_says_so(program, text, tmp_path, capfd):
+  folder = tmp_path / "model"
+  flags = ("--optimizer=sgd", "--clip_norm=none", "--learning_rate=3e38", f"--corpus={text}")
+  assert program(*SMALL, *flags, f"--output_dir={folder}") == 2
+  assert "--learning_rate or --clip_norm must be smaller" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["characters", "words", "memorised_characters"])
+def test_flagfiles_are_valid(error, tmp_path, name):
+  flags = (f"--flagfile={FLAGFILES / name}.flags", f"--output_dir={tmp_path / name}")
+  assert error(*flags, "--corpus=/nowhere").startswith("--corpus must be a file that exists")
