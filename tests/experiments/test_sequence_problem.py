@@ -24,7 +24,7 @@ from rnn_jax.training import TrainState
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 FLAGFILES = Path(__file__).parents[2] / "experiments" / "flagfiles"
-TINY = ("--hidden_size=3", "--batch_size=2", "--steps=3")
+TINY = ("--cell=elman", "--depth=1", "--hidden_size=3", "--batch_size=2", "--steps=3")
 LAYERS = Layers("elman", 1, 2, 0, False, False, 0.2, "step", ())
 SETTINGS = Settings(
   problem="encoder_decoder",
@@ -78,8 +78,10 @@ def call(monkeypatch):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_flagfile_trains_and_writes_its_verdict(problem, call, tmp_path, capsys):
+  # A text of its own, as the standard library's takes a second to cut.
+  text = (f"--corpus={verdicts.__file__}",) if problem == "many_to_many" else ()
   file = FLAGFILES / f"{problem}.flags"
-  assert call(f"--flagfile={file}", *TINY, "--depth=1", f"--output_dir={tmp_path}") == 0
+  assert call(f"--flagfile={file}", *TINY, *text, f"--output_dir={tmp_path}") == 0
   result = json.loads((tmp_path / "result.json").read_text())
   assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
   assert result["settings"]["problem"] == problem
@@ -140,8 +142,9 @@ def test_divergence_is_one_line(noted, call, tmp_path, capsys):
 
 def zeros_of(problem):
   """Params that make all logits zero."""
-  xs = problem.train.batch(problem.train.data, jax.random.key(0)).xs
-  shapes = jax.eval_shape(problem.model.init, jax.random.key(0), xs)["params"]
+  key, task = jax.random.key(0), problem.train
+  xs = jax.eval_shape(task.batch, task.data, key).xs
+  shapes = jax.eval_shape(problem.model.init, key, xs)["params"]
   return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
 
 
@@ -203,7 +206,10 @@ BAD = [
   ("--batch_size=1000", "--batch_size must be at most the 898 examples of part train, got 1000."),
   ("--problem=many_to_many --corpus=missing.py", "--corpus must be a file that exists"),
   ("--problem=many_to_many --corpus={tmp}/no.py", "no.py: text must be Python source"),
-  ("--problem=many_to_many --sequence_length=1", "--sequence_length must be at least 2, the"),
+  (
+    "--problem=many_to_many --corpus={tmp}/two.py --sequence_length=1",
+    "--sequence_length must be at least 2, the shortest line of part train, got 1.",
+  ),
   ("--hidden_size=2147483647", "must fit into this machine's"),
   ("--problem=encoder_decoder --sequence_length=2147483647", "must fit into this machine's"),
   ("--steps=0", "steps must be an integer from 1"),
@@ -216,6 +222,7 @@ BAD = [
 @pytest.mark.parametrize(("given", "message"), BAD, ids=[given for given, _ in BAD])
 def test_bad_input_is_one_line(given, message, call, tmp_path, capsys):
   (tmp_path / "no.py").write_text("x = (\n")
+  (tmp_path / "two.py").write_text("x\ny\n")
   given = given.format(tmp=tmp_path).split(" ")
   assert call(f"--output_dir={tmp_path / 'out'}", *given) == 2
   error = capsys.readouterr().err
