@@ -100,7 +100,12 @@ def lanes(tokens: np.ndarray, batch_size: int) -> np.ndarray:
   return tokens[: length * batch_size].reshape(batch_size, length).T
 
 
-def _standard_library() -> bytes:
+def standard_library_files() -> tuple[Path, list[Path]]:
+  """This Python's standard library: its folder, and its source files in order, without tests.
+
+  Raises:
+    ValueError: there are none.
+  """
   root = Path(sysconfig.get_path("stdlib"))
   skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
   files: list[Path] = []
@@ -109,7 +114,12 @@ def _standard_library() -> bytes:
     files += [Path(folder, name) for name in names if name.endswith(".py")]
   if not files:
     raise ValueError(f"corpus 'stdlib' needs the standard library's source, none is in {root}.")
+  return root, sorted(files)
+
+
+def _standard_library() -> bytes:
+  _, files = standard_library_files()
   try:
-    return b"".join(p.read_bytes() for p in sorted(files))
+    return b"".join(p.read_bytes() for p in files)
   except OSError as error:
     raise ValueError(f"corpus 'stdlib' must be readable, got {error}.") from None

@@ -12,7 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.tasks import TASKS, adding, charlm, copy_memory, temporal_order
+from rnn_jax.modules import Written
+from rnn_jax.tasks import (
+  TASKS,
+  adding,
+  charlm,
+  copy_memory,
+  digits,
+  reverse,
+  sequential_digits,
+  sort,
+  spelling,
+  tagging,
+  temporal_order,
+)
 from rnn_jax.text import Corpus, build_vocabulary
 
 T, B = 30, 4
@@ -24,7 +37,18 @@ def corpus_of(text):
 
 
 TEXT = b"To be, or not to be, that is the question: whether 'tis nobler in the mind"
-MADE = {**TASKS, "charlm": functools.partial(charlm, corpus=corpus_of(TEXT))}
+PYTHON = b"\n".join(b"%s = %d  # a line" % (bytes([97 + i]) * (i + 1), i) for i in range(10))
+MADE = {
+  **{name: functools.partial(make, T, B) for name, make in TASKS.items()},
+  "sequential_digits": lambda: sequential_digits(64, B),
+  "charlm": lambda: charlm(T, B, corpus_of(TEXT)),
+  "digits": lambda: digits(B),
+  "pooled_digits": lambda: sequential_digits(64, B, pooled=True),
+  "reverse": lambda: reverse(T, B),
+  "sort": lambda: sort(T, B),
+  "spelling": lambda: spelling(B),
+  "tagging": lambda: tagging(T, B, corpus_of(PYTHON)),
+}
 
 
 def drawn(task, seed=0):
@@ -34,38 +58,64 @@ def drawn(task, seed=0):
 @pytest.fixture(scope="module", params=MADE)
 def made(request):
   """(task, its batches by key)."""
-  task = MADE[request.param](T, B)
-  return task, functools.partial(jax.jit(task.batch), task.data)
+  task = MADE[request.param]()
+  batch = jax.jit(task.batch)
+  return task, lambda key: jax.device_get(batch(task.data, key))
 
 
 def test_batch_has_the_shapes_and_dtypes_that_the_task_promises(made):
   task, batch_by = made
   batch = batch_by(jax.random.key(0))
-  if task.vocabulary_size is None:
-    assert batch.xs.shape[:2] == (T, B)
-    assert batch.xs.dtype == batch.targets.dtype == np.float32
-    assert batch.targets.shape == (T, B, task.output_size)
-  else:
-    assert batch.xs.shape == batch.targets.shape == (T, B)
-    assert batch.xs.dtype == batch.targets.dtype == np.int32
-    assert 0 <= np.min(batch.xs) <= np.max(batch.xs) < task.vocabulary_size
-    assert 0 <= np.min(batch.targets) <= np.max(batch.targets) < task.output_size
-  assert (batch.mask.shape, batch.mask.dtype) == ((T, B), np.bool_)
+  inputs = batch.xs.tokens if isinstance(batch.xs, Written) else batch.xs
+  steps = len(batch.mask)
+  assert (batch.mask.shape, batch.mask.dtype) == ((steps, B), np.bool_)
   assert np.any(batch.mask)
+  if task.vocabulary_size is None:
+    assert (inputs.ndim, inputs.dtype) == (3, np.float32)
+    assert inputs.shape[1] == B
+  else:
+    assert (inputs.shape, inputs.dtype) == ((steps, B), np.int32)
+    assert 0 <= np.min(inputs) <= np.max(inputs) < task.vocabulary_size
+  if batch.targets.dtype == np.float32:
+    assert batch.targets.shape == (steps, B, task.output_size)
+  else:
+    assert (batch.targets.shape, batch.targets.dtype) == ((steps, B), np.int32)
+    assert 0 <= np.min(batch.targets) <= np.max(batch.targets) < task.output_size
+
+
+def test_what_counts_is_inside_the_sequences(made):
+  batch = made[1](jax.random.key(0))
+  if batch.lengths is not None:
+    assert batch.lengths.dtype == np.int32
+    np.testing.assert_array_equal(batch.mask, np.arange(len(batch.mask))[:, None] < batch.lengths)
+
+
+def test_networks_that_write_read_the_target_a_step_late(made):
+  batch = made[1](jax.random.key(0))
+  if isinstance(batch.xs, Written):
+    np.testing.assert_array_equal(batch.xs.tokens[0], 0)
+    np.testing.assert_array_equal(batch.xs.tokens[1:], batch.targets[:-1])
+    # <eos> ends a sequence, and is nowhere else in it.
+    for target, valid in zip(batch.targets.T, batch.mask.T, strict=True):
+      length = 1 + list(target).index(0)
+      assert not np.any(target[length:])
+      np.testing.assert_array_equal(valid, np.arange(len(target)) < length)
 
 
 def test_loss_is_one_number_a_step_and_example(made):
   task, batch_by = made
-  outputs = jnp.zeros((T, B, task.output_size))
-  losses = task.loss(outputs, batch_by(jax.random.key(0)).targets)
-  assert losses.shape == (T, B)
-  if task.vocabulary_size is not None:
+  batch = batch_by(jax.random.key(0))
+  losses = task.loss(jnp.zeros((*batch.mask.shape, task.output_size)), batch.targets)
+  assert losses.shape == batch.mask.shape
+  if batch.targets.dtype == np.int32:
     np.testing.assert_allclose(losses, math.log(task.output_size), rtol=1e-6)
 
 
 def test_batch_depends_on_the_key_alone(made):
   first, same, other = (made[1](jax.random.key(seed)) for seed in (0, 0, 1))
   chex.assert_trees_all_equal(first, same)
+  if isinstance(first.xs, Written):
+    first, other = (batch._replace(xs=batch.xs.source) for batch in (first, other))
   assert not np.array_equal(first.xs, other.xs)
 
 
@@ -82,7 +132,7 @@ def test_data_may_be_closed_over_and_keys_mapped(made):
 
 @pytest.mark.parametrize("length", [2, 5, 30])
 def test_adding_marks_one_number_in_each_half_and_asks_for_their_sum(length):
-  xs, targets, mask = drawn(adding(length, 500))
+  xs, targets, mask, _ = drawn(adding(length, 500))
   values, marks = np.moveaxis(xs, -1, 0)
   assert values.min() >= 0
   assert values.max() < 1
@@ -112,7 +162,7 @@ def test_adding_baseline_is_the_variance_of_the_target():
 
 @pytest.mark.parametrize("length", [21, 50])
 def test_copy_memory_shows_ten_symbols_and_asks_for_them_after_the_signal(length):
-  xs, targets, mask = drawn(copy_memory(length, 200))
+  xs, targets, mask, _ = drawn(copy_memory(length, 200))
   blank, signal = 8, 9
   shown = xs[:10]
   assert set(np.unique(shown)) == set(range(8))
@@ -140,7 +190,8 @@ def test_copy_memory_baseline_is_a_uniform_guess_at_the_last_ten_steps():
 
 def test_temporal_order_hides_two_signals_and_asks_for_their_order():
   length, batch_size = 50, 2000
-  xs, targets, mask = map(np.asarray, drawn(temporal_order(length, batch_size)))
+  batch = drawn(temporal_order(length, batch_size))
+  xs, targets, mask = map(np.asarray, (batch.xs, batch.targets, batch.mask))
   signals = xs >= 4
   places = np.argwhere(signals.T)[:, 1].reshape(batch_size, 2)
   assert set(places[:, 0]) == set(range(5, 10))

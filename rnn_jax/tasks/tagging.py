@@ -1,0 +1,157 @@
+"""Token classes of Python source, character by character."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import checks
+from rnn_jax.losses import cross_entropy
+from rnn_jax.tasks.baselines import count_answers, guess_entropy
+from rnn_jax.tasks.examples import PARTS, Part, check_batch_size, draw
+from rnn_jax.tasks.task import Batch, Task
+from rnn_jax.text import STANDARD_LIBRARY, Corpus, Vocabulary, build_vocabulary
+from rnn_jax.text.corpus import standard_library_files
+from rnn_jax.text.python_source import CLASSES, TaggedLine, tagged_lines
+from rnn_jax.types import Array
+
+_EVERY = 8  # files of the standard library: a sample of some 20,000 lines in half a second
+
+
+class Lines(NamedTuple):
+  """Lines of Python, padded to one length with zeros.
+
+  Attributes:
+    tokens: uint8 [N, T].
+    classes: uint8 [N, T].
+    lengths: int32 [N].
+  """
+
+  tokens: np.ndarray
+  classes: np.ndarray
+  lengths: np.ndarray
+
+
+class TaggedText(NamedTuple):
+  """Python source in two parts, and the vocabulary of both.
+
+  Attributes:
+    train, test: lines.
+    vocabulary: of both.
+  """
+
+  train: Sequence[TaggedLine]
+  test: Sequence[TaggedLine]
+  vocabulary: Vocabulary
+
+
+def tagging(
+  sequence_length: int, batch_size: int | None, corpus: Corpus | None = None, part: Part = "train"
+) -> Task:
+  """Many to many, aligned: which kind of token is each character of a line of Python part of?
+
+    L = −(1/n) Σ_t ln p(class of x_t | x_1 … x_t);  with a bidirectional network, given x_1 … x_n
+
+  The classes are those of the standard library's own tokenizer, see `tagged_lines`. The baseline
+  knows how often each class occurs in the training part; `class_entropy` has the stronger one that
+  sees the character, too.
+
+  Args:
+    sequence_length: T; longer lines are left out, shorter ones padded.
+    batch_size: B different lines; None for all of the part.
+    corpus: one Python file; a sample of the standard library if None.
+    part: `train` or `test`, see `load_tagged`.
+  Returns:
+    The Task: tokens [T, B], targets [T, B] places in `CLASSES`, lengths [B].
+  Raises:
+    TypeError, ValueError: an argument out of range; no line is that short; the text is no Python.
+  """
+  checks.integer("sequence_length", sequence_length)
+  checks.choice("part", part, PARTS)
+  text = load_tagged(corpus)
+  train = _padded(text.train, sequence_length, text.vocabulary, "train")
+  lines = train
+  if part == "test":
+    lines = _padded(text.test, sequence_length, text.vocabulary, "test")
+  count = check_batch_size(batch_size, len(lines.lengths), part)
+
+  def batch(data: Lines, key: Array) -> Batch:
+    places = draw(key, data.lengths.shape[0], count)
+    tokens, classes, lengths = (jnp.asarray(a)[places].astype(jnp.int32) for a in data)
+    mask = jnp.arange(sequence_length, dtype=jnp.int32)[:, None] < lengths[None]
+    return Batch(tokens.T, classes.T, mask, lengths)
+
+  sizes = len(CLASSES), text.vocabulary.size
+  return Task(lines, batch, cross_entropy, "nats per character", class_entropy(train), *sizes)
+
+
+def class_entropy(lines: Lines, *, given_character: bool = False) -> float:
+  """H(class) = −Σ p ln p of a character, or H(class | character), in nats."""
+  valid = np.arange(lines.tokens.shape[1]) < lines.lengths[:, None]
+  places = lines.tokens[valid] if given_character else np.zeros(valid.sum(), np.uint8)
+  return guess_entropy(count_answers(places, lines.classes[valid], 256, len(CLASSES)))
+
+
+def load_tagged(corpus: Corpus | None = None) -> TaggedText:
+  """Tagged lines of Python, in a part for training and one for testing.
+
+  Of the standard library, every eighth file is taken, and every fifth of its packages (and of the
+  modules that are in no package) is for testing: files of one package may be much alike. Files that
+  cannot be tokenised are left out. Of a file, the last fifth of the lines is for testing.
+
+  Args:
+    corpus: one Python file; the standard library if None, or named `stdlib`.
+  Raises:
+    ValueError: the file is no Python that can be tokenised, or has less than two lines.
+  """
+  if corpus is None or corpus.name == STANDARD_LIBRARY:
+    return _standard_library()
+  try:
+    lines = tagged_lines(corpus.text.tobytes())
+  except ValueError as error:
+    raise ValueError(f"corpus {corpus.name}: {error}") from None
+  if len(lines) < 2:
+    raise ValueError(
+      f"corpus {corpus.name} must have at least two lines that are not empty, got {len(lines)}."
+    )
+  cut = min(-(-4 * len(lines) // 5), len(lines) - 1)
+  return _text(lines[:cut], lines[cut:])
+
+
+@functools.cache
+def _standard_library() -> TaggedText:
+  root, files = standard_library_files()
+  packages = sorted({path.relative_to(root).parts[0] for path in files})
+  test = set(packages[4::5])
+  parts: dict[bool, list[TaggedLine]] = {True: [], False: []}
+  for path in files[::_EVERY]:
+    try:
+      lines = tagged_lines(path.read_bytes())
+    except (OSError, ValueError):
+      continue
+    parts[path.relative_to(root).parts[0] in test] += lines
+  return _text(parts[False], parts[True])
+
+
+def _text(train: Sequence[TaggedLine], test: Sequence[TaggedLine]) -> TaggedText:
+  return TaggedText(train, test, build_vocabulary(b"".join(line.text for line in (*train, *test))))
+
+
+def _padded(lines: Sequence[TaggedLine], length: int, vocabulary: Vocabulary, part: Part) -> Lines:
+  """Those lines that are not longer than `length`."""
+  short = [line for line in lines if len(line.text) <= length]
+  if not short:
+    least = min(len(line.text) for line in lines)
+    raise ValueError(
+      f"sequence_length must be at least {least}, the shortest line of part {part}, got {length}."
+    )
+  lengths = np.array([len(line.text) for line in short], np.int32)
+  tokens, classes = np.zeros((2, len(short), length), np.uint8)
+  valid = np.arange(length) < lengths[:, None]
+  tokens[valid] = vocabulary.encode(b"".join(line.text for line in short))
+  classes[valid] = np.concatenate([line.classes for line in short])
+  return Lines(tokens, classes, lengths)
