@@ -107,7 +107,7 @@ def first_bad_place(
   Args:
     model, loss, carries, key, **time: as `rnn_jax.training.update` takes them.
     params: of the model, before the update.
-    batch: xs [T, B, D] or tokens [T, B], targets, mask [T, B].
+    batch: xs [T, B, D] or tokens [T, B], targets, mask [T, B], lengths [B] or None.
     optimizer, opt_state: to look at the updated params too.
   Returns:
     The place; None if all is finite.
@@ -119,6 +119,8 @@ def first_bad_place(
   time.pop("remat", None)  # what is stored and what is computed again are the same
   if time.get("clip_carry") is not None:
     time["clip_carry"] /= batch.mask.shape[1]  # of the mean loss, an example has a share
+  if batch.lengths is not None:
+    time["lengths"] = batch.lengths
   model = model.clone(cells=tuple(model.cells))  # to be hashed
   forward, grads, cotangents, grad_norm = _training_step(
     model, loss, params, batch, carries, key, **time

@@ -152,9 +152,9 @@ def test_input_counts_unless_it_is_padding_or_masked():
   mask = jnp.arange(T)[:, None] < lengths[None]
   for name, entry in (("xs", (1, 0)), ("targets", (1, 1))):
     broken = BATCH._replace(**{name: getattr(BATCH, name).at[(3, *entry)].set(jnp.nan)})
-    place = find(PARAMS, broken, squared_error, lengths=jnp.array([T, T]))
+    place = find(PARAMS, broken, squared_error)
     assert where(place) == ("forward", None, 3, name, entry, "nan")
-    place = find(PARAMS, broken._replace(mask=mask), squared_error, lengths=lengths)
+    place = find(PARAMS, broken._replace(mask=mask, lengths=lengths), squared_error)
     # 0 · NaN: training stumbles over a masked target in the backward pass, and nowhere before.
     after = ("backward", None, 3, "readout", entry, "nan")
     assert where(place) == (after if name == "targets" else None)
