@@ -127,11 +127,13 @@ def _restore(
   if checks.integer("depth", run.depth) > len(arrays):
     raise ValueError(f"depth must be that of the params, got {run.depth}")
   sizes = about["output_size"], about["vocabulary_size"]
-  batch = Batch._make([jnp.asarray(arrays[f"batch.{name}"]) for name in Batch._fields])
+  # All steps of a sweep's sequences are valid, so that there are no lengths.
+  parts = {name: jnp.asarray(arrays[f"batch.{name}"]) for name in ("xs", "targets", "mask")}
   shape = (settings.sequence_length, settings.batch_size)
-  for name, a in batch._asdict().items():
+  for name, a in parts.items():
     if a.shape[:2] != shape:
       raise ValueError(f"batch.{name} must begin with {shape}, got {a.shape}")
+  batch = Batch(**parts)
   optimizer = optimizer_of(run, settings, numbers_of(run, settings))
 
   def start(xs: Any) -> Snapshot:
