@@ -14,6 +14,7 @@ import datetime
 import functools
 import math
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,11 @@ from experiments import (
   trained_model,
 )
 from experiments.language_sample import sample
-from experiments.language_settings import CHARACTERS, WORD_FLAGS, Settings, Texts
+from experiments.language_settings import CALL, CHARACTERS, LINES, WORD_FLAGS, Settings, Texts
 from experiments.language_training import Evaluation, Judge, train
 from experiments.trained_model import Trained
 from rnn_jax.losses import bits, perplexity
-from rnn_jax.text import Source, WordVocabulary, load_corpus, make_source
+from rnn_jax.text import Source, WordVocabulary, line_spans, load_corpus, make_source
 
 
 def define_flags() -> None:
@@ -113,25 +114,33 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
     f"{len(texts.train.symbols)} tokens to learn, {_count(texts.held_out)} held out, "
     f"{texts.vocabulary.size} different; by frequency alone {_figures(baseline, settings)}"
   )
+  if settings.reading == LINES:
+    longer = np.mean(line_spans(texts.train)[1] > settings.window)
+    print(f"{longer:.1%} of the lines are longer than the window, and are left out.")
   about = _about(texts, baseline)
-  trained_model.begin(folder, settings, texts.vocabulary, _flag_lines(settings), about)
+  folder.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryFile(dir=folder):
+    pass  # an OSError now is better than one after the training
   best, lines = None, []
   with progress.show(settings.steps, 0, Console(), title="training", unit="updates") as report:
     report("compiling", 0, None)
     on_call = functools.partial(report, "training")
     for evaluation in train(settings, model, texts.read, texts.held_out, on_call):
       lines.append(_line(evaluation, settings))
-      trained_model.append(folder, lines[-1])
       if evaluation.judged_by < (math.inf if best is None else best.judged_by):
+        if best is None:  # what an older model has left goes no earlier
+          trained_model.begin(folder, settings, texts.vocabulary, _flag_lines(settings), about)
         best = evaluation
         trained_model.keep(folder, best.step, best.params)
+      if best is not None:
+        trained_model.write_metrics(folder, lines)
   last = lines[-1]
   if best is None:
     raise ValueError(
       f"--learning_rate or --clip_norm must be smaller: at update {last['step']} the loss is "
       f"{last['loss']}, and no checkpoint was kept."
     )
-  speed = last["step"] * settings.window * settings.batch_size / last["seconds"]
+  speed = (last["step"] - CALL) * settings.window * settings.batch_size / last["seconds"]
   result = {
     "best": _line(best, settings),
     "last": last,

@@ -238,6 +238,7 @@ def given() -> Settings:
   if values["corpus"] != STANDARD_LIBRARY:
     values["corpus"] = str(command_line.path("corpus", values["corpus"]).absolute())
   settings = Settings(**values, layers=networks.given())
+  networks.check_memory(settings.layers, "window", settings.window, settings.batch_size)
   if settings.warmup >= settings.steps:
     raise ValueError(f"--warmup must be below --steps={settings.steps}, got {settings.warmup}.")
   if settings.tied:

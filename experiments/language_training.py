@@ -37,7 +37,7 @@ class Evaluation(NamedTuple):
     loss: mean training loss in nats a token since the evaluation before.
     grad_norm: the largest gradient norm before clipping since then.
     validation_loss: in nats a token; None where nothing is held out.
-    seconds: since the start, compilation excepted as far as it is before the first call.
+    seconds: since the end of the first call, which compiles.
     params: of the model, NumPy arrays.
   """
 
@@ -81,9 +81,10 @@ def train(
   carries = _carries(model, settings.batch_size, count)
   advance = map_runs(functools.partial(_advance, settings, model, count), devices)
   judge = Judge(model, settings, settings.batch_size)
-  begin, losses, norms = time.monotonic(), [], []
+  begin, losses, norms = math.nan, [], []
   for i in range(settings.steps // CALL):
     (state, carries), (loss, grad_norm) = advance(about, (state, carries), read(i))
+    begin = time.monotonic() if i == 0 else begin
     step = (i + 1) * CALL
     losses.append(float(np.mean(loss[0])))
     norms.append(float(np.max(grad_norm[0])))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import os
 from typing import Any
 
 from absl import flags
@@ -99,6 +101,29 @@ def make_cells(layers: Layers) -> list[Cell]:
       cell = residual(cell)
     cells.append(cell)
   return cells
+
+
+def check_memory(layers: Layers, length_flag: str, length: int, batch_size: int) -> None:
+  """Refuses sizes at which the least that a training must hold would not fit into memory.
+
+  Args:
+    layers: of the network.
+    length_flag: name of the flag that says how long sequences are.
+    length: of sequences.
+    batch_size: how many of them.
+  Raises:
+    ValueError: naming the flags.
+  """
+  top = (layers.hidden_size, *layers.hidden_sizes)
+  params = layers.depth * layers.hidden_size**2 + sum(a * b for a, b in itertools.pairwise(top))
+  carries = layers.depth * length * batch_size * layers.hidden_size
+  needed = 4 * (params + carries)
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if needed > memory:
+    raise ValueError(
+      f"--hidden_size, --hidden_sizes, --depth, --{length_flag} and --batch_size must fit into "
+      f"this machine's {memory / 2**30:.0f} GiB, got what needs {needed / 2**30:.0f} GiB at least."
+    )
 
 
 def options(layers: Layers) -> dict[str, Any]:

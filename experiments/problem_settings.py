@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -174,7 +172,7 @@ def given() -> Settings:
   if values["corpus"] != STANDARD_LIBRARY:
     values["corpus"] = str(command_line.path("corpus", values["corpus"]).absolute())
   settings = Settings(**values, layers=networks.given())
-  _check_memory(settings)
+  networks.check_memory(settings.layers, "sequence_length", _length(settings), settings.batch_size)
   if settings.bidirectional != _ONE_WAY:
     _check_bidirectional(settings)
   return settings
@@ -194,21 +192,6 @@ def _check_bidirectional(settings: Settings) -> None:
     raise ValueError(
       f"--residual must be false with {both}, whose layers read twice the width that each "
       "direction writes; --bidirectional=sum keeps the width."
-    )
-
-
-def _check_memory(settings: Settings) -> None:
-  """Refuses sizes at which the least that a training must hold would not fit into memory."""
-  layers = settings.layers
-  top = (layers.hidden_size, *layers.hidden_sizes)
-  params = layers.depth * layers.hidden_size**2 + sum(a * b for a, b in itertools.pairwise(top))
-  carries = layers.depth * _length(settings) * settings.batch_size * layers.hidden_size
-  needed = 4 * (params + carries)
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  if needed > memory:
-    raise ValueError(
-      "--hidden_size, --hidden_sizes, --depth, --sequence_length and --batch_size must fit into "
-      f"this machine's {memory / 2**30:.0f} GiB, got what needs {needed / 2**30:.0f} GiB at least."
     )
 
 

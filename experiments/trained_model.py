@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,10 +95,9 @@ def begin(
   files.write_text(folder / "language_model.flags", flags)
 
 
-def append(folder: Path, line: dict[str, Any]) -> None:
-  """One more line of metrics.jsonl."""
-  with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-    file.write(json.dumps(line) + "\n")
+def write_metrics(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
+  """Writes metrics.jsonl anew, a line an evaluation."""
+  files.write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def keep(folder: Path, step: int, params: Any) -> None:
