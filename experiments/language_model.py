@@ -29,17 +29,17 @@ from experiments import (
   command_line,
   compilation_cache,
   files,
-  language_plot,
-  language_settings,
   parsers,
   progress,
   provenance,
-  trained_model,
 )
-from experiments.language_sample import sample
-from experiments.language_settings import CALL, CHARACTERS, LINES, WORD_FLAGS, Settings, Texts
-from experiments.language_training import Evaluation, Judge, train
-from experiments.trained_model import Trained
+from experiments.language import plot as language_plot
+from experiments.language import settings as language_settings
+from experiments.language import trained_model
+from experiments.language.sample import sample
+from experiments.language.settings import CALL, CHARACTERS, LINES, WORD_FLAGS, Settings, Texts
+from experiments.language.trained_model import Trained
+from experiments.language.training import Evaluation, Judge, train
 from rnn_jax.losses import bits, perplexity
 from rnn_jax.text import Source, WordVocabulary, line_spans, load_corpus, make_source
 

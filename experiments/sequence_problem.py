@@ -22,17 +22,10 @@ import jax.numpy as jnp
 from absl import flags
 from rich.console import Console
 
-from experiments import (
-  command_line,
-  compilation_cache,
-  files,
-  parsers,
-  problem_settings,
-  progress,
-  provenance,
-  verdicts,
-)
-from experiments.problem_settings import Problem, Settings
+from experiments import command_line, compilation_cache, files, parsers, progress, provenance
+from experiments.problems import settings as problem_settings
+from experiments.problems import verdicts
+from experiments.problems.settings import Problem, Settings
 from rnn_jax.training import TrainState, init_state, make_optimizer, update
 from rnn_jax.types import Array
 

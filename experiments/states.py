@@ -24,14 +24,16 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import backend, command_line, files, language_settings, parsers, trained_model
-from experiments.language_settings import CHARACTERS
-from experiments.states_page import page
-from experiments.text_features import FEATURES, text_features
-from experiments.text_pieces import text_pieces
-from experiments.trained_model import Trained
-from experiments.unit_search import Found, search
-from experiments.unit_values import read
+from experiments import backend, command_line, files, parsers
+from experiments.language import settings as language_settings
+from experiments.language import trained_model
+from experiments.language.settings import CHARACTERS
+from experiments.language.trained_model import Trained
+from experiments.states_page.page import page
+from experiments.states_page.text_features import FEATURES, text_features
+from experiments.states_page.text_pieces import text_pieces
+from experiments.states_page.unit_search import Found, search
+from experiments.states_page.unit_values import read
 from rnn_jax.gradient_flow import saliency
 from rnn_jax.losses import bits
 

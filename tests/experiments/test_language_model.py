@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import language_model, trained_model
-from experiments.language_sample import sample
-from experiments.language_settings import read_texts
-from experiments.language_training import Evaluation, Judge
+from experiments import language_model
+from experiments.language import trained_model
+from experiments.language.sample import sample
+from experiments.language.settings import read_texts
+from experiments.language.training import Evaluation, Judge
 from rnn_jax.losses import cross_entropy
 
 FLAGFILES = Path(language_model.__file__).parent / "flagfiles"

@@ -15,9 +15,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import command_line, problem_settings, sequence_problem, verdicts
+from experiments import command_line, sequence_problem
 from experiments.networks import Layers
-from experiments.problem_settings import PROBLEMS, Settings, make_problem
+from experiments.problems import settings as problem_settings
+from experiments.problems import verdicts
+from experiments.problems.settings import PROBLEMS, Settings, make_problem
 from rnn_jax.text.python_source import CLASSES
 from rnn_jax.training import TrainState
 

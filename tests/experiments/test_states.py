@@ -12,11 +12,12 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import command_line, states, trained_model
-from experiments.language_settings import Settings, make_model
+from experiments import command_line, states
+from experiments.language import trained_model
+from experiments.language.settings import Settings, make_model
 from experiments.networks import Layers
-from experiments.text_pieces import text_pieces
-from experiments.unit_values import read
+from experiments.states_page.text_pieces import text_pieces
+from experiments.states_page.unit_values import read
 from rnn_jax import DeepRNN, make_cell, step
 from rnn_jax.gradient_flow import gate_values
 from rnn_jax.losses import cross_entropy

@@ -12,10 +12,10 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from experiments import states_page
-from experiments.states_page import page
-from experiments.unit_search import Found
-from experiments.unit_values import Quantity
+from experiments.states_page import page as states_page
+from experiments.states_page.page import page
+from experiments.states_page.unit_search import Found
+from experiments.states_page.unit_values import Quantity
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.text_features import FEATURES, text_features
+from experiments.states_page.text_features import FEATURES, text_features
 
 # A text, and beneath it the characters after which the feature holds.
 MARKED = [

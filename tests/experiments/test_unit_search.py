@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.stats
 
-from experiments.unit_search import correlations, search
+from experiments.states_page.unit_search import correlations, search
 
 T = 400
 

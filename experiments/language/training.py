@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.language_settings import CALL, LINES, Settings, optimizer
+from experiments.language.settings import CALL, LINES, Settings, optimizer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard

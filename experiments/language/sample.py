@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.language_settings import LINES
-from experiments.trained_model import Trained
+from experiments.language.settings import LINES
+from experiments.language.trained_model import Trained
 from rnn_jax.sampling import generate
 from rnn_jax.types import Array
 

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.figure
 
 from experiments import files, plot_style
-from experiments.language_settings import CHARACTERS, Settings
+from experiments.language.settings import CHARACTERS, Settings
 
 
 def save(lines: Sequence[dict[str, Any]], baseline: float, settings: Settings, path: Path) -> Path:

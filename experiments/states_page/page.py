@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.unit_search import Found
-from experiments.unit_values import Quantity
+from experiments.states_page.unit_search import Found
+from experiments.states_page.unit_values import Quantity
 
-TEMPLATE, SCRIPT = (Path(__file__).parent / f"states_page.{kind}" for kind in ("html", "js"))
+TEMPLATE, SCRIPT = (Path(__file__).with_suffix(kind) for kind in (".html", ".js"))
 MAX_VALUES = 6_000_000  # a byte each, 4/3 of it in the file
 DECADES = 2  # of saliency that are shown
 _TYPICAL = 0.98  # share of a unit's values inside the range of colours

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.problem_settings import Problem, Settings
+from experiments.problems.settings import Problem, Settings
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import Conditioned, EncoderDecoder
 from rnn_jax.sampling import write

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import files
-from experiments.language_settings import Settings, make_model
+from experiments.language.settings import Settings, make_model
 from experiments.networks import Layers
 from rnn_jax import checkpoints, checks
 from rnn_jax.modules import DeepRNN

@@ -1,0 +1,1 @@
+"""What the page that looks into a language model is made of."""
