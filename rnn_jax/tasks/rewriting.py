@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
@@ -76,7 +76,7 @@ def sort(sequence_length: int, batch_size: int) -> Task:
     # The symbol at step s is at most a where more than s of L are: P(Bin(L, p) > s), p = a / 8.
     # Over all L up to T these add up to Σ_{k > s} P(Bin(T + 1, p) > k) / p.
     p = np.arange(1, NUM_SYMBOLS + 1) / NUM_SYMBOLS
-    more = stats.binom.sf(np.arange(1, length + 1)[:, None], length + 1, p) / p
+    more = special.bdtrc(np.arange(1, length + 1)[:, None], length + 1, p) / p
     at_most = np.cumsum(more[::-1], axis=0)[::-1]
     return np.maximum(np.diff(at_most, axis=1, prepend=0), 0)  # not below it by rounding
 
