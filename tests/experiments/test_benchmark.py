@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import candidates, peer_sweep, peers, sweep_benchmark, timing
+from experiments import benchmark, candidates, peer_sweep, peers, sweep_benchmark, timing
 from experiments.benchmark import TOLERANCE, difference, measure
 from experiments.benchmark_report import picture
 from experiments.benchmark_targets import (
@@ -260,16 +260,6 @@ def test_peers_train_a_run(library):
   train(peer_sweep.Run("lstm", 2, 8, seed=0, steps=2, log_every=2))
 
 
-def benchmark(*flags):
-  return subprocess.run(
-    (sys.executable, "-m", "experiments.benchmark", *map(str, flags)),
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-
-
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
@@ -283,21 +273,28 @@ def benchmark(*flags):
     ("quick", "Arguments must be flags"),
   ],
 )
-def test_wrong_flags_end_in_one_line(flag, message):
-  result = benchmark(flag)
-  assert result.returncode == 2
-  assert message in result.stderr
-  assert len(result.stderr.splitlines()) == 1
+def test_wrong_flags_end_in_one_line(flag, message, program_here, capfd):
+  assert program_here(benchmark, flag) == 2
+  error = capfd.readouterr().err
+  assert message in error
+  assert len(error.splitlines()) == 1
 
 
 def test_program_runs_from_flags_to_picture(tmp_path):
-  result = benchmark(
+  flags = (
     "--quick",
     "--cell=gru",
     "--shape=2x3x4x5",
     "--depth=1",
     "--peers=linen,torch,haiku",
     f"--output_dir={tmp_path}",
+  )
+  result = subprocess.run(
+    (sys.executable, "-m", "experiments.benchmark", *flags),
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert result.returncode == 0, result.stderr
   assert "gru 2x3x4x5 depth 1" in result.stdout
