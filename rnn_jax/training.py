@@ -239,13 +239,20 @@ def omega_penalty(model: DeepRNN, loss: Loss, weight: Any) -> Penalty:
   Returns:
     `(params, batch) -> scalar`.
   Raises:
-    TypeError, ValueError: a weight that is no number of at least 0.
+    TypeError, ValueError: a weight that is no number of at least 0; a pooled network, or a batch with
+      lengths, whose losses do not belong to steps that all have.
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
   checks.number("weight", weight, minimum=0)
+  if model.pooled:
+    raise ValueError("model must not be pooled, since a pooled loss belongs to no step.")
 
   def penalty(params: Any, batch: Batch) -> Array:
+    if batch.lengths is not None:
+      raise ValueError(
+        "batch must have no lengths: Ω is that of sequences with all of their steps."
+      )
     variables = {"params": params}
     apply: Callable[..., Any] = functools.partial(model.apply, variables)
 
