@@ -239,8 +239,8 @@ def omega_penalty(model: DeepRNN, loss: Loss, weight: Any) -> Penalty:
   Returns:
     `(params, batch) -> scalar`.
   Raises:
-    TypeError, ValueError: a weight that is no number of at least 0; a pooled network, or a batch with
-      lengths, whose losses do not belong to steps that all have.
+    TypeError, ValueError: a weight that is no number of at least 0; a pooled network, or a batch
+      with lengths, whose losses do not belong to steps that all have.
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
@@ -250,9 +250,7 @@ def omega_penalty(model: DeepRNN, loss: Loss, weight: Any) -> Penalty:
 
   def penalty(params: Any, batch: Batch) -> Array:
     if batch.lengths is not None:
-      raise ValueError(
-        "batch must have no lengths: Ω is that of sequences with all of their steps."
-      )
+      raise ValueError("batch must have no lengths: Ω is of sequences with all their steps.")
     variables = {"params": params}
     apply: Callable[..., Any] = functools.partial(model.apply, variables)
 
