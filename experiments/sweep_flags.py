@@ -260,3 +260,5 @@ def _named(function: Any, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
   except (TypeError, ValueError) as error:
     raise ValueError(f"--{error}") from None
+  except ImportError as error:  # of what a task needs beside
+    raise ValueError(str(error)) from None

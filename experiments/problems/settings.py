@@ -219,6 +219,8 @@ def make_problem(settings: Settings) -> Problem:
       test = _make_task(settings, corpus, "test", min(count, _HELD_OUT))
   except (TypeError, ValueError) as error:
     raise ValueError(f"--{error}") from None
+  except ImportError as error:
+    raise ValueError(str(error)) from None
   return Problem(train, test, make_model(settings, train), vocabulary)
 
 

@@ -41,7 +41,8 @@ def load_images(part: Part) -> Images:
   recognising them, whose support vector machine finds 97 % of the second half.
 
   Raises:
-    ValueError: an unknown part; scikit-learn is not installed.
+    ValueError: an unknown part.
+    ImportError: scikit-learn is not installed.
   References:
     https://archive.ics.uci.edu/dataset/80; the example,
     https://scikit-learn.org/stable/auto_examples/classification/plot_digits_classification.html
@@ -58,8 +59,8 @@ def _all_images() -> Images:
   try:
     from sklearn.datasets import load_digits
   except ImportError:
-    raise ValueError(
-      "digits come with scikit-learn, which must be installed: pip install 'rnn_jax[digits]'."
+    raise ImportError(
+      "Digits come with scikit-learn, which must be installed: pip install scikit-learn."
     ) from None
   found = load_digits()
   return Images((found.data / 16).astype(np.float32), found.target.astype(np.int32))
@@ -78,7 +79,8 @@ def digits(batch_size: int | None, part: Part = "train") -> Task:
   Returns:
     The Task: xs [1, B, 64], targets [1, B].
   Raises:
-    TypeError, ValueError: an argument out of range; scikit-learn is not installed.
+    TypeError, ValueError: an argument out of range.
+    ImportError: scikit-learn is not installed.
   """
   return _classified(batch_size, part, 1, pooled=True)
 
@@ -100,7 +102,8 @@ def sequential_digits(
   Returns:
     The Task: xs [64, B, 1], targets [64, B], loss at the last step only.
   Raises:
-    TypeError, ValueError: an argument out of range; scikit-learn is not installed.
+    TypeError, ValueError: an argument out of range.
+    ImportError: scikit-learn is not installed.
   References:
     with 28×28 pixels, Le, Jaitly and Hinton, 2015, https://arxiv.org/abs/1504.00941
   """
@@ -143,7 +146,8 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
     The Task: xs Written(source [B, 64], None, tokens [6, B]), targets [6, B], loss at all steps up
     to the `<eos>`, 4 to 6. Token 0 is `<eos>`, which starts a sequence too; `LETTERS` the others.
   Raises:
-    TypeError, ValueError: an argument out of range; scikit-learn is not installed.
+    TypeError, ValueError: an argument out of range.
+    ImportError: scikit-learn is not installed.
   """
   images = load_images(part)
   count = check_batch_size(batch_size, len(images.digits), part)

@@ -111,5 +111,5 @@ def test_bad_arguments_are_named(call, message):
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
   sys.modules[one_to_one.__module__]._all_images.cache_clear()
   monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-  with pytest.raises(ValueError, match=r"scikit-learn.*pip install 'rnn_jax\[digits\]'"):
+  with pytest.raises(ImportError, match=r"scikit-learn.*pip install scikit-learn"):
     digits(1)
