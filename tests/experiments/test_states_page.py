@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import urllib.parse
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -26,6 +27,7 @@ OPTIONS = (
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  "--window-size=1280,800",
 )
 RED, HALF, BLUE = "rgb(214, 96, 77)", "rgb(254, 255, 255)", "rgb(67, 147, 195)"
 
@@ -83,21 +85,26 @@ def style(element):
 
 
 @pytest.fixture
-def shown(tmp_path):
-  """`shown(script, **link)`: the page as it is after its own script has run, and this one."""
+def browse(tmp_path):
+  """`browse(option, script, **link)`: what a browser prints with an option."""
   browser = next(filter(None, map(shutil.which, BROWSERS)), None)
   if browser is None:
     pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
   path = tmp_path / "page.html"
 
-  def show(script="", **state):
+  def run(option, script="", **state):
     path.write_text(f"{made()}<script>{script}</script>", encoding="utf-8")
     url = f"{path.as_uri()}#{urllib.parse.urlencode(state)}"
-    command = [browser, *OPTIONS, f"--user-data-dir={tmp_path / 'user'}", "--dump-dom", url]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
-    return Parsed(done.stdout.decode())
+    command = [browser, *OPTIONS, f"--user-data-dir={tmp_path / 'user'}", option, url]
+    return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
 
-  return show
+  return run
+
+
+@pytest.fixture
+def shown(browse):
+  """`shown(script, **link)`: the page as it is after its own script has run, and this one."""
+  return lambda script="", **state: Parsed(browse("--dump-dom", script, **state))
 
 
 def test_a_browser_shows_the_text_as_text_and_the_unit_of_the_link(shown):
@@ -120,6 +127,20 @@ def test_a_browser_shows_the_text_as_text_and_the_unit_of_the_link(shown):
   assert "chosen" in characters[6][1]["class"] and "next" in characters[7][1]["class"]
   assert "layer 1 hidden 0 is −1.5 after it" in dom.by_id("status")[2]
   assert "loss of 1.0 nats" in dom.by_id("status")[2]
+
+
+def test_a_screenshot_is_red_where_the_text_begins_and_blue_where_it_ends(browse, tmp_path):
+  browse(f"--screenshot={tmp_path / 'page.png'}", q="layer 1 hidden", u=0)
+  pixels = 255 * plt.imread(tmp_path / "page.png")[..., :3]
+
+  def rows(colour):
+    """Where in the page a colour fills something of the size of a character, from the top."""
+    rgb = np.array([int(part) for part in colour.removeprefix("rgb(").strip(")").split(",")])
+    return np.flatnonzero((np.abs(pixels - rgb).max(axis=-1) < 4).sum(axis=1) >= 4)
+
+  assert len(rows(RED)) > 8 and len(rows(BLUE)) > 8
+  # The legend has both, side by side; below it the text goes from the one to the other.
+  assert rows(RED)[-1] < rows(BLUE)[-1]
 
 
 def test_another_link_shows_another_unit_and_none_the_best(shown):
