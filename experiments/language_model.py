@@ -39,7 +39,7 @@ from experiments.language import trained_model
 from experiments.language.sample import sample
 from experiments.language.settings import CALL, CHARACTERS, LINES, WORD_FLAGS, Settings, Texts
 from experiments.language.trained_model import Trained
-from experiments.language.training import Evaluation, Judge, train
+from experiments.language.training import Evaluation, make_judge, train
 from rnn_jax.losses import bits, perplexity
 from rnn_jax.text import Source, WordVocabulary, line_spans, load_corpus, make_source
 
@@ -171,7 +171,7 @@ def _judge(trained: Trained, path: Path) -> None:
     raise ValueError(f"--evaluate must hold 2 tokens or more, got {len(source.symbols)}.")
   # A short text is read in as few lanes as it fills.
   lanes = min(settings.batch_size, max(1, (len(source.symbols) - 1) // settings.window))
-  loss = Judge(trained.model, settings, lanes)(trained.variables["params"], source)
+  loss = make_judge(trained.model, settings, lanes)(trained.variables["params"], source)
   print(f"{len(source.symbols)} tokens of {path}: {_figures(loss, settings)}")
   if isinstance(vocabulary, WordVocabulary):
     print(f"unknown words: {np.mean(source.symbols == vocabulary.unk):.2%}")

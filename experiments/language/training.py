@@ -80,7 +80,7 @@ def train(
   state = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), start)
   carries = _carries(model, settings.batch_size, count)
   advance = map_runs(functools.partial(_advance, settings, model, count), devices)
-  judge = Judge(model, settings, settings.batch_size)
+  judge = make_judge(model, settings, settings.batch_size)
   begin, losses, norms = math.nan, [], []
   for i in range(settings.steps // CALL):
     (state, carries), (loss, grad_norm) = advance(about, (state, carries), read(i))
@@ -101,30 +101,34 @@ def train(
       return
 
 
-class Judge:
-  """Mean loss in nats a token over a whole text, the carry handed on in lanes.
+def make_judge(
+  model: DeepRNN, settings: Settings, batch_size: int
+) -> Callable[[Any, Source], float]:
+  """`(params, text) -> loss`, the mean in nats a token, the carry handed on in lanes.
 
-  A model that was trained on single lines begins each with a new carry here too. A class for its
-  compiled program alone, which serves every text.
+  A model that was trained on single lines begins each with a new carry here too.
+
+  Args:
+    model: the network.
+    settings: how it was trained.
+    batch_size: number of lanes.
+  Returns:
+    The function; it compiles once, for all texts.
   """
+  devices = sharing(batch_size)
+  count = len(devices)
+  run = map_runs(functools.partial(_evaluate, model, count), devices)
+  by_line = settings.reading == LINES
 
-  def __init__(self, model: DeepRNN, settings: Settings, batch_size: int) -> None:
-    self._model, self._batch_size = model, batch_size
-    self._cut = settings.window, CALL, settings.reading == LINES
-    self._devices = sharing(batch_size)
-    count = len(self._devices)
-    self._run = map_runs(functools.partial(_evaluate, model, count), self._devices)
-
-  def __call__(self, params: Any, source: Source) -> float:
-    """The loss of these params on a text."""
-    count = len(self._devices)
+  def judge(params: Any, source: Source) -> float:
     everywhere = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), params)
-    carries = _carries(self._model, self._batch_size, count)
-    total, tokens = 0.0, 0.0
-    for windows in evaluation_windows(source, self._batch_size, *self._cut):
-      carries, (loss, number) = self._run(everywhere, carries, windows)
+    carries, total, tokens = _carries(model, batch_size, count), 0.0, 0.0
+    for windows in evaluation_windows(source, batch_size, settings.window, CALL, by_line):
+      carries, (loss, number) = run(everywhere, carries, windows)
       total, tokens = total + float(loss[0]), tokens + float(number[0])
     return total / tokens
+
+  return judge
 
 
 def sharing(batch_size: int) -> list[Any]:

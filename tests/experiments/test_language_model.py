@@ -15,7 +15,7 @@ from experiments import language_model
 from experiments.language import trained_model
 from experiments.language.sample import sample
 from experiments.language.settings import read_texts
-from experiments.language.training import Evaluation, Judge
+from experiments.language.training import Evaluation, make_judge
 from rnn_jax.losses import cross_entropy
 
 FLAGFILES = Path(language_model.__file__).parent / "flagfiles"
@@ -152,7 +152,7 @@ def test_a_model_of_single_lines_is_judged_and_writes_line_by_line(folder):
   apply = jax.jit(trained.model.apply)
   _, logits = apply(trained.variables, tokens[:-1], resets=resets[:-1])
   loss = float(np.mean(cross_entropy(logits, tokens[1:])))
-  judge = Judge(trained.model, settings, 1)
+  judge = make_judge(trained.model, settings, 1)
   assert judge(trained.variables["params"], source) == pytest.approx(loss, rel=1e-5)
   lines = trained._replace(settings=settings)
   after = [
