@@ -1,5 +1,6 @@
 """Strict numerics for every test, and CPU cores as devices."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,6 +10,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
+
+# What jax keeps of thousands of programs is millions of objects, which hardly ever become garbage.
+gc.set_threshold(100_000, 20, 100)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -62,10 +62,10 @@ def error(program, capfd):
 
 
 KINDS = {
-  "characters": ("--cell=gru",),
+  "characters": ("--cell=elman",),
   "words": (
     "--level=word",
-    "--cell=lstm",
+    "--cell=elman",
     "--depth=2",
     "--embedding_size=16",
     "--tied=true",
