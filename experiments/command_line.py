@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
 USAGE_ERROR = 2
@@ -29,6 +31,26 @@ def interrupted(message: str) -> NoReturn:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def errors_in_one_line(files: str) -> Iterator[None]:
+  """Ends the program with one line for all that a user's input, files or machine may cause.
+
+  Args:
+    files: what is said where a file fails.
+  """
+  try:
+    yield
+  except BrokenPipeError:
+    raise
+  except (ValueError, TypeError) as error:
+    fail(str(error))
+  except OSError as error:
+    fail(f"{files}: {error}.")
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    reason = str(error).strip().split("\n")[0]
+    fail(f"the computation failed: {reason}.")
 
 
 def path(name: str, text: str) -> Path:

@@ -77,34 +77,26 @@ def main(arguments: list[str]) -> None:
   """Does what the flags ask for."""
   values = flags.FLAGS
   try:
-    if arguments:
-      raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
-    if not values.output_dir:
-      raise ValueError("--output_dir must name a folder, got ''.")
-    if values.sample and values.evaluate is not None:
-      raise ValueError("--sample and --evaluate must not be given together.")
-    folder = command_line.path("output_dir", values.output_dir)
-    if values.sample:
-      _sample(trained_model.load(folder))
-    elif values.evaluate is not None:
-      _judge(trained_model.load(folder), command_line.path("evaluate", values.evaluate))
-    else:
-      settings = language_settings.given()
-      trained_model.check_folder(folder, values.overwrite)
-      texts = _named(language_settings.read_texts, settings)
-      compilation_cache.use("auto")
-      _train(settings, texts, folder)
+    with command_line.errors_in_one_line("--output_dir could not be read or written"):
+      if arguments:
+        raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+      if not values.output_dir:
+        raise ValueError("--output_dir must name a folder, got ''.")
+      if values.sample and values.evaluate is not None:
+        raise ValueError("--sample and --evaluate must not be given together.")
+      folder = command_line.path("output_dir", values.output_dir)
+      if values.sample:
+        _sample(trained_model.load(folder))
+      elif values.evaluate is not None:
+        _judge(trained_model.load(folder), command_line.path("evaluate", values.evaluate))
+      else:
+        settings = language_settings.given()
+        trained_model.check_folder(folder, values.overwrite)
+        texts = _named(language_settings.read_texts, settings)
+        compilation_cache.use("auto")
+        _train(settings, texts, folder)
   except KeyboardInterrupt:
     command_line.interrupted(f"What is in {values.output_dir} is whole.")
-  except BrokenPipeError:
-    raise
-  except (ValueError, TypeError) as error:
-    command_line.fail(str(error))
-  except OSError as error:
-    command_line.fail(f"--output_dir could not be read or written: {error}.")
-  except (MemoryError, jax.errors.JaxRuntimeError) as error:
-    reason = str(error).strip().split("\n")[0]
-    command_line.fail(f"the computation failed: {reason}.")
 
 
 def _train(settings: Settings, texts: Texts, folder: Path) -> None:

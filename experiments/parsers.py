@@ -73,6 +73,11 @@ def number(name: str, rule: str, accept: Callable[[float], bool], none: str | No
   return parse
 
 
+def positive(name: str, none: str | None = None) -> Parse:
+  """A finite number above 0; or the word `none`, which gives None."""
+  return number(name, "a finite number above 0", lambda v: v > 0, none)
+
+
 def define(name: str, default: str, parse: Parse, help: str) -> None:
   """Defines a flag with a single value."""
   _define(name, default, parse, help, "none")

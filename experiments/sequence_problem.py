@@ -53,28 +53,20 @@ def main(arguments: list[str]) -> None:
   """Trains and judges what the flags describe."""
   values = flags.FLAGS
   try:
-    if arguments:
-      raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
-    if not values.output_dir:
-      raise ValueError("--output_dir must name a folder, got ''.")
-    folder = command_line.path("output_dir", values.output_dir)
-    settings = problem_settings.given()
-    problem = problem_settings.make_problem(settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-      pass  # an OSError now is better than one after the training
-    _run(settings, problem, folder)
+    with command_line.errors_in_one_line("--output_dir could not be written"):
+      if arguments:
+        raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+      if not values.output_dir:
+        raise ValueError("--output_dir must name a folder, got ''.")
+      folder = command_line.path("output_dir", values.output_dir)
+      settings = problem_settings.given()
+      problem = problem_settings.make_problem(settings)
+      folder.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryFile(dir=folder):
+        pass  # an OSError now is better than one after the training
+      _run(settings, problem, folder)
   except KeyboardInterrupt:
     command_line.interrupted("Nothing was written.")
-  except BrokenPipeError:
-    raise
-  except (ValueError, TypeError) as error:
-    command_line.fail(str(error))
-  except OSError as error:
-    command_line.fail(f"--output_dir could not be written: {error}.")
-  except (MemoryError, jax.errors.JaxRuntimeError) as error:
-    reason = str(error).strip().split("\n")[0]
-    command_line.fail(f"the computation failed: {reason}.")
 
 
 def _run(settings: Settings, problem: Problem, folder: Path) -> None:

@@ -61,7 +61,7 @@ def define_flags() -> None:
 def main(arguments: list[str]) -> None:
   """Reads the text, searches, prints what was found, and writes the page."""
   values = flags.FLAGS
-  try:
+  with command_line.errors_in_one_line("--model or --output could not be read or written"):
     if arguments:
       raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
     folder = command_line.path("model", values.model or "")
@@ -81,15 +81,6 @@ def main(arguments: list[str]) -> None:
     html, found = look(trained, name, tokens, values.characters, values.reach)
     print_ranking(found, Console())
     files.write_text(output, html)
-  except BrokenPipeError:
-    raise
-  except (ValueError, TypeError) as error:
-    command_line.fail(str(error))
-  except OSError as error:
-    command_line.fail(f"--model or --output could not be read or written: {error}.")
-  except (MemoryError, jax.errors.JaxRuntimeError) as error:
-    reason = str(error).strip().split("\n")[0]
-    command_line.fail(f"the computation failed: {reason}.")
   print(f"The page is {output}, {len(html.encode()) / 1e6:.1f} MB; open it in a browser.")
 
 

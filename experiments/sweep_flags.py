@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,14 +23,11 @@ from rnn_jax.training import CLIP_BY, OPTIMIZERS
 # is slow at small batched products.
 _RUNS_PER_ACCELERATOR = 16
 
-_positive = functools.partial(
-  parsers.number, rule="a finite number above 0", accept=lambda v: v > 0
-)
-
 
 def define() -> None:
   """All flags of the sweep."""
   axis, single, integer = parsers.define_axis, parsers.define, parsers.integer
+  positive = parsers.positive
   axis("cell", "elman", parsers.choice("cell", CELLS), f"Cell: {', '.join(CELLS)}.")
   axis("depth", "1", integer("depth"), "Number of recurrent layers.")
   axis(
@@ -42,11 +38,11 @@ def define() -> None:
     none="full",
   )
   axis("seed", "0", integer("seed", minimum=0), "Seed of parameters and data.")
-  axis("learning_rate", "0.002", _positive("learning_rate"), "Learning rate of the optimizer.")
+  axis("learning_rate", "0.002", positive("learning_rate"), "Learning rate of the optimizer.")
   axis(
     "clip_norm",
     "1.0",
-    _positive("clip_norm", none="none"),
+    positive("clip_norm", none="none"),
     "Largest norm that is not clipped, or none for no clipping; --clip_by says of what.",
   )
   axis(

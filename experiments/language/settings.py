@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -112,10 +111,7 @@ class Texts(NamedTuple):
 
 def define() -> None:
   """The flags of `Settings`."""
-  single, integer = parsers.define, parsers.integer
-  positive = functools.partial(
-    parsers.number, rule="a finite number above 0", accept=lambda v: v > 0
-  )
+  single, integer, positive = parsers.define, parsers.integer, parsers.positive
   single(
     "corpus",
     STANDARD_LIBRARY,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -97,10 +96,7 @@ class Problem(NamedTuple):
 
 def define() -> None:
   """The flags of `Settings`."""
-  single, integer = parsers.define, parsers.integer
-  positive = functools.partial(
-    parsers.number, rule="a finite number above 0", accept=lambda v: v > 0
-  )
+  single, integer, positive = parsers.define, parsers.integer, parsers.positive
   listed = "; ".join(f"{name}, {note}" for name, note in PROBLEMS.items())
   single("problem", "many_to_one", parsers.choice("problem", PROBLEMS), f"What to learn: {listed}.")
   networks.define()

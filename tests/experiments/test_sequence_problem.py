@@ -12,10 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import command_line, sequence_problem
+from experiments import sequence_problem
 from experiments.networks import Layers
 from experiments.problems import settings as problem_settings
 from experiments.problems import verdicts
@@ -46,36 +44,11 @@ SETTINGS = Settings(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def flags_of_this_program():
-  """absl's flags without those of other programs that other tests have defined."""
-  ours = ("absl", "pytest")
-  others = {
-    name: flags.FLAGS[name]
-    for module, defined in flags.FLAGS.flags_by_module_dict().items()
-    if not module.startswith(ours)
-    for name in (flag.name for flag in defined)
-  }
-  flags.FLAGS.remove_flag_values(others)
-  before = set(flags.FLAGS)
-  sequence_problem.define_flags()
-  yield
-  flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
-  for name, flag in others.items():
-    flags.FLAGS[name] = flag
-
-
 @pytest.fixture
-def call(monkeypatch):
+def call(monkeypatch, program_here):
   """`(*flags) -> exit status`, in this process."""
   monkeypatch.setattr(problem_settings, "_HELD_OUT", 20)
-
-  def run(*given: object) -> int:
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-      command_line.run(sequence_problem.main, ["sequence_problem", *map(str, given)])
-    return ended.value.code or 0
-
-  return run
+  return lambda *given: program_here(sequence_problem, *given)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
