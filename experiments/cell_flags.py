@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from absl import flags
 
 from experiments import parsers
 from rnn_jax import checks
-from rnn_jax.cells import cell_options
+from rnn_jax.cells import CELLS, cell_options
 
 Options = tuple[tuple[str, Any], ...]  # (name, value), sorted by name: hashable
 
@@ -163,8 +164,14 @@ def by_cell(
         raise ValueError(
           f"--cell_option must not give {option.name} of {cell} twice, got it again in '{option}'."
         )
-      found[cell][option.name] = option.values
+      found[cell][option.name] = tuple(_as_taken(cell, option.name, v) for v in option.values)
   return {cell: dict(sorted(options.items())) for cell, options in found.items()}
+
+
+def _as_taken(cell: str, name: str, value: Any) -> Any:
+  """To an option whose default is a word, none is a word too."""
+  default = inspect.signature(CELLS[cell]).parameters[name].default
+  return "none" if value is None and isinstance(default, str) else value
 
 
 def _takers(option: CellOption, known: Mapping[str, Sequence[str]]) -> list[str]:
@@ -175,6 +182,7 @@ def _takers(option: CellOption, known: Mapping[str, Sequence[str]]) -> list[str]
     known, kind = {option.cell: known[option.cell]}, f"{kind} of cell {option.cell}"
   names = {name for options in known.values() for name in options}
   if not names:
-    raise ValueError(f"--cell_option is for cells with options, got '{option}' for {list(known)}.")
+    cells = ", ".join(known)
+    raise ValueError(f"--cell_option is for cells with options, got '{option}' for {cells}.")
   checks.choice(kind, option.name, names)
   return [cell for cell, options in known.items() if option.name in options]

@@ -65,7 +65,9 @@ def show() -> None:
   if not console.is_terminal:
     print(markdown(), end="")
     return
-  table = Table(*_TITLES, box=box.MARKDOWN, show_lines=True)
+  table = Table(box=box.MARKDOWN, show_lines=True)
+  for title in _TITLES:
+    table.add_column(title, overflow="fold")
   for row in rows():
     table.add_row(*row)
   console.print(table)

@@ -94,8 +94,8 @@ def check_near(width: int, number: int, wanted: int, whose: str) -> None:
   """
   if abs(number - wanted) > TOLERANCE * wanted:
     raise ValueError(
-      f"--match_params must be met by some width within {TOLERANCE:.0%}; the nearest of {whose} is "
-      f"{width}, with {number} params, got {wanted}."
+      f"--match_params must be met by some width within {TOLERANCE:.0%}; the nearest width of "
+      f"{whose} is {width}, with {number} params, got {wanted}."
     )
 
 

@@ -175,8 +175,8 @@ def check(layers: Layers, length_flag: str, length: int, batch_size: int) -> Non
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   if needed > memory:
     raise ValueError(
-      f"--hidden_size, or --match_params, --hidden_sizes, --depth, --{length_flag} and --batch_size "
-      f"must fit into this machine's {memory / 2**30:.0f} GiB, got what needs "
+      f"--hidden_size or --match_params, --hidden_sizes, --depth, --{length_flag} and "
+      f"--batch_size must fit into this machine's {memory / 2**30:.0f} GiB, got what needs "
       f"{needed / 2**30:.0f} GiB at least."
     )
 

@@ -96,6 +96,7 @@ def define_list(name: str, default: str, parse: Parse, help: str, none: str = "n
 def define_several(name: str, parse: Parse, help: str) -> None:
   """Defines a flag that may be given several times; it holds a list, None where it was not."""
   flags.DEFINE_multi(_Parser(parse), _Serializer("none"), name, None, help)
+  flags.FLAGS[name].help = help  # absl adds to it in words of its own
 
 
 def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:

@@ -7,6 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from absl.testing import flagsaver
+
+from experiments.grid import flagfile
+from experiments.sweep_flags import resolve
+from rnn_jax.cells import CELLS, elman
 
 FLAGFILES = Path(__file__).parents[2] / "experiments" / "flagfiles"
 SWEEPS = sorted(path for path in FLAGFILES.glob("*.flags") if "--task=" in path.read_text())
@@ -75,6 +80,24 @@ BAD = [
   ("--output_dir={tmp}/empty/x", "--output_dir must be a folder that can be written"),
   ("--output_dir=/proc/nothing", "--output_dir must be a folder that can be written"),
   ("--output_dir=", "--output_dir must name a folder"),
+  ("--cell_option=activation", "cell_option must be name=value or cell.name=value"),
+  ("--cell_option=activation=", "cell_option must be a comma list without empty entries"),
+  ("--cell_option=activation=tanh,tanh", "cell_option must not hold a value twice, got tanh"),
+  ("--cell_option=activaton=relu", "Unknown --cell_option 'activaton'; did you mean 'activation'?"),
+  ("--cell=gru --cell_option=elman.activation=relu", "Unknown cell of --cell_option 'elman'"),
+  (
+    "--cell_option=activation=rleu",
+    "--cell=elman --cell_option=activation=rleu: Unknown activation",
+  ),
+  ("--cell_option=recurrent_gain=2", "which has a flag of its own, --recurrent_gain"),
+  ("--cell=gru --cell_option=chrono=1", "--cell=gru --cell_option=chrono=1: "),
+  ("--hidden_size=64 --match_params=5000", "must not be given together, got 5000 and 64"),
+  ("--match_params=0", "match_params must be an integer from 1 to 2147483647, or 'none'"),
+  (
+    "--task=adding --depth=2 --match_params=11",
+    "the nearest width of elman, depth 2 is 1, with 7 params, got 11.",
+  ),
+  ("--match_params=5000 --cell_option=activation=rleu", "activation=rleu: Unknown activation"),
 ]
 
 
@@ -101,3 +124,60 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, caps
   assert error.startswith("error: ")
   assert error.count("\n") == 1
   assert sorted(tmp_path.iterdir()) == before
+
+
+def test_networks_of_a_dry_run_are_as_wide_as_their_params_ask(tmp_path, capsys, sweep_here):
+  flags = "--task=adding --cell=elman,gru --depth=1,2 --match_params=5000 --cell_option=activation="
+  out = f"--output_dir={tmp_path}"
+  assert sweep_here(*(f"{flags}relu,tanh".split()), "--dry_run", out) == 0
+  groups = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()]
+  # H (D + H + 1) and H (D + H + 1) + H (2 H + 1) of D = 2; a GRU has three times as many.
+  assert [group for group in groups if "units" in group] == [
+    "elman activation=relu, depth 1, 69 units",
+    "elman activation=tanh, depth 1, 69 units",
+    "elman activation=relu, depth 2, 40 units",
+    "elman activation=tanh, depth 2, 40 units",
+    "gru, depth 1, 39 units",
+    "gru, depth 2, 23 units",
+  ]
+  assert groups[-1].startswith("10 runs") or groups[-1].startswith("6 runs, 6 groups")
+
+
+def test_widths_that_a_cell_refuses_are_skipped_or_named(tmp_path, capsys, sweep_here, monkeypatch):
+  def clock(hidden_size, *, modules=8):
+    if hidden_size % modules:
+      raise ValueError(f"hidden_size must be a multiple of modules={modules}, got {hidden_size}.")
+    return elman(hidden_size)
+
+  monkeypatch.setitem(CELLS, "elman", clock)
+  flags = ("--task=adding", "--cell_option=modules=12", "--dry_run", f"--output_dir={tmp_path}")
+  assert sweep_here("--match_params=5300", *flags) == 0
+  assert "elman modules=12, depth 1, 72 units" in capsys.readouterr().out
+  assert sweep_here("--hidden_size=64", *flags) == 2
+  error = capsys.readouterr().err
+  assert error == (
+    "error: --cell=elman --cell_option=modules=12: hidden_size must be a multiple of modules=12, "
+    "got 64.\n"
+  )
+
+
+def test_flags_that_a_sweep_writes_are_the_same_sweep(tmp_path, sweep_flags):
+  given = ["--task=adding", "--cell=elman,gru", "--cell_option=activation=relu,tanh"]
+  given += ["--cell_option=gru.reset=none", "--cell_option=inner_bias=false", "--match_params=999"]
+
+  def resolved(*arguments):
+    with flagsaver.flagsaver():
+      sweep_flags(["sweep", *arguments, f"--output_dir={tmp_path / 'out'}"])
+      return resolve([])
+
+  first = resolved(*given)
+  file = tmp_path / "sweep.flags"
+  file.write_text(flagfile(first.settings, first.axes, first.options))
+  again = resolved(f"--flagfile={file}")
+  assert again.ids == first.ids and again.configuration == first.configuration
+  assert {run.options for run in first.ids.values() if run.cell == "gru"} == {
+    (("inner_bias", False), ("reset", "none"))
+  }
+  assert first.configuration["cell_option"][0] == "activation=relu,tanh"
+  other = resolved(*given, "--cell_option=recurrent_kernel=identity")
+  assert other.configuration != first.configuration and not set(other.ids) & set(first.ids)
