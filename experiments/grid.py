@@ -76,7 +76,7 @@ class Run:
     recurrent_gain: factor on the recurrent kernels at initialisation; None where the cell has none.
     forget_bias: of the forget gates at initialisation; None where the cell has none.
     clip_by: what is clipped, and where; `global_norm`, the default, where nothing is.
-    options: other options of the cell, where they are not its defaults.
+    options: other options of the cell, as they were given; the rest have their defaults.
     hidden_size: width of every layer, where it is not that of all runs.
   """
 

@@ -31,7 +31,7 @@ class Layers:
     dropout: rate between layers; 0 for none.
     dropout_mask: `step` or `sequence`.
     hidden_sizes: widths of the feed-forward layers on top.
-    options: of the cell, where they are not its defaults.
+    options: of the cell, as they were given; the rest have their defaults.
     match_params: number of params of the recurrent layers together, by which their width is still
       to be chosen; None where it is known.
   """
@@ -59,7 +59,12 @@ class Layers:
 def define() -> None:
   """The flags of `Layers`."""
   single, integer = parsers.define, parsers.integer
-  single("cell", "lstm", parsers.choice("cell", CELLS), "Cell; --list_cells tells of them.")
+  single(
+    "cell",
+    "lstm",
+    parsers.choice("cell", CELLS),
+    "Name of a cell; --list_cells prints a table of them.",
+  )
   cell_flags.define(axis=False)
   single("depth", "1", integer("depth"), "Number of recurrent layers.")
   single("hidden_size", "128", integer("hidden_size"), "Width of every recurrent layer, in units.")
@@ -165,13 +170,17 @@ def check(layers: Layers, length_flag: str, length: int, batch_size: int) -> Non
   Raises:
     ValueError: naming the flags.
   """
+  top = (layers.width, *layers.hidden_sizes)
+  carries = layers.depth * length * batch_size * layers.width
+  entries = carries + sum(a * b for a, b in itertools.pairwise(top))
+  _check_memory(entries, length_flag)  # widths out of all bounds: more params than can be counted
   with cell_flags.errors_of(layers.cell, layers.options):
-    make_cells(layers)
-  width = layers.width
-  top = (width, *layers.hidden_sizes)
-  params = layers.depth * width**2 + sum(a * b for a, b in itertools.pairwise(top))
-  carries = layers.depth * length * batch_size * width
-  needed = 4 * (params + carries)
+    params = count_params(make_cells(layers), 1)
+  _check_memory(entries + params, length_flag)
+
+
+def _check_memory(entries: int, length_flag: str) -> None:
+  needed = 4 * entries
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   if needed > memory:
     raise ValueError(

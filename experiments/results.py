@@ -27,6 +27,8 @@ _ATTRIBUTES = {
   "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
   "truncation": "inf: full backpropagation through time",
   "clip_norm": "inf: no clipping",
+  "recurrent_gain, forget_bias": "nan: the cell has none",
+  "options": "of the cell, as they were given; others have their defaults",
   "clipped_share": (
     "with clip_by carry, the share of examples whose dL/dh_t, all leaves of the carry together, "
     "was above clip_norm, and was scaled to it before it went on to earlier steps; log10_grad_norm "

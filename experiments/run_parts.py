@@ -11,6 +11,7 @@ import optax
 from experiments.grid import Run, Settings
 from rnn_jax.cells import make_cell
 from rnn_jax.modules import DeepRNN
+from rnn_jax.parallel import shard
 from rnn_jax.training import make_optimizer
 from rnn_jax.types import Array
 
@@ -64,7 +65,10 @@ def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
   return {"truncation": numbers.truncation, "clip_carry": limit}
 
 
-def mask_key(data_key: Array, step: Any) -> Array:
-  """Draws the masks of stochastic cells at a step, where no other devices share the batch."""
+def mask_key(data_key: Array, step: Any, data_parallel: int = 1) -> Array:
+  """Draws the masks of stochastic cells at a step; each device that shares a batch has its own."""
   # A batch is drawn from the data key and its step, which is below 2³¹.
-  return jax.random.fold_in(jax.random.fold_in(data_key, np.uint32(2**32 - 1)), step)
+  key = jax.random.fold_in(jax.random.fold_in(data_key, np.uint32(2**32 - 1)), step)
+  if data_parallel == 1:
+    return key
+  return shard(jax.random.split(key, data_parallel), data_parallel)[0]

@@ -275,12 +275,9 @@ def _program(
     missing = _missing(jax.eval_shape(measure, state.params, whole))
     measured = jax.lax.cond(due, lambda: measure(state.params, whole), lambda: missing)
     optimizer, options = optimizer_of(run, settings, numbers), time_options(run, numbers)
-    batch, key = shard(whole, data_parallel), mask_key(data_key, state.step)
-    if data_parallel > 1:  # each device draws masks for its own examples
-      key = shard(jax.random.split(key, data_parallel), data_parallel)[0]
-    new, _, metrics = update(
-      model, optimizer, task.loss, state, batch, psum=total, key=key, **options
-    )
+    options["key"] = mask_key(data_key, state.step, data_parallel)
+    batch = shard(whole, data_parallel)
+    new, _, metrics = update(model, optimizer, task.loss, state, batch, psum=total, **options)
     logs = jax.tree.map(lambda a: mean(jnp.log10(a)), metrics.norms)
     norms = by_leaf("log10_grad_norm", logs)
     if options["clip_carry"] is not None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from absl import flags
 
-from experiments import cell_flags, command_line, grid, parsers, records
+from experiments import cell_flags, command_line, grid, parsers, records, sweep_networks
 from experiments.cell_flags import CellOption
-from experiments.matched_width import check_near, count_params, matched_width, task_input_size
 from experiments.measures import MEASURES, has_gates
 from experiments.runner import Layout
-from rnn_jax.cells import CELLS, make_cell
+from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.training import CLIP_BY, OPTIMIZERS
-from rnn_jax.types import Cell
 
 # Runs of a usual size leave most of an accelerator idle. CPU cores are busy with one, and XLA:CPU
 # is slow at small batched products.
@@ -31,7 +28,12 @@ def define() -> None:
   """All flags of the sweep."""
   axis, single, integer = parsers.define_axis, parsers.define, parsers.integer
   positive = parsers.positive
-  axis("cell", "elman", parsers.choice("cell", CELLS), "Cell; --list_cells tells of them.")
+  axis(
+    "cell",
+    "elman",
+    parsers.choice("cell", CELLS),
+    "Name of a cell; --list_cells prints a table of them.",
+  )
   axis("depth", "1", integer("depth"), "Number of recurrent layers.")
   axis(
     "truncation",
@@ -199,18 +201,16 @@ def resolve(arguments: list[str]) -> Sweep:
   axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
   options = values.cell_option or []
   by_cell = cell_flags.by_cell(options, axes["cell"], grid.AXES)
-  runs, input_size = grid.expand(axes, by_cell), task_input_size(task)
-  networks = {run.network: run for run in runs}
-  built = {name: _build(run, settings, input_size) for name, run in networks.items()}
-  runs = [dataclasses.replace(run, hidden_size=built[run.network].width) for run in runs]
-  gated = any(has_gates(network.cell) for network in built.values())
+  runs = grid.expand(axes, by_cell)
+  together = min(values.runs_per_device or 1, len(runs))
+  runs, networks = sweep_networks.networks(runs, settings, task, together)
+  gated = any(has_gates(network.cell) for network in networks)
   if "saturation" in settings.measure_names and not gated:
     raise ValueError(
       f"--measures must not hold saturation where no cell has gates, got {','.join(values.cell)}."
     )
   sha256 = corpus.sha256 if corpus else None
   ids = {grid.run_id(run, settings, sha256): run for run in runs}
-  _check_memory(settings, runs, min(values.runs_per_device or 1, len(ids)))
   if not values.output_dir:
     raise ValueError("--output_dir must name a folder, got ''.")
   folder = command_line.path("output_dir", values.output_dir)
@@ -252,46 +252,6 @@ def _layout(batch_size: int) -> Layout:
   if runs_per_device is None:
     runs_per_device = 1 if devices[0].platform == "cpu" else _RUNS_PER_ACCELERATOR
   return Layout(devices, values.data_parallel, runs_per_device)
-
-
-class _Built(NamedTuple):
-  """The run's own width, if `--match_params` asks for one, and its cell."""
-
-  width: int | None
-  cell: Cell
-
-
-def _build(run: grid.Run, settings: grid.Settings, input_size: int) -> _Built:
-  """Builds the cell of a run: what its options and its width may be is its own to say."""
-
-  def cell(width: int) -> Cell:
-    return make_cell(run.cell, width, **dict(run.options))
-
-  def count(width: int) -> int:
-    return count_params([cell(width)] * run.depth, input_size)
-
-  wanted = settings.match_params
-  with cell_flags.errors_of(run.cell, run.options):
-    if wanted is None:
-      return _Built(None, cell(grid.width(run, settings)))
-    width, number = matched_width(count, wanted)
-  check_near(width, number, wanted, run.network)
-  return _Built(width, cell(width))
-
-
-def _check_memory(settings: grid.Settings, runs: Sequence[grid.Run], together: int) -> None:
-  """Refuses sizes at which the least that a device's runs must hold would not fit into memory."""
-  sizes = [(run.depth, grid.width(run, settings)) for run in runs]
-  states = settings.sequence_length * settings.batch_size
-  needed = 4 * together * max(depth * width * (width + states) for depth, width in sizes)
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  if needed > memory:
-    raise ValueError(
-      f"--{'hidden_size' if settings.match_params is None else 'match_params'}, "
-      "--sequence_length, --batch_size and --depth must fit into this machine's "
-      f"{memory / 2**30:.0f} GiB; {'a run needs' if together == 1 else f'{together} runs need'} "
-      f"{needed / 2**30:.0f} GiB at least."
-    )
 
 
 def _named(function: Any, *args: Any, **kwargs: Any) -> Any:

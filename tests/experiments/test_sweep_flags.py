@@ -23,7 +23,7 @@ def test_every_flagfile_is_valid(path, tmp_path, sweep_here):
 
 
 BAD = [
-  ("--cell=lstn", "did you mean 'lstm'? Choose one of: elman, gru, lstm"),
+  ("--cell=lstn", "did you mean 'lstm'? Choose one of: "),
   ("--task=chrlm", "did you mean 'charlm'?"),
   ("--optimizer=adamm", "did you mean 'adam'?"),
   ("--cel=lstm", "Did you mean: cell"),
@@ -97,6 +97,10 @@ BAD = [
     "--task=adding --depth=2 --match_params=11",
     "the nearest width of elman, depth 2 is 1, with 7 params, got 11.",
   ),
+  (
+    "--task=adding --match_params=2147483647 --sequence_length=200000",
+    "--match_params, --sequence",
+  ),
   ("--match_params=5000 --cell_option=activation=rleu", "activation=rleu: Unknown activation"),
 ]
 
@@ -127,12 +131,12 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, caps
 
 
 def test_networks_of_a_dry_run_are_as_wide_as_their_params_ask(tmp_path, capsys, sweep_here):
-  flags = "--task=adding --cell=elman,gru --depth=1,2 --match_params=5000 --cell_option=activation="
-  out = f"--output_dir={tmp_path}"
-  assert sweep_here(*(f"{flags}relu,tanh".split()), "--dry_run", out) == 0
+  flags = "--task=adding --cell=elman,gru --depth=1,2 --match_params=5000"
+  options = ("--cell_option=activation=relu,tanh", "--dry_run", f"--output_dir={tmp_path}")
+  assert sweep_here(*flags.split(), *options) == 0
   groups = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()]
   # H (D + H + 1) and H (D + H + 1) + H (2 H + 1) of D = 2; a GRU has three times as many.
-  assert [group for group in groups if "units" in group] == [
+  assert [group for group in groups if group.endswith("units")] == [
     "elman activation=relu, depth 1, 69 units",
     "elman activation=tanh, depth 1, 69 units",
     "elman activation=relu, depth 2, 40 units",
@@ -140,7 +144,7 @@ def test_networks_of_a_dry_run_are_as_wide_as_their_params_ask(tmp_path, capsys,
     "gru, depth 1, 39 units",
     "gru, depth 2, 23 units",
   ]
-  assert groups[-1].startswith("10 runs") or groups[-1].startswith("6 runs, 6 groups")
+  assert groups[-1].startswith("6 runs, 6 groups")
 
 
 def test_widths_that_a_cell_refuses_are_skipped_or_named(tmp_path, capsys, sweep_here, monkeypatch):
