@@ -97,7 +97,8 @@ def scan(
     def free(params_: Params, carry: Carry, floats: list[Array], slots: Slots) -> Any:
       return step(params, params_, carry, join(floats, others), slots)
 
-    like = Slots(jax.eval_shape(recur, params, carry), None if probe is None else carry)
+    start = jax.eval_shape(begin, carry, join(floats, others))
+    like = Slots(jax.eval_shape(recur, params, start), None if probe is None else carry)
     slots = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
     return jax.vjp(free, params, carry, floats, slots)
 

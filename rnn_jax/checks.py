@@ -21,6 +21,17 @@ def choice(kind: str, value: Any, choices: Iterable[str]) -> str:
   raise ValueError(f"Unknown {kind} '{value}'{hint} Choose one of: {', '.join(choices)}.")
 
 
+def boolean(name: str, value: Any) -> bool:
+  """Returns `value` if it is True or False.
+
+  Raises:
+    TypeError: it is neither.
+  """
+  if not isinstance(value, bool | np.bool_):
+    raise TypeError(f"{name} must be True or False, got {value!r}.")
+  return bool(value)
+
+
 def integer(name: str, value: Any, *, minimum: int = 1) -> int:
   """Returns `value` if it is an integer of at least `minimum`.
 

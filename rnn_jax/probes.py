@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import checks
-from rnn_jax.types import Array, Carry, Cell
+from rnn_jax.types import Array, Carry, Cell, floats_of, with_floats
 
 
 def scaled_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
@@ -68,10 +68,11 @@ def tap(carry: Carry, slots: Carry) -> Carry:
 
   Args:
     carry: leaves [..., H].
-    slots: the same structure, leaves [...], zeros; their gradient is, for each leaf and example,
-      ‖dL/dleaf‖.
+    slots: the same structure, leaves [...], zeros, None in the place of integers; their gradient
+      is, for each leaf and example, ‖dL/dleaf‖.
   """
-  return jax.tree.map(_tap, carry, slots)
+  tapped = jax.tree.map(_tap, floats_of(carry), slots)
+  return with_floats(tapped, carry)
 
 
 def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: Any = float) -> Carry:
@@ -93,7 +94,7 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: Any = flo
     batch_size: B.
     dtype: of the carry.
   Returns:
-    Zeros [T, B] in the structure of the cell's carry.
+    Zeros [T, B] in the structure of the cell's carry; None in the place of integers.
   Raises:
     TypeError, ValueError: a size that is no integer of at least 1.
   """
@@ -101,5 +102,6 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: Any = flo
   checks.integer("batch_size", batch_size)
   carry = jax.eval_shape(lambda: cell.initial_carry((batch_size,), dtype))
   return jax.tree.map(
-    lambda leaf: jnp.zeros((num_steps, batch_size), np.zeros((), leaf.dtype).real.dtype), carry
+    lambda leaf: jnp.zeros((num_steps, batch_size), np.zeros((), leaf.dtype).real.dtype),
+    floats_of(carry),
   )

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax import adjoint, checks, clipping
+from rnn_jax import adjoint, clipping, time_arguments
+from rnn_jax.linear_scan import linear_scan
 from rnn_jax.probes import tap
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
-
-REMAT = ("none", "step", "sqrt")
+from rnn_jax.types import Array, Carry, Cell, Drive, Params, floats_of, with_floats
 
 
 class _Fixed(NamedTuple):
@@ -51,6 +50,7 @@ def unroll(
   unroll: int = 1,
   key: Array | None = None,
   forward_mode: bool = False,
+  method: str = "loop",
 ) -> tuple[Carry, Any]:
   """Runs a cell over time: h_t = f(h_{t-1}, x_t), y_t = output(h_t), t = 0 … T−1.
 
@@ -80,13 +80,18 @@ def unroll(
     key: random key, for stochastic cells.
     forward_mode: gives the result a forward-mode derivative too (`jax.jvp`, `jax.jacfwd`), at the
       price of a slower reverse mode. Forward over reverse mode does not need it.
+    method: `loop`, one step after another; or `associative`, all of them together in O(log T)
+      rounds, for cells that are linear and diagonal in their carry (those with `cell.linear`: lru,
+      mingru, minlstm, rg_lru). The same function to rounding, both derivatives included. For
+      accelerators, where T small steps are slow. With remat="none" and without clip_carry only.
   Returns:
     (final carry, leaves [B, ...]; ys, [T, B, ...] in the order of xs).
   Raises:
     TypeError, ValueError: naming the argument, the rule and what came.
   """
   xs = jnp.asarray(xs)
-  num_steps, batch_shape = _check(xs, truncation, lengths, resets, remat, unroll)
+  num_steps, batch_shape = time_arguments.check(xs, truncation, lengths, resets, remat, unroll)
+  time_arguments.check_method(method, cell, remat, clip_carry)
   if clip_carry is not None:
     clipping.check("clip_carry", clip_carry)
   valid = cut = None
@@ -99,8 +104,9 @@ def unroll(
   if resets is not None:
     resets = jnp.asarray(resets)
   if truncation is not None:
-    cut = _cuts(truncation, num_steps, lengths, resets, reverse)
+    cut = time_arguments.cuts(truncation, num_steps, lengths, resets, reverse)
 
+  params = cell.prepare(params)
   # Drives for a stretch of time may be made when it comes, unless masks are drawn for all of it.
   in_blocks = remat == "sqrt" and key is None
   drives = jax.eval_shape(cell.project, params, xs, key)
@@ -108,14 +114,15 @@ def unroll(
   zeros = cell.initial_carry(batch_shape, dtype)
   if carry is None:
     carry = zeros
-  _check_like("carry", zeros, carry)
+  time_arguments.check_like("carry", zeros, carry)
   if probe is not None:
-    slots = jax.tree.map(lambda a: jnp.zeros((num_steps, *batch_shape), a.real.dtype), zeros)
-    _check_like("probe", slots, probe)
-  # An integer in the carry has no cotangent that the written-out reverse sweep could hand on.
-  plain = forward_mode or not all(
-    jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(zeros)
-  )
+    slots = jax.tree.map(
+      lambda a: jnp.zeros((num_steps, *batch_shape), a.real.dtype), floats_of(zeros)
+    )
+    time_arguments.check_like("probe", slots, probe)
+  if method == "associative":
+    drive = cell.project(params, xs, key)
+    return _at_once(cell, params, carry, _Stream(drive, valid, resets, cut, probe), reverse)
   step = _step(cell)
   if remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)
@@ -127,9 +134,11 @@ def unroll(
     if in_blocks:
       now = now._replace(drive=cell.project(fixed.params, now.drive))
     loop: Any = {"reverse": reverse, "unroll": unroll}
-    if plain:
+    if forward_mode:
       return jax.lax.scan(lambda c, now: step(fixed, fixed, c, now, None), carry, now, **loop)
     probe, now = now.probe, now._replace(probe=None)
+    if len(jax.tree.leaves(floats_of(carry))) < len(jax.tree.leaves(carry)):
+      return _counting(step, recur, fixed, carry, now, probe, **loop)
     return adjoint.scan(step, _begin, recur, fixed, carry, now, probe, **loop)
 
   first = xs if in_blocks else cell.project(params, xs, key)
@@ -163,7 +172,7 @@ def _step(cell: Cell) -> adjoint.Step:
       # Ahead of slots and probe, which see the cotangent as it comes.
       new = clipping.clip_cotangent(new, fixed.clip)
     if slots is not None and slots.carry is not None:
-      new = jax.tree.map(jnp.add, new, slots.carry)
+      new = with_floats(jax.tree.map(jnp.add, floats_of(new), slots.carry), new)
     if now.probe is not None:
       new = tap(new, now.probe)
     y = cell.output(fixed.params, new, now.drive)
@@ -173,6 +182,66 @@ def _step(cell: Cell) -> adjoint.Step:
     return new, y
 
   return step
+
+
+def _counting(
+  step: adjoint.Step,
+  recur: Callable[[_Fixed, Carry], Any],
+  fixed: _Fixed,
+  carry: Carry,
+  now: _Stream,
+  probe: Carry | None,
+  **loop: Any,
+) -> tuple[Carry, Any]:
+  """`adjoint.scan` of a carry with integers, which have no cotangent: they are counted ahead."""
+
+  def count(carry: Carry, now: _Stream) -> tuple[Carry, Carry]:
+    new, _ = step(fixed, fixed, carry, now, None)
+    return new, jax.tree.map(lambda a: None if jnp.issubdtype(a.dtype, jnp.inexact) else a, carry)
+
+  # No float is computed in this loop: none is read.
+  still = jax.lax.stop_gradient((carry, now))
+  last, counts = jax.lax.scan(count, *still, **loop)
+
+  def begin(floats: Carry, now: tuple[_Stream, Carry]) -> Carry:
+    return _begin(with_floats(floats, now[1]), now[0])
+
+  def moved(held: _Fixed, fixed: _Fixed, floats: Carry, now: Any, slots: Any) -> Any:
+    new, y = step(held, fixed, with_floats(floats, now[1]), now[0], slots)
+    return floats_of(new), y
+
+  floats, ys = adjoint.scan(
+    moved, begin, recur, fixed, floats_of(carry), (now, counts), probe, **loop
+  )
+  return with_floats(floats, last), ys
+
+
+def _at_once(
+  cell: Cell, params: Params, carry: Carry, stream: _Stream, reverse: bool
+) -> tuple[Carry, Any]:
+  """All steps of a linear cell as one associative scan."""
+  a, b = cell.linear(params, stream.drive)  # type: ignore[misc]
+  if stream.probe is not None:
+    b = tap(b, stream.probe)  # dL/db_t = dL/dh_t
+  if stream.valid is not None:
+    a = _select(stream.valid, a, jax.tree.map(jnp.ones_like, a))
+    b = _select(stream.valid, b, jax.tree.map(jnp.zeros_like, b))
+  if stream.reset is not None:
+    a = _select(stream.reset, jax.tree.map(jnp.zeros_like, a), a)
+  first, last = (-1, 0) if reverse else (0, -1)
+
+  def leaf(a: Array, b: Array, start: Array) -> Array:
+    b = b.at[first].add(a[first] * start)
+    cut = stream.cut
+    if cut is not None:
+      cut = jnp.expand_dims(cut, range(cut.ndim, a.ndim))
+    return linear_scan(a, b, cut, reverse)
+
+  carries = jax.tree.map(leaf, a, b, carry)
+  ys = cell.output(params, carries, stream.drive)
+  if stream.valid is not None:
+    ys = _select(stream.valid, ys, jax.tree.map(jnp.zeros_like, ys))
+  return jax.tree.map(lambda h: h[last], carries), ys
 
 
 def _by_blocks(
@@ -207,28 +276,6 @@ def _by_blocks(
   return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
 
 
-def _cuts(
-  truncation: int | Array,
-  num_steps: int,
-  lengths: Array | None,
-  resets: Array | None,
-  reverse: bool,
-) -> Array:
-  """[T] or [T, B] bool: steps whose distance from their sequence's start is k, 2k, 3k, …"""
-  count = jnp.arange(num_steps, dtype=jnp.int32)
-  count = count[::-1] if reverse else count
-  if lengths is not None or resets is not None:
-    count = count[:, None]
-  if reverse and lengths is not None:
-    count = count - (num_steps - lengths[None])
-  if resets is not None:
-    start = jnp.where(resets, count, jnp.zeros_like(count))
-    count = count - jax.lax.cummax(start, axis=0, reverse=reverse)
-  if isinstance(truncation, int):
-    truncation = min(truncation, num_steps)  # a larger one may not fit into int32
-  return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)
-
-
 def _select(condition: Array, yes: Any, no: Any) -> Any:
   """`where` on pytrees, with a condition over the leading axes."""
 
@@ -242,69 +289,3 @@ def _select(condition: Array, yes: Any, no: Any) -> Any:
 def _real(dtype: Any) -> Any:
   """float32 of complex64, and so on."""
   return np.zeros((), dtype).real.dtype
-
-
-def _check_like(name: str, wanted: Any, given: Any) -> None:
-  """Refuses a pytree that has not the structure, shapes and dtypes of the one wanted."""
-  expected: Any = jax.tree.structure(wanted)
-  got: Any = jax.tree.structure(given)
-  if got != expected:
-    raise ValueError(f"{name} must have the structure {expected}, got {got}.")
-  for want, have in zip(jax.tree.leaves(wanted), jax.tree.leaves(given), strict=True):
-    if want.shape != jnp.shape(have) or want.dtype != jnp.result_type(have):
-      raise ValueError(
-        f"{name} must have leaves of shape {want.shape} and dtype {want.dtype}, "
-        f"got {jnp.shape(have)} and {jnp.result_type(have)}."
-      )
-
-
-def _dtype(a: Any) -> Any:
-  """The dtype of an array, traced or not, or of what NumPy makes of a list."""
-  return a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
-
-
-def _check(
-  xs: Array,
-  truncation: Any,
-  lengths: Any,
-  resets: Any,
-  remat: str,
-  unroll: int,
-) -> tuple[int, tuple[int, ...]]:
-  """Refuses what the loop could not mean; returns T and the batch shape."""
-  tokens = jnp.issubdtype(xs.dtype, jnp.integer)
-  if xs.ndim != (2 if tokens else 3) or 0 in xs.shape[:2]:
-    raise ValueError(
-      "xs must be [T, B, D], or integer tokens [T, B], with T and B at least 1, "
-      f"got {xs.shape} of {xs.dtype}."
-    )
-  num_steps, batch_size = xs.shape[:2]
-  checks.choice("remat", remat, REMAT)
-  checks.integer("unroll", unroll)
-  if truncation is not None and not isinstance(truncation, jax.Array):
-    checks.integer("truncation", truncation)
-  elif truncation is not None:
-    if truncation.ndim != 0 or not jnp.issubdtype(truncation.dtype, jnp.integer):
-      raise TypeError(
-        f"truncation must be an integer scalar, got {truncation.dtype}{list(truncation.shape)}."
-      )
-    if not isinstance(truncation, jax.core.Tracer):
-      checks.integer("truncation", int(truncation))
-  if lengths is not None:
-    if jnp.shape(lengths) != (batch_size,):
-      raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
-    if not jnp.issubdtype(_dtype(lengths), jnp.integer):
-      raise TypeError(f"lengths must be integers, got {_dtype(lengths)}.")
-    if not isinstance(lengths, jax.core.Tracer):
-      values = np.asarray(lengths)
-      low, high = values.min(initial=0), values.max(initial=0)
-      if low < 0 or high > num_steps:
-        raise ValueError(f"lengths must be from 0 to T = {num_steps}, got {low} to {high}.")
-  if resets is not None:
-    if jnp.shape(resets) != (num_steps, batch_size):
-      raise ValueError(
-        f"resets must be [T, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
-      )
-    if _dtype(resets) != jnp.bool_:
-      raise TypeError(f"resets must be bool, got {_dtype(resets)}.")
-  return num_steps, (batch_size,)

@@ -44,7 +44,14 @@ every_variant = pytest.mark.parametrize(
 
 def draw(seed, like):
   random = np.random.default_rng(seed)
-  return jax.tree.map(lambda a: jnp.asarray(0.6 * random.standard_normal(a.shape), a.dtype), like)
+
+  def leaf(a):
+    values = 0.6 * random.standard_normal((2, *a.shape))
+    if jnp.issubdtype(a.dtype, jnp.complexfloating):
+      return jnp.asarray(values[0] + 1j * values[1], a.dtype)
+    return jnp.asarray(values[0], a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a
+
+  return jax.tree.map(leaf, like)
 
 
 def problem(name, options, dtype=float, num_steps=T):
@@ -208,10 +215,13 @@ def test_a_cell_that_counts_its_steps(x64):
   def update(params, carry, drive, recurrent):
     h, count = carry
     moved = base.update(params, h, drive, recurrent)
-    return jnp.where(count % 3 == 0, moved, h), count + 1
+    return jnp.where((count % 3 == 0)[..., None], moved, h), count + 1
 
   cell = base._replace(
-    initial_carry=lambda shape, dtype=float: (jnp.zeros((*shape, H), dtype), jnp.zeros((), int)),
+    initial_carry=lambda shape, dtype=float: (
+      jnp.zeros((*shape, H), dtype),
+      jnp.zeros(shape, jnp.int32),
+    ),
     recur=lambda params, carry: base.recur(params, carry[0]),
     update=update,
     output=lambda params, carry, drive: carry[0],

@@ -19,7 +19,7 @@ TIERS = (
   {"cells"},
   {"probes", "losses"},
   {"clipping"},
-  {"adjoint"},
+  {"adjoint", "linear_scan", "time_arguments"},
   {"unroll"},
   {"modules"},
   {"gradient_flow", "sampling"},

@@ -56,9 +56,10 @@ def read(model: DeepRNN, variables: Any, tokens: np.ndarray) -> Reading:
     cells, params, ys = model.trunk(variables, tokens[:-1, None])
     layers = []
     for cell, cell_params, carry in zip(cells, params, model.initial_carries(1), strict=True):
-      before, drives, ys, _ = forward_pass(cell, cell_params, ys, carry)
-      after = step(cell, cell_params, before, drives)
-      gates = cell.gates(cell_params, before, drives, cell.recur(cell_params, before))
+      run = forward_pass(cell, cell_params, ys, carry)
+      ys, now = run.ys, (run.before, run.drives)
+      after = step(cell, run.params, *now)
+      gates = cell.gates(run.params, *now, cell.recur(run.params, run.before))
       layers.append((after, gates))
     logits: Any = model.apply(variables, ys, method="readout")
     return layers, cross_entropy(logits[:, 0], tokens[1:])

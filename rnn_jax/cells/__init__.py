@@ -19,6 +19,7 @@ from rnn_jax.types import Cell
 __all__ = [
   "CELLS",
   "LSTMCarry",
+  "cell_options",
   "elman",
   "gru",
   "layer_norm",

@@ -11,7 +11,28 @@ from jax.custom_derivatives import SymbolicZero
 
 from rnn_jax import checks
 from rnn_jax.initializers import input_kernel, recurrent_kernel
-from rnn_jax.types import Array, InitFn, Params
+from rnn_jax.types import Array, InitFn, InitialCarryFn, Params
+
+
+def zeros(hidden_size: int) -> InitialCarryFn:
+  """`initial_carry` of a cell whose carry is one array [..., H]."""
+
+  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
+    return jnp.zeros((*batch_shape, hidden_size), dtype)
+
+  return initial_carry
+
+
+def the_carry(params: Params, h: Array, drive: Any) -> Array:
+  """`output` of a cell whose carry is its output: y = h."""
+  del params, drive
+  return h
+
+
+def the_hidden_state(params: Params, carry: Any, drive: Any) -> Array:
+  """`output` of a cell that gives one state of its carry: y = h."""
+  del params, drive
+  return carry.hidden
 
 
 def dense_init(hidden_size: int, num_gates: int, kernel: str, gain: Any) -> InitFn:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, dense_recur
+from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
 from rnn_jax.types import Array, Cell, Params
 
 
@@ -61,16 +61,9 @@ def elman(
   """
   phi = ACTIVATIONS[checks.choice("activation", activation, ACTIVATIONS)]
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
-    return jnp.zeros((*batch_shape, hidden_size), dtype)
-
   def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     del params, h
     return phi(drive + recurrent)
 
-  def output(params: Params, h: Array, drive: Array) -> Array:
-    del params, drive
-    return h
-
   init = dense_init(hidden_size, 1, recurrent_kernel, recurrent_gain)
-  return Cell(init, initial_carry, dense_project, dense_recur, update, output)
+  return Cell(init, zeros(hidden_size), dense_project, dense_recur, update, the_carry)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, product
+from rnn_jax.cells.dense import dense_init, dense_project, product, the_carry, zeros
+from rnn_jax.initializers import chrono_bias
 from rnn_jax.types import Array, Cell, Params
 
 
@@ -63,64 +64,115 @@ def gru(
   hidden_size: int,
   *,
   reset: str = "after",
+  inner_bias: bool = False,
+  chrono: float | None = None,
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Any = 1.0,
 ) -> Cell:
   """Gated recurrent unit; z keeps the old carry.
 
     z, r = σ(x W + h U + b)
-    n = tanh(x W_n + b_n + r ∘ (h U_n))      reset="after"
-    n = tanh(x W_n + b_n + (r ∘ h) U_n)      reset="before"
+    n = tanh(x W_n + b_n + r ∘ (h U_n))              reset="after"
+    n = tanh(x W_n + b_n + r ∘ (h U_n + b_h))        reset="after", inner_bias
+    n = tanh(x W_n + b_n + (r ∘ h) U_n)              reset="before"
+    n = tanh(x W_n + b_n + h U_n)                    reset="none"
     h' = z ∘ h + (1 − z) ∘ n
 
-  Step Jacobian: at h = x = b = 0 it is ½ I + ¼ U_n; where z is near 1 it is near I and the
-  gradient is carried on unchanged.
+  Step Jacobian: at h = x = b = 0 it is ½ I + ¼ U_n (½ I + ½ U_n without r); where z is near 1 it is
+  near I and the gradient is carried on unchanged.
+
+  The textbook's simplified unit, c = Γ_u ∘ c̃ + (1 − Γ_u) ∘ c₋, is reset="none" with Γ_u = 1 − z:
+  its gate replaces, and its params are those of z here with the other sign.
 
   Args:
     hidden_size: width H of carry and output.
-    reset: where r acts: `after` the recurrent product (cuDNN, torch, Flax) or `before` it (Cho).
+    reset: where r acts: `after` the recurrent product (cuDNN, torch, Flax), `before` it (Cho), or
+      `none`, nowhere: there is no r.
+    inner_bias: a bias of its own for h U_n, which r scales too, as cuDNN, torch, Flax and Keras
+      have it; for reset="after".
+    chrono: T_max, the longest dependency expected, in steps: b_z = ln u, u ~ U(1, T_max − 1), so
+      that z forgets at all rates up to it; None for b_z = 0.
     recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block a gate.
     recurrent_gain: factor on the recurrent kernel at initialisation.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, 3·H], "w_h": [H, 3·H], "b": [3·H]}, gates in the order z, r, n, of which z
-    and r are named update and reset.
+    and r are named update and reset; [.., 2·H], z, n, without r; with inner_bias, "b_h": [H] too.
   Raises:
-    ValueError: an unknown reset or kernel, a size below 1, a gain that is not finite.
+    TypeError, ValueError: an unknown reset or kernel, an inner_bias where r does not act on the
+      product, a size below 1, a chrono not above 2, a gain that is not finite.
   References:
     Cho et al., 2014, https://arxiv.org/abs/1406.1078
+    Tallec and Ollivier, 2018 (chrono), https://arxiv.org/abs/1804.11188
   """
-  checks.choice("reset", reset, ("after", "before"))
-  width = 2 * hidden_size
+  checks.choice("reset", reset, ("after", "before", "none"))
+  checks.boolean("inner_bias", inner_bias)
+  if inner_bias and reset != "after":
+    raise ValueError(f"inner_bias is for reset='after', got reset='{reset}'.")
+  num_gates = 2 if reset == "none" else 3
+  dense = dense_init(hidden_size, num_gates, recurrent_kernel, recurrent_gain)
+  keep_bias = None if chrono is None else chrono_bias(chrono)
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
-    return jnp.zeros((*batch_shape, hidden_size), dtype)
+  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+    params = dense(key, input_size, dtype)
+    b = params["b"]
+    if keep_bias is not None:
+      bias_key = jax.random.fold_in(key, 1)
+      params["b"] = b.at[:hidden_size].set(keep_bias(bias_key, (hidden_size,), b.dtype))
+    return {**params, "b_h": jnp.zeros_like(b[:hidden_size])} if inner_bias else params
 
-  def recur_after(params: Params, h: Array) -> Array:
-    return product(h, params["w_h"])
+  if reset == "after":
+    recur, update = _recur_after, _update_after
+  elif reset == "before":
+    recur, update = _recur_before, _update_before
+  else:
+    recur, update = _recur, _update_alone
+  # r scales the recurrent product without b.
+  project = functools.partial(dense_project, bias=True)
+  named = _update_gate if reset == "none" else _both_gates
+  return Cell(init, zeros(hidden_size), project, recur, update, the_carry, named)
 
-  def update_after(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
-    del params
-    return fused_gates(h, drive, recurrent)
 
-  def recur_before(params: Params, h: Array) -> Array:
-    return product(h, params["w_h"][:, :width])
+def _recur(params: Params, h: Array) -> Array:
+  return product(h, params["w_h"])
 
-  def update_before(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
-    z, r = gate_values(drive, recurrent).values()
-    n = jnp.tanh(drive[..., width:] + product(r * h, params["w_h"][:, width:]))
-    return z * h + (1 - z) * n
 
-  def output(params: Params, h: Array, drive: Array) -> Array:
-    del params, drive
-    return h
+def _recur_after(params: Params, h: Array) -> Array:
+  recurrent = product(h, params["w_h"])
+  if "b_h" not in params:
+    return recurrent
+  b_h = jnp.pad(params["b_h"], (2 * h.shape[-1], 0))
+  return recurrent + jnp.expand_dims(b_h, range(h.ndim - 1))
 
-  def named_gates(params: Params, h: Array, drive: Array, recurrent: Array) -> dict[str, Array]:
-    del params, h
-    return gate_values(drive, recurrent)
 
-  init = dense_init(hidden_size, 3, recurrent_kernel, recurrent_gain)
-  project = functools.partial(dense_project, bias=True)  # r scales the recurrent product without b
-  if reset == "before":
-    return Cell(init, initial_carry, project, recur_before, update_before, output, named_gates)
-  return Cell(init, initial_carry, project, recur_after, update_after, output, named_gates)
+def _update_after(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+  del params
+  return fused_gates(h, drive, recurrent)
+
+
+def _recur_before(params: Params, h: Array) -> Array:
+  return product(h, params["w_h"][:, : 2 * h.shape[-1]])
+
+
+def _update_before(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+  width = 2 * h.shape[-1]
+  z, r = gate_values(drive, recurrent).values()
+  n = jnp.tanh(drive[..., width:] + product(r * h, params["w_h"][:, width:]))
+  return z * h + (1 - z) * n
+
+
+def _update_alone(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+  del params
+  z, n = jnp.split(drive + recurrent, 2, axis=-1)
+  z = jax.nn.sigmoid(z)
+  return z * h + (1 - z) * jnp.tanh(n)
+
+
+def _both_gates(params: Params, h: Array, drive: Array, recurrent: Array) -> dict[str, Array]:
+  del params, h
+  return gate_values(drive, recurrent)
+
+
+def _update_gate(params: Params, h: Array, drive: Array, recurrent: Array) -> dict[str, Array]:
+  del params, h
+  return {"update": jax.nn.sigmoid(jnp.split(drive + recurrent, 2, axis=-1)[0])}

@@ -42,6 +42,9 @@ def layer_norm(cell: Cell) -> Cell:
       "cell": cell.init(key, input_size, dtype),
     }
 
+  def prepare(params: Params) -> Params:
+    return {**params, "cell": cell.prepare(params["cell"])}
+
   def project(params: Params, xs: Array, key: Array | None = None) -> Drive:
     return cell.project(params["cell"], _normalized(params, xs), key)
 
@@ -57,7 +60,18 @@ def layer_norm(cell: Cell) -> Cell:
   def gates(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> dict[str, Array]:
     return cell.gates(params["cell"], carry, drive, recurrent)
 
-  return Cell(init, cell.initial_carry, project, recur, update, output, gates)
+  linear = cell.linear
+  return Cell(
+    init,
+    cell.initial_carry,
+    project,
+    recur,
+    update,
+    output,
+    gates,
+    prepare,
+    linear and (lambda params, drive: linear(params["cell"], drive)),
+  )
 
 
 def _normalized(params: Params, xs: Array) -> Array:

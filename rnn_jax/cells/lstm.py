@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, dense_recur
+from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_hidden_state
 from rnn_jax.types import Array, Cell, Params
 
 
@@ -116,14 +116,10 @@ def lstm(
     del params
     return LSTMCarry(*fused_gates(drive + recurrent, carry.cell))
 
-  def output(params: Params, carry: LSTMCarry, drive: Array) -> Array:
-    del params, drive
-    return carry.hidden
-
   def named_gates(
     params: Params, carry: LSTMCarry, drive: Array, recurrent: Array
   ) -> dict[str, Array]:
     del params, carry
     return gate_values(drive + recurrent)
 
-  return Cell(init, initial_carry, dense_project, recur, update, output, named_gates)
+  return Cell(init, initial_carry, dense_project, recur, update, the_hidden_state, named_gates)

@@ -13,6 +13,7 @@ def output_size(cell: Cell, params: Params, input_size: int, dtype: Any = float)
   """Width of y for x [input_size] of `dtype`; nothing is computed."""
 
   def output(params: Params, x: Array) -> Any:
+    params = cell.prepare(params)
     return cell.output(params, cell.initial_carry((), dtype), cell.project(params, x))
 
   x = jax.ShapeDtypeStruct((input_size,), jax.dtypes.canonicalize_dtype(dtype))

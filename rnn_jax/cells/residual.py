@@ -59,4 +59,12 @@ def residual(cell: Cell) -> Cell:
   def gates(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> dict[str, Array]:
     return cell.gates(params, carry, drive[0], recurrent)
 
-  return cell._replace(init=init, project=project, update=update, output=output, gates=gates)
+  linear = cell.linear
+  return cell._replace(
+    init=init,
+    project=project,
+    update=update,
+    output=output,
+    gates=gates,
+    linear=linear and (lambda params, drive: linear(params, drive[0])),
+  )

@@ -47,6 +47,9 @@ def stack(cells: Sequence[Cell]) -> Cell:
   def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> tuple[Carry, ...]:
     return tuple(cell.initial_carry(batch_shape, dtype) for cell in cells)
 
+  def prepare(params: Params) -> tuple[Params, ...]:
+    return tuple(cell.prepare(of_cell) for cell, of_cell in zip(cells, params, strict=True))
+
   def project(params: Params, xs: Array, key: Array | None = None) -> Drive:
     return cells[0].project(params[0], xs, key)
 
@@ -69,4 +72,4 @@ def stack(cells: Sequence[Cell]) -> Cell:
       drive = cells[i].project(params[i], y)
     return cells[-1].output(params[-1], carry[-1], drive)
 
-  return Cell(init, initial_carry, project, recur, update, output)
+  return Cell(init, initial_carry, project, recur, update, output, prepare=prepare)

@@ -66,7 +66,7 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
   def gates(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> dict[str, Array]:
     return cell.gates(params, carry, drive[0], recurrent)
 
-  return cell._replace(project=project, update=update, output=output, gates=gates)
+  return cell._replace(project=project, update=update, output=output, gates=gates, linear=None)
 
 
 def _draw(leaf: Any, rate: Any, key: Array) -> Array | None:

@@ -244,7 +244,8 @@ def _watched(cell: Cell, params: Params, slots: _Record | None) -> Cell:
 
   def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Any:
     carry = cell.initial_carry(batch_shape, dtype)
-    return carry, _zeros(jax.eval_shape(cell.recur, params, carry))
+    prepared = jax.eval_shape(cell.prepare, params)
+    return carry, _zeros(jax.eval_shape(cell.recur, prepared, carry))
 
   def project(params: Params, xs: Array, key: Array | None = None) -> Any:
     drive = cell.project(params, xs, key)
@@ -266,7 +267,7 @@ def _watched(cell: Cell, params: Params, slots: _Record | None) -> Cell:
     y = y if slot is None else jax.tree.map(jnp.add, y, slot.output)
     return _Record(drive, recurrent, new, y)
 
-  return Cell(cell.init, initial_carry, project, recur, update, output)
+  return Cell(cell.init, initial_carry, project, recur, update, output, prepare=cell.prepare)
 
 
 def _zeros(shapes: Any) -> Any:

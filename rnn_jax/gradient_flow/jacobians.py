@@ -18,7 +18,7 @@ from rnn_jax.gradient_flow.reverse_sweep import (
   reverse_sweep,
   unscaled,
 )
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
+from rnn_jax.types import Array, Carry, Cell, Drive, Params, floats_of
 
 
 def step_jacobians(cell: Cell, params: Params, xs: Array, carry: Carry | None = None) -> Array:
@@ -39,8 +39,8 @@ def step_jacobians(cell: Cell, params: Params, xs: Array, carry: Carry | None = 
   Returns:
     J [T, B, N, N].
   """
-  before, drives, _, _ = forward_pass(cell, params, xs, carry)
-  return jax.lax.map(lambda now: _jacobian(cell, params, *now), (before, drives))
+  run = forward_pass(cell, params, xs, carry)
+  return jax.lax.map(lambda now: _jacobian(cell, run.params, *now), (run.before, run.drives))
 
 
 def jacobian_norm(cell: Cell, params: Params, xs: Array, key: Array, num_probes: int = 16) -> Array:
@@ -70,14 +70,14 @@ def jacobian_norm(cell: Cell, params: Params, xs: Array, key: Array, num_probes:
     Hutchinson, 1989, https://doi.org/10.1080/03610918908812806
   """
   checks.integer("num_probes", num_probes)
-  before, drives, ys, _ = forward_pass(cell, params, xs)
-  y_bars = unscaled(jnp.zeros_like(ys))
-  first = jax.tree.map(lambda a: a[0], before)
+  run = forward_pass(cell, params, xs)
+  y_bars = unscaled(jnp.zeros_like(run.ys))
+  first = jax.tree.map(lambda a: a[0], run.before)
   s = to_vector(first)
 
   def of_probe(v: Array) -> Array:
-    bar = Scaled(from_vector(v, first), y_bars.exponent[0])
-    totals, _ = reverse_sweep(cell, params, before, drives, y_bars, bar)
+    bar = Scaled(floats_of(from_vector(v, first)), y_bars.exponent[0])
+    totals, _ = reverse_sweep(cell, run, y_bars, bar)
     return log10_norms(totals._replace(value=jax.vmap(to_vector)(totals.value)))[::-1]
 
   logs = jax.vmap(of_probe)(jax.random.normal(key, (num_probes, *s.shape), s.dtype))
@@ -112,20 +112,20 @@ def singular_values(cell: Cell, params: Params, xs: Array, carry: Carry | None =
     Demmel and Veselić, 1992 (accuracy), https://doi.org/10.1137/0613074
     Brent and Luk, 1985 (all pairs, N/2 at a time), https://doi.org/10.1137/0906007
   """
-  before, drives, _, _ = forward_pass(cell, params, xs, carry)
+  run = forward_pass(cell, params, xs, carry)
 
   def back(rows: Scaled, now: tuple) -> tuple[Scaled, Array]:
-    jacobian = _jacobian(cell, params, *now)
+    jacobian = _jacobian(cell, run.params, *now)
     rows = jax.vmap(orthogonalize)(
       rows._replace(value=rows.value @ jacobian), jnp.abs(rows.value) @ jnp.abs(jacobian)
     )
     return rows, -jnp.sort(-log10_norms(rows))
 
-  s = to_vector(jax.tree.map(lambda a: a[0], before))
+  s = to_vector(jax.tree.map(lambda a: a[0], run.before))
   batch_size, size = s.shape
   identity = jnp.broadcast_to(jnp.eye(size, dtype=s.dtype), (batch_size, size, size))
   start = normalize(Scaled(identity, jnp.zeros((batch_size, size), jnp.int32)))
-  later = jax.tree.map(lambda a: a[1:], (before, drives))
+  later = jax.tree.map(lambda a: a[1:], (run.before, run.drives))
   # Not `unroll`: the cell has run already, this multiplies the Jacobians along its trajectory.
   _, logs = jax.lax.scan(back, start, later, reverse=True)
   return jnp.concatenate([jnp.zeros_like(s)[None], logs[::-1]])

@@ -63,7 +63,7 @@ def lag_profile(
 
   def of_position(place: Any, bar: Array) -> tuple[Carry, ...]:
     y_bars = unscaled(jnp.zeros_like(ys).at[place].set(bar))
-    bars = reverse_layers(cells, params, passes, y_bars)
+    bars = reverse_layers(cells, passes, y_bars)
     return jax.tree.map(lambda a: _by_lag(a, place), tuple(map(log10_norms, bars)))
 
   if places.ndim:

@@ -26,7 +26,7 @@ def forward_layers(cells: Sequence[Cell], params: Sequence[Params], xs: Array) -
 
 
 def reverse_layers(
-  cells: Sequence[Cell], params: Sequence[Params], passes: Sequence[Pass], y_bars: Scaled
+  cells: Sequence[Cell], passes: Sequence[Pass], y_bars: Scaled
 ) -> tuple[Scaled, ...]:
   """dL/dh_t at every step of every layer, right far outside the range of floats.
 
@@ -37,7 +37,6 @@ def reverse_layers(
 
   Args:
     cells: of the layers, the first nearest the input.
-    params: of each cell.
     passes: from `forward_layers`.
     y_bars: dL/dy_t, the cotangent of the top layer's outputs, [T, B, ...].
   Returns:
@@ -45,11 +44,10 @@ def reverse_layers(
   """
   bars = []
   for i in reversed(range(len(cells))):
-    before, drives, _, inputs_vjp = passes[i]
-    totals, drive_bars = reverse_sweep(cells[i], params[i], before, drives, y_bars)
+    totals, drive_bars = reverse_sweep(cells[i], passes[i], y_bars)
     bars.append(totals)
     if i > 0:
-      (x_bars,) = inputs_vjp(drive_bars.value)
+      (x_bars,) = passes[i].inputs_vjp(drive_bars.value)
       y_bars = normalize(drive_bars._replace(value=x_bars))
   return tuple(reversed(bars))
 

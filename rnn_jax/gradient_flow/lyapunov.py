@@ -54,9 +54,9 @@ def lyapunov_spectrum(
     Vogt et al., 2022, https://doi.org/10.3389/fams.2022.818799
     Engelken et al., 2023, https://doi.org/10.1103/PhysRevResearch.5.043044
   """
-  before, drives, _, _ = forward_pass(cell, params, xs, carry)
+  run = forward_pass(cell, params, xs, carry)
   num_steps = xs.shape[0]
-  s = to_vector(jax.tree.map(lambda a: a[0], before))
+  s = to_vector(jax.tree.map(lambda a: a[0], run.before))
   batch_size, size = s.shape
   m = size if num_exponents is None else checks.integer("num_exponents", num_exponents)
   if m > size:
@@ -67,7 +67,7 @@ def lyapunov_spectrum(
     raise ValueError(f"skip must be below T = {num_steps}, got {skip}.")
 
   def forward(q: Array, now: tuple) -> tuple[Array, Array]:
-    columns = jax.vmap(linearized_step(cell, params, *now), in_axes=2, out_axes=2)
+    columns = jax.vmap(linearized_step(cell, run.params, *now), in_axes=2, out_axes=2)
     q, r = jnp.linalg.qr(columns(q))
     return q, jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2)))
 
@@ -75,5 +75,5 @@ def lyapunov_spectrum(
   q, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (size, size), s.dtype)[:, :m])
   q = jnp.broadcast_to(q, (batch_size, size, m))
   # Not `unroll`: the cell has run already, this carries tangents along its trajectory.
-  _, logs = jax.lax.scan(forward, q, (before, drives))
+  _, logs = jax.lax.scan(forward, q, (run.before, run.drives))
   return jnp.mean(logs[skip:], axis=0)

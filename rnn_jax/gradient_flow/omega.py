@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rnn_jax.gradient_flow.layer_sweep import check_scalar, forward_layers, reverse_layers
 from rnn_jax.gradient_flow.reverse_sweep import unscaled
 from rnn_jax.probes import scaled_norm
-from rnn_jax.types import Array, Carry, Cell, Drive, Params, step
+from rnn_jax.types import Array, Carry, Cell, Params, floats_of, step, with_floats
 
 
 def omega(
@@ -51,18 +51,23 @@ def omega(
   check_scalar(loss, ys[-1])
   # The loss may read params of its own, those of a readout: constants too.
   y_bars = unscaled(jax.lax.stop_gradient(jax.grad(loss)(ys[-1])))
-  bars = reverse_layers(cells, frozen, passes, y_bars)
+  bars = reverse_layers(cells, passes, y_bars)
   layers = zip(cells, params, [xs, *ys[:-1]], passes, bars, strict=True)
   return tuple(
-    _of_layer(cell, cell_params, cell.project(cell_params, inputs), layer.before, bar.value)
+    _of_layer(cell, cell.prepare(cell_params), inputs, layer.before, bar.value)
     for cell, cell_params, inputs, layer, bar in layers
   )
 
 
-def _of_layer(cell: Cell, params: Params, drives: Drive, before: Carry, bars: Carry) -> Array:
+def _of_layer(cell: Cell, params: Params, xs: Array, before: Carry, bars: Carry) -> Array:
   # h_{−1} leaves no step: the first one is left out.
+  drives = cell.project(params, xs)
   before, drives, bars = jax.tree.map(lambda a: a[1:], (before, drives, bars))
-  _, vjp = jax.vjp(lambda h: step(cell, params, h, drives), before)
+
+  def move(h: Carry) -> Carry:
+    return floats_of(step(cell, params, with_floats(h, before), drives))
+
+  _, vjp = jax.vjp(move, floats_of(before))
   (products,) = vjp(bars)
   return jnp.mean(jnp.sum(_squared_deviations(products, bars), axis=0))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm
-from rnn_jax.types import Array, Carry, Cell, Drive, Params, step
+from rnn_jax.types import Array, Carry, Cell, Drive, Params, floats_of, step, with_floats
 from rnn_jax.unroll import unroll
 
 # Stands for the exponent of zero: below any other, so that zero never sets a common scale.
@@ -35,12 +35,14 @@ class Pass(NamedTuple):
   """What the forward pass of one layer leaves to be swept through in reverse.
 
   Attributes:
+    params: of the cell, prepared.
     before: h_{t−1}, the carry that each step starts from; leaves [T, B, H].
     drives: of each step.
     ys: outputs [T, B, ...].
     inputs_vjp: cotangent of the drives ↦ (cotangent of xs,).
   """
 
+  params: Params
   before: Carry
   drives: Drive
   ys: Array
@@ -57,17 +59,13 @@ def forward_pass(cell: Cell, params: Params, xs: Array, carry: Carry | None = No
   if carry is None:
     carry = jax.tree.map(lambda a: jnp.zeros_like(a[0]), carries)
   before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), carry, carries)
+  params = cell.prepare(params)
   drives, inputs_vjp = jax.vjp(lambda xs: cell.project(params, xs), xs)
-  return Pass(before, drives, ys, inputs_vjp)
+  return Pass(params, before, drives, ys, inputs_vjp)
 
 
 def reverse_sweep(
-  cell: Cell,
-  params: Params,
-  before: Carry,
-  drives: Drive,
-  y_bars: Scaled,
-  final_bar: Scaled | None = None,
+  cell: Cell, run: Pass, y_bars: Scaled, final_bar: Scaled | None = None
 ) -> tuple[Scaled, Scaled]:
   """dL/dh_t at every step of one layer, rescaled to about 1 at each of them.
 
@@ -77,14 +75,12 @@ def reverse_sweep(
 
   Args:
     cell: of the layer.
-    params: of the cell.
-    before: h_{t−1}, leaves [T, B, H].
-    drives: of each step.
+    run: its forward pass.
     y_bars: cotangent of the outputs, [T, B, ...].
     final_bar: cotangent of the last carry, leaves [B, H]; zeros if None.
   Returns:
-    (dL/dh_t, leaves [T, B, H]; dL/ddrive_t, leaves [T, B, ...]). h_t leaves step t; each leaf of
-    the carry is taken as independent of the others.
+    (dL/dh_t, leaves [T, B, H], None for integers; dL/ddrive_t, leaves [T, B, ...]). h_t leaves
+    step t; each leaf of the carry is taken as independent of the others.
   """
 
   def back(later: Scaled, now: Any) -> tuple[Scaled, tuple[Carry, Drive, Array]]:
@@ -92,20 +88,21 @@ def reverse_sweep(
     exponent = jnp.maximum(later.exponent, y_bar.exponent)
     later, y_bar = shift(later, exponent), shift(y_bar, exponent)
 
-    def forward(before: Carry, drive: Drive, slot: Carry) -> tuple[Carry, Array]:
-      carry = jax.tree.map(jnp.add, step(cell, params, before, drive), slot)
-      return carry, cell.output(params, carry, drive)
+    def forward(floats: Carry, drive: Drive, slot: Carry) -> tuple[Carry, Array]:
+      carry = step(cell, run.params, with_floats(floats, before), drive)
+      new = jax.tree.map(jnp.add, floats_of(carry), slot)
+      return new, cell.output(run.params, with_floats(new, carry), drive)
 
-    slot = jax.tree.map(jnp.zeros_like, before)
-    _, vjp = jax.vjp(forward, before, drive, slot)
+    floats = floats_of(before)
+    _, vjp = jax.vjp(forward, floats, drive, jax.tree.map(jnp.zeros_like, floats))
     before_bar, drive_bar, total = vjp((later.value, y_bar.value))
     return normalize(Scaled(before_bar, exponent)), (total, drive_bar, exponent)
 
   if final_bar is None:
-    nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), before)
+    nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), floats_of(run.before))
     final_bar = Scaled(nothing, jnp.zeros_like(y_bars.exponent[0]))
   # Not `unroll`: this is its reverse sweep, with a rescaling in every step.
-  now = (before, drives, normalize(y_bars))
+  now = (run.before, run.drives, normalize(y_bars))
   _, (totals, drive_bars, exponents) = jax.lax.scan(back, normalize(final_bar), now, reverse=True)
   return Scaled(totals, exponents), Scaled(drive_bars, exponents)
 

@@ -54,8 +54,9 @@ def saliency(model: DeepRNN, variables: Any, tokens: Array, reach: int) -> Array
     xs = jax.nn.one_hot(xs, vocabulary_size, dtype=float)
   layers, befores, ys = list(zip(cells, params, strict=True)), [], xs
   for (cell, cell_params), carry in zip(layers, model.initial_carries(1), strict=True):
-    before, _, ys, _ = forward_pass(cell, cell_params, ys, carry)
-    befores.append(before)
+    run = forward_pass(cell, cell_params, ys, carry)
+    befores.append(run.before)
+    ys = run.ys
 
   def loss(xs: Array, carries: list[Carry], last: Array, target: Array) -> Array:
     ys = xs

@@ -47,8 +47,10 @@ def gate_values(
   """
   values, ys = [], xs
   for cell, cell_params in zip(cells, params, strict=True):
-    before, drives, ys, _ = forward_pass(cell, cell_params, ys)
-    values.append(cell.gates(cell_params, before, drives, cell.recur(cell_params, before)))
+    run = forward_pass(cell, cell_params, ys)
+    recurrent = cell.recur(run.params, run.before)
+    values.append(cell.gates(run.params, run.before, run.drives, recurrent))
+    ys = run.ys
   if not any(values):
     raise ValueError(
       f"cells must hold one with gates, such as lstm or gru; none of these {len(cells)} has any."

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.gradient_flow.layer_sweep import check_scalar, forward_layers, reverse_layers
-from rnn_jax.gradient_flow.reverse_sweep import Scaled, normalize, shift, unscaled
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
+from rnn_jax.gradient_flow.reverse_sweep import Pass, Scaled, normalize, shift, unscaled
+from rnn_jax.types import Array, Carry, Cell, Params
 
 
 def weight_shares(
@@ -89,20 +89,19 @@ def _factors(
   passes = forward_layers(cells, params, xs)
   check_scalar(loss, passes[-1].ys)
   y_bars = unscaled(jax.grad(loss)(passes[-1].ys))
-  bars = reverse_layers(cells, params, passes, y_bars)
-  for i, (cell, cell_params, layer, totals) in enumerate(
-    zip(cells, params, passes, bars, strict=True)
-  ):
-    before, drives = layer.before, layer.drives
-    if not _is_dense(cell, cell_params, before, drives):
+  bars = reverse_layers(cells, passes, y_bars)
+  for i, (cell, layer, totals) in enumerate(zip(cells, passes, bars, strict=True)):
+    if not _is_dense(cell, layer):
       raise ValueError(
         "cells must have the recurrent product h W_h (+ b), with W_h their params['w_h'], and no "
         f"other use of W_h; cells[{i}] has not."
       )
-    recurrent = cell.recur(cell_params, before)
-    _, vjp = jax.vjp(functools.partial(cell.update, cell_params, before, drives), recurrent)
+    recurrent = cell.recur(layer.params, layer.before)
+    _, vjp = jax.vjp(
+      functools.partial(cell.update, layer.params, layer.before, layer.drives), recurrent
+    )
     (delta,) = vjp(totals.value)
-    h = jax.tree.leaves(before)[0]
+    h = jax.tree.leaves(layer.before)[0]
     factors.append((_by_step(unscaled(h)), _by_step(totals._replace(value=delta))))
   return factors
 
@@ -115,8 +114,9 @@ def _by_step(scaled: Scaled) -> Scaled:
   return Scaled(shift(scaled, shared).value, exponent)
 
 
-def _is_dense(cell: Cell, params: Params, before: Carry, drives: Drive) -> bool:
+def _is_dense(cell: Cell, run: Pass) -> bool:
   """Whether recur is h W_h (+ b), which is tried on random numbers, and update reads no W_h."""
+  params, before = run.params, run.before
   if not isinstance(params, Mapping) or "w_h" not in params:
     return False
   random = np.random.default_rng(0)
@@ -135,7 +135,7 @@ def _is_dense(cell: Cell, params: Params, before: Carry, drives: Drive) -> bool:
       return False
 
   def update(w_h: Array) -> Carry:
-    return cell.update({**params, "w_h": w_h}, before, drives, cell.recur(params, before))
+    return cell.update({**params, "w_h": w_h}, before, run.drives, cell.recur(params, before))
 
   traced = jax.make_jaxpr(update)(params["w_h"]).jaxpr
   return not any(read is traced.invars[0] for step in traced.eqns for read in step.invars)

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import B, D, H, T, blocks, check, sigmoid
 
 from rnn_jax import make_cell, unroll
 from rnn_jax.cells import LSTMCarry
-
-T, B, D, H = 6, 2, 3, 4
 
 
 def drawn(shapes, seed):
@@ -27,68 +26,75 @@ def params_of(num_gates):
   return drawn({"w_x": (D, width), "w_h": (H, width), "b": (width,)}, seed=1)
 
 
-def sigmoid(a):
-  return 1 / (1 + np.exp(-a))
-
-
-def blocks(params, num_gates):
-  """(W, U, b) of each gate, in order."""
-  split = (np.split(params[name], num_gates, axis=-1) for name in ("w_x", "w_h", "b"))
-  return list(zip(*split, strict=True))
-
-
 def elman_reference(phi, params, h, x):
-  return phi(x @ params["w_x"] + h @ params["w_h"] + params["b"])
+  h = phi(x @ params["w_x"] + h @ params["w_h"] + params["b"])
+  return h, h
 
 
 def gru_reference(reset, params, h, x):
   (w_z, u_z, b_z), (w_r, u_r, b_r), (w_n, u_n, b_n) = blocks(params, 3)
   z = sigmoid(x @ w_z + h @ u_z + b_z)
   r = sigmoid(x @ w_r + h @ u_r + b_r)
-  inner = r * (h @ u_n) if reset == "after" else (r * h) @ u_n
+  b_h = params.get("b_h", 0)
+  inner = r * (h @ u_n + b_h) if reset == "after" else (r * h) @ u_n
   n = np.tanh(x @ w_n + b_n + inner)
-  return z * h + (1 - z) * n
+  h = z * h + (1 - z) * n
+  return h, h
+
+
+def update_only_reference(params, c, x):
+  (w_u, u_u, b_u), (w_c, u_c, b_c) = blocks(params, 2)
+  # The textbook's gate replaces: with the other sign it is ours.
+  gate = sigmoid(-(x @ w_u + c @ u_u + b_u))
+  c = gate * np.tanh(x @ w_c + c @ u_c + b_c) + (1 - gate) * c
+  return c, c
 
 
 def lstm_reference(params, carry, x):
   h, c = carry
   i, f, g, o = (x @ w + h @ u + b for w, u, b in blocks(params, 4))
   c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-  return LSTMCarry(sigmoid(o) * np.tanh(c), c)
+  h = sigmoid(o) * np.tanh(c)
+  return LSTMCarry(h, c), h
 
 
 REFERENCES = {
-  ("elman", "activation", "tanh"): (1, functools.partial(elman_reference, np.tanh)),
-  ("elman", "activation", "linear"): (1, functools.partial(elman_reference, lambda a: a)),
-  ("elman", "activation", "relu"): (
-    1,
+  "tanh": (make_cell("elman", H), functools.partial(elman_reference, np.tanh)),
+  "linear": (
+    make_cell("elman", H, activation="linear"),
+    functools.partial(elman_reference, lambda a: a),
+  ),
+  "relu": (
+    make_cell("elman", H, activation="relu"),
     functools.partial(elman_reference, lambda a: np.maximum(a, 0)),
   ),
-  ("gru", "reset", "after"): (3, functools.partial(gru_reference, "after")),
-  ("gru", "reset", "before"): (3, functools.partial(gru_reference, "before")),
-  ("lstm", "forget_bias", 1.0): (4, lstm_reference),
+  "gru": (make_cell("gru", H), functools.partial(gru_reference, "after")),
+  "gru, inner bias": (
+    make_cell("gru", H, inner_bias=True),
+    functools.partial(gru_reference, "after"),
+  ),
+  "gru, before": (make_cell("gru", H, reset="before"), functools.partial(gru_reference, "before")),
+  "gru, no reset": (make_cell("gru", H, reset="none"), update_only_reference),
+  "lstm": (make_cell("lstm", H), lstm_reference),
 }
 
 
-@pytest.mark.parametrize("which", REFERENCES, ids=lambda which: f"{which[0]}-{which[2]}")
-def test_cell_is_its_equation(x64, which):
-  name, option, value = which
-  num_gates, reference = REFERENCES[which]
-  cell = make_cell(name, H, **{option: value})
-  params = params_of(num_gates)
-  random = np.random.default_rng(2)
-  xs = random.standard_normal((T, B, D))
-  carry = jax.tree.map(
-    lambda a: random.standard_normal(a.shape), cell.initial_carry((B,), jnp.float64)
-  )
+@pytest.mark.parametrize("name", REFERENCES)
+def test_cell_is_its_equation(x64, name):
+  check(*REFERENCES[name])
 
-  final, ys = unroll(cell, jax.tree.map(jnp.asarray, params), xs, carry)
 
-  for t, x in enumerate(xs):
-    carry = reference(params, carry, x)
-    y = carry.hidden if name == "lstm" else carry
-    np.testing.assert_allclose(ys[t], y, rtol=1e-12, atol=1e-14)
-  chex.assert_trees_all_close(final, carry, rtol=1e-12, atol=1e-14)
+def test_an_inner_bias_has_no_place_without_a_reset_after_the_product():
+  with pytest.raises(ValueError, match="inner_bias is for reset='after', got reset='before'"):
+    make_cell("gru", H, reset="before", inner_bias=True)
+
+
+def test_chrono_gru_keeps_for_times_up_to_the_longest():
+  b = make_cell("gru", 4000, reset="none", chrono=50).init(jax.random.key(0), 1)["b"]
+  u = np.exp(b[:4000])
+  assert 1 <= u.min() < 1.1 and 48.9 < u.max() <= 49
+  np.testing.assert_allclose(u.mean(), 25, rtol=0.05)
+  assert not b[4000:].any()
 
 
 def flax_elman(params):
