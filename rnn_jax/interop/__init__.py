@@ -13,7 +13,7 @@ its weights and its conventions, though, and libraries differ in those:
   r of the GRU: acts after the recurrent product in torch and Flax, and in Keras with its default
     `reset_after=True`; before it in Keras with `reset_after=False`, which is our reset="before".
     Linen's `MGUCell(reset_gate=False)` is our reset="none".
-  Biases: ours are summed, b = b_x + b_h. torch has both everywhere, Keras both in the GRU, Flax one.
+  Biases: ours are summed, b = b_x + b_h. torch has both, Keras both in the GRU, Flax one of them.
     Where r scales the recurrent product, the bias b_h of n beside it is no part of the sum: torch,
     Linen and Keras have it, as `gru(inner_bias=True)` does; nnx.GRUCell has not, nor our default.
   Forget bias of the LSTM: ours, 1, and Keras's, 1, are in the initial params; Flax and torch begin

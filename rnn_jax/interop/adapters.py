@@ -24,8 +24,8 @@ class LinenCell(nn.RNNCellBase):
       variables = rnn.init(key, xs)      # {"params": {"cell": {"cell": the cell's own params}}}
       ys = rnn.apply(variables, xs)      # as unroll(cell, params, xs)[1]
 
-  It has what Linen's own cells have: any batch axes, `nn.Bidirectional`, `seq_lengths`. The carry is
-  our cell's. Cells that draw masks run as in evaluation, since the loop gives no key.
+  It has what Linen's own cells have: any batch axes, `nn.Bidirectional`, `seq_lengths`. The carry
+  is our cell's. Cells that draw masks run as in evaluation, since the loop gives no key.
 
   Attributes:
     cell: the cell.

@@ -97,7 +97,8 @@ def from_linen(name: str, params: Mapping[str, Any], **options: Any) -> Params:
 def to_linen(name: str, params: Params, **options: Any) -> dict[str, Any]:
   """Params of the Linen cell that computes what ours does; the inverse of `from_linen`.
 
-      ys = nn.RNN(nn.LSTMCell(hidden_size)).apply({"params": {"cell": to_linen("lstm", params)}}, xs)
+      variables = {"params": {"cell": to_linen("lstm", params)}}
+      ys = nn.RNN(nn.LSTMCell(hidden_size)).apply(variables, xs)
 
   Args:
     name: of our cell: elman, gru or lstm.

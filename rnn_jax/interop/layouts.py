@@ -54,7 +54,7 @@ def convert(
   lacks: str,
   *,
   transposed: bool = False,
-  **sizes: int,
+  sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
   """Entries of the layout `target`, from those of the layout `source`.
 
@@ -65,13 +65,13 @@ def convert(
     target: the layout wanted.
     lacks: what has no bias beside the recurrent product, for the error, where `target` has none.
     transposed: the kernels given are [G·H, D].
-    **sizes: D or H, where it is known from elsewhere.
+    sizes: D or H, where they are known from elsewhere.
   Returns:
     entry -> array, kernels [D, G·H].
   Raises:
     TypeError, ValueError: a missing, extra or wrongly shaped entry, or a bias that would be lost.
   """
-  blocks = _split(given, source, transposed, sizes)
+  blocks = _split(given, source, transposed, sizes or {})
   apart = OURS[kind].get("b_h", ("b_h", ""))[1]
   for use, gate in list(blocks):
     if use == "b_h" and gate not in apart:
@@ -101,11 +101,11 @@ def _split(
       raise TypeError(f"{entry} must be {rule}, got {array.dtype}.")
   rows = -1 if transposed else 0
   size = {"D": _axis(arrays, layout, "w_x", rows), "H": _axis(arrays, layout, "w_h", rows), **sizes}
-  blocks = {}
+  blocks: Blocks = {}
   for entry, (use, gates) in layout.items():
     width = len(gates) * size["H"]
     symbols = [f"{len(gates)}·H" if len(gates) > 1 else "H"]
-    shape = (width,)
+    shape: tuple[int, ...] = (width,)
     if use in ("w_x", "w_h"):
       axis = "D" if use == "w_x" else "H"
       symbols, shape = [axis, *symbols], (size[axis], width)
@@ -141,6 +141,6 @@ def _array(value: Any) -> Array:
 
 
 def _axis(arrays: Mapping[str, Array], layout: Layout, use: str, axis: int) -> int:
-  """The size of that axis of the first kernel of a use; of one without axes 0, which no entry has."""
+  """The size of that axis of the first kernel of a use; 0 if it has none, which no entry fits."""
   entry = next(entry for entry, (u, _) in layout.items() if u == use)
   return arrays[entry].shape[axis] if arrays[entry].ndim else 0

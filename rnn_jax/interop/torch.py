@@ -98,7 +98,7 @@ def from_torch(
     params = []
     for layout in directions:
       part = {entry: found[entry] for entry in layout if entry in found}
-      params.append(convert(kind, part, layout, ours, lacks, transposed=True, **sizes))
+      params.append(convert(kind, part, layout, ours, lacks, transposed=True, sizes=sizes))
       hidden_size = params[0]["w_h"].shape[0]
       sizes = {"H": hidden_size, "D": params[0]["w_x"].shape[0]}
     layers.append(tuple(params) if len(params) > 1 else params[0])
@@ -128,7 +128,9 @@ def to_torch(name: str, layers: Layers, *, prefix: str = "", **options: Any) -> 
   """
   kind = _kind(name, options)
   if isinstance(layers, Mapping) or not layers:
-    raise ValueError("layers must hold the params of one layer or more, a list with one entry each.")
+    raise ValueError(
+      "layers must hold the params of one layer or more, a list with one entry each."
+    )
   pairs = [layer if isinstance(layer, tuple) else (layer,) for layer in layers]
   if len({len(pair) for pair in pairs}) > 1 or len(pairs[0]) > 2:
     raise ValueError(
@@ -146,7 +148,7 @@ def to_torch(name: str, layers: Layers, *, prefix: str = "", **options: Any) -> 
       if isinstance(params, Mapping):
         given = {entry + where: value for entry, value in params.items()}
       target = _layout(kind, i, suffix, prefix, has_bias=True)
-      converted = convert(kind, given, source, target, "torch has no bias there", **sizes)
+      converted = convert(kind, given, source, target, "torch has no bias there", sizes=sizes)
       # A copy in C order, since torch warns of arrays that it must not write to.
       arrays |= {entry: np.array(value.T, order="C") for entry, value in converted.items()}
       weight_ih, weight_hh, *_ = converted.values()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from drawn import drawn, params_of
 
-from rnn_jax import make_cell, unroll
+from rnn_jax import make_cell, step, unroll
+from rnn_jax.cells import LSTMCarry
 from rnn_jax.interop import from_keras, to_keras
 
 T, B, D, H = 4, 2, 3, 5
@@ -46,13 +47,6 @@ def weights_of(which):
 def ours(which, weights, xs):
   name, options, *_ = CASES[which]
   return unroll(make_cell(name, H, **options), from_keras(name, weights, **options), xs)[1]
-
-
-def layer_of(keras, which, **options):
-  kind, *before = which.split(" ")
-  if before:
-    options["reset_after"] = False
-  return getattr(keras.layers, kind)(H, return_sequences=True, dtype="float64", **options)
 
 
 def keras_equations(which, weights, xs):
@@ -91,45 +85,55 @@ def test_weights_compute_the_equations_of_keras(x64, which):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras's own
 @every_case
-def test_keras_itself_computes_the_same(x64, keras, which):
-  layer = layer_of(keras, which)
-  layer.build((None, None, D))
+def test_keras_itself_computes_the_same(keras, which):
+  """One step of the layer's cell, which has the layer's weights: states and all gradients."""
+  name, options, *_ = CASES[which]
+  layer = getattr(keras.layers, f"{which.split(' ')[0]}Cell")
+  layer = layer(H, **({"reset_after": False} if "before" in options.values() else {}))
+  layer.build((None, D))
   assert [w.shape for w in layer.get_weights()] == [w.shape for w in weights_of(which)]
   constants = [variable.value for variable in layer.non_trainable_variables]
-  weights, xs = weights_of(which), drawn(jnp.zeros((T, B, D)), seed=5)
+  cell = make_cell(name, H, **options)
+  carry, x = drawn((cell.initial_carry((B,)), jnp.zeros((B, D))), seed=5)
 
-  def theirs(weights, xs):
-    return layer.stateless_call(weights, constants, xs.swapaxes(0, 1))[0].swapaxes(0, 1)
+  def ours(weights, carry, x):
+    params = from_keras(name, weights, **options)
+    return step(cell, cell.prepare(params), carry, cell.project(params, x))
 
-  def gradients(run):
-    def loss(weights, xs):
-      ys = run(weights, xs)
-      return jnp.sum(jnp.cos(ys)), ys
+  def theirs(weights, carry, x):
+    states = list(carry) if name == "lstm" else [carry]
+    (_, new), _ = layer.stateless_call(weights, constants, x, states)
+    return LSTMCarry(*new) if name == "lstm" else new[0]
 
-    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(weights, xs)
+  def gradients(run, *given):
+    def loss(*given):
+      carry = run(*given)
+      return sum(jnp.sum(jnp.cos(leaf)) for leaf in jax.tree.leaves(carry)), carry
 
-  found, expected = gradients(functools.partial(ours, which)), gradients(theirs)
-  chex.assert_trees_all_close(found, expected, **CLOSE)
+    return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*given)
+
+  both = jax.jit(lambda *given: (gradients(ours, *given), gradients(theirs, *given)))
+  found, expected = both(weights_of(which), carry, x)
+  chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras's own
-def test_both_directions_of_keras(x64, keras):
-  layer = keras.layers.Bidirectional(layer_of(keras, "LSTM"), dtype="float64")
+def test_weights_of_both_directions_are_one_list(keras):
+  layer = keras.layers.Bidirectional(keras.layers.LSTM(H, return_sequences=True))
   layer.build((None, None, D))
   both = [params_of("lstm", D, H, seed) for seed in (1, 2)]
   layer.set_weights([array for params in both for array in to_keras("lstm", params)])
-  weights, xs = layer.get_weights(), drawn(jnp.zeros((T, B, D)), seed=5)
-  back = [from_keras("lstm", weights[:3]), from_keras("lstm", weights[3:])]
-  chex.assert_trees_all_equal(back, both)
-  cell = make_cell("lstm", H)
-  ys = [unroll(cell, params, xs, reverse=i == 1)[1] for i, params in enumerate(back)]
-  theirs = layer(np.asarray(xs).swapaxes(0, 1)).swapaxes(0, 1)
-  np.testing.assert_allclose(jnp.concatenate(ys, axis=-1), theirs, **CLOSE)
+  for params, direction in zip(both, (layer.forward_layer, layer.backward_layer), strict=True):
+    chex.assert_trees_all_equal(from_keras("lstm", direction.get_weights()), params)
 
 
 @pytest.mark.parametrize(
   ("name", "options"),
-  [("elman", {}), *(("gru", o) for o in ({}, {"inner_bias": True}, {"reset": "before"})), ("lstm", {})],
+  [
+    ("elman", {}),
+    *(("gru", o) for o in ({}, {"inner_bias": True}, {"reset": "before"})),
+    ("lstm", {}),
+  ],
 )
 def test_there_and_back_is_the_identity(name, options):
   params = params_of(name, D, H, **options)
@@ -144,7 +148,12 @@ def test_there_and_back_is_the_identity(name, options):
   [
     ("GRU", lambda w: w, {}, r"^bias\[1\] must be zero where r scales it"),
     ("GRU", lambda w: w, {"reset": "before"}, r"^bias must be \[3·H\] .* got \[2, 15\]; .*'after'"),
-    ("GRU reset_after=False", lambda w: w, {}, r"^bias must be \[2, 3·H\] .* got \[15\]; .*'before'"),
+    (
+      "GRU reset_after=False",
+      lambda w: w,
+      {},
+      r"^bias must be \[2, 3·H\] .* got \[15\]; .*'before'",
+    ),
     ("GRU", lambda w: w, {"reset": "none"}, "^Unknown cell of keras.layers 'gru reset=none'"),
     ("LSTM", lambda w: w[:1], {}, r"^weights must be \[kernel, recurrent_kernel, bias\].* got 1"),
     ("LSTM", lambda w: dict(enumerate(w)), {}, "^weights must be .* got a dict"),
