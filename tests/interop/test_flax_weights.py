@@ -22,11 +22,9 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 # Cell, options, and Flax's cell for it.
 LINEN = {
-  "SimpleCell": ("elman", {}, nn.SimpleCell(H)),
-  "SimpleCell relu": ("elman", {"activation": "relu"}, nn.SimpleCell(H, activation_fn=nn.relu)),
+  "SimpleCell": ("elman", {"activation": "relu"}, nn.SimpleCell(H, activation_fn=nn.relu)),
   "GRUCell": ("gru", {"inner_bias": True}, nn.GRUCell(H)),
   "MGUCell": ("gru", {"reset": "none"}, nn.MGUCell(H, reset_gate=False)),
-  "LSTMCell": ("lstm", {}, nn.LSTMCell(H)),
   "OptimizedLSTMCell": ("lstm", {}, nn.OptimizedLSTMCell(H)),
 }
 NNX = {

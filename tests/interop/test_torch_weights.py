@@ -90,14 +90,11 @@ def test_a_state_dict_computes_torchs_equations(x64, name):
 
 
 @every_name
-@pytest.mark.parametrize("bias", [True, False], ids=["both directions, biases", "plain"])
-def test_torch_itself_computes_the_same(x64, name, bias):
+def test_torch_itself_computes_the_same(x64, name):
   torch = pytest.importorskip("torch", reason="torch is a peer of the benchmark, no dependency")
-  # The wide one has one layer, to be cheap: several layers are tested beside.
-  kind, depth = getattr(torch.nn, MODULES[name]), 1 if bias else 2
-  theirs = kind(D, H, depth, bias=bias, bidirectional=bias, dtype=torch.float64)
+  kind, xs = getattr(torch.nn, MODULES[name]), drawn(jnp.zeros((T, B, D)), seed=5)
+  theirs = kind(D, H, 1, bidirectional=True, dtype=torch.float64)
   state = {k: jnp.asarray(v.numpy()) for k, v in theirs.state_dict().items()}
-  xs = drawn(jnp.zeros((T, B, D)), seed=5)
   tensor = torch.tensor(np.asarray(xs), requires_grad=True)
   ys, _ = theirs(tensor)
   ys.cos().sum().backward()
@@ -126,6 +123,13 @@ def test_torch_takes_what_we_give(x64, name):
   second.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
   ys, again = (rnn(xs)[0].detach().numpy() for rnn in (first, second))
   np.testing.assert_allclose(again, ys, **CLOSE)
+
+
+def test_a_state_dict_without_biases_has_zero_biases(x64):
+  state = state_dict_of("gru", bias=False)
+  zeros = {k: jnp.zeros(3 * H) for k in state_dict_of("gru") if k.startswith("bias")}
+  expected = from_torch("gru", {**state, **zeros}, inner_bias=True)
+  chex.assert_trees_all_equal(from_torch("gru", state, inner_bias=True), expected)
 
 
 @every_name
