@@ -10,8 +10,11 @@ from rnn_jax import checks
 from rnn_jax.cells.elman import elman
 from rnn_jax.cells.gru import gru
 from rnn_jax.cells.layer_norm import layer_norm
+from rnn_jax.cells.lru import lru
 from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.cells.mingru import mingru, minlstm
 from rnn_jax.cells.residual import residual
+from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.stack import stack
 from rnn_jax.cells.zoneout import zoneout
 from rnn_jax.types import Cell
@@ -23,9 +26,13 @@ __all__ = [
   "elman",
   "gru",
   "layer_norm",
+  "lru",
   "lstm",
   "make_cell",
+  "mingru",
+  "minlstm",
   "residual",
+  "rg_lru",
   "stack",
   "zoneout",
 ]
@@ -34,6 +41,10 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "elman": elman,
   "gru": gru,
   "lstm": lstm,
+  "lru": lru,
+  "mingru": mingru,
+  "minlstm": minlstm,
+  "rg_lru": rg_lru,
 }
 
 
