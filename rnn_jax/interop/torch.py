@@ -77,15 +77,14 @@ def from_torch(
   if not matches:
     came = ", ".join(state_dict) or "none"
     raise ValueError(
-      f"state_dict must have entries like {prefix}weight_ih_l0; choose its prefix, got {came}."
+      f"state_dict must have entries like {prefix}weight_ih_l0, with {prefix=}, got {came}."
     )
-  depth = 1 + max(int(match[2]) for match in matches)
+  numbers = {int(match[2]) for match in matches}
+  depth = next(i for i in itertools.count() if i not in numbers) or 1
   suffixes = ("", "_reverse") if any(match[3] for match in matches) else ("",)
   has_bias = any(match[1].startswith("bias") for match in matches)
-  layouts = [
-    [_layout(kind, i, suffix, prefix, has_bias) for suffix in suffixes] for i in range(depth)
-  ]
-  known = [entry for layout in itertools.chain(*layouts) for entry in layout]
+  places = list(itertools.product(range(depth), suffixes))
+  known = [entry for place in places for entry in _layout(kind, *place, prefix, has_bias=True)]
   for key in found:
     if "weight_hr_l" in key:
       raise ValueError(f"{key} must not be there: proj_size must be 0, our LSTM does not project.")
@@ -94,15 +93,16 @@ def from_torch(
   lacks = f"{name} has no bias there without inner_bias=True"
   layers: list[Any] = []
   sizes: dict[str, int] = {}
-  for directions in layouts:
+  for i in range(depth):
     params = []
-    for layout in directions:
+    for suffix in suffixes:
+      layout = _layout(kind, i, suffix, prefix, has_bias)
       part = {entry: found[entry] for entry in layout if entry in found}
       params.append(convert(kind, part, layout, ours, lacks, transposed=True, sizes=sizes))
       hidden_size = params[0]["w_h"].shape[0]
       sizes = {"H": hidden_size, "D": params[0]["w_x"].shape[0]}
     layers.append(tuple(params) if len(params) > 1 else params[0])
-    sizes["D"] = len(directions) * hidden_size
+    sizes["D"] = len(suffixes) * hidden_size
   return layers
 
 

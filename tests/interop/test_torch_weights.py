@@ -201,7 +201,18 @@ def with_entry(entry, value):
     ("gru", lambda s: s, {"rest": "after"}, r"did you mean 'reset'\?"),
     ("lsmt", lambda s: s, {}, r"^Unknown cell 'lsmt'; did you mean 'lstm'\?"),
     ("lstm", lambda s: s, {"prefix": "rnn."}, r"^state_dict must have entries like rnn.weight_ih"),
-    ("lstm", lambda s: {}, {}, r"^state_dict must have entries like weight_ih_l0; .* got none"),
+    (
+      "lstm",
+      lambda s: {},
+      {},
+      r"^state_dict must have entries like weight_ih_l0, with prefix='', got none",
+    ),
+    (
+      "lstm",
+      lambda s: {k.replace("weight_ih_l1", "weight_ih_l7"): v for k, v in s.items()},
+      {},
+      r"^Unknown entry 'weight_ih_l7'; did you mean 'weight_ih_l\d'",
+    ),
     ("lstm", lambda s: list(s), {}, r"^state_dict must be a mapping .* got list"),
   ],
 )
