@@ -75,6 +75,7 @@ def convert(
   apart = OURS[kind].get("b_h", ("b_h", ""))[1]
   for use, gate in list(blocks):
     if use == "b_h" and gate not in apart:
+      # Nothing is between them but a sum.
       blocks["b", gate] = blocks["b", gate] + blocks.pop((use, gate))
   wanted = {(use, gate) for use, gates in target.values() for gate in gates}
   for use, gate in set(blocks) - wanted:
@@ -93,12 +94,10 @@ def _split(
 ) -> Blocks:
   """The blocks of all entries, kernels [D, H] and [H, H]."""
   arrays = entries(given, layout)
-  first = next(iter(layout))
+  dtype = next(iter(arrays.values())).dtype
   for entry, array in arrays.items():
-    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype != arrays[first].dtype:
-      rule = "floats" if entry == first else f"floats of one dtype, as {first} of "
-      rule += "" if entry == first else str(arrays[first].dtype)
-      raise TypeError(f"{entry} must be {rule}, got {array.dtype}.")
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype != dtype:
+      raise TypeError(f"{entry} must be floats, of one dtype with the others, got {array.dtype}.")
   rows = -1 if transposed else 0
   size = {"D": _axis(arrays, layout, "w_x", rows), "H": _axis(arrays, layout, "w_h", rows), **sizes}
   blocks: Blocks = {}
