@@ -195,7 +195,7 @@ def with_entry(entry, value):
       r"^weight_ih_l1 must be \[4·H, D\] = \[20, 10\], got \[20, 5\]",
     ),
     ("lstm", with_entry("bias_ih_l0", np.ones(4)), {}, r"^bias_ih_l0 must be .*\[20\], got \[4\]"),
-    ("lstm", with_entry("bias_ih_l0", np.ones(20, int)), {}, r"^bias_ih_l0 must be floats .*int"),
+    ("lstm", with_entry("bias_ih_l0", np.ones(20, int)), {}, r"^bias_ih_l0 must be floats, .*int"),
     ("gru", lambda s: s, {}, r"^bias_hh_l0 must be zero where r scales it, .* inner_bias=True"),
     ("gru", lambda s: s, {"reset": "before"}, r"^Unknown cell of torch.nn 'gru reset=before'"),
     ("gru", lambda s: s, {"rest": "after"}, r"did you mean 'reset'\?"),
