@@ -22,6 +22,7 @@ from rnn_jax.gradient_flow import (
   truncation_bias,
   weight_share_norms,
 )
+from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
@@ -86,9 +87,11 @@ class Measure(NamedTuple):
 def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
   """[layer, ...] for each leaf of the carry: `name` for the hidden state, `name_cell` and so on."""
   named = [layer._asdict() if hasattr(layer, "_asdict") else {"hidden": layer} for layer in layers]
+  # Integers in a carry, counts of steps, have no norm: None.
+  leaves = [leaf for leaf, values in named[0].items() if values is not None]
   return {
     name if leaf == "hidden" else f"{name}_{leaf}": jnp.stack([layer[leaf] for layer in named])
-    for leaf in named[0]
+    for leaf in leaves
   }
 
 
@@ -123,8 +126,7 @@ def _jacobian(moment: Moment) -> Variables:
 
 def _lyapunov(moment: Moment) -> Variables:
   def of_layer(cell: Cell, params: Params, xs: Array) -> Array:
-    carry = jax.eval_shape(lambda: cell.initial_carry(()))
-    size = sum(leaf.size for leaf in jax.tree.leaves(carry))
+    size = jax.eval_shape(lambda: to_vector(cell.initial_carry((1,)))).size
     return moment.mean(lyapunov_spectrum(cell, params, xs, min(_EXPONENTS, size)).T)
 
   return {"lyapunov_exponent": jnp.stack([of_layer(*layer) for layer in _layers(moment)])}

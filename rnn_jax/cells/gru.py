@@ -88,7 +88,7 @@ def gru(
     hidden_size: width H of carry and output.
     reset: where r acts: `after` the recurrent product (cuDNN, torch, Flax), `before` it (Cho), or
       `none`, nowhere: there is no r.
-    inner_bias: a bias of its own for h U_n, which r scales too, as cuDNN, torch, Flax and Keras
+    inner_bias: a bias of its own for h U_n, which r scales too, as cuDNN, torch, Linen and Keras
       have it; for reset="after".
     chrono: T_max, the longest dependency expected, in steps: b_z = ln u, u ~ U(1, T_max − 1), so
       that z forgets at all rates up to it; None for b_z = 0.
