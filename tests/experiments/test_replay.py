@@ -15,7 +15,7 @@ import pytest
 
 from experiments import bad_step, command_line, replay
 from experiments.grid import Run, Settings
-from experiments.run_parts import network, numbers_of, optimizer_of
+from experiments.run_parts import mask_key, network, numbers_of, optimizer_of
 from experiments.runner import Layout, compile_group, train_group
 from rnn_jax.gradient_flow import Place
 from rnn_jax.tasks import adding
@@ -162,6 +162,15 @@ def test_file_gives_back_the_step(saved, tmp_path):
   assert jax.tree.structure(loaded.snapshot) == jax.tree.structure(bad.snapshot)
   jax.tree.map(np.testing.assert_array_equal, loaded.snapshot, bad.snapshot)
   assert about["versions"]["jax"] == jax.__version__
+
+
+def test_the_step_is_computed_again_with_its_own_masks(saved, monkeypatch):
+  bad, _, _ = saved
+  given = {}
+  monkeypatch.setattr(bad_step, "first_bad_place", lambda *_, **options: given.update(options))
+  bad_step.find(bad._replace(step=7))
+  _, data_key = jax.random.split(jax.random.key(np.uint32(bad.run.seed)))
+  assert jnp.all(jax.random.key_data(given["key"]) == jax.random.key_data(mask_key(data_key, 7)))
 
 
 def test_the_network_of_the_file_has_its_options_and_its_width(saved, tmp_path):
