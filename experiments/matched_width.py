@@ -30,17 +30,18 @@ def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merge
     merged: outputs of a layer that the next one reads side by side.
   """
   total = 0
-  for i, cell in enumerate(cells):
-    params = _shapes(cell, input_size)
-    total += ways * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    if i + 1 < len(cells):
-      input_size = merged * output_size(cell, params, input_size)
+  for cell in cells:
+    number, width = _sizes(cell, input_size)
+    total, input_size = total + ways * number, merged * width
   return total
 
 
 @functools.lru_cache(maxsize=4)  # the same cell, layer after layer
-def _shapes(cell: Cell, input_size: int) -> object:
-  return jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+def _sizes(cell: Cell, input_size: int) -> tuple[int, int]:
+  """(entries of the params, width of the output)."""
+  params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+  number = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+  return number, output_size(cell, params, input_size)
 
 
 def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
@@ -57,7 +58,6 @@ def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
   Raises:
     ValueError: by `count`, where it refuses every width.
   """
-
   count = functools.cache(count)
 
   @functools.cache

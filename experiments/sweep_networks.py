@@ -49,6 +49,7 @@ def networks(
 
 
 def _network(run: Run, settings: Settings, input_size: int, together: int) -> Network:
+  """The network of one run, and of those that are like it; arguments as those of `networks`."""
 
   def cell(width: int) -> Cell:
     return make_cell(run.cell, width, **dict(run.options))
@@ -61,9 +62,10 @@ def _network(run: Run, settings: Settings, input_size: int, together: int) -> Ne
     _check_memory(settings, params + carries, together)
 
   wanted = settings.match_params
+  # What is out of all bounds has more params than can be counted.
+  check_memory(settings.hidden_size or 1, 0)
   if wanted is None:
     width = grid.width(run, settings)
-    check_memory(width, 0)  # a width out of all bounds has more params than can be counted
     with cell_flags.errors_of(run.cell, run.options):
       number = count(width)
     check_memory(width, number)
