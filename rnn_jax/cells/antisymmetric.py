@@ -29,8 +29,8 @@ def antisymmetric(
     h' = h + ε z ∘ n              z = σ(x W_z + h W_h + b_z)      gated
 
   Step Jacobian: ∂h'/∂h = I + ε W_h diag(1 − n²). Eigenvalues of W_h are −γ ± iω, so that those of
-  the Jacobian are near the unit circle: a gradient turns, and neither vanishes nor explodes soon. An
-  Euler step leaves a factor of about 1 − εγ + (εω)²/2; γ is there to outweigh the last term.
+  the Jacobian are near the unit circle: a gradient turns, and neither vanishes nor explodes soon. A
+  step of Euler's leaves a factor of about 1 − εγ + (εω)²/2; γ is to outweigh the last term.
 
   Args:
     hidden_size: width H of carry and output.

@@ -25,8 +25,8 @@ def cornn(hidden_size: int, *, delta: Any = 0.042, gamma: Any = 2.7, epsilon: An
 
     z' = z + Δ (tanh(x W_x + h U + z V + b) − γ h − ε z)      h' = h + Δ z'
 
-  Step Jacobian: ∂z'/∂h = Δ (U D − γ I) and ∂z'/∂z = I + Δ (V D − ε I), with D = diag(1 − tanh²), and
-  h' moves by Δ times that. All of it is I + O(Δ), so a gradient takes many steps to explode or to
+  Step Jacobian: ∂z'/∂h = Δ (U D − γ I) and ∂z'/∂z = I + Δ (V D − ε I), D = diag(1 − tanh²), and h'
+  moves by Δ times that. All of it is I + O(Δ), so a gradient takes many steps to explode or to
   vanish: as many as the oscillators' own times, in units of Δ.
 
   Args:

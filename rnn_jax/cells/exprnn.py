@@ -111,4 +111,4 @@ def exponential(s: Array) -> Array:
     return jax.lax.cond(i < n, lambda a: a @ a, lambda a: a, power), None
 
   total, _ = jax.lax.scan(add, one, jnp.arange(terms, 0, -1).astype(s.dtype))
-  return jax.lax.scan(square, total, jnp.arange(_MOST_SQUARINGS))[0]
+  return jax.lax.scan(square, total, jnp.arange(_MOST_SQUARINGS, dtype=n.dtype))[0]
