@@ -17,9 +17,12 @@ from rnn_jax.cells.gru import gru
 from rnn_jax.cells.indrnn import indrnn
 from rnn_jax.cells.layer_norm import layer_norm
 from rnn_jax.cells.lem import LEMCarry, lem
+from rnn_jax.cells.lru import lru
 from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.cells.mingru import mingru, minlstm
 from rnn_jax.cells.minimalrnn import minimalrnn
 from rnn_jax.cells.residual import residual
+from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.rhn import rhn
 from rnn_jax.cells.stack import stack
 from rnn_jax.cells.zoneout import zoneout
@@ -45,10 +48,14 @@ __all__ = [
   "irnn",
   "layer_norm",
   "lem",
+  "lru",
   "lstm",
   "make_cell",
+  "mingru",
   "minimalrnn",
+  "minlstm",
   "residual",
+  "rg_lru",
   "rhn",
   "stack",
   "zoneout",
@@ -68,6 +75,10 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "dilated_elman": dilated_elman,
   "gru": gru,
   "lstm": lstm,
+  "lru": lru,
+  "mingru": mingru,
+  "minlstm": minlstm,
+  "rg_lru": rg_lru,
 }
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, product, the_carry, zeros
+from rnn_jax.cells.dense import dense_project, over, product, the_carry, zeros
 from rnn_jax.initializers import Kernel
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.types import Array, Cell, Params
@@ -81,8 +81,7 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> Cell:
   def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     del h
     z = drive + recurrent
-    b = jnp.expand_dims(params["b"], range(z.ndim - 1))
-    return jnp.sign(z) * jax.nn.relu(jnp.abs(z) + b)
+    return jnp.sign(z) * jax.nn.relu(jnp.abs(z) + over(params["b"], z))
 
   return Cell(init, zeros(hidden_size), dense_project, recur, update, the_carry, prepare=prepare)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, product, the_carry, zeros
+from rnn_jax.cells.dense import dense_init, dense_project, over, product, the_carry, zeros
 from rnn_jax.initializers import chrono_bias
 from rnn_jax.types import Array, Cell, Params
 
@@ -142,7 +142,7 @@ def _recur_after(params: Params, h: Array) -> Array:
   if "b_h" not in params:
     return recurrent
   b_h = jnp.pad(params["b_h"], (2 * h.shape[-1], 0))
-  return recurrent + jnp.expand_dims(b_h, range(h.ndim - 1))
+  return recurrent + over(b_h, h)
 
 
 def _update_after(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:

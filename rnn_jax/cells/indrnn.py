@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, the_carry, zeros
+from rnn_jax.cells.dense import dense_project, over, the_carry, zeros
 from rnn_jax.initializers import input_kernel
 from rnn_jax.types import Array, Cell, Params
 
@@ -68,8 +68,7 @@ def indrnn(
     return {**params, "u": u + jax.lax.stop_gradient(jnp.clip(u, -bound, bound) - u)}
 
   def recur(params: Params, h: Array) -> Array:
-    u, b = (jnp.expand_dims(params[name], range(h.ndim - 1)) for name in ("u", "b"))
-    return u * h + b
+    return over(params["u"], h) * h + over(params["b"], h)
 
   def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     del params, h
