@@ -10,6 +10,7 @@ from golden import D, H, check, sigmoid
 
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
+from rnn_jax.gradient_flow import lyapunov_spectrum, singular_values
 
 LINEAR = [name for name in CELLS if make_cell(name, H).linear]
 
@@ -140,3 +141,16 @@ def test_extreme_gates_of_the_minimal_cells_are_finite(name):
 def test_rings_that_are_none_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     make_cell("lru", H, **options)
+
+
+def test_measures_of_an_lru_are_those_of_its_lambda(x64):
+  # J = diag(λ) at every step: as a real matrix, each |λ| twice.
+  cell = make_cell("lru", 3, min_radius=0.4)
+  params = cell.init(jax.random.key(0), D)
+  sizes = np.repeat(np.sort(np.abs(cell.prepare(params)["lambda"]))[::-1], 2)
+  xs = jax.random.normal(jax.random.key(1), (400, 1, D))
+  # Exponents turn to their order on the way.
+  found = jax.jit(lambda xs: lyapunov_spectrum(cell, params, xs, skip=200))(xs)
+  np.testing.assert_allclose(found[0], np.log(sizes), rtol=1e-6)
+  values = jax.jit(lambda xs: singular_values(cell, params, xs))(xs[:200])
+  np.testing.assert_allclose(values[-1, 0], 199 * np.log10(sizes), rtol=1e-10)
