@@ -76,6 +76,8 @@ def scan(
     they have no forward-mode derivative.
   """
   loop = functools.partial(jax.lax.scan, unroll=unroll)
+  # The backward pass is planned from zeros, which are never weakly typed as `jnp.full(3, 2.0)` is.
+  params, carry, stream = jax.tree.map(_strongly_typed, (params, carry, stream))
   leaves, structure = _flatten(stream)
   inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
   num_floats = sum(inexact)
@@ -333,6 +335,10 @@ def _follow(jaxpr: Any, moving: set[int]) -> None:
 
 def _flatten(tree: Any) -> tuple[list[Any], Any]:
   return jax.tree.flatten(tree)
+
+
+def _strongly_typed(a: Array) -> Array:
+  return jax.lax.convert_element_type(a, a.dtype)
 
 
 def _first(tree: Any) -> Any:

@@ -175,6 +175,20 @@ def test_gradient_of_the_norms_is_that_of_the_plain_loop(x64):
   chex.assert_trees_all_close(penalty(False, arrays), penalty(True, arrays), rtol=1e-9, atol=1e-10)
 
 
+def test_a_weakly_typed_carry_is_one_like_others(x64):
+  cell, (params, xs, carry), _ = problem("lem", {})
+
+  @jax.jit
+  @jax.grad
+  def total(carry):
+    return score(unroll(cell, params, xs, carry))
+
+  weak = jax.tree.map(lambda a: jnp.full(a.shape, 2.0), carry)
+  strong = jax.tree.map(lambda a: jnp.full(a.shape, 2.0, a.dtype), carry)
+  assert weak.hidden.weak_type and not strong.hidden.weak_type
+  chex.assert_trees_all_equal(total(weak), total(strong))
+
+
 def test_without_forward_mode_the_error_says_so(x64):
   cell, (params, xs, carry), _ = problem("elman", {})
   with pytest.raises(TypeError, match="forward-mode"):
@@ -368,6 +382,13 @@ def test_norms_take_next_to_no_memory(name):
   _, without = compiled(cell, **sizes)
   _, probed = compiled(cell, **sizes, probed=True)
   assert probed < 1.02 * without
+
+
+def test_a_buffer_of_carries_is_not_kept_once_for_every_age():
+  sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
+  _, alone = compiled(make_cell("elman", 64), **sizes, probed=True)
+  _, buffered = compiled(make_cell("dilated_elman", 64, dilation=8), **sizes, probed=True)
+  assert buffered < 1.05 * alone
 
 
 @pytest.mark.parametrize("time", [{}, {"truncation": 10}], ids="+".join)

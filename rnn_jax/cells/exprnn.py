@@ -81,7 +81,11 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> Cell:
   def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     del h
     z = drive + recurrent
-    return jnp.sign(z) * jax.nn.relu(jnp.abs(z) + over(params["b"], z))
+    b = over(params["b"], z)
+    # Written as choices, so that a step's derivative keeps bits, and no floats of which the loop
+    # would have to copy the drive.
+    on = (jnp.abs(z) + b > 0) & (z != 0)
+    return jnp.where(on, z + jnp.where(z > 0, b, -b), jnp.zeros_like(z))
 
   return Cell(init, zeros(hidden_size), dense_project, recur, update, the_carry, prepare=prepare)
 
