@@ -85,14 +85,15 @@ class Measure(NamedTuple):
 
 
 def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
-  """[layer, ...] for each leaf of the carry: `name` for the hidden state, `name_cell` and so on."""
-  named = [layer._asdict() if hasattr(layer, "_asdict") else {"hidden": layer} for layer in layers]
-  # Integers in a carry, counts of steps, have no norm: None.
-  leaves = [leaf for leaf, values in named[0].items() if values is not None]
-  return {
-    name if leaf == "hidden" else f"{name}_{leaf}": jnp.stack([layer[leaf] for layer in named])
-    for leaf in leaves
-  }
+  """[layer, ...] for each leaf of the carry: `name` for the first, which is the hidden state.
+
+  The others have their place in the carry behind it: `name_cell`, `name_earlier_0`.
+  """
+  paths = [path for path, _ in jax.tree.leaves_with_path(layers[0])]
+  others = [jax.tree_util.keystr(path, simple=True, separator="_") for path in paths[1:]]
+  leaves = zip(*map(jax.tree.leaves, layers), strict=True)
+  names = [name, *(f"{name}_{other}" for other in others)]
+  return dict(zip(names, map(jnp.stack, leaves), strict=True))
 
 
 def reaches(num_steps: int) -> list[int]:

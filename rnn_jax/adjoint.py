@@ -6,7 +6,8 @@ adds h_{t−1}ᵀ ā_t to the gradient of the recurrent kernel in every step. He
   - residuals, and then cotangents, overwrite arrays of their shape that are no longer needed, step
     by step: a drive [T, B, G·H] is read, replaced by a derivative, and that by its cotangent ā;
   - ā is kept for all time, and the gradient of the recurrent kernel is one product after the loop;
-  - dL/dh_t is kept where it is asked for, and its norms are taken after the loop, all at once.
+  - dL/dh_t is kept where it is asked for, and its norms are taken after the loop, all at once; but
+    for a part of the carry that no such array has room for, they are taken step by step.
 
 What a step's residuals are, and which of them change with time, is read off its trace, so that this
 works for any cell.
@@ -75,6 +76,8 @@ def scan(
     they have no forward-mode derivative.
   """
   loop = functools.partial(jax.lax.scan, unroll=unroll)
+  # The backward pass is planned from zeros, which are never weakly typed as `jnp.full(3, 2.0)` is.
+  params, carry, stream = jax.tree.map(_strongly_typed, (params, carry, stream))
   leaves, structure = _flatten(stream)
   inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
   num_floats = sum(inexact)
@@ -160,7 +163,8 @@ def scan(
         (carry_bar, structure_of_y.unflatten(now[y_places]))
       )
       new = dict(enumerate(floats_bar))
-      new.update(zip(plan.slots, jax.tree.leaves(slots_bar), strict=True))
+      for at, a in zip(plan.slots, jax.tree.leaves(slots_bar), strict=True):
+        new[at] = a if a.shape == memory[at].shape[1:] else scaled_norm(a, tuple(range(1, a.ndim)))
       memory = _write(memory, new, time)
       ahead = _read([memory[at] for at in early], time + 1 if reverse else time - 1)
       return (jax.tree.map(jnp.add, params_bar, more), carry_bar, memory, ahead), None
@@ -219,7 +223,7 @@ class _Plan(NamedTuple):
   Attributes:
     carry: place of each array of the carry.
     residuals: place of each residual of the step; None where it is the same in every step.
-    slots: place of each slot's cotangent.
+    slots: place of each slot's cotangent, or, where its shape is [B], of the norms of it.
     unchanged: places of floats that are residuals as they are.
     ahead: places that the reverse loop reads ahead in any case: what it makes of them is not only
       what it overwrites them with.
@@ -261,23 +265,24 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   for reached in made_of:
     _follow(jaxpr, reached)
 
-  def put(variables: Sequence[Any], places: dict[int, int], free: list[int]) -> None:
-    """Gives each variable that has no place a free one of its shape, or a new one.
+  def fitting(v: Any, free: Sequence[int]) -> list[int]:
+    """Free places that `v` may take.
 
     A float is overwritten by what is made of it alone: nothing else is sure to come after it is
     read.
     """
+    kind = (v.aval.shape, v.aval.dtype)
+    return [at for at in free if memory[at] == kind and (at >= len(floats) or id(v) in made_of[at])]
+
+  def put(variables: Sequence[Any], places: dict[int, int], free: list[int]) -> None:
+    """Gives each variable that has no place a free one, or a new one."""
     for v in variables:
-      kind = (v.aval.shape, v.aval.dtype)
       if id(v) not in places:
-        fitting = [
-          at for at in free if memory[at] == kind and (at >= len(floats) or id(v) in made_of[at])
-        ]
-        places[id(v)] = fitting[0] if fitting else len(memory)
-        if fitting:
-          free.remove(fitting[0])
+        places[id(v)] = next(iter(fitting(v, free)), len(memory))
+        if places[id(v)] in free:
+          free.remove(places[id(v)])
         else:
-          memory.append(kind)
+          memory.append((v.aval.shape, v.aval.dtype))
 
   unchanged = [at for at, v in enumerate(floats_in) if v in residuals]
   places = {id(floats_in[at]): at for at in unchanged}
@@ -294,9 +299,14 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   memory += [(v.aval.shape, v.aval.dtype) for v in ys]
   before = len(memory)
   in_reverse = {id(v): at for at, v in enumerate(floats_bar)}
-  slots_bar = [*recurrent_bar, *totals]
-  put(slots_bar, in_reverse, free)
-  slots = [in_reverse[id(v)] for v in slots_bar]
+  put(recurrent_bar, in_reverse, free)
+  for v in totals:
+    if id(v) in in_reverse or fitting(v, free):
+      put([v], in_reverse, free)
+    else:
+      in_reverse[id(v)] = len(memory)
+      memory.append((v.aval.shape[:1], np.zeros((), v.aval.dtype).real.dtype))
+  slots = [in_reverse[id(v)] for v in (*recurrent_bar, *totals)]
   ahead = {*unchanged, *(at for at in slots if at in y_places), *slots[len(recurrent_bar) :]}
   return _Plan(
     carry_places,
@@ -325,6 +335,10 @@ def _follow(jaxpr: Any, moving: set[int]) -> None:
 
 def _flatten(tree: Any) -> tuple[list[Any], Any]:
   return jax.tree.flatten(tree)
+
+
+def _strongly_typed(a: Array) -> Array:
+  return jax.lax.convert_element_type(a, a.dtype)
 
 
 def _first(tree: Any) -> Any:

@@ -178,7 +178,7 @@ def _step(cell: Cell) -> adjoint.Step:
     new = cell.update(fixed.params, start, now.drive, recurrent)
     if fixed.clip is not None:
       # Ahead of slots and probe, which see the cotangent as it comes.
-      new = clipping.clip_cotangent(new, fixed.clip)
+      new = with_floats(clipping.clip_cotangent(floats_of(new), fixed.clip), new)
     if slots is not None and slots.carry is not None:
       new = with_floats(jax.tree.map(jnp.add, floats_of(new), slots.carry), new)
     if now.probe is not None:

@@ -14,6 +14,7 @@ from cell_kinds import KINDS
 
 from rnn_jax import CELLS, gradient_probe, make_cell, unroll
 from rnn_jax.cells import LSTMCarry, gru, layer_norm, lstm, residual, zoneout
+from rnn_jax.types import floats_of, with_floats
 
 T, B, D, H = 7, 2, 2, 3
 
@@ -66,7 +67,7 @@ def problem(name, options, dtype=float, num_steps=T):
 
 def score(result):
   """A loss that reads every output and the final carry, each entry with a weight of its own."""
-  leaves = jax.tree.leaves(result)
+  leaves = jax.tree.leaves(floats_of(result))
   return sum(jnp.vdot(draw(20 + i, a), jnp.sin(a)).real for i, a in enumerate(leaves))
 
 
@@ -82,18 +83,20 @@ def score(result):
   ids=lambda v: v if isinstance(v, str) else "+".join(v) if isinstance(v, dict) else v.__name__,
 )
 def test_values_gradients_and_norms_are_those_of_the_plain_loop(x64, name, options, time, dtype):
-  cell, arrays, probe = problem(name, options, dtype)
+  cell, (params, xs, carry), probe = problem(name, options, dtype)
+  given = params, xs, floats_of(carry)
   if "key" in time:
     time = time | {"key": jax.random.key(time["key"])}
 
   @functools.partial(jax.jit, static_argnums=0)
   def everything(forward_mode):
     def loss(arrays, probe):
-      params, xs, carry = arrays
-      result = unroll(cell, params, xs, carry, probe=probe, forward_mode=forward_mode, **time)
+      params, xs, floats = arrays
+      start = with_floats(floats, carry)
+      result = unroll(cell, params, xs, start, probe=probe, forward_mode=forward_mode, **time)
       return score(result), result
 
-    return jax.grad(loss, argnums=(0, 1), has_aux=True)(arrays, probe)
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(given, probe)
 
   rtol = 1e-11 if dtype == jnp.float64 else 2e-4
   chex.assert_trees_all_close(everything(False), everything(True), rtol=rtol, atol=0.05 * rtol)
@@ -111,13 +114,14 @@ def test_one_example_is_that_of_a_batch(x64, name, time):
   def gradients(one):
     given, part = (alone, np.s_[:1]) if one else (time, np.s_[:])
 
-    def loss(params, xs, carry, probe):
-      result = unroll(cell, params, xs, carry, probe=probe, **given)
-      return score(jax.tree.map(lambda a: a[..., :1, :], result))
-
     start = jax.tree.map(lambda a: a[part], carry)
+
+    def loss(params, xs, floats, probe):
+      result = unroll(cell, params, xs, with_floats(floats, start), probe=probe, **given)
+      return score(jax.tree.map(lambda a: a[..., :1, :], floats_of(result)))
+
     probes = jax.tree.map(lambda a: a[:, part], probe)
-    return jax.grad(loss, argnums=(0, 1, 2, 3))(params, xs[:, part], start, probes)
+    return jax.grad(loss, argnums=(0, 1, 2, 3))(params, xs[:, part], floats_of(start), probes)
 
   params_bar, xs_bar, carry_bar, norms = gradients(False)
   carry_bar = jax.tree.map(lambda a: a[:1], carry_bar)
@@ -132,14 +136,16 @@ def test_one_example_is_that_of_a_batch(x64, name, time):
   ids=lambda v: v if isinstance(v, str) else "+".join(v),
 )
 def test_hessian_vector_products_are_those_of_the_plain_loop(x64, name, time):
-  cell, arrays, _ = problem(name, {})
+  cell, (params, xs, carry), _ = problem(name, {})
+  arrays = params, xs, floats_of(carry)
   direction = draw(40, arrays)
 
   @functools.partial(jax.jit, static_argnums=0)
   def products(forward_mode):
     def loss(arrays):
-      params, xs, carry = arrays
-      return score(unroll(cell, params, xs, carry, forward_mode=forward_mode, **time))
+      params, xs, floats = arrays
+      start = with_floats(floats, carry)
+      return score(unroll(cell, params, xs, start, forward_mode=forward_mode, **time))
 
     def along(arrays):
       pairs = zip(jax.tree.leaves(jax.grad(loss)(arrays)), jax.tree.leaves(direction), strict=True)
@@ -167,6 +173,20 @@ def test_gradient_of_the_norms_is_that_of_the_plain_loop(x64):
     return sum(jnp.vdot(draw(30 + i, a), jnp.log(a)) for i, a in enumerate(norms))
 
   chex.assert_trees_all_close(penalty(False, arrays), penalty(True, arrays), rtol=1e-9, atol=1e-10)
+
+
+def test_a_weakly_typed_carry_is_one_like_others(x64):
+  cell, (params, xs, carry), _ = problem("lem", {})
+
+  @jax.jit
+  @jax.grad
+  def total(carry):
+    return score(unroll(cell, params, xs, carry))
+
+  weak = jax.tree.map(lambda a: jnp.full(a.shape, 2.0), carry)
+  strong = jax.tree.map(lambda a: jnp.full(a.shape, 2.0, a.dtype), carry)
+  assert weak.hidden.weak_type and not strong.hidden.weak_type
+  chex.assert_trees_all_equal(total(weak), total(strong))
 
 
 def test_without_forward_mode_the_error_says_so(x64):
@@ -261,8 +281,8 @@ def compiled(cell, num_steps, batch_size, input_size, hidden_size, probed=False,
   return program.as_text(), program.memory_analysis().temp_size_in_bytes
 
 
-def while_bodies(text):
-  """Each while body's text, with that of the computations that it calls."""
+def while_bodies(text, num_steps=29):
+  """The text of each loop over floats of all steps, with that of the computations that it calls."""
   computations = {}
   for part in re.split(r"\n\n", text):
     named = re.match(r"(?:ENTRY )?%([\w.\-]+) \(", part.strip())
@@ -277,7 +297,8 @@ def while_bodies(text):
     called = re.findall(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)", text)
     return text + "".join(whole(other, seen) for other in called)
 
-  return [whole(name, set()) for name in set(re.findall(r"body=%([\w.\-]+)", text))]
+  bodies = [whole(name, set()) for name in set(re.findall(r"body=%([\w.\-]+)", text))]
+  return [body for body in bodies if re.search(rf"[fc]\d+\[{num_steps},", body)]
 
 
 # Sizes of which none is the product of others, so that a shape tells what an array is.
@@ -361,6 +382,13 @@ def test_norms_take_next_to_no_memory(name):
   _, without = compiled(cell, **sizes)
   _, probed = compiled(cell, **sizes, probed=True)
   assert probed < 1.02 * without
+
+
+def test_a_buffer_of_carries_is_not_kept_once_for_every_age():
+  sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
+  _, alone = compiled(make_cell("elman", 64), **sizes, probed=True)
+  _, buffered = compiled(make_cell("dilated_elman", 64, dilation=8), **sizes, probed=True)
+  assert buffered < 1.05 * alone
 
 
 @pytest.mark.parametrize("time", [{}, {"truncation": 10}], ids="+".join)

@@ -196,8 +196,10 @@ def test_unroll_has_right_derivatives(x64, name):
     return floats_of(final), ys
 
   given = params, xs, floats_of(carry)
-  check_grads(run, given, order=1, modes=("rev",))
-  check_grads(functools.partial(run, forward_mode=True), given, order=1, modes=("fwd", "rev"))
+  # Differences so small that no unit changes sides in them, or hardly ever one does.
+  check = functools.partial(check_grads, args=given, order=1, eps=1e-6)
+  check(run, modes=("rev",))
+  check(functools.partial(run, forward_mode=True), modes=("fwd", "rev"))
 
 
 @every_variant
