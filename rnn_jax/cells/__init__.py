@@ -9,31 +9,52 @@ from typing import Any
 from rnn_jax import checks
 from rnn_jax.cells.elman import elman
 from rnn_jax.cells.gru import gru
+from rnn_jax.cells.janet import janet
 from rnn_jax.cells.layer_norm import layer_norm
+from rnn_jax.cells.layer_norm_lstm import layer_norm_lstm
 from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.cells.mgu import mgu
+from rnn_jax.cells.multiplicative_lstm import multiplicative_lstm
+from rnn_jax.cells.peephole_lstm import peephole_lstm
 from rnn_jax.cells.residual import residual
+from rnn_jax.cells.slstm import SLSTMCarry, slstm
 from rnn_jax.cells.stack import stack
-from rnn_jax.cells.zoneout import zoneout
+from rnn_jax.cells.zoneout import zoneout, zoneout_lstm
 from rnn_jax.types import Cell
 
 __all__ = [
   "CELLS",
   "LSTMCarry",
+  "SLSTMCarry",
   "cell_options",
   "elman",
   "gru",
+  "janet",
   "layer_norm",
+  "layer_norm_lstm",
   "lstm",
   "make_cell",
+  "mgu",
+  "multiplicative_lstm",
+  "peephole_lstm",
   "residual",
+  "slstm",
   "stack",
   "zoneout",
+  "zoneout_lstm",
 ]
 
 CELLS: Mapping[str, Callable[..., Cell]] = {
   "elman": elman,
   "gru": gru,
+  "mgu": mgu,
   "lstm": lstm,
+  "peephole_lstm": peephole_lstm,
+  "layer_norm_lstm": layer_norm_lstm,
+  "multiplicative_lstm": multiplicative_lstm,
+  "zoneout_lstm": zoneout_lstm,
+  "janet": janet,
+  "slstm": slstm,
 }
 
 
