@@ -82,9 +82,9 @@ def scan(
   inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
   num_floats = sum(inexact)
   # What a step reads of an array that it overwrites must be read first, or XLA copies the whole of
-  # it. On a CPU the order follows from what is computed from what, except in products of vectors,
-  # which are fused otherwise. Elsewhere a step reads what the next one needs, ahead, out of the
-  # array that it has just written; what the last one reads is for nobody.
+  # it. On a CPU the order follows from what is computed from what, as far as `_plan` can tell, but
+  # for products of vectors, which are fused otherwise. Elsewhere a step reads what the next one
+  # needs, ahead, out of the array that it has just written; what the last one reads is for nobody.
   sizes = [size for leaf in jax.tree.leaves(carry) for size in leaf.shape]
   in_order = jax.default_backend() == "cpu" and min(sizes) > 1
   # No jax array may be closed over: the derivative is traced at another time than the result.
@@ -133,7 +133,8 @@ def scan(
       ahead = _read(memory[: len(ahead)], time - 1 if reverse else time + 1)
       return (new, memory, ahead), y
 
-    ahead = [] if in_order else _read(memory[:num_floats], times[-1 if reverse else 0])
+    safe = in_order and plan.floats_in_order
+    ahead = [] if safe else _read(memory[:num_floats], times[-1 if reverse else 0])
     state = (carry, memory, ahead)
     (final, memory, _), ys = loop(body, state, (times, others), reverse=reverse)
     return (final, ys), (params, carry, memory, others, ys)
@@ -225,8 +226,9 @@ class _Plan(NamedTuple):
     residuals: place of each residual of the step; None where it is the same in every step.
     slots: place of each slot's cotangent, or, where its shape is [B], of the norms of it.
     unchanged: places of floats that are residuals as they are.
-    ahead: places that the reverse loop reads ahead in any case: what it makes of them is not only
-      what it overwrites them with.
+    floats_in_order: whether the forward loop has read a float when it overwrites it.
+    ahead: places that the reverse loop reads ahead in any case: it may not have read all of them
+      when it overwrites them.
     more, more_in_reverse: shape of a step's share, and dtype.
   """
 
@@ -234,6 +236,7 @@ class _Plan(NamedTuple):
   residuals: list[int | None]
   slots: list[int]
   unchanged: list[int]
+  floats_in_order: bool
   ahead: list[int]
   more: list[Any]
   more_in_reverse: list[Any]
@@ -244,8 +247,8 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
 
   def trace(params: Params, carry: Carry, floats: Any, others: Any) -> Any:
     new, vjp = linearize(params, carry, floats, others)
-    _, _, floats_bar, slots_bar = vjp(new)
-    return tuple(map(jax.tree.leaves, (vjp, *new, floats_bar, *slots_bar)))
+    *others_bar, floats_bar, slots_bar = vjp(new)
+    return tuple(map(jax.tree.leaves, (vjp, *new, floats_bar, *slots_bar, others_bar)))
 
   closed, shapes = jax.make_jaxpr(trace, return_shape=True)(params, carry, floats, others)
   jaxpr = closed.jaxpr
@@ -253,7 +256,7 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   moving = {id(v) for v in jaxpr.invars[num_params:]}
   _follow(jaxpr, moving)
   outputs: Iterator[Any] = iter(jaxpr.outvars)
-  residuals, carry_out, ys, floats_bar, recurrent_bar, totals = (
+  residuals, carry_out, ys, floats_bar, recurrent_bar, totals, others_bar = (
     [next(outputs) for _ in part] for part in shapes
   )
   num_carries = len(carry_out)
@@ -308,11 +311,29 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
       memory.append((v.aval.shape[:1], np.zeros((), v.aval.dtype).real.dtype))
   slots = [in_reverse[id(v)] for v in (*recurrent_bar, *totals)]
   ahead = {*unchanged, *(at for at in slots if at in y_places), *slots[len(recurrent_bar) :]}
+
+  made = [*residuals, *carry_out, *ys]
+  needed = _leading_to(jaxpr.eqns, made)
+  forward = [e for e in jaxpr.eqns if any(id(v) in needed for v in e.outvars)]
+  backward = [e for e in jaxpr.eqns if not any(id(v) in needed for v in e.outvars)]
+  kept = {places[id(v)]: v for v in residuals if id(v) in places}
+  in_order = all(
+    _read_before(forward, floats_in[at], kept[at], made)
+    for at in set(kept) - set(unchanged)
+    if at < len(floats)
+  )
+  bars = [*floats_bar, *slots_bar]
+  ahead |= {
+    at
+    for at, v in [*enumerate(floats_bar), *zip(slots, slots_bar, strict=True)]
+    if at in kept and not _read_before(backward, kept[at], v, [*bars, *others_bar])
+  }
   return _Plan(
     carry_places,
     [places.get(id(v)) for v in residuals],
     slots,
     unchanged,
+    in_order,
     sorted(ahead),
     more,
     memory[before:],
@@ -331,6 +352,49 @@ def _follow(jaxpr: Any, moving: set[int]) -> None:
       moving.update(id(v) for result, v in results if id(result) in inside)
     elif any(id(v) in moving for v in equation.invars):
       moving.update(map(id, equation.outvars))
+
+
+# XLA:CPU computes the others again wherever they are read, out of the loop's memory.
+_COMPUTED_ONCE = {"dot_general", "exp", "log", "log1p", "logistic", "reduce_sum", "tanh"}
+
+
+def _computed_once(equation: Any) -> bool:
+  inner = equation.params.get("jaxpr")
+  if inner is None:
+    return equation.primitive.name in _COMPUTED_ONCE
+  return any(_computed_once(e) for e in inner.eqns)
+
+
+def _read_before(equations: Sequence[Any], old: Any, new: Any, made: Sequence[Any]) -> bool:
+  """Whether `old` is sure to have been read when `new` is there.
+
+  It is where all that reads `old` leads to `new`, but for what is computed again elsewhere.
+
+  Args:
+    equations: of the loop's body.
+    made: what the body gives, `new` among it.
+  """
+  before = _leading_to(equations, [new])
+  reading = {id(old)}
+  for equation in equations:
+    reads = {id(v) for v in equation.invars} & reading
+    results = {id(v) for v in equation.outvars}
+    if reads and not _computed_once(equation):
+      reading |= results
+    elif reads and not results & before:
+      # A product reads `new` itself, from where it is.
+      if equation.primitive.name != "dot_general" or reads != {id(new)}:
+        return False
+  return not any(id(v) in reading - {id(new)} for v in made)
+
+
+def _leading_to(equations: Sequence[Any], variables: Sequence[Any]) -> set[int]:
+  """Ids of the variables that these are made of, and of these."""
+  found = set(map(id, variables))
+  for equation in reversed(equations):
+    if any(id(v) in found for v in equation.outvars):
+      found.update(map(id, equation.invars))
+  return found
 
 
 def _flatten(tree: Any) -> tuple[list[Any], Any]:

@@ -15,17 +15,23 @@ from rnn_jax.cells.elman import elman, irnn
 from rnn_jax.cells.exprnn import exprnn
 from rnn_jax.cells.gru import gru
 from rnn_jax.cells.indrnn import indrnn
+from rnn_jax.cells.janet import janet
 from rnn_jax.cells.layer_norm import layer_norm
+from rnn_jax.cells.layer_norm_lstm import layer_norm_lstm
 from rnn_jax.cells.lem import LEMCarry, lem
 from rnn_jax.cells.lru import lru
 from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.cells.mgu import mgu
 from rnn_jax.cells.mingru import mingru, minlstm
 from rnn_jax.cells.minimalrnn import minimalrnn
+from rnn_jax.cells.multiplicative_lstm import multiplicative_lstm
+from rnn_jax.cells.peephole_lstm import peephole_lstm
 from rnn_jax.cells.residual import residual
 from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.rhn import rhn
+from rnn_jax.cells.slstm import SLSTMCarry, slstm
 from rnn_jax.cells.stack import stack
-from rnn_jax.cells.zoneout import zoneout
+from rnn_jax.cells.zoneout import zoneout, zoneout_lstm
 from rnn_jax.types import Cell
 
 __all__ = [
@@ -35,6 +41,7 @@ __all__ = [
   "DilatedCarry",
   "LEMCarry",
   "LSTMCarry",
+  "SLSTMCarry",
   "antisymmetric",
   "cell_options",
   "clockwork",
@@ -46,19 +53,26 @@ __all__ = [
   "gru",
   "indrnn",
   "irnn",
+  "janet",
   "layer_norm",
+  "layer_norm_lstm",
   "lem",
   "lru",
   "lstm",
   "make_cell",
+  "mgu",
   "mingru",
   "minimalrnn",
   "minlstm",
+  "multiplicative_lstm",
+  "peephole_lstm",
   "residual",
   "rg_lru",
   "rhn",
+  "slstm",
   "stack",
   "zoneout",
+  "zoneout_lstm",
 ]
 
 CELLS: Mapping[str, Callable[..., Cell]] = {
@@ -74,7 +88,14 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "clockwork": clockwork,
   "dilated_elman": dilated_elman,
   "gru": gru,
+  "mgu": mgu,
   "lstm": lstm,
+  "peephole_lstm": peephole_lstm,
+  "layer_norm_lstm": layer_norm_lstm,
+  "multiplicative_lstm": multiplicative_lstm,
+  "zoneout_lstm": zoneout_lstm,
+  "janet": janet,
+  "slstm": slstm,
   "lru": lru,
   "mingru": mingru,
   "minlstm": minlstm,

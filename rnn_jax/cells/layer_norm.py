@@ -82,6 +82,11 @@ def _normalized(params: Params, xs: Array) -> Array:
       f"got {xs.dtype}{list(xs.shape)}."
     )
   scale, bias = (jnp.expand_dims(params[p], range(xs.ndim - 1)) for p in ("scale", "bias"))
+  return scale * standardize(xs) + bias
+
+
+def standardize(x: Array) -> Array:
+  """(x − mean x) / √(var x + ε) over the last axis."""
   # Its own variance, E x² − (E x)², loses that of a small spread about a large mean.
-  variance = jnp.var(xs, axis=-1, keepdims=True)
-  return scale * jax.nn.standardize(xs, variance=variance, epsilon=EPSILON) + bias
+  variance = jnp.var(x, axis=-1, keepdims=True)
+  return jax.nn.standardize(x, variance=variance, epsilon=EPSILON)

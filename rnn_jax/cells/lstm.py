@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_hidden_state
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.initializers import chrono_bias
+from rnn_jax.types import Array, Cell, InitFn, InitialCarryFn, Params
 
 
 class LSTMCarry(NamedTuple):
@@ -65,39 +66,20 @@ def _activations(a: Array, c: Array) -> tuple[Array, ...]:
   return i, f, g, o, new, jnp.tanh(new)
 
 
-def lstm(
-  hidden_size: int,
-  *,
-  forget_bias: Any = 1.0,
-  recurrent_kernel: str = "orthogonal",
-  recurrent_gain: Any = 1.0,
-) -> Cell:
-  """Long short-term memory with a forget gate, no peepholes.
+def zero_carry(hidden_size: int) -> InitialCarryFn:
+  """`initial_carry` of a cell whose carry is an LSTMCarry."""
 
-    i, f, o = σ(x W + h U + b)      g = tanh(x W_g + h U_g + b_g)
-    c' = f ∘ c + i ∘ g              h' = o ∘ tanh(c')
+  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> LSTMCarry:
+    zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
+    return LSTMCarry(zeros, zeros)
 
-  Step Jacobian: along the cell state ∂c'/∂c = diag(f), so with f near 1 the gradient is carried
-  on unchanged (the constant-error carousel); the path through h adds the gates' products with U.
+  return initial_carry
 
-  Args:
-    hidden_size: width H of hidden state, cell state and output.
-    forget_bias: initial value of the forget gate's part of b, visible in the params.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block a gate.
-    recurrent_gain: factor on the recurrent kernel at initialisation.
-  Returns:
-    A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
-    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H]}, gates in the order i, f, g, o, of which
-    i, f and o are named input, forget and output.
-  Raises:
-    ValueError: an unknown kernel, a size below 1, a bias or gain that is not finite.
-  References:
-    Hochreiter and Schmidhuber, 1997, https://doi.org/10.1162/neco.1997.9.8.1735
-    Gers et al., 2000 (forget gate), https://doi.org/10.1162/089976600300015015
-    Jozefowicz et al., 2015 (forget bias 1), https://proceedings.mlr.press/v37/jozefowicz15.html
-  """
+
+def lstm_init(hidden_size: int, forget_bias: Any, kernel: str, gain: Any) -> InitFn:
+  """`dense_init` of the gates i, f, g, o, with b_f at `forget_bias`."""
   checks.number("forget_bias", forget_bias)
-  dense = dense_init(hidden_size, 4, recurrent_kernel, recurrent_gain)
+  dense = dense_init(hidden_size, 4, kernel, gain)
 
   def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
     params = dense(key, input_size, dtype)
@@ -105,21 +87,104 @@ def lstm(
     forget = jnp.asarray(forget_bias, b.dtype)
     return {**params, "b": b.at[hidden_size : 2 * hidden_size].set(forget)}
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> LSTMCarry:
-    zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
-    return LSTMCarry(zeros, zeros)
+  return init
 
-  def recur(params: Params, carry: LSTMCarry) -> Array:
-    return dense_recur(params, carry.hidden)
 
-  def update(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) -> LSTMCarry:
-    del params
-    return LSTMCarry(*fused_gates(drive + recurrent, carry.cell))
+def lstm(
+  hidden_size: int,
+  *,
+  forget_gate: bool = True,
+  forget_bias: Any = 1.0,
+  chrono: float | None = None,
+  recurrent_kernel: str = "orthogonal",
+  recurrent_gain: Any = 1.0,
+) -> Cell:
+  """Long short-term memory with a forget gate, no peepholes.
 
-  def named_gates(
-    params: Params, carry: LSTMCarry, drive: Array, recurrent: Array
-  ) -> dict[str, Array]:
-    del params, carry
-    return gate_values(drive + recurrent)
+    i, f, o = σ(x W + h U + b)      g = tanh(x W_g + h U_g + b_g)
+    c' = f ∘ c + i ∘ g              h' = o ∘ tanh(c')
+    c' = c + i ∘ g                                        forget_gate=False
 
-  return Cell(init, initial_carry, dense_project, recur, update, the_hidden_state, named_gates)
+  Step Jacobian: along the cell state ∂c'/∂c = diag(f), so with f near 1 the gradient is carried
+  on unchanged (the constant-error carousel); the path through h adds the gates' products with U.
+  Without a forget gate it is I: no error in c is ever forgotten, and c may grow without bound.
+
+  Args:
+    hidden_size: width H of hidden state, cell state and output.
+    forget_gate: False for the cell of 1997, up to its squashing functions: f = 1.
+    forget_bias: initial value of the forget gate's part of b, visible in the params. Chrono, or
+      having no forget gate, goes before it.
+    chrono: T_max, the longest dependency expected, in steps: b_f = ln u, u ~ U(1, T_max − 1), and
+      b_i = −b_f, so that f forgets at all rates up to it; None for b_f = forget_bias, b_i = 0.
+    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block a gate.
+    recurrent_gain: factor on the recurrent kernel at initialisation.
+  Returns:
+    A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
+    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H]}, gates in the order i, f, g, o, of which
+    i, f and o are named input, forget and output; [.., 3·H], i, g, o, without a forget gate.
+  Raises:
+    TypeError, ValueError: an unknown kernel, a size below 1, a bias or gain that is not finite, a
+      chrono not above 2, or one without a forget gate.
+  References:
+    Hochreiter and Schmidhuber, 1997, https://doi.org/10.1162/neco.1997.9.8.1735
+    Gers et al., 2000 (forget gate), https://doi.org/10.1162/089976600300015015
+    Jozefowicz et al., 2015 (forget bias 1), https://proceedings.mlr.press/v37/jozefowicz15.html
+    Tallec and Ollivier, 2018 (chrono), https://arxiv.org/abs/1804.11188
+  """
+  checks.boolean("forget_gate", forget_gate)
+  if not forget_gate and chrono is not None:
+    raise ValueError(f"chrono is for forget_gate=True, got chrono={chrono} without a forget gate.")
+  init = lstm_init(hidden_size, forget_bias, recurrent_kernel, recurrent_gain)
+  if chrono is not None:
+    init = _with_chrono(init, hidden_size, chrono)
+  update, gates = _update, _named_gates
+  if not forget_gate:
+    init = dense_init(hidden_size, 3, recurrent_kernel, recurrent_gain)
+    update, gates = _update_without_forgetting, _gates_without_forgetting
+  carry = zero_carry(hidden_size)
+  return Cell(init, carry, dense_project, hidden_recur, update, the_hidden_state, gates)
+
+
+def _with_chrono(init: InitFn, hidden_size: int, longest: float) -> InitFn:
+  forget_bias = chrono_bias(longest)
+
+  def with_biases(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+    params = init(key, input_size, dtype)
+    b = params["b"]
+    b_f = forget_bias(jax.random.fold_in(key, 1), (hidden_size,), b.dtype)
+    return {**params, "b": b.at[: 2 * hidden_size].set(jnp.concatenate([-b_f, b_f]))}
+
+  return with_biases
+
+
+def hidden_recur(params: Params, carry: LSTMCarry) -> Array:
+  """recurrent = h W_h + b."""
+  return dense_recur(params, carry.hidden)
+
+
+def _update(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) -> LSTMCarry:
+  del params
+  return LSTMCarry(*fused_gates(drive + recurrent, carry.cell))
+
+
+def _named_gates(
+  params: Params, carry: LSTMCarry, drive: Array, recurrent: Array
+) -> dict[str, Array]:
+  del params, carry
+  return gate_values(drive + recurrent)
+
+
+def _update_without_forgetting(
+  params: Params, carry: LSTMCarry, drive: Array, recurrent: Array
+) -> LSTMCarry:
+  i, o = _gates_without_forgetting(params, carry, drive, recurrent).values()
+  new = carry.cell + i * jnp.tanh(jnp.split(drive + recurrent, 3, axis=-1)[1])
+  return LSTMCarry(o * jnp.tanh(new), new)
+
+
+def _gates_without_forgetting(
+  params: Params, carry: LSTMCarry, drive: Array, recurrent: Array
+) -> dict[str, Array]:
+  del params, carry
+  i, _, o = jnp.split(jax.nn.sigmoid(drive + recurrent), 3, axis=-1)
+  return {"input": i, "output": o}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
+from rnn_jax.cells.lstm import LSTMCarry, lstm
 from rnn_jax.types import Array, Carry, Cell, Drive, Params
 
 
@@ -69,6 +70,49 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
   return cell._replace(project=project, update=update, output=output, gates=gates, linear=None)
 
 
+def zoneout_lstm(
+  hidden_size: int,
+  *,
+  rate_hidden: Any = 0.05,
+  rate_cell: Any = 0.5,
+  forget_bias: Any = 1.0,
+  recurrent_kernel: str = "orthogonal",
+  recurrent_gain: Any = 1.0,
+) -> Cell:
+  """Long short-term memory with zoneout: `zoneout` of `lstm`, a rate for each of its states.
+
+    c' = d_c ∘ c + (1 − d_c) ∘ c̃            h' = d_h ∘ h + (1 − d_h) ∘ h̃
+
+  where h̃, c̃ are the LSTM's h' and c', and h̃ reads c̃. Without a key d_c and d_h are their means.
+
+  Step Jacobian: along the cell state ∂c'/∂c = diag(d_c + (1 − d_c) f): where f forgets, zoneout
+  still hands on a share `rate_cell` of the gradient.
+
+  Args:
+    hidden_size: width H of hidden state, cell state and output.
+    rate_hidden: of h that keeps its value, from 0 to 1.
+    rate_cell: of c that keeps its value, from 0 to 1.
+    forget_bias: initial value of the forget gate's part of b.
+    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block a gate.
+    recurrent_gain: factor on the recurrent kernel at initialisation.
+  Returns:
+    A Cell with the params, carry, output and gates of `lstm`.
+  Raises:
+    TypeError, ValueError: a rate that is no number from 0 to 1; what `lstm` raises.
+  References:
+    Krueger et al., 2017, https://arxiv.org/abs/1606.01305
+  """
+  _check_rate("rate_hidden", rate_hidden)
+  _check_rate("rate_cell", rate_cell)
+  cell = lstm(
+    hidden_size,
+    forget_bias=forget_bias,
+    recurrent_kernel=recurrent_kernel,
+    recurrent_gain=recurrent_gain,
+  )
+  return zoneout(cell, LSTMCarry(rate_hidden, rate_cell))
+
+
 def _draw(leaf: Any, rate: Any, key: Array) -> Array | None:
   if not _has_units(leaf):
     return None
@@ -99,7 +143,11 @@ def _by_leaf(rate: Any, cell: Cell) -> Any:
   elif jax.tree.structure(rate) != wanted:
     raise ValueError(f"rate must be a number, or in the carry's structure {wanted}, got {rate!r}.")
   for value in jax.tree.leaves(rate):
-    checks.number("rate", value, minimum=0)
-    if not isinstance(value, jax.core.Tracer) and value > 1:
-      raise ValueError(f"rate must be at most 1, got {value}.")
+    _check_rate("rate", value)
   return rate
+
+
+def _check_rate(name: str, value: Any) -> None:
+  checks.number(name, value, minimum=0)
+  if not isinstance(value, jax.core.Tracer) and value > 1:
+    raise ValueError(f"{name} must be at most 1, got {value}.")

@@ -1,0 +1,123 @@
+"""Long short-term memory with an exponential input gate: the sLSTM of xLSTM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax import checks
+from rnn_jax.cells.dense import dense_project, dense_recur, the_hidden_state
+from rnn_jax.initializers import input_kernel
+from rnn_jax.types import Array, Cell, Params
+
+
+class SLSTMCarry(NamedTuple):
+  """The four states of an sLSTM, each [..., H]."""
+
+  hidden: Array
+  cell: Array
+  normalizer: Array
+  stabilizer: Array
+
+
+# b_f of the units of a head, from the first to the last of them, at 0 ≤ r ≤ 1.
+FORGET_BIASES: Mapping[str, Callable[[Array], Array]] = {
+  "power_law": lambda r: 5 - 12 * r**0.3,
+  "linear": lambda r: 3 + 3 * r,
+}
+
+
+def slstm(hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_law") -> Cell:
+  """sLSTM: long short-term memory with an exponential input gate, a normaliser and a stabiliser.
+
+    i = x W_i + h U_i + b_i           m' = max(i, ln σ(a_f) + m)       (m' = i where n = 0)
+    g = tanh(x W_g + h U_g + b_g)     c' = f' ∘ c + i' ∘ g             i' = exp(i − m')
+    o = σ(x W_o + h U_o + b_o)        n' = f' ∘ n + i'                 f' = exp(ln σ(a_f) + m − m')
+    h' = o ∘ c' / n'
+
+  with a_f = x W_f + h U_f + b_f. c / n is a mean of all g so far with weights that i sets without
+  bound: a later input may outweigh all earlier ones. m is the logarithm of a scale taken out of c
+  and n against overflow; with m = 0 always, h would be the same. An empty memory, n = 0, as at
+  first, weighs nothing.
+
+  Step Jacobian: the path through h goes by U, which is 0 at first. The memory's own is linear,
+  ∂c'/∂c = ∂n'/∂n = diag(f'). Of the mean c / n a share f' n / n' goes on, which is near 1 until a
+  large i comes. (c, n, m) and (λ c, λ n, m − ln λ) are the same memory: no step but the stabiliser
+  tells them apart, and dL/dm = c dL/dc + n dL/dn, with c, n and m counted as independent.
+
+  Args:
+    hidden_size: width H of each state and of the output.
+    num_heads: N, which divides H: U takes each unit's gates from the H/N units of its head alone.
+      The paper has 4.
+    forget_biases: b_f at first, by the place of a unit in its head, r from 0 to 1: `power_law`,
+      5 − 12 r^0.3 (that of a first layer; the exponent of the authors' code grows to 1.6 at the
+      last), or `linear`, 3 + 3 r.
+  Returns:
+    A Cell: x [..., D], carry SLSTMCarry(hidden, cell, normalizer, stabilizer), each [..., H],
+    y [..., H]; params {"w_x": [D, 4·H], "w_h": U [H/N, 4·H], "b": [4·H]}, in the order i, f, g, o,
+    of which σ(a_f) and o are named forget and output. Column j of U reads the head of unit j.
+  Raises:
+    TypeError, ValueError: a size below 1, heads that do not divide it, unknown forget biases.
+  References:
+    Beck et al., 2024, https://arxiv.org/abs/2405.04517; initial values, and m' = i at first:
+    https://github.com/NX-AI/xlstm
+  """
+  checks.integer("hidden_size", hidden_size)
+  checks.integer("num_heads", num_heads)
+  if hidden_size % num_heads:
+    raise ValueError(f"num_heads must divide hidden_size {hidden_size}, got {num_heads}.")
+  head_size = hidden_size // num_heads
+  biases = FORGET_BIASES[checks.choice("forget_biases", forget_biases, FORGET_BIASES)]
+
+  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+    checks.integer("input_size", input_size)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    width = 4 * hidden_size
+    b_f = jnp.tile(biases(jnp.linspace(0, 1, head_size, dtype=dtype)), num_heads)
+    return {
+      "w_x": input_kernel(key, (input_size, width), dtype),
+      "w_h": jnp.zeros((head_size, width), dtype),
+      "b": jnp.zeros(width, dtype).at[hidden_size : 2 * hidden_size].set(b_f),
+    }
+
+  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> SLSTMCarry:
+    zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
+    return SLSTMCarry(zeros, zeros, zeros, zeros)
+
+  def prepare(params: Params) -> Params:
+    if num_heads == 1:
+      return params
+    # One dense product [H, 4·H] is faster than several small ones.
+    head = jnp.arange(hidden_size) // head_size
+    same = jnp.tile(head[:, None] == head[None], (1, 4))
+    w_h = jnp.tile(params["w_h"], (num_heads, 1))
+    return {**params, "w_h": jnp.where(same, w_h, jnp.zeros_like(w_h))}
+
+  return Cell(
+    init, initial_carry, dense_project, _recur, _update, the_hidden_state, _gates, prepare
+  )
+
+
+def _recur(params: Params, carry: SLSTMCarry) -> Array:
+  return dense_recur(params, carry.hidden)
+
+
+def _update(params: Params, carry: SLSTMCarry, drive: Array, recurrent: Array) -> SLSTMCarry:
+  del params
+  _, c, n, m = carry
+  i, f, g, o = jnp.split(drive + recurrent, 4, axis=-1)
+  kept = jnp.where(n == 0, -jnp.inf, jax.nn.log_sigmoid(f) + m)
+  new_m = jnp.maximum(i, kept)
+  i, f = jnp.exp(i - new_m), jnp.exp(kept - new_m)
+  c = f * c + i * jnp.tanh(g)
+  n = f * n + i
+  return SLSTMCarry(jax.nn.sigmoid(o) * c / n, c, n, new_m)
+
+
+def _gates(params: Params, carry: SLSTMCarry, drive: Array, recurrent: Array) -> dict[str, Array]:
+  del params, carry
+  _, f, _, o = jnp.split(jax.nn.sigmoid(drive + recurrent), 4, axis=-1)
+  return {"forget": f, "output": o}
