@@ -19,6 +19,7 @@ TIERS = (
   {"cells"},
   {"probes", "losses"},
   {"clipping"},
+  {"adjoint_plan"},
   {"adjoint", "linear_scan", "time_arguments"},
   {"unroll"},
   {"modules"},
