@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import provenance
-from experiments.grid import Run, Settings
-from experiments.run_parts import network, numbers_of, optimizer_of, time_options
+from experiments.grid import Run, Settings, run_of, width
+from experiments.run_parts import mask_key, network, numbers_of, optimizer_of, time_options
 from experiments.runner import Result, Snapshot
 from rnn_jax import checks
 from rnn_jax.gradient_flow import Place, describe_place, first_bad_place
@@ -60,6 +60,7 @@ def find(bad: BadStep) -> Place | None:
   """Where in the step the first NaN or infinity arises; None if, this time, there is none."""
   numbers = numbers_of(bad.run, bad.settings)
   params, opt_state, batch = bad.snapshot
+  _, data_key = jax.random.split(jax.random.key(numbers.seed))
   return first_bad_place(
     _model(bad.run, bad.settings, bad.output_size, bad.vocabulary_size),
     params,
@@ -67,6 +68,7 @@ def find(bad: BadStep) -> Place | None:
     bad.loss,
     optimizer=optimizer_of(bad.run, bad.settings, numbers),
     opt_state=opt_state,
+    key=mask_key(data_key, bad.step),
     **time_options(bad.run, numbers),
   )
 
@@ -122,7 +124,7 @@ def load(path: Path) -> tuple[BadStep, Place | None, dict[str, Any]]:
 def _restore(
   about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> tuple[BadStep, Place | None, dict[str, Any]]:
-  run = Run(**about["run"])
+  run = run_of(about["run"])
   settings = Settings(**about["settings"])
   if checks.integer("depth", run.depth) > len(arrays):
     raise ValueError(f"depth must be that of the params, got {run.depth}")
@@ -158,7 +160,8 @@ def _restore(
 
 
 def _model(run: Run, settings: Settings, output_size: int, vocabulary_size: int | None) -> DeepRNN:
-  return _network(run.cell, run.depth, settings.hidden_size, output_size, vocabulary_size)
+  about = run.cell, run.depth, width(run, settings), output_size, vocabulary_size
+  return _network(*about, **dict(run.options))
 
 
 def _named(snapshot: Snapshot) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rich.console import Console
 from experiments import (
   benchmark_report,
   candidates,
+  cell_times,
   command_line,
   parsers,
   provenance,
@@ -30,7 +31,6 @@ from experiments import (
 from experiments.benchmark_targets import Measurement, Results
 from experiments.candidates import FORWARD, GRADIENT, MEASURES, NORMS, TRAINING, Row, Shape
 from experiments.peers import NotAvailable
-from rnn_jax.cells import CELLS
 
 SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x768,1x256x128x128"
 MATMUL_PRECISION = "highest"  # no TF32
@@ -48,8 +48,9 @@ _LARGE = 1e11
 
 def define_flags() -> None:
   """All flags of the benchmark."""
-  cell = parsers.choice("cell", CELLS)
-  parsers.define_list("cell", ",".join(CELLS), cell, f"Cells: {', '.join(CELLS)}.")
+  compared = ",".join(candidates.NUM_GATES)
+  cell = parsers.choice("cell", candidates.NUM_GATES)
+  parsers.define_list("cell", compared, cell, f"Cells to compare with others': {compared}.")
   parsers.define_list("shape", SHAPES, _shape, "Shapes BxTxDxH: batch, steps, inputs, hidden.")
   parsers.define_list("depth", "1,3", parsers.integer("depth"), "Numbers of layers.")
   others = [name for name in candidates.PEERS if name != "ours"]
@@ -67,6 +68,9 @@ def define_flags() -> None:
   )
   flags.DEFINE_string("output_dir", "results/benchmark", "Folder for table and picture.")
   flags.DEFINE_boolean("quick", False, "One small shape and depth 1, in under a minute.")
+  flags.DEFINE_boolean(
+    "every_cell", True, "Time a step of every cell too, ours alone; never with --quick."
+  )
   flags.DEFINE_boolean("sweep", True, "Time the reference sweep too; never with --quick.")
   flags.DEFINE_string(
     "sweep_flags",
@@ -85,7 +89,7 @@ def main(arguments: list[str]) -> None:
   values, console = flags.FLAGS, Console()
   if not console.is_terminal:
     console = Console(width=180)
-  results = Results(_configure(threads), [], {}, [], [])
+  results = Results(_configure(threads))
   benchmark_report.print_machine(console, results.machine)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +104,9 @@ def main(arguments: list[str]) -> None:
     if not values.quick:
       results.remat.extend(measure_remat())
       benchmark_report.print_remat(console, results.remat)
+    if values.every_cell and not values.quick:
+      results.cells.extend(cell_times.measure_cells())
+      benchmark_report.print_cells(console, results.cells)
     if values.sweep and not values.quick:
       for time in sweep_benchmark.measure(provenance.cores(), values.sweep_flags.split()):
         results.sweep.append(time)

@@ -154,6 +154,28 @@ def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
   console.print(table)
 
 
+def print_cells(console: Console, cells: Sequence[Measurement]) -> None:
+  """A line a cell and method: microseconds a step of one layer."""
+  table = Table(title=f"Every cell, {cells[0].row.shape}, one layer", title_justify="left")
+  table.add_column("cell")
+  table.add_column("method")
+  for column in ("forward µs/step", "+ backward µs/step", "+ norms µs/step", "compile s", "MiB"):
+    table.add_column(column, justify="right")
+  found = {(m.row.cell, m.peer, m.measure): m for m in cells}
+  for cell, method in dict.fromkeys((m.row.cell, m.peer) for m in cells):
+    gradient = found[cell, method, GRADIENT]
+    steps = [found[cell, method, measure] for measure in (FORWARD, GRADIENT, NORMS)]
+    memory = gradient.temporaries
+    table.add_row(
+      cell,
+      method,
+      *(f"{m.median / m.row.shape.steps * 1e6:.1f}" for m in steps),
+      f"{gradient.compile_seconds:.1f}",
+      "" if memory is None else f"{memory / 2**20:.1f}",
+    )
+  console.print(table)
+
+
 def print_sweep_time(console: Console, time: SweepTime) -> None:
   """A line a sweep, as they end."""
   shown = "not measured" if time.seconds is None else f"{time.seconds:.1f} s"

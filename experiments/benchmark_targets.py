@@ -63,14 +63,16 @@ class Results:
     layers: the measurements.
     limits: by row, seconds of the dependency limit: forward, and forward and backward.
     remat: our gradient with `remat="none"`, then "sqrt"; empty if not measured.
+    cells: one layer of every cell, `peer` the method of `unroll`; empty if not measured.
     sweep: times of the reference sweep; empty if not measured.
   """
 
   machine: Mapping[str, Any]
-  layers: list[Measurement]
-  limits: dict[Row, tuple[float, float]]
-  remat: list[Measurement]
-  sweep: list[SweepTime]
+  layers: list[Measurement] = dataclasses.field(default_factory=list)
+  limits: dict[Row, tuple[float, float]] = dataclasses.field(default_factory=dict)
+  remat: list[Measurement] = dataclasses.field(default_factory=list)
+  cells: list[Measurement] = dataclasses.field(default_factory=list)
+  sweep: list[SweepTime] = dataclasses.field(default_factory=list)
 
   def as_json(self) -> dict[str, Any]:
     """Everything, in plain types."""
@@ -94,6 +96,7 @@ class Results:
       "layers": [measured(m) for m in self.layers],
       "dependency_limits": limits,
       "remat": [measured(m) for m in self.remat],
+      "cells": [measured(m) for m in self.cells],
       "sweep": [time._asdict() for time in self.sweep],
       "targets": [{**t._asdict(), "met": t.met} for t in targets],
     }

@@ -175,11 +175,11 @@ def _build_jax(
 
   programs = {}
   if FORWARD in measures:
-    programs[FORWARD] = _program(forward, theirs, inputs)
+    programs[FORWARD] = program(forward, theirs, inputs)
   if GRADIENT in measures:
-    programs[GRADIENT] = _program(jax.value_and_grad(loss), theirs, inputs)
+    programs[GRADIENT] = program(jax.value_and_grad(loss), theirs, inputs)
   if NORMS in measures and peer == "ours":
-    programs[NORMS] = _program(_norms(row), theirs, inputs)
+    programs[NORMS] = program(_norms(row), theirs, inputs)
   if TRAINING in measures and peer in ("ours", "linen"):
     programs[TRAINING] = _training(peer, loss, theirs, inputs)
 
@@ -222,12 +222,12 @@ def remat_programs(row: Row) -> dict[str, Program]:
     return jnp.mean(xs**2)
 
   return {
-    remat: _program(jax.grad(functools.partial(loss, remat=remat)), params, jnp.asarray(xs))
+    remat: program(jax.grad(functools.partial(loss, remat=remat)), params, jnp.asarray(xs))
     for remat in ("none", "sqrt")
   }
 
 
-def _program(function: Callable[..., Any], *args: Any) -> Program:
+def program(function: Callable[..., Any], *args: Any) -> Program:
   """The function compiled for its arguments, to be called on them."""
   executable, seconds, temporaries = compiled(function, *args)
   return Program(lambda: jax.block_until_ready(executable(*args)), seconds, temporaries)

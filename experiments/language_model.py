@@ -26,6 +26,8 @@ from rich.console import Console
 
 from experiments import (
   backend,
+  cell_flags,
+  cell_table,
   command_line,
   compilation_cache,
   files,
@@ -78,6 +80,9 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   try:
     with command_line.errors_in_one_line("--output_dir could not be read or written"):
+      if values.list_cells:
+        cell_table.show()
+        return
       if arguments:
         raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
       if not values.output_dir:
@@ -93,6 +98,7 @@ def main(arguments: list[str]) -> None:
         settings = language_settings.given()
         trained_model.check_folder(folder, values.overwrite)
         texts = _named(language_settings.read_texts, settings)
+        settings = language_settings.with_matched_width(settings, texts.vocabulary.size)
         compilation_cache.use("auto")
         _train(settings, texts, folder)
   except KeyboardInterrupt:
@@ -213,9 +219,12 @@ def _flag_lines(settings: Settings) -> str:
   """The flags that make this model again, one a line."""
   values = dataclasses.asdict(settings)
   values |= values.pop("layers")
+  del values["match_params"]  # the width is known
+  cell = cell_flags.as_flags(values.pop("cell"), values.pop("options"))
   if settings.level == CHARACTERS:
     values = {name: value for name, value in values.items() if name not in WORD_FLAGS}
-  return "".join(f"--{name}={_as_flag(name, value)}\n" for name, value in values.items())
+  lines = [f"--{name}={_as_flag(name, value)}" for name, value in values.items()]
+  return "".join(line + "\n" for line in [*cell.split(" "), *lines])
 
 
 def _as_flag(name: str, value: Any) -> str:

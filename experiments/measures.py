@@ -22,6 +22,7 @@ from rnn_jax.gradient_flow import (
   truncation_bias,
   weight_share_norms,
 )
+from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
@@ -84,12 +85,15 @@ class Measure(NamedTuple):
 
 
 def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
-  """[layer, ...] for each leaf of the carry: `name` for the hidden state, `name_cell` and so on."""
-  named = [layer._asdict() if hasattr(layer, "_asdict") else {"hidden": layer} for layer in layers]
-  return {
-    name if leaf == "hidden" else f"{name}_{leaf}": jnp.stack([layer[leaf] for layer in named])
-    for leaf in named[0]
-  }
+  """[layer, ...] for each leaf of the carry: `name` for the first, which is the hidden state.
+
+  The others have their place in the carry behind it: `name_cell`, `name_earlier_0`.
+  """
+  paths = [path for path, _ in jax.tree.leaves_with_path(layers[0])]
+  others = [jax.tree_util.keystr(path, simple=True, separator="_") for path in paths[1:]]
+  leaves = zip(*map(jax.tree.leaves, layers), strict=True)
+  names = [name, *(f"{name}_{other}" for other in others)]
+  return dict(zip(names, map(jnp.stack, leaves), strict=True))
 
 
 def reaches(num_steps: int) -> list[int]:
@@ -123,8 +127,7 @@ def _jacobian(moment: Moment) -> Variables:
 
 def _lyapunov(moment: Moment) -> Variables:
   def of_layer(cell: Cell, params: Params, xs: Array) -> Array:
-    carry = jax.eval_shape(lambda: cell.initial_carry(()))
-    size = sum(leaf.size for leaf in jax.tree.leaves(carry))
+    size = jax.eval_shape(lambda: to_vector(cell.initial_carry((1,)))).size
     return moment.mean(lyapunov_spectrum(cell, params, xs, min(_EXPONENTS, size)).T)
 
   return {"lyapunov_exponent": jnp.stack([of_layer(*layer) for layer in _layers(moment)])}

@@ -90,20 +90,33 @@ def define_axis(name: str, default: str, parse: Parse, help: str, none: str = "n
 
 def define_list(name: str, default: str, parse: Parse, help: str, none: str = "none") -> None:
   """Defines a flag that holds a comma list of different values."""
+  _define(name, default, several(name, parse), help, none)
 
-  def parse_all(text: str) -> tuple[Any, ...]:
+
+def define_several(name: str, parse: Parse, help: str) -> None:
+  """Defines a flag that may be given several times; it holds a list, None where it was not."""
+  flags.DEFINE_multi(_Parser(parse), _Serializer("none"), name, None, help)
+  flags.FLAGS[name].help = help  # absl adds to it in words of its own
+
+
+def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
+  """A comma list of different values; `(text, whole)`, where text is only a part of what came."""
+
+  def parse_all(text: str, whole: str | None = None) -> tuple[Any, ...]:
+    whole = text if whole is None else whole
     items = [item.strip() for item in text.split(",")]
     if "" in items:
-      raise ValueError(f"{name} must be a comma list without empty entries, got '{text}'.")
+      raise ValueError(f"{name} must be a comma list without empty entries, got '{whole}'.")
     values = [parse(item) for item in items]
     # Runs compute in float32, where 0.1 and 0.1000000001 are the same.
     same = [np.float32(v) if isinstance(v, float) else v for v in values]
+    same = [str(v) if isinstance(v, bool) else v for v in same]  # true is not 1
     for i, value in enumerate(same):
       if value in same[:i]:
-        raise ValueError(f"{name} must not hold a value twice, got {items[i]} in '{text}'.")
+        raise ValueError(f"{name} must not hold a value twice, got {items[i]} in '{whole}'.")
     return tuple(values)
 
-  _define(name, default, parse_all, help, none)
+  return parse_all
 
 
 def define_sizes(name: str, help: str) -> None:

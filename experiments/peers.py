@@ -6,6 +6,7 @@ into our layout, so that one function a library is enough to compare both.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 import rnn_jax
+from rnn_jax import interop
 from rnn_jax.types import Array, Params
 
 
@@ -37,18 +39,14 @@ class Layer(NamedTuple):
   other: str = ""
 
 
-def split(params: Params, gates: str) -> dict[str, Params]:
-  """Our fused params, by gate; `gates` names them in our order, a letter each."""
-  parts = {name: jnp.split(leaf, len(gates), axis=-1) for name, leaf in params.items()}
-  return {gate: {name: part[i] for name, part in parts.items()} for i, gate in enumerate(gates)}
-
-
 def reorder(params: Params, gates: str, order: str) -> Params:
-  """Our fused params with the gates in another order."""
-  by_gate = split(params, gates)
-  return {
-    name: jnp.concatenate([by_gate[gate][name] for gate in order], axis=-1) for name in params
-  }
+  """Our fused params with their `gates`, a letter each, in another order."""
+
+  def reordered(leaf: Array) -> Array:
+    parts = dict(zip(gates, jnp.split(leaf, len(gates), axis=-1), strict=True))
+    return jnp.concatenate([parts[gate] for gate in order], axis=-1)
+
+  return {name: reordered(leaf) for name, leaf in params.items()}
 
 
 def _ours(cell: str, input_size: int, hidden_size: int) -> Layer:
@@ -66,19 +64,10 @@ def _linen(cell: str, input_size: int, hidden_size: int) -> Layer:
   cells = {"elman": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
   rnn: Any = nn.RNN(cells[cell](hidden_size), time_major=True)
 
-  def convert(params: Params) -> Any:
-    if cell == "elman":
-      return {"i": _dense(params["w_x"], params["b"]), "h": _dense(params["w_h"])}
-    layers = {}
-    for gate, p in split(params, "zrn" if cell == "gru" else "ifgo").items():
-      if cell == "gru":
-        layers[f"i{gate}"] = _dense(p["w_x"], p["b"])
-        layers[f"h{gate}"] = _dense(p["w_h"], jnp.zeros_like(p["b"]) if gate == "n" else None)
-      else:
-        layers[f"i{gate}"], layers[f"h{gate}"] = _dense(p["w_x"]), _dense(p["w_h"], p["b"])
-    return layers
-
-  return Layer(convert, lambda params, xs: rnn.apply({"params": {"cell": params}}, xs))
+  return Layer(
+    functools.partial(interop.to_linen, cell),
+    lambda params, xs: rnn.apply({"params": {"cell": params}}, xs),
+  )
 
 
 def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
@@ -94,16 +83,6 @@ def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
 
   graph, state = nnx.split(nnx.eval_shape(make))
 
-  def convert(params: Params) -> Any:
-    if cell == "gru":
-      params = reorder(params, "zrn", "rzn")
-    # The LSTM has its bias beside the recurrent product, the others beside the input's.
-    on_input, on_state = (None, params["b"]) if cell == "lstm" else (params["b"], None)
-    return {
-      "dense_i": _dense(params["w_x"], on_input),
-      "dense_h": _dense(params["w_h"], on_state),
-    }
-
   def apply(params: Any, xs: Array) -> Array:
     full = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(full, {"cell": params})
@@ -111,7 +90,7 @@ def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
     # Without an initial carry of its own, nnx.RNN cannot be differentiated.
     return nnx.merge(graph, full)(xs, initial_carry=(zeros, zeros) if cell == "lstm" else zeros)
 
-  return Layer(convert, apply)
+  return Layer(functools.partial(interop.to_nnx, cell), apply)
 
 
 def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
@@ -195,11 +174,6 @@ def _keras(cell: str, input_size: int, hidden_size: int) -> Layer:
     return layer.stateless_call(params, constants, xs)[0]
 
   return Layer(convert, apply, batch_major=True)
-
-
-def _dense(kernel: Array, bias: Array | None = None) -> Params:
-  """Params of Flax's dense layers."""
-  return {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
 
 
 LAYERS: Mapping[str, Callable[[str, int, int], Layer]] = {

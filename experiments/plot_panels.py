@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,7 +24,10 @@ from experiments.plot_lines import draw_profiles, finish
 from experiments.plot_style import Style
 
 # Along `run`, these are no settings; all other coordinates are, and keep lines or panels apart.
-NOT_SETTINGS = ("run", "cell", "depth", "truncation", "seed", "status", "diverged_step")
+NOT_SETTINGS = (
+  *("run", "cell", "options", "hidden_size", "depth", "truncation", "seed"),
+  *("status", "diverged_step"),
+)
 
 DASHED = (0, (4, 2))
 EARLY = "diverged: last step measured"
@@ -32,15 +36,26 @@ Panels = dict[tuple[Any, ...], list[Axes]]  # (value of each row setting …, de
 
 
 def run_columns(data: xr.Dataset) -> dict[str, list[Any]]:
-  """The coordinates along `run` as Python values; NaN, which equals nothing, as None."""
-  return {
+  """The coordinates along `run` as Python values; NaN, which equals nothing, as None.
+
+  A cell is one with its options, `elman activation=relu`: with others it is another.
+  """
+  columns = {
     str(name): [None if value != value else value for value in column.values.tolist()]
     for name, column in data.coords.items()
     if column.dims == ("run",)
   }
+  if "options" in columns:
+    pairs = zip(columns["cell"], columns["options"], strict=True)
+    columns["cell"] = [f"{cell} {options}".rstrip() for cell, options in pairs]
+  return columns
 
 
 def _order(value: Any) -> tuple[bool, Any]:
+  """For sorting: what is missing comes last, and numbers in words are numbers."""
+  if isinstance(value, str):
+    parts = re.split(r"(\d+(?:\.\d+)?)", value)
+    value = [float(part) if i % 2 else part for i, part in enumerate(parts)]
   return value is None, value
 
 

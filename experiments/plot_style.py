@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,14 +48,22 @@ VALUE_MARKERS = ("o", "s", "D", "P", "*", "p", "h")
 
 
 def cell_styles(cells: Iterable[str]) -> dict[str, Style]:
-  """A style for every cell: those of `CELL_STYLES` by name, the others by alphabetical order."""
-  cells = sorted(set(cells))
-  others = [cell for cell in cells if cell not in CELL_STYLES]
-  styles = dict(CELL_STYLES)
+  """A style for every cell: those of `CELL_STYLES` by name, the others by alphabetical order.
+
+  A cell with options, `elman activation=relu`, is styled by its name where no other has that name.
+  """
+  names = {cell: cell.split(" ")[0] for cell in cells}
+  count = Counter(names.values())
+  known = [cell for cell in names if names[cell] in CELL_STYLES and count[names[cell]] == 1]
+  others = sorted(set(names) - set(known))
+  colours = list(OTHER_COLOURS)
+  if len(others) > len(colours):
+    shades = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(others)))
+    colours = [to_hex(shade) for shade in shades]
+  styles = {cell: CELL_STYLES[names[cell]] for cell in known}
   for i, cell in enumerate(others):
-    colour = OTHER_COLOURS[i % len(OTHER_COLOURS)]
-    styles[cell] = Style(colour, OTHER_MARKERS[i % len(OTHER_MARKERS)], 1.6)
-  return {cell: styles[cell] for cell in cells}
+    styles[cell] = Style(colours[i], OTHER_MARKERS[i % len(OTHER_MARKERS)], 1.6)
+  return {cell: styles[cell] for cell in names}
 
 
 def value_styles(values: Sequence[Any]) -> dict[Any, Style]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 import xarray as xr
 
 from experiments import files
-from experiments.grid import AXES, Run
+from experiments.cell_flags import options_text
+from experiments.grid import AXES, run_of
 from experiments.measures import MEASURES
 from experiments.records import METRICS, has_ended, read_sweep, status
 
@@ -26,6 +27,8 @@ _ATTRIBUTES = {
   "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
   "truncation": "inf: full backpropagation through time",
   "clip_norm": "inf: no clipping",
+  "recurrent_gain, forget_bias": "nan: the cell has none",
+  "options": "of the cell, as they were given; others have their defaults",
   "clipped_share": (
     "with clip_by carry, the share of examples whose dL/dh_t, all leaves of the carry together, "
     "was above clip_norm, and was scaled to it before it went on to earlier steps; log10_grad_norm "
@@ -34,15 +37,16 @@ _ATTRIBUTES = {
 }
 
 
-def write(folder: Path, ids: Mapping[str, Run]) -> tuple[xr.Dataset, xr.Dataset]:
+def write(folder: Path, ids: Iterable[str]) -> tuple[xr.Dataset, xr.Dataset]:
   """Gathers the ended runs into `gradients.nc` and `summary.csv`.
 
   Args:
     folder: of the sweep.
-    ids: run by run id, in order; all ended.
+    ids: of the runs, in order; all ended.
   Returns:
     What `read_gradients` and `read_metrics` return.
   """
+  ids = list(ids)
   parts = [xr.load_dataset(folder / "runs" / name / "gradients.nc") for name in ids]
   gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
   gradients = gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
@@ -83,7 +87,6 @@ def read_metrics(folder: Path) -> xr.Dataset:
   for name in ids:
     if not has_ended(folder, name):
       raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
-  runs = {name: _run_of(files.read_json(folder / "runs" / name / "config.json")) for name in ids}
   updates = about["configuration"]["steps"] + 1
   columns = {name: np.full((len(ids), updates), np.nan) for name in METRICS}
   for i, name in enumerate(ids):
@@ -93,18 +96,19 @@ def read_metrics(folder: Path) -> xr.Dataset:
         values[i, line["step"]] = line.get(metric, np.nan)
   return xr.Dataset(
     {name: (("run", "update"), values) for name, values in columns.items()},
-    {**_run_coordinates(folder, runs), "update": np.arange(updates)},
+    {**_run_coordinates(folder, ids), "update": np.arange(updates)},
     {"task": about["configuration"]["task"], **about["task"]},
   )
 
 
-def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
-  """Axes, status and step of divergence along `run`."""
+def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
+  """Axes, options, width, status and step of divergence along `run`."""
 
   def number(value: float | None, none: float) -> float:
     return none if value is None else float(value)
 
-  runs, states = list(ids.values()), [status(folder, name) for name in ids]
+  runs = [run_of(files.read_json(folder / "runs" / name / "config.json")) for name in ids]
+  states = [status(folder, name) for name in ids]
   columns = {
     "cell": [r.cell for r in runs],
     "depth": np.array([r.depth for r in runs], np.int32),
@@ -113,17 +117,14 @@ def _run_coordinates(folder: Path, ids: Mapping[str, Run]) -> dict[str, Any]:
     "learning_rate": [r.learning_rate for r in runs],
     "clip_norm": [number(r.clip_norm, np.inf) for r in runs],
     "clip_by": [r.clip_by for r in runs],
-    "recurrent_gain": [r.recurrent_gain for r in runs],
+    "recurrent_gain": [number(r.recurrent_gain, np.nan) for r in runs],
     "forget_bias": [number(r.forget_bias, np.nan) for r in runs],
+    "options": [options_text(r.options) for r in runs],
+    "hidden_size": np.array([r.hidden_size for r in runs], np.int32),
     "status": [state["status"] for state in states],
     "diverged_step": [number(state["diverged_step"], np.nan) for state in states],
   }
-  return {"run": list(ids), **{name: ("run", column) for name, column in columns.items()}}
-
-
-def _run_of(config: Mapping[str, Any]) -> Run:
-  # Records from before there were several ways to clip do not name one.
-  return Run(**{name: config[name] for name in AXES if name in config})
+  return {"run": ids, **{name: ("run", column) for name, column in columns.items()}}
 
 
 def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
@@ -140,7 +141,7 @@ def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
     rows.append(
       {
         "run": name,
-        **{axis: run[axis].item() for axis in AXES},
+        **{name: run[name].item() for name in (*AXES, "options", "hidden_size")},
         "status": run["status"].item(),
         "diverged_step": run["diverged_step"].item(),
         "first_loss": loss[0],

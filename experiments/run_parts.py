@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
 from experiments.grid import Run, Settings
 from rnn_jax.cells import make_cell
 from rnn_jax.modules import DeepRNN
+from rnn_jax.parallel import shard
 from rnn_jax.training import make_optimizer
+from rnn_jax.types import Array
 
 
 class Numbers(NamedTuple):
@@ -45,7 +48,7 @@ def numbers_of(run: Run, settings: Settings) -> Numbers:
     np.int32(full if run.truncation is None else min(run.truncation, full)),
     np.float32(run.learning_rate),
     np.float32(np.inf if run.clip_norm is None else run.clip_norm),
-    np.float32(run.recurrent_gain),
+    np.float32(1 if run.recurrent_gain is None else run.recurrent_gain),
     np.float32(0 if run.forget_bias is None else run.forget_bias),
   )
 
@@ -60,3 +63,12 @@ def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
   """What a run of a group asks of the time loop, as `update` takes it."""
   limit = numbers.clip_norm if run.clip_by == "carry" else None
   return {"truncation": numbers.truncation, "clip_carry": limit}
+
+
+def mask_key(data_key: Array, step: Any, data_parallel: int = 1) -> Array:
+  """Draws the masks of stochastic cells at a step; each device that shares a batch has its own."""
+  # A batch is drawn from the data key and its step, which is below 2³¹.
+  key = jax.random.fold_in(jax.random.fold_in(data_key, np.uint32(2**32 - 1)), step)
+  if data_parallel == 1:
+    return key
+  return shard(jax.random.split(key, data_parallel), data_parallel)[0]

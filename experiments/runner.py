@@ -13,9 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.grid import Run, Settings, recorded_steps
+from experiments.grid import Run, Settings, recorded_steps, width
 from experiments.measures import MEASURES, Moment, by_leaf
-from experiments.run_parts import Numbers, network, numbers_of, optimizer_of, time_options
+from experiments.run_parts import (
+  Numbers,
+  mask_key,
+  network,
+  numbers_of,
+  optimizer_of,
+  time_options,
+)
 from rnn_jax.clipping import was_clipped
 from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Batch, Task
@@ -146,7 +153,7 @@ def train_group(
 
   Args:
     program: of the group, from `compile_group`.
-    runs: all of one cell, depth and way to clip.
+    runs: all of one cell with the same options, of one depth and way to clip.
     settings: of the sweep.
     task: built from the settings.
     layout: where.
@@ -231,11 +238,13 @@ def _program(
   but the step has a leading axis where a device has several runs together.
   """
 
-  about = run.cell, run.depth, settings.hidden_size, task.output_size, task.vocabulary_size
-  model = network(*about)
+  about = run.cell, run.depth, width(run, settings), task.output_size, task.vocabulary_size
+  model = network(*about, **dict(run.options))
 
   def start(numbers: Numbers, data: Any) -> TrainState:
-    options = {"recurrent_gain": numbers.recurrent_gain}
+    options = dict(run.options)
+    if run.recurrent_gain is not None:
+      options["recurrent_gain"] = numbers.recurrent_gain
     if run.forget_bias is not None:
       options["forget_bias"] = numbers.forget_bias
     params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
@@ -266,6 +275,7 @@ def _program(
     missing = _missing(jax.eval_shape(measure, state.params, whole))
     measured = jax.lax.cond(due, lambda: measure(state.params, whole), lambda: missing)
     optimizer, options = optimizer_of(run, settings, numbers), time_options(run, numbers)
+    options["key"] = mask_key(data_key, state.step, data_parallel)
     batch = shard(whole, data_parallel)
     new, _, metrics = update(model, optimizer, task.loss, state, batch, psum=total, **options)
     logs = jax.tree.map(lambda a: mean(jnp.log10(a)), metrics.norms)

@@ -22,7 +22,15 @@ import jax.numpy as jnp
 from absl import flags
 from rich.console import Console
 
-from experiments import command_line, compilation_cache, files, parsers, progress, provenance
+from experiments import (
+  cell_table,
+  command_line,
+  compilation_cache,
+  files,
+  parsers,
+  progress,
+  provenance,
+)
 from experiments.problems import settings as problem_settings
 from experiments.problems import verdicts
 from experiments.problems.settings import Problem, Settings
@@ -54,6 +62,9 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   try:
     with command_line.errors_in_one_line("--output_dir could not be written"):
+      if values.list_cells:
+        cell_table.show()
+        return
       if arguments:
         raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
       if not values.output_dir:
@@ -61,6 +72,7 @@ def main(arguments: list[str]) -> None:
       folder = command_line.path("output_dir", values.output_dir)
       settings = problem_settings.given()
       problem = problem_settings.make_problem(settings)
+      settings = dataclasses.replace(settings, layers=problem.layers)
       folder.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=folder):
         pass  # an OSError now is better than one after the training
@@ -111,7 +123,6 @@ def train(
   task, model = problem.train, problem.model
   optimizer = make_optimizer("adam", settings.learning_rate, settings.clip_norm)
   learn: Callable[..., Any] = functools.partial(update, model, optimizer, task.loss)
-  stochastic = settings.layers.dropout > 0 or settings.layers.zoneout > 0
 
   @jax.jit
   def start(data: Any) -> TrainState:
@@ -122,11 +133,9 @@ def train(
     def body(_: Array, old: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
       state, total = old
       batch = task.batch(data, jax.random.fold_in(keys.data, state.step))
-      options: dict[str, Any] = {}
+      options: dict[str, Any] = {"key": jax.random.fold_in(keys.masks, state.step)}
       if settings.truncation is not None:
         options["truncation"] = settings.truncation
-      if stochastic:
-        options["key"] = jax.random.fold_in(keys.masks, state.step)
       state, _, metrics = learn(state, batch, **options)
       return state, total + metrics.loss
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import backend, command_line, files, parsers
+from experiments.cell_flags import options_text
 from experiments.language import settings as language_settings
 from experiments.language import trained_model
 from experiments.language.settings import CHARACTERS
@@ -174,9 +175,10 @@ def _of_file(trained: Trained, path: Path, count: int) -> np.ndarray:
 def _about(trained: Trained, piece: str, name: str, losses: np.ndarray) -> str:
   layers, count = trained.settings.layers, trained.vocabulary.size
   number = f"{layers.depth} layer{'s' if layers.depth > 1 else ''}"
+  cell = f"{layers.cell} {options_text(layers.options)}".rstrip()
   loss = float(bits(jnp.mean(jnp.asarray(losses))))
   return (
-    f"{number} of {layers.hidden_size} {layers.cell} units, {count:,} different {piece}s, after "
+    f"{number} of {layers.hidden_size} {cell} units, {count:,} different {piece}s, after "
     f"{trained.step:,} updates on {trained.settings.corpus}. Below are {len(losses):,} {piece}s "
     f"from {name}, which cost it {loss:.2f} bits each."
   )

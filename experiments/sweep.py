@@ -22,6 +22,7 @@ from rich.console import Console
 from experiments import (
   backend,
   bad_step,
+  cell_table,
   command_line,
   compilation_cache,
   grid,
@@ -45,6 +46,9 @@ def define_flags() -> None:
 def main(arguments: list[str]) -> None:
   """Runs the sweep that the flags describe."""
   console = Console()
+  if flags.FLAGS.list_cells:
+    cell_table.show()
+    return
   try:
     sweep = sweep_flags.resolve(arguments)
   except (ValueError, TypeError) as error:
@@ -73,8 +77,8 @@ def main(arguments: list[str]) -> None:
 def _print_plan(sweep: Sweep) -> None:
   groups = grid.groups(sweep.ids.values())
   names = {run: name for name, run in sweep.ids.items()}
-  for group, runs in groups.items():
-    print(f"{_words(*group)}: one compilation, {len(runs)} runs")
+  for runs in groups.values():
+    print(f"{_words(runs[0])}: one compilation, {len(runs)} runs")
     for run in runs:
       print(f"  {names[run]}")
   print(
@@ -83,15 +87,15 @@ def _print_plan(sweep: Sweep) -> None:
   )
 
 
-def _words(cell: str, depth: int, clip_by: str) -> str:
-  """A group, as a reader is told of it."""
-  words = f"{cell}, depth {depth}"
-  return words if clip_by == "global_norm" else f"{words}, clipped by {clip_by}"
+def _words(run: grid.Run) -> str:
+  """The group of a run, as a reader is told of it."""
+  by = "" if run.clip_by == "global_norm" else f", clipped by {run.clip_by}"
+  return f"{run.network}{by}"
 
 
 def _run(sweep: Sweep, console: Console) -> None:
   folder, settings = sweep.folder, sweep.settings
-  lines = grid.flagfile(settings, sweep.axes)
+  lines = grid.flagfile(settings, sweep.axes, sweep.options)
   records.prepare_folder(folder, sweep.configuration, _about(sweep), lines, flags.FLAGS.overwrite)
   names = {run: name for name, run in sweep.ids.items()}
   # How much of each run is done, from 0 to 1.
@@ -110,12 +114,12 @@ def _run(sweep: Sweep, console: Console) -> None:
         records.start_run(folder, names[run], grid.config(run, settings, sweep.sha256))
       records.append_metrics(folder, names[run], step, part)
       done[run] = (step + len(part.loss)) / (settings.steps + 1)
-      report(_words(run.cell, run.depth, run.clip_by), sum(done.values()), float(part.loss[-1]))
+      report(_words(run), sum(done.values()), float(part.loss[-1]))
 
     groups = grid.groups(run for run in done if done[run] < 1)
     programs = _programs(list(groups.values()), sweep)
-    for group, runs in groups.items():
-      report(f"{_words(*group)}: compiling", sum(done.values()), None)
+    for runs in groups.values():
+      report(f"{_words(runs[0])}: compiling", sum(done.values()), None)
       program = next(programs)
       for result in train_group(program, runs, settings, sweep.task, sweep.layout, on_records):
         bad = bad_step.of(result, settings, sweep.task)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import command_line, grid, parsers, records
+from experiments import cell_flags, command_line, grid, parsers, records, sweep_networks
+from experiments.cell_flags import CellOption
 from experiments.measures import MEASURES, has_gates
 from experiments.runner import Layout
-from rnn_jax.cells import CELLS, make_cell
+from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.training import CLIP_BY, OPTIMIZERS
@@ -28,7 +28,12 @@ def define() -> None:
   """All flags of the sweep."""
   axis, single, integer = parsers.define_axis, parsers.define, parsers.integer
   positive = parsers.positive
-  axis("cell", "elman", parsers.choice("cell", CELLS), f"Cell: {', '.join(CELLS)}.")
+  axis(
+    "cell",
+    "elman",
+    parsers.choice("cell", CELLS),
+    "Name of a cell; --list_cells prints a table of them.",
+  )
   axis("depth", "1", integer("depth"), "Number of recurrent layers.")
   axis(
     "truncation",
@@ -56,7 +61,7 @@ def define() -> None:
     "recurrent_gain",
     "1.0",
     parsers.number("recurrent_gain", "a finite number from 0", lambda v: v >= 0),
-    "Factor on the orthogonal recurrent kernels at initialisation.",
+    "Factor on the recurrent kernels at initialisation; for cells that have them.",
   )
   axis(
     "forget_bias",
@@ -64,6 +69,7 @@ def define() -> None:
     parsers.number("forget_bias", "a finite number", lambda v: True),
     "Forget gate bias at initialisation; for cells that have one.",
   )
+  cell_flags.define(axis=True)
   single("task", "charlm", parsers.choice("task", TASKS), f"What is learned: {', '.join(TASKS)}.")
   single(
     "corpus",
@@ -133,6 +139,7 @@ def define() -> None:
   flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
   flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
+  flags.adopt_module_key_flags(cell_flags)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +148,7 @@ class Sweep:
 
   settings: grid.Settings
   axes: Mapping[str, Sequence[Any]]
+  options: Sequence[CellOption]
   ids: Mapping[str, grid.Run]
   corpus: Corpus | None
   task: Task
@@ -156,7 +164,12 @@ class Sweep:
   def configuration(self) -> dict[str, Any]:
     """What must be equal for a sweep to go on in the same folder."""
     axes = {name: list(values) for name, values in self.axes.items()}
-    return {**axes, **dataclasses.asdict(self.settings), "corpus_sha256": self.sha256}
+    return {
+      **axes,
+      "cell_option": [str(option) for option in self.options],
+      **dataclasses.asdict(self.settings),
+      "corpus_sha256": self.sha256,
+    }
 
 
 def resolve(arguments: list[str]) -> Sweep:
@@ -173,9 +186,10 @@ def resolve(arguments: list[str]) -> Sweep:
   corpus, path = _corpus()
   given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(grid.Settings)}
   measure_every = values.measure_every or values.log_every
-  settings = grid.Settings(**{**given, "corpus": path, "measure_every": measure_every})
-  options = {} if corpus is None else {"corpus": corpus}
-  task = _named(TASKS[settings.task], settings.sequence_length, settings.batch_size, **options)
+  given |= {"corpus": path, "measure_every": measure_every}
+  settings = grid.Settings(**{**given, "hidden_size": cell_flags.fixed_width()})
+  text = {} if corpus is None else {"corpus": corpus}
+  task = _named(TASKS[settings.task], settings.sequence_length, settings.batch_size, **text)
   layout = _layout(settings.batch_size)
   length = settings.sequence_length
   reach = [length if k is None else min(k, length) for k in values.truncation]
@@ -184,19 +198,23 @@ def resolve(arguments: list[str]) -> Sweep:
       f"--truncation must not hold a value twice; at --sequence_length={length} all from {length} "
       "on are full."
     )
-  gated = any(has_gates(make_cell(cell, 1)) for cell in values.cell)
+  axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
+  options = values.cell_option or []
+  by_cell = cell_flags.by_cell(options, axes["cell"], grid.AXES)
+  runs = grid.expand(axes, by_cell)
+  together = min(values.runs_per_device or 1, len(runs))
+  runs, networks = sweep_networks.networks(runs, settings, task, together)
+  gated = any(has_gates(network.cell) for network in networks)
   if "saturation" in settings.measure_names and not gated:
     raise ValueError(
       f"--measures must not hold saturation where no cell has gates, got {','.join(values.cell)}."
     )
-  axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
   sha256 = corpus.sha256 if corpus else None
-  ids = {grid.run_id(run, settings, sha256): run for run in grid.expand(axes)}
-  _check_memory(settings, max(values.depth), min(values.runs_per_device or 1, len(ids)))
+  ids = {grid.run_id(run, settings, sha256): run for run in runs}
   if not values.output_dir:
     raise ValueError("--output_dir must name a folder, got ''.")
   folder = command_line.path("output_dir", values.output_dir)
-  sweep = Sweep(settings, axes, ids, corpus, task, layout, folder)
+  sweep = Sweep(settings, axes, options, ids, corpus, task, layout, folder)
   records.check_folder(folder, sweep.configuration, values.overwrite)
   return sweep
 
@@ -234,20 +252,6 @@ def _layout(batch_size: int) -> Layout:
   if runs_per_device is None:
     runs_per_device = 1 if devices[0].platform == "cpu" else _RUNS_PER_ACCELERATOR
   return Layout(devices, values.data_parallel, runs_per_device)
-
-
-def _check_memory(settings: grid.Settings, depth: int, together: int) -> None:
-  """Refuses sizes at which the least that a device's runs must hold would not fit into memory."""
-  params = depth * settings.hidden_size**2
-  carries = depth * settings.sequence_length * settings.batch_size * settings.hidden_size
-  needed = 4 * (params + carries) * together
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  if needed > memory:
-    raise ValueError(
-      "--hidden_size, --sequence_length, --batch_size and --depth must fit into this machine's "
-      f"{memory / 2**30:.0f} GiB; {'a run needs' if together == 1 else f'{together} runs need'} "
-      f"{needed / 2**30:.0f} GiB at least."
-    )
 
 
 def _named(function: Any, *args: Any, **kwargs: Any) -> Any:

@@ -6,7 +6,8 @@ adds h_{t−1}ᵀ ā_t to the gradient of the recurrent kernel in every step. He
   - residuals, and then cotangents, overwrite arrays of their shape that are no longer needed, step
     by step: a drive [T, B, G·H] is read, replaced by a derivative, and that by its cotangent ā;
   - ā is kept for all time, and the gradient of the recurrent kernel is one product after the loop;
-  - dL/dh_t is kept where it is asked for, and its norms are taken after the loop, all at once.
+  - dL/dh_t is kept where it is asked for, and its norms are taken after the loop, all at once; but
+    for a part of the carry that no such array has room for, they are taken step by step.
 
 What a step's residuals are, and which of them change with time, is read off its trace, so that this
 works for any cell.
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.probes import scaled_norm
+from rnn_jax.read_order import reads_before, split_at
 from rnn_jax.types import Array, Carry, Params
 
 
@@ -75,6 +77,8 @@ def scan(
     they have no forward-mode derivative.
   """
   loop = functools.partial(jax.lax.scan, unroll=unroll)
+  # The backward pass is planned from zeros, which are never weakly typed as `jnp.full(3, 2.0)` is.
+  params, carry, stream = jax.tree.map(_strongly_typed, (params, carry, stream))
   leaves, structure = _flatten(stream)
   inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
   num_floats = sum(inexact)
@@ -161,7 +165,8 @@ def scan(
         (carry_bar, structure_of_y.unflatten(now[y_places]))
       )
       new = dict(enumerate(floats_bar))
-      new.update(zip(plan.slots, jax.tree.leaves(slots_bar), strict=True))
+      for at, a in zip(plan.slots, jax.tree.leaves(slots_bar), strict=True):
+        new[at] = a if a.shape == memory[at].shape[1:] else scaled_norm(a, tuple(range(1, a.ndim)))
       memory = _write(memory, new, time)
       ahead = _read([memory[at] for at in early], time + 1 if reverse else time - 1)
       return (jax.tree.map(jnp.add, params_bar, more), carry_bar, memory, ahead), None
@@ -220,7 +225,7 @@ class _Plan(NamedTuple):
   Attributes:
     carry: place of each array of the carry.
     residuals: place of each residual of the step; None where it is the same in every step.
-    slots: place of each slot's cotangent.
+    slots: place of each slot's cotangent, or, where its shape is [B], of the norms of it.
     unchanged: places of floats that are residuals as they are.
     floats_in_order: whether the forward loop has read a float when it overwrites it.
     ahead: places that the reverse loop reads ahead in any case: it may not have read all of them
@@ -264,23 +269,24 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   for reached in made_of:
     _follow(jaxpr, reached)
 
-  def put(variables: Sequence[Any], places: dict[int, int], free: list[int]) -> None:
-    """Gives each variable that has no place a free one of its shape, or a new one.
+  def fitting(v: Any, free: Sequence[int]) -> list[int]:
+    """Free places that `v` may take.
 
     A float is overwritten by what is made of it alone: nothing else is sure to come after it is
     read.
     """
+    kind = (v.aval.shape, v.aval.dtype)
+    return [at for at in free if memory[at] == kind and (at >= len(floats) or id(v) in made_of[at])]
+
+  def put(variables: Sequence[Any], places: dict[int, int], free: list[int]) -> None:
+    """Gives each variable that has no place a free one, or a new one."""
     for v in variables:
-      kind = (v.aval.shape, v.aval.dtype)
       if id(v) not in places:
-        fitting = [
-          at for at in free if memory[at] == kind and (at >= len(floats) or id(v) in made_of[at])
-        ]
-        places[id(v)] = fitting[0] if fitting else len(memory)
-        if fitting:
-          free.remove(fitting[0])
+        places[id(v)] = next(iter(fitting(v, free)), len(memory))
+        if places[id(v)] in free:
+          free.remove(places[id(v)])
         else:
-          memory.append(kind)
+          memory.append((v.aval.shape, v.aval.dtype))
 
   unchanged = [at for at, v in enumerate(floats_in) if v in residuals]
   places = {id(floats_in[at]): at for at in unchanged}
@@ -297,33 +303,35 @@ def _plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any
   memory += [(v.aval.shape, v.aval.dtype) for v in ys]
   before = len(memory)
   in_reverse = {id(v): at for at, v in enumerate(floats_bar)}
-  slots_bar = [*recurrent_bar, *totals]
-  put(slots_bar, in_reverse, free)
-  slots = [in_reverse[id(v)] for v in slots_bar]
+  put(recurrent_bar, in_reverse, free)
+  for v in totals:
+    if id(v) in in_reverse or fitting(v, free):
+      put([v], in_reverse, free)
+    else:
+      in_reverse[id(v)] = len(memory)
+      memory.append((v.aval.shape[:1], np.zeros((), v.aval.dtype).real.dtype))
+  slots = [in_reverse[id(v)] for v in (*recurrent_bar, *totals)]
   ahead = {*unchanged, *(at for at in slots if at in y_places), *slots[len(recurrent_bar) :]}
 
-  made = [*residuals, *carry_out, *ys]
-  needed = _leading_to(jaxpr.eqns, made)
-  forward = [e for e in jaxpr.eqns if any(id(v) in needed for v in e.outvars)]
-  backward = [e for e in jaxpr.eqns if not any(id(v) in needed for v in e.outvars)]
   kept = {places[id(v)]: v for v in residuals if id(v) in places}
-  in_order = all(
-    _read_before(forward, floats_in[at], kept[at], made)
-    for at in set(kept) - set(unchanged)
-    if at < len(floats)
+  made = [*residuals, *carry_out, *ys]
+  forward, backward = split_at(jaxpr.eqns, made)
+  floats_in_order = all(
+    reads_before(forward, floats_in[at], kept[at], made)
+    for at in range(len(floats))
+    if at in kept and at not in unchanged
   )
-  bars = [*floats_bar, *slots_bar]
-  ahead |= {
-    at
-    for at, v in [*enumerate(floats_bar), *zip(slots, slots_bar, strict=True)]
-    if at in kept and not _read_before(backward, kept[at], v, [*bars, *others_bar])
-  }
+  slots_bar = [*recurrent_bar, *totals]
+  bars = [*floats_bar, *slots_bar, *others_bar]
+  for at, v in [*enumerate(floats_bar), *zip(slots, slots_bar, strict=True)]:
+    if at in kept and not reads_before(backward, kept[at], v, bars):
+      ahead.add(at)
   return _Plan(
     carry_places,
     [places.get(id(v)) for v in residuals],
     slots,
     unchanged,
-    in_order,
+    floats_in_order,
     sorted(ahead),
     more,
     memory[before:],
@@ -344,51 +352,12 @@ def _follow(jaxpr: Any, moving: set[int]) -> None:
       moving.update(map(id, equation.outvars))
 
 
-# XLA:CPU computes the others again wherever they are read, out of the loop's memory.
-_COMPUTED_ONCE = {"dot_general", "exp", "log", "log1p", "logistic", "reduce_sum", "tanh"}
-
-
-def _computed_once(equation: Any) -> bool:
-  inner = equation.params.get("jaxpr")
-  if inner is None:
-    return equation.primitive.name in _COMPUTED_ONCE
-  return any(_computed_once(e) for e in inner.eqns)
-
-
-def _read_before(equations: Sequence[Any], old: Any, new: Any, made: Sequence[Any]) -> bool:
-  """Whether `old` is sure to have been read when `new` is there.
-
-  It is where all that reads `old` leads to `new`, but for what is computed again elsewhere.
-
-  Args:
-    equations: of the loop's body.
-    made: what the body gives, `new` among it.
-  """
-  before = _leading_to(equations, [new])
-  reading = {id(old)}
-  for equation in equations:
-    reads = {id(v) for v in equation.invars} & reading
-    results = {id(v) for v in equation.outvars}
-    if reads and not _computed_once(equation):
-      reading |= results
-    elif reads and not results & before:
-      # A product reads `new` itself, from where it is.
-      if equation.primitive.name != "dot_general" or reads != {id(new)}:
-        return False
-  return not any(id(v) in reading - {id(new)} for v in made)
-
-
-def _leading_to(equations: Sequence[Any], variables: Sequence[Any]) -> set[int]:
-  """Ids of the variables that these are made of, and of these."""
-  found = set(map(id, variables))
-  for equation in reversed(equations):
-    if any(id(v) in found for v in equation.outvars):
-      found.update(map(id, equation.invars))
-  return found
-
-
 def _flatten(tree: Any) -> tuple[list[Any], Any]:
   return jax.tree.flatten(tree)
+
+
+def _strongly_typed(a: Array) -> Array:
+  return jax.lax.convert_element_type(a, a.dtype)
 
 
 def _first(tree: Any) -> Any:

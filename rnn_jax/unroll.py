@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import adjoint, clipping, time_arguments
+from rnn_jax.cells.dense import the_carry
 from rnn_jax.linear_scan import linear_scan
 from rnn_jax.probes import tap
 from rnn_jax.types import Array, Carry, Cell, Drive, Params, floats_of, with_floats
@@ -123,7 +124,10 @@ def unroll(
   if method == "associative":
     drive = cell.project(params, xs, key)
     return _at_once(cell, params, carry, _Stream(drive, valid, resets, cut, probe), reverse)
-  step = _step(cell)
+  # What is made of a carry of one array is made after the loop, of all of them: a product there is
+  # one product, and so is the gradient of its kernel.
+  late = len(jax.tree.leaves(zeros)) == 1 and cell.output is not the_carry
+  step = _step(cell._replace(output=the_carry) if late else cell)
   if remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)
 
@@ -133,6 +137,10 @@ def unroll(
   def stretch(fixed: _Fixed, carry: Carry, now: _Stream) -> tuple[Carry, Any]:
     if in_blocks:
       now = now._replace(drive=cell.project(fixed.params, now.drive))
+    carry, ys = scan(fixed, carry, now)
+    return carry, _outputs(cell, fixed.params, ys, now) if late else ys
+
+  def scan(fixed: _Fixed, carry: Carry, now: _Stream) -> tuple[Carry, Any]:
     loop: Any = {"reverse": reverse, "unroll": unroll}
     if forward_mode:
       return jax.lax.scan(lambda c, now: step(fixed, fixed, c, now, None), carry, now, **loop)
@@ -170,7 +178,7 @@ def _step(cell: Cell) -> adjoint.Step:
     new = cell.update(fixed.params, start, now.drive, recurrent)
     if fixed.clip is not None:
       # Ahead of slots and probe, which see the cotangent as it comes.
-      new = clipping.clip_cotangent(new, fixed.clip)
+      new = with_floats(clipping.clip_cotangent(floats_of(new), fixed.clip), new)
     if slots is not None and slots.carry is not None:
       new = with_floats(jax.tree.map(jnp.add, floats_of(new), slots.carry), new)
     if now.probe is not None:
@@ -223,25 +231,31 @@ def _at_once(
   a, b = cell.linear(params, stream.drive)  # type: ignore[misc]
   if stream.probe is not None:
     b = tap(b, stream.probe)  # dL/db_t = dL/dh_t
-  if stream.valid is not None:
-    a = _select(stream.valid, a, jax.tree.map(jnp.ones_like, a))
-    b = _select(stream.valid, b, jax.tree.map(jnp.zeros_like, b))
+  cut = stream.cut
   if stream.reset is not None:
     a = _select(stream.reset, jax.tree.map(jnp.zeros_like, a), a)
+  if stream.valid is not None:
+    # Past its end a sequence is neither reset nor cut: it holds.
+    a = _select(stream.valid, a, jax.tree.map(jnp.ones_like, a))
+    b = _select(stream.valid, b, jax.tree.map(jnp.zeros_like, b))
+    cut = None if cut is None else cut & stream.valid
   first, last = (-1, 0) if reverse else (0, -1)
 
   def leaf(a: Array, b: Array, start: Array) -> Array:
     b = b.at[first].add(a[first] * start)
-    cut = stream.cut
-    if cut is not None:
-      cut = jnp.expand_dims(cut, range(cut.ndim, a.ndim))
-    return linear_scan(a, b, cut, reverse)
+    where = None if cut is None else jnp.expand_dims(cut, range(cut.ndim, a.ndim))
+    return linear_scan(a, b, where, reverse)
 
   carries = jax.tree.map(leaf, a, b, carry)
+  return jax.tree.map(lambda h: h[last], carries), _outputs(cell, params, carries, stream)
+
+
+def _outputs(cell: Cell, params: Params, carries: Carry, stream: _Stream) -> Any:
+  """ys of all steps, zero past the end of a sequence."""
   ys = cell.output(params, carries, stream.drive)
-  if stream.valid is not None:
-    ys = _select(stream.valid, ys, jax.tree.map(jnp.zeros_like, ys))
-  return jax.tree.map(lambda h: h[last], carries), ys
+  if stream.valid is None:
+    return ys
+  return _select(stream.valid, ys, jax.tree.map(jnp.zeros_like, ys))
 
 
 def _by_blocks(

@@ -133,14 +133,18 @@ MAKE_CELL = [
   *((cell(name, 0), ValueError, words("hidden_size must be at least 1, got 0.")) for name in CELLS),
   *((cell(n, 4.0), TypeError, words("hidden_size must be an integer, got 4.0.")) for n in CELLS),
   (cell(activation="tan"), ValueError, words("activation 'tan'", "'tanh'?", "linear, relu, tanh.")),
-  (cell("gru", reset="befor"), ValueError, words("reset 'befor'", "'before'?", "after, before.")),
+  (
+    cell("gru", reset="befor"),
+    ValueError,
+    words("reset 'befor'", "'before'?", "after, before, none."),
+  ),
   *(
     (
       cell(name, recurrent_kernel="ortogonal"),
       ValueError,
       words("recurrent_kernel 'ortogonal'", "'orthogonal'?", "gaussian, identity, orthogonal."),
     )
-    for name in CELLS
+    for name in ("elman", "gru", "lstm")
   ),
   (cell(recurrent_gain=np.inf), ValueError, words("recurrent_gain must be finite, got inf.")),
   (cell(recurrent_gain="big"), TypeError, words("recurrent_gain must be a number, got 'big'.")),

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cell_kinds import PLAIN
 
-from rnn_jax import CELLS, DeepRNN, gradient_probe, make_cell, unroll
+from rnn_jax import DeepRNN, gradient_probe, make_cell, unroll
 from rnn_jax.cells import LSTMCarry
 from rnn_jax.parallel import map_runs
 from rnn_jax.probes import scaled_norm, tree_norm
@@ -123,7 +124,7 @@ def losses(final, ys):
   )
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize(
   "time",
   [
@@ -150,7 +151,7 @@ def test_norms_are_those_of_explicit_perturbations(x64, name, time):
   assert all(np.any(leaf[0]) for leaf in jax.tree.leaves(norms))
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_norms_of_a_deep_stack_are_those_of_explicit_perturbations(x64, name):
   names = (name, "lstm", name)
   model = DeepRNN([make_cell(n, H) for n in names])
@@ -172,7 +173,7 @@ def test_norms_of_a_deep_stack_are_those_of_explicit_perturbations(x64, name):
   chex.assert_trees_all_close(norms, explicit, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_probe_changes_neither_result_nor_gradients(name):
   cell, params, xs, probe = problem(name)
 

@@ -38,11 +38,12 @@ def test_second_command_is_what_ci_runs():
 
 def table(flags) -> str:
   """The flags as rows of the README's table."""
-  names = [*AXES, *(field.name for field in dataclasses.fields(Settings))]
+  names = [*AXES, "cell_option", *(field.name for field in dataclasses.fields(Settings))]
   rows = []
   own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
   unset = {"devices": "all", "runs_per_device": "auto", "measure_every": "as_logged"}
-  for name in (*names, *own, "dry_run", "overwrite"):
+  unset |= {"cell_option": "none", "match_params": "none"}
+  for name in (*names, *own, "dry_run", "list_cells", "overwrite"):
     default = (flags[name].default_as_str or unset[name]).strip("'")
     rows.append(f"| `--{name}` | `{default}` | {flags[name].help} |\n")
   return "".join(rows)
@@ -50,3 +51,8 @@ def table(flags) -> str:
 
 def test_table_of_flags_is_the_flags(sweep_flags):
   assert table(sweep_flags) in README
+
+
+def test_table_of_cells_is_what_list_cells_prints(sweep_here, capsys):
+  assert sweep_here("--list_cells") == 0
+  assert f"\n\n{capsys.readouterr().out}\n" in README

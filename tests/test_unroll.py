@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cell_kinds import PLAIN
 
-from rnn_jax import CELLS, gradient_probe, make_cell, unroll
+from rnn_jax import gradient_probe, make_cell, unroll
 
 pytestmark = pytest.mark.usefixtures("x64")
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-12)
@@ -91,7 +92,7 @@ ALL = {"lengths": LENGTHS, "resets": RESETS, "truncation": 2, "reverse": True}
 @pytest.mark.parametrize(
   ("name", "time"),
   [
-    *((name, ALL) for name in CELLS),
+    *((name, ALL) for name in PLAIN),
     ("elman", {"lengths": LENGTHS, "truncation": 3, "reverse": True}),
     ("elman", {"resets": RESETS, "truncation": 2}),
     ("elman", {"resets": RESETS, "truncation": 2, "reverse": True}),
@@ -104,7 +105,7 @@ def test_sequences_in_a_batch_are_sequences_alone(name, time):
   assert_close(together(cell, **time)(*arrays), apart(cell, **time)(*arrays))
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_padding_changes_nothing(name, reverse):
   cell, (params, xs, carry, probe) = problem(name)
@@ -119,7 +120,7 @@ def test_padding_changes_nothing(name, reverse):
     assert not np.any(np.asarray(a)[padding])
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_length_zero_returns_the_initial_carry_and_no_output(name, reverse):
   cell, (params, xs, carry, _) = problem(name)
@@ -146,7 +147,7 @@ def test_tokens_are_their_one_hot_vectors_whatever_the_time_arguments(time):
   assert_close(run(jnp.asarray(tokens)), run(jax.nn.one_hot(tokens, D)))
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_reverse_is_flipped_forward(name):
   cell, (params, xs, carry, _) = problem(name)
   final, ys = unroll(cell, params, xs, carry, reverse=True)
@@ -154,7 +155,7 @@ def test_reverse_is_flipped_forward(name):
   assert_close((final, ys[::-1]), (flipped_final, flipped_ys))
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_two_halves_are_the_whole(name):
   cell, arrays = problem(name)
 
@@ -176,7 +177,7 @@ def test_no_carry_is_the_zero_carry():
 # Truncation
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_truncation_at_the_length_or_beyond_is_full_backpropagation(name):
   cell, arrays = problem(name)
   cut = jax.jit(lambda k: together(cell, truncation=k)(*arrays))
@@ -185,7 +186,7 @@ def test_truncation_at_the_length_or_beyond_is_full_backpropagation(name):
     assert_close(cut(k), full)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_truncation_leaves_the_forward_pass_bit_identical(name):
   cell, (params, xs, carry, _) = problem(name)
   whole = jax.jit(lambda: unroll(cell, params, xs, carry))()

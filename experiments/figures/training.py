@@ -102,18 +102,19 @@ def updates(
   return jax.lax.scan(body, state, length=count)
 
 
-def sweep(flagfile: str) -> tuple[xr.Dataset, xr.Dataset]:
+def sweep(flagfile: str, *more: str) -> tuple[xr.Dataset, xr.Dataset]:
   """Runs `python -m experiments.sweep` in a process of its own and a folder that is then deleted.
 
   Args:
     flagfile: its name in experiments/flagfiles.
+    *more: further flags.
   Returns:
     (gradients, metrics), as `experiments.results` reads them.
   Raises:
     RuntimeError: the sweep failed; with its last line.
   """
   with tempfile.TemporaryDirectory() as folder:
-    flags = (f"--flagfile={FLAGFILES / flagfile}", f"--output_dir={folder}")
+    flags = (f"--flagfile={FLAGFILES / flagfile}", *more, f"--output_dir={folder}")
     process = subprocess.run(
       (sys.executable, "-m", "experiments.sweep", *flags),
       cwd=ROOT,

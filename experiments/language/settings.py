@@ -234,20 +234,40 @@ def given() -> Settings:
   if values["corpus"] != STANDARD_LIBRARY:
     values["corpus"] = str(command_line.path("corpus", values["corpus"]).absolute())
   settings = Settings(**values, layers=networks.given())
-  networks.check_memory(settings.layers, "window", settings.window, settings.batch_size)
   if settings.warmup >= settings.steps:
     raise ValueError(f"--warmup must be below --steps={settings.steps}, got {settings.warmup}.")
-  if settings.tied:
-    _check_tied(settings)
   if settings.level == CHARACTERS:
     for name in WORD_FLAGS:
       if flags.FLAGS[name].present:
         raise ValueError(f"--{name} is for words, got --level={CHARACTERS}.")
+  if settings.layers.match_params is None:
+    _check_width(settings)
   return settings
 
 
+def with_matched_width(settings: Settings, vocabulary_size: int) -> Settings:
+  """The settings, with a network as wide as `match_params` makes it, where that is asked for.
+
+  Raises:
+    ValueError: naming the flag of what does not go with the width, or the cell that refuses it.
+  """
+  if settings.layers.match_params is None:
+    return settings
+  input_size = settings.embedding_size or vocabulary_size
+  layers = networks.with_matched_width(settings.layers, input_size)
+  settings = dataclasses.replace(settings, layers=layers)
+  _check_width(settings)
+  return settings
+
+
+def _check_width(settings: Settings) -> None:
+  networks.check(settings.layers, "window", settings.window, settings.batch_size)
+  if settings.tied:
+    _check_tied(settings)
+
+
 def _check_tied(settings: Settings) -> None:
-  top = (settings.layers.hidden_size, *settings.layers.hidden_sizes)[-1]
+  top = (settings.layers.width, *settings.layers.hidden_sizes)[-1]
   if settings.embedding_size != top:
     raise ValueError(
       f"--tied needs an --embedding_size of {top}, as wide as what the readout reads, "

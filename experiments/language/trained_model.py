@@ -144,6 +144,8 @@ def load(folder: Path) -> Trained:
 def _settings(saved: dict[str, Any]) -> Settings:
   layers = dict(saved["layers"])
   layers["hidden_sizes"] = tuple(layers["hidden_sizes"])
+  # Models from before cells had options to choose do not name any.
+  layers["options"] = tuple((name, value) for name, value in layers.get("options", ()))
   settings = Settings(**{**saved, "layers": Layers(**layers)})
   for name in ("window", "batch_size"):  # what a model is evaluated in; others the network checks
     checks.integer(name, getattr(settings, name))

@@ -154,10 +154,8 @@ def _advance(
   """`CALL` updates, on one device of `count`."""
   state, carries = old
   part = shard(windows, count)
-  key = None
-  if settings.layers.dropout > 0 or settings.layers.zoneout > 0:
-    # Each device draws masks for its own examples.
-    key = jax.random.fold_in(jax.random.key(device.seed), device.place + 1)
+  # Each device draws masks for its own examples.
+  key = jax.random.fold_in(jax.random.key(device.seed), device.place + 1)
   state, carries, metrics = train_windows(
     model,
     optimizer(settings),

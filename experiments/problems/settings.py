@@ -10,6 +10,7 @@ import jax
 from absl import flags
 
 from experiments import command_line, networks, parsers
+from experiments.matched_width import task_input_size
 from experiments.networks import Layers
 from rnn_jax.modules import BidirectionalRNN, Conditioned, DeepRNN, EncoderDecoder
 from rnn_jax.modules.recurrent import MERGES
@@ -86,12 +87,14 @@ class Problem(NamedTuple):
     train, test: what to learn, and what to be judged by.
     model: the network.
     vocabulary: of the characters of many_to_many; None elsewhere.
+    layers: of the network, their width known.
   """
 
   train: Task
   test: Task
   model: Model
   vocabulary: Vocabulary | None
+  layers: Layers
 
 
 def define() -> None:
@@ -168,10 +171,25 @@ def given() -> Settings:
   if values["corpus"] != STANDARD_LIBRARY:
     values["corpus"] = str(command_line.path("corpus", values["corpus"]).absolute())
   settings = Settings(**values, layers=networks.given())
-  networks.check_memory(settings.layers, "sequence_length", _length(settings), settings.batch_size)
   if settings.bidirectional != _ONE_WAY:
     _check_bidirectional(settings)
+  if settings.layers.match_params is None:
+    networks.check(settings.layers, "sequence_length", _length(settings), settings.batch_size)
   return settings
+
+
+def _with_matched_width(settings: Settings, input_size: int) -> Settings:
+  """The settings, with a network as wide as `match_params` makes it, where that is asked for."""
+  if settings.layers.match_params is None:
+    return settings
+  ways = merged = 1
+  if settings.problem == "encoder_decoder":
+    ways = 2  # both read symbols, with params of their own
+  if settings.bidirectional != _ONE_WAY:
+    ways, merged = 2, 2 if settings.bidirectional == "concat" else 1
+  layers = networks.with_matched_width(settings.layers, input_size, ways=ways, merged=merged)
+  networks.check(layers, "sequence_length", _length(settings), settings.batch_size)
+  return dataclasses.replace(settings, layers=layers)
 
 
 def _check_bidirectional(settings: Settings) -> None:
@@ -217,7 +235,8 @@ def make_problem(settings: Settings) -> Problem:
     raise ValueError(f"--{error}") from None
   except ImportError as error:
     raise ValueError(str(error)) from None
-  return Problem(train, test, make_model(settings, train), vocabulary)
+  settings = _with_matched_width(settings, task_input_size(train))
+  return Problem(train, test, make_model(settings, train), vocabulary, settings.layers)
 
 
 def _make_task(

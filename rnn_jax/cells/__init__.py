@@ -7,16 +7,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rnn_jax import checks
-from rnn_jax.cells.elman import elman
+from rnn_jax.cells.antisymmetric import antisymmetric
+from rnn_jax.cells.clockwork import ClockworkCarry, clockwork
+from rnn_jax.cells.cornn import CornnCarry, cornn
+from rnn_jax.cells.dilated import DilatedCarry, dilated, dilated_elman
+from rnn_jax.cells.elman import elman, irnn
+from rnn_jax.cells.exprnn import exprnn
 from rnn_jax.cells.gru import gru
+from rnn_jax.cells.indrnn import indrnn
 from rnn_jax.cells.janet import janet
 from rnn_jax.cells.layer_norm import layer_norm
 from rnn_jax.cells.layer_norm_lstm import layer_norm_lstm
+from rnn_jax.cells.lem import LEMCarry, lem
+from rnn_jax.cells.lru import lru
 from rnn_jax.cells.lstm import LSTMCarry, lstm
 from rnn_jax.cells.mgu import mgu
+from rnn_jax.cells.mingru import mingru, minlstm
+from rnn_jax.cells.minimalrnn import minimalrnn
 from rnn_jax.cells.multiplicative_lstm import multiplicative_lstm
 from rnn_jax.cells.peephole_lstm import peephole_lstm
 from rnn_jax.cells.residual import residual
+from rnn_jax.cells.rg_lru import rg_lru
+from rnn_jax.cells.rhn import rhn
 from rnn_jax.cells.slstm import SLSTMCarry, slstm
 from rnn_jax.cells.stack import stack
 from rnn_jax.cells.zoneout import zoneout, zoneout_lstm
@@ -24,20 +36,39 @@ from rnn_jax.types import Cell
 
 __all__ = [
   "CELLS",
+  "ClockworkCarry",
+  "CornnCarry",
+  "DilatedCarry",
+  "LEMCarry",
   "LSTMCarry",
   "SLSTMCarry",
+  "antisymmetric",
   "cell_options",
+  "clockwork",
+  "cornn",
+  "dilated",
+  "dilated_elman",
   "elman",
+  "exprnn",
   "gru",
+  "indrnn",
+  "irnn",
   "janet",
   "layer_norm",
   "layer_norm_lstm",
+  "lem",
+  "lru",
   "lstm",
   "make_cell",
   "mgu",
+  "mingru",
+  "minimalrnn",
+  "minlstm",
   "multiplicative_lstm",
   "peephole_lstm",
   "residual",
+  "rg_lru",
+  "rhn",
   "slstm",
   "stack",
   "zoneout",
@@ -46,6 +77,16 @@ __all__ = [
 
 CELLS: Mapping[str, Callable[..., Cell]] = {
   "elman": elman,
+  "irnn": irnn,
+  "indrnn": indrnn,
+  "antisymmetric": antisymmetric,
+  "exprnn": exprnn,
+  "cornn": cornn,
+  "lem": lem,
+  "rhn": rhn,
+  "minimalrnn": minimalrnn,
+  "clockwork": clockwork,
+  "dilated_elman": dilated_elman,
   "gru": gru,
   "mgu": mgu,
   "lstm": lstm,
@@ -55,6 +96,10 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "zoneout_lstm": zoneout_lstm,
   "janet": janet,
   "slstm": slstm,
+  "lru": lru,
+  "mingru": mingru,
+  "minlstm": minlstm,
+  "rg_lru": rg_lru,
 }
 
 

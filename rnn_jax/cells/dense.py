@@ -35,6 +35,11 @@ def the_hidden_state(params: Params, carry: Any, drive: Any) -> Array:
   return carry.hidden
 
 
+def over(p: Array, a: Array) -> Array:
+  """p [H] with as many axes as a [..., H]."""
+  return jnp.expand_dims(p, range(a.ndim - p.ndim))
+
+
 def dense_init(hidden_size: int, num_gates: int, kernel: str, gain: Any) -> InitFn:
   """`init` of a cell with params {"w_x": [D, G·H], "w_h": [H, G·H], "b": [G·H]}.
 
@@ -68,20 +73,20 @@ def dense_project(
     ValueError: xs has not the width D that the params were made for.
   """
   del key
-  w_x, b = params["w_x"], params["b"][None]
+  w_x = params["w_x"]
   tokens = jnp.issubdtype(xs.dtype, jnp.integer)
   if not tokens and xs.shape[-1] != w_x.shape[0]:
     raise ValueError(f"xs must be [..., {w_x.shape[0]}], got {list(xs.shape)}.")
   leading = xs.shape if tokens else xs.shape[:-1]
   if tokens:
-    drive = (w_x + b if bias else w_x)[xs.reshape(-1)]
+    drive = (w_x + params["b"][None] if bias else w_x)[xs.reshape(-1)]
   else:
     # XLA:CPU is several times slower at contractions that keep more than one batch axis.
     rows = xs.reshape(-1, xs.shape[-1])
     if bias:
       # [x, 1] [W_x; b]: to add b afterwards would take another array of the drive's size.
       rows = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], axis=1)
-      w_x = jnp.concatenate([w_x, b])
+      w_x = jnp.concatenate([w_x, params["b"][None]])
     drive = rows @ w_x
   return drive.reshape(*leading, -1)
 
@@ -91,7 +96,7 @@ def dense_recur(params: Params, h: Array) -> Array:
 
   b needs no carry, but added here, in the loop, it costs no array of the drive's size.
   """
-  return product(h, params["w_h"]) + jnp.expand_dims(params["b"], range(h.ndim - 1))
+  return product(h, params["w_h"]) + over(params["b"], h)
 
 
 @jax.custom_jvp

@@ -67,3 +67,34 @@ def elman(
 
   init = dense_init(hidden_size, 1, recurrent_kernel, recurrent_gain)
   return Cell(init, zeros(hidden_size), dense_project, dense_recur, update, the_carry)
+
+
+def irnn(hidden_size: int, *, scale: Any = 1.0) -> Cell:
+  """Simple recurrent network of rectified linear units that starts from the identity.
+
+    h' = relu(x W_x + h W_h + b)      W_h = α I,  W_x ~ N(0, 0.001²),  b = 0 at first
+
+  Step Jacobian: ∂h'/∂h = W_h diag(a > 0): α on the diagonal where a unit is on, 0 where it is off.
+  At α = 1 the gradient of units that stay on is handed on unchanged, until training moves W_h away
+  from the identity: then nothing bounds it, from above or from below.
+
+  Args:
+    hidden_size: width H of carry and output.
+    scale: α. The paper takes 0.01 where memories are to be short.
+  Returns:
+    A Cell: x [..., D], carry [..., H], y [..., H];
+    params {"w_x": [D, H], "w_h": [H, H], "b": [H]}.
+  Raises:
+    ValueError: a size below 1, a scale that is not finite.
+  References:
+    Le et al., 2015, https://arxiv.org/abs/1504.00941
+  """
+  checks.number("scale", scale)
+  cell = elman(hidden_size, activation="relu", recurrent_kernel="identity", recurrent_gain=scale)
+
+  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+    params = cell.init(key, input_size, dtype)
+    w_x = params["w_x"]
+    return {**params, "w_x": 0.001 * jax.random.normal(key, w_x.shape, w_x.dtype)}
+
+  return cell._replace(init=init)

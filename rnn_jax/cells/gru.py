@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, product, the_carry, zeros
+from rnn_jax.cells.dense import dense_init, dense_project, over, product, the_carry, zeros
 from rnn_jax.initializers import chrono_bias
 from rnn_jax.types import Array, Cell, Params
 
@@ -88,7 +88,7 @@ def gru(
     hidden_size: width H of carry and output.
     reset: where r acts: `after` the recurrent product (cuDNN, torch, Flax), `before` it (Cho), or
       `none`, nowhere: there is no r.
-    inner_bias: a bias of its own for h U_n, which r scales too, as cuDNN, torch, Flax and Keras
+    inner_bias: a bias of its own for h U_n, which r scales too, as cuDNN, torch, Linen and Keras
       have it; for reset="after".
     chrono: T_max, the longest dependency expected, in steps: b_z = ln u, u ~ U(1, T_max − 1), so
       that z forgets at all rates up to it; None for b_z = 0.
@@ -142,7 +142,7 @@ def _recur_after(params: Params, h: Array) -> Array:
   if "b_h" not in params:
     return recurrent
   b_h = jnp.pad(params["b_h"], (2 * h.shape[-1], 0))
-  return recurrent + jnp.expand_dims(b_h, range(h.ndim - 1))
+  return recurrent + over(b_h, h)
 
 
 def _update_after(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:

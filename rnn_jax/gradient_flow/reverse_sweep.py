@@ -143,6 +143,8 @@ def shift(scaled: Scaled, exponent: Array) -> Scaled:
 
   def leaf(a: Array) -> Array:
     factor = power_of_two(scaled.exponent - exponent, a.real.dtype)
-    return a * jnp.expand_dims(factor, range(factor.ndim, a.ndim))
+    factor = jnp.expand_dims(factor, range(factor.ndim, a.ndim))
+    # By parts: a complex product would turn an infinity into NaN.
+    return jax.lax.complex(a.real * factor, a.imag * factor) if jnp.iscomplexobj(a) else a * factor
 
   return Scaled(jax.tree.map(leaf, scaled.value), exponent)

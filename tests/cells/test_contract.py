@@ -34,6 +34,9 @@ VARIANTS = [
   ("gru", {"inner_bias": True}),
   ("gru", {"recurrent_kernel": "identity", "recurrent_gain": 0.5}),
   ("lstm", {"recurrent_kernel": "gaussian", "forget_bias": -2.0}),
+  ("lstm", {"forget_gate": False}),
+  ("mgu", {"reset": "before"}),
+  ("slstm", {"num_heads": 2}),
   *((name, {}) for name in WRAPPED),
 ]
 
@@ -196,8 +199,10 @@ def test_unroll_has_right_derivatives(x64, name):
     return floats_of(final), ys
 
   given = params, xs, floats_of(carry)
-  check_grads(run, given, order=1, modes=("rev",))
-  check_grads(functools.partial(run, forward_mode=True), given, order=1, modes=("fwd", "rev"))
+  # Differences so small that no unit changes sides in them, or hardly ever one does.
+  check = functools.partial(check_grads, args=given, order=1, eps=1e-6)
+  check(run, modes=("rev",))
+  check(functools.partial(run, forward_mode=True), modes=("fwd", "rev"))
 
 
 @every_variant

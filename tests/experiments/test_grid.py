@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from experiments import grid
+from experiments.cell_flags import parse
+from rnn_jax.cells import CELLS
 
 SETTINGS = grid.Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
 AXES = {
@@ -27,7 +30,7 @@ def test_axes_multiply():
 
 def test_a_group_is_a_cell_a_depth_and_a_way_to_clip():
   groups = grid.groups(grid.expand(AXES))
-  assert list(groups) == [(c, d, "global_norm") for c in AXES["cell"] for d in AXES["depth"]]
+  assert list(groups) == [(c, d, "global_norm", ()) for c in AXES["cell"] for d in AXES["depth"]]
   assert {len(runs) for runs in groups.values()} == {6}
 
 
@@ -82,4 +85,65 @@ def test_flagfile_says_every_axis_and_setting_exactly():
   assert "--learning_rate=0.30000000000000004" in lines
   assert "--truncation=8,32,full" in lines
   assert "--clip_norm=none,1.0" in lines
-  assert len(lines) == len(grid.AXES) + len(dataclasses.fields(grid.Settings))
+  assert "--hidden_size=64" in lines
+  # All but match_params, which is not given together with hidden_size.
+  assert len(lines) == len(grid.AXES) + len(dataclasses.fields(grid.Settings)) - 1
+
+
+def test_flagfile_says_options_as_they_were_given_and_the_number_of_params():
+  settings = dataclasses.replace(SETTINGS, hidden_size=None, match_params=5000)
+  given = [parse("activation=tanh,relu"), parse("gru.reset=none")]
+  lines = grid.flagfile(settings, AXES, given).splitlines()
+  assert lines[len(grid.AXES) :][:2] == [
+    "--cell_option=activation=tanh,relu",
+    "--cell_option=gru.reset=none",
+  ]
+  assert "--match_params=5000" in lines
+  assert not any(line.startswith("--hidden_size") for line in lines)
+
+
+OPTIONS = {"elman": {"activation": ("tanh", "relu"), "recurrent_kernel": ("identity",)}}
+
+
+def test_options_are_axes_of_their_cell_alone_and_groups_of_their_own():
+  runs = grid.expand(AXES, OPTIONS)
+  assert len(runs) == len(set(runs)) == (2 + 1 + 1) * 2 * 3 * 2
+  assert {run.options for run in runs if run.cell == "elman"} == {
+    (("activation", "tanh"), ("recurrent_kernel", "identity")),
+    (("activation", "relu"), ("recurrent_kernel", "identity")),
+  }
+  assert {run.options for run in runs if run.cell != "elman"} == {()}
+  groups = grid.groups(runs)
+  assert len(groups) == (2 + 1 + 1) * 2
+  assert {len({run.options for run in group}) for group in groups.values()} == {1}
+  assert len({grid.run_id(run, SETTINGS, "a") for run in runs}) == len(runs)
+
+
+def test_a_cell_without_a_recurrent_kernel_has_no_gain(monkeypatch):
+  monkeypatch.setitem(CELLS, "plain", lambda hidden_size, *, forget_bias=1.0: None)
+  axes = {**AXES, "cell": ("plain", "gru"), "recurrent_gain": (0.5, 1.0), "forget_bias": (0.0, 1.0)}
+  runs = grid.expand(axes)
+  gains = {cell: {run.recurrent_gain for run in runs if run.cell == cell} for cell in axes["cell"]}
+  assert gains == {"plain": {None}, "gru": {0.5, 1.0}}
+  assert len(runs) == (2 + 2) * 2 * 3 * 2
+  assert grid.run_id(runs[0], SETTINGS, "a").startswith("plain-d1-k8-s0-lr0.01-c1-b0-")
+
+
+def test_a_run_comes_back_from_its_record_and_from_an_older_one():
+  run = dataclasses.replace(grid.expand(AXES, OPTIONS)[0], hidden_size=69)
+  saved = json.loads(json.dumps(grid.config(run, SETTINGS, "a")))
+  assert saved["hidden_size"] == 69
+  assert grid.run_of(saved) == run and hash(run)
+  words = "elman activation=tanh, recurrent_kernel=identity, depth 1, 69 units"
+  assert run.network == words
+  name = grid.run_id(run, SETTINGS, "a")
+  assert "-c1-g1-h69-activation=tanh-recurrent_kernel=identity-" in name
+  older = {name: value for name, value in saved.items() if name not in ("options", "hidden_size")}
+  assert grid.run_of(older) == dataclasses.replace(run, options=(), hidden_size=None)
+
+
+def test_the_width_is_the_runs_own_or_that_of_all():
+  run = grid.expand(AXES)[0]
+  assert grid.width(run, SETTINGS) == 64
+  assert grid.config(run, SETTINGS, "a")["hidden_size"] == 64
+  assert grid.width(dataclasses.replace(run, hidden_size=7), SETTINGS) == 7

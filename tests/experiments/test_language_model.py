@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 from experiments import language_model
 from experiments.language import trained_model
 from experiments.language.sample import sample
-from experiments.language.settings import read_texts
+from experiments.language.settings import read_texts, with_matched_width
 from experiments.language.training import Evaluation, make_judge
 from rnn_jax.losses import cross_entropy
 
@@ -62,7 +63,7 @@ def error(program, capfd):
 
 
 KINDS = {
-  "characters": ("--cell=elman",),
+  "characters": ("--cell=elman", "--cell_option=activation=relu"),
   "words": (
     "--level=word",
     "--cell=elman",
@@ -172,6 +173,37 @@ def test_flags_in_the_folder_give_the_same_model_again(folder, tmp_path, program
   jax.tree.map(np.testing.assert_array_equal, params, same)
 
 
+@CHARACTERS
+def test_options_of_the_cell_come_back_and_are_in_the_flags(folder):
+  trained = trained_model.load(folder)
+  assert trained.settings.layers.options == (("activation", "relu"),)
+  assert trained.model.cells[0].update({}, 0.0, -3.0, 1.0) == 0
+  lines = (folder / "language_model.flags").read_text().splitlines()
+  assert lines[:2] == ["--cell=elman", "--cell_option=activation=relu"]
+  assert "--hidden_size=16" in lines and not any("match_params" in line for line in lines)
+
+
+@CHARACTERS
+@pytest.mark.parametrize(("embedding_size", "width"), [(None, 20), (5, 27)])
+def test_a_model_is_as_wide_as_its_params_ask(folder, embedding_size, width):
+  settings = trained_model.load(folder).settings
+  layers = dataclasses.replace(settings.layers, hidden_size=None, match_params=911)
+  settings = dataclasses.replace(settings, layers=layers, embedding_size=embedding_size)
+  found = with_matched_width(settings, 25)  # H (25 + H + 1), or H (5 + H + 1), near 911
+  assert (found.layers.hidden_size, found.layers.match_params) == (width, None)
+  assert with_matched_width(found, 25) == found
+
+
+@CHARACTERS
+def test_a_model_from_before_there_were_options_is_loaded(folder, tmp_path):
+  before = tmp_path / "before"
+  shutil.copytree(folder, before)
+  about = json.loads((folder / "model.json").read_text())
+  del about["settings"]["layers"]["options"], about["settings"]["layers"]["match_params"]
+  (before / "model.json").write_text(json.dumps(about))
+  assert trained_model.load(before).settings.layers.options == ()
+
+
 def test_a_sample_goes_on_from_its_prime_and_is_the_same_again(folder, program, capfdbinary):
   flags = (f"--output_dir={folder}", "--sample", "--prime=the cat", "--length=130")
   samples = []
@@ -251,6 +283,13 @@ def test_what_a_model_cannot_do_is_one_line(folder, error, flags, message):
     (("--validation_share=0.001",), "--validation_share must hold out more than batch_size = 4"),
     (("--corpus=/nowhere",), "--corpus must be a file that exists, got /nowhere."),
     (("--level=letter",), "Unknown level 'letter'"),
+    (("--cell_option=rest=1",), "Unknown --cell_option 'rest'. Choose one of: forget_bias"),
+    (
+      ("--cell=gru", "--cell_option=reset=x"),
+      "--cell=gru --cell_option=reset=x: Unknown reset 'x'",
+    ),
+    (("--cell_option=forget_bias=1,2",), "cell_option must hold one value, got 'forget_bias=1,2'."),
+    (("--match_params=500",), "--match_params and --hidden_size must not be given together"),
     (("extra",), "Arguments must be flags, --name=value, got 'extra'."),
   ],
 )

@@ -66,6 +66,56 @@ def test_styles_belong_to_names():
       assert line(figure.axes[0], name).get_color() == styles[name].colour
 
 
+def test_many_cells_have_a_style_each():
+  names = [f"cell_{i}" for i in range(21)]
+  styles = plot_style.cell_styles([*names, *CELLS])
+  assert len({style.colour for style in styles.values()}) == 24
+  alone = plot_style.cell_styles(["elman activation=relu", "gru reset=after", "gru reset=before"])
+  assert alone["elman activation=relu"] == plot_style.CELL_STYLES["elman"]
+  assert plot_style.CELL_STYLES["gru"] not in alone.values()
+  assert len({style.colour for style in alone.values()}) == 3
+
+
+def with_options(data, options, **columns):
+  """The records, with options of the runs' cells and other coordinates."""
+  along_run = {name: ("run", column) for name, column in columns.items()}
+  return data.assign_coords(options=("run", options), **along_run)
+
+
+def test_cells_with_other_options_are_other_cells_and_only_seeds_are_pooled():
+  gradients, metrics = small(cells=("elman", "lstm"), seeds=(0, 1, 2, 3))
+  options = ["modules=10"] * 2 + ["modules=9"] * 2 + [""] * 4
+  nan, widths = [np.nan] * 4, [8] * 2 + [9] * 2 + [5] * 4
+  columns = {"recurrent_gain": [*nan, 1.0, 1.0, 1.0, 1.0], "hidden_size": widths}
+  gradients, metrics = (with_options(data, options, **columns) for data in (gradients, metrics))
+  decay = plots.gradient_decay(gradients)
+  names = ["elman modules=9", "elman modules=10", "lstm"]
+  assert legend(decay)[:3] == names
+  norms = gradients["log10_lag_norm"].values[:, 0, 0].astype(float)
+  for name, runs in zip(names, (slice(2, 4), slice(0, 2), slice(4, 8)), strict=True):
+    drawn = line(decay.axes[0], f"{name}, initialisation").get_ydata()
+    np.testing.assert_allclose(drawn, np.median(norms[runs], axis=0))
+  assert "median over 2 to 4 seeds" in decay.get_suptitle()
+  for figure in (plots.gradient_by_truncation(gradients), plots.depth_by_time(gradients)):
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert [title.split(", depth")[0] for title in dict.fromkeys(titles)][:1] == names[:1]
+    assert {title.split(", depth")[0] for title in titles} == set(names)
+    draw(figure)
+  assert legend(plots.training(metrics))[:3] == names
+
+
+def test_a_cell_without_a_recurrent_gain_has_a_line_beside_the_gains():
+  gradients, _ = small(cells=("elman", "lru"), recurrent_gain=(0.5, 1.0))
+  one = (gradients["cell"].values == "elman") | (gradients["recurrent_gain"].values == 1)
+  gradients = gradients.isel(run=one)
+  gains = np.where(gradients["cell"].values == "lru", np.nan, gradients["recurrent_gain"].values)
+  decay = plots.gradient_decay(gradients.assign_coords(recurrent_gain=("run", gains)))
+  assert legend(decay)[:3] == ["recurrent gain 0.5", "recurrent gain 1", "no recurrent gain"]
+  assert lines(panel(decay, "lru, depth 1"), "no recurrent gain")
+  assert not lines(panel(decay, "elman, depth 1"), "no recurrent gain")
+  draw(decay)
+
+
 def test_lines_of_a_setting_get_darker():
   styles = plot_style.value_styles([1, 2, 4, 8])
   light = [np.dot(to_rgba(style.colour)[:3], (0.3, 0.6, 0.1)) for style in styles.values()]

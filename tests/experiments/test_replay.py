@@ -15,7 +15,7 @@ import pytest
 
 from experiments import bad_step, command_line, replay
 from experiments.grid import Run, Settings
-from experiments.run_parts import network, numbers_of, optimizer_of
+from experiments.run_parts import mask_key, network, numbers_of, optimizer_of
 from experiments.runner import Layout, compile_group, train_group
 from rnn_jax.gradient_flow import Place
 from rnn_jax.tasks import adding
@@ -164,6 +164,33 @@ def test_file_gives_back_the_step(saved, tmp_path):
   assert about["versions"]["jax"] == jax.__version__
 
 
+def test_the_step_is_computed_again_with_its_own_masks(saved, monkeypatch):
+  bad, _, _ = saved
+  given = {}
+  monkeypatch.setattr(bad_step, "first_bad_place", lambda *_, **options: given.update(options))
+  bad_step.find(bad._replace(step=7))
+  _, data_key = jax.random.split(jax.random.key(np.uint32(bad.run.seed)))
+  assert jnp.all(jax.random.key_data(given["key"]) == jax.random.key_data(mask_key(data_key, 7)))
+
+
+def test_the_network_of_the_file_has_its_options_and_its_width(saved, tmp_path):
+  bad, place, _ = saved
+  options = (("activation", "relu"), ("recurrent_kernel", "identity"))
+  run = dataclasses.replace(bad.run, options=options, hidden_size=3)
+  settings = dataclasses.replace(bad.settings, hidden_size=None, match_params=18)
+  path = tmp_path / "replay.npz"
+  with path.open("wb") as file:
+    bad_step.save(file, bad._replace(run=run, settings=settings), place)
+  loaded, _, _ = bad_step.load(path)
+  assert (loaded.run, loaded.settings) == (run, settings)
+  cell = bad_step._model(loaded.run, loaded.settings, 1, None).cells[0]
+  new = cell.update({}, jnp.zeros(3), jnp.full(3, -2.0), jnp.zeros(3))
+  np.testing.assert_array_equal(new, np.zeros(3))  # ReLU
+  path.write_bytes(with_about(path.read_bytes(), run=dataclasses.asdict(run) | {"hidden_size": 4}))
+  with pytest.raises(ValueError, match="must be a sweep's replay"):
+    bad_step.load(path)
+
+
 def test_replay_reproduces_the_place(saved, tmp_path, capsys):
   bad, place, data = saved
   path = tmp_path / "replay.npz"
@@ -223,6 +250,12 @@ DAMAGES = {
   "no json": lambda data: rewritten(data, about=np.array("{")),
   "other json": lambda data: with_about(data, run={"cell": "elman"}),
   "a list": lambda data: rewritten(data, about=np.array("[]")),
+  "other options": lambda data: with_about(
+    data, run=dataclasses.asdict(RUNS[0]) | {"options": [["activation", "rleu"]]}
+  ),
+  "options of lists": lambda data: with_about(
+    data, run=dataclasses.asdict(RUNS[0]) | {"options": [["activation", ["tanh"]]]}
+  ),
   "other loss": lambda data: with_about(data, loss="hinge"),
   "text in place": lambda data: with_about(data, place=PLACE | {"largest": "much"}),
   "other place": lambda data: with_about(data, place={"phase": "forward"}),

@@ -4,13 +4,17 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import runner
 from experiments.grid import Run, Settings
 from experiments.runner import Layout, compile_group, train_group
+from rnn_jax import DeepRNN, make_cell
+from rnn_jax.cells import CELLS, zoneout
 from rnn_jax.tasks import adding
+from rnn_jax.training import init_state, make_optimizer, update
 
 SETTINGS = Settings("adding", "stdlib", 8, 12, 4, 30, "adam", 10, "lag", 10)
 TASK = adding(12, 4)
@@ -166,3 +170,34 @@ def test_a_diverged_run_ends_at_its_step_and_leaves_the_others_alone():
   assert finished.diverged_step is None and len(finished.records.loss) == 201
   (alone,) = trained([tame], 1, settings)
   np.testing.assert_array_equal(alone.records.loss, finished.records.loss)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_options_width_and_masks_reach_the_network(monkeypatch):
+  """A cell that zones out half of its units: the loss by hand, from the run's keys."""
+
+  def noisy(hidden_size, *, activation="tanh"):
+    return zoneout(make_cell("elman", hidden_size, activation=activation), 0.5)
+
+  monkeypatch.setitem(CELLS, "noisy", noisy)
+  run = Run("noisy", 1, None, 3, 0.01, None, None, None, options=(("activation", "relu"),))
+  run = dataclasses.replace(run, hidden_size=5)
+  settings = dataclasses.replace(SETTINGS, hidden_size=None, steps=1, measures="")
+  (result,) = trained([run], 1, settings)
+
+  @jax.jit
+  def losses():
+    params_key, data_key = jax.random.split(jax.random.key(np.uint32(3)))
+    model = DeepRNN([noisy(5, activation="relu")], TASK.output_size)
+    optimizer = make_optimizer("adam", np.float32(0.01), np.float32(np.inf))
+
+    def advance(state, step):
+      batch = TASK.batch((), jax.random.fold_in(data_key, step))
+      key = jax.random.fold_in(jax.random.fold_in(data_key, np.uint32(2**32 - 1)), step)
+      state, _, metrics = update(model, optimizer, TASK.loss, state, batch, key=key)
+      return state, metrics.loss
+
+    start = init_state(model, optimizer, params_key, TASK.batch((), data_key).xs)
+    return jax.lax.scan(advance, start, jnp.arange(2))[1]
+
+  np.testing.assert_allclose(result.records.loss, losses(), rtol=1e-5)

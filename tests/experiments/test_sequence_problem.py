@@ -115,6 +115,30 @@ def test_divergence_is_one_line(noted, call, tmp_path, capsys):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  ("problem", "bidirectional", "wanted", "width"),
+  [
+    ("encoder_decoder", "none", 830, 10),  # 2 (H (9 + H + 1) + H (2 H + 1)) = 820
+    ("many_to_one", "none", 900, 17),  # H (1 + H + 1) + H (2 H + 1) = 918
+    ("many_to_one", "sum", 900, 12),  # twice as many, 936
+    ("many_to_one", "concat", 850, 10),  # 2 (H (1 + H + 1) + H (3 H + 1)) = 860
+  ],
+)
+def test_a_network_is_as_wide_as_its_params_ask(problem, bidirectional, wanted, width, monkeypatch):
+  monkeypatch.setattr(problem_settings, "_HELD_OUT", 20)
+  options = (("activation", "relu"),)
+  layers = dataclasses.replace(LAYERS, depth=2, hidden_size=None, options=options)
+  layers = dataclasses.replace(layers, match_params=wanted)
+  settings = dataclasses.replace(
+    SETTINGS, problem=problem, bidirectional=bidirectional, layers=layers, sequence_length=None
+  )
+  problem = make_problem(settings)
+  assert problem.layers == dataclasses.replace(layers, hidden_size=width, match_params=None)
+  leaves = jax.tree_util.tree_leaves_with_path(zeros_of(problem))
+  number = sum(a.size for path, a in leaves if "layers_" in jax.tree_util.keystr(path))
+  assert abs(number - wanted) <= 0.05 * wanted
+
+
 def zeros_of(problem):
   """Params that make all logits zero."""
   key, task = jax.random.key(0), problem.train
@@ -186,6 +210,8 @@ BAD = [
     "--sequence_length must be at least 2, the shortest line of part train, got 1.",
   ),
   ("--hidden_size=2147483647", "must fit into this machine's"),
+  ("--cell=gru --cell_option=reset=x", "--cell=gru --cell_option=reset=x: Unknown reset 'x'"),
+  ("--match_params=3", "the nearest width of lstm, depth 1 is 1, with 12 params, got 3."),
   ("--problem=encoder_decoder --sequence_length=2147483647", "must fit into this machine's"),
   ("--steps=0", "steps must be an integer from 1"),
   ("--output_dir=", "--output_dir must name a folder"),

@@ -317,8 +317,8 @@ def test_bad_input_of_a_real_process_is_no_traceback(tmp_path):
 
 def test_help_has_a_sentence_for_every_flag():
   described = call("--help").stdout.split("flags:")[1]
-  names = [*AXES, *(field.name for field in dataclasses.fields(Settings))]
+  names = [*AXES, "cell_option", *(field.name for field in dataclasses.fields(Settings))]
   own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
-  for name in (*names, *own, "[no]dry_run", "[no]overwrite"):
+  for name in (*names, *own, "[no]dry_run", "[no]list_cells", "[no]overwrite"):
     text = described.split(f"  --{name}: ")[1].split("\n  --")[0]
     assert "." in text and len(text.split()) > 3

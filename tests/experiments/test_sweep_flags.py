@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from absl.testing import flagsaver
+
+from experiments.grid import flagfile
+from experiments.sweep_flags import resolve
 
 FLAGFILES = Path(__file__).parents[2] / "experiments" / "flagfiles"
 SWEEPS = sorted(path for path in FLAGFILES.glob("*.flags") if "--task=" in path.read_text())
@@ -18,7 +22,7 @@ def test_every_flagfile_is_valid(path, tmp_path, sweep_here):
 
 
 BAD = [
-  ("--cell=lstn", "did you mean 'lstm'? Choose one of: elman, gru, lstm"),
+  ("--cell=lstn", "did you mean 'lstm'? Choose one of: "),
   ("--task=chrlm", "did you mean 'charlm'?"),
   ("--optimizer=adamm", "did you mean 'adam'?"),
   ("--cel=lstm", "Did you mean: cell"),
@@ -75,6 +79,28 @@ BAD = [
   ("--output_dir={tmp}/empty/x", "--output_dir must be a folder that can be written"),
   ("--output_dir=/proc/nothing", "--output_dir must be a folder that can be written"),
   ("--output_dir=", "--output_dir must name a folder"),
+  ("--cell_option=activation", "cell_option must be name=value or cell.name=value"),
+  ("--cell_option=activation=", "cell_option must be a comma list without empty entries"),
+  ("--cell_option=activation=tanh,tanh", "cell_option must not hold a value twice, got tanh"),
+  ("--cell_option=activaton=relu", "Unknown --cell_option 'activaton'; did you mean 'activation'?"),
+  ("--cell=gru --cell_option=elman.activation=relu", "Unknown cell of --cell_option 'elman'"),
+  (
+    "--cell_option=activation=rleu",
+    "--cell=elman --cell_option=activation=rleu: Unknown activation",
+  ),
+  ("--cell_option=recurrent_gain=2", "which has a flag of its own, --recurrent_gain"),
+  ("--cell=gru --cell_option=chrono=1", "--cell=gru --cell_option=chrono=1: "),
+  ("--hidden_size=64 --match_params=5000", "must not be given together, got 5000 and 64"),
+  ("--match_params=0", "match_params must be an integer from 1 to 2147483647, or 'none'"),
+  (
+    "--task=adding --depth=2 --match_params=11",
+    "the nearest width of elman, depth 2 is 1, with 7 params, got 11.",
+  ),
+  (
+    "--task=adding --match_params=2147483647 --sequence_length=200000",
+    "--match_params, --sequence",
+  ),
+  ("--match_params=5000 --cell_option=activation=rleu", "activation=rleu: Unknown activation"),
 ]
 
 
@@ -101,3 +127,25 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, caps
   assert error.startswith("error: ")
   assert error.count("\n") == 1
   assert sorted(tmp_path.iterdir()) == before
+
+
+def test_flags_that_a_sweep_writes_are_the_same_sweep(tmp_path, sweep_flags):
+  given = ["--task=adding", "--cell=elman,gru", "--cell_option=activation=relu,tanh"]
+  given += ["--cell_option=gru.reset=none", "--cell_option=inner_bias=false", "--match_params=999"]
+
+  def resolved(*arguments):
+    with flagsaver.flagsaver():
+      sweep_flags(["sweep", *arguments, f"--output_dir={tmp_path / 'out'}"])
+      return resolve([])
+
+  first = resolved(*given)
+  file = tmp_path / "sweep.flags"
+  file.write_text(flagfile(first.settings, first.axes, first.options))
+  again = resolved(f"--flagfile={file}")
+  assert again.ids == first.ids and again.configuration == first.configuration
+  assert {run.options for run in first.ids.values() if run.cell == "gru"} == {
+    (("inner_bias", False), ("reset", "none"))
+  }
+  assert first.configuration["cell_option"][0] == "activation=relu,tanh"
+  other = resolved(*given, "--cell_option=recurrent_kernel=identity")
+  assert other.configuration != first.configuration and not set(other.ids) & set(first.ids)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cell_kinds import PLAIN
 from networks import draw, large_carry, large_params
 
-from rnn_jax import CELLS, make_cell, step
+from rnn_jax import make_cell, step
 from rnn_jax.gradient_flow import jacobian_norm, singular_values, step_jacobians
 from rnn_jax.types import Cell
 
@@ -19,7 +20,7 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
 # One set of shapes, so that little is compiled.
 T, B, D, H = 60, 2, 2, 3
-NETWORKS = {name: make_cell(name, H) for name in CELLS}
+NETWORKS = {name: make_cell(name, H) for name in PLAIN}
 SIZE, DEPTH = 5, 1001
 LINEAR = make_cell("elman", SIZE, activation="linear")
 
@@ -81,7 +82,7 @@ def sigmoid(a):
 # One step
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_step_jacobians_are_differences_of_steps_on_the_joint_carry(name):
   cell, params, start = NETWORKS[name], params_of(name), start_of(name)
   got = jacobians_of(cell, params, XS, start)
@@ -135,7 +136,7 @@ def test_lstm_at_zero_has_the_eigenvalues_of_forget_gate_and_kernel():
 # Many steps
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_singular_values_are_those_of_the_product(name):
   cell, params, start = NETWORKS[name], params_of(name), start_of(name)
   jacobians = np.asarray(jacobians_of(cell, params, XS, start))
@@ -149,7 +150,7 @@ def test_singular_values_are_those_of_the_product(name):
     product = product @ jacobians[-1 - k]
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_smallest_singular_values_of_a_long_product_are_as_right_as_the_largest(name):
   cell, params, start = NETWORKS[name], params_of(name), start_of(name)
   jacobians = np.asarray(jacobians_of(cell, params, XS, start))[1:, 0]

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cell_kinds import KINDS
 from networks import draw, network
 
-from rnn_jax import CELLS, gradient_probe, make_cell, unroll
+from rnn_jax import gradient_probe, make_cell, unroll
 from rnn_jax.gradient_flow import lag_profile
 
 T, B, D, H = 6, 2, 2, 3
@@ -38,7 +39,7 @@ def weighted(y):
 
 @pytest.mark.parametrize(
   "names",
-  [*([name] * depth for name in CELLS for depth in (1, 3)), ["lstm", "gru"], ["elman", "lstm"]],
+  [*([name] * depth for name in KINDS for depth in (1, 3)), ["lstm", "gru"], ["elman", "lstm"]],
   ids="-".join,
 )
 def test_profile_is_the_log_of_the_probes_norms(x64, names):

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cell_kinds import PLAIN
 from networks import draw, large_carry, large_params
 from scipy.special import digamma, polygamma
 
-from rnn_jax import CELLS, make_cell, unroll
+from rnn_jax import make_cell, unroll
 from rnn_jax.cells import stack
 from rnn_jax.gradient_flow import lyapunov_spectrum, step_jacobians
 from rnn_jax.types import Cell
@@ -21,7 +22,7 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
 # One set of shapes, so that little is compiled.
 T, SKIP, B, D, H = 300, 150, 2, 3, 3
-NETWORKS = {name: make_cell(name, H) for name in CELLS}
+NETWORKS = {name: make_cell(name, H) for name in PLAIN}
 LINEAR = make_cell("elman", 4, activation="linear")
 
 
@@ -87,7 +88,7 @@ def test_lstm_at_zero_has_its_spectrum_on_the_joint_carry():
   assert np.all(got[H:] < np.log(1e-15))  # −∞, but for rounding
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_exponents_are_those_of_a_plain_loop_and_add_up_to_the_determinant(name):
   cell, params, start = NETWORKS[name], params_of(name), start_of(name)
   jacobians = np.asarray(jax.jit(lambda start: step_jacobians(cell, params, XS, start))(start))

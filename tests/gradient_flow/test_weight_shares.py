@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cell_kinds import PLAIN
 from networks import draw, mean_loss, network
 
-from rnn_jax import CELLS, make_cell, step, unroll
+from rnn_jax import make_cell, step, unroll
 from rnn_jax.gradient_flow import weight_share_norms, weight_shares
 
 T, B, D, H = 3, 3, 2, 4
@@ -40,7 +41,7 @@ def test_share_is_the_gradient_of_that_steps_own_kernel(x64):
     assert not np.any(share[0])
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_shares_add_up_to_the_gradient_and_their_norms_follow_by_gram_matrices(x64, name):
   (cell,), (params,) = network([name], H)
 

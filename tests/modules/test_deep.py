@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cell_kinds import KINDS
 
-from rnn_jax import CELLS, DeepRNN, gradient_probe, make_cell, unroll
+from rnn_jax import DeepRNN, gradient_probe, make_cell, unroll
 
 T, B, D, H, V, OUT = 6, 2, 3, 4, 5, 2
 
@@ -43,7 +44,7 @@ def stack(*names, **options):
   return DeepRNN([make_cell(name, H) for name in names], **options)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("depth", [1, 3])
 def test_depth_is_the_composition_of_time_loops_and_a_readout(name, depth):
   xs = draw(90, T, B, D)

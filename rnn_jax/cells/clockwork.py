@@ -1,0 +1,84 @@
+"""The clockwork network."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import checks
+from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_hidden_state
+from rnn_jax.types import Array, Cell, Params
+
+_MOST_MODULES = 31  # 2³⁰ is the longest period that an int32 counts to
+
+
+class ClockworkCarry(NamedTuple):
+  """hidden: h [..., H]; time: t [...], int32, the steps that are done."""
+
+  hidden: Array
+  time: Array
+
+
+def clockwork(
+  hidden_size: int,
+  *,
+  num_modules: int = 8,
+  recurrent_kernel: str = "orthogonal",
+  recurrent_gain: Any = 1.0,
+) -> Cell:
+  """Clockwork network: modules of units that move at every step, every second, every fourth, ….
+
+    h' = tanh(x W_x + h W_h + b)      for units of modules with t mod T_i = 0
+    h' = h                            for the others                                 T_i = 2^i
+
+  i = 0 … g−1, t counts from 0: all modules move at the first step. A module reads itself and the
+  slower ones; the rest of W_h [from, to] is held at zero.
+
+  Step Jacobian: I for the units that stand still, W_h diag(1 − h'²) for those that move: over k
+  steps the gradient of a module is multiplied about k/T_i times, and in between it is handed on
+  unchanged. W_h is block-triangular, so its eigenvalues are those of the modules.
+
+  Args:
+    hidden_size: width H of carry and output.
+    num_modules: g, 31 at most. They are neighbouring units, as many in each as in the others or one
+      fewer; with fewer units than modules, each unit is a module, and there are H of them.
+    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, before zeros are put in.
+    recurrent_gain: factor on the recurrent kernel at initialisation.
+  Returns:
+    A Cell: x [..., D], ClockworkCarry with hidden [..., H] and time [...], y [..., H];
+    params {"w_x": [D, H], "w_h": [H, H], "b": [H]}.
+  Raises:
+    TypeError, ValueError: an unknown kernel, a size below 1, a number of modules that is not from 1
+      to 31, a gain that is not finite.
+  References:
+    Koutník et al., 2014, https://arxiv.org/abs/1402.3511
+  """
+  init = dense_init(hidden_size, 1, recurrent_kernel, recurrent_gain)
+  if checks.integer("num_modules", num_modules) > _MOST_MODULES:
+    raise ValueError(f"num_modules must be at most {_MOST_MODULES}, got {num_modules}.")
+  module = np.arange(hidden_size) * min(num_modules, hidden_size) // hidden_size
+  period = (2**module).astype(np.int32)
+  reads = module[:, None] >= module[None]
+
+  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> ClockworkCarry:
+    hidden = jnp.zeros((*batch_shape, hidden_size), dtype)
+    return ClockworkCarry(hidden, jnp.zeros(batch_shape, jnp.int32))
+
+  def prepare(params: Params) -> Params:
+    w_h = params["w_h"]
+    return {**params, "w_h": jnp.where(reads, w_h, jnp.zeros_like(w_h))}
+
+  def recur(params: Params, carry: ClockworkCarry) -> Array:
+    return dense_recur(params, carry.hidden)
+
+  def update(
+    params: Params, carry: ClockworkCarry, drive: Array, recurrent: Array
+  ) -> ClockworkCarry:
+    del params
+    h, t = carry
+    moves = t[..., None] % np.expand_dims(period, tuple(range(t.ndim))) == 0
+    return ClockworkCarry(jnp.where(moves, jnp.tanh(drive + recurrent), h), t + 1)
+
+  return Cell(init, initial_carry, dense_project, recur, update, the_hidden_state, prepare=prepare)

@@ -1,0 +1,117 @@
+"""The exponential network: an orthogonal recurrent kernel, learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax import checks
+from rnn_jax.cells.dense import dense_project, over, product, the_carry, zeros
+from rnn_jax.initializers import Kernel
+from rnn_jax.powers import exponent_of, power_of_two
+from rnn_jax.types import Array, Cell, Params
+
+
+def _henaff(key: Array, shape: Any, dtype: Any = float) -> Array:
+  return jax.random.uniform(key, shape, dtype, -math.pi, math.pi)
+
+
+def _cayley(key: Array, shape: Any, dtype: Any = float) -> Array:
+  # Written √((1 − cos s) / (1 + cos s)), s ~ U(0, π/2), by the authors.
+  return -jnp.tan(jax.random.uniform(key, shape, dtype, 0, math.pi / 4))
+
+
+# θ of the planes that U turns at first.
+ANGLES: Mapping[str, Kernel] = {"henaff": _henaff, "cayley": _cayley}
+
+
+def exprnn(hidden_size: int, *, angles: str = "henaff") -> Cell:
+  """Exponential network: its recurrent kernel stays orthogonal, whatever its params are.
+
+    U = exp(A − Aᵀ)      h' = modReLU(x W_x + h U)      modReLU(z) = sgn(z) relu(|z| + b)
+
+  A starts as blocks [[0, θ], [0, 0]] on the diagonal, so that U turns planes by θ; the last unit of
+  an odd number is left as it is. b ~ U(−0.01, 0.01), W_x ~ N(0, 2/D).
+
+  Step Jacobian: ∂h'/∂h = U diag(|z| + b > 0), orthogonal but for the units that are off. Its
+  singular values are 1 and 0, before training and after: a gradient never grows, and loses only
+  what goes to units that are off.
+
+  Args:
+    hidden_size: width H of carry and output.
+    angles: `henaff`, θ ~ U(−π, π); or `cayley`, θ = −tan(s/2) with s ~ U(0, π/2).
+  Returns:
+    A Cell: x [..., D], carry [..., H], y [..., H];
+    params {"w_x": [D, H], "a": A [H, H], "b": [H]}.
+  Raises:
+    ValueError: an unknown choice of angles, a size below 1.
+  References:
+    Lezcano-Casado and Martínez-Rubio, 2019, https://arxiv.org/abs/1901.08428, and their code
+    Henaff et al., 2016 (angles), https://arxiv.org/abs/1602.06662
+    Helfrich et al., 2018 (angles), https://arxiv.org/abs/1707.09520
+  """
+  checks.integer("hidden_size", hidden_size)
+  draw_angles = ANGLES[checks.choice("angles", angles, ANGLES)]
+  he_normal = jax.nn.initializers.he_normal()
+
+  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+    checks.integer("input_size", input_size)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    x_key, a_key, b_key = jax.random.split(key, 3)
+    first = range(0, hidden_size - 1, 2)
+    theta = draw_angles(a_key, (len(first),), dtype)
+    a = jnp.zeros((hidden_size, hidden_size), dtype)
+    return {
+      "w_x": he_normal(x_key, (input_size, hidden_size), dtype),
+      "a": a.at[jnp.array(first, int), jnp.array(first, int) + 1].set(theta),
+      "b": jax.random.uniform(b_key, (hidden_size,), dtype, -0.01, 0.01),
+    }
+
+  def prepare(params: Params) -> Params:
+    a = params["a"]
+    return {"w_x": params["w_x"], "w_h": exponential(a - a.T), "b": params["b"]}
+
+  def recur(params: Params, h: Array) -> Array:
+    return product(h, params["w_h"])
+
+  def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+    del h
+    z = drive + recurrent
+    b = over(params["b"], z)
+    # Written as choices, so that a step's derivative keeps bits, and no floats of which the loop
+    # would have to copy the drive.
+    on = (jnp.abs(z) + b > 0) & (z != 0)
+    return jnp.where(on, z + jnp.where(z > 0, b, -b), jnp.zeros_like(z))
+
+  return Cell(init, zeros(hidden_size), dense_project, recur, update, the_carry, prepare=prepare)
+
+
+_MOST_SQUARINGS = 16
+
+
+def exponential(s: Array) -> Array:
+  """exp(S) for S [H, H], by scaling and squaring.
+
+    exp(S) = (Σ_k (S/2ⁿ)^k / k!)^(2ⁿ)      n such that the columns of |S|/2ⁿ sum to less than 1/2
+
+  Right for sums up to 2¹⁵. `jax.scipy.linalg.expm` solves linear systems besides, and made a
+  gradient take 3 s to compile and 65 ms to run at H = 64, where this takes 0.3 s and 0.1 ms.
+  """
+  one = jnp.eye(s.shape[0], dtype=s.dtype)
+  terms = 8 if s.dtype == jnp.float32 else 14
+  size = jax.lax.stop_gradient(jnp.max(jnp.sum(jnp.abs(s), axis=0)))
+  n = jnp.clip(exponent_of(size) + 2, 0, _MOST_SQUARINGS)
+  small = s * power_of_two(-n, s.dtype)
+
+  def add(total: Array, k: Array) -> tuple[Array, None]:
+    return one + small @ total / k, None
+
+  def square(power: Array, i: Array) -> tuple[Array, None]:
+    return jax.lax.cond(i < n, lambda a: a @ a, lambda a: a, power), None
+
+  total, _ = jax.lax.scan(add, one, jnp.arange(terms, 0, -1).astype(s.dtype))
+  return jax.lax.scan(square, total, jnp.arange(_MOST_SQUARINGS, dtype=n.dtype))[0]

@@ -1,0 +1,88 @@
+"""Long expressive memory."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnn_jax import checks
+from rnn_jax.cells.dense import dense_project, product, the_hidden_state
+from rnn_jax.types import Array, Cell, Params
+
+
+class LEMCarry(NamedTuple):
+  """hidden: h [..., H]; memory: z [..., H], the slower of the two."""
+
+  hidden: Array
+  memory: Array
+
+
+def lem(hidden_size: int, *, delta: Any = 1.0) -> Cell:
+  """Long expressive memory: two states, each unit of which has a time scale of its own.
+
+    Δ₁, Δ₂ = Δ σ(x W + h U + b)
+    z' = (1 − Δ₁) ∘ z + Δ₁ ∘ tanh(x W_z + h U_z + b_z)
+    h' = (1 − Δ₂) ∘ h + Δ₂ ∘ tanh(x W_h + z' V + b_h)
+
+  Step Jacobian: diag(1 − Δ₁) and diag(1 − Δ₂) in the blocks of z and h, and terms of the size of
+  Δ₁, Δ₂ beside them: units whose gates are nearly closed hand their gradient on, others replace it.
+  It is I + O(Δ) for small Δ.
+
+  Args:
+    hidden_size: width H of h, z and output.
+    delta: Δ, the largest step size.
+  Returns:
+    A Cell: x [..., D], LEMCarry [..., H], y [..., H];
+    params {"w_x": [D, 4·H], "w_h": U [H, 3·H], "v": [H, H], "b": [4·H]} in the order Δ₁, Δ₂, z, h,
+    all U(±1/√H) at first. Gates, before the factor Δ: `memory`, Δ₁; `hidden`, Δ₂.
+  Raises:
+    TypeError, ValueError: a size below 1, a Δ that is not above 0.
+  References:
+    Rusch et al., 2022, https://arxiv.org/abs/2110.04744, and their code
+  """
+  checks.integer("hidden_size", hidden_size)
+  checks.number("delta", delta, above=0)
+
+  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+    checks.integer("input_size", input_size)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    bound = hidden_size**-0.5
+    shapes = {
+      "w_x": (input_size, 4 * hidden_size),
+      "w_h": (hidden_size, 3 * hidden_size),
+      "v": (hidden_size, hidden_size),
+      "b": (4 * hidden_size,),
+    }
+    keys = zip(shapes, jax.random.split(key, len(shapes)), strict=True)
+    return {n: jax.random.uniform(k, shapes[n], dtype, -bound, bound) for n, k in keys}
+
+  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> LEMCarry:
+    zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
+    return LEMCarry(zeros, zeros)
+
+  def recur(params: Params, carry: LEMCarry) -> Array:
+    return product(carry.hidden, params["w_h"])
+
+  def open_gates(drive: Array, recurrent: Array) -> tuple[Array, Array]:
+    both = 2 * hidden_size
+    gates = jax.nn.sigmoid(drive[..., :both] + recurrent[..., :both])
+    return gates[..., :hidden_size], gates[..., hidden_size:]
+
+  def update(params: Params, carry: LEMCarry, drive: Array, recurrent: Array) -> LEMCarry:
+    h, z = carry
+    step = jnp.asarray(delta, h.dtype)
+    _, _, x_z, x_h = jnp.split(drive, 4, axis=-1)
+    d_1, d_2 = (step * gate for gate in open_gates(drive, recurrent))
+    z = (1 - d_1) * z + d_1 * jnp.tanh(x_z + recurrent[..., 2 * hidden_size :])
+    h = (1 - d_2) * h + d_2 * jnp.tanh(x_h + product(z, params["v"]))
+    return LEMCarry(h, z)
+
+  def gates(params: Params, carry: LEMCarry, drive: Array, recurrent: Array) -> dict[str, Array]:
+    del params, carry
+    return dict(zip(("memory", "hidden"), open_gates(drive, recurrent), strict=True))
+
+  project = functools.partial(dense_project, bias=True)
+  return Cell(init, initial_carry, project, recur, update, the_hidden_state, gates)

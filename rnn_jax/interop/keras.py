@@ -1,0 +1,97 @@
+"""Weights of keras.layers.SimpleRNN, GRU and LSTM, without Keras: lists of NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
+from rnn_jax.types import Params
+
+LIBRARY = "keras.layers"
+KERAS: Mapping[str, Layout] = {
+  "elman": {"kernel": ("w_x", "h"), "recurrent_kernel": ("w_h", "h"), "bias": ("b", "h")},
+  "gru reset=after": {
+    "kernel": ("w_x", "zrn"),
+    "recurrent_kernel": ("w_h", "zrn"),
+    "bias[0]": ("b", "zrn"),
+    "bias[1]": ("b_h", "zrn"),
+  },
+  "gru reset=before": {
+    "kernel": ("w_x", "zrn"),
+    "recurrent_kernel": ("w_h", "zrn"),
+    "bias": ("b", "zrn"),
+  },
+  "lstm": {"kernel": ("w_x", "ifgo"), "recurrent_kernel": ("w_h", "ifgo"), "bias": ("b", "ifgo")},
+}
+
+
+def from_keras(name: str, weights: Sequence[Any], **options: Any) -> Params:
+  """Params of our cell, from the weights of a keras.layers.SimpleRNN, GRU or LSTM.
+
+    W = kernel      U = recurrent_kernel      b = bias, or bias[0] + bias[1]
+
+  but for n of the GRU with `reset_after=True`, b_n = bias[0] and b_h = bias[1], since r scales the
+  latter. Params that have no b_h, those of `gru(inner_bias=False)`, are refused if it is not zero.
+
+      params = from_keras("lstm", layer.get_weights())
+      forward, backward = (from_keras("lstm", w) for w in (weights[:3], weights[3:]))
+
+  where the second line is for the weights of a `keras.layers.Bidirectional`.
+
+  Args:
+    name: of our cell: elman, gru or lstm.
+    weights: [kernel, recurrent_kernel, bias], from `get_weights()`; two of them (`use_bias=False`)
+      give zero biases.
+    **options: those of our cell, as `make_cell` takes them: reset="after", our default, for
+      `reset_after=True`, Keras's default, whose bias is [2, 3·H]; reset="before" for
+      `reset_after=False`, whose bias is [3·H]. The activation of an elman is that of the layer.
+  Returns:
+    Our params.
+  Raises:
+    TypeError, ValueError: a missing, extra or wrongly shaped array, by name; a bias of the other
+      reset; a cell that Keras does not have.
+  """
+  kind = kind_of(LIBRARY, KERAS, name, options)
+  if not isinstance(weights, Sequence) or len(weights) not in (2, 3):
+    what = f"{len(weights)}" if isinstance(weights, Sequence) else f"a {type(weights).__name__}"
+    raise ValueError(f"weights must be [kernel, recurrent_kernel, bias], or two, got {what}.")
+  given = dict(zip(("kernel", "recurrent_kernel", "bias"), weights, strict=False))
+  layout = KERAS[kind]
+  if len(weights) == 2:
+    layout = {entry: use for entry, use in layout.items() if not entry.startswith("bias")}
+  elif name == "gru":
+    bias = np.shape(weights[2])
+    rule, other = ("[2, 3·H]", "before") if "bias[0]" in layout else ("[3·H]", "after")
+    if len(bias) != rule.count(",") + 1 or (len(bias) == 2 and bias[0] != 2):
+      raise ValueError(
+        f"bias must be {rule} with reset={options.get('reset', 'after')!r}, got {list(bias)}; "
+        f"the other is reset={other!r}."
+      )
+    if "bias[0]" in layout:
+      given["bias[0]"], given["bias[1]"] = given.pop("bias")
+  ours = our_layout(kind, bool(options.get("inner_bias", False)))
+  return convert(kind, given, layout, ours, f"{name} has no bias there without inner_bias=True")
+
+
+def to_keras(name: str, params: Params, **options: Any) -> list[Any]:
+  """Weights of a keras.layers.SimpleRNN, GRU or LSTM, for `layer.set_weights`; see `from_keras`.
+
+  Args:
+    name: of our cell: elman, gru or lstm.
+    params: ours.
+    **options: those of our cell, as `make_cell` takes them; inner_bias is read off the params. A
+      GRU with reset="before" is for a layer with `reset_after=False`, else with `reset_after=True`.
+  Returns:
+    [kernel, recurrent_kernel, bias], NumPy arrays, for a layer with `use_bias=True`. Those of both
+    directions one after the other are the weights of a `keras.layers.Bidirectional`.
+  Raises:
+    TypeError, ValueError: as `from_keras`.
+  """
+  kind = kind_of(LIBRARY, KERAS, name, options)
+  ours = our_layout(kind, "b_h" in params)
+  converted = convert(kind, params, ours, KERAS[kind], "Keras has no bias there")
+  kernel, recurrent_kernel, *bias = (np.array(value) for value in converted.values())
+  return [kernel, recurrent_kernel, bias[0] if len(bias) == 1 else np.stack(bias)]

@@ -1,0 +1,145 @@
+"""What the layouts of all libraries have in common: blocks of weights, each of one use and gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import checks
+from rnn_jax.cells import make_cell
+from rnn_jax.types import Array
+
+# Entry -> (use, gates on its last axis). Uses are our params: w_x, w_h, b; b_h is a bias beside the
+# recurrent product.
+Layout = Mapping[str, tuple[str, str]]
+Blocks = dict[tuple[str, str], Array]  # (use, gate) -> [D, H], [H, H] or [H]
+
+OURS: Mapping[str, Layout] = {
+  "elman": {"w_x": ("w_x", "h"), "w_h": ("w_h", "h"), "b": ("b", "h")},
+  "gru reset=after": {
+    "w_x": ("w_x", "zrn"),
+    "w_h": ("w_h", "zrn"),
+    "b": ("b", "zrn"),
+    "b_h": ("b_h", "n"),  # with inner_bias
+  },
+  "gru reset=before": {"w_x": ("w_x", "zrn"), "w_h": ("w_h", "zrn"), "b": ("b", "zrn")},
+  "gru reset=none": {"w_x": ("w_x", "zn"), "w_h": ("w_h", "zn"), "b": ("b", "zn")},
+  "lstm": {"w_x": ("w_x", "ifgo"), "w_h": ("w_h", "ifgo"), "b": ("b", "ifgo")},
+}
+NAMES = ("elman", "gru", "lstm")
+
+
+def kind_of(library: str, table: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> str:
+  """The key of our cell in the tables; refuses a cell that the library does not have."""
+  checks.choice("cell", name, NAMES)
+  make_cell(name, 1, **options)  # refuses wrong options
+  kind = f"gru reset={options.get('reset', 'after')}" if name == "gru" else name
+  return checks.choice(f"cell of {library}", kind, table)
+
+
+def our_layout(kind: str, inner_bias: bool) -> Layout:
+  """Our params of a cell; `inner_bias`: they have b_h."""
+  return {entry: use for entry, use in OURS[kind].items() if entry != "b_h" or inner_bias}
+
+
+def convert(
+  kind: str,
+  given: Mapping[str, Any],
+  source: Layout,
+  target: Layout,
+  lacks: str,
+  *,
+  transposed: bool = False,
+  sizes: Mapping[str, int] | None = None,
+) -> dict[str, Array]:
+  """Entries of the layout `target`, from those of the layout `source`.
+
+  Args:
+    kind: key of OURS.
+    given: entry -> array.
+    source: their layout.
+    target: the layout wanted.
+    lacks: what has no bias beside the recurrent product, for the error, where `target` has none.
+    transposed: the kernels given are [G·H, D].
+    sizes: D or H, where they are known from elsewhere.
+  Returns:
+    entry -> array, kernels [D, G·H].
+  Raises:
+    TypeError, ValueError: a missing, extra or wrongly shaped entry, or a bias that would be lost.
+  """
+  blocks = _split(given, source, transposed, sizes or {})
+  apart = OURS[kind].get("b_h", ("b_h", ""))[1]
+  for use, gate in list(blocks):
+    if use == "b_h" and gate not in apart:
+      # Nothing is between them but a sum.
+      blocks["b", gate] = blocks["b", gate] + blocks.pop((use, gate))
+  wanted = {(use, gate) for use, gates in target.values() for gate in gates}
+  for use, gate in set(blocks) - wanted:
+    if jnp.any(blocks[use, gate] != 0):
+      entry = next(e for e, (u, gates) in source.items() if u == use and gate in gates)
+      raise ValueError(f"{entry} must be zero where r scales it, in the block of n, since {lacks}.")
+  none = jnp.zeros_like(next(block for (use, _), block in blocks.items() if use == "w_h")[0])
+  return {
+    entry: jnp.concatenate([blocks.get((use, gate), none) for gate in gates], axis=-1)
+    for entry, (use, gates) in target.items()
+  }
+
+
+def _split(
+  given: Mapping[str, Any], layout: Layout, transposed: bool, sizes: Mapping[str, int]
+) -> Blocks:
+  """The blocks of all entries, kernels [D, H] and [H, H]."""
+  arrays = entries(given, layout)
+  dtype = next(iter(arrays.values())).dtype
+  for entry, array in arrays.items():
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype != dtype:
+      raise TypeError(f"{entry} must be floats, of one dtype with the others, got {array.dtype}.")
+  rows = -1 if transposed else 0
+  size = {"D": _axis(arrays, layout, "w_x", rows), "H": _axis(arrays, layout, "w_h", rows), **sizes}
+  blocks: Blocks = {}
+  for entry, (use, gates) in layout.items():
+    width = len(gates) * size["H"]
+    symbols = [f"{len(gates)}·H" if len(gates) > 1 else "H"]
+    shape: tuple[int, ...] = (width,)
+    if use in ("w_x", "w_h"):
+      axis = "D" if use == "w_x" else "H"
+      symbols, shape = [axis, *symbols], (size[axis], width)
+    if transposed:
+      symbols, shape = symbols[::-1], shape[::-1]
+    array = arrays[entry]
+    if array.shape != shape or not array.size:
+      raise ValueError(
+        f"{entry} must be [{', '.join(symbols)}] = {list(shape)}, got {list(array.shape)}."
+      )
+    array = array.T if transposed else array
+    blocks.update(
+      zip([(use, gate) for gate in gates], jnp.split(array, len(gates), axis=-1), strict=True)
+    )
+  return blocks
+
+
+def entries(given: Any, layout: Layout) -> dict[str, Array]:
+  """The entries of a layout as arrays; refuses one that is missing, and one that is too many."""
+  if not isinstance(given, Mapping):
+    raise TypeError(f"Weights must be a mapping of names to arrays, got {type(given).__name__}.")
+  for entry in given:
+    checks.choice("entry", entry, layout)
+  for entry in layout:
+    if entry not in given:
+      came = ", ".join(given) or "none"
+      raise ValueError(f"The entry {entry} must be there with {', '.join(layout)}, got {came}.")
+  return {entry: _array(given[entry]) for entry in layout}
+
+
+def _array(value: Any) -> Array:
+  return value if isinstance(value, jax.Array) else jnp.asarray(np.asarray(value))
+
+
+def _axis(arrays: Mapping[str, Array], layout: Layout, use: str, axis: int) -> int:
+  """The size of that axis of the first kernel of a use; 0 if it has none, which no entry fits."""
+  entry = next(entry for entry, (u, _) in layout.items() if u == use)
+  return arrays[entry].shape[axis] if arrays[entry].ndim else 0
