@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnn_jax.read_order import reads_before, split_at
 from rnn_jax.types import Array, Carry, Params
 
 
@@ -130,28 +131,24 @@ def make_plan(linearize: Any, params: Params, carry: Carry, floats: Any, others:
   slots = [in_reverse[id(v)] for v in slots_bar]
   ahead = {*unchanged, *(at for at in slots if at in y_places), *slots[len(recurrent_bar) :]}
 
-  made = [*residuals, *carry_out, *ys]
-  needed = _leading_to(jaxpr.eqns, made)
-  forward = [e for e in jaxpr.eqns if any(id(v) in needed for v in e.outvars)]
-  backward = [e for e in jaxpr.eqns if not any(id(v) in needed for v in e.outvars)]
   kept = {places[id(v)]: v for v in residuals if id(v) in places}
-  in_order = all(
-    _read_before(forward, floats_in[at], kept[at], made)
-    for at in set(kept) - set(unchanged)
-    if at < len(floats)
+  made = [*residuals, *carry_out, *ys]
+  forward, backward = split_at(jaxpr.eqns, made)
+  floats_in_order = all(
+    reads_before(forward, floats_in[at], kept[at], made)
+    for at in range(len(floats))
+    if at in kept and at not in unchanged
   )
-  bars = [*floats_bar, *slots_bar]
-  ahead |= {
-    at
-    for at, v in [*enumerate(floats_bar), *zip(slots, slots_bar, strict=True)]
-    if at in kept and not _read_before(backward, kept[at], v, [*bars, *others_bar])
-  }
+  bars = [*floats_bar, *slots_bar, *others_bar]
+  for at, v in [*enumerate(floats_bar), *zip(slots, slots_bar, strict=True)]:
+    if at in kept and not reads_before(backward, kept[at], v, bars):
+      ahead.add(at)
   return Plan(
     carry_places,
     [places.get(id(v)) for v in residuals],
     slots,
     unchanged,
-    in_order,
+    floats_in_order,
     sorted(ahead),
     more,
     memory[before:],
@@ -170,46 +167,3 @@ def _follow(jaxpr: Any, moving: set[int]) -> None:
       moving.update(id(v) for result, v in results if id(result) in inside)
     elif any(id(v) in moving for v in equation.invars):
       moving.update(map(id, equation.outvars))
-
-
-# XLA:CPU computes the others again wherever they are read, out of the loop's memory.
-_COMPUTED_ONCE = {"dot_general", "exp", "log", "log1p", "logistic", "reduce_sum", "tanh"}
-
-
-def _computed_once(equation: Any) -> bool:
-  inner = equation.params.get("jaxpr")
-  if inner is None:
-    return equation.primitive.name in _COMPUTED_ONCE
-  return any(_computed_once(e) for e in inner.eqns)
-
-
-def _read_before(equations: Sequence[Any], old: Any, new: Any, made: Sequence[Any]) -> bool:
-  """Whether `old` is sure to have been read when `new` is there.
-
-  It is where all that reads `old` leads to `new`, but for what is computed again elsewhere.
-
-  Args:
-    equations: of the loop's body.
-    made: what the body gives, `new` among it.
-  """
-  before = _leading_to(equations, [new])
-  reading = {id(old)}
-  for equation in equations:
-    reads = {id(v) for v in equation.invars} & reading
-    results = {id(v) for v in equation.outvars}
-    # A product reads `new` itself, from where it is.
-    product = equation.primitive.name == "dot_general" and reads == {id(new)}
-    if reads and not _computed_once(equation):
-      reading |= results
-    elif reads and not (product or results & before):
-      return False
-  return not any(id(v) in reading - {id(new)} for v in made)
-
-
-def _leading_to(equations: Sequence[Any], variables: Sequence[Any]) -> set[int]:
-  """Ids of the variables that these are made of, and of these."""
-  found = set(map(id, variables))
-  for equation in reversed(equations):
-    if any(id(v) in found for v in equation.outvars):
-      found.update(map(id, equation.invars))
-  return found

@@ -122,7 +122,8 @@ MAKE_CELL = [
     cell("lstm", forget_bais=1.0),
     ValueError,
     words(
-      "option of cell lstm 'forget_bais'; did you mean 'forget_bias'?", "forget_bias, recurrent"
+      "option of cell lstm 'forget_bais'; did you mean 'forget_bias'?",
+      "chrono, forget_bias, forget_gate, recurrent_gain, recurrent_kernel.",
     ),
   ),
   (

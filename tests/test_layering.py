@@ -18,7 +18,7 @@ TIERS = (
   {"initializers", "powers"},
   {"cells"},
   {"probes", "losses"},
-  {"clipping"},
+  {"clipping", "read_order"},
   {"adjoint_plan"},
   {"adjoint", "linear_scan", "time_arguments"},
   {"unroll"},

@@ -43,10 +43,10 @@ def slstm(hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_l
   and n against overflow; with m = 0 always, h would be the same. An empty memory, n = 0, as at
   first, weighs nothing.
 
-  Step Jacobian: the path through h goes by U, which is 0 at first. The memory's own is linear,
-  ∂c'/∂c = ∂n'/∂n = diag(f'). Of the mean c / n a share f' n / n' goes on, which is near 1 until a
-  large i comes. (c, n, m) and (λ c, λ n, m − ln λ) are the same memory: no step but the stabiliser
-  tells them apart, and dL/dm = c dL/dc + n dL/dn, with c, n and m counted as independent.
+  Step Jacobian: the path through h goes by U, which is 0 at first: dL/dh_t is then that of y_t. The
+  memory's own is linear, ∂c'/∂c = ∂n'/∂n = diag(f'). Of the mean c / n a share f' n / n' goes on,
+  near 1 until a large i comes. (c, n, m) and (λ c, λ n, m − ln λ) are the same memory, with the
+  same outputs, so that dL/dm = c dL/dc + n dL/dn, with c, n and m counted as independent.
 
   Args:
     hidden_size: width H of each state and of the output.
