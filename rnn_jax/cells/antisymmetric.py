@@ -82,9 +82,8 @@ def antisymmetric(
 
   def gates(params: Params, h: Array, drive: Array, recurrent: Array) -> dict[str, Array]:
     del params, h
-    if not gated:
-      return {}
     return {"input": jax.nn.sigmoid(jnp.split(drive, 2, axis=-1)[1] + recurrent)}
 
   project = functools.partial(dense_project, bias=True)
-  return Cell(init, zeros(hidden_size), project, recur, update, the_carry, gates, prepare)
+  cell = Cell(init, zeros(hidden_size), project, recur, update, the_carry, prepare=prepare)
+  return cell._replace(gates=gates) if gated else cell

@@ -107,4 +107,4 @@ def dilated_elman(
     recurrent_kernel=recurrent_kernel,
     recurrent_gain=recurrent_gain,
   )
-  return dilated(cell, dilation)
+  return dilated(cell, dilation)._replace(gates=cell.gates)  # it has none

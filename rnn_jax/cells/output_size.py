@@ -9,11 +9,16 @@ import jax
 from rnn_jax.types import Array, Cell, Params
 
 
-def output_size(cell: Cell, params: Params, input_size: int, dtype: Any = float) -> int:
-  """Width of y for x [input_size] of `dtype`; nothing is computed."""
+def output_size(
+  cell: Cell, params: Params, input_size: int, dtype: Any = float, *, prepared: bool = False
+) -> int:
+  """Width of y for x [input_size] of `dtype`, with params from `init`, or `prepared` ones.
+
+  Nothing is computed.
+  """
 
   def output(params: Params, x: Array) -> Any:
-    params = cell.prepare(params)
+    params = params if prepared else cell.prepare(params)
     return cell.output(params, cell.initial_carry((), dtype), cell.project(params, x))
 
   x = jax.ShapeDtypeStruct((input_size,), jax.dtypes.canonicalize_dtype(dtype))

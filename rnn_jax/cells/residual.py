@@ -30,11 +30,10 @@ def residual(cell: Cell) -> Cell:
 
   def init(key: Array, input_size: int, dtype: Any = float) -> Params:
     params = cell.init(key, input_size, dtype)
-    check(params, input_size, dtype)
+    check(output_size(cell, params, input_size, dtype), input_size)
     return params
 
-  def check(params: Params, input_size: int, dtype: Any) -> None:
-    width = output_size(cell, params, input_size, dtype)
+  def check(width: int, input_size: int) -> None:
     if width != input_size:
       raise ValueError(
         f"xs of a residual cell must be as wide as its output, [..., {width}], "
@@ -47,7 +46,7 @@ def residual(cell: Cell) -> Cell:
         "xs of a residual cell must be vectors, to be added to its output, got tokens "
         f"{xs.dtype}{list(xs.shape)}."
       )
-    check(params, xs.shape[-1], xs.dtype)
+    check(output_size(cell, params, xs.shape[-1], xs.dtype, prepared=True), xs.shape[-1])
     return cell.project(params, xs, key), xs
 
   def update(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> Carry:

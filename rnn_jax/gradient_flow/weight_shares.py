@@ -90,8 +90,9 @@ def _factors(
   check_scalar(loss, passes[-1].ys)
   y_bars = unscaled(jax.grad(loss)(passes[-1].ys))
   bars = reverse_layers(cells, passes, y_bars)
-  for i, (cell, layer, totals) in enumerate(zip(cells, passes, bars, strict=True)):
-    if not _is_dense(cell, layer):
+  layers = zip(cells, params, passes, bars, strict=True)
+  for i, (cell, given, layer, totals) in enumerate(layers):
+    if not (_is_dense(cell, layer) and _is_as_given(given, layer.params)):
       raise ValueError(
         "cells must have the recurrent product h W_h (+ b), with W_h their params['w_h'], and no "
         f"other use of W_h; cells[{i}] has not."
@@ -112,6 +113,11 @@ def _by_step(scaled: Scaled) -> Scaled:
   exponent = jnp.max(scaled.exponent, axis=1)
   shared = jnp.broadcast_to(exponent[:, None], scaled.exponent.shape)
   return Scaled(shift(scaled, shared).value, exponent)
+
+
+def _is_as_given(given: Params, prepared: Params) -> bool:
+  """Whether W_h is itself a param: what is made of one, as by a mask, has other gradients."""
+  return "w_h" in given and prepared["w_h"] is given["w_h"]
 
 
 def _is_dense(cell: Cell, run: Pass) -> bool:

@@ -28,6 +28,7 @@ WRAPPED = {
 VARIANTS = [
   *((name, {}) for name in CELLS),
   ("elman", {"activation": "relu"}),
+  ("antisymmetric", {"gated": True}),
   ("elman", {"activation": "linear", "recurrent_kernel": "gaussian"}),
   ("gru", {"reset": "before"}),
   ("gru", {"reset": "none"}),

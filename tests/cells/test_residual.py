@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import DeepRNN, unroll
+from rnn_jax import DeepRNN, make_cell, unroll
 from rnn_jax.cells import gru, lstm, residual, stack
 
 T, B, D, H = 5, 3, 4, 4
@@ -35,6 +35,13 @@ def test_output_is_that_of_the_cell_plus_its_input_and_all_else_its_own(x64):
   gates = [c.gates(params, final, c.project(params, xs[0]), recurrent) for c in (base, cell)]
   chex.assert_trees_all_equal(*gates)
   assert gates[0]
+
+
+def test_params_of_its_cell_are_prepared_once():
+  base, cell = make_cell("exprnn", D), residual(make_cell("exprnn", D))
+  params, xs = draw(1, init_shapes(base)), draw(2, jax.ShapeDtypeStruct((T, B, D), float))
+  ys, outputs = (unroll(c, params, xs)[1] for c in (cell, base))
+  np.testing.assert_allclose(ys, xs + outputs, rtol=1e-6)
 
 
 def test_a_cell_of_zero_output_is_the_identity():

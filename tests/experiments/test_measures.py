@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from experiments.grid import Run, Settings
-from experiments.measures import MEASURES, Moment, coordinates, reaches
+from experiments.measures import MEASURES, Moment, by_leaf, coordinates, reaches
 from experiments.runner import Layout, compile_group, train_group
 from rnn_jax import DeepRNN, make_cell
+from rnn_jax.cells import ClockworkCarry, DilatedCarry, LSTMCarry
 from rnn_jax.gradient_flow import lag_profile, saturation
 from rnn_jax.tasks import copy_memory
 
@@ -78,3 +79,14 @@ def test_devices_that_share_a_batch_measure_all_of_it():
 )
 def test_reaches_end_with_all_steps(num_steps, expected):
   assert reaches(num_steps) == expected
+
+
+def test_leaves_of_a_carry_have_their_place_in_it_behind_the_name():
+  a, b = jnp.arange(3.0), jnp.ones(3)
+  one, two = DilatedCarry(a, (b, a + 1)), DilatedCarry(a + 2, (b, a))
+  named = by_leaf("norm", [one, two])
+  assert list(named) == ["norm", "norm_earlier_0", "norm_earlier_1"]
+  np.testing.assert_array_equal(named["norm_earlier_1"], [a + 1, a])
+  assert list(by_leaf("norm", [LSTMCarry(a, b)])) == ["norm", "norm_cell"]
+  # Integers have no norm.
+  assert list(by_leaf("norm", [ClockworkCarry(a, None)])) == list(by_leaf("norm", [a])) == ["norm"]

@@ -95,8 +95,9 @@ def test_norms_of_a_linear_recurrence_lie_on_a_line_far_outside_the_range_of_flo
       lambda cell: cell._replace(update=lambda p, h, drive, r: drive + r @ p["w_h"]),
     ),
     (weight_shares, "elman", lambda cell: cell._replace(recur=lambda p, h: h)),
+    (weight_shares, "clockwork", lambda cell: cell),
   ],
-  ids=["reset-before", "antisymmetric", "in-update", "no-kernel"],
+  ids=["reset-before", "antisymmetric", "in-update", "no-kernel", "masked"],
 )
 def test_a_cell_with_another_recurrent_product_is_refused_by_its_place(measure, name, change):
   cells, params = network(["elman", name], H)
