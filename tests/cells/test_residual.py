@@ -37,7 +37,7 @@ def test_output_is_that_of_the_cell_plus_its_input_and_all_else_its_own(x64):
   assert gates[0]
 
 
-def test_params_of_its_cell_are_prepared_once():
+def test_params_of_its_cell_are_prepared_once(x64):
   base, cell = make_cell("exprnn", D), residual(make_cell("exprnn", D))
   params, xs = draw(1, init_shapes(base)), draw(2, jax.ShapeDtypeStruct((T, B, D), float))
   ys, outputs = (unroll(c, params, xs)[1] for c in (cell, base))
