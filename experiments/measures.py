@@ -161,7 +161,10 @@ def _weight_shares(moment: Moment) -> Variables:
 _EXPONENTS = 4
 _SHARE_LEFT = 0.01  # of the gradient at lag 0: where memory ends
 _STATES = ("open", "shut")
-_GATES = ("input", "forget", "output", "update", "reset")
+_GATES = (
+  *("input", "forget", "output", "update", "reset", "recurrence", "memory", "hidden"),
+  *(f"transform_{i}" for i in range(10)),
+)
 
 MEASURES: Mapping[str, Measure] = {
   "lag": Measure(

@@ -27,12 +27,12 @@ DARKEST = -12.0  # decades below lag 0, on the colour scale
 # What their papers say of the gradient at initialisation, where they do.
 KEEPS = {
   "irnn": "the identity hands every active unit's gradient on (Le et al., 2015)",
-  "indrnn": "u ~ U(0, 1) decays as a power of the lag (Li et al., 2018)",
+  "indrnn low=0.99": "u near 1, as the paper has it for long memories (Li et al., 2018)",
   "antisymmetric": "eigenvalues within O(ε) of 1 (Chang et al., 2019)",
   "exprnn": "an orthogonal kernel and modReLU (Lezcano-Casado and Martínez-Rubio, 2019)",
   "cornn": "oscillators of a small time step (Rusch and Mishra, 2021)",
   "clockwork": "slow modules stand still (Koutník et al., 2014)",
-  "slstm forget_biases=linear": "forget biases from 3 to 6, as the authors' blocks have them (Beck et al., 2024)",
+  "slstm forget_biases=linear": "forget biases from 3 to 6 (Beck et al., 2024)",
   "lru": "|λ| up to 1 (Orvieto et al., 2023)",
   "rg_lru": "base radius 0.9 to 0.999 (De et al., 2024)",
   "lstm chrono=100": "forget gates for memories up to 100 steps (Tallec and Ollivier, 2018)",

@@ -28,7 +28,7 @@ def clockwork(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Any = 1.0,
 ) -> Cell:
-  """Clockwork network: modules of units that move at every step, every second, every fourth, ….
+  """Clockwork network: modules of units that move at every step, every second, every fourth.
 
     h' = tanh(x W_x + h W_h + b)      for units of modules with t mod T_i = 0
     h' = h                            for the others                                 T_i = 2^i

@@ -83,7 +83,7 @@ def dilated_elman(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Any = 1.0,
 ) -> Cell:
-  """Simple recurrent network that reads its output of d steps ago: `dilated(elman(…), d)`.
+  """Simple recurrent network that reads its output of d steps ago.
 
     h_t = φ(x_t W_x + h_{t−d} W_h + b)
 
