@@ -14,6 +14,7 @@ from rnn_jax.gradient_flow import (
   decay_rate,
   effective_memory,
   half_life,
+  has_shares,
   jacobian_norm,
   lag_profile,
   lyapunov_spectrum,
@@ -75,6 +76,8 @@ class Measure(NamedTuple):
       hidden state there may be more (`…_cell`).
     compute: its variables, one number for the whole batch in each place.
     bounds: of its values, where they have any.
+    needs: what a cell must have for it, in words; empty for nothing.
+    fits: whether a cell has that.
   """
 
   note: str
@@ -82,6 +85,12 @@ class Measure(NamedTuple):
   labels: Mapping[str, str]
   compute: Callable[[Moment], Variables]
   bounds: tuple[float, float] | None = None
+  needs: str = ""
+  fits: Callable[[Cell], bool] = lambda cell: True
+
+  def of(self, moment: Moment) -> Variables:
+    """Its variables; none where the cell has not what it needs."""
+    return self.compute(moment) if self.fits(moment.model.cells[0]) else {}
 
 
 def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
@@ -140,8 +149,6 @@ def _truncation_bias(moment: Moment) -> Variables:
 
 
 def _saturation(moment: Moment) -> Variables:
-  if not has_gates(moment.model.cells[0]):
-    return {}
   layers = saturation(*moment.network(moment.batch))
   names = {gate: [layer[gate] for layer in layers] for gate in layers[0]}
   open_ = {f"{gate}_gate_open": jnp.stack([a.high for a in found]) for gate, found in names.items()}
@@ -156,6 +163,11 @@ def _omega(moment: Moment) -> Variables:
 def _weight_shares(moment: Moment) -> Variables:
   norms = weight_share_norms(*moment.network(moment.batch), moment.mean_loss)
   return {"log10_weight_share": jnp.stack(norms)}
+
+
+def has_gates(cell: Cell) -> bool:
+  """Whether the cell tells values of gates."""
+  return cell.gates is not Cell._field_defaults["gates"]
 
 
 _EXPONENTS = 4
@@ -204,6 +216,8 @@ MEASURES: Mapping[str, Measure] = {
     {f"{gate}_gate_{state}": f"{gate} gate\n{state}" for gate in _GATES for state in _STATES},
     _saturation,
     (0, 1),
+    "gates",
+    has_gates,
   ),
   "omega": Measure(
     "Pascanu's regulariser: squared deviations from 1 of the factor by which a step back changes "
@@ -217,13 +231,11 @@ MEASURES: Mapping[str, Measure] = {
     ("layer", "time"),
     {"log10_weight_share": r"$\log_{10}\,\|$share of $t$ in $\partial L/\partial W_h\|$"},
     _weight_shares,
+    None,
+    "a recurrent product h W_h",
+    has_shares,
   ),
 }
-
-
-def has_gates(cell: Cell) -> bool:
-  """Whether the cell tells values of gates."""
-  return cell.gates is not Cell._field_defaults["gates"]
 
 
 def coordinates(sizes: Mapping[Any, int]) -> dict[str, np.ndarray]:

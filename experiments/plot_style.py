@@ -113,10 +113,20 @@ def grid(
 
 
 def heat_maps(
-  maps: Sequence[Sequence[tuple[str, np.ndarray]]], times: np.ndarray, x_label: str, label: str
+  maps: Sequence[Sequence[tuple[str, np.ndarray]]],
+  times: np.ndarray,
+  x_label: str,
+  label: str,
+  names: Sequence[str] | None = None,
 ) -> tuple[Figure, list[Artist]]:
   """One panel per title and log10 values [layer, time], in rows, with one colour scale for all.
 
+  Args:
+    maps: rows of panels.
+    times: of all values.
+    x_label: of the times.
+    label: of the values.
+    names: what the values' first axis is, from the bottom up, where it is not layers.
   Returns:
     The figure, and legend keys for the values that are off the scale.
   """
@@ -133,7 +143,7 @@ def heat_maps(
   width = max(WIDTH, 3.4 * columns)
   titles = [_wrap(title, width / columns - 0.9) for row in maps for title, _ in row]
   margin = 0.3 + 0.16 * max(title.count("\n") + 1 for title in titles)
-  size = (width, sum(margin + 0.3 * n for n in layers) + 0.7)
+  size = (width, sum(margin + (0.3 if names is None else 0.2) * n for n in layers) + 0.7)
   figure = Figure(figsize=size, layout="constrained")
   axes = figure.subplots(len(maps), columns, sharex=True, squeeze=False, height_ratios=layers)
   for axis, title, image in zip(axes.flat, titles, images, strict=True):
@@ -148,10 +158,11 @@ def heat_maps(
       extent=(times[0] - 0.5, times[-1] + 0.5, 0.5, len(image) + 0.5),
     )
     axis.set_title(title, fontsize=MEDIUM)
-    axis.set_yticks(range(1, len(image) + 1))
+    axis.set_yticks(range(1, len(image) + 1), names)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_xlabel(x_label, fontsize=MEDIUM)
-    axis.set_ylabel("layer", fontsize=MEDIUM)
+    if names is None:
+      axis.set_ylabel("layer", fontsize=MEDIUM)
     axis.tick_params(labelsize=SMALL)
     axis.label_outer()
   bar = figure.colorbar(picture, ax=axes, aspect=5 * size[1])

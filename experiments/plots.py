@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -55,12 +56,16 @@ LAG_NORM = MEASURES["lag"].labels["log10_lag_norm"]
 TIME_NORM = r"$\log_{10}\,\|\partial L/\partial h_t\|$"
 TIME = "time $t$ (time steps)"
 CLIPPED = "clipped"
+MOST_LINES = 10  # in a panel
 MOST_POINTS = 100  # of a curve over training: longer ones are medians over blocks of steps
 
 
 def save_all(gradients: xr.Dataset, metrics: xr.Dataset, folder: str | Path) -> list[Path]:
   """Writes every figure under `folder` as .png and .svg and returns their paths."""
-  figures = {"gradient_decay": gradient_decay(gradients)} if "log10_lag_norm" in gradients else {}
+  figures = {}
+  if "log10_lag_norm" in gradients:
+    few = len(line_styles(gradients, rows_and_line(gradients)[1])) <= MOST_LINES
+    figures["gradient_decay"] = (gradient_decay if few else decay_maps)(gradients)
   figures |= {
     "gradient_by_truncation": gradient_by_truncation(gradients),
     "depth_by_time": depth_by_time(gradients),
@@ -110,6 +115,48 @@ def gradient_decay(gradients: xr.Dataset) -> Figure:
   keys += common_keys(panels, drawn)
   trained = describe_truncations(gradients, drawn)
   pooled = describe_seeds(gradients, drawn)
+  caption = f"Gradient of the loss at the last time step; trained with {trained}; {pooled}"
+  look.annotate(figure, keys, caption)
+  return figure
+
+
+def decay_maps(gradients: xr.Dataset) -> Figure:
+  """`gradient_decay` of more lines than a panel can hold: a heat map, with a row for each of them.
+
+  Panels as there, one below the other, at initialisation and after training; rows by how much of
+  the gradient is left at the last lag at initialisation.
+
+  Args:
+    gradients: `log10_lag_norm` [run, step, layer, lag].
+  Returns:
+    The figure.
+  """
+  rows, line = rows_and_line(gradients)
+  norms = bottom_layer(gradients, "log10_lag_norm")
+  lags, steps = gradients["lag"].values, gradients["step"].values
+  truncations = run_columns(gradients)["truncation"]
+  panels: dict[tuple[Any, ...], dict[str, np.ndarray]] = {}
+  drawn = []
+  for (*place, value), found in group_runs(gradients, [*rows, "depth", line]).items():
+    runs = with_largest(truncations, found)
+    drawn.append(runs)
+    ended, early = at_the_end(norms[runs])
+    ends = [norms[runs, 0], next(v for v in (ended, early, norms[runs, -1]) if len(v))]
+    median = np.stack([spread(values)[1] for values in ends])
+    panels.setdefault(tuple(place), {})[describe(line, value)] = median
+  found_names = {name for panel in panels.values() for name in panel}
+  first = next(iter(panels.values()))
+  absent = np.full((2, len(lags)), np.nan)
+  names = sorted(found_names, key=lambda name: first.get(name, absent)[0, -1])
+  when = [f"initialisation (step {steps[0]})", f"after training (step {steps[-1]})"]
+  maps = []
+  for setting, panel in panels.items():
+    title = ", ".join(map(describe, [*rows, "depth"], setting))
+    values = np.stack([panel.get(name, absent) for name in names], axis=1)
+    maps.append([(f"{title}\n{w}", image) for w, image in zip(when, values, strict=True)])
+    maps[-1] = maps[-1][: len(steps)]
+  figure, keys = look.heat_maps(maps, lags, "lag $k$ (time steps)", f"{LAG_NORM}, layer 1", names)
+  trained, pooled = describe_truncations(gradients, drawn), describe_seeds(gradients, drawn)
   caption = f"Gradient of the loss at the last time step; trained with {trained}; {pooled}"
   look.annotate(figure, keys, caption)
   return figure

@@ -263,7 +263,7 @@ def _program(
   @jax.jit
   def measure(params: Any, whole: Batch) -> dict[str, dict[str, Array]]:
     moment = Moment(model, params, task, whole, shard(whole, data_parallel), mean)
-    return {name: MEASURES[name].compute(moment) for name in settings.measure_names}
+    return {name: MEASURES[name].of(moment) for name in settings.measure_names}
 
   @jax.jit
   def train(

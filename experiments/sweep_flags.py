@@ -12,7 +12,7 @@ from absl import flags
 
 from experiments import cell_flags, command_line, grid, parsers, records, sweep_networks
 from experiments.cell_flags import CellOption
-from experiments.measures import MEASURES, has_gates
+from experiments.measures import MEASURES
 from experiments.runner import Layout
 from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS, Task
@@ -204,11 +204,13 @@ def resolve(arguments: list[str]) -> Sweep:
   runs = grid.expand(axes, by_cell)
   together = min(values.runs_per_device or 1, len(runs))
   runs, networks = sweep_networks.networks(runs, settings, task, together)
-  gated = any(has_gates(network.cell) for network in networks)
-  if "saturation" in settings.measure_names and not gated:
-    raise ValueError(
-      f"--measures must not hold saturation where no cell has gates, got {','.join(values.cell)}."
-    )
+  cells = [network.cell for network in networks]
+  for name in settings.measure_names:
+    if not any(map(MEASURES[name].fits, cells)):
+      raise ValueError(
+        f"--measures must not hold {name} where no cell has {MEASURES[name].needs}, "
+        f"got {','.join(values.cell)}."
+      )
   sha256 = corpus.sha256 if corpus else None
   ids = {grid.run_id(run, settings, sha256): run for run in runs}
   if not values.output_dir:

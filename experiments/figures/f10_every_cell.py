@@ -137,7 +137,8 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
     panels = figure.subplots(1, len(found) * len(WHEN), sharey=True)
     for i, (task, of_task) in enumerate(found.items()):
       for j, when in enumerate(WHEN):
-        image = _heat_map(panels[i * len(WHEN) + j], of_task, cells, j, f"{task}, {when}")
+        title = f"{task.split('_')[0]}, {when}"
+        image = _heat_map(panels[i * len(WHEN) + j], of_task, cells, j, title)
     panels[0].set_yticks(range(len(cells)), cells, fontsize=plot_style.SMALL)
     label = "log10 ‖dL_T/dh_(T−k)‖, that at lag 0 subtracted"
     figure.colorbar(image, ax=list(panels), label=label, extend="both")

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.gradient_flow.layer_sweep import check_scalar, forward_layers, reverse_layers
-from rnn_jax.gradient_flow.reverse_sweep import Pass, Scaled, normalize, shift, unscaled
+from rnn_jax.gradient_flow.reverse_sweep import (
+  Pass,
+  Scaled,
+  forward_pass,
+  normalize,
+  shift,
+  unscaled,
+)
 from rnn_jax.types import Array, Carry, Cell, Params
 
 
@@ -118,6 +125,18 @@ def _by_step(scaled: Scaled) -> Scaled:
 def _is_as_given(given: Params, prepared: Params) -> bool:
   """Whether W_h is itself a param: what is made of one, as by a mask, has other gradients."""
   return "w_h" in given and prepared["w_h"] is given["w_h"]
+
+
+def has_shares(cell: Cell) -> bool:
+  """Whether the cell's recurrent product is h W_h (+ b), which `weight_shares` is of."""
+  found = []
+
+  def look(key: Array) -> None:
+    run = forward_pass(cell, cell.init(key, 2), jnp.zeros((1, 1, 2)))
+    found.append(_is_dense(cell, run))
+
+  jax.eval_shape(look, jax.random.key(0))
+  return found[0]
 
 
 def _is_dense(cell: Cell, run: Pass) -> bool:

@@ -35,7 +35,7 @@ def test_each_measure_has_the_variables_and_shapes_that_the_table_says(cell):
   sizes["reach"] = len(reaches(T))
   now = moment(cell, depth)
   for measure in MEASURES.values():
-    found = jax.eval_shape(lambda measure=measure: measure.compute(now))
+    found = jax.eval_shape(lambda measure=measure: measure.of(now))
     assert {name.removesuffix("_cell") for name in found} <= measure.labels.keys()
     for value in found.values():
       assert value.shape == tuple(sizes[dim] for dim in measure.dims)[: value.ndim]
@@ -46,13 +46,13 @@ def test_each_measure_has_the_variables_and_shapes_that_the_table_says(cell):
 def test_lags_are_those_of_the_task_and_gates_are_named():
   now = moment("lstm", 1)
   network = now.network(now.batch)
-  found = jax.jit(lambda: MEASURES["lag"].compute(now))()
+  found = jax.jit(lambda: MEASURES["lag"].of(now))()
   last_loss = functools.partial(now.loss, targets=now.batch.targets[-1])
   (profile,) = jax.jit(lambda: lag_profile(*network, last_loss))()
   np.testing.assert_allclose(
     found["log10_lag_norm_cell"][0, 1:], profile.cell.mean(axis=1)[1:], rtol=1e-5
   )
-  found = jax.jit(lambda: MEASURES["saturation"].compute(now))()
+  found = jax.jit(lambda: MEASURES["saturation"].of(now))()
   (gates,) = jax.jit(lambda: saturation(*network))()
   assert found.keys() == {f"{gate}_gate_{state}" for gate in gates for state in ("open", "shut")}
   np.testing.assert_array_equal(found["forget_gate_shut"][0], gates["forget"].low)
