@@ -15,6 +15,7 @@ from experiments.figures import (
   f5_truncation,
   f8_depth,
   f9_batch_normalization,
+  f10_every_cell,
   t1_adding,
   t2_temporal_order,
   t3_copy_memory,
@@ -96,6 +97,40 @@ def test_f8_wants_the_gradient_to_reach_further_where_it_has_learned(monkeypatch
   assert all(check.met for check in outcome.checks) is good
   assert [(row["layers"], row["layer"]) for row in outcome.table] == [(1, 1), (2, 1), (2, 2)]
   assert outcome.table[0]["decades lost, before"] == 5.0
+  assert draws(outcome)
+
+
+def decaying(cells, rate, loss):
+  """Records of cells that lose `rate` decades a step at both ends, the second state less."""
+  lags = -np.outer(rate, np.arange(100.0))[:, None, None]
+  norms = np.repeat(lags, 2, axis=1)
+  dims = ("run", "step", "layer", "lag")
+  half = norms / 2
+  half[0] = np.nan  # the first cell has one state
+  coordinates = {"cell": ("run", cells), "layer": [1]}
+  gradients = xr.Dataset(
+    {"log10_lag_norm": (dims, norms), "log10_lag_norm_cell": (dims, half)}, coordinates
+  )
+  losses = xr.Dataset({"loss": (("run", "update"), np.outer(loss, np.ones(120)))}, coordinates)
+  return gradients, losses.assign_attrs(baseline=1.0)
+
+
+@pytest.mark.parametrize(("kept", "good"), [(0.01, True), (0.03, False)])
+def test_f10_wants_cells_to_keep_and_to_lose_as_their_papers_have_it(monkeypatch, kept, good):
+  cells = ["irnn", "lstm chrono=100", "elman", "gru chrono=none", "lru", "janet"]
+  rate = np.array([kept, 2 * kept, 0.1, 0.1, kept, kept])
+  records = decaying(cells, rate, [0.1, 0.1, 1.0, 0.1, 0.1, 0.1])
+  monkeypatch.setattr(f10_every_cell, "sweep", lambda *_: records)
+  outcome = f10_every_cell.run()
+  rows = {row["cell"]: row for row in outcome.table}
+  assert rows["irnn"]["adding: decades lost, before"] == pytest.approx(90 * kept)
+  # Of two states, the one that carries more.
+  assert rows["lstm chrono=100"]["adding: decades lost, after"] == pytest.approx(90 * kept)
+  checks = by_name(outcome)
+  assert checks["keeps: irnn, decades lost before, most"].met is good
+  assert checks["loses: elman, decades lost before, least"].met
+  assert checks["cells that have learned to add, to half the baseline"].measured == 5
+  assert not checks["after, cells that have learned to add: decades lost, most"].met  # the GRU
   assert draws(outcome)
 
 

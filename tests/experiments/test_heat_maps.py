@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgba
 from plotted import CELLS, FULL, diverge, legend, panel, records, small, values
 
@@ -65,3 +66,31 @@ def test_heat_maps_of_diverged_runs_say_which_step_they_show():
   diverge(gradients, run=1, step=40)
   figure = plots.depth_by_time(gradients)
   assert "diverged: last step measured" in figure.axes[1].get_title()
+
+
+def test_many_cells_are_rows_of_a_heat_map_sorted_by_what_is_left():
+  cells = [f"cell{i}" for i in range(plots.MOST_LINES + 1)]
+  gradients, _ = records(cells=cells, depths=(1,), truncations=(FULL,), num_time=30, steps=(0, 10))
+  norms = gradients["log10_lag_norm"]
+  norms.values[:] = -np.arange(30) * (1 + np.arange(len(cells)).repeat(2)[:, None, None, None])
+  before, after = plots.decay_maps(gradients).axes[:2]
+  labels = [text.get_text() for text in before.get_yticklabels()]
+  assert labels == cells[::-1]  # from the bottom up: those that lose most first
+  (image,) = before.images
+  np.testing.assert_allclose(image.get_array()[-1], -np.arange(30))
+  assert "initialisation (step 0)" in before.get_title()
+  assert "after training (step 10)" in after.get_title()
+
+
+def test_few_cells_are_lines_and_many_are_maps(tmp_path):
+  few, metrics = records(cells=("elman",), depths=(1,), truncations=(FULL,), num_time=8, steps=(0,))
+  drawn = []
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ("gradient_decay", "decay_maps"):
+      original = getattr(plots, name)
+      patch.setattr(plots, name, lambda g, n=name, f=original: drawn.append(n) or f(g))
+    plots.save_all(few, metrics, tmp_path)
+    cells = [f"cell{i}" for i in range(plots.MOST_LINES + 1)]
+    many, metrics = records(cells=cells, depths=(1,), truncations=(FULL,), num_time=8, steps=(0,))
+    plots.save_all(many, metrics, tmp_path)
+  assert drawn == ["gradient_decay", "decay_maps"]

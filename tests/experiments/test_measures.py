@@ -12,7 +12,7 @@ import pytest
 from experiments.grid import Run, Settings
 from experiments.measures import MEASURES, Moment, by_leaf, coordinates, reaches
 from experiments.runner import Layout, compile_group, train_group
-from rnn_jax import DeepRNN, make_cell
+from rnn_jax import CELLS, DeepRNN, make_cell
 from rnn_jax.cells import ClockworkCarry, DilatedCarry, LSTMCarry
 from rnn_jax.gradient_flow import lag_profile, saturation
 from rnn_jax.tasks import copy_memory
@@ -41,6 +41,26 @@ def test_each_measure_has_the_variables_and_shapes_that_the_table_says(cell):
       assert value.shape == tuple(sizes[dim] for dim in measure.dims)[: value.ndim]
       assert value.ndim > 0
   assert {dim: len(values) for dim, values in coordinates(sizes).items()} == sizes
+
+
+def test_a_measure_of_what_no_cell_has_is_left_out():
+  assert MEASURES["saturation"].of(moment("elman", 1)) == {}
+  assert MEASURES["weight_shares"].of(moment("lru", 1)) == {}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_gates_of_every_cell_have_a_label(name):
+  cell = make_cell(name, 3)
+  drive, carry = (jnp.zeros((1, 2)), cell.initial_carry((1,)))
+
+  def gates(key):
+    params = cell.prepare(cell.init(key, 2))
+    return cell.gates(params, carry, cell.project(params, drive), cell.recur(params, carry))
+
+  found = jax.eval_shape(gates, jax.random.key(0))
+  labels = MEASURES["saturation"].labels
+  assert {f"{gate}_gate_open" for gate in found} <= labels.keys()
+  assert all(gate.shape == (1, 3) for gate in found.values())
 
 
 def test_lags_are_those_of_the_task_and_gates_are_named():
