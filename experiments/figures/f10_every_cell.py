@@ -102,6 +102,7 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
       row[f"{task}: loss / baseline"] = of_task.loss[cell] / of_task.baseline
     table.append(row)
 
+  baseline = found["adding"].baseline
   broken = sum(
     int(np.isnan(norms).sum() + np.isposinf(norms).sum())
     for of_task in found.values()
@@ -132,6 +133,21 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
     _sentence("Lost", LOSES, before),
     "Have learned to add: " + (", ".join(learned) or "none") + ".",
   ]
+  notes += [
+    f"{cell} loses {drop:.1f} decades of them in the first step back, from h into its other states, "
+    f"and {lost - drop:.1f} in the {LAG - 1} steps after it ({task})."
+    for cell in KEEPS
+    for task, of_task in found.items()
+    if cell in before and (lost := float(of_task.lost(cell)[0])) > KEPT
+    for drop in (float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1]),)
+  ]
+  if learned:
+    worst = learned[-1]
+    notes.append(
+      f"What is lost before training does not say what can be learned: {worst}, with "
+      f"{before[worst][-1]:.1f} decades, ended at {found['adding'].loss[worst] / baseline:.2g} of the "
+      "baseline."
+    )
 
   def draw(figure: matplotlib.figure.Figure) -> None:
     panels = figure.subplots(1, len(found) * len(WHEN), sharey=True)
