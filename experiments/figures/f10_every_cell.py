@@ -134,19 +134,17 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
     "Have learned to add: " + (", ".join(learned) or "none") + ".",
   ]
   notes += [
-    f"{cell} loses {drop:.1f} decades of them in the first step back, from h into its other states, "
-    f"and {lost - drop:.1f} in the {LAG - 1} steps after it ({task})."
+    _where_lost(cell, task, of_task)
     for cell in KEEPS
     for task, of_task in found.items()
-    if cell in before and (lost := float(of_task.lost(cell)[0])) > KEPT
-    for drop in (float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1]),)
+    if cell in before and of_task.lost(cell)[0] > KEPT
   ]
   if learned:
     worst = learned[-1]
     notes.append(
       f"What is lost before training does not say what can be learned: {worst}, with "
-      f"{before[worst][-1]:.1f} decades, ended at {found['adding'].loss[worst] / baseline:.2g} of the "
-      "baseline."
+      f"{before[worst][-1]:.1f} decades, ended at "
+      f"{found['adding'].loss[worst] / baseline:.2g} of the baseline."
     )
 
   def draw(figure: matplotlib.figure.Figure) -> None:
@@ -164,6 +162,16 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
 
 def _has_learned(of_task: Profiles, cell: str) -> bool:
   return of_task.loss[cell] < of_task.baseline / 2
+
+
+def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
+  """How much of what a cell loses before training it loses in the first step back."""
+  drop = float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1])
+  rest = float(of_task.lost(cell)[0]) - drop
+  return (
+    f"{cell} loses {drop:.1f} decades of them in the first step back, from h into its other "
+    f"states, and {rest:.1f} in the {LAG - 1} steps after it ({task})."
+  )
 
 
 def _sentence(verb: str, why: dict[str, str], before: dict[str, list[float]]) -> str:
