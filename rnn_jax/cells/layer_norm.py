@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
+from rnn_jax.cells.dense import over
 from rnn_jax.types import Array, Carry, Cell, Drive, Params
 
 EPSILON = 1e-6
@@ -81,8 +82,7 @@ def _normalized(params: Params, xs: Array) -> Array:
       f"xs of a layer-normalised cell must be vectors [..., {size}], "
       f"got {xs.dtype}{list(xs.shape)}."
     )
-  scale, bias = (jnp.expand_dims(params[p], range(xs.ndim - 1)) for p in ("scale", "bias"))
-  return scale * standardize(xs) + bias
+  return over(params["scale"], xs) * standardize(xs) + over(params["bias"], xs)
 
 
 def standardize(x: Array) -> Array:

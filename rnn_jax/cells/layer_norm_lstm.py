@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rnn_jax.cells.dense import dense_project, product, the_hidden_state
+from rnn_jax.cells.dense import dense_project, over, product, the_hidden_state
 from rnn_jax.cells.layer_norm import standardize
 from rnn_jax.cells.lstm import LSTMCarry, gate_values, lstm_init, zero_carry
 from rnn_jax.types import Array, Cell, Params
@@ -68,7 +68,7 @@ def layer_norm_lstm(
 
 def _project(params: Params, xs: Array, key: Array | None = None) -> Array:
   products = dense_project(params, xs, key)
-  return _scaled(params, "scale_x", products) + _like(params["b"], products)
+  return _scaled(params, "scale_x", products) + over(params["b"], products)
 
 
 def _recur(params: Params, carry: LSTMCarry) -> Array:
@@ -79,7 +79,7 @@ def _update(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) ->
   a = drive + _scaled(params, "scale_h", recurrent)
   i, f, o = gate_values(a).values()
   new = f * carry.cell + i * jnp.tanh(jnp.split(a, 4, axis=-1)[2])
-  seen = _scaled(params, "scale_c", new) + _like(params["shift_c"], new)
+  seen = _scaled(params, "scale_c", new) + over(params["shift_c"], new)
   return LSTMCarry(o * jnp.tanh(seen), new)
 
 
@@ -90,9 +90,4 @@ def _gates(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) -> 
 
 def _scaled(params: Params, scale: str, a: Array) -> Array:
   """γ ∘ N(a)."""
-  return _like(params[scale], a) * standardize(a)
-
-
-def _like(p: Array, a: Array) -> Array:
-  """p [G] with the axes of a [..., G]."""
-  return jnp.expand_dims(p, range(a.ndim - 1))
+  return over(params[scale], a) * standardize(a)

@@ -145,8 +145,8 @@ def lstm(
   return Cell(init, carry, dense_project, hidden_recur, update, the_hidden_state, gates)
 
 
-def _with_chrono(init: InitFn, hidden_size: int, longest: float) -> InitFn:
-  forget_bias = chrono_bias(longest)
+def _with_chrono(init: InitFn, hidden_size: int, chrono: float) -> InitFn:
+  forget_bias = chrono_bias(chrono)
 
   def with_biases(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
     params = init(key, input_size, dtype)

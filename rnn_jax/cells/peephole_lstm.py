@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.cells.dense import dense_project, dense_recur, the_hidden_state
+from rnn_jax.cells.dense import dense_project, dense_recur, over, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, lstm_init, zero_carry
 from rnn_jax.types import Array, Cell, Params
 
@@ -89,4 +89,4 @@ def _cell_and_output_gate(
 
 def _peepholes(params: Params, c: Array) -> list[Array]:
   """p_i, p_f and p_o, with the axes of c [..., H]."""
-  return jnp.split(jnp.expand_dims(params["p"], range(c.ndim - 1)), 3, axis=-1)
+  return jnp.split(over(params["p"], c), 3, axis=-1)
