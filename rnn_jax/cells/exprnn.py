@@ -35,7 +35,7 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> Cell:
     U = exp(A − Aᵀ)      h' = modReLU(x W_x + h U)      modReLU(z) = sgn(z) relu(|z| + b)
 
   A starts as blocks [[0, θ], [0, 0]] on the diagonal, so that U turns planes by θ; the last unit of
-  an odd number is left as it is. b ~ U(−0.01, 0.01), W_x ~ N(0, 2/D).
+  an odd number is left as it is. b ~ U(−0.01, 0.01), W_x is He normal (variance 2/D).
 
   Step Jacobian: ∂h'/∂h = U diag(|z| + b > 0), orthogonal but for the units that are off. Its
   singular values are 1 and 0, before training and after: a gradient never grows, and loses only

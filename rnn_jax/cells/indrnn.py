@@ -44,9 +44,9 @@ def indrnn(
     Li et al., 2018, https://arxiv.org/abs/1803.04831
   """
   checks.integer("hidden_size", hidden_size)
-  checks.number("low", low)
-  traced = isinstance(low, jax.core.Tracer)
-  checks.number("high", high, **({} if traced else {"minimum": low}))
+  ends = checks.number("low", low), checks.number("high", high)
+  if not any(isinstance(end, jax.core.Tracer) for end in ends) and high < low:
+    raise ValueError(f"high must be at least low = {low}, got {high}.")
   if longest is not None:
     checks.number("longest", longest, above=0)
 

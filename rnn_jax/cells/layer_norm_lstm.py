@@ -32,7 +32,9 @@ def layer_norm_lstm(
 
   Step Jacobian: along the cell state ∂c'/∂c = diag(f), as in the LSTM: c itself is not normalised.
   The path through h does not see how large U is: N(h U) is the same for every multiple of it, and
-  ∂N(h U)/∂h goes as 1/|h|, up to |U|/√ε next to h = 0.
+  ∂N(h U)/∂h goes as 1/|h|, up to |U|/√ε next to h = 0. Where nothing has come in yet, x, h and c
+  are 0, ∂h'/∂h is at first U_g/(4 ε), less the mean of each of its rows: every step before the
+  first input that is not 0 multiplies a gradient by 10⁵, and eight of them are beyond float32.
 
   Args:
     hidden_size: width H of hidden state, cell state and output. N(c') needs some units to compare:

@@ -162,6 +162,21 @@ def test_a_layer_norm_lstm_does_not_see_the_scale_of_its_kernels(x64):
   assert np.max(np.abs(moved(w_x, -w_h).cell - moved(w_x, w_h).cell)) > 1e-3
 
 
+def test_a_layer_norm_lstm_that_has_read_nothing_multiplies_gradients(x64):
+  cell, params = make_cell("layer_norm_lstm", H), initial("layer_norm_lstm")
+  u = jnp.asarray(np.random.default_rng(0).standard_normal((H, 4 * H)))
+
+  @jax.jit
+  @jax.jacrev
+  def moved(h):
+    given = {**params, "w_h": u}
+    return step(cell, given, LSTMCarry(h, jnp.zeros(H)), cell.project(given, jnp.zeros(D))).hidden
+
+  u_g = np.split(u, 4, axis=-1)[2]
+  expected = (u_g - u_g.mean(axis=-1, keepdims=True)) / 4e-6
+  np.testing.assert_allclose(moved(jnp.zeros(H)).T, expected, rtol=1e-12)
+
+
 def test_an_input_of_zero_shuts_the_way_through_h_of_a_multiplicative_lstm(x64):
   cell, params = make_cell("multiplicative_lstm", H), initial("multiplicative_lstm")
 
