@@ -42,19 +42,22 @@ def rg_lru(hidden_size: int, *, min_radius: float = 0.9, max_radius: float = 0.9
   An input that shuts r makes a = 1: h is kept, nothing is written, and the gradient passes.
 
   v is x itself in the paper, where a layer in front has made it as wide as h; W_v is that layer.
-  The derivative of √ is bounded by 1000, as the authors' code has it.
+  The derivative of √ is bounded by 1000, as the authors' code has it; that also writes i ∘ v
+  without the factor √(1 − a²) at the first step of a sequence, and the equation here does not.
 
   Args:
     hidden_size: width H of carry and output.
     min_radius, max_radius: base radius exp(−softplus Λ) at initialisation, on this ring, uniform by
-      area; from 0 to 1. With r = 1 a unit keeps the eighth power of it a step.
+      area; from 0 to 1. With r = 1 a unit keeps the eighth power of it a step: so the authors'
+      code has it, where the paper has that power from 0.9 to 0.999.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H]; params {"w_x": [D, 3·H], "b": [3·H],
     "lambda": [H]}, in the order r, i, v, of which r and i are named recurrence and input.
   Raises:
     TypeError, ValueError: a size below 1, radii that are not 0 ≤ min < max ≤ 1.
   References:
-    De et al., 2024, https://arxiv.org/abs/2402.19427
+    De et al., 2024, https://arxiv.org/abs/2402.19427, and their code,
+    https://github.com/google-deepmind/recurrentgemma
   """
   checks.integer("hidden_size", hidden_size)
   check_ring(min_radius, max_radius)
