@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnn_jax import checks
 from rnn_jax.types import Array
@@ -53,6 +54,14 @@ def recurrent_kernel(name: str = "orthogonal", gain: Any = 1.0, num_gates: int =
     return jnp.asarray(gain, fused.dtype) * fused
 
   return init
+
+
+def further_key(key: Array) -> Array:
+  """A key for what an `init` draws beside `dense_init(...)(key, ...)`.
+
+  Not a small number: fold_in(key, i) is split(key)[i], which the kernels are drawn with.
+  """
+  return jax.random.fold_in(key, np.uint32(2**32 - 1))
 
 
 def chrono_bias(longest: float) -> Kernel:
