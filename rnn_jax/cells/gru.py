@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, over, product, the_carry, zeros
-from rnn_jax.initializers import chrono_bias
+from rnn_jax.initializers import chrono_bias, further_key
 from rnn_jax.types import Array, Cell, Params
 
 
@@ -111,14 +111,14 @@ def gru(
     raise ValueError(f"inner_bias is for reset='after', got reset='{reset}'.")
   num_gates = 2 if reset == "none" else 3
   dense = dense_init(hidden_size, num_gates, recurrent_kernel, recurrent_gain)
-  keep_bias = None if chrono is None else chrono_bias(chrono)
+  keep_bias = None if chrono is None else chrono_bias(checks.number("chrono", chrono, above=2))
 
   def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
     params = dense(key, input_size, dtype)
     b = params["b"]
     if keep_bias is not None:
-      bias_key = jax.random.fold_in(key, 1)
-      params["b"] = b.at[:hidden_size].set(keep_bias(bias_key, (hidden_size,), b.dtype))
+      b_z = keep_bias(further_key(key), (hidden_size,), b.dtype)
+      params["b"] = b.at[:hidden_size].set(b_z)
     return {**params, "b_h": jnp.zeros_like(b[:hidden_size])} if inner_bias else params
 
   if reset == "after":

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
-from rnn_jax.initializers import chrono_bias
+from rnn_jax.initializers import chrono_bias, further_key
 from rnn_jax.types import Array, Cell, Params
 
 
@@ -55,14 +55,14 @@ def janet(
   checks.number("beta", beta)
   checks.number("forget_bias", forget_bias)
   dense = dense_init(hidden_size, 2, recurrent_kernel, recurrent_gain)
-  times = None if chrono is None else chrono_bias(chrono)
+  times = None if chrono is None else chrono_bias(checks.number("chrono", chrono, above=2))
 
   def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
     params = dense(key, input_size, dtype)
     b = params["b"]
     b_s = jnp.asarray(forget_bias, b.dtype)
     if times is not None:
-      b_s = times(jax.random.fold_in(key, 1), (hidden_size,), b.dtype)
+      b_s = times(further_key(key), (hidden_size,), b.dtype)
     return {**params, "b": b.at[:hidden_size].set(b_s)}
 
   def weights(drive: Array, recurrent: Array) -> tuple[Array, Array]:

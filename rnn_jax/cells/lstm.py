@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_hidden_state
-from rnn_jax.initializers import chrono_bias
+from rnn_jax.initializers import chrono_bias, further_key
 from rnn_jax.types import Array, Cell, InitFn, InitialCarryFn, Params
 
 
@@ -136,7 +136,7 @@ def lstm(
     raise ValueError(f"chrono is for forget_gate=True, got chrono={chrono} without a forget gate.")
   init = lstm_init(hidden_size, forget_bias, recurrent_kernel, recurrent_gain)
   if chrono is not None:
-    init = _with_chrono(init, hidden_size, chrono)
+    init = _with_chrono(init, hidden_size, checks.number("chrono", chrono, above=2))
   update, gates = _update, _named_gates
   if not forget_gate:
     init = dense_init(hidden_size, 3, recurrent_kernel, recurrent_gain)
@@ -145,13 +145,13 @@ def lstm(
   return Cell(init, carry, dense_project, hidden_recur, update, the_hidden_state, gates)
 
 
-def _with_chrono(init: InitFn, hidden_size: int, chrono: float) -> InitFn:
-  forget_bias = chrono_bias(chrono)
+def _with_chrono(init: InitFn, hidden_size: int, longest: float) -> InitFn:
+  forget_bias = chrono_bias(longest)
 
   def with_biases(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
     params = init(key, input_size, dtype)
     b = params["b"]
-    b_f = forget_bias(jax.random.fold_in(key, 1), (hidden_size,), b.dtype)
+    b_f = forget_bias(further_key(key), (hidden_size,), b.dtype)
     return {**params, "b": b.at[: 2 * hidden_size].set(jnp.concatenate([-b_f, b_f]))}
 
   return with_biases

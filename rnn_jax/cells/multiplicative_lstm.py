@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, fused_gates, gate_values, lstm_init, zero_carry
-from rnn_jax.initializers import input_kernel
+from rnn_jax.initializers import further_key, input_kernel
 from rnn_jax.initializers import recurrent_kernel as make_kernel
 from rnn_jax.types import Array, Cell, Params
 
@@ -52,7 +52,7 @@ def multiplicative_lstm(
   init_w_h = make_kernel(recurrent_kernel, recurrent_gain)
 
   def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
-    x_key, h_key = jax.random.split(jax.random.fold_in(key, 1))
+    x_key, h_key = jax.random.split(further_key(key))
     params = gated(key, input_size, dtype)
     w_x, b = params["w_x"], params["b"]
     w_m = input_kernel(x_key, (input_size, hidden_size), w_x.dtype)

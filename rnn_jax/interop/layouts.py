@@ -101,7 +101,8 @@ def _split(
   rows = -1 if transposed else 0
   size = {"D": _axis(arrays, layout, "w_x", rows), "H": _axis(arrays, layout, "w_h", rows), **sizes}
   blocks: Blocks = {}
-  for entry, (use, gates) in layout.items():
+  # The recurrent kernel first: H is read off it, so that it is the one to name if it is not square.
+  for entry, (use, gates) in sorted(layout.items(), key=lambda item: item[1][0] != "w_h"):
     width = len(gates) * size["H"]
     symbols = [f"{len(gates)}·H" if len(gates) > 1 else "H"]
     shape: tuple[int, ...] = (width,)

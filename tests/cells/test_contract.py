@@ -6,6 +6,7 @@ So does a wrapped one: a line in WRAPPED.
 from __future__ import annotations
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -255,19 +256,28 @@ def test_options_of_init_act_nowhere_else(name, option, value):
   chex.assert_trees_all_equal(moved(other), moved(cell))
 
 
+@pytest.mark.parametrize(
+  ("name", "option"),
+  [(n, option) for n in CELLS for option in ("recurrent_gain", "forget_bias") if has(n, option)],
+)
+def test_options_with_flags_of_their_own_may_be_traced(name, option):
+  others = {"recurrent_kernel": "identity"} if has(name, "recurrent_kernel") else {}
+
+  @jax.jit
+  def params(value):
+    return make_cell(name, H, **{option: value}, **others).init(jax.random.key(0), D)
+
+  # The flag's default is given in the place of the constructor's.
+  assert inspect.signature(CELLS[name]).parameters[option].default == 1
+  leaves = map(jax.tree.leaves, (params(1.0), params(2.0)))
+  assert any(not np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
 def test_forget_bias_is_a_param_and_all_other_biases_are_zero(value):
   cell = make_cell("lstm", H, forget_bias=value)
   b = jax.jit(lambda key: cell.init(key, D)["b"])(jax.random.key(0))
   np.testing.assert_array_equal(b, np.repeat([0, value, 0, 0], H))
-
-
-def test_forget_bias_may_be_traced():
-  @jax.jit
-  def bias(value):
-    return make_cell("lstm", H, forget_bias=value).init(jax.random.key(0), D)["b"]
-
-  np.testing.assert_array_equal(bias(2.0), np.repeat([0, 2, 0, 0], H))
 
 
 @every_cell

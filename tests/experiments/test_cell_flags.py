@@ -71,7 +71,10 @@ def test_a_flag_of_its_own_is_named():
       "Unknown --cell_option 'activaton'; did you mean 'activation'? Choose one",
     ),
     (["gru.activation=relu"], "Unknown --cell_option of cell gru 'activation'. Choose one of:"),
-    (["lstm.forget=1"], "Unknown cell of --cell_option 'lstm'. Choose one of: elman, gru."),
+    (
+      ["lstm.forget=1"],
+      "--cell_option must be for a chosen cell, elman, gru, got 'lstm.forget=1'.",
+    ),
     (["activation=relu", "activation=tanh"], "must not give activation of elman twice"),
     (["activation=relu", "elman.activation=tanh"], "again in 'elman.activation=tanh'"),
   ],

@@ -83,7 +83,10 @@ BAD = [
   ("--cell_option=activation=", "cell_option must be a comma list without empty entries"),
   ("--cell_option=activation=tanh,tanh", "cell_option must not hold a value twice, got tanh"),
   ("--cell_option=activaton=relu", "Unknown --cell_option 'activaton'; did you mean 'activation'?"),
-  ("--cell=gru --cell_option=elman.activation=relu", "Unknown cell of --cell_option 'elman'"),
+  (
+    "--cell=gru --cell_option=elman.activation=relu",
+    "--cell_option must be for a chosen cell, gru, got",
+  ),
   (
     "--cell_option=activation=rleu",
     "--cell=elman --cell_option=activation=rleu: Unknown activation",

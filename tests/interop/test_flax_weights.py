@@ -139,7 +139,7 @@ def test_a_bias_inside_of_the_reset_is_not_lost():
     (to_nnx, "gru", {"optimized": False}, "^Unknown cell of flax.nnx.* Choose one of: lstm"),
     (to_linen, "gur", {}, "^Unknown cell 'gur'; did you mean 'gru'"),
     (to_linen, "lstm", {"forget_bais": 1}, "did you mean 'forget_bias'"),
-    (to_linen, "lstm", {}, r"^w_x must be \[D, 4·H\] = \[3, 20\], got \[3, 5\]"),
+    (to_linen, "lstm", {}, r"^w_h must be \[H, 4·H\] = \[5, 20\], got \[5, 5\]"),
     (from_linen, "lstm", {}, "^Unknown entry 'b'"),
   ],
 )

@@ -224,7 +224,7 @@ def test_a_state_dict_that_does_not_fit_is_named(name, change, options, message)
 
 
 def test_one_cells_weights_are_not_anothers():
-  with pytest.raises(ValueError, match=r"weight_ih_l0 must be \[3·H, D\] = \[15, 3\], got \[20, 3"):
+  with pytest.raises(ValueError, match=r"weight_hh_l0 must be \[3·H, H\] = \[15, 5\], got \[20, 5"):
     from_torch("gru", state_dict_of("lstm"), inner_bias=True)
 
 
@@ -232,7 +232,7 @@ def test_one_cells_weights_are_not_anothers():
   ("name", "layers", "options", "message"),
   [
     ("gru", [("gru", D)], {"reset": "before"}, r"'gru reset=before'.* Choose one of: elman, gru"),
-    ("gru", [("lstm", D)], {}, r"^w_x of layer 0 must be \[D, 3·H\] = \[3, 15\], got \[3, 20\]"),
+    ("gru", [("lstm", D)], {}, r"^w_h of layer 0 must be \[H, 3·H\] = \[5, 15\], got \[5, 20\]"),
     ("lstm", [("lstm", D), ("lstm", D)], {}, r"^w_x of layer 1 must be \[D, 4·H\] = \[5, 20\]"),
     ("lstm", [], {}, "^layers must hold the params of one layer or more"),
     ("lstm", [(("lstm", D),) * 2, ("lstm", 2 * H)], {}, r"^layers must all be params"),
