@@ -121,6 +121,12 @@ def test_chrono_lstm_forgets_at_times_up_to_the_longest_and_takes_in_as_much():
   assert not b_g.any() and not b_o.any()
 
 
+@pytest.mark.parametrize("name", ["gru", "janet", "lstm"])
+def test_a_wrong_chrono_is_named(name):
+  with pytest.raises(ValueError, match="chrono must be greater than 2, got 1"):
+    make_cell(name, H, chrono=1)
+
+
 def test_chrono_is_for_a_forget_gate():
   with pytest.raises(ValueError, match="chrono is for forget_gate=True, got chrono=9 without"):
     make_cell("lstm", H, chrono=9, forget_gate=False)
