@@ -83,8 +83,9 @@ def unroll(
       price of a slower reverse mode. Forward over reverse mode does not need it.
     method: `loop`, one step after another; or `associative`, all of them together in O(log T)
       rounds, for cells that are linear and diagonal in their carry (those with `cell.linear`: lru,
-      mingru, minlstm, rg_lru). The same function to rounding, both derivatives included. For
-      accelerators, where T small steps are slow. With remat="none" and without clip_carry only.
+      mingru, minlstm, rg_lru). The same function to rounding, both derivatives included, but that
+      what is not finite goes on through a reset. For accelerators, where T small steps are slow.
+      With remat="none" and without clip_carry only.
   Returns:
     (final carry, leaves [B, ...]; ys, [T, B, ...] in the order of xs).
   Raises:
@@ -242,6 +243,8 @@ def _at_once(
   first, last = (-1, 0) if reverse else (0, -1)
 
   def leaf(a: Array, b: Array, start: Array) -> Array:
+    if stream.reset is not None:
+      start = _select(stream.reset[first], jnp.zeros_like(start), start)
     b = b.at[first].add(a[first] * start)
     where = None if cut is None else jnp.expand_dims(cut, range(cut.ndim, a.ndim))
     return linear_scan(a, b, where, reverse)

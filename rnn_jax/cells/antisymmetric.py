@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, product, the_carry, zeros
+from rnn_jax.cells.dense import dense_project, plain_recur, the_carry, zeros
 from rnn_jax.initializers import input_kernel, recurrent_kernel
 from rnn_jax.types import Array, Cell, Params
 
@@ -69,9 +69,6 @@ def antisymmetric(
     friction = jnp.asarray(gamma, u.dtype) * jnp.eye(hidden_size, dtype=u.dtype)
     return {"w_x": params["w_x"], "w_h": u - u.T - friction, "b": params["b"]}
 
-  def recur(params: Params, h: Array) -> Array:
-    return product(h, params["w_h"])
-
   def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     del params
     step = jnp.asarray(epsilon, h.dtype)
@@ -85,5 +82,5 @@ def antisymmetric(
     return {"input": jax.nn.sigmoid(jnp.split(drive, 2, axis=-1)[1] + recurrent)}
 
   project = functools.partial(dense_project, bias=True)
-  cell = Cell(init, zeros(hidden_size), project, recur, update, the_carry, prepare=prepare)
+  cell = Cell(init, zeros(hidden_size), project, plain_recur, update, the_carry, prepare=prepare)
   return cell._replace(gates=gates) if gated else cell

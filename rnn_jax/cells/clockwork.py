@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_hidden_state
+from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
 from rnn_jax.types import Array, Cell, Params
 
 _MOST_MODULES = 31  # 2³⁰ is the longest period that an int32 counts to
@@ -70,9 +70,6 @@ def clockwork(
     w_h = params["w_h"]
     return {**params, "w_h": jnp.where(reads, w_h, jnp.zeros_like(w_h))}
 
-  def recur(params: Params, carry: ClockworkCarry) -> Array:
-    return dense_recur(params, carry.hidden)
-
   def update(
     params: Params, carry: ClockworkCarry, drive: Array, recurrent: Array
   ) -> ClockworkCarry:
@@ -81,4 +78,6 @@ def clockwork(
     moves = t[..., None] % np.expand_dims(period, tuple(range(t.ndim))) == 0
     return ClockworkCarry(jnp.where(moves, jnp.tanh(drive + recurrent), h), t + 1)
 
-  return Cell(init, initial_carry, dense_project, recur, update, the_hidden_state, prepare=prepare)
+  return Cell(
+    init, initial_carry, dense_project, hidden_recur, update, the_hidden_state, prepare=prepare
+  )

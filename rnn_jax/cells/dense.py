@@ -91,12 +91,22 @@ def dense_project(
   return drive.reshape(*leading, -1)
 
 
+def plain_recur(params: Params, h: Array) -> Array:
+  """recurrent = h W_h for h [..., H]."""
+  return product(h, params["w_h"])
+
+
 def dense_recur(params: Params, h: Array) -> Array:
   """recurrent = h W_h + b for h [..., H].
 
   b needs no carry, but added here, in the loop, it costs no array of the drive's size.
   """
   return product(h, params["w_h"]) + over(params["b"], h)
+
+
+def hidden_recur(params: Params, carry: Any) -> Array:
+  """`dense_recur` of the hidden state of a carry."""
+  return dense_recur(params, carry.hidden)
 
 
 @jax.custom_jvp

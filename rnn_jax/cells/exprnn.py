@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, over, product, the_carry, zeros
+from rnn_jax.cells.dense import dense_project, over, plain_recur, the_carry, zeros
 from rnn_jax.initializers import Kernel
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.types import Array, Cell, Params
@@ -75,9 +75,6 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> Cell:
     a = params["a"]
     return {"w_x": params["w_x"], "w_h": exponential(a - a.T), "b": params["b"]}
 
-  def recur(params: Params, h: Array) -> Array:
-    return product(h, params["w_h"])
-
   def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     del h
     z = drive + recurrent
@@ -87,7 +84,9 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> Cell:
     on = (jnp.abs(z) + b > 0) & (z != 0)
     return jnp.where(on, z + jnp.where(z > 0, b, -b), jnp.zeros_like(z))
 
-  return Cell(init, zeros(hidden_size), dense_project, recur, update, the_carry, prepare=prepare)
+  return Cell(
+    init, zeros(hidden_size), dense_project, plain_recur, update, the_carry, prepare=prepare
+  )
 
 
 _MOST_SQUARINGS = 16

@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, over, product, the_carry, zeros
+from rnn_jax.cells.dense import (
+  dense_init,
+  dense_project,
+  over,
+  plain_recur,
+  product,
+  the_carry,
+  zeros,
+)
 from rnn_jax.initializers import chrono_bias, further_key
 from rnn_jax.types import Array, Cell, Params
 
@@ -126,15 +134,11 @@ def gru(
   elif reset == "before":
     recur, update = _recur_before, _update_before
   else:
-    recur, update = _recur, _update_alone
+    recur, update = plain_recur, _update_alone
   # r scales the recurrent product without b.
   project = functools.partial(dense_project, bias=True)
   named = _update_gate if reset == "none" else _both_gates
   return Cell(init, zeros(hidden_size), project, recur, update, the_carry, named)
-
-
-def _recur(params: Params, h: Array) -> Array:
-  return product(h, params["w_h"])
 
 
 def _recur_after(params: Params, h: Array) -> Array:

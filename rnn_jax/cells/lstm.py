@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_hidden_state
+from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
 from rnn_jax.initializers import chrono_bias, further_key
 from rnn_jax.types import Array, Cell, InitFn, InitialCarryFn, Params
 
@@ -155,11 +155,6 @@ def _with_chrono(init: InitFn, hidden_size: int, longest: float) -> InitFn:
     return {**params, "b": b.at[: 2 * hidden_size].set(jnp.concatenate([-b_f, b_f]))}
 
   return with_biases
-
-
-def hidden_recur(params: Params, carry: LSTMCarry) -> Array:
-  """recurrent = h W_h + b."""
-  return dense_recur(params, carry.hidden)
 
 
 def _update(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) -> LSTMCarry:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, product, the_carry, zeros
+from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, product, the_carry, zeros
 from rnn_jax.types import Array, Cell, Params
 
 
@@ -58,14 +58,10 @@ def mgu(
     b = params["b"]
     return {**params, "b": b.at[:hidden_size].set(jnp.asarray(forget_bias, b.dtype))}
 
-  recur, update = (_recur_before, _update_before) if reset == "before" else (_recur, _update)
+  recur, update = (_recur_before, _update_before) if reset == "before" else (plain_recur, _update)
   # f scales the recurrent product without b.
   project = functools.partial(dense_project, bias=True)
   return Cell(init, zeros(hidden_size), project, recur, update, the_carry, _gates)
-
-
-def _recur(params: Params, h: Array) -> Array:
-  return product(h, params["w_h"])
 
 
 def _recur_before(params: Params, h: Array) -> Array:

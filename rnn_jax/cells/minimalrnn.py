@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax.cells.dense import dense_init, dense_project, product, the_carry, zeros
+from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, the_carry, zeros
 from rnn_jax.types import Array, Cell, Params
 
 
@@ -48,9 +48,6 @@ def minimalrnn(
     z = jnp.tanh(dense_project({"w_x": params["w_x"], "b": b_z}, xs, key, bias=True))
     return z, dense_project({"w_x": params["v"], "b": b_u}, z, bias=True)
 
-  def recur(params: Params, h: Array) -> Array:
-    return product(h, params["w_h"])
-
   def update(params: Params, h: Array, drive: tuple[Array, Array], recurrent: Array) -> Array:
     del params
     z, a = drive
@@ -63,4 +60,4 @@ def minimalrnn(
     del params, h
     return {"update": jax.nn.sigmoid(drive[1] + recurrent)}
 
-  return Cell(init, zeros(hidden_size), project, recur, update, the_carry, gates)
+  return Cell(init, zeros(hidden_size), project, plain_recur, update, the_carry, gates)

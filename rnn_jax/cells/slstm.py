@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, dense_recur, the_hidden_state
+from rnn_jax.cells.dense import dense_project, hidden_recur, the_hidden_state
 from rnn_jax.initializers import input_kernel
 from rnn_jax.types import Array, Cell, Params
 
@@ -97,12 +97,8 @@ def slstm(hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_l
     return {**params, "w_h": jnp.where(same, w_h, jnp.zeros_like(w_h))}
 
   return Cell(
-    init, initial_carry, dense_project, _recur, _update, the_hidden_state, _gates, prepare
+    init, initial_carry, dense_project, hidden_recur, _update, the_hidden_state, _gates, prepare
   )
-
-
-def _recur(params: Params, carry: SLSTMCarry) -> Array:
-  return dense_recur(params, carry.hidden)
 
 
 def _update(params: Params, carry: SLSTMCarry, drive: Array, recurrent: Array) -> SLSTMCarry:
