@@ -22,6 +22,7 @@ from experiments.figures import (
   t4_character_model,
   training,
 )
+from rnn_jax import CELLS
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -98,6 +99,12 @@ def test_f8_wants_the_gradient_to_reach_further_where_it_has_learned(monkeypatch
   assert [(row["layers"], row["layer"]) for row in outcome.table] == [(1, 1), (2, 1), (2, 2)]
   assert outcome.table[0]["decades lost, before"] == 5.0
   assert draws(outcome)
+
+
+def test_f10_is_of_every_cell():
+  flags = (training.FLAGFILES / "cells_decay.flags").read_text().splitlines()
+  (cells,) = [line.removeprefix("--cell=") for line in flags if line.startswith("--cell=")]
+  assert cells.split(",") == list(CELLS)
 
 
 def decaying(cells, rate, loss):
