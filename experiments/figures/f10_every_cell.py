@@ -199,7 +199,7 @@ figure = Figure(
   setting="copy memory and adding problem, T = 100, one layer of 64, batch 32, "
   "Adam 0.002, clip norm 1, 1500 updates; experiments/flagfiles/cells_decay.flags",
   source="own measurement; what to expect, from the papers of the cells",
-  seconds=700,
+  seconds=470,
   run=run,
   seeds=(0, 1),
 )
