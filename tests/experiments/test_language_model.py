@@ -283,7 +283,7 @@ def test_what_a_model_cannot_do_is_one_line(folder, error, flags, message):
     (("--validation_share=0.001",), "--validation_share must hold out more than batch_size = 4"),
     (("--corpus=/nowhere",), "--corpus must be a file that exists, got /nowhere."),
     (("--level=letter",), "Unknown level 'letter'"),
-    (("--cell_option=rest=1",), "Unknown --cell_option 'rest'. Choose one of: forget_bias"),
+    (("--cell_option=rest=1",), "Unknown --cell_option 'rest'. Choose one of: chrono, forget_bias"),
     (
       ("--cell=gru", "--cell_option=reset=x"),
       "--cell=gru --cell_option=reset=x: Unknown reset 'x'",
