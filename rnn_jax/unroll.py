@@ -229,6 +229,7 @@ def _at_once(
   cell: Cell, params: Params, carry: Carry, stream: _Stream, reverse: bool
 ) -> tuple[Carry, Any]:
   """All steps of a linear cell as one associative scan."""
+  # That the cell has one is checked by then, which the type checker cannot see.
   a, b = cell.linear(params, stream.drive)  # type: ignore[misc]
   if stream.probe is not None:
     b = tap(b, stream.probe)  # dL/db_t = dL/dh_t

@@ -112,5 +112,6 @@ def exponential(s: Array) -> Array:
   def square(power: Array, i: Array) -> tuple[Array, None]:
     return jax.lax.cond(i < n, lambda a: a @ a, lambda a: a, power), None
 
+  # Scans, over terms and squarings: written out, as many products would be compiled.
   total, _ = jax.lax.scan(add, one, jnp.arange(terms, 0, -1).astype(s.dtype))
   return jax.lax.scan(square, total, jnp.arange(_MOST_SQUARINGS, dtype=n.dtype))[0]
