@@ -1,19 +1,17 @@
-"""The written-out reverse sweep: the derivative of the plain loop, and compiled as it should be."""
+"""The written-out reverse sweep is the derivative of the plain loop."""
 
 from __future__ import annotations
 
 import functools
-import re
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cell_kinds import KINDS
+from cell_kinds import KINDS, VARIANTS, WRAPPED
 
 from rnn_jax import CELLS, gradient_probe, make_cell, unroll
-from rnn_jax.cells import LSTMCarry, gru, layer_norm, lstm, residual, zoneout
 from rnn_jax.types import floats_of, with_floats
 
 T, B, D, H = 7, 2, 2, 3
@@ -22,8 +20,6 @@ LENGTHS = np.array([7, 4])
 RESETS = np.zeros((T, B), bool)
 RESETS[[3, 5], [0, 1]] = True
 
-VARIANTS = [*((name, {}) for name in CELLS), ("elman", {"activation": "relu"})]
-VARIANTS += [("gru", {"reset": "before"})]
 TIMES = [
   {},
   {"reverse": True, "unroll": 3},
@@ -31,17 +27,6 @@ TIMES = [
   {"truncation": 2, "lengths": LENGTHS, "reverse": True, "remat": "step"},
   {"truncation": 2, "resets": RESETS, "remat": "sqrt"},
 ]
-
-# They read vectors as wide as their output.
-WRAPPED = {
-  "residual lstm": lambda size: residual(lstm(size)),
-  "zoneout lstm": lambda size: zoneout(lstm(size), LSTMCarry(hidden=0.2, cell=0.5)),
-  "all of a gru": lambda size: residual(layer_norm(zoneout(gru(size), 0.3))),
-}
-
-every_variant = pytest.mark.parametrize(
-  ("name", "options"), VARIANTS, ids=[" ".join(map(str, (n, *o.values()))) for n, o in VARIANTS]
-)
 
 
 def draw(seed, like):
@@ -262,148 +247,3 @@ def test_a_cell_that_counts_its_steps(x64):
     return score(jnp.repeat(ys, 3, axis=0)[:T])
 
   chex.assert_trees_all_close(counted(params), thinned(params), rtol=1e-11)
-
-
-# What is compiled
-
-
-def compiled(cell, num_steps, batch_size, input_size, hidden_size, probed=False, **time):
-  """The optimised text of a gradient, and its temporaries in bytes."""
-  params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
-  xs = jax.ShapeDtypeStruct((num_steps, batch_size, input_size), jnp.float32)
-  probe = gradient_probe(cell, num_steps, batch_size) if probed else None
-
-  def loss(params, probe, xs):
-    return jnp.mean(unroll(cell, params, xs, probe=probe, **time)[1] ** 2)
-
-  grad = jax.grad(loss, argnums=(0, 1) if probed else 0)
-  program = jax.jit(grad).lower(params, probe, xs).compile()
-  return program.as_text(), program.memory_analysis().temp_size_in_bytes
-
-
-def while_bodies(text, num_steps=29):
-  """The text of each loop over floats of all steps, with that of the computations that it calls."""
-  computations = {}
-  for part in re.split(r"\n\n", text):
-    named = re.match(r"(?:ENTRY )?%([\w.\-]+) \(", part.strip())
-    if named:
-      computations[named[1]] = part
-
-  def whole(name, seen):
-    if name in seen or name not in computations:
-      return ""
-    seen.add(name)
-    text = computations[name]
-    called = re.findall(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)", text)
-    return text + "".join(whole(other, seen) for other in called)
-
-  bodies = [whole(name, set()) for name in set(re.findall(r"body=%([\w.\-]+)", text))]
-  return [body for body in bodies if re.search(rf"[fc]\d+\[{num_steps},", body)]
-
-
-# Sizes of which none is the product of others, so that a shape tells what an array is.
-SIZES = {"num_steps": 29, "batch_size": 5, "input_size": 11, "hidden_size": 7}
-
-
-def products(text):
-  """Shapes of the results of all matrix products."""
-  found = re.findall(r"f32\[([\d,]*)\]\S* (?:dot|custom-call)\(", text)
-  return [tuple(map(int, shape.split(","))) for shape in found if shape]
-
-
-PADDED = {"truncation": 4, "lengths": np.array([29, 3, 5, 7, 11])}
-# A second product in `update`, of what the first has made: it stays in the loop, with its gradient.
-TWO_PRODUCTS = ("lem", "multiplicative_lstm", "rhn")
-
-
-@every_variant
-def test_loops_copy_nothing_and_leave_gradients_of_kernels_for_later(name, options):
-  cell = make_cell(name, 7, **options)
-  text, _ = compiled(cell, **SIZES, probed=True, **PADDED)
-  bodies = while_bodies(text)
-  assert_nothing_is_copied(bodies)
-  params = jax.eval_shape(lambda: cell.prepare(cell.init(jax.random.key(0), 11)))
-  kernels = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 2}
-  inside = {shape for body in bodies for shape in products(body)}
-  if name not in TWO_PRODUCTS:
-    assert not inside & (kernels | {shape[::-1] for shape in kernels})
-
-
-@pytest.mark.parametrize(("name", "num_gates"), [("elman", 1), ("gru", 3), ("lstm", 4)])
-def test_the_recurrent_kernels_gradient_is_one_product_after_the_loop(name, num_gates):
-  text, _ = compiled(make_cell(name, 7), **SIZES)
-  bodies = while_bodies(text)
-  assert len(bodies) == 2
-  assert all(products(body) for body in bodies), "the recurrent products are in the loops"
-  assert {(7, num_gates * 7), (num_gates * 7, 7)} & set(products(text))
-
-
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize(
-  "time",
-  [{}, {"remat": "step"}, {"remat": "step", **PADDED}, {"clip_carry": 0.1}],
-  ids=lambda time: "+".join(map(str, [*time, time.get("remat")])),
-)
-def test_no_loop_copies_what_it_keeps_for_all_time(name, time):
-  text, _ = compiled(make_cell(name, 7), **SIZES, probed=True, **time)
-  assert_nothing_is_copied(while_bodies(text))
-
-
-def assert_nothing_is_copied(bodies):
-  for body in bodies:
-    assert "dynamic-update-slice" in body
-    assert not re.search(r"= \w+\[29,[\d,]+\]\S* copy\(", body)
-
-
-@pytest.mark.parametrize(
-  ("name", "key"),
-  [("residual lstm", None), ("zoneout lstm", 5), ("all of a gru", None)],
-)
-def test_nor_does_that_of_a_wrapped_cell(name, key):
-  # The input of a residual cell is read by nothing that could overwrite it.
-  key = None if key is None else jax.random.key(key)
-  text, _ = compiled(WRAPPED[name](7), **SIZES | {"input_size": 7}, probed=True, key=key)
-  # The draws of the masks have loops of their own, of other types.
-  assert not any(re.search(r"= (f32|pred)\[29,[\d,]+\]\S* copy\(", b) for b in while_bodies(text))
-
-
-@pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"hidden_size": 1}], ids="+".join)
-def test_nor_does_a_loop_of_vectors(sizes):
-  cell = make_cell("gru", sizes.get("hidden_size", 7))
-  text, _ = compiled(cell, **{**SIZES, **sizes})
-  for body in while_bodies(text):
-    assert not re.search(r"= \w+\[29,[\d,]+\]\S* copy\(", body)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_norms_take_next_to_no_memory(name):
-  sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
-  cell = make_cell(name, 64)
-  _, without = compiled(cell, **sizes)
-  _, probed = compiled(cell, **sizes, probed=True)
-  assert probed < 1.02 * without
-
-
-def test_a_buffer_of_carries_is_not_kept_once_for_every_age():
-  sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
-  _, alone = compiled(make_cell("elman", 64), **sizes, probed=True)
-  _, buffered = compiled(make_cell("dilated_elman", 64, dilation=8), **sizes, probed=True)
-  assert buffered < 1.05 * alone
-
-
-@pytest.mark.parametrize("time", [{}, {"truncation": 10}], ids="+".join)
-def test_what_is_kept_of_an_elman_step_is_its_output_and_a_derivative(time):
-  sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
-  _, temporaries = compiled(make_cell("elman", 64), **sizes, **time)
-  # The other two are the cotangent of ys, and the outputs once more, one step later.
-  assert temporaries < 4.2 * 64 * 16 * 64 * 4
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_memory_of_blocks_is_that_of_the_outputs(name):
-  sizes = {"num_steps": 1024, "batch_size": 4, "input_size": 16, "hidden_size": 32}
-  cell = make_cell(name, 32)
-  _, blocks = compiled(cell, **sizes, remat="sqrt")
-  outputs = 1024 * 4 * 32 * 4
-  # ys and their cotangent, and a block of √T steps.
-  assert blocks < 2 * outputs + 24 * outputs / 32
