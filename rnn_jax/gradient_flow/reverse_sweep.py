@@ -55,11 +55,12 @@ def forward_pass(cell: Cell, params: Params, xs: Array, carry: Carry | None = No
   def output(params: Params, carry: Carry, drive: Drive) -> Any:
     return carry, cell.output(params, carry, drive)
 
-  _, (carries, ys) = unroll(cell._replace(output=output), params, xs, carry)
+  params = cell.prepare(params)
+  watched = cell._replace(output=output, prepare=lambda prepared: prepared)
+  _, (carries, ys) = unroll(watched, params, xs, carry)
   if carry is None:
     carry = jax.tree.map(lambda a: jnp.zeros_like(a[0]), carries)
   before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), carry, carries)
-  params = cell.prepare(params)
   drives, inputs_vjp = jax.vjp(lambda xs: cell.project(params, xs), xs)
   return Pass(params, before, drives, ys, inputs_vjp)
 

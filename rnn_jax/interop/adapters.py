@@ -95,7 +95,7 @@ class NNXCell(nnx.RNNCellBase):
 
 
 def _one_step(cell: Cell, params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
-  # In the loop, which has no place in front of it: XLA moves out what is the same in every step.
+  # In the loop, which has no place in front of it: XLA moves out what it can.
   params = cell.prepare(params)
   drive = cell.project(params, x)
   carry = step(cell, params, carry, drive)
