@@ -58,5 +58,5 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
     save(path, tree())
     largest = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:10])
-  with pytest.raises(ValueError, match="path must hold a checkpoint, got "):
+  with pytest.raises(ValueError, match="path must hold a checkpoint, got|is damaged: "):
     restore(path, jax.eval_shape(tree))

@@ -80,5 +80,5 @@ def test_pmap_and_orbax_have_one_place_each(path):
   if path != ROOT / "parallel.py":
     assert "pmap" not in used
     assert not any(name.endswith(".pmap") for name in imported)
-  if path != ROOT / "checkpoints.py":
+  if path != ROOT / "checkpoints" / "checkpoint.py":
     assert not any(name.split(".")[0] == "orbax" for name in imported)
