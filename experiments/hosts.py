@@ -69,26 +69,23 @@ def joined() -> Iterator[None]:
   """Within it, this process is one of those that the flags tell of.
 
   To be entered before the first use of a device. One that ends with an error ends the others.
-
-  Raises:
-    ValueError: the processes cannot be found in the environment, or do not match.
   """
   values = flags.FLAGS
   if values.coordinator is None:
     for name in ("num_processes", "process_id"):
       if values[name].value is not None:
-        raise ValueError(f"--{name} needs --coordinator, got {values[name].value} without it.")
+        command_line.fail(f"--{name} needs --coordinator, got {values[name].value} without it.")
     yield
     return
-  _initialize(values.coordinator, values.num_processes, values.process_id)
   try:
+    _join(values.coordinator, values.num_processes, values.process_id)
     yield
   except BaseException as error:
     _leave_alone(error)
   leave()
 
 
-def _initialize(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+def _join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
   everything = None not in (num_processes, process_id) and coordinator != "auto"
   # Its handler would take SIGTERM from this program's own.
   jax.config.update("jax_enable_preemption_service", False)
@@ -115,15 +112,13 @@ def _initialize(coordinator: str, num_processes: int | None, process_id: int | N
       initialization_timeout=_START + 60,
       shutdown_timeout_seconds=_END,
     )
-  except (ValueError, TypeError, KeyError, RuntimeError) as error:
-    raise ValueError(
-      f"--coordinator={coordinator}: the processes were not found: {error}."
-    ) from None
+  except Exception as error:  # environments differ in what they lack
+    command_line.fail(f"--coordinator={coordinator}: {type(error).__name__}: {error}")
   finally:
     timer.cancel()
   counts = [len(jax.local_devices(process)) for process in range(jax.process_count())]
   if len(set(counts)) > 1:
-    raise ValueError(f"--coordinator must join processes with as many devices each, got {counts}.")
+    command_line.fail(f"--coordinator must join processes with as many devices each, got {counts}.")
 
 
 def leave() -> None:
@@ -138,12 +133,14 @@ def _leave_alone(error: BaseException) -> NoReturn:
   thread = threading.Thread(target=leave, daemon=True)
   thread.start()
   thread.join(_FAREWELL)
-  status = error.code if isinstance(error, SystemExit) else 1
+  if isinstance(error, KeyboardInterrupt):
+    command_line.interrupted("")
   if not isinstance(error, SystemExit):
     traceback.print_exception(error)
-  sys.stdout.flush()
+  with contextlib.suppress(OSError):
+    sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(status if isinstance(status, int) else 1)
+  os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
 
 
 def is_writer() -> bool:

@@ -1,4 +1,4 @@
-"""A run whose batch is shared by devices, perhaps of two processes; as a program, one of the two."""
+"""A run whose batch is shared by devices; as a program, one of two processes that share it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIMIZER = make_optimizer("adam", 0.1, 0.1)
 
 
 def trained(devices):
-  """State and metrics of two calls, of three updates each: the entries of this process's devices."""
+  """State and metrics of two calls, of three updates each, on this process's devices."""
   count = len(devices)
   total = functools.partial(psum, count=count)
 

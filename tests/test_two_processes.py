@@ -13,7 +13,6 @@ import chex
 import jax
 import numpy as np
 import pytest
-
 from shared_training import trained
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +30,8 @@ def test_two_processes_train_as_one(tmp_path):
   coordinator = f"--coordinator=localhost:{free_port()}"
   processes = [
     subprocess.Popen(
-      (sys.executable, "tests/shared_training.py", coordinator, "--num_processes=2")
-      + (f"--process_id={i}", str(tmp_path / str(i))),
+      [sys.executable, "tests/shared_training.py", coordinator, "--num_processes=2"]
+      + [f"--process_id={i}", str(tmp_path / str(i))],
       cwd=ROOT,
       env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "2"},
       stderr=subprocess.PIPE,
