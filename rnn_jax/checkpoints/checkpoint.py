@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp_v0
 from orbax.checkpoint import v1 as ocp
 
 DRAFT = ".draft"  # of a folder that is being written or deleted
@@ -119,7 +120,7 @@ def write(path: Path, leaves: Mapping[str, Copy], about: Mapping[str, Any]) -> N
     # orbax refuses arrays without elements, and a tree without arrays.
     arrays = {name: leaf.data for name, leaf in leaves.items() if leaf.data.size}
     if arrays:
-      _with_orbax(ocp.save, draft / _ARRAYS, arrays)
+      _with_orbax(_save, draft / _ARRAYS, arrays)
     described = {
       name: {"is": leaf.words, "key": leaf.key, "sha256": _hash(leaf.data)}
       for name, leaf in leaves.items()
@@ -249,6 +250,21 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
     with path.open("rb") as file:
       yield path.relative_to(folder).as_posix(), hashlib.file_digest(file, "sha256").hexdigest()
       os.fsync(file.fileno())
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """What `ocp.save` does, for this process alone.
+
+  `ocp.save` compares the path among all processes that jax knows, whichever are active, by a sum
+  that may come in between those of a training.
+  """
+  here = jax.process_index()
+  alone = ocp_v0.options.MultiprocessingOptions(
+    primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+  )
+  handler = ocp_v0.PyTreeCheckpointHandler(multiprocessing_options=alone)
+  with ocp_v0.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+    checkpointer.save(path, args=ocp_v0.args.PyTreeSave(arrays))
 
 
 def _with_orbax(function: Callable[..., Any], path: Path, *args: Any) -> Any:
