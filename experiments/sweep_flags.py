@@ -235,7 +235,8 @@ def resolve(arguments: list[str]) -> Sweep:
   folder = command_line.path("output_dir", values.output_dir)
   parts = settings, axes, options, ids, corpus, task, layout, folder
   sweep = Sweep(*parts, checkpoint_every=values.checkpoint_every)
-  if hosts.any_of(hosts.broadcast(sweep.configuration) != sweep.configuration):
+  same = sweep.configuration, len(layout.devices), layout.runs_per_device
+  if hosts.any_of(hosts.broadcast(same) != same):
     raise ValueError("--coordinator must join processes with equal flags, and equal corpora.")
   hosts.by_writer(records.check_folder, folder, sweep.configuration, values.overwrite)
   return sweep
