@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMOKE = f"--flagfile={ROOT / 'experiments' / 'flagfiles' / 'smoke.flags'}"
-RUN = ("--cell=elman", "--truncation=full", "--measures=none", "--steps=200")
+RUN = ("--cell=elman", "--truncation=full", "--measures=none", "--steps=150")
 TWO_DEVICES = ("--devices=2", "--data_parallel=2", "--checkpoint_every=50")
 
 
