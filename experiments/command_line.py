@@ -13,6 +13,7 @@ import jax
 from absl import app, flags, logging
 
 USAGE_ERROR = 2
+FAILED = 2
 INTERRUPTED = 130
 
 
@@ -22,15 +23,15 @@ def fail(message: str) -> NoReturn:
   sys.exit(USAGE_ERROR)
 
 
-def interrupted(message: str) -> NoReturn:
-  """Ends the program after Ctrl-C with a word on standard error, and at once.
+def interrupted(message: str, status: int = INTERRUPTED) -> NoReturn:
+  """Ends the program after Ctrl-C, or another signal, with a word on standard error, and at once.
 
   The interpreter's own way out may crash while a computation is still under way on a device.
   """
   print(f"\nInterrupted. {message}".rstrip(), file=sys.stderr)
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(INTERRUPTED)
+  os._exit(status)
 
 
 @contextlib.contextmanager

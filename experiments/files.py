@@ -23,10 +23,15 @@ def replacing(path: Path) -> Iterator[Path]:
   draft.replace(path)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+  """Anything."""
+  with replacing(path) as draft:
+    draft.write_bytes(data)
+
+
 def write_text(path: Path, text: str) -> None:
   """Text, as UTF-8."""
-  with replacing(path) as draft:
-    draft.write_text(text, encoding="utf-8")
+  write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

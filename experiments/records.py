@@ -5,11 +5,15 @@ sweep.flags       feed it back and get the same sweep
 summary.csv       a line a run
 gradients.nc      norms and measures, run × step × layer × time, lag or the like
 figures/          pictures
-runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; replay.npz if it diverged
+runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; replay.npz if it diverged,
+                  error.txt if it failed
+checkpoints/      what runs that have not ended have come to; see work.py
+.lock             held by the process that writes
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -24,11 +28,20 @@ import xarray as xr
 from experiments import bad_step, files
 from experiments.bad_step import BadStep
 from experiments.grid import Settings, recorded_steps
+from experiments.group_program import Record
 from experiments.measures import MEASURES, coordinates
-from experiments.runner import Record, Result
+from experiments.runner import Result
 
 # sweep.json goes last, so that a folder that was half cleared is still known as a sweep's.
-_OURS = ("summary.csv", "gradients.nc", "figures", "runs", "sweep.flags", "sweep.json")
+_OURS = (
+  "summary.csv",
+  "gradients.nc",
+  "figures",
+  "checkpoints",
+  "runs",
+  "sweep.flags",
+  "sweep.json",
+)
 # Of a step, in metrics.jsonl.
 METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
 
@@ -56,9 +69,10 @@ def _check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: boo
   if not folder.exists():
     return
   if not (folder / "sweep.json").exists():
-    # sweep.flags alone is what a sweep leaves that was killed in its first moment.
-    rest = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp")
-    if rest and rest != ["sweep.flags"]:
+    # These are what a sweep leaves that was killed in its first moment.
+    first = {".lock", "sweep.flags"}
+    rest = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name not in first)
+    if rest:
       raise ValueError(
         f"--output_dir must be new, empty, or hold a sweep, got {folder}, which holds '{rest[0]}'."
       )
@@ -141,6 +155,11 @@ def has_ended(folder: Path, run_id: str) -> bool:
   return ended and state.get("bytes") == _sizes(folder / "runs" / run_id)
 
 
+def has_failed(folder: Path, run_id: str) -> bool:
+  """Whether the run could not be trained; its status says why."""
+  return status(folder, run_id).get("status") == "failed"
+
+
 def _sizes(path: Path) -> dict[str, int | None]:
   """Size of each of a run's records; None where it is missing."""
   files = [path / name for name in ("config.json", "metrics.jsonl", "gradients.nc")]
@@ -151,6 +170,7 @@ def start_run(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
   """Notes that a run has begun."""
   path = folder / "runs" / run_id
   path.mkdir(parents=True, exist_ok=True)
+  (path / "error.txt").unlink(missing_ok=True)
   files.write_json(path / "status.json", {"status": "running"})
   files.write_json(path / "config.json", config)
   (path / "metrics.jsonl").write_text("")
@@ -158,19 +178,34 @@ def start_run(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
 
 def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) -> None:
   """Adds a line for each of the records' steps to the run's `metrics.jsonl`."""
+  # One call to the system, so that a reader sees whole lines.
+  with (folder / "runs" / run_id / "metrics.jsonl").open("ab", buffering=0) as file:
+    lines = _lines(first_step, records)
+    if file.write(lines) < len(lines):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+
+
+def _lines(first_step: int, records: Record) -> bytes:
   columns = [getattr(records, name).tolist() for name in METRICS]
   lines = [
     json.dumps({"step": step, **dict(zip(METRICS, values, strict=True))})
     for step, values in enumerate(zip(*columns, strict=True), start=first_step)
   ]
-  with (folder / "runs" / run_id / "metrics.jsonl").open("a", encoding="utf-8") as file:
-    file.write("".join(line + "\n" for line in lines))
+  return "".join(line + "\n" for line in lines).encode()
+
+
+def fail_run(folder: Path, run_id: str, config: Mapping[str, Any], reason: str, trace: str) -> None:
+  """Notes that a run could not be trained, and why."""
+  path = folder / "runs" / run_id
+  files.write_json(path / "config.json", config)
+  files.write_text(path / "error.txt", trace)
+  files.write_json(path / "status.json", {"status": "failed", "reason": reason})
 
 
 def end_run(
   folder: Path, run_id: str, result: Result, settings: Settings, bad: BadStep | None
 ) -> None:
-  """Writes a run's norms, then its status: one that says `finished` vouches for all the rest.
+  """Writes a run's records, then its status: one that says `finished` vouches for all the rest.
 
   Where the run diverged, `bad`, the first bad place of that step is looked for, too.
   """
@@ -180,8 +215,8 @@ def end_run(
     place = bad_step.find(bad)
     with files.replacing(path / "replay.npz") as draft, draft.open("wb") as file:
       bad_step.save(file, bad, place)
-  with (path / "metrics.jsonl").open("rb+") as file:
-    os.fsync(file.fileno())
+  # Whole: what was appended may have been torn, or be of a process that was here before.
+  files.write_bytes(path / "metrics.jsonl", _lines(0, result.records))
   files.write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
   files.write_json(
     path / "status.json",

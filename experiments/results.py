@@ -16,7 +16,7 @@ from experiments import files
 from experiments.cell_flags import options_text
 from experiments.grid import AXES, run_of
 from experiments.measures import MEASURES
-from experiments.records import METRICS, has_ended, read_sweep, status
+from experiments.records import METRICS, has_ended, has_failed, read_sweep, status
 
 _ATTRIBUTES = {
   "norms": "log10 of the norm for each example's own loss, mean over the batch",
@@ -42,17 +42,19 @@ def write(folder: Path, ids: Iterable[str]) -> tuple[xr.Dataset, xr.Dataset]:
 
   Args:
     folder: of the sweep.
-    ids: of the runs, in order; all ended.
+    ids: of the runs, in order; all have ended or failed, not all have failed. Of one that has
+      failed there is a line in the summary, and nothing else.
   Returns:
     What `read_gradients` and `read_metrics` return.
   """
-  ids = list(ids)
+  every = list(ids)
+  ids = [name for name in every if not has_failed(folder, name)]
   parts = [xr.load_dataset(folder / "runs" / name / "gradients.nc") for name in ids]
   gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
   gradients = gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
   files.write_netcdf(folder / "gradients.nc", gradients)
   metrics = read_metrics(folder)
-  files.write_text(folder / "summary.csv", _summary(gradients, metrics))
+  files.write_text(folder / "summary.csv", _summary(folder, every, gradients, metrics))
   return gradients, metrics
 
 
@@ -83,7 +85,7 @@ def read_metrics(folder: Path) -> xr.Dataset:
     ValueError: a run has not ended, or a record is damaged.
   """
   about = read_sweep(folder)
-  ids = about["runs"]
+  ids = [name for name in about["runs"] if not has_failed(folder, name)]
   for name in ids:
     if not has_ended(folder, name):
       raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
@@ -103,62 +105,78 @@ def read_metrics(folder: Path) -> xr.Dataset:
 
 def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
   """Axes, options, width, status and step of divergence along `run`."""
-
-  def number(value: float | None, none: float) -> float:
-    return none if value is None else float(value)
-
-  runs = [run_of(files.read_json(folder / "runs" / name / "config.json")) for name in ids]
+  axes = [_axes(folder, name) for name in ids]
+  columns: dict[str, Any] = {name: [row[name] for row in axes] for name in axes[0]}
+  for name in ("depth", "seed", "hidden_size"):
+    columns[name] = np.array(columns[name], np.int32)
   states = [status(folder, name) for name in ids]
-  columns = {
-    "cell": [r.cell for r in runs],
-    "depth": np.array([r.depth for r in runs], np.int32),
-    "truncation": [number(r.truncation, np.inf) for r in runs],
-    "seed": np.array([r.seed for r in runs], np.int32),
-    "learning_rate": [r.learning_rate for r in runs],
-    "clip_norm": [number(r.clip_norm, np.inf) for r in runs],
-    "clip_by": [r.clip_by for r in runs],
-    "recurrent_gain": [number(r.recurrent_gain, np.nan) for r in runs],
-    "forget_bias": [number(r.forget_bias, np.nan) for r in runs],
-    "options": [options_text(r.options) for r in runs],
-    "hidden_size": np.array([r.hidden_size for r in runs], np.int32),
-    "status": [state["status"] for state in states],
-    "diverged_step": [number(state["diverged_step"], np.nan) for state in states],
-  }
+  columns["status"] = [state["status"] for state in states]
+  columns["diverged_step"] = [_number(state["diverged_step"], np.nan) for state in states]
   return {"run": ids, **{name: ("run", column) for name, column in columns.items()}}
 
 
-def _summary(gradients: xr.Dataset, metrics: xr.Dataset) -> str:
+def _axes(folder: Path, name: str) -> dict[str, Any]:
+  """Axes, options and width of a run, from its configuration."""
+  run = run_of(files.read_json(folder / "runs" / name / "config.json"))
+  return {
+    "cell": run.cell,
+    "depth": run.depth,
+    "truncation": _number(run.truncation, np.inf),
+    "seed": run.seed,
+    "learning_rate": run.learning_rate,
+    "clip_norm": _number(run.clip_norm, np.inf),
+    "clip_by": run.clip_by,
+    "recurrent_gain": _number(run.recurrent_gain, np.nan),
+    "forget_bias": _number(run.forget_bias, np.nan),
+    "options": options_text(run.options),
+    "hidden_size": run.hidden_size,
+  }
+
+
+def _number(value: float | None, none: float) -> float:
+  return none if value is None else float(value)
+
+
+def _summary(folder: Path, ids: Sequence[str], gradients: xr.Dataset, metrics: xr.Dataset) -> str:
   """A line a run, with nothing in it that differs from one execution to the next.
 
-  The final loss is the mean of the last tenth of the steps, so NaN for a run that diverged.
+  The final loss is the mean of the last tenth of the steps, so NaN for a run that diverged. A run
+  that has failed has no numbers.
   """
-  tail = max(1, metrics.sizes["update"] // 10)
-  rows = []
-  for name in metrics["run"].values:
-    run, norms = metrics.sel(run=name), gradients.sel(run=name)
-    loss, grad_norm = run["loss"].values, run["grad_norm"].values
-    far = _farthest(norms)
-    rows.append(
-      {
-        "run": name,
-        **{name: run[name].item() for name in (*AXES, "options", "hidden_size")},
-        "status": run["status"].item(),
-        "diverged_step": run["diverged_step"].item(),
-        "first_loss": loss[0],
-        "final_loss": np.nan if run["status"] == "diverged" else loss[-tail:].mean(),
-        "baseline": metrics.attrs["baseline"],
-        "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
-        "clipped_steps": int((run["clipped"].values > 0).sum()),
-        "zero_grad_norm_steps": int((grad_norm == 0).sum()),
-        "log10_lag_norm_before": far[0],
-        "log10_lag_norm_after": far[-1],
-      }
-    )
+  ended = set(metrics["run"].values)
+  rows = [
+    _row(gradients.sel(run=name), metrics.sel(run=name))
+    if name in ended
+    else {"run": name, **_axes(folder, name), "status": "failed"}
+    for name in ids
+  ]
   text = io.StringIO()
-  writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+  columns = next(list(row) for row in rows if row["status"] != "failed")
+  writer = csv.DictWriter(text, columns, lineterminator="\n")
   writer.writeheader()
   writer.writerows(rows)
   return text.getvalue()
+
+
+def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, Any]:
+  """What the summary says of a run that has ended."""
+  tail = max(1, run.sizes["update"] // 10)
+  loss, grad_norm = run["loss"].values, run["grad_norm"].values
+  far = _farthest(norms)
+  return {
+    "run": run["run"].item(),
+    **{name: run[name].item() for name in (*AXES, "options", "hidden_size")},
+    "status": run["status"].item(),
+    "diverged_step": run["diverged_step"].item(),
+    "first_loss": loss[0],
+    "final_loss": np.nan if run["status"] == "diverged" else loss[-tail:].mean(),
+    "baseline": run.attrs["baseline"],
+    "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
+    "clipped_steps": int((run["clipped"].values > 0).sum()),
+    "zero_grad_norm_steps": int((grad_norm == 0).sum()),
+    "log10_lag_norm_before": far[0],
+    "log10_lag_norm_after": far[-1],
+  }
 
 
 def _farthest(norms: xr.Dataset) -> np.ndarray:

@@ -8,14 +8,14 @@ folder, it skips the runs that have finished and goes on with the rest.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import signal
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
-import jax
 from absl import flags
 from rich.console import Console
 
@@ -26,14 +26,16 @@ from experiments import (
   command_line,
   compilation_cache,
   grid,
+  locks,
   plots,
   progress,
   provenance,
   records,
   results,
+  signals,
   sweep_flags,
+  work,
 )
-from experiments.runner import Program, Record, compile_group, train_group
 from experiments.sweep_flags import Sweep
 
 
@@ -58,20 +60,12 @@ def main(arguments: list[str]) -> None:
     return
   compilation_cache.use(flags.FLAGS.compilation_cache)
   try:
-    _run(sweep, console)
+    with command_line.errors_in_one_line("--output_dir could not be read or written"):
+      failed = _run(sweep, console)
   except KeyboardInterrupt:
-    ended = sum(records.has_ended(sweep.folder, name) for name in sweep.ids)
-    command_line.interrupted(
-      f"{ended} of {len(sweep.ids)} runs have ended, their records are in {sweep.folder}. "
-      "The same command goes on from there."
-    )
-  except BrokenPipeError:
-    raise
-  except OSError as error:
-    command_line.fail(f"--output_dir could not be read or written: {error}.")
-  except (MemoryError, jax.errors.JaxRuntimeError) as error:
-    reason = str(error).strip().split("\n")[0]
-    command_line.fail(f"a run failed, its records are not complete: {reason}.")
+    _interrupted(sweep, signal.SIGINT)
+  if failed:
+    sys.exit(command_line.FAILED)
 
 
 def _print_plan(sweep: Sweep) -> None:
@@ -93,75 +87,92 @@ def _words(run: grid.Run) -> str:
   return f"{run.network}{by}"
 
 
-def _run(sweep: Sweep, console: Console) -> None:
-  folder, settings = sweep.folder, sweep.settings
-  lines = grid.flagfile(settings, sweep.axes, sweep.options)
-  records.prepare_folder(folder, sweep.configuration, _about(sweep), lines, flags.FLAGS.overwrite)
-  names = {run: name for name, run in sweep.ids.items()}
-  # How much of each run is done, from 0 to 1.
-  done = {run: float(records.has_ended(folder, name)) for run, name in names.items()}
+def _run(sweep: Sweep, console: Console) -> bool:
+  """Does what there is to do; returns whether a run has failed."""
+  folder = sweep.folder
+  with _locked(folder):
+    _prepare(sweep)
+    with signals.noted() as stop:
+      try:
+        _train(sweep, stop, console)
+      except work.Stopped:
+        _interrupted(sweep, stop.number or signal.SIGTERM)
+    return _finish(sweep)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+  """Refuses a folder where another sweep is at work."""
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(locks.held(folder / ".lock"))
+    except BlockingIOError:
+      raise ValueError(
+        f"--output_dir must be a folder of which no other process is at work, got {folder}."
+      ) from None
+    yield
+
+
+def _prepare(sweep: Sweep) -> None:
+  overwrite = flags.FLAGS.overwrite
+  # Once more: it may be another's since.
+  records.check_folder(sweep.folder, sweep.configuration, overwrite)
+  lines = grid.flagfile(sweep.settings, sweep.axes, sweep.options)
+  records.prepare_folder(sweep.folder, sweep.configuration, _about(sweep), lines, overwrite)
+
+
+def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
+  """Trains the runs that have not ended; those that have failed if the flags say so."""
+  folder, retry = sweep.folder, flags.FLAGS.retry_failed
+  done = {name: float(records.has_ended(folder, name)) for name in sweep.ids}
   ended = int(sum(done.values()))
   if ended:
-    print(f"{ended} of {len(names)} runs have ended before and are kept.")
+    print(f"{ended} of {len(done)} runs have ended before and are kept.")
+  wanted = [n for n in done if not done[n] and (retry or not records.has_failed(folder, n))]
+  with progress.show(len(done), ended, console) as report:
 
-  interrupted = _note_interrupts()
-  with progress.show(len(names), ended, console) as report:
+    def news(run: grid.Run, what: str, share: float, loss: float | None) -> None:
+      done[sweep.names[run]] = share
+      words = _words(run) if what == "training" else f"{_words(run)}: {what}"
+      report(words, sum(done.values()), loss)
 
-    def on_records(run: grid.Run, step: int, part: Record) -> None:
-      if interrupted.is_set():
-        raise KeyboardInterrupt
-      if step == 0:
-        records.start_run(folder, names[run], grid.config(run, settings, sweep.sha256))
-      records.append_metrics(folder, names[run], step, part)
-      done[run] = (step + len(part.loss)) / (settings.steps + 1)
-      report(_words(run), sum(done.values()), float(part.loss[-1]))
+    work.train(sweep, wanted, stop, news)
 
-    groups = grid.groups(run for run in done if done[run] < 1)
-    programs = _programs(list(groups.values()), sweep)
-    for runs in groups.values():
-      report(f"{_words(runs[0])}: compiling", sum(done.values()), None)
-      program = next(programs)
-      for result in train_group(program, runs, settings, sweep.task, sweep.layout, on_records):
-        bad = bad_step.of(result, settings, sweep.task)
-        records.end_run(folder, names[result.run], result, settings, bad)
-        done[result.run] = 1.0
-  gradients, metrics = results.write(folder, sweep.ids)
-  pictures = plots.save_all(gradients, metrics, folder / "figures")
+
+def _finish(sweep: Sweep) -> bool:
+  """Gathers the records, draws, and says how it went; returns whether a run has failed."""
+  folder = sweep.folder
   states = {name: records.status(folder, name) for name in sweep.ids}
-  diverged = {name: state for name, state in states.items() if state["status"] == "diverged"}
+  by_status = {
+    status: {name: state for name, state in states.items() if state["status"] == status}
+    for status in ("finished", "diverged", "failed")
+  }
+  diverged, failed = by_status["diverged"], by_status["failed"]
+  pictures = []
+  if len(failed) < len(states):
+    gradients, metrics = results.write(folder, sweep.ids)
+    pictures = plots.save_all(gradients, metrics, folder / "figures")
   for name, state in diverged.items():
     where = bad_step.words(bad_step.place_of(state.get("bad_place")))
     print(f"diverged at step {state['diverged_step']}: {name}: {where}")
-  print(f"{len(names)} runs have ended, {len(diverged)} of them diverged.")
-  print(f"Records are in {folder}, pictures in {folder / 'figures'}:")
-  print(f"  begin with {pictures[0]}")
+  for name, state in failed.items():
+    print(f"failed: {name}: {state['reason']}")
+  print(f"{len(states) - len(failed)} runs have ended, {len(diverged)} of them diverged.")
+  if failed:
+    print(f"{len(failed)} runs have failed; --retry_failed tries them again.")
+  print(f"Records are in {folder}" + (f", pictures in {folder / 'figures'}:" if pictures else "."))
+  if pictures:
+    print(f"  begin with {pictures[0]}")
+  return bool(failed)
 
 
-def _programs(groups: Sequence[Sequence[grid.Run]], sweep: Sweep) -> Iterator[Program]:
-  """The program of each group; while one is in use, a thread compiles the next."""
-  # Not closed at the end, as Ctrl-C and errors should not wait for a compilation.
-  thread = ThreadPoolExecutor(1)
-
-  def compiled(runs: Sequence[grid.Run]) -> Future[Program]:
-    return thread.submit(compile_group, runs, sweep.settings, sweep.task, sweep.layout)
-
-  ahead = compiled(groups[0])
-  for following in groups[1:]:
-    program, ahead = ahead.result(), compiled(following)
-    yield program
-  yield ahead.result()
-
-
-def _note_interrupts() -> threading.Event:
-  """An event beside the exception of Ctrl-C, which is lost if it comes inside a callback of jax."""
-  happened = threading.Event()
-
-  def handle(*_: Any) -> None:
-    happened.set()
-    raise KeyboardInterrupt
-
-  signal.signal(signal.SIGINT, handle)
-  return happened
+def _interrupted(sweep: Sweep, number: int) -> NoReturn:
+  ended = sum(records.has_ended(sweep.folder, name) for name in sweep.ids)
+  command_line.interrupted(
+    f"{ended} of {len(sweep.ids)} runs have ended, their records are in {sweep.folder}. "
+    "The same command goes on from there.",
+    128 + number,
+  )
 
 
 def _about(sweep: Sweep) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from absl import flags
 
 from experiments import cell_flags, command_line, grid, parsers, records, sweep_networks
 from experiments.cell_flags import CellOption
+from experiments.group_program import Layout
 from experiments.measures import MEASURES
-from experiments.runner import Layout
 from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
@@ -137,6 +138,14 @@ def define() -> None:
     "user's cache folder, or none.",
   )
   flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
+  single(
+    "checkpoint_every",
+    "1000",
+    integer("checkpoint_every"),
+    "Optimisation steps from one checkpoint to the next, from which a sweep that was interrupted "
+    "goes on; rounded up to those of a call, 50.",
+  )
+  flags.DEFINE_boolean("retry_failed", False, "Train those runs again that have failed before.")
   flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
   flags.adopt_module_key_flags(cell_flags)
@@ -154,6 +163,12 @@ class Sweep:
   task: Task
   layout: Layout
   folder: Path
+  checkpoint_every: int
+
+  @functools.cached_property
+  def names(self) -> dict[grid.Run, str]:
+    """The id of each run."""
+    return {run: name for name, run in self.ids.items()}
 
   @property
   def sha256(self) -> str | None:
@@ -216,7 +231,8 @@ def resolve(arguments: list[str]) -> Sweep:
   if not values.output_dir:
     raise ValueError("--output_dir must name a folder, got ''.")
   folder = command_line.path("output_dir", values.output_dir)
-  sweep = Sweep(settings, axes, options, ids, corpus, task, layout, folder)
+  parts = settings, axes, options, ids, corpus, task, layout, folder
+  sweep = Sweep(*parts, checkpoint_every=values.checkpoint_every)
   records.check_folder(folder, sweep.configuration, values.overwrite)
   return sweep
 

@@ -41,9 +41,10 @@ def table(flags) -> str:
   names = [*AXES, "cell_option", *(field.name for field in dataclasses.fields(Settings))]
   rows = []
   own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
+  own += ("checkpoint_every",)
   unset = {"devices": "all", "runs_per_device": "auto", "measure_every": "as_logged"}
   unset |= {"cell_option": "none", "match_params": "none"}
-  for name in (*names, *own, "dry_run", "list_cells", "overwrite"):
+  for name in (*names, *own, "retry_failed", "dry_run", "list_cells", "overwrite"):
     default = (flags[name].default_as_str or unset[name]).strip("'")
     rows.append(f"| `--{name}` | `{default}` | {flags[name].help} |\n")
   return "".join(rows)

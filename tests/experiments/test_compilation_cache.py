@@ -15,7 +15,7 @@ import pytest
 
 from experiments import compilation_cache, sweep
 from experiments.grid import Run, Settings
-from experiments.runner import Layout
+from experiments.group_program import Layout
 from rnn_jax.tasks import adding
 
 ROOT = Path(__file__).parents[2]

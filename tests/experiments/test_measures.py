@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train_all import train_all
 
 from experiments.grid import Run, Settings
+from experiments.group_program import Layout
 from experiments.measures import MEASURES, Moment, by_leaf, coordinates, reaches
-from experiments.runner import Layout, compile_group, train_group
 from rnn_jax import CELLS, DeepRNN, make_cell
 from rnn_jax.cells import ClockworkCarry, DilatedCarry, LSTMCarry
 from rnn_jax.gradient_flow import lag_profile, saturation
@@ -84,12 +85,11 @@ def test_devices_that_share_a_batch_measure_all_of_it():
   settings = Settings("copy_memory", "stdlib", 3, T, B, 1, "sgd", 1, measures, 1)
   run = Run("elman", 1, None, 0, 0.1, 1.0, 1.0, None)
 
-  def trained(layout):
-    program = compile_group([run], settings, TASK, layout)
-    (result,) = train_group(program, [run], settings, TASK, layout, lambda *_: None)
+  def measured(layout):
+    (result,) = train_all([run], settings, TASK, layout)
     return result.records.measures
 
-  one, two = (trained(Layout(jax.local_devices()[:n], data_parallel=n)) for n in (1, 2))
+  one, two = (measured(Layout(jax.local_devices()[:n], data_parallel=n)) for n in (1, 2))
   assert one.keys() == set(measures.split(","))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), two, one)
 

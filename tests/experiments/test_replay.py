@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train_all import train_all
 
 from experiments import bad_step, command_line, replay
 from experiments.grid import Run, Settings
+from experiments.group_program import Layout, compile_group
 from experiments.run_parts import mask_key, network, numbers_of, optimizer_of
-from experiments.runner import Layout, compile_group, train_group
 from rnn_jax.gradient_flow import Place
 from rnn_jax.tasks import adding
 from rnn_jax.training import init_state, update
@@ -54,7 +55,7 @@ def train():
   with jax.numpy_dtype_promotion("standard"):
     layout = Layout(jax.local_devices()[:1])
     program = compile_group(RUNS, SETTINGS, TASK, layout)
-  return lambda *runs: list(train_group(program, runs, SETTINGS, TASK, layout, lambda *_: None))
+  return lambda *runs: train_all(runs, SETTINGS, TASK, layout, program)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +102,7 @@ def test_params_of_the_step_are_kept_and_its_place_is_found(train, params_by_han
 def test_params_are_kept_where_runs_share_devices_and_devices_a_batch(params_by_hand):
   layout = Layout(jax.local_devices()[:2], data_parallel=2, runs_per_device=2)
   runs = RUNS[::-1]
-  program = compile_group(runs, SETTINGS, TASK, layout)
-  finished, diverged = train_group(program, runs, SETTINGS, TASK, layout, lambda *_: None)
+  finished, diverged = train_all(runs, SETTINGS, TASK, layout)
   assert_kept(diverged, params_by_hand)
   assert finished.diverged_step is None
 

@@ -7,7 +7,8 @@ import pytest
 
 from experiments import files, grid, records, results
 from experiments.grid import Run, Settings
-from experiments.runner import Record, Result
+from experiments.group_program import Record
+from experiments.runner import Result
 
 SETTINGS = Settings("adding", "stdlib", None, 4, 2, 1, "sgd", 1, "", 1, match_params=18)
 RELU = (("activation", "relu"), ("recurrent_kernel", "identity"))

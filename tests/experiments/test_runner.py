@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train_all import train_all
 
-from experiments import runner
+from experiments import group_program
 from experiments.grid import Run, Settings
-from experiments.runner import Layout, compile_group, train_group
+from experiments.group_program import Layout, compile_group
+from experiments.runner import Partial, partial_like, train_round
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.cells import CELLS, zoneout
 from rnn_jax.tasks import adding
@@ -25,8 +27,7 @@ LSTM = Run("lstm", 1, None, 0, 0.01, 1.0, 1.0, 1.0)
 def trained(runs, num_devices, settings=SETTINGS, seen=None, **layout):
   on_records = (lambda *_: None) if seen is None else lambda *args: seen.append(args)
   layout = Layout(jax.local_devices()[:num_devices], **layout)
-  program = compile_group(runs, settings, TASK, layout)
-  return list(train_group(program, runs, settings, TASK, layout, on_records))
+  return train_all(runs, settings, TASK, layout, on_records=on_records)
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -127,8 +128,7 @@ def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
   settings = Settings("adding", "stdlib", 4, 4, 4, 10_000, "sgd", 5000, "", 5000)
   run = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
   task, layout, calls = adding(4, 4), Layout(jax.local_devices()[:4], data_parallel=4), []
-  program = compile_group([run], settings, task, layout)
-  (result,) = train_group(program, [run], settings, task, layout, lambda *args: calls.append(args))
+  (result,) = train_all([run], settings, task, layout, on_records=lambda *args: calls.append(args))
   assert len(calls) == 201  # of 50 steps
   assert np.isfinite(result.records.loss).all()
 
@@ -137,8 +137,8 @@ def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
 def test_runs_of_one_device_compute_no_branch_that_they_do_not_take():
   def conditionals(together):
     runs = [Run("elman", 1, None, seed, 0.01, 1.0, 1.0, None) for seed in range(together)]
-    advance, blank = runner._program(runs[0], SETTINGS, TASK, 1, together)
-    numbers = runner._stack(runs, SETTINGS)
+    advance, blank = group_program._program(runs[0], SETTINGS, TASK, 1, together)
+    numbers = group_program._stack(runs, SETTINGS)
     if together == 1:
       numbers = jax.tree.map(lambda a: a[0], numbers)
     program = jax.jit(advance).lower(numbers, blank, TASK.data).compile()
@@ -153,7 +153,7 @@ def test_runs_of_one_device_compute_no_branch_that_they_do_not_take():
   [(1, 1, 1, 1), (36, 2, 1, 1), (4, 1, 16, 4), (17, 1, 16, 9), (16, 8, 16, 2), (3, 8, 16, 1)],
 )
 def test_runs_are_spread_evenly_over_devices_and_rounds(num_runs, rows, most, together):
-  assert runner._runs_together(num_runs, rows, most) == together
+  assert group_program._runs_together(num_runs, rows, most) == together
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -201,3 +201,45 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
     return jax.lax.scan(advance, start, jnp.arange(2))[1]
 
   np.testing.assert_allclose(result.records.loss, losses(), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_round_goes_on_from_a_part_of_it_to_the_same_bits(together):
+  """Three runs, one of which diverges, broken off in front of step 100 of 160."""
+  settings = Settings("adding", "stdlib", 8, 12, 4, 160, "adam", 10, "lag", 15)
+  wild = Run("elman", 1, None, 0, 1e30, None, 1.0, None)
+  runs = [RUNS[0], wild, RUNS[1]]
+  layout = Layout(jax.local_devices()[:4], runs_per_device=together)
+  program = compile_group(runs, settings, TASK, layout)
+  parts = {}
+
+  def keep(step, partial):
+    if step == 100:
+      parts[step] = partial()
+
+  results = train_round(program, runs, settings, TASK, layout, on_call=keep)
+  whole = {result.run: result for result in results}
+  assert whole[wild].diverged_step is not None and len(whole) == 3
+  part = parts[100]
+  like = partial_like(program, settings, 3, 100)
+  assert jax.tree.map(lambda a: (a.shape, a.dtype), part) == jax.tree.map(
+    lambda a: (a.shape, a.dtype), like
+  )
+  tame = [0, 2]
+  rows = part.params, part.opt_state, part.records
+  left = Partial(part.step, *jax.tree.map(lambda a: a[tame], rows), part.seconds)
+  seen = []
+  again = train_round(
+    program,
+    [runs[i] for i in tame],
+    settings,
+    TASK,
+    layout,
+    begun=left,
+    on_records=lambda run, step, part: seen.append((run, step, len(part.loss))),
+  )
+  for result in again:
+    jax.tree.map(np.testing.assert_array_equal, result.records, whole[result.run].records)
+    assert result.seconds >= float(part.seconds)
+  assert seen[:4] == [(runs[0], 0, 100), (runs[2], 0, 100), (runs[0], 100, 50), (runs[2], 100, 50)]

@@ -62,7 +62,8 @@ def smoke(tmp_path_factory) -> Path:
 
 def test_folder_holds_everything_it_should(smoke):
   top = {p.name for p in smoke.iterdir()}
-  assert top == {"sweep.json", "sweep.flags", "runs", "summary.csv", "gradients.nc", "figures"}
+  records = {"sweep.json", "sweep.flags", "runs", "summary.csv", "gradients.nc", "figures"}
+  assert top == {*records, ".lock"}
   figures = {"gradient_decay", "gradient_by_truncation", "depth_by_time", "training", "lag"}
   assert {p.name for p in (smoke / "figures").iterdir()} == {
     f"{name}.{kind}" for name in figures for kind in ("png", "svg")
@@ -319,6 +320,7 @@ def test_help_has_a_sentence_for_every_flag():
   described = call("--help").stdout.split("flags:")[1]
   names = [*AXES, "cell_option", *(field.name for field in dataclasses.fields(Settings))]
   own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
+  own += ("checkpoint_every", "[no]retry_failed")
   for name in (*names, *own, "[no]dry_run", "[no]list_cells", "[no]overwrite"):
     text = described.split(f"  --{name}: ")[1].split("\n  --")[0]
     assert "." in text and len(text.split()) > 3

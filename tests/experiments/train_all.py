@@ -1,0 +1,17 @@
+"""Runs of a group, trained as a sweep trains them, round after round."""
+
+from __future__ import annotations
+
+from experiments.group_program import compile_group
+from experiments.runner import train_round
+
+
+def train_all(runs, settings, task, layout, program=None, **options):
+  """The results in order of the runs, of all rounds that they take."""
+  program = program or compile_group(runs, settings, task, layout)
+  results = {}
+  for first in range(0, len(runs), program.capacity):
+    together = runs[first : first + program.capacity]
+    for result in train_round(program, together, settings, task, layout, **options):
+      results[result.run] = result
+  return [results[run] for run in runs]
