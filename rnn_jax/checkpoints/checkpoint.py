@@ -65,7 +65,7 @@ def save(path: Path, tree: Any) -> None:
       device to read.
   Raises:
     TypeError: a leaf is no array of numbers.
-    ValueError: the folder exists, or two leaves have the same name.
+    ValueError: the folder exists, two leaves have the same name, or one has a '/' in it.
     OSError: it cannot be written.
   """
   if path.exists():
@@ -217,6 +217,8 @@ def _named(tree: Any) -> dict[str, Any]:
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     if name in named:
       raise ValueError(f"tree must have a name for each leaf, got '{name}' twice.")
+    if "/" in name:  # which orbax takes for folders
+      raise ValueError(f"tree must have names without '/', got '{name}'.")
     named[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
   return named
 

@@ -75,9 +75,8 @@ class Series:
       configuration: JSON data; only a training with the same may go on from here.
       loss: what the best is chosen by.
     Raises:
-      TypeError: a leaf is no array of numbers, the configuration is no JSON data, or the step no
-        integer.
-      ValueError: two leaves have the same name, or the step is negative.
+      TypeError: the step is no integer, the configuration no JSON data, or as `checkpoints.save`.
+      ValueError: the step is negative, or as `checkpoints.save`.
       OSError: the save *before* this one could not be written; this one has not begun.
     """
     checks.integer("step", step, minimum=0)
