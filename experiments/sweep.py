@@ -8,12 +8,9 @@ folder, it skips the runs that have finished and goes on with the rest.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
@@ -90,7 +87,7 @@ def _words(run: grid.Run) -> str:
 def _run(sweep: Sweep, console: Console) -> bool:
   """Does what there is to do; returns whether a run has failed."""
   folder = sweep.folder
-  with _locked(folder):
+  with locks.held_on(folder):
     _prepare(sweep)
     with signals.noted() as stop:
       try:
@@ -98,19 +95,6 @@ def _run(sweep: Sweep, console: Console) -> bool:
       except work.Stopped:
         _interrupted(sweep, stop.number or signal.SIGTERM)
     return _finish(sweep)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-  """Refuses a folder where another sweep is at work."""
-  with contextlib.ExitStack() as stack:
-    try:
-      stack.enter_context(locks.held(folder / ".lock"))
-    except BlockingIOError:
-      raise ValueError(
-        f"--output_dir must be a folder of which no other process is at work, got {folder}."
-      ) from None
-    yield
 
 
 def _prepare(sweep: Sweep) -> None:
