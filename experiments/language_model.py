@@ -45,7 +45,7 @@ from experiments.language.sample import sample
 from experiments.language.settings import CALL, CHARACTERS, LINES, WORD_FLAGS, Settings, Texts
 from experiments.language.trained_model import Trained
 from experiments.language.training import Evaluation, make_judge, train
-from experiments.language.unfinished import best_of
+from experiments.language.unfinished import Unfinished, best_of
 from rnn_jax.checkpoints import Series
 from rnn_jax.losses import bits, perplexity
 from rnn_jax.text import Source, WordVocabulary, line_spans, load_corpus, make_source
@@ -124,9 +124,12 @@ class _Stopped(Exception):
 
 def _train(settings: Settings, texts: Texts, folder: Path) -> None:
   overwrite = flags.FLAGS.overwrite
+  model = language_settings.make_model(settings, texts.vocabulary.size)
   configuration = trained_model.configuration(settings, texts.corpus)
   trained_model.check_folder(folder, overwrite)  # once more: it may be another's since
-  goes_on = trained_model.is_unfinished(folder, configuration, overwrite)
+  begun = None
+  if trained_model.is_unfinished(folder, configuration, overwrite):
+    begun = unfinished.find(folder / "unfinished", configuration, settings, model)
   with tempfile.TemporaryFile(dir=folder):
     pass  # an OSError now is better than one after the training
   baseline = language_settings.baseline(texts.train, texts.vocabulary.size)
@@ -139,7 +142,7 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
     print(f"{longer:.1%} of the lines are longer than the window, and are left out.")
   with signals.noted() as stop:
     try:
-      evaluations = _evaluations(settings, texts, folder, baseline, goes_on, stop)
+      evaluations = _evaluations(settings, texts, folder, _about(texts, baseline), begun, stop)
     except _Stopped:
       command_line.interrupted(
         f"What was learned is in {folder}, the same command goes on from there.",
@@ -176,17 +179,15 @@ def _evaluations(
   settings: Settings,
   texts: Texts,
   folder: Path,
-  baseline: float,
-  goes_on: bool,
+  about: dict[str, Any],
+  begun: Unfinished | None,
   stop: signals.Stop,
 ) -> list[Evaluation]:
-  """Trains to the end, from the newest checkpoint on where the training goes on."""
+  """Trains to the end, from what an earlier start has come to."""
   model = language_settings.make_model(settings, texts.vocabulary.size)
   configuration = trained_model.configuration(settings, texts.corpus)
-  about, place = _about(texts, baseline), folder / "unfinished"
   evaluations: list[Evaluation] = []
   best, saved, is_ours = None, 0, False
-  begun = unfinished.find(place, configuration, settings, model) if goes_on else None
   if begun is not None:
     evaluations = unfinished.evaluations_of(begun, texts.held_out is not None)
     best, saved, is_ours = begun.best, int(begun.training.state.step), True
@@ -196,7 +197,7 @@ def _evaluations(
       trained_model.keep(folder, known.step, best)
 
   with contextlib.ExitStack() as stack:
-    series = stack.enter_context(contextlib.closing(Series(place)))
+    series = stack.enter_context(contextlib.closing(Series(folder / "unfinished")))
     shown = progress.show(settings.steps, saved, Console(), title="training", unit="updates")
     report = stack.enter_context(shown)
     report("compiling", saved, None)

@@ -55,6 +55,8 @@ def find(
   saved = checkpoints.newest(folder, configuration, like)
   for message in () if saved is None else saved.damaged:
     print(f"warning: {message}", file=sys.stderr)
+  if saved is not None and saved.step is None:
+    print("warning: no checkpoint is whole; the training begins anew.", file=sys.stderr)
   return None if saved is None else saved.tree
 
 
