@@ -22,3 +22,20 @@ def held(path: Path, *, shared: bool = False) -> Iterator[None]:
   with path.open("a") as file:
     fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     yield
+
+
+@contextlib.contextmanager
+def held_on(folder: Path) -> Iterator[None]:
+  """Holds the lock of an output folder, `.lock`, while the block runs.
+
+  Raises:
+    ValueError: another process holds it.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(held(folder / ".lock"))
+    except BlockingIOError:
+      raise ValueError(
+        f"--output_dir must be a folder of which no other process is at work, got {folder}."
+      ) from None
+    yield

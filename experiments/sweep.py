@@ -12,8 +12,6 @@ import contextlib
 import datetime
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
@@ -97,7 +95,7 @@ def _words(run: grid.Run) -> str:
 def _run(sweep: Sweep, console: Console) -> bool:
   """Does what there is to do; returns whether a run has failed."""
   with contextlib.ExitStack() as stack:
-    hosts.by_writer(stack.enter_context, _locked(sweep.folder))
+    hosts.by_writer(stack.enter_context, locks.held_on(sweep.folder))
     hosts.by_writer(_prepare, sweep)
     with signals.noted() as stop:
       try:
@@ -105,19 +103,6 @@ def _run(sweep: Sweep, console: Console) -> bool:
       except work.Stopped:
         _stopped(sweep, stop.number or signal.SIGTERM)
     return hosts.by_writer(_finish, sweep)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-  """Refuses a folder where another sweep is at work."""
-  with contextlib.ExitStack() as stack:
-    try:
-      stack.enter_context(locks.held(folder / ".lock"))
-    except BlockingIOError:
-      raise ValueError(
-        f"--output_dir must be a folder of which no other process is at work, got {folder}."
-      ) from None
-    yield
 
 
 def _prepare(sweep: Sweep) -> None:

@@ -12,22 +12,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp_v0
+import orbax.checkpoint
 from orbax.checkpoint import v1 as ocp
 
 DRAFT = ".draft"  # of a folder that is being written or deleted
 REPLACED = ".replaced"  # of one whose successor is about to take its name
 
 _ARRAYS, _ABOUT = "arrays", "checkpoint.json"
+
+# A thread of orbax prints the traceback of what it then raises to its caller as well.
+logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
 
 
 class DamagedError(ValueError):
@@ -60,7 +65,7 @@ def save(path: Path, tree: Any) -> None:
       device to read.
   Raises:
     TypeError: a leaf is no array of numbers.
-    ValueError: the folder exists, or two leaves have the same name.
+    ValueError: the folder exists, two leaves have the same name, or one has a '/' in it.
     OSError: it cannot be written.
   """
   if path.exists():
@@ -120,7 +125,7 @@ def write(path: Path, leaves: Mapping[str, Copy], about: Mapping[str, Any]) -> N
     # orbax refuses arrays without elements, and a tree without arrays.
     arrays = {name: leaf.data for name, leaf in leaves.items() if leaf.data.size}
     if arrays:
-      _with_orbax(_save, draft / _ARRAYS, arrays)
+      _save_arrays(draft / _ARRAYS, arrays)
     described = {
       name: {"is": leaf.words, "key": leaf.key, "sha256": _hash(leaf.data)}
       for name, leaf in leaves.items()
@@ -187,9 +192,9 @@ def read(path: Path, about: Mapping[str, Any], like: Any) -> Any:
     if digest != expected:
       raise DamagedError(path, f"{name} is not as it was written")
   try:
-    arrays = _with_orbax(ocp.load, path / _ARRAYS) if about["files"] else {}
-  except OSError as error:
-    raise DamagedError(path, str(error)) from None
+    arrays = _load_arrays(path / _ARRAYS) if about["files"] else {}
+  except Exception as error:
+    raise DamagedError(path, f"{_ARRAYS}: {error}") from None
   found = [_leaf(path, name, leaves[name], arrays.get(name), leaf) for name, leaf in wanted.items()]
   return jax.tree.unflatten(jax.tree.structure(like), found)
 
@@ -212,6 +217,8 @@ def _named(tree: Any) -> dict[str, Any]:
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     if name in named:
       raise ValueError(f"tree must have a name for each leaf, got '{name}' twice.")
+    if "/" in name:  # which orbax takes for folders
+      raise ValueError(f"tree must have names without '/', got '{name}'.")
     named[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
   return named
 
@@ -252,34 +259,28 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
       os.fsync(file.fileno())
 
 
-def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """What `ocp.save` does, for this process alone.
-
-  `ocp.save` compares the path among all processes that jax knows, whichever are active, by a sum
-  that may come in between those of a training.
-  """
-  here = jax.process_index()
-  alone = ocp_v0.options.MultiprocessingOptions(
-    primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  # `ocp.save` waits for all processes that jax knows. This writes in the first alone.
+  only = orbax.checkpoint.options.MultiprocessingOptions(
+    active_processes={0}, barrier_sync_key_prefix="first"
   )
-  handler = ocp_v0.PyTreeCheckpointHandler(multiprocessing_options=alone)
-  with ocp_v0.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-    checkpointer.save(path, args=ocp_v0.args.PyTreeSave(arrays))
-
-
-def _with_orbax(function: Callable[..., Any], path: Path, *args: Any) -> Any:
-  """Calls orbax, for this process alone: it would wait for the others that jax knows.
-
-  Raises:
-    OSError: with the reason, whatever it was.
-  """
-  context = ocp.Context()
-  context.multiprocessing.primary_host = jax.process_index()
-  context.multiprocessing.active_processes = {jax.process_index()}
-  context.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
+  handler = orbax.checkpoint.PyTreeCheckpointHandler(multiprocessing_options=only)
   try:
-    with context:
-      return function(path.absolute(), *args)
+    with orbax.checkpoint.Checkpointer(handler, multiprocessing_options=only) as checkpointer:
+      checkpointer.save(path.absolute(), arrays)
+  except OSError:
+    raise
   except Exception as error:
-    reason = str(error).strip().split("\n")[0]
-    raise OSError(f"orbax: {reason:.200}") from error
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number is None:
+      raise OSError(f"{path}: {error}") from error
+    raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+  context = ocp.Context()
+  context.multiprocessing.active_processes = {jax.process_index()}
+  context.multiprocessing.primary_host = jax.process_index()
+  context.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
+  with context:
+    return ocp.load(path.absolute())

@@ -75,9 +75,8 @@ class Series:
       configuration: JSON data; only a training with the same may go on from here.
       loss: what the best is chosen by.
     Raises:
-      TypeError: a leaf is no array of numbers, the configuration is no JSON data, or the step no
-        integer.
-      ValueError: two leaves have the same name, or the step is negative.
+      TypeError: the step is no integer, the configuration no JSON data, or as `checkpoints.save`.
+      ValueError: the step is negative, or as `checkpoints.save`.
       OSError: the save *before* this one could not be written; this one has not begun.
     """
     checks.integer("step", step, minimum=0)
@@ -136,18 +135,26 @@ def newest(
     ValueError: a checkpoint is of another configuration, with the first difference, or of another
       tree, with the first leaf that differs.
   """
-  configuration = _json(configuration)
-  damaged: list[str] = []
+  wanted, damaged = _json(configuration), list[str]()
   for step, path in _found(folder):
     try:
       about = checkpoint.read_about(path)
-      difference = _difference(about.get("configuration", {}), configuration)
-      if difference is not None:
-        raise ValueError(f"{path} is a checkpoint of another configuration: its {difference}.")
+      other = _difference(about.get("configuration", {}), wanted)
+      if other is not None:
+        raise ValueError(f"{path} is a checkpoint of another configuration: its {other}.")
       return Saved(step, checkpoint.read(path, about, like(step)), damaged)
     except checkpoint.DamagedError as error:
       damaged.append(str(error))
   return Saved(None, None, damaged) if damaged else None
+
+
+def difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+  """The first difference of two configurations in words, `hidden_size is 32, not 64`; or None.
+
+  Raises:
+    TypeError: one is no JSON data.
+  """
+  return _difference(_json(found), _json(wanted))
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:
@@ -210,7 +217,7 @@ def _difference(found: Any, wanted: Any, name: str = "") -> str | None:
     if not (key in found and key in wanted):
       have, want = (f"{tree[key]!r:.80}" if key in tree else "absent" for tree in (found, wanted))
       return f"{part} is {have}, not {want}"
-    difference = _difference(found[key], wanted[key], part)
-    if difference is not None:
-      return difference
+    inner = _difference(found[key], wanted[key], part)
+    if inner is not None:
+      return inner
   return None
