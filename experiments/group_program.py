@@ -22,7 +22,7 @@ from experiments.run_parts import (
   time_options,
 )
 from rnn_jax.clipping import was_clipped
-from rnn_jax.parallel import map_runs, psum, shard
+from rnn_jax.parallel import map_runs, psum, shard, spread
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState, init_state, update
 from rnn_jax.types import Array
@@ -60,9 +60,9 @@ class Layout(NamedTuple):
   """Where the runs of a group are trained.
 
   Attributes:
-    devices: all in use.
+    devices: all in use, of all processes; as many of each, in its order.
     data_parallel: devices that share the batch of a run; must divide the batch size and the number
-      of devices.
+      of devices. With several processes it must be that number.
     runs_per_device: most runs that a device trains at a time, vectorised.
   """
 
@@ -84,7 +84,8 @@ class Program(NamedTuple):
   """What `compile_group` makes for `train_round`.
 
   Attributes:
-    advance: `(numbers, state, data) -> (state, records)`, compiled, for all devices.
+    advance: `(numbers, state, data) -> (state, records)`, compiled, for all devices; numbers and
+      state are `spread`.
     blanks: the state to begin with.
     record: shapes of one run's records of a call.
     lead: leading axes of what differs between the runs of a round.
@@ -117,7 +118,7 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
   devices = layout.devices
   blanks = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), blank)
   numbers = by_device([runs[0]] * math.prod(lead), settings, layout, lead)
-  lowered = map_runs(advance, devices).lower(numbers, blanks, task.data)
+  lowered = map_runs(advance, devices).lower(*spread((numbers, blanks), devices), task.data)
   _, records = lowered.out_info
   record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(lead) :], a.dtype), records)
   return Program(lowered.compile(), blanks, record, lead)

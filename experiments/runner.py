@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.grid import Run, Settings, recorded_steps
 from experiments.group_program import CHUNK, Layout, Program, Record, by_device
+from rnn_jax.parallel import fetch, spread
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState
 
@@ -125,11 +126,12 @@ def train_round(
     Each run's result: when it has diverged, or as the round ends.
   """
   numbers = by_device(_everywhere(runs, program), settings, layout, program.lead)
+  numbers = spread(numbers, layout.devices)
   start = time.monotonic()
   state, first = program.blanks, 0
   parts: list[Record] = []
   if begun is not None:
-    state, first = _spread(begun, program, layout), int(begun.step)
+    state, first = _by_place(begun, program, layout), int(begun.step)
     start -= float(begun.seconds)
     parts.append(begun.records)
     for i, run in enumerate(runs):
@@ -149,7 +151,7 @@ def train_round(
     return Partial(np.int32(step), params, opt_state, whole(), np.float64(seconds()))
 
   alive = list(range(len(runs)))
-  state, ahead = program.advance(numbers, state, task.data)
+  state, ahead = program.advance(numbers, spread(state, layout.devices), task.data)
   for step in range(first, settings.steps + 1, CHUNK):
     records = _recorded(_fetch(ahead, len(runs), program, layout), step, settings)
     parts.append(records)
@@ -186,13 +188,13 @@ def _fetch(tree: Any, num_runs: int, program: Program, layout: Layout) -> Any:
   drop = len(program.lead)
 
   def by_run(a: np.ndarray) -> np.ndarray:
-    # Devices that share a run have the same.
+    # Devices that share a run have the same; those of another process, too.
     return np.array(a[:: layout.data_parallel].reshape(-1, *a.shape[drop:])[:num_runs])
 
-  return jax.tree.map(by_run, jax.device_get(tree))
+  return jax.tree.map(by_run, fetch(tree))
 
 
-def _spread(begun: Partial, program: Program, layout: Layout) -> TrainState:
+def _by_place(begun: Partial, program: Program, layout: Layout) -> TrainState:
   """The state of a part of a round, on the places of the devices."""
 
   def by_place(a: np.ndarray) -> np.ndarray:

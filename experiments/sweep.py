@@ -8,6 +8,7 @@ folder, it skips the runs that have finished and goes on with the rest.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import signal
 import sys
@@ -23,6 +24,7 @@ from experiments import (
   command_line,
   compilation_cache,
   grid,
+  hosts,
   locks,
   plots,
   progress,
@@ -48,12 +50,18 @@ def main(arguments: list[str]) -> None:
   if flags.FLAGS.list_cells:
     cell_table.show()
     return
+  with hosts.joined():
+    _main(arguments, console)
+
+
+def _main(arguments: list[str], console: Console) -> None:
   try:
     sweep = sweep_flags.resolve(arguments)
   except (ValueError, TypeError) as error:
     command_line.fail(str(error))
   if flags.FLAGS.dry_run:
-    _print_plan(sweep)
+    if hosts.is_writer():
+      _print_plan(sweep)
     return
   compilation_cache.use(flags.FLAGS.compilation_cache)
   try:
@@ -86,15 +94,15 @@ def _words(run: grid.Run) -> str:
 
 def _run(sweep: Sweep, console: Console) -> bool:
   """Does what there is to do; returns whether a run has failed."""
-  folder = sweep.folder
-  with locks.held_on(folder):
-    _prepare(sweep)
+  with contextlib.ExitStack() as stack:
+    hosts.by_writer(stack.enter_context, locks.held_on(sweep.folder))
+    hosts.by_writer(_prepare, sweep)
     with signals.noted() as stop:
       try:
         _train(sweep, stop, console)
       except work.Stopped:
-        _interrupted(sweep, stop.number or signal.SIGTERM)
-    return _finish(sweep)
+        _stopped(sweep, stop.number or signal.SIGTERM)
+    return hosts.by_writer(_finish, sweep)
 
 
 def _prepare(sweep: Sweep) -> None:
@@ -107,12 +115,13 @@ def _prepare(sweep: Sweep) -> None:
 
 def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
   """Trains the runs that have not ended; those that have failed if the flags say so."""
-  folder, retry = sweep.folder, flags.FLAGS.retry_failed
-  done = {name: float(records.has_ended(folder, name)) for name in sweep.ids}
+  done, wanted = hosts.by_writer(_to_do, sweep)
+  if not hosts.is_writer():
+    work.train(sweep, wanted, stop, lambda *_: None)
+    return
   ended = int(sum(done.values()))
   if ended:
     print(f"{ended} of {len(done)} runs have ended before and are kept.")
-  wanted = [n for n in done if not done[n] and (retry or not records.has_failed(folder, n))]
   with progress.show(len(done), ended, console) as report:
 
     def news(run: grid.Run, what: str, share: float, loss: float | None) -> None:
@@ -121,6 +130,13 @@ def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
       report(words, sum(done.values()), loss)
 
     work.train(sweep, wanted, stop, news)
+
+
+def _to_do(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
+  """How much of each run is done, and which are to be trained."""
+  folder, retry = sweep.folder, flags.FLAGS.retry_failed
+  done = {name: float(records.has_ended(folder, name)) for name in sweep.ids}
+  return done, [n for n in done if not done[n] and (retry or not records.has_failed(folder, n))]
 
 
 def _finish(sweep: Sweep) -> bool:
@@ -148,6 +164,15 @@ def _finish(sweep: Sweep) -> bool:
   if pictures:
     print(f"  begin with {pictures[0]}")
   return bool(failed)
+
+
+def _stopped(sweep: Sweep, number: int) -> NoReturn:
+  """Ends a process that has stopped as it was asked to, and all others have."""
+  writer = hosts.is_writer()
+  hosts.leave()
+  if not writer:
+    command_line.interrupted("", 128 + number)
+  _interrupted(sweep, number)
 
 
 def _interrupted(sweep: Sweep, number: int) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import cell_flags, command_line, grid, parsers, records, sweep_networks
+from experiments import cell_flags, command_line, grid, hosts, parsers, records, sweep_networks
 from experiments.cell_flags import CellOption
 from experiments.group_program import Layout
 from experiments.measures import MEASURES
@@ -116,13 +116,14 @@ def define() -> None:
     "devices",
     "all",
     integer("devices", none="all"),
-    "Devices to use; CPU cores are devices. A number, or all, the default.",
+    "Devices to use, of all processes; CPU cores are devices. A number, or all, the default.",
   )
   single(
     "data_parallel",
     "1",
     integer("data_parallel"),
-    "Devices that share the batch of each run; must divide the batch size and the devices in use.",
+    "Devices that share the batch of each run; must divide the batch size and the devices in use. "
+    "With several processes it must be the number of devices in use.",
   )
   single(
     "runs_per_device",
@@ -147,6 +148,7 @@ def define() -> None:
   )
   flags.DEFINE_boolean("retry_failed", False, "Train those runs again that have failed before.")
   flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
+  hosts.define()
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
   flags.adopt_module_key_flags(cell_flags)
 
@@ -233,7 +235,10 @@ def resolve(arguments: list[str]) -> Sweep:
   folder = command_line.path("output_dir", values.output_dir)
   parts = settings, axes, options, ids, corpus, task, layout, folder
   sweep = Sweep(*parts, checkpoint_every=values.checkpoint_every)
-  records.check_folder(folder, sweep.configuration, values.overwrite)
+  same = sweep.configuration, len(layout.devices), layout.runs_per_device
+  if hosts.any_of(hosts.broadcast(same) != same):
+    raise ValueError("--coordinator must join processes with equal flags, and equal corpora.")
+  hosts.by_writer(records.check_folder, folder, sweep.configuration, values.overwrite)
   return sweep
 
 
@@ -252,20 +257,28 @@ def _corpus() -> tuple[Corpus | None, str]:
 
 def _layout(batch_size: int) -> Layout:
   """Where the runs are trained."""
-  values = flags.FLAGS
-  devices = jax.local_devices()
-  if values.devices is not None and values.devices > len(devices):
+  values, processes = flags.FLAGS, jax.process_count()
+  devices = jax.devices()
+  count = values.devices or len(devices)
+  if count > len(devices):
     kind = "CPU cores" if devices[0].platform == "cpu" else f"{devices[0].platform} devices"
-    raise ValueError(
-      f"--devices must be at most the {len(devices)} {kind} of this machine, got {values.devices}."
-    )
-  devices = devices[: values.devices]
+    where = "of this machine" if processes == 1 else f"of {processes} processes"
+    raise ValueError(f"--devices must be at most the {len(devices)} {kind} {where}, got {count}.")
+  if count % processes:
+    raise ValueError(f"--devices must be as many in each of {processes} processes, got {count}.")
+  own = [jax.local_devices(process)[: count // processes] for process in range(processes)]
+  devices = [device for some in own for device in some]
   for whole, text in (
     (batch_size, f"--batch_size={batch_size}"),
     (len(devices), f"the number of devices in use, {len(devices)}"),
   ):
     if whole % values.data_parallel:
       raise ValueError(f"--data_parallel must divide {text}, got {values.data_parallel}.")
+  if processes > 1 and values.data_parallel != len(devices):
+    raise ValueError(
+      f"--data_parallel must be the number of devices in use, {len(devices)}, with several "
+      f"processes, got {values.data_parallel}."
+    )
   runs_per_device = values.runs_per_device
   if runs_per_device is None:
     runs_per_device = 1 if devices[0].platform == "cpu" else _RUNS_PER_ACCELERATOR

@@ -2,6 +2,9 @@
 
 The parts of rounds that are over are in `checkpoints/NAME/STEP`, where NAME stands for the round's
 runs, which are in `runs.json` beside. A round's checkpoints go when all its runs have ended.
+
+Where several processes train together, all compile and train the same rounds in the same order, as
+process 0 has found them in the folder, and stop at the same call.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import bad_step, files, grid, records
+from experiments import bad_step, files, grid, hosts, records
 from experiments.group_program import Program, Record, compile_group
 from experiments.runner import Partial, partial_like, train_round
 from experiments.sweep_flags import Sweep
@@ -59,6 +62,8 @@ def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: News
     Stopped: as it was asked to.
     ValueError: a checkpoint is of another configuration.
     OSError: the folder cannot be read or written.
+    Exception: anything that ends a round, where there are several processes: the others cannot be
+      told to leave it out.
   """
   every = grid.groups(sweep.ids.values())
   wanted = {sweep.ids[name] for name in ids}
@@ -67,21 +72,25 @@ def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: News
   ahead = _compiled_ahead([every[key] for key in groups], sweep, stop)
   for runs in groups.values():
     news(runs[0], "compiling", 0.0, None)
-    try:
-      program = next(ahead).result()
-    except Exception as error:  # a cell may fail in any way
-      for run in runs:
-        _fail(sweep, run, "compilation", error)
+    compiled = next(ahead)
+    error = compiled.exception()  # a cell may fail in any way
+    if hosts.any_of(error is not None):
+      for run in runs if hosts.is_writer() else ():
+        _fail(sweep, run, "compilation", error or RuntimeError("another process could not"))
       continue
-    for part in _rounds(sweep, program, runs):
+    program = compiled.result()
+    for part in hosts.by_writer(_rounds, sweep, program, runs):
       try:
         _train_round(sweep, program, part, stop, news)
       except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if jax.process_count() > 1:
+          raise
         for run in part.runs:
           if not records.has_ended(sweep.folder, sweep.names[run]):
             _fail(sweep, run, "training", error)
-  _clear(sweep)
-  if stop():
+  if hosts.is_writer():
+    _clear(sweep)
+  if hosts.any_of(stop()):
     raise Stopped
 
 
@@ -98,7 +107,8 @@ def _compiled_ahead(
   ahead = begin(groups[0]) if groups else None
   for following in [*groups[1:], None]:
     while ahead is not None and not concurrent.futures.wait([ahead], timeout=0.1).done:
-      if stop():
+      # Several processes stop together, where they train.
+      if jax.process_count() == 1 and stop():
         raise Stopped
     now, ahead = ahead, None if following is None else begin(following)
     if now is not None:
@@ -108,8 +118,11 @@ def _compiled_ahead(
 def _train_round(
   sweep: Sweep, program: Program, part: Round, stop: Callable[[], bool], news: News
 ) -> None:
-  if stop():
+  if hosts.any_of(stop()):
     raise Stopped
+  if not hosts.is_writer():
+    _follow_round(sweep, program, part, stop)
+    return
   folder, settings, names = sweep.folder, sweep.settings, sweep.names
   ids = [names[run] for run in part.runs]
   place = _place(folder, ids)
@@ -126,7 +139,7 @@ def _train_round(
 
     def on_call(step: int, partial: Callable[[], Partial]) -> None:
       nonlocal saved
-      stopping = stop()
+      stopping = hosts.any_of(stop())
       if stopping or step - saved >= sweep.checkpoint_every:
         if not (place / "runs.json").exists():
           files.write_json(place / "runs.json", {"runs": ids})
@@ -153,15 +166,30 @@ def _train_round(
   shutil.rmtree(place, ignore_errors=True)
 
 
-def _rounds(sweep: Sweep, program: Program, runs: Sequence[grid.Run]) -> Iterator[Round]:
+def _follow_round(sweep: Sweep, program: Program, part: Round, stop: Callable[[], bool]) -> None:
+  """This process's share of what `_train_round` does in process 0; writes nothing."""
+
+  def on_call(*_: object) -> None:
+    if hosts.any_of(stop()):
+      raise Stopped
+
+  common = sweep.settings, sweep.task, sweep.layout
+  for _ in train_round(program, part.runs, *common, begun=part.begun, on_call=on_call):
+    pass
+
+
+def _rounds(sweep: Sweep, program: Program, runs: Sequence[grid.Run]) -> list[Round]:
   """The runs of a group in rounds: together those that are equally far, the farthest first."""
   begun = _begun(sweep, program, runs)
   steps = {run: int(begun[run].step) if run in begun else 0 for run in runs}
+  rounds = []
   for step in sorted(set(steps.values()), reverse=True):
     alike = [run for run in runs if steps[run] == step]
     for first in range(0, len(alike), program.capacity):
       together = alike[first : first + program.capacity]
-      yield Round(together, _together([begun[run] for run in together]) if step else None)
+      part = _together([begun[run] for run in together]) if step else None
+      rounds.append(Round(together, part))
+  return rounds
 
 
 def _begun(sweep: Sweep, program: Program, runs: Sequence[grid.Run]) -> dict[grid.Run, Partial]:

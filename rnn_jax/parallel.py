@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnn_jax import checks
 
@@ -21,9 +24,12 @@ def map_runs(function: Callable[..., Any], devices: Sequence[Any] | None = None)
   Runs do not exchange anything, unless `function` shares a run's batch among devices: neighbours of
   the same run and state take their `shard` and add up by `psum`.
 
+  The devices may be those of several processes (`jax.distributed`), each of which then makes the
+  same calls in the same order: `spread` lays out what goes in, `fetch` reads what came out.
+
   Args:
     function: `(run, state, data) -> (state, records)`, as one device computes it, pure.
-    devices: where; all local devices by default.
+    devices: where; all local devices by default. As many of each process, in its order.
   Returns:
     The pmapped function. `run` and `state` have a leading axis, one entry a device; `data` is the
     same for all. The old state's memory is reused, so it must not be read again. A call returns
@@ -40,6 +46,42 @@ def map_runs(function: Callable[..., Any], devices: Sequence[Any] | None = None)
     return jax.block_until_ready(mapped(*args))
 
   return waiting
+
+
+def spread(tree: Any, devices: Sequence[Any]) -> Any:
+  """Lays what `map_runs` maps over its devices, of which this process may have a few only.
+
+  Args:
+    tree: leaves [devices, ...] on the host, the same in every process.
+    devices: those of `map_runs`.
+  Returns:
+    Leaves [devices, ...], each entry on its device; what `lower().compile()` gives takes no other
+    `run` and `state` where there are several processes.
+  """
+  sharding = NamedSharding(Mesh(np.array(devices), (_AXIS,)), PartitionSpec(_AXIS))
+
+  def laid(a: Any) -> Any:
+    return jax.make_array_from_callback(a.shape, sharding, lambda index: a[index])
+
+  return jax.tree.map(laid, tree)
+
+
+def fetch(tree: Any) -> Any:
+  """What this process's devices hold of what `map_runs` gave, on the host.
+
+  Args:
+    tree: leaves [devices, ...].
+  Returns:
+    NumPy arrays [devices of this process, ...]; of all devices where there is one process.
+  """
+
+  def own(a: Any) -> Any:
+    if a.is_fully_addressable:
+      return jax.device_get(a)
+    shards = sorted(a.addressable_shards, key=lambda shard: shard.index[0].start)
+    return np.concatenate([shard.data for shard in shards])
+
+  return jax.tree.map(own, tree)
 
 
 def shard(batch: Any, count: int) -> Any:
@@ -87,4 +129,10 @@ def psum(tree: Any, count: int) -> Any:
   if devices % count:
     raise ValueError(f"count must divide the number of devices {devices}, got {count}.")
   groups = [list(range(first, first + count)) for first in range(0, devices, count)]
-  return jax.lax.psum(tree, _AXIS, axis_index_groups=groups)
+  total = functools.partial(jax.lax.psum, axis_name=_AXIS, axis_index_groups=groups)
+  leaves = jax.tree.leaves(tree)
+  if jax.process_count() == 1 or len(leaves) == 1 or len({leaf.dtype for leaf in leaves}) > 1:
+    return total(tree)
+  # One message, where on CPU each leaf is one: a sum over processes takes as long as the messages.
+  flat, unravel = ravel_pytree(tree)
+  return unravel(total(flat))
