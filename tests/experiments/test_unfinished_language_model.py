@@ -177,6 +177,21 @@ def test_it_goes_on_from_what_is_whole(stopped, whole, program, capfd, damaged):
   assert_the_same(stopped, whole)
 
 
+@pytest.mark.parametrize("damage", ["later", "gone"])
+def test_the_best_is_that_of_the_checkpoint(stopped, program, monkeypatch, damage):
+  """Whatever a process has left in its place that was killed before it saved its next."""
+  best = trained_model.load(stopped)
+  if damage == "later":
+    trained_model.keep(stopped, 70, jax.tree.map(np.zeros_like, best.variables["params"]))
+  else:
+    shutil.rmtree(stopped / "checkpoints")
+  monkeypatch.setattr(language_model, "train", lambda *_: iter(()))
+  assert program(f"--output_dir={stopped}") == 0
+  found = trained_model.load(stopped)
+  assert found.step == best.step == 50
+  jax.tree.map(np.testing.assert_array_equal, found.variables, best.variables)
+
+
 def contents(folder):
   return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
