@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-from typing import NamedTuple
 
 import jax
 from absl import flags
@@ -15,7 +15,8 @@ _PACKAGES = {"local": None, "ray": ("ray", "ray"), "slurm": ("submitit", "slurm"
 ENGINE_NAMES = tuple(_PACKAGES)
 
 
-class Shard(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Shard:
   """A part of a sweep.
 
   Attributes:

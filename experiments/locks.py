@@ -14,12 +14,12 @@ class Span(NamedTuple):
 
   Attributes:
     first: the first of them.
-    count: how many; 0 for all from there on.
+    size: how many; 0 for all from there on.
     shared: whether others may hold them too, who share them.
   """
 
   first: int = 0
-  count: int = 0
+  size: int = 0
   shared: bool = False
 
 
@@ -42,5 +42,5 @@ def held(path: Path, *spans: Span, wait: bool = False) -> Iterator[None]:
   with path.open("a+b") as file:
     for span in spans or [Span()]:
       how = fcntl.LOCK_SH if span.shared else fcntl.LOCK_EX
-      fcntl.lockf(file, how | (0 if wait else fcntl.LOCK_NB), span.count, span.first)
+      fcntl.lockf(file, how | (0 if wait else fcntl.LOCK_NB), span.size, span.first)
     yield

@@ -68,10 +68,10 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
     ids = first["runs"]
     where = {name: _found(name, [target, *sources]) for name in ids}
     _begin(target, folders[0], sweeps)
-    for name, folder in where.items():
-      if folder is not None and folder != target:
-        run_files.write(target, name, run_files.read(folder, name))
-    missing = [name for name, folder in where.items() if folder is None]
+    for name, source in where.items():
+      if source is not None and source != target:
+        run_files.write(target, name, run_files.read(source, name))
+    missing = [name for name, source in where.items() if source is None]
     if missing:
       raise ValueError(
         f"FOLDER must hold all runs of the sweep: {len(missing)} of {len(ids)} have not ended, "

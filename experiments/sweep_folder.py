@@ -26,7 +26,7 @@ def runs_of(sweep: Sweep) -> list[str]:
   if sweep.shard is None:
     return list(sweep.ids)
   order = _in_group_order(sweep)
-  index, count = sweep.shard
+  index, count = sweep.shard.index, sweep.shard.count
   first, last = (len(order) * i // count for i in (index, index + 1))
   return order[first:last]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
-from experiments import command_line, provenance, records, run_files, sweep_folder, work
+from experiments import provenance, records, run_files, sweep_folder, work
 from experiments.engines import worker
 from experiments.signals import Stop
 from experiments.sweep_flags import Sweep
@@ -40,25 +41,32 @@ def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: work
           ray.cancel(task)  # what the worker takes for Ctrl-C
   if stop():
     raise work.Stopped
+  for name in worker.lacking(sweep, ids):
+    work.fail(sweep, sweep.ids[name], "worker", RuntimeError("it was cancelled"))
 
 
 @contextlib.contextmanager
 def _connected(ray: Any) -> Any:
   """Within it, there is a cluster."""
   address = flags.FLAGS.ray_address
-  os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
-  os.environ["RAY_task_oom_retries"] = str(RETRIES)  # for ever, by default
+  # Nothing is sent anywhere; and what memory does not suffice for is not tried for ever.
+  os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)}
   quiet = {"log_to_driver": False, "logging_level": "ERROR"}
   here = {"num_cpus": len(provenance.cores()), "include_dashboard": False}
   before = signal.getsignal(signal.SIGTERM)
   try:
-    ray.init(address, **quiet, **(here if address == "local" else {}))
+    with warnings.catch_warnings():
+      # jax fears for what is forked from it. Ray's processes execute another program at once.
+      warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+      ray.init(address, **quiet, **(here if address == "local" else {}))
     signal.signal(signal.SIGTERM, before)  # Ray's own would end this process
     if address == "local":
       _check_resources(ray.cluster_resources())
   except (ConnectionError, RuntimeError) as error:
     reason = str(error).strip().split("\n")[0]
-    raise ValueError(f"--ray_address must be that of a cluster, got {address} ({reason}).") from None
+    raise ValueError(
+      f"--ray_address must be that of a cluster, got {address} ({reason})."
+    ) from None
   try:
     yield
   finally:
@@ -67,15 +75,11 @@ def _connected(ray: Any) -> Any:
 
 def _check_resources(found: dict[str, float]) -> None:
   """Refuses tasks that a cluster of one machine would never begin."""
-  for name, wanted in _resources().items():
-    kind = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}[name]
-    there = found.get(kind, 0.0)
+  for name, kind, unit in (("cpus", "CPU", 1), ("gpus", "GPU", 1), ("memory", "memory", 2**30)):
+    there, wanted = found.get(kind, 0.0) / unit, flags.FLAGS[f"{name}_per_task"].value or 0
     if wanted > there:
-      unit = 2**30 if name == "memory" else 1
-      flag = {"num_cpus": "cpus", "num_gpus": "gpus", "memory": "memory"}[name]
       raise ValueError(
-        f"--{flag}_per_task must be at most what this machine has, {there / unit:g}, got "
-        f"{wanted // unit}."
+        f"--{name}_per_task must be at most what this machine has, {there:g}, got {wanted}."
       )
 
 
@@ -97,10 +101,9 @@ def _train(part: worker.Part) -> tuple[dict[str, Any], dict[str, dict[str, bytes
   """A task: trains, and returns with what, and the files of the runs that have come to an end."""
   stop = Stop()
   signal.signal(signal.SIGINT, lambda number, _: setattr(stop, "number", number))
-  with contextlib.suppress(work.Stopped):
-    worker.train(part, stop)
-  sweep = worker.resolve(part)
-  over = [name for name in part.ids if name not in worker.lacking(sweep, part.ids)]
+  sweep = worker.train(part, stop)
+  lacking = worker.lacking(sweep, part.ids)
+  over = [name for name in part.ids if name not in lacking]
   return sweep_folder.about(sweep), {name: run_files.read(sweep.folder, name) for name in over}
 
 
@@ -117,5 +120,6 @@ def _gather(ray: Any, sweep: Sweep, task: Any, part: worker.Part) -> None:
       work.fail(sweep, sweep.ids[name], "worker", error)
     return
   records.note(sweep.folder, about)
-  for name in set(runs) & set(worker.lacking(sweep, part.ids)):
-    run_files.write(sweep.folder, name, runs[name])
+  for name, run in runs.items():
+    if not records.has_ended(sweep.folder, name):
+      run_files.write(sweep.folder, name, run)

@@ -7,6 +7,7 @@ checkpoints.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -55,28 +56,28 @@ def parts(sweep: Sweep, ids: Sequence[str]) -> list[Part]:
 
 
 def train(part: Part, stop: Callable[[], bool]) -> Sweep:
-  """A worker's: trains the runs that have not ended, in a process where jax is not in use yet.
+  """A worker's: trains the runs, in a process that has not used jax, until all is done or it stops.
 
   Returns:
-    The sweep, as the worker has resolved it.
+    The sweep, as it is here.
   Raises:
-    work.Stopped: as it was asked to.
     ValueError: the flags do not come to the driver's sweep here, or the runs are trained elsewhere.
     OSError: the folder cannot be read or written.
   """
   backend.configure(part.cpus)
   if not part.gpus:
     jax.config.update("jax_platforms", "cpu")
-  sweep = resolve(part)
+  sweep = _resolve(part)
   compilation_cache.use(flags.FLAGS.compilation_cache)
   with sweep_folder.beside_others(sweep, part.group, worker=True):
     sweep_folder.prepare_beside_others(sweep)
     left = [name for name in part.ids if not records.has_ended(sweep.folder, name)]
-    work.train(sweep, left, stop, lambda *_: None)
+    with contextlib.suppress(work.Stopped):
+      work.train(sweep, left, stop, lambda *_: None)
   return sweep
 
 
-def resolve(part: Part) -> Sweep:
+def _resolve(part: Part) -> Sweep:
   sweep_flags.define()
   try:
     flags.FLAGS(["worker", *part.flags])
@@ -90,7 +91,7 @@ def resolve(part: Part) -> Sweep:
 
 
 def lacking(sweep: Sweep, ids: Sequence[str]) -> list[str]:
-  """The driver's: those of the runs that have neither ended nor failed."""
+  """Those of the runs that have neither ended nor failed."""
   folder = sweep.folder
   return [n for n in ids if not (records.has_ended(folder, n) or records.has_failed(folder, n))]
 
