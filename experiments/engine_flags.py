@@ -64,11 +64,12 @@ def define() -> None:
     integer("memory_per_task", none="none"),
     "Memory of a task of Ray or SLURM, in GiB, or none, the default, to ask for none.",
   )
-  flags.DEFINE_string(
+  single(
     "ray_address",
     "local",
-    "Address of a Ray cluster, or auto for the one that this machine belongs to, or local to start "
-    "one on this machine.",
+    parsers.address("ray_address", "auto", "local"),
+    "Address of a Ray cluster, HOST:PORT, or auto for the one that this machine belongs to, or "
+    "local, the default, to start one on this machine.",
   )
   single(
     "slurm_cluster",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -46,28 +47,30 @@ def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: work
 
 
 @contextlib.contextmanager
-def _connected(ray: Any) -> Any:
+def _connected(ray: Any) -> Iterator[None]:
   """Within it, there is a cluster."""
   address = flags.FLAGS.ray_address
   # Nothing is sent anywhere; and what memory does not suffice for is not tried for ever.
   os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)}
-  quiet = {"log_to_driver": False, "logging_level": "ERROR"}
   here = {"num_cpus": len(provenance.cores()), "include_dashboard": False}
   before = signal.getsignal(signal.SIGTERM)
   try:
+    if ":" in address:  # in vain, Ray would try for minutes
+      host, port = address.rsplit(":", 1)
+      socket.create_connection((host, int(port)), timeout=10).close()
     with warnings.catch_warnings():
       # jax fears for what is forked from it. Ray's processes execute another program at once.
       warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-      ray.init(address, **quiet, **(here if address == "local" else {}))
-    signal.signal(signal.SIGTERM, before)  # Ray's own would end this process
+      ray.init(
+        address, log_to_driver=False, logging_level="ERROR", **here if address == "local" else {}
+      )
+  except (OSError, RuntimeError) as error:
+    reason = str(error).strip().split("\n")[0]
+    raise ValueError(f"--ray_address must be of a cluster, got {address} ({reason}).") from None
+  signal.signal(signal.SIGTERM, before)  # Ray's own would end this process
+  try:
     if address == "local":
       _check_resources(ray.cluster_resources())
-  except (ConnectionError, RuntimeError) as error:
-    reason = str(error).strip().split("\n")[0]
-    raise ValueError(
-      f"--ray_address must be that of a cluster, got {address} ({reason})."
-    ) from None
-  try:
     yield
   finally:
     ray.shutdown()

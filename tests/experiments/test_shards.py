@@ -138,6 +138,7 @@ def config_of(folder: Path) -> str:
     ("--num_shards=2 --shard_index=1 --engine=ray", "--num_shards is for --engine=local, got 2"),
     ("--engine=ray --devices=2", "--devices must be at most the 1 devices of a task, got 2"),
     ("--engine=slurm --slurm_option=gpu", "slurm_option must be NAME=VALUE, got 'gpu'"),
+    ("--engine=ray --ray_address=here", "ray_address must be HOST:PORT, or auto or local, got"),
     ("--engine=cloud", "Choose one of: local, ray, slurm"),
   ],
 )
