@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import shutil
 
 import jax
 from absl import flags
@@ -124,25 +125,32 @@ def shard() -> Shard | None:
 
 
 def check_engine() -> None:
-  """Refuses an engine that cannot work; if it is not this process, leaves it the accelerators.
+  """Refuses an engine that cannot work here; if it is not this process, leaves it the accelerators.
 
   To be called before the first use of a device.
 
   Raises:
     ValueError: naming the flag.
   """
-  name = flags.FLAGS.engine
+  values = flags.FLAGS
+  name = values.engine
   needed = _PACKAGES[name]
   if needed is None:
     return
-  if flags.FLAGS.coordinator is not None:
+  if values.coordinator is not None:
     raise ValueError(f"--coordinator is for --engine=local, got it with {name}.")
+  jax.config.update("jax_platforms", "cpu")
+  if values.dry_run:
+    return
   package, extra = needed
   if importlib.util.find_spec(package) is None:
     raise ValueError(
       f"--engine={name} needs {package}, which must be installed: pip install 'rnn_jax[{extra}]'."
     )
-  jax.config.update("jax_platforms", "cpu")
+  if name == "slurm" and values.slurm_cluster == "slurm" and shutil.which("srun") is None:
+    raise ValueError(
+      "--engine=slurm must be given on a machine of a SLURM cluster; it has no srun."
+    )
 
 
 def devices() -> list[jax.Device]:

@@ -27,9 +27,12 @@ def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: work
   """Trains runs of a sweep; arguments and errors as those of `work.train`."""
   import ray  # an extra
 
+  parts = worker.parts(sweep, ids)
+  if not parts:
+    return
   follow = worker.Follower(sweep, ids, news)
   with _connected(ray):
-    waiting = {_submit(ray, part): part for part in worker.parts(sweep, ids)}
+    waiting = {_submit(ray, part): part for part in parts}
     asked = False
     while waiting:
       ended, _ = ray.wait(list(waiting), timeout=_SECONDS_BETWEEN_LOOKS)

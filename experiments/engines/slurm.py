@@ -80,22 +80,30 @@ def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: work
 
   logs = sweep.folder.absolute() / "slurm_logs"
   _refuse_old_jobs(submitit, logs)
-  executor = _executor(submitit, logs)
   parts = worker.parts(sweep, ids)
-  with executor.batch():
-    waiting = {executor.submit(Job(part)): part for part in parts}
+  if not parts:
+    return
+  executor = _executor(submitit, logs)
+  try:
+    with executor.batch():
+      waiting = {executor.submit(Job(part)): part for part in parts}
+  except submitit.core.utils.FailedJobError as error:
+    raise ValueError(f"--slurm_option and the like must be what sbatch takes: {error}") from None
   names = [job.job_id for job in waiting]
   files.write_json(logs / "jobs.json", {"cluster": flags.FLAGS.slurm_cluster, "jobs": names})
   follow = worker.Follower(sweep, ids, news)
-  while waiting:
-    for job in [job for job in waiting if job.done()]:
-      _check(submitit, sweep, job, waiting.pop(job))
-    follow()
-    if stop() and waiting:
-      print(f"Jobs that go on: {', '.join(job.job_id for job in waiting)}.", file=sys.stderr)
-      raise work.Stopped
+  try:
+    while waiting:
+      for job in [job for job in waiting if job.done()]:
+        _check(submitit, sweep, job, waiting.pop(job))
+      follow()
+      if stop() and waiting:
+        raise work.Stopped
+      if waiting:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+  finally:
     if waiting:
-      time.sleep(_SECONDS_BETWEEN_LOOKS)
+      print(f"Jobs that go on: {', '.join(job.job_id for job in waiting)}.", file=sys.stderr)
 
 
 def _executor(submitit: Any, logs: Path) -> Any:

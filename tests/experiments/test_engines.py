@@ -15,7 +15,10 @@ from test_sweep import SMOKE, contents, start, sweep
 from experiments import engine_flags, engines
 
 # One run, so one worker; long enough for it to be killed in the midst.
-LONG = (SMOKE, "--cell=elman", "--truncation=full", "--steps=6000", "--log_every=2000")
+LONG = (
+  SMOKE,
+  *("--cell=elman", "--truncation=full", "--measures=none", "--steps=6000", "--log_every=2000"),
+)
 pytestmark = pytest.mark.timeout(280)
 
 
@@ -72,6 +75,28 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 def test_every_engine_has_a_flag():
   assert tuple(engines.ENGINES) == engine_flags.ENGINE_NAMES
+
+
+@pytest.mark.parametrize(
+  ("engine", "says"),
+  [
+    ("ray", "--engine=ray needs ray, which must be installed: pip install 'rnn_jax[ray]'."),
+    ("slurm", "--engine=slurm needs submitit, which must be installed: pip install 'rnn_jax[slurm"),
+  ],
+)
+def test_a_missing_package_is_named(engine, says, sweep_here, capsys, tmp_path, monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+  assert sweep_here(SMOKE, f"--engine={engine}", f"--output_dir={tmp_path / 'out'}") == 2
+  assert says in capsys.readouterr().err
+  assert sweep_here(SMOKE, f"--engine={engine}", "--dry_run") == 0
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_cluster_is_named(sweep_here, capsys, tmp_path, monkeypatch):
+  monkeypatch.setenv("PATH", str(tmp_path))
+  assert sweep_here(SMOKE, "--engine=slurm", f"--output_dir={tmp_path / 'out'}") == 2
+  assert "it has no srun" in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
 
 
 def test_ray_goes_on_where_a_killed_worker_was(local, tmp_path):
