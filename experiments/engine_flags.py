@@ -43,7 +43,8 @@ def define() -> None:
     "shard_index",
     "none",
     integer("shard_index", minimum=0, none="none"),
-    "Which of the parts this process trains, from 0, or none, the default.",
+    "Which of the parts this process trains, from 0, such as $JOB_COMPLETION_INDEX in an indexed "
+    "job of Kubernetes; or none, the default.",
   )
   single(
     "engine",
