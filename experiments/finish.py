@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,8 +20,6 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
     {name: state for name, state in states.items() if state["status"] == status}
     for status in ("diverged", "failed")
   )
-  with contextlib.suppress(OSError):  # it is not empty, or was never there
-    (folder / "checkpoints").rmdir()
   pictures = []
   if len(failed) < len(states):
     gradients, metrics = results.write(folder, states)

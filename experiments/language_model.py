@@ -4,15 +4,17 @@
   python -m experiments.language_model --output_dir=results/characters --sample --prime="def "
   python -m experiments.language_model --output_dir=results/characters --evaluate=FILE
 
-The folder holds all that the other two need. A sample goes to standard output as it is written.
+The folder holds all that the other two need. Started again with the same flags, a training that was
+interrupted goes on. A sample goes to standard output as it is written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
-import functools
 import math
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -30,18 +32,21 @@ from experiments import (
   cell_table,
   command_line,
   compilation_cache,
-  files,
+  locks,
   parsers,
   progress,
   provenance,
+  signals,
 )
 from experiments.language import plot as language_plot
 from experiments.language import settings as language_settings
-from experiments.language import trained_model
+from experiments.language import trained_model, unfinished
 from experiments.language.sample import sample
 from experiments.language.settings import CALL, CHARACTERS, LINES, WORD_FLAGS, Settings, Texts
 from experiments.language.trained_model import Trained
 from experiments.language.training import Evaluation, make_judge, train
+from experiments.language.unfinished import Unfinished, best_of
+from rnn_jax.checkpoints import Series
 from rnn_jax.losses import bits, perplexity
 from rnn_jax.text import Source, WordVocabulary, line_spans, load_corpus, make_source
 
@@ -52,6 +57,13 @@ def define_flags() -> None:
   language_settings.define()
   flags.DEFINE_string("output_dir", "results/language_model", "Folder of the model.")
   flags.DEFINE_boolean("overwrite", False, "Replace another model in the output folder.")
+  single(
+    "checkpoint_every",
+    "500",
+    integer("checkpoint_every"),
+    "Updates from one checkpoint to the next, from which a training that was interrupted goes on; "
+    f"rounded up to a multiple of {CALL}.",
+  )
   flags.DEFINE_string(
     "evaluate", None, "Train nothing; print the loss of the folder's model on this file."
   )
@@ -100,13 +112,26 @@ def main(arguments: list[str]) -> None:
         texts = _named(language_settings.read_texts, settings)
         settings = language_settings.with_matched_width(settings, texts.vocabulary.size)
         compilation_cache.use("auto")
-        _train(settings, texts, folder)
+        with locks.held_on(folder):
+          _train(settings, texts, folder)
   except KeyboardInterrupt:
     command_line.interrupted(f"What is in {values.output_dir} is whole.")
 
 
+class _Stopped(Exception):
+  """The training was asked to stop, and what it has come to is on disk."""
+
+
 def _train(settings: Settings, texts: Texts, folder: Path) -> None:
+  overwrite = flags.FLAGS.overwrite
   model = language_settings.make_model(settings, texts.vocabulary.size)
+  configuration = trained_model.configuration(settings, texts.corpus)
+  trained_model.check_folder(folder, overwrite)  # once more: it may be another's since
+  begun = None
+  if trained_model.is_unfinished(folder, configuration, overwrite):
+    begun = unfinished.find(folder / "unfinished", configuration, settings, model)
+  with tempfile.TemporaryFile(dir=folder):
+    pass  # an OSError now is better than one after the training
   baseline = language_settings.baseline(texts.train, texts.vocabulary.size)
   print(
     f"{len(texts.train.symbols)} tokens to learn, {_count(texts.held_out)} held out, "
@@ -115,47 +140,93 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
   if settings.reading == LINES:
     longer = np.mean(line_spans(texts.train)[1] > settings.window)
     print(f"{longer:.1%} of the lines are longer than the window, and are left out.")
-  about = _about(texts, baseline)
-  folder.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryFile(dir=folder):
-    pass  # an OSError now is better than one after the training
-  best, lines = None, []
-  with progress.show(settings.steps, 0, Console(), title="training", unit="updates") as report:
-    report("compiling", 0, None)
-    on_call = functools.partial(report, "training")
-    for evaluation in train(settings, model, texts.read, texts.held_out, on_call):
-      lines.append(_line(evaluation, settings))
-      if evaluation.judged_by < (math.inf if best is None else best.judged_by):
-        if best is None:  # what an older model has left goes no earlier
-          trained_model.begin(folder, settings, texts.vocabulary, _flag_lines(settings), about)
-        best = evaluation
-        trained_model.keep(folder, best.step, best.params)
-      if best is not None:
-        trained_model.write_metrics(folder, lines)
-  last = lines[-1]
+  with signals.noted() as stop:
+    try:
+      evaluations = _evaluations(settings, texts, folder, _about(texts, baseline), begun, stop)
+    except _Stopped:
+      command_line.interrupted(
+        f"What was learned is in {folder}, the same command goes on from there.",
+        128 + (stop.number or signal.SIGTERM),
+      )
+  best, last = best_of(evaluations), evaluations[-1]
   if best is None:
     raise ValueError(
-      f"--learning_rate or --clip_norm must be smaller: at update {last['step']} the loss is "
-      f"{last['loss']}, and no checkpoint was kept."
+      f"--learning_rate or --clip_norm must be smaller: at update {last.step} the loss is "
+      f"{last.loss}, and no checkpoint was kept."
     )
-  speed = (last["step"] - CALL) * settings.window * settings.batch_size / last["seconds"]
+  speed = (last.step - CALL) * settings.window * settings.batch_size / last.seconds
+  lines = [_line(evaluation, settings) for evaluation in evaluations]
   result = {
     "best": _line(best, settings),
-    "last": last,
+    "last": lines[-1],
     "baseline": baseline,
-    "diverged": not math.isfinite(last.get("validation_loss", last["loss"])),
+    "diverged": not math.isfinite(last.judged_by),
     "tokens_per_second": speed,
   }
-  files.write_json(folder / "result.json", result)
   picture = language_plot.save(lines, baseline, settings, folder / "training.png")
+  trained_model.end(folder, result)
   if result["diverged"]:
-    print(f"diverged by update {last['step']}; the checkpoint is from before.")
+    print(f"diverged by update {last.step}; the checkpoint is from before.")
   print(
     f"best after {best.step} updates: {_figures(best.judged_by, settings)}, on "
     f"{'what was learned' if best.validation_loss is None else 'what was held out'}; "
     f"{speed:.0f} tokens a second"
   )
   print(f"The model is in {folder}, a picture in {picture}; --sample lets it write.")
+
+
+def _evaluations(
+  settings: Settings,
+  texts: Texts,
+  folder: Path,
+  about: dict[str, Any],
+  begun: Unfinished | None,
+  stop: signals.Stop,
+) -> list[Evaluation]:
+  """Trains to the end, from what an earlier start has come to."""
+  model = language_settings.make_model(settings, texts.vocabulary.size)
+  configuration = trained_model.configuration(settings, texts.corpus)
+  evaluations: list[Evaluation] = []
+  best, saved, is_ours = None, 0, False
+  if begun is not None:
+    evaluations = unfinished.evaluations_of(begun, texts.held_out is not None)
+    best, saved, is_ours = begun.best, int(begun.training.state.step), True
+    print(f"{saved} updates of an earlier start are kept.")
+    known = best_of(evaluations)
+    if known is not None:  # nothing is left of what came after the checkpoint
+      trained_model.keep(folder, known.step, best)
+
+  with contextlib.ExitStack() as stack:
+    series = stack.enter_context(contextlib.closing(Series(folder / "unfinished")))
+    shown = progress.show(settings.steps, saved, Console(), title="training", unit="updates")
+    report = stack.enter_context(shown)
+    report("compiling", saved, None)
+    for call in train(settings, model, texts.read, texts.held_out, begun and begun.training):
+      report("training", call.step, call.loss)
+      new = call.evaluation
+      if new is not None:
+        evaluations.append(new._replace(params=None))
+      is_best = new is not None and best_of(evaluations) is evaluations[-1]
+      is_over = call.step == settings.steps or not math.isfinite(call.loss)
+      stopping = stop() and not is_over
+      is_due = stopping or (call.step - saved >= flags.FLAGS.checkpoint_every and not is_over)
+      if (is_best or is_due) and not is_ours:  # what an older model has left goes no earlier
+        lines = _flag_lines(settings)
+        trained_model.begin(folder, settings, texts.vocabulary, lines, about)
+        is_ours = True
+      if new is not None and is_best:
+        best = new.params
+        trained_model.keep(folder, call.step, best)
+      if new is not None and is_ours:
+        trained_model.write_metrics(folder, [_line(e, settings) for e in evaluations])
+      if is_due:
+        tree = unfinished.collect(call.partial(), evaluations, best)
+        series.save(call.step, tree, configuration)
+        saved = call.step
+      if stopping:
+        series.wait()
+        raise _Stopped
+  return evaluations
 
 
 def _judge(trained: Trained, path: Path) -> None:

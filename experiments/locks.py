@@ -44,3 +44,20 @@ def held(path: Path, *spans: Span, wait: bool = False) -> Iterator[None]:
       how = fcntl.LOCK_SH if span.shared else fcntl.LOCK_EX
       fcntl.lockf(file, how | (0 if wait else fcntl.LOCK_NB), span.size, span.first)
     yield
+
+
+@contextlib.contextmanager
+def held_on(folder: Path, *spans: Span) -> Iterator[None]:
+  """Holds the lock of an output folder, `.lock`, or some of its bytes, while the block runs.
+
+  Raises:
+    ValueError: another process holds it.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(held(folder / ".lock", *spans))
+    except BlockingIOError:
+      raise ValueError(
+        f"--output_dir must be a folder in which no other process is at work, got {folder}."
+      ) from None
+    yield

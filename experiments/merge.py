@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command_line, files, finish, records, run_files, sweep_folder
+from experiments import command_line, files, finish, locks, records, run_files
 
 
 def define_flags() -> None:
@@ -64,7 +64,7 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
   sources = [folder for folder in folders if folder.resolve() != target.resolve()]
   with contextlib.ExitStack() as stack:
     for folder in (target, *sources):
-      stack.enter_context(sweep_folder.alone(folder))
+      stack.enter_context(locks.held_on(folder))
     ids = first["runs"]
     where = {name: _found(name, [target, *sources]) for name in ids}
     _begin(target, folders[0], sweeps)

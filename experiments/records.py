@@ -180,6 +180,7 @@ def start_run(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
   """Notes that a run has begun."""
   path = folder / "runs" / run_id
   path.mkdir(parents=True, exist_ok=True)
+  (path / "error.txt").unlink(missing_ok=True)
   files.write_json(path / "status.json", {"status": "running"})
   files.write_json(path / "config.json", config)
   (path / "metrics.jsonl").write_text("")

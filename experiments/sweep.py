@@ -27,6 +27,7 @@ from experiments import (
   finish,
   grid,
   hosts,
+  locks,
   progress,
   records,
   signals,
@@ -111,7 +112,7 @@ def _begin(sweep: Sweep, stack: contextlib.ExitStack) -> None:
     sweep_folder.prepare_beside_others(sweep)
     return
   local = flags.FLAGS.engine == "local"
-  keep = sweep_folder.alone if local else sweep_folder.with_workers
+  keep = locks.held_on if local else sweep_folder.with_workers
   stack.enter_context(keep(sweep.folder))
   sweep_folder.prepare(sweep, flags.FLAGS.overwrite)
 

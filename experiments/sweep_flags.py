@@ -248,7 +248,8 @@ def resolve(arguments: list[str]) -> Sweep:
   parts = settings, axes, options, ids, corpus, task, layout, folder
   shard = engine_flags.shard()
   sweep = Sweep(*parts, checkpoint_every=values.checkpoint_every, shard=shard)
-  if hosts.any_of(hosts.broadcast(sweep.configuration) != sweep.configuration):
+  same = sweep.configuration, shard, len(layout.devices), layout.runs_per_device
+  if hosts.any_of(hosts.broadcast(same) != same):
     raise ValueError("--coordinator must join processes with equal flags, and equal corpora.")
   hosts.by_writer(records.check_folder, folder, sweep.configuration, values.overwrite)
   return sweep

@@ -37,19 +37,12 @@ def _in_group_order(sweep: Sweep) -> list[str]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-  """Nobody else works in the folder meanwhile."""
-  with _held(folder, Span()):
-    yield
-
-
-@contextlib.contextmanager
 def with_workers(folder: Path) -> Iterator[None]:
   """Nobody else works in the folder meanwhile, except for workers that begin from now on."""
   # Those of a driver that died may still be alive.
-  with alone(folder):
+  with locks.held_on(folder):
     pass
-  with _held(folder, Span(0, 1)):
+  with locks.held_on(folder, Span(0, 1)):
     yield
 
 
@@ -61,19 +54,7 @@ def beside_others(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> 
     order = _in_group_order(sweep)
     first, last = order.index(ids[0]), order.index(ids[-1])
     spans.append(Span(1 + first, 1 + last - first))
-  with _held(sweep.folder, *spans):
-    yield
-
-
-@contextlib.contextmanager
-def _held(folder: Path, *spans: Span) -> Iterator[None]:
-  with contextlib.ExitStack() as stack:
-    try:
-      stack.enter_context(locks.held(folder / ".lock", *spans))
-    except BlockingIOError:
-      raise ValueError(
-        f"--output_dir must be a folder in which no other process is at work, got {folder}."
-      ) from None
+  with locks.held_on(sweep.folder, *spans):
     yield
 
 

@@ -261,6 +261,8 @@ def _clear(sweep: Sweep) -> None:
     ids = _ids(place)
     if ids and all(records.has_ended(sweep.folder, name) for name in ids):
       shutil.rmtree(place, ignore_errors=True)
+  with contextlib.suppress(OSError):  # it is not empty, or was never there
+    (sweep.folder / "checkpoints").rmdir()
 
 
 def fail(sweep: Sweep, run: grid.Run, phase: str, error: BaseException) -> None:

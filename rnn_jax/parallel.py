@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnn_jax import checks
@@ -128,4 +129,10 @@ def psum(tree: Any, count: int) -> Any:
   if devices % count:
     raise ValueError(f"count must divide the number of devices {devices}, got {count}.")
   groups = [list(range(first, first + count)) for first in range(0, devices, count)]
-  return jax.lax.psum(tree, _AXIS, axis_index_groups=groups)
+  total = functools.partial(jax.lax.psum, axis_name=_AXIS, axis_index_groups=groups)
+  leaves = jax.tree.leaves(tree)
+  if jax.process_count() == 1 or len(leaves) == 1 or len({leaf.dtype for leaf in leaves}) > 1:
+    return total(tree)
+  # One message, where on CPU each leaf is one: a sum over processes takes as long as the messages.
+  flat, unravel = ravel_pytree(tree)
+  return unravel(total(flat))

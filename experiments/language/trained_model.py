@@ -4,12 +4,15 @@ model.json         settings, vocabulary, text, versions
 language_model.flags   feed it back as --flagfile and get the same model
 metrics.jsonl      a line an evaluation
 checkpoints/STEP   params of the best evaluation so far
-result.json        how it ended
+unfinished/STEP    what the training goes on from, until it has ended
 training.png       loss over training
+result.json        how it ended; vouches for the rest
+.lock              held by the process that trains
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -26,6 +29,7 @@ from experiments.networks import Layers
 from rnn_jax import checkpoints, checks
 from rnn_jax.modules import DeepRNN
 from rnn_jax.text import (
+  Corpus,
   Vocabulary,
   WordVocabulary,
   vocabulary_from_json,
@@ -55,6 +59,11 @@ class Trained(NamedTuple):
   about: dict[str, Any]
 
 
+def configuration(settings: Settings, corpus: Corpus) -> dict[str, Any]:
+  """All that a training must share with an earlier one to go on from it."""
+  return {**dataclasses.asdict(settings), "corpus_sha256": corpus.sha256}
+
+
 def check_folder(folder: Path, overwrite: bool) -> None:
   """Refuses a folder that holds something else, or a model that may not be replaced.
 
@@ -63,15 +72,42 @@ def check_folder(folder: Path, overwrite: bool) -> None:
   """
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
-  if not folder.is_dir() or not any(folder.iterdir()):
-    return
   if not (folder / "model.json").exists():
-    raise ValueError(f"--output_dir must be new, empty or a model's, got {folder}.")
-  if not overwrite:
+    # A lock and a draft are what is left of a process that was killed in its first moment.
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - {".lock", "model.json.tmp"}:
+      raise ValueError(f"--output_dir must be new, empty or a model's, got {folder}.")
+  elif (folder / "result.json").exists() and not overwrite:
     raise ValueError(
       f"--output_dir holds a trained model, {folder}; --overwrite replaces it, and --sample and "
       "--evaluate use it."
     )
+
+
+def is_unfinished(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
+  """Whether the folder holds this training, begun and not ended.
+
+  Args:
+    folder: as `check_folder` has passed it.
+    wanted: the training's `configuration`.
+    overwrite: whether another may be replaced.
+  Raises:
+    ValueError: it is another, which may not be replaced; with the first difference.
+  """
+  if not (folder / "model.json").exists() or (folder / "result.json").exists():
+    return False
+  try:
+    about = files.read_json(folder / "model.json")
+    found = {**about["settings"], "corpus_sha256": about["corpus"]["sha256"]}
+    difference = checkpoints.difference(found, wanted)
+  except (ValueError, KeyError, TypeError):
+    difference = "model.json is damaged"
+  if difference is not None and not overwrite:
+    raise ValueError(
+      f"--output_dir holds the unfinished training of another model, {folder}: its {difference}; "
+      "--overwrite replaces it."
+    )
+  return difference is None
 
 
 def begin(
@@ -84,7 +120,8 @@ def begin(
   """Starts a model's folder, in place of a model that was there."""
   for name in ("result.json", "metrics.jsonl", "training.png"):
     (folder / name).unlink(missing_ok=True)
-  shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+  for name in ("checkpoints", "unfinished"):
+    shutil.rmtree(folder / name, ignore_errors=True)
   saved = {
     "kind": KIND,
     "settings": dataclasses.asdict(settings),
@@ -102,12 +139,14 @@ def write_metrics(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
 
 def keep(folder: Path, step: int, params: Any) -> None:
   """Keeps the params of the best evaluation so far, and then lets those before go."""
-  place = folder / "checkpoints"
-  place.mkdir(parents=True, exist_ok=True)
-  before = _steps(place)
-  checkpoints.save(place / str(step), params)
-  for old in before:
-    shutil.rmtree(place / str(old))
+  with contextlib.closing(checkpoints.Series(folder / "checkpoints", keep=1)) as series:
+    series.save(step, params, {})
+
+
+def end(folder: Path, result: dict[str, Any]) -> None:
+  """Writes result.json; there is nothing to go on with any more."""
+  files.write_json(folder / "result.json", result)
+  shutil.rmtree(folder / "unfinished", ignore_errors=True)
 
 
 def load(folder: Path) -> Trained:
@@ -134,11 +173,12 @@ def load(folder: Path) -> Trained:
   except (KeyError, TypeError, ValueError, OverflowError) as error:
     reason = f"no {error}." if isinstance(error, KeyError) else error
     raise ValueError(f"{folder / 'model.json'} must be as it was written: {reason}") from None
-  steps = _steps(folder / "checkpoints")
-  if not steps:
+  best = checkpoints.newest(folder / "checkpoints", {}, lambda step: like)
+  if best is None:
     raise ValueError(f"{folder} holds no checkpoint yet; train the model first.")
-  params = checkpoints.restore(folder / "checkpoints" / str(steps[-1]), like)
-  return Trained(settings, model, {"params": params}, vocabulary, steps[-1], about)
+  if best.step is None:
+    raise ValueError(best.damaged[0])
+  return Trained(settings, model, {"params": best.tree}, vocabulary, best.step, about)
 
 
 def _settings(saved: dict[str, Any]) -> Settings:
@@ -150,10 +190,3 @@ def _settings(saved: dict[str, Any]) -> Settings:
   for name in ("window", "batch_size"):  # what a model is evaluated in; others the network checks
     checks.integer(name, getattr(settings, name))
   return settings
-
-
-def _steps(place: Path) -> list[int]:
-  """The steps of which there are whole checkpoints, in order; orbax's own drafts are none."""
-  if not place.is_dir():
-    return []
-  return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal())

@@ -37,8 +37,8 @@ class Evaluation(NamedTuple):
     loss: mean training loss in nats a token since the evaluation before.
     grad_norm: the largest gradient norm before clipping since then.
     validation_loss: in nats a token; None where nothing is held out.
-    seconds: since the end of the first call, which compiles.
-    params: of the model, NumPy arrays.
+    seconds: of training, without the first call of each start, which compiles.
+    params: of the model, NumPy arrays; None where they are not known any more.
   """
 
   step: int
@@ -54,13 +54,47 @@ class Evaluation(NamedTuple):
     return self.loss if self.validation_loss is None else self.validation_loss
 
 
+class Partial(NamedTuple):
+  """What a training has come to, and goes on from, on any number of devices.
+
+  Attributes:
+    state: the train state; all devices have the same.
+    carries: of all lanes, [B, ...].
+    losses: [calls since the last evaluation], mean training loss of each, float64.
+    grad_norms: the largest gradient norm of each.
+    seconds: as in `Evaluation`.
+  """
+
+  state: TrainState
+  carries: Any
+  losses: Any
+  grad_norms: Any
+  seconds: Any
+
+
+class Call(NamedTuple):
+  """What a call of the compiled program, `CALL` updates, has led to.
+
+  Attributes:
+    step: updates so far.
+    loss: mean training loss in the call.
+    evaluation: after it; None where it was no time for one.
+    partial: `() -> Partial`, to be called before the next call.
+  """
+
+  step: int
+  loss: float
+  evaluation: Evaluation | None
+  partial: Callable[[], Partial]
+
+
 def train(
   settings: Settings,
   model: DeepRNN,
   read: Callable[[int], Windows],
   held_out: Source | None,
-  on_call: Callable[[int, float], None],
-) -> Iterator[Evaluation]:
+  begun: Partial | None = None,
+) -> Iterator[Call]:
   """Trains a model, and evaluates it as often as the settings say.
 
   Args:
@@ -68,37 +102,54 @@ def train(
     model: the network.
     read: `i -> Windows`, the i-th `CALL` windows of the text.
     held_out: what to be judged by; None for nothing.
-    on_call: called with (updates so far, latest loss).
+    begun: what an earlier training has come to; None to begin.
   Yields:
-    An evaluation every so many updates, and after the last; the training ends early after one
-    whose loss is not finite.
+    Each call. There is an evaluation every so many updates, and after the last; the training ends
+    early after a call whose loss is not finite.
   """
   devices = sharing(settings.batch_size)
   count = len(devices)
   about = Device(np.full(count, settings.seed, np.uint32), np.arange(count, dtype=np.uint32))
-  start = jax.jit(functools.partial(_start, settings, model))(np.uint32(settings.seed))
-  state = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), start)
-  carries = _carries(model, settings.batch_size, count)
+  if begun is None:
+    begun = _begin(settings, model)
+  state = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), begun.state)
+  carries = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), begun.carries)
+  losses, norms = list(begun.losses), list(begun.grad_norms)
   advance = map_runs(functools.partial(_advance, settings, model, count), devices)
   judge = make_judge(model, settings, settings.batch_size)
-  begin, losses, norms = math.nan, [], []
-  for i in range(settings.steps // CALL):
+  began = math.nan
+
+  def partial() -> Partial:
+    lanes = jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[2:]), carries)
+    kept = np.array(losses), np.array(norms), np.float64(time.monotonic() - began)
+    return Partial(jax.tree.map(lambda a: np.asarray(a[0]), state), lanes, *kept)
+
+  for i in range(int(begun.state.step) // CALL, settings.steps // CALL):
     (state, carries), (loss, grad_norm) = advance(about, (state, carries), read(i))
-    begin = time.monotonic() if i == 0 else begin
-    step = (i + 1) * CALL
+    if math.isnan(began):
+      began = time.monotonic() - float(begun.seconds)
+    step, evaluation = (i + 1) * CALL, None
     losses.append(float(np.mean(loss[0])))
     norms.append(float(np.max(grad_norm[0])))
-    on_call(step, losses[-1])
-    sound = math.isfinite(losses[-1])
-    if step % settings.evaluate_every and step < settings.steps and sound:
-      continue
-    params = jax.tree.map(lambda a: np.asarray(a[0]), state.params)
-    seconds = time.monotonic() - begin
-    judged = None if held_out is None else judge(params, held_out)
-    yield Evaluation(step, float(np.mean(losses)), max(norms), judged, seconds, params)
-    losses, norms = [], []
+    latest, sound = losses[-1], math.isfinite(losses[-1])
+    if step % settings.evaluate_every == 0 or step == settings.steps or not sound:
+      params = jax.tree.map(lambda a: np.asarray(a[0]), state.params)
+      seconds = time.monotonic() - began
+      judged = None if held_out is None else judge(params, held_out)
+      mean = float(np.mean(losses))
+      evaluation = Evaluation(step, mean, float(max(norms)), judged, seconds, params)
+      losses, norms = [], []
+    yield Call(step, latest, evaluation, partial)
     if not sound:
       return
+
+
+def partial_like(settings: Settings, model: DeepRNN, step: int) -> Partial:
+  """Shapes of what a training has come to after so many updates."""
+  begin = jax.eval_shape(functools.partial(_start, settings, model), np.uint32(settings.seed))
+  carries = jax.eval_shape(lambda: model.initial_carries(settings.batch_size))
+  kept = np.zeros(step % settings.evaluate_every // CALL)
+  return Partial(begin, carries, kept, kept, np.float64(0))
 
 
 def make_judge(
@@ -140,6 +191,12 @@ def sharing(batch_size: int) -> list[Any]:
 def _start(settings: Settings, model: DeepRNN, seed: Array) -> TrainState:
   tokens = jnp.zeros((1, 1), jnp.int32)
   return init_state(model, optimizer(settings), jax.random.key(seed), tokens)
+
+
+def _begin(settings: Settings, model: DeepRNN) -> Partial:
+  state = jax.jit(functools.partial(_start, settings, model))(np.uint32(settings.seed))
+  carries = jax.tree.map(np.asarray, model.initial_carries(settings.batch_size))
+  return Partial(state, carries, (), (), 0.0)
 
 
 def _carries(model: DeepRNN, batch_size: int, count: int) -> Any:

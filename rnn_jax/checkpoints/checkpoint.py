@@ -10,23 +10,31 @@ from it whose dtype, shape and bytes are not.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 from orbax.checkpoint import v1 as ocp
 
 DRAFT = ".draft"  # of a folder that is being written or deleted
 REPLACED = ".replaced"  # of one whose successor is about to take its name
 
 _ARRAYS, _ABOUT = "arrays", "checkpoint.json"
+_FILES = 2**16  # bytes, about, that the files of a checkpoint take beside its arrays
+
+# A thread of orbax prints the traceback of what it then raises to its caller as well.
+logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
 
 
 class DamagedError(ValueError):
@@ -59,7 +67,7 @@ def save(path: Path, tree: Any) -> None:
       device to read.
   Raises:
     TypeError: a leaf is no array of numbers.
-    ValueError: the folder exists, or two leaves have the same name.
+    ValueError: the folder exists, two leaves have the same name, or one has a '/' in it.
     OSError: it cannot be written.
   """
   if path.exists():
@@ -118,8 +126,11 @@ def write(path: Path, leaves: Mapping[str, Copy], about: Mapping[str, Any]) -> N
     draft.mkdir(parents=True)
     # orbax refuses arrays without elements, and a tree without arrays.
     arrays = {name: leaf.data for name, leaf in leaves.items() if leaf.data.size}
+    # Where a disk fills up while it writes, orbax prints tracebacks from threads of its own.
+    if shutil.disk_usage(draft).free < sum(array.nbytes for array in arrays.values()) + _FILES:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     if arrays:
-      _with_orbax(ocp.save, draft / _ARRAYS, arrays)
+      _save_arrays(draft / _ARRAYS, arrays)
     described = {
       name: {"is": leaf.words, "key": leaf.key, "sha256": _hash(leaf.data)}
       for name, leaf in leaves.items()
@@ -186,9 +197,9 @@ def read(path: Path, about: Mapping[str, Any], like: Any) -> Any:
     if digest != expected:
       raise DamagedError(path, f"{name} is not as it was written")
   try:
-    arrays = _with_orbax(ocp.load, path / _ARRAYS) if about["files"] else {}
-  except OSError as error:
-    raise DamagedError(path, str(error)) from None
+    arrays = _load_arrays(path / _ARRAYS) if about["files"] else {}
+  except Exception as error:
+    raise DamagedError(path, f"{_ARRAYS}: {error}") from None
   found = [_leaf(path, name, leaves[name], arrays.get(name), leaf) for name, leaf in wanted.items()]
   return jax.tree.unflatten(jax.tree.structure(like), found)
 
@@ -211,6 +222,8 @@ def _named(tree: Any) -> dict[str, Any]:
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     if name in named:
       raise ValueError(f"tree must have a name for each leaf, got '{name}' twice.")
+    if "/" in name:  # which orbax takes for folders
+      raise ValueError(f"tree must have names without '/', got '{name}'.")
     named[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
   return named
 
@@ -251,19 +264,28 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
       os.fsync(file.fileno())
 
 
-def _with_orbax(function: Callable[..., Any], path: Path, *args: Any) -> Any:
-  """Calls orbax, for this process alone: it would wait for the others that jax knows.
-
-  Raises:
-    OSError: with the reason, whatever it was.
-  """
-  context = ocp.Context()
-  context.multiprocessing.primary_host = jax.process_index()
-  context.multiprocessing.active_processes = {jax.process_index()}
-  context.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  # `ocp.save` waits for all processes that jax knows. This writes in the first alone.
+  only = orbax.checkpoint.options.MultiprocessingOptions(
+    active_processes={0}, barrier_sync_key_prefix="first"
+  )
+  handler = orbax.checkpoint.PyTreeCheckpointHandler(multiprocessing_options=only)
   try:
-    with context:
-      return function(path.absolute(), *args)
+    with orbax.checkpoint.Checkpointer(handler, multiprocessing_options=only) as checkpointer:
+      checkpointer.save(path.absolute(), arrays)
+  except OSError:
+    raise
   except Exception as error:
-    reason = str(error).strip().split("\n")[0]
-    raise OSError(f"orbax: {reason:.200}") from error
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number is None:
+      raise OSError(f"{path}: {error}") from error
+    raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+  context = ocp.Context()
+  context.multiprocessing.active_processes = {jax.process_index()}
+  context.multiprocessing.primary_host = jax.process_index()
+  context.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
+  with context:
+    return ocp.load(path.absolute())

@@ -16,7 +16,7 @@ from experiments import language_model
 from experiments.language import trained_model
 from experiments.language.sample import sample
 from experiments.language.settings import read_texts, with_matched_width
-from experiments.language.training import Evaluation, make_judge
+from experiments.language.training import Call, Evaluation, make_judge
 from rnn_jax.losses import cross_entropy
 
 FLAGFILES = Path(language_model.__file__).parent / "flagfiles"
@@ -111,6 +111,7 @@ def test_training_beats_what_frequencies_know_and_leaves_a_whole_folder(folder, 
     "checkpoints",
     "result.json",
     "training.png",
+    ".lock",
   }
   result = json.loads((folder / "result.json").read_text())
   lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -353,11 +354,11 @@ def test_a_text_of_one_character_is_learned(program, tmp_path, capfdbinary):
 def test_what_diverged_since_its_last_loss_is_not_kept(program, text, tmp_path, monkeypatch):
   """Params that the last update spoiled have a fine training loss, and none on held-out text."""
   params = {"w": np.zeros(2, np.float32)}
-  evaluations = [
-    Evaluation(20, 2.0, 1.0, 2.5, 1.0, params),
-    Evaluation(40, 1.0, 1.0, math.nan, 2.0, params),
+  calls = [
+    Call(20, 2.0, Evaluation(20, 2.0, 1.0, 2.5, 1.0, params), None),
+    Call(40, 1.0, Evaluation(40, 1.0, 1.0, math.nan, 2.0, params), None),
   ]
-  monkeypatch.setattr(language_model, "train", lambda *_: iter(evaluations))
+  monkeypatch.setattr(language_model, "train", lambda *_: iter(calls))
   assert program(*SMALL, f"--corpus={text}", f"--output_dir={tmp_path / 'model'}") == 0
   result = json.loads((tmp_path / "model" / "result.json").read_text())
   assert result["best"]["step"] == 20 and result["diverged"]

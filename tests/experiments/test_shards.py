@@ -10,9 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lock_holder import held_elsewhere
 from test_sweep import ROOT, SMOKE, contents, start, sweep
 
-from experiments import merge, records, sweep_folder
+from experiments import locks, merge, records, sweep_folder
 from experiments.engine_flags import Shard
 from experiments.grid import Run
 
@@ -199,7 +200,7 @@ def test_who_keeps_whom_out(tmp_path):
   assert sweep_folder.runs_of(shard) == ["c"]
   everything, whole, part = (0, 0, False), (0, 1, False), (0, 1, True)
   c, b = (2, 1, False), (3, 1, False)
-  with sweep_folder.alone(tmp_path):
+  with locks.held_on(tmp_path):
     assert not any(is_free(tmp_path, span) for span in (whole, part, c))
   with sweep_folder.with_workers(tmp_path):
     assert not is_free(tmp_path, part)
@@ -214,15 +215,9 @@ def test_who_keeps_whom_out(tmp_path):
 
 
 def test_one_who_is_kept_out_is_told_so(tmp_path):
-  code = "import pathlib, sys; from experiments.locks import held\n"
-  code += "with held(pathlib.Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
-  pipe = subprocess.PIPE
-  command = sys.executable, "-c", code, str(tmp_path / ".lock")
-  with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as other:
-    other.stdout.readline()
-    for keep in (sweep_folder.alone, sweep_folder.with_workers):
+  with held_elsewhere(tmp_path / ".lock"):
+    for keep in (locks.held_on, sweep_folder.with_workers):
       with pytest.raises(ValueError, match="in which no other process is at work"), keep(tmp_path):
         pass
-    other.kill()
-  with sweep_folder.alone(tmp_path):
+  with locks.held_on(tmp_path):
     pass

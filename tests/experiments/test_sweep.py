@@ -1,4 +1,4 @@
-"""The sweep as its user starts it: real processes, real text, real kills."""
+"""The sweep as its user starts it: real text, real kills, and processes where they matter."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import dataclasses
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import bad_step, records, results
+from experiments import bad_step, command_line, plot, plots, records, results
 from experiments.grid import AXES, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +43,19 @@ def sweep(*flags: object) -> subprocess.CompletedProcess[str]:
   result = call(*flags)
   assert result.returncode == 0, result.stderr
   return result
+
+
+@pytest.fixture
+def sweep_in_process(sweep_here, monkeypatch):
+  """`(*flags) -> exit status` of a sweep that trains here and draws nothing.
+
+  A process of its own takes seconds to import, and as long for its figures.
+  """
+  monkeypatch.setattr(plots, "save_all", lambda *_: ["no picture"])
+  # Not by a context manager, as a thread of the sweep's compiles.
+  jax.config.update("jax_numpy_dtype_promotion", "standard")
+  yield lambda *flags: sweep_here("--compilation_cache=none", *map(str, flags))
+  jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -98,8 +110,9 @@ def test_gradients_are_labelled(smoke):
   assert np.isfinite(norms[[1, 3]]).all()
 
 
-def test_measures_keep_their_own_pace(tmp_path):
-  sweep(SMOKE, "--cell=lstm", "--truncation=full", "--measure_every=15", f"--output_dir={tmp_path}")
+def test_measures_keep_their_own_pace(sweep_in_process, tmp_path):
+  flags = (SMOKE, "--cell=lstm", "--truncation=full", "--measure_every=15")
+  assert sweep_in_process(*flags, f"--output_dir={tmp_path}") == 0
   gradients = xr.load_dataset(tmp_path / "gradients.nc")
   assert list(gradients["step"]) == [0, 10, 15, 20, 30]
   assert np.isfinite(gradients["log10_grad_norm"][-1]).all()
@@ -115,14 +128,19 @@ def test_lag_profile_is_the_gradient_norm_where_the_loss_is_at_the_last_step(smo
   )
 
 
-def test_sweep_flags_give_the_same_sweep_on_another_number_of_devices(smoke, tmp_path):
-  sweep(f"--flagfile={smoke / 'sweep.flags'}", f"--output_dir={tmp_path}", "--devices=1")
+def test_sweep_flags_give_the_same_sweep_on_another_number_of_devices(
+  smoke, sweep_in_process, tmp_path
+):
+  flags = (f"--flagfile={smoke / 'sweep.flags'}", f"--output_dir={tmp_path}", "--devices=1")
+  assert sweep_in_process(*flags) == 0
   assert contents(tmp_path) == contents(smoke)
 
 
-def test_shared_batches_and_devices_change_a_sweep_by_rounding_alone(smoke, tmp_path):
+def test_shared_batches_and_devices_change_a_sweep_by_rounding_alone(
+  smoke, sweep_in_process, tmp_path
+):
   flags = ("--devices=2", "--data_parallel=2", "--runs_per_device=2")
-  sweep(SMOKE, *flags, f"--output_dir={tmp_path}")
+  assert sweep_in_process(SMOKE, *flags, f"--output_dir={tmp_path}") == 0
   about = json.loads((tmp_path / "sweep.json").read_text())
   assert (about["data_parallel"], about["runs_per_device"]) == (2, 2)
   xr.testing.assert_allclose(
@@ -142,55 +160,28 @@ def test_figures_come_from_records_alone(smoke):
   assert {p: p.read_bytes() for p in (smoke / "figures").iterdir()} == before
 
 
-def first_finished(folder: Path, process: subprocess.Popen[str]) -> None:
-  """Waits until a run has finished while others have not."""
-  for _ in range(2400):
-    if any("finished" in p.read_text() for p in folder.glob("runs/*/status.json")):
-      assert process.poll() is None, process.communicate()
-      return
-    time.sleep(0.05)
-  raise AssertionError("no run finished in two minutes")
-
-
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_an_interrupted_sweep_goes_on_and_ends_the_same(smoke, tmp_path, kill):
-  # Without the cache, as sweeps this small would end before they are killed.
-  process = start(SMOKE, f"--output_dir={tmp_path}", "--devices=1", "--compilation_cache=none")
-  first_finished(tmp_path, process)
-  process.send_signal(kill)
-  _, err = process.communicate(timeout=60)
-  assert process.returncode != 0, err
-  assert not (tmp_path / "gradients.nc").exists()
-  if kill == signal.SIGINT:
-    assert process.returncode == 130
-    assert "The same command goes on from there" in err
-    assert "Traceback" not in err
-  again = sweep(SMOKE, f"--output_dir={tmp_path}")
-  assert "have ended before and are kept" in again.stdout
-  assert contents(tmp_path) == contents(smoke)
-
-
-def test_dry_run_of_the_main_job_counts_and_writes_nothing(tmp_path):
+def test_dry_run_of_the_main_job_counts_and_writes_nothing(sweep_here, tmp_path, capsys):
   flagfile = f"--flagfile={FLAGFILES / 'gradient_decay.flags'}"
-  result = sweep(flagfile, "--dry_run", f"--output_dir={tmp_path / 'out'}")
-  assert "36 runs, 6 groups, 6 compilations" in result.stdout
+  assert sweep_here(flagfile, "--dry_run", f"--output_dir={tmp_path / 'out'}") == 0
+  assert "36 runs, 6 groups, 6 compilations" in capsys.readouterr().out
   assert not list(tmp_path.iterdir())
 
 
-def test_diverging_runs_are_results(tmp_path):
+def test_diverging_runs_are_results(sweep_in_process, tmp_path, capsys):
   flags = (
     "--task=adding --recurrent_gain=1,2 --clip_norm=none,1.0 --optimizer=sgd --learning_rate=0.2 "
     "--sequence_length=60 --hidden_size=32 --batch_size=8 --steps=60 --log_every=5 --seed=1 "
     "--measures=none"
   )
-  result = sweep(*flags.split(), f"--output_dir={tmp_path}")
+  assert sweep_in_process(*flags.split(), f"--output_dir={tmp_path}") == 0
+  said = capsys.readouterr().out
   gradients = xr.load_dataset(tmp_path / "gradients.nc")
   diverged = gradients["status"] == "diverged"
   assert diverged.any() and not diverged.all()
   assert (gradients["clip_norm"][diverged] == np.inf).all()
   for run in gradients["run"][diverged]:
     step = int(gradients["diverged_step"].sel(run=run))
-    assert f"diverged at step {step}: {run.item()}" in result.stdout
+    assert f"diverged at step {step}: {run.item()}" in said
     lines = (tmp_path / "runs" / run.item() / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
     assert last["step"] == step
@@ -200,7 +191,7 @@ def test_diverging_runs_are_results(tmp_path):
     state = json.loads((tmp_path / "runs" / run.item() / "status.json").read_text())
     place = bad_step.place_of(state["bad_place"])
     assert state["bad_place"]["step"] == step and place.overflow
-    assert f"{run.item()}: {bad_step.words(place)}\n" in result.stdout
+    assert f"{run.item()}: {bad_step.words(place)}\n" in said
   assert len(list(tmp_path.glob("runs/*/replay.npz"))) == diverged.sum()
   again = call(tmp_path / "runs" / run.item() / "replay.npz", module="experiments.replay")
   assert again.returncode == 0, again.stderr
@@ -212,14 +203,16 @@ def cut_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut_short, Path.unlink])
-def test_a_run_with_a_damaged_record_is_done_again(smoke, tmp_path, damage):
+def test_a_run_with_a_damaged_record_is_done_again(
+  smoke, sweep_in_process, tmp_path, damage, capsys
+):
   folder = tmp_path / "copy"
   shutil.copytree(smoke, folder)
   names = ("config.json", "metrics.jsonl", "gradients.nc", "status.json")
   for run, name in zip(sorted((folder / "runs").iterdir()), names, strict=True):
     damage(run / name)
-  result = sweep(SMOKE, f"--output_dir={folder}")
-  assert "have ended before" not in result.stdout
+  assert sweep_in_process(SMOKE, f"--output_dir={folder}") == 0
+  assert "have ended before" not in capsys.readouterr().out
   assert contents(folder) == contents(smoke)
 
 
@@ -231,36 +224,41 @@ def test_a_damaged_sweep_is_named_by_its_readers(tmp_path, damaged):
       read(tmp_path)
 
 
-def test_a_damaged_sweep_is_named(smoke, tmp_path):
+def test_a_damaged_sweep_is_named(smoke, sweep_here, tmp_path, capsys):
   folder = tmp_path / "copy"
   shutil.copytree(smoke, folder)
   (folder / "sweep.json").write_bytes(b"")
-  for module in ("experiments.sweep", "experiments.plot"):
-    flags = [SMOKE, f"--output_dir={folder}"] if module == "experiments.sweep" else [folder]
-    result = call(*flags, module=module)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert f"{folder / 'sweep.json'} is damaged" in result.stderr
+
+  def draw():
+    with pytest.raises(SystemExit) as ended:
+      plot.main([str(folder)])
+    return ended.value.code
+
+  for status in (sweep_here(SMOKE, f"--output_dir={folder}"), draw()):
+    assert status == command_line.USAGE_ERROR
+  errors = capsys.readouterr().err.splitlines()
+  assert len(errors) == 2
+  assert all(f"{folder / 'sweep.json'} is damaged" in error for error in errors)
 
 
-def test_overwriting_a_sweep_with_itself_goes_on(smoke):
+def test_overwriting_a_sweep_with_itself_goes_on(smoke, sweep_in_process, capsys):
   before = contents(smoke)
-  result = sweep(SMOKE, f"--output_dir={smoke}", "--overwrite")
-  assert "4 of 4 runs have ended before and are kept" in result.stdout
+  assert sweep_in_process(SMOKE, f"--output_dir={smoke}", "--overwrite") == 0
+  assert "4 of 4 runs have ended before and are kept" in capsys.readouterr().out
   assert contents(smoke) == before
 
 
-def test_files_of_the_users_do_not_lock_a_sweep_out_and_are_kept(smoke, tmp_path):
+def test_files_of_the_users_do_not_lock_a_sweep_out_and_are_kept(smoke, sweep_in_process, tmp_path):
   folder = tmp_path / "copy"
   shutil.copytree(smoke, folder)
   (folder / "notes.txt").write_text("mine")
-  sweep(SMOKE, f"--output_dir={folder}")
-  sweep(SMOKE, "--cell=elman", f"--output_dir={folder}", "--overwrite")
+  assert sweep_in_process(SMOKE, f"--output_dir={folder}") == 0
+  assert sweep_in_process(SMOKE, "--cell=elman", f"--output_dir={folder}", "--overwrite") == 0
   assert (folder / "notes.txt").read_text() == "mine"
   assert len(list((folder / "runs").iterdir())) == 2
 
 
-def test_going_on_with_other_versions_is_on_record(smoke, tmp_path):
+def test_going_on_with_other_versions_is_on_record(smoke, sweep_in_process, tmp_path):
   folder = tmp_path / "copy"
   shutil.copytree(smoke, folder)
   about = json.loads((folder / "sweep.json").read_text())
@@ -268,7 +266,7 @@ def test_going_on_with_other_versions_is_on_record(smoke, tmp_path):
   about["versions"]["jax"] = "0.1"
   (folder / "sweep.json").write_text(json.dumps(about))
   for _ in range(2):
-    sweep(SMOKE, f"--output_dir={folder}")
+    assert sweep_in_process(SMOKE, f"--output_dir={folder}") == 0
     (again,) = json.loads((folder / "sweep.json").read_text())["continued"]
     assert again["versions"]["jax"] != "0.1"
 
@@ -285,34 +283,33 @@ def test_the_reader_of_the_output_may_leave():
   assert process.stderr == ""
 
 
-def test_real_text_of_the_users_own(tmp_path):
+def test_real_text_of_the_users_own(sweep_in_process, tmp_path, capsys):
   text = tmp_path / "text.txt"
   text.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 50)
   flags = "--cell=gru --hidden_size=8 --sequence_length=16 --batch_size=4 --steps=5"
-  sweep(*flags.split(), f"--corpus={text}", f"--output_dir={tmp_path / 'out'}")
+  given = (*flags.split(), f"--corpus={text}", f"--output_dir={tmp_path / 'out'}")
+  assert sweep_in_process(*given) == 0
   corpus = json.loads((tmp_path / "out" / "sweep.json").read_text())["corpus"]
   assert corpus["characters"] == 44 * 50
   assert corpus["vocabulary_size"] == 28
   text.write_bytes(b"another text, of which there is more than a window's worth\n" * 50)
-  result = call(*flags.split(), f"--corpus={text}", f"--output_dir={tmp_path / 'out'}")
-  assert result.returncode == 2
-  assert "holds another sweep (its corpus_sha256 is" in result.stderr
+  assert sweep_in_process(*given) == 2
+  assert "holds another sweep (its corpus_sha256 is" in capsys.readouterr().err
 
 
-def test_another_sweep_is_kept(smoke):
+def test_another_sweep_is_kept(smoke, sweep_here, capsys):
   before = contents(smoke)
-  result = call(SMOKE, "--steps=31", f"--output_dir={smoke}")
-  assert result.returncode == 2
-  assert result.stderr.count("\n") == 1
-  assert "its steps is 30, not 31" in result.stderr
+  assert sweep_here(SMOKE, "--steps=31", f"--output_dir={smoke}") == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1
+  assert "its steps is 30, not 31" in error
   assert contents(smoke) == before
 
 
 def test_bad_input_of_a_real_process_is_no_traceback(tmp_path):
-  for flags in ("--cell=lstn", "--corpus=missing.txt"):
-    result = call(flags, f"--output_dir={tmp_path / 'out'}")
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
+  result = call("--corpus=missing.txt", f"--output_dir={tmp_path / 'out'}")
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1
   assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,275 @@
+"""A training goes on from its newest whole checkpoint, whatever happened to its process or disk."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax.checkpoints import Saved, Series, checkpoint, newest
+
+CONFIGURATION = {"cell": "lstm", "layers": {"hidden_size": 32, "widths": (1, 2)}, "rate": math.nan}
+
+
+def tree(step):
+  return {"step": np.int64(step), "params": {"w": np.full((3, 4), step, np.float32)}}
+
+
+def fill(folder, *steps, **options):
+  """The series of these steps, closed."""
+  series = Series(folder, **options)
+  for step in steps:
+    series.save(step, tree(step), CONFIGURATION)
+  series.close()
+  return {int(path.name) for path in folder.iterdir()}
+
+
+def find(folder) -> Saved | None:
+  found = newest(folder, CONFIGURATION, tree)
+  if found is not None and found.step is not None:
+    jax.tree.map(np.testing.assert_array_equal, found.tree, tree(found.step))
+  return found
+
+
+def harm(folder, name="checkpoint.json"):
+  (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+
+
+# What is kept
+
+
+def test_where_there_is_none_there_is_none(tmp_path):
+  assert find(tmp_path) is None and find(tmp_path / "nowhere") is None
+  Series(tmp_path / "nowhere").close()
+  assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_last_are_kept(tmp_path):
+  assert fill(tmp_path, 1, 2, 10, 11, keep=3) == {2, 10, 11}
+  found = find(tmp_path)
+  assert (found.step, found.damaged) == (11, [])
+
+
+def test_steps_that_a_training_goes_over_again_make_way(tmp_path):
+  fill(tmp_path, 10, 20, 30)
+  assert fill(tmp_path, 21) == {20, 21}
+  assert find(tmp_path).step == 21
+
+
+def test_a_step_that_is_there_is_replaced(tmp_path):
+  series = Series(tmp_path, keep=1)
+  for value in (1, 2):
+    series.save(7, tree(value), CONFIGURATION)
+  series.close()
+  assert newest(tmp_path, CONFIGURATION, tree).tree["step"] == 2
+  assert [path.name for path in tmp_path.iterdir()] == ["7"]
+
+
+def test_arrays_may_change_at_once(tmp_path):
+  series = Series(tmp_path)
+  host, device = np.arange(100_000), jnp.arange(100_000)
+  series.save(0, {"host": host, "device": device}, {})
+  host[:] = -1
+  jax.jit(lambda a: a * 0 - 1, donate_argnums=0)(device).block_until_ready()
+  series.close()
+  like = {"host": host, "device": jax.eval_shape(lambda: jnp.arange(100_000))}
+  found = newest(tmp_path, {}, lambda step: like)
+  for leaf in found.tree.values():
+    np.testing.assert_array_equal(leaf, np.arange(100_000))
+
+
+# Damage
+
+
+def test_a_damaged_one_falls_back_to_the_one_before_and_says_so(tmp_path):
+  fill(tmp_path, 1, 2, 3, keep=3)
+  harm(tmp_path / "3")
+  data = max((tmp_path / "2").rglob("d/*"), key=lambda path: path.stat().st_size)
+  data.unlink()
+  found = find(tmp_path)
+  assert found.step == 1
+  assert found.damaged == [
+    f"{tmp_path / '3'} is damaged: checkpoint.json is not as it was written.",
+    f"{tmp_path / '2'} is damaged: {data.relative_to(tmp_path / '2')}: No such file or directory.",
+  ]
+  harm(tmp_path / "1")
+  found = find(tmp_path)
+  assert (found.step, found.tree) == (None, None) and len(found.damaged) == 3
+  assert fill(tmp_path, 1) == {1} and find(tmp_path).damaged == []
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    ({"cell": "gru"}, "its cell is 'lstm', not 'gru'."),
+    ({"layers": {"hidden_size": 64, "widths": [1, 2]}}, "its layers.hidden_size is 32, not 64."),
+    ({"layers": {"hidden_size": 32, "widths": [1]}}, "its layers.widths is [1, 2], not [1]."),
+    ({"layers": None}, "its layers is {'hidden_size': 32, 'widths': [1, 2]}, not None."),
+    ({"seed": 1}, "its seed is absent, not 1."),
+    ({"rate": True}, "its rate is nan, not True."),
+  ],
+)
+def test_another_configuration_is_refused_by_its_first_difference(tmp_path, change, words):
+  fill(tmp_path, 1)
+  message = f"{tmp_path / '1'} is a checkpoint of another configuration: {words}"
+  with pytest.raises(ValueError, match=re.escape(message)):
+    newest(tmp_path, CONFIGURATION | change, tree)
+
+
+def test_a_configuration_with_a_flipped_bit_is_damage_and_no_other_configuration(tmp_path):
+  fill(tmp_path, 1, 2)
+  about = tmp_path / "2" / "checkpoint.json"
+  about.write_text(about.read_text().replace('"hidden_size": 32', '"hidden_size": 33'))
+  found = find(tmp_path)
+  assert found.step == 1 and "2 is damaged: checkpoint.json is not as" in found.damaged[0]
+
+
+def test_another_tree_is_refused_by_name(tmp_path):
+  fill(tmp_path, 1)
+  with pytest.raises(ValueError, match=re.escape("with params.w absent, got float32[3, 4] in ")):
+    newest(tmp_path, CONFIGURATION, lambda step: {"step": np.int64(step)})
+
+
+@pytest.mark.parametrize(
+  ("arguments", "error", "message"),
+  [
+    ((-1, {}, {}), ValueError, "step must be at least 0, got -1."),
+    ((1.0, {}, {}), TypeError, "step must be an integer, got 1.0."),
+    ((1, {}, {"a": {1, 2}}), TypeError, "configuration must be JSON data, got "),
+    ((1, {"a": "b"}, {}), TypeError, "tree must hold arrays of numbers, got <U1 in a."),
+  ],
+)
+def test_wrong_arguments_are_refused_at_once(tmp_path, arguments, error, message):
+  series = Series(tmp_path)
+  with pytest.raises(error, match=re.escape(message)):
+    series.save(*arguments)
+  series.close()
+  with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
+    Series(tmp_path, keep=0)
+
+
+# Disks and processes
+
+
+@pytest.mark.parametrize("call", ["save", "wait", "close"])
+def test_what_went_wrong_in_the_background_is_raised_by_the_next_call(tmp_path, call):
+  folder = tmp_path / "series"
+  series = Series(folder)
+  series.save(1, tree(1), CONFIGURATION)
+  series.wait()
+  shutil.rmtree(folder)
+  folder.write_text("in the way")
+  series.save(2, tree(2), CONFIGURATION)
+  with pytest.raises(NotADirectoryError):
+    series.save(3, tree(3), CONFIGURATION) if call == "save" else getattr(series, call)()
+  if call != "close":  # told once, and nothing else is wrong
+    series.wait()
+    folder.unlink()
+    series.save(4, tree(4), CONFIGURATION)
+    series.close()
+    assert find(folder).step == 4
+
+
+class Killed(BaseException):
+  """The process ends here."""
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["replaced", "next"])
+def test_whatever_a_process_was_doing_when_it_was_killed_the_newest_is_whole(
+  tmp_path, monkeypatch, again
+):
+  """Every change of the disk in turn is the last; a folder that is deleted is half there."""
+  fill(tmp_path / "0", 6, 7)
+  changes = itertools.count()
+  at = 0
+
+  def dying(function):
+    def change(path, *args, **options):
+      if next(changes) < at:
+        return function(path, *args, **options)
+      if function is shutil.rmtree:
+        next(p for p in sorted(Path(path).rglob("*")) if p.is_file()).unlink()
+      raise Killed
+
+    return change
+
+  steps = []
+  for at in itertools.count():
+    folder = tmp_path / str(at + 1)
+    shutil.copytree(tmp_path / "0", folder)
+    (folder / "notes.draft").mkdir()  # the user's own
+    changes = itertools.count()
+    with monkeypatch.context() as patch:
+      for module, name in ((Path, "mkdir"), (Path, "rename"), (shutil, "rmtree"), (os, "fsync")):
+        patch.setattr(module, name, dying(getattr(module, name)))
+      series = Series(folder, keep=1)
+      series.save(7 if again else 8, tree(8), CONFIGURATION)
+      try:
+        series.wait()
+        done = True
+      except Killed:
+        done = False
+    found = newest(folder, CONFIGURATION, tree)
+    steps.append(int(found.tree["step"]))
+    assert found.damaged == []
+    Series(folder).close()
+    assert {path.name for path in folder.iterdir()} <= {"notes.draft", "6", "7", "8"}
+    assert newest(folder, CONFIGURATION, tree).tree["step"] == steps[-1]
+    shutil.rmtree(folder)
+    if done:
+      break
+  assert len(steps) > 10 and steps == sorted(steps) and set(steps) == {7, 8}
+
+
+PROGRAM = """
+import itertools, os, pathlib, random, signal, sys, time
+import numpy as np
+from rnn_jax.checkpoints import Series
+
+folder, random = pathlib.Path(sys.argv[1]), random.Random(0)
+
+def train(place):
+  series = Series(place, keep=1)
+  for step in itertools.count():
+    series.save(step, {"a": np.full(20_000, step)}, {})
+    series.wait()
+    (place / "sure").write_text(str(step))
+
+for number in range(int(sys.argv[2])):
+  place = folder / str(number)
+  child = os.fork()
+  if child == 0:
+    train(place)
+  while not (place / "1").exists():
+    time.sleep(0.001)
+  time.sleep(random.uniform(0, 0.15))
+  os.kill(child, signal.SIGKILL)
+  os.waitpid(child, 0)
+"""
+
+
+def test_a_process_killed_at_any_moment_leaves_its_last_checkpoint_whole(tmp_path):
+  subprocess.run(
+    (sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path), "6"),
+    check=True,
+    cwd=Path(checkpoint.__file__).parents[2],
+    timeout=100,
+  )
+  for number in range(6):
+    place = tmp_path / str(number)
+    Series(place).close()
+    found = newest(place, {}, lambda step: {"a": np.zeros(20_000, np.int64)})
+    sure = (place / "sure").read_text()
+    assert found.step >= int(sure or 0) and found.damaged == []
+    np.testing.assert_array_equal(found.tree["a"], found.step)
+    assert {path.name for path in place.iterdir()} <= {"sure", *map(str, range(found.step + 1))}
