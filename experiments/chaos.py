@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command_line, files, parsers
+from experiments import command_line, files, parsers, records
 
 DIFFERENT = 1
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -119,7 +119,7 @@ def records_of(folder: Path) -> dict[str, Any]:
   """What a sweep's folder holds by name of file, but for what tells of when and how long."""
   found: dict[str, Any] = {}
   for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-    if path.name in ("sweep.json", ".lock"):
+    if path.name in ("sweep.json", ".lock", records.PREPARING):
       continue
     contents: Any = path.read_bytes()
     if path.name == "status.json":

@@ -43,10 +43,13 @@ def table(flags) -> str:
   names = [*AXES, "cell_option", *(field.name for field in dataclasses.fields(Settings))]
   rows = []
   own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
-  own += ("checkpoint_every", "coordinator", "num_processes", "process_id")
+  own += ("checkpoint_every", "num_shards", "shard_index", "engine", "cpus_per_task")
+  own += ("gpus_per_task", "memory_per_task", "ray_address", "slurm_cluster", "slurm_minutes")
+  own += ("slurm_option", "coordinator", "num_processes", "process_id")
   unset = {"devices": "all", "runs_per_device": "auto", "measure_every": "as_logged"}
   unset |= {"cell_option": "none", "match_params": "none", "coordinator": "none"}
   unset |= {"num_processes": "auto", "process_id": "auto"}
+  unset |= dict.fromkeys(("num_shards", "shard_index", "memory_per_task", "slurm_option"), "none")
   for name in (*names, *own, "retry_failed", "dry_run", "list_cells", "overwrite"):
     default = (flags[name].default_as_str or unset[name]).strip("'")
     rows.append(f"| `--{name}` | `{default}` | {flags[name].help} |\n")

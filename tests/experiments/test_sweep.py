@@ -317,7 +317,9 @@ def test_help_has_a_sentence_for_every_flag():
   described = call("--help").stdout.split("flags:")[1]
   names = [*AXES, "cell_option", *(field.name for field in dataclasses.fields(Settings))]
   own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
-  own += ("checkpoint_every", "[no]retry_failed")
+  own += ("checkpoint_every", "[no]retry_failed", "num_shards", "shard_index", "engine")
+  own += ("cpus_per_task", "gpus_per_task", "memory_per_task", "ray_address", "slurm_cluster")
+  own += ("slurm_minutes", "slurm_option")
   for name in (*names, *own, "[no]dry_run", "[no]list_cells", "[no]overwrite"):
     text = described.split(f"  --{name}: ")[1].split("\n  --")[0]
     assert "." in text and len(text.split()) > 3

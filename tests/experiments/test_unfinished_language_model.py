@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from lock_holder import held_elsewhere
 
-from experiments import command_line, language_model, locks
+from experiments import command_line, language_model
 from experiments.language import trained_model, unfinished
 from experiments.language.training import Evaluation
 
@@ -234,9 +235,9 @@ def test_another_model_takes_the_place_of_an_unfinished_one(stopped, program):
 
 def test_a_folder_where_another_process_is_at_work_is_refused(stopped, program, capfd):
   before = contents(stopped)
-  with locks.held(stopped / ".lock"):
+  with held_elsewhere(stopped / ".lock"):
     assert program(f"--output_dir={stopped}") == 2
-  assert "--output_dir must be a folder of which no other process is" in capfd.readouterr().err
+  assert "--output_dir must be a folder in which no other process is" in capfd.readouterr().err
   assert contents(stopped) == before
 
 

@@ -10,8 +10,7 @@ import jax
 import pytest
 from absl.testing import flagsaver
 
-from experiments import records, results, work
-from experiments import sweep as sweep_program
+from experiments import records, results, sweep_folder, work
 from experiments.sweep_flags import resolve as resolve_flags
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
@@ -48,7 +47,7 @@ def resolve(sweep_flags, compiled, monkeypatch):
     with flagsaver.flagsaver():
       sweep_flags(["sweep", *FLAGS, *more, f"--output_dir={folder}"])
       sweep = resolve_flags([])
-      sweep_program._prepare(sweep)
+      sweep_folder.prepare(sweep)
       return sweep
 
   return resolve
