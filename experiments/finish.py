@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import bad_step, plots, records, results
+from experiments import bad_step, plots, records, results, work
 
 
 def finish(folder: Path, ids: Iterable[str]) -> bool:
@@ -20,6 +20,7 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
     {name: state for name, state in states.items() if state["status"] == status}
     for status in ("diverged", "failed")
   )
+  work.clear(folder)
   pictures = []
   if len(failed) < len(states):
     gradients, metrics = results.write(folder, states)

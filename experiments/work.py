@@ -88,8 +88,6 @@ def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: News
         for run in part.runs:
           if not records.has_ended(sweep.folder, sweep.names[run]):
             fail(sweep, run, "training", error)
-  if hosts.is_writer():
-    _clear(sweep)
   if hosts.any_of(stop()):
     raise Stopped
 
@@ -255,14 +253,17 @@ def _configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
   return {"runs": list(ids), **sweep.configuration}
 
 
-def _clear(sweep: Sweep) -> None:
-  """Removes the checkpoints of rounds whose runs have all ended."""
-  for place in (sweep.folder / "checkpoints").glob("*/"):
+def clear(folder: Path) -> None:
+  """Removes the checkpoints of runs that have ended; for one who is alone in a sweep's folder.
+
+  A round that went on in other company leaves those that it had before.
+  """
+  for place in (folder / "checkpoints").glob("*/"):
     ids = _ids(place)
-    if ids and all(records.has_ended(sweep.folder, name) for name in ids):
+    if ids and all(records.has_ended(folder, name) for name in ids):
       shutil.rmtree(place, ignore_errors=True)
   with contextlib.suppress(OSError):  # it is not empty, or was never there
-    (sweep.folder / "checkpoints").rmdir()
+    (folder / "checkpoints").rmdir()
 
 
 def fail(sweep: Sweep, run: grid.Run, phase: str, error: BaseException) -> None:

@@ -68,6 +68,7 @@ def train(sweep, calls=None):
 
 
 def contents(sweep):
+  work.clear(sweep.folder)
   results.write(sweep.folder, sweep.ids)
   return records_of(sweep.folder)
 
