@@ -104,9 +104,12 @@ def value_of(text: str) -> Any:
     return _WORDS[text.lower()]
   for kind in (int, float):
     try:
-      return kind(text)
+      value = kind(text)
     except ValueError:
-      pass
+      continue
+    # With an integer that no int32 holds, jax would not compute.
+    if kind is float or abs(value) < 2**31:
+      return value
   return text
 
 
