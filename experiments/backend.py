@@ -11,8 +11,12 @@ from experiments import provenance
 MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
 
 
-def configure() -> None:
-  """CPU cores become devices of one thread each, and products keep full precision everywhere."""
+def configure(cpus: int | None = None) -> None:
+  """CPU cores become devices of one thread each, and products keep full precision everywhere.
+
+  Args:
+    cpus: how many; None for all that this process may use.
+  """
   os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
-  jax.config.update("jax_num_cpu_devices", len(provenance.cores()))
+  jax.config.update("jax_num_cpu_devices", cpus or len(provenance.cores()))
   jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)

@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command_line, files, parsers
+from experiments import command_line, files, parsers, records
 
 DIFFERENT = 1
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -54,9 +54,9 @@ def main(arguments: list[str]) -> None:
     if not sweep.is_file():
       raise ValueError(f"--sweep must be a flagfile, got {sweep}.")
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    different = torment(sweep, values.kills, random.Random(values.seed), folder)
-  if different:
-    print(f"different: {', '.join(different)}; see {folder}.")
+    found = torment(sweep, values.kills, random.Random(values.seed), folder)
+  if found:
+    print(f"different: {', '.join(found)}; see {folder}.")
     sys.exit(DIFFERENT)
   shutil.rmtree(folder)
   print("All records are the same, bit for bit.")
@@ -82,9 +82,9 @@ def torment(sweep: Path, kills: int, chance: random.Random, folder: Path) -> lis
   begin = time.monotonic()
   _let_end(_start(sweep, killed))
   seconds = time.monotonic() - begin
-  different = _different(expected, records_of(killed))
-  if different:
-    return different
+  names = different(expected, records_of(killed))
+  if names:
+    return names
   shutil.rmtree(killed)
   print(f"An uninterrupted sweep takes {seconds:.1f} s.", flush=True)
   done, sweeps = 0, 0
@@ -95,9 +95,9 @@ def torment(sweep: Path, kills: int, chance: random.Random, folder: Path) -> lis
       process.wait(timeout=delay)
       _let_end(process)
       sweeps += 1
-      different = _different(expected, records_of(killed))
-      if different:
-        return different
+      names = different(expected, records_of(killed))
+      if names:
+        return names
       shutil.rmtree(killed)
     except subprocess.TimeoutExpired:
       number = chance.choice(_SIGNALS)
@@ -112,14 +112,14 @@ def torment(sweep: Path, kills: int, chance: random.Random, folder: Path) -> lis
   print(f"{kills} kills of {sweeps + 1} sweeps:")
   for what, count in sorted(died.items()):
     print(f"  {count} × {what}")
-  return _different(expected, records_of(killed))
+  return different(expected, records_of(killed))
 
 
 def records_of(folder: Path) -> dict[str, Any]:
   """What a sweep's folder holds by name of file, but for what tells of when and how long."""
   found: dict[str, Any] = {}
   for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-    if path.name in ("sweep.json", ".lock"):
+    if path.name in ("sweep.json", ".lock", records.PREPARING):
       continue
     contents: Any = path.read_bytes()
     if path.name == "status.json":
@@ -129,7 +129,8 @@ def records_of(folder: Path) -> dict[str, Any]:
   return found
 
 
-def _different(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def different(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+  """Names of the files that differ, or are in one of two folders alone."""
   names = expected.keys() | found.keys()
   return sorted(name for name in names if expected.get(name) != found.get(name))
 

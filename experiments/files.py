@@ -15,7 +15,10 @@ import xarray as xr
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
   """A name to write to, which takes the place of `path` once it is whole."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except FileNotFoundError:  # a process beside this one has just removed an empty folder above it
+    path.parent.mkdir(parents=True, exist_ok=True)
   draft = path.with_name(path.name + ".tmp")
   yield draft
   with draft.open("rb+") as file:

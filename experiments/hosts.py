@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import sys
 import threading
 import traceback
@@ -80,9 +81,9 @@ def joined() -> Iterator[None]:
   try:
     _join(values.coordinator, values.num_processes, values.process_id)
     yield
+    leave()
   except BaseException as error:
     _leave_alone(error)
-  leave()
 
 
 def _join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
@@ -103,6 +104,8 @@ def _join(coordinator: str, num_processes: int | None, process_id: int | None) -
   timer = threading.Timer(_START, late)
   timer.daemon = True
   timer.start()
+  # Python would look at Ctrl-C when all are there.
+  handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
     jax.distributed.initialize(
       None if coordinator == "auto" else coordinator,
@@ -115,6 +118,7 @@ def _join(coordinator: str, num_processes: int | None, process_id: int | None) -
   except Exception as error:  # environments differ in what they lack
     command_line.fail(f"--coordinator={coordinator}: {type(error).__name__}: {error}")
   finally:
+    signal.signal(signal.SIGINT, handler)
     timer.cancel()
   counts = [len(jax.local_devices(process)) for process in range(jax.process_count())]
   if len(set(counts)) > 1:
@@ -168,20 +172,21 @@ def by_writer(function: Callable[..., Any], *args: Any) -> Any:
   """What a function gives in process 0, which alone calls it, in every process.
 
   Raises:
-    Exception: what it raises in process 0 is raised in every process.
+    Exception: in process 0, what the function raises.
+    ValueError: in the others, if it raises.
   """
   if jax.process_count() == 1:
     return function(*args)
   value: Any = None
-  failure: Exception | None = None
   if is_writer():
     try:
       value = function(*args)
     except Exception as error:
-      failure = error
-  value, failure = broadcast((value, failure))
+      broadcast((None, f"process 0 has failed: {error}"))
+      raise
+  value, failure = broadcast((value, None))
   if failure is not None:
-    raise failure
+    raise ValueError(failure)
   return value
 
 

@@ -78,6 +78,19 @@ def positive(name: str, none: str | None = None) -> Parse:
   return number(name, "a finite number above 0", lambda v: v > 0, none)
 
 
+def address(name: str, *words: str) -> Parse:
+  """HOST:PORT, or one of some words, as they are."""
+  rule = f"{name} must be HOST:PORT, or {' or '.join(words)}"
+
+  def parse(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if text in words or (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+      return text
+    raise ValueError(f"{rule}, got '{text}'.")
+
+  return parse
+
+
 def define(name: str, default: str, parse: Parse, help: str) -> None:
   """Defines a flag with a single value."""
   _define(name, default, parse, help, "none")

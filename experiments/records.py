@@ -8,7 +8,9 @@ figures/          pictures
 runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; replay.npz if it diverged,
                   error.txt if it failed
 checkpoints/      what runs that have not ended have come to; see work.py
-.lock             held by the process that writes
+slurm_logs/       of jobs, where SLURM ran them
+.lock             held by the processes that write; see sweep_folder.py
+.lock-prepare     held by one that looks whether the folder is ready, where it is not alone
 """
 
 from __future__ import annotations
@@ -39,10 +41,12 @@ _OURS = (
   "gradients.nc",
   "figures",
   "checkpoints",
+  "slurm_logs",
   "runs",
   "sweep.flags",
   "sweep.json",
 )
+PREPARING = ".lock-prepare"
 # What a run's status vouches for.
 _VOUCHED = ("config.json", "metrics.jsonl", "gradients.nc")
 # Of a step, in metrics.jsonl.
@@ -73,14 +77,14 @@ def _check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: boo
     return
   if not (folder / "sweep.json").exists():
     # These are what a sweep leaves that was killed in its first moment.
-    first = {".lock", "sweep.flags"}
+    first = {".lock", PREPARING, "sweep.flags"}
     rest = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name not in first)
     if rest:
       raise ValueError(
         f"--output_dir must be new, empty, or hold a sweep, got {folder}, which holds '{rest[0]}'."
       )
   elif not overwrite:
-    difference = _difference(read_sweep(folder)["configuration"], configuration)
+    difference = first_difference(read_sweep(folder)["configuration"], configuration)
     if difference:
       raise ValueError(
         f"--output_dir holds another sweep ({difference}), got {folder}; choose another folder, "
@@ -113,17 +117,23 @@ def prepare_folder(
     files.write_json(folder / "sweep.json", {**new, "sha256": _sweep_sha256(new)})
     return
   files.write_text(folder / "sweep.flags", flags)  # it may be damaged
+  note(folder, about)
+
+
+def note(folder: Path, about: Mapping[str, Any]) -> None:
+  """Notes with which versions and devices a part of the sweep is computed, if that is new."""
   before = read_sweep(folder)
   continued = before.get("continued", [])
-  now = {name: about[name] for name in ("started", "versions", "devices", "git")}
-  last = (continued or [before])[-1]
-  if any(last.get(name) != now[name] for name in ("versions", "devices", "git")):
+  now = {name: about.get(name) for name in ("started", "versions", "devices", "git")}
+  compared = ("versions", "devices", "git")
+  # All that went before: parts that are computed by turns, here and there, are noted once each.
+  if not any(all(e.get(n) == now[n] for n in compared) for e in (before, *continued)):
     files.write_json(folder / "sweep.json", {**before, "continued": [*continued, now]})
 
 
 def _is_another(folder: Path, configuration: Mapping[str, Any]) -> bool:
   try:
-    return _difference(read_sweep(folder)["configuration"], configuration) is not None
+    return first_difference(read_sweep(folder)["configuration"], configuration) is not None
   except ValueError:  # damaged
     return True
 
@@ -285,7 +295,8 @@ def _gradients(records: Record, settings: Settings) -> xr.Dataset:
   return data.assign_coords({"step": np.array(steps, np.int32), **coordinates(data.sizes)})
 
 
-def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+  """Where a sweep's configuration differs from another's, in words; None if nowhere."""
   for name in theirs:
     if ours.get(name) != theirs[name]:
       return f"its {name} is {json.dumps(ours.get(name))}, not {json.dumps(theirs[name])}"

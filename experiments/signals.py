@@ -35,6 +35,8 @@ def noted() -> Iterator[Stop]:
 
   def handle(number: int, _: Any) -> None:
     if stop.number is not None:
+      if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the cursor, which a live bar hides
       os._exit(128 + number)
     stop.number = number
     # Not by print, which may be interrupted in the midst of printing.

@@ -3,36 +3,36 @@
   python -m experiments.sweep --flagfile=experiments/flagfiles/gradient_decay.flags
 
 Comma lists multiply. Runs that can share a compiled program do. Started again with the same output
-folder, it skips the runs that have finished and goes on with the rest.
+folder, it skips the runs that have finished and goes on with the rest. `--engine` has other
+processes train them, `--num_shards` only a part of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import flags
 from rich.console import Console
 
 from experiments import (
   backend,
-  bad_step,
   cell_table,
   command_line,
   compilation_cache,
+  engine_flags,
+  engines,
+  finish,
   grid,
   hosts,
   locks,
-  plots,
   progress,
-  provenance,
   records,
-  results,
   signals,
   sweep_flags,
+  sweep_folder,
   work,
 )
 from experiments.sweep_flags import Sweep
@@ -56,6 +56,7 @@ def main(arguments: list[str]) -> None:
 
 def _main(arguments: list[str], console: Console) -> None:
   try:
+    engine_flags.check_engine()
     sweep = sweep_flags.resolve(arguments)
   except (ValueError, TypeError) as error:
     command_line.fail(str(error))
@@ -74,14 +75,14 @@ def _main(arguments: list[str], console: Console) -> None:
 
 
 def _print_plan(sweep: Sweep) -> None:
-  groups = grid.groups(sweep.ids.values())
-  names = {run: name for name, run in sweep.ids.items()}
+  own = [sweep.ids[name] for name in sweep_folder.runs_of(sweep)]
+  groups, names = grid.groups(own), sweep.names
   for runs in groups.values():
     print(f"{_words(runs[0])}: one compilation, {len(runs)} runs")
     for run in runs:
       print(f"  {names[run]}")
   print(
-    f"{len(sweep.ids)} runs, {len(groups)} groups, {len(groups)} compilations, "
+    f"{len(own)} runs, {len(groups)} groups, {len(groups)} compilations, "
     f"{len(sweep.layout.devices)} devices; nothing was written."
   )
 
@@ -95,8 +96,7 @@ def _words(run: grid.Run) -> str:
 def _run(sweep: Sweep, console: Console) -> bool:
   """Does what there is to do; returns whether a run has failed."""
   with contextlib.ExitStack() as stack:
-    hosts.by_writer(stack.enter_context, locks.held_on(sweep.folder))
-    hosts.by_writer(_prepare, sweep)
+    hosts.by_writer(_begin, sweep, stack)
     with signals.noted() as stop:
       try:
         _train(sweep, stop, console)
@@ -105,12 +105,22 @@ def _run(sweep: Sweep, console: Console) -> bool:
     return hosts.by_writer(_finish, sweep)
 
 
-def _prepare(sweep: Sweep) -> None:
-  overwrite = flags.FLAGS.overwrite
-  # Once more: it may be another's since.
-  records.check_folder(sweep.folder, sweep.configuration, overwrite)
-  lines = grid.flagfile(sweep.settings, sweep.axes, sweep.options)
-  records.prepare_folder(sweep.folder, sweep.configuration, _about(sweep), lines, overwrite)
+def _begin(sweep: Sweep, stack: contextlib.ExitStack) -> None:
+  """Keeps others out of the folder while the stack is open, and makes the folder ready."""
+  if sweep.shard is not None:
+    stack.enter_context(sweep_folder.beside_others(sweep, sweep_folder.runs_of(sweep)))
+    sweep_folder.prepare_beside_others(sweep)
+    return
+  local = flags.FLAGS.engine == "local"
+  keep = locks.held_on if local else sweep_folder.with_workers
+  stack.enter_context(keep(sweep.folder))
+  sweep_folder.prepare(sweep, flags.FLAGS.overwrite)
+
+
+def _finish(sweep: Sweep) -> bool:
+  if sweep.shard is None:
+    return finish.finish(sweep.folder, sweep.ids)
+  return finish.finish_shard(sweep.folder, list(sweep.ids), sweep_folder.runs_of(sweep))
 
 
 def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
@@ -129,41 +139,14 @@ def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
       words = _words(run) if what == "training" else f"{_words(run)}: {what}"
       report(words, sum(done.values()), loss)
 
-    work.train(sweep, wanted, stop, news)
+    engines.ENGINES[flags.FLAGS.engine](sweep, wanted, stop, news)
 
 
 def _to_do(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
   """How much of each run is done, and which are to be trained."""
   folder, retry = sweep.folder, flags.FLAGS.retry_failed
-  done = {name: float(records.has_ended(folder, name)) for name in sweep.ids}
+  done = {name: float(records.has_ended(folder, name)) for name in sweep_folder.runs_of(sweep)}
   return done, [n for n in done if not done[n] and (retry or not records.has_failed(folder, n))]
-
-
-def _finish(sweep: Sweep) -> bool:
-  """Gathers the records, draws, and says how it went; returns whether a run has failed."""
-  folder = sweep.folder
-  states = {name: records.status(folder, name) for name in sweep.ids}
-  by_status = {
-    status: {name: state for name, state in states.items() if state["status"] == status}
-    for status in ("finished", "diverged", "failed")
-  }
-  diverged, failed = by_status["diverged"], by_status["failed"]
-  pictures = []
-  if len(failed) < len(states):
-    gradients, metrics = results.write(folder, sweep.ids)
-    pictures = plots.save_all(gradients, metrics, folder / "figures")
-  for name, state in diverged.items():
-    where = bad_step.words(bad_step.place_of(state.get("bad_place")))
-    print(f"diverged at step {state['diverged_step']}: {name}: {where}")
-  for name, state in failed.items():
-    print(f"failed: {name}: {state['reason']}")
-  print(f"{len(states) - len(failed)} runs have ended, {len(diverged)} of them diverged.")
-  if failed:
-    print(f"{len(failed)} runs have failed; --retry_failed tries them again.")
-  print(f"Records are in {folder}" + (f", pictures in {folder / 'figures'}:" if pictures else "."))
-  if pictures:
-    print(f"  begin with {pictures[0]}")
-  return bool(failed)
 
 
 def _stopped(sweep: Sweep, number: int) -> NoReturn:
@@ -176,35 +159,13 @@ def _stopped(sweep: Sweep, number: int) -> NoReturn:
 
 
 def _interrupted(sweep: Sweep, number: int) -> NoReturn:
-  ended = sum(records.has_ended(sweep.folder, name) for name in sweep.ids)
+  own = sweep_folder.runs_of(sweep)
+  ended = sum(records.has_ended(sweep.folder, name) for name in own)
   command_line.interrupted(
-    f"{ended} of {len(sweep.ids)} runs have ended, their records are in {sweep.folder}. "
+    f"{ended} of {len(own)} runs have ended, their records are in {sweep.folder}. "
     "The same command goes on from there.",
     128 + number,
   )
-
-
-def _about(sweep: Sweep) -> dict[str, Any]:
-  """What else a reader of the records must know."""
-  corpus = sweep.corpus
-  return {
-    "runs": list(sweep.ids),
-    "task": {"loss_unit": sweep.task.unit, "baseline": sweep.task.baseline},
-    "corpus": corpus
-    and {
-      "name": corpus.name,
-      "sha256": corpus.sha256,
-      "characters": len(corpus.text),
-      "vocabulary_size": corpus.vocabulary.size,
-    },
-    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "versions": provenance.versions((*provenance.PACKAGES, "xarray")),
-    "devices": [str(device) for device in sweep.layout.devices],
-    "data_parallel": sweep.layout.data_parallel,
-    "runs_per_device": sweep.layout.runs_per_device,
-    "matmul_precision": backend.MATMUL_PRECISION,
-    "git": provenance.git(),
-  }
 
 
 if __name__ == "__main__":

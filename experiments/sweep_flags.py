@@ -11,8 +11,18 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import cell_flags, command_line, grid, hosts, parsers, records, sweep_networks
+from experiments import (
+  cell_flags,
+  command_line,
+  engine_flags,
+  grid,
+  hosts,
+  parsers,
+  records,
+  sweep_networks,
+)
 from experiments.cell_flags import CellOption
+from experiments.engine_flags import Shard
 from experiments.group_program import Layout
 from experiments.measures import MEASURES
 from rnn_jax.cells import CELLS
@@ -148,6 +158,7 @@ def define() -> None:
   )
   flags.DEFINE_boolean("retry_failed", False, "Train those runs again that have failed before.")
   flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
+  engine_flags.define()
   hosts.define()
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
   flags.adopt_module_key_flags(cell_flags)
@@ -166,6 +177,7 @@ class Sweep:
   layout: Layout
   folder: Path
   checkpoint_every: int
+  shard: Shard | None = None
 
   @functools.cached_property
   def names(self) -> dict[grid.Run, str]:
@@ -234,8 +246,9 @@ def resolve(arguments: list[str]) -> Sweep:
     raise ValueError("--output_dir must name a folder, got ''.")
   folder = command_line.path("output_dir", values.output_dir)
   parts = settings, axes, options, ids, corpus, task, layout, folder
-  sweep = Sweep(*parts, checkpoint_every=values.checkpoint_every)
-  same = sweep.configuration, len(layout.devices), layout.runs_per_device
+  shard = engine_flags.shard()
+  sweep = Sweep(*parts, checkpoint_every=values.checkpoint_every, shard=shard)
+  same = sweep.configuration, shard, len(layout.devices), layout.runs_per_device
   if hosts.any_of(hosts.broadcast(same) != same):
     raise ValueError("--coordinator must join processes with equal flags, and equal corpora.")
   hosts.by_writer(records.check_folder, folder, sweep.configuration, values.overwrite)
@@ -258,16 +271,18 @@ def _corpus() -> tuple[Corpus | None, str]:
 def _layout(batch_size: int) -> Layout:
   """Where the runs are trained."""
   values, processes = flags.FLAGS, jax.process_count()
-  devices = jax.devices()
+  devices = engine_flags.devices()
   count = values.devices or len(devices)
   if count > len(devices):
     kind = "CPU cores" if devices[0].platform == "cpu" else f"{devices[0].platform} devices"
     where = "of this machine" if processes == 1 else f"of {processes} processes"
+    if values.engine != "local":
+      kind, where = "devices", "of a task"
     raise ValueError(f"--devices must be at most the {len(devices)} {kind} {where}, got {count}.")
   if count % processes:
     raise ValueError(f"--devices must be as many in each of {processes} processes, got {count}.")
-  own = [jax.local_devices(process)[: count // processes] for process in range(processes)]
-  devices = [device for some in own for device in some]
+  own = [devices] if processes == 1 else [jax.local_devices(i) for i in range(processes)]
+  devices = [device for some in own for device in some[: count // processes]]
   for whole, text in (
     (batch_size, f"--batch_size={batch_size}"),
     (len(devices), f"the number of devices in use, {len(devices)}"),

@@ -76,7 +76,7 @@ def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: News
     error = compiled.exception()  # a cell may fail in any way
     if hosts.any_of(error is not None):
       for run in runs if hosts.is_writer() else ():
-        _fail(sweep, run, "compilation", error or RuntimeError("another process could not"))
+        fail(sweep, run, "compilation", error or RuntimeError("another process could not"))
       continue
     program = compiled.result()
     for part in hosts.by_writer(_rounds, sweep, program, runs):
@@ -87,7 +87,7 @@ def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: News
           raise
         for run in part.runs:
           if not records.has_ended(sweep.folder, sweep.names[run]):
-            _fail(sweep, run, "training", error)
+            fail(sweep, run, "training", error)
   if hosts.is_writer():
     _clear(sweep)
   if hosts.any_of(stop()):
@@ -265,7 +265,7 @@ def _clear(sweep: Sweep) -> None:
     (sweep.folder / "checkpoints").rmdir()
 
 
-def _fail(sweep: Sweep, run: grid.Run, phase: str, error: BaseException) -> None:
+def fail(sweep: Sweep, run: grid.Run, phase: str, error: BaseException) -> None:
   """Records why a run could not be trained; the traceback goes into a file of its folder."""
   config = grid.config(run, sweep.settings, sweep.sha256)
   reason = f"{phase}: {type(error).__name__}: " + (str(error).strip() or "no reason").split("\n")[0]

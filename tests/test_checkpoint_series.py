@@ -25,11 +25,11 @@ def tree(step):
   return {"step": np.int64(step), "params": {"w": np.full((3, 4), step, np.float32)}}
 
 
-def fill(folder, *steps, losses=(), **options):
+def fill(folder, *steps, **options):
   """The series of these steps, closed."""
   series = Series(folder, **options)
-  for step, loss in itertools.zip_longest(steps, losses):
-    series.save(step, tree(step), CONFIGURATION, loss)
+  for step in steps:
+    series.save(step, tree(step), CONFIGURATION)
   series.close()
   return {int(path.name) for path in folder.iterdir()}
 
@@ -58,28 +58,6 @@ def test_the_last_are_kept(tmp_path):
   assert fill(tmp_path, 1, 2, 10, 11, keep=3) == {2, 10, 11}
   found = find(tmp_path)
   assert (found.step, found.damaged) == (11, [])
-
-
-@pytest.mark.parametrize(
-  ("losses", "kept"),
-  [
-    ([3.0, 1.0, 2.0, 4.0], {2, 4}),
-    ([1.0, 1.0, 2.0, 3.0], {1, 4}),
-    ([3.0, 2.0, math.nan, -math.inf], {2, 4}),
-    ([None, None, 5.0, None], {3, 4}),
-    ([math.nan, None, None, None], {4}),
-    ([4.0, 3.0, 2.0, 1.0], {4}),
-  ],
-)
-def test_the_best_is_kept_too(tmp_path, losses, kept):
-  assert fill(tmp_path, 1, 2, 3, 4, losses=losses, keep=1, keep_best=True) == kept
-
-
-def test_the_best_of_an_earlier_process_is_kept(tmp_path):
-  fill(tmp_path, 1, 2, 3, losses=[2.0, 1.0, 3.0], keep=1, keep_best=True)
-  assert fill(tmp_path, 4, losses=[2.0], keep=1, keep_best=True) == {2, 4}
-  harm(tmp_path / "2")  # whose loss nobody knows any more
-  assert fill(tmp_path, 5, losses=[3.0], keep=1, keep_best=True) == {4, 5}
 
 
 def test_steps_that_a_training_goes_over_again_make_way(tmp_path):

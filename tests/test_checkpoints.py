@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import types
 from typing import NamedTuple
 
 import flax.struct
@@ -238,6 +239,11 @@ def test_a_failing_disk_is_told_in_its_own_words(tmp_path, monkeypatch, capfd):
     save(tmp_path / "0", tree())
   assert not list(tmp_path.iterdir())
   monkeypatch.undo()
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=2**16))
+    with pytest.raises(OSError, match=r"No space left on device: '.*0'"):
+      save(tmp_path / "0", tree())
+  assert not list(tmp_path.iterdir())
   shutil.rmtree(tmp_path)
   tmp_path.write_text("")
   with pytest.raises(NotADirectoryError):

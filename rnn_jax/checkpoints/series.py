@@ -7,11 +7,9 @@ take its name.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,24 +45,19 @@ class Series:
     folder: of the checkpoints, all of one training; the first save makes it. What a process that
       was killed has left there half written, or half deleted, is deleted.
     keep: how many.
-    keep_best: keep the one of the lowest loss too, the earliest such. A loss that is not finite is
-      never the lowest.
   Raises:
-    TypeError, ValueError: `keep` is no integer of at least 1, `keep_best` neither True nor False.
+    TypeError, ValueError: `keep` is no integer of at least 1.
     OSError: what was left cannot be deleted.
   """
 
-  def __init__(self, folder: Path, keep: int = 2, keep_best: bool = False):
+  def __init__(self, folder: Path, keep: int = 2):
     self._folder = folder
     self._keep = checks.integer("keep", keep)
-    self._keep_best = checks.boolean("keep_best", keep_best)
     self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._saving: concurrent.futures.Future[None] | None = None
     _tidy(folder)
 
-  def save(
-    self, step: int, tree: Any, configuration: Mapping[str, Any], loss: float | None = None
-  ) -> None:
+  def save(self, step: int, tree: Any, configuration: Mapping[str, Any]) -> None:
     """Copies a pytree to the host's memory, and writes it in the background.
 
     Waits for the save before. Once this returns, the arrays may change or be donated.
@@ -73,14 +66,13 @@ class Series:
       step: its number; a checkpoint of the same step is replaced once this one is whole.
       tree: as for `checkpoints.save`.
       configuration: JSON data; only a training with the same may go on from here.
-      loss: what the best is chosen by.
     Raises:
       TypeError: the step is no integer, the configuration no JSON data, or as `checkpoints.save`.
       ValueError: the step is negative, or as `checkpoints.save`.
       OSError: the save *before* this one could not be written; this one has not begun.
     """
     checks.integer("step", step, minimum=0)
-    about = {"configuration": _json(configuration), "loss": None if loss is None else float(loss)}
+    about = {"configuration": _json(configuration)}
     self.wait()
     leaves = checkpoint.copies(tree)
     self._saving = self._thread.submit(self._write, step, leaves, about)
@@ -110,11 +102,8 @@ class Series:
     checkpoint.write(self._folder / str(step), leaves, about)
     found = _found(self._folder)
     earlier = [entry for entry in found if entry[0] <= step]
-    kept = earlier[: self._keep]
-    if self._keep_best:
-      kept += _best(earlier)
     for entry in found:
-      if entry not in kept:
+      if entry not in earlier[: self._keep]:
         _delete(entry[1])
 
 
@@ -177,17 +166,6 @@ def _tidy(folder: Path) -> None:
       path.rename(whole)
     elif path.suffix:
       checkpoint.remove(path)
-
-
-def _best(found: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
-  """The checkpoint of the lowest loss, if there is one."""
-  losses = {}
-  for entry in found:
-    with contextlib.suppress(checkpoint.DamagedError):
-      loss = checkpoint.read_about(entry[1])["loss"]
-      if loss is not None and math.isfinite(loss):
-        losses[loss, entry[0]] = entry
-  return [losses[min(losses)]] if losses else []
 
 
 def _delete(path: Path) -> None:

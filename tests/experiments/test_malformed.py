@@ -17,6 +17,7 @@ from experiments import (
   command_line,
   compilation_cache,
   language_model,
+  merge,
   plot,
   replay,
   sequence_problem,
@@ -33,6 +34,7 @@ EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
 PROGRAMS = {
   "chaos": (chaos, "torment", [], 10),
   "language_model": (language_model, "_train", ["--corpus=text", "--hidden_size=4"], 25),
+  "merge": (merge, "_merge", [], 10),
   "plot": (plot, None, [], 10),
   "replay": (replay, None, [], 10),
   "sequence_problem": (sequence_problem, "_run", ["--problem=encoder_decoder"], 25),

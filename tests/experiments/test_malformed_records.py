@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 from called import called
 from hypothesis import strategies as st
 
-from experiments import bad_step, plot, plots, records, results, work
+from experiments import bad_step, plot, plots, records, results, sweep_folder, work
 from experiments import sweep as sweep_program
 from experiments.sweep_flags import resolve
 
@@ -72,7 +72,7 @@ def interrupted(quick, sweep_flags, tmp_path_factory):
   with flagsaver.flagsaver():
     sweep_flags(["sweep", *FLAGS, f"--output_dir={folder}"])
     found = resolve([])
-    sweep_program._prepare(found)
+    sweep_folder.prepare(found)
   begins = iter([False])
 
   def stop():
@@ -190,7 +190,7 @@ def test_whatever_becomes_of_a_folder(whose, request, finished, tmp_path):
   folder = tmp_path / "sweep"
 
   @hypothesis.settings(
-    max_examples=int(EXAMPLES or 15),
+    max_examples=int(EXAMPLES or 10),
     derandomize=EXAMPLES is None,
     deadline=None,
     database=None,

@@ -6,10 +6,8 @@ import dataclasses
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -160,36 +158,6 @@ def test_figures_come_from_records_alone(smoke):
   result = call(smoke, module="experiments.plot")
   assert result.returncode == 0, result.stderr
   assert {p: p.read_bytes() for p in (smoke / "figures").iterdir()} == before
-
-
-def first_finished(folder: Path, process: subprocess.Popen[str]) -> None:
-  """Waits until a run has finished while others have not."""
-  for _ in range(2400):
-    if any("finished" in p.read_text() for p in folder.glob("runs/*/status.json")):
-      assert process.poll() is None, process.communicate()
-      return
-    time.sleep(0.05)
-  raise AssertionError("no run finished in two minutes")
-
-
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_an_interrupted_sweep_goes_on_and_ends_the_same(
-  smoke, sweep_in_process, tmp_path, kill, capsys
-):
-  # Without the cache, as sweeps this small would end before they are killed.
-  process = start(SMOKE, f"--output_dir={tmp_path}", "--devices=1", "--compilation_cache=none")
-  first_finished(tmp_path, process)
-  process.send_signal(kill)
-  _, err = process.communicate(timeout=60)
-  assert process.returncode != 0, err
-  assert not (tmp_path / "gradients.nc").exists()
-  if kill == signal.SIGINT:
-    assert process.returncode == 130
-    assert "The same command goes on from there" in err
-    assert "Traceback" not in err
-  assert sweep_in_process(SMOKE, f"--output_dir={tmp_path}") == 0
-  assert "have ended before and are kept" in capsys.readouterr().out
-  assert contents(tmp_path) == contents(smoke)
 
 
 def test_dry_run_of_the_main_job_counts_and_writes_nothing(sweep_here, tmp_path, capsys):
@@ -349,7 +317,9 @@ def test_help_has_a_sentence_for_every_flag():
   described = call("--help").stdout.split("flags:")[1]
   names = [*AXES, "cell_option", *(field.name for field in dataclasses.fields(Settings))]
   own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
-  own += ("checkpoint_every", "[no]retry_failed")
+  own += ("checkpoint_every", "[no]retry_failed", "num_shards", "shard_index", "engine")
+  own += ("cpus_per_task", "gpus_per_task", "memory_per_task", "ray_address", "slurm_cluster")
+  own += ("slurm_minutes", "slurm_option")
   for name in (*names, *own, "[no]dry_run", "[no]list_cells", "[no]overwrite"):
     text = described.split(f"  --{name}: ")[1].split("\n  --")[0]
     assert "." in text and len(text.split()) > 3

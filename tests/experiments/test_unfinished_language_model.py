@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from lock_holder import held_elsewhere
 
-from experiments import command_line, language_model, locks
+from experiments import command_line, language_model
 from experiments.language import trained_model, unfinished
 from experiments.language.training import Evaluation
 
@@ -177,6 +178,21 @@ def test_it_goes_on_from_what_is_whole(stopped, whole, program, capfd, damaged):
   assert_the_same(stopped, whole)
 
 
+@pytest.mark.parametrize("damage", ["later", "gone"])
+def test_the_best_is_that_of_the_checkpoint(stopped, program, monkeypatch, damage):
+  """Whatever a process has left in its place that was killed before it saved its next."""
+  best = trained_model.load(stopped)
+  if damage == "later":
+    trained_model.keep(stopped, 70, jax.tree.map(np.zeros_like, best.variables["params"]))
+  else:
+    shutil.rmtree(stopped / "checkpoints")
+  monkeypatch.setattr(language_model, "train", lambda *_: iter(()))
+  assert program(f"--output_dir={stopped}") == 0
+  found = trained_model.load(stopped)
+  assert found.step == best.step == 50
+  jax.tree.map(np.testing.assert_array_equal, found.variables, best.variables)
+
+
 def contents(folder):
   return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -219,9 +235,9 @@ def test_another_model_takes_the_place_of_an_unfinished_one(stopped, program):
 
 def test_a_folder_where_another_process_is_at_work_is_refused(stopped, program, capfd):
   before = contents(stopped)
-  with locks.held(stopped / ".lock"):
+  with held_elsewhere(stopped / ".lock"):
     assert program(f"--output_dir={stopped}") == 2
-  assert "--output_dir must be a folder of which no other process is" in capfd.readouterr().err
+  assert "--output_dir must be a folder in which no other process is" in capfd.readouterr().err
   assert contents(stopped) == before
 
 

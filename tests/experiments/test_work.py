@@ -10,8 +10,8 @@ import jax
 import pytest
 from absl.testing import flagsaver
 
-from experiments import records, results, work
-from experiments import sweep as sweep_program
+from experiments import records, results, sweep_folder, work
+from experiments.chaos import records_of
 from experiments.sweep_flags import resolve as resolve_flags
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
@@ -48,8 +48,10 @@ def resolve(sweep_flags, compiled, monkeypatch):
     with flagsaver.flagsaver():
       sweep_flags(["sweep", *FLAGS, *more, f"--output_dir={folder}"])
       sweep = resolve_flags([])
-      sweep_program._prepare(sweep)
-      return sweep
+      sweep_folder.prepare(sweep)
+    # Now: `work.train` asks whether to stop while it waits for a compilation.
+    once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
+    return sweep
 
   return resolve
 
@@ -67,15 +69,7 @@ def train(sweep, calls=None):
 
 def contents(sweep):
   results.write(sweep.folder, sweep.ids)
-  paths = [
-    p for p in sweep.folder.rglob("*") if p.is_file() and p.name not in ("sweep.json", ".lock")
-  ]
-  found = {str(p.relative_to(sweep.folder)): p.read_bytes() for p in paths}
-  for name in sweep.ids:
-    state = json.loads(found[f"runs/{name}/status.json"])
-    del state["seconds"]
-    found[f"runs/{name}/status.json"] = state
-  return found
+  return records_of(sweep.folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,28 @@
+"""A lock in other hands: those of a process of its own, as a process does not keep itself out."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_CODE = """
+import pathlib, sys
+from experiments.locks import held
+with held(pathlib.Path(sys.argv[1])):
+  print(flush=True)
+  sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def held_elsewhere(path: Path) -> Iterator[None]:
+  """Another process holds all of a lock while the block runs, and is killed in the end."""
+  root, pipe = Path(__file__).parents[2], subprocess.PIPE
+  command = sys.executable, "-c", _CODE, str(path)
+  with subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe) as other:
+    assert other.stdout is not None and other.stdout.readline()
+    yield
+    other.kill()
