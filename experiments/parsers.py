@@ -122,8 +122,7 @@ def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
       raise ValueError(f"{name} must be a comma list without empty entries, got '{whole}'.")
     values = [parse(item) for item in items]
     # Runs compute in float32, where 0.1 and 0.1000000001 are the same.
-    with np.errstate(over="ignore"):
-      same = [np.float32(v) if isinstance(v, float) else v for v in values]
+    same = [np.float32(v) if isinstance(v, float) else v for v in values]
     same = [str(v) if isinstance(v, bool) else v for v in same]  # true is not 1
     for i, value in enumerate(same):
       if value in same[:i]:

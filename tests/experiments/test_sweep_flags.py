@@ -59,6 +59,7 @@ BAD = [
     "--output_dir must be a path, got 'a\\x00b' (no path holds a null character",
   ),
   ("--flagfile=a\0b", "--flagfile must be a path"),
+  ("--cell=irnn --cell_option=scale=0,-1e39", "that are finite in float32, got -1e39"),
   ("--cell=lem --cell_option=delta=1" + "0" * 400, "delta must be finite, got inf"),
   ("--flagfile=~nobody-of-this-name/x", "--flagfile must be a path"),
   ("--corpus=two\nlines", "--corpus must be a file that exists"),
