@@ -113,7 +113,7 @@ def value_of(text: str) -> Any:
       value = kind(text)
     except ValueError:
       continue
-    if kind is float and np.finfo(np.float32).max < abs(value) < math.inf:
+    if kind is float and float(np.finfo(np.float32).max) < abs(value) < math.inf:
       raise ValueError(f"cell_option must hold numbers that are finite in float32, got {text}.")
     # With an integer that no int32 holds, jax would not compute.
     if kind is float or abs(value) < 2**31:
