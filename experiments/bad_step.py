@@ -114,7 +114,8 @@ def load(path: Path) -> tuple[BadStep, Place | None, dict[str, Any]]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       arrays = {name: archive[name] for name in archive.files}
     about = json.loads(str(arrays["about"]))
-    return _restore(about, arrays)
+    with np.errstate(over="ignore"):  # what is not finite in float32 is refused
+      return _restore(about, arrays)
   except OSError as error:
     raise ValueError(f"FILE must be readable, got {path} ({error.strerror or error}).") from None
   except Exception as error:  # zipfile, NumPy, JSON and wrong values raise each their own

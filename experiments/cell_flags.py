@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from experiments import parsers
@@ -99,14 +101,23 @@ def _parse_single(text: str) -> CellOption:
 
 
 def value_of(text: str) -> Any:
-  """An integer, a float, true, false or none; else the word itself."""
+  """An integer, a float, true, false or none; else the word itself.
+
+  Raises:
+    ValueError: it is a number that is not finite in float32, and no infinity itself.
+  """
   if text.lower() in _WORDS:
     return _WORDS[text.lower()]
   for kind in (int, float):
     try:
-      return kind(text)
+      value = kind(text)
     except ValueError:
-      pass
+      continue
+    if kind is float and float(np.finfo(np.float32).max) < abs(value) < math.inf:
+      raise ValueError(f"cell_option must hold numbers that are finite in float32, got {text}.")
+    # With an integer that no int32 holds, jax would not compute.
+    if kind is float or abs(value) < 2**31:
+      return value
   return text
 
 

@@ -58,6 +58,8 @@ def path(name: str, text: str) -> Path:
   """The path that a flag names, `~` expanded."""
   try:
     text.encode()
+    if "\0" in text:
+      raise RuntimeError("no path holds a null character")
     return Path(text).expanduser()
   except (UnicodeEncodeError, RuntimeError) as error:
     raise ValueError(f"--{name} must be a path, got {text!r} ({error}).") from None

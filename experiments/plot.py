@@ -12,12 +12,10 @@ def main(arguments: list[str]) -> None:
   """Writes FOLDER/figures from FOLDER's records."""
   if len(arguments) != 1:
     command_line.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
-  try:
+  with command_line.errors_in_one_line("FOLDER could not be read or written"):
     folder = command_line.path("FOLDER", arguments[0])
     gradients, metrics = results.read_gradients(folder), results.read_metrics(folder)
     paths = plots.save_all(gradients, metrics, folder / "figures")
-  except (ValueError, OSError) as error:
-    command_line.fail(str(error))
   print("\n".join(map(str, paths)))
 
 

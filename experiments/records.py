@@ -16,6 +16,7 @@ slurm_logs/       of jobs, where SLURM ran them
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -46,6 +47,8 @@ _OURS = (
   "sweep.json",
 )
 PREPARING = ".lock-prepare"
+# What a run's status vouches for.
+_VOUCHED = ("config.json", "metrics.jsonl", "gradients.nc")
 # Of a step, in metrics.jsonl.
 METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
 
@@ -110,16 +113,18 @@ def prepare_folder(
   if not (folder / "sweep.json").exists():
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / "sweep.flags", flags)
-    files.write_json(folder / "sweep.json", {"configuration": configuration, **about})
+    new = {"configuration": configuration, **about}
+    files.write_json(folder / "sweep.json", {**new, "sha256": _sweep_sha256(new)})
     return
+  files.write_text(folder / "sweep.flags", flags)  # it may be damaged
   note(folder, about)
 
 
 def note(folder: Path, about: Mapping[str, Any]) -> None:
   """Notes with which versions and devices a part of the sweep is computed, if that is new."""
-  before = files.read_json(folder / "sweep.json")
+  before = read_sweep(folder)
   continued = before.get("continued", [])
-  now = {name: about[name] for name in ("started", "versions", "devices", "git")}
+  now = {name: about.get(name) for name in ("started", "versions", "devices", "git")}
   compared = ("versions", "devices", "git")
   # All that went before: parts that are computed by turns, here and there, are noted once each.
   if not any(all(e.get(n) == now[n] for n in compared) for e in (before, *continued)):
@@ -141,28 +146,42 @@ def read_sweep(folder: Path) -> dict[str, Any]:
   """
   path = folder / "sweep.json"
   about = files.read_json(path)
-  parts = about.get("configuration"), about.get("task"), about.get("runs")
-  if [type(part) for part in parts] != [dict, dict, list]:
+  runs, continued = about.get("runs"), about.get("continued", [])
+  if not (
+    all(isinstance(about.get(name), dict) for name in ("configuration", "task"))
+    and (isinstance(runs, list) and all(isinstance(name, str) for name in runs))
+    and (isinstance(continued, list) and all(isinstance(part, dict) for part in continued))
+  ):
     raise ValueError(f"{path} is damaged: it must hold configuration, task and runs.")
+  # Older ones have no hash.
+  if about.get("sha256", _sweep_sha256(about)) != _sweep_sha256(about):
+    raise ValueError(
+      f"{path} is damaged: configuration, task or runs are not as they were written."
+    )
   return about
 
 
+def _sweep_sha256(about: Mapping[str, Any]) -> str:
+  """Of what readers rely on, and no later start of the sweep changes."""
+  return _digest([about[name] for name in ("configuration", "task", "runs")])
+
+
 def status(folder: Path, run_id: str) -> dict[str, Any]:
-  """The run's status.json, or an empty dict where it has none that can be read."""
+  """The run's status.json; an empty dict where it has none, or one that cannot be relied on.
+
+  A run with a record that is not as it was when the run ended is done again.
+  """
+  path = folder / "runs" / run_id
   try:
-    return files.read_json(folder / "runs" / run_id / "status.json")
+    state = files.read_json(path / "status.json")
+    return state if state.get("status") == "running" or _vouches(path, state) else {}
   except (OSError, ValueError):
     return {}
 
 
 def has_ended(folder: Path, run_id: str) -> bool:
-  """Whether the run has finished or diverged, and its records are whole.
-
-  A run with a file that is missing or was cut short since is done again.
-  """
-  state = status(folder, run_id)
-  ended = state.get("status") in ("finished", "diverged")
-  return ended and state.get("bytes") == _sizes(folder / "runs" / run_id)
+  """Whether the run has finished or diverged, and its records are whole."""
+  return status(folder, run_id).get("status") in ("finished", "diverged")
 
 
 def has_failed(folder: Path, run_id: str) -> bool:
@@ -170,10 +189,32 @@ def has_failed(folder: Path, run_id: str) -> bool:
   return status(folder, run_id).get("status") == "failed"
 
 
-def _sizes(path: Path) -> dict[str, int | None]:
-  """Size of each of a run's records; None where it is missing."""
-  files = [path / name for name in ("config.json", "metrics.jsonl", "gradients.nc")]
-  return {file.name: file.stat().st_size if file.is_file() else None for file in files}
+def _vouches(path: Path, state: Mapping[str, Any]) -> bool:
+  """Whether a run's status and its records are as they were when the status was written."""
+  if "sha256" in state:
+    return state["sha256"] == _sha256(path, state)
+  # From before there were hashes.
+  records = [path / name for name in _VOUCHED]
+  sizes = {file.name: file.stat().st_size if file.is_file() else None for file in records}
+  return "diverged_step" in state and state.get("bytes") == sizes
+
+
+def _end(path: Path, state: Mapping[str, Any]) -> None:
+  """Writes a run's last status, which vouches for itself and the records."""
+  files.write_json(path / "status.json", {**state, "sha256": _sha256(path, state)})
+
+
+def _sha256(path: Path, state: Mapping[str, Any]) -> str:
+  """Of a run's status and records, without what differs from one execution to the next."""
+  same = {name: value for name, value in state.items() if name not in ("seconds", "sha256")}
+  paths = [path / name for name in _VOUCHED]
+  contents = [file.read_bytes() if file.is_file() else b"" for file in paths]
+  return _digest([same, [hashlib.sha256(data).hexdigest() for data in contents]])
+
+
+def _digest(data: Any) -> str:
+  """A hash of JSON data."""
+  return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def start_run(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
@@ -209,7 +250,7 @@ def fail_run(folder: Path, run_id: str, config: Mapping[str, Any], reason: str, 
   path = folder / "runs" / run_id
   files.write_json(path / "config.json", config)
   files.write_text(path / "error.txt", trace)
-  files.write_json(path / "status.json", {"status": "failed", "reason": reason})
+  _end(path, {"status": "failed", "reason": reason})
 
 
 def end_run(
@@ -228,14 +269,13 @@ def end_run(
   # Whole: what was appended may have been torn, or be of a process that was here before.
   files.write_bytes(path / "metrics.jsonl", _lines(0, result.records))
   files.write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
-  files.write_json(
-    path / "status.json",
+  _end(
+    path,
     {
       "status": "finished" if result.diverged_step is None else "diverged",
       "diverged_step": result.diverged_step,
       "bad_place": place and {"step": result.diverged_step, **place._asdict()},
       "seconds": round(result.seconds, 3),
-      "bytes": _sizes(path),
     },
   )
 

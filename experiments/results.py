@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,7 @@ def write(folder: Path, ids: Iterable[str]) -> tuple[xr.Dataset, xr.Dataset]:
     What `read_gradients` and `read_metrics` return.
   """
   every = list(ids)
-  ids = [name for name in every if not has_failed(folder, name)]
-  parts = [xr.load_dataset(folder / "runs" / name / "gradients.nc") for name in ids]
-  gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
-  gradients = gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
+  gradients = _gather(folder, [name for name in every if not has_failed(folder, name)])
   files.write_netcdf(folder / "gradients.nc", gradients)
   metrics = read_metrics(folder)
   files.write_text(folder / "summary.csv", _summary(folder, every, gradients, metrics))
@@ -59,21 +57,16 @@ def write(folder: Path, ids: Iterable[str]) -> tuple[xr.Dataset, xr.Dataset]:
 
 
 def read_gradients(folder: Path) -> xr.Dataset:
-  """`gradients.nc`: norms and measures over run × step × layer × …, axes as coordinates.
+  """Norms and measures over run × step × layer × …, axes as coordinates.
+
+  What is in `gradients.nc`, but from the runs' own files, for which each run's status vouches.
 
   Raises:
-    ValueError: the folder does not hold a sweep that has ended.
+    ValueError: the folder does not hold a sweep that has ended, or a record is damaged.
   """
-  path = folder / "gradients.nc"
-  if not path.is_file():
-    raise ValueError(f"FOLDER must hold a sweep that has ended; there is no {path}.")
-  try:
-    data = xr.load_dataset(path)
-  except (ValueError, TypeError, EOFError):
-    data = xr.Dataset()
-  if "log10_grad_norm" not in data:
-    raise ValueError(f"{path} is damaged; give the sweep's command again to gather it anew.")
-  return data
+  if not (folder / "sweep.json").is_file():
+    raise ValueError(f"FOLDER must hold a sweep that has ended; there is none in {folder}.")
+  return _gather(folder, _ended(folder, read_sweep(folder)))
 
 
 def read_metrics(folder: Path) -> xr.Dataset:
@@ -85,22 +78,56 @@ def read_metrics(folder: Path) -> xr.Dataset:
     ValueError: a run has not ended, or a record is damaged.
   """
   about = read_sweep(folder)
-  ids = [name for name in about["runs"] if not has_failed(folder, name)]
-  for name in ids:
-    if not has_ended(folder, name):
-      raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
+  ids = _ended(folder, about)
   updates = about["configuration"]["steps"] + 1
   columns = {name: np.full((len(ids), updates), np.nan) for name in METRICS}
   for i, name in enumerate(ids):
-    for text in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines():
-      line = json.loads(text)
-      for metric, values in columns.items():
-        values[i, line["step"]] = line.get(metric, np.nan)
+    with _reading(folder / "runs" / name / "metrics.jsonl") as path:
+      for text in path.read_text().splitlines():
+        line = json.loads(text)
+        for metric, values in columns.items():
+          values[i, line["step"]] = line.get(metric, np.nan)
   return xr.Dataset(
     {name: (("run", "update"), values) for name, values in columns.items()},
     {**_run_coordinates(folder, ids), "update": np.arange(updates)},
     {"task": about["configuration"]["task"], **about["task"]},
   )
+
+
+def _ended(folder: Path, about: Mapping[str, Any]) -> list[str]:
+  """The runs of a sweep, without those that have failed.
+
+  Raises:
+    ValueError: one has not ended, or all have failed.
+  """
+  ids = [name for name in about["runs"] if not has_failed(folder, name)]
+  if not ids:
+    raise ValueError(f"FOLDER must hold a run that has ended, got {folder}.")
+  for name in ids:
+    if not has_ended(folder, name):
+      raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
+  return ids
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+  """Names the file whose contents cannot be made sense of."""
+  try:
+    yield path
+  except OSError:
+    raise
+  except Exception as error:  # SciPy, JSON and wrong values raise each their own
+    raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+
+
+def _gather(folder: Path, ids: Sequence[str]) -> xr.Dataset:
+  """What the runs have in their `gradients.nc`, along `run`."""
+  parts = []
+  for name in ids:
+    with _reading(folder / "runs" / name / "gradients.nc") as path:
+      parts.append(xr.load_dataset(path))
+  gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
+  return gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
 
 
 def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
@@ -117,7 +144,8 @@ def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
 
 def _axes(folder: Path, name: str) -> dict[str, Any]:
   """Axes, options and width of a run, from its configuration."""
-  run = run_of(files.read_json(folder / "runs" / name / "config.json"))
+  with _reading(folder / "runs" / name / "config.json") as path:
+    run = run_of(files.read_json(path))
   return {
     "cell": run.cell,
     "depth": run.depth,

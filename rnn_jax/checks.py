@@ -59,6 +59,8 @@ def number(name: str, value: Any, *, above: float = -math.inf, minimum: float = 
     raise TypeError(f"{name} must be a number, got {value!r}.")
   try:
     plain = float(value)
+  except OverflowError:  # an integer above all floats
+    plain = math.inf
   except (TypeError, ValueError):
     raise TypeError(f"{name} must be a number, got {value!r}.") from None
   if not math.isfinite(plain):

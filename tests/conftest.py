@@ -1,5 +1,6 @@
 """Strict numerics for every test, and CPU cores as devices."""
 
+import contextlib
 import gc
 import os
 
@@ -80,30 +81,42 @@ def sweep_here(sweep_flags):
 
 
 @pytest.fixture
-def program_here():
-  """`(program, *flags) -> exit status` of a program with flags of its own, in this process."""
+def flags_of():
+  """`flags_of(program)`: a context in which absl's flags are the program's."""
   from absl import flags
-  from absl.testing import flagsaver
-
-  from experiments import command_line
 
   def others():
     """Flags that are not absl's own."""
     modules = {name: flags.FLAGS.find_module_defining_flag(name, "") for name in flags.FLAGS}
     return {n: flags.FLAGS[n] for n, module in modules.items() if not module.startswith("absl")}
 
-  def run(program, *arguments: str) -> int:
+  @contextlib.contextmanager
+  def defined(program):
     # A process has one set of flags: those of other programs make room.
     kept = others()
     flags.FLAGS.remove_flag_values(kept)
-    program.define_flags()
     try:
-      with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-        command_line.run(program.main, ["program", *map(str, arguments)])
+      if hasattr(program, "define_flags"):
+        program.define_flags()
+      yield sorted(others())
     finally:
       flags.FLAGS.remove_flag_values(others())
       for name, flag in kept.items():
         flags.FLAGS[name] = flag
+
+  return defined
+
+
+@pytest.fixture
+def program_here(flags_of):
+  """`(program, *flags) -> exit status` of a program with flags of its own, in this process."""
+  from absl.testing import flagsaver
+
+  from experiments import command_line
+
+  def run(program, *arguments: str) -> int:
+    with flags_of(program), flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+      command_line.run(program.main, ["program", *map(str, arguments)])
     return ended.value.code or 0
 
   return run

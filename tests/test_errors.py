@@ -148,6 +148,11 @@ MAKE_CELL = [
     for name in ("elman", "gru", "lstm")
   ),
   (cell(recurrent_gain=np.inf), ValueError, words("recurrent_gain must be finite, got inf.")),
+  (
+    cell(recurrent_gain=10**400),
+    ValueError,
+    words(f"recurrent_gain must be finite, got 1{'0' * 400}."),
+  ),
   (cell(recurrent_gain="big"), TypeError, words("recurrent_gain must be a number, got 'big'.")),
   (cell(recurrent_gain=True), TypeError, words("recurrent_gain must be a number, got True.")),
   (cell("lstm", forget_bias=np.nan), ValueError, words("forget_bias must be finite, got nan.")),

@@ -39,7 +39,7 @@ def indrnn(
     params {"w_x": [D, H], "u": [H], "b": [H]}.
   Raises:
     TypeError, ValueError: a size below 1, a number that is not finite, high below low, `longest`
-      not above 0.
+      below 1.
   References:
     Li et al., 2018, https://arxiv.org/abs/1803.04831
   """
@@ -48,7 +48,7 @@ def indrnn(
   if not any(isinstance(end, jax.core.Tracer) for end in ends) and high < low:
     raise ValueError(f"high must be at least low = {low}, got {high}.")
   if longest is not None:
-    checks.number("longest", longest, above=0)
+    checks.number("longest", longest, minimum=1)
 
   def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
     checks.integer("input_size", input_size)

@@ -69,7 +69,7 @@ def test_the_bound_is_on_what_is_read_and_the_gradient_is_that_towards_it(x64):
   ("options", "message"),
   [
     ({"low": 0.5, "high": 0.4}, "high must be at least low = 0.5, got 0.4"),
-    ({"longest": 0}, "longest must be greater than 0, got 0"),
+    ({"longest": 0}, "longest must be at least 1, got 0"),
   ],
 )
 def test_wrong_ranges_are_refused(options, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from experiments.cell_flags import as_flags, by_cell, options_text, parse, value_of, value_text
@@ -25,6 +27,7 @@ def clock(monkeypatch):
   ("text", "value"),
   [
     *(("3", 3), ("-2", -2), ("0.5", 0.5), ("1e3", 1000.0)),
+    *(("2147483647", 2**31 - 1), ("2147483648", 2.0**31), ("9" * 5000, math.inf)),
     *(("true", True), ("False", False), ("none", None), ("relu", "relu"), ("3x", "3x")),
   ],
 )

@@ -50,15 +50,17 @@ def test_options_and_widths_are_coordinates_of_the_runs(folder):
   assert "nan,nan,,4,finished" in lines[2]
 
 
-def test_records_from_before_there_were_options_are_read(folder):
+def test_records_from_before_there_were_options_and_hashes_are_read(folder):
   for name in RUNS:
     path = folder / "runs" / name / "config.json"
     saved = files.read_json(path)
     del saved["options"], saved["match_params"]
     files.write_json(path, saved)
-    state = folder / "runs" / name / "status.json"
-    sizes = {**files.read_json(state)["bytes"], "config.json": path.stat().st_size}
-    files.write_json(state, {**files.read_json(state), "bytes": sizes})
+    status = files.read_json(path.with_name("status.json"))
+    del status["sha256"]
+    names = ("config.json", "metrics.jsonl", "gradients.nc")
+    status["bytes"] = {name: path.with_name(name).stat().st_size for name in names}
+    files.write_json(path.with_name("status.json"), status)
   metrics = results.read_metrics(folder)
   assert metrics["options"].values.tolist() == ["", "", ""]
   assert metrics["hidden_size"].values.tolist() == [3, 4, 1]

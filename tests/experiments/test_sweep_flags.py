@@ -54,6 +54,13 @@ BAD = [
   ("--corpus={long}", "--corpus must be readable"),
   ("--output_dir={long}", "--output_dir must be a folder that can be written"),
   ("--output_dir=~nobody-of-this-name/x", "--output_dir must be a path"),
+  (
+    "--output_dir=a\0b",
+    "--output_dir must be a path, got 'a\\x00b' (no path holds a null character",
+  ),
+  ("--flagfile=a\0b", "--flagfile must be a path"),
+  ("--cell=irnn --cell_option=scale=0,-1e39", "that are finite in float32, got -1e39"),
+  ("--cell=lem --cell_option=delta=1" + "0" * 400, "delta must be finite, got inf"),
   ("--flagfile=~nobody-of-this-name/x", "--flagfile must be a path"),
   ("--corpus=two\nlines", "--corpus must be a file that exists"),
   ("--task=copy_memory --sequence_length=20", "--sequence_length must be at least 21, got 20"),

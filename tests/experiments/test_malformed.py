@@ -1,0 +1,195 @@
+"""Command lines that nobody meant: each ends well, or with one line and nothing written."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+
+import hypothesis
+import pytest
+from absl import flags
+from called import called
+from hypothesis import strategies as st
+
+from experiments import (
+  chaos,
+  command_line,
+  compilation_cache,
+  language_model,
+  merge,
+  plot,
+  replay,
+  sequence_problem,
+  states,
+  sweep,
+)
+from rnn_jax.cells import CELLS, cell_options
+
+# More of them, drawn anew each time, where the environment says so.
+EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
+
+# Beside the program: what of it is left out, as it is for other tests; flags of small examples, in
+# front of those that are drawn; how many examples.
+PROGRAMS = {
+  "chaos": (chaos, "torment", [], 10),
+  "language_model": (language_model, "_train", ["--corpus=text", "--hidden_size=4"], 25),
+  "merge": (merge, "_merge", [], 10),
+  "plot": (plot, None, [], 10),
+  "replay": (replay, None, [], 10),
+  "sequence_problem": (sequence_problem, "_run", ["--problem=encoder_decoder"], 25),
+  "states": (states, None, ["--model=folder"], 10),
+  "sweep": (sweep, "_run", ["--task=adding", "--hidden_size=4"], 40),
+}
+
+# In the folder where the programs run; what they write there goes into `new`.
+PLACES = ["a.flags", "b.flags", "empty", "folder", "loop", "missing", "text", "text/x", "new/deep"]
+NUMBERS = ["0", "1", "2", "3", "10", "16", "0.1", "1.5", "-1", "+4", "1_0", "0x10", "１６", "nan"]
+NUMBERS += ["-inf", "-0.0", "1e-60", "1e38", "1e400", "2147483647", "2147483648", str(2**64)]
+NUMBERS += ["9" * 400, "9" * 5000]
+WORDS = ["", " ", ",", "=", "--", "none", "full", "auto", "all", "true", "false", "stdlib", "a b"]
+WORDS += ["é", "\n", "\0", "a\0b", "\u2028", "\ufeff", "\udcff", "~", "~nobody", "../..", "/proc/x"]
+WORDS += [
+  "x" * 300,
+  *CELLS,
+  "adam",
+  "sgd",
+  "copy_memory",
+  "element",
+  "carry",
+  "lag,gates",
+  "none,lag",
+]
+WORDS += ["many_to_many", "one_to_one", "many_to_one", "concat", "sum", "sort", "sqrt", "step"]
+WORDS += ["lines", "windows", "word", "whitespace", "cosine", "1,2", "4,full", "2,,3", "3,3"]
+ONE = st.one_of(
+  st.sampled_from([*PLACES, *NUMBERS, *WORDS]),
+  st.integers().map(str),
+  st.floats().map(str),
+  st.text(st.characters(exclude_categories=()), max_size=5),
+)
+VALUES = ONE | st.lists(ONE, min_size=2, max_size=3).map(",".join)
+ODD = [
+  "--",
+  "-",
+  "---",
+  "--=",
+  "# remark",
+  "// remark",
+  "--undefok=x,y",
+  "--verbosity=x",
+  "--flagfile",
+]
+
+
+@st.composite
+def cells(draw):
+  """A cell, and an option that it has."""
+  cell = draw(st.sampled_from(sorted(CELLS)))
+  names = sorted(cell_options(cell)) or ["none"]
+  option = draw(st.sampled_from([f"--cell_option={name}" for name in names]))
+  value = draw(st.sampled_from([*NUMBERS, "none", "true", "relu", "identity", ""]) | VALUES)
+  return [f"--cell={cell}", f"{option}={value}"]
+
+
+def groups(names):
+  """Words that belong together: mostly a flag with a value that it takes."""
+  if not names:
+    return VALUES.map(lambda value: [value])
+  good = {
+    name: [text for text in [*PLACES, *NUMBERS, *WORDS] if _takes(name, text)] for name in names
+  }
+  name = st.sampled_from(names)
+  fits = name.flatmap(
+    lambda name: st.sampled_from([f"--{name}={text}" for text in good[name]] or [f"--{name}"])
+  )
+  wild = st.one_of(
+    st.builds(lambda name, value: [f"--{name}={value}"], name, VALUES),
+    st.builds(lambda name, value: [f"-{name}", value], name, VALUES),
+    st.builds(lambda name, value: [f"--{name[:-1]}={value}"], name, VALUES),
+    st.builds(lambda prefix, name: [prefix + name], st.sampled_from(["--", "--no", "-"]), name),
+    st.builds(lambda place: [f"--flagfile={place}"], st.sampled_from(PLACES) | VALUES),
+    st.sampled_from(ODD).map(lambda word: [word]),
+    VALUES.map(lambda value: [value]),
+  )
+  some = [wild, *[fits.map(lambda word: [word])] * 7]
+  if "cell_option" in names:
+    some.append(cells())
+  return st.sampled_from(some).flatmap(lambda group: group)
+
+
+def _takes(name, text):
+  try:
+    flags.FLAGS[name].parser.parse(text)
+  except (ValueError, TypeError):
+    return False
+  return True
+
+
+def command_lines(names):
+  return st.lists(groups(names), max_size=6).map(lambda found: list(itertools.chain(*found)))
+
+
+def flagfiles(names):
+  """Their bytes, not all of which are text."""
+  lines = st.lists(groups(names).map(" ".join), max_size=3)
+  text = st.builds(
+    lambda start, end, lines: start + end.join(lines),
+    st.sampled_from(["", "", "\ufeff"]),
+    st.sampled_from(["\n", "\n", "\r\n", "\r", "\f", "\u2028"]),
+    lines,
+  )
+  return text.map(lambda text: text.encode(errors="surrogatepass")) | st.binary(max_size=8)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+  """The folder of `PLACES`, where the programs run."""
+  (tmp_path / "empty").touch()
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "loop").symlink_to("loop")
+  (tmp_path / "text").write_bytes(b"the quick brown fox\n" * 40)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(compilation_cache, "use", lambda _: None)
+  return tmp_path
+
+
+def tree(folder):
+  """All that is in a folder."""
+  return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_any_command_line_ends_well_or_in_one_line(name, here, monkeypatch, flags_of):
+  program, left_out, small, count = PROGRAMS[name]
+  if left_out is not None:
+    monkeypatch.setattr(program, left_out, lambda *_: None)
+
+  with flags_of(program) as own:
+    # But for that by which it would wait for others.
+    names = sorted(set(own) - {"coordinator"})
+
+    @hypothesis.settings(
+      max_examples=int(EXAMPLES or count),
+      derandomize=EXAMPLES is None,
+      deadline=None,
+      database=None,
+      suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(command_lines(names), flagfiles(names), flagfiles(names))
+    def check(arguments, first, second):
+      (here / "a.flags").write_bytes(first)
+      (here / "b.flags").write_bytes(second)
+      before = tree(here)
+      status, err = called(program.main, *small, *arguments)
+      after = tree(here)
+      if status:
+        assert status == command_line.USAGE_ERROR
+        assert err.startswith("error: ") and err.endswith("\n") and len(err.splitlines()) == 1
+        assert after == before
+      else:
+        assert not err
+        for path in sorted(after.keys() - before, reverse=True):
+          path.unlink() if path.is_file() else shutil.rmtree(path)
+
+    check()
