@@ -46,10 +46,11 @@ def parts(sweep: Sweep, ids: Sequence[str]) -> list[Part]:
   lines.append(f"--output_dir={sweep.folder.absolute()}")
   lines += [f"--{name}={values[name].value}" for name in _SAME if values[name].value is not None]
   about = lines, sweep.configuration
+  left = set(ids)
   found = []
   for runs in grid.groups(sweep.ids.values()).values():
     group = [sweep.names[run] for run in runs]
-    wanted = [name for name in group if name in ids]
+    wanted = [name for name in group if name in left]
     if wanted:
       found.append(Part(*about, wanted, group, values.cpus_per_task, values.gpus_per_task))
   return found
@@ -106,7 +107,7 @@ class Follower:
 
   def __call__(self) -> None:
     """Looks, and tells."""
-    for name in self._left:
-      if records.has_ended(self._sweep.folder, name):
-        self._news(self._sweep.ids[name], "training", 1.0, None)
-    self._left = [n for n in self._left if not records.has_ended(self._sweep.folder, n)]
+    ended = {name for name in self._left if records.has_ended(self._sweep.folder, name)}
+    for name in ended:
+      self._news(self._sweep.ids[name], "training", 1.0, None)
+    self._left = [name for name in self._left if name not in ended]
