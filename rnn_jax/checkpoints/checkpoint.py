@@ -31,7 +31,8 @@ DRAFT = ".draft"  # of a folder that is being written or deleted
 REPLACED = ".replaced"  # of one whose successor is about to take its name
 
 _ARRAYS, _ABOUT = "arrays", "checkpoint.json"
-_FILES = 2**16  # bytes, about, that the files of a checkpoint take beside its arrays
+# Bytes beside the arrays: those of the other files, and of what others may write meanwhile.
+_SPARE = 2**20
 
 # A thread of orbax prints the traceback of what it then raises to its caller as well.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
@@ -127,7 +128,7 @@ def write(path: Path, leaves: Mapping[str, Copy], about: Mapping[str, Any]) -> N
     # orbax refuses arrays without elements, and a tree without arrays.
     arrays = {name: leaf.data for name, leaf in leaves.items() if leaf.data.size}
     # Where a disk fills up while it writes, orbax prints tracebacks from threads of its own.
-    if shutil.disk_usage(draft).free < sum(array.nbytes for array in arrays.values()) + _FILES:
+    if shutil.disk_usage(draft).free < sum(array.nbytes for array in arrays.values()) + _SPARE:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     if arrays:
       _save_arrays(draft / _ARRAYS, arrays)
