@@ -220,8 +220,7 @@ def _is_large(row: Row) -> bool:
 
 def _resolve(arguments: list[str]) -> tuple[int, Path]:
   """Checks everything that can be checked before the first compilation."""
-  if arguments:
-    raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+  command_line.check_no_arguments(arguments)
   values = flags.FLAGS
   if not values.output_dir:
     raise ValueError("--output_dir must name a folder, got ''.")

@@ -11,7 +11,6 @@ are not; they are named, and both folders are kept.
 from __future__ import annotations
 
 import collections
-import json
 import random
 import shutil
 import signal
@@ -48,8 +47,7 @@ def main(arguments: list[str]) -> None:
   """Does it, and says what came of it."""
   values = flags.FLAGS
   with command_line.errors_in_one_line("A temporary folder could not be read or written"):
-    if arguments:
-      raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+    command_line.check_no_arguments(arguments)
     sweep = command_line.path("sweep", values.sweep)
     if not sweep.is_file():
       raise ValueError(f"--sweep must be a flagfile, got {sweep}.")
@@ -104,10 +102,9 @@ def torment(sweep: Path, kills: int, chance: random.Random, folder: Path) -> lis
       process.send_signal(number)
       process.communicate()
       done += 1
-      died[f"{number.name} {_phase(killed)}"] += 1
-      print(
-        f"kill {done} of {kills}: {number.name} after {delay:.1f} s, {_phase(killed)}", flush=True
-      )
+      phase = _phase(killed)
+      died[f"{number.name} {phase}"] += 1
+      print(f"kill {done} of {kills}: {number.name} after {delay:.1f} s, {phase}", flush=True)
   _let_end(_start(sweep, killed))
   print(f"{kills} kills of {sweeps + 1} sweeps:")
   for what, count in sorted(died.items()):
@@ -155,7 +152,8 @@ def _let_end(process: subprocess.Popen[str]) -> None:
 
 def _phase(folder: Path) -> str:
   """How far the sweep in the folder has come."""
-  states = [_status(path) for path in folder.glob("runs/*/status.json")]
+  paths = folder.glob("runs/*/status.json")
+  states = [files.read_json(path)["status"] for path in paths]
   if (folder / "gradients.nc").exists():
     return "at its end"
   if not states:
@@ -163,10 +161,6 @@ def _phase(folder: Path) -> str:
   begun = any((folder / "checkpoints").glob("*/*/"))
   ended = sum(state != "running" for state in states)
   return f"with {ended} runs ended" + (", from a checkpoint" if begun else "")
-
-
-def _status(path: Path) -> str:
-  return json.loads(path.read_text())["status"]
 
 
 if __name__ == "__main__":

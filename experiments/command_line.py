@@ -54,6 +54,12 @@ def errors_in_one_line(files: str) -> Iterator[None]:
     fail(f"the computation failed: {reason}.")
 
 
+def check_no_arguments(arguments: Sequence[str]) -> None:
+  """Refuses what is left of a command line beside flags."""
+  if arguments:
+    raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+
+
 def path(name: str, text: str) -> Path:
   """The path that a flag names, `~` expanded."""
   try:

@@ -56,13 +56,7 @@ def define() -> None:
 
 
 def _address(text: str) -> str | None:
-  """HOST:PORT, or `auto`; None for `none`."""
-  if text in ("auto", "none"):
-    return None if text == "none" else text
-  host, _, port = text.rpartition(":")
-  if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
-    raise ValueError(f"coordinator must be HOST:PORT, 'auto', or 'none', got '{text}'.")
-  return text
+  return None if text == "none" else parsers.address("coordinator", "auto", "none")(text)
 
 
 @contextlib.contextmanager

@@ -95,8 +95,7 @@ def main(arguments: list[str]) -> None:
       if values.list_cells:
         cell_table.show()
         return
-      if arguments:
-        raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+      command_line.check_no_arguments(arguments)
       if not values.output_dir:
         raise ValueError("--output_dir must name a folder, got ''.")
       if values.sample and values.evaluate is not None:

@@ -164,8 +164,7 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
 def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
   """The figures to make, the output folder and the file of the report."""
   values = flags.FLAGS
-  if arguments:
-    raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+  command_line.check_no_arguments(arguments)
   if not values.output_dir:
     raise ValueError("--output_dir must name a folder, got ''.")
   if values.report == "":

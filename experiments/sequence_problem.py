@@ -65,8 +65,7 @@ def main(arguments: list[str]) -> None:
       if values.list_cells:
         cell_table.show()
         return
-      if arguments:
-        raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+      command_line.check_no_arguments(arguments)
       if not values.output_dir:
         raise ValueError("--output_dir must name a folder, got ''.")
       folder = command_line.path("output_dir", values.output_dir)

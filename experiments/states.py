@@ -63,8 +63,7 @@ def main(arguments: list[str]) -> None:
   """Reads the text, searches, prints what was found, and writes the page."""
   values = flags.FLAGS
   with command_line.errors_in_one_line("--model or --output could not be read or written"):
-    if arguments:
-      raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+    command_line.check_no_arguments(arguments)
     folder = command_line.path("model", values.model or "")
     if not values.model or not (folder / "model.json").is_file():
       raise ValueError(

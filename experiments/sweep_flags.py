@@ -209,8 +209,7 @@ def resolve(arguments: list[str]) -> Sweep:
   Raises:
     ValueError, TypeError: naming the flag, the rule and what came.
   """
-  if arguments:
-    raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
+  command_line.check_no_arguments(arguments)
   values = flags.FLAGS
   corpus, path = _corpus()
   given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(grid.Settings)}

@@ -102,15 +102,18 @@ def _compiled_ahead(
   def begin(runs: Sequence[grid.Run]) -> Future[Program]:
     return thread.submit(compile_group, runs, sweep.settings, sweep.task, sweep.layout)
 
-  ahead = begin(groups[0]) if groups else None
+  if not groups:
+    return
+  ahead = begin(groups[0])
   for following in [*groups[1:], None]:
-    while ahead is not None and not concurrent.futures.wait([ahead], timeout=0.1).done:
+    while not concurrent.futures.wait([ahead], timeout=0.1).done:
       # Several processes stop together, where they train.
       if jax.process_count() == 1 and stop():
         raise Stopped
-    now, ahead = ahead, None if following is None else begin(following)
-    if now is not None:
-      yield now
+    now = ahead
+    if following is not None:
+      ahead = begin(following)
+    yield now
 
 
 def _train_round(
@@ -193,9 +196,10 @@ def _rounds(sweep: Sweep, program: Program, runs: Sequence[grid.Run]) -> list[Ro
 def _begun(sweep: Sweep, program: Program, runs: Sequence[grid.Run]) -> dict[grid.Run, Partial]:
   """What each run has come to that is in a checkpoint, leaves without an axis of runs."""
   found: dict[grid.Run, Partial] = {}
+  wanted = set(runs)
   for place in sorted((sweep.folder / "checkpoints").glob("*/")):
     ids = _ids(place)
-    if not any(sweep.ids.get(name) in runs for name in ids):
+    if not any(sweep.ids.get(name) in wanted for name in ids):
       continue
 
     def like(step: int, count: int = len(ids)) -> Partial:
@@ -208,7 +212,7 @@ def _begun(sweep: Sweep, program: Program, runs: Sequence[grid.Run]) -> dict[gri
       continue
     for i, name in enumerate(ids):
       run = sweep.ids[name]
-      if run in runs and (run not in found or found[run].step < saved.step):
+      if run in wanted and (run not in found or found[run].step < saved.step):
         found[run] = _one(saved.tree, i)
   return found
 

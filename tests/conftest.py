@@ -66,6 +66,26 @@ def sweep_flags():
 
 
 @pytest.fixture
+def promotion():
+  """Standard promotion in all threads, as the programs have it: a sweep's compile in a thread."""
+  jax.config.update("jax_numpy_dtype_promotion", "standard")
+  yield
+  jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def sweep_in_process(sweep_here, promotion, monkeypatch):
+  """`(*flags) -> exit status` of a sweep that trains here and draws nothing.
+
+  A process of its own takes seconds to import, and as long for its figures.
+  """
+  from experiments import plots
+
+  monkeypatch.setattr(plots, "save_all", lambda *_: ["no picture"])
+  return lambda *flags: sweep_here("--compilation_cache=none", *map(str, flags))
+
+
+@pytest.fixture
 def sweep_here(sweep_flags):
   """`(*flags) -> exit status` of a sweep in this process; for those that end before they train."""
   from absl.testing import flagsaver

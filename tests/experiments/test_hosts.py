@@ -6,13 +6,11 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import pytest
+from test_sweep import ROOT, SMOKE, contents
 
-ROOT = Path(__file__).parents[2]
-SMOKE = f"--flagfile={ROOT / 'experiments' / 'flagfiles' / 'smoke.flags'}"
 RUN = ("--cell=elman", "--truncation=full", "--measures=none", "--steps=150")
 TWO_DEVICES = ("--devices=2", "--data_parallel=2", "--checkpoint_every=50")
 
@@ -46,12 +44,6 @@ def wait_for(folder, checkpoint, process):
   while not any(int(p.name) >= checkpoint for p in folder.glob("checkpoints/*/*[0-9]")):
     assert process.poll() is None, process.communicate()
     time.sleep(0.01)
-
-
-def contents(folder):
-  names = ["gradients.nc", "summary.csv"]
-  names += [str(p.relative_to(folder)) for p in folder.glob("runs/*/[cgm]*")]
-  return {name: (folder / name).read_bytes() for name in sorted(names)}
 
 
 @pytest.mark.timeout(200)
@@ -95,8 +87,8 @@ command_line.run(main)
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (["--coordinator=here"], "coordinator must be HOST:PORT, 'auto', or 'none', got 'here'"),
-    (["--coordinator=here:0"], "coordinator must be HOST:PORT, 'auto', or 'none', got 'here:0'"),
+    (["--coordinator=here"], "coordinator must be HOST:PORT, or auto or none, got 'here'"),
+    (["--coordinator=here:0"], "coordinator must be HOST:PORT, or auto or none, got 'here:0'"),
     (["--process_id=1"], "--process_id needs --coordinator, got 1 without it"),
     (["--num_processes=2"], "--num_processes needs --coordinator, got 2 without it"),
   ],

@@ -9,24 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import pytest
-
-from experiments import chaos, plots
+from experiments import chaos
 
 ROOT = Path(__file__).parents[2]
 FLAGFILE = ROOT / "experiments" / "flagfiles" / "chaos.flags"
 FLAGS = (f"--flagfile={FLAGFILE}", "--cell=elman", "--learning_rate=0.01", "--steps=15000")
-
-
-@pytest.fixture
-def sweep_in_process(sweep_here, monkeypatch):
-  """`(*flags) -> exit status` of a sweep that trains here and draws nothing."""
-  monkeypatch.setattr(plots, "save_all", lambda *_: ["no picture"])
-  # Not by a context manager, as a thread of the sweep's compiles.
-  jax.config.update("jax_numpy_dtype_promotion", "standard")
-  yield sweep_here
-  jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 def newest(folder: Path) -> int:

@@ -65,17 +65,9 @@ def error(program, capfd):
 KINDS = {
   "characters": ("--cell=elman", "--cell_option=activation=relu"),
   "words": (
-    "--level=word",
-    "--cell=elman",
-    "--depth=2",
-    "--embedding_size=16",
-    "--tied=true",
-    "--dropout=0.1",
-    "--zoneout=0.1",
-    "--residual=true",
-    "--layer_norm=true",
-    "--schedule=cosine",
-    "--warmup=5",
+    *("--level=word", "--cell=elman", "--depth=2", "--embedding_size=16", "--tied=true"),
+    *("--dropout=0.1", "--zoneout=0.1", "--residual=true", "--layer_norm=true"),
+    *("--schedule=cosine", "--warmup=5"),
   ),
 }
 

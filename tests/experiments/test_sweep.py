@@ -10,12 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import bad_step, command_line, plot, plots, records, results
+from experiments import bad_step, command_line, plot, records, results
 from experiments.grid import AXES, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -43,19 +42,6 @@ def sweep(*flags: object) -> subprocess.CompletedProcess[str]:
   result = call(*flags)
   assert result.returncode == 0, result.stderr
   return result
-
-
-@pytest.fixture
-def sweep_in_process(sweep_here, monkeypatch):
-  """`(*flags) -> exit status` of a sweep that trains here and draws nothing.
-
-  A process of its own takes seconds to import, and as long for its figures.
-  """
-  monkeypatch.setattr(plots, "save_all", lambda *_: ["no picture"])
-  # Not by a context manager, as a thread of the sweep's compiles.
-  jax.config.update("jax_numpy_dtype_promotion", "standard")
-  yield lambda *flags: sweep_here("--compilation_cache=none", *map(str, flags))
-  jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

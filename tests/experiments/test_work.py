@@ -156,14 +156,6 @@ def broken(hidden_size, *, scale=1.0):
   return cell._replace(update=update)
 
 
-@pytest.fixture
-def promotion():
-  """Standard promotion in all threads, as the program has it."""
-  jax.config.update("jax_numpy_dtype_promotion", "standard")
-  yield
-  jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
 @pytest.mark.usefixtures("promotion")
 def test_a_cell_that_does_not_compile_stops_no_other(monkeypatch, tmp_path, sweep_here, capsys):
   works = CELLS["irnn"]
