@@ -24,7 +24,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command_line, files, parsers, records
+from experiments.cli import command_line, parsers
+from experiments.runtime import files
+from experiments.sweep.records import folder as sweep_folder
 
 DIFFERENT = 1
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -116,7 +118,7 @@ def records_of(folder: Path) -> dict[str, Any]:
   """What a sweep's folder holds by name of file, but for what tells of when and how long."""
   found: dict[str, Any] = {}
   for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-    if path.name in ("sweep.json", ".lock", records.PREPARING):
+    if path.name in ("sweep.json", ".lock", sweep_folder.PREPARING):
       continue
     contents: Any = path.read_bytes()
     if path.name == "status.json":

@@ -17,7 +17,11 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command_line, files, finish, locks, records, run_files
+from experiments.cli import command_line
+from experiments.runtime import files, locks
+from experiments.sweep import finish
+from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.records import run_files
 
 
 def define_flags() -> None:
@@ -51,16 +55,16 @@ def _resolve(arguments: Sequence[str]) -> tuple[Path, list[Path]]:
 
 def _merge(target: Path, folders: Sequence[Path]) -> bool:
   """Gathers all runs of the folders in one; returns whether a run has failed."""
-  sweeps = [records.read_sweep(folder) for folder in folders]
+  sweeps = [sweep_folder.read_sweep(folder) for folder in folders]
   first = sweeps[0]
   for folder, about in zip(folders, sweeps, strict=True):
-    difference = records.first_difference(about["configuration"], first["configuration"])
+    difference = sweep_folder.first_difference(about["configuration"], first["configuration"])
     if difference:
       raise ValueError(
         f"FOLDER must hold parts of one sweep: {folder} holds another than {folders[0]}, "
         f"{difference}."
       )
-  records.check_folder(target, first["configuration"], overwrite=False)
+  sweep_folder.check_folder(target, first["configuration"], overwrite=False)
   sources = [folder for folder in folders if folder.resolve() != target.resolve()]
   with contextlib.ExitStack() as stack:
     for folder in (target, *sources):
@@ -86,7 +90,7 @@ def _found(name: str, folders: Sequence[Path]) -> Path | None:
   Raises:
     ValueError: it has ended in two of them, and not with the same records.
   """
-  ended = [folder for folder in folders if records.has_ended(folder, name)]
+  ended = [folder for folder in folders if sweep_folder.has_ended(folder, name)]
   for folder in ended[1:]:
     ours, theirs = (run_files.read(path, name) for path in (ended[0], folder))
     for record in run_files.RECORDS:
@@ -95,7 +99,7 @@ def _found(name: str, folders: Sequence[Path]) -> Path | None:
           f"FOLDER must hold the same records of a run that it holds twice: {record} of {name} in "
           f"{folder} is not that in {ended[0]}."
         )
-  failed = [folder for folder in folders if records.has_failed(folder, name)]
+  failed = [folder for folder in folders if sweep_folder.has_failed(folder, name)]
   return next(iter(ended + failed), None)
 
 
@@ -106,7 +110,7 @@ def _begin(target: Path, first: Path, sweeps: Sequence[dict[str, Any]]) -> None:
     files.write_json(target / "sweep.json", sweeps[0])
   for about in sweeps:
     for part in (about, *about.get("continued", [])):
-      records.note(target, part)
+      sweep_folder.note(target, part)
 
 
 if __name__ == "__main__":

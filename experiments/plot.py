@@ -5,7 +5,9 @@ python -m experiments.plot results/gradient_decay
 
 from __future__ import annotations
 
-from experiments import command_line, plots, results
+from experiments.cli import command_line
+from experiments.sweep.figures import figures
+from experiments.sweep.records import results
 
 
 def main(arguments: list[str]) -> None:
@@ -15,7 +17,7 @@ def main(arguments: list[str]) -> None:
   with command_line.errors_in_one_line("FOLDER could not be read or written"):
     folder = command_line.path("FOLDER", arguments[0])
     gradients, metrics = results.read_gradients(folder), results.read_metrics(folder)
-    paths = plots.save_all(gradients, metrics, folder / "figures")
+    paths = figures.save_all(gradients, metrics, folder / "figures")
   print("\n".join(map(str, paths)))
 
 

@@ -12,7 +12,9 @@ import sys
 
 import jax
 
-from experiments import backend, bad_step, command_line, provenance
+from experiments.cli import command_line
+from experiments.runtime import backend, provenance
+from experiments.sweep.training import divergence
 
 NOT_REPRODUCED = 1
 
@@ -22,17 +24,17 @@ def main(arguments: list[str]) -> None:
   if len(arguments) != 1:
     command_line.fail(f"give one file, a run's replay.npz, got {len(arguments)} arguments.")
   try:
-    bad, stored, about = bad_step.load(command_line.path("FILE", arguments[0]))
+    bad, stored, about = divergence.load(command_line.path("FILE", arguments[0]))
     with jax.default_matmul_precision(about["matmul_precision"]):
-      found = bad_step.find(bad)
+      found = divergence.find(bad)
   except (ValueError, TypeError) as error:
     command_line.fail(str(error))
-  print(f"step {bad.step}: {bad_step.words(found)}")
+  print(f"step {bad.step}: {divergence.words(found)}")
   # What came before the place differs by rounding from machine to machine.
   if found and stored and found._replace(largest=stored.largest) == stored:
     print("reproduced.")
     return
-  print(f"not reproduced; on record is: {bad_step.words(stored)}")
+  print(f"not reproduced; on record is: {divergence.words(stored)}")
   here = {"platform": jax.default_backend(), **provenance.versions(provenance.PACKAGES)}
   there = {"platform": about["platform"], **about["versions"]}
   for name, version in there.items():

@@ -3,8 +3,8 @@
 from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.modules import BidirectionalRNN, Conditioned, DeepRNN, EncoderDecoder
 from rnn_jax.probes import gradient_probe
+from rnn_jax.time_loop.unroll import unroll
 from rnn_jax.types import Cell, step
-from rnn_jax.unroll import unroll
 
 __all__ = [
   "CELLS",

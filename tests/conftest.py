@@ -59,7 +59,7 @@ def sweep_flags():
   """absl's flags with those of the sweep defined, which absl allows once a process."""
   from absl import flags
 
-  from experiments import sweep
+  from experiments.sweep import __main__ as sweep
 
   sweep.define_flags()
   return flags.FLAGS
@@ -79,9 +79,9 @@ def sweep_in_process(sweep_here, promotion, monkeypatch):
 
   A process of its own takes seconds to import, and as long for its figures.
   """
-  from experiments import plots
+  from experiments.sweep.figures import figures
 
-  monkeypatch.setattr(plots, "save_all", lambda *_: ["no picture"])
+  monkeypatch.setattr(figures, "save_all", lambda *_: ["no picture"])
   return lambda *flags: sweep_here("--compilation_cache=none", *map(str, flags))
 
 
@@ -90,7 +90,8 @@ def sweep_here(sweep_flags):
   """`(*flags) -> exit status` of a sweep in this process; for those that end before they train."""
   from absl.testing import flagsaver
 
-  from experiments import command_line, sweep
+  from experiments.cli import command_line
+  from experiments.sweep import __main__ as sweep
 
   def run(*flags: str) -> int:
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
@@ -132,7 +133,7 @@ def program_here(flags_of):
   """`(program, *flags) -> exit status` of a program with flags of its own, in this process."""
   from absl.testing import flagsaver
 
-  from experiments import command_line
+  from experiments.cli import command_line
 
   def run(program, *arguments: str) -> int:
     with flags_of(program), flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:

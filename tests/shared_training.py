@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from training_problem import MODEL, batch_of, start
 
-from experiments import command_line, hosts
+from experiments.cli import command_line
+from experiments.runtime import hosts
 from rnn_jax.losses import squared_error
 from rnn_jax.parallel import fetch, map_runs, psum, shard, spread
 from rnn_jax.training import make_optimizer, update

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.grid import AXES, Settings
+from experiments.sweep.config.grid import AXES, Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,13 +10,11 @@ from rnn_jax import checks
 from rnn_jax.cells.antisymmetric import antisymmetric
 from rnn_jax.cells.clockwork import ClockworkCarry, clockwork
 from rnn_jax.cells.cornn import CornnCarry, cornn
-from rnn_jax.cells.dilated import DilatedCarry, dilated, dilated_elman
 from rnn_jax.cells.elman import elman, irnn
 from rnn_jax.cells.exprnn import exprnn
 from rnn_jax.cells.gru import gru
 from rnn_jax.cells.indrnn import indrnn
 from rnn_jax.cells.janet import janet
-from rnn_jax.cells.layer_norm import layer_norm
 from rnn_jax.cells.layer_norm_lstm import layer_norm_lstm
 from rnn_jax.cells.lem import LEMCarry, lem
 from rnn_jax.cells.lru import lru
@@ -26,12 +24,14 @@ from rnn_jax.cells.mingru import mingru, minlstm
 from rnn_jax.cells.minimalrnn import minimalrnn
 from rnn_jax.cells.multiplicative_lstm import multiplicative_lstm
 from rnn_jax.cells.peephole_lstm import peephole_lstm
-from rnn_jax.cells.residual import residual
 from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.rhn import rhn
 from rnn_jax.cells.slstm import SLSTMCarry, slstm
-from rnn_jax.cells.stack import stack
-from rnn_jax.cells.zoneout import zoneout, zoneout_lstm
+from rnn_jax.cells.wrappers.dilated import DilatedCarry, dilated, dilated_elman
+from rnn_jax.cells.wrappers.layer_norm import layer_norm
+from rnn_jax.cells.wrappers.residual import residual
+from rnn_jax.cells.wrappers.stack import stack
+from rnn_jax.cells.wrappers.zoneout import zoneout, zoneout_lstm
 from rnn_jax.types import Cell
 
 __all__ = [

@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from rnn_jax.cells.dense import dense_project, over, product, the_hidden_state
-from rnn_jax.cells.layer_norm import standardize
 from rnn_jax.cells.lstm import LSTMCarry, gate_values, lstm_init, zero_carry
+from rnn_jax.cells.wrappers.layer_norm import standardize
 from rnn_jax.types import Array, Cell, Params
 
 

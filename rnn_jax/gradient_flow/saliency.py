@@ -12,8 +12,8 @@ from rnn_jax.gradient_flow.reverse_sweep import forward_pass
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import scaled_norm
+from rnn_jax.time_loop.unroll import unroll
 from rnn_jax.types import Array, Carry
-from rnn_jax.unroll import unroll
 
 # Of windows that are computed side by side: how many, and numbers that they read.
 _MOST, _LARGEST = 64, 2**25

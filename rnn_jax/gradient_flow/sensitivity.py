@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from rnn_jax.time_loop.unroll import unroll
 from rnn_jax.types import Array, Carry, Cell, Drive, Params
-from rnn_jax.unroll import unroll
 
 
 def sensitivity(

@@ -12,8 +12,8 @@ import numpy as np
 from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import check_scalar
 from rnn_jax.probes import tree_norm
+from rnn_jax.time_loop.unroll import unroll
 from rnn_jax.types import Array, Cell, Params
-from rnn_jax.unroll import unroll
 
 
 class TruncationBias(NamedTuple):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
+from rnn_jax.time_loop.unroll import unroll
 from rnn_jax.types import Array, Carry, Cell
-from rnn_jax.unroll import unroll
 
 MERGES = ("concat", "sum")
 

@@ -6,7 +6,7 @@ import io
 import pytest
 from absl.testing import flagsaver
 
-from experiments import command_line
+from experiments.cli import command_line
 
 
 def called(main, *arguments):

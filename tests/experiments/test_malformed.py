@@ -12,18 +12,13 @@ from absl import flags
 from called import called
 from hypothesis import strategies as st
 
-from experiments import (
-  chaos,
-  command_line,
-  compilation_cache,
-  language_model,
-  merge,
-  plot,
-  replay,
-  sequence_problem,
-  states,
-  sweep,
-)
+from experiments import chaos, merge, plot, replay
+from experiments.cli import command_line
+from experiments.language_model import __main__ as language_model
+from experiments.runtime import compilation_cache
+from experiments.sequence_problem import __main__ as sequence_problem
+from experiments.states import __main__ as states
+from experiments.sweep import __main__ as sweep
 from rnn_jax.cells import CELLS, cell_options
 
 # More of them, drawn anew each time, where the environment says so.

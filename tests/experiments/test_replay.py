@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from train_all import train_all
 
-from experiments import bad_step, command_line, replay
-from experiments.grid import Run, Settings
-from experiments.group_program import Layout, compile_group
-from experiments.run_parts import mask_key, network, numbers_of, optimizer_of
+from experiments import replay
+from experiments.cli import command_line
+from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.training import divergence
+from experiments.sweep.training.program import Layout, compile_group
+from experiments.sweep.training.run_setup import mask_key, network, numbers_of, optimizer_of
 from rnn_jax.gradient_flow import Place
 from rnn_jax.tasks import adding
 from rnn_jax.training import init_state, update
@@ -88,7 +90,7 @@ def assert_kept(result, params_by_hand):
     result.snapshot.params,
     params_by_hand,
   )
-  place = bad_step.find(bad_step.of(result, SETTINGS, TASK))
+  place = divergence.find(divergence.of(result, SETTINGS, TASK))
   assert place[:6] == ("forward", None, TIME, "xs", (2, 1), "nan")
 
 
@@ -110,7 +112,7 @@ def test_params_are_kept_where_runs_share_devices_and_devices_a_batch(params_by_
 def test_an_update_that_is_not_finite_is_the_bad_place(train):
   (result,) = train(Run("elman", 1, None, 1, 3e38, None, 1.0, None))
   assert result.diverged_step == 0 and np.isfinite(result.records.loss).all()
-  place = bad_step.find(bad_step.of(result, SETTINGS, TASK))
+  place = divergence.find(divergence.of(result, SETTINGS, TASK))
   assert place.phase == "update" and place.value == "inf"
 
 
@@ -122,10 +124,10 @@ def saved(train):
   """(step, place, bytes of the file) of a run whose gradient explodes."""
   with jax.numpy_dtype_promotion("standard"):
     (result,) = train(Run("elman", 1, None, 1, 50.0, None, 3.0, None))
-    bad = bad_step.of(result, SETTINGS, TASK)
-    place, file = bad_step.find(bad), io.BytesIO()
+    bad = divergence.of(result, SETTINGS, TASK)
+    place, file = divergence.find(bad), io.BytesIO()
   assert place is not None and place.overflow
-  bad_step.save(file, bad, place)
+  divergence.save(file, bad, place)
   return bad, place, file.getvalue()
 
 
@@ -155,7 +157,7 @@ def test_file_gives_back_the_step(saved, tmp_path):
   bad, place, data = saved
   path = tmp_path / "replay.npz"
   path.write_bytes(data)
-  loaded, stored, about = bad_step.load(path)
+  loaded, stored, about = divergence.load(path)
   assert stored == place
   assert (loaded.run, loaded.settings, loaded.step) == (bad.run, bad.settings, bad.step)
   assert loaded.loss is bad.loss
@@ -167,8 +169,8 @@ def test_file_gives_back_the_step(saved, tmp_path):
 def test_the_step_is_computed_again_with_its_own_masks(saved, monkeypatch):
   bad, _, _ = saved
   given = {}
-  monkeypatch.setattr(bad_step, "first_bad_place", lambda *_, **options: given.update(options))
-  bad_step.find(bad._replace(step=7))
+  monkeypatch.setattr(divergence, "first_bad_place", lambda *_, **options: given.update(options))
+  divergence.find(bad._replace(step=7))
   _, data_key = jax.random.split(jax.random.key(np.uint32(bad.run.seed)))
   assert jnp.all(jax.random.key_data(given["key"]) == jax.random.key_data(mask_key(data_key, 7)))
 
@@ -180,15 +182,15 @@ def test_the_network_of_the_file_has_its_options_and_its_width(saved, tmp_path):
   settings = dataclasses.replace(bad.settings, hidden_size=None, match_params=18)
   path = tmp_path / "replay.npz"
   with path.open("wb") as file:
-    bad_step.save(file, bad._replace(run=run, settings=settings), place)
-  loaded, _, _ = bad_step.load(path)
+    divergence.save(file, bad._replace(run=run, settings=settings), place)
+  loaded, _, _ = divergence.load(path)
   assert (loaded.run, loaded.settings) == (run, settings)
-  cell = bad_step._model(loaded.run, loaded.settings, 1, None).cells[0]
+  cell = divergence._model(loaded.run, loaded.settings, 1, None).cells[0]
   new = cell.update({}, jnp.zeros(3), jnp.full(3, -2.0), jnp.zeros(3))
   np.testing.assert_array_equal(new, np.zeros(3))  # ReLU
   path.write_bytes(with_about(path.read_bytes(), run=dataclasses.asdict(run) | {"hidden_size": 4}))
   with pytest.raises(ValueError, match="must be a sweep's replay"):
-    bad_step.load(path)
+    divergence.load(path)
 
 
 def test_replay_reproduces_the_place(saved, tmp_path, capsys):
@@ -197,7 +199,7 @@ def test_replay_reproduces_the_place(saved, tmp_path, capsys):
   path.write_bytes(data)
   code, out, _ = run_replay(capsys, path)
   assert not code
-  assert out == f"step {bad.step}: {bad_step.words(place)}\nreproduced.\n"
+  assert out == f"step {bad.step}: {divergence.words(place)}\nreproduced.\n"
 
 
 @pytest.mark.parametrize("time", [None, 4])
@@ -208,7 +210,7 @@ def test_replay_says_what_is_not_reproduced(saved, tmp_path, capsys, time):
   path.write_bytes(with_about(data, place=other, versions={"jax": "0.1"}))
   code, out, _ = run_replay(capsys, path)
   assert code == 1
-  assert bad_step.words(place) in out and "not reproduced; on record is: forward" in out
+  assert divergence.words(place) in out and "not reproduced; on record is: forward" in out
   assert f"jax is {jax.__version__} here, and was 0.1." in out
 
 

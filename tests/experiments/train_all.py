@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from experiments.group_program import compile_group
-from experiments.runner import train_round
+from experiments.sweep.training.program import compile_group
+from experiments.sweep.training.rounds import train_round
 
 
 def train_all(runs, settings, task, layout, program=None, **options):

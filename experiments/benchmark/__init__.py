@@ -1,0 +1,1 @@
+"""Times of layers, cells and sweeps, with other libraries alongside."""

@@ -1,0 +1,66 @@
+"""What a step of every cell takes: ours alone, since few of them exist elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import rnn_jax
+from experiments.benchmark import timing
+from experiments.benchmark.candidates import FORWARD, GRADIENT, NORMS, Program, Row, Shape, program
+from experiments.benchmark.targets import Measurement
+from rnn_jax.cells import CELLS, make_cell
+from rnn_jax.types import Array, Params
+
+SHAPE = Shape(32, 128, 128, 128)
+_SECONDS = {FORWARD: 8.0, GRADIENT: 16.0, NORMS: 16.0}  # all cells together
+
+
+def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:
+  """Times one layer of every cell, side by side, linear ones by both methods.
+
+  Yields:
+    Measurements in the order of the registry; `peer` is the method of `unroll`.
+  """
+  programs: dict[tuple[str, str, str], Program] = {}
+  for name in CELLS:
+    for method in ("loop", "associative"):
+      if method == "loop" or make_cell(name, shape.hidden).linear is not None:
+        for measure, compiled in _programs(name, method, shape).items():
+          programs[name, method, measure] = compiled
+          compiled.call()
+  times: dict[Any, list[float]] = {}
+  for measure, seconds in _SECONDS.items():
+    calls = {key: p.call for key, p in programs.items() if key[2] == measure}
+    times |= timing.interleave(calls, seconds)
+  for (name, method, measure), p in programs.items():
+    row, seconds_of = Row(name, shape, 1), times[name, method, measure]
+    yield Measurement(row, method, measure, seconds_of, p.compile_seconds, p.temporaries)
+
+
+def _programs(name: str, method: str, shape: Shape) -> dict[str, Program]:
+  """Forward, with gradients of the mean of y², and with the norms of dL/dh_t beside them."""
+  cell = make_cell(name, shape.hidden)
+  params = cell.init(jax.random.key(0), shape.inputs)
+  xs = jax.random.normal(jax.random.key(1), (shape.steps, shape.batch, shape.inputs))
+  run = functools.partial(rnn_jax.unroll, cell, method=method)
+
+  def forward(params: Params, xs: Array) -> Array:
+    return run(params, xs)[1]
+
+  def loss(params: Params, probe: Any, xs: Array) -> Array:
+    return jnp.mean(run(params, xs, probe=probe)[1] ** 2)
+
+  def gradient(params: Params, xs: Array) -> Any:
+    return jax.value_and_grad(loss)(params, None, xs)
+
+  def norms(params: Params, xs: Array) -> Any:
+    probe = rnn_jax.gradient_probe(cell, shape.steps, shape.batch)
+    return jax.value_and_grad(loss, argnums=(0, 1))(params, probe, xs)
+
+  functions = {FORWARD: forward, GRADIENT: gradient, NORMS: norms}
+  return {measure: program(function, params, xs) for measure, function in functions.items()}

@@ -1,0 +1,175 @@
+"""The reference sweep as loops in PyTorch and in Flax: what a study without this library writes.
+
+Runs share the cores as ours do: as many processes as there are cores, one thread each.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FLAGFILE = Path(__file__).parents[1] / "flagfiles" / "gradient_decay.flags"
+
+
+class Run(NamedTuple):
+  """One run of the sweep, and how much of it; truncation None is full."""
+
+  cell: str
+  depth: int
+  truncation: int | None
+  seed: int
+  steps: int
+  log_every: int
+
+
+def settings() -> dict[str, str]:
+  """The flagfile of the reference sweep, flag by flag."""
+  lines = FLAGFILE.read_text(encoding="utf-8").splitlines()
+  return dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))
+
+
+def runs(steps: int, log_every: int) -> list[Run]:
+  """The runs of the reference sweep, of `steps` steps each."""
+  axes = (settings()[name].split(",") for name in ("cell", "depth", "truncation", "seed"))
+  return [
+    Run(cell, int(depth), None if k == "full" else int(k), int(seed), steps, log_every)
+    for cell, depth, k, seed in itertools.product(*axes)
+  ]
+
+
+def seconds(train: Callable[[Run], None], runs: Sequence[Run], processes: int) -> list[float]:
+  """Trains all runs, `processes` at a time.
+
+  Returns:
+    Seconds until the processes are ready, and of all training.
+  """
+  start = time.perf_counter()
+  context = multiprocessing.get_context("spawn")
+  with ProcessPoolExecutor(processes, context, initializer=_one_thread) as pool:
+    for future in [pool.submit(_get_ready, train) for _ in range(processes)]:
+      future.result()
+    ready = time.perf_counter()
+    for future in [pool.submit(train, run) for run in runs]:
+      future.result()
+    return [ready - start, time.perf_counter() - ready]
+
+
+def _one_thread() -> None:
+  """One thread for every library, set before the library starts."""
+  os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+  os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _get_ready(train: Callable[[Run], None]) -> None:
+  """Imports what training needs, and holds the process so that the next task goes to another."""
+  if train is train_torch:
+    import torch
+
+    torch.set_num_threads(1)
+  else:
+    import flax.linen  # noqa: F401
+    import optax  # noqa: F401
+  _text()
+  time.sleep(0.2)
+
+
+@functools.cache
+def _text() -> tuple[np.ndarray, int]:
+  """Tokens of the corpus and size of its vocabulary."""
+  from rnn_jax.text import STANDARD_LIBRARY, load_corpus
+
+  corpus = load_corpus(settings().get("corpus", STANDARD_LIBRARY))
+  return corpus.tokens.astype(np.int64), corpus.vocabulary.size
+
+
+def _batch(random: np.random.Generator) -> np.ndarray:
+  """[T + 1, B] tokens: T inputs, and each one's successor."""
+  tokens, _ = _text()
+  length, batch = (int(settings()[name]) for name in ("sequence_length", "batch_size"))
+  starts = random.integers(0, len(tokens) - length - 1, batch)
+  return tokens[starts[None, :] + np.arange(length + 1)[:, None]]
+
+
+def train_torch(run: Run) -> None:
+  """Fused layers in detached chunks; on steps that log, a cell loop that retains gradients."""
+  import torch
+  from torch import nn
+
+  from experiments.benchmark import torch_peers
+
+  torch.manual_seed(run.seed)
+  random = np.random.default_rng(run.seed)
+  hidden, (_, vocabulary) = int(settings()["hidden_size"]), _text()
+  rnn = torch_peers.RNNS[run.cell](vocabulary, hidden, run.depth)
+  head = nn.Linear(hidden, vocabulary)
+  params = [p for name, p in rnn.named_parameters() if not name.startswith("bias_hh")]
+  for name, parameter in rnn.named_parameters():
+    if name.startswith("bias_hh"):
+      nn.init.zeros_(parameter)  # one bias a gate, as the others have
+  params += list(head.parameters())
+  optimizer = torch.optim.Adam(params, lr=float(settings()["learning_rate"]), fused=True)
+
+  for step in range(run.steps):
+    tokens = torch.from_numpy(_batch(random))
+    xs = nn.functional.one_hot(tokens[:-1], vocabulary).float()
+    if step % run.log_every == 0:
+      ys, states = torch_peers.truncated_loop(run.cell, rnn, xs, run.truncation)
+    else:
+      ys, states = torch_peers.truncated(rnn, xs, run.truncation), []
+    loss = nn.functional.cross_entropy(head(ys).flatten(0, 1), tokens[1:].flatten())
+    for p in params:
+      p.grad = None
+    loss.backward()
+    for layer in states:
+      torch_peers.norms_of(layer).log10().mean(dim=1).numpy()
+    nn.utils.clip_grad_norm_(params, float(settings()["clip_norm"]))
+    optimizer.step()
+
+
+def train_linen(run: Run) -> None:
+  """`flax.linen.RNN` in a jitted step, compiled anew; full backpropagation, and no norms."""
+  import flax.linen as nn
+  import jax
+  import optax
+
+  random = np.random.default_rng(run.seed)
+  hidden, (_, vocabulary) = int(settings()["hidden_size"]), _text()
+  cells: dict[str, Any] = {
+    "elman": nn.SimpleCell,
+    "gru": nn.GRUCell,
+    "lstm": nn.OptimizedLSTMCell,
+  }
+  layers = [nn.RNN(cells[run.cell](hidden), time_major=True) for _ in range(run.depth)]
+  model = nn.Sequential([*layers, nn.Dense(vocabulary)])
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(float(settings()["clip_norm"])),
+    optax.adam(float(settings()["learning_rate"])),
+  )
+
+  def loss(params: Any, tokens: Any) -> Any:
+    outputs = model.apply(params, jax.nn.one_hot(tokens[:-1], vocabulary))
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, tokens[1:]).mean()
+
+  def update(state: Any, tokens: Any) -> Any:
+    params, opt_state = state
+    value, grads = jax.value_and_grad(loss)(params, tokens)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), value
+
+  tokens = _batch(random).astype(np.int32)
+  one_hot = np.zeros((*tokens[:-1].shape, vocabulary), np.float32)
+  params = jax.jit(model.init)(jax.random.key(run.seed), one_hot)
+  state = params, optimizer.init(params)
+  step = jax.jit(update, donate_argnums=0)
+  for _ in range(run.steps):
+    state, value = step(state, _batch(random).astype(np.int32))
+  jax.block_until_ready((state, value))

@@ -1,0 +1,252 @@
+"""What the benchmark shows: a table a row, the targets, and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmark import candidates
+from experiments.benchmark.candidates import FORWARD, GRADIENT, MEASURES, NORMS, TRAINING, Row
+from experiments.benchmark.sweep_times import SweepTime
+from experiments.benchmark.targets import (
+  COST,
+  LIMIT,
+  LOOP,
+  MEMORY,
+  SPEED,
+  Measurement,
+  Results,
+  Target,
+  fastest_peer,
+  remat_targets,
+  row_targets,
+  sweep_targets,
+)
+
+
+def print_machine(console: Console, machine: Mapping[str, Any]) -> None:
+  """What the numbers depend on."""
+  versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+  load = ", ".join(f"{value:.2f}" for value in machine["load_average"])
+  console.print(
+    f"{versions}\n{machine['device']} ({machine['cpu']}), {machine['threads']} threads,"
+  )
+  console.print(f"load {load}, products in precision {machine['matmul_precision']}")
+  if machine["GLIBC_TUNABLES"]:
+    console.print(f"GLIBC_TUNABLES={machine['GLIBC_TUNABLES']}")
+
+
+def print_row(
+  console: Console, row: Row, measurements: Sequence[Measurement], limit: tuple[float, float]
+) -> None:
+  """The table of one row: a line a candidate."""
+  found = {(m.peer, m.measure): m for m in measurements if m.seconds}
+  ours = found["ours", GRADIENT]
+  operations = 3 * candidates.flops_per_step(row) * row.shape.steps
+  table = Table(
+    title=f"{row}: dependency limit {limit[0] * 1e3:.2f} ms forward, {limit[1] * 1e3:.2f} ms both",
+    title_justify="left",
+  )
+  table.add_column("candidate")
+  columns = (
+    "forward ms",
+    "+ backward ms",
+    "min ms",
+    "× ours",
+    "compile s",
+    "MiB",
+    "µs/step",
+    "GFLOP/s",
+    "of limit",
+    "+ norms ms",
+    "training ms",
+  )
+  for name in columns:
+    table.add_column(name, justify="right")
+  table.add_column("note")
+  for peer in [name for name in candidates.PEERS if any(m.peer == name for m in measurements)]:
+    note = next((m.note for m in measurements if m.peer == peer), "")
+    at = {measure: found.get((peer, measure)) for measure in MEASURES}
+    gradient = at[GRADIENT]
+    if gradient is None:
+      table.add_row(peer, *[""] * len(columns), note)
+      continue
+    memory = gradient.temporaries
+    table.add_row(
+      peer,
+      _ms(at[FORWARD]),
+      _ms(gradient),
+      f"{gradient.minimum * 1e3:.2f}",
+      f"{gradient.median / ours.median:.2f}",
+      f"{gradient.compile_seconds:.1f}" if gradient.compile_seconds else "",
+      "" if memory is None else f"{memory / 2**20:.1f}",
+      f"{gradient.median / row.shape.steps * 1e6:.1f}",
+      f"{operations / gradient.median / 1e9:.0f}",
+      f"{limit[1] / gradient.minimum:.2f}",
+      _ms(at[NORMS]),
+      _ms(at[TRAINING]),
+      note,
+      style="bold" if peer == "ours" else None,
+    )
+  console.print(table)
+
+
+def _ms(measurement: Measurement | None) -> str:
+  return "" if measurement is None else f"{measurement.median * 1e3:.2f}"
+
+
+def print_summary(console: Console, results: Results) -> None:
+  """Every target, met or missed, with its numbers: those of each row, and then the others."""
+  table = Table(title="Targets, row by row", title_justify="left")
+  table.add_column("row")
+  for column in (
+    "P1 fastest peer",
+    "P1 its time / ours",
+    "P2 cost of norms",
+    "P2 torch's loop / ours",
+    "P5 memory of norms",
+    "P7 limit / ours",
+  ):
+    table.add_column(column, justify="right")
+  met: dict[str, list[bool]] = {}
+  for row in results.limits:
+    targets = {t.name: t for t in row_targets(results, row)}
+    for target in targets.values():
+      met.setdefault(target.name.split()[0], []).append(target.met)
+    cells = [targets.get(name) for name in (SPEED, COST, LOOP, MEMORY, LIMIT)]
+    shown = [_mark(target) for target in cells]
+    table.add_row(str(row), fastest_peer(results, row)[0], *shown)
+  console.print(table)
+  others = sweep_targets(results) + remat_targets(results)
+  for target in others:
+    met.setdefault(target.name.split()[0], []).append(target.met)
+    console.print(f"{target.name}: {_mark(target)}")
+  for name, outcomes in sorted(met.items()):
+    console.print(f"{name}: met in {sum(outcomes)} of {len(outcomes)}")
+
+
+def _mark(target: Target | None) -> str:
+  if target is None:
+    return ""
+  scale, unit = (100, " %") if target.percent else (1, "")
+  sign, colour = (">=", "green") if target.met else ("<", "red")
+  if not target.at_least:
+    sign = "<=" if target.met else ">"
+  value, bound = target.value * scale, target.bound * scale
+  return f"[{colour}]{value:.2f}{unit} {sign} {bound:g}{unit}[/]"
+
+
+def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
+  """Memory and time with and without rematerialisation."""
+  console.print(f"{remat[0].row}: rematerialisation")
+  table = Table()
+  for column in ("remat", "+ backward ms", "MiB"):
+    table.add_column(column, justify="right")
+  for m in remat:
+    memory = "" if m.temporaries is None else f"{m.temporaries / 2**20:.1f}"
+    table.add_row(m.measure, _ms(m), memory)
+  console.print(table)
+
+
+def print_cells(console: Console, cells: Sequence[Measurement]) -> None:
+  """A line a cell and method: microseconds a step of one layer."""
+  table = Table(title=f"Every cell, {cells[0].row.shape}, one layer", title_justify="left")
+  table.add_column("cell")
+  table.add_column("method")
+  for column in ("forward µs/step", "+ backward µs/step", "+ norms µs/step", "compile s", "MiB"):
+    table.add_column(column, justify="right")
+  found = {(m.row.cell, m.peer, m.measure): m for m in cells}
+  for cell, method in dict.fromkeys((m.row.cell, m.peer) for m in cells):
+    gradient = found[cell, method, GRADIENT]
+    steps = [found[cell, method, measure] for measure in (FORWARD, GRADIENT, NORMS)]
+    memory = gradient.temporaries
+    table.add_row(
+      cell,
+      method,
+      *(f"{m.median / m.row.shape.steps * 1e6:.1f}" for m in steps),
+      f"{gradient.compile_seconds:.1f}",
+      "" if memory is None else f"{memory / 2**20:.1f}",
+    )
+  console.print(table)
+
+
+def print_sweep_time(console: Console, time: SweepTime) -> None:
+  """A line a sweep, as they end."""
+  shown = "not measured" if time.seconds is None else f"{time.seconds:.1f} s"
+  training = "" if time.training is None else f", {time.training:.1f} s of it training"
+  console.print(f"sweep, {time.name}: {shown}{training}{time.note and f' ({time.note})'}")
+
+
+PEER_COLOURS = {
+  "torch": "#D55E00",
+  "torch_loop": "#E69F00",
+  "torch_cells": "#F0E442",
+  "linen": "#0072B2",
+  "nnx": "#56B4E9",
+  "haiku": "#009E73",
+  "equinox": "#CC79A7",
+  "keras": "#777777",
+}
+
+
+def picture(results: Results) -> Figure:
+  """Time of forward and backward relative to ours: a panel a cell and depth, a group a shape."""
+  rows = list(results.limits)
+  cells = sorted({row.cell for row in rows})
+  depths = sorted({row.depth for row in rows})
+  panels = [(cell, depth) for cell in cells for depth in depths]
+  shown = [p for p in PEER_COLOURS if any(m.peer == p and m.seconds for m in results.layers)]
+  width = 0.8 / max(len(shown), 1)
+  shapes = len({row.shape for row in rows})
+  size = (max(5.5, 1.1 * shapes + 0.5) * len(depths), 2.4 * len(cells) + 0.8)
+  figure = Figure(figsize=size, layout="constrained")
+  axes = figure.subplots(len(cells), len(depths), squeeze=False, sharey=True).flat
+  for axis, (cell, depth) in zip(axes, panels, strict=True):
+    group = [row for row in rows if (row.cell, row.depth) == (cell, depth)]
+    for i, row in enumerate(group):
+      found = {m.peer: m for m in results.layers if m.row == row and m.measure == GRADIENT}
+      for j, peer in enumerate(shown):
+        if peer not in found or not found[peer].seconds:
+          continue
+        ratio = found[peer].median / found["ours"].median
+        x = i + (j - (len(shown) - 1) / 2) * width
+        axis.bar(
+          x,
+          ratio - 1,
+          width,
+          bottom=1,
+          color=PEER_COLOURS[peer],
+          hatch="///" if found[peer].note else None,
+        )
+        axis.annotate(
+          f"{ratio:.2g}",
+          (x, ratio),
+          (0, 2 if ratio > 1 else -2),
+          textcoords="offset points",
+          ha="center",
+          va="bottom" if ratio > 1 else "top",
+          rotation=90,
+          fontsize=6,
+        )
+    axis.axhline(1, color="black", linewidth=1)
+    axis.set_yscale("log", base=2)
+    axis.margins(y=0.15)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_xticks(range(len(group)), [str(row.shape) for row in group], fontsize=7)
+    axis.set_title(f"{cell}, depth {depth}", fontsize=9)
+    axis.set_ylabel("time / ours", fontsize=9)
+    axis.tick_params(axis="y", labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+  handles = [Patch(color=PEER_COLOURS[peer], label=peer) for peer in shown]
+  handles.append(Patch(facecolor="white", edgecolor="black", hatch="///", label="other function"))
+  figure.legend(
+    handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False
+  )
+  figure.supxlabel("batch x steps x inputs x hidden; above the line ours is faster", fontsize=9)
+  return figure

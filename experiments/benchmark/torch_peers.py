@@ -1,0 +1,278 @@
+"""PyTorch's recurrent layers as programs: the fused ones, and loops over time that show dL/dh_t."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.benchmark.candidates import (
+  CLIP_NORM,
+  FORWARD,
+  GRADIENT,
+  LEARNING_RATE,
+  NORMS,
+  TRAINING,
+  Candidate,
+  Program,
+  Row,
+)
+from experiments.benchmark.jax_peers import reorder
+from rnn_jax.types import Params
+
+RNNS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CELLS = {"elman": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
+
+# ys, and every layer's hidden states: what a forward pass gives.
+States = tuple[Tensor, list[list[Tensor]]]
+
+
+def device() -> torch.device:
+  """The accelerator that JAX runs on, where torch can use it too; else the CPU."""
+  on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+  return torch.device("cuda" if on_gpu else "cpu")
+
+
+def configure(threads: int) -> None:
+  """As many threads as JAX has, and full float32 products."""
+  torch.set_num_threads(threads)
+  torch.backends.cuda.matmul.allow_tf32 = False
+  torch.backends.cudnn.allow_tf32 = False
+
+
+def build(
+  peer: str, row: Row, params: list[Params], xs: np.ndarray, measures: Sequence[str]
+) -> Candidate:
+  """The candidate `torch` (fused layers), `torch_loop` or `torch_cells` (loops over time)."""
+  where = device()
+
+  def convert(params: list[Params]) -> Any:
+    return [_transposed(row.cell, p) for p in params]
+
+  converted = jax.device_get(convert(params))
+  weights = [
+    {name: nn.Parameter(torch.tensor(leaf, device=where)) for name, leaf in layer.items()}
+    for layer in converted
+  ]
+  forward = {"torch": _fused, "torch_loop": _loop, "torch_cells": _cells}[peer](row, weights)
+  leaves = [leaf for layer in weights for leaf in layer.values()]
+  inputs = torch.tensor(xs, device=where)
+  optimizer = torch.optim.Adam(leaves, lr=LEARNING_RATE, fused=True)
+
+  def finish() -> None:
+    if where.type == "cuda":
+      torch.cuda.synchronize()
+
+  def run() -> Tensor:
+    with torch.inference_mode():
+      ys, _ = forward(inputs)
+    finish()
+    return ys
+
+  def backward(keep: bool) -> Any:
+    for leaf in leaves:
+      leaf.grad = None
+    ys, states = forward(inputs)
+    if keep:
+      for h in (h for layer in states for h in layer):
+        h.retain_grad()
+    loss = (ys**2).mean()
+    loss.backward()
+    norms = keep and [norms_of(layer) for layer in states]
+    grads = [{name: leaf.grad for name, leaf in layer.items()} for layer in weights]
+    return loss.detach(), (grads, norms)
+
+  def gradient(keep: bool = False) -> Any:
+    result = backward(keep)
+    finish()
+    return result
+
+  def train() -> Tensor:
+    loss, _ = backward(keep=False)
+    nn.utils.clip_grad_norm_(leaves, CLIP_NORM)
+    optimizer.step()
+    finish()
+    return loss
+
+  def gradients(result: Any) -> list[Params]:
+    theirs = [{name: leaf.cpu().numpy() for name, leaf in layer.items()} for layer in result[1][0]]
+    return jax.device_get(jax.vjp(convert, params)[1](theirs)[0])
+
+  programs = {FORWARD: Program(run), GRADIENT: Program(gradient)}
+  if peer != "torch":
+    programs[NORMS] = Program(lambda: gradient(keep=True))
+  programs[TRAINING] = Program(train)
+  programs = {name: program for name, program in programs.items() if name in measures}
+  return Candidate(programs, lambda ys: ys.cpu().numpy(), gradients)
+
+
+def norms_of(states: list[Tensor]) -> Tensor:
+  """‖dL/dh_t‖ [T, B] of states whose gradient was retained."""
+  return torch.stack([h.grad for h in states if h.grad is not None]).norm(dim=-1)
+
+
+def _transposed(cell: str, params: Params) -> Params:
+  """Our params in torch's layout: [G·H, D], a GRU's gates as r, z, n; bias_hh stays zero."""
+  if cell == "gru":
+    params = reorder(params, "zrn", "rzn")
+  return {"weight_ih": params["w_x"].T, "weight_hh": params["w_h"].T, "bias_ih": params["b"]}
+
+
+def _fused(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
+  """`nn.RNN`, `nn.GRU` or `nn.LSTM`: one operation for all time and layers."""
+  rnn = RNNS[row.cell](row.shape.inputs, row.shape.hidden, row.depth).to(device())
+  for i, layer in enumerate(weights):
+    nn.init.zeros_(getattr(rnn, f"bias_hh_l{i}"))
+    for name, leaf in layer.items():
+      setattr(rnn, f"{name}_l{i}", leaf)
+  rnn.flatten_parameters()  # one block of memory, as cuDNN wants it
+  return lambda xs: (rnn(xs)[0], [])
+
+
+def _cells(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
+  """A loop over `nn.RNNCell`, `nn.GRUCell` or `nn.LSTMCell`."""
+  cells = []
+  for size, layer in zip(row.input_sizes, weights, strict=True):
+    cell = CELLS[row.cell](size, row.shape.hidden).to(device())
+    nn.init.zeros_(cell.bias_hh)
+    for name, leaf in layer.items():
+      setattr(cell, name, leaf)
+    cells.append(cell)
+
+  def forward(xs: Tensor) -> States:
+    states = []
+    for cell in cells:
+      hidden, carry = [], None
+      for x in xs.unbind(0):
+        carry = cell(x, carry)
+        hidden.append(carry[0] if row.cell == "lstm" else carry)
+      states.append(hidden)
+      xs = torch.stack(hidden)
+    return xs, states
+
+  return forward
+
+
+def _loop(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
+  """A loop over time written out; see `loop`."""
+
+  def forward(xs: Tensor) -> States:
+    states = []
+    for layer in weights:
+      states.append(loop(row.cell, xs, **layer))
+      xs = torch.stack(states[-1])
+    return xs, states
+
+  return forward
+
+
+def loop(
+  cell: str,
+  xs: Tensor,
+  weight_ih: Tensor,
+  weight_hh: Tensor,
+  bias_ih: Tensor,
+  *,
+  truncation: int | None = None,
+) -> list[Tensor]:
+  """Hidden states of one layer: the input product of all steps at once, then a loop over time.
+
+  Args:
+    cell: elman, gru or lstm.
+    xs: [T, B, D].
+    weight_ih: [G·H, D], in torch's order of gates.
+    weight_hh: [G·H, H].
+    bias_ih: [G·H].
+    truncation: steps after which the gradient is cut; None for never.
+  Returns:
+    T states [B, H].
+  """
+  h = c = xs.new_zeros(xs.shape[1], weight_hh.shape[1])
+  states = []
+  for t, drive in enumerate(nn.functional.linear(xs, weight_ih, bias_ih).unbind(0)):
+    if truncation and t > 0 and t % truncation == 0:
+      h, c = h.detach(), c.detach()
+    h, c = _step(cell, h, c, drive, weight_hh.T)
+    states.append(h)
+  return states
+
+
+def _step(cell: str, h: Tensor, c: Tensor, drive: Tensor, w_h: Tensor) -> tuple[Tensor, Tensor]:
+  """One step of a cell; c is the LSTM's."""
+  if cell == "elman":
+    return torch.addmm(drive, h, w_h).tanh(), c
+  if cell == "lstm":
+    i, f, g, o = torch.addmm(drive, h, w_h).chunk(4, dim=1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+  gates = 2 * h.shape[1]
+  recurrent = h @ w_h
+  r, z = (drive[:, :gates] + recurrent[:, :gates]).sigmoid().chunk(2, dim=1)
+  n = (drive[:, gates:] + r * recurrent[:, gates:]).tanh()
+  return n + z * (h - n), c
+
+
+def truncated(rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> Tensor:
+  """ys of fused layers, the gradient cut every `truncation` steps: chunks, their carry detached."""
+  carry: Any = None
+  parts = []
+  for chunk in xs.split(truncation or len(xs)):
+    ys, carry = rnn(chunk, carry)
+    carry = tuple(s.detach() for s in carry) if isinstance(carry, tuple) else carry.detach()
+    parts.append(ys)
+  return torch.cat(parts)
+
+
+def truncated_loop(cell: str, rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> States:
+  """The same, as a loop over time whose hidden states retain their gradient; bias_hh must be 0."""
+  states = []
+  for i in range(rnn.num_layers):
+    names = ("weight_ih", "weight_hh", "bias_ih")
+    weights = {name: getattr(rnn, f"{name}_l{i}") for name in names}
+    states.append(loop(cell, xs, **weights, truncation=truncation))
+    for h in states[-1]:
+      h.retain_grad()
+    xs = torch.stack(states[-1])
+  return xs, states
+
+
+def product(function: Callable[[Any, Any], Any], left: np.ndarray, right: np.ndarray) -> Any:
+  """A call of `function` on two matrices, for the dependency limit."""
+  a, b = (torch.tensor(matrix, device=device()) for matrix in (left, right))
+  return _blocking(lambda: function(a, b))
+
+
+def chain(steps: int, start: np.ndarray, kernel: np.ndarray, backward: bool) -> Any:
+  """A call of `steps` products of which each needs the one before; see `timing`."""
+  first, u = (torch.tensor(matrix, device=device()) for matrix in (start, kernel))
+  hidden = u.shape[0]
+  if not backward:
+    spare = [first @ u, first @ u]
+
+    def forward() -> None:
+      h = first
+      for i in range(steps):
+        h = torch.mm(h, u, out=spare[i % 2])[:, :hidden]
+
+    return _blocking(forward)
+  wide = [first.clone(), first.clone()]
+
+  def run() -> None:
+    for i in range(steps):
+      torch.mm(wide[i % 2], u.T, out=wide[1 - i % 2][:, :hidden])
+
+  return _blocking(run)
+
+
+def _blocking(function: Callable[[], Any]) -> Callable[[], None]:
+  def call() -> None:
+    with torch.inference_mode():
+      function()
+    if device().type == "cuda":
+      torch.cuda.synchronize()
+
+  return call

@@ -1,0 +1,1 @@
+"""Networks built from flags: cells, their options, and matched widths."""

@@ -1,0 +1,215 @@
+"""What is drawn into panels: bands over seeds, single runs, zeros and overflows at the edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import FillBetweenPolyCollection
+
+from experiments.plotting.style import GREY, OVERFLOW, SMALL, ZERO, Style, key
+
+EDGE_MARKERS = {ZERO: "v", OVERFLOW: "^"}
+TRACK_HEIGHT = 0.03  # of an axis: one row of markers along its edge
+BEYOND = 1e4  # where a band towards an infinite log10 value ends: off every axis
+
+
+def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Minimum, median and maximum over the first axis.
+
+  NaN is absent; infinities count as the values that they are. The median of −inf and +inf is NaN.
+  """
+  ordered = np.sort(values, axis=0)  # NaN comes last
+  count = np.maximum((~np.isnan(values)).sum(axis=0), 1)
+
+  def rank(i: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(ordered, i[None], axis=0)[0]
+
+  with np.errstate(invalid="ignore"):
+    middle = (rank((count - 1) // 2) + rank(count // 2)) / 2
+  return rank(np.zeros_like(count)), middle, rank(count - 1)
+
+
+def spread_by_blocks(values: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Minimum, median and maximum of every `block` positions along the last axis."""
+  padding = [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % block)]
+  padded = np.pad(values.astype(float), padding, constant_values=np.nan)
+  return spread(np.moveaxis(padded.reshape(*values.shape[:-1], -1, block), -1, 0))
+
+
+def draw_profiles(
+  axis: Axes,
+  x: np.ndarray,
+  profiles: np.ndarray,
+  style: Style,
+  label: str,
+  track: int = 0,
+  linestyle: Any = "-",
+) -> None:
+  """Draws the median line of `profiles`, the band from minimum to maximum, and the edges.
+
+  Args:
+    axis: where to draw.
+    x: positions [x].
+    profiles: log10 values [seeds, x]; −inf is an exact zero, NaN is absent.
+    style: of the line.
+    label: of the line and its band, for those who read the artists.
+    track: the row, counted from the edge, of the markers for zeros and overflows.
+    linestyle: of the line.
+  """
+  low, middle, high = spread(profiles)
+  finite = np.where(np.isfinite(middle), middle, np.nan)
+  _draw_line(axis, x, finite, style, label, track, linestyle)
+  if len(profiles) > 1:
+    ends = np.clip((low, high), -BEYOND, BEYOND)
+    there = ~np.isnan(low)
+    band = FillBetweenPolyCollection(
+      "x", x, *ends, where=there.tolist(), color=style.colour, alpha=0.2, linewidth=0, label=label
+    )
+    axis.add_collection(band, autolim=False)
+    for end in (low, high):
+      finite = np.isfinite(end)
+      axis.update_datalim(np.column_stack((x[finite], end[finite])))
+  mark_edges(axis, x, profiles, style, track)
+
+
+def draw_curves(
+  axis: Axes,
+  x: np.ndarray,
+  curves: np.ndarray,
+  pooled: Sequence[bool],
+  style: Style,
+  label: str,
+  track: int,
+) -> None:
+  """Draws each of `curves` [runs, x] as a thin line and the median of the pooled ones thick.
+
+  The median ends where the first of them does: those that are left would say something else.
+  """
+  log = axis.get_yscale() == "log"
+
+  def drawable(y: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(y) & ((y > 0) | (not log)), y, np.nan)
+
+  for curve in curves:
+    y = drawable(curve)
+    thin = axis.plot(x, y, color=style.colour, label=f"{label}, one run", markevery=_alone(y))
+    thin[0].set(lw=0.6, alpha=0.5, zorder=1, marker=".")
+  whole = ~np.isnan(curves[pooled]).any(axis=0)
+  median = np.where(whole, spread(curves[pooled])[1], np.nan)
+  _draw_line(axis, x, drawable(median), style, label, track)
+
+
+def _draw_line(
+  axis: Axes,
+  x: np.ndarray,
+  y: np.ndarray,
+  style: Style,
+  label: str,
+  track: int,
+  linestyle: Any = "-",
+) -> None:
+  stride = max(1, len(x) // 6)
+  first = 2 * track * stride // 7 % stride  # lines that coincide take turns
+  axis.plot(
+    x,
+    y,
+    color=style.colour,
+    linestyle=linestyle,
+    linewidth=style.width,
+    marker=style.marker,
+    markersize=3.5,
+    markevery=np.union1d(np.arange(first, len(x), stride), _alone(y)),
+    label=label,
+  )
+
+
+def _alone(y: np.ndarray) -> np.ndarray:
+  """Where a value has no neighbour, so that its marker is all there is to see."""
+  there = np.pad(np.isfinite(y), 1)
+  return np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
+
+
+def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None:
+  """Marks, for every truncation, the cut between the last lag that it keeps and the next."""
+  labels: list[tuple[float, str]] = []
+  for truncation in truncations:
+    cut = truncation - 0.5
+    axis.axvline(cut, color=GREY, ls=":", lw=0.9, zorder=1, label=f"cut {truncation:g}")
+    if labels and cut - labels[-1][0] < 0.06 * last_lag:  # two labels would collide
+      labels[-1] = (cut, f"{labels[-1][1]}, {truncation:g}")
+    else:
+      labels.append((cut, f"{truncation:g}"))
+  top = axis.secondary_xaxis("top")
+  top.set_xticks([cut for cut, _ in labels], [text for _, text in labels])
+  top.tick_params(length=0, pad=1, labelsize=SMALL, labelcolor=GREY)
+  top.spines["top"].set_visible(False)
+
+
+def mark_edges(
+  axis: Axes, x: np.ndarray, values: np.ndarray, style: Style, track: int, zero: float = -np.inf
+) -> None:
+  """Marks along the edges of the axis where any of `values` [runs, x] is `zero` or overflowed."""
+  inset = TRACK_HEIGHT * (track + 0.6)
+  for label, hits, height in (
+    (ZERO, values == zero, inset),
+    (OVERFLOW, values == np.inf, 1 - inset),
+  ):
+    where = hits.any(axis=0)
+    if where.any():
+      draw_points(
+        axis,
+        x[where],
+        np.full(where.sum(), height),
+        style,
+        label,
+        marker=EDGE_MARKERS[label],
+        ms=3,
+        transform=axis.get_xaxis_transform(),
+      )
+
+
+def draw_points(
+  axis: Axes, x: np.ndarray, y: np.ndarray, style: Style, label: str, **options: Any
+) -> None:
+  """Draws markers without a line."""
+  axis.plot(x, y, color=style.colour, linestyle="none", label=label, **options)
+
+
+def draw_cross(
+  axis: Axes, at: float, x: np.ndarray, curve: np.ndarray, style: Style, label: str
+) -> None:
+  """Draws a cross at `at`, as high as the last value of `curve` that can be drawn until there."""
+  floor = 0.0 if axis.get_yscale() == "log" else -np.inf
+  seen = curve[(x <= at) & np.isfinite(curve) & (curve > floor)]
+  options: dict[str, Any] = {"marker": "x", "ms": 7, "mew": 2, "zorder": 5}
+  if not seen.size:
+    options["transform"] = axis.get_xaxis_transform()
+  height = seen[-1:] if seen.size else np.array([0.95])
+  draw_points(axis, np.array([at]), height, style, label, **options)
+
+
+def finish(axes: Sequence[Axes]) -> list[Artist]:
+  """Makes room for the edge markers on axes that share y, and returns their legend keys.
+
+  An axis without any finite value loses its scale, which would mean nothing.
+  """
+  drawn = set()
+  inset = 0.0
+  for line in (line for axis in axes for line in axis.lines):
+    label = str(line.get_label())
+    if label in EDGE_MARKERS:
+      heights = np.asarray(line.get_ydata(), float)
+      inset = max(inset, np.minimum(heights, 1 - heights).max())
+      drawn.add(label)
+  scaled = any(np.isfinite(axis.dataLim.intervaly).all() for axis in axes)
+  for axis in axes:
+    axis.margins(y=0.05 + 1.5 * inset)
+    if not scaled:
+      axis.set_yticks([])
+    if not axis.lines:
+      axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", fontsize=SMALL)
+  return [key(label, ls="none", marker=EDGE_MARKERS[label], ms=4) for label in sorted(drawn)]

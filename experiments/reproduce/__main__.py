@@ -1,0 +1,200 @@
+"""Makes figures and tables again, and says of each whether it was reproduced.
+
+  python -m experiments.reproduce --figure=F3
+  python -m experiments.reproduce --figure=all --report=experiments/RESULTS.md
+
+The exit status is 0 if all that were asked for were reproduced, and 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments.cli import command_line, parsers
+from experiments.reproduce import report as figure_records
+from experiments.reproduce.figure import Outcome
+from experiments.reproduce.figures import FIGURES
+from experiments.reproduce.report import Result
+from experiments.runtime import backend, compilation_cache, provenance
+from rnn_jax import checks
+
+ALL = "all"
+BUDGETS = {"quick": 10.0, "full": float("inf")}  # seconds a figure may take
+
+_NOT_REPRODUCED = 1
+_PLAIN_WIDTH = 160  # columns, where there is no terminal
+
+
+def define_flags() -> None:
+  """All flags of this program."""
+  flags.DEFINE_multi_string(
+    "figure",
+    [],
+    f"What to make: {', '.join(FIGURES)}, or {ALL}. A comma list, or the flag several times.",
+  )
+  flags.DEFINE_boolean("list", False, "Print what there is, and make nothing.")
+  parsers.define(
+    "budget",
+    "full",
+    parsers.choice("budget", BUDGETS),
+    f"quick leaves out what takes more than {BUDGETS['quick']:g} seconds; full leaves out nothing.",
+  )
+  flags.DEFINE_string("output_dir", "results/figures", "Folder for tables, checks and pictures.")
+  flags.DEFINE_string(
+    "report",
+    None,
+    "File for a report in Markdown on all figures in the output folder, those of earlier runs too.",
+  )
+  flags.adopt_module_key_flags(parsers)  # so that --help shows them
+
+
+def main(arguments: list[str]) -> None:
+  """Makes what the flags ask for."""
+  width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+  console = Console(width=width, markup=False, highlight=False)
+  values = flags.FLAGS
+  try:
+    wanted, folder, report = _resolve(arguments)
+  except ValueError as error:
+    command_line.fail(str(error))
+  if values.list:
+    print_list(console)
+    return
+  results: dict[str, Result] = {}
+  limit = BUDGETS[values.budget]
+  long = [name for name in wanted if FIGURES[name].seconds > limit]
+  names = [name for name in wanted if name not in long]
+  if long:
+    console.print(f"Left out, as they take more than {limit:g} s: {', '.join(long)}.")
+  try:
+    for name in names:
+      results[name] = make(name, folder, console)
+    if report is not None:
+      report.parent.mkdir(parents=True, exist_ok=True)
+      report.write_text(figure_records.report(folder, list(FIGURES)), encoding="utf-8")
+  except KeyboardInterrupt:
+    command_line.interrupted(f"{len(results)} of {len(names)} figures have ended, see {folder}.")
+  except BrokenPipeError:
+    raise
+  except (OSError, ValueError) as error:
+    command_line.fail(f"--output_dir or --report could not be read or written: {error}")
+  missed = [name for name, result in results.items() if not result.reproduced]
+  if results:
+    console.print(
+      f"{len(results) - len(missed)} of {len(results)} reproduced"
+      + (f", not {', '.join(missed)}" if missed else "")
+      + f". Tables, checks and pictures are in {folder}."
+    )
+  if missed:
+    sys.stdout.flush()
+    sys.exit(_NOT_REPRODUCED)
+
+
+def make(name: str, folder: Path, console: Console) -> Result:
+  """Computes one figure, prints its table and verdict, and writes its folder.
+
+  A figure that raises is not reproduced, and is no reason for others not to be made.
+
+  Args:
+    name: in FIGURES.
+    folder: of all figures.
+    console: where to print.
+  Returns:
+    How it came out.
+  Raises:
+    OSError: the folder could not be written.
+  """
+  figure = FIGURES[name]
+  title = f"{name}. {figure.title}"
+  console.print(f"{title}\n  {figure.setting}\n  about {figure.seconds} s")
+  about = _about()
+  start = time.monotonic()
+  outcome, drawn, error = None, None, None
+  try:
+    outcome = figure.run()
+    drawn = figure_records.picture(title, outcome)
+  except Exception as raised:  # whatever it is, the others must go on
+    outcome, error = None, f"{type(raised).__name__}: {' '.join(str(raised).split())}"
+  result = Result(outcome, error, time.monotonic() - start)
+  figure_records.save(folder, name, figure, result, drawn, about)
+  if outcome is not None:
+    _print_outcome(console, outcome)
+  if error is not None:
+    console.print(f"  error: {error}")
+  verdict = figure_records.verdict(result.reproduced)
+  console.print(f"{name}: {verdict}, {result.seconds:.1f} s\n", style="bold")
+  return result
+
+
+def print_list(console: Console) -> None:
+  """Every figure and table, a line each."""
+  table = Table(box=None, pad_edge=False)
+  for column in ("figure", "seconds", "title"):
+    table.add_column(column, justify="right" if column == "seconds" else "left")
+  for name, figure in FIGURES.items():
+    table.add_row(name, str(figure.seconds), figure.title)
+  console.print(table)
+
+
+def _print_outcome(console: Console, outcome: Outcome) -> None:
+  table = Table(box=None)
+  names = figure_records.columns(outcome.table)
+  for name in names:
+    table.add_column(name, justify="right")
+  for row in outcome.table:
+    table.add_row(*(figure_records.shown(row.get(name)) for name in names))
+  console.print(table)
+  for check in outcome.checks:
+    met = "met" if check.met else "NOT MET"
+    measured = figure_records.shown(check.measured)
+    console.print(f"  {met}: {check.name} = {measured}, expected {check.expected}")
+  for note in outcome.notes:
+    console.print(f"  note: {note}")
+
+
+def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
+  """The figures to make, the output folder and the file of the report."""
+  values = flags.FLAGS
+  command_line.check_no_arguments(arguments)
+  if not values.output_dir:
+    raise ValueError("--output_dir must name a folder, got ''.")
+  if values.report == "":
+    raise ValueError("--report must name a file, got ''.")
+  folder = command_line.path("output_dir", values.output_dir)
+  report = None if values.report is None else command_line.path("report", values.report)
+  asked = [item.strip() for text in values.figure for item in text.split(",")]
+  for item in asked:
+    checks.choice("figure", item, (*FIGURES, ALL))
+  if not asked and report is None and not values.list:
+    raise ValueError(f"--figure must name one of {', '.join(FIGURES)}, or be {ALL}.")
+  wanted = list(FIGURES) if ALL in asked else [name for name in FIGURES if name in asked]
+  return wanted, folder, report
+
+
+def _about() -> dict[str, Any]:
+  """Where the numbers come from."""
+  return {
+    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "versions": provenance.versions((*provenance.PACKAGES, "xarray", "scipy")),
+    "device": str(jax.devices()[0].device_kind),
+    "processor": provenance.processor(),
+    "cores": len(provenance.cores()),
+    "git": provenance.git(),
+  }
+
+
+if __name__ == "__main__":
+  backend.configure()
+  compilation_cache.use("auto")
+  define_flags()
+  command_line.run(main)

@@ -1,0 +1,205 @@
+"""F10. How far the gradient reaches in every cell, before and after training."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import matplotlib.figure
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.image import AxesImage
+
+from experiments.plotting import style
+from experiments.reproduce.figure import Check, Figure, Outcome, absolute, at_least, at_most
+from experiments.reproduce.training import sweep
+from experiments.sweep.figures.panels import run_columns
+
+TASKS = ("copy_memory", "adding")
+WHEN = ("before", "after")
+LAG = 90  # steps over which decades are lost
+TAIL = 100  # updates whose mean loss counts as the loss at the end
+KEPT, LOST = 2.0, 4.0  # decades over LAG steps
+DARKEST = -12.0  # decades below lag 0, on the colour scale
+
+# What their papers say of the gradient at initialisation, where they do.
+KEEPS = {
+  "irnn": "the identity hands every active unit's gradient on (Le et al., 2015)",
+  "indrnn low=0.99": "u near 1, as the paper has it for long memories (Li et al., 2018)",
+  "antisymmetric": "eigenvalues within O(ε) of 1 (Chang et al., 2019)",
+  "exprnn": "an orthogonal kernel and modReLU (Lezcano-Casado and Martínez-Rubio, 2019)",
+  "cornn": "oscillators of a small time step (Rusch and Mishra, 2021)",
+  "clockwork": "slow modules stand still (Koutník et al., 2014)",
+  "slstm forget_biases=linear": "forget biases from 3 to 6 (Beck et al., 2024)",
+  "lru": "|λ| up to 1 (Orvieto et al., 2023)",
+  "rg_lru": "base radius 0.9 to 0.999 (De et al., 2024)",
+  "lstm chrono=100": "forget gates for memories up to 100 steps (Tallec and Ollivier, 2018)",
+  "gru chrono=100": "the same of its z (Tallec and Ollivier, 2018)",
+}
+LOSES = {
+  "elman": "tanh'(a) < 1 in every step (Pascanu et al., 2013)",
+  "gru chrono=none": "z = ½ at b = 0 (Tallec and Ollivier, 2018)",
+  "lstm chrono=none": "f = σ(1) = 0.73 (Tallec and Ollivier, 2018)",
+  "minimalrnn": "u = ½ at b = 0 (Chen et al., 2018)",
+  "mingru": "1 − z = ½ at b = 0",
+  "minlstm": "f / (f + i) = 0.59 at b_f = 1",
+}
+
+
+class Profiles(NamedTuple):
+  """Of one task, by cell in words: seeds averaged.
+
+  Attributes:
+    norms: log₁₀ norms [2, lags], before and after; of a carry with several states, the largest.
+    loss: of the last updates.
+    baseline: of the task.
+  """
+
+  norms: dict[str, np.ndarray]
+  loss: dict[str, float]
+  baseline: float
+
+  def lost(self, cell: str) -> np.ndarray:
+    """Decades lost from lag 0 to lag LAG, before and after."""
+    return self.norms[cell][:, 0] - self.norms[cell][:, LAG]
+
+
+def profiles(gradients: xr.Dataset, metrics: xr.Dataset) -> Profiles:
+  """What the records of a sweep say of each cell."""
+  ends = gradients.isel(step=[0, -1]).sel(layer=1)
+  # Of several states, the one with the largest norm: what the gradient goes by.
+  states = [v for name, v in ends.items() if str(name).startswith("log10_lag_norm")]
+  leaves = [v.transpose("run", "step", "lag").values.astype(float) for v in states]
+  values = functools.reduce(np.fmax, leaves)
+  final = metrics["loss"].values[:, -TAIL:].mean(axis=1)
+  cells = run_columns(gradients)["cell"]
+  found = {cell: [i for i, c in enumerate(cells) if c == cell] for cell in cells}
+  return Profiles(
+    {cell: values[runs].mean(axis=0) for cell, runs in found.items()},
+    {cell: float(final[runs].mean()) for cell, runs in found.items()},
+    metrics.attrs["baseline"],
+  )
+
+
+def run() -> Outcome:
+  """Trains every cell on both tasks, by the sweep `cells_decay.flags`."""
+  found = {task: profiles(*sweep("cells_decay.flags", f"--task={task}")) for task in TASKS}
+  return outcome(found)
+
+
+def outcome(found: dict[str, Profiles]) -> Outcome:
+  """Table, checks and picture of the profiles, by task."""
+  first = next(iter(found.values()))
+  cells = sorted(first.norms, key=lambda cell: float(first.lost(cell)[0]))
+  table = []
+  for cell in cells:
+    row: dict[str, object] = {"cell": cell}
+    for task, of_task in found.items():
+      lost = of_task.lost(cell)
+      row |= {f"{task}: decades lost, {when}": float(lost[i]) for i, when in enumerate(WHEN)}
+      row[f"{task}: loss / baseline"] = of_task.loss[cell] / of_task.baseline
+    table.append(row)
+
+  baseline = found["adding"].baseline
+  broken = sum(
+    int(np.isnan(norms).sum() + np.isposinf(norms).sum())
+    for of_task in found.values()
+    for norms in of_task.norms.values()
+  )
+  checks: list[Check] = [absolute("norms that are inf or NaN", broken, 0, 0)]
+  before = {
+    cell: [float(of_task.lost(cell)[0]) for of_task in found.values()] for cell in first.norms
+  }
+  checks += [
+    at_most(f"keeps: {cell}, decades lost before, most", max(before[cell]), KEPT)
+    for cell in KEEPS
+    if cell in before
+  ]
+  checks += [
+    at_least(f"loses: {cell}, decades lost before, least", min(before[cell]), LOST)
+    for cell in LOSES
+    if cell in before
+  ]
+  learned = [cell for cell in cells if _has_learned(found["adding"], cell)]
+  most = max((float(found["adding"].lost(cell)[1]) for cell in learned), default=np.inf)
+  checks += [
+    at_least("cells that have learned to add, to half the baseline", len(learned), 5),
+    at_most("after, cells that have learned to add: decades lost, most", most, KEPT),
+  ]
+  notes = [
+    f"Decades from lag 0 to lag {LAG}. " + _sentence("Kept", KEEPS, before),
+    _sentence("Lost", LOSES, before),
+    "Have learned to add: " + (", ".join(learned) or "none") + ".",
+  ]
+  notes += [
+    _where_lost(cell, task, of_task)
+    for cell in KEEPS
+    for task, of_task in found.items()
+    if cell in before and of_task.lost(cell)[0] > KEPT
+  ]
+  if learned:
+    best = min(learned, key=lambda cell: found["adding"].loss[cell])
+    notes.append(
+      f"What is lost before training does not say what can be learned: {best}, which lost "
+      f"{float(found['adding'].lost(best)[0]):.1f} decades, ended lowest, at "
+      f"{found['adding'].loss[best] / baseline:.2g} of the baseline."
+    )
+
+  def draw(figure: matplotlib.figure.Figure) -> None:
+    panels = figure.subplots(1, len(found) * len(WHEN), sharey=True)
+    for i, (task, of_task) in enumerate(found.items()):
+      for j, when in enumerate(WHEN):
+        title = f"{task.split('_')[0]}, {when}"
+        image = _heat_map(panels[i * len(WHEN) + j], of_task, cells, j, title)
+    panels[0].set_yticks(range(len(cells)), cells, fontsize=style.SMALL)
+    label = "log10 ‖dL_T/dh_(T−k)‖, that at lag 0 subtracted"
+    figure.colorbar(image, ax=list(panels), label=label, extend="both")
+
+  return Outcome(table, checks, draw, notes)
+
+
+def _has_learned(of_task: Profiles, cell: str) -> bool:
+  return of_task.loss[cell] < of_task.baseline / 2
+
+
+def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
+  """How much of what a cell loses before training it loses in the first step back."""
+  drop = float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1])
+  rest = float(of_task.lost(cell)[0]) - drop
+  return (
+    f"{cell} loses {drop:.1f} decades of them in the first step back, from h into its other "
+    f"states, and {rest:.1f} in the {LAG - 1} steps after it ({task})."
+  )
+
+
+def _sentence(verb: str, why: dict[str, str], before: dict[str, list[float]]) -> str:
+  """Each cell with what its paper says, and both measured numbers."""
+  parts = [
+    f"{cell} ({', '.join(f'{decades:.1f}' for decades in before[cell])}): {reason}"
+    for cell, reason in why.items()
+    if cell in before
+  ]
+  return f"{verb} at initialisation, as their papers have it: " + "; ".join(parts) + "."
+
+
+def _heat_map(axis: Axes, of_task: Profiles, cells: list[str], when: int, title: str) -> AxesImage:
+  values = np.stack([of_task.norms[cell][when] - of_task.norms[cell][when, 0] for cell in cells])
+  axis.set_title(title, fontsize=style.MEDIUM)
+  axis.set_xlabel("lag k", fontsize=style.MEDIUM)
+  axis.tick_params(labelsize=style.SMALL)
+  # Exact zeros have the darkest colour.
+  shown = np.maximum(values, 10 * DARKEST)
+  return axis.imshow(shown, aspect="auto", norm=Normalize(DARKEST, 1), cmap="viridis")
+
+
+figure = Figure(
+  title="How far the gradient reaches in every cell, before and after training",
+  setting="copy memory and adding problem, T = 100, one layer of 64, batch 32, "
+  "Adam 0.002, clip norm 1, 1500 updates; experiments/flagfiles/cells_decay.flags",
+  source="own measurement; what to expect, from the papers of the cells",
+  seconds=470,
+  run=run,
+  seeds=(0, 1),
+)

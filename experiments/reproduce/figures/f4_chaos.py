@@ -1,0 +1,145 @@
+"""F4. Where a random network becomes chaotic: its largest Lyapunov exponent by gain."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import numpy as np
+
+from experiments.plotting import style
+from experiments.reproduce import mean_field
+from experiments.reproduce.figure import Figure, Outcome, absolute
+from rnn_jax.gradient_flow import lyapunov_spectrum
+from rnn_jax.types import Array, Cell, Params
+
+SIZE, STEPS, SKIP = 400, 1500, 300
+GAINS = (0.5, 0.9, 1.25, 1.5, 2.0, 3.0)
+SEEDS = tuple(range(10))
+MEAN_FIELD = (-0.693, -0.105, 0.0235, 0.0652, 0.1547, 0.3103)
+TOLERANCE = 0.02
+
+
+def rate_network(gain: Any, size: int = SIZE) -> Cell:
+  """Random network without input.
+
+    h' = J tanh(h)        J_ij ~ N(0, g²/N)
+
+  Args:
+    gain: g.
+    size: N.
+  Returns:
+    A Cell: xs are not read; carry and y [..., N]; params {"w_h": [N, N]}, Jᵀ.
+  References:
+    Sompolinsky et al., 1988, https://doi.org/10.1103/PhysRevLett.61.259
+  """
+
+  def init(key: Array, input_size: int, dtype: Any = float) -> Params:
+    del input_size
+    normal = jax.random.normal(key, (size, size), dtype)
+    return {"w_h": normal * jnp.asarray(gain / math.sqrt(size), normal.dtype)}
+
+  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
+    return jnp.zeros((*batch_shape, size), dtype)
+
+  def project(params: Params, xs: Array, key: Array | None = None) -> Array:
+    del params, key
+    return jnp.zeros((*xs.shape[:-1], size), xs.dtype)
+
+  def recur(params: Params, h: Array) -> Array:
+    return jnp.tanh(h) @ params["w_h"]
+
+  def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+    del params, h
+    return drive + recurrent
+
+  def output(params: Params, h: Array, drive: Array) -> Array:
+    del params, drive
+    return h
+
+  return Cell(init, initial_carry, project, recur, update, output)
+
+
+def spectral_radius(seed: int, size: int = SIZE) -> float:
+  """ρ(J) of a network of gain 1, as `measure` draws it."""
+  key, _ = jax.random.split(jax.random.key(seed))
+  transposed = rate_network(1.0, size).init(key, 1)["w_h"]
+  return float(np.abs(np.linalg.eigvals(np.asarray(transposed, np.float64))).max())
+
+
+@jax.jit
+def measure(gains: Array, seeds: Array) -> Array:
+  """λ₁ [n] of the networks with these gains and seeds, one after another."""
+
+  def one(now: tuple[Array, Array]) -> Array:
+    gain, seed = now
+    params_key, carry_key = jax.random.split(jax.random.key(seed))
+    cell = rate_network(gain)
+    params = cell.init(params_key, 1)
+    carry = jax.random.normal(carry_key, (1, SIZE))
+    exponents = lyapunov_spectrum(cell, params, jnp.zeros((STEPS, 1, 1)), 1, carry=carry, skip=SKIP)
+    return exponents[0, 0]
+
+  return jax.lax.map(one, (gains, seeds))
+
+
+def run() -> Outcome:
+  """Exponents of several networks, their mean against the mean-field curve."""
+  gains, seeds = np.meshgrid(np.asarray(GAINS, np.float32), SEEDS, indexing="ij")
+  flat = measure(jnp.asarray(gains.ravel()), jnp.asarray(seeds.ravel()))
+  found = np.asarray(flat, float).reshape(gains.shape)
+  means = found.mean(axis=1)
+  table = [
+    {
+      "g": gain,
+      "mean field": mean_field.exponent(gain),
+      "mean over seeds": float(means[i]),
+      **{f"seed {seed}": float(found[i, j]) for j, seed in enumerate(SEEDS)},
+    }
+    for i, gain in enumerate(GAINS)
+  ]
+  checks = [
+    absolute(f"λ₁, g = {gain}, mean over seeds", means[i], MEAN_FIELD[i], TOLERANCE)
+    for i, gain in enumerate(GAINS)
+  ]
+
+  radii = [math.log(spectral_radius(seed)) for seed in SEEDS]
+  error = max(abs(found[0, j] - math.log(GAINS[0]) - radii[j]) for j in range(len(SEEDS)))
+  smaller = np.mean([math.log(spectral_radius(seed, SIZE // 4)) for seed in SEEDS])
+  notes = [
+    "Below g = 1 the carry goes to zero and λ₁ = ln g + ln ρ(J/g), here within "
+    f"{error:.1g} for each network at g = 0.5. At finite N the spectral radius ρ is above 1: its "
+    f"ln is {np.mean(radii):.4f} ± {np.std(radii, ddof=1):.4f} in these networks, and "
+    f"{smaller:.4f} in the mean over as many of N = {SIZE // 4}. Mean field is the limit of large "
+    "N.",
+  ]
+
+  def draw(figure: matplotlib.figure.Figure) -> None:
+    axis = figure.subplots()
+    curve = np.linspace(0.45, 3.1, 150)
+    axis.plot(curve, [mean_field.exponent(g) for g in curve], color=style.GREY, lw=1)
+    axis.plot([], [], color=style.GREY, lw=1, label="mean field, N → ∞")
+    for row in found.T:
+      axis.plot(GAINS, row, "o", color="#0072B2", ms=4, alpha=0.6)
+    axis.plot([], [], "o", color="#0072B2", ms=4, label=f"N = {SIZE}, a point a network")
+    axis.axhline(0, color=style.GREY, lw=0.6)
+    axis.set_xlabel("gain g")
+    axis.set_ylabel("largest Lyapunov exponent, nats a step")
+    axis.legend(frameon=False, fontsize=style.SMALL)
+
+  return Outcome(table, checks, draw, notes)
+
+
+figure = Figure(
+  title="The edge of chaos of a random network",
+  setting=f"h′ = J tanh(h), J_ij ~ N(0, g²/N), N = {SIZE}, {STEPS} steps, the first {SKIP} not "
+  "counted",
+  source="Sompolinsky et al., 1988, https://doi.org/10.1103/PhysRevLett.61.259; in discrete time: "
+  "Molgedey et al., 1992, https://doi.org/10.1103/PhysRevLett.69.3717",
+  seconds=20,
+  run=run,
+  seeds=SEEDS,
+)

@@ -1,0 +1,193 @@
+"""F5. What truncation makes of the gradient, and of the loss, on real text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib.figure
+import numpy as np
+
+from experiments.plotting import style
+from experiments.reproduce.figure import Figure, Outcome, absolute
+from experiments.reproduce.training import train_runs, updates
+from rnn_jax.cells import make_cell
+from rnn_jax.gradient_flow import TruncationBias, truncation_bias
+from rnn_jax.losses import masked_mean
+from rnn_jax.modules import DeepRNN
+from rnn_jax.tasks import charlm
+from rnn_jax.text import STANDARD_LIBRARY, load_corpus
+from rnn_jax.training import TrainState, init_state, make_optimizer
+from rnn_jax.types import Array
+
+CELLS = ("elman", "lstm")
+LENGTH, HIDDEN_SIZE, BATCH_SIZE = 100, 64, 32
+TRUNCATIONS = (1, 2, 5, 10, 20, 50, LENGTH)
+UPDATES, CALL, LEARNING_RATE, CLIP_NORM = 400, 50, 0.02, 1.0
+SEEDS = (0, 1)
+WHEN = ("before", "after")
+
+
+class Run(NamedTuple):
+  """What the runs of a program differ in."""
+
+  seed: Any
+  truncation: Any
+
+
+class Found(NamedTuple):
+  """What was measured of one cell.
+
+  Attributes:
+    cosine: before and after training without truncation, mean over seeds, [2, K].
+    error: relative error, likewise.
+    loss: mean of the last updates, mean over seeds, [K].
+  """
+
+  cosine: np.ndarray
+  error: np.ndarray
+  loss: np.ndarray
+
+
+def measure(
+  name: str,
+  corpus: Any,
+  truncations: tuple[int, ...],
+  length: int,
+  seeds: tuple[int, ...],
+  num_updates: int,
+) -> Found:
+  """Trains one cell with every truncation and seed, and measures the bias of the first and last."""
+  task = charlm(length, BATCH_SIZE, corpus)
+  model = DeepRNN([make_cell(name, HIDDEN_SIZE)], task.output_size, task.vocabulary_size)
+  optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)
+  apply: Callable[..., Any] = model.apply
+
+  def keys(seed: Array) -> Array:
+    return jax.random.split(jax.random.key(seed), 3)
+
+  def start(run: Run, data: Any) -> TrainState:
+    params_key, data_key, _ = keys(run.seed)
+    return init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
+
+  def advance(run: Run, state: TrainState, data: Any) -> tuple[TrainState, Array]:
+    return updates(
+      model,
+      optimizer,
+      task,
+      state,
+      data,
+      keys(run.seed)[1],
+      min(CALL, num_updates),
+      truncation=run.truncation,
+    )
+
+  @jax.jit
+  def bias(params: Any, seed: Array, data: Any) -> TruncationBias:
+    batch = task.batch(data, keys(seed)[2])
+
+    def loss(ys: Array) -> Array:
+      outputs = apply({"params": params}, ys, method=DeepRNN.readout)
+      return masked_mean(task.loss(outputs, batch.targets), batch.mask)
+
+    return truncation_bias(*model.trunk({"params": params}, batch.xs), loss, truncations)
+
+  runs = [Run(np.uint32(seed), np.int32(k)) for seed in seeds for k in truncations]
+  calls = train_runs(start, advance, runs, task.data)
+  *_, (states, losses) = itertools.islice(calls, max(1, num_updates // CALL))
+  biases = []
+  for i, seed in enumerate(seeds):
+    last = (i + 1) * len(truncations) - 1  # trained without truncation
+    first = jax.jit(start)(runs[last], task.data)
+    trained = jax.tree.map(lambda a, place=last: a[place], states)
+    biases += [bias(state.params, seed, task.data) for state in (first, trained)]
+  cosine, error = (
+    np.mean(np.reshape(values, (len(seeds), 2, -1)), axis=0)
+    for values in ([b.cosine for b in biases], [b.relative_error for b in biases])
+  )
+  return Found(cosine, error, losses.mean(axis=1).reshape(len(seeds), -1).mean(axis=0))
+
+
+def run(
+  source: str = STANDARD_LIBRARY,
+  truncations: tuple[int, ...] = TRUNCATIONS,
+  length: int = LENGTH,
+  seeds: tuple[int, ...] = SEEDS,
+  num_updates: int = UPDATES,
+) -> Outcome:
+  """Bias and loss of every truncation, for a tanh RNN and an LSTM.
+
+  Args:
+    source: path of a text, or `stdlib`.
+    truncations: k, ascending, the last one T.
+    length: T.
+    seeds: of params and batches.
+    num_updates: of every run.
+  """
+  corpus = load_corpus(source)
+  found = {name: measure(name, corpus, truncations, length, seeds, num_updates) for name in CELLS}
+  table = [
+    {
+      "cell": name,
+      "k": k,
+      "cosine before": float(of.cosine[0, i]),
+      "relative error before": float(of.error[0, i]),
+      "cosine after": float(of.cosine[1, i]),
+      "relative error after": float(of.error[1, i]),
+      f"loss after training with k, last {CALL}": float(of.loss[i]),
+    }
+    for name, of in found.items()
+    for i, k in enumerate(truncations)
+  ]
+  checks = [
+    check
+    for name, of in found.items()
+    for check in (
+      absolute(
+        f"{name}, k = T: |cosine − 1|, largest", np.max(np.abs(of.cosine[:, -1] - 1)), 0, 1e-5
+      ),
+      absolute(f"{name}, k = T: relative error, largest", of.error[:, -1].max(), 0, 1e-5),
+    )
+  ]
+  notes = [
+    "Before: at initialisation; after: with the params of the run without truncation. Sequences "
+    "are cut in front of steps k, 2k, …, so the loss of a step reaches back (k − 1) / 2 steps on "
+    "average.",
+    "The loss after equally many updates is least at k = "
+    + ", ".join(f"{truncations[np.argmin(of.loss)]} ({name})" for name, of in found.items())
+    + ": a biased gradient is not always the one that learns least in a short training.",
+    f"Text: {corpus.name}, {len(corpus.text)} bytes, SHA-256 {corpus.sha256[:16]}….",
+  ]
+
+  def draw(figure: matplotlib.figure.Figure) -> None:
+    axes = figure.subplots(1, 3)
+    styles = style.cell_styles(found)
+    for name, of in found.items():
+      look = {"color": styles[name].colour, "marker": styles[name].marker, "ms": 4}
+      for axis, values in ((axes[0], of.cosine), (axes[1], of.error)):
+        for row, when, line in zip(values, WHEN, ("--", "-"), strict=True):
+          axis.plot(truncations, row, line, label=f"{name}, {when}", **look)
+      axes[2].plot(truncations, of.loss, label=name, **look)
+    for axis, label in zip(
+      axes, ("cosine", "relative error", "loss after training, nats"), strict=True
+    ):
+      axis.set_xscale("log")
+      axis.set_xlabel("truncation k, in steps", fontsize=style.MEDIUM)
+      axis.set_title(label, fontsize=style.MEDIUM)
+      axis.tick_params(labelsize=style.SMALL)
+    axes[0].legend(frameon=False, fontsize=style.SMALL)
+
+  return Outcome(table, checks, draw, notes)
+
+
+figure = Figure(
+  title="Truncated gradients on real text: direction, size, and what is learned with them",
+  setting=f"character model, T = {LENGTH}, {HIDDEN_SIZE} units, batch {BATCH_SIZE}, Adam "
+  f"{LEARNING_RATE:g}, clip norm {CLIP_NORM:g}, {UPDATES} updates; the standard library's source",
+  source="own measurement; after Aicher et al., 2019, https://arxiv.org/abs/1905.07473",
+  seconds=50,
+  run=run,
+  seeds=SEEDS,
+)

@@ -1,0 +1,179 @@
+"""F6. The error surface of a single unit has walls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import numpy as np
+
+from experiments.plotting import style
+from experiments.reproduce.figure import Check, Figure, Outcome, absolute
+from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.types import Array, Cell, Params
+
+START, TARGET, STEPS = 0.5, 0.7, 50
+WEIGHTS, BIASES = np.linspace(3, 5, 201), np.linspace(-3, -2, 201)
+SETTLING = 2000  # steps after which a start has found its equilibrium
+FOLD_BIASES = np.linspace(-2.7, -2.3, 4001)
+PUBLISHED_PLACE, PUBLISHED_NORM = (4.94, -2.575), 3.3e3
+
+
+def logistic() -> Cell:
+  """A single logistic unit without input.
+
+    x' = w σ(x) + b        y = σ(x')
+
+  Returns:
+    A Cell: xs are not read; carry and y [..., 1]; params {"w": [], "b": []}.
+  References:
+    Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
+  """
+
+  def init(key: Array, input_size: int, dtype: Any = float) -> Params:
+    del key, input_size
+    return {"w": jnp.zeros((), dtype), "b": jnp.zeros((), dtype)}
+
+  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
+    return jnp.zeros((*batch_shape, 1), dtype)
+
+  def project(params: Params, xs: Array, key: Array | None = None) -> Array:
+    del key
+    return jnp.broadcast_to(params["b"], (*xs.shape[:-1], 1))
+
+  def recur(params: Params, x: Array) -> Array:
+    return params["w"] * jax.nn.sigmoid(x)
+
+  def update(params: Params, x: Array, drive: Array, recurrent: Array) -> Array:
+    del params, x
+    return drive + recurrent
+
+  def output(params: Params, x: Array, drive: Array) -> Array:
+    del params, drive
+    return jax.nn.sigmoid(x)
+
+  return Cell(init, initial_carry, project, recur, update, output)
+
+
+def trajectory(w: Array, b: Array, start: float, num_steps: int) -> tuple[Array, Array]:
+  """(x, σ(x)) after `num_steps` steps from x = `start`."""
+  nothing = jnp.zeros((num_steps, 1, 1))
+  carry = jnp.full((1, 1), start)
+  x, ys = unroll(logistic(), {"w": w, "b": b}, nothing, carry)
+  return x[0, 0], ys[-1, 0, 0]
+
+
+@jax.jit
+def surface(w: Array, b: Array) -> tuple[Array, Array, Array]:
+  """E = (σ(x_50) − 0.7)² at each of [n] points, ‖∇E‖, and ‖∇(x_50 − 0.7)²‖."""
+
+  def of_output(w: Array, b: Array) -> Array:
+    return (trajectory(w, b, START, STEPS)[1] - TARGET) ** 2
+
+  def of_state(w: Array, b: Array) -> Array:
+    return (trajectory(w, b, START, STEPS)[0] - TARGET) ** 2
+
+  def point(w: Array, b: Array) -> tuple[Array, Array, Array]:
+    error, slope = jax.value_and_grad(of_output, argnums=(0, 1))(w, b)
+    return error, jnp.hypot(*slope), jnp.hypot(*jax.grad(of_state, argnums=(0, 1))(w, b))
+
+  return jax.vmap(point)(w, b)
+
+
+@jax.jit
+def distance(b: Array) -> Array:
+  """How far two starts, far below and far above, are apart in the end, at w = 5."""
+
+  def point(b: Array) -> Array:
+    w = jnp.full_like(b, 5.0)
+    ends = [trajectory(w, b, start, SETTLING)[0] for start in (-10.0, 10.0)]
+    return ends[1] - ends[0]
+
+  return jax.vmap(point)(b)
+
+
+def fold(w: Any, sign: int) -> Any:
+  """The bias at which two equilibria meet: w σ′(x) = 1 and x = w σ(x) + b."""
+  s = (1 + sign * np.sqrt(1 - 4 / w)) / 2
+  return np.log(s / (1 - s)) - w * s
+
+
+def run() -> Outcome:
+  """Equilibria at w = 5, and the gradient over the plane of w and b."""
+  w, b = np.meshgrid(WEIGHTS, BIASES, indexing="ij")
+  along = np.linspace(-0.01, 0.01, 20001)  # across the wall, at one weight
+  steep_w, steep_b = np.full_like(along, PUBLISHED_PLACE[0]), PUBLISHED_PLACE[1] + along
+  with jax.enable_x64(True):
+    apart = np.asarray(distance(jnp.asarray(FOLD_BIASES)))
+    flat = surface(jnp.asarray(w.ravel()), jnp.asarray(b.ravel()))
+    _, slope, state_slope = (np.asarray(a).reshape(w.shape) for a in flat)
+    across = [np.asarray(a) for a in surface(jnp.asarray(steep_w), jnp.asarray(steep_b))]
+  bistable = FOLD_BIASES[apart > 0.1]
+  at = np.unravel_index(np.argmax(slope), slope.shape)
+  coarse = slope[::2, ::2].max()
+  ratio = slope[at] / PUBLISHED_NORM
+  checks = [
+    absolute("least b that is bistable at w = 5", bistable[0], -2.6556, 2e-4),
+    absolute("greatest b that is bistable at w = 5", bistable[-1], -2.3444, 2e-4),
+    absolute("w of the largest ‖∇E‖", w[at], PUBLISHED_PLACE[0], 0.01),
+    absolute("b of the largest ‖∇E‖", b[at], PUBLISHED_PLACE[1], 0.005),
+    Check("largest ‖∇E‖", float(slope[at]), "3.3e3, × or ÷ 2", bool(0.5 <= ratio <= 2)),
+  ]
+  table = [
+    {"quantity": name, "value": float(value)}
+    for name, value in (
+      ("bistable from b =", bistable[0]),
+      ("  in closed form", fold(5.0, 1)),
+      ("bistable to b =", bistable[-1]),
+      ("  in closed form", fold(5.0, -1)),
+      ("largest ‖∇E‖ on 201 × 201 points", slope[at]),
+      ("  at w =", w[at]),
+      ("  at b =", b[at]),
+      ("on every second of these points", coarse),
+      ("largest on a line across the wall at w = 4.94", across[1].max()),
+      ("largest ‖∇(x_50 − 0.7)²‖ on 201 × 201 points", state_slope.max()),
+      ("  where ‖∇E‖ is largest", state_slope[at]),
+    )
+  ]
+  notes = [
+    f"The error is that of the output, E = (σ(x_50) − 0.7)². That of the state, (x_50 − 0.7)², has "
+    f"a gradient of {state_slope[at]:.3g} at the same place.",
+    "The wall is narrower than the distance of the points, and the steeper the larger w: the "
+    f"largest value on a grid is that of the point nearest to it. Half as many points a side give "
+    f"{coarse:.3g}, a line across the wall at w = 4.94 gives {across[1].max():.4g}.",
+  ]
+
+  def draw(figure: matplotlib.figure.Figure) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    mesh = left.pcolormesh(
+      WEIGHTS, BIASES, np.log10(slope.T), cmap="viridis", shading="nearest", rasterized=True
+    )
+    folds = np.linspace(4, WEIGHTS[-1], 200)
+    for sign in (-1, 1):
+      left.plot(folds, fold(folds, sign), color="white", lw=1, ls="--")
+    left.plot([], [], color="white", lw=1, ls="--", label="two stable equilibria in between")
+    left.plot(w[at], b[at], "o", color="#D55E00", mfc="none", ms=9, mew=1.5, ls="none")
+    left.plot([], [], "o", color="#D55E00", mfc="none", label=f"largest: {slope[at]:.0f}")
+    left.legend(frameon=False, fontsize=style.SMALL, labelcolor="white", loc="lower left")
+    left.set_xlabel("weight w")
+    left.set_ylabel("bias b")
+    figure.colorbar(mesh, ax=left, label="log10 ‖∇E‖")
+    right.semilogy(steep_b, across[1], color="#0072B2", lw=1, label="‖∇E‖")
+    right.semilogy(steep_b, across[0], color=style.GREY, lw=1, label="E")
+    right.set_title(f"across the wall, w = {PUBLISHED_PLACE[0]}", fontsize=style.MEDIUM)
+    right.set_xlabel("bias b")
+    right.legend(frameon=False, fontsize=style.SMALL)
+
+  return Outcome(table, checks, draw, notes)
+
+
+figure = Figure(
+  title="Walls in the error surface of a single unit",
+  setting="x′ = w σ(x) + b, 50 steps from 0.5, E = (σ(x_50) − 0.7)²; w from 3 to 5, b from −3 to "
+  "−2, 201 × 201 points; float64",
+  source="Pascanu et al., 2013, https://arxiv.org/abs/1211.5063",
+  seconds=5,
+  run=run,
+)

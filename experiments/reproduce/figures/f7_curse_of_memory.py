@@ -1,0 +1,87 @@
+"""F7. The curse of memory: near λ = 1 a state is ever more sensitive to λ."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import numpy as np
+
+from experiments.plotting import style
+from experiments.reproduce.figure import Figure, Outcome, relative
+from rnn_jax.cells import elman
+from rnn_jax.gradient_flow import sensitivity
+from rnn_jax.types import Array
+
+DECAYS = (0.5, 0.9, 0.99)
+CHAINS, STEPS = 4000, 1500
+SEEDS = (0, 1, 2, 3, 4)
+TOLERANCE = 0.08
+
+
+def formula(decay: np.ndarray | float) -> np.ndarray | float:
+  """E(dh/dλ)² = (1 + λ²) / (1 − λ²)³, for inputs of variance 1."""
+  return (1 + decay**2) / (1 - decay**2) ** 3
+
+
+@jax.jit
+def measure(decays: Array, seed: Array) -> Array:
+  """Mean of (dh_T/dλ)² over the chains h′ = λ h + x, for each λ; all see the same inputs."""
+  cell = elman(1, activation="linear")
+  xs = jax.random.normal(jax.random.key(seed), (STEPS, CHAINS, 1))
+
+  def at(decay: Array) -> Array:
+    params = {"w_x": jnp.ones((1, 1)), "w_h": decay.reshape(1, 1), "b": jnp.zeros(1)}
+    direction = {**jax.tree.map(jnp.zeros_like, params), "w_h": jnp.ones((1, 1))}
+    (moved,) = sensitivity([cell], [params], xs, [direction])
+    return jnp.mean(moved[-1] ** 2)
+
+  return jax.lax.map(at, decays)
+
+
+def run() -> Outcome:
+  """Sensitivities in forward mode, against the closed form."""
+  decays = jnp.asarray(DECAYS, jnp.float32)
+  found = np.stack([measure(decays, jnp.asarray(seed)) for seed in SEEDS])
+  table = [
+    {
+      "λ": decay,
+      "formula": float(formula(decay)),
+      "mean over seeds": float(found[:, i].mean()),
+      **{f"seed {seed}": float(found[j, i]) for j, seed in enumerate(SEEDS)},
+    }
+    for i, decay in enumerate(DECAYS)
+  ]
+  worst = np.abs(found / [formula(decay) for decay in DECAYS] - 1).argmax(axis=0)
+  checks = [
+    relative(f"E(dh/dλ)², λ = {d}, worst seed", found[worst[i], i], float(formula(d)), TOLERANCE)
+    for i, d in enumerate(DECAYS)
+  ]
+  notes = [
+    "dh/dλ is Gaussian, as it is linear in the inputs: over 4000 chains the mean of its square has "
+    f"a relative standard error of √(2/4000) = {np.sqrt(2 / CHAINS):.1%}.",
+  ]
+
+  def draw(figure: matplotlib.figure.Figure) -> None:
+    axis = figure.subplots()
+    gap = np.geomspace(0.005, 0.6, 200)
+    axis.loglog(gap, formula(1 - gap), color=style.GREY, lw=1, label="(1 + λ²) / (1 − λ²)³")
+    for row in found:
+      axis.loglog(1 - np.asarray(DECAYS), row, "o", color="#0072B2", ms=4, alpha=0.6)
+    axis.plot([], [], "o", color="#0072B2", ms=4, label="4000 chains, a point a seed")
+    axis.invert_xaxis()
+    axis.set_xlabel("1 − λ")
+    axis.set_ylabel("mean of (dh/dλ)²")
+    axis.legend(frameon=False, fontsize=style.SMALL)
+
+  return Outcome(table, checks, draw, notes)
+
+
+figure = Figure(
+  title="The curse of memory",
+  setting=f"h′ = λ h + x, x ~ N(0, 1), {CHAINS} chains of {STEPS} steps; forward mode, float32",
+  source="Zucchet and Orvieto, 2024, https://arxiv.org/abs/2405.21064",
+  seconds=5,
+  run=run,
+  seeds=SEEDS,
+)

@@ -1,0 +1,120 @@
+"""T3. Copy memory: an LSTM whose forget bias is 1, against chrono initialisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import numpy as np
+
+from experiments.plotting import style
+from experiments.reproduce.figure import Figure, Outcome, at_least, at_most
+from experiments.reproduce.training import train_runs, updates
+from rnn_jax.cells import lstm
+from rnn_jax.initializers import chrono_bias
+from rnn_jax.modules import DeepRNN
+from rnn_jax.tasks import copy_memory
+from rnn_jax.training import TrainState, init_state, make_optimizer
+from rnn_jax.types import Array
+
+SILENCE, LONGEST = 50, 75  # T_max is 3/2 of the silence, as in the paper
+HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 64, 32, 1e-3
+UPDATES, CALL = 6000, 100  # CALL: updates in a call, and those whose mean is the loss at the end
+SEEDS = (0, 1, 2)
+SOLVED = 0.02
+NAMES = ("forget bias 1", f"chrono({LONGEST})")
+
+
+class Run(NamedTuple):
+  """What the runs differ in."""
+
+  seed: Any
+  chrono: Any
+
+
+def train(seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SIZE) -> np.ndarray:
+  """Loss before each update: [seeds, 2, updates], the standard bias first.
+
+  Both of one seed have the same kernels and see the same batches.
+  """
+  task = copy_memory(SILENCE + 20, BATCH_SIZE)
+  model = DeepRNN([lstm(hidden_size)], task.output_size, task.vocabulary_size)
+  optimizer = make_optimizer("adam", LEARNING_RATE)
+
+  def keys(run: Run) -> Array:
+    return jax.random.split(jax.random.key(run.seed), 3)
+
+  def start(run: Run, data: Any) -> TrainState:
+    params_key, data_key, bias_key = keys(run)
+    state = init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
+    layer = state.params["layers_0"]["cell"]
+    forget = chrono_bias(LONGEST)(bias_key, (hidden_size,))
+    chrono = jnp.concatenate([-forget, forget, jnp.zeros(2 * hidden_size)])  # i, f, g, o
+    layer = {**layer, "b": jnp.where(run.chrono, chrono, layer["b"])}
+    return dataclasses.replace(state, params={**state.params, "layers_0": {"cell": layer}})
+
+  def advance(run: Run, state: TrainState, data: Any) -> tuple[TrainState, Array]:
+    return updates(model, optimizer, task, state, data, keys(run)[1], CALL)
+
+  runs = [Run(np.uint32(seed), chrono) for seed in seeds for chrono in (False, True)]
+  calls = itertools.islice(train_runs(start, advance, runs), max(1, num_updates // CALL))
+  losses = np.concatenate([losses for _, losses in calls], axis=1)
+  return losses.reshape(len(seeds), 2, -1)
+
+
+def run(
+  num_updates: int = UPDATES, seeds: tuple[int, ...] = SEEDS, hidden_size: int = HIDDEN_SIZE
+) -> Outcome:
+  """Trains both initialisations with every seed."""
+  baseline = copy_memory(SILENCE + 20, 1).baseline
+  losses = train(seeds, num_updates, hidden_size)
+  final = losses[:, :, -CALL:].mean(axis=2)
+  table = [
+    {"initialisation": name, "seed": seed, f"loss of the last {CALL}": float(final[i, j])}
+    for j, name in enumerate(NAMES)
+    for i, seed in enumerate(seeds)
+  ]
+  standard, chrono = np.median(final, axis=0)
+  checks = [
+    *(at_most(f"{n}, worst seed", np.max(final[:, j]), baseline) for j, n in enumerate(NAMES)),
+    at_most("chrono − standard, medians over seeds", chrono - standard, 0.0),
+    *(at_least(f"{n}, best seed", np.min(final[:, j]), SOLVED) for j, n in enumerate(NAMES)),
+  ]
+  notes = [
+    f"Baseline 10 ln 8 / (T + 20) = {baseline:.4f} nats a step at silence T = {SILENCE}. Medians "
+    f"{standard:.4f} and {chrono:.4f}. A single earlier run ended at 0.250 and 0.243; its first "
+    "number was not seen again. Clipping is not what makes the difference: seed 0 with clip norm "
+    "1 ends at 0.289 and 0.247.",
+    "In the paper, at silences of 500 and 2000 steps with 128 units and longer training, chrono "
+    "leaves the baseline far below and the standard bias stays on it.",
+  ]
+
+  def draw(figure: matplotlib.figure.Figure) -> None:
+    axis = figure.subplots()
+    for j, (name, colour) in enumerate(zip(NAMES, ("#0072B2", "#D55E00"), strict=True)):
+      for i, curve in enumerate(losses[:, j]):
+        smooth = curve.reshape(-1, CALL).mean(axis=1)
+        label = name if i == 0 else None
+        axis.plot((np.arange(len(smooth)) + 0.5) * CALL, smooth, color=colour, lw=1.2, label=label)
+    axis.axhline(baseline, color=style.GREY, ls="--", lw=1, label="baseline")
+    axis.set_ylim(0, 1.5 * baseline)
+    axis.set_xlabel("update")
+    axis.set_ylabel(f"nats a step, mean of {CALL} updates")
+    axis.legend(frameon=False, fontsize=style.SMALL)
+
+  return Outcome(table, checks, draw, notes)
+
+
+figure = Figure(
+  title="Copy memory: chrono initialisation against a forget bias of 1",
+  setting=f"silence {SILENCE}, LSTM of {HIDDEN_SIZE}, batch {BATCH_SIZE}, Adam {LEARNING_RATE:g}, "
+  f"no clipping, {UPDATES} updates",
+  source="Tallec and Ollivier, 2018, section 4, https://arxiv.org/abs/1804.11188",
+  seconds=80,
+  run=run,
+  seeds=SEEDS,
+)

@@ -1,0 +1,84 @@
+"""Lag profiles at initialisation, of a random probe of the last carry: computed and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import numpy as np
+
+from experiments.plotting import style
+from rnn_jax.cells import LSTMCarry
+from rnn_jax.gradient_flow import decay_rate, lag_profile
+from rnn_jax.types import Array, Cell
+
+HIDDEN, STEPS, BATCH, INPUTS = 128, 200, 32, 2
+FIRST, LAST = 20, 80  # lags of the fit
+
+
+def mean_profiles(
+  make: Callable[[Array], Cell],
+  values: Sequence[float],
+  scales: Sequence[float],
+  seeds: Sequence[int],
+) -> np.ndarray:
+  """Mean log₁₀ ‖∂(v · h_T)/∂h_{T−k}‖ over the examples of a batch, v ~ N(0, I), x ~ N(0, I).
+
+  Args:
+    make: from a traced number to a cell of width HIDDEN.
+    values: numbers for `make`.
+    scales: w_i · √2, factors on an input kernel of variance ½.
+    seeds: of params, inputs and probe.
+  Returns:
+    [values, scales, seeds, lag], of the hidden state.
+  """
+
+  def one(value: Array, scale: Array, seed: Array) -> Array:
+    cell = make(value)
+    params_key, data_key, probe_key = jax.random.split(jax.random.key(seed), 3)
+    params = cell.init(params_key, INPUTS)
+    params = {**params, "w_x": scale * params["w_x"]}
+    xs = jax.random.normal(data_key, (STEPS, BATCH, INPUTS))
+    v = jax.random.normal(probe_key, (BATCH, HIDDEN))
+    (profile,) = lag_profile([cell], [params], xs, lambda h: jnp.sum(v * h, axis=1))
+    hidden = profile.hidden if isinstance(profile, LSTMCarry) else profile
+    return jnp.mean(hidden, axis=1)
+
+  axes = np.asarray(values, np.float32), np.asarray(scales, np.float32), np.asarray(seeds)
+  grid = [jnp.asarray(a.ravel()) for a in np.meshgrid(*axes, indexing="ij")]
+  program = jax.jit(lambda grid: jax.lax.map(lambda now: one(*now), grid))
+  found = np.asarray(program(tuple(grid)), np.float64)
+  return found.reshape(len(values), len(scales), len(seeds), STEPS)
+
+
+def rates(found: np.ndarray) -> np.ndarray:
+  """Slopes of ln φ over the lags of the fit, in nats a step: [..., lag] → [...]."""
+  with jax.enable_x64(True):
+    return np.asarray(decay_rate(jnp.asarray(np.moveaxis(found, -1, 0)), FIRST, LAST))
+
+
+def draw(
+  figure: matplotlib.figure.Figure,
+  panels: Mapping[str, Mapping[str, np.ndarray]],
+  colours: Sequence[str],
+) -> None:
+  """Draws profiles and marks the lags of the fit.
+
+  Args:
+    figure: an empty one.
+    panels: titles, and by label in each of them profiles [seeds, lag].
+    colours: of the labels, in order.
+  """
+  axes = figure.subplots(1, len(panels), sharey=True)
+  for axis, (title, found) in zip(axes, panels.items(), strict=True):
+    for colour, (label, profiles) in zip(colours, found.items(), strict=True):
+      for profile in profiles:
+        axis.plot(profile, color=colour, lw=0.7, alpha=0.6)
+      axis.plot([], color=colour, label=label)
+    axis.axvspan(FIRST, LAST, color="0.93", zorder=0)
+    axis.set_title(title, fontsize=style.MEDIUM)
+    axis.set_xlabel("lag k, in steps")
+  axes[0].set_ylabel("mean log10 of the probe's gradient")
+  axes[0].legend(frameon=False, fontsize=style.SMALL)

@@ -1,0 +1,127 @@
+"""What figures need that train: runs side by side in one program, or the records of a sweep."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from experiments.sweep.records import results
+from rnn_jax.modules import DeepRNN
+from rnn_jax.parallel import map_runs
+from rnn_jax.tasks import Task
+from rnn_jax.training import TrainState, update
+from rnn_jax.types import Array
+
+ROOT = Path(__file__).parents[2]
+FLAGFILES = ROOT / "experiments" / "flagfiles"
+
+
+def train_runs(
+  start: Callable[[Any, Any], Any],
+  advance: Callable[[Any, Any, Any], tuple[Any, Any]],
+  runs: Sequence[Any],
+  data: Any = (),
+) -> Iterator[tuple[Any, Any]]:
+  """Trains runs that differ in numbers alone, with one program: over devices, then in turn.
+
+  Args:
+    start: `(run, data) -> state`, pure.
+    advance: `(run, state, data) -> (state, record)`, pure: some updates.
+    runs: what each of them has of its own, a pytree of numbers.
+    data: what they share, a pytree of arrays.
+  Yields:
+    (states, records) after each call of `advance`, leaves [runs, ...], on the host; without end.
+  """
+  count = len(runs)
+  devices = jax.local_devices()[:count]
+  each = math.ceil(count / len(devices))
+  # Places without a run of their own repeat one; its copies are dropped.
+  places = (np.arange(each * len(devices)) % count).reshape(each, len(devices)).T
+
+  def spread(tree: Any) -> Any:
+    return jax.tree.map(lambda a: np.asarray(a)[places], tree)
+
+  def gather(tree: Any) -> Any:
+    return jax.tree.map(
+      lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:])[:count], jax.device_get(tree)
+    )
+
+  def begin(runs: Any, data: Any) -> Any:
+    return jax.lax.map(lambda run: start(run, data), runs)
+
+  def go_on(runs: Any, states: Any, data: Any) -> tuple[Any, Any]:
+    return jax.lax.map(lambda run: advance(run[0], run[1], data), (runs, states))
+
+  stacked = jax.tree.map(lambda *a: np.stack(a), *runs)
+  everywhere, states = spread(stacked), spread(jax.jit(begin)(stacked, data))
+  step = map_runs(go_on, devices)
+  while True:
+    states, made = step(everywhere, states, data)
+    yield gather(states), gather(made)
+
+
+def updates(
+  model: DeepRNN,
+  optimizer: Any,
+  task: Task,
+  state: TrainState,
+  data: Any,
+  data_key: Array,
+  count: int,
+  **options: Any,
+) -> tuple[TrainState, Array]:
+  """Updates on fresh batches of a task, the batch of step s drawn from `fold_in(data_key, s)`.
+
+  Args:
+    model: the network.
+    optimizer: an optax transformation.
+    task: what is learned.
+    state: before.
+    data: the task's.
+    data_key: of the run.
+    count: how many updates.
+    **options: as `rnn_jax.training.update` takes them.
+  Returns:
+    (state after, loss before each update [count]).
+  """
+
+  def body(state: TrainState, _: None) -> tuple[TrainState, Array]:
+    batch = task.batch(data, jax.random.fold_in(data_key, state.step))
+    new, _carries, metrics = update(model, optimizer, task.loss, state, batch, **options)
+    return new, metrics.loss
+
+  return jax.lax.scan(body, state, length=count)
+
+
+def sweep(flagfile: str, *more: str) -> tuple[xr.Dataset, xr.Dataset]:
+  """Runs `python -m experiments.sweep` in a process of its own and a folder that is then deleted.
+
+  Args:
+    flagfile: its name in experiments/flagfiles.
+    *more: further flags.
+  Returns:
+    (gradients, metrics), as `experiments.results` reads them.
+  Raises:
+    RuntimeError: the sweep failed; with its last line.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    flags = (f"--flagfile={FLAGFILES / flagfile}", *more, f"--output_dir={folder}")
+    process = subprocess.run(
+      (sys.executable, "-m", "experiments.sweep", *flags),
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    if process.returncode != 0:
+      raise RuntimeError(f"the sweep failed: {(process.stderr.splitlines() or ['?'])[-1]}")
+    return results.read_gradients(Path(folder)), results.read_metrics(Path(folder))

@@ -1,0 +1,1 @@
+"""Trains every combination of the axes and records how the gradient flows."""

@@ -1,0 +1,167 @@
+"""Sweeps cell, depth and truncation, and records how the gradient flows through time.
+
+  python -m experiments.sweep --flagfile=experiments/flagfiles/gradient_decay.flags
+
+Comma lists multiply. Runs that can share a compiled program do. Started again with the same output
+folder, it skips the runs that have finished and goes on with the rest. `--engine` has other
+processes train them, `--num_shards` only a part of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from typing import NoReturn
+
+from absl import flags
+from rich.console import Console
+
+from experiments.cli import command_line, progress
+from experiments.networks import cell_table
+from experiments.runtime import backend, compilation_cache, hosts, locks, signals
+from experiments.sweep import engines, finish
+from experiments.sweep.config import engine_flags, grid
+from experiments.sweep.config import flags as sweep_flags
+from experiments.sweep.config.flags import Sweep
+from experiments.sweep.records import access
+from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.training import train as training
+
+
+def define_flags() -> None:
+  """All flags of the sweep."""
+  sweep_flags.define()
+  flags.adopt_module_key_flags(sweep_flags)  # so that --help shows them
+
+
+def main(arguments: list[str]) -> None:
+  """Runs the sweep that the flags describe."""
+  console = Console()
+  if flags.FLAGS.list_cells:
+    cell_table.show()
+    return
+  with hosts.joined():
+    _main(arguments, console)
+
+
+def _main(arguments: list[str], console: Console) -> None:
+  try:
+    engine_flags.check_engine()
+    sweep = sweep_flags.resolve(arguments)
+  except (ValueError, TypeError) as error:
+    command_line.fail(str(error))
+  if flags.FLAGS.dry_run:
+    if hosts.is_writer():
+      _print_plan(sweep)
+    return
+  compilation_cache.use(flags.FLAGS.compilation_cache)
+  try:
+    with command_line.errors_in_one_line("--output_dir could not be read or written"):
+      failed = _run(sweep, console)
+  except KeyboardInterrupt:
+    _interrupted(sweep, signal.SIGINT)
+  if failed:
+    sys.exit(command_line.FAILED)
+
+
+def _print_plan(sweep: Sweep) -> None:
+  own = [sweep.ids[name] for name in access.runs_of(sweep)]
+  groups, names = grid.groups(own), sweep.names
+  for runs in groups.values():
+    print(f"{_words(runs[0])}: one compilation, {len(runs)} runs")
+    for run in runs:
+      print(f"  {names[run]}")
+  print(
+    f"{len(own)} runs, {len(groups)} groups, {len(groups)} compilations, "
+    f"{len(sweep.layout.devices)} devices; nothing was written."
+  )
+
+
+def _words(run: grid.Run) -> str:
+  """The group of a run, as a reader is told of it."""
+  by = "" if run.clip_by == "global_norm" else f", clipped by {run.clip_by}"
+  return f"{run.network}{by}"
+
+
+def _run(sweep: Sweep, console: Console) -> bool:
+  """Does what there is to do; returns whether a run has failed."""
+  with contextlib.ExitStack() as stack:
+    hosts.by_writer(_begin, sweep, stack)
+    with signals.noted() as stop:
+      try:
+        _train(sweep, stop, console)
+      except training.Stopped:
+        _stopped(sweep, stop.number or signal.SIGTERM)
+    return hosts.by_writer(_finish, sweep)
+
+
+def _begin(sweep: Sweep, stack: contextlib.ExitStack) -> None:
+  """Keeps others out of the folder while the stack is open, and makes the folder ready."""
+  if sweep.shard is not None:
+    stack.enter_context(access.beside_others(sweep, access.runs_of(sweep)))
+    access.prepare_beside_others(sweep)
+    return
+  local = flags.FLAGS.engine == "local"
+  keep = locks.held_on if local else access.with_workers
+  stack.enter_context(keep(sweep.folder))
+  access.prepare(sweep, flags.FLAGS.overwrite)
+
+
+def _finish(sweep: Sweep) -> bool:
+  if sweep.shard is None:
+    return finish.finish(sweep.folder, sweep.ids)
+  return finish.finish_shard(sweep.folder, list(sweep.ids), access.runs_of(sweep))
+
+
+def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
+  """Trains the runs that have not ended; those that have failed if the flags say so."""
+  done, wanted = hosts.by_writer(_to_do, sweep)
+  if not hosts.is_writer():
+    training.train(sweep, wanted, stop, lambda *_: None)
+    return
+  ended = int(sum(done.values()))
+  if ended:
+    print(f"{ended} of {len(done)} runs have ended before and are kept.")
+  with progress.show(len(done), ended, console) as report:
+
+    def news(run: grid.Run, what: str, share: float, loss: float | None) -> None:
+      done[sweep.names[run]] = share
+      words = _words(run) if what == "training" else f"{_words(run)}: {what}"
+      report(words, sum(done.values()), loss)
+
+    engines.ENGINES[flags.FLAGS.engine](sweep, wanted, stop, news)
+
+
+def _to_do(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
+  """How much of each run is done, and which are to be trained."""
+  folder, retry = sweep.folder, flags.FLAGS.retry_failed
+  done = {name: float(sweep_folder.has_ended(folder, name)) for name in access.runs_of(sweep)}
+  return done, [
+    n for n in done if not done[n] and (retry or not sweep_folder.has_failed(folder, n))
+  ]
+
+
+def _stopped(sweep: Sweep, number: int) -> NoReturn:
+  """Ends a process that has stopped as it was asked to, and all others have."""
+  writer = hosts.is_writer()
+  hosts.leave()
+  if not writer:
+    command_line.interrupted("", 128 + number)
+  _interrupted(sweep, number)
+
+
+def _interrupted(sweep: Sweep, number: int) -> NoReturn:
+  own = access.runs_of(sweep)
+  ended = sum(sweep_folder.has_ended(sweep.folder, name) for name in own)
+  command_line.interrupted(
+    f"{ended} of {len(own)} runs have ended, their records are in {sweep.folder}. "
+    "The same command goes on from there.",
+    128 + number,
+  )
+
+
+if __name__ == "__main__":
+  backend.configure()
+  define_flags()
+  command_line.run(main)

@@ -1,0 +1,162 @@
+"""The flags that say which processes train a sweep: shards of it, or the workers of an engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import shutil
+
+import jax
+from absl import flags
+
+from experiments.cli import parsers
+
+# The package that an engine needs, and the extra that installs it.
+_PACKAGES = {"local": None, "ray": ("ray", "ray"), "slurm": ("submitit", "slurm")}
+ENGINE_NAMES = tuple(_PACKAGES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """A part of a sweep.
+
+  Attributes:
+    index: which part, from 0.
+    count: of parts.
+  """
+
+  index: int
+  count: int
+
+
+def define() -> None:
+  """All of them."""
+  single, integer = parsers.define, parsers.integer
+  single(
+    "num_shards",
+    "none",
+    integer("num_shards", none="none"),
+    "Parts into which the sweep's runs are cut, if this process trains one of them; "
+    "experiments.merge gathers what all parts have come to. A number, or none, the default.",
+  )
+  single(
+    "shard_index",
+    "none",
+    integer("shard_index", minimum=0, none="none"),
+    "Which of the parts this process trains, from 0, such as $JOB_COMPLETION_INDEX in an indexed "
+    "job of Kubernetes; or none, the default.",
+  )
+  single(
+    "engine",
+    "local",
+    parsers.choice("engine", ENGINE_NAMES),
+    "What trains the runs: local, this process; ray, tasks of Ray; slurm, jobs of SLURM. Those are "
+    "processes of their own, for one group of runs each; this one waits and gathers.",
+  )
+  single("cpus_per_task", "1", integer("cpus_per_task"), "CPU cores of a task of Ray or SLURM.")
+  single(
+    "gpus_per_task",
+    "0",
+    integer("gpus_per_task", minimum=0),
+    "GPUs of a task of Ray or SLURM. Its devices are these, or with 0 its CPU cores.",
+  )
+  single(
+    "memory_per_task",
+    "none",
+    integer("memory_per_task", none="none"),
+    "Memory of a task of Ray or SLURM, in GiB, or none, the default, to ask for none.",
+  )
+  single(
+    "ray_address",
+    "local",
+    parsers.address("ray_address", "auto", "local"),
+    "Address of a Ray cluster, HOST:PORT, or auto for the one that this machine belongs to, or "
+    "local, the default, to start one on this machine.",
+  )
+  single(
+    "slurm_cluster",
+    "slurm",
+    parsers.choice("slurm_cluster", ("slurm", "local")),
+    "Where submitit sends the jobs: slurm, or local for processes of this machine, as a test.",
+  )
+  single(
+    "slurm_minutes",
+    "1440",
+    integer("slurm_minutes"),
+    "Time limit of a SLURM job, in minutes. A job that it ends goes back into the queue, and goes "
+    "on from its checkpoints.",
+  )
+  parsers.define_several(
+    "slurm_option",
+    _option,
+    "Another option of sbatch, NAME=VALUE, such as partition=gpu. May be given several times.",
+  )
+
+
+def _option(text: str) -> tuple[str, str]:
+  name, equals, value = text.partition("=")
+  name = name.strip().removeprefix("--")
+  if not (name and equals and all(part.isalnum() for part in name.replace("_", "-").split("-"))):
+    raise ValueError(f"slurm_option must be NAME=VALUE, got '{text}'.")
+  if "\n" in value:
+    raise ValueError(f"slurm_option must be one line, got '{text}'.")
+  return name.replace("_", "-"), value.strip()
+
+
+def shard() -> Shard | None:
+  """The part of the sweep that this process trains, if it does not train all.
+
+  Raises:
+    ValueError: the flags contradict each other.
+  """
+  values = flags.FLAGS
+  index, count = values.shard_index, values.num_shards
+  if index is None and count is None:
+    return None
+  if index is None or count is None:
+    missing, other = ("shard_index", "num_shards")[:: 1 if index is None else -1]
+    raise ValueError(f"--{other} needs --{missing}, got {values[other].value} without it.")
+  if index >= count:
+    raise ValueError(f"--shard_index must be below --num_shards={count}, got {index}.")
+  if values.engine != "local":
+    raise ValueError(f"--num_shards is for --engine=local, got {count} with {values.engine}.")
+  if values.overwrite:
+    raise ValueError("--overwrite is not for shards: one could replace what others have begun.")
+  return Shard(index, count)
+
+
+def check_engine() -> None:
+  """Refuses an engine that cannot work here; if it is not this process, leaves it the accelerators.
+
+  To be called before the first use of a device.
+
+  Raises:
+    ValueError: naming the flag.
+  """
+  values = flags.FLAGS
+  name = values.engine
+  needed = _PACKAGES[name]
+  if needed is None:
+    return
+  if values.coordinator is not None:
+    raise ValueError(f"--coordinator is for --engine=local, got it with {name}.")
+  jax.config.update("jax_platforms", "cpu")
+  if values.dry_run:
+    return
+  package, extra = needed
+  if importlib.util.find_spec(package) is None:
+    raise ValueError(
+      f"--engine={name} needs {package}, which must be installed: pip install 'rnn_jax[{extra}]'."
+    )
+  if name == "slurm" and values.slurm_cluster == "slurm" and shutil.which("srun") is None:
+    raise ValueError(
+      "--engine=slurm must be given on a machine of a SLURM cluster; it has no srun."
+    )
+
+
+def devices() -> list[jax.Device]:
+  """The devices of this process; or as many of its CPU as a worker has devices."""
+  values = flags.FLAGS
+  if values.engine == "local":
+    return jax.devices()
+  return jax.devices()[:1] * (values.gpus_per_task or values.cpus_per_task)

@@ -1,0 +1,1 @@
+"""Figures of one sweep, drawn from its records."""

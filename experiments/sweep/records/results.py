@@ -1,0 +1,214 @@
+"""All runs of a sweep together: `gradients.nc` and `summary.csv`, and both read back."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from experiments.networks.cell_options import options_text
+from experiments.runtime import files
+from experiments.sweep.config.grid import AXES, run_of
+from experiments.sweep.measures import MEASURES
+from experiments.sweep.records.folder import METRICS, has_ended, has_failed, read_sweep, status
+
+_ATTRIBUTES = {
+  "norms": "log10 of the norm for each example's own loss, mean over the batch",
+  "nan": "not measured",
+  "minus_inf": "the norm of at least one example is 0 in float32, below 1e-38; inf: above 3e38",
+  "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
+  **{name: measure.note for name, measure in MEASURES.items()},
+  "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
+  "truncation": "inf: full backpropagation through time",
+  "clip_norm": "inf: no clipping",
+  "recurrent_gain, forget_bias": "nan: the cell has none",
+  "options": "of the cell, as they were given; others have their defaults",
+  "clipped_share": (
+    "with clip_by carry, the share of examples whose dL/dh_t, all leaves of the carry together, "
+    "was above clip_norm, and was scaled to it before it went on to earlier steps; log10_grad_norm "
+    "is from before that. The other ways to clip act on the params' gradient, not in time"
+  ),
+}
+
+
+def write(folder: Path, ids: Iterable[str]) -> tuple[xr.Dataset, xr.Dataset]:
+  """Gathers the ended runs into `gradients.nc` and `summary.csv`.
+
+  Args:
+    folder: of the sweep.
+    ids: of the runs, in order; all have ended or failed, not all have failed. Of one that has
+      failed there is a line in the summary, and nothing else.
+  Returns:
+    What `read_gradients` and `read_metrics` return.
+  """
+  every = list(ids)
+  gradients = _gather(folder, [name for name in every if not has_failed(folder, name)])
+  files.write_netcdf(folder / "gradients.nc", gradients)
+  metrics = read_metrics(folder)
+  files.write_text(folder / "summary.csv", _summary(folder, every, gradients, metrics))
+  return gradients, metrics
+
+
+def read_gradients(folder: Path) -> xr.Dataset:
+  """Norms and measures over run × step × layer × …, axes as coordinates.
+
+  What is in `gradients.nc`, but from the runs' own files, for which each run's status vouches.
+
+  Raises:
+    ValueError: the folder does not hold a sweep that has ended, or a record is damaged.
+  """
+  if not (folder / "sweep.json").is_file():
+    raise ValueError(f"FOLDER must hold a sweep that has ended; there is none in {folder}.")
+  return _gather(folder, _ended(folder, read_sweep(folder)))
+
+
+def read_metrics(folder: Path) -> xr.Dataset:
+  """Loss, gradient norm before and after clipping, and clipped, over run × update.
+
+  From the runs' `metrics.jsonl`; `Record` says what they are. NaN where there is no such record.
+
+  Raises:
+    ValueError: a run has not ended, or a record is damaged.
+  """
+  about = read_sweep(folder)
+  ids = _ended(folder, about)
+  updates = about["configuration"]["steps"] + 1
+  columns = {name: np.full((len(ids), updates), np.nan) for name in METRICS}
+  for i, name in enumerate(ids):
+    with _reading(folder / "runs" / name / "metrics.jsonl") as path:
+      for text in path.read_text().splitlines():
+        line = json.loads(text)
+        for metric, values in columns.items():
+          values[i, line["step"]] = line.get(metric, np.nan)
+  return xr.Dataset(
+    {name: (("run", "update"), values) for name, values in columns.items()},
+    {**_run_coordinates(folder, ids), "update": np.arange(updates)},
+    {"task": about["configuration"]["task"], **about["task"]},
+  )
+
+
+def _ended(folder: Path, about: Mapping[str, Any]) -> list[str]:
+  """The runs of a sweep, without those that have failed.
+
+  Raises:
+    ValueError: one has not ended, or all have failed.
+  """
+  ids = [name for name in about["runs"] if not has_failed(folder, name)]
+  if not ids:
+    raise ValueError(f"FOLDER must hold a run that has ended, got {folder}.")
+  for name in ids:
+    if not has_ended(folder, name):
+      raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
+  return ids
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+  """Names the file whose contents cannot be made sense of."""
+  try:
+    yield path
+  except OSError:
+    raise
+  except Exception as error:  # SciPy, JSON and wrong values raise each their own
+    raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+
+
+def _gather(folder: Path, ids: Sequence[str]) -> xr.Dataset:
+  """What the runs have in their `gradients.nc`, along `run`."""
+  parts = []
+  for name in ids:
+    with _reading(folder / "runs" / name / "gradients.nc") as path:
+      parts.append(xr.load_dataset(path))
+  gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
+  return gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
+
+
+def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
+  """Axes, options, width, status and step of divergence along `run`."""
+  axes = [_axes(folder, name) for name in ids]
+  columns: dict[str, Any] = {name: [row[name] for row in axes] for name in axes[0]}
+  for name in ("depth", "seed", "hidden_size"):
+    columns[name] = np.array(columns[name], np.int32)
+  states = [status(folder, name) for name in ids]
+  columns["status"] = [state["status"] for state in states]
+  columns["diverged_step"] = [_number(state["diverged_step"], np.nan) for state in states]
+  return {"run": ids, **{name: ("run", column) for name, column in columns.items()}}
+
+
+def _axes(folder: Path, name: str) -> dict[str, Any]:
+  """Axes, options and width of a run, from its configuration."""
+  with _reading(folder / "runs" / name / "config.json") as path:
+    run = run_of(files.read_json(path))
+  return {
+    "cell": run.cell,
+    "depth": run.depth,
+    "truncation": _number(run.truncation, np.inf),
+    "seed": run.seed,
+    "learning_rate": run.learning_rate,
+    "clip_norm": _number(run.clip_norm, np.inf),
+    "clip_by": run.clip_by,
+    "recurrent_gain": _number(run.recurrent_gain, np.nan),
+    "forget_bias": _number(run.forget_bias, np.nan),
+    "options": options_text(run.options),
+    "hidden_size": run.hidden_size,
+  }
+
+
+def _number(value: float | None, none: float) -> float:
+  return none if value is None else float(value)
+
+
+def _summary(folder: Path, ids: Sequence[str], gradients: xr.Dataset, metrics: xr.Dataset) -> str:
+  """A line a run, with nothing in it that differs from one execution to the next.
+
+  The final loss is the mean of the last tenth of the steps, so NaN for a run that diverged. A run
+  that has failed has no numbers.
+  """
+  ended = set(metrics["run"].values)
+  rows = [
+    _row(gradients.sel(run=name), metrics.sel(run=name))
+    if name in ended
+    else {"run": name, **_axes(folder, name), "status": "failed"}
+    for name in ids
+  ]
+  text = io.StringIO()
+  columns = next(list(row) for row in rows if row["status"] != "failed")
+  writer = csv.DictWriter(text, columns, lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  return text.getvalue()
+
+
+def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, Any]:
+  """What the summary says of a run that has ended."""
+  tail = max(1, run.sizes["update"] // 10)
+  loss, grad_norm = run["loss"].values, run["grad_norm"].values
+  far = _farthest(norms)
+  return {
+    "run": run["run"].item(),
+    **{name: run[name].item() for name in (*AXES, "options", "hidden_size")},
+    "status": run["status"].item(),
+    "diverged_step": run["diverged_step"].item(),
+    "first_loss": loss[0],
+    "final_loss": np.nan if run["status"] == "diverged" else loss[-tail:].mean(),
+    "baseline": run.attrs["baseline"],
+    "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
+    "clipped_steps": int((run["clipped"].values > 0).sum()),
+    "zero_grad_norm_steps": int((grad_norm == 0).sum()),
+    "log10_lag_norm_before": far[0],
+    "log10_lag_norm_after": far[-1],
+  }
+
+
+def _farthest(norms: xr.Dataset) -> np.ndarray:
+  """log₁₀ norm at the largest lag in layer 1, at each step; NaN if lags were not measured."""
+  if "log10_lag_norm" not in norms:
+    return np.full(norms.sizes["step"], np.nan)
+  return norms["log10_lag_norm"].isel(layer=0, lag=-1).values

@@ -1,0 +1,1 @@
+"""The time loop: `unroll`, its reverse sweep, and the associative scan."""

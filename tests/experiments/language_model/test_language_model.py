@@ -1,0 +1,393 @@
+"""Language models as their user has them: train, evaluate, write, and every wrong input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.language_model import __main__ as language_model
+from experiments.language_model import trained_model
+from experiments.language_model.sample import sample
+from experiments.language_model.settings import read_texts, with_matched_width
+from experiments.language_model.training import Call, Evaluation, make_judge
+from rnn_jax.losses import cross_entropy
+
+FLAGFILES = Path(language_model.__file__).parents[1] / "flagfiles"
+
+LINES = b'the cat sat on the mat.\n\nthe dog (a big one) barked: "who\xff sat?"\n'
+TEXT = LINES * 40
+
+SMALL = (
+  "--hidden_size=16",
+  "--window=8",
+  "--batch_size=4",
+  "--steps=40",
+  "--evaluate_every=20",
+  "--learning_rate=0.03",
+  "--validation_share=0.1",
+)
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+  path = tmp_path_factory.mktemp("text") / "text.txt"
+  path.write_bytes(TEXT)
+  return path
+
+
+@pytest.fixture
+def program(program_here):
+  return lambda *flags: program_here(language_model, *flags)
+
+
+@pytest.fixture
+def error(program, capfd):
+  """The one line that a wrong input ends in."""
+
+  def run(*flags) -> str:
+    assert program(*flags) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0].removeprefix("error: ")
+
+  return run
+
+
+KINDS = {
+  "characters": ("--cell=elman", "--cell_option=activation=relu"),
+  "words": (
+    *("--level=word", "--cell=elman", "--depth=2", "--embedding_size=16", "--tied=true"),
+    *("--dropout=0.1", "--zoneout=0.1", "--residual=true", "--layer_norm=true"),
+    *("--schedule=cosine", "--warmup=5"),
+  ),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  return {kind: tmp_path_factory.mktemp(kind) / "model" for kind in KINDS}
+
+
+CHARACTERS = pytest.mark.parametrize("kind", ["characters"], indirect=True)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+  return request.param
+
+
+@pytest.fixture
+def folder(kind, folders, text, program):
+  """The folder of a trained model, made once a kind and worker."""
+  if not folders[kind].exists():
+    flags = (*SMALL, *KINDS[kind], f"--corpus={text}", f"--output_dir={folders[kind]}")
+    assert program(*flags) == 0
+  return folders[kind]
+
+
+def test_training_beats_what_frequencies_know_and_leaves_a_whole_folder(folder, kind):
+  names = {path.name for path in folder.iterdir()}
+  assert names == {
+    "model.json",
+    "language_model.flags",
+    "metrics.jsonl",
+    "checkpoints",
+    "result.json",
+    "training.png",
+    ".lock",
+  }
+  result = json.loads((folder / "result.json").read_text())
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in lines] == [20, 40]
+  assert result["last"] == lines[-1]
+  assert result["best"]["validation_loss"] == min(line["validation_loss"] for line in lines)
+  assert result["best"]["validation_loss"] < 0.9 * result["baseline"]
+  assert [path.name for path in (folder / "checkpoints").iterdir()] == [str(result["best"]["step"])]
+  best = result["best"]
+  assert best["perplexity"] == pytest.approx(math.exp(best["validation_loss"]), rel=1e-5)
+  if kind != "words":
+    bits = best["validation_loss"] / math.log(2)
+    assert best["bits_per_character"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_the_model_that_is_loaded_is_the_one_that_was_judged(folder, text):
+  """The held-out loss again, without lanes and windows of the program's: one lane after another."""
+  trained = trained_model.load(folder)
+  settings = trained.settings
+  tokens = trained.vocabulary.encode(TEXT).astype(np.int32)
+  held_out = tokens[len(tokens) - int(settings.validation_share * len(tokens)) :]
+  lane = (len(held_out) - 1) // settings.batch_size
+  places = np.arange(lane)[:, None] + lane * np.arange(settings.batch_size)
+  _, logits = jax.jit(trained.model.apply)(trained.variables, held_out[places])
+  loss = np.mean(cross_entropy(logits, held_out[places + 1]))
+  result = json.loads((folder / "result.json").read_text())
+  assert loss == pytest.approx(result["best"]["validation_loss"], rel=1e-4)
+
+
+@CHARACTERS
+def test_a_model_of_single_lines_is_judged_and_writes_line_by_line(folder):
+  trained = trained_model.load(folder)
+  settings = dataclasses.replace(trained.settings, reading="lines")
+  text = b"the cat sat\nthe dog barked\n"
+  source = read_texts(settings, trained.vocabulary).held_out._replace(
+    symbols=np.frombuffer(text, np.uint8)
+  )
+  tokens = trained.vocabulary.encode(text).astype(np.int32)[:, None]
+  resets = tokens == trained.vocabulary.eos
+  apply = jax.jit(trained.model.apply)
+  _, logits = apply(trained.variables, tokens[:-1], resets=resets[:-1])
+  loss = float(np.mean(cross_entropy(logits, tokens[1:])))
+  judge = make_judge(trained.model, settings, 1)
+  assert judge(trained.variables["params"], source) == pytest.approx(loss, rel=1e-5)
+  lines = trained._replace(settings=settings)
+  after = [
+    b"".join(sample(lines, prime, 30, jax.random.key(0))).removeprefix(prime)
+    for prime in (b"the", b"who sat?\nthe")
+  ]
+  assert after[0] == after[1]
+
+
+@CHARACTERS
+def test_flags_in_the_folder_give_the_same_model_again(folder, tmp_path, program):
+  again = tmp_path / "again"
+  assert program(f"--flagfile={folder / 'language_model.flags'}", f"--output_dir={again}") == 0
+  flags, other = ((f / "language_model.flags").read_text() for f in (folder, again))
+  assert flags == other
+  params, same = (trained_model.load(f).variables["params"] for f in (folder, again))
+  jax.tree.map(np.testing.assert_array_equal, params, same)
+
+
+@CHARACTERS
+def test_options_of_the_cell_come_back_and_are_in_the_flags(folder):
+  trained = trained_model.load(folder)
+  assert trained.settings.layers.options == (("activation", "relu"),)
+  assert trained.model.cells[0].update({}, 0.0, -3.0, 1.0) == 0
+  lines = (folder / "language_model.flags").read_text().splitlines()
+  assert lines[:2] == ["--cell=elman", "--cell_option=activation=relu"]
+  assert "--hidden_size=16" in lines and not any("match_params" in line for line in lines)
+
+
+@CHARACTERS
+@pytest.mark.parametrize(("embedding_size", "width"), [(None, 20), (5, 27)])
+def test_a_model_is_as_wide_as_its_params_ask(folder, embedding_size, width):
+  settings = trained_model.load(folder).settings
+  layers = dataclasses.replace(settings.layers, hidden_size=None, match_params=911)
+  settings = dataclasses.replace(settings, layers=layers, embedding_size=embedding_size)
+  found = with_matched_width(settings, 25)  # H (25 + H + 1), or H (5 + H + 1), near 911
+  assert (found.layers.hidden_size, found.layers.match_params) == (width, None)
+  assert with_matched_width(found, 25) == found
+
+
+@CHARACTERS
+def test_a_model_from_before_there_were_options_is_loaded(folder, tmp_path):
+  before = tmp_path / "before"
+  shutil.copytree(folder, before)
+  about = json.loads((folder / "model.json").read_text())
+  del about["settings"]["layers"]["options"], about["settings"]["layers"]["match_params"]
+  (before / "model.json").write_text(json.dumps(about))
+  assert trained_model.load(before).settings.layers.options == ()
+
+
+def test_a_sample_goes_on_from_its_prime_and_is_the_same_again(folder, program, capfdbinary):
+  flags = (f"--output_dir={folder}", "--sample", "--prime=the cat", "--length=130")
+  samples = []
+  for seed in (0, 0, 1):
+    assert program(*flags, f"--seed={seed}") == 0
+    samples.append(capfdbinary.readouterr().out)
+  assert samples[0] == samples[1] != samples[2]
+  assert all(sample.startswith(b"the cat") for sample in samples)
+  written = trained_model.load(folder).vocabulary.encode(samples[0])
+  assert 130 <= len(written) <= 130 + len(b"the cat\n")
+
+
+@CHARACTERS
+def test_a_line_ends_a_sample_that_is_to_end_with_it(folder, program, capfdbinary):
+  flags = (f"--output_dir={folder}", "--sample", "--prime=the", "--length=300")
+  assert program(*flags) == 0
+  whole = capfdbinary.readouterr().out
+  assert whole.count(b"\n") > 1
+  assert program(*flags, "--until_eos") == 0
+  assert capfdbinary.readouterr().out == whole[: whole.index(b"\n") + 1]
+
+
+@CHARACTERS
+def test_greedy_is_the_likeliest_token_of_one(folder, program, capfdbinary):
+  flags = (f"--output_dir={folder}", "--sample", "--prime=the", "--length=50")
+  samples = []
+  for option in ("--temperature=0", "--top_k=1"):
+    assert program(*flags, option) == 0
+    samples.append(capfdbinary.readouterr().out)
+  assert samples[0] == samples[1]
+
+
+def test_evaluation_of_another_file(folder, kind, tmp_path, program, capfd):
+  known, unknown = tmp_path / "known.txt", tmp_path / "unknown.txt"
+  known.write_bytes(LINES)
+  unknown.write_bytes(b"the zebra sat on the mat.\n")
+  assert program(f"--output_dir={folder}", f"--evaluate={known}") == 0
+  assert "nats" in capfd.readouterr().out
+  flags = (f"--output_dir={folder}", f"--evaluate={unknown}")
+  if kind == "words":
+    assert program(*flags) == 0
+    assert "unknown words: 12.50%" in capfd.readouterr().out
+  else:
+    assert program(*flags) == 2
+    assert "--evaluate: text holds 'z' at byte 4, not in the vocabulary." in capfd.readouterr().err
+
+
+# Wrong input
+
+
+@CHARACTERS
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--sample", "--temperature=-1"), "temperature must be a number of at least 0"),
+    (("--sample", "--top_k=1000"), "--top_k must be at most the vocabulary's 25 tokens, got 1000."),
+    (("--sample", "--prime=Ω"), "--prime must be of the model's characters: text holds 'Ω' at"),
+    (("--sample", "--evaluate=x"), "--sample and --evaluate must not be given together."),
+    (("--evaluate=/nowhere",), "--evaluate: corpus must be a file that exists, got /nowhere."),
+    ((), "--overwrite replaces it"),
+  ],
+)
+def test_what_a_model_cannot_do_is_one_line(folder, error, flags, message):
+  assert message in error(f"--output_dir={folder}", *flags)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--steps=15",), "steps must be a multiple of 10, got 15."),
+    (("--warmup=40",), "--warmup must be below --steps=40, got 40."),
+    (("--min_count=3",), "--min_count is for words, got --level=char."),
+    (("--tied=true",), "--tied needs an --embedding_size of 16"),
+    (("--window=100000",), "batch_size · window must be below the"),
+    (("--reading=lines", "--window=0"), "window must be an integer from 1"),
+    (("--validation_share=1",), "validation_share must be a number from 0 to below 1"),
+    (("--validation_share=0.001",), "--validation_share must hold out more than batch_size = 4"),
+    (("--corpus=/nowhere",), "--corpus must be a file that exists, got /nowhere."),
+    (("--level=letter",), "Unknown level 'letter'"),
+    (("--cell_option=rest=1",), "Unknown --cell_option 'rest'. Choose one of: chrono, forget_bias"),
+    (
+      ("--cell=gru", "--cell_option=reset=x"),
+      "--cell=gru --cell_option=reset=x: Unknown reset 'x'",
+    ),
+    (("--cell_option=forget_bias=1,2",), "cell_option must hold one value, got 'forget_bias=1,2'."),
+    (("--match_params=500",), "--match_params and --hidden_size must not be given together"),
+    (("extra",), "Arguments must be flags, --name=value, got 'extra'."),
+  ],
+)
+def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(
+  error, text, tmp_path, flags, message
+):
+  folder = tmp_path / "model"
+  given = (*SMALL, f"--corpus={text}", f"--output_dir={folder}", *flags)
+  assert message in error(*given)
+  assert not folder.exists()
+
+
+@CHARACTERS
+@pytest.mark.parametrize(
+  "damage", ["kind", "json", "vocabulary", "missing", "other", "newer", "window", "layers"]
+)
+def test_a_folder_of_something_else_is_one_line(folder, error, tmp_path, damage):
+  broken = tmp_path / "broken"
+  broken.mkdir()
+  about = json.loads((folder / "model.json").read_text())
+  message = {
+    "kind": "must be of a language model, got 'sweep'",
+    "json": "is damaged: it must hold a JSON object",
+    "vocabulary": "must hold a checkpoint with head.bias float32[2], got float32[25]",
+    "missing": "--output_dir must be the folder of a trained model",
+    "other": "holds no checkpoint yet",
+    "newer": "model.json must be as it was written: Settings.__init__() got an unexpected",
+    "window": "model.json must be as it was written: window must be at least 1, got 0.",
+    "layers": "model.json must be as it was written: no 'layers'.",
+  }[damage]
+  if damage == "kind":
+    about["kind"] = "sweep"
+  if damage == "vocabulary":
+    (broken / "checkpoints").symlink_to(folder / "checkpoints")
+    about["vocabulary"]["symbols"] = [97, 98]
+  if damage == "newer":
+    about["settings"]["new"] = 1
+  if damage == "window":
+    about["settings"]["window"] = 0
+  if damage == "layers":
+    del about["settings"]["layers"]
+  if damage != "missing":
+    (broken / "model.json").write_text("[" if damage == "json" else json.dumps(about))
+  assert message in error(f"--output_dir={broken}", "--sample")
+
+
+def test_a_text_of_one_character_is_learned(program, tmp_path, capfdbinary):
+  path, folder = tmp_path / "a.txt", tmp_path / "model"
+  path.write_bytes(b"a" * 400)
+  assert (
+    program(*SMALL, "--cell=elman", "--steps=20", f"--corpus={path}", f"--output_dir={folder}") == 0
+  )
+  assert b"0.0000 nats" in capfdbinary.readouterr().out
+  assert program(f"--output_dir={folder}", "--sample", "--prime=a", "--length=3") == 0
+  assert capfdbinary.readouterr().out == b"aaaa\n"
+  # There is no line end, so that a sample needs something to go on from.
+  assert program(f"--output_dir={folder}", "--sample") == 2
+  assert b"--prime needs a model that has seen a line end, got ''" in capfdbinary.readouterr().err
+
+
+def test_what_diverged_since_its_last_loss_is_not_kept(program, text, tmp_path, monkeypatch):
+  """Params that the last update spoiled have a fine training loss, and none on held-out text."""
+  params = {"w": np.zeros(2, np.float32)}
+  calls = [
+    Call(20, 2.0, Evaluation(20, 2.0, 1.0, 2.5, 1.0, params), None),
+    Call(40, 1.0, Evaluation(40, 1.0, 1.0, math.nan, 2.0, params), None),
+  ]
+  monkeypatch.setattr(language_model, "train", lambda *_: iter(calls))
+  assert program(*SMALL, f"--corpus={text}", f"--output_dir={tmp_path / 'model'}") == 0
+  result = json.loads((tmp_path / "model" / "result.json").read_text())
+  assert result["best"]["step"] == 20 and result["diverged"]
+  assert [path.name for path in (tmp_path / "model" / "checkpoints").iterdir()] == ["20"]
+
+
+@CHARACTERS
+def test_a_training_that_was_interrupted_leaves_nothing_to_the_next(folder, tmp_path):
+  trained = trained_model.load(folder)
+  for name in ("metrics.jsonl", "training.png"):
+    (tmp_path / name).write_text("old")
+  trained_model.begin(tmp_path, trained.settings, trained.vocabulary, "", {})
+  assert {path.name for path in tmp_path.iterdir()} == {"model.json", "language_model.flags"}
+
+
+@CHARACTERS
+def test_words_are_those_of_the_training_part_alone(folder, tmp_path):
+  """The text is cut before its words are counted: long ones first, and as many bytes of short."""
+  settings = trained_model.load(folder).settings
+  path = tmp_path / "words.txt"
+  path.write_bytes(b"".join(b"%019d " % i for i in range(10)) + b"a " * 100)
+  settings = dataclasses.replace(
+    settings, corpus=str(path), level="word", min_count=1, validation_share=0.5, window=2
+  )
+  texts = read_texts(settings)
+  np.testing.assert_array_equal(np.sort(texts.train.symbols), 2 + np.arange(10))
+  np.testing.assert_array_equal(texts.held_out.symbols, np.full(100, texts.vocabulary.unk))
+
+
+def test_a_diverging_training_says_so(program, text, tmp_path, capfd):
+  folder = tmp_path / "model"
+  flags = ("--cell=elman", "--optimizer=sgd", "--clip_norm=none", "--learning_rate=3e38")
+  assert program(*SMALL, *flags, f"--corpus={text}", f"--output_dir={folder}") == 2
+  assert "--learning_rate or --clip_norm must be smaller" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["characters", "words", "memorised_characters"])
+def test_flagfiles_are_valid(error, tmp_path, name):
+  flags = (f"--flagfile={FLAGFILES / name}.flags", f"--output_dir={tmp_path / name}")
+  assert error(*flags, "--corpus=/nowhere").startswith("--corpus must be a file that exists")

@@ -1,0 +1,249 @@
+"""The training of a language model goes on where it was interrupted, and ends as if it was not."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from lock_holder import held_elsewhere
+
+from experiments.cli import command_line
+from experiments.language_model import __main__ as language_model
+from experiments.language_model import resume, trained_model
+from experiments.language_model.training import Evaluation
+
+TEXT = b'the cat sat on the mat.\n\nthe dog (a big one) barked: "who sat?"\n' * 40
+
+FLAGS = (
+  "--cell=elman",
+  "--hidden_size=8",
+  "--window=8",
+  "--batch_size=4",
+  "--dropout=0.1",
+  "--evaluate_every=50",
+  "--learning_rate=0.03",
+  "--validation_share=0.1",
+  "--checkpoint_every=15",
+)
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+  path = tmp_path_factory.mktemp("text") / "text.txt"
+  path.write_bytes(TEXT)
+  return f"--corpus={path}"
+
+
+def lines(folder):
+  """metrics.jsonl, but for what the clock showed."""
+  found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  return [line for line in found if line.pop("seconds") is not None]
+
+
+def assert_the_same(folder, other):
+  assert lines(folder) == lines(other)
+  found, expected = (trained_model.load(f) for f in (folder, other))
+  jax.tree.map(np.testing.assert_array_equal, found.variables, expected.variables)
+  assert found.step == expected.step
+  results = [json.loads((f / "result.json").read_text()) for f in (folder, other)]
+  assert results[0].keys() == results[1].keys()
+  assert [r["best"]["step"] for r in results] == [found.step] * 2
+  names = [{path.name for path in f.iterdir()} for f in (folder, other)]
+  assert names[0] == names[1] and "unfinished" not in names[0]
+
+
+# Children of one process, as most of a start's time is spent on importing.
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+from experiments import backend, command_line, language_model
+
+backend.configure()
+language_model.define_flags()
+folder, flags = Path(sys.argv[1]), sys.argv[2:]
+
+def start(name):
+  child = os.fork()
+  if child == 0:
+    try:
+      arguments = ["language_model", *flags, f"--output_dir={folder / name}"]
+      command_line.run(language_model.main, arguments)
+    except SystemExit as ended:
+      os._exit(ended.code or 0)
+    os._exit(0)
+  return child
+
+def end(child):
+  return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def reach(step):
+  names, deadline = set(), time.monotonic() + 60
+  while not any(name.isdecimal() and int(name) >= step for name in names):
+    assert time.monotonic() < deadline, names
+    time.sleep(0.001)
+    names = {path.name for path in folder.glob("broken/unfinished/*")}
+
+whole = start("whole")
+child = start("broken")
+reach(30)
+os.kill(child, signal.SIGKILL)
+print("ended:", end(child), end(start("broken")), end(whole))
+"""
+
+
+def test_a_process_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path, text):
+  done = subprocess.run(
+    (sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path), *FLAGS, "--steps=120", text),
+    cwd=Path(language_model.__file__).parents[2],
+    capture_output=True,
+    text=True,
+    timeout=200,
+  )
+  statuses = [line for line in done.stdout.splitlines() if line.startswith("ended:")]
+  assert statuses == ["ended: -9 0 0"], done.stderr
+  assert done.stdout.count("updates of an earlier start are kept.") == 1
+  assert_the_same(tmp_path / "broken", tmp_path / "whole")
+
+
+# In this process
+
+
+@pytest.fixture
+def program(program_here, text):
+  return lambda *flags: program_here(language_model, *FLAGS, "--steps=80", text, *flags)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def whole(folders, program):
+  """The folder of a training that nothing interrupted, made once a worker."""
+  if not (folders / "whole").exists():
+    assert program(f"--output_dir={folders / 'whole'}") == 0
+  return folders / "whole"
+
+
+@pytest.fixture
+def stopped(folders, program, monkeypatch, tmp_path):
+  """A copy of the folder of a training that SIGTERM stopped at update 60."""
+  made, folder = folders / "stopped", tmp_path / "stopped"
+  if not made.exists():
+    with monkeypatch.context() as patch:
+      train = language_model.train
+
+      def interrupted(*args):
+        for call in train(*args):
+          if call.step == 60:
+            signal.raise_signal(signal.SIGTERM)
+          yield call
+
+      # Which would end this process.
+      patch.setattr(command_line, "interrupted", lambda message, status: sys.exit(status))
+      patch.setattr(language_model, "train", interrupted)
+      assert program(f"--output_dir={made}") == 143
+  shutil.copytree(made, folder)
+  return folder
+
+
+def test_what_is_unfinished_is_gone_on_with_also_where_it_may_be_replaced(stopped, whole, program):
+  assert {path.name for path in (stopped / "unfinished").iterdir()} == {"40", "60"}
+  assert program(f"--output_dir={stopped}", "--overwrite") == 0
+  assert_the_same(stopped, whole)
+  # It is over now.
+  assert program(f"--output_dir={stopped}") == 2
+
+
+@pytest.mark.parametrize("damaged", [["60"], ["40", "60"]], ids=["newest", "all"])
+def test_it_goes_on_from_what_is_whole(stopped, whole, program, capfd, damaged):
+  for name in damaged:
+    (stopped / "unfinished" / name / "checkpoint.json").write_text("{")
+  # Params from after the checkpoint, of a process that was killed before the next.
+  trained_model.keep(stopped, 70, trained_model.load(whole).variables["params"])
+  assert program(f"--output_dir={stopped}") == 0
+  out, err = capfd.readouterr()
+  assert ("40 updates of an earlier start are kept." in out) == (damaged == ["60"])
+  assert err.count("is damaged: checkpoint.json is not as it was written.") == len(damaged)
+  assert_the_same(stopped, whole)
+
+
+@pytest.mark.parametrize("damage", ["later", "gone"])
+def test_the_best_is_that_of_the_checkpoint(stopped, program, monkeypatch, damage):
+  """Whatever a process has left in its place that was killed before it saved its next."""
+  best = trained_model.load(stopped)
+  if damage == "later":
+    trained_model.keep(stopped, 70, jax.tree.map(np.zeros_like, best.variables["params"]))
+  else:
+    shutil.rmtree(stopped / "checkpoints")
+  monkeypatch.setattr(language_model, "train", lambda *_: iter(()))
+  assert program(f"--output_dir={stopped}") == 0
+  found = trained_model.load(stopped)
+  assert found.step == best.step == 50
+  jax.tree.map(np.testing.assert_array_equal, found.variables, best.variables)
+
+
+def contents(folder):
+  return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--seed=1",), "holds the unfinished training of another model"),
+    (("--learning_rate=0.04",), "its learning_rate is 0.03, not 0.04; --overwrite replaces it."),
+    (("--hidden_size=9",), "its layers.hidden_size is 8, not 9; --overwrite replaces it."),
+    (("--cell_option=activation=relu",), "its layers.options is [], not [['activation', 'relu']]"),
+    (("--characters=2000",), "its characters is None, not 2000"),
+  ],
+)
+def test_the_unfinished_training_of_another_model_is_refused(
+  stopped, program, capfd, flags, message
+):
+  before = contents(stopped)
+  assert program(f"--output_dir={stopped}", *flags) == 2
+  error = capfd.readouterr().err
+  assert message in error and error.count("\n") == 1
+  assert contents(stopped) == before
+
+
+def test_another_text_under_the_same_name_is_another_model(stopped, program, capfd, tmp_path, text):
+  path = Path(text.removeprefix("--corpus="))
+  path.write_bytes(TEXT.replace(b"sat", b"lay"))
+  try:
+    assert program(f"--output_dir={stopped}") == 2
+  finally:
+    path.write_bytes(TEXT)
+  assert "its corpus_sha256 is '" in capfd.readouterr().err
+
+
+def test_another_model_takes_the_place_of_an_unfinished_one(stopped, program):
+  assert program(f"--output_dir={stopped}", "--overwrite", "--seed=1", "--steps=20") == 0
+  assert trained_model.load(stopped).settings.seed == 1
+  assert not (stopped / "unfinished").exists()
+
+
+def test_a_folder_where_another_process_is_at_work_is_refused(stopped, program, capfd):
+  before = contents(stopped)
+  with held_elsewhere(stopped / ".lock"):
+    assert program(f"--output_dir={stopped}") == 2
+  assert "--output_dir must be a folder in which no other process is" in capfd.readouterr().err
+  assert contents(stopped) == before
+
+
+def test_the_best_is_the_first_of_the_lowest_loss():
+  losses = [3.0, math.nan, 1.0, math.inf, 1.0, 2.0]
+  evaluations = [Evaluation(i, 0.0, 0.0, loss, 0.0, None) for i, loss in enumerate(losses)]
+  assert resume.best_of(evaluations) is evaluations[2]
+  assert resume.best_of(evaluations[1:2]) is None is resume.best_of([])

@@ -1,0 +1,99 @@
+"""Widths of as many params."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.networks.matched_width import (
+  check_near,
+  count_params,
+  matched_width,
+  task_input_size,
+)
+from rnn_jax import BidirectionalRNN, DeepRNN, make_cell
+from rnn_jax.cells import layer_norm, residual
+from rnn_jax.tasks import adding, copy_memory
+
+D = 5
+
+
+def elman(width):
+  return width * (D + width + 1)
+
+
+@pytest.mark.parametrize("wanted", [1, 6, 7, 8, 14, 100, 5000, 10**9])
+def test_width_of_an_elman_network_solves_its_quadratic(wanted):
+  exact = (-(D + 1) + math.sqrt((D + 1) ** 2 + 4 * wanted)) / 2
+  near = {max(1, math.floor(exact)), max(1, math.ceil(exact))}
+  best = min(sorted(near), key=lambda width: abs(elman(width) - wanted))
+  assert matched_width(elman, wanted) == (best, elman(best))
+
+
+def test_of_two_that_are_as_near_it_is_the_smaller():
+  assert matched_width(lambda width: 10 * width, 25) == (2, 20)
+
+
+def test_it_takes_few_looks():
+  looks = []
+  matched_width(lambda width: looks.append(width) or elman(width), 10**6)
+  assert len(looks) == len(set(looks)) < 22
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 3, 8, 12, 64])
+@pytest.mark.parametrize("wanted", [1, 50, 777, 5000])
+def test_widths_that_a_cell_refuses_are_skipped(multiple, wanted):
+  def count(width):
+    if width % multiple:
+      raise ValueError("hidden_size must be a multiple")
+    return elman(width)
+
+  every = [(width, elman(width)) for width in range(multiple, 200, multiple)]
+  assert matched_width(count, wanted) == min(every, key=lambda found: abs(found[1] - wanted))
+
+
+def test_what_is_refused_at_every_width_is_the_cells_own_error():
+  with pytest.raises(ValueError, match="Unknown activation 'rleu'; did you mean 'relu'"):
+    matched_width(lambda width: make_cell("elman", width, activation="rleu"), 10)
+
+
+def test_five_percent_is_near():
+  check_near(9, 105, 100, "elman")
+  with pytest.raises(ValueError) as error:
+    check_near(9, 94, 100, "gru reset=before, depth 2")
+  assert str(error.value) == (
+    "--match_params must be met by some width within 5%; the nearest width of gru reset=before, "
+    "depth 2 is 9, with 94 params, got 100."
+  )
+
+
+def test_params_of_all_layers_are_counted():
+  cell, width = make_cell("lstm", 4), 4
+  first, other = 4 * width * (D + width + 1), 4 * width * (width + width + 1)
+  assert count_params([cell], D) == first
+  assert count_params([cell] * 3, D) == first + 2 * other
+  wrapped = residual(layer_norm(make_cell("elman", 4)))
+  assert count_params([make_cell("elman", 4), wrapped], D) == elman(4) + 4 * 9 + 2 * 4
+  twice = 4 * width * (2 * width + width + 1)
+  assert count_params([cell] * 2, D, ways=2, merged=2) == 2 * (first + twice)
+
+
+@pytest.mark.parametrize(("merge", "merged"), [("concat", 2), ("sum", 1)])
+def test_count_is_that_of_the_networks_params(merge, merged):
+  cells, xs = [make_cell("gru", 3), make_cell("elman", 3)], jnp.zeros((2, 1, D))
+
+  def size(model):
+    params = jax.eval_shape(model.init, jax.random.key(0), xs)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+  assert size(DeepRNN(cells)) == count_params(cells, D)
+  assert size(BidirectionalRNN(cells, merge=merge)) == count_params(cells, D, ways=2, merged=merged)
+
+
+def test_input_of_a_task_is_its_vectors_or_its_tokens():
+  assert task_input_size(adding(6, 2)) == 2
+  task = copy_memory(30, 2)
+  assert task_input_size(task) == task.vocabulary_size

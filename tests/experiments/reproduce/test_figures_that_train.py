@@ -1,0 +1,248 @@
+"""Figures and tables that train: tiny runs of each, and what their verdicts follow from."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.reproduce import training
+from experiments.reproduce.figures import (
+  f5_truncation,
+  f8_depth,
+  f9_batch_normalization,
+  f10_every_cell,
+  t1_adding,
+  t2_temporal_order,
+  t3_copy_memory,
+  t4_character_model,
+)
+from rnn_jax import CELLS
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+
+def draws(outcome):
+  """Whether the picture can be drawn; what it shows is looked at by eye."""
+  figure = matplotlib.figure.Figure(layout="constrained")
+  outcome.draw(figure)
+  return bool(figure.axes)
+
+
+def by_name(outcome):
+  return {check.name: check for check in outcome.checks}
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_runs_keep_their_places(count):
+  # The state counts calls and adds up what its own run adds each time.
+  calls = training.train_runs(
+    lambda run, data: (run * 0, jnp.zeros((), jnp.int32)),
+    lambda run, state, data: ((state[0] + run * data, state[1] + 1), state[0]),
+    [np.float32(i) for i in range(count)],
+    jnp.asarray(10.0),
+  )
+  for i, ((totals, steps), before) in enumerate(itertools.islice(calls, 3)):
+    np.testing.assert_array_equal(totals, 10.0 * np.arange(count) * (i + 1))
+    np.testing.assert_array_equal(before, 10.0 * np.arange(count) * i)
+    np.testing.assert_array_equal(steps, [i + 1] * count)
+
+
+def test_sweep_that_fails_says_why():
+  with pytest.raises(RuntimeError, match=r"missing\.flags"):
+    training.sweep("missing.flags")
+
+
+def recorded(cells, losses, *, depths=(1,), before=-5.0, after=-5.0):
+  """What a sweep would have recorded: one run a cell and depth, 3 steps of time, constant loss."""
+  kinds = list(itertools.product(cells, depths))
+  layers = max(depths)
+  norms = np.full((len(kinds), 2, layers, 3), np.nan)
+  for i, (_, depth) in enumerate(kinds):
+    for step, first in enumerate((before, after)):
+      norms[i, step, :depth] = np.linspace(first, 0.0, 3)
+  coordinates = {
+    "cell": ("run", [cell for cell, _ in kinds]),
+    "depth": ("run", [depth for _, depth in kinds]),
+    "seed": ("run", [0] * len(kinds)),
+  }
+  gradients = xr.Dataset(
+    {"log10_grad_norm": (("run", "step", "layer", "time"), norms)}, coordinates
+  )
+  loss = np.array([[losses[cell]] * 120 for cell, _ in kinds])
+  return gradients, xr.Dataset(
+    {"loss": (("run", "update"), loss)}, coordinates, {"baseline": 1 / 6}
+  )
+
+
+@pytest.mark.parametrize(("elman", "gru", "good"), [(0.16, 1e-3, True), (0.16, 0.1, False)])
+def test_t1_wants_gates_below_and_the_simple_network_above(monkeypatch, elman, gru, good):
+  records = recorded(("elman", "gru"), {"elman": elman, "gru": gru})
+  monkeypatch.setattr(t1_adding, "sweep", lambda _: records)
+  outcome = t1_adding.run()
+  assert all(check.met for check in outcome.checks) is good
+  assert [row["cell"] for row in outcome.table] == ["elman", "gru"]
+  assert draws(outcome)
+
+
+@pytest.mark.parametrize(("after", "good"), [(-1.0, True), (-9.0, False)])
+def test_f8_wants_the_gradient_to_reach_further_where_it_has_learned(monkeypatch, after, good):
+  records = recorded(("lstm",), {"lstm": 0.01}, depths=(1, 2), after=after)
+  monkeypatch.setattr(f8_depth, "sweep", lambda _: records)
+  outcome = f8_depth.run()
+  assert all(check.met for check in outcome.checks) is good
+  assert [(row["layers"], row["layer"]) for row in outcome.table] == [(1, 1), (2, 1), (2, 2)]
+  assert outcome.table[0]["decades lost, before"] == 5.0
+  assert draws(outcome)
+
+
+def test_f10_is_of_every_cell():
+  flags = (training.FLAGFILES / "cells_decay.flags").read_text().splitlines()
+  (cells,) = [line.removeprefix("--cell=") for line in flags if line.startswith("--cell=")]
+  assert cells.split(",") == list(CELLS)
+
+
+def decaying(cells, rate, loss):
+  """Records of cells that lose `rate` decades a step at both ends, the second state less."""
+  lags = -np.outer(rate, np.arange(100.0))[:, None, None]
+  norms = np.repeat(lags, 2, axis=1)
+  dims = ("run", "step", "layer", "lag")
+  half = norms / 2
+  half[0] = np.nan  # the first cell has one state
+  coordinates = {"cell": ("run", cells), "layer": [1]}
+  gradients = xr.Dataset(
+    {"log10_lag_norm": (dims, norms), "log10_lag_norm_cell": (dims, half)}, coordinates
+  )
+  losses = xr.Dataset({"loss": (("run", "update"), np.outer(loss, np.ones(120)))}, coordinates)
+  return gradients, losses.assign_attrs(baseline=1.0)
+
+
+@pytest.mark.parametrize(("kept", "good"), [(0.01, True), (0.03, False)])
+def test_f10_wants_cells_to_keep_and_to_lose_as_their_papers_have_it(monkeypatch, kept, good):
+  cells = ["irnn", "lstm chrono=100", "elman", "gru chrono=none", "lru", "janet"]
+  rate = np.array([kept, 2 * kept, 0.1, 0.1, kept, kept])
+  records = decaying(cells, rate, [0.1, 0.1, 1.0, 0.1, 0.1, 0.1])
+  monkeypatch.setattr(f10_every_cell, "sweep", lambda *_: records)
+  outcome = f10_every_cell.run()
+  rows = {row["cell"]: row for row in outcome.table}
+  assert rows["irnn"]["adding: decades lost, before"] == pytest.approx(90 * kept)
+  # Of two states, the one that carries more.
+  assert rows["lstm chrono=100"]["adding: decades lost, after"] == pytest.approx(90 * kept)
+  checks = by_name(outcome)
+  assert checks["keeps: irnn, decades lost before, most"].met is good
+  assert checks["loses: elman, decades lost before, least"].met
+  assert checks["cells that have learned to add, to half the baseline"].measured == 5
+  assert not checks["after, cells that have learned to add: decades lost, most"].met  # the GRU
+  assert draws(outcome)
+
+
+def test_t2_wants_the_order_of_the_methods(monkeypatch):
+  solved = {"SGD": [-1, -1], "C": [-1, 3], "CR": [2, 2], t2_temporal_order.MEAN: [-1, -1]}
+
+  def train(length, runs, *_):
+    names = ("CR", t2_temporal_order.MEAN) if runs[0].weight > 0 else ("SGD", "C")
+    found = np.concatenate([solved[name] for name in names])
+    return np.where(found < 0, 0.7, 0.0), found
+
+  monkeypatch.setattr(t2_temporal_order, "train", train)
+  outcome = t2_temporal_order.run((20,), (0, 1))
+  assert [row["success rate"] for row in outcome.table] == [0.0, 0.5, 1.0, 0.0]
+  assert all(check.met for check in outcome.checks)
+  assert draws(outcome)
+  solved["CR"] = [-1, -1]
+  checks = by_name(t2_temporal_order.run((20,), (0, 1)))
+  assert not checks["T = 20: success of CR − C"].met
+
+
+def test_t2_trains():
+  run = t2_temporal_order.Run(np.uint32(0), np.float32(1), np.float32(0))
+  errors, solved = t2_temporal_order.train(10, [run], 2, 1, 10)
+  assert 0 <= errors[0] <= 1
+  assert solved[0] == -1 or errors[0] < t2_temporal_order.SOLVED
+
+
+def test_t3_trains():
+  outcome = t3_copy_memory.run(100, (0,), 4)
+  assert [row["initialisation"] for row in outcome.table] == list(t3_copy_memory.NAMES)
+  losses = [row["loss of the last 100"] for row in outcome.table]
+  assert np.isfinite(losses).all()
+  assert losses[0] != losses[1]
+  assert draws(outcome)
+
+
+def test_t4_learns_a_text_by_heart(monkeypatch, tmp_path):
+  monkeypatch.setattr(t4_character_model, "LIMITS", {"elman": 1.5})
+  (tmp_path / "text").write_bytes(b"ab" * 700)
+  outcome = t4_character_model.run(str(tmp_path / "text"), 1300, (0,), 20, 4)
+  (row,) = outcome.table
+  assert row["perplexity of the first epoch"] > row["of the last"] > 1
+  assert outcome.checks[0].met
+  assert draws(outcome)
+
+
+def test_f5_full_length_has_no_bias(monkeypatch, tmp_path):
+  monkeypatch.setattr(f5_truncation, "CELLS", ("elman",))
+  (tmp_path / "text").write_bytes(b"the quick brown fox " * 10)
+  outcome = f5_truncation.run(str(tmp_path / "text"), (1, 5), 5, (0,), 2)
+  assert all(check.met for check in outcome.checks)
+  cut, full = outcome.table
+  assert full["cosine after"] == pytest.approx(1, abs=1e-5)
+  assert 0 < cut["relative error before"] < 1
+  assert draws(outcome)
+
+
+def test_f9_norms_are_those_of_the_plain_loop(x64):
+  gamma, side, size = 0.5, 2, 4
+  (logs,) = f9_batch_normalization.gradient_norms((gamma,), (1,), side, size)
+  images, labels = f9_batch_normalization.digits(1, size, side)
+  cell_key, head_key, carry_key = jax.random.split(jax.random.key(1), 3)
+  orthogonal = jax.nn.initializers.orthogonal()
+  w_x, head = orthogonal(cell_key, (1, size), float), orthogonal(head_key, (size, 10), float)
+  start = 0.1 * jax.random.normal(carry_key, (size, size))
+
+  @jax.jit
+  def grads(slots):
+    def loss(slots):
+      h = start
+      for t in range(side**2):
+        a = h + images.reshape(size, -1)[:, t : t + 1] * w_x
+        a = (a - a.mean(axis=0, keepdims=True)) / jnp.sqrt(a.var(axis=0, keepdims=True) + 1e-5)
+        h = jnp.tanh(gamma * a) + slots[t]
+      return -jax.nn.log_softmax(h @ head)[np.arange(size), labels].mean()
+
+    return jax.grad(loss)(slots)
+
+  wanted = np.linalg.norm(grads(jnp.zeros((side**2, size, size))), axis=-1).mean(axis=-1)
+  np.testing.assert_allclose(logs[0], np.log10(wanted), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("steepest", "good"), [(12.0, True), (9.0, False)])
+def test_f9_wants_the_gradient_to_vanish_at_large_gains(monkeypatch, steepest, good):
+  def norms(gains, seeds, *_, **__):
+    profiles = np.multiply.outer(np.array(gains) * steepest, [-1.0, -0.5, 0.0])
+    return np.stack([profiles + seed for seed in seeds])
+
+  monkeypatch.setattr(f9_batch_normalization, "gradient_norms", norms)
+  outcome = f9_batch_normalization.run()
+  gains = [f"{gain:g}" for gain in f9_batch_normalization.GAINS]
+  assert [row["γ"] for row in outcome.table[:-2]] == gains
+  assert [row["lost, mean"] for row in outcome.table[:-2]] == pytest.approx(
+    [steepest * gain for gain in f9_batch_normalization.GAINS]
+  )
+  assert [check.met for check in outcome.checks] == [True, good, True]
+  assert draws(outcome)
+
+
+def test_f9_digits_are_like_scanned_ones():
+  images, labels = f9_batch_normalization.digits(0, 40, 28)
+  assert {*np.unique(images)} == {0.0, 1.0}
+  assert images[:, :2].sum() == images[:, -2:].sum() == 0  # a blank border
+  assert 0.05 < images.mean() < 0.3
+  zeros = images[labels == 0]
+  assert len(zeros)
+  assert (zeros[:, 13:15, 13:15] == 0).all()  # the hole of a 0

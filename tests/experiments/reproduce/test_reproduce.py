@@ -1,0 +1,270 @@
+"""Figures made again: the command, its records, the quick ones, and the slow ones made small."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments.cli import command_line
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce import mean_field, profiles
+from experiments.reproduce import report as figure_records
+from experiments.reproduce.figure import (
+  Check,
+  Figure,
+  Outcome,
+  absolute,
+  at_least,
+  at_most,
+  relative,
+)
+from experiments.reproduce.figures import FIGURES, f1_cells, f2_gain, f4_chaos, f6_error_surface
+from experiments.reproduce.report import Result
+from rnn_jax.cells import elman
+
+ROOT = Path(__file__).parents[3]
+
+
+def draw(figure):
+  figure.subplots().plot([0, 1])
+
+
+def outcome(measured):
+  rows = [{"a": 1, "b": float("nan")}, {"a": 2, "c": "x|y"}]
+  return Outcome(rows, [absolute("a | b", measured, 1.0, 0.1)], draw, ["a note [1]"])
+
+
+def fail():
+  raise ArithmeticError("no\nway")
+
+
+def stop():
+  raise KeyboardInterrupt
+
+
+def figure(run, seconds=1, seeds=()):
+  return Figure("A [title]", "setting", "source", seconds, run, seeds)
+
+
+@pytest.fixture
+def program(monkeypatch):
+  """The program, with figures of its own, as a function of its flags."""
+  others = {
+    "BAD": figure(fail),
+    "OFF": figure(lambda: outcome(float("nan"))),
+    "GOOD": figure(lambda: outcome(1.05), seeds=(3, 4)),
+    "SLOW": figure(stop, seconds=100),
+  }
+  monkeypatch.setattr(reproduce, "FIGURES", others)
+
+  def call(*names, **flags):
+    values = {"figure": names, "list": False, "budget": "full", "report": None, **flags}
+    monkeypatch.setattr(reproduce.flags, "FLAGS", SimpleNamespace(**values))
+    reproduce.main([])
+
+  return call
+
+
+def record(folder: Path, name: str):
+  return json.loads((folder / name / "checks.json").read_text())
+
+
+def test_a_figure_that_fails_is_not_reproduced_and_the_others_go_on(program, tmp_path, capsys):
+  report = tmp_path / "deep" / "RESULTS.md"
+  (tmp_path / "BAD").mkdir()
+  (tmp_path / "BAD" / "table.csv").write_text("of an earlier run")
+  with pytest.raises(SystemExit) as ended:
+    program("GOOD,BAD", "OFF", output_dir=str(tmp_path), report=str(report))
+  assert ended.value.code == 1
+  printed = capsys.readouterr()
+  assert "1 of 3 reproduced, not BAD, OFF" in printed.out
+  assert "A [title]" in printed.out and "a note [1]" in printed.out
+  assert "error: ArithmeticError: no way" in printed.out
+  assert not printed.err
+
+  verdicts = {name: record(tmp_path, name)["reproduced"] for name in ("BAD", "OFF", "GOOD")}
+  assert verdicts == {"BAD": False, "OFF": False, "GOOD": True}
+  assert record(tmp_path, "BAD")["error"] == "ArithmeticError: no way"
+  assert {p.name for p in (tmp_path / "BAD").iterdir()} == {"checks.json"}
+  assert record(tmp_path, "OFF")["checks"][0]["measured"] == "nan"
+  good = record(tmp_path, "GOOD")
+  assert good["seeds"] == [3, 4] and good["versions"]["jax"] and good["seconds"] >= 0
+  assert (tmp_path / "GOOD" / "table.csv").read_text().split() == ["a,b,c", "1,nan,", "2,,x|y"]
+  assert (tmp_path / "GOOD" / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+  text = report.read_text()
+  for line in (
+    "| BAD | A [title] | not reproduced | 0 |",
+    "| SLOW | | not run | |",
+    "## GOOD. A [title]: reproduced",
+    "- Seeds: 3, 4",
+    "It failed: ArithmeticError: no way",
+    r"| a \| b | 1.05 | 1 ± 0.1 | met |",
+    r"| a \| b | nan | 1 ± 0.1 | **not met** |",
+    r"| 2 |  | x\|y |",
+  ):
+    assert line in text.splitlines(), line
+
+
+def test_all_reproduced_is_no_exit(program, tmp_path, capsys):
+  program("GOOD", output_dir=str(tmp_path))
+  assert "1 of 1 reproduced." in capsys.readouterr().out
+
+
+def test_ctrl_c_is_one_line(program, tmp_path, monkeypatch):
+  class Interrupted(BaseException):
+    pass
+
+  def interrupted(message):
+    raise Interrupted(message)
+
+  monkeypatch.setattr(command_line, "interrupted", interrupted)
+  with pytest.raises(Interrupted, match=f"^3 of 4 figures have ended, see {tmp_path}.$"):
+    program("all", output_dir=str(tmp_path))
+
+
+def test_the_budget_leaves_out_what_takes_long(program, tmp_path, capsys):
+  program("GOOD,SLOW", budget="quick", output_dir=str(tmp_path))
+  assert "Left out, as they take more than 10 s: SLOW." in capsys.readouterr().out
+  assert not (tmp_path / "SLOW").exists()
+
+
+@pytest.mark.parametrize(
+  ("names", "flags", "message"),
+  [
+    (["GOOD,GOODS"], {}, "Unknown figure 'GOODS'; did you mean 'GOOD'? Choose one of: BAD, GOOD,"),
+    (["GOOD,"], {}, "Unknown figure ''. Choose one of: BAD, GOOD, OFF, SLOW, all."),
+    ([], {}, "--figure must name one of BAD, OFF, GOOD, SLOW, or be all."),
+    (["GOOD"], {"output_dir": ""}, "--output_dir must name a folder, got ''."),
+    (["GOOD"], {"report": ""}, "--report must name a file, got ''."),
+    (["GOOD"], {"output_dir": "/dev/null/x"}, "--output_dir or --report could not be read or"),
+  ],
+)
+def test_wrong_flags_are_one_line(program, names, flags, message, capsys):
+  with pytest.raises(SystemExit) as ended:
+    program(*names, **{"output_dir": "nowhere", **flags})
+  assert ended.value.code == 2
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: {message}") and error.count("\n") == 1
+
+
+def test_list_names_every_figure(program, capsys):
+  program(list=True, output_dir="nowhere")
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines] == ["figure", "BAD", "OFF", "GOOD", "SLOW"]
+
+
+def test_quick_figures_are_reproduced(tmp_path):
+  flags = ("--figure=all", "--budget=quick", f"--output_dir={tmp_path}")
+  result = subprocess.run(
+    (sys.executable, "-m", "experiments.reproduce", *flags, f"--report={tmp_path / 'RESULTS.md'}"),
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=240,
+    check=False,
+  )
+  assert result.returncode == 0, result.stdout + result.stderr
+  quick = [name for name, figure in FIGURES.items() if figure.seconds <= 10]
+  assert {"F3", "F6", "F7"} <= set(quick)
+  assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == sorted(quick)
+  for name in quick:
+    assert f"{name}: reproduced" in result.stdout
+    names = {p.name for p in (tmp_path / name).iterdir()}
+    assert names == {"checks.json", "table.csv", "picture.png", "picture.svg"}
+    assert record(tmp_path, name)["checks"]
+    assert f"## {name}. {FIGURES[name].title}: reproduced" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_a_check_is_met_within_its_tolerance_only():
+  assert relative("", 1.19, 1.0, 0.2).met and relative("", -0.81, -1.0, 0.2).met
+  assert not relative("", 1.21, 1.0, 0.2).met and not relative("", -0.79, -1.0, 0.2).met
+  assert absolute("", 0.9, 1.0, 0.11).met and not absolute("", 0.9, 1.0, 0.09).met
+  assert at_most("", 1.0, 1.0).met and not at_most("", 1.1, 1.0).met
+  assert at_least("", 1.0, 1.0).met and not at_least("", 0.9, 1.0).met
+  for check in (relative, absolute):
+    assert not check("", math.nan, 1.0, 9.0).met
+  for check in (at_most, at_least):
+    assert not check("", math.nan, 1.0).met
+
+
+def test_without_checks_nothing_is_reproduced():
+  met = Check("", 1.0, "1", True)
+  assert Result(Outcome([], [met], print), None, 0.0).reproduced
+  assert not Result(Outcome([], [met, met._replace(met=False)], print), None, 0.0).reproduced
+  assert not Result(Outcome([], [], print), None, 0.0).reproduced
+  assert not Result(None, "failed", 0.0).reproduced
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"title": 1}'])
+def test_report_names_a_record_that_cannot_be_read(tmp_path, text):
+  (tmp_path / "F1").mkdir()
+  (tmp_path / "F1" / "checks.json").write_text(text)
+  with pytest.raises(ValueError, match=r"F1/checks\.json must hold the record of a figure"):
+    figure_records.report(tmp_path, ["F1"])
+
+
+def test_mean_field_curves_meet_their_closed_forms():
+  for gain, value in zip(f4_chaos.GAINS, f4_chaos.MEAN_FIELD, strict=True):
+    assert mean_field.exponent(gain) == pytest.approx(value, abs=6e-4)
+  assert mean_field.exponent(0.7) == pytest.approx(math.log(0.7))
+  # At a small gain the inputs alone drive the units: a ~ N(0, w_i² D), and sech⁴ a ≈ 1 − 2 a².
+  small = mean_field.exponent(1e-3, f2_gain.SCALE**2)
+  assert small == pytest.approx(math.log(1e-3) - f2_gain.SCALE**2, abs=3e-4)
+  s = 1 / (1 + np.exp(-1.5))  # two equilibria meet where w σ′ = 1, here at x = ±1.5
+  w = 1 / (s * (1 - s))
+  assert f6_error_surface.fold(w, 1) == pytest.approx(1.5 - w * s)
+  assert f6_error_surface.fold(w, -1) == pytest.approx(-1.5 - w * (1 - s))
+
+
+def test_profiles_of_a_scaled_orthogonal_network_have_the_rate_of_its_gain(monkeypatch):
+  for name, value in {"HIDDEN": 6, "STEPS": 24, "BATCH": 3, "FIRST": 4, "LAST": 16}.items():
+    monkeypatch.setattr(profiles, name, value)
+
+  def make(gain):
+    return elman(profiles.HIDDEN, activation="linear", recurrent_gain=gain)
+
+  found = profiles.mean_profiles(make, [0.5, 1.5], [0.1], [5, 6, 7])
+  assert found.shape == (2, 1, 3, profiles.STEPS)
+  assert len(np.unique(found[0, 0], axis=0)) == 3  # each seed its own probe
+  for rates, gain in zip(profiles.rates(found), (0.5, 1.5), strict=True):
+    np.testing.assert_allclose(rates, math.log(gain), atol=1e-5)
+
+
+def test_gain_compares_the_rates_of_its_profiles(monkeypatch):
+  rates = {"linear": np.log(f2_gain.GAINS), "tanh": np.array(f2_gain.TANH_BEFORE) + 0.015}
+
+  def profiles_of(make, gains, scales, seeds):
+    linear = make(1.0).update({}, 0.0, 1.0, 1.0) == 2.0
+    slopes = rates["linear" if linear else "tanh"] / math.log(10)
+    return np.multiply.outer(slopes, np.tile(np.arange(200), (len(scales), len(seeds), 1)))
+
+  monkeypatch.setattr(profiles, "mean_profiles", profiles_of)
+  found = f2_gain.run()
+  assert len(found.checks) == 2 * len(f2_gain.GAINS) and all(check.met for check in found.checks)
+  rates["linear"] = rates["linear"] + 1.1e-5
+  rates["tanh"] = rates["tanh"] + 0.006
+  assert not any(check.met for check in f2_gain.run().checks)
+  assert figure_records.picture("F2", found).axes
+
+
+def test_cells_find_the_half_lives_of_their_profiles(monkeypatch):
+  lags, doubling = np.arange(profiles.STEPS), -50.0
+  halves = [[doubling if h is None else h for h in expected] for _, _, expected in f1_cells.CELLS]
+  exact = -math.log10(2) * lags / np.array(halves)[:, :, None, None]
+  scatter = 1e-3 * (np.arange(len(f1_cells.SEEDS)) % 3 - 1)[:, None] * lags  # not of the median
+  monkeypatch.setattr(f1_cells, "measure", lambda: exact + scatter)
+  found = f1_cells.run()
+  assert all(check.met for check in found.checks) and len(found.checks) == len(found.table)
+  assert [row["half-life"] for row in found.table] == pytest.approx(np.ravel(halves))
+  monkeypatch.setattr(f1_cells, "measure", lambda: 1.3 * exact + scatter)
+  missed = [check for check in f1_cells.run().checks if not check.met]
+  assert len(missed) == len(found.checks) - 1  # the one that grows still does
+  assert figure_records.picture("F1", found).axes

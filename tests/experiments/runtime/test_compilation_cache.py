@@ -1,0 +1,206 @@
+"""Programs that one sweep has compiled and the next one loads, in real processes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from experiments.runtime import compilation_cache
+from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.training import train as training
+from experiments.sweep.training.program import Layout
+from rnn_jax.tasks import adding
+
+ROOT = Path(__file__).parents[3]
+TINY = (
+  "--task=adding --cell=elman --hidden_size=4 --sequence_length=5 --batch_size=2 --steps=1 "
+  "--measures=none"
+)
+HIT, MISS = "Persistent compilation cache hit", "PERSISTENT COMPILATION CACHE MISS"
+
+
+ONE_PROGRAM = """
+import sys
+import jax
+import numpy as np
+from experiments import compilation_cache
+compilation_cache.use(sys.argv[1])
+print(jax.jit(lambda a: np.pi * a @ a)(np.arange(4.0, dtype=np.float32)))
+"""
+
+
+def call(*command: object, **environment: object) -> tuple[str, str]:
+  """What a program in Python says, on standard output and on standard error."""
+  log = {"JAX_LOG_COMPILES": "1", "JAX_EXPLAIN_CACHE_MISSES": "1"}
+  result = subprocess.run(
+    (sys.executable, *map(str, command)),
+    cwd=ROOT,
+    env={**os.environ, **log, **{name: str(value) for name, value in environment.items()}},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  return result.stdout, result.stderr
+
+
+def start(folder: Path, *flags: str, **environment: object) -> tuple[str, dict[str, bytes]]:
+  """What a sweep of one group says on standard error, and its records."""
+  command = ("-m", "experiments.sweep", *TINY.split(), f"--output_dir={folder}", *flags)
+  _, said = call(*command, **environment)
+  paths = [folder / "gradients.nc", *folder.glob("runs/*/metrics.jsonl")]
+  return said, {path.name: path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
+  """The user's cache, with the one program of a sweep, and the sweep's records."""
+  folder = tmp_path_factory.mktemp("first")
+  said, records = start(folder / "out", XDG_CACHE_HOME=folder)
+  assert (said.count(HIT), said.count(MISS)) == (0, 1)
+  return folder / "rnn_jax", records
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> tuple[Path, str]:
+  """A cache that holds one program, and what it has printed."""
+  cache = tmp_path_factory.mktemp("one") / "programs"
+  printed, said = call("-c", ONE_PROGRAM, cache)
+  assert (said.count(HIT), said.count(MISS)) == (0, 1)
+  return cache, printed
+
+
+def copied(cache: Path, to: Path) -> Path:
+  to.mkdir(mode=0o700)
+  for path in cache.iterdir():
+    (to / path.name).write_bytes(path.read_bytes())
+  return to
+
+
+def program(cache: Path) -> Path:
+  (path,) = cache.glob("*-cache")
+  return path
+
+
+def test_the_next_sweep_loads_the_program_and_computes_the_same(compiled, tmp_path):
+  cache, records = compiled
+  said, again = start(tmp_path / "loaded", f"--compilation_cache={cache}")
+  assert (said.count(HIT), said.count(MISS)) == (1, 0)
+  assert again == records
+
+
+def test_the_folder_is_the_users_own(compiled):
+  folder, _ = compiled
+  assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+  assert program(folder).stat().st_size
+
+
+def of_another_user(tmp_path):
+  if os.getuid() != 0:
+    return Path("/usr")
+  tmp_path.mkdir(mode=0o700)
+  os.chown(tmp_path, 12345, -1)
+  return tmp_path
+
+
+def writable_by_all(path):
+  path.mkdir()
+  path.chmod(0o777)
+  return path
+
+
+def a_file(path):
+  path.write_bytes(b"")
+  return path
+
+
+UNUSABLE = [of_another_user, writable_by_all, a_file, lambda _: "/proc/nothing", lambda _: ""]
+OPTIONS = (
+  "jax_compilation_cache_dir",
+  "jax_compilation_cache_max_size",
+  "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+@pytest.fixture
+def options():
+  """The options of jax as they were, afterwards."""
+  before = {name: jax.config.values[name] for name in OPTIONS}
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.mark.usefixtures("options")
+def test_none_is_no_cache_and_no_warning(tmp_path, capsys):
+  compilation_cache.use(str(tmp_path))
+  assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)
+  compilation_cache.use("none")
+  assert jax.config.values["jax_compilation_cache_dir"] is None
+  assert not capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("options")
+@pytest.mark.parametrize("make", UNUSABLE)
+def test_a_folder_that_cannot_be_trusted_or_used_is_one_line(make, tmp_path, capsys):
+  cache = make(tmp_path / "programs")
+  compilation_cache.use(str(cache))
+  assert jax.config.values["jax_compilation_cache_dir"] is None
+  said = capsys.readouterr().err
+  assert said.startswith("warning: ") and said.count("\n") == 1
+  assert "compiled programs are not kept" in said and str(cache) in said
+  assert not list(tmp_path.glob("programs/*"))
+
+
+def test_a_folder_that_cannot_be_trusted_is_no_failure(compiled, tmp_path):
+  cache = writable_by_all(tmp_path / "programs")
+  said, records = start(tmp_path / "out", f"--compilation_cache={cache}")
+  assert records == compiled[1]
+  (line,) = [line for line in said.splitlines() if line.startswith("warning: ")]
+  assert "compiled programs are not kept" in line and str(cache) in line
+  assert (said.count(HIT), said.count(MISS)) == (0, 0)
+  assert not list(tmp_path.glob("programs/*"))
+
+
+def test_a_damaged_program_is_compiled_again(kept, tmp_path):
+  cache = copied(kept[0], tmp_path / "programs")
+  program(cache).write_bytes(program(cache).read_bytes()[:-8])
+  printed, said = call("-c", ONE_PROGRAM, cache)
+  assert said.count(HIT) == 0
+  assert printed == kept[1]
+
+
+def test_a_program_that_was_half_written_is_replaced(kept, tmp_path):
+  cache = copied(kept[0], tmp_path / "programs")
+  whole = program(cache).stat().st_size
+  # A kill between the two writes of jax leaves this.
+  program(cache).write_bytes(b"half")
+  next(cache.glob("*-atime")).unlink()
+  _, said = call("-c", ONE_PROGRAM, cache)
+  assert (said.count(HIT), said.count(MISS)) == (0, 1)
+  assert program(cache).stat().st_size == pytest.approx(whole, rel=0.01)
+
+
+def test_the_next_group_compiles_while_one_is_in_use(compilations):
+  settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1, "lag", 1)
+  groups = [[Run("elman", depth, None, 0, 0.01, 1.0, 1.0, None)] for depth in (1, 2, 3)]
+  task, layout = adding(5, 2), Layout(jax.local_devices()[:1])
+  sweep = SimpleNamespace(settings=settings, task=task, layout=layout)
+  programs = training._compiled_ahead(groups, sweep, stop=lambda: False)
+  next(programs)
+  for _ in range(600):
+    if len(compilations) == 2:
+      break
+    time.sleep(0.1)
+  time.sleep(0.5)
+  assert len(compilations) == 2  # one ahead, and no more
+  assert len(list(programs)) == 2
+  assert len(compilations) == 3

@@ -1,0 +1,212 @@
+"""From a trained model's folder to the page, and every wrong flag as one line."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments.cli import command_line
+from experiments.language_model import trained_model
+from experiments.language_model.settings import Settings, make_model
+from experiments.networks.layers import Layers
+from experiments.states import __main__ as states
+from experiments.states.text_pieces import text_pieces
+from experiments.states.unit_values import read
+from rnn_jax import DeepRNN, make_cell, step
+from rnn_jax.gradient_flow import gate_values
+from rnn_jax.losses import cross_entropy
+from rnn_jax.text import build_vocabulary, build_word_vocabulary, load_corpus
+
+TEXT = b"def f(x):\n  # of x\n  return '<b>', [x]\n" * 20 + b"def g(x):\n"
+
+
+def settings_of(corpus, level="char"):
+  return Settings(
+    corpus=str(corpus),
+    characters=None,
+    level=level,
+    min_count=1,
+    max_vocabulary=None,
+    validation_share=0.25,
+    embedding_size=None if level == "char" else 3,
+    tied=False,
+    reading="stream",
+    window=4,
+    batch_size=2,
+    steps=10,
+    optimizer="adam",
+    learning_rate=0.01,
+    schedule="constant",
+    warmup=0,
+    clip_norm=1.0,
+    evaluate_every=10,
+    seed=0,
+    layers=Layers("lstm", 1, 4, 0.0, False, False, 0.0, "step", ()),
+  )
+
+
+def write_model(folder, corpus, vocabulary, level="char"):
+  """A model's folder as the training leaves it, with params that nobody trained."""
+  settings = settings_of(corpus, level)
+  about = {"corpus": {"sha256": load_corpus(corpus).sha256}}
+  trained_model.begin(folder, settings, vocabulary, "", about)
+  model = make_model(settings, vocabulary.size)
+  tokens = jnp.zeros((1, 1), jnp.int32)
+  params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
+  trained_model.keep(folder, 10, params)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+  """Folder with a text, and models of its characters and words."""
+  folder = tmp_path_factory.mktemp("states")
+  corpus = folder / "text.py"
+  corpus.write_bytes(TEXT)
+  write_model(folder / "char", corpus, build_vocabulary(TEXT))
+  write_model(folder / "word", corpus, build_word_vocabulary(TEXT), "word")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def defined():
+  """The flags of this program; those of others with the same names come back after it."""
+  names = ("model", "text", "characters", "reach", "output")
+  others = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
+  flags.FLAGS.remove_flag_values(others)
+  states.define_flags()
+  yield
+  flags.FLAGS.remove_flag_values({name: flags.FLAGS[name] for name in names})
+  for name, flag in others.items():
+    flags.FLAGS[name] = flag
+
+
+@pytest.fixture
+def run(defined, capsys):
+  """`run(**flags) -> (exit status, standard output, standard error)`."""
+
+  def run(**given):
+    capsys.readouterr()
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+      command_line.run(states.main, ["states", *(f"--{k}={v}" for k, v in given.items())])
+    return (ended.value.code or 0, *capsys.readouterr())
+
+  return run
+
+
+def data_of(path):
+  text = path.read_text(encoding="utf-8")
+  return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_page_of_the_held_out_part(models, run, tmp_path):
+  output = tmp_path / "new" / "page.html"
+  code, out, err = run(model=models / "char", characters=50, reach=3, output=output)
+  assert (code, err) == (0, "")
+  data = data_of(output)
+  cut = len(TEXT) - len(TEXT) // 4
+  assert "".join(data["pieces"]) == TEXT[cut : cut + 50].decode()
+  gates = [f"layer 1 {name} gate" for name in ("forget", "input", "output")]
+  assert [q["name"] for q in data["quantities"]] == ["layer 1 hidden", "layer 1 cell", *gates]
+  assert data["saliency"]["reach"] == 3 and len(data["losses"]) == 50
+  assert "1 layer of 4 lstm units" in data["about"] and "the held-out part of" in data["about"]
+  assert "inside quotes" in out and f"The page is {output}" in out
+  for found in data["found"]:
+    assert f"{found['held_out']:.2f}" in out and f"{found['quantity']} {found['unit']}" in out
+
+
+def test_page_of_a_file_at_word_level(models, run, tmp_path):
+  path, output = tmp_path / "other.py", tmp_path / "page.html"
+  path.write_bytes(b"return y\n\n[x]")
+  code, _, err = run(model=models / "word", text=path, output=output)
+  assert (code, err) == (0, "")
+  data = data_of(output)
+  # The last word is only predicted.
+  assert data["pieces"] == ["return ", "<unk> ", "\n", "\n", "[ ", "x "]
+  assert "6 words from" in data["about"]
+  assert data["saliency"]["reach"] == 6  # of 100 that were asked for
+
+
+def test_wrong_flags_are_one_line(models, run, tmp_path):
+  odd, short = tmp_path / "odd", tmp_path / "short"
+  odd.write_text("def é")
+  short.write_text("d")
+  char = {"model": models / "char"}
+  for given, words in (
+    ({}, "--model must be the folder of a trained model, got 'none'"),
+    ({"model": models}, "--model must be the folder of a trained model"),
+    (char | {"text": tmp_path / "no"}, "--text must be a readable file"),
+    (char | {"text": tmp_path}, "--text must be a readable file"),
+    (char | {"text": odd}, "--text holds 'é' at byte 4, not in the vocabulary"),
+    (char | {"text": short}, "--text must hold at least 2 tokens, got 1"),
+    (char | {"output": tmp_path}, "--output must name a file"),
+    (char | {"characters": 0}, "characters must be an integer from 1"),
+    (char | {"reach": "far"}, "reach must be an integer from 1"),
+  ):
+    code, out, err = run(**given)
+    assert code == 2 and not out and words in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_a_text_that_changed_since_the_training_is_not_held_out(models, run):
+  (models / "text.py").write_bytes(TEXT + b"x")
+  try:
+    code, _, err = run(model=models / "char")
+  finally:
+    (models / "text.py").write_bytes(TEXT)
+  assert code == 2 and "is not what it was in training" in err
+
+
+def test_values_are_those_after_each_token():
+  cells = [make_cell("gru", 3), make_cell("lstm", 2)]
+  model = DeepRNN(cells, 5, 5)
+  tokens = np.random.default_rng(0).integers(0, 5, 9)
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+  reading = read(model, variables, tokens)
+  found = {q.name: q for q in reading.quantities}
+
+  @jax.jit
+  def by_hand(variables, tokens):
+    cells, params, xs = model.trunk(variables, tokens[:-1, None])
+    carries, rows = list(model.initial_carries(1)), []
+    for t in range(8):
+      x = xs[t : t + 1]
+      for i, (cell, p) in enumerate(zip(cells, params, strict=True)):
+        drive = jax.tree.map(lambda a: a[0], cell.project(p, x))
+        carries[i] = step(cell, p, carries[i], drive)
+        x = cell.output(p, carries[i], drive)[None]
+      rows.append((carries[0][0], carries[1].hidden[0], carries[1].cell[0]))
+    _, logits = model.apply(variables, tokens[:-1, None])
+    gates = gate_values(cells, params, xs)
+    return rows, gates, cross_entropy(logits[:, 0], tokens[1:])
+
+  rows, gates, losses = by_hand(variables, jnp.asarray(tokens))
+  names = ("layer 1 hidden", "layer 2 hidden", "layer 2 cell")
+  for name, expected in zip(names, zip(*rows, strict=True), strict=True):
+    np.testing.assert_allclose(found.pop(name).values, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(reading.losses, losses, rtol=1e-5)
+  expected = {
+    f"layer {i} {name} gate": np.asarray(a)[:, 0]
+    for i, layer in enumerate(gates, start=1)
+    for name, a in layer.items()
+  }
+  assert set(found) == set(expected) and all(q.gate for q in found.values())
+  for name, q in found.items():
+    np.testing.assert_allclose(q.values, expected[name], rtol=1e-5)
+
+
+def test_pieces_are_letters_bytes_and_words():
+  text = "aé<\n".encode() + b"\xff\xc3"
+  vocabulary = build_vocabulary(text)
+  pieces = text_pieces(vocabulary, vocabulary.encode(text))
+  assert pieces == ["a", "", "é", "<", "\n", "\\xff", ""]
+  text = "été <unk>\n\n".encode() + b"\xff\n"
+  vocabulary = build_word_vocabulary(text, "whitespace")
+  pieces = text_pieces(vocabulary, vocabulary.encode(text))
+  assert pieces == ["été ", "<unk> ", "\n", "\n", "\\xff ", "\n"]

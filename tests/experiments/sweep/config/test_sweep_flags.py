@@ -1,0 +1,161 @@
+"""Flags of a sweep: flagfiles are valid, and bad input is one line."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+from absl.testing import flagsaver
+
+from experiments.sweep.config.flags import resolve
+from experiments.sweep.config.grid import flagfile
+
+FLAGFILES = Path(__file__).parents[4] / "experiments" / "flagfiles"
+SWEEPS = sorted(path for path in FLAGFILES.glob("*.flags") if "--task=" in path.read_text())
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
+def test_every_flagfile_is_valid(path, tmp_path, sweep_here):
+  assert sweep_here(f"--flagfile={path}", "--dry_run", f"--output_dir={tmp_path / 'out'}") == 0
+
+
+BAD = [
+  ("--cell=lstn", "did you mean 'lstm'? Choose one of: "),
+  ("--task=chrlm", "did you mean 'charlm'?"),
+  ("--optimizer=adamm", "did you mean 'adam'?"),
+  ("--cel=lstm", "Did you mean: cell"),
+  ("--steps=0", "steps must be an integer from 1"),
+  ("--hidden_size=-3", "hidden_size must be an integer from 1"),
+  ("--batch_size=1.5", "batch_size must be an integer from 1"),
+  ("--log_every=x", "log_every must be an integer from 1"),
+  ("--measures=lags", "Unknown measure 'lags'; did you mean 'lag'?"),
+  ("--measures=lag,none", "measure must be none alone"),
+  ("--measures=lag,saturation", "--measures must not hold saturation where no cell has gates"),
+  ("--measure_every=0", "measure_every must be an integer from 1"),
+  ("--learning_rate=0", "learning_rate must be a finite number above 0"),
+  ("--learning_rate=nan", "learning_rate must be a finite number above 0"),
+  ("--learning_rate=1e-60", "learning_rate must be a finite number above 0"),
+  ("--clip_norm=-1", "clip_norm must be a finite number above 0"),
+  ("--clip_norm=non", "or 'none'"),
+  ("--recurrent_gain=inf", "recurrent_gain must be a finite number from 0"),
+  ("--forget_bias=nan", "forget_bias must be a finite number"),
+  ("--truncation=0", "truncation must be an integer from 1"),
+  ("--truncation=ful", "or 'full'"),
+  ("--seed=-1", "seed must be an integer from 0"),
+  ("--depth=", "depth must be a comma list without empty entries"),
+  ("--cell=lstm,,gru", "cell must be a comma list without empty entries"),
+  ("--learning_rate=0.1,1e-1", "learning_rate must not hold a value twice, got 1e-1"),
+  ("--learning_rate=0.1,0.10000000001", "learning_rate must not hold a value twice"),
+  ("--truncation=128,full", "--truncation must not hold a value twice"),
+  ("--hidden_size=2147483647", "must fit into this machine's"),
+  ("--batch_size=2147483647", "must fit into this machine's"),
+  ("--corpus={long}", "--corpus must be readable"),
+  ("--output_dir={long}", "--output_dir must be a folder that can be written"),
+  ("--output_dir=~nobody-of-this-name/x", "--output_dir must be a path"),
+  (
+    "--output_dir=a\0b",
+    "--output_dir must be a path, got 'a\\x00b' (no path holds a null character",
+  ),
+  ("--flagfile=a\0b", "--flagfile must be a path"),
+  ("--cell=irnn --cell_option=scale=0,-1e39", "that are finite in float32, got -1e39"),
+  ("--cell=lem --cell_option=delta=1" + "0" * 400, "delta must be finite, got inf"),
+  ("--flagfile=~nobody-of-this-name/x", "--flagfile must be a path"),
+  ("--corpus=two\nlines", "--corpus must be a file that exists"),
+  ("--task=copy_memory --sequence_length=20", "--sequence_length must be at least 21, got 20"),
+  ("--sequence_length=2000000000", "--sequence_length must be below the"),
+  ("--corpus=missing.txt", "--corpus must be a file that exists"),
+  ("--corpus={tmp}", "--corpus must be a file, got the folder"),
+  ("--corpus={tmp}/empty", "--corpus must not be empty"),
+  ("--corpus={tmp}/empty/x", "--corpus must be readable"),
+  ("--task=adding --corpus={tmp}/empty", "--corpus is for task charlm"),
+  ("--flagfile={tmp}/missing.flags", "--flagfile must be a readable file"),
+  ("--flagfile={tmp}/noequals.flags", "got 'steps 4' in line 2"),
+  ("--flagfile={tmp}/self.flags", "--flagfile must not include itself"),
+  ("leftover", "got 'leftover'"),
+  ("--devices=99", "--devices must be at most the"),
+  ("--data_parallel=0", "data_parallel must be an integer from 1"),
+  ("--data_parallel=3", "--data_parallel must divide --batch_size=32, got 3"),
+  ("--data_parallel=8", "must divide the number of devices in use, 4, got 8"),
+  ("--devices=3 --data_parallel=2", "must divide the number of devices in use, 3, got 2"),
+  ("--runs_per_device=0", "runs_per_device must be an integer from 1"),
+  ("--runs_per_device=many", "or 'auto'"),
+  ("--output_dir={tmp}", "--output_dir must be new, empty, or hold a sweep"),
+  ("--output_dir={tmp}/empty", "--output_dir must be a folder, got the file"),
+  ("--output_dir={tmp}/empty/x", "--output_dir must be a folder that can be written"),
+  ("--output_dir=/proc/nothing", "--output_dir must be a folder that can be written"),
+  ("--output_dir=", "--output_dir must name a folder"),
+  ("--cell_option=activation", "cell_option must be name=value or cell.name=value"),
+  ("--cell_option=activation=", "cell_option must be a comma list without empty entries"),
+  ("--cell_option=activation=tanh,tanh", "cell_option must not hold a value twice, got tanh"),
+  ("--cell_option=activaton=relu", "Unknown --cell_option 'activaton'; did you mean 'activation'?"),
+  (
+    "--cell=gru --cell_option=elman.activation=relu",
+    "--cell_option must be for a chosen cell, gru, got",
+  ),
+  (
+    "--cell_option=activation=rleu",
+    "--cell=elman --cell_option=activation=rleu: Unknown activation",
+  ),
+  ("--cell_option=recurrent_gain=2", "which has a flag of its own, --recurrent_gain"),
+  ("--cell=gru --cell_option=chrono=1", "--cell=gru --cell_option=chrono=1: "),
+  ("--hidden_size=64 --match_params=5000", "must not be given together, got 5000 and 64"),
+  ("--match_params=0", "match_params must be an integer from 1 to 2147483647, or 'none'"),
+  (
+    "--task=adding --depth=2 --match_params=11",
+    "the nearest width of elman, depth 2 is 1, with 7 params, got 11.",
+  ),
+  (
+    "--task=adding --match_params=2147483647 --sequence_length=200000",
+    "--match_params, --sequence",
+  ),
+  ("--match_params=5000 --cell_option=activation=rleu", "activation=rleu: Unknown activation"),
+]
+
+
+def memory_flags() -> str:
+  """Two runs on one device, of which this machine could hold one."""
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  size = math.isqrt(int(0.6 * memory / 4))
+  return f"--task=adding --hidden_size={size} --batch_size=1 --seed=0,1 --runs_per_device=2"
+
+
+BAD += [(memory_flags(), "GiB; 2 runs need")]
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD, ids=[flags for flags, _ in BAD])
+def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, capsys, sweep_here):
+  (tmp_path / "empty").write_bytes(b"")
+  (tmp_path / "noequals.flags").write_text("--steps=3\nsteps 4\n")
+  (tmp_path / "self.flags").write_text(f"--flagfile={tmp_path / 'self.flags'}\n")
+  before = sorted(tmp_path.iterdir())
+  given = flags.format(tmp=tmp_path, long=tmp_path / ("x" * 300)).split(" ")
+  assert sweep_here(f"--output_dir={tmp_path / 'out'}", *given) == 2
+  error = capsys.readouterr().err
+  assert message in error
+  assert error.startswith("error: ")
+  assert error.count("\n") == 1
+  assert sorted(tmp_path.iterdir()) == before
+
+
+def test_flags_that_a_sweep_writes_are_the_same_sweep(tmp_path, sweep_flags):
+  given = ["--task=adding", "--cell=elman,gru", "--cell_option=activation=relu,tanh"]
+  given += ["--cell_option=gru.reset=none", "--cell_option=inner_bias=false", "--match_params=999"]
+
+  def resolved(*arguments):
+    with flagsaver.flagsaver():
+      sweep_flags(["sweep", *arguments, f"--output_dir={tmp_path / 'out'}"])
+      return resolve([])
+
+  first = resolved(*given)
+  file = tmp_path / "sweep.flags"
+  file.write_text(flagfile(first.settings, first.axes, first.options))
+  again = resolved(f"--flagfile={file}")
+  assert again.ids == first.ids and again.configuration == first.configuration
+  assert {run.options for run in first.ids.values() if run.cell == "gru"} == {
+    (("inner_bias", False), ("reset", "none"))
+  }
+  assert first.configuration["cell_option"][0] == "activation=relu,tanh"
+  other = resolved(*given, "--cell_option=recurrent_kernel=identity")
+  assert other.configuration != first.configuration and not set(other.ids) & set(first.ids)

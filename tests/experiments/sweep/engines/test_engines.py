@@ -1,0 +1,143 @@
+"""Workers of Ray and SLURM, killed and interrupted: the records are those of one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_sweep import SMOKE, contents, start, sweep
+
+from experiments.sweep import engines
+from experiments.sweep.config import engine_flags
+
+# One run, so one worker; long enough for it to be killed in the midst.
+LONG = (
+  SMOKE,
+  *("--cell=elman", "--truncation=full", "--measures=none", "--steps=6000", "--log_every=2000"),
+)
+pytestmark = pytest.mark.timeout(280)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> Path:
+  folder = tmp_path_factory.mktemp("local") / "long"
+  sweep(*LONG, f"--output_dir={folder}", "--devices=1")
+  return folder
+
+
+def processes() -> dict[int, tuple[int, str]]:
+  """Parent and command of each."""
+  found = {}
+  for path in Path("/proc").glob("[0-9]*"):
+    try:
+      command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+      parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+      continue  # it has ended
+    found[int(path.name)] = parent, command
+  return found
+
+
+def descendants(pid: int, word: str) -> list[int]:
+  """Those that come from a process, however far, and have a word in their command."""
+  every = processes()
+
+  def comes(other: int) -> bool:
+    parent = every.get(other, (0, ""))[0]
+    return parent == pid or (parent > 1 and comes(parent))
+
+  return [other for other, (_, command) in every.items() if word in command and comes(other)]
+
+
+def until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+  """Waits while a process runs."""
+  late = time.monotonic() + 200
+  while not ready():
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < late
+    time.sleep(0.02)
+
+
+def saved(folder: Path) -> bool:
+  """Whether a round is on its way, and has a checkpoint."""
+  return any(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))
+
+
+def end(process: subprocess.Popen[str]) -> tuple[str, str]:
+  out, err = process.communicate(timeout=200)
+  assert process.returncode == 0, err
+  return out, err
+
+
+def test_every_engine_has_a_flag():
+  assert tuple(engines.ENGINES) == engine_flags.ENGINE_NAMES
+
+
+@pytest.mark.parametrize(
+  ("engine", "says"),
+  [
+    ("ray", "--engine=ray needs ray, which must be installed: pip install 'rnn_jax[ray]'."),
+    ("slurm", "--engine=slurm needs submitit, which must be installed: pip install 'rnn_jax[slurm"),
+  ],
+)
+def test_a_missing_package_is_named(engine, says, sweep_here, capsys, tmp_path, monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+  assert sweep_here(SMOKE, f"--engine={engine}", f"--output_dir={tmp_path / 'out'}") == 2
+  assert says in capsys.readouterr().err
+  assert sweep_here(SMOKE, f"--engine={engine}", "--dry_run") == 0
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_cluster_is_named(sweep_here, capsys, tmp_path, monkeypatch):
+  monkeypatch.setenv("PATH", str(tmp_path))
+  assert sweep_here(SMOKE, "--engine=slurm", f"--output_dir={tmp_path / 'out'}") == 2
+  assert "it has no srun" in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
+def test_ray_goes_on_where_a_killed_worker_was(local, tmp_path):
+  folder = tmp_path / "ray"
+  process = start(*LONG, f"--output_dir={folder}", "--engine=ray")
+  until(lambda: saved(folder), process)
+  (worker,) = descendants(process.pid, "ray::_train")
+  os.kill(worker, signal.SIGKILL)
+  assert not (folder / "gradients.nc").exists()
+  out, err = end(process)
+  assert "Traceback" not in err
+  assert "1 runs have ended" in out
+  assert contents(folder) == contents(local)
+  assert not descendants(process.pid, "ray")
+
+
+def test_ray_does_not_try_again_what_is_wrong(tmp_path):
+  text = tmp_path / "text.txt"
+  text.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 500)
+  folder = tmp_path / "ray"
+  process = start(f"--corpus={text}", f"--output_dir={folder}", "--engine=ray")
+  until((folder / "sweep.json").exists, process)
+  text.unlink()  # the driver has read it, the worker has not
+  _, err = process.communicate(timeout=200)
+  assert process.returncode == 2
+  assert err.count("\n") == 1 and "corpus" in err and str(text) in err
+  assert not (folder / "runs").exists()
+
+
+def test_a_slurm_job_that_is_interrupted_goes_on(local, tmp_path):
+  folder = tmp_path / "slurm"
+  process = start(*LONG, f"--output_dir={folder}", "--engine=slurm", "--slurm_cluster=local")
+  until(lambda: saved(folder), process)
+  (job,) = descendants(process.pid, "submitit.core._submit")
+  os.kill(job, signal.SIGUSR2)
+  until(lambda: descendants(process.pid, "submitit.core._submit") not in ([], [job]), process)
+  assert saved(folder)  # what it goes on from
+  out, err = end(process)
+  assert err == ""
+  assert "1 runs have ended" in out
+  assert contents(folder) == contents(local)
+  (log,) = (folder / "slurm_logs").glob("*_log.err")
+  assert "Requeued job" in log.read_text()

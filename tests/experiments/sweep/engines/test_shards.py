@@ -1,0 +1,230 @@
+"""Shards of a sweep, as real processes; what they come to, merged, is a sweep in one piece."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from lock_holder import held_elsewhere
+from test_sweep import ROOT, SMOKE, contents, start, sweep
+
+from experiments import merge
+from experiments.runtime import locks
+from experiments.sweep.config.engine_flags import Shard
+from experiments.sweep.config.grid import Run
+from experiments.sweep.records import access
+from experiments.sweep.records import folder as sweep_folder
+
+FOUR_RUNS = SMOKE, "--cell=elman", "--seed=0,1", "--measures=none", "--devices=1"
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> Path:
+  folder = tmp_path_factory.mktemp("local") / "smoke"
+  sweep(*FOUR_RUNS, f"--output_dir={folder}")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> list[Path]:
+  """The folder that shards 0 and 1 of 3 share, at the same time, and that of shard 2."""
+  shared, own = (tmp_path_factory.mktemp("shards") / name for name in ("shared", "own"))
+  folders = shared, shared, own
+  processes = [
+    start(*FOUR_RUNS, "--num_shards=3", f"--shard_index={i}", f"--output_dir={folder}")
+    for i, folder in enumerate(folders)
+  ]
+  for process, runs in zip(processes, (1, 1, 2), strict=True):
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert f"{runs} of the {runs} runs of this shard have ended" in out
+    assert "experiments.merge" in out
+  return [shared, own]
+
+
+def test_shards_with_folders_of_their_own_or_together_merge_to_the_same(
+  local, shards, tmp_path, program_here, capsys
+):
+  assert [len(list((folder / "runs").iterdir())) for folder in shards] == [2, 2]
+  assert not any((folder / "gradients.nc").exists() for folder in shards)
+  for folder in shards:
+    assert len(json.loads((folder / "sweep.json").read_text()).get("continued", [])) == 0
+  out = tmp_path / "out"
+  assert program_here(merge, *shards, f"--output_dir={out}") == 0
+  assert contents(out) == contents(local)
+  assert {p.name for p in out.iterdir()} == {p.name for p in local.iterdir()}
+  assert (
+    json.loads((out / "sweep.json").read_text()).keys()
+    == json.loads((local / "sweep.json").read_text()).keys()
+  )
+  said = capsys.readouterr().out
+  assert "4 runs have ended, 0 of them diverged" in said
+  pictures = {p.name: p.read_bytes() for p in (local / "figures").glob("*.png")}
+  assert {p.name: p.read_bytes() for p in (out / "figures").glob("*.png")} == pictures
+  assert f"begin with {out / 'figures' / 'gradient'}" in said
+
+
+def test_a_merge_says_what_is_missing_and_keeps_what_it_has(shards, tmp_path, program_here, capsys):
+  shared, _ = shards
+  out = tmp_path / "out"
+  assert program_here(merge, shared, f"--output_dir={out}") == 2
+  missing = json.loads((shared / "sweep.json").read_text())["runs"][2]
+  assert f"2 of 4 have not ended, {missing} is the first" in capsys.readouterr().err
+  assert len(list((out / "runs").iterdir())) == 2
+  assert not (out / "gradients.nc").exists()
+
+
+@pytest.fixture
+def copies(shards, tmp_path) -> list[Path]:
+  """Folders of shards, to be damaged."""
+  return [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in shards]
+
+
+def test_what_parts_were_computed_with_is_noted_once_each(copies):
+  path = copies[0] / "sweep.json"
+  about = json.loads(path.read_text())
+  elsewhere = {**about, "devices": ["cuda:0"], "started": "then"}
+  for part in (about, elsewhere, about, elsewhere):
+    sweep_folder.note(copies[0], part)
+  (noted,) = json.loads(path.read_text())["continued"]
+  assert noted["devices"] == ["cuda:0"] and noted["started"] == "then"
+
+
+def test_parts_of_another_sweep_are_not_merged(copies, program_here, capsys):
+  path = copies[1] / "sweep.json"
+  about = json.loads(path.read_text())
+  about["configuration"]["steps"] = 31
+  del about["sha256"]  # of what it said before
+  path.write_text(json.dumps(about))
+  assert program_here(merge, *copies) == 2
+  said = capsys.readouterr().err
+  assert str(copies[1]) in said and "its steps is 31, not 30" in said
+  assert len(list((copies[0] / "runs").iterdir())) == 2
+
+
+def test_a_run_that_is_there_twice_must_be_the_same(copies, tmp_path, program_here, capsys):
+  again = Path(shutil.copytree(copies[1], tmp_path / "again"))
+  run = sorted((again / "runs").iterdir())[0]
+  data = (run / "metrics.jsonl").read_bytes()
+  (run / "metrics.jsonl").write_bytes(data.replace(b"0", b"1", 1))
+  state = json.loads((run / "status.json").read_text())
+  del state["sha256"]
+  sweep_folder._end(run, state)  # as another machine might have ended it
+  before = {p.name for p in (copies[0] / "runs").iterdir()}
+  assert program_here(merge, *copies, again) == 2
+  said = capsys.readouterr().err
+  assert f"metrics.jsonl of {run.name} in {again} is not that in {copies[1]}" in said
+  assert {p.name for p in (copies[0] / "runs").iterdir()} == before
+
+
+def test_a_run_that_failed_in_one_folder_and_ended_in_another_has_ended(
+  copies, tmp_path, program_here, capsys, monkeypatch
+):
+  first = sorted((copies[1] / "runs").iterdir())[0].name
+  sweep_folder.fail_run(copies[0], first, {}, "training: no reason", "trace")
+  monkeypatch.setattr("experiments.sweep.figures.figures.save_all", lambda *_: [])
+  assert program_here(merge, *copies) == 0
+  assert "4 runs have ended" in capsys.readouterr().out
+  assert sweep_folder.has_ended(copies[0], first)
+  # Where it has ended nowhere, it has failed.
+  shutil.rmtree(copies[0] / "runs" / first)
+  shutil.rmtree(copies[1] / "runs" / first)
+  sweep_folder.fail_run(copies[1], first, json.loads(config_of(copies[0])), "training: x", "trace")
+  assert program_here(merge, *copies) == 2
+  assert f"failed: {first}: training: x" in capsys.readouterr().out
+  assert (copies[0] / "runs" / first / "error.txt").read_text() == "trace"
+
+
+def config_of(folder: Path) -> str:
+  return next(folder.glob("runs/*/config.json")).read_text()
+
+
+@pytest.mark.parametrize(
+  ("flags", "says"),
+  [
+    ("--num_shards=2", "--num_shards needs --shard_index, got 2 without it"),
+    ("--shard_index=0", "--shard_index needs --num_shards, got 0 without it"),
+    ("--num_shards=2 --shard_index=2", "--shard_index must be below --num_shards=2, got 2"),
+    ("--num_shards=0 --shard_index=0", "num_shards must be an integer from 1"),
+    ("--num_shards=2 --shard_index=1 --overwrite", "--overwrite is not for shards"),
+    ("--num_shards=2 --shard_index=1 --engine=ray", "--num_shards is for --engine=local, got 2"),
+    ("--engine=ray --devices=2", "--devices must be at most the 1 devices of a task, got 2"),
+    ("--engine=slurm --slurm_option=gpu", "slurm_option must be NAME=VALUE, got 'gpu'"),
+    ("--engine=ray --ray_address=here", "ray_address must be HOST:PORT, or auto or local, got"),
+    ("--engine=cloud", "Choose one of: local, ray, slurm"),
+  ],
+)
+def test_flags_that_contradict_each_other(flags, says, sweep_here, capsys, tmp_path):
+  assert sweep_here(SMOKE, *flags.split(), f"--output_dir={tmp_path / 'out'}") == 2
+  said = capsys.readouterr().err
+  assert says in said and said.count("\n") == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_shards_cut_the_runs_evenly_in_group_order(sweep_here, capsys, tmp_path):
+  flags = SMOKE, "--cell=elman,lstm,gru", "--seed=0,1", f"--output_dir={tmp_path}", "--dry_run"
+
+  def runs(*shard: str) -> list[str]:
+    assert sweep_here(*flags, *shard) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return [line.strip() for line in lines if line.startswith("  ")]
+
+  parts = [runs("--num_shards=5", f"--shard_index={i}") for i in range(5)]
+  assert [run for part in parts for run in part] == runs()
+  assert sorted(map(len, parts)) == [2, 2, 2, 3, 3]
+  more = [runs("--num_shards=100", f"--shard_index={i}") for i in range(100)]
+  assert sorted(run for part in more for run in part) == sorted(runs())
+
+
+def test_a_shard_without_runs_ends_well(tmp_path, sweep_here, capsys):
+  flags = "--num_shards=5", "--shard_index=0", "--compilation_cache=none"
+  assert sweep_here(SMOKE, *flags, f"--output_dir={tmp_path / 'out'}") == 0
+  assert "0 of the 0 runs of this shard have ended" in capsys.readouterr().out
+
+
+def is_free(folder: Path, *spans: tuple[int, int, bool]) -> bool:
+  """Whether another process can hold these bytes of the folder's lock."""
+  code = "import sys, json, pathlib; from experiments.locks import Span, held\n"
+  code += "with held(pathlib.Path(sys.argv[1]), *[Span(*s) for s in json.loads(sys.argv[2])]): pass"
+  command = sys.executable, "-c", code, str(folder / ".lock"), json.dumps(spans)
+  result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+  assert result.returncode == 0 or "BlockingIOError" in result.stderr, result.stderr
+  return result.returncode == 0
+
+
+def test_who_keeps_whom_out(tmp_path):
+  # Two groups, whose runs are given by turns: in group order they are a, c, b, d.
+  kinds = {"a": "elman", "b": "lstm", "c": "elman", "d": "lstm"}
+  runs = {name: Run(kind, 1, None, ord(name), 0.1, None, 1.0, None) for name, kind in kinds.items()}
+  names = {run: name for name, run in runs.items()}
+  shard = SimpleNamespace(ids=runs, names=names, folder=tmp_path, shard=Shard(1, 4))
+  assert access.runs_of(shard) == ["c"]
+  everything, whole, part = (0, 0, False), (0, 1, False), (0, 1, True)
+  c, b = (2, 1, False), (3, 1, False)
+  with locks.held_on(tmp_path):
+    assert not any(is_free(tmp_path, span) for span in (whole, part, c))
+  with access.with_workers(tmp_path):
+    assert not is_free(tmp_path, part)
+    assert is_free(tmp_path, c, b)
+  with access.beside_others(shard, ["c"]):
+    assert not any(is_free(tmp_path, span) for span in (everything, whole, c))
+    assert is_free(tmp_path, part, b)
+  with access.beside_others(shard, ["a", "c"], worker=True):
+    assert not is_free(tmp_path, c)
+    assert is_free(tmp_path, whole, b)
+  assert is_free(tmp_path, everything)
+
+
+def test_one_who_is_kept_out_is_told_so(tmp_path):
+  with held_elsewhere(tmp_path / ".lock"):
+    for keep in (locks.held_on, access.with_workers):
+      with pytest.raises(ValueError, match="in which no other process is at work"), keep(tmp_path):
+        pass
+  with locks.held_on(tmp_path):
+    pass

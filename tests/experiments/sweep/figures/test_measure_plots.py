@@ -1,0 +1,84 @@
+"""Figures of measures: each has one, with what was measured at both ends of training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.sweep.figures.measures import X_LABELS, measure_figures
+from experiments.sweep.figures.panels import EARLY
+from experiments.sweep.measures import MEASURES
+
+SIZES = {"run": 2, "step": 3, "layer": 1, "time": 4, "lag": 4, "exponent": 3, "reach": 3}
+
+
+def measured(*names: str) -> xr.Dataset:
+  """Runs of an elman and an lstm with all variables of these measures; gates the lstm's alone."""
+  random, variables = np.random.default_rng(0), {}
+  for name in names:
+    for variable in MEASURES[name].labels:
+      dims = ("run", "step", *MEASURES[name].dims)
+      if variable in ("decay_rate", "half_life", "effective_memory"):
+        dims = dims[:-1]  # one number for all lags
+      values = random.standard_normal([SIZES[dim] for dim in dims])
+      values[:, 1] = np.nan  # logged, not measured
+      if "gate" in variable:
+        values[0] = np.nan
+      variables[variable] = (dims, values)
+  columns = {
+    "cell": ["elman", "lstm"],
+    "depth": [1, 1],
+    "truncation": [np.inf, np.inf],
+    "seed": [0, 0],
+    "status": ["finished", "finished"],
+    "diverged_step": [np.nan, np.nan],
+  }
+  coordinates = {dim: np.arange(1, size + 1) for dim, size in SIZES.items() if dim != "run"}
+  return xr.Dataset(
+    variables,
+    {**coordinates, **{name: ("run", column) for name, column in columns.items()}},
+  )
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
+  data = measured(name)
+  (figure,) = measure_figures(data).values()
+  # Lag profiles themselves are in the figure that a sweep begins with.
+  labels = {v: label for v, label in MEASURES[name].labels.items() if v != "log10_lag_norm"}
+  assert [axis.get_ylabel() for axis in figure.axes] == [*labels.values()]
+  assert figure.axes[-1].get_xlabel() in X_LABELS.values()
+  if name == "saturation":  # shares, all on the scale of shares
+    assert {axis.get_ylim() for axis in figure.axes} == {(-0.05, 1.05)}
+  assert ("layer 1" in figure.get_suptitle()) == ("layer" in MEASURES[name].dims)
+  for axis, variable in zip(figure.axes, labels, strict=True):
+    drawn = {str(line.get_label()): line.get_ydata() for line in axis.lines}
+    cells = ["lstm"] if "gate" in variable else ["elman", "lstm"]
+    over_steps = data[variable].dims == ("run", "step", "layer")
+    ends = [""] if over_steps else ["", ", initialisation"]
+    assert drawn.keys() == {cell + end for cell in cells for end in ends}
+    values = data[variable].isel(run=1)
+    values = values.isel(layer=0) if "layer" in values.dims else values
+    expected = values[[0, 2]] if over_steps else values[2]
+    np.testing.assert_array_equal(drawn["lstm"], expected)
+
+
+def test_what_was_not_measured_has_no_figure():
+  assert measure_figures(measured("omega", "lyapunov")).keys() == {"omega", "lyapunov"}
+  profiles = measured("lag")[["log10_lag_norm"]]
+  assert measure_figures(profiles) == {}
+
+
+def test_a_run_that_ended_early_has_its_key_on_whichever_axis_it_is():
+  data = measured("saturation")
+  first, *others = data.data_vars
+  data[first].values[:] = np.nan  # the gate of another cell
+  for variable in others:
+    data[variable].values[1, 1] = 0.5
+    data[variable].values[1, 2] = np.nan  # ended before the last step
+  (figure,) = measure_figures(data).values()
+  assert not figure.axes[0].lines
+  assert f"lstm, {EARLY}" in [line.get_label() for line in figure.axes[1].lines]
+  (legend,) = figure.legends
+  assert EARLY in [text.get_text() for text in legend.get_texts()]

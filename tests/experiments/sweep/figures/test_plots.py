@@ -1,0 +1,207 @@
+"""What all figures have in common."""
+
+from __future__ import annotations
+
+import itertools
+
+import matplotlib
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.colors import to_rgba
+from plotted import CELLS, FULL, draw, legend, line, lines, panel, records, small
+
+from experiments.plotting import lines as plot_lines
+from experiments.plotting import style as plot_style
+from experiments.sweep.figures import figures as plots
+
+
+def test_with_initialisation_alone_nothing_is_called_trained():
+  gradients, metrics = small(steps=(0,))
+  decay = plots.gradient_decay(gradients)
+  assert "initialisation (step 0)" in legend(decay)
+  assert not lines(decay.axes[0], "lstm")
+  by_truncation = plots.gradient_by_truncation(gradients)
+  assert "at initialisation (step 0)" in by_truncation.get_suptitle()
+  heat = plots.depth_by_time(gradients)
+  assert len([axis for axis in heat.axes if axis.images]) == 1
+  for figure in (decay, by_truncation, heat, plots.training(metrics)):
+    texts = [figure.get_suptitle(), *(axis.get_title() for axis in figure.axes)]
+    assert "after training" not in " ".join(texts + (legend(figure) if figure.legends else []))
+    draw(figure)
+
+
+def test_panels_can_be_compared():
+  gradients, metrics = records(num_time=16, steps=(0, 20))
+  for plot, data, stack in [
+    (plots.gradient_decay, gradients, 1),
+    (plots.gradient_by_truncation, gradients, 1),
+    (plots.training, metrics, 2),
+  ]:
+    figure = plot(data)
+    draw(figure)
+    assert len({axis.get_xlim() for axis in figure.axes}) == 1
+    assert len({axis.get_ylim() for axis in figure.axes}) == stack
+    assert min(axis.get_window_extent().height for axis in figure.axes) > 1.4 * figure.dpi
+
+
+def test_a_depth_that_a_cell_lacks_leaves_an_empty_panel():
+  gradients, metrics = records(num_time=8, steps=(0, 4), cells=("gru", "lstm"))
+  keep = (gradients["cell"].values == "lstm") | (gradients["depth"].values == 1)
+  figure = plots.gradient_by_truncation(gradients.isel(run=keep))
+  axis = panel(figure, "gru, depth 2")
+  assert [text.get_text() for text in axis.texts] == ["no runs"]
+  draw(figure)
+  draw(plots.training(metrics.isel(run=keep)))
+
+
+def test_styles_belong_to_names():
+  styles = plot_style.cell_styles(["mgu", "lstm", "elman", "gru", "indrnn"])
+  assert {name: styles[name] for name in CELLS} == plot_style.CELL_STYLES
+  assert styles == plot_style.cell_styles(["indrnn", "gru", "mgu", "lstm", "elman"])
+  assert styles["mgu"] == plot_style.cell_styles(["indrnn", "mgu"])["mgu"]
+  assert len({style.colour for style in styles.values()}) == 5
+  assert len({style.marker for style in styles.values()}) == 5
+  gradients, metrics = small(cells=("mgu", "indrnn"))
+  for figure in (plots.gradient_decay(gradients), plots.training(metrics)):
+    for name in ("mgu", "indrnn"):
+      assert line(figure.axes[0], name).get_color() == styles[name].colour
+
+
+def test_many_cells_have_a_style_each():
+  names = [f"cell_{i}" for i in range(21)]
+  styles = plot_style.cell_styles([*names, *CELLS])
+  assert len({style.colour for style in styles.values()}) == 24
+  alone = plot_style.cell_styles(["elman activation=relu", "gru reset=after", "gru reset=before"])
+  assert alone["elman activation=relu"] == plot_style.CELL_STYLES["elman"]
+  assert plot_style.CELL_STYLES["gru"] not in alone.values()
+  assert len({style.colour for style in alone.values()}) == 3
+
+
+def with_options(data, options, **columns):
+  """The records, with options of the runs' cells and other coordinates."""
+  along_run = {name: ("run", column) for name, column in columns.items()}
+  return data.assign_coords(options=("run", options), **along_run)
+
+
+def test_cells_with_other_options_are_other_cells_and_only_seeds_are_pooled():
+  gradients, metrics = small(cells=("elman", "lstm"), seeds=(0, 1, 2, 3))
+  options = ["modules=10"] * 2 + ["modules=9"] * 2 + [""] * 4
+  nan, widths = [np.nan] * 4, [8] * 2 + [9] * 2 + [5] * 4
+  columns = {"recurrent_gain": [*nan, 1.0, 1.0, 1.0, 1.0], "hidden_size": widths}
+  gradients, metrics = (with_options(data, options, **columns) for data in (gradients, metrics))
+  decay = plots.gradient_decay(gradients)
+  names = ["elman modules=9", "elman modules=10", "lstm"]
+  assert legend(decay)[:3] == names
+  norms = gradients["log10_lag_norm"].values[:, 0, 0].astype(float)
+  for name, runs in zip(names, (slice(2, 4), slice(0, 2), slice(4, 8)), strict=True):
+    drawn = line(decay.axes[0], f"{name}, initialisation").get_ydata()
+    np.testing.assert_allclose(drawn, np.median(norms[runs], axis=0))
+  assert "median over 2 to 4 seeds" in decay.get_suptitle()
+  for figure in (plots.gradient_by_truncation(gradients), plots.depth_by_time(gradients)):
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert [title.split(", depth")[0] for title in dict.fromkeys(titles)][:1] == names[:1]
+    assert {title.split(", depth")[0] for title in titles} == set(names)
+    draw(figure)
+  assert legend(plots.training(metrics))[:3] == names
+
+
+def test_a_cell_without_a_recurrent_gain_has_a_line_beside_the_gains():
+  gradients, _ = small(cells=("elman", "lru"), recurrent_gain=(0.5, 1.0))
+  one = (gradients["cell"].values == "elman") | (gradients["recurrent_gain"].values == 1)
+  gradients = gradients.isel(run=one)
+  gains = np.where(gradients["cell"].values == "lru", np.nan, gradients["recurrent_gain"].values)
+  decay = plots.gradient_decay(gradients.assign_coords(recurrent_gain=("run", gains)))
+  assert legend(decay)[:3] == ["recurrent gain 0.5", "recurrent gain 1", "no recurrent gain"]
+  assert lines(panel(decay, "lru, depth 1"), "no recurrent gain")
+  assert not lines(panel(decay, "elman, depth 1"), "no recurrent gain")
+  draw(decay)
+
+
+def test_lines_of_a_setting_get_darker():
+  styles = plot_style.value_styles([1, 2, 4, 8])
+  light = [np.dot(to_rgba(style.colour)[:3], (0.3, 0.6, 0.1)) for style in styles.values()]
+  assert np.all(np.diff(light) < -0.1)
+  assert len({style.marker for style in styles.values()}) == 4
+
+
+def test_spread_leaves_out_nan_and_counts_infinities():
+  rng = np.random.default_rng(0)
+  values = rng.normal(size=(5, 40))
+  values[rng.random(values.shape) < 0.3] = np.nan
+  values[0] = 0.5
+  low, middle, high = plot_lines.spread(values)
+  np.testing.assert_array_equal(low, np.nanmin(values, axis=0))
+  np.testing.assert_allclose(middle, np.nanmedian(values, axis=0))
+  np.testing.assert_array_equal(high, np.nanmax(values, axis=0))
+  inf, nan = np.inf, np.nan
+  values = np.array([[-inf, -inf, inf, nan], [-inf, 1.0, 2.0, nan], [3.0, 2.0, nan, nan]])
+  low, middle, high = plot_lines.spread(values)
+  np.testing.assert_array_equal(low, [-inf, -inf, 2, nan])
+  np.testing.assert_array_equal(middle, [-inf, 1, inf, nan])
+  np.testing.assert_array_equal(high, [3, 2, inf, nan])
+
+
+@pytest.mark.parametrize(
+  "axes",
+  [
+    {},
+    {"num_time": 1},
+    {"num_time": 2, "steps": (0,), "seeds": (0,)},
+    {"cells": ("elman", "lstm", "mgu", "nas"), "depths": (1, 3), "truncations": (2.0, 4.0, 9.0)},
+    {"recurrent_gain": (1.0, 2.0), "clip_norm": (1.0, FULL), "forget_bias": (0.0, 1.0)},
+    {"recurrent_gain": (1.25, 1.5), "clip_norm": (1.25, 2.5), "depths": (1, 2), "seeds": (0,)},
+  ],
+)
+def test_nothing_covers_data(axes):
+  gradients, metrics = small(**axes)
+  figures = [
+    plots.gradient_decay(gradients),
+    plots.gradient_by_truncation(gradients),
+    plots.depth_by_time(gradients),
+    plots.training(metrics),
+  ]
+  for figure in figures:
+    draw(figure)
+    panels = [axis.get_tightbbox() for axis in figure.axes]
+    for words in [*figure.legends, *figure.texts]:
+      assert not any(words.get_window_extent().overlaps(panel) for panel in panels)
+    assert min(axis.get_window_extent().height for axis in figure.axes) > 0.3 * figure.dpi
+    for one, other in itertools.combinations(panels, 2):
+      assert not one.padded(-1).overlaps(other.padded(-1))
+    for words in figure.legends:
+      assert figure.bbox.x0 <= words.get_window_extent().x0
+      assert words.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_without_lags_there_is_no_figure_of_them(tmp_path):
+  gradients, metrics = small(num_time=8)
+  names = {path.stem for path in plots.save_all(gradients, metrics, tmp_path)}
+  rest = plots.save_all(gradients.drop_vars("log10_lag_norm"), metrics, tmp_path)
+  assert names - {path.stem for path in rest} == {"gradient_decay"}
+
+
+def test_all_figures_are_saved_the_same_every_time(tmp_path):
+  gradients, metrics = small(num_time=8)
+  gradients["log10_lag_norm"].values[:, :, :, 5:] = -np.inf
+  before = dict(matplotlib.rcParams)
+  paths = plots.save_all(gradients, metrics, tmp_path / "new" / "one")
+  again = plots.save_all(gradients, metrics, tmp_path / "two")
+  names = ("gradient_decay", "gradient_by_truncation", "depth_by_time", "training")
+  assert sorted(path.name for path in paths) == sorted(
+    f"{name}.{kind}" for name in names for kind in ("png", "svg")
+  )
+  for one, two in zip(paths, again, strict=True):
+    assert one.read_bytes() == two.read_bytes()
+    assert one.read_bytes()[:4] == (b"\x89PNG" if one.suffix == ".png" else b"<?xm")
+  assert dict(matplotlib.rcParams) == before
+
+
+def test_the_records_are_left_as_they_were():
+  gradients, metrics = small()
+  metrics["loss"].values[0, 30:] = 1e12
+  copies = gradients.copy(deep=True), metrics.copy(deep=True)
+  plots.gradient_decay(gradients), plots.gradient_by_truncation(gradients)
+  plots.depth_by_time(gradients), plots.training(metrics)
+  xr.testing.assert_identical(gradients, copies[0])
+  xr.testing.assert_identical(metrics, copies[1])

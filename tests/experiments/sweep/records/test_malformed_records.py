@@ -1,0 +1,266 @@
+"""Damaged records are made again or refused in one line, and never taken for what they were."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import hypothesis
+import jax
+import pytest
+from absl.testing import flagsaver
+from called import called
+from hypothesis import strategies as st
+
+from experiments import plot
+from experiments.sweep import __main__ as sweep_program
+from experiments.sweep.config.flags import resolve
+from experiments.sweep.figures import figures
+from experiments.sweep.records import access, results
+from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.training import divergence
+from experiments.sweep.training import train as training
+
+# More of them, drawn anew each time, where the environment says so.
+EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
+
+# Four runs, one after the other; every second one diverges.
+FLAGS = (
+  *("--task=adding", "--cell=elman", "--seed=0,1", "--learning_rate=0.01,1e30", "--hidden_size=2"),
+  *("--sequence_length=4", "--batch_size=2", "--steps=120", "--log_every=30", "--measures=none"),
+  *("--checkpoint_every=50", "--devices=1", "--compilation_cache=none"),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(sweep_flags):
+  """One compiled program for all sweeps, which draw nothing."""
+  compile_group, find = training.compile_group, divergence.find
+  programs, places = [], {}
+
+  def compiled(*about):
+    if not programs:
+      programs.append(compile_group(*about))
+    return programs[0]
+
+  def found(bad):
+    if bad.run not in places:
+      places[bad.run] = find(bad)
+    return places[bad.run]
+
+  # Not by a context manager, as a thread of the sweep's compiles.
+  jax.config.update("jax_numpy_dtype_promotion", "standard")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(training, "compile_group", compiled)
+    patch.setattr(divergence, "find", found)
+    patch.setattr(figures, "save_all", lambda *_: ["no picture"])
+    yield
+  jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def sweep(folder):
+  return called(sweep_program.main, *FLAGS, f"--output_dir={folder}")
+
+
+@pytest.fixture(scope="module")
+def finished(quick, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("finished") / "sweep"
+  assert sweep(folder) == (0, "")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(quick, sweep_flags, tmp_path_factory):
+  """Two runs have ended, one is in a checkpoint, one has not begun."""
+  folder = tmp_path_factory.mktemp("interrupted") / "sweep"
+  with flagsaver.flagsaver():
+    sweep_flags(["sweep", *FLAGS, f"--output_dir={folder}"])
+    found = resolve([])
+    access.prepare(found)
+  begins = iter([False])
+
+  def stop():
+    ended = sum(sweep_folder.has_ended(folder, name) for name in found.ids)
+    return ended == 2 and next(begins, True)
+
+  with pytest.raises(training.Stopped):
+    training.train(found, list(found.ids), stop, lambda *_: None)
+  assert len(list(folder.glob("checkpoints/*/50"))) == 1
+  return folder
+
+
+def contents(folder):
+  """The records, without what differs from one execution to the next."""
+  found = {}
+  for path in (p for p in folder.glob("**/*.*") if p.is_file() and "other name" not in p.parts):
+    data = path.read_bytes()
+    if path.name == "status.json":
+      data = {**json.loads(data), "seconds": None}
+    if path.name == "sweep.json":
+      data = {name: json.loads(data)[name] for name in ("configuration", "runs", "task")}
+    # Of a replay's bytes the archive has sums of its own; it is not made anew.
+    if path.suffix != ".npz":
+      found[path.relative_to(folder)] = data
+  return found
+
+
+JSON = st.recursive(
+  st.one_of(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    st.sampled_from(["finished", "diverged", "failed", "running", "..", "/", "\0", 0, 120, 10**30]),
+  ),
+  lambda inner: (
+    st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+  ),
+  max_leaves=3,
+)
+
+
+def edited(draw, text):
+  """JSON with another value, another name, or nothing, somewhere in it."""
+  data = [json.loads(text)]
+  inside, key = data, 0
+  while isinstance(inside[key], dict | list) and inside[key] and draw(st.integers(0, 4)):
+    inside = inside[key]
+    keys = list(inside) if isinstance(inside, dict) else range(len(inside))
+    key = draw(st.sampled_from(keys))
+  what = draw(st.sampled_from(["value", "value", "name", "nothing"]))
+  if what == "nothing" and inside is not data:
+    del inside[key]
+  elif what == "name" and isinstance(inside, dict):
+    inside[draw(st.text(max_size=3))] = inside.pop(key)
+  else:
+    inside[key] = draw(JSON)
+  return json.dumps(data[0])
+
+
+def damaged(draw, path, others):
+  """What may become of a file's bytes."""
+  data = path.read_bytes()
+  at = draw(st.integers(0, len(data) - 1))
+  what = draw(st.sampled_from(["bit", "cut", "bytes", "other's", "json", "json"]))
+  if what == "bit":
+    return data[:at] + bytes([data[at] ^ 1 << draw(st.integers(0, 7))]) + data[at + 1 :]
+  if what == "cut":
+    return data[:at]
+  if what == "other's":
+    return draw(st.sampled_from(others)).read_bytes()
+  if what == "json" and path.suffix in (".json", ".jsonl"):
+    # In metrics.jsonl, each line is JSON.
+    lines = data.decode().splitlines() if path.suffix == ".jsonl" else [data.decode()]
+    i = draw(st.integers(0, len(lines) - 1))
+    lines[i] = edited(draw, lines[i])
+    return "\n".join(lines).encode()
+  return data[:at] + draw(st.binary(max_size=9)) + data[at + draw(st.integers(0, 9)) :]
+
+
+def damage(draw, folder):
+  """Does something to a file or folder; returns what."""
+  paths = sorted(path for path in folder.rglob("*") if path.name != ".lock")
+  path = draw(st.sampled_from(paths))
+  whats = ["nothing", "file", "folder", "loop", "other name"]
+  if path.is_file() and path.stat().st_size:
+    whats += ["bytes"] * 10
+  what = draw(st.sampled_from(whats))
+  if what == "bytes":
+    others = [p for p in paths if p.suffix == path.suffix and p.is_file()]
+    path.write_bytes(damaged(draw, path, others))
+  elif what == "other name":
+    path.rename(path.with_name("other name"))
+  else:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if what == "file":
+      path.write_bytes(b"{}")
+    elif what == "folder":
+      (path / "inside").mkdir(parents=True)
+    elif what == "loop":
+      path.symlink_to(path.name)
+  return f"{path.relative_to(folder)}: {what}"
+
+
+def is_one_error(err):
+  *before, last = err.splitlines()
+  return last.startswith("error: ") and are_warnings(before)
+
+
+def are_warnings(lines):
+  return all(line.startswith("warning: ") for line in lines)
+
+
+@pytest.mark.parametrize("whose", ["finished", "interrupted"])
+def test_whatever_becomes_of_a_folder(whose, request, finished, tmp_path):
+  source, whole = request.getfixturevalue(whose), contents(finished)
+  expected = results.read_gradients(finished), results.read_metrics(finished)
+  folder = tmp_path / "sweep"
+
+  @hypothesis.settings(
+    max_examples=int(EXAMPLES or 10),
+    derandomize=EXAMPLES is None,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+  )
+  @hypothesis.given(st.data())
+  def check(data):
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, folder)
+    for _ in range(data.draw(st.sampled_from([1, 1, 2]))):
+      hypothesis.note(damage(data.draw, folder))
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(figures, "save_all", lambda *data: drawn.extend(data[:2]) or ["no picture"])
+      status, err = called(plot.main, folder)
+    if status:
+      assert status == 2 and is_one_error(err) and len(err.splitlines()) == 1
+    else:
+      assert not err
+      assert all(ours.identical(right) for ours, right in zip(drawn, expected, strict=True))
+    status, err = sweep(folder)
+    if status:
+      assert status == 2 and is_one_error(err)
+    else:
+      assert are_warnings(err.splitlines())
+      found = contents(folder)
+      assert {name: found.get(name) for name in whole} == whole
+
+  check()
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "gradients.nc", "status.json"])
+def test_a_flipped_bit_of_a_run_is_seen(name, finished, tmp_path):
+  folder = tmp_path / "sweep"
+  shutil.copytree(finished, folder)
+  run = sorted(path.name for path in (folder / "runs").iterdir())[0]
+  path, before = folder / "runs" / run / name, sweep_folder.status(folder, run)
+  data = path.read_bytes()
+  for at in range(0, len(data), 1 + len(data) // 50):
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+    state = sweep_folder.status(folder, run)
+    assert state == {} or (
+      name == "status.json" and {**state, "seconds": before["seconds"]} == before
+    )
+  path.write_bytes(data)
+  assert sweep_folder.status(folder, run) == before and before["status"] in ("finished", "diverged")
+
+
+def test_numbers_of_sweep_json_are_not_taken_for_others(finished, tmp_path):
+  folder = tmp_path / "sweep"
+  shutil.copytree(finished, folder)
+  text = (folder / "sweep.json").read_text()
+  baseline = json.loads(text)["task"]["baseline"]
+  (folder / "sweep.json").write_text(text.replace(str(baseline), str(2 * baseline)))
+  for status, err in (called(plot.main, folder), sweep(folder)):
+    assert status == 2
+    assert err.startswith(
+      f"error: {folder / 'sweep.json'} is damaged: configuration, task or runs "
+    )
+
+
+def test_a_failure_without_its_reason_is_tried_again(finished, tmp_path):
+  folder = tmp_path / "sweep"
+  shutil.copytree(finished, folder)
+  for path in folder.glob("runs/*/status.json"):
+    path.write_text('{"status": "failed"}')
+  assert sweep(folder) == (0, "")
+  assert contents(folder) == contents(finished)

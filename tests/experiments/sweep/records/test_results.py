@@ -1,0 +1,69 @@
+"""What is gathered of a sweep's runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from experiments.runtime import files
+from experiments.sweep.config import grid
+from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.records import results
+from experiments.sweep.training.program import Record
+from experiments.sweep.training.rounds import Result
+
+SETTINGS = Settings("adding", "stdlib", None, 4, 2, 1, "sgd", 1, "", 1, match_params=18)
+RELU = (("activation", "relu"), ("recurrent_kernel", "identity"))
+RUNS = {
+  "a": Run("elman", 1, None, 0, 0.1, None, 1.0, None, options=RELU, hidden_size=3),
+  "b": Run("lru", 1, 2, 0, 0.1, 1.0, None, None, hidden_size=4),
+  "c": Run("lstm", 2, 2, 0, 0.1, 1.0, 0.5, 2.0, hidden_size=1),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """The records of three runs that measured nothing."""
+  axes = {"steps": 1, "task": "adding"}
+  about = {"configuration": axes, "task": {"loss_unit": "", "baseline": 0.1}, "runs": list(RUNS)}
+  files.write_json(tmp_path / "sweep.json", about)
+  zeros = np.zeros(2, np.float32)
+  norms = {"log10_grad_norm": np.zeros((2, 1, 4), np.float32)}
+  record = Record(zeros, zeros, zeros, zeros, zeros == 0, norms, {})
+  for name, run in RUNS.items():
+    sweep_folder.start_run(tmp_path, name, grid.config(run, SETTINGS, None))
+    sweep_folder.append_metrics(tmp_path, name, 0, record)
+    sweep_folder.end_run(tmp_path, name, Result(run, record, None, None, 1.0), SETTINGS, None)
+  return tmp_path
+
+
+def test_options_and_widths_are_coordinates_of_the_runs(folder):
+  results.write(folder, RUNS)
+  for data in (results.read_gradients(folder), results.read_metrics(folder)):
+    words = ["activation=relu, recurrent_kernel=identity", "", ""]
+    assert data["options"].dims == ("run",) and data["options"].values.tolist() == words
+    assert data["hidden_size"].values.tolist() == [3, 4, 1]
+    np.testing.assert_array_equal(data["recurrent_gain"], [1.0, np.nan, 0.5])
+    np.testing.assert_array_equal(data["forget_bias"], [np.nan, np.nan, 2.0])
+  lines = (folder / "summary.csv").read_text().splitlines()
+  columns = "recurrent_gain,forget_bias,options,hidden_size,status"
+  assert columns in lines[0]
+  assert '1.0,nan,"activation=relu, recurrent_kernel=identity",3,finished' in lines[1]
+  assert "nan,nan,,4,finished" in lines[2]
+
+
+def test_records_from_before_there_were_options_and_hashes_are_read(folder):
+  for name in RUNS:
+    path = folder / "runs" / name / "config.json"
+    saved = files.read_json(path)
+    del saved["options"], saved["match_params"]
+    files.write_json(path, saved)
+    status = files.read_json(path.with_name("status.json"))
+    del status["sha256"]
+    names = ("config.json", "metrics.jsonl", "gradients.nc")
+    status["bytes"] = {name: path.with_name(name).stat().st_size for name in names}
+    files.write_json(path.with_name("status.json"), status)
+  metrics = results.read_metrics(folder)
+  assert metrics["options"].values.tolist() == ["", "", ""]
+  assert metrics["hidden_size"].values.tolist() == [3, 4, 1]

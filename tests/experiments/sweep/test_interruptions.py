@@ -1,0 +1,75 @@
+"""One sweep, killed, suspended and asked to stop in real processes; nothing of it is lost."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from experiments import chaos
+
+ROOT = Path(__file__).parents[3]
+FLAGFILE = ROOT / "experiments" / "flagfiles" / "chaos.flags"
+FLAGS = (f"--flagfile={FLAGFILE}", "--cell=elman", "--learning_rate=0.01", "--steps=15000")
+
+
+def newest(folder: Path) -> int:
+  steps = [int(p.name) for p in folder.glob("checkpoints/*/*") if p.name.isdecimal()]
+  return max(steps, default=0)
+
+
+def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen[str], after: int) -> None:
+  for _ in range(5000):
+    if newest(folder) > after:
+      return
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.02)
+  raise AssertionError("no checkpoint in 100 seconds")
+
+
+def test_whatever_happens_it_goes_on_and_ends_the_same(sweep_in_process, tmp_path, capsys):
+  folder, step = tmp_path / "killed", 0
+  for number, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    process = subprocess.Popen(
+      (sys.executable, "-m", "experiments.sweep", *FLAGS, f"--output_dir={folder}"),
+      cwd=ROOT,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    wait_for_a_checkpoint(folder, process, step)
+    # While it lives, if only suspended, no other may write there.
+    process.send_signal(signal.SIGSTOP)
+    assert sweep_in_process(*FLAGS, f"--output_dir={folder}") == 2
+    assert "no other process is at work" in capsys.readouterr().err
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert newest(folder) > step
+    step = newest(folder)
+    if number != signal.SIGKILL:
+      assert "The same command goes on from there" in err and "Traceback" not in err
+  assert step < 15000
+  (lines,) = folder.glob("runs/*/metrics.jsonl")
+  with lines.open("a") as file:
+    file.write('{"step": 15')  # torn
+  for place in (folder, tmp_path / "whole"):
+    assert sweep_in_process(*FLAGS, f"--output_dir={place}") == 0
+  assert chaos.records_of(folder) == chaos.records_of(tmp_path / "whole")
+  assert not (folder / "checkpoints").exists()
+
+
+def test_sweeps_that_are_killed_at_random_are_compared(tmp_path, capsys):
+  flagfile = tmp_path / "small.flags"
+  flagfile.write_text(f"--flagfile={FLAGFILE}\n--cell=elman\n--measures=none\n--steps=600\n")
+  assert chaos.torment(flagfile, 2, random.Random(3), tmp_path) == []
+  assert capsys.readouterr().out.count("\nkill ") == 2
+  expected = chaos.records_of(tmp_path / "whole")
+  (path, *_) = (tmp_path / "killed").glob("runs/*/metrics.jsonl")
+  path.write_bytes(path.read_bytes().replace(b"7", b"8", 1))
+  different = chaos.different(expected, chaos.records_of(tmp_path / "killed"))
+  assert different == [str(path.relative_to(tmp_path / "killed"))]

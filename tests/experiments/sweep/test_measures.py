@@ -1,0 +1,112 @@
+"""What a sweep measures: the library's measures, of the right examples, under their names."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from train_all import train_all
+
+from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.measures import MEASURES, Moment, by_leaf, coordinates, reaches
+from experiments.sweep.training.program import Layout
+from rnn_jax import CELLS, DeepRNN, make_cell
+from rnn_jax.cells import ClockworkCarry, DilatedCarry, LSTMCarry
+from rnn_jax.gradient_flow import lag_profile, saturation
+from rnn_jax.tasks import copy_memory
+
+T, B = 24, 4
+TASK = copy_memory(T, B)
+
+
+def moment(cell, depth):
+  model = DeepRNN([make_cell(cell, 3)] * depth, TASK.output_size, TASK.vocabulary_size)
+  batch = TASK.batch(TASK.data, jax.random.key(1))
+  params = model.init(jax.random.key(0), batch.xs)["params"]
+  return Moment(model, params, TASK, batch, batch, functools.partial(jnp.mean, axis=-1))
+
+
+@pytest.mark.parametrize("cell", ["elman", "lstm"])
+def test_each_measure_has_the_variables_and_shapes_that_the_table_says(cell):
+  depth = 2
+  sizes = {"layer": depth, "time": T, "lag": T, "exponent": 3 if cell == "elman" else 4}
+  sizes["reach"] = len(reaches(T))
+  now = moment(cell, depth)
+  for measure in MEASURES.values():
+    found = jax.eval_shape(lambda measure=measure: measure.of(now))
+    assert {name.removesuffix("_cell") for name in found} <= measure.labels.keys()
+    for value in found.values():
+      assert value.shape == tuple(sizes[dim] for dim in measure.dims)[: value.ndim]
+      assert value.ndim > 0
+  assert {dim: len(values) for dim, values in coordinates(sizes).items()} == sizes
+
+
+def test_a_measure_of_what_no_cell_has_is_left_out():
+  assert MEASURES["saturation"].of(moment("elman", 1)) == {}
+  assert MEASURES["weight_shares"].of(moment("lru", 1)) == {}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_gates_of_every_cell_have_a_label(name):
+  cell = make_cell(name, 3)
+  drive, carry = (jnp.zeros((1, 2)), cell.initial_carry((1,)))
+
+  def gates(key):
+    params = cell.prepare(cell.init(key, 2))
+    return cell.gates(params, carry, cell.project(params, drive), cell.recur(params, carry))
+
+  found = jax.eval_shape(gates, jax.random.key(0))
+  labels = MEASURES["saturation"].labels
+  assert {f"{gate}_gate_open" for gate in found} <= labels.keys()
+  assert all(gate.shape == (1, 3) for gate in found.values())
+
+
+def test_lags_are_those_of_the_task_and_gates_are_named():
+  now = moment("lstm", 1)
+  network = now.network(now.batch)
+  found = jax.jit(lambda: MEASURES["lag"].of(now))()
+  last_loss = functools.partial(now.loss, targets=now.batch.targets[-1])
+  (profile,) = jax.jit(lambda: lag_profile(*network, last_loss))()
+  np.testing.assert_allclose(
+    found["log10_lag_norm_cell"][0, 1:], profile.cell.mean(axis=1)[1:], rtol=1e-5
+  )
+  found = jax.jit(lambda: MEASURES["saturation"].of(now))()
+  (gates,) = jax.jit(lambda: saturation(*network))()
+  assert found.keys() == {f"{gate}_gate_{state}" for gate in gates for state in ("open", "shut")}
+  np.testing.assert_array_equal(found["forget_gate_shut"][0], gates["forget"].low)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_devices_that_share_a_batch_measure_all_of_it():
+  measures = "lag,truncation_bias"
+  settings = Settings("copy_memory", "stdlib", 3, T, B, 1, "sgd", 1, measures, 1)
+  run = Run("elman", 1, None, 0, 0.1, 1.0, 1.0, None)
+
+  def measured(layout):
+    (result,) = train_all([run], settings, TASK, layout)
+    return result.records.measures
+
+  one, two = (measured(Layout(jax.local_devices()[:n], data_parallel=n)) for n in (1, 2))
+  assert one.keys() == set(measures.split(","))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), two, one)
+
+
+@pytest.mark.parametrize(
+  ("num_steps", "expected"), [(1, [1]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 9])]
+)
+def test_reaches_end_with_all_steps(num_steps, expected):
+  assert reaches(num_steps) == expected
+
+
+def test_leaves_of_a_carry_have_their_place_in_it_behind_the_name():
+  a, b = jnp.arange(3.0), jnp.ones(3)
+  one, two = DilatedCarry(a, (b, a + 1)), DilatedCarry(a + 2, (b, a))
+  named = by_leaf("norm", [one, two])
+  assert list(named) == ["norm", "norm_earlier_0", "norm_earlier_1"]
+  np.testing.assert_array_equal(named["norm_earlier_1"], [a + 1, a])
+  assert list(by_leaf("norm", [LSTMCarry(a, b)])) == ["norm", "norm_cell"]
+  # Integers have no norm.
+  assert list(by_leaf("norm", [ClockworkCarry(a, None)])) == list(by_leaf("norm", [a])) == ["norm"]

@@ -1,0 +1,315 @@
+"""The sweep as its user starts it: real text, real kills, and processes where they matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments import plot
+from experiments.cli import command_line
+from experiments.sweep.config.grid import AXES, Settings
+from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.records import results
+from experiments.sweep.training import divergence
+
+ROOT = Path(__file__).parents[3]
+FLAGFILES = ROOT / "experiments" / "flagfiles"
+SMOKE = f"--flagfile={FLAGFILES / 'smoke.flags'}"
+
+
+def start(*flags: object, module: str = "experiments.sweep") -> subprocess.Popen[str]:
+  return subprocess.Popen(
+    (sys.executable, "-m", module, *map(str, flags)),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def call(*flags: object, module: str = "experiments.sweep") -> subprocess.CompletedProcess[str]:
+  process = start(*flags, module=module)
+  out, err = process.communicate(timeout=240)
+  return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def sweep(*flags: object) -> subprocess.CompletedProcess[str]:
+  result = call(*flags)
+  assert result.returncode == 0, result.stderr
+  return result
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+  """Everything that must not depend on how the sweep came about."""
+  names = ["gradients.nc", "summary.csv", "sweep.flags"]
+  names += [str(p.relative_to(folder)) for p in folder.glob("runs/*/[cgm]*")]
+  return {name: (folder / name).read_bytes() for name in sorted(names)}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+  folder = tmp_path_factory.mktemp("sweep") / "smoke"
+  sweep(SMOKE, f"--output_dir={folder}", "--devices=2")
+  return folder
+
+
+def test_folder_holds_everything_it_should(smoke):
+  top = {p.name for p in smoke.iterdir()}
+  sweep_folder = {"sweep.json", "sweep.flags", "runs", "summary.csv", "gradients.nc", "figures"}
+  assert top == {*sweep_folder, ".lock"}
+  figures = {"gradient_decay", "gradient_by_truncation", "depth_by_time", "training", "lag"}
+  assert {p.name for p in (smoke / "figures").iterdir()} == {
+    f"{name}.{kind}" for name in figures for kind in ("png", "svg")
+  }
+  about = json.loads((smoke / "sweep.json").read_text())
+  assert about["configuration"]["truncation"] == [4, None]
+  assert about["versions"].keys() >= {"jax", "flax", "optax", "python"}
+  assert len(about["devices"]) == 2
+  assert len(about["git"]["commit"]) == 40
+  for name in about["runs"]:
+    run = smoke / "runs" / name
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(31))
+    assert name.startswith(json.loads((run / "config.json").read_text())["cell"])
+
+
+def test_gradients_are_labelled(smoke):
+  gradients = xr.load_dataset(smoke / "gradients.nc")
+  assert dict(gradients.sizes) == {"run": 4, "step": 4, "layer": 1, "time": 12, "lag": 12}
+  assert list(gradients["step"]) == [0, 10, 20, 30]
+  assert list(gradients["cell"]) == ["elman", "elman", "lstm", "lstm"]
+  assert list(gradients["truncation"]) == [4, np.inf, 4, np.inf]
+  hidden, cell = gradients["log10_lag_norm"], gradients["log10_lag_norm_cell"]
+  assert np.isfinite(hidden).all()
+  assert np.isnan(cell[:2]).all()  # an Elman network has no cell state
+  assert np.isfinite(cell[2:, ..., 1:]).all()
+  # The loss is at the last of 12 steps: cut in front of steps 4 and 8, it reaches 4 steps back.
+  norms = gradients["log10_grad_norm"]
+  assert (norms[[0, 2], ..., :8] == -np.inf).all()
+  assert np.isfinite(norms[[0, 2], ..., 8:]).all()
+  assert np.isfinite(norms[[1, 3]]).all()
+
+
+def test_measures_keep_their_own_pace(sweep_in_process, tmp_path):
+  flags = (SMOKE, "--cell=lstm", "--truncation=full", "--measure_every=15")
+  assert sweep_in_process(*flags, f"--output_dir={tmp_path}") == 0
+  gradients = xr.load_dataset(tmp_path / "gradients.nc")
+  assert list(gradients["step"]) == [0, 10, 15, 20, 30]
+  assert np.isfinite(gradients["log10_grad_norm"][-1]).all()
+  unmeasured = np.isnan(gradients["log10_lag_norm"]).all(["run", "layer", "lag"])
+  assert list(unmeasured) == [False, True, False, True, False]
+
+
+def test_lag_profile_is_the_gradient_norm_where_the_loss_is_at_the_last_step(smoke):
+  gradients = xr.load_dataset(smoke / "gradients.nc")
+  full = gradients.isel(run=[1, 3])
+  np.testing.assert_allclose(
+    full["log10_grad_norm"].values[..., ::-1], full["log10_lag_norm"].values, atol=1e-5
+  )
+
+
+def test_sweep_flags_give_the_same_sweep_on_another_number_of_devices(
+  smoke, sweep_in_process, tmp_path
+):
+  flags = (f"--flagfile={smoke / 'sweep.flags'}", f"--output_dir={tmp_path}", "--devices=1")
+  assert sweep_in_process(*flags) == 0
+  assert contents(tmp_path) == contents(smoke)
+
+
+def test_shared_batches_and_devices_change_a_sweep_by_rounding_alone(
+  smoke, sweep_in_process, tmp_path
+):
+  flags = ("--devices=2", "--data_parallel=2", "--runs_per_device=2")
+  assert sweep_in_process(SMOKE, *flags, f"--output_dir={tmp_path}") == 0
+  about = json.loads((tmp_path / "sweep.json").read_text())
+  assert (about["data_parallel"], about["runs_per_device"]) == (2, 2)
+  xr.testing.assert_allclose(
+    xr.load_dataset(tmp_path / "gradients.nc"),
+    xr.load_dataset(smoke / "gradients.nc"),
+    rtol=1e-3,
+    atol=1e-4,
+  )
+
+
+def test_figures_come_from_records_alone(smoke):
+  before = {p: p.read_bytes() for p in (smoke / "figures").iterdir()}
+  for path in before:
+    path.unlink()
+  result = call(smoke, module="experiments.plot")
+  assert result.returncode == 0, result.stderr
+  assert {p: p.read_bytes() for p in (smoke / "figures").iterdir()} == before
+
+
+def test_dry_run_of_the_main_job_counts_and_writes_nothing(sweep_here, tmp_path, capsys):
+  flagfile = f"--flagfile={FLAGFILES / 'gradient_decay.flags'}"
+  assert sweep_here(flagfile, "--dry_run", f"--output_dir={tmp_path / 'out'}") == 0
+  assert "36 runs, 6 groups, 6 compilations" in capsys.readouterr().out
+  assert not list(tmp_path.iterdir())
+
+
+def test_diverging_runs_are_results(sweep_in_process, tmp_path, capsys):
+  flags = (
+    "--task=adding --recurrent_gain=1,2 --clip_norm=none,1.0 --optimizer=sgd --learning_rate=0.2 "
+    "--sequence_length=60 --hidden_size=32 --batch_size=8 --steps=60 --log_every=5 --seed=1 "
+    "--measures=none"
+  )
+  assert sweep_in_process(*flags.split(), f"--output_dir={tmp_path}") == 0
+  said = capsys.readouterr().out
+  gradients = xr.load_dataset(tmp_path / "gradients.nc")
+  diverged = gradients["status"] == "diverged"
+  assert diverged.any() and not diverged.all()
+  assert (gradients["clip_norm"][diverged] == np.inf).all()
+  for run in gradients["run"][diverged]:
+    step = int(gradients["diverged_step"].sel(run=run))
+    assert f"diverged at step {step}: {run.item()}" in said
+    lines = (tmp_path / "runs" / run.item() / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert last["step"] == step
+    assert not (np.isfinite(last["loss"]) and np.isfinite(last["grad_norm"]))
+    later = gradients["log10_grad_norm"].sel(run=run, step=slice(step + 1, None))
+    assert np.isnan(later).all()
+    state = json.loads((tmp_path / "runs" / run.item() / "status.json").read_text())
+    place = divergence.place_of(state["bad_place"])
+    assert state["bad_place"]["step"] == step and place.overflow
+    assert f"{run.item()}: {divergence.words(place)}\n" in said
+  assert len(list(tmp_path.glob("runs/*/replay.npz"))) == diverged.sum()
+  again = call(tmp_path / "runs" / run.item() / "replay.npz", module="experiments.replay")
+  assert again.returncode == 0, again.stderr
+  assert again.stdout == f"step {step}: {divergence.words(place)}\nreproduced.\n"
+
+
+def cut_short(path: Path) -> None:
+  path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.parametrize("damage", [cut_short, Path.unlink])
+def test_a_run_with_a_damaged_record_is_done_again(
+  smoke, sweep_in_process, tmp_path, damage, capsys
+):
+  folder = tmp_path / "copy"
+  shutil.copytree(smoke, folder)
+  names = ("config.json", "metrics.jsonl", "gradients.nc", "status.json")
+  for run, name in zip(sorted((folder / "runs").iterdir()), names, strict=True):
+    damage(run / name)
+  assert sweep_in_process(SMOKE, f"--output_dir={folder}") == 0
+  assert "have ended before" not in capsys.readouterr().out
+  assert contents(folder) == contents(smoke)
+
+
+@pytest.mark.parametrize("damaged", [b"[]", b"{}", b'{"configuration": null}', b"\xff"])
+def test_a_damaged_sweep_is_named_by_its_readers(tmp_path, damaged):
+  (tmp_path / "sweep.json").write_bytes(damaged)
+  for read in (lambda path: sweep_folder.check_folder(path, {}, False), results.read_metrics):
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'sweep.json'} is damaged")):
+      read(tmp_path)
+
+
+def test_a_damaged_sweep_is_named(smoke, sweep_here, tmp_path, capsys):
+  folder = tmp_path / "copy"
+  shutil.copytree(smoke, folder)
+  (folder / "sweep.json").write_bytes(b"")
+
+  def draw():
+    with pytest.raises(SystemExit) as ended:
+      plot.main([str(folder)])
+    return ended.value.code
+
+  for status in (sweep_here(SMOKE, f"--output_dir={folder}"), draw()):
+    assert status == command_line.USAGE_ERROR
+  errors = capsys.readouterr().err.splitlines()
+  assert len(errors) == 2
+  assert all(f"{folder / 'sweep.json'} is damaged" in error for error in errors)
+
+
+def test_overwriting_a_sweep_with_itself_goes_on(smoke, sweep_in_process, capsys):
+  before = contents(smoke)
+  assert sweep_in_process(SMOKE, f"--output_dir={smoke}", "--overwrite") == 0
+  assert "4 of 4 runs have ended before and are kept" in capsys.readouterr().out
+  assert contents(smoke) == before
+
+
+def test_files_of_the_users_do_not_lock_a_sweep_out_and_are_kept(smoke, sweep_in_process, tmp_path):
+  folder = tmp_path / "copy"
+  shutil.copytree(smoke, folder)
+  (folder / "notes.txt").write_text("mine")
+  assert sweep_in_process(SMOKE, f"--output_dir={folder}") == 0
+  assert sweep_in_process(SMOKE, "--cell=elman", f"--output_dir={folder}", "--overwrite") == 0
+  assert (folder / "notes.txt").read_text() == "mine"
+  assert len(list((folder / "runs").iterdir())) == 2
+
+
+def test_going_on_with_other_versions_is_on_record(smoke, sweep_in_process, tmp_path):
+  folder = tmp_path / "copy"
+  shutil.copytree(smoke, folder)
+  about = json.loads((folder / "sweep.json").read_text())
+  about.pop("continued", None)
+  about["versions"]["jax"] = "0.1"
+  (folder / "sweep.json").write_text(json.dumps(about))
+  for _ in range(2):
+    assert sweep_in_process(SMOKE, f"--output_dir={folder}") == 0
+    (again,) = json.loads((folder / "sweep.json").read_text())["continued"]
+    assert again["versions"]["jax"] != "0.1"
+
+
+def test_the_reader_of_the_output_may_leave():
+  process = subprocess.run(
+    f"{sys.executable} -m experiments.sweep {SMOKE} --dry_run | head -1",
+    cwd=ROOT,
+    shell=True,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert process.stderr == ""
+
+
+def test_real_text_of_the_users_own(sweep_in_process, tmp_path, capsys):
+  text = tmp_path / "text.txt"
+  text.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 50)
+  flags = "--cell=gru --hidden_size=8 --sequence_length=16 --batch_size=4 --steps=5"
+  given = (*flags.split(), f"--corpus={text}", f"--output_dir={tmp_path / 'out'}")
+  assert sweep_in_process(*given) == 0
+  corpus = json.loads((tmp_path / "out" / "sweep.json").read_text())["corpus"]
+  assert corpus["characters"] == 44 * 50
+  assert corpus["vocabulary_size"] == 28
+  text.write_bytes(b"another text, of which there is more than a window's worth\n" * 50)
+  assert sweep_in_process(*given) == 2
+  assert "holds another sweep (its corpus_sha256 is" in capsys.readouterr().err
+
+
+def test_another_sweep_is_kept(smoke, sweep_here, capsys):
+  before = contents(smoke)
+  assert sweep_here(SMOKE, "--steps=31", f"--output_dir={smoke}") == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1
+  assert "its steps is 30, not 31" in error
+  assert contents(smoke) == before
+
+
+def test_bad_input_of_a_real_process_is_no_traceback(tmp_path):
+  result = call("--corpus=missing.txt", f"--output_dir={tmp_path / 'out'}")
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_help_has_a_sentence_for_every_flag():
+  described = call("--help").stdout.split("flags:")[1]
+  names = [*AXES, "cell_option", *(field.name for field in dataclasses.fields(Settings))]
+  own = ("output_dir", "devices", "data_parallel", "runs_per_device", "compilation_cache")
+  own += ("checkpoint_every", "[no]retry_failed", "num_shards", "shard_index", "engine")
+  own += ("cpus_per_task", "gpus_per_task", "memory_per_task", "ray_address", "slurm_cluster")
+  own += ("slurm_minutes", "slurm_option")
+  for name in (*names, *own, "[no]dry_run", "[no]list_cells", "[no]overwrite"):
+    text = described.split(f"  --{name}: ")[1].split("\n  --")[0]
+    assert "." in text and len(text.split()) > 3

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from train_all import train_all
+
+from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.training import program as group_program
+from experiments.sweep.training.program import Layout, compile_group
+from experiments.sweep.training.rounds import Partial, partial_like, train_round
+from rnn_jax import DeepRNN, make_cell
+from rnn_jax.cells import CELLS, zoneout
+from rnn_jax.tasks import adding
+from rnn_jax.training import init_state, make_optimizer, update
+
+SETTINGS = Settings("adding", "stdlib", 8, 12, 4, 30, "adam", 10, "lag", 10)
+TASK = adding(12, 4)
+RUNS = [Run("elman", 1, k, seed, 0.01, 1.0, 1.0, None) for k in (4, None) for seed in (0, 1)]
+LSTM = Run("lstm", 1, None, 0, 0.01, 1.0, 1.0, 1.0)
+
+
+def trained(runs, num_devices, settings=SETTINGS, seen=None, **layout):
+  on_records = (lambda *_: None) if seen is None else lambda *args: seen.append(args)
+  layout = Layout(jax.local_devices()[:num_devices], **layout)
+  return train_all(runs, settings, TASK, layout, on_records=on_records)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_a_group_is_one_compilation(compilations):
+  jax.clear_caches()
+  results = trained(RUNS, 2)
+  assert [result.run for result in results] == RUNS
+  assert len(compilations) == 1
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_records_do_not_depend_on_devices_nor_on_other_runs():
+  together = trained(RUNS, 3)  # the last round has two devices without a run of their own
+  for result in together[::3]:
+    (alone,) = trained([result.run], 1)
+    jax.tree.map(np.testing.assert_array_equal, alone.records, result.records)
+  losses = [result.records.loss for result in together]
+  assert not np.array_equal(losses[0], losses[1])  # another seed
+  assert not np.array_equal(losses[0], losses[2])  # another truncation
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_records_hold_every_step_and_norms_where_logged():
+  seen = []
+  (result,) = trained([LSTM], 1, dataclasses.replace(SETTINGS, steps=60), seen)
+  assert result.records.loss.shape == result.records.grad_norm.shape == (61,)
+  lags = result.records.measures["lag"]
+  for found, name in ((result.records.norms, "log10_grad_norm"), (lags, "log10_lag_norm")):
+    assert found[name].shape == found[f"{name}_cell"].shape == (7, 1, 12)
+  assert [(step, len(part.loss)) for _, step, part in seen] == [(0, 50), (50, 11)]
+  np.testing.assert_array_equal(
+    np.concatenate([part.loss for _, _, part in seen]), result.records.loss
+  )
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_records_say_what_was_clipped_and_where_in_time():
+  settings = dataclasses.replace(SETTINGS, steps=4, log_every=2, measure_every=2, measures="")
+  (run,) = trained([dataclasses.replace(LSTM, clip_norm=0.05, clip_by="carry")], 1, settings)
+  share, records = run.records.norms["clipped_share"], run.records
+  assert share.shape == (3, 1, 12)
+  assert ((share >= 0) & (share <= 1)).all() and (share > 0).any() and (share < 1).any()
+  np.testing.assert_allclose(records.clipped[::2], share.mean(axis=(1, 2)), rtol=1e-6)
+  np.testing.assert_array_equal(records.clipped_norm, records.grad_norm)
+  # The geometric mean over examples is below the limit where none of them is above it.
+  joint = np.log10(
+    sum(100 ** run.records.norms[f"log10_grad_norm{leaf}"] for leaf in ("", "_cell"))
+  )
+  assert (joint[share == 0] / 2 <= np.log10(0.05)).all()
+  assert (joint[share == 1] / 2 > np.log10(0.05)).all()
+
+  (run,) = trained([dataclasses.replace(LSTM, clip_norm=0.3)], 1, settings)
+  assert "clipped_share" not in run.records.norms
+  np.testing.assert_array_equal(run.records.clipped, run.records.grad_norm > 0.3)
+  np.testing.assert_allclose(
+    run.records.clipped_norm, np.minimum(run.records.grad_norm, 0.3), rtol=1e-6
+  )
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_numbers_of_a_run_reach_its_parameters():
+  base, gain, bias = trained(
+    [
+      Run("lstm", 1, None, 0, 0.01, None, 1.0, 1.0),
+      Run("lstm", 1, None, 0, 0.01, None, 2.0, 1.0),
+      Run("lstm", 1, None, 0, 0.01, None, 1.0, 5.0),
+    ],
+    1,
+  )
+  start = [
+    result.records.measures["lag"]["log10_lag_norm_cell"][0, 0] for result in (base, gain, bias)
+  ]
+  # With the forget gate open the cell state keeps the gradient: σ(5)^10 = 0.94, σ(1)^10 = 0.04.
+  assert start[2][11] - start[2][1] > -0.2
+  assert start[0][11] - start[0][1] < -0.8
+  assert not np.array_equal(start[0], start[1])
+
+
+FIVE = [*RUNS, Run("elman", 1, 4, 2, 0.01, 0.1, 1.0, None)]  # a last round with places to spare
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_sharing_batches_and_devices_changes_records_by_rounding_alone():
+  shared = trained(FIVE, 4, data_parallel=2, runs_per_device=2)
+  for result, alone in zip(shared, trained(FIVE, 1), strict=True):
+    assert result.run == alone.run
+    assert result.diverged_step is None
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4),
+      result.records,
+      alone.records,
+    )
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("optax_promotion")
+def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
+  settings = Settings("adding", "stdlib", 4, 4, 4, 10_000, "sgd", 5000, "", 5000)
+  run = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
+  task, layout, calls = adding(4, 4), Layout(jax.local_devices()[:4], data_parallel=4), []
+  (result,) = train_all([run], settings, task, layout, on_records=lambda *args: calls.append(args))
+  assert len(calls) == 201  # of 50 steps
+  assert np.isfinite(result.records.loss).all()
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_runs_of_one_device_compute_no_branch_that_they_do_not_take():
+  def conditionals(together):
+    runs = [Run("elman", 1, None, seed, 0.01, 1.0, 1.0, None) for seed in range(together)]
+    advance, blank = group_program._program(runs[0], SETTINGS, TASK, 1, together)
+    numbers = group_program._stack(runs, SETTINGS)
+    if together == 1:
+      numbers = jax.tree.map(lambda a: a[0], numbers)
+    program = jax.jit(advance).lower(numbers, blank, TASK.data).compile()
+    return program.as_text().count(" conditional(")
+
+  # Initialisation at step 0, norms by lag where logged, nothing past the last step.
+  assert conditionals(1) == conditionals(2) == 3
+
+
+@pytest.mark.parametrize(
+  ("num_runs", "rows", "most", "together"),
+  [(1, 1, 1, 1), (36, 2, 1, 1), (4, 1, 16, 4), (17, 1, 16, 9), (16, 8, 16, 2), (3, 8, 16, 1)],
+)
+def test_runs_are_spread_evenly_over_devices_and_rounds(num_runs, rows, most, together):
+  assert group_program._runs_together(num_runs, rows, most) == together
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_a_diverged_run_ends_at_its_step_and_leaves_the_others_alone():
+  settings = Settings("adding", "stdlib", 8, 12, 4, 200, "sgd", 10, "", 10)
+  wild = Run("elman", 1, None, 0, 10.0, None, 3.0, None)
+  tame = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
+  diverged, finished = trained([wild, tame], 2, settings)
+  step = diverged.diverged_step
+  assert step is not None and len(diverged.records.loss) == step + 1
+  finite = np.isfinite(diverged.records.loss) & np.isfinite(diverged.records.grad_norm)
+  assert finite[:step].all() and not finite[step]
+  assert len(diverged.records.norms["log10_grad_norm"]) == step // 10 + 1
+  assert finished.diverged_step is None and len(finished.records.loss) == 201
+  (alone,) = trained([tame], 1, settings)
+  np.testing.assert_array_equal(alone.records.loss, finished.records.loss)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_options_width_and_masks_reach_the_network(monkeypatch):
+  """A cell that zones out half of its units: the loss by hand, from the run's keys."""
+
+  def noisy(hidden_size, *, activation="tanh"):
+    return zoneout(make_cell("elman", hidden_size, activation=activation), 0.5)
+
+  monkeypatch.setitem(CELLS, "noisy", noisy)
+  run = Run("noisy", 1, None, 3, 0.01, None, None, None, options=(("activation", "relu"),))
+  run = dataclasses.replace(run, hidden_size=5)
+  settings = dataclasses.replace(SETTINGS, hidden_size=None, steps=1, measures="")
+  (result,) = trained([run], 1, settings)
+
+  @jax.jit
+  def losses():
+    params_key, data_key = jax.random.split(jax.random.key(np.uint32(3)))
+    model = DeepRNN([noisy(5, activation="relu")], TASK.output_size)
+    optimizer = make_optimizer("adam", np.float32(0.01), np.float32(np.inf))
+
+    def advance(state, step):
+      batch = TASK.batch((), jax.random.fold_in(data_key, step))
+      key = jax.random.fold_in(jax.random.fold_in(data_key, np.uint32(2**32 - 1)), step)
+      state, _, metrics = update(model, optimizer, TASK.loss, state, batch, key=key)
+      return state, metrics.loss
+
+    start = init_state(model, optimizer, params_key, TASK.batch((), data_key).xs)
+    return jax.lax.scan(advance, start, jnp.arange(2))[1]
+
+  np.testing.assert_allclose(result.records.loss, losses(), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_round_goes_on_from_a_part_of_it_to_the_same_bits(together):
+  """Three runs, one of which diverges, broken off in front of step 100 of 160."""
+  settings = Settings("adding", "stdlib", 8, 12, 4, 160, "adam", 10, "lag", 15)
+  wild = Run("elman", 1, None, 0, 1e30, None, 1.0, None)
+  runs = [RUNS[0], wild, RUNS[1]]
+  layout = Layout(jax.local_devices()[:4], runs_per_device=together)
+  program = compile_group(runs, settings, TASK, layout)
+  parts = {}
+
+  def keep(step, partial):
+    if step == 100:
+      parts[step] = partial()
+
+  results = train_round(program, runs, settings, TASK, layout, on_call=keep)
+  whole = {result.run: result for result in results}
+  assert whole[wild].diverged_step is not None and len(whole) == 3
+  part = parts[100]
+  like = partial_like(program, settings, 3, 100)
+  assert jax.tree.map(lambda a: (a.shape, a.dtype), part) == jax.tree.map(
+    lambda a: (a.shape, a.dtype), like
+  )
+  tame = [0, 2]
+  rows = part.params, part.opt_state, part.records
+  left = Partial(part.step, *jax.tree.map(lambda a: a[tame], rows), part.seconds)
+  seen = []
+  again = train_round(
+    program,
+    [runs[i] for i in tame],
+    settings,
+    TASK,
+    layout,
+    begun=left,
+    on_records=lambda run, step, part: seen.append((run, step, len(part.loss))),
+  )
+  for result in again:
+    jax.tree.map(np.testing.assert_array_equal, result.records, whole[result.run].records)
+    assert result.seconds >= float(part.seconds)
+  assert seen[:4] == [(runs[0], 0, 100), (runs[2], 0, 100), (runs[0], 100, 50), (runs[2], 100, 50)]

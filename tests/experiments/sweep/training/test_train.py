@@ -1,0 +1,181 @@
+"""Runs that are broken off end as those that were not, and one that fails stops no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import pytest
+from absl.testing import flagsaver
+
+from experiments.chaos import records_of
+from experiments.sweep.config.flags import resolve as resolve_flags
+from experiments.sweep.records import access, results
+from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.training import train as training
+from rnn_jax import make_cell
+from rnn_jax.cells import CELLS
+
+# Four rounds on one device, of five calls each; every second run diverges.
+FLAGS = (
+  *("--task=adding", "--cell=elman", "--seed=0,1", "--learning_rate=0.01,1e30", "--hidden_size=4"),
+  *("--sequence_length=8", "--batch_size=4", "--steps=220", "--log_every=30"),
+  *("--checkpoint_every=50", "--devices=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+  """Programs by what they are compiled for; each is compiled once for all tests."""
+  return {}
+
+
+@pytest.fixture
+def resolve(sweep_flags, compiled, monkeypatch):
+  """`(folder, *flags) -> Sweep`, its folder prepared."""
+  compile_group = training.compile_group
+
+  def once(runs, settings, task, layout):
+    key = (runs[0].network, len(runs), settings, len(layout.devices), layout[1:])
+    if key not in compiled:
+      with jax.numpy_dtype_promotion("standard"):  # of this thread alone
+        compiled[key] = compile_group(runs, settings, task, layout)
+    return compiled[key]
+
+  monkeypatch.setattr(training, "compile_group", once)
+
+  def resolve(folder, *more):
+    with flagsaver.flagsaver():
+      sweep_flags(["sweep", *FLAGS, *more, f"--output_dir={folder}"])
+      sweep = resolve_flags([])
+      access.prepare(sweep)
+    # Now: `work.train` asks whether to stop while it waits for a compilation.
+    once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
+    return sweep
+
+  return resolve
+
+
+def train(sweep, calls=None):
+  """Trains what has not ended; whether it was stopped, as it is after so many questions."""
+  left = [name for name in sweep.ids if not sweep_folder.has_ended(sweep.folder, name)]
+  asked = iter(range(calls if calls is not None else 10**9))
+  try:
+    training.train(sweep, left, lambda: next(asked, None) is None, lambda *_: None)
+  except training.Stopped:
+    return True
+  return False
+
+
+def contents(sweep):
+  training.clear(sweep.folder)
+  results.write(sweep.folder, sweep.ids)
+  return records_of(sweep.folder)
+
+
+@pytest.fixture(scope="module")
+def expected():
+  return {}
+
+
+@pytest.fixture
+def whole(resolve, expected, tmp_path_factory):
+  """What an uninterrupted sweep leaves."""
+  if not expected:
+    sweep = resolve(tmp_path_factory.mktemp("whole"))
+    assert not train(sweep)
+    expected.update(contents(sweep))
+  return expected
+
+
+@pytest.mark.parametrize("calls", [3, 8])
+def test_stopped_again_and_again_it_ends_the_same(resolve, whole, tmp_path, calls):
+  stops = 0
+  while train(resolve(tmp_path), calls):
+    stops += 1
+    assert stops < 40
+  assert stops
+  assert contents(resolve(tmp_path)) == whole
+  assert not (tmp_path / "checkpoints").exists()
+
+
+def test_it_goes_on_with_other_devices_and_shares_of_the_runs(resolve, whole, tmp_path):
+  assert train(resolve(tmp_path, "--devices=2"), calls=3)  # two runs a round
+  assert train(resolve(tmp_path), calls=3)
+  assert not train(resolve(tmp_path, "--devices=2"))
+  assert contents(resolve(tmp_path)) == whole
+
+
+def flip(path):
+  data = bytearray(path.read_bytes())
+  if data:
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("what", ["*/200/*.json", "*/200/**/*", "*/runs.json", "*/*/*.json"])
+def test_damaged_checkpoints_are_named_and_not_gone_on_from(
+  resolve, whole, tmp_path, capsys, what, damage
+):
+  assert train(resolve(tmp_path), calls=4)  # two checkpoints of the first run
+  paths = [path for path in (tmp_path / "checkpoints").glob(what) if path.is_file()]
+  assert paths
+  for path in paths:
+    damage(path)
+  assert not train(resolve(tmp_path))
+  err = capsys.readouterr().err
+  assert "warning: " in err and "is damaged" in err and str(paths[0].parents[0]) in err
+  assert contents(resolve(tmp_path)) == whole
+
+
+def test_a_checkpoint_of_another_sweep_is_refused(resolve, tmp_path):
+  assert train(resolve(tmp_path / "a"), calls=4)
+  other = resolve(tmp_path / "b", "--truncation=4")
+  (place,) = (tmp_path / "a" / "checkpoints").iterdir()
+  ids = json.loads((place / "runs.json").read_text())["runs"]
+  changed = dataclasses.replace(other, ids=dict(zip(ids, other.ids.values(), strict=False)))
+  shutil.copytree(tmp_path / "a" / "checkpoints", tmp_path / "b" / "checkpoints")
+  with pytest.raises(ValueError, match="its truncation"):
+    train(changed)
+
+
+def broken(hidden_size, *, scale=1.0):
+  """A cell that calls what there is nowhere."""
+  cell = make_cell("elman", hidden_size)
+
+  def update(params, carry, drive, recurrent):
+    missing = jax.ffi.ffi_call("there_is_none", jax.ShapeDtypeStruct(carry.shape, carry.dtype))
+    new = cell.update(params, carry, drive, recurrent)
+    return new + missing(jax.lax.stop_gradient(new))
+
+  return cell._replace(update=update)
+
+
+@pytest.mark.usefixtures("promotion")
+def test_a_cell_that_does_not_compile_stops_no_other(monkeypatch, tmp_path, sweep_here, capsys):
+  works = CELLS["irnn"]
+  monkeypatch.setitem(CELLS, "irnn", broken)
+  flags = [*FLAGS, "--cell=irnn,elman", "--learning_rate=0.01", "--seed=0"]
+  flags.append(f"--output_dir={tmp_path}")
+  for more in ((), ("--retry_failed",), ()):  # it fails, again, and is not tried again
+    assert sweep_here(*flags, *more) == 2
+    out, err = capsys.readouterr()
+    assert "failed: irnn-" in out and "1 runs have failed" in out
+    assert "Traceback" not in err
+  ended, failed = sorted((tmp_path / "runs").iterdir())
+  reason = json.loads((failed / "status.json").read_text())["reason"]
+  assert reason.startswith("compilation: JaxRuntimeError: ") and "there_is_none" in reason
+  assert "Traceback" in (failed / "error.txt").read_text()
+  assert sweep_folder.has_ended(tmp_path, ended.name)
+  lines = (tmp_path / "summary.csv").read_text().splitlines()
+  assert len(lines) == 3 and ",failed," in lines[1] and ",finished," in lines[2]
+  monkeypatch.setitem(CELLS, "irnn", works)
+  assert sweep_here(*flags, "--retry_failed") == 0
+  assert not (failed / "error.txt").exists()
