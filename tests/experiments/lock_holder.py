@@ -10,7 +10,7 @@ from pathlib import Path
 
 _CODE = """
 import pathlib, sys
-from experiments.locks import held
+from experiments.runtime.locks import held
 with held(pathlib.Path(sys.argv[1])):
   print(flush=True)
   sys.stdin.read()

@@ -9,7 +9,7 @@ import time
 
 import jax
 import pytest
-from test_sweep import ROOT, SMOKE, contents
+from swept import ROOT, SMOKE, contents
 
 RUN = ("--cell=elman", "--truncation=full", "--measures=none", "--steps=150")
 TWO_DEVICES = ("--devices=2", "--data_parallel=2", "--checkpoint_every=50")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from swept import FLAGFILES, ROOT, SMOKE, call, contents, sweep
 
 from experiments import plot
 from experiments.cli import command_line
@@ -20,39 +21,6 @@ from experiments.sweep.config.grid import AXES, Settings
 from experiments.sweep.records import folder as sweep_folder
 from experiments.sweep.records import results
 from experiments.sweep.training import divergence
-
-ROOT = Path(__file__).parents[3]
-FLAGFILES = ROOT / "experiments" / "flagfiles"
-SMOKE = f"--flagfile={FLAGFILES / 'smoke.flags'}"
-
-
-def start(*flags: object, module: str = "experiments.sweep") -> subprocess.Popen[str]:
-  return subprocess.Popen(
-    (sys.executable, "-m", module, *map(str, flags)),
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def call(*flags: object, module: str = "experiments.sweep") -> subprocess.CompletedProcess[str]:
-  process = start(*flags, module=module)
-  out, err = process.communicate(timeout=240)
-  return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def sweep(*flags: object) -> subprocess.CompletedProcess[str]:
-  result = call(*flags)
-  assert result.returncode == 0, result.stderr
-  return result
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-  """Everything that must not depend on how the sweep came about."""
-  names = ["gradients.nc", "summary.csv", "sweep.flags"]
-  names += [str(p.relative_to(folder)) for p in folder.glob("runs/*/[cgm]*")]
-  return {name: (folder / name).read_bytes() for name in sorted(names)}
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +32,8 @@ def smoke(tmp_path_factory) -> Path:
 
 def test_folder_holds_everything_it_should(smoke):
   top = {p.name for p in smoke.iterdir()}
-  sweep_folder = {"sweep.json", "sweep.flags", "runs", "summary.csv", "gradients.nc", "figures"}
-  assert top == {*sweep_folder, ".lock"}
+  files = {"sweep.json", "sweep.flags", "runs", "summary.csv", "gradients.nc", "figures"}
+  assert top == {*files, ".lock"}
   figures = {"gradient_decay", "gradient_by_truncation", "depth_by_time", "training", "lag"}
   assert {p.name for p in (smoke / "figures").iterdir()} == {
     f"{name}.{kind}" for name in figures for kind in ("png", "svg")

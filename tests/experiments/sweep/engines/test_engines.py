@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_sweep import SMOKE, contents, start, sweep
+from swept import SMOKE, contents, start, sweep
 
 from experiments.sweep import engines
 from experiments.sweep.config import engine_flags

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from lock_holder import held_elsewhere
-from test_sweep import ROOT, SMOKE, contents, start, sweep
+from swept import ROOT, SMOKE, contents, start, sweep
 
 from experiments import merge
 from experiments.runtime import locks
@@ -190,7 +190,7 @@ def test_a_shard_without_runs_ends_well(tmp_path, sweep_here, capsys):
 
 def is_free(folder: Path, *spans: tuple[int, int, bool]) -> bool:
   """Whether another process can hold these bytes of the folder's lock."""
-  code = "import sys, json, pathlib; from experiments.locks import Span, held\n"
+  code = "import sys, json, pathlib; from experiments.runtime.locks import Span, held\n"
   code += "with held(pathlib.Path(sys.argv[1]), *[Span(*s) for s in json.loads(sys.argv[2])]): pass"
   command = sys.executable, "-c", code, str(folder / ".lock"), json.dumps(spans)
   result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
