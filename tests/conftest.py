@@ -18,6 +18,11 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Modules whose annotations, shapes included, are checked at every call.
+CHECKED = ()
+install_import_hook(CHECKED, "beartype.beartype")
 
 # What jax keeps of thousands of programs is millions of objects, which hardly ever become garbage.
 gc.set_threshold(100_000, 20, 100)
