@@ -17,8 +17,9 @@ from train_all import train_all
 from experiments import replay
 from experiments.cli import command_line
 from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.config.layout import Layout
 from experiments.sweep.training import divergence
-from experiments.sweep.training.program import Layout, compile_group
+from experiments.sweep.training.program import compile_group
 from experiments.sweep.training.run_setup import mask_key, network, numbers_of, optimizer_of
 from rnn_jax.gradient_flow import Place
 from rnn_jax.tasks import adding

@@ -18,9 +18,9 @@ from experiments.runtime import hosts
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import networks as sweep_networks
 from experiments.sweep.config.engine_flags import Shard
+from experiments.sweep.config.layout import Layout
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.records import folder as sweep_folder
-from experiments.sweep.training.program import Layout
 from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.sweep.config.grid import Run, Settings, width
+from experiments.sweep.config.layout import Layout
 from experiments.sweep.measures import MEASURES, Moment, by_leaf
 from experiments.sweep.training.run_setup import (
   Numbers,
@@ -56,30 +57,6 @@ class Record(NamedTuple):
   measures: dict[str, dict[str, Array]]
 
 
-class Layout(NamedTuple):
-  """Where the runs of a group are trained.
-
-  Attributes:
-    devices: all in use, of all processes; as many of each, in its order.
-    data_parallel: devices that share the batch of a run; must divide the batch size and the number
-      of devices. With several processes it must be that number.
-    runs_per_device: most runs that a device trains at a time, vectorised.
-  """
-
-  devices: Sequence[Any]
-  data_parallel: int = 1
-  runs_per_device: int = 1
-
-  def lead(self, num_runs: int) -> tuple[int, ...]:
-    """Leading axes of what differs between `num_runs` runs: [rows], or [rows, runs of a device].
-
-    A row is of `data_parallel` devices, which have the same runs.
-    """
-    rows = len(self.devices) // self.data_parallel
-    together = _runs_together(num_runs, rows, self.runs_per_device)
-    return (rows,) if together == 1 else (rows, together)
-
-
 class Program(NamedTuple):
   """What `compile_group` makes for `train_round`.
 
@@ -113,7 +90,7 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
     task: built from the settings.
     layout: where.
   """
-  lead = layout.lead(len(runs))
+  lead = layout.leading_axes(len(runs))
   advance, blank = _program(runs[0], settings, task, layout.data_parallel, math.prod(lead[1:]))
   devices = layout.devices
   blanks = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), blank)
@@ -131,12 +108,6 @@ def by_device(
   return jax.tree.map(
     lambda a: np.repeat(a.reshape(lead), layout.data_parallel, axis=0), _stack(runs, settings)
   )
-
-
-def _runs_together(num_runs: int, rows: int, most: int) -> int:
-  """Runs on one device at a time: at most `most`, in as few rounds as that takes, spread evenly."""
-  rounds = math.ceil(num_runs / (rows * most))
-  return math.ceil(num_runs / (rows * rounds))
 
 
 def _stack(runs: Sequence[Run], settings: Settings) -> Numbers:

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from experiments.sweep.config.grid import Run, Settings, recorded_steps
-from experiments.sweep.training.program import CHUNK, Layout, Program, Record, by_device
+from experiments.sweep.config.layout import Layout
+from experiments.sweep.training.program import CHUNK, Program, Record, by_device
 from rnn_jax.parallel import fetch, spread
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState

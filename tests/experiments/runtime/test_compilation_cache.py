@@ -15,8 +15,8 @@ import pytest
 
 from experiments.runtime import compilation_cache
 from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.config.layout import Layout
 from experiments.sweep.training import train as training
-from experiments.sweep.training.program import Layout
 from rnn_jax.tasks import adding
 
 ROOT = Path(__file__).parents[3]

@@ -11,8 +11,8 @@ import pytest
 from train_all import train_all
 
 from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.config.layout import Layout
 from experiments.sweep.measures import MEASURES, Moment, by_leaf, coordinates, reaches
-from experiments.sweep.training.program import Layout
 from rnn_jax import CELLS, DeepRNN, make_cell
 from rnn_jax.cells import ClockworkCarry, DilatedCarry, LSTMCarry
 from rnn_jax.gradient_flow import lag_profile, saturation

@@ -10,8 +10,9 @@ import pytest
 from train_all import train_all
 
 from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.config.layout import Layout
 from experiments.sweep.training import program as group_program
-from experiments.sweep.training.program import Layout, compile_group
+from experiments.sweep.training.program import compile_group
 from experiments.sweep.training.rounds import Partial, partial_like, train_round
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.cells import CELLS, zoneout
@@ -146,14 +147,6 @@ def test_runs_of_one_device_compute_no_branch_that_they_do_not_take():
 
   # Initialisation at step 0, norms by lag where logged, nothing past the last step.
   assert conditionals(1) == conditionals(2) == 3
-
-
-@pytest.mark.parametrize(
-  ("num_runs", "rows", "most", "together"),
-  [(1, 1, 1, 1), (36, 2, 1, 1), (4, 1, 16, 4), (17, 1, 16, 9), (16, 8, 16, 2), (3, 8, 16, 1)],
-)
-def test_runs_are_spread_evenly_over_devices_and_rounds(num_runs, rows, most, together):
-  assert group_program._runs_together(num_runs, rows, most) == together
 
 
 @pytest.mark.usefixtures("optax_promotion")

@@ -1,0 +1,46 @@
+"""How the runs of a group are laid out on the devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+
+
+class Layout(NamedTuple):
+  """How the runs of a group are laid out on the devices.
+
+  The devices form rows of `data_parallel` each. The devices of a row train the same runs and share
+  their batches.
+
+  Attributes:
+    devices: all devices in use, of all processes; the same number from each, in process order.
+    data_parallel: number of devices that share the batch of a run; must divide the batch size and
+      the number of devices. With several processes it must equal the number of devices.
+    runs_per_device: maximum number of runs that a device trains at a time, vectorized.
+  """
+
+  devices: Sequence[jax.Device]
+  data_parallel: int = 1
+  runs_per_device: int = 1
+
+  def leading_axes(self, num_runs: int) -> tuple[int, ...]:
+    """Returns the leading axes of per-run arrays: [rows], or [rows, runs of a device].
+
+    Args:
+      num_runs: number of runs in the group.
+    """
+    rows = len(self.devices) // self.data_parallel
+    together = runs_together(num_runs, rows, self.runs_per_device)
+    return (rows,) if together == 1 else (rows, together)
+
+
+def runs_together(num_runs: int, rows: int, most: int) -> int:
+  """Returns how many runs a device trains at a time, `most` at most.
+
+  It is the smallest number that needs no more rounds than `most` would.
+  """
+  rounds = math.ceil(num_runs / (rows * most))
+  return math.ceil(num_runs / (rows * rounds))
