@@ -2,7 +2,7 @@
 
 from rnn_jax.gradient_flow.adaptive import choose_truncation
 from rnn_jax.gradient_flow.decay import decay_rate, effective_memory, half_life
-from rnn_jax.gradient_flow.first_bad_place import Place, describe_place, first_bad_place
+from rnn_jax.gradient_flow.first_nonfinite import NonFinite, describe_nonfinite, first_nonfinite
 from rnn_jax.gradient_flow.jacobians import jacobian_norm, singular_values, step_jacobians
 from rnn_jax.gradient_flow.lag_profile import lag_profile
 from rnn_jax.gradient_flow.lyapunov import lyapunov_spectrum
@@ -14,14 +14,14 @@ from rnn_jax.gradient_flow.truncation_bias import TruncationBias, truncation_bia
 from rnn_jax.gradient_flow.weight_shares import has_shares, weight_share_norms, weight_shares
 
 __all__ = [
-  "Place",
+  "NonFinite",
   "Saturation",
   "TruncationBias",
   "choose_truncation",
   "decay_rate",
-  "describe_place",
+  "describe_nonfinite",
   "effective_memory",
-  "first_bad_place",
+  "first_nonfinite",
   "gate_values",
   "half_life",
   "has_shares",

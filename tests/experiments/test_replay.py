@@ -21,7 +21,7 @@ from experiments.sweep.config.layout import Layout
 from experiments.sweep.training import divergence
 from experiments.sweep.training.program import compile_group
 from experiments.sweep.training.run_setup import mask_key, network, numbers_of, optimizer_of
-from rnn_jax.gradient_flow import Place
+from rnn_jax.gradient_flow import NonFinite
 from rnn_jax.tasks import adding
 from rnn_jax.training import init_state, update
 
@@ -110,7 +110,7 @@ def test_params_are_kept_where_runs_share_devices_and_devices_a_batch(params_by_
   assert finished.diverged_step is None
 
 
-def test_an_update_that_is_not_finite_is_the_bad_place(train):
+def test_a_non_finite_update_is_the_first_non_finite_value(train):
   (result,) = train(Run("elman", 1, None, 1, 3e38, None, 1.0, None))
   assert result.diverged_step == 0 and np.isfinite(result.records.loss).all()
   place = divergence.find(divergence.of(result, SETTINGS, TASK))
@@ -170,7 +170,7 @@ def test_file_gives_back_the_step(saved, tmp_path):
 def test_the_step_is_computed_again_with_its_own_masks(saved, monkeypatch):
   bad, _, _ = saved
   given = {}
-  monkeypatch.setattr(divergence, "first_bad_place", lambda *_, **options: given.update(options))
+  monkeypatch.setattr(divergence, "first_nonfinite", lambda *_, **options: given.update(options))
   divergence.find(bad._replace(step=7))
   _, data_key = jax.random.split(jax.random.key(np.uint32(bad.run.seed)))
   assert jnp.all(jax.random.key_data(given["key"]) == jax.random.key_data(mask_key(data_key, 7)))
@@ -234,7 +234,7 @@ class Trap:
     return (pytest.fail, ("the file's code was run",))
 
 
-PLACE = Place("forward", None, 1, "xs", (2, 1), "nan", 1.0, False)._asdict()
+PLACE = NonFinite("forward", None, 1, "xs", (2, 1), "nan", 1.0, False)._asdict()
 DAMAGES = {
   "empty": lambda data: b"",
   "cut": lambda data: data[: len(data) // 2],

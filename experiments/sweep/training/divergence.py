@@ -24,7 +24,7 @@ from experiments.sweep.training.run_setup import (
   time_options,
 )
 from rnn_jax import checks
-from rnn_jax.gradient_flow import Place, describe_place, first_bad_place
+from rnn_jax.gradient_flow import NonFinite, describe_nonfinite, first_nonfinite
 from rnn_jax.losses import LOSSES
 from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Batch, Task
@@ -62,12 +62,12 @@ def of(result: Result, settings: Settings, task: Task) -> BadStep | None:
   return BadStep(result.run, settings, result.diverged_step, *about, result.snapshot)
 
 
-def find(bad: BadStep) -> Place | None:
+def find(bad: BadStep) -> NonFinite | None:
   """Where in the step the first NaN or infinity arises; None if, this time, there is none."""
   numbers = numbers_of(bad.run, bad.settings)
   params, opt_state, batch = bad.snapshot
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
-  return first_bad_place(
+  return first_nonfinite(
     _model(bad.run, bad.settings, bad.output_size, bad.vocabulary_size),
     params,
     batch,
@@ -79,19 +79,21 @@ def find(bad: BadStep) -> Place | None:
   )
 
 
-def words(place: Place | None) -> str:
+def words(place: NonFinite | None) -> str:
   """One line."""
-  return describe_place(place) if place else "no bad place was found"
+  return describe_nonfinite(place) if place else "no bad place was found"
 
 
-def place_of(data: Mapping[str, Any] | None) -> Place | None:
+def place_of(data: Mapping[str, Any] | None) -> NonFinite | None:
   """The place out of what JSON makes of it."""
   if not data:
     return None
-  return Place(**{name: data[name] for name in Place._fields})._replace(entry=tuple(data["entry"]))
+  return NonFinite(**{name: data[name] for name in NonFinite._fields})._replace(
+    entry=tuple(data["entry"])
+  )
 
 
-def save(file: IO[bytes], bad: BadStep, place: Place | None) -> None:
+def save(file: IO[bytes], bad: BadStep, place: NonFinite | None) -> None:
   """Writes a NumPy archive (.npz): arrays of numbers, and one JSON text, `about`."""
   about = {
     "run": dataclasses.asdict(bad.run),
@@ -108,7 +110,7 @@ def save(file: IO[bytes], bad: BadStep, place: Place | None) -> None:
   np.savez(file, about=np.array(json.dumps(about)), **_named(bad.snapshot))
 
 
-def load(path: Path) -> tuple[BadStep, Place | None, dict[str, Any]]:
+def load(path: Path) -> tuple[BadStep, NonFinite | None, dict[str, Any]]:
   """Reads what `save` wrote; nothing in the file is executed.
 
   Returns:
@@ -130,7 +132,7 @@ def load(path: Path) -> tuple[BadStep, Place | None, dict[str, Any]]:
 
 def _restore(
   about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> tuple[BadStep, Place | None, dict[str, Any]]:
+) -> tuple[BadStep, NonFinite | None, dict[str, Any]]:
   run = run_of(about["run"])
   settings = Settings(**about["settings"])
   if checks.integer("depth", run.depth) > len(arrays):

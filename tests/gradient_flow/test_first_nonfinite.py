@@ -13,8 +13,8 @@ import pytest
 from networks import draw
 
 from rnn_jax import DeepRNN, make_cell
-from rnn_jax.gradient_flow import Place, describe_place, first_bad_place
-from rnn_jax.gradient_flow.first_bad_place import _training_step
+from rnn_jax.gradient_flow import NonFinite, describe_nonfinite, first_nonfinite
+from rnn_jax.gradient_flow.first_nonfinite import _training_step
 from rnn_jax.losses import squared_error
 from rnn_jax.tasks import Batch
 from rnn_jax.training import TrainState, update
@@ -105,7 +105,7 @@ def planted():
       for name in PLANTS:
         at = time if (i, name) == (layer, plant) else -1
         changed[f"layers_{i}"]["cell"]["times"][name] = jnp.asarray(at, float)
-    return first_bad_place(model, changed, BATCH, squared_error, **arguments)
+    return first_nonfinite(model, changed, BATCH, squared_error, **arguments)
 
   return find
 
@@ -136,7 +136,7 @@ def test_time_arguments_are_those_of_training(planted):
 
 
 MODEL, PARAMS = with_params([make_cell("elman", H)] * 2)
-find = functools.partial(first_bad_place, MODEL)
+find = functools.partial(first_nonfinite, MODEL)
 
 
 def test_params_are_looked_at_first():
@@ -186,7 +186,8 @@ def test_derivative_of_a_root_at_zero_is_found():
   loss = lambda y, _: jnp.sqrt(jnp.sum(y**2, axis=-1))  # noqa: E731
   place = find(ZEROS, BATCH, loss)
   assert where(place) == ("backward", None, T - 1, "readout", (0, 0), "nan")
-  assert "dL/d(readout) is nan" in describe_place(place) and "overflow" not in describe_place(place)
+  text = describe_nonfinite(place)
+  assert "dL/d(readout) is nan" in text and "overflow" not in text
 
 
 def test_updated_params_are_looked_at_where_there_is_an_optimizer():
@@ -225,7 +226,7 @@ def counting(cell, bad_step):
 
 def test_integers_in_a_carry_are_no_obstacle():
   model, params = with_params([make_cell("elman", H), counting(make_cell("elman", H), 3)])
-  place = first_bad_place(model, params, BATCH, squared_error)
+  place = first_nonfinite(model, params, BATCH, squared_error)
   # tanh(∞) = 1 hides it from all that comes later.
   assert where(place) == ("forward", 1, 3, "recurrent", (0, 0), "inf")
 
@@ -258,10 +259,11 @@ def test_the_step_is_the_one_that_training_makes():
 
 
 def test_description():
-  place = Place("backward", 0, 17, "hidden", (3, 5), "inf", 1.25e38, True)
-  assert describe_place(place) == (
+  place = NonFinite("backward", 0, 17, "hidden", (3, 5), "inf", 1.25e38, True)
+  assert describe_nonfinite(place) == (
     "backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5]: an overflow, "
     "after entries up to 1.2e+38"
   )
-  place = Place("params", 1, None, "layers_1.cell.b", (2,), "nan", 1.5, False)
-  assert describe_place(place) == "params: layers_1.cell.b is nan at [2], after entries up to 1.5"
+  place = NonFinite("params", 1, None, "layers_1.cell.b", (2,), "nan", 1.5, False)
+  text = "params: layers_1.cell.b is nan at [2], after entries up to 1.5"
+  assert describe_nonfinite(place) == text

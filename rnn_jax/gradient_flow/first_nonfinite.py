@@ -1,4 +1,4 @@
-"""The first bad place: where in a training step the first NaN or infinity arose."""
+"""The first value of a training step that is NaN or infinite: where and when it arose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rnn_jax.time_loop.unroll import unroll
 from rnn_jax.types import Array, Carry, Cell, Drive, Params
 
 
-class Place(NamedTuple):
+class NonFinite(NamedTuple):
   """The first entry that is not finite, in the order of computation.
 
   Attributes:
@@ -75,7 +75,7 @@ class _Slots(NamedTuple):
 _Tensor = tuple[str, int | None, int | None, str, np.ndarray]
 
 
-def first_bad_place(
+def first_nonfinite(
   model: DeepRNN,
   params: Any,
   batch: Any,
@@ -86,7 +86,7 @@ def first_bad_place(
   opt_state: Any = None,
   key: Array | None = None,
   **time: Any,
-) -> Place | None:
+) -> NonFinite | None:
   """Computes a training step again and says where its first NaN or infinity arose.
 
     params → xs, targets → layer 0: t = 0 … T−1 → layer 1 … → readout → loss → mean loss
@@ -98,7 +98,7 @@ def first_bad_place(
   dL/dh_t its total derivative, of the mean loss of the batch: a derivative that breaks inside of
   step t is found in `recurrent` or `drive` at t, or, on the way of h_{t−1}, in its leaf at t−1.
 
-  What the step itself ignores is no bad place: padding (beyond `lengths`), and readout, target and
+  What the step itself ignores does not count: padding (beyond `lengths`), and readout, target and
   loss where the mask is False; their gradients count, as they do in training.
 
   Cost: a training step that keeps every tensor, compiled once for the cells and shapes,
@@ -157,7 +157,7 @@ def first_bad_place(
   return _first(tensors())
 
 
-def describe_place(place: Place) -> str:
+def describe_nonfinite(place: NonFinite) -> str:
   """The place in words: `backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5], …`."""
   layer = None if place.layer is None else f"layers_{place.layer}"
   layer = None if layer and place.tensor.startswith(layer) else layer
@@ -315,7 +315,7 @@ def _by_time(
       yield phase, layer, t, name, a[t]
 
 
-def _first(tensors: Iterable[_Tensor]) -> Place | None:
+def _first(tensors: Iterable[_Tensor]) -> NonFinite | None:
   largest = 0.0
   for phase, layer, time, name, a in tensors:
     finite = np.isfinite(a)
@@ -324,5 +324,5 @@ def _first(tensors: Iterable[_Tensor]) -> Place | None:
       index = tuple(int(i) for i in np.argwhere(~finite)[0])
       value = "nan" if np.isnan(a[index]) else "inf"
       overflow = largest > float(jnp.finfo(a.dtype).max) ** 0.5
-      return Place(phase, layer, time, name, index, value, largest, overflow)
+      return NonFinite(phase, layer, time, name, index, value, largest, overflow)
   return None
