@@ -177,7 +177,7 @@ def update(
     psum: where `batch` is one device's share of a larger one, the sum of a pytree over the devices
       that share it, equally: `rnn_jax.parallel.psum`. State, loss and grad_norm are then those of
       the whole batch, on every device; carries and norms are those of the device's own examples.
-    **time: truncation, resets, remat, unroll, as the model takes them.
+    **time: truncation, resets, remat, scan_unroll, as the model takes them.
   Returns:
     (state after, final carries, metrics of the params before).
   """

@@ -170,7 +170,9 @@ def describe_nonfinite(place: NonFinite) -> str:
   return f"{where}: {name} is {place.value}{at}{cause}, after entries up to {place.largest:.2g}"
 
 
-@functools.partial(jax.jit, static_argnames=("model", "loss", "reverse", "unroll", "forward_mode"))
+@functools.partial(
+  jax.jit, static_argnames=("model", "loss", "reverse", "scan_unroll", "forward_mode")
+)
 def _training_step(
   model: DeepRNN,
   loss: Callable[[Array, Array], Array],

@@ -58,7 +58,7 @@ class DeepRNN(Network):
       deterministic: no dropout. Otherwise apply needs `rngs={"dropout": key}`.
       key: for stochastic cells; each layer draws from a key of its own.
       lengths: [B], valid steps of each sequence; see `unroll`.
-      **time: truncation, resets, reverse, remat and unroll, as `unroll` takes them.
+      **time: truncation, resets, reverse, remat and scan_unroll, as `unroll` takes them.
     Returns:
       (final carry of each layer, outputs [T, B, output_size], or [1, B, output_size] if pooled).
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -37,6 +38,14 @@ def cuts(
   return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)
 
 
+def refuse(unknown: Iterable[str]) -> None:
+  """Raises a TypeError for the first of the unknown keyword arguments of `unroll`."""
+  for name in unknown:
+    if name == "unroll":
+      raise TypeError("unroll() has no argument 'unroll'; it is called 'scan_unroll'.")
+    raise TypeError(f"unroll() has no argument {name!r}.")
+
+
 def check_like(name: str, wanted: Any, given: Any) -> None:
   """Refuses a pytree that has not the structure, shapes and dtypes of the one wanted."""
   expected: Any = jax.tree.structure(wanted)
@@ -62,7 +71,7 @@ def check(
   lengths: Any,
   resets: Any,
   remat: str,
-  unroll: int,
+  scan_unroll: int,
 ) -> tuple[int, tuple[int, ...]]:
   """Refuses what the loop could not mean; returns T and the batch shape."""
   tokens = jnp.issubdtype(xs.dtype, jnp.integer)
@@ -73,7 +82,7 @@ def check(
     )
   num_steps, batch_size = xs.shape[:2]
   checks.choice("remat", remat, REMAT)
-  checks.integer("unroll", unroll)
+  checks.integer("scan_unroll", scan_unroll)
   if truncation is not None and not isinstance(truncation, jax.Array):
     checks.integer("truncation", truncation)
   elif truncation is not None:

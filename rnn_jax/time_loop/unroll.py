@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +49,11 @@ def unroll(
   remat: str = "none",
   probe: Carry | None = None,
   clip_carry: float | Array | None = None,
-  unroll: int = 1,
+  scan_unroll: int = 1,
   key: Array | None = None,
   forward_mode: bool = False,
   method: str = "loop",
+  **unknown: Never,
 ) -> tuple[Carry, Any]:
   """Runs a cell over time: h_t = f(h_{t-1}, x_t), y_t = output(h_t), t = 0 … T−1.
 
@@ -78,7 +79,8 @@ def unroll(
       and to earlier steps. The probe has the norm from before. A number, or a traced scalar, in
       units of the loss as it is given: of a mean over B examples, an example has a share of 1/B.
       inf, or None, is no clipping. There is no forward-mode derivative unless it is None.
-    unroll: steps of the loop in one iteration of the compiled while loop. On a CPU 1 is the best.
+    scan_unroll: steps in one iteration of the compiled loop, as `unroll` of `jax.lax.scan`. On a
+      CPU 1 is fastest.
     key: random key, for stochastic cells.
     forward_mode: gives the result a forward-mode derivative too (`jax.jvp`, `jax.jacfwd`), at the
       price of a slower reverse mode. Forward over reverse mode does not need it.
@@ -92,8 +94,9 @@ def unroll(
   Raises:
     TypeError, ValueError: naming the argument, the rule and what came.
   """
+  arguments.refuse(unknown)
   xs = jnp.asarray(xs)
-  num_steps, batch_shape = arguments.check(xs, truncation, lengths, resets, remat, unroll)
+  num_steps, batch_shape = arguments.check(xs, truncation, lengths, resets, remat, scan_unroll)
   arguments.check_method(method, cell, remat, clip_carry)
   if clip_carry is not None:
     clipping.check("clip_carry", clip_carry)
@@ -143,7 +146,7 @@ def unroll(
     return carry, _outputs(cell, fixed.params, ys, now) if late else ys
 
   def scan(fixed: _Fixed, carry: Carry, now: _Stream) -> tuple[Carry, Any]:
-    loop: Any = {"reverse": reverse, "unroll": unroll}
+    loop: Any = {"reverse": reverse, "unroll": scan_unroll}
     if forward_mode:
       return jax.lax.scan(lambda c, now: step(fixed, fixed, c, now, None), carry, now, **loop)
     probe, now = now.probe, now._replace(probe=None)

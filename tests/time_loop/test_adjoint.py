@@ -22,7 +22,7 @@ RESETS[[3, 5], [0, 1]] = True
 
 TIMES = [
   {},
-  {"reverse": True, "unroll": 3},
+  {"reverse": True, "scan_unroll": 3},
   {"truncation": 3, "lengths": LENGTHS, "resets": RESETS},
   {"truncation": 2, "lengths": LENGTHS, "reverse": True, "remat": "step"},
   {"truncation": 2, "resets": RESETS, "remat": "sqrt"},

@@ -301,7 +301,7 @@ def test_unrolling_the_compiled_loop_changes_nothing():
   cell, arrays = problem("elman")
   rolled = together(cell, truncation=3)(*arrays)
   for remat, num_unrolled in (("none", 2), ("none", 100), ("sqrt", 2)):
-    unrolled = together(cell, truncation=3, unroll=num_unrolled, remat=remat)(*arrays)
+    unrolled = together(cell, truncation=3, scan_unroll=num_unrolled, remat=remat)(*arrays)
     assert_close(unrolled, rolled)
 
 
