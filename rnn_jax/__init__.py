@@ -1,7 +1,7 @@
 """How gradient flows through time in a recurrent network, and what changes it."""
 
 from rnn_jax.cells import CELLS, make_cell
-from rnn_jax.modules import BidirectionalRNN, Conditioned, DeepRNN, EncoderDecoder
+from rnn_jax.modules import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder
 from rnn_jax.probes import gradient_probe
 from rnn_jax.time_loop.unroll import unroll
 from rnn_jax.types import Cell, step
@@ -10,7 +10,7 @@ __all__ = [
   "CELLS",
   "BidirectionalRNN",
   "Cell",
-  "Conditioned",
+  "ConditionedDecoder",
   "DeepRNN",
   "EncoderDecoder",
   "gradient_probe",

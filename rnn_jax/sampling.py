@@ -1,4 +1,4 @@
-"""Networks that write: one token after the other, each read again as the next input."""
+"""Autoregressive sampling: each generated token is the next input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.modules import Conditioned, DeepRNN, EncoderDecoder, Written
+from rnn_jax.modules import ConditionedDecoder, DecoderInputs, DeepRNN, EncoderDecoder
 from rnn_jax.types import Array, Carry
 
 
@@ -59,7 +59,7 @@ def generate(
   eos: int | None = None,
   reset_at: int | None = None,
 ) -> tuple[Array, tuple[Carry, ...]]:
-  """Writes tokens, one step of the cells each.
+  """Generates tokens, one step of the cells each.
 
     carries_t, logits_t = model(token_t, carries_{t−1})      token_{t+1} = choose(logits_t)
 
@@ -69,7 +69,7 @@ def generate(
     model: its outputs are logits of the next token.
     variables: of the model.
     carries: of each layer, before `token` is read.
-    token: [B], the token before the first that is written.
+    token: [B], the token before the first generated one.
     key: random key.
     num_steps: N.
     temperature: as `choose` takes it.
@@ -95,23 +95,23 @@ def generate(
       ended = ended | (token == eos)
     return (carries, token, ended), token
 
-  # Not the time loop: what a step reads is what the step before has written.
+  # Not `unroll`: each step reads the token that the step before it generated.
   start: Any = (tuple(carries), jnp.asarray(token, jnp.int32), jnp.zeros(jnp.shape(token), bool))
   last, tokens = jax.lax.scan(body, start, jnp.arange(num_steps, dtype=jnp.int32))
   return tokens, last[0]
 
 
-def write(
-  model: Conditioned | EncoderDecoder,
+def decode(
+  model: ConditionedDecoder | EncoderDecoder,
   variables: Any,
-  xs: Written,
+  xs: DecoderInputs,
   key: Array,
   num_steps: int,
   *,
   eos: int,
   **options: Any,
 ) -> Array:
-  """Writes a sequence for each source, from the start token `eos` to the `eos` that ends it.
+  """Generates a sequence for each source, from the start token `eos` to the final `eos`.
 
   Args:
     model: the network.
@@ -124,7 +124,7 @@ def write(
   Returns:
     Tokens [N, B]; from the first `eos` on all are `eos`.
   """
-  carries: Any = model.apply(variables, xs, method="start")
+  carries: Any = model.apply(variables, xs, method="decoder_carries")
   decoder = {"params": variables["params"]["decoder"]}
   first = jnp.full(jax.tree.leaves(carries)[0].shape[:1], eos, jnp.int32)
   tokens, _ = generate(model.decoder, decoder, carries, first, key, num_steps, eos=eos, **options)

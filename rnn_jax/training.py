@@ -14,12 +14,12 @@ import optax
 from rnn_jax import checks, clipping
 from rnn_jax.gradient_flow import choose_truncation, lag_profile, omega
 from rnn_jax.losses import masked_mean
-from rnn_jax.modules import BidirectionalRNN, Conditioned, DeepRNN, EncoderDecoder
+from rnn_jax.modules import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder
 from rnn_jax.probes import tree_norm
 from rnn_jax.tasks import Batch
 from rnn_jax.types import Array, Carry
 
-Model = DeepRNN | BidirectionalRNN | Conditioned | EncoderDecoder
+Model = DeepRNN | BidirectionalRNN | ConditionedDecoder | EncoderDecoder
 Loss = Callable[[Array, Array], Array]
 Penalty = Callable[[Any, Batch], Array]
 
@@ -128,7 +128,7 @@ def update(
 
 @overload
 def update(
-  model: DeepRNN | Conditioned | EncoderDecoder,
+  model: DeepRNN | ConditionedDecoder | EncoderDecoder,
   optimizer: optax.GradientTransformation,
   loss: Loss,
   state: TrainState,

@@ -1,4 +1,4 @@
-"""Writing: each token is drawn from what the network says after reading the one before."""
+"""Sampling: each token is drawn from the logits after the token before it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rnn_jax import DeepRNN, EncoderDecoder, make_cell
-from rnn_jax.modules import Written
-from rnn_jax.sampling import choose, generate, write
+from rnn_jax.modules import DecoderInputs
+from rnn_jax.sampling import choose, decode, generate
 
 V, B, H = 5, 3, 4
 LOGITS = jnp.array([[0.0, 2.0, 1.0, 3.0, -1.0]])
@@ -64,7 +64,7 @@ def network(name="lstm", depth=2):
   return model, jax.tree.map(lambda a: 3 * a, variables)  # so that tokens matter
 
 
-def test_greedy_writing_is_reading_what_was_written():
+def test_greedy_tokens_are_the_argmax_when_they_are_read_again():
   model, variables = network()
   start = jnp.array([0, 1, 2])
   run = jax.jit(functools.partial(generate, model, num_steps=7, temperature=0))
@@ -75,7 +75,7 @@ def test_greedy_writing_is_reading_what_was_written():
   chex.assert_trees_all_close(carries, again, rtol=1e-5)
 
 
-def test_writing_goes_on_from_the_last_token_and_the_carries():
+def test_generation_continues_from_the_last_token_and_the_carries():
   model, variables = network("gru", 1)
   start, key = jnp.array([0, 1, 2]), jax.random.key(0)
   run = jax.jit(functools.partial(generate, model, temperature=0), static_argnames="num_steps")
@@ -85,8 +85,8 @@ def test_writing_goes_on_from_the_last_token_and_the_carries():
   np.testing.assert_array_equal(whole, jnp.concatenate([first, second]))
 
 
-def test_a_token_that_is_read_with_a_new_carry():
-  """What is written after it is written as if nothing had been before."""
+def test_reset_at_reads_its_token_with_a_zero_carry():
+  """Tokens generated after it do not depend on those before it."""
   model, variables = network("elman", 1)
   run = jax.jit(functools.partial(generate, model, num_steps=12, reset_at=2, temperature=0))
   start = jnp.array([0, 2, 3])
@@ -101,7 +101,7 @@ def test_a_token_that_is_read_with_a_new_carry():
   assert np.any(plain != tokens)
 
 
-def test_eos_ends_a_sequence_and_fills_it_up():
+def test_eos_ends_a_sequence_and_pads_it():
   model, variables = network("elman", 1)
   run = jax.jit(functools.partial(generate, model, num_steps=40, eos=0))
   tokens, _ = run(variables, model.initial_carries(B), jnp.array([1, 2, 3]), jax.random.key(0))
@@ -110,16 +110,18 @@ def test_eos_ends_a_sequence_and_fills_it_up():
   assert not np.any(np.asarray(tokens)[ended])
 
 
-def test_writing_after_a_source_begins_with_the_encoders_carries():
+def test_decoding_starts_from_the_encoders_carries():
   model = EncoderDecoder(
     DeepRNN([make_cell("elman", H)], vocabulary_size=V), network("elman", 1)[0]
   )
-  xs = Written(jnp.array([[1, 2, 3], [4, 1, 2]]), np.array([2, 1, 2]), jnp.zeros((1, B), jnp.int32))
+  xs = DecoderInputs(
+    jnp.array([[1, 2, 3], [4, 1, 2]]), np.array([2, 1, 2]), jnp.zeros((1, B), jnp.int32)
+  )
   variables = jax.tree.map(lambda a: 3 * a, jax.jit(model.init)(jax.random.key(1), xs))
-  run = jax.jit(functools.partial(write, model, num_steps=4, eos=0, temperature=0))
-  written = run(variables, xs, jax.random.key(0))
-  read = jnp.concatenate([jnp.zeros((1, B), jnp.int32), written[:-1]])
+  run = jax.jit(functools.partial(decode, model, num_steps=4, eos=0, temperature=0))
+  generated = run(variables, xs, jax.random.key(0))
+  read = jnp.concatenate([jnp.zeros((1, B), jnp.int32), generated[:-1]])
   _, logits = jax.jit(model.apply)(variables, xs._replace(tokens=read))
   greedy = np.asarray(jnp.argmax(logits, axis=-1))
   over = np.cumsum(greedy == 0, axis=0) - (greedy == 0) > 0
-  np.testing.assert_array_equal(written, np.where(over, 0, greedy))
+  np.testing.assert_array_equal(generated, np.where(over, 0, greedy))

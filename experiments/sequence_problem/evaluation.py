@@ -11,8 +11,8 @@ import numpy as np
 
 from experiments.sequence_problem.settings import Problem, Settings
 from rnn_jax.losses import masked_mean
-from rnn_jax.modules import Conditioned, EncoderDecoder
-from rnn_jax.sampling import write
+from rnn_jax.modules import ConditionedDecoder, EncoderDecoder
+from rnn_jax.sampling import decode
 from rnn_jax.tasks import Batch
 from rnn_jax.tasks.digits import LETTERS
 from rnn_jax.tasks.tagging import class_entropy
@@ -57,7 +57,7 @@ def judge(settings: Settings, problem: Problem, params: Any, key: Array) -> dict
   """
   task, model = problem.test, problem.model
   variables = {"params": params}
-  data_key, write_key = jax.random.split(key)
+  data_key, decode_key = jax.random.split(key)
   batch: Batch = jax.jit(task.batch)(task.data, data_key)
 
   @jax.jit
@@ -78,20 +78,20 @@ def judge(settings: Settings, problem: Problem, params: Any, key: Array) -> dict
     "unit": task.unit,
   }
   batch = jax.device_get(batch)
-  if isinstance(model, Conditioned | EncoderDecoder):
+  if isinstance(model, ConditionedDecoder | EncoderDecoder):
     num_steps = len(batch.mask)
 
     @jax.jit
     def greedy_and_sampled(variables: Any, xs: Any) -> tuple[Array, Array]:
       return (
-        write(model, variables, xs, write_key, num_steps, eos=EOS, temperature=0),
-        write(model, variables, xs, write_key, num_steps, eos=EOS),
+        decode(model, variables, xs, decode_key, num_steps, eos=EOS, temperature=0),
+        decode(model, variables, xs, decode_key, num_steps, eos=EOS),
       )
 
     greedy, sampled = jax.device_get(greedy_and_sampled(variables, batch.xs))
     verdict["accuracy"] = _share_equal(greedy, batch.targets)
     verdict["sampled_accuracy"] = _share_equal(sampled, batch.targets)
-    verdict["examples"] = _written(settings, batch, greedy, sampled)
+    verdict["examples"] = _generated(settings, batch, greedy, sampled)
   else:
     verdict["accuracy"] = float(np.mean(right[batch.mask]))
     if problem.vocabulary is not None:
@@ -130,12 +130,12 @@ def lines(verdict: Mapping[str, Any]) -> list[str]:
   return told
 
 
-def _share_equal(written: Any, targets: Any) -> float:
+def _share_equal(generated: Any, targets: Any) -> float:
   """The share of sequences that are right; past its end each is `<eos>`."""
-  return float(np.mean(np.all(written == targets, axis=0)))
+  return float(np.mean(np.all(generated == targets, axis=0)))
 
 
-def _written(settings: Settings, batch: Batch, greedy: Any, sampled: Any) -> list[dict[str, str]]:
+def _generated(settings: Settings, batch: Batch, greedy: Any, sampled: Any) -> list[dict[str, str]]:
   spelled = settings.problem == "one_to_many"
 
   def words(tokens: Any) -> str:

@@ -13,7 +13,7 @@ from experiments.cli import command_line, parsers
 from experiments.networks import layers as networks
 from experiments.networks.layers import Layers
 from experiments.networks.matched_width import task_input_size
-from rnn_jax.modules import BidirectionalRNN, Conditioned, DeepRNN, EncoderDecoder
+from rnn_jax.modules import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder
 from rnn_jax.modules.recurrent import MERGES
 from rnn_jax.tasks import Task, digits, reverse, sequential_digits, sort, spelling, tagging
 from rnn_jax.tasks.tagging import load_tagged
@@ -262,7 +262,7 @@ def make_model(settings: Settings, task: Task) -> Model:
   cells, options = networks.make_cells(settings.layers), networks.options(settings.layers)
   sizes = task.output_size, task.vocabulary_size
   if settings.problem == "one_to_many":
-    return Conditioned(DeepRNN(cells, *sizes, **options))
+    return ConditionedDecoder(DeepRNN(cells, *sizes, **options))
   if settings.problem == "encoder_decoder":
     encoder = DeepRNN(cells, None, task.vocabulary_size, **{**options, "hidden_sizes": ()})
     return EncoderDecoder(encoder, DeepRNN(cells, *sizes, **options))

@@ -1,17 +1,17 @@
 """Flax modules around the time loop."""
 
+from rnn_jax.modules.decoders import ConditionedDecoder, DecoderInputs, EncoderDecoder
 from rnn_jax.modules.deep import BidirectionalRNN, DeepRNN
 from rnn_jax.modules.network import Network
 from rnn_jax.modules.recurrent import Bidirectional, Recurrent
-from rnn_jax.modules.writers import Conditioned, EncoderDecoder, Written
 
 __all__ = [
   "Bidirectional",
   "BidirectionalRNN",
-  "Conditioned",
+  "ConditionedDecoder",
+  "DecoderInputs",
   "DeepRNN",
   "EncoderDecoder",
   "Network",
   "Recurrent",
-  "Written",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from rnn_jax.tasks.charlm import charlm
 from rnn_jax.tasks.digits import digits, sequential_digits, spelling
-from rnn_jax.tasks.rewriting import reverse, sort
+from rnn_jax.tasks.reordering import reverse, sort
 from rnn_jax.tasks.synthetic import adding, copy_memory, temporal_order
 from rnn_jax.tasks.tagging import tagging
 from rnn_jax.tasks.task import Batch, Task

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
-from rnn_jax.modules import Written
+from rnn_jax.modules import DecoderInputs
 from rnn_jax.tasks.baselines import count_answers, guess_entropy
 from rnn_jax.tasks.examples import PARTS, Part, check_batch_size, draw
 from rnn_jax.tasks.task import Batch, Task
@@ -143,8 +143,8 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
     batch_size: B different images; None for all of the part.
     part: `train` or `test`, see `load_images`.
   Returns:
-    The Task: xs Written(source [B, 64], None, tokens [6, B]), targets [6, B], loss at all steps up
-    to the `<eos>`, 4 to 6. Token 0 is `<eos>`, which starts a sequence too; `LETTERS` the others.
+    The Task: xs DecoderInputs(source [B, 64], None, tokens [6, B]), targets [6, B], loss at all
+    steps up to the `<eos>`, 4 to 6. Token 0 is `<eos>`, also the start token; `LETTERS` the others.
   Raises:
     TypeError, ValueError: an argument out of range.
     ImportError: scikit-learn is not installed.
@@ -153,21 +153,21 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
   count = check_batch_size(batch_size, len(images.digits), part)
   num_steps = max(map(len, NAMES)) + 1
   lengths = np.array([len(name) + 1 for name in NAMES], np.int32)
-  written = np.zeros((len(NAMES), num_steps), np.int32)
-  for row, name in zip(written, NAMES, strict=True):
+  spelled = np.zeros((len(NAMES), num_steps), np.int32)
+  for row, name in zip(spelled, NAMES, strict=True):
     row[: len(name)] = [LETTERS.index(letter) + 1 for letter in name]
 
   def batch(data: Images, key: Array) -> Batch:
     places = draw(key, data.digits.shape[0], count)
     shown = jnp.asarray(data.digits)[places]
-    targets, ends = jnp.asarray(written)[shown].T, jnp.asarray(lengths)[shown]
+    targets, ends = jnp.asarray(spelled)[shown].T, jnp.asarray(lengths)[shown]
     tokens = jnp.concatenate([jnp.zeros_like(targets[:1]), targets[:-1]])
     mask = jnp.arange(num_steps, dtype=jnp.int32)[:, None] < ends[None]
-    return Batch(Written(jnp.asarray(data.pixels)[places], None, tokens), targets, mask)
+    return Batch(DecoderInputs(jnp.asarray(data.pixels)[places], None, tokens), targets, mask)
 
   shown = load_images("train").digits
   valid = np.arange(num_steps)[None] < lengths[shown][:, None]
   steps = np.broadcast_to(np.arange(num_steps), valid.shape)
   size = len(LETTERS) + 1
-  baseline = guess_entropy(count_answers(steps[valid], written[shown][valid], num_steps, size))
+  baseline = guess_entropy(count_answers(steps[valid], spelled[shown][valid], num_steps, size))
   return Task(images, batch, cross_entropy, "nats per letter", baseline, size, size)

@@ -12,7 +12,7 @@ class Batch(NamedTuple):
   """One batch, time-major.
 
   Attributes:
-    xs: [T, B, D], or tokens [T, B]; Written, for networks that write.
+    xs: [T, B, D], or tokens [T, B]; `DecoderInputs` for decoders.
     targets: [T, B] classes, or [T, B, O] values.
     mask: [T, B] bool, the steps whose loss counts.
     lengths: [B] integers, the valid steps of each sequence; None where all have all.

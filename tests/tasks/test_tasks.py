@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.modules import Written
+from rnn_jax.modules import DecoderInputs
 from rnn_jax.tasks import (
   TASKS,
   adding,
@@ -66,7 +66,7 @@ def made(request):
 def test_batch_has_the_shapes_and_dtypes_that_the_task_promises(made):
   task, batch_by = made
   batch = batch_by(jax.random.key(0))
-  inputs = batch.xs.tokens if isinstance(batch.xs, Written) else batch.xs
+  inputs = batch.xs.tokens if isinstance(batch.xs, DecoderInputs) else batch.xs
   steps = len(batch.mask)
   assert (batch.mask.shape, batch.mask.dtype) == ((steps, B), np.bool_)
   assert np.any(batch.mask)
@@ -90,9 +90,9 @@ def test_what_counts_is_inside_the_sequences(made):
     np.testing.assert_array_equal(batch.mask, np.arange(len(batch.mask))[:, None] < batch.lengths)
 
 
-def test_networks_that_write_read_the_target_a_step_late(made):
+def test_decoders_read_the_target_one_step_late(made):
   batch = made[1](jax.random.key(0))
-  if isinstance(batch.xs, Written):
+  if isinstance(batch.xs, DecoderInputs):
     np.testing.assert_array_equal(batch.xs.tokens[0], 0)
     np.testing.assert_array_equal(batch.xs.tokens[1:], batch.targets[:-1])
     # <eos> ends a sequence, and is nowhere else in it.
@@ -114,7 +114,7 @@ def test_loss_is_one_number_a_step_and_example(made):
 def test_batch_depends_on_the_key_alone(made):
   first, same, other = (made[1](jax.random.key(seed)) for seed in (0, 0, 1))
   chex.assert_trees_all_equal(first, same)
-  if isinstance(first.xs, Written):
+  if isinstance(first.xs, DecoderInputs):
     first, other = (batch._replace(xs=batch.xs.source) for batch in (first, other))
   assert not np.array_equal(first.xs, other.xs)
 

@@ -168,18 +168,18 @@ def test_tagging_is_judged_over_the_characters_of_all_lines(tmp_path):
   assert text.index(example["text"]) == classes.index(example["classes"])
 
 
-def test_what_is_written_counts_if_all_of_it_is_right(monkeypatch):
+def test_a_generated_sequence_counts_if_every_token_is_right(monkeypatch):
   monkeypatch.setattr(problem_settings, "_HELD_OUT", 20)
   problem = make_problem(SETTINGS)
 
-  def write(model, variables, xs, key, num_steps, *, eos, temperature=1.0):
+  def decode(model, variables, xs, key, num_steps, *, eos, temperature=1.0):
     targets = jnp.concatenate([xs.tokens[1:], jnp.zeros((1, 20), jnp.int32)])
     assert num_steps == len(targets)
     # Greedily one sequence goes on where it should end; drawn ones do so in half of all cases.
     wrong = jnp.arange(20) < (1 if temperature == 0 else 10)
     return targets + ((jnp.arange(4)[:, None] == xs.source_lengths[None]) & wrong[None])
 
-  monkeypatch.setattr(evaluation, "write", write)
+  monkeypatch.setattr(evaluation, "decode", decode)
   verdict = evaluation.judge(SETTINGS, problem, zeros_of(problem), jax.random.key(0))
   assert verdict["accuracy"] == 19 / 20
   assert verdict["sampled_accuracy"] == 10 / 20

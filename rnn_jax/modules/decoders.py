@@ -1,4 +1,4 @@
-"""Networks that write a sequence: after a vector, or after another sequence."""
+"""Decoders: networks that generate a sequence from a vector or from another sequence."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from rnn_jax.modules.network import default_float
 from rnn_jax.types import Array, Carry
 
 
-class Written(NamedTuple):
-  """What a network that writes reads.
+class DecoderInputs(NamedTuple):
+  """The inputs of a decoder: a source, and the target one step late ("teacher forcing").
 
   Attributes:
-    source: what is written about: [B, D], or tokens [S, B], or vectors [S, B, D].
-    source_lengths: [B], valid steps of each source; None where it has no time, or all are valid.
-    tokens: [T, B], the token before each one to be written: a start token, then the sequence itself
-      but for its last token ("teacher forcing").
+    source: vectors [B, D], tokens [S, B], or sequences of vectors [S, B, D].
+    source_lengths: [B], valid steps of each source; None for a source without a time axis, or if
+      every step is valid.
+    tokens: [T, B], the token before each target token: a start token, then the target without its
+      last token.
   """
 
   source: Array
@@ -29,15 +30,16 @@ class Written(NamedTuple):
   tokens: Array
 
 
-class Conditioned(nn.Module):
-  """One to many: a vector in, a sequence out.
+class ConditionedDecoder(nn.Module):
+  """One to many: generates a sequence from a vector.
 
-    h_{−1} = tanh(W x + b), for each leaf of each layer's carry      logits_t from the token before
+    h_{−1} = tanh(W x + b), for each leaf of each layer's carry
+    logits_t = decoder(token_{t−1}, h_{t−1})
 
   Attributes:
-    decoder: writes; its outputs are logits of the next token.
+    decoder: its outputs are the logits of the next token.
   References:
-    Vinyals et al., 2015, https://arxiv.org/abs/1411.4555 (there x is read as a first input)
+    Vinyals et al., 2015, https://arxiv.org/abs/1411.4555 (there x is the first input instead)
   """
 
   decoder: DeepRNN
@@ -51,8 +53,8 @@ class Conditioned(nn.Module):
       for cell in self.decoder.cells
     ]
 
-  def start(self, xs: Written) -> tuple[Carry, ...]:
-    """The carries from which the decoder writes."""
+  def decoder_carries(self, xs: DecoderInputs) -> tuple[Carry, ...]:
+    """Returns the decoder's initial carries, one per layer."""
     carries = []
     for cell, bridges in zip(self.decoder.cells, self.bridges, strict=True):
       leaves = [jnp.tanh(dense(xs.source)) for dense in bridges]
@@ -62,7 +64,7 @@ class Conditioned(nn.Module):
 
   def __call__(
     self,
-    xs: Written,
+    xs: DecoderInputs,
     *,
     probes: Sequence[Carry] | None = None,
     deterministic: bool = True,
@@ -70,10 +72,10 @@ class Conditioned(nn.Module):
     truncation: int | Array | None = None,
     remat: str = "none",
   ) -> tuple[tuple[Carry, ...], Array]:
-    """Returns (final carries, logits [T, B, V] of the tokens to be written)."""
+    """Returns (final carries, logits [T, B, V] of the target tokens)."""
     return self.decoder(
       xs.tokens,
-      self.start(xs),
+      self.decoder_carries(xs),
       probes=probes,
       deterministic=deterministic,
       key=key,
@@ -82,20 +84,21 @@ class Conditioned(nn.Module):
     )
 
   @nn.nowrap
-  def probes(self, xs: Written) -> tuple[Carry, ...]:
-    """A gradient probe for each layer of the decoder."""
+  def probes(self, xs: DecoderInputs) -> tuple[Carry, ...]:
+    """Returns a gradient probe for each layer of the decoder."""
     return self.decoder.probes(xs.tokens)
 
 
 class EncoderDecoder(nn.Module):
-  """Many to many, not aligned: reads a sequence to its end, then writes another.
+  """Many to many, not aligned: reads a whole sequence, then generates another.
 
-    decoder's h_{−1} = encoder's final h      logits_t from the token before
+    h_{−1} of the decoder = final h of the encoder
+    logits_t = decoder(token_{t−1}, h_{t−1})
 
   Attributes:
-    encoder: reads the source; without readout.
-    decoder: writes; its layers have carries of the encoder's sizes, its outputs are logits of the
-      next token.
+    encoder: reads the source; has no readout.
+    decoder: its layers have the encoder's carry sizes; its outputs are the logits of the next
+      token.
   References:
     Cho et al., 2014, https://arxiv.org/abs/1406.1078
     Sutskever et al., 2014, https://arxiv.org/abs/1409.3215
@@ -108,14 +111,14 @@ class EncoderDecoder(nn.Module):
     if self.encoder.output_size is not None:
       raise ValueError(f"encoder must have no output_size, got {self.encoder.output_size}.")
 
-  def start(self, xs: Written, **options: Any) -> tuple[Carry, ...]:
-    """The carries from which the decoder writes; options as `DeepRNN` takes them."""
+  def decoder_carries(self, xs: DecoderInputs, **options: Any) -> tuple[Carry, ...]:
+    """Returns the decoder's initial carries, one per layer; options as `DeepRNN` takes them."""
     carries, _ = self.encoder(xs.source, lengths=xs.source_lengths, **options)
     return carries
 
   def __call__(
     self,
-    xs: Written,
+    xs: DecoderInputs,
     *,
     probes: tuple[Sequence[Carry], Sequence[Carry]] | None = None,
     deterministic: bool = True,
@@ -123,15 +126,15 @@ class EncoderDecoder(nn.Module):
     truncation: int | Array | None = None,
     remat: str = "none",
   ) -> tuple[tuple[Carry, ...], Array]:
-    """Returns (final carries, logits [T, B, V] of the tokens to be written)."""
-    read, write = (None, None) if probes is None else probes
-    keys = (None, None) if key is None else jax.random.split(key)
+    """Returns (final carries, logits [T, B, V] of the target tokens)."""
+    encoder_probes, decoder_probes = (None, None) if probes is None else probes
+    encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
     options: dict[str, Any] = {"deterministic": deterministic, "remat": remat}
     options["truncation"] = truncation
-    carries = self.start(xs, probes=read, key=keys[0], **options)
-    return self.decoder(xs.tokens, carries, probes=write, key=keys[1], **options)
+    carries = self.decoder_carries(xs, probes=encoder_probes, key=encoder_key, **options)
+    return self.decoder(xs.tokens, carries, probes=decoder_probes, key=decoder_key, **options)
 
   @nn.nowrap
-  def probes(self, xs: Written) -> tuple[tuple[Carry, ...], tuple[Carry, ...]]:
-    """Gradient probes for the layers of encoder and decoder."""
+  def probes(self, xs: DecoderInputs) -> tuple[tuple[Carry, ...], tuple[Carry, ...]]:
+    """Returns gradient probes for the layers of encoder and decoder."""
     return self.encoder.probes(xs.source), self.decoder.probes(xs.tokens)

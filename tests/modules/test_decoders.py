@@ -1,4 +1,4 @@
-"""Networks that write: where the decoder begins, and what it learns from."""
+"""Decoders: their initial carries, and what they learn."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax import Conditioned, DeepRNN, EncoderDecoder, make_cell
+from rnn_jax import ConditionedDecoder, DeepRNN, EncoderDecoder, make_cell
 from rnn_jax.cells import LSTMCarry
 from rnn_jax.losses import cross_entropy
-from rnn_jax.modules import Written
+from rnn_jax.modules import DecoderInputs
 from rnn_jax.tasks import Batch
 from rnn_jax.training import init_state, update
 
@@ -40,8 +40,8 @@ def encoder(name="lstm", depth=2):
   return DeepRNN([make_cell(name, H)] * depth, vocabulary_size=V)
 
 
-PAIR = Written(tokens(0, S, B), LENGTHS, tokens(1, T, B))
-VECTOR = Written(draw(0, B, D), None, tokens(1, T, B))
+PAIR = DecoderInputs(tokens(0, S, B), LENGTHS, tokens(1, T, B))
+VECTOR = DecoderInputs(draw(0, B, D), None, tokens(1, T, B))
 
 
 def with_params(model, xs):
@@ -69,7 +69,7 @@ def test_what_is_past_the_end_of_a_source_changes_nothing():
 
 
 def test_a_vector_becomes_the_first_carry_of_every_layer():
-  model, variables = with_params(Conditioned(decoder()), VECTOR)
+  model, variables = with_params(ConditionedDecoder(decoder()), VECTOR)
   params = variables["params"]
 
   def bridge(layer, leaf):
@@ -85,12 +85,12 @@ def test_a_vector_becomes_the_first_carry_of_every_layer():
   ("model", "xs"),
   [
     (EncoderDecoder(encoder("elman", 1), decoder("elman", 1)), PAIR),
-    (Conditioned(decoder("elman", 1)), VECTOR),
+    (ConditionedDecoder(decoder("elman", 1)), VECTOR),
   ],
   ids=["encoder-decoder", "conditioned"],
 )
 @pytest.mark.usefixtures("optax_promotion")
-def test_updates_learn_what_is_written_and_report_norms_of_every_layer(model, xs):
+def test_updates_learn_the_target_and_report_norms_of_every_layer(model, xs):
   optimizer = optax.adam(0.05)
   batch = Batch(xs, tokens(2, T, B), np.arange(T)[:, None] < np.array([4, 2, 3]))
   state = jax.jit(functools.partial(init_state, model, optimizer))(jax.random.key(0), xs)
@@ -121,10 +121,10 @@ def test_truncation_cuts_inside_of_the_decoder():
     _, logits = model.apply(variables, PAIR, probes=probes, truncation=k)
     return jnp.sum(cross_entropy(logits[-1], PAIR.tokens[0]))
 
-  read, written = last_loss(model.probes(PAIR), 3)
-  for layer in read:
+  encoder_norms, decoder_norms = last_loss(model.probes(PAIR), 3)
+  for layer in encoder_norms:
     assert not any(np.any(leaf) for leaf in layer)
-  np.testing.assert_array_equal(written[0].hidden[:, 0] > 0, np.arange(T) >= 3)
+  np.testing.assert_array_equal(decoder_norms[0].hidden[:, 0] > 0, np.arange(T) >= 3)
 
 
 def test_an_encoder_with_a_readout_is_refused():

@@ -11,7 +11,7 @@ from scipy import special
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
-from rnn_jax.modules import Written
+from rnn_jax.modules import DecoderInputs
 from rnn_jax.tasks.baselines import guess_entropy
 from rnn_jax.tasks.task import Batch, Task
 from rnn_jax.types import Array
@@ -20,7 +20,7 @@ NUM_SYMBOLS = 8  # tokens 1 … 8; token 0 is <eos>
 
 
 def reverse(sequence_length: int, batch_size: int) -> Task:
-  """Encoder–decoder: a sequence of symbols, read to its end, is written backwards.
+  """Encoder–decoder: a sequence of symbols, read to its end, is generated backwards.
 
     source  s_1 … s_L                    s_i one of 8 symbols, L from 1 to T, all as likely
     target  s_L … s_1  <eos>
@@ -33,7 +33,7 @@ def reverse(sequence_length: int, batch_size: int) -> Task:
     sequence_length: T, the longest source.
     batch_size: B.
   Returns:
-    The Task: xs Written(source tokens [T, B], source_lengths [B], tokens [T + 1, B]), targets
+    The Task: xs DecoderInputs(source tokens [T, B], source_lengths [B], tokens [T + 1, B]), targets
     [T + 1, B], loss at all steps up to the `<eos>`, which is token 0 and starts a sequence too.
   References:
     Sutskever, Vinyals and Le, 2014, https://arxiv.org/abs/1409.3215
@@ -46,18 +46,18 @@ def reverse(sequence_length: int, batch_size: int) -> Task:
   def counts(length: int) -> np.ndarray:
     return np.outer(length - np.arange(length), np.ones(NUM_SYMBOLS)) / NUM_SYMBOLS
 
-  return _rewriting(sequence_length, batch_size, reversed_, counts)
+  return _reordering(sequence_length, batch_size, reversed_, counts)
 
 
 def sort(sequence_length: int, batch_size: int) -> Task:
-  """Encoder–decoder: a sequence of symbols, read to its end, is written in order.
+  """Encoder–decoder: a sequence of symbols, read to its end, is generated in order.
 
     source  s_1 … s_L                    s_i one of 8 symbols, L from 1 to T, all as likely
     target  the same, smallest first, then <eos>
 
   The baseline knows how often each symbol comes first, second … in order, and how often the
-  sequences that get to a step end there. With n_sa the chance that step s is written, and is a, it
-  costs −Σ n_sa ln(n_sa / Σ_a n_sa) / Σ n_sa.
+  sequences that get to a step end there. With n_sa the probability that step s exists and its
+  symbol is a, it costs −Σ n_sa ln(n_sa / Σ_a n_sa) / Σ n_sa.
 
   Args:
     sequence_length: T, the longest source.
@@ -80,13 +80,13 @@ def sort(sequence_length: int, batch_size: int) -> Task:
     at_most = np.cumsum(more[::-1], axis=0)[::-1]
     return np.maximum(np.diff(at_most, axis=1, prepend=0), 0)  # not below it by rounding
 
-  return _rewriting(sequence_length, batch_size, ordered, counts)
+  return _reordering(sequence_length, batch_size, ordered, counts)
 
 
-def _rewriting(
+def _reordering(
   sequence_length: int,
   batch_size: int,
-  rewritten: Callable[[Array, Array], Array],
+  reordered: Callable[[Array, Array], Array],
   counts: Callable[[int], np.ndarray],
 ) -> Task:
   """The task.
@@ -94,8 +94,8 @@ def _rewriting(
   Args:
     sequence_length: T.
     batch_size: B.
-    rewritten: `(source [T, B], lengths [B]) -> [T, B]`, whatever past the end.
-    counts: `T -> [T, 8]`, how often each symbol is written at each step, of one sequence a length.
+    reordered: `(source [T, B], lengths [B]) -> [T, B]`, whatever past the end.
+    counts: `T -> [T, 8]`, how often each symbol occurs at each step, of one sequence a length.
   """
   checks.integer("sequence_length", sequence_length)
   checks.integer("batch_size", batch_size)
@@ -108,10 +108,10 @@ def _rewriting(
     steps = jnp.arange(sequence_length + 1, dtype=jnp.int32)[:, None]
     symbols = jax.random.randint(symbols_key, shape, 1, NUM_SYMBOLS + 1, jnp.int32)
     source = jnp.where(steps[:-1] < lengths[None], symbols, 0)
-    written = jnp.where(steps[:-1] < lengths[None], rewritten(source, lengths), 0)
+    sequence = jnp.where(steps[:-1] < lengths[None], reordered(source, lengths), 0)
     end = jnp.zeros((1, batch_size), jnp.int32)
-    tokens, targets = jnp.concatenate([end, written]), jnp.concatenate([written, end])
-    return Batch(Written(source, lengths, tokens), targets, steps <= lengths[None])
+    tokens, targets = jnp.concatenate([end, sequence]), jnp.concatenate([sequence, end])
+    return Batch(DecoderInputs(source, lengths, tokens), targets, steps <= lengths[None])
 
   ends = np.minimum(np.arange(sequence_length + 1), 1)
   answers = np.column_stack([ends, np.pad(counts(sequence_length), ((0, 1), (0, 0)))])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rnn_jax.tasks import reverse, sort
-from rnn_jax.tasks.rewriting import NUM_SYMBOLS
+from rnn_jax.tasks.reordering import NUM_SYMBOLS
 
 SAME = {reverse: lambda symbols: symbols[::-1], sort: sorted}
 
