@@ -223,13 +223,12 @@ def _resolve(arguments: list[str]) -> tuple[int, Path]:
   """Checks everything that can be checked before the first compilation."""
   command_line.check_no_arguments(arguments)
   values = flags.FLAGS
-  if not values.output_dir:
-    raise ValueError("--output_dir must name a folder, got ''.")
+  folder = command_line.folder("output_dir")
   cores = len(provenance.cores())
   threads = cores if values.threads is None else values.threads
   if threads > cores:
     raise ValueError(f"--threads must be at most the {cores} cores of this process, got {threads}.")
-  return threads, command_line.path("output_dir", values.output_dir)
+  return threads, folder
 
 
 def _shape(text: str) -> Shape:

@@ -54,6 +54,22 @@ def errors_in_one_line(files: str) -> Iterator[None]:
     fail(f"the computation failed: {reason}.")
 
 
+@contextlib.contextmanager
+def errors_name_flags() -> Iterator[None]:
+  """Lets errors of the library, which begin with an argument's name, begin with the flag's.
+
+  Raises:
+    ValueError: in place of a TypeError or ValueError, whose message begins with the name of an
+      argument, or of an ImportError.
+  """
+  try:
+    yield
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"--{error}") from None
+  except ImportError as error:  # a package that a task needs
+    raise ValueError(str(error)) from None
+
+
 def check_no_arguments(arguments: Sequence[str]) -> None:
   """Refuses what is left of a command line beside flags."""
   if arguments:
@@ -69,6 +85,18 @@ def path(name: str, text: str) -> Path:
     return Path(text).expanduser()
   except (UnicodeEncodeError, RuntimeError) as error:
     raise ValueError(f"--{name} must be a path, got {text!r} ({error}).") from None
+
+
+def folder(name: str) -> Path:
+  """Returns the folder that the flag `name` holds, `~` expanded.
+
+  Raises:
+    ValueError: the flag is empty, or does not hold a path.
+  """
+  text = getattr(flags.FLAGS, name)
+  if not text:
+    raise ValueError(f"--{name} must name a folder, got ''.")
+  return path(name, text)
 
 
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:

@@ -87,11 +87,9 @@ def main(arguments: list[str]) -> None:
         cell_table.show()
         return
       command_line.check_no_arguments(arguments)
-      if not values.output_dir:
-        raise ValueError("--output_dir must name a folder, got ''.")
+      folder = command_line.folder("output_dir")
       if values.sample and values.evaluate is not None:
         raise ValueError("--sample and --evaluate must not be given together.")
-      folder = command_line.path("output_dir", values.output_dir)
       if values.sample:
         _sample(trained_model.load(folder))
       elif values.evaluate is not None:
@@ -99,7 +97,8 @@ def main(arguments: list[str]) -> None:
       else:
         settings = language_settings.given()
         trained_model.check_folder(folder, values.overwrite)
-        texts = _named(language_settings.read_texts, settings)
+        with command_line.errors_name_flags():
+          texts = language_settings.read_texts(settings)
         settings = language_settings.with_matched_width(settings, texts.vocabulary.size)
         compilation_cache.use("auto")
         with locks.held_on(folder):
@@ -310,14 +309,6 @@ def _about(texts: Texts, baseline: float) -> dict[str, Any]:
     "devices": [str(device) for device in jax.local_devices()],
     "git": provenance.git(),
   }
-
-
-def _named(function: Any, *args: Any) -> Any:
-  """Calls a function whose errors begin with the name of a flag."""
-  try:
-    return function(*args)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"--{error}") from None
 
 
 if __name__ == "__main__":

@@ -166,11 +166,9 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
   """The figures to make, the output folder and the file of the report."""
   values = flags.FLAGS
   command_line.check_no_arguments(arguments)
-  if not values.output_dir:
-    raise ValueError("--output_dir must name a folder, got ''.")
+  folder = command_line.folder("output_dir")
   if values.report == "":
     raise ValueError("--report must name a file, got ''.")
-  folder = command_line.path("output_dir", values.output_dir)
   report = None if values.report is None else command_line.path("report", values.report)
   asked = [item.strip() for text in values.figure for item in text.split(",")]
   for item in asked:

@@ -60,9 +60,7 @@ def main(arguments: list[str]) -> None:
         cell_table.show()
         return
       command_line.check_no_arguments(arguments)
-      if not values.output_dir:
-        raise ValueError("--output_dir must name a folder, got ''.")
-      folder = command_line.path("output_dir", values.output_dir)
+      folder = command_line.folder("output_dir")
       settings = problem_settings.given()
       problem = problem_settings.make_problem(settings)
       settings = dataclasses.replace(settings, layers=problem.layers)

@@ -220,7 +220,7 @@ def make_problem(settings: Settings) -> Problem:
   Raises:
     ValueError: naming the flag, the rule and what came.
   """
-  try:
+  with command_line.errors_name_flags():
     corpus = vocabulary = None
     if settings.problem == "many_to_many":
       corpus = load_corpus(settings.corpus)
@@ -232,10 +232,6 @@ def make_problem(settings: Settings) -> Problem:
       whole = _make_task(settings, corpus, "test", None)
       count = len(jax.tree.leaves(whole.data)[0])
       test = _make_task(settings, corpus, "test", min(count, _HELD_OUT))
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"--{error}") from None
-  except ImportError as error:
-    raise ValueError(str(error)) from None
   settings = _with_matched_width(settings, task_input_size(train))
   return Problem(train, test, make_model(settings, train), vocabulary, settings.layers)
 

@@ -23,7 +23,7 @@ from experiments.runtime import backend, compilation_cache, hosts, locks, signal
 from experiments.sweep import engines, finish
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import flags as sweep_flags
-from experiments.sweep.config.flags import Sweep
+from experiments.sweep.config.sweep import Sweep, resolve
 from experiments.sweep.records import access
 from experiments.sweep.records import folder as sweep_folder
 from experiments.sweep.training import train as training
@@ -48,7 +48,11 @@ def main(arguments: list[str]) -> None:
 def _main(arguments: list[str], console: Console) -> None:
   try:
     engine_flags.check_engine()
-    sweep = sweep_flags.resolve(arguments)
+    sweep = resolve(arguments)
+    _check_processes_agree(sweep)
+    hosts.by_writer(
+      sweep_folder.check_folder, sweep.folder, sweep.configuration, flags.FLAGS.overwrite
+    )
   except (ValueError, TypeError) as error:
     command_line.fail(str(error))
   if flags.FLAGS.dry_run:
@@ -63,6 +67,14 @@ def _main(arguments: list[str], console: Console) -> None:
     _interrupted(sweep, signal.SIGINT)
   if failed:
     sys.exit(command_line.FAILED)
+
+
+def _check_processes_agree(sweep: Sweep) -> None:
+  """Refuses to train together with processes that have resolved another sweep or layout."""
+  layout = sweep.layout
+  same = sweep.configuration, sweep.shard, len(layout.devices), layout.runs_per_device
+  if hosts.any_of(hosts.broadcast(same) != same):
+    raise ValueError("--coordinator must join processes with equal flags and equal corpora.")
 
 
 def _print_plan(sweep: Sweep) -> None:

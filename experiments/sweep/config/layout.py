@@ -8,6 +8,10 @@ from typing import NamedTuple
 
 import jax
 
+# Runs of the usual size leave most of an accelerator idle. One run keeps the CPU's cores busy, and
+# XLA:CPU is slow at small batched products.
+RUNS_PER_ACCELERATOR = 16
+
 
 class Layout(NamedTuple):
   """How the runs of a group are laid out on the devices.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from experiments.sweep.config.flags import Sweep
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.engines import ray, slurm
 from experiments.sweep.training import train as training
 

@@ -14,7 +14,7 @@ from absl import flags
 
 from experiments.runtime import provenance
 from experiments.runtime.signals import Stop
-from experiments.sweep.config.flags import Sweep
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.engines import worker
 from experiments.sweep.records import access, run_files
 from experiments.sweep.records import folder as sweep_folder

@@ -14,7 +14,7 @@ from absl import flags
 
 from experiments.runtime import files
 from experiments.runtime.signals import Stop
-from experiments.sweep.config.flags import Sweep
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.engines import worker
 from experiments.sweep.training import train as training
 

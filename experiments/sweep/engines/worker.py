@@ -17,7 +17,7 @@ from absl import flags
 from experiments.runtime import backend, compilation_cache
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config import grid
-from experiments.sweep.config.flags import Sweep
+from experiments.sweep.config.sweep import Sweep, resolve
 from experiments.sweep.records import access
 from experiments.sweep.records import folder as sweep_folder
 from experiments.sweep.training import train as training
@@ -87,7 +87,7 @@ def _resolve(part: Part) -> Sweep:
   sweep_flags.define()
   try:
     flags.FLAGS(["worker", *part.flags])
-    sweep = sweep_flags.resolve([])
+    sweep = resolve([])
   except (flags.Error, TypeError) as error:
     raise ValueError(str(error)) from None
   difference = sweep_folder.first_difference(sweep.configuration, part.configuration)

@@ -16,7 +16,7 @@ from typing import Any
 from experiments.runtime import backend, locks, provenance
 from experiments.runtime.locks import Span
 from experiments.sweep.config import grid
-from experiments.sweep.config.flags import Sweep
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import folder as sweep_folder
 
 

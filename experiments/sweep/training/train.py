@@ -27,7 +27,7 @@ import numpy as np
 
 from experiments.runtime import files, hosts
 from experiments.sweep.config import grid
-from experiments.sweep.config.flags import Sweep
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import folder as sweep_folder
 from experiments.sweep.training import divergence
 from experiments.sweep.training.program import Program, Record, compile_group

@@ -31,7 +31,7 @@ ONE_PROGRAM = """
 import sys
 import jax
 import numpy as np
-from experiments import compilation_cache
+from experiments.runtime import compilation_cache
 compilation_cache.use(sys.argv[1])
 print(jax.jit(lambda a: np.pi * a @ a)(np.arange(4.0, dtype=np.float32)))
 """

@@ -67,7 +67,8 @@ def test_two_processes_write_what_one_goes_on_to_write(tmp_path):
 def test_a_process_that_waits_in_vain_says_so():
   program = """
 from absl import flags
-from experiments import command_line, hosts
+from experiments.cli import command_line
+from experiments.runtime import hosts
 hosts._START = 1
 hosts.define()
 def main(_):
@@ -102,7 +103,7 @@ def test_wrong_flags_are_named(sweep_here, capsys, flags, message):
   ("flags", "message"),
   [
     (["--data_parallel=2"], "--data_parallel must be the number of devices in use, 4"),
-    (["--devices=3"], "--devices must be as many in each of 2 processes, got 3"),
+    (["--devices=3"], "--devices must be a multiple of the 2 processes, got 3"),
     (["--devices=8"], "--devices must be at most the 4 CPU cores of 2 processes, got 8"),
   ],
 )

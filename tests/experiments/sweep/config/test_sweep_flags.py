@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from experiments.sweep.config.flags import resolve
 from experiments.sweep.config.grid import flagfile
+from experiments.sweep.config.sweep import resolve
 
 FLAGFILES = Path(__file__).parents[4] / "experiments" / "flagfiles"
 SWEEPS = sorted(path for path in FLAGFILES.glob("*.flags") if "--task=" in path.read_text())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from experiments import plot
 from experiments.sweep import __main__ as sweep_program
-from experiments.sweep.config.flags import resolve
+from experiments.sweep.config.sweep import resolve
 from experiments.sweep.figures import figures
 from experiments.sweep.records import access, results
 from experiments.sweep.records import folder as sweep_folder

@@ -11,7 +11,7 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments.chaos import records_of
-from experiments.sweep.config.flags import resolve as resolve_flags
+from experiments.sweep.config.sweep import resolve as resolve_flags
 from experiments.sweep.records import access, results
 from experiments.sweep.records import folder as sweep_folder
 from experiments.sweep.training import train as training
