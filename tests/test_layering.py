@@ -1,44 +1,68 @@
-"""Arrows run downward only, and pmap, orbax and absl have one place each."""
+"""Imports run downward only, between and inside folders; pmap, orbax and absl have one place."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import rnn_jax
 
-ROOT = Path(rnn_jax.__file__).parent
-EXPERIMENTS = ROOT.parent / "experiments"
+LIBRARY = Path(rnn_jax.__file__).parent
+ROOT = LIBRARY.parent
+EXPERIMENTS = ROOT / "experiments"
+FILES = sorted(LIBRARY.rglob("*.py")) + sorted(EXPERIMENTS.rglob("*.py"))
 
-# From the bottom up; names on one line do not import each other.
-TIERS = (
-  {"types", "checks"},
-  {"initializers", "powers"},
-  {"cells"},
-  {"probes", "losses"},
-  {"clipping"},
-  {"time_loop"},
-  {"modules"},
-  {"gradient_flow", "sampling"},
-  {"text"},
-  {"tasks"},
-  {"training"},
-  {"parallel", "checkpoints", "interop"},
-)
-TIER = {name: height for height, names in enumerate(TIERS) for name in names}
+# For each folder, its files and folders from the bottom up. Those on one line do not import each
+# other. `__init__` stands above everything else unless it is listed.
+TIERS: dict[str, Sequence[set[str]]] = {
+  "rnn_jax": (
+    {"types", "checks"},
+    {"initializers", "powers"},
+    {"cells"},
+    {"probes", "losses"},
+    {"clipping"},
+    {"time_loop"},
+    {"modules"},
+    {"gradient_flow", "sampling"},
+    {"text"},
+    {"tasks"},
+    {"training"},
+    {"parallel", "checkpoints", "interop"},
+  ),
+  "rnn_jax/time_loop": (
+    {"_read_order"},
+    {"_adjoint_plan"},
+    {"_adjoint", "_linear_scan", "_arguments"},
+    {"unroll"},
+  ),
+  "experiments": (
+    {"runtime"},
+    {"cli"},
+    {"networks", "plotting"},
+    {"sweep", "language_model", "sequence_problem"},
+    {"benchmark", "chaos", "merge", "plot", "replay", "reproduce", "states"},
+  ),
+  "experiments/sweep": (
+    {"measures"},
+    {"config"},
+    {"records"},
+    {"figures"},
+    {"training", "finish"},
+    {"engines"},
+    {"__main__"},
+  ),
+}
 
-LIBRARY = sorted(ROOT.rglob("*.py"))
-ALL = LIBRARY + sorted(EXPERIMENTS.rglob("*.py"))
+
+def identity(path: Path) -> str:
+  return str(path.relative_to(ROOT))
 
 
-def identity(path):
-  return str(path.relative_to(ROOT.parent))
-
-
-def imports(path):
-  """Full names of all modules that a file imports, wherever in it."""
+def imports(path: Path) -> list[str]:
+  """Full names of all modules that a file imports, anywhere in it."""
   names = []
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
@@ -49,34 +73,69 @@ def imports(path):
   return names
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=identity)
-def test_library_imports_only_from_lower_tiers(path):
-  part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-  if part == "__init__":
-    return
-  assert part in TIER, f"give rnn_jax.{part} its place in TIERS"
-  for name in imports(path):
-    package, *rest = name.split(".")
-    if package == "rnn_jax" and rest[0] != part:
-      # A name that is no tier, as in `from rnn_jax import unroll_all`, comes from the top.
-      lower = TIER.get(rest[0], len(TIERS))
-      assert lower < TIER[part], f"{part} imports {name}"
+def neighbors(folder: str) -> Iterator[tuple[Path, str, str, str]]:
+  """(file, its part of the folder, the part that it imports, the import), over the folder."""
+  package = folder.replace("/", ".") + "."
+  for path in sorted((ROOT / folder).rglob("*.py")):
+    part = path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
+    for name in imports(path):
+      if name.startswith(package):
+        other = name.removeprefix(package).split(".")[0]
+        if other != part:
+          yield path, part, other, name
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=identity)
-def test_library_knows_neither_experiments_nor_flags(path):
+@pytest.mark.parametrize("folder", TIERS)
+def test_every_part_has_its_tier(folder):
+  parts = {
+    p.stem for p in (ROOT / folder).iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
+  }
+  listed = [part for tier in TIERS[folder] for part in tier]
+  assert sorted(listed) == sorted(parts - {"__init__"})
+
+
+@pytest.mark.parametrize("folder", TIERS)
+def test_imports_run_downward(folder):
+  height = {part: tier for tier, parts in enumerate(TIERS[folder]) for part in parts}
+  top = len(TIERS[folder])
+  for path, part, other, name in neighbors(folder):
+    # What is not listed is a name that `__init__` exports.
+    assert height.get(other, top) < height.get(part, top), f"{identity(path)} imports {name}"
+
+
+@pytest.mark.parametrize(
+  "folder", sorted({path.parent for path in FILES} - {LIBRARY, EXPERIMENTS}), ids=identity
+)
+def test_no_circle_inside_a_folder(folder):
+  package = str(folder.relative_to(ROOT)).replace("/", ".") + "."
+  graph = {
+    path.stem: {
+      name.removeprefix(package).split(".")[0] for name in imports(path) if name.startswith(package)
+    }
+    - {path.stem}
+    for path in folder.glob("*.py")
+  }
+  while graph:
+    free = [name for name, others in graph.items() if not others & graph.keys()]
+    assert free, f"a circle among {sorted(graph)}"
+    for name in free:
+      del graph[name]
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=identity)
+def test_library_imports_neither_experiments_nor_flags(path):
   packages = {name.split(".")[0] for name in imports(path)}
   assert not packages & {"experiments", "absl", "tests"}
 
 
-@pytest.mark.parametrize("path", ALL, ids=identity)
+@pytest.mark.parametrize("path", FILES, ids=identity)
 def test_pmap_and_orbax_have_one_place_each(path):
   nodes = list(ast.walk(ast.parse(path.read_text())))
   used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
   used |= {node.id for node in nodes if isinstance(node, ast.Name)}
   imported = imports(path)
-  if path != ROOT / "parallel.py":
+  if path != LIBRARY / "parallel.py":
     assert "pmap" not in used
     assert not any(name.endswith(".pmap") for name in imported)
-  if path != ROOT / "checkpoints" / "checkpoint.py":
+  if path != LIBRARY / "checkpoints" / "checkpoint.py":
     assert not any(name.split(".")[0] == "orbax" for name in imported)

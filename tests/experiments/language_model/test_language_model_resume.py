@@ -66,7 +66,9 @@ def assert_the_same(folder, other):
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from experiments import backend, command_line, language_model
+from experiments.cli import command_line
+from experiments.language_model import __main__ as language_model
+from experiments.runtime import backend
 
 backend.configure()
 language_model.define_flags()

@@ -1,0 +1,63 @@
+"""What pip installs is `rnn_jax` alone, typed and licensed, next to anybody's `experiments/`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+  """The wheel of this checkout, built in a copy: a build leaves files behind."""
+  source, target = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
+  for name in ("rnn_jax", "experiments"):
+    shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+  for name in ("pyproject.toml", "README.md", "LICENSE"):
+    shutil.copy(ROOT / name, source)
+  command = (sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps")
+  subprocess.run((*command, f"--wheel-dir={target}", str(source)), check=True)
+  (built,) = target.glob("rnn_jax-*.whl")
+  return built
+
+
+def test_wheel_holds_the_library_alone(wheel):
+  names = zipfile.ZipFile(wheel).namelist()
+  assert {name.split("/")[0].split("-")[0] for name in names} == {"rnn_jax"}
+  assert "rnn_jax/py.typed" in names
+  assert any(name.endswith("licenses/LICENSE") for name in names)
+  modules = {str(p.relative_to(ROOT)) for p in (ROOT / "rnn_jax").rglob("*.py")}
+  assert modules <= set(names)
+
+
+def run(code: str, folder: Path, installed: Path) -> str:
+  """Standard output of Python code that runs in a folder, with the wheel's packages installed."""
+  environment = {**os.environ, "PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
+  result = subprocess.run(
+    (sys.executable, "-c", code),
+    cwd=folder,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return result.stdout.strip()
+
+
+def test_an_experiments_folder_of_the_users_own_is_left_alone(wheel, tmp_path):
+  installed, user, empty = tmp_path / "installed", tmp_path / "user", tmp_path / "empty"
+  zipfile.ZipFile(wheel).extractall(installed)
+  (user / "experiments").mkdir(parents=True)
+  (user / "experiments" / "__init__.py").write_text("OWNER = 'the user'\n")
+  empty.mkdir()
+  code = "import experiments, rnn_jax; print(experiments.OWNER, rnn_jax.__file__)"
+  assert run(code, user, installed) == f"the user {installed / 'rnn_jax' / '__init__.py'}"
+  code = "import importlib.util, rnn_jax; print(importlib.util.find_spec('experiments'))"
+  assert run(code, empty, installed) == "None"
