@@ -22,6 +22,7 @@ from experiments.runtime import files, locks
 from experiments.sweep import finish
 from experiments.sweep.records import folder as sweep_folder
 from experiments.sweep.records import run_files
+from rnn_jax.checkpoints import difference
 
 
 def define_flags() -> None:
@@ -58,11 +59,10 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
   sweeps = [sweep_folder.read_sweep(folder) for folder in folders]
   first = sweeps[0]
   for folder, about in zip(folders, sweeps, strict=True):
-    difference = sweep_folder.first_difference(about["configuration"], first["configuration"])
-    if difference:
+    found = difference(about["configuration"], first["configuration"], older=True)
+    if found is not None:
       raise ValueError(
-        f"FOLDER must hold parts of one sweep: {folder} holds another than {folders[0]}, "
-        f"{difference}."
+        f"FOLDER must hold parts of one sweep, but {folder} differs from {folders[0]}: its {found}."
       )
   sweep_folder.check_folder(target, first["configuration"], overwrite=False)
   sources = [folder for folder in folders if folder.resolve() != target.resolve()]

@@ -27,6 +27,8 @@ import numpy as np
 import orbax.checkpoint
 from orbax.checkpoint import v1 as ocp
 
+from rnn_jax.checkpoints.configuration import canonical
+
 DRAFT = ".draft"  # of a folder that is being written or deleted
 REPLACED = ".replaced"  # of one whose successor is about to take its name
 
@@ -203,11 +205,6 @@ def read(path: Path, about: Mapping[str, Any], like: Any) -> Any:
     raise DamagedError(path, f"{_ARRAYS}: {error}") from None
   found = [_leaf(path, name, leaves[name], arrays.get(name), leaf) for name, leaf in wanted.items()]
   return jax.tree.unflatten(jax.tree.structure(like), found)
-
-
-def canonical(data: Any) -> bytes:
-  """JSON data as text that is the same for the same data; NaN is itself, and 1 is not True."""
-  return json.dumps(data, sort_keys=True).encode()
 
 
 def remove(path: Path) -> None:

@@ -7,7 +7,6 @@ take its name.
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from rnn_jax import checks
 from rnn_jax.checkpoints import checkpoint
+from rnn_jax.checkpoints.configuration import as_json, difference
 
 _NAME = re.compile(
   rf"(0|[1-9][0-9]*)({re.escape(checkpoint.DRAFT)}|{re.escape(checkpoint.REPLACED)})?"
@@ -72,7 +72,7 @@ class Series:
       OSError: the save *before* this one could not be written; this one has not begun.
     """
     checks.integer("step", step, minimum=0)
-    about = {"configuration": _json(configuration)}
+    about = {"configuration": as_json(configuration)}
     self.wait()
     leaves = checkpoint.copies(tree)
     self._saving = self._thread.submit(self._write, step, leaves, about)
@@ -124,26 +124,17 @@ def newest(
     ValueError: a checkpoint is of another configuration, with the first difference, or of another
       tree, with the first leaf that differs.
   """
-  wanted, damaged = _json(configuration), list[str]()
+  wanted, damaged = as_json(configuration), list[str]()
   for step, path in _found(folder):
     try:
       about = checkpoint.read_about(path)
-      other = _difference(about.get("configuration", {}), wanted)
+      other = difference(about.get("configuration", {}), wanted)
       if other is not None:
         raise ValueError(f"{path} is a checkpoint of another configuration: its {other}.")
       return Saved(step, checkpoint.read(path, about, like(step)), damaged)
     except checkpoint.DamagedError as error:
       damaged.append(str(error))
   return Saved(None, None, damaged) if damaged else None
-
-
-def difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-  """The first difference of two configurations in words, `hidden_size is 32, not 64`; or None.
-
-  Raises:
-    TypeError: one is no JSON data.
-  """
-  return _difference(_json(found), _json(wanted))
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:
@@ -174,28 +165,3 @@ def _delete(path: Path) -> None:
   checkpoint.remove(draft)
   path.rename(draft)
   checkpoint.remove(draft)
-
-
-def _json(configuration: Mapping[str, Any]) -> dict[str, Any]:
-  """The configuration as it is read again: tuples are lists, keys are text."""
-  try:
-    return json.loads(json.dumps(dict(configuration)))
-  except (TypeError, ValueError) as error:
-    raise TypeError(f"configuration must be JSON data, got {error}.") from None
-
-
-def _difference(found: Any, wanted: Any, name: str = "") -> str | None:
-  """The first difference of two JSON values, in words."""
-  if not (isinstance(found, dict) and isinstance(wanted, dict)):
-    if checkpoint.canonical(found) == checkpoint.canonical(wanted):
-      return None
-    return f"{name} is {found!r:.80}, not {wanted!r:.80}"
-  for key in dict.fromkeys([*wanted, *found]):
-    part = f"{name}.{key}" if name else key
-    if not (key in found and key in wanted):
-      have, want = (f"{tree[key]!r:.80}" if key in tree else "absent" for tree in (found, wanted))
-      return f"{part} is {have}, not {want}"
-    inner = _difference(found[key], wanted[key], part)
-    if inner is not None:
-      return inner
-  return None

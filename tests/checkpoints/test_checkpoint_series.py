@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.checkpoints import Saved, Series, checkpoint, newest
+from rnn_jax.checkpoints import Saved, Series, checkpoint, difference, newest
 
 CONFIGURATION = {"cell": "lstm", "layers": {"hidden_size": 32, "widths": (1, 2)}, "rate": math.nan}
 
@@ -274,3 +274,19 @@ def test_a_process_killed_at_any_moment_leaves_its_last_checkpoint_whole(tmp_pat
     assert found.step >= int(sure or 0) and found.damaged == []
     np.testing.assert_array_equal(found.tree["a"], found.step)
     assert {path.name for path in place.iterdir()} <= {"sure", *map(str, range(found.step + 1))}
+
+
+@pytest.mark.parametrize(
+  ("found", "expected"),
+  [
+    ({"cell": ["gru"]}, None),
+    ({"cell": ["gru"], "retired": 1}, None),
+    ({"cell": ["gru"], "penalty": 0.5}, "penalty is 0.5, not None"),
+    ({"cell": ["lstm"]}, "cell is ['lstm'], not ['gru']"),
+    ({}, "cell is None, not ['gru']"),
+  ],
+)
+def test_a_configuration_of_an_older_version_may_lack_entries_that_are_none_now(found, expected):
+  wanted = {"cell": ("gru",), "penalty": None}
+  assert difference(found, wanted, older=True) == expected
+  assert difference(found, wanted) is not None

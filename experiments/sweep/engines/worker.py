@@ -21,6 +21,7 @@ from experiments.sweep.config.sweep import Sweep, resolve
 from experiments.sweep.records import access
 from experiments.sweep.records import folder as sweep_folder
 from experiments.sweep.training import train as training
+from rnn_jax.checkpoints import difference
 
 _SAME = ("devices", "data_parallel", "runs_per_device", "compilation_cache", "checkpoint_every")
 
@@ -90,9 +91,9 @@ def _resolve(part: Part) -> Sweep:
     sweep = resolve([])
   except (flags.Error, TypeError) as error:
     raise ValueError(str(error)) from None
-  difference = sweep_folder.first_difference(sweep.configuration, part.configuration)
-  if difference is not None:
-    raise ValueError(f"A worker must come to the same sweep as its driver, but there {difference}.")
+  found = difference(sweep.configuration, part.configuration)
+  if found is not None:
+    raise ValueError(f"A worker must resolve the same sweep as its driver, but its {found}.")
   return sweep
 
 

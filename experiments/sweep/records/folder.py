@@ -35,6 +35,7 @@ from experiments.sweep.training import divergence
 from experiments.sweep.training.divergence import BadStep
 from experiments.sweep.training.program import Record
 from experiments.sweep.training.rounds import Result
+from rnn_jax.checkpoints import difference
 
 # sweep.json goes last, so that a folder that was half cleared is still known as a sweep's.
 _OURS = (
@@ -85,10 +86,10 @@ def _check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: boo
         f"--output_dir must be new, empty, or hold a sweep, got {folder}, which holds '{rest[0]}'."
       )
   elif not overwrite:
-    difference = first_difference(read_sweep(folder)["configuration"], configuration)
-    if difference:
+    found = difference(read_sweep(folder)["configuration"], configuration, older=True)
+    if found is not None:
       raise ValueError(
-        f"--output_dir holds another sweep ({difference}), got {folder}; choose another folder, "
+        f"--output_dir holds another sweep (its {found}), got {folder}; choose another folder, "
         "or --overwrite to replace it."
       )
 
@@ -134,7 +135,8 @@ def note(folder: Path, about: Mapping[str, Any]) -> None:
 
 def _is_another(folder: Path, configuration: Mapping[str, Any]) -> bool:
   try:
-    return first_difference(read_sweep(folder)["configuration"], configuration) is not None
+    found = read_sweep(folder)["configuration"]
+    return difference(found, configuration, older=True) is not None
   except ValueError:  # damaged
     return True
 
@@ -294,11 +296,3 @@ def _gradients(records: Record, settings: Settings) -> xr.Dataset:
       variables[name] = (("step", *dims[: values.ndim - 1]), recorded)
   data = xr.Dataset(variables)
   return data.assign_coords({"step": np.array(steps, np.int32), **coordinates(data.sizes)})
-
-
-def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-  """Where a sweep's configuration differs from another's, in words; None if nowhere."""
-  for name in theirs:
-    if ours.get(name) != theirs[name]:
-      return f"its {name} is {json.dumps(ours.get(name))}, not {json.dumps(theirs[name])}"
-  return None
