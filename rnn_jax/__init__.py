@@ -3,7 +3,7 @@
 from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.modules import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder
 from rnn_jax.probes import gradient_probe
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Cell, step
 
 __all__ = [

@@ -14,7 +14,7 @@ import optax
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import tree_norm
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Array, Carry, Cell, Drive, Params
 
 

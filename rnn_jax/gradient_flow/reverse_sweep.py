@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Array, Carry, Cell, Drive, Params, floats_of, step, with_floats
 
 # Stands for the exponent of zero: below any other, so that zero never sets a common scale.

@@ -12,7 +12,7 @@ from rnn_jax.gradient_flow.reverse_sweep import forward_pass
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import scaled_norm
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Array, Carry
 
 # Of windows that are computed side by side: how many, and numbers that they read.

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Array, Carry, Cell, Drive, Params
 
 

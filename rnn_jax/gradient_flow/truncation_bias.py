@@ -12,7 +12,7 @@ import numpy as np
 from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import check_scalar
 from rnn_jax.probes import tree_norm
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Array, Cell, Params
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax import checks
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Array, Carry, Cell
 
 MERGES = ("concat", "sum")

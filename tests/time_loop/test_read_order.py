@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rnn_jax.time_loop.read_order import reads_before, split_at
+from rnn_jax.time_loop._read_order import reads_before, split_at
 
 A = jnp.ones((2, 2))
 

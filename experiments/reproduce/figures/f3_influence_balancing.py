@@ -12,7 +12,7 @@ import numpy as np
 from experiments.plotting import style
 from experiments.reproduce.figure import Figure, Outcome, absolute, at_least, relative
 from rnn_jax.cells import elman
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Array, Params
 
 SIZE, POSITIVE = 23, 10

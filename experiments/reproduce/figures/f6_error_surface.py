@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Check, Figure, Outcome, absolute
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Array, Cell, Params
 
 START, TARGET, STEPS = 0.5, 0.7, 50

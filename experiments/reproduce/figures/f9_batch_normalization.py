@@ -16,7 +16,7 @@ from experiments.plotting import style
 from experiments.reproduce.figure import Figure, Outcome, at_least, at_most
 from rnn_jax.losses import cross_entropy
 from rnn_jax.probes import gradient_probe
-from rnn_jax.time_loop.unroll import unroll
+from rnn_jax.time_loop import unroll
 from rnn_jax.types import Array, Cell, Params
 
 SIDE = 28  # pixels

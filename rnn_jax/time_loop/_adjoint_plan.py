@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.time_loop.read_order import reads_before, split_at
+from rnn_jax.time_loop._read_order import reads_before, split_at
 from rnn_jax.types import Array, Carry, Params
 
 

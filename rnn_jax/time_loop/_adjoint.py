@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.probes import scaled_norm
-from rnn_jax.time_loop.adjoint_plan import make_plan
+from rnn_jax.time_loop._adjoint_plan import make_plan
 from rnn_jax.types import Array, Carry, Params
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from rnn_jax import clipping
 from rnn_jax.cells.dense import the_carry
 from rnn_jax.probes import tap
-from rnn_jax.time_loop import adjoint, arguments
-from rnn_jax.time_loop.linear_scan import linear_scan
+from rnn_jax.time_loop import _adjoint as adjoint
+from rnn_jax.time_loop import _arguments as arguments
+from rnn_jax.time_loop._linear_scan import linear_scan
 from rnn_jax.types import Array, Carry, Cell, Drive, Params, floats_of, with_floats
 
 
