@@ -36,7 +36,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"_read_order"},
     {"_adjoint_plan"},
     {"_adjoint", "_linear_scan", "_arguments"},
-    {"unroll"},
+    {"_unroll"},
   ),
   "experiments": (
     {"runtime"},
