@@ -1,11 +1,12 @@
-"""Kills a sweep at random moments, and compares what it leaves with an uninterrupted one's.
+"""Kills a sweep at random moments, and compares its records with those of an uninterrupted sweep.
 
   python -m experiments.chaos --kills=50
 
-The sweep is started again with the same command until it has ended, and then anew, until all kills
-are done. A moment is drawn from the time that an uninterrupted sweep takes, a signal from SIGKILL,
-SIGTERM and SIGINT, each as likely. Exit status 0: every record is the same, bit for bit; 1: some
-are not; they are named, and both folders are kept.
+After each kill, the sweep resumes by the same command. Once it has finished, it starts again in an
+empty folder, until all kills are done. The moment of a kill is uniform over the time that an
+uninterrupted sweep takes; the signal is SIGKILL, SIGTERM or SIGINT, with equal probability. The
+exit status is 0 if all records are equal, bit for bit, and 1 if not; then the files that differ are
+named, and both folders are kept.
 """
 
 from __future__ import annotations
@@ -26,74 +27,74 @@ from absl import flags
 
 from experiments.cli import command_line, parsers
 from experiments.runtime import files
-from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.records import sweep_folder
 
 DIFFERENT = 1
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def define_flags() -> None:
-  """All flags of this program."""
+  """Defines the flags of this program."""
   integer = parsers.integer
-  parsers.define("kills", "50", integer("kills"), "How often to kill.")
-  parsers.define("seed", "0", integer("seed", minimum=0), "Seed of moments and signals.")
+  parsers.define("kills", "50", integer("kills"), "Number of kills.")
+  parsers.define("seed", "0", integer("seed", minimum=0), "Seed of the moments and signals.")
   flags.DEFINE_string(
     "sweep",
     str(Path(__file__).parent / "flagfiles" / "chaos.flags"),
-    "Flagfile of the sweep; its --output_dir is not used.",
+    "Flagfile of the sweep; its --output_dir is ignored.",
   )
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
 
 
 def main(arguments: list[str]) -> None:
-  """Does it, and says what came of it."""
+  """Kills the sweep that the flags name, and prints whether its records survived."""
   values = flags.FLAGS
-  with command_line.errors_in_one_line("A temporary folder could not be read or written"):
+  with command_line.errors_in_one_line("a temporary folder could not be read or written"):
     command_line.check_no_arguments(arguments)
     sweep = command_line.path("sweep", values.sweep)
     if not sweep.is_file():
       raise ValueError(f"--sweep must be a flagfile, got {sweep}.")
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    found = torment(sweep, values.kills, random.Random(values.seed), folder)
-  if found:
-    print(f"different: {', '.join(found)}; see {folder}.")
+    names = kill_repeatedly(sweep, values.kills, random.Random(values.seed), folder)
+  if names:
+    print(f"These files differ: {', '.join(names)}. Both sweeps are kept in {folder}.")
     sys.exit(DIFFERENT)
   shutil.rmtree(folder)
-  print("All records are the same, bit for bit.")
+  print("All records are equal, bit for bit.")
 
 
-def torment(sweep: Path, kills: int, chance: random.Random, folder: Path) -> list[str]:
-  """Kills sweeps until that is done, and lets the last one end.
+def kill_repeatedly(sweep: Path, kills: int, chance: random.Random, folder: Path) -> list[str]:
+  """Kills and resumes sweeps, and lets the last one finish.
 
   Args:
-    sweep: flagfile.
-    kills: how many.
+    sweep: flagfile of the sweep.
+    kills: number of kills.
     chance: draws moments and signals.
-    folder: for the sweeps, `whole` and `killed`.
+    folder: holds the folders of the sweeps, `whole` and `killed`.
   Returns:
-    The names of the files that differ, or are in one folder alone.
+    The names of the files that differ or are missing in one of the folders.
   Raises:
-    ValueError: a sweep failed that was not killed; with its last line.
+    ValueError: a sweep that was not killed failed; the message holds its last line.
   """
   whole, killed = folder / "whole", folder / "killed"
-  _let_end(_start(sweep, whole))
+  _finish(_start(sweep, whole), "uninterrupted reference")
   expected = records_of(whole)
-  # Once more: it took longer, as it had to compile.
+  # A second time, for the duration: the first sweep had to compile.
   begin = time.monotonic()
-  _let_end(_start(sweep, killed))
+  _finish(_start(sweep, killed), "second uninterrupted")
   seconds = time.monotonic() - begin
   names = different(expected, records_of(killed))
   if names:
     return names
   shutil.rmtree(killed)
   print(f"An uninterrupted sweep takes {seconds:.1f} s.", flush=True)
-  done, sweeps = 0, 0
-  died: collections.Counter[str] = collections.Counter()
+  done, sweeps = 0, 1
+  phases: collections.Counter[str] = collections.Counter()
   while done < kills:
     process, delay = _start(sweep, killed), chance.uniform(0, seconds)
     try:
       process.wait(timeout=delay)
-      _let_end(process)
+      _finish(process, "resumed")
       sweeps += 1
       names = different(expected, records_of(killed))
       if names:
@@ -105,20 +106,20 @@ def torment(sweep: Path, kills: int, chance: random.Random, folder: Path) -> lis
       process.communicate()
       done += 1
       phase = _phase(killed)
-      died[f"{number.name} {phase}"] += 1
+      phases[f"{number.name} {phase}"] += 1
       print(f"kill {done} of {kills}: {number.name} after {delay:.1f} s, {phase}", flush=True)
-  _let_end(_start(sweep, killed))
-  print(f"{kills} kills of {sweeps + 1} sweeps:")
-  for what, count in sorted(died.items()):
-    print(f"  {count} × {what}")
+  _finish(_start(sweep, killed), "resumed")
+  print(f"{kills} kills of {sweeps} sweeps:")
+  for phase, count in sorted(phases.items()):
+    print(f"  {count} × {phase}")
   return different(expected, records_of(killed))
 
 
 def records_of(folder: Path) -> dict[str, Any]:
-  """What a sweep's folder holds by name of file, but for what tells of when and how long."""
+  """Returns the contents of a sweep's files by name, without times and durations."""
   found: dict[str, Any] = {}
   for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-    if path.name in ("sweep.json", ".lock", sweep_folder.PREPARING):
+    if path.name in ("sweep.json", ".lock", sweep_folder.PREPARE_LOCK):
       continue
     contents: Any = path.read_bytes()
     if path.name == "status.json":
@@ -129,7 +130,7 @@ def records_of(folder: Path) -> dict[str, Any]:
 
 
 def different(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-  """Names of the files that differ, or are in one of two folders alone."""
+  """Returns the names of the files that differ or are missing in one of two folders."""
   names = expected.keys() | found.keys()
   return sorted(name for name in names if expected.get(name) != found.get(name))
 
@@ -145,24 +146,24 @@ def _start(sweep: Path, folder: Path) -> subprocess.Popen[str]:
   )
 
 
-def _let_end(process: subprocess.Popen[str]) -> None:
+def _finish(process: subprocess.Popen[str], which: str) -> None:
   _, error = process.communicate()
   if process.returncode:
-    last = (error.strip() or "no word").splitlines()[-1]
-    raise ValueError(f"The sweep must end well, got exit status {process.returncode}: {last}")
+    last = (error.strip() or "no message").splitlines()[-1]
+    raise ValueError(f"The {which} sweep failed (exit status {process.returncode}): {last}")
 
 
 def _phase(folder: Path) -> str:
-  """How far the sweep in the folder has come."""
+  """Returns what the sweep in the folder was doing."""
   paths = folder.glob("runs/*/status.json")
   states = [files.read_json(path)["status"] for path in paths]
   if (folder / "gradients.nc").exists():
-    return "at its end"
+    return "while drawing"
   if not states:
     return "before the first run"
-  begun = any((folder / "checkpoints").glob("*/*/"))
-  ended = sum(state != "running" for state in states)
-  return f"with {ended} runs ended" + (", from a checkpoint" if begun else "")
+  checkpointed = any((folder / "checkpoints").glob("*/*/"))
+  done = sum(state != "running" for state in states)
+  return f"with {done} runs done" + (" and a checkpoint" if checkpointed else "")
 
 
 if __name__ == "__main__":

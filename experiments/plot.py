@@ -1,4 +1,4 @@
-"""Draws the figures of a sweep again, from its records alone.
+"""Redraws the figures of a sweep from its records.
 
 python -m experiments.plot results/gradient_decay
 """
@@ -11,7 +11,7 @@ from experiments.sweep.records import results
 
 
 def main(arguments: list[str]) -> None:
-  """Writes FOLDER/figures from FOLDER's records."""
+  """Writes FOLDER/figures from the records in FOLDER."""
   if len(arguments) != 1:
     command_line.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
   with command_line.errors_in_one_line("FOLDER could not be read or written"):

@@ -1,9 +1,9 @@
-"""Computes the step at which a run diverged again, and says where it goes wrong.
+"""Computes the step at which a run diverged again, and prints its first non-finite value.
 
 python -m experiments.replay results/exploding/runs/RUN/replay.npz
 
-The file holds numbers and text, no code, so that it may come from anyone. Exit status 0: the first
-bad place is the one on record; 1: it is not.
+The file holds numbers and text, and nothing in it is executed, so it is safe to open files from
+others. The exit status is 0 if the first non-finite value is the recorded one, and 1 if not.
 """
 
 from __future__ import annotations
@@ -14,32 +14,33 @@ import jax
 
 from experiments.cli import command_line
 from experiments.runtime import backend, provenance
+from experiments.sweep.records.record import nonfinite_text
 from experiments.sweep.training import divergence
 
 NOT_REPRODUCED = 1
 
 
 def main(arguments: list[str]) -> None:
-  """Finds the first bad place of the step in FILE, and compares it with the one stored there."""
+  """Locates the first non-finite value of the step in FILE, and compares it with the record."""
   if len(arguments) != 1:
     command_line.fail(f"give one file, a run's replay.npz, got {len(arguments)} arguments.")
   try:
-    bad, stored, about = divergence.load(command_line.path("FILE", arguments[0]))
+    diverged, recorded, about = divergence.load(command_line.path("FILE", arguments[0]))
     with jax.default_matmul_precision(about["matmul_precision"]):
-      found = divergence.find(bad)
+      found = divergence.locate(diverged)
   except (ValueError, TypeError) as error:
     command_line.fail(str(error))
-  print(f"step {bad.step}: {divergence.words(found)}")
-  # What came before the place differs by rounding from machine to machine.
-  if found and stored and found._replace(largest=stored.largest) == stored:
+  print(f"step {diverged.step}: {nonfinite_text(found)}")
+  # The size of the values before it differs between machines, by rounding.
+  if found and recorded and found._replace(largest=recorded.largest) == recorded:
     print("reproduced.")
     return
-  print(f"not reproduced; on record is: {divergence.words(stored)}")
+  print(f"not reproduced; the record says: {nonfinite_text(recorded)}")
   here = {"platform": jax.default_backend(), **provenance.versions(provenance.PACKAGES)}
   there = {"platform": about["platform"], **about["versions"]}
   for name, version in there.items():
     if here.get(name) != version:
-      print(f"{name} is {here.get(name)} here, and was {version}.")
+      print(f"{name} is {here.get(name)} here; the run used {version}.")
   sys.exit(NOT_REPRODUCED)
 
 

@@ -23,6 +23,11 @@ def fail(message: str) -> NoReturn:
   sys.exit(USAGE_ERROR)
 
 
+def warn(message: str) -> None:
+  """Prints a warning on standard error."""
+  print(f"warning: {message}", file=sys.stderr)
+
+
 def interrupted(message: str, status: int = INTERRUPTED) -> NoReturn:
   """Ends the program after Ctrl-C, or another signal, with a word on standard error, and at once.
 

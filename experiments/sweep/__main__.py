@@ -24,9 +24,8 @@ from experiments.sweep import engines, finish
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.sweep import Sweep, resolve
-from experiments.sweep.records import access
-from experiments.sweep.records import folder as sweep_folder
-from experiments.sweep.training import train as training
+from experiments.sweep.records import access, run_files, sweep_folder
+from experiments.sweep.training.train import Stopped, train_runs
 
 
 def define_flags() -> None:
@@ -103,7 +102,7 @@ def _run(sweep: Sweep, console: Console) -> bool:
     with signals.noted() as stop:
       try:
         _train(sweep, stop, console)
-      except training.Stopped:
+      except Stopped:
         _stopped(sweep, stop.number or signal.SIGTERM)
     return hosts.by_writer(_finish, sweep)
 
@@ -111,11 +110,11 @@ def _run(sweep: Sweep, console: Console) -> bool:
 def _begin(sweep: Sweep, stack: contextlib.ExitStack) -> None:
   """Keeps others out of the folder while the stack is open, and makes the folder ready."""
   if sweep.shard is not None:
-    stack.enter_context(access.beside_others(sweep, access.runs_of(sweep)))
-    access.prepare_beside_others(sweep)
+    stack.enter_context(access.runs_lock(sweep, access.runs_of(sweep)))
+    access.prepare_shared(sweep)
     return
   local = flags.FLAGS.engine == "local"
-  keep = locks.held_on if local else access.with_workers
+  keep = locks.held_on if local else access.driver_lock
   stack.enter_context(keep(sweep.folder))
   access.prepare(sweep, flags.FLAGS.overwrite)
 
@@ -130,7 +129,7 @@ def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
   """Trains the runs that have not ended; those that have failed if the flags say so."""
   done, wanted = hosts.by_writer(_to_do, sweep)
   if not hosts.is_writer():
-    training.train(sweep, wanted, stop, lambda *_: None)
+    train_runs(sweep, wanted, stop, lambda *_: None)
     return
   ended = int(sum(done.values()))
   if ended:
@@ -148,10 +147,8 @@ def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
 def _to_do(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
   """How much of each run is done, and which are to be trained."""
   folder, retry = sweep.folder, flags.FLAGS.retry_failed
-  done = {name: float(sweep_folder.has_ended(folder, name)) for name in access.runs_of(sweep)}
-  return done, [
-    n for n in done if not done[n] and (retry or not sweep_folder.has_failed(folder, n))
-  ]
+  done = {name: float(run_files.is_done(folder, name)) for name in access.runs_of(sweep)}
+  return done, [n for n in done if not done[n] and (retry or not run_files.has_failed(folder, n))]
 
 
 def _stopped(sweep: Sweep, number: int) -> NoReturn:
@@ -165,7 +162,7 @@ def _stopped(sweep: Sweep, number: int) -> NoReturn:
 
 def _interrupted(sweep: Sweep, number: int) -> NoReturn:
   own = access.runs_of(sweep)
-  ended = sum(sweep_folder.has_ended(sweep.folder, name) for name in own)
+  ended = sum(run_files.is_done(sweep.folder, name) for name in own)
   command_line.interrupted(
     f"{ended} of {len(own)} runs have ended, their records are in {sweep.folder}. "
     "The same command goes on from there.",

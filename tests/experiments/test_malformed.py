@@ -27,7 +27,7 @@ EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
 # Beside the program: what of it is left out, as it is for other tests; flags of small examples, in
 # front of those that are drawn; how many examples.
 PROGRAMS = {
-  "chaos": (chaos, "torment", [], 10),
+  "chaos": (chaos, "kill_repeatedly", [], 10),
   "language_model": (language_model, "_train", ["--corpus=text", "--hidden_size=4"], 25),
   "merge": (merge, "_merge", [], 10),
   "plot": (plot, None, [], 10),

@@ -18,6 +18,7 @@ from experiments import replay
 from experiments.cli import command_line
 from experiments.sweep.config.grid import Run, Settings
 from experiments.sweep.config.layout import Layout
+from experiments.sweep.records.record import nonfinite_text
 from experiments.sweep.training import divergence
 from experiments.sweep.training.program import compile_group
 from experiments.sweep.training.run_setup import mask_key, network, numbers_of, optimizer_of
@@ -91,7 +92,7 @@ def assert_kept(result, params_by_hand):
     result.snapshot.params,
     params_by_hand,
   )
-  place = divergence.find(divergence.of(result, SETTINGS, TASK))
+  place = divergence.locate(divergence.diverged_step(result, SETTINGS, TASK))
   assert place[:6] == ("forward", None, TIME, "xs", (2, 1), "nan")
 
 
@@ -99,7 +100,7 @@ def test_params_of_the_step_are_kept_and_its_place_is_found(train, params_by_han
   diverged, finished = train(*RUNS)
   assert_kept(diverged, params_by_hand)
   assert finished.diverged_step is None and finished.snapshot is None
-  assert len(finished.records.loss) == 111 and finished.records.sound.all()
+  assert len(finished.records.loss) == 111 and finished.records.finite.all()
 
 
 def test_params_are_kept_where_runs_share_devices_and_devices_a_batch(params_by_hand):
@@ -113,7 +114,7 @@ def test_params_are_kept_where_runs_share_devices_and_devices_a_batch(params_by_
 def test_a_non_finite_update_is_the_first_non_finite_value(train):
   (result,) = train(Run("elman", 1, None, 1, 3e38, None, 1.0, None))
   assert result.diverged_step == 0 and np.isfinite(result.records.loss).all()
-  place = divergence.find(divergence.of(result, SETTINGS, TASK))
+  place = divergence.locate(divergence.diverged_step(result, SETTINGS, TASK))
   assert place.phase == "update" and place.value == "inf"
 
 
@@ -125,11 +126,10 @@ def saved(train):
   """(step, place, bytes of the file) of a run whose gradient explodes."""
   with jax.numpy_dtype_promotion("standard"):
     (result,) = train(Run("elman", 1, None, 1, 50.0, None, 3.0, None))
-    bad = divergence.of(result, SETTINGS, TASK)
-    place, file = divergence.find(bad), io.BytesIO()
+    bad = divergence.diverged_step(result, SETTINGS, TASK)
+    place = divergence.locate(bad)
   assert place is not None and place.overflow
-  divergence.save(file, bad, place)
-  return bad, place, file.getvalue()
+  return bad, place, divergence.to_bytes(bad, place)
 
 
 def run_replay(capsys, *arguments):
@@ -171,7 +171,7 @@ def test_the_step_is_computed_again_with_its_own_masks(saved, monkeypatch):
   bad, _, _ = saved
   given = {}
   monkeypatch.setattr(divergence, "first_nonfinite", lambda *_, **options: given.update(options))
-  divergence.find(bad._replace(step=7))
+  divergence.locate(bad._replace(step=7))
   _, data_key = jax.random.split(jax.random.key(np.uint32(bad.run.seed)))
   assert jnp.all(jax.random.key_data(given["key"]) == jax.random.key_data(mask_key(data_key, 7)))
 
@@ -182,15 +182,14 @@ def test_the_network_of_the_file_has_its_options_and_its_width(saved, tmp_path):
   run = dataclasses.replace(bad.run, options=options, hidden_size=3)
   settings = dataclasses.replace(bad.settings, hidden_size=None, match_params=18)
   path = tmp_path / "replay.npz"
-  with path.open("wb") as file:
-    divergence.save(file, bad._replace(run=run, settings=settings), place)
+  path.write_bytes(divergence.to_bytes(bad._replace(run=run, settings=settings), place))
   loaded, _, _ = divergence.load(path)
   assert (loaded.run, loaded.settings) == (run, settings)
   cell = divergence._model(loaded.run, loaded.settings, 1, None).cells[0]
   new = cell.update({}, jnp.zeros(3), jnp.full(3, -2.0), jnp.zeros(3))
   np.testing.assert_array_equal(new, np.zeros(3))  # ReLU
   path.write_bytes(with_about(path.read_bytes(), run=dataclasses.asdict(run) | {"hidden_size": 4}))
-  with pytest.raises(ValueError, match="must be a sweep's replay"):
+  with pytest.raises(ValueError, match="must be the intact replay"):
     divergence.load(path)
 
 
@@ -200,7 +199,7 @@ def test_replay_reproduces_the_place(saved, tmp_path, capsys):
   path.write_bytes(data)
   code, out, _ = run_replay(capsys, path)
   assert not code
-  assert out == f"step {bad.step}: {divergence.words(place)}\nreproduced.\n"
+  assert out == f"step {bad.step}: {nonfinite_text(place)}\nreproduced.\n"
 
 
 @pytest.mark.parametrize("time", [None, 4])
@@ -211,8 +210,8 @@ def test_replay_says_what_is_not_reproduced(saved, tmp_path, capsys, time):
   path.write_bytes(with_about(data, place=other, versions={"jax": "0.1"}))
   code, out, _ = run_replay(capsys, path)
   assert code == 1
-  assert divergence.words(place) in out and "not reproduced; on record is: forward" in out
-  assert f"jax is {jax.__version__} here, and was 0.1." in out
+  assert nonfinite_text(place) in out and "not reproduced; the record says: forward" in out
+  assert f"jax is {jax.__version__} here; the run used 0.1." in out
 
 
 def flipped(data):

@@ -10,8 +10,8 @@ def train_all(runs, settings, task, layout, program=None, **options):
   """The results in order of the runs, of all rounds that they take."""
   program = program or compile_group(runs, settings, task, layout)
   results = {}
-  for first in range(0, len(runs), program.capacity):
-    together = runs[first : first + program.capacity]
+  for first in range(0, len(runs), program.runs_per_round):
+    together = runs[first : first + program.runs_per_round]
     for result in train_round(program, together, settings, task, layout, **options):
       results[result.run] = result
   return [results[run] for run in runs]

@@ -1,9 +1,4 @@
-"""What trains the runs of a sweep: this process, or workers that Ray or SLURM starts.
-
-An engine is a function `(sweep, ids, stop, news)`, as `work.train` is one: it returns when each of
-the runs has ended or failed and its records are in the sweep's folder, raises `work.Stopped` when
-it was asked to stop, and ValueError or OSError where nothing can go on.
-"""
+"""Engines: what trains the runs of a sweep, this process or workers that Ray or SLURM starts."""
 
 from __future__ import annotations
 
@@ -11,8 +6,11 @@ from collections.abc import Callable, Sequence
 
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.engines import ray, slurm
-from experiments.sweep.training import train as training
+from experiments.sweep.training.train import OnProgress, train_runs
 
-Engine = Callable[[Sweep, Sequence[str], Callable[[], bool], training.News], None]
+# `(sweep, ids, stop, on_progress)`, with the arguments of `train_runs`. An engine returns once each
+# run has finished, diverged or failed and its records are in the sweep's folder. It raises Stopped
+# if it was asked to stop, and ValueError or OSError if it cannot continue.
+Engine = Callable[[Sweep, Sequence[str], Callable[[], bool], OnProgress], None]
 
-ENGINES: dict[str, Engine] = {"local": training.train, "ray": ray.train, "slurm": slurm.train}
+ENGINES: dict[str, Engine] = {"local": train_runs, "ray": ray.train_runs, "slurm": slurm.train_runs}

@@ -1,4 +1,4 @@
-"""SLURM trains the groups of a sweep, one job of an array a group; submitit submits them."""
+"""Trains a sweep on SLURM: one job of an array for each group, submitted by submitit."""
 
 from __future__ import annotations
 
@@ -16,43 +16,46 @@ from experiments.runtime import files
 from experiments.runtime.signals import Stop
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.engines import worker
-from experiments.sweep.training import train as training
+from experiments.sweep.engines.worker import WorkerJob
+from experiments.sweep.records import run_files
+from experiments.sweep.training.train import OnProgress, Stopped
 
-# How often a job may reach its time limit and go back into the queue: each goes on from the last.
+# How often a job may reach its time limit and be requeued; it resumes from its checkpoints.
 _TIME_LIMITS = 1000
-_SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_TO_SEE_FILES = 120.0  # a file system in a network may be slow to show what others wrote
+_POLL_SECONDS = 1.0
+# How long a network file system may take to show files that another machine wrote.
+_FILE_SYSTEM_SECONDS = 120.0
 _ALIVE = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "PREEMPTED", "COMPLETING")
 
 
 class Job:
-  """What a job calls; submitit asks for an object with these two methods."""
+  """The callable that a SLURM job runs; submitit requires an object with these two methods."""
 
-  def __init__(self, part: worker.Part):
-    self._part = part
+  def __init__(self, job: WorkerJob):
+    self._job = job
     self._stop = Stop()
     self._training = False
-    self._ended = False
+    self._done = False
 
   def __call__(self) -> str | None:
-    """Trains, in a thread, so that a handler of a signal in the main one can wait for it.
+    """Trains in a thread, so that a signal handler in the main thread can wait for it.
 
     Returns:
-      What a user has to put right, if there is anything.
+      An error that the user has to fix, as text; None if there was none.
     """
     errors: list[BaseException] = []
 
     def train() -> None:
       self._training = True
       try:
-        worker.train(self._part, self._stop)
-      except BaseException as error:  # of the main thread's business
+        worker.train(self._job, self._stop)
+      except BaseException as error:  # re-raised in the main thread
         errors.append(error)
-      self._ended = True
+      self._done = True
       self._training = False
 
     threading.Thread(target=train, daemon=True).start()
-    while not self._ended:
+    while not self._done:
       time.sleep(0.1)
     for error in errors:
       if isinstance(error, (ValueError, OSError)):
@@ -61,50 +64,58 @@ class Job:
     return None
 
   def checkpoint(self) -> Any:
-    """Saves, and says how to go on; submitit's handler calls it when the job's time is over."""
+    """Saves a checkpoint and returns what to requeue; called by submitit at the time limit."""
     from submitit.helpers import DelayedSubmission
 
     self._stop.number = signal.SIGUSR2
-    # No lock is waited for: what the handler has interrupted may hold it.
+    # Polls a flag rather than waiting for a lock: the code that this handler interrupted may hold
+    # the lock.
     while self._training:
       time.sleep(0.1)
-    return DelayedSubmission(Job(self._part))
+    return DelayedSubmission(Job(self._job))
 
 
-def train(sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], news: training.News) -> None:
-  """Trains runs of a sweep; arguments and errors as those of `work.train`.
+def train_runs(
+  sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], on_progress: OnProgress
+) -> None:
+  """Trains runs of a sweep; arguments and errors as in `training.train.train_runs`.
 
-  One who is asked to stop leaves the jobs to themselves. They go on, and the same command, given
-  again when they have ended, gathers what they have come to.
+  When asked to stop, this process leaves its jobs running. Once they have finished, the same
+  command gathers their results.
   """
-  import submitit  # an extra
+  import submitit  # an optional dependency
 
   logs = sweep.folder.absolute() / "slurm_logs"
   _refuse_old_jobs(submitit, logs)
-  parts = worker.parts(sweep, ids)
-  if not parts:
+  jobs = worker.jobs(sweep, ids)
+  if not jobs:
     return
   executor = _executor(submitit, logs)
   try:
     with executor.batch():
-      waiting = {executor.submit(Job(part)): part for part in parts}
+      waiting = {executor.submit(Job(job)): job for job in jobs}
   except submitit.core.utils.FailedJobError as error:
-    raise ValueError(f"--slurm_option and the like must be what sbatch takes: {error}") from None
-  names = [job.job_id for job in waiting]
+    raise ValueError(f"sbatch refused the jobs; check --slurm_option: {error}") from None
+  names = [submitted.job_id for submitted in waiting]
   files.write_json(logs / "jobs.json", {"cluster": flags.FLAGS.slurm_cluster, "jobs": names})
-  follow = worker.Follower(sweep, ids, news)
+  poll = worker.Poller(sweep, ids, on_progress)
   try:
     while waiting:
-      for job in [job for job in waiting if job.done()]:
-        _check(submitit, sweep, job, waiting.pop(job))
-      follow()
+      for submitted in [submitted for submitted in waiting if submitted.done()]:
+        _check(submitit, sweep, submitted, waiting.pop(submitted))
+      poll()
       if stop() and waiting:
-        raise training.Stopped
+        raise Stopped
       if waiting:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_POLL_SECONDS)
   finally:
     if waiting:
-      print(f"Jobs that go on: {', '.join(job.job_id for job in waiting)}.", file=sys.stderr)
+      names = [submitted.job_id for submitted in waiting]
+      print(
+        f"These SLURM jobs continue: {', '.join(names)}. Once they have finished, run the same "
+        f"command again to gather their results; to end them, run scancel {' '.join(names)}.",
+        file=sys.stderr,
+      )
 
 
 def _executor(submitit: Any, logs: Path) -> Any:
@@ -120,47 +131,48 @@ def _executor(submitit: Any, logs: Path) -> Any:
     gpus_per_node=values.gpus_per_task or None,
     mem_gb=values.memory_per_task,
     slurm_additional_parameters=options or None,
-    # Since SLURM 22.05, a step does not have the cores of its job unless it asks for them.
+    # Since SLURM 22.05, a step gets its job's cores only if it asks for them.
     slurm_srun_args=[f"--cpus-per-task={values.cpus_per_task}"],
   )
   return executor
 
 
 def _refuse_old_jobs(submitit: Any, logs: Path) -> None:
-  """Refuses a folder of which an earlier start has jobs that have not ended.
+  """Refuses a folder with unfinished jobs of an earlier launch.
 
-  Those that train hold a lock. Those in the queue would find their runs in other hands.
+  A running job would be noticed by its lock, but one in the queue would later find its runs in the
+  hands of others.
   """
   try:
-    left = files.read_json(logs / "jobs.json")
+    old = files.read_json(logs / "jobs.json")
   except FileNotFoundError:
     return
-  if left["cluster"] == "slurm":
-    jobs = [submitit.SlurmJob(logs, name) for name in left["jobs"]]
+  if old["cluster"] == "slurm":
+    jobs = [submitit.SlurmJob(logs, name) for name in old["jobs"]]
     alive = [j.job_id for j in jobs if not j.paths.result_pickle.exists() and j.state in _ALIVE]
     if alive:
       raise ValueError(
-        f"--output_dir must be a folder of which no job is left: {', '.join(alive)} are of an "
-        "earlier start. Wait until they have ended, or end them by scancel."
+        f"--output_dir still has SLURM jobs from an earlier launch ({', '.join(alive)}). Wait for "
+        f"them to finish, or run scancel {' '.join(alive)}."
       )
 
 
-def _check(submitit: Any, sweep: Sweep, job: Any, part: worker.Part) -> None:
-  """Sees to it that the runs of a job that has ended are in the folder, or have failed."""
+def _check(submitit: Any, sweep: Sweep, submitted: Any, job: WorkerJob) -> None:
+  """Waits for the runs of a finished SLURM job to show in the folder; records those that failed."""
   try:
-    wrong = job.result()
+    mistake = submitted.result()
   except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError) as error:
-    reason = RuntimeError(f"job {job.job_id} did not end as it should; see {job.paths.stderr}")
+    reason = RuntimeError(f"SLURM job {submitted.job_id} failed; see {submitted.paths.stderr}")
     reason.__cause__ = error
-    for name in worker.lacking(sweep, part.ids):
-      training.fail(sweep, sweep.ids[name], "worker", reason)
+    for name in worker.missing_runs(sweep, job.ids):
+      run_files.fail(sweep, sweep.ids[name], "worker", reason)
     return
-  if wrong is not None:
-    raise ValueError(wrong)
-  late = time.monotonic() + _SECONDS_TO_SEE_FILES
-  while worker.lacking(sweep, part.ids):
+  if mistake is not None:
+    raise ValueError(mistake)
+  late = time.monotonic() + _FILE_SYSTEM_SECONDS
+  while worker.missing_runs(sweep, job.ids):
     if time.monotonic() > late:
       raise ValueError(
         f"--output_dir must be a folder that all machines of the cluster share, got {sweep.folder}."
       )
-    time.sleep(_SECONDS_BETWEEN_LOOKS)
+    time.sleep(_POLL_SECONDS)

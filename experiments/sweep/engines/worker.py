@@ -1,8 +1,8 @@
-"""Workers: processes that train the runs of one group each, as an engine starts them.
+"""Workers: processes that an engine starts, each to train the runs of one group.
 
-A worker resolves the sweep anew from the driver's flags, and works in the sweep's folder as it sees
-it. Where that is the driver's own, a worker that takes the place of one that died goes on from its
-checkpoints.
+The driver is the process that the user started. A worker resolves the sweep from the driver's flags
+and writes to the sweep's folder as its own machine sees it. If that is the driver's folder, a
+worker that replaces a dead one resumes from its checkpoints.
 """
 
 from __future__ import annotations
@@ -18,23 +18,29 @@ from experiments.runtime import backend, compilation_cache
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config import grid
 from experiments.sweep.config.sweep import Sweep, resolve
-from experiments.sweep.records import access
-from experiments.sweep.records import folder as sweep_folder
-from experiments.sweep.training import train as training
+from experiments.sweep.records import access, run_files, sweep_folder
+from experiments.sweep.training.train import OnProgress, Stopped, train_runs
 from rnn_jax.checkpoints import difference
 
-_SAME = ("devices", "data_parallel", "runs_per_device", "compilation_cache", "checkpoint_every")
+# Flags that a worker gets besides those that reproduce the sweep.
+_PASSED_ON = (
+  "devices",
+  "data_parallel",
+  "runs_per_device",
+  "compilation_cache",
+  "checkpoint_every",
+)
 
 
-class Part(NamedTuple):
-  """What a worker is asked to do; plain data.
+class WorkerJob(NamedTuple):
+  """What a worker has to do; plain data.
 
   Attributes:
-    flags: of the sweep, as on a command line.
-    configuration: what the sweep must come to.
-    ids: of the runs to train.
-    group: of all runs of their group.
-    cpus, gpus: that the worker has.
+    flags: flags of the sweep, as on a command line.
+    configuration: the driver's configuration, which the worker's must equal.
+    ids: ids of the runs to train.
+    group: ids of all runs of their group.
+    cpus, gpus: number of cores and GPUs that the worker has.
   """
 
   flags: list[str]
@@ -45,77 +51,85 @@ class Part(NamedTuple):
   gpus: int
 
 
-def parts(sweep: Sweep, ids: Sequence[str]) -> list[Part]:
-  """The driver's: a part for each group that holds some of the runs."""
+def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
+  """Returns the driver's jobs for some runs: one for each group that holds any of them."""
   values = flags.FLAGS
   lines = grid.flagfile(sweep.settings, sweep.axes, sweep.options).splitlines()
   lines.append(f"--output_dir={sweep.folder.absolute()}")
-  lines += [f"--{name}={values[name].value}" for name in _SAME if values[name].value is not None]
-  about = lines, sweep.configuration
-  left = set(ids)
+  lines += [
+    f"--{name}={values[name].value}" for name in _PASSED_ON if values[name].value is not None
+  ]
+  wanted = set(ids)
   found = []
   for runs in grid.groups(sweep.ids.values()).values():
     group = [sweep.names[run] for run in runs]
-    wanted = [name for name in group if name in left]
-    if wanted:
-      found.append(Part(*about, wanted, group, values.cpus_per_task, values.gpus_per_task))
+    own = [name for name in group if name in wanted]
+    if own:
+      resources = values.cpus_per_task, values.gpus_per_task
+      found.append(WorkerJob(lines, sweep.configuration, own, group, *resources))
   return found
 
 
-def train(part: Part, stop: Callable[[], bool]) -> Sweep:
-  """A worker's: trains the runs, in a process that has not used jax, until all is done or it stops.
+def train(job: WorkerJob, stop: Callable[[], bool]) -> Sweep:
+  """Trains the runs of a job in a worker, a process that has not used jax, until done or stopped.
 
   Returns:
-    The sweep, as it is here.
+    The sweep as resolved in the worker.
   Raises:
-    ValueError: the flags do not come to the driver's sweep here, or the runs are trained elsewhere.
+    ValueError: the flags resolve to another sweep than the driver's, or another process trains
+      these runs.
     OSError: the folder cannot be read or written.
   """
-  backend.configure(part.cpus)
-  if not part.gpus:
+  backend.configure(job.cpus)
+  if not job.gpus:
     jax.config.update("jax_platforms", "cpu")
-  sweep = _resolve(part)
+  sweep = _resolve(job)
+  sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite=False)
   compilation_cache.use(flags.FLAGS.compilation_cache)
-  with access.beside_others(sweep, part.group, worker=True):
-    access.prepare_beside_others(sweep)
-    left = [name for name in part.ids if not sweep_folder.has_ended(sweep.folder, name)]
-    with contextlib.suppress(training.Stopped):
-      training.train(sweep, left, stop, lambda *_: None)
+  with access.runs_lock(sweep, job.group, worker=True):
+    access.prepare_shared(sweep)
+    left = [name for name in job.ids if not run_files.is_done(sweep.folder, name)]
+    with contextlib.suppress(Stopped):
+      train_runs(sweep, left, stop, lambda *_: None)
   return sweep
 
 
-def _resolve(part: Part) -> Sweep:
+def _resolve(job: WorkerJob) -> Sweep:
   sweep_flags.define()
   try:
-    flags.FLAGS(["worker", *part.flags])
+    flags.FLAGS(["worker", *job.flags])
     sweep = resolve([])
   except (flags.Error, TypeError) as error:
     raise ValueError(str(error)) from None
-  found = difference(sweep.configuration, part.configuration)
+  found = difference(sweep.configuration, job.configuration)
   if found is not None:
     raise ValueError(f"A worker must resolve the same sweep as its driver, but its {found}.")
   return sweep
 
 
-def lacking(sweep: Sweep, ids: Sequence[str]) -> list[str]:
-  """Those of the runs that have neither ended nor failed."""
+def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
+  """Returns those of the runs that are neither done nor failed."""
   folder = sweep.folder
-  return [
-    n for n in ids if not (sweep_folder.has_ended(folder, n) or sweep_folder.has_failed(folder, n))
-  ]
+  return [n for n in ids if not (run_files.is_done(folder, n) or run_files.has_failed(folder, n))]
 
 
-class Follower:
-  """The driver's: tells of the runs that have ended in its folder since it looked before."""
+class Poller:
+  """Reports the runs that became done in the driver's folder since the last call.
 
-  def __init__(self, sweep: Sweep, ids: Sequence[str], news: training.News):
+  Args:
+    sweep: the sweep.
+    ids: ids of the runs to watch.
+    on_progress: called for each run that is done.
+  """
+
+  def __init__(self, sweep: Sweep, ids: Sequence[str], on_progress: OnProgress):
     self._sweep = sweep
     self._left = list(ids)
-    self._news = news
+    self._on_progress = on_progress
 
   def __call__(self) -> None:
-    """Looks, and tells."""
-    ended = {name for name in self._left if sweep_folder.has_ended(self._sweep.folder, name)}
-    for name in ended:
-      self._news(self._sweep.ids[name], "training", 1.0, None)
-    self._left = [name for name in self._left if name not in ended]
+    """Looks at the folder, and reports."""
+    done = {name for name in self._left if run_files.is_done(self._sweep.folder, name)}
+    for name in done:
+      self._on_progress(self._sweep.ids[name], "training", 1.0, None)
+    self._left = [name for name in self._left if name not in done]

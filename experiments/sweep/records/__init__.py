@@ -1,1 +1,1 @@
-"""What a sweep has on disk."""
+"""The records of a sweep on disk: writing them, reading them, and locking their folder."""

@@ -1,8 +1,8 @@
-"""Who may work in a sweep's folder at the same time, and how each of them begins.
+"""Locks on a sweep's folder, and the preparation of the folder under them.
 
-Byte 0 of `.lock` stands for the folder as a whole, byte 1 + i for its i-th run in group order. One
-who works alone holds all; a shard shares byte 0 and holds its runs; the driver of an engine holds
-byte 0, each of its workers the runs that it trains.
+Byte 0 of `.lock` stands for the folder as a whole, byte 1 + i for its i-th run in group order. A
+process that works alone holds all bytes. A shard shares byte 0 with other shards and holds its
+runs. The driver of an engine holds byte 0, and each of its workers the runs that it trains.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from experiments.runtime import backend, locks, provenance
 from experiments.runtime.locks import Span
 from experiments.sweep.config import grid
 from experiments.sweep.config.sweep import Sweep
-from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.records import sweep_folder
 
 
 def runs_of(sweep: Sweep) -> list[str]:
-  """The runs that this process answers for: all, or those of its shard.
+  """Returns the ids of the runs that this process is responsible for: all, or its shard's.
 
-  A shard has a contiguous part of them in group order, so that it compiles few programs.
+  A shard has a contiguous range of runs in group order, so that it compiles few programs.
   """
   if sweep.shard is None:
     return list(sweep.ids)
@@ -39,9 +39,13 @@ def _in_group_order(sweep: Sweep) -> list[str]:
 
 
 @contextlib.contextmanager
-def with_workers(folder: Path) -> Iterator[None]:
-  """Nobody else works in the folder meanwhile, except for workers that begin from now on."""
-  # Those of a driver that died may still be alive.
+def driver_lock(folder: Path) -> Iterator[None]:
+  """Holds the driver's lock: excludes every other process except workers started after this point.
+
+  Raises:
+    ValueError: another process holds a lock on the folder.
+  """
+  # Workers of a driver that died may still be alive.
   with locks.held_on(folder):
     pass
   with locks.held_on(folder, Span(0, 1)):
@@ -49,8 +53,16 @@ def with_workers(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def beside_others(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iterator[None]:
-  """Nobody else trains these runs meanwhile, which follow one another in group order."""
+def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iterator[None]:
+  """Holds the lock of some runs, which must be contiguous in group order.
+
+  Args:
+    sweep: the sweep.
+    ids: ids of the runs.
+    worker: whether a driver holds the lock of the folder; otherwise it is shared with other shards.
+  Raises:
+    ValueError: another process holds the lock.
+  """
   spans = [] if worker else [Span(0, 1, shared=True)]
   if ids:
     order = _in_group_order(sweep)
@@ -61,21 +73,21 @@ def beside_others(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> 
 
 
 def prepare(sweep: Sweep, overwrite: bool = False) -> None:
-  """Makes the folder ready, for one who works alone."""
-  # Once more: it may be another's since.
+  """Creates the folder or prepares it for resuming; the caller must hold the folder's lock."""
+  # Checked again under the lock: another sweep may have taken the folder since the first check.
   sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite)
   lines = grid.flagfile(sweep.settings, sweep.axes, sweep.options)
   sweep_folder.prepare_folder(sweep.folder, sweep.configuration, about(sweep), lines, overwrite)
 
 
-def prepare_beside_others(sweep: Sweep) -> None:
-  """Makes the folder ready, where others may do so at the same moment."""
-  with locks.held(sweep.folder / sweep_folder.PREPARING, wait=True):
+def prepare_shared(sweep: Sweep) -> None:
+  """Like `prepare`, where other processes may prepare the folder at the same moment."""
+  with locks.held(sweep.folder / sweep_folder.PREPARE_LOCK, wait=True):
     prepare(sweep)
 
 
 def about(sweep: Sweep) -> dict[str, Any]:
-  """What else a reader of the records must know."""
+  """Returns the entries of `sweep.json` besides the configuration: runs, task, environment."""
   corpus = sweep.corpus
   return {
     "runs": list(sweep.ids),

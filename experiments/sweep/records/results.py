@@ -17,7 +17,8 @@ from experiments.networks.cell_options import options_text
 from experiments.runtime import files
 from experiments.sweep.config.grid import AXES, run_of
 from experiments.sweep.measures import MEASURES
-from experiments.sweep.records.folder import METRICS, has_ended, has_failed, read_sweep, status
+from experiments.sweep.records.run_files import METRICS, has_failed, is_done, status
+from experiments.sweep.records.sweep_folder import read_sweep
 
 _ATTRIBUTES = {
   "norms": "log10 of the norm for each example's own loss, mean over the batch",
@@ -104,7 +105,7 @@ def _ended(folder: Path, about: Mapping[str, Any]) -> list[str]:
   if not ids:
     raise ValueError(f"FOLDER must hold a run that has ended, got {folder}.")
   for name in ids:
-    if not has_ended(folder, name):
+    if not is_done(folder, name):
       raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
   return ids
 

@@ -1,30 +1,205 @@
-"""A run's files as a whole: read in one folder of a sweep, and put into another."""
+"""The files of one run, `runs/<run id>/`: written as the run is trained, checked, and copied.
+
+`status.json` is written last. It holds the run's status (`running`, `finished`, `diverged` or
+`failed`) and a checksum that covers the status and the records.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
+import os
 import shutil
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import xarray as xr
+
+from experiments.cli import command_line
 from experiments.runtime import files
+from experiments.sweep.config import grid
+from experiments.sweep.config.grid import Run, Settings, recorded_steps
+from experiments.sweep.config.sweep import Sweep
+from experiments.sweep.measures import MEASURES, coordinates
+from experiments.sweep.records.record import Record, Result
+from experiments.sweep.records.sweep_folder import json_sha256
+from rnn_jax.gradient_flow import NonFinite
 
-RunFiles = Mapping[str, bytes]
-
-_DRAFTS = "arriving.tmp"
+# The files that the checksum in status.json covers.
 RECORDS = ("config.json", "metrics.jsonl", "gradients.nc")
+# The entries of a line of metrics.jsonl, besides its step.
+METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
+# Where copied files are collected before they replace a run's folder.
+_DRAFTS = "arriving.tmp"
 
 
-def read(folder: Path, run_id: str) -> dict[str, bytes]:
-  """All files of a run, by name."""
+def status(folder: Path, run_id: str) -> dict[str, Any]:
+  """Returns the run's status.json; an empty dict if it is missing or its checksum does not match.
+
+  A run whose status is empty is trained again.
+  """
+  path = folder / "runs" / run_id
+  try:
+    state = files.read_json(path / "status.json")
+    return state if state.get("status") == "running" or _is_intact(path, state) else {}
+  except (OSError, ValueError):
+    return {}
+
+
+def is_done(folder: Path, run_id: str) -> bool:
+  """Returns whether the run has finished or diverged, and its records are intact."""
+  return status(folder, run_id).get("status") in ("finished", "diverged")
+
+
+def has_failed(folder: Path, run_id: str) -> bool:
+  """Returns whether the run could not be trained; its status holds the reason."""
+  return status(folder, run_id).get("status") == "failed"
+
+
+def start(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
+  """Records that a run has started."""
+  path = folder / "runs" / run_id
+  path.mkdir(parents=True, exist_ok=True)
+  (path / "error.txt").unlink(missing_ok=True)
+  files.write_json(path / "status.json", {"status": "running"})
+  files.write_json(path / "config.json", config)
+  (path / "metrics.jsonl").write_text("")
+
+
+def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) -> None:
+  """Appends one line for each step of the records to the run's `metrics.jsonl`."""
+  # In a single write, so that a concurrent reader sees whole lines.
+  with (folder / "runs" / run_id / "metrics.jsonl").open("ab", buffering=0) as file:
+    lines = _lines(first_step, records)
+    if file.write(lines) < len(lines):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+
+
+def _lines(first_step: int, records: Record) -> bytes:
+  columns = [getattr(records, name).tolist() for name in METRICS]
+  lines = [
+    json.dumps({"step": step, **dict(zip(METRICS, values, strict=True))})
+    for step, values in enumerate(zip(*columns, strict=True), start=first_step)
+  ]
+  return "".join(line + "\n" for line in lines).encode()
+
+
+def finish(
+  folder: Path,
+  run_id: str,
+  result: Result,
+  settings: Settings,
+  nonfinite: NonFinite | None = None,
+  replay: bytes | None = None,
+) -> None:
+  """Writes the records of a run that has finished or diverged, then its status.
+
+  Args:
+    folder: the output folder of the sweep.
+    run_id: id of the run.
+    result: the run's records.
+    settings: settings of the sweep.
+    nonfinite: if the run diverged, location of the first non-finite value, as far as it was found.
+    replay: if the run diverged, contents of its `replay.npz`.
+  """
+  path = folder / "runs" / run_id
+  if replay is not None:
+    files.write_bytes(path / "replay.npz", replay)
+  # All lines again: the last appended line may be torn, and an earlier process may have appended
+  # lines of its own.
+  files.write_bytes(path / "metrics.jsonl", _lines(0, result.records))
+  files.write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
+  _write_status(
+    path,
+    {
+      "status": "finished" if result.diverged_step is None else "diverged",
+      "diverged_step": result.diverged_step,
+      # The name of the key is that of older versions.
+      "bad_place": nonfinite and {"step": result.diverged_step, **nonfinite._asdict()},
+      "seconds": round(result.seconds, 3),
+    },
+  )
+
+
+def _gradients(records: Record, settings: Settings) -> xr.Dataset:
+  """Returns a run's norms and measures over all recorded steps; NaN after divergence."""
+  steps = recorded_steps(settings)
+  by_dims: list[tuple[tuple[str, ...], dict[str, Any]]] = [(("layer", "time"), records.norms)]
+  by_dims += [(MEASURES[name].dims, found) for name, found in records.measures.items()]
+  variables = {}
+  for dims, found in by_dims:
+    for name, values in found.items():
+      recorded = np.full((len(steps), *values.shape[1:]), np.nan, np.float32)
+      recorded[: len(values)] = values
+      variables[name] = (("step", *dims[: values.ndim - 1]), recorded)
+  data = xr.Dataset(variables)
+  return data.assign_coords({"step": np.array(steps, np.int32), **coordinates(data.sizes)})
+
+
+def fail(sweep: Sweep, run: Run, phase: str, error: BaseException) -> None:
+  """Records why a run could not be trained, the traceback in `error.txt`, and prints a warning.
+
+  Args:
+    sweep: the sweep.
+    run: the run.
+    phase: what failed, such as `compilation`.
+    error: the error.
+  """
+  config = grid.config(run, sweep.settings, sweep.sha256)
+  reason = f"{phase}: {type(error).__name__}: " + (str(error).strip() or "no reason").split("\n")[0]
+  trace = "".join(traceback.format_exception(error))
+  write_failure(sweep.folder, sweep.names[run], config, reason, trace)
+  command_line.warn(f"{sweep.names[run]} failed; the other runs continue. {reason}")
+
+
+def write_failure(
+  folder: Path, run_id: str, config: Mapping[str, Any], reason: str, trace: str
+) -> None:
+  """Writes the files of a run that could not be trained."""
+  path = folder / "runs" / run_id
+  files.write_json(path / "config.json", config)
+  files.write_text(path / "error.txt", trace)
+  _write_status(path, {"status": "failed", "reason": reason})
+
+
+def _write_status(path: Path, state: Mapping[str, Any]) -> None:
+  """Writes the final status of a run, with the checksum of status and records."""
+  files.write_json(path / "status.json", {**state, "sha256": _checksum(path, state)})
+
+
+def _is_intact(path: Path, state: Mapping[str, Any]) -> bool:
+  """Returns whether status and records are as they were when the status was written."""
+  if "sha256" in state:
+    return state["sha256"] == _checksum(path, state)
+  # Older versions recorded sizes instead of a checksum.
+  records = [path / name for name in RECORDS]
+  sizes = {file.name: file.stat().st_size if file.is_file() else None for file in records}
+  return "diverged_step" in state and state.get("bytes") == sizes
+
+
+def _checksum(path: Path, state: Mapping[str, Any]) -> str:
+  """Hashes a run's status and records, without what differs between equal runs."""
+  same = {name: value for name, value in state.items() if name not in ("seconds", "sha256")}
+  paths = [path / name for name in RECORDS]
+  contents = [file.read_bytes() if file.is_file() else b"" for file in paths]
+  return json_sha256([same, [hashlib.sha256(data).hexdigest() for data in contents]])
+
+
+def read_all(folder: Path, run_id: str) -> dict[str, bytes]:
+  """Returns the contents of a run's files by name."""
   paths = (folder / "runs" / run_id).iterdir()
   return {p.name: p.read_bytes() for p in sorted(paths) if p.is_file() and p.suffix != ".tmp"}
 
 
-def write(folder: Path, run_id: str, run: RunFiles) -> None:
-  """Puts a run's files in the place of what the folder has of it: all of them, or none."""
+def write_all(folder: Path, run_id: str, contents: Mapping[str, bytes]) -> None:
+  """Replaces all files of a run by others; a reader sees the old ones or the new ones."""
   draft = folder / _DRAFTS / run_id
   shutil.rmtree(draft, ignore_errors=True)
-  for name, data in run.items():
+  for name, data in contents.items():
     files.write_bytes(draft / name, data)
   path = folder / "runs" / run_id
   path.parent.mkdir(exist_ok=True)

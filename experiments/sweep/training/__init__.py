@@ -1,1 +1,1 @@
-"""Trains the runs of a sweep, group by group."""
+"""Training the runs of a sweep: one compiled program for each group, round after round."""

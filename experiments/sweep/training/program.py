@@ -13,7 +13,8 @@ import numpy as np
 
 from experiments.sweep.config.grid import Run, Settings, width
 from experiments.sweep.config.layout import Layout
-from experiments.sweep.measures import MEASURES, Moment, by_leaf
+from experiments.sweep.measures import MEASURES, Moment, Variables, by_leaf
+from experiments.sweep.records.record import Record
 from experiments.sweep.training.run_setup import (
   Numbers,
   mask_key,
@@ -23,6 +24,7 @@ from experiments.sweep.training.run_setup import (
   time_options,
 )
 from rnn_jax.clipping import was_clipped
+from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard, spread
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState, init_state, update
@@ -32,182 +34,221 @@ from rnn_jax.types import Array
 CHUNK = 50
 
 
-class Record(NamedTuple):
-  """What is recorded at one step, before its update.
-
-  Attributes:
-    loss: mean training loss of the step's batch.
-    grad_norm: global gradient norm before clipping.
-    clipped_norm: global gradient norm after clipping.
-    clipped: 1 where the gradient was clipped, else 0; with clip_by carry the share of all dL/dh_t
-      that were. `clipped_share` among the norms says where in time.
-    sound: whether loss, grad_norm and the updated params are finite.
-    norms: `log10_grad_norm` and the like for other leaves of the carry, [layer, time]: log₁₀
-      ‖dL/dh_t‖ of an example's own training loss, mean over the batch (the logarithm of the
-      geometric mean).
-    measures: for each measure of the sweep, its variables; NaN where the step is not measured.
-  """
-
-  loss: Array
-  grad_norm: Array
-  clipped_norm: Array
-  clipped: Array
-  sound: Array
-  norms: dict[str, Array]
-  measures: dict[str, dict[str, Array]]
-
-
 class Program(NamedTuple):
-  """What `compile_group` makes for `train_round`.
+  """The compiled program of a group, for `train_round`.
 
   Attributes:
     advance: `(numbers, state, data) -> (state, records)`, compiled, for all devices; numbers and
       state are `spread`.
-    blanks: the state to begin with.
+    initial_state: the state to start from.
     record: shapes of one run's records of a call.
-    lead: leading axes of what differs between the runs of a round.
+    leading_axes: leading axes of arrays that differ between the runs of a round.
   """
 
   advance: Callable[..., tuple[TrainState, Record]]
-  blanks: TrainState
+  initial_state: TrainState
   record: Record
-  lead: tuple[int, ...]
+  leading_axes: tuple[int, ...]
 
   @property
-  def capacity(self) -> int:
-    """Runs of a round, at most."""
-    return math.prod(self.lead)
+  def runs_per_round(self) -> int:
+    """The maximum number of runs in a round: the number of slots."""
+    return math.prod(self.leading_axes)
 
 
 def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: Layout) -> Program:
   """Compiles the program of the runs of one group.
 
   Args:
-    runs: all of one cell with the same options, of one depth and way to clip. How many there are
-      decides how many a device has at a time, and so how records are rounded: give all of the
-      sweep, those too that have ended or are trained elsewhere.
-    settings: of the sweep.
+    runs: all runs of the sweep with one cell, its options, depth and way to clip. Their number
+      decides how many a device trains at a time, and with it how records are rounded, so finished
+      runs and those that are trained elsewhere have to be included.
+    settings: settings of the sweep.
     task: built from the settings.
-    layout: where.
+    layout: how runs are laid out on the devices.
   """
-  lead = layout.leading_axes(len(runs))
-  advance, blank = _program(runs[0], settings, task, layout.data_parallel, math.prod(lead[1:]))
+  leading = layout.leading_axes(len(runs))
+  advance, shapes = group_function(
+    runs[0], settings, task, layout.data_parallel, math.prod(leading[1:])
+  )
   devices = layout.devices
-  blanks = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), blank)
-  numbers = by_device([runs[0]] * math.prod(lead), settings, layout, lead)
-  lowered = map_runs(advance, devices).lower(*spread((numbers, blanks), devices), task.data)
+  initial_state = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), shapes)
+  numbers = by_device([runs[0]] * math.prod(leading), settings, layout, leading)
+  lowered = map_runs(advance, devices).lower(*spread((numbers, initial_state), devices), task.data)
   _, records = lowered.out_info
-  record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(lead) :], a.dtype), records)
-  return Program(lowered.compile(), blanks, record, lead)
+  record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(leading) :], a.dtype), records)
+  return Program(lowered.compile(), initial_state, record, leading)
 
 
 def by_device(
-  runs: Sequence[Run], settings: Settings, layout: Layout, lead: tuple[int, ...]
+  runs: Sequence[Run], settings: Settings, layout: Layout, leading_axes: tuple[int, ...]
 ) -> Numbers:
-  """The runs' numbers, [devices], or [devices, runs of a device]."""
+  """Returns the runs' numbers, leaves [devices] or [devices, runs of a device]."""
   return jax.tree.map(
-    lambda a: np.repeat(a.reshape(lead), layout.data_parallel, axis=0), _stack(runs, settings)
+    lambda a: np.repeat(a.reshape(leading_axes), layout.data_parallel, axis=0),
+    stack_numbers(runs, settings),
   )
 
 
-def _stack(runs: Sequence[Run], settings: Settings) -> Numbers:
-  """The runs' numbers, with a leading axis of runs."""
+def stack_numbers(runs: Sequence[Run], settings: Settings) -> Numbers:
+  """Returns the runs' numbers, leaves [runs]."""
   return jax.tree.map(lambda *leaves: np.stack(leaves), *(numbers_of(r, settings) for r in runs))
 
 
-def _program(
+def group_function(
   run: Run, settings: Settings, task: Task, data_parallel: int, together: int
 ) -> tuple[Callable[..., tuple[TrainState, Record]], TrainState]:
-  """The function that a group compiles, and the shapes of its state on one device.
+  """Builds the function that a group compiles.
 
-  `(numbers, state, data) -> (state, records)` runs `CHUNK` iterations, those past the last step
-  excepted. A state at step 0 is initialised there, so that a group needs no second program. All
-  but the step has a leading axis where a device has several runs together.
+  Args:
+    run: any run of the group.
+    settings: settings of the sweep.
+    task: built from the settings.
+    data_parallel: number of devices that share a batch.
+    together: number of runs that a device trains at a time.
+  Returns:
+    (function, shapes of its state on one device). The function is `(numbers, state, data) ->
+    (state, records)` and runs `CHUNK` iterations; those past the last step do nothing. It
+    initializes a state at step 0, so that a group needs no second program. With several runs
+    together, all leaves but the step have a leading axis of runs.
   """
-
-  about = run.cell, run.depth, width(run, settings), task.output_size, task.vocabulary_size
-  model = network(*about, **dict(run.options))
-
-  def start(numbers: Numbers, data: Any) -> TrainState:
-    options = dict(run.options)
-    if run.recurrent_gain is not None:
-      options["recurrent_gain"] = numbers.recurrent_gain
-    if run.forget_bias is not None:
-      options["forget_bias"] = numbers.forget_bias
-    params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
-    xs = task.batch(data, data_key).xs
-    start_of = network(*about, **options)
-    return init_state(start_of, optimizer_of(run, settings, numbers), params_key, xs)
-
-  total = functools.partial(psum, count=data_parallel)
-
-  def mean(values: Array) -> Array:
-    """[..., examples] → [...], over the whole batch, of which a device may have a share."""
-    return total(jnp.sum(values, axis=-1)) / settings.batch_size
-
-  # Under `jit` both are traced once, although each `cond` asks for its other branch's shapes too.
-
-  @jax.jit
-  def measure(params: Any, whole: Batch) -> dict[str, dict[str, Array]]:
-    moment = Moment(model, params, task, whole, shard(whole, data_parallel), mean)
-    return {name: MEASURES[name].of(moment) for name in settings.measure_names}
-
-  @jax.jit
-  def train(
-    numbers: Numbers, data_key: Array, state: TrainState, data: Any
-  ) -> tuple[TrainState, Record]:
-    # Each device draws the whole batch: which examples it holds depends on the key alone.
-    whole = task.batch(data, jax.random.fold_in(data_key, state.step))
-    due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
-    missing = _missing(jax.eval_shape(measure, state.params, whole))
-    measured = jax.lax.cond(due, lambda: measure(state.params, whole), lambda: missing)
-    optimizer, options = optimizer_of(run, settings, numbers), time_options(run, numbers)
-    options["key"] = mask_key(data_key, state.step, data_parallel)
-    batch = shard(whole, data_parallel)
-    new, _, metrics = update(model, optimizer, task.loss, state, batch, psum=total, **options)
-    logs = jax.tree.map(lambda a: mean(jnp.log10(a)), metrics.norms)
-    norms = by_leaf("log10_grad_norm", logs)
-    if options["clip_carry"] is not None:
-      acted = jnp.stack(was_clipped(metrics.norms, options["clip_carry"]))
-      norms["clipped_share"] = mean(acted.astype(metrics.loss.dtype))
-    sound = _all_finite((metrics.loss, metrics.grad_norm, new.params))
-    scalars = metrics.loss, metrics.grad_norm, metrics.clipped_norm, metrics.clipped, sound
-    return new, Record(*scalars, norms, measured)
-
-  def advance(numbers: Numbers, state: TrainState, data: Any) -> tuple[TrainState, Record]:
-    _, data_key = jax.random.split(jax.random.key(numbers.seed))
-    state = jax.lax.cond(state.step == 0, lambda: start(numbers, data), lambda: state)
-
-    def live(state: TrainState) -> tuple[TrainState, Record]:
-      return train(numbers, data_key, state, data)
-
-    def over(state: TrainState) -> tuple[TrainState, Record]:
-      return state, _missing(jax.eval_shape(live, state)[1])
-
-    def body(old: tuple[TrainState, Array], _: None) -> tuple[tuple[TrainState, Array], Record]:
-      state, sound = old
-      new, record = jax.lax.cond(state.step <= settings.steps, live, over, state)
-      # A run that has diverged keeps what it came with, for the host to look at. The steps go on.
-      sound = sound & record.sound
-      kept = jax.tree.map(functools.partial(jnp.where, sound), new, state)
-      return (kept.replace(step=new.step), sound), record
-
-    (state, _), records = jax.lax.scan(body, (state, jnp.ones((), bool)), length=CHUNK)
-    return state, records
-
-  numbers = _stack([run] * together, settings)
+  group = _Group(run, settings, task, _model(run, settings, task), data_parallel)
+  # `jit` traces both only once, although each `cond` also asks for the shapes of its other branch.
+  measure = jax.jit(functools.partial(_measure, group))
+  train_step = jax.jit(functools.partial(_train_step, group, measure))
+  advance = functools.partial(_advance, group, train_step)
+  start = functools.partial(_start, group)
+  numbers = stack_numbers([run] * together, settings)
   if together == 1:
     return advance, jax.eval_shape(start, jax.tree.map(lambda a: a[0], numbers), task.data)
-  # The runs of a device are in step. Were the step mapped too, each `cond` would have to compute
-  # both of its branches: the lag profile at every step, the initialisation in every call. (Axes in
-  # the place of arrays: `vmap` wants them in the tree's own type, which is declared for arrays.)
+  # The runs of a device are at the same step. If the step were mapped too, each `cond` would have
+  # to compute both of its branches: the measures at every step, the initialization in every call.
+  # (The axes stand in a TrainState because `vmap` wants the tree's own type.)
   axes = TrainState(step=None, params=0, opt_state=0)  # type: ignore[arg-type]
-  blank = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
-  return jax.vmap(advance, (0, axes, None), (axes, 0)), blank
+  shapes = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
+  return jax.vmap(advance, (0, axes, None), (axes, 0)), shapes
+
+
+class _Group(NamedTuple):
+  """What all runs of a group have in common: constants of their program.
+
+  Attributes:
+    run: any run of the group.
+    settings: settings of the sweep.
+    task: built from the settings.
+    model: the runs' network; its default initializers, instead of a run's gain and bias.
+    data_parallel: number of devices that share a batch.
+  """
+
+  run: Run
+  settings: Settings
+  task: Task
+  model: DeepRNN
+  data_parallel: int
+
+  def mean(self, values: Array) -> Array:
+    """[..., examples] → [...], over the whole batch, of which a device may hold a share."""
+    total = psum(jnp.sum(values, axis=-1), count=self.data_parallel)
+    return total / self.settings.batch_size
+
+
+def _model(run: Run, settings: Settings, task: Task, **initialization: Any) -> DeepRNN:
+  """Builds the network of a run.
+
+  Args:
+    run: the run.
+    settings: settings of the sweep.
+    task: built from the settings.
+    **initialization: cell options besides those of the run.
+  """
+  about = run.cell, run.depth, width(run, settings), task.output_size, task.vocabulary_size
+  return network(*about, **{**dict(run.options), **initialization})
+
+
+def _start(group: _Group, numbers: Numbers, data: Any) -> TrainState:
+  """Initializes the state of a run."""
+  run, settings, task = group.run, group.settings, group.task
+  initialization = {}
+  if run.recurrent_gain is not None:
+    initialization["recurrent_gain"] = numbers.recurrent_gain
+  if run.forget_bias is not None:
+    initialization["forget_bias"] = numbers.forget_bias
+  params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
+  xs = task.batch(data, data_key).xs
+  model = _model(run, settings, task, **initialization)
+  return init_state(model, optimizer_of(run, settings, numbers), params_key, xs)
+
+
+def _measure(group: _Group, params: Any, batch: Batch) -> dict[str, Variables]:
+  """Computes the sweep's measures on the whole batch of a step."""
+  share = shard(batch, group.data_parallel)
+  moment = Moment(group.model, params, group.task, batch, share, group.mean)
+  return {name: MEASURES[name].of(moment) for name in group.settings.measure_names}
+
+
+def _train_step(
+  group: _Group,
+  measure: Callable[[Any, Batch], dict[str, Variables]],
+  numbers: Numbers,
+  data_key: Array,
+  state: TrainState,
+  data: Any,
+) -> tuple[TrainState, Record]:
+  """Records one step of a run, and updates its params."""
+  run, settings, task = group.run, group.settings, group.task
+  # Each device draws the whole batch, so that an example depends on the key alone.
+  whole = task.batch(data, jax.random.fold_in(data_key, state.step))
+  due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
+  missing = _missing(jax.eval_shape(measure, state.params, whole))
+  measured = jax.lax.cond(due, lambda: measure(state.params, whole), lambda: missing)
+  optimizer, options = optimizer_of(run, settings, numbers), time_options(run, numbers)
+  options["key"] = mask_key(data_key, state.step, group.data_parallel)
+  batch = shard(whole, group.data_parallel)
+  total = functools.partial(psum, count=group.data_parallel)
+  new, _, metrics = update(group.model, optimizer, task.loss, state, batch, psum=total, **options)
+  norms = by_leaf(
+    "log10_grad_norm", jax.tree.map(lambda a: group.mean(jnp.log10(a)), metrics.norms)
+  )
+  if options["clip_carry"] is not None:
+    clipped = jnp.stack(was_clipped(metrics.norms, options["clip_carry"]))
+    norms["clipped_share"] = group.mean(clipped.astype(metrics.loss.dtype))
+  finite = _all_finite((metrics.loss, metrics.grad_norm, new.params))
+  scalars = metrics.loss, metrics.grad_norm, metrics.clipped_norm, metrics.clipped, finite
+  return new, Record(*scalars, norms, measured)
+
+
+def _advance(
+  group: _Group,
+  train_step: Callable[[Numbers, Array, TrainState, Any], tuple[TrainState, Record]],
+  numbers: Numbers,
+  state: TrainState,
+  data: Any,
+) -> tuple[TrainState, Record]:
+  """Runs `CHUNK` iterations of a run; see `group_function`."""
+  _, data_key = jax.random.split(jax.random.key(numbers.seed))
+  state = jax.lax.cond(state.step == 0, lambda: _start(group, numbers, data), lambda: state)
+
+  def train(state: TrainState) -> tuple[TrainState, Record]:
+    return train_step(numbers, data_key, state, data)
+
+  def skip(state: TrainState) -> tuple[TrainState, Record]:
+    return state, _missing(jax.eval_shape(train, state)[1])
+
+  def body(old: tuple[TrainState, Array], _: None) -> tuple[tuple[TrainState, Array], Record]:
+    state, finite = old
+    new, record = jax.lax.cond(state.step <= group.settings.steps, train, skip, state)
+    # A run that has diverged keeps the state before that step, for the host to read, while its
+    # step counter advances with those of the other runs.
+    finite = finite & record.finite
+    kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
+    return (kept.replace(step=new.step), finite), record
+
+  (state, _), records = jax.lax.scan(body, (state, jnp.ones((), bool)), length=CHUNK)
+  return state, records
 
 
 def _missing(shapes: Any) -> Any:
-  """NaN, and True."""
+  """Returns arrays of NaN (True for bool)."""
   return jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), shapes)
 
 

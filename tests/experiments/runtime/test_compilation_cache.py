@@ -16,7 +16,7 @@ import pytest
 from experiments.runtime import compilation_cache
 from experiments.sweep.config.grid import Run, Settings
 from experiments.sweep.config.layout import Layout
-from experiments.sweep.training import train as training
+from experiments.sweep.training import train
 from rnn_jax.tasks import adding
 
 ROOT = Path(__file__).parents[3]
@@ -194,7 +194,7 @@ def test_the_next_group_compiles_while_one_is_in_use(compilations):
   groups = [[Run("elman", depth, None, 0, 0.01, 1.0, 1.0, None)] for depth in (1, 2, 3)]
   task, layout = adding(5, 2), Layout(jax.local_devices()[:1])
   sweep = SimpleNamespace(settings=settings, task=task, layout=layout)
-  programs = training._compiled_ahead(groups, sweep, stop=lambda: False)
+  programs = train._compile_ahead(groups, sweep, stop=lambda: False)
   next(programs)
   for _ in range(600):
     if len(compilations) == 2:

@@ -66,7 +66,7 @@ def test_whatever_happens_it_goes_on_and_ends_the_same(sweep_in_process, tmp_pat
 def test_sweeps_that_are_killed_at_random_are_compared(tmp_path, capsys):
   flagfile = tmp_path / "small.flags"
   flagfile.write_text(f"--flagfile={FLAGFILE}\n--cell=elman\n--measures=none\n--steps=600\n")
-  assert chaos.torment(flagfile, 2, random.Random(3), tmp_path) == []
+  assert chaos.kill_repeatedly(flagfile, 2, random.Random(3), tmp_path) == []
   assert capsys.readouterr().out.count("\nkill ") == 2
   expected = chaos.records_of(tmp_path / "whole")
   (path, *_) = (tmp_path / "killed").glob("runs/*/metrics.jsonl")

@@ -18,9 +18,8 @@ from swept import FLAGFILES, ROOT, SMOKE, call, contents, sweep
 from experiments import plot
 from experiments.cli import command_line
 from experiments.sweep.config.grid import AXES, Settings
-from experiments.sweep.records import folder as sweep_folder
-from experiments.sweep.records import results
-from experiments.sweep.training import divergence
+from experiments.sweep.records import results, sweep_folder
+from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +146,13 @@ def test_diverging_runs_are_results(sweep_in_process, tmp_path, capsys):
     later = gradients["log10_grad_norm"].sel(run=run, step=slice(step + 1, None))
     assert np.isnan(later).all()
     state = json.loads((tmp_path / "runs" / run.item() / "status.json").read_text())
-    place = divergence.place_of(state["bad_place"])
+    place = nonfinite_from_json(state["bad_place"])
     assert state["bad_place"]["step"] == step and place.overflow
-    assert f"{run.item()}: {divergence.words(place)}\n" in said
+    assert f"{run.item()}: {nonfinite_text(place)}\n" in said
   assert len(list(tmp_path.glob("runs/*/replay.npz"))) == diverged.sum()
   again = call(tmp_path / "runs" / run.item() / "replay.npz", module="experiments.replay")
   assert again.returncode == 0, again.stderr
-  assert again.stdout == f"step {step}: {divergence.words(place)}\nreproduced.\n"
+  assert again.stdout == f"step {step}: {nonfinite_text(place)}\nreproduced.\n"
 
 
 def cut_short(path: Path) -> None:

@@ -109,7 +109,7 @@ def test_ray_goes_on_where_a_killed_worker_was(local, tmp_path):
   assert not (folder / "gradients.nc").exists()
   out, err = end(process)
   assert "Traceback" not in err
-  assert "1 runs have ended" in out
+  assert "Runs: 1 finished, 0 diverged, 0 failed." in out
   assert contents(folder) == contents(local)
   assert not descendants(process.pid, "ray")
 
@@ -137,7 +137,7 @@ def test_a_slurm_job_that_is_interrupted_goes_on(local, tmp_path):
   assert saved(folder)  # what it goes on from
   out, err = end(process)
   assert err == ""
-  assert "1 runs have ended" in out
+  assert "Runs: 1 finished, 0 diverged, 0 failed." in out
   assert contents(folder) == contents(local)
   (log,) = (folder / "slurm_logs").glob("*_log.err")
   assert "Requeued job" in log.read_text()

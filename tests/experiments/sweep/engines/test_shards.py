@@ -17,8 +17,7 @@ from experiments import merge
 from experiments.runtime import locks
 from experiments.sweep.config.engine_flags import Shard
 from experiments.sweep.config.grid import Run
-from experiments.sweep.records import access
-from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.records import access, run_files, sweep_folder
 
 FOUR_RUNS = SMOKE, "--cell=elman", "--seed=0,1", "--measures=none", "--devices=1"
 pytestmark = pytest.mark.timeout(240)
@@ -43,7 +42,7 @@ def shards(tmp_path_factory) -> list[Path]:
   for process, runs in zip(processes, (1, 1, 2), strict=True):
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert f"{runs} of the {runs} runs of this shard have ended" in out
+    assert f"This shard: {runs} of {runs} runs done, 0 failed." in out
     assert "experiments.merge" in out
   return [shared, own]
 
@@ -64,10 +63,10 @@ def test_shards_with_folders_of_their_own_or_together_merge_to_the_same(
     == json.loads((local / "sweep.json").read_text()).keys()
   )
   said = capsys.readouterr().out
-  assert "4 runs have ended, 0 of them diverged" in said
+  assert "Runs: 4 finished, 0 diverged, 0 failed." in said
   pictures = {p.name: p.read_bytes() for p in (local / "figures").glob("*.png")}
   assert {p.name: p.read_bytes() for p in (out / "figures").glob("*.png")} == pictures
-  assert f"begin with {out / 'figures' / 'gradient'}" in said
+  assert f"start with {out / 'figures' / 'gradient'}" in said
 
 
 def test_a_merge_says_what_is_missing_and_keeps_what_it_has(shards, tmp_path, program_here, capsys):
@@ -75,7 +74,7 @@ def test_a_merge_says_what_is_missing_and_keeps_what_it_has(shards, tmp_path, pr
   out = tmp_path / "out"
   assert program_here(merge, shared, f"--output_dir={out}") == 2
   missing = json.loads((shared / "sweep.json").read_text())["runs"][2]
-  assert f"2 of 4 have not ended, {missing} is the first" in capsys.readouterr().err
+  assert f"2 of 4 runs are missing, the first is {missing}" in capsys.readouterr().err
   assert len(list((out / "runs").iterdir())) == 2
   assert not (out / "gradients.nc").exists()
 
@@ -91,7 +90,7 @@ def test_what_parts_were_computed_with_is_noted_once_each(copies):
   about = json.loads(path.read_text())
   elsewhere = {**about, "devices": ["cuda:0"], "started": "then"}
   for part in (about, elsewhere, about, elsewhere):
-    sweep_folder.note(copies[0], part)
+    sweep_folder.note_environment(copies[0], part)
   (noted,) = json.loads(path.read_text())["continued"]
   assert noted["devices"] == ["cuda:0"] and noted["started"] == "then"
 
@@ -115,27 +114,29 @@ def test_a_run_that_is_there_twice_must_be_the_same(copies, tmp_path, program_he
   (run / "metrics.jsonl").write_bytes(data.replace(b"0", b"1", 1))
   state = json.loads((run / "status.json").read_text())
   del state["sha256"]
-  sweep_folder._end(run, state)  # as another machine might have ended it
+  run_files._write_status(run, state)  # as another machine might have written it
   before = {p.name for p in (copies[0] / "runs").iterdir()}
   assert program_here(merge, *copies, again) == 2
   said = capsys.readouterr().err
-  assert f"metrics.jsonl of {run.name} in {again} is not that in {copies[1]}" in said
+  assert f"run {run.name}: its metrics.jsonl in {again} differs from that in {copies[1]}" in said
   assert {p.name for p in (copies[0] / "runs").iterdir()} == before
 
 
-def test_a_run_that_failed_in_one_folder_and_ended_in_another_has_ended(
+def test_a_run_that_failed_in_one_folder_and_finished_in_another_is_finished(
   copies, tmp_path, program_here, capsys, monkeypatch
 ):
   first = sorted((copies[1] / "runs").iterdir())[0].name
-  sweep_folder.fail_run(copies[0], first, {}, "training: no reason", "trace")
+  run_files.write_failure(copies[0], first, {}, "training: no reason", "trace")
   monkeypatch.setattr("experiments.sweep.figures.figures.save_all", lambda *_: [])
   assert program_here(merge, *copies) == 0
-  assert "4 runs have ended" in capsys.readouterr().out
-  assert sweep_folder.has_ended(copies[0], first)
-  # Where it has ended nowhere, it has failed.
+  assert "Runs: 4 finished, 0 diverged, 0 failed." in capsys.readouterr().out
+  assert run_files.is_done(copies[0], first)
+  # If it finished nowhere, it has failed.
   shutil.rmtree(copies[0] / "runs" / first)
   shutil.rmtree(copies[1] / "runs" / first)
-  sweep_folder.fail_run(copies[1], first, json.loads(config_of(copies[0])), "training: x", "trace")
+  run_files.write_failure(
+    copies[1], first, json.loads(config_of(copies[0])), "training: x", "trace"
+  )
   assert program_here(merge, *copies) == 2
   assert f"failed: {first}: training: x" in capsys.readouterr().out
   assert (copies[0] / "runs" / first / "error.txt").read_text() == "trace"
@@ -185,7 +186,7 @@ def test_shards_cut_the_runs_evenly_in_group_order(sweep_here, capsys, tmp_path)
 def test_a_shard_without_runs_ends_well(tmp_path, sweep_here, capsys):
   flags = "--num_shards=5", "--shard_index=0", "--compilation_cache=none"
   assert sweep_here(SMOKE, *flags, f"--output_dir={tmp_path / 'out'}") == 0
-  assert "0 of the 0 runs of this shard have ended" in capsys.readouterr().out
+  assert "This shard: 0 of 0 runs done, 0 failed." in capsys.readouterr().out
 
 
 def is_free(folder: Path, *spans: tuple[int, int, bool]) -> bool:
@@ -209,13 +210,13 @@ def test_who_keeps_whom_out(tmp_path):
   c, b = (2, 1, False), (3, 1, False)
   with locks.held_on(tmp_path):
     assert not any(is_free(tmp_path, span) for span in (whole, part, c))
-  with access.with_workers(tmp_path):
+  with access.driver_lock(tmp_path):
     assert not is_free(tmp_path, part)
     assert is_free(tmp_path, c, b)
-  with access.beside_others(shard, ["c"]):
+  with access.runs_lock(shard, ["c"]):
     assert not any(is_free(tmp_path, span) for span in (everything, whole, c))
     assert is_free(tmp_path, part, b)
-  with access.beside_others(shard, ["a", "c"], worker=True):
+  with access.runs_lock(shard, ["a", "c"], worker=True):
     assert not is_free(tmp_path, c)
     assert is_free(tmp_path, whole, b)
   assert is_free(tmp_path, everything)
@@ -223,7 +224,7 @@ def test_who_keeps_whom_out(tmp_path):
 
 def test_one_who_is_kept_out_is_told_so(tmp_path):
   with held_elsewhere(tmp_path / ".lock"):
-    for keep in (locks.held_on, access.with_workers):
+    for keep in (locks.held_on, access.driver_lock):
       with pytest.raises(ValueError, match="in which no other process is at work"), keep(tmp_path):
         pass
   with locks.held_on(tmp_path):

@@ -17,10 +17,8 @@ from experiments import plot
 from experiments.sweep import __main__ as sweep_program
 from experiments.sweep.config.sweep import resolve
 from experiments.sweep.figures import figures
-from experiments.sweep.records import access, results
-from experiments.sweep.records import folder as sweep_folder
-from experiments.sweep.training import divergence
-from experiments.sweep.training import train as training
+from experiments.sweep.records import access, results, run_files
+from experiments.sweep.training import divergence, train
 
 # More of them, drawn anew each time, where the environment says so.
 EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
@@ -36,7 +34,7 @@ FLAGS = (
 @pytest.fixture(scope="module", autouse=True)
 def quick(sweep_flags):
   """One compiled program for all sweeps, which draw nothing."""
-  compile_group, find = training.compile_group, divergence.find
+  compile_group, find = train.compile_group, divergence.locate
   programs, places = [], {}
 
   def compiled(*about):
@@ -52,8 +50,8 @@ def quick(sweep_flags):
   # Not by a context manager, as a thread of the sweep's compiles.
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(training, "compile_group", compiled)
-    patch.setattr(divergence, "find", found)
+    patch.setattr(train, "compile_group", compiled)
+    patch.setattr(divergence, "locate", found)
     patch.setattr(figures, "save_all", lambda *_: ["no picture"])
     yield
   jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -81,11 +79,11 @@ def interrupted(quick, sweep_flags, tmp_path_factory):
   begins = iter([False])
 
   def stop():
-    ended = sum(sweep_folder.has_ended(folder, name) for name in found.ids)
+    ended = sum(run_files.is_done(folder, name) for name in found.ids)
     return ended == 2 and next(begins, True)
 
-  with pytest.raises(training.Stopped):
-    training.train(found, list(found.ids), stop, lambda *_: None)
+  with pytest.raises(train.Stopped):
+    train.train_runs(found, list(found.ids), stop, lambda *_: None)
   assert len(list(folder.glob("checkpoints/*/50"))) == 1
   return folder
 
@@ -232,16 +230,16 @@ def test_a_flipped_bit_of_a_run_is_seen(name, finished, tmp_path):
   folder = tmp_path / "sweep"
   shutil.copytree(finished, folder)
   run = sorted(path.name for path in (folder / "runs").iterdir())[0]
-  path, before = folder / "runs" / run / name, sweep_folder.status(folder, run)
+  path, before = folder / "runs" / run / name, run_files.status(folder, run)
   data = path.read_bytes()
   for at in range(0, len(data), 1 + len(data) // 50):
     path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
-    state = sweep_folder.status(folder, run)
+    state = run_files.status(folder, run)
     assert state == {} or (
       name == "status.json" and {**state, "seconds": before["seconds"]} == before
     )
   path.write_bytes(data)
-  assert sweep_folder.status(folder, run) == before and before["status"] in ("finished", "diverged")
+  assert run_files.status(folder, run) == before and before["status"] in ("finished", "diverged")
 
 
 def test_numbers_of_sweep_json_are_not_taken_for_others(finished, tmp_path):

@@ -8,10 +8,8 @@ import pytest
 from experiments.runtime import files
 from experiments.sweep.config import grid
 from experiments.sweep.config.grid import Run, Settings
-from experiments.sweep.records import folder as sweep_folder
-from experiments.sweep.records import results
-from experiments.sweep.training.program import Record
-from experiments.sweep.training.rounds import Result
+from experiments.sweep.records import results, run_files
+from experiments.sweep.records.record import Record, Result
 
 SETTINGS = Settings("adding", "stdlib", None, 4, 2, 1, "sgd", 1, "", 1, match_params=18)
 RELU = (("activation", "relu"), ("recurrent_kernel", "identity"))
@@ -32,9 +30,9 @@ def folder(tmp_path):
   norms = {"log10_grad_norm": np.zeros((2, 1, 4), np.float32)}
   record = Record(zeros, zeros, zeros, zeros, zeros == 0, norms, {})
   for name, run in RUNS.items():
-    sweep_folder.start_run(tmp_path, name, grid.config(run, SETTINGS, None))
-    sweep_folder.append_metrics(tmp_path, name, 0, record)
-    sweep_folder.end_run(tmp_path, name, Result(run, record, None, None, 1.0), SETTINGS, None)
+    run_files.start(tmp_path, name, grid.config(run, SETTINGS, None))
+    run_files.append_metrics(tmp_path, name, 0, record)
+    run_files.finish(tmp_path, name, Result(run, record, None, None, 1.0), SETTINGS)
   return tmp_path
 
 

@@ -11,8 +11,7 @@ from train_all import train_all
 
 from experiments.sweep.config.grid import Run, Settings
 from experiments.sweep.config.layout import Layout
-from experiments.sweep.training import program as group_program
-from experiments.sweep.training.program import compile_group
+from experiments.sweep.training.program import compile_group, group_function, stack_numbers
 from experiments.sweep.training.rounds import Partial, partial_like, train_round
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.cells import CELLS, zoneout
@@ -138,8 +137,8 @@ def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
 def test_runs_of_one_device_compute_no_branch_that_they_do_not_take():
   def conditionals(together):
     runs = [Run("elman", 1, None, seed, 0.01, 1.0, 1.0, None) for seed in range(together)]
-    advance, blank = group_program._program(runs[0], SETTINGS, TASK, 1, together)
-    numbers = group_program._stack(runs, SETTINGS)
+    advance, blank = group_function(runs[0], SETTINGS, TASK, 1, together)
+    numbers = stack_numbers(runs, SETTINGS)
     if together == 1:
       numbers = jax.tree.map(lambda a: a[0], numbers)
     program = jax.jit(advance).lower(numbers, blank, TASK.data).compile()
@@ -229,7 +228,7 @@ def test_a_round_goes_on_from_a_part_of_it_to_the_same_bits(together):
     settings,
     TASK,
     layout,
-    begun=left,
+    resumed_from=left,
     on_records=lambda run, step, part: seen.append((run, step, len(part.loss))),
   )
   for result in again:

@@ -12,8 +12,7 @@ from absl.testing import flagsaver
 
 from experiments.chaos import records_of
 from experiments.sweep.config.sweep import resolve as resolve_flags
-from experiments.sweep.records import access, results
-from experiments.sweep.records import folder as sweep_folder
+from experiments.sweep.records import access, results, round_checkpoints, run_files
 from experiments.sweep.training import train as training
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
@@ -51,7 +50,7 @@ def resolve(sweep_flags, compiled, monkeypatch):
       sweep_flags(["sweep", *FLAGS, *more, f"--output_dir={folder}"])
       sweep = resolve_flags([])
       access.prepare(sweep)
-    # Now: `work.train` asks whether to stop while it waits for a compilation.
+    # Compiled here, as `train_runs` asks whether to stop while it waits for a compilation.
     once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
     return sweep
 
@@ -60,17 +59,17 @@ def resolve(sweep_flags, compiled, monkeypatch):
 
 def train(sweep, calls=None):
   """Trains what has not ended; whether it was stopped, as it is after so many questions."""
-  left = [name for name in sweep.ids if not sweep_folder.has_ended(sweep.folder, name)]
+  left = [name for name in sweep.ids if not run_files.is_done(sweep.folder, name)]
   asked = iter(range(calls if calls is not None else 10**9))
   try:
-    training.train(sweep, left, lambda: next(asked, None) is None, lambda *_: None)
+    training.train_runs(sweep, left, lambda: next(asked, None) is None, lambda *_: None)
   except training.Stopped:
     return True
   return False
 
 
 def contents(sweep):
-  training.clear(sweep.folder)
+  round_checkpoints.clear(sweep.folder)
   results.write(sweep.folder, sweep.ids)
   return records_of(sweep.folder)
 
@@ -167,13 +166,13 @@ def test_a_cell_that_does_not_compile_stops_no_other(monkeypatch, tmp_path, swee
   for more in ((), ("--retry_failed",), ()):  # it fails, again, and is not tried again
     assert sweep_here(*flags, *more) == 2
     out, err = capsys.readouterr()
-    assert "failed: irnn-" in out and "1 runs have failed" in out
+    assert "failed: irnn-" in out and "0 diverged, 1 failed." in out
     assert "Traceback" not in err
   ended, failed = sorted((tmp_path / "runs").iterdir())
   reason = json.loads((failed / "status.json").read_text())["reason"]
   assert reason.startswith("compilation: JaxRuntimeError: ") and "there_is_none" in reason
   assert "Traceback" in (failed / "error.txt").read_text()
-  assert sweep_folder.has_ended(tmp_path, ended.name)
+  assert run_files.is_done(tmp_path, ended.name)
   lines = (tmp_path / "summary.csv").read_text().splitlines()
   assert len(lines) == 3 and ",failed," in lines[1] and ",finished," in lines[2]
   monkeypatch.setitem(CELLS, "irnn", works)

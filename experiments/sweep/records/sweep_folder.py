@@ -1,0 +1,164 @@
+"""The output folder of a sweep: its layout, the check before it is used, and `sweep.json`.
+
+sweep.json        resolved configuration, versions, devices, git commit, corpus
+sweep.flags       the flags that reproduce the sweep
+summary.csv       one line for each run
+gradients.nc      norms and measures over run × step × layer × time, lag, …
+figures/          figures
+runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; replay.npz if the run
+                  diverged, error.txt if it failed; see run_files.py
+checkpoints/      progress of unfinished runs; see round_checkpoints.py
+slurm_logs/       logs of SLURM jobs
+.lock             held by the processes that write here; see access.py
+.lock-prepare     held while one of several processes prepares the folder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.runtime import files
+from rnn_jax.checkpoints import difference
+
+# What --overwrite deletes. sweep.json goes last, so that a folder whose deletion was interrupted is
+# still recognized as a sweep's.
+_OURS = (
+  "summary.csv",
+  "gradients.nc",
+  "figures",
+  "checkpoints",
+  "slurm_logs",
+  "runs",
+  "sweep.flags",
+  "sweep.json",
+)
+PREPARE_LOCK = ".lock-prepare"
+
+
+def check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool) -> None:
+  """Refuses a folder that is not writable or holds anything but this sweep; changes nothing.
+
+  Raises:
+    ValueError: naming the folder and, if it holds another sweep, the first difference from it.
+  """
+  try:
+    _check_folder(folder, configuration, overwrite)
+  except OSError as error:
+    raise ValueError(
+      f"--output_dir must be a writable folder, got {folder} ({error.strerror})."
+    ) from None
+
+
+def _check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool) -> None:
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
+  existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+  with tempfile.TemporaryFile(dir=existing):
+    pass  # raises OSError if nothing can be written here
+  if not folder.exists():
+    return
+  if not (folder / "sweep.json").exists():
+    # A sweep that was killed right after its start leaves these files.
+    first = {".lock", PREPARE_LOCK, "sweep.flags"}
+    rest = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name not in first)
+    if rest:
+      raise ValueError(
+        f"--output_dir must be new, empty, or hold a sweep, got {folder}, which holds '{rest[0]}'."
+      )
+  elif not overwrite:
+    found = difference(read_sweep(folder)["configuration"], configuration, older=True)
+    if found is not None:
+      raise ValueError(
+        f"--output_dir holds another sweep (its {found}), got {folder}; choose another folder, "
+        "or pass --overwrite to replace it."
+      )
+
+
+def prepare_folder(
+  folder: Path,
+  configuration: Mapping[str, Any],
+  about: Mapping[str, Any],
+  flags: str,
+  overwrite: bool,
+) -> None:
+  """Creates the folder of a sweep, or prepares an existing one to resume the sweep.
+
+  Args:
+    folder: the output folder.
+    configuration: of the sweep.
+    about: the other entries of `sweep.json`. If the sweep resumes with other versions or devices
+      than before, they are added to the file's list `continued`.
+    flags: contents of `sweep.flags`.
+    overwrite: whether to delete another sweep that is in the folder.
+  """
+  if overwrite and (folder / "sweep.json").exists() and _is_another(folder, configuration):
+    for name in _OURS:
+      path = folder / name
+      if path.is_dir():
+        shutil.rmtree(path)
+      else:
+        path.unlink(missing_ok=True)
+  if not (folder / "sweep.json").exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(folder / "sweep.flags", flags)
+    new = {"configuration": configuration, **about}
+    files.write_json(folder / "sweep.json", {**new, "sha256": _sweep_sha256(new)})
+    return
+  files.write_text(folder / "sweep.flags", flags)  # the existing file may be damaged
+  note_environment(folder, about)
+
+
+def note_environment(folder: Path, about: Mapping[str, Any]) -> None:
+  """Adds versions, devices and git commit to `sweep.json`, unless they are recorded there."""
+  before = read_sweep(folder)
+  continued = before.get("continued", [])
+  now = {name: about.get(name) for name in ("started", "versions", "devices", "git")}
+  compared = ("versions", "devices", "git")
+  # Compared with all earlier entries: machines that take turns are recorded once each.
+  if not any(all(e.get(n) == now[n] for n in compared) for e in (before, *continued)):
+    files.write_json(folder / "sweep.json", {**before, "continued": [*continued, now]})
+
+
+def _is_another(folder: Path, configuration: Mapping[str, Any]) -> bool:
+  try:
+    found = read_sweep(folder)["configuration"]
+    return difference(found, configuration, older=True) is not None
+  except ValueError:  # damaged
+    return True
+
+
+def read_sweep(folder: Path) -> dict[str, Any]:
+  """Reads `sweep.json`: the configuration of the sweep, its runs, and its environment.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  path = folder / "sweep.json"
+  about = files.read_json(path)
+  runs, continued = about.get("runs"), about.get("continued", [])
+  if not (
+    all(isinstance(about.get(name), dict) for name in ("configuration", "task"))
+    and (isinstance(runs, list) and all(isinstance(name, str) for name in runs))
+    and (isinstance(continued, list) and all(isinstance(part, dict) for part in continued))
+  ):
+    raise ValueError(f"{path} is damaged: it must hold configuration, task and runs.")
+  # Files of older versions have no hash.
+  if about.get("sha256", _sweep_sha256(about)) != _sweep_sha256(about):
+    raise ValueError(f"{path} is damaged: configuration, task or runs do not match their checksum.")
+  return about
+
+
+def _sweep_sha256(about: Mapping[str, Any]) -> str:
+  """Hashes the entries that readers rely on and that stay the same when the sweep resumes."""
+  return json_sha256([about[name] for name in ("configuration", "task", "runs")])
+
+
+def json_sha256(data: Any) -> str:
+  """Returns a hash of JSON data that does not depend on the order of keys."""
+  return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,95 @@
+"""Divides the runs of a group into rounds, and finds the checkpoints that they resume from."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.cli import command_line
+from experiments.sweep.config.grid import Run
+from experiments.sweep.config.sweep import Sweep
+from experiments.sweep.records import round_checkpoints
+from experiments.sweep.training.program import Program
+from experiments.sweep.training.rounds import Partial, partial_like
+from rnn_jax import checkpoints
+
+
+class Round(NamedTuple):
+  """Runs that are trained at the same time.
+
+  Attributes:
+    runs: the runs.
+    resumed_from: their progress so far; None if they start at step 0.
+  """
+
+  runs: Sequence[Run]
+  resumed_from: Partial | None
+
+
+def rounds(sweep: Sweep, program: Program, runs: Sequence[Run]) -> list[Round]:
+  """Divides the runs of a group into rounds, each of runs at the same step; the latest step first.
+
+  Args:
+    sweep: the sweep.
+    program: the group's program.
+    runs: the runs to train.
+  Raises:
+    ValueError: a checkpoint belongs to another configuration.
+  """
+  saved = _saved(sweep, program, runs)
+  steps = {run: int(saved[run].step) if run in saved else 0 for run in runs}
+  found = []
+  for step in sorted(set(steps.values()), reverse=True):
+    alike = [run for run in runs if steps[run] == step]
+    for first in range(0, len(alike), program.runs_per_round):
+      together = alike[first : first + program.runs_per_round]
+      resumed_from = _stack([saved[run] for run in together]) if step else None
+      found.append(Round(together, resumed_from))
+  return found
+
+
+def configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
+  """Returns what a checkpoint of these runs must agree with for training to resume from it."""
+  return {"runs": list(ids), **sweep.configuration}
+
+
+def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Partial]:
+  """Returns the newest checkpointed progress of each run, leaves without an axis of runs."""
+  found: dict[Run, Partial] = {}
+  wanted = set(runs)
+  for path, ids in round_checkpoints.every(sweep.folder):
+    if not any(sweep.ids.get(name) in wanted for name in ids):
+      continue
+
+    def like(step: int, count: int = len(ids)) -> Partial:
+      return partial_like(program, sweep.settings, count, step)
+
+    saved = checkpoints.newest(path, configuration(sweep, ids), like)
+    for message in () if saved is None else saved.damaged:
+      command_line.warn(message)
+    if saved is None or saved.step is None:
+      continue
+    for i, name in enumerate(ids):
+      run = sweep.ids[name]
+      if run in wanted and (run not in found or found[run].step < saved.step):
+        found[run] = _select(saved.tree, i)
+  return found
+
+
+def _select(partial: Partial, i: int) -> Partial:
+  """Returns the progress of run i of a round."""
+  rows = partial.params, partial.opt_state, partial.records
+  params, opt_state, records = jax.tree.map(operator.itemgetter(i), rows)
+  return Partial(partial.step, params, opt_state, records, partial.seconds)
+
+
+def _stack(parts: Sequence[Partial]) -> Partial:
+  """Joins the progress of runs at the same step to that of a round."""
+  rows = [(part.params, part.opt_state, part.records) for part in parts]
+  params, opt_state, records = jax.tree.map(lambda *a: np.stack(a), *rows)
+  seconds = max(part.seconds for part in parts)
+  return Partial(parts[0].step, params, opt_state, records, seconds)
