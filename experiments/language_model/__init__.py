@@ -1,1 +1,1 @@
-"""Language models: what they are trained on, how, and what is kept of it."""
+"""The language model command: training on a text, evaluation and sampling."""

@@ -1,4 +1,4 @@
-"""A language model's loss over its training, as a picture."""
+"""The figure of a language model's loss over its training."""
 
 from __future__ import annotations
 
@@ -9,45 +9,40 @@ from typing import Any
 
 import matplotlib.figure
 
-from experiments.language_model.settings import CHARACTERS, Settings
+from experiments.language_model.report import token_name
+from experiments.language_model.settings import Settings
 from experiments.plotting import style
 from experiments.runtime import files
 
 
-def save(lines: Sequence[dict[str, Any]], baseline: float, settings: Settings, path: Path) -> Path:
-  """Draws the lines of metrics.jsonl.
+def save(
+  entries: Sequence[dict[str, Any]], baseline: float, settings: Settings, path: Path
+) -> Path:
+  """Plots training and held-out loss, in nats and bits, over the updates.
 
   Args:
-    lines: the evaluations.
-    baseline: loss of who knows only how often each token occurs, in nats.
-    settings: of the model.
-    path: of the PNG.
+    entries: the entries of metrics.jsonl.
+    baseline: loss in nats of always predicting the tokens' frequencies, drawn as a line.
+    settings: settings of the model.
+    path: file name of the PNG.
   Returns:
     The path.
   """
   figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
   axis = figure.subplots()
-  steps = [line["step"] for line in lines]
-  axis.plot(steps, [line["loss"] for line in lines], ".-", label="training")
-  if "validation_loss" in lines[0]:
-    axis.plot(steps, [line["validation_loss"] for line in lines], ".-", label="held out")
-  axis.axhline(baseline, color=style.GREY, ls=":", label="by frequency alone")
-  per = "character" if settings.level == CHARACTERS else "word"
+  steps = [entry["step"] for entry in entries]
+  axis.plot(steps, [entry["loss"] for entry in entries], ".-", label="training")
+  if "validation_loss" in entries[0]:
+    axis.plot(steps, [entry["validation_loss"] for entry in entries], ".-", label="held out")
+  axis.axhline(baseline, color=style.GREY, ls=":", label="token frequencies alone")
+  token = token_name(settings)
   axis.set_xlabel("update")
-  axis.set_ylabel(f"nats per {per}")
-  right = axis.secondary_yaxis("right", functions=(_bits, _nats))
-  right.set_ylabel(f"bits per {per}")
+  axis.set_ylabel(f"nats per {token}")
+  to_bits = (lambda nats: nats / math.log(2)), (lambda bits: bits * math.log(2))
+  axis.secondary_yaxis("right", functions=to_bits).set_ylabel(f"bits per {token}")
   axis.legend(frameon=False)
   layers = settings.layers
   axis.set_title(f"{layers.cell}, {layers.depth} × {layers.hidden_size} units", loc="left")
   with files.replacing(path) as draft:
     figure.savefig(draft, format="png", dpi=120)
   return path
-
-
-def _bits(nats: Any) -> Any:
-  return nats / math.log(2)
-
-
-def _nats(bits: Any) -> Any:
-  return bits * math.log(2)

@@ -1,75 +1,76 @@
-"""What the training of a language model goes on from, once it was interrupted."""
+"""What a checkpoint of an unfinished training holds, and how training resumes from it."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from experiments.language_model.settings import Settings
-from experiments.language_model.training import Evaluation, Partial, partial_like
+from experiments.language_model.training import Evaluation, Progress, progress_like
 from rnn_jax import checkpoints
 from rnn_jax.modules import DeepRNN
+from rnn_jax.types import Params
 
 
-class Unfinished(NamedTuple):
-  """A training, and what is known of it.
+class ResumePoint(NamedTuple):
+  """Everything that a training resumes from.
+
+  The names of the fields are on disk, in the names of a checkpoint's leaves.
 
   Attributes:
-    training: what it has come to.
-    evaluations: [evaluations, 5]: step, loss, gradient norm, loss on what is held out (NaN where
-      nothing is), seconds; float64.
-    best: params of the best evaluation; any before there is one.
+    training: the training's progress.
+    evaluations: a row per evaluation, float64: step, loss, gradient norm, held-out loss (NaN if
+      nothing is held out), seconds.
+    best: params of the best evaluation; the current params before there is one.
   """
 
-  training: Partial
-  evaluations: np.ndarray
-  best: Any
+  training: Progress
+  evaluations: Float[np.ndarray, "evaluations 5"]
+  best: Params
 
 
-def collect(training: Partial, evaluations: Sequence[Evaluation], best: Any) -> Unfinished:
-  """What is to be saved; `best` are the params of the best evaluation, None before there is one."""
-  rows = [[math.nan if v is None else v for v in e[:5]] for e in evaluations]
-  best = training.state.params if best is None else best
-  return Unfinished(training, np.array(rows, np.float64).reshape(-1, 5), best)
+def resume_point(
+  progress: Progress, evaluations: Sequence[Evaluation], best: Params | None
+) -> ResumePoint:
+  """Collects what to save; `best` is None before the first evaluation."""
+  rows = [[math.nan if value is None else value for value in e[:5]] for e in evaluations]
+  params = progress.state.params if best is None else best
+  return ResumePoint(progress, np.array(rows, np.float64).reshape(-1, 5), params)
 
 
-def find(
-  folder: Path, configuration: dict[str, Any], settings: Settings, model: DeepRNN
-) -> Unfinished | None:
-  """The newest that is whole, with a warning for each newer one; None where none is.
+def newest(
+  folder: Path, configuration: Mapping[str, Any], settings: Settings, model: DeepRNN
+) -> ResumePoint | None:
+  """Returns the newest intact checkpoint, or None. Prints a warning for each corrupt one.
 
   Raises:
-    ValueError: it is of another configuration.
+    ValueError: the checkpoint belongs to another configuration.
   """
 
-  def like(step: int) -> Unfinished:
-    training = partial_like(settings, model, step)
+  def like(step: int) -> ResumePoint:
+    progress = progress_like(settings, model, step)
     rows = np.zeros((step // settings.evaluate_every, 5))
-    return Unfinished(training, rows, training.state.params)
+    return ResumePoint(progress, rows, progress.state.params)
 
   saved = checkpoints.newest(folder, configuration, like)
-  for message in () if saved is None else saved.damaged:
+  if saved is None:
+    return None
+  for message in saved.damaged:
     print(f"warning: {message}", file=sys.stderr)
-  if saved is not None and saved.step is None:
-    print("warning: no checkpoint is whole; the training begins anew.", file=sys.stderr)
-  return None if saved is None else saved.tree
+  if saved.step is None:
+    print("warning: no intact checkpoint is left; training starts over.", file=sys.stderr)
+  return saved.tree
 
 
-def evaluations_of(found: Unfinished, held_out: bool) -> list[Evaluation]:
-  """The evaluations so far, without params."""
-  rows = found.evaluations.tolist()
+def past_evaluations(point: ResumePoint, held_out: bool) -> list[Evaluation]:
+  """Returns the evaluations so far, without params; `held_out` says whether a text is held out."""
   return [
-    Evaluation(int(step), loss, norm, judged if held_out else None, seconds, None)
-    for step, loss, norm, judged, seconds in rows
+    Evaluation(int(step), loss, norm, held_out_loss if held_out else None, seconds, None)
+    for step, loss, norm, held_out_loss, seconds in point.evaluations.tolist()
   ]
-
-
-def best_of(evaluations: Sequence[Evaluation]) -> Evaluation | None:
-  """The one of the lowest loss, the first such; None where no loss is finite."""
-  sound = [e for e in evaluations if e.judged_by < math.inf]
-  return min(sound, key=lambda e: e.judged_by, default=None)

@@ -1,85 +1,100 @@
-"""What a trained language model writes."""
+"""Sampling of text from a trained language model."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, Key
 
 from experiments.language_model.settings import LINES
-from experiments.language_model.trained_model import Trained
+from experiments.language_model.trained_model import TrainedModel
 from rnn_jax.sampling import generate
-from rnn_jax.types import Array
 
-_AT_A_TIME = 100  # tokens of a call
+_CHUNK = 100  # tokens per call of the compiled program
 
 
 def sample(
-  trained: Trained,
+  trained: TrainedModel,
   prime: bytes,
   length: int,
-  key: Array,
+  key: Key[Array, ""],
   *,
   temperature: float = 1.0,
   top_k: int | None = None,
   until_eos: bool = False,
 ) -> Iterator[bytes]:
-  """Writes on from a text, one step of the cells a token.
+  """Continues a text with generated tokens, one step of the cells per token.
 
-  A model that was trained on single lines begins each with a new carry here too.
+  A model of single lines (`reading="lines"`) starts each line from a new carry, as in training.
 
   Args:
     trained: the model.
-    prime: the text; where it is empty, a new line begins.
-    length: tokens to write, at most.
+    prime: the text to continue; if empty, the sample starts a new line.
+    length: largest number of tokens to generate.
     key: random key.
-    temperature: as `rnn_jax.sampling.choose` takes it.
-    top_k: the same.
-    until_eos: end with the first `<eos>`.
+    temperature: see `rnn_jax.sampling.choose`.
+    top_k: see `rnn_jax.sampling.choose`.
+    until_eos: whether to stop after the first `<eos>`.
   Yields:
-    The prime text, then what is written, piece by piece.
+    The prime text, then the generated text, piece by piece.
   Raises:
-    ValueError: naming --prime, --top_k or --until_eos, the rule and what came.
+    ValueError: names --prime, --top_k or --until_eos, the rule and the value.
   """
-  model, vocabulary = trained.model, trained.vocabulary
+  vocabulary = trained.vocabulary
   if top_k is not None and top_k > vocabulary.size:
     raise ValueError(
       f"--top_k must be at most the vocabulary's {vocabulary.size} tokens, got {top_k}."
     )
   if vocabulary.eos is None and (until_eos or not prime):
     flag, given = ("until_eos", "true") if until_eos else ("prime", "''")
-    raise ValueError(f"--{flag} needs a model that has seen a line end, got {given}.")
+    raise ValueError(
+      f"--{flag} needs a model whose training text contains a line end, got {given}."
+    )
   try:
     tokens = vocabulary.encode(prime)
   except ValueError as error:
-    raise ValueError(f"--prime must be of the model's characters: {error}") from None
+    raise ValueError(f"--prime must consist of characters of the training text: {error}") from None
   yield vocabulary.decode(tokens)
-  reset_at = vocabulary.eos if trained.settings.reading == LINES else None
-  if len(tokens) == 0 or reset_at is not None:
+  if len(tokens) == 0 or trained.settings.reading == LINES:
     tokens = np.array([vocabulary.eos, *tokens])
-  apply: Callable[..., Any] = jax.jit(model.apply)
+  before = tokens[-1:]
+  for new in _generated(trained, tokens, length, key, temperature, top_k):
+    is_end = until_eos and vocabulary.eos in new
+    if is_end:
+      new = new[: list(new).index(vocabulary.eos) + 1]
+    # Decoded together with the previous token: the space between two words depends on both.
+    text = vocabulary.decode(np.concatenate([before, new]))
+    yield text[len(vocabulary.decode(before)) :]
+    before = new[-1:]
+    if is_end:
+      return
+
+
+def _generated(
+  trained: TrainedModel,
+  tokens: Int[np.ndarray, " prime"],
+  length: int,
+  key: Key[Array, ""],
+  temperature: float,
+  top_k: int | None,
+) -> Iterator[Int[np.ndarray, " chunk"]]:
+  """Reads tokens, at least one, and yields `length` tokens that follow them, in chunks."""
+  model, variables = trained.model, trained.variables
+  reset_at = trained.vocabulary.eos if trained.settings.reading == LINES else None
   read = jnp.asarray(tokens, jnp.int32)[:, None]
-  carries = model.initial_carries(1)
+  carries: Any = model.initial_carries(1)
   if len(read) > 1:
     resets = None if reset_at is None else read[:-1] == reset_at
-    carries, _ = apply(trained.variables, read[:-1], carries, resets=resets)
+    carries, _ = jax.jit(model.apply)(variables, read[:-1], carries, resets=resets)
   options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "reset_at": reset_at}
-  step = jax.jit(functools.partial(generate, model, num_steps=_AT_A_TIME, **options))
-  token, before = read[-1], tokens[-1:]
-  for i in range(-(-length // _AT_A_TIME)):
-    new, carries = step(trained.variables, carries, token, jax.random.fold_in(key, i))
-    token = new[-1]
-    found = np.asarray(new)[: length - i * _AT_A_TIME, 0]
-    ended = until_eos and vocabulary.eos in found
-    if ended:
-      found = found[: list(found).index(vocabulary.eos) + 1]
-    # Decoded with the token before: what stands between two words depends on both.
-    text = vocabulary.decode(np.concatenate([before, found]))
-    yield text[len(vocabulary.decode(before)) :]
-    before = found[-1:]
-    if ended:
-      return
+  step = jax.jit(functools.partial(generate, model, num_steps=_CHUNK, **options))
+  last = read[-1]
+  for i in range(-(-length // _CHUNK)):
+    new, carries = step(variables, carries, last, jax.random.fold_in(key, i))
+    last = new[-1]
+    yield np.asarray(new)[: length - i * _CHUNK, 0]

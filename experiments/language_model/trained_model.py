@@ -1,22 +1,23 @@
-"""The folder of a trained language model: what it is, and the params that were best.
+"""The folder of a language model: its settings, its metrics and its best params.
 
-model.json         settings, vocabulary, text, versions
-language_model.flags   feed it back as --flagfile and get the same model
-metrics.jsonl      a line an evaluation
-checkpoints/STEP   params of the best evaluation so far
-unfinished/STEP    what the training goes on from, until it has ended
-training.png       loss over training
-result.json        how it ended; vouches for the rest
-.lock              held by the process that trains
+model.json             settings, vocabulary, corpus, versions
+language_model.flags   pass it as --flagfile to train the same model again
+metrics.jsonl          one line per evaluation
+checkpoints/STEP       params of the best evaluation so far
+unfinished/STEP        checkpoints to resume from, until training has finished
+training.png           loss over training
+result.json            the outcome; its presence says that training has finished
+.lock                  held by the process that trains
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,9 @@ import jax
 import jax.numpy as jnp
 
 from experiments.language_model.settings import Settings, make_model
+from experiments.language_model.texts import Texts
 from experiments.networks.layers import Layers
-from experiments.runtime import files
+from experiments.runtime import files, provenance
 from rnn_jax import checkpoints, checks
 from rnn_jax.modules import DeepRNN
 from rnn_jax.text import (
@@ -35,89 +37,111 @@ from rnn_jax.text import (
   vocabulary_from_json,
   vocabulary_to_json,
 )
+from rnn_jax.types import Params
 
 KIND = "language model"
 
 
-class Trained(NamedTuple):
-  """A language model that was trained before.
+class TrainedModel(NamedTuple):
+  """A language model loaded from its folder.
 
   Attributes:
-    settings: how.
+    settings: how it was trained.
     model: the network.
-    variables: of its best evaluation.
-    vocabulary: what its tokens are.
-    step: updates before that evaluation.
-    about: all of model.json.
+    variables: the network's variables at its best evaluation.
+    vocabulary: its vocabulary.
+    step: number of updates before that evaluation.
+    metadata: the contents of model.json.
   """
 
   settings: Settings
   model: DeepRNN
-  variables: Any
+  variables: dict[str, Params]
   vocabulary: Vocabulary | WordVocabulary
   step: int
-  about: dict[str, Any]
+  metadata: dict[str, Any]
 
 
 def configuration(settings: Settings, corpus: Corpus) -> dict[str, Any]:
-  """All that a training must share with an earlier one to go on from it."""
+  """Returns what two trainings must have in common for one to resume the other."""
   return {**dataclasses.asdict(settings), "corpus_sha256": corpus.sha256}
 
 
+def metadata(texts: Texts, baseline: float) -> dict[str, Any]:
+  """Returns what model.json holds besides settings and vocabulary: data, versions, devices."""
+  corpus, held_out = texts.corpus, texts.held_out
+  return {
+    "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": len(corpus.text)},
+    "tokens": {
+      "learned": len(texts.train.symbols),
+      "held_out": 0 if held_out is None else len(held_out.symbols),
+    },
+    "baseline": baseline,
+    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "versions": provenance.versions((*provenance.PACKAGES, "orbax-checkpoint")),
+    "devices": [str(device) for device in jax.local_devices()],
+    "git": provenance.git(),
+  }
+
+
 def check_folder(folder: Path, overwrite: bool) -> None:
-  """Refuses a folder that holds something else, or a model that may not be replaced.
+  """Checks that a model may be trained in the folder.
 
   Raises:
-    ValueError: naming --output_dir, the rule and what is there.
+    ValueError: the folder holds something else, or a trained model and `overwrite` is false.
   """
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
   if not (folder / "model.json").exists():
-    # A lock and a draft are what is left of a process that was killed in its first moment.
+    # A process that is killed right after its start leaves a lock and a temporary file.
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if names - {".lock", "model.json.tmp"}:
-      raise ValueError(f"--output_dir must be new, empty or a model's, got {folder}.")
+      raise ValueError(
+        "--output_dir must be a new or empty folder, or the folder of a language model, got "
+        f"{folder}."
+      )
   elif (folder / "result.json").exists() and not overwrite:
     raise ValueError(
-      f"--output_dir holds a trained model, {folder}; --overwrite replaces it, and --sample and "
-      "--evaluate use it."
+      f"--output_dir already holds a trained model, {folder}. Pass --sample or --evaluate to use "
+      "it, or --overwrite to replace it."
     )
 
 
-def is_unfinished(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
-  """Whether the folder holds this training, begun and not ended.
+def can_resume(folder: Path, wanted: Mapping[str, Any], overwrite: bool) -> bool:
+  """Returns whether the folder holds an unfinished training of the wanted configuration.
 
   Args:
-    folder: as `check_folder` has passed it.
-    wanted: the training's `configuration`.
-    overwrite: whether another may be replaced.
+    folder: a folder that has passed `check_folder`.
+    wanted: the `configuration` of the training.
+    overwrite: whether the unfinished training of a different model may be replaced.
   Raises:
-    ValueError: it is another, which may not be replaced; with the first difference.
+    ValueError: the folder holds the unfinished training of a different model, which may not be
+      replaced; names the first difference.
   """
   if not (folder / "model.json").exists() or (folder / "result.json").exists():
     return False
   try:
-    about = files.read_json(folder / "model.json")
-    found = {**about["settings"], "corpus_sha256": about["corpus"]["sha256"]}
+    saved = files.read_json(folder / "model.json")
+    found = {**saved["settings"], "corpus_sha256": saved["corpus"]["sha256"]}
     difference = checkpoints.difference(found, wanted)
   except (ValueError, KeyError, TypeError):
     difference = "model.json is damaged"
   if difference is not None and not overwrite:
     raise ValueError(
-      f"--output_dir holds the unfinished training of another model, {folder}: its {difference}; "
-      "--overwrite replaces it."
+      f"--output_dir holds the unfinished training of a different model, {folder}: its "
+      f"{difference}. Pass --overwrite to replace it, or choose another --output_dir."
     )
   return difference is None
 
 
-def begin(
+def start(
   folder: Path,
   settings: Settings,
   vocabulary: Vocabulary | WordVocabulary,
-  flags: str,
-  about: dict[str, Any],
+  flagfile: str,
+  metadata: Mapping[str, Any],
 ) -> None:
-  """Starts a model's folder, in place of a model that was there."""
+  """Writes the files that identify a model, and deletes those of an earlier model."""
   for name in ("result.json", "metrics.jsonl", "training.png"):
     (folder / name).unlink(missing_ok=True)
   for name in ("checkpoints", "unfinished"):
@@ -126,67 +150,69 @@ def begin(
     "kind": KIND,
     "settings": dataclasses.asdict(settings),
     "vocabulary": vocabulary_to_json(vocabulary),
-    **about,
+    **metadata,
   }
   files.write_json(folder / "model.json", saved)
-  files.write_text(folder / "language_model.flags", flags)
+  files.write_text(folder / "language_model.flags", flagfile)
 
 
-def write_metrics(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
-  """Writes metrics.jsonl anew, a line an evaluation."""
-  files.write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+def write_metrics(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+  """Replaces metrics.jsonl."""
+  files.write_text(folder / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in entries))
 
 
-def keep(folder: Path, step: int, params: Any) -> None:
-  """Keeps the params of the best evaluation so far, and then lets those before go."""
+def save_best(folder: Path, step: int, params: Params) -> None:
+  """Saves the params of the best evaluation so far, then deletes the previous ones."""
   with contextlib.closing(checkpoints.Series(folder / "checkpoints", keep=1)) as series:
     series.save(step, params, {})
 
 
-def end(folder: Path, result: dict[str, Any]) -> None:
-  """Writes result.json; there is nothing to go on with any more."""
+def finish(folder: Path, result: Mapping[str, Any]) -> None:
+  """Writes result.json and deletes the checkpoints that training would have resumed from."""
   files.write_json(folder / "result.json", result)
   shutil.rmtree(folder / "unfinished", ignore_errors=True)
 
 
-def load(folder: Path) -> Trained:
-  """Reads a model's folder.
+def load(folder: Path) -> TrainedModel:
+  """Loads the model in a folder, with its best params.
 
   Raises:
-    ValueError: it is none, or damaged, or its parts do not belong together.
+    ValueError: the folder holds no model, or a file in it is damaged.
   """
+  path = folder / "model.json"
   try:
-    about = files.read_json(folder / "model.json")
+    saved = files.read_json(path)
   except OSError as error:
     raise ValueError(
       f"--output_dir must be the folder of a trained model, got {folder} "
       f"(model.json: {error.strerror})."
     ) from None
-  if about.get("kind") != KIND:
-    raise ValueError(f"{folder / 'model.json'} must be of a {KIND}, got {about.get('kind')!r}.")
+  if saved.get("kind") != KIND:
+    raise ValueError(f"{path} must describe a {KIND}, got {saved.get('kind')!r}.")
   tokens = jnp.zeros((1, 1), jnp.int32)
   try:
-    settings = _settings(about["settings"])
-    vocabulary = vocabulary_from_json(about["vocabulary"])
+    settings = _settings(saved["settings"])
+    vocabulary = vocabulary_from_json(saved["vocabulary"])
     model = make_model(settings, vocabulary.size)
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens)["params"])
   except (KeyError, TypeError, ValueError, OverflowError) as error:
-    reason = f"no {error}." if isinstance(error, KeyError) else error
-    raise ValueError(f"{folder / 'model.json'} must be as it was written: {reason}") from None
+    reason = f"missing key {error}." if isinstance(error, KeyError) else error
+    raise ValueError(f"{path} is damaged, or from another version: {reason}") from None
   best = checkpoints.newest(folder / "checkpoints", {}, lambda step: like)
   if best is None:
     raise ValueError(f"{folder} holds no checkpoint yet; train the model first.")
   if best.step is None:
     raise ValueError(best.damaged[0])
-  return Trained(settings, model, {"params": best.tree}, vocabulary, best.step, about)
+  return TrainedModel(settings, model, {"params": best.tree}, vocabulary, best.step, saved)
 
 
-def _settings(saved: dict[str, Any]) -> Settings:
+def _settings(saved: Mapping[str, Any]) -> Settings:
+  """Returns the settings as model.json holds them."""
   layers = dict(saved["layers"])
   layers["hidden_sizes"] = tuple(layers["hidden_sizes"])
-  # Models from before cells had options to choose do not name any.
+  # Models that are older than the options of cells have none.
   layers["options"] = tuple((name, value) for name, value in layers.get("options", ()))
   settings = Settings(**{**saved, "layers": Layers(**layers)})
-  for name in ("window", "batch_size"):  # what a model is evaluated in; others the network checks
+  for name in ("window", "batch_size"):  # used by --evaluate; the network checks its own sizes
     checks.integer(name, getattr(settings, name))
   return settings

@@ -1,44 +1,41 @@
-"""Trains a language model, its batch shared by all devices, and judges it on held-out text."""
+"""Training of a language model, with its batch split over the devices, and its evaluation."""
 
 from __future__ import annotations
 
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from experiments.language_model.settings import CALL, LINES, Settings, optimizer
+from experiments.language_model.settings import CHUNK, LINES, Settings, optimizer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Batch
 from rnn_jax.text import Source, Windows, evaluation_windows
 from rnn_jax.training import TrainState, init_state, train_windows
-from rnn_jax.types import Array
+from rnn_jax.types import Carry, Params
 
-
-class Device(NamedTuple):
-  """What a device has of its own."""
-
-  seed: Any
-  place: Any
+Tree = TypeVar("Tree")
+Carries = tuple[Carry, ...]  # of each layer
 
 
 class Evaluation(NamedTuple):
-  """Where the training stands.
+  """The losses at one point of a training.
 
   Attributes:
-    step: updates so far.
-    loss: mean training loss in nats a token since the evaluation before.
-    grad_norm: the largest gradient norm before clipping since then.
-    validation_loss: in nats a token; None where nothing is held out.
-    seconds: of training, without the first call of each start, which compiles.
-    params: of the model, NumPy arrays; None where they are not known any more.
+    step: number of updates so far.
+    loss: mean training loss in nats per token, since the previous evaluation.
+    grad_norm: largest gradient norm before clipping, since the previous evaluation.
+    validation_loss: held-out loss in nats per token; None if nothing is held out.
+    seconds: training time, without the first call after each start, which compiles.
+    params: the model's params as NumPy arrays; None where they were not kept.
   """
 
   step: int
@@ -46,46 +43,54 @@ class Evaluation(NamedTuple):
   grad_norm: float
   validation_loss: float | None
   seconds: float
-  params: Any
+  params: Params | None
 
   @property
-  def judged_by(self) -> float:
-    """The loss on what is held out, or in training where nothing is."""
+  def selection_loss(self) -> float:
+    """The loss that selects the best params: held out, or in training if nothing is held out."""
     return self.loss if self.validation_loss is None else self.validation_loss
 
 
-class Partial(NamedTuple):
-  """What a training has come to, and goes on from, on any number of devices.
+class Progress(NamedTuple):
+  """A training's progress so far, from which it resumes on any number of devices.
+
+  The names of the fields are on disk, in the names of a checkpoint's leaves.
 
   Attributes:
-    state: the train state; all devices have the same.
-    carries: of all lanes, [B, ...].
-    losses: [calls since the last evaluation], mean training loss of each, float64.
-    grad_norms: the largest gradient norm of each.
+    state: the train state, the same on all devices.
+    carries: the carries of all lanes, [B, ...].
+    losses: mean training loss of each chunk since the last evaluation, float64.
+    grad_norms: largest gradient norm of each of these chunks, float64.
     seconds: as in `Evaluation`.
   """
 
   state: TrainState
-  carries: Any
-  losses: Any
-  grad_norms: Any
-  seconds: Any
+  carries: Carries
+  losses: Float[np.ndarray, " chunks"]
+  grad_norms: Float[np.ndarray, " chunks"]
+  seconds: np.float64
 
 
-class Call(NamedTuple):
-  """What a call of the compiled program, `CALL` updates, has led to.
+class Chunk(NamedTuple):
+  """The result of `CHUNK` updates, one call of the compiled program.
 
   Attributes:
-    step: updates so far.
-    loss: mean training loss in the call.
-    evaluation: after it; None where it was no time for one.
-    partial: `() -> Partial`, to be called before the next call.
+    step: number of updates so far.
+    loss: mean training loss of the chunk.
+    evaluation: the evaluation after the chunk; None where none was due.
+    progress: `() -> Progress`, valid until the next chunk is asked for.
   """
 
   step: int
   loss: float
   evaluation: Evaluation | None
-  partial: Callable[[], Partial]
+  progress: Callable[[], Progress]
+
+
+def best_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation | None:
+  """Returns the first evaluation with the lowest loss; None if no loss is finite."""
+  finite = [e for e in evaluations if e.selection_loss < math.inf]
+  return min(finite, key=lambda e: e.selection_loss, default=None)
 
 
 def train(
@@ -93,126 +98,152 @@ def train(
   model: DeepRNN,
   read: Callable[[int], Windows],
   held_out: Source | None,
-  begun: Partial | None = None,
-) -> Iterator[Call]:
-  """Trains a model, and evaluates it as often as the settings say.
+  resumed_from: Progress | None = None,
+) -> Iterator[Chunk]:
+  """Trains a model and evaluates it at regular intervals.
 
   Args:
-    settings: how.
+    settings: how to train.
     model: the network.
-    read: `i -> Windows`, the i-th `CALL` windows of the text.
-    held_out: what to be judged by; None for nothing.
-    begun: what an earlier training has come to; None to begin.
+    read: `i -> Windows`, the i-th `CHUNK` windows of the text.
+    held_out: the text to evaluate on; None for none.
+    resumed_from: progress of an interrupted training; None to start from fresh params.
   Yields:
-    Each call. There is an evaluation every so many updates, and after the last; the training ends
-    early after a call whose loss is not finite.
+    Every chunk. The model is evaluated every `evaluate_every` updates and after the last one.
+    Training stops early after a chunk whose loss is not finite.
   """
-  devices = sharing(settings.batch_size)
+  devices = devices_for(settings.batch_size)
   count = len(devices)
-  about = Device(np.full(count, settings.seed, np.uint32), np.arange(count, dtype=np.uint32))
-  if begun is None:
-    begun = _begin(settings, model)
-  state = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), begun.state)
-  carries = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), begun.carries)
-  losses, norms = list(begun.losses), list(begun.grad_norms)
+  start = _initial_progress(settings, model) if resumed_from is None else resumed_from
+  state, carries = _repeat(start.state, count), _split_lanes(start.carries, count)
+  losses, norms = list(start.losses), list(start.grad_norms)
   advance = map_runs(functools.partial(_advance, settings, model, count), devices)
-  judge = make_judge(model, settings, settings.batch_size)
-  began = math.nan
+  evaluate = make_evaluate(model, settings, settings.batch_size)
+  shares = _Share(np.full(count, settings.seed, np.uint32), np.arange(count, dtype=np.uint32))
+  clock_zero = math.nan
 
-  def partial() -> Partial:
-    lanes = jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[2:]), carries)
-    kept = np.array(losses), np.array(norms), np.float64(time.monotonic() - began)
-    return Partial(jax.tree.map(lambda a: np.asarray(a[0]), state), lanes, *kept)
+  def progress() -> Progress:
+    seconds = np.float64(time.monotonic() - clock_zero)
+    kept = np.array(losses, np.float64), np.array(norms, np.float64), seconds
+    return Progress(_first(state), _join_lanes(carries), *kept)
 
-  for i in range(int(begun.state.step) // CALL, settings.steps // CALL):
-    (state, carries), (loss, grad_norm) = advance(about, (state, carries), read(i))
-    if math.isnan(began):
-      began = time.monotonic() - float(begun.seconds)
-    step, evaluation = (i + 1) * CALL, None
+  for i in range(int(start.state.step) // CHUNK, settings.steps // CHUNK):
+    (state, carries), (loss, grad_norm) = advance(shares, (state, carries), read(i))
+    if math.isnan(clock_zero):  # the first call has compiled
+      clock_zero = time.monotonic() - float(start.seconds)
+    step, evaluation = (i + 1) * CHUNK, None
     losses.append(float(np.mean(loss[0])))
     norms.append(float(np.max(grad_norm[0])))
-    latest, sound = losses[-1], math.isfinite(losses[-1])
-    if step % settings.evaluate_every == 0 or step == settings.steps or not sound:
-      params = jax.tree.map(lambda a: np.asarray(a[0]), state.params)
-      seconds = time.monotonic() - began
-      judged = None if held_out is None else judge(params, held_out)
-      mean = float(np.mean(losses))
-      evaluation = Evaluation(step, mean, float(max(norms)), judged, seconds, params)
+    latest, finite = losses[-1], math.isfinite(losses[-1])
+    if step % settings.evaluate_every == 0 or step == settings.steps or not finite:
+      params, seconds = _first(state.params), time.monotonic() - clock_zero
+      held_out_loss = None if held_out is None else evaluate(params, held_out)
+      mean, largest = float(np.mean(losses)), float(max(norms))
+      evaluation = Evaluation(step, mean, largest, held_out_loss, seconds, params)
       losses, norms = [], []
-    yield Call(step, latest, evaluation, partial)
-    if not sound:
+    yield Chunk(step, latest, evaluation, progress)
+    if not finite:
       return
 
 
-def partial_like(settings: Settings, model: DeepRNN, step: int) -> Partial:
-  """Shapes of what a training has come to after so many updates."""
-  begin = jax.eval_shape(functools.partial(_start, settings, model), np.uint32(settings.seed))
+def progress_like(settings: Settings, model: DeepRNN, step: int) -> Progress:
+  """Returns the shapes and dtypes of the progress after `step` updates."""
+  initial = functools.partial(_initial_state, settings, model)
+  state = jax.eval_shape(initial, np.uint32(settings.seed))
   carries = jax.eval_shape(lambda: model.initial_carries(settings.batch_size))
-  kept = np.zeros(step % settings.evaluate_every // CALL)
-  return Partial(begin, carries, kept, kept, np.float64(0))
+  kept = np.zeros(step % settings.evaluate_every // CHUNK)
+  return Progress(state, carries, kept, kept, np.float64(0))
 
 
-def make_judge(
+def make_evaluate(
   model: DeepRNN, settings: Settings, batch_size: int
-) -> Callable[[Any, Source], float]:
-  """`(params, text) -> loss`, the mean in nats a token, the carry handed on in lanes.
+) -> Callable[[Params, Source], float]:
+  """Returns `evaluate(params, text) -> loss`, the mean loss of a text in nats per token.
 
-  A model that was trained on single lines begins each with a new carry here too.
+  The text is read in contiguous lanes, with the carry passed from window to window. A model of
+  single lines (`reading="lines"`) starts each line from a new carry, as in training.
 
   Args:
     model: the network.
     settings: how it was trained.
     batch_size: number of lanes.
   Returns:
-    The function; it compiles once, for all texts.
+    The function, which compiles once for all texts.
   """
-  devices = sharing(batch_size)
+  devices = devices_for(batch_size)
   count = len(devices)
   run = map_runs(functools.partial(_evaluate, model, count), devices)
   by_line = settings.reading == LINES
 
-  def judge(params: Any, source: Source) -> float:
-    everywhere = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), params)
-    carries, total, tokens = _carries(model, batch_size, count), 0.0, 0.0
-    for windows in evaluation_windows(source, batch_size, settings.window, CALL, by_line):
-      carries, (loss, number) = run(everywhere, carries, windows)
+  def evaluate(params: Params, source: Source) -> float:
+    repeated, total, tokens = _repeat(params, count), 0.0, 0.0
+    carries = model.initial_carries(batch_size // count)
+    carries = jax.tree.map(lambda a: np.zeros((count, *a.shape), a.dtype), carries)
+    for windows in evaluation_windows(source, batch_size, settings.window, CHUNK, by_line):
+      carries, (loss, number) = run(repeated, carries, windows)
       total, tokens = total + float(loss[0]), tokens + float(number[0])
     return total / tokens
 
-  return judge
+  return evaluate
 
 
-def sharing(batch_size: int) -> list[Any]:
-  """As many devices as can share a batch equally."""
+def devices_for(batch_size: int) -> list[jax.Device]:
+  """Returns as many local devices as can split a batch equally."""
   devices = jax.local_devices()
   return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
 
 
-def _start(settings: Settings, model: DeepRNN, seed: Array) -> TrainState:
+class _Share(NamedTuple):
+  """One device's own arguments: the training's seed, and the index of its share of the batch."""
+
+  seed: Any
+  index: Any
+
+
+def _initial_state(settings: Settings, model: DeepRNN, seed: Array) -> TrainState:
   tokens = jnp.zeros((1, 1), jnp.int32)
   return init_state(model, optimizer(settings), jax.random.key(seed), tokens)
 
 
-def _begin(settings: Settings, model: DeepRNN) -> Partial:
-  state = jax.jit(functools.partial(_start, settings, model))(np.uint32(settings.seed))
+def _initial_progress(settings: Settings, model: DeepRNN) -> Progress:
+  state = jax.jit(functools.partial(_initial_state, settings, model))(np.uint32(settings.seed))
   carries = jax.tree.map(np.asarray, model.initial_carries(settings.batch_size))
-  return Partial(state, carries, (), (), 0.0)
+  return Progress(state, carries, np.zeros(0), np.zeros(0), np.float64(0))
 
 
-def _carries(model: DeepRNN, batch_size: int, count: int) -> Any:
-  """Zeros for each device's share of the lanes."""
-  carries = model.initial_carries(batch_size // count)
-  return jax.tree.map(lambda a: np.zeros((count, *a.shape), a.dtype), carries)
+def _repeat(tree: Tree, count: int) -> Tree:
+  """Copies every leaf for each device: [...] -> [count, ...]."""
+  return jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), tree)
+
+
+def _first(tree: Tree) -> Tree:
+  """Takes the first device's copy of every leaf: [count, ...] -> [...]."""
+  return jax.tree.map(lambda a: np.asarray(a[0]), tree)
+
+
+def _split_lanes(carries: Carries, count: int) -> Carries:
+  """[B, ...] -> [count, B / count, ...]."""
+  return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), carries)
+
+
+def _join_lanes(carries: Carries) -> Carries:
+  """[count, B / count, ...] -> [B, ...]."""
+  return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[2:]), carries)
 
 
 def _advance(
-  settings: Settings, model: DeepRNN, count: int, device: Device, old: Any, windows: Windows
-) -> tuple[Any, tuple[Array, Array]]:
-  """`CALL` updates, on one device of `count`."""
+  settings: Settings,
+  model: DeepRNN,
+  count: int,
+  share: _Share,
+  old: tuple[TrainState, Carries],
+  windows: Windows,
+) -> tuple[tuple[TrainState, Carries], tuple[Float[Array, " windows"], Float[Array, " windows"]]]:
+  """Runs `CHUNK` updates on one of `count` devices: (new state and carries), (loss, norm)."""
   state, carries = old
   part = shard(windows, count)
   # Each device draws masks for its own examples.
-  key = jax.random.fold_in(jax.random.key(device.seed), device.place + 1)
+  key = jax.random.fold_in(jax.random.key(share.seed), share.index + 1)
   state, carries, metrics = train_windows(
     model,
     optimizer(settings),
@@ -229,9 +260,9 @@ def _advance(
 
 
 def _evaluate(
-  model: DeepRNN, count: int, params: Any, carries: Any, windows: Windows
-) -> tuple[Any, tuple[Array, Array]]:
-  """(carries, (sum of losses, number of tokens) on all devices)."""
+  model: DeepRNN, count: int, params: Params, carries: Carries, windows: Windows
+) -> tuple[Carries, tuple[Float[Array, ""], Float[Array, ""]]]:
+  """Returns carries, and the sum of losses and number of tokens over all `count` devices."""
   part = shard(windows, count)
   apply: Callable[..., Any] = model.apply
   carries, logits = apply({"params": params}, part.tokens, carries, resets=part.resets)

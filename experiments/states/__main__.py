@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.cli import command_line, parsers
-from experiments.language_model import settings as language_settings
 from experiments.language_model import trained_model
 from experiments.language_model.settings import CHARACTERS
-from experiments.language_model.trained_model import Trained
+from experiments.language_model.texts import read_texts
+from experiments.language_model.trained_model import TrainedModel
 from experiments.networks.cell_options import options_text
 from experiments.runtime import backend, files
 from experiments.states.page import page
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> None:
 
 
 def look(
-  trained: Trained, name: str, tokens: np.ndarray, shown: int, reach: int
+  trained: TrainedModel, name: str, tokens: np.ndarray, shown: int, reach: int
 ) -> tuple[str, list[Found]]:
   """Reads a text, and looks at what the model makes of it.
 
@@ -142,12 +142,12 @@ def print_ranking(found: Sequence[Found], console: Console) -> None:
   console.print(table)
 
 
-def _held_out(trained: Trained, count: int) -> tuple[str, np.ndarray]:
+def _held_out(trained: TrainedModel, count: int) -> tuple[str, np.ndarray]:
   """(name, the first tokens) of the part of its text that the model was not trained on."""
   settings = trained.settings
   try:
-    texts = language_settings.read_texts(settings, trained.vocabulary)
-    corpus: Any = trained.about["corpus"]
+    texts = read_texts(settings, trained.vocabulary)
+    corpus: Any = trained.metadata["corpus"]
   except (ValueError, KeyError) as error:
     raise ValueError(f"--text must be given: the model's own is not to be had ({error})") from None
   if texts.corpus.sha256 != corpus["sha256"]:
@@ -158,7 +158,7 @@ def _held_out(trained: Trained, count: int) -> tuple[str, np.ndarray]:
   return f"the held-out part of {settings.corpus}", source.encode(source.symbols[:count])
 
 
-def _of_file(trained: Trained, path: Path, count: int) -> np.ndarray:
+def _of_file(trained: TrainedModel, path: Path, count: int) -> np.ndarray:
   """The first tokens of a file."""
   length = count * (1 if trained.settings.level == CHARACTERS else _LONGEST)
   try:
@@ -172,7 +172,7 @@ def _of_file(trained: Trained, path: Path, count: int) -> np.ndarray:
     raise ValueError(f"--{error}") from None
 
 
-def _about(trained: Trained, piece: str, name: str, losses: np.ndarray) -> str:
+def _about(trained: TrainedModel, piece: str, name: str, losses: np.ndarray) -> str:
   layers, count = trained.settings.layers, trained.vocabulary.size
   number = f"{layers.depth} layer{'s' if layers.depth > 1 else ''}"
   cell = f"{layers.cell} {options_text(layers.options)}".rstrip()

@@ -1,4 +1,4 @@
-"""Language models as their user has them: train, evaluate, write, and every wrong input."""
+"""The language model command: training, evaluation, sampling, and the errors of wrong input."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from experiments.language_model import __main__ as language_model
-from experiments.language_model import trained_model
+from experiments.language_model import run, trained_model
+from experiments.language_model.flags import with_matched_width
 from experiments.language_model.sample import sample
-from experiments.language_model.settings import read_texts, with_matched_width
-from experiments.language_model.training import Call, Evaluation, make_judge
+from experiments.language_model.texts import read_texts
+from experiments.language_model.training import Chunk, Evaluation, make_evaluate
 from rnn_jax.losses import cross_entropy
 
 FLAGFILES = Path(language_model.__file__).parents[1] / "flagfiles"
@@ -51,15 +52,15 @@ def program(program_here):
 
 @pytest.fixture
 def error(program, capfd):
-  """The one line that a wrong input ends in."""
+  """`error(*flags) -> message`: runs the program with wrong input, which prints one line."""
 
-  def run(*flags) -> str:
+  def failed(*flags) -> str:
     assert program(*flags) == 2
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     return lines[0].removeprefix("error: ")
 
-  return run
+  return failed
 
 
 KINDS = {
@@ -87,14 +88,14 @@ def kind(request):
 
 @pytest.fixture
 def folder(kind, folders, text, program):
-  """The folder of a trained model, made once a kind and worker."""
+  """The folder of a trained model; each test process trains one of each kind."""
   if not folders[kind].exists():
     flags = (*SMALL, *KINDS[kind], f"--corpus={text}", f"--output_dir={folders[kind]}")
     assert program(*flags) == 0
   return folders[kind]
 
 
-def test_training_beats_what_frequencies_know_and_leaves_a_whole_folder(folder, kind):
+def test_training_beats_token_frequencies_and_writes_every_file(folder, kind):
   names = {path.name for path in folder.iterdir()}
   assert names == {
     "model.json",
@@ -119,8 +120,8 @@ def test_training_beats_what_frequencies_know_and_leaves_a_whole_folder(folder, 
     assert best["bits_per_character"] == pytest.approx(bits, rel=1e-5)
 
 
-def test_the_model_that_is_loaded_is_the_one_that_was_judged(folder, text):
-  """The held-out loss again, without lanes and windows of the program's: one lane after another."""
+def test_loaded_model_has_the_recorded_held_out_loss(folder, text):
+  """The held-out loss, computed lane by lane in one window, is the one in result.json."""
   trained = trained_model.load(folder)
   settings = trained.settings
   tokens = trained.vocabulary.encode(TEXT).astype(np.int32)
@@ -134,7 +135,7 @@ def test_the_model_that_is_loaded_is_the_one_that_was_judged(folder, text):
 
 
 @CHARACTERS
-def test_a_model_of_single_lines_is_judged_and_writes_line_by_line(folder):
+def test_a_model_of_single_lines_starts_each_line_from_a_new_carry(folder):
   trained = trained_model.load(folder)
   settings = dataclasses.replace(trained.settings, reading="lines")
   text = b"the cat sat\nthe dog barked\n"
@@ -146,8 +147,8 @@ def test_a_model_of_single_lines_is_judged_and_writes_line_by_line(folder):
   apply = jax.jit(trained.model.apply)
   _, logits = apply(trained.variables, tokens[:-1], resets=resets[:-1])
   loss = float(np.mean(cross_entropy(logits, tokens[1:])))
-  judge = make_judge(trained.model, settings, 1)
-  assert judge(trained.variables["params"], source) == pytest.approx(loss, rel=1e-5)
+  evaluate = make_evaluate(trained.model, settings, 1)
+  assert evaluate(trained.variables["params"], source) == pytest.approx(loss, rel=1e-5)
   lines = trained._replace(settings=settings)
   after = [
     b"".join(sample(lines, prime, 30, jax.random.key(0))).removeprefix(prime)
@@ -157,7 +158,7 @@ def test_a_model_of_single_lines_is_judged_and_writes_line_by_line(folder):
 
 
 @CHARACTERS
-def test_flags_in_the_folder_give_the_same_model_again(folder, tmp_path, program):
+def test_flagfile_in_the_folder_trains_the_same_model(folder, tmp_path, program):
   again = tmp_path / "again"
   assert program(f"--flagfile={folder / 'language_model.flags'}", f"--output_dir={again}") == 0
   flags, other = ((f / "language_model.flags").read_text() for f in (folder, again))
@@ -167,7 +168,7 @@ def test_flags_in_the_folder_give_the_same_model_again(folder, tmp_path, program
 
 
 @CHARACTERS
-def test_options_of_the_cell_come_back_and_are_in_the_flags(folder):
+def test_cell_options_are_restored_and_in_the_flagfile(folder):
   trained = trained_model.load(folder)
   assert trained.settings.layers.options == (("activation", "relu"),)
   assert trained.model.cells[0].update({}, 0.0, -3.0, 1.0) == 0
@@ -178,7 +179,7 @@ def test_options_of_the_cell_come_back_and_are_in_the_flags(folder):
 
 @CHARACTERS
 @pytest.mark.parametrize(("embedding_size", "width"), [(None, 20), (5, 27)])
-def test_a_model_is_as_wide_as_its_params_ask(folder, embedding_size, width):
+def test_hidden_size_matches_match_params(folder, embedding_size, width):
   settings = trained_model.load(folder).settings
   layers = dataclasses.replace(settings.layers, hidden_size=None, match_params=911)
   settings = dataclasses.replace(settings, layers=layers, embedding_size=embedding_size)
@@ -188,7 +189,7 @@ def test_a_model_is_as_wide_as_its_params_ask(folder, embedding_size, width):
 
 
 @CHARACTERS
-def test_a_model_from_before_there_were_options_is_loaded(folder, tmp_path):
+def test_a_model_saved_before_cell_options_existed_loads(folder, tmp_path):
   before = tmp_path / "before"
   shutil.copytree(folder, before)
   about = json.loads((folder / "model.json").read_text())
@@ -197,7 +198,7 @@ def test_a_model_from_before_there_were_options_is_loaded(folder, tmp_path):
   assert trained_model.load(before).settings.layers.options == ()
 
 
-def test_a_sample_goes_on_from_its_prime_and_is_the_same_again(folder, program, capfdbinary):
+def test_a_sample_continues_its_prime_and_depends_on_the_seed_alone(folder, program, capfdbinary):
   flags = (f"--output_dir={folder}", "--sample", "--prime=the cat", "--length=130")
   samples = []
   for seed in (0, 0, 1):
@@ -210,7 +211,7 @@ def test_a_sample_goes_on_from_its_prime_and_is_the_same_again(folder, program, 
 
 
 @CHARACTERS
-def test_a_line_ends_a_sample_that_is_to_end_with_it(folder, program, capfdbinary):
+def test_until_eos_ends_a_sample_after_one_line(folder, program, capfdbinary):
   flags = (f"--output_dir={folder}", "--sample", "--prime=the", "--length=300")
   assert program(*flags) == 0
   whole = capfdbinary.readouterr().out
@@ -220,7 +221,7 @@ def test_a_line_ends_a_sample_that_is_to_end_with_it(folder, program, capfdbinar
 
 
 @CHARACTERS
-def test_greedy_is_the_likeliest_token_of_one(folder, program, capfdbinary):
+def test_temperature_0_equals_top_k_1(folder, program, capfdbinary):
   flags = (f"--output_dir={folder}", "--sample", "--prime=the", "--length=50")
   samples = []
   for option in ("--temperature=0", "--top_k=1"):
@@ -244,7 +245,7 @@ def test_evaluation_of_another_file(folder, kind, tmp_path, program, capfd):
     assert "--evaluate: text holds 'z' at byte 4, not in the vocabulary." in capfd.readouterr().err
 
 
-# Wrong input
+# Errors
 
 
 @CHARACTERS
@@ -253,13 +254,16 @@ def test_evaluation_of_another_file(folder, kind, tmp_path, program, capfd):
   [
     (("--sample", "--temperature=-1"), "temperature must be a number of at least 0"),
     (("--sample", "--top_k=1000"), "--top_k must be at most the vocabulary's 25 tokens, got 1000."),
-    (("--sample", "--prime=Ω"), "--prime must be of the model's characters: text holds 'Ω' at"),
+    (
+      ("--sample", "--prime=Ω"),
+      "--prime must consist of characters of the training text: text",
+    ),
     (("--sample", "--evaluate=x"), "--sample and --evaluate must not be given together."),
     (("--evaluate=/nowhere",), "--evaluate: corpus must be a file that exists, got /nowhere."),
-    ((), "--overwrite replaces it"),
+    ((), "already holds a trained model"),
   ],
 )
-def test_what_a_model_cannot_do_is_one_line(folder, error, flags, message):
+def test_wrong_flags_for_a_trained_model_are_one_line(folder, error, flags, message):
   assert message in error(f"--output_dir={folder}", *flags)
 
 
@@ -268,8 +272,8 @@ def test_what_a_model_cannot_do_is_one_line(folder, error, flags, message):
   [
     (("--steps=15",), "steps must be a multiple of 10, got 15."),
     (("--warmup=40",), "--warmup must be below --steps=40, got 40."),
-    (("--min_count=3",), "--min_count is for words, got --level=char."),
-    (("--tied=true",), "--tied needs an --embedding_size of 16"),
+    (("--min_count=3",), "--min_count applies to words only, got --level=char."),
+    (("--tied=true",), "--tied needs --embedding_size=16"),
     (("--window=100000",), "batch_size · window must be below the"),
     (("--reading=lines", "--window=0"), "window must be an integer from 1"),
     (("--validation_share=1",), "validation_share must be a number from 0 to below 1"),
@@ -286,7 +290,7 @@ def test_what_a_model_cannot_do_is_one_line(folder, error, flags, message):
     (("extra",), "Arguments must be flags, --name=value, got 'extra'."),
   ],
 )
-def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(
+def test_wrong_flags_for_training_are_one_line_and_write_nothing(
   error, text, tmp_path, flags, message
 ):
   folder = tmp_path / "model"
@@ -299,19 +303,19 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
   "damage", ["kind", "json", "vocabulary", "missing", "other", "newer", "window", "layers"]
 )
-def test_a_folder_of_something_else_is_one_line(folder, error, tmp_path, damage):
+def test_a_damaged_folder_is_one_line(folder, error, tmp_path, damage):
   broken = tmp_path / "broken"
   broken.mkdir()
   about = json.loads((folder / "model.json").read_text())
   message = {
-    "kind": "must be of a language model, got 'sweep'",
+    "kind": "must describe a language model, got 'sweep'",
     "json": "is damaged: it must hold a JSON object",
     "vocabulary": "must hold a checkpoint with head.bias float32[2], got float32[25]",
     "missing": "--output_dir must be the folder of a trained model",
     "other": "holds no checkpoint yet",
-    "newer": "model.json must be as it was written: Settings.__init__() got an unexpected",
-    "window": "model.json must be as it was written: window must be at least 1, got 0.",
-    "layers": "model.json must be as it was written: no 'layers'.",
+    "newer": "model.json is damaged, or from another version: Settings.__init__() got an",
+    "window": "model.json is damaged, or from another version: window must be at least 1, got 0.",
+    "layers": "model.json is damaged, or from another version: missing key 'layers'.",
   }[damage]
   if damage == "kind":
     about["kind"] = "sweep"
@@ -338,19 +342,22 @@ def test_a_text_of_one_character_is_learned(program, tmp_path, capfdbinary):
   assert b"0.0000 nats" in capfdbinary.readouterr().out
   assert program(f"--output_dir={folder}", "--sample", "--prime=a", "--length=3") == 0
   assert capfdbinary.readouterr().out == b"aaaa\n"
-  # There is no line end, so that a sample needs something to go on from.
+  # Without a line end in the text, a sample needs a text to continue.
   assert program(f"--output_dir={folder}", "--sample") == 2
-  assert b"--prime needs a model that has seen a line end, got ''" in capfdbinary.readouterr().err
+  assert (
+    b"--prime needs a model whose training text contains a line end, got ''"
+    in capfdbinary.readouterr().err
+  )
 
 
-def test_what_diverged_since_its_last_loss_is_not_kept(program, text, tmp_path, monkeypatch):
-  """Params that the last update spoiled have a fine training loss, and none on held-out text."""
+def test_params_with_a_nan_held_out_loss_are_not_saved(program, text, tmp_path, monkeypatch):
+  """The last update may spoil the params after its training loss was computed."""
   params = {"w": np.zeros(2, np.float32)}
   calls = [
-    Call(20, 2.0, Evaluation(20, 2.0, 1.0, 2.5, 1.0, params), None),
-    Call(40, 1.0, Evaluation(40, 1.0, 1.0, math.nan, 2.0, params), None),
+    Chunk(20, 2.0, Evaluation(20, 2.0, 1.0, 2.5, 1.0, params), None),
+    Chunk(40, 1.0, Evaluation(40, 1.0, 1.0, math.nan, 2.0, params), None),
   ]
-  monkeypatch.setattr(language_model, "train", lambda *_: iter(calls))
+  monkeypatch.setattr(run, "train", lambda *_: iter(calls))
   assert program(*SMALL, f"--corpus={text}", f"--output_dir={tmp_path / 'model'}") == 0
   result = json.loads((tmp_path / "model" / "result.json").read_text())
   assert result["best"]["step"] == 20 and result["diverged"]
@@ -358,17 +365,17 @@ def test_what_diverged_since_its_last_loss_is_not_kept(program, text, tmp_path, 
 
 
 @CHARACTERS
-def test_a_training_that_was_interrupted_leaves_nothing_to_the_next(folder, tmp_path):
+def test_a_new_training_deletes_the_files_of_the_previous_one(folder, tmp_path):
   trained = trained_model.load(folder)
   for name in ("metrics.jsonl", "training.png"):
     (tmp_path / name).write_text("old")
-  trained_model.begin(tmp_path, trained.settings, trained.vocabulary, "", {})
+  trained_model.start(tmp_path, trained.settings, trained.vocabulary, "", {})
   assert {path.name for path in tmp_path.iterdir()} == {"model.json", "language_model.flags"}
 
 
 @CHARACTERS
-def test_words_are_those_of_the_training_part_alone(folder, tmp_path):
-  """The text is cut before its words are counted: long ones first, and as many bytes of short."""
+def test_the_vocabulary_holds_words_of_the_training_part_only(folder, tmp_path):
+  """The text is split before words are counted: 10 long words, then 100 short ones."""
   settings = trained_model.load(folder).settings
   path = tmp_path / "words.txt"
   path.write_bytes(b"".join(b"%019d " % i for i in range(10)) + b"a " * 100)
@@ -380,11 +387,11 @@ def test_words_are_those_of_the_training_part_alone(folder, tmp_path):
   np.testing.assert_array_equal(texts.held_out.symbols, np.full(100, texts.vocabulary.unk))
 
 
-def test_a_diverging_training_says_so(program, text, tmp_path, capfd):
+def test_divergence_is_one_line_with_advice(program, text, tmp_path, capfd):
   folder = tmp_path / "model"
   flags = ("--cell=elman", "--optimizer=sgd", "--clip_norm=none", "--learning_rate=3e38")
   assert program(*SMALL, *flags, f"--corpus={text}", f"--output_dir={folder}") == 2
-  assert "--learning_rate or --clip_norm must be smaller" in capfd.readouterr().err
+  assert "Try a smaller --learning_rate or --clip_norm." in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["characters", "words", "memorised_characters"])

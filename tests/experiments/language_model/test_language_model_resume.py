@@ -1,4 +1,4 @@
-"""The training of a language model goes on where it was interrupted, and ends as if it was not."""
+"""An interrupted training of a language model resumes, with the results of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lock_holder import held_elsewhere
 
 from experiments.cli import command_line
 from experiments.language_model import __main__ as language_model
-from experiments.language_model import resume, trained_model
-from experiments.language_model.training import Evaluation
+from experiments.language_model import run, trained_model
+from experiments.language_model.training import Evaluation, best_evaluation
 
 TEXT = b'the cat sat on the mat.\n\nthe dog (a big one) barked: "who sat?"\n' * 40
 
@@ -45,7 +45,7 @@ def text(tmp_path_factory) -> str:
 
 
 def lines(folder):
-  """metrics.jsonl, but for what the clock showed."""
+  """The lines of metrics.jsonl without their times."""
   found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   return [line for line in found if line.pop("seconds") is not None]
 
@@ -62,7 +62,7 @@ def assert_the_same(folder, other):
   assert names[0] == names[1] and "unfinished" not in names[0]
 
 
-# Children of one process, as most of a start's time is spent on importing.
+# All are children of one process, which imports only once.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -103,7 +103,7 @@ print("ended:", end(child), end(start("broken")), end(whole))
 """
 
 
-def test_a_process_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path, text):
+def test_a_killed_process_resumes_with_the_same_results(tmp_path, text):
   done = subprocess.run(
     (sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path), *FLAGS, "--steps=120", text),
     cwd=Path(language_model.__file__).parents[2],
@@ -113,7 +113,7 @@ def test_a_process_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path
   )
   statuses = [line for line in done.stdout.splitlines() if line.startswith("ended:")]
   assert statuses == ["ended: -9 0 0"], done.stderr
-  assert done.stdout.count("updates of an earlier start are kept.") == 1
+  assert done.stdout.count("Resuming after ") == 1
   assert_the_same(tmp_path / "broken", tmp_path / "whole")
 
 
@@ -132,7 +132,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def whole(folders, program):
-  """The folder of a training that nothing interrupted, made once a worker."""
+  """The folder of an uninterrupted training; each test process makes one."""
   if not (folders / "whole").exists():
     assert program(f"--output_dir={folders / 'whole'}") == 0
   return folders / "whole"
@@ -140,11 +140,11 @@ def whole(folders, program):
 
 @pytest.fixture
 def stopped(folders, program, monkeypatch, tmp_path):
-  """A copy of the folder of a training that SIGTERM stopped at update 60."""
+  """A copy of the folder of a training that SIGTERM stopped after 60 updates."""
   made, folder = folders / "stopped", tmp_path / "stopped"
   if not made.exists():
     with monkeypatch.context() as patch:
-      train = language_model.train
+      train = run.train
 
       def interrupted(*args):
         for call in train(*args):
@@ -152,44 +152,44 @@ def stopped(folders, program, monkeypatch, tmp_path):
             signal.raise_signal(signal.SIGTERM)
           yield call
 
-      # Which would end this process.
+      # `interrupted` would end this process.
       patch.setattr(command_line, "interrupted", lambda message, status: sys.exit(status))
-      patch.setattr(language_model, "train", interrupted)
+      patch.setattr(run, "train", interrupted)
       assert program(f"--output_dir={made}") == 143
   shutil.copytree(made, folder)
   return folder
 
 
-def test_what_is_unfinished_is_gone_on_with_also_where_it_may_be_replaced(stopped, whole, program):
+def test_an_unfinished_training_resumes_even_with_overwrite(stopped, whole, program):
   assert {path.name for path in (stopped / "unfinished").iterdir()} == {"40", "60"}
   assert program(f"--output_dir={stopped}", "--overwrite") == 0
   assert_the_same(stopped, whole)
-  # It is over now.
+  # It has finished now.
   assert program(f"--output_dir={stopped}") == 2
 
 
 @pytest.mark.parametrize("damaged", [["60"], ["40", "60"]], ids=["newest", "all"])
-def test_it_goes_on_from_what_is_whole(stopped, whole, program, capfd, damaged):
+def test_resumes_from_the_newest_intact_checkpoint(stopped, whole, program, capfd, damaged):
   for name in damaged:
     (stopped / "unfinished" / name / "checkpoint.json").write_text("{")
-  # Params from after the checkpoint, of a process that was killed before the next.
-  trained_model.keep(stopped, 70, trained_model.load(whole).variables["params"])
+  # Params that were saved after the checkpoint, by a process that was then killed.
+  trained_model.save_best(stopped, 70, trained_model.load(whole).variables["params"])
   assert program(f"--output_dir={stopped}") == 0
   out, err = capfd.readouterr()
-  assert ("40 updates of an earlier start are kept." in out) == (damaged == ["60"])
+  assert ("Resuming after 40 updates." in out) == (damaged == ["60"])
   assert err.count("is damaged: checkpoint.json is not as it was written.") == len(damaged)
   assert_the_same(stopped, whole)
 
 
 @pytest.mark.parametrize("damage", ["later", "gone"])
-def test_the_best_is_that_of_the_checkpoint(stopped, program, monkeypatch, damage):
-  """Whatever a process has left in its place that was killed before it saved its next."""
+def test_resuming_restores_the_best_params_of_the_checkpoint(stopped, program, monkeypatch, damage):
+  """Also if a process that was killed after the checkpoint replaced or lost them."""
   best = trained_model.load(stopped)
   if damage == "later":
-    trained_model.keep(stopped, 70, jax.tree.map(np.zeros_like, best.variables["params"]))
+    trained_model.save_best(stopped, 70, jax.tree.map(np.zeros_like, best.variables["params"]))
   else:
     shutil.rmtree(stopped / "checkpoints")
-  monkeypatch.setattr(language_model, "train", lambda *_: iter(()))
+  monkeypatch.setattr(run, "train", lambda *_: iter(()))
   assert program(f"--output_dir={stopped}") == 0
   found = trained_model.load(stopped)
   assert found.step == best.step == 50
@@ -203,14 +203,17 @@ def contents(folder):
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (("--seed=1",), "holds the unfinished training of another model"),
-    (("--learning_rate=0.04",), "its learning_rate is 0.03, not 0.04; --overwrite replaces it."),
-    (("--hidden_size=9",), "its layers.hidden_size is 8, not 9; --overwrite replaces it."),
+    (("--seed=1",), "holds the unfinished training of a different model"),
+    (
+      ("--learning_rate=0.04",),
+      "its learning_rate is 0.03, not 0.04. Pass --overwrite to",
+    ),
+    (("--hidden_size=9",), "its layers.hidden_size is 8, not 9. Pass --overwrite to"),
     (("--cell_option=activation=relu",), "its layers.options is [], not [['activation', 'relu']]"),
     (("--characters=2000",), "its characters is None, not 2000"),
   ],
 )
-def test_the_unfinished_training_of_another_model_is_refused(
+def test_the_unfinished_training_of_a_different_model_is_not_replaced(
   stopped, program, capfd, flags, message
 ):
   before = contents(stopped)
@@ -220,7 +223,7 @@ def test_the_unfinished_training_of_another_model_is_refused(
   assert contents(stopped) == before
 
 
-def test_another_text_under_the_same_name_is_another_model(stopped, program, capfd, tmp_path, text):
+def test_a_changed_text_makes_a_different_model(stopped, program, capfd, tmp_path, text):
   path = Path(text.removeprefix("--corpus="))
   path.write_bytes(TEXT.replace(b"sat", b"lay"))
   try:
@@ -230,13 +233,13 @@ def test_another_text_under_the_same_name_is_another_model(stopped, program, cap
   assert "its corpus_sha256 is '" in capfd.readouterr().err
 
 
-def test_another_model_takes_the_place_of_an_unfinished_one(stopped, program):
+def test_overwrite_replaces_an_unfinished_training(stopped, program):
   assert program(f"--output_dir={stopped}", "--overwrite", "--seed=1", "--steps=20") == 0
   assert trained_model.load(stopped).settings.seed == 1
   assert not (stopped / "unfinished").exists()
 
 
-def test_a_folder_where_another_process_is_at_work_is_refused(stopped, program, capfd):
+def test_a_folder_in_use_by_another_process_is_refused(stopped, program, capfd):
   before = contents(stopped)
   with held_elsewhere(stopped / ".lock"):
     assert program(f"--output_dir={stopped}") == 2
@@ -244,8 +247,8 @@ def test_a_folder_where_another_process_is_at_work_is_refused(stopped, program, 
   assert contents(stopped) == before
 
 
-def test_the_best_is_the_first_of_the_lowest_loss():
+def test_best_evaluation_is_the_first_with_the_lowest_loss():
   losses = [3.0, math.nan, 1.0, math.inf, 1.0, 2.0]
   evaluations = [Evaluation(i, 0.0, 0.0, loss, 0.0, None) for i, loss in enumerate(losses)]
-  assert resume.best_of(evaluations) is evaluations[2]
-  assert resume.best_of(evaluations[1:2]) is None is resume.best_of([])
+  assert best_evaluation(evaluations) is evaluations[2]
+  assert best_evaluation(evaluations[1:2]) is None is best_evaluation([])

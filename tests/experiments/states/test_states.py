@@ -56,11 +56,11 @@ def write_model(folder, corpus, vocabulary, level="char"):
   """A model's folder as the training leaves it, with params that nobody trained."""
   settings = settings_of(corpus, level)
   about = {"corpus": {"sha256": load_corpus(corpus).sha256}}
-  trained_model.begin(folder, settings, vocabulary, "", about)
+  trained_model.start(folder, settings, vocabulary, "", about)
   model = make_model(settings, vocabulary.size)
   tokens = jnp.zeros((1, 1), jnp.int32)
   params = jax.jit(model.init)(jax.random.key(0), tokens)["params"]
-  trained_model.keep(folder, 10, params)
+  trained_model.save_best(folder, 10, params)
 
 
 @pytest.fixture(scope="module")

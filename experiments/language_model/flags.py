@@ -1,0 +1,216 @@
+"""The flags of a language model's settings, and their translation to `Settings` and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from experiments.cli import command_line, parsers
+from experiments.cli.parsers import choice, integer, number, positive
+from experiments.language_model.settings import (
+  CHARACTERS,
+  CHUNK,
+  LEVELS,
+  SCHEDULES,
+  WORD_FLAGS,
+  Settings,
+)
+from experiments.networks import cell_options
+from experiments.networks import layers as networks
+from rnn_jax.text import READINGS, STANDARD_LIBRARY
+from rnn_jax.training import OPTIMIZERS
+
+
+def _multiple(name: str) -> parsers.Parse:
+  """Returns a parser of multiples of `CHUNK`."""
+  parse = integer(name)
+
+  def checked(text: str) -> int:
+    value = parse(text)
+    if value % CHUNK:
+      raise ValueError(f"{name} must be a multiple of {CHUNK}, got {text}.")
+    return value
+
+  return checked
+
+
+# (name, default, parser, help)
+_TEXT_FLAGS: tuple[tuple[str, str, parsers.Parse, str], ...] = (
+  (
+    "corpus",
+    STANDARD_LIBRARY,
+    str,
+    f"Text to train on: path of a file, or {STANDARD_LIBRARY} for the source of Python's standard "
+    "library.",
+  ),
+  (
+    "characters",
+    "all",
+    integer("characters", none="all"),
+    "Number of bytes to use, from the beginning of the text, or all.",
+  ),
+  (
+    "level",
+    CHARACTERS,
+    choice("level", LEVELS),
+    "Kind of token: char, one byte; word, a run of letters and digits, or any other single "
+    "character; whitespace, everything between white space, for text that is already tokenized.",
+  ),
+  (
+    "min_count",
+    "2",
+    integer("min_count"),
+    "Words that occur less often than this in the training text become <unk>. With 1 no word does, "
+    "and the model learns nothing about <unk>.",
+  ),
+  (
+    "max_vocabulary",
+    "none",
+    integer("max_vocabulary", minimum=3, none="none"),
+    "Largest vocabulary of words, including <unk> and <eos>, or none for no limit. The rarest "
+    "words become <unk>.",
+  ),
+  (
+    "validation_share",
+    "0.05",
+    number("validation_share", "a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "Share of the text, at its end, to hold out. The params with the lowest held-out loss are "
+    "kept; with 0, those with the lowest training loss.",
+  ),
+)
+
+_TRAINING_FLAGS: tuple[tuple[str, str, parsers.Parse, str], ...] = (
+  (
+    "embedding_size",
+    "none",
+    integer("embedding_size", none="none"),
+    "Size of a learned embedding of the tokens, or none for one-hot tokens.",
+  ),
+  (
+    "reading",
+    "stream",
+    choice("reading", READINGS),
+    "How batches are read: stream, contiguous lanes of text, with the carry passed from window to "
+    "window; windows, from random positions, each with a new carry; lines, whole lines up to "
+    "<eos>, each with a new carry.",
+  ),
+  (
+    "window",
+    "64",
+    integer("window"),
+    "Time steps (tokens) of a window. Gradients do not reach further back. With --reading=lines, "
+    "longer lines are skipped.",
+  ),
+  ("batch_size", "32", integer("batch_size"), "Number of windows in a batch."),
+  ("steps", "1000", _multiple("steps"), f"Number of updates, a multiple of {CHUNK}."),
+  ("optimizer", "adam", choice("optimizer", OPTIMIZERS), f"Optimizer: {', '.join(OPTIMIZERS)}."),
+  ("learning_rate", "0.002", positive("learning_rate"), "Peak learning rate."),
+  (
+    "schedule",
+    "constant",
+    choice("schedule", SCHEDULES),
+    "Learning rate after the warm-up: constant, or cosine, which decays to 0 at the last update.",
+  ),
+  (
+    "warmup",
+    "0",
+    integer("warmup", minimum=0),
+    "Number of updates over which the learning rate rises linearly from 0.",
+  ),
+  (
+    "clip_norm",
+    "1.0",
+    positive("clip_norm", none="none"),
+    "Largest norm of the gradient; a larger gradient is scaled down to it. none for no clipping.",
+  ),
+  (
+    "evaluate_every",
+    "200",
+    _multiple("evaluate_every"),
+    f"Updates between evaluations, a multiple of {CHUNK}. Each evaluation that improves on all "
+    "before it saves the params.",
+  ),
+  (
+    "seed",
+    "0",
+    integer("seed", minimum=0),
+    "Random seed: of params, batches and masks in training, of the tokens with --sample.",
+  ),
+)
+
+
+def define() -> None:
+  """Defines the flags of `Settings`."""
+  for flag in (*_TEXT_FLAGS, *_TRAINING_FLAGS):
+    parsers.define(*flag)
+  flags.DEFINE_boolean("tied", False, "Use the transposed embedding as the kernel of the readout.")
+  networks.define()
+  flags.adopt_module_key_flags(parsers)  # so that --help shows them
+  flags.adopt_module_key_flags(networks)
+
+
+def given() -> Settings:
+  """Returns the settings that the flags describe.
+
+  Raises:
+    ValueError: names the flag, the rule and the value.
+  """
+  names = [field.name for field in dataclasses.fields(Settings) if field.name != "layers"]
+  values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+  if values["corpus"] != STANDARD_LIBRARY:
+    values["corpus"] = str(command_line.path("corpus", values["corpus"]).absolute())
+  settings = Settings(**values, layers=networks.given())
+  if settings.warmup >= settings.steps:
+    raise ValueError(f"--warmup must be below --steps={settings.steps}, got {settings.warmup}.")
+  if settings.level == CHARACTERS:
+    for name in WORD_FLAGS:
+      if flags.FLAGS[name].present:
+        raise ValueError(f"--{name} applies to words only, got --level={CHARACTERS}.")
+  if settings.layers.match_params is None:
+    _check_width(settings)
+  return settings
+
+
+def with_matched_width(settings: Settings, vocabulary_size: int) -> Settings:
+  """Returns the settings with the hidden size that `match_params` asks for, if it is set.
+
+  Raises:
+    ValueError: names the flag that does not fit the hidden size, or the cell that rejects it.
+  """
+  if settings.layers.match_params is None:
+    return settings
+  input_size = settings.embedding_size or vocabulary_size
+  layers = networks.with_matched_width(settings.layers, input_size)
+  settings = dataclasses.replace(settings, layers=layers)
+  _check_width(settings)
+  return settings
+
+
+def _check_width(settings: Settings) -> None:
+  networks.check(settings.layers, "window", settings.window, settings.batch_size)
+  top = (settings.layers.width, *settings.layers.hidden_sizes)[-1]
+  if settings.tied and settings.embedding_size != top:
+    raise ValueError(
+      f"--tied needs --embedding_size={top}, the size of what the readout reads, got "
+      f"{settings.embedding_size or 'none'}."
+    )
+
+
+def as_flagfile(settings: Settings) -> str:
+  """Returns the flags that describe these settings, one per line."""
+  values = dataclasses.asdict(settings)
+  values |= values.pop("layers")
+  del values["match_params"]  # the hidden size is known
+  cell = cell_options.as_flags(values.pop("cell"), values.pop("options"))
+  if settings.level == CHARACTERS:
+    values = {name: value for name, value in values.items() if name not in WORD_FLAGS}
+  lines = [f"--{name}={_value_text(name, value)}" for name, value in values.items()]
+  return "".join(line + "\n" for line in [*cell.split(" "), *lines])
+
+
+def _value_text(name: str, value: Any) -> str:
+  if value is None or value == ():
+    return "all" if name == "characters" else "none"
+  return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,130 @@
+"""Training of a language model in its folder: checkpoints, best params and metrics on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments.cli import progress
+from experiments.language_model import resume, trained_model
+from experiments.language_model.flags import as_flagfile
+from experiments.language_model.report import metrics
+from experiments.language_model.resume import ResumePoint
+from experiments.language_model.settings import Settings, make_model
+from experiments.language_model.texts import Texts
+from experiments.language_model.training import Chunk, Evaluation, best_evaluation, train
+from experiments.runtime import signals
+from rnn_jax.checkpoints import Series
+from rnn_jax.types import Params
+
+
+class Stopped(Exception):
+  """Training was asked to stop, and its progress is on disk."""
+
+
+def train_in_folder(
+  settings: Settings,
+  texts: Texts,
+  folder: Path,
+  metadata: Mapping[str, Any],
+  resumed_from: ResumePoint | None,
+  checkpoint_every: int,
+  stop: signals.Stop,
+) -> list[Evaluation]:
+  """Trains a model to the end, and keeps its folder up to date.
+
+  Args:
+    settings: how to train.
+    texts: what to train and evaluate on.
+    folder: the model's folder.
+    metadata: further entries of model.json.
+    resumed_from: checkpoint of an interrupted training; None to start from fresh params.
+    checkpoint_every: updates between checkpoints.
+    stop: says when to stop early.
+  Returns:
+    All evaluations, without params.
+  Raises:
+    Stopped: after saving a checkpoint.
+  """
+  model = make_model(settings, texts.vocabulary.size)
+  configuration = trained_model.configuration(settings, texts.corpus)
+  with contextlib.ExitStack() as stack:
+    series = stack.enter_context(contextlib.closing(Series(folder / "unfinished")))
+    record = _Record(settings, texts, folder, metadata, resumed_from)
+    saved, initial = record.resumed_at, resumed_from and resumed_from.training
+    shown = progress.show(settings.steps, saved, Console(), title="training", unit="updates")
+    report = stack.enter_context(shown)
+    report("compiling", saved, None)
+    for chunk in train(settings, model, texts.read, texts.held_out, initial):
+      report("training", chunk.step, chunk.loss)
+      is_done = chunk.step == settings.steps or not math.isfinite(chunk.loss)
+      stopping = stop() and not is_done
+      is_due = stopping or (chunk.step - saved >= checkpoint_every and not is_done)
+      record.add(chunk, is_due)
+      if is_due:
+        point = resume.resume_point(chunk.progress(), record.evaluations, record.best)
+        series.save(chunk.step, point, configuration)
+        saved = chunk.step
+      if stopping:
+        series.wait()
+        raise Stopped
+  return record.evaluations
+
+
+class _Record:
+  """The evaluations so far and the best params, in memory and in the model's folder.
+
+  Attributes:
+    evaluations: all of them, without params.
+    best: params of the best one; None before there is one.
+    resumed_at: number of updates that an interrupted training has done; 0 if there is none.
+  """
+
+  def __init__(
+    self,
+    settings: Settings,
+    texts: Texts,
+    folder: Path,
+    metadata: Mapping[str, Any],
+    point: ResumePoint | None,
+  ) -> None:
+    self._settings, self._texts, self._folder = settings, texts, folder
+    self._metadata = metadata
+    self.evaluations: list[Evaluation] = []
+    self.best: Params | None = None
+    self.resumed_at = 0
+    self._folder_started = point is not None
+    if point is not None:
+      self._resume(point)
+
+  def _resume(self, point: ResumePoint) -> None:
+    self.evaluations = resume.past_evaluations(point, self._texts.held_out is not None)
+    self.best, self.resumed_at = point.best, int(point.training.state.step)
+    print(f"Resuming after {self.resumed_at} updates.")
+    best = best_evaluation(self.evaluations)
+    if best is not None:  # replaces params that were saved after the checkpoint
+      trained_model.save_best(self._folder, best.step, self.best)
+
+  def add(self, chunk: Chunk, is_due: bool) -> None:
+    """Records the evaluation of a chunk, if it has one; `is_due` if a checkpoint follows."""
+    new, is_best = chunk.evaluation, False
+    if new is not None:
+      self.evaluations.append(new._replace(params=None))
+      is_best = best_evaluation(self.evaluations) is self.evaluations[-1]
+    # The files of an earlier model stay until there is something to replace them.
+    if (is_best or is_due) and not self._folder_started:
+      flagfile = as_flagfile(self._settings)
+      vocabulary = self._texts.vocabulary
+      trained_model.start(self._folder, self._settings, vocabulary, flagfile, self._metadata)
+      self._folder_started = True
+    if new is not None and is_best:
+      self.best = new.params
+      trained_model.save_best(self._folder, chunk.step, self.best)
+    if new is not None and self._folder_started:
+      entries = [metrics(evaluation, self._settings) for evaluation in self.evaluations]
+      trained_model.write_metrics(self._folder, entries)

@@ -1,0 +1,84 @@
+"""The text of a language model: its vocabulary, the part to train on and the part held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.language_model.settings import CHARACTERS, CHUNK, Settings
+from rnn_jax.text import (
+  Corpus,
+  Source,
+  Vocabulary,
+  Windows,
+  WordVocabulary,
+  build_vocabulary,
+  build_word_vocabulary,
+  entropy,
+  histogram,
+  load_corpus,
+  make_reader,
+  make_source,
+  split,
+)
+from rnn_jax.text.counts import blocks
+
+
+class Texts(NamedTuple):
+  """The text that a model is trained on, and the text that it is evaluated on.
+
+  Attributes:
+    corpus: the part of the corpus that is used.
+    vocabulary: the vocabulary of its tokens.
+    train: the text to train on.
+    held_out: the text to evaluate on; None if nothing is held out.
+    read: `i -> Windows`, the i-th `CHUNK` windows of the training text.
+  """
+
+  corpus: Corpus
+  vocabulary: Vocabulary | WordVocabulary
+  train: Source
+  held_out: Source | None
+  read: Callable[[int], Windows]
+
+
+def read_texts(settings: Settings, vocabulary: Vocabulary | WordVocabulary | None = None) -> Texts:
+  """Loads the corpus, splits it in two, and builds the vocabulary.
+
+  Args:
+    settings: which text to load, and how to split it into tokens.
+    vocabulary: the vocabulary of a trained model; built from the text if None. A vocabulary of
+      words is built from the training part alone, so that held-out words may be unknown.
+  Raises:
+    ValueError: names the setting and what is wrong with the text.
+  """
+  corpus = load_corpus(settings.corpus)
+  if settings.characters is not None and settings.characters < len(corpus.text):
+    text = corpus.text[: settings.characters]
+    corpus = corpus._replace(text=text, vocabulary=build_vocabulary(text))
+  parts = split(corpus.text, settings.validation_share)
+  if vocabulary is None and settings.level == CHARACTERS:
+    vocabulary = corpus.vocabulary
+  elif vocabulary is None:
+    vocabulary = build_word_vocabulary(
+      parts[0], settings.level, settings.min_count, settings.max_vocabulary
+    )
+  train, held_out = (make_source(corpus._replace(text=part), vocabulary) for part in parts)
+  size = len(held_out.symbols)
+  if settings.validation_share > 0 and size <= settings.batch_size:
+    raise ValueError(
+      f"validation_share must hold out more than batch_size = {settings.batch_size} tokens, "
+      f"got {size} of {len(train.symbols) + size}."
+    )
+  read = make_reader(
+    settings.reading, train, settings.batch_size, settings.window, CHUNK, settings.seed
+  )
+  return Texts(corpus, vocabulary, train, held_out if settings.validation_share > 0 else None, read)
+
+
+def unigram_loss(source: Source, vocabulary_size: int) -> float:
+  """Returns the loss, in nats, of always predicting the tokens' frequencies in this text."""
+  counts = [histogram(source.encode(part), vocabulary_size) for _, part in blocks(source.symbols)]
+  return entropy(np.sum(counts, axis=0))
