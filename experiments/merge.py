@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 
 from experiments.cli import command_line
-from experiments.runtime import files, locks
+from experiments.runtime import exits, files, locks
 from experiments.sweep import finish
 from experiments.sweep.records import run_files, sweep_folder
 from rnn_jax.checkpoints import difference
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
   with command_line.errors_in_one_line("a folder could not be read or written"):
     failed = _merge(*_resolve(arguments))
   if failed:
-    sys.exit(command_line.FAILED)
+    sys.exit(exits.FAILED)
 
 
 def _resolve(arguments: Sequence[str]) -> tuple[Path, list[Path]]:

@@ -6,6 +6,7 @@ python -m experiments.plot results/gradient_decay
 from __future__ import annotations
 
 from experiments.cli import command_line
+from experiments.runtime import exits
 from experiments.sweep.figures import figures
 from experiments.sweep.records import results
 
@@ -13,7 +14,7 @@ from experiments.sweep.records import results
 def main(arguments: list[str]) -> None:
   """Writes FOLDER/figures from the records in FOLDER."""
   if len(arguments) != 1:
-    command_line.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
+    exits.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
   with command_line.errors_in_one_line("FOLDER could not be read or written"):
     folder = command_line.path("FOLDER", arguments[0])
     gradients, metrics = results.read_gradients(folder), results.read_metrics(folder)

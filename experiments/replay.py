@@ -13,7 +13,7 @@ import sys
 import jax
 
 from experiments.cli import command_line
-from experiments.runtime import backend, provenance
+from experiments.runtime import backend, exits, provenance
 from experiments.sweep.records.record import nonfinite_text
 from experiments.sweep.training import divergence
 
@@ -23,13 +23,13 @@ NOT_REPRODUCED = 1
 def main(arguments: list[str]) -> None:
   """Locates the first non-finite value of the step in FILE, and compares it with the record."""
   if len(arguments) != 1:
-    command_line.fail(f"give one file, a run's replay.npz, got {len(arguments)} arguments.")
+    exits.fail(f"give one file, a run's replay.npz, got {len(arguments)} arguments.")
   try:
     diverged, recorded, about = divergence.load(command_line.path("FILE", arguments[0]))
     with jax.default_matmul_precision(about["matmul_precision"]):
       found = divergence.locate(diverged)
   except (ValueError, TypeError) as error:
-    command_line.fail(str(error))
+    exits.fail(str(error))
   print(f"step {diverged.step}: {nonfinite_text(found)}")
   # The size of the values before it differs between machines, by rounding.
   if found and recorded and found._replace(largest=recorded.largest) == recorded:

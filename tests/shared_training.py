@@ -14,6 +14,7 @@ from training_problem import MODEL, batch_of, start
 
 from experiments.cli import command_line
 from experiments.runtime import hosts
+from experiments.sweep.config import engine_flags
 from rnn_jax.losses import squared_error
 from rnn_jax.parallel import fetch, map_runs, psum, shard, spread
 from rnn_jax.training import make_optimizer, update
@@ -45,7 +46,7 @@ def trained(devices):
 
 
 def main(arguments):
-  with hosts.joined():
+  with hosts.joined(engine_flags.processes()):
     here, devices = jax.process_index(), jax.devices()
     one_each = [jax.local_devices(i)[0] for i in range(2)]
     results = trained(one_each), trained(devices)
@@ -70,5 +71,5 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-  hosts.define()
+  engine_flags.define_processes()
   command_line.run(main)

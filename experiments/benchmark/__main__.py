@@ -31,7 +31,7 @@ from experiments.benchmark.candidates import (
 from experiments.benchmark.jax_peers import NotAvailable
 from experiments.benchmark.targets import Measurement, Results
 from experiments.cli import command_line, parsers
-from experiments.runtime import provenance
+from experiments.runtime import exits, provenance
 
 SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x768,1x256x128x128"
 MATMUL_PRECISION = "highest"  # no TF32
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> None:
   try:
     threads, folder = _resolve(arguments)
   except (ValueError, TypeError) as error:
-    command_line.fail(str(error))
+    exits.fail(str(error))
   values, console = flags.FLAGS, Console()
   if not console.is_terminal:
     console = Console(width=180)
@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> None:
     _save(results, folder)
     report.picture(results).savefig(folder / "benchmark.png", dpi=150)
   except OSError as error:
-    command_line.fail(f"--output_dir could not be written: {error}.")
+    exits.fail(f"--output_dir could not be written: {error}.")
   console.print(f"All numbers are in {folder / 'benchmark.json'}, the picture beside it.")
 
 

@@ -7,36 +7,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 
-USAGE_ERROR = 2
-FAILED = 2
-INTERRUPTED = 130
-
-
-def fail(message: str) -> NoReturn:
-  """Ends the program with one line on standard error."""
-  print("error:", " ".join(message.split()), file=sys.stderr)
-  sys.exit(USAGE_ERROR)
+from experiments.runtime import exits
 
 
 def warn(message: str) -> None:
   """Prints a warning on standard error."""
   print(f"warning: {message}", file=sys.stderr)
-
-
-def interrupted(message: str, status: int = INTERRUPTED) -> NoReturn:
-  """Ends the program after Ctrl-C, or another signal, with a word on standard error, and at once.
-
-  The interpreter's own way out may crash while a computation is still under way on a device.
-  """
-  print(f"\nInterrupted. {message}".rstrip(), file=sys.stderr)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(status)
 
 
 @contextlib.contextmanager
@@ -51,12 +31,12 @@ def errors_in_one_line(files: str) -> Iterator[None]:
   except BrokenPipeError:
     raise
   except (ValueError, TypeError) as error:
-    fail(str(error))
+    exits.fail(str(error))
   except OSError as error:
-    fail(f"{files}: {error}.")
+    exits.fail(f"{files}: {error}.")
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
     reason = str(error).strip().split("\n")[0]
-    fail(f"the computation failed: {reason}.")
+    exits.fail(f"the computation failed: {reason}.")
 
 
 @contextlib.contextmanager
@@ -117,7 +97,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       _check_flagfiles(args[1:])
       return flags.FLAGS(args)
     except (flags.Error, ValueError) as error:
-      fail(str(error))
+      exits.fail(str(error))
 
   def start(args: list[str]) -> None:
     # At level INFO jax tells of each backend that it looked for in vain.
@@ -127,11 +107,11 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       main(args[1:])
       sys.stdout.flush()
     except KeyboardInterrupt:
-      interrupted("")
+      exits.interrupted()
     except BrokenPipeError:
       # Whoever read the output, `head` for one, has seen enough.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-      sys.exit(INTERRUPTED)
+      sys.exit(exits.INTERRUPTED)
 
   app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
 

@@ -31,7 +31,7 @@ from experiments.language_model.texts import Texts, read_texts, unigram_loss
 from experiments.language_model.trained_model import TrainedModel
 from experiments.language_model.training import Evaluation, best_evaluation, make_evaluate
 from experiments.networks import cell_table
-from experiments.runtime import backend, compilation_cache, locks, signals
+from experiments.runtime import backend, compilation_cache, exits, locks, signals
 from rnn_jax.text import WordVocabulary, line_spans, load_corpus, make_source
 
 
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> None:
         with locks.held_on(folder):
           _train(settings, texts, folder)
   except KeyboardInterrupt:
-    command_line.interrupted(f"Everything written to {values.output_dir} so far is intact.")
+    exits.interrupted(f"Everything written to {values.output_dir} so far is intact.")
 
 
 def _train(settings: Settings, texts: Texts, folder: Path) -> None:
@@ -119,7 +119,7 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
       every = flags.FLAGS.checkpoint_every
       evaluations = train_in_folder(settings, texts, folder, metadata, point, every, stop)
     except Stopped:
-      command_line.interrupted(
+      exits.interrupted(
         f"Progress is saved in {folder}. Run the same command again to resume.",
         128 + (stop.number or signal.SIGTERM),
       )

@@ -25,7 +25,7 @@ from experiments.reproduce import report as figure_records
 from experiments.reproduce.figure import Outcome
 from experiments.reproduce.figures import FIGURES
 from experiments.reproduce.report import Result
-from experiments.runtime import backend, compilation_cache, provenance
+from experiments.runtime import backend, compilation_cache, exits, provenance
 from rnn_jax import checks
 
 ALL = "all"
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
   try:
     wanted, folder, report = _resolve(arguments)
   except ValueError as error:
-    command_line.fail(str(error))
+    exits.fail(str(error))
   if values.list:
     print_list(console)
     return
@@ -83,11 +83,11 @@ def main(arguments: list[str]) -> None:
       report.parent.mkdir(parents=True, exist_ok=True)
       report.write_text(figure_records.report(folder, list(FIGURES)), encoding="utf-8")
   except KeyboardInterrupt:
-    command_line.interrupted(f"{len(results)} of {len(names)} figures have ended, see {folder}.")
+    exits.interrupted(f"{len(results)} of {len(names)} figures have ended, see {folder}.")
   except BrokenPipeError:
     raise
   except (OSError, ValueError) as error:
-    command_line.fail(f"--output_dir or --report could not be read or written: {error}")
+    exits.fail(f"--output_dir or --report could not be read or written: {error}")
   missed = [name for name, result in results.items() if not result.reproduced]
   if results:
     console.print(

@@ -11,8 +11,6 @@ from pathlib import Path
 import filelock
 import jax
 
-from experiments.cli import command_line
-
 LARGEST_SIZE = 2 * 2**30  # bytes; beyond it, the programs go that were not used for longest
 
 
@@ -32,9 +30,9 @@ def use(name: str) -> None:
     try:
       if not name:
         raise ValueError("--compilation_cache must name a folder, or be auto or none, got ''")
-      folder = command_line.path("compilation_cache", name)
+      folder = Path(name).expanduser()
       _prepare(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
       print(f"warning: compiled programs are not kept: {error}", file=sys.stderr)
       folder = None
   jax.config.update("jax_compilation_cache_dir", folder and str(folder))

@@ -1,10 +1,10 @@
-"""Several processes that train every run together, on one machine or many.
+"""Several processes that train each run together, on one machine or many.
 
-Each process has devices of its own, and its devices' share of each batch. All run the same program
-on the same flags, and make the same calls in the same order; process 0 alone reads and writes the
-sweep's folder, and what the others must know of it is broadcast. On GPUs a process takes all that
-it sees, so where a machine has several processes, CUDA_VISIBLE_DEVICES or JAX_LOCAL_DEVICE_IDS must
-give each its own. Tested on CPU, where sums go through Gloo; on GPU and TPU it has not been tried.
+Each process has its own devices, which train their share of each batch. All processes run the same
+program with the same flags, and make the same calls in the same order. Process 0 alone reads and
+writes the sweep's folder, and broadcasts what the others need to know of it. A process takes every
+GPU that it sees: where several processes run on one machine, set CUDA_VISIBLE_DEVICES or
+JAX_LOCAL_DEVICE_IDS for each. Tested on CPU, where sums go through Gloo; untested on GPU and TPU.
 """
 
 from __future__ import annotations
@@ -17,122 +17,107 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import jax
 import numpy as np
-from absl import flags
 from jax.experimental import multihost_utils
 
-from experiments.cli import command_line, parsers
+from experiments.runtime import exits
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _START = 300  # seconds from the first process's start to the last one's
-_END = 24 * 3600  # seconds that the others wait for process 0 to write what is left
-_FAREWELL = 5  # seconds for the others to end too, where one ends with an error
+_END = 24 * 3600  # seconds that the others wait while process 0 writes the results
+_FAREWELL = 5  # seconds that a process with an error waits for the others to leave, too
 
 
-def define() -> None:
-  """The flags that say which processes there are, and which of them this is."""
-  parsers.define(
-    "coordinator",
-    "none",
-    _address,
-    "Where process 0 waits for the others, HOST:PORT, if several processes train each run; auto to "
-    "find it in the environment (JAX_COORDINATOR_ADDRESS, SLURM, Open MPI, Kubernetes, Cloud TPU); "
-    "or none, the default.",
-  )
-  parsers.define(
-    "num_processes",
-    "auto",
-    parsers.integer("num_processes", none="auto"),
-    "Processes in all. A number, or auto, to find it in the environment.",
-  )
-  parsers.define(
-    "process_id",
-    "auto",
-    parsers.integer("process_id", minimum=0, none="auto"),
-    "Which of the processes this one is, from 0. A number, or auto, to find it in the environment.",
-  )
+class Processes(NamedTuple):
+  """The processes that train together.
 
+  Attributes:
+    coordinator: HOST:PORT of process 0, or `auto` to find it in the environment.
+    num_processes: how many there are; None to find it in the environment.
+    process_id: index of this process; None to find it in the environment.
+  """
 
-def _address(text: str) -> str | None:
-  return None if text == "none" else parsers.address("coordinator", "auto", "none")(text)
+  coordinator: str
+  num_processes: int | None
+  process_id: int | None
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
-  """Within it, this process is one of those that the flags tell of.
+def joined(processes: Processes | None) -> Iterator[None]:
+  """Joins this process to the others while the block runs; does nothing if there are none.
 
-  To be entered before the first use of a device. One that ends with an error ends the others.
+  Must be entered before the first use of a device. An error in one process ends all of them.
   """
-  values = flags.FLAGS
-  if values.coordinator is None:
-    for name in ("num_processes", "process_id"):
-      if values[name].value is not None:
-        command_line.fail(f"--{name} needs --coordinator, got {values[name].value} without it.")
+  if processes is None:
     yield
     return
   try:
-    _join(values.coordinator, values.num_processes, values.process_id)
+    _join(processes)
     yield
     leave()
   except BaseException as error:
-    _leave_alone(error)
+    _leave_with(error)
 
 
-def _join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
-  everything = None not in (num_processes, process_id) and coordinator != "auto"
-  # Its handler would take SIGTERM from this program's own.
+def _join(processes: Processes) -> None:
+  # jax's own handler would take SIGTERM away from this program's.
   jax.config.update("jax_enable_preemption_service", False)
 
-  def late() -> None:
-    print(
-      "error: all processes must start with the same --coordinator and --num_processes, and each "
-      f"with its own --process_id; not all had after {_START} seconds.",
-      file=sys.stderr,
-      flush=True,
-    )
-    os._exit(command_line.USAGE_ERROR)
-
-  # jax's own way to end here is to abort with a stack trace.
-  timer = threading.Timer(_START, late)
+  # jax's way to end after a timeout is to abort with a stack trace.
+  timer = threading.Timer(_START, _give_up)
   timer.daemon = True
   timer.start()
-  # Python would look at Ctrl-C when all are there.
+  # Python would not handle Ctrl-C before all processes have joined.
   handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+  is_auto = processes.coordinator == "auto"
   try:
     jax.distributed.initialize(
-      None if coordinator == "auto" else coordinator,
-      num_processes,
-      process_id,
-      cluster_detection_method="deactivate" if everything else None,
+      None if is_auto else processes.coordinator,
+      processes.num_processes,
+      processes.process_id,
+      cluster_detection_method=None if is_auto or None in processes else "deactivate",
       initialization_timeout=_START + 60,
       shutdown_timeout_seconds=_END,
     )
-  except Exception as error:  # environments differ in what they lack
-    command_line.fail(f"--coordinator={coordinator}: {type(error).__name__}: {error}")
+  except Exception as error:  # what is missing, and so what is raised, depends on the environment
+    exits.fail(f"--coordinator={processes.coordinator}: {type(error).__name__}: {error}")
   finally:
     signal.signal(signal.SIGINT, handler)
     timer.cancel()
   counts = [len(jax.local_devices(process)) for process in range(jax.process_count())]
   if len(set(counts)) > 1:
-    command_line.fail(f"--coordinator must join processes with as many devices each, got {counts}.")
+    exits.fail(f"--coordinator must join processes with equally many devices, got {counts}.")
+
+
+def _give_up() -> NoReturn:
+  print(
+    "error: all processes must start with the same --coordinator and --num_processes, and each "
+    f"with its own --process_id; some were missing after {_START} seconds.",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(exits.USAGE_ERROR)
 
 
 def leave() -> None:
-  """Takes this process out, once all others want to go, too; nothing is shared from then on."""
+  """Waits until every process leaves, then disconnects this one."""
   jax.distributed.shutdown()
 
 
-def _leave_alone(error: BaseException) -> NoReturn:
-  """Ends this process although the others may not end."""
-  # They do if it is for the same reason, and each has its own status then. Those that do not end by
-  # what they miss: the next sum, or process 0.
+def _leave_with(error: BaseException) -> NoReturn:
+  """Ends this process with an error, even if the others do not leave."""
+  # If every process hit the same error, each exits with its own status. Otherwise the survivors
+  # time out in the next collective, or when process 0 disappears.
   thread = threading.Thread(target=leave, daemon=True)
   thread.start()
   thread.join(_FAREWELL)
   if isinstance(error, KeyboardInterrupt):
-    command_line.interrupted("")
+    exits.interrupted()
   if not isinstance(error, SystemExit):
     traceback.print_exception(error)
   with contextlib.suppress(OSError):
@@ -142,19 +127,19 @@ def _leave_alone(error: BaseException) -> NoReturn:
 
 
 def is_writer() -> bool:
-  """Whether this process is the one that reads and writes files, and prints."""
+  """Returns whether this process reads and writes the files, and prints."""
   return jax.process_index() == 0
 
 
 def broadcast(value: Any) -> Any:
-  """Process 0's value, in every process; the others' is not looked at.
+  """Returns process 0's value in every process; the other processes' values are ignored.
 
   Args:
-    value: anything that can be pickled, such as a pytree of NumPy arrays: their bits are kept.
+    value: anything that can be pickled, such as a pytree of NumPy arrays. Bits are kept.
   """
   if jax.process_count() == 1:
     return value
-  # As bytes, since what is shared is a sum: of −0 and 0 it would be 0.
+  # jax broadcasts by a sum, in which −0 would become 0. So the value is sent as bytes.
   data = np.frombuffer(pickle.dumps(value) if is_writer() else b"", np.uint8)
   high, low = multihost_utils.broadcast_one_to_all(np.array(divmod(len(data), 2**31), np.uint32))
   size = int(high) * 2**31 + int(low)
@@ -162,21 +147,21 @@ def broadcast(value: Any) -> Any:
   return pickle.loads(sent.tobytes())
 
 
-def by_writer(function: Callable[..., Any], *args: Any) -> Any:
-  """What a function gives in process 0, which alone calls it, in every process.
+def by_writer(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+  """Calls a function in process 0 alone, and returns its result in every process.
 
   Raises:
-    Exception: in process 0, what the function raises.
-    ValueError: in the others, if it raises.
+    Exception: in process 0, whatever the function raises.
+    ValueError: in the other processes, if the function raises.
   """
   if jax.process_count() == 1:
-    return function(*args)
+    return function(*args, **kwargs)
   value: Any = None
   if is_writer():
     try:
-      value = function(*args)
+      value = function(*args, **kwargs)
     except Exception as error:
-      broadcast((None, f"process 0 has failed: {error}"))
+      broadcast((None, f"process 0 failed: {error}"))
       raise
   value, failure = broadcast((value, None))
   if failure is not None:
@@ -185,7 +170,7 @@ def by_writer(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def any_of(flag: bool) -> bool:
-  """Whether the flag is set in any process: a few milliseconds, in which all wait for the last."""
+  """Returns whether the flag is set in any process. Takes milliseconds; all wait for the last."""
   if jax.process_count() == 1:
     return flag
   return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from experiments.cli import command_line, parsers, progress
 from experiments.networks import cell_table
-from experiments.runtime import compilation_cache, files, provenance
+from experiments.runtime import compilation_cache, exits, files, provenance
 from experiments.sequence_problem import evaluation
 from experiments.sequence_problem import settings as problem_settings
 from experiments.sequence_problem.settings import Problem, Settings
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> None:
         pass  # an OSError now is better than one after the training
       _run(settings, problem, folder)
   except KeyboardInterrupt:
-    command_line.interrupted("Nothing was written.")
+    exits.interrupted("Nothing was written.")
 
 
 def _run(settings: Settings, problem: Problem, folder: Path) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from experiments.cli import command_line, progress
 from experiments.networks import cell_table
-from experiments.runtime import backend, compilation_cache, hosts, locks, signals
+from experiments.runtime import backend, compilation_cache, exits, hosts, locks, signals
 from experiments.sweep import engines, finish
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import flags as sweep_flags
@@ -40,7 +40,11 @@ def main(arguments: list[str]) -> None:
   if flags.FLAGS.list_cells:
     cell_table.show()
     return
-  with hosts.joined():
+  try:
+    processes = engine_flags.processes()
+  except ValueError as error:
+    exits.fail(str(error))
+  with hosts.joined(processes):
     _main(arguments, console)
 
 
@@ -53,7 +57,7 @@ def _main(arguments: list[str], console: Console) -> None:
       sweep_folder.check_folder, sweep.folder, sweep.configuration, flags.FLAGS.overwrite
     )
   except (ValueError, TypeError) as error:
-    command_line.fail(str(error))
+    exits.fail(str(error))
   if flags.FLAGS.dry_run:
     if hosts.is_writer():
       _print_plan(sweep)
@@ -65,7 +69,7 @@ def _main(arguments: list[str], console: Console) -> None:
   except KeyboardInterrupt:
     _interrupted(sweep, signal.SIGINT)
   if failed:
-    sys.exit(command_line.FAILED)
+    sys.exit(exits.FAILED)
 
 
 def _check_processes_agree(sweep: Sweep) -> None:
@@ -156,14 +160,14 @@ def _stopped(sweep: Sweep, number: int) -> NoReturn:
   writer = hosts.is_writer()
   hosts.leave()
   if not writer:
-    command_line.interrupted("", 128 + number)
+    exits.interrupted(status=128 + number)
   _interrupted(sweep, number)
 
 
 def _interrupted(sweep: Sweep, number: int) -> NoReturn:
   own = access.runs_of(sweep)
   ended = sum(run_files.is_done(sweep.folder, name) for name in own)
-  command_line.interrupted(
+  exits.interrupted(
     f"{ended} of {len(own)} runs have ended, their records are in {sweep.folder}. "
     "The same command goes on from there.",
     128 + number,

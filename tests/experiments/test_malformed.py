@@ -13,9 +13,8 @@ from called import called
 from hypothesis import strategies as st
 
 from experiments import chaos, merge, plot, replay
-from experiments.cli import command_line
 from experiments.language_model import __main__ as language_model
-from experiments.runtime import compilation_cache
+from experiments.runtime import compilation_cache, exits
 from experiments.sequence_problem import __main__ as sequence_problem
 from experiments.states import __main__ as states
 from experiments.sweep import __main__ as sweep
@@ -179,7 +178,7 @@ def test_any_command_line_ends_well_or_in_one_line(name, here, monkeypatch, flag
       status, err = called(program.main, *small, *arguments)
       after = tree(here)
       if status:
-        assert status == command_line.USAGE_ERROR
+        assert status == exits.USAGE_ERROR
         assert err.startswith("error: ") and err.endswith("\n") and len(err.splitlines()) == 1
         assert after == before
       else:

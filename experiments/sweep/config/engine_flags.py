@@ -1,4 +1,4 @@
-"""The flags that say which processes train a sweep: shards of it, or the workers of an engine."""
+"""The flags that say which processes train a sweep: shards, workers, or several hosts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax
 from absl import flags
 
 from experiments.cli import parsers
+from experiments.runtime.hosts import Processes
 
 # The package that an engine needs, and the extra that installs it.
 _PACKAGES = {"local": None, "ray": ("ray", "ray"), "slurm": ("submitit", "slurm")}
@@ -91,6 +92,50 @@ def define() -> None:
     _option,
     "Another option of sbatch, NAME=VALUE, such as partition=gpu. May be given several times.",
   )
+  define_processes()
+
+
+def define_processes() -> None:
+  """Defines the flags of several processes that train each run together."""
+  parsers.define(
+    "coordinator",
+    "none",
+    _coordinator,
+    "Where process 0 waits for the others, HOST:PORT, if several processes train each run; auto to "
+    "find it in the environment (JAX_COORDINATOR_ADDRESS, SLURM, Open MPI, Kubernetes, Cloud TPU); "
+    "or none, the default.",
+  )
+  parsers.define(
+    "num_processes",
+    "auto",
+    parsers.integer("num_processes", none="auto"),
+    "Processes in all. A number, or auto, to find it in the environment.",
+  )
+  parsers.define(
+    "process_id",
+    "auto",
+    parsers.integer("process_id", minimum=0, none="auto"),
+    "Which of the processes this one is, from 0. A number, or auto, to find it in the environment.",
+  )
+
+
+def _coordinator(text: str) -> str | None:
+  return None if text == "none" else parsers.address("coordinator", "auto", "none")(text)
+
+
+def processes() -> Processes | None:
+  """Returns the processes that train each run together; None if this one trains alone.
+
+  Raises:
+    ValueError: a flag needs --coordinator.
+  """
+  values = flags.FLAGS
+  if values.coordinator is not None:
+    return Processes(values.coordinator, values.num_processes, values.process_id)
+  for name in ("num_processes", "process_id"):
+    if values[name].value is not None:
+      raise ValueError(f"--{name} needs --coordinator, got {values[name].value} without it.")
+  return None
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -6,7 +6,6 @@ from absl import flags
 
 from experiments.cli import parsers
 from experiments.networks import cell_options
-from experiments.runtime import hosts
 from experiments.sweep.config import engine_flags
 from experiments.sweep.config.layout import RUNS_PER_ACCELERATOR
 from experiments.sweep.measures import MEASURES
@@ -140,6 +139,5 @@ def define() -> None:
   flags.DEFINE_boolean("retry_failed", False, "Train those runs again that have failed before.")
   flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
   engine_flags.define()
-  hosts.define()
   flags.adopt_module_key_flags(parsers)  # so that --help shows them
   flags.adopt_module_key_flags(cell_options)

@@ -66,19 +66,16 @@ def test_two_processes_write_what_one_goes_on_to_write(tmp_path):
 @pytest.mark.timeout(60)
 def test_a_process_that_waits_in_vain_says_so():
   program = """
-from absl import flags
 from experiments.cli import command_line
 from experiments.runtime import hosts
 hosts._START = 1
-hosts.define()
 def main(_):
-  with hosts.joined():
+  with hosts.joined(hosts.Processes("localhost:1", 2, 1)):
     pass
 command_line.run(main)
 """
-  flags = ("--coordinator=localhost:1", "--num_processes=2", "--process_id=1")
   result = subprocess.run(
-    (sys.executable, "-c", program, *flags), cwd=ROOT, capture_output=True, text=True, timeout=50
+    (sys.executable, "-c", program), cwd=ROOT, capture_output=True, text=True, timeout=50
   )
   assert result.returncode == 2
   assert result.stderr.startswith("error: all processes must start with the same --coordinator")

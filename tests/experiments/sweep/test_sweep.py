@@ -16,7 +16,7 @@ import xarray as xr
 from swept import FLAGFILES, ROOT, SMOKE, call, contents, sweep
 
 from experiments import plot
-from experiments.cli import command_line
+from experiments.runtime import exits
 from experiments.sweep.config.grid import AXES, Settings
 from experiments.sweep.records import results, sweep_folder
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
@@ -192,7 +192,7 @@ def test_a_damaged_sweep_is_named(smoke, sweep_here, tmp_path, capsys):
     return ended.value.code
 
   for status in (sweep_here(SMOKE, f"--output_dir={folder}"), draw()):
-    assert status == command_line.USAGE_ERROR
+    assert status == exits.USAGE_ERROR
   errors = capsys.readouterr().err.splitlines()
   assert len(errors) == 2
   assert all(f"{folder / 'sweep.json'} is damaged" in error for error in errors)

@@ -1,0 +1,28 @@
+"""How a program ends early: one line on standard error, and its exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+USAGE_ERROR = 2
+FAILED = 2
+INTERRUPTED = 130
+
+
+def fail(message: str) -> NoReturn:
+  """Ends the program with one line on standard error."""
+  print("error:", " ".join(message.split()), file=sys.stderr)
+  sys.exit(USAGE_ERROR)
+
+
+def interrupted(message: str = "", status: int = INTERRUPTED) -> NoReturn:
+  """Ends the program at once after Ctrl-C or another signal, with a message on standard error.
+
+  The interpreter is not shut down: it may crash while a device still computes.
+  """
+  print(f"\nInterrupted. {message}".rstrip(), file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
