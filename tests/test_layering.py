@@ -30,7 +30,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"text"},
     {"tasks"},
     {"training"},
-    {"parallel", "checkpoints", "interop"},
+    {"windows", "parallel", "checkpoints", "interop"},
   ),
   "rnn_jax/time_loop": (
     {"_read_order"},

@@ -19,8 +19,9 @@ from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard
 from rnn_jax.tasks import Batch
 from rnn_jax.text import Source, Windows, evaluation_windows
-from rnn_jax.training import TrainState, init_state, train_windows
+from rnn_jax.training import TrainState, init_state
 from rnn_jax.types import Carry, Params
+from rnn_jax.windows import train_windows
 
 Tree = TypeVar("Tree")
 Carries = tuple[Carry, ...]  # of each layer

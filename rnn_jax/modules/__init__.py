@@ -2,16 +2,20 @@
 
 from rnn_jax.modules.decoders import ConditionedDecoder, DecoderInputs, EncoderDecoder
 from rnn_jax.modules.deep import BidirectionalRNN, DeepRNN
+from rnn_jax.modules.model import CausalModel, Model, StreamingModel
 from rnn_jax.modules.network import Network
 from rnn_jax.modules.recurrent import Bidirectional, Recurrent
 
 __all__ = [
   "Bidirectional",
   "BidirectionalRNN",
+  "CausalModel",
   "ConditionedDecoder",
   "DecoderInputs",
   "DeepRNN",
   "EncoderDecoder",
+  "Model",
   "Network",
   "Recurrent",
+  "StreamingModel",
 ]

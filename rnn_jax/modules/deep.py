@@ -130,7 +130,7 @@ class BidirectionalRNN(Network):
 
   What it gives at a step depends on all steps of the sequence. So there is no carry to hand on, and
   no step in front of which the gradient could be cut: `__call__` takes neither `carries` nor
-  `truncation` nor `resets`, and `train_windows` takes `DeepRNN` alone.
+  `truncation` nor `resets`, and `train_windows` does not accept this network.
 
   Attributes:
     cells … pooled: see `Network`.

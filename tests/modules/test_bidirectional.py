@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import subprocess
-import sys
-from pathlib import Path
 
 import chex
 import jax
@@ -18,7 +15,6 @@ from rnn_jax import BidirectionalRNN, DeepRNN, make_cell, unroll
 from rnn_jax.cells import zoneout
 from rnn_jax.modules import Bidirectional
 from rnn_jax.modules.deep import MERGES
-from rnn_jax.training import train_windows
 
 T, B, D, H, OUT = 6, 2, 2, 4, 2
 LENGTHS = np.array([6, 3])
@@ -131,35 +127,10 @@ def test_norms_of_both_directions_come_out_of_the_backward_pass():
   assert_close(backward.hidden[0], np.linalg.norm(half[0, :, H:], axis=-1))
 
 
-def test_neither_truncation_nor_carries_nor_streaming_by_type():
+def test_the_call_takes_neither_truncation_nor_carries_nor_resets():
   signature = inspect.signature(BidirectionalRNN.__call__)
   assert not {"carries", "truncation", "resets", "time"} & set(signature.parameters)
   assert "carries" in inspect.signature(DeepRNN.__call__).parameters
-  assert inspect.signature(train_windows, eval_str=True).parameters["model"].annotation is DeepRNN
-
-
-def test_the_type_checker_refuses_what_a_bidirectional_network_cannot(tmp_path):
-  program = tmp_path / "program.py"
-  program.write_text(
-    "from typing import Any\n"
-    "from rnn_jax import BidirectionalRNN, DeepRNN\n"
-    "from rnn_jax.training import train_windows, update\n"
-    "def use(both: BidirectionalRNN, one: DeepRNN, rest: Any) -> None:\n"
-    "  update(one, rest, rest, rest, rest, truncation=3)\n"
-    "  update(both, rest, rest, rest, rest)\n"
-    "  update(both, rest, rest, rest, rest, truncation=3)\n"
-    "  update(both, rest, rest, rest, rest, carries=rest)\n"
-    "  train_windows(both, rest, rest, rest, rest, 3)\n"
-  )
-  result = subprocess.run(
-    (sys.executable, "-m", "mypy", "--ignore-missing-imports", str(program)),
-    cwd=Path(__file__).parents[2],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  lines = {int(line.split(":")[1]) for line in result.stdout.splitlines() if ": error:" in line}
-  assert lines == {7, 8, 9}, result.stdout
 
 
 def test_other_merges_are_refused():

@@ -19,8 +19,9 @@ from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Batch
 from rnn_jax.text import STANDARD_LIBRARY, build_vocabulary, entropy, histogram, load_corpus
-from rnn_jax.training import TrainState, init_state, make_optimizer, train_windows
+from rnn_jax.training import TrainState, init_state, make_optimizer
 from rnn_jax.types import Array
+from rnn_jax.windows import train_windows
 
 CHARACTERS = 10_000
 BATCH_SIZE, WINDOW, HIDDEN_SIZE = 32, 35, 256

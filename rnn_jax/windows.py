@@ -1,0 +1,137 @@
+"""Streaming truncated backpropagation through time: training on a stream, window by window."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Int, Key
+
+from rnn_jax import checks
+from rnn_jax.gradient_flow import choose_truncation, lag_profile
+from rnn_jax.modules import StreamingModel
+from rnn_jax.tasks import Batch
+from rnn_jax.training import DeviceSum, Loss, Metrics, TrainState, check_mask, on_one_device, update
+from rnn_jax.types import Carry, Params
+
+
+def train_windows(
+  model: StreamingModel,
+  optimizer: optax.GradientTransformation,
+  loss: Loss,
+  state: TrainState,
+  stream: Batch,
+  window: int,
+  carries: Sequence[Carry] | None = None,
+  *,
+  resets: Bool[Array, "N B"] | None = None,
+  clip_carry: ArrayLike | None = None,
+  tolerance: float | Array | None = None,
+  adapt_every: int = 1,
+  key: Key[Array, ""] | None = None,
+  psum: DeviceSum = on_one_device,
+) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
+  """Trains on consecutive windows of a stream: one update per window, the carry passed on.
+
+  The gradient stays inside a window of k steps; the carry enters the next window as a constant.
+  So memory is O(k), whatever the length of the stream. (`unroll(truncation=k)` instead cuts the
+  gradient inside one sequence, under a single update.)
+
+  With a tolerance, the gradient is also cut inside the window where its measured decay allows:
+  `choose_truncation` finds k from the lag profile of the loss at a window's last step (from a zero
+  carry, without resets), and `unroll(truncation=k)` cuts. One program serves every k. The cuts are
+  in front of the steps k, 2k, … of a window, so k is the reach of the loss at the step before a
+  cut, and the loss at the step after it reaches back less: the tolerance holds for the losses with
+  the longest reach, as the window's own limit does.
+
+  Args:
+    model: the network, such as `DeepRNN`. A tolerance needs its methods `trunk` and `readout`, too.
+    optimizer: from `make_optimizer`, or any optax transformation.
+    loss: `(outputs [k, B, O], targets) -> [k, B]`.
+    state: the state before the first update.
+    stream: [N, B, ...]: B contiguous lanes, as `rnn_jax.text.lanes` makes them. The last N mod k
+      steps are left out.
+    window: k, from 1 to N.
+    carries: initial carry of each layer, where the stream continues an earlier one; zeros if None.
+    resets: [N, B] bool; where True a new document starts, and the carry is reset to zeros.
+    clip_carry: as `update` takes it.
+    tolerance: the largest share of the kept gradient that truncation may cut off, above 0 and below
+      1; None for no truncation inside the window. A number, or a traced scalar.
+    adapt_every: number of windows between two measurements of the decay.
+    key: draws dropout and the masks of stochastic cells, fresh in each window; None for neither.
+    psum: as `update` takes it.
+  Returns:
+    (state after N // k updates, carries at the end of the last window, metrics [N // k, ...], with
+    each window's truncation if a tolerance was given).
+  Raises:
+    TypeError, ValueError: the window is no integer, below 1 or longer than the stream; the resets
+      have another shape; a tolerance is out of range, or the window has one step; the model passes
+      no carries on.
+  References:
+    Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490
+    Aicher, Foti and Fox, 2019 (with a tolerance), https://arxiv.org/abs/1905.07473
+  """
+  check_mask(stream.mask)
+  num_steps, batch_size = stream.mask.shape
+  checks.integer("window", window)
+  if window > num_steps:
+    raise ValueError(f"window must be at most the stream's {num_steps} steps, got {window}.")
+  if resets is not None and jnp.shape(resets) != (num_steps, batch_size):
+    raise ValueError(
+      f"resets must be [N, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
+    )
+  checks.integer("adapt_every", adapt_every)
+  if tolerance is not None and window < 2:
+    raise ValueError(f"window must be at least 2 where a tolerance is given, got {window}.")
+  needed = ["initial_carries", *(() if tolerance is None else ("trunk", "readout"))]
+  for name in needed:
+    if not hasattr(model, name):
+      raise TypeError(
+        f"model must have a method '{name}', as DeepRNN has, got {type(model).__name__}."
+      )
+  whole = num_steps // window * window
+  windows = jax.tree.map(lambda a: a[:whole].reshape(-1, window, *a.shape[1:]), (stream, resets))
+  start = model.initial_carries(batch_size) if carries is None else carries
+
+  def body(
+    old: tuple[TrainState, tuple[Carry, ...], Array],
+    now: tuple[Array, tuple[Batch, Array | None]],
+  ) -> tuple[tuple[TrainState, tuple[Carry, ...], Array], Metrics]:
+    state, carries, k = old
+    number, (batch, resets) = now
+    time: dict[str, Any] = {"resets": resets, "clip_carry": clip_carry, "psum": psum}
+    if key is not None:
+      time["key"] = jax.random.fold_in(key, state.step)
+    if tolerance is not None:
+      measure = number % adapt_every == 0
+      k = jax.lax.cond(
+        measure, lambda: _choose(model, loss, state.params, batch, tolerance), lambda: k
+      )
+      time["truncation"] = k
+    state, carries, metrics = update(model, optimizer, loss, state, batch, carries, **time)
+    return (state, carries, k), metrics._replace(truncation=time.get("truncation"))
+
+  # Not `unroll`: a step of this scan is a whole window, and ends with an update.
+  numbers = jnp.arange(whole // window, dtype=jnp.int32)
+  first = (state, tuple(start), jnp.asarray(window, jnp.int32))
+  (state, final, _), metrics = jax.lax.scan(body, first, (numbers, windows))
+  return state, final, metrics
+
+
+def _choose(
+  model: StreamingModel, loss: Loss, params: Params, batch: Batch, tolerance: float | Array
+) -> Int[Array, ""]:
+  """Returns the truncation for a window, from the lag profile of the loss at its last step."""
+  variables = {"params": params}
+  readout = functools.partial(model.apply, variables, method="readout")
+
+  def last_loss(y: Array) -> Array:
+    values = loss(readout(y[None]), batch.targets[-1:])[0]
+    return jnp.where(batch.mask[-1], values, jnp.zeros_like(values))
+
+  return choose_truncation(lag_profile(*model.trunk(variables, batch.xs), last_loss), tolerance)

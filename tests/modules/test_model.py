@@ -1,0 +1,141 @@
+"""Which networks training takes: by type, and where a caller does not check types."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import BidirectionalRNN, make_cell
+from rnn_jax.losses import squared_error
+from rnn_jax.modules import Recurrent
+from rnn_jax.probes import gradient_probe
+from rnn_jax.tasks import Batch
+from rnn_jax.training import init_state, make_optimizer, update
+from rnn_jax.windows import train_windows
+
+T, B, D, H = 6, 2, 3, 4
+CELL = make_cell("gru", H)
+BATCH = Batch(jnp.ones((T, B, D)), jnp.zeros((T, B, H)), jnp.ones((T, B), bool))
+OPTIMIZER = make_optimizer("sgd", 0.1)
+
+PROGRAM = """\
+from typing import Any
+import flax.linen as nn
+from rnn_jax import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder
+from rnn_jax.training import update
+from rnn_jax.windows import train_windows
+
+class Own(nn.Module):
+  def __call__(self, xs: Any, *, probes: Any = None, deterministic: bool = True,
+               key: Any = None) -> Any: ...
+
+class OwnCausal(nn.Module):
+  def __call__(self, xs: Any, *, probes: Any = None, deterministic: bool = True,
+               key: Any = None, truncation: int | None = None) -> Any: ...
+
+class OwnStreaming(nn.Module):
+  def __call__(self, xs: Any, carries: Any = None, *, resets: Any = None, **time: Any) -> Any: ...
+
+def accepted(one: DeepRNN, both: BidirectionalRNN, own: Own, causal: OwnCausal,
+             streaming: OwnStreaming, vector: ConditionedDecoder, pair: EncoderDecoder,
+             rest: Any) -> None:
+  update(one, rest, rest, rest, rest, rest, truncation=3)
+  update(vector, rest, rest, rest, rest, truncation=3)
+  update(pair, rest, rest, rest, rest, truncation=3)
+  update(both, rest, rest, rest, rest)
+  update(own, rest, rest, rest, rest)
+  update(causal, rest, rest, rest, rest, truncation=3)
+  train_windows(one, rest, rest, rest, rest, 3)
+  train_windows(streaming, rest, rest, rest, rest, 3)
+
+def refused(both: BidirectionalRNN, own: Own, causal: OwnCausal, rest: Any) -> None:
+  update(both, rest, rest, rest, rest, truncation=3)
+  update(both, rest, rest, rest, rest, carries=rest)
+  update(both, rest, rest, rest, rest, clip_carry=1.0)
+  update(own, rest, rest, rest, rest, truncation=3)
+  train_windows(both, rest, rest, rest, rest, 3)
+  train_windows(causal, rest, rest, rest, rest, 3)
+"""
+
+
+def test_the_type_checker_refuses_what_a_network_cannot_do(tmp_path):
+  program = tmp_path / "program.py"
+  program.write_text(PROGRAM)
+  result = subprocess.run(
+    (sys.executable, "-m", "mypy", "--ignore-missing-imports", str(program)),
+    cwd=Path(__file__).parents[2],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  wrong = {int(line.split(":")[1]) for line in result.stdout.splitlines() if ": error:" in line}
+  lines = PROGRAM.splitlines()
+  first = next(i for i, line in enumerate(lines) if line.startswith("def refused")) + 2
+  assert wrong == set(range(first, len(lines) + 1)), result.stdout
+
+
+class Own(nn.Module):
+  """A user's network: one layer, with what `update` and `train_windows` need and nothing else."""
+
+  def setup(self):
+    self.layer = Recurrent(CELL)
+
+  def __call__(
+    self,
+    xs,
+    carries=None,
+    *,
+    probes=None,
+    deterministic=True,
+    key=None,
+    truncation=None,
+    resets=None,
+  ):
+    carry = None if carries is None else carries[0]
+    probe = None if probes is None else probes[0]
+    carry, ys = self.layer(xs, carry, probe=probe, key=key, truncation=truncation, resets=resets)
+    return (carry,), ys
+
+  @nn.nowrap
+  def probes(self, xs):
+    return (gradient_probe(CELL, *xs.shape[:2]),)
+
+  @nn.nowrap
+  def initial_carries(self, batch_size):
+    return (CELL.initial_carry((batch_size,)),)
+
+
+def test_a_users_own_network_is_trained_and_streamed():
+  model = Own()
+  state = init_state(model, OPTIMIZER, jax.random.key(0), BATCH.xs)
+  one, _, metrics = update(model, OPTIMIZER, squared_error, state, BATCH, truncation=2)
+  assert metrics.norms[0].shape == (T, B) and np.all(metrics.norms[0] > 0)
+  two, _, metrics = train_windows(model, OPTIMIZER, squared_error, state, BATCH, 3)
+  assert (one.step, two.step) == (1, 2) and metrics.loss.shape == (2,)
+
+
+BOTH = BidirectionalRNN([CELL], H)
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda state: update(*state, BATCH, truncation=2), "unexpected keyword argument 'truncation'"),
+    (lambda state: update(*state, BATCH, [None]), "unexpected keyword argument 'carries'"),
+    (
+      lambda state: train_windows(*state, BATCH, 3),
+      "model must have a method 'initial_carries', as DeepRNN has, got BidirectionalRNN",
+    ),
+  ],
+)
+def test_a_bidirectional_network_is_refused_without_types_too(call, message):
+  state = init_state(BOTH, OPTIMIZER, jax.random.key(0), BATCH.xs)
+  with pytest.raises(TypeError, match=message):
+    call((BOTH, OPTIMIZER, squared_error, state))
