@@ -1,4 +1,4 @@
-"""All runs of a sweep together: `gradients.nc` and `summary.csv`, and both read back."""
+"""Gathers the records of all runs of a sweep: `gradients.nc`, `summary.csv`, and their data."""
 
 from __future__ import annotations
 
@@ -21,65 +21,77 @@ from experiments.sweep.records.run_files import METRICS, has_failed, is_done, st
 from experiments.sweep.records.sweep_folder import read_sweep
 
 _ATTRIBUTES = {
-  "norms": "log10 of the norm for each example's own loss, mean over the batch",
+  "norms": "log10 of the norm for each example's own loss, averaged over the batch",
   "nan": "not measured",
   "minus_inf": "the norm of at least one example is 0 in float32, below 1e-38; inf: above 3e38",
   "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
   **{name: measure.note for name, measure in MEASURES.items()},
-  "_cell": "the same for the cell state, at fixed hidden state; without it, the hidden state",
+  "_cell": "by the cell state, at fixed hidden state; names without _cell: by the hidden state",
   "truncation": "inf: full backpropagation through time",
   "clip_norm": "inf: no clipping",
-  "recurrent_gain, forget_bias": "nan: the cell has none",
-  "options": "of the cell, as they were given; others have their defaults",
+  "recurrent_gain, forget_bias": "nan: the cell does not have it",
+  "options": "cell options as given; the others have their defaults",
   "clipped_share": (
-    "with clip_by carry, the share of examples whose dL/dh_t, all leaves of the carry together, "
-    "was above clip_norm, and was scaled to it before it went on to earlier steps; log10_grad_norm "
-    "is from before that. The other ways to clip act on the params' gradient, not in time"
+    "with clip_by carry, the share of examples whose dL/dh_t, over all leaves of the carry, "
+    "exceeded clip_norm and was scaled down to it before it was passed to earlier steps; "
+    "log10_grad_norm is taken before. The other ways to clip act on the params' gradient"
   ),
 }
 
 
 def write(folder: Path, ids: Iterable[str]) -> tuple[xr.Dataset, xr.Dataset]:
-  """Gathers the ended runs into `gradients.nc` and `summary.csv`.
+  """Writes `gradients.nc` and `summary.csv` from the records of all runs.
 
   Args:
-    folder: of the sweep.
-    ids: of the runs, in order; all have ended or failed, not all have failed. Of one that has
-      failed there is a line in the summary, and nothing else.
+    folder: the sweep's folder.
+    ids: ids of the runs, in order; each is finished, diverged or failed, and not all have failed.
+      A failed run has a line in the summary, and nothing else.
   Returns:
-    What `read_gradients` and `read_metrics` return.
+    (gradients, metrics), as from `read_gradients` and `read_metrics`.
   """
   every = list(ids)
   gradients = _gather(folder, [name for name in every if not has_failed(folder, name)])
-  files.write_netcdf(folder / "gradients.nc", gradients)
+  _write_gradients(folder / "gradients.nc", gradients)
   metrics = read_metrics(folder)
   files.write_text(folder / "summary.csv", _summary(folder, every, gradients, metrics))
   return gradients, metrics
 
 
-def read_gradients(folder: Path) -> xr.Dataset:
-  """Norms and measures over run × step × layer × …, axes as coordinates.
+def _write_gradients(path: Path, gradients: xr.Dataset) -> None:
+  """Writes compressed NetCDF 4, since a variable may exceed the 4 GiB that NetCDF 3 allows.
 
-  What is in `gradients.nc`, but from the runs' own files, for which each run's status vouches.
+  Equal data gives equal bytes: h5netcdf stores no timestamps.
+  """
+  compression = {"zlib": True, "complevel": 1, "shuffle": True}
+  encoding = {name: compression for name, a in gradients.data_vars.items() if a.dtype.kind == "f"}
+  with files.replacing(path) as draft:
+    gradients.to_netcdf(draft, engine="h5netcdf", encoding=encoding)
+
+
+def read_gradients(folder: Path) -> xr.Dataset:
+  """Returns norms and measures over run × step × layer × …, with the sweep's axes as coordinates.
+
+  These are the contents of `gradients.nc`, but read from the runs' own files, which are covered by
+  checksums.
 
   Raises:
-    ValueError: the folder does not hold a sweep that has ended, or a record is damaged.
+    ValueError: the folder does not hold a completed sweep, or a record is damaged.
   """
   if not (folder / "sweep.json").is_file():
-    raise ValueError(f"FOLDER must hold a sweep that has ended; there is none in {folder}.")
-  return _gather(folder, _ended(folder, read_sweep(folder)))
+    raise ValueError(f"FOLDER must hold a completed sweep, got {folder}, which holds no sweep.")
+  return _gather(folder, _done(folder, read_sweep(folder)))
 
 
 def read_metrics(folder: Path) -> xr.Dataset:
-  """Loss, gradient norm before and after clipping, and clipped, over run × update.
+  """Returns loss, gradient norm before and after clipping, and clipped, over run × update.
 
-  From the runs' `metrics.jsonl`; `Record` says what they are. NaN where there is no such record.
+  They are read from the runs' `metrics.jsonl`; see `Record`. Missing entries are NaN.
 
   Raises:
-    ValueError: a run has not ended, or a record is damaged.
+    ValueError: a run is not done, or a record is damaged.
   """
   about = read_sweep(folder)
-  ids = _ended(folder, about)
+  ids = _done(folder, about)
   updates = about["configuration"]["steps"] + 1
   columns = {name: np.full((len(ids), updates), np.nan) for name in METRICS}
   for i, name in enumerate(ids):
@@ -95,34 +107,38 @@ def read_metrics(folder: Path) -> xr.Dataset:
   )
 
 
-def _ended(folder: Path, about: Mapping[str, Any]) -> list[str]:
-  """The runs of a sweep, without those that have failed.
+def _done(folder: Path, about: Mapping[str, Any]) -> list[str]:
+  """Returns the ids of a sweep's runs, without those that failed.
 
   Raises:
-    ValueError: one has not ended, or all have failed.
+    ValueError: a run is not done, or all have failed.
   """
   ids = [name for name in about["runs"] if not has_failed(folder, name)]
   if not ids:
-    raise ValueError(f"FOLDER must hold a run that has ended, got {folder}.")
+    raise ValueError(f"FOLDER must hold a completed sweep, but all runs in {folder} have failed.")
   for name in ids:
     if not is_done(folder, name):
-      raise ValueError(f"FOLDER must hold a sweep that has ended; run {name} has not, in {folder}.")
+      raise ValueError(
+        f"FOLDER must hold a completed sweep, but run {name} in {folder} is unfinished or damaged. "
+        f"To finish it: python -m experiments.sweep --flagfile={folder / 'sweep.flags'} "
+        f"--output_dir={folder}"
+      )
   return ids
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-  """Names the file whose contents cannot be made sense of."""
+  """Turns any error of reading a file into a ValueError that names the file."""
   try:
     yield path
   except OSError:
     raise
-  except Exception as error:  # SciPy, JSON and wrong values raise each their own
+  except Exception as error:  # SciPy, JSON and invalid values each raise their own type
     raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
 
 
 def _gather(folder: Path, ids: Sequence[str]) -> xr.Dataset:
-  """What the runs have in their `gradients.nc`, along `run`."""
+  """Concatenates the runs' own `gradients.nc` along `run`."""
   parts = []
   for name in ids:
     with _reading(folder / "runs" / name / "gradients.nc") as path:
@@ -132,7 +148,7 @@ def _gather(folder: Path, ids: Sequence[str]) -> xr.Dataset:
 
 
 def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
-  """Axes, options, width, status and step of divergence along `run`."""
+  """Returns the coordinates along `run`: axes, options, width, status and diverged step."""
   axes = [_axes(folder, name) for name in ids]
   columns: dict[str, Any] = {name: [row[name] for row in axes] for name in axes[0]}
   for name in ("depth", "seed", "hidden_size"):
@@ -144,7 +160,7 @@ def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
 
 
 def _axes(folder: Path, name: str) -> dict[str, Any]:
-  """Axes, options and width of a run, from its configuration."""
+  """Returns axes, options and width of a run, from its config.json."""
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
   return {
@@ -167,15 +183,15 @@ def _number(value: float | None, none: float) -> float:
 
 
 def _summary(folder: Path, ids: Sequence[str], gradients: xr.Dataset, metrics: xr.Dataset) -> str:
-  """A line a run, with nothing in it that differs from one execution to the next.
+  """Returns the text of `summary.csv`: one line for each run, equal for equal runs.
 
-  The final loss is the mean of the last tenth of the steps, so NaN for a run that diverged. A run
-  that has failed has no numbers.
+  The final loss is the mean over the last tenth of the steps, NaN for a run that diverged. A run
+  that failed has no numbers.
   """
-  ended = set(metrics["run"].values)
+  done = set(metrics["run"].values)
   rows = [
     _row(gradients.sel(run=name), metrics.sel(run=name))
-    if name in ended
+    if name in done
     else {"run": name, **_axes(folder, name), "status": "failed"}
     for name in ids
   ]
@@ -188,7 +204,7 @@ def _summary(folder: Path, ids: Sequence[str], gradients: xr.Dataset, metrics: x
 
 
 def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, Any]:
-  """What the summary says of a run that has ended."""
+  """Returns the line of a run that is done."""
   tail = max(1, run.sizes["update"] // 10)
   loss, grad_norm = run["loss"].values, run["grad_norm"].values
   far = _farthest(norms)
@@ -209,7 +225,7 @@ def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, Any]:
 
 
 def _farthest(norms: xr.Dataset) -> np.ndarray:
-  """log₁₀ norm at the largest lag in layer 1, at each step; NaN if lags were not measured."""
+  """Returns the log₁₀ norm at the largest lag in layer 1 at each step; NaN if not measured."""
   if "log10_lag_norm" not in norms:
     return np.full(norms.sizes["step"], np.nan)
   return norms["log10_lag_norm"].isel(layer=0, lag=-1).values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from experiments.runtime import files
 from experiments.sweep.config import grid
@@ -65,3 +66,21 @@ def test_records_from_before_there_were_options_and_hashes_are_read(folder):
   metrics = results.read_metrics(folder)
   assert metrics["options"].values.tolist() == ["", "", ""]
   assert metrics["hidden_size"].values.tolist() == [3, 4, 1]
+
+
+def test_the_gathered_file_is_compressed_and_equal_for_equal_records(folder):
+  path = folder / "gradients.nc"
+  written, _ = results.write(folder, RUNS)
+  first = path.read_bytes()
+  assert first.startswith(b"\x89HDF")
+  assert xr.load_dataset(path).identical(written)
+  assert results.read_gradients(folder).identical(written)
+  results.write(folder, RUNS)
+  assert path.read_bytes() == first
+
+
+def test_a_gathered_file_of_an_older_version_is_read(folder):
+  written, _ = results.write(folder, RUNS)
+  files.write_netcdf(folder / "gradients.nc", written)
+  assert (folder / "gradients.nc").read_bytes().startswith(b"CDF")
+  assert xr.load_dataset(folder / "gradients.nc").identical(written)
