@@ -43,7 +43,6 @@ def define_flags() -> None:
     str(Path(__file__).parent / "flagfiles" / "chaos.flags"),
     "Flagfile of the sweep; its --output_dir is ignored.",
   )
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
 
 
 def main(arguments: list[str]) -> None:

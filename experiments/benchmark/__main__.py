@@ -78,7 +78,6 @@ def define_flags() -> None:
     "",
     "More flags for the sweep that is timed, space between; none that change what it computes.",
   )
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
 
 
 def main(arguments: list[str]) -> None:

@@ -113,7 +113,16 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       sys.exit(exits.INTERRUPTED)
 
+  _show_in_help()
   app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
+
+
+def _show_in_help() -> None:
+  """Lets `--help` show the program's flags whichever module defines them."""
+  for name in flags.FLAGS:
+    # absl's own, and those of packages such as orbax, are shown by --helpfull.
+    if (flags.FLAGS.find_module_defining_flag(name) or "").startswith("experiments."):
+      flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -> None:

@@ -1,4 +1,4 @@
-"""Values of flags: what may be given, and the error that says so."""
+"""Parsers of flag values, and flags that use them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ Parse = Callable[[str], Any]
 
 
 def choice(kind: str, choices: Iterable[str]) -> Parse:
-  """One of `choices`."""
+  """Returns a parser of one of `choices`."""
   names = sorted(choices)
   return lambda text: checks.choice(kind, text, names)
 
 
 def subset(kind: str, choices: Iterable[str]) -> Parse:
-  """Some of `choices`, a comma list, given back in their order; or the word `none`, as ''."""
+  """Returns a parser of a comma list of `choices`; its value lists them in the order of `choices`.
+
+  `none` and the empty text give ''.
+  """
   names = list(choices)
 
   def parse(text: str) -> str:
@@ -36,7 +39,7 @@ def subset(kind: str, choices: Iterable[str]) -> Parse:
 
 
 def integer(name: str, minimum: int = 1, none: str | None = None) -> Parse:
-  """An integer from `minimum` to 2³¹ − 1; or the word `none`, which gives None."""
+  """Returns a parser of integers from `minimum` to 2³¹ − 1; the word `none` gives None."""
   rule = f"{name} must be an integer from {minimum} to {2**31 - 1}" + _or(none)
 
   def parse(text: str) -> int | None:
@@ -54,7 +57,14 @@ def integer(name: str, minimum: int = 1, none: str | None = None) -> Parse:
 
 
 def number(name: str, rule: str, accept: Callable[[float], bool], none: str | None = None) -> Parse:
-  """A float that `accept` accepts, finite in float32; or the word `none`, which gives None."""
+  """Returns a parser of floats that are finite in float32; the word `none` gives None.
+
+  Args:
+    name: the flag's name.
+    rule: what `accept` accepts, as text for an error.
+    accept: returns whether a value is allowed.
+    none: a word for None; None if there is no such word.
+  """
   rule = f"{name} must be {rule} in float32" + _or(none)
 
   def parse(text: str) -> float | None:
@@ -65,7 +75,7 @@ def number(name: str, rule: str, accept: Callable[[float], bool], none: str | No
     except ValueError:
       raise ValueError(f"{rule}, got '{text}'.") from None
     with np.errstate(over="ignore"):
-      single = float(np.float32(value))  # what a run computes with
+      single = float(np.float32(value))  # runs compute in float32
     if not (math.isfinite(single) and accept(single)):
       raise ValueError(f"{rule}, got {text}.")
     return value
@@ -74,12 +84,12 @@ def number(name: str, rule: str, accept: Callable[[float], bool], none: str | No
 
 
 def positive(name: str, none: str | None = None) -> Parse:
-  """A finite number above 0; or the word `none`, which gives None."""
+  """Returns a parser of finite numbers above 0; the word `none` gives None."""
   return number(name, "a finite number above 0", lambda v: v > 0, none)
 
 
 def address(name: str, *words: str) -> Parse:
-  """HOST:PORT, or one of some words, as they are."""
+  """Returns a parser of HOST:PORT; `words` are accepted as they are."""
   rule = f"{name} must be HOST:PORT, or {' or '.join(words)}"
 
   def parse(text: str) -> str:
@@ -91,29 +101,12 @@ def address(name: str, *words: str) -> Parse:
   return parse
 
 
-def define(name: str, default: str, parse: Parse, help: str) -> None:
-  """Defines a flag with a single value."""
-  _define(name, default, parse, help, "none")
-
-
-def define_axis(name: str, default: str, parse: Parse, help: str, none: str = "none") -> None:
-  """Defines a flag that holds an axis of the grid."""
-  define_list(name, default, parse, f"{help} A comma list is an axis of the sweep.", none)
-
-
-def define_list(name: str, default: str, parse: Parse, help: str, none: str = "none") -> None:
-  """Defines a flag that holds a comma list of different values."""
-  _define(name, default, several(name, parse), help, none)
-
-
-def define_several(name: str, parse: Parse, help: str) -> None:
-  """Defines a flag that may be given several times; it holds a list, None where it was not."""
-  flags.DEFINE_multi(_Parser(parse), _Serializer("none"), name, None, help)
-  flags.FLAGS[name].help = help  # absl adds to it in words of its own
-
-
 def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
-  """A comma list of different values; `(text, whole)`, where text is only a part of what came."""
+  """Returns a parser of a comma list of different values.
+
+  It is called as `(text, whole)`. If `text` is only a part of what the user gave, `whole` is all of
+  it, for errors to quote.
+  """
 
   def parse_all(text: str, whole: str | None = None) -> tuple[Any, ...]:
     whole = text if whole is None else whole
@@ -121,7 +114,7 @@ def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
     if "" in items:
       raise ValueError(f"{name} must be a comma list without empty entries, got '{whole}'.")
     values = [parse(item) for item in items]
-    # Runs compute in float32, where 0.1 and 0.1000000001 are the same.
+    # Runs compute in float32, where 0.1 and 0.1000000001 are equal.
     same = [np.float32(v) if isinstance(v, float) else v for v in values]
     same = [str(v) if isinstance(v, bool) else v for v in same]  # true is not 1
     for i, value in enumerate(same):
@@ -132,15 +125,33 @@ def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
   return parse_all
 
 
-def define_sizes(name: str, help: str) -> None:
-  """Defines a flag that holds a comma list of widths, or none of them."""
+def sizes(name: str) -> Parse:
+  """Returns a parser of a comma list of sizes, which may be equal; `none` gives ()."""
 
   def parse(text: str) -> tuple[int, ...]:
     if text in ("", "none"):
       return ()
     return tuple(integer(name)(item.strip()) for item in text.split(","))
 
-  _define(name, "none", parse, f"{help}, a comma list, or none.", "none")
+  return parse
+
+
+def define(name: str, default: str, parse: Parse, help: str) -> None:
+  """Defines a flag with a single value."""
+  flags.DEFINE(_Parser(parse), name, default, help)
+  # absl shows no default where it parses to None.
+  flags.FLAGS[name].default_as_str = f"'{default}'"
+
+
+def define_list(name: str, default: str, parse: Parse, help: str) -> None:
+  """Defines a flag that holds a comma list of different values."""
+  define(name, default, several(name, parse), help)
+
+
+def define_several(name: str, parse: Parse, help: str) -> None:
+  """Defines a flag that may be given several times. It holds a list; None if it was not given."""
+  flags.DEFINE_multi(_Parser(parse), flags.ArgumentSerializer(), name, None, help)
+  flags.FLAGS[name].help = help  # absl appends a sentence of its own
 
 
 def _or(none: str | None) -> str:
@@ -148,7 +159,7 @@ def _or(none: str | None) -> str:
 
 
 class _Parser(flags.ArgumentParser):
-  """absl asks for a class."""
+  """A parse function as the class that absl asks for."""
 
   def __init__(self, parse: Parse) -> None:
     self._parse = parse
@@ -158,18 +169,3 @@ class _Parser(flags.ArgumentParser):
 
   def flag_type(self) -> str:
     return "string"
-
-
-class _Serializer(flags.ArgumentSerializer):
-  """How a default is shown in the help text."""
-
-  def __init__(self, none: str) -> None:
-    self._none = none
-
-  def serialize(self, value: Any) -> str:
-    values = value if isinstance(value, tuple) else (value,)
-    return ",".join(self._none if v is None else str(v) for v in values)
-
-
-def _define(name: str, default: str, parse: Parse, help: str, none: str) -> None:
-  flags.DEFINE(_Parser(parse), name, default, help, serializer=_Serializer(none))

@@ -67,8 +67,6 @@ def define_flags() -> None:
     integer("top_k", none="all"),
     "Draw a sample's tokens from the k likeliest only, or from all.",
   )
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
-  flags.adopt_module_key_flags(language_flags)
 
 
 def main(arguments: list[str]) -> None:

@@ -147,8 +147,6 @@ def define() -> None:
     parsers.define(*flag)
   flags.DEFINE_boolean("tied", False, "Use the transposed embedding as the kernel of the readout.")
   networks.define()
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
-  flags.adopt_module_key_flags(networks)
 
 
 def given() -> Settings:

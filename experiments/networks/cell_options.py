@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from experiments.cli import parsers
+from experiments.cli.flag_table import Flag
 from rnn_jax import checks
 from rnn_jax.cells import CELLS, cell_options
 
@@ -39,27 +40,6 @@ class CellOption:
     """As on the command line."""
     cell = "" if self.cell is None else f"{self.cell}."
     return f"{cell}{self.name}={','.join(map(value_text, self.values))}"
-
-
-def define(axis: bool) -> None:
-  """The flags of this file; `--cell_option` holds a comma list where it is an axis of a sweep."""
-  parsers.define_several(
-    "cell_option",
-    parse if axis else _parse_single,
-    "An option of cells, name=value, or cell.name=value for that cell alone; else it is for each "
-    "chosen cell that has it. --list_cells tells which do. May be given several times."
-    + (" A comma list of values is an axis of the sweep." if axis else ""),
-  )
-  parsers.define(
-    "match_params",
-    "none",
-    parsers.integer("match_params", none="none"),
-    "Number of params of all recurrent layers together, in place of --hidden_size: each network "
-    "is as wide as comes nearest to it. Or none: all are of the same width.",
-  )
-  flags.DEFINE_boolean(
-    "list_cells", False, "Print a table of the cells, their options and sources; do nothing else."
-  )
 
 
 def fixed_width() -> int | None:
@@ -98,6 +78,33 @@ def _parse_single(text: str) -> CellOption:
   if len(option.values) > 1:
     raise ValueError(f"cell_option must hold one value, got '{text}'.")
   return option
+
+
+def flag(axis: bool) -> Flag:
+  """Returns the row of `--cell_option`; it takes a comma list of values if it is an axis."""
+  return Flag(
+    "cell_option",
+    "none",
+    parse if axis else _parse_single,
+    "Cell option, as name=value (every selected cell that accepts it) or cell.name=value (that "
+    "cell only). Repeatable. --list_cells prints each cell's options."
+    + " A comma list of values spans an axis of the sweep."
+    * axis,
+    "repeated",
+  )
+
+
+MATCH_PARAMS = Flag(
+  "match_params",
+  "none",
+  parsers.integer("match_params", none="none"),
+  "Parameter budget for the recurrent layers, or none. Chooses each network's hidden size to match "
+  "it, for a fair comparison across cells. Mutually exclusive with --hidden_size.",
+)
+
+LIST_CELLS = Flag(
+  "list_cells", "false", None, "Print a table of the cells, their options and sources, then exit."
+)
 
 
 def value_of(text: str) -> Any:

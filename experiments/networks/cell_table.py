@@ -7,10 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from experiments.cli import tables
 from experiments.networks.cell_options import value_text
 from rnn_jax.cells import CELLS
 
@@ -31,7 +28,7 @@ class Row(NamedTuple):
   source: str
 
 
-_TITLES = Row("cell", "what it is", "options", "source")
+TITLES = ("cell", "what it is", "options", "source")
 
 
 def rows() -> list[Row]:
@@ -53,21 +50,6 @@ def _source(text: str) -> str:
   return ", ".join(found.groups()) if found else ""
 
 
-def markdown() -> str:
-  """The table in Markdown, a line a cell."""
-  lines = [_TITLES, Row(*["---"] * len(_TITLES)), *rows()]
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def show() -> None:
-  """Prints the table: in Markdown, its lines broken where that is for a terminal."""
-  console = Console()
-  if not console.is_terminal:
-    print(markdown(), end="")
-    return
-  table = Table(box=box.MARKDOWN, show_lines=True)
-  for title in _TITLES:
-    table.add_column(title, overflow="fold")
-  for row in rows():
-    table.add_row(*row)
-  console.print(table)
+  """Prints the table."""
+  tables.show(TITLES, rows())

@@ -9,7 +9,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import parsers
+from experiments.cli import flag_table
+from experiments.cli.flag_table import Flag
+from experiments.cli.parsers import choice, integer, number, sizes
 from experiments.networks import cell_options
 from experiments.networks.cell_options import Options
 from experiments.networks.matched_width import check_near, count_params, matched_width
@@ -57,47 +59,50 @@ class Layers:
     return self.hidden_size
 
 
-def define() -> None:
-  """The flags of `Layers`."""
-  single, integer = parsers.define, parsers.integer
-  single(
-    "cell",
-    "lstm",
-    parsers.choice("cell", CELLS),
-    "Name of a cell; --list_cells prints a table of them.",
-  )
-  cell_options.define(axis=False)
-  single("depth", "1", integer("depth"), "Number of recurrent layers.")
-  single("hidden_size", "128", integer("hidden_size"), "Width of every recurrent layer, in units.")
-  single(
+TABLE = (
+  Flag(
+    "cell", "lstm", choice("cell", CELLS), "Name of a cell; --list_cells prints a table of them."
+  ),
+  cell_options.flag(axis=False),
+  Flag("depth", "1", integer("depth"), "Number of recurrent layers."),
+  Flag("hidden_size", "128", integer("hidden_size"), "Hidden size of every recurrent layer."),
+  cell_options.MATCH_PARAMS,
+  Flag(
     "zoneout",
     "0",
-    parsers.number("zoneout", "a number from 0 to 1", lambda v: 0 <= v <= 1),
-    "Rate at which a unit keeps its old carry over a step, in training.",
-  )
-  flags.DEFINE_boolean(
-    "residual", False, "From the second layer on, add what a layer reads to its output."
-  )
-  flags.DEFINE_boolean(
-    "layer_norm", False, "From the second layer on, normalise what a layer reads."
-  )
-  single(
+    number("zoneout", "a number from 0 to 1", lambda v: 0 <= v <= 1),
+    "Probability that a unit keeps its previous carry over a time step, in training.",
+  ),
+  Flag(
+    "residual", "false", None, "Add each layer's input to its output, from the second layer on."
+  ),
+  Flag("layer_norm", "false", None, "Normalize each layer's input, from the second layer on."),
+  Flag(
     "dropout",
     "0",
-    parsers.number("dropout", "a number from 0 to below 1", lambda v: 0 <= v < 1),
+    number("dropout", "a number from 0 to below 1", lambda v: 0 <= v < 1),
     "Rate of dropout between layers.",
-  )
-  single(
+  ),
+  Flag(
     "dropout_mask",
     "step",
-    parsers.choice("dropout_mask", DROPOUT_MASKS),
-    "Dropout's mask: step, a fresh one at every time step; sequence, one for all time.",
-  )
-  parsers.define_sizes(
-    "hidden_sizes", "Widths of feed-forward layers between the recurrent ones and the readout"
-  )
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
-  flags.adopt_module_key_flags(cell_options)
+    choice("dropout_mask", DROPOUT_MASKS),
+    "Dropout mask: step, a new one at every time step; sequence, one for the whole sequence.",
+  ),
+  Flag(
+    "hidden_sizes",
+    "none",
+    sizes("hidden_sizes"),
+    "Sizes of feed-forward layers between the recurrent layers and the readout, as a comma list, "
+    "or none.",
+  ),
+  cell_options.LIST_CELLS,
+)
+
+
+def define() -> None:
+  """Defines the flags of `Layers`."""
+  flag_table.define(TABLE)
 
 
 def given() -> Layers:

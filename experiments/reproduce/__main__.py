@@ -55,7 +55,6 @@ def define_flags() -> None:
     None,
     "File for a report in Markdown on all figures in the output folder, those of earlier runs too.",
   )
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
 
 
 def main(arguments: list[str]) -> None:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from absl import flags
 from rich.console import Console
 
-from experiments.cli import command_line, parsers, progress
+from experiments.cli import command_line, progress
 from experiments.networks import cell_table
 from experiments.runtime import compilation_cache, exits, files, provenance
 from experiments.sequence_problem import evaluation
@@ -47,8 +47,6 @@ def define_flags() -> None:
   """All flags of this program."""
   problem_settings.define()
   flags.DEFINE_string("output_dir", "results/sequence_problem", "Folder for result.json.")
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
-  flags.adopt_module_key_flags(problem_settings)
 
 
 def main(arguments: list[str]) -> None:

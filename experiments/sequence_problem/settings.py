@@ -150,8 +150,6 @@ def define() -> None:
     "Largest norm of the gradient, or none for no clipping.",
   )
   single("seed", "0", integer("seed", minimum=0), "Seed of params, batches and masks.")
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
-  flags.adopt_module_key_flags(networks)
 
 
 def given() -> Settings:

@@ -57,7 +57,6 @@ def define_flags() -> None:
     "reach", "100", integer("reach"), "Steps back in time that each loss is traced to its inputs."
   )
   flags.DEFINE_string("output", "states.html", "File for the page.")
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
 
 
 def main(arguments: list[str]) -> None:

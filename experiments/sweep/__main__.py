@@ -1,10 +1,11 @@
-"""Sweeps cell, depth and truncation, and records how the gradient flows through time.
+"""Trains networks over a grid of settings, and records how the gradient flows through time.
 
   python -m experiments.sweep --flagfile=experiments/flagfiles/gradient_decay.flags
 
-Comma lists multiply. Runs that can share a compiled program do. Started again with the same output
-folder, it skips the runs that have finished and goes on with the rest. `--engine` has other
-processes train them, `--num_shards` only a part of them.
+A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs that
+can share a compiled program do. The same command resumes an interrupted sweep: finished runs are
+kept, the others continue from their checkpoints. `--engine` lets other processes train the runs;
+with `--num_shards` this process trains a part of them.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import NoReturn
 from absl import flags
 from rich.console import Console
 
-from experiments.cli import command_line, progress
+from experiments.cli import command_line, flag_table, progress
 from experiments.networks import cell_table
 from experiments.runtime import backend, compilation_cache, exits, hosts, locks, signals
-from experiments.sweep import engines, finish
+from experiments.sweep import engines, finish, measures
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.sweep import Sweep, resolve
@@ -29,26 +30,32 @@ from experiments.sweep.training.train import Stopped, train_runs
 
 
 def define_flags() -> None:
-  """All flags of the sweep."""
+  """Defines the flags of the sweep."""
   sweep_flags.define()
-  flags.adopt_module_key_flags(sweep_flags)  # so that --help shows them
 
 
 def main(arguments: list[str]) -> None:
   """Runs the sweep that the flags describe."""
-  console = Console()
   if flags.FLAGS.list_cells:
     cell_table.show()
-    return
+  elif flags.FLAGS.list_measures:
+    measures.show()
+  elif flags.FLAGS.list_flags:
+    print(flag_table.markdown(sweep_flags.TABLE), end="")
+  else:
+    _start(arguments)
+
+
+def _start(arguments: list[str]) -> None:
   try:
     processes = engine_flags.processes()
   except ValueError as error:
     exits.fail(str(error))
   with hosts.joined(processes):
-    _main(arguments, console)
+    _resolve_and_run(arguments)
 
 
-def _main(arguments: list[str], console: Console) -> None:
+def _resolve_and_run(arguments: list[str]) -> None:
   try:
     engine_flags.check_engine()
     sweep = resolve(arguments)
@@ -65,7 +72,7 @@ def _main(arguments: list[str], console: Console) -> None:
   compilation_cache.use(flags.FLAGS.compilation_cache)
   try:
     with command_line.errors_in_one_line("--output_dir could not be read or written"):
-      failed = _run(sweep, console)
+      failed = _run(sweep)
   except KeyboardInterrupt:
     _interrupted(sweep, signal.SIGINT)
   if failed:
@@ -99,13 +106,13 @@ def _words(run: grid.Run) -> str:
   return f"{run.network}{by}"
 
 
-def _run(sweep: Sweep, console: Console) -> bool:
+def _run(sweep: Sweep) -> bool:
   """Does what there is to do; returns whether a run has failed."""
   with contextlib.ExitStack() as stack:
     hosts.by_writer(_begin, sweep, stack)
     with signals.noted() as stop:
       try:
-        _train(sweep, stop, console)
+        _train(sweep, stop)
       except Stopped:
         _stopped(sweep, stop.number or signal.SIGTERM)
     return hosts.by_writer(_finish, sweep)
@@ -129,7 +136,7 @@ def _finish(sweep: Sweep) -> bool:
   return finish.finish_shard(sweep.folder, list(sweep.ids), access.runs_of(sweep))
 
 
-def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
+def _train(sweep: Sweep, stop: signals.Stop) -> None:
   """Trains the runs that have not ended; those that have failed if the flags say so."""
   done, wanted = hosts.by_writer(_to_do, sweep)
   if not hosts.is_writer():
@@ -138,7 +145,7 @@ def _train(sweep: Sweep, stop: signals.Stop, console: Console) -> None:
   ended = int(sum(done.values()))
   if ended:
     print(f"{ended} of {len(done)} runs have ended before and are kept.")
-  with progress.show(len(done), ended, console) as report:
+  with progress.show(len(done), ended, Console()) as report:
 
     def news(run: grid.Run, what: str, share: float, loss: float | None) -> None:
       done[sweep.names[run]] = share

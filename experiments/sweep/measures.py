@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.cli import tables
 from rnn_jax.gradient_flow import (
   decay_rate,
   effective_memory,
@@ -70,7 +71,9 @@ class Measure(NamedTuple):
   """One measure.
 
   Attributes:
-    note: what it is, for a reader of the records.
+    note: what it is, as an attribute of the records. A changed note changes their bytes.
+    summary: what it is, for the table of measures.
+    cost: what it costs, for the same table.
     dims: of its variables, beside run and step; some may have only the first of them.
     labels: its variables, and what a figure calls them; for other leaves of the carry than the
       hidden state there may be more (`…_cell`).
@@ -81,6 +84,8 @@ class Measure(NamedTuple):
   """
 
   note: str
+  summary: str
+  cost: str
   dims: tuple[str, ...]
   labels: Mapping[str, str]
   compute: Callable[[Moment], Variables]
@@ -183,6 +188,9 @@ MEASURES: Mapping[str, Measure] = {
     "dL_T/dh_(T-k) of the loss at the last step alone, without truncation; of the hidden state, "
     "too, the slope of its logarithm over all lags in nats a step, its half-life, and the lag at "
     f"which less than {_SHARE_LEFT:g} of it is left",
+    "‖∂L_T/∂h_{T−k}‖ at every lag k, correct down to 10⁻⁹⁰⁰; with it decay rate, half-life and "
+    "effective memory; the default",
+    "one backward pass: 5 % of the training time of `gradient_decay.flags`",
     ("layer", "lag"),
     {
       "log10_lag_norm": r"$\log_{10}\,\|\partial L_T/\partial h_{T-k}\|$",
@@ -194,24 +202,32 @@ MEASURES: Mapping[str, Measure] = {
   ),
   "jacobian": Measure(
     "log10 of the Frobenius norm of ds_T/ds_(T-k), by random probes, s all of a layer's carry",
+    "Frobenius norm of ∂s_T/∂s_{T−k}, where s is the whole carry of a layer",
+    "16 backward passes",
     ("layer", "lag"),
     {"log10_jacobian_norm": r"$\log_{10}\,\|\partial s_T/\partial s_{T-k}\|_F$"},
     _jacobian,
   ),
   "lyapunov": Measure(
     f"the {_EXPONENTS} leading Lyapunov exponents of each layer, driven by its inputs, nats a step",
+    f"{_EXPONENTS} leading Lyapunov exponents of each layer",
+    f"T·N²·{_EXPONENTS} multiplications for a layer whose carry has N entries",
     ("layer", "exponent"),
     {"lyapunov_exponent": "Lyapunov exponent\n(nats a step)"},
     _lyapunov,
   ),
   "truncation_bias": Measure(
     "cosine and relative error, against full BPTT, of the gradient cut every 1, 2, 4, ... steps",
+    "cosine and relative error of truncated gradients against full BPTT",
+    "a training step for each truncation 1, 2, 4, …, T",
     ("reach",),
     {"truncation_cosine": "cosine with\nfull BPTT", "truncation_error": "relative error"},
     _truncation_bias,
   ),
   "saturation": Measure(
     "share of a gate's values above 0.9 (open) and below 0.1 (shut)",
+    "share of gate values above 0.9 (open) and below 0.1 (shut)",
+    "a forward pass",
     ("layer", "time"),
     {f"{gate}_gate_{state}": f"{gate} gate\n{state}" for gate in _GATES for state in _STATES},
     _saturation,
@@ -222,12 +238,16 @@ MEASURES: Mapping[str, Measure] = {
   "omega": Measure(
     "Pascanu's regulariser: squared deviations from 1 of the factor by which a step back changes "
     "the norm of dL/dh_t, summed over time",
+    "Pascanu's Ω: how far the backward pass is from preserving the gradient's norm",
+    "a backward pass",
     ("layer",),
     {"omega": r"$\Omega$"},
     _omega,
   ),
   "weight_shares": Measure(
     "log10 of the norm of each step's share of dL/dW_h",
+    "norm of each time step's share of ∂L/∂W_h, by Gram matrices",
+    "a backward pass",
     ("layer", "time"),
     {"log10_weight_share": r"$\log_{10}\,\|$share of $t$ in $\partial L/\partial W_h\|$"},
     _weight_shares,
@@ -236,6 +256,16 @@ MEASURES: Mapping[str, Measure] = {
     has_shares,
   ),
 }
+
+
+def rows() -> list[tuple[str, str, str]]:
+  """Returns a row for each measure: its name, what it is, and what it costs."""
+  return [(f"`{name}`", measure.summary, measure.cost) for name, measure in MEASURES.items()]
+
+
+def show() -> None:
+  """Prints the table of measures."""
+  tables.show(("measure", "what it is", "what it costs"), rows())
 
 
 def coordinates(sizes: Mapping[Any, int]) -> dict[str, np.ndarray]:

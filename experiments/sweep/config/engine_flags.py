@@ -9,7 +9,8 @@ import shutil
 import jax
 from absl import flags
 
-from experiments.cli import parsers
+from experiments.cli.flag_table import Flag
+from experiments.cli.parsers import address, choice, integer
 from experiments.runtime.hosts import Processes
 
 # The package that an engine needs, and the extra that installs it.
@@ -30,97 +31,114 @@ class Shard:
   count: int
 
 
-def define() -> None:
-  """All of them."""
-  single, integer = parsers.define, parsers.integer
-  single(
-    "num_shards",
-    "none",
-    integer("num_shards", none="none"),
-    "Parts into which the sweep's runs are cut, if this process trains one of them; "
-    "experiments.merge gathers what all parts have come to. A number, or none, the default.",
-  )
-  single(
-    "shard_index",
-    "none",
-    integer("shard_index", minimum=0, none="none"),
-    "Which of the parts this process trains, from 0, such as $JOB_COMPLETION_INDEX in an indexed "
-    "job of Kubernetes; or none, the default.",
-  )
-  single(
-    "engine",
-    "local",
-    parsers.choice("engine", ENGINE_NAMES),
-    "What trains the runs: local, this process; ray, tasks of Ray; slurm, jobs of SLURM. Those are "
-    "processes of their own, for one group of runs each; this one waits and gathers.",
-  )
-  single("cpus_per_task", "1", integer("cpus_per_task"), "CPU cores of a task of Ray or SLURM.")
-  single(
-    "gpus_per_task",
-    "0",
-    integer("gpus_per_task", minimum=0),
-    "GPUs of a task of Ray or SLURM. Its devices are these, or with 0 its CPU cores.",
-  )
-  single(
-    "memory_per_task",
-    "none",
-    integer("memory_per_task", none="none"),
-    "Memory of a task of Ray or SLURM, in GiB, or none, the default, to ask for none.",
-  )
-  single(
-    "ray_address",
-    "local",
-    parsers.address("ray_address", "auto", "local"),
-    "Address of a Ray cluster, HOST:PORT, or auto for the one that this machine belongs to, or "
-    "local, the default, to start one on this machine.",
-  )
-  single(
-    "slurm_cluster",
-    "slurm",
-    parsers.choice("slurm_cluster", ("slurm", "local")),
-    "Where submitit sends the jobs: slurm, or local for processes of this machine, as a test.",
-  )
-  single(
-    "slurm_minutes",
-    "1440",
-    integer("slurm_minutes"),
-    "Time limit of a SLURM job, in minutes. A job that it ends goes back into the queue, and goes "
-    "on from its checkpoints.",
-  )
-  parsers.define_several(
-    "slurm_option",
-    _option,
-    "Another option of sbatch, NAME=VALUE, such as partition=gpu. May be given several times.",
-  )
-  define_processes()
+def _coordinator(text: str) -> str | None:
+  return None if text == "none" else address("coordinator", "auto", "none")(text)
 
 
-def define_processes() -> None:
-  """Defines the flags of several processes that train each run together."""
-  parsers.define(
+def _option(text: str) -> tuple[str, str]:
+  name, equals, value = text.partition("=")
+  name = name.strip().removeprefix("--")
+  if not (name and equals and all(part.isalnum() for part in name.replace("_", "-").split("-"))):
+    raise ValueError(f"slurm_option must be NAME=VALUE, got '{text}'.")
+  if "\n" in value:
+    raise ValueError(f"slurm_option must be one line, got '{text}'.")
+  return name.replace("_", "-"), value.strip()
+
+
+PROCESSES = (
+  Flag(
     "coordinator",
     "none",
     _coordinator,
-    "Where process 0 waits for the others, HOST:PORT, if several processes train each run; auto to "
-    "find it in the environment (JAX_COORDINATOR_ADDRESS, SLURM, Open MPI, Kubernetes, Cloud TPU); "
-    "or none, the default.",
-  )
-  parsers.define(
+    "Where process 0 waits for the others, HOST:PORT, if several processes train each run "
+    "together; auto to find it in the environment (JAX_COORDINATOR_ADDRESS, SLURM, Open MPI, "
+    "Kubernetes, Cloud TPU); none if this process trains alone.",
+  ),
+  Flag(
     "num_processes",
     "auto",
-    parsers.integer("num_processes", none="auto"),
-    "Processes in all. A number, or auto, to find it in the environment.",
-  )
-  parsers.define(
+    integer("num_processes", none="auto"),
+    "Number of processes that train together, or auto to find it in the environment.",
+  ),
+  Flag(
     "process_id",
     "auto",
-    parsers.integer("process_id", minimum=0, none="auto"),
-    "Which of the processes this one is, from 0. A number, or auto, to find it in the environment.",
-  )
+    integer("process_id", minimum=0, none="auto"),
+    "Index of this process among those that train together, from 0, or auto to find it in the "
+    "environment.",
+  ),
+)
 
-
-def _coordinator(text: str) -> str | None:
-  return None if text == "none" else parsers.address("coordinator", "auto", "none")(text)
+TABLE = (
+  Flag(
+    "num_shards",
+    "none",
+    integer("num_shards", none="none"),
+    "Number of shards that the sweep is split into, of which this process trains one; "
+    "experiments.merge combines them. none for no shards.",
+  ),
+  Flag(
+    "shard_index",
+    "none",
+    integer("shard_index", minimum=0, none="none"),
+    "Index of this process's shard, from 0, such as $JOB_COMPLETION_INDEX in an indexed Kubernetes "
+    "job. none for no shards.",
+  ),
+  Flag(
+    "engine",
+    "local",
+    choice("engine", ENGINE_NAMES),
+    "What trains the runs: local, this process; ray, tasks of Ray; slurm, jobs of SLURM. Each task "
+    "or job trains the runs of one group; this process waits for them and gathers the records.",
+  ),
+  Flag(
+    "cpus_per_task",
+    "1",
+    integer("cpus_per_task"),
+    "CPU cores to request for each Ray task or SLURM job.",
+  ),
+  Flag(
+    "gpus_per_task",
+    "0",
+    integer("gpus_per_task", minimum=0),
+    "GPUs to request for each Ray task or SLURM job, which trains on them, or with 0 on its CPU "
+    "cores.",
+  ),
+  Flag(
+    "memory_per_task",
+    "none",
+    integer("memory_per_task", none="none"),
+    "Memory to request for each Ray task or SLURM job, in GiB, or none to request none.",
+  ),
+  Flag(
+    "ray_address",
+    "local",
+    address("ray_address", "auto", "local"),
+    "Address of a Ray cluster, HOST:PORT; auto for the cluster that this machine belongs to; local "
+    "to start one on this machine.",
+  ),
+  Flag(
+    "slurm_cluster",
+    "slurm",
+    choice("slurm_cluster", ("slurm", "local")),
+    "Where the jobs run: slurm, or local to run them as processes on this machine, for tests.",
+  ),
+  Flag(
+    "slurm_minutes",
+    "1440",
+    integer("slurm_minutes"),
+    "Time limit of a SLURM job, in minutes. A job that reaches it is requeued and resumes from its "
+    "checkpoints.",
+  ),
+  Flag(
+    "slurm_option",
+    "none",
+    _option,
+    "Additional option of sbatch, as NAME=VALUE, such as partition=gpu. Repeatable.",
+    "repeated",
+  ),
+  *PROCESSES,
+)
 
 
 def processes() -> Processes | None:
@@ -136,16 +154,6 @@ def processes() -> Processes | None:
     if values[name].value is not None:
       raise ValueError(f"--{name} needs --coordinator, got {values[name].value} without it.")
   return None
-
-
-def _option(text: str) -> tuple[str, str]:
-  name, equals, value = text.partition("=")
-  name = name.strip().removeprefix("--")
-  if not (name and equals and all(part.isalnum() for part in name.replace("_", "-").split("-"))):
-    raise ValueError(f"slurm_option must be NAME=VALUE, got '{text}'.")
-  if "\n" in value:
-    raise ValueError(f"slurm_option must be one line, got '{text}'.")
-  return name.replace("_", "-"), value.strip()
 
 
 def shard() -> Shard | None:

@@ -1,10 +1,10 @@
-"""The flags of a sweep."""
+"""The flags of a sweep, as a table."""
 
 from __future__ import annotations
 
-from absl import flags
-
-from experiments.cli import parsers
+from experiments.cli import flag_table
+from experiments.cli.flag_table import Flag
+from experiments.cli.parsers import choice, integer, number, positive, subset
 from experiments.networks import cell_options
 from experiments.sweep.config import engine_flags
 from experiments.sweep.config.layout import RUNS_PER_ACCELERATOR
@@ -14,130 +14,178 @@ from rnn_jax.tasks import TASKS
 from rnn_jax.text import STANDARD_LIBRARY
 from rnn_jax.training import CLIP_BY, OPTIMIZERS
 
-
-def define() -> None:
-  """All flags of the sweep."""
-  axis, single, integer = parsers.define_axis, parsers.define, parsers.integer
-  positive = parsers.positive
-  axis(
+_AXES = (
+  Flag(
     "cell",
     "elman",
-    parsers.choice("cell", CELLS),
+    choice("cell", CELLS),
     "Name of a cell; --list_cells prints a table of them.",
-  )
-  axis("depth", "1", integer("depth"), "Number of recurrent layers.")
-  axis(
+    "axis",
+  ),
+  Flag("depth", "1", integer("depth"), "Number of recurrent layers.", "axis"),
+  Flag(
     "truncation",
     "full",
     integer("truncation", none="full"),
-    "Time steps after which backpropagation through time is cut, or full.",
-    none="full",
-  )
-  axis("seed", "0", integer("seed", minimum=0), "Seed of parameters and data.")
-  axis("learning_rate", "0.002", positive("learning_rate"), "Learning rate of the optimizer.")
-  axis(
+    "Number of time steps after which backpropagation through time is cut, or full for no cut.",
+    "axis",
+  ),
+  Flag("seed", "0", integer("seed", minimum=0), "Seed of the params and of the data.", "axis"),
+  Flag(
+    "learning_rate",
+    "0.002",
+    positive("learning_rate"),
+    "Learning rate of the optimizer.",
+    "axis",
+  ),
+  Flag(
     "clip_norm",
     "1.0",
     positive("clip_norm", none="none"),
-    "Largest norm that is not clipped, or none for no clipping; --clip_by says of what.",
-  )
-  axis(
+    "Norm above which gradients are clipped, or none for no clipping; --clip_by selects what is "
+    "clipped.",
+    "axis",
+  ),
+  Flag(
     "clip_by",
     "global_norm",
-    parsers.choice("clip_by", CLIP_BY),
-    "What is clipped: global_norm, the whole gradient before an update; element, each of its "
+    choice("clip_by", CLIP_BY),
+    "What is clipped: global_norm, the whole gradient before each update; element, each of its "
     "entries; carry, dL/dh_t of each example's own loss at every time step of the backward pass.",
-  )
-  axis(
+    "axis",
+  ),
+  Flag(
     "recurrent_gain",
     "1.0",
-    parsers.number("recurrent_gain", "a finite number from 0", lambda v: v >= 0),
-    "Factor on the recurrent kernels at initialisation; for cells that have them.",
-  )
-  axis(
+    number("recurrent_gain", "a finite number from 0", lambda v: v >= 0),
+    "Factor on the recurrent kernels at initialization, for cells that have them.",
+    "axis",
+  ),
+  Flag(
     "forget_bias",
     "1.0",
-    parsers.number("forget_bias", "a finite number", lambda v: True),
-    "Forget gate bias at initialisation; for cells that have one.",
-  )
-  cell_options.define(axis=True)
-  single("task", "charlm", parsers.choice("task", TASKS), f"What is learned: {', '.join(TASKS)}.")
-  single(
+    number("forget_bias", "a finite number", lambda v: True),
+    "Bias of the forget gate at initialization, for cells that have one.",
+    "axis",
+  ),
+  cell_options.flag(axis=True),
+)
+
+_TRAINING = (
+  Flag("task", "charlm", choice("task", TASKS), f"Task to learn: {', '.join(TASKS)}."),
+  Flag(
     "corpus",
     STANDARD_LIBRARY,
     str,
-    f"Text for task charlm: path of a file, or {STANDARD_LIBRARY} for the source of Python's "
+    f"Text for --task=charlm: path of a file, or {STANDARD_LIBRARY} for the source of Python's "
     "standard library.",
-  )
-  single("hidden_size", "64", integer("hidden_size"), "Width of every recurrent layer, in units.")
-  single("sequence_length", "128", integer("sequence_length"), "Length of a sequence, in steps.")
-  single("batch_size", "32", integer("batch_size"), "Sequences in a batch.")
-  single("steps", "200", integer("steps"), "Optimisation steps of each run.")
-  single(
-    "optimizer",
-    "adam",
-    parsers.choice("optimizer", OPTIMIZERS),
-    f"Optimizer: {', '.join(OPTIMIZERS)}.",
-  )
-  single(
+  ),
+  Flag("hidden_size", "64", integer("hidden_size"), "Hidden size of every recurrent layer."),
+  cell_options.MATCH_PARAMS,
+  Flag("sequence_length", "128", integer("sequence_length"), "Time steps of a sequence."),
+  Flag("batch_size", "32", integer("batch_size"), "Sequences in a batch."),
+  Flag("steps", "200", integer("steps"), "Optimization steps of each run."),
+  Flag(
+    "optimizer", "adam", choice("optimizer", OPTIMIZERS), f"Optimizer: {', '.join(OPTIMIZERS)}."
+  ),
+)
+
+_RECORDS = (
+  Flag(
     "log_every",
     "20",
     integer("log_every"),
-    "Optimisation steps from one record of gradient norms per time step to the next; the first "
-    "and the last step are always recorded.",
-  )
-  single(
+    "Optimization steps between records of the gradient norm at each time step. The first and the "
+    "last step are always recorded.",
+  ),
+  Flag(
     "measures",
     "lag",
-    parsers.subset("measure", MEASURES),
-    "What to measure beside the norms of every step, a comma list, or none: "
-    + "; ".join(f"{name}, {measure.note}" for name, measure in MEASURES.items())
-    + ".",
-  )
-  single(
+    subset("measure", MEASURES),
+    "Measures to compute in addition to the gradient norms, as a comma list, or none: "
+    f"{', '.join(MEASURES)}. --list_measures prints a table of them.",
+  ),
+  Flag(
     "measure_every",
     "as_logged",
     integer("measure_every", none="as_logged"),
-    "Optimisation steps from one measurement to the next; the first and the last step are always "
-    "measured. A number, or as_logged, the default: where norms are logged.",
-  )
-  flags.DEFINE_string("output_dir", "results/sweep", "Folder for records and figures.")
-  single(
-    "devices",
-    "all",
-    integer("devices", none="all"),
-    "Devices to use, of all processes; CPU cores are devices. A number, or all, the default.",
-  )
-  single(
-    "data_parallel",
-    "1",
-    integer("data_parallel"),
-    "Devices that share the batch of each run; must divide the batch size and the devices in use. "
-    "With several processes it must be the number of devices in use.",
-  )
-  single(
-    "runs_per_device",
-    "auto",
-    integer("runs_per_device", none="auto"),
-    "Most runs that a device trains at a time, vectorised. A number, or auto, the default: 1 on "
-    f"CPU, {RUNS_PER_ACCELERATOR} elsewhere.",
-  )
-  flags.DEFINE_string(
-    "compilation_cache",
-    "auto",
-    "Folder where compiled programs are kept, for later sweeps to load; auto for rnn_jax in the "
-    "user's cache folder, or none.",
-  )
-  flags.DEFINE_boolean("dry_run", False, "Print runs, groups and compilations; write nothing.")
-  single(
+    "Optimization steps between measurements, or as_logged to measure where norms are recorded. "
+    "The first and the last step are always measured.",
+  ),
+  Flag(
+    "output_dir",
+    "results/sweep",
+    str,
+    "Folder for records and figures. The same command resumes an interrupted sweep.",
+  ),
+  Flag(
     "checkpoint_every",
     "1000",
     integer("checkpoint_every"),
-    "Optimisation steps from one checkpoint to the next, from which a sweep that was interrupted "
-    "goes on; rounded up to those of a call, 50.",
-  )
-  flags.DEFINE_boolean("retry_failed", False, "Train those runs again that have failed before.")
-  flags.DEFINE_boolean("overwrite", False, "Replace another sweep in the output folder.")
-  engine_flags.define()
-  flags.adopt_module_key_flags(parsers)  # so that --help shows them
-  flags.adopt_module_key_flags(cell_options)
+    "Optimization steps between checkpoints, from which an interrupted sweep resumes; rounded up "
+    "to a multiple of 50.",
+  ),
+  Flag("retry_failed", "false", None, "Train failed runs again."),
+  Flag(
+    "overwrite",
+    "false",
+    None,
+    "Replace the records of another sweep in the output folder. Those of the same sweep are kept.",
+  ),
+)
+
+_DEVICES = (
+  Flag(
+    "devices",
+    "all",
+    integer("devices", none="all"),
+    "Number of devices to use, of all processes together, or all. Each CPU core is a device.",
+  ),
+  Flag(
+    "data_parallel",
+    "1",
+    integer("data_parallel"),
+    "Number of devices that share each run's batch. It must divide the batch size and the number "
+    "of devices in use; with several processes it must equal the number of devices in use.",
+  ),
+  Flag(
+    "runs_per_device",
+    "auto",
+    integer("runs_per_device", none="auto"),
+    "Maximum number of runs that a device trains at once, vectorized, or auto: 1 on CPU, "
+    f"{RUNS_PER_ACCELERATOR} on other devices.",
+  ),
+  Flag(
+    "compilation_cache",
+    "auto",
+    str,
+    "Folder that keeps compiled programs for later sweeps; auto for rnn_jax in the user's cache "
+    "folder, or none.",
+  ),
+)
+
+_COMMANDS = (
+  Flag(
+    "dry_run",
+    "false",
+    None,
+    "Print the runs, their groups and the number of compilations, then exit. Nothing is written.",
+  ),
+  cell_options.LIST_CELLS,
+  Flag("list_measures", "false", None, "Print a table of the measures, then exit."),
+  Flag("list_flags", "false", None, "Print a table of these flags, then exit."),
+)
+
+TABLE = (
+  *_AXES,
+  *_TRAINING,
+  *_RECORDS,
+  *_DEVICES,
+  *engine_flags.TABLE,
+  *_COMMANDS,
+)
+
+
+def define() -> None:
+  """Defines the flags of a sweep."""
+  flag_table.define(TABLE)

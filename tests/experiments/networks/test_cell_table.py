@@ -7,6 +7,7 @@ import inspect
 import pytest
 from rich.console import Console
 
+from experiments.cli import tables
 from experiments.networks import cell_table
 from rnn_jax.cells import CELLS
 
@@ -45,14 +46,15 @@ def test_every_cell_says_what_it_is_and_where_it_is_from(name):
   assert [option.split("=")[0] for option in row.options.split(", ")] == keywords
 
 
-def test_markdown_has_a_line_for_each_cell():
-  lines = cell_table.markdown().splitlines()
+def test_markdown_has_a_line_for_each_cell(capsys):
+  cell_table.show()
+  lines = capsys.readouterr().out.splitlines()
   assert lines[:2] == ["| cell | what it is | options | source |", "| --- | --- | --- | --- |"]
   assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in CELLS]
 
 
 def test_in_a_terminal_lines_are_broken_and_nothing_is_cut(clocks, monkeypatch, capsys):
-  monkeypatch.setattr(cell_table, "Console", lambda: Console(width=100, force_terminal=True))
+  monkeypatch.setattr(tables, "Console", lambda: Console(width=100, force_terminal=True))
   cell_table.show()
   out = capsys.readouterr().out
   assert "…" not in out and "clock" in out

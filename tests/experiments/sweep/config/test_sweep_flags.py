@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from experiments.sweep.config.grid import flagfile
+from experiments.sweep.config.flags import TABLE
+from experiments.sweep.config.grid import AXES, Settings, flagfile
 from experiments.sweep.config.sweep import resolve
+from experiments.sweep.measures import MEASURES
+from experiments.sweep.training.program import CHUNK
 
 FLAGFILES = Path(__file__).parents[4] / "experiments" / "flagfiles"
 SWEEPS = sorted(path for path in FLAGFILES.glob("*.flags") if "--task=" in path.read_text())
@@ -19,6 +23,31 @@ SWEEPS = sorted(path for path in FLAGFILES.glob("*.flags") if "--task=" in path.
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: p.name)
 def test_every_flagfile_is_valid(path, tmp_path, sweep_here):
   assert sweep_here(f"--flagfile={path}", "--dry_run", f"--output_dir={tmp_path / 'out'}") == 0
+
+
+def test_every_axis_and_setting_has_a_flag():
+  kinds = {flag.name: flag.kind for flag in TABLE}
+  assert [name for name, kind in kinds.items() if kind == "axis"] == list(AXES)
+  assert {field.name for field in dataclasses.fields(Settings)} <= kinds.keys()
+
+
+@pytest.mark.parametrize("flag", TABLE, ids=lambda flag: flag.name)
+def test_every_flag_says_what_it_does_and_its_default(flag, sweep_flags):
+  assert flag.help.endswith(".") and "|" not in flag.help
+  defined = sweep_flags[flag.name]
+  if flag.kind == "single":
+    assert defined.default_as_str == f"'{flag.default}'"
+  if flag.name == "checkpoint_every":
+    assert f"a multiple of {CHUNK}." in flag.help
+
+
+@pytest.mark.parametrize(("flag", "first"), [("flags", "| flag |"), ("measures", "| measure |")])
+def test_tables_are_printed(flag, first, sweep_here, capsys):
+  assert sweep_here(f"--list_{flag}") == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].startswith(first)
+  assert len(lines) == 2 + len(TABLE if flag == "flags" else MEASURES)
+  assert len({line.count("|") for line in lines}) == 1
 
 
 BAD = [

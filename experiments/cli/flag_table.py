@@ -1,0 +1,53 @@
+"""Flags as a table, which defines them and is printed as their documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from absl import flags
+
+from experiments.cli import parsers, tables
+from experiments.cli.parsers import Parse
+
+
+class Flag(NamedTuple):
+  """A flag.
+
+  Attributes:
+    name: its name, without dashes.
+    default: its default, as text.
+    parse: text -> value; None for a switch, `--name` or `--noname`.
+    help: what it does, and the values that it takes.
+    kind: `single`; `axis` if a comma list of values spans an axis of a sweep; `repeated` if the
+      flag may be given several times, and holds a list.
+  """
+
+  name: str
+  default: str
+  parse: Parse | None
+  help: str
+  kind: Literal["single", "axis", "repeated"] = "single"
+
+
+def define(table: Iterable[Flag]) -> None:
+  """Defines the flags of a table."""
+  for flag in table:
+    if flag.parse is None:
+      flags.DEFINE_boolean(flag.name, flag.default == "true", flag.help)
+    elif flag.kind == "axis":
+      parsers.define_list(flag.name, flag.default, flag.parse, _full_help(flag))
+    elif flag.kind == "repeated":
+      parsers.define_several(flag.name, flag.parse, flag.help)
+    else:
+      parsers.define(flag.name, flag.default, flag.parse, flag.help)
+
+
+def _full_help(flag: Flag) -> str:
+  return flag.help + " A comma list spans an axis of the sweep." * (flag.kind == "axis")
+
+
+def markdown(table: Iterable[Flag]) -> str:
+  """Returns the table in Markdown, one line per flag."""
+  rows = [(f"`--{flag.name}`", f"`{flag.default}`", _full_help(flag)) for flag in table]
+  return tables.markdown(("flag", "default", "what it does"), rows)

@@ -1,0 +1,29 @@
+"""Tables of text, in Markdown and on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """Returns a table in Markdown, one line per row."""
+  lines = [titles, ["---"] * len(titles), *rows]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def show(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+  """Prints a table in Markdown; on a terminal its lines are wrapped."""
+  console = Console()
+  if not console.is_terminal:
+    print(markdown(titles, rows), end="")
+    return
+  table = Table(box=box.MARKDOWN, show_lines=True)
+  for title in titles:
+    table.add_column(title, overflow="fold")
+  for row in rows:
+    table.add_row(*row)
+  console.print(table)
