@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 
 def choice(kind: str, value: Any, choices: Iterable[str]) -> str:
@@ -70,3 +72,20 @@ def number(name: str, value: Any, *, above: float = -math.inf, minimum: float = 
   if plain < minimum:
     raise ValueError(f"{name} must be at least {minimum:g}, got {value}.")
   return value
+
+
+def like(name: str, wanted: PyTree, given: PyTree) -> None:
+  """Checks that the pytree `given` has the structure, shapes and dtypes of `wanted`.
+
+  Raises:
+    ValueError: it differs.
+  """
+  expected, got = jax.tree.structure(wanted), jax.tree.structure(given)
+  if got != expected:
+    raise ValueError(f"{name} must have the structure {expected}, got {got}.")
+  for want, have in zip(jax.tree.leaves(wanted), jax.tree.leaves(given), strict=True):
+    if want.shape != jnp.shape(have) or want.dtype != jnp.result_type(have):
+      raise ValueError(
+        f"{name} must have leaves of shape {want.shape} and dtype {want.dtype}, "
+        f"got {jnp.shape(have)} and {jnp.result_type(have)}."
+      )

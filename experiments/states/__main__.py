@@ -110,7 +110,9 @@ def look(
   found = search(features, {q.name: q.values for q in reading.quantities}, _TOP)
   shown = min(shown, len(pieces))
   reach = min(reach, shown)
-  traced = jax.jit(lambda variables, tokens: saliency(trained.model, variables, tokens, reach))
+  traced = jax.jit(
+    lambda variables, tokens: saliency(trained.model, variables, tokens, reach=reach)
+  )
   norms = traced(trained.variables, jnp.asarray(tokens[: shown + 1], jnp.int32))
   piece = "character" if trained.settings.level == CHARACTERS else "word"
   losses = reading.losses[:shown]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.gradient_flow.reverse_sweep import forward_pass
+from rnn_jax.gradient_flow import forward_layers
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.types import Array, Carry, step
@@ -53,15 +53,15 @@ def read(model: DeepRNN, variables: Any, tokens: np.ndarray) -> Reading:
 
   @jax.jit
   def run(variables: Any, tokens: Array) -> tuple[list[tuple[Carry, dict[str, Array]]], Array]:
-    cells, params, ys = model.trunk(variables, tokens[:-1, None])
+    cells, params, xs = model.trunk(variables, tokens[:-1, None])
+    passes = forward_layers(cells, params, xs, model.initial_carries(1))
     layers = []
-    for cell, cell_params, carry in zip(cells, params, model.initial_carries(1), strict=True):
-      run = forward_pass(cell, cell_params, ys, carry)
-      ys, now = run.ys, (run.before, run.drives)
+    for cell, run in zip(cells, passes, strict=True):
+      now = run.before, run.drives
       after = step(cell, run.params, *now)
       gates = cell.gates(run.params, *now, cell.recur(run.params, run.before))
       layers.append((after, gates))
-    logits: Any = model.apply(variables, ys, method="readout")
+    logits: Any = model.apply(variables, passes[-1].ys, method="readout")
     return layers, cross_entropy(logits[:, 0], tokens[1:])
 
   layers, losses = run(variables, jnp.asarray(tokens, jnp.int32))

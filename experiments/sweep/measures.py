@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from rnn_jax.gradient_flow import (
   half_life,
   has_shares,
   jacobian_norm,
+  joint_size,
   lag_profile,
   lyapunov_spectrum,
   omega,
@@ -24,8 +25,6 @@ from rnn_jax.gradient_flow import (
   truncation_bias,
   weight_share_norms,
 )
-from rnn_jax.gradient_flow.joint_carry import to_vector
-from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Batch, Task
@@ -127,29 +126,21 @@ def _lag(moment: Moment) -> Variables:
   return {**norms, "decay_rate": rate, "half_life": half_life(rate), "effective_memory": memory}
 
 
-def _layers(moment: Moment) -> Iterator[tuple[Cell, Params, Array]]:
-  """(cell, its params, what it reads) for each layer, over this device's examples."""
-  cells, params, xs = moment.network(moment.share)
-  passes = forward_layers(cells, params, xs)
-  return zip(cells, params, [xs, *(layer.ys for layer in passes[:-1])], strict=True)
-
-
 def _jacobian(moment: Moment) -> Variables:
-  norms = [jacobian_norm(*layer, jax.random.key(0)) for layer in _layers(moment)]
+  norms = jacobian_norm(*moment.network(moment.share), key=jax.random.key(0))
   return {"log10_jacobian_norm": moment.mean(jnp.stack(norms))}
 
 
 def _lyapunov(moment: Moment) -> Variables:
-  def of_layer(cell: Cell, params: Params, xs: Array) -> Array:
-    size = jax.eval_shape(lambda: to_vector(cell.initial_carry((1,)))).size
-    return moment.mean(lyapunov_spectrum(cell, params, xs, min(_EXPONENTS, size)).T)
-
-  return {"lyapunov_exponent": jnp.stack([of_layer(*layer) for layer in _layers(moment)])}
+  count = min(_EXPONENTS, *map(joint_size, moment.model.cells))
+  spectra = lyapunov_spectrum(*moment.network(moment.share), num_exponents=count)
+  means = [moment.mean(exponents.T) for exponents in spectra]
+  return {"lyapunov_exponent": jnp.stack(means)}
 
 
 def _truncation_bias(moment: Moment) -> Variables:
   ks = reaches(len(moment.batch.mask))
-  bias = truncation_bias(*moment.network(moment.batch), moment.mean_loss, ks)
+  bias = truncation_bias(*moment.network(moment.batch), moment.mean_loss, truncations=ks)
   return {"truncation_cosine": bias.cosine, "truncation_error": bias.relative_error}
 
 

@@ -1,4 +1,4 @@
-"""The whole carry as one real vector an example: what Jacobians and Lyapunov exponents are of."""
+"""The joint carry s: all leaves of a carry as one real vector per example."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from rnn_jax.types import Array, Carry, Cell, Drive, Params, step
+from rnn_jax.types import Carry, Cell, Drive, Params, step
 
 
-def to_vector(carry: Carry) -> Array:
-  """s [B, N]: the leaves of a carry [B, ...] one after another, an LSTM's hidden before its cell.
+def joint_size(cell: Cell) -> int:
+  """Returns N, the number of real entries of the cell's joint carry."""
+  return jax.eval_shape(lambda: to_vector(cell.initial_carry((1,)))).size
 
-  A complex leaf counts as its real part and then its imaginary part; integers are left out.
+
+def to_vector(carry: Carry) -> Float[Array, "B N"]:
+  """Returns s [B, N]: the leaves of a carry [B, ...] concatenated, an LSTM's hidden then its cell.
+
+  A complex leaf contributes its real part, then its imaginary part. Integers are left out.
   """
   parts = []
   for leaf in jax.tree.leaves(carry):
@@ -24,8 +30,8 @@ def to_vector(carry: Carry) -> Array:
   return jnp.concatenate([part.reshape(part.shape[0], -1) for part in parts], axis=1)
 
 
-def from_vector(s: Array, carry: Carry) -> Carry:
-  """`carry`, with its floats replaced by those of s [B, N]."""
+def from_vector(s: Float[Array, "B N"], carry: Carry) -> Carry:
+  """Returns `carry` with its floats replaced by those of s [B, N]."""
   leaves, structure = jax.tree.flatten(carry)
   new, start = [], 0
 
@@ -47,8 +53,8 @@ def from_vector(s: Array, carry: Carry) -> Carry:
 
 def linearized_step(
   cell: Cell, params: Params, before: Carry, drive: Drive
-) -> Callable[[Array], Array]:
-  """v ↦ J v for v [B, N], J = ∂s_t/∂s_{t−1} of each example on its own."""
+) -> Callable[[Float[Array, "B N"]], Float[Array, "B N"]]:
+  """Returns v ↦ J v for v [B, N], with J = ∂s_t/∂s_{t−1} of each example."""
 
   def next_vector(s: Array) -> Array:
     return to_vector(step(cell, params, from_vector(s, before), drive))

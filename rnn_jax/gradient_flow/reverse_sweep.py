@@ -1,63 +1,85 @@
-"""The reverse sweep through time, right far outside the range of floats: 10^-900, 10^+900."""
+"""Forward and reverse sweeps of one layer, with cotangents from 10^-900 to 10^+900 and beyond."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, Int
 
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Carry, Cell, Drive, Params, floats_of, step, with_floats
+from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, step, with_floats
 
 # Stands for the exponent of zero: below any other, so that zero never sets a common scale.
 _ZERO_EXPONENT = -(2**30)
 
+Value = TypeVar("Value")
 
-class Scaled(NamedTuple):
-  """value · 2^exponent, one exponent an example: a quantity that no float may be able to hold.
+
+class Scaled(NamedTuple, Generic[Value]):
+  """value · 2^exponent with one exponent per example, for quantities outside the float range.
 
   Attributes:
     value: pytree of leaves [..., B, H].
     exponent: int32 [..., B].
   """
 
-  value: Any
-  exponent: Array
+  value: Value
+  exponent: Int[Array, "*batch"]
 
 
 class Pass(NamedTuple):
-  """What the forward pass of one layer leaves to be swept through in reverse.
+  """The forward pass of one layer, as a reverse sweep needs it.
 
   Attributes:
-    params: of the cell, prepared.
-    before: h_{t−1}, the carry that each step starts from; leaves [T, B, H].
-    drives: of each step.
+    params: the cell's prepared params.
+    before: h_{t−1}, the carry from which step t starts; leaves [T, B, H].
+    drives: the drive of each step.
     ys: outputs [T, B, ...].
-    inputs_vjp: cotangent of the drives ↦ (cotangent of xs,).
+    inputs_vjp: maps a cotangent of the drives to (cotangent of xs,).
   """
 
   params: Params
   before: Carry
   drives: Drive
-  ys: Array
+  ys: Inexact[Array, "T B *H"]
   inputs_vjp: Callable[[Drive], tuple[Array]]
 
 
-def forward_pass(cell: Cell, params: Params, xs: Array, carry: Carry | None = None) -> Pass:
-  """Runs one layer over xs [T, B, D], or tokens [T, B]; from a carry of zeros if None."""
+def with_carry_output(cell: Cell) -> Cell:
+  """Returns the cell with (carry, y) as its output."""
 
-  def output(params: Params, carry: Carry, drive: Drive) -> Any:
+  def output(params: Params, carry: Carry, drive: Drive) -> tuple[Carry, Array]:
     return carry, cell.output(params, carry, drive)
 
+  return cell._replace(output=output)
+
+
+def forward_pass(
+  cell: Cell,
+  params: Params,
+  xs: Float[Array, "T B D"] | Int[Array, "T B"],
+  carry: Carry | None = None,
+) -> Pass:
+  """Runs one layer over xs.
+
+  Args:
+    cell: the cell.
+    params: of the cell.
+    xs: [T, B, D], or tokens [T, B].
+    carry: the initial carry, leaves [B, ...]; zeros if None.
+  Returns:
+    The layer's Pass.
+  """
   params = cell.prepare(params)
-  watched = cell._replace(output=output, prepare=lambda prepared: prepared)
-  _, (carries, ys) = unroll(watched, params, xs, carry)
+  prepared = with_carry_output(cell)._replace(prepare=lambda params: params)
+  _, (carries, ys) = unroll(prepared, params, xs, carry)
   if carry is None:
     carry = jax.tree.map(lambda a: jnp.zeros_like(a[0]), carries)
   before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), carry, carries)
@@ -66,25 +88,32 @@ def forward_pass(cell: Cell, params: Params, xs: Array, carry: Carry | None = No
 
 
 def reverse_sweep(
-  cell: Cell, run: Pass, y_bars: Scaled, final_bar: Scaled | None = None
-) -> tuple[Scaled, Scaled]:
-  """dL/dh_t at every step of one layer, rescaled to about 1 at each of them.
+  cell: Cell, run: Pass, y_bars: Scaled[Array], final_bar: Scaled[Carry] | None = None
+) -> tuple[Scaled[Carry], Scaled[Drive]]:
+  """Returns dL/dh_t and dL/ddrive_t at every step of one layer.
 
     dL/dh_t = ∂L/∂y_t ∂y_t/∂h_t + dL/dh_{t+1} ∂h_{t+1}/∂h_t
 
-  Powers of two are taken out of the cotangent and added up as an integer, each example's own.
+  Each step rescales each example's cotangent to about 1 and adds the power of two that it takes
+  out to an integer exponent, so nothing underflows or overflows.
+
+  Convention: h_t leaves step t; each leaf of the carry counts as independent of the others.
+
+  Cost: one vector-Jacobian product of a step, per step.
 
   Args:
-    cell: of the layer.
-    run: its forward pass.
+    cell: the layer's cell.
+    run: the layer's forward pass.
     y_bars: cotangent of the outputs, [T, B, ...].
-    final_bar: cotangent of the last carry, leaves [B, H]; zeros if None.
+    final_bar: cotangent of the final carry, leaves [B, H]; zeros if None.
   Returns:
-    (dL/dh_t, leaves [T, B, H], None for integers; dL/ddrive_t, leaves [T, B, ...]). h_t leaves
-    step t; each leaf of the carry is taken as independent of the others.
+    (dL/dh_t, leaves [T, B, H], with None in place of integers; dL/ddrive_t, leaves [T, B, ...]).
   """
+  Step = tuple[Carry, Drive, Scaled[Array]]
 
-  def back(later: Scaled, now: Any) -> tuple[Scaled, tuple[Carry, Drive, Array]]:
+  def back(
+    later: Scaled[Carry], now: Step
+  ) -> tuple[Scaled[Carry], tuple[Carry, Drive, Int[Array, " B"]]]:
     before, drive, y_bar = now
     exponent = jnp.maximum(later.exponent, y_bar.exponent)
     later, y_bar = shift(later, exponent), shift(y_bar, exponent)
@@ -100,47 +129,47 @@ def reverse_sweep(
     return normalize(Scaled(before_bar, exponent)), (total, drive_bar, exponent)
 
   if final_bar is None:
-    nothing = jax.tree.map(lambda a: jnp.zeros_like(a[0]), floats_of(run.before))
-    final_bar = Scaled(nothing, jnp.zeros_like(y_bars.exponent[0]))
+    zeros = jax.tree.map(lambda a: jnp.zeros_like(a[0]), floats_of(run.before))
+    final_bar = Scaled(zeros, jnp.zeros_like(y_bars.exponent[0]))
   # Not `unroll`: this is its reverse sweep, with a rescaling in every step.
   now = (run.before, run.drives, normalize(y_bars))
   _, (totals, drive_bars, exponents) = jax.lax.scan(back, normalize(final_bar), now, reverse=True)
   return Scaled(totals, exponents), Scaled(drive_bars, exponents)
 
 
-def unscaled(value: Any) -> Scaled:
-  """A pytree of leaves [T, B, ...], as a float holds it."""
+def unscaled(value: Value) -> Scaled[Value]:
+  """Returns a pytree of leaves [T, B, ...] as a Scaled with exponents of zero."""
   leading = jax.tree.leaves(value)[0].shape[:2]
   return Scaled(value, jnp.zeros(leading, jnp.int32))
 
 
-def log10_norms(scaled: Scaled) -> Any:
-  """log₁₀ ‖leaf · 2^exponent‖ of each leaf and example; −inf for zero."""
+def log10_norms(scaled: Scaled[Value]) -> Value:
+  """Returns log₁₀ ‖leaf · 2^exponent‖ of each leaf and example; −inf for zero."""
 
-  def of_leaf(leaf: Array) -> Array:
+  def leaf_norm(leaf: Array) -> Array:
     norm = scaled_norm(leaf, axis=tuple(range(scaled.exponent.ndim, leaf.ndim)))
     return jnp.log10(norm) + scaled.exponent.astype(norm.dtype) * math.log10(2)
 
-  return jax.tree.map(of_leaf, scaled.value)
+  return jax.tree.map(leaf_norm, scaled.value)
 
 
-def normalize(scaled: Scaled) -> Scaled:
-  """The same quantity with its largest entry about 1, each example on its own."""
+def normalize(scaled: Scaled[Value]) -> Scaled[Value]:
+  """Returns the same quantity with each example's largest entry at about 1."""
   ndim = scaled.exponent.ndim
   sizes = [
     jnp.max(jnp.abs(leaf), axis=tuple(range(ndim, leaf.ndim)))
     for leaf in jax.tree.leaves(scaled.value)
   ]
   largest = functools.reduce(jnp.maximum, sizes)
-  # One less than the last: 2^-power has to be in the range of normal floats.
+  # One below the largest power: 2^-power must be a normal float, too.
   power = jnp.minimum(exponent_of(largest), jnp.finfo(largest.dtype).maxexp - 2)
   shifted = shift(scaled, scaled.exponent + power)
-  nothing = jnp.full_like(scaled.exponent, _ZERO_EXPONENT)
-  return shifted._replace(exponent=jnp.where(largest == 0, nothing, shifted.exponent))
+  exponent_of_zero = jnp.full_like(scaled.exponent, _ZERO_EXPONENT)
+  return shifted._replace(exponent=jnp.where(largest == 0, exponent_of_zero, shifted.exponent))
 
 
-def shift(scaled: Scaled, exponent: Array) -> Scaled:
-  """The same quantity with another exponent; what is too small for it becomes zero."""
+def shift(scaled: Scaled[Value], exponent: Int[Array, "*batch"]) -> Scaled[Value]:
+  """Returns the same quantity with another exponent; entries too small for it become zero."""
 
   def leaf(a: Array) -> Array:
     factor = power_of_two(scaled.exponent - exponent, a.real.dtype)

@@ -1,50 +1,54 @@
-"""Saliency: how strongly the loss at one step depends on each input before it."""
+"""Saliency: the gradient of the loss at each step with respect to the inputs before it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.reverse_sweep import forward_pass
+from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Carry
+from rnn_jax.types import Carry
 
-# Of windows that are computed side by side: how many, and numbers that they read.
-_MOST, _LARGEST = 64, 2**25
+# Bounds on the windows computed in parallel: their number, and the numbers that they read.
+_MAX_WINDOWS, _MAX_NUMBERS = 64, 2**25
 
 
-def saliency(model: DeepRNN, variables: Any, tokens: Array, reach: int) -> Array:
-  """‖dL_t/dx_s‖ of a language model, for every step t and the `reach` inputs up to it.
+def saliency(
+  model: DeepRNN, variables: PyTree, tokens: ArrayLike, *, reach: int
+) -> Float[Array, "T reach"]:
+  """Returns ‖dL_t/dx_s‖ of a language model, for every step t and the `reach` inputs up to it.
 
     L_t = −ln p(x_{t+1} | x_0 … x_t)        saliency[t, k] = ‖dL_t/dx_s‖,  s = t − k
 
   x_s is what the first layer reads at step s: the embedded token, or its one-hot vector. Each L_t
-  has a backward pass of its own, over the window of `reach` steps that ends at t and starts from
-  the carry that the whole text before it leaves there. Nothing is approximated: a longer reach adds
-  columns, and changes none.
+  has its own backward pass, over the window of `reach` steps that ends at t and starts from the
+  carry after all of the text before the window. Nothing is approximated: a longer reach adds
+  columns and changes none.
 
-  Cost: one forward pass over the text, and for each step a forward and a backward pass over its
-  window.
+  Cost: one forward pass over the text; for each step a forward and a backward pass over its window.
 
   Args:
     model: reads tokens, from a carry of zeros; its outputs are logits of the next token.
     variables: of the model.
-    tokens: x, [T + 1] integers, one text; the last is only predicted.
+    tokens: x, [T + 1] integers, one text; the last token is predicted but not read.
     reach: number of inputs that each loss is traced back to.
   Returns:
     [T, reach]; NaN where t − k is before the first step. Norms below 1e-38 are 0 in float32.
   Raises:
-    TypeError, ValueError: a reach that is no integer of at least 1, tokens that are no integers
-      [T + 1] with T at least 1, or a model that reads no tokens, is pooled or learned its carry.
+    TypeError, ValueError: a reach that is not an integer of at least 1; tokens that are not
+      integers [T + 1] with T at least 1; a model that does not read tokens, is pooled, or has a
+      learned carry.
   References:
-    Simonyan et al., 2013 (of images), https://arxiv.org/abs/1312.6034
-    Li et al., 2016 (of text), https://arxiv.org/abs/1506.01066
+    Simonyan et al., 2013 (for images), https://arxiv.org/abs/1312.6034
+    Li et al., 2016 (for text), https://arxiv.org/abs/1506.01066
   """
   tokens, vocabulary_size = _check(model, tokens, reach)
   num_steps = len(tokens) - 1
@@ -52,34 +56,31 @@ def saliency(model: DeepRNN, variables: Any, tokens: Array, reach: int) -> Array
   cells, params, xs = model.trunk(variables, tokens[:-1, None])
   if jnp.issubdtype(xs.dtype, jnp.integer):
     xs = jax.nn.one_hot(xs, vocabulary_size, dtype=float)
-  layers, befores, ys = list(zip(cells, params, strict=True)), [], xs
-  for (cell, cell_params), carry in zip(layers, model.initial_carries(1), strict=True):
-    run = forward_pass(cell, cell_params, ys, carry)
-    befores.append(run.before)
-    ys = run.ys
+  passes = forward_layers(cells, params, xs, model.initial_carries(1))
+  befores = [layer.before for layer in passes]
 
-  def loss(xs: Array, carries: list[Carry], last: Array, target: Array) -> Array:
+  def loss(xs: Array, carries: Sequence[Carry], last: Array, target: Array) -> Array:
     ys = xs
-    for (cell, cell_params), carry in zip(layers, carries, strict=True):
+    for cell, cell_params, carry in zip(cells, params, carries, strict=True):
       _, ys = unroll(cell, cell_params, ys, carry)
-    logits: Any = model.apply(variables, ys[last][None], method="readout")
+    logits = jnp.asarray(model.apply(variables, ys[last][None], method="readout"))
     return cross_entropy(logits[0, 0], target)
 
-  def of_step(t: Array) -> Array:
+  def saliency_at(t: Int[Array, ""]) -> Float[Array, " reach"]:
     start = jnp.maximum(t - window + 1, 0)
     carries = jax.tree.map(lambda a: a[start], befores)
     read = jax.lax.dynamic_slice_in_dim(xs, start, window)
     x_bars = jax.grad(loss)(read, carries, t - start, tokens[t + 1])
-    # Early windows all begin with the first step, and go on past t, which no gradient comes from.
-    norms, places = scaled_norm(x_bars, axis=(1, 2)), t - start - jnp.arange(reach)
-    return jnp.where(places >= 0, norms[places], jnp.full(reach, jnp.nan, norms.dtype))
+    # Early windows all start at the first step and extend past t, where the gradient is zero.
+    norms, steps = scaled_norm(x_bars, axis=(1, 2)), t - start - jnp.arange(reach)
+    return jnp.where(steps >= 0, norms[steps], jnp.full(reach, jnp.nan, norms.dtype))
 
-  side_by_side = max(1, min(_MOST, _LARGEST // (window * xs.shape[-1])))
-  return jax.lax.map(of_step, jnp.arange(num_steps), batch_size=side_by_side)
+  in_parallel = max(1, min(_MAX_WINDOWS, _MAX_NUMBERS // (window * xs.shape[-1])))
+  return jax.lax.map(saliency_at, jnp.arange(num_steps), batch_size=in_parallel)
 
 
-def _check(model: DeepRNN, tokens: Any, reach: Any) -> tuple[Array, int]:
-  """The tokens, int32, and how many different ones there may be."""
+def _check(model: DeepRNN, tokens: ArrayLike, reach: int) -> tuple[Int[Array, " T+1"], int]:
+  """Returns the tokens as int32, and the size of the vocabulary."""
   checks.integer("reach", reach)
   tokens = jnp.asarray(tokens)
   if not jnp.issubdtype(tokens.dtype, jnp.integer):

@@ -1,69 +1,57 @@
-"""Sensitivity: how the carry moves, at every step, when the params do."""
+"""Sensitivity: the derivative of the carry with respect to the params, at every step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
+from rnn_jax import checks
+from rnn_jax.gradient_flow.layer_sweep import Inputs, check_layers
+from rnn_jax.gradient_flow.reverse_sweep import with_carry_output
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
+from rnn_jax.types import Carry, Cell, Params
 
 
 def sensitivity(
-  cells: Sequence[Cell], params: Sequence[Params], xs: Array, direction: Sequence[Params]
+  cells: Sequence[Cell],
+  params: Sequence[Params],
+  xs: Inputs,
+  *,
+  direction: Sequence[Params],
 ) -> tuple[Carry, ...]:
-  """dh_t/dθ along a direction θ̇ in parameter space, at every step of a deep network.
+  """Returns dh_t/dθ along a direction θ̇ in parameter space, at every step of each layer.
 
     ḣ_t = (∂h_t/∂h_{t−1}) ḣ_{t−1} + (∂h_t/∂θ) θ̇        ḣ_{−1} = 0
 
-  Forward mode: beside the carry one tangent is carried along, whatever the number of steps. In an
-  upper layer ∂h_t/∂θ includes the way through the layers below.
+  Forward mode: one tangent is propagated alongside the carry, whatever the number of steps. In an
+  upper layer ∂h_t/∂θ includes the path through the layers below.
 
-  Convention: per example; h_t is the carry that leaves step t, each of its leaves with its own
+  Convention: per example; h_t is the carry that leaves step t, and each of its leaves has its own
   tangent. For dh_t/dθ_i of a single param, θ̇ is 1 there and 0 elsewhere.
 
-  Cost: about three forward passes, and the carries of all time.
+  Cost: about three forward passes, and the carries of all time steps.
 
   Args:
-    cells: the cell of each layer, the first nearest the input.
-    params: θ, of each cell.
-    xs: [T, B, D], or tokens [T, B], as the first cell reads them.
-    direction: θ̇, of each cell, in the structure, shapes and dtypes of the params.
+    cells, params, xs: see `rnn_jax.gradient_flow`.
+    direction: θ̇ of each cell, in the structure, shapes and dtypes of the params.
   Returns:
     For each layer, in the structure of its carry: ḣ_t, leaves [T, B, H].
   Raises:
-    ValueError: a direction that is not like the params.
+    TypeError, ValueError: a direction that is not like the params, or arguments that do not fit
+      the layers.
   References:
     Williams and Zipser, 1989, https://doi.org/10.1162/neco.1989.1.2.270
   """
+  check_layers(cells, params=params, direction=direction)
   params, direction = tuple(params), tuple(direction)
-  _check_like(params, direction)
+  checks.like("direction", params, direction)
 
   def run(params: tuple[Params, ...]) -> tuple[Carry, ...]:
     ys, layers = xs, []
     for cell, cell_params in zip(cells, params, strict=True):
-
-      def output(params: Params, carry: Carry, drive: Drive, cell: Cell = cell) -> Any:
-        return carry, cell.output(params, carry, drive)
-
-      watched = cell._replace(output=output)
-      _, (carries, ys) = unroll(watched, cell_params, ys, forward_mode=True)
+      _, (carries, ys) = unroll(with_carry_output(cell), cell_params, ys, forward_mode=True)
       layers.append(carries)
     return tuple(layers)
 
   return jax.jvp(run, (params,), (direction,))[1]
-
-
-def _check_like(params: Any, direction: Any) -> None:
-  wanted: Any = jax.tree.structure(params)
-  got: Any = jax.tree.structure(direction)
-  if got != wanted:
-    raise ValueError(f"direction must have the structure of the params, {wanted}, got {got}.")
-  for want, have in zip(jax.tree.leaves(params), jax.tree.leaves(direction), strict=True):
-    if want.shape != have.shape or want.dtype != have.dtype:
-      raise ValueError(
-        f"direction must have leaves like those of the params, {want.dtype}{list(want.shape)}, "
-        f"got {have.dtype}{list(have.shape)}."
-      )

@@ -1,72 +1,73 @@
-"""Truncation bias: what backpropagation cut every k steps makes of the gradient."""
+"""Truncation bias: how far truncated gradients are from the full gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import check_scalar
+from rnn_jax.gradient_flow.layer_sweep import Inputs, ScalarLoss, check_layers, check_scalar
 from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Cell, Params
 
 
 class TruncationBias(NamedTuple):
-  """Of the truncated gradients g_k against the full one g, for K values of k.
+  """The truncated gradients g_k compared with the full gradient g, for K values of k.
 
   Attributes:
-    cosine: ⟨g_k, g⟩ / (‖g_k‖ ‖g‖), of the params of all cells together, [K].
-    relative_error: ‖g_k − g‖ / ‖g‖, [K].
-    layer_cosine: of each layer's params alone, [K, layers].
-    layer_relative_error: [K, layers].
+    cosine: ⟨g_k, g⟩ / (‖g_k‖ ‖g‖) over the params of all cells together, [K].
+    relative_error: ‖g_k − g‖ / ‖g‖ over the params of all cells together, [K].
+    layer_cosine: the cosine over each layer's params alone, [K, layers].
+    layer_relative_error: the relative error over each layer's params alone, [K, layers].
   """
 
-  cosine: Array
-  relative_error: Array
-  layer_cosine: Array
-  layer_relative_error: Array
+  cosine: Float[Array, " K"]
+  relative_error: Float[Array, " K"]
+  layer_cosine: Float[Array, "K layers"]
+  layer_relative_error: Float[Array, "K layers"]
 
 
 def truncation_bias(
   cells: Sequence[Cell],
   params: Sequence[Params],
-  xs: Array,
-  loss: Callable[[Array], Array],
+  xs: Inputs,
+  loss: ScalarLoss,
+  *,
   truncations: Sequence[int],
 ) -> TruncationBias:
-  """Cosine and relative error of the gradient truncated at k against full backpropagation.
+  """Returns cosine and relative error of the gradient truncated at k against full BPTT.
 
     cosine = ⟨g_k, g⟩ / (‖g_k‖ ‖g‖)        relative error = ‖g_k − g‖ / ‖g‖
 
-  g_k is the gradient of the loss in the cells' params under `unroll(truncation=k)` in every layer:
-  cut in front of the steps k, 2k, …, so a loss at step t (from 0) reaches back t mod k steps. For a
-  loss at every step that is (k − 1) / 2 on average. g is g_T.
+  g_k is the gradient of the loss with respect to the cells' params under `unroll(truncation=k)` in
+  every layer: it is cut before the steps k, 2k, …, so a loss at step t (from 0) reaches back
+  t mod k steps. For a loss at every step that is (k − 1) / 2 on average. g is g_T.
 
-  A cosine with a gradient that is exactly zero is NaN; where g is zero, so is the relative error.
+  The cosine with a gradient that is exactly zero is NaN; where g is zero, so is the relative error.
 
   Cost: one forward and backward pass for each k, and one for g, all in one program.
 
   Args:
-    cells: the cell of each layer, the first nearest the input.
-    params: of each cell.
-    xs: [T, B, D], or tokens [T, B], as the first cell reads them.
+    cells, params, xs: see `rnn_jax.gradient_flow`.
     loss: `ys -> scalar`, from the top cell's outputs [T, B, H].
     truncations: the values of k, from 1 to T.
   Returns:
     A TruncationBias, in the order of `truncations`.
   Raises:
-    TypeError, ValueError: a k that is no integer from 1 to T, or none at all; a loss that is no
-      scalar.
+    TypeError, ValueError: a k that is not an integer from 1 to T, or no k; a loss that is not a
+      scalar; arguments that do not fit the layers.
   """
-  ks = _check_truncations(truncations, xs.shape[0])
+  check_layers(cells, params=params)
+  ks = _check_truncations(truncations, len(xs))
 
   @jax.grad
-  def gradient(params: tuple[Params, ...], k: Array) -> Array:
+  def gradient(params: tuple[Params, ...], k: Int[Array, ""]) -> Array:
     ys = xs
     for cell, cell_params in zip(cells, params, strict=True):
       _, ys = unroll(cell, cell_params, ys, truncation=k)
@@ -74,25 +75,26 @@ def truncation_bias(
     return loss(ys)
 
   params = tuple(params)
-  full = gradient(params, jnp.asarray(xs.shape[0], jnp.int32))
+  full = gradient(params, jnp.asarray(len(xs), jnp.int32))
 
-  def of_truncation(k: Array) -> TruncationBias:
+  def bias_at(k: Int[Array, ""]) -> TruncationBias:
     cut = gradient(params, k)
     layers = [_compare(a, b) for a, b in zip(cut, full, strict=True)]
     return TruncationBias(*_compare(cut, full), *map(jnp.stack, zip(*layers, strict=True)))
 
-  return jax.lax.map(of_truncation, jnp.asarray(ks))
+  return jax.lax.map(bias_at, jnp.asarray(ks))
 
 
-def _compare(cut: Any, full: Any) -> tuple[Array, Array]:
-  """Cosine and relative error of two gradients, right from 1e-38 to 1e38 in float32."""
+def _compare(cut: PyTree[Array], full: PyTree[Array]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """Returns cosine and relative error of two gradients, right from 1e-38 to 1e38 in float32."""
   cut_norm, full_norm = tree_norm(cut), tree_norm(full)
   products = jax.tree.map(lambda a, b: jnp.sum((a / cut_norm) * (b / full_norm)), cut, full)
   error = tree_norm(jax.tree.map(jnp.subtract, cut, full)) / full_norm
   return jnp.sum(jnp.stack(jax.tree.leaves(products))), error
 
 
-def _check_truncations(truncations: Any, num_steps: int) -> np.ndarray:
+def _check_truncations(truncations: Sequence[int], num_steps: int) -> Int[np.ndarray, " K"]:
+  """Returns the truncations as int32."""
   if np.ndim(truncations) != 1 or len(truncations) == 0:
     raise ValueError(f"truncations must be a list of at least one k, got {truncations!r}.")
   for k in truncations:

@@ -46,20 +46,6 @@ def refuse(unknown: Iterable[str]) -> None:
     raise TypeError(f"unroll() has no argument {name!r}.")
 
 
-def check_like(name: str, wanted: Any, given: Any) -> None:
-  """Refuses a pytree that has not the structure, shapes and dtypes of the one wanted."""
-  expected: Any = jax.tree.structure(wanted)
-  got: Any = jax.tree.structure(given)
-  if got != expected:
-    raise ValueError(f"{name} must have the structure {expected}, got {got}.")
-  for want, have in zip(jax.tree.leaves(wanted), jax.tree.leaves(given), strict=True):
-    if want.shape != jnp.shape(have) or want.dtype != jnp.result_type(have):
-      raise ValueError(
-        f"{name} must have leaves of shape {want.shape} and dtype {want.dtype}, "
-        f"got {jnp.shape(have)} and {jnp.result_type(have)}."
-      )
-
-
 def _dtype(a: Any) -> Any:
   """The dtype of an array, traced or not, or of what NumPy makes of a list."""
   return a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax import clipping
+from rnn_jax import checks, clipping
 from rnn_jax.cells.dense import the_carry
 from rnn_jax.probes import tap
 from rnn_jax.time_loop import _adjoint as adjoint
@@ -121,12 +121,12 @@ def unroll(
   zeros = cell.initial_carry(batch_shape, dtype)
   if carry is None:
     carry = zeros
-  arguments.check_like("carry", zeros, carry)
+  checks.like("carry", zeros, carry)
   if probe is not None:
     slots = jax.tree.map(
       lambda a: jnp.zeros((num_steps, *batch_shape), a.real.dtype), floats_of(zeros)
     )
-    arguments.check_like("probe", slots, probe)
+    checks.like("probe", slots, probe)
   if method == "associative":
     drive = cell.project(params, xs, key)
     return _at_once(cell, params, carry, _Stream(drive, valid, resets, cut, probe), reverse)

@@ -150,7 +150,7 @@ def test_measures_of_an_lru_are_those_of_its_lambda(x64):
   sizes = np.repeat(np.sort(np.abs(cell.prepare(params)["lambda"]))[::-1], 2)
   xs = jax.random.normal(jax.random.key(1), (400, 1, D))
   # Exponents turn to their order on the way.
-  found = jax.jit(lambda xs: lyapunov_spectrum(cell, params, xs, skip=200))(xs)
+  (found,) = jax.jit(lambda xs: lyapunov_spectrum([cell], [params], xs, skip=200))(xs)
   np.testing.assert_allclose(found[0], np.log(sizes), rtol=1e-6)
-  values = jax.jit(lambda xs: singular_values(cell, params, xs))(xs[:200])
+  (values,) = jax.jit(lambda xs: singular_values([cell], [params], xs))(xs[:200])
   np.testing.assert_allclose(values[-1, 0], 199 * np.log10(sizes), rtol=1e-10)

@@ -162,7 +162,7 @@ def test_input_counts_unless_it_is_padding_or_masked():
 
 def test_initial_carries_are_looked_at():
   carries = [jnp.zeros((B, H)), jnp.zeros((B, H)).at[ENTRY].set(jnp.nan)]
-  place = find(PARAMS, BATCH, squared_error, carries)
+  place = find(PARAMS, BATCH, squared_error, carries=carries)
   assert where(place) == ("forward", 1, None, "initial_carry", ENTRY, "nan")
 
 

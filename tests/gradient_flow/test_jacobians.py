@@ -38,17 +38,17 @@ def start_of(name):
 
 @functools.partial(jax.jit, static_argnums=0)
 def jacobians_of(cell, params, xs, carry):
-  return step_jacobians(cell, params, xs, carry)
+  return step_jacobians([cell], [params], xs, carries=[carry])[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def values_of(cell, params, xs, carry):
-  return singular_values(cell, params, xs, carry)
+  return singular_values([cell], [params], xs, carries=[carry])[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def norm_of(cell, params, xs, key, num_probes):
-  return jacobian_norm(cell, params, xs, key, num_probes)
+  return jacobian_norm([cell], [params], xs, key=key, num_probes=num_probes)[0]
 
 
 def linear(w_h, dtype=float):
@@ -121,7 +121,7 @@ def test_complex_and_integer_leaves_of_a_carry():
     ),
     output=lambda params, carry, drive: carry[0].real,
   )
-  jacobians = step_jacobians(cell, (), draw(0, 4, B, 1))
+  (jacobians,) = step_jacobians([cell], [()], draw(0, 4, B, 1))
   close(jacobians, np.broadcast_to([[a.real, -a.imag], [a.imag, a.real]], (4, B, 2, 2)))
 
 
@@ -276,9 +276,9 @@ def test_examples_do_not_touch_each_other():
 def test_all_of_them_compose_with_vmap_and_take_a_single_step():
   cell, params = NETWORKS["elman"], params_of("elman")
   measures = [
-    (lambda xs: step_jacobians(cell, params, xs), (7, 1, B, H, H)),
-    (lambda xs: singular_values(cell, params, xs), (7, 1, B, H)),
-    (lambda xs: jacobian_norm(cell, params, xs, jax.random.key(0)), (7, 1, B)),
+    (lambda xs: step_jacobians([cell], [params], xs)[0], (7, 1, B, H, H)),
+    (lambda xs: singular_values([cell], [params], xs)[0], (7, 1, B, H)),
+    (lambda xs: jacobian_norm([cell], [params], xs, key=jax.random.key(0))[0], (7, 1, B)),
   ]
   for measure, shape in measures:
     assert jax.eval_shape(jax.vmap(measure), draw(3, 7, 1, B, D)).shape == shape
@@ -290,9 +290,9 @@ def test_all_of_them_compose_with_vmap_and_take_a_single_step():
 )
 def test_wrong_number_of_probes_is_refused(num_probes, error, message):
   with pytest.raises(error, match=f"num_probes {message}"):
-    jacobian_norm(NETWORKS["gru"], params_of("gru"), XS, jax.random.key(0), num_probes)
+    norm_of(NETWORKS["gru"], params_of("gru"), XS, jax.random.key(0), num_probes)
 
 
 def test_carry_of_another_shape_is_refused():
   with pytest.raises(ValueError, match="carry must have"):
-    singular_values(NETWORKS["gru"], params_of("gru"), XS, jnp.zeros((B, H + 1)))
+    values_of(NETWORKS["gru"], params_of("gru"), XS, jnp.zeros((B, H + 1)))

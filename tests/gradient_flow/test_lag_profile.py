@@ -59,7 +59,9 @@ def test_profile_at_a_position_is_that_of_the_sequence_up_to_there(x64):
 
   @jax.jit
   def profile(xs):
-    return lag_profile(cells, params, xs, lambda ys: jnp.sum(weights * ys, axis=-1), positions)
+    return lag_profile(
+      cells, params, xs, lambda ys: jnp.sum(weights * ys, axis=-1), positions=positions
+    )
 
   got = profile(xs)
   for i, position in enumerate(positions):
@@ -84,7 +86,7 @@ def test_profile_at_a_position_is_that_of_the_sequence_up_to_there(x64):
 def test_positions_must_be_steps(positions, error, text):
   cells, params = network(["elman"], H)
   with pytest.raises(error) as caught:
-    lag_profile(cells, params, draw(80, T, B, D), lambda ys: ys[..., 0], positions)
+    lag_profile(cells, params, draw(80, T, B, D), lambda ys: ys[..., 0], positions=positions)
   assert str(caught.value) == text
 
 

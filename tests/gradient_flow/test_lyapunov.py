@@ -39,7 +39,9 @@ def start_of(name):
 
 @functools.partial(jax.jit, static_argnames=("cell", "num_exponents", "skip"))
 def spectrum_of(cell, params, xs, num_exponents=None, carry=None, skip=SKIP):
-  return lyapunov_spectrum(cell, params, xs, num_exponents, carry=carry, skip=skip)
+  carries = None if carry is None else [carry]
+  options = {"num_exponents": num_exponents, "carries": carries, "skip": skip}
+  return lyapunov_spectrum([cell], [params], xs, **options)[0]
 
 
 def linear(w_h, **options):
@@ -91,7 +93,8 @@ def test_lstm_at_zero_has_its_spectrum_on_the_joint_carry():
 @pytest.mark.parametrize("name", PLAIN)
 def test_exponents_are_those_of_a_plain_loop_and_add_up_to_the_determinant(name):
   cell, params, start = NETWORKS[name], params_of(name), start_of(name)
-  jacobians = np.asarray(jax.jit(lambda start: step_jacobians(cell, params, XS, start))(start))
+  of_start = jax.jit(lambda start: step_jacobians([cell], [params], XS, carries=[start])[0])
+  jacobians = np.asarray(of_start(start))
   got = spectrum_of(cell, params, XS, carry=start)
   close(np.sum(got, axis=1), np.mean(np.linalg.slogdet(jacobians[SKIP:])[1], axis=0))
   q = np.broadcast_to(np.eye(jacobians.shape[-1]), jacobians[0].shape)
@@ -171,4 +174,4 @@ def test_stack_has_the_exponents_of_its_layers():
 def test_wrong_input_is_refused(name, arguments, error, message):
   cell, params = NETWORKS[name], params_of(name)
   with pytest.raises(error, match=message):
-    jax.eval_shape(lambda xs: lyapunov_spectrum(cell, params, xs, **arguments), XS[:5])
+    jax.eval_shape(lambda xs: lyapunov_spectrum([cell], [params], xs, **arguments), XS[:5])

@@ -98,5 +98,5 @@ def test_a_text_longer_than_a_block_of_windows():
 )
 def test_what_has_no_saliency_is_refused(model, tokens, reach, error, text):
   with pytest.raises(error) as caught:
-    saliency(model, drawn(model if model.vocabulary_size else LINEAR), tokens, reach)
+    saliency(model, drawn(model if model.vocabulary_size else LINEAR), tokens, reach=reach)
   assert str(caught.value).startswith(text)

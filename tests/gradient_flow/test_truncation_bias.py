@@ -36,7 +36,11 @@ def test_bias_is_that_of_two_plain_gradients_and_none_at_full_length(x64):
       return mean_loss(ys)
 
     plain = jax.vmap(jax.grad(loss), (None, 0))(params, jnp.array([3, 1], jnp.int32))
-    return truncation_bias(cells, params, xs, mean_loss, ks), plain, jax.grad(loss)(params, None)
+    return (
+      truncation_bias(cells, params, xs, mean_loss, truncations=ks),
+      plain,
+      jax.grad(loss)(params, None),
+    )
 
   bias, plain, full = run(params, xs)
   for entry, at in ((0, 0), (2, 1)):
@@ -62,7 +66,7 @@ KS = list(range(1, T + 1))
 @jax.jit
 def scalar_bias(w, xs, scale):
   params = {"w_x": jnp.ones((1, 1), xs.dtype), "w_h": w[None, None], "b": jnp.zeros(1, xs.dtype)}
-  return truncation_bias([SCALAR], [params], xs, lambda ys: scale * jnp.sum(ys[-1]), KS)
+  return truncation_bias([SCALAR], [params], xs, lambda ys: scale * jnp.sum(ys[-1]), truncations=KS)
 
 
 def scalar_gradient(w, xs, k):
@@ -104,7 +108,7 @@ def test_a_cut_gradient_of_zero_is_all_error_and_has_no_cosine():
     project=lambda p, xs, key=None: xs @ p["w_x"], recur=lambda p, h: jnp.float32(0.5) * h
   )
   xs = jnp.zeros((T, 1, 1)).at[0].set(1.0)
-  bias = truncation_bias([cell], [params], xs, lambda ys: ys[-1, 0, 0], [T - 1, T])
+  bias = truncation_bias([cell], [params], xs, lambda ys: ys[-1, 0, 0], truncations=[T - 1, T])
   np.testing.assert_array_equal(bias.relative_error, [1, 0])
   np.testing.assert_allclose(bias.cosine, [np.nan, 1], rtol=1e-6)
 
@@ -122,10 +126,10 @@ def test_a_cut_gradient_of_zero_is_all_error_and_has_no_cosine():
 def test_truncations_are_steps_of_the_sequence(ks, exception, message):
   cells, params = network(["elman"], H)
   with pytest.raises(exception, match=message):
-    truncation_bias(cells, params, draw(80, T, B, D), mean_loss, ks)
+    truncation_bias(cells, params, draw(80, T, B, D), mean_loss, truncations=ks)
 
 
 def test_a_loss_that_is_no_scalar_is_refused():
   cells, params = network(["elman"], H)
   with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[6\]"):
-    truncation_bias(cells, params, draw(80, T, B, D), lambda ys: ys[:, 0, 0], [1])
+    truncation_bias(cells, params, draw(80, T, B, D), lambda ys: ys[:, 0, 0], truncations=[1])

@@ -109,7 +109,7 @@ def test_truncation_bias_is_that_of_the_plain_gradients():
       grads = jax.grad(lambda p: mean_loss(by_hand(cells, p, xs, truncation=k)[1]))(params)
       return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)])
 
-    return truncation_bias(cells, params, xs, mean_loss, [2]), gradient(2), gradient(T)
+    return truncation_bias(cells, params, xs, mean_loss, truncations=[2]), gradient(2), gradient(T)
 
   bias, g, full = both(params)
   close(bias.relative_error, [np.linalg.norm(g - full) / np.linalg.norm(full)])
@@ -137,8 +137,8 @@ def test_jacobians_of_a_stack_and_their_norm_are_those_of_the_plain_steps():
       jacobians.append(one(s, x))
       carry = step(cell, params, carry, cell.project(params, x))
     measured = (
-      step_jacobians(cell, params, xs),
-      jacobian_norm(cell, params, xs, key, num_probes),
+      *step_jacobians([cell], [params], xs),
+      *jacobian_norm([cell], [params], xs, key=key, num_probes=num_probes),
     )
     return measured, jnp.stack(jacobians)
 
@@ -154,7 +154,7 @@ def test_jacobians_of_a_stack_and_their_norm_are_those_of_the_plain_steps():
 def test_a_carry_that_is_held_has_the_jacobian_i_at_every_lag():
   cell = zoneout(lstm(H), 1.0)
   params, xs = randomized([cell])[0], draw(80, T, B, H)
-  jacobians = jax.jit(functools.partial(step_jacobians, cell, params))(xs)
+  (jacobians,) = jax.jit(functools.partial(step_jacobians, [cell], [params]))(xs)
   close(jacobians, np.broadcast_to(np.eye(2 * H), (T, B, 2 * H, 2 * H)))
 
 
@@ -165,7 +165,8 @@ def test_sensitivity_and_gates_see_the_whole_network():
   @jax.jit
   def both(params, direction):
     plain = jax.jvp(lambda p: by_hand(DENSE, p, xs)[0], (params,), (direction,))[1]
-    return (sensitivity(DENSE, params, xs, direction), gate_values(DENSE, params, xs)), plain
+    moved = sensitivity(DENSE, params, xs, direction=direction)
+    return (moved, gate_values(DENSE, params, xs)), plain
 
   (measured, gates), expected = both(params, direction)
   jax.tree.map(close, list(measured), expected)

@@ -80,7 +80,10 @@ def measure(gains: Array, seeds: Array) -> Array:
     cell = rate_network(gain)
     params = cell.init(params_key, 1)
     carry = jax.random.normal(carry_key, (1, SIZE))
-    exponents = lyapunov_spectrum(cell, params, jnp.zeros((STEPS, 1, 1)), 1, carry=carry, skip=SKIP)
+    xs = jnp.zeros((STEPS, 1, 1))
+    (exponents,) = lyapunov_spectrum(
+      [cell], [params], xs, num_exponents=1, carries=[carry], skip=SKIP
+    )
     return exponents[0, 0]
 
   return jax.lax.map(one, (gains, seeds))

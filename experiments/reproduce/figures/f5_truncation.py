@@ -92,7 +92,9 @@ def measure(
       outputs = apply({"params": params}, ys, method=DeepRNN.readout)
       return masked_mean(task.loss(outputs, batch.targets), batch.mask)
 
-    return truncation_bias(*model.trunk({"params": params}, batch.xs), loss, truncations)
+    return truncation_bias(
+      *model.trunk({"params": params}, batch.xs), loss, truncations=truncations
+    )
 
   runs = [Run(np.uint32(seed), np.int32(k)) for seed in seeds for k in truncations]
   calls = train_runs(start, advance, runs, task.data)

@@ -33,7 +33,7 @@ def measure(decays: Array, seed: Array) -> Array:
   def at(decay: Array) -> Array:
     params = {"w_x": jnp.ones((1, 1)), "w_h": decay.reshape(1, 1), "b": jnp.zeros(1)}
     direction = {**jax.tree.map(jnp.zeros_like, params), "w_h": jnp.ones((1, 1))}
-    (moved,) = sensitivity([cell], [params], xs, [direction])
+    (moved,) = sensitivity([cell], [params], xs, direction=[direction])
     return jnp.mean(moved[-1] ** 2)
 
   return jax.lax.map(at, decays)
