@@ -1,4 +1,4 @@
-"""The lag profile: the gradient of the loss at one step with respect to the carry k steps before."""
+"""The lag profile: the gradient of the loss at one step, by how many steps it reaches back."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def lag_profile(
     raise ValueError(f"loss must return {name} = {list(wanted)}, got {list(shape)}.")
   bars = jax.grad(lambda y: jnp.sum(loss(y)))(ys[steps])
 
-  def profile_at(position: Int[Array | np.ndarray, ""], bar: Array) -> tuple[Carry, ...]:
+  def profile_at(position: Int[Array, ""] | np.int32, bar: Array) -> tuple[Carry, ...]:
     y_bars = unscaled(jnp.zeros_like(ys).at[position].set(bar))
     bars = reverse_layers(cells, passes, y_bars)
     return jax.tree.map(lambda a: _by_lag(a, position), tuple(map(log10_norms, bars)))
@@ -71,23 +71,26 @@ def lag_profile(
   return profile_at(steps, bars)
 
 
-def _by_lag(
-  logs: Float[Array, "T B"], position: Int[Array | np.ndarray, ""]
-) -> Float[Array, "T B"]:
+def _by_lag(logs: Float[Array, "T B"], position: Int[Array, ""] | np.int32) -> Float[Array, "T B"]:
   """Reorders norms by time into norms by lag: entry k is time position − k, or NaN before 0."""
   time = position - np.arange(len(logs), dtype=np.int32)
   return jnp.where(time[:, None] >= 0, logs[time], jnp.full_like(logs, jnp.nan))
 
 
-def _check_positions(positions: int | Sequence[int], num_steps: int) -> np.ndarray:
-  """Returns the positions as int32 [] or [P], from 0 to T−1."""
-  several = np.ndim(positions) > 0
-  given = list(positions) if several else [positions]
-  if not given:
+def _check_positions(
+  positions: int | Sequence[int], num_steps: int
+) -> Int[np.ndarray, " P"] | np.int32:
+  """Returns the positions, [P] or a scalar, counted from 0."""
+  if not isinstance(positions, Sequence | np.ndarray):
+    return np.int32(_check_position(positions, num_steps))
+  if len(positions) == 0:
     raise ValueError("positions must hold at least one step, got none.")
-  for position in given:
-    checks.integer("positions", position, minimum=-num_steps)
-    if position >= num_steps:
-      raise ValueError(f"positions must be below T = {num_steps}, got {position}.")
-  steps = np.array([int(position) % num_steps for position in given], np.int32)
-  return steps if several else steps[0]
+  return np.array([_check_position(position, num_steps) for position in positions], np.int32)
+
+
+def _check_position(position: int, num_steps: int) -> int:
+  """Returns the position, from 0 to T−1."""
+  checks.integer("positions", position, minimum=-num_steps)
+  if position >= num_steps:
+    raise ValueError(f"positions must be below T = {num_steps}, got {position}.")
+  return int(position) % num_steps
