@@ -80,7 +80,8 @@ def like(name: str, wanted: PyTree, given: PyTree) -> None:
   Raises:
     ValueError: it differs.
   """
-  expected, got = jax.tree.structure(wanted), jax.tree.structure(given)
+  expected: object = jax.tree.structure(wanted)
+  got: object = jax.tree.structure(given)
   if got != expected:
     raise ValueError(f"{name} must have the structure {expected}, got {got}.")
   for want, have in zip(jax.tree.leaves(wanted), jax.tree.leaves(given), strict=True):

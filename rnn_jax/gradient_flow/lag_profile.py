@@ -14,6 +14,8 @@ from rnn_jax.gradient_flow.layer_sweep import Inputs, forward_layers, reverse_la
 from rnn_jax.gradient_flow.reverse_sweep import log10_norms, unscaled
 from rnn_jax.types import Carry, Cell, Params
 
+Position = Int[Array | np.ndarray, ""] | np.int32
+
 
 def lag_profile(
   cells: Sequence[Cell],
@@ -61,7 +63,7 @@ def lag_profile(
     raise ValueError(f"loss must return {name} = {list(wanted)}, got {list(shape)}.")
   bars = jax.grad(lambda y: jnp.sum(loss(y)))(ys[steps])
 
-  def profile_at(position: Int[Array, ""] | np.int32, bar: Array) -> tuple[Carry, ...]:
+  def profile_at(position: Position, bar: Array) -> tuple[Carry, ...]:
     y_bars = unscaled(jnp.zeros_like(ys).at[position].set(bar))
     bars = reverse_layers(cells, passes, y_bars)
     return jax.tree.map(lambda a: _by_lag(a, position), tuple(map(log10_norms, bars)))
@@ -71,7 +73,7 @@ def lag_profile(
   return profile_at(steps, bars)
 
 
-def _by_lag(logs: Float[Array, "T B"], position: Int[Array, ""] | np.int32) -> Float[Array, "T B"]:
+def _by_lag(logs: Float[Array, "T B"], position: Position) -> Float[Array, "T B"]:
   """Reorders norms by time into norms by lag: entry k is time position − k, or NaN before 0."""
   time = position - np.arange(len(logs), dtype=np.int32)
   return jnp.where(time[:, None] >= 0, logs[time], jnp.full_like(logs, jnp.nan))
