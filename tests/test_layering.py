@@ -35,6 +35,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
   "rnn_jax/time_loop": (
     {"_read_order"},
     {"_adjoint_plan"},
+    {"_adjoint_loops"},
     {"_adjoint", "_linear_scan", "_arguments"},
     {"_unroll"},
   ),

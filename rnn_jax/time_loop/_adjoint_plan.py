@@ -1,169 +1,318 @@
-"""What a step of the reverse sweep needs, read off its trace: what is kept, and where.
+"""The buffers of `_adjoint.scan`: which value is kept in which, read off the trace of one step.
 
-The loops of `adjoint.scan` overwrite arrays that are no longer needed. Which those are, and whether
-a compiled step is sure to have read one when it overwrites it, is found here, for any cell.
+Nothing here knows a cell. The residuals of a step, which of them change with time, and which value
+may overwrite which are all found in the step's jaxpr, so that this works for any cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import ShapeDtypeStruct
+from jax.extend.core import Jaxpr, Var
+from jaxtyping import Array, Inexact, PyTree
 
-from rnn_jax.time_loop._read_order import reads_before, split_at
-from rnn_jax.types import Array, Carry, Params
+from rnn_jax.time_loop._read_order import Atom, descendants_of, reads_before, split_at
+
+Leaf = TypeVar("Leaf")
+
+# (params, carry, floats, others) -> ((carry', y), vjp)
+Linearize = Callable[..., tuple[tuple[PyTree, PyTree], Callable[..., Any]]]
 
 
-class Previous(NamedTuple):
-  """An array of the carry that is the output of the step before, and is not kept a second time.
+class Stored(NamedTuple):
+  """A carry leaf that the forward loop writes to a buffer at every step.
 
   Attributes:
-    y, carry: which leaf of the output, and which of the carry.
+    buffer: its index.
   """
 
-  y: int
-  carry: int
+  buffer: int
 
-  def of_all_steps(self, carry: Carry, ys: Any, reverse: bool) -> Array:
-    """[T, ...], from the initial carry and the outputs."""
-    first, later = jax.tree.leaves(carry)[self.carry][None], jax.tree.leaves(ys)[self.y]
+  def all_steps(
+    self, buffers: Sequence[Array], carry: PyTree[Array], ys: PyTree[Array], reverse: bool
+  ) -> Array:
+    """Returns the leaf before each step, [T, ...]."""
+    del carry, ys, reverse
+    return buffers[self.buffer]
+
+
+class PreviousOutput(NamedTuple):
+  """A carry leaf that is an output of the previous step: ys hold it, so it needs no buffer.
+
+  Attributes:
+    leaf: which leaf of the carry.
+    y: which leaf of the output.
+  """
+
+  leaf: int
+  y: int
+
+  def all_steps(
+    self, buffers: Sequence[Array], carry: PyTree[Array], ys: PyTree[Array], reverse: bool
+  ) -> Array:
+    """Returns the leaf before each step, [T, ...]: the initial carry, then all outputs but one."""
+    del buffers
+    first, later = jax.tree.leaves(carry)[self.leaf][None], jax.tree.leaves(ys)[self.y]
     return jnp.concatenate([later[1:], first] if reverse else [first, later[:-1]])
 
 
 class Plan(NamedTuple):
-  """Places in the loop's memory, a list of arrays [T, ...].
+  """Which value is in which buffer. A buffer is an array [T, ...], identified by its index.
 
-  It begins with the floats of the stream. The forward loop adds what `more` says, the reverse loop
-  the cotangents of ys and what `more_in_reverse` says.
+  There are four groups of buffers, in this order: the real and complex leaves of the stream; those
+  that the forward loop allocates; the cotangents of ys; those that the reverse loop allocates.
 
   Attributes:
-    carry: place of each array of the carry.
-    residuals: place of each residual of the step; None where it is the same in every step.
-    slots: place of each slot's cotangent, or, where its shape is [B], of the norms of it.
-    unchanged: places of floats that are residuals as they are.
-    floats_in_order: whether the forward loop has read a float when it overwrites it.
-    ahead: places that the reverse loop reads ahead in any case: it may not have read all of them
-      when it overwrites them.
-    more, more_in_reverse: shape of a step's share, and dtype.
+    carry: for each leaf of the carry, where its values at all steps are.
+    residuals: for each residual of the step, its buffer; None if it is the same at every step.
+    writes: what the forward loop writes at each step, `{buffer: leaf of (carry, residuals)}`.
+    recurrent_bar: for each leaf of the recurrent product, the buffer of its cotangent.
+    new_carry_bar: for each leaf of the probed carry, the buffer of its cotangent; or, where none of
+      its shape is free, a buffer [T, B] for the cotangent's norms.
+    forward_in_order: whether the forward loop is sure to read each leaf of the stream before it
+      overwrites it.
+    prefetched: buffers that the reverse loop may not have read when it overwrites them.
+    forward_specs: shape and dtype, at one step, of each buffer that the forward loop allocates.
+    reverse_specs: the same for the reverse loop.
   """
 
-  carry: list[int | Previous]
+  carry: list[Stored | PreviousOutput]
   residuals: list[int | None]
-  slots: list[int]
-  unchanged: list[int]
-  floats_in_order: bool
-  ahead: list[int]
-  more: list[Any]
-  more_in_reverse: list[Any]
+  writes: dict[int, int]
+  recurrent_bar: list[int]
+  new_carry_bar: list[int]
+  forward_in_order: bool
+  prefetched: list[int]
+  forward_specs: list[ShapeDtypeStruct]
+  reverse_specs: list[ShapeDtypeStruct]
 
 
-def make_plan(linearize: Any, params: Params, carry: Carry, floats: Any, others: Any) -> Plan:
-  """Reads off the trace of one step what has to be kept, and what may overwrite what."""
+def make_plan(
+  linearize: Linearize,
+  params: PyTree[Array],
+  carry: PyTree[Inexact[Array, ...]],
+  floats: Sequence[Inexact[Array, ...]],
+  others: Sequence[Array],
+) -> Plan:
+  """Returns the plan for a loop.
 
-  def trace(params: Params, carry: Carry, floats: Any, others: Any) -> Any:
-    new, vjp = linearize(params, carry, floats, others)
-    *others_bar, floats_bar, slots_bar = vjp(new)
-    return tuple(map(jax.tree.leaves, (vjp, *new, floats_bar, *slots_bar, others_bar)))
+  Args:
+    linearize: `(params, carry, floats, others) -> ((carry', y), vjp)`, one step. The vjp returns
+      the cotangents of params, carry and floats, and of the perturbations as a pair, the recurrent
+      product's and the carry's.
+    params: of the step.
+    carry: before the step.
+    floats: the real and complex leaves of the stream at one step.
+    others: the other leaves of the stream at one step.
+  """
+  trace = _trace_step(linearize, params, carry, floats, others)
+  results, num_floats = trace.results, len(trace.floats)
+  buffers = _Buffers(trace)
 
-  closed, shapes = jax.make_jaxpr(trace, return_shape=True)(params, carry, floats, others)
-  jaxpr = closed.jaxpr
-  num_params = len(jax.tree.leaves(params))
-  moving = {id(v) for v in jaxpr.invars[num_params:]}
-  _follow(jaxpr, moving)
-  outputs: Iterator[Any] = iter(jaxpr.outvars)
-  residuals, carry_out, ys, floats_bar, recurrent_bar, totals, others_bar = (
-    [next(outputs) for _ in part] for part in shapes
-  )
-  num_carries = len(carry_out)
-  carry_in = jaxpr.invars[num_params : num_params + num_carries]
-  floats_in = jaxpr.invars[num_params + num_carries :][: len(floats)]
-
-  memory = [(a.shape, a.dtype) for a in floats]
-  made_of = [{id(v)} for v in floats_in]
-  for reached in made_of:
-    _follow(jaxpr, reached)
-
-  def fitting(v: Any, free: Sequence[int]) -> list[int]:
-    """Free places that `v` may take.
-
-    A float is overwritten by what is made of it alone: nothing else is sure to come after it is
-    read.
-    """
-    kind = (v.aval.shape, v.aval.dtype)
-    return [at for at in free if memory[at] == kind and (at >= len(floats) or id(v) in made_of[at])]
-
-  def put(variables: Sequence[Any], places: dict[int, int], free: list[int]) -> None:
-    """Gives each variable that has no place a free one, or a new one."""
-    for v in variables:
-      if id(v) not in places:
-        places[id(v)] = next(iter(fitting(v, free)), len(memory))
-        if places[id(v)] in free:
-          free.remove(places[id(v)])
-        else:
-          memory.append((v.aval.shape, v.aval.dtype))
-
-  unchanged = [at for at, v in enumerate(floats_in) if v in residuals]
-  places = {id(floats_in[at]): at for at in unchanged}
-  put([old for old, new in zip(carry_in, carry_out, strict=True) if new not in ys], places, [])
-  free = [at for at in range(len(floats)) if at not in unchanged]
-  put([v for v in residuals if id(v) in moving], places, free)
-  carry_places: list[int | Previous] = [
-    Previous(ys.index(new), i) if new in ys else places[id(old)]
-    for i, (old, new) in enumerate(zip(carry_in, carry_out, strict=True))
+  # A residual that is a leaf of the stream is in its buffer already.
+  unchanged = {at for at, v in enumerate(trace.floats) if v in results.residuals}
+  kept = _assign_forward(trace, buffers, unchanged)
+  residuals = [kept.get(id(v)) for v in results.residuals]
+  stored = [
+    None if new in results.ys else kept[id(old)]
+    for old, new in zip(trace.carry, results.carry, strict=True)
   ]
-  more = memory[len(floats) :]
-  free = [at for at in range(len(floats), len(memory) + len(ys)) if at not in carry_places]
-  y_places = range(len(memory), len(memory) + len(ys))
-  memory += [(v.aval.shape, v.aval.dtype) for v in ys]
-  before = len(memory)
-  in_reverse = {id(v): at for at, v in enumerate(floats_bar)}
-  put(recurrent_bar, in_reverse, free)
-  for v in totals:
-    if id(v) in in_reverse or fitting(v, free):
-      put([v], in_reverse, free)
-    else:
-      in_reverse[id(v)] = len(memory)
-      memory.append((v.aval.shape[:1], np.zeros((), v.aval.dtype).real.dtype))
-  slots_bar = [*recurrent_bar, *totals]
-  slots = [in_reverse[id(v)] for v in slots_bar]
-  ahead = {*unchanged, *(at for at in slots if at in y_places), *slots[len(recurrent_bar) :]}
+  carry_leaves = [
+    PreviousOutput(leaf, results.ys.index(new)) if at is None else Stored(at)
+    for leaf, (at, new) in enumerate(zip(stored, results.carry, strict=True))
+  ]
+  writes = {
+    at: leaf
+    for leaf, at in enumerate([*stored, *residuals])
+    if at is not None and at not in unchanged
+  }
+  forward_specs = buffers.specs[num_floats:]
 
-  kept = {places[id(v)]: v for v in residuals if id(v) in places}
-  made = [*residuals, *carry_out, *ys]
-  forward, backward = split_at(jaxpr.eqns, made)
-  floats_in_order = all(
-    reads_before(forward, floats_in[at], kept[at], made)
-    for at in range(len(floats))
-    if at in kept and at not in unchanged
-  )
-  bars = [*floats_bar, *slots_bar, *others_bar]
-  for at, v in [*enumerate(floats_bar), *zip(slots, slots_bar, strict=True)]:
-    if at in kept and not reads_before(backward, kept[at], v, bars):
-      ahead.add(at)
+  # The reverse loop may overwrite all of these except the carry, which is read after it.
+  ys_bar = buffers.add(map(_spec, results.ys))
+  free = [at for at in range(num_floats, ys_bar.stop) if at not in stored]
+  recurrent_bar, new_carry_bar = _assign_reverse(trace, buffers, free)
+
+  residual_in = {
+    at: v for at, v in zip(residuals, results.residuals, strict=True) if at is not None
+  }
+  unproven = _unproven_in_reverse(trace, residual_in, [*recurrent_bar, *new_carry_bar])
+  # Without a proof: leaves of the stream themselves, cotangents of ys, and whatever the carry's
+  # cotangents overwrite.
+  untried = {*unchanged, *new_carry_bar, *(at for at in recurrent_bar if at in ys_bar)}
   return Plan(
-    carry_places,
-    [places.get(id(v)) for v in residuals],
-    slots,
-    unchanged,
-    floats_in_order,
-    sorted(ahead),
-    more,
-    memory[before:],
+    carry=carry_leaves,
+    residuals=residuals,
+    writes=writes,
+    recurrent_bar=recurrent_bar,
+    new_carry_bar=new_carry_bar,
+    forward_in_order=_forward_in_order(trace, residual_in, unchanged),
+    prefetched=sorted(unproven | untried),
+    forward_specs=forward_specs,
+    reverse_specs=buffers.specs[ys_bar.stop :],
   )
 
 
-def _follow(jaxpr: Any, moving: set[int]) -> None:
-  """Adds to `moving`, ids of variables, all that depends on them."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == "jit":
-      inner = equation.params["jaxpr"].jaxpr
-      outside = zip(inner.invars, equation.invars, strict=True)
-      inside = {id(v) for v, given in outside if id(given) in moving}
-      _follow(inner, inside)
-      results = zip(inner.outvars, equation.outvars, strict=True)
-      moving.update(id(v) for result, v in results if id(result) in inside)
-    elif any(id(v) in moving for v in equation.invars):
-      moving.update(map(id, equation.outvars))
+class _Results(NamedTuple, Generic[Leaf]):
+  """What a step and its vjp return, each as a list of leaves."""
+
+  residuals: list[Leaf]
+  carry: list[Leaf]
+  ys: list[Leaf]
+  floats_bar: list[Leaf]
+  recurrent_bar: list[Leaf]
+  new_carry_bar: list[Leaf]
+  others_bar: list[Leaf]  # cotangents of params and carry
+
+
+class _Trace(NamedTuple):
+  """The jaxpr of one step and its vjp, and the roles of its variables."""
+
+  jaxpr: Jaxpr
+  carry: list[Var]
+  floats: list[Var]
+  varying: set[int]  # ids of the variables that change with time
+  results: _Results[Atom]
+
+
+def _trace_step(
+  linearize: Linearize,
+  params: PyTree,
+  carry: PyTree,
+  floats: Sequence[Array],
+  others: Sequence[Array],
+) -> _Trace:
+  def step(
+    params: PyTree, carry: PyTree, floats: list[Array], others: list[Array]
+  ) -> _Results[Array]:
+    (new, y), vjp = linearize(params, carry, floats, others)
+    params_bar, carry_bar, floats_bar, (recurrent_bar, new_carry_bar) = vjp((new, y))
+    others_bar = params_bar, carry_bar
+    trees = (vjp, new, y, floats_bar, recurrent_bar, new_carry_bar, others_bar)
+    return _Results(*map(jax.tree.leaves, trees))
+
+  closed, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, floats, others)
+  jaxpr = closed.jaxpr
+  num_params, num_carries = len(jax.tree.leaves(params)), len(jax.tree.leaves(carry))
+  varying = jaxpr.invars[num_params:]
+  return _Trace(
+    jaxpr=jaxpr,
+    carry=varying[:num_carries],
+    floats=varying[num_carries : num_carries + len(floats)],
+    varying=descendants_of(jaxpr, varying),
+    results=jax.tree.unflatten(jax.tree.structure(shapes), jaxpr.outvars),
+  )
+
+
+class _Buffers:
+  """The buffers so far, and what may be written to them."""
+
+  def __init__(self, trace: _Trace):
+    self.specs = [_spec(v) for v in trace.floats]
+    self._computed_from = [descendants_of(trace.jaxpr, [v]) for v in trace.floats]
+
+  def add(self, specs: Iterable[ShapeDtypeStruct]) -> range:
+    """Adds buffers and returns their indices."""
+    start = len(self.specs)
+    self.specs += specs
+    return range(start, len(self.specs))
+
+  def fitting(self, v: Atom, free: Iterable[int]) -> list[int]:
+    """Returns the free buffers that `v` may overwrite.
+
+    A leaf of the stream is overwritten only by a value computed from it: nothing else is certain
+    to come after it is read.
+    """
+
+    def may_overwrite(at: int) -> bool:
+      return at >= len(self._computed_from) or id(v) in self._computed_from[at]
+
+    return [at for at in free if self.specs[at] == _spec(v) and may_overwrite(at)]
+
+  def assign(self, variables: Iterable[Atom], assigned: dict[int, int], free: list[int]) -> None:
+    """Gives each variable that has no buffer a free one, or else a new one.
+
+    Args:
+      variables: that need a buffer.
+      assigned: `{id of a variable: buffer}`; extended.
+      free: buffers that may be overwritten; those that are taken are removed.
+    """
+    for v in variables:
+      if id(v) in assigned:
+        continue
+      fitting = self.fitting(v, free)
+      if fitting:
+        free.remove(fitting[0])
+      assigned[id(v)] = fitting[0] if fitting else self.add([_spec(v)]).start
+
+
+def _assign_forward(trace: _Trace, buffers: _Buffers, unchanged: set[int]) -> dict[int, int]:
+  """Returns `{id: buffer}` of the carry, unless it is an output, and of the varying residuals."""
+  results = trace.results
+  assigned = {id(trace.floats[at]): at for at in unchanged}
+  pairs = zip(trace.carry, results.carry, strict=True)
+  buffers.assign([old for old, new in pairs if new not in results.ys], assigned, free=[])
+  free = [at for at in range(len(trace.floats)) if at not in unchanged]
+  buffers.assign([v for v in results.residuals if id(v) in trace.varying], assigned, free)
+  return assigned
+
+
+def _assign_reverse(
+  trace: _Trace, buffers: _Buffers, free: list[int]
+) -> tuple[list[int], list[int]]:
+  """Returns the buffers of the cotangents of the recurrent product and of the probed carry."""
+  results = trace.results
+  # A product that is added to a drive has the drive's cotangent.
+  assigned = {id(v): at for at, v in enumerate(results.floats_bar)}
+  buffers.assign(results.recurrent_bar, assigned, free)
+  for v in results.new_carry_bar:
+    if id(v) in assigned or buffers.fitting(v, free):
+      buffers.assign([v], assigned, free)
+    else:
+      assigned[id(v)] = buffers.add([_spec_of_norms(v)]).start
+  recurrent_bar, new_carry_bar = (
+    [assigned[id(v)] for v in bars] for bars in (results.recurrent_bar, results.new_carry_bar)
+  )
+  return recurrent_bar, new_carry_bar
+
+
+def _forward_in_order(trace: _Trace, residual_in: dict[int, Atom], unchanged: set[int]) -> bool:
+  """Returns whether every leaf of the stream is sure to be read before it is overwritten."""
+  outputs = [*trace.results.residuals, *trace.results.carry, *trace.results.ys]
+  forward, _ = split_at(trace.jaxpr.eqns, outputs)
+  return all(
+    reads_before(forward, old, residual_in[at], outputs)
+    for at, old in enumerate(trace.floats)
+    if at in residual_in and at not in unchanged
+  )
+
+
+def _unproven_in_reverse(
+  trace: _Trace, residual_in: dict[int, Atom], perturbations: Sequence[int]
+) -> set[int]:
+  """Returns the buffers of residuals that may be overwritten before they are read."""
+  results = trace.results
+  _, reverse = split_at(trace.jaxpr.eqns, [*results.residuals, *results.carry, *results.ys])
+  perturbation_bars = [*results.recurrent_bar, *results.new_carry_bar]
+  outputs = [*results.floats_bar, *perturbation_bars, *results.others_bar]
+  written = [*enumerate(results.floats_bar), *zip(perturbations, perturbation_bars, strict=True)]
+  return {
+    at
+    for at, new in written
+    if at in residual_in and not reads_before(reverse, residual_in[at], new, outputs)
+  }
+
+
+def _spec(v: Atom) -> ShapeDtypeStruct:
+  aval: Any = v.aval
+  return ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _spec_of_norms(v: Atom) -> ShapeDtypeStruct:
+  spec = _spec(v)
+  return ShapeDtypeStruct(spec.shape[:1], np.zeros((), spec.dtype).real.dtype)

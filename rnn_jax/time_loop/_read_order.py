@@ -1,64 +1,100 @@
-"""Whether a compiled step reads an array before it overwrites it, told from the step's trace."""
+"""Proofs, from a step's jaxpr, that an array is read before its buffer is overwritten.
+
+`equations` are those of the step, in order. Variables are compared by identity.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-# XLA:CPU computes all others again wherever they are read, out of what they are made of.
-_COMPUTED_ONCE = {"dot_general", "exp", "log", "log1p", "logistic", "reduce_sum", "tanh"}
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+
+Atom = Var | Literal
+
+# XLA:CPU stores the results of these primitives. All others it fuses into their consumers: it
+# recomputes them from their operands at each use.
+_STORED = frozenset({"dot_general", "exp", "log", "log1p", "logistic", "reduce_sum", "tanh"})
 
 
-def reads_before(equations: Sequence[Any], old: Any, new: Any, made: Sequence[Any]) -> bool:
-  """Whether all reading of `old` is over when `new` is there, to take its place.
+def reads_before(
+  equations: Sequence[JaxprEqn], old: Atom, new: Atom, outputs: Iterable[Atom]
+) -> bool:
+  """Returns whether XLA is sure to read `old` before `new` overwrites its buffer.
 
-  XLA goes by what is computed from what. So it is where all that reads `old` leads to `new`, be it
-  by way of what is computed again elsewhere.
+  XLA orders operations by data dependence alone. So the answer is yes if every operation that reads
+  `old` is an ancestor of `new`. An operation that is fused into its consumers reads `old` wherever
+  they do; it is its consumers that have to be ancestors.
 
   Args:
-    equations: of the step, in order.
-    old, new: variables.
-    made: variables that the step gives, `new` among them.
+    equations: of the step.
+    old: the variable whose buffer is overwritten.
+    new: the variable that is written there.
+    outputs: all outputs of the step, among them `new`.
   """
-  before = _leading_to(equations, [new])
-  reading = {id(old)}
+  ancestors = ancestors_of(equations, [new])
+  readers = {id(old)}  # to evaluate one of these variables is to read `old`
   for equation in equations:
-    reads = {id(v) for v in equation.invars} & reading
-    results = {id(v) for v in equation.outvars}
-    if reads and not _computed_once(equation):
-      reading |= results
-    elif reads and not results & before and not _is_product_of(new, equation, reads):
+    reads = readers.intersection(map(id, equation.invars))
+    if not reads:
+      continue
+    results = set(map(id, equation.outvars))
+    if not _is_stored(equation):
+      readers |= results
+    elif not results & ancestors and not (_is_product(equation) and reads == {id(new)}):
+      # The exception is a product that takes `new` from its buffer, once it is written there.
       return False
-  return not any(id(v) in reading - {id(new)} for v in made)
+  return all(v is new or id(v) not in readers for v in outputs)
 
 
-def split_at(equations: Sequence[Any], made: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-  """The equations that lead to the variables `made`, and the others."""
-  needed = _leading_to(equations, made)
-  leading: list[Any] = []
-  others: list[Any] = []
+def split_at(
+  equations: Sequence[JaxprEqn], variables: Iterable[Atom]
+) -> tuple[list[JaxprEqn], list[JaxprEqn]]:
+  """Returns the equations that `variables` are computed by, and the others."""
+  needed = ancestors_of(equations, variables)
+  leading: list[JaxprEqn] = []
+  others: list[JaxprEqn] = []
   for equation in equations:
-    leads = any(id(v) in needed for v in equation.outvars)
+    leads = not needed.isdisjoint(map(id, equation.outvars))
     (leading if leads else others).append(equation)
   return leading, others
 
 
-def _is_product_of(new: Any, equation: Any, reads: set[int]) -> bool:
-  """Whether it reads `new` alone, as a product does from where it is."""
-  return equation.primitive.name == "dot_general" and reads == {id(new)}
-
-
-def _computed_once(equation: Any) -> bool:
-  inner = equation.params.get("jaxpr")
-  if inner is None:
-    return equation.primitive.name in _COMPUTED_ONCE
-  return any(_computed_once(e) for e in inner.eqns)
-
-
-def _leading_to(equations: Sequence[Any], variables: Sequence[Any]) -> set[int]:
-  """Ids of the variables that these are made of, and of these."""
+def ancestors_of(equations: Sequence[JaxprEqn], variables: Iterable[Atom]) -> set[int]:
+  """Returns ids of `variables` and of everything that they are computed from."""
   found = set(map(id, variables))
   for equation in reversed(equations):
-    if any(id(v) in found for v in equation.outvars):
+    if not found.isdisjoint(map(id, equation.outvars)):
       found.update(map(id, equation.invars))
   return found
+
+
+def descendants_of(jaxpr: Jaxpr, variables: Iterable[Atom]) -> set[int]:
+  """Returns ids of `variables` and of everything that is computed from them.
+
+  Looks into jitted functions: each of their results depends on some of their arguments only.
+  """
+  return _descendants(jaxpr, set(map(id, variables)))
+
+
+def _descendants(jaxpr: Jaxpr, found: set[int]) -> set[int]:
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "jit":
+      inner = equation.params["jaxpr"].jaxpr
+      arguments = zip(inner.invars, equation.invars, strict=True)
+      inside = _descendants(inner, {id(v) for v, given in arguments if id(given) in found})
+      results = zip(inner.outvars, equation.outvars, strict=True)
+      found.update(id(v) for result, v in results if id(result) in inside)
+    elif not found.isdisjoint(map(id, equation.invars)):
+      found.update(map(id, equation.outvars))
+  return found
+
+
+def _is_product(equation: JaxprEqn) -> bool:
+  return equation.primitive.name == "dot_general"
+
+
+def _is_stored(equation: JaxprEqn) -> bool:
+  inner = equation.params.get("jaxpr")
+  if inner is None:
+    return equation.primitive.name in _STORED
+  return any(_is_stored(e) for e in inner.eqns)

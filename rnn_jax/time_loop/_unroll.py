@@ -16,6 +16,7 @@ from rnn_jax.cells.dense import the_carry
 from rnn_jax.probes import tap
 from rnn_jax.time_loop import _adjoint as adjoint
 from rnn_jax.time_loop import _arguments as arguments
+from rnn_jax.time_loop._adjoint_loops import Perturbations, Step
 from rnn_jax.time_loop._linear_scan import linear_scan
 from rnn_jax.types import Array, Carry, Cell, Drive, Params, floats_of, with_floats
 
@@ -173,10 +174,12 @@ def _begin(carry: Carry, now: _Stream) -> Carry:
   return carry
 
 
-def _step(cell: Cell) -> adjoint.Step:
+def _step(cell: Cell) -> Step:
   """One step of the loop: h_t = f(h_{t−1}, x_t), and what the time arguments do around it."""
 
-  def step(held: _Fixed, fixed: _Fixed, old: Carry, now: _Stream, slots: Any) -> Any:
+  def step(
+    held: _Fixed, fixed: _Fixed, old: Carry, now: _Stream, slots: Perturbations | None
+  ) -> Any:
     start = _begin(old, now)
     recurrent = cell.recur(held.params, start)
     if slots is not None:
@@ -199,7 +202,7 @@ def _step(cell: Cell) -> adjoint.Step:
 
 
 def _counting(
-  step: adjoint.Step,
+  step: Step,
   recur: Callable[[_Fixed, Carry], Any],
   fixed: _Fixed,
   carry: Carry,
@@ -220,7 +223,9 @@ def _counting(
   def begin(floats: Carry, now: tuple[_Stream, Carry]) -> Carry:
     return _begin(with_floats(floats, now[1]), now[0])
 
-  def moved(held: _Fixed, fixed: _Fixed, floats: Carry, now: Any, slots: Any) -> Any:
+  def moved(
+    held: _Fixed, fixed: _Fixed, floats: Carry, now: Any, slots: Perturbations | None
+  ) -> Any:
     new, y = step(held, fixed, with_floats(floats, now[1]), now[0], slots)
     return floats_of(new), y
 

@@ -1,0 +1,216 @@
+"""The forward and the reverse loop of `_adjoint.scan`, which update their buffers in place.
+
+A step must read the entry of an array before it overwrites it, or XLA copies the whole array
+[T, ...]. On a CPU, data dependence enforces this order wherever the plan can prove it, except for
+matrix-vector products, which XLA fuses differently. Elsewhere the loops prefetch: each step reads
+what the next step needs, out of the arrays that it has just written. The last step's prefetch is
+unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from rnn_jax.probes import scaled_norm
+from rnn_jax.time_loop._adjoint_plan import Plan
+from rnn_jax.types import Carry, Params
+
+
+class Perturbations(NamedTuple):
+  """Zeros that a step adds to its recurrent product and to its new carry.
+
+  Their cotangents are those of the product and of the carry.
+
+  Attributes:
+    recurrent: like the recurrent product.
+    carry: like the carry; None without a probe.
+  """
+
+  recurrent: PyTree[Array]
+  carry: Carry | None
+
+
+# (carry, inputs) -> start. Does not read the floats of `inputs`.
+Start = Callable[[Carry, PyTree], Carry]
+
+# (held, params, carry, inputs, perturbations) -> (carry', y). `held` and `params` are the same
+# values: `held` is used in the recurrent product alone, recur(held, start(carry, inputs)), so that
+# the product's params can be held constant. Where perturbations is None, nothing is added.
+Step = Callable[[Params, Params, Carry, PyTree, Perturbations | None], tuple[Carry, PyTree]]
+
+# (params, start) -> recurrent product, linear in the params that it uses, over any leading axes.
+Recur = Callable[[Params, Carry], PyTree]
+
+
+class Loop(NamedTuple):
+  """The static part of a scan: its functions and how it runs.
+
+  Attributes:
+    step, start, recur: see `scan`.
+    structure: of the stream, the inputs of all steps.
+    is_float: for each leaf of the stream, whether it is real or complex. Other leaves have no
+      cotangent.
+    num_steps: T.
+    probed: whether the norms of dL/dh_t are computed.
+    reverse: runs from the last step to the first.
+    unroll: steps in one iteration of the compiled loop.
+    in_order: whether a proof of the plan holds: on a CPU, and with no matrix-vector products.
+  """
+
+  step: Step
+  start: Start
+  recur: Recur
+  structure: jax.tree_util.PyTreeDef
+  is_float: tuple[bool, ...]
+  num_steps: int
+  probed: bool
+  reverse: bool
+  unroll: int
+  in_order: bool
+
+  @property
+  def num_floats(self) -> int:
+    """Number of real and complex leaves of the stream."""
+    return sum(self.is_float)
+
+  def split(self, stream: PyTree) -> tuple[list[Array], list[Array]]:
+    """Returns the real and complex leaves of a stream, and the others."""
+    leaves = list(zip(jax.tree.leaves(stream), self.is_float, strict=True))
+    return [a for a, is_float in leaves if is_float], [a for a, is_float in leaves if not is_float]
+
+  def join(self, floats: Sequence[Array | None], others: Sequence[Array | None]) -> PyTree:
+    """Returns the stream with these leaves; the inverse of `split`."""
+    leaves = {True: iter(floats), False: iter(others)}
+    return jax.tree.unflatten(self.structure, [next(leaves[kind]) for kind in self.is_float])
+
+  def times(self) -> np.ndarray:
+    """Returns 0 … T−1, a NumPy array: both passes close over it, and are traced separately."""
+    return np.arange(self.num_steps, dtype=np.uint32)
+
+
+def linearize(
+  loop: Loop, params: Params, carry: Carry, floats: Sequence[Array], others: Sequence[Array]
+) -> tuple[tuple[Carry, PyTree], Callable[[tuple[Carry, PyTree]], tuple[Any, ...]]]:
+  """Returns ((carry', y), vjp) of one step.
+
+  The vjp returns the cotangents of params, carry, floats and perturbations. In the first, the
+  recurrent product is left out: its share is computed after the loop, by `recurrent_gradient`.
+  """
+
+  def step(
+    free: Params, carry: Carry, floats: Sequence[Array], perturbations: Perturbations
+  ) -> tuple[Carry, PyTree]:
+    return loop.step(params, free, carry, loop.join(floats, others), perturbations)
+
+  start = jax.eval_shape(loop.start, carry, loop.join(floats, others))
+  recurrent = jax.eval_shape(loop.recur, params, start)
+  zeros = jax.tree.map(
+    lambda a: jnp.zeros(a.shape, a.dtype),
+    Perturbations(recurrent, carry if loop.probed else None),
+  )
+  return jax.vjp(step, params, carry, floats, zeros)
+
+
+def forward_loop(
+  loop: Loop,
+  plan: Plan,
+  params: Params,
+  carry: Carry,
+  buffers: Sequence[Array],
+  others: Sequence[Array],
+) -> tuple[Carry, PyTree, list[Array]]:
+  """Returns the final carry, ys, and the buffers after the plan's writes."""
+  num_prefetched = 0 if loop.in_order and plan.forward_in_order else loop.num_floats
+
+  def body(state: Any, inputs: Any) -> Any:
+    carry, buffers, prefetched = state
+    time, others = inputs
+    floats = [*prefetched, *_read(buffers[num_prefetched : loop.num_floats], time)]
+    (new, y), vjp = linearize(loop, params, carry, floats, others)
+    leaves = jax.tree.leaves((carry, vjp))
+    buffers = _write(buffers, {at: leaves[leaf] for at, leaf in plan.writes.items()}, time)
+    following = time - 1 if loop.reverse else time + 1
+    return (new, buffers, _read(buffers[:num_prefetched], following)), y
+
+  times = loop.times()
+  prefetched = _read(buffers[:num_prefetched], times[-1 if loop.reverse else 0])
+  state = carry, list(buffers), prefetched
+  (final, written, _), ys = jax.lax.scan(
+    body, state, (times, others), reverse=loop.reverse, unroll=loop.unroll
+  )
+  return final, ys, written
+
+
+def reverse_loop(
+  loop: Loop,
+  plan: Plan,
+  any_vjp: Callable[..., Any],
+  params: Params,
+  buffers: Sequence[Array],
+  carry_bar: Carry,
+  ys_bar: PyTree[Array],
+) -> tuple[Params, Carry, list[Array]]:
+  """Returns the cotangents of params and initial carry, and the buffers with the others.
+
+  Args:
+    loop: the loop.
+    plan: its plan.
+    any_vjp: of any step, from `linearize`; it has the residuals that are the same at every step.
+    params: of the step.
+    buffers: from the forward loop.
+    carry_bar: cotangent of the final carry.
+    ys_bar: cotangent of the outputs.
+  """
+  fixed, structure_of_vjp = jax.tree.flatten(any_vjp)
+  y_leaves, structure_of_y = jax.tree.flatten(ys_bar)
+  y_buffers = slice(len(buffers), len(buffers) + len(y_leaves))
+  buffers = [*buffers, *y_leaves, *allocate(loop.num_steps, plan.reverse_specs)]
+  perturbations = [*plan.recurrent_bar, *plan.new_carry_bar]
+  early = plan.prefetched if loop.in_order else sorted({*range(loop.num_floats), *perturbations})
+
+  def body(state: Any, time: Array) -> tuple[Any, None]:
+    params_bar, carry_bar, buffers, prefetched = state
+    now = _read(buffers, time)
+    for at, a in zip(early, prefetched, strict=True):
+      now[at] = a
+    varying = [None if at is None else now[at] for at in plan.residuals]
+    residuals = [a if b is None else b for a, b in zip(fixed, varying, strict=True)]
+    vjp = jax.tree.unflatten(structure_of_vjp, residuals)
+    y_bar = jax.tree.unflatten(structure_of_y, now[y_buffers])
+    more, carry_bar, floats_bar, perturbations_bar = vjp((carry_bar, y_bar))
+    new = dict(enumerate(floats_bar))
+    for at, a in zip(perturbations, jax.tree.leaves(perturbations_bar), strict=True):
+      is_whole = a.shape == buffers[at].shape[1:]
+      new[at] = a if is_whole else scaled_norm(a, axis=tuple(range(1, a.ndim)))
+    buffers = _write(buffers, new, time)
+    following = time + 1 if loop.reverse else time - 1
+    prefetched = _read([buffers[at] for at in early], following)
+    return (jax.tree.map(jnp.add, params_bar, more), carry_bar, buffers, prefetched), None
+
+  times = loop.times()
+  prefetched = _read([buffers[at] for at in early], times[0 if loop.reverse else -1])
+  state = jax.tree.map(jnp.zeros_like, params), carry_bar, buffers, prefetched
+  (params_bar, carry_bar, buffers, _), _ = jax.lax.scan(
+    body, state, jnp.asarray(times), reverse=not loop.reverse, unroll=loop.unroll
+  )
+  return params_bar, carry_bar, buffers
+
+
+def allocate(num_steps: int, specs: Sequence[jax.ShapeDtypeStruct]) -> list[Array]:
+  return [jnp.zeros((num_steps, *spec.shape), spec.dtype) for spec in specs]
+
+
+def _read(arrays: Sequence[Array], time: Any) -> list[Array]:
+  return [jax.lax.dynamic_index_in_dim(a, time, keepdims=False) for a in arrays]
+
+
+def _write(arrays: Sequence[Array], new: Mapping[int, Array], time: Array) -> list[Array]:
+  """Returns the arrays, those whose index is in `new` with its value at `time`."""
+  update = jax.lax.dynamic_update_index_in_dim
+  return [update(a, new[at], time, 0) if at in new else a for at, a in enumerate(arrays)]
