@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from typing import Any
 
 from absl import flags
@@ -15,6 +14,7 @@ from experiments.cli.parsers import choice, integer, number, sizes
 from experiments.networks import cell_options
 from experiments.networks.cell_options import Options
 from experiments.networks.matched_width import check_near, count_params, matched_width
+from experiments.runtime import memory
 from rnn_jax.cells import CELLS, layer_norm, make_cell, residual, zoneout
 from rnn_jax.modules.network import DROPOUT_MASKS
 from rnn_jax.types import Cell
@@ -186,14 +186,8 @@ def check(layers: Layers, length_flag: str, length: int, batch_size: int) -> Non
 
 
 def _check_memory(entries: int, length_flag: str) -> None:
-  needed = 4 * entries
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  if needed > memory:
-    raise ValueError(
-      f"--hidden_size or --match_params, --hidden_sizes, --depth, --{length_flag} and "
-      f"--batch_size must fit into this machine's {memory / 2**30:.0f} GiB, got what needs "
-      f"{needed / 2**30:.0f} GiB at least."
-    )
+  names = f"--hidden_size or --match_params, --hidden_sizes, --depth, --{length_flag}"
+  memory.check(entries, f"{names} and --batch_size", "the network needs")
 
 
 def options(layers: Layers) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from experiments.networks.matched_width import (
   matched_width,
   task_input_size,
 )
+from experiments.runtime import memory
 from experiments.sweep.config import grid
 from experiments.sweep.config.grid import Run, Settings
 from rnn_jax.cells import make_cell
@@ -84,12 +84,7 @@ def _network(run: Run, settings: Settings, input_size: int, together: int) -> Ne
 
 
 def _check_memory(settings: Settings, entries: int, together: int) -> None:
-  needed = 4 * entries * together
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  if needed > memory:
-    raise ValueError(
-      f"--{'hidden_size' if settings.match_params is None else 'match_params'}, "
-      "--sequence_length, --batch_size and --depth must fit into this machine's "
-      f"{memory / 2**30:.0f} GiB; {'a run needs' if together == 1 else f'{together} runs need'} "
-      f"{needed / 2**30:.0f} GiB at least."
-    )
+  size = "hidden_size" if settings.match_params is None else "match_params"
+  what = "a run needs" if together == 1 else f"{together} runs need"
+  names = f"--{size}, --sequence_length, --batch_size and --depth"
+  memory.check(entries * together, names, what)
