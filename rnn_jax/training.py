@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from rnn_jax import checks, clipping
 from rnn_jax.gradient_flow import omega
 from rnn_jax.losses import masked_mean
-from rnn_jax.modules import CausalModel, DeepRNN, Model
+from rnn_jax.modules import AnyArray, CausalModel, MeasuredModel, Model
 from rnn_jax.probes import tree_norm
 from rnn_jax.tasks import Batch
 from rnn_jax.types import Carry, Params
@@ -42,12 +42,13 @@ class TrainState:
   """Everything that an update changes.
 
   Attributes:
-    step: int32, number of updates so far.
+    step: int32 scalar, number of updates so far.
     params: the model's.
     opt_state: the optimizer's.
   """
 
-  step: Int[Array, ""]
+  # Not `Int[Array, ""]`: jax also builds states of shapes, and of arrays with a device axis.
+  step: PyTree
   params: Params
   opt_state: optax.OptState
 
@@ -261,20 +262,20 @@ def _forward(
   return final, losses
 
 
-def check_mask(mask: Array) -> None:
+def check_mask(mask: AnyArray) -> None:
   """Refuses a batch's mask that is not [T, B] of bool."""
   if mask.ndim != 2 or mask.dtype != bool:
     raise ValueError(f"batch.mask must be [T, B] of bool, got {list(mask.shape)} of {mask.dtype}.")
 
 
-def omega_penalty(model: DeepRNN, loss: Loss, weight: ArrayLike) -> Penalty:
+def omega_penalty(model: MeasuredModel, loss: Loss, weight: ArrayLike) -> Penalty:
   """Returns weight · Σ_layers Ω for `update(..., penalty=)`: it keeps gradient norms up in time.
 
   Ω is computed on the whole batch under its mean loss, without dropout, truncation and initial
   carries; `rnn_jax.gradient_flow.omega` defines it and says how it is differentiated.
 
   Args:
-    model: the network.
+    model: the network, such as `DeepRNN`.
     loss: `(outputs [T, B, O], targets) -> [T, B]`.
     weight: factor of Ω in the objective, at least 0.
   Returns:
@@ -286,14 +287,14 @@ def omega_penalty(model: DeepRNN, loss: Loss, weight: ArrayLike) -> Penalty:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
   checks.number("weight", weight, minimum=0)
-  if model.pooled:
+  if getattr(model, "pooled", False):
     raise ValueError("model must not be pooled, since a pooled loss belongs to no step.")
 
   def penalty(params: Params, batch: Batch) -> Float[Array, ""]:
     if batch.lengths is not None:
       raise ValueError("batch must have no lengths: Ω needs every step of every sequence.")
     variables = {"params": params}
-    readout: Callable[[Array], Any] = functools.partial(model.apply, variables, method="readout")
+    readout = functools.partial(model.apply, variables, method="readout")
 
     def mean_loss(ys: Array) -> Array:
       return masked_mean(loss(readout(ys), batch.targets), batch.mask)

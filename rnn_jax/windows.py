@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Array, Bool, Int, Key
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow import choose_truncation, lag_profile
-from rnn_jax.modules import StreamingModel
+from rnn_jax.modules import AnyArray, MeasuredModel, StreamingModel
 from rnn_jax.tasks import Batch
 from rnn_jax.training import DeviceSum, Loss, Metrics, TrainState, check_mask, on_one_device, update
 from rnn_jax.types import Carry, Params
@@ -29,7 +28,7 @@ def train_windows(
   window: int,
   carries: Sequence[Carry] | None = None,
   *,
-  resets: Bool[Array, "N B"] | None = None,
+  resets: Bool[AnyArray, "N B"] | None = None,
   clip_carry: ArrayLike | None = None,
   tolerance: float | Array | None = None,
   adapt_every: int = 1,
@@ -86,14 +85,11 @@ def train_windows(
       f"resets must be [N, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
     )
   checks.integer("adapt_every", adapt_every)
-  if tolerance is not None and window < 2:
-    raise ValueError(f"window must be at least 2 where a tolerance is given, got {window}.")
-  needed = ["initial_carries", *(() if tolerance is None else ("trunk", "readout"))]
-  for name in needed:
-    if not hasattr(model, name):
-      raise TypeError(
-        f"model must have a method '{name}', as DeepRNN has, got {type(model).__name__}."
-      )
+  choose = None if tolerance is None else _chooser(model, loss, window, tolerance)
+  if not isinstance(model, StreamingModel):
+    raise TypeError(
+      f"model must have a method 'initial_carries', as DeepRNN has, got {type(model).__name__}."
+    )
   whole = num_steps // window * window
   windows = jax.tree.map(lambda a: a[:whole].reshape(-1, window, *a.shape[1:]), (stream, resets))
   start = model.initial_carries(batch_size) if carries is None else carries
@@ -107,11 +103,8 @@ def train_windows(
     time: dict[str, Any] = {"resets": resets, "clip_carry": clip_carry, "psum": psum}
     if key is not None:
       time["key"] = jax.random.fold_in(key, state.step)
-    if tolerance is not None:
-      measure = number % adapt_every == 0
-      k = jax.lax.cond(
-        measure, lambda: _choose(model, loss, state.params, batch, tolerance), lambda: k
-      )
+    if choose is not None:
+      k = jax.lax.cond(number % adapt_every == 0, lambda: choose(state.params, batch), lambda: k)
       time["truncation"] = k
     state, carries, metrics = update(model, optimizer, loss, state, batch, carries, **time)
     return (state, carries, k), metrics._replace(truncation=time.get("truncation"))
@@ -123,15 +116,26 @@ def train_windows(
   return state, final, metrics
 
 
-def _choose(
-  model: StreamingModel, loss: Loss, params: Params, batch: Batch, tolerance: float | Array
-) -> Int[Array, ""]:
-  """Returns the truncation for a window, from the lag profile of the loss at its last step."""
-  variables = {"params": params}
-  readout = functools.partial(model.apply, variables, method="readout")
+def _chooser(
+  model: StreamingModel, loss: Loss, window: int, tolerance: float | Array
+) -> Callable[[Params, Batch], Int[Array, ""]]:
+  """Returns `(params, a window) -> truncation`, by the lag profile of the window's last loss."""
+  if window < 2:
+    raise ValueError(f"window must be at least 2 where a tolerance is given, got {window}.")
+  if not isinstance(model, MeasuredModel):
+    raise TypeError(
+      "model must have the methods 'trunk' and 'readout' where a tolerance is given, as DeepRNN "
+      f"has, got {type(model).__name__}."
+    )
 
-  def last_loss(y: Array) -> Array:
-    values = loss(readout(y[None]), batch.targets[-1:])[0]
-    return jnp.where(batch.mask[-1], values, jnp.zeros_like(values))
+  def choose(params: Params, batch: Batch) -> Int[Array, ""]:
+    variables = {"params": params}
 
-  return choose_truncation(lag_profile(*model.trunk(variables, batch.xs), last_loss), tolerance)
+    def last_loss(y: Array) -> Array:
+      outputs = model.apply(variables, y[None], method="readout")
+      values = loss(outputs, batch.targets[-1:])[0]
+      return jnp.where(batch.mask[-1], values, jnp.zeros_like(values))
+
+    return choose_truncation(lag_profile(*model.trunk(variables, batch.xs), last_loss), tolerance)
+
+  return choose

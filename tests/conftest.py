@@ -17,11 +17,12 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
   os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
 # Modules whose annotations, shapes included, are checked at every call.
-CHECKED = ()
+CHECKED = ("rnn_jax.modules", "rnn_jax.training", "rnn_jax.windows")
 install_import_hook(CHECKED, "beartype.beartype")
 
 # What jax keeps of thousands of programs is millions of objects, which hardly ever become garbage.
@@ -50,6 +51,14 @@ def x64():
   """Double precision, for closed forms."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture
+def unchecked_types():
+  """Annotations are not checked, as for users: errors are those that the code itself raises."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

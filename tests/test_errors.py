@@ -40,8 +40,12 @@ def cell(name="elman", hidden_size=H, **options):
 
 def model(*cells, xs=XS, call=(), **attributes):
   """Trace-time errors: they come from init and apply alike."""
-  network = DeepRNN(list(cells) or [CELL], **attributes)
-  return lambda: jax.eval_shape(lambda: network.init(jax.random.key(0), xs, **dict(call)))
+
+  def run():
+    network = DeepRNN(list(cells) or [CELL], **attributes)
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), xs, **dict(call)))
+
+  return run
 
 
 def traced(**arrays):
@@ -194,12 +198,12 @@ DEEP_RNN = [
   (
     model(CELL, CELL, call={"carries": [None]}),
     ValueError,
-    words("carries must have 2 entries, one a layer, got 1."),
+    words("carries must have 2 entries, one per layer, got 1."),
   ),
   (
     model(CELL, call={"probes": [None, None]}),
     ValueError,
-    words("probes must have 1 entries, one a layer, got 2."),
+    words("probes must have 1 entries, one per layer, got 2."),
   ),
   (model(call={"truncation": 0}), ValueError, words("truncation must be at least 1, got 0.")),
 ]
@@ -292,6 +296,7 @@ CASES = [*UNROLL, *MAKE_CELL, *DEEP_RNN, *PROBE, *TASK, *OPTIMIZER, *WINDOWS]
   CASES,
   ids=[pattern.replace("\\", "")[:50] for *_, pattern in CASES],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_error_names_the_argument_what_came_and_the_choices(call, exception, pattern):
   with pytest.raises(exception, match=pattern):
     call()

@@ -136,6 +136,7 @@ def test_without_decay_the_truncation_is_the_window():
     ({"clip_carry": -1.0}, "clip_carry must be greater than 0, got -1.0"),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_what_cannot_be_is_named(options, message):
   optimizer = make_optimizer("sgd", 0.1)
   given = {"window": K, **options}

@@ -2,11 +2,20 @@
 
 from rnn_jax.modules.decoders import ConditionedDecoder, DecoderInputs, EncoderDecoder
 from rnn_jax.modules.deep import BidirectionalRNN, DeepRNN
-from rnn_jax.modules.model import CausalModel, Model, StreamingModel
+from rnn_jax.modules.model import (
+  AnyArray,
+  CausalModel,
+  Inputs,
+  Lengths,
+  MeasuredModel,
+  Model,
+  StreamingModel,
+)
 from rnn_jax.modules.network import Network
 from rnn_jax.modules.recurrent import Bidirectional, Recurrent
 
 __all__ = [
+  "AnyArray",
   "Bidirectional",
   "BidirectionalRNN",
   "CausalModel",
@@ -14,6 +23,9 @@ __all__ = [
   "DecoderInputs",
   "DeepRNN",
   "EncoderDecoder",
+  "Inputs",
+  "Lengths",
+  "MeasuredModel",
   "Model",
   "Network",
   "Recurrent",

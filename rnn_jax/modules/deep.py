@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
 
 from rnn_jax import checks
+from rnn_jax.modules.model import Inputs, Lengths
 from rnn_jax.modules.network import Network
 from rnn_jax.modules.recurrent import MERGES, Bidirectional, Recurrent
 from rnn_jax.probes import gradient_probe
-from rnn_jax.types import Array, Carry, Cell
+from rnn_jax.types import Carry, Cell, Params
 
 
 class DeepRNN(Network):
@@ -23,8 +25,8 @@ class DeepRNN(Network):
 
   Attributes:
     cells … pooled: see `Network`.
-    learned_carry: each layer's initial carry is a param, the same for all sequences, zeros at
-      first.
+    learned_carry: each layer's initial carry is a param, shared by all sequences and initialized
+      to zeros.
   """
 
   learned_carry: bool = False
@@ -40,33 +42,30 @@ class DeepRNN(Network):
 
   def __call__(
     self,
-    xs: Array,
+    xs: Inputs,
     carries: Sequence[Carry] | None = None,
     *,
     probes: Sequence[Carry] | None = None,
     deterministic: bool = True,
-    key: Array | None = None,
-    lengths: Array | None = None,
+    key: Key[Array, ""] | None = None,
+    lengths: Lengths | None = None,
     **time: Any,
-  ) -> tuple[tuple[Carry, ...], Array]:
+  ) -> tuple[tuple[Carry, ...], Float[Array, "steps B O"]]:
     """Runs the network over time.
 
     Args:
       xs: [T, B, D], or tokens [T, B].
       carries: initial carry of each layer; zeros, or the learned ones, if None.
       probes: a gradient probe for each layer, from `probes(xs)`.
-      deterministic: no dropout. Otherwise apply needs `rngs={"dropout": key}`.
-      key: for stochastic cells; each layer draws from a key of its own.
-      lengths: [B], valid steps of each sequence; see `unroll`.
+      deterministic: disables dropout. If False, apply needs `rngs={"dropout": key}`.
+      key: for stochastic cells; each layer gets its own key, derived from it.
+      lengths: [B], number of valid steps of each sequence; see `unroll`.
       **time: truncation, resets, reverse, remat and scan_unroll, as `unroll` takes them.
     Returns:
       (final carry of each layer, outputs [T, B, output_size], or [1, B, output_size] if pooled).
     """
-    for name, value in (("carries", carries), ("probes", probes)):
-      if value is not None and len(value) != len(self.cells):
-        raise ValueError(
-          f"{name} must have {len(self.cells)} entries, one a layer, got {len(value)}."
-        )
+    check_layers("carries", carries, len(self.cells))
+    check_layers("probes", probes, len(self.cells))
     if carries is None and self.learned_carry:
       if time.get("resets") is not None:
         raise ValueError("resets must be None with learned_carry, since they reset to zeros.")
@@ -77,7 +76,7 @@ class DeepRNN(Network):
         ys,
         None if carries is None else carries[i],
         probe=None if probes is None else probes[i],
-        key=_key_of(key, i),
+        key=_layer_key(key, i),
         lengths=lengths,
         **time,
       )
@@ -86,50 +85,57 @@ class DeepRNN(Network):
     return final, self.readout(ys, lengths)
 
   def learned_carries(self, batch_size: int) -> tuple[Carry, ...]:
-    """The learned initial carry of each layer, for every sequence of a batch."""
+    """Returns the learned initial carry of each layer, repeated for every sequence of a batch."""
 
-    def everywhere(a: Array) -> Array:
+    def repeat(a: Array) -> Array:
       return jnp.broadcast_to(a, (batch_size, *a.shape))
 
-    return tuple(jax.tree.map(everywhere, carry) for carry in self.carry)
+    return tuple(jax.tree.map(repeat, carry) for carry in self.carry)
 
   @nn.nowrap
-  def probes(self, xs: Array) -> tuple[Carry, ...]:
-    """A gradient probe for each layer, for sequences like xs; see `gradient_probe`."""
-    return tuple(gradient_probe(cell, *xs.shape[:2]) for cell in self.cells)
+  def probes(self, xs: Inputs) -> tuple[Carry, ...]:
+    """Returns a gradient probe for each layer, for sequences like xs; see `gradient_probe`."""
+    return tuple(gradient_probe(cell, *_time_and_batch(xs)) for cell in self.cells)
 
   @nn.nowrap
-  def cell_params(self, variables: Any) -> tuple[Any, ...]:
-    """The params of each layer's cell, out of the model's variables."""
+  def cell_params(self, variables: Mapping[str, PyTree]) -> tuple[Params, ...]:
+    """Returns the params of each layer's cell, taken from the model's variables."""
     return tuple(variables["params"][f"layers_{i}"]["cell"] for i in range(len(self.cells)))
 
   @nn.nowrap
-  def trunk(self, variables: Any, xs: Array) -> tuple[Sequence[Cell], tuple[Any, ...], Array]:
-    """The recurrent layers alone, as measures take them: cells, their params, what they read.
+  def trunk(
+    self, variables: Mapping[str, PyTree], xs: Inputs
+  ) -> tuple[Sequence[Cell], tuple[Params, ...], Array]:
+    """Returns the recurrent layers as measures take them: (cells, their params, their inputs).
 
-    Measures see all that the cells do: wrappers (`residual`, `layer_norm`) as in training,
-    `zoneout` as in evaluation. They see no dropout, and begin with zeros, a learned carry or not.
+    Measures see everything that the cells do: wrappers (`residual`, `layer_norm`) as in training,
+    `zoneout` as in evaluation. They see no dropout, and start from zeros even where the network has
+    a learned carry.
     """
     encoded: Any = self.apply(variables, xs, method="encode")
     return self.cells, self.cell_params(variables), encoded
 
   @nn.nowrap
   def initial_carries(self, batch_size: int) -> tuple[Carry, ...]:
-    """Zero carries for each layer.
+    """Returns zero carries for each layer.
 
     Raises:
-      ValueError: with `learned_carry` they are params, and not known here.
+      TypeError, ValueError: the batch size is not an integer of at least 1; with `learned_carry`
+        the initial carries are params, which are not known here.
     """
     if self.learned_carry:
-      raise ValueError("learned_carry must be False where carries are handed on, got True.")
+      raise ValueError(
+        "learned_carry must be False where carries are passed from call to call, got True."
+      )
+    checks.integer("batch_size", batch_size)
     return tuple(cell.initial_carry((batch_size,)) for cell in self.cells)
 
 
 class BidirectionalRNN(Network):
-  """A deep network of layers that read forward and backward; see `Bidirectional`.
+  """A deep network of layers that read forward and backward in time; see `Bidirectional`.
 
-  What it gives at a step depends on all steps of the sequence. So there is no carry to hand on, and
-  no step in front of which the gradient could be cut: `__call__` takes neither `carries` nor
+  Its output at a step depends on all steps of the sequence. So it has no carry to pass to a next
+  call, and no step before which the gradient could be cut: `__call__` takes neither `carries` nor
   `truncation` nor `resets`, and `train_windows` does not accept this network.
 
   Attributes:
@@ -148,30 +154,27 @@ class BidirectionalRNN(Network):
 
   def __call__(
     self,
-    xs: Array,
+    xs: Inputs,
     *,
     probes: Sequence[tuple[Carry, Carry]] | None = None,
     deterministic: bool = True,
-    key: Array | None = None,
-    lengths: Array | None = None,
+    key: Key[Array, ""] | None = None,
+    lengths: Lengths | None = None,
     remat: str = "none",
-  ) -> tuple[tuple[tuple[Carry, Carry], ...], Array]:
-    """Runs the network over whole sequences; arguments as those of `DeepRNN`.
+  ) -> tuple[tuple[tuple[Carry, Carry], ...], Float[Array, "steps B O"]]:
+    """Runs the network over whole sequences; see `DeepRNN` for the arguments.
 
     Returns:
       ((forward, backward) final carry of each layer, outputs [T, B, output_size], or
       [1, B, output_size] if pooled).
     """
-    if probes is not None and len(probes) != len(self.cells):
-      raise ValueError(
-        f"probes must have {len(self.cells)} entries, one a layer, got {len(probes)}."
-      )
+    check_layers("probes", probes, len(self.cells))
 
-    def run(i: int, ys: Array) -> tuple[Any, Array]:
+    def run(i: int, ys: Array) -> tuple[tuple[Carry, Carry], Array]:
       return self.layers[i](
         ys,
         probe=None if probes is None else probes[i],
-        key=_key_of(key, i),
+        key=_layer_key(key, i),
         lengths=lengths,
         remat=remat,
       )
@@ -180,12 +183,25 @@ class BidirectionalRNN(Network):
     return final, self.readout(ys, lengths)
 
   @nn.nowrap
-  def probes(self, xs: Array) -> tuple[tuple[Carry, Carry], ...]:
-    """A gradient probe for each direction of each layer; see `gradient_probe`."""
-    probes = (gradient_probe(cell, *xs.shape[:2]) for cell in self.cells)
+  def probes(self, xs: Inputs) -> tuple[tuple[Carry, Carry], ...]:
+    """Returns a gradient probe for each direction of each layer; see `gradient_probe`."""
+    probes = (gradient_probe(cell, *_time_and_batch(xs)) for cell in self.cells)
     return tuple((probe, probe) for probe in probes)
 
 
-def _key_of(key: Array | None, layer: int) -> Array | None:
-  """A layer's own key."""
+def check_layers(name: str, given: Sequence[Carry] | None, num_layers: int) -> None:
+  """Refuses a sequence that does not have one entry per layer."""
+  if given is not None and len(given) != num_layers:
+    raise ValueError(f"{name} must have {num_layers} entries, one per layer, got {len(given)}.")
+
+
+def _time_and_batch(xs: Inputs) -> tuple[int, int]:
+  """Returns (T, B)."""
+  if xs.ndim < 2:
+    raise ValueError(f"xs must be [T, B, D], or integer tokens [T, B], got {list(xs.shape)}.")
+  return xs.shape[0], xs.shape[1]
+
+
+def _layer_key(key: Key[Array, ""] | None, layer: int) -> Key[Array, ""] | None:
+  """Returns the layer's own key."""
   return None if key is None else jax.random.fold_in(key, layer)

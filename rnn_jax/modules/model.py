@@ -1,21 +1,27 @@
-"""Protocols: what training needs of a network. Any Flax module that has these methods fits."""
+"""The inputs of a network, and protocols for it: any Flax module with these methods can train."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Key, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rnn_jax.types import Carry, Cell, Params
 
+AnyArray = Array | np.ndarray
+Inputs = Float[AnyArray, "T B D"] | Int[AnyArray, "T B"]  # vectors, or tokens
+Lengths = Int[AnyArray, " B"]
 
+
+@runtime_checkable
 class Model(Protocol):
   """What `rnn_jax.training.update` needs of a network.
 
   `init` and `apply` are those of any `flax.linen.Module`. Under `apply`, the network is called as
-  `model(xs, probes=probes, key=key, deterministic=deterministic, lengths=lengths)`, with `lengths`
-  left out where the batch has none, and returns (final carries, outputs [T, B, O]).
+  `model(xs, probes=probes, key=key, deterministic=deterministic, lengths=lengths)`, without
+  `lengths` if the batch has none, and returns (final carries, outputs [T, B, O]).
   """
 
   def init(self, key: Key[Array, ""], xs: PyTree, /) -> Mapping[str, PyTree]:
@@ -28,31 +34,46 @@ class Model(Protocol):
     """Returns gradient probes for inputs like xs; see `rnn_jax.gradient_probe`."""
 
 
+# A type checker finds every attribute in a Flax module, because `nn.Module` defines `__getattr__`.
+# So what distinguishes the protocols below is the signature of `__call__`, which has no fallback.
+
+
+@runtime_checkable
 class CausalModel(Model, Protocol):
   """A network whose output at step t depends on the steps up to t alone.
 
-  So the gradient can be cut between two steps. A `BidirectionalRNN` is not of this type: its
-  `__call__` has no `truncation`.
+  So the gradient can be cut between two steps. A `BidirectionalRNN` does not fit: its `__call__`
+  has no `truncation`.
   """
 
   def __call__(self, xs: Any, *, truncation: Any = ...) -> Any:
     """Runs the network; `truncation` as `rnn_jax.unroll` takes it."""
 
 
-# Flax's modules have a `__getattr__`, so a type checker finds every attribute in them: the
-# protocols differ in the signatures of `__call__`, where nothing is assumed.
+@runtime_checkable
 class StreamingModel(CausalModel, Protocol):
-  """What `rnn_jax.windows.train_windows` needs: the final carries of one call start the next."""
+  """What `rnn_jax.windows.train_windows` needs: one call's final carries start the next call."""
 
   def __call__(
     self, xs: Any, carries: Any = ..., *, truncation: Any = ..., resets: Any = ...
   ) -> Any:
-    """Runs the network from the given carries; the rest as `rnn_jax.unroll` takes it."""
+    """Runs the network from the given carries; other arguments as `rnn_jax.unroll` takes them."""
 
   def initial_carries(self, batch_size: int, /) -> Sequence[Carry]:
     """Returns the carries before the first step."""
 
+
+@runtime_checkable
+class MeasuredModel(Protocol):
+  """What measures of the recurrent layers need during training: `tolerance`, `omega_penalty`."""
+
+  def apply(self, variables: Mapping[str, PyTree], /, *args: Any, **kwargs: Any) -> Any:
+    """Calls the network's method named `method`, with the given variables."""
+
   def trunk(
     self, variables: Mapping[str, PyTree], xs: PyTree, /
   ) -> tuple[Sequence[Cell], Sequence[Params], Array]:
-    """Returns (cells, their params, what the first one reads), for a `tolerance` alone."""
+    """Returns the recurrent layers: (cells, their params, inputs of the first one)."""
+
+  def readout(self, ys: Array, /) -> Array:
+    """Returns the network's outputs, from those of the top recurrent layer."""

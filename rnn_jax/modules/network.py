@@ -1,43 +1,46 @@
-"""What lies around the recurrent layers: what they read, dropout between them, the readout."""
+"""The parts of a network around its recurrent layers: input encoding, dropout, readout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from rnn_jax import checks
-from rnn_jax.types import Array, Carry, Cell
+from rnn_jax.modules.model import Inputs, Lengths
+from rnn_jax.types import Carry, Cell
 
 DROPOUT_MASKS = ("step", "sequence")
 
 
 class Network(nn.Module):
-  """What deep recurrent networks have in common; `DeepRNN` and `BidirectionalRNN` add the layers.
+  """Base class of `DeepRNN` and `BidirectionalRNN`, which add the recurrent layers.
 
     x_t (vector, one-hot or embedded token) → layer 1 → dropout → layer 2 → … → readout
 
     readout:  z = y_t, or the mean of a sequence's y;  z ← relu(W z + b), …;  output W z + b
 
-  Time-major throughout: xs [T, B, D] or integer tokens [T, B]; outputs [T, B, output_size]. What
-  changes a cell's own equations is a wrapper of the cell: `zoneout`, `residual`, `layer_norm`.
+  Time-major throughout: xs [T, B, D] or integer tokens [T, B]; outputs [T, B, output_size]. To
+  change a cell's own equations, wrap the cell: `zoneout`, `residual`, `layer_norm`.
 
   Attributes:
-    cells: the cell of each layer, the first one nearest the input.
-    output_size: width of the readout; None for none, and the outputs are the top layer's.
-    vocabulary_size: number of tokens, where xs are tokens.
+    cells: the cell of each layer, the one that reads the input first.
+    output_size: width of the readout; None for no readout: the outputs are the top layer's.
+    vocabulary_size: number of tokens; None if xs are vectors.
     embedding_size: width of a learned embedding of the tokens; None feeds them one-hot, which is a
       row lookup in the first cell's input kernel.
-    dropout: rate, from 0 to below 1, of dropout between layers (not in time).
-    dropout_mask: `step`, a fresh mask at every step; `sequence`, one mask for all time.
+    dropout: rate of the dropout between layers (not in time), from 0 to below 1.
+    dropout_mask: `step` draws a mask for every step, `sequence` one mask for all steps.
     hidden_sizes: widths of feed-forward layers between the top recurrent layer and the readout.
-    tied: the readout's kernel is the embedding's, transposed; it reads `embedding_size` inputs.
-    pooled: the readout reads the mean of a sequence's valid steps: outputs [1, B, output_size].
+    tied: the readout's kernel is the transposed embedding; the readout then has `embedding_size`
+      inputs.
+    pooled: the readout reads the mean over a sequence's valid steps: outputs [1, B, output_size].
   References:
-    Gal and Ghahramani, 2016 (one mask for all time), https://arxiv.org/abs/1512.05287
+    Gal and Ghahramani, 2016 (one mask for all steps), https://arxiv.org/abs/1512.05287
     Pascanu et al., 2014 (feed-forward layers on top), https://arxiv.org/abs/1312.6026
     Press and Wolf, 2017 (tied embeddings), https://arxiv.org/abs/1608.05859
     Zaremba et al., 2014 (dropout between layers), https://arxiv.org/abs/1409.2329
@@ -54,6 +57,22 @@ class Network(nn.Module):
   pooled: bool = False
 
   def setup(self) -> None:  # noqa: D102
+    self._check()
+    if self.embedding_size is not None:
+      assert self.vocabulary_size is not None
+      self.embedding = nn.Embed(
+        self.vocabulary_size, self.embedding_size, param_dtype=default_float()
+      )
+    shared_axes = (0,) if self.dropout_mask == "sequence" else ()
+    self.between = nn.Dropout(self.dropout, broadcast_dims=shared_axes)
+    self.hidden = [nn.Dense(size, param_dtype=default_float()) for size in self.hidden_sizes]
+    if self.tied:
+      self.bias = self.param("bias", nn.initializers.zeros, (self.output_size,), default_float())
+    elif self.output_size is not None:
+      self.head = nn.Dense(self.output_size, param_dtype=default_float())
+
+  def _check(self) -> None:
+    """Refuses attributes that are out of range or contradict one another."""
     if not self.cells:
       raise ValueError("cells must hold at least one cell, got none.")
     for name in ("output_size", "vocabulary_size", "embedding_size"):
@@ -65,37 +84,40 @@ class Network(nn.Module):
     if self.dropout >= 1:
       raise ValueError(f"dropout must be below 1, got {self.dropout}.")
     checks.choice("dropout_mask", self.dropout_mask, DROPOUT_MASKS)
-    if self.embedding_size is not None:
-      if self.vocabulary_size is None:
-        raise ValueError("embedding_size needs vocabulary_size, got None.")
-      self.embedding = nn.Embed(
-        self.vocabulary_size, self.embedding_size, param_dtype=default_float()
+    if self.embedding_size is not None and self.vocabulary_size is None:
+      raise ValueError("embedding_size needs vocabulary_size, got None.")
+    if self.tied and (self.embedding_size is None or self.output_size != self.vocabulary_size):
+      raise ValueError(
+        "tied needs embedding_size, and output_size equal to vocabulary_size, got "
+        f"{self.embedding_size}, {self.output_size} and {self.vocabulary_size}."
       )
-    same = (0,) if self.dropout_mask == "sequence" else ()
-    self.between = nn.Dropout(self.dropout, broadcast_dims=same)
-    self.hidden = [nn.Dense(size, param_dtype=default_float()) for size in self.hidden_sizes]
-    if self.tied:
-      if self.embedding_size is None or self.output_size != self.vocabulary_size:
-        raise ValueError(
-          "tied needs embedding_size, and output_size as vocabulary_size, got "
-          f"{self.embedding_size}, {self.output_size} and {self.vocabulary_size}."
-        )
-      self.bias = self.param("bias", nn.initializers.zeros, (self.output_size,), default_float())
-    elif self.output_size is not None:
-      self.head = nn.Dense(self.output_size, param_dtype=default_float())
 
   def one_hot(self, layer: int) -> int | None:
-    """Vocabulary size for the layer that reads tokens, None for the others."""
+    """Returns the vocabulary size for the layer that reads one-hot tokens, None for the others."""
     return self.vocabulary_size if layer == 0 and self.embedding_size is None else None
 
-  def encode(self, xs: Array) -> Array:
-    """What the first layer reads: xs, or the embedded tokens."""
-    return xs if self.embedding_size is None else self.embedding(xs)
+  def encode(self, xs: Inputs) -> Array:
+    """Returns the inputs of the first layer: xs, or the embedded tokens."""
+    xs = jnp.asarray(xs)
+    if self.embedding_size is None:
+      return xs
+    if xs.ndim != 2 or not jnp.issubdtype(xs.dtype, jnp.integer):
+      raise ValueError(
+        f"xs must be integer tokens [T, B] where they are embedded, got {list(xs.shape)} of "
+        f"{xs.dtype}."
+      )
+    return self.embedding(xs)
 
   def through(
-    self, run: Callable[[int, Array], tuple[Carry, Array]], xs: Array, deterministic: bool
+    self, run: Callable[[int, Array], tuple[Carry, Array]], xs: Inputs, deterministic: bool
   ) -> tuple[tuple[Carry, ...], Array]:
-    """(final carry of each layer, outputs of the top one); `run(i, ys)` is layer i over ys."""
+    """Returns (final carry of each layer, outputs of the top one).
+
+    Args:
+      run: `(i, ys) -> (final carry, outputs)` of layer i over its inputs ys.
+      xs: inputs of the network.
+      deterministic: disables dropout.
+    """
     ys, final = self.encode(xs), []
     for i in range(len(self.cells)):
       if i > 0:
@@ -104,10 +126,14 @@ class Network(nn.Module):
       final.append(carry)
     return tuple(final), ys
 
-  def readout(self, ys: Array, lengths: Array | None = None) -> Array:
-    """The network's outputs, from the top layer's outputs ys [T, B, H]."""
+  def readout(
+    self, ys: Float[Array, "*steps H"], lengths: Lengths | None = None
+  ) -> Float[Array, "*outputs O"]:
+    """Returns the network's outputs, from those of the top layer; [T, B, H] if pooled."""
     if self.pooled:
-      ys = _mean(ys, lengths)
+      if ys.ndim != 3:
+        raise ValueError(f"ys must be [T, B, H] if pooled, got {list(ys.shape)}.")
+      ys = _mean_over_time(ys, lengths)
     # One flat product: XLA:CPU is several times slower where two batch axes are contracted.
     rows = ys.reshape(-1, ys.shape[-1])
     for dense in self.hidden:
@@ -124,13 +150,16 @@ class Network(nn.Module):
     return rows.reshape(*ys.shape[:-1], -1)
 
 
-def default_float() -> Any:
-  """What cells are initialised in: float64 where it is enabled; Flax's own default is float32."""
+def default_float() -> np.dtype:
+  """Returns the dtype in which cells are initialized: float64 if it is enabled, else float32.
+
+  Flax's own default is float32 always.
+  """
   return jax.dtypes.canonicalize_dtype(float)
 
 
-def _mean(ys: Array, lengths: Array | None) -> Array:
-  """[T, B, H] → [1, B, H], over the valid steps; ys are zero past the end."""
+def _mean_over_time(ys: Float[Array, "T B H"], lengths: Lengths | None) -> Float[Array, "1 B H"]:
+  """Returns the mean over each sequence's valid steps; ys are zero past its end."""
   if lengths is None:
     return jnp.mean(ys, axis=0, keepdims=True)
   count = jnp.maximum(jnp.asarray(lengths), 1).astype(ys.dtype)

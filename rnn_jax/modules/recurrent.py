@@ -7,10 +7,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from rnn_jax import checks
+from rnn_jax.modules.model import Inputs
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Carry, Cell
+from rnn_jax.types import Carry, Cell
 
 MERGES = ("concat", "sum")
 
@@ -20,19 +22,26 @@ class Recurrent(nn.Module):
 
   Attributes:
     cell: the cell.
-    vocabulary_size: number of tokens where xs are integers, read as one-hot vectors.
+    vocabulary_size: number of tokens, if xs are integers that stand for one-hot vectors.
   """
 
   cell: Cell
   vocabulary_size: int | None = None
 
   @nn.compact
-  def __call__(self, xs: Array, carry: Carry | None = None, **time: Any) -> tuple[Carry, Any]:
+  def __call__(
+    self, xs: Inputs, carry: Carry | None = None, **time: Any
+  ) -> tuple[Carry, Float[Array, "T B H"]]:
     """Returns (final carry, ys) of `unroll(cell, params, xs, carry, **time)`."""
+    xs = jnp.asarray(xs)
     tokens = jnp.issubdtype(xs.dtype, jnp.integer)
     if tokens and self.vocabulary_size is None:
       raise ValueError(
         f"xs must be floats unless vocabulary_size is given, got {xs.dtype}{list(xs.shape)}."
+      )
+    if xs.ndim != (2 if tokens else 3):
+      raise ValueError(
+        f"xs must be [T, B, D], or integer tokens [T, B], got {list(xs.shape)} of {xs.dtype}."
       )
     input_size = self.vocabulary_size if tokens else xs.shape[-1]
     params = self.param("cell", self.cell.init, input_size)
@@ -40,16 +49,16 @@ class Recurrent(nn.Module):
 
 
 class Bidirectional(nn.Module):
-  """One cell forward and one backward in time, each with params of its own.
+  """One cell forward and one backward in time, each with its own params.
 
     y_t = [f_t, b_t]  or  f_t + b_t      f_t reads x_0 … x_t, b_t reads x_{T−1} … x_t
 
-  With lengths the reversal happens inside of each sequence: b_t begins at its own last step.
+  With lengths, each sequence is reversed on its own: b_t starts at the sequence's last valid step.
 
   Attributes:
     cell: the cell of both directions.
     merge: `concat` or `sum`.
-    vocabulary_size: number of tokens where xs are integers, read as one-hot vectors.
+    vocabulary_size: number of tokens, if xs are integers that stand for one-hot vectors.
   References:
     Schuster and Paliwal, 1997, https://doi.org/10.1109/78.650093
   """
@@ -65,12 +74,12 @@ class Bidirectional(nn.Module):
 
   def __call__(
     self,
-    xs: Array,
+    xs: Inputs,
     *,
     probe: tuple[Carry, Carry] | None = None,
-    key: Array | None = None,
+    key: Key[Array, ""] | None = None,
     **time: Any,
-  ) -> tuple[tuple[Carry, Carry], Array]:
+  ) -> tuple[tuple[Carry, Carry], Float[Array, "T B H"]]:
     """Returns ((final carry forward, final carry backward), ys); each direction has its own key."""
     probes = (None, None) if probe is None else probe
     keys = (None, None) if key is None else jax.random.split(key)

@@ -135,6 +135,7 @@ BOTH = BidirectionalRNN([CELL], H)
     ),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_bidirectional_network_is_refused_without_types_too(call, message):
   state = init_state(BOTH, OPTIMIZER, jax.random.key(0), BATCH.xs)
   with pytest.raises(TypeError, match=message):

@@ -124,7 +124,7 @@ def group_function(
   # The runs of a device are at the same step. If the step were mapped too, each `cond` would have
   # to compute both of its branches: the measures at every step, the initialization in every call.
   # (The axes stand in a TrainState because `vmap` wants the tree's own type.)
-  axes = TrainState(step=None, params=0, opt_state=0)  # type: ignore[arg-type]
+  axes = TrainState(step=None, params=0, opt_state=0)
   shapes = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
   return jax.vmap(advance, (0, axes, None), (axes, 0)), shapes
 

@@ -74,7 +74,7 @@ def test_tied_logits_are_products_with_the_embedding():
     ({"output_size": V, "vocabulary_size": V, "tied": True}, "tied needs embedding_size"),
     (
       {"output_size": OUT, "vocabulary_size": V, "embedding_size": H, "tied": True},
-      f"output_size as vocabulary_size, got {H}, {OUT} and {V}",
+      f"output_size equal to vocabulary_size, got {H}, {OUT} and {V}",
     ),
     (
       {"output_size": V, "vocabulary_size": V, "embedding_size": 3, "tied": True},
@@ -137,5 +137,5 @@ def test_a_learned_carry_goes_with_neither_resets_nor_streaming():
   model, variables = network(xs, learned_carry=True)
   with pytest.raises(ValueError, match="resets must be None with learned_carry"):
     model.apply(variables, xs, resets=np.zeros((T, B), bool))
-  with pytest.raises(ValueError, match="learned_carry must be False where carries are handed on"):
+  with pytest.raises(ValueError, match="learned_carry must be False where carries are passed"):
     model.initial_carries(B)
