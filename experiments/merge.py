@@ -65,7 +65,7 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
   sources = [folder for folder in folders if folder.resolve() != target.resolve()]
   with contextlib.ExitStack() as stack:
     for folder in (target, *sources):
-      stack.enter_context(locks.held_on(folder))
+      stack.enter_context(locks.folder_lock(folder))
     ids = first["runs"]
     where = {name: _find(name, [target, *sources]) for name in ids}
     _prepare(target, folders[0], sweeps)

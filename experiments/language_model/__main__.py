@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> None:
           texts = read_texts(settings)
         settings = language_flags.with_matched_width(settings, texts.vocabulary.size)
         compilation_cache.use("auto")
-        with locks.held_on(folder):
+        with locks.folder_lock(folder):
           _train(settings, texts, folder)
   except KeyboardInterrupt:
     exits.interrupted(f"Everything written to {values.output_dir} so far is intact.")
@@ -111,7 +111,7 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
     pass  # an OSError now is better than one after the training
   baseline = unigram_loss(texts.train, texts.vocabulary.size)
   _print_task(settings, texts, baseline)
-  with signals.noted() as stop:
+  with signals.caught() as stop:
     try:
       metadata = trained_model.metadata(texts, baseline)
       every = flags.FLAGS.checkpoint_every

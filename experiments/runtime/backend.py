@@ -1,4 +1,4 @@
-"""How the programs set up jax, before its first computation."""
+"""Settings of jax that all commands share."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import jax
 
 from experiments.runtime import provenance
 
-MATMUL_PRECISION = "highest"  # TF32 would blur what is measured far below 1
+MATMUL_PRECISION = "highest"  # TF32 would distort gradient norms far below 1
 
 
 def configure(cpus: int | None = None) -> None:
-  """CPU cores become devices of one thread each, and products keep full precision everywhere.
+  """Makes each CPU core a device of one thread, and all matrix products full precision.
+
+  Must be called before the first use of a device.
 
   Args:
-    cpus: how many; None for all that this process may use.
+    cpus: number of CPU devices; None for one per core that this process may use.
   """
   os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
   jax.config.update("jax_num_cpu_devices", cpus or len(provenance.cores()))

@@ -1,4 +1,4 @@
-"""Files that a reader never sees half of."""
+"""Files that are replaced atomically, so that a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import xarray as xr
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-  """A name to write to, which takes the place of `path` once it is whole."""
+  """Yields a temporary path to write to, which replaces `path` when the block ends."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-  except FileNotFoundError:  # a process beside this one has just removed an empty folder above it
+  except FileNotFoundError:  # another process has just removed an empty parent folder
     path.parent.mkdir(parents=True, exist_ok=True)
   draft = path.with_name(path.name + ".tmp")
   yield draft
@@ -27,29 +27,29 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-  """Anything."""
+  """Writes bytes atomically."""
   with replacing(path) as draft:
     draft.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-  """Text, as UTF-8."""
+  """Writes text atomically, as UTF-8."""
   write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-  """One JSON object."""
+  """Writes a JSON object atomically."""
   write_text(path, json.dumps(data, indent=2) + "\n")
 
 
 def write_netcdf(path: Path, data: xr.Dataset) -> None:
-  """NetCDF 3."""
+  """Writes a dataset atomically, as NetCDF 3."""
   with replacing(path) as draft:
     data.to_netcdf(draft, engine="scipy")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """What `write_json` wrote.
+  """Reads a JSON object.
 
   Raises:
     ValueError: the file does not hold a JSON object.

@@ -1,21 +1,30 @@
-"""Locks on a file's bytes, which end with the process that holds them, however it ends."""
+"""Locks on byte ranges of a file, on Linux and macOS.
+
+The kernel releases a lock when its process ends, however it ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.runtime import exits
 
-class Span(NamedTuple):
-  """Bytes of a file, which need not be there.
+try:
+  import fcntl
+except ImportError:
+  exits.fail("this command needs Linux or macOS; on Windows, use WSL.")
+
+
+class ByteRange(NamedTuple):
+  """Bytes of a file. They can be locked even if the file is shorter.
 
   Attributes:
-    first: the first of them.
-    size: how many; 0 for all from there on.
-    shared: whether others may hold them too, who share them.
+    first: index of the first byte.
+    size: number of bytes; 0 for all bytes from `first`.
+    shared: whether other processes may hold a shared lock on the same bytes.
   """
 
   first: int = 0
@@ -24,40 +33,41 @@ class Span(NamedTuple):
 
 
 @contextlib.contextmanager
-def held(path: Path, *spans: Span, wait: bool = False) -> Iterator[None]:
-  """Holds a lock on some of a file's bytes while the block runs.
+def file_lock(path: Path, *ranges: ByteRange, wait: bool = False) -> Iterator[None]:
+  """Holds a lock on byte ranges of a file while the block runs.
 
-  The kernel frees it if the process dies before. Other processes are kept out, on other machines
-  too where the file is on NFS, but not this one: as it closes the file it loses all that it holds
-  there, so it must not hold two spans of one file by two calls.
+  It excludes other processes, on other machines too if the file is on NFS. It does not exclude this
+  process: closing the file releases all of this process's locks on it, so a process must not hold
+  two locks on one file by two calls.
 
   Args:
-    path: of a file that stands for the lock; it is made, and left where it is.
-    spans: which bytes; all of them by default.
-    wait: until those go who hold it.
+    path: the file; it is created if needed, and never removed.
+    ranges: bytes to lock; all of them by default.
+    wait: whether to block until the current holders release them.
   Raises:
-    BlockingIOError: another process holds it, and this one does not wait.
+    BlockingIOError: another process holds the lock, and `wait` is False.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("a+b") as file:
-    for span in spans or [Span()]:
-      how = fcntl.LOCK_SH if span.shared else fcntl.LOCK_EX
-      fcntl.lockf(file, how | (0 if wait else fcntl.LOCK_NB), span.size, span.first)
+    for span in ranges or [ByteRange()]:
+      mode = fcntl.LOCK_SH if span.shared else fcntl.LOCK_EX
+      fcntl.lockf(file, mode | (0 if wait else fcntl.LOCK_NB), span.size, span.first)
     yield
 
 
 @contextlib.contextmanager
-def held_on(folder: Path, *spans: Span) -> Iterator[None]:
-  """Holds the lock of an output folder, `.lock`, or some of its bytes, while the block runs.
+def folder_lock(folder: Path, *ranges: ByteRange) -> Iterator[None]:
+  """Holds the lock of an output folder, its file `.lock`, or byte ranges of it.
 
   Raises:
     ValueError: another process holds it.
   """
   with contextlib.ExitStack() as stack:
     try:
-      stack.enter_context(held(folder / ".lock", *spans))
+      stack.enter_context(file_lock(folder / ".lock", *ranges))
     except BlockingIOError:
       raise ValueError(
-        f"--output_dir must be a folder in which no other process is at work, got {folder}."
+        f"--output_dir must not be in use by another process, got {folder}. Wait for that process "
+        "to end, or choose another folder."
       ) from None
     yield

@@ -1,4 +1,4 @@
-"""What a reader of results must know of where they come from."""
+"""Where results come from: versions, git commit, cores and processor."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")  # decide what a step computes
+# The packages that decide what a training step computes.
+PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-  """Versions of Python and of those of the packages that are installed."""
+  """Returns the versions of Python and of those packages that are installed."""
   found = {"python": platform.python_version()}
   for name in packages:
     try:
@@ -25,7 +26,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def git() -> dict[str, Any] | None:
-  """Commit of this code and whether it was changed since; None outside of a repository."""
+  """Returns this code's commit and whether it has local changes; None outside a repository."""
 
   def run(*args: str) -> str:
     return subprocess.run(
@@ -39,13 +40,13 @@ def git() -> dict[str, Any] | None:
 
 
 def cores() -> list[int]:
-  """The cores that this process may use."""
-  affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+  """Returns the cores that this process may use."""
+  affinity = getattr(os, "sched_getaffinity", None)  # macOS lacks it
   return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def processor() -> str:
-  """The processor's name, as far as the system tells."""
+  """Returns the processor's name, `unknown` if the system does not give it."""
   try:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
   except OSError:

@@ -1,4 +1,4 @@
-"""Being asked to stop, by SIGTERM or by Ctrl-C."""
+"""SIGTERM and Ctrl-C as requests to stop."""
 
 from __future__ import annotations
 
@@ -7,40 +7,46 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from types import FrameType
+
+_MESSAGE = (
+  b"\nFinishing the current batch of steps, then checkpointing. Press Ctrl-C again to quit "
+  b"immediately.\n"
+)
 
 
 class Stop:
-  """Whether the process has been asked to stop.
+  """A request to stop.
 
   Attributes:
-    number: of the signal that asked; None while none has.
+    number: number of the signal that asked for it; None as long as there is no request.
   """
 
   number: int | None = None
 
   def __call__(self) -> bool:
-    """Whether it has."""
+    """Returns whether the process has been asked to stop."""
     return self.number is not None
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[Stop]:
-  """While the block runs, SIGTERM and Ctrl-C are noted, for the block to look at where it can stop.
+def caught() -> Iterator[Stop]:
+  """Catches SIGTERM and Ctrl-C while the block runs, which polls the `Stop` that this yields.
 
-  A second one ends the process at once. No exception is raised where the signal came: an exception
-  in the midst of a callback of jax is lost, and one in the midst of a lock may leave it taken.
+  A second signal ends the process at once. No exception is raised at the point of interruption: jax
+  swallows an exception raised in one of its callbacks, and one raised around a lock could leave it
+  locked.
   """
   stop = Stop()
 
-  def handle(number: int, _: Any) -> None:
+  def handle(number: int, _: FrameType | None) -> None:
     if stop.number is not None:
       if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the cursor, which a live bar hides
+        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # show the cursor, which a live bar hides
       os._exit(128 + number)
     stop.number = number
-    # Not by print, which may be interrupted in the midst of printing.
-    os.write(sys.stderr.fileno(), b"\nStopping at the end of this call; once more, and at once.\n")
+    # `print` is not reentrant: the signal may have interrupted one.
+    os.write(sys.stderr.fileno(), _MESSAGE)
 
   before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
   try:

@@ -110,7 +110,7 @@ def _run(sweep: Sweep) -> bool:
   """Does what there is to do; returns whether a run has failed."""
   with contextlib.ExitStack() as stack:
     hosts.by_writer(_begin, sweep, stack)
-    with signals.noted() as stop:
+    with signals.caught() as stop:
       try:
         _train(sweep, stop)
       except Stopped:
@@ -125,7 +125,7 @@ def _begin(sweep: Sweep, stack: contextlib.ExitStack) -> None:
     access.prepare_shared(sweep)
     return
   local = flags.FLAGS.engine == "local"
-  keep = locks.held_on if local else access.driver_lock
+  keep = locks.folder_lock if local else access.driver_lock
   stack.enter_context(keep(sweep.folder))
   access.prepare(sweep, flags.FLAGS.overwrite)
 

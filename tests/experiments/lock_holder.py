@@ -10,8 +10,8 @@ from pathlib import Path
 
 _CODE = """
 import pathlib, sys
-from experiments.runtime.locks import held
-with held(pathlib.Path(sys.argv[1])):
+from experiments.runtime.locks import file_lock
+with file_lock(pathlib.Path(sys.argv[1])):
   print(flush=True)
   sys.stdin.read()
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runtime import backend, locks, provenance
-from experiments.runtime.locks import Span
+from experiments.runtime.locks import ByteRange
 from experiments.sweep.config import grid
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import sweep_folder
@@ -46,9 +46,9 @@ def driver_lock(folder: Path) -> Iterator[None]:
     ValueError: another process holds a lock on the folder.
   """
   # Workers of a driver that died may still be alive.
-  with locks.held_on(folder):
+  with locks.folder_lock(folder):
     pass
-  with locks.held_on(folder, Span(0, 1)):
+  with locks.folder_lock(folder, ByteRange(0, 1)):
     yield
 
 
@@ -63,12 +63,12 @@ def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iter
   Raises:
     ValueError: another process holds the lock.
   """
-  spans = [] if worker else [Span(0, 1, shared=True)]
+  spans = [] if worker else [ByteRange(0, 1, shared=True)]
   if ids:
     order = _in_group_order(sweep)
     first, last = order.index(ids[0]), order.index(ids[-1])
-    spans.append(Span(1 + first, 1 + last - first))
-  with locks.held_on(sweep.folder, *spans):
+    spans.append(ByteRange(1 + first, 1 + last - first))
+  with locks.folder_lock(sweep.folder, *spans):
     yield
 
 
@@ -82,7 +82,7 @@ def prepare(sweep: Sweep, overwrite: bool = False) -> None:
 
 def prepare_shared(sweep: Sweep) -> None:
   """Like `prepare`, where other processes may prepare the folder at the same moment."""
-  with locks.held(sweep.folder / sweep_folder.PREPARE_LOCK, wait=True):
+  with locks.file_lock(sweep.folder / sweep_folder.PREPARE_LOCK, wait=True):
     prepare(sweep)
 
 

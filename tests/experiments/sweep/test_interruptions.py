@@ -44,7 +44,7 @@ def test_whatever_happens_it_goes_on_and_ends_the_same(sweep_in_process, tmp_pat
     # While it lives, if only suspended, no other may write there.
     process.send_signal(signal.SIGSTOP)
     assert sweep_in_process(*FLAGS, f"--output_dir={folder}") == 2
-    assert "no other process is at work" in capsys.readouterr().err
+    assert "must not be in use by another process" in capsys.readouterr().err
     process.send_signal(signal.SIGCONT)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)

@@ -191,8 +191,12 @@ def test_a_shard_without_runs_ends_well(tmp_path, sweep_here, capsys):
 
 def is_free(folder: Path, *spans: tuple[int, int, bool]) -> bool:
   """Whether another process can hold these bytes of the folder's lock."""
-  code = "import sys, json, pathlib; from experiments.runtime.locks import Span, held\n"
-  code += "with held(pathlib.Path(sys.argv[1]), *[Span(*s) for s in json.loads(sys.argv[2])]): pass"
+  code = """
+import sys, json, pathlib
+from experiments.runtime.locks import ByteRange, file_lock
+with file_lock(pathlib.Path(sys.argv[1]), *[ByteRange(*s) for s in json.loads(sys.argv[2])]):
+  pass
+"""
   command = sys.executable, "-c", code, str(folder / ".lock"), json.dumps(spans)
   result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
   assert result.returncode == 0 or "BlockingIOError" in result.stderr, result.stderr
@@ -208,7 +212,7 @@ def test_who_keeps_whom_out(tmp_path):
   assert access.runs_of(shard) == ["c"]
   everything, whole, part = (0, 0, False), (0, 1, False), (0, 1, True)
   c, b = (2, 1, False), (3, 1, False)
-  with locks.held_on(tmp_path):
+  with locks.folder_lock(tmp_path):
     assert not any(is_free(tmp_path, span) for span in (whole, part, c))
   with access.driver_lock(tmp_path):
     assert not is_free(tmp_path, part)
@@ -224,8 +228,8 @@ def test_who_keeps_whom_out(tmp_path):
 
 def test_one_who_is_kept_out_is_told_so(tmp_path):
   with held_elsewhere(tmp_path / ".lock"):
-    for keep in (locks.held_on, access.driver_lock):
-      with pytest.raises(ValueError, match="in which no other process is at work"), keep(tmp_path):
+    for keep in (locks.folder_lock, access.driver_lock):
+      with pytest.raises(ValueError, match="must not be in use by another process"), keep(tmp_path):
         pass
-  with locks.held_on(tmp_path):
+  with locks.folder_lock(tmp_path):
     pass

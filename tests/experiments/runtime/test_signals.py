@@ -1,0 +1,23 @@
+"""Requests to stop."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from experiments.runtime import signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_a_request_to_stop_and_says_what_follows(number, capfd):
+  before = signal.getsignal(number)
+  with signals.caught() as stop:
+    assert not stop()
+    signal.raise_signal(number)
+    assert stop() and stop.number == number
+  assert signal.getsignal(number) is before
+  assert capfd.readouterr().err == (
+    "\nFinishing the current batch of steps, then checkpointing. Press Ctrl-C again to quit "
+    "immediately.\n"
+  )
