@@ -15,6 +15,7 @@ Drive = Any  # an array [..., G·H], or a pytree
 
 
 LinearFn = Callable[[Params, Drive], tuple[Carry, Carry]]
+GatesFn = Callable[[Params, Carry, Drive, Any], dict[str, Array]]
 
 
 class InitFn(Protocol):
@@ -35,13 +36,9 @@ class ProjectFn(Protocol):
   def __call__(self, params: Params, xs: Array, key: Array | None = None) -> Drive: ...
 
 
-def _as_they_are(params: Params) -> Params:
+def unprepared(params: Params) -> Params:
+  """Returns the params as they are: the `prepare` of a cell that prepares nothing."""
   return params
-
-
-def _no_gates(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> dict[str, Array]:
-  del params, carry, drive, recurrent
-  return {}
 
 
 class Cell(NamedTuple):
@@ -54,33 +51,41 @@ class Cell(NamedTuple):
 
   All functions are pure and accept any leading batch axes. A drive may be any pytree of arrays
   with those leading axes. Stochastic cells draw their masks for all time in `project`, from `key`.
-  What is computed of the params alone is computed in `prepare`, once and not in every step: the
-  params that the functions after it in this list are given are what it returns.
+  `prepare` runs once, before the loop, on the params from `init` (e.g. a matrix exponential). Every
+  function below it receives the prepared params.
+
+  The last four fields say what a cell can do.
 
   Attributes:
     init: `(key, input_size, dtype=float) -> params`.
     initial_carry: `(batch_shape, dtype=float) -> carry`, zeros.
+    prepare: `(params) -> params`; `unprepared` if there is nothing to prepare.
     project: `(params, xs, key=None) -> drive`; xs `[..., D]`, or integer tokens `[...]`, which
       stand for their one-hot vectors.
     recur: `(params, carry) -> recurrent`, linear in the params that it uses.
     update: `(params, carry, drive, recurrent) -> carry`.
     output: `(params, carry, drive) -> y`.
-    gates: `(params, carry, drive, recurrent) -> {name: values [..., H]}`, of the step that starts
-      from `carry`; {} where the cell has none. Nothing is computed from it: it is for looking at.
-    prepare: `(params) -> params`, of those from `init`; as they are by default.
-    linear: `(params, drive) -> (a, b)`, like the carry, where update is a ∘ h + b: a recurrence
-      that is linear and diagonal, and may run as an associative scan. None where it is not.
+    gates: `(params, carry, drive, recurrent) -> {name: values [..., H]}` of the step that starts
+      from `carry`, for inspection; None for a cell without gates.
+    linear: `(params, drive) -> (a, b)`, both like the carry, for a cell whose update is a ∘ h + b:
+      a linear and diagonal recurrence may run as an associative scan. None for other cells.
+    recurrent_kernel: name of the param W_h, for a cell whose `recur` is h W_h (+ b), where h is the
+      first leaf of the carry, `prepare` leaves W_h as it is, and nothing else reads it. None for
+      other cells.
+    output_is_carry: whether `output` returns the carry itself.
   """
 
   init: InitFn
   initial_carry: InitialCarryFn
+  prepare: Callable[[Params], Params]
   project: ProjectFn
   recur: Callable[[Params, Carry], Any]
   update: Callable[[Params, Carry, Drive, Any], Carry]
   output: Callable[[Params, Carry, Drive], Any]
-  gates: Callable[[Params, Carry, Drive, Any], dict[str, Array]] = _no_gates
-  prepare: Callable[[Params], Params] = _as_they_are
+  gates: GatesFn | None = None
   linear: LinearFn | None = None
+  recurrent_kernel: str | None = None
+  output_is_carry: bool = False
 
 
 def step(cell: Cell, params: Params, carry: Carry, drive: Drive) -> Carry:

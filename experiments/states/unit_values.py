@@ -59,7 +59,9 @@ def read(model: DeepRNN, variables: Any, tokens: np.ndarray) -> Reading:
     for cell, run in zip(cells, passes, strict=True):
       now = run.before, run.drives
       after = step(cell, run.params, *now)
-      gates = cell.gates(run.params, *now, cell.recur(run.params, run.before))
+      gates = {}
+      if cell.gates is not None:
+        gates = cell.gates(run.params, *now, cell.recur(run.params, run.before))
       layers.append((after, gates))
     logits: Any = model.apply(variables, passes[-1].ys, method="readout")
     return layers, cross_entropy(logits[:, 0], tokens[1:])

@@ -15,7 +15,6 @@ from rnn_jax.gradient_flow import (
   decay_rate,
   effective_memory,
   half_life,
-  has_shares,
   jacobian_norm,
   joint_size,
   lag_profile,
@@ -163,7 +162,12 @@ def _weight_shares(moment: Moment) -> Variables:
 
 def has_gates(cell: Cell) -> bool:
   """Whether the cell tells values of gates."""
-  return cell.gates is not Cell._field_defaults["gates"]
+  return cell.gates is not None
+
+
+def has_recurrent_kernel(cell: Cell) -> bool:
+  """Returns whether the cell has a plain recurrent kernel."""
+  return cell.recurrent_kernel is not None
 
 
 _EXPONENTS = 4
@@ -244,7 +248,7 @@ MEASURES: Mapping[str, Measure] = {
     _weight_shares,
     None,
     "a recurrent product h W_h",
-    has_shares,
+    has_recurrent_kernel,
   ),
 }
 

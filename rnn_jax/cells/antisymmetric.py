@@ -82,5 +82,14 @@ def antisymmetric(
     return {"input": jax.nn.sigmoid(jnp.split(drive, 2, axis=-1)[1] + recurrent)}
 
   project = functools.partial(dense_project, bias=True)
-  cell = Cell(init, zeros(hidden_size), project, plain_recur, update, the_carry, prepare=prepare)
-  return cell._replace(gates=gates) if gated else cell
+  return Cell(
+    init=init,
+    initial_carry=zeros(hidden_size),
+    prepare=prepare,
+    project=project,
+    recur=plain_recur,
+    update=update,
+    output=the_carry,
+    gates=gates if gated else None,
+    output_is_carry=True,
+  )

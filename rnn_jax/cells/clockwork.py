@@ -79,5 +79,11 @@ def clockwork(
     return ClockworkCarry(jnp.where(moves, jnp.tanh(drive + recurrent), h), t + 1)
 
   return Cell(
-    init, initial_carry, dense_project, hidden_recur, update, the_hidden_state, prepare=prepare
+    init=init,
+    initial_carry=initial_carry,
+    prepare=prepare,
+    project=dense_project,
+    recur=hidden_recur,
+    update=update,
+    output=the_hidden_state,
   )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 class CornnCarry(NamedTuple):
@@ -74,4 +74,12 @@ def cornn(hidden_size: int, *, delta: Any = 0.042, gamma: Any = 2.7, epsilon: An
     return CornnCarry(h + step * z, z)
 
   project = functools.partial(dense_project, bias=True)
-  return Cell(init, initial_carry, project, recur, update, the_hidden_state)
+  return Cell(
+    init=init,
+    initial_carry=initial_carry,
+    prepare=unprepared,
+    project=project,
+    recur=recur,
+    update=update,
+    output=the_hidden_state,
+  )

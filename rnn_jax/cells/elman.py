@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 @jax.custom_jvp
@@ -66,7 +66,17 @@ def elman(
     return phi(drive + recurrent)
 
   init = dense_init(hidden_size, 1, recurrent_kernel, recurrent_gain)
-  return Cell(init, zeros(hidden_size), dense_project, dense_recur, update, the_carry)
+  return Cell(
+    init=init,
+    initial_carry=zeros(hidden_size),
+    prepare=unprepared,
+    project=dense_project,
+    recur=dense_recur,
+    update=update,
+    output=the_carry,
+    recurrent_kernel="w_h",
+    output_is_carry=True,
+  )
 
 
 def irnn(hidden_size: int, *, scale: Any = 1.0) -> Cell:

@@ -85,7 +85,14 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> Cell:
     return jnp.where(on, z + jnp.where(z > 0, b, -b), jnp.zeros_like(z))
 
   return Cell(
-    init, zeros(hidden_size), dense_project, plain_recur, update, the_carry, prepare=prepare
+    init=init,
+    initial_carry=zeros(hidden_size),
+    prepare=prepare,
+    project=dense_project,
+    recur=plain_recur,
+    update=update,
+    output=the_carry,
+    output_is_carry=True,
   )
 
 

@@ -19,7 +19,7 @@ from rnn_jax.cells.dense import (
   zeros,
 )
 from rnn_jax.initializers import chrono_bias, further_key
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 def gate_values(drive: Array, recurrent: Array) -> dict[str, Array]:
@@ -138,7 +138,18 @@ def gru(
   # r scales the recurrent product without b.
   project = functools.partial(dense_project, bias=True)
   named = _update_gate if reset == "none" else _both_gates
-  return Cell(init, zeros(hidden_size), project, recur, update, the_carry, named)
+  return Cell(
+    init=init,
+    initial_carry=zeros(hidden_size),
+    prepare=unprepared,
+    project=project,
+    recur=recur,
+    update=update,
+    output=the_carry,
+    gates=named,
+    recurrent_kernel=None if reset == "before" else "w_h",
+    output_is_carry=True,
+  )
 
 
 def _recur_after(params: Params, h: Array) -> Array:

@@ -74,4 +74,13 @@ def indrnn(
     del params, h
     return jax.nn.relu(drive + recurrent)
 
-  return Cell(init, zeros(hidden_size), dense_project, recur, update, the_carry, prepare=prepare)
+  return Cell(
+    init=init,
+    initial_carry=zeros(hidden_size),
+    prepare=prepare,
+    project=dense_project,
+    recur=recur,
+    update=update,
+    output=the_carry,
+    output_is_carry=True,
+  )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
 from rnn_jax.initializers import chrono_bias, further_key
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 def janet(
@@ -81,4 +81,15 @@ def janet(
     f, i = weights(drive, recurrent)
     return {"forget": f, "input": i}
 
-  return Cell(init, zeros(hidden_size), dense_project, dense_recur, update, the_carry, gates)
+  return Cell(
+    init=init,
+    initial_carry=zeros(hidden_size),
+    prepare=unprepared,
+    project=dense_project,
+    recur=dense_recur,
+    update=update,
+    output=the_carry,
+    gates=gates,
+    recurrent_kernel="w_h",
+    output_is_carry=True,
+  )

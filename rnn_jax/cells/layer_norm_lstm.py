@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rnn_jax.cells.dense import dense_project, over, product, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, gate_values, lstm_init, zero_carry
 from rnn_jax.cells.wrappers.layer_norm import standardize
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 def layer_norm_lstm(
@@ -65,7 +65,17 @@ def layer_norm_lstm(
       "shift_c": jnp.zeros_like(ones[:hidden_size]),
     }
 
-  return Cell(init, zero_carry(hidden_size), _project, _recur, _update, the_hidden_state, _gates)
+  return Cell(
+    init=init,
+    initial_carry=zero_carry(hidden_size),
+    prepare=unprepared,
+    project=_project,
+    recur=_recur,
+    update=_update,
+    output=the_hidden_state,
+    gates=_gates,
+    recurrent_kernel="w_h",
+  )
 
 
 def _project(params: Params, xs: Array, key: Array | None = None) -> Array:

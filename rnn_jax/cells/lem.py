@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 class LEMCarry(NamedTuple):
@@ -85,4 +85,14 @@ def lem(hidden_size: int, *, delta: Any = 1.0) -> Cell:
     return dict(zip(("memory", "hidden"), open_gates(drive, recurrent), strict=True))
 
   project = functools.partial(dense_project, bias=True)
-  return Cell(init, initial_carry, project, recur, update, the_hidden_state, gates)
+  return Cell(
+    init=init,
+    initial_carry=initial_carry,
+    prepare=unprepared,
+    project=project,
+    recur=recur,
+    update=update,
+    output=the_hidden_state,
+    gates=gates,
+    recurrent_kernel="w_h",
+  )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
 from rnn_jax.initializers import chrono_bias, further_key
-from rnn_jax.types import Array, Cell, InitFn, InitialCarryFn, Params
+from rnn_jax.types import Array, Cell, InitFn, InitialCarryFn, Params, unprepared
 
 
 class LSTMCarry(NamedTuple):
@@ -141,8 +141,17 @@ def lstm(
   if not forget_gate:
     init = dense_init(hidden_size, 3, recurrent_kernel, recurrent_gain)
     update, gates = _update_without_forgetting, _gates_without_forgetting
-  carry = zero_carry(hidden_size)
-  return Cell(init, carry, dense_project, hidden_recur, update, the_hidden_state, gates)
+  return Cell(
+    init=init,
+    initial_carry=zero_carry(hidden_size),
+    prepare=unprepared,
+    project=dense_project,
+    recur=hidden_recur,
+    update=update,
+    output=the_hidden_state,
+    gates=gates,
+    recurrent_kernel="w_h",
+  )
 
 
 def _with_chrono(init: InitFn, hidden_size: int, longest: float) -> InitFn:

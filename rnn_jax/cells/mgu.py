@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, product, the_carry, zeros
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 def mgu(
@@ -61,7 +61,18 @@ def mgu(
   recur, update = (_recur_before, _update_before) if reset == "before" else (plain_recur, _update)
   # f scales the recurrent product without b.
   project = functools.partial(dense_project, bias=True)
-  return Cell(init, zeros(hidden_size), project, recur, update, the_carry, _gates)
+  return Cell(
+    init=init,
+    initial_carry=zeros(hidden_size),
+    prepare=unprepared,
+    project=project,
+    recur=recur,
+    update=update,
+    output=the_carry,
+    gates=_gates,
+    recurrent_kernel=None if reset == "before" else "w_h",
+    output_is_carry=True,
+  )
 
 
 def _recur_before(params: Params, h: Array) -> Array:

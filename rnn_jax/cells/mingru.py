@@ -13,7 +13,7 @@ from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, the_carry, zeros
 from rnn_jax.cells.linear import linear_cell
 from rnn_jax.initializers import input_kernel
-from rnn_jax.types import Array, Cell, LinearFn, Params
+from rnn_jax.types import Array, Cell, LinearFn, Params, unprepared
 
 
 def positive(a: Array) -> Array:
@@ -116,7 +116,9 @@ def _cell(hidden_size: int, biases: Sequence[Any], linear: LinearFn, gates: Any)
     linear,
     init=init,
     initial_carry=zeros(hidden_size),
+    prepare=unprepared,
     project=functools.partial(dense_project, bias=True),
     output=the_carry,
     gates=gates,
+    output_is_carry=True,
   )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, the_carry, zeros
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 def minimalrnn(
@@ -60,4 +60,15 @@ def minimalrnn(
     del params, h
     return {"update": jax.nn.sigmoid(drive[1] + recurrent)}
 
-  return Cell(init, zeros(hidden_size), project, plain_recur, update, the_carry, gates)
+  return Cell(
+    init=init,
+    initial_carry=zeros(hidden_size),
+    prepare=unprepared,
+    project=project,
+    recur=plain_recur,
+    update=update,
+    output=the_carry,
+    gates=gates,
+    recurrent_kernel="w_h",
+    output_is_carry=True,
+  )

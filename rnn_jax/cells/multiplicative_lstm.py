@@ -11,7 +11,7 @@ from rnn_jax.cells.dense import dense_project, product, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, fused_gates, gate_values, lstm_init, zero_carry
 from rnn_jax.initializers import further_key, input_kernel
 from rnn_jax.initializers import recurrent_kernel as make_kernel
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 def multiplicative_lstm(
@@ -63,7 +63,17 @@ def multiplicative_lstm(
       "b": b,
     }
 
-  return Cell(init, zero_carry(hidden_size), _project, _recur, _update, the_hidden_state, _gates)
+  return Cell(
+    init=init,
+    initial_carry=zero_carry(hidden_size),
+    prepare=unprepared,
+    project=_project,
+    recur=_recur,
+    update=_update,
+    output=the_hidden_state,
+    gates=_gates,
+    recurrent_kernel="w_h",
+  )
 
 
 def _project(params: Params, xs: Array, key: Array | None = None) -> Array:

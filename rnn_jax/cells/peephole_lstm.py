@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rnn_jax.cells.dense import dense_project, dense_recur, over, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, lstm_init, zero_carry
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 def peephole_lstm(
@@ -52,7 +52,14 @@ def peephole_lstm(
     return {**params, "p": jnp.zeros(3 * hidden_size, params["b"].dtype)}
 
   return Cell(
-    init, zero_carry(hidden_size), dense_project, _recur, _update, the_hidden_state, _gates
+    init=init,
+    initial_carry=zero_carry(hidden_size),
+    prepare=unprepared,
+    project=dense_project,
+    recur=_recur,
+    update=_update,
+    output=the_hidden_state,
+    gates=_gates,
   )
 
 

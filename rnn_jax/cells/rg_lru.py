@@ -90,10 +90,11 @@ def rg_lru(hidden_size: int, *, min_radius: float = 0.9, max_radius: float = 0.9
     linear,
     init=init,
     initial_carry=zeros(hidden_size),
+    prepare=prepare,
     project=functools.partial(dense_project, bias=True),
     output=the_carry,
     gates=gates,
-    prepare=prepare,
+    output_is_carry=True,
   )
 
 

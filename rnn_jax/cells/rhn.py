@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 
 def rhn(
@@ -83,4 +83,15 @@ def rhn(
     steps = microsteps(params, h, drive, recurrent)
     return {f"transform_{i}": t for i, (_, t) in enumerate(steps)}
 
-  return Cell(init, zeros(hidden_size), dense_project, dense_recur, update, the_carry, gates)
+  return Cell(
+    init=init,
+    initial_carry=zeros(hidden_size),
+    prepare=unprepared,
+    project=dense_project,
+    recur=dense_recur,
+    update=update,
+    output=the_carry,
+    gates=gates,
+    recurrent_kernel="w_h",
+    output_is_carry=True,
+  )

@@ -97,7 +97,15 @@ def slstm(hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_l
     return {**params, "w_h": jnp.where(same, w_h, jnp.zeros_like(w_h))}
 
   return Cell(
-    init, initial_carry, dense_project, hidden_recur, _update, the_hidden_state, _gates, prepare
+    init=init,
+    initial_carry=initial_carry,
+    prepare=prepare,
+    project=dense_project,
+    recur=hidden_recur,
+    update=_update,
+    output=the_hidden_state,
+    gates=_gates,
+    recurrent_kernel="w_h" if num_heads == 1 else None,
   )
 
 

@@ -45,7 +45,7 @@ from rnn_jax.gradient_flow.saliency import saliency
 from rnn_jax.gradient_flow.saturation import Saturation, gate_values, saturation
 from rnn_jax.gradient_flow.sensitivity import sensitivity
 from rnn_jax.gradient_flow.truncation_bias import TruncationBias, truncation_bias
-from rnn_jax.gradient_flow.weight_shares import has_shares, weight_share_norms, weight_shares
+from rnn_jax.gradient_flow.weight_shares import weight_share_norms, weight_shares
 
 __all__ = [
   "NonFinite",
@@ -60,7 +60,6 @@ __all__ = [
   "forward_layers",
   "gate_values",
   "half_life",
-  "has_shares",
   "jacobian_norm",
   "joint_size",
   "lag_profile",

@@ -269,7 +269,15 @@ def _watched(cell: Cell, params: Params, slots: _Record | None) -> Cell:
     y = y if slot is None else jax.tree.map(jnp.add, y, slot.output)
     return _Record(drive, recurrent, new, y)
 
-  return Cell(cell.init, initial_carry, project, recur, update, output, prepare=cell.prepare)
+  return Cell(
+    init=cell.init,
+    initial_carry=initial_carry,
+    prepare=cell.prepare,
+    project=project,
+    recur=recur,
+    update=update,
+    output=output,
+  )
 
 
 def _zeros(shapes: Any) -> Any:

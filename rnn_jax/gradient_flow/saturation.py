@@ -45,11 +45,15 @@ def gate_values(
   Raises:
     ValueError: no cell has gates.
   """
-  values, ys = [], xs
+  values: list[dict[str, Array]] = []
+  ys = xs
   for cell, cell_params in zip(cells, params, strict=True):
     run = forward_pass(cell, cell_params, ys)
-    recurrent = cell.recur(run.params, run.before)
-    values.append(cell.gates(run.params, run.before, run.drives, recurrent))
+    if cell.gates is None:
+      values.append({})
+    else:
+      recurrent = cell.recur(run.params, run.before)
+      values.append(cell.gates(run.params, run.before, run.drives, recurrent))
     ys = run.ys
   if not any(values):
     raise ValueError(

@@ -133,7 +133,7 @@ def unroll(
     return _at_once(cell, params, carry, _Stream(drive, valid, resets, cut, probe), reverse)
   # What is made of a carry of one array is made after the loop, of all of them: a product there is
   # one product, and so is the gradient of its kernel.
-  late = len(jax.tree.leaves(zeros)) == 1 and cell.output is not the_carry
+  late = len(jax.tree.leaves(zeros)) == 1 and not cell.output_is_carry
   step = _step(cell._replace(output=the_carry) if late else cell)
   if remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)

@@ -18,7 +18,7 @@ from rnn_jax.gradient_flow.first_nonfinite import _training_step
 from rnn_jax.losses import squared_error
 from rnn_jax.tasks import Batch
 from rnn_jax.training import TrainState, update
-from rnn_jax.types import Cell
+from rnn_jax.types import Cell, unprepared
 
 T, B, D, H, OUT = 5, 2, 3, 3, 2
 ENTRY = (1, 2)
@@ -81,7 +81,15 @@ def plantable(cell):
   def recur(params, carry):
     return cell.recur(params["cell"], carry)
 
-  return Cell(init, cell.initial_carry, project, recur, carry_update, output)
+  return Cell(
+    init=init,
+    initial_carry=cell.initial_carry,
+    prepare=unprepared,
+    project=project,
+    recur=recur,
+    update=carry_update,
+    output=output,
+  )
 
 
 # What is planted where, and where it is found.

@@ -13,7 +13,7 @@ from networks import draw, large_carry, large_params
 
 from rnn_jax import make_cell, step
 from rnn_jax.gradient_flow import jacobian_norm, singular_values, step_jacobians
-from rnn_jax.types import Cell
+from rnn_jax.types import Cell, unprepared
 
 pytestmark = pytest.mark.usefixtures("x64")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
@@ -113,6 +113,7 @@ def test_complex_and_integer_leaves_of_a_carry():
   cell = Cell(
     init=None,
     initial_carry=initial_carry,
+    prepare=unprepared,
     project=lambda params, xs, key=None: xs,
     recur=lambda params, carry: carry[0] * a,
     update=lambda params, carry, drive, recurrent: (

@@ -15,7 +15,7 @@ from scipy.special import digamma, polygamma
 from rnn_jax import make_cell, unroll
 from rnn_jax.cells import stack
 from rnn_jax.gradient_flow import lyapunov_spectrum, step_jacobians
-from rnn_jax.types import Cell
+from rnn_jax.types import Cell, unprepared
 
 pytestmark = pytest.mark.usefixtures("x64")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
@@ -119,6 +119,7 @@ def test_gaussian_products_have_the_exponents_of_their_closed_form():
   cell = Cell(  # h' = J_t h, the matrix J_t being the input
     init=None,
     initial_carry=lambda batch_shape, dtype=float: jnp.zeros((*batch_shape, size), dtype),
+    prepare=unprepared,
     project=lambda params, xs, key=None: xs.reshape(*xs.shape[:-1], size, size),
     recur=lambda params, h: h,
     update=lambda params, h, drive, recurrent: (drive @ recurrent[..., None])[..., 0],

@@ -14,7 +14,7 @@ from experiments.plotting import style
 from experiments.reproduce import mean_field
 from experiments.reproduce.figure import Figure, Outcome, absolute
 from rnn_jax.gradient_flow import lyapunov_spectrum
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 SIZE, STEPS, SKIP = 400, 1500, 300
 GAINS = (0.5, 0.9, 1.25, 1.5, 2.0, 3.0)
@@ -60,7 +60,15 @@ def rate_network(gain: Any, size: int = SIZE) -> Cell:
     del params, drive
     return h
 
-  return Cell(init, initial_carry, project, recur, update, output)
+  return Cell(
+    init=init,
+    initial_carry=initial_carry,
+    prepare=unprepared,
+    project=project,
+    recur=recur,
+    update=update,
+    output=output,
+  )
 
 
 def spectral_radius(seed: int, size: int = SIZE) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.plotting import style
 from experiments.reproduce.figure import Check, Figure, Outcome, absolute
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 START, TARGET, STEPS = 0.5, 0.7, 50
 WEIGHTS, BIASES = np.linspace(3, 5, 201), np.linspace(-3, -2, 201)
@@ -54,7 +54,15 @@ def logistic() -> Cell:
     del params, drive
     return jax.nn.sigmoid(x)
 
-  return Cell(init, initial_carry, project, recur, update, output)
+  return Cell(
+    init=init,
+    initial_carry=initial_carry,
+    prepare=unprepared,
+    project=project,
+    recur=recur,
+    update=update,
+    output=output,
+  )
 
 
 def trajectory(w: Array, b: Array, start: float, num_steps: int) -> tuple[Array, Array]:

@@ -17,7 +17,7 @@ from experiments.reproduce.figure import Figure, Outcome, at_least, at_most
 from rnn_jax.losses import cross_entropy
 from rnn_jax.probes import gradient_probe
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Params, unprepared
 
 SIDE = 28  # pixels
 HIDDEN_SIZE = BATCH_SIZE = 100
@@ -83,7 +83,15 @@ def batch_normalized(hidden_size: int, *, apart: bool = False) -> Cell:
     del params, drive
     return h
 
-  return Cell(init, initial_carry, project, recur, update, output)
+  return Cell(
+    init=init,
+    initial_carry=initial_carry,
+    prepare=unprepared,
+    project=project,
+    recur=recur,
+    update=update,
+    output=output,
+  )
 
 
 def digits(seed: int, count: int, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rnn_jax import checks
 from rnn_jax.cells.elman import elman
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
+from rnn_jax.types import Carry, Cell, Drive, Params
 
 
 class DilatedCarry(NamedTuple):
@@ -62,16 +62,16 @@ def dilated(cell: Cell, dilation: int) -> Cell:
   def output(params: Params, carry: DilatedCarry, drive: Drive) -> Any:
     return cell.output(params, carry.hidden, drive)
 
-  def gates(params: Params, carry: DilatedCarry, drive: Drive, recurrent: Any) -> dict[str, Array]:
-    return cell.gates(params, oldest(carry), drive, recurrent)
-
+  gates = cell.gates
   return cell._replace(
     initial_carry=initial_carry,
     recur=recur,
     update=update,
     output=output,
-    gates=gates,
+    gates=gates and (lambda p, carry, drive, recurrent: gates(p, oldest(carry), drive, recurrent)),
     linear=None,
+    recurrent_kernel=None,
+    output_is_carry=False,
   )
 
 
@@ -107,4 +107,4 @@ def dilated_elman(
     recurrent_kernel=recurrent_kernel,
     recurrent_gain=recurrent_gain,
   )
-  return dilated(cell, dilation)._replace(gates=cell.gates)  # it has none
+  return dilated(cell, dilation)

@@ -58,20 +58,18 @@ def layer_norm(cell: Cell) -> Cell:
   def output(params: Params, carry: Carry, drive: Drive) -> Any:
     return cell.output(params["cell"], carry, drive)
 
-  def gates(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> dict[str, Array]:
-    return cell.gates(params["cell"], carry, drive, recurrent)
-
-  linear = cell.linear
+  gates, linear = cell.gates, cell.linear
   return Cell(
-    init,
-    cell.initial_carry,
-    project,
-    recur,
-    update,
-    output,
-    gates,
-    prepare,
-    linear and (lambda params, drive: linear(params["cell"], drive)),
+    init=init,
+    initial_carry=cell.initial_carry,
+    prepare=prepare,
+    project=project,
+    recur=recur,
+    update=update,
+    output=output,
+    gates=gates and (lambda p, carry, drive, recurrent: gates(p["cell"], carry, drive, recurrent)),
+    linear=linear and (lambda params, drive: linear(params["cell"], drive)),
+    output_is_carry=cell.output_is_carry,
   )
 
 

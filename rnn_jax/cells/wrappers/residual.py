@@ -55,15 +55,13 @@ def residual(cell: Cell) -> Cell:
   def output(params: Params, carry: Carry, drive: Drive) -> Any:
     return drive[1] + cell.output(params, carry, drive[0])
 
-  def gates(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> dict[str, Array]:
-    return cell.gates(params, carry, drive[0], recurrent)
-
-  linear = cell.linear
+  gates, linear = cell.gates, cell.linear
   return cell._replace(
     init=init,
     project=project,
     update=update,
     output=output,
-    gates=gates,
+    gates=gates and (lambda p, carry, drive, recurrent: gates(p, carry, drive[0], recurrent)),
+    output_is_carry=False,
     linear=linear and (lambda params, drive: linear(params, drive[0])),
   )

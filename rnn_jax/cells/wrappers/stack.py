@@ -72,4 +72,12 @@ def stack(cells: Sequence[Cell]) -> Cell:
       drive = cells[i].project(params[i], y)
     return cells[-1].output(params[-1], carry[-1], drive)
 
-  return Cell(init, initial_carry, project, recur, update, output, prepare=prepare)
+  return Cell(
+    init=init,
+    initial_carry=initial_carry,
+    prepare=prepare,
+    project=project,
+    recur=recur,
+    update=update,
+    output=output,
+  )

@@ -64,10 +64,14 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
   def output(params: Params, carry: Carry, drive: Drive) -> Any:
     return cell.output(params, carry, drive[0])
 
-  def gates(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> dict[str, Array]:
-    return cell.gates(params, carry, drive[0], recurrent)
-
-  return cell._replace(project=project, update=update, output=output, gates=gates, linear=None)
+  gates = cell.gates
+  return cell._replace(
+    project=project,
+    update=update,
+    output=output,
+    gates=gates and (lambda p, carry, drive, recurrent: gates(p, carry, drive[0], recurrent)),
+    linear=None,
+  )
 
 
 def zoneout_lstm(
