@@ -159,7 +159,7 @@ def given() -> Settings:
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
   if values["corpus"] != STANDARD_LIBRARY:
     values["corpus"] = str(command_line.path("corpus", values["corpus"]).absolute())
-  settings = Settings(**values, layers=networks.given())
+  settings = Settings(**values, layers=networks.from_flags())
   if settings.warmup >= settings.steps:
     raise ValueError(f"--warmup must be below --steps={settings.steps}, got {settings.warmup}.")
   if settings.level == CHARACTERS:

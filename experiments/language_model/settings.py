@@ -79,7 +79,7 @@ def make_model(settings: Settings, vocabulary_size: int) -> DeepRNN:
     vocabulary_size,
     settings.embedding_size,
     tied=settings.tied,
-    **networks.options(settings.layers),
+    **networks.module_options(settings.layers),
   )
 
 

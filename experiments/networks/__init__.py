@@ -1,1 +1,1 @@
-"""Networks built from flags: cells, their options, and matched widths."""
+"""Networks built from flags: cells, their options, and matched hidden sizes."""

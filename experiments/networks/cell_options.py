@@ -1,4 +1,4 @@
-"""What flags say of cells beside their names: options, and a width that matches others'."""
+"""The flags of a cell in addition to its name: its options, and a parameter budget."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _WORDS = {"true": True, "false": False, "none": None}
 
 @dataclasses.dataclass(frozen=True)
 class CellOption:
-  """What one `--cell_option` says.
+  """The value of one `--cell_option`.
 
   Attributes:
-    cell: the one cell that it is for; None for all that have it.
-    name: of the option.
-    values: of it, one or more.
+    cell: the only cell that it applies to; None for every cell that accepts it.
+    name: name of the option.
+    values: one or more values of the option.
   """
 
   cell: str | None
@@ -37,13 +37,13 @@ class CellOption:
   values: tuple[Any, ...]
 
   def __str__(self) -> str:
-    """As on the command line."""
+    """Returns the option as it stands on the command line."""
     cell = "" if self.cell is None else f"{self.cell}."
     return f"{cell}{self.name}={','.join(map(value_text, self.values))}"
 
 
 def fixed_width() -> int | None:
-  """What `--hidden_size` says; None where `--match_params` is given in its place.
+  """Returns the value of `--hidden_size`; None if `--match_params` is given instead.
 
   Raises:
     ValueError: both are given.
@@ -60,10 +60,10 @@ def fixed_width() -> int | None:
 
 
 def parse(text: str) -> CellOption:
-  """`name=value`, `name=v1,v2` or `cell.name=value`.
+  """Parses `name=value`, `name=v1,v2` or `cell.name=value`.
 
   Raises:
-    ValueError: it is not of that form, or holds a value twice.
+    ValueError: the text has another form, or repeats a value.
   """
   full, equals, listed = text.partition("=")
   names = [name.strip() for name in full.split(".")]
@@ -108,10 +108,10 @@ LIST_CELLS = Flag(
 
 
 def value_of(text: str) -> Any:
-  """An integer, a float, true, false or none; else the word itself.
+  """Parses an integer, a float, true, false or none; any other text is its own value.
 
   Raises:
-    ValueError: it is a number that is not finite in float32, and no infinity itself.
+    ValueError: it is a finite number that overflows float32.
   """
   if text.lower() in _WORDS:
     return _WORDS[text.lower()]
@@ -122,31 +122,31 @@ def value_of(text: str) -> Any:
       continue
     if kind is float and float(np.finfo(np.float32).max) < abs(value) < math.inf:
       raise ValueError(f"cell_option must hold numbers that are finite in float32, got {text}.")
-    # With an integer that no int32 holds, jax would not compute.
+    # jax does not compute with integers beyond int32.
     if kind is float or abs(value) < 2**31:
       return value
   return text
 
 
 def value_text(value: Any) -> str:
-  """What `value_of` reads as `value`."""
+  """Returns the text that `value_of` parses to `value`."""
   return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def options_text(options: Options) -> str:
-  """`activation=relu, recurrent_kernel=identity`; '' for none."""
+  """Returns options as text, such as `activation=relu, recurrent_kernel=identity`."""
   return ", ".join(f"{name}={value_text(value)}" for name, value in options)
 
 
 def as_flags(cell: str, options: Options) -> str:
-  """A cell and its options on the command line."""
+  """Returns the flags of a cell and its options."""
   given = [CellOption(None, name, (value,)) for name, value in options]
   return " ".join([f"--cell={cell}", *(f"--cell_option={option}" for option in given)])
 
 
 @contextlib.contextmanager
 def errors_of(cell: str, options: Options) -> Iterator[None]:
-  """Lets the errors of a cell's constructor begin with the flags that ask for it."""
+  """Prefixes the errors of a cell's constructor with the cell's flags."""
   try:
     yield
   except (TypeError, ValueError) as error:
@@ -154,27 +154,25 @@ def errors_of(cell: str, options: Options) -> Iterator[None]:
 
 
 def by_cell(
-  given: Sequence[CellOption], cells: Sequence[str], flags_of_their_own: Collection[str] = ()
+  given: Sequence[CellOption], cells: Sequence[str], own_flags: Collection[str] = ()
 ) -> dict[str, dict[str, tuple[Any, ...]]]:
-  """The values of its options, for each cell.
+  """Returns the values of each selected cell's options.
 
   Args:
-    given: the flags.
-    cells: the chosen cells.
-    flags_of_their_own: options of cells that have a flag each.
+    given: values of `--cell_option`.
+    cells: names of the selected cells.
+    own_flags: options that have their own flag.
   Returns:
-    cell -> name -> values, the names in alphabetical order.
+    cell -> option -> values, the options in alphabetical order.
   Raises:
-    ValueError: no chosen cell has an option, or a cell is given one twice.
+    ValueError: no selected cell accepts an option, or a cell gets an option twice.
   """
   found: dict[str, dict[str, tuple[Any, ...]]] = {cell: {} for cell in cells}
-  known = {
-    cell: [name for name in cell_options(cell) if name not in flags_of_their_own] for cell in cells
-  }
+  known = {cell: [name for name in cell_options(cell) if name not in own_flags] for cell in cells}
   for option in given:
-    if option.name in flags_of_their_own:
+    if option.name in own_flags:
       raise ValueError(
-        f"--cell_option must not hold {option.name}, which has a flag of its own, "
+        f"--cell_option must not hold {option.name}, which has its own flag, "
         f"--{option.name}, got '{option}'."
       )
     for cell in _takers(option, known):
@@ -182,24 +180,24 @@ def by_cell(
         raise ValueError(
           f"--cell_option must not give {option.name} of {cell} twice, got it again in '{option}'."
         )
-      found[cell][option.name] = tuple(_as_taken(cell, option.name, v) for v in option.values)
+      found[cell][option.name] = tuple(_none_as_text(cell, option.name, v) for v in option.values)
   return {cell: dict(sorted(options.items())) for cell, options in found.items()}
 
 
-def _as_taken(cell: str, name: str, value: Any) -> Any:
-  """To an option whose default is a word, none is a word too."""
+def _none_as_text(cell: str, name: str, value: Any) -> Any:
+  """Returns the value; 'none' in place of None if the option's default is a string."""
   default = inspect.signature(CELLS[cell]).parameters[name].default
   return "none" if value is None and isinstance(default, str) else value
 
 
 def _takers(option: CellOption, known: Mapping[str, Sequence[str]]) -> list[str]:
-  """The cells that an option is for."""
+  """Returns the cells that an option applies to."""
   kind = "--cell_option"
   if option.cell is not None:
     checks.choice(f"cell of {kind}", option.cell, CELLS)
     if option.cell not in known:
-      chosen = ", ".join(known)
-      raise ValueError(f"{kind} must be for a chosen cell, {chosen}, got '{option}'.")
+      selected = ", ".join(known)
+      raise ValueError(f"{kind} must be for a selected cell, {selected}, got '{option}'.")
     known, kind = {option.cell: known[option.cell]}, f"{kind} of cell {option.cell}"
   names = {name for options in known.values() for name in options}
   if not names:

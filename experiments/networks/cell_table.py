@@ -1,4 +1,4 @@
-"""The table of the cells, made from their constructors."""
+"""The table of cells, generated from their constructors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rnn_jax.cells import CELLS
 
 
 class Row(NamedTuple):
-  """What the table says of a cell, in its columns.
+  """The row of a cell.
 
   Attributes:
-    cell: its name.
-    what: the first line of its docstring.
-    options: with their defaults.
-    source: its first reference, and where that is to be had.
+    cell: name of the cell.
+    what: first line of its docstring.
+    options: its options with their defaults.
+    source: its first reference, with an address.
   """
 
   cell: str
@@ -32,7 +32,7 @@ TITLES = ("cell", "what it is", "options", "source")
 
 
 def rows() -> list[Row]:
-  """A row for each registered cell."""
+  """Returns a row for each registered cell."""
   return [_row(name, constructor) for name, constructor in CELLS.items()]
 
 
@@ -44,12 +44,12 @@ def _row(name: str, constructor: Callable[..., Any]) -> Row:
 
 
 def _source(text: str) -> str:
-  """Authors, year and address of the first reference, such as `Elman, 1990, https://…`."""
+  """Returns the first reference's authors, year and address: `Elman, 1990, https://…`."""
   references = " ".join(text.partition("References:")[2].split())
   found = re.match(r"(.+?, \d{4}\w?)\b.*?(https?://\S*[^\s.,;)])", references)
   return ", ".join(found.groups()) if found else ""
 
 
 def show() -> None:
-  """Prints the table."""
+  """Prints the table of cells."""
   tables.show(TITLES, rows())

@@ -1,4 +1,4 @@
-"""The layers of a network, as flags describe them."""
+"""The layers of a network, built from flags."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from rnn_jax.types import Cell
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-  """What flags say of a network's layers.
+  """The layers of a network.
 
   Attributes:
     cell: name of the cell.
     depth: number of recurrent layers.
-    hidden_size: width of each of them; None until it is chosen by `match_params`.
-    zoneout: rate at which a unit keeps its old carry; 0 for none.
-    residual: from the second layer on, a layer's input is added to its output.
-    layer_norm: from the second layer on, a layer's input is normalised.
-    dropout: rate between layers; 0 for none.
+    hidden_size: hidden size of each recurrent layer; None until `match_params` has chosen it.
+    zoneout: probability that a unit keeps its previous carry; 0 for none.
+    residual: whether each layer's input is added to its output, from the second layer on.
+    layer_norm: whether each layer's input is normalized, from the second layer on.
+    dropout: dropout rate between layers; 0 for none.
     dropout_mask: `step` or `sequence`.
-    hidden_sizes: widths of the feed-forward layers on top.
-    options: of the cell, as they were given; the rest have their defaults.
-    match_params: number of params of the recurrent layers together, by which their width is still
-      to be chosen; None where it is known.
+    hidden_sizes: sizes of the feed-forward layers after the recurrent ones.
+    options: options of the cell that were given; the others have their defaults.
+    match_params: parameter budget from which `hidden_size` is still to be chosen; None if it is
+      known.
   """
 
   cell: str
@@ -53,7 +53,7 @@ class Layers:
 
   @property
   def width(self) -> int:
-    """The width of each recurrent layer."""
+    """Returns the hidden size of each recurrent layer."""
     if self.hidden_size is None:
       raise ValueError("hidden_size must be known, got None.")
     return self.hidden_size
@@ -105,11 +105,11 @@ def define() -> None:
   flag_table.define(TABLE)
 
 
-def given() -> Layers:
-  """What the flags say.
+def from_flags() -> Layers:
+  """Returns the layers that the flags describe.
 
   Raises:
-    ValueError: naming the flag, the rule and what came.
+    ValueError: naming the flag, the rule and the value.
   """
   names = [field.name for field in dataclasses.fields(Layers) if field.name != "options"]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
@@ -121,14 +121,14 @@ def given() -> Layers:
 def with_matched_width(
   layers: Layers, input_size: int, *, ways: int = 1, merged: int = 1
 ) -> Layers:
-  """The layers as wide as `match_params` makes them; those whose width is known as they are.
+  """Returns the layers with the hidden size that meets `match_params`, if one is given.
 
   Args:
-    layers: of the network.
-    input_size: of the first of them.
-    ways, merged: as `count_params` takes them.
+    layers: the layers.
+    input_size: input size of the first layer.
+    ways, merged: as in `count_params`.
   Raises:
-    ValueError: the cell refuses its options, or no width has so many params.
+    ValueError: the cell refuses its options, or no hidden size has about as many params.
   """
   wanted = layers.match_params
   if wanted is None:
@@ -147,10 +147,10 @@ def with_matched_width(
 
 
 def make_cells(layers: Layers) -> list[Cell]:
-  """The cell of each layer.
+  """Returns the cell of each layer.
 
-  Residual and normalised layers are y = x + f(LN(x)). The first layer, which reads the network's
-  input and may read tokens, is neither.
+  Residual and normalized layers compute y = x + f(LN(x)). The first layer is neither: it reads the
+  network's input, which may be tokens.
   """
   cells = []
   for i in range(layers.depth):
@@ -166,20 +166,21 @@ def make_cells(layers: Layers) -> list[Cell]:
 
 
 def check(layers: Layers, length_flag: str, length: int, batch_size: int) -> None:
-  """Refuses cells that cannot be built, and sizes that would not fit into memory.
+  """Refuses cells that cannot be built, and sizes that do not fit into memory.
 
   Args:
-    layers: of the network, their width known.
-    length_flag: name of the flag that says how long sequences are.
-    length: of sequences.
-    batch_size: how many of them.
+    layers: the layers, with a known hidden size.
+    length_flag: name of the flag that holds the sequence length.
+    length: sequence length.
+    batch_size: sequences in a batch.
   Raises:
     ValueError: naming the flags.
   """
   top = (layers.width, *layers.hidden_sizes)
   carries = layers.depth * length * batch_size * layers.width
   entries = carries + sum(a * b for a, b in itertools.pairwise(top))
-  _check_memory(entries, length_flag)  # widths out of all bounds: more params than can be counted
+  # First without the params: a huge hidden size has more of them than can be counted.
+  _check_memory(entries, length_flag)
   with cell_options.errors_of(layers.cell, layers.options):
     params = count_params(make_cells(layers), 1)
   _check_memory(entries + params, length_flag)
@@ -190,8 +191,8 @@ def _check_memory(entries: int, length_flag: str) -> None:
   memory.check(entries, f"{names} and --batch_size", "the network needs")
 
 
-def options(layers: Layers) -> dict[str, Any]:
-  """What else `DeepRNN` and `BidirectionalRNN` are given."""
+def module_options(layers: Layers) -> dict[str, Any]:
+  """Returns the arguments that `DeepRNN` and `BidirectionalRNN` take in addition to the cells."""
   return {
     "dropout": layers.dropout,
     "dropout_mask": layers.dropout_mask,

@@ -1,4 +1,4 @@
-"""Widths at which the recurrent layers of different cells hold as many numbers."""
+"""Hidden sizes at which different cells have the same number of params."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from rnn_jax.cells.output_size import output_size
 from rnn_jax.tasks import Task
 from rnn_jax.types import Cell
 
-TOLERANCE = 0.05  # of the number that is asked for
+TOLERANCE = 0.05  # relative to the budget
 
-_GAP = 1024  # the most widths in a row that are tried where a cell refuses them
+_GAP = 1024  # hidden sizes tried in a row if a cell refuses them
 
 
 def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merged: int = 1) -> int:
-  """Entries of the params of all layers' cells; nothing is computed.
+  """Returns the number of entries in the params of all layers, without computing them.
 
-    Σ_l ways · |params_l|      layer 1 reads D inputs, the others `merged` times what the one below
-                               gives
+    Σ_l ways · |params_l|      layer 1 reads D inputs, each other layer `merged` times the output
+                               size of the layer below
 
   Args:
-    cells: the cell of each layer, the first nearest the input.
-    input_size: D, of the first layer.
-    ways: directions in which each layer reads, with params of their own.
-    merged: outputs of a layer that the next one reads side by side.
+    cells: the cell of each layer, bottom layer first.
+    input_size: D, the input size of the first layer.
+    ways: number of directions in which each layer reads, each with its own params.
+    merged: number of outputs of a layer that are concatenated for the next one.
   """
   total = 0
   for cell in cells:
@@ -38,38 +38,38 @@ def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merge
 
 @functools.lru_cache(maxsize=4)  # the same cell, layer after layer
 def _sizes(cell: Cell, input_size: int) -> tuple[int, int]:
-  """(entries of the params, width of the output)."""
+  """Returns (number of entries of the params, output size)."""
   params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
   number = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
   return number, output_size(cell, params, input_size)
 
 
 def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
-  """The width whose number of params is nearest to the one that is wanted.
+  """Returns the hidden size whose number of params is nearest to a budget.
 
-  By doubling and bisection, since more units have more params.
+  It is found by doubling and bisection, since the number of params grows with the hidden size.
 
   Args:
-    count: `width -> number of params`; a ValueError says that there is no such width, as where a
-      cell wants a multiple of something.
-    wanted: number of params.
+    count: hidden size -> number of params. It raises a ValueError for hidden sizes that the cell
+      refuses, e.g. unless they are a multiple of something.
+    wanted: the budget.
   Returns:
-    (width, its number of params), the smaller width of two that are as near.
+    (hidden size, its number of params). Of two that are equally near, the smaller.
   Raises:
-    ValueError: by `count`, where it refuses every width.
+    ValueError: the error of `count`, if it refuses every hidden size.
   """
   count = functools.cache(count)
 
   @functools.cache
   def at_least(width: int) -> tuple[int, int]:
-    """The first width from there that is not refused, and its number."""
+    """Returns the first accepted hidden size from `width` on, and its number of params."""
     refusal: ValueError | None = None
     for taken in range(width, width + _GAP):
       try:
         return taken, count(taken)
       except ValueError as error:
         refusal = refusal or error
-    raise refusal or ValueError(f"no width from {width} on")
+    raise refusal or ValueError(f"No hidden size from {width} on.")
 
   low, high = 0, 1
   while at_least(high)[1] < wanted:
@@ -77,30 +77,30 @@ def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
   while high - low > 1:
     middle = (low + high) // 2
     low, high = (middle, high) if at_least(middle)[1] < wanted else (low, middle)
-  # Neighbours among the widths that are not refused, the second the first that is large enough.
+  # Neighbors among the accepted hidden sizes; the second is the first that reaches the budget.
   candidates = [at_least(width) for width in (low, high) if width > 0]
   return min(candidates, key=lambda candidate: abs(candidate[1] - wanted))
 
 
-def check_near(width: int, number: int, wanted: int, whose: str) -> None:
-  """Refuses a nearest number of params that is too far off.
+def check_near(width: int, number: int, wanted: int, network: str) -> None:
+  """Refuses a number of params that is too far from the budget.
 
   Args:
-    width, number: from `matched_width`.
-    wanted: as it was given to that.
-    whose: network, in the words of an error.
+    width, number: result of `matched_width`.
+    wanted: the budget.
+    network: the network, as text for the error.
   Raises:
-    ValueError: it is more than `TOLERANCE` off.
+    ValueError: the number differs from the budget by more than `TOLERANCE`.
   """
   if abs(number - wanted) > TOLERANCE * wanted:
     raise ValueError(
-      f"--match_params must be met by some width within {TOLERANCE:.0%}; the nearest width of "
-      f"{whose} is {width}, with {number} params, got {wanted}."
+      f"--match_params must be met within {TOLERANCE:.0%} by some hidden size; the nearest one of "
+      f"{network} is {width}, with {number} params, got {wanted}."
     )
 
 
 def task_input_size(task: Task) -> int:
-  """What the first layer reads: one-hot tokens, or vectors."""
+  """Returns the input size of the first layer: of one-hot tokens, or of vectors."""
   if task.vocabulary_size is not None:
     return task.vocabulary_size
   return jax.eval_shape(task.batch, task.data, jax.random.key(0)).xs.shape[-1]

@@ -169,7 +169,7 @@ def given() -> Settings:
       )
   if values["corpus"] != STANDARD_LIBRARY:
     values["corpus"] = str(command_line.path("corpus", values["corpus"]).absolute())
-  settings = Settings(**values, layers=networks.given())
+  settings = Settings(**values, layers=networks.from_flags())
   if settings.bidirectional != _ONE_WAY:
     _check_bidirectional(settings)
   if settings.layers.match_params is None:
@@ -253,7 +253,7 @@ def _make_task(
 
 def make_model(settings: Settings, task: Task) -> Model:
   """The network."""
-  cells, options = networks.make_cells(settings.layers), networks.options(settings.layers)
+  cells, options = networks.make_cells(settings.layers), networks.module_options(settings.layers)
   sizes = task.output_size, task.vocabulary_size
   if settings.problem == "one_to_many":
     return ConditionedDecoder(DeepRNN(cells, *sizes, **options))

@@ -1,4 +1,4 @@
-"""The networks of a sweep's runs: built, matched and counted before anything is compiled."""
+"""The networks of a sweep's runs: cells, hidden sizes and memory, before anything is compiled."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from rnn_jax.types import Cell
 
 
 class Network(NamedTuple):
-  """What is known of a network before it is made.
+  """A network of a sweep.
 
   Attributes:
-    cell: of each of its layers.
-    width: its own, where `match_params` asks for one.
+    cell: the cell of each of its layers.
+    width: the hidden size that `match_params` has chosen for it; None if that is not given.
   """
 
   cell: Cell
@@ -34,28 +34,30 @@ class Network(NamedTuple):
 
 
 def networks(
-  runs: Sequence[Run], settings: Settings, task: Task, together: int
+  runs: Sequence[Run], settings: Settings, task: Task, runs_at_once: int
 ) -> tuple[list[Run], list[Network]]:
-  """The runs, as wide as `match_params` makes them, and all their different networks.
+  """Returns the runs, with the hidden sizes that `match_params` chooses, and their networks.
 
   Args:
-    runs: of the sweep, without a width of their own.
-    settings: of the sweep.
+    runs: the sweep's runs, without hidden sizes of their own.
+    settings: the sweep's settings.
     task: built from the settings.
-    together: runs on a device at a time.
+    runs_at_once: number of runs that a device trains at once.
+  Returns:
+    (runs, their distinct networks).
   Raises:
-    ValueError: a cell refuses its options or its width, no width has the number of params, or what
-      a device's runs must hold at least does not fit into memory.
+    ValueError: a cell refuses its options or its hidden size, no hidden size meets the parameter
+      budget, or the runs of a device do not fit into memory.
   """
   input_size = task_input_size(task)
   firsts = {run.network: run for run in runs}
-  found = {name: _network(run, settings, input_size, together) for name, run in firsts.items()}
+  found = {name: _network(run, settings, input_size, runs_at_once) for name, run in firsts.items()}
   wide = [dataclasses.replace(run, hidden_size=found[run.network].width) for run in runs]
   return wide, list(found.values())
 
 
-def _network(run: Run, settings: Settings, input_size: int, together: int) -> Network:
-  """The network of one run, and of those that are like it; arguments as those of `networks`."""
+def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -> Network:
+  """Returns the network of a run; arguments as in `networks`."""
 
   def cell(width: int) -> Cell:
     return make_cell(run.cell, width, **dict(run.options))
@@ -65,10 +67,10 @@ def _network(run: Run, settings: Settings, input_size: int, together: int) -> Ne
 
   def check_memory(width: int, params: int) -> None:
     carries = run.depth * settings.sequence_length * settings.batch_size * width
-    _check_memory(settings, params + carries, together)
+    _check_memory(settings, params + carries, runs_at_once)
 
   wanted = settings.match_params
-  # What is out of all bounds has more params than can be counted.
+  # First without the params: a huge hidden size has more of them than can be counted.
   check_memory(settings.hidden_size or 1, 0)
   if wanted is None:
     width = grid.width(run, settings)
@@ -83,8 +85,8 @@ def _network(run: Run, settings: Settings, input_size: int, together: int) -> Ne
   return Network(cell(width), width)
 
 
-def _check_memory(settings: Settings, entries: int, together: int) -> None:
+def _check_memory(settings: Settings, entries: int, runs_at_once: int) -> None:
   size = "hidden_size" if settings.match_params is None else "match_params"
-  what = "a run needs" if together == 1 else f"{together} runs need"
+  what = "a run needs" if runs_at_once == 1 else f"{runs_at_once} runs need"
   names = f"--{size}, --sequence_length, --batch_size and --depth"
-  memory.check(entries * together, names, what)
+  memory.check(entries * runs_at_once, names, what)

@@ -1,4 +1,4 @@
-"""Options of cells, as flags say them."""
+"""Cell options on the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def clock(monkeypatch):
     *(("true", True), ("False", False), ("none", None), ("relu", "relu"), ("3x", "3x")),
   ],
 )
-def test_values_are_what_they_look_like(text, value):
+def test_values_parse_to_their_type_and_back(text, value):
   found = value_of(text)
   assert found == value and type(found) is type(value)
   assert value_of(value_text(found)) == found
@@ -47,11 +47,11 @@ def test_values_are_what_they_look_like(text, value):
 @pytest.mark.parametrize(
   "text", ["activation=tanh,relu", "clock.modules=4,8", "rate=0.1,0.2", "masked=true,false,none"]
 )
-def test_an_option_is_written_as_it_was_read(text):
+def test_an_option_is_printed_as_it_was_parsed(text):
   assert str(parse(text)) == text
 
 
-def test_an_option_is_for_all_cells_that_have_it_or_for_one():
+def test_an_option_applies_to_every_cell_that_accepts_it_or_to_one():
   given = [parse("recurrent_kernel=identity"), parse("elman.activation=relu,tanh")]
   found = by_cell(given, ("elman", "lstm", "gru"), WITH_OWN)
   kernel = {"recurrent_kernel": ("identity",)}
@@ -63,13 +63,13 @@ def test_an_option_is_for_all_cells_that_have_it_or_for_one():
   assert list(found["elman"]) == ["activation", "recurrent_kernel"]
 
 
-def test_none_is_a_word_where_the_default_is_one(clock):
+def test_none_is_a_string_if_the_default_is_one(clock):
   found = by_cell([parse("order=none"), parse("longest=none"), parse("masked=none")], ["clock"])
   assert found["clock"] == {"longest": (None,), "masked": (None,), "order": ("none",)}
 
 
-def test_a_flag_of_its_own_is_named():
-  with pytest.raises(ValueError, match=r"a flag of its own, --recurrent_gain, got 'recurrent_gain"):
+def test_an_option_with_its_own_flag_is_refused():
+  with pytest.raises(ValueError, match=r"its own flag, --recurrent_gain, got 'recurrent_gain"):
     by_cell([parse("recurrent_gain=2")], ["elman"], WITH_OWN)
   assert by_cell([parse("recurrent_gain=2")], ["elman"]) == {"elman": {"recurrent_gain": (2,)}}
 
@@ -84,19 +84,19 @@ def test_a_flag_of_its_own_is_named():
     (["gru.activation=relu"], "Unknown --cell_option of cell gru 'activation'. Choose one of:"),
     (
       ["lstm.forget=1"],
-      "--cell_option must be for a chosen cell, elman, gru, got 'lstm.forget=1'.",
+      "--cell_option must be for a selected cell, elman, gru, got 'lstm.forget=1'.",
     ),
     (["activation=relu", "activation=tanh"], "must not give activation of elman twice"),
     (["activation=relu", "elman.activation=tanh"], "again in 'elman.activation=tanh'"),
   ],
 )
-def test_what_no_chosen_cell_has_is_named(given, message):
+def test_an_option_that_no_selected_cell_accepts_is_refused(given, message):
   with pytest.raises(ValueError) as error:
     by_cell([parse(text) for text in given], ("elman", "gru"), WITH_OWN)
   assert message in str(error.value)
 
 
-def test_cells_without_options_are_named(monkeypatch):
+def test_an_option_for_cells_without_options_is_refused(monkeypatch):
   monkeypatch.setitem(CELLS, "bare", lambda hidden_size, *, forget_bias=1.0: None)
   with pytest.raises(ValueError, match=r"for cells with options, got 'x=1' for bare\."):
     by_cell([parse("x=1")], ["bare"], WITH_OWN)
@@ -114,14 +114,14 @@ def test_cells_without_options_are_named(monkeypatch):
     ("a=1,1.0", "must not hold a value twice, got 1.0 in 'a=1,1.0'."),
   ],
 )
-def test_what_is_no_option_is_named(text, message):
+def test_malformed_options_are_refused(text, message):
   with pytest.raises(ValueError) as error:
     parse(text)
   assert message in str(error.value)
   assert parse("a=1,true").values == (1, True)
 
 
-def test_a_cell_in_words_and_in_flags():
+def test_a_cell_as_text_and_as_flags():
   options = (("activation", "relu"), ("masked", True))
   assert options_text(options) == "activation=relu, masked=true" and options_text(()) == ""
   flags = "--cell=elman --cell_option=activation=relu --cell_option=masked=true"

@@ -1,4 +1,4 @@
-"""Widths of as many params."""
+"""Hidden sizes that meet a parameter budget."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_width_of_an_elman_network_solves_its_quadratic(wanted):
   assert matched_width(elman, wanted) == (best, elman(best))
 
 
-def test_of_two_that_are_as_near_it_is_the_smaller():
+def test_of_two_equally_near_hidden_sizes_the_smaller_is_chosen():
   assert matched_width(lambda width: 10 * width, 25) == (2, 20)
 
 
-def test_it_takes_few_looks():
+def test_few_hidden_sizes_are_counted():
   looks = []
   matched_width(lambda width: looks.append(width) or elman(width), 10**6)
   assert len(looks) == len(set(looks)) < 22
@@ -45,7 +45,7 @@ def test_it_takes_few_looks():
 
 @pytest.mark.parametrize("multiple", [1, 2, 3, 8, 12, 64])
 @pytest.mark.parametrize("wanted", [1, 50, 777, 5000])
-def test_widths_that_a_cell_refuses_are_skipped(multiple, wanted):
+def test_hidden_sizes_that_a_cell_refuses_are_skipped(multiple, wanted):
   def count(width):
     if width % multiple:
       raise ValueError("hidden_size must be a multiple")
@@ -55,7 +55,7 @@ def test_widths_that_a_cell_refuses_are_skipped(multiple, wanted):
   assert matched_width(count, wanted) == min(every, key=lambda found: abs(found[1] - wanted))
 
 
-def test_what_is_refused_at_every_width_is_the_cells_own_error():
+def test_if_every_hidden_size_is_refused_the_cells_own_error_is_raised():
   with pytest.raises(ValueError, match="Unknown activation 'rleu'; did you mean 'relu'"):
     matched_width(lambda width: make_cell("elman", width, activation="rleu"), 10)
 
@@ -65,8 +65,8 @@ def test_five_percent_is_near():
   with pytest.raises(ValueError) as error:
     check_near(9, 94, 100, "gru reset=before, depth 2")
   assert str(error.value) == (
-    "--match_params must be met by some width within 5%; the nearest width of gru reset=before, "
-    "depth 2 is 9, with 94 params, got 100."
+    "--match_params must be met within 5% by some hidden size; the nearest one of gru "
+    "reset=before, depth 2 is 9, with 94 params, got 100."
   )
 
 
@@ -82,7 +82,7 @@ def test_params_of_all_layers_are_counted():
 
 
 @pytest.mark.parametrize(("merge", "merged"), [("concat", 2), ("sum", 1)])
-def test_count_is_that_of_the_networks_params(merge, merged):
+def test_the_count_equals_the_size_of_the_networks_params(merge, merged):
   cells, xs = [make_cell("gru", 3), make_cell("elman", 3)], jnp.zeros((2, 1, D))
 
   def size(model):

@@ -121,19 +121,19 @@ BAD = [
   ("--cell_option=activaton=relu", "Unknown --cell_option 'activaton'; did you mean 'activation'?"),
   (
     "--cell=gru --cell_option=elman.activation=relu",
-    "--cell_option must be for a chosen cell, gru, got",
+    "--cell_option must be for a selected cell, gru, got",
   ),
   (
     "--cell_option=activation=rleu",
     "--cell=elman --cell_option=activation=rleu: Unknown activation",
   ),
-  ("--cell_option=recurrent_gain=2", "which has a flag of its own, --recurrent_gain"),
+  ("--cell_option=recurrent_gain=2", "which has its own flag, --recurrent_gain"),
   ("--cell=gru --cell_option=chrono=1", "--cell=gru --cell_option=chrono=1: "),
   ("--hidden_size=64 --match_params=5000", "must not be given together, got 5000 and 64"),
   ("--match_params=0", "match_params must be an integer from 1 to 2147483647, or 'none'"),
   (
     "--task=adding --depth=2 --match_params=11",
-    "the nearest width of elman, depth 2 is 1, with 7 params, got 11.",
+    "the nearest one of elman, depth 2 is 1, with 7 params, got 11.",
   ),
   (
     "--task=adding --match_params=2147483647 --sequence_length=200000",
