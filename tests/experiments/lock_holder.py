@@ -1,4 +1,4 @@
-"""A lock in other hands: those of a process of its own, as a process does not keep itself out."""
+"""A lock held by another process; a process does not exclude itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ with file_lock(pathlib.Path(sys.argv[1])):
 
 @contextlib.contextmanager
 def held_elsewhere(path: Path) -> Iterator[None]:
-  """Another process holds all of a lock while the block runs, and is killed in the end."""
+  """Lets another process hold the whole lock while the block runs."""
   root, pipe = Path(__file__).parents[2], subprocess.PIPE
   command = sys.executable, "-c", _CODE, str(path)
   with subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe) as other:

@@ -1,4 +1,4 @@
-"""Sweeps as processes of their own, as their user starts them, and what they leave."""
+"""Sweeps started as real processes, and their records."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sweep(*flags: object) -> subprocess.CompletedProcess[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-  """Everything that must not depend on how the sweep came about."""
+  """Returns the files that must not depend on how the sweep was trained."""
   names = ["gradients.nc", "summary.csv", "sweep.flags"]
   names += [str(p.relative_to(folder)) for p in folder.glob("runs/*/[cgm]*")]
   return {name: (folder / name).read_bytes() for name in sorted(names)}

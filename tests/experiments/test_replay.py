@@ -1,4 +1,4 @@
-"""A diverged run keeps the step at which it went wrong, and a file that shows it again."""
+"""A diverged run records the step at which it diverged, and a file to compute it again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def batch_key(seed, step):
 
 
 def planted_task():
-  """The adding problem, with a NaN in the first run's batch of step STEP at time TIME."""
+  """Returns the adding problem with a NaN in the first run's batch of step STEP at time TIME."""
   task, bad_key = adding(T, B), jax.random.key_data(batch_key(RUNS[0].seed, STEP))
 
   def batch(data, key):
@@ -55,7 +55,7 @@ TASK = planted_task()
 
 @pytest.fixture(scope="module")
 def train():
-  """`train(runs)`, results with one compiled program, a run at a time."""
+  """Returns `train(*runs) -> results`, which trains one run at a time with one program."""
   with jax.numpy_dtype_promotion("standard"):
     layout = Layout(jax.local_devices()[:1])
     program = compile_group(RUNS, SETTINGS, TASK, layout)
@@ -64,7 +64,7 @@ def train():
 
 @pytest.fixture(scope="module")
 def params_by_hand():
-  """The first run's params before the step that is planted, one update after the other."""
+  """The first run's params before step STEP, by a plain loop of updates."""
   run = RUNS[0]
   with jax.numpy_dtype_promotion("standard"):
     numbers = numbers_of(run, SETTINGS)
@@ -96,14 +96,14 @@ def assert_kept(result, params_by_hand):
   assert place[:6] == ("forward", None, TIME, "xs", (2, 1), "nan")
 
 
-def test_params_of_the_step_are_kept_and_its_place_is_found(train, params_by_hand):
+def test_params_before_the_step_are_kept_and_the_nan_is_located(train, params_by_hand):
   diverged, finished = train(*RUNS)
   assert_kept(diverged, params_by_hand)
   assert finished.diverged_step is None and finished.snapshot is None
   assert len(finished.records.loss) == 111 and finished.records.finite.all()
 
 
-def test_params_are_kept_where_runs_share_devices_and_devices_a_batch(params_by_hand):
+def test_params_are_kept_with_shared_devices_and_shared_batches(params_by_hand):
   layout = Layout(jax.local_devices()[:2], data_parallel=2, runs_per_device=2)
   runs = RUNS[::-1]
   finished, diverged = train_all(runs, SETTINGS, TASK, layout)
@@ -118,12 +118,12 @@ def test_a_non_finite_update_is_the_first_non_finite_value(train):
   assert place.phase == "update" and place.value == "inf"
 
 
-# The file
+# The replay file
 
 
 @pytest.fixture(scope="module")
 def saved(train):
-  """(step, place, bytes of the file) of a run whose gradient explodes."""
+  """(step, first non-finite value, bytes of the file) of a run whose gradient explodes."""
   with jax.numpy_dtype_promotion("standard"):
     (result,) = train(Run("elman", 1, None, 1, 50.0, None, 3.0, None))
     bad = divergence.diverged_step(result, SETTINGS, TASK)
@@ -140,7 +140,7 @@ def run_replay(capsys, *arguments):
 
 
 def rewritten(data, **changes):
-  """The archive with some of its arrays exchanged, or without those that are None."""
+  """Returns the archive with some arrays replaced, or removed if None."""
   with np.load(io.BytesIO(data)) as archive:
     arrays = {**archive, **changes}
   file = io.BytesIO()
@@ -154,7 +154,7 @@ def with_about(data, **changes):
   return rewritten(data, about=np.array(json.dumps({**about, **changes})))
 
 
-def test_file_gives_back_the_step(saved, tmp_path):
+def test_the_file_restores_the_step(saved, tmp_path):
   bad, place, data = saved
   path = tmp_path / "replay.npz"
   path.write_bytes(data)
@@ -167,7 +167,7 @@ def test_file_gives_back_the_step(saved, tmp_path):
   assert about["versions"]["jax"] == jax.__version__
 
 
-def test_the_step_is_computed_again_with_its_own_masks(saved, monkeypatch):
+def test_the_step_is_computed_with_its_own_masks(saved, monkeypatch):
   bad, _, _ = saved
   given = {}
   monkeypatch.setattr(divergence, "first_nonfinite", lambda *_, **options: given.update(options))
@@ -176,7 +176,7 @@ def test_the_step_is_computed_again_with_its_own_masks(saved, monkeypatch):
   assert jnp.all(jax.random.key_data(given["key"]) == jax.random.key_data(mask_key(data_key, 7)))
 
 
-def test_the_network_of_the_file_has_its_options_and_its_width(saved, tmp_path):
+def test_the_network_is_restored_with_its_options_and_hidden_size(saved, tmp_path):
   bad, place, _ = saved
   options = (("activation", "relu"), ("recurrent_kernel", "identity"))
   run = dataclasses.replace(bad.run, options=options, hidden_size=3)
@@ -193,7 +193,7 @@ def test_the_network_of_the_file_has_its_options_and_its_width(saved, tmp_path):
     divergence.load(path)
 
 
-def test_replay_reproduces_the_place(saved, tmp_path, capsys):
+def test_replay_reproduces_the_first_non_finite_value(saved, tmp_path, capsys):
   bad, place, data = saved
   path = tmp_path / "replay.npz"
   path.write_bytes(data)
@@ -203,7 +203,7 @@ def test_replay_reproduces_the_place(saved, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("time", [None, 4])
-def test_replay_says_what_is_not_reproduced(saved, tmp_path, capsys, time):
+def test_replay_reports_what_is_not_reproduced(saved, tmp_path, capsys, time):
   _, place, data = saved
   other = {**place._asdict(), "phase": "forward", "time": time}
   path = tmp_path / "replay.npz"
@@ -215,7 +215,7 @@ def test_replay_says_what_is_not_reproduced(saved, tmp_path, capsys, time):
 
 
 def flipped(data):
-  """One bit of the params' bytes is another."""
+  """Returns the file with one bit of the params flipped."""
   name = "params.layers_0.cell.w_h.npy"
   info = zipfile.ZipFile(io.BytesIO(data)).getinfo(name)
   at = info.header_offset + 30 + len(name) + len(info.extra) + 140
@@ -268,7 +268,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_or_foreign_file_is_one_line(saved, tmp_path, capsys, damage):
+def test_a_damaged_or_foreign_file_is_refused_in_one_line(saved, tmp_path, capsys, damage):
   path = tmp_path / "replay.npz"
   path.write_bytes(damage(saved[2]))
   code, out, err = run_replay(capsys, path)
@@ -276,7 +276,7 @@ def test_a_damaged_or_foreign_file_is_one_line(saved, tmp_path, capsys, damage):
   assert err.startswith("error: ") and err.count("\n") == 1
 
 
-def test_wrong_arguments_are_one_line(tmp_path, capsys):
+def test_wrong_arguments_are_refused_in_one_line(tmp_path, capsys):
   for arguments in ([], ["a", "b"], [tmp_path / "missing"], [tmp_path]):
     code, _, err = run_replay(capsys, *arguments)
     assert code == 2

@@ -1,4 +1,4 @@
-"""Runs of a group, trained as a sweep trains them, round after round."""
+"""Training the runs of a group round after round, as a sweep does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from experiments.sweep.training.rounds import train_round
 
 
 def train_all(runs, settings, task, layout, program=None, **options):
-  """The results in order of the runs, of all rounds that they take."""
+  """Trains all runs; returns their results in the order of the runs."""
   program = program or compile_group(runs, settings, task, layout)
   results = {}
   for first in range(0, len(runs), program.runs_per_round):

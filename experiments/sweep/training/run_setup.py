@@ -1,4 +1,4 @@
-"""What a run is made of: its numbers, and the network and optimiser that they are given to."""
+"""The parts of a run: its numbers, network and optimizer, and its arguments of the time loop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from experiments.sweep.config.grid import Run, Settings
 from rnn_jax.cells import make_cell
@@ -17,14 +18,14 @@ from rnn_jax.types import Array
 
 
 class Numbers(NamedTuple):
-  """What may differ between the runs of a group: traced, so that they share a program."""
+  """The numbers in which runs of a group may differ; traced, so that the runs share a program."""
 
-  seed: Any
-  truncation: Any
-  learning_rate: Any
-  clip_norm: Any
-  recurrent_gain: Any
-  forget_bias: Any
+  seed: ArrayLike
+  truncation: ArrayLike
+  learning_rate: ArrayLike
+  clip_norm: ArrayLike
+  recurrent_gain: ArrayLike
+  forget_bias: ArrayLike
 
 
 def network(
@@ -35,13 +36,13 @@ def network(
   vocabulary_size: int | None,
   **options: Any,
 ) -> DeepRNN:
-  """The model of a run; `options` are those of its cell."""
+  """Builds the model of a run; `options` are those of its cell."""
   cells = [make_cell(cell, hidden_size, **options)] * depth
   return DeepRNN(cells, output_size, vocabulary_size)
 
 
 def numbers_of(run: Run, settings: Settings) -> Numbers:
-  """What the run's program is given."""
+  """Returns the numbers of a run; for those that it lacks, values that have no effect."""
   full = settings.sequence_length
   return Numbers(
     np.uint32(run.seed),
@@ -54,20 +55,26 @@ def numbers_of(run: Run, settings: Settings) -> Numbers:
 
 
 def optimizer_of(run: Run, settings: Settings, numbers: Numbers) -> optax.GradientTransformation:
-  """The optimiser of a run of a group, with these numbers."""
+  """Builds the optimizer of a group, from any of its runs, with the numbers of one run."""
   rate, limit = numbers.learning_rate, numbers.clip_norm
   return make_optimizer(settings.optimizer, rate, limit, run.clip_by)
 
 
 def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
-  """What a run of a group asks of the time loop, as `update` takes it."""
+  """Returns the arguments of `update` that concern time, with the numbers of one run."""
   limit = numbers.clip_norm if run.clip_by == "carry" else None
   return {"truncation": numbers.truncation, "clip_carry": limit}
 
 
-def mask_key(data_key: Array, step: Any, data_parallel: int = 1) -> Array:
-  """Draws the masks of stochastic cells at a step; each device that shares a batch has its own."""
-  # A batch is drawn from the data key and its step, which is below 2³¹.
+def mask_key(data_key: Array, step: ArrayLike, data_parallel: int = 1) -> Array:
+  """Returns the key for the masks of stochastic cells at a step.
+
+  Args:
+    data_key: the run's key for drawing batches.
+    step: the step.
+    data_parallel: number of devices that share a batch; each gets a key of its own.
+  """
+  # Batches fold their step into the data key. A step is below 2³¹, so this key is never a batch's.
   key = jax.random.fold_in(jax.random.fold_in(data_key, np.uint32(2**32 - 1)), step)
   if data_parallel == 1:
     return key

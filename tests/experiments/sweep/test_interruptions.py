@@ -1,4 +1,4 @@
-"""One sweep, killed, suspended and asked to stop in real processes; nothing of it is lost."""
+"""A sweep in real processes that are killed, suspended and stopped, without any loss."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen[str], after: i
   raise AssertionError("no checkpoint in 100 seconds")
 
 
-def test_whatever_happens_it_goes_on_and_ends_the_same(sweep_in_process, tmp_path, capsys):
+def test_a_killed_or_stopped_sweep_resumes_and_ends_with_the_same_records(
+  sweep_in_process, tmp_path, capsys
+):
   folder, step = tmp_path / "killed", 0
   for number, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
     process = subprocess.Popen(
@@ -41,7 +43,7 @@ def test_whatever_happens_it_goes_on_and_ends_the_same(sweep_in_process, tmp_pat
       text=True,
     )
     wait_for_a_checkpoint(folder, process, step)
-    # While it lives, if only suspended, no other may write there.
+    # While the process exists, even suspended, no other may write to the folder.
     process.send_signal(signal.SIGSTOP)
     assert sweep_in_process(*FLAGS, f"--output_dir={folder}") == 2
     assert "must not be in use by another process" in capsys.readouterr().err
@@ -63,7 +65,7 @@ def test_whatever_happens_it_goes_on_and_ends_the_same(sweep_in_process, tmp_pat
   assert not (folder / "checkpoints").exists()
 
 
-def test_sweeps_that_are_killed_at_random_are_compared(tmp_path, capsys):
+def test_chaos_compares_a_sweep_that_was_killed_at_random(tmp_path, capsys):
   flagfile = tmp_path / "small.flags"
   flagfile.write_text(f"--flagfile={FLAGFILE}\n--cell=elman\n--measures=none\n--steps=600\n")
   assert chaos.kill_repeatedly(flagfile, 2, random.Random(3), tmp_path) == []

@@ -1,4 +1,4 @@
-"""Workers of Ray and SLURM, killed and interrupted: the records are those of one process."""
+"""Workers of Ray and SLURM, killed and interrupted, yield the records of a single process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swept import SMOKE, contents, start, sweep
 from experiments.sweep import engines
 from experiments.sweep.config import engine_flags
 
-# One run, so one worker; long enough for it to be killed in the midst.
+# One run, so one worker, which trains long enough to be killed meanwhile.
 LONG = (
   SMOKE,
   *("--cell=elman", "--truncation=full", "--measures=none", "--steps=6000", "--log_every=2000"),
@@ -31,20 +31,20 @@ def local(tmp_path_factory) -> Path:
 
 
 def processes() -> dict[int, tuple[int, str]]:
-  """Parent and command of each."""
+  """Returns (parent, command) of every process by its id."""
   found = {}
   for path in Path("/proc").glob("[0-9]*"):
     try:
       command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
       parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
-      continue  # it has ended
+      continue  # it has exited
     found[int(path.name)] = parent, command
   return found
 
 
 def descendants(pid: int, word: str) -> list[int]:
-  """Those that come from a process, however far, and have a word in their command."""
+  """Returns the descendants of a process whose command contains a word."""
   every = processes()
 
   def comes(other: int) -> bool:
@@ -55,7 +55,7 @@ def descendants(pid: int, word: str) -> list[int]:
 
 
 def until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-  """Waits while a process runs."""
+  """Waits until `ready`, while a process runs."""
   late = time.monotonic() + 200
   while not ready():
     assert process.poll() is None, process.communicate()
@@ -64,7 +64,7 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 def saved(folder: Path) -> bool:
-  """Whether a round is on its way, and has a checkpoint."""
+  """Returns whether an unfinished round has a checkpoint."""
   return any(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))
 
 
@@ -100,7 +100,7 @@ def test_a_missing_cluster_is_named(sweep_here, capsys, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
-def test_ray_goes_on_where_a_killed_worker_was(local, tmp_path):
+def test_ray_resumes_the_runs_of_a_killed_worker(local, tmp_path):
   folder = tmp_path / "ray"
   process = start(*LONG, f"--output_dir={folder}", "--engine=ray")
   until(lambda: saved(folder), process)
@@ -114,7 +114,7 @@ def test_ray_goes_on_where_a_killed_worker_was(local, tmp_path):
   assert not descendants(process.pid, "ray")
 
 
-def test_ray_does_not_try_again_what_is_wrong(tmp_path):
+def test_ray_does_not_retry_an_error_of_the_user(tmp_path):
   text = tmp_path / "text.txt"
   text.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 500)
   folder = tmp_path / "ray"
@@ -127,14 +127,14 @@ def test_ray_does_not_try_again_what_is_wrong(tmp_path):
   assert not (folder / "runs").exists()
 
 
-def test_a_slurm_job_that_is_interrupted_goes_on(local, tmp_path):
+def test_an_interrupted_slurm_job_is_requeued_and_resumes(local, tmp_path):
   folder = tmp_path / "slurm"
   process = start(*LONG, f"--output_dir={folder}", "--engine=slurm", "--slurm_cluster=local")
   until(lambda: saved(folder), process)
   (job,) = descendants(process.pid, "submitit.core._submit")
   os.kill(job, signal.SIGUSR2)
   until(lambda: descendants(process.pid, "submitit.core._submit") not in ([], [job]), process)
-  assert saved(folder)  # what it goes on from
+  assert saved(folder)  # it resumes from this checkpoint
   out, err = end(process)
   assert err == ""
   assert "Runs: 1 finished, 0 diverged, 0 failed." in out

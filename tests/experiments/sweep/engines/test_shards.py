@@ -1,4 +1,4 @@
-"""Shards of a sweep, as real processes; what they come to, merged, is a sweep in one piece."""
+"""Shards of a sweep, run as real processes and merged, equal the sweep in one piece."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def local(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> list[Path]:
-  """The folder that shards 0 and 1 of 3 share, at the same time, and that of shard 2."""
+  """Two folders: shards 0 and 1 of 3 share the first at the same time, shard 2 has its own."""
   shared, own = (tmp_path_factory.mktemp("shards") / name for name in ("shared", "own"))
   folders = shared, shared, own
   processes = [
@@ -47,7 +47,7 @@ def shards(tmp_path_factory) -> list[Path]:
   return [shared, own]
 
 
-def test_shards_with_folders_of_their_own_or_together_merge_to_the_same(
+def test_shards_merge_to_the_whole_sweep_from_shared_and_own_folders(
   local, shards, tmp_path, program_here, capsys
 ):
   assert [len(list((folder / "runs").iterdir())) for folder in shards] == [2, 2]
@@ -69,7 +69,7 @@ def test_shards_with_folders_of_their_own_or_together_merge_to_the_same(
   assert f"start with {out / 'figures' / 'gradient'}" in said
 
 
-def test_a_merge_says_what_is_missing_and_keeps_what_it_has(shards, tmp_path, program_here, capsys):
+def test_a_merge_names_missing_runs_and_keeps_the_others(shards, tmp_path, program_here, capsys):
   shared, _ = shards
   out = tmp_path / "out"
   assert program_here(merge, shared, f"--output_dir={out}") == 2
@@ -81,11 +81,11 @@ def test_a_merge_says_what_is_missing_and_keeps_what_it_has(shards, tmp_path, pr
 
 @pytest.fixture
 def copies(shards, tmp_path) -> list[Path]:
-  """Folders of shards, to be damaged."""
+  """Copies of the shards' folders that a test may change."""
   return [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in shards]
 
 
-def test_what_parts_were_computed_with_is_noted_once_each(copies):
+def test_each_environment_is_recorded_once(copies):
   path = copies[0] / "sweep.json"
   about = json.loads(path.read_text())
   elsewhere = {**about, "devices": ["cuda:0"], "started": "then"}
@@ -95,11 +95,11 @@ def test_what_parts_were_computed_with_is_noted_once_each(copies):
   assert noted["devices"] == ["cuda:0"] and noted["started"] == "then"
 
 
-def test_parts_of_another_sweep_are_not_merged(copies, program_here, capsys):
+def test_shards_of_another_sweep_are_not_merged(copies, program_here, capsys):
   path = copies[1] / "sweep.json"
   about = json.loads(path.read_text())
   about["configuration"]["steps"] = 31
-  del about["sha256"]  # of what it said before
+  del about["sha256"]  # the checksum of the old contents
   path.write_text(json.dumps(about))
   assert program_here(merge, *copies) == 2
   said = capsys.readouterr().err
@@ -107,7 +107,7 @@ def test_parts_of_another_sweep_are_not_merged(copies, program_here, capsys):
   assert len(list((copies[0] / "runs").iterdir())) == 2
 
 
-def test_a_run_that_is_there_twice_must_be_the_same(copies, tmp_path, program_here, capsys):
+def test_a_run_in_two_folders_must_have_equal_records(copies, tmp_path, program_here, capsys):
   again = Path(shutil.copytree(copies[1], tmp_path / "again"))
   run = sorted((again / "runs").iterdir())[0]
   data = (run / "metrics.jsonl").read_bytes()
@@ -161,14 +161,14 @@ def config_of(folder: Path) -> str:
     ("--engine=cloud", "Choose one of: local, ray, slurm"),
   ],
 )
-def test_flags_that_contradict_each_other(flags, says, sweep_here, capsys, tmp_path):
+def test_contradicting_flags_are_refused(flags, says, sweep_here, capsys, tmp_path):
   assert sweep_here(SMOKE, *flags.split(), f"--output_dir={tmp_path / 'out'}") == 2
   said = capsys.readouterr().err
   assert says in said and said.count("\n") == 1
   assert not list(tmp_path.iterdir())
 
 
-def test_shards_cut_the_runs_evenly_in_group_order(sweep_here, capsys, tmp_path):
+def test_shards_divide_the_runs_evenly_in_group_order(sweep_here, capsys, tmp_path):
   flags = SMOKE, "--cell=elman,lstm,gru", "--seed=0,1", f"--output_dir={tmp_path}", "--dry_run"
 
   def runs(*shard: str) -> list[str]:
@@ -183,14 +183,14 @@ def test_shards_cut_the_runs_evenly_in_group_order(sweep_here, capsys, tmp_path)
   assert sorted(run for part in more for run in part) == sorted(runs())
 
 
-def test_a_shard_without_runs_ends_well(tmp_path, sweep_here, capsys):
+def test_a_shard_without_runs_succeeds(tmp_path, sweep_here, capsys):
   flags = "--num_shards=5", "--shard_index=0", "--compilation_cache=none"
   assert sweep_here(SMOKE, *flags, f"--output_dir={tmp_path / 'out'}") == 0
   assert "This shard: 0 of 0 runs done, 0 failed." in capsys.readouterr().out
 
 
 def is_free(folder: Path, *spans: tuple[int, int, bool]) -> bool:
-  """Whether another process can hold these bytes of the folder's lock."""
+  """Returns whether another process can lock these bytes of the folder's lock file."""
   code = """
 import sys, json, pathlib
 from experiments.runtime.locks import ByteRange, file_lock
@@ -203,8 +203,8 @@ with file_lock(pathlib.Path(sys.argv[1]), *[ByteRange(*s) for s in json.loads(sy
   return result.returncode == 0
 
 
-def test_who_keeps_whom_out(tmp_path):
-  # Two groups, whose runs are given by turns: in group order they are a, c, b, d.
+def test_which_locks_exclude_each_other(tmp_path):
+  # Two groups, whose runs alternate; in group order they are a, c, b, d.
   kinds = {"a": "elman", "b": "lstm", "c": "elman", "d": "lstm"}
   runs = {name: Run(kind, 1, None, ord(name), 0.1, None, 1.0, None) for name, kind in kinds.items()}
   names = {run: name for name, run in runs.items()}
@@ -226,7 +226,7 @@ def test_who_keeps_whom_out(tmp_path):
   assert is_free(tmp_path, everything)
 
 
-def test_one_who_is_kept_out_is_told_so(tmp_path):
+def test_a_locked_folder_is_refused_with_a_message(tmp_path):
   with held_elsewhere(tmp_path / ".lock"):
     for keep in (locks.folder_lock, access.driver_lock):
       with pytest.raises(ValueError, match="must not be in use by another process"), keep(tmp_path):

@@ -1,4 +1,4 @@
-"""Damaged records are made again or refused in one line, and never taken for what they were."""
+"""Damaged records are recomputed or refused in one line, and never accepted."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from experiments.sweep.figures import figures
 from experiments.sweep.records import access, results, run_files
 from experiments.sweep.training import divergence, train
 
-# More of them, drawn anew each time, where the environment says so.
+# The number of random examples; if it is unset, a few examples that are the same each time.
 EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
 
-# Four runs, one after the other; every second one diverges.
+# Four runs, trained one after the other; every second one diverges.
 FLAGS = (
   *("--task=adding", "--cell=elman", "--seed=0,1", "--learning_rate=0.01,1e30", "--hidden_size=2"),
   *("--sequence_length=4", "--batch_size=2", "--steps=120", "--log_every=30", "--measures=none"),
@@ -33,7 +33,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(sweep_flags):
-  """One compiled program for all sweeps, which draw nothing."""
+  """Makes all sweeps share one compiled program, and draw no figures."""
   compile_group, find = train.compile_group, divergence.locate
   programs, places = [], {}
 
@@ -47,7 +47,7 @@ def quick(sweep_flags):
       places[bad.run] = find(bad)
     return places[bad.run]
 
-  # Not by a context manager, as a thread of the sweep's compiles.
+  # Set globally: a context manager would not apply to the thread in which the sweep compiles.
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train, "compile_group", compiled)
@@ -70,7 +70,7 @@ def finished(quick, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(quick, sweep_flags, tmp_path_factory):
-  """Two runs have ended, one is in a checkpoint, one has not begun."""
+  """A folder with two runs done, one in a checkpoint, and one not started."""
   folder = tmp_path_factory.mktemp("interrupted") / "sweep"
   with flagsaver.flagsaver():
     sweep_flags(["sweep", *FLAGS, f"--output_dir={folder}"])
@@ -89,7 +89,7 @@ def interrupted(quick, sweep_flags, tmp_path_factory):
 
 
 def contents(folder):
-  """The records, without what differs from one execution to the next."""
+  """Returns the records, without what differs between equal sweeps."""
   found = {}
   for path in (p for p in folder.glob("**/*.*") if p.is_file() and "other name" not in p.parts):
     data = path.read_bytes()
@@ -97,7 +97,7 @@ def contents(folder):
       data = {**json.loads(data), "seconds": None}
     if path.name == "sweep.json":
       data = {name: json.loads(data)[name] for name in ("configuration", "runs", "task")}
-    # Of a replay's bytes the archive has sums of its own; it is not made anew.
+    # A replay file is covered by checksums of its own, and is not recomputed.
     if path.suffix != ".npz":
       found[path.relative_to(folder)] = data
   return found
@@ -116,7 +116,7 @@ JSON = st.recursive(
 
 
 def edited(draw, text):
-  """JSON with another value, another name, or nothing, somewhere in it."""
+  """Returns JSON text with one value or name changed, or one entry removed."""
   data = [json.loads(text)]
   inside, key = data, 0
   while isinstance(inside[key], dict | list) and inside[key] and draw(st.integers(0, 4)):
@@ -134,7 +134,7 @@ def edited(draw, text):
 
 
 def damaged(draw, path, others):
-  """What may become of a file's bytes."""
+  """Returns the bytes of a file, damaged at random."""
   data = path.read_bytes()
   at = draw(st.integers(0, len(data) - 1))
   what = draw(st.sampled_from(["bit", "cut", "bytes", "other's", "json", "json"]))
@@ -145,7 +145,7 @@ def damaged(draw, path, others):
   if what == "other's":
     return draw(st.sampled_from(others)).read_bytes()
   if what == "json" and path.suffix in (".json", ".jsonl"):
-    # In metrics.jsonl, each line is JSON.
+    # Each line of metrics.jsonl is JSON.
     lines = data.decode().splitlines() if path.suffix == ".jsonl" else [data.decode()]
     i = draw(st.integers(0, len(lines) - 1))
     lines[i] = edited(draw, lines[i])
@@ -154,7 +154,7 @@ def damaged(draw, path, others):
 
 
 def damage(draw, folder):
-  """Does something to a file or folder; returns what."""
+  """Damages a random file or folder below `folder`; returns a description."""
   paths = sorted(path for path in folder.rglob("*") if path.name != ".lock")
   path = draw(st.sampled_from(paths))
   whats = ["nothing", "file", "folder", "loop", "other name"]
@@ -187,7 +187,7 @@ def are_warnings(lines):
 
 
 @pytest.mark.parametrize("whose", ["finished", "interrupted"])
-def test_whatever_becomes_of_a_folder(whose, request, finished, tmp_path):
+def test_a_sweep_recovers_from_any_damage_or_refuses_it(whose, request, finished, tmp_path):
   source, whole = request.getfixturevalue(whose), contents(finished)
   expected = results.read_gradients(finished), results.read_metrics(finished)
   folder = tmp_path / "sweep"
@@ -226,7 +226,7 @@ def test_whatever_becomes_of_a_folder(whose, request, finished, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "gradients.nc", "status.json"])
-def test_a_flipped_bit_of_a_run_is_seen(name, finished, tmp_path):
+def test_a_flipped_bit_in_a_run_is_detected(name, finished, tmp_path):
   folder = tmp_path / "sweep"
   shutil.copytree(finished, folder)
   run = sorted(path.name for path in (folder / "runs").iterdir())[0]
@@ -242,7 +242,7 @@ def test_a_flipped_bit_of_a_run_is_seen(name, finished, tmp_path):
   assert run_files.status(folder, run) == before and before["status"] in ("finished", "diverged")
 
 
-def test_numbers_of_sweep_json_are_not_taken_for_others(finished, tmp_path):
+def test_a_changed_number_in_sweep_json_is_detected(finished, tmp_path):
   folder = tmp_path / "sweep"
   shutil.copytree(finished, folder)
   text = (folder / "sweep.json").read_text()
@@ -255,7 +255,7 @@ def test_numbers_of_sweep_json_are_not_taken_for_others(finished, tmp_path):
     )
 
 
-def test_a_failure_without_its_reason_is_tried_again(finished, tmp_path):
+def test_a_failed_run_without_a_reason_is_trained_again(finished, tmp_path):
   folder = tmp_path / "sweep"
   shutil.copytree(finished, folder)
   for path in folder.glob("runs/*/status.json"):

@@ -1,4 +1,4 @@
-"""What is gathered of a sweep's runs."""
+"""Gathering the records of a sweep's runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUNS = {
 
 @pytest.fixture
 def folder(tmp_path):
-  """The records of three runs that measured nothing."""
+  """A sweep's folder with the records of three runs, without measures."""
   axes = {"steps": 1, "task": "adding"}
   about = {"configuration": axes, "task": {"loss_unit": "", "baseline": 0.1}, "runs": list(RUNS)}
   files.write_json(tmp_path / "sweep.json", about)
@@ -52,7 +52,7 @@ def test_options_and_widths_are_coordinates_of_the_runs(folder):
   assert "nan,nan,,4,finished" in lines[2]
 
 
-def test_records_from_before_there_were_options_and_hashes_are_read(folder):
+def test_records_of_versions_without_options_and_checksums_are_read(folder):
   for name in RUNS:
     path = folder / "runs" / name / "config.json"
     saved = files.read_json(path)

@@ -1,3 +1,5 @@
+"""Rounds: runs of one group, trained at the same time."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -31,7 +33,7 @@ def trained(runs, num_devices, settings=SETTINGS, seen=None, **layout):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_a_group_is_one_compilation(compilations):
+def test_a_group_takes_one_compilation(compilations):
   jax.clear_caches()
   results = trained(RUNS, 2)
   assert [result.run for result in results] == RUNS
@@ -39,8 +41,8 @@ def test_a_group_is_one_compilation(compilations):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_records_do_not_depend_on_devices_nor_on_other_runs():
-  together = trained(RUNS, 3)  # the last round has two devices without a run of their own
+def test_records_depend_neither_on_devices_nor_on_other_runs():
+  together = trained(RUNS, 3)  # in the last round, two devices have no run of their own
   for result in together[::3]:
     (alone,) = trained([result.run], 1)
     jax.tree.map(np.testing.assert_array_equal, alone.records, result.records)
@@ -64,7 +66,7 @@ def test_records_hold_every_step_and_norms_where_logged():
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_records_say_what_was_clipped_and_where_in_time():
+def test_records_hold_the_share_clipped_at_each_time_step():
   settings = dataclasses.replace(SETTINGS, steps=4, log_every=2, measure_every=2, measures="")
   (run,) = trained([dataclasses.replace(LSTM, clip_norm=0.05, clip_by="carry")], 1, settings)
   share, records = run.records.norms["clipped_share"], run.records
@@ -72,7 +74,7 @@ def test_records_say_what_was_clipped_and_where_in_time():
   assert ((share >= 0) & (share <= 1)).all() and (share > 0).any() and (share < 1).any()
   np.testing.assert_allclose(records.clipped[::2], share.mean(axis=(1, 2)), rtol=1e-6)
   np.testing.assert_array_equal(records.clipped_norm, records.grad_norm)
-  # The geometric mean over examples is below the limit where none of them is above it.
+  # Where no example exceeds the limit, neither does their geometric mean.
   joint = np.log10(
     sum(100 ** run.records.norms[f"log10_grad_norm{leaf}"] for leaf in ("", "_cell"))
   )
@@ -88,7 +90,7 @@ def test_records_say_what_was_clipped_and_where_in_time():
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_numbers_of_a_run_reach_its_parameters():
+def test_gain_and_bias_of_a_run_reach_its_params():
   base, gain, bias = trained(
     [
       Run("lstm", 1, None, 0, 0.01, None, 1.0, 1.0),
@@ -106,11 +108,11 @@ def test_numbers_of_a_run_reach_its_parameters():
   assert not np.array_equal(start[0], start[1])
 
 
-FIVE = [*RUNS, Run("elman", 1, 4, 2, 0.01, 0.1, 1.0, None)]  # a last round with places to spare
+FIVE = [*RUNS, Run("elman", 1, 4, 2, 0.01, 0.1, 1.0, None)]  # the last round has spare slots
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_sharing_batches_and_devices_changes_records_by_rounding_alone():
+def test_sharing_batches_and_devices_changes_records_only_by_rounding():
   shared = trained(FIVE, 4, data_parallel=2, runs_per_device=2)
   for result, alone in zip(shared, trained(FIVE, 1), strict=True):
     assert result.run == alone.run
@@ -124,7 +126,7 @@ def test_sharing_batches_and_devices_changes_records_by_rounding_alone():
 
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("optax_promotion")
-def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
+def test_devices_that_share_batches_do_not_deadlock_in_a_long_run():
   settings = Settings("adding", "stdlib", 4, 4, 4, 10_000, "sgd", 5000, "", 5000)
   run = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
   task, layout, calls = adding(4, 4), Layout(jax.local_devices()[:4], data_parallel=4), []
@@ -134,7 +136,7 @@ def test_devices_that_share_batches_do_not_wait_forever_in_a_long_run():
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_runs_of_one_device_compute_no_branch_that_they_do_not_take():
+def test_several_runs_on_a_device_compute_only_the_branches_they_take():
   def conditionals(together):
     runs = [Run("elman", 1, None, seed, 0.01, 1.0, 1.0, None) for seed in range(together)]
     advance, blank = group_function(runs[0], SETTINGS, TASK, 1, together)
@@ -144,12 +146,12 @@ def test_runs_of_one_device_compute_no_branch_that_they_do_not_take():
     program = jax.jit(advance).lower(numbers, blank, TASK.data).compile()
     return program.as_text().count(" conditional(")
 
-  # Initialisation at step 0, norms by lag where logged, nothing past the last step.
+  # One each for the initialization, the measures, and the steps past the last one.
   assert conditionals(1) == conditionals(2) == 3
 
 
 @pytest.mark.usefixtures("optax_promotion")
-def test_a_diverged_run_ends_at_its_step_and_leaves_the_others_alone():
+def test_a_diverged_run_ends_at_that_step_and_does_not_affect_others():
   settings = Settings("adding", "stdlib", 8, 12, 4, 200, "sgd", 10, "", 10)
   wild = Run("elman", 1, None, 0, 10.0, None, 3.0, None)
   tame = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
@@ -166,7 +168,7 @@ def test_a_diverged_run_ends_at_its_step_and_leaves_the_others_alone():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_options_width_and_masks_reach_the_network(monkeypatch):
-  """A cell that zones out half of its units: the loss by hand, from the run's keys."""
+  """Compares the losses of a zoneout cell with a computation by hand from the run's keys."""
 
   def noisy(hidden_size, *, activation="tanh"):
     return zoneout(make_cell("elman", hidden_size, activation=activation), 0.5)
@@ -197,8 +199,8 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
 
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("together", [1, 2])
-def test_a_round_goes_on_from_a_part_of_it_to_the_same_bits(together):
-  """Three runs, one of which diverges, broken off in front of step 100 of 160."""
+def test_a_resumed_round_yields_the_same_bits(together):
+  """Resumes three runs, one of which has diverged, at step 100 of 160."""
   settings = Settings("adding", "stdlib", 8, 12, 4, 160, "adam", 10, "lag", 15)
   wild = Run("elman", 1, None, 0, 1e30, None, 1.0, None)
   runs = [RUNS[0], wild, RUNS[1]]

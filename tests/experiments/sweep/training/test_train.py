@@ -1,4 +1,4 @@
-"""Runs that are broken off end as those that were not, and one that fails stops no other."""
+"""Interrupted runs end like uninterrupted ones, and a failed run does not stop the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from experiments.sweep.training import train as training
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
 
-# Four rounds on one device, of five calls each; every second run diverges.
+# On one device, four rounds of five calls each; every second run diverges.
 FLAGS = (
   *("--task=adding", "--cell=elman", "--seed=0,1", "--learning_rate=0.01,1e30", "--hidden_size=4"),
   *("--sequence_length=8", "--batch_size=4", "--steps=220", "--log_every=30"),
@@ -27,19 +27,19 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def compiled():
-  """Programs by what they are compiled for; each is compiled once for all tests."""
+  """The compiled programs, each compiled once for all tests."""
   return {}
 
 
 @pytest.fixture
 def resolve(sweep_flags, compiled, monkeypatch):
-  """`(folder, *flags) -> Sweep`, its folder prepared."""
+  """Returns `(folder, *flags) -> Sweep`, which also prepares the folder."""
   compile_group = training.compile_group
 
   def once(runs, settings, task, layout):
     key = (runs[0].network, len(runs), settings, len(layout.devices), layout[1:])
     if key not in compiled:
-      with jax.numpy_dtype_promotion("standard"):  # of this thread alone
+      with jax.numpy_dtype_promotion("standard"):  # for this thread only
         compiled[key] = compile_group(runs, settings, task, layout)
     return compiled[key]
 
@@ -50,7 +50,7 @@ def resolve(sweep_flags, compiled, monkeypatch):
       sweep_flags(["sweep", *FLAGS, *more, f"--output_dir={folder}"])
       sweep = resolve_flags([])
       access.prepare(sweep)
-    # Compiled here, as `train_runs` asks whether to stop while it waits for a compilation.
+    # Compiled now: while it waits for a compilation, `train_runs` calls `stop` at any rate.
     once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
     return sweep
 
@@ -58,7 +58,7 @@ def resolve(sweep_flags, compiled, monkeypatch):
 
 
 def train(sweep, calls=None):
-  """Trains what has not ended; whether it was stopped, as it is after so many questions."""
+  """Trains the unfinished runs, and stops at the given call of `stop`; returns if it stopped."""
   left = [name for name in sweep.ids if not run_files.is_done(sweep.folder, name)]
   asked = iter(range(calls if calls is not None else 10**9))
   try:
@@ -81,7 +81,7 @@ def expected():
 
 @pytest.fixture
 def whole(resolve, expected, tmp_path_factory):
-  """What an uninterrupted sweep leaves."""
+  """The records of an uninterrupted sweep."""
   if not expected:
     sweep = resolve(tmp_path_factory.mktemp("whole"))
     assert not train(sweep)
@@ -90,7 +90,7 @@ def whole(resolve, expected, tmp_path_factory):
 
 
 @pytest.mark.parametrize("calls", [3, 8])
-def test_stopped_again_and_again_it_ends_the_same(resolve, whole, tmp_path, calls):
+def test_a_sweep_stopped_repeatedly_ends_with_the_same_records(resolve, whole, tmp_path, calls):
   stops = 0
   while train(resolve(tmp_path), calls):
     stops += 1
@@ -100,7 +100,7 @@ def test_stopped_again_and_again_it_ends_the_same(resolve, whole, tmp_path, call
   assert not (tmp_path / "checkpoints").exists()
 
 
-def test_it_goes_on_with_other_devices_and_shares_of_the_runs(resolve, whole, tmp_path):
+def test_a_sweep_resumes_on_another_number_of_devices(resolve, whole, tmp_path):
   assert train(resolve(tmp_path, "--devices=2"), calls=3)  # two runs a round
   assert train(resolve(tmp_path), calls=3)
   assert not train(resolve(tmp_path, "--devices=2"))
@@ -120,7 +120,7 @@ def cut(path):
 
 @pytest.mark.parametrize("damage", [flip, cut])
 @pytest.mark.parametrize("what", ["*/200/*.json", "*/200/**/*", "*/runs.json", "*/*/*.json"])
-def test_damaged_checkpoints_are_named_and_not_gone_on_from(
+def test_damaged_checkpoints_are_reported_and_not_resumed_from(
   resolve, whole, tmp_path, capsys, what, damage
 ):
   assert train(resolve(tmp_path), calls=4)  # two checkpoints of the first run
@@ -146,11 +146,11 @@ def test_a_checkpoint_of_another_sweep_is_refused(resolve, tmp_path):
 
 
 def broken(hidden_size, *, scale=1.0):
-  """A cell that calls what there is nowhere."""
+  """Builds a cell that calls a missing foreign function, so that it does not compile."""
   cell = make_cell("elman", hidden_size)
 
   def update(params, carry, drive, recurrent):
-    missing = jax.ffi.ffi_call("there_is_none", jax.ShapeDtypeStruct(carry.shape, carry.dtype))
+    missing = jax.ffi.ffi_call("missing_function", jax.ShapeDtypeStruct(carry.shape, carry.dtype))
     new = cell.update(params, carry, drive, recurrent)
     return new + missing(jax.lax.stop_gradient(new))
 
@@ -158,19 +158,21 @@ def broken(hidden_size, *, scale=1.0):
 
 
 @pytest.mark.usefixtures("promotion")
-def test_a_cell_that_does_not_compile_stops_no_other(monkeypatch, tmp_path, sweep_here, capsys):
+def test_a_cell_that_does_not_compile_does_not_stop_the_others(
+  monkeypatch, tmp_path, sweep_here, capsys
+):
   works = CELLS["irnn"]
   monkeypatch.setitem(CELLS, "irnn", broken)
   flags = [*FLAGS, "--cell=irnn,elman", "--learning_rate=0.01", "--seed=0"]
   flags.append(f"--output_dir={tmp_path}")
-  for more in ((), ("--retry_failed",), ()):  # it fails, again, and is not tried again
+  for more in ((), ("--retry_failed",), ()):  # it fails, fails when retried, and is then skipped
     assert sweep_here(*flags, *more) == 2
     out, err = capsys.readouterr()
     assert "failed: irnn-" in out and "0 diverged, 1 failed." in out
     assert "Traceback" not in err
   ended, failed = sorted((tmp_path / "runs").iterdir())
   reason = json.loads((failed / "status.json").read_text())["reason"]
-  assert reason.startswith("compilation: JaxRuntimeError: ") and "there_is_none" in reason
+  assert reason.startswith("compilation: JaxRuntimeError: ") and "missing_function" in reason
   assert "Traceback" in (failed / "error.txt").read_text()
   assert run_files.is_done(tmp_path, ended.name)
   lines = (tmp_path / "summary.csv").read_text().splitlines()
