@@ -92,8 +92,8 @@ def assert_kept(result, params_by_hand):
     result.snapshot.params,
     params_by_hand,
   )
-  place = divergence.locate(divergence.diverged_step(result, SETTINGS, TASK))
-  assert place[:6] == ("forward", None, TIME, "xs", (2, 1), "nan")
+  nonfinite = divergence.locate(divergence.diverged_step(result, SETTINGS, TASK))
+  assert nonfinite[:6] == ("forward", None, TIME, "xs", (2, 1), "nan")
 
 
 def test_params_before_the_step_are_kept_and_the_nan_is_located(train, params_by_hand):
@@ -114,8 +114,8 @@ def test_params_are_kept_with_shared_devices_and_shared_batches(params_by_hand):
 def test_a_non_finite_update_is_the_first_non_finite_value(train):
   (result,) = train(Run("elman", 1, None, 1, 3e38, None, 1.0, None))
   assert result.diverged_step == 0 and np.isfinite(result.records.loss).all()
-  place = divergence.locate(divergence.diverged_step(result, SETTINGS, TASK))
-  assert place.phase == "update" and place.value == "inf"
+  nonfinite = divergence.locate(divergence.diverged_step(result, SETTINGS, TASK))
+  assert nonfinite.phase == "update" and nonfinite.value == "inf"
 
 
 # The replay file
@@ -126,10 +126,10 @@ def saved(train):
   """(step, first non-finite value, bytes of the file) of a run whose gradient explodes."""
   with jax.numpy_dtype_promotion("standard"):
     (result,) = train(Run("elman", 1, None, 1, 50.0, None, 3.0, None))
-    bad = divergence.diverged_step(result, SETTINGS, TASK)
-    place = divergence.locate(bad)
-  assert place is not None and place.overflow
-  return bad, place, divergence.to_bytes(bad, place)
+    diverged = divergence.diverged_step(result, SETTINGS, TASK)
+    nonfinite = divergence.locate(diverged)
+  assert nonfinite is not None and nonfinite.overflow
+  return diverged, nonfinite, divergence.to_bytes(diverged, nonfinite)
 
 
 def run_replay(capsys, *arguments):
@@ -155,34 +155,38 @@ def with_about(data, **changes):
 
 
 def test_the_file_restores_the_step(saved, tmp_path):
-  bad, place, data = saved
+  diverged, nonfinite, data = saved
   path = tmp_path / "replay.npz"
   path.write_bytes(data)
   loaded, stored, about = divergence.load(path)
-  assert stored == place
-  assert (loaded.run, loaded.settings, loaded.step) == (bad.run, bad.settings, bad.step)
-  assert loaded.loss is bad.loss
-  assert jax.tree.structure(loaded.snapshot) == jax.tree.structure(bad.snapshot)
-  jax.tree.map(np.testing.assert_array_equal, loaded.snapshot, bad.snapshot)
+  assert stored == nonfinite
+  assert (loaded.run, loaded.settings, loaded.step) == (
+    diverged.run,
+    diverged.settings,
+    diverged.step,
+  )
+  assert loaded.loss is diverged.loss
+  assert jax.tree.structure(loaded.snapshot) == jax.tree.structure(diverged.snapshot)
+  jax.tree.map(np.testing.assert_array_equal, loaded.snapshot, diverged.snapshot)
   assert about["versions"]["jax"] == jax.__version__
 
 
 def test_the_step_is_computed_with_its_own_masks(saved, monkeypatch):
-  bad, _, _ = saved
+  diverged, _, _ = saved
   given = {}
   monkeypatch.setattr(divergence, "first_nonfinite", lambda *_, **options: given.update(options))
-  divergence.locate(bad._replace(step=7))
-  _, data_key = jax.random.split(jax.random.key(np.uint32(bad.run.seed)))
+  divergence.locate(diverged._replace(step=7))
+  _, data_key = jax.random.split(jax.random.key(np.uint32(diverged.run.seed)))
   assert jnp.all(jax.random.key_data(given["key"]) == jax.random.key_data(mask_key(data_key, 7)))
 
 
 def test_the_network_is_restored_with_its_options_and_hidden_size(saved, tmp_path):
-  bad, place, _ = saved
+  diverged, nonfinite, _ = saved
   options = (("activation", "relu"), ("recurrent_kernel", "identity"))
-  run = dataclasses.replace(bad.run, options=options, hidden_size=3)
-  settings = dataclasses.replace(bad.settings, hidden_size=None, match_params=18)
+  run = dataclasses.replace(diverged.run, options=options, hidden_size=3)
+  settings = dataclasses.replace(diverged.settings, hidden_size=None, match_params=18)
   path = tmp_path / "replay.npz"
-  path.write_bytes(divergence.to_bytes(bad._replace(run=run, settings=settings), place))
+  path.write_bytes(divergence.to_bytes(diverged._replace(run=run, settings=settings), nonfinite))
   loaded, _, _ = divergence.load(path)
   assert (loaded.run, loaded.settings) == (run, settings)
   cell = divergence._model(loaded.run, loaded.settings, 1, None).cells[0]
@@ -194,23 +198,23 @@ def test_the_network_is_restored_with_its_options_and_hidden_size(saved, tmp_pat
 
 
 def test_replay_reproduces_the_first_non_finite_value(saved, tmp_path, capsys):
-  bad, place, data = saved
+  diverged, nonfinite, data = saved
   path = tmp_path / "replay.npz"
   path.write_bytes(data)
   code, out, _ = run_replay(capsys, path)
   assert not code
-  assert out == f"step {bad.step}: {nonfinite_text(place)}\nreproduced.\n"
+  assert out == f"step {diverged.step}: {nonfinite_text(nonfinite)}\nreproduced.\n"
 
 
 @pytest.mark.parametrize("time", [None, 4])
 def test_replay_reports_what_is_not_reproduced(saved, tmp_path, capsys, time):
-  _, place, data = saved
-  other = {**place._asdict(), "phase": "forward", "time": time}
+  _, nonfinite, data = saved
+  other = {**nonfinite._asdict(), "phase": "forward", "time": time}
   path = tmp_path / "replay.npz"
   path.write_bytes(with_about(data, place=other, versions={"jax": "0.1"}))
   code, out, _ = run_replay(capsys, path)
   assert code == 1
-  assert nonfinite_text(place) in out and "not reproduced; the record says: forward" in out
+  assert nonfinite_text(nonfinite) in out and "not reproduced; the record says: forward" in out
   assert f"jax is {jax.__version__} here; the run used 0.1." in out
 
 

@@ -1,8 +1,9 @@
 """Locks on a sweep's folder, and the preparation of the folder under them.
 
 Byte 0 of `.lock` stands for the folder as a whole, byte 1 + i for its i-th run in group order. A
-process that works alone holds all bytes. A shard shares byte 0 with other shards and holds its
-runs. The driver of an engine holds byte 0, and each of its workers the runs that it trains.
+process that trains a whole sweep by itself locks all bytes. A shard shares the lock of byte 0 with
+other shards, and locks its own runs. The driver of an engine locks byte 0, and each of its workers
+the runs that it trains.
 """
 
 from __future__ import annotations
@@ -54,21 +55,21 @@ def driver_lock(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iterator[None]:
-  """Holds the lock of some runs, which must be contiguous in group order.
+  """Holds the locks of some runs, which must be contiguous in group order.
 
   Args:
     sweep: the sweep.
     ids: ids of the runs.
-    worker: whether a driver holds the lock of the folder; otherwise it is shared with other shards.
+    worker: whether a driver holds byte 0; otherwise byte 0 is shared with other shards.
   Raises:
     ValueError: another process holds the lock.
   """
-  spans = [] if worker else [ByteRange(0, 1, shared=True)]
+  ranges = [] if worker else [ByteRange(0, 1, shared=True)]
   if ids:
     order = _in_group_order(sweep)
     first, last = order.index(ids[0]), order.index(ids[-1])
-    spans.append(ByteRange(1 + first, 1 + last - first))
-  with locks.folder_lock(sweep.folder, *spans):
+    ranges.append(ByteRange(1 + first, 1 + last - first))
+  with locks.folder_lock(sweep.folder, *ranges):
     yield
 
 
