@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _start(arguments: list[str]) -> None:
+  """Joins the processes that train together, if there are several, and runs the sweep."""
   try:
     processes = engine_flags.processes()
   except ValueError as error:
@@ -88,28 +89,34 @@ def _check_processes_agree(sweep: Sweep) -> None:
 
 
 def _print_plan(sweep: Sweep) -> None:
-  own = [sweep.ids[name] for name in access.runs_of(sweep)]
-  groups, names = grid.groups(own), sweep.names
-  for runs in groups.values():
-    print(f"{_words(runs[0])}: one compilation, {len(runs)} runs")
-    for run in runs:
-      print(f"  {names[run]}")
+  """Prints the runs of this process by group, each of which is one compilation."""
+  runs = [sweep.ids[name] for name in access.runs_of(sweep)]
+  groups = grid.groups(runs)
+  for group in groups.values():
+    print(f"{_group_name(group[0])}: one compilation, {_count(len(group), 'run')}")
+    for run in group:
+      print(f"  {sweep.names[run]}")
   print(
-    f"{len(own)} runs, {len(groups)} groups, {len(groups)} compilations, "
-    f"{len(sweep.layout.devices)} devices; nothing was written."
+    f"{_count(len(runs), 'run')}, {_count(len(groups), 'group')}, "
+    f"{_count(len(groups), 'compilation')}, {_count(len(sweep.layout.devices), 'device')}; "
+    "nothing was written."
   )
 
 
-def _words(run: grid.Run) -> str:
-  """The group of a run, as a reader is told of it."""
-  by = "" if run.clip_by == "global_norm" else f", clipped by {run.clip_by}"
-  return f"{run.network}{by}"
+def _count(number: int, noun: str) -> str:
+  return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _group_name(run: grid.Run) -> str:
+  """Returns what the runs of a run's group have in common, as text."""
+  clipped = "" if run.clip_by == "global_norm" else f", clipped by {run.clip_by}"
+  return f"{run.network}{clipped}"
 
 
 def _run(sweep: Sweep) -> bool:
-  """Does what there is to do; returns whether a run has failed."""
+  """Trains the runs that are not done, and gathers the records; returns whether a run failed."""
   with contextlib.ExitStack() as stack:
-    hosts.by_writer(_begin, sweep, stack)
+    hosts.by_writer(_prepare_folder, sweep, stack)
     with signals.caught() as stop:
       try:
         _train(sweep, stop)
@@ -118,65 +125,66 @@ def _run(sweep: Sweep) -> bool:
     return hosts.by_writer(_finish, sweep)
 
 
-def _begin(sweep: Sweep, stack: contextlib.ExitStack) -> None:
-  """Keeps others out of the folder while the stack is open, and makes the folder ready."""
+def _prepare_folder(sweep: Sweep, stack: contextlib.ExitStack) -> None:
+  """Locks the folder, or the shard's runs, while the stack is open, and prepares the folder."""
   if sweep.shard is not None:
     stack.enter_context(access.runs_lock(sweep, access.runs_of(sweep)))
     access.prepare_shared(sweep)
     return
-  local = flags.FLAGS.engine == "local"
-  keep = locks.folder_lock if local else access.driver_lock
-  stack.enter_context(keep(sweep.folder))
+  has_workers = flags.FLAGS.engine != "local"
+  lock = access.driver_lock if has_workers else locks.folder_lock
+  stack.enter_context(lock(sweep.folder))
   access.prepare(sweep, flags.FLAGS.overwrite)
 
 
-def _finish(sweep: Sweep) -> bool:
-  if sweep.shard is None:
-    return finish.finish(sweep.folder, sweep.ids)
-  return finish.finish_shard(sweep.folder, list(sweep.ids), access.runs_of(sweep))
-
-
 def _train(sweep: Sweep, stop: signals.Stop) -> None:
-  """Trains the runs that have not ended; those that have failed if the flags say so."""
-  done, wanted = hosts.by_writer(_to_do, sweep)
+  """Trains the runs that are not done; failed ones only with --retry_failed."""
+  done, wanted = hosts.by_writer(_status, sweep)
   if not hosts.is_writer():
     train_runs(sweep, wanted, stop, lambda *_: None)
     return
-  ended = int(sum(done.values()))
-  if ended:
-    print(f"{ended} of {len(done)} runs have ended before and are kept.")
-  with progress.show(len(done), ended, Console()) as report:
+  num_done = int(sum(done.values()))
+  if num_done:
+    print(f"{num_done} of {_count(len(done), 'run')} already done; their records are kept.")
+  with progress.show(len(done), num_done, Console()) as report:
 
-    def news(run: grid.Run, what: str, share: float, loss: float | None) -> None:
+    def on_progress(run: grid.Run, phase: str, share: float, loss: float | None) -> None:
       done[sweep.names[run]] = share
-      words = _words(run) if what == "training" else f"{_words(run)}: {what}"
-      report(words, sum(done.values()), loss)
+      name = _group_name(run)
+      report(name if phase == "training" else f"{name}: {phase}", sum(done.values()), loss)
 
-    engines.ENGINES[flags.FLAGS.engine](sweep, wanted, stop, news)
+    engines.ENGINES[flags.FLAGS.engine](sweep, wanted, stop, on_progress)
 
 
-def _to_do(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
-  """How much of each run is done, and which are to be trained."""
+def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
+  """Returns the share of each run that is done, 0 or 1, and the ids of the runs to train."""
   folder, retry = sweep.folder, flags.FLAGS.retry_failed
   done = {name: float(run_files.is_done(folder, name)) for name in access.runs_of(sweep)}
   return done, [n for n in done if not done[n] and (retry or not run_files.has_failed(folder, n))]
 
 
+def _finish(sweep: Sweep) -> bool:
+  """Gathers and draws the records, or reports on the shard; returns whether a run failed."""
+  if sweep.shard is None:
+    return finish.finish(sweep.folder, sweep.ids)
+  return finish.finish_shard(sweep.folder, list(sweep.ids), access.runs_of(sweep))
+
+
 def _stopped(sweep: Sweep, number: int) -> NoReturn:
-  """Ends a process that has stopped as it was asked to, and all others have."""
-  writer = hosts.is_writer()
+  """Ends this process after a signal, once all processes have stopped."""
+  is_writer = hosts.is_writer()
   hosts.leave()
-  if not writer:
+  if not is_writer:
     exits.interrupted(status=128 + number)
   _interrupted(sweep, number)
 
 
 def _interrupted(sweep: Sweep, number: int) -> NoReturn:
-  own = access.runs_of(sweep)
-  ended = sum(run_files.is_done(sweep.folder, name) for name in own)
+  names = access.runs_of(sweep)
+  num_done = sum(run_files.is_done(sweep.folder, name) for name in names)
   exits.interrupted(
-    f"{ended} of {len(own)} runs have ended, their records are in {sweep.folder}. "
-    "The same command goes on from there.",
+    f"{num_done} of {_count(len(names), 'run')} done; all progress so far is in {sweep.folder}. "
+    "Run the same command again to resume.",
     128 + number,
   )
 

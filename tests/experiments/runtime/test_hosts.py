@@ -56,7 +56,7 @@ def test_two_processes_write_what_one_goes_on_to_write(tmp_path):
   processes[1].terminate()
   results = ended(processes)
   assert [status for status, _ in results] == [143, 143], results
-  assert "0 of 1 runs have ended" in results[0][1]
+  assert "0 of 1 run done" in results[0][1]
 
   assert ended([start(broken)])[0][0] == 0
   assert contents(broken) == contents(whole)

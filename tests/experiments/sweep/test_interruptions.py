@@ -54,7 +54,7 @@ def test_a_killed_or_stopped_sweep_resumes_and_ends_with_the_same_records(
     assert newest(folder) > step
     step = newest(folder)
     if number != signal.SIGKILL:
-      assert "The same command goes on from there" in err and "Traceback" not in err
+      assert "Run the same command again to resume" in err and "Traceback" not in err
   assert step < 15000
   (lines,) = folder.glob("runs/*/metrics.jsonl")
   with lines.open("a") as file:

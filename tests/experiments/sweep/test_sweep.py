@@ -168,7 +168,7 @@ def test_a_run_with_a_damaged_record_is_done_again(
   for run, name in zip(sorted((folder / "runs").iterdir()), names, strict=True):
     damage(run / name)
   assert sweep_in_process(SMOKE, f"--output_dir={folder}") == 0
-  assert "have ended before" not in capsys.readouterr().out
+  assert "already done" not in capsys.readouterr().out
   assert contents(folder) == contents(smoke)
 
 
@@ -200,7 +200,7 @@ def test_a_damaged_sweep_is_named(smoke, sweep_here, tmp_path, capsys):
 def test_overwriting_a_sweep_with_itself_goes_on(smoke, sweep_in_process, capsys):
   before = contents(smoke)
   assert sweep_in_process(SMOKE, f"--output_dir={smoke}", "--overwrite") == 0
-  assert "4 of 4 runs have ended before and are kept" in capsys.readouterr().out
+  assert "4 of 4 runs already done; their records are kept" in capsys.readouterr().out
   assert contents(smoke) == before
 
 
