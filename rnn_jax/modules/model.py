@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Integer, Key, PyTree
 
 from rnn_jax.types import Carry, Cell, Params
 
 AnyArray = Array | np.ndarray
-Inputs = Float[AnyArray, "T B D"] | Int[AnyArray, "T B"]  # vectors, or tokens
-Lengths = Int[AnyArray, " B"]
+Inputs = Float[AnyArray, "T B D"] | Integer[AnyArray, "T B"]  # vectors, or tokens
+Lengths = Integer[AnyArray, " B"]
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Tasks by name."""
+"""Tasks, by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
   "temporal_order",
 ]
 
-# Those of one sequence of one length, which ask for something at the last step.
+# The tasks of a sweep: one input sequence of fixed length, and an answer at the last step.
 TASKS: Mapping[str, Callable[..., Task]] = {
   "adding": adding,
   "charlm": charlm,

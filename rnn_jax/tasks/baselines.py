@@ -1,29 +1,41 @@
-"""What a guess costs that knows how often each answer occurs."""
+"""The loss of a guess that knows only how often each answer occurs."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import Integer, Shaped
 from scipy import special
 
 
-def guess_entropy(counts: np.ndarray) -> float:
-  """Mean −ln p of the best guess that knows how often each answer a occurs in each place s.
+def guess_entropy(counts: Shaped[np.ndarray, "positions answers"]) -> float:
+  """Returns the mean −ln p of the best guess that knows how often answer a occurs at position s.
 
     H = −Σ_sa n_sa ln(n_sa / Σ_a n_sa) / Σ_sa n_sa,  in nats
 
   Args:
-    counts: n, [places, answers], counts or shares.
-  Returns:
-    H.
+    counts: n, [positions, answers], counts or shares.
+  Raises:
+    ValueError: the counts are not a matrix.
   """
   n = np.asarray(counts, np.float64)
-  terms = special.rel_entr(n, n.sum(axis=1, keepdims=True))  # n ln(n / Σ_a n), none above 0
+  if n.ndim != 2:
+    raise ValueError(f"counts must be [positions, answers], got {list(n.shape)}.")
+  terms = special.rel_entr(n, n.sum(axis=1, keepdims=True))  # n ln(n / Σ_a n) ≤ 0
   return float(np.sum(np.abs(terms)) / n.sum())
 
 
-def count_answers(places: Any, answers: Any, num_places: int, num_answers: int) -> np.ndarray:
-  """How often each answer occurs in each place: int64 [num_places, num_answers]."""
-  both = np.ravel(places).astype(np.int64) * num_answers + np.ravel(answers)
-  return np.bincount(both, minlength=num_places * num_answers).reshape(num_places, num_answers)
+def count_answers(
+  positions: Integer[np.ndarray, "*examples"],
+  answers: Integer[np.ndarray, "*examples"],
+  num_positions: int,
+  num_answers: int,
+) -> Integer[np.ndarray, "positions answers"]:
+  """Returns how often each answer occurs at each position, int64 [num_positions, num_answers]."""
+  if np.shape(positions) != np.shape(answers):
+    raise ValueError(
+      f"positions must have the shape of answers, {list(np.shape(answers))}, got "
+      f"{list(np.shape(positions))}."
+    )
+  both = np.ravel(positions).astype(np.int64) * num_answers + np.ravel(answers)
+  counts = np.bincount(both, minlength=num_positions * num_answers)
+  return counts.reshape(num_positions, num_answers)

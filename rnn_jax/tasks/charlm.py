@@ -1,19 +1,20 @@
-"""Character language model on real text."""
+"""Character-level language model on real text."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key, UInt8
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
+from rnn_jax.modules import AnyArray
 from rnn_jax.tasks.task import Batch, Task
 from rnn_jax.text import Corpus, entropy, histogram, load_corpus
-from rnn_jax.types import Array
 
 
 def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) -> Task:
-  """Predict the next character, at every step of windows drawn anywhere in the text.
+  """Builds a character language model's task: predict the next character of a random window.
 
     L = −(1/T) Σ_t ln p(x_{t+1} | x_1 … x_t)
 
@@ -22,27 +23,38 @@ def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) 
   Args:
     sequence_length: T, shorter than the text.
     batch_size: B.
-    corpus: the text; the standard library's source if None.
+    corpus: the text, from `load_corpus`; the standard library's source if None.
   Returns:
     The Task: tokens [T, B], targets [T, B] the tokens one step later.
   Raises:
-    ValueError: the text is not longer than T.
+    TypeError, ValueError: an argument out of range; the text is not longer than T.
   """
   checks.integer("sequence_length", sequence_length)
   checks.integer("batch_size", batch_size)
-  corpus = load_corpus() if corpus is None else corpus
+  corpus = load_corpus() if corpus is None else check_corpus(corpus)
   if len(corpus.text) <= sequence_length:
     raise ValueError(
       f"sequence_length must be below the {len(corpus.text)} characters of corpus "
       f"{corpus.name}, got {sequence_length}."
     )
 
-  def batch(tokens: Array, key: Array) -> Batch:
+  def batch(tokens: UInt8[AnyArray, " N"], key: Key[Array, ""]) -> Batch:
     starts = jax.random.randint(key, (batch_size,), 0, tokens.shape[0] - sequence_length)
-    places = jnp.arange(sequence_length + 1)[:, None] + starts[None]
-    window = jnp.asarray(tokens)[places].astype(jnp.int32)
+    positions = jnp.arange(sequence_length + 1)[:, None] + starts[None]
+    window = jnp.asarray(tokens)[positions].astype(jnp.int32)
     return Batch(window[:-1], window[1:], jnp.ones((sequence_length, batch_size), bool))
 
   tokens, size = corpus.tokens, corpus.vocabulary.size
   baseline = entropy(histogram(tokens, size))
   return Task(tokens, batch, cross_entropy, "nats per character", baseline, size, size)
+
+
+def check_corpus(corpus: Corpus) -> Corpus:
+  """Returns the corpus.
+
+  Raises:
+    TypeError: it is something else, such as a path.
+  """
+  if not isinstance(corpus, Corpus):
+    raise TypeError(f"corpus must be a Corpus, from rnn_jax.text.load_corpus, got {corpus!r:.60}.")
+  return corpus

@@ -1,23 +1,23 @@
-"""Examples of which there is a limited number: their parts, and batches of different ones."""
+"""Tasks with a finite number of examples: train and test parts, and batches without repeats."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import jax
+from jaxtyping import Array, Int, Key
 
 from rnn_jax import checks
-from rnn_jax.types import Array
 
 Part = Literal["train", "test"]
 PARTS = ("train", "test")
 
 
 def check_batch_size(batch_size: int | None, num_examples: int, part: str) -> int:
-  """The batch size, which may be all of a part.
+  """Returns the batch size; None stands for all examples of the part.
 
   Raises:
-    TypeError, ValueError: it is no integer, below 1 or above the number of examples.
+    TypeError, ValueError: it is not an integer, below 1 or above the number of examples.
   """
   if batch_size is None:
     return num_examples
@@ -29,7 +29,7 @@ def check_batch_size(batch_size: int | None, num_examples: int, part: str) -> in
   return batch_size
 
 
-def draw(key: Array, num_examples: int, batch_size: int) -> Array:
-  """Which examples make a batch: int32 [batch_size], different ones."""
-  # A permutation, of which most is thrown away, takes twenty times as long.
+def draw(key: Key[Array, ""], num_examples: int, batch_size: int) -> Int[Array, " B"]:
+  """Draws the examples of a batch, without repeats: int32 indices [batch_size]."""
+  # A permutation of all examples takes twenty times as long, and most of it would be discarded.
   return jax.lax.top_k(jax.random.uniform(key, (num_examples,)), batch_size)[1]

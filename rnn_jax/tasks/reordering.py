@@ -1,4 +1,4 @@
-"""One sequence in, another one out: the same symbols in another order."""
+"""Sequence-to-sequence tasks: generate the symbols of the source in another order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Key
 from scipy import special
 
 from rnn_jax import checks
@@ -14,101 +15,110 @@ from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DecoderInputs
 from rnn_jax.tasks.baselines import guess_entropy
 from rnn_jax.tasks.task import Batch, Task
-from rnn_jax.types import Array
 
 NUM_SYMBOLS = 8  # tokens 1 … 8; token 0 is <eos>
 
+Source = Int[Array, "T B"]
+Lengths = Int[Array, " B"]
+
 
 def reverse(sequence_length: int, batch_size: int) -> Task:
-  """Encoder–decoder: a sequence of symbols, read to its end, is generated backwards.
+  """Builds an encoder–decoder task: generate the source's symbols in reverse order.
 
-    source  s_1 … s_L                    s_i one of 8 symbols, L from 1 to T, all as likely
+    source  s_1 … s_L                    s_i one of 8 symbols, L uniform from 1 to T
     target  s_L … s_1  <eos>
 
-  The baseline guesses each of the symbols alike, and knows how often the sequences that get to a
-  step end there. It costs (ln T + ln 8 · (T + 1)/2) / ((T + 3)/2): the length, and the symbols, of
-  a sequence, by the mean number of its steps.
+  The baseline takes all symbols as equally likely, and knows which share of the sequences that
+  reach a step end there. It costs (ln T + ln 8 · (T + 1)/2) / ((T + 3)/2): a sequence's length and
+  symbols, over its mean number of steps.
 
   Args:
-    sequence_length: T, the longest source.
+    sequence_length: T, the length of the longest source.
     batch_size: B.
   Returns:
     The Task: xs DecoderInputs(source tokens [T, B], source_lengths [B], tokens [T + 1, B]), targets
-    [T + 1, B], loss at all steps up to the `<eos>`, which is token 0 and starts a sequence too.
+    [T + 1, B], loss at all steps up to the `<eos>`. Token 0 is `<eos>`, also the start token.
+  Raises:
+    TypeError, ValueError: an argument is not an integer of at least 1.
   References:
     Sutskever, Vinyals and Le, 2014, https://arxiv.org/abs/1409.3215
   """
 
-  def reversed_(source: Array, lengths: Array) -> Array:
+  def reverse_source(source: Source, lengths: Lengths) -> Source:
     steps = jnp.arange(source.shape[0], dtype=jnp.int32)[:, None]
     return jnp.take_along_axis(source, jnp.maximum(lengths[None] - 1 - steps, 0), axis=0)
 
-  def counts(length: int) -> np.ndarray:
-    return np.outer(length - np.arange(length), np.ones(NUM_SYMBOLS)) / NUM_SYMBOLS
-
-  return _reordering(sequence_length, batch_size, reversed_, counts)
+  return _task(sequence_length, batch_size, reverse_source, _reverse_counts)
 
 
 def sort(sequence_length: int, batch_size: int) -> Task:
-  """Encoder–decoder: a sequence of symbols, read to its end, is generated in order.
+  """Builds an encoder–decoder task: generate the source's symbols in ascending order.
 
-    source  s_1 … s_L                    s_i one of 8 symbols, L from 1 to T, all as likely
+    source  s_1 … s_L                    s_i one of 8 symbols, L uniform from 1 to T
     target  the same, smallest first, then <eos>
 
-  The baseline knows how often each symbol comes first, second … in order, and how often the
-  sequences that get to a step end there. With n_sa the probability that step s exists and its
-  symbol is a, it costs −Σ n_sa ln(n_sa / Σ_a n_sa) / Σ n_sa.
+  The baseline knows how often each symbol comes first, second … in order, and which share of the
+  sequences that reach a step end there. With n_sa the probability that step s exists and its symbol
+  is a, it costs −Σ n_sa ln(n_sa / Σ_a n_sa) / Σ n_sa.
 
   Args:
-    sequence_length: T, the longest source.
+    sequence_length: T, the length of the longest source.
     batch_size: B.
   Returns:
     The Task, as that of `reverse`.
+  Raises:
+    TypeError, ValueError: an argument is not an integer of at least 1.
   References:
     Vinyals, Bengio and Kudlur, 2015, https://arxiv.org/abs/1511.06391
   """
 
-  def ordered(source: Array, lengths: Array) -> Array:
-    del lengths  # what is past the end has no place among the symbols
+  def sort_source(source: Source, lengths: Lengths) -> Source:
+    del lengths  # padding is sorted behind the symbols
     return jnp.sort(jnp.where(source > 0, source, NUM_SYMBOLS + 1), axis=0)
 
-  def counts(length: int) -> np.ndarray:
-    # The symbol at step s is at most a where more than s of L are: P(Bin(L, p) > s), p = a / 8.
-    # Over all L up to T these add up to Σ_{k > s} P(Bin(T + 1, p) > k) / p.
-    p = np.arange(1, NUM_SYMBOLS + 1) / NUM_SYMBOLS
-    more = special.bdtrc(np.arange(1, length + 1)[:, None], length + 1, p) / p
-    at_most = np.cumsum(more[::-1], axis=0)[::-1]
-    return np.maximum(np.diff(at_most, axis=1, prepend=0), 0)  # not below it by rounding
-
-  return _reordering(sequence_length, batch_size, ordered, counts)
+  return _task(sequence_length, batch_size, sort_source, _sort_counts)
 
 
-def _reordering(
+def _reverse_counts(length: int) -> Float[np.ndarray, "T 8"]:
+  return np.outer(length - np.arange(length), np.ones(NUM_SYMBOLS)) / NUM_SYMBOLS
+
+
+def _sort_counts(length: int) -> Float[np.ndarray, "T 8"]:
+  # The symbol at step s is at most a if more than s of L symbols are: P(Bin(L, p) > s), p = a / 8.
+  # Summed over all L up to T this is Σ_{k > s} P(Bin(T + 1, p) > k) / p.
+  p = np.arange(1, NUM_SYMBOLS + 1) / NUM_SYMBOLS
+  more = special.bdtrc(np.arange(1, length + 1)[:, None], length + 1, p) / p
+  at_most = np.cumsum(more[::-1], axis=0)[::-1]
+  return np.maximum(np.diff(at_most, axis=1, prepend=0), 0)  # rounding may give less than 0
+
+
+def _task(
   sequence_length: int,
   batch_size: int,
-  reordered: Callable[[Array, Array], Array],
-  counts: Callable[[int], np.ndarray],
+  reorder: Callable[[Source, Lengths], Source],
+  counts: Callable[[int], Float[np.ndarray, "T 8"]],
 ) -> Task:
-  """The task.
+  """Returns the task.
 
   Args:
     sequence_length: T.
     batch_size: B.
-    reordered: `(source [T, B], lengths [B]) -> [T, B]`, whatever past the end.
-    counts: `T -> [T, 8]`, how often each symbol occurs at each step, of one sequence a length.
+    reorder: `(source [T, B], lengths [B]) -> [T, B]`; its padding may be anything.
+    counts: `T -> [T, 8]`, how often each symbol occurs at each step, summed over one sequence of
+      each length.
   """
   checks.integer("sequence_length", sequence_length)
   checks.integer("batch_size", batch_size)
   shape = sequence_length, batch_size
 
-  def batch(data: tuple[()], key: Array) -> Batch:
+  def batch(data: tuple[()], key: Key[Array, ""]) -> Batch:
     del data
     symbols_key, lengths_key = jax.random.split(key)
     lengths = jax.random.randint(lengths_key, (batch_size,), 1, sequence_length + 1, jnp.int32)
     steps = jnp.arange(sequence_length + 1, dtype=jnp.int32)[:, None]
     symbols = jax.random.randint(symbols_key, shape, 1, NUM_SYMBOLS + 1, jnp.int32)
     source = jnp.where(steps[:-1] < lengths[None], symbols, 0)
-    sequence = jnp.where(steps[:-1] < lengths[None], reordered(source, lengths), 0)
+    sequence = jnp.where(steps[:-1] < lengths[None], reorder(source, lengths), 0)
     end = jnp.zeros((1, batch_size), jnp.int32)
     tokens, targets = jnp.concatenate([end, sequence]), jnp.concatenate([sequence, end])
     return Batch(DecoderInputs(source, lengths, tokens), targets, steps <= lengths[None])

@@ -1,25 +1,25 @@
-"""Synthetic problems with a long lag between what is seen and what is asked."""
+"""Synthetic tasks with a long lag between the relevant inputs and the answer."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Key
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy, squared_error
 from rnn_jax.tasks.task import Batch, Task
-from rnn_jax.types import Array
 
 
-def _last_step(num_steps: int, batch_size: int) -> Array:
+def _last_step(num_steps: int, batch_size: int) -> Bool[Array, "T B"]:
+  """Returns the mask of a loss at the last step only."""
   return jnp.zeros((num_steps, batch_size), bool).at[-1].set(True)
 
 
 def adding(sequence_length: int, batch_size: int) -> Task:
-  """Adding problem: the sum of the two marked numbers among T, asked at the last step.
+  """Builds the adding problem: the sum of two marked numbers among T, due at the last step.
 
     x_t = (u_t, m_t), u_t ~ U(0, 1), one marker m = 1 in each half;  target u_i + u_j at t = T
 
@@ -30,6 +30,8 @@ def adding(sequence_length: int, batch_size: int) -> Task:
     batch_size: B.
   Returns:
     The Task: xs [T, B, 2], targets [T, B, 1], loss at the last step only.
+  Raises:
+    TypeError, ValueError: an argument is not an integer, or too small.
   References:
     Hochreiter and Schmidhuber, 1997, experiment 4, https://doi.org/10.1162/neco.1997.9.8.1735
   """
@@ -37,7 +39,7 @@ def adding(sequence_length: int, batch_size: int) -> Task:
   checks.integer("batch_size", batch_size)
   half = sequence_length // 2
 
-  def batch(data: Any, key: Array) -> Batch:
+  def batch(data: tuple[()], key: Key[Array, ""]) -> Batch:
     del data
     values_key, first_key, second_key = jax.random.split(key, 3)
     values = jax.random.uniform(values_key, (sequence_length, batch_size))
@@ -54,51 +56,55 @@ def adding(sequence_length: int, batch_size: int) -> Task:
 
 
 def copy_memory(sequence_length: int, batch_size: int) -> Task:
-  """Copy memory: ten symbols, a long silence, a signal, and the ten symbols again.
+  """Builds the copy task: ten symbols, repeated after a long run of blanks and a signal.
 
     input   s_1 … s_10  ␣ × (S − 1)  !  ␣ × 10        s_i one of 8 symbols, S = T − 20
     target  ␣ × (S + 10)  s_1 … s_10
 
-  Without memory the best is a uniform guess at the last ten steps: 10 ln 8 / T nats a step.
+  The best guess without memory is uniform at the last ten steps: 10 ln 8 / T nats per step.
 
   Args:
     sequence_length: T = S + 20, at least 21.
     batch_size: B.
   Returns:
     The Task: tokens [T, B] of a vocabulary of 10 (8 symbols, blank, signal), 9 classes.
+  Raises:
+    TypeError, ValueError: an argument is not an integer, or too small.
   References:
     Arjovsky et al., 2016, https://arxiv.org/abs/1511.06464
   """
   checks.integer("sequence_length", sequence_length, minimum=21)
   checks.integer("batch_size", batch_size)
-  symbols, items = 8, 10
-  blank, signal = symbols, symbols + 1
+  num_symbols, items = 8, 10
+  blank, signal = num_symbols, num_symbols + 1
 
-  def batch(data: Any, key: Array) -> Batch:
+  def batch(data: tuple[()], key: Key[Array, ""]) -> Batch:
     del data
-    shown = jax.random.randint(key, (items, batch_size), 0, symbols)
-    silence = jnp.full((sequence_length - items, batch_size), blank)
-    xs = jnp.concatenate([shown, silence]).at[-items - 1].set(signal)
-    targets = jnp.concatenate([silence, shown])
+    symbols = jax.random.randint(key, (items, batch_size), 0, num_symbols)
+    blanks = jnp.full((sequence_length - items, batch_size), blank)
+    xs = jnp.concatenate([symbols, blanks]).at[-items - 1].set(signal)
+    targets = jnp.concatenate([blanks, symbols])
     return Batch(xs, targets, jnp.ones((sequence_length, batch_size), bool))
 
-  baseline = items * math.log(symbols) / sequence_length
-  return Task((), batch, cross_entropy, "nats per step", baseline, symbols + 1, symbols + 2)
+  baseline = items * math.log(num_symbols) / sequence_length
+  return Task((), batch, cross_entropy, "nats per step", baseline, num_symbols + 1, num_symbols + 2)
 
 
 def temporal_order(sequence_length: int, batch_size: int) -> Task:
-  """Temporal order: in which order did two signals appear, far back among distractors?
+  """Builds the temporal order task: the order of two signals, seen long ago among distractors.
 
     x_i, x_j ∈ {X, Y}, i ∈ [T/10, 2T/10), j ∈ [4T/10, 5T/10), elsewhere x_t ∈ {a, b, c, d};
     class XX, XY, YX or YY at t = T
 
-  A guess costs ln 4 nats.
+  A uniform guess costs ln 4 nats.
 
   Args:
     sequence_length: T, at least 10.
     batch_size: B.
   Returns:
     The Task: tokens [T, B] of a vocabulary of 6, 4 classes, loss at the last step only.
+  Raises:
+    TypeError, ValueError: an argument is not an integer, or too small.
   References:
     Hochreiter and Schmidhuber, 1997, experiment 6a; in the form of Pascanu et al., 2013,
     https://arxiv.org/abs/1211.5063
@@ -108,7 +114,7 @@ def temporal_order(sequence_length: int, batch_size: int) -> Task:
   distractors = 4
   tenth = sequence_length // 10
 
-  def batch(data: Any, key: Array) -> Batch:
+  def batch(data: tuple[()], key: Key[Array, ""]) -> Batch:
     del data
     noise_key, signal_key, first_key, second_key = jax.random.split(key, 4)
     noise = jax.random.randint(noise_key, (sequence_length, batch_size), 0, distractors)

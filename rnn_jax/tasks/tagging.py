@@ -1,4 +1,4 @@
-"""Token classes of Python source, character by character."""
+"""Tagging task: the token class of each character of Python source."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, Key, UInt8
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
 from rnn_jax.tasks.baselines import count_answers, guess_entropy
+from rnn_jax.tasks.charlm import check_corpus
 from rnn_jax.tasks.examples import PARTS, Part, check_batch_size, draw
 from rnn_jax.tasks.task import Batch, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, Vocabulary, build_vocabulary
 from rnn_jax.text.corpus import standard_library_files
 from rnn_jax.text.python_source import CLASSES, TaggedLine, tagged_lines
-from rnn_jax.types import Array
 
-_EVERY = 8  # files of the standard library: a sample of some 20,000 lines in half a second
+_EVERY = 8  # of the standard library's files: a sample of some 20,000 lines in half a second
 
 
 class Lines(NamedTuple):
@@ -31,17 +32,17 @@ class Lines(NamedTuple):
     lengths: int32 [N].
   """
 
-  tokens: np.ndarray
-  classes: np.ndarray
-  lengths: np.ndarray
+  tokens: UInt8[np.ndarray, "N T"]
+  classes: UInt8[np.ndarray, "N T"]
+  lengths: Int[np.ndarray, " N"]
 
 
 class TaggedText(NamedTuple):
-  """Python source in two parts, and the vocabulary of both.
+  """Python source in a training and a test part, and the vocabulary of both.
 
   Attributes:
-    train, test: lines.
-    vocabulary: of both.
+    train, test: the lines of each part.
+    vocabulary: holds the characters of both parts.
   """
 
   train: Sequence[TaggedLine]
@@ -52,23 +53,24 @@ class TaggedText(NamedTuple):
 def tagging(
   sequence_length: int, batch_size: int | None, corpus: Corpus | None = None, part: Part = "train"
 ) -> Task:
-  """Many to many, aligned: which kind of token is each character of a line of Python part of?
+  """Builds an aligned many-to-many task: the token class of each character in a line of Python.
 
     L = −(1/n) Σ_t ln p(class of x_t | x_1 … x_t);  with a bidirectional network, given x_1 … x_n
 
   The classes are those of the standard library's own tokenizer, see `tagged_lines`. The baseline
-  knows how often each class occurs in the training part; `class_entropy` has the stronger one that
-  sees the character, too.
+  knows how often each class occurs in the training part; `class_entropy` also computes the stronger
+  baseline that sees the character.
 
   Args:
     sequence_length: T; longer lines are left out, shorter ones padded.
-    batch_size: B different lines; None for all of the part.
-    corpus: one Python file; a sample of the standard library if None.
+    batch_size: B lines, without repeats; None for the whole part.
+    corpus: one Python file, from `load_corpus`; a sample of the standard library if None.
     part: `train` or `test`, see `load_tagged`.
   Returns:
-    The Task: tokens [T, B], targets [T, B] places in `CLASSES`, lengths [B].
+    The Task: tokens [T, B], targets [T, B] indices into `CLASSES`, lengths [B].
   Raises:
-    TypeError, ValueError: an argument out of range; no line is that short; the text is no Python.
+    TypeError, ValueError: an argument out of range; every line is longer than T; the text is not
+      Python.
   """
   checks.integer("sequence_length", sequence_length)
   checks.choice("part", part, PARTS)
@@ -79,9 +81,9 @@ def tagging(
     lines = _padded(text.test, sequence_length, text.vocabulary, "test")
   count = check_batch_size(batch_size, len(lines.lengths), part)
 
-  def batch(data: Lines, key: Array) -> Batch:
-    places = draw(key, data.lengths.shape[0], count)
-    tokens, classes, lengths = (jnp.asarray(a)[places].astype(jnp.int32) for a in data)
+  def batch(data: Lines, key: Key[Array, ""]) -> Batch:
+    chosen = draw(key, data.lengths.shape[0], count)
+    tokens, classes, lengths = (jnp.asarray(a)[chosen].astype(jnp.int32) for a in data)
     mask = jnp.arange(sequence_length, dtype=jnp.int32)[:, None] < lengths[None]
     return Batch(tokens.T, classes.T, mask, lengths)
 
@@ -90,25 +92,27 @@ def tagging(
 
 
 def class_entropy(lines: Lines, *, given_character: bool = False) -> float:
-  """H(class) = −Σ p ln p of a character, or H(class | character), in nats."""
+  """Returns H(class) = −Σ p ln p of a character, or H(class | character), in nats."""
   valid = np.arange(lines.tokens.shape[1]) < lines.lengths[:, None]
-  places = lines.tokens[valid] if given_character else np.zeros(valid.sum(), np.uint8)
-  return guess_entropy(count_answers(places, lines.classes[valid], 256, len(CLASSES)))
+  positions = lines.tokens[valid] if given_character else np.zeros(valid.sum(), np.uint8)
+  return guess_entropy(count_answers(positions, lines.classes[valid], 256, len(CLASSES)))
 
 
 def load_tagged(corpus: Corpus | None = None) -> TaggedText:
-  """Tagged lines of Python, in a part for training and one for testing.
+  """Returns tagged lines of Python, in a training and a test part.
 
-  Of the standard library, every eighth file is taken, and every fifth of its packages (and of the
-  modules that are in no package) is for testing: files of one package may be much alike. Files that
-  cannot be tokenised are left out. Of a file, the last fifth of the lines is for testing.
+  From the standard library it takes every eighth file. Every fifth package, and every fifth module
+  outside packages, is for testing: the split is by package because files of one package can be much
+  alike. Files that cannot be tokenized are left out. From a single file, the last fifth of the
+  lines is for testing.
 
   Args:
     corpus: one Python file; the standard library if None, or named `stdlib`.
   Raises:
-    ValueError: the file is no Python that can be tokenised, or has less than two lines.
+    TypeError: the corpus is not a `Corpus`.
+    ValueError: the file cannot be tokenized as Python, or has fewer than two lines.
   """
-  if corpus is None or corpus.name == STANDARD_LIBRARY:
+  if corpus is None or check_corpus(corpus).name == STANDARD_LIBRARY:
     return _standard_library()
   try:
     lines = tagged_lines(corpus.text.tobytes())
@@ -142,7 +146,7 @@ def _text(train: Sequence[TaggedLine], test: Sequence[TaggedLine]) -> TaggedText
 
 
 def _padded(lines: Sequence[TaggedLine], length: int, vocabulary: Vocabulary, part: Part) -> Lines:
-  """Those lines that are not longer than `length`."""
+  """Returns the lines that are not longer than `length`, padded to it."""
   short = [line for line in lines if len(line.text) <= length]
   if not short:
     least = min(len(line.text) for line in lines)

@@ -1,11 +1,13 @@
-"""What is learned: batches from a key, a loss, and the baseline that it must beat."""
+"""A task: batches from a key, a loss, and a baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from rnn_jax.types import Array
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+Targets = Int[Array, "T B"] | Float[Array, "T B O"]
 
 
 class Batch(NamedTuple):
@@ -15,32 +17,32 @@ class Batch(NamedTuple):
     xs: [T, B, D], or tokens [T, B]; `DecoderInputs` for decoders.
     targets: [T, B] classes, or [T, B, O] values.
     mask: [T, B] bool, the steps whose loss counts.
-    lengths: [B] integers, the valid steps of each sequence; None where all have all.
+    lengths: [B] integers, number of valid steps of each sequence; None if all steps are valid.
   """
 
-  xs: Any
-  targets: Array
-  mask: Array
-  lengths: Array | None = None
+  xs: PyTree
+  targets: Targets
+  mask: Bool[Array, "T B"]
+  lengths: Int[Array, " B"] | None = None
 
 
 class Task(NamedTuple):
   """A sequence problem.
 
   Attributes:
-    data: arrays that batches are drawn from, `()` where they are made from the key alone.
+    data: arrays from which batches are drawn; `()` if batches depend on the key alone.
     batch: `(data, key) -> Batch`, pure.
     loss: `(outputs [..., O], targets) -> [...]`, per step.
-    unit: of the loss.
-    baseline: mean loss of the best guess that knows how often each answer occurs, and where, but
-      nothing of the sequence; to be beaten.
+    unit: of the loss, for display.
+    baseline: mean loss of the best guess that knows the frequency of each answer at each position
+      of a sequence, and nothing else about the sequence. A model that learns must get below it.
     output_size: O, width of the network's output.
-    vocabulary_size: number of tokens, where xs are tokens; None where they are vectors.
+    vocabulary_size: number of tokens; None if xs are vectors.
   """
 
-  data: Any
-  batch: Callable[[Any, Array], Batch]
-  loss: Callable[[Array, Array], Array]
+  data: PyTree
+  batch: Callable[[PyTree, Key[Array, ""]], Batch]
+  loss: Callable[[Float[Array, "*steps O"], Array], Float[Array, "*steps"]]
   unit: str
   baseline: float
   output_size: int

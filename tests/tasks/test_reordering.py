@@ -35,7 +35,7 @@ def test_target_is_the_source_in_another_order(make):
 
 
 @pytest.mark.parametrize("make", SAME)
-def test_all_lengths_and_symbols_are_as_likely(make):
+def test_lengths_and_symbols_are_uniform(make):
   batch = drawn(make(4, 8000))
   lengths = np.bincount(batch.xs.source_lengths)[1:]
   np.testing.assert_allclose(lengths / 8000, 1 / 4, atol=4 * math.sqrt(3 / 16 / 8000))
@@ -44,13 +44,13 @@ def test_all_lengths_and_symbols_are_as_likely(make):
 
 
 @pytest.mark.parametrize("length", [1, 7])
-def test_baseline_of_reverse_is_what_its_docstring_says(length):
+def test_baseline_of_reverse_is_the_documented_formula(length):
   expected = (math.log(length) + math.log(8) * (length + 1) / 2) / ((length + 3) / 2)
   assert reverse(length, 1).baseline == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("make", SAME)
-def test_baseline_is_that_of_counting_all_sequences(make):
+def test_baseline_equals_an_enumeration_of_all_sequences(make):
   longest = 3
   counts = [collections.Counter() for _ in range(longest + 1)]
   for length in range(1, longest + 1):

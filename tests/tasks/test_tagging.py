@@ -1,4 +1,4 @@
-"""Tagged Python: the parts, the padding and the baselines."""
+"""Tagged Python: parts, padding and baselines."""
 
 from __future__ import annotations
 
@@ -74,21 +74,3 @@ def test_standard_library_is_sampled_and_its_parts_share_few_lines():
   assert task.output_size == len(CLASSES)
   assert task.vocabulary_size < 256
   assert class_entropy(task.data, given_character=True) < 0.6 * task.baseline
-
-
-@pytest.mark.parametrize(
-  ("call", "message"),
-  [
-    (
-      lambda: tagging(10, 1, CORPUS),
-      "sequence_length must be at least 20, the shortest line of part train, got 10.",
-    ),
-    (lambda: tagging(40, 9, CORPUS), "at most the 8 examples of part train, got 9"),
-    (lambda: tagging(40, 1, CORPUS, "dev"), "Unknown part 'dev'"),
-    (lambda: tagging(40, 1, corpus_of(b"x = (\n")), "corpus tiny.py: text must be Python source"),
-    (lambda: tagging(40, 1, corpus_of(b"\n\nx\n")), "at least two lines .* got 1"),
-  ],
-)
-def test_bad_arguments_are_named(call, message):
-  with pytest.raises(ValueError, match=message):
-    call()

@@ -1,4 +1,4 @@
-"""Tasks: what is shown, what is asked, and the baseline to be beaten."""
+"""Tasks: inputs, targets and baselines."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def drawn(task, seed=0):
 
 @pytest.fixture(scope="module", params=MADE)
 def made(request):
-  """(task, its batches by key)."""
+  """Returns (task, `key -> batch`)."""
   task = MADE[request.param]()
   batch = jax.jit(task.batch)
   return task, lambda key: jax.device_get(batch(task.data, key))
 
 
-def test_batch_has_the_shapes_and_dtypes_that_the_task_promises(made):
+def test_batch_has_the_documented_shapes_and_dtypes(made):
   task, batch_by = made
   batch = batch_by(jax.random.key(0))
   inputs = batch.xs.tokens if isinstance(batch.xs, DecoderInputs) else batch.xs
@@ -83,7 +83,7 @@ def test_batch_has_the_shapes_and_dtypes_that_the_task_promises(made):
     assert 0 <= np.min(batch.targets) <= np.max(batch.targets) < task.output_size
 
 
-def test_what_counts_is_inside_the_sequences(made):
+def test_the_mask_is_true_on_valid_steps_alone(made):
   batch = made[1](jax.random.key(0))
   if batch.lengths is not None:
     assert batch.lengths.dtype == np.int32
@@ -102,7 +102,7 @@ def test_decoders_read_the_target_one_step_late(made):
       np.testing.assert_array_equal(valid, np.arange(len(target)) < length)
 
 
-def test_loss_is_one_number_a_step_and_example(made):
+def test_loss_is_one_number_per_step_and_example(made):
   task, batch_by = made
   batch = batch_by(jax.random.key(0))
   losses = task.loss(jnp.zeros((*batch.mask.shape, task.output_size)), batch.targets)
@@ -119,7 +119,7 @@ def test_batch_depends_on_the_key_alone(made):
   assert not np.array_equal(first.xs, other.xs)
 
 
-def test_data_may_be_closed_over_and_keys_mapped(made):
+def test_batch_can_be_mapped_over_keys(made):
   task, batch_by = made
   keys = jax.random.split(jax.random.key(0), 2)
   mapped = jax.jit(jax.vmap(lambda key: task.batch(task.data, key)))(keys)
@@ -131,7 +131,7 @@ def test_data_may_be_closed_over_and_keys_mapped(made):
 
 
 @pytest.mark.parametrize("length", [2, 5, 30])
-def test_adding_marks_one_number_in_each_half_and_asks_for_their_sum(length):
+def test_adding_marks_one_number_in_each_half_and_targets_their_sum(length):
   xs, targets, mask, _ = drawn(adding(length, 500))
   values, marks = np.moveaxis(xs, -1, 0)
   assert values.min() >= 0
@@ -139,7 +139,7 @@ def test_adding_marks_one_number_in_each_half_and_asks_for_their_sum(length):
   assert set(np.unique(marks)) <= {0, 1}
   np.testing.assert_array_equal(marks[: length // 2].sum(axis=0), 1)
   np.testing.assert_array_equal(marks[length // 2 :].sum(axis=0), 1)
-  assert np.all(marks.any(axis=1))  # every place is marked in some example
+  assert np.all(marks.any(axis=1))  # every position is marked in some example
   np.testing.assert_allclose(
     targets[..., 0], np.tile((values * marks).sum(0), (length, 1)), rtol=1e-6
   )
@@ -150,7 +150,7 @@ def test_adding_baseline_is_the_variance_of_the_target():
   task = adding(10, 20_000)
   target = np.asarray(drawn(task).targets[-1, :, 0], np.float64)
   assert task.baseline == 1 / 6
-  # Of a triangular law the sample mean is right to 0.0029, the sample variance to 0.0014 (1 σ).
+  # The sum has a triangular distribution: σ is 0.0029 for the sample mean, 0.0014 for the variance.
   assert np.mean(target) == pytest.approx(1, abs=0.012)
   assert np.var(target) == pytest.approx(1 / 6, abs=0.006)
   losses = task.loss(jnp.ones((1, 20_000, 1)), target[None, :, None].astype(np.float32))
@@ -161,13 +161,12 @@ def test_adding_baseline_is_the_variance_of_the_target():
 
 
 @pytest.mark.parametrize("length", [21, 50])
-def test_copy_memory_shows_ten_symbols_and_asks_for_them_after_the_signal(length):
+def test_copy_memory_shows_ten_symbols_and_targets_them_after_the_signal(length):
   xs, targets, mask, _ = drawn(copy_memory(length, 200))
   blank, signal = 8, 9
   shown = xs[:10]
   assert set(np.unique(shown)) == set(range(8))
-  silence = length - 21
-  expected = [blank] * silence + [signal] + [blank] * 10
+  expected = [blank] * (length - 21) + [signal] + [blank] * 10
   np.testing.assert_array_equal(xs[10:], np.tile(expected, (200, 1)).T)
   np.testing.assert_array_equal(targets[:-10], blank)
   np.testing.assert_array_equal(targets[-10:], shown)
@@ -177,7 +176,7 @@ def test_copy_memory_shows_ten_symbols_and_asks_for_them_after_the_signal(length
 def test_copy_memory_baseline_is_a_uniform_guess_at_the_last_ten_steps():
   task = copy_memory(70, B)
   assert task.baseline == pytest.approx(10 * math.log(8) / 70)
-  assert task.baseline == pytest.approx(0.2971, abs=5e-5)  # 50 steps of silence
+  assert task.baseline == pytest.approx(0.2971, abs=5e-5)  # 50 blank steps
   targets = np.asarray(drawn(task).targets)
   logits = np.full((70, B, 9), -1e9, np.float32)
   logits[:-10, :, 8] = 0
@@ -188,15 +187,15 @@ def test_copy_memory_baseline_is_a_uniform_guess_at_the_last_ten_steps():
 # Temporal order
 
 
-def test_temporal_order_hides_two_signals_and_asks_for_their_order():
+def test_temporal_order_hides_two_signals_and_targets_their_order():
   length, batch_size = 50, 2000
   batch = drawn(temporal_order(length, batch_size))
   xs, targets, mask = map(np.asarray, (batch.xs, batch.targets, batch.mask))
   signals = xs >= 4
-  places = np.argwhere(signals.T)[:, 1].reshape(batch_size, 2)
-  assert set(places[:, 0]) == set(range(5, 10))
-  assert set(places[:, 1]) == set(range(20, 25))
-  first, second = xs[places.T, np.arange(batch_size)] - 4
+  positions = np.argwhere(signals.T)[:, 1].reshape(batch_size, 2)
+  assert set(positions[:, 0]) == set(range(5, 10))
+  assert set(positions[:, 1]) == set(range(20, 25))
+  first, second = xs[positions.T, np.arange(batch_size)] - 4
   np.testing.assert_array_equal(targets, np.tile(2 * first + second, (length, 1)))
   counts = np.bincount(targets[-1])
   assert len(counts) == 4
@@ -228,7 +227,7 @@ def test_charlm_windows_cover_the_text_from_start_to_end():
   assert set(np.asarray(batch.targets[-1])) == {8, 9, 10, 11}
 
 
-def test_charlm_takes_a_text_that_is_one_character_longer_than_the_window():
+def test_charlm_accepts_a_text_one_character_longer_than_the_window():
   batch = drawn(charlm(3, 2, corpus_of(b"abcd")))
   np.testing.assert_array_equal(batch.xs, [[0, 0], [1, 1], [2, 2]])
   np.testing.assert_array_equal(batch.targets, [[1, 1], [2, 2], [3, 3]])
@@ -240,7 +239,7 @@ def test_charlm_baseline_is_the_unigram_entropy():
   assert (task.vocabulary_size, task.output_size) == (4, 4)
 
 
-def test_charlm_reads_the_standard_library_unless_told_otherwise():
+def test_charlm_reads_the_standard_library_by_default():
   task = charlm(10, 2)
   assert task.data.dtype == np.uint8
   assert 100 < task.vocabulary_size <= 256

@@ -1,0 +1,51 @@
+"""Wrong arguments of tasks are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rnn_jax.tasks import charlm, digits, reverse, sequential_digits, sort, spelling, tagging
+from rnn_jax.tasks.baselines import count_answers, guess_entropy
+from rnn_jax.text import Corpus, build_vocabulary
+
+
+def corpus_of(text):
+  return Corpus("tiny.py", np.frombuffer(text, np.uint8), build_vocabulary(text), "")
+
+
+CORPUS = corpus_of(b"".join(b"if a%s: return %d # no\n" % (b"b" * i, i) for i in range(10)))
+NOT_A_CORPUS = "corpus must be a Corpus, from rnn_jax.text.load_corpus, got 'a.txt'."
+
+# (function, arguments, message)
+CASES = [
+  (digits, (899,), "batch_size must be at most the 898 examples of part train, got 899."),
+  (digits, (1, "trian"), "Unknown part 'trian'; did you mean 'train'?"),
+  (digits, (1.0,), "batch_size must be an integer, got 1.0."),
+  (spelling, (0,), "batch_size must be at least 1, got 0."),
+  (sequential_digits, (784, 1), "must be 64, the pixels of an image, got 784."),
+  (reverse, (0, 1), "sequence_length must be at least 1, got 0."),
+  (reverse, (3, [1]), "batch_size must be an integer, got [1]."),
+  (sort, (3, 0), "batch_size must be at least 1, got 0."),
+  (charlm, (3, 1, "a.txt"), NOT_A_CORPUS),
+  (tagging, (40, 1, "a.txt"), NOT_A_CORPUS),
+  (tagging, (10, 1, CORPUS), "must be at least 20, the shortest line of part train, got 10."),
+  (tagging, (40, 9, CORPUS), "at most the 8 examples of part train, got 9"),
+  (tagging, (40, 1, CORPUS, "dev"), "Unknown part 'dev'"),
+  (tagging, (40, 1, corpus_of(b"x = (\n")), "corpus tiny.py: text must be Python source"),
+  (tagging, (40, 1, corpus_of(b"\n\nx\n")), "at least two lines that are not empty, got 1."),
+  (guess_entropy, (np.ones(3),), "counts must be [positions, answers], got [3]."),
+  (
+    count_answers,
+    (np.zeros(3, int), np.zeros(2, int), 1, 1),
+    "positions must have the shape of answers, [2], got [3].",
+  ),
+]
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(("call", "arguments", "message"), CASES)
+def test_wrong_arguments_are_named(call, arguments, message):
+  with pytest.raises((TypeError, ValueError)) as error:
+    call(*arguments)
+  assert message in str(error.value)
