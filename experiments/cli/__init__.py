@@ -1,1 +1,1 @@
-"""What the commands share on the command line: parsing, errors, progress."""
+"""The command line of all commands: flags, their parsers, errors, tables, progress."""

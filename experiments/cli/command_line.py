@@ -1,4 +1,4 @@
-"""Starting a program: flags and flagfiles, and every error of the user's as one line."""
+"""Starts a program: flags and flagfiles, and every user error as one line."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def warn(message: str) -> None:
 
 @contextlib.contextmanager
 def errors_in_one_line(files: str) -> Iterator[None]:
-  """Ends the program with one line for all that a user's input, files or machine may cause.
+  """Ends the program with one line for errors of the user's input, files or machine.
 
   Args:
-    files: what is said where a file fails.
+    files: beginning of the line if a file could not be read or written.
   """
   try:
     yield
@@ -41,11 +41,10 @@ def errors_in_one_line(files: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_name_flags() -> Iterator[None]:
-  """Lets errors of the library, which begin with an argument's name, begin with the flag's.
+  """Prefixes the library's errors, which begin with the name of an argument, with `--`.
 
   Raises:
-    ValueError: in place of a TypeError or ValueError, whose message begins with the name of an
-      argument, or of an ImportError.
+    ValueError: in place of a TypeError, ValueError or ImportError.
   """
   try:
     yield
@@ -56,17 +55,17 @@ def errors_name_flags() -> Iterator[None]:
 
 
 def check_no_arguments(arguments: Sequence[str]) -> None:
-  """Refuses what is left of a command line beside flags."""
+  """Refuses command-line arguments that are not flags."""
   if arguments:
     raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
 
 
 def path(name: str, text: str) -> Path:
-  """The path that a flag names, `~` expanded."""
+  """Returns the path that the flag `name` holds, with `~` expanded."""
   try:
     text.encode()
     if "\0" in text:
-      raise RuntimeError("no path holds a null character")
+      raise RuntimeError("a path cannot hold a null character")
     return Path(text).expanduser()
   except (UnicodeEncodeError, RuntimeError) as error:
     raise ValueError(f"--{name} must be a path, got {text!r} ({error}).") from None
@@ -85,11 +84,11 @@ def folder(name: str) -> Path:
 
 
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
-  """Parses the flags and calls `main` with what is left; wrong flags end in one line.
+  """Parses the flags and calls `main` with the other arguments; wrong flags are one line.
 
   Args:
-    main: receives the arguments that are no flags.
-    argv: program name and arguments; `sys.argv` if None.
+    main: receives the arguments that are not flags.
+    argv: program name and arguments; None for `sys.argv`.
   """
 
   def parse(args: Sequence[str]) -> list[str]:
@@ -100,7 +99,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       exits.fail(str(error))
 
   def start(args: list[str]) -> None:
-    # At level INFO jax tells of each backend that it looked for in vain.
+    # At level INFO jax reports each backend that it did not find.
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
     try:
@@ -109,7 +108,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except KeyboardInterrupt:
       exits.interrupted()
     except BrokenPipeError:
-      # Whoever read the output, `head` for one, has seen enough.
+      # The reader of the output, such as `head`, has closed it.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       sys.exit(exits.INTERRUPTED)
 
@@ -126,7 +125,7 @@ def _show_in_help() -> None:
 
 
 def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -> None:
-  """Refuses flagfiles that cannot be read, and lines in them that are no `--flag=value`."""
+  """Refuses unreadable flagfiles, and lines in them that are not `--flag=value`."""
   for i, arg in enumerate(args):
     name, equals, value = arg.partition("=")
     if arg == "--":
@@ -147,6 +146,7 @@ def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -
     for number, line in enumerate(lines, start=1):
       if line and not line.startswith(("#", "//")) and not ("=" in line and line.startswith("-")):
         raise ValueError(
-          f"--flagfile must hold one --flag=value a line, got '{line}' in line {number} of {value}."
+          f"--flagfile must hold one --flag=value per line, got '{line}' in line {number} of "
+          f"{value}."
         )
     _check_flagfiles([line for line in lines if line.startswith("-")], seen | {file})

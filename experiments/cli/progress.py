@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a training: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _SECONDS_BETWEEN_LINES = 5.0
 def show(
   total: int, finished: int, console: Console, *, title: str = "sweep", unit: str = "runs"
 ) -> Iterator[Report]:
-  """Yields `report(what, done, loss)`, to be called as often as there is news.
+  """Yields `report(activity, done, loss)`, to be called whenever there is progress.
 
   Args:
-    total: units of work in all.
-    finished: how many of them an earlier start has finished.
-    console: where to.
-    title: in front of the bar.
-    unit: of work.
+    total: total number of units of work.
+    finished: number of units that were done before.
+    console: where the bar is shown.
+    title: title of the bar.
+    unit: name of the units.
   Yields:
-    A function of what is going on, the units done (a run half-way counts ½) and the latest loss, if
-    there is one.
+    A function of the current activity, the number of units done (a run half-way counts ½) and the
+    latest loss, None if there is no new one.
   """
   start = time.monotonic()
   last_loss = math.nan

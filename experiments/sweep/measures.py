@@ -1,4 +1,4 @@
-"""What a sweep can measure beside the norms of every training step, by name."""
+"""The measures that a sweep can record in addition to the gradient norms."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ Variables = dict[str, Array]
 
 
 class Moment(NamedTuple):
-  """A network in training, before the update of one step.
+  """The state of a training at one step, before its update.
 
   Attributes:
     model: the network.
     params: its params.
-    task: what it learns.
-    batch: the step's.
-    share: this device's part of the batch, where several share it.
-    mean: `[..., examples of the share] -> [...]`, over the whole batch.
+    task: the task.
+    batch: the step's batch.
+    share: this device's share of the batch; all of it unless devices share batches.
+    mean: `[..., examples of the share] -> [...]`, the mean over the whole batch.
   """
 
   model: DeepRNN
@@ -52,32 +52,33 @@ class Moment(NamedTuple):
   mean: Callable[[Array], Array]
 
   def network(self, batch: Batch) -> tuple[Sequence[Cell], Sequence[Params], Array]:
-    """(cells, their params, what the first of them reads)."""
+    """Returns (cells, their params, the first cell's inputs)."""
     return self.model.trunk({"params": self.params}, batch.xs)
 
   def loss(self, ys: Array, targets: Array) -> Array:
-    """The task's loss of the top cell's outputs ys."""
+    """Returns the task's loss of the top cell's outputs ys."""
     outputs: Any = self.model.apply({"params": self.params}, ys, method="readout")
     return self.task.loss(outputs, targets)
 
   def mean_loss(self, ys: Array) -> Array:
-    """The training loss of the batch, from the top cell's outputs ys [T, B, H]."""
+    """Returns the training loss of the batch, from the top cell's outputs ys [T, B, H]."""
     return masked_mean(self.loss(ys, self.batch.targets), self.batch.mask)
 
 
 class Measure(NamedTuple):
-  """One measure.
+  """A measure.
 
   Attributes:
     note: what it is, as an attribute of the records. A changed note changes their bytes.
     summary: what it is, for the table of measures.
     cost: what it costs, for the same table.
-    dims: of its variables, beside run and step; some may have only the first of them.
-    labels: its variables, and what a figure calls them; for other leaves of the carry than the
-      hidden state there may be more (`…_cell`).
-    compute: its variables, one number for the whole batch in each place.
-    bounds: of its values, where they have any.
-    needs: what a cell must have for it, in words; empty for nothing.
+    dims: dimensions of its variables, in addition to run and step. Some variables have only the
+      first of them.
+    labels: variable -> label in figures. Leaves of the carry other than the hidden state add
+      variables of their own (`…_cell`).
+    compute: moment -> variables, averaged over the batch.
+    bounds: bounds of its values; None if there are none.
+    needs: what it needs a cell to have, as text; empty for nothing.
     fits: whether a cell has that.
   """
 
@@ -92,14 +93,15 @@ class Measure(NamedTuple):
   fits: Callable[[Cell], bool] = lambda cell: True
 
   def of(self, moment: Moment) -> Variables:
-    """Its variables; none where the cell has not what it needs."""
+    """Returns its variables; none if the cell lacks what the measure needs."""
     return self.compute(moment) if self.fits(moment.model.cells[0]) else {}
 
 
 def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
-  """[layer, ...] for each leaf of the carry: `name` for the first, which is the hidden state.
+  """Returns a variable [layer, ...] for each leaf of the carry.
 
-  The others have their place in the carry behind it: `name_cell`, `name_earlier_0`.
+  The first leaf, the hidden state, is called `name`. The names of the others end in their place in
+  the carry: `name_cell`, `name_earlier_0`.
   """
   paths = [path for path, _ in jax.tree.leaves_with_path(layers[0])]
   others = [jax.tree_util.keystr(path, simple=True, separator="_") for path in paths[1:]]
@@ -109,7 +111,7 @@ def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
 
 
 def reaches(num_steps: int) -> list[int]:
-  """The truncations whose bias is measured: powers of two below T, and T."""
+  """Returns the truncations whose bias is measured: the powers of two below T, and T."""
   return [2**i for i in range((num_steps - 1).bit_length())] + [num_steps]
 
 
@@ -161,7 +163,7 @@ def _weight_shares(moment: Moment) -> Variables:
 
 
 def has_gates(cell: Cell) -> bool:
-  """Whether the cell tells values of gates."""
+  """Returns whether the cell has gates."""
   return cell.gates is not None
 
 
@@ -171,7 +173,7 @@ def has_recurrent_kernel(cell: Cell) -> bool:
 
 
 _EXPONENTS = 4
-_SHARE_LEFT = 0.01  # of the gradient at lag 0: where memory ends
+_SHARE_LEFT = 0.01  # of the gradient at lag 0; memory ends where less is left
 _STATES = ("open", "shut")
 _GATES = (
   *("input", "forget", "output", "update", "reset", "recurrence", "memory", "hidden"),
@@ -247,7 +249,7 @@ MEASURES: Mapping[str, Measure] = {
     {"log10_weight_share": r"$\log_{10}\,\|$share of $t$ in $\partial L/\partial W_h\|$"},
     _weight_shares,
     None,
-    "a recurrent product h W_h",
+    "a plain recurrent kernel",
     has_recurrent_kernel,
   ),
 }
@@ -264,7 +266,7 @@ def show() -> None:
 
 
 def coordinates(sizes: Mapping[Any, int]) -> dict[str, np.ndarray]:
-  """Values along the dimensions of norms and measures, by the sizes of those that are there."""
+  """Returns the coordinates of the dimensions of norms and measures, given their sizes."""
   first = {"layer": 1, "time": 0, "lag": 0, "exponent": 1}
   values = {dim: np.arange(n, n + sizes[dim]) for dim, n in first.items() if dim in sizes}
   if "reach" in sizes:

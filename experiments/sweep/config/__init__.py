@@ -1,1 +1,1 @@
-"""From flags to a Sweep: axes, runs, groups, layout, networks."""
+"""Flags resolved to a `Sweep`: its settings, runs, groups, networks and layout on the devices."""

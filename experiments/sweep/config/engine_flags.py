@@ -13,18 +13,18 @@ from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import address, choice, integer
 from experiments.runtime.hosts import Processes
 
-# The package that an engine needs, and the extra that installs it.
+# The package that an engine needs, and the extra of rnn_jax that installs it.
 _PACKAGES = {"local": None, "ray": ("ray", "ray"), "slurm": ("submitit", "slurm")}
 ENGINE_NAMES = tuple(_PACKAGES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """A part of a sweep.
+  """A shard of a sweep.
 
   Attributes:
-    index: which part, from 0.
-    count: of parts.
+    index: index of the shard, from 0.
+    count: number of shards.
   """
 
   index: int
@@ -157,7 +157,7 @@ def processes() -> Processes | None:
 
 
 def shard() -> Shard | None:
-  """The part of the sweep that this process trains, if it does not train all.
+  """Returns the shard that this process trains; None if it trains the whole sweep.
 
   Raises:
     ValueError: the flags contradict each other.
@@ -172,16 +172,19 @@ def shard() -> Shard | None:
   if index >= count:
     raise ValueError(f"--shard_index must be below --num_shards={count}, got {index}.")
   if values.engine != "local":
-    raise ValueError(f"--num_shards is for --engine=local, got {count} with {values.engine}.")
+    raise ValueError(f"--num_shards needs --engine=local, got {values.engine}.")
   if values.overwrite:
-    raise ValueError("--overwrite is not for shards: one could replace what others have begun.")
+    raise ValueError(
+      "--overwrite must not be given with --num_shards: a shard would replace the other shards' "
+      "records."
+    )
   return Shard(index, count)
 
 
 def check_engine() -> None:
-  """Refuses an engine that cannot work here; if it is not this process, leaves it the accelerators.
+  """Refuses an engine that cannot run here, and leaves the accelerators to its workers.
 
-  To be called before the first use of a device.
+  Must be called before the first use of a device.
 
   Raises:
     ValueError: naming the flag.
@@ -192,23 +195,24 @@ def check_engine() -> None:
   if needed is None:
     return
   if values.coordinator is not None:
-    raise ValueError(f"--coordinator is for --engine=local, got it with {name}.")
+    raise ValueError(f"--coordinator needs --engine=local, got {name}.")
   jax.config.update("jax_platforms", "cpu")
   if values.dry_run:
     return
   package, extra = needed
   if importlib.util.find_spec(package) is None:
     raise ValueError(
-      f"--engine={name} needs {package}, which must be installed: pip install 'rnn_jax[{extra}]'."
+      f"--engine={name} needs the package {package}: pip install 'rnn_jax[{extra}]'."
     )
   if name == "slurm" and values.slurm_cluster == "slurm" and shutil.which("srun") is None:
     raise ValueError(
-      "--engine=slurm must be given on a machine of a SLURM cluster; it has no srun."
+      "--engine=slurm must run on a SLURM cluster, but srun was not found. Use "
+      "--slurm_cluster=local for a test on this machine."
     )
 
 
 def devices() -> list[jax.Device]:
-  """The devices of this process; or as many of its CPU as a worker has devices."""
+  """Returns this process's devices; with workers, as many placeholders as each of them has."""
   values = flags.FLAGS
   if values.engine == "local":
     return jax.devices()

@@ -1,4 +1,4 @@
-"""From axes to runs, and from runs to groups that share one compiled program."""
+"""The grid of a sweep: axes expanded to runs, and runs grouped by compiled program."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ AXES = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What all runs of a sweep have in common.
+  """The settings that all runs of a sweep share.
 
   Attributes:
     task: name of the task.
-    corpus: `stdlib`, or the path of the text.
-    hidden_size: width of every layer; None where each run has its own.
+    corpus: `stdlib`, or path of the text.
+    hidden_size: hidden size of every layer; None if each run has its own.
     sequence_length: time steps of a sequence.
     batch_size: sequences in a batch.
-    steps: optimisation steps.
-    optimizer: name of the optimiser.
-    log_every: optimisation steps from one record of norms per time step to the next.
-    measures: names of the measures, a comma list; empty for none.
-    measure_every: optimisation steps from one measurement to the next.
-    match_params: number of params of the recurrent layers together, by which each run's width is
-      chosen; None where all runs are of `hidden_size`.
+    steps: optimization steps of each run.
+    optimizer: name of the optimizer.
+    log_every: optimization steps between records of the norms at each time step.
+    measures: names of the measures as a comma list; empty for none.
+    measure_every: optimization steps between measurements.
+    match_params: parameter budget for the recurrent layers, from which each run's hidden size is
+      chosen; None if all runs have `hidden_size`.
   """
 
   task: str
@@ -58,7 +58,7 @@ class Settings:
 
   @property
   def measure_names(self) -> list[str]:
-    """The measures, one by one."""
+    """Returns the names of the measures as a list."""
     return [name for name in self.measures.split(",") if name]
 
 
@@ -69,15 +69,15 @@ class Run:
   Attributes:
     cell: name of the cell.
     depth: number of layers.
-    truncation: steps of backpropagation through time; None for all.
-    seed: of params and data.
-    learning_rate: of the optimiser.
-    clip_norm: largest norm that is not clipped; None for no clipping.
-    recurrent_gain: factor on the recurrent kernels at initialisation; None where the cell has none.
-    forget_bias: of the forget gates at initialisation; None where the cell has none.
-    clip_by: what is clipped, and where; `global_norm`, the default, where nothing is.
-    options: other options of the cell, as they were given; the rest have their defaults.
-    hidden_size: width of every layer, where it is not that of all runs.
+    truncation: time steps of backpropagation through time; None for all.
+    seed: seed of the params and of the data.
+    learning_rate: learning rate of the optimizer.
+    clip_norm: norm above which gradients are clipped; None for no clipping.
+    recurrent_gain: factor on the recurrent kernels at initialization; None if the cell has none.
+    forget_bias: bias of the forget gate at initialization; None if the cell has none.
+    clip_by: what is clipped; `global_norm`, the default, if nothing is.
+    options: other options of the cell that were given; the rest have their defaults.
+    hidden_size: hidden size of every layer; None if it is that of the settings.
   """
 
   cell: str
@@ -94,7 +94,7 @@ class Run:
 
   @property
   def network(self) -> str:
-    """Cell, options and depth in words; the width too, where it is the run's own."""
+    """Returns cell, options, depth and the run's own hidden size, if it has one, as text."""
     cell = f"{self.cell} {options_text(self.options)}".rstrip()
     width = "" if self.hidden_size is None else f", {self.hidden_size} units"
     return f"{cell}, depth {self.depth}{width}"
@@ -104,14 +104,14 @@ def expand(
   axes: Mapping[str, Sequence[Any]],
   options: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
 ) -> list[Run]:
-  """All combinations of the axes, the last axis fastest, and of each cell's own options.
+  """Returns all combinations of the axes, the last one fastest, and of each cell's own options.
 
-  An axis that a cell does not have (the forget bias of an Elman network) is not repeated for it,
-  nor is the way to clip where nothing is clipped: those runs would be the same.
+  An axis that does not apply to a cell, such as the forget bias to an Elman cell, is not expanded
+  for it. Neither is `clip_by` for runs without clipping. Such runs would be identical.
 
   Args:
-    axes: the values of each of `AXES`.
-    options: cell -> name -> values, the names in alphabetical order; None for no options.
+    axes: values of each of `AXES`.
+    options: cell -> option -> values, the options in alphabetical order; None for no options.
   """
   runs = []
   for values in itertools.product(*(axes[name] for name in AXES)):
@@ -131,7 +131,7 @@ Group = tuple[str, int, str, Options]
 
 
 def groups(runs: Iterable[Run]) -> dict[Group, list[Run]]:
-  """Runs by (cell, depth, clip_by, options): within a group they share one compiled program."""
+  """Returns the runs by group: (cell, depth, clip_by, options). A group shares one program."""
   found: dict[Group, list[Run]] = {}
   for run in runs:
     found.setdefault((run.cell, run.depth, run.clip_by, run.options), []).append(run)
@@ -139,15 +139,15 @@ def groups(runs: Iterable[Run]) -> dict[Group, list[Run]]:
 
 
 def width(run: Run, settings: Settings) -> int:
-  """Of every layer of the run."""
+  """Returns the hidden size of every layer of the run."""
   own = settings.hidden_size if run.hidden_size is None else run.hidden_size
   if own is None:
-    raise ValueError("hidden_size must be that of all runs, or the run's own, got neither.")
+    raise ValueError("hidden_size must be given by the settings or by the run, got neither.")
   return own
 
 
 def recorded_steps(settings: Settings) -> list[int]:
-  """Steps that are logged or measured: 0, every `log_every`-th and `measure_every`-th, the last."""
+  """Returns the steps at which norms or measures are recorded, the first and the last included."""
   logged, measured = (
     range(0, settings.steps + 1, every) for every in (settings.log_every, settings.measure_every)
   )
@@ -155,7 +155,7 @@ def recorded_steps(settings: Settings) -> list[int]:
 
 
 def config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, Any]:
-  """Everything that decides what a run computes, as plain data."""
+  """Returns everything that decides what a run computes, as plain data."""
   return {
     **dataclasses.asdict(run),
     **dataclasses.asdict(settings),
@@ -165,14 +165,14 @@ def config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str,
 
 
 def run_of(saved: Mapping[str, Any]) -> Run:
-  """The run, out of what JSON makes of it or of its configuration; older ones lack some of it."""
+  """Returns the run of a configuration that was read from JSON. Older ones lack some fields."""
   names = [field.name for field in dataclasses.fields(Run) if field.name in saved]
   options = tuple((name, value) for name, value in saved.get("options", ()))
   return Run(**{**{name: saved[name] for name in names}, "options": options})
 
 
 def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
-  """A readable name that ends in a hash of the run's configuration: `lstm-d2-kfull-…-3f9a2c1e`."""
+  """Returns a readable id that ends in a hash of the configuration: `lstm-d2-kfull-…-3f9a2c1e`."""
   text = json.dumps(config(run, settings, corpus_sha256), sort_keys=True)
   parts = [
     run.cell,
@@ -198,7 +198,7 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
 def flagfile(
   settings: Settings, axes: Mapping[str, Sequence[Any]], options: Sequence[CellOption] = ()
 ) -> str:
-  """The flags that make this sweep again, one a line."""
+  """Returns the flags of the sweep, one per line."""
   lines = []
   for name in AXES:
     none = "full" if name == "truncation" else "none"
@@ -207,13 +207,13 @@ def flagfile(
   lines += [
     f"--{name}={value}"
     for name, value in dataclasses.asdict(settings).items()
-    if value is not None  # one of hidden_size and match_params
+    if value is not None  # hidden_size or match_params
   ]
   return "".join(line + "\n" for line in lines)
 
 
 def show(value: Any, none: str = "none") -> str:
-  """A value as it is written on the command line."""
+  """Returns a value as it is written on the command line."""
   if value is None:
     return none
   return f"{value:g}" if isinstance(value, float) else str(value)

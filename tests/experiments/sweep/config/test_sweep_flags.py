@@ -85,7 +85,7 @@ BAD = [
   ("--output_dir=~nobody-of-this-name/x", "--output_dir must be a path"),
   (
     "--output_dir=a\0b",
-    "--output_dir must be a path, got 'a\\x00b' (no path holds a null character",
+    "--output_dir must be a path, got 'a\\x00b' (a path cannot hold a null character",
   ),
   ("--flagfile=a\0b", "--flagfile must be a path"),
   ("--cell=irnn --cell_option=scale=0,-1e39", "that are finite in float32, got -1e39"),

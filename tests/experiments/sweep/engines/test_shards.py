@@ -153,8 +153,11 @@ def config_of(folder: Path) -> str:
     ("--shard_index=0", "--shard_index needs --num_shards, got 0 without it"),
     ("--num_shards=2 --shard_index=2", "--shard_index must be below --num_shards=2, got 2"),
     ("--num_shards=0 --shard_index=0", "num_shards must be an integer from 1"),
-    ("--num_shards=2 --shard_index=1 --overwrite", "--overwrite is not for shards"),
-    ("--num_shards=2 --shard_index=1 --engine=ray", "--num_shards is for --engine=local, got 2"),
+    (
+      "--num_shards=2 --shard_index=1 --overwrite",
+      "--overwrite must not be given with --num_shards",
+    ),
+    ("--num_shards=2 --shard_index=1 --engine=ray", "--num_shards needs --engine=local, got ray"),
     ("--engine=ray --devices=2", "--devices must be at most the 1 devices of a task, got 2"),
     ("--engine=slurm --slurm_option=gpu", "slurm_option must be NAME=VALUE, got 'gpu'"),
     ("--engine=ray --ray_address=here", "ray_address must be HOST:PORT, or auto or local, got"),
