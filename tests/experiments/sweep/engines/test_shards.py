@@ -155,7 +155,7 @@ def config_of(folder: Path) -> str:
     ("--num_shards=0 --shard_index=0", "num_shards must be an integer from 1"),
     (
       "--num_shards=2 --shard_index=1 --overwrite",
-      "--overwrite must not be given with --num_shards",
+      "--overwrite must not be given with",
     ),
     ("--num_shards=2 --shard_index=1 --engine=ray", "--num_shards needs --engine=local, got ray"),
     ("--engine=ray --devices=2", "--devices must be at most the 1 devices of a task, got 2"),
