@@ -1,8 +1,8 @@
-"""Times our recurrent layers against those of other libraries, in one process, interleaved.
+"""Times our recurrent layers and those of other libraries, interleaved in one process.
 
   python -m experiments.benchmark --quick
 
-Peers get our weights and inputs; results and gradients are compared before anything is timed.
+All hold the same params and inputs. Outputs and gradients are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments.benchmark import candidates, cell_times, report, sweep_times, timing
-from experiments.benchmark.candidates import (
+from experiments.benchmark import cases, cell_times, implementations, report, sweep_times, timing
+from experiments.benchmark.cases import (
   FORWARD,
   GRADIENT,
   MEASURES,
   NORMS,
   TRAINING,
+  Implementation,
   Row,
   Shape,
 )
-from experiments.benchmark.jax_peers import NotAvailable
+from experiments.benchmark.implementations import BASELINES, OURS
+from experiments.benchmark.jax_baselines import NotAvailable
 from experiments.benchmark.targets import Measurement, Results
 from experiments.cli import command_line, parsers
 from experiments.runtime import exits, provenance
@@ -40,48 +42,53 @@ REMAT_ROW = Row("lstm", Shape(8, 4096, 128, 128), 1)
 PACKAGES = ("rnn_jax", "jax", "flax", "torch", "dm-haiku", "equinox", "keras", "numpy")
 TOLERANCE = 1e-4  # relative, Euclidean, in float32
 _GROUPS = ((FORWARD,), (GRADIENT, NORMS), (TRAINING,))
-_SECONDS = {FORWARD: 0.5, GRADIENT: 2.4, TRAINING: 0.6}  # a row, all candidates together
+_SECONDS = {FORWARD: 0.5, GRADIENT: 2.4, TRAINING: 0.6}  # per row, all implementations together
 _QUICK_SECONDS = {FORWARD: 0.4, GRADIENT: 1.5, TRAINING: 0.4}
-# Operations of a row, forward and backward: above, the default table has depth 1 only. To end in a
-# quarter of an hour, gradients alone are timed there, and at depths above 1.
+# Floating-point operations of a row, forward and backward. To finish in a quarter of an hour, the
+# default table has larger rows at depth 1 only. Only their gradients are timed, and likewise at all
+# depths above 1.
 _LARGE = 1e11
 
 
 def define_flags() -> None:
-  """All flags of the benchmark."""
-  compared = ",".join(candidates.NUM_GATES)
-  cell = parsers.choice("cell", candidates.NUM_GATES)
-  parsers.define_list("cell", compared, cell, f"Cells to compare with others': {compared}.")
-  parsers.define_list("shape", SHAPES, _shape, "Shapes BxTxDxH: batch, steps, inputs, hidden.")
-  parsers.define_list("depth", "1,3", parsers.integer("depth"), "Numbers of layers.")
-  others = [name for name in candidates.PEERS if name != "ours"]
+  """Defines the flags of the benchmark."""
+  compared = ",".join(cases.NUM_GATES)
+  cell = parsers.choice("cell", cases.NUM_GATES)
+  parsers.define_list("cell", compared, cell, f"Cells to compare with the baselines: {compared}.")
   parsers.define_list(
-    "peers",
-    ",".join(others),
-    parsers.choice("peer", others),
-    f"Whom to compare with: {', '.join(others)}. Those not installed are left out.",
+    "shape", SHAPES, _shape, "Shapes BxTxDxH: batch size, steps, input size, hidden size."
   )
+  parsers.define_list("depth", "1,3", parsers.integer("depth"), "Numbers of layers.")
+  parsers.define_list(
+    "baselines",
+    ",".join(BASELINES),
+    parsers.choice("baseline", BASELINES),
+    f"Implementations to compare with: {', '.join(BASELINES)}. Those not installed are left out.",
+  )
+  flags.DEFINE_alias("peers", "baselines")  # its name in version 0.1
   parsers.define(
     "threads",
     "all",
     parsers.integer("threads", none="all"),
-    "Threads of every candidate. A number, or all, the default: one a core.",
+    "Threads of each implementation: a number, or all for one per core.",
   )
-  flags.DEFINE_string("output_dir", "results/benchmark", "Folder for table and picture.")
-  flags.DEFINE_boolean("quick", False, "One small shape and depth 1, in under a minute.")
+  flags.DEFINE_string("output_dir", "results/benchmark", "Folder for the results and the picture.")
   flags.DEFINE_boolean(
-    "every_cell", True, "Time a step of every cell too, ours alone; never with --quick."
+    "quick", False, "Time one small shape at depth 1 only; takes less than a minute."
   )
-  flags.DEFINE_boolean("sweep", True, "Time the reference sweep too; never with --quick.")
+  flags.DEFINE_boolean(
+    "every_cell", True, "Also time a step of every cell, ours alone; not with --quick."
+  )
+  flags.DEFINE_boolean("sweep", True, "Also time the reference sweep; not with --quick.")
   flags.DEFINE_string(
     "sweep_flags",
     "",
-    "More flags for the sweep that is timed, space between; none that change what it computes.",
+    "More flags for the timed sweep, separated by spaces; must not change what it computes.",
   )
 
 
 def main(arguments: list[str]) -> None:
-  """Runs the benchmark that the flags describe."""
+  """Runs the benchmark as the flags say."""
   try:
     threads, folder = _resolve(arguments)
   except (ValueError, TypeError) as error:
@@ -95,7 +102,7 @@ def main(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for row in _rows():
       measurements = list(
-        measure(row, ["ours", *values.peers], _QUICK_SECONDS if values.quick else _SECONDS)
+        measure(row, [OURS, *values.baselines], _QUICK_SECONDS if values.quick else _SECONDS)
       )
       results.layers.extend(measurements)
       results.limits[row] = timing.dependency_limit(row)
@@ -116,7 +123,7 @@ def main(arguments: list[str]) -> None:
     report.picture(results).savefig(folder / "benchmark.png", dpi=150)
   except OSError as error:
     exits.fail(f"--output_dir could not be written: {error}.")
-  console.print(f"All numbers are in {folder / 'benchmark.json'}, the picture beside it.")
+  console.print(f"All numbers are in {folder / 'benchmark.json'}, the picture in the same folder.")
 
 
 def _save(results: Results, folder: Path) -> None:
@@ -124,46 +131,31 @@ def _save(results: Results, folder: Path) -> None:
 
 
 def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterator[Measurement]:
-  """Compares all candidates with ours, then times them, measures of a kind side by side.
+  """Compares all implementations with ours, then times them interleaved.
 
   Args:
     row: which layers.
-    names: the candidates, `ours` first.
-    seconds: for each group of measures that are timed side by side, by its first.
+    names: the implementations, ours first.
+    seconds: budget of each group of measures that are timed together, by the group's first measure.
   Yields:
-    A measurement for each measure that a candidate has; for one that could not be timed, a
-    measurement without times that says why.
+    A measurement for each measure of each implementation. For an implementation that cannot be
+    timed, one measurement without times whose note says why.
   """
-  params, xs = candidates.data(row)
-  measures = (GRADIENT, NORMS) if _is_large(row) or row.depth > 1 else MEASURES
-  ready: dict[str, candidates.Candidate] = {}
+  ready: dict[str, Implementation] = {}
   notes: dict[str, str] = {}
-  reference: Any = None
-  for name in names:
-    try:
-      candidate = candidates.build(name, row, params, xs, measures)
-    except NotAvailable as reason:
-      yield Measurement(row, name, GRADIENT, note=str(reason))
-      continue
-    results = {kind: program.call() for kind, program in candidate.programs.items()}
-    found: list[Any] = [candidate.gradients(results[GRADIENT])]
-    if FORWARD in results:
-      found.append(candidate.ys(results[FORWARD]))
-    if name == "ours":
-      reference = found
-    error = difference(found, reference)
-    notes[name] = candidate.other and f"other function: {candidate.other}"
-    if not candidate.other and not error <= TOLERANCE:
-      yield Measurement(row, name, GRADIENT, note=f"differs from ours by {error:.1g}, not timed")
-      continue
-    ready[name] = candidate
+  for name, built in _compared(row, names):
+    if isinstance(built, Implementation):
+      ready[name] = built
+      notes[name] = built.other and f"other function: {built.other}"
+    else:
+      yield Measurement(row, name, GRADIENT, note=built)
 
   for group in _GROUPS:
     programs = {
-      (name, measure): candidate.programs[measure]
-      for name, candidate in ready.items()
+      (name, measure): implementation.programs[measure]
+      for name, implementation in ready.items()
       for measure in group
-      if measure in candidate.programs
+      if measure in implementation.programs
     }
     if not programs:
       continue
@@ -181,28 +173,52 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
       )
 
 
+def _compared(row: Row, names: Sequence[str]) -> Iterator[tuple[str, Implementation | str]]:
+  """Yields each implementation that agrees with ours, or the reason why it cannot be timed."""
+  params, xs = cases.data(row)
+  measures = (GRADIENT, NORMS) if _is_large(row) or row.depth > 1 else MEASURES
+  reference: list[Any] = []
+  for name in names:
+    try:
+      built = implementations.build(name, row, params, xs, measures)
+    except NotAvailable as reason:
+      yield name, str(reason)
+      continue
+    results = {measure: program.call() for measure, program in built.programs.items()}
+    found: list[Any] = [built.gradients(results[GRADIENT])]
+    if FORWARD in results:
+      found.append(built.ys(results[FORWARD]))
+    if name == OURS:
+      reference = found
+    error = difference(found, reference)
+    if built.other or error <= TOLERANCE:
+      yield name, built
+    else:
+      yield name, f"differs from ours by {error:.1g}, not timed"
+
+
 def measure_remat() -> list[Measurement]:
-  """Our gradient over 4096 steps, with and without rematerialisation."""
-  programs = candidates.remat_programs(REMAT_ROW)
+  """Times our gradient over 4096 steps, with and without rematerialization."""
+  programs = implementations.remat_programs(REMAT_ROW)
   calls = {name: program.call for name, program in programs.items()}
   for call in calls.values():
     call()
   times = timing.interleave(calls, _SECONDS[GRADIENT])
   return [
-    Measurement(REMAT_ROW, "ours", name, times[name], p.compile_seconds, p.temporaries)
+    Measurement(REMAT_ROW, OURS, name, times[name], p.compile_seconds, p.temporaries)
     for name, p in programs.items()
   ]
 
 
 def difference(found: Any, reference: Any) -> float:
-  """Largest relative Euclidean distance ‖a − b‖ / ‖b‖ of two pytrees' leaves."""
+  """Returns the largest relative Euclidean distance ‖a − b‖ / ‖b‖ between two pytrees' leaves."""
   leaves = zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True)
-  # Not Python's max, which drops NaN.
+  # Python's max would drop NaN.
   return float(np.max([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in leaves]))
 
 
 def _rows() -> list[Row]:
-  """Which rows the flags ask for; the default table leaves out what would take too long."""
+  """Returns the rows that the flags ask for; the default table omits those that take too long."""
   values = flags.FLAGS
   shapes, depths = values.shape, values.depth
   if values.quick:
@@ -215,11 +231,11 @@ def _rows() -> list[Row]:
 
 
 def _is_large(row: Row) -> bool:
-  return 3 * candidates.flops_per_step(row) * row.shape.steps > _LARGE
+  return 3 * cases.flops_per_step(row) * row.shape.steps > _LARGE
 
 
 def _resolve(arguments: list[str]) -> tuple[int, Path]:
-  """Checks everything that can be checked before the first compilation."""
+  """Returns the number of threads and the output folder, checked before anything is compiled."""
   command_line.check_no_arguments(arguments)
   values = flags.FLAGS
   folder = command_line.folder("output_dir")
@@ -231,7 +247,7 @@ def _resolve(arguments: list[str]) -> tuple[int, Path]:
 
 
 def _shape(text: str) -> Shape:
-  """BxTxDxH."""
+  """Parses BxTxDxH."""
   sizes = text.split("x")
   if len(sizes) != 4 or not all(size.isdecimal() and 0 < int(size) < 2**31 for size in sizes):
     raise ValueError(f"shape must be BxTxDxH, four integers from 1, got '{text}'.")
@@ -239,16 +255,15 @@ def _shape(text: str) -> Shape:
 
 
 def _configure(threads: int) -> dict[str, Any]:
-  """Gives every library the same threads and precision; returns what to say of the machine."""
+  """Gives every library the same threads and precision; returns a description of the machine."""
   if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(
-      0, provenance.cores()[:threads]
-    )  # XLA takes as many threads as it may use cores
+    # XLA starts one thread for each core that the process may use.
+    os.sched_setaffinity(0, provenance.cores()[:threads])
   jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
   if timing.torch_is_installed():
-    from experiments.benchmark import torch_peers
+    from experiments.benchmark import torch_baselines  # see its docstring
 
-    torch_peers.configure(threads)
+    torch_baselines.configure(threads)
   return {
     "versions": provenance.versions(PACKAGES),
     "device": str(jax.devices()[0].device_kind),

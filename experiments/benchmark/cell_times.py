@@ -1,4 +1,4 @@
-"""What a step of every cell takes: ours alone, since few of them exist elsewhere."""
+"""Times one step of every cell; ours alone, since other libraries have few of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 import rnn_jax
 from experiments.benchmark import timing
-from experiments.benchmark.candidates import FORWARD, GRADIENT, NORMS, Program, Row, Shape, program
+from experiments.benchmark.cases import FORWARD, GRADIENT, NORMS, Program, Row, Shape, program
 from experiments.benchmark.targets import Measurement
 from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.types import Array, Params
@@ -21,10 +21,10 @@ _SECONDS = {FORWARD: 8.0, GRADIENT: 16.0, NORMS: 16.0}  # all cells together
 
 
 def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:
-  """Times one layer of every cell, side by side, linear ones by both methods.
+  """Times one layer of every cell, interleaved; linear cells by both methods of `unroll`.
 
   Yields:
-    Measurements in the order of the registry; `peer` is the method of `unroll`.
+    Measurements in the order of the registry, with the method as `implementation`.
   """
   programs: dict[tuple[str, str, str], Program] = {}
   for name in CELLS:
@@ -43,7 +43,7 @@ def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:
 
 
 def _programs(name: str, method: str, shape: Shape) -> dict[str, Program]:
-  """Forward, with gradients of the mean of y², and with the norms of dL/dh_t beside them."""
+  """Compiles the forward pass, the gradient of mean(y²), and the gradient with norms of dL/dh_t."""
   cell = make_cell(name, shape.hidden)
   params = cell.init(jax.random.key(0), shape.inputs)
   xs = jax.random.normal(jax.random.key(1), (shape.steps, shape.batch, shape.inputs))

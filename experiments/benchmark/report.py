@@ -1,18 +1,27 @@
-"""What the benchmark shows: a table a row, the targets, and a picture."""
+"""The benchmark's output: a table for each row, the targets, and a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmark import candidates
-from experiments.benchmark.candidates import FORWARD, GRADIENT, MEASURES, NORMS, TRAINING, Row
+from experiments.benchmark.cases import (
+  FORWARD,
+  GRADIENT,
+  MEASURES,
+  NORMS,
+  TRAINING,
+  Row,
+  flops_per_step,
+)
+from experiments.benchmark.implementations import IMPLEMENTATIONS, OURS
 from experiments.benchmark.sweep_times import SweepTime
 from experiments.benchmark.targets import (
   COST,
@@ -23,7 +32,7 @@ from experiments.benchmark.targets import (
   Measurement,
   Results,
   Target,
-  fastest_peer,
+  fastest_baseline,
   remat_targets,
   row_targets,
   sweep_targets,
@@ -31,7 +40,7 @@ from experiments.benchmark.targets import (
 
 
 def print_machine(console: Console, machine: Mapping[str, Any]) -> None:
-  """What the numbers depend on."""
+  """Prints what the numbers depend on: versions, device, threads, load."""
   versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
   load = ", ".join(f"{value:.2f}" for value in machine["load_average"])
   console.print(
@@ -45,15 +54,15 @@ def print_machine(console: Console, machine: Mapping[str, Any]) -> None:
 def print_row(
   console: Console, row: Row, measurements: Sequence[Measurement], limit: tuple[float, float]
 ) -> None:
-  """The table of one row: a line a candidate."""
-  found = {(m.peer, m.measure): m for m in measurements if m.seconds}
-  ours = found["ours", GRADIENT]
-  operations = 3 * candidates.flops_per_step(row) * row.shape.steps
+  """Prints the table of one row, one line per implementation."""
+  found = {(m.implementation, m.measure): m for m in measurements if m.seconds}
+  ours = found[OURS, GRADIENT]
+  operations = 3 * flops_per_step(row) * row.shape.steps
   table = Table(
     title=f"{row}: dependency limit {limit[0] * 1e3:.2f} ms forward, {limit[1] * 1e3:.2f} ms both",
     title_justify="left",
   )
-  table.add_column("candidate")
+  table.add_column("implementation")
   columns = (
     "forward ms",
     "+ backward ms",
@@ -70,16 +79,17 @@ def print_row(
   for name in columns:
     table.add_column(name, justify="right")
   table.add_column("note")
-  for peer in [name for name in candidates.PEERS if any(m.peer == name for m in measurements)]:
-    note = next((m.note for m in measurements if m.peer == peer), "")
-    at = {measure: found.get((peer, measure)) for measure in MEASURES}
+  notes = {m.implementation: m.note for m in reversed(measurements)}  # the first note of each
+  for implementation in (name for name in IMPLEMENTATIONS if name in notes):
+    note = notes[implementation]
+    at = {measure: found.get((implementation, measure)) for measure in MEASURES}
     gradient = at[GRADIENT]
     if gradient is None:
-      table.add_row(peer, *[""] * len(columns), note)
+      table.add_row(implementation, *[""] * len(columns), note)
       continue
     memory = gradient.temporaries
     table.add_row(
-      peer,
+      implementation,
       _ms(at[FORWARD]),
       _ms(gradient),
       f"{gradient.minimum * 1e3:.2f}",
@@ -92,7 +102,7 @@ def print_row(
       _ms(at[NORMS]),
       _ms(at[TRAINING]),
       note,
-      style="bold" if peer == "ours" else None,
+      style="bold" if implementation == OURS else None,
     )
   console.print(table)
 
@@ -102,11 +112,11 @@ def _ms(measurement: Measurement | None) -> str:
 
 
 def print_summary(console: Console, results: Results) -> None:
-  """Every target, met or missed, with its numbers: those of each row, and then the others."""
+  """Prints every target with its value and bound: those of each row, then the others."""
   table = Table(title="Targets, row by row", title_justify="left")
   table.add_column("row")
   for column in (
-    "P1 fastest peer",
+    "P1 fastest baseline",
     "P1 its time / ours",
     "P2 cost of norms",
     "P2 torch's loop / ours",
@@ -121,7 +131,7 @@ def print_summary(console: Console, results: Results) -> None:
       met.setdefault(target.name.split()[0], []).append(target.met)
     cells = [targets.get(name) for name in (SPEED, COST, LOOP, MEMORY, LIMIT)]
     shown = [_mark(target) for target in cells]
-    table.add_row(str(row), fastest_peer(results, row)[0], *shown)
+    table.add_row(str(row), fastest_baseline(results, row)[0], *shown)
   console.print(table)
   others = sweep_targets(results) + remat_targets(results)
   for target in others:
@@ -143,8 +153,8 @@ def _mark(target: Target | None) -> str:
 
 
 def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
-  """Memory and time with and without rematerialisation."""
-  console.print(f"{remat[0].row}: rematerialisation")
+  """Prints memory and time with and without rematerialization."""
+  console.print(f"{remat[0].row}: rematerialization")
   table = Table()
   for column in ("remat", "+ backward ms", "MiB"):
     table.add_column(column, justify="right")
@@ -155,14 +165,14 @@ def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
 
 
 def print_cells(console: Console, cells: Sequence[Measurement]) -> None:
-  """A line a cell and method: microseconds a step of one layer."""
+  """Prints the microseconds per step of one layer, one line per cell and method."""
   table = Table(title=f"Every cell, {cells[0].row.shape}, one layer", title_justify="left")
   table.add_column("cell")
   table.add_column("method")
   for column in ("forward µs/step", "+ backward µs/step", "+ norms µs/step", "compile s", "MiB"):
     table.add_column(column, justify="right")
-  found = {(m.row.cell, m.peer, m.measure): m for m in cells}
-  for cell, method in dict.fromkeys((m.row.cell, m.peer) for m in cells):
+  found = {(m.row.cell, m.implementation, m.measure): m for m in cells}
+  for cell, method in dict.fromkeys((m.row.cell, m.implementation) for m in cells):
     gradient = found[cell, method, GRADIENT]
     steps = [found[cell, method, measure] for measure in (FORWARD, GRADIENT, NORMS)]
     memory = gradient.temporaries
@@ -177,13 +187,13 @@ def print_cells(console: Console, cells: Sequence[Measurement]) -> None:
 
 
 def print_sweep_time(console: Console, time: SweepTime) -> None:
-  """A line a sweep, as they end."""
+  """Prints one line for a sweep."""
   shown = "not measured" if time.seconds is None else f"{time.seconds:.1f} s"
   training = "" if time.training is None else f", {time.training:.1f} s of it training"
   console.print(f"sweep, {time.name}: {shown}{training}{time.note and f' ({time.note})'}")
 
 
-PEER_COLOURS = {
+_COLOURS = {
   "torch": "#D55E00",
   "torch_loop": "#E69F00",
   "torch_cells": "#F0E442",
@@ -196,13 +206,16 @@ PEER_COLOURS = {
 
 
 def picture(results: Results) -> Figure:
-  """Time of forward and backward relative to ours: a panel a cell and depth, a group a shape."""
+  """Draws the times of the gradient relative to ours.
+
+  There is one panel for each cell and depth, one group of bars for each shape.
+  """
   rows = list(results.limits)
   cells = sorted({row.cell for row in rows})
   depths = sorted({row.depth for row in rows})
   panels = [(cell, depth) for cell in cells for depth in depths]
-  shown = [p for p in PEER_COLOURS if any(m.peer == p and m.seconds for m in results.layers)]
-  width = 0.8 / max(len(shown), 1)
+  timed = {m.implementation for m in results.layers if m.seconds}
+  shown = [name for name in _COLOURS if name in timed]
   shapes = len({row.shape for row in rows})
   size = (max(5.5, 1.1 * shapes + 0.5) * len(depths), 2.4 * len(cells) + 0.8)
   figure = Figure(figsize=size, layout="constrained")
@@ -210,30 +223,7 @@ def picture(results: Results) -> Figure:
   for axis, (cell, depth) in zip(axes, panels, strict=True):
     group = [row for row in rows if (row.cell, row.depth) == (cell, depth)]
     for i, row in enumerate(group):
-      found = {m.peer: m for m in results.layers if m.row == row and m.measure == GRADIENT}
-      for j, peer in enumerate(shown):
-        if peer not in found or not found[peer].seconds:
-          continue
-        ratio = found[peer].median / found["ours"].median
-        x = i + (j - (len(shown) - 1) / 2) * width
-        axis.bar(
-          x,
-          ratio - 1,
-          width,
-          bottom=1,
-          color=PEER_COLOURS[peer],
-          hatch="///" if found[peer].note else None,
-        )
-        axis.annotate(
-          f"{ratio:.2g}",
-          (x, ratio),
-          (0, 2 if ratio > 1 else -2),
-          textcoords="offset points",
-          ha="center",
-          va="bottom" if ratio > 1 else "top",
-          rotation=90,
-          fontsize=6,
-        )
+      _draw_bars(axis, i, row, results, shown)
     axis.axhline(1, color="black", linewidth=1)
     axis.set_yscale("log", base=2)
     axis.margins(y=0.15)
@@ -243,10 +233,37 @@ def picture(results: Results) -> Figure:
     axis.set_ylabel("time / ours", fontsize=9)
     axis.tick_params(axis="y", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-  handles = [Patch(color=PEER_COLOURS[peer], label=peer) for peer in shown]
+  handles = [Patch(color=_COLOURS[name], label=name) for name in shown]
   handles.append(Patch(facecolor="white", edgecolor="black", hatch="///", label="other function"))
   figure.legend(
     handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False
   )
   figure.supxlabel("batch x steps x inputs x hidden; above the line ours is faster", fontsize=9)
   return figure
+
+
+def _draw_bars(axis: Axes, center: int, row: Row, results: Results, shown: Sequence[str]) -> None:
+  """Draws one bar for each baseline of a row that was timed, around x = `center`."""
+  width = 0.8 / max(len(shown), 1)
+  found = {
+    m.implementation: m
+    for m in results.layers
+    if m.row == row and m.measure == GRADIENT and m.seconds
+  }
+  for j, name in enumerate(shown):
+    if name not in found:
+      continue
+    ratio = found[name].median / found[OURS].median
+    x = center + (j - (len(shown) - 1) / 2) * width
+    hatch = "///" if found[name].note else None
+    axis.bar(x, ratio - 1, width, bottom=1, color=_COLOURS[name], hatch=hatch)
+    axis.annotate(
+      f"{ratio:.2g}",
+      (x, ratio),
+      (0, 2 if ratio > 1 else -2),
+      textcoords="offset points",
+      ha="center",
+      va="bottom" if ratio > 1 else "top",
+      rotation=90,
+      fontsize=6,
+    )

@@ -1,4 +1,4 @@
-"""Times the reference sweep as its user starts it, against the same study in other libraries."""
+"""Times the reference sweep as a user starts it, and the same study in other libraries."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.benchmark import peer_sweep
+from experiments.benchmark import baseline_sweep
 
 ROOT = Path(__file__).parents[2]
-TORCH_STEPS = 20  # of all; nothing is compiled there, so that its time is linear in steps
+TORCH_STEPS = 20  # of all steps; torch compiles nothing, so its time is linear in steps
 _DEVICE_SWEEP = (
   "--cell=lstm",
   "--depth=1",
@@ -25,20 +25,20 @@ _DEVICE_SWEEP = (
   "--steps=100",
 )
 
-OURS, OURS_EVERY = "ours, norms every 20 steps", "ours, norms every step"
-TORCH, TORCH_EVERY = "torch, norms every 20 steps", "torch, norms every step"
+OURS_20, OURS_EVERY = "ours, norms every 20 steps", "ours, norms every step"
+TORCH_20, TORCH_EVERY = "torch, norms every 20 steps", "torch, norms every step"
 LINEN = "flax linen, no norms"
 ONE, TWO, PINNED = "ours, 8 runs, 1 device", "ours, 8 runs, 2 devices", "1 device on 1 core"
 
 
 class SweepTime(NamedTuple):
-  """How long a sweep took.
+  """The time of one sweep.
 
   Attributes:
-    name: which.
-    seconds: wall clock of all of it, compilation included; None if it could not be measured.
-    training: of it in training steps, summed over rounds of runs; None where it was not told apart.
-    note: how it was measured, or why not.
+    name: which sweep.
+    seconds: wall-clock time, compilation included; None if it could not be measured.
+    training: the part of it spent in training steps, summed over rounds of runs; None if unknown.
+    note: how it was measured, or why it was not.
   """
 
   name: str
@@ -48,15 +48,15 @@ class SweepTime(NamedTuple):
 
 
 def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepTime]:
-  """Times the sweep, ours and theirs, and ours on one and two devices.
+  """Times our sweep, the baselines' sweeps, and ours on one and on two devices.
 
   Args:
-    cores: of this process; so many runs go on at a time.
-    extra_flags: for our sweep; those that make the comparison come after them, and win.
+    cores: the cores of this process; one run is trained on each at a time.
+    extra_flags: flags for our sweep; the flags that the comparison needs override them.
   Yields:
-    The times as they come.
+    Each time as soon as it is measured.
   """
-  yield time_sweep(OURS, [*extra_flags, "--log_every=20"], len(cores))
+  yield time_sweep(OURS_20, [*extra_flags, "--log_every=20"], len(cores))
   yield time_sweep(OURS_EVERY, [*extra_flags, "--log_every=1", "--measure_every=20"], len(cores))
   yield from _torch(len(cores))
   yield _linen(len(cores))
@@ -74,9 +74,9 @@ def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepT
 
 
 def time_sweep(name: str, flags: Sequence[str], devices: int) -> SweepTime:
-  """`python -m experiments.sweep` in a fresh folder."""
+  """Times `python -m experiments.sweep` in an empty folder."""
   with tempfile.TemporaryDirectory() as folder:
-    command = (sys.executable, "-m", "experiments.sweep", f"--flagfile={peer_sweep.FLAGFILE}")
+    command = (sys.executable, "-m", "experiments.sweep", f"--flagfile={baseline_sweep.FLAGFILE}")
     start = time.perf_counter()
     result = subprocess.run(
       (*command, f"--output_dir={folder}", *flags),
@@ -88,30 +88,31 @@ def time_sweep(name: str, flags: Sequence[str], devices: int) -> SweepTime:
     seconds = time.perf_counter() - start
     if result.returncode:
       return SweepTime(name, None, note=(result.stderr.strip() or "failed").splitlines()[-1])
-    # The runs of a round, one a device, each hold the seconds of their round.
+    # Each run of a round, one per device, records the seconds of the whole round.
     states = Path(folder).glob("runs/*/status.json")
     training = sum(json.loads(state.read_text())["seconds"] for state in states) / devices
   return SweepTime(name, seconds, training, " ".join(flags))
 
 
 def _torch(processes: int) -> Iterator[SweepTime]:
-  steps = int(peer_sweep.settings()["steps"])
-  for name, log_every in ((TORCH, 20), (TORCH_EVERY, 1)):
+  """Times the first steps of all runs in torch, with both intervals of logging."""
+  steps = int(baseline_sweep.settings()["steps"])
+  for name, log_every in ((TORCH_20, 20), (TORCH_EVERY, 1)):
     if importlib.util.find_spec("torch") is None:
       yield SweepTime(name, None, note="not installed")
       continue
-    runs = peer_sweep.runs(TORCH_STEPS, log_every)
-    start, training = peer_sweep.seconds(peer_sweep.train_torch, runs, processes)
+    runs = baseline_sweep.runs(TORCH_STEPS, log_every)
+    start, training = baseline_sweep.seconds(baseline_sweep.train_torch, runs, processes)
     training *= steps / TORCH_STEPS
     note = f"{TORCH_STEPS} of {steps} steps measured, times {steps / TORCH_STEPS:g}"
     yield SweepTime(name, start + training, training, note)
 
 
 def _linen(processes: int) -> SweepTime:
-  """One run of each cell and depth, since the others compile and compute the same again."""
-  every = peer_sweep.runs(int(peer_sweep.settings()["steps"]), log_every=1)
+  """Times one run of each cell and depth; the others would compile and compute the same again."""
+  every = baseline_sweep.runs(int(baseline_sweep.settings()["steps"]), log_every=1)
   runs = [run for run in every if run.truncation is None and run.seed == every[0].seed]
-  start, training = peer_sweep.seconds(peer_sweep.train_linen, runs, processes)
+  start, training = baseline_sweep.seconds(baseline_sweep.train_linen, runs, processes)
   training *= len(every) / len(runs)
   note = f"{len(runs)} of {len(every)} runs measured, times {len(every) / len(runs):g}"
   return SweepTime(LINEN, start + training, training, note)

@@ -1,4 +1,4 @@
-"""What the benchmark found, and the targets that it is held against."""
+"""The results of the benchmark, and the performance targets they are compared with."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.benchmark.candidates import GRADIENT, NORMS, Row
+from experiments.benchmark.cases import GRADIENT, NORMS, Row
+from experiments.benchmark.implementations import OURS
 from experiments.benchmark.sweep_times import (
   LINEN,
   ONE,
-  OURS,
+  OURS_20,
   OURS_EVERY,
   PINNED,
-  TORCH,
+  TORCH_20,
   TORCH_EVERY,
   TWO,
   SweepTime,
@@ -23,20 +24,20 @@ from experiments.benchmark.sweep_times import (
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """One candidate at one row and measure.
+  """The times of one implementation, row and measure.
 
   Attributes:
     row: which layers.
-    peer: which library, a key of `candidates.PEERS`.
-    measure: what, one of `candidates.MEASURES`, or of `remat`.
-    seconds: of every call; empty if it was not timed.
-    compile_seconds: tracing and compilation.
-    temporaries: bytes; None where it is not known.
-    note: why it was not timed, or what to know; empty for nothing.
+    implementation: a key of `implementations.IMPLEMENTATIONS`, or a method of `unroll`.
+    measure: one of `cases.MEASURES`, or a value of `unroll`'s `remat`.
+    seconds: the time of every call; empty if it was not timed.
+    compile_seconds: time of tracing and compilation.
+    temporaries: bytes; None if unknown.
+    note: why it was not timed, or how its function differs from ours; empty otherwise.
   """
 
   row: Row
-  peer: str
+  implementation: str
   measure: str
   seconds: Sequence[float] = ()
   compile_seconds: float = 0.0
@@ -45,25 +46,25 @@ class Measurement:
 
   @property
   def median(self) -> float:
-    """Seconds."""
+    """Median of the seconds."""
     return statistics.median(self.seconds)
 
   @property
   def minimum(self) -> float:
-    """Seconds."""
+    """Minimum of the seconds."""
     return min(self.seconds)
 
 
 @dataclasses.dataclass
 class Results:
-  """All that was measured.
+  """All results of a benchmark.
 
   Attributes:
     machine: versions, device, threads, load.
-    layers: the measurements.
-    limits: by row, seconds of the dependency limit: forward, and forward and backward.
+    layers: measurements of our layers and the baselines'.
+    limits: seconds of the dependency limit by row: forward, and forward and backward.
     remat: our gradient with `remat="none"`, then "sqrt"; empty if not measured.
-    cells: one layer of every cell, `peer` the method of `unroll`; empty if not measured.
+    cells: one layer of every cell, by method of `unroll`; empty if not measured.
     sweep: times of the reference sweep; empty if not measured.
   """
 
@@ -75,13 +76,14 @@ class Results:
   sweep: list[SweepTime] = dataclasses.field(default_factory=list)
 
   def as_json(self) -> dict[str, Any]:
-    """Everything, in plain types."""
+    """Returns everything in plain types."""
 
     def plain(row: Row) -> dict[str, Any]:
       return {"cell": row.cell, "shape": str(row.shape), "depth": row.depth}
 
     def measured(m: Measurement) -> dict[str, Any]:
       fields = {f.name: getattr(m, f.name) for f in dataclasses.fields(m) if f.name != "row"}
+      fields["peer"] = fields.pop("implementation")  # the key of earlier files
       times = {"median": m.median, "minimum": m.minimum} if m.seconds else {}
       return {**plain(m.row), **fields, **times}
 
@@ -103,14 +105,14 @@ class Results:
 
 
 class Target(NamedTuple):
-  """A number, what it must reach, and how it is written.
+  """A measured number and its bound.
 
   Attributes:
-    name: which, beginning with its number.
-    value: what was measured.
-    bound: what it must reach.
-    at_least: whether it must not be below the bound; else not above.
-    percent: whether it is shown as a percentage.
+    name: begins with the target's number, `P1`.
+    value: the number as measured.
+    bound: what it is compared with.
+    at_least: whether the bound is a lower bound; else it is an upper bound.
+    percent: whether both are shown as percentages.
   """
 
   name: str
@@ -121,7 +123,7 @@ class Target(NamedTuple):
 
   @property
   def met(self) -> bool:
-    """Whether it is reached."""
+    """Whether the value satisfies the bound."""
     return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
@@ -134,32 +136,38 @@ _LOOP_BOUNDS = {"16x100x32x64": 5.0, "32x128x128x128": 2.0}
 
 
 def timed(results: Results, row: Row, measure: str) -> dict[str, Measurement]:
-  """The timed measurements of a row and measure, by peer; of our function only."""
+  """Returns a row's timed measurements of one measure, by implementation.
+
+  Implementations of another function than ours are left out.
+  """
   return {
-    m.peer: m
+    m.implementation: m
     for m in results.layers
     if m.row == row and m.measure == measure and m.seconds and not m.note
   }
 
 
-def fastest_peer(results: Results, row: Row) -> tuple[str, float | None]:
-  """Who computes the same function fastest beside us, and its median seconds."""
+def fastest_baseline(results: Results, row: Row) -> tuple[str, float | None]:
+  """Returns the baseline that computes our function fastest, and its median seconds.
+
+  Without any, returns "" and None.
+  """
   found = timed(results, row, GRADIENT)
-  others = {peer: m.median for peer, m in found.items() if peer != "ours"}
+  others = {name: m.median for name, m in found.items() if name != OURS}
   if not others:
     return "", None
-  name = min(others, key=lambda peer: others[peer])
+  name = min(others, key=lambda name: others[name])
   return name, others[name]
 
 
 def row_targets(results: Results, row: Row) -> list[Target]:
-  """The targets of a row of layers.
+  """Returns the targets of a row of layers.
 
-  Small differences and the limit are judged by the fastest calls, which disturbances miss; how we
-  stand beside others, by the medians, which is what their users get.
+  Small differences and the dependency limit compare the fastest calls, which other load affects
+  least. The comparison with baselines is of medians, which is what users get.
   """
   gradients, with_norms = timed(results, row, GRADIENT), timed(results, row, NORMS)
-  ours, norms = gradients["ours"], with_norms["ours"]
+  ours, norms = gradients[OURS], with_norms[OURS]
   targets = [
     Target(COST, norms.minimum / ours.minimum - 1, 0.03, at_least=False, percent=True),
     Target(LIMIT, results.limits[row][1] / ours.minimum, 0.8),
@@ -167,17 +175,17 @@ def row_targets(results: Results, row: Row) -> list[Target]:
   if ours.temporaries and norms.temporaries:
     share = norms.temporaries / ours.temporaries - 1
     targets.append(Target(MEMORY, share, 0.02, at_least=False, percent=True))
-  _, peer = fastest_peer(results, row)
-  if peer is not None:
-    targets.append(Target(SPEED, peer / ours.median, 1.3))
-  loops = [m.median for name, m in with_norms.items() if name != "ours"]
+  _, baseline = fastest_baseline(results, row)
+  if baseline is not None:
+    targets.append(Target(SPEED, baseline / ours.median, 1.3))
+  loops = [m.median for name, m in with_norms.items() if name != OURS]
   if loops and str(row.shape) in _LOOP_BOUNDS:
     targets.append(Target(LOOP, min(loops) / norms.median, _LOOP_BOUNDS[str(row.shape)]))
   return targets
 
 
 def remat_targets(results: Results) -> list[Target]:
-  """What `remat="sqrt"` saves, and what it costs."""
+  """Returns the targets for the memory that `remat="sqrt"` saves and the time it costs."""
   if not results.remat:
     return []
   plain, sqrt = results.remat
@@ -191,13 +199,13 @@ def remat_targets(results: Results) -> list[Target]:
 
 
 def sweep_targets(results: Results) -> list[Target]:
-  """The sweep against others' and against itself on one device."""
+  """Returns the targets of our sweep: against the baselines', and two devices against one."""
   times = {time.name: time for time in results.sweep if time.seconds is not None}
   targets = []
   for name, slow, fast, field, bound in (
     ("P3 torch / ours, norms every step", TORCH_EVERY, OURS_EVERY, "seconds", 5.0),
-    ("P3 torch / ours, norms every 20 steps", TORCH, OURS, "seconds", 3.0),
-    ("P3 flax linen without norms / ours every 20 steps", LINEN, OURS, "seconds", 2.0),
+    ("P3 torch / ours, norms every 20 steps", TORCH_20, OURS_20, "seconds", 3.0),
+    ("P3 flax linen without norms / ours every 20 steps", LINEN, OURS_20, "seconds", 2.0),
     ("P4 1 / 2 devices, training alone", ONE, TWO, "training", 1.9),
     ("P4 1 device on 1 core / 2 devices, training alone", PINNED, TWO, "training", 1.9),
   ):

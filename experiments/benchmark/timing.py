@@ -1,4 +1,4 @@
-"""How times are taken: interleaved rounds, and the limit that dependent products set."""
+"""Interleaved timing of several programs, and the dependency limit of a stack of layers."""
 
 from __future__ import annotations
 
@@ -6,42 +6,45 @@ import functools
 import importlib.util
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark.candidates import NUM_GATES, Row, compiled
+from experiments.benchmark.cases import NUM_GATES, Row, compiled
 from rnn_jax.types import Array
 
 _ROUNDS = 4
-_SLOW = 0.1  # s: from here on a call outlasts what came before it
+_SLOW = 0.1  # s; calls longer than this need no untimed warm-up
 _TOO_LONG = 8.0  # s
-_PIECE = 0.15  # s for one product or chain of the dependency limit
+_PIECE = 0.15  # s for each product or chain of the dependency limit
+
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def clock(call: Callable[[], Any]) -> tuple[float, Any]:
-  """Seconds of one call, and what it returned."""
+  """Returns the seconds that one call took, and its result."""
   start = time.perf_counter()
   result = call()
   return time.perf_counter() - start, result
 
 
-def interleave(calls: Mapping[Any, Callable[[], Any]], budget: float) -> dict[Any, list[float]]:
-  """Times candidates in turn, in another order each round, so that a disturbance meets all.
+def interleave(calls: Mapping[Name, Callable[[], Any]], budget: float) -> dict[Name, list[float]]:
+  """Times programs in turn, in a new random order each round, so that disturbances affect all.
 
-  A turn is calls for an equal share of the budget, one at least. The first third of a fast
-  candidate's calls is not timed: what ran before has left its threads spinning and its data in the
-  caches. The slower the candidates, the fewer the rounds, from four down to one; where a call of
-  each takes more than 8 s together, that is all.
+  In its turn a program is called for an equal share of the budget, at least once. The first third
+  of a fast program's calls is not timed: the program before it leaves its threads spinning and its
+  data in the caches. Slower programs get fewer rounds, from four down to one. Where one call of
+  every program takes more than 8 s in total, that one call is all.
 
   Args:
-    calls: by name; each blocks until it is done, and was called before.
-    budget: seconds for all together, more where one round takes longer.
+    calls: by name; each blocks until its computation is done, and has been called before.
+    budget: seconds for all programs together; exceeded where a single round takes longer.
   Returns:
-    Seconds of each call, by name.
+    The seconds of each timed call, by name.
   """
   turn = budget / (_ROUNDS * len(calls))
   typical = {name: clock(call)[0] for name, call in calls.items()}
@@ -60,8 +63,8 @@ def interleave(calls: Mapping[Any, Callable[[], Any]], budget: float) -> dict[An
   return seconds
 
 
-def fastest(calls: Sequence[Callable[[], Any]], budget: float = _PIECE) -> float:
-  """Seconds of the fastest call of all, each called for about `budget` seconds."""
+def fastest(calls: Sequence[Callable[[], Any]], budget: float) -> float:
+  """Returns the seconds of the fastest call; `budget` is the seconds spent on all of them."""
   best = math.inf
   for call in calls:
     call()
@@ -74,12 +77,13 @@ def fastest(calls: Sequence[Callable[[], Any]], budget: float = _PIECE) -> float
 
 
 def dependency_limit(row: Row) -> tuple[float, float]:
-  """What products and their order alone take: seconds of forward, and of forward and backward.
+  """Returns the seconds that a row's matrix products alone take: forward, and forward and backward.
 
     forward   xs W_x + T · (h ← h U)
     backward  the gradients of W_x and U, of xs in layers above the first, + T · (g ← g Uᵀ)
 
-  Every product has its exact shape and the best library that is there; nothing elementwise counts.
+  Each product has its exact shape and runs in the fastest library available. Elementwise
+  operations count as free.
   """
   batch, steps, _, hidden = row.shape
   tokens, wide = steps * batch, NUM_GATES[row.cell] * hidden
@@ -95,7 +99,10 @@ def dependency_limit(row: Row) -> tuple[float, float]:
 
 @functools.cache
 def _product(rows: int, inner: int, columns: int, transposed: str = "") -> float:
-  """Seconds of [rows, inner] × [inner, columns], an operand given as its transpose."""
+  """Returns the seconds of [rows, inner] × [inner, columns].
+
+  `transposed` names the operand, left or right, that is stored as its transpose.
+  """
   left = _normal(inner, rows) if transposed == "left" else _normal(rows, inner)
   right = _normal(columns, inner) if transposed == "right" else _normal(inner, columns)
 
@@ -106,25 +113,25 @@ def _product(rows: int, inner: int, columns: int, transposed: str = "") -> float
   executable, _, _ = compiled(product, a, b)
   calls: list[Callable[[], Any]] = [lambda: jax.block_until_ready(executable(a, b))]
   if torch_is_installed():
-    from experiments.benchmark import torch_peers
+    from experiments.benchmark import torch_baselines
 
-    calls.append(torch_peers.product(product, left, right))
-  return fastest(calls)
+    calls.append(torch_baselines.product(product, left, right))
+  return fastest(calls, _PIECE)
 
 
 @functools.cache
 def _chain(steps: int, batch: int, hidden: int, wide: int, backward: bool = False) -> float:
-  """Seconds of `steps` products of which each needs the one before.
+  """Returns the seconds of `steps` products that each need the previous one.
 
   Forward h ← (h U)[:, :H] with U [H, G·H]; backward g ← [g Uᵀ, 0, …] with g [B, G·H].
   """
-  # Orthogonal, so that the numbers neither vanish nor explode.
+  # Orthogonal, so that the values neither vanish nor explode.
   square = np.linalg.qr(_normal(hidden, hidden).astype(float))[0].astype(np.float32)
   kernel = np.tile(square, (1, wide // hidden))
   start = _normal(batch, hidden)
 
   def forward_step(h: Array, u: Array) -> Array:
-    # The barrier keeps XLA from making the columns only that are kept.
+    # The barrier keeps XLA from computing only the columns that are kept.
     return jax.lax.optimization_barrier(h @ u)[:, :hidden]
 
   def backward_step(g: Array, u: Array) -> Array:
@@ -144,14 +151,14 @@ def _chain(steps: int, batch: int, hidden: int, wide: int, backward: bool = Fals
 
   calls = [chain(unroll) for unroll in (1, 4, 8)]
   if torch_is_installed():
-    from experiments.benchmark import torch_peers
+    from experiments.benchmark import torch_baselines
 
-    calls.append(torch_peers.chain(steps, start, kernel, backward))
+    calls.append(torch_baselines.chain(steps, start, kernel, backward))
   return fastest(calls, 3 * _PIECE)
 
 
 def torch_is_installed() -> bool:
-  """Whether torch can be imported."""
+  """Returns whether torch is installed."""
   return importlib.util.find_spec("torch") is not None
 
 

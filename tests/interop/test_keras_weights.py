@@ -34,7 +34,7 @@ every_case = pytest.mark.parametrize("which", CASES)
 def keras(monkeypatch):
   """Keras on JAX, or a skip."""
   monkeypatch.setenv("KERAS_BACKEND", "jax")  # read at import
-  reason = "Keras is a peer of the benchmark, no dependency"
+  reason = "Keras is a baseline of the benchmark, no dependency"
   keras = pytest.importorskip("keras", reason=reason)
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
     yield keras

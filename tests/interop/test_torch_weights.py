@@ -91,7 +91,7 @@ def test_a_state_dict_computes_torchs_equations(x64, name):
 
 @every_name
 def test_torch_itself_computes_the_same(x64, name):
-  torch = pytest.importorskip("torch", reason="torch is a peer of the benchmark, no dependency")
+  torch = pytest.importorskip("torch", reason="torch is a baseline of the benchmark, no dependency")
   kind, xs = getattr(torch.nn, MODULES[name]), drawn(jnp.zeros((T, B, D)), seed=5)
   theirs = kind(D, H, 1, bidirectional=True, dtype=torch.float64)
   state = {k: jnp.asarray(v.numpy()) for k, v in theirs.state_dict().items()}
@@ -113,7 +113,7 @@ def test_torch_itself_computes_the_same(x64, name):
 
 @every_name
 def test_torch_takes_what_we_give(x64, name):
-  torch = pytest.importorskip("torch", reason="torch is a peer of the benchmark, no dependency")
+  torch = pytest.importorskip("torch", reason="torch is a baseline of the benchmark, no dependency")
   xs = torch.tensor(np.random.default_rng(5).standard_normal((T, B, D)))
   kind = getattr(torch.nn, MODULES[name])
   first, second = (kind(D, H, 2, bidirectional=True, dtype=torch.float64) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The benchmark: peers compute what we do, numbers mean what they say, and it runs."""
+"""The benchmark: baselines compute our function, times and targets are right, and it runs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import functools
 import json
 import math
 import subprocess
-import sys
 import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import candidates, jax_peers, peer_sweep, sweep_times, timing
+from experiments.benchmark import (
+  baseline_sweep,
+  cases,
+  implementations,
+  jax_baselines,
+  sweep_times,
+  timing,
+)
 from experiments.benchmark.__main__ import TOLERANCE, difference, measure
-from experiments.benchmark.candidates import FORWARD, GRADIENT, NORMS, TRAINING, Row, Shape
+from experiments.benchmark.cases import FORWARD, GRADIENT, NORMS, TRAINING, Row, Shape
+from experiments.benchmark.implementations import BASELINES, OURS
 from experiments.benchmark.report import picture
 from experiments.benchmark.sweep_times import SweepTime
 from experiments.benchmark.targets import (
@@ -27,76 +34,75 @@ from experiments.benchmark.targets import (
   SPEED,
   Measurement,
   Results,
-  fastest_peer,
+  fastest_baseline,
   row_targets,
   sweep_targets,
 )
 
-ROOT = Path(__file__).parents[3]
 SHAPE = Shape(batch=3, steps=7, inputs=5, hidden=4)
 CELLS = ("elman", "gru", "lstm")
-ALWAYS_INSTALLED = ("ours", "linen", "nnx")
+ALWAYS_INSTALLED = (OURS, "linen", "nnx")
 
 
 @pytest.fixture(autouse=True)
 def lenient():
-  """Other libraries promote as they like."""
+  """Standard promotion, on which other libraries rely."""
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
     yield
 
 
-def build(peer, row, measures=candidates.MEASURES):
-  params, xs = candidates.data(row)
+def build(name, row, measures=cases.MEASURES):
+  params, xs = cases.data(row)
   try:
-    return candidates.build(peer, row, params, xs, measures)
-  except jax_peers.NotAvailable as reason:
-    assert peer not in ALWAYS_INSTALLED
-    pytest.skip(f"{peer}: {reason}")
+    return implementations.build(name, row, params, xs, measures)
+  except jax_baselines.NotAvailable as reason:
+    assert name not in ALWAYS_INSTALLED
+    pytest.skip(f"{name}: {reason}")
 
 
-def values(candidate):
-  programs = candidate.programs
+def values(implementation):
+  programs = implementation.programs
   return [
-    candidate.ys(programs[FORWARD].call()),
-    candidate.gradients(programs[GRADIENT].call()),
+    implementation.ys(programs[FORWARD].call()),
+    implementation.gradients(programs[GRADIENT].call()),
   ]
 
 
 @functools.cache
 def values_of_ours(row):
-  return values(build("ours", row, (FORWARD, GRADIENT)))
+  return values(build(OURS, row, (FORWARD, GRADIENT)))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # other libraries' own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of other libraries
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("peer", [name for name in candidates.PEERS if name != "ours"])
-def test_a_peer_computes_our_function_or_says_that_it_does_not(peer, cell):
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_baselines_compute_our_function_or_say_that_theirs_differs(baseline, cell):
   row = Row(cell, SHAPE, depth=2)
-  theirs = build(peer, row, (FORWARD, GRADIENT))
+  theirs = build(baseline, row, (FORWARD, GRADIENT))
   found = values(theirs)
   assert found[0].shape == (7, 3, 4)
   assert (difference(found, values_of_ours(row)) > TOLERANCE) == bool(theirs.other)
-  if peer != "haiku":
+  if baseline != "haiku":
     assert not theirs.other
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("peer", ["torch_loop", "torch_cells"])
-def test_norms_of_the_loops_are_those_of_our_probe(peer, cell):
+@pytest.mark.parametrize("baseline", ["torch_loop", "torch_cells"])
+def test_norms_of_torch_loops_equal_those_of_our_probe(baseline, cell):
   row = Row(cell, SHAPE, depth=2)
-  theirs, ours = (build(name, row, (NORMS,)) for name in (peer, "ours"))
+  theirs, ours = (build(name, row, (NORMS,)) for name in (baseline, OURS))
   _, (_, found) = theirs.programs[NORMS].call()
   _, (_, probes) = ours.programs[NORMS].call()
   hidden = [getattr(probe, "hidden", probe) for probe in probes]
   assert difference([layer.numpy() for layer in found], hidden) < TOLERANCE
 
 
-@pytest.mark.parametrize("cell", ["elman", "lstm"])  # linen's GRU has one bias more
-@pytest.mark.parametrize("peer", ["linen", "torch", "torch_loop"])
-def test_training_steps_are_the_same(peer, cell):
+@pytest.mark.parametrize("cell", ["elman", "lstm"])  # linen's GRU has one more bias
+@pytest.mark.parametrize("baseline", ["linen", "torch", "torch_loop"])
+def test_training_steps_are_the_same(baseline, cell):
   row = Row(cell, SHAPE, depth=1)
   losses = []
-  for name in (peer, "ours"):
+  for name in (baseline, OURS):
     call = build(name, row, (TRAINING,)).programs[TRAINING].call
     losses.append([float(call()) for _ in range(5)])
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
@@ -104,25 +110,25 @@ def test_training_steps_are_the_same(peer, cell):
   assert losses[0][-1] < losses[0][0]
 
 
-def test_flops_are_those_of_the_formula():
+def test_flops_follow_the_formula():
   row = Row("lstm", Shape(16, 100, 32, 64), 1)
-  both = 3 * candidates.flops_per_step(row) * row.shape.steps
+  both = 3 * cases.flops_per_step(row) * row.shape.steps
   assert both == 6 * 4 * 64 * (32 + 64) * 16 * 100
   deep = Row("gru", Shape(2, 9, 5, 4), 3)
-  assert candidates.flops_per_step(deep) == 2 * 2 * 3 * 4 * ((5 + 4) + 2 * (4 + 4))
+  assert cases.flops_per_step(deep) == 2 * 2 * 3 * 4 * ((5 + 4) + 2 * (4 + 4))
 
 
-def test_interleaving_times_everyone_by_turns():
+def test_interleaving_times_all_programs_in_turn():
   order = []
   calls = {name: lambda name=name: order.append(name) for name in "abc"}
   seconds = timing.interleave(calls, budget=0.01)
   assert set(seconds) == set("abc")
   assert all(len(times) >= 4 and min(times) > 0 for times in seconds.values())
   turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
-  assert len(turns) >= 9  # not one after the other
+  assert len(turns) >= 9  # several turns each
 
 
-def test_slow_candidates_have_fewer_rounds():
+def test_slow_programs_get_fewer_rounds():
   order = []
 
   def wait(name):
@@ -131,12 +137,13 @@ def test_slow_candidates_have_fewer_rounds():
 
   calls = {name: lambda name=name: wait(name) for name in "abc"}
   seconds = timing.interleave(calls, budget=1e-6)
-  # One counts at once since it was not a fast one, one is not timed, and one is.
+  # Of three calls of each, the first counts, since it outlasts a turn; the second is not timed.
   assert sorted(order) == list("aaabbbccc")
   assert all(len(times) == 2 and min(times) >= 0.02 for times in seconds.values())
 
 
-def test_dependency_limit_adds_up_over_layers():
+def test_dependency_limit_adds_up_over_layers(monkeypatch):
+  monkeypatch.setattr(timing, "_PIECE", 0.01)
   shape = Shape(2, 5, 4, 4)
   one, three = (timing.dependency_limit(Row("gru", shape, depth)) for depth in (1, 3))
   assert 0 < one[0] < one[1]
@@ -151,29 +158,29 @@ def test_difference_is_relative_and_sees_nan():
   assert math.isnan(difference([a[0], np.array([math.nan])], a))
 
 
-def test_a_peer_that_differs_is_not_timed(monkeypatch):
+def test_a_baseline_that_differs_is_not_timed(monkeypatch):
   def wrong(cell, input_size, hidden_size):
-    layer = jax_peers._linen(cell, input_size, hidden_size)
+    layer = jax_baselines._linen(cell, input_size, hidden_size)
     return layer._replace(apply=lambda params, xs: 1.01 * layer.apply(params, xs))
 
-  monkeypatch.setitem(jax_peers.LAYERS, "linen", wrong)
+  monkeypatch.setitem(jax_baselines.LAYERS, "linen", wrong)
   seconds = {FORWARD: 0.01, GRADIENT: 0.01, TRAINING: 0.01}
-  measurements = list(measure(Row("elman", SHAPE, 1), ["ours", "linen"], seconds))
-  (refused,) = [m for m in measurements if m.peer == "linen"]
+  measurements = list(measure(Row("elman", SHAPE, 1), [OURS, "linen"], seconds))
+  (refused,) = [m for m in measurements if m.implementation == "linen"]
   assert not refused.seconds
   assert "differs from ours by 0.0" in refused.note
-  assert {m.measure for m in measurements if m.seconds} == set(candidates.MEASURES)
+  assert {m.measure for m in measurements if m.seconds} == set(cases.MEASURES)
 
 
 def results(**medians):
-  """Results of one row from milliseconds by candidate; `norms` is ours with norms."""
+  """Results of one row, from milliseconds by implementation; `norms` is ours with norms."""
   row = Row("gru", Shape(16, 100, 32, 64), 1)
   layers = [
-    Measurement(row, peer, GRADIENT, [ms / 1e3] * 3, temporaries=1000)
-    for peer, ms in medians.items()
-    if peer != "norms"
+    Measurement(row, name, GRADIENT, [ms / 1e3] * 3, temporaries=1000)
+    for name, ms in medians.items()
+    if name != "norms"
   ]
-  layers.append(Measurement(row, "ours", NORMS, [medians["norms"] / 1e3], temporaries=1030))
+  layers.append(Measurement(row, OURS, NORMS, [medians["norms"] / 1e3], temporaries=1030))
   layers.append(Measurement(row, "haiku", GRADIENT, [1e-6], note="other function"))
   layers.append(Measurement(row, "equinox", GRADIENT, note="no such layer"))
   return Results({}, layers, {row: (1e-3, 2e-3)}), row
@@ -181,7 +188,7 @@ def results(**medians):
 
 def test_targets_of_a_row():
   found, row = results(ours=2.0, norms=2.1, torch=3.0, nnx=2.4)
-  assert fastest_peer(found, row) == ("nnx", pytest.approx(2.4e-3))
+  assert fastest_baseline(found, row) == ("nnx", pytest.approx(2.4e-3))
   targets = {t.name: t for t in row_targets(found, row)}
   assert targets[SPEED].value == pytest.approx(1.2) and not targets[SPEED].met
   assert targets[COST].value == pytest.approx(0.05) and not targets[COST].met
@@ -189,9 +196,9 @@ def test_targets_of_a_row():
   assert targets[LIMIT].value == pytest.approx(1.0) and targets[LIMIT].met
 
 
-def test_targets_without_any_peer():
+def test_targets_without_any_baseline():
   found, row = results(ours=2.0, norms=2.0)
-  assert fastest_peer(found, row) == ("", None)
+  assert fastest_baseline(found, row) == ("", None)
   assert SPEED not in {t.name for t in row_targets(found, row)}
 
 
@@ -207,14 +214,19 @@ def test_targets_of_the_sweep():
   assert [(t.value, t.met) for t in sweep_targets(found)] == [(4.9, False), (1.9, True)]
 
 
-def test_picture_has_a_bar_for_every_candidate_that_was_timed():
+def test_picture_has_a_bar_for_every_baseline_that_was_timed():
   found, _ = results(ours=2.0, norms=2.0, torch=3.0, nnx=1.0)
   (axis,) = picture(found).axes
   tops = sorted(bar.get_y() + bar.get_height() for bar in axis.patches)
   assert tops == pytest.approx([0.0005, 0.5, 1.5])
 
 
-def test_sweep_is_timed_or_says_why_not():
+def test_sweep_is_timed_or_says_why_not(monkeypatch, sweep_in_process, capsys):
+  def run(command, **_):
+    status = sweep_in_process(*command[3:])
+    return subprocess.CompletedProcess(command, status, stderr=capsys.readouterr().err)
+
+  monkeypatch.setattr(sweep_times, "subprocess", SimpleNamespace(run=run))
   tiny = ["--cell=elman", "--depth=1", "--truncation=full", "--seed=0", "--steps=2"]
   tiny += ["--hidden_size=4", "--sequence_length=8", "--batch_size=2", "--devices=1"]
   timed = sweep_times.time_sweep("tiny", tiny, devices=1)
@@ -225,19 +237,19 @@ def test_sweep_is_timed_or_says_why_not():
   assert "steps must be" in failed.note
 
 
-def test_peers_train_the_runs_of_the_reference_sweep():
-  runs = peer_sweep.runs(steps=20, log_every=1)
+def test_baselines_train_the_runs_of_the_reference_sweep():
+  runs = baseline_sweep.runs(steps=20, log_every=1)
   assert len(runs) == len(set(runs)) == 36
   assert {run.truncation for run in runs} == {8, 32, None}
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_torch_cuts_the_gradient_alike_in_chunks_and_in_the_loop(cell):
+def test_torch_truncates_alike_in_chunks_and_in_the_loop(cell):
   torch = pytest.importorskip("torch", reason="torch is not installed")
-  from experiments.benchmark import torch_peers
+  from experiments.benchmark import torch_baselines
 
   torch.manual_seed(0)
-  rnn = torch_peers.RNNS[cell](5, 4, 2)
+  rnn = torch_baselines.RNNS[cell](5, 4, 2)
   for name, parameter in rnn.named_parameters():
     if name.startswith("bias_hh"):
       torch.nn.init.zeros_(parameter)
@@ -248,9 +260,9 @@ def test_torch_cuts_the_gradient_alike_in_chunks_and_in_the_loop(cell):
       rnn.zero_grad()
       chunks = name == "chunks"
       ys = (
-        torch_peers.truncated(rnn, xs, k)
+        torch_baselines.truncated(rnn, xs, k)
         if chunks
-        else torch_peers.truncated_loop(cell, rnn, xs, k)[0]
+        else torch_baselines.truncated_loop(cell, rnn, xs, k)[0]
       )
       (ys**2).mean().backward()
       grads[k, name] = rnn.weight_hh_l0.grad.numpy().copy()
@@ -260,11 +272,14 @@ def test_torch_cuts_the_gradient_alike_in_chunks_and_in_the_loop(cell):
 
 
 @pytest.mark.parametrize("library", ["torch", "linen"])
-def test_peers_train_a_run(library):
+def test_baselines_train_a_run(library, monkeypatch):
+  sizes = {"hidden_size": "4", "sequence_length": "8", "batch_size": "2"}
+  settings = baseline_sweep.settings() | sizes
+  monkeypatch.setattr(baseline_sweep, "settings", lambda: settings)
   if library == "torch":
     pytest.importorskip("torch", reason="torch is not installed")
-  train = {"torch": peer_sweep.train_torch, "linen": peer_sweep.train_linen}[library]
-  train(peer_sweep.Run("lstm", 2, 8, seed=0, steps=2, log_every=2))
+  train = {"torch": baseline_sweep.train_torch, "linen": baseline_sweep.train_linen}[library]
+  train(baseline_sweep.Run("lstm", 2, 8, seed=0, steps=2, log_every=2))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +287,8 @@ def test_peers_train_a_run(library):
   [
     ("--shape=2x3x4", "shape must be BxTxDxH, four integers from 1, got '2x3x4'"),
     ("--shape=2x3x4x0", "got '2x3x4x0'"),
-    ("--peers=tensorflow", "peer 'tensorflow'"),
+    ("--baselines=tensorflow", "baseline 'tensorflow'"),
+    ("--peers=tensorflow", "baseline 'tensorflow'"),  # the flag's old name
     ("--cell=lstn", "did you mean 'lstm'?"),
     ("--depth=0", "depth must be an integer from 1"),
     ("--threads=100000", "threads must be at most the"),
@@ -287,30 +303,31 @@ def test_wrong_flags_end_in_one_line(flag, message, program_here, capfd):
   assert len(error.splitlines()) == 1
 
 
-def test_program_runs_from_flags_to_picture(tmp_path):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of other libraries
+def test_program_runs_from_flags_to_picture(tmp_path, monkeypatch, program_here, capsys):
+  monkeypatch.setattr(benchmark, "_QUICK_SECONDS", {FORWARD: 0.02, GRADIENT: 0.02, TRAINING: 0.02})
+  monkeypatch.setattr(timing, "_PIECE", 0.01)
+  precision = jax.config.jax_default_matmul_precision
   flags = (
     "--quick",
     "--cell=gru",
     "--shape=2x3x4x5",
     "--depth=1",
-    "--peers=linen,torch,haiku",
+    "--baselines=linen,torch,haiku",
     f"--output_dir={tmp_path}",
   )
-  result = subprocess.run(
-    (sys.executable, "-m", "experiments.benchmark", *flags),
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert result.returncode == 0, result.stderr
-  assert "gru 2x3x4x5 depth 1" in result.stdout
-  assert "P1: met in" in result.stdout
+  try:
+    assert program_here(benchmark, *flags) == 0
+  finally:
+    jax.config.update("jax_default_matmul_precision", precision)
+  printed = capsys.readouterr().out
+  assert "gru 2x3x4x5 depth 1" in printed
+  assert "P1: met in" in printed
   assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
   record = json.loads((tmp_path / "benchmark.json").read_text())
   timed = {(m["peer"], m["measure"]) for m in record["layers"] if m["seconds"]}
-  assert timed >= {("ours", measure) for measure in candidates.MEASURES}
+  assert timed >= {(OURS, measure) for measure in cases.MEASURES}
   assert timed >= {("linen", GRADIENT), ("linen", TRAINING)}
   assert record["machine"]["versions"]["jax"] == jax.__version__
-  ours = next(m for m in record["layers"] if (m["peer"], m["measure"]) == ("ours", GRADIENT))
+  ours = next(m for m in record["layers"] if (m["peer"], m["measure"]) == (OURS, GRADIENT))
   assert ours["minimum"] <= ours["median"] <= max(ours["seconds"])

@@ -1,7 +1,7 @@
-"""One recurrent layer of each library on JAX, as a function of our params.
+"""One recurrent layer of each library on JAX, ours included, as a function of our params.
 
-A library's params are an affine function of ours, `convert`; its transpose brings gradients back
-into our layout, so that one function a library is enough to compare both.
+A library's params are an affine function of ours, `convert`. Its transpose converts gradients back
+to our layout, so one function per library suffices to compare both.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from rnn_jax.types import Array, Params
 
 
 class NotAvailable(Exception):
-  """The peer is not installed, or has no such layer; the message says which."""
+  """The library is not installed, or has no such layer; the message says which."""
 
 
 class Layer(NamedTuple):
   """One recurrent layer of a library on JAX.
 
   Attributes:
-    convert: our params of the layer -> the library's, affine.
+    convert: converts our params of the layer to the library's; affine.
     apply: (the library's params, xs) -> ys.
-    batch_major: xs and ys are [B, T, ...], as the library prefers.
-    other: where its function is another one than ours, in which way; empty if it is ours.
+    batch_major: whether xs and ys are [B, T, ...], as the library prefers.
+    other: how its function differs from ours; empty if it does not.
   """
 
   convert: Callable[[Params], Any]
@@ -40,7 +40,13 @@ class Layer(NamedTuple):
 
 
 def reorder(params: Params, gates: str, order: str) -> Params:
-  """Our fused params with their `gates`, a letter each, in another order."""
+  """Returns our fused params with their gates reordered.
+
+  Args:
+    params: arrays [..., G·H].
+    gates: their order now, one letter per gate.
+    order: the order wanted.
+  """
 
   def reordered(leaf: Array) -> Array:
     parts = dict(zip(gates, jnp.split(leaf, len(gates), axis=-1), strict=True))
@@ -50,14 +56,14 @@ def reorder(params: Params, gates: str, order: str) -> Params:
 
 
 def _ours(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """`rnn_jax.unroll`."""
+  """Returns our layer, `rnn_jax.unroll`."""
   del input_size
   ours = rnn_jax.make_cell(cell, hidden_size)
   return Layer(lambda params: params, lambda params, xs: rnn_jax.unroll(ours, params, xs)[1])
 
 
 def _linen(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """`flax.linen.RNN`."""
+  """Returns `flax.linen.RNN`."""
   import flax.linen as nn
 
   del input_size
@@ -71,7 +77,7 @@ def _linen(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 
 def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """`flax.nnx.RNN`, split into its graph and its params."""
+  """Returns `flax.nnx.RNN`, split into its graph and its params."""
   from flax import nnx
 
   cells = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
@@ -87,14 +93,14 @@ def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
     full = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(full, {"cell": params})
     zeros = jnp.zeros((xs.shape[1], hidden_size), xs.dtype)
-    # Without an initial carry of its own, nnx.RNN cannot be differentiated.
+    # nnx.RNN cannot be differentiated unless it is given an initial carry.
     return nnx.merge(graph, full)(xs, initial_carry=(zeros, zeros) if cell == "lstm" else zeros)
 
   return Layer(functools.partial(interop.to_nnx, cell), apply)
 
 
 def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """`haiku.dynamic_unroll`."""
+  """Returns `haiku.dynamic_unroll` over haiku's core."""
   import haiku as hk
 
   del input_size
@@ -116,7 +122,7 @@ def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
       return {"core": {"w_i": params["w_x"], "w_h": params["w_h"], "b": params["b"]}}
     params = reorder(params, "ifgo", "igfo")
     w = jnp.concatenate([params["w_x"], params["w_h"]])
-    # haiku adds 1 to the forget gate itself.
+    # haiku itself adds 1 to the forget gate's bias.
     one = jnp.zeros_like(params["b"]).at[2 * hidden_size : 3 * hidden_size].set(1)
     return {"core/linear": {"w": w, "b": params["b"] - one}}
 
@@ -125,7 +131,7 @@ def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 
 def _equinox(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """A cell of equinox, mapped over the batch, in `lax.scan`."""
+  """Returns equinox's cell, vmapped over the batch, in `lax.scan`."""
   import equinox as eqx
 
   if cell == "elman":
@@ -157,7 +163,7 @@ def _equinox(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 
 def _keras(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """A recurrent layer of Keras on its JAX backend."""
+  """Returns Keras's recurrent layer on its JAX backend."""
   os.environ["KERAS_BACKEND"] = "jax"  # read at import
   import keras
 

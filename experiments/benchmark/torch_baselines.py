@@ -1,4 +1,9 @@
-"""PyTorch's recurrent layers as programs: the fused ones, and loops over time that show dL/dh_t."""
+"""PyTorch's recurrent layers as programs: fused ones, and loops over time, which give dL/dh_t.
+
+Imported inside functions only. torch is optional, and the worker processes of the baseline sweep
+import the benchmark's main module again: importing torch there would add to the start-up time that
+is charged to the other library, and would precede their choice of one thread.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +15,47 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmark.candidates import (
+from experiments.benchmark.cases import (
   CLIP_NORM,
   FORWARD,
   GRADIENT,
   LEARNING_RATE,
   NORMS,
   TRAINING,
-  Candidate,
+  Implementation,
   Program,
   Row,
 )
-from experiments.benchmark.jax_peers import reorder
+from experiments.benchmark.jax_baselines import reorder
 from rnn_jax.types import Params
 
 RNNS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 CELLS = {"elman": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
 
-# ys, and every layer's hidden states: what a forward pass gives.
+# Result of a forward pass: ys, and the hidden states of every layer.
 States = tuple[Tensor, list[list[Tensor]]]
 
 
 def device() -> torch.device:
-  """The accelerator that JAX runs on, where torch can use it too; else the CPU."""
+  """Returns the GPU if JAX runs on one and torch can use it, else the CPU."""
   on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
   return torch.device("cuda" if on_gpu else "cpu")
 
 
 def configure(threads: int) -> None:
-  """As many threads as JAX has, and full float32 products."""
+  """Sets torch's number of threads, and full float32 products (no TF32)."""
   torch.set_num_threads(threads)
   torch.backends.cuda.matmul.allow_tf32 = False
   torch.backends.cudnn.allow_tf32 = False
 
 
 def build(
-  peer: str, row: Row, params: list[Params], xs: np.ndarray, measures: Sequence[str]
-) -> Candidate:
-  """The candidate `torch` (fused layers), `torch_loop` or `torch_cells` (loops over time)."""
+  name: str, row: Row, params: list[Params], xs: np.ndarray, measures: Sequence[str]
+) -> Implementation:
+  """Returns the implementation `torch` (fused), `torch_loop` or `torch_cells` (loops over time).
+
+  Arguments are those of `implementations.build`.
+  """
   where = device()
 
   def convert(params: list[Params]) -> Any:
@@ -58,7 +66,7 @@ def build(
     {name: nn.Parameter(torch.tensor(leaf, device=where)) for name, leaf in layer.items()}
     for layer in converted
   ]
-  forward = {"torch": _fused, "torch_loop": _loop, "torch_cells": _cells}[peer](row, weights)
+  forward = {"torch": _fused, "torch_loop": _loop, "torch_cells": _cells}[name](row, weights)
   leaves = [leaf for layer in weights for leaf in layer.values()]
   inputs = torch.tensor(xs, device=where)
   optimizer = torch.optim.Adam(leaves, lr=LEARNING_RATE, fused=True)
@@ -103,27 +111,27 @@ def build(
     return jax.device_get(jax.vjp(convert, params)[1](theirs)[0])
 
   programs = {FORWARD: Program(run), GRADIENT: Program(gradient)}
-  if peer != "torch":
+  if name != "torch":
     programs[NORMS] = Program(lambda: gradient(keep=True))
   programs[TRAINING] = Program(train)
-  programs = {name: program for name, program in programs.items() if name in measures}
-  return Candidate(programs, lambda ys: ys.cpu().numpy(), gradients)
+  programs = {measure: programs[measure] for measure in measures if measure in programs}
+  return Implementation(programs, lambda ys: ys.cpu().numpy(), gradients)
 
 
 def norms_of(states: list[Tensor]) -> Tensor:
-  """‖dL/dh_t‖ [T, B] of states whose gradient was retained."""
+  """Returns ‖dL/dh_t‖ [T, B] of hidden states whose gradient was retained."""
   return torch.stack([h.grad for h in states if h.grad is not None]).norm(dim=-1)
 
 
 def _transposed(cell: str, params: Params) -> Params:
-  """Our params in torch's layout: [G·H, D], a GRU's gates as r, z, n; bias_hh stays zero."""
+  """Returns our params in torch's layout: [G·H, D], a GRU's gates as r, z, n; bias_hh stays 0."""
   if cell == "gru":
     params = reorder(params, "zrn", "rzn")
   return {"weight_ih": params["w_x"].T, "weight_hh": params["w_h"].T, "bias_ih": params["b"]}
 
 
 def _fused(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
-  """`nn.RNN`, `nn.GRU` or `nn.LSTM`: one operation for all time and layers."""
+  """Returns `nn.RNN`, `nn.GRU` or `nn.LSTM`: one operation for all steps and layers."""
   rnn = RNNS[row.cell](row.shape.inputs, row.shape.hidden, row.depth).to(device())
   for i, layer in enumerate(weights):
     nn.init.zeros_(getattr(rnn, f"bias_hh_l{i}"))
@@ -134,7 +142,7 @@ def _fused(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States
 
 
 def _cells(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
-  """A loop over `nn.RNNCell`, `nn.GRUCell` or `nn.LSTMCell`."""
+  """Returns a loop over `nn.RNNCell`, `nn.GRUCell` or `nn.LSTMCell`."""
   cells = []
   for size, layer in zip(row.input_sizes, weights, strict=True):
     cell = CELLS[row.cell](size, row.shape.hidden).to(device())
@@ -158,7 +166,7 @@ def _cells(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States
 
 
 def _loop(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
-  """A loop over time written out; see `loop`."""
+  """Returns the hand-written loop over time, `loop`, over all layers."""
 
   def forward(xs: Tensor) -> States:
     states = []
@@ -179,7 +187,7 @@ def loop(
   *,
   truncation: int | None = None,
 ) -> list[Tensor]:
-  """Hidden states of one layer: the input product of all steps at once, then a loop over time.
+  """Runs one layer: the input product of all steps at once, then a loop over time.
 
   Args:
     cell: elman, gru or lstm.
@@ -187,9 +195,9 @@ def loop(
     weight_ih: [G·H, D], in torch's order of gates.
     weight_hh: [G·H, H].
     bias_ih: [G·H].
-    truncation: steps after which the gradient is cut; None for never.
+    truncation: number of steps after which the gradient is cut; None for never.
   Returns:
-    T states [B, H].
+    The hidden states of the T steps, each [B, H].
   """
   h = c = xs.new_zeros(xs.shape[1], weight_hh.shape[1])
   states = []
@@ -202,7 +210,7 @@ def loop(
 
 
 def _step(cell: str, h: Tensor, c: Tensor, drive: Tensor, w_h: Tensor) -> tuple[Tensor, Tensor]:
-  """One step of a cell; c is the LSTM's."""
+  """Returns h and c after one step; only the LSTM uses c."""
   if cell == "elman":
     return torch.addmm(drive, h, w_h).tanh(), c
   if cell == "lstm":
@@ -217,7 +225,7 @@ def _step(cell: str, h: Tensor, c: Tensor, drive: Tensor, w_h: Tensor) -> tuple[
 
 
 def truncated(rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> Tensor:
-  """ys of fused layers, the gradient cut every `truncation` steps: chunks, their carry detached."""
+  """Runs fused layers in chunks of `truncation` steps, the carry detached between them."""
   carry: Any = None
   parts = []
   for chunk in xs.split(truncation or len(xs)):
@@ -228,7 +236,10 @@ def truncated(rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> Tensor:
 
 
 def truncated_loop(cell: str, rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> States:
-  """The same, as a loop over time whose hidden states retain their gradient; bias_hh must be 0."""
+  """Runs the same layers as a loop over time whose hidden states retain their gradient.
+
+  bias_hh must be 0.
+  """
   states = []
   for i in range(rnn.num_layers):
     names = ("weight_ih", "weight_hh", "bias_ih")
@@ -240,14 +251,16 @@ def truncated_loop(cell: str, rnn: nn.RNNBase, xs: Tensor, truncation: int | Non
   return xs, states
 
 
-def product(function: Callable[[Any, Any], Any], left: np.ndarray, right: np.ndarray) -> Any:
-  """A call of `function` on two matrices, for the dependency limit."""
+def product(
+  function: Callable[[Any, Any], Any], left: np.ndarray, right: np.ndarray
+) -> Callable[[], None]:
+  """Returns a call of `function` on two matrices, for the dependency limit."""
   a, b = (torch.tensor(matrix, device=device()) for matrix in (left, right))
   return _blocking(lambda: function(a, b))
 
 
-def chain(steps: int, start: np.ndarray, kernel: np.ndarray, backward: bool) -> Any:
-  """A call of `steps` products of which each needs the one before; see `timing`."""
+def chain(steps: int, start: np.ndarray, kernel: np.ndarray, backward: bool) -> Callable[[], None]:
+  """Returns a call of `steps` products that each need the previous one; see `timing`."""
   first, u = (torch.tensor(matrix, device=device()) for matrix in (start, kernel))
   hidden = u.shape[0]
   if not backward:
@@ -269,6 +282,8 @@ def chain(steps: int, start: np.ndarray, kernel: np.ndarray, backward: bool) -> 
 
 
 def _blocking(function: Callable[[], Any]) -> Callable[[], None]:
+  """Returns a call that runs without autograd and waits for the device."""
+
   def call() -> None:
     with torch.inference_mode():
       function()

@@ -1,6 +1,6 @@
-"""The reference sweep as loops in PyTorch and in Flax: what a study without this library writes.
+"""The reference sweep as training loops in PyTorch and Flax: a study without this library.
 
-Runs share the cores as ours do: as many processes as there are cores, one thread each.
+Runs share the cores as ours do: one process per core, each with one thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ FLAGFILE = Path(__file__).parents[1] / "flagfiles" / "gradient_decay.flags"
 
 
 class Run(NamedTuple):
-  """One run of the sweep, and how much of it; truncation None is full."""
+  """One run of the sweep: its axes, number of steps, and interval of logging.
+
+  `truncation` None is full backpropagation.
+  """
 
   cell: str
   depth: int
@@ -32,13 +35,13 @@ class Run(NamedTuple):
 
 
 def settings() -> dict[str, str]:
-  """The flagfile of the reference sweep, flag by flag."""
+  """Returns the flags of the reference sweep's flagfile, by name."""
   lines = FLAGFILE.read_text(encoding="utf-8").splitlines()
   return dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))
 
 
 def runs(steps: int, log_every: int) -> list[Run]:
-  """The runs of the reference sweep, of `steps` steps each."""
+  """Returns the runs of the reference sweep, with `steps` steps each."""
   axes = (settings()[name].split(",") for name in ("cell", "depth", "truncation", "seed"))
   return [
     Run(cell, int(depth), None if k == "full" else int(k), int(seed), steps, log_every)
@@ -50,7 +53,7 @@ def seconds(train: Callable[[Run], None], runs: Sequence[Run], processes: int) -
   """Trains all runs, `processes` at a time.
 
   Returns:
-    Seconds until the processes are ready, and of all training.
+    The seconds until the processes are ready, and the seconds of training.
   """
   start = time.perf_counter()
   context = multiprocessing.get_context("spawn")
@@ -64,13 +67,13 @@ def seconds(train: Callable[[Run], None], runs: Sequence[Run], processes: int) -
 
 
 def _one_thread() -> None:
-  """One thread for every library, set before the library starts."""
+  """Gives every library one thread; must run before the library starts."""
   os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
   os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _get_ready(train: Callable[[Run], None]) -> None:
-  """Imports what training needs, and holds the process so that the next task goes to another."""
+  """Imports what training needs, and occupies the process so that the next task goes to another."""
   if train is train_torch:
     import torch
 
@@ -84,7 +87,7 @@ def _get_ready(train: Callable[[Run], None]) -> None:
 
 @functools.cache
 def _text() -> tuple[np.ndarray, int]:
-  """Tokens of the corpus and size of its vocabulary."""
+  """Returns the tokens of the corpus and the size of its vocabulary."""
   from rnn_jax.text import STANDARD_LIBRARY, load_corpus
 
   corpus = load_corpus(settings().get("corpus", STANDARD_LIBRARY))
@@ -92,7 +95,7 @@ def _text() -> tuple[np.ndarray, int]:
 
 
 def _batch(random: np.random.Generator) -> np.ndarray:
-  """[T + 1, B] tokens: T inputs, and each one's successor."""
+  """Returns tokens [T + 1, B]: T inputs, each followed by its target."""
   tokens, _ = _text()
   length, batch = (int(settings()[name]) for name in ("sequence_length", "batch_size"))
   starts = random.integers(0, len(tokens) - length - 1, batch)
@@ -100,21 +103,24 @@ def _batch(random: np.random.Generator) -> np.ndarray:
 
 
 def train_torch(run: Run) -> None:
-  """Fused layers in detached chunks; on steps that log, a cell loop that retains gradients."""
+  """Trains a run in torch.
+
+  Uses fused layers in detached chunks, and on steps that log a cell loop that retains gradients.
+  """
   import torch
   from torch import nn
 
-  from experiments.benchmark import torch_peers
+  from experiments.benchmark import torch_baselines  # see its docstring
 
   torch.manual_seed(run.seed)
   random = np.random.default_rng(run.seed)
   hidden, (_, vocabulary) = int(settings()["hidden_size"]), _text()
-  rnn = torch_peers.RNNS[run.cell](vocabulary, hidden, run.depth)
+  rnn = torch_baselines.RNNS[run.cell](vocabulary, hidden, run.depth)
   head = nn.Linear(hidden, vocabulary)
   params = [p for name, p in rnn.named_parameters() if not name.startswith("bias_hh")]
   for name, parameter in rnn.named_parameters():
     if name.startswith("bias_hh"):
-      nn.init.zeros_(parameter)  # one bias a gate, as the others have
+      nn.init.zeros_(parameter)  # one bias per gate, as the other libraries have
   params += list(head.parameters())
   optimizer = torch.optim.Adam(params, lr=float(settings()["learning_rate"]), fused=True)
 
@@ -122,21 +128,24 @@ def train_torch(run: Run) -> None:
     tokens = torch.from_numpy(_batch(random))
     xs = nn.functional.one_hot(tokens[:-1], vocabulary).float()
     if step % run.log_every == 0:
-      ys, states = torch_peers.truncated_loop(run.cell, rnn, xs, run.truncation)
+      ys, states = torch_baselines.truncated_loop(run.cell, rnn, xs, run.truncation)
     else:
-      ys, states = torch_peers.truncated(rnn, xs, run.truncation), []
+      ys, states = torch_baselines.truncated(rnn, xs, run.truncation), []
     loss = nn.functional.cross_entropy(head(ys).flatten(0, 1), tokens[1:].flatten())
     for p in params:
       p.grad = None
     loss.backward()
     for layer in states:
-      torch_peers.norms_of(layer).log10().mean(dim=1).numpy()
+      torch_baselines.norms_of(layer).log10().mean(dim=1).numpy()
     nn.utils.clip_grad_norm_(params, float(settings()["clip_norm"]))
     optimizer.step()
 
 
 def train_linen(run: Run) -> None:
-  """`flax.linen.RNN` in a jitted step, compiled anew; full backpropagation, and no norms."""
+  """Trains a run with `flax.linen.RNN` in a jitted step, compiled for each run.
+
+  Backpropagation is full, and no norms are recorded.
+  """
   import flax.linen as nn
   import jax
   import optax

@@ -1,0 +1,122 @@
+"""Benchmark cases: which layers are timed, their params and inputs, and compiled programs."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import rnn_jax
+from rnn_jax.types import Params
+
+LEARNING_RATE, CLIP_NORM = 1e-3, 1.0
+NUM_GATES: Mapping[str, int] = {"elman": 1, "gru": 3, "lstm": 4}
+
+FORWARD, GRADIENT, NORMS, TRAINING = "forward", "gradient", "norms", "training"
+MEASURES = (FORWARD, GRADIENT, NORMS, TRAINING)
+
+
+class Shape(NamedTuple):
+  """Sizes of a layer's input and state: B, T, D and H."""
+
+  batch: int
+  steps: int
+  inputs: int
+  hidden: int
+
+  def __str__(self) -> str:  # noqa: D105
+    return "x".join(map(str, self))
+
+
+class Row(NamedTuple):
+  """One row of the comparison: a stack of `depth` layers of one cell, on inputs of one shape."""
+
+  cell: str
+  shape: Shape
+  depth: int
+
+  def __str__(self) -> str:  # noqa: D105
+    return f"{self.cell} {self.shape} depth {self.depth}"
+
+  @property
+  def input_sizes(self) -> list[int]:
+    """D of each layer."""
+    return [self.shape.inputs] + [self.shape.hidden] * (self.depth - 1)
+
+
+class Program(NamedTuple):
+  """A computation to time.
+
+  Attributes:
+    call: runs it to completion and returns its result.
+    compile_seconds: time of tracing and compilation; 0 where nothing is compiled.
+    temporaries: bytes it needs in addition to arguments and results; None if unknown.
+  """
+
+  call: Callable[[], Any]
+  compile_seconds: float = 0.0
+  temporaries: int | None = None
+
+
+class Implementation(NamedTuple):
+  """Our layers or a baseline's, with the params of one row and its programs compiled.
+
+  Attributes:
+    programs: by measure. `forward` returns ys; `gradient` gradients; `norms` gradients and norms.
+    ys: converts a forward program's result to NumPy [T, B, H].
+    gradients: converts a gradient program's result to NumPy params in our layout, one dict per
+      layer.
+    other: how the baseline's function differs from ours; empty if it does not.
+  """
+
+  programs: dict[str, Program]
+  ys: Callable[[Any], np.ndarray]
+  gradients: Callable[[Any], list[Params]]
+  other: str = ""
+
+
+def data(row: Row, seed: int = 0) -> tuple[list[Params], np.ndarray]:
+  """Returns the params of each layer and xs [T, B, D].
+
+  Biases are random, so that a comparison covers them.
+  """
+  random = np.random.default_rng(seed)
+  cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
+  params = []
+  for i, size in enumerate(row.input_sizes):
+    layer = jax.device_get(cell.init(jax.random.key(seed + i), size))
+    bias = layer["b"] + 0.1 * random.standard_normal(layer["b"].shape, np.float32)
+    params.append({**layer, "b": bias})
+  shape = (row.shape.steps, row.shape.batch, row.shape.inputs)
+  return params, random.standard_normal(shape, np.float32)
+
+
+def compiled(
+  function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
+) -> tuple[jax.stages.Compiled, float, int | None]:
+  """Compiles ahead of time; returns the executable, seconds, and bytes of temporaries."""
+  start = time.perf_counter()
+  executable = jax.jit(function, donate_argnums=donate).lower(*args).compile()
+  seconds = time.perf_counter() - start
+  analysis = executable.memory_analysis()
+  return executable, seconds, None if analysis is None else analysis.temp_size_in_bytes
+
+
+def program(function: Callable[..., Any], *args: Any) -> Program:
+  """Returns the function compiled for these arguments, as a program that calls it on them."""
+  executable, seconds, temporaries = compiled(function, *args)
+  return Program(lambda: jax.block_until_ready(executable(*args)), seconds, temporaries)
+
+
+@functools.cache
+def flops_per_step(row: Row) -> int:
+  """Returns the floating-point operations of the products in one forward step of the whole batch.
+
+  Σ_layers 2·B·G·H·(D + H); forward and backward together are three times as many.
+  """
+  gates, (batch, _, _, hidden) = NUM_GATES[row.cell], row.shape
+  return sum(2 * batch * gates * hidden * (inputs + hidden) for inputs in row.input_sizes)

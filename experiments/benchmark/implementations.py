@@ -1,0 +1,182 @@
+"""Compiled programs of our layers and the baselines', all with the same params."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import rnn_jax
+from experiments.benchmark.cases import (
+  CLIP_NORM,
+  FORWARD,
+  GRADIENT,
+  LEARNING_RATE,
+  MEASURES,
+  NORMS,
+  TRAINING,
+  Implementation,
+  Program,
+  Row,
+  compiled,
+  data,
+  program,
+)
+from experiments.benchmark.jax_baselines import LAYERS, Layer, NotAvailable
+from rnn_jax.training import make_optimizer
+from rnn_jax.types import Array, Params
+
+OURS = "ours"
+# Name of a baseline -> the package it needs.
+BASELINES: Mapping[str, str] = {
+  "torch": "torch",
+  "torch_loop": "torch",
+  "torch_cells": "torch",
+  "linen": "flax",
+  "nnx": "flax",
+  "haiku": "haiku",
+  "equinox": "equinox",
+  "keras": "keras",
+}
+IMPLEMENTATIONS: Mapping[str, str] = {OURS: "rnn_jax", **BASELINES}
+
+
+def build(
+  name: str, row: Row, params: list[Params], xs: np.ndarray, measures: Sequence[str] = MEASURES
+) -> Implementation:
+  """Returns an implementation that holds our params, its programs compiled.
+
+  Args:
+    name: a key of IMPLEMENTATIONS.
+    row: which layers.
+    params: the params of each layer, in our layout.
+    xs: [T, B, D].
+    measures: the programs to build; those that the implementation does not have are left out.
+  Raises:
+    NotAvailable: the library is not installed, or has no such layer.
+  """
+  package = IMPLEMENTATIONS[name]
+  if importlib.util.find_spec(package) is None:
+    raise NotAvailable("not installed")
+  try:
+    if package == "torch":
+      from experiments.benchmark import torch_baselines  # see its docstring
+
+      return torch_baselines.build(name, row, params, xs, measures)
+    layers = [LAYERS[name](row.cell, size, row.shape.hidden) for size in row.input_sizes]
+  except ImportError as error:
+    raise NotAvailable(f"could not be imported ({error})") from None
+  return _build_jax(name, row, layers, params, xs, measures)
+
+
+def _build_jax(
+  name: str,
+  row: Row,
+  layers: Sequence[Layer],
+  params: list[Params],
+  xs: np.ndarray,
+  measures: Sequence[str],
+) -> Implementation:
+  """Compiles forward pass, gradient and training step of a stack of layers."""
+
+  def convert(params: Sequence[Params]) -> list[Any]:
+    return [layer.convert(p) for layer, p in zip(layers, params, strict=True)]
+
+  def forward(theirs: Sequence[Any], xs: Array) -> Array:
+    for layer, p in zip(layers, theirs, strict=True):
+      xs = layer.apply(p, xs)
+    return xs
+
+  def loss(theirs: Sequence[Any], xs: Array) -> Array:
+    return jnp.mean(forward(theirs, xs) ** 2)
+
+  swap = layers[0].batch_major
+  inputs = jnp.asarray(xs.swapaxes(0, 1) if swap else xs)
+  theirs = jax.jit(convert)(params)
+
+  programs = {}
+  if FORWARD in measures:
+    programs[FORWARD] = program(forward, theirs, inputs)
+  if GRADIENT in measures:
+    programs[GRADIENT] = program(jax.value_and_grad(loss), theirs, inputs)
+  if NORMS in measures and name == OURS:
+    programs[NORMS] = program(_gradient_with_norms(row), theirs, inputs)
+  if TRAINING in measures and name in (OURS, "linen"):
+    programs[TRAINING] = _training(name, loss, theirs, inputs)
+
+  def gradients(result: Any) -> list[Params]:
+    (ours,) = jax.jit(lambda g: jax.vjp(convert, params)[1](g))(result[1])
+    return jax.device_get(ours)
+
+  return Implementation(
+    programs,
+    lambda ys: np.asarray(ys).swapaxes(0, 1) if swap else np.asarray(ys),
+    gradients,
+    layers[0].other,
+  )
+
+
+def _gradient_with_norms(row: Row) -> Callable[..., Any]:
+  """Returns our gradient function, with ‖dL/dh_t‖ of every step, example and layer."""
+  cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
+
+  def loss(params: Sequence[Params], probes: Sequence[Any], xs: Array) -> Array:
+    for p, probe in zip(params, probes, strict=True):
+      _, xs = rnn_jax.unroll(cell, p, xs, probe=probe)
+    return jnp.mean(xs**2)
+
+  def gradient(params: Sequence[Params], xs: Array) -> Any:
+    probe = rnn_jax.gradient_probe(cell, row.shape.steps, row.shape.batch)
+    return jax.value_and_grad(loss, argnums=(0, 1))(params, [probe] * row.depth, xs)
+
+  return gradient
+
+
+def remat_programs(row: Row) -> dict[str, Program]:
+  """Returns our gradient with `remat="none"` and with `remat="sqrt"`, by these names."""
+  params, xs = data(row)
+  cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
+
+  def loss(params: Sequence[Params], xs: Array, remat: str) -> Array:
+    for p in params:
+      _, xs = rnn_jax.unroll(cell, p, xs, remat=remat)
+    return jnp.mean(xs**2)
+
+  return {
+    remat: program(jax.grad(functools.partial(loss, remat=remat)), params, jnp.asarray(xs))
+    for remat in ("none", "sqrt")
+  }
+
+
+def _training(name: str, loss: Callable[..., Array], params: Any, xs: Array) -> Program:
+  """Returns a training step: gradient, clipping by the global norm, Adam.
+
+  Each call continues from the params of the one before.
+  """
+  if name == OURS:
+    optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)
+  else:
+    optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(LEARNING_RATE))
+
+  def step(state: Any, xs: Array) -> Any:
+    params, opt_state, _ = state
+    value, grads = jax.value_and_grad(loss)(params, xs)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, value
+
+  # A copy, since the step donates its buffers.
+  state = jax.tree.map(jnp.array, (params, optimizer.init(params), jnp.zeros(())))
+  executable, seconds, temporaries = compiled(step, state, xs, donate=(0,))
+
+  def call() -> Array:
+    nonlocal state
+    state = jax.block_until_ready(executable(state, xs))
+    return state[2]
+
+  return Program(call, seconds, temporaries)
