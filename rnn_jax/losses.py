@@ -1,4 +1,4 @@
-"""Losses per step, and their mean over the steps that count."""
+"""Losses per step, their mean over the steps that count, and the units they are reported in."""
 
 from __future__ import annotations
 
@@ -7,17 +7,49 @@ from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float, Int
 
-from rnn_jax.types import Array
 
+def cross_entropy(
+  logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+  """Returns −log softmax(logits)[target], in nats.
 
-def cross_entropy(logits: Array, targets: Array) -> Array:
-  """−log softmax(logits)[target], in nats: logits [..., V], integer targets [...] → [...]."""
+  Args:
+    logits: [..., V].
+    targets: integers [...], from 0 to V − 1.
+  Returns:
+    [...].
+  Raises:
+    TypeError, ValueError: targets that are not integers, or of another shape.
+  """
+  if not jnp.issubdtype(targets.dtype, jnp.integer):
+    raise TypeError(f"targets must be integers, got {targets.dtype}.")
+  if logits.ndim == 0 or targets.shape != logits.shape[:-1]:
+    raise ValueError(
+      f"targets must be [...] and logits [..., V], got {targets.shape} and {logits.shape}."
+    )
   return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
-def squared_error(outputs: Array, targets: Array) -> Array:
-  """(y − target)², summed over the last axis: [..., D], [..., D] → [...]."""
+def squared_error(
+  outputs: Float[Array, "*batch D"], targets: Float[Array, "*batch D"]
+) -> Float[Array, "*batch"]:
+  """Returns Σ (y − target)², summed over the last axis.
+
+  Args:
+    outputs: y, [..., D].
+    targets: [..., D].
+  Returns:
+    [...].
+  Raises:
+    ValueError: targets of another shape.
+  """
+  if outputs.ndim == 0 or targets.shape != outputs.shape:
+    raise ValueError(
+      f"targets must have the shape of the outputs, [..., D], got {targets.shape} and "
+      f"{outputs.shape}."
+    )
   return jnp.sum((outputs - targets) ** 2, axis=-1)
 
 
@@ -27,30 +59,38 @@ LOSSES: Mapping[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def masked_mean(values: Array, mask: Array, count: Array | None = None) -> Array:
-  """Σ mask · values / count, 0 where the mask is empty.
+def masked_mean(
+  values: Float[Array, "T B"],
+  mask: Bool[Array, "T B"],
+  count: Int[Array, ""] | None = None,
+) -> Float[Array, ""]:
+  """Returns Σ mask · values / count, and 0 where the mask is empty.
 
-  What is masked out adds nothing, NaN included. (A gradient is NaN all the same where the masked
-  value's own derivative is: a loss of a NaN target, say.)
+  Masked values add nothing, even where they are NaN. (The gradient is NaN all the same where the
+  masked value's own derivative is, for example the loss of a NaN target.)
 
   Args:
     values: [T, B].
-    mask: [T, B] bool, the steps that count.
-    count: how many count, where these are part of a larger batch, whose mean is the sum of its
-      parts'; Σ mask if None.
+    mask: [T, B] bool, true at the steps that count.
+    count: the number of steps that count in the whole batch, where values and mask are one part of
+      it; the mean of the batch is then the sum of its parts. Σ mask if None.
   Returns:
     Scalar.
+  Raises:
+    ValueError: a mask of another shape.
   """
+  if mask.shape != values.shape:
+    raise ValueError(f"mask must have the shape of the values {values.shape}, got {mask.shape}.")
   total = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
   count = jnp.sum(mask) if count is None else count
   return total / jnp.maximum(count.astype(values.dtype), 1)
 
 
-def bits(nats: Array) -> Array:
-  """nats / ln 2: the same in bits, of a mean cross-entropy bits per character, say."""
+def bits(nats: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """Returns nats / ln 2, the same quantity in bits: a mean cross-entropy in bits per character."""
   return nats / math.log(2)
 
 
-def perplexity(mean_cross_entropy: Array) -> Array:
-  """exp of the mean cross-entropy in nats: the number of equally likely choices it amounts to."""
+def perplexity(mean_cross_entropy: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """Returns exp of a mean cross-entropy in nats: the equivalent number of equal choices."""
   return jnp.exp(mean_cross_entropy)

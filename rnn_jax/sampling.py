@@ -8,27 +8,37 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rnn_jax import checks
 from rnn_jax.modules import ConditionedDecoder, DecoderInputs, DeepRNN, EncoderDecoder
-from rnn_jax.types import Array, Carry
+from rnn_jax.types import Carry
 
 
-def choose(key: Array, logits: Array, temperature: float = 1.0, top_k: int | None = None) -> Array:
-  """Draws the next token.
+def choose(
+  key: Key[Array, ""],
+  logits: Float[Array, "*batch V"],
+  temperature: float | int = 1.0,
+  top_k: int | None = None,
+) -> Int[Array, "*batch"]:
+  """Draws the next token from its logits.
 
     p = softmax(logits / τ) over the k largest logits      τ = 0: the largest logit ("greedy")
 
   Args:
     key: random key.
     logits: [..., V].
-    temperature: τ, at least 0; one too small for a division is 0.
-    top_k: k, from 1 to V; None for all. Equals of the k-th stay in too.
+    temperature: τ, at least 0; a τ too small to divide by counts as 0.
+    top_k: k, from 1 to V; None for all. Ties with the k-th largest logit are kept.
   Returns:
     Tokens [...], int32.
   Raises:
-    TypeError, ValueError: a temperature that is no number of at least 0, or a k out of range.
+    TypeError, ValueError: logits without an axis of tokens, a temperature that is not a number of
+      at least 0, or a k out of range.
   """
+  if logits.ndim == 0 or logits.shape[-1] == 0:
+    raise ValueError(f"logits must be [..., V] with V at least 1, got {list(logits.shape)}.")
   checks.number("temperature", temperature, minimum=0)
   if top_k is not None:
     checks.integer("top_k", top_k)
@@ -41,29 +51,30 @@ def choose(key: Array, logits: Array, temperature: float = 1.0, top_k: int | Non
   if top_k is not None:
     least = jax.lax.top_k(logits, top_k)[0][..., -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)
-  # From the largest down, since a small τ would make infinities of them, all as likely.
+  # Subtract the maximum first: dividing by a tiny τ would overflow several logits to inf, and make
+  # them equally likely.
   logits = logits - jnp.max(logits, axis=-1, keepdims=True)
   return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
 
 
 def generate(
   model: DeepRNN,
-  variables: Any,
+  variables: PyTree,
   carries: Sequence[Carry],
-  token: Array,
-  key: Array,
+  token: ArrayLike,
+  key: Key[Array, ""],
   num_steps: int,
   *,
-  temperature: float = 1.0,
+  temperature: float | int = 1.0,
   top_k: int | None = None,
   eos: int | None = None,
   reset_at: int | None = None,
-) -> tuple[Array, tuple[Carry, ...]]:
-  """Generates tokens, one step of the cells each.
+) -> tuple[Int[Array, "N B"], tuple[Carry, ...]]:
+  """Generates tokens, one step of the model each.
 
     carries_t, logits_t = model(token_t, carries_{t−1})      token_{t+1} = choose(logits_t)
 
-  To go on, give the last token and the carries again, with another key.
+  To continue, pass the last token and the returned carries, with another key.
 
   Args:
     model: its outputs are logits of the next token.
@@ -72,20 +83,25 @@ def generate(
     token: [B], the token before the first generated one.
     key: random key.
     num_steps: N.
-    temperature: as `choose` takes it.
-    top_k: as `choose` takes it.
-    eos: token that ends a sequence, and fills it up from there; None for none.
-    reset_at: token that is read with a new carry, as by a model of single lines; None for none.
+    temperature, top_k: see `choose`.
+    eos: the token that ends a sequence, and fills the steps after it; None for no end.
+    reset_at: the token that is read from a carry of zeros, for models of single lines; None for no
+      reset.
   Returns:
-    (tokens [N, B], carries after reading all but the last of them).
+    (tokens [N, B], carries after reading all tokens but the last).
   Raises:
-    TypeError, ValueError: as `choose`.
+    TypeError, ValueError: tokens that are not integers [B], a num_steps that is not an integer of
+      at least 1, or an option that `choose` does not accept.
   """
   checks.integer("num_steps", num_steps)
+  token = jnp.asarray(token)
+  if token.ndim != 1 or not jnp.issubdtype(token.dtype, jnp.integer):
+    raise ValueError(f"token must be integers [B], got {token.dtype}{list(token.shape)}.")
   apply: Callable[..., Any] = model.apply
-  pick: Callable[..., Array] = functools.partial(choose, temperature=temperature, top_k=top_k)
+  pick = functools.partial(choose, temperature=temperature, top_k=top_k)
+  State = tuple[tuple[Carry, ...], Array, Array]
 
-  def body(old: tuple[Any, Array, Array], i: Array) -> tuple[Any, Array]:
+  def body(old: State, i: Int[Array, ""]) -> tuple[State, Int[Array, " B"]]:
     carries, token, ended = old
     resets = None if reset_at is None else (token == reset_at)[None]
     carries, logits = apply(variables, token[None], carries, resets=resets)
@@ -96,21 +112,22 @@ def generate(
     return (carries, token, ended), token
 
   # Not `unroll`: each step reads the token that the step before it generated.
-  start: Any = (tuple(carries), jnp.asarray(token, jnp.int32), jnp.zeros(jnp.shape(token), bool))
+  start = (tuple(carries), token.astype(jnp.int32), jnp.zeros(token.shape, bool))
   last, tokens = jax.lax.scan(body, start, jnp.arange(num_steps, dtype=jnp.int32))
   return tokens, last[0]
 
 
 def decode(
   model: ConditionedDecoder | EncoderDecoder,
-  variables: Any,
+  variables: PyTree,
   xs: DecoderInputs,
-  key: Array,
+  key: Key[Array, ""],
   num_steps: int,
   *,
   eos: int,
-  **options: Any,
-) -> Array:
+  temperature: float | int = 1.0,
+  top_k: int | None = None,
+) -> Int[Array, "N B"]:
   """Generates a sequence for each source, from the start token `eos` to the final `eos`.
 
   Args:
@@ -118,14 +135,21 @@ def decode(
     variables: of the model.
     xs: the sources; `tokens` is not read.
     key: random key.
-    num_steps: N, steps after which a sequence ends in any case.
+    num_steps: N, the step at which every sequence ends.
     eos: the token that starts and ends a sequence.
-    **options: temperature and top_k, as `choose` takes them.
+    temperature, top_k: see `choose`.
   Returns:
-    Tokens [N, B]; from the first `eos` on all are `eos`.
+    Tokens [N, B]; all tokens after the first `eos` are `eos`.
+  Raises:
+    TypeError, ValueError: an option that `generate` does not accept.
   """
-  carries: Any = model.apply(variables, xs, method="decoder_carries")
+  carries: Sequence[Carry] = model.apply(variables, xs, method="decoder_carries")
   decoder = {"params": variables["params"]["decoder"]}
   first = jnp.full(jax.tree.leaves(carries)[0].shape[:1], eos, jnp.int32)
-  tokens, _ = generate(model.decoder, decoder, carries, first, key, num_steps, eos=eos, **options)
+  tokens, _ = generate(
+    *(model.decoder, decoder, carries, first, key, num_steps),
+    eos=eos,
+    temperature=temperature,
+    top_k=top_k,
+  )
   return tokens

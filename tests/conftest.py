@@ -22,7 +22,16 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Modules whose annotations, shapes included, are checked at every call.
-CHECKED = ("rnn_jax.modules", "rnn_jax.tasks", "rnn_jax.training", "rnn_jax.windows")
+CHECKED = (
+  "rnn_jax.gradient_flow",
+  "rnn_jax.losses",
+  "rnn_jax.modules",
+  "rnn_jax.parallel",
+  "rnn_jax.sampling",
+  "rnn_jax.tasks",
+  "rnn_jax.training",
+  "rnn_jax.windows",
+)
 install_import_hook(CHECKED, "beartype.beartype")
 
 # What jax keeps of thousands of programs is millions of objects, which hardly ever become garbage.

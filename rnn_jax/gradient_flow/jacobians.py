@@ -157,7 +157,7 @@ def singular_values(
 def _product_values(cell: Cell, run: Pass) -> Float[Array, "T B N"]:
   """Returns the `singular_values` of one layer."""
 
-  def back(rows: Scaled[Array], now: tuple[Carry, Drive]) -> tuple[Scaled[Array], Array]:
+  def back(rows: Scaled, now: tuple[Carry, Drive]) -> tuple[Scaled, Array]:
     jacobian = _jacobian(cell, run.params, *now)
     rows = jax.vmap(orthogonalize)(
       rows._replace(value=rows.value @ jacobian), jnp.abs(rows.value) @ jnp.abs(jacobian)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Float, Inexact
 
 from rnn_jax.gradient_flow.reverse_sweep import (
+  Inputs,
   Pass,
   Scaled,
   forward_pass,
@@ -16,7 +17,6 @@ from rnn_jax.gradient_flow.reverse_sweep import (
 )
 from rnn_jax.types import Carry, Cell, Params
 
-Inputs = Float[Array, "T B D"] | Int[Array, "T B"]
 ScalarLoss = Callable[[Array], Float[Array, ""]]
 
 
@@ -69,8 +69,8 @@ def forward_layers(
 
 
 def reverse_layers(
-  cells: Sequence[Cell], passes: Sequence[Pass], y_bars: Scaled[Inexact[Array, "T B *H"]]
-) -> tuple[Scaled[Carry], ...]:
+  cells: Sequence[Cell], passes: Sequence[Pass], y_bars: Scaled
+) -> tuple[Scaled, ...]:
   """Returns dL/dh_t at every step of every layer, right far outside the range of floats.
 
   h_t leaves step t, and the derivative is total: through the output at t, through later steps and

@@ -5,24 +5,26 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, step, with_floats
 
+AnyArray = Array | np.ndarray
+Inputs = Float[AnyArray, "T B D"] | Int[AnyArray, "T B"]  # vectors, or tokens
+
 # Stands for the exponent of zero: below any other, so that zero never sets a common scale.
 _ZERO_EXPONENT = -(2**30)
 
-Value = TypeVar("Value")
 
-
-class Scaled(NamedTuple, Generic[Value]):
+class Scaled(NamedTuple):
   """value · 2^exponent with one exponent per example, for quantities outside the float range.
 
   Attributes:
@@ -30,7 +32,7 @@ class Scaled(NamedTuple, Generic[Value]):
     exponent: int32 [..., B].
   """
 
-  value: Value
+  value: PyTree[Array]
   exponent: Int[Array, "*batch"]
 
 
@@ -64,7 +66,7 @@ def with_carry_output(cell: Cell) -> Cell:
 def forward_pass(
   cell: Cell,
   params: Params,
-  xs: Float[Array, "T B D"] | Int[Array, "T B"],
+  xs: Inputs,
   carry: Carry | None = None,
 ) -> Pass:
   """Runs one layer over xs.
@@ -88,8 +90,8 @@ def forward_pass(
 
 
 def reverse_sweep(
-  cell: Cell, run: Pass, y_bars: Scaled[Array], final_bar: Scaled[Carry] | None = None
-) -> tuple[Scaled[Carry], Scaled[Drive]]:
+  cell: Cell, run: Pass, y_bars: Scaled, final_bar: Scaled | None = None
+) -> tuple[Scaled, Scaled]:
   """Returns dL/dh_t and dL/ddrive_t at every step of one layer.
 
     dL/dh_t = ∂L/∂y_t ∂y_t/∂h_t + dL/dh_{t+1} ∂h_{t+1}/∂h_t
@@ -109,11 +111,9 @@ def reverse_sweep(
   Returns:
     (dL/dh_t, leaves [T, B, H], with None in place of integers; dL/ddrive_t, leaves [T, B, ...]).
   """
-  Step = tuple[Carry, Drive, Scaled[Array]]
+  Step = tuple[Carry, Drive, Scaled]
 
-  def back(
-    later: Scaled[Carry], now: Step
-  ) -> tuple[Scaled[Carry], tuple[Carry, Drive, Int[Array, " B"]]]:
+  def back(later: Scaled, now: Step) -> tuple[Scaled, tuple[Carry, Drive, Int[Array, " B"]]]:
     before, drive, y_bar = now
     exponent = jnp.maximum(later.exponent, y_bar.exponent)
     later, y_bar = shift(later, exponent), shift(y_bar, exponent)
@@ -137,13 +137,13 @@ def reverse_sweep(
   return Scaled(totals, exponents), Scaled(drive_bars, exponents)
 
 
-def unscaled(value: Value) -> Scaled[Value]:
+def unscaled(value: PyTree[Array]) -> Scaled:
   """Returns a pytree of leaves [T, B, ...] as a Scaled with exponents of zero."""
   leading = jax.tree.leaves(value)[0].shape[:2]
   return Scaled(value, jnp.zeros(leading, jnp.int32))
 
 
-def log10_norms(scaled: Scaled[Value]) -> Value:
+def log10_norms(scaled: Scaled) -> PyTree[Array]:
   """Returns log₁₀ ‖leaf · 2^exponent‖ of each leaf and example; −inf for zero."""
 
   def leaf_norm(leaf: Array) -> Array:
@@ -153,7 +153,7 @@ def log10_norms(scaled: Scaled[Value]) -> Value:
   return jax.tree.map(leaf_norm, scaled.value)
 
 
-def normalize(scaled: Scaled[Value]) -> Scaled[Value]:
+def normalize(scaled: Scaled) -> Scaled:
   """Returns the same quantity with each example's largest entry at about 1."""
   ndim = scaled.exponent.ndim
   sizes = [
@@ -168,7 +168,7 @@ def normalize(scaled: Scaled[Value]) -> Scaled[Value]:
   return shifted._replace(exponent=jnp.where(largest == 0, exponent_of_zero, shifted.exponent))
 
 
-def shift(scaled: Scaled[Value], exponent: Int[Array, "*batch"]) -> Scaled[Value]:
+def shift(scaled: Scaled, exponent: Int[Array, "*batch"]) -> Scaled:
   """Returns the same quantity with another exponent; entries too small for it become zero."""
 
   def leaf(a: Array) -> Array:

@@ -79,7 +79,7 @@ def saliency(
   return jax.lax.map(saliency_at, jnp.arange(num_steps), batch_size=in_parallel)
 
 
-def _check(model: DeepRNN, tokens: ArrayLike, reach: int) -> tuple[Int[Array, " T+1"], int]:
+def _check(model: DeepRNN, tokens: ArrayLike, reach: int) -> tuple[Int[Array, " N"], int]:
   """Returns the tokens as int32, and the size of the vocabulary."""
   checks.integer("reach", reach)
   tokens = jnp.asarray(tokens)

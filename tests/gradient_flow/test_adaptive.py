@@ -125,6 +125,7 @@ def test_one_program_serves_every_tolerance_and_it_may_be_mapped(x64):
     (np.zeros((1, 3)), 0.1, ValueError, "profile must have at least two lags, got 1"),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_what_cannot_be_is_named(profile, tolerance, error, message):
   with pytest.raises(error, match=message):
     functools.partial(choose_truncation, profile, tolerance)()

@@ -73,6 +73,7 @@ def test_effective_memory_is_the_first_lag_below(x64):
     (lambda p: effective_memory(p[:0], 0.5), ValueError, "profile must be"),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_errors_name_the_argument_and_what_came(call, exception, message):
   with pytest.raises(exception, match=re.escape(message)):
     call(geometric(-1.0))

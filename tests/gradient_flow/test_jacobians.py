@@ -289,6 +289,7 @@ def test_all_of_them_compose_with_vmap_and_take_a_single_step():
   ("num_probes", "error", "message"),
   [(0, ValueError, "must be at least 1, got 0"), (1.5, TypeError, "must be an integer, got 1.5")],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_wrong_number_of_probes_is_refused(num_probes, error, message):
   with pytest.raises(error, match=f"num_probes {message}"):
     norm_of(NETWORKS["gru"], params_of("gru"), XS, jax.random.key(0), num_probes)

@@ -83,6 +83,7 @@ def test_profile_at_a_position_is_that_of_the_sequence_up_to_there(x64):
     ([0, 1.5], TypeError, "positions must be an integer, got 1.5."),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_positions_must_be_steps(positions, error, text):
   cells, params = network(["elman"], H)
   with pytest.raises(error) as caught:

@@ -172,6 +172,7 @@ def test_stack_has_the_exponents_of_its_layers():
     ("gru", {"skip": -1}, ValueError, "skip must be at least 0, got -1"),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_wrong_input_is_refused(name, arguments, error, message):
   cell, params = NETWORKS[name], params_of(name)
   with pytest.raises(error, match=message):

@@ -123,6 +123,7 @@ def test_a_cut_gradient_of_zero_is_all_error_and_has_no_cosine():
     ([2.0], TypeError, r"truncations must be an integer, got 2.0"),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_truncations_are_steps_of_the_sequence(ks, exception, message):
   cells, params = network(["elman"], H)
   with pytest.raises(exception, match=message):
