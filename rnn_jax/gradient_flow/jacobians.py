@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow.joint_carry import from_vector, linearized_step, to_vector
-from rnn_jax.gradient_flow.layer_sweep import Inputs, forward_layers
+from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.gradient_flow.orthogonal_rows import orthogonalize
 from rnn_jax.gradient_flow.reverse_sweep import (
   Pass,
@@ -21,6 +21,7 @@ from rnn_jax.gradient_flow.reverse_sweep import (
   reverse_sweep,
   unscaled,
 )
+from rnn_jax.modules import Inputs
 from rnn_jax.types import Carry, Cell, Drive, Params, floats_of
 
 

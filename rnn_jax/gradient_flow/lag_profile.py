@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import Inputs, forward_layers, reverse_layers
+from rnn_jax.gradient_flow.layer_sweep import forward_layers, reverse_layers
 from rnn_jax.gradient_flow.reverse_sweep import log10_norms, unscaled
+from rnn_jax.modules import Inputs
 from rnn_jax.types import Carry, Cell, Params
 
 Position = Int[Array | np.ndarray, ""] | np.int32

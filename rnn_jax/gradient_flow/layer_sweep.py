@@ -8,13 +8,13 @@ import jax
 from jaxtyping import Array, Float, Inexact
 
 from rnn_jax.gradient_flow.reverse_sweep import (
-  Inputs,
   Pass,
   Scaled,
   forward_pass,
   normalize,
   reverse_sweep,
 )
+from rnn_jax.modules import Inputs
 from rnn_jax.types import Carry, Cell, Params
 
 ScalarLoss = Callable[[Array], Float[Array, ""]]

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow.joint_carry import joint_size, linearized_step, to_vector
-from rnn_jax.gradient_flow.layer_sweep import Inputs, forward_layers
+from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.gradient_flow.reverse_sweep import Pass
+from rnn_jax.modules import Inputs
 from rnn_jax.types import Carry, Cell, Drive, Params
 
 

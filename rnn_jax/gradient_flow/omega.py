@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnn_jax.gradient_flow.layer_sweep import (
-  Inputs,
   ScalarLoss,
   check_scalar,
   forward_layers,
   reverse_layers,
 )
 from rnn_jax.gradient_flow.reverse_sweep import unscaled
+from rnn_jax.modules import Inputs
 from rnn_jax.probes import scaled_norm
 from rnn_jax.types import Carry, Cell, Params, floats_of, step, with_floats
 

@@ -9,16 +9,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Inexact, Int, PyTree
 
+from rnn_jax.modules import Inputs
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, step, with_floats
-
-AnyArray = Array | np.ndarray
-Inputs = Float[AnyArray, "T B D"] | Int[AnyArray, "T B"]  # vectors, or tokens
 
 # Stands for the exponent of zero: below any other, so that zero never sets a common scale.
 _ZERO_EXPONENT = -(2**30)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import jax
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import Inputs, check_layers
+from rnn_jax.gradient_flow.layer_sweep import check_layers
 from rnn_jax.gradient_flow.reverse_sweep import with_carry_output
+from rnn_jax.modules import Inputs
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Params
 

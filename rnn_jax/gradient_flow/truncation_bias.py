@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import Inputs, ScalarLoss, check_layers, check_scalar
+from rnn_jax.gradient_flow.layer_sweep import ScalarLoss, check_layers, check_scalar
+from rnn_jax.modules import Inputs
 from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Cell, Params
