@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from rnn_jax.gradient_flow.reverse_sweep import (
@@ -61,7 +62,7 @@ def forward_layers(
   """
   check_layers(cells, params=params, **({} if carries is None else {"carries": carries}))
   passes: list[Pass] = []
-  ys = xs
+  ys = jnp.asarray(xs)
   for i, (cell, cell_params) in enumerate(zip(cells, params, strict=True)):
     passes.append(forward_pass(cell, cell_params, ys, None if carries is None else carries[i]))
     ys = passes[-1].ys

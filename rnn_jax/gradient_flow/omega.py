@@ -49,7 +49,7 @@ def omega(
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
-  frozen, xs = jax.lax.stop_gradient((params, xs))
+  frozen, xs = jax.lax.stop_gradient((params, jnp.asarray(xs)))
   passes = forward_layers(cells, frozen, xs)
   ys = [layer.ys for layer in passes]
   check_scalar(loss, ys[-1])
@@ -64,7 +64,7 @@ def omega(
 
 
 def _layer_omega(
-  cell: Cell, params: Params, xs: Inputs, before: Carry, bars: Carry
+  cell: Cell, params: Params, xs: Array, before: Carry, bars: Carry
 ) -> Float[Array, ""]:
   """Returns Ω of one layer, from its prepared params, its inputs, h_{t−1} and dE/dh_t."""
   drives = cell.project(params, xs)

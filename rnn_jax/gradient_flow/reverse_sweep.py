@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Int, PyTree
 
-from rnn_jax.modules import Inputs
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, step, with_floats
+from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, step, unprepared, with_floats
 
 # Stands for the exponent of zero: below any other, so that zero never sets a common scale.
 _ZERO_EXPONENT = -(2**30)
@@ -57,13 +56,13 @@ def with_carry_output(cell: Cell) -> Cell:
   def output(params: Params, carry: Carry, drive: Drive) -> tuple[Carry, Array]:
     return carry, cell.output(params, carry, drive)
 
-  return cell._replace(output=output)
+  return cell._replace(output=output, output_is_carry=False)
 
 
 def forward_pass(
   cell: Cell,
   params: Params,
-  xs: Inputs,
+  xs: Float[Array, "T B D"] | Int[Array, "T B"],
   carry: Carry | None = None,
 ) -> Pass:
   """Runs one layer over xs.
@@ -77,8 +76,8 @@ def forward_pass(
     The layer's Pass.
   """
   params = cell.prepare(params)
-  prepared = with_carry_output(cell)._replace(prepare=lambda params: params)
-  _, (carries, ys) = unroll(prepared, params, xs, carry)
+  watched = with_carry_output(cell)._replace(prepare=unprepared)
+  _, (carries, ys) = unroll(watched, params, xs, carry)
   if carry is None:
     carry = jax.tree.map(lambda a: jnp.zeros_like(a[0]), carries)
   before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), carry, carries)

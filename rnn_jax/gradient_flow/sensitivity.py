@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import check_layers
@@ -49,7 +50,7 @@ def sensitivity(
   checks.like("direction", params, direction)
 
   def run(params: tuple[Params, ...]) -> tuple[Carry, ...]:
-    ys, layers = xs, []
+    ys, layers = jnp.asarray(xs), []
     for cell, cell_params in zip(cells, params, strict=True):
       _, (carries, ys) = unroll(with_carry_output(cell), cell_params, ys, forward_mode=True)
       layers.append(carries)

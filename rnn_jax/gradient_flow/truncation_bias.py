@@ -69,7 +69,7 @@ def truncation_bias(
 
   @jax.grad
   def gradient(params: tuple[Params, ...], k: Int[Array, ""]) -> Array:
-    ys = xs
+    ys = jnp.asarray(xs)
     for cell, cell_params in zip(cells, params, strict=True):
       _, ys = unroll(cell, cell_params, ys, truncation=k)
     check_scalar(loss, ys)
