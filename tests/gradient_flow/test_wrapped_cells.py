@@ -93,9 +93,9 @@ def test_weight_shares_are_the_gradients_of_each_steps_own_kernel():
     close(share, expected)
 
 
-def test_weight_shares_refuse_a_normalised_cell_by_its_place():
+def test_weight_shares_refuse_a_normalized_cell_by_its_index():
   shares = functools.partial(weight_shares, NORMED, loss=mean_loss)
-  with pytest.raises(ValueError, match=r"params\['w_h'\].*cells\[1\] has not"):
+  with pytest.raises(ValueError, match=r"recurrent kernel.*cells\[1\] has none"):
     jax.eval_shape(shares, randomized(NORMED), draw(80, T, B, H))
 
 
