@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+AnyArray = Array | np.ndarray
+
 
 def cross_entropy(
-  logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"]
+  logits: Float[AnyArray, "*batch V"], targets: Int[AnyArray, "*batch"]
 ) -> Float[Array, "*batch"]:
   """Returns −log softmax(logits)[target], in nats.
 
@@ -33,7 +36,7 @@ def cross_entropy(
 
 
 def squared_error(
-  outputs: Float[Array, "*batch D"], targets: Float[Array, "*batch D"]
+  outputs: Float[AnyArray, "*batch D"], targets: Float[AnyArray, "*batch D"]
 ) -> Float[Array, "*batch"]:
   """Returns Σ (y − target)², summed over the last axis.
 
@@ -60,9 +63,9 @@ LOSSES: Mapping[str, Callable[[Array, Array], Array]] = {
 
 
 def masked_mean(
-  values: Float[Array, "T B"],
-  mask: Bool[Array, "T B"],
-  count: Int[Array, ""] | None = None,
+  values: Float[AnyArray, "T B"],
+  mask: Bool[AnyArray, "T B"],
+  count: Int[AnyArray, ""] | None = None,
 ) -> Float[Array, ""]:
   """Returns Σ mask · values / count, and 0 where the mask is empty.
 

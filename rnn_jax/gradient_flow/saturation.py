@@ -1,4 +1,4 @@
-"""Gates: their values over time, and the share of them that is all but open or shut."""
+"""Gate values over time, and the share of them that is nearly open or nearly shut."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from rnn_jax.gradient_flow.reverse_sweep import forward_pass
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.gradient_flow.layer_sweep import forward_layers
+from rnn_jax.gradient_flow.reverse_sweep import Pass
+from rnn_jax.modules import Inputs
+from rnn_jax.types import Cell, Params
 
 HIGH, LOW = 0.9, 0.1
 
@@ -22,66 +25,63 @@ class Saturation(NamedTuple):
     low: share below 0.1, [T].
   """
 
-  high: Array
-  low: Array
+  high: Float[Array, " T"]
+  low: Float[Array, " T"]
 
 
 def gate_values(
-  cells: Sequence[Cell], params: Sequence[Params], xs: Array
-) -> tuple[dict[str, Array], ...]:
-  """Values of all gates of a deep network, as it runs over xs from carries of zeros.
+  cells: Sequence[Cell], params: Sequence[Params], xs: Inputs
+) -> tuple[dict[str, Float[Array, "T B H"]], ...]:
+  """Returns the values of all gates of each layer.
 
-    gate_t = σ(drive_t + recurrent_t), by its name: an LSTM's input, forget, output; a GRU's update
-    (z, which keeps the old carry) and reset
+    gate_t = σ(drive_t + recurrent_t)
 
-  Cost: one forward pass, and its recurrent products once more, for all of time at once.
+  Gates are named as the cell names them: an LSTM's input, forget and output; a GRU's update (z,
+  which keeps the old carry) and reset.
+
+  Cost: one forward pass, and its recurrent products once more, over all time steps at once.
 
   Args:
-    cells: the cell of each layer, the first nearest the input.
-    params: of each cell.
-    xs: [T, B, D], or tokens [T, B], as the first cell reads them.
+    cells, params, xs: see `rnn_jax.gradient_flow`.
   Returns:
     For each layer: {name: [T, B, H]}; {} for a cell without gates.
   Raises:
-    ValueError: no cell has gates.
+    TypeError, ValueError: no cell has gates, or arguments do not fit the layers.
   """
-  values: list[dict[str, Array]] = []
-  ys = xs
-  for cell, cell_params in zip(cells, params, strict=True):
-    run = forward_pass(cell, cell_params, ys)
-    if cell.gates is None:
-      values.append({})
-    else:
-      recurrent = cell.recur(run.params, run.before)
-      values.append(cell.gates(run.params, run.before, run.drives, recurrent))
-    ys = run.ys
-  if not any(values):
+  passes = forward_layers(cells, params, xs)
+  if all(cell.gates is None for cell in cells):
     raise ValueError(
-      f"cells must hold one with gates, such as lstm or gru; none of these {len(cells)} has any."
+      f"cells must include one with gates, such as lstm or gru; none of these {len(cells)} has any."
     )
-  return tuple(values)
+  return tuple(map(_layer_gates, cells, passes))
+
+
+def _layer_gates(cell: Cell, run: Pass) -> dict[str, Float[Array, "T B H"]]:
+  """Returns the `gate_values` of one layer."""
+  if cell.gates is None:
+    return {}
+  recurrent = cell.recur(run.params, run.before)
+  return cell.gates(run.params, run.before, run.drives, recurrent)
 
 
 def saturation(
-  cells: Sequence[Cell], params: Sequence[Params], xs: Array
+  cells: Sequence[Cell], params: Sequence[Params], xs: Inputs
 ) -> tuple[dict[str, Saturation], ...]:
-  """Share of gate values above 0.9 and below 0.1, of every gate, layer and step.
+  """Returns the share of gate values above 0.9 and below 0.1, for every gate, layer and step.
 
     high_t = mean_{b,i} [gate_{t,b,i} > 0.9]        low_t = mean_{b,i} [gate_{t,b,i} < 0.1]
 
-  A gate at its bound has next to no derivative of its own; a forget gate, or a GRU's z, near 1
-  hands the gradient on unchanged. The mean is over examples and units.
+  A gate near its bounds has almost no derivative of its own; a forget gate, or a GRU's z, near 1
+  passes the gradient through unchanged. The mean is over examples and units.
 
   Cost: that of `gate_values`.
 
   Args:
-    cells: the cell of each layer, the first nearest the input.
-    params: of each cell.
-    xs: [T, B, D], or tokens [T, B], as the first cell reads them.
+    cells, params, xs: see `rnn_jax.gradient_flow`.
   Returns:
     For each layer: {name of the gate: Saturation}; {} for a cell without gates.
   Raises:
-    ValueError: no cell has gates.
+    TypeError, ValueError: no cell has gates, or arguments do not fit the layers.
   References:
     Karpathy et al., 2015, section 4.2, https://arxiv.org/abs/1506.02078
   """

@@ -100,5 +100,7 @@ def test_a_forget_gate_held_by_its_bias_is_open_or_shut_at_every_step():
 
 def test_a_network_without_gates_is_refused():
   cells = [make_cell("elman", H)] * 2
-  with pytest.raises(ValueError, match=r"cells must hold one with gates.*none of these 2 has any"):
+  with pytest.raises(
+    ValueError, match=r"cells must include one with gates.*none of these 2 has any"
+  ):
     saturation(cells, network(cells), draw(80, T, B, D))
