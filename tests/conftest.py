@@ -23,6 +23,9 @@ from jaxtyping import install_import_hook
 
 # Modules whose annotations, shapes included, are checked at every call.
 CHECKED = (
+  "experiments.sweep.engines",
+  "experiments.sweep.records",
+  "experiments.sweep.training",
   "rnn_jax.gradient_flow",
   "rnn_jax.losses",
   "rnn_jax.modules",

@@ -178,7 +178,7 @@ def _axes(folder: Path, name: str) -> dict[str, Any]:
   }
 
 
-def _number(value: float | None, none: float) -> float:
+def _number(value: int | float | None, none: float) -> float:
   return none if value is None else float(value)
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from experiments.runtime import compilation_cache
 from experiments.sweep.config.grid import Run, Settings
 from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.training import train
 from rnn_jax.tasks import adding
 
@@ -193,7 +193,7 @@ def test_the_next_group_compiles_while_one_is_in_use(compilations):
   settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1, "lag", 1)
   groups = [[Run("elman", depth, None, 0, 0.01, 1.0, 1.0, None)] for depth in (1, 2, 3)]
   task, layout = adding(5, 2), Layout(jax.local_devices()[:1])
-  sweep = SimpleNamespace(settings=settings, task=task, layout=layout)
+  sweep = Sweep(settings, {}, (), {}, None, task, layout, Path(), 1)
   programs = train._compile_ahead(groups, sweep, stop=lambda: False)
   next(programs)
   for _ in range(600):

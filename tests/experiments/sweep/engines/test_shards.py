@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from lock_holder import held_elsewhere
@@ -17,6 +16,7 @@ from experiments import merge
 from experiments.runtime import locks
 from experiments.sweep.config.engine_flags import Shard
 from experiments.sweep.config.grid import Run
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import access, run_files, sweep_folder
 
 FOUR_RUNS = SMOKE, "--cell=elman", "--seed=0,1", "--measures=none", "--devices=1"
@@ -210,8 +210,7 @@ def test_which_locks_exclude_each_other(tmp_path):
   # Two groups, whose runs alternate; in group order they are a, c, b, d.
   kinds = {"a": "elman", "b": "lstm", "c": "elman", "d": "lstm"}
   runs = {name: Run(kind, 1, None, ord(name), 0.1, None, 1.0, None) for name, kind in kinds.items()}
-  names = {run: name for name, run in runs.items()}
-  shard = SimpleNamespace(ids=runs, names=names, folder=tmp_path, shard=Shard(1, 4))
+  shard = Sweep(None, {}, (), runs, None, None, None, tmp_path, 1, Shard(1, 4))
   assert access.runs_of(shard) == ["c"]
   everything, whole, part = (0, 0, False), (0, 1, False), (0, 1, True)
   c, b = (2, 1, False), (3, 1, False)
