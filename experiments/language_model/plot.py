@@ -34,7 +34,7 @@ def save(
   axis.plot(steps, [entry["loss"] for entry in entries], ".-", label="training")
   if "validation_loss" in entries[0]:
     axis.plot(steps, [entry["validation_loss"] for entry in entries], ".-", label="held out")
-  axis.axhline(baseline, color=style.GREY, ls=":", label="token frequencies alone")
+  axis.axhline(baseline, color=style.GRAY, ls=":", label="token frequencies alone")
   token = token_name(settings)
   axis.set_xlabel("update")
   axis.set_ylabel(f"nats per {token}")

@@ -1,1 +1,1 @@
-"""What all figures share: style and lines."""
+"""Style and lines of all figures."""

@@ -1,4 +1,4 @@
-"""What is drawn into panels: bands over seeds, single runs, zeros and overflows at the edges."""
+"""Drawing into panels: lines with bands over seeds, single runs, and markers along the edges."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import FillBetweenPolyCollection
 
-from experiments.plotting.style import GREY, OVERFLOW, SMALL, ZERO, Style, key
+from experiments.plotting.style import GRAY, OVERFLOW, SMALL, ZERO, Style, key
 
 EDGE_MARKERS = {ZERO: "v", OVERFLOW: "^"}
-TRACK_HEIGHT = 0.03  # of an axis: one row of markers along its edge
-BEYOND = 1e4  # where a band towards an infinite log10 value ends: off every axis
+TRACK_HEIGHT = 0.03  # height of one row of markers along the edge, relative to the axis
+BEYOND = 1e4  # stands for an infinite log10 value where a band ends; off every axis
 
 
 def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Minimum, median and maximum over the first axis.
+  """Returns minimum, median and maximum over the first axis.
 
-  NaN is absent; infinities count as the values that they are. The median of −inf and +inf is NaN.
+  NaN is ignored; infinities count as values. The median of −inf and +inf is NaN.
   """
   ordered = np.sort(values, axis=0)  # NaN comes last
   count = np.maximum((~np.isnan(values)).sum(axis=0), 1)
@@ -34,7 +34,7 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def spread_by_blocks(values: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Minimum, median and maximum of every `block` positions along the last axis."""
+  """Returns minimum, median and maximum of every `block` positions along the last axis."""
   padding = [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % block)]
   padded = np.pad(values.astype(float), padding, constant_values=np.nan)
   return spread(np.moveaxis(padded.reshape(*values.shape[:-1], -1, block), -1, 0))
@@ -49,16 +49,16 @@ def draw_profiles(
   track: int = 0,
   linestyle: Any = "-",
 ) -> None:
-  """Draws the median line of `profiles`, the band from minimum to maximum, and the edges.
+  """Draws the median of `profiles` as a line, a band from minimum to maximum, and edge markers.
 
   Args:
-    axis: where to draw.
+    axis: the axis to draw on.
     x: positions [x].
-    profiles: log10 values [seeds, x]; −inf is an exact zero, NaN is absent.
-    style: of the line.
-    label: of the line and its band, for those who read the artists.
-    track: the row, counted from the edge, of the markers for zeros and overflows.
-    linestyle: of the line.
+    profiles: log10 values [seeds, x]; −inf is an exact zero, NaN is not drawn.
+    style: style of the line.
+    label: label of the line and its band.
+    track: row of the markers for zeros and overflows, counted from the edge.
+    linestyle: line style.
   """
   low, middle, high = spread(profiles)
   finite = np.where(np.isfinite(middle), middle, np.nan)
@@ -67,7 +67,7 @@ def draw_profiles(
     ends = np.clip((low, high), -BEYOND, BEYOND)
     there = ~np.isnan(low)
     band = FillBetweenPolyCollection(
-      "x", x, *ends, where=there.tolist(), color=style.colour, alpha=0.2, linewidth=0, label=label
+      "x", x, *ends, where=there.tolist(), color=style.color, alpha=0.2, linewidth=0, label=label
     )
     axis.add_collection(band, autolim=False)
     for end in (low, high):
@@ -85,9 +85,9 @@ def draw_curves(
   label: str,
   track: int,
 ) -> None:
-  """Draws each of `curves` [runs, x] as a thin line and the median of the pooled ones thick.
+  """Draws each of `curves` [runs, x] thin, and the median of the pooled ones thick.
 
-  The median ends where the first of them does: those that are left would say something else.
+  The median ends where the first pooled curve ends, since the median of the rest would jump there.
   """
   log = axis.get_yscale() == "log"
 
@@ -96,7 +96,7 @@ def draw_curves(
 
   for curve in curves:
     y = drawable(curve)
-    thin = axis.plot(x, y, color=style.colour, label=f"{label}, one run", markevery=_alone(y))
+    thin = axis.plot(x, y, color=style.color, label=f"{label}, one run", markevery=_alone(y))
     thin[0].set(lw=0.6, alpha=0.5, zorder=1, marker=".")
   whole = ~np.isnan(curves[pooled]).any(axis=0)
   median = np.where(whole, spread(curves[pooled])[1], np.nan)
@@ -113,11 +113,11 @@ def _draw_line(
   linestyle: Any = "-",
 ) -> None:
   stride = max(1, len(x) // 6)
-  first = 2 * track * stride // 7 % stride  # lines that coincide take turns
+  first = 2 * track * stride // 7 % stride  # offset per line, so that markers do not coincide
   axis.plot(
     x,
     y,
-    color=style.colour,
+    color=style.color,
     linestyle=linestyle,
     linewidth=style.width,
     marker=style.marker,
@@ -128,31 +128,31 @@ def _draw_line(
 
 
 def _alone(y: np.ndarray) -> np.ndarray:
-  """Where a value has no neighbour, so that its marker is all there is to see."""
+  """Returns the indices of values without a neighbor, which only a marker shows."""
   there = np.pad(np.isfinite(y), 1)
   return np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
 
 
 def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None:
-  """Marks, for every truncation, the cut between the last lag that it keeps and the next."""
+  """Marks each truncation's cut, between the last lag that it keeps and the next one."""
   labels: list[tuple[float, str]] = []
   for truncation in truncations:
     cut = truncation - 0.5
-    axis.axvline(cut, color=GREY, ls=":", lw=0.9, zorder=1, label=f"cut {truncation:g}")
-    if labels and cut - labels[-1][0] < 0.06 * last_lag:  # two labels would collide
+    axis.axvline(cut, color=GRAY, ls=":", lw=0.9, zorder=1, label=f"cut {truncation:g}")
+    if labels and cut - labels[-1][0] < 0.06 * last_lag:  # the labels would overlap
       labels[-1] = (cut, f"{labels[-1][1]}, {truncation:g}")
     else:
       labels.append((cut, f"{truncation:g}"))
   top = axis.secondary_xaxis("top")
   top.set_xticks([cut for cut, _ in labels], [text for _, text in labels])
-  top.tick_params(length=0, pad=1, labelsize=SMALL, labelcolor=GREY)
+  top.tick_params(length=0, pad=1, labelsize=SMALL, labelcolor=GRAY)
   top.spines["top"].set_visible(False)
 
 
 def mark_edges(
   axis: Axes, x: np.ndarray, values: np.ndarray, style: Style, track: int, zero: float = -np.inf
 ) -> None:
-  """Marks along the edges of the axis where any of `values` [runs, x] is `zero` or overflowed."""
+  """Marks along the edges where any of `values` [runs, x] is `zero`, and where any overflowed."""
   inset = TRACK_HEIGHT * (track + 0.6)
   for label, hits, height in (
     (ZERO, values == zero, inset),
@@ -176,13 +176,13 @@ def draw_points(
   axis: Axes, x: np.ndarray, y: np.ndarray, style: Style, label: str, **options: Any
 ) -> None:
   """Draws markers without a line."""
-  axis.plot(x, y, color=style.colour, linestyle="none", label=label, **options)
+  axis.plot(x, y, color=style.color, linestyle="none", label=label, **options)
 
 
 def draw_cross(
   axis: Axes, at: float, x: np.ndarray, curve: np.ndarray, style: Style, label: str
 ) -> None:
-  """Draws a cross at `at`, as high as the last value of `curve` that can be drawn until there."""
+  """Draws a cross at position `at`, at the last drawable value of `curve` up to there."""
   floor = 0.0 if axis.get_yscale() == "log" else -np.inf
   seen = curve[(x <= at) & np.isfinite(curve) & (curve > floor)]
   options: dict[str, Any] = {"marker": "x", "ms": 7, "mew": 2, "zorder": 5}
@@ -195,7 +195,7 @@ def draw_cross(
 def finish(axes: Sequence[Axes]) -> list[Artist]:
   """Makes room for the edge markers on axes that share y, and returns their legend keys.
 
-  An axis without any finite value loses its scale, which would mean nothing.
+  Axes without any finite value get no ticks, since their scale would be arbitrary.
   """
   drawn = set()
   inset = 0.0

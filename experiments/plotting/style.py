@@ -1,4 +1,4 @@
-"""How figures look: a style per cell or value, grids of panels, heat maps, legends, files."""
+"""Appearance of figures: styles per cell or value, grids of panels, heat maps, legends, files."""
 
 from __future__ import annotations
 
@@ -23,51 +23,52 @@ from matplotlib.ticker import MaxNLocator
 ZERO = "0 (an example's norm is below 1e-38)"
 OVERFLOW = "out of range (inf)"
 ABSENT = "not measured"
-GREY = "#555555"
+GRAY = "#555555"
 SMALL, MEDIUM = 8.0, 9.0  # points: ticks and legends; titles and axis labels
-WIDTH = 6.8  # inches, at least: the text of a page
+WIDTH = 6.8  # minimum width in inches: the text width of a page
 
 
 class Style(NamedTuple):
-  """Colour, marker and line width in points: enough to tell lines apart in grey too."""
+  """Color, marker and line width in points; distinguishable in grayscale, too."""
 
-  colour: str
+  color: str
   marker: str
   width: float
 
 
-# The palette of Okabe and Ito, safe for the colour-blind.
+# The palette of Okabe and Ito, which is safe for color-blind readers.
 CELL_STYLES = {
   "elman": Style("#E69F00", "o", 1.2),
   "gru": Style("#009E73", "s", 1.6),
   "lstm": Style("#0072B2", "D", 2.0),
 }
-OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#D55E00", "#000000")
+OTHER_COLORS = ("#CC79A7", "#56B4E9", "#D55E00", "#000000")
 OTHER_MARKERS = ("P", "*", "p", "h", "X")
 VALUE_MARKERS = ("o", "s", "D", "P", "*", "p", "h")
 
 
 def cell_styles(cells: Iterable[str]) -> dict[str, Style]:
-  """A style for every cell: those of `CELL_STYLES` by name, the others by alphabetical order.
+  """Returns a style for each cell: from `CELL_STYLES` by name, or in alphabetical order.
 
-  A cell with options, `elman activation=relu`, is styled by its name where no other has that name.
+  A cell with options, `elman activation=relu`, has the style of its name unless several cells share
+  that name.
   """
   names = {cell: cell.split(" ")[0] for cell in cells}
   count = Counter(names.values())
   known = [cell for cell in names if names[cell] in CELL_STYLES and count[names[cell]] == 1]
   others = sorted(set(names) - set(known))
-  colours = list(OTHER_COLOURS)
-  if len(others) > len(colours):
+  colors = list(OTHER_COLORS)
+  if len(others) > len(colors):
     shades = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(others)))
-    colours = [to_hex(shade) for shade in shades]
+    colors = [to_hex(shade) for shade in shades]
   styles = {cell: CELL_STYLES[names[cell]] for cell in known}
   for i, cell in enumerate(others):
-    styles[cell] = Style(colours[i], OTHER_MARKERS[i % len(OTHER_MARKERS)], 1.6)
+    styles[cell] = Style(colors[i], OTHER_MARKERS[i % len(OTHER_MARKERS)], 1.6)
   return {cell: styles[cell] for cell in names}
 
 
 def value_styles(values: Sequence[Any]) -> dict[Any, Style]:
-  """A style for every value of an ordered setting, from light to dark."""
+  """Returns a style for each value of an ordered setting, from light to dark."""
   shades = matplotlib.colormaps["viridis"](np.linspace(0.85, 0.0, max(len(values), 2)))
   return {
     value: Style(to_hex(shades[i]), VALUE_MARKERS[i % len(VALUE_MARKERS)], 1.5)
@@ -81,21 +82,21 @@ def grid(
   y_labels: Sequence[str],
   y_scales: Sequence[str] | None = None,
 ) -> tuple[Figure, list[list[list[Axes]]]]:
-  """Panels in rows and columns, each a stack of one axis per `y_labels`; all share their axes.
+  """Returns a grid of panels, each a stack with one axis per entry of `y_labels`.
 
-  Without `y_scales` all are linear.
+  All panels share their axes. Scales are linear if `y_scales` is None.
 
   Returns:
-    The figure, and its axes by row, column and place in the stack.
+    The figure, and its axes by row, column and position in the stack.
   """
   rows, columns, stack = len(titles), len(titles[0]), len(y_labels)
-  height = 2.1 if stack <= 3 else 1.1  # inches of an axis; many of them should fit on a page
+  height = 2.1 if stack <= 3 else 1.1  # inches per axis, so that a stack fits on a page
   size = (max(WIDTH, 3.4 * columns), height * rows * stack + 0.3 * rows + 0.4)
   figure = Figure(figsize=size, layout="constrained")
   axes = figure.subplots(rows * stack, columns, sharex=True, squeeze=False)
-  for i, places in enumerate(axes):
+  for i, row in enumerate(axes):
     place = i % stack
-    for j, axis in enumerate(places):
+    for j, axis in enumerate(row):
       if axis is not axes[place, 0]:
         axis.sharey(axes[place, 0])
       axis.set_yscale(y_scales[place] if y_scales else "linear")
@@ -119,23 +120,21 @@ def heat_maps(
   label: str,
   names: Sequence[str] | None = None,
 ) -> tuple[Figure, list[Artist]]:
-  """One panel per title and log10 values [layer, time], in rows, with one colour scale for all.
+  """Returns heat maps with one color scale, and legend keys for values off that scale.
 
   Args:
-    maps: rows of panels.
-    times: of all values.
-    x_label: of the times.
-    label: of the values.
-    names: what the values' first axis is, from the bottom up, where it is not layers.
-  Returns:
-    The figure, and legend keys for the values that are off the scale.
+    maps: rows of panels: title and log10 values [layer, time].
+    times: positions along the time axis.
+    x_label: label of the time axis.
+    label: label of the values.
+    names: names along the first axis, from the bottom up; None if they are layers.
   """
   images = [image for row in maps for _, image in row]
   flat = np.concatenate([image.ravel() for image in images])
   finite = flat[np.isfinite(flat)]
   low, high = (finite.min(), finite.max()) if finite.size else (-1.0, 0.0)
   high = max(high, low + 1e-3)
-  # Below the scale is black and above it white, so the order is the same without colours.
+  # Black is below the scale and white above it, so the order is kept in grayscale.
   shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.15, 1, 256)))
   cmap = shades.with_extremes(under="black", over="white", bad=(0, 0, 0, 0))
   layers = [row[0][1].shape[0] for row in maps]
@@ -147,9 +146,9 @@ def heat_maps(
   figure = Figure(figsize=size, layout="constrained")
   axes = figure.subplots(len(maps), columns, sharex=True, squeeze=False, height_ratios=layers)
   for axis, title, image in zip(axes.flat, titles, images, strict=True):
-    axis.patch.set(hatch="xxxx", facecolor="white", edgecolor="0.7")  # shows where NaN
+    axis.patch.set(hatch="xxxx", facecolor="white", edgecolor="0.7")  # shows where values are NaN
     picture = axis.imshow(
-      np.clip(image, low - 1, high + 1),  # matplotlib takes infinities for absent
+      np.clip(image, low - 1, high + 1),  # matplotlib does not draw infinities
       norm=Normalize(low, high),
       cmap=cmap,
       aspect="auto",
@@ -177,20 +176,20 @@ def heat_maps(
 
 
 def key(label: str, **options: Any) -> Line2D:
-  """A legend key, grey unless the options say otherwise."""
-  return Line2D([], [], label=label, **{"color": GREY, **options})
+  """Returns a legend key, gray by default."""
+  return Line2D([], [], label=label, **{"color": GRAY, **options})
 
 
 def style_keys(styles: dict[str, Style]) -> list[Artist]:
-  """One legend key per label."""
+  """Returns a legend key for each label."""
   return [
-    key(label, color=style.colour, lw=style.width, marker=style.marker, ms=3.5)
+    key(label, color=style.color, lw=style.width, marker=style.marker, ms=3.5)
     for label, style in styles.items()
   ]
 
 
 def annotate(figure: Figure, keys: Sequence[Artist], caption: str) -> None:
-  """Puts the caption above all panels and the legend below, where neither covers data."""
+  """Puts the caption above all panels and the legend below them."""
   width, height = figure.get_size_inches()
   figure.suptitle(_wrap(caption, width), fontsize=MEDIUM)
   if not keys:
@@ -204,7 +203,7 @@ def annotate(figure: Figure, keys: Sequence[Artist], caption: str) -> None:
 
 
 def _wrap(text: str, width: float) -> str:
-  """Breaks lines of title size after about `width` inches, at commas and semicolons."""
+  """Wraps text of title size to about `width` inches, at commas and semicolons."""
   tied = re.sub("(?<![,;]) ", "\N{NO-BREAK SPACE}", text)
   lines = [
     textwrap.fill(line, int(13 * width), break_long_words=False) for line in tied.split("\n")
@@ -213,15 +212,15 @@ def _wrap(text: str, width: float) -> str:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-  """Writes `figure` as .png and .svg, the same bytes for the same figure; returns the paths.
+  """Writes a figure as .png and .svg, the same bytes for the same figure, and returns their paths.
 
-  While it writes the .svg it sets a parameter of matplotlib, which all threads share.
+  While it writes the .svg it sets an rc parameter of matplotlib, which all threads share.
   """
   folder.mkdir(parents=True, exist_ok=True)
   png, svg = folder / f"{name}.png", folder / f"{name}.svg"
   figure.savefig(png, dpi=150, metadata={"Software": None})
-  figure.set_layout_engine("none")  # all in its place: the .svg need not lay it out again
-  # Left alone, an SVG holds the date, and ids that are drawn at random.
+  figure.set_layout_engine("none")  # the layout is done; the .svg reuses it
+  # By default an SVG holds the date and random ids.
   with matplotlib.rc_context({"svg.hashsalt": "rnn_jax"}):
     figure.savefig(svg, dpi=150, metadata={"Date": None})
   return [png, svg]

@@ -62,21 +62,21 @@ def rates(found: np.ndarray) -> np.ndarray:
 def draw(
   figure: matplotlib.figure.Figure,
   panels: Mapping[str, Mapping[str, np.ndarray]],
-  colours: Sequence[str],
+  colors: Sequence[str],
 ) -> None:
   """Draws profiles and marks the lags of the fit.
 
   Args:
     figure: an empty one.
     panels: titles, and by label in each of them profiles [seeds, lag].
-    colours: of the labels, in order.
+    colors: of the labels, in order.
   """
   axes = figure.subplots(1, len(panels), sharey=True)
   for axis, (title, found) in zip(axes, panels.items(), strict=True):
-    for colour, (label, profiles) in zip(colours, found.items(), strict=True):
+    for color, (label, profiles) in zip(colors, found.items(), strict=True):
       for profile in profiles:
-        axis.plot(profile, color=colour, lw=0.7, alpha=0.6)
-      axis.plot([], color=colour, label=label)
+        axis.plot(profile, color=color, lw=0.7, alpha=0.6)
+      axis.plot([], color=color, label=label)
     axis.axvspan(FIRST, LAST, color="0.93", zorder=0)
     axis.set_title(title, fontsize=style.MEDIUM)
     axis.set_xlabel("lag k, in steps")

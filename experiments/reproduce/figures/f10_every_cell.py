@@ -22,7 +22,7 @@ WHEN = ("before", "after")
 LAG = 90  # steps over which decades are lost
 TAIL = 100  # updates whose mean loss counts as the loss at the end
 KEPT, LOST = 2.0, 4.0  # decades over LAG steps
-DARKEST = -12.0  # decades below lag 0, on the colour scale
+DARKEST = -12.0  # decades below lag 0, on the color scale
 
 # What their papers say of the gradient at initialisation, where they do.
 KEEPS = {
@@ -189,7 +189,7 @@ def _heat_map(axis: Axes, of_task: Profiles, cells: list[str], when: int, title:
   axis.set_title(title, fontsize=style.MEDIUM)
   axis.set_xlabel("lag k", fontsize=style.MEDIUM)
   axis.tick_params(labelsize=style.SMALL)
-  # Exact zeros have the darkest colour.
+  # Exact zeros have the darkest color.
   shown = np.maximum(values, 10 * DARKEST)
   return axis.imshow(shown, aspect="auto", norm=Normalize(DARKEST, 1), cmap="viridis")
 

@@ -57,7 +57,7 @@ def run() -> Outcome:
       name: {f"g = {gain}": found[name][i] for i, gain in enumerate(GAINS)} for name in ACTIVATIONS
     }
     styles = style.value_styles(GAINS)
-    profiles.draw(figure, panels, [styles[gain].colour for gain in GAINS])
+    profiles.draw(figure, panels, [styles[gain].color for gain in GAINS])
 
   return Outcome(table, checks, draw, notes)
 

@@ -136,19 +136,19 @@ def run() -> Outcome:
   def draw(figure: matplotlib.figure.Figure) -> None:
     axis = figure.subplots()
     ks = [k for k in TRUNCATIONS if k <= 100]
-    axis.plot(ks, [exact[k] for k in ks], color=style.GREY, lw=1, label="formula")
+    axis.plot(ks, [exact[k] for k in ks], color=style.GRAY, lw=1, label="formula")
     axis.plot(
       ks, [measured[k] for k in ks], ".", color="#0072B2", ms=5, label="unroll, cut every K"
     )
     axis.axhline(-6, color="#CC79A7", ls="--", lw=1, label="full gradient, −6")
-    axis.axhline(0, color=style.GREY, lw=0.6)
+    axis.axhline(0, color=style.GRAY, lw=0.6)
     arrives = {k: abs(trained[k] - OPTIMUM) < 1e-3 for k in TRAINED if k <= 100}
-    for good, marker, colour, label in (
+    for good, marker, color, label in (
       (True, "o", "#009E73", "training with this K reaches θ = −1/6"),
       (False, "X", "#D55E00", "training with this K diverges"),
     ):
       where = [k for k in arrives if arrives[k] == good]
-      axis.plot(where, [measured[k] for k in where], marker, color=colour, ms=8, label=label)
+      axis.plot(where, [measured[k] for k in where], marker, color=color, ms=8, label=label)
     axis.set_xlabel("truncation K, in steps")
     axis.set_ylabel("$G_K$, gradient of $s_1$ by θ")
     axis.legend(frameon=False, fontsize=style.SMALL)

@@ -131,12 +131,12 @@ def run() -> Outcome:
   def draw(figure: matplotlib.figure.Figure) -> None:
     axis = figure.subplots()
     curve = np.linspace(0.45, 3.1, 150)
-    axis.plot(curve, [mean_field.exponent(g) for g in curve], color=style.GREY, lw=1)
-    axis.plot([], [], color=style.GREY, lw=1, label="mean field, N → ∞")
+    axis.plot(curve, [mean_field.exponent(g) for g in curve], color=style.GRAY, lw=1)
+    axis.plot([], [], color=style.GRAY, lw=1, label="mean field, N → ∞")
     for row in found.T:
       axis.plot(GAINS, row, "o", color="#0072B2", ms=4, alpha=0.6)
     axis.plot([], [], "o", color="#0072B2", ms=4, label=f"N = {SIZE}, a point a network")
-    axis.axhline(0, color=style.GREY, lw=0.6)
+    axis.axhline(0, color=style.GRAY, lw=0.6)
     axis.set_xlabel("gain g")
     axis.set_ylabel("largest Lyapunov exponent, nats a step")
     axis.legend(frameon=False, fontsize=style.SMALL)

@@ -167,7 +167,7 @@ def run(
     axes = figure.subplots(1, 3)
     styles = style.cell_styles(found)
     for name, of in found.items():
-      look = {"color": styles[name].colour, "marker": styles[name].marker, "ms": 4}
+      look = {"color": styles[name].color, "marker": styles[name].marker, "ms": 4}
       for axis, values in ((axes[0], of.cosine), (axes[1], of.error)):
         for row, when, line in zip(values, WHEN, ("--", "-"), strict=True):
           axis.plot(truncations, row, line, label=f"{name}, {when}", **look)

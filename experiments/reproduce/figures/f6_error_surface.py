@@ -169,7 +169,7 @@ def run() -> Outcome:
     left.set_ylabel("bias b")
     figure.colorbar(mesh, ax=left, label="log10 ‖∇E‖")
     right.semilogy(steep_b, across[1], color="#0072B2", lw=1, label="‖∇E‖")
-    right.semilogy(steep_b, across[0], color=style.GREY, lw=1, label="E")
+    right.semilogy(steep_b, across[0], color=style.GRAY, lw=1, label="E")
     right.set_title(f"across the wall, w = {PUBLISHED_PLACE[0]}", fontsize=style.MEDIUM)
     right.set_xlabel("bias b")
     right.legend(frameon=False, fontsize=style.SMALL)

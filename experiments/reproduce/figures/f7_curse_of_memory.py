@@ -65,7 +65,7 @@ def run() -> Outcome:
   def draw(figure: matplotlib.figure.Figure) -> None:
     axis = figure.subplots()
     gap = np.geomspace(0.005, 0.6, 200)
-    axis.loglog(gap, formula(1 - gap), color=style.GREY, lw=1, label="(1 + λ²) / (1 − λ²)³")
+    axis.loglog(gap, formula(1 - gap), color=style.GRAY, lw=1, label="(1 + λ²) / (1 − λ²)³")
     for row in found:
       axis.loglog(1 - np.asarray(DECAYS), row, "o", color="#0072B2", ms=4, alpha=0.6)
     axis.plot([], [], "o", color="#0072B2", ms=4, label="4000 chains, a point a seed")

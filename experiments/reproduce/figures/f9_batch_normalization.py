@@ -212,7 +212,7 @@ def run() -> Outcome:
     axis = figure.subplots()
     styles = style.value_styles(GAINS)
     for i, gain in enumerate(GAINS):
-      axis.plot(logs[:, i].mean(axis=0), color=styles[gain].colour, lw=1.5, label=f"γ = {gain:g}")
+      axis.plot(logs[:, i].mean(axis=0), color=styles[gain].color, lw=1.5, label=f"γ = {gain:g}")
     axis.set_xlabel("step t, a pixel each")
     axis.set_ylabel("log10 ‖dL/dh_t‖, mean over seeds")
     axis.legend(frameon=False, fontsize=style.SMALL)

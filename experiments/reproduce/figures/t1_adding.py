@@ -66,10 +66,10 @@ def run() -> Outcome:
       width = min(50, len(loss))
       smooth = np.convolve(loss, np.ones(width) / width, "valid")
       axis.semilogy(
-        np.arange(len(smooth)) + width / 2, smooth, color=style.colour, lw=style.width, label=cell
+        np.arange(len(smooth)) + width / 2, smooth, color=style.color, lw=style.width, label=cell
       )
-    axis.axhline(baseline, color=plot_style.GREY, ls="--", lw=1, label="baseline, 1/6")
-    axis.axhline(GATED, color=plot_style.GREY, ls=":", lw=1, label=f"{GATED:g}")
+    axis.axhline(baseline, color=plot_style.GRAY, ls="--", lw=1, label="baseline, 1/6")
+    axis.axhline(GATED, color=plot_style.GRAY, ls=":", lw=1, label=f"{GATED:g}")
     axis.set_xlabel("update")
     axis.set_ylabel("squared error, mean of 50 updates")
     handles, labels = axis.get_legend_handles_labels()

@@ -169,11 +169,11 @@ def run(lengths: tuple[int, ...] = LENGTHS, seeds: tuple[int, ...] = SEEDS) -> O
   def draw(figure: matplotlib.figure.Figure) -> None:
     axis = figure.subplots()
     width = 0.8 / len(METHODS)
-    colours = ("#000000", "#E69F00", "#0072B2", "#56B4E9")
-    for i, (method, colour) in enumerate(zip(METHODS, colours, strict=True)):
+    colors = ("#000000", "#E69F00", "#0072B2", "#56B4E9")
+    for i, (method, color) in enumerate(zip(METHODS, colors, strict=True)):
       places = np.arange(len(lengths)) + (i - (len(METHODS) - 1) / 2) * width
       heights = [rate[length, method] for length in lengths]
-      bars = axis.bar(places, heights, 0.9 * width, color=colour, label=method)
+      bars = axis.bar(places, heights, 0.9 * width, color=color, label=method)
       axis.bar_label(bars, [f"{height:.0%}" for height in heights], fontsize=style.SMALL)
     axis.set_xticks(range(len(lengths)), [f"T = {length}" for length in lengths])
     axis.set_ylim(0, 1.15)

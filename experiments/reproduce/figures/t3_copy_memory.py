@@ -95,12 +95,12 @@ def run(
 
   def draw(figure: matplotlib.figure.Figure) -> None:
     axis = figure.subplots()
-    for j, (name, colour) in enumerate(zip(NAMES, ("#0072B2", "#D55E00"), strict=True)):
+    for j, (name, color) in enumerate(zip(NAMES, ("#0072B2", "#D55E00"), strict=True)):
       for i, curve in enumerate(losses[:, j]):
         smooth = curve.reshape(-1, CALL).mean(axis=1)
         label = name if i == 0 else None
-        axis.plot((np.arange(len(smooth)) + 0.5) * CALL, smooth, color=colour, lw=1.2, label=label)
-    axis.axhline(baseline, color=style.GREY, ls="--", lw=1, label="baseline")
+        axis.plot((np.arange(len(smooth)) + 0.5) * CALL, smooth, color=color, lw=1.2, label=label)
+    axis.axhline(baseline, color=style.GRAY, ls="--", lw=1, label="baseline")
     axis.set_ylim(0, 1.5 * baseline)
     axis.set_xlabel("update")
     axis.set_ylabel(f"nats a step, mean of {CALL} updates")

@@ -127,10 +127,10 @@ def run(
         style = styles[cell]
         label = cell if i == 0 else None
         axis.semilogy(
-          np.arange(1, len(curve) + 1), curve, color=style.colour, lw=style.width, label=label
+          np.arange(1, len(curve) + 1), curve, color=style.color, lw=style.width, label=label
         )
     for limit in sorted(set(LIMITS.values())):
-      axis.axhline(limit, color=plot_style.GREY, ls=":", lw=1, label=f"{limit:g}")
+      axis.axhline(limit, color=plot_style.GRAY, ls=":", lw=1, label=f"{limit:g}")
     axis.set_xlabel("epoch")
     axis.set_ylabel("training perplexity")
     axis.legend(frameon=False, fontsize=plot_style.SMALL)

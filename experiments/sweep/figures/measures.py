@@ -1,4 +1,4 @@
-"""Figures of the measures of a sweep: one for each, made from the table of measures."""
+"""A figure for each measure of a sweep, made from the table of measures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.plotting import style as look
+from experiments.plotting import style as plot_style
 from experiments.plotting.lines import draw_profiles
+from experiments.plotting.style import Style
 from experiments.sweep.figures.panels import (
   DASHED,
   bottom_layer,
@@ -38,7 +40,7 @@ X_LABELS = {
 
 
 def measure_figures(gradients: xr.Dataset) -> dict[str, Figure]:
-  """A figure for each measure in the records, but for lag profiles: `gradient_decay` shows them."""
+  """Returns a figure per recorded measure, without the lag norms that `gradient_decay` shows."""
   figures = {}
   for name, measure in MEASURES.items():
     here = {v: label for v, label in measure.labels.items() if v in gradients}
@@ -49,10 +51,11 @@ def measure_figures(gradients: xr.Dataset) -> dict[str, Figure]:
 
 
 def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> Figure:
-  """One stack of axes a panel, an axis for each variable; panels and lines as in `gradient_decay`.
+  """Draws a measure: each panel is a stack with one axis per variable.
 
-  What has an axis of its own (time, lag, …) is drawn at initialisation and after training, in
-  layer 1; what has none, against the optimisation step.
+  Panels and lines are those of `gradient_decay`. Variables with a dimension of their own (time,
+  lag, …) are drawn along it, at initialization and after training, in layer 1. The others are
+  drawn against the optimization step.
   """
   rows, line = rows_and_line(gradients)
   truncations, styles = run_columns(gradients)["truncation"], line_styles(gradients, line)
@@ -64,31 +67,36 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
   for (*place, value), found in group_runs(gradients, [*rows, "depth", line]).items():
     runs = with_largest(truncations, found)
     drawn.append(runs)
-    style, track = styles[value], 2 * list(styles).index(value)
+    track = 2 * list(styles).index(value)
     for axis, variable in zip(panels[tuple(place)], variables, strict=True):
-      values = bottom_layer(gradients, variable)[runs]
-      label, x = str(value), gradients[over].values
-      if np.isnan(values).all():
-        continue  # the forget gate of a cell that has none
-      if over == "step":
-        there = ~np.isnan(values).all(axis=0)
-        draw_profiles(axis, x[there], values[:, there], style, label, track)
-      else:
-        first = f"{label}, initialisation"
-        draw_profiles(axis, x, values[:, 0], style, first, track, linestyle=DASHED)
-        draw_the_end(axis, x, values[:, 1:], style, label, track + 1)
-      if over == "reach":
-        axis.set_xscale("log", base=2)
+      profiles = bottom_layer(gradients, variable)[runs]
+      if not np.isnan(profiles).all():  # the forget gate of a cell without one
+        _draw(axis, over, gradients[over].values, profiles, styles[value], str(value), track)
   steps = gradients["step"].values
   keys: list[Any] = [*line_keys(line, styles)]
   if over != "step":
-    keys.append(look.key(f"initialisation (step {steps[0]})", ls=DASHED))
-    keys.append(look.key(f"after training (step {steps[-1]})"))
+    keys.append(plot_style.key(f"initialisation (step {steps[0]})", ls=DASHED))
+    keys.append(plot_style.key(f"after training (step {steps[-1]})"))
   keys += common_keys(panels, drawn)
   if (bounds := MEASURES[name].bounds) is not None:
     for axis in figure.axes:
       axis.set_ylim(bounds[0] - 0.05, bounds[1] + 0.05)
   trained, pooled = describe_truncations(gradients, drawn), describe_seeds(gradients, drawn)
   where = ", layer 1" if "layer" in MEASURES[name].dims else ""
-  look.annotate(figure, keys, f"Measure {name!r}{where}; trained with {trained}; {pooled}")
+  plot_style.annotate(figure, keys, f"Measure {name!r}{where}; trained with {trained}; {pooled}")
   return figure
+
+
+def _draw(
+  axis: Axes, over: str, x: np.ndarray, values: np.ndarray, style: Style, label: str, track: int
+) -> None:
+  """Draws values [seeds, step, x] of one line along the dimension `over`."""
+  if over == "step":
+    is_measured = ~np.isnan(values).all(axis=0)
+    draw_profiles(axis, x[is_measured], values[:, is_measured], style, label, track)
+  else:
+    first = f"{label}, initialisation"
+    draw_profiles(axis, x, values[:, 0], style, first, track, linestyle=DASHED)
+    draw_the_end(axis, x, values[:, 1:], style, label, track + 1)
+  if over == "reach":
+    axis.set_xscale("log", base=2)

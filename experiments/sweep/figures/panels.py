@@ -1,7 +1,7 @@
-"""What the figures of a sweep have in common: which runs share a line, which lines a panel.
+"""The panels and lines of a sweep's figures: which runs share a line, and which lines a panel.
 
-Only seeds are ever pooled: median line, band from minimum to maximum. A setting with several
-values, such as the recurrent gain, becomes one line per value, and further ones become panels.
+Only seeds are pooled: a line is their median, a band spans minimum to maximum. The values of one
+varied setting, such as the recurrent gain, become lines; those of further ones become panels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from experiments.plotting import style as look
+from experiments.plotting import style as plot_style
 from experiments.plotting.lines import draw_profiles, finish
 from experiments.plotting.style import Style
 
-# Along `run`, these are no settings; all other coordinates are, and keep lines or panels apart.
+# Coordinates of `run` that are not settings. Any other one distinguishes lines or panels.
 NOT_SETTINGS = (
   *("run", "cell", "options", "hidden_size", "depth", "truncation", "seed"),
   *("status", "diverged_step"),
@@ -36,9 +36,9 @@ Panels = dict[tuple[Any, ...], list[Axes]]  # (value of each row setting …, de
 
 
 def run_columns(data: xr.Dataset) -> dict[str, list[Any]]:
-  """The coordinates along `run` as Python values; NaN, which equals nothing, as None.
+  """Returns the coordinates of `run` as Python values, with None in place of NaN.
 
-  A cell is one with its options, `elman activation=relu`: with others it is another.
+  The name of a cell includes its options, `elman activation=relu`.
   """
   columns = {
     str(name): [None if value != value else value for value in column.values.tolist()]
@@ -52,7 +52,7 @@ def run_columns(data: xr.Dataset) -> dict[str, list[Any]]:
 
 
 def _order(value: Any) -> tuple[bool, Any]:
-  """For sorting: what is missing comes last, and numbers in words are numbers."""
+  """Returns a key for sorting: None comes last, and numbers inside text compare as numbers."""
   if isinstance(value, str):
     parts = re.split(r"(\d+(?:\.\d+)?)", value)
     value = [float(part) if i % 2 else part for i, part in enumerate(parts)]
@@ -60,7 +60,7 @@ def _order(value: Any) -> tuple[bool, Any]:
 
 
 def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
-  """The runs by their values of `names`, in order."""
+  """Returns the runs by their values of `names`, in sorted order."""
   columns = run_columns(data)
   groups: dict[tuple[Any, ...], list[int]] = {}
   for run in range(data.sizes["run"]):
@@ -69,7 +69,7 @@ def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Any, ...], 
 
 
 def varied_settings(data: xr.Dataset) -> list[str]:
-  """The settings with several values, a missing one not counted; most values first."""
+  """Returns the settings with several values, not counting None; most values first."""
   columns = run_columns(data)
   counts = {
     name: len(set(values) - {None}) for name, values in columns.items() if name not in NOT_SETTINGS
@@ -78,37 +78,37 @@ def varied_settings(data: xr.Dataset) -> list[str]:
 
 
 def rows_and_line(data: xr.Dataset) -> tuple[list[str], str]:
-  """What tells the rows of panels apart, and what the lines within one."""
+  """Returns the settings that distinguish rows of panels, and the one that distinguishes lines."""
   varied = varied_settings(data)
   return (["cell", *varied[1:]], varied[0]) if varied else ([], "cell")
 
 
 def line_styles(data: xr.Dataset, line: str) -> dict[Any, Style]:
-  """A style for each value of what tells lines apart."""
+  """Returns a style for each value of the setting that distinguishes lines."""
   values = sorted(set(run_columns(data)[line]), key=_order)
-  return look.cell_styles(values) if line == "cell" else look.value_styles(values)
+  return plot_style.cell_styles(values) if line == "cell" else plot_style.value_styles(values)
 
 
 def with_largest(column: Sequence[float], runs: Sequence[int]) -> list[int]:
-  """Those of `runs` with the largest value in `column`, such as the longest truncation."""
+  """Returns those of `runs` with the largest value in `column`, such as the longest truncation."""
   largest = max(column[run] for run in runs)
   return [run for run in runs if column[run] == largest]
 
 
 def describe(name: str, value: Any) -> str:
-  """A value in words, such as "recurrent gain 1.5"."""
-  words = name.replace("_", " ")
+  """Returns a value as text, such as "recurrent gain 1.5"."""
+  text = name.replace("_", " ")
   if name == "cell":
     return str(value)
   if value is None:
-    return f"no {words}"
+    return f"no {text}"
   if value == math.inf:
-    return {"truncation": "full BPTT", "clip_norm": "no clipping"}.get(name, f"{words} inf")
-  return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
+    return {"truncation": "full BPTT", "clip_norm": "no clipping"}.get(name, f"{text} inf")
+  return f"{text} {value:g}" if isinstance(value, float) else f"{text} {value}"
 
 
 def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
-  """What was pooled, such as "median over 2 to 3 seeds"."""
+  """Returns what was pooled as text, such as "median over 2 to 3 seeds"."""
   groups = list(drawn)
   sizes = sorted({len(runs) for runs in groups})
   if sizes[-1] == 1:
@@ -120,22 +120,26 @@ def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
 
 
 def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
-  """The truncations of the runs that were drawn, such as "truncation 32 or full BPTT"."""
+  """Returns the drawn runs' truncations as text, such as "truncation 32 or full BPTT"."""
   truncations = run_columns(data)["truncation"]
   lengths = sorted({truncations[run] for runs in drawn for run in runs})
   return " or ".join(describe("truncation", length) for length in lengths)
 
 
 def bottom_layer(data: xr.Dataset, name: str) -> np.ndarray:
-  """The variable `name`, of layer 1 where layers are apart: [run, step, ...]."""
+  """Returns the variable `name` [run, step, ...], of layer 1 if it has layers."""
   values = data[name].sel(layer=1) if "layer" in data[name].dims else data[name]
   return values.transpose("run", "step", ...).values.astype(float)
 
 
 def at_the_end(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Of values [run, step, ...]: those at the last step, and the last of the runs that ended early.
+  """Returns values [run, ...] at the last step, and the last ones of runs that ended before it.
 
-  A step was measured if anything but NaN was recorded; runs without any such step are left out.
+  A step counts as measured unless all its values are NaN. Runs without any measured step are left
+  out.
+
+  Args:
+    values: [run, step, ...].
   """
   measured = ~np.isnan(values.reshape(*values.shape[:2], -1)).all(axis=-1)
   last = measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1)
@@ -147,7 +151,7 @@ def at_the_end(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def draw_the_end(
   axis: Axes, x: np.ndarray, profiles: np.ndarray, style: Style, label: str, track: int
 ) -> None:
-  """Draws profiles [seeds, step, x] at the last step, and runs that ended before it one by one."""
+  """Draws profiles [seeds, step, x] at the last step, and each run that ended before it."""
   ended, early = at_the_end(profiles)
   if len(ended):
     draw_profiles(axis, x, ended, style, label, track)
@@ -162,31 +166,33 @@ def make_panels(
   y_labels: Sequence[str],
   y_scales: Sequence[str] | None = None,
 ) -> tuple[Figure, Panels]:
-  """A figure with a row of panels per value of `rows` and a column per depth."""
+  """Returns a figure with a row of panels per value of `rows` and a column per depth."""
   names, depths = list(group_runs(data, rows)), sorted(set(run_columns(data)["depth"]))
   places = [[(*name, depth) for depth in depths] for name in names]
   titles = [[", ".join(map(describe, [*rows, "depth"], place)) for place in row] for row in places]
-  figure, axes = look.grid(titles, x_label, y_labels, y_scales)
+  figure, axes = plot_style.grid(titles, x_label, y_labels, y_scales)
   return figure, dict(zip(itertools.chain(*places), itertools.chain(*axes), strict=True))
 
 
 def line_keys(line: str, styles: dict[Any, Style]) -> list[Artist]:
-  """Legend keys for the lines."""
-  return look.style_keys({describe(line, value): style for value, style in styles.items()})
+  """Returns the legend keys of the lines."""
+  return plot_style.style_keys({describe(line, value): style for value, style in styles.items()})
 
 
 def common_keys(panels: Panels, drawn: Iterable[Sequence[int]]) -> list[Artist]:
-  """Legend keys for the band over seeds, the runs that ended early and the edge markers."""
+  """Returns the legend keys of the bands, of runs that ended early, and of the edge markers."""
   keys: list[Artist] = []
   if any(len(runs) > 1 for runs in drawn):
-    keys.append(Patch(color=look.GREY, alpha=0.3, lw=0, label="minimum to maximum over seeds"))
+    keys.append(
+      Patch(color=plot_style.GRAY, alpha=0.3, lw=0, label="minimum to maximum over seeds")
+    )
   drawn_lines = (line for axes in panels.values() for axis in axes for line in axis.lines)
   if any(str(line.get_label()).endswith(EARLY) for line in drawn_lines):
-    keys.append(look.key(EARLY, ls=":", lw=1.5))
+    keys.append(plot_style.key(EARLY, ls=":", lw=1.5))
   return keys + edge_keys(panels)
 
 
 def edge_keys(panels: Panels) -> list[Artist]:
-  """Legend keys for the edge markers, for which this makes room."""
+  """Makes room for the edge markers, and returns their legend keys."""
   keys = [key for axes in zip(*panels.values(), strict=True) for key in finish(axes)]
   return list({key.get_label(): key for key in keys}.values())

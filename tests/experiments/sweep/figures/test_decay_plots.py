@@ -21,7 +21,7 @@ def test_decay_shows_the_seeds_with_full_bptt_at_both_ends_of_training(cell, dep
     np.testing.assert_array_equal(drawn.get_xdata(), gradients["lag"])
     np.testing.assert_allclose(drawn.get_ydata(), seeds[:, step].mean(axis=0))  # of two
     assert drawn.is_dashed() is dashed
-    assert drawn.get_color() == style.CELL_STYLES[cell].colour
+    assert drawn.get_color() == style.CELL_STYLES[cell].color
     (band,) = [band for band in axis.collections if band.get_label() == label]
     outline = band.get_paths()[0].vertices
     for lag in (0, 17, 39):
@@ -92,8 +92,8 @@ def test_a_setting_that_varies_is_not_averaged():
     drawn = line(axis, f"recurrent gain {gain:g}").get_ydata()
     np.testing.assert_allclose(drawn, seeds[:, -1, 0].mean(axis=0))
   assert {f"recurrent gain {gain:g}" for gain in (1.0, 1.5, 2.0)} <= set(legend(figure))
-  colours = {line(axis, f"recurrent gain {gain:g}").get_color() for gain in (1.0, 1.5, 2.0)}
-  assert len(colours) == 3
+  colors = {line(axis, f"recurrent gain {gain:g}").get_color() for gain in (1.0, 1.5, 2.0)}
+  assert len(colors) == 3
 
   axis = panel(figures.gradient_by_truncation(gradients), "lstm, recurrent gain 1.5, depth 1")
   seeds = values(
@@ -146,7 +146,7 @@ def test_zeros_and_overflows_are_marked_on_the_edges():
   zero, overflow = line(axis, style.ZERO), line(axis, "out of range (inf)")
   np.testing.assert_array_equal(zero.get_xdata(), np.arange(10, 16))
   np.testing.assert_array_equal(overflow.get_xdata(), [14, 15])
-  assert zero.get_color() == style.CELL_STYLES["elman"].colour
+  assert zero.get_color() == style.CELL_STYLES["elman"].color
   assert {style.ZERO, "out of range (inf)"} <= set(legend(figure))
   draw(figure)
   to_axes = axis.transAxes.inverted()

@@ -48,10 +48,10 @@ def test_heat_maps_tell_zero_overflow_and_absent_from_values():
   norms[0, 0, 0, :3] = -np.inf, np.inf, np.nan
   figure = figures.depth_by_time(gradients)
   image = figure.axes[0].images[0]
-  colours = image.to_rgba(image.get_array())[0]
-  assert tuple(colours[0]) == to_rgba("black")
-  assert tuple(colours[1]) == to_rgba("white")
-  assert colours[2, 3] == 0 and figure.axes[0].patch.get_hatch()
+  colors = image.to_rgba(image.get_array())[0]
+  assert tuple(colors[0]) == to_rgba("black")
+  assert tuple(colors[1]) == to_rgba("white")
+  assert colors[2, 3] == 0 and figure.axes[0].patch.get_hatch()
   assert legend(figure) == [style.ZERO, "out of range (inf)", "not measured"]
   finite = norms[:, [0, -1]][np.isfinite(norms[:, [0, -1]])]
   assert image.get_clim() == (finite.min(), finite.max())
@@ -70,7 +70,7 @@ def test_heat_maps_of_diverged_runs_say_which_step_they_show():
 
 
 def test_many_cells_are_rows_of_a_heat_map_sorted_by_what_is_left():
-  cells = [f"cell{i}" for i in range(figures.MOST_LINES + 1)]
+  cells = [f"cell{i}" for i in range(figures.MAX_LINES + 1)]
   gradients, _ = records(cells=cells, depths=(1,), truncations=(FULL,), num_time=30, steps=(0, 10))
   norms = gradients["log10_lag_norm"]
   norms.values[:] = -np.arange(30) * (1 + np.arange(len(cells)).repeat(2)[:, None, None, None])
@@ -91,7 +91,7 @@ def test_few_cells_are_lines_and_many_are_maps(tmp_path):
       original = getattr(figures, name)
       patch.setattr(figures, name, lambda g, n=name, f=original: drawn.append(n) or f(g))
     figures.save_all(few, metrics, tmp_path)
-    cells = [f"cell{i}" for i in range(figures.MOST_LINES + 1)]
+    cells = [f"cell{i}" for i in range(figures.MAX_LINES + 1)]
     many, metrics = records(cells=cells, depths=(1,), truncations=(FULL,), num_time=8, steps=(0,))
     figures.save_all(many, metrics, tmp_path)
   assert drawn == ["gradient_decay", "decay_maps"]

@@ -60,22 +60,22 @@ def test_styles_belong_to_names():
   assert {name: styles[name] for name in CELLS} == plot_style.CELL_STYLES
   assert styles == plot_style.cell_styles(["indrnn", "gru", "mgu", "lstm", "elman"])
   assert styles["mgu"] == plot_style.cell_styles(["indrnn", "mgu"])["mgu"]
-  assert len({style.colour for style in styles.values()}) == 5
+  assert len({style.color for style in styles.values()}) == 5
   assert len({style.marker for style in styles.values()}) == 5
   gradients, metrics = small(cells=("mgu", "indrnn"))
   for figure in (plots.gradient_decay(gradients), plots.training(metrics)):
     for name in ("mgu", "indrnn"):
-      assert line(figure.axes[0], name).get_color() == styles[name].colour
+      assert line(figure.axes[0], name).get_color() == styles[name].color
 
 
 def test_many_cells_have_a_style_each():
   names = [f"cell_{i}" for i in range(21)]
   styles = plot_style.cell_styles([*names, *CELLS])
-  assert len({style.colour for style in styles.values()}) == 24
+  assert len({style.color for style in styles.values()}) == 24
   alone = plot_style.cell_styles(["elman activation=relu", "gru reset=after", "gru reset=before"])
   assert alone["elman activation=relu"] == plot_style.CELL_STYLES["elman"]
   assert plot_style.CELL_STYLES["gru"] not in alone.values()
-  assert len({style.colour for style in alone.values()}) == 3
+  assert len({style.color for style in alone.values()}) == 3
 
 
 def with_options(data, options, **columns):
@@ -120,7 +120,7 @@ def test_a_cell_without_a_recurrent_gain_has_a_line_beside_the_gains():
 
 def test_lines_of_a_setting_get_darker():
   styles = plot_style.value_styles([1, 2, 4, 8])
-  light = [np.dot(to_rgba(style.colour)[:3], (0.3, 0.6, 0.1)) for style in styles.values()]
+  light = [np.dot(to_rgba(style.color)[:3], (0.3, 0.6, 0.1)) for style in styles.values()]
   assert np.all(np.diff(light) < -0.1)
   assert len({style.marker for style in styles.values()}) == 4
 

@@ -25,7 +25,7 @@ def test_training_shows_every_run_the_median_and_the_baseline():
       np.testing.assert_allclose(median.get_ydata(), seeds.mean(axis=0))
       np.testing.assert_array_equal(median.get_xdata(), metrics["update"])
       assert median.get_linewidth() > 1.5 * drawn[0].get_linewidth()
-      assert median.get_color() == style.CELL_STYLES[cell].colour
+      assert median.get_color() == style.CELL_STYLES[cell].color
   assert set(line(loss_axis, "baseline").get_ydata()) == {2.9}
   assert "baseline (2.9 nats per character)" in legend(figure)
   assert "median over 2 seeds with full BPTT" in legend(figure)

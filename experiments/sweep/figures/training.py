@@ -1,0 +1,233 @@
+"""The figure of a sweep's training: loss and gradient norm against the optimization step."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.plotting import style as plot_style
+from experiments.plotting.lines import (
+  draw_cross,
+  draw_curves,
+  draw_points,
+  mark_edges,
+  spread_by_blocks,
+)
+from experiments.plotting.style import Style
+from experiments.sweep.figures.panels import (
+  Panels,
+  describe,
+  describe_seeds,
+  describe_truncations,
+  edge_keys,
+  group_runs,
+  line_keys,
+  line_styles,
+  make_panels,
+  rows_and_line,
+  run_columns,
+  with_largest,
+)
+
+CLIPPED = "clipped"
+MAX_POINTS = 100  # of a curve: longer ones are medians over blocks of steps
+
+
+class _Curves(NamedTuple):
+  """What is drawn of the runs.
+
+  Attributes:
+    updates: optimization steps [update].
+    loss: [run, update], with values above the ceiling replaced by it.
+    grad_norm: before clipping, [run, update].
+    clipped: above 0 where gradients were clipped, [run, update].
+    ceiling: the loss above which a run would flatten the others on a shared axis.
+    has_capped: whether a loss was above the ceiling.
+    block: number of steps that a drawn point stands for.
+  """
+
+  updates: np.ndarray
+  loss: np.ndarray
+  grad_norm: np.ndarray
+  clipped: np.ndarray
+  ceiling: float
+  has_capped: bool
+  block: int
+
+  @property
+  def middles(self) -> np.ndarray:
+    """Returns the middle step of each block."""
+    return spread_by_blocks(self.updates, self.block)[1]
+
+  @property
+  def loss_scale(self) -> str:
+    """Returns the scale of the loss axis: `log` if losses span a factor of 100."""
+    finite = self.loss[np.isfinite(self.loss) & (self.loss != 0)]
+    is_wide = finite.size > 0 and 0 < 100 * finite.min() < finite.max()
+    return "log" if is_wide else "linear"
+
+
+def training(metrics: xr.Dataset) -> Figure:
+  """Draws loss and gradient norm before clipping against the optimization step.
+
+  Every run is a thin line, with dots where gradients were clipped and a cross where it diverged.
+  Thick lines are medians over the seeds with the longest truncation. Panels and lines as in
+  `gradient_decay`.
+
+  Args:
+    metrics: `loss`, `grad_norm` and `clipped` [run, update], with the attributes `loss_unit` and
+      `baseline`.
+  Returns:
+    The figure.
+  """
+  rows, line = rows_and_line(metrics)
+  columns, curves = run_columns(metrics), _curves(metrics)
+  labels = [f"loss\n({metrics.attrs['loss_unit']})", "gradient norm\nbefore clipping"]
+  scales = [curves.loss_scale, "log"]
+  figure, panels = make_panels(metrics, rows, "optimisation step", labels, scales)
+  styles = line_styles(metrics, line)
+  drawn, reasons = [], Counter[str]()
+  for (*place, value), runs in group_runs(metrics, [*rows, "depth", line]).items():
+    axes, style, track = panels[tuple(place)], styles[value], list(styles).index(value)
+    longest = with_largest(columns["truncation"], runs)
+    drawn.append(longest)
+    _draw_group(axes, curves, runs, longest, style, describe(line, value), track)
+    for run in runs:
+      _draw_clipped(axes[1], curves, run, style)
+      if columns["status"][run] == "diverged":
+        step, reason = _divergence(metrics.isel(run=run))
+        reasons[reason] += 1
+        for axis, values in zip(axes, (curves.loss, curves.grad_norm), strict=True):
+          draw_cross(axis, step, curves.updates, values[run], style, "diverged")
+  clip_norms = _draw_references(metrics, panels, rows)
+
+  pooled = f"{describe_seeds(metrics, drawn)} with {describe_truncations(metrics, drawn)}"
+  keys = [
+    *line_keys(line, styles),
+    plot_style.key("every run", lw=0.6, alpha=0.7),
+    plot_style.key(pooled, lw=1.6),
+    *_reference_keys(metrics, clip_norms),
+  ]
+  if set(columns["clip_norm"]) - {math.inf}:
+    keys.append(_clipped_key(curves.block))
+  if curves.has_capped:
+    text = f"losses above {curves.ceiling:.3g} are drawn at {curves.ceiling:.3g}"
+    keys.append(plot_style.key(text, ls="none"))
+  keys += [*_divergence_keys(reasons), *edge_keys(panels)]
+  lines = f"; lines are medians over {curves.block} steps at a time" if curves.block > 1 else ""
+  plot_style.annotate(figure, keys, f"Training on the task {metrics.attrs['task']!r}{lines}")
+  return figure
+
+
+def _curves(metrics: xr.Dataset) -> _Curves:
+  loss, grad_norm, clipped = (
+    metrics[name].transpose("run", "update").values.astype(float)
+    for name in ("loss", "grad_norm", "clipped")
+  )
+  updates = metrics["update"].values
+  ceiling = _ceiling(loss, metrics.attrs["baseline"])
+  too_high = np.isfinite(loss) & (loss > ceiling)
+  loss[too_high] = ceiling
+  block = math.ceil(len(updates) / MAX_POINTS)
+  return _Curves(updates, loss, grad_norm, clipped, ceiling, bool(too_high.any()), block)
+
+
+def _ceiling(loss: np.ndarray, baseline: float) -> float:
+  """Returns the loss above which a diverging run would flatten the others on a shared axis."""
+  first = loss[:, 0][np.isfinite(loss[:, 0])]
+  if not first.size or (loss < 0).any():
+    return math.inf
+  return 2 * max(float(np.median(first)), baseline)
+
+
+def _draw_group(
+  axes: Sequence[Axes],
+  curves: _Curves,
+  runs: Sequence[int],
+  longest: Sequence[int],
+  style: Style,
+  label: str,
+  track: int,
+) -> None:
+  """Draws loss and gradient norm of runs, and their median over those of the longest truncation."""
+  pooled = [run in longest for run in runs]
+  for axis, values in zip(axes, (curves.loss, curves.grad_norm), strict=True):
+    _, medians, _ = spread_by_blocks(values[runs], curves.block)
+    draw_curves(axis, curves.middles, medians, pooled, style, label, track)
+    zero = 0.0 if axis.get_yscale() == "log" else math.nan
+    mark_edges(axis, curves.updates, values[runs], style, track, zero=zero)
+
+
+def _draw_clipped(axis: Axes, curves: _Curves, run: int, style: Style) -> None:
+  """Draws a dot at the largest clipped norm of each block of steps."""
+  norms = np.where(curves.clipped[run] > 0, curves.grad_norm[run], np.nan)
+  _, _, peaks = spread_by_blocks(norms, curves.block)
+  where = np.isfinite(peaks)
+  draw_points(axis, curves.middles[where], peaks[where], style, CLIPPED, marker=".", ms=2.5)
+
+
+def _draw_references(metrics: xr.Dataset, panels: Panels, rows: Sequence[str]) -> list[float]:
+  """Draws the baseline and the clip norms as horizontal lines; returns the clip norms."""
+  columns = run_columns(metrics)
+  # The gradient norm that is drawn is the one that `clip_norm` limits only with `global_norm`.
+  limits = [
+    limit if clip_by == "global_norm" else math.inf
+    for limit, clip_by in zip(columns["clip_norm"], columns["clip_by"], strict=True)
+  ]
+  clip_norms = sorted(set(limits) - {math.inf})
+  for panel, runs in group_runs(metrics, [*rows, "depth"]).items():
+    baseline = metrics.attrs["baseline"]
+    panels[panel][0].axhline(baseline, color="black", ls="-.", lw=1, label="baseline")
+    for clip_norm in clip_norms:
+      if any(limits[run] == clip_norm for run in runs):
+        panels[panel][1].axhline(clip_norm, color="black", ls="--", lw=1, label="clip norm")
+  return clip_norms
+
+
+def _reference_keys(metrics: xr.Dataset, clip_norms: Sequence[float]) -> list[Artist]:
+  """Returns the legend keys of the baseline and of the clip norms."""
+  unit, baseline = metrics.attrs["loss_unit"], metrics.attrs["baseline"]
+  keys: list[Artist] = [plot_style.key(f"baseline ({baseline:.3g} {unit})", color="black", ls="-.")]
+  if clip_norms:
+    clips = ", ".join(f"{clip_norm:g}" for clip_norm in clip_norms)
+    keys.append(plot_style.key(f"clip norm ({clips})", color="black", ls="--"))
+  return keys
+
+
+def _clipped_key(block: int) -> Artist:
+  label = f"{CLIPPED} (largest norm of {block} steps)" if block > 1 else CLIPPED
+  return plot_style.key(label, ls="none", marker=".", ms=4)
+
+
+def _divergence_keys(reasons: Mapping[str, int]) -> list[Artist]:
+  """Returns a legend key for each reason for which runs diverged, with their number."""
+  keys: list[Artist] = []
+  for reason, count in sorted(reasons.items()):
+    label = f"diverged: {reason} ({count} run{'s' * (count > 1)})"
+    keys.append(plot_style.key(label, ls="none", marker="x", ms=7, mew=2))
+  return keys
+
+
+def _divergence(run: xr.Dataset) -> tuple[float, str]:
+  """Returns the step at which a run diverged, and the metric that was non-finite first."""
+  updates = run["update"].values.astype(float)
+  broken = {
+    words: updates[~np.isfinite(run[name].values)]
+    for name, words in {"loss": "loss", "grad_norm": "gradient norm"}.items()
+  }
+  step = float(run["diverged_step"])
+  if step in updates and not any(step in steps for steps in broken.values()):
+    return step, "updated params not finite"
+  if math.isnan(step):
+    step = float(min((steps[0] for steps in broken.values() if steps.size), default=updates[-1]))
+  firsts = {words: steps[steps >= step].min(initial=math.inf) for words, steps in broken.items()}
+  first = min(firsts, key=lambda words: firsts[words])
+  return step, f"{first} not finite" if firsts[first] < math.inf else "reason not recorded"
