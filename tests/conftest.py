@@ -32,6 +32,7 @@ CHECKED = (
   "rnn_jax.parallel",
   "rnn_jax.sampling",
   "rnn_jax.tasks",
+  "rnn_jax.text",
   "rnn_jax.training",
   "rnn_jax.windows",
 )

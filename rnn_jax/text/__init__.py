@@ -1,4 +1,4 @@
-"""Real text as tokens: corpora, vocabularies of characters and words, and how batches are read."""
+"""Text as tokens: corpora, vocabularies of characters and words, and readers of batches."""
 
 from rnn_jax.text.corpus import STANDARD_LIBRARY, Corpus, lanes, load_corpus
 from rnn_jax.text.counts import entropy, histogram

@@ -1,4 +1,4 @@
-"""Text: a file of the user's, or the source of the Python standard library."""
+"""Corpora: a text file, or the source of the Python standard library."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import os
 import stat
 import sysconfig
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 from rnn_jax import checks
 from rnn_jax.text.counts import BLOCK, histogram
@@ -20,38 +21,39 @@ STANDARD_LIBRARY = "stdlib"
 
 
 class Corpus(NamedTuple):
-  """A text, and what its characters are as tokens.
+  """A text and the vocabulary of its characters.
 
   Attributes:
     name: `stdlib`, or the file's path.
-    text: uint8 [N], its bytes; those of a file stay in it, and come into memory where they are
-      read. It must not change meanwhile.
-    vocabulary: of its characters.
-    sha256: of the bytes, in hexadecimal; it says which text this was.
+    text: the bytes, uint8 [N]. A file is memory-mapped, so it must not change while it is in use.
+    vocabulary: the characters that occur in the text.
+    sha256: hash of the bytes, in hexadecimal; identifies the text.
   """
 
   name: str
-  text: np.ndarray
+  text: UInt8[np.ndarray, " N"]
   vocabulary: Vocabulary
   sha256: str
 
   @property
-  def tokens(self) -> np.ndarray:
-    """The whole text as tokens, uint8 [N], one a byte; made anew each time."""
+  def tokens(self) -> UInt8[np.ndarray, " N"]:
+    """The whole text as tokens, uint8 [N], one per byte; encoded again at every access."""
     return self.vocabulary.encode(self.text)
 
 
 def load_corpus(source: str | Path = STANDARD_LIBRARY) -> Corpus:
-  """A text of bytes; a file is read through once, in small pieces, and then memory-mapped.
+  """Returns a text as a Corpus. A file is read once, in small blocks, and then memory-mapped.
 
   Args:
-    source: path of a file, or `stdlib` for the source of this Python's standard library: always
-      there, offline, about 11 MB (it differs between Python versions, see `sha256`).
-  Returns:
-    The Corpus.
+    source: path of a file, or `stdlib` for the source of this Python's standard library, about
+      11 MB. That text is always available offline, but differs between Python versions; see
+      `sha256`.
   Raises:
+    TypeError: the source is not a path.
     ValueError: the file is missing, empty, a folder or a pipe, or cannot be read.
   """
+  if not isinstance(source, str | Path):
+    raise TypeError(f"corpus must be a path, or '{STANDARD_LIBRARY}', got {source!r:.60}.")
   if str(source) == STANDARD_LIBRARY:
     whole = _standard_library()
     return _corpus(STANDARD_LIBRARY, np.frombuffer(whole, np.uint8), io.BytesIO(whole))
@@ -73,8 +75,11 @@ def load_corpus(source: str | Path = STANDARD_LIBRARY) -> Corpus:
     raise ValueError(f"corpus must be readable, got {path} ({error.strerror}).") from None
 
 
-def _corpus(name: str, text: np.ndarray, file: BinaryIO) -> Corpus:
-  """The corpus of a text, whose bytes a file gives too: pages mapped into memory stay there."""
+def _corpus(name: str, text: UInt8[np.ndarray, " N"], file: io.BufferedIOBase) -> Corpus:
+  """Returns the corpus of a text; `file` holds the same bytes.
+
+  The hash and the counts read the file, since pages of a memory map stay in memory once read.
+  """
   digest, counts = hashlib.sha256(), np.zeros(256, np.int64)
   while block := file.read(BLOCK):
     digest.update(block)
@@ -82,18 +87,23 @@ def _corpus(name: str, text: np.ndarray, file: BinaryIO) -> Corpus:
   return Corpus(name, text, vocabulary_of_counts(counts), digest.hexdigest())
 
 
-def lanes(tokens: np.ndarray, batch_size: int) -> np.ndarray:
-  """Cuts one long text into `batch_size` contiguous lanes, read side by side.
+def lanes(
+  tokens: Shaped[np.ndarray, " N"], batch_size: int
+) -> Shaped[np.ndarray, "steps batch_size"]:
+  """Cuts one long text into `batch_size` contiguous lanes, which are read in parallel.
 
   Args:
     tokens: [N].
     batch_size: B.
   Returns:
-    [N // B, B]: column b is the b-th stretch of the text; the last N mod B tokens are left out.
+    [N // B, B]: column b is the b-th contiguous part of the text; the last N mod B tokens are left
+    out.
   Raises:
-    ValueError: the text has fewer than B tokens.
+    TypeError, ValueError: the tokens are not [N], or fewer than B.
   """
   checks.integer("batch_size", batch_size)
+  if np.ndim(tokens) != 1:
+    raise ValueError(f"tokens must be [N], got {list(np.shape(tokens))}.")
   length = len(tokens) // batch_size
   if length == 0:
     raise ValueError(f"batch_size must be at most the {len(tokens)} tokens, got {batch_size}.")
@@ -101,19 +111,19 @@ def lanes(tokens: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def standard_library_files() -> tuple[Path, list[Path]]:
-  """This Python's standard library: its folder, and its source files in order, without tests.
+  """Returns the folder of this Python's standard library, and its source files without tests.
 
   Raises:
-    ValueError: there are none.
+    ValueError: the folder has no source files.
   """
   root = Path(sysconfig.get_path("stdlib"))
   skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
   files: list[Path] = []
   for folder, inside, names in os.walk(root):
-    inside[:] = set(inside) - skipped  # os.walk goes where this list says
+    inside[:] = set(inside) - skipped  # os.walk descends into the folders that remain in this list
     files += [Path(folder, name) for name in names if name.endswith(".py")]
   if not files:
-    raise ValueError(f"corpus 'stdlib' needs the standard library's source, none is in {root}.")
+    raise ValueError(f"corpus 'stdlib' needs the standard library's source, but {root} has none.")
   return root, sorted(files)
 
 

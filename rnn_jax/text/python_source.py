@@ -1,4 +1,4 @@
-"""Python source as tagged text: which kind of token each character is part of."""
+"""Python source as tagged text: the token class of each character."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tokenize
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 CLASSES = ("space", "keyword", "name", "number", "string", "comment", "operator")
 
@@ -22,52 +23,52 @@ _CLASS_OF = {
   tokenize.COMMENT: _COMMENT,
   tokenize.OP: _OPERATOR,
 }
-# The tokens around f-strings, by the part of their names that they share with those of t-strings.
+# The tokens that start and end f-strings; t-strings' token names have the same endings.
 _STARTS, _ENDS = (
   {number for number, name in tokenize.tok_name.items() if name.endswith(ending)}
   for ending in ("STRING_START", "STRING_END")
 )
-# A row of these alone is a comment, or empty; NL ends it, as it ends the rows inside brackets.
+# A row with only these is a comment or empty. It ends in NL, as do rows inside brackets.
 _BLANK = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
 
 class TaggedLine(NamedTuple):
-  """A logical line of Python, indentation and final newline included.
+  """A logical line of Python, with its indentation and final newline.
 
   Attributes:
     text: UTF-8.
-    classes: uint8, one a byte: its place in `CLASSES`.
+    classes: uint8, the index of each byte's class in `CLASSES`.
   """
 
   text: bytes
-  classes: np.ndarray
+  classes: UInt8[np.ndarray, " bytes"]
 
 
 def tagged_lines(source: bytes) -> list[TaggedLine]:
-  """The logical lines of Python source, each byte with the class of the token that it is in.
+  """Returns the logical lines of Python source, with the token class of each byte.
 
-  Lines are cut as the standard library's `tokenize` does it: an expression in brackets, or a string
-  in triple quotes, is one line however many rows it takes; so is a comment on a row of its own.
-  Empty lines are left out. Of the classes, `operator` holds brackets and all other signs, `name`
-  the words that are keywords in some places only (`match`), `string` all of an f-string, what is in
-  its braces too, and `space` whatever is between tokens.
+  Lines end where the standard library's `tokenize` ends them: an expression in brackets or a string
+  in triple quotes is one line, whatever its number of rows; a comment on its own row is a line.
+  Empty lines are left out. The class `operator` includes brackets and all other punctuation, `name`
+  includes soft keywords (`match`), `string` covers all of an f-string, also the expressions in its
+  braces, and `space` is everything between tokens.
 
   Args:
     source: a file's bytes, in the encoding that it declares.
-  Returns:
-    The lines, in order.
   Raises:
-    ValueError: it is no Python that can be tokenised.
+    TypeError, ValueError: the source is not bytes, or cannot be tokenized as Python.
   """
+  if not isinstance(source, bytes):
+    raise TypeError(f"source must be bytes, got {source!r:.60}.")
   try:
     encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
     text = source.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-    # The end of a last line without one would be a token that is not in the text.
+    # Without it, `tokenize` would add a newline token that is not in the text.
     text += "" if text.endswith("\n") else "\n"
-    classes, ends = _tokenised(text)
+    classes, ends = _tokenized(text)
   except (tokenize.TokenError, SyntaxError, ValueError) as error:
     reason = error.args[0] if isinstance(error, tokenize.TokenError) else error
-    raise ValueError(f"text must be Python source, and is none: {reason}.") from None
+    raise ValueError(f"text must be Python source: {reason}.") from None
   widths = _widths(text)
   data, classes = text.encode(), np.repeat(classes, widths)
   cuts = np.concatenate([[0], np.cumsum(widths)])[[0, *ends]].tolist()
@@ -75,13 +76,13 @@ def tagged_lines(source: bytes) -> list[TaggedLine]:
   return [line for line in lines if line.text.strip()]
 
 
-def _tokenised(text: str) -> tuple[np.ndarray, list[int]]:
-  """The class of each character, and where the logical lines end."""
+def _tokenized(text: str) -> tuple[UInt8[np.ndarray, " characters"], list[int]]:
+  """Returns the class of each character, and the indices at which logical lines end."""
   rows = [0, *itertools.accumulate(len(row) + 1 for row in text.split("\n"))]
   classes = bytearray(_SPACE * len(text))
   ends: list[int] = []
-  begun = False  # a line with more than a comment
-  opened: list[int] = []  # where f-strings began that have not ended
+  begun = False  # the current line has more than a comment
+  opened: list[int] = []  # start indices of the f-strings that have not ended yet
   for kind, string, (row, column), (end_row, end_column), _ in tokenize.generate_tokens(
     io.StringIO(text).readline
   ):
@@ -91,7 +92,7 @@ def _tokenised(text: str) -> tuple[np.ndarray, list[int]]:
     if kind in _STARTS:
       opened.append(start)
     elif kind in _ENDS:
-      # Comes after all that is inside, and so writes over it.
+      # Overwrites the classes of the tokens inside the f-string, which came before.
       start = opened.pop()
       classes[start:end] = _STRING * (end - start)
     elif kind in _CLASS_OF:
@@ -104,7 +105,7 @@ def _tokenised(text: str) -> tuple[np.ndarray, list[int]]:
   return np.frombuffer(classes, np.uint8), ends
 
 
-def _widths(text: str) -> np.ndarray:
-  """Bytes of each character in UTF-8."""
+def _widths(text: str) -> Int[np.ndarray, " characters"]:
+  """Returns the number of bytes of each character in UTF-8."""
   points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
   return 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)

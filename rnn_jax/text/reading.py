@@ -1,4 +1,4 @@
-"""How batches are read from a text."""
+"""Readers: how batches are drawn from a text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Int, Int32, Integer
 
 from rnn_jax import checks
 from rnn_jax.text.corpus import Corpus
@@ -15,33 +16,33 @@ from rnn_jax.text.words import WordVocabulary
 
 
 class Source(NamedTuple):
-  """A text that becomes tokens where it is read; a slice of its symbols is a part of the text.
+  """A text that is encoded when it is read. Slicing its symbols gives a part of the text.
 
   Attributes:
-    symbols: [N], bytes of a text (memory-mapped, maybe), or tokens already.
-    encode: symbols of any shape → int32 tokens of that shape.
-    eos: the token that ends a line, None where there is none.
+    symbols: [N], bytes of a text, which may be memory-mapped, or tokens.
+    encode: symbols of any shape → int32 tokens of the same shape.
+    eos: the token that ends a line, None if there is none.
   """
 
-  symbols: np.ndarray
-  encode: Callable[[np.ndarray], np.ndarray]
+  symbols: Integer[np.ndarray, " N"]
+  encode: Callable[[Integer[np.ndarray, "*shape"]], Int32[np.ndarray, "*shape"]]
   eos: int | None
 
 
 class Windows(NamedTuple):
-  """n windows of k steps, one after the other, as `train_windows` takes them.
+  """n consecutive windows of k steps, as `train_windows` takes them.
 
   Attributes:
     tokens: int32 [n·k, B].
     targets: int32 [n·k, B], the tokens one step later.
     mask: bool [n·k, B], the steps whose loss counts.
-    resets: bool [n·k, B], the steps that begin with a new carry.
+    resets: bool [n·k, B], the steps that start from a new carry.
   """
 
-  tokens: np.ndarray
-  targets: np.ndarray
-  mask: np.ndarray
-  resets: np.ndarray
+  tokens: Int32[np.ndarray, "steps B"]
+  targets: Int32[np.ndarray, "steps B"]
+  mask: Bool[np.ndarray, "steps B"]
+  resets: Bool[np.ndarray, "steps B"]
 
 
 # (source, B, k, n, seed) -> (i -> the i-th n windows)
@@ -49,14 +50,21 @@ Reading = Callable[[Source, int, int, int, int], Callable[[int], Windows]]
 
 
 def make_source(corpus: Corpus, vocabulary: Vocabulary | WordVocabulary) -> Source:
-  """A text to be read: characters are encoded where they are read, words all at once.
+  """Returns a text to read: characters are encoded when they are read, words all at once.
 
   Args:
-    corpus: the text.
-    vocabulary: of words, or of characters: the corpus's own, or another that holds all of them.
+    corpus: the text, from `load_corpus`.
+    vocabulary: of words, or of characters: the corpus's own, or another that has all of them.
   Raises:
-    ValueError: naming a character of the text that the vocabulary does not hold.
+    TypeError: an argument of another type.
+    ValueError: naming a character of the text that the vocabulary lacks.
   """
+  if not isinstance(corpus, Corpus):
+    raise TypeError(f"corpus must be a Corpus, from load_corpus, got {corpus!r:.60}.")
+  if not isinstance(vocabulary, Vocabulary | WordVocabulary):
+    raise TypeError(
+      f"vocabulary must be a Vocabulary or a WordVocabulary, got {type(vocabulary).__name__}."
+    )
   if isinstance(vocabulary, WordVocabulary):
     return Source(vocabulary.encode(corpus.text), lambda tokens: tokens, vocabulary.eos)
   if not np.isin(corpus.vocabulary.symbols, vocabulary.symbols).all():
@@ -65,15 +73,19 @@ def make_source(corpus: Corpus, vocabulary: Vocabulary | WordVocabulary) -> Sour
   return Source(corpus.text, lambda symbols: encode(symbols).astype(np.int32), vocabulary.eos)
 
 
-def split(text: np.ndarray, validation_share: float) -> tuple[np.ndarray, np.ndarray]:
-  """Cuts a text in two: what is trained on, and the share at its end that is held out.
+def split(
+  text: Integer[np.ndarray, " N"], validation_share: float
+) -> tuple[Integer[np.ndarray, " train"], Integer[np.ndarray, " validation"]]:
+  """Returns (training part, validation part) of a text; the validation part is its end.
 
   Args:
     text: [N].
-    validation_share: p, from 0 to below 1; ⌊p N⌋ are held out.
+    validation_share: p, from 0 to below 1; the last ⌊p N⌋ symbols are held out.
   Raises:
-    ValueError, TypeError: validation_share is no such number.
+    TypeError, ValueError: validation_share is not such a number, or the text is not [N].
   """
+  if np.ndim(text) != 1:
+    raise ValueError(f"text must be [N], got {list(np.shape(text))}.")
   checks.number("validation_share", validation_share, minimum=0)
   if validation_share >= 1:
     raise ValueError(f"validation_share must be below 1, got {validation_share:g}.")
@@ -84,31 +96,31 @@ def split(text: np.ndarray, validation_share: float) -> tuple[np.ndarray, np.nda
 def make_reader(
   name: str, source: Source, batch_size: int, window: int, count: int, seed: int
 ) -> Callable[[int], Windows]:
-  """A way to read a text for training.
+  """Returns a function that reads windows of a text for training.
 
-    stream    B contiguous lanes side by side, window after window, the carry handed on. Each pass
-              begins at a random offset below k, with a new carry; what is left of the lanes, less
-              than a window each, is not read in that pass.
-    windows   k + 1 tokens from anywhere, each window with a new carry.
-    lines     whole lines, each as likely as any other, from <eos> as the first input to <eos> as
-              the last target, and nothing after it; each with a new carry. Lines of more than k
-              steps are left out: `line_spans` tells how many.
+    stream    B contiguous lanes in parallel, window after window; the carry is passed on. Each pass
+              starts at a random offset below k with a new carry, and skips the remainder of each
+              lane that is shorter than a window.
+    windows   k + 1 consecutive tokens from a random position; each window starts from a new carry.
+    lines     whole lines, drawn uniformly. The first input and the last target are <eos>; steps
+              after the last target are masked. Each line starts from a new carry. Lines of more
+              than k steps are left out; `line_spans` has all lengths.
 
   Args:
     name: one of READINGS.
     source: N tokens, from `make_source`.
     batch_size: B.
     window: k.
-    count: n, windows that are read together.
+    count: n, number of windows per call.
     seed: at least 0.
   Returns:
-    `i -> Windows`, the i-th n windows, i = 0, 1, 2, …; the same for the same seed and i.
+    `i -> Windows`, the i-th n windows, i = 0, 1, 2, …; they depend on the seed and i alone.
   Raises:
-    ValueError, TypeError: naming the argument, the rule and what came; the text is too short, has
-    no lines, or none that fits.
+    TypeError, ValueError: an argument out of range; the text is too short, has no lines, or every
+      line has more than k steps.
   References:
-    Zhang et al., Dive into Deep Learning, section 9.3, https://d2l.ai: sequential partitioning and
-    random sampling
+    Zhang et al., Dive into Deep Learning, section 9.3, https://d2l.ai (sequential partitioning and
+    random sampling)
   """
   reading = READINGS[checks.choice("reading", name, READINGS)]
   _check_sizes(batch_size, window, count)
@@ -130,11 +142,11 @@ def _stream(
   in_pass = lane // window
 
   def read(i: int) -> Windows:
-    passes, places = np.divmod(i * count + np.arange(count), in_pass)
-    starts = [_random(seed, number).integers(offsets) for number in passes] + places * window
+    passes, indices = np.divmod(i * count + np.arange(count), in_pass)
+    starts = [_random(seed, number).integers(offsets) for number in passes] + indices * window
     steps = (starts[:, None] + np.arange(window)).reshape(-1, 1)
     resets = np.zeros((count, window, batch_size), bool)
-    resets[places == 0, 0] = True
+    resets[indices == 0, 0] = True
     return _windows(source, steps + lane * np.arange(batch_size), resets)
 
   return read
@@ -149,8 +161,8 @@ def _anywhere(
 
   def read(i: int) -> Windows:
     starts = _random(seed, i).integers(size - window, size=(count, 1, batch_size))
-    places = starts + np.arange(window)[:, None]
-    return _windows(source, places.reshape(-1, batch_size), _window_starts(places.shape))
+    positions = starts + np.arange(window)[:, None]
+    return _windows(source, positions.reshape(-1, batch_size), _window_starts(positions.shape))
 
   return read
 
@@ -167,9 +179,9 @@ def _lines(
   def read(i: int) -> Windows:
     lines = _random(seed, i).integers(len(starts), size=(count, 1, batch_size))
     steps = np.arange(window)[:, None]
-    places = np.minimum(starts[lines] + steps, len(source.symbols) - 1)
-    found = source.encode(source.symbols[places])
-    # A line's last step, and what is read beyond it, is <eos> even where the text ends without.
+    positions = np.minimum(starts[lines] + steps, len(source.symbols) - 1)
+    found = source.encode(source.symbols[positions])
+    # From a line's last step on, every target is <eos>, even if the text ends without a newline.
     ends = np.full_like(found, source.eos)
     targets = np.where(steps < lengths[lines] - 1, found, ends)
     tokens = np.concatenate([ends[:, :1], targets[:, :-1]], axis=1)
@@ -182,13 +194,13 @@ def _lines(
 READINGS: Mapping[str, Reading] = {"stream": _stream, "windows": _anywhere, "lines": _lines}
 
 
-def line_spans(source: Source) -> tuple[np.ndarray, np.ndarray]:
-  """Where each line starts, and how many tokens it has, its <eos> included: int64 [M] both.
+def line_spans(source: Source) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
+  """Returns (start, number of tokens with the <eos>) of each line, both int64 [M].
 
-  The end of the text ends a line too.
+  The end of the text also ends a line.
 
   Raises:
-    ValueError: the vocabulary has no <eos>, as there is no newline in the text.
+    ValueError: the vocabulary has no <eos>, because the text has no newline.
   """
   if source.eos is None or len(source.symbols) == 0:
     raise ValueError("reading 'lines' needs a text with lines, got one without a newline.")
@@ -199,7 +211,7 @@ def line_spans(source: Source) -> tuple[np.ndarray, np.ndarray]:
   starts = np.concatenate([[0], *found])
   starts[1:] += 1
   lengths = np.diff(starts, append=len(source.symbols) + 1)
-  # Behind a last <eos> there is no line.
+  # A final <eos> is not followed by another line.
   last = len(starts) - (starts[-1] == len(source.symbols))
   return starts[:last], lengths[:last]
 
@@ -207,21 +219,21 @@ def line_spans(source: Source) -> tuple[np.ndarray, np.ndarray]:
 def evaluation_windows(
   source: Source, batch_size: int, window: int, count: int, by_line: bool = False
 ) -> Iterator[Windows]:
-  """A whole text, once: B contiguous lanes, window after window, the carry handed on.
+  """Reads a whole text once: B contiguous lanes, window after window; the carry is passed on.
 
-  Each token is a target once, but for the first one, that nothing comes before, and the last
-  (N − 1) mod B. What is read beyond the lanes' end has mask False.
+  Every token is a target once, except the very first one, which has no predecessor, and the last
+  (N − 1) mod B. Steps beyond the end of the lanes have mask False.
 
   Args:
     source: N tokens, from `make_source`.
     batch_size: B.
     window: k.
-    count: n, windows that are read together.
-    by_line: each line begins with a new carry, as `lines` are read in training.
+    count: n, number of windows per item.
+    by_line: each line starts from a new carry, as in the training reading `lines`.
   Yields:
-    n windows, reset at the first step of all, and by line at each <eos> that is read.
+    n windows; they reset at the first step of the text and, by line, at every <eos>.
   Raises:
-    ValueError, TypeError: naming the argument, the rule and what came.
+    TypeError, ValueError: an argument out of range, or the text is too short.
   """
   _check_sizes(batch_size, window, count)
   size = len(source.symbols)
@@ -236,28 +248,31 @@ def _whole(
 ) -> Iterator[Windows]:
   for start in range(0, lane, together):
     steps = np.arange(start, start + together)[:, None]
-    places = np.minimum(steps, lane - 1) + lane * np.arange(batch_size)
-    valid = np.broadcast_to(steps < lane, places.shape)
-    windows = _windows(source, places, np.broadcast_to(steps == 0, places.shape))
+    positions = np.minimum(steps, lane - 1) + lane * np.arange(batch_size)
+    valid = np.broadcast_to(steps < lane, positions.shape)
+    windows = _windows(source, positions, np.broadcast_to(steps == 0, positions.shape))
     new = False if reset_at is None else windows.tokens == reset_at
     yield windows._replace(mask=valid, resets=windows.resets | new)
 
 
-def _windows(source: Source, places: np.ndarray, resets: np.ndarray) -> Windows:
-  """The tokens at some places [n·k, B], and those that follow them."""
-  tokens, targets = (source.encode(source.symbols[at]) for at in (places, places + 1))
-  return Windows(tokens, targets, np.ones(places.shape, bool), resets.reshape(places.shape))
+def _windows(
+  source: Source, positions: Int[np.ndarray, "steps B"], resets: Bool[np.ndarray, "*shape"]
+) -> Windows:
+  """Returns the tokens at the given positions [n·k, B], and the tokens after them."""
+  tokens, targets = (source.encode(source.symbols[at]) for at in (positions, positions + 1))
+  mask = np.ones(positions.shape, bool)
+  return Windows(tokens, targets, mask, resets.reshape(positions.shape))
 
 
-def _window_starts(shape: tuple[int, ...]) -> np.ndarray:
-  """True at the first step of every window: bool [n, k, B]."""
+def _window_starts(shape: tuple[int, ...]) -> Bool[np.ndarray, "n k B"]:
+  """Returns an array that is True at the first step of every window."""
   resets = np.zeros(shape, bool)
   resets[:, 0] = True
   return resets
 
 
-def _random(seed: int, number: int) -> np.random.Generator:
-  return np.random.default_rng((seed, number))
+def _random(seed: int, number: int | np.integer) -> np.random.Generator:
+  return np.random.default_rng((seed, int(number)))
 
 
 def _check_sizes(batch_size: int, window: int, count: int) -> None:

@@ -1,9 +1,8 @@
-"""Vocabularies as JSON, to be kept with a model."""
+"""Vocabularies as JSON, for saving with a model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -11,18 +10,18 @@ from rnn_jax.text.vocabulary import Vocabulary
 from rnn_jax.text.words import EOS, SPLITS, UNK, WordVocabulary
 
 
-def vocabulary_to_json(vocabulary: Vocabulary | WordVocabulary) -> dict[str, Any]:
-  """A vocabulary as a dict for `json.dumps`: its level, and its symbols in the order of tokens."""
+def vocabulary_to_json(vocabulary: Vocabulary | WordVocabulary) -> dict[str, object]:
+  """Returns a dict for `json.dumps`: the vocabulary's level, and its symbols in token order."""
   if isinstance(vocabulary, Vocabulary):
     return {"level": "character", "symbols": vocabulary.symbols.tolist()}
   return {"level": "word", "split": vocabulary.split, "symbols": list(vocabulary.words)}
 
 
-def vocabulary_from_json(saved: Mapping[str, Any]) -> Vocabulary | WordVocabulary:
-  """The vocabulary that `vocabulary_to_json` wrote.
+def vocabulary_from_json(saved: Mapping[str, object]) -> Vocabulary | WordVocabulary:
+  """Returns the vocabulary that `vocabulary_to_json` saved.
 
   Raises:
-    ValueError: it is damaged, saying how.
+    ValueError: the data is damaged; names the entry.
   """
   if not isinstance(saved, Mapping):
     raise ValueError(f"vocabulary must be an object with level and symbols, got {saved!r:.60}.")

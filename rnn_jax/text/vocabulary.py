@@ -1,10 +1,12 @@
-"""Characters as integers."""
+"""Vocabularies of characters."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Integer, UInt8
 
 from rnn_jax.text.counts import blocks, histogram
 
@@ -12,15 +14,15 @@ NEWLINE = ord("\n")
 
 
 class Vocabulary(NamedTuple):
-  """The distinct bytes of a text, in order; a token is a byte's place among them.
+  """The distinct bytes of a text, sorted; a token is a byte's index among them.
 
-  A character is a byte: a letter outside ASCII is several, as UTF-8 writes it.
+  A character is a byte: a letter outside ASCII is several characters, as UTF-8 encodes it.
 
   Attributes:
     symbols: uint8 [V], sorted.
   """
 
-  symbols: np.ndarray
+  symbols: UInt8[np.ndarray, " V"]
 
   @property
   def size(self) -> int:
@@ -29,15 +31,15 @@ class Vocabulary(NamedTuple):
 
   @property
   def eos(self) -> int | None:
-    """The token that ends a line, the newline's; None where the text has none."""
-    place = int(np.searchsorted(self.symbols, NEWLINE))
-    return place if NEWLINE in self.symbols else None
+    """The token that ends a line, the newline's; None if the text has no newline."""
+    index = int(np.searchsorted(self.symbols, NEWLINE))
+    return index if NEWLINE in self.symbols else None
 
-  def check(self, text: bytes | np.ndarray) -> None:
-    """Refuses a text with bytes that the vocabulary does not hold.
+  def check(self, text: bytes | UInt8[np.ndarray, "*shape"]) -> None:
+    """Refuses a text with bytes that the vocabulary lacks.
 
     Raises:
-      ValueError: naming the first one, or the letter that it is part of, and its place.
+      ValueError: naming the first unknown byte, or the letter to which it belongs, and its index.
     """
     values = byte_values(text).ravel()
     known = np.zeros(256, bool)
@@ -48,11 +50,11 @@ class Vocabulary(NamedTuple):
         letter, at = _letter(values, start + int(np.argmin(found)))
         raise ValueError(f"text holds {letter!r} at byte {at}, not in the vocabulary.")
 
-  def encode(self, text: bytes | np.ndarray) -> np.ndarray:
-    """Bytes, or a uint8 array of them, to tokens: uint8 [N], or of the array's shape.
+  def encode(self, text: bytes | UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Returns the tokens of bytes, or of a uint8 array of them: uint8, in the array's shape.
 
     Raises:
-      ValueError: naming the first character that the vocabulary does not hold.
+      ValueError: naming the first character that the vocabulary lacks.
       TypeError: the text is neither bytes nor uint8.
     """
     self.check(text)
@@ -60,23 +62,25 @@ class Vocabulary(NamedTuple):
     token_of[self.symbols] = np.arange(self.size)
     return token_of[byte_values(text)]
 
-  def decode(self, tokens: np.ndarray) -> bytes:
-    """Tokens [N] back to bytes."""
+  def decode(self, tokens: Integer[np.ndarray, " N"] | Sequence[int]) -> bytes:
+    """Returns the bytes of tokens [N]."""
     return self.symbols[np.asarray(tokens)].tobytes()
 
 
-def build_vocabulary(text: bytes | np.ndarray) -> Vocabulary:
-  """The vocabulary of a text's own bytes."""
+def build_vocabulary(text: bytes | UInt8[np.ndarray, " N"]) -> Vocabulary:
+  """Returns the vocabulary of the bytes that occur in a text."""
   return vocabulary_of_counts(histogram(byte_values(text), 256))
 
 
-def vocabulary_of_counts(counts: np.ndarray) -> Vocabulary:
-  """The vocabulary of the bytes that occur: counts [256]."""
+def vocabulary_of_counts(counts: Integer[np.ndarray, " 256"]) -> Vocabulary:
+  """Returns the vocabulary of the bytes whose count is above zero."""
   return Vocabulary(np.flatnonzero(counts).astype(np.uint8))
 
 
-def byte_values(text: bytes | np.ndarray) -> np.ndarray:
-  """A text as uint8, without a copy.
+def byte_values(
+  text: bytes | UInt8[np.ndarray, "*shape"],
+) -> UInt8[np.ndarray, "*shape"] | UInt8[np.ndarray, " N"]:
+  """Returns a text as uint8, without a copy.
 
   Raises:
     TypeError: it is neither bytes nor a uint8 array.
@@ -88,8 +92,11 @@ def byte_values(text: bytes | np.ndarray) -> np.ndarray:
   return text
 
 
-def _letter(values: np.ndarray, at: int) -> tuple[str | bytes, int]:
-  """The letter that the byte at a place is part of, and where it begins; else the byte itself."""
+def _letter(values: UInt8[np.ndarray, " N"], at: int) -> tuple[str | bytes, int]:
+  """Returns the letter to which the byte at an index belongs, and the index where it starts.
+
+  A byte that belongs to no letter is returned itself.
+  """
   for start in range(at, max(at - 4, -1), -1):
     letter = values[start : start + 4].tobytes().decode(errors="replace")[0]
     whole = letter.encode()

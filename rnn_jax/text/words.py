@@ -1,14 +1,15 @@
-"""Words as integers."""
+"""Vocabularies of words."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int32, Integer, UInt8
 
 from rnn_jax import checks
 from rnn_jax.text.counts import blocks
@@ -16,25 +17,25 @@ from rnn_jax.text.vocabulary import byte_values
 
 UNK, EOS = "<unk>", "<eos>"
 
-# What counts as a word. In both a newline is a token, and all other white space only separates.
+# The words of a text. In both splits a newline is a token; other white space only separates words.
 SPLITS: Mapping[str, re.Pattern[str]] = {
   "word": re.compile(rf"\n|{UNK}|{EOS}|\w+|[^\w\s]"),  # a run of word characters, or one other
-  "whitespace": re.compile(r"\n|\S+"),  # of text that is tokenised already, as Penn Treebank's is
+  "whitespace": re.compile(r"\n|\S+"),  # for text that is already tokenized, like Penn Treebank
 }
 
 
 class WordVocabulary(NamedTuple):
-  """The words of a text, the most frequent first; a token is a word's place among them.
+  """The words of a text, the most frequent first; a token is a word's index among them.
 
     <unk>, <eos>, w_2, w_3, …
 
-  A newline is `<eos>` and nothing else is, but for that word itself: an empty line is `<eos>`
-  alone, a last line without a newline has none. Words that are not here are `<unk>`. Bytes that
-  are no UTF-8 are one character each, and come back as they were.
+  A newline is encoded as `<eos>`, and so is the word `<eos>` itself. An empty line is a single
+  `<eos>`; a last line without a newline has no `<eos>`. Unknown words become `<unk>`. Bytes that
+  are not UTF-8 are one character each; decoding restores them.
 
   Attributes:
-    words: V of them, `<unk>` and `<eos>` first.
-    split: how a text is cut into words, a name in SPLITS.
+    words: V words, `<unk>` and `<eos>` first.
+    split: how a text is split into words, a name in SPLITS.
   """
 
   words: tuple[str, ...]
@@ -47,7 +48,7 @@ class WordVocabulary(NamedTuple):
 
   @property
   def unk(self) -> int:
-    """The token of all words that are not in the vocabulary."""
+    """The token of every word that the vocabulary lacks."""
     return 0
 
   @property
@@ -55,8 +56,8 @@ class WordVocabulary(NamedTuple):
     """The token that ends a line."""
     return 1
 
-  def encode(self, text: bytes | np.ndarray) -> np.ndarray:
-    """Bytes, or a uint8 array of them, to tokens: int32 [N]."""
+  def encode(self, text: bytes | UInt8[np.ndarray, " bytes"]) -> Int32[np.ndarray, " N"]:
+    """Returns the tokens of bytes, or of a uint8 array of them: int32 [N]."""
     token_of = {word: token for token, word in enumerate(self.words)}
     token_of["\n"] = self.eos
     tokens = [np.zeros(0, np.int32)]
@@ -65,31 +66,29 @@ class WordVocabulary(NamedTuple):
       tokens.append(np.fromiter(known, np.int32, len(words)))
     return np.concatenate(tokens)
 
-  def decode(self, tokens: np.ndarray) -> bytes:
-    """Tokens [N] to bytes: words with single spaces between them, and lines."""
+  def decode(self, tokens: Integer[np.ndarray, " N"] | Sequence[int]) -> bytes:
+    """Returns the bytes of tokens [N]: lines of words with single spaces between them."""
     words = ("\n" if token == self.eos else self.words[token] for token in tokens)
     text = " ".join(words).replace(" \n", "\n").replace("\n ", "\n")
     return text.encode(errors="surrogateescape")
 
 
 def build_word_vocabulary(
-  text: bytes | np.ndarray,
+  text: bytes | UInt8[np.ndarray, " bytes"],
   split: str = "word",
   min_count: int = 1,
   max_size: int | None = None,
 ) -> WordVocabulary:
-  """The vocabulary of a text's own words, by falling frequency, then by alphabet.
+  """Returns the vocabulary of the words in a text, by falling frequency, then alphabetically.
 
   Args:
     text: bytes, or a uint8 array of them.
-    split: how it is cut into words, a name in SPLITS.
-    min_count: words that occur less often are `<unk>`.
-    max_size: largest V, `<unk>` and `<eos>` included, at least 3: rarer words are `<unk>`. None
-      for all.
-  Returns:
-    The WordVocabulary.
+    split: how it is split into words, a name in SPLITS.
+    min_count: words that occur less often become `<unk>`.
+    max_size: largest V, `<unk>` and `<eos>` included, at least 3; the rarest words become `<unk>`.
+      None for no limit.
   Raises:
-    ValueError, TypeError: naming the argument, the rule and what came.
+    TypeError, ValueError: an unknown split, a number out of range, or a text that is not bytes.
   References:
     Mikolov et al., 2010, https://doi.org/10.21437/Interspeech.2010-343
   """
@@ -107,8 +106,8 @@ def build_word_vocabulary(
   return WordVocabulary(tuple(frequent[:max_size]), split)
 
 
-def _words(text: bytes | np.ndarray, split: str) -> Iterator[list[str]]:
-  """The words of a text, stretch by stretch; a stretch ends in white space, or with the text."""
+def _words(text: bytes | UInt8[np.ndarray, " bytes"], split: str) -> Iterator[list[str]]:
+  """Yields the words of a text block by block; a block ends in white space, or with the text."""
   find, rest = SPLITS[split].findall, b""
   for _, block in blocks(byte_values(text)):
     rest += block.tobytes()

@@ -1,4 +1,4 @@
-"""Classes of the characters of Python source."""
+"""Token classes of the characters of Python source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from rnn_jax.text.python_source import CLASSES, tagged_lines
 
-# A letter a class, under each line of a text.
+# A letter for each class, written under each line of a text.
 LETTER = {
   ".": "space",
   "k": "keyword",
@@ -34,7 +34,7 @@ TAGGED = [
 
 
 def in_bytes(text, letters):
-  """The classes, one a byte, as their names."""
+  """Returns the name of the class of each byte."""
   return [
     LETTER[letter]
     for character, letter in zip(text, letters, strict=True)
@@ -43,7 +43,7 @@ def in_bytes(text, letters):
 
 
 def test_every_character_has_the_class_of_its_token():
-  # A function with an empty line in it, and a comment that is indented less than what follows.
+  # A function with an empty line, and a comment that is indented less than the next line.
   rows = [text for text, _ in TAGGED]
   source = rows[0] + "\n" + rows[1] + "\n" + "".join(rows[2:])
   lines = tagged_lines(source.encode())
@@ -55,12 +55,12 @@ def test_every_character_has_the_class_of_its_token():
 @pytest.mark.parametrize(
   "source",
   [
-    b"x = 1\ny = 2",  # no end of the last line
+    b"x = 1\ny = 2",  # no final newline
     b"x = 1\r\ny = 2\r\n",
     b"\xef\xbb\xbfx = 1\n\n \n\ny = 2\n\n",  # a byte order mark; empty lines
   ],
 )
-def test_lines_are_the_same_however_they_end(source):
+def test_lines_do_not_depend_on_line_endings(source):
   assert [line.text for line in tagged_lines(source)] == [b"x = 1\n", b"y = 2\n"]
   assert [CLASSES[i] for i in tagged_lines(source)[1].classes] == in_bytes("y = 2\n", "n.o.0.")
 
@@ -89,6 +89,6 @@ def test_text_without_lines_has_none(source):
   "source",
   [b"x = (1\n", b"x = '''a\n", b"\xff\n", b"if x:\n  a\n b\n", b"# coding: no-such\n", b"\0"],
 )
-def test_what_is_no_python_is_refused(source):
-  with pytest.raises(ValueError, match="text must be Python source, and is none"):
+def test_source_that_is_not_python_is_refused(source):
+  with pytest.raises(ValueError, match="text must be Python source: "):
     tagged_lines(source)

@@ -1,4 +1,4 @@
-"""Vocabularies survive JSON, and a damaged one says how."""
+"""Vocabularies as JSON: the round trip, and errors for damaged data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def through_json(vocabulary):
   return vocabulary_from_json(json.loads(json.dumps(vocabulary_to_json(vocabulary))))
 
 
-def test_characters_come_back():
+def test_a_vocabulary_of_characters_survives_the_round_trip():
   text = bytes(range(0, 256, 3))
   vocabulary = through_json(build_vocabulary(text))
   assert vocabulary.symbols.dtype == np.uint8
@@ -28,11 +28,12 @@ def test_characters_come_back():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_words_come_back_with_their_split_even_where_they_are_no_unicode(split):
+def test_a_vocabulary_of_words_survives_the_round_trip_even_if_its_bytes_are_not_utf8(split):
   vocabulary = build_word_vocabulary(b"it's \xff caf\xc3\xa9 \x00\n", split)
   assert through_json(vocabulary) == vocabulary
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
   ("saved", "message"),
   [
@@ -54,6 +55,6 @@ def test_words_come_back_with_their_split_even_where_they_are_no_unicode(split):
     ({"level": "word", "split": "word", "symbols": ["<unk>", "<eos>", 3]}, "words as symbols"),
   ],
 )
-def test_damaged_vocabulary_says_how(saved, message):
+def test_errors_name_the_damage(saved, message):
   with pytest.raises(ValueError, match=f"^vocabulary must .*{message}"):
     vocabulary_from_json(saved)

@@ -1,4 +1,4 @@
-"""Words as tokens: which ones, in which order, and back again."""
+"""Vocabularies of words: splitting, order, decoding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_words_are_runs_of_word_characters_or_one_other():
   )
 
 
-def test_words_of_tokenised_text_are_what_white_space_separates():
+def test_words_of_tokenized_text_are_separated_by_white_space():
   assert words_of(TEXT, "whitespace") == (
     ["the", "cat,", "the", "dog;", "<eos>", "<eos>", "the", "<unk>", "sat", "<eos>"]
   )
@@ -80,7 +80,7 @@ def test_rare_words_are_unknown(cut, kept):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_encode_undoes_decode_and_the_text_comes_back_but_for_its_spaces(split):
+def test_decoding_restores_the_text_up_to_its_spaces(split):
   text = "  if x<= 'é':\r\n\n\tlatin \udce9\udcff <unk>\n日本 end".encode(errors="surrogateescape")
   vocabulary = build_word_vocabulary(text, split)
   tokens = vocabulary.encode(text)
@@ -105,17 +105,3 @@ def test_words_are_the_same_in_blocks(monkeypatch, block, split):
   monkeypatch.setattr(counts, "BLOCK", block)
   assert build_word_vocabulary(text, split) == whole
   np.testing.assert_array_equal(whole.encode(np.frombuffer(text, np.uint8)), tokens)
-
-
-@pytest.mark.parametrize(
-  ("arguments", "exception", "message"),
-  [
-    ({"split": "words"}, ValueError, r"split 'words'; did you mean 'word'\? .* whitespace, word"),
-    ({"min_count": 0}, ValueError, "min_count must be at least 1, got 0"),
-    ({"min_count": 1.5}, TypeError, "min_count must be an integer, got 1.5"),
-    ({"max_size": 2}, ValueError, "max_size must be at least 3, got 2"),
-  ],
-)
-def test_bad_arguments_are_named(arguments, exception, message):
-  with pytest.raises(exception, match=message):
-    build_word_vocabulary(TEXT, **arguments)
