@@ -98,6 +98,15 @@ def test_pages_are_short(name, kilobytes):
   assert len(TEXTS[name].encode()) <= kilobytes * 1000
 
 
-def test_table_of_cells_is_what_list_cells_prints(sweep_here, capsys):
-  assert sweep_here("--list_cells") == 0
-  assert f"\n\n{capsys.readouterr().out}\n" in TEXTS["rnn_jax/cells/README.md"]
+@pytest.mark.parametrize(
+  ("what", "page"),
+  [
+    ("cells", "rnn_jax/cells/README.md"),
+    ("measures", "experiments/sweep/README.md"),
+    ("flags", "experiments/sweep/README.md"),
+  ],
+)
+def test_tables_are_what_the_program_prints(sweep_here, capsys, what, page):
+  assert sweep_here(f"--list_{what}") == 0
+  table = capsys.readouterr().out.strip()
+  assert f"\n\n{table}\n" in TEXTS[page]
