@@ -1,4 +1,4 @@
-"""Command lines that nobody meant: each ends well, or with one line and nothing written."""
+"""Random command lines: each program succeeds, or prints one line and writes nothing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from experiments.states import __main__ as states
 from experiments.sweep import __main__ as sweep
 from rnn_jax.cells import CELLS, cell_options
 
-# More of them, drawn anew each time, where the environment says so.
+# The number of random examples; if it is unset, a few examples that are the same each time.
 EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
 
-# Beside the program: what of it is left out, as it is for other tests; flags of small examples, in
-# front of those that are drawn; how many examples.
+# Name -> (module; its function that is replaced, since other tests cover it; flags that keep the
+# work small, before the random ones; number of examples).
 PROGRAMS = {
   "chaos": (chaos, "kill_repeatedly", [], 10),
   "language_model": (language_model, "_train", ["--corpus=text", "--hidden_size=4"], 25),
@@ -36,8 +36,8 @@ PROGRAMS = {
   "sweep": (sweep, "_run", ["--task=adding", "--hidden_size=4"], 40),
 }
 
-# In the folder where the programs run; what they write there goes into `new`.
-PLACES = ["a.flags", "b.flags", "empty", "folder", "loop", "missing", "text", "text/x", "new/deep"]
+# Paths in the folder where the programs run. They may write to `new`.
+PATHS = ["a.flags", "b.flags", "empty", "folder", "loop", "missing", "text", "text/x", "new/deep"]
 NUMBERS = ["0", "1", "2", "3", "10", "16", "0.1", "1.5", "-1", "+4", "1_0", "0x10", "１６", "nan"]
 NUMBERS += ["-inf", "-0.0", "1e-60", "1e38", "1e400", "2147483647", "2147483648", str(2**64)]
 NUMBERS += ["9" * 400, "9" * 5000]
@@ -57,7 +57,7 @@ WORDS += [
 WORDS += ["many_to_many", "one_to_one", "many_to_one", "concat", "sum", "sort", "sqrt", "step"]
 WORDS += ["lines", "windows", "word", "whitespace", "cosine", "1,2", "4,full", "2,,3", "3,3"]
 ONE = st.one_of(
-  st.sampled_from([*PLACES, *NUMBERS, *WORDS]),
+  st.sampled_from([*PATHS, *NUMBERS, *WORDS]),
   st.integers().map(str),
   st.floats().map(str),
   st.text(st.characters(exclude_categories=()), max_size=5),
@@ -78,7 +78,7 @@ ODD = [
 
 @st.composite
 def cells(draw):
-  """A cell, and an option that it has."""
+  """Draws a cell, and one of its options."""
   cell = draw(st.sampled_from(sorted(CELLS)))
   names = sorted(cell_options(cell)) or ["none"]
   option = draw(st.sampled_from([f"--cell_option={name}" for name in names]))
@@ -87,11 +87,11 @@ def cells(draw):
 
 
 def groups(names):
-  """Words that belong together: mostly a flag with a value that it takes."""
+  """Draws words that belong together: mostly a flag with a valid value."""
   if not names:
     return VALUES.map(lambda value: [value])
   good = {
-    name: [text for text in [*PLACES, *NUMBERS, *WORDS] if _takes(name, text)] for name in names
+    name: [text for text in [*PATHS, *NUMBERS, *WORDS] if _takes(name, text)] for name in names
   }
   name = st.sampled_from(names)
   fits = name.flatmap(
@@ -102,7 +102,7 @@ def groups(names):
     st.builds(lambda name, value: [f"-{name}", value], name, VALUES),
     st.builds(lambda name, value: [f"--{name[:-1]}={value}"], name, VALUES),
     st.builds(lambda prefix, name: [prefix + name], st.sampled_from(["--", "--no", "-"]), name),
-    st.builds(lambda place: [f"--flagfile={place}"], st.sampled_from(PLACES) | VALUES),
+    st.builds(lambda place: [f"--flagfile={place}"], st.sampled_from(PATHS) | VALUES),
     st.sampled_from(ODD).map(lambda word: [word]),
     VALUES.map(lambda value: [value]),
   )
@@ -125,7 +125,7 @@ def command_lines(names):
 
 
 def flagfiles(names):
-  """Their bytes, not all of which are text."""
+  """Draws the bytes of flagfiles, some of which are not text."""
   lines = st.lists(groups(names).map(" ".join), max_size=3)
   text = st.builds(
     lambda start, end, lines: start + end.join(lines),
@@ -138,7 +138,7 @@ def flagfiles(names):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-  """The folder of `PLACES`, where the programs run."""
+  """A folder with the paths of `PATHS`; the working directory."""
   (tmp_path / "empty").touch()
   (tmp_path / "folder").mkdir()
   (tmp_path / "loop").symlink_to("loop")
@@ -149,18 +149,18 @@ def here(tmp_path, monkeypatch):
 
 
 def tree(folder):
-  """All that is in a folder."""
+  """Returns the contents of all files below a folder."""
   return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_any_command_line_ends_well_or_in_one_line(name, here, monkeypatch, flags_of):
+def test_any_command_line_succeeds_or_fails_in_one_line(name, here, monkeypatch, flags_of):
   program, left_out, small, count = PROGRAMS[name]
   if left_out is not None:
     monkeypatch.setattr(program, left_out, lambda *_: None)
 
   with flags_of(program) as own:
-    # But for that by which it would wait for others.
+    # --coordinator would wait for other processes.
     names = sorted(set(own) - {"coordinator"})
 
     @hypothesis.settings(
