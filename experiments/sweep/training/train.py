@@ -66,13 +66,13 @@ def train_runs(
         run_files.fail(sweep, run, "compilation", error)
       continue
     program = compiled.result()
-    for part in hosts.by_writer(resume.rounds, sweep, program, runs):
+    for round_ in hosts.by_writer(resume.rounds, sweep, program, runs):
       try:
-        _train_round(sweep, program, part, stop, on_progress)
+        _train_round(sweep, program, round_, stop, on_progress)
       except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if jax.process_count() > 1:
           raise
-        for run in part.runs:
+        for run in round_.runs:
           if not run_files.is_done(sweep.folder, sweep.names[run]):
             run_files.fail(sweep, run, "training", error)
   _stop_if_asked(stop)
@@ -109,28 +109,28 @@ def _compile_ahead(
 
 
 def _train_round(
-  sweep: Sweep, program: Program, part: Round, stop: Callable[[], bool], on_progress: OnProgress
+  sweep: Sweep, program: Program, round_: Round, stop: Callable[[], bool], on_progress: OnProgress
 ) -> None:
   """Trains a round; process 0 writes its records and checkpoints."""
   _stop_if_asked(stop)
   results = functools.partial(
     train_round,
     program,
-    part.runs,
+    round_.runs,
     sweep.settings,
     sweep.task,
     sweep.layout,
-    resumed_from=part.resumed_from,
+    resumed_from=round_.resumed_from,
   )
   if not hosts.is_writer():
     for _ in results(on_call=functools.partial(_stop_if_asked, stop)):
       pass
     return
-  path = round_checkpoints.path_of(sweep.folder, [sweep.names[run] for run in part.runs])
+  path = round_checkpoints.path_of(sweep.folder, [sweep.names[run] for run in round_.runs])
   with contextlib.closing(checkpoints.Series(path)) as series:
     for result in results(
       on_records=functools.partial(_append_records, sweep, on_progress),
-      on_call=_Checkpoints(sweep, part, series, stop),
+      on_call=_Checkpoints(sweep, round_, series, stop),
     ):
       _finish_run(sweep, result)
       on_progress(result.run, "training", 1.0, None)
@@ -164,13 +164,13 @@ class _Checkpoints:
   """Saves a round's checkpoints as it is trained, the last one when it is asked to stop."""
 
   def __init__(
-    self, sweep: Sweep, part: Round, series: checkpoints.Series, stop: Callable[[], bool]
+    self, sweep: Sweep, round_: Round, series: checkpoints.Series, stop: Callable[[], bool]
   ):
     self._sweep = sweep
-    self._ids = [sweep.names[run] for run in part.runs]
+    self._ids = [sweep.names[run] for run in round_.runs]
     self._series = series
     self._stop = stop
-    self._saved_step = 0 if part.resumed_from is None else int(part.resumed_from.step)
+    self._saved_step = 0 if round_.resumed_from is None else int(round_.resumed_from.step)
 
   def __call__(self, step: int, partial: Callable[[], Partial]) -> None:
     """Saves the progress before `step` if a checkpoint is due.
