@@ -23,6 +23,7 @@ from jaxtyping import install_import_hook
 
 # Modules whose annotations, shapes included, are checked at every call.
 CHECKED = (
+  "rnn_jax.checkpoints",
   "experiments.sweep.engines",
   "experiments.sweep.records",
   "experiments.sweep.training",

@@ -1,4 +1,4 @@
-"""Pytrees on disk, whole or not at all, and nothing read but what was written."""
+"""Checkpoints of pytrees: written atomically, and verified by checksums when read."""
 
 from rnn_jax.checkpoints.checkpoint import restore, save
 from rnn_jax.checkpoints.configuration import difference

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 
 def difference(
-  found: Mapping[str, Any], wanted: Mapping[str, Any], *, older: bool = False
+  found: Mapping[str, object], wanted: Mapping[str, object], *, older: bool = False
 ) -> str | None:
   """Returns the first difference of two configurations as text, or None if they are equal.
 
@@ -26,7 +25,7 @@ def difference(
   return _difference(as_json(found), as_json(wanted), "", older)
 
 
-def as_json(configuration: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(configuration: Mapping[str, object]) -> dict[str, object]:
   """Returns the configuration as JSON reads it back: tuples become lists, keys become strings.
 
   Raises:
@@ -38,12 +37,12 @@ def as_json(configuration: Mapping[str, Any]) -> dict[str, Any]:
     raise TypeError(f"configuration must be JSON data, got {error}.") from None
 
 
-def canonical(data: Any) -> bytes:
+def canonical(data: object) -> bytes:
   """Returns JSON data as text that is equal if and only if the data is."""
   return json.dumps(data, sort_keys=True).encode()
 
 
-def _difference(found: Any, wanted: Any, name: str, older: bool) -> str | None:
+def _difference(found: object, wanted: object, name: str, older: bool) -> str | None:
   if not (isinstance(found, dict) and isinstance(wanted, dict)):
     if canonical(found) == canonical(wanted):
       return None

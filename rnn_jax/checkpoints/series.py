@@ -1,7 +1,7 @@
-"""Checkpoints of a training, one after another, each in a folder that is called as its step.
+"""The checkpoints of one training run, each in a folder named after its step.
 
-STEP.draft is one that is being written or deleted, STEP.replaced one whose successor is about to
-take its name.
+STEP.draft is a checkpoint that is being written or deleted, STEP.replaced one whose successor is
+about to take its name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import concurrent.futures
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jaxtyping import PyTree
 
 from rnn_jax import checks
 from rnn_jax.checkpoints import checkpoint
@@ -22,63 +24,65 @@ _NAME = re.compile(
 
 
 class Saved(NamedTuple):
-  """A checkpoint that was found.
+  """The newest intact checkpoint of a series.
 
   Attributes:
-    step: its step; None where every checkpoint is damaged.
-    tree: what was saved, as `restore` returns it; None where every checkpoint is damaged.
-    damaged: what is wrong with each of the newer ones, in words.
+    step: its step; None if every checkpoint is damaged.
+    tree: the saved pytree, as `restore` returns it; None if every checkpoint is damaged.
+    damaged: a message for each newer checkpoint, which is damaged.
   """
 
   step: int | None
-  tree: Any
+  tree: PyTree
   damaged: list[str]
 
 
 class Series:
-  """Saves one step after another in the background, and lets the old ones go.
+  """Saves checkpoints in the background, and deletes old ones.
 
-  The last `keep` are kept. The others go once the new one is whole; so do those of later steps,
-  which a training that goes on from an earlier one has left behind.
+  The last `keep` checkpoints are kept. Once a new one is complete, the others are deleted, and so
+  are those of later steps: they are left over from before training resumed at an earlier step.
 
   Args:
-    folder: of the checkpoints, all of one training; the first save makes it. What a process that
-      was killed has left there half written, or half deleted, is deleted.
-    keep: how many.
+    folder: of the checkpoints of one training run; the first save creates it. Incomplete
+      checkpoints that a killed process has left are deleted.
+    keep: number of checkpoints to keep.
   Raises:
-    TypeError, ValueError: `keep` is no integer of at least 1.
-    OSError: what was left cannot be deleted.
+    TypeError, ValueError: `keep` is not an integer of at least 1, or `folder` not a Path.
+    OSError: an incomplete checkpoint cannot be deleted.
   """
 
   def __init__(self, folder: Path, keep: int = 2):
-    self._folder = folder
+    self._folder = checkpoint.check_path("folder", folder)
     self._keep = checks.integer("keep", keep)
     self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._saving: concurrent.futures.Future[None] | None = None
     _tidy(folder)
 
-  def save(self, step: int, tree: Any, configuration: Mapping[str, Any]) -> None:
+  def save(self, step: int, tree: PyTree, configuration: Mapping[str, object]) -> None:
     """Copies a pytree to the host's memory, and writes it in the background.
 
-    Waits for the save before. Once this returns, the arrays may change or be donated.
+    It first waits for the previous save. After it returns, the arrays may be changed or donated.
 
     Args:
-      step: its number; a checkpoint of the same step is replaced once this one is whole.
+      step: step of the checkpoint; an existing one of this step is replaced once the new one is
+        complete.
       tree: as for `checkpoints.save`.
-      configuration: JSON data; only a training with the same may go on from here.
+      configuration: JSON data; only a run with the same configuration may resume from here.
     Raises:
-      TypeError: the step is no integer, the configuration no JSON data, or as `checkpoints.save`.
+      TypeError: the step is not an integer, the configuration is not JSON data, or as
+        `checkpoints.save`.
       ValueError: the step is negative, or as `checkpoints.save`.
-      OSError: the save *before* this one could not be written; this one has not begun.
+      OSError: the *previous* save could not be written; this one has not started.
     """
     checks.integer("step", step, minimum=0)
-    about = {"configuration": as_json(configuration)}
+    about: checkpoint.Contents = {"configuration": as_json(configuration)}
     self.wait()
     leaves = checkpoint.copies(tree)
     self._saving = self._thread.submit(self._write, step, leaves, about)
 
   def wait(self) -> None:
-    """Returns once all is written.
+    """Waits until everything is written.
 
     Raises:
       OSError: the last save could not be written. It is raised once, here or by the next call.
@@ -88,7 +92,7 @@ class Series:
       saving.result()
 
   def close(self) -> None:
-    """Waits, and ends the thread.
+    """Waits until everything is written, and ends the background thread.
 
     Raises:
       OSError: as `wait`.
@@ -98,7 +102,9 @@ class Series:
     finally:
       self._thread.shutdown()
 
-  def _write(self, step: int, leaves: dict[str, checkpoint.Copy], about: dict[str, Any]) -> None:
+  def _write(
+    self, step: int, leaves: dict[str, checkpoint.Copy], about: checkpoint.Contents
+  ) -> None:
     checkpoint.write(self._folder / str(step), leaves, about)
     found = _found(self._folder)
     earlier = [entry for entry in found if entry[0] <= step]
@@ -108,23 +114,24 @@ class Series:
 
 
 def newest(
-  folder: Path, configuration: Mapping[str, Any], like: Callable[[int], Any]
+  folder: Path, configuration: Mapping[str, object], like: Callable[[int], PyTree]
 ) -> Saved | None:
-  """The newest checkpoint of a `Series` that is whole.
+  """Returns the newest intact checkpoint of a `Series`.
 
   Args:
     folder: of the series.
-    configuration: what it must have been saved with.
-    like: `step -> pytree` of arrays or shapes, as that step's must be.
+    configuration: the one with which it was saved.
+    like: `step -> pytree` of arrays or shapes, like the pytree saved at that step.
   Returns:
-    The checkpoint, with a word on each newer one that is damaged; without step and tree where all
-    are. None where there is none.
+    The checkpoint, with a message for each newer one, which is damaged; without step and tree if
+    all are damaged. None if the folder has no checkpoint.
   Raises:
-    TypeError: the configuration is no JSON data.
-    ValueError: a checkpoint is of another configuration, with the first difference, or of another
-      tree, with the first leaf that differs.
+    TypeError: the configuration is not JSON data, or `folder` not a Path.
+    ValueError: a checkpoint has another configuration or holds another pytree; names the first
+      difference.
   """
   wanted, damaged = as_json(configuration), list[str]()
+  checkpoint.check_path("folder", folder)
   for step, path in _found(folder):
     try:
       about = checkpoint.read_about(path)
@@ -138,7 +145,7 @@ def newest(
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:
-  """(step, checkpoint), from the newest; one that was to be replaced after its successor."""
+  """Returns (step, checkpoint), newest first; a replaced checkpoint comes after its successor."""
   paths = sorted(folder.iterdir()) if folder.is_dir() else []
   matches = [(_NAME.fullmatch(path.name), path) for path in paths if path.is_dir()]
   found = [(int(match[1]), path) for match, path in matches if match]
@@ -148,7 +155,7 @@ def _found(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _tidy(folder: Path) -> None:
-  """Ends what a process that was killed had begun."""
+  """Finishes or undoes the changes that a killed process had started."""
   for path in sorted(folder.iterdir()) if folder.is_dir() else []:
     if not (path.is_dir() and _NAME.fullmatch(path.name)):
       continue
@@ -160,7 +167,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-  """Deletes a checkpoint; under its name it is whole until it is gone."""
+  """Deletes a checkpoint. Renaming it first keeps its name from ever meaning a partial one."""
   draft = path.with_name(path.name + checkpoint.DRAFT)
   checkpoint.remove(draft)
   path.rename(draft)

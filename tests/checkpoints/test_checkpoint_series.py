@@ -1,4 +1,4 @@
-"""A training goes on from its newest whole checkpoint, whatever happened to its process or disk."""
+"""A run resumes from its newest intact checkpoint, whatever happened to its process or disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tree(step):
 
 
 def fill(folder, *steps, **options):
-  """The series of these steps, closed."""
+  """Saves these steps, closes the series, and returns the steps on disk."""
   series = Series(folder, **options)
   for step in steps:
     series.save(step, tree(step), CONFIGURATION)
@@ -45,28 +45,28 @@ def harm(folder, name="checkpoint.json"):
   (folder / name).write_bytes((folder / name).read_bytes()[:-9])
 
 
-# What is kept
+# Which checkpoints are kept
 
 
-def test_where_there_is_none_there_is_none(tmp_path):
+def test_a_folder_without_checkpoints_gives_none(tmp_path):
   assert find(tmp_path) is None and find(tmp_path / "nowhere") is None
   Series(tmp_path / "nowhere").close()
   assert not (tmp_path / "nowhere").exists()
 
 
-def test_the_last_are_kept(tmp_path):
+def test_the_last_checkpoints_are_kept(tmp_path):
   assert fill(tmp_path, 1, 2, 10, 11, keep=3) == {2, 10, 11}
   found = find(tmp_path)
   assert (found.step, found.damaged) == (11, [])
 
 
-def test_steps_that_a_training_goes_over_again_make_way(tmp_path):
+def test_later_steps_are_deleted_after_resuming_at_an_earlier_one(tmp_path):
   fill(tmp_path, 10, 20, 30)
   assert fill(tmp_path, 21) == {20, 21}
   assert find(tmp_path).step == 21
 
 
-def test_a_step_that_is_there_is_replaced(tmp_path):
+def test_an_existing_step_is_replaced(tmp_path):
   series = Series(tmp_path, keep=1)
   for value in (1, 2):
     series.save(7, tree(value), CONFIGURATION)
@@ -75,7 +75,7 @@ def test_a_step_that_is_there_is_replaced(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["7"]
 
 
-def test_arrays_may_change_at_once(tmp_path):
+def test_arrays_may_change_once_save_returns(tmp_path):
   series = Series(tmp_path)
   host, device = np.arange(100_000), jnp.arange(100_000)
   series.save(0, {"host": host, "device": device}, {})
@@ -91,7 +91,7 @@ def test_arrays_may_change_at_once(tmp_path):
 # Damage
 
 
-def test_a_damaged_one_falls_back_to_the_one_before_and_says_so(tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path):
   fill(tmp_path, 1, 2, 3, keep=3)
   harm(tmp_path / "3")
   data = max((tmp_path / "2").rglob("d/*"), key=lambda path: path.stat().st_size)
@@ -109,7 +109,7 @@ def test_a_damaged_one_falls_back_to_the_one_before_and_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("change", "words"),
+  ("change", "expected"),
   [
     ({"cell": "gru"}, "its cell is 'lstm', not 'gru'."),
     ({"layers": {"hidden_size": 64, "widths": [1, 2]}}, "its layers.hidden_size is 32, not 64."),
@@ -119,14 +119,14 @@ def test_a_damaged_one_falls_back_to_the_one_before_and_says_so(tmp_path):
     ({"rate": True}, "its rate is nan, not True."),
   ],
 )
-def test_another_configuration_is_refused_by_its_first_difference(tmp_path, change, words):
+def test_another_configuration_is_refused_with_the_first_difference(tmp_path, change, expected):
   fill(tmp_path, 1)
-  message = f"{tmp_path / '1'} is a checkpoint of another configuration: {words}"
+  message = f"{tmp_path / '1'} is a checkpoint of another configuration: {expected}"
   with pytest.raises(ValueError, match=re.escape(message)):
     newest(tmp_path, CONFIGURATION | change, tree)
 
 
-def test_a_configuration_with_a_flipped_bit_is_damage_and_no_other_configuration(tmp_path):
+def test_a_flipped_bit_in_the_configuration_is_damage_rather_than_a_difference(tmp_path):
   fill(tmp_path, 1, 2)
   about = tmp_path / "2" / "checkpoint.json"
   about.write_text(about.read_text().replace('"hidden_size": 32', '"hidden_size": 33'))
@@ -134,7 +134,7 @@ def test_a_configuration_with_a_flipped_bit_is_damage_and_no_other_configuration
   assert found.step == 1 and "2 is damaged: checkpoint.json is not as" in found.damaged[0]
 
 
-def test_another_tree_is_refused_by_name(tmp_path):
+def test_another_tree_is_refused_by_leaf_name(tmp_path):
   fill(tmp_path, 1)
   with pytest.raises(ValueError, match=re.escape("with params.w absent, got float32[3, 4] in ")):
     newest(tmp_path, CONFIGURATION, lambda step: {"step": np.int64(step)})
@@ -149,7 +149,8 @@ def test_another_tree_is_refused_by_name(tmp_path):
     ((1, {"a": "b"}, {}), TypeError, "tree must hold arrays of numbers, got <U1 in a."),
   ],
 )
-def test_wrong_arguments_are_refused_at_once(tmp_path, arguments, error, message):
+@pytest.mark.usefixtures("unchecked_types")
+def test_wrong_arguments_of_save_are_refused_at_once(tmp_path, arguments, error, message):
   series = Series(tmp_path)
   with pytest.raises(error, match=re.escape(message)):
     series.save(*arguments)
@@ -162,7 +163,7 @@ def test_wrong_arguments_are_refused_at_once(tmp_path, arguments, error, message
 
 
 @pytest.mark.parametrize("call", ["save", "wait", "close"])
-def test_what_went_wrong_in_the_background_is_raised_by_the_next_call(tmp_path, call):
+def test_a_background_error_is_raised_by_the_next_call(tmp_path, call):
   folder = tmp_path / "series"
   series = Series(folder)
   series.save(1, tree(1), CONFIGURATION)
@@ -172,7 +173,7 @@ def test_what_went_wrong_in_the_background_is_raised_by_the_next_call(tmp_path, 
   series.save(2, tree(2), CONFIGURATION)
   with pytest.raises(NotADirectoryError):
     series.save(3, tree(3), CONFIGURATION) if call == "save" else getattr(series, call)()
-  if call != "close":  # told once, and nothing else is wrong
+  if call != "close":  # raised once; the series still works
     series.wait()
     folder.unlink()
     series.save(4, tree(4), CONFIGURATION)
@@ -185,10 +186,10 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["replaced", "next"])
-def test_whatever_a_process_was_doing_when_it_was_killed_the_newest_is_whole(
+def test_the_newest_checkpoint_is_intact_wherever_the_process_was_killed(
   tmp_path, monkeypatch, again
 ):
-  """Every change of the disk in turn is the last; a folder that is deleted is half there."""
+  """Kills the process at each change of the disk in turn; a deletion is interrupted half-way."""
   fill(tmp_path / "0", 6, 7)
   changes = itertools.count()
   at = 0
@@ -207,7 +208,7 @@ def test_whatever_a_process_was_doing_when_it_was_killed_the_newest_is_whole(
   for at in itertools.count():
     folder = tmp_path / str(at + 1)
     shutil.copytree(tmp_path / "0", folder)
-    (folder / "notes.draft").mkdir()  # the user's own
+    (folder / "notes.draft").mkdir()  # a folder of the user's
     changes = itertools.count()
     with monkeypatch.context() as patch:
       for module, name in ((Path, "mkdir"), (Path, "rename"), (shutil, "rmtree"), (os, "fsync")):
@@ -228,7 +229,7 @@ def test_whatever_a_process_was_doing_when_it_was_killed_the_newest_is_whole(
     shutil.rmtree(folder)
     if done:
       break
-  # Not in order throughout: orbax changes the disk in threads too, now sooner, now later.
+  # The steps need not be sorted: orbax also changes the disk from threads, whose timing varies.
   assert len(steps) > 10 and steps[0] == 7 and steps[-1] == 8
 
 
@@ -259,7 +260,7 @@ for number in range(int(sys.argv[2])):
 """
 
 
-def test_a_process_killed_at_any_moment_leaves_its_last_checkpoint_whole(tmp_path):
+def test_a_process_killed_at_any_moment_leaves_its_last_checkpoint_intact(tmp_path):
   subprocess.run(
     (sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path), "6"),
     check=True,
@@ -286,7 +287,7 @@ def test_a_process_killed_at_any_moment_leaves_its_last_checkpoint_whole(tmp_pat
     ({}, "cell is None, not ['gru']"),
   ],
 )
-def test_a_configuration_of_an_older_version_may_lack_entries_that_are_none_now(found, expected):
+def test_a_configuration_of_an_older_version_may_lack_entries_that_are_none(found, expected):
   wanted = {"cell": ("gru",), "penalty": None}
   assert difference(found, wanted, older=True) == expected
   assert difference(found, wanted) is not None

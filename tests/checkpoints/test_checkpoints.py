@@ -1,10 +1,11 @@
-"""What was saved is what is read, and whatever else is there says what is wrong with it."""
+"""One checkpoint: what is restored equals what was saved, and damage is reported by name."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import types
+from pathlib import Path
 from typing import NamedTuple
 
 import flax.struct
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays_of
 
-from rnn_jax.checkpoints import checkpoint, restore, save
+from rnn_jax.checkpoints import Series, checkpoint, difference, newest, restore, save
 
 
 class Pair(NamedTuple):
@@ -37,7 +38,7 @@ def tree():
 
 
 def every_kind():
-  """Leaves of every dtype and shape that a checkpoint may have to hold."""
+  """Returns a pytree with leaves of every kind that a checkpoint can hold."""
   bits = np.array([0x7FC00001, 0xFF800001, 0x80000000, 1], np.uint32)
   return Struct(
     step=np.int64(2**40),
@@ -71,12 +72,12 @@ def assert_the_same(found, expected):
     assert np.asarray(got).tobytes() == np.asarray(want).tobytes()
 
 
-def test_what_is_read_is_what_was_saved_bit_for_bit(tmp_path):
+def test_restored_leaves_equal_the_saved_ones_bit_for_bit(tmp_path):
   save(tmp_path / "0", every_kind())
   assert_the_same(restore(tmp_path / "0", every_kind()), every_kind())
 
 
-def test_shapes_are_enough_to_read_by(tmp_path):
+def test_restoring_needs_only_shapes(tmp_path):
   def make():
     return tree(), jax.random.key(3)
 
@@ -85,7 +86,7 @@ def test_shapes_are_enough_to_read_by(tmp_path):
 
 
 @pytest.mark.parametrize("tree", [{}, np.ones(3), {"": np.ones(2)}], ids=["none", "array", "name"])
-def test_the_smallest_trees(tmp_path, tree):
+def test_trees_with_at_most_one_leaf(tmp_path, tree):
   save(tmp_path / "0", tree)
   assert_the_same(restore(tmp_path / "0", tree), tree)
 
@@ -106,7 +107,7 @@ TREES = strategies.recursive(
 
 @hypothesis.settings(max_examples=15, deadline=None, database=None, derandomize=True)
 @hypothesis.given(TREES)
-def test_any_tree_is_read_as_it_was_or_refused(tmp_path_factory, tree):
+def test_any_tree_is_restored_unchanged_or_refused(tmp_path_factory, tree):
   path = tmp_path_factory.mktemp("tree") / "0"
   try:
     save(path, tree)
@@ -126,7 +127,7 @@ def test_any_tree_is_read_as_it_was_or_refused(tmp_path_factory, tree):
     ({**tree(), "a": jax.random.split(jax.random.key(0), 5)}, "a key<fry>[5], got float32[5]"),
   ],
 )
-def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path, other, message):
+def test_a_checkpoint_of_another_tree_is_refused_by_leaf_name(tmp_path, other, message):
   save(tmp_path / "0", tree())
   with pytest.raises(ValueError, match=re.escape(message)):
     restore(tmp_path / "0", other)
@@ -137,17 +138,20 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path, other, mess
   [
     ({"a": {"b": "text"}}, TypeError, "tree must hold arrays of numbers, got <U4 in a.b."),
     ([np.array([None])], TypeError, "tree must hold arrays of numbers, got object in 0."),
+    ({"a": jax.ShapeDtypeStruct((2,), int)}, TypeError, "arrays of numbers, got the shape"),
     ({"a": {"b": 1}, "a.b": 2}, ValueError, "must have a name for each leaf, got 'a.b' twice."),
     ({"a": [{"/": 1}]}, ValueError, "tree must have names without '/', got 'a.0./'."),
   ],
 )
-def test_what_cannot_be_saved_is_refused_by_name_and_leaves_nothing(tmp_path, tree, error, message):
+def test_unsupported_leaves_are_refused_by_name_and_nothing_is_written(
+  tmp_path, tree, error, message
+):
   with pytest.raises(error, match=re.escape(message)):
     save(tmp_path / "0", tree)
   assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_save_does_not_overwrite(tmp_path):
   save(tmp_path / "0", tree())
   with pytest.raises(ValueError, match="path must be a new folder"):
     save(tmp_path / "0", tree())
@@ -157,21 +161,21 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def damages(path):
-  """(words, bytes or None) of every way in which this test damages a file."""
+  """Yields (description, new bytes or None) of each damage done to a file."""
   whole = path.read_bytes()
   size = len(whole)
   yield "deleted", None
   for left in {0, size // 2, size - 1} - {size, -1}:
     yield f"cut after {left}", whole[:left]
   yield "longer", whole + b"\0"
-  for place in sorted({round(i * (size - 1) / 15) for i in range(16)} if size else ()):
+  for index in sorted({round(i * (size - 1) / 15) for i in range(16)} if size else ()):
     for bit in (0, 7):
       flipped = bytearray(whole)
-      flipped[place] ^= 1 << bit
-      yield f"bit {bit} of byte {place} flipped", bytes(flipped)
+      flipped[index] ^= 1 << bit
+      yield f"bit {bit} of byte {index} flipped", bytes(flipped)
 
 
-def test_no_byte_of_a_checkpoint_can_be_wrong_unnoticed(tmp_path):
+def test_every_damaged_byte_is_detected(tmp_path):
   path = tmp_path / "0"
   save(path, tree())
   files = [file for file in path.rglob("*") if file.is_file()]
@@ -179,19 +183,19 @@ def test_no_byte_of_a_checkpoint_can_be_wrong_unnoticed(tmp_path):
   unharmed = []
   for file in files:
     whole, name = file.read_bytes(), str(file.relative_to(path))
-    for words, data in damages(file):
+    for description, data in damages(file):
       file.unlink() if data is None else file.write_bytes(data)
       try:
         assert_the_same(restore(path, tree()), tree())
-        unharmed.append((name, words))
+        unharmed.append((name, description))
       except ValueError as error:
-        assert f"{path} is damaged: {name}" in str(error), words
+        assert f"{path} is damaged: {name}" in str(error), description
       file.write_bytes(whole)
-  # White space, at most, is not part of what a checkpoint says.
+  # Only white space in checkpoint.json is not covered by a hash.
   assert {name for name, _ in unharmed} <= {"checkpoint.json"} and len(unharmed) < 12
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
   with pytest.raises(ValueError, match=re.escape("path must hold a checkpoint, got ")):
     restore(tmp_path / "0", tree())
   (tmp_path / "0").mkdir()
@@ -214,7 +218,7 @@ def flip(arrays):
   ],
   ids=["bit", "dtype", "shape", "none"],
 )
-def test_a_leaf_that_orbax_reads_otherwise_is_refused_by_name(tmp_path, monkeypatch, change):
+def test_a_leaf_that_orbax_reads_wrongly_is_refused_by_name(tmp_path, monkeypatch, change):
   load = checkpoint._load_arrays
 
   def wrongly(path):
@@ -228,8 +232,8 @@ def test_a_leaf_that_orbax_reads_otherwise_is_refused_by_name(tmp_path, monkeypa
     restore(tmp_path / "0", tree())
 
 
-def test_a_failing_disk_is_told_in_its_own_words(tmp_path, monkeypatch, capfd):
-  """orbax tells of it as a ValueError, and prints a traceback from a thread of its own."""
+def test_a_failing_disk_is_reported_as_an_oserror_without_a_traceback(tmp_path, monkeypatch, capfd):
+  """orbax reports it as a ValueError, and prints a traceback from a background thread."""
 
   def fail(*_):
     raise ValueError("RESOURCE_EXHAUSTED: failed to write [os_error_code='28']")
@@ -249,3 +253,21 @@ def test_a_failing_disk_is_told_in_its_own_words(tmp_path, monkeypatch, capfd):
   with pytest.raises(NotADirectoryError):
     save(tmp_path / "0", tree())
   assert not capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+  ("call", "arguments", "message"),
+  [
+    (save, ("a", {}), "path must be a pathlib.Path, got 'a'."),
+    (restore, ("a", {}), "path must be a pathlib.Path, got 'a'."),
+    (Series, ("a",), "folder must be a pathlib.Path, got 'a'."),
+    (Series, (Path("a"), 1.5), "keep must be an integer, got 1.5."),
+    (newest, ("a", {}, dict), "folder must be a pathlib.Path, got 'a'."),
+    (newest, (Path("a"), {"a": {1}}, dict), "configuration must be JSON data, got"),
+    (difference, ({}, {"a": {1}}), "configuration must be JSON data, got"),
+  ],
+)
+def test_wrong_arguments_are_named(call, arguments, message):
+  with pytest.raises(TypeError, match=re.escape(message)):
+    call(*arguments)
