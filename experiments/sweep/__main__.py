@@ -21,7 +21,7 @@ from rich.console import Console
 from experiments.cli import command_line, flag_table, progress
 from experiments.networks import cell_table
 from experiments.runtime import backend, compilation_cache, exits, hosts, locks, signals
-from experiments.sweep import engines, finish, measures
+from experiments.sweep import engines, measures
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.sweep import Sweep, resolve
@@ -165,6 +165,9 @@ def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
 
 def _finish(sweep: Sweep) -> bool:
   """Gathers and draws the records, or reports on the shard; returns whether a run failed."""
+  # Imported here, since matplotlib takes a second to load, which --help need not wait for.
+  from experiments.sweep import finish
+
   if sweep.shard is None:
     return finish.finish(sweep.folder, sweep.ids)
   return finish.finish_shard(sweep.folder, list(sweep.ids), access.runs_of(sweep))

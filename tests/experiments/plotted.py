@@ -1,4 +1,4 @@
-"""Records of made-up runs, and what a figure has drawn of them."""
+"""Made-up records, and access to what a figure draws of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def records(
   steps=tuple(range(0, 1001, 100)),
   **settings: tuple[float, ...],
 ) -> tuple[xr.Dataset, xr.Dataset]:
-  """Gradients and metrics of a grid of made-up runs.
+  """Returns gradients and metrics of a grid of made-up runs.
 
   Gradients decay geometrically in time, more slowly after training; under the training loss each
   sums over what is left of its truncation's window, a sawtooth.
@@ -110,7 +110,7 @@ def small(**axes: Any) -> tuple[xr.Dataset, xr.Dataset]:
 
 
 def diverge(data: xr.Dataset, run: int, step: int) -> None:
-  """Makes everything of a run NaN from `step` on, in place."""
+  """Sets all values of a run to NaN from `step` on, in place."""
   status = data["status"].values.tolist()
   status[run] = "diverged"
   data["status"] = ("run", status)
@@ -139,7 +139,7 @@ def legend(figure: Figure) -> list[str]:
 
 
 def values(data: xr.Dataset, name: str, **where: Any) -> np.ndarray:
-  """The variable of the runs with these coordinates, [run, ...]."""
+  """Returns a variable of the runs with these coordinates, [run, ...]."""
   chosen = np.ones(data.sizes["run"], bool)
   for coordinate, value in where.items():
     chosen &= data[coordinate].values == value

@@ -7,7 +7,7 @@ from rich.console import Console
 from experiments.cli import progress
 
 
-def test_plain_lines_where_there_is_no_terminal(capsys):
+def test_without_a_terminal_progress_is_plain_lines(capsys):
   with progress.show(36, 6, Console(file=io.StringIO(), force_terminal=False)) as report:
     report("gru, depth 2: compiling", 6, None)
     report("gru, depth 2", 6.5, 2.5)
@@ -24,7 +24,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
   assert "runs/s" in lines[2] and "s left" in lines[2]
 
 
-def test_a_live_bar_on_a_terminal():
+def test_on_a_terminal_progress_is_a_live_bar():
   screen = io.StringIO()
   console = Console(file=screen, force_terminal=True, width=120)
   with progress.show(4, 0, console) as report:

@@ -38,7 +38,7 @@ def test_a_row_is_made_from_the_constructor(clocks):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_every_cell_says_what_it_is_and_where_it_is_from(name):
+def test_every_cell_has_a_description_and_a_source(name):
   row = next(row for row in cell_table.rows() if row.cell == name)
   assert all("|" not in entry for entry in row)
   assert row.what.endswith(".") and "https://" in row.source
@@ -53,7 +53,7 @@ def test_markdown_has_a_line_for_each_cell(capsys):
   assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in CELLS]
 
 
-def test_in_a_terminal_lines_are_broken_and_nothing_is_cut(clocks, monkeypatch, capsys):
+def test_on_a_terminal_lines_are_wrapped_and_not_truncated(clocks, monkeypatch, capsys):
   monkeypatch.setattr(tables, "Console", lambda: Console(width=100, force_terminal=True))
   cell_table.show()
   out = capsys.readouterr().out

@@ -60,7 +60,7 @@ def test_if_every_hidden_size_is_refused_the_cells_own_error_is_raised():
     matched_width(lambda width: make_cell("elman", width, activation="rleu"), 10)
 
 
-def test_five_percent_is_near():
+def test_a_budget_must_be_met_within_five_percent():
   check_near(9, 105, 100, "elman")
   with pytest.raises(ValueError) as error:
     check_near(9, 94, 100, "gru reset=before, depth 2")
@@ -93,7 +93,7 @@ def test_the_count_equals_the_size_of_the_networks_params(merge, merged):
   assert size(BidirectionalRNN(cells, merge=merge)) == count_params(cells, D, ways=2, merged=merged)
 
 
-def test_input_of_a_task_is_its_vectors_or_its_tokens():
+def test_the_input_size_of_a_task_is_that_of_its_vectors_or_tokens():
   assert task_input_size(adding(6, 2)) == 2
   task = copy_memory(30, 2)
   assert task_input_size(task) == task.vocabulary_size

@@ -1,4 +1,4 @@
-"""Programs that one sweep has compiled and the next one loads, in real processes."""
+"""Compiled programs that later sweeps load, in real processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print(jax.jit(lambda a: np.pi * a @ a)(np.arange(4.0, dtype=np.float32)))
 
 
 def call(*command: object, **environment: object) -> tuple[str, str]:
-  """What a program in Python says, on standard output and on standard error."""
+  """Runs Python code; returns its standard output and standard error."""
   log = {"JAX_LOG_COMPILES": "1", "JAX_EXPLAIN_CACHE_MISSES": "1"}
   result = subprocess.run(
     (sys.executable, *map(str, command)),
@@ -53,7 +53,7 @@ def call(*command: object, **environment: object) -> tuple[str, str]:
 
 
 def start(folder: Path, *flags: str, **environment: object) -> tuple[str, dict[str, bytes]]:
-  """What a sweep of one group says on standard error, and its records."""
+  """Runs a sweep of one group; returns its standard error and its records."""
   command = ("-m", "experiments.sweep", *TINY.split(), f"--output_dir={folder}", *flags)
   _, said = call(*command, **environment)
   paths = [folder / "gradients.nc", *folder.glob("runs/*/metrics.jsonl")]
@@ -62,7 +62,7 @@ def start(folder: Path, *flags: str, **environment: object) -> tuple[str, dict[s
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
-  """The user's cache, with the one program of a sweep, and the sweep's records."""
+  """A user's cache that holds the one program of a sweep, and the sweep's records."""
   folder = tmp_path_factory.mktemp("first")
   said, records = start(folder / "out", XDG_CACHE_HOME=folder)
   assert (said.count(HIT), said.count(MISS)) == (0, 1)
@@ -71,7 +71,7 @@ def compiled(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory) -> tuple[Path, str]:
-  """A cache that holds one program, and what it has printed."""
+  """A cache that holds one program, and the program's output."""
   cache = tmp_path_factory.mktemp("one") / "programs"
   printed, said = call("-c", ONE_PROGRAM, cache)
   assert (said.count(HIT), said.count(MISS)) == (0, 1)
@@ -97,7 +97,7 @@ def test_the_next_sweep_loads_the_program_and_computes_the_same(compiled, tmp_pa
   assert again == records
 
 
-def test_the_folder_is_the_users_own(compiled):
+def test_the_folder_is_private(compiled):
   folder, _ = compiled
   assert stat.S_IMODE(folder.stat().st_mode) == 0o700
   assert program(folder).stat().st_size
@@ -132,7 +132,7 @@ OPTIONS = (
 
 @pytest.fixture
 def options():
-  """The options of jax as they were, afterwards."""
+  """Restores the options of jax after the test."""
   before = {name: jax.config.values[name] for name in OPTIONS}
   yield
   for name, value in before.items():
@@ -140,7 +140,7 @@ def options():
 
 
 @pytest.mark.usefixtures("options")
-def test_none_is_no_cache_and_no_warning(tmp_path, capsys):
+def test_none_disables_the_cache_without_a_warning(tmp_path, capsys):
   compilation_cache.use(str(tmp_path))
   assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)
   compilation_cache.use("none")
@@ -150,7 +150,7 @@ def test_none_is_no_cache_and_no_warning(tmp_path, capsys):
 
 @pytest.mark.usefixtures("options")
 @pytest.mark.parametrize("make", UNUSABLE)
-def test_a_folder_that_cannot_be_trusted_or_used_is_one_line(make, tmp_path, capsys):
+def test_a_folder_that_is_shared_or_unusable_is_one_warning(make, tmp_path, capsys):
   cache = make(tmp_path / "programs")
   compilation_cache.use(str(cache))
   assert jax.config.values["jax_compilation_cache_dir"] is None
@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_trusted_or_used_is_one_line(make, tmp_path, cap
   assert not list(tmp_path.glob("programs/*"))
 
 
-def test_a_folder_that_cannot_be_trusted_is_no_failure(compiled, tmp_path):
+def test_a_sweep_runs_without_a_cache_if_the_folder_is_shared(compiled, tmp_path):
   cache = writable_by_all(tmp_path / "programs")
   said, records = start(tmp_path / "out", f"--compilation_cache={cache}")
   assert records == compiled[1]
@@ -178,7 +178,7 @@ def test_a_damaged_program_is_compiled_again(kept, tmp_path):
   assert printed == kept[1]
 
 
-def test_a_program_that_was_half_written_is_replaced(kept, tmp_path):
+def test_a_half_written_program_is_replaced(kept, tmp_path):
   cache = copied(kept[0], tmp_path / "programs")
   whole = program(cache).stat().st_size
   # A kill between the two writes of jax leaves this.
@@ -189,7 +189,7 @@ def test_a_program_that_was_half_written_is_replaced(kept, tmp_path):
   assert program(cache).stat().st_size == pytest.approx(whole, rel=0.01)
 
 
-def test_the_next_group_compiles_while_one_is_in_use(compilations):
+def test_the_next_group_compiles_while_one_is_trained(compilations):
   settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1, "lag", 1)
   groups = [[Run("elman", depth, None, 0, 0.01, 1.0, 1.0, None)] for depth in (1, 2, 3)]
   task, layout = adding(5, 2), Layout(jax.local_devices()[:1])

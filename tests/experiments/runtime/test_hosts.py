@@ -1,4 +1,4 @@
-"""Two real processes that train one sweep, and what is said where they cannot."""
+"""Two real processes that train one sweep, and errors of processes that cannot."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def start_two(folder):
 
 
 def ended(processes):
-  """(exit status, standard error) of each."""
+  """Returns (exit status, standard error) of each process."""
   errors = [process.communicate(timeout=100)[1] for process in processes]
   return [(p.returncode, text) for p, text in zip(processes, errors, strict=True)]
 
 
 def wait_for(folder, checkpoint, process):
-  """Returns once there is a checkpoint of that step, or a later one."""
+  """Returns once there is a checkpoint of that step or a later one."""
   while not any(int(p.name) >= checkpoint for p in folder.glob("checkpoints/*/*[0-9]")):
     assert process.poll() is None, process.communicate()
     time.sleep(0.01)
 
 
 @pytest.mark.timeout(200)
-def test_two_processes_write_what_one_goes_on_to_write(tmp_path):
+def test_one_process_resumes_a_sweep_of_two_with_the_same_records(tmp_path):
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   assert [status for status, _ in ended(start_two(whole))] == [0, 0]
 
@@ -64,7 +64,7 @@ def test_two_processes_write_what_one_goes_on_to_write(tmp_path):
 
 
 @pytest.mark.timeout(60)
-def test_a_process_that_waits_in_vain_says_so():
+def test_a_process_whose_peers_never_start_ends_with_an_error():
   program = """
 from experiments.cli import command_line
 from experiments.runtime import hosts
@@ -91,7 +91,7 @@ command_line.run(main)
     (["--num_processes=2"], "--num_processes needs --coordinator, got 2 without it"),
   ],
 )
-def test_wrong_flags_are_named(sweep_here, capsys, flags, message):
+def test_inconsistent_flags_are_one_line(sweep_here, capsys, flags, message):
   assert sweep_here(*flags) == 2
   assert message in capsys.readouterr().err
 
@@ -104,7 +104,7 @@ def test_wrong_flags_are_named(sweep_here, capsys, flags, message):
     (["--devices=8"], "--devices must be at most the 4 CPU cores of 2 processes, got 8"),
   ],
 )
-def test_devices_of_several_processes(sweep_here, capsys, monkeypatch, flags, message):
+def test_devices_must_suit_several_processes(sweep_here, capsys, monkeypatch, flags, message):
   devices = jax.devices()
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(jax, "local_devices", lambda i: devices[2 * i : 2 * i + 2])

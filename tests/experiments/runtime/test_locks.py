@@ -1,4 +1,4 @@
-"""Locks where the platform has none; those of real processes are tested with shards."""
+"""Locks on a platform without them; real ones are tested in test_shards.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to stop."""
+"""Signals as requests to stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from experiments.runtime import signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_a_request_to_stop_and_says_what_follows(number, capfd):
+def test_a_signal_requests_a_stop_and_prints_what_follows(number, capfd):
   before = signal.getsignal(number)
   with signals.caught() as stop:
     assert not stop()

@@ -1,4 +1,4 @@
-"""What a sweep measures: the library's measures, of the right examples, under their names."""
+"""The measures of a sweep: the library's measures over the right examples, under their names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def moment(cell, depth):
 
 
 @pytest.mark.parametrize("cell", ["elman", "lstm"])
-def test_each_measure_has_the_variables_and_shapes_that_the_table_says(cell):
+def test_each_measure_has_the_variables_and_shapes_of_its_table_entry(cell):
   depth = 2
   sizes = {"layer": depth, "time": T, "lag": T, "exponent": 3 if cell == "elman" else 4}
   sizes["reach"] = len(reaches(T))
@@ -44,7 +44,7 @@ def test_each_measure_has_the_variables_and_shapes_that_the_table_says(cell):
   assert {dim: len(values) for dim, values in coordinates(sizes).items()} == sizes
 
 
-def test_a_measure_of_what_no_cell_has_is_left_out():
+def test_a_measure_that_does_not_fit_the_cell_is_skipped():
   assert MEASURES["saturation"].of(moment("elman", 1)) == {}
   assert MEASURES["weight_shares"].of(moment("lru", 1)) == {}
 
@@ -101,7 +101,7 @@ def test_reaches_end_with_all_steps(num_steps, expected):
   assert reaches(num_steps) == expected
 
 
-def test_leaves_of_a_carry_have_their_place_in_it_behind_the_name():
+def test_names_of_variables_end_in_the_leafs_place_in_the_carry():
   a, b = jnp.arange(3.0), jnp.ones(3)
   one, two = DilatedCarry(a, (b, a + 1)), DilatedCarry(a + 2, (b, a))
   named = by_leaf("norm", [one, two])

@@ -1,4 +1,4 @@
-"""The sweep as its user starts it: real text, real kills, and processes where they matter."""
+"""The sweep as a user starts it, in real processes where they matter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def smoke(tmp_path_factory) -> Path:
   return folder
 
 
-def test_folder_holds_everything_it_should(smoke):
+def test_the_folder_holds_records_and_figures(smoke):
   top = {p.name for p in smoke.iterdir()}
   files = {"sweep.json", "sweep.flags", "runs", "summary.csv", "gradients.nc", "figures"}
   assert top == {*files, ".lock"}
@@ -66,7 +66,7 @@ def test_gradients_are_labelled(smoke):
   assert np.isfinite(norms[[1, 3]]).all()
 
 
-def test_measures_keep_their_own_pace(sweep_in_process, tmp_path):
+def test_measures_are_computed_at_their_own_steps(sweep_in_process, tmp_path):
   flags = (SMOKE, "--cell=lstm", "--truncation=full", "--measure_every=15")
   assert sweep_in_process(*flags, f"--output_dir={tmp_path}") == 0
   gradients = xr.load_dataset(tmp_path / "gradients.nc")
@@ -84,7 +84,7 @@ def test_lag_profile_is_the_gradient_norm_where_the_loss_is_at_the_last_step(smo
   )
 
 
-def test_sweep_flags_give_the_same_sweep_on_another_number_of_devices(
+def test_the_written_flagfile_gives_the_same_records_on_another_number_of_devices(
   smoke, sweep_in_process, tmp_path
 ):
   flags = (f"--flagfile={smoke / 'sweep.flags'}", f"--output_dir={tmp_path}", "--devices=1")
@@ -159,7 +159,7 @@ def cut_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut_short, Path.unlink])
-def test_a_run_with_a_damaged_record_is_done_again(
+def test_a_run_with_a_damaged_record_is_trained_again(
   smoke, sweep_in_process, tmp_path, damage, capsys
 ):
   folder = tmp_path / "copy"
@@ -173,14 +173,14 @@ def test_a_run_with_a_damaged_record_is_done_again(
 
 
 @pytest.mark.parametrize("damaged", [b"[]", b"{}", b'{"configuration": null}', b"\xff"])
-def test_a_damaged_sweep_is_named_by_its_readers(tmp_path, damaged):
+def test_readers_report_a_damaged_sweep(tmp_path, damaged):
   (tmp_path / "sweep.json").write_bytes(damaged)
   for read in (lambda path: sweep_folder.check_folder(path, {}, False), results.read_metrics):
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'sweep.json'} is damaged")):
       read(tmp_path)
 
 
-def test_a_damaged_sweep_is_named(smoke, sweep_here, tmp_path, capsys):
+def test_commands_report_a_damaged_sweep(smoke, sweep_here, tmp_path, capsys):
   folder = tmp_path / "copy"
   shutil.copytree(smoke, folder)
   (folder / "sweep.json").write_bytes(b"")
@@ -197,14 +197,14 @@ def test_a_damaged_sweep_is_named(smoke, sweep_here, tmp_path, capsys):
   assert all(f"{folder / 'sweep.json'} is damaged" in error for error in errors)
 
 
-def test_overwriting_a_sweep_with_itself_goes_on(smoke, sweep_in_process, capsys):
+def test_overwriting_a_sweep_with_itself_keeps_its_records(smoke, sweep_in_process, capsys):
   before = contents(smoke)
   assert sweep_in_process(SMOKE, f"--output_dir={smoke}", "--overwrite") == 0
   assert "4 of 4 runs already done; their records are kept" in capsys.readouterr().out
   assert contents(smoke) == before
 
 
-def test_files_of_the_users_do_not_lock_a_sweep_out_and_are_kept(smoke, sweep_in_process, tmp_path):
+def test_files_of_the_user_in_the_folder_are_kept(smoke, sweep_in_process, tmp_path):
   folder = tmp_path / "copy"
   shutil.copytree(smoke, folder)
   (folder / "notes.txt").write_text("mine")
@@ -214,7 +214,7 @@ def test_files_of_the_users_do_not_lock_a_sweep_out_and_are_kept(smoke, sweep_in
   assert len(list((folder / "runs").iterdir())) == 2
 
 
-def test_going_on_with_other_versions_is_on_record(smoke, sweep_in_process, tmp_path):
+def test_resuming_with_other_versions_is_recorded(smoke, sweep_in_process, tmp_path):
   folder = tmp_path / "copy"
   shutil.copytree(smoke, folder)
   about = json.loads((folder / "sweep.json").read_text())
@@ -227,7 +227,7 @@ def test_going_on_with_other_versions_is_on_record(smoke, sweep_in_process, tmp_
     assert again["versions"]["jax"] != "0.1"
 
 
-def test_the_reader_of_the_output_may_leave():
+def test_a_closed_pipe_is_not_an_error():
   process = subprocess.run(
     f"{sys.executable} -m experiments.sweep {SMOKE} --dry_run | head -1",
     cwd=ROOT,
@@ -239,7 +239,7 @@ def test_the_reader_of_the_output_may_leave():
   assert process.stderr == ""
 
 
-def test_real_text_of_the_users_own(sweep_in_process, tmp_path, capsys):
+def test_a_corpus_of_the_user(sweep_in_process, tmp_path, capsys):
   text = tmp_path / "text.txt"
   text.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 50)
   flags = "--cell=gru --hidden_size=8 --sequence_length=16 --batch_size=4 --steps=5"
@@ -253,7 +253,7 @@ def test_real_text_of_the_users_own(sweep_in_process, tmp_path, capsys):
   assert "holds another sweep (its corpus_sha256 is" in capsys.readouterr().err
 
 
-def test_another_sweep_is_kept(smoke, sweep_here, capsys):
+def test_another_sweep_is_not_overwritten(smoke, sweep_here, capsys):
   before = contents(smoke)
   assert sweep_here(SMOKE, "--steps=31", f"--output_dir={smoke}") == 2
   error = capsys.readouterr().err
@@ -262,7 +262,7 @@ def test_another_sweep_is_kept(smoke, sweep_here, capsys):
   assert contents(smoke) == before
 
 
-def test_bad_input_of_a_real_process_is_no_traceback(tmp_path):
+def test_bad_input_of_a_real_process_gives_no_traceback(tmp_path):
   result = call("--corpus=missing.txt", f"--output_dir={tmp_path / 'out'}")
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1

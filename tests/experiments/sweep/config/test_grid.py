@@ -28,13 +28,13 @@ def test_axes_multiply():
   assert len(runs) == len(set(runs)) == 3 * 2 * 3 * 2
 
 
-def test_a_group_is_a_cell_a_depth_and_a_way_to_clip():
+def test_a_group_is_a_cell_a_depth_and_a_clip_by():
   groups = grid.groups(grid.expand(AXES))
   assert list(groups) == [(c, d, "global_norm", ()) for c in AXES["cell"] for d in AXES["depth"]]
   assert {len(runs) for runs in groups.values()} == {6}
 
 
-def test_the_way_to_clip_is_an_axis_only_where_something_is_clipped():
+def test_clip_by_is_an_axis_only_with_clipping():
   axes = {**AXES, "cell": ("gru",), "clip_norm": (None, 1.0), "clip_by": ("carry", "element")}
   runs = grid.expand(axes)
   assert {run.clip_by for run in runs if run.clip_norm is None} == {"global_norm"}
@@ -44,7 +44,7 @@ def test_the_way_to_clip_is_an_axis_only_where_something_is_clipped():
   assert sum("-c1-g1-carry-" in name for name in ids) == 12
 
 
-def test_forget_bias_is_an_axis_only_where_there_is_a_forget_gate():
+def test_forget_bias_is_an_axis_only_for_cells_with_a_forget_gate():
   runs = grid.expand({**AXES, "forget_bias": (0.0, 1.0, 3.0)})
   count = {cell: sum(run.cell == cell for run in runs) for cell in AXES["cell"]}
   assert count == {"elman": 12, "gru": 12, "lstm": 36}
@@ -60,7 +60,7 @@ def test_recorded_steps_hold_the_first_and_the_last(log_every, measure_every, st
   assert grid.recorded_steps(settings) == steps
 
 
-def test_run_ids_are_readable_and_differ_where_anything_differs():
+def test_run_ids_are_readable_and_unique():
   runs = grid.expand({**AXES, "learning_rate": (0.01, 0.01 + 1e-12)})
   ids = {grid.run_id(run, SETTINGS, "abc") for run in runs}
   assert len(ids) == len(runs)
@@ -79,7 +79,7 @@ def test_run_ids_depend_on_the_text():
   assert grid.run_id(run, SETTINGS, "a") != grid.run_id(run, SETTINGS, "b")
 
 
-def test_flagfile_says_every_axis_and_setting_exactly():
+def test_a_flagfile_holds_every_axis_and_setting_exactly():
   axes = {**AXES, "learning_rate": (0.1 + 0.2,), "clip_norm": (None, 1.0)}
   lines = grid.flagfile(SETTINGS, axes).splitlines()
   assert "--learning_rate=0.30000000000000004" in lines
@@ -90,7 +90,7 @@ def test_flagfile_says_every_axis_and_setting_exactly():
   assert len(lines) == len(grid.AXES) + len(dataclasses.fields(grid.Settings)) - 1
 
 
-def test_flagfile_says_options_as_they_were_given_and_the_number_of_params():
+def test_a_flagfile_holds_options_as_given_and_the_parameter_budget():
   settings = dataclasses.replace(SETTINGS, hidden_size=None, match_params=5000)
   given = [parse("activation=tanh,relu"), parse("gru.reset=none")]
   lines = grid.flagfile(settings, AXES, given).splitlines()
@@ -105,7 +105,7 @@ def test_flagfile_says_options_as_they_were_given_and_the_number_of_params():
 OPTIONS = {"elman": {"activation": ("tanh", "relu"), "recurrent_kernel": ("identity",)}}
 
 
-def test_options_are_axes_of_their_cell_alone_and_groups_of_their_own():
+def test_options_are_axes_of_their_cell_only_and_separate_groups():
   runs = grid.expand(AXES, OPTIONS)
   assert len(runs) == len(set(runs)) == (2 + 1 + 1) * 2 * 3 * 2
   assert {run.options for run in runs if run.cell == "elman"} == {
@@ -129,7 +129,7 @@ def test_a_cell_without_a_recurrent_kernel_has_no_gain(monkeypatch):
   assert grid.run_id(runs[0], SETTINGS, "a").startswith("plain-d1-k8-s0-lr0.01-c1-b0-")
 
 
-def test_a_run_comes_back_from_its_record_and_from_an_older_one():
+def test_a_run_is_restored_from_a_record_and_from_an_older_one():
   run = dataclasses.replace(grid.expand(AXES, OPTIONS)[0], hidden_size=69)
   saved = json.loads(json.dumps(grid.config(run, SETTINGS, "a")))
   assert saved["hidden_size"] == 69
@@ -142,7 +142,7 @@ def test_a_run_comes_back_from_its_record_and_from_an_older_one():
   assert grid.run_of(older) == dataclasses.replace(run, options=(), hidden_size=None)
 
 
-def test_the_width_is_the_runs_own_or_that_of_all():
+def test_the_hidden_size_is_the_runs_own_or_that_of_the_settings():
   run = grid.expand(AXES)[0]
   assert grid.width(run, SETTINGS) == 64
   assert grid.config(run, SETTINGS, "a")["hidden_size"] == 64

@@ -144,7 +144,7 @@ BAD = [
 
 
 def memory_flags() -> str:
-  """Two runs on one device, of which this machine could hold one."""
+  """Returns flags of two runs on one device, in whose memory only one would fit."""
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   size = math.isqrt(int(0.6 * memory / 4))
   return f"--task=adding --hidden_size={size} --batch_size=1 --seed=0,1 --runs_per_device=2"
@@ -168,7 +168,7 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, caps
   assert sorted(tmp_path.iterdir()) == before
 
 
-def test_flags_that_a_sweep_writes_are_the_same_sweep(tmp_path, sweep_flags):
+def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flags):
   given = ["--task=adding", "--cell=elman,gru", "--cell_option=activation=relu,tanh"]
   given += ["--cell_option=gru.reset=none", "--cell_option=inner_bias=false", "--match_params=999"]
 

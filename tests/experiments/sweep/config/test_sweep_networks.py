@@ -1,16 +1,16 @@
-"""Networks of a sweep, before they are made."""
+"""Hidden sizes of a sweep's networks."""
 
 from __future__ import annotations
 
 from rnn_jax.cells import CELLS, elman
 
 
-def test_networks_of_a_dry_run_are_as_wide_as_their_params_ask(tmp_path, capsys, sweep_here):
+def test_a_dry_run_prints_the_hidden_sizes_that_meet_the_budget(tmp_path, capsys, sweep_here):
   flags = "--task=adding --cell=elman,gru --depth=1,2 --match_params=5000"
   options = ("--cell_option=activation=relu,tanh", "--dry_run", f"--output_dir={tmp_path}")
   assert sweep_here(*flags.split(), *options) == 0
   groups = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()]
-  # H (D + H + 1) and H (D + H + 1) + H (2 H + 1) of D = 2; a GRU has three times as many.
+  # H (D + H + 1) and H (D + H + 1) + H (2 H + 1) with D = 2; a GRU has three times as many.
   assert [group for group in groups if group.endswith("units")] == [
     "elman activation=relu, depth 1, 69 units",
     "elman activation=tanh, depth 1, 69 units",
@@ -22,7 +22,9 @@ def test_networks_of_a_dry_run_are_as_wide_as_their_params_ask(tmp_path, capsys,
   assert groups[-1].startswith("6 runs, 6 groups")
 
 
-def test_widths_that_a_cell_refuses_are_skipped_or_named(tmp_path, capsys, sweep_here, monkeypatch):
+def test_hidden_sizes_that_a_cell_refuses_are_skipped_or_reported(
+  tmp_path, capsys, sweep_here, monkeypatch
+):
   def clock(hidden_size, *, modules=8):
     if hidden_size % modules:
       raise ValueError(f"hidden_size must be a multiple of modules={modules}, got {hidden_size}.")

@@ -1,4 +1,4 @@
-"""Decay over lags and time shows what the records hold, as read back from the artists."""
+"""Figures of decay over lags and time steps, as read back from their artists."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_two_settings_that_vary_are_kept_apart():
       np.testing.assert_array_equal(drawn, run[-1, 0])
 
 
-def test_a_setting_that_this_module_never_heard_of_is_kept_apart():
+def test_an_unknown_setting_is_kept_apart():
   gradients, _ = small(seeds=(0, 1))
   gradients = gradients.assign_coords(kernel=("run", ["normal", "orthogonal"]))
   axis = figures.gradient_decay(gradients).axes[0]
@@ -126,7 +126,7 @@ def test_a_setting_that_this_module_never_heard_of_is_kept_apart():
     np.testing.assert_array_equal(drawn, gradients["log10_lag_norm"][run, -1, 0])
 
 
-def test_a_setting_that_some_cells_lack_does_not_vary_for_that():
+def test_a_setting_that_some_cells_lack_does_not_count_as_varied():
   gradients, _ = small(cells=("elman", "lstm"))
   assert len(figures.gradient_decay(gradients).axes) == 1
   gradients, _ = small(cells=("elman", "lstm"), forget_bias=(0.0, 2.0))
@@ -154,19 +154,19 @@ def test_zeros_and_overflows_are_marked_on_the_edges():
   assert 0 < heights[0] < 0.2 and 0.8 < heights[1] < 1
   elman = line(axis, "elman").get_ydata()
   assert np.isfinite(elman[:10]).all() and np.isnan(elman[10:]).all()
-  # The markers have the strip along the edge to themselves.
+  # No line runs through the strip of markers along the edge.
   lowest = min(
     np.nanmin(drawn.get_ydata()) for drawn in axis.lines if drawn not in (zero, overflow)
   )
   assert to_axes.transform(axis.transData.transform((0, lowest)))[1] > heights[0]
 
 
-def test_what_is_finite_has_no_edge_markers():
+def test_finite_values_have_no_edge_markers():
   figure = figures.gradient_decay(small()[0])
   assert not {style.ZERO, "out of range (inf)"} & set(legend(figure))
 
 
-def test_the_band_reaches_the_edge_where_one_seed_is_zero():
+def test_the_band_reaches_the_edge_if_one_seed_is_zero():
   gradients, _ = small(seeds=(0, 1, 2))
   gradients["log10_lag_norm"].values[0, -1, 0, 10:] = -np.inf
   figure = figures.gradient_decay(gradients)
@@ -181,7 +181,7 @@ def test_the_band_reaches_the_edge_where_one_seed_is_zero():
   np.testing.assert_allclose(line(axis, "lstm").get_ydata(), expected)
 
 
-def test_a_profile_of_zeros_alone_has_markers_and_no_scale():
+def test_a_profile_of_zeros_has_markers_and_no_scale():
   gradients, _ = small()
   for name in gradients.data_vars:
     gradients[name].values[:] = -np.inf
@@ -195,14 +195,14 @@ def test_a_profile_of_zeros_alone_has_markers_and_no_scale():
   assert style.ZERO in legend(figures.depth_by_time(gradients))
 
 
-def test_a_value_without_neighbours_has_a_marker():
+def test_a_value_without_neighbors_has_a_marker():
   gradients, _ = small(seeds=(0,))
   gradients["log10_grad_norm"].values[..., :-1] = -np.inf
   drawn = line(figures.gradient_by_truncation(gradients).axes[0], "full BPTT")
   assert 15 in drawn.get_markevery()
 
 
-def test_what_was_not_measured_is_absent():
+def test_unmeasured_values_are_not_drawn():
   gradients, _ = small()
   gradients["log10_lag_norm"].values[:, :, :, 3] = np.nan
   gradients["log10_lag_norm"].values[0, :, :, 5] = np.nan

@@ -1,4 +1,4 @@
-"""Heat maps of depth by time show what the records hold."""
+"""Heat maps over layer and time step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_heat_maps_show_the_deepest_network_of_every_cell():
   assert not figure.legends  # the layers that a network lacks are not missing
 
 
-def test_heat_maps_tell_zero_overflow_and_absent_from_values():
+def test_heat_maps_distinguish_zero_overflow_and_absent_values():
   gradients, _ = small(depths=(2,), seeds=(0,))
   norms = gradients["log10_grad_norm"].values
   norms[0, 0, 0, :3] = -np.inf, np.inf, np.nan
@@ -69,7 +69,7 @@ def test_heat_maps_of_diverged_runs_say_which_step_they_show():
   assert "diverged: last step measured" in figure.axes[1].get_title()
 
 
-def test_many_cells_are_rows_of_a_heat_map_sorted_by_what_is_left():
+def test_many_cells_are_rows_of_a_heat_map_sorted_by_the_remaining_gradient():
   cells = [f"cell{i}" for i in range(figures.MAX_LINES + 1)]
   gradients, _ = records(cells=cells, depths=(1,), truncations=(FULL,), num_time=30, steps=(0, 10))
   norms = gradients["log10_lag_norm"]

@@ -1,4 +1,4 @@
-"""Figures of measures: each has one, with what was measured at both ends of training."""
+"""Figures of measures, at initialization and after training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZES = {"run": 2, "step": 3, "layer": 1, "time": 4, "lag": 4, "exponent": 3, "r
 
 
 def measured(*names: str) -> xr.Dataset:
-  """Runs of an elman and an lstm with all variables of these measures; gates the lstm's alone."""
+  """Returns runs of elman and lstm with all variables of these measures; only lstm has gates."""
   random, variables = np.random.default_rng(0), {}
   for name in names:
     for variable in MEASURES[name].labels:
@@ -45,7 +45,7 @@ def measured(*names: str) -> xr.Dataset:
 def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
   data = measured(name)
   (figure,) = measure_figures(data).values()
-  # Lag profiles themselves are in the figure that a sweep begins with.
+  # `gradient_decay` shows the lag norms.
   labels = {v: label for v, label in MEASURES[name].labels.items() if v != "log10_lag_norm"}
   assert [axis.get_ylabel() for axis in figure.axes] == [*labels.values()]
   assert figure.axes[-1].get_xlabel() in X_LABELS.values()
@@ -64,13 +64,13 @@ def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
     np.testing.assert_array_equal(drawn["lstm"], expected)
 
 
-def test_what_was_not_measured_has_no_figure():
+def test_an_unmeasured_measure_has_no_figure():
   assert measure_figures(measured("omega", "lyapunov")).keys() == {"omega", "lyapunov"}
   profiles = measured("lag")[["log10_lag_norm"]]
   assert measure_figures(profiles) == {}
 
 
-def test_a_run_that_ended_early_has_its_key_on_whichever_axis_it_is():
+def test_a_run_that_ended_early_has_a_legend_key_on_every_axis():
   data = measured("saturation")
   first, *others = data.data_vars
   data[first].values[:] = np.nan  # the gate of another cell

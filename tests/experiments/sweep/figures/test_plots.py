@@ -1,4 +1,4 @@
-"""What all figures have in common."""
+"""Properties of all figures of a sweep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from experiments.plotting import style as plot_style
 from experiments.sweep.figures import figures as plots
 
 
-def test_with_initialisation_alone_nothing_is_called_trained():
+def test_records_of_step_0_alone_show_nothing_as_trained():
   gradients, metrics = small(steps=(0,))
   decay = plots.gradient_decay(gradients)
   assert "initialisation (step 0)" in legend(decay)
@@ -31,7 +31,7 @@ def test_with_initialisation_alone_nothing_is_called_trained():
     draw(figure)
 
 
-def test_panels_can_be_compared():
+def test_panels_share_their_axes():
   gradients, metrics = records(num_time=16, steps=(0, 20))
   for plot, data, stack in [
     (plots.gradient_decay, gradients, 1),
@@ -55,7 +55,7 @@ def test_a_depth_that_a_cell_lacks_leaves_an_empty_panel():
   draw(plots.training(metrics.isel(run=keep)))
 
 
-def test_styles_belong_to_names():
+def test_styles_depend_on_the_name_alone():
   styles = plot_style.cell_styles(["mgu", "lstm", "elman", "gru", "indrnn"])
   assert {name: styles[name] for name in CELLS} == plot_style.CELL_STYLES
   assert styles == plot_style.cell_styles(["indrnn", "gru", "mgu", "lstm", "elman"])
@@ -68,7 +68,7 @@ def test_styles_belong_to_names():
       assert line(figure.axes[0], name).get_color() == styles[name].color
 
 
-def test_many_cells_have_a_style_each():
+def test_many_cells_have_different_styles():
   names = [f"cell_{i}" for i in range(21)]
   styles = plot_style.cell_styles([*names, *CELLS])
   assert len({style.color for style in styles.values()}) == 24
@@ -79,12 +79,12 @@ def test_many_cells_have_a_style_each():
 
 
 def with_options(data, options, **columns):
-  """The records, with options of the runs' cells and other coordinates."""
+  """Returns records with options of the runs' cells and other coordinates."""
   along_run = {name: ("run", column) for name, column in columns.items()}
   return data.assign_coords(options=("run", options), **along_run)
 
 
-def test_cells_with_other_options_are_other_cells_and_only_seeds_are_pooled():
+def test_options_distinguish_cells_and_only_seeds_are_pooled():
   gradients, metrics = small(cells=("elman", "lstm"), seeds=(0, 1, 2, 3))
   options = ["modules=10"] * 2 + ["modules=9"] * 2 + [""] * 4
   nan, widths = [np.nan] * 4, [8] * 2 + [9] * 2 + [5] * 4
@@ -106,7 +106,7 @@ def test_cells_with_other_options_are_other_cells_and_only_seeds_are_pooled():
   assert legend(plots.training(metrics))[:3] == names
 
 
-def test_a_cell_without_a_recurrent_gain_has_a_line_beside_the_gains():
+def test_a_cell_without_a_recurrent_gain_has_a_line_of_its_own():
   gradients, _ = small(cells=("elman", "lru"), recurrent_gain=(0.5, 1.0))
   one = (gradients["cell"].values == "elman") | (gradients["recurrent_gain"].values == 1)
   gradients = gradients.isel(run=one)
@@ -125,7 +125,7 @@ def test_lines_of_a_setting_get_darker():
   assert len({style.marker for style in styles.values()}) == 4
 
 
-def test_spread_leaves_out_nan_and_counts_infinities():
+def test_spread_ignores_nan_and_counts_infinities():
   rng = np.random.default_rng(0)
   values = rng.normal(size=(5, 40))
   values[rng.random(values.shape) < 0.3] = np.nan
@@ -153,7 +153,7 @@ def test_spread_leaves_out_nan_and_counts_infinities():
     {"recurrent_gain": (1.25, 1.5), "clip_norm": (1.25, 2.5), "depths": (1, 2), "seeds": (0,)},
   ],
 )
-def test_nothing_covers_data(axes):
+def test_captions_and_legends_do_not_cover_data(axes):
   gradients, metrics = small(**axes)
   figures = [
     plots.gradient_decay(gradients),
@@ -174,7 +174,7 @@ def test_nothing_covers_data(axes):
       assert words.get_window_extent().x1 <= figure.bbox.x1
 
 
-def test_without_lags_there_is_no_figure_of_them(tmp_path):
+def test_without_lag_norms_there_is_no_figure_of_them(tmp_path):
   gradients, metrics = small(num_time=8)
   names = {path.stem for path in plots.save_all(gradients, metrics, tmp_path)}
   rest = plots.save_all(gradients.drop_vars("log10_lag_norm"), metrics, tmp_path)
@@ -197,7 +197,7 @@ def test_all_figures_are_saved_the_same_every_time(tmp_path):
   assert dict(matplotlib.rcParams) == before
 
 
-def test_the_records_are_left_as_they_were():
+def test_the_records_are_not_modified():
   gradients, metrics = small()
   metrics["loss"].values[0, 30:] = 1e12
   copies = gradients.copy(deep=True), metrics.copy(deep=True)

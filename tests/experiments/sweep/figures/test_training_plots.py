@@ -1,4 +1,4 @@
-"""Loss and gradient norm over training show what the records hold."""
+"""The figure of loss and gradient norm over training."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_clipped_steps_and_their_threshold_are_marked():
   assert "clip norm (0.5, 2)" in legend(figure)
 
 
-def test_what_was_clipped_elsewhere_than_in_the_norm_is_marked_without_a_threshold():
+def test_other_clipping_than_of_the_norm_is_marked_without_a_threshold():
   _, metrics = small(seeds=(0,), clip_norm=(0.5,), clip_by=("carry", "element"))
   metrics["clipped"].values[:] = 0
   metrics["clipped"].values[0, 5] = 0.01
@@ -104,7 +104,7 @@ def test_divergence_is_marked_with_its_reason(broken, reason):
   assert bool(lines(figure.axes[1], "out of range (inf)")) is (reason == "gradient norm")
 
 
-def test_a_run_that_diverged_at_once_still_has_its_cross():
+def test_a_run_that_diverged_at_step_0_has_a_cross():
   _, metrics = small(seeds=(0,))
   diverge(metrics, run=0, step=0)
   figure = figures.training(metrics)
@@ -112,7 +112,7 @@ def test_a_run_that_diverged_at_once_still_has_its_cross():
   assert [line(axis, "diverged").get_xdata()[0] for axis in figure.axes] == [0, 0]
 
 
-def test_a_loss_that_explodes_does_not_flatten_the_others():
+def test_an_exploding_loss_does_not_flatten_the_others():
   _, metrics = small(seeds=(0, 1))
   metrics["loss"].values[0, 30:] = 1e12
   figure = figures.training(metrics)
@@ -123,7 +123,7 @@ def test_a_loss_that_explodes_does_not_flatten_the_others():
   np.testing.assert_allclose(drawn[30:], ceiling, rtol=1e-2)
 
 
-def test_a_loss_that_falls_by_decades_has_a_logarithmic_axis():
+def test_a_loss_that_spans_decades_has_a_logarithmic_axis():
   _, metrics = small(seeds=(0,))
   metrics["loss"].values[0] = 10.0 ** -np.linspace(0, 5, 41)
   assert figures.training(metrics).axes[0].get_yscale() == "log"
