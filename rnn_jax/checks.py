@@ -23,6 +23,16 @@ def choice(kind: str, value: Any, choices: Iterable[str]) -> str:
   raise ValueError(f"Unknown {kind} '{value}'{hint} Choose one of: {', '.join(choices)}.")
 
 
+def instance(name: str, value: object, kind: type) -> None:
+  """Checks that `value` is a `kind`.
+
+  Raises:
+    TypeError: it is not.
+  """
+  if not isinstance(value, kind):
+    raise TypeError(f"{name} must be a {kind.__name__}, got {value!r}.")
+
+
 def boolean(name: str, value: Any) -> bool:
   """Returns `value` if it is True or False.
 

@@ -34,6 +34,7 @@ CHECKED = (
   "rnn_jax.sampling",
   "rnn_jax.tasks",
   "rnn_jax.text",
+  "rnn_jax.time_loop",
   "rnn_jax.training",
   "rnn_jax.windows",
 )

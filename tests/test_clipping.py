@@ -208,7 +208,7 @@ def test_gradient_of_what_was_clipped_is_finite_where_nothing_is_asked(x64):
     (np.ones(2), TypeError, "clip_carry must be a number"),
   ],
 )
-def test_a_threshold_that_is_none_is_named(x64, threshold, error, message):
+def test_a_wrong_threshold_is_refused_by_name(x64, unchecked_types, threshold, error, message):
   cell, params, xs, _ = problem("elman")
   with pytest.raises(error, match=message):
     unroll(cell, params, xs, clip_carry=threshold)

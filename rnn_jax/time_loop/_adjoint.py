@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from rnn_jax.probes import scaled_norm
@@ -181,7 +182,7 @@ def recurrent_gradient(
   return vjp(cotangent)[0]
 
 
-def _strongly_typed(a: Array) -> Array:
+def _strongly_typed(a: Array | np.ndarray) -> Array:
   return jax.lax.convert_element_type(a, a.dtype)
 
 

@@ -7,7 +7,7 @@ may overwrite which are all found in the step's jaxpr, so that this works for an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,6 @@ from jax.extend.core import Jaxpr, Var
 from jaxtyping import Array, Inexact, PyTree
 
 from rnn_jax.time_loop._read_order import Atom, descendants_of, reads_before, split_at
-
-Leaf = TypeVar("Leaf")
 
 # (params, carry, floats, others) -> ((carry', y), vjp)
 Linearize = Callable[..., tuple[tuple[PyTree, PyTree], Callable[..., Any]]]
@@ -158,16 +156,16 @@ def make_plan(
   )
 
 
-class _Results(NamedTuple, Generic[Leaf]):
-  """What a step and its vjp return, each as a list of leaves."""
+class _Results(NamedTuple):
+  """The variables that a step and its vjp return, each role as a list of leaves."""
 
-  residuals: list[Leaf]
-  carry: list[Leaf]
-  ys: list[Leaf]
-  floats_bar: list[Leaf]
-  recurrent_bar: list[Leaf]
-  new_carry_bar: list[Leaf]
-  others_bar: list[Leaf]  # cotangents of params and carry
+  residuals: list[Atom]
+  carry: list[Atom]
+  ys: list[Atom]
+  floats_bar: list[Atom]
+  recurrent_bar: list[Atom]
+  new_carry_bar: list[Atom]
+  others_bar: list[Atom]  # cotangents of params and carry
 
 
 class _Trace(NamedTuple):
@@ -177,7 +175,7 @@ class _Trace(NamedTuple):
   carry: list[Var]
   floats: list[Var]
   varying: set[int]  # ids of the variables that change with time
-  results: _Results[Atom]
+  results: _Results
 
 
 def _trace_step(
@@ -189,12 +187,13 @@ def _trace_step(
 ) -> _Trace:
   def step(
     params: PyTree, carry: PyTree, floats: list[Array], others: list[Array]
-  ) -> _Results[Array]:
+  ) -> tuple[list[Array], ...]:
     (new, y), vjp = linearize(params, carry, floats, others)
     params_bar, carry_bar, floats_bar, (recurrent_bar, new_carry_bar) = vjp((new, y))
     others_bar = params_bar, carry_bar
+    # In the order of `_Results`.
     trees = (vjp, new, y, floats_bar, recurrent_bar, new_carry_bar, others_bar)
-    return _Results(*map(jax.tree.leaves, trees))
+    return tuple(map(jax.tree.leaves, trees))
 
   closed, shapes = jax.make_jaxpr(step, return_shape=True)(params, carry, floats, others)
   jaxpr = closed.jaxpr
@@ -205,7 +204,7 @@ def _trace_step(
     carry=varying[:num_carries],
     floats=varying[num_carries : num_carries + len(floats)],
     varying=descendants_of(jaxpr, varying),
-    results=jax.tree.unflatten(jax.tree.structure(shapes), jaxpr.outvars),
+    results=_Results(*jax.tree.unflatten(jax.tree.structure(shapes), jaxpr.outvars)),
   )
 
 

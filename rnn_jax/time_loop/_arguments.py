@@ -1,29 +1,148 @@
-"""What the time loop may be given, and where truncation cuts."""
+"""Checks of the arguments of `unroll`, and the steps at which truncation cuts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
 
 from rnn_jax import checks
-from rnn_jax.types import Array, Cell
+from rnn_jax.types import Cell, Params
 
 REMAT = ("none", "step", "sqrt")
 METHODS = ("loop", "associative")
 
+AnyArray = Array | np.ndarray
+Inputs = Float[AnyArray, "T B D"] | Integer[AnyArray, "T B"]  # vectors, or tokens
+Truncation = int | np.integer | Integer[Array, ""]
+Threshold = int | float | np.number | Float[AnyArray, ""]
 
-def cuts(
-  truncation: int | Array,
+
+def check_names(unknown: Iterable[str]) -> None:
+  """Refuses keyword arguments that `unroll` does not have."""
+  for name in unknown:
+    if name == "unroll":
+      raise TypeError("unroll() has no argument 'unroll'; it is called 'scan_unroll'.")
+    raise TypeError(f"unroll() has no argument {name!r}.")
+
+
+def check_key(key: object) -> None:
+  """Refuses a key that is no random key."""
+  if isinstance(key, Array):
+    new_style = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
+    if new_style or (key.dtype == jnp.uint32 and key.shape == (2,)):
+      return
+  raise TypeError(f"key must be a random key, such as jax.random.key(0), got {key!r}.")
+
+
+def check_xs(xs: Array) -> tuple[int, int]:
+  """Returns T and B, if xs are [T, B, D] or tokens [T, B]."""
+  tokens = jnp.issubdtype(xs.dtype, jnp.integer)
+  if jnp.issubdtype(xs.dtype, jnp.complexfloating):
+    raise TypeError(f"xs must be real, or integer tokens, got {xs.dtype}.")
+  if xs.ndim != (2 if tokens else 3) or 0 in xs.shape[:2]:
+    raise ValueError(
+      "xs must be [T, B, D], or integer tokens [T, B], with T and B at least 1, "
+      f"got {xs.shape} of {xs.dtype}."
+    )
+  num_steps, batch_size = xs.shape[:2]
+  return num_steps, batch_size
+
+
+def check_truncation(truncation: object) -> None:
+  """Refuses a truncation that is no integer scalar of at least 1; traced values go unchecked."""
+  if not isinstance(truncation, jax.Array):
+    checks.integer("truncation", truncation)
+    return
+  if truncation.ndim != 0 or not jnp.issubdtype(truncation.dtype, jnp.integer):
+    raise TypeError(
+      f"truncation must be an integer scalar, got {truncation.dtype}{list(truncation.shape)}."
+    )
+  if not isinstance(truncation, jax.core.Tracer):
+    checks.integer("truncation", int(truncation))
+
+
+def check_lengths(lengths: Any, num_steps: int, batch_size: int) -> None:
+  """Refuses lengths that are not [B] integers from 0 to T; traced values go unchecked."""
+  if jnp.shape(lengths) != (batch_size,):
+    raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
+  if not jnp.issubdtype(_dtype(lengths), jnp.integer):
+    raise TypeError(f"lengths must be integers, got {_dtype(lengths)}.")
+  if not isinstance(lengths, jax.core.Tracer):
+    values = np.asarray(lengths)
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high > num_steps:
+      raise ValueError(f"lengths must be from 0 to T = {num_steps}, got {low} to {high}.")
+
+
+def check_resets(resets: Any, num_steps: int, batch_size: int) -> None:
+  """Refuses resets that are not [T, B] bool."""
+  if jnp.shape(resets) != (num_steps, batch_size):
+    raise ValueError(
+      f"resets must be [T, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
+    )
+  if _dtype(resets) != jnp.bool_:
+    raise TypeError(f"resets must be bool, got {_dtype(resets)}.")
+
+
+def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> None:
+  """Refuses an associative scan of a cell, or with options, that it does not support."""
+  checks.choice("method", method, METHODS)
+  if method == "loop":
+    return
+  if cell.linear is None:
+    raise ValueError(
+      "method 'associative' is for cells that are linear and diagonal in their carry, which have "
+      "a `linear` (lru, mingru, minlstm, rg_lru); this cell has none. Choose method 'loop'."
+    )
+  for name, value, none in (("remat", remat, "none"), ("clip_carry", clip_carry, None)):
+    if value != none:
+      raise ValueError(f"{name} must be {none!r} with method 'associative', got {value!r}.")
+
+
+@contextlib.contextmanager
+def params_checked_on_error(cell: Cell, params: Params, xs: Array) -> Iterator[None]:
+  """If the body fails because the params have wrong shapes, raises an error that says so.
+
+  The shapes are checked on failure only: to trace `cell.init` would slow down every call.
+  """
+  try:
+    yield
+  except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    if xs.ndim == 3 and (misfit := _misfit(cell, params, xs.shape[-1])):
+      raise ValueError(misfit) from error
+    raise
+
+
+def _misfit(cell: Cell, params: Params, input_size: int) -> str | None:
+  """Returns how params differ from those of `cell.init`; None if they do not."""
+  wanted: PyTree = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+  rule = f"params must fit the cell and xs [T, B, {input_size}]"
+  expected: object = jax.tree.structure(wanted)
+  got: object = jax.tree.structure(params)
+  if got != expected:
+    return f"{rule}: their structure must be {expected}, got {got}."
+  pairs = zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(params), strict=True)
+  for (path, want), have in pairs:
+    if want.shape != jnp.shape(have):
+      name = jax.tree_util.keystr(path)
+      return f"{rule}: params{name} must be {list(want.shape)}, got {list(jnp.shape(have))}."
+  return None
+
+
+def cut_steps(
+  truncation: Truncation,
   num_steps: int,
-  lengths: Array | None,
-  resets: Array | None,
+  lengths: Int[Array, " B"] | None,
+  resets: Bool[Array, "T B"] | None,
   reverse: bool,
-) -> Array:
-  """[T] or [T, B] bool: steps whose distance from their sequence's start is k, 2k, 3k, …"""
+) -> Bool[Array, " T"] | Bool[Array, " T #B"]:
+  """Returns where the gradient is cut: k, 2k, 3k, … steps from the start of a sequence."""
   count = jnp.arange(num_steps, dtype=jnp.int32)
   count = count[::-1] if reverse else count
   if lengths is not None or resets is not None:
@@ -38,76 +157,6 @@ def cuts(
   return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)
 
 
-def refuse(unknown: Iterable[str]) -> None:
-  """Raises a TypeError for the first of the unknown keyword arguments of `unroll`."""
-  for name in unknown:
-    if name == "unroll":
-      raise TypeError("unroll() has no argument 'unroll'; it is called 'scan_unroll'.")
-    raise TypeError(f"unroll() has no argument {name!r}.")
-
-
-def _dtype(a: Any) -> Any:
-  """The dtype of an array, traced or not, or of what NumPy makes of a list."""
+def _dtype(a: Any) -> np.dtype:
+  """Returns the dtype of an array, or of what NumPy makes of a list."""
   return a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
-
-
-def check(
-  xs: Array,
-  truncation: Any,
-  lengths: Any,
-  resets: Any,
-  remat: str,
-  scan_unroll: int,
-) -> tuple[int, tuple[int, ...]]:
-  """Refuses what the loop could not mean; returns T and the batch shape."""
-  tokens = jnp.issubdtype(xs.dtype, jnp.integer)
-  if xs.ndim != (2 if tokens else 3) or 0 in xs.shape[:2]:
-    raise ValueError(
-      "xs must be [T, B, D], or integer tokens [T, B], with T and B at least 1, "
-      f"got {xs.shape} of {xs.dtype}."
-    )
-  num_steps, batch_size = xs.shape[:2]
-  checks.choice("remat", remat, REMAT)
-  checks.integer("scan_unroll", scan_unroll)
-  if truncation is not None and not isinstance(truncation, jax.Array):
-    checks.integer("truncation", truncation)
-  elif truncation is not None:
-    if truncation.ndim != 0 or not jnp.issubdtype(truncation.dtype, jnp.integer):
-      raise TypeError(
-        f"truncation must be an integer scalar, got {truncation.dtype}{list(truncation.shape)}."
-      )
-    if not isinstance(truncation, jax.core.Tracer):
-      checks.integer("truncation", int(truncation))
-  if lengths is not None:
-    if jnp.shape(lengths) != (batch_size,):
-      raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
-    if not jnp.issubdtype(_dtype(lengths), jnp.integer):
-      raise TypeError(f"lengths must be integers, got {_dtype(lengths)}.")
-    if not isinstance(lengths, jax.core.Tracer):
-      values = np.asarray(lengths)
-      low, high = values.min(initial=0), values.max(initial=0)
-      if low < 0 or high > num_steps:
-        raise ValueError(f"lengths must be from 0 to T = {num_steps}, got {low} to {high}.")
-  if resets is not None:
-    if jnp.shape(resets) != (num_steps, batch_size):
-      raise ValueError(
-        f"resets must be [T, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
-      )
-    if _dtype(resets) != jnp.bool_:
-      raise TypeError(f"resets must be bool, got {_dtype(resets)}.")
-  return num_steps, (batch_size,)
-
-
-def check_method(method: str, cell: Cell, remat: str, clip_carry: Any) -> None:
-  """Refuses an associative scan of what is not linear, forward or backward."""
-  checks.choice("method", method, METHODS)
-  if method == "loop":
-    return
-  if cell.linear is None:
-    raise ValueError(
-      "method 'associative' is for cells that are linear and diagonal in their carry, which have "
-      "a `linear` (lru, mingru, minlstm, rg_lru); this cell has none. Choose method 'loop'."
-    )
-  for name, value, none in (("remat", remat, "none"), ("clip_carry", clip_carry, None)):
-    if value != none:
-      raise ValueError(f"{name} must be {none!r} with method 'associative', got {value!r}.")

@@ -12,7 +12,7 @@ import pytest
 
 from rnn_jax import CELLS, gradient_probe, make_cell, unroll
 from rnn_jax.cells import layer_norm, residual, zoneout
-from rnn_jax.time_loop import linear_scan
+from rnn_jax.time_loop._linear_scan import linear_scan
 
 T, B, D, H = 7, 3, 2, 4
 

@@ -1,0 +1,45 @@
+"""All steps of a linear cell at once, as an associative scan."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact, PyTree
+
+from rnn_jax.probes import tap
+from rnn_jax.time_loop._linear_scan import linear_scan
+from rnn_jax.time_loop._step import StepInputs, outputs_of, select
+from rnn_jax.types import Carry, Cell, Params
+
+
+def run_associatively(
+  cell: Cell, params: Params, carry: Carry, inputs: StepInputs, reverse: bool
+) -> tuple[Carry, PyTree[Array]]:
+  """Returns (final carry, ys) of a cell that has a `linear`."""
+  assert cell.linear is not None  # checked by `unroll`
+  a, b = cell.linear(params, inputs.drive)
+  if inputs.probe is not None:
+    b = tap(b, inputs.probe)  # dL/db_t = dL/dh_t
+  cut = inputs.cut
+  if inputs.reset is not None:
+    a = select(inputs.reset, jax.tree.map(jnp.zeros_like, a), a)
+  if inputs.valid is not None:
+    # Past its end a sequence holds its carry: a = 1, b = 0, and no reset or cut acts.
+    a = select(inputs.valid, a, jax.tree.map(jnp.ones_like, a))
+    b = select(inputs.valid, b, jax.tree.map(jnp.zeros_like, b))
+    cut = None if cut is None else cut & inputs.valid
+  first, last = (-1, 0) if reverse else (0, -1)
+
+  def scan_leaf(
+    a: Inexact[Array, "T B *rest"],
+    b: Inexact[Array, "T B *rest"],
+    start: Inexact[Array, " B *rest"],
+  ) -> Inexact[Array, "T B *rest"]:
+    if inputs.reset is not None:
+      start = select(inputs.reset[first], jnp.zeros_like(start), start)
+    b = b.at[first].add(a[first] * start)
+    where = None if cut is None else jnp.expand_dims(cut, range(cut.ndim, a.ndim))
+    return linear_scan(a, b, where, reverse)
+
+  carries = jax.tree.map(scan_leaf, a, b, carry)
+  return jax.tree.map(lambda h: h[last], carries), outputs_of(cell, params, carries, inputs)

@@ -1,0 +1,197 @@
+"""Steps one after another: one loop, or loops over blocks of steps for memory."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from rnn_jax.cells.dense import the_carry
+from rnn_jax.time_loop import _adjoint
+from rnn_jax.time_loop._adjoint_loops import Perturbations, Step
+from rnn_jax.time_loop._step import (
+  StepConstants,
+  StepInputs,
+  make_step,
+  outputs_of,
+  start_of_step,
+)
+from rnn_jax.types import Carry, Cell, floats_of, with_floats
+
+# (constants, carry, inputs) -> (final carry, ys), of consecutive steps.
+Segment = Callable[[StepConstants, Carry, StepInputs], tuple[Carry, PyTree]]
+
+
+class LoopOptions(NamedTuple):
+  """The static arguments of `unroll` that a loop depends on.
+
+  Attributes:
+    reverse, scan_unroll, remat, forward_mode: see `unroll`.
+    project_in_blocks: whether the inputs hold xs in place of drives.
+  """
+
+  reverse: bool
+  scan_unroll: int
+  remat: str
+  forward_mode: bool
+  project_in_blocks: bool
+
+
+def run_sequentially(
+  cell: Cell,
+  options: LoopOptions,
+  constants: StepConstants,
+  carry: Carry,
+  inputs: StepInputs,
+) -> tuple[Carry, PyTree[Array]]:
+  """Returns (final carry, ys)."""
+  segment = functools.partial(_run_segment, cell, options)
+  if options.remat == "sqrt":
+    return _run_blocks(segment, constants, carry, inputs, options.reverse)
+  return segment(constants, carry, inputs)
+
+
+def _run_segment(
+  cell: Cell,
+  options: LoopOptions,
+  constants: StepConstants,
+  carry: Carry,
+  inputs: StepInputs,
+) -> tuple[Carry, PyTree[Array]]:
+  if options.project_in_blocks:
+    inputs = inputs._replace(drive=cell.project(constants.params, inputs.drive))
+  if cell.output_is_carry or len(jax.tree.leaves(carry)) > 1:
+    return _scan(cell, options, constants, carry, inputs)
+  # The carry is a single array: apply `output` to all carries after the loop. A product in it is
+  # one product then, and so is the gradient of its kernel.
+  bare = cell._replace(output=the_carry, output_is_carry=True)
+  carry, carries = _scan(bare, options, constants, carry, inputs)
+  return carry, outputs_of(cell, constants.params, carries, inputs)
+
+
+def _scan(
+  cell: Cell,
+  options: LoopOptions,
+  constants: StepConstants,
+  carry: Carry,
+  inputs: StepInputs,
+) -> tuple[Carry, PyTree[Array]]:
+  step = make_step(cell)
+  if options.remat == "step":
+    step = jax.checkpoint(step, prevent_cse=False)
+  if options.forward_mode:
+    return jax.lax.scan(
+      lambda carry, inputs: step(constants, constants, carry, inputs, None),
+      carry,
+      inputs,
+      reverse=options.reverse,
+      unroll=options.scan_unroll,
+    )
+  if len(jax.tree.leaves(floats_of(carry))) < len(jax.tree.leaves(carry)):
+    return _scan_with_integers(cell, step, options, constants, carry, inputs)
+  return _adjoint.scan(
+    step,
+    start_of_step,
+    _recurrent_product(cell),
+    constants,
+    carry,
+    inputs._replace(probe=None),
+    inputs.probe,
+    reverse=options.reverse,
+    unroll=options.scan_unroll,
+  )
+
+
+def _scan_with_integers(
+  cell: Cell,
+  step: Step,
+  options: LoopOptions,
+  constants: StepConstants,
+  carry: Carry,
+  inputs: StepInputs,
+) -> tuple[Carry, PyTree[Array]]:
+  """`_adjoint.scan` of a carry with integers.
+
+  They have no cotangent. A first loop computes them for all steps, and the second loop, which runs
+  the floats alone, reads them as inputs.
+  """
+  probe, inputs = inputs.probe, inputs._replace(probe=None)
+
+  def integers_step(carry: Carry, inputs: StepInputs) -> tuple[Carry, Carry]:
+    new, _ = step(constants, constants, carry, inputs, None)
+    return new, jax.tree.map(lambda a: None if jnp.issubdtype(a.dtype, jnp.inexact) else a, carry)
+
+  # The floats of this loop are unused: XLA removes them.
+  still = jax.lax.stop_gradient((carry, inputs))
+  last, integers = jax.lax.scan(
+    integers_step, *still, reverse=options.reverse, unroll=options.scan_unroll
+  )
+
+  def start(floats: Carry, inputs: tuple[StepInputs, Carry]) -> Carry:
+    return start_of_step(with_floats(floats, inputs[1]), inputs[0])
+
+  def floats_step(
+    held: StepConstants,
+    constants: StepConstants,
+    floats: Carry,
+    inputs: tuple[StepInputs, Carry],
+    perturbations: Perturbations | None,
+  ) -> tuple[Carry, PyTree]:
+    carry = with_floats(floats, inputs[1])
+    new, y = step(held, constants, carry, inputs[0], perturbations)
+    return floats_of(new), y
+
+  floats, ys = _adjoint.scan(
+    floats_step,
+    start,
+    _recurrent_product(cell),
+    constants,
+    floats_of(carry),
+    (inputs, integers),
+    probe,
+    reverse=options.reverse,
+    unroll=options.scan_unroll,
+  )
+  return with_floats(floats, last), ys
+
+
+def _recurrent_product(cell: Cell) -> Callable[[StepConstants, Carry], PyTree]:
+  return lambda constants, carry: cell.recur(constants.params, carry)
+
+
+def _run_blocks(
+  segment: Segment,
+  constants: StepConstants,
+  carry: Carry,
+  inputs: StepInputs,
+  reverse: bool,
+) -> tuple[Carry, PyTree[Array]]:
+  """Runs blocks of √T steps, each recomputed in the backward pass; the last steps may be fewer."""
+  num_steps = jax.tree.leaves(inputs)[0].shape[0]
+  block = math.isqrt(num_steps - 1) + 1
+  whole = num_steps - num_steps % block
+  recomputed = jax.checkpoint(segment, prevent_cse=False)
+
+  def blocks(carry: Carry) -> tuple[Carry, PyTree]:
+    folded = jax.tree.map(lambda a: a[:whole].reshape(-1, block, *a.shape[1:]), inputs)
+    run = functools.partial(recomputed, constants)
+    carry, ys = jax.lax.scan(run, carry, folded, reverse=reverse)
+    return carry, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
+
+  def rest(carry: Carry) -> tuple[Carry, PyTree]:
+    return recomputed(constants, carry, jax.tree.map(lambda a: a[whole:], inputs))
+
+  if whole == num_steps:
+    return blocks(carry)
+  if reverse:
+    carry, late = rest(carry)
+    carry, early = blocks(carry)
+  else:
+    carry, early = blocks(carry)
+    carry, late = rest(carry)
+  return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
