@@ -109,11 +109,12 @@ def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> Non
 def params_checked_on_error(cell: Cell, params: Params, xs: Array) -> Iterator[None]:
   """If the body fails because the params have wrong shapes, raises an error that says so.
 
-  The shapes are checked on failure only: to trace `cell.init` would slow down every call.
+  The shapes are checked on failure only: to trace `cell.init` would slow down every call. A
+  ValueError passes, since cells raise it with a message of their own.
   """
   try:
     yield
-  except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+  except (AttributeError, IndexError, KeyError, TypeError) as error:
     if xs.ndim == 3 and (misfit := _misfit(cell, params, xs.shape[-1])):
       raise ValueError(misfit) from error
     raise
