@@ -77,7 +77,7 @@ UNROLL = [
   (
     loop(np.zeros((T, B, 7), np.float32)),
     ValueError,
-    words("params must fit the cell and xs [T, B, 7]: params['w_x'] must be [7, 16], got [2, 16]."),
+    words("xs must be [..., 2], got [5, 3, 7]."),
   ),
   (
     lambda: unroll(make_cell("lstm", H + 1), PARAMS, XS),
