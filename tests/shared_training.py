@@ -1,4 +1,4 @@
-"""A run whose batch is shared by devices; as a program, one of two processes that share it."""
+"""Trains a run whose batch several devices share; as a program, one of two such processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from training_problem import MODEL, batch_of, start
 
-from experiments.cli import command_line
+from experiments.cli import command_line, flag_table
 from experiments.runtime import hosts
 from experiments.sweep.config import engine_flags
 from rnn_jax.losses import squared_error
@@ -23,7 +23,7 @@ OPTIMIZER = make_optimizer("adam", 0.1, 0.1)
 
 
 def trained(devices):
-  """State and metrics of two calls, of three updates each, on this process's devices."""
+  """Returns this process's (state, metrics) after each of two calls of three updates."""
   count = len(devices)
   total = functools.partial(psum, count=count)
 
@@ -71,5 +71,5 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-  engine_flags.define_processes()
+  flag_table.define(engine_flags.PROCESSES)
   command_line.run(main)

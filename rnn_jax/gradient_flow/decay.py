@@ -1,37 +1,39 @@
-"""What a lag profile amounts to: its rate of decay, its half-life, how far it remembers."""
+"""Summaries of a lag profile: decay rate, half-life, effective memory."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from rnn_jax import checks
-from rnn_jax.types import Array
 
 
-def decay_rate(profile: Array, first: int = 0, last: int | None = None) -> Array:
-  """Slope of ln φ_k by least squares over the lags k = first … last, in nats a step.
+def decay_rate(
+  profile: ArrayLike, first: int = 0, last: int | None = None
+) -> Float[Array, "*batch"]:
+  """Returns the slope of ln φ_k, by least squares over the lags k = first … last, in nats a step.
 
     rate = Σ_k (k − k̄) ln φ_k / Σ_k (k − k̄)²        φ_k ∝ e^(rate · k)
 
-  Negative where the gradient decays, positive where it grows. Nothing is left out of the fit: where
-  φ is exactly zero in the range the rate is −inf, and where it is NaN or infinite the rate is NaN.
+  Negative where the gradient decays, positive where it grows. No lag is left out of the fit: the
+  rate is −inf if φ is exactly zero at one of them, and NaN if φ is NaN or infinite.
 
   Cost: O(lags).
 
   Args:
-    profile: log₁₀ φ_k, [lag, ...], as `lag_profile` gives it. Of several examples, each has its own
-      rate; for the rate of their geometric mean, average the profile first.
-    first: shortest lag of the fit; the first few, where the loss itself is felt, may be left out.
-    last: longest lag of the fit, itself included; the last one of the profile if None.
+    profile: log₁₀ φ_k, [lag, ...], from `lag_profile`. Each example has its own rate; for the rate
+      of their geometric mean, average the profile first.
+    first: shortest lag of the fit; leaves out the first lags, which the loss itself shapes.
+    last: longest lag of the fit, inclusive; the last lag of the profile if None.
   Returns:
     [...], ln φ per step.
   Raises:
-    TypeError, ValueError: a lag that the profile does not have, or a range of less than two lags.
+    TypeError, ValueError: a lag that the profile does not have, or a range of fewer than two lags.
   """
   profile = _check_profile(profile)
   longest = profile.shape[0] - 1
@@ -51,8 +53,8 @@ def decay_rate(profile: Array, first: int = 0, last: int | None = None) -> Array
   return jnp.where(unknown, jnp.full_like(slope, jnp.nan), slope)
 
 
-def half_life(rate: Any) -> Array:
-  """Steps in which the gradient halves: −ln 2 / rate, and inf where it does not decay.
+def half_life(rate: ArrayLike) -> Float[Array, "*batch"]:
+  """Returns the steps in which the gradient halves: −ln 2 / rate, or inf where it does not decay.
 
   Where it grows (rate > 0), `half_life(-rate)` is the number of steps in which it doubles.
 
@@ -68,17 +70,17 @@ def half_life(rate: Any) -> Array:
   return jnp.where(jnp.isnan(rate), rate, steps)
 
 
-def effective_memory(profile: Array, epsilon: Any) -> Array:
-  """The least lag k with φ_k < ε φ_0: from there on, less than the share ε is felt.
+def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[Array, "*batch"]:
+  """Returns the least lag k with φ_k < ε φ_0, where less than the share ε of the gradient is left.
 
   Cost: O(lags).
 
   Args:
-    profile: log₁₀ φ_k, [lag, ...], as `lag_profile` gives it.
+    profile: log₁₀ φ_k, [lag, ...], from `lag_profile`.
     epsilon: ε, above 0 and at most 1.
   Returns:
     [...], in steps, as floats: inf where no lag of the profile is below (the memory is longer than
-    was measured), NaN where φ_0 is zero or infinite, or where a NaN comes first.
+    the profile), NaN where φ_0 is zero or infinite, or where a NaN comes first.
   Raises:
     TypeError, ValueError: an empty profile, or ε out of range.
   """
@@ -94,7 +96,8 @@ def effective_memory(profile: Array, epsilon: Any) -> Array:
   return jnp.where(unknown, jnp.full_like(memory, jnp.nan), memory)
 
 
-def _check_profile(profile: Any) -> Array:
+def _check_profile(profile: ArrayLike) -> Float[Array, "*lags"]:
+  """Returns the profile as an array."""
   profile = jnp.asarray(profile)
   if profile.ndim == 0 or profile.shape[0] == 0:
     raise ValueError(f"profile must be [lag, ...] with at least one lag, got {profile.shape}.")

@@ -1,8 +1,8 @@
-"""The first value of a training step that is NaN or infinite: where and when it arose."""
+"""The first NaN or infinity of a training step: where and when it arose."""
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,30 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Bool, Int, Key, PyTree, Shaped
 
-from rnn_jax.losses import masked_mean
-from rnn_jax.modules import DeepRNN
-from rnn_jax.probes import tree_norm
-from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
+from rnn_jax.gradient_flow.training_step import StepTensors, step_tensors
+from rnn_jax.modules import AnyArray, DeepRNN
+from rnn_jax.types import Carry, Params
 
 
 class NonFinite(NamedTuple):
-  """The first entry that is not finite, in the order of computation.
+  """The first non-finite entry, in the order of computation.
 
   Attributes:
-    phase: `params` (as the step found them), `forward`, `backward` or `update`.
-    layer: from 0, as in the params' names, `layers_0`; None outside of the layers.
-    time: from 0; None for what has no time.
-    tensor: forward `xs`, `targets`, `initial_carry`, `drive`, `recurrent`, a leaf of the carry that
-      leaves the step (`hidden`, `cell`), `output`, `readout`, `loss` (of a step), `mean_loss`;
-      backward the same names for dL/d of it, the name of a param for its gradient, and `grad_norm`,
-      which may overflow though every entry is finite; else the name of a param.
-    entry: its index; for a tensor at a time, (example, unit).
-    value: `nan` or `inf`, which stands for −inf too.
-    largest: the largest finite size of any entry up to there.
-    overflow: whether that is above the square root of the largest float, 1.8e19 in float32: numbers
-      grew until products left the range, and nothing else need be wrong.
+    phase: `params` (before the step), `forward`, `backward` or `update`.
+    layer: from 0, as in the names of the params, `layers_0`; None outside the layers.
+    time: from 0; None for tensors without time.
+    tensor: in `forward` one of `xs`, `targets`, `initial_carry`, `drive`, `recurrent`, a leaf of
+      the carry that leaves the step (`hidden`, `cell`), `output`, `readout`, `loss` (of a step),
+      `mean_loss`. In `backward` the same names for dL/d of them, the name of a param for its
+      gradient, and `grad_norm`, which may overflow although every entry is finite. Otherwise the
+      name of a param.
+    entry: index of the entry; (example, unit) for a tensor at a time.
+    value: `nan` or `inf`, which stands for −inf, too.
+    largest: largest finite absolute value of any entry up to there.
+    overflow: whether `largest` is above the square root of the largest float, 1.8e19 in float32:
+      numbers grew until their products left the range, and nothing else need be wrong.
   """
 
   phase: str
@@ -46,286 +46,188 @@ class NonFinite(NamedTuple):
   overflow: bool
 
 
-class _Record(NamedTuple):
-  """What a layer computes, in this order, at each step; leaves [T, B, ...]."""
+class _Tensor(NamedTuple):
+  """A tensor of the training step, or its part at one time; attributes as in NonFinite."""
 
-  drive: Drive
-  recurrent: Any
-  carry: Carry
-  output: Any
-
-
-class _Forward(NamedTuple):
-  """What the network computes, in this order."""
-
-  layers: tuple[_Record, ...]
-  readout: Array  # [T, B, O]
-  loss: Array  # [T, B]
-  mean_loss: Array
-
-
-class _Slots(NamedTuple):
-  """Zeros that are added where a forward tensor is made, so that their gradient is dL/d of it."""
-
-  layers: tuple[_Record, ...]
-  readout: Array
-
-
-# (phase, layer, time, name, array)
-_Tensor = tuple[str, int | None, int | None, str, np.ndarray]
+  phase: str
+  layer: int | None
+  time: int | None
+  name: str
+  array: np.ndarray
 
 
 def first_nonfinite(
   model: DeepRNN,
-  params: Any,
-  batch: Any,
+  params: Params,
+  batch: PyTree,
   loss: Callable[[Array, Array], Array],
   *,
   carries: Sequence[Carry] | None = None,
   optimizer: optax.GradientTransformation | None = None,
-  opt_state: Any = None,
-  key: Array | None = None,
+  opt_state: optax.OptState | None = None,
+  key: Key[Array, ""] | None = None,
   **time: Any,
 ) -> NonFinite | None:
-  """Computes a training step again and says where its first NaN or infinity arose.
+  """Recomputes a training step and returns its first NaN or infinity.
 
     params → xs, targets → layer 0: t = 0 … T−1 → layer 1 … → readout → loss → mean loss
     → dL/dreadout: t = T−1 … 0 → top layer: t = T−1 … 0 → … → dL/dparams → ‖dL/dparams‖ → update
 
-  Within a layer and a step: drive, recurrent, carry, output, and backward the other way round. Of a
-  lower layer's late step and a higher layer's early one the lower layer's comes first; with
-  `reverse`, a layer's time runs the other way. Backward, h_t is the carry that leaves step t and
-  dL/dh_t its total derivative, of the mean loss of the batch: a derivative that breaks inside of
-  step t is found in `recurrent` or `drive` at t, or, on the way of h_{t−1}, in its leaf at t−1.
+  Within a layer and a step the order is drive, recurrent, carry, output, and the reverse in the
+  backward pass. All steps of a lower layer come before those of a higher one; with `reverse`, time
+  runs the other way. In the backward pass, h_t is the carry that leaves step t and dL/dh_t its
+  total derivative, of the mean loss of the batch. A derivative that breaks inside step t is found
+  in `recurrent` or `drive` at t, or, if it reaches h_{t−1}, in that leaf at t−1.
 
-  What the step itself ignores does not count: padding (beyond `lengths`), and readout, target and
-  loss where the mask is False; their gradients count, as they do in training.
+  Values that the step ignores do not count: padding (beyond `lengths`), and readout, target and
+  loss where the mask is False. Their gradients count, as they do in training.
 
-  Cost: a training step that keeps every tensor, compiled once for the cells and shapes,
-  and a look at each of them on the host. To be run when something has gone wrong; not jit-able.
+  Cost: a training step that keeps every tensor, compiled once for the cells and shapes, and a check
+  of each tensor on the host. Meant for a step that has gone wrong; it cannot be jitted.
 
   Args:
-    model, loss, carries, key, **time: as `rnn_jax.training.update` takes them.
+    model, loss, carries, key, **time: see `rnn_jax.training.update`.
     params: of the model, before the update.
     batch: xs [T, B, D] or tokens [T, B], targets, mask [T, B], lengths [B] or None.
-    optimizer, opt_state: to look at the updated params too.
+    optimizer, opt_state: to check the updated params, too.
   Returns:
-    The place; None if all is finite.
+    The NonFinite; None if everything is finite.
   Raises:
-    ValueError: a pooled network, whose loss belongs to no step.
+    ValueError: a pooled network, whose loss does not belong to a step.
   """
   if model.pooled:
     raise ValueError("model must not be pooled, since a pooled loss belongs to no step.")
-  time.pop("remat", None)  # what is stored and what is computed again are the same
+  time.pop("remat", None)  # rematerialized values equal stored ones
   if time.get("clip_carry") is not None:
-    time["clip_carry"] /= batch.mask.shape[1]  # of the mean loss, an example has a share
+    time["clip_carry"] /= batch.mask.shape[1]  # one example's share of the mean loss
   if batch.lengths is not None:
     time["lengths"] = batch.lengths
-  model = model.clone(cells=tuple(model.cells))  # to be hashed
-  forward, grads, cotangents, grad_norm = _training_step(
-    model, loss, params, batch, carries, key, **time
-  )
-  lengths = time.get("lengths")
+  model = model.clone(cells=tuple(model.cells))  # makes the model hashable
+  step = step_tensors(model, loss, params, batch, carries, key, **time)
   steps = range(batch.mask.shape[0])
   order = steps[::-1] if time.get("reverse") else steps
-
-  def tensors() -> Iterator[_Tensor]:
-    yield from _params("params", params)
-    xs = batch.xs
-    if lengths is not None:
-      xs = _where(np.arange(len(steps))[:, None] < np.asarray(lengths)[None], xs)
-    inputs = {"xs": xs, "targets": _where(batch.mask, batch.targets)}
-    yield from _by_time("forward", None, inputs, steps)
-    for i, record in enumerate(forward.layers):
-      if carries is not None:
-        yield from _whole("forward", i, {"initial_carry": carries[i]})
-      yield from _by_time("forward", i, record._asdict(), order)
-    ends = {"readout": forward.readout, "loss": forward.loss}
-    ends = {name: _where(batch.mask, a) for name, a in ends.items()}
-    yield from _by_time("forward", None, ends, steps)
-    yield from _whole("forward", None, {"mean_loss": forward.mean_loss})
-    yield from _by_time("backward", None, {"readout": cotangents.readout}, steps[::-1])
-    for i, record in reversed(list(enumerate(cotangents.layers))):
-      backwards = dict(reversed(record._asdict().items()))
-      yield from _by_time("backward", i, backwards, order[::-1])
-    yield from _params("backward", grads)
-    yield from _whole("backward", None, {"grad_norm": grad_norm})
-    if optimizer is not None:
-      updates, _ = jax.jit(optimizer.update)(grads, opt_state, params)
-      yield from _params("update", optax.apply_updates(params, updates))
-
-  return _first(tensors())
+  tensors = [
+    _params("params", params),
+    _inputs(batch, time.get("lengths")),
+    _forward(step, carries, order),
+    _results(step, batch.mask),
+    _backward(step, order),
+  ]
+  if optimizer is not None:
+    tensors.append(_updated(optimizer, step.grads, opt_state, params))
+  return _first(itertools.chain.from_iterable(tensors))
 
 
-def describe_nonfinite(place: NonFinite) -> str:
-  """The place in words: `backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5], …`."""
-  layer = None if place.layer is None else f"layers_{place.layer}"
-  layer = None if layer and place.tensor.startswith(layer) else layer
-  time = None if place.time is None else f"time {place.time}"
-  where = ", ".join(part for part in (place.phase, layer, time) if part)
-  of_loss = place.phase == "backward" and place.tensor != "grad_norm"
-  name = f"dL/d({place.tensor})" if of_loss else place.tensor
-  at = f" at {list(place.entry)}" if place.entry else ""
-  cause = ": an overflow" if place.overflow else ""
-  return f"{where}: {name} is {place.value}{at}{cause}, after entries up to {place.largest:.2g}"
+def describe_nonfinite(found: NonFinite) -> str:
+  """Returns one line: `backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5], …`."""
+  layer = None if found.layer is None else f"layers_{found.layer}"
+  layer = None if layer and found.tensor.startswith(layer) else layer
+  time = None if found.time is None else f"time {found.time}"
+  where = ", ".join(part for part in (found.phase, layer, time) if part)
+  is_derivative = found.phase == "backward" and found.tensor != "grad_norm"
+  name = f"dL/d({found.tensor})" if is_derivative else found.tensor
+  at = f" at {list(found.entry)}" if found.entry else ""
+  cause = ": an overflow" if found.overflow else ""
+  return f"{where}: {name} is {found.value}{at}{cause}, after entries up to {found.largest:.2g}"
 
 
-@functools.partial(
-  jax.jit, static_argnames=("model", "loss", "reverse", "scan_unroll", "forward_mode")
-)
-def _training_step(
-  model: DeepRNN,
-  loss: Callable[[Array, Array], Array],
-  params: Any,
-  batch: Any,
-  carries: Sequence[Carry] | None,
-  key: Array | None,
-  **time: Any,
-) -> tuple[_Forward, Any, _Slots, Array]:
-  """Every tensor of a forward pass, dL/dparams, dL/d of the forward tensors, ‖dL/dparams‖."""
-  dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
-
-  def objective(params: Any, slots: _Slots | None) -> tuple[Array, _Forward]:
-    network: Callable[..., Any] = model.apply
-    layers, readout = network(
-      {"params": params},
-      batch.xs,
-      model.cell_params({"params": params}),
-      carries,
-      slots,
-      key=cell_key,
-      deterministic=key is None,
-      rngs=None if key is None else {"dropout": dropout_key},
-      method=_network,
-      **time,
-    )
-    losses = loss(readout, batch.targets)
-    mean = masked_mean(losses, batch.mask)
-    return mean, _Forward(layers, readout, losses, mean)
-
-  shapes = jax.eval_shape(objective, params, None)[1]
-  slots = _zeros(_Slots(shapes.layers, shapes.readout))
-  # A counter in a carry is an integer; its derivative is of no size.
-  gradient = jax.grad(objective, argnums=(0, 1), has_aux=True, allow_int=True)
-  (grads, cotangents), forward = gradient(params, slots)
-  return forward, grads, cotangents, tree_norm(grads)
+# Tensors in the order of computation. All of these are lazy: the search ends at the first
+# non-finite entry.
 
 
-def _network(
-  model: DeepRNN,
-  xs: Array,
-  params: Sequence[Params],
-  carries: Sequence[Carry] | None,
-  slots: _Slots | None,
-  *,
-  deterministic: bool,
-  key: Array | None = None,
-  **time: Any,
-) -> tuple[tuple[_Record, ...], Array]:
-  """`DeepRNN.__call__` layer by layer, with all that is computed on the way; and the readout."""
-  ys, records = model.encode(xs), []
-  if carries is None and model.learned_carry:
-    carries = model.learned_carries(ys.shape[1])
-  for i, cell in enumerate(model.cells):
-    if i > 0:
-      ys = model.between(ys, deterministic=deterministic)
-    watched = _watched(cell, params[i], None if slots is None else slots.layers[i])
-    carry = watched.initial_carry(ys.shape[1:2])
+def _inputs(batch: PyTree, lengths: Int[AnyArray, " B"] | None) -> Iterator[_Tensor]:
+  """Yields xs and targets, without padding and masked steps."""
+  steps = range(batch.mask.shape[0])
+  xs = batch.xs
+  if lengths is not None:
+    xs = _where(np.arange(len(steps))[:, None] < np.asarray(lengths)[None], xs)
+  inputs = {"xs": xs, "targets": _where(batch.mask, batch.targets)}
+  yield from _by_time("forward", None, inputs, steps)
+
+
+def _forward(
+  step: StepTensors, carries: Sequence[Carry] | None, order: Iterable[int]
+) -> Iterator[_Tensor]:
+  """Yields the tensors of the layers, the layer nearest the input first."""
+  for i, layer in enumerate(step.forward.layers):
     if carries is not None:
-      carry = (carries[i], carry[1])
-    layer_key = None if key is None else jax.random.fold_in(key, i)
-    _, record = unroll(watched, params[i], ys, carry, key=layer_key, **time)
-    records.append(record)
-    ys = record.output
-  readout = model.readout(ys)
-  return tuple(records), readout if slots is None else readout + slots.readout
+      yield from _timeless("forward", i, {"initial_carry": carries[i]})
+    yield from _by_time("forward", i, layer._asdict(), order)
 
 
-def _watched(cell: Cell, params: Params, slots: _Record | None) -> Cell:
-  """The cell, with its record as the output; its carry holds the recurrent product too."""
-
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Any:
-    carry = cell.initial_carry(batch_shape, dtype)
-    prepared = jax.eval_shape(cell.prepare, params)
-    return carry, _zeros(jax.eval_shape(cell.recur, prepared, carry))
-
-  def project(params: Params, xs: Array, key: Array | None = None) -> Any:
-    drive = cell.project(params, xs, key)
-    return drive if slots is None else jax.tree.map(jnp.add, drive, slots.drive), slots
-
-  def recur(params: Params, carry: Any) -> Any:
-    return cell.recur(params, carry[0])
-
-  def update(params: Params, carry: Any, drive: Any, recurrent: Any) -> Any:
-    drive, slot = drive
-    if slot is not None:
-      recurrent = jax.tree.map(jnp.add, recurrent, slot.recurrent)
-    new = cell.update(params, carry[0], drive, recurrent)
-    return new if slot is None else jax.tree.map(jnp.add, new, slot.carry), recurrent
-
-  def output(params: Params, carry: Any, drive: Any) -> _Record:
-    (new, recurrent), (drive, slot) = carry, drive
-    y = cell.output(params, new, drive)
-    y = y if slot is None else jax.tree.map(jnp.add, y, slot.output)
-    return _Record(drive, recurrent, new, y)
-
-  return Cell(
-    init=cell.init,
-    initial_carry=initial_carry,
-    prepare=cell.prepare,
-    project=project,
-    recur=recur,
-    update=update,
-    output=output,
-  )
+def _results(step: StepTensors, mask: Bool[AnyArray, "T B"]) -> Iterator[_Tensor]:
+  """Yields readout and loss without masked steps, and the mean loss."""
+  results = {"readout": step.forward.readout, "loss": step.forward.loss}
+  masked = {name: _where(mask, a) for name, a in results.items()}
+  yield from _by_time("forward", None, masked, range(len(mask)))
+  yield from _timeless("forward", None, {"mean_loss": step.forward.mean_loss})
 
 
-def _zeros(shapes: Any) -> Any:
-  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+def _backward(step: StepTensors, order: Sequence[int]) -> Iterator[_Tensor]:
+  """Yields the cotangents, the top layer first, then the gradients and their norm."""
+  readout = {"readout": step.cotangents.readout}
+  yield from _by_time("backward", None, readout, reversed(range(len(order))))
+  for i, layer in reversed(list(enumerate(step.cotangents.layers))):
+    backwards = dict(reversed(layer._asdict().items()))
+    yield from _by_time("backward", i, backwards, order[::-1])
+  yield from _params("backward", step.grads)
+  yield from _timeless("backward", None, {"grad_norm": step.grad_norm})
 
 
-def _where(keep: Any, a: Any) -> np.ndarray:
-  """`a` with zeros where its leading axes [T, B] are not to be kept."""
+def _updated(
+  optimizer: optax.GradientTransformation,
+  grads: Params,
+  opt_state: optax.OptState | None,
+  params: Params,
+) -> Iterator[_Tensor]:
+  """Yields the updated params."""
+  updates, _ = jax.jit(optimizer.update)(grads, opt_state, params)
+  yield from _params("update", optax.apply_updates(params, updates))
+
+
+def _params(phase: str, tree: Params) -> Iterator[_Tensor]:
+  """Yields the leaves of a pytree with the structure of the model's params."""
+  for name, a in _named(tree).items():
+    top = name.split(".")[0]
+    layer = int(top.removeprefix("layers_")) if top.startswith("layers_") else None
+    yield _Tensor(phase, layer, None, name, a)
+
+
+def _timeless(phase: str, layer: int | None, tree: PyTree) -> Iterator[_Tensor]:
+  """Yields the leaves of a pytree without a time axis."""
+  for name, a in _named(tree).items():
+    yield _Tensor(phase, layer, None, name, a)
+
+
+def _by_time(
+  phase: str, layer: int | None, trees: Mapping[str, PyTree], steps: Iterable[int]
+) -> Iterator[_Tensor]:
+  """Yields the leaves [T, ...] step by step; within a step, in the order of `trees`."""
+  # One tree at a time: jax sorts the keys of a dict.
+  named = {name: a for tree in trees.items() for name, a in _named(dict([tree])).items()}
+  for t in steps:
+    for name, a in named.items():
+      yield _Tensor(phase, layer, t, name, a[t])
+
+
+def _where(keep: Bool[AnyArray, "T B"], a: Shaped[AnyArray, "T B *rest"]) -> np.ndarray:
+  """Returns `a` with zeros where `keep` is False."""
   keep = np.asarray(keep).reshape(*keep.shape, *(1,) * (a.ndim - keep.ndim))
   return np.where(keep, np.asarray(a), np.zeros((), a.dtype))
 
 
-def _named(tree: Any) -> dict[str, np.ndarray]:
-  """Leaves by the names on the way to them; those without NaN and infinities are left out."""
+def _named(tree: PyTree) -> dict[str, np.ndarray]:
+  """Returns the real and complex leaves, by their paths."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-  # The one state of a plain cell has no name of its own.
+  # The carry of a cell with one leaf has no name of its own.
   names = ["hidden" if name == "carry" else name.removeprefix("carry.") for name in names]
   named = zip(names, (leaf for _, leaf in leaves), strict=True)
   return {name: np.asarray(a) for name, a in named if jnp.issubdtype(a.dtype, jnp.inexact)}
 
 
-def _params(phase: str, tree: Any) -> Iterator[_Tensor]:
-  """What has the structure of the model's params."""
-  for name, a in _named(tree).items():
-    top = name.split(".")[0]
-    layer = int(top.removeprefix("layers_")) if top.startswith("layers_") else None
-    yield phase, layer, None, name, a
-
-
-def _whole(phase: str, layer: int | None, tree: Any) -> Iterator[_Tensor]:
-  """Tensors that have no time."""
-  for name, a in _named(tree).items():
-    yield phase, layer, None, name, a
-
-
-def _by_time(
-  phase: str, layer: int | None, parts: Mapping[str, Any], steps: Iterable[int]
-) -> Iterator[_Tensor]:
-  """Tensors [T, ...], step by step; in a step, in the order of `parts`."""
-  # One by one: as a pytree, a dict is in the order of its names.
-  named = {name: a for part in parts.items() for name, a in _named(dict([part])).items()}
-  for t in steps:
-    for name, a in named.items():
-      yield phase, layer, t, name, a[t]
-
-
 def _first(tensors: Iterable[_Tensor]) -> NonFinite | None:
+  """Returns the first non-finite entry of the tensors; None if there is none."""
   largest = 0.0
   for phase, layer, time, name, a in tensors:
     finite = np.isfinite(a)

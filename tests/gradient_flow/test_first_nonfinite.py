@@ -14,7 +14,7 @@ from networks import draw
 
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.gradient_flow import NonFinite, describe_nonfinite, first_nonfinite
-from rnn_jax.gradient_flow.first_nonfinite import _training_step
+from rnn_jax.gradient_flow.training_step import step_tensors
 from rnn_jax.losses import squared_error
 from rnn_jax.tasks import Batch
 from rnn_jax.training import TrainState, update
@@ -252,7 +252,7 @@ def test_the_step_is_the_one_that_training_makes():
 
   new, _, metrics = train(state)
   hashable = model.clone(cells=tuple(model.cells))
-  forward, grads, cotangents, grad_norm = _training_step(
+  forward, grads, cotangents, grad_norm = step_tensors(
     hashable, squared_error, params, BATCH, None, key, **arguments
   )
   np.testing.assert_allclose(forward.mean_loss, metrics.loss, rtol=1e-5)

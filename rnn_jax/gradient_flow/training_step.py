@@ -1,0 +1,200 @@
+"""Every tensor of a training step: the values in each layer, and their cotangents."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from rnn_jax.losses import masked_mean
+from rnn_jax.modules import DeepRNN
+from rnn_jax.probes import tree_norm
+from rnn_jax.time_loop import unroll
+from rnn_jax.types import Carry, Cell, Drive, Params
+
+
+class LayerTensors(NamedTuple):
+  """What a layer computes at each step, in this order; leaves [T, B, ...]."""
+
+  drive: Drive
+  recurrent: PyTree[Array]
+  carry: Carry
+  output: PyTree[Array]
+
+
+class ForwardTensors(NamedTuple):
+  """What the network and the loss compute, in this order."""
+
+  layers: tuple[LayerTensors, ...]
+  readout: Float[Array, "T B O"]
+  loss: Float[Array, "T B"]
+  mean_loss: Float[Array, ""]
+
+
+class Slots(NamedTuple):
+  """Zeros added to each forward tensor, so that their gradient is dL/d of that tensor."""
+
+  layers: tuple[LayerTensors, ...]
+  readout: Float[Array, "T B O"]
+
+
+class StepTensors(NamedTuple):
+  """All tensors of a training step.
+
+  Attributes:
+    forward: the forward tensors.
+    grads: dL/dparams.
+    cotangents: dL/d of the forward tensors.
+    grad_norm: ‖dL/dparams‖.
+  """
+
+  forward: ForwardTensors
+  grads: Params
+  cotangents: Slots
+  grad_norm: Float[Array, ""]
+
+
+@functools.partial(
+  jax.jit, static_argnames=("model", "loss", "reverse", "scan_unroll", "forward_mode")
+)
+def step_tensors(
+  model: DeepRNN,
+  loss: Callable[[Array, Array], Array],
+  params: Params,
+  batch: PyTree,
+  carries: Sequence[Carry] | None,
+  key: Key[Array, ""] | None,
+  **time: Any,
+) -> StepTensors:
+  """Computes all tensors of a training step.
+
+  Args:
+    model: the network, hashable: its cells are a tuple.
+    loss, carries, key, **time: see `rnn_jax.training.update`.
+    params: of the model.
+    batch: xs, targets, mask and lengths, as `rnn_jax.tasks.Batch` has them.
+  Returns:
+    The StepTensors, of the mean loss of the batch.
+  """
+  dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
+
+  def objective(params: Params, slots: Slots | None) -> tuple[Array, ForwardTensors]:
+    network: Callable[..., Any] = model.apply
+    layers, readout = network(
+      {"params": params},
+      batch.xs,
+      model.cell_params({"params": params}),
+      carries,
+      slots,
+      key=cell_key,
+      deterministic=key is None,
+      rngs=None if key is None else {"dropout": dropout_key},
+      method=_run,
+      **time,
+    )
+    losses = loss(readout, batch.targets)
+    mean = masked_mean(losses, batch.mask)
+    return mean, ForwardTensors(layers, readout, losses, mean)
+
+  shapes = jax.eval_shape(objective, params, None)[1]
+  slots = _zeros(Slots(shapes.layers, shapes.readout))
+  # `allow_int`: carries may hold integer step counters, whose cotangents have dtype float0.
+  gradient = jax.grad(objective, argnums=(0, 1), has_aux=True, allow_int=True)
+  (grads, cotangents), forward = gradient(params, slots)
+  return StepTensors(forward, grads, cotangents, tree_norm(grads))
+
+
+def _run(
+  model: DeepRNN,
+  xs: Float[Array, "T B D"] | Int[Array, "T B"],
+  params: Sequence[Params],
+  carries: Sequence[Carry] | None,
+  slots: Slots | None,
+  *,
+  deterministic: bool,
+  key: Key[Array, ""] | None = None,
+  **time: Any,
+) -> tuple[tuple[LayerTensors, ...], Float[Array, "T B O"]]:
+  """Runs `DeepRNN.__call__` layer by layer: returns (tensors of each layer, readout)."""
+  ys, layers = model.encode(xs), []
+  if carries is None and model.learned_carry:
+    carries = model.learned_carries(ys.shape[1])
+  for i, cell in enumerate(model.cells):
+    if i > 0:
+      ys = model.between(ys, deterministic=deterministic)
+    watched = _watched(cell, params[i], None if slots is None else slots.layers[i])
+    carry = watched.initial_carry(ys.shape[1:2])
+    if carries is not None:
+      carry = carry._replace(carry=carries[i])
+    layer_key = None if key is None else jax.random.fold_in(key, i)
+    _, tensors = unroll(watched, params[i], ys, carry, key=layer_key, **time)
+    layers.append(tensors)
+    ys = tensors.output
+  readout = model.readout(ys)
+  return tuple(layers), readout if slots is None else readout + slots.readout
+
+
+class _Watched(NamedTuple):
+  """Carry of a watched cell: its own carry, and the recurrent product of the last step."""
+
+  carry: Carry
+  recurrent: PyTree[Array]
+
+
+def _watched(cell: Cell, params: Params, slots: LayerTensors | None) -> Cell:
+  """Returns the cell with its LayerTensors as the output, each with its slot added."""
+
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> _Watched:
+    carry = cell.initial_carry(batch_shape, dtype)
+    prepared = jax.eval_shape(cell.prepare, params)
+    return _Watched(carry, _zeros(jax.eval_shape(cell.recur, prepared, carry)))
+
+  def project(
+    params: Params, xs: Array, key: Key[Array, ""] | None = None
+  ) -> tuple[Drive, LayerTensors | None]:
+    drive = cell.project(params, xs, key)
+    return drive if slots is None else jax.tree.map(jnp.add, drive, slots.drive), slots
+
+  def recur(params: Params, carry: _Watched) -> PyTree[Array]:
+    return cell.recur(params, carry.carry)
+
+  def update(
+    params: Params,
+    carry: _Watched,
+    drive: tuple[Drive, LayerTensors | None],
+    recurrent: PyTree[Array],
+  ) -> _Watched:
+    own, slot = drive
+    if slot is not None:
+      recurrent = jax.tree.map(jnp.add, recurrent, slot.recurrent)
+    new = cell.update(params, carry.carry, own, recurrent)
+    new = new if slot is None else jax.tree.map(jnp.add, new, slot.carry)
+    return _Watched(new, recurrent)
+
+  def output(
+    params: Params, carry: _Watched, drive: tuple[Drive, LayerTensors | None]
+  ) -> LayerTensors:
+    own, slot = drive
+    y = cell.output(params, carry.carry, own)
+    y = y if slot is None else jax.tree.map(jnp.add, y, slot.output)
+    return LayerTensors(own, carry.recurrent, carry.carry, y)
+
+  return Cell(
+    init=cell.init,
+    initial_carry=initial_carry,
+    prepare=cell.prepare,
+    project=project,
+    recur=recur,
+    update=update,
+    output=output,
+  )
+
+
+def _zeros(shapes: PyTree) -> PyTree[Array]:
+  """Returns zeros of these shapes and dtypes."""
+  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
