@@ -20,7 +20,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.cli import command_line, parsers
+from experiments.cli import command_line, flag_table
+from experiments.cli.flag_table import Flag
+from experiments.cli.parsers import integer, number
 from experiments.language_model import flags as language_flags
 from experiments.language_model import plot, resume, trained_model
 from experiments.language_model.report import loss_text, metrics
@@ -34,38 +36,47 @@ from experiments.networks import cell_table
 from experiments.runtime import backend, compilation_cache, exits, locks, signals
 from rnn_jax.text import WordVocabulary, line_spans, load_corpus, make_source
 
-
-def define_flags() -> None:
-  """Defines the flags of this command."""
-  single, integer = parsers.define, parsers.integer
-  language_flags.define()
-  flags.DEFINE_string("output_dir", "results/language_model", "Folder of the model.")
-  flags.DEFINE_boolean("overwrite", False, "Replace a different model in the output folder.")
-  single(
+TABLE = (
+  *language_flags.TABLE,
+  Flag("output_dir", "results/language_model", str, "Folder of the model."),
+  Flag(
+    "overwrite",
+    "false",
+    None,
+    "Replace the model in --output_dir. An unfinished training with the same settings resumes in "
+    "any case.",
+  ),
+  Flag(
     "checkpoint_every",
     "500",
     integer("checkpoint_every"),
     "Updates between checkpoints, from which an interrupted training resumes; rounded up to a "
     f"multiple of {CHUNK}.",
-  )
-  flags.DEFINE_string(
-    "evaluate", None, "Do not train; print the loss of the model in --output_dir on this file."
-  )
-  flags.DEFINE_boolean("sample", False, "Do not train; generate text with the model.")
-  flags.DEFINE_string("prime", "", "Text that a sample continues; if empty, it starts a new line.")
-  single("length", "1000", integer("length"), "Largest number of tokens in a sample.")
-  flags.DEFINE_boolean("until_eos", False, "End a sample at its first <eos>, the end of a line.")
-  single(
+  ),
+  Flag("sample", "false", None, "Do not train; generate text with the model in --output_dir."),
+  Flag("prime", "", str, "Text that a sample continues; if empty, it starts a new line."),
+  Flag("length", "1000", integer("length"), "Largest number of tokens in a sample."),
+  Flag("until_eos", "false", None, "End a sample at its first <eos>, the end of a line."),
+  Flag(
     "temperature",
     "1",
-    parsers.number("temperature", "a number of at least 0", lambda v: v >= 0),
+    number("temperature", "a number of at least 0", lambda v: v >= 0),
     "Temperature of a sample, by which the logits are divided; 0 always takes the likeliest token.",
-  )
-  single(
+  ),
+  Flag(
     "top_k",
     "all",
     integer("top_k", none="all"),
     "Draw a sample's tokens from the k likeliest only, or from all.",
+  ),
+)
+
+
+def define_flags() -> None:
+  """Defines the flags of this command."""
+  flag_table.define(TABLE)
+  flags.DEFINE_string(
+    "evaluate", None, "Do not train; print the loss of the model in --output_dir on this file."
   )
 
 

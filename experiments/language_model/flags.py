@@ -7,8 +7,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import command_line, parsers
-from experiments.cli.parsers import choice, integer, number, positive
+from experiments.cli import command_line
+from experiments.cli.flag_table import Flag
+from experiments.cli.parsers import Parse, choice, integer, number, positive
 from experiments.language_model.settings import (
   CHARACTERS,
   CHUNK,
@@ -23,7 +24,7 @@ from rnn_jax.text import READINGS, STANDARD_LIBRARY
 from rnn_jax.training import OPTIMIZERS
 
 
-def _multiple(name: str) -> parsers.Parse:
+def _multiple(name: str) -> Parse:
   """Returns a parser of multiples of `CHUNK`."""
   parse = integer(name)
 
@@ -36,59 +37,57 @@ def _multiple(name: str) -> parsers.Parse:
   return checked
 
 
-# (name, default, parser, help)
-_TEXT_FLAGS: tuple[tuple[str, str, parsers.Parse, str], ...] = (
-  (
+TABLE = (
+  Flag(
     "corpus",
     STANDARD_LIBRARY,
     str,
     f"Text to train on: path of a file, or {STANDARD_LIBRARY} for the source of Python's standard "
     "library.",
   ),
-  (
+  Flag(
     "characters",
     "all",
     integer("characters", none="all"),
     "Number of bytes to use, from the beginning of the text, or all.",
   ),
-  (
+  Flag(
     "level",
     CHARACTERS,
     choice("level", LEVELS),
     "Kind of token: char, one byte; word, a run of letters and digits, or any other single "
     "character; whitespace, everything between white space, for text that is already tokenized.",
   ),
-  (
+  Flag(
     "min_count",
     "2",
     integer("min_count"),
     "Words that occur less often than this in the training text become <unk>. With 1 no word does, "
     "and the model learns nothing about <unk>.",
   ),
-  (
+  Flag(
     "max_vocabulary",
     "none",
     integer("max_vocabulary", minimum=3, none="none"),
-    "Largest vocabulary of words, including <unk> and <eos>, or none for no limit. The rarest "
-    "words become <unk>.",
+    "Largest vocabulary of words, including <unk> and <eos>, or none for no limit. "
+    "The rarest words become <unk>.",
   ),
-  (
+  Flag(
     "validation_share",
     "0.05",
     number("validation_share", "a number from 0 to below 1", lambda v: 0 <= v < 1),
     "Share of the text, at its end, to hold out. The params with the lowest held-out loss are "
     "kept; with 0, those with the lowest training loss.",
   ),
-)
-
-_TRAINING_FLAGS: tuple[tuple[str, str, parsers.Parse, str], ...] = (
-  (
+  Flag(
     "embedding_size",
     "none",
     integer("embedding_size", none="none"),
     "Size of a learned embedding of the tokens, or none for one-hot tokens.",
   ),
-  (
+  Flag("tied", "false", None, "Use the transposed embedding as the kernel of the readout."),
+  *networks.TABLE,
+  Flag(
     "reading",
     "stream",
     choice("reading", READINGS),
@@ -96,57 +95,52 @@ _TRAINING_FLAGS: tuple[tuple[str, str, parsers.Parse, str], ...] = (
     "window; windows, from random positions, each with a new carry; lines, whole lines up to "
     "<eos>, each with a new carry.",
   ),
-  (
+  Flag(
     "window",
     "64",
     integer("window"),
     "Time steps (tokens) of a window. Gradients do not reach further back. With --reading=lines, "
     "longer lines are skipped.",
   ),
-  ("batch_size", "32", integer("batch_size"), "Number of windows in a batch."),
-  ("steps", "1000", _multiple("steps"), f"Number of updates, a multiple of {CHUNK}."),
-  ("optimizer", "adam", choice("optimizer", OPTIMIZERS), f"Optimizer: {', '.join(OPTIMIZERS)}."),
-  ("learning_rate", "0.002", positive("learning_rate"), "Peak learning rate."),
-  (
+  Flag("batch_size", "32", integer("batch_size"), "Number of windows in a batch."),
+  Flag("steps", "1000", _multiple("steps"), f"Number of updates, a multiple of {CHUNK}."),
+  Flag(
+    "optimizer", "adam", choice("optimizer", OPTIMIZERS), f"Optimizer: {', '.join(OPTIMIZERS)}."
+  ),
+  Flag("learning_rate", "0.002", positive("learning_rate"), "Peak learning rate."),
+  Flag(
     "schedule",
     "constant",
     choice("schedule", SCHEDULES),
     "Learning rate after the warm-up: constant, or cosine, which decays to 0 at the last update.",
   ),
-  (
+  Flag(
     "warmup",
     "0",
     integer("warmup", minimum=0),
     "Number of updates over which the learning rate rises linearly from 0.",
   ),
-  (
+  Flag(
     "clip_norm",
     "1.0",
     positive("clip_norm", none="none"),
-    "Largest norm of the gradient; a larger gradient is scaled down to it. none for no clipping.",
+    "Largest norm of the gradient, or none for no clipping. A larger gradient is scaled down to "
+    "it.",
   ),
-  (
+  Flag(
     "evaluate_every",
     "200",
     _multiple("evaluate_every"),
-    f"Updates between evaluations, a multiple of {CHUNK}. Each evaluation that improves on all "
-    "before it saves the params.",
+    f"Updates between evaluations, a multiple of {CHUNK}. The params are saved whenever "
+    "the loss improves.",
   ),
-  (
+  Flag(
     "seed",
     "0",
     integer("seed", minimum=0),
     "Random seed: of params, batches and masks in training, of the tokens with --sample.",
   ),
 )
-
-
-def define() -> None:
-  """Defines the flags of `Settings`."""
-  for flag in (*_TEXT_FLAGS, *_TRAINING_FLAGS):
-    parsers.define(*flag)
-  flags.DEFINE_boolean("tied", False, "Use the transposed embedding as the kernel of the readout.")
-  networks.define()
 
 
 def given() -> Settings:

@@ -1,1 +1,1 @@
-"""Sequence problems: tasks and networks out of flags, and how well they do."""
+"""The sequence problem command: training and evaluation on one problem of each shape."""

@@ -1,24 +1,28 @@
-"""How well a network solves a sequence problem, and some of its answers."""
+"""Evaluation of a network on a sequence problem: loss, accuracy and examples of its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
-from experiments.sequence_problem.settings import Problem, Settings
+from experiments.sequence_problem.problem import Problem
+from experiments.sequence_problem.settings import Settings
 from rnn_jax.losses import masked_mean
-from rnn_jax.modules import ConditionedDecoder, EncoderDecoder
+from rnn_jax.modules import ConditionedDecoder, DecoderInputs, EncoderDecoder
 from rnn_jax.sampling import decode
-from rnn_jax.tasks import Batch
+from rnn_jax.tasks import Batch, Task
 from rnn_jax.tasks.digits import LETTERS
 from rnn_jax.tasks.tagging import class_entropy
 from rnn_jax.text import Vocabulary
 from rnn_jax.text.python_source import CLASSES
-from rnn_jax.types import Array
+from rnn_jax.training import Model
+from rnn_jax.types import Params
 
 EOS = 0
 NUM_EXAMPLES = 5
@@ -31,136 +35,167 @@ _SIGNS = {
   "comment": "c",
   "operator": "o",
 }
-# Of the same images, each shown whole: 0.97 of the second half, learned from the first.
+# Trained on the first half of the same images, and tested on the second half.
 PUBLISHED: Mapping[str, Any] = {
   "accuracy": 0.97,
-  "of": "a support vector machine that sees whole images, on the same ones",
+  "of": "a support vector machine on whole images, with the same split",
   "source": "https://scikit-learn.org/stable/auto_examples/classification/"
   "plot_digits_classification.html",
 }
 
 
-def judge(settings: Settings, problem: Problem, params: Any, key: Array) -> dict[str, Any]:
-  """Loss, accuracy and examples on the test part, or on sequences drawn anew.
+def evaluate(
+  settings: Settings, problem: Problem, params: Params, key: Key[Array, ""]
+) -> dict[str, Any]:
+  """Computes loss, accuracy and examples, on the test part or on newly drawn sequences.
 
-  Accuracy is the share of right answers; of a network that writes, the share of sequences that are
-  right to their `<eos>`, written greedily. `sampled_accuracy` is that of sequences drawn at
-  temperature 1.
+  The accuracy of a classifier is the share of correct classes. That of a decoder is the share of
+  sequences whose tokens are all correct, `<eos>` included, under greedy decoding;
+  `sampled_accuracy` is the same for sequences drawn at temperature 1.
 
   Args:
-    settings: of the problem.
+    settings: the settings of the problem.
     problem: task and network.
-    params: trained.
+    params: the trained params.
     key: random key.
   Returns:
-    What result.json says of it.
+    Entries of result.json.
   """
-  task, model = problem.test, problem.model
-  variables = {"params": params}
+  task, variables = problem.test, {"params": params}
   data_key, decode_key = jax.random.split(key)
   batch: Batch = jax.jit(task.batch)(task.data, data_key)
-
-  @jax.jit
-  def answers(variables: Any, batch: Batch) -> tuple[Array, Array]:
-    apply: Callable[..., Any] = model.apply
-    time = {} if batch.lengths is None else {"lengths": batch.lengths}
-    _, outputs = apply(variables, batch.xs, **time)
-    loss = masked_mean(task.loss(outputs, batch.targets), batch.mask)
-    return loss, jnp.argmax(outputs, axis=-1)
-
-  loss, best = jax.device_get(answers(variables, batch))
-  right = np.asarray(batch.targets) == best
-  verdict: dict[str, Any] = {
+  loss_and_answers = jax.jit(functools.partial(_loss_and_answers, task, problem.model))
+  loss, answers = jax.device_get(loss_and_answers(variables, batch))
+  batch = jax.device_get(batch)
+  metrics: dict[str, Any] = {
     "problem": settings.problem,
     "held_out": batch.mask.shape[1],
     "loss": float(loss),
     "baseline": task.baseline,
     "unit": task.unit,
   }
-  batch = jax.device_get(batch)
-  if isinstance(model, ConditionedDecoder | EncoderDecoder):
-    num_steps = len(batch.mask)
-
-    @jax.jit
-    def greedy_and_sampled(variables: Any, xs: Any) -> tuple[Array, Array]:
-      return (
-        decode(model, variables, xs, decode_key, num_steps, eos=EOS, temperature=0),
-        decode(model, variables, xs, decode_key, num_steps, eos=EOS),
-      )
-
-    greedy, sampled = jax.device_get(greedy_and_sampled(variables, batch.xs))
-    verdict["accuracy"] = _share_equal(greedy, batch.targets)
-    verdict["sampled_accuracy"] = _share_equal(sampled, batch.targets)
-    verdict["examples"] = _generated(settings, batch, greedy, sampled)
+  if isinstance(problem.model, ConditionedDecoder | EncoderDecoder):
+    return metrics | _decoder_metrics(settings, problem.model, variables, batch, decode_key)
+  metrics["accuracy"] = float(np.mean((batch.targets == answers)[batch.mask]))
+  if problem.vocabulary is not None:
+    metrics["baseline_given_character"] = class_entropy(problem.train.data, given_character=True)
+    metrics["examples"] = _tagging_examples(problem.vocabulary, batch, answers)
   else:
-    verdict["accuracy"] = float(np.mean(right[batch.mask]))
-    if problem.vocabulary is not None:
-      verdict["baseline_given_character"] = class_entropy(problem.train.data, given_character=True)
-      verdict["examples"] = _tagged(problem.vocabulary, batch, best)
-    else:
-      verdict["published"] = dict(PUBLISHED)
-      verdict["examples"] = [
-        {"digit": str(digit), "answer": str(answer)}
-        for digit, answer in zip(batch.targets[-1], best[-1][:NUM_EXAMPLES], strict=False)
-      ]
-  return verdict
+    metrics["published"] = dict(PUBLISHED)
+    metrics["examples"] = [
+      {"digit": str(digit), "answer": str(answer)}
+      for digit, answer in zip(
+        batch.targets[-1][:NUM_EXAMPLES], answers[-1][:NUM_EXAMPLES], strict=True
+      )
+    ]
+  return metrics
 
 
-def lines(verdict: Mapping[str, Any]) -> list[str]:
-  """A verdict, as a reader is told of it."""
-  unit = verdict["unit"]
-  told = [
-    f"{verdict['problem']}, {verdict['held_out']} held out: loss {verdict['loss']:.4f} {unit}, "
-    f"baseline {verdict['baseline']:.4f}"
-  ]
-  if "baseline_given_character" in verdict:
-    told[0] += f", {verdict['baseline_given_character']:.4f} who sees the character alone"
-  told.append(f"accuracy {verdict['accuracy']:.4f}")
-  if "sampled_accuracy" in verdict:
-    told[-1] += f" of sequences written greedily, {verdict['sampled_accuracy']:.4f} of sampled ones"
-  if "published" in verdict:
-    published = verdict["published"]
-    told.append(f"published {published['accuracy']}: {published['of']}, {published['source']}")
-  for example in verdict["examples"]:
-    shown = [f"  {name} {value}" for name, value in example.items()]
-    # A character and its class are one above the other.
-    told += (
-      [f"  {name:8}{v}" for name, v in example.items()] if "text" in example else ["".join(shown)]
+def summary(metrics: Mapping[str, Any]) -> list[str]:
+  """Returns the metrics as lines of text."""
+  unit = metrics["unit"]
+  line = (
+    f"{metrics['problem']}: loss {metrics['loss']:.4f} {unit} on {metrics['held_out']} held-out "
+    f"examples, baseline {metrics['baseline']:.4f}"
+  )
+  if "baseline_given_character" in metrics:
+    line += f", {metrics['baseline_given_character']:.4f} given the character"
+  lines = [line]
+  if "sampled_accuracy" in metrics:
+    lines.append(
+      f"accuracy {metrics['accuracy']:.4f} of whole sequences under greedy decoding, "
+      f"{metrics['sampled_accuracy']:.4f} sampled at temperature 1"
     )
-  return told
+  else:
+    lines.append(f"accuracy {metrics['accuracy']:.4f}")
+  if "published" in metrics:
+    published = metrics["published"]
+    lines.append(f"published: {published['accuracy']}, {published['of']}, {published['source']}")
+  for example in metrics["examples"]:
+    if "text" in example:  # each class is below its character
+      lines += [f"  {name:8}{value}" for name, value in example.items()]
+    else:
+      lines.append("".join(f"  {name} {value}" for name, value in example.items()))
+  return lines
 
 
-def _share_equal(generated: Any, targets: Any) -> float:
-  """The share of sequences that are right; past its end each is `<eos>`."""
+def _loss_and_answers(
+  task: Task, model: Model, variables: dict[str, Params], batch: Batch
+) -> tuple[Float[Array, ""], Int[Array, "T B"]]:
+  """Returns the mean loss, and the likeliest class or token at each step."""
+  apply: Callable[..., Any] = model.apply
+  time = {} if batch.lengths is None else {"lengths": batch.lengths}
+  _, outputs = apply(variables, batch.xs, **time)
+  loss = masked_mean(task.loss(outputs, batch.targets), batch.mask)
+  return loss, jnp.argmax(outputs, axis=-1)
+
+
+def _decoder_metrics(
+  settings: Settings,
+  model: ConditionedDecoder | EncoderDecoder,
+  variables: dict[str, Params],
+  batch: Batch,
+  key: Key[Array, ""],
+) -> dict[str, Any]:
+  """Returns accuracies and examples of generated sequences."""
+  num_steps = len(batch.mask)
+
+  @jax.jit
+  def greedy_and_sampled(
+    variables: dict[str, Params], xs: DecoderInputs
+  ) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+    return (
+      decode(model, variables, xs, key, num_steps, eos=EOS, temperature=0),
+      decode(model, variables, xs, key, num_steps, eos=EOS),
+    )
+
+  greedy, sampled = jax.device_get(greedy_and_sampled(variables, batch.xs))
+  return {
+    "accuracy": _share_correct(greedy, np.asarray(batch.targets)),
+    "sampled_accuracy": _share_correct(sampled, np.asarray(batch.targets)),
+    "examples": _decoder_examples(settings, batch, greedy, sampled),
+  }
+
+
+def _share_correct(generated: Int[np.ndarray, "T B"], targets: Int[np.ndarray, "T B"]) -> float:
+  """Returns the share of correct sequences; both are filled up with `<eos>` past their end."""
   return float(np.mean(np.all(generated == targets, axis=0)))
 
 
-def _generated(settings: Settings, batch: Batch, greedy: Any, sampled: Any) -> list[dict[str, str]]:
-  spelled = settings.problem == "one_to_many"
+def _decoder_examples(
+  settings: Settings,
+  batch: Batch,
+  greedy: Int[np.ndarray, "T B"],
+  sampled: Int[np.ndarray, "T B"],
+) -> list[dict[str, str]]:
+  """Returns the first sequences as text: source, target, and what the decoder generates."""
+  is_spelling = settings.problem == "one_to_many"
 
-  def words(tokens: Any) -> str:
-    """Tokens up to their `<eos>`."""
+  def text(tokens: Iterable[Any]) -> str:
+    """Formats tokens up to their first `<eos>`."""
     symbols = [int(token) for token in tokens]
     symbols = symbols[: symbols.index(EOS)] if EOS in symbols else symbols
-    return "".join(LETTERS[s - 1] if spelled else str(s) for s in symbols)
+    return "".join(LETTERS[s - 1] if is_spelling else str(s) for s in symbols)
 
-  rows = []
+  examples = []
   for b in range(min(NUM_EXAMPLES, batch.mask.shape[1])):
-    source = {} if spelled else {"source": words(batch.xs.source[:, b])}
-    target, best, drawn = (words(tokens[:, b]) for tokens in (batch.targets, greedy, sampled))
-    rows.append({**source, "target": target, "greedy": best, "sampled": drawn})
-  return rows
+    source = {} if is_spelling else {"source": text(batch.xs.source[:, b])}
+    target, best, drawn = (text(tokens[:, b]) for tokens in (batch.targets, greedy, sampled))
+    examples.append({**source, "target": target, "greedy": best, "sampled": drawn})
+  return examples
 
 
-def _tagged(vocabulary: Vocabulary, batch: Batch, best: Any) -> list[dict[str, str]]:
-  """Lines of text, with a sign for each character's class below."""
-  rows = []
+def _tagging_examples(
+  vocabulary: Vocabulary, batch: Batch, answers: Int[np.ndarray, "T B"]
+) -> list[dict[str, str]]:
+  """Returns the first lines of text, each with a sign for the class of every character."""
+  examples = []
   for b in range(min(NUM_EXAMPLES, batch.mask.shape[1])):
     valid = batch.mask[:, b]
-    text, *classes = (np.asarray(a)[valid, b] for a in (batch.xs, batch.targets, best))
-    right, answer = ("".join(_SIGNS[CLASSES[i]] for i in of) for of in classes)
-    # A character of one place each, whatever the text holds.
-    shown = vocabulary.decode(text).decode("latin-1")
-    shown = "".join(c if c.isprintable() else "·" for c in shown)
-    rows.append({"text": shown, "classes": right, "answer": answer})
-  return rows
+    tokens, *classes = (np.asarray(a)[valid, b] for a in (batch.xs, batch.targets, answers))
+    right, answer = ("".join(_SIGNS[CLASSES[i]] for i in row) for row in classes)
+    # latin-1 shows every byte as one character, so that the signs stay aligned.
+    text = vocabulary.decode(tokens).decode("latin-1")
+    text = "".join(c if c.isprintable() else "·" for c in text)
+    examples.append({"text": text, "classes": right, "answer": answer})
+  return examples

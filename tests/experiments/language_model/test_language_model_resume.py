@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from lock_holder import held_elsewhere
 
-from experiments.cli import command_line
 from experiments.language_model import __main__ as language_model
 from experiments.language_model import run, trained_model
 from experiments.language_model.training import Evaluation, best_evaluation
+from experiments.runtime import exits
 
 TEXT = b'the cat sat on the mat.\n\nthe dog (a big one) barked: "who sat?"\n' * 40
 
@@ -153,7 +153,7 @@ def stopped(folders, program, monkeypatch, tmp_path):
           yield call
 
       # `interrupted` would end this process.
-      patch.setattr(command_line, "interrupted", lambda message, status: sys.exit(status))
+      patch.setattr(exits, "interrupted", lambda message, status: sys.exit(status))
       patch.setattr(run, "train", interrupted)
       assert program(f"--output_dir={made}") == 143
   shutil.copytree(made, folder)

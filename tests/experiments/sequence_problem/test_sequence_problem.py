@@ -1,4 +1,4 @@
-"""Sequence problems: their flags, their training, and the verdict on it."""
+"""The sequence problem command: its flags, its training and its evaluation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 
 from experiments.networks.layers import Layers
 from experiments.sequence_problem import __main__ as sequence_problem
-from experiments.sequence_problem import evaluation
-from experiments.sequence_problem import settings as problem_settings
-from experiments.sequence_problem.settings import PROBLEMS, Settings, make_problem
+from experiments.sequence_problem import evaluation, training
+from experiments.sequence_problem import problem as problem_module
+from experiments.sequence_problem.problem import make_problem
+from experiments.sequence_problem.settings import PROBLEMS, Settings
 from rnn_jax.text.python_source import CLASSES
 from rnn_jax.training import TrainState
 
@@ -47,13 +48,13 @@ SETTINGS = Settings(
 @pytest.fixture
 def call(monkeypatch, program_here):
   """`(*flags) -> exit status`, in this process."""
-  monkeypatch.setattr(problem_settings, "_HELD_OUT", 20)
+  monkeypatch.setattr(problem_module, "_MAX_TEST_SIZE", 20)
   return lambda *given: program_here(sequence_problem, *given)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_flagfile_trains_and_writes_its_verdict(problem, call, tmp_path, capsys):
-  # A text of its own, as the standard library's takes a second to cut.
+def test_flagfile_trains_and_writes_a_result(problem, call, tmp_path, capsys):
+  # Tokenizing the standard library would take a second.
   text = (f"--corpus={evaluation.__file__}",) if problem == "many_to_many" else ()
   file = FLAGFILES / f"{problem}.flags"
   assert call(f"--flagfile={file}", *TINY, *text, f"--output_dir={tmp_path}") == 0
@@ -64,16 +65,16 @@ def test_flagfile_trains_and_writes_its_verdict(problem, call, tmp_path, capsys)
   assert 0 <= result["accuracy"] <= 1
   assert len(result["examples"]) == evaluation.NUM_EXAMPLES
   assert result["versions"].keys() >= {"jax", "scikit-learn"}
-  said = capsys.readouterr().out
-  assert f"baseline {result['baseline']:.4f}" in said
-  assert f"accuracy {result['accuracy']:.4f}" in said
+  printed = capsys.readouterr().out
+  assert f"baseline {result['baseline']:.4f}" in printed
+  assert f"accuracy {result['accuracy']:.4f}" in printed
   assert ("published" in result) == (problem in ("one_to_one", "many_to_one"))
   assert ("sampled_accuracy" in result) == (problem in ("one_to_many", "encoder_decoder"))
 
 
 @pytest.fixture
 def noted(monkeypatch):
-  """The options of `update`, which learns nothing here: its loss is made of batch and masks."""
+  """The options given to `update`, replaced by one whose loss shows its batch and its masks."""
   options = {}
 
   def learn(model, optimizer, loss, state, batch, **given):
@@ -84,17 +85,17 @@ def noted(monkeypatch):
     return state, None, types.SimpleNamespace(loss=value.astype(float) / (state.step < 5))
 
   nothing = TrainState(jnp.zeros((), jnp.int32), {}, ())
-  monkeypatch.setattr(sequence_problem, "init_state", lambda *_: nothing)
-  monkeypatch.setattr(sequence_problem, "update", learn)
-  monkeypatch.setattr(sequence_problem, "_CHUNK", 3)
+  monkeypatch.setattr(training, "init_state", lambda *_: nothing)
+  monkeypatch.setattr(training, "update", learn)
+  monkeypatch.setattr(training, "_CHUNK", 3)
   return options
 
 
-def test_every_update_has_a_batch_and_masks_of_its_own(noted):
+def test_every_update_draws_a_new_batch_and_new_masks(noted):
   problem = make_problem(SETTINGS)
-  keys = sequence_problem.Keys(*jax.random.split(jax.random.key(7), 4))
+  keys = training.Keys(*jax.random.split(jax.random.key(7), 4))
   calls = []
-  _, last = sequence_problem.train(SETTINGS, problem, keys, lambda *call: calls.append(call))
+  _, last = training.train(SETTINGS, problem, keys, lambda *call: calls.append(call))
 
   def expected(step):
     batch = problem.train.batch((), jax.random.fold_in(keys.data, step))
@@ -111,7 +112,7 @@ def test_every_update_has_a_batch_and_masks_of_its_own(noted):
 def test_divergence_is_one_line(noted, call, tmp_path, capsys):
   given = ("--problem=encoder_decoder", "--dropout=0.1", "--steps=9", f"--output_dir={tmp_path}")
   assert call(*given) == 2
-  assert "error: The training diverged before update 6; try" in capsys.readouterr().err
+  assert "error: The training diverged before update 6. Try" in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 
 
@@ -124,8 +125,8 @@ def test_divergence_is_one_line(noted, call, tmp_path, capsys):
     ("many_to_one", "concat", 850, 10),  # 2 (H (1 + H + 1) + H (3 H + 1)) = 860
   ],
 )
-def test_a_network_is_as_wide_as_its_params_ask(problem, bidirectional, wanted, width, monkeypatch):
-  monkeypatch.setattr(problem_settings, "_HELD_OUT", 20)
+def test_hidden_size_matches_match_params(problem, bidirectional, wanted, width, monkeypatch):
+  monkeypatch.setattr(problem_module, "_MAX_TEST_SIZE", 20)
   options = (("activation", "relu"),)
   layers = dataclasses.replace(LAYERS, depth=2, hidden_size=None, options=options)
   layers = dataclasses.replace(layers, match_params=wanted)
@@ -147,43 +148,43 @@ def zeros_of(problem):
   return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
 
 
-def test_tagging_is_judged_over_the_characters_of_all_lines(tmp_path):
+def test_tagging_is_evaluated_over_the_characters_of_all_lines(tmp_path):
   file = tmp_path / "x.py"
   file.write_text("".join(f"if a{'b' * i}: x = {i}\n" for i in range(20)))
   settings = dataclasses.replace(
     SETTINGS, problem="many_to_many", corpus=str(file), sequence_length=40, bidirectional="sum"
   )
   problem = make_problem(settings)
-  verdict = evaluation.judge(settings, problem, zeros_of(problem), jax.random.key(0))
+  metrics = evaluation.evaluate(settings, problem, zeros_of(problem), jax.random.key(0))
   held_out = [f"if a{'b' * i}: x = {i}\n" for i in range(16, 20)]
   spaces = sum(line.count(" ") + 1 for line in held_out) / sum(map(len, held_out))
-  assert verdict["held_out"] == 4
-  assert verdict["accuracy"] == pytest.approx(spaces)
-  assert verdict["loss"] == pytest.approx(math.log(len(CLASSES)), rel=1e-5)
-  assert verdict["baseline"] > 1 > verdict["baseline_given_character"] == 0
-  example = next(e for e in verdict["examples"] if e["text"].endswith("16·"))
+  assert metrics["held_out"] == 4
+  assert metrics["accuracy"] == pytest.approx(spaces)
+  assert metrics["loss"] == pytest.approx(math.log(len(CLASSES)), rel=1e-5)
+  assert metrics["baseline"] > 1 > metrics["baseline_given_character"] == 0
+  example = next(e for e in metrics["examples"] if e["text"].endswith("16·"))
   assert example["classes"] == "kk." + "n" * 17 + "o.n.o.00."
   assert example["answer"] == "." * 29
-  text, classes = evaluation.lines({**verdict, "examples": [example]})[2:4]
+  text, classes = evaluation.summary({**metrics, "examples": [example]})[2:4]
   assert text.index(example["text"]) == classes.index(example["classes"])
 
 
 def test_a_generated_sequence_counts_if_every_token_is_right(monkeypatch):
-  monkeypatch.setattr(problem_settings, "_HELD_OUT", 20)
+  monkeypatch.setattr(problem_module, "_MAX_TEST_SIZE", 20)
   problem = make_problem(SETTINGS)
 
   def decode(model, variables, xs, key, num_steps, *, eos, temperature=1.0):
     targets = jnp.concatenate([xs.tokens[1:], jnp.zeros((1, 20), jnp.int32)])
     assert num_steps == len(targets)
-    # Greedily one sequence goes on where it should end; drawn ones do so in half of all cases.
+    # One greedy sequence, and half of the sampled ones, continue where they should end.
     wrong = jnp.arange(20) < (1 if temperature == 0 else 10)
     return targets + ((jnp.arange(4)[:, None] == xs.source_lengths[None]) & wrong[None])
 
   monkeypatch.setattr(evaluation, "decode", decode)
-  verdict = evaluation.judge(SETTINGS, problem, zeros_of(problem), jax.random.key(0))
-  assert verdict["accuracy"] == 19 / 20
-  assert verdict["sampled_accuracy"] == 10 / 20
-  first, second = verdict["examples"][:2]
+  metrics = evaluation.evaluate(SETTINGS, problem, zeros_of(problem), jax.random.key(0))
+  assert metrics["accuracy"] == 19 / 20
+  assert metrics["sampled_accuracy"] == 10 / 20
+  first, second = metrics["examples"][:2]
   assert first["target"] == "".join(sorted(first["source"]))
   assert first["greedy"] == first["target"] + "1"
   assert second["greedy"] == second["target"]
@@ -191,12 +192,18 @@ def test_a_generated_sequence_counts_if_every_token_is_right(monkeypatch):
 
 BAD = [
   ("--problem=one_to_all", "did you mean 'one_to_many'?"),
-  ("--pooled --problem=one_to_one", "--pooled is for many_to_one, got True with"),
-  ("--problem=one_to_many --bidirectional=sum", "--bidirectional is for many_to_one and many_to"),
-  ("--problem=one_to_one --truncation=1", "--truncation is for one_to_many and many_to_one"),
-  ("--problem=one_to_one --sequence_length=9", "--sequence_length is for many_to_one and"),
-  ("--order=sort", "--order is for encoder_decoder, got sort with --problem=many_to_one"),
-  ("--corpus=x.py", "--corpus is for many_to_many, got x.py with"),
+  ("--pooled --problem=one_to_one", "--pooled applies to many_to_one only, got True with"),
+  (
+    "--problem=one_to_many --bidirectional=sum",
+    "--bidirectional applies to many_to_one and many_to",
+  ),
+  ("--problem=one_to_one --truncation=1", "--truncation applies to one_to_many, many_to_one,"),
+  (
+    "--problem=one_to_one --sequence_length=9",
+    "--sequence_length applies to many_to_one, many_to_many and",
+  ),
+  ("--order=sort", "--order applies to encoder_decoder only, got sort with --problem=many_to_one"),
+  ("--corpus=x.py", "--corpus applies to many_to_many only, got x.py with"),
   ("--bidirectional=sum --truncation=5", "--truncation must be full with --bidirectional=sum"),
   ("--bidirectional=sum --learned_carry", "--learned_carry must be false with --bidirectional"),
   ("--bidirectional=concat --residual --depth=2", "--residual must be false with --bidirectional"),
