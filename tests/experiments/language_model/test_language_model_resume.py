@@ -243,7 +243,7 @@ def test_a_folder_in_use_by_another_process_is_refused(stopped, program, capfd):
   before = contents(stopped)
   with held_elsewhere(stopped / ".lock"):
     assert program(f"--output_dir={stopped}") == 2
-  assert "--output_dir must be a folder in which no other process is" in capfd.readouterr().err
+  assert "--output_dir must not be in use by another process" in capfd.readouterr().err
   assert contents(stopped) == before
 
 
