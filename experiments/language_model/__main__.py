@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> None:
       elif values.evaluate is not None:
         _print_loss(trained_model.load(folder), command_line.path("evaluate", values.evaluate))
       else:
-        settings = language_flags.given()
+        settings = language_flags.from_flags()
         trained_model.check_folder(folder, values.overwrite)
         with command_line.errors_name_flags():
           texts = read_texts(settings)

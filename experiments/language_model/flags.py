@@ -143,7 +143,7 @@ TABLE = (
 )
 
 
-def given() -> Settings:
+def from_flags() -> Settings:
   """Returns the settings that the flags describe.
 
   Raises:

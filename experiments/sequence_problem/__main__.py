@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
         return
       command_line.check_no_arguments(arguments)
       folder = command_line.folder("output_dir")
-      settings = problem_flags.given()
+      settings = problem_flags.from_flags()
       problem = make_problem(settings)
       settings = dataclasses.replace(settings, layers=problem.layers)
       folder.mkdir(parents=True, exist_ok=True)

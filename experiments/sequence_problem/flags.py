@@ -107,7 +107,7 @@ TABLE = (
 )
 
 
-def given() -> Settings:
+def from_flags() -> Settings:
   """Returns the settings that the flags describe.
 
   Raises:
@@ -123,7 +123,7 @@ def given() -> Settings:
       )
   if values["corpus"] != STANDARD_LIBRARY:
     values["corpus"] = str(command_line.path("corpus", values["corpus"]).absolute())
-  settings = Settings(**values, layers=networks.given())
+  settings = Settings(**values, layers=networks.from_flags())
   if settings.is_bidirectional:
     _check_bidirectional(settings)
   if settings.layers.match_params is None:

@@ -95,7 +95,7 @@ def _with_matched_width(settings: Settings, input_size: int) -> Settings:
 
 def make_model(settings: Settings, task: Task) -> Model:
   """Builds the network of a problem."""
-  cells, options = networks.make_cells(settings.layers), networks.options(settings.layers)
+  cells, options = networks.make_cells(settings.layers), networks.module_options(settings.layers)
   sizes = task.output_size, task.vocabulary_size
   if settings.problem == "one_to_many":
     return ConditionedDecoder(DeepRNN(cells, *sizes, **options))
