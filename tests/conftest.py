@@ -23,10 +23,13 @@ from jaxtyping import install_import_hook
 
 # Modules whose annotations, shapes included, are checked at every call.
 CHECKED = (
-  "rnn_jax.checkpoints",
+  "experiments.language_model",
+  "experiments.sequence_problem",
+  "experiments.states",
   "experiments.sweep.engines",
   "experiments.sweep.records",
   "experiments.sweep.training",
+  "rnn_jax.checkpoints",
   "rnn_jax.gradient_flow",
   "rnn_jax.losses",
   "rnn_jax.modules",

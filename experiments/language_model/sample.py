@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Integer, Key
 
 from experiments.language_model.settings import LINES
 from experiments.language_model.trained_model import TrainedModel
@@ -77,12 +77,12 @@ def sample(
 
 def _generated(
   trained: TrainedModel,
-  tokens: Int[np.ndarray, " prime"],
+  tokens: Integer[np.ndarray, " prime"],
   length: int,
   key: Key[Array, ""],
   temperature: float,
   top_k: int | None,
-) -> Iterator[Int[np.ndarray, " chunk"]]:
+) -> Iterator[Integer[np.ndarray, " chunk"]]:
   """Reads tokens, at least one, and yields `length` tokens that follow them, in chunks."""
   model, variables = trained.model, trained.variables
   reset_at = trained.vocabulary.eos if trained.settings.reading == LINES else None

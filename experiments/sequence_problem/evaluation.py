@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 
 from experiments.sequence_problem.problem import Problem
 from experiments.sequence_problem.settings import Settings
@@ -157,7 +157,9 @@ def _decoder_metrics(
   }
 
 
-def _share_correct(generated: Int[np.ndarray, "T B"], targets: Int[np.ndarray, "T B"]) -> float:
+def _share_correct(
+  generated: Integer[np.ndarray, "T B"], targets: Integer[np.ndarray, "T B"]
+) -> float:
   """Returns the share of correct sequences; both are filled up with `<eos>` past their end."""
   return float(np.mean(np.all(generated == targets, axis=0)))
 
@@ -165,8 +167,8 @@ def _share_correct(generated: Int[np.ndarray, "T B"], targets: Int[np.ndarray, "
 def _decoder_examples(
   settings: Settings,
   batch: Batch,
-  greedy: Int[np.ndarray, "T B"],
-  sampled: Int[np.ndarray, "T B"],
+  greedy: Integer[np.ndarray, "T B"],
+  sampled: Integer[np.ndarray, "T B"],
 ) -> list[dict[str, str]]:
   """Returns the first sequences as text: source, target, and what the decoder generates."""
   is_spelling = settings.problem == "one_to_many"
@@ -186,7 +188,7 @@ def _decoder_examples(
 
 
 def _tagging_examples(
-  vocabulary: Vocabulary, batch: Batch, answers: Int[np.ndarray, "T B"]
+  vocabulary: Vocabulary, batch: Batch, answers: Integer[np.ndarray, "T B"]
 ) -> list[dict[str, str]]:
   """Returns the first lines of text, each with a sign for the class of every character."""
   examples = []

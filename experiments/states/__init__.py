@@ -1,1 +1,1 @@
-"""What the page that looks into a language model is made of."""
+"""The states command: a page that shows what the units of a language model do on a text."""

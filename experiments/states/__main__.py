@@ -1,11 +1,11 @@
-"""Writes a page to look into a language model: what its units hold while it reads a text.
+"""Writes a page that shows what the units of a language model do while it reads a text.
 
   python -m experiments.states --model=results/characters
   python -m experiments.states --model=results/characters --text=FILE --output=states.html
 
-Every character is coloured by the value of a unit or gate, to be chosen on the page; a click on one
-shows which characters before it the loss there depends on. Units that track something, such as
-quotes or indentation, are searched for, and ranked on text that had no part in the search.
+Every character is colored by the value of a unit or gate, which is selected on the page. A click on
+a character shows which earlier characters the loss after it depends on. A search finds units that
+track a feature of the text, such as quotes or indentation, and ranks them on held-out text.
 
 References:
   Karpathy, Johnson and Fei-Fei, 2015, https://arxiv.org/abs/1506.02078
@@ -13,19 +13,23 @@ References:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jaxtyping import Float, Integer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.cli import command_line, parsers
+from experiments.cli import command_line, flag_table
+from experiments.cli.flag_table import Flag
+from experiments.cli.parsers import integer
 from experiments.language_model import trained_model
+from experiments.language_model.report import token_name
 from experiments.language_model.settings import CHARACTERS
 from experiments.language_model.texts import read_texts
 from experiments.language_model.trained_model import TrainedModel
@@ -34,71 +38,81 @@ from experiments.runtime import backend, files
 from experiments.states.page import page
 from experiments.states.text_features import FEATURES, text_features
 from experiments.states.text_pieces import text_pieces
-from experiments.states.unit_search import Found, search
+from experiments.states.unit_search import Match, search
 from experiments.states.unit_values import read
 from rnn_jax.gradient_flow import saliency
 from rnn_jax.losses import bits
 
-SEARCHED = 20_000  # tokens that the search reads, where there are as many
-_TOP = 5  # units for each feature
-_LONGEST = 64  # bytes of a word, in what is read of a file
-_PLAIN_WIDTH = 100  # columns, where there is no terminal
+SEARCHED = 20_000  # tokens that the search reads, if the text has that many
+_TOP = 5  # units per feature
+_BYTES_PER_WORD = 64  # of a file, more than words have
+_PLAIN_WIDTH = 100  # columns of the output if it is not a terminal
+
+
+TABLE = (
+  Flag("model", "", str, "Folder of a trained model, as experiments.language_model writes it."),
+  Flag(
+    "text",
+    "",
+    str,
+    "Text file to read; by default the held-out part of the text that the model was trained on.",
+  ),
+  Flag("characters", "2000", integer("characters"), "Number of tokens to show on the page."),
+  Flag(
+    "reach",
+    "100",
+    integer("reach"),
+    "Number of time steps over which each loss is traced back to its inputs.",
+  ),
+  Flag("output", "states.html", str, "File name of the page."),
+)
 
 
 def define_flags() -> None:
-  """All flags of this program."""
-  integer = parsers.integer
-  flags.DEFINE_string("model", None, "Folder of a trained model, from experiments.language_model.")
-  flags.DEFINE_string("text", None, "Text to read; the part that the model was not trained on.")
-  parsers.define(
-    "characters", "2000", integer("characters"), "How much of the text to show, in tokens."
-  )
-  parsers.define(
-    "reach", "100", integer("reach"), "Steps back in time that each loss is traced to its inputs."
-  )
-  flags.DEFINE_string("output", "states.html", "File for the page.")
+  """Defines the flags of this command."""
+  flag_table.define(TABLE)
 
 
 def main(arguments: list[str]) -> None:
-  """Reads the text, searches, prints what was found, and writes the page."""
+  """Reads the text, searches it, prints the ranking and writes the page."""
   values = flags.FLAGS
   with command_line.errors_in_one_line("--model or --output could not be read or written"):
     command_line.check_no_arguments(arguments)
-    folder = command_line.path("model", values.model or "")
+    folder = command_line.path("model", values.model)
     if not values.model or not (folder / "model.json").is_file():
       raise ValueError(
-        f"--model must be the folder of a trained model, got {str(values.model or 'none')!r}."
+        f"--model must be the folder of a trained model, got {values.model or 'none'!r}."
       )
     output = command_line.path("output", values.output)
     if not values.output or output.is_dir():
       raise ValueError(f"--output must name a file, got '{values.output}'.")
     trained = trained_model.load(folder)
     count = max(values.characters, SEARCHED) + 1
-    if values.text is None:
-      name, tokens = _held_out(trained, count)
-    else:
+    if values.text:
       name, tokens = values.text, _of_file(trained, command_line.path("text", values.text), count)
-    html, found = look(trained, name, tokens, values.characters, values.reach)
-    print_ranking(found, Console())
+    else:
+      name, tokens = _held_out(trained, count)
+    html, matches = make_page(trained, name, tokens, values.characters, values.reach)
+    print_ranking(matches, Console())
     files.write_text(output, html)
-  print(f"The page is {output}, {len(html.encode()) / 1e6:.1f} MB; open it in a browser.")
+  print(f"The page is {output}, {len(html.encode()) / 1e6:.1f} MB. Open it in a browser.")
 
 
-def look(
-  trained: TrainedModel, name: str, tokens: np.ndarray, shown: int, reach: int
-) -> tuple[str, list[Found]]:
-  """Reads a text, and looks at what the model makes of it.
+def make_page(
+  trained: TrainedModel, name: str, tokens: Integer[np.ndarray, " N"], shown: int, reach: int
+) -> tuple[str, list[Match]]:
+  """Lets a model read a text, searches its units, and builds the page.
 
   Args:
     trained: the model.
-    name: of the text.
-    tokens: [N + 1], the last is only predicted; the search reads all of them.
-    shown: tokens on the page, at most.
-    reach: steps back in time that each loss is traced.
+    name: name of the text.
+    tokens: N tokens. The search reads all but the last, which is only predicted.
+    shown: largest number of tokens on the page.
+    reach: number of time steps over which each loss is traced back.
   Returns:
-    (the page, as HTML; the units that were found).
+    (the page as HTML, the units that were found).
   Raises:
-    ValueError: the text is too short, or the model's outputs on it are not finite.
+    ValueError: the text is too short, or the model's losses on it are not finite.
   """
   if len(tokens) < 2:
     raise ValueError(f"--text must hold at least 2 tokens, got {len(tokens)} in {name}.")
@@ -107,93 +121,95 @@ def look(
   if not np.isfinite(reading.losses).all():
     raise ValueError(f"--model must have finite losses on {name}, got NaN or infinity.")
   features = text_features(pieces)
-  found = search(features, {q.name: q.values for q in reading.quantities}, _TOP)
+  matches = search(features, {q.name: q.values for q in reading.quantities}, _TOP)
   shown = min(shown, len(pieces))
   reach = min(reach, shown)
-  traced = jax.jit(
-    lambda variables, tokens: saliency(trained.model, variables, tokens, reach=reach)
-  )
-  norms = traced(trained.variables, jnp.asarray(tokens[: shown + 1], jnp.int32))
-  piece = "character" if trained.settings.level == CHARACTERS else "word"
+  traced_back = jax.jit(functools.partial(saliency, trained.model, reach=reach))
+  norms = traced_back(trained.variables, jnp.asarray(tokens[: shown + 1], jnp.int32))
+  token = token_name(trained.settings)
   losses = reading.losses[:shown]
   html = page(
     "Inside a language model",
-    _about(trained, piece, name, losses),
-    piece,
+    _about(trained, token, name, losses),
+    token,
     pieces[:shown],
     [q._replace(values=q.values[:shown]) for q in reading.quantities],
     losses,
     np.asarray(norms),
-    found,
-    _method(piece, len(pieces), found),
+    matches,
+    _method(token, len(pieces), matches),
   )
-  return html, found
+  return html, matches
 
 
-def print_ranking(found: Sequence[Found], console: Console) -> None:
-  """The units that were found, as a table."""
+def print_ranking(matches: Sequence[Match], console: Console) -> None:
+  """Prints the units that were found as a table."""
   if not console.is_terminal:
     console = Console(width=_PLAIN_WIDTH, file=console.file)
   table = Table(box=None, pad_edge=False)
-  for column in ("feature of the text", "unit", "held-out r", "first half r"):
+  for column in ("feature of the text", "unit", "held-out r", "first-half r"):
     table.add_column(column, justify="right" if column.endswith(" r") else "left")
-  for f in found:
-    unit = f"{f.quantity} {f.unit}"
-    table.add_row(f.feature, unit, f"{f.held_out:.2f}", f"{f.selection:.2f}")
+  for match in matches:
+    unit = f"{match.quantity} {match.unit}"
+    table.add_row(match.feature, unit, f"{match.held_out:.2f}", f"{match.selection:.2f}")
   console.print(table)
 
 
-def _held_out(trained: TrainedModel, count: int) -> tuple[str, np.ndarray]:
-  """(name, the first tokens) of the part of its text that the model was not trained on."""
+def _held_out(trained: TrainedModel, count: int) -> tuple[str, Integer[np.ndarray, " N"]]:
+  """Returns the name and the first tokens of the text that was held out in training."""
   settings = trained.settings
   try:
     texts = read_texts(settings, trained.vocabulary)
-    corpus: Any = trained.metadata["corpus"]
+    sha256 = trained.metadata["corpus"]["sha256"]
   except (ValueError, KeyError) as error:
-    raise ValueError(f"--text must be given: the model's own is not to be had ({error})") from None
-  if texts.corpus.sha256 != corpus["sha256"]:
-    raise ValueError(f"--text must be given: {settings.corpus} is not what it was in training.")
+    raise ValueError(
+      f"--text must be given, since the model's own text cannot be read ({error})"
+    ) from None
+  if texts.corpus.sha256 != sha256:
+    raise ValueError(
+      f"--text must be given, since {settings.corpus} has changed after the model was trained."
+    )
   source = texts.held_out
   if source is None:
-    raise ValueError("--text must be given: nothing was held out when the model was trained.")
+    raise ValueError("--text must be given, since the model was trained without held-out text.")
   return f"the held-out part of {settings.corpus}", source.encode(source.symbols[:count])
 
 
-def _of_file(trained: TrainedModel, path: Path, count: int) -> np.ndarray:
-  """The first tokens of a file."""
-  length = count * (1 if trained.settings.level == CHARACTERS else _LONGEST)
+def _of_file(trained: TrainedModel, path: Path, count: int) -> Integer[np.ndarray, " N"]:
+  """Returns the first tokens of a file."""
+  length = count * (1 if trained.settings.level == CHARACTERS else _BYTES_PER_WORD)
   try:
     with path.open("rb") as file:
       text = file.read(length)
   except OSError as error:
     raise ValueError(f"--text must be a readable file, got {path} ({error.strerror}).") from None
-  try:
+  with command_line.errors_name_flags():
     return trained.vocabulary.encode(text)[:count]
-  except ValueError as error:
-    raise ValueError(f"--{error}") from None
 
 
-def _about(trained: TrainedModel, piece: str, name: str, losses: np.ndarray) -> str:
+def _about(trained: TrainedModel, token: str, name: str, losses: Float[np.ndarray, " T"]) -> str:
+  """Describes the model and the text on the page."""
   layers, count = trained.settings.layers, trained.vocabulary.size
   number = f"{layers.depth} layer{'s' if layers.depth > 1 else ''}"
   cell = f"{layers.cell} {options_text(layers.options)}".rstrip()
   loss = float(bits(jnp.mean(jnp.asarray(losses))))
   return (
-    f"{number} of {layers.hidden_size} {cell} units, {count:,} different {piece}s, after "
-    f"{trained.step:,} updates on {trained.settings.corpus}. Below are {len(losses):,} {piece}s "
-    f"from {name}, which cost it {loss:.2f} bits each."
+    f"{number} of {layers.hidden_size} {cell} units with a vocabulary of {count:,} {token}s, after "
+    f"{trained.step:,} updates on {trained.settings.corpus}. Below are {len(losses):,} {token}s "
+    f"from {name}, with a mean loss of {loss:.2f} bits."
   )
 
 
-def _method(piece: str, count: int, found: Sequence[Found]) -> str:
+def _method(token: str, count: int, matches: Sequence[Match]) -> str:
+  """Describes the search for units."""
   half = count // 2
   text = (
-    f"Pearson's r of a unit's value after each {piece} with what holds of the text there. Of all "
-    f"units, the {_TOP} best on the first {half:,} {piece}s, ranked by their r on the "
-    f"{count - half:,} after those, which had no part in the choice."
+    f"r is Pearson's correlation between the value of a unit after each {token} and the feature "
+    f"there. The {_TOP} units with the largest |r| on the first {half:,} {token}s are selected; "
+    f"they are ranked by their r on the {count - half:,} {token}s after those."
   )
-  absent = [feature for feature in FEATURES if feature not in {f.feature for f in found}]
-  return f"{text} Not in both parts: {', '.join(absent)}." if absent else text
+  absent = [feature for feature in FEATURES if feature not in {m.feature for m in matches}]
+  return f"{text} Constant in one of the two parts: {', '.join(absent)}." if absent else text
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const signed = (x) => x.toPrecision(3).replace("-", "−");
 
-// Shown now: quantity, place among its units, character whose loss is traced, character under the
-// cursor; −1 for none.
+// The current quantity and index into its units, the token whose loss is traced, and the token under
+// the cursor (-1 for none).
 let q = 0, u = 0, traced = -1, here = -1;
 
 const saliency = bytes(data.saliency.values);
@@ -19,29 +19,29 @@ function value(t) {
   return quantity.gate ? share : a * (2 * share - 1);
 }
 
-// As exact as the steps of 1/255 in which values are kept.
+// Rounded to the precision of the stored values, 1/255 of their range.
 function shown(t) {
   const quantity = data.quantities[q], a = quantity.gate ? 1 : quantity.largest[u];
   const digits = a > 0 ? clamp(2 - Math.ceil(Math.log10(a)), 0, 100) : 0;
   return value(t).toFixed(digits).replace("-", "−");
 }
 
-// What is fully red and fully blue.
+// The values that are shown in full red and in full blue.
 function bounds() {
   const quantity = data.quantities[q];
   return quantity.gate ? [0, 1] : [-quantity.typical[u], quantity.typical[u]];
 }
 
-// Red to white to blue, light enough at both ends for dark letters.
+// Red to white to blue, with ends light enough for dark letters.
 const RED = [214, 96, 77], WHITE = [255, 255, 255], BLUE = [67, 147, 195];
-function colour(x) {
+function color(x) {
   const end = x < 0.5 ? RED : BLUE, share = Math.abs(2 * x - 1);
   return "rgb(" + WHITE.map((w, i) => Math.round(w + share * (end[i] - w))).join(", ") + ")";
 }
 
-// What stands for a character that would not be seen.
+// A visible sign for an invisible character.
 function mark(piece) {
-  if (piece === "") return "·";  // a byte of a letter that is not complete yet
+  if (piece === "") return "·";  // an incomplete letter of several bytes
   if (piece === "\n") return "↵";
   if (piece === "\t") return "→";
   const code = piece.charCodeAt(0);
@@ -51,7 +51,7 @@ function mark(piece) {
 const NAMES = { " ": "a space", "\n": "a line end", "\t": "a tab", "": "part of a letter" };
 function named(t) {
   const piece = data.pieces[t];
-  return piece === undefined ? `the next ${data.piece}` : NAMES[piece] ?? `“${mark(piece) ?? piece}”`;
+  return piece === undefined ? `the next ${data.token}` : NAMES[piece] ?? `“${mark(piece) ?? piece}”`;
 }
 
 const spans = data.pieces.map((piece, t) => {
@@ -63,7 +63,7 @@ const spans = data.pieces.map((piece, t) => {
   return span;
 });
 
-// Relative size of dL_t/dx_s on a scale of decades: 1 for the largest, 0 for what is not to be seen.
+// Size of dL_t/dx_s on a logarithmic scale: 1 for the largest, 0 if it is too small to show.
 function share(t, s) {
   const lag = t - s, reach = data.saliency.reach;
   return lag < 0 || lag >= reach ? 0 : saliency[t * reach + lag] / 255;
@@ -74,16 +74,16 @@ function describe() {
   if (t < 0) return element("status").textContent = data.hint;
   const quantity = data.quantities[q];
   const probability = Math.exp(-data.losses[t]);
-  let text = `${data.piece} ${t}, ${named(t)}: ${quantity.name} ${quantity.units[u]} is ` +
-    `${shown(t)} after it; then ${named(t + 1)} has probability ` +
+  let text = `${data.token} ${t}, ${named(t)}: ${quantity.name} ${quantity.units[u]} is ` +
+    `${shown(t)} after it; ${named(t + 1)} follows with probability ` +
     `${probability.toPrecision(2)}, a loss of ${data.losses[t].toPrecision(2)} nats.`;
   if (traced >= 0) {
     const size = share(traced, t), power = data.saliency.decades * (size - 1);
     const largest = data.saliency.largest[traced];
     const least = (largest * 10 ** -data.saliency.decades).toPrecision(2);
-    text += ` The loss after ${traced} has ‖dL/dx‖ ` +
-      (t > traced ? "0 here: it is later." :
-      traced - t >= data.saliency.reach ? "not computed so far back." :
+    text += ` ‖dL/dx‖ of the loss after ${data.token} ${traced} is ` +
+      (t > traced ? "0 here, since this is later." :
+      traced - t >= data.saliency.reach ? "not computed this far back." :
       size === 0 ? `below ${least} here.` :
       `${(largest * 10 ** power).toPrecision(2)} here` +
       (t < traced ? `, at lag ${traced - t}.` : "."));
@@ -94,7 +94,7 @@ function describe() {
 function drawValues() {
   const quantity = data.quantities[q], [low, high] = bounds();
   spans.forEach((span, t) => {
-    span.style.backgroundColor = colour(clamp((value(t) - low) / (high - low), 0, 1));
+    span.style.backgroundColor = color(clamp((value(t) - low) / (high - low), 0, 1));
   });
   element("quantity").value = q;
   element("unit").value = quantity.units[u];
@@ -103,7 +103,7 @@ function drawValues() {
     `of ${quantity.total}` : `${quantity.units.length} of ${quantity.total} are on this page`;
   element("low").textContent = (quantity.gate ? "" : "≤ ") + signed(low);
   element("high").textContent = (quantity.gate ? "" : "≥ ") + signed(high);
-  for (const row of element("found").querySelectorAll("tr[data-q]")) {
+  for (const row of element("matches").querySelectorAll("tr[data-q]")) {
     const current = Number(row.dataset.q) === q && Number(row.dataset.unit) === quantity.units[u];
     row.setAttribute("aria-current", current);
   }
@@ -134,8 +134,8 @@ function remember() {
 function recall() {
   const state = new URLSearchParams(location.hash.slice(1));
   const known = data.quantities.findIndex((quantity) => quantity.name === state.get("q"));
-  const best = data.found.reduce(
-    (a, b) => (Math.abs(b.held_out) > Math.abs(a.held_out) ? b : a), data.found[0]);
+  const best = data.matches.reduce(
+    (a, b) => (Math.abs(b.held_out) > Math.abs(a.held_out) ? b : a), data.matches[0]);
   q = known >= 0 ? known : best ? number(best.quantity) : 0;
   u = nearest(known >= 0 ? Number(state.get("u")) || 0 : best ? best.unit : 0);
   const t = state.has("t") ? Number(state.get("t")) : -1;
@@ -144,12 +144,12 @@ function recall() {
   spans[traced]?.scrollIntoView({ block: "center" });
 }
 
-// The place of the quantity of this name.
+// The index of the quantity with this name.
 function number(name) {
   return data.quantities.findIndex((quantity) => quantity.name === name);
 }
 
-// The place of the unit on the page that comes nearest to this number.
+// The index of the unit on the page that is closest to this number.
 function nearest(unit) {
   const units = data.quantities[q].units;
   let best = 0;
@@ -182,7 +182,7 @@ element("about").textContent = data.about;
 element("help").textContent = data.help;
 element("method").textContent = data.method;
 element("scale").style.background =
-  `linear-gradient(to right, ${[0, 0.5, 1].map(colour).join(", ")})`;
+  `linear-gradient(to right, ${[0, 0.5, 1].map(color).join(", ")})`;
 element("text").append(...spans);
 
 data.quantities.forEach((quantity, i) => {
@@ -190,27 +190,27 @@ data.quantities.forEach((quantity, i) => {
 });
 
 let group = null;
-for (const found of data.found) {
-  if (found.feature !== group) {
-    group = found.feature;
-    const head = element("found").insertRow().appendChild(document.createElement("th"));
+for (const match of data.matches) {
+  if (match.feature !== group) {
+    group = match.feature;
+    const head = element("matches").insertRow().appendChild(document.createElement("th"));
     head.colSpan = 3;
     head.scope = "rowgroup";
     head.textContent = group;
   }
-  const row = element("found").insertRow(), button = document.createElement("button");
-  row.dataset.q = number(found.quantity);
-  row.dataset.unit = found.unit;
-  button.textContent = `${found.quantity} ${found.unit}`;
+  const row = element("matches").insertRow(), button = document.createElement("button");
+  row.dataset.q = number(match.quantity);
+  row.dataset.unit = match.unit;
+  button.textContent = `${match.quantity} ${match.unit}`;
   row.insertCell().append(button);
-  for (const r of [found.held_out, found.selection]) {
+  for (const r of [match.held_out, match.selection]) {
     const cell = row.insertCell();
     cell.className = "number";
     cell.textContent = r.toFixed(2).replace("-", "−");
   }
   row.addEventListener("click", () => {
     q = Number(row.dataset.q);
-    u = nearest(found.unit);
+    u = nearest(match.unit);
     remember();
   });
 }

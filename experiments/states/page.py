@@ -1,4 +1,4 @@
-"""The page of hidden states: one HTML file that holds text, values, saliency and ranking."""
+"""The page of hidden states: one HTML file with text, values, saliency and ranking."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from experiments.states.unit_search import Found
+from experiments.states.unit_search import Match
 from experiments.states.unit_values import Quantity
 
 TEMPLATE, SCRIPT = (Path(__file__).with_suffix(kind) for kind in (".html", ".js"))
-MAX_VALUES = 6_000_000  # a byte each, 4/3 of it in the file
-DECADES = 2  # of saliency that are shown
-_TYPICAL = 0.98  # share of a unit's values inside the range of colours
+MAX_VALUES = 6_000_000  # one byte each, 4/3 bytes in the file
+DECADES = 2  # range of the saliency that is shown
+_TYPICAL = 0.98  # share of a unit's values within the range of the color scale
 
 
 def page(
   title: str,
   about: str,
-  piece: str,
+  token: str,
   pieces: Sequence[str],
   quantities: Sequence[Quantity],
-  losses: np.ndarray,
-  saliency: np.ndarray,
-  found: Sequence[Found],
+  losses: Float[np.ndarray, " T"],
+  saliency: Float[np.ndarray, "T reach"],
+  matches: Sequence[Match],
   method: str,
 ) -> str:
-  """One HTML file that needs nothing else: no network, no other file.
+  """Returns a self-contained HTML page, which loads no other file and needs no network.
 
-  What comes from the text or the model gets into the page as data, never as HTML: inside the file
-  as JSON without a `<`, on the screen as plain text. Values are kept in steps of 1/255 of their
-  range: a gate's is from 0 to 1, any other unit's from −a to a, a its own largest absolute value.
-  Where there are too many units for a page, it holds those that were found and then the first.
+  Text and names enter the page as data, never as HTML: in the file as JSON without `<`, on the
+  screen as plain text. Values are rounded to 1/255 of their range, which is from 0 to 1 for a gate,
+  and from −a to a for any other unit, where a is its largest absolute value. If there are more
+  units than a page can hold, it holds those of the matches first, then the first others.
 
   Args:
-    title: of the page.
-    about: what the model is.
-    piece: what a piece of the text is called: `character`, `word`.
-    pieces: of the text, T of them.
-    quantities: values [T, units].
-    losses: [T], nats.
-    saliency: [T, reach]; NaN where there is nothing.
-    found: by the search.
-    method: how it was found.
+    title: title of the page.
+    about: description of the model.
+    token: what a token is called: `character` or `word`.
+    pieces: the text of each of T tokens.
+    quantities: values of all units and gates.
+    losses: losses in nats.
+    saliency: norms of dL_t/dx_{t−k}; NaN where t − k is negative.
+    matches: the units that were found.
+    method: description of the search.
   Returns:
     The HTML.
   """
@@ -54,31 +55,33 @@ def page(
   data = {
     "title": title,
     "about": about,
-    "help": f"Click a {piece} to see what the loss after it depends on: the bars beneath the text "
-    f"are ‖dL/dx‖ of each {piece} before it, on a logarithmic scale of {DECADES} decades, full "
-    "height for the largest; click again to end that. Arrow keys go from unit to unit.",
-    "hint": f"Point at a {piece} for its value, click it for what the loss after it depends on.",
+    "help": f"Click a {token} to see what the loss that follows it depends on: the bars below the "
+    f"text show ‖dL/dx‖ of each {token} before it, on a logarithmic scale of {DECADES} decades "
+    "below the largest. Click again to hide the bars. The arrow keys switch units.",
+    "hint": f"Point at a {token} to see its value. Click it to see what the loss that follows it "
+    "depends on.",
     "method": method,
-    "piece": piece,
+    "token": token,
     "pieces": list(pieces),
     "losses": [round(float(loss), 4) for loss in losses],
-    "quantities": [_packed(quantity, _units(quantity, found, shown)) for quantity in quantities],
+    "quantities": [_packed(quantity, _units(quantity, matches, shown)) for quantity in quantities],
     "saliency": _packed_saliency(saliency),
-    "found": [f._asdict() for f in found],
+    "matches": [match._asdict() for match in matches],
   }
   text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
   template, script = (path.read_text(encoding="utf-8") for path in (TEMPLATE, SCRIPT))
   return template.replace("{{script}}", script).replace("{{data}}", text)
 
 
-def _units(quantity: Quantity, found: Sequence[Found], shown: int) -> list[int]:
-  """The units that the page holds, in order."""
+def _units(quantity: Quantity, matches: Sequence[Match], shown: int) -> list[int]:
+  """Returns the units on the page, in order: those of the matches, then others up to `shown`."""
   total = quantity.values.shape[1]
-  first = dict.fromkeys([f.unit for f in found if f.quantity == quantity.name])
+  first = dict.fromkeys([match.unit for match in matches if match.quantity == quantity.name])
   return sorted([*first, *(i for i in range(total) if i not in first)][: max(shown, len(first))])
 
 
 def _packed(quantity: Quantity, units: Sequence[int]) -> Mapping[str, Any]:
+  """Returns some units of a quantity as JSON data, with the range of each."""
   values = np.asarray(quantity.values, np.float64)[:, units]
   largest = np.abs(values).max(axis=0)
   scaled = values if quantity.gate else 0.5 + 0.5 * values / np.where(largest > 0, largest, 1)
@@ -93,8 +96,8 @@ def _packed(quantity: Quantity, units: Sequence[int]) -> Mapping[str, Any]:
   }
 
 
-def _packed_saliency(saliency: np.ndarray) -> Mapping[str, Any]:
-  """Logarithms, from 0 for 10^-DECADES of the step's largest norm to 1 for that norm."""
+def _packed_saliency(saliency: Float[np.ndarray, "T reach"]) -> Mapping[str, Any]:
+  """Returns saliency as JSON data: 1 for a loss's largest norm, 0 for 10^-DECADES of it."""
   norms = np.nan_to_num(np.asarray(saliency, np.float64))
   largest = norms.max(axis=1)
   relative = norms / np.where(largest > 0, largest, 1)[:, None]
@@ -106,11 +109,11 @@ def _packed_saliency(saliency: np.ndarray) -> Mapping[str, Any]:
   }
 
 
-def _rounded(numbers: np.ndarray) -> list[float]:
+def _rounded(numbers: Float[np.ndarray, " N"]) -> list[float]:
   return [float(f"{a:.4g}") for a in numbers]
 
 
-def _base64(shares: np.ndarray) -> str:
-  """Numbers from 0 to 1, a byte each, row by row."""
+def _base64(shares: Float[np.ndarray, ...]) -> str:
+  """Encodes numbers from 0 to 1 as one byte each, row by row."""
   steps = np.rint(255 * np.clip(shares, 0, 1)).astype(np.uint8)
   return base64.b64encode(steps.tobytes()).decode("ascii")

@@ -1,4 +1,4 @@
-"""What there is to keep track of in a text: quotes, comments, brackets, lines, indentation."""
+"""Features of a text that a unit may track: quotes, comments, brackets, lines, indentation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 FEATURES = (
   "inside quotes",
@@ -20,58 +21,42 @@ FEATURES = (
 )
 
 _LINE = 80  # characters that count as 1 in the position
-_INDENT = 4  # columns of a level, and of a tab
+_INDENT = 4  # columns of an indentation level, and of a tab
 _STRING_PREFIX = re.compile("[bfrtu]{0,2}", re.IGNORECASE)
 
 
-def text_features(pieces: Sequence[str]) -> dict[str, np.ndarray]:
-  """What holds after each piece of a text, as far as the text has come by then.
+def text_features(pieces: Sequence[str]) -> dict[str, Float[np.ndarray, " T"]]:
+  """Returns the features of a text after each of its pieces.
 
-  Nothing looks ahead, so that a network that reads the text could know it all: an opening quote is
-  inside, a closing one outside. The rules are Python's, kept loosely: any text will do, and it may
-  begin and end anywhere; it counts as beginning outside of everything. A string of one line ends
-  with it at the latest; an apostrophe in a word, as in don't, opens none. Position and indentation
-  are in lines of 80 characters (at most 1) and in levels of 4 columns.
+  No feature looks ahead, so that a network that reads the text could know all of them: an opening
+  quote counts as inside, a closing one as outside. The rules are those of Python, but any text is
+  accepted, from any point on; it is assumed to start outside of everything. A string
+  that is not triple-quoted ends with its line at the latest; an apostrophe within a word, as in
+  don't, does not open one. Position is in units of 80 characters (at most 1), indentation in levels
+  of 4 columns.
 
   Args:
-    pieces: the text, character by character, or word by word with the space behind it; then
-      there is no indentation, no triple quote, and nothing that ends inside a name or number.
+    pieces: the text, character by character, or word by word with the space after each word. Words
+      have no indentation and no triple quotes, and never end inside a name or number.
   Returns:
-    {name: float64 [len(pieces)]}, 0 or 1 but for depth, position and indentation.
+    {name: values}, 0 or 1 except for depth, position and indentation.
   """
   scanned = np.array([[0.0] * len(FEATURES), *_scan("".join(pieces))])
   ends = np.cumsum([len(piece) for piece in pieces], dtype=int)
   return dict(zip(FEATURES, scanned[ends].T, strict=True))
 
 
-def _scan(text: str) -> list[tuple[float, ...]]:
-  """FEATURES after each character."""
-  rows: list[tuple[float, ...]] = []
-  quote = word = ""  # what closes the string; the name or number, so far
-  comment = escaped = False
-  depth = column = indentation = same = 0  # same: quotes in a row that may close three
-  # Where a string began, and where one without a character ended: it may have opened three quotes.
-  opened = empty = -1
-  leading = True
-  for i, c in enumerate(text):
-    if comment:
-      comment = c != "\n"
-    elif quote:
-      same = same + 1 if c == quote[0] and not escaped else 0
-      if same == len(quote) or (c == "\n" and len(quote) == 1 and not escaped):
-        empty = i if c == quote and i == opened + 1 else -1
-        quote = ""
-      escaped = c == "\\" and not escaped
-    elif c == "#":
-      comment = True
-    elif c == '"' or (c == "'" and _STRING_PREFIX.fullmatch(word)):
-      quote = 3 * c if empty == i - 1 and text[i - 1 : i] == c else c
-      opened, same, escaped = i, 0, False
-    elif c in "([{":
-      depth += 1
-    elif c in ")]}":
-      depth = max(depth - 1, 0)
-    in_code = not quote and not comment
+def _scan(text: str) -> list[tuple[bool | int | float, ...]]:
+  """Returns the values of FEATURES after each character."""
+  rows: list[tuple[bool | int | float, ...]] = []
+  strings = _Strings()
+  word = ""  # the name or number so far
+  depth = column = indentation = 0
+  leading = True  # only white space so far in this line
+  for c in text:
+    if strings.read(c, word):
+      depth = max(depth + (c in "([{") - (c in ")]}"), 0)
+    in_code = not strings.quote and not strings.comment
     continues = c.isalnum() or c == "_" or (c == "." and word[:1].isdigit())
     word = word + c if in_code and continues else ""
     leading = c == "\n" or (leading and c in " \t")
@@ -83,9 +68,9 @@ def _scan(text: str) -> list[tuple[float, ...]]:
     number = word[:1].isdigit()
     rows.append(
       (
-        bool(quote),
-        len(quote) == 3,
-        comment,
+        bool(strings.quote),
+        len(strings.quote) == 3,
+        strings.comment,
         depth > 0,
         depth,
         min(column / _LINE, 1),
@@ -95,3 +80,47 @@ def _scan(text: str) -> list[tuple[float, ...]]:
       )
     )
   return rows
+
+
+class _Strings:
+  """Tracks the strings and comments of a text.
+
+  Attributes:
+    quote: the one or three quotes that close the current string; '' outside of strings.
+    comment: whether the text is inside a comment.
+  """
+
+  def __init__(self) -> None:
+    self.quote = ""
+    self.comment = False
+    self._escaped = False
+    self._num_closing = 0  # quotes in a row that may close the string
+    self._position = -1  # of the current character
+    self._opened = -1  # where the current string was opened
+    self._empty = ""  # the quote, if the last two characters are an empty string
+
+  def read(self, c: str, word: str) -> bool:
+    """Reads a character that follows `word`; returns whether it is code."""
+    self._position += 1
+    empty, self._empty = self._empty, ""
+    if self.comment:
+      self.comment = c != "\n"
+    elif self.quote:
+      self._read_string(c)
+    elif c == "#":
+      self.comment = True
+    elif c == '"' or (c == "'" and _STRING_PREFIX.fullmatch(word)):
+      self.quote = 3 * c if empty == c else c
+      self._opened, self._num_closing, self._escaped = self._position, 0, False
+    else:
+      return True
+    return False
+
+  def _read_string(self, c: str) -> None:
+    closes = c == self.quote[0] and not self._escaped
+    self._num_closing = self._num_closing + 1 if closes else 0
+    line_ends = c == "\n" and len(self.quote) == 1 and not self._escaped
+    if self._num_closing == len(self.quote) or line_ends:
+      self._empty = c if c == self.quote and self._position == self._opened + 1 else ""
+      self.quote = ""
+    self._escaped = c == "\\" and not self._escaped

@@ -1,23 +1,27 @@
-"""Tokens as they are shown, one by one."""
+"""The text of each token."""
 
 from __future__ import annotations
 
 import codecs
 
 import numpy as np
+from jaxtyping import Integer
 
 from rnn_jax.text import Vocabulary, WordVocabulary
 
 
-def text_pieces(vocabulary: Vocabulary | WordVocabulary, tokens: np.ndarray) -> list[str]:
-  """The text of each token.
+def text_pieces(
+  vocabulary: Vocabulary | WordVocabulary, tokens: Integer[np.ndarray, " T"]
+) -> list[str]:
+  """Returns the text of each token.
 
-  A word has the space behind it that separates it from the next one. Of a letter that is several
-  bytes, the last has it all and the others have nothing; what is no UTF-8 is written as \\xff.
+  A word includes the space that separates it from the next one. Of a letter of several bytes, the
+  last byte has the whole letter and the others are empty; bytes that are not UTF-8 are written as
+  \\xff.
 
   Args:
-    vocabulary: of the tokens.
-    tokens: [T].
+    vocabulary: the vocabulary of the tokens.
+    tokens: the tokens.
   Returns:
     T texts.
   """

@@ -1,71 +1,58 @@
-"""What every unit of a language model holds while it reads a text."""
+"""The values of all units and gates of a language model while it reads a text."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Integer
 
 from rnn_jax.gradient_flow import forward_layers
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
-from rnn_jax.types import Array, Carry, step
+from rnn_jax.types import Carry, Params, step
 
 
 class Quantity(NamedTuple):
-  """One kind of value that every unit of a layer has.
+  """The values of one part of a layer's carry, or of one of its gates.
 
   Attributes:
-    name: such as `layer 1 hidden` or `layer 2 forget gate`.
-    values: float [T, units], after the token at t was read.
-    gate: whether they are a gate's, from 0 to 1.
+    name: name of the quantity, such as `layer 1 hidden` or `layer 2 forget gate`.
+    values: value of each unit after the token at step t was read.
+    gate: whether the values are those of a gate, from 0 to 1.
   """
 
   name: str
-  values: np.ndarray
+  values: Float[np.ndarray, "T units"]
   gate: bool
 
 
 class Reading(NamedTuple):
-  """A language model's way through a text.
+  """What a language model computes while it reads a text.
 
   Attributes:
-    quantities: leaves of the carry and gates, layer by layer.
-    losses: float [T], −ln p of the token that comes after t, in nats.
+    quantities: leaves of the carry, then gates, layer by layer.
+    losses: −ln p of the token after step t, in nats.
   """
 
   quantities: list[Quantity]
-  losses: np.ndarray
+  losses: Float[np.ndarray, " T"]
 
 
-def read(model: DeepRNN, variables: Any, tokens: np.ndarray) -> Reading:
-  """Reads a text once, from a carry of zeros, and keeps what there is to see.
+def read(
+  model: DeepRNN, variables: dict[str, Params], tokens: Integer[np.ndarray, " N"]
+) -> Reading:
+  """Lets a language model read a text, from a carry of zeros.
 
   Args:
-    model: of the text's vocabulary.
-    variables: of the model.
-    tokens: [T + 1] integers; the last is only predicted.
-  Returns:
-    The Reading.
+    model: the language model.
+    variables: its variables.
+    tokens: N = T + 1 tokens; the last one is only predicted.
   """
-
-  @jax.jit
-  def run(variables: Any, tokens: Array) -> tuple[list[tuple[Carry, dict[str, Array]]], Array]:
-    cells, params, xs = model.trunk(variables, tokens[:-1, None])
-    passes = forward_layers(cells, params, xs, model.initial_carries(1))
-    layers = []
-    for cell, run in zip(cells, passes, strict=True):
-      now = run.before, run.drives
-      after = step(cell, run.params, *now)
-      gates = {}
-      if cell.gates is not None:
-        gates = cell.gates(run.params, *now, cell.recur(run.params, run.before))
-      layers.append((after, gates))
-    logits: Any = model.apply(variables, passes[-1].ys, method="readout")
-    return layers, cross_entropy(logits[:, 0], tokens[1:])
-
+  run = jax.jit(functools.partial(_forward, model))
   layers, losses = run(variables, jnp.asarray(tokens, jnp.int32))
   quantities = []
   for number, (carry, gates) in enumerate(layers, start=1):
@@ -76,8 +63,26 @@ def read(model: DeepRNN, variables: Any, tokens: np.ndarray) -> Reading:
   return Reading(quantities, np.asarray(losses))
 
 
-def _leaves(carry: Carry) -> list[tuple[str, np.ndarray]]:
-  """(name, values [T, units]) of each float in a carry, real and imaginary part of each complex."""
+def _forward(
+  model: DeepRNN, variables: dict[str, Params], tokens: Int[Array, " N"]
+) -> tuple[list[tuple[Carry, dict[str, Array]]], Float[Array, " T"]]:
+  """Returns each layer's carries and gates at all steps, and the losses."""
+  cells, params, xs = model.trunk(variables, tokens[:-1, None])
+  passes = forward_layers(cells, params, xs, model.initial_carries(1))
+  layers = []
+  for cell, run in zip(cells, passes, strict=True):
+    after = step(cell, run.params, run.before, run.drives)
+    gates = {}
+    if cell.gates is not None:
+      recurrent = cell.recur(run.params, run.before)
+      gates = cell.gates(run.params, run.before, run.drives, recurrent)
+    layers.append((after, gates))
+  logits: Any = model.apply(variables, passes[-1].ys, method="readout")
+  return layers, cross_entropy(logits[:, 0], tokens[1:])
+
+
+def _leaves(carry: Carry) -> list[tuple[str, Float[np.ndarray, "T units"]]]:
+  """Returns name and values of a carry's leaves; complex ones as real and imaginary part."""
   named = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
     name = jax.tree_util.keystr(path, simple=True, separator=" ") or "hidden"
@@ -88,6 +93,6 @@ def _leaves(carry: Carry) -> list[tuple[str, np.ndarray]]:
   return named
 
 
-def _flat(values: Array) -> np.ndarray:
-  """[T, 1, ...] → [T, units]."""
+def _flat(values: Float[Array, "T 1 ..."]) -> Float[np.ndarray, "T units"]:
+  """[T, 1, ...] -> [T, units]."""
   return np.asarray(values).reshape(len(values), -1)

@@ -313,7 +313,7 @@ def test_a_damaged_folder_is_one_line(folder, error, tmp_path, damage):
     "vocabulary": "must hold a checkpoint with head.bias float32[2], got float32[25]",
     "missing": "--output_dir must be the folder of a trained model",
     "other": "holds no checkpoint yet",
-    "newer": "model.json is damaged, or from another version: Settings.__init__() got an",
+    "newer": "got an unexpected keyword argument 'new'",
     "window": "model.json is damaged, or from another version: window must be at least 1, got 0.",
     "layers": "model.json is damaged, or from another version: missing key 'layers'.",
   }[damage]

@@ -62,64 +62,6 @@ def assert_the_same(folder, other):
   assert names[0] == names[1] and "unfinished" not in names[0]
 
 
-# All are children of one process, which imports only once.
-PROGRAM = """
-import os, signal, sys, time
-from pathlib import Path
-from experiments.cli import command_line
-from experiments.language_model import __main__ as language_model
-from experiments.runtime import backend
-
-backend.configure()
-language_model.define_flags()
-folder, flags = Path(sys.argv[1]), sys.argv[2:]
-
-def start(name):
-  child = os.fork()
-  if child == 0:
-    try:
-      arguments = ["language_model", *flags, f"--output_dir={folder / name}"]
-      command_line.run(language_model.main, arguments)
-    except SystemExit as ended:
-      os._exit(ended.code or 0)
-    os._exit(0)
-  return child
-
-def end(child):
-  return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-def reach(step):
-  names, deadline = set(), time.monotonic() + 60
-  while not any(name.isdecimal() and int(name) >= step for name in names):
-    assert time.monotonic() < deadline, names
-    time.sleep(0.001)
-    names = {path.name for path in folder.glob("broken/unfinished/*")}
-
-whole = start("whole")
-child = start("broken")
-reach(30)
-os.kill(child, signal.SIGKILL)
-print("ended:", end(child), end(start("broken")), end(whole))
-"""
-
-
-def test_a_killed_process_resumes_with_the_same_results(tmp_path, text):
-  done = subprocess.run(
-    (sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path), *FLAGS, "--steps=120", text),
-    cwd=Path(language_model.__file__).parents[2],
-    capture_output=True,
-    text=True,
-    timeout=200,
-  )
-  statuses = [line for line in done.stdout.splitlines() if line.startswith("ended:")]
-  assert statuses == ["ended: -9 0 0"], done.stderr
-  assert done.stdout.count("Resuming after ") == 1
-  assert_the_same(tmp_path / "broken", tmp_path / "whole")
-
-
-# In this process
-
-
 @pytest.fixture
 def program(program_here, text):
   return lambda *flags: program_here(language_model, *FLAGS, "--steps=80", text, *flags)
@@ -158,6 +100,61 @@ def stopped(folders, program, monkeypatch, tmp_path):
       assert program(f"--output_dir={made}") == 143
   shutil.copytree(made, folder)
   return folder
+
+
+# Both are children of one process, which imports only once.
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+import jax
+from experiments.cli import command_line
+from experiments.language_model import __main__ as language_model
+
+jax.config.update("jax_num_cpu_devices", int(sys.argv.pop()))
+language_model.define_flags()
+folder, flags = Path(sys.argv[1]), sys.argv[2:]
+
+def start(name):
+  child = os.fork()
+  if child == 0:
+    try:
+      arguments = ["language_model", *flags, f"--output_dir={folder / name}"]
+      command_line.run(language_model.main, arguments)
+    except SystemExit as ended:
+      os._exit(ended.code or 0)
+    os._exit(0)
+  return child
+
+def end(child):
+  return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def reach(step):
+  names, deadline = set(), time.monotonic() + 60
+  while not any(name.isdecimal() and int(name) >= step for name in names):
+    assert time.monotonic() < deadline, names
+    time.sleep(0.001)
+    names = {path.name for path in folder.glob("broken/unfinished/*")}
+
+child = start("broken")
+reach(20)
+os.kill(child, signal.SIGKILL)
+print("ended:", end(child), end(start("broken")))
+"""
+
+
+def test_a_killed_process_resumes_with_the_same_results(whole, tmp_path, text):
+  flags = (*FLAGS, "--steps=80", text, f"{jax.local_device_count()}")
+  done = subprocess.run(
+    (sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path), *flags),
+    cwd=Path(language_model.__file__).parents[2],
+    capture_output=True,
+    text=True,
+    timeout=200,
+  )
+  statuses = [line for line in done.stdout.splitlines() if line.startswith("ended:")]
+  assert statuses == ["ended: -9 0"], done.stderr
+  assert done.stdout.count("Resuming after ") == 1
+  assert_the_same(tmp_path / "broken", whole)
 
 
 def test_an_unfinished_training_resumes_even_with_overwrite(stopped, whole, program):

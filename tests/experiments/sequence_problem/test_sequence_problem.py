@@ -218,7 +218,7 @@ BAD = [
   ),
   ("--hidden_size=2147483647", "must fit into this machine's"),
   ("--cell=gru --cell_option=reset=x", "--cell=gru --cell_option=reset=x: Unknown reset 'x'"),
-  ("--match_params=3", "the nearest width of lstm, depth 1 is 1, with 12 params, got 3."),
+  ("--match_params=3", "the nearest one of lstm, depth 1 is 1, with 12 params, got 3."),
   ("--problem=encoder_decoder --sequence_length=2147483647", "must fit into this machine's"),
   ("--steps=0", "steps must be an integer from 1"),
   ("--output_dir=", "--output_dir must name a folder"),

@@ -1,4 +1,4 @@
-"""From a trained model's folder to the page, and every wrong flag as one line."""
+"""The states command: from a model's folder to the page, and the errors of wrong flags."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments.cli import command_line
 from experiments.language_model import trained_model
 from experiments.language_model.settings import Settings, make_model
 from experiments.networks.layers import Layers
@@ -53,7 +50,7 @@ def settings_of(corpus, level="char"):
 
 
 def write_model(folder, corpus, vocabulary, level="char"):
-  """A model's folder as the training leaves it, with params that nobody trained."""
+  """Writes the folder of a model with fresh params, as training would write it."""
   settings = settings_of(corpus, level)
   about = {"corpus": {"sha256": load_corpus(corpus).sha256}}
   trained_model.start(folder, settings, vocabulary, "", about)
@@ -65,7 +62,7 @@ def write_model(folder, corpus, vocabulary, level="char"):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-  """Folder with a text, and models of its characters and words."""
+  """A folder with a text and with models of its characters and of its words."""
   folder = tmp_path_factory.mktemp("states")
   corpus = folder / "text.py"
   corpus.write_bytes(TEXT)
@@ -74,28 +71,14 @@ def models(tmp_path_factory):
   return folder
 
 
-@pytest.fixture(scope="module")
-def defined():
-  """The flags of this program; those of others with the same names come back after it."""
-  names = ("model", "text", "characters", "reach", "output")
-  others = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
-  flags.FLAGS.remove_flag_values(others)
-  states.define_flags()
-  yield
-  flags.FLAGS.remove_flag_values({name: flags.FLAGS[name] for name in names})
-  for name, flag in others.items():
-    flags.FLAGS[name] = flag
-
-
 @pytest.fixture
-def run(defined, capsys):
+def run(program_here, capsys):
   """`run(**flags) -> (exit status, standard output, standard error)`."""
 
   def run(**given):
     capsys.readouterr()
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-      command_line.run(states.main, ["states", *(f"--{k}={v}" for k, v in given.items())])
-    return (ended.value.code or 0, *capsys.readouterr())
+    status = program_here(states, *(f"--{name}={value}" for name, value in given.items()))
+    return (status, *capsys.readouterr())
 
   return run
 
@@ -117,7 +100,7 @@ def test_page_of_the_held_out_part(models, run, tmp_path):
   assert data["saliency"]["reach"] == 3 and len(data["losses"]) == 50
   assert "1 layer of 4 lstm units" in data["about"] and "the held-out part of" in data["about"]
   assert "inside quotes" in out and f"The page is {output}" in out
-  for found in data["found"]:
+  for found in data["matches"]:
     assert f"{found['held_out']:.2f}" in out and f"{found['quantity']} {found['unit']}" in out
 
 
@@ -130,7 +113,7 @@ def test_page_of_a_file_at_word_level(models, run, tmp_path):
   # The last word is only predicted.
   assert data["pieces"] == ["return ", "<unk> ", "\n", "\n", "[ ", "x "]
   assert "6 words from" in data["about"]
-  assert data["saliency"]["reach"] == 6  # of 100 that were asked for
+  assert data["saliency"]["reach"] == 6  # --reach is 100
 
 
 def test_wrong_flags_are_one_line(models, run, tmp_path):
@@ -154,16 +137,16 @@ def test_wrong_flags_are_one_line(models, run, tmp_path):
     assert err.startswith("error: ") and err.count("\n") == 1
 
 
-def test_a_text_that_changed_since_the_training_is_not_held_out(models, run):
+def test_a_text_that_changed_after_training_is_refused(models, run):
   (models / "text.py").write_bytes(TEXT + b"x")
   try:
     code, _, err = run(model=models / "char")
   finally:
     (models / "text.py").write_bytes(TEXT)
-  assert code == 2 and "is not what it was in training" in err
+  assert code == 2 and "has changed after the model was trained" in err
 
 
-def test_values_are_those_after_each_token():
+def test_values_are_those_after_each_token_was_read():
   cells = [make_cell("gru", 3), make_cell("lstm", 2)]
   model = DeepRNN(cells, 5, 5)
   tokens = np.random.default_rng(0).integers(0, 5, 9)

@@ -1,4 +1,4 @@
-"""The page, as a browser shows it."""
+"""The page of hidden states, in a browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from experiments.states import page as states_page
 from experiments.states.page import page
-from experiments.states.unit_search import Found
+from experiments.states.unit_search import Match
 from experiments.states.unit_values import Quantity
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -38,7 +38,7 @@ SWING = np.linspace(-2, 2, T)
 
 
 def made(units=2):
-  """A page whose unit 0 goes from −2 to 2, unit 1 the other way, and whose gate is half open."""
+  """A page whose unit 0 goes from −2 to 2, unit 1 from 2 to −2, and whose gate is half open."""
   hidden = np.stack([SWING, -SWING, *([0 * SWING] * (units - 2))], axis=1)
   quantities = [
     Quantity("layer 1 hidden", hidden, gate=False),
@@ -46,9 +46,9 @@ def made(units=2):
   ]
   saliency = np.tile(10.0 ** -np.arange(REACH), (T, 1))
   saliency[np.arange(REACH)[None] > np.arange(T)[:, None]] = np.nan
-  found = [Found("inside quotes", "layer 1 hidden", 1, 0.5, -0.25)]
+  matches = [Match("inside quotes", "layer 1 hidden", 1, 0.5, -0.25)]
   about = "of </script> & <i>text</i>"
-  return page("<b>T", about, "character", PIECES, quantities, np.ones(T), saliency, found, "m")
+  return page("<b>T", about, "character", PIECES, quantities, np.ones(T), saliency, matches, "m")
 
 
 class Parsed(html.parser.HTMLParser):
@@ -86,7 +86,7 @@ def style(element):
 
 @pytest.fixture
 def browse(tmp_path):
-  """`browse(option, script, **link)`: what a browser prints with an option."""
+  """`browse(option, script, **link)`: the standard output of a browser with an option."""
   browser = next(filter(None, map(shutil.which, BROWSERS)), None)
   if browser is None:
     pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
@@ -103,24 +103,24 @@ def browse(tmp_path):
 
 @pytest.fixture
 def shown(browse):
-  """`shown(script, **link)`: the page as it is after its own script has run, and this one."""
+  """`shown(script, **link)`: the page after its own script and this one have run."""
   return lambda script="", **state: Parsed(browse("--dump-dom", script, **state))
 
 
-def test_a_browser_shows_the_text_as_text_and_the_unit_of_the_link(shown):
+def test_text_is_shown_verbatim_with_the_unit_of_the_link(shown):
   dom = shown(q="layer 1 hidden", u=0, t=6)
   characters = dom.characters()
   text = "".join(e[2] for e in characters)
-  assert text.replace("\0", "") == "".join(PIECES).replace("\0", "")  # HTML has no character 0
+  assert text.replace("\0", "") == "".join(PIECES).replace("\0", "")  # HTML cannot hold character 0
   assert [int(e[1]["data-t"]) for e in characters] == list(range(T))
   assert dom.by_id("about")[2] == "of </script> & <i>text</i>"
   assert dom.by_id("title")[2] == "<b>T"
   tags = [e[0] for e in dom.elements]
   assert tags.count("script") == 3 and tags.count("title") == 1
   assert not {"b", "i"} & set(tags)
-  colours = [style(e)["background-color"] for e in characters]
-  assert (colours[0], colours[-1]) == (RED, BLUE)
-  # Bars: full height for the largest, half of it a decade below, none from two decades on.
+  colors = [style(e)["background-color"] for e in characters]
+  assert (colors[0], colors[-1]) == (RED, BLUE)
+  # Bars: full height for the largest, half a decade below, none two decades below.
   bars = [style(e).get("border-bottom-width") for e in characters]
   assert (bars[6], bars[5]) == ("10px", "5px")
   assert not any(bars[:5] + bars[7:])
@@ -129,24 +129,24 @@ def test_a_browser_shows_the_text_as_text_and_the_unit_of_the_link(shown):
   assert "loss of 1.0 nats" in dom.by_id("status")[2]
 
 
-def test_a_screenshot_is_red_where_the_text_begins_and_blue_where_it_ends(browse, tmp_path):
+def test_a_screenshot_goes_from_red_to_blue(browse, tmp_path):
   browse(f"--screenshot={tmp_path / 'page.png'}", q="layer 1 hidden", u=0)
   pixels = 255 * plt.imread(tmp_path / "page.png")[..., :3]
 
-  def rows(colour):
-    """Where in the page a colour fills something of the size of a character, from the top."""
-    rgb = np.array([int(part) for part in colour.removeprefix("rgb(").strip(")").split(",")])
+  def rows(color):
+    """The rows of the screenshot in which a color covers the width of a character."""
+    rgb = np.array([int(part) for part in color.removeprefix("rgb(").strip(")").split(",")])
     return np.flatnonzero((np.abs(pixels - rgb).max(axis=-1) < 4).sum(axis=1) >= 4)
 
   assert len(rows(RED)) > 8 and len(rows(BLUE)) > 8
-  # The legend has both, side by side; below it the text goes from the one to the other.
+  # The legend has both next to each other; the text below it goes from one to the other.
   assert rows(RED)[-1] < rows(BLUE)[-1]
 
 
-def test_another_link_shows_another_unit_and_none_the_best(shown):
-  best = shown().characters()  # the one of the search, unit 1
+def test_the_link_selects_the_unit_and_the_best_is_the_default(shown):
+  best = shown().characters()  # the match of the search, unit 1
   assert style(best[0])["background-color"] == BLUE
-  gate = shown(q="layer 1 <b>gate", u=7, t=10**6).characters()  # there is no such unit or character
+  gate = shown(q="layer 1 <b>gate", u=7, t=10**6).characters()  # neither exists
   assert {style(e)["background-color"] for e in gate} == {HALF}
   assert not any(style(e).get("border-bottom-width") for e in gate)
 
@@ -161,7 +161,7 @@ for (const act of [
   () => key("ArrowLeft"),
   () => spans[5].click(),
   () => { element("quantity").value = 1; element("quantity").dispatchEvent(new Event("change")); },
-  () => element("found").querySelector("button").click(),
+  () => element("matches").querySelector("button").click(),
   () => key("Escape"),
   () => { key("ArrowRight", element("text")); key("Enter", element("text")); },
   () => spans[0].click(),
@@ -174,7 +174,7 @@ element("about").textContent = JSON.stringify(links);
 """
 
 
-def test_mouse_and_keys_lead_where_they_say(shown):
+def test_mouse_and_keys_change_the_link(shown):
   dom = shown(ACTIONS, q="layer 1 hidden", u=0)
   states = [
     dict(urllib.parse.parse_qsl(link.removeprefix("#")))
@@ -195,7 +195,7 @@ def test_mouse_and_keys_lead_where_they_say(shown):
   ]
 
 
-def test_the_file_needs_no_other_and_holds_the_text_as_data():
+def test_the_file_is_self_contained_and_holds_the_text_as_data():
   text = made()
   parsed = Parsed(text)
   for _, attributes, _ in parsed.elements:
@@ -205,7 +205,7 @@ def test_the_file_needs_no_other_and_holds_the_text_as_data():
   assert "<script>alert" not in text and "</title><!--" not in text
 
 
-def test_values_are_kept_to_a_255th_of_their_range():
+def test_values_are_rounded_to_a_255th_of_their_range():
   data = json.loads(Parsed(made()).by_id("data")[2])
   hidden, gate = data["quantities"]
   assert hidden["largest"] == [2, 2] and hidden["units"] == [0, 1]
@@ -214,7 +214,7 @@ def test_values_are_kept_to_a_255th_of_their_range():
   assert data["saliency"]["largest"] == [1] * T
 
 
-def test_a_page_of_too_many_units_keeps_those_that_were_found(monkeypatch):
+def test_a_page_with_too_many_units_keeps_the_matches(monkeypatch):
   monkeypatch.setattr(states_page, "MAX_VALUES", 2 * 3 * T)
   hidden, gate = json.loads(Parsed(made(units=9)).by_id("data")[2])["quantities"]
   assert hidden["units"] == [0, 1, 2] and hidden["total"] == 9 and gate["units"] == [0]

@@ -1,4 +1,4 @@
-"""What holds after each character of a text, by hand."""
+"""Features of texts, compared with values written by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from experiments.states.text_features import FEATURES, text_features
 
-# A text, and beneath it the characters after which the feature holds.
+# A feature, a text, and marks below the characters after which the feature holds.
 MARKED = [
   ("inside quotes", 'x = \'ab\' + "c\\"d"', "    ^^^    ^^^^^"),
   ("inside quotes", "don't rb'x' 'y", "        ^^  ^^"),
@@ -33,7 +33,7 @@ def test_marked_characters(feature, text, marks):
   assert "".join("^" if value else " " for value in got) == marks.ljust(len(text))[: len(text)]
 
 
-def test_numbers_of_lines_brackets_and_indentation():
+def test_position_depth_and_indentation():
   text = "a\n  (b\n\t[\n"
   got = text_features(list(text))
   np.testing.assert_array_equal(80 * got["position in the line"], [1, 0, 1, 2, 3, 4, 0, 1, 2, 0])
@@ -42,17 +42,17 @@ def test_numbers_of_lines_brackets_and_indentation():
   assert text_features(["a"] * 100)["position in the line"][-1] == 1
 
 
-def test_a_word_has_what_holds_after_it():
+def test_pieces_of_several_characters_or_none():
   got = text_features(["print ", "( ", "' ", "a ", "' ", ") ", "\n"])
   np.testing.assert_array_equal(got["inside brackets"], [0, 1, 1, 1, 1, 0, 0])
   np.testing.assert_array_equal(got["inside quotes"], [0, 0, 1, 1, 0, 0, 0])
-  # Bytes of a letter that is not complete yet show nothing: they have what held before.
+  # The bytes of an incomplete letter are empty, and keep the features before them.
   got = text_features(["", "é", "(", "", "é"])
   np.testing.assert_array_equal(got["inside brackets"], [0, 0, 1, 1, 1])
   np.testing.assert_array_equal(80 * got["position in the line"], [0, 1, 2, 2, 3])
 
 
-def test_any_text_will_do():
+def test_any_text_is_accepted():
   rng = np.random.default_rng(0)
   for size in (0, 1, 5, 300):
     text = rng.choice(list("a1 _.'\"\\#()[]{}\n\t\r\0é<"), size)

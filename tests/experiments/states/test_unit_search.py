@@ -1,4 +1,4 @@
-"""Planted units are found, chance is not."""
+"""The search finds planted units, and ranks chance correlations last."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def draw(*shape, seed=0):
   return np.random.default_rng(seed).standard_normal(shape)
 
 
-def test_correlations_are_pearsons():
+def test_correlations_equal_scipys():
   a, b = draw(50, 3), draw(50, 4, seed=1) + 7
   expected = [[scipy.stats.pearsonr(x, y).statistic for y in b.T] for x in a.T]
   np.testing.assert_allclose(correlations(a, b), expected, rtol=1e-10)
@@ -22,20 +22,20 @@ def test_correlations_are_pearsons():
   np.testing.assert_allclose(np.diag(same), -1, atol=1e-6)
 
 
-def test_what_is_constant_has_no_correlation():
+def test_constant_values_have_correlation_0():
   constant = np.full((50, 1), 0.1, np.float32)
   constant[::2] *= 1 + 1e-7
   np.testing.assert_array_equal(correlations(draw(50, 3), constant), np.zeros((3, 1)))
   np.testing.assert_array_equal(correlations(np.zeros((50, 1)), draw(50, 2)), np.zeros((1, 2)))
 
 
-def test_planted_units_are_ranked_by_what_they_do_on_held_out_text():
+def test_planted_units_are_ranked_by_their_held_out_correlation():
   quotes = (np.arange(T) // 7 % 2).astype(float)
   first = np.arange(T) < T // 2
   hidden, gate = draw(T, 6), draw(T, 4, seed=1)
-  hidden[:, 2] = np.where(first, quotes, hidden[:, 2])  # fits the first half alone
+  hidden[:, 2] = np.where(first, quotes, hidden[:, 2])  # in the first half only
   hidden[:, 4] = quotes + 0.5 * hidden[:, 4]
-  hidden[:, 5] = np.where(first, quotes, -quotes) + 0.1 * hidden[:, 5]  # turns round
+  hidden[:, 5] = np.where(first, quotes, -quotes) + 0.1 * hidden[:, 5]  # changes its sign
   gate[:, 1] = 3 - 2 * quotes + 0.2 * gate[:, 1]
   features = {"quotes": quotes, "absent": np.zeros(T), "early": quotes * first}
   found = search(features, {"hidden": hidden, "gate": gate}, top=4)
@@ -55,5 +55,5 @@ def test_planted_units_are_ranked_by_what_they_do_on_held_out_text():
   assert chance.selection > 0.999 and abs(chance.held_out) < 0.2
 
 
-def test_a_text_of_one_token_holds_nothing_to_find():
+def test_a_text_of_one_token_has_no_matches():
   assert search({"quotes": np.ones(1)}, {"hidden": np.ones((1, 2))}) == []
