@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from experiments.cli import command_line
 from experiments.sweep.config.grid import Run
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import round_checkpoints
+from experiments.sweep.records.record import Record
 from experiments.sweep.training.program import Program
 from experiments.sweep.training.rounds import Partial, partial_like
 from rnn_jax import checkpoints
@@ -57,6 +58,20 @@ def configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
   return {"runs": list(ids), **sweep.configuration}
 
 
+def to_checkpoint(partial: Partial) -> dict[str, Any]:
+  """Returns the progress of a round under the names that its checkpoint gives to the leaves.
+
+  Version 0.1 called `Record.finite` `sound`. Checkpoints keep that name, so that old ones open.
+  """
+  records = partial.records._asdict()
+  return {**partial._asdict(), "records": {"sound": records.pop("finite"), **records}}
+
+
+def _from_checkpoint(tree: Mapping[str, Any]) -> Partial:
+  records = dict(tree["records"])
+  return Partial(**{**tree, "records": Record(finite=records.pop("sound"), **records)})
+
+
 def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Partial]:
   """Returns the newest checkpointed progress of each run, leaves without an axis of runs."""
   found: dict[Run, Partial] = {}
@@ -65,8 +80,8 @@ def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Par
     if not any(sweep.ids.get(name) in wanted for name in ids):
       continue
 
-    def like(step: int, count: int = len(ids)) -> Partial:
-      return partial_like(program, sweep.settings, count, step)
+    def like(step: int, count: int = len(ids)) -> dict[str, Any]:
+      return to_checkpoint(partial_like(program, sweep.settings, count, step))
 
     saved = checkpoints.newest(path, configuration(sweep, ids), like)
     for message in () if saved is None else saved.damaged:
@@ -76,7 +91,7 @@ def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Par
     for i, name in enumerate(ids):
       run = sweep.ids[name]
       if run in wanted and (run not in found or found[run].step < saved.step):
-        found[run] = _select(saved.tree, i)
+        found[run] = _select(_from_checkpoint(saved.tree), i)
   return found
 
 

@@ -183,7 +183,8 @@ class _Checkpoints:
       round_checkpoints.write_ids(
         round_checkpoints.path_of(self._sweep.folder, self._ids), self._ids
       )
-      self._series.save(step, partial(), resume.configuration(self._sweep, self._ids))
+      progress = resume.to_checkpoint(partial())
+      self._series.save(step, progress, resume.configuration(self._sweep, self._ids))
       self._saved_step = step
     if stopping:
       self._series.wait()

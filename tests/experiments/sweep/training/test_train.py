@@ -134,6 +134,17 @@ def test_damaged_checkpoints_are_reported_and_not_resumed_from(
   assert contents(resolve(tmp_path)) == whole
 
 
+def test_checkpoints_have_the_names_that_older_versions_gave_to_leaves(resolve, tmp_path):
+  assert train(resolve(tmp_path), calls=4)
+  (path, *_) = sorted(tmp_path.glob("checkpoints/*/*/checkpoint.json"))
+  leaves = json.loads(path.read_text())["contents"]["leaves"]
+  parts = {name.split(".")[0] for name in leaves}
+  assert parts == {"step", "params", "opt_state", "records", "seconds"}
+  records = {name.split(".")[1] for name in leaves if name.startswith("records.")}
+  expected = {"loss", "grad_norm", "clipped_norm", "clipped", "sound", "norms", "measures"}
+  assert records == expected
+
+
 def test_a_checkpoint_of_another_sweep_is_refused(resolve, tmp_path):
   assert train(resolve(tmp_path / "a"), calls=4)
   other = resolve(tmp_path / "b", "--truncation=4")
