@@ -145,11 +145,11 @@ def _mark(target: Target | None) -> str:
   if target is None:
     return ""
   scale, unit = (100, " %") if target.percent else (1, "")
-  sign, colour = (">=", "green") if target.met else ("<", "red")
+  sign, color = (">=", "green") if target.met else ("<", "red")
   if not target.at_least:
     sign = "<=" if target.met else ">"
   value, bound = target.value * scale, target.bound * scale
-  return f"[{colour}]{value:.2f}{unit} {sign} {bound:g}{unit}[/]"
+  return f"[{color}]{value:.2f}{unit} {sign} {bound:g}{unit}[/]"
 
 
 def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
@@ -193,7 +193,7 @@ def print_sweep_time(console: Console, time: SweepTime) -> None:
   console.print(f"sweep, {time.name}: {shown}{training}{time.note and f' ({time.note})'}")
 
 
-_COLOURS = {
+_COLORS = {
   "torch": "#D55E00",
   "torch_loop": "#E69F00",
   "torch_cells": "#F0E442",
@@ -215,7 +215,7 @@ def picture(results: Results) -> Figure:
   depths = sorted({row.depth for row in rows})
   panels = [(cell, depth) for cell in cells for depth in depths]
   timed = {m.implementation for m in results.layers if m.seconds}
-  shown = [name for name in _COLOURS if name in timed]
+  shown = [name for name in _COLORS if name in timed]
   shapes = len({row.shape for row in rows})
   size = (max(5.5, 1.1 * shapes + 0.5) * len(depths), 2.4 * len(cells) + 0.8)
   figure = Figure(figsize=size, layout="constrained")
@@ -233,7 +233,7 @@ def picture(results: Results) -> Figure:
     axis.set_ylabel("time / ours", fontsize=9)
     axis.tick_params(axis="y", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-  handles = [Patch(color=_COLOURS[name], label=name) for name in shown]
+  handles = [Patch(color=_COLORS[name], label=name) for name in shown]
   handles.append(Patch(facecolor="white", edgecolor="black", hatch="///", label="other function"))
   figure.legend(
     handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False
@@ -256,7 +256,7 @@ def _draw_bars(axis: Axes, center: int, row: Row, results: Results, shown: Seque
     ratio = found[name].median / found[OURS].median
     x = center + (j - (len(shown) - 1) / 2) * width
     hatch = "///" if found[name].note else None
-    axis.bar(x, ratio - 1, width, bottom=1, color=_COLOURS[name], hatch=hatch)
+    axis.bar(x, ratio - 1, width, bottom=1, color=_COLORS[name], hatch=hatch)
     axis.annotate(
       f"{ratio:.2g}",
       (x, ratio),

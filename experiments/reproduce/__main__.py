@@ -1,9 +1,9 @@
-"""Makes figures and tables again, and says of each whether it was reproduced.
+"""Reproduces published figures and tables, and checks each against the expected numbers.
 
   python -m experiments.reproduce --figure=F3
   python -m experiments.reproduce --figure=all --report=experiments/RESULTS.md
 
-The exit status is 0 if all that were asked for were reproduced, and 1 otherwise.
+The exit status is 0 if all requested figures are reproduced, and 1 otherwise.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ from rnn_jax import checks
 ALL = "all"
 BUDGETS = {"quick": 10.0, "full": float("inf")}  # seconds a figure may take
 
-_NOT_REPRODUCED = 1
-_PLAIN_WIDTH = 160  # columns, where there is no terminal
+_NOT_REPRODUCED = 1  # exit status
+_PLAIN_WIDTH = 160  # columns, if the output is not a terminal
 
 
 def define_flags() -> None:
-  """All flags of this program."""
+  """Defines the flags of this program."""
   flags.DEFINE_multi_string(
     "figure",
     [],
-    f"What to make: {', '.join(FIGURES)}, or {ALL}. A comma list, or the flag several times.",
+    f"Figures to reproduce: {', '.join(FIGURES)}, or {ALL}. A comma list; may be repeated.",
   )
-  flags.DEFINE_boolean("list", False, "Print what there is, and make nothing.")
+  flags.DEFINE_boolean("list", False, "Print a table of the figures, and exit.")
   parsers.define(
     "budget",
     "full",
     parsers.choice("budget", BUDGETS),
-    f"quick leaves out what takes more than {BUDGETS['quick']:g} seconds; full leaves out nothing.",
+    f"quick skips figures that take more than {BUDGETS['quick']:g} seconds; full skips none.",
   )
   flags.DEFINE_string("output_dir", "results/figures", "Folder for tables, checks and pictures.")
   flags.DEFINE_string(
     "report",
     None,
-    "File for a report in Markdown on all figures in the output folder, those of earlier runs too.",
+    "Markdown file for a report on all figures in the output folder, including earlier runs.",
   )
 
 
 def main(arguments: list[str]) -> None:
-  """Makes what the flags ask for."""
+  """Reproduces the figures that the flags ask for."""
   width = None if sys.stdout.isatty() else _PLAIN_WIDTH
   console = Console(width=width, markup=False, highlight=False)
   values = flags.FLAGS
@@ -67,14 +67,14 @@ def main(arguments: list[str]) -> None:
   except ValueError as error:
     exits.fail(str(error))
   if values.list:
-    print_list(console)
+    print_list()
     return
   results: dict[str, Result] = {}
   limit = BUDGETS[values.budget]
   long = [name for name in wanted if FIGURES[name].seconds > limit]
   names = [name for name in wanted if name not in long]
   if long:
-    console.print(f"Left out, as they take more than {limit:g} s: {', '.join(long)}.")
+    console.print(f"Skipped, since they take more than {limit:g} s: {', '.join(long)}.")
   try:
     for name in names:
       results[name] = make(name, folder, console)
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
       report.parent.mkdir(parents=True, exist_ok=True)
       report.write_text(figure_records.report(folder, list(FIGURES)), encoding="utf-8")
   except KeyboardInterrupt:
-    exits.interrupted(f"{len(results)} of {len(names)} figures have ended, see {folder}.")
+    exits.interrupted(f"{len(results)} of {len(names)} figures are finished, see {folder}.")
   except BrokenPipeError:
     raise
   except (OSError, ValueError) as error:
@@ -100,16 +100,14 @@ def main(arguments: list[str]) -> None:
 
 
 def make(name: str, folder: Path, console: Console) -> Result:
-  """Computes one figure, prints its table and verdict, and writes its folder.
+  """Runs one figure, prints its table and checks, and writes its folder.
 
-  A figure that raises is not reproduced, and is no reason for others not to be made.
+  An error in a figure counts as not reproduced; it does not stop the others.
 
   Args:
-    name: in FIGURES.
-    folder: of all figures.
+    name: a key of FIGURES.
+    folder: the folder of all figures.
     console: where to print.
-  Returns:
-    How it came out.
   Raises:
     OSError: the folder could not be written.
   """
@@ -122,7 +120,7 @@ def make(name: str, folder: Path, console: Console) -> Result:
   try:
     outcome = figure.run()
     drawn = figure_records.picture(title, outcome)
-  except Exception as raised:  # whatever it is, the others must go on
+  except Exception as raised:  # any error; the other figures must still run
     outcome, error = None, f"{type(raised).__name__}: {' '.join(str(raised).split())}"
   result = Result(outcome, error, time.monotonic() - start)
   figure_records.save(folder, name, figure, result, drawn, about)
@@ -130,19 +128,16 @@ def make(name: str, folder: Path, console: Console) -> Result:
     _print_outcome(console, outcome)
   if error is not None:
     console.print(f"  error: {error}")
-  verdict = figure_records.verdict(result.reproduced)
-  console.print(f"{name}: {verdict}, {result.seconds:.1f} s\n", style="bold")
+  status = figure_records.status(result.reproduced)
+  console.print(f"{name}: {status}, {result.seconds:.1f} s\n", style="bold")
   return result
 
 
-def print_list(console: Console) -> None:
-  """Every figure and table, a line each."""
-  table = Table(box=None, pad_edge=False)
-  for column in ("figure", "seconds", "title"):
-    table.add_column(column, justify="right" if column == "seconds" else "left")
+def print_list() -> None:
+  """Prints a Markdown table of all figures and tables."""
+  print("| name | seconds | figure or table |\n|---|---|---|")
   for name, figure in FIGURES.items():
-    table.add_row(name, str(figure.seconds), figure.title)
-  console.print(table)
+    print(f"| {name} | {figure.seconds} | {figure.title} |")
 
 
 def _print_outcome(console: Console, outcome: Outcome) -> None:
@@ -162,7 +157,7 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
-  """The figures to make, the output folder and the file of the report."""
+  """Returns the requested figures, the output folder and the report's file, checked."""
   values = flags.FLAGS
   command_line.check_no_arguments(arguments)
   folder = command_line.folder("output_dir")
@@ -179,7 +174,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
 
 
 def _about() -> dict[str, Any]:
-  """Where the numbers come from."""
+  """Returns when and where the numbers are computed: versions, processor, commit."""
   return {
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "versions": provenance.versions((*provenance.PACKAGES, "xarray", "scipy")),

@@ -1,4 +1,4 @@
-"""What a figure or table is: a computation, and the checks that say whether it came out."""
+"""Definition of a figure or table: a computation, and checks that decide if it is reproduced."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import matplotlib.figure
 
 
 class Check(NamedTuple):
-  """One number against what it should be.
+  """The comparison of one number with its expected value.
 
   Attributes:
-    name: what was measured.
-    measured: the number, as it came out.
-    expected: what it should be, as printed: `1.7 ± 20 %`.
-    met: whether it is.
+    name: the quantity.
+    measured: its measured value.
+    expected: its expected value, as printed: `1.7 ± 20 %`.
+    met: whether the measured value agrees.
   """
 
   name: str
@@ -25,13 +25,13 @@ class Check(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """What a figure found.
+  """The output of a figure.
 
   Attributes:
-    table: rows, column by column; numbers or text, a few dozen rows at most.
-    checks: what decides whether the figure is reproduced: all of them must be met.
-    draw: draws into an empty figure with constrained layout; the title is put there by others.
-    notes: explanations that were tested, and published values beside ours, a sentence each.
+    table: rows, as values by column; numbers or text, a few dozen rows at most.
+    checks: the figure is reproduced if all of them are met.
+    draw: draws into an empty figure with constrained layout; the caller adds the title.
+    notes: tested explanations, and published values to compare with; a paragraph each.
   """
 
   table: Sequence[Mapping[str, Any]]
@@ -41,15 +41,15 @@ class Outcome(NamedTuple):
 
 
 class Figure(NamedTuple):
-  """A figure or table that can be made again.
+  """A figure or table that can be reproduced.
 
   Attributes:
     title: what it shows.
     setting: sizes and constants, in one line.
-    source: where it was published, with its address.
-    seconds: about how long it takes on two cores.
+    source: the publication, with its address.
+    seconds: approximate duration on two cores.
     run: computes it.
-    seeds: of all that is drawn at random.
+    seeds: the seeds of everything random.
   """
 
   title: str
@@ -61,22 +61,22 @@ class Figure(NamedTuple):
 
 
 def relative(name: str, measured: float, expected: float, tolerance: float) -> Check:
-  """|measured − expected| ≤ tolerance · |expected|."""
+  """Checks |measured − expected| ≤ tolerance · |expected|."""
   met = abs(measured - expected) <= tolerance * abs(expected)
   return Check(name, float(measured), f"{expected:.4g} ± {100 * tolerance:g} %", bool(met))
 
 
 def absolute(name: str, measured: float, expected: float, tolerance: float) -> Check:
-  """|measured − expected| ≤ tolerance."""
+  """Checks |measured − expected| ≤ tolerance."""
   met = abs(measured - expected) <= tolerance
   return Check(name, float(measured), f"{expected:.4g} ± {tolerance:g}", bool(met))
 
 
 def at_most(name: str, measured: float, limit: float) -> Check:
-  """Measured ≤ limit."""
+  """Checks measured ≤ limit."""
   return Check(name, float(measured), f"≤ {limit:.4g}", bool(measured <= limit))
 
 
 def at_least(name: str, measured: float, limit: float) -> Check:
-  """Measured ≥ limit."""
+  """Checks measured ≥ limit."""
   return Check(name, float(measured), f"≥ {limit:.4g}", bool(measured >= limit))

@@ -1,4 +1,4 @@
-"""Lag profiles at initialisation, of a random probe of the last carry: computed and drawn."""
+"""Lag profiles at initialization, of a random linear function of the last carry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_jax.gradient_flow import decay_rate, lag_profile
 from rnn_jax.types import Array, Cell
 
 HIDDEN, STEPS, BATCH, INPUTS = 128, 200, 32, 2
-FIRST, LAST = 20, 80  # lags of the fit
+FIRST, LAST = 20, 80  # range of lags of the fit
 
 
 def mean_profiles(
@@ -24,15 +24,15 @@ def mean_profiles(
   scales: Sequence[float],
   seeds: Sequence[int],
 ) -> np.ndarray:
-  """Mean log₁₀ ‖∂(v · h_T)/∂h_{T−k}‖ over the examples of a batch, v ~ N(0, I), x ~ N(0, I).
+  """Returns log₁₀ ‖∂(v · h_T)/∂h_{T−k}‖ for v ~ N(0, I) and x ~ N(0, I), averaged over a batch.
 
   Args:
-    make: from a traced number to a cell of width HIDDEN.
-    values: numbers for `make`.
-    scales: w_i · √2, factors on an input kernel of variance ½.
-    seeds: of params, inputs and probe.
+    make: returns a cell of hidden size HIDDEN, given a traced number.
+    values: the numbers passed to `make`.
+    scales: w_i · √2, factors of an input kernel of variance ½.
+    seeds: seeds of params, inputs and v.
   Returns:
-    [values, scales, seeds, lag], of the hidden state.
+    [values, scales, seeds, lag], for the hidden state.
   """
 
   def one(value: Array, scale: Array, seed: Array) -> Array:
@@ -54,7 +54,7 @@ def mean_profiles(
 
 
 def rates(found: np.ndarray) -> np.ndarray:
-  """Slopes of ln φ over the lags of the fit, in nats a step: [..., lag] → [...]."""
+  """Returns the fitted slopes of ln φ, in nats per step: [..., lag] → [...]."""
   with jax.enable_x64(True):
     return np.asarray(decay_rate(jnp.asarray(np.moveaxis(found, -1, 0)), FIRST, LAST))
 
@@ -64,12 +64,12 @@ def draw(
   panels: Mapping[str, Mapping[str, np.ndarray]],
   colors: Sequence[str],
 ) -> None:
-  """Draws profiles and marks the lags of the fit.
+  """Draws profiles, and marks the range of the fit.
 
   Args:
-    figure: an empty one.
-    panels: titles, and by label in each of them profiles [seeds, lag].
-    colors: of the labels, in order.
+    figure: an empty figure.
+    panels: by title, profiles [seeds, lag] by label.
+    colors: colors of the labels, in order.
   """
   axes = figure.subplots(1, len(panels), sharey=True)
   for axis, (title, found) in zip(axes, panels.items(), strict=True):
@@ -80,5 +80,5 @@ def draw(
     axis.axvspan(FIRST, LAST, color="0.93", zorder=0)
     axis.set_title(title, fontsize=style.MEDIUM)
     axis.set_xlabel("lag k, in steps")
-  axes[0].set_ylabel("mean log10 of the probe's gradient")
+  axes[0].set_ylabel("mean log10 of the gradient norm")
   axes[0].legend(frameon=False, fontsize=style.SMALL)

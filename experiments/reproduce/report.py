@@ -1,4 +1,4 @@
-"""A figure's folder: table.csv, checks.json and picture.png; and the report on all of them."""
+"""A figure's folder (table.csv, checks.json, picture.png), and the report on all figures."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NAMES = ("table.csv", "checks.json", "picture.png", "picture.svg")
 
 
 class Result(NamedTuple):
-  """How a figure came out.
+  """The result of running a figure.
 
   Attributes:
-    outcome: what it found; None if it raised.
-    error: what it raised, in one line; None if it did not.
-    seconds: how long it took, compilations included.
+    outcome: table, checks and picture; None if it raised an error.
+    error: the error in one line; None if there was none.
+    seconds: duration, compilation included.
   """
 
   outcome: Outcome | None
@@ -41,7 +41,7 @@ def _all_met(checks: Sequence[Check]) -> bool:
 
 
 def picture(title: str, outcome: Outcome) -> matplotlib.figure.Figure:
-  """The picture of a figure, under its title."""
+  """Draws a figure's picture, with its title."""
   figure = matplotlib.figure.Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
   outcome.draw(figure)
   for axis in figure.axes:
@@ -62,14 +62,14 @@ def save(
   drawn: matplotlib.figure.Figure | None,
   about: Mapping[str, Any],
 ) -> None:
-  """Writes what a figure came to, in place of what an earlier run has left.
+  """Writes a figure's result and replaces the files of an earlier run.
 
   Args:
-    folder: of all figures; this one's is `name` in it.
-    name: of the figure.
-    figure: what was computed.
-    result: how it came out.
-    drawn: its picture.
+    folder: folder of all figures; this figure's is its subfolder `name`.
+    name: the figure's name.
+    figure: the figure.
+    result: its result.
+    drawn: its picture; None if there is none.
     about: versions, machine and time, for checks.json.
   """
   folder = folder / name
@@ -103,41 +103,40 @@ def save(
 
 
 def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Names of a table's columns, in the order in which they first appear."""
+  """Returns the names of a table's columns, in the order in which they first appear."""
   return list(dict.fromkeys(name for row in table for name in row))
 
 
 def shown(value: Any) -> str:
-  """A cell of a table, as printed."""
+  """Returns the text of a table's cell."""
   if isinstance(value, float):
     return f"{value:.4g}"
   return "" if value is None else str(value)
 
 
-def verdict(reproduced: bool) -> str:
-  """In words."""
+def status(reproduced: bool) -> str:
+  """Returns `reproduced` or `not reproduced`."""
   return "reproduced" if reproduced else "not reproduced"
 
 
 def _plain(value: float) -> float | str:
-  """JSON has no infinities and no NaN."""
+  """Returns infinities and NaN as text, since JSON has none."""
   return value if math.isfinite(value) else str(value)
 
 
 def report(folder: Path, order: Sequence[str]) -> str:
-  """The report, in Markdown, on all figures of `order` whose records are in `folder`.
+  """Returns the report, in Markdown, on the figures of `order` whose records are in `folder`.
 
   Raises:
-    OSError, ValueError: records that cannot be read.
+    OSError, ValueError: a record cannot be read.
   """
   lines = [
     "# Results",
     "",
     "Written by `python -m experiments.reproduce --figure=all --report=experiments/RESULTS.md`.",
-    "A number is given as it came out, with what was expected beside it; a figure is reproduced if",
-    "all of its checks are met.",
+    "A figure is reproduced if all of its checks are met. Numbers are given as measured.",
     "",
-    "| figure | | verdict | seconds |",
+    "| figure | | result | seconds |",
     "|---|---|---|---|",
   ]
   sections: list[str] = []
@@ -148,7 +147,7 @@ def report(folder: Path, order: Sequence[str]) -> str:
       continue
     try:
       record = json.loads(path.read_text(encoding="utf-8"))
-      cells = name, _cell(record["title"]), verdict(record["reproduced"])
+      cells = name, _cell(record["title"]), status(record["reproduced"])
       lines.append(f"| {' | '.join(cells)} | {record['seconds']:.0f} |")
       sections += ["", *_section(name, record, folder / name / "table.csv")]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -158,13 +157,17 @@ def report(folder: Path, order: Sequence[str]) -> str:
 
 
 def _section(name: str, record: Mapping[str, Any], table: Path) -> list[str]:
-  """One figure's part of the report."""
-  seeds = ", ".join(map(str, record["seeds"])) or "nothing is random"
+  """Returns the lines of one figure's section of the report."""
+  seeds = ", ".join(map(str, record["seeds"])) or "none"
   versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
   git = record["git"]
-  commit = "no repository" if git is None else git["commit"][:12] + ", changed" * git["dirty"]
+  commit = (
+    "no repository"
+    if git is None
+    else git["commit"][:12] + " with uncommitted changes" * git["dirty"]
+  )
   lines = [
-    f"## {name}. {record['title']}: {verdict(record['reproduced'])}",
+    f"## {name}. {record['title']}: {status(record['reproduced'])}",
     "",
     f"{record['setting']}",
     "",
@@ -193,7 +196,7 @@ def _section(name: str, record: Mapping[str, Any], table: Path) -> list[str]:
 
 
 def _rounded(text: str) -> str:
-  """Text of a CSV file, shortened if it is a number that is not whole."""
+  """Returns a CSV file's text, rounded if it is a number but not an integer."""
   try:
     return text if text.lstrip("-").isdecimal() else shown(float(text))
   except ValueError:
@@ -201,5 +204,5 @@ def _rounded(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-  """Text that does not end its column of a Markdown table."""
+  """Returns text escaped for a cell of a Markdown table."""
   return text.replace("|", "\\|")

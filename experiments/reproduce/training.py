@@ -1,4 +1,4 @@
-"""What figures need that train: runs side by side in one program, or the records of a sweep."""
+"""Training for figures: several runs in one program, or a sweep in a process of its own."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def train_runs(
   runs: Sequence[Any],
   data: Any = (),
 ) -> Iterator[tuple[Any, Any]]:
-  """Trains runs that differ in numbers alone, with one program: over devices, then in turn.
+  """Trains runs that differ only in numbers with one program: spread over devices, then in turn.
 
   Args:
     start: `(run, data) -> state`, pure.
-    advance: `(run, state, data) -> (state, record)`, pure: some updates.
-    runs: what each of them has of its own, a pytree of numbers.
-    data: what they share, a pytree of arrays.
+    advance: `(run, state, data) -> (state, record)`, pure; makes some updates.
+    runs: one pytree of numbers per run.
+    data: a pytree of arrays shared by all runs.
   Yields:
-    (states, records) after each call of `advance`, leaves [runs, ...], on the host; without end.
+    (states, records) after each call of `advance`, leaves [runs, ...], on the host; endlessly.
   """
   count = len(runs)
   devices = jax.local_devices()[:count]
   each = math.ceil(count / len(devices))
-  # Places without a run of their own repeat one; its copies are dropped.
-  places = (np.arange(each * len(devices)) % count).reshape(each, len(devices)).T
+  # Slots without a run of their own repeat one; the copies are dropped.
+  slots = (np.arange(each * len(devices)) % count).reshape(each, len(devices)).T
 
   def spread(tree: Any) -> Any:
-    return jax.tree.map(lambda a: np.asarray(a)[places], tree)
+    return jax.tree.map(lambda a: np.asarray(a)[slots], tree)
 
   def gather(tree: Any) -> Any:
     return jax.tree.map(
@@ -58,15 +58,15 @@ def train_runs(
   def begin(runs: Any, data: Any) -> Any:
     return jax.lax.map(lambda run: start(run, data), runs)
 
-  def go_on(runs: Any, states: Any, data: Any) -> tuple[Any, Any]:
+  def step_all(runs: Any, states: Any, data: Any) -> tuple[Any, Any]:
     return jax.lax.map(lambda run: advance(run[0], run[1], data), (runs, states))
 
   stacked = jax.tree.map(lambda *a: np.stack(a), *runs)
   everywhere, states = spread(stacked), spread(jax.jit(begin)(stacked, data))
-  step = map_runs(go_on, devices)
+  step = map_runs(step_all, devices)
   while True:
-    states, made = step(everywhere, states, data)
-    yield gather(states), gather(made)
+    states, records = step(everywhere, states, data)
+    yield gather(states), gather(records)
 
 
 def updates(
@@ -79,19 +79,19 @@ def updates(
   count: int,
   **options: Any,
 ) -> tuple[TrainState, Array]:
-  """Updates on fresh batches of a task, the batch of step s drawn from `fold_in(data_key, s)`.
+  """Trains on fresh batches of a task; step s draws its batch from `fold_in(data_key, s)`.
 
   Args:
     model: the network.
     optimizer: an optax transformation.
-    task: what is learned.
-    state: before.
-    data: the task's.
-    data_key: of the run.
-    count: how many updates.
-    **options: as `rnn_jax.training.update` takes them.
+    task: the task.
+    state: the state before.
+    data: the task's data.
+    data_key: the run's key.
+    count: number of updates.
+    **options: options of `rnn_jax.training.update`.
   Returns:
-    (state after, loss before each update [count]).
+    The state after, and the loss before each update [count].
   """
 
   def body(state: TrainState, _: None) -> tuple[TrainState, Array]:
@@ -103,15 +103,15 @@ def updates(
 
 
 def sweep(flagfile: str, *more: str) -> tuple[xr.Dataset, xr.Dataset]:
-  """Runs `python -m experiments.sweep` in a process of its own and a folder that is then deleted.
+  """Runs `python -m experiments.sweep` in a process of its own, with a temporary folder.
 
   Args:
-    flagfile: its name in experiments/flagfiles.
+    flagfile: name of a file in experiments/flagfiles.
     *more: further flags.
   Returns:
-    (gradients, metrics), as `experiments.results` reads them.
+    gradients and metrics, as `sweep/records/results.py` reads them.
   Raises:
-    RuntimeError: the sweep failed; with its last line.
+    RuntimeError: the sweep failed; the message holds its last line.
   """
   with tempfile.TemporaryDirectory() as folder:
     flags = (f"--flagfile={FLAGFILES / flagfile}", *more, f"--output_dir={folder}")

@@ -1,4 +1,4 @@
-"""Figures and tables that can be made again, one a file; FIGURES names them."""
+"""Figures and tables that can be reproduced, one per file; FIGURES lists them by name."""
 
 from experiments.reproduce.figure import Figure
 from experiments.reproduce.figures import (

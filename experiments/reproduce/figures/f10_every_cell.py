@@ -1,4 +1,4 @@
-"""F10. How far the gradient reaches in every cell, before and after training."""
+"""F10. Reach of the gradient in every cell, before and after training."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from experiments.sweep.figures.panels import run_columns
 
 TASKS = ("copy_memory", "adding")
 WHEN = ("before", "after")
-LAG = 90  # steps over which decades are lost
-TAIL = 100  # updates whose mean loss counts as the loss at the end
-KEPT, LOST = 2.0, 4.0  # decades over LAG steps
+LAG = 90  # decades lost are counted from lag 0 to here
+TAIL = 100  # number of updates whose mean loss is the final loss
+KEPT, LOST = 2.0, 4.0  # at most, at least this many decades lost
 DARKEST = -12.0  # decades below lag 0, on the color scale
 
-# What their papers say of the gradient at initialisation, where they do.
+# What the papers say about the gradient at initialization, where they say it.
 KEEPS = {
-  "irnn": "the identity hands every active unit's gradient on (Le et al., 2015)",
-  "indrnn low=0.99": "u near 1, as the paper has it for long memories (Li et al., 2018)",
+  "irnn": "the identity passes every active unit's gradient through (Le et al., 2015)",
+  "indrnn low=0.99": "u near 1, as the paper initializes it for long memories (Li et al., 2018)",
   "antisymmetric": "eigenvalues within O(ε) of 1 (Chang et al., 2019)",
   "exprnn": "an orthogonal kernel and modReLU (Lezcano-Casado and Martínez-Rubio, 2019)",
-  "cornn": "oscillators of a small time step (Rusch and Mishra, 2021)",
-  "clockwork": "slow modules stand still (Koutník et al., 2014)",
+  "cornn": "oscillators with a small time step (Rusch and Mishra, 2021)",
+  "clockwork": "slow modules keep their state between updates (Koutník et al., 2014)",
   "slstm forget_biases=linear": "forget biases from 3 to 6 (Beck et al., 2024)",
   "lru": "|λ| up to 1 (Orvieto et al., 2023)",
   "rg_lru": "base radius 0.9 to 0.999 (De et al., 2024)",
   "lstm chrono=100": "forget gates for memories up to 100 steps (Tallec and Ollivier, 2018)",
-  "gru chrono=100": "the same of its z (Tallec and Ollivier, 2018)",
+  "gru chrono=100": "update gates for the same memories (Tallec and Ollivier, 2018)",
 }
 LOSES = {
-  "elman": "tanh'(a) < 1 in every step (Pascanu et al., 2013)",
+  "elman": "tanh'(a) < 1 at every step (Pascanu et al., 2013)",
   "gru chrono=none": "z = ½ at b = 0 (Tallec and Ollivier, 2018)",
   "lstm chrono=none": "f = σ(1) = 0.73 (Tallec and Ollivier, 2018)",
   "minimalrnn": "u = ½ at b = 0 (Chen et al., 2018)",
@@ -49,12 +49,12 @@ LOSES = {
 
 
 class Profiles(NamedTuple):
-  """Of one task, by cell in words: seeds averaged.
+  """Results on one task, by cell and its options, averaged over seeds.
 
   Attributes:
-    norms: log₁₀ norms [2, lags], before and after; of a carry with several states, the largest.
-    loss: of the last updates.
-    baseline: of the task.
+    norms: log₁₀ norms [2, lags], before and after; the largest, where the carry has several states.
+    loss: mean loss of the last updates.
+    baseline: the task's baseline.
   """
 
   norms: dict[str, np.ndarray]
@@ -62,14 +62,14 @@ class Profiles(NamedTuple):
   baseline: float
 
   def lost(self, cell: str) -> np.ndarray:
-    """Decades lost from lag 0 to lag LAG, before and after."""
+    """Returns the decades lost from lag 0 to lag LAG, before and after."""
     return self.norms[cell][:, 0] - self.norms[cell][:, LAG]
 
 
 def profiles(gradients: xr.Dataset, metrics: xr.Dataset) -> Profiles:
-  """What the records of a sweep say of each cell."""
+  """Reads the profiles of each cell from the records of a sweep."""
   ends = gradients.isel(step=[0, -1]).sel(layer=1)
-  # Of several states, the one with the largest norm: what the gradient goes by.
+  # The state with the largest norm is the one through which the gradient flows.
   states = [v for name, v in ends.items() if str(name).startswith("log10_lag_norm")]
   leaves = [v.transpose("run", "step", "lag").values.astype(float) for v in states]
   values = functools.reduce(np.fmax, leaves)
@@ -84,13 +84,13 @@ def profiles(gradients: xr.Dataset, metrics: xr.Dataset) -> Profiles:
 
 
 def run() -> Outcome:
-  """Trains every cell on both tasks, by the sweep `cells_decay.flags`."""
+  """Trains every cell on both tasks with the sweep `cells_decay.flags`."""
   found = {task: profiles(*sweep("cells_decay.flags", f"--task={task}")) for task in TASKS}
   return outcome(found)
 
 
 def outcome(found: dict[str, Profiles]) -> Outcome:
-  """Table, checks and picture of the profiles, by task."""
+  """Returns table, checks and picture of the profiles, which are given by task."""
   first = next(iter(found.values()))
   cells = sorted(first.norms, key=lambda cell: float(first.lost(cell)[0]))
   table = []
@@ -113,25 +113,26 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
     cell: [float(of_task.lost(cell)[0]) for of_task in found.values()] for cell in first.norms
   }
   checks += [
-    at_most(f"keeps: {cell}, decades lost before, most", max(before[cell]), KEPT)
+    at_most(f"keeps: {cell}, decades lost before, maximum", max(before[cell]), KEPT)
     for cell in KEEPS
     if cell in before
   ]
   checks += [
-    at_least(f"loses: {cell}, decades lost before, least", min(before[cell]), LOST)
+    at_least(f"loses: {cell}, decades lost before, minimum", min(before[cell]), LOST)
     for cell in LOSES
     if cell in before
   ]
   learned = [cell for cell in cells if _has_learned(found["adding"], cell)]
   most = max((float(found["adding"].lost(cell)[1]) for cell in learned), default=np.inf)
   checks += [
-    at_least("cells that have learned to add, to half the baseline", len(learned), 5),
-    at_most("after, cells that have learned to add: decades lost, most", most, KEPT),
+    at_least("cells that learned to add (loss below half the baseline)", len(learned), 5),
+    at_most("after, cells that learned to add: decades lost, maximum", most, KEPT),
   ]
   notes = [
-    f"Decades from lag 0 to lag {LAG}. " + _sentence("Kept", KEEPS, before),
-    _sentence("Lost", LOSES, before),
-    "Have learned to add: " + (", ".join(learned) or "none") + ".",
+    f"Decades lost from lag 0 to lag {LAG}, by task ({', '.join(found)}). "
+    + _sentence("Expected to keep the gradient at initialization", KEEPS, before),
+    _sentence("Expected to lose it", LOSES, before),
+    "Learned to add: " + (", ".join(learned) or "none") + ".",
   ]
   notes += [
     _where_lost(cell, task, of_task)
@@ -142,8 +143,8 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
   if learned:
     best = min(learned, key=lambda cell: found["adding"].loss[cell])
     notes.append(
-      f"What is lost before training does not say what can be learned: {best}, which lost "
-      f"{float(found['adding'].lost(best)[0]):.1f} decades, ended lowest, at "
+      f"The decades lost before training do not predict what can be learned: {best}, which lost "
+      f"{float(found['adding'].lost(best)[0]):.1f} decades, reached the lowest loss, "
       f"{found['adding'].loss[best] / baseline:.2g} of the baseline."
     )
 
@@ -154,7 +155,7 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
         title = f"{task.split('_')[0]}, {when}"
         image = _heat_map(panels[i * len(WHEN) + j], of_task, cells, j, title)
     panels[0].set_yticks(range(len(cells)), cells, fontsize=style.SMALL)
-    label = "log10 ‖dL_T/dh_(T−k)‖, that at lag 0 subtracted"
+    label = "log10 ‖dL_T/dh_(T−k)‖, relative to lag 0"
     figure.colorbar(image, ax=list(panels), label=label, extend="both")
 
   return Outcome(table, checks, draw, notes)
@@ -165,23 +166,23 @@ def _has_learned(of_task: Profiles, cell: str) -> bool:
 
 
 def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
-  """How much of what a cell loses before training it loses in the first step back."""
+  """Returns a sentence on the decades that a cell loses in the first step back."""
   drop = float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1])
   rest = float(of_task.lost(cell)[0]) - drop
   return (
-    f"{cell} loses {drop:.1f} decades of them in the first step back, from h into its other "
+    f"{cell} loses {drop:.1f} decades in the first step back, from h into its other "
     f"states, and {rest:.1f} in the {LAG - 1} steps after it ({task})."
   )
 
 
-def _sentence(verb: str, why: dict[str, str], before: dict[str, list[float]]) -> str:
-  """Each cell with what its paper says, and both measured numbers."""
+def _sentence(expected: str, why: dict[str, str], before: dict[str, list[float]]) -> str:
+  """Returns a sentence that lists cells with the numbers measured and the papers' reasons."""
   parts = [
     f"{cell} ({', '.join(f'{decades:.1f}' for decades in before[cell])}): {reason}"
     for cell, reason in why.items()
     if cell in before
   ]
-  return f"{verb} at initialisation, as their papers have it: " + "; ".join(parts) + "."
+  return f"{expected}: " + "; ".join(parts) + "."
 
 
 def _heat_map(axis: Axes, of_task: Profiles, cells: list[str], when: int, title: str) -> AxesImage:
@@ -195,10 +196,10 @@ def _heat_map(axis: Axes, of_task: Profiles, cells: list[str], when: int, title:
 
 
 figure = Figure(
-  title="How far the gradient reaches in every cell, before and after training",
-  setting="copy memory and adding problem, T = 100, one layer of 64, batch 32, "
+  title="Reach of the gradient in every cell, before and after training",
+  setting="copy memory and adding problem, T = 100, one layer of 64 units, batch 32, "
   "Adam 0.002, clip norm 1, 1500 updates; experiments/flagfiles/cells_decay.flags",
-  source="own measurement; what to expect, from the papers of the cells",
+  source="own measurement; expectations from the cells' papers",
   seconds=470,
   run=run,
   seeds=(0, 1),

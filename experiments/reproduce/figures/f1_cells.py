@@ -1,4 +1,4 @@
-"""F1. How fast the gradient decays at initialisation, by cell."""
+"""F1. Decay of the gradient at initialization, by cell."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rnn_jax.cells import elman, gru, lstm
 SCALES = (1.0, 0.1)
 SEEDS = tuple(range(10))
 TOLERANCE = 0.2
-# Name, forget bias of an LSTM, and the half-lives at w_i = 1/√2 and 0.1/√2 in steps; None where the
-# gradient grows.
+# Name, forget bias of an LSTM, and the earlier half-lives in steps, at w_i = 1/√2 and 0.1/√2; None
+# where the gradient grows.
 CELLS: tuple[tuple[str, float, tuple[float, float | None]], ...] = (
   ("elman", 0.0, (1.7, 10.8)),
   ("gru", 0.0, (1.8, 2.3)),
@@ -26,7 +26,7 @@ CELLS: tuple[tuple[str, float, tuple[float, float | None]], ...] = (
 
 
 def measure() -> np.ndarray:
-  """Mean log₁₀ profiles [cell, scale, seed, lag]; the three LSTMs are one program."""
+  """Returns mean log₁₀ profiles [cell, scale, seed, lag]; the three LSTMs share a program."""
   size = profiles.HIDDEN
   plain = [
     profiles.mean_profiles(lambda _: elman(size), [0.0], SCALES, SEEDS),
@@ -38,7 +38,7 @@ def measure() -> np.ndarray:
 
 
 def run() -> Outcome:
-  """Half-lives, the median over seeds against what was found before."""
+  """Compares half-lives, as medians over seeds, with earlier values."""
   found = measure()
   rates = profiles.rates(found)
   table, checks = [], []
@@ -46,23 +46,24 @@ def run() -> Outcome:
     for j, scale in enumerate(SCALES):
       median = float(np.median(rates[i, j]))
       label = f"{name}, w_i = {scale:g}/√2"
-      half_life, before = -math.log(2) / median, expected[j]
+      half_life, earlier = -math.log(2) / median, expected[j]
       row = {"cell": name, "w_i · √2": scale, "rate": median, "half-life": half_life}
-      row["before"] = "grows" if before is None else before
+      row["earlier"] = "grows" if earlier is None else earlier
       halves = -math.log(2) / rates[i, j]
       table.append({**row, **{f"seed {s}": float(h) for s, h in zip(SEEDS, halves, strict=True)}})
-      if before is None:
+      if earlier is None:
         checks.append(at_least(f"rate, {label}: grows", median, 0.0))
       else:
-        checks.append(relative(f"half-life, {label}", half_life, before, TOLERANCE))
+        checks.append(relative(f"half-life, {label}", half_life, earlier, TOLERANCE))
   fast, slow, old = rates[3, 0], rates[4, 0], -math.log(2) / 80
   low, high = -math.log(2) / slow.min(), -math.log(2) / slow.max()
   notes = [
-    "A half-life is −ln 2 / rate; a negative one is the time in which the gradient doubles.",
-    "The value before for forget bias 3 at 1/√2 is of one seed. There the rate is so near 0 that a "
-    f"single seed decides little: half-lives go from {low:.0f} to {high:.0f} steps, their rates "
-    f"are {slow.mean():.4f} ± {slow.std(ddof=1):.4f} (with forget bias 1 {fast.mean():.4f} ± "
-    f"{fast.std(ddof=1):.4f}), and the value before is {old:.4f}, "
+    "The half-life is −ln 2 / rate. A negative half-life means that the gradient doubles in that "
+    "many steps.",
+    "The earlier value for forget bias 3 at 1/√2 comes from one seed. There the rate is so close "
+    f"to 0 that one seed says little: half-lives range from {low:.0f} to {high:.0f} steps. The "
+    f"rates are {slow.mean():.4f} ± {slow.std(ddof=1):.4f} (with forget bias 1 {fast.mean():.4f} ± "
+    f"{fast.std(ddof=1):.4f}), and the earlier rate, {old:.4f}, is "
     f"{abs(old - slow.mean()) / slow.std(ddof=1):.1f} standard deviations away.",
   ]
 
@@ -77,10 +78,10 @@ def run() -> Outcome:
 
 
 figure = Figure(
-  title="Decay of the gradient at initialisation, by cell",
+  title="Decay of the gradient at initialization, by cell",
   setting=f"H = {profiles.HIDDEN}, T = {profiles.STEPS}, B = {profiles.BATCH}, inputs N(0, I) of "
-  f"width 2, orthogonal kernels, probe v · h_T, fit over lags {profiles.FIRST}–{profiles.LAST}",
-  source="measured before, with one seed; forget bias: Jozefowicz et al., 2015, "
+  f"size 2, orthogonal kernels, probe v · h_T, fit over lags {profiles.FIRST}–{profiles.LAST}",
+  source="an earlier measurement with one seed; forget bias: Jozefowicz et al., 2015, "
   "https://proceedings.mlr.press/v37/jozefowicz15.html",
   seconds=15,
   run=run,

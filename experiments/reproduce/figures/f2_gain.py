@@ -1,4 +1,4 @@
-"""F2. How fast the gradient decays or grows, by gain of the recurrent kernel."""
+"""F2. Decay or growth of the gradient, by gain of the recurrent kernel."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rnn_jax.cells import elman
 from rnn_jax.types import Array, Cell
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
-SCALE = 0.1  # w_i √2: two inputs of variance 1 give a unit w_i² · 2 = SCALE²
+SCALE = 0.1  # w_i √2; two inputs of variance 1 give a unit the variance 2 w_i² = SCALE²
 SEEDS = (0, 1, 2, 3, 4)
-TANH_BEFORE = (-0.805, -0.141, -0.064, -0.022, 0.061)
+EARLIER = (-0.805, -0.141, -0.064, -0.022, 0.061)
 ACTIVATIONS = ("linear", "tanh")
 
 
 def run() -> Outcome:
-  """Rates by gain: of a scaled orthogonal linear network, and of tanh."""
+  """Compares rates by gain: of linear networks with ln g, of tanh networks with earlier values."""
 
   def measure(activation: str) -> np.ndarray:
     def make(gain: Array) -> Cell:
@@ -39,17 +39,19 @@ def run() -> Outcome:
     worst = float(linear[np.abs(linear - math.log(gain)).argmax()])
     checks.append(absolute(f"rate, linear, g = {gain}, worst seed", worst, math.log(gain), 1e-5))
     row = {"g": gain, "ln g": math.log(gain), "linear, worst seed": worst}
-    row |= {"tanh, median": float(medians[i]), "mean field": theory[i], "before": TANH_BEFORE[i]}
+    row |= {"tanh, median": float(medians[i]), "mean field": theory[i], "earlier": EARLIER[i]}
     table.append({**row, **{f"seed {s}": float(rates["tanh"][i, j]) for j, s in enumerate(SEEDS)}})
   for i, gain in enumerate(GAINS):
-    checks.append(absolute(f"rate, tanh, g = {gain}", medians[i], TANH_BEFORE[i], 0.02))
-  ours, before = np.abs(medians - theory), np.abs(np.subtract(TANH_BEFORE, theory))
+    checks.append(absolute(f"rate, tanh, g = {gain}", medians[i], EARLIER[i], 0.02))
+  ours, earlier = np.abs(medians - theory), np.abs(np.subtract(EARLIER, theory))
   notes = [
-    "Mean field: the inputs of a unit are Gaussian of variance g² q + w_i² D, q = ⟨tanh²⟩, and the "
-    f"rate is ½ ln(g² ⟨sech⁴⟩). The medians of tanh are at most {ours.max():.3f} from it.",
-    f"Of the values before, that at g = 0.5, {TANH_BEFORE[0]}, is {before[0]:.3f} from mean field, "
-    f"the others at most {before[1:].max():.3f}. At g = 0.5 the carry is so small that tanh is "
-    f"nearly linear, and the rate near ln g = {math.log(0.5):.3f}: a wrong digit would explain it.",
+    "Mean field: a unit's pre-activation is Gaussian with variance g² q + w_i² D, q = ⟨tanh²⟩, and "
+    f"the rate is ½ ln(g² ⟨sech⁴⟩). The medians for tanh differ from it by at most "
+    f"{ours.max():.3f}.",
+    f"The earlier value at g = 0.5, {EARLIER[0]}, differs from mean field by {earlier[0]:.3f}, the "
+    f"others by at most {earlier[1:].max():.3f}. At g = 0.5 the carry is so small that tanh is "
+    f"nearly linear and the rate close to ln g = {math.log(0.5):.3f}: the earlier value may "
+    "contain a wrong digit.",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
@@ -65,10 +67,10 @@ def run() -> Outcome:
 figure = Figure(
   title="Decay of the gradient by gain of an orthogonal kernel",
   setting=f"elman, H = {profiles.HIDDEN}, T = {profiles.STEPS}, B = {profiles.BATCH}, inputs "
-  f"N(0, I) of width 2, w_i = {SCALE}/√2, probe v · h_T, fit over lags "
+  f"N(0, I) of size 2, w_i = {SCALE}/√2, probe v · h_T, fit over lags "
   f"{profiles.FIRST}–{profiles.LAST}",
   source="linear: Saxe et al., 2014, https://arxiv.org/abs/1312.6120; "
-  "tanh: measured before, with one seed",
+  "tanh: an earlier measurement with one seed",
   seconds=12,
   run=run,
   seeds=SEEDS,

@@ -1,4 +1,4 @@
-"""F3. A truncated gradient may point the wrong way: influence balancing."""
+"""F3. Influence balancing: a truncated gradient may have the wrong sign."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CELL = elman(SIZE, activation="linear")
 
 
 def balance(theta: Array) -> Params:
-  """Params of a linear system that θ pushes up at first and pulls down in the end.
+  """Returns the params of a linear system that θ pushes up at first and down in the long run.
 
     s' = A s + θ x σ        A_ii = A_i,i+1 = ½        σ = (1, …, 1, −1, …, −1), 10 and 13
 
@@ -42,7 +42,7 @@ def balance(theta: Array) -> Params:
 
 
 def formula(truncation: int) -> float:
-  """G_K = Σ_{k<K} 2^−k Σ_{j≤min(k,22)} C(k,j) σ_{j+1}."""
+  """Returns G_K = Σ_{k<K} 2^−k Σ_{j≤min(k,22)} C(k,j) σ_{j+1}."""
   return sum(
     2.0**-k * sum(math.comb(k, j) * SIGNS[j] for j in range(min(k + 1, SIZE)))
     for k in range(truncation)
@@ -50,7 +50,7 @@ def formula(truncation: int) -> float:
 
 
 def measure(truncations: tuple[int, ...]) -> np.ndarray:
-  """∂s₁/∂θ at the last step of a window of K steps, in a sequence cut every K steps."""
+  """Returns ∂s₁/∂θ at the last step of a window, for windows of K steps and each K given."""
   num_steps = 2 * max(truncations)
   xs = jnp.ones((num_steps, 1, 1))
 
@@ -68,9 +68,9 @@ def measure(truncations: tuple[int, ...]) -> np.ndarray:
 
 
 def train(truncation: int, whole_window: bool) -> float:
-  """θ after streaming truncated backpropagation, the carry handed on from window to window.
+  """Returns θ after streaming truncated backpropagation, which passes the carry to the next window.
 
-  The loss is ½ (s₁ − 1)², at a window's last step, which sees K lags; or its mean over the whole
+  The loss is ½ (s₁ − 1)² at a window's last step, which sees K lags, or its mean over the whole
   window, whose steps see 1, 2, …, K lags.
   """
   xs = jnp.ones((truncation, 1, 1))
@@ -96,14 +96,14 @@ def train(truncation: int, whole_window: bool) -> float:
 
 
 def run() -> Outcome:
-  """Measured G_K against the formula, and what training with it leads to."""
+  """Compares the measured G_K with the formula, and trains with several K."""
   with jax.enable_x64(True):
     measured = dict(zip(TRUNCATIONS, measure(TRUNCATIONS), strict=True))
     trained = {k: train(k, whole_window=False) for k in TRAINED}
     whole = {k: train(k, whole_window=True) for k in TRAINED_WHOLE}
   exact = {k: formula(k) for k in TRUNCATIONS}
   difference = max(abs(measured[k] - exact[k]) for k in TRUNCATIONS)
-  peak = max(TRUNCATIONS, key=lambda k: (round(measured[k], 9), k))  # lag 19 adds nothing
+  peak = max(TRUNCATIONS, key=lambda k: (round(measured[k], 9), k))  # the term of lag 19 is 0
   flip = next(k for k in TRUNCATIONS if measured[k] < 0)
   means = np.cumsum([formula(k) for k in range(1, 201)])
   table = [
@@ -120,17 +120,17 @@ def run() -> Outcome:
     absolute("largest |G_K − formula|", difference, 0.0, 1e-10),
     absolute("G_10", measured[10], 10, 1e-10),
     relative("largest G_K", measured[peak], 16.48, 1e-3),
-    absolute("K of the largest", peak, 20, 0),
-    absolute("least K with G_K < 0", flip, 41, 0),
+    absolute("K of the largest G_K", peak, 20, 0),
+    absolute("smallest K with G_K < 0", flip, 41, 0),
     absolute("G_400", measured[400], -6, 1e-6),
     *(absolute(f"trained θ, K = {k}", trained[k], OPTIMUM, 1e-3) for k in TRAINED if k >= 60),
     at_least("|trained θ|, K = 10: diverges", abs(trained[10]), 1e3),
   ]
   notes = [
     f"G_19 = G_20: the term of lag 19 is {exact[20] - exact[19]:.1g}.",
-    "With the loss of a whole window, whose steps see 1, 2, …, K lags, what counts is the mean of "
-    f"G_1 … G_K, which is negative from K = {int(np.argmax(means < 0)) + 1} on: θ then moves away "
-    f"from −1/6 at K = 100 (to {whole[100]:.3g}) and reaches it at K = 200 ({whole[200]:.4f}).",
+    "If the loss is averaged over the whole window, whose steps see 1, 2, …, K lags, the mean of "
+    f"G_1 … G_K decides. It is negative from K = {int(np.argmax(means < 0)) + 1} on: at K = 100 θ "
+    f"moves away from −1/6 (to {whole[100]:.3g}), at K = 200 it reaches it ({whole[200]:.4f}).",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
@@ -138,7 +138,12 @@ def run() -> Outcome:
     ks = [k for k in TRUNCATIONS if k <= 100]
     axis.plot(ks, [exact[k] for k in ks], color=style.GRAY, lw=1, label="formula")
     axis.plot(
-      ks, [measured[k] for k in ks], ".", color="#0072B2", ms=5, label="unroll, cut every K"
+      ks,
+      [measured[k] for k in ks],
+      ".",
+      color="#0072B2",
+      ms=5,
+      label="unroll, truncated every K steps",
     )
     axis.axhline(-6, color="#CC79A7", ls="--", lw=1, label="full gradient, −6")
     axis.axhline(0, color=style.GRAY, lw=0.6)
@@ -158,8 +163,8 @@ def run() -> Outcome:
 
 figure = Figure(
   title="Truncated gradients of the wrong sign: influence balancing",
-  setting="linear system of 23 states, 10 pushed up and 13 down; float64; "
-  f"training: {UPDATES} updates of plain gradient descent, rate {LEARNING_RATE:g}",
+  setting="linear system of 23 states, 10 driven by +θ and 13 by −θ; float64; training: "
+  f"{UPDATES} updates of plain gradient descent, learning rate {LEARNING_RATE:g}",
   source="Tallec and Ollivier, 2017, https://arxiv.org/abs/1705.08209",
   seconds=8,
   run=run,

@@ -1,4 +1,4 @@
-"""F4. Where a random network becomes chaotic: its largest Lyapunov exponent by gain."""
+"""F4. The largest Lyapunov exponent of a random network, by gain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = 0.02
 
 
 def rate_network(gain: Any, size: int = SIZE) -> Cell:
-  """Random network without input.
+  """Returns a random network without input.
 
     h' = J tanh(h)        J_ij ~ N(0, g²/N)
 
@@ -32,7 +32,7 @@ def rate_network(gain: Any, size: int = SIZE) -> Cell:
     gain: g.
     size: N.
   Returns:
-    A Cell: xs are not read; carry and y [..., N]; params {"w_h": [N, N]}, Jᵀ.
+    A Cell: ignores xs; carry and y [..., N]; params {"w_h": [N, N]}, Jᵀ.
   References:
     Sompolinsky et al., 1988, https://doi.org/10.1103/PhysRevLett.61.259
   """
@@ -72,7 +72,7 @@ def rate_network(gain: Any, size: int = SIZE) -> Cell:
 
 
 def spectral_radius(seed: int, size: int = SIZE) -> float:
-  """ρ(J) of a network of gain 1, as `measure` draws it."""
+  """Returns ρ(J) of a network of gain 1, drawn as in `measure`."""
   key, _ = jax.random.split(jax.random.key(seed))
   transposed = rate_network(1.0, size).init(key, 1)["w_h"]
   return float(np.abs(np.linalg.eigvals(np.asarray(transposed, np.float64))).max())
@@ -80,7 +80,7 @@ def spectral_radius(seed: int, size: int = SIZE) -> float:
 
 @jax.jit
 def measure(gains: Array, seeds: Array) -> Array:
-  """λ₁ [n] of the networks with these gains and seeds, one after another."""
+  """Returns λ₁ [n] of the networks with these gains [n] and seeds [n]."""
 
   def one(now: tuple[Array, Array]) -> Array:
     gain, seed = now
@@ -98,7 +98,7 @@ def measure(gains: Array, seeds: Array) -> Array:
 
 
 def run() -> Outcome:
-  """Exponents of several networks, their mean against the mean-field curve."""
+  """Compares the exponents, averaged over networks, with mean-field theory."""
   gains, seeds = np.meshgrid(np.asarray(GAINS, np.float32), SEEDS, indexing="ij")
   flat = measure(jnp.asarray(gains.ravel()), jnp.asarray(seeds.ravel()))
   found = np.asarray(flat, float).reshape(gains.shape)
@@ -121,11 +121,11 @@ def run() -> Outcome:
   error = max(abs(found[0, j] - math.log(GAINS[0]) - radii[j]) for j in range(len(SEEDS)))
   smaller = np.mean([math.log(spectral_radius(seed, SIZE // 4)) for seed in SEEDS])
   notes = [
-    "Below g = 1 the carry goes to zero and λ₁ = ln g + ln ρ(J/g), here within "
-    f"{error:.1g} for each network at g = 0.5. At finite N the spectral radius ρ is above 1: its "
-    f"ln is {np.mean(radii):.4f} ± {np.std(radii, ddof=1):.4f} in these networks, and "
-    f"{smaller:.4f} in the mean over as many of N = {SIZE // 4}. Mean field is the limit of large "
-    "N.",
+    "Below g = 1 the carry goes to zero and λ₁ = ln g + ln ρ(J/g); at g = 0.5 this holds within "
+    f"{error:.1g} for each network. At finite N the spectral radius ρ(J/g) is above 1: its "
+    f"logarithm is {np.mean(radii):.4f} ± {np.std(radii, ddof=1):.4f} in these networks, and "
+    f"{smaller:.4f} on average over as many networks of N = {SIZE // 4}. Mean field is the limit "
+    "of large N.",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
@@ -135,10 +135,10 @@ def run() -> Outcome:
     axis.plot([], [], color=style.GRAY, lw=1, label="mean field, N → ∞")
     for row in found.T:
       axis.plot(GAINS, row, "o", color="#0072B2", ms=4, alpha=0.6)
-    axis.plot([], [], "o", color="#0072B2", ms=4, label=f"N = {SIZE}, a point a network")
+    axis.plot([], [], "o", color="#0072B2", ms=4, label=f"N = {SIZE}, one point per network")
     axis.axhline(0, color=style.GRAY, lw=0.6)
     axis.set_xlabel("gain g")
-    axis.set_ylabel("largest Lyapunov exponent, nats a step")
+    axis.set_ylabel("largest Lyapunov exponent, nats per step")
     axis.legend(frameon=False, fontsize=style.SMALL)
 
   return Outcome(table, checks, draw, notes)
@@ -146,8 +146,8 @@ def run() -> Outcome:
 
 figure = Figure(
   title="The edge of chaos of a random network",
-  setting=f"h′ = J tanh(h), J_ij ~ N(0, g²/N), N = {SIZE}, {STEPS} steps, the first {SKIP} not "
-  "counted",
+  setting=f"h′ = J tanh(h), J_ij ~ N(0, g²/N), N = {SIZE}, {STEPS} steps, the first {SKIP} "
+  "discarded",
   source="Sompolinsky et al., 1988, https://doi.org/10.1103/PhysRevLett.61.259; in discrete time: "
   "Molgedey et al., 1992, https://doi.org/10.1103/PhysRevLett.69.3717",
   seconds=20,

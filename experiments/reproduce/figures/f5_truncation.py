@@ -1,4 +1,4 @@
-"""F5. What truncation makes of the gradient, and of the loss, on real text."""
+"""F5. Bias of truncated gradients on real text, and the loss after training with them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ WHEN = ("before", "after")
 
 
 class Run(NamedTuple):
-  """What the runs of a program differ in."""
+  """The numbers in which the runs of a program differ."""
 
   seed: Any
   truncation: Any
 
 
 class Found(NamedTuple):
-  """What was measured of one cell.
+  """The measurements of one cell, averaged over seeds.
 
   Attributes:
-    cosine: before and after training without truncation, mean over seeds, [2, K].
+    cosine: cosine with the full gradient, before and after training without truncation, [2, K].
     error: relative error, likewise.
-    loss: mean of the last updates, mean over seeds, [K].
+    loss: mean loss of the last updates, [K].
   """
 
   cosine: np.ndarray
@@ -59,7 +59,7 @@ def measure(
   seeds: tuple[int, ...],
   num_updates: int,
 ) -> Found:
-  """Trains one cell with every truncation and seed, and measures the bias of the first and last."""
+  """Trains one cell with every truncation and seed, and measures the bias before and after."""
   task = charlm(length, BATCH_SIZE, corpus)
   model = DeepRNN([make_cell(name, HIDDEN_SIZE)], task.output_size, task.vocabulary_size)
   optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)
@@ -119,14 +119,14 @@ def run(
   seeds: tuple[int, ...] = SEEDS,
   num_updates: int = UPDATES,
 ) -> Outcome:
-  """Bias and loss of every truncation, for a tanh RNN and an LSTM.
+  """Measures bias and loss of every truncation, for a tanh RNN and an LSTM.
 
   Args:
     source: path of a text, or `stdlib`.
-    truncations: k, ascending, the last one T.
+    truncations: ascending values of k; the last is T.
     length: T.
-    seeds: of params and batches.
-    num_updates: of every run.
+    seeds: seeds of params and batches.
+    num_updates: number of updates of each run.
   """
   corpus = load_corpus(source)
   found = {name: measure(name, corpus, truncations, length, seeds, num_updates) for name in CELLS}
@@ -138,7 +138,7 @@ def run(
       "relative error before": float(of.error[0, i]),
       "cosine after": float(of.cosine[1, i]),
       "relative error after": float(of.error[1, i]),
-      f"loss after training with k, last {CALL}": float(of.loss[i]),
+      f"loss after training with k, mean of the last {CALL}": float(of.loss[i]),
     }
     for name, of in found.items()
     for i, k in enumerate(truncations)
@@ -154,12 +154,12 @@ def run(
     )
   ]
   notes = [
-    "Before: at initialisation; after: with the params of the run without truncation. Sequences "
-    "are cut in front of steps k, 2k, …, so the loss of a step reaches back (k − 1) / 2 steps on "
-    "average.",
-    "The loss after equally many updates is least at k = "
+    "Before: at initialization. After: with the params of the run trained without truncation. "
+    "Gradients are cut before steps k, 2k, …, so the gradient of a step's loss reaches back "
+    "(k − 1) / 2 steps on average.",
+    "After the same number of updates, the loss is lowest at k = "
     + ", ".join(f"{truncations[np.argmin(of.loss)]} ({name})" for name, of in found.items())
-    + ": a biased gradient is not always the one that learns least in a short training.",
+    + ": in a short training, a biased gradient may learn more than the exact one.",
     f"Text: {corpus.name}, {len(corpus.text)} bytes, SHA-256 {corpus.sha256[:16]}….",
   ]
 
@@ -185,9 +185,10 @@ def run(
 
 
 figure = Figure(
-  title="Truncated gradients on real text: direction, size, and what is learned with them",
+  title="Truncated gradients on real text: direction, norm, and loss after training",
   setting=f"character model, T = {LENGTH}, {HIDDEN_SIZE} units, batch {BATCH_SIZE}, Adam "
-  f"{LEARNING_RATE:g}, clip norm {CLIP_NORM:g}, {UPDATES} updates; the standard library's source",
+  f"{LEARNING_RATE:g}, clip norm {CLIP_NORM:g}, {UPDATES} updates; source of "
+  "Python's standard library",
   source="own measurement; after Aicher et al., 2019, https://arxiv.org/abs/1905.07473",
   seconds=50,
   run=run,

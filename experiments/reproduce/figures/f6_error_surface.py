@@ -1,4 +1,4 @@
-"""F6. The error surface of a single unit has walls."""
+"""F6. Walls in the error surface of a single unit."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rnn_jax.types import Array, Cell, Params, unprepared
 
 START, TARGET, STEPS = 0.5, 0.7, 50
 WEIGHTS, BIASES = np.linspace(3, 5, 201), np.linspace(-3, -2, 201)
-SETTLING = 2000  # steps after which a start has found its equilibrium
+SETTLING = 2000  # steps until any start has reached its equilibrium
 FOLD_BIASES = np.linspace(-2.7, -2.3, 4001)
 PUBLISHED_PLACE, PUBLISHED_NORM = (4.94, -2.575), 3.3e3
 
 
 def logistic() -> Cell:
-  """A single logistic unit without input.
+  """Returns a single logistic unit without input.
 
     x' = w σ(x) + b        y = σ(x')
 
   Returns:
-    A Cell: xs are not read; carry and y [..., 1]; params {"w": [], "b": []}.
+    A Cell: ignores xs; carry and y [..., 1]; params {"w": [], "b": []}.
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
@@ -66,7 +66,7 @@ def logistic() -> Cell:
 
 
 def trajectory(w: Array, b: Array, start: float, num_steps: int) -> tuple[Array, Array]:
-  """(x, σ(x)) after `num_steps` steps from x = `start`."""
+  """Returns (x, σ(x)) after `num_steps` steps from x = `start`."""
   nothing = jnp.zeros((num_steps, 1, 1))
   carry = jnp.full((1, 1), start)
   x, ys = unroll(logistic(), {"w": w, "b": b}, nothing, carry)
@@ -75,7 +75,7 @@ def trajectory(w: Array, b: Array, start: float, num_steps: int) -> tuple[Array,
 
 @jax.jit
 def surface(w: Array, b: Array) -> tuple[Array, Array, Array]:
-  """E = (σ(x_50) − 0.7)² at each of [n] points, ‖∇E‖, and ‖∇(x_50 − 0.7)²‖."""
+  """Returns E = (σ(x_50) − 0.7)², ‖∇E‖ and ‖∇(x_50 − 0.7)²‖ at [n] points."""
 
   def of_output(w: Array, b: Array) -> Array:
     return (trajectory(w, b, START, STEPS)[1] - TARGET) ** 2
@@ -92,7 +92,7 @@ def surface(w: Array, b: Array) -> tuple[Array, Array, Array]:
 
 @jax.jit
 def distance(b: Array) -> Array:
-  """How far two starts, far below and far above, are apart in the end, at w = 5."""
+  """Returns the final distance of two starts, far below and far above, at w = 5."""
 
   def point(b: Array) -> Array:
     w = jnp.full_like(b, 5.0)
@@ -103,13 +103,13 @@ def distance(b: Array) -> Array:
 
 
 def fold(w: Any, sign: int) -> Any:
-  """The bias at which two equilibria meet: w σ′(x) = 1 and x = w σ(x) + b."""
+  """Returns the bias at which two equilibria meet: w σ′(x) = 1 and x = w σ(x) + b."""
   s = (1 + sign * np.sqrt(1 - 4 / w)) / 2
   return np.log(s / (1 - s)) - w * s
 
 
 def run() -> Outcome:
-  """Equilibria at w = 5, and the gradient over the plane of w and b."""
+  """Finds the equilibria at w = 5, and the gradient over the plane of w and b."""
   w, b = np.meshgrid(WEIGHTS, BIASES, indexing="ij")
   along = np.linspace(-0.01, 0.01, 20001)  # across the wall, at one weight
   steep_w, steep_b = np.full_like(along, PUBLISHED_PLACE[0]), PUBLISHED_PLACE[1] + along
@@ -123,11 +123,11 @@ def run() -> Outcome:
   coarse = slope[::2, ::2].max()
   ratio = slope[at] / PUBLISHED_NORM
   checks = [
-    absolute("least b that is bistable at w = 5", bistable[0], -2.6556, 2e-4),
-    absolute("greatest b that is bistable at w = 5", bistable[-1], -2.3444, 2e-4),
+    absolute("smallest b that is bistable at w = 5", bistable[0], -2.6556, 2e-4),
+    absolute("largest b that is bistable at w = 5", bistable[-1], -2.3444, 2e-4),
     absolute("w of the largest ‖∇E‖", w[at], PUBLISHED_PLACE[0], 0.01),
     absolute("b of the largest ‖∇E‖", b[at], PUBLISHED_PLACE[1], 0.005),
-    Check("largest ‖∇E‖", float(slope[at]), "3.3e3, × or ÷ 2", bool(0.5 <= ratio <= 2)),
+    Check("largest ‖∇E‖", float(slope[at]), "3.3e3, within a factor of 2", bool(0.5 <= ratio <= 2)),
   ]
   table = [
     {"quantity": name, "value": float(value)}
@@ -139,18 +139,18 @@ def run() -> Outcome:
       ("largest ‖∇E‖ on 201 × 201 points", slope[at]),
       ("  at w =", w[at]),
       ("  at b =", b[at]),
-      ("on every second of these points", coarse),
+      ("largest on every second of these points", coarse),
       ("largest on a line across the wall at w = 4.94", across[1].max()),
       ("largest ‖∇(x_50 − 0.7)²‖ on 201 × 201 points", state_slope.max()),
       ("  where ‖∇E‖ is largest", state_slope[at]),
     )
   ]
   notes = [
-    f"The error is that of the output, E = (σ(x_50) − 0.7)². That of the state, (x_50 − 0.7)², has "
-    f"a gradient of {state_slope[at]:.3g} at the same place.",
-    "The wall is narrower than the distance of the points, and the steeper the larger w: the "
-    f"largest value on a grid is that of the point nearest to it. Half as many points a side give "
-    f"{coarse:.3g}, a line across the wall at w = 4.94 gives {across[1].max():.4g}.",
+    "E is the error of the output, (σ(x_50) − 0.7)². The error of the state, (x_50 − 0.7)², has a "
+    f"gradient norm of {state_slope[at]:.3g} at the same point.",
+    "The wall is narrower than the spacing of the grid, and steeper for larger w, so the largest "
+    "value on a grid belongs to the point closest to the wall. Half as many points per side give "
+    f"{coarse:.3g}; a line across the wall at w = 4.94 gives {across[1].max():.4g}.",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:

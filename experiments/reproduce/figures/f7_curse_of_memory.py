@@ -1,4 +1,4 @@
-"""F7. The curse of memory: near λ = 1 a state is ever more sensitive to λ."""
+"""F7. The curse of memory: the sensitivity of a state to λ diverges as λ approaches 1."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TOLERANCE = 0.08
 
 
 def formula(decay: np.ndarray | float) -> np.ndarray | float:
-  """E(dh/dλ)² = (1 + λ²) / (1 − λ²)³, for inputs of variance 1."""
+  """Returns E(dh/dλ)² = (1 + λ²) / (1 − λ²)³, for inputs of variance 1."""
   return (1 + decay**2) / (1 - decay**2) ** 3
 
 
 @jax.jit
 def measure(decays: Array, seed: Array) -> Array:
-  """Mean of (dh_T/dλ)² over the chains h′ = λ h + x, for each λ; all see the same inputs."""
+  """Returns the mean of (dh_T/dλ)² over chains h′ = λ h + x, for each λ, on the same inputs."""
   cell = elman(1, activation="linear")
   xs = jax.random.normal(jax.random.key(seed), (STEPS, CHAINS, 1))
 
@@ -40,7 +40,7 @@ def measure(decays: Array, seed: Array) -> Array:
 
 
 def run() -> Outcome:
-  """Sensitivities in forward mode, against the closed form."""
+  """Compares sensitivities, in forward mode, with the closed form."""
   decays = jnp.asarray(DECAYS, jnp.float32)
   found = np.stack([measure(decays, jnp.asarray(seed)) for seed in SEEDS])
   table = [
@@ -58,8 +58,8 @@ def run() -> Outcome:
     for i, d in enumerate(DECAYS)
   ]
   notes = [
-    "dh/dλ is Gaussian, as it is linear in the inputs: over 4000 chains the mean of its square has "
-    f"a relative standard error of √(2/4000) = {np.sqrt(2 / CHAINS):.1%}.",
+    "dh/dλ is Gaussian, since it is linear in the inputs. Over 4000 chains the mean of its square "
+    f"has a relative standard error of √(2/4000) = {np.sqrt(2 / CHAINS):.1%}.",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
@@ -68,7 +68,7 @@ def run() -> Outcome:
     axis.loglog(gap, formula(1 - gap), color=style.GRAY, lw=1, label="(1 + λ²) / (1 − λ²)³")
     for row in found:
       axis.loglog(1 - np.asarray(DECAYS), row, "o", color="#0072B2", ms=4, alpha=0.6)
-    axis.plot([], [], "o", color="#0072B2", ms=4, label="4000 chains, a point a seed")
+    axis.plot([], [], "o", color="#0072B2", ms=4, label="4000 chains, one point per seed")
     axis.invert_xaxis()
     axis.set_xlabel("1 − λ")
     axis.set_ylabel("mean of (dh/dλ)²")

@@ -10,9 +10,9 @@ from experiments.plotting import style
 from experiments.reproduce.figure import Check, Figure, Outcome, absolute, at_least, at_most
 from experiments.reproduce.training import sweep
 
-TAIL = 100  # updates whose mean loss counts as the loss at the end
+TAIL = 100  # number of updates whose mean loss is the final loss
 WHEN = ("before", "after")
-LEAST_BEFORE, MOST = 1.0, 1.0  # decades
+LEAST_BEFORE, MOST_AFTER = 1.0, 1.0  # decades lost
 
 
 def run() -> Outcome:
@@ -23,7 +23,7 @@ def run() -> Outcome:
   final = metrics["loss"].values[:, -TAIL:].mean(axis=1)
   baseline = metrics.attrs["baseline"]
   kinds = list(dict.fromkeys(zip(gradients["cell"].values, gradients["depth"].values, strict=True)))
-  # {cell, depth: [step, layer, time]}, mean over seeds of log10 norms
+  # Mean over seeds of log10 norms, [step, layer, time].
   maps: dict[tuple[str, int], np.ndarray] = {}
   losses: dict[tuple[str, int], float] = {}
   for cell, depth in kinds:
@@ -51,32 +51,36 @@ def run() -> Outcome:
   learned = [kind for kind, loss in losses.items() if loss < baseline / 2]
   checks: list[Check] = [
     absolute("norms that are zero, inf or NaN", unknown, 0, 0),
-    at_least("before, top layer: decades lost, least", min(top.values()), LEAST_BEFORE),
+    at_least("before, top layer: decades lost, minimum", min(top.values()), LEAST_BEFORE),
   ]
   both = {depth for cell, depth in top if cell == "elman"} & {d for c, d in top if c == "lstm"}
   if both:
     least = min(top["elman", depth] - top["lstm", depth] for depth in both)
-    checks.append(at_least("before, top layer: decades lost, elman − lstm, least", least, 0.0))
-  checks.append(at_least("networks that have learned, to half the baseline", len(learned), 1))
-  # What they have learned lies at the first steps: in some layer the gradient must get there.
+    checks.append(at_least("before, top layer: decades lost, elman − lstm, minimum", least, 0.0))
+  checks.append(
+    at_least("networks that have learned (loss below half the baseline)", len(learned), 1)
+  )
+  # What they learn depends on early steps, so in some layer the gradient must reach these.
   checks += [
-    at_most(f"after, {cell} of {depth}: decades lost in the layer that loses least", least, MOST)
+    at_most(
+      f"after, {cell}, depth {depth}: decades lost in the layer that loses least", least, MOST_AFTER
+    )
     for cell, depth in learned
     for least in (float(lost[cell, depth][1].min()),)
   ]
   notes = [
-    f"Loss at the end, baseline {baseline:.3f}: "
-    + ", ".join(f"{cell} of {depth} {loss:.3f}" for (cell, depth), loss in losses.items())
+    f"Final loss by cell and depth (baseline {baseline:.3f}): "
+    + ", ".join(f"{cell} {depth}: {loss:.3f}" for (cell, depth), loss in losses.items())
     + ".",
-    "Where a network has learned, its lowest layer carries the gradient back. Decades lost after "
+    "In networks that have learned, the lowest layer carries the gradient back. Decades lost after "
     "training, from the bottom layer up: "
     + "; ".join(
-      f"{cell} of {depth} " + ", ".join(f"{decades:.1f}" for decades in lost[cell, depth][1])
+      f"{cell} {depth}: " + ", ".join(f"{decades:.1f}" for decades in lost[cell, depth][1])
       for cell, depth in learned
     )
     + ".",
-    "What is checked after training was set down after a run with seeds 0 and 1, which showed it, "
-    "and held in one with seeds 2 and 3.",
+    "The check after training was chosen after a run with seeds 0 and 1 had shown it. It also held "
+    "in a run with seeds 2 and 3.",
     "In lower layers the norm before training need not be largest at the last step, since a state "
     "there acts on the loss through all later states of the layer above.",
   ]
@@ -120,8 +124,8 @@ def run() -> Outcome:
 figure = Figure(
   title="Gradient over depth and time, before and after training",
   setting="adding problem, T = 50, 1 to 4 layers of 64, batch 32, Adam 0.002, clip norm 1, 1000 "
-  "updates; hidden state; experiments/flagfiles/depth.flags",
-  source="own measurement; the adding problem is of Hochreiter and Schmidhuber, 1997, "
+  "updates; norms of the hidden state; experiments/flagfiles/depth.flags",
+  source="own measurement; adding problem: Hochreiter and Schmidhuber, 1997, "
   "https://doi.org/10.1162/neco.1997.9.8.1735",
   seconds=90,
   run=run,

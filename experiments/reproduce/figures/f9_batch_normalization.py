@@ -1,4 +1,4 @@
-"""F9. Recurrent batch normalisation: its gain γ decides whether the gradient vanishes."""
+"""F9. Recurrent batch normalization: its gain γ decides whether the gradient vanishes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from rnn_jax.types import Array, Cell, Params, unprepared
 SIDE = 28  # pixels
 HIDDEN_SIZE = BATCH_SIZE = 100
 GAINS = tuple(round(0.1 * i, 1) for i in range(1, 11))
-NOISE = 0.1  # of the carry before the first pixel
+NOISE = 0.1  # standard deviation of the carry before the first pixel
 EPSILON = 1e-5
 SEEDS = (0, 1, 2)
-# tanh's own derivative at pre-activations of variance γ² = 0.01 amounts to 0.99^784: 3.4 decades.
+# The derivative of tanh at pre-activations of variance γ² = 0.01 amounts to 0.99^784: 3.4 decades.
 FLAT, VANISHED = 4.0, 10.0  # decades
 
 
-def batch_normalized(hidden_size: int, *, apart: bool = False) -> Cell:
-  """tanh RNN whose pre-activation is normalised over the batch, at every step on its own.
+def batch_normalized(hidden_size: int, *, separate: bool = False) -> Cell:
+  """Returns a tanh RNN whose pre-activation is normalized over the batch, separately at each step.
 
     h' = tanh(BN(x W_x + h W_h))      BN(a) = γ (a − mean a) / √(var a + ε) + β
 
-  The batch is the last axis but one. W_h = I and W_x is orthogonal at initialisation.
+  The batch is the second-to-last axis. W_h = I and W_x is orthogonal at initialization.
 
   Args:
     hidden_size: width H of carry and output.
-    apart: normalises the two products each on its own, as the paper's LSTM does:
+    separate: normalizes the two products separately, as the paper's LSTM does:
       h' = tanh(BN(x W_x) + BN(h W_h)).
   Returns:
     A Cell: x [..., B, D], carry and y [..., B, H]; params {"w_x": [D, H], "w_h": [H, H],
@@ -67,13 +67,13 @@ def batch_normalized(hidden_size: int, *, apart: bool = False) -> Cell:
     return h @ params["w_h"]
 
   def normalize(params: Params, a: Array) -> Array:
-    centred = a - jnp.mean(a, axis=-2, keepdims=True)
-    variance = jnp.mean(centred**2, axis=-2, keepdims=True)
-    return params["gamma"] * centred / jnp.sqrt(variance + EPSILON)
+    centered = a - jnp.mean(a, axis=-2, keepdims=True)
+    variance = jnp.mean(centered**2, axis=-2, keepdims=True)
+    return params["gamma"] * centered / jnp.sqrt(variance + EPSILON)
 
   def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
     del h
-    if apart:
+    if separate:
       a = normalize(params, drive) + normalize(params, recurrent)
     else:
       a = normalize(params, drive + recurrent)
@@ -95,12 +95,12 @@ def batch_normalized(hidden_size: int, *, apart: bool = False) -> Cell:
 
 
 def digits(seed: int, count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-  """Digits drawn by a font, each turned, sized and placed a little differently.
+  """Renders digits from a font, with small random rotations, scales and shifts.
 
   Like scanned digits, they leave the border blank and are black or white over many pixels.
 
   Returns:
-    (images [count, side, side], 0 or 1; labels [count]).
+    images [count, side, side] of 0 and 1, and labels [count].
   """
   random = np.random.default_rng(seed)
   labels = random.integers(0, 10, count)
@@ -114,7 +114,7 @@ def digits(seed: int, count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     place = place.scale(random.uniform(0.8, 1.0))
     place = place.translate(*(side / 2 + random.uniform(-0.07, 0.07, 2) * side))
     for outline in glyph.transformed(place).to_polygons():
-      image ^= Path(outline).contains_points(pixels)  # an outline within another is a hole
+      image ^= Path(outline).contains_points(pixels)  # an outline inside another is a hole
   return images.reshape(count, side, side).astype(float), labels
 
 
@@ -124,29 +124,29 @@ def gradient_norms(
   side: int = SIDE,
   size: int = HIDDEN_SIZE,
   *,
-  apart: bool = False,
+  separate: bool = False,
   ink: float = 1.0,
 ) -> np.ndarray:
-  """log₁₀ of ‖dL/dh_t‖, mean over the batch; L the mean cross-entropy at the last pixel.
+  """Returns log₁₀ of ‖dL/dh_t‖, averaged over the batch; L is the cross-entropy at the last pixel.
 
   Args:
-    gains: γ.
-    seeds: of digits, params and the carry before the first pixel.
-    side: of the digits, in pixels.
-    size: units, and examples in the batch.
-    apart: as in `batch_normalized`.
+    gains: values of γ.
+    seeds: seeds of digits, params and the carry before the first pixel.
+    side: side of the digits, in pixels.
+    size: number of units, and of examples in the batch.
+    separate: as in `batch_normalized`.
     ink: value of a black pixel.
   Returns:
     [seeds, gains, T].
   """
-  cell = batch_normalized(size, apart=apart)
+  cell = batch_normalized(size, separate=separate)
   probe = gradient_probe(cell, side**2, size)
 
   def norms(seed: Array, images: Array, labels: Array, gain: Array) -> Array:
     cell_key, head_key, carry_key = jax.random.split(jax.random.key(seed), 3)
     params = {**cell.init(cell_key, 1), "gamma": gain}
     head = jax.nn.initializers.orthogonal()(head_key, (size, 10), float)
-    # Where pixels and carries are alike in all examples, the normalisation would divide by √ε.
+    # Without noise, pixels that agree in all examples would be divided by √ε.
     carry = NOISE * jax.random.normal(carry_key, (size, size))
     xs = ink * images.reshape(size, -1, 1).swapaxes(0, 1)
 
@@ -164,48 +164,49 @@ def gradient_norms(
 
 
 def run() -> Outcome:
-  """The norms for every γ; for the least one also with other inputs, and normalised apart."""
-  with jax.enable_x64(True):  # the norms go below what float32 can hold
+  """Measures the norms for every γ; for the smallest, also with variants of the cell and inputs."""
+  with jax.enable_x64(True):  # the norms fall below the range of float32
     logs = gradient_norms(GAINS, SEEDS)
     light = gradient_norms(GAINS[:1], SEEDS, ink=0.1)
-    apart = gradient_norms(GAINS[:1], SEEDS, apart=True)
+    separate = gradient_norms(GAINS[:1], SEEDS, separate=True)
   rows = {
     **{f"{gain:g}": logs[:, i] for i, gain in enumerate(GAINS)},
     f"{GAINS[0]:g}, inputs × 0.1": light[:, 0],
-    f"{GAINS[0]:g}, normalised apart": apart[:, 0],
+    f"{GAINS[0]:g}, normalized separately": separate[:, 0],
   }
   table: list[dict[str, Any]] = [
     {"γ": name, "log10 at the last step": float(log[:, -1].mean())}
-    | {"at the first": float(log[:, 0].mean())}
+    | {"log10 at the first": float(log[:, 0].mean())}
     | {f"lost, seed {seed}": float(log[i, -1] - log[i, 0]) for i, seed in enumerate(SEEDS)}
     | {"lost, mean": float((log[:, -1] - log[:, 0]).mean())}
     for name, log in rows.items()
   ]
   lost = {row["γ"]: row["lost, mean"] for row in table}
   by_gain = np.array([lost[f"{gain:g}"] for gain in GAINS])
-  steep = np.argmax(by_gain > FLAT)  # from here on the gradient vanishes
+  steep = np.argmax(by_gain > FLAT)  # index of the first gain at which the gradient vanishes
   checks = [
     at_most(f"|decades lost| at γ = {GAINS[0]:g}", abs(by_gain[0]), FLAT),
     at_least(f"decades lost at γ = {GAINS[-1]:g}", by_gain[-1], VANISHED),
     at_least(
-      f"least growth from one γ to the next, from γ = {GAINS[steep]:g} on, the first that loses "
-      f"more than {FLAT:g}",
+      "smallest increase of the decades lost from one γ to the next, from γ = "
+      f"{GAINS[steep]:g} on, the first that loses more than {FLAT:g}",
       np.diff(by_gain[steep:]).min(initial=np.inf),
       0.0,
     ),
   ]
   notes = [
-    "The paper's figure is of MNIST, pixel by pixel. Nothing is downloaded here: the digits are "
-    "drawn by a font, and of MNIST's size. All else is as in the authors' code.",
-    f"Below γ = {GAINS[steep]:g} the gradient is nearly flat, and the order of the gains is not "
-    f"that of what they lose. The inputs have a share in it: at γ = {GAINS[0]:g} the norm changes "
-    f"by {-by_gain[0]:+.1f} decades on its way back, and by "
-    f"{-lost[f'{GAINS[0]:g}, inputs × 0.1']:+.1f} with pixels a tenth as dark, where the variance "
-    "that is normalised is the carry's alone. The growth is checked from there on since a first "
-    "run showed this; as set down before it, from the least γ on, it would not be met.",
-    f"Normalising x W_x and h W_h apart, as the paper's LSTM does, costs "
-    f"{lost[f'{GAINS[0]:g}, normalised apart']:.1f} decades at γ = {GAINS[0]:g}: where both vary, "
-    "the carry's standard deviation is √2 γ and the gradient shrinks by 1/√2 a step.",
+    "The paper's figure uses MNIST, pixel by pixel. To avoid a download, the digits here are "
+    "rendered from a font at MNIST's size. Everything else follows the authors' code.",
+    f"Below γ = {GAINS[steep]:g} the gradient is nearly flat, and the decades lost do not increase "
+    f"steadily with γ. The inputs contribute to this: at γ = {GAINS[0]:g} the norm changes by "
+    f"{-by_gain[0]:+.1f} decades on its way back, and by "
+    f"{-lost[f'{GAINS[0]:g}, inputs × 0.1']:+.1f} with pixels a tenth as dark, where the "
+    f"normalized variance is the carry's alone. The increase is checked from γ = {GAINS[steep]:g} "
+    "on because a first run showed this. The check planned before that run, from the smallest γ "
+    "on, would not be met.",
+    "Normalizing x W_x and h W_h separately, as the paper's LSTM does, costs "
+    f"{lost[f'{GAINS[0]:g}, normalized separately']:.1f} decades at γ = {GAINS[0]:g}: where both "
+    "vary, the carry's standard deviation is √2 γ and the gradient shrinks by 1/√2 per step.",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
@@ -213,7 +214,7 @@ def run() -> Outcome:
     styles = style.value_styles(GAINS)
     for i, gain in enumerate(GAINS):
       axis.plot(logs[:, i].mean(axis=0), color=styles[gain].color, lw=1.5, label=f"γ = {gain:g}")
-    axis.set_xlabel("step t, a pixel each")
+    axis.set_xlabel("step t, one pixel each")
     axis.set_ylabel("log10 ‖dL/dh_t‖, mean over seeds")
     axis.legend(frameon=False, fontsize=style.SMALL)
 
@@ -221,9 +222,9 @@ def run() -> Outcome:
 
 
 figure = Figure(
-  title="Recurrent batch normalisation: large γ makes the gradient vanish",
+  title="Recurrent batch normalization: large γ makes the gradient vanish",
   setting=f"tanh RNN of {HIDDEN_SIZE}, W_h = I, batch {BATCH_SIZE}, {SIDE} × {SIDE} pixels one by "
-  f"one, initial carry N(0, {NOISE:g}²), at initialisation, float64",
+  f"one, initial carry N(0, {NOISE:g}²), at initialization, float64",
   source="Cooijmans et al., 2017, figure 1a, https://arxiv.org/abs/1603.09025; "
   "https://github.com/cooijmanstim/recurrent-batch-normalization",
   seconds=25,

@@ -1,4 +1,4 @@
-"""T1. The adding problem: gates solve it, a tanh RNN does not."""
+"""T1. The adding problem: gated cells solve it, a tanh RNN does not."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from experiments.reproduce.figure import Check, Figure, Outcome, absolute, at_le
 from experiments.reproduce.training import sweep
 from rnn_jax.tasks import adding
 
-TAIL = 100  # updates whose mean loss counts as the loss at the end
+TAIL = 100  # number of updates whose mean loss is the final loss
 GATED, SIMPLE = 5e-3, 0.15
 SEQUENCES = 20_000
 
 
 def guess(sequences: int = SEQUENCES) -> float:
-  """Mean squared error of the constant guess 1, over sequences of the task itself."""
+  """Returns the mean squared error of the constant guess 1 on sequences of the task."""
   task = adding(100, sequences)
   targets = jax.jit(task.batch)((), jax.random.key(0)).targets[-1]
   return float(np.mean((np.asarray(targets, float) - 1) ** 2))
 
 
 def run() -> Outcome:
-  """Trains every cell with every seed, by the sweep `adding.flags`."""
+  """Trains every cell with every seed, with the sweep `adding.flags`."""
   _, metrics = sweep("adding.flags")
   baseline = metrics.attrs["baseline"]
   losses = metrics["loss"].values
@@ -34,16 +34,16 @@ def run() -> Outcome:
     {
       "cell": str(cell),
       "seed": int(seed),
-      "loss at first": float(loss[0]),
+      "first loss": float(loss[0]),
       f"loss of the last {TAIL}": float(end),
-      "of the baseline": float(end / baseline),
+      "relative to the baseline": float(end / baseline),
     }
     for cell, seed, loss, end in zip(cells, seeds, losses, final, strict=True)
   ]
   simple = final[cells == "elman"]
   checks: list[Check] = [
     absolute("baseline", baseline, 1 / 6, 0),
-    absolute(f"error of the guess 1, {SEQUENCES} sequences", guess(), 1 / 6, 0.005),
+    absolute(f"error of the constant guess 1, {SEQUENCES} sequences", guess(), 1 / 6, 0.005),
     at_least("elman, median over seeds", np.median(simple), SIMPLE),
     *(
       at_most(f"{cell}, worst seed", final[cells == cell].max(), GATED)
@@ -51,11 +51,11 @@ def run() -> Outcome:
     ),
   ]
   notes = [
-    "The best guess is 1, and its error Var(u_i + u_j) = 2/12 = 1/6; 0.1767, which some papers "
-    "print, is wrong.",
+    "The best constant guess is 1, with error Var(u_i + u_j) = 2/12 = 1/6; the 0.1767 that some "
+    "papers print is wrong.",
     f"elman by seed: {', '.join(f'{loss:.4f}' for loss in simple)}. A tanh RNN that has begun to "
-    "tell the markers apart ends below the baseline, at 0.13 to 0.14: 2 of 10 seeds did in a "
-    "wider run. So it is the median that counts.",
+    "distinguish the markers ends below the baseline, at 0.13 to 0.14, as 2 of 10 seeds did in a "
+    "larger run. Hence the check of the median.",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:

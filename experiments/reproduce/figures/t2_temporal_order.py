@@ -1,4 +1,4 @@
-"""T2. Temporal order: plain gradient descent, with clipping, and with clipping and Ω."""
+"""T2. Temporal order: gradient descent alone, with clipping, and with clipping and Ω."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LENGTHS = (20, 50, 100)
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE, SPREAD = 50, 20, 0.01, 0.1
 CLIP_NORM, WEIGHT = 1.0, 4.0
 SEEDS = (0, 1, 2, 3, 4)
-UPDATES, CALL = 25_000, 1000  # CALL: updates from one test to the next
+UPDATES, CALL = 25_000, 1000  # CALL: number of updates between tests
 SEQUENCES, AT_A_TIME, SOLVED = 10_000, 1000, 0.01
 MEAN = "CR, mean over steps"
-# Clip norm, and what Ω is multiplied by at T steps.
+# Clip norm, and the weight of Ω for T steps.
 METHODS = {
   "SGD": (math.inf, lambda steps: 0.0),
   "C": (CLIP_NORM, lambda steps: 0.0),
@@ -38,7 +38,7 @@ METHODS = {
 
 
 class Run(NamedTuple):
-  """What the runs of a program differ in."""
+  """The numbers in which the runs of a program differ."""
 
   seed: Any
   clip_norm: Any
@@ -46,12 +46,12 @@ class Run(NamedTuple):
 
 
 class State(NamedTuple):
-  """A run under way.
+  """The state of a run.
 
   Attributes:
-    train: params and optimiser.
-    error: share of sequences misclassified, at the latest test.
-    solved: updates after which that was below 1 %; −1 if it never was.
+    train: params and optimizer state.
+    error: fraction of sequences misclassified at the latest test.
+    solved: number of updates after which it was below 1 %; −1 if it never was.
   """
 
   train: TrainState
@@ -62,14 +62,14 @@ class State(NamedTuple):
 def train(
   length: int, runs: list[Run], num_updates: int, call: int, sequences: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Trains runs that all have Ω, or all have none, each until it has solved the task.
+  """Trains runs until each has solved the task; Ω is used in all of them or in none.
 
   Returns:
-    (error at the end, updates until it was solved or −1), [runs].
+    [runs] final errors, and [runs] numbers of updates until the task was solved, or −1.
   """
   task = temporal_order(length, BATCH_SIZE)
   model = DeepRNN([elman(HIDDEN_SIZE)], task.output_size, task.vocabulary_size)
-  regularised = runs[0].weight > 0
+  regularized = runs[0].weight > 0
 
   def start(run: Run, data: Any) -> State:
     params_key, data_key = jax.random.split(jax.random.key(run.seed))
@@ -81,7 +81,7 @@ def train(
   def advance(run: Run, state: State, data: Any) -> tuple[State, tuple[Array, Array]]:
     _, data_key = jax.random.split(jax.random.key(run.seed))
     optimizer = make_optimizer("sgd", LEARNING_RATE, run.clip_norm)
-    penalty = omega_penalty(model, task.loss, run.weight) if regularised else None
+    penalty = omega_penalty(model, task.loss, run.weight) if regularized else None
 
     def live() -> State:
       new, _ = updates(model, optimizer, task, state.train, data, data_key, call, penalty=penalty)
@@ -95,11 +95,11 @@ def train(
   for i, (_, (errors, solved)) in enumerate(train_runs(start, advance, runs)):
     if (i + 1) * call >= num_updates or (solved >= 0).all():
       return errors, solved
-  raise AssertionError  # train_runs has no end
+  raise AssertionError  # train_runs does not end
 
 
 def _normal(key: Array, params: Any) -> Any:
-  """Kernels N(0, 0.1²), biases 0: the paper's "basic tanh"."""
+  """Redraws kernels from N(0, 0.1²) and zeros biases: the paper's "basic tanh"."""
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
   drawn = [
@@ -110,7 +110,7 @@ def _normal(key: Array, params: Any) -> Any:
 
 
 def _error(model: DeepRNN, length: int, params: Any, key: Array, sequences: int) -> Array:
-  """Share of fresh sequences whose most likely class is a wrong one."""
+  """Returns the fraction of fresh sequences whose most likely class is wrong."""
   task = temporal_order(length, min(AT_A_TIME, sequences))
   apply: Callable[..., Any] = model.apply
 
@@ -142,27 +142,27 @@ def run(lengths: tuple[int, ...] = LENGTHS, seeds: tuple[int, ...] = SEEDS) -> O
       "T": length,
       "method": method,
       "success rate": rate[length, method],
-      "updates, median of those solved": float(np.median(solved[solved >= 0]))
+      "updates, median of solved runs": float(np.median(solved[solved >= 0]))
       if (solved >= 0).any()
       else None,
-      "error at the end, median": float(np.median(errors)),
+      "final error, median": float(np.median(errors)),
     }
     for (length, method), (errors, solved) in found.items()
   ]
   checks: list[Check] = []
   for length in lengths:
     plain, clipped, both = (rate[length, method] for method in ("SGD", "C", "CR"))
-    checks.append(at_least(f"T = {length}: success of CR − C", both - clipped, 0.0))
-    checks.append(at_least(f"T = {length}: success of C − SGD", clipped - plain, 0.0))
-  # Were nothing solved at all, that order would say nothing.
+    checks.append(at_least(f"T = {length}: success rate, CR − C", both - clipped, 0.0))
+    checks.append(at_least(f"T = {length}: success rate, C − SGD", clipped - plain, 0.0))
+  # If no run solved the task, the order of the methods would mean nothing.
   best = max(rate[length, method] for length in lengths for method in ("SGD", "C", "CR"))
   checks.append(at_least("largest success rate", best, 1 / len(seeds)))
   notes = [
-    "The paper's runs have up to 5 million updates, so its success rates are not to be expected. "
-    f"Ours have {UPDATES} at most.",
-    "The authors' code, https://github.com/pascanur/trainingRNNs, takes Ω's mean over the steps "
-    "where the paper has the sum, of ratios of squared norms, and puts the second signal at "
-    f"5T/10 to 6T/10 where the paper has 4T/10 to 5T/10. CR here is the paper's Ω; {MEAN!r} is "
+    f"The paper trains for up to 5 million updates, we for at most {UPDATES}, so its success rates "
+    "cannot be expected here.",
+    "The authors' code, https://github.com/pascanur/trainingRNNs, takes the mean over steps of "
+    "ratios of squared norms, where the paper has the sum, and puts the second signal at 5T/10 to "
+    f"6T/10, where the paper has 4T/10 to 5T/10. CR here uses the paper's Ω; in {MEAN!r} it is "
     "divided by T − 1.",
   ]
 
@@ -177,18 +177,18 @@ def run(lengths: tuple[int, ...] = LENGTHS, seeds: tuple[int, ...] = SEEDS) -> O
       axis.bar_label(bars, [f"{height:.0%}" for height in heights], fontsize=style.SMALL)
     axis.set_xticks(range(len(lengths)), [f"T = {length}" for length in lengths])
     axis.set_ylim(0, 1.15)
-    axis.set_ylabel("share of seeds that solve it")
+    axis.set_ylabel("fraction of seeds that solve it")
     axis.legend(frameon=False, fontsize=style.SMALL, ncols=2)
 
   return Outcome(table, checks, draw, notes)
 
 
 figure = Figure(
-  title="Temporal order: clipping (C), and clipping with the regulariser Ω (CR)",
-  setting=f"tanh RNN of {HIDDEN_SIZE}, kernels N(0, {SPREAD:g}²), gradient descent at rate "
-  f"{LEARNING_RATE:g}, batch {BATCH_SIZE}, clip norm {CLIP_NORM:g}, weight of Ω {WEIGHT:g}; "
-  f"solved: below {SOLVED:.0%} of {SEQUENCES} fresh sequences wrong, tested every {CALL} of "
-  f"{UPDATES} updates",
+  title="Temporal order: clipping (C), and clipping with the regularizer Ω (CR)",
+  setting=f"tanh RNN of {HIDDEN_SIZE} units, kernels N(0, {SPREAD:g}²), gradient descent with "
+  f"learning rate {LEARNING_RATE:g}, batch {BATCH_SIZE}, clip norm {CLIP_NORM:g}, weight of Ω "
+  f"{WEIGHT:g}; solved: less than {SOLVED:.0%} of {SEQUENCES} fresh sequences misclassified, "
+  f"tested every {CALL} of {UPDATES} updates",
   source="Pascanu et al., 2013, section 4.1.1, https://arxiv.org/abs/1211.5063",
   seconds=900,
   run=run,

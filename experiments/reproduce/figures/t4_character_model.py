@@ -1,4 +1,4 @@
-"""T4. A character model that learns 10,000 characters by heart, as in Dive into Deep Learning."""
+"""T4. A character model that memorizes 10,000 characters, as in Dive into Deep Learning."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from rnn_jax.windows import train_windows
 CHARACTERS = 10_000
 BATCH_SIZE, WINDOW, HIDDEN_SIZE = 32, 35, 256
 LEARNING_RATE, CLIP_NORM = 1.0, 1.0
-EPOCHS, CALL = 500, 10  # CALL: epochs in a call
-TAIL = 50  # epochs whose median counts: at this rate the perplexity of one may jump
+EPOCHS, CALL = 500, 10  # CALL: epochs per call
+TAIL = 50  # number of epochs whose median is checked; single epochs may jump at this learning rate
 SEEDS = (0, 1)
 LIMITS = {"elman": 1.5, "gru": 1.2, "lstm": 1.2}
 
@@ -35,10 +35,10 @@ LIMITS = {"elman": 1.5, "gru": 1.2, "lstm": 1.2}
 def train(
   cell: str, tokens: np.ndarray, seeds: tuple[int, ...], epochs: int, hidden_size: int
 ) -> np.ndarray:
-  """Training perplexity of every epoch, [seeds, epochs].
+  """Returns the training perplexity of every epoch, [seeds, epochs].
 
-  An epoch begins at a random offset below the window, cuts the rest into 32 contiguous lanes, and
-  streams them window by window, the carry handed on: "sequential partitioning".
+  An epoch starts at a random offset smaller than the window, cuts the rest into 32 contiguous
+  lanes, and streams them window by window with the carry passed on ("sequential partitioning").
   """
   size = int(tokens.max()) + 1
   length = (len(tokens) - WINDOW - 1) // BATCH_SIZE // WINDOW * WINDOW
@@ -78,10 +78,10 @@ def run(
 
   Args:
     source: path of a text, or `stdlib`.
-    characters: how many of it.
-    seeds: of params and offsets.
-    epochs: passes over the text.
-    hidden_size: units.
+    characters: number of characters used.
+    seeds: seeds of params and offsets.
+    epochs: number of passes over the text.
+    hidden_size: number of units.
   """
   corpus = load_corpus(source)
   text = corpus.text[:characters]
@@ -93,10 +93,10 @@ def run(
     {
       "cell": cell,
       "seed": seed,
-      "perplexity of the first epoch": float(curve[0]),
-      "of the last": float(curve[-1]),
+      "perplexity: first epoch": float(curve[0]),
+      "last epoch": float(curve[-1]),
       f"median of the last {TAIL}": float(np.median(curve[-TAIL:])),
-      "least": float(curve.min()),
+      "minimum": float(curve.min()),
     }
     for cell, found in curves.items()
     for seed, curve in zip(seeds, found, strict=True)
@@ -110,13 +110,13 @@ def run(
     for cell, found in curves.items()
   ]
   notes = [
-    f"Text: the first {len(text)} bytes of {corpus.name}, {vocabulary.size} distinct, "
-    f"SHA-256 of the whole {corpus.sha256[:16]}…; by frequency alone the perplexity is "
-    f"{unigram:.1f}. The book's is The Time Machine, 28 distinct, and its perplexities are from "
-    "1.0 to 1.5.",
-    "Windows drawn at random would not do: each begins with a zero carry, and which of the windows "
-    "it is costs their entropy less that of the first character, so that no model gets below "
-    f"{(len(tokens) / unigram) ** (1 / WINDOW):.2f}.",
+    f"Text: the first {len(text)} bytes of {corpus.name}, {vocabulary.size} distinct, SHA-256 of "
+    f"the whole text {corpus.sha256[:16]}…; the perplexity of byte frequencies alone is "
+    f"{unigram:.1f}. The book uses The Time Machine, with 28 distinct characters, and its "
+    "perplexities are 1.0 to 1.5.",
+    "Randomly drawn windows would not do: each starts from a zero carry, and identifying the "
+    "window costs the entropy of the windows minus that of the first character, so no model gets "
+    f"below {(len(tokens) / unigram) ** (1 / WINDOW):.2f}.",
   ]
 
   def draw(figure: matplotlib.figure.Figure) -> None:
@@ -140,9 +140,9 @@ def run(
 
 figure = Figure(
   title="Character model on 10,000 characters",
-  setting=f"{HIDDEN_SIZE} units, batch {BATCH_SIZE}, windows of {WINDOW} with the carry handed on, "
-  f"gradient descent at rate {LEARNING_RATE:g}, clip norm {CLIP_NORM:g}, {EPOCHS} epochs; the "
-  "standard library's source",
+  setting=f"{HIDDEN_SIZE} units, batch {BATCH_SIZE}, windows of {WINDOW} steps with the carry "
+  f"passed on, gradient descent with learning rate {LEARNING_RATE:g}, clip norm {CLIP_NORM:g}, "
+  f"{EPOCHS} epochs; source of Python's standard library",
   source="Zhang et al., Dive into Deep Learning, sections 9.5, 9.6, 10.1 and 10.2, https://d2l.ai",
   seconds=180,
   run=run,

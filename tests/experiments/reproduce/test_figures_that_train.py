@@ -1,4 +1,4 @@
-"""Figures and tables that train: tiny runs of each, and what their verdicts follow from."""
+"""Figures and tables that train: their checks on made-up records, and tiny runs of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
 def draws(outcome):
-  """Whether the picture can be drawn; what it shows is looked at by eye."""
+  """Returns whether the picture can be drawn."""
   figure = matplotlib.figure.Figure(layout="constrained")
   outcome.draw(figure)
   return bool(figure.axes)
@@ -39,8 +39,8 @@ def by_name(outcome):
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_runs_keep_their_places(count):
-  # The state counts calls and adds up what its own run adds each time.
+def test_runs_keep_their_order(count):
+  # The state counts calls, and adds up its own run's number at each.
   calls = training.train_runs(
     lambda run, data: (run * 0, jnp.zeros((), jnp.int32)),
     lambda run, state, data: ((state[0] + run * data, state[1] + 1), state[0]),
@@ -59,7 +59,7 @@ def test_sweep_that_fails_says_why():
 
 
 def recorded(cells, losses, *, depths=(1,), before=-5.0, after=-5.0):
-  """What a sweep would have recorded: one run a cell and depth, 3 steps of time, constant loss."""
+  """Returns records of a sweep: one run per cell and depth, 3 time steps, constant losses."""
   kinds = list(itertools.product(cells, depths))
   layers = max(depths)
   norms = np.full((len(kinds), 2, layers, 3), np.nan)
@@ -81,7 +81,7 @@ def recorded(cells, losses, *, depths=(1,), before=-5.0, after=-5.0):
 
 
 @pytest.mark.parametrize(("elman", "gru", "good"), [(0.16, 1e-3, True), (0.16, 0.1, False)])
-def test_t1_wants_gates_below_and_the_simple_network_above(monkeypatch, elman, gru, good):
+def test_t1_checks_gated_cells_and_the_tanh_rnn(monkeypatch, elman, gru, good):
   records = recorded(("elman", "gru"), {"elman": elman, "gru": gru})
   monkeypatch.setattr(t1_adding, "sweep", lambda _: records)
   outcome = t1_adding.run()
@@ -91,7 +91,9 @@ def test_t1_wants_gates_below_and_the_simple_network_above(monkeypatch, elman, g
 
 
 @pytest.mark.parametrize(("after", "good"), [(-1.0, True), (-9.0, False)])
-def test_f8_wants_the_gradient_to_reach_further_where_it_has_learned(monkeypatch, after, good):
+def test_f8_checks_the_reach_of_the_gradient_in_networks_that_have_learned(
+  monkeypatch, after, good
+):
   records = recorded(("lstm",), {"lstm": 0.01}, depths=(1, 2), after=after)
   monkeypatch.setattr(f8_depth, "sweep", lambda _: records)
   outcome = f8_depth.run()
@@ -101,19 +103,19 @@ def test_f8_wants_the_gradient_to_reach_further_where_it_has_learned(monkeypatch
   assert draws(outcome)
 
 
-def test_f10_is_of_every_cell():
+def test_f10_trains_every_cell():
   flags = (training.FLAGFILES / "cells_decay.flags").read_text().splitlines()
   (cells,) = [line.removeprefix("--cell=") for line in flags if line.startswith("--cell=")]
   assert cells.split(",") == list(CELLS)
 
 
 def decaying(cells, rate, loss):
-  """Records of cells that lose `rate` decades a step at both ends, the second state less."""
+  """Returns records of cells that lose `rate` decades per step; their second state loses half."""
   lags = -np.outer(rate, np.arange(100.0))[:, None, None]
   norms = np.repeat(lags, 2, axis=1)
   dims = ("run", "step", "layer", "lag")
   half = norms / 2
-  half[0] = np.nan  # the first cell has one state
+  half[0] = np.nan  # the first cell has a single state
   coordinates = {"cell": ("run", cells), "layer": [1]}
   gradients = xr.Dataset(
     {"log10_lag_norm": (dims, norms), "log10_lag_norm_cell": (dims, half)}, coordinates
@@ -123,7 +125,7 @@ def decaying(cells, rate, loss):
 
 
 @pytest.mark.parametrize(("kept", "good"), [(0.01, True), (0.03, False)])
-def test_f10_wants_cells_to_keep_and_to_lose_as_their_papers_have_it(monkeypatch, kept, good):
+def test_f10_checks_cells_against_their_papers(monkeypatch, kept, good):
   cells = ["irnn", "lstm chrono=100", "elman", "gru chrono=none", "lru", "janet"]
   rate = np.array([kept, 2 * kept, 0.1, 0.1, kept, kept])
   records = decaying(cells, rate, [0.1, 0.1, 1.0, 0.1, 0.1, 0.1])
@@ -131,17 +133,17 @@ def test_f10_wants_cells_to_keep_and_to_lose_as_their_papers_have_it(monkeypatch
   outcome = f10_every_cell.run()
   rows = {row["cell"]: row for row in outcome.table}
   assert rows["irnn"]["adding: decades lost, before"] == pytest.approx(90 * kept)
-  # Of two states, the one that carries more.
+  # The state with the larger norm counts.
   assert rows["lstm chrono=100"]["adding: decades lost, after"] == pytest.approx(90 * kept)
   checks = by_name(outcome)
-  assert checks["keeps: irnn, decades lost before, most"].met is good
-  assert checks["loses: elman, decades lost before, least"].met
-  assert checks["cells that have learned to add, to half the baseline"].measured == 5
-  assert not checks["after, cells that have learned to add: decades lost, most"].met  # the GRU
+  assert checks["keeps: irnn, decades lost before, maximum"].met is good
+  assert checks["loses: elman, decades lost before, minimum"].met
+  assert checks["cells that learned to add (loss below half the baseline)"].measured == 5
+  assert not checks["after, cells that learned to add: decades lost, maximum"].met  # the GRU
   assert draws(outcome)
 
 
-def test_t2_wants_the_order_of_the_methods(monkeypatch):
+def test_t2_checks_the_order_of_the_methods(monkeypatch):
   solved = {"SGD": [-1, -1], "C": [-1, 3], "CR": [2, 2], t2_temporal_order.MEAN: [-1, -1]}
 
   def train(length, runs, *_):
@@ -156,7 +158,7 @@ def test_t2_wants_the_order_of_the_methods(monkeypatch):
   assert draws(outcome)
   solved["CR"] = [-1, -1]
   checks = by_name(t2_temporal_order.run((20,), (0, 1)))
-  assert not checks["T = 20: success of CR − C"].met
+  assert not checks["T = 20: success rate, CR − C"].met
 
 
 def test_t2_trains():
@@ -168,19 +170,19 @@ def test_t2_trains():
 
 def test_t3_trains():
   outcome = t3_copy_memory.run(100, (0,), 4)
-  assert [row["initialisation"] for row in outcome.table] == list(t3_copy_memory.NAMES)
+  assert [row["initialization"] for row in outcome.table] == list(t3_copy_memory.NAMES)
   losses = [row["loss of the last 100"] for row in outcome.table]
   assert np.isfinite(losses).all()
   assert losses[0] != losses[1]
   assert draws(outcome)
 
 
-def test_t4_learns_a_text_by_heart(monkeypatch, tmp_path):
+def test_t4_memorizes_a_text(monkeypatch, tmp_path):
   monkeypatch.setattr(t4_character_model, "LIMITS", {"elman": 1.5})
   (tmp_path / "text").write_bytes(b"ab" * 700)
   outcome = t4_character_model.run(str(tmp_path / "text"), 1300, (0,), 20, 4)
   (row,) = outcome.table
-  assert row["perplexity of the first epoch"] > row["of the last"] > 1
+  assert row["perplexity: first epoch"] > row["last epoch"] > 1
   assert outcome.checks[0].met
   assert draws(outcome)
 
@@ -196,7 +198,7 @@ def test_f5_full_length_has_no_bias(monkeypatch, tmp_path):
   assert draws(outcome)
 
 
-def test_f9_norms_are_those_of_the_plain_loop(x64):
+def test_f9_norms_equal_those_of_a_plain_loop(x64):
   gamma, side, size = 0.5, 2, 4
   (logs,) = f9_batch_normalization.gradient_norms((gamma,), (1,), side, size)
   images, labels = f9_batch_normalization.digits(1, size, side)
@@ -222,7 +224,7 @@ def test_f9_norms_are_those_of_the_plain_loop(x64):
 
 
 @pytest.mark.parametrize(("steepest", "good"), [(12.0, True), (9.0, False)])
-def test_f9_wants_the_gradient_to_vanish_at_large_gains(monkeypatch, steepest, good):
+def test_f9_checks_that_the_gradient_vanishes_at_large_gains(monkeypatch, steepest, good):
   def norms(gains, seeds, *_, **__):
     profiles = np.multiply.outer(np.array(gains) * steepest, [-1.0, -0.5, 0.0])
     return np.stack([profiles + seed for seed in seeds])
@@ -238,10 +240,10 @@ def test_f9_wants_the_gradient_to_vanish_at_large_gains(monkeypatch, steepest, g
   assert draws(outcome)
 
 
-def test_f9_digits_are_like_scanned_ones():
+def test_f9_digits_resemble_scanned_ones():
   images, labels = f9_batch_normalization.digits(0, 40, 28)
   assert {*np.unique(images)} == {0.0, 1.0}
-  assert images[:, :2].sum() == images[:, -2:].sum() == 0  # a blank border
+  assert images[:, :2].sum() == images[:, -2:].sum() == 0  # the border is blank
   assert 0.05 < images.mean() < 0.3
   zeros = images[labels == 0]
   assert len(zeros)

@@ -1,0 +1,51 @@
+"""A part of the suite as users run it, with LLVM's optimizations on.
+
+`conftest.py` disables them, since most programs of the suite run once. But they change the compiled
+code: fusion and vectorization reorder sums, and buffers are reused. So closed forms, golden cells,
+the hand-written reverse pass, and the byte-for-byte records of a sweep are tested in a process of
+their own that optimizes. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 python -m pytest` tests everything so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = (
+  "tests/test_closed_forms.py",
+  "tests/cells/test_golden.py",
+  "tests/cells/test_fused_gates.py",
+  "tests/time_loop/test_adjoint.py",
+  "tests/experiments/sweep/test_sweep.py",
+)
+TESTS = (
+  "closed_forms or fused_gates or number_of_devices or golden and flax and not optimized"
+  " or plain_loop and float64 and lengths and ([elman-- or [gru-- or [lstm--)"
+)
+
+
+@pytest.mark.skipif(
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0", reason="the whole suite is optimized"
+)
+def test_selected_tests_pass_with_optimizations(tmp_path):
+  # conftest's XLA flags select faster compilation, and pytest-xdist's variables mark a worker.
+  kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("PYTEST_")}
+  options = ("-q", "-n", "0", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'optimized'}")
+  result = subprocess.run(
+    (sys.executable, "-m", "pytest", *options, *FILES, "-k", TESTS),
+    cwd=ROOT,
+    env={**kept, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
+  passed = re.search(r"(\d+) passed", result.stdout)
+  # The selection is by names: it must not shrink unnoticed when tests are renamed.
+  assert passed is not None and int(passed[1]) >= 35, result.stdout[-500:]
