@@ -16,6 +16,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -134,9 +135,6 @@ def heat_maps(
   finite = flat[np.isfinite(flat)]
   low, high = (finite.min(), finite.max()) if finite.size else (-1.0, 0.0)
   high = max(high, low + 1e-3)
-  # Black is below the scale and white above it, so the order is kept in grayscale.
-  shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.15, 1, 256)))
-  cmap = shades.with_extremes(under="black", over="white", bad=(0, 0, 0, 0))
   layers = [row[0][1].shape[0] for row in maps]
   columns = len(maps[0])
   width = max(WIDTH, 3.4 * columns)
@@ -146,16 +144,7 @@ def heat_maps(
   figure = Figure(figsize=size, layout="constrained")
   axes = figure.subplots(len(maps), columns, sharex=True, squeeze=False, height_ratios=layers)
   for axis, title, image in zip(axes.flat, titles, images, strict=True):
-    axis.patch.set(hatch="xxxx", facecolor="white", edgecolor="0.7")  # shows where values are NaN
-    picture = axis.imshow(
-      np.clip(image, low - 1, high + 1),  # matplotlib does not draw infinities
-      norm=Normalize(low, high),
-      cmap=cmap,
-      aspect="auto",
-      interpolation="nearest",
-      origin="lower",
-      extent=(times[0] - 0.5, times[-1] + 0.5, 0.5, len(image) + 0.5),
-    )
+    picture = _draw_map(axis, image, times, low, high)
     axis.set_title(title, fontsize=MEDIUM)
     axis.set_yticks(range(1, len(image) + 1), names)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -167,12 +156,35 @@ def heat_maps(
   bar = figure.colorbar(picture, ax=axes, aspect=5 * size[1])
   bar.set_label(label, fontsize=MEDIUM)
   bar.ax.tick_params(labelsize=SMALL)
+  return figure, _off_scale_keys(flat)
+
+
+def _draw_map(
+  axis: Axes, image: np.ndarray, times: np.ndarray, low: float, high: float
+) -> AxesImage:
+  """Draws log10 values [layer, time] on a color scale from `low` to `high`."""
+  # Black is below the scale and white above it, so the order is kept in grayscale.
+  shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.15, 1, 256)))
+  axis.patch.set(hatch="xxxx", facecolor="white", edgecolor="0.7")  # shows where values are NaN
+  return axis.imshow(
+    np.clip(image, low - 1, high + 1),  # matplotlib does not draw infinities
+    norm=Normalize(low, high),
+    cmap=shades.with_extremes(under="black", over="white", bad=(0, 0, 0, 0)),
+    aspect="auto",
+    interpolation="nearest",
+    origin="lower",
+    extent=(times[0] - 0.5, times[-1] + 0.5, 0.5, len(image) + 0.5),
+  )
+
+
+def _off_scale_keys(values: np.ndarray) -> list[Artist]:
+  """Returns legend keys for zeros, overflows and absent values, if there are any."""
   keys = [
-    (flat == -np.inf, Patch(facecolor="black", edgecolor="0.6", label=ZERO)),
-    (flat == np.inf, Patch(facecolor="white", edgecolor="0.6", label=OVERFLOW)),
-    (np.isnan(flat), Patch(facecolor="white", edgecolor="0.6", hatch="xxxx", label=ABSENT)),
+    (values == -np.inf, Patch(facecolor="black", edgecolor="0.6", label=ZERO)),
+    (values == np.inf, Patch(facecolor="white", edgecolor="0.6", label=OVERFLOW)),
+    (np.isnan(values), Patch(facecolor="white", edgecolor="0.6", hatch="xxxx", label=ABSENT)),
   ]
-  return figure, [patch for where, patch in keys if where.any()]
+  return [patch for where, patch in keys if where.any()]
 
 
 def key(label: str, **options: Any) -> Line2D:

@@ -1,4 +1,4 @@
-"""How the runs of a group are laid out on the devices."""
+"""The layout of runs on the devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUNS_PER_ACCELERATOR = 16
 
 
 class Layout(NamedTuple):
-  """How the runs of a group are laid out on the devices.
+  """The layout of a group's runs on the devices.
 
   The devices form rows of `data_parallel` each. The devices of a row train the same runs and share
   their batches.
@@ -23,7 +23,7 @@ class Layout(NamedTuple):
     devices: all devices in use, of all processes; the same number from each, in process order.
     data_parallel: number of devices that share the batch of a run; must divide the batch size and
       the number of devices. With several processes it must equal the number of devices.
-    runs_per_device: maximum number of runs that a device trains at a time, vectorized.
+    runs_per_device: maximum number of runs that a device trains at once, vectorized.
   """
 
   devices: Sequence[jax.Device]
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
 
 def runs_together(num_runs: int, rows: int, most: int) -> int:
-  """Returns how many runs a device trains at a time, `most` at most.
+  """Returns the number of runs that a device trains at once, `most` at most.
 
   It is the smallest number that needs no more rounds than `most` would.
   """
