@@ -1,15 +1,15 @@
-"""Strict numerics for every test, and CPU cores as devices."""
+"""Strict numerics for every test, checked annotations, and CPU cores as devices."""
 
 import contextlib
 import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Thousands of programs that run once: a fifth of the suite's time is spent on making them fast.
-# Set to 0, the tests see the code as users run it.
+# The suite compiles thousands of programs and runs most of them once, so they are not optimized.
+# Set this to 0 to test the code as users run it; test_optimized.py does so for a part.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
-  # Programs this small compile in a quarter of the time by the older emitters and in one piece.
+  # The older emitters, in one piece, compile programs this small in a quarter of the time.
   quick = (
     "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters "
     "--xla_cpu_parallel_codegen_split_count=1"
@@ -21,7 +21,7 @@ import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
-# Modules whose annotations, shapes included, are checked at every call.
+# Modules whose annotations, shapes included, beartype checks at every call.
 CHECKED = (
   "experiments.language_model",
   "experiments.sequence_problem",
@@ -43,7 +43,7 @@ CHECKED = (
 )
 install_import_hook(CHECKED, "beartype.beartype")
 
-# What jax keeps of thousands of programs is millions of objects, which hardly ever become garbage.
+# jax keeps millions of objects for thousands of programs, and hardly any become garbage.
 gc.set_threshold(100_000, 20, 100)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -54,9 +54,9 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory):
-  """The folder that is a sweep's `~/.cache`, also in a process of its own."""
+  """Yields the folder that stands for `~/.cache`, in subprocesses too."""
   base = tmp_path_factory.getbasetemp()
-  # Workers share what they compile: the folder of all of them is one above.
+  # pytest-xdist workers share compiled programs, in the parent of their own folders.
   folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
   folder.mkdir(exist_ok=True)
   with pytest.MonkeyPatch.context() as patch:
@@ -66,14 +66,14 @@ def cache_home(tmp_path_factory):
 
 @pytest.fixture
 def x64():
-  """Double precision, for closed forms."""
+  """Enables double precision, for closed forms."""
   with jax.enable_x64(True):
     yield
 
 
 @pytest.fixture
 def unchecked_types():
-  """Annotations are not checked, as for users: errors are those that the code itself raises."""
+  """Turns the checks of annotations off, so that the code raises the errors that users see."""
   jaxtyping.config.update("jaxtyping_disable", True)
   yield
   jaxtyping.config.update("jaxtyping_disable", False)
@@ -81,14 +81,14 @@ def unchecked_types():
 
 @pytest.fixture
 def optax_promotion():
-  """Standard promotion: optax's Adam raises a float to an integer power."""
+  """Allows standard dtype promotion: optax's Adam raises a float to an integer power."""
   with jax.numpy_dtype_promotion("standard"):
     yield
 
 
 @pytest.fixture(scope="session")
 def sweep_flags():
-  """absl's flags with those of the sweep defined, which absl allows once a process."""
+  """Returns absl's flags with those of the sweep defined, which absl allows once per process."""
   from absl import flags
 
   from experiments.sweep import __main__ as sweep
@@ -99,7 +99,7 @@ def sweep_flags():
 
 @pytest.fixture
 def promotion():
-  """Standard promotion in all threads, as the programs have it: a sweep's compile in a thread."""
+  """Allows standard dtype promotion in all threads, since a sweep compiles in a thread."""
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   yield
   jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -107,9 +107,9 @@ def promotion():
 
 @pytest.fixture
 def sweep_in_process(sweep_here, promotion, monkeypatch):
-  """`(*flags) -> exit status` of a sweep that trains here and draws nothing.
+  """Returns `(*flags) -> exit status`, which trains a sweep in this process and draws nothing.
 
-  A process of its own takes seconds to import, and as long for its figures.
+  A subprocess would spend seconds on imports, and as long on figures.
   """
   from experiments.sweep.figures import figures
 
@@ -119,7 +119,7 @@ def sweep_in_process(sweep_here, promotion, monkeypatch):
 
 @pytest.fixture
 def sweep_here(sweep_flags):
-  """`(*flags) -> exit status` of a sweep in this process; for those that end before they train."""
+  """Returns `(*flags) -> exit status`, for sweeps that exit before they train."""
   from absl.testing import flagsaver
 
   from experiments.cli import command_line
@@ -135,17 +135,17 @@ def sweep_here(sweep_flags):
 
 @pytest.fixture
 def flags_of():
-  """`flags_of(program)`: a context in which absl's flags are the program's."""
+  """Returns `flags_of(program)`, a context in which absl's flags are those of the program."""
   from absl import flags
 
   def others():
-    """Flags that are not absl's own."""
+    """Returns the flags that are not absl's own."""
     modules = {name: flags.FLAGS.find_module_defining_flag(name, "") for name in flags.FLAGS}
     return {n: flags.FLAGS[n] for n, module in modules.items() if not module.startswith("absl")}
 
   @contextlib.contextmanager
   def defined(program):
-    # A process has one set of flags: those of other programs make room.
+    # A process has one set of flags, so those of other programs are removed meanwhile.
     kept = others()
     flags.FLAGS.remove_flag_values(kept)
     try:
@@ -162,7 +162,7 @@ def flags_of():
 
 @pytest.fixture
 def program_here(flags_of):
-  """`(program, *flags) -> exit status` of a program with flags of its own, in this process."""
+  """Returns `(program, *flags) -> exit status`, which runs another program in this process."""
   from absl.testing import flagsaver
 
   from experiments.cli import command_line
@@ -177,7 +177,7 @@ def program_here(flags_of):
 
 @pytest.fixture
 def compilations():
-  """Durations of the compilations since the test began."""
+  """Yields the durations of all compilations since the test began."""
   durations = []
 
   def listen(event: str, duration: float, **_: object) -> None:
