@@ -31,6 +31,7 @@ CHECKED = (
   "experiments.sweep.training",
   "rnn_jax.checkpoints",
   "rnn_jax.gradient_flow",
+  "rnn_jax.interop",
   "rnn_jax.losses",
   "rnn_jax.modules",
   "rnn_jax.parallel",

@@ -1,30 +1,31 @@
-"""The way in and out of other libraries: cells for Flax's loops, weights to and from theirs.
+"""Conversion between libraries: our cells in Flax's loops, and weights to and from other libraries.
 
-Trained weights are carried over as they are, and give the same outputs and gradients. A function is
-its weights and its conventions, though, and libraries differ in those:
+Converted weights keep their values, and give the same outputs and gradients. Libraries differ in
+their conventions:
 
     ours         torch.nn     flax.linen    flax.nnx      keras.layers
     elman        RNN          SimpleCell    SimpleCell    SimpleRNN
     gru          GRU          GRUCell       GRUCell       GRU
     lstm         LSTM         LSTMCell      LSTMCell      LSTM        (Flax: OptimizedLSTMCell, too)
 
-  z of the GRU: h' = z ∘ h + (1 − z) ∘ n, it keeps the old carry, in all five. In Haiku, and in
-    Chung et al., 2014, it replaces: there, change the sign of z's columns and bias first.
+  z of the GRU: keeps the old carry, h' = z ∘ h + (1 − z) ∘ n, in all five libraries. In Haiku, and
+    in Chung et al., 2014, z replaces it: negate z's columns and bias before converting.
   r of the GRU: acts after the recurrent product in torch and Flax, and in Keras with its default
     `reset_after=True`; before it in Keras with `reset_after=False`, which is our reset="before".
     Linen's `MGUCell(reset_gate=False)` is our reset="none".
-  Biases: ours are summed, b = b_x + b_h. torch has both, Keras both in the GRU, Flax one of them.
-    Where r scales the recurrent product, the bias b_h of n beside it is no part of the sum: torch,
-    Linen and Keras have it, as `gru(inner_bias=True)` does; nnx.GRUCell has not, nor our default.
-  Forget bias of the LSTM: ours, 1, and Keras's, 1, are in the initial params; Flax and torch begin
-    around 0. Nobody adds to it later (Haiku does), so trained weights need no correction.
-  Activations are no part of the weights: give SimpleCell, SimpleRNN and RNN that of the cell.
-  Kernels: x W with W [D, G·H] everywhere but in torch, where it is W xᵀ with W [G·H, D].
-  Gates: ours i, f, g, o and z, r, n. Keras the same, torch and nnx r, z, n; Linen names each.
-  Carries of the LSTM: ours (hidden, cell), torch and Keras likewise, Flax (cell, hidden).
+  Biases: ours is the sum b = b_x + b_h. torch has both terms, Keras both in the GRU, Flax one. The
+    exception is n of the GRU where r scales the recurrent product, because r also scales b_h.
+    torch, Linen and Keras have this bias, as `gru(inner_bias=True)` does; nnx.GRUCell and our
+    default gru do not.
+  Forget bias of the LSTM: it is part of the initial params, 1 in ours and in Keras, around 0 in
+    Flax and torch. No library adds to it later (Haiku does), so trained weights need no correction.
+  Activations are not part of the weights: give SimpleCell, SimpleRNN and RNN the cell's activation.
+  Kernels: x W with W [D, G·H], except in torch: W xᵀ with W [G·H, D].
+  Gates: i, f, g, o and z, r, n in ours and in Keras; r, z, n in torch and nnx; Linen names each.
+  Carries of the LSTM: (hidden, cell) in ours, torch and Keras; (cell, hidden) in Flax.
 
-The functions take the name of our cell and the options that `make_cell` builds it with: those
-decide which function the params are of. What would change the function is refused, in one line.
+The functions take the name of our cell and the options with which `make_cell` builds it, since
+these decide what the params compute. A conversion that would change the function is refused.
 
 References:
   Chung et al., 2014, https://arxiv.org/abs/1412.3555

@@ -1,4 +1,4 @@
-"""Params of the recurrent cells of Flax: Linen's, one layer a gate, and NNX's, one a product."""
+"""Params of Flax's recurrent cells: Linen has a layer per gate, NNX one per product."""
 
 from __future__ import annotations
 
@@ -66,44 +66,44 @@ NNX: Mapping[str, Layout] = {
   },
 }
 
-# nnx.LSTMCell is Linen's, but for an attribute that may not be named `if`.
+# nnx.LSTMCell has Linen's layout, except for an attribute that cannot be named `if`.
 NNX_BY_GATE: Mapping[str, Layout] = {
   "lstm": {e.replace("if/", "if_/"): use for e, use in LINEN["lstm"].items()},
 }
 
 
 def from_linen(name: str, params: Mapping[str, Any], **options: Any) -> Params:
-  """Params of our cell, from those of a SimpleCell, GRUCell, LSTMCell or OptimizedLSTMCell.
+  """Returns our cell's params, from those of Linen's SimpleCell, GRUCell or (Optimized)LSTMCell.
 
       params = from_linen("gru", variables["params"]["cell"], inner_bias=True)   # of nn.RNN(…)
 
-  The GRU's bias of "hn" is b_h: params that have no b_h, those of `gru(inner_bias=False)`, are
-  refused if it is not zero. `MGUCell(reset_gate=False)` is gru with reset="none".
+  The GRU's bias of "hn" is b_h. Without `inner_bias=True` our gru has no b_h, so a bias of "hn"
+  that is not zero is refused. `MGUCell(reset_gate=False)` is gru with reset="none".
 
   Args:
-    name: of our cell: elman, gru or lstm.
-    params: {"ii": {"kernel": [D, H]}, …}, one dense layer a gate and product, as the cell has them.
-    **options: those of our cell, as `make_cell` takes them. The activation of an elman is not in
-      its params: it is the `activation_fn` of SimpleCell.
+    name: our cell's name: elman, gru or lstm.
+    params: {"ii": {"kernel": [D, H]}, …}, a dense layer for each gate and product.
+    **options: our cell's, as `make_cell` takes them. An elman's activation is not in its params: it
+      is the `activation_fn` of SimpleCell.
   Returns:
-    Our params, float for float.
+    Our params, with unchanged values.
   Raises:
     TypeError, ValueError: a missing, extra or wrongly shaped entry, by name ("hn/bias"); a cell
-      that Linen does not have, as gru(reset="before").
+      that Linen lacks, such as gru(reset="before").
   """
   return _from("flax.linen", LINEN, name, params, options)
 
 
 def to_linen(name: str, params: Params, **options: Any) -> dict[str, Any]:
-  """Params of the Linen cell that computes what ours does; the inverse of `from_linen`.
+  """Returns the params of the Linen cell that computes the same; the inverse of `from_linen`.
 
       variables = {"params": {"cell": to_linen("lstm", params)}}
       ys = nn.RNN(nn.LSTMCell(hidden_size)).apply(variables, xs)
 
   Args:
-    name: of our cell: elman, gru or lstm.
-    params: ours.
-    **options: those of our cell, as `make_cell` takes them; inner_bias is read off the params.
+    name: our cell's name: elman, gru or lstm.
+    params: our cell's.
+    **options: our cell's, as `make_cell` takes them; inner_bias follows from the params.
   Returns:
     {"ii": {"kernel": [D, H]}, …}. The bias "hn" of a GRU without b_h is zero.
   Raises:
@@ -115,45 +115,46 @@ def to_linen(name: str, params: Params, **options: Any) -> dict[str, Any]:
 def from_nnx(
   name: str, state: Mapping[str, Any], *, optimized: bool = True, **options: Any
 ) -> Params:
-  """Params of our cell, from those of an NNX SimpleCell, GRUCell, OptimizedLSTMCell or LSTMCell.
+  """Returns our cell's params, from those of NNX's SimpleCell, GRUCell or (Optimized)LSTMCell.
 
       params = from_nnx("lstm", nnx.to_pure_dict(nnx.state(rnn.cell, nnx.Param)))
 
-  nnx.GRUCell has no bias inside of what r scales, whatever its docstring says: it is our default
-  gru, and with inner_bias=True b_h is zero.
+  Contrary to its docstring, nnx.GRUCell has no bias in the term that r scales. So it is our default
+  gru; with inner_bias=True, b_h is zero.
 
   Args:
-    name: of our cell: elman, gru or lstm.
+    name: our cell's name: elman, gru or lstm.
     state: {"dense_i": {"kernel": [D, G·H], …}, "dense_h": …}, as a plain dict of arrays.
-    optimized: the params are those of an OptimizedLSTMCell, fused; False for an nnx.LSTMCell, which
-      has a layer a gate.
-    **options: those of our cell, as `make_cell` takes them. The activation of an elman is not in
-      its params: it is the `activation_fn` of SimpleCell.
+    optimized: True for the fused params of an OptimizedLSTMCell; False for an nnx.LSTMCell, which
+      has a layer for each gate.
+    **options: our cell's, as `make_cell` takes them. An elman's activation is not in its params: it
+      is the `activation_fn` of SimpleCell.
   Returns:
-    Our params, float for float.
+    Our params, with unchanged values.
   Raises:
     TypeError, ValueError: a missing, extra or wrongly shaped entry, by name ("dense_h/kernel"); a
-      cell that NNX does not have, as gru(reset="before").
+      cell that NNX lacks, such as gru(reset="before").
   """
   return _from("flax.nnx", NNX if optimized else NNX_BY_GATE, name, state, options)
 
 
 def to_nnx(name: str, params: Params, *, optimized: bool = True, **options: Any) -> dict[str, Any]:
-  """Params of the NNX cell that computes what ours does, as a plain dict; see `from_nnx`.
+  """Returns the params of the NNX cell that computes the same, as a plain dict; see `from_nnx`.
 
       state = nnx.state(rnn.cell, nnx.Param)
       nnx.replace_by_pure_dict(state, to_nnx("lstm", params))
       nnx.update(rnn.cell, state)
 
   Args:
-    name: of our cell: elman, gru or lstm.
-    params: ours.
-    optimized: for an OptimizedLSTMCell; False for an nnx.LSTMCell, which has a layer a gate.
-    **options: those of our cell, as `make_cell` takes them; inner_bias is read off the params.
+    name: our cell's name: elman, gru or lstm.
+    params: our cell's.
+    optimized: True for an OptimizedLSTMCell; False for an nnx.LSTMCell, with a layer for each gate.
+    **options: our cell's, as `make_cell` takes them; inner_bias follows from the params.
   Returns:
     {"dense_i": {"kernel": [D, G·H], …}, "dense_h": …}.
   Raises:
-    TypeError, ValueError: as `from_nnx`, and a GRU whose b_h is not zero: nnx.GRUCell has none.
+    TypeError, ValueError: as `from_nnx`; also a GRU whose b_h is not zero, since nnx.GRUCell has no
+      b_h.
   """
   table = NNX if optimized else NNX_BY_GATE
   return _to("flax.nnx", table, name, params, options, "nnx.GRUCell has no bias there")
@@ -183,5 +184,7 @@ def _to(
   lacks: str,
 ) -> dict[str, Any]:
   kind = kind_of(library, table, name, options)
+  if not isinstance(params, Mapping):
+    raise TypeError(f"params must be a dict of arrays, got {type(params).__name__}.")
   ours = our_layout(kind, "b_h" in params)
   return unflatten_dict(convert(kind, params, ours, table[kind], lacks), sep="/")

@@ -1,4 +1,4 @@
-"""Weights of keras.layers.SimpleRNN, GRU and LSTM, without Keras: lists of NumPy arrays."""
+"""Weights of keras.layers.SimpleRNN, GRU and LSTM, as lists of NumPy arrays; needs no Keras."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
+from rnn_jax.modules import AnyArray
 from rnn_jax.types import Params
 
 LIBRARY = "keras.layers"
@@ -28,31 +29,32 @@ KERAS: Mapping[str, Layout] = {
 }
 
 
-def from_keras(name: str, weights: Sequence[Any], **options: Any) -> Params:
-  """Params of our cell, from the weights of a keras.layers.SimpleRNN, GRU or LSTM.
+def from_keras(name: str, weights: Sequence[AnyArray], **options: Any) -> Params:
+  """Returns our cell's params, from the weights of a keras.layers.SimpleRNN, GRU or LSTM.
 
     W = kernel      U = recurrent_kernel      b = bias, or bias[0] + bias[1]
 
-  but for n of the GRU with `reset_after=True`, b_n = bias[0] and b_h = bias[1], since r scales the
-  latter. Params that have no b_h, those of `gru(inner_bias=False)`, are refused if it is not zero.
+  except for n of the GRU with `reset_after=True`: b_n = bias[0] and b_h = bias[1], since r scales
+  the latter. Without `inner_bias=True` our gru has no b_h, so a bias[1] of n that is not zero is
+  refused.
 
       params = from_keras("lstm", layer.get_weights())
       forward, backward = (from_keras("lstm", w) for w in (weights[:3], weights[3:]))
 
-  where the second line is for the weights of a `keras.layers.Bidirectional`.
+  The second line converts the weights of a `keras.layers.Bidirectional`.
 
   Args:
-    name: of our cell: elman, gru or lstm.
-    weights: [kernel, recurrent_kernel, bias], from `get_weights()`; two of them (`use_bias=False`)
-      give zero biases.
-    **options: those of our cell, as `make_cell` takes them: reset="after", our default, for
-      `reset_after=True`, Keras's default, whose bias is [2, 3·H]; reset="before" for
-      `reset_after=False`, whose bias is [3·H]. The activation of an elman is that of the layer.
+    name: our cell's name: elman, gru or lstm.
+    weights: [kernel, recurrent_kernel, bias], from `get_weights()`; without the bias
+      (`use_bias=False`), our biases are zero.
+    **options: our cell's, as `make_cell` takes them. reset="after", our default, corresponds to
+      `reset_after=True`, Keras's default, with a bias [2, 3·H]; reset="before" to
+      `reset_after=False`, with a bias [3·H]. An elman's activation is the layer's.
   Returns:
     Our params.
   Raises:
-    TypeError, ValueError: a missing, extra or wrongly shaped array, by name; a bias of the other
-      reset; a cell that Keras does not have.
+    TypeError, ValueError: a missing, extra or wrongly shaped array, by name; the bias of the other
+      reset; a cell that Keras lacks.
   """
   kind = kind_of(LIBRARY, KERAS, name, options)
   if not isinstance(weights, Sequence) or len(weights) not in (2, 3):
@@ -76,21 +78,23 @@ def from_keras(name: str, weights: Sequence[Any], **options: Any) -> Params:
   return convert(kind, given, layout, ours, f"{name} has no bias there without inner_bias=True")
 
 
-def to_keras(name: str, params: Params, **options: Any) -> list[Any]:
-  """Weights of a keras.layers.SimpleRNN, GRU or LSTM, for `layer.set_weights`; see `from_keras`.
+def to_keras(name: str, params: Params, **options: Any) -> list[np.ndarray]:
+  """Returns weights for `set_weights` of a keras.layers.SimpleRNN, GRU or LSTM; see `from_keras`.
 
   Args:
-    name: of our cell: elman, gru or lstm.
-    params: ours.
-    **options: those of our cell, as `make_cell` takes them; inner_bias is read off the params. A
-      GRU with reset="before" is for a layer with `reset_after=False`, else with `reset_after=True`.
+    name: our cell's name: elman, gru or lstm.
+    params: our cell's.
+    **options: our cell's, as `make_cell` takes them; inner_bias follows from the params. A GRU with
+      reset="before" is for a layer with `reset_after=False`, all others for `reset_after=True`.
   Returns:
-    [kernel, recurrent_kernel, bias], NumPy arrays, for a layer with `use_bias=True`. Those of both
-    directions one after the other are the weights of a `keras.layers.Bidirectional`.
+    [kernel, recurrent_kernel, bias], NumPy arrays, for a layer with `use_bias=True`. For a
+    `keras.layers.Bidirectional`, concatenate the lists of both directions.
   Raises:
     TypeError, ValueError: as `from_keras`.
   """
   kind = kind_of(LIBRARY, KERAS, name, options)
+  if not isinstance(params, Mapping):
+    raise TypeError(f"params must be a dict of arrays, got {type(params).__name__}.")
   ours = our_layout(kind, "b_h" in params)
   converted = convert(kind, params, ours, KERAS[kind], "Keras has no bias there")
   kernel, recurrent_kernel, *bias = (np.array(value) for value in converted.values())

@@ -1,4 +1,4 @@
-"""What the layouts of all libraries have in common: blocks of weights, each of one use and gate."""
+"""Weight layouts: how each library arranges the blocks of weights, one block per use and gate."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from rnn_jax import checks
 from rnn_jax.cells import make_cell
 from rnn_jax.types import Array
 
-# Entry -> (use, gates on its last axis). Uses are our params: w_x, w_h, b; b_h is a bias beside the
-# recurrent product.
+# Entry -> (use, gates on its last axis). Uses are our params: w_x, w_h, b; b_h is a bias that is
+# added to the recurrent product.
 Layout = Mapping[str, tuple[str, str]]
 Blocks = dict[tuple[str, str], Array]  # (use, gate) -> [D, H], [H, H] or [H]
 
@@ -33,8 +34,10 @@ OURS: Mapping[str, Layout] = {
 NAMES = ("elman", "gru", "lstm")
 
 
-def kind_of(library: str, table: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> str:
-  """The key of our cell in the tables; refuses a cell that the library does not have."""
+def kind_of(
+  library: str, table: Mapping[str, Layout], name: str, options: Mapping[str, Any]
+) -> str:
+  """Returns our cell's key in the tables; refuses a cell that the library lacks."""
   checks.choice("cell", name, NAMES)
   make_cell(name, 1, **options)  # refuses wrong options
   kind = f"gru reset={options.get('reset', 'after')}" if name == "gru" else name
@@ -42,13 +45,13 @@ def kind_of(library: str, table: Mapping[str, Any], name: str, options: Mapping[
 
 
 def our_layout(kind: str, inner_bias: bool) -> Layout:
-  """Our params of a cell; `inner_bias`: they have b_h."""
+  """Returns the layout of our params, with b_h if `inner_bias`."""
   return {entry: use for entry, use in OURS[kind].items() if entry != "b_h" or inner_bias}
 
 
 def convert(
   kind: str,
-  given: Mapping[str, Any],
+  given: Mapping[str, ArrayLike],
   source: Layout,
   target: Layout,
   lacks: str,
@@ -56,16 +59,16 @@ def convert(
   transposed: bool = False,
   sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
-  """Entries of the layout `target`, from those of the layout `source`.
+  """Converts entries of the layout `source` to entries of the layout `target`.
 
   Args:
     kind: key of OURS.
     given: entry -> array.
-    source: their layout.
-    target: the layout wanted.
-    lacks: what has no bias beside the recurrent product, for the error, where `target` has none.
-    transposed: the kernels given are [G·H, D].
-    sizes: D or H, where they are known from elsewhere.
+    source: layout of the given entries.
+    target: layout of the result.
+    lacks: completes the error message if `target` has no bias inside the term that r scales.
+    transposed: the given kernels are [G·H, D].
+    sizes: D or H, if they are known from other layers.
   Returns:
     entry -> array, kernels [D, G·H].
   Raises:
@@ -75,7 +78,7 @@ def convert(
   apart = OURS[kind].get("b_h", ("b_h", ""))[1]
   for use, gate in list(blocks):
     if use == "b_h" and gate not in apart:
-      # Nothing is between them but a sum.
+      # Nothing scales the recurrent product here, so the two biases add up.
       blocks["b", gate] = blocks["b", gate] + blocks.pop((use, gate))
   wanted = {(use, gate) for use, gates in target.values() for gate in gates}
   for use, gate in set(blocks) - wanted:
@@ -90,18 +93,20 @@ def convert(
 
 
 def _split(
-  given: Mapping[str, Any], layout: Layout, transposed: bool, sizes: Mapping[str, int]
+  given: Mapping[str, ArrayLike], layout: Layout, transposed: bool, sizes: Mapping[str, int]
 ) -> Blocks:
-  """The blocks of all entries, kernels [D, H] and [H, H]."""
+  """Splits all entries into blocks, kernels [D, H] and [H, H]."""
   arrays = entries(given, layout)
   dtype = next(iter(arrays.values())).dtype
   for entry, array in arrays.items():
     if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype != dtype:
-      raise TypeError(f"{entry} must be floats, of one dtype with the others, got {array.dtype}.")
+      raise TypeError(
+        f"{entry} must be floats of the same dtype as the other entries, got {array.dtype}."
+      )
   rows = -1 if transposed else 0
   size = {"D": _axis(arrays, layout, "w_x", rows), "H": _axis(arrays, layout, "w_h", rows), **sizes}
   blocks: Blocks = {}
-  # The recurrent kernel first: H is read off it, so that it is the one to name if it is not square.
+  # The recurrent kernel first: it defines H, so it is the one to name if it is not square.
   for entry, (use, gates) in sorted(layout.items(), key=lambda item: item[1][0] != "w_h"):
     width = len(gates) * size["H"]
     symbols = [f"{len(gates)}·H" if len(gates) > 1 else "H"]
@@ -123,8 +128,8 @@ def _split(
   return blocks
 
 
-def entries(given: Any, layout: Layout) -> dict[str, Array]:
-  """The entries of a layout as arrays; refuses one that is missing, and one that is too many."""
+def entries(given: Mapping[str, ArrayLike], layout: Layout) -> dict[str, Array]:
+  """Returns the entries of a layout as arrays; refuses missing and unknown entries."""
   if not isinstance(given, Mapping):
     raise TypeError(f"Weights must be a mapping of names to arrays, got {type(given).__name__}.")
   for entry in given:
@@ -132,15 +137,15 @@ def entries(given: Any, layout: Layout) -> dict[str, Array]:
   for entry in layout:
     if entry not in given:
       came = ", ".join(given) or "none"
-      raise ValueError(f"The entry {entry} must be there with {', '.join(layout)}, got {came}.")
+      raise ValueError(f"Missing entry '{entry}' (expected {', '.join(layout)}; got {came}).")
   return {entry: _array(given[entry]) for entry in layout}
 
 
-def _array(value: Any) -> Array:
+def _array(value: ArrayLike) -> Array:
   return value if isinstance(value, jax.Array) else jnp.asarray(np.asarray(value))
 
 
 def _axis(arrays: Mapping[str, Array], layout: Layout, use: str, axis: int) -> int:
-  """The size of that axis of the first kernel of a use; 0 if it has none, which no entry fits."""
+  """Returns the size of an axis of the first kernel of a use; 0, which is refused, for a scalar."""
   entry = next(entry for entry, (u, _) in layout.items() if u == use)
   return arrays[entry].shape[axis] if arrays[entry].ndim else 0

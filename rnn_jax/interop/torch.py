@@ -1,4 +1,4 @@
-"""State dicts of torch.nn.RNN, GRU and LSTM, without torch: names and NumPy arrays."""
+"""State dicts of torch.nn.RNN, GRU and LSTM, as names and NumPy arrays; needs no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from rnn_jax import checks
 from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
@@ -36,35 +37,35 @@ TORCH: Mapping[str, Layout] = {
 }
 ACTIVATIONS = ("relu", "tanh")  # `nonlinearity` of nn.RNN
 
-# One entry a layer, from the first: the params of its cell, or (forward, backward) of both.
+# For each layer, the first one first: its cell's params, or those of both, (forward, backward).
 Layers = Sequence[Params | tuple[Params, Params]]
 
 
 def from_torch(
-  name: str, state_dict: Mapping[str, Any], *, prefix: str = "", **options: Any
-) -> list[Any]:
-  """Params of every layer, from the state dict of a torch.nn.RNN, GRU or LSTM.
+  name: str, state_dict: Mapping[str, ArrayLike], *, prefix: str = "", **options: Any
+) -> list[Params | tuple[Params, Params]]:
+  """Returns the params of every layer, from the state dict of a torch.nn.RNN, GRU or LSTM.
 
     W = weight_ihᵀ      U = weight_hhᵀ      b = bias_ih + bias_hh
 
-  but for n of the GRU, b_n = bias_ih and b_h = bias_hh, since r scales the latter. Params that have
-  no b_h, those of `gru(inner_bias=False)`, are refused if bias_hh is not zero there.
+  except for n of the GRU: b_n = bias_ih and b_h = bias_hh, since r scales the latter. Without
+  `inner_bias=True` our gru has no b_h, so a bias_hh of n that is not zero is refused.
 
       layers = from_torch("lstm", {k: v.numpy() for k, v in rnn.state_dict().items()})
       _, ys = unroll(make_cell("lstm", hidden_size), layers[0], xs)
       variables = {"params": {f"layers_{i}": {"cell": p} for i, p in enumerate(layers)}}  # DeepRNN
 
   Args:
-    name: of our cell: elman (nn.RNN, whose `nonlinearity` is our activation), gru or lstm.
-    state_dict: entry -> array; without any bias (`bias=False`) ours are zero.
-    prefix: only entries that begin with it are read, as in "encoder.weight_ih_l0".
-    **options: those of our cell, as `make_cell` takes them.
+    name: our cell's name: elman (nn.RNN, whose `nonlinearity` is our activation), gru or lstm.
+    state_dict: entry -> array; without biases (`bias=False`), our biases are zero.
+    prefix: only entries that start with it are read, as in "encoder.weight_ih_l0".
+    **options: our cell's, as `make_cell` takes them.
   Returns:
-    One entry a layer: the params of its cell, or (forward, backward) of a bidirectional network,
-    as `BidirectionalRNN` keeps them: {"layers_0": {"forward": {"cell": …}, "backward": …}, …}.
+    For each layer its cell's params, or (forward, backward) of a bidirectional network, which
+    `BidirectionalRNN` keeps as {"layers_0": {"forward": {"cell": …}, "backward": …}, …}.
   Raises:
-    TypeError, ValueError: a missing, extra or wrongly shaped entry, by name; a cell that torch does
-      not have, as gru(reset="before"); a projection (`proj_size`), which our LSTM does not have.
+    TypeError, ValueError: a missing, extra or wrongly shaped entry, by name; a cell that torch
+      lacks, such as gru(reset="before"); a projection (`proj_size`), which our LSTM lacks.
   """
   kind = _kind(name, options)
   if not isinstance(state_dict, Mapping):
@@ -83,15 +84,18 @@ def from_torch(
   depth = next(i for i in itertools.count() if i not in numbers) or 1
   suffixes = ("", "_reverse") if any(match[3] for match in matches) else ("",)
   has_bias = any(match[1].startswith("bias") for match in matches)
-  places = list(itertools.product(range(depth), suffixes))
-  known = [entry for place in places for entry in _layout(kind, *place, prefix, has_bias=True)]
+  known = [
+    entry
+    for layer, suffix in itertools.product(range(depth), suffixes)
+    for entry in _layout(kind, layer, suffix, prefix, has_bias=True)
+  ]
   for key in found:
     if "weight_hr_l" in key:
-      raise ValueError(f"{key} must not be there: proj_size must be 0, our LSTM does not project.")
+      raise ValueError(f"Unsupported entry {key!r}: proj_size must be 0; our lstm has none.")
     checks.choice("entry", key, known)
   ours = our_layout(kind, bool(options.get("inner_bias", False)))
   lacks = f"{name} has no bias there without inner_bias=True"
-  layers: list[Any] = []
+  layers: list[Params | tuple[Params, Params]] = []
   sizes: dict[str, int] = {}
   for i in range(depth):
     params = []
@@ -106,8 +110,10 @@ def from_torch(
   return layers
 
 
-def to_torch(name: str, layers: Layers, *, prefix: str = "", **options: Any) -> dict[str, Any]:
-  """The state dict of a torch.nn.RNN, GRU or LSTM with `bias=True`, from the params of every layer.
+def to_torch(
+  name: str, layers: Layers, *, prefix: str = "", **options: Any
+) -> dict[str, np.ndarray]:
+  """Returns the state dict of a torch.nn.RNN, GRU or LSTM with `bias=True`; see `from_torch`.
 
     weight_ih = Wᵀ      weight_hh = Uᵀ      bias_ih = b      bias_hh = 0, b_h for n of the GRU
 
@@ -116,28 +122,26 @@ def to_torch(name: str, layers: Layers, *, prefix: str = "", **options: Any) -> 
       rnn.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
 
   Args:
-    name: of our cell: elman, gru or lstm.
-    layers: as `from_torch` gives them; all of one width, which torch asks for.
-    prefix: put in front of every name.
-    **options: those of our cell, as `make_cell` takes them; inner_bias is read off the params.
+    name: our cell's name: elman, gru or lstm.
+    layers: as `from_torch` returns them; torch requires the same hidden size in all layers.
+    prefix: prepended to every name.
+    **options: our cell's, as `make_cell` takes them; inner_bias follows from the params.
   Returns:
     Entry -> NumPy array, in torch's order.
   Raises:
-    TypeError, ValueError: params that are not those of that cell or that do not fit together, by
-      name; a cell that torch does not have, as gru(reset="before") or elman(activation="linear").
+    TypeError, ValueError: params that do not fit the cell or each other, by name; a cell that torch
+      lacks, such as gru(reset="before") or elman(activation="linear").
   """
   kind = _kind(name, options)
   if isinstance(layers, Mapping) or not layers:
-    raise ValueError(
-      "layers must hold the params of one layer or more, a list with one entry each."
-    )
+    raise ValueError("layers must be a list with the params of at least one layer.")
   pairs = [layer if isinstance(layer, tuple) else (layer,) for layer in layers]
   if len({len(pair) for pair in pairs}) > 1 or len(pairs[0]) > 2:
     raise ValueError(
-      "layers must all be params, or all be (forward, backward), got "
-      f"{', '.join(str(len(pair)) for pair in pairs)} of them in a layer."
+      "layers must all be params, or all be pairs (forward, backward), got "
+      f"{', '.join(str(len(pair)) for pair in pairs)} params per layer."
     )
-  arrays: dict[str, Any] = {}
+  arrays: dict[str, np.ndarray] = {}
   sizes: dict[str, int] = {}
   for i, pair in enumerate(pairs):
     for params, suffix in zip(pair, ("", "_reverse"), strict=False):
@@ -149,7 +153,7 @@ def to_torch(name: str, layers: Layers, *, prefix: str = "", **options: Any) -> 
         given = {entry + where: value for entry, value in params.items()}
       target = _layout(kind, i, suffix, prefix, has_bias=True)
       converted = convert(kind, given, source, target, "torch has no bias there", sizes=sizes)
-      # A copy in C order, since torch warns of arrays that it must not write to.
+      # A writable copy in C order: torch warns about read-only arrays.
       arrays |= {entry: np.array(value.T, order="C") for entry, value in converted.items()}
       weight_ih, weight_hh, *_ = converted.values()
       sizes = {"H": weight_hh.shape[0], "D": weight_ih.shape[0]}
@@ -164,7 +168,7 @@ def _kind(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _layout(kind: str, layer: int, suffix: str, prefix: str, has_bias: bool) -> Layout:
-  """The layout of one layer in one direction, by torch's full names."""
+  """Returns the layout of one layer in one direction, with torch's full names."""
   return {
     f"{prefix}{entry}_l{layer}{suffix}": use
     for entry, use in TORCH[kind].items()

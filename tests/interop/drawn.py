@@ -10,12 +10,12 @@ from rnn_jax import make_cell
 
 
 def drawn(shapes, seed):
-  """Normal values, also where cells begin with zeros: those would hide what they multiply."""
+  """Draws normal values, biases included: zeros would hide the terms that they multiply."""
   random = np.random.default_rng(seed)
   return jax.tree.map(lambda a: jnp.asarray(0.7 * random.standard_normal(a.shape), a.dtype), shapes)
 
 
 def params_of(name, input_size, hidden_size, seed=1, **options):
-  """Random params of a cell, of its own shapes."""
+  """Draws random params for a cell."""
   cell = make_cell(name, hidden_size, **options)
   return drawn(jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size)), seed)

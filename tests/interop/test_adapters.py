@@ -1,4 +1,4 @@
-"""Our cells in the loops of Flax do what they do in ours."""
+"""Our cells compute the same in Flax's loops as in ours."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def nnx_rnn(cell, params):
   return rnn
 
 
-def test_every_cell_runs_in_the_loops_of_flax_as_in_ours(x64):
+def test_every_cell_computes_the_same_in_flaxs_loops(x64):
   xs = sequences()
   for name in CELLS:
     cell, params = make_cell(name, H), params_of(name, D, H)
@@ -62,7 +62,7 @@ def test_gradients_of_a_deep_wrapped_cell_are_those_of_unroll(x64):
     return ours, of(lambda params, xs: in_linen(cell, params, xs))(params, xs), of_nnx(params, xs)
 
   def of_nnx(params, xs):
-    """As users of NNX write it, the first carry left to the loop."""
+    """Differentiates as users of NNX do, with the loop's own initial carry."""
     loss = lambda rnn, xs: jnp.sum(jnp.cos(rnn(xs)))  # noqa: E731
     grads, xs_grad = nnx.grad(loss, argnums=(0, 1))(nnx_rnn(cell, params), xs)
     return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(grads)), xs_grad
@@ -72,7 +72,7 @@ def test_gradients_of_a_deep_wrapped_cell_are_those_of_unroll(x64):
   chex.assert_trees_all_close(theirs, ours, **EXACT)
 
 
-def test_both_directions_of_sequences_that_end_early(x64):
+def test_bidirectional_sequences_with_lengths(x64):
   cell, xs, lengths = make_cell("gru", H), sequences(), jnp.asarray([2, T])
   both = [params_of("gru", D, H, seed) for seed in (1, 2)]
 
@@ -90,12 +90,12 @@ def test_both_directions_of_sequences_that_end_early(x64):
     )
 
   ours, *flax = everywhere(both)
-  for b, length in enumerate(lengths):  # Flax leaves what it likes behind a sequence's end
+  for b, length in enumerate(lengths):  # Flax's outputs past a sequence's end are unspecified
     for ys in flax:
       np.testing.assert_allclose(ys[:length, b], ours[:length, b], **EXACT)
 
 
-def test_the_params_are_those_that_the_cell_makes():
+def test_the_adapters_params_are_the_cells():
   cell, xs = make_cell("gru", H, inner_bias=True), jnp.ones((T, B, D))
   linen = jax.eval_shape(nn.RNN(LinenCell(cell)).init, jax.random.key(0), xs)
   of_nnx = nnx.state(nnx.eval_shape(lambda: NNXCell(cell, D, rngs=nnx.Rngs(0))), nnx.Param)
@@ -104,6 +104,7 @@ def test_the_params_are_those_that_the_cell_makes():
   chex.assert_trees_all_equal_shapes_and_dtypes(nnx.to_pure_dict(of_nnx)["params"], made)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_tokens_are_refused():
   cell, tokens = make_cell("elman", H, recurrent_kernel="identity"), jnp.zeros((B, D), jnp.int32)
   rule = r"xs must be floats \[\.\.\., D\], .* got int32"

@@ -1,4 +1,4 @@
-"""Params of the cells of Flax, against those cells."""
+"""Params of Flax's cells, against those cells."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KINDS = [("elman", {}), ("gru", {}), ("gru", {"inner_bias": True}), ("lstm", {})
 
 
 def same_function(theirs, from_theirs, name, options, tree):
-  """One step: states and gradients with respect to their params, the carry and x are the same."""
+  """Asserts that one step has the same state and gradients (params, carry, x) in both libraries."""
   cell = make_cell(name, H, **options)
   start = cell.initial_carry((B,))
   tree, start, x = drawn((tree, start, jnp.zeros((B, D))), seed=7)
@@ -118,7 +118,7 @@ def test_to_nnx_and_back_is_the_identity(which):
   chex.assert_trees_all_equal_shapes_and_dtypes(there, shapes)
 
 
-def test_a_bias_inside_of_the_reset_is_not_lost():
+def test_a_bias_that_the_reset_scales_is_not_lost():
   plain, inner = params_of("gru", D, H), params_of("gru", D, H, inner_bias=True)
   assert not np.any(to_linen("gru", plain)["hn"]["bias"])
   chex.assert_trees_all_equal(from_linen("gru", to_linen("gru", plain)), plain)
@@ -143,18 +143,20 @@ def test_a_bias_inside_of_the_reset_is_not_lost():
     (from_linen, "lstm", {}, "^Unknown entry 'b'"),
   ],
 )
-def test_a_cell_that_flax_does_not_have_is_refused(convert, name, options, message):
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_cell_that_flax_lacks_is_refused(convert, name, options, message):
   with pytest.raises(ValueError, match=message) as error:
     convert(name, params_of("elman", D, H), **options)
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_trees_that_do_not_fit_are_named():
   good = to_linen("lstm", params_of("lstm", D, H))
   missing = {k: v for k, v in good.items() if k != "hf"}
   wrong = {**good, "hf": {**good["hf"], "kernel": jnp.ones((H, H + 1))}}
   for tree, message in (
-    (missing, "^The entry hf/kernel must be there with ii/kernel"),
+    (missing, r"^Missing entry 'hf/kernel' \(expected ii/kernel"),
     ({"hff": {"kernel": 1}, **good}, "^Unknown entry 'hff/kernel'; did you mean 'hf/kernel'"),
     (wrong, r"^hf/kernel must be \[H, H\] = \[5, 5\], got \[5, 6\]"),
     ({"params": good}, "^Unknown entry 'params/"),

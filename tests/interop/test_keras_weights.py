@@ -1,4 +1,4 @@
-"""Weights of Keras, against its documented equations, and against Keras itself."""
+"""Keras's weights, against its documented equations, and against Keras itself."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ CASES = {
   "GRU reset_after=False": ("gru", {"reset": "before"}, 3, (3 * H,)),
   "LSTM": ("lstm", {}, 4, (4 * H,)),
 }
-# Cheap: the weights are given later.
+# Cheap initializers: the weights are replaced later.
 ZEROS = {"kernel_initializer": "zeros", "recurrent_initializer": "zeros"}
 every_case = pytest.mark.parametrize("which", CASES)
 
 
 @pytest.fixture
 def keras(monkeypatch):
-  """Keras on JAX, or a skip."""
+  """Returns Keras with its JAX backend; skips the test without Keras."""
   monkeypatch.setenv("KERAS_BACKEND", "jax")  # read at import
-  reason = "Keras is a baseline of the benchmark, no dependency"
+  reason = "Keras is a baseline of the benchmark, not a dependency"
   keras = pytest.importorskip("keras", reason=reason)
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
     yield keras
@@ -52,7 +52,7 @@ def ours(which, weights, xs):
 
 
 def keras_equations(which, weights, xs):
-  """ys of the layer, as the documentation of Keras writes it."""
+  """Returns the layer's ys, by the equations in the documentation of Keras."""
   (w, u, b), gates = map(np.asarray, weights), CASES[which][2]
   from_x, from_h = (b[0], b[1]) if b.ndim == 2 else (b, np.zeros_like(b))
   h = c = np.zeros((B, H))
@@ -85,10 +85,10 @@ def test_weights_compute_the_equations_of_keras(x64, which):
   np.testing.assert_allclose(found, keras_equations(which, weights, np.asarray(xs)), **CLOSE)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Keras
 @every_case
 def test_keras_itself_computes_the_same(keras, which):
-  """One step of the layer's cell, which has the layer's weights: states, and a GRU's gradients."""
+  """Compares one step of the layer's cell: the states, and for a GRU the gradients."""
   name, options, *_ = CASES[which]
   layer = getattr(keras.layers, f"{which.split(' ')[0]}Cell")
   layer = layer(H, **ZEROS, **({"reset_after": False} if "before" in options.values() else {}))
@@ -116,8 +116,8 @@ def test_keras_itself_computes_the_same(keras, which):
   chex.assert_trees_all_close(measured(ours)(*given), measured(theirs)(*given), atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras's own
-def test_weights_of_both_directions_are_one_list(keras):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Keras
+def test_the_weights_of_both_directions_are_one_list(keras):
   layer = keras.layers.Bidirectional(keras.layers.LSTM(H, return_sequences=True, **ZEROS))
   layer.build((None, None, D))
   both = [params_of("lstm", D, H, seed) for seed in (1, 2)]
@@ -134,7 +134,7 @@ def test_weights_of_both_directions_are_one_list(keras):
     ("lstm", {}),
   ],
 )
-def test_there_and_back_is_the_identity(name, options):
+def test_the_round_trip_is_the_identity(name, options):
   params = params_of(name, D, H, **options)
   there = to_keras(name, params, **options)
   chex.assert_trees_all_equal(from_keras(name, there, **options), params)
@@ -161,6 +161,7 @@ def test_there_and_back_is_the_identity(name, options):
     ("SimpleRNN", lambda w: [w[0], w[1][:, :4], w[2]], {}, r"^recurrent_kernel must be \[H, H\]"),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_weights_that_do_not_fit_are_named(which, change, options, message):
   with pytest.raises(ValueError, match=message) as error:
     from_keras(CASES[which][0], change(weights_of(which)), **options)
