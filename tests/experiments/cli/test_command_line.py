@@ -33,9 +33,9 @@ def test_errors_of_the_library_name_the_flag(error, message):
   ],
 )
 def test_errors_of_the_user_end_the_program_with_one_line(error, line, capsys):
-  with pytest.raises(SystemExit) as ended:
-    with command_line.errors_in_one_line("FILE could not be written"):
-      raise error
+  one_line = command_line.errors_in_one_line("FILE could not be written")
+  with pytest.raises(SystemExit) as ended, one_line:
+    raise error
   assert ended.value.code == 2
   assert capsys.readouterr().err == line
 
