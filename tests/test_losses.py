@@ -1,8 +1,9 @@
-"""Losses per step, and what a mask hides."""
+"""Losses per step, and their mean under a mask."""
 
 from __future__ import annotations
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from rnn_jax.losses import bits, cross_entropy, masked_mean, perplexity, squared_error
 
 
-def test_masked_mean_is_the_mean_of_what_counts_and_nothing_else_is_felt():
+def test_masked_mean_ignores_masked_values_and_their_gradient():
   values = jnp.array([[1.0, jnp.nan], [jnp.inf, 4.0], [2.5, 1e30]])
   mask = jnp.array([[True, False], [False, True], [True, False]])
   value, grad = jax.value_and_grad(masked_mean)(values, mask)
@@ -20,19 +21,19 @@ def test_masked_mean_is_the_mean_of_what_counts_and_nothing_else_is_felt():
   np.testing.assert_allclose(grad, np.asarray(mask) / 3, rtol=1e-6)
 
 
-def test_masked_means_of_parts_add_up_to_that_of_the_whole():
+def test_masked_means_of_parts_sum_to_the_mean_of_the_batch():
   values, mask = jnp.arange(12.0).reshape(3, 4), jnp.arange(12).reshape(3, 4) % 5 == 0
   parts = [masked_mean(values[:, at], mask[:, at], jnp.sum(mask)) for at in (slice(3), slice(3, 4))]
   assert sum(parts) == masked_mean(values, mask) == 5  # of 0, 5 and 10
 
 
-def test_masked_mean_of_nothing_is_zero():
+def test_masked_mean_of_an_empty_mask_is_zero():
   value, grad = jax.value_and_grad(masked_mean)(jnp.full((2, 3), jnp.nan), jnp.zeros((2, 3), bool))
   assert value == 0
   np.testing.assert_array_equal(grad, np.zeros((2, 3)))
 
 
-def test_cross_entropy_is_minus_the_log_of_the_targets_share():
+def test_cross_entropy_is_minus_the_log_of_the_targets_softmax():
   logits = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
   targets = np.random.default_rng(1).integers(0, 5, (4, 3))
   share = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -65,3 +66,20 @@ def test_a_fair_coin_is_one_bit():
 def test_squared_error_is_summed_over_the_last_axis():
   outputs, targets = jnp.array([[[1.0, 2.0]]]), jnp.array([[[0.0, 4.0]]])
   np.testing.assert_array_equal(squared_error(outputs, targets), [[5.0]])
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+  ("function", "arguments", "error", "message"),
+  [
+    (cross_entropy, (jnp.zeros((2, 3)), jnp.zeros(2)), TypeError, "targets must be integers"),
+    (cross_entropy, (jnp.zeros((2, 3)), jnp.zeros(3, int)), ValueError, "targets must be [...]"),
+    (cross_entropy, (jnp.float32(0), jnp.zeros(3, int)), ValueError, "targets must be [...]"),
+    (squared_error, (jnp.zeros((2, 3, 1)), jnp.zeros((2, 3))), ValueError, "targets must have"),
+    (squared_error, (jnp.float32(0), jnp.float32(0)), ValueError, "targets must have the shape"),
+    (masked_mean, (jnp.zeros((2, 3)), jnp.ones(3, bool)), ValueError, "mask must have the shape"),
+  ],
+)
+def test_arguments_that_do_not_fit_are_named(function, arguments, error, message):
+  with pytest.raises(error, match=re.escape(message)):
+    function(*arguments)

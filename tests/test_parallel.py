@@ -1,4 +1,4 @@
-"""Runs mapped over devices, and runs whose batch is shared among devices, are the runs alone."""
+"""Runs mapped over devices, and runs whose batch devices share, equal the same runs alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.losses import squared_error
-from rnn_jax.parallel import map_runs, psum, shard
+from rnn_jax.parallel import map_runs, psum, shard, spread
 from rnn_jax.tasks import Batch, adding
 from rnn_jax.training import TrainState, init_state, make_optimizer, update
 
@@ -30,7 +30,7 @@ def initial(run):
 
 
 def train(run, state, data_key):
-  """Three updates of one run, with a learning rate, clip norm and truncation of its own."""
+  """Trains one run for three updates, with its own learning rate, clip norm and truncation."""
   optimizer = make_optimizer("adam", run["learning_rate"], run["clip_norm"])
 
   def body(state, step):
@@ -97,7 +97,7 @@ def test_mapped_function_may_be_called_in_a_row():
 
 
 def masked_batch(seed, num_steps=6, batch_size=8):
-  """Of the examples' steps fewer and fewer count, and none of the last two's."""
+  """Returns a batch in which each example has fewer valid steps than the one before."""
   rng = np.random.default_rng(seed)
   share = np.append(np.linspace(0.9, 0.1, batch_size - 2), [0, 0])
   mask = rng.random((num_steps, batch_size)) < share
@@ -167,17 +167,17 @@ def test_a_shared_batch_is_the_whole_batch(x64, cell, runs, count, clip_norm):
     # [devices, updates, T, examples of a device] → [updates, T, B]
     norms = jax.tree.map(lambda a, own=own: jnp.concatenate(a[own], axis=-1), metrics.norms)
     close(norms, expected.norms)
-    assert expected.grad_norm.min() > 0.1  # so that clipping, where there is any, is at work
+    assert expected.grad_norm.min() > 0.1  # so that clipping, if any, has an effect
 
 
-def test_calls_with_a_sum_in_them_may_be_made_in_a_row():
+def test_calls_that_contain_a_sum_may_be_made_in_a_row():
   def grow(run, state, data):
     state = state + psum(jnp.tanh(state @ data), 2)
     return state, jnp.sum(state)
 
   mapped = map_runs(grow, jax.devices()[:4])
   data = jnp.full((64, 64), 1e-3)
-  # Inputs that lie on their devices already, so that nothing else makes a call wait.
+  # The inputs are on their devices already, so that nothing else makes a call wait.
   state, run = mapped(jnp.zeros(4), jnp.ones((4, 64, 64)), data)
   for _ in range(1000):
     state, _ = mapped(run, state, data)
@@ -196,3 +196,8 @@ def test_counts_that_do_not_divide_are_named():
   for function in (shard, psum):
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
       function(jnp.zeros((5, 8)), 0)
+
+
+def test_spread_needs_one_entry_a_device():
+  with pytest.raises(ValueError, match=r"leaves \[devices, ...\] with 4 entries, got \[3\]"):
+    spread(np.zeros(3), jax.devices()[:4])

@@ -52,7 +52,7 @@ def test_without_temperature_it_is_greedy(temperature):
     ({"top_k": V + 1}, f"top_k must be at most the vocabulary's {V} tokens, got {V + 1}"),
   ],
 )
-def test_what_cannot_be_is_named(options, message):
+def test_wrong_options_are_named(options, message):
   with pytest.raises(ValueError, match=message):
     choose(jax.random.key(0), LOGITS, **options)
 
@@ -125,3 +125,27 @@ def test_decoding_starts_from_the_encoders_carries():
   greedy = np.asarray(jnp.argmax(logits, axis=-1))
   over = np.cumsum(greedy == 0, axis=0) - (greedy == 0) > 0
   np.testing.assert_array_equal(generated, np.where(over, 0, greedy))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+  ("token", "num_steps", "error", "message"),
+  [
+    (jnp.zeros((1, B), int), 3, ValueError, "token must be integers [B], got int32[1, 3]."),
+    (jnp.zeros(B), 3, ValueError, "token must be integers [B], got float32[3]."),
+    (jnp.zeros(B, int), 0, ValueError, "num_steps must be at least 1, got 0."),
+    (jnp.zeros(B, int), 1.5, TypeError, "num_steps must be an integer, got 1.5."),
+  ],
+)
+def test_generate_names_the_argument_that_does_not_fit(token, num_steps, error, message):
+  model, variables = network("elman", 1)
+  carries = model.initial_carries(B)
+  with pytest.raises(error) as caught:
+    generate(model, variables, carries, token, jax.random.key(0), num_steps)
+  assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_logits_have_an_axis_of_tokens():
+  with pytest.raises(ValueError, match=r"logits must be \[..., V\] with V at least 1, got \[\]"):
+    choose(jax.random.key(0), jnp.float32(0))

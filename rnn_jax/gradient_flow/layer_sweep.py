@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float
 
 from rnn_jax.gradient_flow.reverse_sweep import (
   Pass,
@@ -96,7 +96,7 @@ def reverse_layers(
   return tuple(reversed(bars))
 
 
-def check_scalar(loss: ScalarLoss, ys: Inexact[Array, "T B *H"]) -> None:
+def check_scalar(loss: ScalarLoss, ys: Array | jax.ShapeDtypeStruct) -> None:
   """Raises a ValueError if the loss of the outputs ys is not a scalar."""
   shape = jax.eval_shape(loss, ys).shape
   if shape != ():

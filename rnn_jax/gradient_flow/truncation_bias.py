@@ -65,18 +65,20 @@ def truncation_bias(
       scalar; arguments that do not fit the layers.
   """
   check_layers(cells, params=params)
-  ks = _check_truncations(truncations, len(xs))
+  params = tuple(params)
 
-  @jax.grad
-  def gradient(params: tuple[Params, ...], k: Int[Array, ""]) -> Array:
+  def outputs(params: tuple[Params, ...], k: Int[Array, ""] | None) -> Float[Array, "T B H"]:
     ys = jnp.asarray(xs)
     for cell, cell_params in zip(cells, params, strict=True):
       _, ys = unroll(cell, cell_params, ys, truncation=k)
-    check_scalar(loss, ys)
-    return loss(ys)
+    return ys
 
-  params = tuple(params)
-  full = gradient(params, jnp.asarray(len(xs), jnp.int32))
+  ys = jax.eval_shape(outputs, params, None)
+  num_steps = ys.shape[0]
+  ks = _check_truncations(truncations, num_steps)
+  check_scalar(loss, ys)
+  gradient = jax.grad(lambda params, k: loss(outputs(params, k)))
+  full = gradient(params, jnp.asarray(num_steps, jnp.int32))
 
   def bias_at(k: Int[Array, ""]) -> TruncationBias:
     cut = gradient(params, k)
