@@ -1,4 +1,4 @@
-"""Clipping of the gradient, three ways, and what an update reports of it."""
+"""The three ways to clip the gradient, and the metrics that report it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_clipping_scales_to_the_clip_norm_over_the_whole_float_range(size, clip_
 
 @functools.cache
 def clipped_by(clip_by):
-  """`(state, batch, clip_norm) -> (the step that was gone, metrics)`, at learning rate 1."""
+  """Returns `(batch, clip_norm) -> (params before − params after, metrics)` at learning rate 1."""
 
   @jax.jit
   def run(state, batch, clip_norm):
@@ -88,7 +88,7 @@ def clipped_by(clip_by):
 
 @pytest.mark.parametrize("clip_by", ["global_norm", "element"])
 @pytest.mark.parametrize("clip_norm", [math.inf, 1e6, 0.01])
-def test_the_clipped_gradient_is_that_of_numpy_and_its_norm_is_reported(clip_by, clip_norm):
+def test_the_clipped_gradient_equals_numpys_and_its_norm_is_reported(clip_by, clip_norm):
   batch = batch_of()
   moved, metrics = clipped_by(clip_by)(batch, clip_norm)
   grads = mean_loss(start(make_optimizer("sgd", 1.0)).params, batch)[1]
@@ -103,7 +103,7 @@ def test_the_clipped_gradient_is_that_of_numpy_and_its_norm_is_reported(clip_by,
   assert metrics.clipped == (clip_norm == 0.01)
 
 
-def test_clipping_the_carry_is_in_units_of_an_examples_own_loss_whatever_the_batch():
+def test_clip_carry_applies_to_each_examples_own_loss_for_any_batch_size():
   batch = batch_of()._replace(mask=jnp.ones((T, B), bool))
   twice = jax.tree.map(lambda a: jnp.concatenate([a, a], axis=1), batch)
   run = clipped_by("carry")
@@ -118,12 +118,12 @@ def test_clipping_the_carry_is_in_units_of_an_examples_own_loss_whatever_the_bat
   w_h = [tree["layers_0"]["cell"]["w_h"] for tree in (free, one)]
   assert not np.allclose(*w_h, rtol=0.1)
   assert metrics.clipped_norm == metrics.grad_norm < before.grad_norm
-  # At the upper layer's last step nothing was clipped before.
+  # At the upper layer's last step, no earlier clipping has had an effect.
   np.testing.assert_allclose(metrics.norms[1][-1], before.norms[1][-1], rtol=1e-5)
   assert np.mean(metrics.norms[0][0]) < np.mean(before.norms[0][0])
 
 
-def test_clipping_the_carry_is_that_of_unroll():
+def test_clip_carry_is_that_of_unroll():
   model, batch = DeepRNN([make_cell("elman", H)]), batch_of()
   batch = batch._replace(targets=draw(5, T, B, H))
 
@@ -142,6 +142,6 @@ def test_clipping_the_carry_is_that_of_unroll():
   assert 0 < metrics.clipped < 1
 
 
-def test_an_unknown_way_to_clip_is_named():
+def test_an_unknown_clip_by_is_named():
   with pytest.raises(ValueError, match=r"Unknown clip_by 'norm'.* carry, element, global"):
     make_optimizer("sgd", 0.1, 1.0, "norm")

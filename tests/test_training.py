@@ -1,4 +1,4 @@
-"""One update: a step of the optimiser, and what is measured on the way."""
+"""One update: the optimizer step and its metrics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
 @pytest.mark.parametrize(("name", "clip_norm"), [("adam", 0.1), ("rmsprop", 0.1), ("sgd", None)])
-def test_update_is_one_step_of_optax_by_hand(name, clip_norm):
+def test_update_equals_a_step_of_optax(name, clip_norm):
   batch, optimizer = batch_of(), make_optimizer(name, 0.01, clip_norm)
   state = start(optimizer)
   new, final, metrics = updated(optimizer)(state, batch)
@@ -54,7 +54,7 @@ def test_update_is_one_step_of_optax_by_hand(name, clip_norm):
   assert_close(final, jax.jit(MODEL.apply)({"params": state.params}, batch.xs)[0])
 
 
-def test_state_starts_from_the_models_own_params_and_counts_its_steps():
+def test_state_starts_from_the_models_init_and_counts_steps():
   optimizer, batch = make_optimizer("adam", 0.1), batch_of()
   key = jax.random.key(0)
   state = jax.jit(functools.partial(init_state, MODEL, optimizer))(key, batch.xs)
@@ -88,7 +88,7 @@ def test_norms_are_those_of_each_examples_own_loss():
     assert_close(jax.tree.map(lambda a, b=b: a[:, b : b + 1], together.norms), alone.norms)
 
 
-def test_what_the_mask_hides_changes_nothing():
+def test_masked_targets_have_no_effect():
   optimizer = make_optimizer("sgd", 0.1)
   state, batch = start(optimizer), batch_of()
   hidden = batch._replace(targets=jnp.where(batch.mask[..., None], batch.targets, 1e9))
@@ -96,7 +96,7 @@ def test_what_the_mask_hides_changes_nothing():
   chex.assert_trees_all_equal(run(state, batch), run(state, hidden))
 
 
-def test_carries_are_handed_in():
+def test_update_starts_from_the_given_carries():
   optimizer = make_optimizer("sgd", 0.1)
   state, batch = start(optimizer), batch_of()
   carries = jax.tree.map(lambda a: draw(7, *a.shape), MODEL.initial_carries(B))
@@ -105,7 +105,7 @@ def test_carries_are_handed_in():
   np.testing.assert_allclose(metrics.loss, loss, rtol=1e-5)
 
 
-def test_dropout_is_drawn_from_its_key_and_absent_without():
+def test_dropout_is_drawn_from_its_key_and_off_without_one():
   model = DeepRNN([make_cell("elman", H)] * 2, output_size=1, dropout=0.5)
   optimizer = make_optimizer("sgd", 0.1)
   state, batch = start(optimizer, model), batch_of()

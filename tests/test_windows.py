@@ -1,4 +1,4 @@
-"""Streaming truncated backpropagation through time, as a loop of updates."""
+"""Streaming truncated backpropagation through time equals a loop of updates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STREAM_RESETS[[0, 2, 3], [0, 1, 2]] = True  # at the start, inside a window, at 
   [("elman", None, False), ("elman", STREAM_RESETS, False), ("lstm", STREAM_RESETS, True)],
   ids=["plain", "resets", "resets-and-carries"],
 )
-def test_train_windows_is_a_loop_of_updates_with_the_carry_handed_on(name, resets, with_carries):
+def test_train_windows_is_a_loop_of_updates_that_passes_the_carry_on(name, resets, with_carries):
   model = DeepRNN([make_cell(name, H)], output_size=1)
   optimizer = make_optimizer("sgd", 0.05, 1.0)
   state, stream = start(optimizer, model), batch_of(N)
@@ -49,7 +49,7 @@ def test_train_windows_is_a_loop_of_updates_with_the_carry_handed_on(name, reset
   assert_close(got, (state, carries, jax.tree.map(lambda *a: jnp.stack(a), *records)))
 
 
-def test_one_window_is_one_update_on_the_whole():
+def test_one_window_is_one_update_on_the_whole_stream():
   optimizer = make_optimizer("sgd", 0.1)
   state, stream = start(optimizer), batch_of(N)
   windows = jax.jit(functools.partial(train_windows, MODEL, optimizer, squared_error, window=N))
@@ -58,12 +58,12 @@ def test_one_window_is_one_update_on_the_whole():
   assert_close((state_after, carries, jax.tree.map(lambda a: a[0], metrics)), expected)
 
 
-def test_gradient_does_not_cross_from_one_window_into_the_one_before():
+def test_the_gradient_stays_inside_a_window():
   optimizer = make_optimizer("sgd", 0.1)
   state, stream = start(optimizer), batch_of(2 * K)
-  asked_late = stream._replace(mask=jnp.broadcast_to(np.arange(2 * K)[:, None] >= K, (2 * K, B)))
+  late_loss = stream._replace(mask=jnp.broadcast_to(np.arange(2 * K)[:, None] >= K, (2 * K, B)))
   windows = jax.jit(functools.partial(train_windows, MODEL, optimizer, squared_error, window=K))
-  _, _, metrics = windows(state, asked_late)
+  _, _, metrics = windows(state, late_loss)
   assert metrics.grad_norm[0] == 0 < metrics.grad_norm[1]
   for leaf in jax.tree.leaves(metrics.norms):
     assert not np.any(leaf[0])
@@ -74,7 +74,7 @@ def test_gradient_does_not_cross_from_one_window_into_the_one_before():
 
 
 def adaptive(cell, scale, tolerance, num_windows, adapt_every=1):
-  """Training in windows of 8 steps; the recurrent kernel is `scale` times the identity."""
+  """Trains in windows of 8 steps; the recurrent kernel starts as `scale` times the identity."""
   model, optimizer = DeepRNN([cell], output_size=1), make_optimizer("sgd", 0.01)
   state, stream = start(optimizer, model), batch_of(8 * num_windows)
   state.params["layers_0"]["cell"]["w_h"] = scale * jnp.eye(H)
@@ -89,13 +89,13 @@ def adaptive(cell, scale, tolerance, num_windows, adapt_every=1):
   return model, optimizer, state, stream, after, metrics
 
 
-def test_training_chooses_the_truncation_every_so_many_windows_and_reports_it():
+def test_the_truncation_is_chosen_every_adapt_every_windows_and_reported():
   cell = make_cell("elman", H)
   model, optimizer, state, stream, after, metrics = adaptive(cell, 0.2, 0.01, 4, adapt_every=2)
   ks = np.asarray(metrics.truncation)
   assert ks.dtype == np.int32 and ks.shape == (4,)
   assert ks[0] == ks[1] and ks[2] == ks[3]
-  assert ((ks > 1) & (ks <= 3)).all()  # 0.2³ is below the tolerance, and tanh is flatter
+  assert ((ks > 1) & (ks <= 3)).all()  # 0.2³ is below the tolerance, and tanh has a smaller slope
 
   @jax.jit
   def chosen(params, window):
@@ -106,7 +106,7 @@ def test_training_chooses_the_truncation_every_so_many_windows_and_reports_it():
     )
     return choose_truncation(profile, 0.01)
 
-  # The same as windows with these truncations, one update after the other.
+  # Compare with single updates that have these truncations.
   run, carries = updated(optimizer, model), model.initial_carries(B)
   for i, k in enumerate(ks):
     window = piece(stream, 8 * i, 8 * i + 8)
@@ -137,7 +137,7 @@ def test_without_decay_the_truncation_is_the_window():
   ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_what_cannot_be_is_named(options, message):
+def test_invalid_options_are_named(options, message):
   optimizer = make_optimizer("sgd", 0.1)
   given = {"window": K, **options}
   with pytest.raises(ValueError, match=message):

@@ -19,6 +19,7 @@ MODULES = {"elman": "RNN", "gru": "GRU", "lstm": "LSTM"}
 GATES = {"elman": 1, "gru": 3, "lstm": 4}
 OPTIONS = {"elman": {}, "gru": {"inner_bias": True}, "lstm": {}}
 every_name = pytest.mark.parametrize("name", GATES)
+NO_TORCH = "torch is a baseline of the benchmark, not a dependency"
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 
@@ -91,7 +92,7 @@ def test_a_state_dict_computes_torchs_equations(x64, name):
 
 @every_name
 def test_torch_itself_computes_the_same(x64, name):
-  torch = pytest.importorskip("torch", reason="torch is a baseline of the benchmark, no dependency")
+  torch = pytest.importorskip("torch", reason=NO_TORCH)
   kind, xs = getattr(torch.nn, MODULES[name]), drawn(jnp.zeros((T, B, D)), seed=5)
   theirs = kind(D, H, 1, bidirectional=True, dtype=torch.float64)
   state = {k: jnp.asarray(v.numpy()) for k, v in theirs.state_dict().items()}
@@ -113,7 +114,7 @@ def test_torch_itself_computes_the_same(x64, name):
 
 @every_name
 def test_torch_loads_our_state_dict(x64, name):
-  torch = pytest.importorskip("torch", reason="torch is a baseline of the benchmark, no dependency")
+  torch = pytest.importorskip("torch", reason=NO_TORCH)
   xs = torch.tensor(np.random.default_rng(5).standard_normal((T, B, D)))
   kind = getattr(torch.nn, MODULES[name])
   first, second = (kind(D, H, 2, bidirectional=True, dtype=torch.float64) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Both directions in time: each sequence is as if it were alone."""
+"""Bidirectional layers: padded sequences behave as they would alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def network(merge, name="gru", depth=2, **options):
 
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("name", ["elman", "lstm"])
-def test_a_layer_is_the_cell_forward_and_the_cell_over_the_sequence_turned_round(merge, name):
+def test_a_layer_is_the_cell_forward_and_the_cell_over_the_reversed_sequence(merge, name):
   model, variables = network(merge, name, depth=1)
   xs, params = draw(90, T, B, D), variables["params"]
   kernel, bias = params["head"]["kernel"], params["head"]["bias"]
@@ -52,7 +52,7 @@ def test_a_layer_is_the_cell_forward_and_the_cell_over_the_sequence_turned_round
 
 
 @pytest.mark.parametrize("merge", MERGES)
-def test_a_padded_sequence_is_the_sequence_alone(merge):
+def test_a_padded_sequence_gives_the_same_as_the_sequence_alone(merge):
   model, variables = network(merge)
   xs = draw(90, T, B, D)
   padded = jnp.where(np.arange(T)[:, None, None] < LENGTHS[None, :, None], xs, jnp.nan)
@@ -64,7 +64,7 @@ def test_a_padded_sequence_is_the_sequence_alone(merge):
       assert_close(padded[b], own[0])
 
 
-def test_gradients_of_a_padded_sequence_are_those_of_the_sequence_alone():
+def test_a_padded_sequence_has_the_gradients_of_the_sequence_alone():
   model, variables = network("concat", depth=1)
   xs = draw(90, T, B, D)
   valid = np.arange(T)[:, None, None] < LENGTHS[None, :, None]
@@ -82,7 +82,7 @@ def test_gradients_of_a_padded_sequence_are_those_of_the_sequence_alone():
     np.testing.assert_array_equal(padded[length:, b], 0)
 
 
-def test_every_step_hears_of_every_other():
+def test_every_output_depends_on_every_step():
   model, variables = network("sum", depth=1)
 
   @jax.jit
@@ -93,8 +93,8 @@ def test_every_step_hears_of_every_other():
   assert np.all(np.any(outputs(draw(90, T, 1, D)) != 0, axis=-1))
 
 
-def test_each_direction_draws_masks_of_its_own():
-  """Over one step, with the same params, the directions differ in nothing but their masks."""
+def test_each_direction_draws_its_own_masks():
+  """With the same params, over a single step, only the masks of the directions differ."""
   layer, xs = Bidirectional(zoneout(make_cell("elman", 50), 0.5)), draw(90, 1, B, D)
 
   @jax.jit
@@ -105,10 +105,11 @@ def test_each_direction_draws_masks_of_its_own():
 
   mean, drawn = (np.split(np.asarray(ys), 2, axis=-1) for ys in run(jax.random.key(1)))
   np.testing.assert_array_equal(*mean)
-  assert np.any((drawn[0] == 0) != (drawn[1] == 0))  # kept: zeros, from before
+  # Zeros are the entries that are kept from the initial carry.
+  assert np.any((drawn[0] == 0) != (drawn[1] == 0))
 
 
-def test_norms_of_both_directions_come_out_of_the_backward_pass():
+def test_probes_give_the_norms_of_both_directions():
   model, variables = network("concat", "lstm")
   xs, weights = draw(90, T, B, D), draw(91, T, B, OUT)
 
@@ -120,7 +121,7 @@ def test_norms_of_both_directions_come_out_of_the_backward_pass():
   found = norms(model.probes(xs))
   chex.assert_trees_all_equal_structs(found, model.probes(xs))
   (_, _), (forward, backward) = found
-  # On top, dL/dh at the end of each direction is the readout's alone, of its half of the outputs.
+  # At the end of each direction, dL/dh comes from the readout alone: its half of the kernel.
   kernel = variables["params"]["head"]["kernel"]
   half = weights @ kernel.T
   assert_close(forward.hidden[-1], np.linalg.norm(half[-1, :, :H], axis=-1))
@@ -133,6 +134,6 @@ def test_the_call_takes_neither_truncation_nor_carries_nor_resets():
   assert "carries" in inspect.signature(DeepRNN.__call__).parameters
 
 
-def test_other_merges_are_refused():
+def test_an_unknown_merge_is_refused():
   with pytest.raises(ValueError, match="Unknown merge 'mean'"):
     BidirectionalRNN([make_cell("gru", H)], merge="mean").init(jax.random.key(0), draw(0, T, B, D))

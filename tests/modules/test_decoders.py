@@ -54,21 +54,21 @@ def part(variables, name):
   return {"params": variables["params"][name]}
 
 
-def test_the_decoder_begins_where_the_encoder_ended():
+def test_the_decoder_starts_from_the_encoders_final_carries():
   model, variables = with_params(EncoderDecoder(encoder(), decoder()), PAIR)
   carries, _ = encoder().apply(part(variables, "encoder"), PAIR.source, lengths=LENGTHS)
   expected = decoder().apply(part(variables, "decoder"), PAIR.tokens, carries)
   assert_close(jax.jit(model.apply)(variables, PAIR), expected)
 
 
-def test_what_is_past_the_end_of_a_source_changes_nothing():
+def test_padding_of_a_source_has_no_effect():
   model, variables = with_params(EncoderDecoder(encoder(), decoder()), PAIR)
   other = jnp.where(np.arange(S)[:, None] < LENGTHS[None], PAIR.source, tokens(7, S, B))
   apply = jax.jit(model.apply)
   assert_close(apply(variables, PAIR._replace(source=other)), apply(variables, PAIR))
 
 
-def test_a_vector_becomes_the_first_carry_of_every_layer():
+def test_a_vector_becomes_the_initial_carry_of_every_layer():
   model, variables = with_params(ConditionedDecoder(decoder()), VECTOR)
   params = variables["params"]
 
@@ -112,7 +112,7 @@ def test_updates_learn_the_target_and_report_norms_of_every_layer(model, xs):
     assert np.isfinite(norms).all() and (norms[0] > 0).any()
 
 
-def test_truncation_cuts_inside_of_the_decoder():
+def test_truncation_cuts_inside_the_decoder():
   model, variables = with_params(EncoderDecoder(encoder(), decoder()), PAIR)
 
   @jax.jit

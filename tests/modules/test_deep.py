@@ -1,4 +1,4 @@
-"""The deep network: a composition of time loops, nothing more."""
+"""The deep network is a composition of time loops and a readout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shapes_of(model, xs):
 
 
 def with_params(model, xs):
-  """(model, variables), all of them random: fresh biases are zero, and hide what they add to."""
+  """Returns (model, random variables): fresh biases are zero, which would hide mistakes."""
   leaves, structure = jax.tree.flatten(shapes_of(model, xs))
   return model, structure.unflatten([draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
 
@@ -90,7 +90,7 @@ def test_init_and_apply_are_pure():
     assert not np.allclose(a["w_x"], b["w_x"])
 
 
-def test_layers_draw_their_params_apart():
+def test_layers_draw_different_params():
   model = stack("gru", "gru")
   first, second = model.cell_params(jax.jit(model.init)(jax.random.key(0), draw(0, T, B, H)))
   assert not np.allclose(first["w_h"], second["w_h"])
@@ -107,7 +107,7 @@ def test_params_are_laid_out_by_layer():
   }
 
 
-def test_cells_keep_the_initialisation_of_their_constructor():
+def test_cells_keep_the_initialization_of_their_constructor():
   model = DeepRNN([make_cell("lstm", H, forget_bias=3.0, recurrent_gain=0.5)])
   (params,) = model.cell_params(jax.jit(model.init)(jax.random.key(0), draw(0, T, B, D)))
   np.testing.assert_array_equal(params["b"], np.repeat([0, 3, 0, 0], H))
@@ -124,7 +124,7 @@ def test_without_readout_the_outputs_are_the_top_cells():
   np.testing.assert_array_equal(ys[-1], carry)
 
 
-def test_tokens_are_their_one_hot_vectors():
+def test_tokens_equal_their_one_hot_vectors():
   model, variables = with_params(stack("gru", "lstm", vocabulary_size=V), tokens())
   apply = functools.partial(model.apply, variables)
   assert_close(apply(tokens()), apply(jax.nn.one_hot(tokens(), V)))
@@ -140,7 +140,7 @@ def test_embedded_tokens_are_rows_of_the_embedding():
   assert_close(model.apply(variables, tokens()), plain.apply({"params": without}, rows))
 
 
-def test_carries_handed_on_make_two_halves_the_whole():
+def test_two_halves_with_the_carry_passed_on_equal_the_whole():
   xs = draw(90, T, B, D)
   model, variables = with_params(stack("lstm", "gru", output_size=OUT), xs)
   apply = functools.partial(model.apply, variables)
@@ -149,7 +149,7 @@ def test_carries_handed_on_make_two_halves_the_whole():
   assert_close((carries, jnp.concatenate([first, second])), apply(xs))
 
 
-def test_initial_carries_are_those_of_no_carries():
+def test_initial_carries_equal_the_default():
   xs = draw(90, T, B, D)
   model, variables = with_params(stack("lstm", "elman"), xs)
   chex.assert_trees_all_equal(
@@ -157,7 +157,7 @@ def test_initial_carries_are_those_of_no_carries():
   )
 
 
-def test_probes_are_one_a_layer():
+def test_there_is_one_probe_per_layer():
   model = stack("lstm", "gru")
   expected = tuple(gradient_probe(cell, T, B) for cell in model.cells)
   chex.assert_trees_all_equal(model.probes(draw(0, T, B, D)), expected, strict=True)
@@ -178,7 +178,7 @@ def test_time_arguments_reach_every_layer_and_truncation_may_be_traced():
     np.testing.assert_array_equal(seen, step >= T - 1 - count % k)
 
 
-def test_double_precision_goes_all_the_way_through(x64):
+def test_double_precision_is_kept_throughout(x64):
   model = stack("lstm", vocabulary_size=V, embedding_size=3, output_size=OUT)
   variables = shapes_of(model, tokens())
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float64)}
@@ -188,7 +188,7 @@ def test_double_precision_goes_all_the_way_through(x64):
 
 
 def dropped(depth, rate, key=0, **call):
-  """Output of a stack of linear cells that add up what they read: it shows every mask."""
+  """Returns the output of a stack of linear cells that sum their inputs: it shows every mask."""
   cells = [make_cell("elman", 50, activation="linear") for _ in range(depth)]
   model = DeepRNN(cells, dropout=rate)
   layer = {"cell": {"w_x": jnp.eye(50), "w_h": jnp.zeros((50, 50)), "b": jnp.zeros(50)}}
@@ -198,7 +198,7 @@ def dropped(depth, rate, key=0, **call):
   return np.asarray(ys)
 
 
-def test_dropout_scales_what_it_keeps_and_draws_a_mask_for_every_step_and_example():
+def test_dropout_rescales_and_draws_a_mask_for_every_step_and_example():
   ys = dropped(2, 0.25)
   np.testing.assert_allclose(np.unique(ys), [0, 1 / 0.75], rtol=1e-6)
   assert np.mean(ys == 0) == pytest.approx(0.25, abs=0.06)  # 3 σ of 600 draws
@@ -206,7 +206,7 @@ def test_dropout_scales_what_it_keeps_and_draws_a_mask_for_every_step_and_exampl
 
 
 def test_dropout_draws_a_mask_for_every_layer():
-  # With the same mask between all layers no unit would be 0 that is not 0 once.
+  # If the layers shared one mask, both shares of zeros would be the same.
   once, twice = np.mean(dropped(2, 0.5) == 0), np.mean(dropped(3, 0.5) == 0)
   assert once == pytest.approx(0.5, abs=0.07)
   assert twice == pytest.approx(0.75, abs=0.07)

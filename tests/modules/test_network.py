@@ -1,4 +1,4 @@
-"""What lies around the recurrent layers: pooling, feed-forward layers, tied kernels, dropout."""
+"""Around the recurrent layers: pooling, feed-forward layers, tied kernels, dropout."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def network(xs, *, cell=None, **options):
   return model, structure.unflatten([draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
 
 
-def without_ends(model, variables, xs, **time):
-  """The recurrent layer's own outputs, of the same params."""
+def without_readout(model, variables, xs, **time):
+  """Returns the recurrent layer's outputs, with the same params."""
   layers = {"params": {k: v for k, v in variables["params"].items() if k.startswith("layers")}}
   return DeepRNN(model.cells).apply(layers, xs, **time)[1]
 
 
-def test_pooled_outputs_are_those_of_the_mean_of_each_sequences_own_steps():
+def test_pooled_outputs_read_the_mean_over_valid_steps():
   xs, lengths = draw(90, T, B, D), np.array([5, 2, 0])
   model, variables = network(xs, output_size=OUT, pooled=True)
   _, outputs = model.apply(variables, xs, lengths=lengths)
-  ys = without_ends(model, variables, xs)
+  ys = without_readout(model, variables, xs)
   means = [ys[: max(n, 1), b].mean(0) if n else np.zeros(H) for b, n in enumerate(lengths)]
   head = variables["params"]["head"]
   assert outputs.shape == (1, B, OUT)
@@ -47,11 +47,11 @@ def test_pooled_outputs_are_those_of_the_mean_of_each_sequences_own_steps():
   assert_close(whole[0], ys.mean(0) @ head["kernel"] + head["bias"][None])
 
 
-def test_feed_forward_layers_stand_between_the_top_cell_and_the_readout():
+def test_feed_forward_layers_are_between_the_top_cell_and_the_readout():
   xs = draw(90, T, B, D)
   model, variables = network(xs, output_size=OUT, hidden_sizes=(7, 3))
   params = jax.tree.map(np.asarray, variables["params"])
-  z = np.asarray(without_ends(model, variables, xs))
+  z = np.asarray(without_readout(model, variables, xs))
   for name in ("hidden_0", "hidden_1"):
     z = np.maximum(z @ params[name]["kernel"] + params[name]["bias"], 0)
   expected = z @ params["head"]["kernel"] + params["head"]["bias"]
@@ -64,7 +64,7 @@ def test_tied_logits_are_products_with_the_embedding():
   model, variables = network(tokens, tied=True, **options)
   embedding, bias = variables["params"]["embedding"]["embedding"], variables["params"]["bias"]
   assert set(variables["params"]) == {"embedding", "bias", "layers_0"}
-  ys = without_ends(model, variables, embedding[tokens])
+  ys = without_readout(model, variables, embedding[tokens])
   assert_close(model.apply(variables, tokens)[1], ys @ embedding.T + bias[None, None])
 
 
@@ -84,14 +84,14 @@ def test_tied_logits_are_products_with_the_embedding():
     ({"hidden_sizes": (3, 0)}, "hidden_sizes must be at least 1, got 0"),
   ],
 )
-def test_what_cannot_be_is_named(options, message):
+def test_invalid_options_are_named(options, message):
   tokens = jnp.zeros((T, B), jnp.int32)
   model = DeepRNN([make_cell("gru", H)], **{"vocabulary_size": V, **options})
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))
 
 
-def test_dropout_may_keep_one_mask_for_all_time():
+def test_dropout_mask_sequence_is_constant_in_time():
   cells = [make_cell("elman", 50, activation="linear")] * 2
   layer = {"cell": {"w_x": jnp.eye(50), "w_h": jnp.zeros((50, 50)), "b": jnp.zeros(50)}}
   variables = {"params": {"layers_0": layer, "layers_1": layer}}
@@ -106,7 +106,7 @@ def test_dropout_may_keep_one_mask_for_all_time():
 # Learned initial carries
 
 
-def test_a_learned_carry_is_where_every_sequence_begins():
+def test_every_sequence_starts_from_the_learned_carry():
   xs = draw(90, T, B, D)
   model, variables = network(xs, cell=make_cell("lstm", H), learned_carry=True)
   carry = variables["params"]["carry_0"]
@@ -114,11 +114,11 @@ def test_a_learned_carry_is_where_every_sequence_begins():
   plain = DeepRNN(model.cells)
   layers = {"params": {"layers_0": variables["params"]["layers_0"]}}
   assert_close(model.apply(variables, xs), plain.apply(layers, xs, [given]))
-  # A carry that is given takes its place.
+  # A given carry replaces it.
   assert_close(model.apply(variables, xs, [given]), plain.apply(layers, xs, [given]))
 
 
-def test_a_learned_carry_is_learned_and_zero_at_first():
+def test_a_learned_carry_starts_at_zero_and_has_a_gradient():
   xs = draw(90, T, B, D)
   model = DeepRNN([make_cell("elman", H)], learned_carry=True)
   variables = jax.jit(model.init)(jax.random.key(0), xs)
@@ -132,7 +132,7 @@ def test_a_learned_carry_is_learned_and_zero_at_first():
   assert np.all(last(variables)["params"]["carry_0"] != 0)
 
 
-def test_a_learned_carry_goes_with_neither_resets_nor_streaming():
+def test_a_learned_carry_excludes_resets_and_streaming():
   xs = draw(90, T, B, D)
   model, variables = network(xs, learned_carry=True)
   with pytest.raises(ValueError, match="resets must be None with learned_carry"):
