@@ -1,25 +1,27 @@
-"""Clipping: of the gradient, as optax transformations; of dL/dh_t, on the way back through time."""
+"""Clipping of the gradient, by optax transformations, and of dL/dh_t, on the way back in time."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Bool, Float, Shaped
 
 from rnn_jax import checks
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm, tree_norm
-from rnn_jax.types import Array, Carry
+from rnn_jax.types import Carry
 
 
 def check(name: str, threshold: Any) -> None:
-  """Refuses a threshold that is no scalar above 0; inf, for no clipping, is one."""
+  """Refuses a threshold that is no scalar above 0. It may be inf, for no clipping."""
   if isinstance(threshold, jax.core.Tracer):
     if threshold.ndim != 0 or not jnp.issubdtype(threshold.dtype, jnp.floating):
       raise TypeError(
@@ -30,20 +32,19 @@ def check(name: str, threshold: Any) -> None:
 
 
 @jax.custom_vjp
-def clip_cotangent(carry: Carry, threshold: Array) -> Carry:
-  """The identity on `carry`, whose backward pass bounds the cotangent of every example.
+def clip_cotangent(carry: Carry, threshold: Float[Array, ""]) -> Carry:
+  """Returns `carry`. In the backward pass, each example's cotangent is clipped to a norm of c.
 
     ḡ = g · min(1, c / ‖g‖)      ‖g‖² = Σ_leaves Σ |g|², of one example
 
-  All leaves of the carry are one vector: an LSTM's dL/dh and dL/dc keep their proportion. What is
-  not finite passes as it is, so that it is found rather than hidden; so does everything where c is
-  inf. Norms beyond the range of squares, and of floats, are right. No derivative flows into c.
+  All leaves of the carry count as one vector, so that an LSTM's dL/dh and dL/dc keep their
+  proportion. Cotangents that are not finite pass unchanged, so that they are found rather than
+  hidden; with c = inf all do. The norm is right even where its square, or the norm itself, is
+  outside the range of floats. No derivative flows into c.
 
   Args:
-    carry: leaves [B, ...]; integers among them have no cotangent, and no part in the norm.
-    threshold: c, scalar.
-  Returns:
-    The carry.
+    carry: leaves [B, ...]. Integer leaves have no cotangent and are left out of the norm.
+    threshold: c.
   """
   del threshold
   return carry
@@ -55,33 +56,35 @@ def _forward(carry: Carry, threshold: Array) -> tuple[Carry, Array]:
 
 def _backward(threshold: Array, cotangent: Carry) -> tuple[Carry, Array]:
   leaves, structure = jax.tree.flatten(cotangent)
-  moved = [g for g in leaves if jnp.issubdtype(g.dtype, jnp.inexact)]
-  largest = functools.reduce(jnp.maximum, [_by_example(jnp.max, jnp.abs(g)) for g in moved])
-  # A power of two for each example, with which no square leaves the range of floats. (A division by
-  # the largest would be a product with its inverse, which is 0 for what is near the upper end.)
+  floats = [g for g in leaves if jnp.issubdtype(g.dtype, jnp.inexact)]
+  largest = functools.reduce(jnp.maximum, [_by_example(jnp.max, jnp.abs(g)) for g in floats])
+  # Scale each example by a power of two, so that no square leaves the range of floats. (XLA turns a
+  # division by the largest into a product with its inverse, which is 0 near the upper end.)
   float_range = jnp.finfo(largest.dtype)
   finite = jnp.isfinite(largest)
   power = -exponent_of(jax.lax.stop_gradient(jnp.where(finite, largest, jnp.ones_like(largest))))
   factor = power_of_two(jnp.clip(power, float_range.minexp, float_range.maxexp - 8), largest.dtype)
-  scaled = [g * _like(factor, g) for g in moved]
+  scaled = [g * _like(factor, g) for g in floats]
   square = sum(_by_example(jnp.sum, jnp.abs(u) ** 2) for u in scaled)
-  # The derivative of a root at zero is inf.
+  # The derivative of the square root is inf at zero.
   norm = jnp.sqrt(jnp.where(largest == 0, jnp.ones_like(square), square))
   above = (norm > threshold * factor) & (largest > 0) & finite
   new = iter(
     jnp.where(_like(above, g, bool), u / _like(norm, g) * threshold.astype(g.dtype), g)
-    for u, g in zip(scaled, moved, strict=True)
+    for u, g in zip(scaled, floats, strict=True)
   )
   leaves = [next(new) if jnp.issubdtype(g.dtype, jnp.inexact) else g for g in leaves]
   return jax.tree.unflatten(structure, leaves), jnp.zeros_like(threshold)
 
 
-def _by_example(reduce: Any, leaf: Array) -> Array:
+def _by_example(reduce: Callable[..., Array], leaf: Shaped[Array, "B ..."]) -> Shaped[Array, " B"]:
   return reduce(leaf, axis=tuple(range(1, leaf.ndim)))
 
 
-def _like(values: Array, leaf: Array, dtype: Any = None) -> Array:
-  """Values [B], with the axes of a leaf [B, ...], and its dtype."""
+def _like(
+  values: Shaped[Array, " B"], leaf: Shaped[Array, "B ..."], dtype: DTypeLike | None = None
+) -> Array:
+  """Returns the values with as many axes as the leaf, in its dtype or the given one."""
   wide = jnp.expand_dims(values, tuple(range(1, leaf.ndim)))
   return wide.astype(leaf.dtype if dtype is None else dtype)
 
@@ -89,37 +92,38 @@ def _like(values: Array, leaf: Array, dtype: Any = None) -> Array:
 clip_cotangent.defvjp(_forward, _backward)
 
 
-def was_clipped(norms: Sequence[Carry], threshold: Any) -> tuple[Array, ...]:
-  """Where `clip_cotangent` acted: ‖dL/dh_t‖ > c, all leaves of a layer's carry together.
+def was_clipped(norms: Sequence[Carry], threshold: ArrayLike) -> tuple[Bool[Array, "T B"], ...]:
+  """Returns where `clip_cotangent` acted: ‖dL/dh_t‖ > c, all leaves of a layer's carry together.
 
   Args:
-    norms: of each layer, from its gradient probe, leaves [T, B]; of the loss that c is for.
-    threshold: c, scalar.
+    norms: for each layer, those of its gradient probe, leaves [T, B], for the loss that c is for.
+    threshold: c.
   Returns:
-    For each layer, [T, B] bool. False where the norm is not finite: that was not clipped.
+    An array for each layer; False where the norm is not finite, since such cotangents pass.
   """
+  check("threshold", threshold)
 
-  def of_layer(norms: Carry) -> Array:
+  def in_layer(norms: Carry) -> Bool[Array, "T B"]:
     joint = scaled_norm(jnp.stack(jax.tree.leaves(norms)), axis=0)
     return jnp.isfinite(joint) & (joint > threshold)
 
-  return tuple(map(of_layer, norms))
+  return tuple(map(in_layer, norms))
 
 
 class ClipState(NamedTuple):
-  """State of the clipping in `make_optimizer`: what it did last.
+  """State of the clipping in `make_optimizer`: the effect of its last update.
 
   Attributes:
     clipped_norm: global norm of the gradient after clipping.
-    clipped: 1 where that changed the gradient, else 0.
+    clipped: 1 if clipping changed the gradient, else 0.
   """
 
-  clipped_norm: Array
-  clipped: Array
+  clipped_norm: Float[Array, ""]
+  clipped: Float[Array, ""]
 
 
-def noted(clip: optax.GradientTransformation) -> optax.GradientTransformation:
-  """A stateless clipping whose state is a ClipState."""
+def with_clip_state(clip: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Returns the same transformation, a stateless clipping, with a ClipState as its state."""
 
   def init(params: optax.Params) -> ClipState:
     zero = jax.tree.map(jnp.zeros_like, tree_norm(params))
@@ -138,19 +142,19 @@ def noted(clip: optax.GradientTransformation) -> optax.GradientTransformation:
   return optax.GradientTransformation(init, update)
 
 
-def clip_by_global_norm(clip_norm: Any) -> optax.GradientTransformation:
-  """optax's clipping, made right for clip_norm = inf and for norms beyond 1.8e19.
+def clip_by_global_norm(clip_norm: ArrayLike) -> optax.GradientTransformation:
+  """Returns optax's clipping by global norm, made right for clip_norm = inf and large norms.
 
-  There the square in optax's norm overflows: it would turn the update into NaN, or into zero.
+  Above 1.8e19 the square in optax's norm overflows and turns the update into NaN or zero.
   """
 
   def update(
     updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
   ) -> tuple[optax.Updates, optax.OptState]:
     del params
-    # A power of two changes no digit.
+    # A power of two, which changes no digit.
     scale = jnp.where(tree_norm(updates) > 1e18, 2.0**-70, 1.0)
-    # The barrier keeps XLA from squaring both factors of a constant.
+    # Without the barrier XLA squares both factors separately.
     small = jax.lax.optimization_barrier(jax.tree.map(lambda g: g * scale.astype(g.dtype), updates))
     clipped, state = optax.clip_by_global_norm(clip_norm * scale).update(small, state)
 

@@ -1,59 +1,63 @@
-"""The gradient probe: zeros in, norms of cotangents out."""
+"""The gradient probe, whose gradient is ‖dL/dh_t‖, and norms that neither under- nor overflow."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Inexact, PyTree
 
 from rnn_jax import checks
-from rnn_jax.types import Array, Carry, Cell, floats_of, with_floats
+from rnn_jax.types import Carry, Cell, floats_of, with_floats
+
+AnyArray = Array | np.ndarray
 
 
-def scaled_norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-  """Euclidean norm that neither underflows nor overflows on the way.
+def scaled_norm(
+  x: Inexact[AnyArray, " ..."], axis: int | tuple[int, ...] | None = None
+) -> Float[Array, " ..."]:
+  """Returns the Euclidean norm, whose squares neither underflow nor overflow.
 
     ‖x‖ = ‖s x‖ / s      s a power of two: 1, unless squares would leave the range of floats
 
-  In float32 a plain √(Σ x²) is 0 below 1e-19 and inf above 1.8e19; this one is right from 1e-38
-  to 3e38. Zero stays 0, inf stays inf, NaN stays NaN.
+  In float32 a plain √(Σ x²) is 0 below 1e-19 and inf above 1.8e19; this norm is right from 1e-38
+  to 3e38. The norm of zeros is 0, that of an inf is inf, and that of a NaN is NaN.
 
   Args:
     x: real or complex array.
     axis: axes to reduce; all of them by default.
   Returns:
-    The norm, real, in the precision of x, of x's shape without `axis`.
+    The norm, real, in the precision of x and of x's shape without `axis`.
   """
   size = jnp.abs(x)
   plain = jax.lax.stop_gradient(jnp.sum(size**2, axis=axis, keepdims=True))
-  # Squares below the first bound have lost digits, if they are not 0.
+  # Where `plain` is below the lower bound, its squares have lost digits or are 0.
   largest = jnp.finfo(size.dtype).maxexp
   factor = 2.0 ** (3 * largest // 4)
   one = jnp.ones_like(plain)
   scale = jnp.where(jnp.isfinite(plain), one, one / factor)
   scale = jnp.where(plain < 2.0 ** (-5 * largest // 8), one * factor, scale)
-  # Without the barrier XLA squares both factors on their own, which is what must not happen.
+  # Without the barrier XLA squares both factors separately, and the squares leave the range.
   scaled = jax.lax.optimization_barrier(size * scale)
   norm = jnp.sqrt(jnp.sum(scaled**2, axis=axis, keepdims=True)) / scale
   return jnp.squeeze(norm, axis=axis)
 
 
-def tree_norm(tree: Any) -> Array:
-  """`scaled_norm` of all leaves of a pytree together; the global gradient norm."""
-  # As one vector: a norm is several reductions, and each of them would be compiled for every leaf.
+def tree_norm(tree: PyTree[Inexact[AnyArray, " ..."]]) -> Float[Array, ""]:
+  """Returns `scaled_norm` of all leaves together: of a gradient, the global gradient norm."""
+  # As one vector, since a norm is several reductions, each of which would be compiled per leaf.
   return scaled_norm(jnp.concatenate([jnp.abs(leaf).ravel() for leaf in jax.tree.leaves(tree)]))
 
 
 @jax.custom_vjp
-def _tap(leaf: Array, slot: Array) -> Array:
-  del slot
+def _tap(leaf: Inexact[Array, "*batch H"], probe: Float[Array, "*batch"]) -> Array:
+  del probe
   return leaf
 
 
-def _tap_forward(leaf: Array, slot: Array) -> tuple[Array, int]:
-  return leaf, slot.ndim
+def _tap_forward(leaf: Array, probe: Array) -> tuple[Array, int]:
+  return leaf, probe.ndim
 
 
 def _tap_backward(batch_ndim: int, cotangent: Array) -> tuple[Array, Array]:
@@ -63,30 +67,30 @@ def _tap_backward(batch_ndim: int, cotangent: Array) -> tuple[Array, Array]:
 _tap.defvjp(_tap_forward, _tap_backward)
 
 
-def tap(carry: Carry, slots: Carry) -> Carry:
-  """The identity on `carry`, whose backward pass puts the cotangent's norms into `slots`.
+def tap(carry: Carry, probe: Carry) -> Carry:
+  """Returns `carry`. In the backward pass, the gradient of `probe` is the norm of its cotangent.
 
   Args:
     carry: leaves [..., H].
-    slots: the same structure, leaves [...], zeros, None in the place of integers; their gradient
-      is, for each leaf and example, ‖dL/dleaf‖.
+    probe: the same structure, with leaves [...] of zeros, and None in place of integers. Its
+      gradient is ‖dL/dleaf‖, for each leaf and example.
   """
-  tapped = jax.tree.map(_tap, floats_of(carry), slots)
+  tapped = jax.tree.map(_tap, floats_of(carry), probe)
   return with_floats(tapped, carry)
 
 
-def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: Any = float) -> Carry:
-  """Slots for `unroll(..., probe=)`, whose gradient is ‖dL/dh_t‖ for every step and example.
+def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike = float) -> Carry:
+  """Returns zeros for `unroll(..., probe=)`, whose gradient is ‖dL/dh_t‖ at every step.
 
     grads, norms = jax.grad(loss, argnums=(0, 1))(params, probe)      norms[t, b] = ‖dL/dh_t[b]‖
 
   h_t is the carry that *leaves* step t (t counts from 0), and dL/dh_t its total derivative: through
-  the output at t and through every later step. Each leaf of the carry has its own norm, the others
-  taken as independent of it: an LSTM's `norms.cell` holds dL/dc_t at fixed h_t.
+  the output at t and through every later step. Each leaf of the carry has its own norm, at fixed
+  values of the other leaves: an LSTM's `norms.cell` is ‖dL/dc_t‖ at fixed h_t.
 
-  The norm is of the loss as given: under a mean over B examples the norm of an example's own loss
-  is B times this. It costs O(T·B) memory, and norms from 1e-38 to 3e38 come out right in float32.
-  A probed `unroll` has no forward-mode derivative.
+  The norm is that of the loss as it is differentiated: under a mean over B examples, the norm for
+  an example's own loss is B times as large. It costs O(T·B) memory, and in float32 norms from 1e-38
+  to 3e38 are right. A probed `unroll` has no forward-mode derivative.
 
   Args:
     cell: the cell that will be unrolled.
@@ -94,14 +98,17 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: Any = flo
     batch_size: B.
     dtype: of the carry.
   Returns:
-    Zeros [T, B] in the structure of the cell's carry; None in the place of integers.
+    Zeros [T, B] in the structure of the cell's carry, with None in place of integers.
   Raises:
-    TypeError, ValueError: a size that is no integer of at least 1.
+    TypeError, ValueError: an argument of a wrong type, or a size below 1, by its name.
   """
+  checks.instance("cell", cell, Cell)
+  if not jnp.issubdtype(dtype, jnp.inexact):
+    raise TypeError(f"dtype must be a float dtype, got {dtype!r}.")
   checks.integer("num_steps", num_steps)
   checks.integer("batch_size", batch_size)
   carry = jax.eval_shape(lambda: cell.initial_carry((batch_size,), dtype))
   return jax.tree.map(
-    lambda leaf: jnp.zeros((num_steps, batch_size), np.zeros((), leaf.dtype).real.dtype),
+    lambda leaf: jnp.zeros((num_steps, batch_size), jnp.finfo(leaf.dtype).dtype),
     floats_of(carry),
   )

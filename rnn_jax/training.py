@@ -108,7 +108,7 @@ def make_optimizer(
   if clip_norm is None or clip_by == "carry":
     return optimizer(learning_rate)
   clip = clipping.clip_by_global_norm if clip_by == "global_norm" else optax.clip
-  return optax.chain(clipping.noted(clip(clip_norm)), optimizer(learning_rate))
+  return optax.chain(clipping.with_clip_state(clip(clip_norm)), optimizer(learning_rate))
 
 
 def init_state(

@@ -93,8 +93,8 @@ class Plan(NamedTuple):
 def make_plan(
   linearize: Linearize,
   params: PyTree[Array],
-  carry: PyTree[Inexact[Array, ...]],
-  floats: Sequence[Inexact[Array, ...]],
+  carry: PyTree[Inexact[Array, " ..."]],
+  floats: Sequence[Inexact[Array, " ..."]],
   others: Sequence[Array],
 ) -> Plan:
   """Returns the plan for a loop.

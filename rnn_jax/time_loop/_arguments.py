@@ -20,7 +20,6 @@ METHODS = ("loop", "associative")
 AnyArray = Array | np.ndarray
 Inputs = Float[AnyArray, "T B D"] | Integer[AnyArray, "T B"]  # vectors, or tokens
 Truncation = int | np.integer | Integer[Array, ""]
-Threshold = int | float | np.number | Float[AnyArray, ""]
 
 
 def check_names(unknown: Iterable[str]) -> None:

@@ -41,7 +41,7 @@ class StepInputs(NamedTuple):
   drive: Drive
   valid: Bool[Array, "*time B"] | None
   reset: Bool[Array, "*time B"] | None
-  cut: Bool[Array, ...] | None
+  cut: Bool[Array, " ..."] | None
   probe: Carry | None
 
 
@@ -95,10 +95,10 @@ def outputs_of(cell: Cell, params: Params, carries: Carry, inputs: StepInputs) -
   return select(inputs.valid, ys, jax.tree.map(jnp.zeros_like, ys))
 
 
-def select(condition: Bool[Array, ...], yes: PyTree, no: PyTree) -> PyTree:
+def select(condition: Bool[Array, " ..."], yes: PyTree, no: PyTree) -> PyTree:
   """Returns `jnp.where` of each leaf; the condition has the leaves' leading axes."""
 
-  def leaf(yes: Shaped[Array, ...], no: Shaped[Array, ...]) -> Shaped[Array, ...]:
+  def leaf(yes: Shaped[Array, " ..."], no: Shaped[Array, " ..."]) -> Shaped[Array, " ..."]:
     axes = range(condition.ndim, yes.ndim) if condition.ndim else ()
     return jnp.where(jnp.expand_dims(condition, axes), yes, no)
 

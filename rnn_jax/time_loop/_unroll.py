@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Integer, Key, PyTree
 
 from rnn_jax import checks, clipping
 from rnn_jax.time_loop import _arguments as arguments
-from rnn_jax.time_loop._arguments import AnyArray, Inputs, Threshold, Truncation
+from rnn_jax.time_loop._arguments import AnyArray, Inputs, Truncation
 from rnn_jax.time_loop._associative import run_associatively
 from rnn_jax.time_loop._sequential import LoopOptions, run_sequentially
 from rnn_jax.time_loop._step import StepConstants, StepInputs
@@ -42,7 +43,7 @@ def unroll(
   reverse: bool = False,
   remat: str = "none",
   probe: Carry | None = None,
-  clip_carry: Threshold | None = None,
+  clip_carry: ArrayLike | None = None,
   scan_unroll: int = 1,
   key: Key[Array, ""] | None = None,
   forward_mode: bool = False,
