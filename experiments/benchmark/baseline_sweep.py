@@ -1,4 +1,4 @@
-"""The reference sweep as training loops in PyTorch and Flax: a study without this library.
+"""The reference sweep written as plain training loops in PyTorch and Flax.
 
 Runs share the cores as ours do: one process per core, each with one thread.
 """

@@ -24,7 +24,7 @@ TAIL = 100  # number of updates whose mean loss is the final loss
 KEPT, LOST = 2.0, 4.0  # at most, at least this many decades lost
 DARKEST = -12.0  # decades below lag 0, on the color scale
 
-# What the papers say about the gradient at initialization, where they say it.
+# Expectations about the gradient at initialization, with the papers' reasons.
 KEEPS = {
   "irnn": "the identity passes every active unit's gradient through (Le et al., 2015)",
   "indrnn low=0.99": "u near 1, as the paper initializes it for long memories (Li et al., 2018)",

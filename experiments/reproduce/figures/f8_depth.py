@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import matplotlib.figure
 import numpy as np
 from matplotlib.colors import Normalize
@@ -14,17 +16,19 @@ TAIL = 100  # number of updates whose mean loss is the final loss
 WHEN = ("before", "after")
 LEAST_BEFORE, MOST_AFTER = 1.0, 1.0  # decades lost
 
+# By cell and depth: log10 norms [step, layer, time], averaged over seeds.
+Maps = dict[tuple[str, int], np.ndarray]
+
 
 def run() -> Outcome:
-  """Trains networks of 1 to 4 layers, by the sweep `depth.flags`."""
+  """Trains networks of 1 to 4 layers, with the sweep `depth.flags`."""
   gradients, metrics = sweep("depth.flags")
   ends = gradients["log10_grad_norm"].isel(step=[0, -1])
   norms: np.ndarray = ends.transpose("run", "step", "layer", "time").values.astype(float)
   final = metrics["loss"].values[:, -TAIL:].mean(axis=1)
   baseline = metrics.attrs["baseline"]
   kinds = list(dict.fromkeys(zip(gradients["cell"].values, gradients["depth"].values, strict=True)))
-  # Mean over seeds of log10 norms, [step, layer, time].
-  maps: dict[tuple[str, int], np.ndarray] = {}
+  maps: Maps = {}
   losses: dict[tuple[str, int], float] = {}
   for cell, depth in kinds:
     found = ((gradients["cell"] == cell) & (gradients["depth"] == depth)).values
@@ -85,40 +89,42 @@ def run() -> Outcome:
     "there acts on the loss through all later states of the layer above.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    cells = list(dict.fromkeys(cell for cell, _ in maps))
-    depths = sorted({depth for _, depth in maps})
-    finite = np.concatenate([v[np.isfinite(v)] for v in maps.values()])
-    scale = Normalize(max(finite.min(initial=0), finite.max(initial=0) - 12), finite.max(initial=0))
-    axes = figure.subplots(
-      len(depths),
-      2 * len(cells),
-      sharex=True,
-      squeeze=False,
-      gridspec_kw={"height_ratios": depths},
-    )
-    for (cell, depth), values in maps.items():
-      for step, when in enumerate(WHEN):
-        axis = axes[depths.index(depth), 2 * cells.index(cell) + step]
-        length = values.shape[-1]
-        image = axis.imshow(
-          values[step],
-          aspect="auto",
-          origin="lower",
-          norm=scale,
-          cmap="viridis",
-          extent=(-0.5, length - 0.5, 0.5, depth + 0.5),
-        )
-        axis.set_yticks(range(1, depth + 1))
-        axis.tick_params(labelsize=style.SMALL)
-        if depth == depths[0]:
-          axis.set_title(f"{cell}, {when}", fontsize=style.MEDIUM)
-        if depth == depths[-1]:
-          axis.set_xlabel("step t", fontsize=style.MEDIUM)
-    figure.supylabel("layer", fontsize=style.MEDIUM)
-    figure.colorbar(image, ax=axes, label="log10 ‖dL/dh_t‖", extend="min")
+  return Outcome(table, checks, functools.partial(draw, maps=maps), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(figure: matplotlib.figure.Figure, maps: Maps) -> None:
+  """Draws one heat map for each network, before and after training: layers over time."""
+  cells = list(dict.fromkeys(cell for cell, _ in maps))
+  depths = sorted({depth for _, depth in maps})
+  finite = np.concatenate([v[np.isfinite(v)] for v in maps.values()])
+  scale = Normalize(max(finite.min(initial=0), finite.max(initial=0) - 12), finite.max(initial=0))
+  axes = figure.subplots(
+    len(depths),
+    2 * len(cells),
+    sharex=True,
+    squeeze=False,
+    gridspec_kw={"height_ratios": depths},
+  )
+  for (cell, depth), values in maps.items():
+    for step, when in enumerate(WHEN):
+      axis = axes[depths.index(depth), 2 * cells.index(cell) + step]
+      length = values.shape[-1]
+      image = axis.imshow(
+        values[step],
+        aspect="auto",
+        origin="lower",
+        norm=scale,
+        cmap="viridis",
+        extent=(-0.5, length - 0.5, 0.5, depth + 0.5),
+      )
+      axis.set_yticks(range(1, depth + 1))
+      axis.tick_params(labelsize=style.SMALL)
+      if depth == depths[0]:
+        axis.set_title(f"{cell}, {when}", fontsize=style.MEDIUM)
+      if depth == depths[-1]:
+        axis.set_xlabel("step t", fontsize=style.MEDIUM)
+  figure.supylabel("layer", fontsize=style.MEDIUM)
+  figure.colorbar(image, ax=axes, label="log10 ‖dL/dh_t‖", extend="min")
 
 
 figure = Figure(

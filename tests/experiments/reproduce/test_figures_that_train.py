@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +55,12 @@ def test_runs_keep_their_order(count):
     np.testing.assert_array_equal(steps, [i + 1] * count)
 
 
-def test_sweep_that_fails_says_why():
+def test_sweep_that_fails_says_why(monkeypatch, sweep_here, capsys):
+  def run(command, **_):
+    status = sweep_here(*command[3:])
+    return subprocess.CompletedProcess(command, status, stderr=capsys.readouterr().err)
+
+  monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
   with pytest.raises(RuntimeError, match=r"missing\.flags"):
     training.sweep("missing.flags")
 

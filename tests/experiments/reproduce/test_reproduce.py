@@ -93,8 +93,8 @@ def test_a_figure_that_fails_is_not_reproduced_and_does_not_stop_the_others(
   assert "error: ArithmeticError: no way" in printed.out
   assert not printed.err
 
-  verdicts = {name: record(tmp_path, name)["reproduced"] for name in ("BAD", "OFF", "GOOD")}
-  assert verdicts == {"BAD": False, "OFF": False, "GOOD": True}
+  statuses = {name: record(tmp_path, name)["reproduced"] for name in ("BAD", "OFF", "GOOD")}
+  assert statuses == {"BAD": False, "OFF": False, "GOOD": True}
   assert record(tmp_path, "BAD")["error"] == "ArithmeticError: no way"
   assert {p.name for p in (tmp_path / "BAD").iterdir()} == {"checks.json"}
   assert record(tmp_path, "OFF")["checks"][0]["measured"] == "nan"
