@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from experiments.language_model.settings import CHUNK, LINES, Settings, optimizer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
-from rnn_jax.parallel import map_runs, psum, shard
+from rnn_jax.parallel import map_runs, psum, shard, spread
 from rnn_jax.tasks import Batch
 from rnn_jax.text import Source, Windows, evaluation_windows
 from rnn_jax.training import TrainState, init_state
@@ -116,7 +116,9 @@ def train(
   devices = devices_for(settings.batch_size)
   count = len(devices)
   start = _initial_progress(settings, model) if resumed_from is None else resumed_from
-  state, carries = _repeat(start.state, count), _split_lanes(start.carries, count)
+  # Laid out as the program returns them, so that the second call does not compile again.
+  initial = _repeat(start.state, count), _split_lanes(start.carries, count)
+  state, carries = spread(initial, devices)
   losses, norms = list(start.losses), list(start.grad_norms)
   advance = map_runs(functools.partial(_advance, settings, model, count), devices)
   evaluate = make_evaluate(model, settings, settings.batch_size)
@@ -177,9 +179,10 @@ def make_evaluate(
   by_line = settings.reading == LINES
 
   def evaluate(params: Params, source: Source) -> float:
-    repeated, total, tokens = _repeat(params, count), 0.0, 0.0
-    carries = model.initial_carries(batch_size // count)
-    carries = jax.tree.map(lambda a: np.zeros((count, *a.shape), a.dtype), carries)
+    lanes = model.initial_carries(batch_size // count)
+    lanes = jax.tree.map(lambda a: np.zeros((count, *a.shape), a.dtype), lanes)
+    repeated, carries = spread((_repeat(params, count), lanes), devices)
+    total = tokens = 0.0
     for windows in evaluation_windows(source, batch_size, settings.window, CHUNK, by_line):
       carries, (loss, number) = run(repeated, carries, windows)
       total, tokens = total + float(loss[0]), tokens + float(number[0])

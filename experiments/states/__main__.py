@@ -205,8 +205,9 @@ def _method(token: str, count: int, matches: Sequence[Match]) -> str:
   half = count // 2
   text = (
     f"r is Pearson's correlation between the value of a unit after each {token} and the feature "
-    f"there. The {_TOP} units with the largest |r| on the first {half:,} {token}s are selected; "
-    f"they are ranked by their r on the {count - half:,} {token}s after those."
+    f"there. The {_TOP} units with the largest |r| on the first {half:,} {token}s are selected. "
+    f"They are ranked by their r on the {count - half:,} {token}s after those; a change of sign "
+    "counts against a unit."
   )
   absent = [feature for feature in FEATURES if feature not in {m.feature for m in matches}]
   return f"{text} Constant in one of the two parts: {', '.join(absent)}." if absent else text
