@@ -120,7 +120,7 @@ def test_text_is_shown_verbatim_with_the_unit_of_the_link(shown):
   assert not {"b", "i"} & set(tags)
   colors = [style(e)["background-color"] for e in characters]
   assert (colors[0], colors[-1]) == (RED, BLUE)
-  # Bars: full height for the largest, half a decade below, none two decades below.
+  # Bars: full height for the largest, half of it one decade below, none two decades below.
   bars = [style(e).get("border-bottom-width") for e in characters]
   assert (bars[6], bars[5]) == ("10px", "5px")
   assert not any(bars[:5] + bars[7:])
