@@ -1,4 +1,4 @@
-"""Small deep networks with random params, for the tests of this folder."""
+"""Small deep networks with random params, shared by the tests of this folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def draw(seed, *shape, scale=0.6):
 
 
 def network(names, hidden_size, input_size=2):
-  """(cells, params) of layers of these cells; zeros, as biases are at first, would hide terms."""
+  """Returns (cells, params), all params random: zeros, like initial biases, would hide terms."""
   cells, params = [make_cell(name, hidden_size) for name in names], []
   for depth, cell in enumerate(cells):
     shapes = jax.eval_shape(lambda cell=cell, size=input_size: cell.init(jax.random.key(0), size))
@@ -24,19 +24,19 @@ def network(names, hidden_size, input_size=2):
 
 
 def large_params(cell, input_size):
-  """Params of one cell, large enough for its Jacobians to stretch some directions far more."""
+  """Returns params of one cell, large enough that its Jacobians stretch directions unequally."""
   shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
   names = sorted(shapes, reverse=True)
   return {name: draw(i, *shapes[name].shape, scale=0.8) for i, name in enumerate(names)}
 
 
 def large_carry(cell, batch_size):
-  """A carry of that size, each leaf another."""
+  """Returns a carry as large, with different values in each leaf."""
   leaves, structure = jax.tree.flatten(cell.initial_carry((batch_size,)))
   drawn = [draw(9 + i, *leaf.shape, scale=0.8) for i, leaf in enumerate(leaves)]
   return structure.unflatten(drawn)
 
 
 def mean_loss(ys):
-  """Of all steps, so that what is measured is not of the last position alone."""
+  """Returns a loss of all steps, so that measures depend on more than the last step."""
   return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))

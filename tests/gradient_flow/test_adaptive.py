@@ -1,4 +1,4 @@
-"""Adaptive truncation: profiles whose k is known by hand."""
+"""Adaptive truncation: profiles whose k can be computed by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ choose = jax.jit(choose_truncation)
 
 
 def by_hand(phi, beta, end, tolerance):
-  """The definition, a loop over k: φ [T], and beyond it a geometric tail from `end` on."""
+  """Returns k by its definition, a loop: φ [T], continued by a geometric tail from `end` on."""
   for k in range(1, len(phi)):
     lacking = phi[k:].sum() + end / (1 - beta)
     if lacking <= tolerance * phi[:k].sum():
@@ -30,7 +30,7 @@ def by_hand(phi, beta, end, tolerance):
 
 @pytest.mark.parametrize("beta", [0.3, 0.7, 0.9])
 @pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
-def test_of_geometric_decay_it_is_the_closed_form(x64, beta, tolerance):
+def test_geometric_decay_has_a_closed_form(x64, beta, tolerance):
   # β^k / (1 − β^k) ≤ δ, whatever the height of the profile: here below the range of floats.
   k = math.ceil(math.log(tolerance / (1 + tolerance)) / math.log(beta))
   for height in (-900.0, 0.0, 900.0):
@@ -39,8 +39,8 @@ def test_of_geometric_decay_it_is_the_closed_form(x64, beta, tolerance):
     assert choose(jnp.asarray(profile, jnp.float32), jnp.float32(tolerance)) == k
 
 
-def test_the_decay_is_that_of_the_later_lags_and_what_was_measured_counts(x64):
-  # A plateau, then geometric decay from lag 20 on: the plateau is no part of the line.
+def test_the_line_is_fitted_to_the_later_lags_and_all_measured_lags_count(x64):
+  # A plateau, then geometric decay from lag 20 on: the line leaves out the plateau.
   phi = np.where(LAGS < 20, 1.0, 0.8 ** (LAGS - 20.0))
   for tolerance in (0.5, 0.1, 0.01):
     expected = by_hand(phi, 0.8, 0.8 ** (T - 20.0), tolerance)
@@ -60,12 +60,12 @@ def test_the_decay_is_that_of_the_later_lags_and_what_was_measured_counts(x64):
   ],
   ids=["flat", "growing", "nan", "inf", "zero", "slow"],
 )
-def test_where_nothing_is_short_enough_it_is_all(x64, profile):
+def test_k_is_the_whole_length_if_no_k_is_short_enough(x64, profile):
   assert choose(profile, 0.1) == T
 
 
-def test_what_is_exactly_zero_needs_no_reach(x64):
-  # As behind a reset: nothing is felt from lag 5 on.
+def test_lags_that_are_exactly_zero_need_no_reach(x64):
+  # As after a reset: the gradient is zero from lag 5 on.
   profile = np.where(LAGS < 5, -0.01 * LAGS, -np.inf)
   assert [int(choose(profile, tolerance)) for tolerance in (1e-9, 0.4)] == [5, 4]
   holes = np.where(LAGS % 2 == 1, -np.inf, -0.1 * LAGS)
@@ -73,7 +73,7 @@ def test_what_is_exactly_zero_needs_no_reach(x64):
   assert choose(holes, 0.1) == by_hand(phi, 10**-0.1, 10 ** (-0.1 * T), 0.1)
 
 
-def test_leaves_are_one_vector_and_examples_their_mean(x64):
+def test_leaves_form_one_vector_and_examples_are_averaged(x64):
   random = np.random.default_rng(0)
   layers = [
     random.standard_normal((2, T, 3)) * 0.1 - np.array(rate) * LAGS[:, None]
@@ -87,7 +87,7 @@ def test_leaves_are_one_vector_and_examples_their_mean(x64):
   assert got[0] < got[1] < T
 
 
-def test_of_a_contracting_network_it_is_that_of_its_eigenvalue(x64):
+def test_a_contracting_network_has_the_k_of_its_eigenvalue(x64):
   # h' = ½ h + W x: φ_k = 2^-k exactly.
   cell = make_cell("elman", 3, activation="linear")
   params = {"w_x": jnp.ones((2, 3)), "w_h": 0.5 * jnp.eye(3), "b": jnp.zeros(3)}
@@ -101,7 +101,7 @@ def test_of_a_contracting_network_it_is_that_of_its_eigenvalue(x64):
     assert chosen(jnp.ones((12, 2, 2)), tolerance) == k
 
 
-def test_one_program_serves_every_tolerance_and_it_may_be_mapped(x64):
+def test_one_program_serves_every_tolerance_and_can_be_vmapped(x64):
   profiles = -np.array([[0.1], [0.2], [0.0]]) * LAGS
 
   @jax.jit
@@ -126,6 +126,6 @@ def test_one_program_serves_every_tolerance_and_it_may_be_mapped(x64):
   ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_what_cannot_be_is_named(profile, tolerance, error, message):
+def test_wrong_arguments_are_named(profile, tolerance, error, message):
   with pytest.raises(error, match=message):
     functools.partial(choose_truncation, profile, tolerance)()

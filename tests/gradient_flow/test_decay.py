@@ -1,4 +1,4 @@
-"""Decay rate, half-life and effective memory of profiles made by hand."""
+"""Decay rate, half-life and effective memory of hand-made profiles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAGS = np.arange(30)
 
 
 def geometric(*rates):
-  """log₁₀ of 7 · e^(rate · k), [lag, len(rates)]."""
+  """Returns log₁₀ of 7 · e^(rate · k), [lag, len(rates)]."""
   return jnp.asarray(np.log10(7) + LAGS[:, None] * np.array(rates) / np.log(10), float)
 
 
@@ -33,14 +33,14 @@ def test_rate_is_the_least_squares_line_over_the_range_alone(x64):
   np.testing.assert_allclose(jax.jit(decay_rate, static_argnums=(1, 2))(profile, 5, 20), expected)
 
 
-def test_zeros_decay_infinitely_and_what_is_not_known_stays_so():
+def test_zeros_decay_infinitely_and_nan_stays_nan():
   profile = geometric(-1.0, -1.0, -1.0, -1.0)
   profile = profile.at[20:, 1].set(-jnp.inf).at[20, 2].set(jnp.nan).at[20, 3].set(jnp.inf)
   np.testing.assert_allclose(decay_rate(profile), [-1, -np.inf, np.nan, np.nan], rtol=1e-5)
   np.testing.assert_allclose(decay_rate(profile, last=19), -np.ones(4), rtol=1e-5)
 
 
-def test_half_life_is_finite_only_where_it_decays():
+def test_half_life_is_finite_only_for_decay():
   np.testing.assert_allclose(half_life(-np.log(2) / 5), 5, rtol=1e-6)
   rates = jnp.array([-jnp.log(2.0), 0.0, 0.1, -jnp.inf, jnp.nan])
   np.testing.assert_allclose(half_life(rates), [1, np.inf, np.inf, 0, np.nan], rtol=1e-6)
@@ -74,6 +74,6 @@ def test_effective_memory_is_the_first_lag_below(x64):
   ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_errors_name_the_argument_and_what_came(call, exception, message):
+def test_errors_name_the_argument_and_its_value(call, exception, message):
   with pytest.raises(exception, match=re.escape(message)):
     call(geometric(-1.0))

@@ -1,4 +1,4 @@
-"""NaN and infinities that are planted at a known place are found there, and nothing else is."""
+"""Finds NaN and infinities where they were planted, and nothing else."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ poisoned.defvjp(
 
 
 def plantable(cell):
-  """The cell, with NaN in one entry at the times that its params say; a time of −1 is none."""
+  """Returns the cell with NaN in one entry at the times that its params set; −1 for no time."""
 
   def init(key, input_size, dtype=float):
     return {"cell": cell.init(key, input_size), "times": {name: jnp.zeros(()) for name in PLANTS}}
@@ -92,7 +92,7 @@ def plantable(cell):
   )
 
 
-# What is planted where, and where it is found.
+# What is planted, and the (phase, tensor) where it is found.
 PLANTS = {
   "drive": ("forward", "drive.0"),
   "carry": ("forward", "cell or hidden"),
@@ -104,7 +104,7 @@ PLANTS = {
 
 @pytest.fixture(scope="module")
 def planted():
-  """`planted(layer, plant, time, **arguments)`, the place that is found."""
+  """`planted(layer, plant, time, **arguments)` returns the NonFinite that is found."""
   model, params = with_params([plantable(make_cell("lstm", H)), plantable(make_cell("elman", H))])
 
   def find(layer=0, plant="drive", time=-1, **arguments):
@@ -118,13 +118,13 @@ def planted():
   return find
 
 
-def test_where_nothing_is_planted_nothing_is_found(planted):
+def test_a_finite_step_has_no_nonfinite_value(planted):
   assert planted() is None
 
 
 @pytest.mark.parametrize("plant", PLANTS)
 @pytest.mark.parametrize("layer", [0, 1])
-def test_what_is_planted_is_found_there(planted, layer, plant):
+def test_planted_nan_is_found_where_it_is(planted, layer, plant):
   phase, tensor = PLANTS[plant]
   for time in range(T):
     place = planted(layer, plant, time)
@@ -134,7 +134,7 @@ def test_what_is_planted_is_found_there(planted, layer, plant):
     assert not place.overflow and 0 < place.largest < 100
 
 
-def test_time_arguments_are_those_of_training(planted):
+def test_time_arguments_act_as_in_training(planted):
   lengths = jnp.array([T, 3])
   arguments = {"lengths": lengths, "truncation": jnp.asarray(2), "reverse": True, "remat": "sqrt"}
   assert planted(1, "carry", 4, **arguments) is None  # in the padding
@@ -147,7 +147,7 @@ MODEL, PARAMS = with_params([make_cell("elman", H)] * 2)
 find = functools.partial(first_nonfinite, MODEL)
 
 
-def test_params_are_looked_at_first():
+def test_params_are_checked_first():
   bad = jax.tree.map(lambda a: a, PARAMS)
   bad["layers_1"]["cell"]["w_h"] = bad["layers_1"]["cell"]["w_h"].at[2, 1].set(-jnp.inf)
   batch = BATCH._replace(xs=BATCH.xs.at[0, 0, 0].set(jnp.nan))
@@ -155,7 +155,7 @@ def test_params_are_looked_at_first():
   assert where(place) == ("params", 1, None, "layers_1.cell.w_h", (2, 1), "inf")
 
 
-def test_input_counts_unless_it_is_padding_or_masked():
+def test_inputs_count_unless_they_are_padded_or_masked():
   lengths = jnp.array([T, 3])
   mask = jnp.arange(T)[:, None] < lengths[None]
   for name, entry in (("xs", (1, 0)), ("targets", (1, 1))):
@@ -163,18 +163,18 @@ def test_input_counts_unless_it_is_padding_or_masked():
     place = find(PARAMS, broken, squared_error)
     assert where(place) == ("forward", None, 3, name, entry, "nan")
     place = find(PARAMS, broken._replace(mask=mask, lengths=lengths), squared_error)
-    # 0 · NaN: training stumbles over a masked target in the backward pass, and nowhere before.
+    # 0 · NaN: a masked NaN target first appears in the backward pass.
     after = ("backward", None, 3, "readout", entry, "nan")
     assert where(place) == (after if name == "targets" else None)
 
 
-def test_initial_carries_are_looked_at():
+def test_initial_carries_are_checked():
   carries = [jnp.zeros((B, H)), jnp.zeros((B, H)).at[ENTRY].set(jnp.nan)]
   place = find(PARAMS, BATCH, squared_error, carries=carries)
   assert where(place) == ("forward", 1, None, "initial_carry", ENTRY, "nan")
 
 
-def test_overflow_is_told_apart():
+def test_overflow_is_reported():
   place = find(jax.tree.map(lambda a: 1e20 * a, PARAMS), BATCH, squared_error)
   assert where(place) == ("forward", None, 0, "loss", (0,), "inf")
   assert place.overflow and 1e19 < place.largest < 1e21
@@ -198,7 +198,7 @@ def test_derivative_of_a_root_at_zero_is_found():
   assert "dL/d(readout) is nan" in text and "overflow" not in text
 
 
-def test_updated_params_are_looked_at_where_there_is_an_optimizer():
+def test_updated_params_are_checked_if_there_is_an_optimizer():
   huge = optax.sgd(3e38)
   big = jax.tree.map(lambda a: 5 * a, PARAMS)
   assert find(big, BATCH, squared_error) is None
@@ -213,7 +213,7 @@ class Counted(NamedTuple):
 
 
 def counting(cell, bad_step):
-  """The cell, with its own clock: an infinite recurrent product in one step."""
+  """Returns the cell with a step counter, and an infinite recurrent product in one step."""
 
   def recur(params, carry):
     now = carry.count[..., None] == bad_step
@@ -232,14 +232,14 @@ def counting(cell, bad_step):
   )
 
 
-def test_integers_in_a_carry_are_no_obstacle():
+def test_carries_may_hold_integers():
   model, params = with_params([make_cell("elman", H), counting(make_cell("elman", H), 3)])
   place = first_nonfinite(model, params, BATCH, squared_error)
-  # tanh(∞) = 1 hides it from all that comes later.
+  # tanh(∞) = 1 hides it from every later tensor.
   assert where(place) == ("forward", 1, 3, "recurrent", (0, 0), "inf")
 
 
-def test_the_step_is_the_one_that_training_makes():
+def test_the_recomputed_step_equals_the_training_step():
   model, params = with_params([make_cell("elman", H)] * 2, dropout=0.5)
   arguments = {"truncation": 2, "resets": jnp.zeros((T, B), bool).at[3, 1].set(True)}
   key = jax.random.key(3)

@@ -1,4 +1,4 @@
-"""Jacobians against closed forms and plain NumPy, in float64 and far outside its range."""
+"""Jacobians against closed forms and plain NumPy, within and far outside the range of float64."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def norm_of(cell, params, xs, key, num_probes):
 
 
 def linear(w_h, dtype=float):
-  """(cell, params, xs) of h' = h W."""
+  """Returns (cell, params, xs) of h' = h W."""
   params = {"w_x": np.zeros((1, SIZE)), "w_h": w_h, "b": np.zeros(SIZE)}
   return LINEAR, jax.tree.map(lambda a: jnp.asarray(a, dtype), params), jnp.zeros((DEPTH, 1, 1))
 
@@ -63,7 +63,7 @@ def linear_values(w_h, dtype=float):
 
 
 def linear_norms(w_h):
-  """From four probes."""
+  """Returns norms estimated from four probes."""
   return norm_of(*linear(w_h), jax.random.key(0), 4)[:, 0]
 
 
@@ -83,7 +83,7 @@ def sigmoid(a):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_step_jacobians_are_differences_of_steps_on_the_joint_carry(name):
+def test_step_jacobians_are_finite_differences_on_the_joint_carry(name):
   cell, params, start = NETWORKS[name], params_of(name), start_of(name)
   got = jacobians_of(cell, params, XS, start)
   leaves, structure = jax.tree.flatten(start)
@@ -104,7 +104,7 @@ def test_step_jacobians_are_differences_of_steps_on_the_joint_carry(name):
 
 
 def test_complex_and_integer_leaves_of_a_carry():
-  # z' = a z with a complex: the real and the imaginary part are rotated; the counter only counts.
+  # z' = a z with a complex: the real and the imaginary part are rotated; the counter has no derivative.
   a = 0.9 * np.exp(0.7j)
 
   def initial_carry(batch_shape, dtype=float):
@@ -146,13 +146,13 @@ def test_singular_values_are_those_of_the_product(name):
   product = np.broadcast_to(np.eye(jacobians.shape[-1]), jacobians[0].shape)
   for k in range(6):
     expected = np.linalg.svd(product, compute_uv=False)
-    # As far as NumPy knows its smallest ones.
+    # The tolerance is that of NumPy's smallest values.
     np.testing.assert_allclose(10 ** values[k], expected, rtol=1e-10, atol=1e-14 * expected.max())
     product = product @ jacobians[-1 - k]
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_smallest_singular_values_of_a_long_product_are_as_right_as_the_largest(name):
+def test_smallest_singular_values_of_a_long_product_are_as_exact_as_the_largest(name):
   cell, params, start = NETWORKS[name], params_of(name), start_of(name)
   jacobians = np.asarray(jacobians_of(cell, params, XS, start))[1:, 0]
   values = values_of(cell, params, XS, start)[-1, 0]
@@ -176,7 +176,7 @@ def test_smallest_singular_values_of_a_long_product_are_as_right_as_the_largest(
   [(orthogonal(0), jnp.float32), (orthogonal(0), jnp.float64), (np.eye(SIZE)[::-1], jnp.float64)],
   ids=["float32", "float64", "reversed"],
 )
-def test_values_from_minus_900_to_900_stand_side_by_side(axes, dtype):
+def test_values_from_minus_900_to_900_are_right_at_once(axes, dtype):
   ends = np.array([900, 300, 1, -300, -900])
   values = linear_values(axes @ np.diag(10.0 ** (ends / 1000)) @ axes.T, dtype)
   assert values.dtype == dtype
@@ -221,7 +221,7 @@ def test_lstm_without_recurrence_has_the_product_of_forget_gates_and_half_its_va
   np.testing.assert_allclose(np.diag(product[H:, H:]), np.prod(f, axis=0), rtol=1e-10)
   for t in range(T):
     c = f[t] * c + i[t] * g[t]
-  # dh_T/dc_T = o (1 − tanh² c_T) adds the way through h_T.
+  # dh_T/dc_T = o (1 − tanh² c_T) adds the path through h_T.
   through = o[-1] * (1 - np.tanh(c) ** 2)
   expected = np.sort(np.log10(np.prod(f[1:], axis=0) * np.hypot(1, through)))[::-1]
   values = values_of(cell, params, XS, start)[-1, 0]
@@ -231,13 +231,13 @@ def test_lstm_without_recurrence_has_the_product_of_forget_gates_and_half_its_va
 @pytest.mark.parametrize(
   ("b_z", "b_r", "expected"), [(40.0, 0.0, 0.0), (-800.0, -800.0, -np.inf)], ids=["keeps", "drops"]
 )
-def test_gru_keeps_all_with_z_at_one_and_nothing_with_z_and_r_at_zero(b_z, b_r, expected):
+def test_gru_keeps_everything_if_z_is_one_and_nothing_if_z_and_r_are_zero(b_z, b_r, expected):
   b = params_of("gru")["b"].at[:H].set(b_z).at[H : 2 * H].set(b_r)
   values = values_of(NETWORKS["gru"], params_of("gru", b=b), XS, start_of("gru"))
   close(values[1:], expected)
 
 
-def test_directions_that_die_are_minus_infinity_from_there_on():
+def test_directions_that_vanish_stay_at_minus_infinity():
   shift = np.diag(np.ones(SIZE - 1), -1)  # nilpotent: one direction a step
   alive = np.arange(SIZE) < SIZE - np.arange(DEPTH)[:, None]
   close(linear_values(shift), np.where(alive, 0, -np.inf))
@@ -245,8 +245,8 @@ def test_directions_that_die_are_minus_infinity_from_there_on():
 
 
 @pytest.mark.parametrize("rank", [1, 3])
-def test_rounding_of_a_singular_kernel_does_not_pass_for_a_value(rank):
-  # Whole numbers: the kernel itself has its rank exactly.
+def test_rounding_errors_of_a_singular_kernel_are_not_singular_values(rank):
+  # Integer factors: the kernel has exactly this rank.
   random = np.random.default_rng(rank)
   w = random.integers(-3, 4, (SIZE, rank)) @ random.integers(-3, 4, (rank, SIZE)) / 8.0
   finite = np.isfinite(linear_values(w)[1:])
@@ -265,7 +265,7 @@ def test_probes_find_the_root_of_the_sum_of_squares():
   assert np.sqrt(np.mean(scores**2)) < 2
 
 
-def test_examples_do_not_touch_each_other():
+def test_examples_are_independent():
   cell, params, start = NETWORKS["lstm"], params_of("lstm"), start_of("lstm")
   late = np.arange(T) >= T - 5
   xs = np.where(late[:, None, None] & (np.arange(B) == 1)[:, None], np.nan, XS)
@@ -274,7 +274,7 @@ def test_examples_do_not_touch_each_other():
   assert np.all(np.isnan(spoiled[5:, 1]))
 
 
-def test_all_of_them_compose_with_vmap_and_take_a_single_step():
+def test_measures_compose_with_vmap_and_accept_a_single_step():
   cell, params = NETWORKS["elman"], params_of("elman")
   measures = [
     (lambda xs: step_jacobians([cell], [params], xs)[0], (7, 1, B, H, H)),

@@ -1,4 +1,4 @@
-"""The renormalised lag profile: the probe's norms within float range, the truth beyond it."""
+"""The renormalized lag profile: equal to the probe's norms in the float range, exact beyond it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def log10(x):
 
 
 def probed_profile(cells, params, xs, loss):
-  """The same by way of the gradient probe, with the lag on the first axis."""
+  """Returns the profile as the gradient probe finds it, the lag on the first axis."""
 
   def last_loss(probes):
     ys = xs
@@ -52,7 +52,7 @@ def test_profile_is_the_log_of_the_probes_norms(x64, names):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-def test_profile_at_a_position_is_that_of_the_sequence_up_to_there(x64):
+def test_profile_at_a_position_equals_that_of_the_sequence_up_to_it(x64):
   cells, params = network(["lstm", "gru"], H)
   xs, positions = draw(80, T, B, D), [2, -1, 0]
   weights = draw(91, len(positions), B, H)
@@ -131,7 +131,7 @@ def test_profile_of_a_scaled_orthogonal_recurrence_is_a_line_to_any_depth(log_en
   np.testing.assert_allclose(profile[:, 0], slope * lag, rtol=1e-4, atol=1e-5)
 
 
-def test_profile_in_double_precision_has_its_precision(x64):
+def test_profile_in_float64_has_float64_precision(x64):
   (profile,) = linear_profile([linear_params(0.5 * np.eye(H))], jnp.zeros((2001, 1, H)))
   np.testing.assert_allclose(profile[:, 0], np.arange(2001) * np.log10(0.5), rtol=1e-13, atol=1e-13)
 
@@ -139,7 +139,7 @@ def test_profile_in_double_precision_has_its_precision(x64):
 @pytest.mark.parametrize(
   "gains", [(1.0, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, 0.1), (1.0, 0.1, 1.0), (0.1, 10.0, 0.1)]
 )
-def test_profile_of_deep_linear_networks_is_right_where_layers_lie_far_apart(gains):
+def test_profile_of_deep_linear_networks_is_right_if_layers_differ_widely_in_scale(gains):
   # Each layer starts from the bottom: float32 holds none of 10^±200, float64 all of it.
   num_steps = 201
   w_xs = [orthogonal(H, 10 + i) for i in range(len(gains))]
@@ -160,7 +160,7 @@ def test_profile_of_deep_linear_networks_is_right_where_layers_lie_far_apart(gai
     y_bars = totals @ w_x.T
 
 
-def test_examples_do_not_touch_each_other():
+def test_examples_are_independent():
   cells, params = network(["lstm", "gru"], H)
   xs = draw(80, T, B, D)
 
@@ -175,7 +175,7 @@ def test_examples_do_not_touch_each_other():
       np.testing.assert_array_equal(one[:, 0], two[:, 0])
 
 
-def test_examples_far_away_do_not_touch_each_other():
+def test_examples_of_very_different_size_are_independent():
   cells, params = network(["elman", "gru"], H)
   xs = draw(80, T, B, D)
   profile = jax.jit(lambda xs: lag_profile(cells, params, xs, lambda y: y[:, 0]))
@@ -205,7 +205,7 @@ def test_zero_cotangent_gives_minus_infinity_in_every_layer():
     assert np.all(np.isneginf(leaf))
 
 
-def test_gradient_that_dies_on_the_way_is_minus_infinity_from_there_on():
+def test_a_gradient_that_vanishes_stays_at_minus_infinity():
   shift = np.diag(np.ones(H - 1), -1)  # nilpotent: nothing is left after H steps
   (profile,) = linear_profile([linear_params(shift)], jnp.zeros((T, 1, H)))
   np.testing.assert_allclose(profile[:, 0], [0] * H + [-np.inf] * (T - H), atol=1e-6)

@@ -68,7 +68,7 @@ def test_linear_exponents_are_logs_of_eigenvalues_once_settled():
   close(linear(with_eigenvalues(eigenvalues, 0)), np.log(np.abs(eigenvalues)))
 
 
-def test_the_leading_exponents_are_found_where_units_do_not_act_on_each_other():
+def test_leading_exponents_are_found_if_units_do_not_interact():
   close(linear(np.diag([0.2, 0.4, 0.8, 0.1]), num_exponents=2), np.log([0.8, 0.4]))
 
 
@@ -87,7 +87,7 @@ def test_lstm_at_zero_has_its_spectrum_on_the_joint_carry():
   cell = NETWORKS["lstm"]
   got = spectrum_of(cell, params, 0 * XS, carry=cell.initial_carry((B,)))[0]
   close(got[:H], np.log(sigmoid(1.0) + np.array([0.9, -0.8, -2.0]) / 4))
-  assert np.all(got[H:] < np.log(1e-15))  # −∞, but for rounding
+  assert np.all(got[H:] < np.log(1e-15))  # −∞ up to rounding
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -102,14 +102,14 @@ def test_exponents_are_those_of_a_plain_loop_and_add_up_to_the_determinant(name)
   for jacobian in jacobians:
     q, r = np.linalg.qr(jacobian @ q)
     logs.append(np.log(np.abs(np.diagonal(r, axis1=1, axis2=2))))
-  # Another Q_0: nearly the same once both have settled.
+  # From another Q_0 the exponents are nearly the same once both have settled.
   np.testing.assert_allclose(got, np.mean(logs[SKIP:], axis=0), atol=2e-3)
   elsewhere = jax.tree.map(lambda a: a.at[1, 0].set(jnp.nan), start)
   lost = np.isnan(spectrum_of(cell, params, XS, carry=elsewhere))
   np.testing.assert_array_equal(lost, np.tile([[False], [True]], len(got[0])))
 
 
-def test_fewer_exponents_are_the_first_of_all():
+def test_fewer_exponents_are_the_first_ones():
   w = np.asarray(draw(5, 4, 4))
   close(linear(w, num_exponents=2), linear(w)[:2])
 
@@ -173,7 +173,7 @@ def test_stack_has_the_exponents_of_its_layers():
   ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_wrong_input_is_refused(name, arguments, error, message):
+def test_wrong_options_are_named(name, arguments, error, message):
   cell, params = NETWORKS[name], params_of(name)
   with pytest.raises(error, match=message):
     jax.eval_shape(lambda xs: lyapunov_spectrum([cell], [params], xs, **arguments), XS[:5])

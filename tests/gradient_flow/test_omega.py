@@ -1,4 +1,4 @@
-"""Pascanu's Ω: its value step by step, its gradient with everything else held, and in training."""
+"""Pascanu's Ω: its value, its gradient with all else constant, its effect in training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T, B, D, H = 3, 2, 2, 3
 
 
 def frozen_parts(cells, params, xs):
-  """For each layer: inputs, carries [T, B, ...] and dL/dcarry_t [T, B, ...], by plain autodiff."""
+  """Returns inputs, carries and dL/dcarry_t [T, B, ...] of each layer, by plain autodiff."""
 
   def run(slots):
     ys, layers = xs, []
@@ -43,7 +43,7 @@ def frozen_parts(cells, params, xs):
 
 
 def omega_by_jacobians(cell, params, inputs, carries, bars):
-  """Ω of one layer from explicit step Jacobians on the joint carry, all else given."""
+  """Returns Ω of one layer from explicit step Jacobians on the joint carry."""
 
   def of_example(inputs, carries, bars):
     total = 0.0
@@ -90,7 +90,7 @@ def test_value_and_gradient_are_those_of_the_formula_with_carries_and_cotangents
     along = jax.tree.map(lambda g, d: jnp.sum(g * d), grads, direction)
     np.testing.assert_allclose(sum(jax.tree.leaves(along)), (up - down) / (2 * size), rtol=1e-7)
     for other, own in enumerate(grads):
-      # Immediate: what other layers make of it does not count.
+      # The immediate derivative: paths through other layers do not count.
       assert all(np.any(leaf) == (other == layer) for leaf in jax.tree.leaves(own))
 
 
@@ -110,7 +110,7 @@ def quarter_omega(xs, weights):
 
 @pytest.mark.parametrize("scale", [1e-35, 1e35])
 def test_scaled_orthogonal_recurrence_is_off_by_its_scale_at_every_step_of_any_size(scale):
-  # The second example has no gradient at all: it adds nothing, but counts in the mean.
+  # The second example has no gradient: it adds nothing to the sum, but counts in the mean.
   num_steps = 101  # ¼^100 = 6e-61
   weights = jnp.asarray([scale, 0.0])
   value, grads = quarter_omega(jnp.zeros((num_steps, 2, D)), weights)
@@ -122,7 +122,7 @@ def test_scaled_orthogonal_recurrence_is_off_by_its_scale_at_every_step_of_any_s
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
-def test_nothing_to_keep_is_zero_and_a_kernel_of_zero_has_a_finite_gradient(num_steps):
+def test_omega_of_no_gradient_is_zero_and_a_zero_kernel_has_a_finite_gradient(num_steps):
   @jax.jit
   def run(xs, weight):
     return linear_omega(0.0, xs, lambda ys: weight * jnp.sum(ys[-1]))
@@ -131,13 +131,13 @@ def test_nothing_to_keep_is_zero_and_a_kernel_of_zero_has_a_finite_gradient(num_
   value, grads = run(xs, 0.0)
   assert value == 0
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
-  # Only the last step's carry has a gradient; none of it is handed on: (0 − 1)².
+  # Only the last step's carry has a gradient, and a zero kernel passes none of it back: (0 − 1)².
   value, grads = run(xs, 1.0)
   assert value == min(1, num_steps - 1)
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
 
 
-def test_a_loss_that_is_no_scalar_is_refused():
+def test_a_loss_that_is_not_a_scalar_is_refused():
   cells, params = network(["elman"], H)
   with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[3, 2, 3\]"):
     omega(cells, params, draw(80, T, B, D), lambda ys: ys)
@@ -146,7 +146,7 @@ def test_a_loss_that_is_no_scalar_is_refused():
 # In training
 
 
-def test_training_with_the_penalty_moves_omega_down_and_reports_the_loss_without_it():
+def test_training_with_the_penalty_lowers_omega_and_reports_the_loss_without_it():
   model = DeepRNN([make_cell("elman", 8, recurrent_gain=0.3)], output_size=1)
   optimizer = make_optimizer("sgd", 0.02)
   batch = Batch(draw(0, 10, 4, D), draw(1, 10, 4, 1), jnp.ones((10, 4), bool))
@@ -171,7 +171,7 @@ def test_training_with_the_penalty_moves_omega_down_and_reports_the_loss_without
   assert after < 0.6 * plain
 
 
-def test_a_penalty_weighs_at_least_nothing():
+def test_a_negative_weight_is_refused():
   model = DeepRNN([make_cell("elman", H)], output_size=1)
   with pytest.raises(ValueError, match=r"weight must be at least 0, got -1.0"):
     omega_penalty(model, squared_error, -1.0)

@@ -1,4 +1,4 @@
-"""One-sided Jacobi: orthogonal rows, the same Gram matrix, graded rows kept apart."""
+"""One-sided Jacobi: rows are orthogonal, the Gram matrix stays, rows keep their scales."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_rows_are_orthogonal_and_their_lengths_are_the_singular_values(shape):
 
 @pytest.mark.parametrize("order", ["descending", "ascending", "mixed"])
 def test_rows_far_apart_become_those_of_gram_and_schmidt(order):
-  # With 2^-200 from one row to the next nothing of it is left in the larger ones.
+  # Each row is 2^-200 times the one before, so it changes none of the larger ones.
   a = problem(5, 5)
   place = {"descending": np.arange(5), "ascending": np.arange(5)[::-1]}.get(
     order, np.array([3, 0, 1, 4, 2])

@@ -1,4 +1,4 @@
-"""Quantities with their power of two apart."""
+"""Scaled quantities: a value and its power of two."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rnn_jax.gradient_flow.reverse_sweep import Scaled, normalize, shift, unscal
 
 
 def whole(scaled):
-  """As float64."""
+  """Returns value · 2^exponent as float64."""
   return np.ldexp(np.asarray(scaled.value, float), np.asarray(scaled.exponent)[..., None])
 
 
-def test_normalizing_changes_no_number_at_either_end_of_the_range():
+def test_normalize_changes_no_number_at_either_end_of_the_range():
   rows = [[3e38, 1e30], [-(2.0**127), 1.0], [1.2e-38, 0.0], [1.0, -0.75], [2.0**-100, 2.0**20]]
   value = jnp.asarray(rows, jnp.float32)[None]
   scaled = normalize(unscaled(value))
@@ -29,7 +29,7 @@ def test_zero_never_sets_a_common_exponent_and_nan_and_inf_stay():
   assert np.isnan(scaled.value[0, 1, 0]) and np.isposinf(scaled.value[0, 2, 0])
 
 
-def test_shifting_to_a_larger_exponent_leaves_zero_of_what_is_too_small():
+def test_shift_to_a_larger_exponent_flushes_small_values_to_zero():
   scaled = Scaled(jnp.asarray([[1.5], [1.5], [1.5]], jnp.float32), jnp.asarray([10, -90, -500]))
   shifted = shift(scaled, jnp.asarray([20, 20, 20]))
   np.testing.assert_array_equal(shifted.value[:, 0], np.float32([1.5 / 2**10, 1.5 / 2**110, 0]))

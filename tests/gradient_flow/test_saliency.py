@@ -21,7 +21,7 @@ LINEAR = DeepRNN([make_cell("elman", H, activation="linear")], V, V)
 
 
 def drawn(model, scale=0.6):
-  """Variables of a model, all of them drawn, and as jax infers their shapes."""
+  """Returns random variables of a model, in the shapes of its own."""
   tokens = jnp.zeros((1, 1), jnp.int32)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))
   leaves, structure = jax.tree.flatten(shapes)
@@ -50,7 +50,7 @@ def test_linear_network_has_its_closed_form(x64):
 
 
 @pytest.mark.parametrize(("embedding_size", "reach"), [(None, NUM_STEPS + 2), (2, 3)])
-def test_is_the_gradient_over_all_of_the_text_before(x64, embedding_size, reach):
+def test_saliency_is_the_gradient_over_all_of_the_text_before(x64, embedding_size, reach):
   cells = [make_cell("lstm", H), make_cell("elman", H)]
   model = DeepRNN(cells, V, V, embedding_size, hidden_sizes=(4,))
   variables = drawn(model, scale=0.9)
@@ -77,7 +77,7 @@ def test_is_the_gradient_over_all_of_the_text_before(x64, embedding_size, reach)
     assert np.isnan(got[t, t + 1 :]).all()
 
 
-def test_a_text_longer_than_a_block_of_windows():
+def test_a_text_may_be_longer_than_a_block_of_windows():
   tokens = np.random.default_rng(1).integers(0, V, 140)
   variables = drawn(LINEAR)
   short, long = (run(LINEAR, variables, 2, t) for t in (tokens[:40], tokens))
@@ -96,7 +96,7 @@ def test_a_text_longer_than_a_block_of_windows():
     (LINEAR.clone(learned_carry=True), TOKENS, 2, ValueError, "learned_carry must be False"),
   ],
 )
-def test_what_has_no_saliency_is_refused(model, tokens, reach, error, text):
+def test_wrong_arguments_are_named(model, tokens, reach, error, text):
   with pytest.raises(error) as caught:
     saliency(model, drawn(model if model.vocabulary_size else LINEAR), tokens, reach=reach)
   assert str(caught.value).startswith(text)

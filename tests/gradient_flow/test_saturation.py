@@ -1,4 +1,4 @@
-"""Gate values rebuild the carry, and shares of them are counted as NumPy counts them."""
+"""Gate values reproduce the carry, and their shares equal those that NumPy counts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def close(got, expected):
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_lstm_moves_by_its_gates():
+def test_lstm_gates_reproduce_the_carry():
   cell, xs = make_cell("lstm", H), draw(80, T, B, D)
   params = network([cell])
 
@@ -41,7 +41,7 @@ def test_lstm_moves_by_its_gates():
 
   (gates,), carries = run(xs)
   assert set(gates) == {"input", "forget", "output"}
-  # h' = o tanh c', c' = f c + i g: g alone is not among the gates.
+  # h' = o tanh c', c' = f c + i g: g is the one factor that is not a gate.
   before = np.concatenate([np.zeros((1, B, H)), carries.hidden[:-1]])
   w_x, w_h, b = (np.asarray(params[0][k])[..., 2 * H : 3 * H] for k in ("w_x", "w_h", "b"))
   g = np.tanh(np.asarray(xs) @ w_x + before @ w_h + b)
@@ -51,7 +51,7 @@ def test_lstm_moves_by_its_gates():
 
 
 @pytest.mark.parametrize("reset", ["after", "before"])
-def test_gru_moves_by_its_gates(reset):
+def test_gru_gates_reproduce_the_carry(reset):
   cell, xs = make_cell("gru", H, reset=reset), draw(80, T, B, D)
   params = network([cell])
   ((gates,), hs) = jax.jit(

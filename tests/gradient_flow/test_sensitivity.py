@@ -31,7 +31,7 @@ def test_scalar_recurrence_has_its_closed_form(x64):
   np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_carries_of_all_layers_move_as_finite_differences_say(x64):
+def test_sensitivity_of_all_layers_equals_finite_differences(x64):
   cells, params, input_size = [make_cell("lstm", H), make_cell("gru", H)], [], D
   for depth, cell in enumerate(cells):
     shapes = jax.eval_shape(lambda cell=cell, size=input_size: cell.init(jax.random.key(0), size))

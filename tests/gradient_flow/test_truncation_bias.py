@@ -1,4 +1,4 @@
-"""Truncation bias: by hand for a scalar recurrence, by plain gradients for deep networks."""
+"""Truncation bias, against hand-computed and plain gradients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def compare(cut, full):
   return cosine, np.linalg.norm(cut - full) / np.linalg.norm(full)
 
 
-def test_bias_is_that_of_two_plain_gradients_and_none_at_full_length(x64):
+def test_bias_equals_that_of_plain_gradients_and_is_zero_at_full_length(x64):
   cells, params = network(["elman", "elman"], H)
   xs, ks = draw(80, T, B, D), (3, T, 1)
 
@@ -70,7 +70,7 @@ def scalar_bias(w, xs, scale):
 
 
 def scalar_gradient(w, xs, k):
-  """d h_{T−1}/d(b, w, w_x) of h_t = w h_{t−1} + x_t, cut in front of the steps k, 2k, …"""
+  """Returns d h_{T−1}/d(b, w, w_x) of h_t = w h_{t−1} + x_t, cut before the steps k, 2k, …"""
   hs, h = [], 0.0
   for x in xs:
     hs.append(h)
@@ -81,7 +81,7 @@ def scalar_gradient(w, xs, k):
 
 
 @pytest.mark.parametrize("w", [0.7, -1.3])
-def test_scalar_recurrence_is_cut_as_by_hand(x64, w):
+def test_bias_of_a_scalar_recurrence_equals_the_hand_computed_one(x64, w):
   xs = draw(3, T, 1, 1)
   bias = scalar_bias(jnp.asarray(w), xs, 1.0)
   series = np.asarray(xs)[:, 0, 0]
@@ -91,18 +91,18 @@ def test_scalar_recurrence_is_cut_as_by_hand(x64, w):
   np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_gradients_near_the_ends_of_the_range_of_floats_and_none_at_all():
+def test_gradients_near_the_ends_of_the_float_range_and_zero_gradients():
   w, xs = jnp.asarray(0.7), draw(3, T, 1, 1)
   plain = scalar_bias(w, xs, 1.0)
   for scale in (1e-35, 1e35):
     for got, expected in zip(scalar_bias(w, xs, scale), plain, strict=True):
       np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-  # g is zero: neither has a direction, and there is no error to speak of.
+  # g is zero: cosine and relative error are undefined.
   assert all(np.all(np.isnan(leaf)) for leaf in scalar_bias(w, xs, 0.0))
 
 
 def test_a_cut_gradient_of_zero_is_all_error_and_has_no_cosine():
-  # Only the kernel w_x is asked for, and only x_0 is not zero: what is cut off is everything.
+  # w_x is the only param and x_0 the only nonzero input, so truncation cuts off the whole gradient.
   params = {"w_x": jnp.ones((1, 1))}
   cell = SCALAR._replace(
     project=lambda p, xs, key=None: xs @ p["w_x"], recur=lambda p, h: jnp.float32(0.5) * h
@@ -130,7 +130,7 @@ def test_truncations_are_steps_of_the_sequence(ks, exception, message):
     truncation_bias(cells, params, draw(80, T, B, D), mean_loss, truncations=ks)
 
 
-def test_a_loss_that_is_no_scalar_is_refused():
+def test_a_loss_that_is_not_a_scalar_is_refused():
   cells, params = network(["elman"], H)
   with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[6\]"):
     truncation_bias(cells, params, draw(80, T, B, D), lambda ys: ys[:, 0, 0], truncations=[1])

@@ -1,4 +1,4 @@
-"""Each step's share of dL/dW_h: their sum is the gradient, and their norms need no share."""
+"""Each step's share of dL/dW_h: the shares sum to the gradient, and their norms follow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T, B, D, H = 3, 3, 2, 4
 
 
 def test_share_is_the_gradient_of_that_steps_own_kernel(x64):
-  # Their sum alone would forgive a share that is one step off.
+  # A test of their sum alone would miss shares that are one step off.
   cells, params = network(["elman", "gru"], H)
 
   @jax.jit
@@ -65,7 +65,7 @@ def test_norms_of_a_linear_recurrence_lie_on_a_line_far_outside_the_range_of_flo
   q = np.linalg.qr(np.random.default_rng(0).standard_normal((H, H)))[0]
   params = {"w_x": jnp.eye(H), "w_h": jnp.asarray(gain * q, float), "b": jnp.zeros(H)}
   cell = make_cell("elman", H, activation="linear")
-  # Two examples, one of them as good as nothing beside the other.
+  # Two examples, one of them negligible.
   weights = jnp.asarray([[3.0], [1e-30]])
   xs = jnp.zeros((num_steps, 2, H)).at[0, :, 0].set(1e-20 if gain > 1 else 1.0)
 
@@ -73,7 +73,7 @@ def test_norms_of_a_linear_recurrence_lie_on_a_line_far_outside_the_range_of_flo
   def norms(xs):
     return weight_share_norms([cell], [params], xs, lambda ys: jnp.sum(weights * ys[-1, :, :1]))[0]
 
-  # The forward pass itself has no range but that of floats: only the cotangent is followed beyond.
+  # The forward pass stays in the range of floats; only the cotangent has an extended range.
   steps = np.arange(1, 30 if gain < 1 else 50)
   start = np.log10(3) + (-20 if gain > 1 else 0)
   expected = start + (num_steps - 2) * np.log10(gain)
@@ -84,14 +84,14 @@ def test_norms_of_a_linear_recurrence_lie_on_a_line_far_outside_the_range_of_flo
 @pytest.mark.parametrize(
   ("name", "options"), [("gru", {"reset": "before"}), ("antisymmetric", {}), ("clockwork", {})]
 )
-def test_a_cell_without_a_recurrent_kernel_is_refused_by_its_place(measure, name, options):
+def test_a_cell_without_a_recurrent_kernel_is_refused_by_its_index(measure, name, options):
   cells, params = network(["elman", name], H)
   cells[1] = make_cell(name, H, **options)
   with pytest.raises(ValueError, match=r"a recurrent kernel.*h W_h.*cells\[1\] has none"):
     jax.eval_shape(lambda xs: measure(cells, params, xs, mean_loss), draw(80, T, B, D))
 
 
-def test_a_loss_that_is_no_scalar_is_refused():
+def test_a_loss_that_is_not_a_scalar_is_refused():
   cells, params = network(["elman"], H)
   with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[3, 3\]"):
     weight_share_norms(cells, params, draw(80, T, B, D), lambda ys: ys[..., 0])

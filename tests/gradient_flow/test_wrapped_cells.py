@@ -1,4 +1,4 @@
-"""The measures see what is built around a cell: against plain gradients of a Python loop."""
+"""Measures of wrapped cells, against plain gradients of a Python loop."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def randomized(cells):
 
 
 def slots_of(cells):
-  """Zeros to be added to each carry, for their cotangents."""
+  """Returns zeros to add to each carry, whose gradients are its cotangents."""
   return [cell.initial_carry((T, B)) for cell in cells]
 
 
 def by_hand(cells, params, xs, slots=None, kernels=None, truncation=T):
-  """Carries and outputs of all layers, in a Python loop; a step may have a kernel of its own."""
+  """Returns carries and outputs of all layers, by a Python loop, optionally with a kernel a step."""
   ys, layers = xs, []
   for i, cell in enumerate(cells):
     carry, carries, outputs, own = cell.initial_carry((B,)), [], [], params[i]
@@ -99,7 +99,7 @@ def test_weight_shares_refuse_a_normalized_cell_by_its_index():
     jax.eval_shape(shares, randomized(NORMED), draw(80, T, B, H))
 
 
-def test_truncation_bias_is_that_of_the_plain_gradients():
+def test_truncation_bias_equals_that_of_plain_gradients():
   cells, xs = NORMED, draw(80, T, B, H)
   params = randomized(cells)
 
@@ -116,7 +116,7 @@ def test_truncation_bias_is_that_of_the_plain_gradients():
   close(bias.cosine, [g @ full / np.linalg.norm(g) / np.linalg.norm(full)])
 
 
-def test_jacobians_of_a_stack_and_their_norm_are_those_of_the_plain_steps():
+def test_jacobians_of_a_stack_and_their_norm_equal_those_of_plain_steps():
   cell = stack(NORMED)
   num_probes, key = 3, jax.random.key(0)
 
@@ -151,14 +151,14 @@ def test_jacobians_of_a_stack_and_their_norm_are_those_of_the_plain_steps():
     rows = np.einsum("pbi,bij->pbj", rows, expected[T - 1 - lag])
 
 
-def test_a_carry_that_is_held_has_the_jacobian_i_at_every_lag():
+def test_a_carry_held_constant_has_the_identity_as_jacobian():
   cell = zoneout(lstm(H), 1.0)
   params, xs = randomized([cell])[0], draw(80, T, B, H)
   (jacobians,) = jax.jit(functools.partial(step_jacobians, [cell], [params]))(xs)
   close(jacobians, np.broadcast_to(np.eye(2 * H), (T, B, 2 * H, 2 * H)))
 
 
-def test_sensitivity_and_gates_see_the_whole_network():
+def test_sensitivity_and_gates_include_the_wrappers():
   params, xs = randomized(DENSE), draw(80, T, B, H)
   direction = jax.tree.map(lambda a: draw(a.size, *a.shape), params)
 
