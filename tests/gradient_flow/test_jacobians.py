@@ -104,7 +104,7 @@ def test_step_jacobians_are_finite_differences_on_the_joint_carry(name):
 
 
 def test_complex_and_integer_leaves_of_a_carry():
-  # z' = a z with a complex: the real and the imaginary part are rotated; the counter has no derivative.
+  # z' = a z with a complex: real and imaginary part rotate; the counter has no derivative.
   a = 0.9 * np.exp(0.7j)
 
   def initial_carry(batch_shape, dtype=float):

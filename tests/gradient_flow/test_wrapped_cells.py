@@ -44,7 +44,7 @@ def slots_of(cells):
 
 
 def by_hand(cells, params, xs, slots=None, kernels=None, truncation=T):
-  """Returns carries and outputs of all layers, by a Python loop, optionally with a kernel a step."""
+  """Returns carries and outputs of all layers, by a Python loop; `kernels` has one a step."""
   ys, layers = xs, []
   for i, cell in enumerate(cells):
     carry, carries, outputs, own = cell.initial_carry((B,)), [], [], params[i]
