@@ -123,7 +123,11 @@ class ClipState(NamedTuple):
 
 
 def with_clip_state(clip: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Returns the same transformation, a stateless clipping, with a ClipState as its state."""
+  """Returns the same transformation, a stateless clipping, with a ClipState as its state.
+
+  `optax.snapshot` sees the updates after the clipping only, so it cannot tell whether they changed;
+  and checkpoints address this state by the names of its leaves.
+  """
 
   def init(params: optax.Params) -> ClipState:
     zero = jax.tree.map(jnp.zeros_like, tree_norm(params))

@@ -182,7 +182,7 @@ def update(
     batch: the training examples; the model receives its lengths.
     carries: initial carry of each layer; the model's own if None. They are constants: no gradient
       flows into them.
-    clip_carry: largest ‖dL/dh_t‖ that the backward pass hands to earlier steps, in every layer, for
+    clip_carry: largest ‖dL/dh_t‖ that the backward pass sends to earlier steps, in every layer, for
       each example's own loss; like `norms`, it does not depend on the batch size. None or inf for
       no clipping. See `unroll`.
     key: draws dropout and the masks of stochastic cells; None for neither.

@@ -1,4 +1,4 @@
-"""The inputs of a network, and protocols for it: any Flax module with these methods can train."""
+"""Types of a network's inputs, and protocols that any Flax module can fit, so that it can train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Lengths = Integer[AnyArray, " B"]
 
 @runtime_checkable
 class Model(Protocol):
-  """What `rnn_jax.training.update` needs of a network.
+  """A network that `rnn_jax.training.update` can train.
 
   `init` and `apply` are those of any `flax.linen.Module`. Under `apply`, the network is called as
   `model(xs, probes=probes, key=key, deterministic=deterministic, lengths=lengths)`, without
@@ -52,7 +52,7 @@ class CausalModel(Model, Protocol):
 
 @runtime_checkable
 class StreamingModel(CausalModel, Protocol):
-  """What `rnn_jax.windows.train_windows` needs: one call's final carries start the next call."""
+  """A network for `rnn_jax.windows.train_windows`: one call's final carries start the next call."""
 
   def __call__(
     self, xs: Any, carries: Any = ..., *, truncation: Any = ..., resets: Any = ...
@@ -65,7 +65,7 @@ class StreamingModel(CausalModel, Protocol):
 
 @runtime_checkable
 class MeasuredModel(Protocol):
-  """What measures of the recurrent layers need during training: `tolerance`, `omega_penalty`."""
+  """A network whose recurrent layers can be measured: for a `tolerance` and `omega_penalty`."""
 
   def apply(self, variables: Mapping[str, PyTree], /, *args: Any, **kwargs: Any) -> Any:
     """Calls the network's method named `method`, with the given variables."""
