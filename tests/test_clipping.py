@@ -1,4 +1,4 @@
-"""Clipping on the way back through time, against a loop over the steps that is written out."""
+"""Clipping of dL/dh_t, against a backward pass written as a Python loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def problem(name):
 
 
 def weights():
-  """Of the loss Σ weights · ys, without the final carry."""
+  """Returns the weights of the loss Σ weights · ys."""
   return draw(4, jax.ShapeDtypeStruct((T, B, H), float))
 
 
@@ -48,7 +48,7 @@ def joint_norm(tree):
 
 
 def by_hand(name, limit, *, truncation=T, lengths=(T,) * B, resets=None, reverse=False, remat=""):
-  """Gradients of params, xs and carry, and joint norms before clipping, step by step."""
+  """Returns gradients of params, xs and carry, and joint norms before clipping, step by step."""
   del remat
   cell, params, xs, carry = problem(name)
   resets = np.zeros((T, B), bool) if resets is None else resets
@@ -104,7 +104,7 @@ def by_hand(name, limit, *, truncation=T, lengths=(T,) * B, resets=None, reverse
   ],
   ids=lambda v: "+".join(v) if isinstance(v, dict) else str(v),
 )
-def test_gradients_are_those_of_the_loop_by_hand(x64, name, time, forward_mode):
+def test_gradients_equal_those_of_the_python_loop(x64, name, time, forward_mode):
   cell, params, xs, carry = problem(name)
 
   @jax.jit
@@ -158,7 +158,7 @@ def test_the_norm_is_right_over_the_whole_float_range(limit):
   np.testing.assert_allclose(got["h"], -got["c"][..., 0])
 
 
-def test_examples_are_on_their_own_and_what_is_not_finite_passes_as_it_is():
+def test_examples_are_clipped_separately_and_non_finite_ones_pass_unchanged():
   rows = np.array([[3, 4], [0.3, 0.4], [0, 0], [np.inf, 1], [np.nan, 5]], np.float32)
   got = handed_on((jnp.asarray(rows),), jnp.float32(1))[0]
   np.testing.assert_allclose(got[0], [0.6, 0.8], rtol=1e-6)
@@ -177,7 +177,7 @@ def test_complex_carries_and_integers_among_them():
   np.testing.assert_allclose(jax.grad(loss)(carry[0]), [[1 / np.sqrt(2)] * 2], rtol=1e-6)
 
 
-def test_gradient_of_what_was_clipped_is_finite_where_nothing_is_asked(x64):
+def test_second_derivatives_are_finite_where_cotangents_are_zero(x64):
   # Forward over reverse: past the ends, cotangents are zero, where a norm has no derivative.
   cell, params, xs, carry = problem("elman")
 

@@ -1,4 +1,4 @@
-"""The gradient probe: its norms against explicit perturbations and against closed forms."""
+"""The gradient probe's norms against explicit perturbations and closed forms."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_scaled_norm_is_the_euclidean_norm(x64, dtype):
   np.testing.assert_allclose(by_block, np.sqrt(np.sum(np.abs(x) ** 2, axis=(1, 2))), rtol=rtol)
 
 
-# The ends are the smallest normal float32, and where the norm of a pair just stays finite.
+# From the smallest normal float32 to the largest whose pair has a finite norm.
 @pytest.mark.parametrize("size", [1.2e-38, 1e-30, 1e-19, 1, 1e19, 1e30, 8e37, 9e37, 2e38])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_scaled_norm_is_right_over_the_whole_float_range(size, compiled):
@@ -63,7 +63,7 @@ def test_scaled_norm_is_right_over_the_whole_float_range(size, compiled):
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e20, 1e37])
-def test_scaled_norm_is_right_where_the_compiler_knows_the_numbers(size):
+def test_scaled_norm_is_right_for_compile_time_constants(size):
   x = jnp.full(4, size, jnp.float32)
   np.testing.assert_allclose(jax.jit(lambda: scaled_norm(x))(), 2 * size, rtol=1e-6)
 
@@ -81,7 +81,7 @@ def test_scaled_norm_is_right_where_the_compiler_knows_the_numbers(size):
   ],
 )
 def test_scaled_norm_hides_neither_zero_nor_infinity_nor_nan(x, norm):
-  # The second row shows that one row's trouble is not the other's.
+  # The second row shows that rows do not affect each other.
   x = jnp.array([x, [3, 4]], jnp.float32)
   np.testing.assert_allclose(scaled_norm(x, axis=-1), [norm, 5], rtol=1e-6)
 
@@ -188,7 +188,7 @@ def test_probe_changes_neither_result_nor_gradients(name):
   chex.assert_trees_all_close(everything(probe), everything(None), rtol=1e-6, atol=1e-7)
 
 
-def test_norms_are_zero_in_the_padding_and_where_nothing_is_asked():
+def test_norms_are_zero_in_the_padding_and_for_examples_outside_the_loss():
   cell, params, xs, probe = problem("lstm")
 
   def loss(probe):
@@ -202,7 +202,7 @@ def test_norms_are_zero_in_the_padding_and_where_nothing_is_asked():
   assert np.all(norms.hidden[:4, 1] > 0)
 
 
-def test_norms_before_a_reset_hold_nothing_of_what_follows():
+def test_norms_before_a_reset_exclude_later_losses():
   cell, params, xs, probe = problem("gru")
 
   def loss(probe):
@@ -251,7 +251,7 @@ def test_probe_composes_with_pmap():
 
 
 @pytest.mark.parametrize("remat", ["step", "sqrt"])
-def test_probe_composes_with_rematerialisation(remat):
+def test_probe_composes_with_rematerialization(remat):
   _, params, xs, _ = problem("elman")
   again = norms_of(params, xs, remat=remat)
   np.testing.assert_allclose(again, norms_of(params, xs), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The written-out reverse sweep is the derivative of the plain loop."""
+"""The hand-written reverse pass equals JAX's derivative of the plain loop."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def problem(name, options, dtype=float, num_steps=T):
 
 
 def score(result):
-  """A loss that reads every output and the final carry, each entry with a weight of its own."""
+  """Returns a loss of every output and the final carry, with a different weight for each entry."""
   leaves = jax.tree.leaves(floats_of(result))
   return sum(jnp.vdot(draw(20 + i, a), jnp.sin(a)).real for i, a in enumerate(leaves))
 
@@ -89,8 +89,8 @@ def test_values_gradients_and_norms_are_those_of_the_plain_loop(x64, name, optio
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("time", [TIMES[1], TIMES[2]], ids="+".join)
-def test_one_example_is_that_of_a_batch(x64, name, time):
-  # Alone it is read ahead, as everything is on other devices than CPUs.
+def test_one_example_alone_has_its_gradients_in_a_batch(x64, name, time):
+  # A batch of one is prefetched, as every batch is on devices other than CPUs.
   cell, (params, xs, carry), probe = problem(name, {})
   slices = {"lengths": np.s_[:1], "resets": np.s_[:, :1]}
   alone = {key: value[slices[key]] if key in slices else value for key, value in time.items()}
@@ -136,7 +136,7 @@ def test_hessian_vector_products_are_those_of_the_plain_loop(x64, name, time):
       pairs = zip(jax.tree.leaves(jax.grad(loss)(arrays)), jax.tree.leaves(direction), strict=True)
       return sum(jnp.vdot(g, d).real for g, d in pairs)
 
-    # Under truncation the two differ: what is cut off is no gradient of anything.
+    # Under truncation the two differ, since the cut gradient is not the gradient of any function.
     _, forward_over_reverse = jax.jvp(jax.grad(loss), (arrays,), (direction,))
     return forward_over_reverse, jax.grad(along)(arrays)
 
@@ -144,7 +144,7 @@ def test_hessian_vector_products_are_those_of_the_plain_loop(x64, name, time):
 
 
 def test_gradient_of_the_norms_is_that_of_the_plain_loop(x64):
-  # A penalty on the norms, as regularisers against vanishing gradients have it.
+  # A penalty on the norms, as in regularizers against vanishing gradients.
   cell, arrays, probe = problem("lstm", {})
 
   @functools.partial(jax.jit, static_argnums=0)
@@ -160,7 +160,7 @@ def test_gradient_of_the_norms_is_that_of_the_plain_loop(x64):
   chex.assert_trees_all_close(penalty(False, arrays), penalty(True, arrays), rtol=1e-9, atol=1e-10)
 
 
-def test_a_weakly_typed_carry_is_one_like_others(x64):
+def test_a_weakly_typed_carry_gives_the_same_gradients(x64):
   cell, (params, xs, carry), _ = problem("lem", {})
 
   @jax.jit
@@ -180,8 +180,8 @@ def test_without_forward_mode_the_error_says_so(x64):
     jax.jvp(lambda params: unroll(cell, params, xs, carry), (params,), (params,))
 
 
-def test_a_complex_cell_with_two_drives_and_none_recurrent(x64):
-  # h' = λ ∘ h + u, y = Re h, with masks among its drives: nothing of it is like the gated cells.
+def test_a_complex_cell_with_several_drives_and_no_recurrent_product(x64):
+  # h' = λ ∘ h + u, y = Re h, with masks among its drives: unlike the gated cells in every respect.
   def project(params, xs, key=None):
     u = (xs @ params["w_x"]).astype(complex)
     return {"u": u, "gain": jnp.tanh(xs[..., :1]), "mask": xs[..., :1] > -0.5}
@@ -216,7 +216,7 @@ def test_a_complex_cell_with_two_drives_and_none_recurrent(x64):
 
 
 def test_a_cell_that_counts_its_steps(x64):
-  # An integer in the carry: every third step moves.
+  # The carry has an integer, and h changes at every third step.
   base = make_cell("elman", H)
 
   def update(params, carry, drive, recurrent):

@@ -1,4 +1,4 @@
-"""The written-out reverse sweep compiles to what it should: nothing copied, little kept."""
+"""The compiled loops of the hand-written reverse pass copy no buffers and keep few."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ every_variant = pytest.mark.parametrize(
 
 
 def compiled(cell, num_steps, batch_size, input_size, hidden_size, probed=False, **time):
-  """The optimised text of a gradient, and its temporaries in bytes."""
+  """Returns the optimized HLO text of a gradient, and the size of its temporaries in bytes."""
   params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
   xs = jax.ShapeDtypeStruct((num_steps, batch_size, input_size), jnp.float32)
   probe = gradient_probe(cell, num_steps, batch_size) if probed else None
@@ -32,7 +32,7 @@ def compiled(cell, num_steps, batch_size, input_size, hidden_size, probed=False,
 
 
 def while_bodies(text, num_steps=29):
-  """The text of each loop over floats of all steps, with that of the computations that it calls."""
+  """Returns the text of each loop over floats of all steps, including what it calls."""
   computations = {}
   for part in re.split(r"\n\n", text):
     named = re.match(r"(?:ENTRY )?%([\w.\-]+) \(", part.strip())
@@ -51,23 +51,23 @@ def while_bodies(text, num_steps=29):
   return [body for body in bodies if re.search(rf"[fc]\d+\[{num_steps},", body)]
 
 
-# Sizes of which none is the product of others, so that a shape tells what an array is.
+# No size is a product of others, so that a shape identifies an array.
 SIZES = {"num_steps": 29, "batch_size": 5, "input_size": 11, "hidden_size": 7}
 
 
 def products(text):
-  """Shapes of the results of all matrix products."""
+  """Returns the result shapes of all matrix products."""
   found = re.findall(r"f32\[([\d,]*)\]\S* (?:dot|custom-call)\(", text)
   return [tuple(map(int, shape.split(","))) for shape in found if shape]
 
 
 PADDED = {"truncation": 4, "lengths": np.array([29, 3, 5, 7, 11])}
-# A second product in `update`, of what the first has made: it stays in the loop, with its gradient.
+# Cells with a second product in `update`: it stays in the loop, and so does its gradient.
 TWO_PRODUCTS = ("lem", "multiplicative_lstm", "rhn")
 
 
 @every_variant
-def test_loops_copy_nothing_and_leave_gradients_of_kernels_for_later(name, options):
+def test_loops_copy_no_buffers_and_compute_no_kernel_gradients(name, options):
   cell = make_cell(name, 7, **options)
   text, _ = compiled(cell, **SIZES, probed=True, **PADDED)
   bodies = while_bodies(text)
@@ -94,7 +94,7 @@ def test_the_recurrent_kernels_gradient_is_one_product_after_the_loop(name, num_
   [{}, {"remat": "step"}, {"remat": "step", **PADDED}, {"clip_carry": 0.1}],
   ids=lambda time: "+".join(map(str, [*time, time.get("remat")])),
 )
-def test_no_loop_copies_what_it_keeps_for_all_time(name, time):
+def test_loops_copy_no_buffers(name, time):
   text, _ = compiled(make_cell(name, 7), **SIZES, probed=True, **time)
   assert_nothing_is_copied(while_bodies(text))
 
@@ -109,16 +109,16 @@ def assert_nothing_is_copied(bodies):
   ("name", "key"),
   [("residual lstm", None), ("zoneout lstm", 5), ("all of a gru", None)],
 )
-def test_nor_does_that_of_a_wrapped_cell(name, key):
-  # The input of a residual cell is read by nothing that could overwrite it.
+def test_loops_of_wrapped_cells_copy_no_buffers(name, key):
+  # Nothing that reads the input of a residual cell could overwrite it.
   key = None if key is None else jax.random.key(key)
   text, _ = compiled(WRAPPED[name](7), **SIZES | {"input_size": 7}, probed=True, key=key)
-  # The draws of the masks have loops of their own, of other types.
+  # The masks are drawn in loops of other types.
   assert not any(re.search(r"= (f32|pred)\[29,[\d,]+\]\S* copy\(", b) for b in while_bodies(text))
 
 
 @pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"hidden_size": 1}], ids="+".join)
-def test_nor_does_a_loop_of_vectors(sizes):
+def test_loops_over_vectors_copy_no_buffers(sizes):
   cell = make_cell("gru", sizes.get("hidden_size", 7))
   text, _ = compiled(cell, **{**SIZES, **sizes})
   for body in while_bodies(text):
@@ -126,7 +126,7 @@ def test_nor_does_a_loop_of_vectors(sizes):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_norms_take_next_to_no_memory(name):
+def test_norms_take_almost_no_memory(name):
   sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
   cell = make_cell(name, 64)
   _, without = compiled(cell, **sizes)
@@ -134,7 +134,7 @@ def test_norms_take_next_to_no_memory(name):
   assert probed < 1.02 * without
 
 
-def test_a_buffer_of_carries_is_not_kept_once_for_every_age():
+def test_the_past_carries_of_a_dilated_cell_are_stored_once():
   sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
   _, alone = compiled(make_cell("elman", 64), **sizes, probed=True)
   _, buffered = compiled(make_cell("dilated_elman", 64, dilation=8), **sizes, probed=True)
@@ -142,18 +142,18 @@ def test_a_buffer_of_carries_is_not_kept_once_for_every_age():
 
 
 @pytest.mark.parametrize("time", [{}, {"truncation": 10}], ids="+".join)
-def test_what_is_kept_of_an_elman_step_is_its_output_and_a_derivative(time):
+def test_an_elman_step_stores_its_output_and_a_derivative(time):
   sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
   _, temporaries = compiled(make_cell("elman", 64), **sizes, **time)
-  # The other two are the cotangent of ys, and the outputs once more, one step later.
+  # The other two are the cotangent of ys, and the outputs shifted by one step.
   assert temporaries < 4.2 * 64 * 16 * 64 * 4
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_memory_of_blocks_is_that_of_the_outputs(name):
+def test_blocks_need_little_memory_beyond_the_outputs(name):
   sizes = {"num_steps": 1024, "batch_size": 4, "input_size": 16, "hidden_size": 32}
   cell = make_cell(name, 32)
   _, blocks = compiled(cell, **sizes, remat="sqrt")
   outputs = 1024 * 4 * 32 * 4
-  # ys and their cotangent, and a block of √T steps.
+  # ys, their cotangent, and a block of √T steps.
   assert blocks < 2 * outputs + 24 * outputs / 32

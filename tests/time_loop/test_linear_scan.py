@@ -1,4 +1,4 @@
-"""Associative scans are the loop: values, both derivatives, norms, and all that concerns time."""
+"""The associative scan equals the loop: values, both derivatives, norms, all time arguments."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def problem(cell, num_steps=T, input_size=D):
 
 
 def score(tree):
-  """Each entry with a weight of its own."""
+  """Returns a loss with a different weight for each entry."""
   leaves = jax.tree.leaves(tree)
   return sum(jnp.vdot(draw(20 + i, a), jnp.sin(a)).real for i, a in enumerate(leaves))
 
 
 def everything(cell, given, method, **time):
-  """Outputs, final carry, gradients and norms."""
+  """Returns outputs, final carry, gradients and norms."""
 
   @jax.jit
   @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
@@ -66,7 +66,7 @@ def everything(cell, given, method, **time):
 @pytest.mark.parametrize(
   ("name", "which"), [*(("lru", which) for which in TIMES), *((name, "all") for name in LINEAR[1:])]
 )
-def test_is_the_loop(x64, name, which):
+def test_equals_the_loop(x64, name, which):
   cell, time = make_cell(name, H), TIMES[which]
   given = problem(cell)
   if "lengths" in time:
@@ -81,8 +81,8 @@ def test_is_the_loop(x64, name, which):
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_long_sequences_differ_by_rounding_alone(name):
-  # In float32, over 4096 steps. The state of a slow unit is a sum of as many terms.
+def test_long_sequences_differ_by_rounding_only(name):
+  # In float32, over 4096 steps. A slow unit sums up that many terms.
   cell = make_cell(name, H)
   given = problem(cell, num_steps=4096)
   at_once, looped = (
@@ -93,7 +93,7 @@ def test_long_sequences_differ_by_rounding_alone(name):
     np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=3e-5)
 
 
-def test_forward_mode_is_the_loops(x64):
+def test_forward_mode_equals_that_of_the_loop(x64):
   cell = make_cell("lru", H)
   given = problem(cell)
 
@@ -106,7 +106,7 @@ def test_forward_mode_is_the_loops(x64):
   )
 
 
-def test_wrapped_cells_stay_linear_where_they_are(x64):
+def test_wrappers_keep_a_linear_cell_linear_unless_they_change_its_carry(x64):
   cell = residual(layer_norm(make_cell("mingru", D)))
   given = problem(cell)
   chex.assert_trees_all_close(
@@ -115,7 +115,7 @@ def test_wrapped_cells_stay_linear_where_they_are(x64):
   assert zoneout(make_cell("mingru", D), 0.1).linear is None
 
 
-def test_a_sum_is_a_scan():
+def test_scans_of_constants():
   ones = jnp.ones((5, 1))
   np.testing.assert_array_equal(linear_scan(ones, ones, None)[:, 0], [1, 2, 3, 4, 5])
   np.testing.assert_array_equal(linear_scan(2 * ones, ones, None, True)[:, 0], [31, 15, 7, 3, 1])
@@ -129,7 +129,7 @@ def test_the_program_has_no_loop_over_time():
 
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name not in LINEAR])
-def test_other_cells_are_refused(name):
+def test_nonlinear_cells_are_refused(name):
   cell = make_cell(name, H)
   with pytest.raises(ValueError, match="method 'associative' is for cells that are linear"):
     jax.eval_shape(
@@ -146,7 +146,7 @@ def test_other_cells_are_refused(name):
     ({"clip_carry": 1.0}, "clip_carry must be None with method 'associative', got 1.0"),
   ],
 )
-def test_what_a_scan_cannot_do_is_refused(time, message):
+def test_unsupported_options_are_refused(time, message):
   cell = make_cell("lru", H)
   with pytest.raises(ValueError, match=message):
     unroll(cell, *problem(cell), **{"method": "associative", **time})

@@ -1,4 +1,4 @@
-"""The time loop: what padding, resets, truncation and rematerialisation may and may not change."""
+"""The time loop: effects of padding, resets, truncation and rematerialization."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw(seed, *shape):
 
 
 def problem(name, num_steps=T, batch_size=B):
-  """(cell, arrays), the arrays being params, xs, carry and probe."""
+  """Returns (cell, (params, xs, carry, probe))."""
   cell = make_cell(name, H)
   shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D))
   params = {key: draw(i, *leaf.shape) for i, (key, leaf) in enumerate(shapes.items())}
@@ -40,12 +40,12 @@ def problem(name, num_steps=T, batch_size=B):
 
 
 def score(result):
-  """A loss that reads every output and the final carry, each entry with a weight of its own."""
+  """Returns a loss of every output and the final carry, with a different weight for each entry."""
   return sum(jnp.vdot(draw(20 + i, *a.shape), a) for i, a in enumerate(jax.tree.leaves(result)))
 
 
 def everything(run):
-  """Compiles `run(params, xs, carry, probe)`: its result, and its score's gradients and norms."""
+  """Compiles `run(params, xs, carry, probe)` with its score's gradients and norms."""
 
   def loss(*arrays):
     result = run(*arrays)
@@ -62,7 +62,7 @@ def together(cell, **time):
 
 
 def apart(cell, *, lengths=None, resets=None, reverse=False, **time):
-  """The oracle: each sequence is cut at its resets, and each piece is run forward, alone."""
+  """The reference: splits each sequence at its resets, and runs each piece forward, alone."""
 
   def run(params, xs, carry, probe):
     num_steps, batch_size = xs.shape[:2]
@@ -100,7 +100,7 @@ ALL = {"lengths": LENGTHS, "resets": RESETS, "truncation": 2, "reverse": True}
   ],
   ids=lambda v: v if isinstance(v, str) else "+".join(v),
 )
-def test_sequences_in_a_batch_are_sequences_alone(name, time):
+def test_sequences_in_a_batch_do_not_affect_each_other(name, time):
   cell, arrays = problem(name)
   assert_close(together(cell, **time)(*arrays), apart(cell, **time)(*arrays))
 
@@ -140,7 +140,7 @@ def test_lengths_may_be_of_any_integer_dtype(dtype, reverse):
 
 
 @pytest.mark.parametrize("time", [{"lengths": LENGTHS}, ALL], ids="+".join)
-def test_tokens_are_their_one_hot_vectors_whatever_the_time_arguments(time):
+def test_tokens_equal_their_one_hot_vectors_under_all_time_arguments(time):
   cell, (params, _, carry, _) = problem("gru")
   tokens = np.random.default_rng(0).integers(0, D, (T, B))
   run = functools.partial(unroll, cell, params, carry=carry, **time)
@@ -148,7 +148,7 @@ def test_tokens_are_their_one_hot_vectors_whatever_the_time_arguments(time):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_reverse_is_flipped_forward(name):
+def test_reverse_equals_forward_on_flipped_inputs(name):
   cell, (params, xs, carry, _) = problem(name)
   final, ys = unroll(cell, params, xs, carry, reverse=True)
   flipped_final, flipped_ys = unroll(cell, params, xs[::-1], carry)
@@ -156,7 +156,7 @@ def test_reverse_is_flipped_forward(name):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_two_halves_are_the_whole(name):
+def test_two_halves_equal_the_whole(name):
   cell, arrays = problem(name)
 
   def halves(params, xs, carry, probe):
@@ -254,7 +254,7 @@ def test_truncation_may_be_mapped():
     assert_close(jax.tree.map(lambda a, i=i: a[i], mapped), one(k))
 
 
-# Rematerialisation
+# Rematerialization
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_truncation_may_be_mapped():
     ("lstm", 17, ["step", "sqrt"]),
   ],
 )
-def test_rematerialisation_changes_nothing(name, num_steps, remats):
+def test_rematerialization_changes_nothing(name, num_steps, remats):
   cell, arrays = problem(name, num_steps)
   time = {
     "lengths": np.array([num_steps, num_steps // 2]),
@@ -278,7 +278,7 @@ def test_rematerialisation_changes_nothing(name, num_steps, remats):
     assert_close(again, plain)
 
 
-def test_rematerialisation_changes_nothing_forward_in_time():
+def test_rematerialization_changes_nothing_forward_in_time():
   cell, arrays = problem("elman", 17)
   plain = together(cell)(*arrays)
   for remat in ("step", "sqrt"):
@@ -293,7 +293,7 @@ def temporaries(remat, num_steps=1024):
   return loss.lower(params, xs).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_rematerialisation_in_blocks_saves_memory():
+def test_rematerialization_in_blocks_saves_memory():
   assert temporaries("sqrt") < 0.6 * temporaries("none")
 
 
