@@ -27,7 +27,7 @@ FILES = (
 )
 TESTS = (
   "closed_forms and not half_life or golden and equation or fused_gates or number_of_devices"
-  " or plain_loop and float64 and lengths and ([elman-- or [gru-- or [lstm--)"
+  " or plain_loop and float64 and resets and lengths and ([elman-- or [gru-- or [lstm--)"
 )
 OPTIMIZED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
 SWEEP = [
