@@ -5,18 +5,24 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+T = TypeVar("T")
 
-def choice(kind: str, value: Any, choices: Iterable[str]) -> str:
-  """Returns `value` if it is one of `choices`, else raises and suggests the nearest."""
+
+def choice(kind: str, value: object, choices: Iterable[str]) -> str:
+  """Returns `value` if it is one of `choices`.
+
+  Raises:
+    ValueError: it is not; the message suggests the nearest choice.
+  """
   choices = sorted(choices)
-  if value in choices:
+  if isinstance(value, str) and value in choices:
     return value
   near = difflib.get_close_matches(str(value), choices, n=1)
   hint = f"; did you mean '{near[0]}'?" if near else "."
@@ -33,7 +39,7 @@ def instance(name: str, value: object, kind: type) -> None:
     raise TypeError(f"{name} must be a {kind.__name__}, got {value!r}.")
 
 
-def boolean(name: str, value: Any) -> bool:
+def boolean(name: str, value: object) -> bool:
   """Returns `value` if it is True or False.
 
   Raises:
@@ -44,12 +50,12 @@ def boolean(name: str, value: Any) -> bool:
   return bool(value)
 
 
-def integer(name: str, value: Any, *, minimum: int = 1) -> int:
+def integer(name: str, value: object, *, minimum: int = 1) -> int:
   """Returns `value` if it is an integer of at least `minimum`.
 
   Raises:
-    TypeError: it is no integer (bool and whole floats count as none).
-    ValueError: it is too small.
+    TypeError: it is not an integer; booleans and floats such as 2.0 are refused.
+    ValueError: it is below the minimum.
   """
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
     raise TypeError(f"{name} must be an integer, got {value!r}.")
@@ -58,20 +64,20 @@ def integer(name: str, value: Any, *, minimum: int = 1) -> int:
   return int(value)
 
 
-def number(name: str, value: Any, *, above: float = -math.inf, minimum: float = -math.inf) -> Any:
-  """Returns `value` if it is a finite number in range; a traced value passes unseen.
+def number(name: str, value: T, *, above: float = -math.inf, minimum: float = -math.inf) -> T:
+  """Returns `value` if it is a finite number in range; a traced value passes unchecked.
 
   Raises:
-    TypeError: it is no number.
+    TypeError: it is not a number.
     ValueError: it is not finite, or out of range.
   """
   if isinstance(value, jax.core.Tracer):
     return value
-  if isinstance(value, bool | str | bytes) or np.ndim(value) != 0:
+  if isinstance(value, bool | str | bytes) or getattr(value, "ndim", 0) != 0:
     raise TypeError(f"{name} must be a number, got {value!r}.")
   try:
-    plain = float(value)
-  except OverflowError:  # an integer above all floats
+    plain = float(value)  # type: ignore[arg-type]
+  except OverflowError:  # an integer larger than any float
     plain = math.inf
   except (TypeError, ValueError):
     raise TypeError(f"{name} must be a number, got {value!r}.") from None

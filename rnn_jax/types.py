@@ -1,53 +1,145 @@
-"""The cell: the one abstraction that everything else in this library is built around."""
+"""The cell, the one abstraction that everything else in this library is built around."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float, Integer, Key, PyTree, Shaped
+
+if TYPE_CHECKING:
+  from typing import Generic
+else:
+
+  class _Erased:
+    """`Generic` at run time: beartype, which checks the annotations in the tests, rejects generic
+    NamedTuples."""
+
+    def __class_getitem__(cls, parameters):
+      return cls()
+
+    def __mro_entries__(self, bases):
+      return ()
+
+  Generic = _Erased
 
 Array = jax.Array
-Params = Any  # a pytree of arrays, a flat dict for the plain cells
-Carry = Any  # an array, or a NamedTuple of arrays
-Drive = Any  # an array [..., G·H], or a pytree
+if TYPE_CHECKING:
+  AnyArray = jax.Array
+else:
+  # NumPy arrays may be passed wherever JAX arrays may.
+  AnyArray = jax.Array | np.ndarray
+
+# Of any cell.
+Params: TypeAlias = PyTree  # from `init`, or prepared
+Carry: TypeAlias = PyTree  # an array, or a NamedTuple of arrays
+Drive: TypeAlias = (
+  PyTree  # the input's part of the pre-activation: an array [..., G·H], or a pytree
+)
+Recurrent: TypeAlias = PyTree  # what `recur` returns
+
+# Of the registered cells: params are a flat dict; one entry per unit is [..., H].
+FlatParams: TypeAlias = Mapping[str, AnyArray]
+Units: TypeAlias = Float[AnyArray, "*batch H"]
+Features: TypeAlias = Float[AnyArray, "*batch W"]
+Gates: TypeAlias = dict[str, Units]  # by name
+Inputs: TypeAlias = Float[AnyArray, "*batch D"] | Integer[AnyArray, "*batch"]  # vectors, or tokens
+
+# A number, or a traced scalar: a sweep over it is then one compiled program.
+Number: TypeAlias = int | float | np.integer | np.floating | Shaped[Array | np.ndarray, ""]
+
+P = TypeVar("P")
+C = TypeVar("C")
+D = TypeVar("D")
+P_co = TypeVar("P_co", covariant=True)
+C_co = TypeVar("C_co", covariant=True)
+D_co = TypeVar("D_co", covariant=True)
+P_contra = TypeVar("P_contra", contravariant=True)
+C_contra = TypeVar("C_contra", contravariant=True)
+D_contra = TypeVar("D_contra", contravariant=True)
 
 
-LinearFn = Callable[[Params, Drive], tuple[Carry, Carry]]
-GatesFn = Callable[[Params, Carry, Drive, Any], dict[str, Array]]
-
-
-class InitFn(Protocol):
+@runtime_checkable
+class InitFn(Protocol[P_co]):
   """`(key, input_size, dtype=float) -> params`."""
 
-  def __call__(self, key: Array, input_size: int, dtype: Any = float) -> Params: ...
+  def __call__(self, key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> P_co: ...
 
 
-class InitialCarryFn(Protocol):
-  """`(batch_shape, dtype=float) -> carry`, zeros."""
+@runtime_checkable
+class InitialCarryFn(Protocol[C_co]):
+  """`(batch_shape, dtype=float) -> carry`, zeros with leaves `[*batch_shape, ...]`."""
 
-  def __call__(self, batch_shape: tuple[int, ...], dtype: Any = float) -> Carry: ...
-
-
-class ProjectFn(Protocol):
-  """`(params, xs, key=None) -> drive`."""
-
-  def __call__(self, params: Params, xs: Array, key: Array | None = None) -> Drive: ...
+  def __call__(self, batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> C_co: ...
 
 
-def unprepared(params: Params) -> Params:
+@runtime_checkable
+class PrepareFn(Protocol[P]):
+  """`(params) -> params`: what depends on the params alone, computed once."""
+
+  def __call__(self, params: P, /) -> P: ...
+
+
+@runtime_checkable
+class ProjectFn(Protocol[P_contra, D_co]):
+  """`(params, xs, key=None) -> drive`, with the leading axes of xs."""
+
+  def __call__(self, params: P_contra, xs: Inputs, key: Key[Array, ""] | None = None) -> D_co: ...
+
+
+@runtime_checkable
+class RecurFn(Protocol[P_contra, C_contra]):
+  """`(params, carry) -> recurrent`, linear in the params."""
+
+  def __call__(self, params: P_contra, carry: C_contra, /) -> Recurrent: ...
+
+
+@runtime_checkable
+class UpdateFn(Protocol[P_contra, C, D_contra]):
+  """`(params, carry, drive, recurrent) -> carry`."""
+
+  def __call__(self, params: P_contra, carry: C, drive: D_contra, recurrent: Recurrent, /) -> C: ...
+
+
+@runtime_checkable
+class OutputFn(Protocol[P_contra, C_contra, D_contra]):
+  """`(params, carry, drive) -> y`."""
+
+  def __call__(self, params: P_contra, carry: C_contra, drive: D_contra, /) -> PyTree: ...
+
+
+@runtime_checkable
+class GatesFn(Protocol[P_contra, C_contra, D_contra]):
+  """`(params, carry, drive, recurrent) -> {name: values}`."""
+
+  def __call__(
+    self, params: P_contra, carry: C_contra, drive: D_contra, recurrent: Recurrent, /
+  ) -> Gates: ...
+
+
+@runtime_checkable
+class LinearFn(Protocol[P_contra, C_co, D_contra]):
+  """`(params, drive) -> (a, b)`, of the update a ∘ h + b."""
+
+  def __call__(self, params: P_contra, drive: D_contra, /) -> tuple[C_co, C_co]: ...
+
+
+def unprepared(params: P) -> P:
   """Returns the params as they are: the `prepare` of a cell that prepares nothing."""
   return params
 
 
-class Cell(NamedTuple):
+class Cell(NamedTuple, Generic[P, C, D]):
   """A recurrent cell h_t = f(h_{t-1}, x_t), split by *when* each part can be computed.
 
     drive = x_t W_x + b            project: needs no carry, so one product over all time
     recurrent = h_{t-1} W_h        recur:   the product that must wait for the carry
     h_t = φ(drive, recurrent)      update:  elementwise
-    y_t = h_t                      output:  reads the new carry, moves nothing
+    y_t = h_t                      output:  reads the new carry, does not change it
 
   All functions are pure and accept any leading batch axes. A drive may be any pytree of arrays
   with those leading axes. Stochastic cells draw their masks for all time in `project`, from `key`.
@@ -65,43 +157,83 @@ class Cell(NamedTuple):
     recur: `(params, carry) -> recurrent`, linear in the params that it uses.
     update: `(params, carry, drive, recurrent) -> carry`.
     output: `(params, carry, drive) -> y`.
-    gates: `(params, carry, drive, recurrent) -> {name: values [..., H]}` of the step that starts
-      from `carry`, for inspection; None for a cell without gates.
+    gates: `(params, carry, drive, recurrent) -> {name: values [..., H]}`, the gates of the step
+      that starts from `carry`, for inspection; None for a cell without gates.
     linear: `(params, drive) -> (a, b)`, both like the carry, for a cell whose update is a ∘ h + b:
-      a linear and diagonal recurrence may run as an associative scan. None for other cells.
+      a linear, diagonal recurrence can run as an associative scan. None for other cells.
     recurrent_kernel: name of the param W_h, for a cell whose `recur` is h W_h (+ b), where h is the
       first leaf of the carry, `prepare` leaves W_h as it is, and nothing else reads it. None for
       other cells.
     output_is_carry: whether `output` returns the carry itself.
   """
 
-  init: InitFn
-  initial_carry: InitialCarryFn
-  prepare: Callable[[Params], Params]
-  project: ProjectFn
-  recur: Callable[[Params, Carry], Any]
-  update: Callable[[Params, Carry, Drive, Any], Carry]
-  output: Callable[[Params, Carry, Drive], Any]
-  gates: GatesFn | None = None
-  linear: LinearFn | None = None
+  init: InitFn[P]
+  initial_carry: InitialCarryFn[C]
+  prepare: PrepareFn[P]
+  project: ProjectFn[P, D]
+  recur: RecurFn[P, C]
+  update: UpdateFn[P, C, D]
+  output: OutputFn[P, C, D]
+  gates: GatesFn[P, C, D] | None = None
+  linear: LinearFn[P, C, D] | None = None
   recurrent_kernel: str | None = None
   output_is_carry: bool = False
 
 
-def step(cell: Cell, params: Params, carry: Carry, drive: Drive) -> Carry:
-  """One step in time: h_t = f(h_{t-1}, x_t), with x_t given as its drive, params as prepared."""
+if not TYPE_CHECKING:
+  Cell.__class_getitem__ = classmethod(lambda cls, parameters: cls)
+
+
+PlainCell: TypeAlias = Cell[FlatParams, Array, Array]  # carry and drive are one array each
+
+
+def step(cell: Cell[P, C, D], params: P, carry: C, drive: D) -> C:
+  """Returns the next carry, h_t = f(h_{t-1}, x_t).
+
+  Args:
+    cell: the cell.
+    params: its prepared params.
+    carry: h_{t-1}.
+    drive: of x_t, from `cell.project`.
+  """
   return cell.update(params, carry, drive, cell.recur(params, carry))
 
 
+def output_size(
+  cell: Cell[P, C, D],
+  params: P,
+  input_size: int,
+  dtype: DTypeLike = float,
+  *,
+  prepared: bool = False,
+) -> int:
+  """Returns the width of a cell's output y, without computing anything.
+
+  Args:
+    cell: the cell.
+    params: from `cell.init`, or what `cell.prepare` made of them.
+    input_size: width D of x.
+    dtype: of x.
+    prepared: whether the params are prepared.
+  """
+
+  def output(params: P, x: Array) -> Array:
+    params = params if prepared else cell.prepare(params)
+    return cell.output(params, cell.initial_carry((), dtype), cell.project(params, x))
+
+  x = jax.ShapeDtypeStruct((input_size,), jax.dtypes.canonicalize_dtype(dtype))
+  return jax.eval_shape(output, params, x).shape[-1]
+
+
 def floats_of(carry: Carry) -> Carry:
-  """The carry with None in the place of integers: counts of steps have no derivative."""
+  """Returns the carry with None in place of its integers: step counters have no derivative."""
   return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.inexact) else None, carry)
 
 
 def with_floats(floats: Carry, carry: Carry) -> Carry:
-  """`carry`, with its real and complex leaves replaced by those of `floats_of`."""
+  """Returns `carry` with its real and complex leaves replaced by those of `floats_of`."""
   return jax.tree.map(lambda new, a: a if new is None else new, floats, carry, is_leaf=_is_none)
 
 
-def _is_none(leaf: Any) -> bool:
+def _is_none(leaf: object) -> bool:
   return leaf is None

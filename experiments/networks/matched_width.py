@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from rnn_jax.cells.output_size import output_size
 from rnn_jax.tasks import Task
-from rnn_jax.types import Cell
+from rnn_jax.types import Cell, output_size
 
 TOLERANCE = 0.05  # relative to the budget
 

@@ -1,49 +1,51 @@
-"""The antisymmetric network: a stable differential equation, step by step."""
+"""The antisymmetric network."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, plain_recur, the_carry, zeros
 from rnn_jax.initializers import input_kernel, recurrent_kernel
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Features, FlatParams, Number, PlainCell, Units
 
 
 def antisymmetric(
   hidden_size: int,
   *,
   gated: bool = False,
-  epsilon: Any = 0.01,
-  gamma: Any = 0.01,
-  recurrent_gain: Any = 1.0,
-) -> Cell:
+  epsilon: Number = 0.01,
+  gamma: Number = 0.01,
+  recurrent_gain: Number = 1.0,
+) -> PlainCell:
   """Antisymmetric network: Euler steps of an equation whose Jacobian is skew-symmetric.
 
     W_h = U − Uᵀ − γ I
     h' = h + ε n                  n = tanh(x W_n + h W_h + b_n)
     h' = h + ε z ∘ n              z = σ(x W_z + h W_h + b_z)      gated
 
-  Step Jacobian: ∂h'/∂h = I + ε W_h diag(1 − n²). Eigenvalues of W_h are −γ ± iω, so that those of
-  the Jacobian are near the unit circle: a gradient turns, and neither vanishes nor explodes soon. A
-  step of Euler's leaves a factor of about 1 − εγ + (εω)²/2; γ is to outweigh the last term.
+  Step Jacobian: ∂h'/∂h = I + ε W_h diag(1 − n²). The eigenvalues of W_h are −γ ± iω, so those of
+  the Jacobian are near the unit circle: the gradient rotates, and vanishes or explodes only slowly.
+  An Euler step multiplies it by about 1 − εγ + (εω)²/2; γ is meant to outweigh the last term.
 
   Args:
     hidden_size: width H of carry and output.
-    gated: whether a gate z, with the same W_h, scales what is added.
+    gated: whether a gate z, which shares W_h, scales the increment.
     epsilon: ε, the step size.
     gamma: γ, the diffusion.
-    recurrent_gain: σ, where U_ij ~ N(0, σ²/H) at first.
+    recurrent_gain: σ of U_ij ~ N(0, σ²/H) at initialization.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, H], "u": [H, H], "b": [H]}, or gated {"w_x": [D, 2·H], "u": [H, H],
-    "b": [2·H]} in the order n, z. One gate, `input`: z.
+    "b": [2·H]} in the order n, z. Gate, if gated: `input`, z.
   Raises:
-    TypeError, ValueError: a size below 1, a number that is not finite, a flag that is not boolean.
+    TypeError, ValueError: a size below 1, a value that is not a finite number, a `gated` that is
+      not a boolean.
   References:
     Chang et al., 2019, https://arxiv.org/abs/1902.09689
   """
@@ -54,7 +56,7 @@ def antisymmetric(
   init_u = recurrent_kernel("gaussian", recurrent_gain)
   width = 2 * hidden_size if gated else hidden_size
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     checks.integer("input_size", input_size)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, u_key = jax.random.split(key)
@@ -64,12 +66,12 @@ def antisymmetric(
       "b": jnp.zeros(width, dtype),
     }
 
-  def prepare(params: Params) -> Params:
+  def prepare(params: FlatParams) -> FlatParams:
     u = params["u"]
     friction = jnp.asarray(gamma, u.dtype) * jnp.eye(hidden_size, dtype=u.dtype)
     return {"w_x": params["w_x"], "w_h": u - u.T - friction, "b": params["b"]}
 
-  def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+  def update(params: FlatParams, h: Units, drive: Features, recurrent: Units) -> Units:
     del params
     step = jnp.asarray(epsilon, h.dtype)
     if gated:
@@ -77,16 +79,15 @@ def antisymmetric(
       return h + step * jax.nn.sigmoid(z + recurrent) * jnp.tanh(n + recurrent)
     return h + step * jnp.tanh(drive + recurrent)
 
-  def gates(params: Params, h: Array, drive: Array, recurrent: Array) -> dict[str, Array]:
+  def gates(params: FlatParams, h: Units, drive: Features, recurrent: Units) -> dict[str, Units]:
     del params, h
     return {"input": jax.nn.sigmoid(jnp.split(drive, 2, axis=-1)[1] + recurrent)}
 
-  project = functools.partial(dense_project, bias=True)
   return Cell(
     init=init,
     initial_carry=zeros(hidden_size),
     prepare=prepare,
-    project=project,
+    project=functools.partial(dense_project, bias=True),
     recur=plain_recur,
     update=update,
     output=the_carry,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, FlatParams, Number, Units
 
-_MOST_MODULES = 31  # 2³⁰ is the longest period that an int32 counts to
+_MOST_MODULES = 31  # the longest period, 2³⁰, is the largest power of two in an int32
 
 
 class ClockworkCarry(NamedTuple):
-  """hidden: h [..., H]; time: t [...], int32, the steps that are done."""
+  """hidden: h [..., H]; time: t [...], int32, the number of steps done."""
 
   hidden: Array
   time: Array
@@ -26,32 +27,32 @@ def clockwork(
   *,
   num_modules: int = 8,
   recurrent_kernel: str = "orthogonal",
-  recurrent_gain: Any = 1.0,
-) -> Cell:
-  """Clockwork network: modules of units that move at every step, every second, every fourth.
+  recurrent_gain: Number = 1.0,
+) -> Cell[FlatParams, ClockworkCarry, Array]:
+  """Clockwork network: modules of units that update at every step, every second, every fourth.
 
     h' = tanh(x W_x + h W_h + b)      for units of modules with t mod T_i = 0
     h' = h                            for the others                                 T_i = 2^i
 
-  i = 0 … g−1, t counts from 0: all modules move at the first step. A module reads itself and the
-  slower ones; the rest of W_h [from, to] is held at zero.
+  i = 0 … g−1, and t counts from 0: all modules update at the first step. A module reads itself and
+  the slower ones; the other blocks of W_h [from, to] are held at zero.
 
-  Step Jacobian: I for the units that stand still, W_h diag(1 − h'²) for those that move: over k
-  steps the gradient of a module is multiplied about k/T_i times, and in between it is handed on
-  unchanged. W_h is block-triangular, so its eigenvalues are those of the modules.
+  Step Jacobian: I for the units that keep their value, W_h diag(1 − h'²) for those that update:
+  over k steps a module's gradient is multiplied about k/T_i times, and passes unchanged in between.
+  W_h is block-triangular, so its eigenvalues are those of its diagonal blocks.
 
   Args:
     hidden_size: width H of carry and output.
-    num_modules: g, 31 at most. They are neighbouring units, as many in each as in the others or one
-      fewer; with fewer units than modules, each unit is a module, and there are H of them.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, before zeros are put in.
-    recurrent_gain: factor on the recurrent kernel at initialisation.
+    num_modules: g, 31 at most. A module is a range of consecutive units; their sizes differ by one
+      at most. With fewer units than modules, there are H modules of one unit each.
+    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, before blocks are set to zero.
+    recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell: x [..., D], ClockworkCarry with hidden [..., H] and time [...], y [..., H];
     params {"w_x": [D, H], "w_h": [H, H], "b": [H]}.
   Raises:
     TypeError, ValueError: an unknown kernel, a size below 1, a number of modules that is not from 1
-      to 31, a gain that is not finite.
+      to 31, a gain that is not a finite number.
   References:
     Koutník et al., 2014, https://arxiv.org/abs/1402.3511
   """
@@ -62,16 +63,16 @@ def clockwork(
   period = (2**module).astype(np.int32)
   reads = module[:, None] >= module[None]
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> ClockworkCarry:
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> ClockworkCarry:
     hidden = jnp.zeros((*batch_shape, hidden_size), dtype)
     return ClockworkCarry(hidden, jnp.zeros(batch_shape, jnp.int32))
 
-  def prepare(params: Params) -> Params:
+  def prepare(params: FlatParams) -> FlatParams:
     w_h = params["w_h"]
     return {**params, "w_h": jnp.where(reads, w_h, jnp.zeros_like(w_h))}
 
   def update(
-    params: Params, carry: ClockworkCarry, drive: Array, recurrent: Array
+    params: FlatParams, carry: ClockworkCarry, drive: Units, recurrent: Units
   ) -> ClockworkCarry:
     del params
     h, t = carry

@@ -1,54 +1,82 @@
-"""What the plain gated cells share: fused input kernel, fused recurrent kernel, bias."""
+"""Functions that the cells share: fused kernels, products, carries of one array, normalization."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.typing import DTypeLike
+from jaxtyping import Float, Inexact, Key
 
 from rnn_jax import checks
 from rnn_jax.initializers import input_kernel, recurrent_kernel
-from rnn_jax.types import Array, InitFn, InitialCarryFn, Params
+from rnn_jax.types import (
+  AnyArray,
+  Array,
+  C,
+  Drive,
+  Features,
+  FlatParams,
+  InitFn,
+  InitialCarryFn,
+  Inputs,
+  Number,
+  Params,
+  Units,
+)
+
+EPSILON = 1e-6  # ε of layer normalization
 
 
-def zeros(hidden_size: int) -> InitialCarryFn:
-  """`initial_carry` of a cell whose carry is one array [..., H]."""
+@runtime_checkable
+class HasHidden(Protocol):
+  """A carry with the hidden state h [..., H] as its first leaf."""
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
+  @property
+  def hidden(self) -> Array:
+    """Returns h."""
+
+
+def zeros(hidden_size: int) -> InitialCarryFn[Array]:
+  """Returns the `initial_carry` of a cell whose carry is one array [..., H]."""
+
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
     return jnp.zeros((*batch_shape, hidden_size), dtype)
 
   return initial_carry
 
 
-def the_carry(params: Params, h: Array, drive: Any) -> Array:
-  """`output` of a cell whose carry is its output: y = h."""
+def the_carry(params: Params, carry: C, drive: Drive) -> C:
+  """Returns the carry: the `output` y = h of a cell whose carry is its output."""
   del params, drive
-  return h
+  return carry
 
 
-def the_hidden_state(params: Params, carry: Any, drive: Any) -> Array:
-  """`output` of a cell that gives one state of its carry: y = h."""
+def the_hidden_state(params: Params, carry: HasHidden, drive: Drive) -> Array:
+  """Returns the hidden state: the `output` y = h of a cell with several states."""
   del params, drive
   return carry.hidden
 
 
-def over(p: Array, a: Array) -> Array:
-  """p [H] with as many axes as a [..., H]."""
+def expand_like(p: Inexact[AnyArray, " W"], a: Inexact[AnyArray, "*_a"]) -> Inexact[Array, "*_p"]:
+  """Returns p [W] with as many axes as a, so that both broadcast."""
   return jnp.expand_dims(p, range(a.ndim - p.ndim))
 
 
-def dense_init(hidden_size: int, num_gates: int, kernel: str, gain: Any) -> InitFn:
-  """`init` of a cell with params {"w_x": [D, G·H], "w_h": [H, G·H], "b": [G·H]}.
+def dense_init(
+  hidden_size: int, num_gates: int, kernel: str, gain: Number
+) -> InitFn[dict[str, Array]]:
+  """Returns an `init` of params {"w_x": [D, G·H], "w_h": [H, G·H], "b": [G·H]}.
 
-  W_x is LeCun normal (variance 1/D), W_h one `kernel` × `gain` a gate, b zero.
+  W_x is LeCun normal (variance 1/D), W_h is gain × `kernel` in each gate's block, b is zero.
   """
   checks.integer("hidden_size", hidden_size)
   init_w_h = recurrent_kernel(kernel, gain, num_gates)
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> dict[str, Array]:
     checks.integer("input_size", input_size)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, h_key = jax.random.split(key)
@@ -63,14 +91,14 @@ def dense_init(hidden_size: int, num_gates: int, kernel: str, gain: Any) -> Init
 
 
 def dense_project(
-  params: Params, xs: Array, key: Array | None = None, *, bias: bool = False
-) -> Array:
-  """drive = x W_x for xs [..., D], or with `bias` x W_x + b, all of it in one product.
+  params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None, *, bias: bool = False
+) -> Features:
+  """Returns the drive x W_x, or x W_x + b with `bias`, over all steps in one product.
 
   Integer tokens [...] stand for their one-hot vectors: the product is then a row lookup.
 
   Raises:
-    ValueError: xs has not the width D that the params were made for.
+    ValueError: the width of xs is not the D that the params were made for.
   """
   del key
   w_x = params["w_x"]
@@ -84,43 +112,46 @@ def dense_project(
     # XLA:CPU is several times slower at contractions that keep more than one batch axis.
     rows = xs.reshape(-1, xs.shape[-1])
     if bias:
-      # [x, 1] [W_x; b]: to add b afterwards would take another array of the drive's size.
+      # [x, 1] [W_x; b]: adding b afterwards would take another array of the drive's size.
       rows = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], axis=1)
       w_x = jnp.concatenate([w_x, params["b"][None]])
     drive = rows @ w_x
   return drive.reshape(*leading, -1)
 
 
-def plain_recur(params: Params, h: Array) -> Array:
-  """recurrent = h W_h for h [..., H]."""
+def plain_recur(params: FlatParams, h: Units) -> Features:
+  """Returns the recurrent product h W_h."""
   return product(h, params["w_h"])
 
 
-def dense_recur(params: Params, h: Array) -> Array:
-  """recurrent = h W_h + b for h [..., H].
+def dense_recur(params: FlatParams, h: Units) -> Features:
+  """Returns the recurrent product h W_h + b.
 
-  b needs no carry, but added here, in the loop, it costs no array of the drive's size.
+  b does not depend on the carry, but adding it here, inside the loop, needs no array of the drive's
+  size.
   """
-  return product(h, params["w_h"]) + over(params["b"], h)
+  return product(h, params["w_h"]) + expand_like(params["b"], h)
 
 
-def hidden_recur(params: Params, carry: Any) -> Array:
-  """`dense_recur` of the hidden state of a carry."""
+def hidden_recur(params: FlatParams, carry: HasHidden) -> Features:
+  """Returns h W_h + b for the hidden state h of a carry."""
   return dense_recur(params, carry.hidden)
 
 
 @jax.custom_jvp
-def product(h: Array, w: Array) -> Array:
-  """h W for h [..., M] and W [M, N]; its cotangent h̄ = ȳ Wᵀ reads a copy of Wᵀ.
+def product(h: Float[AnyArray, "*batch M"], w: Float[AnyArray, "M N"]) -> Float[Array, "*batch N"]:
+  """Returns h W; its cotangent h̄ = ȳ Wᵀ reads a transposed copy of W.
 
-  The copy is made once, in front of the reverse loop. A product that transposes an operand as it
-  goes would do so in every step: on a CPU it takes 1.3 to 1.9 times as long.
+  The copy is made once, before the reverse loop. A product that transposes its operand would do so
+  in every step: on a CPU it takes 1.3 to 1.9 times as long.
   """
   return h @ w
 
 
 @functools.partial(product.defjvp, symbolic_zeros=True)
-def _product_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _product_jvp(
+  primals: tuple[Array, Array], tangents: tuple[Array | SymbolicZero, Array | SymbolicZero]
+) -> tuple[Array, Array]:
   (h, w), (h_dot, w_dot) = primals, tangents
   y_dot = jnp.zeros((*h.shape[:-1], w.shape[1]), h_dot.dtype)
   if not isinstance(h_dot, SymbolicZero):
@@ -129,3 +160,11 @@ def _product_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
   if not isinstance(w_dot, SymbolicZero):
     y_dot += h @ w_dot
   return h @ w, y_dot
+
+
+def standardize(x: Features) -> Features:
+  """Returns (x − mean x) / √(var x + ε), over the last axis."""
+  # The variance that jax.nn.standardize computes, E x² − (E x)², cancels for a small spread about a
+  # large mean.
+  variance = jnp.var(x, axis=-1, keepdims=True)
+  return jax.nn.standardize(x, variance=variance, epsilon=EPSILON)

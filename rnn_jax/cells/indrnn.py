@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Key
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, over, the_carry, zeros
+from rnn_jax.cells.dense import dense_project, expand_like, the_carry, zeros
 from rnn_jax.initializers import input_kernel
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, FlatParams, Number, PlainCell, Units
 
 
 def indrnn(
-  hidden_size: int, *, low: Any = 0.0, high: Any = 1.0, longest: float | None = None
-) -> Cell:
-  """Independently recurrent network: each unit reads itself alone.
+  hidden_size: int, *, low: Number = 0.0, high: Number = 1.0, longest: int | float | None = None
+) -> PlainCell:
+  """Independently recurrent network: each unit reads only itself.
 
-    h' = relu(x W_x + u ∘ h + b)      u ~ U(low, high) at first
+    h' = relu(x W_x + u ∘ h + b)      u ~ U(low, high) at initialization
 
-  With `longest` = T, |u| is kept at 2^(1/T) or below: a unit that is always on then scales a
-  gradient by 2 at most over T steps. What is computed reads the nearest value in that range; the
-  gradient is that towards the value read, handed on to the param as it is. So do the authors, who
-  move params back into the range after each update. A clip's own gradient, zero outside, would
-  leave a unit there for good.
+  With `longest` = T, the cell clips |u| to 2^(1/T) when it reads u, so that a unit that is always
+  on scales a gradient by at most 2 over T steps. The clip passes the gradient through unchanged to
+  the param: the gradient of a clip is zero outside its range, and would leave a unit there for
+  good. (The authors instead move the params back into the range after each update.)
 
-  Step Jacobian: ∂h'/∂h = diag(u ∘ (a > 0)). Over k steps that a unit is on its gradient is scaled
-  by u^k exactly, whatever the others do.
+  Step Jacobian: ∂h'/∂h = diag(u ∘ (a > 0)). While a unit is on, k steps scale its gradient by
+  exactly u^k, whatever the other units do.
 
   Args:
     hidden_size: width H of carry and output.
-    low, high: range of u at first. The paper gives the last layer of a network that answers after
-      T steps values near 1, from 2^(−1/T) to 2^(1/T).
+    low, high: range of u at initialization. For the last layer of a network that answers after T
+      steps, the paper uses values near 1, from 2^(−1/T) to 2^(1/T).
     longest: T, in steps; None for no bound.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, H], "u": [H], "b": [H]}.
   Raises:
-    TypeError, ValueError: a size below 1, a number that is not finite, high below low, `longest`
-      below 1.
+    TypeError, ValueError: a size below 1, a value that is not a finite number, high below low,
+      `longest` below 1.
   References:
     Li et al., 2018, https://arxiv.org/abs/1803.04831
   """
@@ -50,7 +49,7 @@ def indrnn(
   if longest is not None:
     checks.number("longest", longest, minimum=1)
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     checks.integer("input_size", input_size)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, u_key = jax.random.split(key)
@@ -61,16 +60,16 @@ def indrnn(
       "b": jnp.zeros(hidden_size, dtype),
     }
 
-  def prepare(params: Params) -> Params:
+  def prepare(params: FlatParams) -> FlatParams:
     if longest is None:
       return params
     u, bound = params["u"], 2.0 ** (1 / longest)
     return {**params, "u": u + jax.lax.stop_gradient(jnp.clip(u, -bound, bound) - u)}
 
-  def recur(params: Params, h: Array) -> Array:
-    return over(params["u"], h) * h + over(params["b"], h)
+  def recur(params: FlatParams, h: Units) -> Units:
+    return expand_like(params["u"], h) * h + expand_like(params["b"], h)
 
-  def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+  def update(params: FlatParams, h: Units, drive: Units, recurrent: Units) -> Units:
     del params, h
     return jax.nn.relu(drive + recurrent)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
-from rnn_jax.types import Array, Cell, Params, unprepared
+from rnn_jax.types import Array, Cell, Features, FlatParams, Gates, Number, Units, unprepared
 
 
 class LEMCarry(NamedTuple):
@@ -20,15 +22,15 @@ class LEMCarry(NamedTuple):
   memory: Array
 
 
-def lem(hidden_size: int, *, delta: Any = 1.0) -> Cell:
-  """Long expressive memory: two states, each unit of which has a time scale of its own.
+def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, Array]:
+  """Long expressive memory: two states, with a learned time scale for each unit.
 
     Δ₁, Δ₂ = Δ σ(x W + h U + b)
     z' = (1 − Δ₁) ∘ z + Δ₁ ∘ tanh(x W_z + h U_z + b_z)
     h' = (1 − Δ₂) ∘ h + Δ₂ ∘ tanh(x W_h + z' V + b_h)
 
-  Step Jacobian: diag(1 − Δ₁) and diag(1 − Δ₂) in the blocks of z and h, and terms of the size of
-  Δ₁, Δ₂ beside them: units whose gates are nearly closed hand their gradient on, others replace it.
+  Step Jacobian: diag(1 − Δ₁) and diag(1 − Δ₂) in the blocks of z and h, plus terms of the order of
+  Δ₁ and Δ₂: the gradient passes units whose gates are nearly closed, and is replaced in the others.
   It is I + O(Δ) for small Δ.
 
   Args:
@@ -37,16 +39,16 @@ def lem(hidden_size: int, *, delta: Any = 1.0) -> Cell:
   Returns:
     A Cell: x [..., D], LEMCarry [..., H], y [..., H];
     params {"w_x": [D, 4·H], "w_h": U [H, 3·H], "v": [H, H], "b": [4·H]} in the order Δ₁, Δ₂, z, h,
-    all U(±1/√H) at first. Gates, before the factor Δ: `memory`, Δ₁; `hidden`, Δ₂.
+    all U(±1/√H) at initialization. Gates, without the factor Δ: `memory`, Δ₁; `hidden`, Δ₂.
   Raises:
-    TypeError, ValueError: a size below 1, a Δ that is not above 0.
+    TypeError, ValueError: a size below 1, a Δ that is not a finite number above 0.
   References:
     Rusch et al., 2022, https://arxiv.org/abs/2110.04744, and their code
   """
   checks.integer("hidden_size", hidden_size)
   checks.number("delta", delta, above=0)
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     checks.integer("input_size", input_size)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     bound = hidden_size**-0.5
@@ -59,19 +61,22 @@ def lem(hidden_size: int, *, delta: Any = 1.0) -> Cell:
     keys = zip(shapes, jax.random.split(key, len(shapes)), strict=True)
     return {n: jax.random.uniform(k, shapes[n], dtype, -bound, bound) for n, k in keys}
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> LEMCarry:
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> LEMCarry:
     zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
     return LEMCarry(zeros, zeros)
 
-  def recur(params: Params, carry: LEMCarry) -> Array:
+  def recur(params: FlatParams, carry: LEMCarry) -> Features:
     return product(carry.hidden, params["w_h"])
 
-  def open_gates(drive: Array, recurrent: Array) -> tuple[Array, Array]:
+  def open_gates(drive: Features, recurrent: Float[Array, "*batch V"]) -> tuple[Units, Units]:
+    """Returns Δ₁ and Δ₂, without the factor Δ."""
     both = 2 * hidden_size
     gates = jax.nn.sigmoid(drive[..., :both] + recurrent[..., :both])
     return gates[..., :hidden_size], gates[..., hidden_size:]
 
-  def update(params: Params, carry: LEMCarry, drive: Array, recurrent: Array) -> LEMCarry:
+  def update(
+    params: FlatParams, carry: LEMCarry, drive: Features, recurrent: Float[Array, "*batch V"]
+  ) -> LEMCarry:
     h, z = carry
     step = jnp.asarray(delta, h.dtype)
     _, _, x_z, x_h = jnp.split(drive, 4, axis=-1)
@@ -80,16 +85,18 @@ def lem(hidden_size: int, *, delta: Any = 1.0) -> Cell:
     h = (1 - d_2) * h + d_2 * jnp.tanh(x_h + product(z, params["v"]))
     return LEMCarry(h, z)
 
-  def gates(params: Params, carry: LEMCarry, drive: Array, recurrent: Array) -> dict[str, Array]:
+  def gates(
+    params: FlatParams, carry: LEMCarry, drive: Features, recurrent: Float[Array, "*batch V"]
+  ) -> Gates:
     del params, carry
-    return dict(zip(("memory", "hidden"), open_gates(drive, recurrent), strict=True))
+    memory, hidden = open_gates(drive, recurrent)
+    return {"memory": memory, "hidden": hidden}
 
-  project = functools.partial(dense_project, bias=True)
   return Cell(
     init=init,
     initial_carry=initial_carry,
     prepare=unprepared,
-    project=project,
+    project=functools.partial(dense_project, bias=True),
     recur=recur,
     update=update,
     output=the_hidden_state,

@@ -1,34 +1,82 @@
-"""What the linear recurrences share: h' = a ∘ h + b, with a and b known before the loop."""
+"""Functions of the linear recurrences h' = a ∘ h + b, with a and b known before the loop."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Inexact, Key
 
-from rnn_jax.types import Array, Carry, Cell, Drive, LinearFn, Params
+from rnn_jax import checks
+from rnn_jax.types import (
+  Array,
+  Cell,
+  Drive,
+  FlatParams,
+  GatesFn,
+  InitFn,
+  InitialCarryFn,
+  LinearFn,
+  OutputFn,
+  PrepareFn,
+  ProjectFn,
+)
 
 
-def linear_cell(linear: LinearFn, **functions: Any) -> Cell:
-  """A Cell with `update` made from its `linear`, and no recurrent product."""
+def linear_cell(
+  *,
+  init: InitFn[FlatParams],
+  initial_carry: InitialCarryFn[Array],
+  prepare: PrepareFn[FlatParams],
+  project: ProjectFn[FlatParams, Drive],
+  linear: LinearFn[FlatParams, Array, Drive],
+  output: OutputFn[FlatParams, Array, Drive],
+  gates: GatesFn[FlatParams, Array, Drive] | None = None,
+  output_is_carry: bool = False,
+) -> Cell[FlatParams, Array, Drive]:
+  """Returns a Cell that updates by a ∘ h + b of its `linear`, without a recurrent product."""
 
-  def recur(params: Params, carry: Carry) -> tuple[()]:
-    del params, carry
+  def recur(params: FlatParams, h: Inexact[Array, "*batch H"]) -> tuple[()]:
+    del params, h
     return ()
 
-  def update(params: Params, h: Array, drive: Drive, recurrent: tuple[()]) -> Array:
+  def update(
+    params: FlatParams, h: Inexact[Array, "*batch H"], drive: Drive, recurrent: tuple[()]
+  ) -> Inexact[Array, "*batch H"]:
     del recurrent
     a, b = linear(params, drive)
     return a * h + b
 
-  return Cell(recur=recur, update=update, linear=linear, **functions)
+  return Cell(
+    init=init,
+    initial_carry=initial_carry,
+    prepare=prepare,
+    project=project,
+    recur=recur,
+    update=update,
+    output=output,
+    gates=gates,
+    linear=linear,
+    output_is_carry=output_is_carry,
+  )
 
 
-def on_ring(key: Array, size: int, inner: float, outer: float, dtype: Any) -> Array:
-  """ln r of `size` points drawn uniformly, by area, from a ring in the complex plane.
+def on_ring(
+  key: Key[Array, ""], size: int, inner: int | float, outer: int | float, dtype: DTypeLike
+) -> Float[Array, " {size}"]:
+  """Returns ln r of `size` points drawn uniformly, by area, from a ring in the complex plane.
 
-  r² ~ U(inner², outer²). Above 0, so that the logarithm is finite.
+  r² ~ U(inner², outer²). Its lower end is above 0, so that the logarithm is finite.
   """
   least = max(inner**2, float(jnp.finfo(dtype).tiny))
   return jnp.log(jax.random.uniform(key, (size,), dtype, least, outer**2)) / 2
+
+
+def check_ring(min_radius: int | float, max_radius: int | float) -> None:
+  """Refuses radii that are not 0 ≤ min < max ≤ 1."""
+  for name, value in (("min_radius", min_radius), ("max_radius", max_radius)):
+    checks.number(name, value, minimum=0)
+    if value > 1:
+      raise ValueError(f"{name} must be at most 1, got {value}.")
+  if min_radius >= max_radius:
+    raise ValueError(f"min_radius must be below max_radius = {max_radius}, got {min_radius}.")

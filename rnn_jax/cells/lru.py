@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Complex, Key
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, over
-from rnn_jax.cells.linear import linear_cell, on_ring
+from rnn_jax.cells.dense import dense_project, expand_like
+from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
 from rnn_jax.initializers import input_kernel
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, FlatParams, Inputs, Units
+
+ComplexUnits = Complex[Array, "*batch H"]
 
 
 class LRUDrive(NamedTuple):
-  """e^γ ∘ (B x), complex [..., H], and D x, [..., H]."""
+  """b: e^γ ∘ (B x), complex [..., H]; skip: D x, [..., H]."""
 
   b: Array
   skip: Array
@@ -26,32 +30,31 @@ class LRUDrive(NamedTuple):
 def lru(
   hidden_size: int,
   *,
-  min_radius: float = 0.0,
-  max_radius: float = 1.0,
-  max_phase: float = 2 * math.pi,
-) -> Cell:
-  """Linear recurrent unit: a diagonal complex recurrence, read out by a product.
+  min_radius: int | float = 0.0,
+  max_radius: int | float = 1.0,
+  max_phase: int | float = 2 * math.pi,
+) -> Cell[FlatParams, Array, LRUDrive]:
+  """Linear recurrent unit: a diagonal complex recurrence, followed by a linear readout.
 
     h' = λ ∘ h + e^γ ∘ (B x)      λ = exp(−e^ν + i e^θ)
     y = Re(C h') + D x
 
-  Step Jacobian: diag(λ), whatever the input: the gradient of unit j fades as |λ_j|^k and turns by
-  e^θ_j a step, and no param can make it explode, since |λ| < 1 for every ν.
+  Step Jacobian: diag(λ) for any input: the gradient of unit j decays as |λ_j|^k and rotates by
+  e^θ_j per step. No params can make it explode, since |λ| < 1 for every ν.
 
   Args:
     hidden_size: width H of carry and output.
-    min_radius, max_radius: |λ| at initialisation, on this ring, uniform by area; from 0 to 1. Both
-      near 1 for long memories (the paper has 0.999 for its longest tasks).
-    max_phase: e^θ ~ U(0, max_phase) at initialisation, in radians; small for long memories.
+    min_radius, max_radius: |λ| at initialization is drawn from this ring, uniformly by area; from 0
+      to 1. Both near 1 for long dependencies (the paper uses 0.999 for its longest tasks).
+    max_phase: e^θ ~ U(0, max_phase) at initialization, in radians; small for long dependencies.
   Returns:
     A Cell: x [..., D], carry [..., H], complex; y [..., H], real;
     params {"w_x": [D, 3·H], Re B, Im B and D side by side; "nu", "theta", "gamma": [H];
-    "c_re", "c_im": [H, H]}. At first B has variance 1/(2 D) in each part, C 1/H, the skip
-    kernel D that of other input kernels, and e^γ = √(1 − |λ|²), which keeps the carry at unit
-    variance for white inputs.
+    "c_re", "c_im": [H, H]}. At initialization B has variance 1/(2 D) in each part, C 1/H, D is
+    LeCun normal, and e^γ = √(1 − |λ|²), which keeps the carry at unit variance for white inputs.
   Raises:
-    TypeError, ValueError: a size below 1, radii that are not 0 ≤ min < max ≤ 1, a phase that is
-      not above 0.
+    TypeError, ValueError: a size below 1, radii that are not 0 ≤ min < max ≤ 1, a phase that is not
+      above 0.
   References:
     Orvieto et al., 2023, https://arxiv.org/abs/2303.06349
   """
@@ -59,7 +62,7 @@ def lru(
   check_ring(min_radius, max_radius)
   checks.number("max_phase", max_phase, above=0)
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     checks.integer("input_size", input_size)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     ring_key, phase_key, b_key, c_key, skip_key = jax.random.split(key, 5)
@@ -78,47 +81,41 @@ def lru(
       "c_im": c[1],
     }
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
-    # NumPy's promotion: complex64 of float32, complex128 of float64.
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+    # NumPy's promotion: complex64 for float32, complex128 for float64.
     kind = np.result_type(jax.dtypes.canonicalize_dtype(dtype), np.complex64)
     return jnp.zeros((*batch_shape, hidden_size), kind)
 
-  def prepare(params: Params) -> Params:
-    decay = jnp.exp(-jnp.exp(params["nu"]))
-    turn = jnp.exp(params["theta"])
-    e_gamma = jnp.exp(params["gamma"])
-    ones = jnp.ones_like(e_gamma)
-    return {
-      "lambda": jax.lax.complex(decay * jnp.cos(turn), decay * jnp.sin(turn)),
-      "w_x": params["w_x"] * jnp.concatenate([e_gamma, e_gamma, ones])[None],
-      "w_y": jnp.concatenate([params["c_re"], -params["c_im"]]),  # Re(C h) = [Re h, Im h] W_y
-    }
-
-  def project(params: Params, xs: Array, key: Array | None = None) -> LRUDrive:
-    re, im, skip = jnp.split(dense_project(params, xs, key), 3, axis=-1)
-    return LRUDrive(jax.lax.complex(re, im), skip)
-
-  def linear(params: Params, drive: LRUDrive) -> tuple[Array, Array]:
-    return jnp.broadcast_to(over(params["lambda"], drive.b), drive.b.shape), drive.b
-
-  def output(params: Params, h: Array, drive: LRUDrive) -> Array:
-    return jnp.concatenate([h.real, h.imag], axis=-1) @ params["w_y"] + drive.skip
-
   return linear_cell(
-    linear,
     init=init,
     initial_carry=initial_carry,
-    project=project,
-    output=output,
-    prepare=prepare,
+    prepare=_prepare,
+    project=_project,
+    linear=_linear,
+    output=_output,
   )
 
 
-def check_ring(min_radius: Any, max_radius: Any) -> None:
-  """Refuses radii that are not 0 ≤ min < max ≤ 1."""
-  for name, value in (("min_radius", min_radius), ("max_radius", max_radius)):
-    checks.number(name, value, minimum=0)
-    if value > 1:
-      raise ValueError(f"{name} must be at most 1, got {value}.")
-  if min_radius >= max_radius:
-    raise ValueError(f"min_radius must be below max_radius = {max_radius}, got {min_radius}.")
+def _prepare(params: FlatParams) -> FlatParams:
+  decay = jnp.exp(-jnp.exp(params["nu"]))
+  turn = jnp.exp(params["theta"])
+  e_gamma = jnp.exp(params["gamma"])
+  ones = jnp.ones_like(e_gamma)
+  return {
+    "lambda": jax.lax.complex(decay * jnp.cos(turn), decay * jnp.sin(turn)),
+    "w_x": params["w_x"] * jnp.concatenate([e_gamma, e_gamma, ones])[None],
+    "w_y": jnp.concatenate([params["c_re"], -params["c_im"]]),  # Re(C h) = [Re h, Im h] W_y
+  }
+
+
+def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> LRUDrive:
+  re, im, skip = jnp.split(dense_project(params, xs, key), 3, axis=-1)
+  return LRUDrive(jax.lax.complex(re, im), skip)
+
+
+def _linear(params: FlatParams, drive: LRUDrive) -> tuple[ComplexUnits, ComplexUnits]:
+  return jnp.broadcast_to(expand_like(params["lambda"], drive.b), drive.b.shape), drive.b
+
+
+def _output(params: FlatParams, h: ComplexUnits, drive: LRUDrive) -> Units:
+  return jnp.concatenate([h.real, h.imag], axis=-1) @ params["w_y"] + drive.skip

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
 from rnn_jax.initializers import chrono_bias, further_key
-from rnn_jax.types import Array, Cell, InitFn, InitialCarryFn, Params, unprepared
+from rnn_jax.types import (
+  Array,
+  Cell,
+  Features,
+  FlatParams,
+  Gates,
+  InitFn,
+  InitialCarryFn,
+  Number,
+  Units,
+  unprepared,
+)
 
 
 class LSTMCarry(NamedTuple):
@@ -20,22 +33,35 @@ class LSTMCarry(NamedTuple):
   cell: Array
 
 
-def gate_values(a: Array) -> dict[str, Array]:
-  """i, f and o, each [..., H], from the pre-activations a [..., 4·H]."""
+class LSTMGates(NamedTuple):
+  """The gates i, f and o, each [..., H]."""
+
+  input: Array
+  forget: Array
+  output: Array
+
+
+def gate_values(a: Features) -> LSTMGates:
+  """Returns the gates, from the pre-activations a [..., 4·H] of i, f, g, o."""
   i, f, _, o = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
-  return {"input": i, "forget": f, "output": o}
+  return LSTMGates(i, f, o)
 
 
-def gates(a: Array, c: Array) -> tuple[Array, Array]:
-  """(h', c') from the pre-activations a [..., 4·H] and c [..., H]: the specification."""
-  i, f, o = gate_values(a).values()
+def gates(a: Float[Array, "*batch W"], c: Units) -> tuple[Units, Units]:
+  """Returns (h', c'), written as the equations: the reference for `fused_gates`.
+
+  Args:
+    a: pre-activations [..., 4·H].
+    c: the cell state [..., H].
+  """
+  i, f, o = gate_values(a)
   new = f * c + i * jnp.tanh(jnp.split(a, 4, axis=-1)[2])
   return o * jnp.tanh(new), new
 
 
 @jax.custom_jvp
-def fused_gates(a: Array, c: Array) -> tuple[Array, Array]:
-  """`gates`, written for the compiler, with a derivative that stores six arrays [..., H].
+def fused_gates(a: Features, c: Units) -> tuple[Units, Units]:
+  """Returns (h', c'), in fused blocks; its derivative stores six arrays [..., H].
 
   ȧ ↦ ċ' = f ċ + Σ k ȧ over i, f, g      ḣ' = k_o ȧ_o + o (1 − tanh² c') ċ'
   k = [i (1 − i) g,  f (1 − f) c,  i (1 − g²),  o (1 − o) tanh c']
@@ -45,7 +71,9 @@ def fused_gates(a: Array, c: Array) -> tuple[Array, Array]:
 
 
 @fused_gates.defjvp
-def _fused_gates_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _fused_gates_jvp(
+  primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
   (a, c), (a_dot, c_dot) = primals, tangents
   i, f, g, o, new, squashed = _activations(a, c)
   k = jnp.concatenate(
@@ -57,31 +85,34 @@ def _fused_gates_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
   return (o * squashed, new), (h_dot, new_dot)
 
 
-def _activations(a: Array, c: Array) -> tuple[Array, ...]:
-  """i, f, g, o, c', tanh c'."""
-  # XLA:CPU vectorises σ over the whole block, and not over its parts. One of four is for nothing.
+def _activations(a: Features, c: Units) -> tuple[Units, Units, Units, Units, Units, Units]:
+  """Returns i, f, g, o, c' and tanh c'."""
+  # XLA:CPU vectorizes σ over the whole block, but not over its parts. So σ is computed on the block
+  # of g too, and discarded: still faster than four slices.
   i, f, _, o = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
   g = jnp.tanh(jnp.split(a, 4, axis=-1)[2])
   new = f * c + i * g
   return i, f, g, o, new, jnp.tanh(new)
 
 
-def zero_carry(hidden_size: int) -> InitialCarryFn:
-  """`initial_carry` of a cell whose carry is an LSTMCarry."""
+def zero_carry(hidden_size: int) -> InitialCarryFn[LSTMCarry]:
+  """Returns the `initial_carry` of a cell whose carry is an LSTMCarry."""
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> LSTMCarry:
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> LSTMCarry:
     zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
     return LSTMCarry(zeros, zeros)
 
   return initial_carry
 
 
-def lstm_init(hidden_size: int, forget_bias: Any, kernel: str, gain: Any) -> InitFn:
-  """`dense_init` of the gates i, f, g, o, with b_f at `forget_bias`."""
+def lstm_init(
+  hidden_size: int, forget_bias: Number, kernel: str, gain: Number
+) -> InitFn[FlatParams]:
+  """Returns the `dense_init` of the gates i, f, g, o, with b_f set to `forget_bias`."""
   checks.number("forget_bias", forget_bias)
   dense = dense_init(hidden_size, 4, kernel, gain)
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = dense(key, input_size, dtype)
     b = params["b"]
     forget = jnp.asarray(forget_bias, b.dtype)
@@ -94,37 +125,38 @@ def lstm(
   hidden_size: int,
   *,
   forget_gate: bool = True,
-  forget_bias: Any = 1.0,
-  chrono: float | None = None,
+  forget_bias: Number = 1.0,
+  chrono: Number | None = None,
   recurrent_kernel: str = "orthogonal",
-  recurrent_gain: Any = 1.0,
-) -> Cell:
+  recurrent_gain: Number = 1.0,
+) -> Cell[FlatParams, LSTMCarry, Array]:
   """Long short-term memory with a forget gate, no peepholes.
 
     i, f, o = σ(x W + h U + b)      g = tanh(x W_g + h U_g + b_g)
     c' = f ∘ c + i ∘ g              h' = o ∘ tanh(c')
     c' = c + i ∘ g                                        forget_gate=False
 
-  Step Jacobian: along the cell state ∂c'/∂c = diag(f), so with f near 1 the gradient is carried
-  on unchanged (the constant-error carousel); the path through h adds the gates' products with U.
-  Without a forget gate it is I: no error in c is ever forgotten, and c may grow without bound.
+  Step Jacobian: along the cell state ∂c'/∂c = diag(f): with f near 1 the gradient passes unchanged
+  (the constant-error carousel). The path through h adds the products of the gates with U. Without a
+  forget gate ∂c'/∂c is I: no error in c is ever forgotten, and c may grow without bound.
 
   Args:
     hidden_size: width H of hidden state, cell state and output.
-    forget_gate: False for the cell of 1997, up to its squashing functions: f = 1.
-    forget_bias: initial value of the forget gate's part of b, visible in the params. Chrono, or
-      having no forget gate, goes before it.
+    forget_gate: False for the LSTM of 1997 (except for its squashing functions): f = 1.
+    forget_bias: initial value of the forget gate's block of b. Ignored with chrono, or without a
+      forget gate.
     chrono: T_max, the longest dependency expected, in steps: b_f = ln u, u ~ U(1, T_max − 1), and
-      b_i = −b_f, so that f forgets at all rates up to it; None for b_f = forget_bias, b_i = 0.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block a gate.
-    recurrent_gain: factor on the recurrent kernel at initialisation.
+      b_i = −b_f, so that the units forget on all time scales up to it; None for b_f = forget_bias,
+      b_i = 0.
+    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
+    recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
-    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H]}, gates in the order i, f, g, o, of which
-    i, f and o are named input, forget and output; [.., 3·H], i, g, o, without a forget gate.
+    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H]} in the order i, f, g, o; [.., 3·H] in the
+    order i, g, o without a forget gate. Gates: `input`, i; `forget`, f; `output`, o.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size below 1, a bias or gain that is not finite, a
-      chrono not above 2, or one without a forget gate.
+    TypeError, ValueError: an unknown kernel, a size below 1, a bias or gain that is not a finite
+      number, a chrono that is not above 2, or a chrono without a forget gate.
   References:
     Hochreiter and Schmidhuber, 1997, https://doi.org/10.1162/neco.1997.9.8.1735
     Gers et al., 2000 (forget gate), https://doi.org/10.1162/089976600300015015
@@ -137,27 +169,25 @@ def lstm(
   init = lstm_init(hidden_size, forget_bias, recurrent_kernel, recurrent_gain)
   if chrono is not None:
     init = _with_chrono(init, hidden_size, checks.number("chrono", chrono, above=2))
-  update, gates = _update, _named_gates
   if not forget_gate:
     init = dense_init(hidden_size, 3, recurrent_kernel, recurrent_gain)
-    update, gates = _update_without_forgetting, _gates_without_forgetting
   return Cell(
     init=init,
     initial_carry=zero_carry(hidden_size),
     prepare=unprepared,
     project=dense_project,
     recur=hidden_recur,
-    update=update,
+    update=_update if forget_gate else _update_without_forgetting,
     output=the_hidden_state,
-    gates=gates,
+    gates=_gates if forget_gate else _gates_without_forgetting,
     recurrent_kernel="w_h",
   )
 
 
-def _with_chrono(init: InitFn, hidden_size: int, longest: float) -> InitFn:
+def _with_chrono(init: InitFn[FlatParams], hidden_size: int, longest: Number) -> InitFn[FlatParams]:
   forget_bias = chrono_bias(longest)
 
-  def with_biases(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def with_biases(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = init(key, input_size, dtype)
     b = params["b"]
     b_f = forget_bias(further_key(key), (hidden_size,), b.dtype)
@@ -166,29 +196,36 @@ def _with_chrono(init: InitFn, hidden_size: int, longest: float) -> InitFn:
   return with_biases
 
 
-def _update(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) -> LSTMCarry:
+def _update(
+  params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Features
+) -> LSTMCarry:
   del params
   return LSTMCarry(*fused_gates(drive + recurrent, carry.cell))
 
 
-def _named_gates(
-  params: Params, carry: LSTMCarry, drive: Array, recurrent: Array
-) -> dict[str, Array]:
+def _gates(params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Features) -> Gates:
   del params, carry
-  return gate_values(drive + recurrent)
+  return gate_values(drive + recurrent)._asdict()
 
 
 def _update_without_forgetting(
-  params: Params, carry: LSTMCarry, drive: Array, recurrent: Array
+  params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Features
 ) -> LSTMCarry:
-  i, o = _gates_without_forgetting(params, carry, drive, recurrent).values()
+  del params
+  i, o = _input_and_output(drive + recurrent)
   new = carry.cell + i * jnp.tanh(jnp.split(drive + recurrent, 3, axis=-1)[1])
   return LSTMCarry(o * jnp.tanh(new), new)
 
 
 def _gates_without_forgetting(
-  params: Params, carry: LSTMCarry, drive: Array, recurrent: Array
-) -> dict[str, Array]:
+  params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Features
+) -> Gates:
   del params, carry
-  i, _, o = jnp.split(jax.nn.sigmoid(drive + recurrent), 3, axis=-1)
+  i, o = _input_and_output(drive + recurrent)
   return {"input": i, "output": o}
+
+
+def _input_and_output(a: Features) -> tuple[Units, Units]:
+  """Returns i and o, from the pre-activations a [..., 3·H] of i, g, o."""
+  i, _, o = jnp.split(jax.nn.sigmoid(a), 3, axis=-1)
+  return i, o

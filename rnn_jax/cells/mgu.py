@@ -3,49 +3,50 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, product, the_carry, zeros
-from rnn_jax.types import Array, Cell, Params, unprepared
+from rnn_jax.types import Array, Cell, FlatParams, Gates, Number, PlainCell, Units, unprepared
 
 
 def mgu(
   hidden_size: int,
   *,
   reset: str = "after",
-  forget_bias: Any = 1.0,
+  forget_bias: Number = 1.0,
   recurrent_kernel: str = "orthogonal",
-  recurrent_gain: Any = 1.0,
-) -> Cell:
-  """Minimal gated unit, a GRU whose two gates are one; f keeps the old carry.
+  recurrent_gain: Number = 1.0,
+) -> PlainCell:
+  """Minimal gated unit, a GRU with one gate for both of its roles; f keeps the old carry.
 
     f = σ(x W_f + h U_f + b_f)
     n = tanh(x W_n + b_n + f ∘ (h U_n))              reset="after"
     n = tanh(x W_n + b_n + ((1 − f) ∘ h) U_n)        reset="before"
     h' = f ∘ h + (1 − f) ∘ n
 
-  The paper's unit is reset="before" with its gate, which replaces, as 1 − f: its W_f, U_f and b_f
-  are those here with the other sign. Flax's is reset="after", without its bias of h U_n.
+  The paper's unit is reset="before"; its gate replaces the old carry and is 1 − f, so its W_f, U_f
+  and b_f are ours with the opposite sign. Flax's is reset="after", without its bias of h U_n.
 
-  Step Jacobian: at h = x = b = 0 it is ½ I + ¼ U_n; where f is near 1 it is near I and the gradient
-  is carried on unchanged.
+  Step Jacobian: at h = x = b = 0 it is ½ I + ¼ U_n. Where f is near 1 it is near I, and the
+  gradient passes unchanged.
 
   Args:
     hidden_size: width H of carry and output.
-    reset: where the gate acts on what n reads of h: `after` the recurrent product or `before` it.
+    reset: where the gate acts in n: `after` the recurrent product or `before` it.
     forget_bias: initial value of b_f.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block a gate.
-    recurrent_gain: factor on the recurrent kernel at initialisation.
+    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
+    recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
-    params {"w_x": [D, 2·H], "w_h": [H, 2·H], "b": [2·H]}, in the order f, n; f is named forget.
+    params {"w_x": [D, 2·H], "w_h": [H, 2·H], "b": [2·H]}, in the order f, n. Gate: `forget`, f.
   Raises:
-    TypeError, ValueError: an unknown reset or kernel, a size below 1, a bias or gain that is not
-      finite.
+    TypeError, ValueError: an unknown reset or kernel, a size below 1, a bias or gain that is not a
+      finite number.
   References:
     Zhou et al., 2016, https://arxiv.org/abs/1603.09420
   """
@@ -53,51 +54,57 @@ def mgu(
   checks.number("forget_bias", forget_bias)
   dense = dense_init(hidden_size, 2, recurrent_kernel, recurrent_gain)
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = dense(key, input_size, dtype)
     b = params["b"]
     return {**params, "b": b.at[:hidden_size].set(jnp.asarray(forget_bias, b.dtype))}
 
-  recur, update = (_recur_before, _update_before) if reset == "before" else (plain_recur, _update)
-  # f scales the recurrent product without b.
-  project = functools.partial(dense_project, bias=True)
+  before = reset == "before"
   return Cell(
     init=init,
     initial_carry=zeros(hidden_size),
     prepare=unprepared,
-    project=project,
-    recur=recur,
-    update=update,
+    project=functools.partial(dense_project, bias=True),  # f scales the recurrent product without b
+    recur=_recur_before if before else plain_recur,
+    update=_update_before if before else _update,
     output=the_carry,
     gates=_gates,
-    recurrent_kernel=None if reset == "before" else "w_h",
+    recurrent_kernel=None if before else "w_h",
     output_is_carry=True,
   )
 
 
-def _recur_before(params: Params, h: Array) -> Array:
+def _recur_before(params: FlatParams, h: Units) -> Units:
   return product(h, params["w_h"][:, : h.shape[-1]])
 
 
-def _update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+def _update(
+  params: FlatParams,
+  h: Units,
+  drive: Float[Array, "*batch 2*H"],
+  recurrent: Float[Array, "*batch 2*H"],
+) -> Units:
   del params
   f = _forget(h, drive, recurrent)
   n = jnp.tanh(drive[..., h.shape[-1] :] + f * recurrent[..., h.shape[-1] :])
   return f * h + (1 - f) * n
 
 
-def _update_before(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+def _update_before(
+  params: FlatParams, h: Units, drive: Float[Array, "*batch 2*H"], recurrent: Units
+) -> Units:
   width = h.shape[-1]
   f = _forget(h, drive, recurrent)
   n = jnp.tanh(drive[..., width:] + product((1 - f) * h, params["w_h"][:, width:]))
   return f * h + (1 - f) * n
 
 
-def _forget(h: Array, drive: Array, recurrent: Array) -> Array:
+def _forget(h: Units, drive: Float[Array, "*batch 2*H"], recurrent: Array) -> Units:
+  """Returns f, from the first block of the drive and of the recurrent product."""
   width = h.shape[-1]
   return jax.nn.sigmoid(drive[..., :width] + recurrent[..., :width])
 
 
-def _gates(params: Params, h: Array, drive: Array, recurrent: Array) -> dict[str, Array]:
+def _gates(params: FlatParams, h: Units, drive: Array, recurrent: Array) -> Gates:
   del params
   return {"forget": _forget(h, drive, recurrent)}

@@ -2,73 +2,80 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Key
 
 from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, the_carry, zeros
-from rnn_jax.types import Array, Cell, Params, unprepared
+from rnn_jax.types import Array, Cell, FlatParams, Gates, Inputs, Number, Units, unprepared
+
+# (z, z V + b_u): the code, and the input's part of the gate's pre-activation.
+MinimalDrive: TypeAlias = tuple[Units, Units]
 
 
 def minimalrnn(
-  hidden_size: int, *, recurrent_kernel: str = "orthogonal", recurrent_gain: Any = 1.0
-) -> Cell:
-  """Minimal recurrent network: the carry moves towards a code of the input, and nothing else.
+  hidden_size: int, *, recurrent_kernel: str = "orthogonal", recurrent_gain: Number = 1.0
+) -> Cell[FlatParams, Array, MinimalDrive]:
+  """Minimal recurrent network: the carry moves towards a code of the input.
 
     z = tanh(x W_x + b_z)      u = σ(h W_h + z V + b_u)      h' = u ∘ h + (1 − u) ∘ z
 
-  Step Jacobian: ∂h'/∂h = diag(u) + W_h diag((h − z) ∘ u ∘ (1 − u)): no squashing function but that
-  of the gate lies on the gradient's way. Where u is near 1 it is handed on unchanged.
+  Step Jacobian: ∂h'/∂h = diag(u) + W_h diag((h − z) ∘ u ∘ (1 − u)): the gate's σ is the only
+  squashing function in the gradient's way. Where u is near 1 the gradient passes unchanged.
 
   Args:
     hidden_size: width H of carry and output.
     recurrent_kernel: `orthogonal`, `gaussian` or `identity`, for W_h and V.
-    recurrent_gain: factor on W_h at initialisation.
+    recurrent_gain: factor on W_h at initialization.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, H], "v": [H, H], "w_h": [H, H], "b": [2·H]}, b in the order z, u.
-    One gate, `update`: u, which keeps the old carry.
+    Gate: `update`, u, which keeps the old carry.
   Raises:
-    ValueError: an unknown kernel, a size below 1, a gain that is not finite.
+    TypeError, ValueError: an unknown kernel, a size below 1, a gain that is not a finite number.
   References:
     Chen, 2017, https://arxiv.org/abs/1711.06788
   """
   dense = dense_init(hidden_size, 1, recurrent_kernel, recurrent_gain)
   code = dense_init(hidden_size, 1, recurrent_kernel, 1.0)
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     key, v_key = jax.random.split(key)
     params = dense(key, input_size, dtype)
     b = params["b"]
     return {**params, "v": code(v_key, input_size, dtype)["w_h"], "b": jnp.concatenate([b, b])}
 
-  def project(params: Params, xs: Array, key: Array | None = None) -> tuple[Array, Array]:
-    b_z, b_u = jnp.split(params["b"], 2)
-    z = jnp.tanh(dense_project({"w_x": params["w_x"], "b": b_z}, xs, key, bias=True))
-    return z, dense_project({"w_x": params["v"], "b": b_u}, z, bias=True)
-
-  def update(params: Params, h: Array, drive: tuple[Array, Array], recurrent: Array) -> Array:
-    del params
-    z, a = drive
-    u = jax.nn.sigmoid(a + recurrent)
-    return u * h + (1 - u) * z
-
-  def gates(
-    params: Params, h: Array, drive: tuple[Array, Array], recurrent: Array
-  ) -> dict[str, Array]:
-    del params, h
-    return {"update": jax.nn.sigmoid(drive[1] + recurrent)}
-
   return Cell(
     init=init,
     initial_carry=zeros(hidden_size),
     prepare=unprepared,
-    project=project,
+    project=_project,
     recur=plain_recur,
-    update=update,
+    update=_update,
     output=the_carry,
-    gates=gates,
+    gates=_gates,
     recurrent_kernel="w_h",
     output_is_carry=True,
   )
+
+
+def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> MinimalDrive:
+  b_z, b_u = jnp.split(params["b"], 2)
+  z = jnp.tanh(dense_project({"w_x": params["w_x"], "b": b_z}, xs, key, bias=True))
+  return z, dense_project({"w_x": params["v"], "b": b_u}, z, bias=True)
+
+
+def _update(params: FlatParams, h: Units, drive: MinimalDrive, recurrent: Units) -> Units:
+  del params
+  z, a = drive
+  u = jax.nn.sigmoid(a + recurrent)
+  return u * h + (1 - u) * z
+
+
+def _gates(params: FlatParams, h: Units, drive: MinimalDrive, recurrent: Units) -> Gates:
+  del params, h
+  _, a = drive
+  return {"update": jax.nn.sigmoid(a + recurrent)}

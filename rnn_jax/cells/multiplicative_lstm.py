@@ -1,57 +1,68 @@
-"""Long short-term memory with a recurrent kernel of its own for every input."""
+"""The multiplicative LSTM, whose recurrent kernel depends on the input."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
 
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, fused_gates, gate_values, lstm_init, zero_carry
 from rnn_jax.initializers import further_key, input_kernel
 from rnn_jax.initializers import recurrent_kernel as make_kernel
-from rnn_jax.types import Array, Cell, Params, unprepared
+from rnn_jax.types import (
+  Array,
+  Cell,
+  Features,
+  FlatParams,
+  Gates,
+  Inputs,
+  Number,
+  Units,
+  unprepared,
+)
 
 
 def multiplicative_lstm(
   hidden_size: int,
   *,
-  forget_bias: Any = 1.0,
+  forget_bias: Number = 1.0,
   recurrent_kernel: str = "orthogonal",
-  recurrent_gain: Any = 1.0,
-) -> Cell:
-  """Multiplicative long short-term memory: x chooses the way from h to the gates.
+  recurrent_gain: Number = 1.0,
+) -> Cell[FlatParams, LSTMCarry, Array]:
+  """Multiplicative LSTM: the input selects the recurrent kernel.
 
     m = (x W_m) ∘ (h U_m)
     i, f, o = σ(x W + m U + b)      g = tanh(x W_g + m U_g + b_g)
     c' = f ∘ c + i ∘ g              h' = o ∘ tanh(c')
 
-  All that the gates know of h is m: their recurrent kernel U_m diag(x W_m) U is another one for
-  every input. After m it is the LSTM, as in the code of the authors' best results; their first
-  experiments have g = a_g, without tanh, and h' = tanh(o ∘ c').
+  The gates read h only through m: their recurrent kernel, U_m diag(x W_m) U, depends on the input.
+  Given m, it is the LSTM, as in the code of the authors' best results; their first experiments have
+  g = a_g, without tanh, and h' = tanh(o ∘ c').
 
   Step Jacobian: along the cell state ∂c'/∂c = diag(f). The path through h has the factors x W_m:
-  an input for which they are 0 shuts it, and x = 0 does.
+  an input for which they are 0 closes it, as x = 0 does.
 
   Args:
     hidden_size: width H of hidden state, m, cell state and output.
-    forget_bias: initial value of the forget gate's part of b.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`: U_m, and one block of U a gate.
-    recurrent_gain: factor on U_m and U at initialisation.
+    forget_bias: initial value of the forget gate's block of b.
+    recurrent_kernel: `orthogonal`, `gaussian` or `identity`: of U_m, and of each gate's block of U.
+    recurrent_gain: factor on U_m and U at initialization.
   Returns:
     A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
-    params {"w_x": W_m beside W [D, 5·H], "w_h": U_m [H, H], "w_m": U [H, 4·H], "b": [4·H]}, gates
-    in the order i, f, g, o, of which i, f and o are named input, forget and output.
+    params {"w_x": W_m and W side by side [D, 5·H], "w_h": U_m [H, H], "w_m": U [H, 4·H],
+    "b": [4·H]} in the order i, f, g, o. Gates: `input`, i; `forget`, f; `output`, o.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size below 1, a bias or gain that is not finite.
+    TypeError, ValueError: an unknown kernel, a size below 1, a bias or gain that is not a finite
+      number.
   References:
     Krause et al., 2016, https://arxiv.org/abs/1609.07959
   """
   gated = lstm_init(hidden_size, forget_bias, recurrent_kernel, recurrent_gain)
   init_w_h = make_kernel(recurrent_kernel, recurrent_gain)
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     x_key, h_key = jax.random.split(further_key(key))
     params = gated(key, input_size, dtype)
     w_x, b = params["w_x"], params["b"]
@@ -76,27 +87,29 @@ def multiplicative_lstm(
   )
 
 
-def _project(params: Params, xs: Array, key: Array | None = None) -> Array:
+def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> Features:
   # m has no bias.
   b = jnp.pad(params["b"], (params["w_h"].shape[0], 0))
   return dense_project({"w_x": params["w_x"], "b": b}, xs, key, bias=True)
 
 
-def _recur(params: Params, carry: LSTMCarry) -> Array:
+def _recur(params: FlatParams, carry: LSTMCarry) -> Units:
   return product(carry.hidden, params["w_h"])
 
 
-def _update(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) -> LSTMCarry:
-  return LSTMCarry(*fused_gates(_activations(params, drive, recurrent), carry.cell))
+def _update(params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Units) -> LSTMCarry:
+  return LSTMCarry(*fused_gates(_pre_activations(params, drive, recurrent), carry.cell))
 
 
-def _gates(params: Params, carry: LSTMCarry, drive: Array, recurrent: Array) -> dict[str, Array]:
+def _gates(params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Units) -> Gates:
   del carry
-  return gate_values(_activations(params, drive, recurrent))
+  return gate_values(_pre_activations(params, drive, recurrent))._asdict()
 
 
-def _activations(params: Params, drive: Array, recurrent: Array) -> Array:
-  """a = x W + m U + b, [..., 4·H]."""
+def _pre_activations(
+  params: FlatParams, drive: Features, recurrent: Units
+) -> Float[Array, "*batch 4*H"]:
+  """Returns a = x W + m U + b."""
   hidden_size = recurrent.shape[-1]
   m = drive[..., :hidden_size] * recurrent
   return drive[..., hidden_size:] + product(m, params["w_m"])

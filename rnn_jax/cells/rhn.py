@@ -3,51 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
-from rnn_jax.types import Array, Cell, Params, unprepared
+from rnn_jax.types import (
+  Array,
+  Cell,
+  Features,
+  FlatParams,
+  Gates,
+  Number,
+  PlainCell,
+  Units,
+  unprepared,
+)
 
 
 def rhn(
   hidden_size: int,
   *,
   num_microsteps: int = 3,
-  transform_bias: Any = -2.0,
+  transform_bias: Number = -2.0,
   recurrent_kernel: str = "orthogonal",
-  recurrent_gain: Any = 1.0,
-) -> Cell:
-  """Recurrent highway network: several highway layers in one step in time.
+  recurrent_gain: Number = 1.0,
+) -> PlainCell:
+  """Recurrent highway network: several highway layers in each time step.
 
     s₀ = h      sₗ₊₁ = (h̃ₗ − sₗ) ∘ tₗ + sₗ,  l = 0 … L−1      h' = s_L
     h̃₀ = tanh(x W_h̃ + s₀ U_h̃ + b_h̃)      t₀ = σ(x W_t + s₀ U_t + b_t)
     h̃ₗ = tanh(sₗ Rₗ_h̃ + bₗ_h̃)              tₗ = σ(sₗ Rₗ_t + bₗ_t)                l > 0
 
-  t replaces, 1 − t carries (the coupled form). The input is read by the first micro-step only.
+  t replaces, 1 − t carries (the coupled form). Only the first micro-step reads the input.
 
   Step Jacobian: the product of L factors diag(1 − tₗ) + Rₗ_h̃ diag(tₗ ∘ (1 − h̃ₗ²)) +
-  Rₗ_t diag((h̃ₗ − sₗ) ∘ tₗ ∘ (1 − tₗ)). With closed gates each is near I, so that depth costs
-  no gradient; with open ones a step loses what L layers lose.
+  Rₗ_t diag((h̃ₗ − sₗ) ∘ tₗ ∘ (1 − tₗ)). With closed gates each factor is near I, so depth costs
+  no gradient; with open ones a step loses as much as L layers do.
 
   Args:
     hidden_size: width H of carry and output.
     num_microsteps: L, the depth of a step. The paper's language models have up to 10.
-    transform_bias: b_t of all micro-steps at initialisation; −2 to −4 in the paper, the lower the
-      deeper the step is.
+    transform_bias: b_t of all micro-steps at initialization; −2 to −4 in the paper, lower for
+      deeper steps.
     recurrent_kernel: `orthogonal`, `gaussian` or `identity`, for each gate of each micro-step.
-    recurrent_gain: factor on the recurrent kernels at initialisation.
+    recurrent_gain: factor on the recurrent kernels at initialization.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, 2·H], "w_h": [H, 2·H], "b": [2·H]} of the first micro-step and
     {"r_1": [H, 2·H], "b_1": [2·H], …} of the L−1 others, in the order h̃, t.
-    Gates `transform_0`, `transform_1`, …: t of each micro-step.
+    Gates: `transform_0`, `transform_1`, …, the t of each micro-step.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size or a number of micro-steps below 1, a number
-      that is not finite.
+    TypeError, ValueError: an unknown kernel, a size or a number of micro-steps below 1, a bias or
+      gain that is not a finite number.
   References:
     Zilly et al., 2017, https://arxiv.org/abs/1607.03474
   """
@@ -55,7 +66,7 @@ def rhn(
   checks.number("transform_bias", transform_bias)
   dense = dense_init(hidden_size, 2, recurrent_kernel, recurrent_gain)
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     key, *keys = jax.random.split(key, num_microsteps)
     params = dense(key, input_size, dtype)
     b = params["b"].at[hidden_size:].set(jnp.asarray(transform_bias, params["b"].dtype))
@@ -65,9 +76,9 @@ def rhn(
     return params
 
   def microsteps(
-    params: Params, s: Array, drive: Array, recurrent: Array
-  ) -> Iterator[tuple[Array, Array]]:
-    """(s, t) of each."""
+    params: FlatParams, s: Units, drive: Features, recurrent: Features
+  ) -> Iterator[tuple[Units, Units]]:
+    """Yields (s, t) of each micro-step."""
     a = drive + recurrent
     for i in range(1, num_microsteps + 1):
       candidate, t = jnp.tanh(a[..., :hidden_size]), jax.nn.sigmoid(a[..., hidden_size:])
@@ -76,10 +87,15 @@ def rhn(
       if i < num_microsteps:
         a = dense_recur({"w_h": params[f"r_{i}"], "b": params[f"b_{i}"]}, s)
 
-  def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+  def update(
+    params: FlatParams,
+    h: Units,
+    drive: Float[Array, "*batch 2*H"],
+    recurrent: Float[Array, "*batch 2*H"],
+  ) -> Units:
     return [s for s, _ in microsteps(params, h, drive, recurrent)][-1]
 
-  def gates(params: Params, h: Array, drive: Array, recurrent: Array) -> dict[str, Array]:
+  def gates(params: FlatParams, h: Units, drive: Features, recurrent: Features) -> Gates:
     steps = microsteps(params, h, drive, recurrent)
     return {f"transform_{i}": t for i, (_, t) in enumerate(steps)}
 

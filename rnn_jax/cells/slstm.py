@@ -1,17 +1,19 @@
-"""Long short-term memory with an exponential input gate: the sLSTM of xLSTM."""
+"""The sLSTM of xLSTM, an LSTM with an exponential input gate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, hidden_recur, the_hidden_state
 from rnn_jax.initializers import input_kernel
-from rnn_jax.types import Array, Cell, Params
+from rnn_jax.types import Array, Cell, Features, FlatParams, Gates
 
 
 class SLSTMCarry(NamedTuple):
@@ -23,47 +25,50 @@ class SLSTMCarry(NamedTuple):
   stabilizer: Array
 
 
-# b_f of the units of a head, from the first to the last of them, at 0 ≤ r ≤ 1.
+# b_f of the units of a head, at relative positions r from 0 (the first unit) to 1 (the last).
 FORGET_BIASES: Mapping[str, Callable[[Array], Array]] = {
   "power_law": lambda r: 5 - 12 * r**0.3,
   "linear": lambda r: 3 + 3 * r,
 }
 
 
-def slstm(hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_law") -> Cell:
-  """sLSTM: long short-term memory with an exponential input gate, a normaliser and a stabiliser.
+def slstm(
+  hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_law"
+) -> Cell[FlatParams, SLSTMCarry, Array]:
+  """sLSTM: an LSTM with an exponential input gate, a normalizer and a stabilizer.
 
     i = x W_i + h U_i + b_i           m' = max(i, ln σ(a_f) + m)       (m' = i where n = 0)
     g = tanh(x W_g + h U_g + b_g)     c' = f' ∘ c + i' ∘ g             i' = exp(i − m')
     o = σ(x W_o + h U_o + b_o)        n' = f' ∘ n + i'                 f' = exp(ln σ(a_f) + m − m')
     h' = o ∘ c' / n'
 
-  with a_f = x W_f + h U_f + b_f. c / n is a mean of all g so far with weights that i sets without
-  bound: a later input may outweigh all earlier ones. m is the logarithm of a scale taken out of c
-  and n against overflow; with m = 0 always, h would be the same. An empty memory, n = 0, as at
-  first, weighs nothing.
+  with a_f = x W_f + h U_f + b_f. c / n is a weighted mean of all g so far, with unbounded weights
+  set by i: a later input can outweigh all earlier ones. m is the logarithm of a scale factored out
+  of c and n to avoid overflow; with m = 0 throughout, h would be the same. An empty memory, n = 0,
+  as in the initial carry, has no weight.
 
-  Step Jacobian: the path through h goes by U, which is 0 at first: dL/dh_t is then that of y_t. The
-  memory's own is linear, ∂c'/∂c = ∂n'/∂n = diag(f'). Of the mean c / n a share f' n / n' goes on,
-  near 1 until a large i comes. (c, n, m) and (λ c, λ n, m − ln λ) are the same memory, with the
-  same outputs, so that dL/dm = c dL/dc + n dL/dn, with c, n and m counted as independent.
+  Step Jacobian: the path through h runs through U, which is 0 at initialization: dL/dh_t is then
+  that of y_t alone. The memory is linear, ∂c'/∂c = ∂n'/∂n = diag(f'). The mean c / n keeps a share
+  f' n / n' of itself, near 1 until a large i arrives. (c, n, m) and (λ c, λ n, m − ln λ) are the
+  same memory, with the same outputs, so dL/dm = c dL/dc + n dL/dn, where c, n and m count as
+  independent.
 
   Args:
     hidden_size: width H of each state and of the output.
-    num_heads: N, which divides H: U takes each unit's gates from the H/N units of its head alone.
-      The paper has 4.
-    forget_biases: b_f at first, by the place of a unit in its head, r from 0 to 1: `power_law`,
-      5 − 12 r^0.3 (that of a first layer; the exponent of the authors' code grows to 1.6 at the
-      last), or `linear`, 3 + 3 r.
+    num_heads: N, which divides H: in U, a unit's gates read only the H/N units of its head. The
+      paper uses 4.
+    forget_biases: b_f at initialization, by the relative position r of a unit in its head, from 0
+      to 1: `power_law`, 5 − 12 r^0.3 (for a first layer; in the authors' code the exponent grows to
+      1.6 at the last), or `linear`, 3 + 3 r.
   Returns:
     A Cell: x [..., D], carry SLSTMCarry(hidden, cell, normalizer, stabilizer), each [..., H],
-    y [..., H]; params {"w_x": [D, 4·H], "w_h": U [H/N, 4·H], "b": [4·H]}, in the order i, f, g, o,
-    of which σ(a_f) and o are named forget and output. Column j of U reads the head of unit j.
+    y [..., H]; params {"w_x": [D, 4·H], "w_h": U [H/N, 4·H], "b": [4·H]}, in the order i, f, g, o.
+    Column j of U reads the head of unit j. Gates: `forget`, σ(a_f); `output`, o.
   Raises:
     TypeError, ValueError: a size below 1, heads that do not divide it, unknown forget biases.
   References:
-    Beck et al., 2024, https://arxiv.org/abs/2405.04517; initial values, and m' = i at first:
-    https://github.com/NX-AI/xlstm
+    Beck et al., 2024, https://arxiv.org/abs/2405.04517; for the initialization, and m' = i at
+    the first step: https://github.com/NX-AI/xlstm
   """
   checks.integer("hidden_size", hidden_size)
   checks.integer("num_heads", num_heads)
@@ -72,7 +77,7 @@ def slstm(hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_l
   head_size = hidden_size // num_heads
   biases = FORGET_BIASES[checks.choice("forget_biases", forget_biases, FORGET_BIASES)]
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Array]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     checks.integer("input_size", input_size)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     width = 4 * hidden_size
@@ -83,11 +88,11 @@ def slstm(hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_l
       "b": jnp.zeros(width, dtype).at[hidden_size : 2 * hidden_size].set(b_f),
     }
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> SLSTMCarry:
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> SLSTMCarry:
     zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
     return SLSTMCarry(zeros, zeros, zeros, zeros)
 
-  def prepare(params: Params) -> Params:
+  def prepare(params: FlatParams) -> FlatParams:
     if num_heads == 1:
       return params
     # One dense product [H, 4·H] is faster than several small ones.
@@ -109,7 +114,9 @@ def slstm(hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_l
   )
 
 
-def _update(params: Params, carry: SLSTMCarry, drive: Array, recurrent: Array) -> SLSTMCarry:
+def _update(
+  params: FlatParams, carry: SLSTMCarry, drive: Features, recurrent: Features
+) -> SLSTMCarry:
   del params
   _, c, n, m = carry
   i, f, g, o = jnp.split(drive + recurrent, 4, axis=-1)
@@ -121,7 +128,7 @@ def _update(params: Params, carry: SLSTMCarry, drive: Array, recurrent: Array) -
   return SLSTMCarry(jax.nn.sigmoid(o) * c / n, c, n, new_m)
 
 
-def _gates(params: Params, carry: SLSTMCarry, drive: Array, recurrent: Array) -> dict[str, Array]:
+def _gates(params: FlatParams, carry: SLSTMCarry, drive: Features, recurrent: Features) -> Gates:
   del params, carry
   _, f, _, o = jnp.split(jax.nn.sigmoid(drive + recurrent), 4, axis=-1)
   return {"forget": f, "output": o}

@@ -54,6 +54,7 @@ def test_a_module_that_stands_still_hands_its_gradient_on_unchanged(x64):
 
 
 @pytest.mark.parametrize(("value", "kind"), [(0, ValueError), (32, ValueError), (2.0, TypeError)])
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_wrong_number_of_modules_is_refused(value, kind):
   with pytest.raises(kind, match=f"num_modules must be .* got {value}"):
     make_cell("clockwork", 4, num_modules=value)

@@ -1,1 +1,1 @@
-"""Cells made of cells."""
+"""Cells made from other cells."""

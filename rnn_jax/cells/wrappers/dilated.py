@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from rnn_jax import checks
 from rnn_jax.cells.elman import elman
-from rnn_jax.types import Carry, Cell, Drive, Params
+from rnn_jax.types import Array, C, Carry, Cell, D, FlatParams, Number, P, Recurrent
 
 
 class DilatedCarry(NamedTuple):
-  """hidden: the cell's newest carry; earlier: the d − 1 before it, newest first."""
+  """hidden: the cell's newest carry; earlier: the d − 1 carries before it, newest first."""
 
   hidden: Carry
   earlier: tuple[Carry, ...]
 
 
-def dilated(cell: Cell, dilation: int) -> Cell:
-  """A cell that reads its carry of d steps ago, past all those between.
+def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
+  """Returns a cell that reads its carry of d steps ago, and none in between.
 
     h_t = f(h_{t−d}, x_t)
 
-  So d sequences are interleaved, each of which has seen every d-th input; the layers below and
-  above bring them together. The paper doubles d from layer to layer. The first d steps start from
-  zeros.
+  So d sequences are interleaved, each of which sees every d-th input; the layers below and above
+  combine them. The paper doubles d from layer to layer. The first d steps start from zeros.
 
-  Step Jacobian: of the carry (h_t, …, h_{t−d+1}): the cell's own J from h_{t−d} to h_t, and I where
-  the others move on. Over k steps a gradient passes J only k/d times: what it loses or gains over d
-  steps is what it would in one step of the cell alone.
+  Step Jacobian, of the carry (h_t, …, h_{t−d+1}): the cell's own J from h_{t−d} to h_t, and I where
+  the other entries move by one place. Over k steps a gradient passes J only k/d times: in d steps
+  it changes as much as in one step of the cell itself.
 
   The leaves of the carry count as independent of each other. At step t, dL/d hidden is the total
-  derivative of h_t: whatever h_t does, it does as the newest one, or goes on from there. And
-  dL/d earlier[i] is that share of the derivative of h_{t−1−i} which comes from steps after t.
+  derivative of h_t: every effect of h_t flows through `hidden` at step t, either immediately or via
+  `earlier`. And dL/d earlier[i] is the part of the derivative of h_{t−1−i} that comes from steps
+  after t.
 
   Args:
     cell: the cell.
@@ -39,39 +42,41 @@ def dilated(cell: Cell, dilation: int) -> Cell:
   Returns:
     A Cell with the params, drive, output and gates of `cell`; its carry is a DilatedCarry.
   Raises:
-    TypeError, ValueError: d is no integer of at least 1.
+    TypeError, ValueError: d is not an integer of at least 1.
   References:
     Chang et al., 2017, https://arxiv.org/abs/1710.02224
   """
   checks.integer("dilation", dilation)
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> DilatedCarry:
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> DilatedCarry:
     zeros = cell.initial_carry(batch_shape, dtype)
     return DilatedCarry(zeros, (zeros,) * (dilation - 1))
 
-  def oldest(carry: DilatedCarry) -> Carry:
+  def oldest(carry: DilatedCarry) -> C:
     return carry.earlier[-1] if carry.earlier else carry.hidden
 
-  def recur(params: Params, carry: DilatedCarry) -> Any:
+  def recur(params: P, carry: DilatedCarry) -> Recurrent:
     return cell.recur(params, oldest(carry))
 
-  def update(params: Params, carry: DilatedCarry, drive: Drive, recurrent: Any) -> DilatedCarry:
+  def update(params: P, carry: DilatedCarry, drive: D, recurrent: Recurrent) -> DilatedCarry:
     new = cell.update(params, oldest(carry), drive, recurrent)
     return DilatedCarry(new, (carry.hidden, *carry.earlier)[: dilation - 1])
 
-  def output(params: Params, carry: DilatedCarry, drive: Drive) -> Any:
+  def output(params: P, carry: DilatedCarry, drive: D) -> PyTree:
     return cell.output(params, carry.hidden, drive)
 
   gates = cell.gates
-  return cell._replace(
+  return Cell(
+    init=cell.init,
     initial_carry=initial_carry,
+    prepare=cell.prepare,
+    project=cell.project,
     recur=recur,
     update=update,
     output=output,
-    gates=gates and (lambda p, carry, drive, recurrent: gates(p, oldest(carry), drive, recurrent)),
-    linear=None,
-    recurrent_kernel=None,
-    output_is_carry=False,
+    gates=None if gates is None else (lambda p, h, d, r: gates(p, oldest(h), d, r)),
+    # `recur` reads the oldest carry, which is the first leaf only if it is also the newest.
+    recurrent_kernel=cell.recurrent_kernel if dilation == 1 else None,
   )
 
 
@@ -81,8 +86,8 @@ def dilated_elman(
   dilation: int = 2,
   activation: str = "tanh",
   recurrent_kernel: str = "orthogonal",
-  recurrent_gain: Any = 1.0,
-) -> Cell:
+  recurrent_gain: Number = 1.0,
+) -> Cell[FlatParams, DilatedCarry, Array]:
   """Simple recurrent network that reads its output of d steps ago.
 
     h_t = φ(x_t W_x + h_{t−d} W_h + b)
@@ -90,14 +95,14 @@ def dilated_elman(
   Step Jacobian: W_h diag(φ'(a)) once in d steps, else I: see `dilated`.
 
   Args:
-    hidden_size: width H of output and of each of the d carries.
+    hidden_size: width H of the output and of each of the d carries.
     dilation: d, in steps.
-    activation, recurrent_kernel, recurrent_gain: as `elman` has them.
+    activation, recurrent_kernel, recurrent_gain: see `elman`.
   Returns:
     A Cell: x [..., D], DilatedCarry of d arrays [..., H], y [..., H];
     params {"w_x": [D, H], "w_h": [H, H], "b": [H]}.
   Raises:
-    TypeError, ValueError: d is no integer of at least 1; or `elman`'s rules.
+    TypeError, ValueError: d is not an integer of at least 1; or the errors of `elman`.
   References:
     Chang et al., 2017, https://arxiv.org/abs/1710.02224
   """

@@ -1,40 +1,47 @@
-"""Layer normalisation of what a cell reads."""
+"""Layer normalization of a cell's input."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Generic, TypedDict
 
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key, PyTree
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import over
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
-
-EPSILON = 1e-6
+from rnn_jax.cells.dense import expand_like, standardize
+from rnn_jax.types import Array, C, Cell, D, Inputs, P, Recurrent
 
 
-def layer_norm(cell: Cell) -> Cell:
-  """A cell that reads its input normalised, each x_t over its own entries.
+class LayerNormParams(TypedDict, Generic[P]):
+  """γ [D], β [D], and the params of the cell."""
+
+  scale: Array
+  bias: Array
+  cell: P
+
+
+def layer_norm(cell: Cell[P, C, D]) -> Cell[LayerNormParams[P], C, D]:
+  """Returns a cell that reads its input normalized, each x_t over its own entries.
 
     x̂ = γ ∘ (x − mean x) / √(var x + ε) + β      ε = 1e-6
 
-  x ↦ a x + b with a > 0 leaves x̂ as it is, but for ε: the scale of the layers below does not
-  matter. All of it is done before the loop; the carry and its step Jacobian are the cell's own.
-  (Not the layer-normalised LSTM, which normalises W_x x and W_h h inside of its step.)
+  x ↦ a x + b with a > 0 does not change x̂, except through ε: the scale of the layers below has no
+  effect. All of it is computed before the loop; the carry and its step Jacobian are the cell's own.
+  (The layer-normalized LSTM is another cell: it normalizes W_x x and W_h h inside its step.)
 
   Args:
     cell: the cell.
   Returns:
     A Cell with the carry, output and gates of `cell`; x [..., D], D at least 2;
-    params {"scale": γ [D], "bias": β [D], "cell": those of `cell`}, γ = 1 and β = 0 at first.
-    Its `init` raises a ValueError for D = 1, where x̂ is β whatever x is, and its `project` for
-    tokens and for an x of another width.
+    params {"scale": γ [D], "bias": β [D], "cell": those of `cell`}, γ = 1 and β = 0 at
+    initialization. Its `init` raises a ValueError for D = 1, where x̂ is β for any x; its `project`
+    raises one for tokens, and for an x of another width.
   References:
     Ba et al., 2016, https://arxiv.org/abs/1607.06450
   """
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> dict[str, Params]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> LayerNormParams[P]:
     checks.integer("input_size", input_size, minimum=2)
     ones = jnp.ones(input_size, dtype)
     return {
@@ -43,19 +50,19 @@ def layer_norm(cell: Cell) -> Cell:
       "cell": cell.init(key, input_size, dtype),
     }
 
-  def prepare(params: Params) -> Params:
+  def prepare(params: LayerNormParams[P]) -> LayerNormParams[P]:
     return {**params, "cell": cell.prepare(params["cell"])}
 
-  def project(params: Params, xs: Array, key: Array | None = None) -> Drive:
+  def project(params: LayerNormParams[P], xs: Inputs, key: Key[Array, ""] | None = None) -> D:
     return cell.project(params["cell"], _normalized(params, xs), key)
 
-  def recur(params: Params, carry: Carry) -> Any:
+  def recur(params: LayerNormParams[P], carry: C) -> Recurrent:
     return cell.recur(params["cell"], carry)
 
-  def update(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> Carry:
+  def update(params: LayerNormParams[P], carry: C, drive: D, recurrent: Recurrent) -> C:
     return cell.update(params["cell"], carry, drive, recurrent)
 
-  def output(params: Params, carry: Carry, drive: Drive) -> Any:
+  def output(params: LayerNormParams[P], carry: C, drive: D) -> PyTree:
     return cell.output(params["cell"], carry, drive)
 
   gates, linear = cell.gates, cell.linear
@@ -67,24 +74,18 @@ def layer_norm(cell: Cell) -> Cell:
     recur=recur,
     update=update,
     output=output,
-    gates=gates and (lambda p, carry, drive, recurrent: gates(p["cell"], carry, drive, recurrent)),
-    linear=linear and (lambda params, drive: linear(params["cell"], drive)),
+    gates=None if gates is None else (lambda p, h, d, r: gates(p["cell"], h, d, r)),
+    linear=None if linear is None else (lambda p, d: linear(p["cell"], d)),
+    recurrent_kernel=None,  # the cell's params are one level down
     output_is_carry=cell.output_is_carry,
   )
 
 
-def _normalized(params: Params, xs: Array) -> Array:
+def _normalized(params: LayerNormParams[P], xs: Inputs) -> Float[Array, "*batch D"]:
   size = params["scale"].shape[0]
   if jnp.issubdtype(xs.dtype, jnp.integer) or xs.shape[-1] != size:
     raise ValueError(
-      f"xs of a layer-normalised cell must be vectors [..., {size}], "
+      f"xs of a layer-normalized cell must be vectors [..., {size}], "
       f"got {xs.dtype}{list(xs.shape)}."
     )
-  return over(params["scale"], xs) * standardize(xs) + over(params["bias"], xs)
-
-
-def standardize(x: Array) -> Array:
-  """(x − mean x) / √(var x + ε) over the last axis."""
-  # Its own variance, E x² − (E x)², loses that of a small spread about a large mean.
-  variance = jnp.var(x, axis=-1, keepdims=True)
-  return jax.nn.standardize(x, variance=variance, epsilon=EPSILON)
+  return expand_like(params["scale"], xs) * standardize(xs) + expand_like(params["bias"], xs)

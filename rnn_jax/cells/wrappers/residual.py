@@ -1,25 +1,24 @@
-"""Residual layers: the gradient's way past a cell."""
+"""Residual connections around a cell."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
 
-from rnn_jax.cells.output_size import output_size
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
+from rnn_jax.types import Array, C, Cell, D, Inputs, P, Recurrent, output_size
 
 
-def residual(cell: Cell) -> Cell:
-  """A cell whose input is added to its output: a layer learns what it changes.
+def residual(cell: Cell[P, C, D]) -> Cell[P, C, tuple[D, Array]]:
+  """Returns a cell whose input is added to its output: the layer learns the difference.
 
     y_t = x_t + output(h_t)
 
   The carry and its step Jacobian are the cell's own. In depth, dL/dx_t has the term dL/dy_t itself:
-  the gradient passes the layer unchanged beside what goes through its cell.
+  the gradient passes the layer unchanged, in addition to its path through the cell.
 
   Args:
-    cell: the cell; its output is as wide as what it reads.
+    cell: the cell; the width of its output is that of its input.
   Returns:
     A Cell with the params, carry and gates of `cell`; x and y [..., D]; drive (that of `cell`, x).
     Its `init` and `project` raise a ValueError for an x of another width, and for tokens.
@@ -28,40 +27,45 @@ def residual(cell: Cell) -> Cell:
     section 3.1, https://arxiv.org/abs/1609.08144
   """
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> Params:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> P:
     params = cell.init(key, input_size, dtype)
-    check(output_size(cell, params, input_size, dtype), input_size)
+    _check_width(input_size, output_size(cell, params, input_size, dtype))
     return params
 
-  def check(width: int, input_size: int) -> None:
-    if width != input_size:
-      raise ValueError(
-        f"xs of a residual cell must be as wide as its output, [..., {width}], "
-        f"got a width of {input_size}."
-      )
-
-  def project(params: Params, xs: Array, key: Array | None = None) -> tuple[Drive, Array]:
+  def project(params: P, xs: Inputs, key: Key[Array, ""] | None = None) -> tuple[D, Array]:
     if jnp.issubdtype(xs.dtype, jnp.integer):
       raise ValueError(
         "xs of a residual cell must be vectors, to be added to its output, got tokens "
         f"{xs.dtype}{list(xs.shape)}."
       )
-    check(output_size(cell, params, xs.shape[-1], xs.dtype, prepared=True), xs.shape[-1])
+    width = xs.shape[-1]
+    _check_width(width, output_size(cell, params, width, xs.dtype, prepared=True))
     return cell.project(params, xs, key), xs
 
-  def update(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> Carry:
+  def update(params: P, carry: C, drive: tuple[D, Array], recurrent: Recurrent) -> C:
     return cell.update(params, carry, drive[0], recurrent)
 
-  def output(params: Params, carry: Carry, drive: Drive) -> Any:
+  def output(params: P, carry: C, drive: tuple[D, Array]) -> Float[Array, "*batch D"]:
     return drive[1] + cell.output(params, carry, drive[0])
 
   gates, linear = cell.gates, cell.linear
-  return cell._replace(
+  return Cell(
     init=init,
+    initial_carry=cell.initial_carry,
+    prepare=cell.prepare,
     project=project,
+    recur=cell.recur,
     update=update,
     output=output,
-    gates=gates and (lambda p, carry, drive, recurrent: gates(p, carry, drive[0], recurrent)),
-    output_is_carry=False,
-    linear=linear and (lambda params, drive: linear(params, drive[0])),
+    gates=None if gates is None else (lambda p, h, d, r: gates(p, h, d[0], r)),
+    linear=None if linear is None else (lambda p, d: linear(p, d[0])),
+    recurrent_kernel=cell.recurrent_kernel,
   )
+
+
+def _check_width(input_size: int, width: int) -> None:
+  if width != input_size:
+    raise ValueError(
+      f"xs of a residual cell must be as wide as its output, [..., {width}], "
+      f"got a width of {input_size}."
+    )

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
+from jax.typing import DTypeLike
+from jaxtyping import Key, PyTree
 
-from rnn_jax.cells.output_size import output_size
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
+from rnn_jax.types import Array, Carry, Cell, Drive, Inputs, Params, Recurrent, output_size
+
+LayerParams = tuple[Params, ...]
+LayerCarries = tuple[Carry, ...]
 
 
-def stack(cells: Sequence[Cell]) -> Cell:
-  """Several layers as one cell, whose carry is that of all of them.
+def stack(cells: Sequence[Cell]) -> Cell[LayerParams, LayerCarries, Drive]:
+  """Returns several layers as one cell, whose carry holds the carries of all of them.
 
     h¹_t = f¹(h¹_{t−1}, x_t)      hˡ_t = fˡ(hˡ_{t−1}, yˡ⁻¹_t)      y_t = yᴸ_t
 
-  One step takes all layers, so that it has the Jacobian of the whole network: for measures of the
-  joint dynamics. It computes what the layers compute one after another, but slower: the input
-  products of the upper layers are in the loop.
+  One step runs all layers, so its Jacobian is that of the whole network: for measures of the joint
+  dynamics. It computes the same as the layers one after another, but more slowly: the input
+  products of the upper layers are inside the loop.
 
-  Step Jacobian: blocks ∂hˡ_t/∂hᵐ_{t−1}, zero for m > l. Those on the diagonal are the layers' own,
-  so the Lyapunov spectrum is that of all layers together. The layers' carries at one step count as
-  independent of each other: what h¹_t does through h²_t is part of dL/dh²_t, not of dL/dh¹_t.
+  Step Jacobian: blocks ∂hˡ_t/∂hᵐ_{t−1}, zero for m > l. The diagonal blocks are the layers' own, so
+  the Lyapunov spectrum is that of all layers together. The layers' carries at one step count as
+  independent of each other: the effect of h¹_t through h²_t is part of dL/dh²_t, not of dL/dh¹_t.
 
   Args:
-    cells: the cell of each layer, the first nearest the input. The others get no key to draw masks
-      from: theirs would have to be drawn for all time before the loop.
+    cells: the cell of each layer, the first nearest the input. Only the first gets the key, to draw
+      masks; the masks of the others would have to be drawn before the loop.
   Returns:
-    A Cell: x as the first cell reads it, params and carry tuples with one entry a layer, y as the
-    last cell gives it.
+    A Cell with the inputs of the first cell and the outputs of the last; params and carry are
+    tuples with one entry per layer.
   Raises:
     ValueError: no cells.
   """
@@ -37,26 +40,28 @@ def stack(cells: Sequence[Cell]) -> Cell:
   if not cells:
     raise ValueError("cells must hold at least one cell, got none.")
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> tuple[Params, ...]:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> LayerParams:
     params = []
     for cell, layer_key in zip(cells, jax.random.split(key, len(cells)), strict=True):
       params.append(cell.init(layer_key, input_size, dtype))
       input_size = output_size(cell, params[-1], input_size, dtype)
     return tuple(params)
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> tuple[Carry, ...]:
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> LayerCarries:
     return tuple(cell.initial_carry(batch_shape, dtype) for cell in cells)
 
-  def prepare(params: Params) -> tuple[Params, ...]:
+  def prepare(params: LayerParams) -> LayerParams:
     return tuple(cell.prepare(of_cell) for cell, of_cell in zip(cells, params, strict=True))
 
-  def project(params: Params, xs: Array, key: Array | None = None) -> Drive:
+  def project(params: LayerParams, xs: Inputs, key: Key[Array, ""] | None = None) -> Drive:
     return cells[0].project(params[0], xs, key)
 
-  def recur(params: Params, carry: Carry) -> tuple[Any, ...]:
-    return tuple(cell.recur(*layer) for cell, *layer in zip(cells, params, carry, strict=True))
+  def recur(params: LayerParams, carry: LayerCarries) -> tuple[Recurrent, ...]:
+    return tuple(cell.recur(p, h) for cell, p, h in zip(cells, params, carry, strict=True))
 
-  def update(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> tuple[Carry, ...]:
+  def update(
+    params: LayerParams, carry: LayerCarries, drive: Drive, recurrent: tuple[Recurrent, ...]
+  ) -> LayerCarries:
     new: list[Carry] = []
     for i, cell in enumerate(cells):
       if i > 0:
@@ -65,8 +70,8 @@ def stack(cells: Sequence[Cell]) -> Cell:
       new.append(cell.update(params[i], carry[i], drive, recurrent[i]))
     return tuple(new)
 
-  def output(params: Params, carry: Carry, drive: Drive) -> Any:
-    # The drives of `update` again: XLA computes them once, and none that no output reads.
+  def output(params: LayerParams, carry: LayerCarries, drive: Drive) -> PyTree:
+    # The drives of `update` again: XLA computes them once, and drops those that no output reads.
     for i in range(1, len(cells)):
       y = cells[i - 1].output(params[i - 1], carry[i - 1], drive)
       drive = cells[i].project(params[i], y)

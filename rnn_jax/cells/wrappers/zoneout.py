@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Key, PyTree, Shaped
 
 from rnn_jax import checks
 from rnn_jax.cells.lstm import LSTMCarry, lstm
-from rnn_jax.types import Array, Carry, Cell, Drive, Params
+from rnn_jax.types import Array, C, Cell, D, FlatParams, Inputs, Number, P, Recurrent
+
+Masks: TypeAlias = PyTree  # booleans like the carry, None for its integers
 
 
-def zoneout(cell: Cell, rate: Any) -> Cell:
-  """A cell whose units keep their old values at random: dropout that hands on the past, not zero.
+def zoneout(
+  cell: Cell[P, C, D], rate: Number | PyTree[Number]
+) -> Cell[P, C, tuple[D, Masks | None]]:
+  """Returns a cell whose units keep their old values at random.
 
     h̃_t = f(h_{t−1}, x_t)                          the cell's own step
     h_t = d_t ∘ h_{t−1} + (1 − d_t) ∘ h̃_t           d_t ~ Bernoulli(rate), with a key: training
     h_t = rate · h_{t−1} + (1 − rate) · h̃_t         the mean over d_t, without one: evaluation
 
-  Each step, example, leaf of the carry and unit has a draw of its own. The leaves of h̃_t are as the
-  cell computes them together: an LSTM's candidate for h reads its candidate for c. Measures give no
-  key and see the mean.
+  It is a dropout that keeps the old value instead of setting it to zero. d_t is drawn independently
+  for each step, example, leaf of the carry and unit. The leaves of h̃_t are computed together, as in
+  the cell: an LSTM's candidate for h reads its candidate for c. Measures pass no key and see the
+  mean.
 
-  Step Jacobian: diag(d) + diag(1 − d) J, or rate · I + (1 − rate) J, with J the cell's own: units
-  that are kept hand their gradient on unchanged.
+  Step Jacobian: diag(d) + diag(1 − d) J, or rate · I + (1 − rate) J, with J the cell's own: the
+  gradient passes unchanged through the units that are kept.
 
   Args:
     cell: the cell.
-    rate: of units that keep their value, from 0 to 1: a number, or a traced scalar, for all leaves
-      of the carry, or one for each in its structure, as `LSTMCarry(hidden=0.05, cell=0.5)`.
-      Integers in a carry go on as the cell has them.
+    rate: probability that a unit keeps its value, from 0 to 1: one number, or traced scalar, for
+      all leaves of the carry, or one for each in its structure, as `LSTMCarry(hidden=0.05,
+      cell=0.5)`. Integers in a carry are updated as by the cell.
   Returns:
     A Cell with the params, carry, output and gates of `cell`; drive (that of `cell`, d or None).
   Raises:
-    TypeError, ValueError: a rate that is no number from 0 to 1, or in another structure.
+    TypeError, ValueError: a rate that is not a number from 0 to 1, or in another structure.
   References:
     Krueger et al., 2017, https://arxiv.org/abs/1606.01305
   """
-  rates = _by_leaf(rate, cell)
+  rates = _rate_of_each_leaf(rate, cell)
 
-  def project(params: Params, xs: Array, key: Array | None = None) -> tuple[Drive, Carry | None]:
+  def project(params: P, xs: Inputs, key: Key[Array, ""] | None = None) -> tuple[D, Masks | None]:
     if key is None:
       return cell.project(params, xs), None
     mask_key, cell_key = jax.random.split(key)
@@ -48,61 +54,66 @@ def zoneout(cell: Cell, rate: Any) -> Cell:
     leading = xs.shape if tokens else xs.shape[:-1]
     return cell.project(params, xs, cell_key), masks(mask_key, leading)
 
-  def masks(key: Array, leading: tuple[int, ...]) -> Carry:
+  def masks(key: Key[Array, ""], leading: tuple[int, ...]) -> Masks:
     carry = jax.eval_shape(lambda: cell.initial_carry(leading))
-    structure: Any = jax.tree.structure(carry)
-    keys = structure.unflatten(jax.random.split(key, structure.num_leaves))
+    leaves, structure = jax.tree.flatten(carry)
+    keys = jax.tree.unflatten(structure, jax.random.split(key, len(leaves)))
     return jax.tree.map(_draw, carry, rates, keys)
 
-  def update(params: Params, carry: Carry, drive: Drive, recurrent: Any) -> Carry:
-    drive, kept = drive
-    new = cell.update(params, carry, drive, recurrent)
+  def update(params: P, carry: C, drive: tuple[D, Masks | None], recurrent: Recurrent) -> C:
+    of_cell, kept = drive
+    new = cell.update(params, carry, of_cell, recurrent)
     if kept is None:
       return jax.tree.map(_mean, carry, new, rates)
     return jax.tree.map(_choose, carry, new, kept)
 
-  def output(params: Params, carry: Carry, drive: Drive) -> Any:
+  def output(params: P, carry: C, drive: tuple[D, Masks | None]) -> PyTree:
     return cell.output(params, carry, drive[0])
 
   gates = cell.gates
-  return cell._replace(
+  return Cell(
+    init=cell.init,
+    initial_carry=cell.initial_carry,
+    prepare=cell.prepare,
     project=project,
+    recur=cell.recur,
     update=update,
     output=output,
-    gates=gates and (lambda p, carry, drive, recurrent: gates(p, carry, drive[0], recurrent)),
-    linear=None,
+    gates=None if gates is None else (lambda p, h, d, r: gates(p, h, d[0], r)),
+    recurrent_kernel=cell.recurrent_kernel,
+    output_is_carry=cell.output_is_carry,
   )
 
 
 def zoneout_lstm(
   hidden_size: int,
   *,
-  rate_hidden: Any = 0.05,
-  rate_cell: Any = 0.5,
-  forget_bias: Any = 1.0,
+  rate_hidden: Number = 0.05,
+  rate_cell: Number = 0.5,
+  forget_bias: Number = 1.0,
   recurrent_kernel: str = "orthogonal",
-  recurrent_gain: Any = 1.0,
-) -> Cell:
-  """Long short-term memory with zoneout: `zoneout` of `lstm`, a rate for each of its states.
+  recurrent_gain: Number = 1.0,
+) -> Cell[FlatParams, LSTMCarry, tuple[Array, Masks | None]]:
+  """LSTM with zoneout: `zoneout` of `lstm`, with a rate for each of its states.
 
     c' = d_c ∘ c + (1 − d_c) ∘ c̃            h' = d_h ∘ h + (1 − d_h) ∘ h̃
 
   where h̃, c̃ are the LSTM's h' and c', and h̃ reads c̃. Without a key d_c and d_h are their means.
 
   Step Jacobian: along the cell state ∂c'/∂c = diag(d_c + (1 − d_c) f): where f forgets, zoneout
-  still hands on a share `rate_cell` of the gradient.
+  still passes a share `rate_cell` of the gradient.
 
   Args:
     hidden_size: width H of hidden state, cell state and output.
-    rate_hidden: of h that keeps its value, from 0 to 1.
-    rate_cell: of c that keeps its value, from 0 to 1.
-    forget_bias: initial value of the forget gate's part of b.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block a gate.
-    recurrent_gain: factor on the recurrent kernel at initialisation.
+    rate_hidden: probability that a unit of h keeps its value, from 0 to 1.
+    rate_cell: the same for c.
+    forget_bias: initial value of the forget gate's block of b.
+    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
+    recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell with the params, carry, output and gates of `lstm`.
   Raises:
-    TypeError, ValueError: a rate that is no number from 0 to 1; what `lstm` raises.
+    TypeError, ValueError: a rate that is not a number from 0 to 1; or the errors of `lstm`.
   References:
     Krueger et al., 2017, https://arxiv.org/abs/1606.01305
   """
@@ -114,44 +125,46 @@ def zoneout_lstm(
     recurrent_kernel=recurrent_kernel,
     recurrent_gain=recurrent_gain,
   )
-  return zoneout(cell, LSTMCarry(rate_hidden, rate_cell))
+  return zoneout(cell, LSTMCarry._make((rate_hidden, rate_cell)))
 
 
-def _draw(leaf: Any, rate: Any, key: Array) -> Array | None:
-  if not _has_units(leaf):
+def _draw(
+  leaf: jax.ShapeDtypeStruct, rate: Number, key: Key[Array, ""]
+) -> Bool[Array, "*axes"] | None:
+  if not jnp.issubdtype(leaf.dtype, jnp.inexact):
     return None
   return jax.random.bernoulli(key, jnp.asarray(rate, float), leaf.shape)
 
 
-def _mean(old: Array, new: Array, rate: Any) -> Array:
-  if not _has_units(new):
+def _mean(
+  old: Shaped[Array, "*axes"], new: Shaped[Array, "*axes"], rate: Number
+) -> Shaped[Array, "*axes"]:
+  if not jnp.issubdtype(new.dtype, jnp.inexact):
     return new
-  rate = jnp.asarray(rate, new.dtype)
-  return rate * old + (1 - rate) * new
+  share = jnp.asarray(rate, new.dtype)
+  return share * old + (1 - share) * new
 
 
-def _choose(old: Array, new: Array, kept: Array | None) -> Array:
+def _choose(
+  old: Shaped[Array, "*leaf"], new: Shaped[Array, "*leaf"], kept: Bool[Array, "*leaf"] | None
+) -> Shaped[Array, "*leaf"]:
   return new if kept is None else jnp.where(kept, old, new)
 
 
-def _has_units(leaf: Any) -> bool:
-  """Real or complex values; a count of steps is none."""
-  return jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def _by_leaf(rate: Any, cell: Cell) -> Any:
-  """A rate for each leaf of the carry, in its structure."""
-  wanted: Any = jax.tree.structure(jax.eval_shape(lambda: cell.initial_carry(())))
+def _rate_of_each_leaf(rate: Number | PyTree[Number], cell: Cell) -> PyTree[Number]:
+  """Returns one rate for each leaf of the carry, in its structure."""
+  leaves, wanted = jax.tree.flatten(jax.eval_shape(lambda: cell.initial_carry(())))
+  given: object = jax.tree.structure(rate)
   if jax.tree_util.all_leaves([rate]):
-    rate = wanted.unflatten([rate] * wanted.num_leaves)
-  elif jax.tree.structure(rate) != wanted:
+    rate = jax.tree.unflatten(wanted, [rate] * len(leaves))
+  elif given != wanted:
     raise ValueError(f"rate must be a number, or in the carry's structure {wanted}, got {rate!r}.")
   for value in jax.tree.leaves(rate):
     _check_rate("rate", value)
   return rate
 
 
-def _check_rate(name: str, value: Any) -> None:
+def _check_rate(name: str, value: Number) -> None:
   checks.number(name, value, minimum=0)
   if not isinstance(value, jax.core.Tracer) and value > 1:
     raise ValueError(f"{name} must be at most 1, got {value}.")

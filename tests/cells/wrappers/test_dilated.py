@@ -80,6 +80,7 @@ def test_norms_of_the_buffer_are_those_of_what_it_holds(x64):
 
 
 @pytest.mark.parametrize(("value", "kind"), [(0, ValueError), (1.5, TypeError)])
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_wrong_dilation_is_refused(value, kind):
   with pytest.raises(kind, match=f"dilation must be .* got {value}"):
     make_cell("dilated_elman", H, dilation=value)

@@ -25,7 +25,7 @@ def problem(cell, dtype=float):
   return params, draw(2, jax.ShapeDtypeStruct((T, B, D), dtype))
 
 
-def test_the_cell_reads_its_input_normalised(x64):
+def test_the_cell_reads_its_input_normalized(x64):
   base, cell = lstm(H), layer_norm(lstm(H))
   params, xs = problem(cell)
   x = np.asarray(xs)
@@ -66,12 +66,13 @@ def test_at_first_it_is_the_normalisation_alone():
   jax.tree.map(np.testing.assert_array_equal, params["cell"], plain)
 
 
-def test_what_cannot_be_normalised_is_refused():
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_cannot_be_normalized_is_refused():
   cell = layer_norm(elman(H))
   with pytest.raises(ValueError, match="input_size must be at least 2, got 1"):
     cell.init(jax.random.key(0), 1)
   params = cell.init(jax.random.key(0), D)
-  match = r"xs of a layer-normalised cell must be vectors \[\.\.\., 6\], got float32\[5, 3, 2\]"
+  match = r"xs of a layer-normalized cell must be vectors \[\.\.\., 6\], got float32\[5, 3, 2\]"
   with pytest.raises(ValueError, match=match):
     unroll(cell, params, jnp.zeros((T, B, 2)))
   with pytest.raises(ValueError, match=r"must be vectors \[\.\.\., 6\], got int32\[5, 3\]"):

@@ -191,6 +191,7 @@ def test_a_rate_may_be_traced():
     (None, ValueError, "got None"),
   ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_rates_are_refused(rate, error, match):
   with pytest.raises(error, match=match):
     zoneout(lstm(H), rate)
