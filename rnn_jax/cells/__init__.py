@@ -1,11 +1,9 @@
-"""Recurrent cells, one family a file, and the registry that names them."""
+"""Recurrent cells, one family per file; wrappers of cells; and the registry of cells by name."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
-
 from rnn_jax import checks
 from rnn_jax.cells.antisymmetric import antisymmetric
 from rnn_jax.cells.clockwork import ClockworkCarry, clockwork
@@ -104,13 +102,19 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
 
 
 def cell_options(name: str) -> tuple[str, ...]:
-  """Names of the options that the cell `name` takes beside its hidden size."""
+  """Returns the names of a registered cell's options, its hidden size excluded.
+
+  Args:
+    name: a key of CELLS.
+  Raises:
+    ValueError: an unknown cell.
+  """
   constructor = CELLS[checks.choice("cell", name, CELLS)]
   parameters = inspect.signature(constructor).parameters.values()
   return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-def make_cell(name: str, hidden_size: int, **options: Any) -> Cell:
+def make_cell(name: str, hidden_size: int, **options: object) -> Cell:
   """Builds a registered cell by name.
 
   Args:
@@ -120,7 +124,8 @@ def make_cell(name: str, hidden_size: int, **options: Any) -> Cell:
   Returns:
     The Cell.
   Raises:
-    ValueError: an unknown cell or option, with the nearest right name; or an option's own rule.
+    TypeError, ValueError: an unknown cell or option, with the nearest name; or the errors of the
+      cell's constructor.
   """
   known = cell_options(name)
   for option in options:

@@ -1,0 +1,167 @@
+"""The fields of `Cell` that say what a cell can do agree with what it does.
+
+For each registered cell, its variants and the wrappers: `gates`, `linear`, `recurrent_kernel` and
+`output_is_carry`. A cell that claims too much fails, and so does one that claims too little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_contract import VARIANTS, B, D, H, make, problem, randomize
+
+from rnn_jax import make_cell, step
+from rnn_jax.cells import dilated, elman, gru, layer_norm, lru, lstm, residual, stack, zoneout
+from rnn_jax.types import unprepared
+
+WRAPPERS = {
+  "dilated": lambda: dilated(lstm(H), 3),
+  "dilated by one step": lambda: dilated(elman(H), 1),
+  "layer_norm": lambda: layer_norm(gru(H)),
+  "layer_norm of a linear cell": lambda: layer_norm(lru(H)),
+  "residual": lambda: residual(gru(D)),
+  "residual of a linear cell": lambda: residual(lru(D)),
+  "stack": lambda: stack([lstm(H), elman(H)]),
+  "zoneout": lambda: zoneout(gru(H), 0.3),
+  "zoneout of a linear cell": lambda: zoneout(lru(H), 0.3),
+}
+NAMES = [" ".join(map(str, (name, *options.values()))) for name, options in VARIANTS]
+CELLS = {name: lambda v=v: make(*v) for name, v in zip(NAMES, VARIANTS, strict=True)} | WRAPPERS
+
+
+class Case:
+  """A cell with random params, prepared ones, and the arguments of one step."""
+
+  def __init__(self, cell):
+    self.cell = cell
+    self.given = randomize(jax.eval_shape(lambda: cell.init(jax.random.key(0), D)), 1)
+    self.params = cell.prepare(self.given)
+    self.carry = randomize(cell.initial_carry((B,)), 2)
+    self.drive = cell.project(self.params, randomize(jnp.zeros((B, D)), 3))
+    self.recurrent = cell.recur(self.params, self.carry)
+
+
+def check_gates(case):
+  cell = case.cell
+  if cell.gates is None:
+    return
+  gates = cell.gates(case.params, case.carry, case.drive, case.recurrent)
+  width = jax.tree.leaves(case.carry)[0].shape[-1]
+  assert gates and all(isinstance(name, str) for name in gates)
+  for values in gates.values():
+    assert values.shape == (B, width)
+    assert np.all((values > 0) & (values < 1))
+
+
+def check_linear(case):
+  cell = case.cell
+  if cell.linear is None:
+    return
+  a, b = cell.linear(case.params, case.drive)
+  new = step(cell, case.params, case.carry, case.drive)
+  chex.assert_trees_all_equal_shapes_and_dtypes(a, b, case.carry)
+  expected = jax.tree.map(lambda a, h, b: a * h + b, a, case.carry, b)
+  chex.assert_trees_all_close(new, expected, rtol=1e-6, atol=1e-7)
+
+
+def is_recurrent_kernel(case, name):
+  """Whether recur is h W_h (+ b), with W_h the param `name`, which nothing else reads."""
+  cell, params = case.cell, case.params
+  w_h, h = case.given[name], jax.tree.leaves(case.carry)[0]
+  if name not in params or not np.array_equal(params[name], w_h):
+    return False
+  if w_h.ndim != 2 or h.shape[-1] != w_h.shape[0]:
+    return False
+  zeros = jax.tree.map(jnp.zeros_like, case.carry)
+  recurrent, offset = (cell.recur(params, carry) for carry in (case.carry, zeros))
+  if jnp.shape(recurrent) != (B, w_h.shape[1]):
+    return False
+  if not np.allclose(recurrent - offset, h @ w_h, rtol=1e-5, atol=1e-5):
+    return False
+  unread = {**case.given, name: jnp.full_like(w_h, jnp.nan)}
+  unread = cell.prepare(unread)
+  x = randomize(jnp.zeros((B, D)), 3)
+  drive = cell.project(unread, x)
+  new = cell.update(unread, case.carry, drive, case.recurrent)
+  read = (drive, new, cell.output(unread, new, drive))
+  return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(read))
+
+
+def check_recurrent_kernel(case):
+  arrays = case.given if isinstance(case.given, Mapping) else {}
+  arrays = [name for name, leaf in arrays.items() if isinstance(leaf, jax.Array)]
+  found = [name for name in arrays if is_recurrent_kernel(case, name)]
+  claimed = case.cell.recurrent_kernel
+  assert found == ([] if claimed is None else [claimed])
+
+
+def check_output_is_carry(case):
+  y = case.cell.output(case.params, case.carry, case.drive)
+  same = jax.tree.structure(y) == jax.tree.structure(case.carry)
+  leaves = zip(jax.tree.leaves(y), jax.tree.leaves(case.carry), strict=False)
+  same = same and all(np.array_equal(a, b) for a, b in leaves)
+  assert case.cell.output_is_carry == same
+
+
+def check(cell):
+  case = Case(cell)
+  check_gates(case)
+  check_linear(case)
+  check_recurrent_kernel(case)
+  check_output_is_carry(case)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_can_do_what_it_says(name):
+  check(CELLS[name]())
+
+
+def test_wrappers_keep_what_their_cell_can_do():
+  assert zoneout(gru(H), 0.3).recurrent_kernel == residual(gru(H)).recurrent_kernel == "w_h"
+  assert residual(lru(H)).linear and layer_norm(lru(H)).linear and not zoneout(lru(H), 0.3).linear
+  assert layer_norm(elman(H)).output_is_carry and zoneout(elman(H), 0.3).output_is_carry
+  for wrapped in (
+    dilated(lstm(H), 2),
+    layer_norm(lstm(H)),
+    residual(lstm(H)),
+    zoneout(lstm(H), 0.1),
+  ):
+    assert wrapped.gates is not None
+
+
+LIES = {
+  "another param": make_cell("elman", H)._replace(recurrent_kernel="w_x"),
+  "a kernel that update reads too": make_cell("elman", H)._replace(
+    update=lambda params, h, drive, recurrent: jnp.tanh(drive + recurrent + h @ params["w_h"])
+  ),
+  "a kernel that prepare changes": make_cell("clockwork", H)._replace(recurrent_kernel="w_h"),
+  "half of a kernel": make_cell("gru", H, reset="before")._replace(recurrent_kernel="w_h"),
+  "a product of something else": make_cell("elman", H)._replace(
+    recur=lambda params, h: jnp.tanh(h) @ params["w_h"]
+  ),
+  "no kernel": make_cell("gru", H)._replace(recurrent_kernel=None),
+  "an output of its own": make_cell("lru", H)._replace(output_is_carry=True),
+  "no output of its own": make_cell("elman", H)._replace(output_is_carry=False),
+  "a linear cell": make_cell("elman", H)._replace(
+    linear=lambda params, drive: (jnp.zeros_like(drive), drive)
+  ),
+  "gates of another width": make_cell("elman", H)._replace(
+    gates=lambda params, h, drive, recurrent: {"input": jax.nn.sigmoid(h[..., :1])}
+  ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_false_claim_is_found(lie):
+  with pytest.raises(AssertionError):
+    check(LIES[lie])
+
+
+def test_prepare_of_most_cells_is_the_identity():
+  cell, params, *_ = problem("gru", {})
+  assert cell.prepare is unprepared and cell.prepare(params) is params
