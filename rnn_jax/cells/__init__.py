@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+
 from rnn_jax import checks
 from rnn_jax.cells.antisymmetric import antisymmetric
 from rnn_jax.cells.clockwork import ClockworkCarry, clockwork
