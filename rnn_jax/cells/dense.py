@@ -150,7 +150,7 @@ def product(h: Float[AnyArray, "*batch M"], w: Float[AnyArray, "M N"]) -> Float[
 
 @functools.partial(product.defjvp, symbolic_zeros=True)
 def _product_jvp(
-  primals: tuple[Array, Array], tangents: tuple[Array | SymbolicZero, Array | SymbolicZero]
+  primals: tuple[AnyArray, AnyArray], tangents: tuple[Array | SymbolicZero, Array | SymbolicZero]
 ) -> tuple[Array, Array]:
   (h, w), (h_dot, w_dot) = primals, tangents
   y_dot = jnp.zeros((*h.shape[:-1], w.shape[1]), h_dot.dtype)

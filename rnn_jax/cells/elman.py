@@ -11,7 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
-from rnn_jax.types import Array, Cell, FlatParams, Number, PlainCell, Units, unprepared
+from rnn_jax.types import AnyArray, Array, Cell, FlatParams, Number, PlainCell, Units, unprepared
 
 
 @jax.custom_jvp
@@ -21,7 +21,7 @@ def tanh(a: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
 
 
 @tanh.defjvp
-def _tanh_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _tanh_jvp(primals: tuple[AnyArray], tangents: tuple[Array]) -> tuple[Array, Array]:
   h = jnp.tanh(primals[0])
   return h, (1 - h) * (1 + h) * tangents[0]
 

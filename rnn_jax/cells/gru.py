@@ -22,6 +22,7 @@ from rnn_jax.cells.dense import (
 )
 from rnn_jax.initializers import chrono_bias, further_key
 from rnn_jax.types import (
+  AnyArray,
   Array,
   Cell,
   Features,
@@ -73,7 +74,7 @@ def fused_gates(
 
 @fused_gates.defjvp
 def _fused_gates_jvp(
-  primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+  primals: tuple[AnyArray, AnyArray, AnyArray], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
   (h, drive, recurrent), (h_dot, drive_dot, recurrent_dot) = primals, tangents
   z, r, n = _activations(drive, recurrent)

@@ -171,7 +171,7 @@ def test_flagfile_in_the_folder_trains_the_same_model(folder, tmp_path, program)
 def test_cell_options_are_restored_and_in_the_flagfile(folder):
   trained = trained_model.load(folder)
   assert trained.settings.layers.options == (("activation", "relu"),)
-  assert trained.model.cells[0].update({}, 0.0, -3.0, 1.0) == 0
+  assert trained.model.cells[0].update({}, np.zeros(1), np.full(1, -3.0), np.ones(1))[0] == 0
   lines = (folder / "language_model.flags").read_text().splitlines()
   assert lines[:2] == ["--cell=elman", "--cell_option=activation=relu"]
   assert "--hidden_size=16" in lines and not any("match_params" in line for line in lines)

@@ -275,7 +275,7 @@ def test_gain_compares_the_rates_of_its_profiles(monkeypatch):
   rates = {"linear": np.log(f2_gain.GAINS), "tanh": np.array(f2_gain.EARLIER) + 0.015}
 
   def profiles_of(make, gains, scales, seeds):
-    linear = make(1.0).update({}, 0.0, 1.0, 1.0) == 2.0
+    linear = make(1.0).update({}, np.zeros(1), np.ones(1), np.ones(1))[0] == 2.0
     slopes = rates["linear" if linear else "tanh"] / math.log(10)
     return np.multiply.outer(slopes, np.tile(np.arange(200), (len(scales), len(seeds), 1)))
 
