@@ -15,7 +15,7 @@ from rnn_jax.types import AnyArray, Array, Cell, FlatParams, Number, PlainCell, 
 
 
 @jax.custom_jvp
-def tanh(a: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+def tanh(a: Float[AnyArray, "*axes"]) -> Float[Array, "*axes"]:
   """Returns tanh a; its derivative ȧ ↦ (1 − h)(1 + h) ȧ stores one array, JAX's own stores two."""
   return jnp.tanh(a)
 

@@ -42,7 +42,9 @@ class GRUGates(NamedTuple):
   reset: Array
 
 
-def gate_values(drive: Float[Array, "*batch W"], recurrent: Float[Array, "*batch V"]) -> GRUGates:
+def gate_values(
+  drive: Float[AnyArray, "*batch W"], recurrent: Float[AnyArray, "*batch V"]
+) -> GRUGates:
   """Returns z and r, from blocks z, r, n of the drive and z, r of the recurrent product."""
   width = drive.shape[-1] // 3 * 2
   z, r = jnp.split(jax.nn.sigmoid(drive[..., :width] + recurrent[..., :width]), 2, axis=-1)
@@ -50,7 +52,7 @@ def gate_values(drive: Float[Array, "*batch W"], recurrent: Float[Array, "*batch
 
 
 def gates(
-  h: Units, drive: Float[Array, "*batch 3*H"], recurrent: Float[Array, "*batch 3*H"]
+  h: Units, drive: Float[AnyArray, "*batch 3*H"], recurrent: Float[AnyArray, "*batch 3*H"]
 ) -> Units:
   """Returns h' of reset="after", written as the equations: the reference for `fused_gates`."""
   z, r = gate_values(drive, recurrent)
@@ -60,7 +62,7 @@ def gates(
 
 @jax.custom_jvp
 def fused_gates(
-  h: Units, drive: Float[Array, "*batch 3*H"], recurrent: Float[Array, "*batch 3*H"]
+  h: Units, drive: Float[AnyArray, "*batch 3*H"], recurrent: Float[AnyArray, "*batch 3*H"]
 ) -> Units:
   """Returns h' of reset="after", in fused blocks; its derivative stores seven arrays [..., H].
 
@@ -186,8 +188,8 @@ def _recur_after(params: FlatParams, h: Units) -> Float[Array, "*batch 3*H"]:
 def _update_after(
   params: FlatParams,
   h: Units,
-  drive: Float[Array, "*batch 3*H"],
-  recurrent: Float[Array, "*batch 3*H"],
+  drive: Float[AnyArray, "*batch 3*H"],
+  recurrent: Float[AnyArray, "*batch 3*H"],
 ) -> Units:
   del params
   return fused_gates(h, drive, recurrent)
@@ -200,8 +202,8 @@ def _recur_before(params: FlatParams, h: Units) -> Float[Array, "*batch 2*H"]:
 def _update_before(
   params: FlatParams,
   h: Units,
-  drive: Float[Array, "*batch 3*H"],
-  recurrent: Float[Array, "*batch 2*H"],
+  drive: Float[AnyArray, "*batch 3*H"],
+  recurrent: Float[AnyArray, "*batch 2*H"],
 ) -> Units:
   width = 2 * h.shape[-1]
   z, r = gate_values(drive, recurrent)
@@ -212,8 +214,8 @@ def _update_before(
 def _update_without_reset(
   params: FlatParams,
   h: Units,
-  drive: Float[Array, "*batch 2*H"],
-  recurrent: Float[Array, "*batch 2*H"],
+  drive: Float[AnyArray, "*batch 2*H"],
+  recurrent: Float[AnyArray, "*batch 2*H"],
 ) -> Units:
   del params
   z, n = jnp.split(drive + recurrent, 2, axis=-1)

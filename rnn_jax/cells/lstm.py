@@ -48,7 +48,7 @@ def gate_values(a: Features) -> LSTMGates:
   return LSTMGates(i, f, o)
 
 
-def gates(a: Float[Array, "*batch W"], c: Units) -> tuple[Units, Units]:
+def gates(a: Float[AnyArray, "*batch W"], c: Units) -> tuple[Units, Units]:
   """Returns (h', c'), written as the equations: the reference for `fused_gates`.
 
   Args:

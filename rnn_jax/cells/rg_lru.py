@@ -20,7 +20,7 @@ STEEPEST = 1000.0
 
 
 @jax.custom_jvp
-def bounded_sqrt(a: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+def bounded_sqrt(a: Float[AnyArray, "*axes"]) -> Float[Array, "*axes"]:
   """Returns √a for a ≥ 0, with a derivative of at most 1000: at 0 it would be infinite."""
   return jnp.sqrt(a)
 
