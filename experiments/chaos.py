@@ -2,10 +2,10 @@
 
   python -m experiments.chaos --kills=50
 
-After each kill, the sweep resumes by the same command. Once it has finished, it starts again in an
+After each kill, the same command resumes the sweep. A sweep that finishes is started again in an
 empty folder, until all kills are done. The moment of a kill is uniform over the time that an
 uninterrupted sweep takes; the signal is SIGKILL, SIGTERM or SIGINT, with equal probability. The
-exit status is 0 if all records are equal, bit for bit, and 1 if not; then the files that differ are
+exit status is 0 if all records are equal, bit for bit. Otherwise it is 1, the files that differ are
 named, and both folders are kept.
 """
 
@@ -46,7 +46,7 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Kills the sweep that the flags name, and prints whether its records survived."""
+  """Kills the sweep that the flags name, and prints whether its records stayed the same."""
   values = flags.FLAGS
   with command_line.errors_in_one_line("a temporary folder could not be read or written"):
     command_line.check_no_arguments(arguments)
@@ -78,7 +78,7 @@ def kill_repeatedly(sweep: Path, kills: int, chance: random.Random, folder: Path
   whole, killed = folder / "whole", folder / "killed"
   _finish(_start(sweep, whole), "uninterrupted reference")
   expected = records_of(whole)
-  # A second time, for the duration: the first sweep had to compile.
+  # A second sweep, to measure the duration: the first one had to compile.
   begin = time.monotonic()
   _finish(_start(sweep, killed), "second uninterrupted")
   seconds = time.monotonic() - begin

@@ -1,9 +1,9 @@
-"""Computes the step at which a run diverged again, and prints its first non-finite value.
+"""Recomputes the step at which a run diverged, and prints its first non-finite value.
 
 python -m experiments.replay results/exploding/runs/RUN/replay.npz
 
-The file holds numbers and text, and nothing in it is executed, so it is safe to open files from
-others. The exit status is 0 if the first non-finite value is the recorded one, and 1 if not.
+The file holds only numbers and text, none of which is executed, so files from others are safe to
+open. The exit status is 0 if the first non-finite value is the recorded one, and 1 if not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
   except (ValueError, TypeError) as error:
     exits.fail(str(error))
   print(f"step {diverged.step}: {nonfinite_text(found)}")
-  # The size of the values before it differs between machines, by rounding.
+  # The magnitude of the values before it differs between machines, by rounding.
   if found and recorded and found._replace(largest=recorded.largest) == recorded:
     print("reproduced.")
     return

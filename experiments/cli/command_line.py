@@ -1,4 +1,4 @@
-"""Starts a program: flags and flagfiles, and every user error as one line."""
+"""Starts a program: parses flags and flagfiles, and reports every user error in one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def errors_in_one_line(files: str) -> Iterator[None]:
   """Ends the program with one line for errors of the user's input, files or machine.
 
   Args:
-    files: beginning of the line if a file could not be read or written.
+    files: beginning of the line for an error of reading or writing a file.
   """
   try:
     yield
@@ -84,7 +84,7 @@ def folder(name: str) -> Path:
 
 
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
-  """Parses the flags and calls `main` with the other arguments; wrong flags are one line.
+  """Parses the flags and calls `main` with the other arguments; reports wrong flags in one line.
 
   Args:
     main: receives the arguments that are not flags.

@@ -1,4 +1,4 @@
-"""Flags as a table, which defines them and is printed as their documentation."""
+"""A table of flags, from which they are defined and their documentation is printed."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def subset(kind: str, choices: Iterable[str]) -> Parse:
 
 
 def integer(name: str, minimum: int = 1, none: str | None = None) -> Parse:
-  """Returns a parser of integers from `minimum` to 2³¹ − 1; the word `none` gives None."""
+  """Returns a parser of integers from `minimum` to 2³¹ − 1; the text `none`, if given, is None."""
   rule = f"{name} must be an integer from {minimum} to {2**31 - 1}" + _or(none)
 
   def parse(text: str) -> int | None:
@@ -57,13 +57,13 @@ def integer(name: str, minimum: int = 1, none: str | None = None) -> Parse:
 
 
 def number(name: str, rule: str, accept: Callable[[float], bool], none: str | None = None) -> Parse:
-  """Returns a parser of floats that are finite in float32; the word `none` gives None.
+  """Returns a parser of floats that are finite in float32.
 
   Args:
     name: the flag's name.
     rule: what `accept` accepts, as text for an error.
     accept: returns whether a value is allowed.
-    none: a word for None; None if there is no such word.
+    none: text that parses to None; None if there is no such text.
   """
   rule = f"{name} must be {rule} in float32" + _or(none)
 
@@ -84,12 +84,12 @@ def number(name: str, rule: str, accept: Callable[[float], bool], none: str | No
 
 
 def positive(name: str, none: str | None = None) -> Parse:
-  """Returns a parser of finite numbers above 0; the word `none` gives None."""
+  """Returns a parser of finite numbers above 0; the text `none`, if given, is None."""
   return number(name, "a finite number above 0", lambda v: v > 0, none)
 
 
 def address(name: str, *words: str) -> Parse:
-  """Returns a parser of HOST:PORT; `words` are accepted as they are."""
+  """Returns a parser of HOST:PORT; the `words` are also accepted."""
   rule = f"{name} must be HOST:PORT, or {' or '.join(words)}"
 
   def parse(text: str) -> str:
@@ -104,8 +104,8 @@ def address(name: str, *words: str) -> Parse:
 def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
   """Returns a parser of a comma list of different values.
 
-  It is called as `(text, whole)`. If `text` is only a part of what the user gave, `whole` is all of
-  it, for errors to quote.
+  The parser is called as `(text, whole)`. If `text` is only part of what the user gave, `whole` is
+  all of it, for errors to quote.
   """
 
   def parse_all(text: str, whole: str | None = None) -> tuple[Any, ...]:
@@ -159,7 +159,7 @@ def _or(none: str | None) -> str:
 
 
 class _Parser(flags.ArgumentParser):
-  """A parse function as the class that absl asks for."""
+  """Wraps a parse function in the class that absl requires."""
 
   def __init__(self, parse: Parse) -> None:
     self._parse = parse

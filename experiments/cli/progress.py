@@ -23,7 +23,7 @@ def show(
 
   Args:
     total: total number of units of work.
-    finished: number of units that were done before.
+    finished: number of units that are already done.
     console: where the bar is shown.
     title: title of the bar.
     unit: name of the units.

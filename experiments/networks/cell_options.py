@@ -81,7 +81,7 @@ def _parse_single(text: str) -> CellOption:
 
 
 def flag(axis: bool) -> Flag:
-  """Returns the row of `--cell_option`; it takes a comma list of values if it is an axis."""
+  """Returns the flag `--cell_option`; as an axis, it takes a comma list of values."""
   return Flag(
     "cell_option",
     "none",
@@ -146,7 +146,7 @@ def as_flags(cell: str, options: Options) -> str:
 
 @contextlib.contextmanager
 def errors_of(cell: str, options: Options) -> Iterator[None]:
-  """Prefixes the errors of a cell's constructor with the cell's flags."""
+  """Prefixes errors of a cell's constructor with the cell's flags."""
   try:
     yield
   except (TypeError, ValueError) as error:

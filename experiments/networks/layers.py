@@ -121,14 +121,14 @@ def from_flags() -> Layers:
 def with_matched_width(
   layers: Layers, input_size: int, *, ways: int = 1, merged: int = 1
 ) -> Layers:
-  """Returns the layers with the hidden size that meets `match_params`, if one is given.
+  """Returns the layers with the hidden size that meets their `match_params`, if that is given.
 
   Args:
     layers: the layers.
     input_size: input size of the first layer.
     ways, merged: as in `count_params`.
   Raises:
-    ValueError: the cell refuses its options, or no hidden size has about as many params.
+    ValueError: the cell refuses its options, or no hidden size meets the budget.
   """
   wanted = layers.match_params
   if wanted is None:
@@ -179,7 +179,7 @@ def check(layers: Layers, length_flag: str, length: int, batch_size: int) -> Non
   top = (layers.width, *layers.hidden_sizes)
   carries = layers.depth * length * batch_size * layers.width
   entries = carries + sum(a * b for a, b in itertools.pairwise(top))
-  # First without the params: a huge hidden size has more of them than can be counted.
+  # First without the params: those of a huge hidden size cannot be counted.
   _check_memory(entries, length_flag)
   with cell_options.errors_of(layers.cell, layers.options):
     params = count_params(make_cells(layers), 1)

@@ -1,4 +1,4 @@
-"""Hidden sizes at which different cells have the same number of params."""
+"""Hidden sizes at which cells meet a parameter budget."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merge
     cells: the cell of each layer, bottom layer first.
     input_size: D, the input size of the first layer.
     ways: number of directions in which each layer reads, each with its own params.
-    merged: number of outputs of a layer that are concatenated for the next one.
+    merged: number of outputs of a layer that are concatenated as the next one's input.
   """
   total = 0
   for cell in cells:
@@ -50,7 +50,7 @@ def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
 
   Args:
     count: hidden size -> number of params. It raises a ValueError for hidden sizes that the cell
-      refuses, e.g. unless they are a multiple of something.
+      refuses, such as those that are not a multiple of some number.
     wanted: the budget.
   Returns:
     (hidden size, its number of params). Of two that are equally near, the smaller.

@@ -14,7 +14,7 @@ from experiments.plotting.style import GRAY, OVERFLOW, SMALL, ZERO, Style, key
 
 EDGE_MARKERS = {ZERO: "v", OVERFLOW: "^"}
 TRACK_HEIGHT = 0.03  # height of one row of markers along the edge, relative to the axis
-BEYOND = 1e4  # stands for an infinite log10 value where a band ends; off every axis
+BEYOND = 1e4  # replaces an infinite log10 value at the edge of a band; beyond every axis
 
 
 def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

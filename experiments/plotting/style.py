@@ -193,7 +193,7 @@ def key(label: str, **options: Any) -> Line2D:
 
 
 def style_keys(styles: dict[str, Style]) -> list[Artist]:
-  """Returns a legend key for each label."""
+  """Returns a legend key for each style, by label."""
   return [
     key(label, color=style.color, lw=style.width, marker=style.marker, ms=3.5)
     for label, style in styles.items()

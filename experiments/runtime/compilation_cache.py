@@ -1,4 +1,4 @@
-"""Compiled programs on disk, which later commands load instead of compiling them again."""
+"""The cache of compiled programs on disk, from which later commands load them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def use(name: str) -> None:
   standard error says why nothing is kept.
 
   Args:
-    name: the folder; `auto` for `rnn_jax` in `$XDG_CACHE_HOME` or `~/.cache`, `none` for none.
+    name: the folder; `auto` for `rnn_jax` in `$XDG_CACHE_HOME` or `~/.cache`; `none` for no cache.
   """
   folder = None
   if name == "auto":

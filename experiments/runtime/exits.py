@@ -12,7 +12,7 @@ INTERRUPTED = 130
 
 
 def fail(message: str) -> NoReturn:
-  """Ends the program with one line on standard error."""
+  """Ends the program with one line on standard error and exit status 2."""
   print("error:", " ".join(message.split()), file=sys.stderr)
   sys.exit(USAGE_ERROR)
 

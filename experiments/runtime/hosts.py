@@ -2,8 +2,8 @@
 
 Each process has its own devices, which train their share of each batch. All processes run the same
 program with the same flags, and make the same calls in the same order. Process 0 alone reads and
-writes the sweep's folder, and broadcasts what the others need to know of it. A process takes every
-GPU that it sees: where several processes run on one machine, set CUDA_VISIBLE_DEVICES or
+writes the sweep's folder, and broadcasts what the others need to know about it. A process takes
+every GPU that it sees: if several processes run on one machine, set CUDA_VISIBLE_DEVICES or
 JAX_LOCAL_DEVICE_IDS for each. Tested on CPU, where sums go through Gloo; untested on GPU and TPU.
 """
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _START = 300  # seconds from the first process's start to the last one's
 _END = 24 * 3600  # seconds that the others wait while process 0 writes the results
-_FAREWELL = 5  # seconds that a process with an error waits for the others to leave, too
+_FAREWELL = 5  # seconds that a process with an error waits for the others to leave
 
 
 class Processes(NamedTuple):
@@ -38,7 +38,7 @@ class Processes(NamedTuple):
 
   Attributes:
     coordinator: HOST:PORT of process 0, or `auto` to find it in the environment.
-    num_processes: how many there are; None to find it in the environment.
+    num_processes: their number; None to find it in the environment.
     process_id: index of this process; None to find it in the environment.
   """
 
@@ -68,7 +68,7 @@ def _join(processes: Processes) -> None:
   # jax's own handler would take SIGTERM away from this program's.
   jax.config.update("jax_enable_preemption_service", False)
 
-  # jax's way to end after a timeout is to abort with a stack trace.
+  # After its own timeout, jax would abort with a stack trace.
   timer = threading.Timer(_START, _give_up)
   timer.daemon = True
   timer.start()
@@ -84,7 +84,7 @@ def _join(processes: Processes) -> None:
       initialization_timeout=_START + 60,
       shutdown_timeout_seconds=_END,
     )
-  except Exception as error:  # what is missing, and so what is raised, depends on the environment
+  except Exception as error:  # what is raised depends on what is missing in the environment
     exits.fail(f"--coordinator={processes.coordinator}: {type(error).__name__}: {error}")
   finally:
     signal.signal(signal.SIGINT, handler)
@@ -170,7 +170,7 @@ def by_writer(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def any_of(flag: bool) -> bool:
-  """Returns whether the flag is set in any process. Takes milliseconds; all wait for the last."""
+  """Returns whether the flag is set in any process. All must call it; takes milliseconds."""
   if jax.process_count() == 1:
     return flag
   return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))

@@ -1,4 +1,4 @@
-"""The memory of this machine."""
+"""A check that arrays fit into the memory of this machine."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def git() -> dict[str, Any] | None:
-  """Returns this code's commit and whether it has local changes; None outside a repository."""
+  """Returns the commit of this code and whether it has local changes; None outside a repository."""
 
   def run(*args: str) -> str:
     return subprocess.run(

@@ -19,7 +19,7 @@ class Stop:
   """A request to stop.
 
   Attributes:
-    number: number of the signal that asked for it; None as long as there is no request.
+    number: number of the signal that asked for it; None if there is no request.
   """
 
   number: int | None = None
@@ -31,7 +31,7 @@ class Stop:
 
 @contextlib.contextmanager
 def caught() -> Iterator[Stop]:
-  """Catches SIGTERM and Ctrl-C while the block runs, which polls the `Stop` that this yields.
+  """Catches SIGTERM and Ctrl-C while the block runs; yields a `Stop` that the block must poll.
 
   A second signal ends the process at once. No exception is raised at the point of interruption: jax
   swallows an exception raised in one of its callbacks, and one raised around a lock could leave it

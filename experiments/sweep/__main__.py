@@ -3,9 +3,9 @@
   python -m experiments.sweep --flagfile=experiments/flagfiles/gradient_decay.flags
 
 A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs that
-can share a compiled program do. The same command resumes an interrupted sweep: finished runs are
-kept, the others continue from their checkpoints. `--engine` lets other processes train the runs;
-with `--num_shards` this process trains a part of them.
+differ only in numbers share a compiled program. The same command resumes an interrupted sweep:
+finished runs are kept, the others continue from their checkpoints. With `--engine`, Ray or SLURM
+trains the runs; with `--num_shards`, this process trains a part of them.
 """
 
 from __future__ import annotations

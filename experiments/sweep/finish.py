@@ -1,4 +1,4 @@
-"""The end of a sweep: gathers all runs, draws the figures, and prints how the runs went."""
+"""Finishes a sweep: gathers all runs, draws the figures, and prints how the runs went."""
 
 from __future__ import annotations
 

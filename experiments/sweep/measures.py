@@ -56,7 +56,7 @@ class Moment(NamedTuple):
     return self.model.trunk({"params": self.params}, batch.xs)
 
   def loss(self, ys: Array, targets: Array) -> Array:
-    """Returns the task's loss of the top cell's outputs ys."""
+    """Returns the task's loss, from the top cell's outputs ys."""
     outputs: Any = self.model.apply({"params": self.params}, ys, method="readout")
     return self.task.loss(outputs, targets)
 
@@ -77,9 +77,9 @@ class Measure(NamedTuple):
     labels: variable -> label in figures. Leaves of the carry other than the hidden state add
       variables of their own (`…_cell`).
     compute: moment -> variables, averaged over the batch.
-    bounds: bounds of its values; None if there are none.
-    needs: what it needs a cell to have, as text; empty for nothing.
-    fits: whether a cell has that.
+    bounds: lower and upper bound of its values; None if there are none.
+    needs: what a cell must have for it, as text; empty for nothing.
+    fits: returns whether a cell has that.
   """
 
   note: str
@@ -100,7 +100,7 @@ class Measure(NamedTuple):
 def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
   """Returns a variable [layer, ...] for each leaf of the carry.
 
-  The first leaf, the hidden state, is called `name`. The names of the others end in their place in
+  The first leaf, the hidden state, is called `name`. The names of the others end with their path in
   the carry: `name_cell`, `name_earlier_0`.
   """
   paths = [path for path, _ in jax.tree.leaves_with_path(layers[0])]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 CELLS = ("elman", "gru", "lstm")
-DECAY = {"elman": 0.30, "gru": 0.06, "lstm": 0.03}  # log10 per time step, at initialisation
+DECAY = {"elman": 0.30, "gru": 0.06, "lstm": 0.03}  # log10 per time step, at initialization
 SETTINGS = {
   "learning_rate": 0.002,
   "clip_norm": 1.0,

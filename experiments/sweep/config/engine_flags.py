@@ -50,9 +50,9 @@ PROCESSES = (
     "coordinator",
     "none",
     _coordinator,
-    "Where process 0 waits for the others, HOST:PORT, if several processes train each run "
-    "together; auto to find it in the environment (JAX_COORDINATOR_ADDRESS, SLURM, Open MPI, "
-    "Kubernetes, Cloud TPU); none if this process trains alone.",
+    "Address of process 0, HOST:PORT, if several processes train each run together; auto to find "
+    "it in the environment (JAX_COORDINATOR_ADDRESS, SLURM, Open MPI, Kubernetes, Cloud TPU); none "
+    "if this process trains alone.",
   ),
   Flag(
     "num_processes",
@@ -88,8 +88,8 @@ TABLE = (
     "engine",
     "local",
     choice("engine", ENGINE_NAMES),
-    "What trains the runs: local, this process; ray, tasks of Ray; slurm, jobs of SLURM. Each task "
-    "or job trains the runs of one group; this process waits for them and gathers the records.",
+    "What trains the runs: local, this process; ray, Ray tasks; slurm, SLURM jobs. Each task or "
+    "job trains the runs of one group; this process waits for them and gathers the records.",
   ),
   Flag(
     "cpus_per_task",
@@ -101,8 +101,7 @@ TABLE = (
     "gpus_per_task",
     "0",
     integer("gpus_per_task", minimum=0),
-    "GPUs to request for each Ray task or SLURM job, which trains on them, or with 0 on its CPU "
-    "cores.",
+    "GPUs to request for each Ray task or SLURM job. It trains on them, or if 0 on its CPU cores.",
   ),
   Flag(
     "memory_per_task",
@@ -202,7 +201,7 @@ def check_engine() -> None:
   package, extra = needed
   if importlib.util.find_spec(package) is None:
     raise ValueError(
-      f"--engine={name} needs the package {package}: pip install 'rnn_jax[{extra}]'."
+      f"--engine={name} needs the package {package}; in the clone: pip install -e '.[{extra}]'."
     )
   if name == "slurm" and values.slurm_cluster == "slurm" and shutil.which("srun") is None:
     raise ValueError(
@@ -212,7 +211,7 @@ def check_engine() -> None:
 
 
 def devices() -> list[jax.Device]:
-  """Returns this process's devices; with workers, as many placeholders as each of them has."""
+  """Returns this process's devices; with an engine, a placeholder for each device of a worker."""
   values = flags.FLAGS
   if values.engine == "local":
     return jax.devices()

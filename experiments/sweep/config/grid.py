@@ -75,7 +75,7 @@ class Run:
     clip_norm: norm above which gradients are clipped; None for no clipping.
     recurrent_gain: factor on the recurrent kernels at initialization; None if the cell has none.
     forget_bias: bias of the forget gate at initialization; None if the cell has none.
-    clip_by: what is clipped; `global_norm`, the default, if nothing is.
+    clip_by: what is clipped; `global_norm`, the default, also if nothing is clipped.
     options: other options of the cell that were given; the rest have their defaults.
     hidden_size: hidden size of every layer; None if it is that of the settings.
   """
@@ -155,7 +155,7 @@ def recorded_steps(settings: Settings) -> list[int]:
 
 
 def config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, Any]:
-  """Returns everything that decides what a run computes, as plain data."""
+  """Returns everything that determines what a run computes, as plain data."""
   return {
     **dataclasses.asdict(run),
     **dataclasses.asdict(settings),
@@ -165,7 +165,7 @@ def config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str,
 
 
 def run_of(saved: Mapping[str, Any]) -> Run:
-  """Returns the run of a configuration that was read from JSON. Older ones lack some fields."""
+  """Returns the run of a configuration read from JSON, which may lack fields if it is old."""
   names = [field.name for field in dataclasses.fields(Run) if field.name in saved]
   options = tuple((name, value) for name, value in saved.get("options", ()))
   return Run(**{**{name: saved[name] for name in names}, "options": options})

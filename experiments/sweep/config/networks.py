@@ -26,7 +26,7 @@ class Network(NamedTuple):
 
   Attributes:
     cell: the cell of each of its layers.
-    width: the hidden size that `match_params` has chosen for it; None if that is not given.
+    width: the hidden size chosen to meet `match_params`; None if that is not given.
   """
 
   cell: Cell
@@ -36,7 +36,7 @@ class Network(NamedTuple):
 def networks(
   runs: Sequence[Run], settings: Settings, task: Task, runs_at_once: int
 ) -> tuple[list[Run], list[Network]]:
-  """Returns the runs, with the hidden sizes that `match_params` chooses, and their networks.
+  """Returns the runs, with hidden sizes that meet any `match_params`, and their networks.
 
   Args:
     runs: the sweep's runs, without hidden sizes of their own.
@@ -70,7 +70,7 @@ def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -
     _check_memory(settings, params + carries, runs_at_once)
 
   wanted = settings.match_params
-  # First without the params: a huge hidden size has more of them than can be counted.
+  # First without the params: those of a huge hidden size cannot be counted.
   check_memory(settings.hidden_size or 1, 0)
   if wanted is None:
     width = grid.width(run, settings)

@@ -30,7 +30,7 @@ class Sweep:
   """A sweep: its runs, what they have in common, and where they are trained and recorded.
 
   Attributes:
-    settings: common to all runs.
+    settings: settings that all runs share.
     axes: values of each axis of the grid, by name.
     options: cell options as given on the command line.
     ids: run id -> run.
@@ -65,7 +65,7 @@ class Sweep:
 
   @property
   def configuration(self) -> dict[str, Any]:
-    """The resolved configuration, as plain data. A sweep resumes only where it is equal."""
+    """The resolved configuration, as plain data. A sweep resumes only if it is equal."""
     axes = {name: list(values) for name, values in self.axes.items()}
     return {
       **axes,
@@ -174,7 +174,7 @@ def _layout(batch_size: int) -> Layout:
 
 
 def _check_truncations(length: int) -> None:
-  """Refuses truncations that are equal on sequences of this length."""
+  """Refuses different truncations that have the same effect on sequences of this length."""
   lengths = [length if k is None else min(k, length) for k in flags.FLAGS.truncation]
   if len(set(lengths)) < len(lengths):
     raise ValueError(
@@ -184,11 +184,11 @@ def _check_truncations(length: int) -> None:
 
 
 def _check_measures(settings: Settings, networks: Sequence[Network]) -> None:
-  """Refuses a measure that no cell of the sweep has."""
+  """Refuses a measure that no cell of the sweep supports."""
   for name in settings.measure_names:
     measure = MEASURES[name]
     if not any(measure.fits(network.cell) for network in networks):
       cells = ",".join(flags.FLAGS.cell)
       raise ValueError(
-        f"--measures must not hold {name} where no cell has {measure.needs}, got {cells}."
+        f"--measures must not hold {name}, since no selected cell has {measure.needs}, got {cells}."
       )

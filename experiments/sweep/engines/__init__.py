@@ -1,4 +1,4 @@
-"""Engines: what trains the runs of a sweep, this process or workers that Ray or SLURM starts."""
+"""The engines, which train the runs of a sweep: in this process, or in workers of Ray or SLURM."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from experiments.sweep.records import access, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped
 
 # How often a task whose worker died is retried. A retry resumes from checkpoints if its folder is
-# on a file system that the workers share. There is a limit because the task itself may kill it.
+# on a file system that the workers share. Limited because the task itself may kill its worker.
 RETRIES = 10
 _POLL_SECONDS = 2.0
 
@@ -58,7 +58,7 @@ def train_runs(
 def _connected(ray: Any) -> Iterator[None]:
   """Connects to the cluster that the flags name, or starts one on this machine."""
   address = flags.FLAGS.ray_address
-  # No usage statistics are sent, and a task that runs out of memory is not retried forever.
+  # Send no usage statistics, and do not retry a task that runs out of memory forever.
   os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)}
   here = {"num_cpus": len(provenance.cores()), "include_dashboard": False}
   before = signal.getsignal(signal.SIGTERM)

@@ -140,8 +140,8 @@ def _executor(submitit: Any, logs: Path) -> Any:
 def _refuse_old_jobs(submitit: Any, logs: Path) -> None:
   """Refuses a folder with unfinished jobs of an earlier launch.
 
-  A running job would be noticed by its lock, but one in the queue would later find its runs in the
-  hands of others.
+  A running job would be noticed by its lock. A queued one would start later and find that other
+  processes hold its runs.
   """
   try:
     old = files.read_json(logs / "jobs.json")
@@ -158,7 +158,7 @@ def _refuse_old_jobs(submitit: Any, logs: Path) -> None:
 
 
 def _check(submitit: Any, sweep: Sweep, submitted: Any, job: WorkerJob) -> None:
-  """Waits for the runs of a finished SLURM job to show in the folder; records those that failed."""
+  """Waits until the runs of a finished SLURM job are in the folder; records those that failed."""
   try:
     mistake = submitted.result()
   except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError) as error:

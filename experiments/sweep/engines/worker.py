@@ -22,7 +22,7 @@ from experiments.sweep.records import access, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped, train_runs
 from rnn_jax.checkpoints import difference
 
-# Flags that a worker gets besides those that reproduce the sweep.
+# Flags that a worker gets in addition to those that reproduce the sweep.
 _PASSED_ON = (
   "devices",
   "data_parallel",
@@ -114,7 +114,7 @@ def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
 
 
 class Poller:
-  """Reports the runs that became done in the driver's folder since the last call.
+  """Reports runs as they become done in the driver's folder, each time it is called.
 
   Args:
     sweep: the sweep.
@@ -128,7 +128,7 @@ class Poller:
     self._on_progress = on_progress
 
   def __call__(self) -> None:
-    """Looks at the folder, and reports."""
+    """Reports the runs that became done since the last call."""
     done = {name for name in self._left if run_files.is_done(self._sweep.folder, name)}
     for name in done:
       self._on_progress(self._sweep.ids[name], "training", 1.0, None)

@@ -88,7 +88,7 @@ def gradient_decay(gradients: xr.Dataset) -> Figure:
     runs = with_largest(truncations, found)
     axis, style, track = panels[tuple(place)][0], styles[value], 2 * list(styles).index(value)
     label = describe(line, value)
-    first = f"{label}, initialisation"
+    first = f"{label}, initialization"
     draw_profiles(axis, lags, norms[runs, 0], style, first, track, linestyle=DASHED)
     if len(steps) > 1:
       draw_the_end(axis, lags, norms[runs, 1:], style, label, track + 1)
@@ -97,21 +97,21 @@ def gradient_decay(gradients: xr.Dataset) -> Figure:
     cuts = sorted({truncations[run] for run in runs if truncations[run] <= lags[-1]})
     mark_cuts(panels[panel][0], cuts, lags[-1])
 
-  keys = [*line_keys(line, styles), plot_style.key(f"initialisation (step {steps[0]})", ls=DASHED)]
+  keys = [*line_keys(line, styles), plot_style.key(f"initialization (step {steps[0]})", ls=DASHED)]
   if len(steps) > 1:
     keys.append(plot_style.key(f"after training (step {steps[-1]})"))
   if min(truncations) <= lags[-1]:
-    keys.append(plot_style.key("cut of a truncation (its length above)", ls=":", lw=0.9))
+    keys.append(plot_style.key("cut of a truncation (its length at the top)", ls=":", lw=0.9))
   keys += common_keys(panels, drawn)
   plot_style.annotate(figure, keys, _decay_caption(gradients, drawn))
   return figure
 
 
 def decay_maps(gradients: xr.Dataset) -> Figure:
-  """`gradient_decay` for more lines than a panel can hold: a heat map with one row per line.
+  """Draws `gradient_decay` as heat maps, one row per line, if a panel cannot hold the lines.
 
-  Its panels stand below each other, at initialization next to after training. Rows are sorted by
-  how much of the gradient is left at the last lag at initialization.
+  Panels are stacked, with initialization on the left and after training on the right. Rows are
+  sorted by how much of the gradient is left at the last lag at initialization.
 
   Args:
     gradients: `log10_lag_norm` [run, step, layer, lag].
@@ -125,7 +125,7 @@ def decay_maps(gradients: xr.Dataset) -> Figure:
   absent = np.full((2, len(lags)), np.nan)
   found = {name for panel in panels.values() for name in panel}
   names = sorted(found, key=lambda name: first.get(name, absent)[0, -1])
-  when = [f"initialisation (step {steps[0]})", f"after training (step {steps[-1]})"]
+  when = [f"initialization (step {steps[0]})", f"after training (step {steps[-1]})"]
   maps = []
   for setting, panel in panels.items():
     title = ", ".join(map(describe, [*rows, "depth"], setting))
@@ -165,7 +165,7 @@ def _decay_caption(gradients: xr.Dataset, drawn: Sequence[Sequence[int]]) -> str
 def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
   """Draws log10 ‖∂L/∂h_t‖ of the training loss against the time step t, one line per truncation.
 
-  At the last recorded step, or for a run that diverged at the last step that could be measured. One
+  Shows the last recorded step; for a run that diverged, the last step that could be measured. One
   panel per cell (row) and depth (column); settings with several values add rows.
 
   Args:
@@ -184,7 +184,7 @@ def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
     label = describe("truncation", length)
     draw_the_end(axis, times, norms[runs], styles[length], label, track)
   keys = [*line_keys("truncation", styles), *common_keys(panels, groups.values())]
-  when = "after training" if len(steps) > 1 else "at initialisation"
+  when = "after training" if len(steps) > 1 else "at initialization"
   pooled = describe_seeds(gradients, groups.values())
   caption = f"Gradient of the training loss {when} (step {steps[-1]}); {pooled}"
   plot_style.annotate(figure, keys, caption)
@@ -213,7 +213,7 @@ def depth_by_time(gradients: xr.Dataset) -> Figure:
     depth, length = (columns[name][runs[0]] for name in ("depth", "truncation"))
     name = ", ".join(map(describe, [*rows, "depth", "truncation"], [*row, depth, length]))
     values = norms[runs, :, :depth]
-    panels = {f"initialisation (step {steps[0]})": values[:, 0]}
+    panels = {f"initialization (step {steps[0]})": values[:, 0]}
     if len(steps) > 1:
       ended, early = at_the_end(values)
       when = f"after training (step {steps[-1]})" if len(ended) or not len(early) else EARLY

@@ -1,4 +1,4 @@
-"""A figure for each measure of a sweep, made from the table of measures."""
+"""Draws a figure for each measure of a sweep, from the table of measures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from experiments.sweep.figures.panels import (
 from experiments.sweep.measures import MEASURES
 
 X_LABELS = {
-  "step": "optimisation step",
+  "step": "optimization step",
   "time": "time $t$ (time steps)",
   "lag": "lag $k$ (time steps)",
   "exponent": "index of the exponent",
@@ -75,7 +75,7 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
   steps = gradients["step"].values
   keys: list[Any] = [*line_keys(line, styles)]
   if over != "step":
-    keys.append(plot_style.key(f"initialisation (step {steps[0]})", ls=DASHED))
+    keys.append(plot_style.key(f"initialization (step {steps[0]})", ls=DASHED))
     keys.append(plot_style.key(f"after training (step {steps[-1]})"))
   keys += common_keys(panels, drawn)
   if (bounds := MEASURES[name].bounds) is not None:
@@ -95,7 +95,7 @@ def _draw(
     is_measured = ~np.isnan(values).all(axis=0)
     draw_profiles(axis, x[is_measured], values[:, is_measured], style, label, track)
   else:
-    first = f"{label}, initialisation"
+    first = f"{label}, initialization"
     draw_profiles(axis, x, values[:, 0], style, first, track, linestyle=DASHED)
     draw_the_end(axis, x, values[:, 1:], style, label, track + 1)
   if over == "reach":

@@ -1,7 +1,7 @@
 """The panels and lines of a sweep's figures: which runs share a line, and which lines a panel.
 
 Only seeds are pooled: a line is their median, a band spans minimum to maximum. The values of one
-varied setting, such as the recurrent gain, become lines; those of further ones become panels.
+varied setting, such as the recurrent gain, become lines; those of other settings become panels.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def line_styles(data: xr.Dataset, line: str) -> dict[Any, Style]:
 
 
 def with_largest(column: Sequence[float], runs: Sequence[int]) -> list[int]:
-  """Returns those of `runs` with the largest value in `column`, such as the longest truncation."""
+  """Returns the `runs` with the largest value in `column`, such as the longest truncation."""
   largest = max(column[run] for run in runs)
   return [run for run in runs if column[run] == largest]
 
@@ -116,7 +116,7 @@ def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
   status = run_columns(data)["status"]
   apart = any(status[run] == "diverged" for runs in groups for run in runs)
   numbers = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
-  return f"median over {numbers} seeds{', diverged ones apart' * apart}"
+  return f"median over {numbers} seeds{', diverged ones drawn apart' * apart}"
 
 
 def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
@@ -133,7 +133,7 @@ def bottom_layer(data: xr.Dataset, name: str) -> np.ndarray:
 
 
 def at_the_end(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns values [run, ...] at the last step, and the last ones of runs that ended before it.
+  """Returns values [run, ...] at the last step, and the last values of runs that ended earlier.
 
   A step counts as measured unless all its values are NaN. Runs without any measured step are left
   out.

@@ -79,8 +79,8 @@ def training(metrics: xr.Dataset) -> Figure:
   """Draws loss and gradient norm before clipping against the optimization step.
 
   Every run is a thin line, with dots where gradients were clipped and a cross where it diverged.
-  Thick lines are medians over the seeds with the longest truncation. Panels and lines as in
-  `gradient_decay`.
+  Thick lines are medians over the seeds with the longest truncation. Panels and lines are
+  those of `gradient_decay`.
 
   Args:
     metrics: `loss`, `grad_norm` and `clipped` [run, update], with the attributes `loss_unit` and
@@ -92,7 +92,7 @@ def training(metrics: xr.Dataset) -> Figure:
   columns, curves = run_columns(metrics), _curves(metrics)
   labels = [f"loss\n({metrics.attrs['loss_unit']})", "gradient norm\nbefore clipping"]
   scales = [curves.loss_scale, "log"]
-  figure, panels = make_panels(metrics, rows, "optimisation step", labels, scales)
+  figure, panels = make_panels(metrics, rows, "optimization step", labels, scales)
   styles = line_styles(metrics, line)
   drawn, reasons = [], Counter[str]()
   for (*place, value), runs in group_runs(metrics, [*rows, "depth", line]).items():

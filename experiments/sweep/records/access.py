@@ -1,4 +1,4 @@
-"""Locks on a sweep's folder, and the preparation of the folder under them.
+"""Locks a sweep's folder, and prepares the folder under the locks.
 
 Byte 0 of `.lock` stands for the folder as a whole, byte 1 + i for its i-th run in group order. A
 process that trains a whole sweep by itself locks all bytes. A shard shares the lock of byte 0 with
@@ -82,13 +82,13 @@ def prepare(sweep: Sweep, overwrite: bool = False) -> None:
 
 
 def prepare_shared(sweep: Sweep) -> None:
-  """Like `prepare`, where other processes may prepare the folder at the same moment."""
+  """Like `prepare`, but safe if other processes prepare the folder at the same time."""
   with locks.file_lock(sweep.folder / sweep_folder.PREPARE_LOCK, wait=True):
     prepare(sweep)
 
 
 def about(sweep: Sweep) -> dict[str, Any]:
-  """Returns the entries of `sweep.json` besides the configuration: runs, task, environment."""
+  """Returns the entries of `sweep.json` other than the configuration: runs, task, environment."""
   corpus = sweep.corpus
   return {
     "runs": list(sweep.ids),

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its records step by step and, if it diverged, where."""
+"""The result of a run: the records of its steps and, if it diverged, where."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Record(NamedTuple):
     loss: mean training loss of the step's batch.
     grad_norm: global gradient norm before clipping.
     clipped_norm: global gradient norm after clipping.
-    clipped: 1 where the gradient was clipped, else 0; with clip_by carry, the share of all dL/dh_t
+    clipped: 1 if the gradient was clipped, else 0; with clip_by carry, the share of all dL/dh_t
       that were clipped. `clipped_share` in `norms` resolves it over time.
     finite: whether loss, grad_norm and the updated params are finite.
     norms: `log10_grad_norm`, and the same for other leaves of the carry, [layer, time]: log₁₀

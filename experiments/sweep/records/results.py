@@ -45,7 +45,7 @@ def write(folder: Path, ids: Iterable[str]) -> tuple[xr.Dataset, xr.Dataset]:
   Args:
     folder: the sweep's folder.
     ids: ids of the runs, in order; each is finished, diverged or failed, and not all have failed.
-      A failed run has a line in the summary, and nothing else.
+      A failed run only has a line in the summary.
   Returns:
     (gradients, metrics), as from `read_gradients` and `read_metrics`.
   """
@@ -128,7 +128,7 @@ def _done(folder: Path, about: Mapping[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-  """Turns any error of reading a file into a ValueError that names the file."""
+  """Turns any error in reading a file, except OSError, into a ValueError that names the file."""
   try:
     yield path
   except OSError:
@@ -148,7 +148,7 @@ def _gather(folder: Path, ids: Sequence[str]) -> xr.Dataset:
 
 
 def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
-  """Returns the coordinates along `run`: axes, options, width, status and diverged step."""
+  """Returns the coordinates along `run`: axes, options, hidden size, status and diverged step."""
   axes = [_axes(folder, name) for name in ids]
   columns: dict[str, Any] = {name: [row[name] for row in axes] for name in axes[0]}
   for name in ("depth", "seed", "hidden_size"):
@@ -160,7 +160,7 @@ def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
 
 
 def _axes(folder: Path, name: str) -> dict[str, Any]:
-  """Returns axes, options and width of a run, from its config.json."""
+  """Returns axes, options and hidden size of a run, from its config.json."""
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
   return {

@@ -1,4 +1,4 @@
-"""Where the checkpoints of a round lie, and which runs they belong to.
+"""Where the checkpoints of a round are, and which runs they belong to.
 
 A round is a set of runs that are trained at the same time. Its checkpoints are in
 `checkpoints/<hash of the round's run ids>/<step>`, and `runs.json` next to them lists the ids. They
@@ -26,7 +26,7 @@ def path_of(folder: Path, ids: Sequence[str]) -> Path:
 
 
 def write_ids(path: Path, ids: Sequence[str]) -> None:
-  """Writes the list of a round's runs next to its checkpoints, unless it is there."""
+  """Writes the list of a round's runs next to its checkpoints, unless it exists."""
   if not (path / "runs.json").exists():
     files.write_json(path / "runs.json", {"runs": list(ids)})
 

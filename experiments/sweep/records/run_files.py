@@ -31,7 +31,7 @@ from rnn_jax.gradient_flow import NonFinite
 
 # The files that the checksum in status.json covers.
 RECORDS = ("config.json", "metrics.jsonl", "gradients.nc")
-# The entries of a line of metrics.jsonl, besides its step.
+# The entries of a line of metrics.jsonl, in addition to its step.
 METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
 # Where copied files are collected before they replace a run's folder.
 _DRAFTS = "arriving.tmp"
@@ -159,7 +159,7 @@ def fail(sweep: Sweep, run: Run, phase: str, error: BaseException) -> None:
 def write_failure(
   folder: Path, run_id: str, config: Mapping[str, Any], reason: str, trace: str
 ) -> None:
-  """Writes the files of a run that could not be trained."""
+  """Writes the files of a run that could not be trained: configuration, traceback and status."""
   path = folder / "runs" / run_id
   files.write_json(path / "config.json", config)
   files.write_text(path / "error.txt", trace)
@@ -182,7 +182,7 @@ def _is_intact(path: Path, state: Mapping[str, Any]) -> bool:
 
 
 def _checksum(path: Path, state: Mapping[str, Any]) -> str:
-  """Hashes a run's status and records, without what differs between equal runs."""
+  """Hashes a run's status and records, except for the duration, which varies."""
   same = {name: value for name, value in state.items() if name not in ("seconds", "sha256")}
   paths = [path / name for name in RECORDS]
   contents = [file.read_bytes() if file.is_file() else b"" for file in paths]
@@ -196,7 +196,7 @@ def read_all(folder: Path, run_id: str) -> dict[str, bytes]:
 
 
 def write_all(folder: Path, run_id: str, contents: Mapping[str, bytes]) -> None:
-  """Replaces all files of a run by others; a reader sees the old ones or the new ones."""
+  """Replaces all files of a run at once, so that a reader never sees old and new ones together."""
   draft = folder / _DRAFTS / run_id
   shutil.rmtree(draft, ignore_errors=True)
   for name, data in contents.items():

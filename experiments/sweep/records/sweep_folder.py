@@ -92,8 +92,8 @@ def prepare_folder(
   Args:
     folder: the output folder.
     configuration: of the sweep.
-    about: the other entries of `sweep.json`. If the sweep resumes with other versions or devices
-      than before, they are added to the file's list `continued`.
+    about: the other entries of `sweep.json`. If the sweep resumes with new versions or devices,
+      they are added to the file's list `continued`.
     flags: contents of `sweep.flags`.
     overwrite: whether to delete another sweep that is in the folder.
   """

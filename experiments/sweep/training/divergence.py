@@ -1,4 +1,4 @@
-"""The step at which a run diverged: kept in a file of plain arrays, and computed again."""
+"""Keeps the step at which a run diverged in a file of plain arrays, and recomputes it."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _network = functools.cache(network)
 
 
 class DivergedStep(NamedTuple):
-  """A step that diverged, with everything needed to compute it again.
+  """A step that diverged, with everything needed to recompute it.
 
   Attributes:
     run, settings: the run, and the settings of its sweep.
     step: the step.
-    loss, output_size, vocabulary_size: of the task.
+    loss, output_size, vocabulary_size: those of the task.
     snapshot: params and optimizer state before the step, and its batch.
   """
 
@@ -70,7 +70,7 @@ def diverged_step(result: Result, settings: Settings, task: Task) -> DivergedSte
 
 
 def locate(diverged: DivergedStep) -> NonFinite | None:
-  """Computes the step again; returns the location of its first NaN or infinity, if there is one."""
+  """Recomputes the step; returns the location of its first NaN or infinity, if there is one."""
   numbers = numbers_of(diverged.run, diverged.settings)
   params, opt_state, batch = diverged.snapshot
   _, data_key = jax.random.split(jax.random.key(numbers.seed))

@@ -1,4 +1,4 @@
-"""The program of a group: what its runs compute, compiled for all devices."""
+"""The program of a group: builds and compiles what its runs compute, for all devices."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Program(NamedTuple):
   """The compiled program of a group, for `train_round`.
 
   Attributes:
-    advance: `(numbers, state, data) -> (state, records)`, compiled, for all devices; numbers and
-      state are `spread`.
+    advance: `(numbers, state, data) -> (state, records)`, compiled for all devices; numbers and
+      state must be `spread` over them.
     initial_state: the state to start from.
     record: shapes of one run's records of a call.
     leading_axes: leading axes of arrays that differ between the runs of a round.
@@ -60,9 +60,9 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
   """Compiles the program of the runs of one group.
 
   Args:
-    runs: all runs of the sweep with one cell, its options, depth and way to clip. Their number
-      decides how many a device trains at a time, and with it how records are rounded, so finished
-      runs and those that are trained elsewhere have to be included.
+    runs: all runs of the sweep with the same cell, options, depth and clip_by. Their number
+      decides how many a device trains at a time, and thus how records are rounded, so include
+      finished runs and those that are trained elsewhere.
     settings: settings of the sweep.
     task: built from the settings.
     layout: how runs are laid out on the devices.
@@ -136,7 +136,7 @@ class _Group(NamedTuple):
     run: any run of the group.
     settings: settings of the sweep.
     task: built from the settings.
-    model: the runs' network; its default initializers, instead of a run's gain and bias.
+    model: the runs' network, with the default gain and bias instead of those of a run.
     data_parallel: number of devices that share a batch.
   """
 
@@ -147,7 +147,7 @@ class _Group(NamedTuple):
   data_parallel: int
 
   def mean(self, values: Array) -> Array:
-    """[..., examples] → [...], over the whole batch, of which a device may hold a share."""
+    """Returns the mean of values [..., examples] over the whole batch, which devices may share."""
     total = psum(jnp.sum(values, axis=-1), count=self.data_parallel)
     return total / self.settings.batch_size
 
@@ -159,7 +159,7 @@ def _model(run: Run, settings: Settings, task: Task, **initialization: Any) -> D
     run: the run.
     settings: settings of the sweep.
     task: built from the settings.
-    **initialization: cell options besides those of the run.
+    **initialization: cell options in addition to those of the run.
   """
   about = run.cell, run.depth, width(run, settings), task.output_size, task.vocabulary_size
   return network(*about, **{**dict(run.options), **initialization})

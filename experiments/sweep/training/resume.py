@@ -32,7 +32,7 @@ class Round(NamedTuple):
 
 
 def rounds(sweep: Sweep, program: Program, runs: Sequence[Run]) -> list[Round]:
-  """Divides the runs of a group into rounds, each of runs at the same step; the latest step first.
+  """Divides the runs of a group into rounds of runs at the same step, the latest step first.
 
   Args:
     sweep: the sweep.
@@ -103,7 +103,7 @@ def _select(partial: Partial, i: int) -> Partial:
 
 
 def _stack(parts: Sequence[Partial]) -> Partial:
-  """Joins the progress of runs at the same step to that of a round."""
+  """Joins the progress of runs at the same step into that of a round."""
   rows = [(part.params, part.opt_state, part.records) for part in parts]
   params, opt_state, records = jax.tree.map(lambda *a: np.stack(a), *rows)
   seconds = max(part.seconds for part in parts)

@@ -141,7 +141,7 @@ class _Progress:
 
   Attributes:
     program, runs, settings, layout: arguments of `train_round`.
-    start: on the monotonic clock, minus the time of earlier processes.
+    start: start time on the monotonic clock, minus the time that earlier processes took.
     state: on the devices, after the latest call of the program.
     records: of each call so far, leaves [runs, steps, ...].
   """

@@ -1,4 +1,4 @@
-"""The parts of a run: its numbers, network and optimizer, and its arguments of the time loop."""
+"""Builds the parts of a run: numbers, network, optimizer, and arguments of the time loop."""
 
 from __future__ import annotations
 

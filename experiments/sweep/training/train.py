@@ -1,7 +1,7 @@
 """Trains runs of a sweep in this process, with checkpoints from which a later process resumes.
 
-Where several processes train together, all of them compile and train the same rounds in the same
-order, as process 0 found them in the folder, and stop after the same call.
+If several processes train together, process 0 finds the rounds in the folder; all processes compile
+and train them in the same order, and stop after the same call.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _append_records(
 
 
 def _finish_run(sweep: Sweep, result: Result) -> None:
-  """Records the end of a run; if it diverged, also where, and a file to compute the step again."""
+  """Writes a run's result; if it diverged, also where, and a file to recompute the step from."""
   diverged = divergence.diverged_step(result, sweep.settings, sweep.task)
   nonfinite = replay = None
   if diverged is not None:
@@ -161,7 +161,7 @@ def _finish_run(sweep: Sweep, result: Result) -> None:
 
 
 class _Checkpoints:
-  """Saves a round's checkpoints as it is trained, the last one when it is asked to stop."""
+  """Saves checkpoints of a round while it is trained, and when training is asked to stop."""
 
   def __init__(
     self, sweep: Sweep, round_: Round, series: checkpoints.Series, stop: Callable[[], bool]

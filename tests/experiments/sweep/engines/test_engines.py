@@ -81,8 +81,8 @@ def test_every_engine_has_a_flag():
 @pytest.mark.parametrize(
   ("engine", "says"),
   [
-    ("ray", "--engine=ray needs the package ray: pip install 'rnn_jax[ray]'."),
-    ("slurm", "--engine=slurm needs the package submitit: pip install 'rnn_jax[slurm"),
+    ("ray", "--engine=ray needs the package ray; in the clone: pip install -e '.[ray]'."),
+    ("slurm", "--engine=slurm needs the package submitit; in the clone: pip install -e '.[slurm"),
   ],
 )
 def test_a_missing_package_is_named(engine, says, sweep_here, capsys, tmp_path, monkeypatch):

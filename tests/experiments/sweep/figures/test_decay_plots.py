@@ -16,7 +16,7 @@ def test_decay_shows_the_seeds_with_full_bptt_at_both_ends_of_training(cell, dep
   gradients, _ = records(num_time=40, steps=(0, 5, 10))
   axis = panel(figures.gradient_decay(gradients), f"depth {depth}")
   seeds = values(gradients, "log10_lag_norm", cell=cell, depth=depth, truncation=FULL)[:, :, 0]
-  for label, step, dashed in [(f"{cell}, initialisation", 0, True), (cell, -1, False)]:
+  for label, step, dashed in [(f"{cell}, initialization", 0, True), (cell, -1, False)]:
     drawn = line(axis, label)
     np.testing.assert_array_equal(drawn.get_xdata(), gradients["lag"])
     np.testing.assert_allclose(drawn.get_ydata(), seeds[:, step].mean(axis=0))  # of two

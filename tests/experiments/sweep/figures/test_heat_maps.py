@@ -18,7 +18,7 @@ def test_heat_maps_show_layers_by_time_on_one_scale():
   assert len(images) == 6
   for cell in CELLS:
     seeds = values(gradients, "log10_grad_norm", cell=cell, depth=2, truncation=FULL)
-    for step, when in [(0, "initialisation (step 0)"), (-1, "after training (step 10)")]:
+    for step, when in [(0, "initialization (step 0)"), (-1, "after training (step 10)")]:
       image = images[f"{cell}, depth 2, full BPTT\n{when}"]
       np.testing.assert_allclose(image.get_array(), seeds[:, step].mean(axis=0))
       assert image.origin == "lower"  # layer 1 at the bottom
@@ -79,7 +79,7 @@ def test_many_cells_are_rows_of_a_heat_map_sorted_by_the_remaining_gradient():
   assert labels == cells[::-1]  # from the bottom up: those that lose most first
   (image,) = before.images
   np.testing.assert_allclose(image.get_array()[-1], -np.arange(30))
-  assert "initialisation (step 0)" in before.get_title()
+  assert "initialization (step 0)" in before.get_title()
   assert "after training (step 10)" in after.get_title()
 
 

@@ -19,10 +19,10 @@ from experiments.sweep.figures import figures as plots
 def test_records_of_step_0_alone_show_nothing_as_trained():
   gradients, metrics = small(steps=(0,))
   decay = plots.gradient_decay(gradients)
-  assert "initialisation (step 0)" in legend(decay)
+  assert "initialization (step 0)" in legend(decay)
   assert not lines(decay.axes[0], "lstm")
   by_truncation = plots.gradient_by_truncation(gradients)
-  assert "at initialisation (step 0)" in by_truncation.get_suptitle()
+  assert "at initialization (step 0)" in by_truncation.get_suptitle()
   heat = plots.depth_by_time(gradients)
   assert len([axis for axis in heat.axes if axis.images]) == 1
   for figure in (decay, by_truncation, heat, plots.training(metrics)):
@@ -95,7 +95,7 @@ def test_options_distinguish_cells_and_only_seeds_are_pooled():
   assert legend(decay)[:3] == names
   norms = gradients["log10_lag_norm"].values[:, 0, 0].astype(float)
   for name, runs in zip(names, (slice(2, 4), slice(0, 2), slice(4, 8)), strict=True):
-    drawn = line(decay.axes[0], f"{name}, initialisation").get_ydata()
+    drawn = line(decay.axes[0], f"{name}, initialization").get_ydata()
     np.testing.assert_allclose(drawn, np.median(norms[runs], axis=0))
   assert "median over 2 to 4 seeds" in decay.get_suptitle()
   for figure in (plots.gradient_by_truncation(gradients), plots.depth_by_time(gradients)):
