@@ -53,7 +53,7 @@ def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
       refuses, such as those that are not a multiple of some number.
     wanted: the budget.
   Returns:
-    (hidden size, its number of params). Of two that are equally near, the smaller.
+    (hidden size, its number of params). If two are equally near, the smaller.
   Raises:
     ValueError: the error of `count`, if it refuses every hidden size.
   """

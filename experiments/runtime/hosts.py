@@ -91,7 +91,7 @@ def _join(processes: Processes) -> None:
     timer.cancel()
   counts = [len(jax.local_devices(process)) for process in range(jax.process_count())]
   if len(set(counts)) > 1:
-    exits.fail(f"--coordinator must join processes with equally many devices, got {counts}.")
+    exits.fail(f"--coordinator must join processes with equal numbers of devices, got {counts}.")
 
 
 def _give_up() -> NoReturn:

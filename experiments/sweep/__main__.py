@@ -2,8 +2,8 @@
 
   python -m experiments.sweep --flagfile=experiments/flagfiles/gradient_decay.flags
 
-A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs that
-differ only in numbers share a compiled program. The same command resumes an interrupted sweep:
+A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs of
+one cell and depth share a compiled program. The same command resumes an interrupted sweep:
 finished runs are kept, the others continue from their checkpoints. With `--engine`, Ray or SLURM
 trains the runs; with `--num_shards`, this process trains a part of them.
 """

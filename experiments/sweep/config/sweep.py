@@ -55,17 +55,17 @@ class Sweep:
 
   @functools.cached_property
   def names(self) -> dict[Run, str]:
-    """Run -> run id."""
+    """Returns run -> run id."""
     return {run: name for name, run in self.ids.items()}
 
   @property
   def sha256(self) -> str | None:
-    """Hash of the corpus; None without one."""
+    """Returns the hash of the corpus; None without one."""
     return self.corpus.sha256 if self.corpus else None
 
   @property
   def configuration(self) -> dict[str, Any]:
-    """The resolved configuration, as plain data. A sweep resumes only if it is equal."""
+    """Returns the resolved configuration, as plain data. A sweep resumes only if it is equal."""
     axes = {name: list(values) for name, values in self.axes.items()}
     return {
       **axes,

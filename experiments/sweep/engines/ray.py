@@ -111,7 +111,7 @@ def _submit(ray: Any, job: WorkerJob) -> Any:
 
 
 def _train(job: WorkerJob) -> tuple[dict[str, Any], dict[str, dict[str, bytes]]]:
-  """The task: trains a job, and returns its environment and the files of its completed runs."""
+  """Trains a job as a Ray task; returns its environment and the files of its completed runs."""
   stop = Stop()
   signal.signal(signal.SIGINT, lambda number, _: setattr(stop, "number", number))
   sweep = worker.train(job, stop)

@@ -108,7 +108,7 @@ def _resolve(job: WorkerJob) -> Sweep:
 
 
 def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
-  """Returns those of the runs that are neither done nor failed."""
+  """Returns the ids of the runs that are neither done nor failed."""
   folder = sweep.folder
   return [n for n in ids if not (run_files.is_done(folder, n) or run_files.has_failed(folder, n))]
 

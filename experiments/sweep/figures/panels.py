@@ -116,7 +116,7 @@ def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
   status = run_columns(data)["status"]
   apart = any(status[run] == "diverged" for runs in groups for run in runs)
   numbers = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
-  return f"median over {numbers} seeds{', diverged ones drawn apart' * apart}"
+  return f"median over {numbers} seeds{', diverged runs drawn separately' * apart}"
 
 
 def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:

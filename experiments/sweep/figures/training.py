@@ -157,7 +157,7 @@ def _draw_group(
   label: str,
   track: int,
 ) -> None:
-  """Draws loss and gradient norm of runs, and their median over those of the longest truncation."""
+  """Draws loss and gradient norm of runs, and their median over runs of the longest truncation."""
   pooled = [run in longest for run in runs]
   for axis, values in zip(axes, (curves.loss, curves.grad_norm), strict=True):
     _, medians, _ = spread_by_blocks(values[runs], curves.block)

@@ -118,7 +118,7 @@ def finish(
     {
       "status": "finished" if result.diverged_step is None else "diverged",
       "diverged_step": result.diverged_step,
-      # The name of the key is that of older versions.
+      # The key keeps its name from older versions.
       "bad_place": nonfinite and {"step": result.diverged_step, **nonfinite._asdict()},
       "seconds": round(result.seconds, 3),
     },

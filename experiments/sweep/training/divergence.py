@@ -37,7 +37,7 @@ from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import init_state
 from rnn_jax.types import Array
 
-# Returns the same object for the same sizes, so that runs which differ in numbers alone share
+# Returns the same object for the same sizes, so that runs of the same network share
 # compiled functions.
 _network = functools.cache(network)
 

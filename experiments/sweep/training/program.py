@@ -52,7 +52,7 @@ class Program(NamedTuple):
 
   @property
   def runs_per_round(self) -> int:
-    """The maximum number of runs in a round: the number of slots."""
+    """Returns the maximum number of runs in a round: the number of slots."""
     return math.prod(self.leading_axes)
 
 
