@@ -32,7 +32,7 @@ TESTS = (
 OPTIMIZED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
 SWEEP = [
   "--task=adding",
-  "--cell=elman,lstm",
+  "--cell=lstm",
   "--depth=1",
   "--truncation=full,4",
   "--seed=0,1",

@@ -216,7 +216,7 @@ def test_charlm_targets_are_the_next_characters_of_the_text():
   batch = drawn(charlm(8, 50, corpus))
   np.testing.assert_array_equal(batch.xs[1:], batch.targets[:-1])
   for x, target in zip(np.transpose(batch.xs), np.transpose(batch.targets), strict=True):
-    window = corpus.vocabulary.decode([*x, target[-1]])
+    window = corpus.vocabulary.decode(np.append(x, target[-1]))
     assert window in TEXT
 
 
