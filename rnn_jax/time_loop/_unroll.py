@@ -23,7 +23,7 @@ from rnn_jax.time_loop._arguments import AnyArray, Inputs, Truncation
 from rnn_jax.time_loop._associative import run_associatively
 from rnn_jax.time_loop._sequential import LoopOptions, run_sequentially
 from rnn_jax.time_loop._step import StepConstants, StepInputs
-from rnn_jax.types import Carry, Cell, Drive, Params, floats_of
+from rnn_jax.types import C, Carry, Cell, D, Drive, P, floats_of
 
 if TYPE_CHECKING:
   from typing import Never as Unknown  # type checkers refuse any value
@@ -32,10 +32,10 @@ else:
 
 
 def unroll(
-  cell: Cell,
-  params: Params,
+  cell: Cell[P, C, D],
+  params: P,
   xs: Inputs,
-  carry: Carry | None = None,
+  carry: C | None = None,
   *,
   truncation: Truncation | None = None,
   lengths: Integer[AnyArray, " B"] | None = None,
@@ -49,7 +49,7 @@ def unroll(
   forward_mode: bool = False,
   method: str = "loop",
   **unknown: Unknown,
-) -> tuple[Carry, PyTree[Array]]:
+) -> tuple[C, PyTree[Array]]:
   """Runs a cell over time: h_t = f(h_{t−1}, x_t), y_t = output(h_t), t = 0 … T−1.
 
   Args:
