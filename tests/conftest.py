@@ -15,6 +15,9 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
     "--xla_cpu_parallel_codegen_split_count=1"
   )
   os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}"
+# One thread per device, as in the programs (`runtime.backend`). With more threads jax 0.12 rounds
+# differently, and a sweep in this process would not equal one in a subprocess bit for bit.
+os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import jaxtyping
