@@ -76,6 +76,7 @@ def number(name: str, value: T, *, above: float = -math.inf, minimum: float = -m
   if isinstance(value, bool | str | bytes) or getattr(value, "ndim", 0) != 0:
     raise TypeError(f"{name} must be a number, got {value!r}.")
   try:
+    # Anything may come in; `float` itself says whether it is a number.
     plain = float(value)  # type: ignore[arg-type]
   except OverflowError:  # an integer larger than any float
     plain = math.inf

@@ -14,37 +14,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from swept import contents
-
 ROOT = Path(__file__).parents[1]
 FILES = (
   "tests/test_closed_forms.py",
   "tests/cells/test_golden.py",
   "tests/cells/test_fused_gates.py",
   "tests/time_loop/test_adjoint.py",
-  "tests/test_optimized.py",
+  "tests/optimized_records.py",
 )
 TESTS = (
   "closed_forms and not half_life or golden and equation or fused_gates or number_of_devices"
   " or plain_loop and float64 and resets and lengths and ([elman-- or [gru-- or [lstm--)"
 )
-OPTIMIZED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
-SWEEP = [
-  "--task=adding",
-  "--cell=lstm",
-  "--depth=1",
-  "--truncation=full,4",
-  "--seed=0,1",
-  "--steps=12",
-  "--hidden_size=8",
-  "--sequence_length=16",
-  "--batch_size=4",
-  "--measures=none",
-]
 
 
-@pytest.mark.skipif(OPTIMIZED, reason="all tests run with optimizations")
 def test_selected_tests_pass_with_optimizations(tmp_path):
   # conftest's XLA flags select faster compilation, and pytest-xdist's variables mark a worker.
   kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("PYTEST_")}
@@ -61,12 +44,3 @@ def test_selected_tests_pass_with_optimizations(tmp_path):
   passed = re.search(r"(\d+) passed", result.stdout)
   # The selection is by names: it must not shrink unnoticed when tests are renamed.
   assert passed is not None and int(passed[1]) >= 30, result.stdout[-500:]
-
-
-@pytest.mark.skipif(not OPTIMIZED, reason="runs in the process of the test above")
-def test_records_do_not_depend_on_the_number_of_devices(sweep_in_process, tmp_path):
-  folders = [tmp_path / str(devices) for devices in (1, 2)]
-  for folder in folders:
-    assert sweep_in_process(*SWEEP, f"--devices={folder.name}", f"--output_dir={folder}") == 0
-  first, second = map(contents, folders)
-  assert len(first) > 3 and first == second

@@ -97,6 +97,7 @@ def _run(
   def body(carry: Carry, inputs: PyTree) -> tuple[Carry, PyTree]:
     return loop.step(params, params, carry, inputs, None)
 
+  # Runs where nothing is differentiated; `forward` and `backward` replace it elsewhere.
   return jax.lax.scan(body, carry, stream, reverse=loop.reverse, unroll=loop.unroll)
 
 

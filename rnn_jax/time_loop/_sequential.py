@@ -85,6 +85,7 @@ def _scan(
   if options.remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)
   if options.forward_mode:
+    # The plain loop: `_adjoint.scan` has no forward-mode derivative.
     return jax.lax.scan(
       lambda carry, inputs: step(constants, constants, carry, inputs, None),
       carry,
@@ -126,7 +127,8 @@ def _scan_with_integers(
     new, _ = step(constants, constants, carry, inputs, None)
     return new, jax.tree.map(lambda a: None if jnp.issubdtype(a.dtype, jnp.inexact) else a, carry)
 
-  # The floats of this loop are unused: XLA removes them.
+  # A loop of its own, since `_adjoint.scan` takes floats alone. Its floats are unused: XLA removes
+  # them.
   still = jax.lax.stop_gradient((carry, inputs))
   last, integers = jax.lax.scan(
     integers_step, *still, reverse=options.reverse, unroll=options.scan_unroll
@@ -179,6 +181,7 @@ def _run_blocks(
 
   def blocks(carry: Carry) -> tuple[Carry, PyTree]:
     folded = jax.tree.map(lambda a: a[:whole].reshape(-1, block, *a.shape[1:]), inputs)
+    # Over blocks of time, not over steps: the steps of a block run in `segment`.
     run = functools.partial(recomputed, constants)
     carry, ys = jax.lax.scan(run, carry, folded, reverse=reverse)
     return carry, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
