@@ -73,7 +73,7 @@ def number(name: str, value: T, *, above: float = -math.inf, minimum: float = -m
   """
   if isinstance(value, jax.core.Tracer):
     return value
-  if isinstance(value, bool | str | bytes) or getattr(value, "ndim", 0) != 0:
+  if isinstance(value, bool | np.bool_ | str | bytes | bytearray) or getattr(value, "ndim", 0) != 0:
     raise TypeError(f"{name} must be a number, got {value!r}.")
   try:
     # Anything may come in; `float` itself says whether it is a number.

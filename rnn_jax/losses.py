@@ -6,15 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
-AnyArray = Array | np.ndarray
+from rnn_jax.types import AnyArray
 
 
 def cross_entropy(
-  logits: Float[AnyArray, "*batch V"], targets: Int[AnyArray, "*batch"]
+  logits: Float[AnyArray, "*batch V"], targets: Integer[AnyArray, "*batch"]
 ) -> Float[Array, "*batch"]:
   """Returns −log softmax(logits)[target], in nats.
 

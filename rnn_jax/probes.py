@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from rnn_jax import checks
-from rnn_jax.types import Carry, Cell, floats_of, with_floats
-
-AnyArray = Array | np.ndarray
+from rnn_jax.types import AnyArray, Carry, Cell, floats_of, with_floats
 
 
 def scaled_norm(

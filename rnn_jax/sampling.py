@@ -147,7 +147,12 @@ def decode(
   decoder = {"params": variables["params"]["decoder"]}
   first = jnp.full(jax.tree.leaves(carries)[0].shape[:1], eos, jnp.int32)
   tokens, _ = generate(
-    *(model.decoder, decoder, carries, first, key, num_steps),
+    model.decoder,
+    decoder,
+    carries,
+    first,
+    key,
+    num_steps,
     eos=eos,
     temperature=temperature,
     top_k=top_k,

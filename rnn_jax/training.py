@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from rnn_jax import checks, clipping
 from rnn_jax.gradient_flow import omega
 from rnn_jax.losses import masked_mean
-from rnn_jax.modules import AnyArray, CausalModel, MeasuredModel, Model
+from rnn_jax.modules import CausalModel, MeasuredModel, Model
 from rnn_jax.probes import tree_norm
 from rnn_jax.tasks import Batch
-from rnn_jax.types import Carry, Params
+from rnn_jax.types import AnyArray, Carry, Params
 
 Loss = Callable[[Array, Array], Array]
 Penalty = Callable[[Params, Batch], Array]

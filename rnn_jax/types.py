@@ -28,11 +28,12 @@ else:
   Generic = _Erased
 
 Array = jax.Array
+AnyArray: TypeAlias = jax.Array | np.ndarray  # in public signatures: NumPy arrays may be passed
+Sequences: TypeAlias = Float[AnyArray, "T B D"] | Integer[AnyArray, "T B"]  # vectors, or tokens
 if TYPE_CHECKING:
-  AnyArray = jax.Array
+  CellArray = jax.Array  # inside a cell: the time loop passes JAX arrays, which have `.at`
 else:
-  # NumPy arrays may be passed wherever JAX arrays may.
-  AnyArray = jax.Array | np.ndarray
+  CellArray = AnyArray  # tests and measures also pass NumPy arrays
 
 # Of any cell.
 Params: TypeAlias = PyTree  # from `init`, or prepared
@@ -43,14 +44,16 @@ Drive: TypeAlias = (
 Recurrent: TypeAlias = PyTree  # what `recur` returns
 
 # Of the registered cells: params are a flat dict; one entry per unit is [..., H].
-FlatParams: TypeAlias = Mapping[str, AnyArray]
-Units: TypeAlias = Float[AnyArray, "*batch H"]
-Features: TypeAlias = Float[AnyArray, "*batch W"]
+FlatParams: TypeAlias = Mapping[str, CellArray]
+Units: TypeAlias = Float[CellArray, "*batch H"]
+Features: TypeAlias = Float[CellArray, "*batch W"]
 Gates: TypeAlias = dict[str, Units]  # by name
-Inputs: TypeAlias = Float[AnyArray, "*batch D"] | Integer[AnyArray, "*batch"]  # vectors, or tokens
+Inputs: TypeAlias = (
+  Float[CellArray, "*batch D"] | Integer[CellArray, "*batch"]
+)  # vectors, or tokens
 
 # A number, or a traced scalar: a sweep over it is then one compiled program.
-Number: TypeAlias = int | float | np.integer | np.floating | Shaped[Array | np.ndarray, ""]
+Number: TypeAlias = int | float | np.integer | np.floating | Shaped[AnyArray, ""]
 
 P = TypeVar("P")
 C = TypeVar("C")

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Int, Key
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow import choose_truncation, lag_profile
-from rnn_jax.modules import AnyArray, MeasuredModel, StreamingModel
+from rnn_jax.modules import MeasuredModel, StreamingModel
 from rnn_jax.tasks import Batch
 from rnn_jax.training import DeviceSum, Loss, Metrics, TrainState, check_mask, on_one_device, update
-from rnn_jax.types import Carry, Params
+from rnn_jax.types import AnyArray, Carry, Params
 
 
 def train_windows(

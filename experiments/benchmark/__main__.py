@@ -33,10 +33,9 @@ from experiments.benchmark.implementations import BASELINES, OURS
 from experiments.benchmark.jax_baselines import NotAvailable
 from experiments.benchmark.targets import Measurement, Results
 from experiments.cli import command_line, parsers
-from experiments.runtime import exits, provenance
+from experiments.runtime import backend, exits, provenance
 
 SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x768,1x256x128x128"
-MATMUL_PRECISION = "highest"  # no TF32
 QUICK_SHAPES = (Shape(16, 100, 32, 64),)
 REMAT_ROW = Row("lstm", Shape(8, 4096, 128, 128), 1)
 PACKAGES = ("rnn_jax", "jax", "flax", "torch", "dm-haiku", "equinox", "keras", "numpy")
@@ -259,7 +258,7 @@ def _configure(threads: int) -> dict[str, Any]:
   if hasattr(os, "sched_setaffinity"):
     # XLA starts one thread for each core that the process may use.
     os.sched_setaffinity(0, provenance.cores()[:threads])
-  jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
+  jax.config.update("jax_default_matmul_precision", backend.MATMUL_PRECISION)
   if timing.torch_is_installed():
     from experiments.benchmark import torch_baselines  # see its docstring
 
@@ -271,7 +270,7 @@ def _configure(threads: int) -> dict[str, Any]:
     "threads": threads,
     "load_average": os.getloadavg(),
     "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES"),
-    "matmul_precision": MATMUL_PRECISION,
+    "matmul_precision": backend.MATMUL_PRECISION,
   }
 
 

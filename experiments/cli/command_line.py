@@ -14,11 +14,6 @@ from absl import app, flags, logging
 from experiments.runtime import exits
 
 
-def warn(message: str) -> None:
-  """Prints a warning on standard error."""
-  print(f"warning: {message}", file=sys.stderr)
-
-
 @contextlib.contextmanager
 def errors_in_one_line(files: str) -> Iterator[None]:
   """Ends the program with one line for errors of the user's input, files or machine.

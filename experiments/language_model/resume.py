@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from jaxtyping import Float
 
 from experiments.language_model.settings import Settings
 from experiments.language_model.training import Evaluation, Progress, progress_like
+from experiments.runtime import exits
 from rnn_jax import checkpoints
 from rnn_jax.modules import DeepRNN
 from rnn_jax.types import Params
@@ -62,9 +62,9 @@ def newest(
   if saved is None:
     return None
   for message in saved.damaged:
-    print(f"warning: {message}", file=sys.stderr)
+    exits.warn(message)
   if saved.step is None:
-    print("warning: no intact checkpoint is left; training starts over.", file=sys.stderr)
+    exits.warn("no intact checkpoint is left; training starts over.")
   return saved.tree
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 import tempfile
 from pathlib import Path
 
 import filelock
 import jax
+
+from experiments.runtime import exits
 
 MAX_SIZE = 2 * 2**30  # bytes; beyond it, the least recently used programs are deleted
 
@@ -33,7 +34,7 @@ def use(name: str) -> None:
       folder = Path(name).expanduser()
       _prepare(folder)
     except (OSError, ValueError, RuntimeError) as error:
-      print(f"warning: compiled programs are not kept: {error}", file=sys.stderr)
+      exits.warn(f"compiled programs are not kept: {error}")
       folder = None
   jax.config.update("jax_compilation_cache_dir", folder and str(folder))
   jax.config.update("jax_compilation_cache_max_size", MAX_SIZE)

@@ -1,4 +1,4 @@
-"""How a program ends early: one line on standard error, and its exit status."""
+"""One line on standard error: a warning, or why a program ends early, with its exit status."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def fail(message: str) -> NoReturn:
   """Ends the program with one line on standard error and exit status 2."""
   print("error:", " ".join(message.split()), file=sys.stderr)
   sys.exit(USAGE_ERROR)
+
+
+def warn(message: str) -> None:
+  """Prints a warning on standard error."""
+  print(f"warning: {message}", file=sys.stderr)
 
 
 def interrupted(message: str = "", status: int = INTERRUPTED) -> NoReturn:

@@ -14,14 +14,13 @@ from jaxtyping import Array, Float, Int, Integer, Key
 from experiments.sequence_problem.problem import Problem
 from experiments.sequence_problem.settings import Settings
 from rnn_jax.losses import masked_mean
-from rnn_jax.modules import ConditionedDecoder, DecoderInputs, EncoderDecoder
+from rnn_jax.modules import ConditionedDecoder, DecoderInputs, EncoderDecoder, Model
 from rnn_jax.sampling import decode
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.tasks.digits import LETTERS
 from rnn_jax.tasks.tagging import class_entropy
 from rnn_jax.text import Vocabulary
 from rnn_jax.text.python_source import CLASSES
-from rnn_jax.training import Model
 from rnn_jax.types import Params
 
 EOS = 0

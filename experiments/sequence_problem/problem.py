@@ -13,11 +13,10 @@ from experiments.networks import layers as networks
 from experiments.networks.layers import Layers
 from experiments.networks.matched_width import task_input_size
 from experiments.sequence_problem.settings import ORDERS, Settings
-from rnn_jax.modules import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder
+from rnn_jax.modules import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder, Model
 from rnn_jax.tasks import Task, digits, sequential_digits, spelling, tagging
 from rnn_jax.tasks.tagging import load_tagged
 from rnn_jax.text import Corpus, Vocabulary, load_corpus
-from rnn_jax.training import Model
 
 _MAX_TEST_SIZE = 2000  # largest number of test examples
 

@@ -14,9 +14,9 @@ from jaxtyping import Float, Inexact, Key
 from rnn_jax import checks
 from rnn_jax.initializers import input_kernel, recurrent_kernel
 from rnn_jax.types import (
-  AnyArray,
   Array,
   C,
+  CellArray,
   Drive,
   Features,
   FlatParams,
@@ -61,7 +61,7 @@ def the_hidden_state(params: Params, carry: HasHidden, drive: Drive) -> Array:
   return carry.hidden
 
 
-def expand_like(p: Inexact[AnyArray, " W"], a: Inexact[AnyArray, "*_a"]) -> Inexact[Array, "*_p"]:
+def expand_like(p: Inexact[CellArray, " W"], a: Inexact[CellArray, "*_a"]) -> Inexact[Array, "*_p"]:
   """Returns p [W] with as many axes as a, so that both broadcast."""
   return jnp.expand_dims(p, range(a.ndim - p.ndim))
 
@@ -139,7 +139,9 @@ def hidden_recur(params: FlatParams, carry: HasHidden) -> Features:
 
 
 @jax.custom_jvp
-def product(h: Float[AnyArray, "*batch M"], w: Float[AnyArray, "M N"]) -> Float[Array, "*batch N"]:
+def product(
+  h: Float[CellArray, "*batch M"], w: Float[CellArray, "M N"]
+) -> Float[Array, "*batch N"]:
   """Returns h W; its cotangent h̄ = ȳ Wᵀ reads a transposed copy of W.
 
   The copy is made once, before the reverse loop. A product that transposes its operand would do so
@@ -150,7 +152,7 @@ def product(h: Float[AnyArray, "*batch M"], w: Float[AnyArray, "M N"]) -> Float[
 
 @functools.partial(product.defjvp, symbolic_zeros=True)
 def _product_jvp(
-  primals: tuple[AnyArray, AnyArray], tangents: tuple[Array | SymbolicZero, Array | SymbolicZero]
+  primals: tuple[CellArray, CellArray], tangents: tuple[Array | SymbolicZero, Array | SymbolicZero]
 ) -> tuple[Array, Array]:
   (h, w), (h_dot, w_dot) = primals, tangents
   y_dot = jnp.zeros((*h.shape[:-1], w.shape[1]), h_dot.dtype)

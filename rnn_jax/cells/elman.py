@@ -11,17 +11,17 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
-from rnn_jax.types import AnyArray, Array, Cell, FlatParams, Number, PlainCell, Units, unprepared
+from rnn_jax.types import Array, Cell, CellArray, FlatParams, Number, PlainCell, Units, unprepared
 
 
 @jax.custom_jvp
-def tanh(a: Float[AnyArray, "*axes"]) -> Float[Array, "*axes"]:
+def tanh(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
   """Returns tanh a; its derivative ȧ ↦ (1 − h)(1 + h) ȧ stores one array, JAX's own stores two."""
   return jnp.tanh(a)
 
 
 @tanh.defjvp
-def _tanh_jvp(primals: tuple[AnyArray], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _tanh_jvp(primals: tuple[CellArray], tangents: tuple[Array]) -> tuple[Array, Array]:
   h = jnp.tanh(primals[0])
   return h, (1 - h) * (1 + h) * tangents[0]
 

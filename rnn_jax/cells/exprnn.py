@@ -14,7 +14,7 @@ from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, plain_recur, the_carry, zeros
 from rnn_jax.initializers import Initializer
 from rnn_jax.powers import exponent_of, power_of_two
-from rnn_jax.types import AnyArray, Array, Cell, FlatParams, PlainCell, Units
+from rnn_jax.types import Array, Cell, CellArray, FlatParams, PlainCell, Units
 
 
 def _henaff(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
@@ -100,7 +100,7 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> PlainCell:
 _MOST_SQUARINGS = 16
 
 
-def exponential(s: Float[AnyArray, "H H"]) -> Float[Array, "H H"]:
+def exponential(s: Float[CellArray, "H H"]) -> Float[Array, "H H"]:
   """Returns exp(S), by scaling and squaring.
 
     exp(S) = (Σ_k (S/2ⁿ)^k / k!)^(2ⁿ)      n such that the columns of |S|/2ⁿ sum to less than 1/2

@@ -22,9 +22,9 @@ from rnn_jax.cells.dense import (
 )
 from rnn_jax.initializers import chrono_bias, further_key
 from rnn_jax.types import (
-  AnyArray,
   Array,
   Cell,
+  CellArray,
   Features,
   FlatParams,
   Gates,
@@ -43,7 +43,7 @@ class GRUGates(NamedTuple):
 
 
 def gate_values(
-  drive: Float[AnyArray, "*batch W"], recurrent: Float[AnyArray, "*batch V"]
+  drive: Float[CellArray, "*batch W"], recurrent: Float[CellArray, "*batch V"]
 ) -> GRUGates:
   """Returns z and r, from blocks z, r, n of the drive and z, r of the recurrent product."""
   width = drive.shape[-1] // 3 * 2
@@ -52,7 +52,7 @@ def gate_values(
 
 
 def gates(
-  h: Units, drive: Float[AnyArray, "*batch 3*H"], recurrent: Float[AnyArray, "*batch 3*H"]
+  h: Units, drive: Float[CellArray, "*batch 3*H"], recurrent: Float[CellArray, "*batch 3*H"]
 ) -> Units:
   """Returns h' of reset="after", written as the equations: the reference for `fused_gates`."""
   z, r = gate_values(drive, recurrent)
@@ -62,7 +62,7 @@ def gates(
 
 @jax.custom_jvp
 def fused_gates(
-  h: Units, drive: Float[AnyArray, "*batch 3*H"], recurrent: Float[AnyArray, "*batch 3*H"]
+  h: Units, drive: Float[CellArray, "*batch 3*H"], recurrent: Float[CellArray, "*batch 3*H"]
 ) -> Units:
   """Returns h' of reset="after", in fused blocks; its derivative stores seven arrays [..., H].
 
@@ -76,7 +76,7 @@ def fused_gates(
 
 @fused_gates.defjvp
 def _fused_gates_jvp(
-  primals: tuple[AnyArray, AnyArray, AnyArray], tangents: tuple[Array, Array, Array]
+  primals: tuple[CellArray, CellArray, CellArray], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
   (h, drive, recurrent), (h_dot, drive_dot, recurrent_dot) = primals, tangents
   z, r, n = _activations(drive, recurrent)
@@ -188,8 +188,8 @@ def _recur_after(params: FlatParams, h: Units) -> Float[Array, "*batch 3*H"]:
 def _update_after(
   params: FlatParams,
   h: Units,
-  drive: Float[AnyArray, "*batch 3*H"],
-  recurrent: Float[AnyArray, "*batch 3*H"],
+  drive: Float[CellArray, "*batch 3*H"],
+  recurrent: Float[CellArray, "*batch 3*H"],
 ) -> Units:
   del params
   return fused_gates(h, drive, recurrent)
@@ -202,8 +202,8 @@ def _recur_before(params: FlatParams, h: Units) -> Float[Array, "*batch 2*H"]:
 def _update_before(
   params: FlatParams,
   h: Units,
-  drive: Float[AnyArray, "*batch 3*H"],
-  recurrent: Float[AnyArray, "*batch 2*H"],
+  drive: Float[CellArray, "*batch 3*H"],
+  recurrent: Float[CellArray, "*batch 2*H"],
 ) -> Units:
   width = 2 * h.shape[-1]
   z, r = gate_values(drive, recurrent)
@@ -214,8 +214,8 @@ def _update_before(
 def _update_without_reset(
   params: FlatParams,
   h: Units,
-  drive: Float[AnyArray, "*batch 2*H"],
-  recurrent: Float[AnyArray, "*batch 2*H"],
+  drive: Float[CellArray, "*batch 2*H"],
+  recurrent: Float[CellArray, "*batch 2*H"],
 ) -> Units:
   del params
   z, n = jnp.split(drive + recurrent, 2, axis=-1)

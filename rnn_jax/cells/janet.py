@@ -11,9 +11,9 @@ from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
 from rnn_jax.initializers import chrono_bias, further_key
 from rnn_jax.types import (
-  AnyArray,
   Array,
   Cell,
+  CellArray,
   Features,
   FlatParams,
   Gates,
@@ -84,8 +84,8 @@ def janet(
   def update(
     params: FlatParams,
     h: Units,
-    drive: Float[AnyArray, "*batch 2*H"],
-    recurrent: Float[AnyArray, "*batch 2*H"],
+    drive: Float[CellArray, "*batch 2*H"],
+    recurrent: Float[CellArray, "*batch 2*H"],
   ) -> Units:
     del params
     f, i = weights(drive, recurrent)

@@ -13,9 +13,9 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
 from rnn_jax.types import (
-  AnyArray,
   Array,
   Cell,
+  CellArray,
   Features,
   FlatParams,
   Gates,
@@ -78,14 +78,14 @@ def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, 
   def recur(params: FlatParams, carry: LEMCarry) -> Features:
     return product(carry.hidden, params["w_h"])
 
-  def open_gates(drive: Features, recurrent: Float[AnyArray, "*batch V"]) -> tuple[Units, Units]:
+  def open_gates(drive: Features, recurrent: Float[CellArray, "*batch V"]) -> tuple[Units, Units]:
     """Returns Δ₁ and Δ₂, without the factor Δ."""
     both = 2 * hidden_size
     gates = jax.nn.sigmoid(drive[..., :both] + recurrent[..., :both])
     return gates[..., :hidden_size], gates[..., hidden_size:]
 
   def update(
-    params: FlatParams, carry: LEMCarry, drive: Features, recurrent: Float[AnyArray, "*batch V"]
+    params: FlatParams, carry: LEMCarry, drive: Features, recurrent: Float[CellArray, "*batch V"]
   ) -> LEMCarry:
     h, z = carry
     step = jnp.asarray(delta, h.dtype)
@@ -96,7 +96,7 @@ def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, 
     return LEMCarry(h, z)
 
   def gates(
-    params: FlatParams, carry: LEMCarry, drive: Features, recurrent: Float[AnyArray, "*batch V"]
+    params: FlatParams, carry: LEMCarry, drive: Features, recurrent: Float[CellArray, "*batch V"]
   ) -> Gates:
     del params, carry
     memory, hidden = open_gates(drive, recurrent)

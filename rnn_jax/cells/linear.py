@@ -9,9 +9,9 @@ from jaxtyping import Float, Inexact, Key
 
 from rnn_jax import checks
 from rnn_jax.types import (
-  AnyArray,
   Array,
   Cell,
+  CellArray,
   Drive,
   FlatParams,
   GatesFn,
@@ -37,12 +37,12 @@ def linear_cell(
 ) -> Cell[FlatParams, Array, Drive]:
   """Returns a Cell that updates by a ∘ h + b of its `linear`, without a recurrent product."""
 
-  def recur(params: FlatParams, h: Inexact[AnyArray, "*batch H"]) -> tuple[()]:
+  def recur(params: FlatParams, h: Inexact[CellArray, "*batch H"]) -> tuple[()]:
     del params, h
     return ()
 
   def update(
-    params: FlatParams, h: Inexact[AnyArray, "*batch H"], drive: Drive, recurrent: tuple[()]
+    params: FlatParams, h: Inexact[CellArray, "*batch H"], drive: Drive, recurrent: tuple[()]
   ) -> Inexact[Array, "*batch H"]:
     del recurrent
     a, b = linear(params, drive)

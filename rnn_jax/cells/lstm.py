@@ -13,9 +13,9 @@ from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
 from rnn_jax.initializers import chrono_bias, further_key
 from rnn_jax.types import (
-  AnyArray,
   Array,
   Cell,
+  CellArray,
   Features,
   FlatParams,
   Gates,
@@ -48,7 +48,7 @@ def gate_values(a: Features) -> LSTMGates:
   return LSTMGates(i, f, o)
 
 
-def gates(a: Float[AnyArray, "*batch W"], c: Units) -> tuple[Units, Units]:
+def gates(a: Float[CellArray, "*batch W"], c: Units) -> tuple[Units, Units]:
   """Returns (h', c'), written as the equations: the reference for `fused_gates`.
 
   Args:
@@ -73,7 +73,7 @@ def fused_gates(a: Features, c: Units) -> tuple[Units, Units]:
 
 @fused_gates.defjvp
 def _fused_gates_jvp(
-  primals: tuple[AnyArray, AnyArray], tangents: tuple[Array, Array]
+  primals: tuple[CellArray, CellArray], tangents: tuple[Array, Array]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
   (a, c), (a_dot, c_dot) = primals, tangents
   i, f, g, o, new, squashed = _activations(a, c)

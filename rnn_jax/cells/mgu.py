@@ -12,9 +12,9 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, product, the_carry, zeros
 from rnn_jax.types import (
-  AnyArray,
   Array,
   Cell,
+  CellArray,
   FlatParams,
   Gates,
   Number,
@@ -91,8 +91,8 @@ def _recur_before(params: FlatParams, h: Units) -> Units:
 def _update(
   params: FlatParams,
   h: Units,
-  drive: Float[AnyArray, "*batch 2*H"],
-  recurrent: Float[AnyArray, "*batch 2*H"],
+  drive: Float[CellArray, "*batch 2*H"],
+  recurrent: Float[CellArray, "*batch 2*H"],
 ) -> Units:
   del params
   f = _forget(h, drive, recurrent)
@@ -101,7 +101,7 @@ def _update(
 
 
 def _update_before(
-  params: FlatParams, h: Units, drive: Float[AnyArray, "*batch 2*H"], recurrent: Units
+  params: FlatParams, h: Units, drive: Float[CellArray, "*batch 2*H"], recurrent: Units
 ) -> Units:
   width = h.shape[-1]
   f = _forget(h, drive, recurrent)
@@ -109,7 +109,7 @@ def _update_before(
   return f * h + (1 - f) * n
 
 
-def _forget(h: Units, drive: Float[AnyArray, "*batch 2*H"], recurrent: Array) -> Units:
+def _forget(h: Units, drive: Float[CellArray, "*batch 2*H"], recurrent: Array) -> Units:
   """Returns f, from the first block of the drive and of the recurrent product."""
   width = h.shape[-1]
   return jax.nn.sigmoid(drive[..., :width] + recurrent[..., :width])

@@ -15,8 +15,8 @@ from rnn_jax.cells.dense import dense_project, the_carry, zeros
 from rnn_jax.cells.linear import linear_cell
 from rnn_jax.initializers import input_kernel
 from rnn_jax.types import (
-  AnyArray,
   Array,
+  CellArray,
   Features,
   FlatParams,
   Gates,
@@ -30,7 +30,7 @@ from rnn_jax.types import (
 )
 
 
-def positive(a: Float[AnyArray, "*axes"]) -> Float[Array, "*axes"]:
+def positive(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
   """Returns a + ½ where a ≥ 0 and σ(a) below: continuous, and positive everywhere."""
   return jnp.where(a >= 0, a + 0.5, jax.nn.sigmoid(a))
 

@@ -13,20 +13,20 @@ from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, the_carry, zeros
 from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
 from rnn_jax.initializers import input_kernel
-from rnn_jax.types import AnyArray, Array, Features, FlatParams, Gates, PlainCell, Recurrent, Units
+from rnn_jax.types import Array, CellArray, Features, FlatParams, Gates, PlainCell, Recurrent, Units
 
 EXPONENT = 8.0
 STEEPEST = 1000.0
 
 
 @jax.custom_jvp
-def bounded_sqrt(a: Float[AnyArray, "*axes"]) -> Float[Array, "*axes"]:
+def bounded_sqrt(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
   """Returns √a for a ≥ 0, with a derivative of at most 1000: at 0 it would be infinite."""
   return jnp.sqrt(a)
 
 
 @bounded_sqrt.defjvp
-def _bounded_sqrt_jvp(primals: tuple[AnyArray], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _bounded_sqrt_jvp(primals: tuple[CellArray], tangents: tuple[Array]) -> tuple[Array, Array]:
   (a,), (a_dot,) = primals, tangents
   return jnp.sqrt(a), a_dot / (2 * jnp.sqrt(jnp.maximum(a, (2 * STEEPEST) ** -2)))
 

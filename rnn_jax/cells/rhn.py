@@ -12,9 +12,9 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
 from rnn_jax.types import (
-  AnyArray,
   Array,
   Cell,
+  CellArray,
   Features,
   FlatParams,
   Gates,
@@ -91,8 +91,8 @@ def rhn(
   def update(
     params: FlatParams,
     h: Units,
-    drive: Float[AnyArray, "*batch 2*H"],
-    recurrent: Float[AnyArray, "*batch 2*H"],
+    drive: Float[CellArray, "*batch 2*H"],
+    recurrent: Float[CellArray, "*batch 2*H"],
   ) -> Units:
     return [s for s, _ in microsteps(params, h, drive, recurrent)][-1]
 

@@ -13,8 +13,8 @@ import optax
 from jaxtyping import Array, Bool, Int, Key, PyTree, Shaped
 
 from rnn_jax.gradient_flow.training_step import StepTensors, step_tensors
-from rnn_jax.modules import AnyArray, DeepRNN
-from rnn_jax.types import Carry, Params
+from rnn_jax.modules import DeepRNN
+from rnn_jax.types import AnyArray, Carry, Params
 
 
 class NonFinite(NamedTuple):

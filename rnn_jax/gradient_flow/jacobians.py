@@ -21,14 +21,13 @@ from rnn_jax.gradient_flow.reverse_sweep import (
   reverse_sweep,
   unscaled,
 )
-from rnn_jax.modules import Inputs
-from rnn_jax.types import Carry, Cell, Drive, Params, floats_of
+from rnn_jax.types import Carry, Cell, Drive, Params, Sequences, floats_of
 
 
 def step_jacobians(
   cells: Sequence[Cell],
   params: Sequence[Params],
-  xs: Inputs,
+  xs: Sequences,
   *,
   carries: Sequence[Carry] | None = None,
 ) -> tuple[Float[Array, "T B N N"], ...]:
@@ -61,7 +60,7 @@ def step_jacobians(
 def jacobian_norm(
   cells: Sequence[Cell],
   params: Sequence[Params],
-  xs: Inputs,
+  xs: Sequences,
   *,
   key: Key[Array, ""],
   num_probes: int = 16,
@@ -120,7 +119,7 @@ def _probed_norm(cell: Cell, run: Pass, key: Array, num_probes: int) -> Float[Ar
 def singular_values(
   cells: Sequence[Cell],
   params: Sequence[Params],
-  xs: Inputs,
+  xs: Sequences,
   *,
   carries: Sequence[Carry] | None = None,
 ) -> tuple[Float[Array, "T B N"], ...]:

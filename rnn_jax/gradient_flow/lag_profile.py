@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, Int
 from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import forward_layers, reverse_layers
 from rnn_jax.gradient_flow.reverse_sweep import log10_norms, unscaled
-from rnn_jax.modules import Inputs
-from rnn_jax.types import Carry, Cell, Params
+from rnn_jax.types import Carry, Cell, Params, Sequences
 
 Position = Int[Array | np.ndarray, ""] | np.int32
 
@@ -21,7 +20,7 @@ Position = Int[Array | np.ndarray, ""] | np.int32
 def lag_profile(
   cells: Sequence[Cell],
   params: Sequence[Params],
-  xs: Inputs,
+  xs: Sequences,
   loss: Callable[[Array], Array],
   *,
   positions: int | Sequence[int] = -1,

@@ -15,8 +15,7 @@ from rnn_jax.gradient_flow.reverse_sweep import (
   normalize,
   reverse_sweep,
 )
-from rnn_jax.modules import Inputs
-from rnn_jax.types import Carry, Cell, Params
+from rnn_jax.types import Carry, Cell, Params, Sequences
 
 ScalarLoss = Callable[[Array], Float[Array, ""]]
 
@@ -45,7 +44,7 @@ def check_layers(cells: Sequence[Cell], **entries: Sequence[Params | Carry]) -> 
 def forward_layers(
   cells: Sequence[Cell],
   params: Sequence[Params],
-  xs: Inputs,
+  xs: Sequences,
   carries: Sequence[Carry] | None = None,
 ) -> tuple[Pass, ...]:
   """Runs a deep network, each layer over the outputs of the layer below.

@@ -12,14 +12,13 @@ from rnn_jax import checks
 from rnn_jax.gradient_flow.joint_carry import joint_size, linearized_step, to_vector
 from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.gradient_flow.reverse_sweep import Pass
-from rnn_jax.modules import Inputs
-from rnn_jax.types import Carry, Cell, Drive, Params
+from rnn_jax.types import Carry, Cell, Drive, Params, Sequences
 
 
 def lyapunov_spectrum(
   cells: Sequence[Cell],
   params: Sequence[Params],
-  xs: Inputs,
+  xs: Sequences,
   *,
   num_exponents: int | None = None,
   carries: Sequence[Carry] | None = None,

@@ -16,13 +16,12 @@ from rnn_jax.gradient_flow.layer_sweep import (
   reverse_layers,
 )
 from rnn_jax.gradient_flow.reverse_sweep import unscaled
-from rnn_jax.modules import Inputs
 from rnn_jax.probes import scaled_norm
-from rnn_jax.types import Carry, Cell, Params, floats_of, step, with_floats
+from rnn_jax.types import Carry, Cell, Params, Sequences, floats_of, step, with_floats
 
 
 def omega(
-  cells: Sequence[Cell], params: Sequence[Params], xs: Inputs, loss: ScalarLoss
+  cells: Sequence[Cell], params: Sequence[Params], xs: Sequences, loss: ScalarLoss
 ) -> tuple[Float[Array, ""], ...]:
   """Returns Pascanu's vanishing-gradient regularizer Ω of each layer.
 

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rnn_jax.gradient_flow.layer_sweep import forward_layers
+from rnn_jax.gradient_flow.layer_sweep import check_layers, forward_layers
 from rnn_jax.gradient_flow.reverse_sweep import Pass
-from rnn_jax.modules import Inputs
-from rnn_jax.types import Cell, Params
+from rnn_jax.types import Cell, Params, Sequences
 
 HIGH, LOW = 0.9, 0.1
 
@@ -30,7 +29,7 @@ class Saturation(NamedTuple):
 
 
 def gate_values(
-  cells: Sequence[Cell], params: Sequence[Params], xs: Inputs
+  cells: Sequence[Cell], params: Sequence[Params], xs: Sequences
 ) -> tuple[dict[str, Float[Array, "T B H"]], ...]:
   """Returns the values of all gates of each layer.
 
@@ -48,12 +47,12 @@ def gate_values(
   Raises:
     TypeError, ValueError: no cell has gates, or arguments do not fit the layers.
   """
-  passes = forward_layers(cells, params, xs)
+  check_layers(cells, params=params)
   if all(cell.gates is None for cell in cells):
     raise ValueError(
       f"cells must include one with gates, such as lstm or gru; none of these {len(cells)} has any."
     )
-  return tuple(map(_layer_gates, cells, passes))
+  return tuple(map(_layer_gates, cells, forward_layers(cells, params, xs)))
 
 
 def _layer_gates(cell: Cell, run: Pass) -> dict[str, Float[Array, "T B H"]]:
@@ -65,7 +64,7 @@ def _layer_gates(cell: Cell, run: Pass) -> dict[str, Float[Array, "T B H"]]:
 
 
 def saturation(
-  cells: Sequence[Cell], params: Sequence[Params], xs: Inputs
+  cells: Sequence[Cell], params: Sequence[Params], xs: Sequences
 ) -> tuple[dict[str, Saturation], ...]:
   """Returns the share of gate values above 0.9 and below 0.1, for every gate, layer and step.
 

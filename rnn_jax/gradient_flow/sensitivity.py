@@ -10,15 +10,14 @@ import jax.numpy as jnp
 from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import check_layers
 from rnn_jax.gradient_flow.reverse_sweep import with_carry_output
-from rnn_jax.modules import Inputs
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Carry, Cell, Params
+from rnn_jax.types import Carry, Cell, Params, Sequences
 
 
 def sensitivity(
   cells: Sequence[Cell],
   params: Sequence[Params],
-  xs: Inputs,
+  xs: Sequences,
   *,
   direction: Sequence[Params],
 ) -> tuple[Carry, ...]:

@@ -12,10 +12,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import ScalarLoss, check_layers, check_scalar
-from rnn_jax.modules import Inputs
 from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Cell, Params
+from rnn_jax.types import Cell, Params, Sequences
 
 
 class TruncationBias(NamedTuple):
@@ -37,7 +36,7 @@ class TruncationBias(NamedTuple):
 def truncation_bias(
   cells: Sequence[Cell],
   params: Sequence[Params],
-  xs: Inputs,
+  xs: Sequences,
   loss: ScalarLoss,
   *,
   truncations: Sequence[int],

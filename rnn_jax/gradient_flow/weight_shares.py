@@ -12,17 +12,17 @@ from jaxtyping import Array, Float
 
 from rnn_jax.gradient_flow.layer_sweep import (
   ScalarLoss,
+  check_layers,
   check_scalar,
   forward_layers,
   reverse_layers,
 )
 from rnn_jax.gradient_flow.reverse_sweep import Pass, Scaled, normalize, shift, unscaled
-from rnn_jax.modules import Inputs
-from rnn_jax.types import Cell, Params
+from rnn_jax.types import Cell, Params, Sequences
 
 
 def weight_shares(
-  cells: Sequence[Cell], params: Sequence[Params], xs: Inputs, loss: ScalarLoss
+  cells: Sequence[Cell], params: Sequence[Params], xs: Sequences, loss: ScalarLoss
 ) -> tuple[Float[Array, "T H GH"], ...]:
   """Returns each step's share of dL/dW_h, for every layer.
 
@@ -52,7 +52,7 @@ def weight_shares(
 
 
 def weight_share_norms(
-  cells: Sequence[Cell], params: Sequence[Params], xs: Inputs, loss: ScalarLoss
+  cells: Sequence[Cell], params: Sequence[Params], xs: Sequences, loss: ScalarLoss
 ) -> tuple[Float[Array, " T"], ...]:
   """Returns log₁₀ of the Frobenius norm of each step's share of dL/dW_h, for every layer.
 
@@ -85,16 +85,17 @@ def weight_share_norms(
 
 
 def _factors(
-  cells: Sequence[Cell], params: Sequence[Params], xs: Inputs, loss: ScalarLoss
+  cells: Sequence[Cell], params: Sequence[Params], xs: Sequences, loss: ScalarLoss
 ) -> list[tuple[Scaled, Scaled]]:
   """Returns h_{t−1} [T, B, H] and δ_t [T, B, G·H] of each layer, with one exponent a step."""
-  passes = forward_layers(cells, params, xs)
+  check_layers(cells, params=params)
   for i, cell in enumerate(cells):
     if cell.recurrent_kernel is None:
       raise ValueError(
         "cells must have a recurrent kernel, a param W_h whose only use is h W_h (+ b); "
         f"cells[{i}] has none."
       )
+  passes = forward_layers(cells, params, xs)
   check_scalar(loss, passes[-1].ys)
   y_bars = unscaled(jax.grad(loss)(passes[-1].ys))
   bars = reverse_layers(cells, passes, y_bars)

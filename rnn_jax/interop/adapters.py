@@ -13,8 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from rnn_jax import checks
-from rnn_jax.modules import AnyArray
-from rnn_jax.types import Carry, Cell, Params, step
+from rnn_jax.types import AnyArray, Carry, Cell, Params, step
 
 
 class LinenCell(nn.RNNCellBase):

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
-from rnn_jax.modules import AnyArray
-from rnn_jax.types import Params
+from rnn_jax.types import AnyArray, Params
 
 LIBRARY = "keras.layers"
 KERAS: Mapping[str, Layout] = {

@@ -3,9 +3,7 @@
 from rnn_jax.modules.decoders import ConditionedDecoder, DecoderInputs, EncoderDecoder
 from rnn_jax.modules.deep import BidirectionalRNN, DeepRNN
 from rnn_jax.modules.model import (
-  AnyArray,
   CausalModel,
-  Inputs,
   Lengths,
   MeasuredModel,
   Model,
@@ -15,7 +13,6 @@ from rnn_jax.modules.network import Network
 from rnn_jax.modules.recurrent import Bidirectional, Recurrent
 
 __all__ = [
-  "AnyArray",
   "Bidirectional",
   "BidirectionalRNN",
   "CausalModel",
@@ -23,7 +20,6 @@ __all__ = [
   "DecoderInputs",
   "DeepRNN",
   "EncoderDecoder",
-  "Inputs",
   "Lengths",
   "MeasuredModel",
   "Model",

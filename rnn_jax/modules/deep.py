@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from rnn_jax import checks
-from rnn_jax.modules.model import Inputs, Lengths
+from rnn_jax.modules.model import Lengths
 from rnn_jax.modules.network import Network
 from rnn_jax.modules.recurrent import MERGES, Bidirectional, Recurrent
 from rnn_jax.probes import gradient_probe
-from rnn_jax.types import Carry, Cell, Params
+from rnn_jax.types import Carry, Cell, Params, Sequences
 
 
 class DeepRNN(Network):
@@ -42,7 +42,7 @@ class DeepRNN(Network):
 
   def __call__(
     self,
-    xs: Inputs,
+    xs: Sequences,
     carries: Sequence[Carry] | None = None,
     *,
     probes: Sequence[Carry] | None = None,
@@ -93,7 +93,7 @@ class DeepRNN(Network):
     return tuple(jax.tree.map(repeat, carry) for carry in self.carry)
 
   @nn.nowrap
-  def probes(self, xs: Inputs) -> tuple[Carry, ...]:
+  def probes(self, xs: Sequences) -> tuple[Carry, ...]:
     """Returns a gradient probe for each layer, for sequences like xs; see `gradient_probe`."""
     return tuple(gradient_probe(cell, *_time_and_batch(xs)) for cell in self.cells)
 
@@ -104,7 +104,7 @@ class DeepRNN(Network):
 
   @nn.nowrap
   def trunk(
-    self, variables: Mapping[str, PyTree], xs: Inputs
+    self, variables: Mapping[str, PyTree], xs: Sequences
   ) -> tuple[Sequence[Cell], tuple[Params, ...], Array]:
     """Returns the recurrent layers as measures take them: (cells, their params, their inputs).
 
@@ -154,7 +154,7 @@ class BidirectionalRNN(Network):
 
   def __call__(
     self,
-    xs: Inputs,
+    xs: Sequences,
     *,
     probes: Sequence[tuple[Carry, Carry]] | None = None,
     deterministic: bool = True,
@@ -183,7 +183,7 @@ class BidirectionalRNN(Network):
     return final, self.readout(ys, lengths)
 
   @nn.nowrap
-  def probes(self, xs: Inputs) -> tuple[tuple[Carry, Carry], ...]:
+  def probes(self, xs: Sequences) -> tuple[tuple[Carry, Carry], ...]:
     """Returns a gradient probe for each direction of each layer; see `gradient_probe`."""
     probes = (gradient_probe(cell, *_time_and_batch(xs)) for cell in self.cells)
     return tuple((probe, probe) for probe in probes)
@@ -195,7 +195,7 @@ def check_layers(name: str, given: Sequence[Carry] | None, num_layers: int) -> N
     raise ValueError(f"{name} must have {num_layers} entries, one per layer, got {len(given)}.")
 
 
-def _time_and_batch(xs: Inputs) -> tuple[int, int]:
+def _time_and_batch(xs: Sequences) -> tuple[int, int]:
   """Returns (T, B)."""
   if xs.ndim < 2:
     raise ValueError(f"xs must be [T, B, D], or integer tokens [T, B], got {list(xs.shape)}.")

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Array, Float, Integer, Key, PyTree
+from jaxtyping import Array, Integer, Key, PyTree
 
-from rnn_jax.types import Carry, Cell, Params
+from rnn_jax.types import AnyArray, Carry, Cell, Params
 
-AnyArray = Array | np.ndarray
-Inputs = Float[AnyArray, "T B D"] | Integer[AnyArray, "T B"]  # vectors, or tokens
 Lengths = Integer[AnyArray, " B"]
 
 

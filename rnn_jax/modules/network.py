@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rnn_jax import checks
-from rnn_jax.modules.model import Inputs, Lengths
-from rnn_jax.types import Carry, Cell
+from rnn_jax.modules.model import Lengths
+from rnn_jax.types import Carry, Cell, Sequences
 
 DROPOUT_MASKS = ("step", "sequence")
 
@@ -96,7 +96,7 @@ class Network(nn.Module):
     """Returns the vocabulary size for the layer that reads one-hot tokens, None for the others."""
     return self.vocabulary_size if layer == 0 and self.embedding_size is None else None
 
-  def encode(self, xs: Inputs) -> Array:
+  def encode(self, xs: Sequences) -> Array:
     """Returns the inputs of the first layer: xs, or the embedded tokens."""
     xs = jnp.asarray(xs)
     if self.embedding_size is None:
@@ -109,7 +109,7 @@ class Network(nn.Module):
     return self.embedding(xs)
 
   def through(
-    self, run: Callable[[int, Array], tuple[Carry, Array]], xs: Inputs, deterministic: bool
+    self, run: Callable[[int, Array], tuple[Carry, Array]], xs: Sequences, deterministic: bool
   ) -> tuple[tuple[Carry, ...], Array]:
     """Returns (final carry of each layer, outputs of the top one).
 

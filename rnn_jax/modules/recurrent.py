@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rnn_jax import checks
-from rnn_jax.modules.model import Inputs
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Carry, Cell
+from rnn_jax.types import Carry, Cell, Sequences
 
 MERGES = ("concat", "sum")
 
@@ -30,7 +29,7 @@ class Recurrent(nn.Module):
 
   @nn.compact
   def __call__(
-    self, xs: Inputs, carry: Carry | None = None, **time: Any
+    self, xs: Sequences, carry: Carry | None = None, **time: Any
   ) -> tuple[Carry, Float[Array, "T B H"]]:
     """Returns (final carry, ys) of `unroll(cell, params, xs, carry, **time)`."""
     xs = jnp.asarray(xs)
@@ -74,7 +73,7 @@ class Bidirectional(nn.Module):
 
   def __call__(
     self,
-    xs: Inputs,
+    xs: Sequences,
     *,
     probe: tuple[Carry, Carry] | None = None,
     key: Key[Array, ""] | None = None,

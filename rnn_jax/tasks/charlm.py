@@ -8,9 +8,9 @@ from jaxtyping import Array, Key, UInt8
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
-from rnn_jax.modules import AnyArray
 from rnn_jax.tasks.task import Batch, Task
 from rnn_jax.text import Corpus, entropy, histogram, load_corpus
+from rnn_jax.types import AnyArray
 
 
 def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) -> Task:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
+from jaxtyping import Array, Bool, Int, Integer, PyTree
 
 from rnn_jax import checks
 from rnn_jax.types import Cell, Params
@@ -17,8 +17,6 @@ from rnn_jax.types import Cell, Params
 REMAT = ("none", "step", "sqrt")
 METHODS = ("loop", "associative")
 
-AnyArray = Array | np.ndarray
-Inputs = Float[AnyArray, "T B D"] | Integer[AnyArray, "T B"]  # vectors, or tokens
 Truncation = int | np.integer | Integer[Array, ""]
 
 
@@ -34,7 +32,8 @@ def check_key(key: object) -> None:
   """Refuses a key that is no random key."""
   if isinstance(key, Array):
     new_style = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-    if new_style or (key.dtype == jnp.uint32 and key.shape == (2,)):
+    # How long a raw key is depends on the generator; jax.random checks that.
+    if new_style or (key.dtype == jnp.uint32 and key.ndim == 1):
       return
   raise TypeError(f"key must be a random key, such as jax.random.key(0), got {key!r}.")
 
@@ -152,8 +151,8 @@ def cut_steps(
   if resets is not None:
     start = jnp.where(resets, count, jnp.zeros_like(count))
     count = count - jax.lax.cummax(start, axis=0, reverse=reverse)
-  if isinstance(truncation, int):
-    truncation = min(truncation, num_steps)  # a larger one may not fit into int32
+  if not isinstance(truncation, Array):
+    truncation = min(int(truncation), num_steps)  # a larger one may not fit into int32
   return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)
 
 

@@ -69,7 +69,7 @@ def _run_segment(
     return _scan(cell, options, constants, carry, inputs)
   # The carry is a single array: apply `output` to all carries after the loop. A product in it is
   # one product then, and so is the gradient of its kernel.
-  bare = cell._replace(output=the_carry, output_is_carry=True)
+  bare = cell._replace(output=the_carry)
   carry, carries = _scan(bare, options, constants, carry, inputs)
   return carry, outputs_of(cell, constants.params, carries, inputs)
 

@@ -19,11 +19,11 @@ from jaxtyping import Array, Bool, Integer, Key, PyTree
 
 from rnn_jax import checks, clipping
 from rnn_jax.time_loop import _arguments as arguments
-from rnn_jax.time_loop._arguments import AnyArray, Inputs, Truncation
+from rnn_jax.time_loop._arguments import Truncation
 from rnn_jax.time_loop._associative import run_associatively
 from rnn_jax.time_loop._sequential import LoopOptions, run_sequentially
 from rnn_jax.time_loop._step import StepConstants, StepInputs
-from rnn_jax.types import C, Carry, Cell, D, Drive, P, floats_of
+from rnn_jax.types import AnyArray, C, Carry, Cell, D, Drive, P, Sequences, floats_of
 
 if TYPE_CHECKING:
   from typing import Never as Unknown  # type checkers refuse any value
@@ -34,7 +34,7 @@ else:
 def unroll(
   cell: Cell[P, C, D],
   params: P,
-  xs: Inputs,
+  xs: Sequences,
   carry: C | None = None,
   *,
   truncation: Truncation | None = None,
@@ -129,22 +129,24 @@ def unroll(
     checks.like("carry", zeros, carry)
     if probe is not None:
       checks.like("probe", _probe_like(zeros, num_steps), probe)
-    if method == "associative":
-      inputs = StepInputs(cell.project(params, xs, key), valid, resets, cut, probe)
-      return run_associatively(cell, params, carry, inputs, reverse)
     # With a key, a stochastic cell draws the masks of all steps at once.
     in_blocks = remat == "sqrt" and key is None
-    options = LoopOptions(reverse, scan_unroll, remat, forward_mode, in_blocks)
     drive = xs if in_blocks else cell.project(params, xs, key)
-    clip = None if clip_carry is None else jnp.asarray(clip_carry, dtype)
     inputs = StepInputs(drive, valid, resets, cut, probe)
+    if method == "associative":
+      return run_associatively(cell, params, carry, inputs, reverse)
+    options = LoopOptions(reverse, scan_unroll, remat, forward_mode, in_blocks)
+    clip = None if clip_carry is None else jnp.asarray(clip_carry, dtype)
     return run_sequentially(cell, options, StepConstants(params, clip), carry, inputs)
 
 
 def _real_dtype(drives: Drive) -> np.dtype:
   """Returns float32 for drives of float32 or complex64, and so on."""
   dtypes = [leaf.dtype for leaf in jax.tree.leaves(drives)]
-  return jnp.finfo(next(d for d in dtypes if jnp.issubdtype(d, jnp.inexact))).dtype
+  inexact = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
+  if not inexact:
+    raise ValueError(f"cell.project must return a real or complex array, got dtypes {dtypes}.")
+  return jnp.finfo(inexact[0]).dtype
 
 
 def _probe_like(carry: Carry, num_steps: int) -> Carry:

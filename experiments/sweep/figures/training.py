@@ -46,6 +46,7 @@ class _Curves(NamedTuple):
 
   Attributes:
     updates: optimization steps [update].
+    middles: the middle step of each block.
     loss: [run, update], with values above the ceiling replaced by it.
     grad_norm: before clipping, [run, update].
     clipped: above 0 where gradients were clipped, [run, update].
@@ -55,17 +56,13 @@ class _Curves(NamedTuple):
   """
 
   updates: np.ndarray
+  middles: np.ndarray
   loss: np.ndarray
   grad_norm: np.ndarray
   clipped: np.ndarray
   ceiling: float
   has_capped: bool
   block: int
-
-  @property
-  def middles(self) -> np.ndarray:
-    """Returns the middle step of each block."""
-    return spread_by_blocks(self.updates, self.block)[1]
 
   @property
   def loss_scale(self) -> str:
@@ -137,7 +134,9 @@ def _curves(metrics: xr.Dataset) -> _Curves:
   too_high = np.isfinite(loss) & (loss > ceiling)
   loss[too_high] = ceiling
   block = math.ceil(len(updates) / MAX_POINTS)
-  return _Curves(updates, loss, grad_norm, clipped, ceiling, bool(too_high.any()), block)
+  middles = spread_by_blocks(updates, block)[1]
+  has_capped = bool(too_high.any())
+  return _Curves(updates, middles, loss, grad_norm, clipped, ceiling, has_capped, block)
 
 
 def _ceiling(loss: np.ndarray, baseline: float) -> float:

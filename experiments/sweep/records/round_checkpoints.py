@@ -14,8 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.cli import command_line
-from experiments.runtime import files
+from experiments.runtime import exits, files
 from experiments.sweep.records import run_files
 
 
@@ -51,7 +50,7 @@ def _read_ids(path: Path) -> list[str]:
     return []
   except (ValueError, KeyError, TypeError):
     pass
-  command_line.warn(f"{path / 'runs.json'} is damaged; the runs of this round restart from step 0.")
+  exits.warn(f"{path / 'runs.json'} is damaged; the runs of this round restart from step 0.")
   return []
 
 

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments.cli import command_line
-from experiments.runtime import files
+from experiments.runtime import exits, files
 from experiments.sweep.config import grid
 from experiments.sweep.config.grid import Run, Settings, recorded_steps
 from experiments.sweep.config.sweep import Sweep
@@ -153,7 +152,7 @@ def fail(sweep: Sweep, run: Run, phase: str, error: BaseException) -> None:
   reason = f"{phase}: {type(error).__name__}: " + (str(error).strip() or "no reason").split("\n")[0]
   trace = "".join(traceback.format_exception(error))
   write_failure(sweep.folder, sweep.names[run], config, reason, trace)
-  command_line.warn(f"{sweep.names[run]} failed; the other runs continue. {reason}")
+  exits.warn(f"{sweep.names[run]} failed; the other runs continue. {reason}")
 
 
 def write_failure(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.cli import command_line
+from experiments.runtime import exits
 from experiments.sweep.config.grid import Run
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import round_checkpoints
@@ -85,7 +85,7 @@ def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Par
 
     saved = checkpoints.newest(path, configuration(sweep, ids), like)
     for message in () if saved is None else saved.damaged:
-      command_line.warn(message)
+      exits.warn(message)
     if saved is None or saved.step is None:
       continue
     for i, name in enumerate(ids):

@@ -95,6 +95,8 @@ def train_round(
   Yields:
     Each run's result: when it diverges, or at the end of the round.
   """
+  numbers = by_device(_fill_slots(runs, program), settings, layout, program.leading_axes)
+  numbers = spread(numbers, layout.devices)
   progress = _Progress(program, runs, settings, layout, time.monotonic(), program.initial_state)
   first = 0
   if resumed_from is not None:
@@ -104,11 +106,10 @@ def train_round(
     progress.records.append(resumed_from.records)
     for i, run in enumerate(runs):
       on_records(run, 0, _of_run(resumed_from.records, i, 0, settings))
-  numbers = by_device(_fill_slots(runs, program), settings, layout, program.leading_axes)
-  numbers = spread(numbers, layout.devices)
   alive = list(range(len(runs)))
-  state = spread(progress.state, layout.devices)
-  progress.state, ahead = program.advance(numbers, state, task.data)
+  progress.state, ahead = program.advance(
+    numbers, spread(progress.state, layout.devices), task.data
+  )
   for step in range(first, settings.steps + 1, CHUNK):
     records = _recorded(progress.fetch(ahead), step, settings)
     progress.records.append(records)

@@ -11,6 +11,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 
@@ -126,11 +127,12 @@ def _train_round(
     for _ in results(on_call=functools.partial(_stop_if_asked, stop)):
       pass
     return
-  path = round_checkpoints.path_of(sweep.folder, [sweep.names[run] for run in round_.runs])
+  ids = [sweep.names[run] for run in round_.runs]
+  path = round_checkpoints.path_of(sweep.folder, ids)
   with contextlib.closing(checkpoints.Series(path)) as series:
     for result in results(
       on_records=functools.partial(_append_records, sweep, on_progress),
-      on_call=_Checkpoints(sweep, round_, series, stop),
+      on_call=_Checkpoints(sweep, ids, round_.resumed_from, path, series, stop),
     ):
       _finish_run(sweep, result)
       on_progress(result.run, "training", 1.0, None)
@@ -164,13 +166,20 @@ class _Checkpoints:
   """Saves checkpoints of a round while it is trained, and when training is asked to stop."""
 
   def __init__(
-    self, sweep: Sweep, round_: Round, series: checkpoints.Series, stop: Callable[[], bool]
+    self,
+    sweep: Sweep,
+    ids: Sequence[str],
+    resumed_from: Partial | None,
+    path: Path,
+    series: checkpoints.Series,
+    stop: Callable[[], bool],
   ):
     self._sweep = sweep
-    self._ids = [sweep.names[run] for run in round_.runs]
+    self._ids = ids
+    self._path = path
     self._series = series
     self._stop = stop
-    self._saved_step = 0 if round_.resumed_from is None else int(round_.resumed_from.step)
+    self._saved_step = 0 if resumed_from is None else int(resumed_from.step)
 
   def __call__(self, step: int, partial: Callable[[], Partial]) -> None:
     """Saves the progress before `step` if a checkpoint is due.
@@ -180,9 +189,7 @@ class _Checkpoints:
     """
     stopping = hosts.any_of(self._stop())
     if stopping or step - self._saved_step >= self._sweep.checkpoint_every:
-      round_checkpoints.write_ids(
-        round_checkpoints.path_of(self._sweep.folder, self._ids), self._ids
-      )
+      round_checkpoints.write_ids(self._path, self._ids)
       progress = resume.to_checkpoint(partial())
       self._series.save(step, progress, resume.configuration(self._sweep, self._ids))
       self._saved_step = step

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Key, PyTree, Shaped
 
 from rnn_jax import checks
 from rnn_jax.cells.lstm import LSTMCarry, lstm
-from rnn_jax.types import AnyArray, Array, C, Cell, D, FlatParams, Inputs, Number, P, Recurrent
+from rnn_jax.types import Array, C, Cell, CellArray, D, FlatParams, Inputs, Number, P, Recurrent
 
 Masks: TypeAlias = PyTree  # booleans like the carry, None for its integers
 
@@ -137,7 +137,7 @@ def _draw(
 
 
 def _mean(
-  old: Shaped[AnyArray, "*axes"], new: Shaped[AnyArray, "*axes"], rate: Number
+  old: Shaped[CellArray, "*axes"], new: Shaped[CellArray, "*axes"], rate: Number
 ) -> Shaped[Array, "*axes"]:
   if not jnp.issubdtype(new.dtype, jnp.inexact):
     return new
@@ -146,7 +146,9 @@ def _mean(
 
 
 def _choose(
-  old: Shaped[AnyArray, "*leaf"], new: Shaped[AnyArray, "*leaf"], kept: Bool[Array, "*leaf"] | None
+  old: Shaped[CellArray, "*leaf"],
+  new: Shaped[CellArray, "*leaf"],
+  kept: Bool[Array, "*leaf"] | None,
 ) -> Shaped[Array, "*leaf"]:
   return new if kept is None else jnp.where(kept, old, new)
 

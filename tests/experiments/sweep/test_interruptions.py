@@ -68,8 +68,8 @@ def test_a_killed_or_stopped_sweep_resumes_and_ends_with_the_same_records(
 def test_chaos_compares_a_sweep_that_was_killed_at_random(tmp_path, capsys):
   flagfile = tmp_path / "small.flags"
   flagfile.write_text(f"--flagfile={FLAGFILE}\n--cell=elman\n--measures=none\n--steps=600\n")
-  assert chaos.kill_repeatedly(flagfile, 1, random.Random(3), tmp_path) == []
-  assert capsys.readouterr().out.count("\nkill ") == 1
+  assert chaos.kill_repeatedly(flagfile, 2, random.Random(3), tmp_path) == []
+  assert capsys.readouterr().out.count("\nkill ") == 2
   expected = chaos.records_of(tmp_path / "whole")
   (path, *_) = (tmp_path / "killed").glob("runs/*/metrics.jsonl")
   path.write_bytes(path.read_bytes().replace(b"7", b"8", 1))
