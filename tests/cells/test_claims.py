@@ -16,6 +16,7 @@ import pytest
 from test_contract import VARIANTS, B, D, H, make, problem, randomize
 
 from rnn_jax import make_cell, step
+from rnn_jax.cells import CELLS as REGISTRY
 from rnn_jax.cells import dilated, elman, gru, layer_norm, lru, lstm, residual, stack, zoneout
 from rnn_jax.types import unprepared
 
@@ -134,32 +135,76 @@ def test_wrappers_keep_what_their_cell_can_do():
     assert wrapped.gates is not None
 
 
+def test_which_cells_have_gates_and_which_are_linear():
+  cells = {name: make_cell(name, 8) for name in REGISTRY}
+  assert {name for name, cell in cells.items() if cell.gates is None} == {
+    *("elman", "irnn", "indrnn", "antisymmetric", "exprnn", "cornn", "clockwork"),
+    *("dilated_elman", "lru"),
+  }
+  assert {name for name, cell in cells.items() if cell.linear is not None} == {
+    *("lru", "mingru", "minlstm", "rg_lru"),
+  }
+
+
+# What is wrong -> (the check that finds it, the cell).
 LIES = {
-  "another param": make_cell("elman", H)._replace(recurrent_kernel="w_x"),
-  "a kernel that update reads too": make_cell("elman", H)._replace(
-    update=lambda params, h, drive, recurrent: jnp.tanh(drive + recurrent + h @ params["w_h"])
+  "another param": (
+    check_recurrent_kernel,
+    make_cell("elman", H)._replace(recurrent_kernel="w_x"),
   ),
-  "a kernel that prepare changes": make_cell("clockwork", H)._replace(recurrent_kernel="w_h"),
-  "half of a kernel": make_cell("gru", H, reset="before")._replace(recurrent_kernel="w_h"),
-  "a product of something else": make_cell("elman", H)._replace(
-    recur=lambda params, h: jnp.tanh(h) @ params["w_h"]
+  "a kernel that update reads too": (
+    check_recurrent_kernel,
+    make_cell("elman", H)._replace(
+      update=lambda params, h, drive, recurrent: jnp.tanh(drive + recurrent + h @ params["w_h"])
+    ),
   ),
-  "no kernel": make_cell("gru", H)._replace(recurrent_kernel=None),
-  "an output of its own": make_cell("lru", H)._replace(output_is_carry=True),
-  "no output of its own": make_cell("elman", H)._replace(output_is_carry=False),
-  "a linear cell": make_cell("elman", H)._replace(
-    linear=lambda params, drive: (jnp.zeros_like(drive), drive)
+  "a kernel that prepare changes": (
+    check_recurrent_kernel,
+    make_cell("clockwork", H)._replace(recurrent_kernel="w_h"),
   ),
-  "gates of another width": make_cell("elman", H)._replace(
-    gates=lambda params, h, drive, recurrent: {"input": jax.nn.sigmoid(h[..., :1])}
+  "half of a kernel": (
+    check_recurrent_kernel,
+    make_cell("gru", H, reset="before")._replace(recurrent_kernel="w_h"),
+  ),
+  "a product of something else": (
+    check_recurrent_kernel,
+    make_cell("elman", H)._replace(recur=lambda params, h: jnp.tanh(h) @ params["w_h"]),
+  ),
+  "an antisymmetric product": (
+    check_recurrent_kernel,
+    make_cell("elman", H)._replace(recur=lambda params, h: h @ (params["w_h"] - params["w_h"].T)),
+  ),
+  "no product": (
+    check_recurrent_kernel,
+    make_cell("elman", H)._replace(recur=lambda params, h: h),
+  ),
+  "no kernel": (check_recurrent_kernel, make_cell("gru", H)._replace(recurrent_kernel=None)),
+  "an output of its own": (
+    check_output_is_carry,
+    make_cell("lru", H)._replace(output_is_carry=True),
+  ),
+  "no output of its own": (
+    check_output_is_carry,
+    make_cell("elman", H)._replace(output_is_carry=False),
+  ),
+  "a linear cell": (
+    check_linear,
+    make_cell("elman", H)._replace(linear=lambda params, drive: (jnp.zeros_like(drive), drive)),
+  ),
+  "gates of another width": (
+    check_gates,
+    make_cell("elman", H)._replace(
+      gates=lambda params, h, drive, recurrent: {"input": jax.nn.sigmoid(h[..., :1])}
+    ),
   ),
 }
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_false_claim_is_found(lie):
+  check_claim, cell = LIES[lie]
   with pytest.raises(AssertionError):
-    check(LIES[lie])
+    check_claim(Case(cell))
 
 
 def test_prepare_of_most_cells_is_the_identity():

@@ -17,35 +17,56 @@ def corpus_of(text):
 CORPUS = corpus_of(b"".join(b"if a%s: return %d # no\n" % (b"b" * i, i) for i in range(10)))
 NOT_A_CORPUS = "corpus must be a Corpus, from rnn_jax.text.load_corpus, got 'a.txt'."
 
-# (function, arguments, message)
+# (function, arguments, error, message)
 CASES = [
-  (digits, (899,), "batch_size must be at most the 898 examples of part train, got 899."),
-  (digits, (1, "trian"), "Unknown part 'trian'; did you mean 'train'?"),
-  (digits, (1.0,), "batch_size must be an integer, got 1.0."),
-  (spelling, (0,), "batch_size must be at least 1, got 0."),
-  (sequential_digits, (784, 1), "must be 64, the pixels of an image, got 784."),
-  (reverse, (0, 1), "sequence_length must be at least 1, got 0."),
-  (reverse, (3, [1]), "batch_size must be an integer, got [1]."),
-  (sort, (3, 0), "batch_size must be at least 1, got 0."),
-  (charlm, (3, 1, "a.txt"), NOT_A_CORPUS),
-  (tagging, (40, 1, "a.txt"), NOT_A_CORPUS),
-  (tagging, (10, 1, CORPUS), "must be at least 20, the shortest line of part train, got 10."),
-  (tagging, (40, 9, CORPUS), "at most the 8 examples of part train, got 9"),
-  (tagging, (40, 1, CORPUS, "dev"), "Unknown part 'dev'"),
-  (tagging, (40, 1, corpus_of(b"x = (\n")), "corpus tiny.py: text must be Python source"),
-  (tagging, (40, 1, corpus_of(b"\n\nx\n")), "at least two lines that are not empty, got 1."),
-  (guess_entropy, (np.ones(3),), "counts must be [positions, answers], got [3]."),
+  (
+    digits,
+    (899,),
+    ValueError,
+    "batch_size must be at most the 898 examples of part train, got 899.",
+  ),
+  (digits, (1, "trian"), ValueError, "Unknown part 'trian'; did you mean 'train'?"),
+  (digits, (1.0,), TypeError, "batch_size must be an integer, got 1.0."),
+  (spelling, (0,), ValueError, "batch_size must be at least 1, got 0."),
+  (sequential_digits, (784, 1), ValueError, "must be 64, the pixels of an image, got 784."),
+  (reverse, (0, 1), ValueError, "sequence_length must be at least 1, got 0."),
+  (reverse, (3, [1]), TypeError, "batch_size must be an integer, got [1]."),
+  (sort, (3, 0), ValueError, "batch_size must be at least 1, got 0."),
+  (charlm, (3, 1, "a.txt"), TypeError, NOT_A_CORPUS),
+  (tagging, (40, 1, "a.txt"), TypeError, NOT_A_CORPUS),
+  (
+    tagging,
+    (10, 1, CORPUS),
+    ValueError,
+    "must be at least 20, the shortest line of part train, got 10.",
+  ),
+  (tagging, (40, 9, CORPUS), ValueError, "at most the 8 examples of part train, got 9"),
+  (tagging, (40, 1, CORPUS, "dev"), ValueError, "Unknown part 'dev'"),
+  (
+    tagging,
+    (40, 1, corpus_of(b"x = (\n")),
+    ValueError,
+    "corpus tiny.py: text must be Python source",
+  ),
+  (
+    tagging,
+    (40, 1, corpus_of(b"\n\nx\n")),
+    ValueError,
+    "at least two lines that are not empty, got 1.",
+  ),
+  (guess_entropy, (np.ones(3),), ValueError, "counts must be [positions, answers], got [3]."),
   (
     count_answers,
     (np.zeros(3, int), np.zeros(2, int), 1, 1),
+    ValueError,
     "positions must have the shape of answers, [2], got [3].",
   ),
 ]
 
 
 @pytest.mark.usefixtures("unchecked_types")
-@pytest.mark.parametrize(("call", "arguments", "message"), CASES)
-def test_wrong_arguments_are_named(call, arguments, message):
-  with pytest.raises((TypeError, ValueError)) as error:
+@pytest.mark.parametrize(("call", "arguments", "error", "message"), CASES)
+def test_wrong_arguments_are_named(call, arguments, error, message):
+  with pytest.raises(error) as caught:
     call(*arguments)
-  assert message in str(error.value)
+  assert message in str(caught.value)

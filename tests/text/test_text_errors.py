@@ -33,56 +33,75 @@ def reader(name, size=20, batch_size=2, window=5, count=1, seed=0):
   return make_reader(name, counting(size), batch_size, window, count, seed)
 
 
-# (function, arguments, message)
+# (function, arguments, error, message)
 CASES = [
-  (reader, ("streams",), "reading 'streams'; did you mean 'stream'"),
-  (reader, ("stream", 10), "must be below the 10 tokens of the text, got 2 · 5."),
-  (reader, ("windows", 5), "window must be below the 5 tokens of the text, got 5."),
-  (reader, ("lines",), "reading 'lines' needs a text with lines"),
+  (reader, ("streams",), ValueError, "reading 'streams'; did you mean 'stream'"),
+  (reader, ("stream", 10), ValueError, "must be below the 10 tokens of the text, got 2 · 5."),
+  (reader, ("windows", 5), ValueError, "window must be below the 5 tokens of the text, got 5."),
+  (reader, ("lines",), ValueError, "reading 'lines' needs a text with lines"),
   (
     make_reader,
     ("lines", lines_of(b"abc\nabcd\n"), 2, 3, 1, 0),
+    ValueError,
     "window must be at least 4, the shortest line, got 3",
   ),
-  (reader, ("stream", 20, 0), "batch_size must be at least 1, got 0"),
-  (reader, ("windows", 20, 2, 0), "window must be at least 1, got 0"),
-  (reader, ("windows", 20, 2, 5, 0), "count must be at least 1, got 0"),
-  (reader, ("windows", 20, 2, 5, 1, -1), "seed must be at least 0, got -1"),
-  (evaluation_windows, (counting(4), 4, 2, 1), "must be below the 4 tokens of the text, got 4."),
-  (split, (np.arange(9), 1), "validation_share must be below 1, got 1."),
-  (split, (np.arange(9), -0.1), "validation_share must be at least 0, got -0.1"),
-  (split, (np.arange(9), "x"), "validation_share must be a number, got 'x'"),
-  (split, (np.ones((3, 2), int), 0.5), "text must be [N], got [3, 2]."),
-  (lanes, (np.ones((3, 2), int), 2), "tokens must be [N], got [3, 2]."),
-  (lanes, (np.arange(3), 4), "batch_size must be at most the 3 tokens, got 4."),
-  (load_corpus, (3,), "corpus must be a path, or 'stdlib', got 3."),
+  (reader, ("stream", 20, 0), ValueError, "batch_size must be at least 1, got 0"),
+  (reader, ("windows", 20, 2, 0), ValueError, "window must be at least 1, got 0"),
+  (reader, ("windows", 20, 2, 5, 0), ValueError, "count must be at least 1, got 0"),
+  (reader, ("windows", 20, 2, 5, 1, -1), ValueError, "seed must be at least 0, got -1"),
+  (
+    evaluation_windows,
+    (counting(4), 4, 2, 1),
+    ValueError,
+    "must be below the 4 tokens of the text, got 4.",
+  ),
+  (split, (np.arange(9), 1), ValueError, "validation_share must be below 1, got 1."),
+  (split, (np.arange(9), -0.1), ValueError, "validation_share must be at least 0, got -0.1"),
+  (split, (np.arange(9), "x"), TypeError, "validation_share must be a number, got 'x'"),
+  (split, (np.ones((3, 2), int), 0.5), ValueError, "text must be [N], got [3, 2]."),
+  (lanes, (np.ones((3, 2), int), 2), ValueError, "tokens must be [N], got [3, 2]."),
+  (lanes, (np.arange(3), 4), ValueError, "batch_size must be at most the 3 tokens, got 4."),
+  (load_corpus, (3,), TypeError, "corpus must be a path, or 'stdlib', got 3."),
   (
     make_source,
     ("a.txt", build_vocabulary(b"a")),
+    TypeError,
     "corpus must be a Corpus, from load_corpus, got",
   ),
   (
     make_source,
     (Corpus("a", np.zeros(1, np.uint8), build_vocabulary(b"\0"), ""), {}),
+    TypeError,
     "vocabulary must be a Vocabulary or a WordVocabulary, got dict.",
   ),
-  (tagged_lines, ("x = 1",), "source must be bytes, got 'x = 1'."),
-  (build_vocabulary, ("abc",), "text must be bytes or a uint8 array, got 'abc'."),
+  (tagged_lines, ("x = 1",), TypeError, "source must be bytes, got 'x = 1'."),
+  (build_vocabulary, ("abc",), TypeError, "text must be bytes or a uint8 array, got 'abc'."),
   (
     build_vocabulary(b"a").encode,
     (np.arange(2),),
+    TypeError,
     "text must be bytes or a uint8 array, got dtype(",
   ),
-  (build_word_vocabulary, (b"a b", "words"), "Unknown split 'words'; did you mean 'word'?"),
-  (build_word_vocabulary, (b"a b", "word", 0), "min_count must be at least 1, got 0"),
-  (build_word_vocabulary, (b"a b", "word", 1.5), "min_count must be an integer, got 1.5"),
-  (build_word_vocabulary, (b"a b", "word", 1, 2), "max_size must be at least 3, got 2"),
+  (
+    build_word_vocabulary,
+    (b"a b", "words"),
+    ValueError,
+    "Unknown split 'words'; did you mean 'word'? Choose one of: whitespace, word",
+  ),
+  (build_word_vocabulary, (b"a b", "word", 0), ValueError, "min_count must be at least 1, got 0"),
+  (
+    build_word_vocabulary,
+    (b"a b", "word", 1.5),
+    TypeError,
+    "min_count must be an integer, got 1.5",
+  ),
+  (build_word_vocabulary, (b"a b", "word", 1, 2), ValueError, "max_size must be at least 3, got 2"),
 ]
 
 
 @pytest.mark.usefixtures("unchecked_types")
-@pytest.mark.parametrize(("call", "arguments", "message"), CASES)
-def test_wrong_arguments_are_named(call, arguments, message):
-  with pytest.raises((TypeError, ValueError)) as error:
+@pytest.mark.parametrize(("call", "arguments", "error", "message"), CASES)
+def test_wrong_arguments_are_named(call, arguments, error, message):
+  with pytest.raises(error) as caught:
     call(*arguments)
-  assert message in str(error.value)
+  assert message in str(caught.value)

@@ -13,6 +13,7 @@ import pytest
 from cell_kinds import PLAIN
 
 from rnn_jax import gradient_probe, make_cell, unroll
+from rnn_jax.cells import zoneout
 
 pytestmark = pytest.mark.usefixtures("x64")
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-12)
@@ -366,6 +367,27 @@ def test_stochastic_cell_draws_from_the_key_for_all_time_at_once():
   first, same, other = (run(jax.random.key(k)) for k in (0, 0, 1))
   np.testing.assert_array_equal(first, same)
   assert not np.any(np.isclose(first, other).all(axis=(1, 2)))
+
+
+@pytest.mark.usefixtures("unchecked_types")  # raw keys are no `Key` to jaxtyping
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+def test_a_key_may_be_of_any_generator_typed_or_raw(implementation):
+  elman, (params, xs, carry, _) = problem("elman")
+  cell = zoneout(elman, 0.3)
+  key = jax.random.key(5, impl=implementation)
+  with jax.default_prng_impl(implementation):
+    typed, raw = (
+      unroll(cell, params, xs, carry, key=k)[1] for k in (key, jax.random.key_data(key))
+    )
+  np.testing.assert_array_equal(typed, raw)
+  assert np.any(typed != unroll(cell, params, xs, carry)[1])
+
+
+def test_a_truncation_beyond_int32_is_full_backpropagation():
+  cell, arrays = problem("elman")
+  full = together(cell)(*arrays)
+  for k in (2**32 + 2, np.int64(2**32 + 2)):
+    assert_close(together(cell, truncation=k)(*arrays), full)
 
 
 def test_output_may_be_a_pytree_and_is_zero_in_the_padding():

@@ -6,12 +6,14 @@ import functools
 import json
 import math
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from swept import ROOT
 
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import (
@@ -222,7 +224,8 @@ def test_picture_has_a_bar_for_every_baseline_that_was_timed():
 
 
 def test_sweep_is_timed_or_says_why_not(monkeypatch, sweep_in_process, capsys):
-  def run(command, **_):
+  def run(command, *, cwd, **_):
+    assert command[:3] == (sys.executable, "-m", "experiments.sweep") and cwd == ROOT
     status = sweep_in_process(*command[3:])
     return subprocess.CompletedProcess(command, status, stderr=capsys.readouterr().err)
 

@@ -256,11 +256,11 @@ def test_evaluation_of_another_file(folder, kind, tmp_path, program, capfd):
     (("--sample", "--top_k=1000"), "--top_k must be at most the vocabulary's 25 tokens, got 1000."),
     (
       ("--sample", "--prime=Ω"),
-      "--prime must consist of characters of the training text: text",
+      "--prime must consist of characters of the training text: text holds 'Ω' at",
     ),
     (("--sample", "--evaluate=x"), "--sample and --evaluate must not be given together."),
     (("--evaluate=/nowhere",), "--evaluate: corpus must be a file that exists, got /nowhere."),
-    ((), "already holds a trained model"),
+    ((), "--overwrite to replace it."),
   ],
 )
 def test_wrong_flags_for_a_trained_model_are_one_line(folder, error, flags, message):
@@ -313,7 +313,7 @@ def test_a_damaged_folder_is_one_line(folder, error, tmp_path, damage):
     "vocabulary": "must hold a checkpoint with head.bias float32[2], got float32[25]",
     "missing": "--output_dir must be the folder of a trained model",
     "other": "holds no checkpoint yet",
-    "newer": "got an unexpected keyword argument 'new'",
+    "newer": "model.json is damaged, or from another version: got an unexpected keyword",
     "window": "model.json is damaged, or from another version: window must be at least 1, got 0.",
     "layers": "model.json is damaged, or from another version: missing key 'layers'.",
   }[damage]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +13,7 @@ import matplotlib.figure
 import numpy as np
 import pytest
 import xarray as xr
+from swept import ROOT
 
 from experiments.reproduce import training
 from experiments.reproduce.figures import (
@@ -56,7 +58,8 @@ def test_runs_keep_their_order(count):
 
 
 def test_sweep_that_fails_says_why(monkeypatch, sweep_here, capsys):
-  def run(command, **_):
+  def run(command, *, cwd, **_):
+    assert command[:3] == (sys.executable, "-m", "experiments.sweep") and cwd == ROOT
     status = sweep_here(*command[3:])
     return subprocess.CompletedProcess(command, status, stderr=capsys.readouterr().err)
 
