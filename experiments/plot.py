@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from experiments.cli import command_line
 from experiments.runtime import exits
-from experiments.sweep.figures import figures
+from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import results
 
 

@@ -121,7 +121,7 @@ def sweep_in_process(sweep_here, promotion, monkeypatch):
 
   A subprocess would spend seconds on imports, and as long on figures.
   """
-  from experiments.sweep.figures import figures
+  from experiments.sweep.figures import gradients as figures
 
   monkeypatch.setattr(figures, "save_all", lambda *_: ["no picture"])
   return lambda *flags: sweep_here("--compilation_cache=none", *map(str, flags))

@@ -25,7 +25,7 @@ from experiments.sweep import engines, measures
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.sweep import Sweep, resolve
-from experiments.sweep.records import access, run_files, sweep_folder
+from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import Stopped, train_runs
 
 
@@ -90,7 +90,7 @@ def _check_processes_agree(sweep: Sweep) -> None:
 
 def _print_plan(sweep: Sweep) -> None:
   """Prints the runs of this process by group, each of which is one compilation."""
-  runs = [sweep.ids[name] for name in access.runs_of(sweep)]
+  runs = [sweep.ids[name] for name in locking.runs_of(sweep)]
   groups = grid.groups(runs)
   for group in groups.values():
     print(f"{_group_name(group[0])}: one compilation, {_count(len(group), 'run')}")
@@ -128,13 +128,13 @@ def _run(sweep: Sweep) -> bool:
 def _prepare_folder(sweep: Sweep, stack: contextlib.ExitStack) -> None:
   """Locks the folder, or the shard's runs, while the stack is open, and prepares the folder."""
   if sweep.shard is not None:
-    stack.enter_context(access.runs_lock(sweep, access.runs_of(sweep)))
-    access.prepare_shared(sweep)
+    stack.enter_context(locking.runs_lock(sweep, locking.runs_of(sweep)))
+    locking.prepare_shared(sweep)
     return
   has_workers = flags.FLAGS.engine != "local"
-  lock = access.driver_lock if has_workers else locks.folder_lock
+  lock = locking.driver_lock if has_workers else locks.folder_lock
   stack.enter_context(lock(sweep.folder))
-  access.prepare(sweep, flags.FLAGS.overwrite)
+  locking.prepare(sweep, flags.FLAGS.overwrite)
 
 
 def _train(sweep: Sweep, stop: signals.Stop) -> None:
@@ -159,7 +159,7 @@ def _train(sweep: Sweep, stop: signals.Stop) -> None:
 def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
   """Returns the share of each run that is done, 0 or 1, and the ids of the runs to train."""
   folder, retry = sweep.folder, flags.FLAGS.retry_failed
-  done = {name: float(run_files.is_done(folder, name)) for name in access.runs_of(sweep)}
+  done = {name: float(run_files.is_done(folder, name)) for name in locking.runs_of(sweep)}
   return done, [n for n in done if not done[n] and (retry or not run_files.has_failed(folder, n))]
 
 
@@ -170,7 +170,7 @@ def _finish(sweep: Sweep) -> bool:
 
   if sweep.shard is None:
     return finish.finish(sweep.folder, sweep.ids)
-  return finish.finish_shard(sweep.folder, list(sweep.ids), access.runs_of(sweep))
+  return finish.finish_shard(sweep.folder, list(sweep.ids), locking.runs_of(sweep))
 
 
 def _stopped(sweep: Sweep, number: int) -> NoReturn:
@@ -183,7 +183,7 @@ def _stopped(sweep: Sweep, number: int) -> NoReturn:
 
 
 def _interrupted(sweep: Sweep, number: int) -> NoReturn:
-  names = access.runs_of(sweep)
+  names = locking.runs_of(sweep)
   num_done = sum(run_files.is_done(sweep.folder, name) for name in names)
   exits.interrupted(
     f"{num_done} of {_count(len(names), 'run')} done; all progress so far is in {sweep.folder}. "

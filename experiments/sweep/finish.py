@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from experiments.sweep.figures import figures
+from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import results, round_checkpoints, run_files
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 

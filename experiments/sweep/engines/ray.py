@@ -17,7 +17,7 @@ from experiments.runtime.signals import Stop
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.engines import worker
 from experiments.sweep.engines.worker import WorkerJob
-from experiments.sweep.records import access, run_files, sweep_folder
+from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped
 
 # How often a task whose worker died is retried. A retry resumes from checkpoints if its folder is
@@ -117,7 +117,7 @@ def _train(job: WorkerJob) -> tuple[dict[str, Any], dict[str, dict[str, bytes]]]
   sweep = worker.train(job, stop)
   missing = worker.missing_runs(sweep, job.ids)
   completed = [name for name in job.ids if name not in missing]
-  return access.about(sweep), {name: run_files.read_all(sweep.folder, name) for name in completed}
+  return locking.about(sweep), {name: run_files.read_all(sweep.folder, name) for name in completed}
 
 
 def _gather(ray: Any, sweep: Sweep, task: Any, job: WorkerJob) -> None:

@@ -18,7 +18,7 @@ from experiments.runtime import backend, compilation_cache
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config import grid
 from experiments.sweep.config.sweep import Sweep, resolve
-from experiments.sweep.records import access, run_files, sweep_folder
+from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped, train_runs
 from rnn_jax.checkpoints import difference
 
@@ -86,8 +86,8 @@ def train(job: WorkerJob, stop: Callable[[], bool]) -> Sweep:
   sweep = _resolve(job)
   sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite=False)
   compilation_cache.use(flags.FLAGS.compilation_cache)
-  with access.runs_lock(sweep, job.group, worker=True):
-    access.prepare_shared(sweep)
+  with locking.runs_lock(sweep, job.group, worker=True):
+    locking.prepare_shared(sweep)
     left = [name for name in job.ids if not run_files.is_done(sweep.folder, name)]
     with contextlib.suppress(Stopped):
       train_runs(sweep, left, stop, lambda *_: None)

@@ -9,7 +9,7 @@ runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; replay.
                   diverged, error.txt if it failed; see run_files.py
 checkpoints/      progress of unfinished runs; see round_checkpoints.py
 slurm_logs/       logs of SLURM jobs
-.lock             held by the processes that write here; see access.py
+.lock             held by the processes that write here; see locking.py
 .lock-prepare     held while one of several processes prepares the folder
 """
 

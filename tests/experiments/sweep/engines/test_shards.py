@@ -17,7 +17,7 @@ from experiments.runtime import locks
 from experiments.sweep.config.engine_flags import Shard
 from experiments.sweep.config.grid import Run
 from experiments.sweep.config.sweep import Sweep
-from experiments.sweep.records import access, run_files, sweep_folder
+from experiments.sweep.records import locking, run_files, sweep_folder
 
 FOUR_RUNS = SMOKE, "--cell=elman", "--seed=0,1", "--measures=none", "--devices=1"
 pytestmark = pytest.mark.timeout(240)
@@ -127,7 +127,7 @@ def test_a_run_that_failed_in_one_folder_and_finished_in_another_is_finished(
 ):
   first = sorted((copies[1] / "runs").iterdir())[0].name
   run_files.write_failure(copies[0], first, {}, "training: no reason", "trace")
-  monkeypatch.setattr("experiments.sweep.figures.figures.save_all", lambda *_: [])
+  monkeypatch.setattr("experiments.sweep.figures.gradients.save_all", lambda *_: [])
   assert program_here(merge, *copies) == 0
   assert "Runs: 4 finished, 0 diverged, 0 failed." in capsys.readouterr().out
   assert run_files.is_done(copies[0], first)
@@ -211,18 +211,18 @@ def test_which_locks_exclude_each_other(tmp_path):
   kinds = {"a": "elman", "b": "lstm", "c": "elman", "d": "lstm"}
   runs = {name: Run(kind, 1, None, ord(name), 0.1, None, 1.0, None) for name, kind in kinds.items()}
   shard = Sweep(None, {}, (), runs, None, None, None, tmp_path, 1, Shard(1, 4))
-  assert access.runs_of(shard) == ["c"]
+  assert locking.runs_of(shard) == ["c"]
   everything, whole, part = (0, 0, False), (0, 1, False), (0, 1, True)
   c, b = (2, 1, False), (3, 1, False)
   with locks.folder_lock(tmp_path):
     assert not any(is_free(tmp_path, span) for span in (whole, part, c))
-  with access.driver_lock(tmp_path):
+  with locking.driver_lock(tmp_path):
     assert not is_free(tmp_path, part)
     assert is_free(tmp_path, c, b)
-  with access.runs_lock(shard, ["c"]):
+  with locking.runs_lock(shard, ["c"]):
     assert not any(is_free(tmp_path, span) for span in (everything, whole, c))
     assert is_free(tmp_path, part, b)
-  with access.runs_lock(shard, ["a", "c"], worker=True):
+  with locking.runs_lock(shard, ["a", "c"], worker=True):
     assert not is_free(tmp_path, c)
     assert is_free(tmp_path, whole, b)
   assert is_free(tmp_path, everything)
@@ -230,7 +230,7 @@ def test_which_locks_exclude_each_other(tmp_path):
 
 def test_a_locked_folder_is_refused_with_a_message(tmp_path):
   with held_elsewhere(tmp_path / ".lock"):
-    for keep in (locks.folder_lock, access.driver_lock):
+    for keep in (locks.folder_lock, locking.driver_lock):
       with pytest.raises(ValueError, match="must not be in use by another process"), keep(tmp_path):
         pass
   with locks.folder_lock(tmp_path):

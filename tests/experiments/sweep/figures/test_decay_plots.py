@@ -7,7 +7,7 @@ import pytest
 from plotted import CELLS, FULL, diverge, draw, legend, line, lines, panel, records, small, values
 
 from experiments.plotting import style
-from experiments.sweep.figures import figures
+from experiments.sweep.figures import gradients as figures
 
 
 @pytest.mark.parametrize("depth", [1, 2])

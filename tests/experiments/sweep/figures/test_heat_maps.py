@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgba
 from plotted import CELLS, FULL, diverge, legend, panel, records, small, values
 
 from experiments.plotting import style
-from experiments.sweep.figures import figures
+from experiments.sweep.figures import gradients as figures
 
 
 def test_heat_maps_show_layers_by_time_on_one_scale():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.sweep.figures.measures import X_LABELS, measure_figures
+from experiments.sweep.figures.measure_figures import X_LABELS, measure_figures
 from experiments.sweep.figures.panels import EARLY
 from experiments.sweep.measures import MEASURES
 

@@ -13,7 +13,7 @@ from plotted import CELLS, FULL, draw, legend, line, lines, panel, records, smal
 
 from experiments.plotting import lines as plot_lines
 from experiments.plotting import style as plot_style
-from experiments.sweep.figures import figures as plots
+from experiments.sweep.figures import gradients as plots
 
 
 def test_records_of_step_0_alone_show_nothing_as_trained():

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from experiments import plot
 from experiments.sweep import __main__ as sweep_program
 from experiments.sweep.config.sweep import resolve
-from experiments.sweep.figures import figures
-from experiments.sweep.records import access, results, run_files
+from experiments.sweep.figures import gradients as figures
+from experiments.sweep.records import locking, results, run_files
 from experiments.sweep.training import divergence, train
 
 # The number of random examples; if it is unset, a few examples that are the same each time.
@@ -75,7 +75,7 @@ def interrupted(quick, sweep_flags, tmp_path_factory):
   with flagsaver.flagsaver():
     sweep_flags(["sweep", *FLAGS, f"--output_dir={folder}"])
     found = resolve([])
-    access.prepare(found)
+    locking.prepare(found)
   begins = iter([False])
 
   def stop():

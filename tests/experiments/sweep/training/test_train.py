@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 
 from experiments.chaos import records_of
 from experiments.sweep.config.sweep import resolve as resolve_flags
-from experiments.sweep.records import access, results, round_checkpoints, run_files
+from experiments.sweep.records import locking, results, round_checkpoints, run_files
 from experiments.sweep.training import train as training
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
@@ -49,7 +49,7 @@ def resolve(sweep_flags, compiled, monkeypatch):
     with flagsaver.flagsaver():
       sweep_flags(["sweep", *FLAGS, *more, f"--output_dir={folder}"])
       sweep = resolve_flags([])
-      access.prepare(sweep)
+      locking.prepare(sweep)
     # Compiled now: while it waits for a compilation, `train_runs` calls `stop` at any rate.
     once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
     return sweep

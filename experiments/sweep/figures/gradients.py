@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from experiments.plotting import style as plot_style
 from experiments.plotting.lines import draw_profiles, mark_cuts, spread
-from experiments.sweep.figures.measures import measure_figures
+from experiments.sweep.figures.measure_figures import measure_figures
 from experiments.sweep.figures.panels import (
   DASHED,
   EARLY,
