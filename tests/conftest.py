@@ -26,10 +26,14 @@ from jaxtyping import install_import_hook
 
 # Modules whose annotations, shapes included, beartype checks at every call.
 CHECKED = (
+  "experiments.benchmark",
   "experiments.language_model",
+  "experiments.reproduce",
   "experiments.sequence_problem",
   "experiments.states",
+  "experiments.sweep.config",
   "experiments.sweep.engines",
+  "experiments.sweep.figures",
   "experiments.sweep.records",
   "experiments.sweep.training",
   "rnn_jax.cells",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import matplotlib.figure
+import numpy as np
+
+Real: TypeAlias = int | float | np.integer | np.floating
 
 
 class Check(NamedTuple):
@@ -34,7 +37,7 @@ class Outcome(NamedTuple):
     notes: tested explanations, and published values to compare with; a paragraph each.
   """
 
-  table: Sequence[Mapping[str, Any]]
+  table: Sequence[Mapping[str, object]]
   checks: Sequence[Check]
   draw: Callable[[matplotlib.figure.Figure], None]
   notes: Sequence[str] = ()
@@ -60,23 +63,23 @@ class Figure(NamedTuple):
   seeds: Sequence[int] = ()
 
 
-def relative(name: str, measured: float, expected: float, tolerance: float) -> Check:
+def relative(name: str, measured: Real, expected: int | float, tolerance: int | float) -> Check:
   """Checks |measured − expected| ≤ tolerance · |expected|."""
   met = abs(measured - expected) <= tolerance * abs(expected)
   return Check(name, float(measured), f"{expected:.4g} ± {100 * tolerance:g} %", bool(met))
 
 
-def absolute(name: str, measured: float, expected: float, tolerance: float) -> Check:
+def absolute(name: str, measured: Real, expected: int | float, tolerance: int | float) -> Check:
   """Checks |measured − expected| ≤ tolerance."""
   met = abs(measured - expected) <= tolerance
   return Check(name, float(measured), f"{expected:.4g} ± {tolerance:g}", bool(met))
 
 
-def at_most(name: str, measured: float, limit: float) -> Check:
+def at_most(name: str, measured: Real, limit: int | float) -> Check:
   """Checks measured ≤ limit."""
   return Check(name, float(measured), f"≤ {limit:.4g}", bool(measured <= limit))
 
 
-def at_least(name: str, measured: float, limit: float) -> Check:
+def at_least(name: str, measured: Real, limit: int | float) -> Check:
   """Checks measured ≥ limit."""
   return Check(name, float(measured), f"≥ {limit:.4g}", bool(measured >= limit))

@@ -11,7 +11,7 @@ from experiments.plotting import style
 from experiments.reproduce import mean_field, profiles
 from experiments.reproduce.figure import Figure, Outcome, absolute
 from rnn_jax.cells import elman
-from rnn_jax.types import Array, Cell
+from rnn_jax.types import Cell, Number
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
 SCALE = 0.1  # w_i √2; two inputs of variance 1 give a unit the variance 2 w_i² = SCALE²
@@ -24,7 +24,7 @@ def run() -> Outcome:
   """Compares rates by gain: of linear networks with ln g, of tanh networks with earlier values."""
 
   def measure(activation: str) -> np.ndarray:
-    def make(gain: Array) -> Cell:
+    def make(gain: Number) -> Cell:
       return elman(profiles.HIDDEN, activation=activation, recurrent_gain=gain)
 
     return profiles.mean_profiles(make, GAINS, [SCALE], SEEDS)[:, 0]

@@ -89,7 +89,7 @@ def line_styles(data: xr.Dataset, line: str) -> dict[Any, Style]:
   return plot_style.cell_styles(values) if line == "cell" else plot_style.value_styles(values)
 
 
-def with_largest(column: Sequence[float], runs: Sequence[int]) -> list[int]:
+def with_largest(column: Sequence[int | float], runs: Sequence[int]) -> list[int]:
   """Returns the `runs` with the largest value in `column`, such as the longest truncation."""
   largest = max(column[run] for run in runs)
   return [run for run in runs if column[run] == largest]
