@@ -8,7 +8,7 @@ from __future__ import annotations
 from experiments.cli import command_line
 from experiments.runtime import exits
 from experiments.sweep.figures import gradients as figures
-from experiments.sweep.records import results
+from experiments.sweep.records import gathered
 
 
 def main(arguments: list[str]) -> None:
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
     exits.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
   with command_line.errors_in_one_line("FOLDER could not be read or written"):
     folder = command_line.path("FOLDER", arguments[0])
-    gradients, metrics = results.read_gradients(folder), results.read_metrics(folder)
+    gradients, metrics = gathered.read_gradients(folder), gathered.read_metrics(folder)
     paths = figures.save_all(gradients, metrics, folder / "figures")
   print("\n".join(map(str, paths)))
 

@@ -15,7 +15,7 @@ import jax
 from experiments.cli import command_line
 from experiments.runtime import backend, exits, provenance
 from experiments.sweep.records.record import nonfinite_text
-from experiments.sweep.training import divergence
+from experiments.sweep.training import divergence, replay_file
 
 NOT_REPRODUCED = 1
 
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
   if len(arguments) != 1:
     exits.fail(f"give one file, a run's replay.npz, got {len(arguments)} arguments.")
   try:
-    diverged, recorded, about = divergence.load(command_line.path("FILE", arguments[0]))
+    diverged, recorded, about = replay_file.load(command_line.path("FILE", arguments[0]))
     with jax.default_matmul_precision(about["matmul_precision"]):
       found = divergence.locate(diverged)
   except (ValueError, TypeError) as error:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from experiments.sweep.records import results
+from experiments.sweep.records import gathered
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs
 from rnn_jax.tasks import Task
@@ -109,7 +109,7 @@ def sweep(flagfile: str, *more: str) -> tuple[xr.Dataset, xr.Dataset]:
     flagfile: name of a file in experiments/flagfiles.
     *more: further flags.
   Returns:
-    gradients and metrics, as `sweep/records/results.py` reads them.
+    gradients and metrics, as `sweep/records/gathered.py` reads them.
   Raises:
     RuntimeError: the sweep failed; the message holds its last line.
   """
@@ -124,4 +124,4 @@ def sweep(flagfile: str, *more: str) -> tuple[xr.Dataset, xr.Dataset]:
     )
     if process.returncode != 0:
       raise RuntimeError(f"the sweep failed: {(process.stderr.splitlines() or ['?'])[-1]}")
-    return results.read_gradients(Path(folder)), results.read_metrics(Path(folder))
+    return gathered.read_gradients(Path(folder)), gathered.read_metrics(Path(folder))

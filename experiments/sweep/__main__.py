@@ -22,8 +22,10 @@ from experiments.cli import command_line, flag_table, progress
 from experiments.networks import cell_table
 from experiments.runtime import backend, compilation_cache, exits, hosts, locks, signals
 from experiments.sweep import engines, measures
-from experiments.sweep.config import engine_flags, grid
+from experiments.sweep.config import engine_flags
 from experiments.sweep.config import flags as sweep_flags
+from experiments.sweep.config.groups import by_group, group_name
+from experiments.sweep.config.runs import Run
 from experiments.sweep.config.sweep import Sweep, resolve
 from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import Stopped, train_runs
@@ -91,9 +93,9 @@ def _check_processes_agree(sweep: Sweep) -> None:
 def _print_plan(sweep: Sweep) -> None:
   """Prints the runs of this process by group, each of which is one compilation."""
   runs = [sweep.ids[name] for name in locking.runs_of(sweep)]
-  groups = grid.groups(runs)
+  groups = by_group(runs)
   for group in groups.values():
-    print(f"{_group_name(group[0])}: one compilation, {_count(len(group), 'run')}")
+    print(f"{group_name(group[0])}: one compilation, {_count(len(group), 'run')}")
     for run in group:
       print(f"  {sweep.names[run]}")
   print(
@@ -105,12 +107,6 @@ def _print_plan(sweep: Sweep) -> None:
 
 def _count(number: int, noun: str) -> str:
   return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _group_name(run: grid.Run) -> str:
-  """Returns what the runs of a run's group have in common, as text."""
-  clipped = "" if run.clip_by == "global_norm" else f", clipped by {run.clip_by}"
-  return f"{run.network}{clipped}"
 
 
 def _run(sweep: Sweep) -> bool:
@@ -148,9 +144,9 @@ def _train(sweep: Sweep, stop: signals.Stop) -> None:
     print(f"{num_done} of {_count(len(done), 'run')} already done; their records are kept.")
   with progress.show(len(done), num_done, Console()) as report:
 
-    def on_progress(run: grid.Run, phase: str, share: float, loss: float | None) -> None:
+    def on_progress(run: Run, phase: str, share: float, loss: float | None) -> None:
       done[sweep.names[run]] = share
-      name = _group_name(run)
+      name = group_name(run)
       report(name if phase == "training" else f"{name}: {phase}", sum(done.values()), loss)
 
     engines.ENGINES[flags.FLAGS.engine](sweep, wanted, stop, on_progress)

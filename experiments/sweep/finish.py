@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from experiments.sweep.figures import gradients as figures
-from experiments.sweep.records import results, round_checkpoints, run_files
+from experiments.sweep.records import gathered, round_checkpoints, run_files
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 
 
@@ -25,7 +25,7 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
   round_checkpoints.clear(folder)
   pictures = []
   if len(failed) < len(states):
-    gradients, metrics = results.write(folder, states)
+    gradients, metrics = gathered.write(folder, states)
     pictures = figures.save_all(gradients, metrics, folder / "figures")
   for name, state in diverged.items():
     where = nonfinite_text(nonfinite_from_json(state.get("bad_place")))

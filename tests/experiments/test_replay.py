@@ -16,10 +16,10 @@ from train_all import train_all
 
 from experiments import replay
 from experiments.cli import command_line
-from experiments.sweep.config.grid import Run, Settings
 from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.records.record import nonfinite_text
-from experiments.sweep.training import divergence
+from experiments.sweep.training import divergence, replay_file
 from experiments.sweep.training.program import compile_group
 from experiments.sweep.training.run_setup import mask_key, network, numbers_of, optimizer_of
 from rnn_jax.gradient_flow import NonFinite
@@ -129,7 +129,7 @@ def saved(train):
     diverged = divergence.diverged_step(result, SETTINGS, TASK)
     nonfinite = divergence.locate(diverged)
   assert nonfinite is not None and nonfinite.overflow
-  return diverged, nonfinite, divergence.to_bytes(diverged, nonfinite)
+  return diverged, nonfinite, replay_file.to_bytes(diverged, nonfinite)
 
 
 def run_replay(capsys, *arguments):
@@ -158,7 +158,7 @@ def test_the_file_restores_the_step(saved, tmp_path):
   diverged, nonfinite, data = saved
   path = tmp_path / "replay.npz"
   path.write_bytes(data)
-  loaded, stored, about = divergence.load(path)
+  loaded, stored, about = replay_file.load(path)
   assert stored == nonfinite
   assert (loaded.run, loaded.settings, loaded.step) == (
     diverged.run,
@@ -186,15 +186,15 @@ def test_the_network_is_restored_with_its_options_and_hidden_size(saved, tmp_pat
   run = dataclasses.replace(diverged.run, options=options, hidden_size=3)
   settings = dataclasses.replace(diverged.settings, hidden_size=None, match_params=18)
   path = tmp_path / "replay.npz"
-  path.write_bytes(divergence.to_bytes(diverged._replace(run=run, settings=settings), nonfinite))
-  loaded, _, _ = divergence.load(path)
+  path.write_bytes(replay_file.to_bytes(diverged._replace(run=run, settings=settings), nonfinite))
+  loaded, _, _ = replay_file.load(path)
   assert (loaded.run, loaded.settings) == (run, settings)
-  cell = divergence._model(loaded.run, loaded.settings, 1, None).cells[0]
+  cell = divergence.model_of(loaded.run, loaded.settings, 1, None).cells[0]
   new = cell.update({}, jnp.zeros(3), jnp.full(3, -2.0), jnp.zeros(3))
   np.testing.assert_array_equal(new, np.zeros(3))  # ReLU
   path.write_bytes(with_about(path.read_bytes(), run=dataclasses.asdict(run) | {"hidden_size": 4}))
   with pytest.raises(ValueError, match="must be the intact replay"):
-    divergence.load(path)
+    replay_file.load(path)
 
 
 def test_replay_reproduces_the_first_non_finite_value(saved, tmp_path, capsys):

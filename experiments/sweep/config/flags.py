@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from experiments.cli import flag_table
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice, integer, number, positive, subset
 from experiments.networks import cell_options
-from experiments.sweep.config import engine_flags
+from experiments.networks.cell_options import CellOption
+from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config.layout import RUNS_PER_ACCELERATOR
+from experiments.sweep.config.runs import Settings
 from experiments.sweep.measures import MEASURES
 from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS
@@ -189,3 +195,20 @@ TABLE = (
 def define() -> None:
   """Defines the flags of a sweep."""
   flag_table.define(TABLE)
+
+
+def as_flagfile(
+  settings: Settings, axes: Mapping[str, Sequence[Any]], options: Sequence[CellOption] = ()
+) -> str:
+  """Returns the flags that reproduce a sweep, one per line."""
+  lines = []
+  for name in grid.AXES:
+    none = "full" if name == "truncation" else "none"
+    lines.append(f"--{name}={','.join(none if v is None else str(v) for v in axes[name])}")
+  lines += [f"--cell_option={option}" for option in options]
+  lines += [
+    f"--{name}={value}"
+    for name, value in dataclasses.asdict(settings).items()
+    if value is not None  # hidden_size or match_params
+  ]
+  return "".join(line + "\n" for line in lines)

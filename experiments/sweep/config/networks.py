@@ -14,8 +14,7 @@ from experiments.networks.matched_width import (
   task_input_size,
 )
 from experiments.runtime import memory
-from experiments.sweep.config import grid
-from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.config.runs import Run, Settings, hidden_size_of
 from rnn_jax.cells import make_cell
 from rnn_jax.tasks import Task
 from rnn_jax.types import Cell
@@ -73,7 +72,7 @@ def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -
   # First without the params: those of a huge hidden size cannot be counted.
   check_memory(settings.hidden_size or 1, 0)
   if wanted is None:
-    width = grid.width(run, settings)
+    width = hidden_size_of(run, settings)
     with cell_options.errors_of(run.cell, run.options):
       number = count(width)
     check_memory(width, number)

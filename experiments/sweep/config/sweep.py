@@ -17,9 +17,9 @@ from experiments.networks.cell_options import CellOption
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import networks as sweep_networks
 from experiments.sweep.config.engine_flags import Shard
-from experiments.sweep.config.grid import Run, Settings
 from experiments.sweep.config.layout import RUNS_PER_ACCELERATOR, Layout
 from experiments.sweep.config.networks import Network
+from experiments.sweep.config.runs import Run, Settings, run_id
 from experiments.sweep.measures import MEASURES
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
@@ -103,7 +103,7 @@ def resolve(arguments: Sequence[str]) -> Sweep:
     settings,
     axes,
     options,
-    {grid.run_id(run, settings, sha256): run for run in runs},
+    {run_id(run, settings, sha256): run for run in runs},
     corpus,
     task,
     layout,

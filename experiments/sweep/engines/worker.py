@@ -16,7 +16,7 @@ from absl import flags
 
 from experiments.runtime import backend, compilation_cache
 from experiments.sweep.config import flags as sweep_flags
-from experiments.sweep.config import grid
+from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.sweep import Sweep, resolve
 from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped, train_runs
@@ -54,14 +54,14 @@ class WorkerJob(NamedTuple):
 def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
   """Returns the driver's jobs for some runs: one for each group that holds any of them."""
   values = flags.FLAGS
-  lines = grid.flagfile(sweep.settings, sweep.axes, sweep.options).splitlines()
+  lines = sweep_flags.as_flagfile(sweep.settings, sweep.axes, sweep.options).splitlines()
   lines.append(f"--output_dir={sweep.folder.absolute()}")
   lines += [
     f"--{name}={values[name].value}" for name in _PASSED_ON if values[name].value is not None
   ]
   wanted = set(ids)
   found = []
-  for runs in grid.groups(sweep.ids.values()).values():
+  for runs in by_group(sweep.ids.values()).values():
     group = [sweep.names[run] for run in runs]
     own = [name for name in group if name in wanted]
     if own:

@@ -16,7 +16,8 @@ from typing import Any
 
 from experiments.runtime import backend, locks, provenance
 from experiments.runtime.locks import ByteRange
-from experiments.sweep.config import grid
+from experiments.sweep.config.flags import as_flagfile
+from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import sweep_folder
 
@@ -35,7 +36,7 @@ def runs_of(sweep: Sweep) -> list[str]:
 
 
 def _in_group_order(sweep: Sweep) -> list[str]:
-  groups = grid.groups(sweep.ids.values())
+  groups = by_group(sweep.ids.values())
   return [sweep.names[run] for runs in groups.values() for run in runs]
 
 
@@ -77,7 +78,7 @@ def prepare(sweep: Sweep, overwrite: bool = False) -> None:
   """Creates the folder or prepares it for resuming; the caller must hold the folder's lock."""
   # Checked again under the lock: another sweep may have taken the folder since the first check.
   sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite)
-  lines = grid.flagfile(sweep.settings, sweep.axes, sweep.options)
+  lines = as_flagfile(sweep.settings, sweep.axes, sweep.options)
   sweep_folder.prepare_folder(sweep.folder, sweep.configuration, about(sweep), lines, overwrite)
 
 

@@ -1,4 +1,4 @@
-"""The result of a run: the records of its steps and, if it diverged, where."""
+"""What training hands to the records: those of a step, a run's result, a round's progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from experiments.sweep.config.grid import Run
+from experiments.sweep.config.runs import Run, Settings
 from rnn_jax.gradient_flow import NonFinite, describe_nonfinite
 from rnn_jax.tasks import Batch
 from rnn_jax.types import Array
@@ -69,6 +69,36 @@ class Result:
   diverged_step: int | None
   snapshot: Snapshot | None
   seconds: float
+
+
+class Partial(NamedTuple):
+  """The progress of an unfinished round, in NumPy arrays; training resumes from it.
+
+  Randomness and data depend on a run's seed and on the step alone, and each sequence begins with a
+  carry of zeros, so nothing else has to be kept.
+
+  Attributes:
+    step: the next step.
+    params, opt_state: before that step, leaves [runs, ...].
+    records: of the steps before, leaves [runs, steps, ...], norms and measures of the recorded
+      steps only. After a run diverges its rows keep being filled; entries past its diverged step
+      are garbage.
+    seconds: wall-clock time so far.
+  """
+
+  step: Any
+  params: Any
+  opt_state: Any
+  records: Record
+  seconds: Any
+
+
+def recorded_steps(settings: Settings) -> list[int]:
+  """Returns the steps at which norms or measures are recorded, the first and the last included."""
+  logged, measured = (
+    range(0, settings.steps + 1, every) for every in (settings.log_every, settings.measure_every)
+  )
+  return sorted({*logged, *measured, settings.steps})
 
 
 def nonfinite_text(found: NonFinite | None) -> str:

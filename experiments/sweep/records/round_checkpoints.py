@@ -1,4 +1,4 @@
-"""Where the checkpoints of a round are, and which runs they belong to.
+"""The checkpoints of a round: written, found, read, and deleted.
 
 A round is a set of runs that are trained at the same time. Its checkpoints are in
 `checkpoints/<hash of the round's run ids>/<step>`, and `runs.json` next to them lists the ids. They
@@ -11,11 +11,15 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.runtime import exits, files
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import run_files
+from experiments.sweep.records.record import Partial, Record
+from rnn_jax import checkpoints
 
 
 def path_of(folder: Path, ids: Sequence[str]) -> Path:
@@ -24,10 +28,65 @@ def path_of(folder: Path, ids: Sequence[str]) -> Path:
   return folder / "checkpoints" / name
 
 
-def write_ids(path: Path, ids: Sequence[str]) -> None:
+class Writer:
+  """Writes the checkpoints of a round while it is trained.
+
+  Args:
+    sweep: the sweep.
+    ids: ids of the round's runs.
+    saved_step: step of the checkpoint that the round resumed from; 0 if it did not.
+  """
+
+  def __init__(self, sweep: Sweep, ids: Sequence[str], saved_step: int):
+    self._path = path_of(sweep.folder, ids)
+    self._ids = ids
+    self._every = sweep.checkpoint_every
+    self._configuration = _configuration(sweep, ids)
+    self._saved_step = saved_step
+    self._series = checkpoints.Series(self._path)
+
+  def is_due(self, step: int) -> bool:
+    """Returns whether the last checkpoint is `checkpoint_every` steps old."""
+    return step - self._saved_step >= self._every
+
+  def save(self, step: int, partial: Partial) -> None:
+    """Saves the progress before a step, in the background."""
+    _write_ids(self._path, self._ids)
+    self._series.save(step, _to_tree(partial), self._configuration)
+    self._saved_step = step
+
+  def wait(self) -> None:
+    """Blocks until the last checkpoint is on disk."""
+    self._series.wait()
+
+  def close(self) -> None:
+    """Waits, and ends the thread that writes."""
+    self._series.close()
+
+
+def _write_ids(path: Path, ids: Sequence[str]) -> None:
   """Writes the list of a round's runs next to its checkpoints, unless it exists."""
   if not (path / "runs.json").exists():
     files.write_json(path / "runs.json", {"runs": list(ids)})
+
+
+def _configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
+  """Returns what a checkpoint of these runs must agree with for training to resume from it."""
+  return {"runs": list(ids), **sweep.configuration}
+
+
+def _to_tree(partial: Partial) -> dict[str, Any]:
+  """Returns the progress of a round under the names that its checkpoint gives to the leaves.
+
+  Version 0.1 called `Record.finite` `sound`. Checkpoints keep that name, so that old ones open.
+  """
+  records = partial.records._asdict()
+  return {**partial._asdict(), "records": {"sound": records.pop("finite"), **records}}
+
+
+def _from_tree(tree: Mapping[str, Any]) -> Partial:
+  records = dict(tree["records"])
+  return Partial(**{**tree, "records": Record(finite=records.pop("sound"), **records)})
 
 
 def every(folder: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -52,6 +111,27 @@ def _read_ids(path: Path) -> list[str]:
     pass
   exits.warn(f"{path / 'runs.json'} is damaged; the runs of this round restart from step 0.")
   return []
+
+
+def newest(
+  path: Path, sweep: Sweep, ids: Sequence[str], like: Callable[[int], Partial]
+) -> Partial | None:
+  """Returns the progress in a round's newest intact checkpoint; warns of newer, damaged ones.
+
+  Args:
+    path: folder of the round's checkpoints.
+    sweep: the sweep.
+    ids: ids of the round's runs.
+    like: step -> shapes of the progress before it.
+  Returns:
+    The progress; None without an intact checkpoint.
+  Raises:
+    ValueError: the checkpoint belongs to another configuration.
+  """
+  saved = checkpoints.newest(path, _configuration(sweep, ids), lambda step: _to_tree(like(step)))
+  for message in () if saved is None else saved.damaged:
+    exits.warn(message)
+  return None if saved is None or saved.step is None else _from_tree(saved.tree)
 
 
 def remove(path: Path) -> None:

@@ -20,11 +20,10 @@ import numpy as np
 import xarray as xr
 
 from experiments.runtime import exits, files
-from experiments.sweep.config import grid
-from experiments.sweep.config.grid import Run, Settings, recorded_steps
+from experiments.sweep.config.runs import Run, Settings, run_config
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.measures import MEASURES, coordinates
-from experiments.sweep.records.record import Record, Result
+from experiments.sweep.records.record import Record, Result, recorded_steps
 from experiments.sweep.records.sweep_folder import json_sha256
 from rnn_jax.gradient_flow import NonFinite
 
@@ -148,7 +147,7 @@ def fail(sweep: Sweep, run: Run, phase: str, error: BaseException) -> None:
     phase: what failed, such as `compilation`.
     error: the error.
   """
-  config = grid.config(run, sweep.settings, sweep.sha256)
+  config = run_config(run, sweep.settings, sweep.sha256)
   reason = f"{phase}: {type(error).__name__}: " + (str(error).strip() or "no reason").split("\n")[0]
   trace = "".join(traceback.format_exception(error))
   write_failure(sweep.folder, sweep.names[run], config, reason, trace)

@@ -2,11 +2,12 @@
 
 sweep.json        resolved configuration, versions, devices, git commit, corpus
 sweep.flags       the flags that reproduce the sweep
-summary.csv       one line for each run
-gradients.nc      norms and measures over run × step × layer × time, lag, …
+summary.csv       one line for each run; see gathered.py
+gradients.nc      norms and measures over run × step × layer × time, lag, …; see gathered.py
 figures/          figures
 runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; replay.npz if the run
-                  diverged, error.txt if it failed; see run_files.py
+                  diverged, error.txt if it failed; see run_files.py, and replay_file.py in
+                  ../training for replay.npz
 checkpoints/      progress of unfinished runs; see round_checkpoints.py
 slurm_logs/       logs of SLURM jobs
 .lock             held by the processes that write here; see locking.py

@@ -1,27 +1,15 @@
-"""Keeps the step at which a run diverged in a file of plain arrays, and recomputes it."""
+"""The step at which a run diverged: recomputed, to locate its first NaN or infinity."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import io
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from experiments.runtime import provenance
-from experiments.sweep.config.grid import Run, Settings, run_of, width
-from experiments.sweep.records.record import (
-  Result,
-  Snapshot,
-  nonfinite_from_json,
-  nonfinite_text,
-)
+from experiments.sweep.config.runs import Run, Settings, hidden_size_of
+from experiments.sweep.records.record import Result, Snapshot
 from experiments.sweep.training.run_setup import (
   mask_key,
   network,
@@ -29,12 +17,9 @@ from experiments.sweep.training.run_setup import (
   optimizer_of,
   time_options,
 )
-from rnn_jax import checks
 from rnn_jax.gradient_flow import NonFinite, first_nonfinite
-from rnn_jax.losses import LOSSES
 from rnn_jax.modules import DeepRNN
-from rnn_jax.tasks import Batch, Task
-from rnn_jax.training import init_state
+from rnn_jax.tasks import Task
 from rnn_jax.types import Array
 
 # Returns the same object for the same sizes, so that runs of the same network share
@@ -75,7 +60,7 @@ def locate(diverged: DivergedStep) -> NonFinite | None:
   params, opt_state, batch = diverged.snapshot
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
   return first_nonfinite(
-    _model(diverged.run, diverged.settings, diverged.output_size, diverged.vocabulary_size),
+    model_of(diverged.run, diverged.settings, diverged.output_size, diverged.vocabulary_size),
     params,
     batch,
     diverged.loss,
@@ -86,91 +71,9 @@ def locate(diverged: DivergedStep) -> NonFinite | None:
   )
 
 
-def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
-  """Returns a NumPy archive (.npz): arrays of numbers, and one JSON text, `about`."""
-  about = {
-    "run": dataclasses.asdict(diverged.run),
-    "settings": dataclasses.asdict(diverged.settings),
-    "step": diverged.step,
-    "loss": diverged.loss.__name__,
-    "output_size": diverged.output_size,
-    "vocabulary_size": diverged.vocabulary_size,
-    "place": nonfinite and nonfinite._asdict(),  # the key of older versions
-    "matmul_precision": jax.config.values["jax_default_matmul_precision"],
-    "platform": jax.default_backend(),
-    "versions": provenance.versions(provenance.PACKAGES),
-  }
-  file = io.BytesIO()
-  np.savez(file, about=np.array(json.dumps(about)), **_named_leaves(diverged.snapshot))
-  return file.getvalue()
-
-
-def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
-  """Reads a file that holds the bytes from `to_bytes`; executes nothing in it.
-
-  Returns:
-    (step, location of the first non-finite value as recorded, all of `about`).
-  Raises:
-    ValueError: the file is unreadable, damaged, or not a replay file.
-  """
-  try:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-      arrays = {name: archive[name] for name in archive.files}
-    about = json.loads(str(arrays["about"]))
-    with np.errstate(over="ignore"):  # numbers that float32 cannot hold are refused below
-      return _restore(about, arrays)
-  except OSError as error:
-    raise ValueError(f"FILE must be readable, got {path} ({error.strerror or error}).") from None
-  except Exception as error:  # zipfile, NumPy, JSON and invalid values each raise their own type
-    raise ValueError(
-      f"FILE must be the intact replay.npz of a sweep's run, got {path} ({error})."
-    ) from None
-
-
-def _restore(
-  about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
-  run = run_of(about["run"])
-  settings = Settings(**about["settings"])
-  if checks.integer("depth", run.depth) > len(arrays):
-    raise ValueError(f"depth must be that of the params, got {run.depth}")
-  sizes = about["output_size"], about["vocabulary_size"]
-  # A sweep's sequences all have full length, so a batch has no lengths.
-  parts = {name: jnp.asarray(arrays[f"batch.{name}"]) for name in ("xs", "targets", "mask")}
-  shape = (settings.sequence_length, settings.batch_size)
-  for name, a in parts.items():
-    if a.shape[:2] != shape:
-      raise ValueError(f"batch.{name} must have leading axes {shape}, got shape {a.shape}")
-  batch = Batch(**parts)
-  optimizer = optimizer_of(run, settings, numbers_of(run, settings))
-
-  def start(xs: Any) -> Snapshot:
-    state = init_state(_model(run, settings, *sizes), optimizer, jax.random.key(0), xs)
-    return Snapshot(state.params, state.opt_state, batch)
-
-  shapes = jax.eval_shape(start, batch.xs)
-  for name, like in _named_leaves(shapes).items():
-    if (arrays[name].shape, arrays[name].dtype) != (like.shape, like.dtype):
-      raise ValueError(f"{name} must be {like}, got {arrays[name].dtype}{arrays[name].shape}")
-  snapshot = jax.tree.unflatten(
-    jax.tree.structure(shapes), [arrays[name] for name in _named_leaves(shapes)]
-  )
-  step = checks.integer("step", about["step"], minimum=0)
-  loss = LOSSES[checks.choice("loss", about["loss"], LOSSES)]
-  nonfinite = nonfinite_from_json(about["place"])
-  nonfinite_text(nonfinite)  # raises if an entry has the wrong type
-  for name, kind in (("matmul_precision", str | None), ("platform", str), ("versions", dict)):
-    if not isinstance(about[name], kind):
-      raise TypeError(f"{name} must be {kind}, got {about[name]!r}")
-  return DivergedStep(run, settings, step, loss, *sizes, snapshot), nonfinite, dict(about)
-
-
-def _model(run: Run, settings: Settings, output_size: int, vocabulary_size: int | None) -> DeepRNN:
-  about = run.cell, run.depth, width(run, settings), output_size, vocabulary_size
+def model_of(
+  run: Run, settings: Settings, output_size: int, vocabulary_size: int | None
+) -> DeepRNN:
+  """Returns the model of a run, given the sizes of its task."""
+  about = run.cell, run.depth, hidden_size_of(run, settings), output_size, vocabulary_size
   return _network(*about, **dict(run.options))
-
-
-def _named_leaves(snapshot: Snapshot) -> dict[str, Any]:
-  """Returns the leaves by their dotted paths, such as `params.layers_0.cell.w_h`."""
-  leaves = jax.tree_util.tree_leaves_with_path(snapshot)
-  return {jax.tree_util.keystr(path, simple=True, separator="."): a for path, a in leaves}

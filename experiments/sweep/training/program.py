@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.sweep.config.grid import Run, Settings, width
 from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.runs import Run, Settings, hidden_size_of
 from experiments.sweep.measures import MEASURES, Moment, Variables, by_leaf
 from experiments.sweep.records.record import Record
 from experiments.sweep.training.run_setup import (
@@ -161,7 +161,7 @@ def _model(run: Run, settings: Settings, task: Task, **initialization: Any) -> D
     task: built from the settings.
     **initialization: cell options in addition to those of the run.
   """
-  about = run.cell, run.depth, width(run, settings), task.output_size, task.vocabulary_size
+  about = run.cell, run.depth, hidden_size_of(run, settings), task.output_size, task.vocabulary_size
   return network(*about, **{**dict(run.options), **initialization})
 
 

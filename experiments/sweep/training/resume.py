@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.runtime import exits
-from experiments.sweep.config.grid import Run
+from experiments.sweep.config.runs import Run
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import round_checkpoints
-from experiments.sweep.records.record import Record
+from experiments.sweep.records.record import Partial
 from experiments.sweep.training.program import Program
-from experiments.sweep.training.rounds import Partial, partial_like
-from rnn_jax import checkpoints
+from experiments.sweep.training.rounds import partial_like
 
 
 class Round(NamedTuple):
@@ -53,25 +52,6 @@ def rounds(sweep: Sweep, program: Program, runs: Sequence[Run]) -> list[Round]:
   return found
 
 
-def configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
-  """Returns what a checkpoint of these runs must agree with for training to resume from it."""
-  return {"runs": list(ids), **sweep.configuration}
-
-
-def to_checkpoint(partial: Partial) -> dict[str, Any]:
-  """Returns the progress of a round under the names that its checkpoint gives to the leaves.
-
-  Version 0.1 called `Record.finite` `sound`. Checkpoints keep that name, so that old ones open.
-  """
-  records = partial.records._asdict()
-  return {**partial._asdict(), "records": {"sound": records.pop("finite"), **records}}
-
-
-def _from_checkpoint(tree: Mapping[str, Any]) -> Partial:
-  records = dict(tree["records"])
-  return Partial(**{**tree, "records": Record(finite=records.pop("sound"), **records)})
-
-
 def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Partial]:
   """Returns the newest checkpointed progress of each run, leaves without an axis of runs."""
   found: dict[Run, Partial] = {}
@@ -79,19 +59,14 @@ def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Par
   for path, ids in round_checkpoints.every(sweep.folder):
     if not any(sweep.ids.get(name) in wanted for name in ids):
       continue
-
-    def like(step: int, count: int = len(ids)) -> dict[str, Any]:
-      return to_checkpoint(partial_like(program, sweep.settings, count, step))
-
-    saved = checkpoints.newest(path, configuration(sweep, ids), like)
-    for message in () if saved is None else saved.damaged:
-      exits.warn(message)
-    if saved is None or saved.step is None:
+    like = functools.partial(partial_like, program, sweep.settings, len(ids))
+    saved = round_checkpoints.newest(path, sweep, ids, like)
+    if saved is None:
       continue
     for i, name in enumerate(ids):
       run = sweep.ids[name]
       if run in wanted and (run not in found or found[run].step < saved.step):
-        found[run] = _select(_from_checkpoint(saved.tree), i)
+        found[run] = _select(saved, i)
   return found
 
 

@@ -7,40 +7,18 @@ import functools
 import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.sweep.config.grid import Run, Settings, recorded_steps
 from experiments.sweep.config.layout import Layout
-from experiments.sweep.records.record import Record, Result, Snapshot
+from experiments.sweep.config.runs import Run, Settings
+from experiments.sweep.records.record import Partial, Record, Result, Snapshot, recorded_steps
 from experiments.sweep.training.program import CHUNK, Program, by_device
 from rnn_jax.parallel import fetch, spread
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState
-
-
-class Partial(NamedTuple):
-  """The progress of an unfinished round, in NumPy arrays; training resumes from it.
-
-  Randomness and data depend on a run's seed and on the step alone, and each sequence begins with a
-  carry of zeros, so nothing else has to be kept.
-
-  Attributes:
-    step: the next step.
-    params, opt_state: before that step, leaves [runs, ...].
-    records: of the steps before, leaves [runs, steps, ...], norms and measures of the recorded
-      steps only. After a run diverges its rows keep being filled; entries past its diverged step
-      are garbage.
-    seconds: wall-clock time so far.
-  """
-
-  step: Any
-  params: Any
-  opt_state: Any
-  records: Record
-  seconds: Any
 
 
 def partial_like(program: Program, settings: Settings, num_runs: int, step: int) -> Partial:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from experiments.sweep.config.grid import Run, Settings
+from experiments.sweep.config.runs import Run, Settings
 from rnn_jax.cells import make_cell
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import shard

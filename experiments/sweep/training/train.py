@@ -11,21 +11,19 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import jax
 
 from experiments.runtime import hosts
-from experiments.sweep.config import grid
-from experiments.sweep.config.grid import Run
+from experiments.sweep.config.groups import by_group
+from experiments.sweep.config.runs import Run, run_config
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import round_checkpoints, run_files
-from experiments.sweep.records.record import Record, Result
-from experiments.sweep.training import divergence, resume
+from experiments.sweep.records.record import Partial, Record, Result
+from experiments.sweep.training import divergence, replay_file, resume
 from experiments.sweep.training.program import Program, compile_group
 from experiments.sweep.training.resume import Round
-from experiments.sweep.training.rounds import Partial, train_round
-from rnn_jax import checkpoints
+from experiments.sweep.training.rounds import train_round
 
 # `(run, activity, fraction of the run that is done, latest loss or None)`
 OnProgress = Callable[[Run, str, float, float | None], None]
@@ -52,7 +50,7 @@ def train_runs(
     Exception: with several processes, any error of a round, as the others cannot be told to skip
       it.
   """
-  every = grid.groups(sweep.ids.values())
+  every = by_group(sweep.ids.values())
   wanted = {sweep.ids[name] for name in ids}
   groups = {key: [run for run in runs if run in wanted] for key, runs in every.items()}
   groups = {key: runs for key, runs in groups.items() if runs}
@@ -128,15 +126,15 @@ def _train_round(
       pass
     return
   ids = [sweep.names[run] for run in round_.runs]
-  path = round_checkpoints.path_of(sweep.folder, ids)
-  with contextlib.closing(checkpoints.Series(path)) as series:
+  saved_step = 0 if round_.resumed_from is None else int(round_.resumed_from.step)
+  with contextlib.closing(round_checkpoints.Writer(sweep, ids, saved_step)) as writer:
     for result in results(
       on_records=functools.partial(_append_records, sweep, on_progress),
-      on_call=_Checkpoints(sweep, ids, round_.resumed_from, path, series, stop),
+      on_call=functools.partial(_save_or_stop, writer, stop),
     ):
       _finish_run(sweep, result)
       on_progress(result.run, "training", 1.0, None)
-  round_checkpoints.remove(path)
+  round_checkpoints.remove(round_checkpoints.path_of(sweep.folder, ids))
 
 
 def _append_records(
@@ -145,7 +143,7 @@ def _append_records(
   """Appends the records of some steps, from `step` on, to the files of a run."""
   folder, name = sweep.folder, sweep.names[run]
   if step == 0:
-    run_files.start(folder, name, grid.config(run, sweep.settings, sweep.sha256))
+    run_files.start(folder, name, run_config(run, sweep.settings, sweep.sha256))
   run_files.append_metrics(folder, name, step, records)
   done = (step + len(records.loss)) / (sweep.settings.steps + 1)
   on_progress(run, "training", done, float(records.loss[-1]))
@@ -157,42 +155,25 @@ def _finish_run(sweep: Sweep, result: Result) -> None:
   nonfinite = replay = None
   if diverged is not None:
     nonfinite = divergence.locate(diverged)
-    replay = divergence.to_bytes(diverged, nonfinite)
+    replay = replay_file.to_bytes(diverged, nonfinite)
   name = sweep.names[result.run]
   run_files.finish(sweep.folder, name, result, sweep.settings, nonfinite, replay)
 
 
-class _Checkpoints:
-  """Saves checkpoints of a round while it is trained, and when training is asked to stop."""
+def _save_or_stop(
+  writer: round_checkpoints.Writer,
+  stop: Callable[[], bool],
+  step: int,
+  partial: Callable[[], Partial],
+) -> None:
+  """Saves the progress before `step` if a checkpoint is due or training was asked to stop.
 
-  def __init__(
-    self,
-    sweep: Sweep,
-    ids: Sequence[str],
-    resumed_from: Partial | None,
-    path: Path,
-    series: checkpoints.Series,
-    stop: Callable[[], bool],
-  ):
-    self._sweep = sweep
-    self._ids = ids
-    self._path = path
-    self._series = series
-    self._stop = stop
-    self._saved_step = 0 if resumed_from is None else int(resumed_from.step)
-
-  def __call__(self, step: int, partial: Callable[[], Partial]) -> None:
-    """Saves the progress before `step` if a checkpoint is due.
-
-    Raises:
-      Stopped: training was asked to stop; the checkpoint is on disk.
-    """
-    stopping = hosts.any_of(self._stop())
-    if stopping or step - self._saved_step >= self._sweep.checkpoint_every:
-      round_checkpoints.write_ids(self._path, self._ids)
-      progress = resume.to_checkpoint(partial())
-      self._series.save(step, progress, resume.configuration(self._sweep, self._ids))
-      self._saved_step = step
-    if stopping:
-      self._series.wait()
-      raise Stopped
+  Raises:
+    Stopped: training was asked to stop; the checkpoint is on disk.
+  """
+  stopping = hosts.any_of(stop())
+  if stopping or writer.is_due(step):
+    writer.save(step, partial())
+  if stopping:
+    writer.wait()
+    raise Stopped

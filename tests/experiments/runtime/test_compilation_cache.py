@@ -13,8 +13,8 @@ import jax
 import pytest
 
 from experiments.runtime import compilation_cache
-from experiments.sweep.config.grid import Run, Settings
 from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.training import train
 from rnn_jax.tasks import adding

@@ -17,7 +17,7 @@ from swept import FLAGFILES, ROOT, SMOKE, call, contents, sweep
 from experiments import plot
 from experiments.runtime import exits
 from experiments.sweep.config import flags as sweep_flags
-from experiments.sweep.records import results, sweep_folder
+from experiments.sweep.records import gathered, sweep_folder
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 
 
@@ -175,7 +175,7 @@ def test_a_run_with_a_damaged_record_is_trained_again(
 @pytest.mark.parametrize("damaged", [b"[]", b"{}", b'{"configuration": null}', b"\xff"])
 def test_readers_report_a_damaged_sweep(tmp_path, damaged):
   (tmp_path / "sweep.json").write_bytes(damaged)
-  for read in (lambda path: sweep_folder.check_folder(path, {}, False), results.read_metrics):
+  for read in (lambda path: sweep_folder.check_folder(path, {}, False), gathered.read_metrics):
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'sweep.json'} is damaged")):
       read(tmp_path)
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from experiments.sweep.config.flags import TABLE
-from experiments.sweep.config.grid import AXES, Settings, flagfile
+from experiments.networks.cell_options import parse
+from experiments.sweep.config.flags import TABLE, as_flagfile
+from experiments.sweep.config.grid import AXES
+from experiments.sweep.config.runs import Settings
 from experiments.sweep.config.sweep import resolve
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.training.program import CHUNK
@@ -168,6 +170,33 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, caps
   assert sorted(tmp_path.iterdir()) == before
 
 
+SETTINGS = Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
+GIVEN = {**dict.fromkeys(AXES, (1,)), "truncation": (8, 32, None)}
+
+
+def test_a_flagfile_holds_every_axis_and_setting_exactly():
+  axes = {**GIVEN, "learning_rate": (0.1 + 0.2,), "clip_norm": (None, 1.0)}
+  lines = as_flagfile(SETTINGS, axes).splitlines()
+  assert "--learning_rate=0.30000000000000004" in lines
+  assert "--truncation=8,32,full" in lines
+  assert "--clip_norm=none,1.0" in lines
+  assert "--hidden_size=64" in lines
+  # All but match_params, which is not given together with hidden_size.
+  assert len(lines) == len(AXES) + len(dataclasses.fields(Settings)) - 1
+
+
+def test_a_flagfile_holds_options_as_given_and_the_parameter_budget():
+  settings = dataclasses.replace(SETTINGS, hidden_size=None, match_params=5000)
+  given = [parse("activation=tanh,relu"), parse("gru.reset=none")]
+  lines = as_flagfile(settings, GIVEN, given).splitlines()
+  assert lines[len(AXES) :][:2] == [
+    "--cell_option=activation=tanh,relu",
+    "--cell_option=gru.reset=none",
+  ]
+  assert "--match_params=5000" in lines
+  assert not any(line.startswith("--hidden_size") for line in lines)
+
+
 def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flags):
   given = ["--task=adding", "--cell=elman,gru", "--cell_option=activation=relu,tanh"]
   given += ["--cell_option=gru.reset=none", "--cell_option=inner_bias=false", "--match_params=999"]
@@ -179,7 +208,7 @@ def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flag
 
   first = resolved(*given)
   file = tmp_path / "sweep.flags"
-  file.write_text(flagfile(first.settings, first.axes, first.options))
+  file.write_text(as_flagfile(first.settings, first.axes, first.options))
   again = resolved(f"--flagfile={file}")
   assert again.ids == first.ids and again.configuration == first.configuration
   assert {run.options for run in first.ids.values() if run.cell == "gru"} == {

@@ -15,7 +15,7 @@ from swept import ROOT, SMOKE, contents, start, sweep
 from experiments import merge
 from experiments.runtime import locks
 from experiments.sweep.config.engine_flags import Shard
-from experiments.sweep.config.grid import Run
+from experiments.sweep.config.runs import Run
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import locking, run_files, sweep_folder
 

@@ -17,7 +17,7 @@ from experiments import plot
 from experiments.sweep import __main__ as sweep_program
 from experiments.sweep.config.sweep import resolve
 from experiments.sweep.figures import gradients as figures
-from experiments.sweep.records import locking, results, run_files
+from experiments.sweep.records import gathered, locking, run_files
 from experiments.sweep.training import divergence, train
 
 # The number of random examples; if it is unset, a few examples that are the same each time.
@@ -189,7 +189,7 @@ def are_warnings(lines):
 @pytest.mark.parametrize("whose", ["finished", "interrupted"])
 def test_a_sweep_recovers_from_any_damage_or_refuses_it(whose, request, finished, tmp_path):
   source, whole = request.getfixturevalue(whose), contents(finished)
-  expected = results.read_gradients(finished), results.read_metrics(finished)
+  expected = gathered.read_gradients(finished), gathered.read_metrics(finished)
   folder = tmp_path / "sweep"
 
   @hypothesis.settings(

@@ -7,8 +7,6 @@ import json
 import pytest
 
 from experiments.sweep.records import round_checkpoints, run_files
-from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
-from rnn_jax.gradient_flow import NonFinite
 
 
 @pytest.fixture
@@ -18,7 +16,7 @@ def rounds(tmp_path):
   for ids in (["a", "b"], ["c", "d"]):
     path = round_checkpoints.path_of(tmp_path, ids)
     (path / "50").mkdir(parents=True)
-    round_checkpoints.write_ids(path, ids)
+    round_checkpoints._write_ids(path, ids)
     paths.append(path)
   return paths
 
@@ -51,10 +49,3 @@ def test_only_rounds_whose_runs_are_all_done_are_deleted(rounds, tmp_path, monke
   round_checkpoints.clear(tmp_path)
   assert not (tmp_path / "checkpoints").exists()
   round_checkpoints.clear(tmp_path)  # nothing is there
-
-
-def test_the_first_non_finite_value_survives_json():
-  found = NonFinite("forward", None, 1, "xs", (2, 1), "nan", 1.0, False)
-  assert nonfinite_from_json(json.loads(json.dumps(found._asdict()))) == found
-  assert nonfinite_from_json(None) is None
-  assert nonfinite_text(None) == "no non-finite value was found"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from train_all import train_all
 
-from experiments.sweep.config.grid import Run, Settings
 from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.training.program import compile_group, group_function, stack_numbers
 from experiments.sweep.training.rounds import Partial, partial_like, train_round
 from rnn_jax import DeepRNN, make_cell

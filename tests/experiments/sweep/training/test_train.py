@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 
 from experiments.chaos import records_of
 from experiments.sweep.config.sweep import resolve as resolve_flags
-from experiments.sweep.records import locking, results, round_checkpoints, run_files
+from experiments.sweep.records import gathered, locking, round_checkpoints, run_files
 from experiments.sweep.training import train as training
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
@@ -70,7 +70,7 @@ def train(sweep, calls=None):
 
 def contents(sweep):
   round_checkpoints.clear(sweep.folder)
-  results.write(sweep.folder, sweep.ids)
+  gathered.write(sweep.folder, sweep.ids)
   return records_of(sweep.folder)
 
 

@@ -1,4 +1,4 @@
-"""Gathers the records of all runs of a sweep: `gradients.nc`, `summary.csv`, and their data."""
+"""The gathered records of all runs of a sweep: `gradients.nc`, `summary.csv`, and their data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import xarray as xr
 
 from experiments.networks.cell_options import options_text
 from experiments.runtime import files
-from experiments.sweep.config.grid import AXES, run_of
+from experiments.sweep.config.grid import AXES
+from experiments.sweep.config.runs import run_of
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.records.run_files import METRICS, has_failed, is_done, status
 from experiments.sweep.records.sweep_folder import read_sweep

@@ -7,9 +7,8 @@ import pytest
 import xarray as xr
 
 from experiments.runtime import files
-from experiments.sweep.config import grid
-from experiments.sweep.config.grid import Run, Settings
-from experiments.sweep.records import results, run_files
+from experiments.sweep.config.runs import Run, Settings, run_config
+from experiments.sweep.records import gathered, run_files
 from experiments.sweep.records.record import Record, Result
 
 SETTINGS = Settings("adding", "stdlib", None, 4, 2, 1, "sgd", 1, "", 1, match_params=18)
@@ -31,15 +30,15 @@ def folder(tmp_path):
   norms = {"log10_grad_norm": np.zeros((2, 1, 4), np.float32)}
   record = Record(zeros, zeros, zeros, zeros, zeros == 0, norms, {})
   for name, run in RUNS.items():
-    run_files.start(tmp_path, name, grid.config(run, SETTINGS, None))
+    run_files.start(tmp_path, name, run_config(run, SETTINGS, None))
     run_files.append_metrics(tmp_path, name, 0, record)
     run_files.finish(tmp_path, name, Result(run, record, None, None, 1.0), SETTINGS)
   return tmp_path
 
 
 def test_options_and_widths_are_coordinates_of_the_runs(folder):
-  results.write(folder, RUNS)
-  for data in (results.read_gradients(folder), results.read_metrics(folder)):
+  gathered.write(folder, RUNS)
+  for data in (gathered.read_gradients(folder), gathered.read_metrics(folder)):
     words = ["activation=relu, recurrent_kernel=identity", "", ""]
     assert data["options"].dims == ("run",) and data["options"].values.tolist() == words
     assert data["hidden_size"].values.tolist() == [3, 4, 1]
@@ -63,24 +62,24 @@ def test_records_of_versions_without_options_and_checksums_are_read(folder):
     names = ("config.json", "metrics.jsonl", "gradients.nc")
     status["bytes"] = {name: path.with_name(name).stat().st_size for name in names}
     files.write_json(path.with_name("status.json"), status)
-  metrics = results.read_metrics(folder)
+  metrics = gathered.read_metrics(folder)
   assert metrics["options"].values.tolist() == ["", "", ""]
   assert metrics["hidden_size"].values.tolist() == [3, 4, 1]
 
 
 def test_the_gathered_file_is_compressed_and_equal_for_equal_records(folder):
   path = folder / "gradients.nc"
-  written, _ = results.write(folder, RUNS)
+  written, _ = gathered.write(folder, RUNS)
   first = path.read_bytes()
   assert first.startswith(b"\x89HDF")
   assert xr.load_dataset(path).identical(written)
-  assert results.read_gradients(folder).identical(written)
-  results.write(folder, RUNS)
+  assert gathered.read_gradients(folder).identical(written)
+  gathered.write(folder, RUNS)
   assert path.read_bytes() == first
 
 
 def test_a_gathered_file_of_an_older_version_is_read(folder):
-  written, _ = results.write(folder, RUNS)
+  written, _ = gathered.write(folder, RUNS)
   files.write_netcdf(folder / "gradients.nc", written)
   assert (folder / "gradients.nc").read_bytes().startswith(b"CDF")
   assert xr.load_dataset(folder / "gradients.nc").identical(written)

@@ -1,0 +1,110 @@
+"""The file of a run that diverged, `replay.npz`: its diverged step, as plain arrays and text."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.runtime import provenance
+from experiments.sweep.config.runs import Settings, run_of
+from experiments.sweep.records.record import Snapshot, nonfinite_from_json, nonfinite_text
+from experiments.sweep.training.divergence import DivergedStep, model_of
+from experiments.sweep.training.run_setup import numbers_of, optimizer_of
+from rnn_jax import checks
+from rnn_jax.gradient_flow import NonFinite
+from rnn_jax.losses import LOSSES
+from rnn_jax.tasks import Batch
+from rnn_jax.training import init_state
+
+
+def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
+  """Returns a NumPy archive (.npz): arrays of numbers, and one JSON text, `about`."""
+  about = {
+    "run": dataclasses.asdict(diverged.run),
+    "settings": dataclasses.asdict(diverged.settings),
+    "step": diverged.step,
+    "loss": diverged.loss.__name__,
+    "output_size": diverged.output_size,
+    "vocabulary_size": diverged.vocabulary_size,
+    "place": nonfinite and nonfinite._asdict(),  # the key of older versions
+    "matmul_precision": jax.config.values["jax_default_matmul_precision"],
+    "platform": jax.default_backend(),
+    "versions": provenance.versions(provenance.PACKAGES),
+  }
+  file = io.BytesIO()
+  np.savez(file, about=np.array(json.dumps(about)), **_named_leaves(diverged.snapshot))
+  return file.getvalue()
+
+
+def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
+  """Reads a file that holds the bytes from `to_bytes`; executes nothing in it.
+
+  Returns:
+    (step, location of the first non-finite value as recorded, all of `about`).
+  Raises:
+    ValueError: the file is unreadable, damaged, or not a replay file.
+  """
+  try:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+      arrays = {name: archive[name] for name in archive.files}
+    about = json.loads(str(arrays["about"]))
+    with np.errstate(over="ignore"):  # numbers that float32 cannot hold are refused below
+      return _restore(about, arrays)
+  except OSError as error:
+    raise ValueError(f"FILE must be readable, got {path} ({error.strerror or error}).") from None
+  except Exception as error:  # zipfile, NumPy, JSON and invalid values each raise their own type
+    raise ValueError(
+      f"FILE must be the intact replay.npz of a sweep's run, got {path} ({error})."
+    ) from None
+
+
+def _restore(
+  about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
+  run = run_of(about["run"])
+  settings = Settings(**about["settings"])
+  if checks.integer("depth", run.depth) > len(arrays):
+    raise ValueError(f"depth must be that of the params, got {run.depth}")
+  sizes = about["output_size"], about["vocabulary_size"]
+  # A sweep's sequences all have full length, so a batch has no lengths.
+  parts = {name: jnp.asarray(arrays[f"batch.{name}"]) for name in ("xs", "targets", "mask")}
+  shape = (settings.sequence_length, settings.batch_size)
+  for name, a in parts.items():
+    if a.shape[:2] != shape:
+      raise ValueError(f"batch.{name} must have leading axes {shape}, got shape {a.shape}")
+  batch = Batch(**parts)
+  optimizer = optimizer_of(run, settings, numbers_of(run, settings))
+
+  def start(xs: Any) -> Snapshot:
+    state = init_state(model_of(run, settings, *sizes), optimizer, jax.random.key(0), xs)
+    return Snapshot(state.params, state.opt_state, batch)
+
+  shapes = jax.eval_shape(start, batch.xs)
+  for name, like in _named_leaves(shapes).items():
+    if (arrays[name].shape, arrays[name].dtype) != (like.shape, like.dtype):
+      raise ValueError(f"{name} must be {like}, got {arrays[name].dtype}{arrays[name].shape}")
+  snapshot = jax.tree.unflatten(
+    jax.tree.structure(shapes), [arrays[name] for name in _named_leaves(shapes)]
+  )
+  step = checks.integer("step", about["step"], minimum=0)
+  loss = LOSSES[checks.choice("loss", about["loss"], LOSSES)]
+  nonfinite = nonfinite_from_json(about["place"])
+  nonfinite_text(nonfinite)  # raises if an entry has the wrong type
+  for name, kind in (("matmul_precision", str | None), ("platform", str), ("versions", dict)):
+    if not isinstance(about[name], kind):
+      raise TypeError(f"{name} must be {kind}, got {about[name]!r}")
+  return DivergedStep(run, settings, step, loss, *sizes, snapshot), nonfinite, dict(about)
+
+
+def _named_leaves(snapshot: Snapshot) -> dict[str, Any]:
+  """Returns the leaves by their dotted paths, such as `params.layers_0.cell.w_h`."""
+  leaves = jax.tree_util.tree_leaves_with_path(snapshot)
+  return {jax.tree_util.keystr(path, simple=True, separator="."): a for path, a in leaves}
