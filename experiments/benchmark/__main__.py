@@ -11,11 +11,11 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from jaxtyping import PyTree
 from rich.console import Console
 
 from experiments.benchmark import cases, cell_times, implementations, report, sweep_times, timing
@@ -31,7 +31,7 @@ from experiments.benchmark.cases import (
 )
 from experiments.benchmark.implementations import BASELINES, OURS
 from experiments.benchmark.jax_baselines import NotAvailable
-from experiments.benchmark.targets import Measurement, Results
+from experiments.benchmark.targets import Machine, Measurement, Results
 from experiments.cli import command_line, parsers
 from experiments.runtime import backend, exits, provenance
 
@@ -176,7 +176,7 @@ def _compared(row: Row, names: Sequence[str]) -> Iterator[tuple[str, Implementat
   """Yields each implementation that agrees with ours, or the reason why it cannot be timed."""
   params, xs = cases.data(row)
   measures = (GRADIENT, NORMS) if _is_large(row) or row.depth > 1 else MEASURES
-  reference: list[Any] = []
+  reference: list[PyTree] = []
   for name in names:
     try:
       built = implementations.build(name, row, params, xs, measures)
@@ -184,7 +184,7 @@ def _compared(row: Row, names: Sequence[str]) -> Iterator[tuple[str, Implementat
       yield name, str(reason)
       continue
     results = {measure: program.call() for measure, program in built.programs.items()}
-    found: list[Any] = [built.gradients(results[GRADIENT])]
+    found: list[PyTree] = [built.gradients(results[GRADIENT])]
     if FORWARD in results:
       found.append(built.ys(results[FORWARD]))
     if name == OURS:
@@ -209,7 +209,7 @@ def measure_remat() -> list[Measurement]:
   ]
 
 
-def difference(found: Any, reference: Any) -> float:
+def difference(found: PyTree, reference: PyTree) -> float:
   """Returns the largest relative Euclidean distance ‖a − b‖ / ‖b‖ between two pytrees' leaves."""
   leaves = zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True)
   # Python's max would drop NaN.
@@ -253,16 +253,16 @@ def _shape(text: str) -> Shape:
   return Shape(*map(int, sizes))
 
 
-def _configure(threads: int) -> dict[str, Any]:
+def _configure(threads: int) -> Machine:
   """Gives every library the same threads and precision; returns a description of the machine."""
   if hasattr(os, "sched_setaffinity"):
     # XLA starts one thread for each core that the process may use.
     os.sched_setaffinity(0, provenance.cores()[:threads])
   jax.config.update("jax_default_matmul_precision", backend.MATMUL_PRECISION)
   if timing.torch_is_installed():
-    from experiments.benchmark import torch_baselines  # see its docstring
+    from experiments.benchmark import torch_layers  # see its docstring
 
-    torch_baselines.configure(threads)
+    torch_layers.configure(threads)
   return {
     "versions": provenance.versions(PACKAGES),
     "device": str(jax.devices()[0].device_kind),

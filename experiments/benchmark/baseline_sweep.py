@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -110,12 +110,12 @@ def train_torch(run: Run) -> None:
   import torch
   from torch import nn
 
-  from experiments.benchmark import torch_baselines  # see its docstring
+  from experiments.benchmark import torch_layers  # see its docstring
 
   torch.manual_seed(run.seed)
   random = np.random.default_rng(run.seed)
   hidden, (_, vocabulary) = int(settings()["hidden_size"]), _text()
-  rnn = torch_baselines.RNNS[run.cell](vocabulary, hidden, run.depth)
+  rnn = torch_layers.RNNS[run.cell](vocabulary, hidden, run.depth)
   head = nn.Linear(hidden, vocabulary)
   params = [p for name, p in rnn.named_parameters() if not name.startswith("bias_hh")]
   for name, parameter in rnn.named_parameters():
@@ -128,15 +128,15 @@ def train_torch(run: Run) -> None:
     tokens = torch.from_numpy(_batch(random))
     xs = nn.functional.one_hot(tokens[:-1], vocabulary).float()
     if step % run.log_every == 0:
-      ys, states = torch_baselines.truncated_loop(run.cell, rnn, xs, run.truncation)
+      ys, states = torch_layers.truncated_loop(run.cell, rnn, xs, run.truncation)
     else:
-      ys, states = torch_baselines.truncated(rnn, xs, run.truncation), []
+      ys, states = torch_layers.truncated(rnn, xs, run.truncation), []
     loss = nn.functional.cross_entropy(head(ys).flatten(0, 1), tokens[1:].flatten())
     for p in params:
       p.grad = None
     loss.backward()
     for layer in states:
-      torch_baselines.norms_of(layer).log10().mean(dim=1).numpy()
+      torch_layers.norms_of(layer).log10().mean(dim=1).numpy()
     nn.utils.clip_grad_norm_(params, float(settings()["clip_norm"]))
     optimizer.step()
 
@@ -150,13 +150,11 @@ def train_linen(run: Run) -> None:
   import jax
   import optax
 
+  from rnn_jax.types import Array, Params
+
   random = np.random.default_rng(run.seed)
   hidden, (_, vocabulary) = int(settings()["hidden_size"]), _text()
-  cells: dict[str, Any] = {
-    "elman": nn.SimpleCell,
-    "gru": nn.GRUCell,
-    "lstm": nn.OptimizedLSTMCell,
-  }
+  cells = {"elman": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
   layers = [nn.RNN(cells[run.cell](hidden), time_major=True) for _ in range(run.depth)]
   model = nn.Sequential([*layers, nn.Dense(vocabulary)])
   optimizer = optax.chain(
@@ -164,11 +162,13 @@ def train_linen(run: Run) -> None:
     optax.adam(float(settings()["learning_rate"])),
   )
 
-  def loss(params: Any, tokens: Any) -> Any:
+  def loss(params: Params, tokens: Array) -> Array:
     outputs = model.apply(params, jax.nn.one_hot(tokens[:-1], vocabulary))
     return optax.softmax_cross_entropy_with_integer_labels(outputs, tokens[1:]).mean()
 
-  def update(state: Any, tokens: Any) -> Any:
+  def update(
+    state: tuple[Params, optax.OptState], tokens: Array
+  ) -> tuple[tuple[Params, optax.OptState], Array]:
     params, opt_state = state
     value, grads = jax.value_and_grad(loss)(params, tokens)
     updates, opt_state = optimizer.update(grads, opt_state, params)

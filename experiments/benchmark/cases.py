@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float, PyTree
 
 import rnn_jax
 from rnn_jax.types import Params
@@ -57,7 +58,7 @@ class Program(NamedTuple):
     temporaries: bytes it needs in addition to arguments and results; None if unknown.
   """
 
-  call: Callable[[], Any]
+  call: Callable[[], PyTree]
   compile_seconds: float = 0.0
   temporaries: int | None = None
 
@@ -74,13 +75,13 @@ class Implementation(NamedTuple):
   """
 
   programs: dict[str, Program]
-  ys: Callable[[Any], np.ndarray]
-  gradients: Callable[[Any], list[Params]]
+  ys: Callable[[PyTree], Float[np.ndarray, "T B H"]]
+  gradients: Callable[[PyTree], list[Params]]
   other: str = ""
 
 
-def data(row: Row, seed: int = 0) -> tuple[list[Params], np.ndarray]:
-  """Returns the params of each layer and xs [T, B, D].
+def data(row: Row, seed: int = 0) -> tuple[list[Params], Float[np.ndarray, "T B D"]]:
+  """Returns the params of each layer, and xs.
 
   Biases are random, so that a comparison covers them.
   """
@@ -96,7 +97,7 @@ def data(row: Row, seed: int = 0) -> tuple[list[Params], np.ndarray]:
 
 
 def compiled(
-  function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
+  function: Callable[..., PyTree], *args: PyTree, donate: tuple[int, ...] = ()
 ) -> tuple[jax.stages.Compiled, float, int | None]:
   """Compiles ahead of time; returns the executable, seconds, and bytes of temporaries."""
   start = time.perf_counter()
@@ -106,7 +107,7 @@ def compiled(
   return executable, seconds, None if analysis is None else analysis.temp_size_in_bytes
 
 
-def program(function: Callable[..., Any], *args: Any) -> Program:
+def program(function: Callable[..., PyTree], *args: PyTree) -> Program:
   """Returns the function compiled for these arguments, as a program that calls it on them."""
   executable, seconds, temporaries = compiled(function, *args)
   return Program(lambda: jax.block_until_ready(executable(*args)), seconds, temporaries)

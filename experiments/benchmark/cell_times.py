@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, PyTree
 
 import rnn_jax
 from experiments.benchmark import timing
@@ -33,7 +33,7 @@ def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:
         for measure, compiled in _programs(name, method, shape).items():
           programs[name, method, measure] = compiled
           compiled.call()
-  times: dict[Any, list[float]] = {}
+  times: dict[tuple[str, str, str], list[float]] = {}
   for measure, seconds in _SECONDS.items():
     calls = {key: p.call for key, p in programs.items() if key[2] == measure}
     times |= timing.interleave(calls, seconds)
@@ -49,16 +49,16 @@ def _programs(name: str, method: str, shape: Shape) -> dict[str, Program]:
   xs = jax.random.normal(jax.random.key(1), (shape.steps, shape.batch, shape.inputs))
   run = functools.partial(rnn_jax.unroll, cell, method=method)
 
-  def forward(params: Params, xs: Array) -> Array:
+  def forward(params: Params, xs: Float[Array, "T B D"]) -> Float[Array, "T B H"]:
     return run(params, xs)[1]
 
-  def loss(params: Params, probe: Any, xs: Array) -> Array:
+  def loss(params: Params, probe: PyTree, xs: Float[Array, "T B D"]) -> Float[Array, ""]:
     return jnp.mean(run(params, xs, probe=probe)[1] ** 2)
 
-  def gradient(params: Params, xs: Array) -> Any:
+  def gradient(params: Params, xs: Float[Array, "T B D"]) -> PyTree:
     return jax.value_and_grad(loss)(params, None, xs)
 
-  def norms(params: Params, xs: Array) -> Any:
+  def norms(params: Params, xs: Float[Array, "T B D"]) -> PyTree:
     probe = rnn_jax.gradient_probe(cell, shape.steps, shape.batch)
     return jax.value_and_grad(loss, argnums=(0, 1))(params, probe, xs)
 

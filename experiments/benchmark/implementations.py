@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float, PyTree
 
 import rnn_jax
 from experiments.benchmark.cases import (
@@ -46,9 +46,15 @@ BASELINES: Mapping[str, str] = {
 }
 IMPLEMENTATIONS: Mapping[str, str] = {OURS: "rnn_jax", **BASELINES}
 
+_State = tuple[PyTree, optax.OptState, Float[Array, ""]]  # params, optimizer state, loss
+
 
 def build(
-  name: str, row: Row, params: list[Params], xs: np.ndarray, measures: Sequence[str] = MEASURES
+  name: str,
+  row: Row,
+  params: list[Params],
+  xs: Float[np.ndarray, "T B D"],
+  measures: Sequence[str] = MEASURES,
 ) -> Implementation:
   """Returns an implementation that holds our params, its programs compiled.
 
@@ -56,7 +62,7 @@ def build(
     name: a key of IMPLEMENTATIONS.
     row: which layers.
     params: the params of each layer, in our layout.
-    xs: [T, B, D].
+    xs: the inputs.
     measures: the programs to build; those that the implementation does not have are left out.
   Raises:
     NotAvailable: the library is not installed, or has no such layer.
@@ -80,20 +86,20 @@ def _build_jax(
   row: Row,
   layers: Sequence[Layer],
   params: list[Params],
-  xs: np.ndarray,
+  xs: Float[np.ndarray, "T B D"],
   measures: Sequence[str],
 ) -> Implementation:
   """Compiles forward pass, gradient and training step of a stack of layers."""
 
-  def convert(params: Sequence[Params]) -> list[Any]:
+  def convert(params: Sequence[Params]) -> list[PyTree]:
     return [layer.convert(p) for layer, p in zip(layers, params, strict=True)]
 
-  def forward(theirs: Sequence[Any], xs: Array) -> Array:
+  def forward(theirs: Sequence[PyTree], xs: Float[Array, "M N D"]) -> Float[Array, "M N H"]:
     for layer, p in zip(layers, theirs, strict=True):
       xs = layer.apply(p, xs)
     return xs
 
-  def loss(theirs: Sequence[Any], xs: Array) -> Array:
+  def loss(theirs: Sequence[PyTree], xs: Float[Array, "M N D"]) -> Float[Array, ""]:
     return jnp.mean(forward(theirs, xs) ** 2)
 
   swap = layers[0].batch_major
@@ -110,7 +116,7 @@ def _build_jax(
   if TRAINING in measures and name in (OURS, "linen"):
     programs[TRAINING] = _training(name, loss, theirs, inputs)
 
-  def gradients(result: Any) -> list[Params]:
+  def gradients(result: PyTree) -> list[Params]:
     (ours,) = jax.jit(lambda g: jax.vjp(convert, params)[1](g))(result[1])
     return jax.device_get(ours)
 
@@ -122,16 +128,18 @@ def _build_jax(
   )
 
 
-def _gradient_with_norms(row: Row) -> Callable[..., Any]:
+def _gradient_with_norms(row: Row) -> Callable[..., PyTree]:
   """Returns our gradient function, with ‖dL/dh_t‖ of every step, example and layer."""
   cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
 
-  def loss(params: Sequence[Params], probes: Sequence[Any], xs: Array) -> Array:
+  def loss(
+    params: Sequence[Params], probes: Sequence[PyTree], xs: Float[Array, "T B D"]
+  ) -> Float[Array, ""]:
     for p, probe in zip(params, probes, strict=True):
       _, xs = rnn_jax.unroll(cell, p, xs, probe=probe)
     return jnp.mean(xs**2)
 
-  def gradient(params: Sequence[Params], xs: Array) -> Any:
+  def gradient(params: Sequence[Params], xs: Float[Array, "T B D"]) -> PyTree:
     probe = rnn_jax.gradient_probe(cell, row.shape.steps, row.shape.batch)
     return jax.value_and_grad(loss, argnums=(0, 1))(params, [probe] * row.depth, xs)
 
@@ -143,7 +151,7 @@ def remat_programs(row: Row) -> dict[str, Program]:
   params, xs = data(row)
   cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
 
-  def loss(params: Sequence[Params], xs: Array, remat: str) -> Array:
+  def loss(params: Sequence[Params], xs: Float[Array, "T B D"], remat: str) -> Float[Array, ""]:
     for p in params:
       _, xs = rnn_jax.unroll(cell, p, xs, remat=remat)
     return jnp.mean(xs**2)
@@ -154,7 +162,9 @@ def remat_programs(row: Row) -> dict[str, Program]:
   }
 
 
-def _training(name: str, loss: Callable[..., Array], params: Any, xs: Array) -> Program:
+def _training(
+  name: str, loss: Callable[..., Array], params: PyTree, xs: Float[Array, "M N D"]
+) -> Program:
   """Returns a training step: gradient, clipping by the global norm, Adam.
 
   Each call continues from the params of the one before.
@@ -164,17 +174,17 @@ def _training(name: str, loss: Callable[..., Array], params: Any, xs: Array) -> 
   else:
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(LEARNING_RATE))
 
-  def step(state: Any, xs: Array) -> Any:
+  def step(state: _State, xs: Float[Array, "M N D"]) -> _State:
     params, opt_state, _ = state
     value, grads = jax.value_and_grad(loss)(params, xs)
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, value
 
   # A copy, since the step donates its buffers.
-  state = jax.tree.map(jnp.array, (params, optimizer.init(params), jnp.zeros(())))
+  state: _State = jax.tree.map(jnp.array, (params, optimizer.init(params), jnp.zeros(())))
   executable, seconds, temporaries = compiled(step, state, xs, donate=(0,))
 
-  def call() -> Array:
+  def call() -> Float[Array, ""]:
     nonlocal state
     state = jax.block_until_ready(executable(state, xs))
     return state[2]

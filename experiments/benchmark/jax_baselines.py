@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, PyTree
 
 import rnn_jax
 from rnn_jax import interop
-from rnn_jax.types import Array, Params
+from rnn_jax.types import AnyArray, Array, Carry, Params
 
 
 class NotAvailable(Exception):
@@ -33,8 +34,8 @@ class Layer(NamedTuple):
     other: how its function differs from ours; empty if it does not.
   """
 
-  convert: Callable[[Params], Any]
-  apply: Callable[[Any, Array], Array]
+  convert: Callable[[Params], PyTree]
+  apply: Callable[[PyTree, Array], Array]
   batch_major: bool = False
   other: str = ""
 
@@ -48,7 +49,7 @@ def reorder(params: Params, gates: str, order: str) -> Params:
     order: the order wanted.
   """
 
-  def reordered(leaf: Array) -> Array:
+  def reordered(leaf: Float[AnyArray, "*axes GH"]) -> Float[Array, "*axes GH"]:
     parts = dict(zip(gates, jnp.split(leaf, len(gates), axis=-1), strict=True))
     return jnp.concatenate([parts[gate] for gate in order], axis=-1)
 
@@ -89,7 +90,7 @@ def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
 
   graph, state = nnx.split(nnx.eval_shape(make))
 
-  def apply(params: Any, xs: Array) -> Array:
+  def apply(params: PyTree, xs: Float[Array, "T B D"]) -> Float[Array, "T B H"]:
     full = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(full, {"cell": params})
     zeros = jnp.zeros((xs.shape[1], hidden_size), xs.dtype)
@@ -107,12 +108,12 @@ def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
   cores = {"elman": hk.VanillaRNN, "gru": hk.GRU, "lstm": hk.LSTM}
   other = {"elman": "relu for tanh", "gru": "resets before the product"}
 
-  def run(xs: Array) -> Array:
+  def run(xs: Float[Array, "T B D"]) -> Float[Array, "T B H"]:
     options = {"double_bias": False} if cell == "elman" else {}
     core = cores[cell](hidden_size, name="core", **options)
     return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
 
-  def convert(params: Params) -> Any:
+  def convert(params: Params) -> PyTree:
     if cell == "elman":
       return {
         "core/linear": {"w": params["w_x"], "b": params["b"]},
@@ -139,21 +140,21 @@ def _equinox(cell: str, input_size: int, hidden_size: int) -> Layer:
   make = eqx.nn.GRUCell if cell == "gru" else eqx.nn.LSTMCell
   empty = eqx.filter_eval_shape(make, input_size, hidden_size, key=jax.random.key(0))
 
-  def convert(params: Params) -> Any:
+  def convert(params: Params) -> PyTree:
     if cell == "gru":
       params = reorder(params, "zrn", "rzn")
     weights = (params["w_x"].T, params["w_h"].T, params["b"])
     return weights + ((jnp.zeros(hidden_size),) if cell == "gru" else ())
 
-  def leaves(layer: Any) -> Any:
+  def leaves(layer: PyTree) -> PyTree:
     base = (layer.weight_ih, layer.weight_hh, layer.bias)
     return base + ((layer.bias_n,) if cell == "gru" else ())
 
-  def apply(params: Any, xs: Array) -> Array:
+  def apply(params: PyTree, xs: Float[Array, "T B D"]) -> Float[Array, "T B H"]:
     layer = jax.vmap(eqx.tree_at(leaves, empty, params))
     zeros = jnp.zeros((xs.shape[1], hidden_size), xs.dtype)
 
-    def step(carry: Any, x: Array) -> Any:
+    def step(carry: Carry, x: Float[Array, "B D"]) -> tuple[Carry, Float[Array, "B H"]]:
       carry = layer(x, carry)
       return carry, carry[0] if cell == "lstm" else carry
 
@@ -172,11 +173,11 @@ def _keras(cell: str, input_size: int, hidden_size: int) -> Layer:
   layer.build((None, None, input_size))
   constants = [variable.value for variable in layer.non_trainable_variables]
 
-  def convert(params: Params) -> Any:
+  def convert(params: Params) -> PyTree:
     b = params["b"]
     return [params["w_x"], params["w_h"], jnp.stack([b, jnp.zeros_like(b)]) if cell == "gru" else b]
 
-  def apply(params: Any, xs: Array) -> Array:
+  def apply(params: PyTree, xs: Float[Array, "B T D"]) -> Float[Array, "B T H"]:
     return layer.stateless_call(params, constants, xs)[0]
 
   return Layer(convert, apply, batch_major=True)

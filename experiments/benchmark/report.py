@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,6 +28,7 @@ from experiments.benchmark.targets import (
   LOOP,
   MEMORY,
   SPEED,
+  Machine,
   Measurement,
   Results,
   Target,
@@ -39,7 +39,7 @@ from experiments.benchmark.targets import (
 )
 
 
-def print_machine(console: Console, machine: Mapping[str, Any]) -> None:
+def print_machine(console: Console, machine: Machine) -> None:
   """Prints what the numbers depend on: versions, device, threads, load."""
   versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
   load = ", ".join(f"{value:.2f}" for value in machine["load_average"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from experiments.benchmark.cases import GRADIENT, NORMS, Row
 from experiments.benchmark.implementations import OURS
@@ -20,6 +20,18 @@ from experiments.benchmark.sweep_times import (
   TWO,
   SweepTime,
 )
+
+
+class Machine(TypedDict):
+  """What the times depend on; the keys are those of `benchmark.json`."""
+
+  versions: Mapping[str, str]
+  device: str
+  cpu: str
+  threads: int
+  load_average: tuple[float, float, float]
+  GLIBC_TUNABLES: str | None
+  matmul_precision: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +80,20 @@ class Results:
     sweep: times of the reference sweep; empty if not measured.
   """
 
-  machine: Mapping[str, Any]
+  machine: Machine
   layers: list[Measurement] = dataclasses.field(default_factory=list)
   limits: dict[Row, tuple[float, float]] = dataclasses.field(default_factory=dict)
   remat: list[Measurement] = dataclasses.field(default_factory=list)
   cells: list[Measurement] = dataclasses.field(default_factory=list)
   sweep: list[SweepTime] = dataclasses.field(default_factory=list)
 
-  def as_json(self) -> dict[str, Any]:
+  def as_json(self) -> dict[str, object]:
     """Returns everything in plain types."""
 
-    def plain(row: Row) -> dict[str, Any]:
+    def plain(row: Row) -> dict[str, object]:
       return {"cell": row.cell, "shape": str(row.shape), "depth": row.depth}
 
-    def measured(m: Measurement) -> dict[str, Any]:
+    def measured(m: Measurement) -> dict[str, object]:
       fields = {f.name: getattr(m, f.name) for f in dataclasses.fields(m) if f.name != "row"}
       fields["peer"] = fields.pop("implementation")  # the key of earlier files
       times = {"median": m.median, "minimum": m.minimum} if m.seconds else {}

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from experiments.benchmark.cases import NUM_GATES, Row, compiled
 from rnn_jax.types import Array
@@ -23,16 +24,19 @@ _PIECE = 0.15  # s for each product or chain of the dependency limit
 
 
 Name = TypeVar("Name", bound=Hashable)
+T = TypeVar("T")
 
 
-def clock(call: Callable[[], Any]) -> tuple[float, Any]:
+def clock(call: Callable[[], T]) -> tuple[float, T]:
   """Returns the seconds that one call took, and its result."""
   start = time.perf_counter()
   result = call()
   return time.perf_counter() - start, result
 
 
-def interleave(calls: Mapping[Name, Callable[[], Any]], budget: float) -> dict[Name, list[float]]:
+def interleave(
+  calls: Mapping[Name, Callable[[], object]], budget: float
+) -> dict[Name, list[float]]:
   """Times programs in turn, in a new random order each round, so that disturbances affect all.
 
   In its turn a program is called for an equal share of the budget, at least once. The first third
@@ -63,7 +67,7 @@ def interleave(calls: Mapping[Name, Callable[[], Any]], budget: float) -> dict[N
   return seconds
 
 
-def fastest(calls: Sequence[Callable[[], Any]], budget: float) -> float:
+def fastest(calls: Sequence[Callable[[], object]], budget: float) -> float:
   """Returns the seconds of the fastest call; `budget` is the seconds spent on all of them."""
   best = math.inf
   for call in calls:
@@ -106,12 +110,12 @@ def _product(rows: int, inner: int, columns: int, transposed: str = "") -> float
   left = _normal(inner, rows) if transposed == "left" else _normal(rows, inner)
   right = _normal(columns, inner) if transposed == "right" else _normal(inner, columns)
 
-  def product(a: Any, b: Any) -> Any:
+  def product(a: Any, b: Any) -> Any:  # matrices of JAX or torch
     return (a.T if transposed == "left" else a) @ (b.T if transposed == "right" else b)
 
   a, b = jnp.asarray(left), jnp.asarray(right)
   executable, _, _ = compiled(product, a, b)
-  calls: list[Callable[[], Any]] = [lambda: jax.block_until_ready(executable(a, b))]
+  calls: list[Callable[[], object]] = [lambda: jax.block_until_ready(executable(a, b))]
   if torch_is_installed():
     from experiments.benchmark import torch_baselines
 
@@ -130,19 +134,19 @@ def _chain(steps: int, batch: int, hidden: int, wide: int, backward: bool = Fals
   kernel = np.tile(square, (1, wide // hidden))
   start = _normal(batch, hidden)
 
-  def forward_step(h: Array, u: Array) -> Array:
+  def forward_step(h: Float[Array, "B H"], u: Float[Array, "H GH"]) -> Float[Array, "B H"]:
     # The barrier keeps XLA from computing only the columns that are kept.
     return jax.lax.optimization_barrier(h @ u)[:, :hidden]
 
-  def backward_step(g: Array, u: Array) -> Array:
+  def backward_step(g: Float[Array, "B GH"], u: Float[Array, "H GH"]) -> Float[Array, "B GH"]:
     return g.at[:, :hidden].set(g @ u.T)
 
   step = backward_step if backward else forward_step
   if backward:
     start = np.concatenate([start, np.zeros((batch, wide - hidden), np.float32)], axis=1)
 
-  def chain(unroll: int) -> Callable[[], Any]:
-    def run(h: Array, u: Array) -> Array:
+  def chain(unroll: int) -> Callable[[], object]:
+    def run(h: Float[Array, "B W"], u: Float[Array, "H GH"]) -> Float[Array, "B W"]:
       return jax.lax.scan(lambda h, _: (step(h, u), None), h, length=steps, unroll=unroll)[0]
 
     h, u = jnp.asarray(start), jnp.asarray(kernel)
@@ -162,5 +166,5 @@ def torch_is_installed() -> bool:
   return importlib.util.find_spec("torch") is not None
 
 
-def _normal(*shape: int) -> np.ndarray:
-  return np.random.default_rng(0).standard_normal(shape, np.float32)
+def _normal(rows: int, columns: int) -> Float[np.ndarray, "{rows} {columns}"]:
+  return np.random.default_rng(0).standard_normal((rows, columns), np.float32)

@@ -1,18 +1,18 @@
 """PyTorch's recurrent layers as programs: fused ones, and loops over time, which give dL/dh_t.
 
-Imported inside functions only. torch is optional, and the worker processes of the baseline sweep
-import the benchmark's main module again: importing torch there would add to the start-up time that
-is charged to the other library, and would precede their choice of one thread.
+Imported inside functions only, as `torch_layers` is.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from experiments.benchmark.cases import (
@@ -27,239 +27,152 @@ from experiments.benchmark.cases import (
   Row,
 )
 from experiments.benchmark.jax_baselines import reorder
+from experiments.benchmark.torch_layers import (
+  States,
+  Weights,
+  cell_loop,
+  device,
+  fused,
+  norms_of,
+  plain_loop,
+  wait,
+)
 from rnn_jax.types import Params
 
-RNNS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-CELLS = {"elman": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
-
-# Result of a forward pass: ys, and the hidden states of every layer.
-States = tuple[Tensor, list[list[Tensor]]]
+# Result of a backward pass: the loss, and gradients and norms of dL/dh_t by layer.
+Gradient = tuple[Tensor, tuple[list[dict[str, Tensor]], list[Tensor]]]
 
 
-def device() -> torch.device:
-  """Returns the GPU if JAX runs on one and torch can use it, else the CPU."""
-  on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
-  return torch.device("cuda" if on_gpu else "cpu")
+class _Network(NamedTuple):
+  """A stack of layers on the device, with its inputs and its optimizer.
 
+  Attributes:
+    forward: inputs -> ys, and the hidden states of every layer.
+    weights: torch's params of each layer, by name.
+    leaves: the weights of all layers.
+    inputs: [T, B, D].
+    optimizer: of the weights.
+  """
 
-def configure(threads: int) -> None:
-  """Sets torch's number of threads, and full float32 products (no TF32)."""
-  torch.set_num_threads(threads)
-  torch.backends.cuda.matmul.allow_tf32 = False
-  torch.backends.cudnn.allow_tf32 = False
+  forward: Callable[[Tensor], States]
+  weights: list[Weights]
+  leaves: list[nn.Parameter]
+  inputs: Tensor
+  optimizer: torch.optim.Optimizer
 
 
 def build(
-  name: str, row: Row, params: list[Params], xs: np.ndarray, measures: Sequence[str]
+  name: str,
+  row: Row,
+  params: list[Params],
+  xs: Float[np.ndarray, "T B D"],
+  measures: Sequence[str],
 ) -> Implementation:
   """Returns the implementation `torch` (fused), `torch_loop` or `torch_cells` (loops over time).
 
   Arguments are those of `implementations.build`.
   """
-  where = device()
+  convert = functools.partial(_transposed, row.cell)
+  network = _network(name, row, jax.device_get(convert(params)), xs)
+  programs = {
+    FORWARD: Program(functools.partial(_run, network)),
+    GRADIENT: Program(functools.partial(_gradient, network)),
+    NORMS: Program(functools.partial(_gradient, network, keep=True)),
+    TRAINING: Program(functools.partial(_train, network)),
+  }
+  if name == "torch":
+    del programs[NORMS]  # its one operation does not show the states of lower layers
 
-  def convert(params: list[Params]) -> Any:
-    return [_transposed(row.cell, p) for p in params]
-
-  converted = jax.device_get(convert(params))
-  weights = [
-    {name: nn.Parameter(torch.tensor(leaf, device=where)) for name, leaf in layer.items()}
-    for layer in converted
-  ]
-  forward = {"torch": _fused, "torch_loop": _loop, "torch_cells": _cells}[name](row, weights)
-  leaves = [leaf for layer in weights for leaf in layer.values()]
-  inputs = torch.tensor(xs, device=where)
-  optimizer = torch.optim.Adam(leaves, lr=LEARNING_RATE, fused=True)
-
-  def finish() -> None:
-    if where.type == "cuda":
-      torch.cuda.synchronize()
-
-  def run() -> Tensor:
-    with torch.inference_mode():
-      ys, _ = forward(inputs)
-    finish()
-    return ys
-
-  def backward(keep: bool) -> Any:
-    for leaf in leaves:
-      leaf.grad = None
-    ys, states = forward(inputs)
-    if keep:
-      for h in (h for layer in states for h in layer):
-        h.retain_grad()
-    loss = (ys**2).mean()
-    loss.backward()
-    norms = keep and [norms_of(layer) for layer in states]
-    grads = [{name: leaf.grad for name, leaf in layer.items()} for layer in weights]
-    return loss.detach(), (grads, norms)
-
-  def gradient(keep: bool = False) -> Any:
-    result = backward(keep)
-    finish()
-    return result
-
-  def train() -> Tensor:
-    loss, _ = backward(keep=False)
-    nn.utils.clip_grad_norm_(leaves, CLIP_NORM)
-    optimizer.step()
-    finish()
-    return loss
-
-  def gradients(result: Any) -> list[Params]:
-    theirs = [{name: leaf.cpu().numpy() for name, leaf in layer.items()} for layer in result[1][0]]
+  def gradients(result: Gradient) -> list[Params]:
+    _, (grads, _) = result
+    theirs = [{name: grad.cpu().numpy() for name, grad in layer.items()} for layer in grads]
     return jax.device_get(jax.vjp(convert, params)[1](theirs)[0])
 
-  programs = {FORWARD: Program(run), GRADIENT: Program(gradient)}
-  if name != "torch":
-    programs[NORMS] = Program(lambda: gradient(keep=True))
-  programs[TRAINING] = Program(train)
   programs = {measure: programs[measure] for measure in measures if measure in programs}
   return Implementation(programs, lambda ys: ys.cpu().numpy(), gradients)
 
 
-def norms_of(states: list[Tensor]) -> Tensor:
-  """Returns ‖dL/dh_t‖ [T, B] of hidden states whose gradient was retained."""
-  return torch.stack([h.grad for h in states if h.grad is not None]).norm(dim=-1)
+def _network(name: str, row: Row, params: list[Params], xs: Float[np.ndarray, "T B D"]) -> _Network:
+  """Returns an implementation's layers with these params, which are in torch's layout."""
+  where = device()
+  weights = [
+    {name: nn.Parameter(torch.tensor(leaf, device=where)) for name, leaf in layer.items()}
+    for layer in params
+  ]
+  forward = {"torch": fused, "torch_loop": plain_loop, "torch_cells": cell_loop}[name]
+  leaves = [leaf for layer in weights for leaf in layer.values()]
+  optimizer = torch.optim.Adam(leaves, lr=LEARNING_RATE, fused=True)
+  return _Network(forward(row, weights), weights, leaves, torch.tensor(xs, device=where), optimizer)
 
 
-def _transposed(cell: str, params: Params) -> Params:
+def _run(network: _Network) -> Tensor:
+  """Returns ys."""
+  with torch.inference_mode():
+    ys, _ = network.forward(network.inputs)
+  wait()
+  return ys
+
+
+def _gradient(network: _Network, keep: bool = False) -> Gradient:
+  """Returns the loss, mean(y²), and gradients; with ‖dL/dh_t‖ of each layer if `keep`."""
+  result = _backward(network, keep)
+  wait()
+  return result
+
+
+def _train(network: _Network) -> Tensor:
+  """Updates the weights; returns the loss before."""
+  loss, _ = _backward(network, keep=False)
+  nn.utils.clip_grad_norm_(network.leaves, CLIP_NORM)
+  network.optimizer.step()
+  wait()
+  return loss
+
+
+def _backward(network: _Network, keep: bool) -> Gradient:
+  """Like `_gradient`, but does not wait for the device."""
+  for leaf in network.leaves:
+    leaf.grad = None
+  ys, states = network.forward(network.inputs)
+  if keep:
+    for h in (h for layer in states for h in layer):
+      h.retain_grad()
+  loss = (ys**2).mean()
+  loss.backward()
+  norms = [norms_of(layer) for layer in states] if keep else []
+  grads = [
+    {name: leaf.grad for name, leaf in layer.items() if leaf.grad is not None}
+    for layer in network.weights
+  ]
+  return loss.detach(), (grads, norms)
+
+
+def _transposed(cell: str, params: list[Params]) -> list[Params]:
   """Returns our params in torch's layout: [G·H, D], a GRU's gates as r, z, n; bias_hh stays 0."""
   if cell == "gru":
-    params = reorder(params, "zrn", "rzn")
-  return {"weight_ih": params["w_x"].T, "weight_hh": params["w_h"].T, "bias_ih": params["b"]}
-
-
-def _fused(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
-  """Returns `nn.RNN`, `nn.GRU` or `nn.LSTM`: one operation for all steps and layers."""
-  rnn = RNNS[row.cell](row.shape.inputs, row.shape.hidden, row.depth).to(device())
-  for i, layer in enumerate(weights):
-    nn.init.zeros_(getattr(rnn, f"bias_hh_l{i}"))
-    for name, leaf in layer.items():
-      setattr(rnn, f"{name}_l{i}", leaf)
-  rnn.flatten_parameters()  # one block of memory, as cuDNN wants it
-  return lambda xs: (rnn(xs)[0], [])
-
-
-def _cells(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
-  """Returns a loop over `nn.RNNCell`, `nn.GRUCell` or `nn.LSTMCell`."""
-  cells = []
-  for size, layer in zip(row.input_sizes, weights, strict=True):
-    cell = CELLS[row.cell](size, row.shape.hidden).to(device())
-    nn.init.zeros_(cell.bias_hh)
-    for name, leaf in layer.items():
-      setattr(cell, name, leaf)
-    cells.append(cell)
-
-  def forward(xs: Tensor) -> States:
-    states = []
-    for cell in cells:
-      hidden, carry = [], None
-      for x in xs.unbind(0):
-        carry = cell(x, carry)
-        hidden.append(carry[0] if row.cell == "lstm" else carry)
-      states.append(hidden)
-      xs = torch.stack(hidden)
-    return xs, states
-
-  return forward
-
-
-def _loop(row: Row, weights: list[dict[str, Any]]) -> Callable[[Tensor], States]:
-  """Returns the hand-written loop over time, `loop`, over all layers."""
-
-  def forward(xs: Tensor) -> States:
-    states = []
-    for layer in weights:
-      states.append(loop(row.cell, xs, **layer))
-      xs = torch.stack(states[-1])
-    return xs, states
-
-  return forward
-
-
-def loop(
-  cell: str,
-  xs: Tensor,
-  weight_ih: Tensor,
-  weight_hh: Tensor,
-  bias_ih: Tensor,
-  *,
-  truncation: int | None = None,
-) -> list[Tensor]:
-  """Runs one layer: the input product of all steps at once, then a loop over time.
-
-  Args:
-    cell: elman, gru or lstm.
-    xs: [T, B, D].
-    weight_ih: [G·H, D], in torch's order of gates.
-    weight_hh: [G·H, H].
-    bias_ih: [G·H].
-    truncation: number of steps after which the gradient is cut; None for never.
-  Returns:
-    The hidden states of the T steps, each [B, H].
-  """
-  h = c = xs.new_zeros(xs.shape[1], weight_hh.shape[1])
-  states = []
-  for t, drive in enumerate(nn.functional.linear(xs, weight_ih, bias_ih).unbind(0)):
-    if truncation and t > 0 and t % truncation == 0:
-      h, c = h.detach(), c.detach()
-    h, c = _step(cell, h, c, drive, weight_hh.T)
-    states.append(h)
-  return states
-
-
-def _step(cell: str, h: Tensor, c: Tensor, drive: Tensor, w_h: Tensor) -> tuple[Tensor, Tensor]:
-  """Returns h and c after one step; only the LSTM uses c."""
-  if cell == "elman":
-    return torch.addmm(drive, h, w_h).tanh(), c
-  if cell == "lstm":
-    i, f, g, o = torch.addmm(drive, h, w_h).chunk(4, dim=1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
-  gates = 2 * h.shape[1]
-  recurrent = h @ w_h
-  r, z = (drive[:, :gates] + recurrent[:, :gates]).sigmoid().chunk(2, dim=1)
-  n = (drive[:, gates:] + r * recurrent[:, gates:]).tanh()
-  return n + z * (h - n), c
-
-
-def truncated(rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> Tensor:
-  """Runs fused layers in chunks of `truncation` steps, the carry detached between them."""
-  carry: Any = None
-  parts = []
-  for chunk in xs.split(truncation or len(xs)):
-    ys, carry = rnn(chunk, carry)
-    carry = tuple(s.detach() for s in carry) if isinstance(carry, tuple) else carry.detach()
-    parts.append(ys)
-  return torch.cat(parts)
-
-
-def truncated_loop(cell: str, rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> States:
-  """Runs the same layers as a loop over time whose hidden states retain their gradient.
-
-  bias_hh must be 0.
-  """
-  states = []
-  for i in range(rnn.num_layers):
-    names = ("weight_ih", "weight_hh", "bias_ih")
-    weights = {name: getattr(rnn, f"{name}_l{i}") for name in names}
-    states.append(loop(cell, xs, **weights, truncation=truncation))
-    for h in states[-1]:
-      h.retain_grad()
-    xs = torch.stack(states[-1])
-  return xs, states
+    params = [reorder(layer, "zrn", "rzn") for layer in params]
+  return [
+    {"weight_ih": layer["w_x"].T, "weight_hh": layer["w_h"].T, "bias_ih": layer["b"]}
+    for layer in params
+  ]
 
 
 def product(
-  function: Callable[[Any, Any], Any], left: np.ndarray, right: np.ndarray
+  function: Callable[[Tensor, Tensor], object],
+  left: Float[np.ndarray, "M N"],
+  right: Float[np.ndarray, "K L"],
 ) -> Callable[[], None]:
   """Returns a call of `function` on two matrices, for the dependency limit."""
   a, b = (torch.tensor(matrix, device=device()) for matrix in (left, right))
   return _blocking(lambda: function(a, b))
 
 
-def chain(steps: int, start: np.ndarray, kernel: np.ndarray, backward: bool) -> Callable[[], None]:
+def chain(
+  steps: int,
+  start: Float[np.ndarray, "B W"],
+  kernel: Float[np.ndarray, "H GH"],
+  backward: bool,
+) -> Callable[[], None]:
   """Returns a call of `steps` products that each need the previous one; see `timing`."""
   first, u = (torch.tensor(matrix, device=device()) for matrix in (start, kernel))
   hidden = u.shape[0]
@@ -281,13 +194,12 @@ def chain(steps: int, start: np.ndarray, kernel: np.ndarray, backward: bool) -> 
   return _blocking(run)
 
 
-def _blocking(function: Callable[[], Any]) -> Callable[[], None]:
+def _blocking(function: Callable[[], object]) -> Callable[[], None]:
   """Returns a call that runs without autograd and waits for the device."""
 
   def call() -> None:
     with torch.inference_mode():
       function()
-    if device().type == "cuda":
-      torch.cuda.synchronize()
+    wait()
 
   return call

@@ -249,10 +249,10 @@ def test_baselines_train_the_runs_of_the_reference_sweep():
 @pytest.mark.parametrize("cell", CELLS)
 def test_torch_truncates_alike_in_chunks_and_in_the_loop(cell):
   torch = pytest.importorskip("torch", reason="torch is not installed")
-  from experiments.benchmark import torch_baselines
+  from experiments.benchmark import torch_layers
 
   torch.manual_seed(0)
-  rnn = torch_baselines.RNNS[cell](5, 4, 2)
+  rnn = torch_layers.RNNS[cell](5, 4, 2)
   for name, parameter in rnn.named_parameters():
     if name.startswith("bias_hh"):
       torch.nn.init.zeros_(parameter)
@@ -263,9 +263,9 @@ def test_torch_truncates_alike_in_chunks_and_in_the_loop(cell):
       rnn.zero_grad()
       chunks = name == "chunks"
       ys = (
-        torch_baselines.truncated(rnn, xs, k)
+        torch_layers.truncated(rnn, xs, k)
         if chunks
-        else torch_baselines.truncated_loop(cell, rnn, xs, k)[0]
+        else torch_layers.truncated_loop(cell, rnn, xs, k)[0]
       )
       (ys**2).mean().backward()
       grads[k, name] = rnn.weight_hh_l0.grad.numpy().copy()
