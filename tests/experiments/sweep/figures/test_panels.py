@@ -1,4 +1,4 @@
-"""Properties of all figures of a sweep."""
+"""Properties of all figures of a sweep: panels, lines, captions and files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.colors import to_rgba
-from plotted import CELLS, FULL, draw, legend, line, lines, panel, records, small
+from plotted import FULL, draw, legend, line, lines, panel, records, small
 
-from experiments.plotting import lines as plot_lines
 from experiments.plotting import style as plot_style
 from experiments.sweep.figures import gradients as plots
 
@@ -55,27 +53,12 @@ def test_a_depth_that_a_cell_lacks_leaves_an_empty_panel():
   draw(plots.training(metrics.isel(run=keep)))
 
 
-def test_styles_depend_on_the_name_alone():
-  styles = plot_style.cell_styles(["mgu", "lstm", "elman", "gru", "indrnn"])
-  assert {name: styles[name] for name in CELLS} == plot_style.CELL_STYLES
-  assert styles == plot_style.cell_styles(["indrnn", "gru", "mgu", "lstm", "elman"])
-  assert styles["mgu"] == plot_style.cell_styles(["indrnn", "mgu"])["mgu"]
-  assert len({style.color for style in styles.values()}) == 5
-  assert len({style.marker for style in styles.values()}) == 5
+def test_every_figure_draws_a_cell_in_its_style():
+  styles = plot_style.cell_styles(["mgu", "indrnn"])
   gradients, metrics = small(cells=("mgu", "indrnn"))
   for figure in (plots.gradient_decay(gradients), plots.training(metrics)):
     for name in ("mgu", "indrnn"):
       assert line(figure.axes[0], name).get_color() == styles[name].color
-
-
-def test_many_cells_have_different_styles():
-  names = [f"cell_{i}" for i in range(21)]
-  styles = plot_style.cell_styles([*names, *CELLS])
-  assert len({style.color for style in styles.values()}) == 24
-  alone = plot_style.cell_styles(["elman activation=relu", "gru reset=after", "gru reset=before"])
-  assert alone["elman activation=relu"] == plot_style.CELL_STYLES["elman"]
-  assert plot_style.CELL_STYLES["gru"] not in alone.values()
-  assert len({style.color for style in alone.values()}) == 3
 
 
 def with_options(data, options, **columns):
@@ -116,30 +99,6 @@ def test_a_cell_without_a_recurrent_gain_has_a_line_of_its_own():
   assert lines(panel(decay, "lru, depth 1"), "no recurrent gain")
   assert not lines(panel(decay, "elman, depth 1"), "no recurrent gain")
   draw(decay)
-
-
-def test_lines_of_a_setting_get_darker():
-  styles = plot_style.value_styles([1, 2, 4, 8])
-  light = [np.dot(to_rgba(style.color)[:3], (0.3, 0.6, 0.1)) for style in styles.values()]
-  assert np.all(np.diff(light) < -0.1)
-  assert len({style.marker for style in styles.values()}) == 4
-
-
-def test_spread_ignores_nan_and_counts_infinities():
-  rng = np.random.default_rng(0)
-  values = rng.normal(size=(5, 40))
-  values[rng.random(values.shape) < 0.3] = np.nan
-  values[0] = 0.5
-  low, middle, high = plot_lines.spread(values)
-  np.testing.assert_array_equal(low, np.nanmin(values, axis=0))
-  np.testing.assert_allclose(middle, np.nanmedian(values, axis=0))
-  np.testing.assert_array_equal(high, np.nanmax(values, axis=0))
-  inf, nan = np.inf, np.nan
-  values = np.array([[-inf, -inf, inf, nan], [-inf, 1.0, 2.0, nan], [3.0, 2.0, nan, nan]])
-  low, middle, high = plot_lines.spread(values)
-  np.testing.assert_array_equal(low, [-inf, -inf, 2, nan])
-  np.testing.assert_array_equal(middle, [-inf, 1, inf, nan])
-  np.testing.assert_array_equal(high, [3, 2, inf, nan])
 
 
 @pytest.mark.parametrize(

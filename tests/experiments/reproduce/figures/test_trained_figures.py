@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +10,6 @@ import matplotlib.figure
 import numpy as np
 import pytest
 import xarray as xr
-from swept import ROOT
 
 from experiments.reproduce import training
 from experiments.reproduce.figures import (
@@ -40,32 +36,6 @@ def draws(outcome):
 
 def by_name(outcome):
   return {check.name: check for check in outcome.checks}
-
-
-@pytest.mark.parametrize("count", [1, 5])
-def test_runs_keep_their_order(count):
-  # The state counts calls, and adds up its own run's number at each.
-  calls = training.train_runs(
-    lambda run, data: (run * 0, jnp.zeros((), jnp.int32)),
-    lambda run, state, data: ((state[0] + run * data, state[1] + 1), state[0]),
-    [np.float32(i) for i in range(count)],
-    jnp.asarray(10.0),
-  )
-  for i, ((totals, steps), before) in enumerate(itertools.islice(calls, 3)):
-    np.testing.assert_array_equal(totals, 10.0 * np.arange(count) * (i + 1))
-    np.testing.assert_array_equal(before, 10.0 * np.arange(count) * i)
-    np.testing.assert_array_equal(steps, [i + 1] * count)
-
-
-def test_sweep_that_fails_says_why(monkeypatch, sweep_here, capsys):
-  def run(command, *, cwd, **_):
-    assert command[:3] == (sys.executable, "-m", "experiments.sweep") and cwd == ROOT
-    status = sweep_here(*command[3:])
-    return subprocess.CompletedProcess(command, status, stderr=capsys.readouterr().err)
-
-  monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
-  with pytest.raises(RuntimeError, match=r"missing\.flags"):
-    training.sweep("missing.flags")
 
 
 def recorded(cells, losses, *, depths=(1,), before=-5.0, after=-5.0):

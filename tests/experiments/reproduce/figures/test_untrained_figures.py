@@ -1,0 +1,51 @@
+"""Figures without training: their checks on made-up profiles."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.reproduce import profiles
+from experiments.reproduce import report as figure_records
+from experiments.reproduce.figures import f1_cells, f2_gain, f6_error_surface
+
+
+def test_the_fold_of_the_error_surface_matches_its_closed_form():
+  s = 1 / (1 + np.exp(-1.5))  # two equilibria meet where w σ′ = 1, here at x = ±1.5
+  w = 1 / (s * (1 - s))
+  assert f6_error_surface.fold(w, 1) == pytest.approx(1.5 - w * s)
+  assert f6_error_surface.fold(w, -1) == pytest.approx(-1.5 - w * (1 - s))
+
+
+def test_gain_compares_the_rates_of_its_profiles(monkeypatch):
+  rates = {"linear": np.log(f2_gain.GAINS), "tanh": np.array(f2_gain.EARLIER) + 0.015}
+
+  def profiles_of(make, gains, scales, seeds):
+    linear = make(1.0).update({}, np.zeros(1), np.ones(1), np.ones(1))[0] == 2.0
+    slopes = rates["linear" if linear else "tanh"] / math.log(10)
+    return np.multiply.outer(slopes, np.tile(np.arange(200), (len(scales), len(seeds), 1)))
+
+  monkeypatch.setattr(profiles, "mean_profiles", profiles_of)
+  found = f2_gain.run()
+  assert len(found.checks) == 2 * len(f2_gain.GAINS) and all(check.met for check in found.checks)
+  rates["linear"] = rates["linear"] + 1.1e-5
+  rates["tanh"] = rates["tanh"] + 0.006
+  assert not any(check.met for check in f2_gain.run().checks)
+  assert figure_records.picture("F2", found).axes
+
+
+def test_cells_find_the_half_lives_of_their_profiles(monkeypatch):
+  lags, doubling = np.arange(profiles.STEPS), -50.0
+  halves = [[doubling if h is None else h for h in expected] for _, _, expected in f1_cells.CELLS]
+  exact = -math.log10(2) * lags / np.array(halves)[:, :, None, None]
+  scatter = 1e-3 * (np.arange(len(f1_cells.SEEDS)) % 3 - 1)[:, None] * lags  # the median has none
+  monkeypatch.setattr(f1_cells, "measure", lambda: exact + scatter)
+  found = f1_cells.run()
+  assert all(check.met for check in found.checks) and len(found.checks) == len(found.table)
+  assert [row["half-life"] for row in found.table] == pytest.approx(np.ravel(halves))
+  monkeypatch.setattr(f1_cells, "measure", lambda: 1.3 * exact + scatter)
+  missed = [check for check in f1_cells.run().checks if not check.met]
+  assert len(missed) == len(found.checks) - 1  # the check of growth is still met
+  assert figure_records.picture("F1", found).axes
