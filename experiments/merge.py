@@ -47,7 +47,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[Path, list[Path]]:
   name = flags.FLAGS.output_dir
   if name == "":
     raise ValueError("--output_dir must name a folder, got ''.")
-  return folders[0] if name is None else command_line.path("output_dir", name), folders
+  return folders[0] if name is None else command_line.path("--output_dir", name), folders
 
 
 def _merge(target: Path, folders: Sequence[Path]) -> bool:

@@ -56,14 +56,19 @@ def check_no_arguments(arguments: Sequence[str]) -> None:
 
 
 def path(name: str, text: str) -> Path:
-  """Returns the path that the flag `name` holds, with `~` expanded."""
+  """Returns the path in `text`, with `~` expanded.
+
+  Args:
+    name: what errors call it, such as `--corpus` or `FOLDER`.
+    text: what the user gave.
+  """
   try:
     text.encode()
     if "\0" in text:
       raise RuntimeError("a path cannot hold a null character")
     return Path(text).expanduser()
   except (UnicodeEncodeError, RuntimeError) as error:
-    raise ValueError(f"--{name} must be a path, got {text!r} ({error}).") from None
+    raise ValueError(f"{name} must be a path, got {text!r} ({error}).") from None
 
 
 def folder(name: str) -> Path:
@@ -75,7 +80,7 @@ def folder(name: str) -> Path:
   text = getattr(flags.FLAGS, name)
   if not text:
     raise ValueError(f"--{name} must name a folder, got ''.")
-  return path(name, text)
+  return path(f"--{name}", text)
 
 
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
@@ -129,7 +134,7 @@ def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -
       continue
     if not equals:
       value = args[i + 1] if i + 1 < len(args) else ""
-    file = path("flagfile", value)
+    file = path("--flagfile", value)
     if file in seen:
       raise ValueError(f"--flagfile must not include itself, got {value}.")
     try:

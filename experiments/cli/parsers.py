@@ -88,11 +88,14 @@ def positive(name: str, none: str | None = None) -> Parse:
   return number(name, "a finite number above 0", lambda v: v > 0, none)
 
 
-def address(name: str, *words: str) -> Parse:
-  """Returns a parser of HOST:PORT; the `words` are also accepted."""
-  rule = f"{name} must be HOST:PORT, or {' or '.join(words)}"
+def address(name: str, *words: str, none: str | None = None) -> Parse:
+  """Returns a parser of HOST:PORT or one of `words`; the text `none`, if given, is None."""
+  accepted = words if none is None else (*words, none)
+  rule = f"{name} must be HOST:PORT, or {' or '.join(accepted)}"
 
-  def parse(text: str) -> str:
+  def parse(text: str) -> str | None:
+    if none is not None and text == none:
+      return None
     host, _, port = text.rpartition(":")
     if text in words or (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
       return text

@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> None:
       if values.sample:
         _print_sample(trained_model.load(folder))
       elif values.evaluate is not None:
-        _print_loss(trained_model.load(folder), command_line.path("evaluate", values.evaluate))
+        _print_loss(trained_model.load(folder), command_line.path("--evaluate", values.evaluate))
       else:
         settings = language_flags.from_flags()
         trained_model.check_folder(folder, values.overwrite)

@@ -163,7 +163,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
   folder = command_line.folder("output_dir")
   if values.report == "":
     raise ValueError("--report must name a file, got ''.")
-  report = None if values.report is None else command_line.path("report", values.report)
+  report = None if values.report is None else command_line.path("--report", values.report)
   asked = [item.strip() for text in values.figure for item in text.split(",")]
   for item in asked:
     checks.choice("figure", item, (*FIGURES, ALL))

@@ -21,4 +21,9 @@ def configure(cpus: int | None = None) -> None:
   """
   os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
   jax.config.update("jax_num_cpu_devices", cpus or len(provenance.cores()))
+  use_full_precision()
+
+
+def use_full_precision() -> None:
+  """Makes all matrix products full float32 products, also on accelerators."""
   jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)

@@ -21,7 +21,7 @@ from rich.console import Console
 from experiments.cli import command_line, flag_table, progress
 from experiments.cli.flag_table import Flag
 from experiments.networks import cell_table
-from experiments.runtime import compilation_cache, exits, files, provenance
+from experiments.runtime import backend, compilation_cache, exits, files, provenance
 from experiments.sequence_problem import evaluation
 from experiments.sequence_problem import flags as problem_flags
 from experiments.sequence_problem.problem import Problem, make_problem
@@ -79,6 +79,7 @@ def _run(settings: Settings, problem: Problem, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+  backend.use_full_precision()
   compilation_cache.use("auto")
   define_flags()
   command_line.run(main)

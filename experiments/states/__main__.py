@@ -78,18 +78,18 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   with command_line.errors_in_one_line("--model or --output could not be read or written"):
     command_line.check_no_arguments(arguments)
-    folder = command_line.path("model", values.model)
+    folder = command_line.path("--model", values.model)
     if not values.model or not (folder / "model.json").is_file():
       raise ValueError(
         f"--model must be the folder of a trained model, got {values.model or 'none'!r}."
       )
-    output = command_line.path("output", values.output)
+    output = command_line.path("--output", values.output)
     if not values.output or output.is_dir():
       raise ValueError(f"--output must name a file, got '{values.output}'.")
     trained = trained_model.load(folder)
     count = max(values.characters, SEARCHED) + 1
     if values.text:
-      name, tokens = values.text, _of_file(trained, command_line.path("text", values.text), count)
+      name, tokens = values.text, _of_file(trained, command_line.path("--text", values.text), count)
     else:
       name, tokens = _held_out(trained, count)
     html, matches = make_page(trained, name, tokens, values.characters, values.reach)

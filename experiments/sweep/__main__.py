@@ -154,9 +154,10 @@ def _train(sweep: Sweep, stop: signals.Stop) -> None:
 
 def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
   """Returns the share of each run that is done, 0 or 1, and the ids of the runs to train."""
-  folder, retry = sweep.folder, flags.FLAGS.retry_failed
-  done = {name: float(run_files.is_done(folder, name)) for name in locking.runs_of(sweep)}
-  return done, [n for n in done if not done[n] and (retry or not run_files.has_failed(folder, n))]
+  states = run_files.statuses(sweep.folder, locking.runs_of(sweep))
+  kept = run_files.DONE if flags.FLAGS.retry_failed else run_files.ENDED
+  done = {name: float(state.get("status") in run_files.DONE) for name, state in states.items()}
+  return done, [name for name, state in states.items() if state.get("status") not in kept]
 
 
 def _finish(sweep: Sweep) -> bool:

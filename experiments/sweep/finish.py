@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from experiments.sweep.figures import gradients as figures
@@ -17,7 +17,7 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
     folder: the sweep's folder.
     ids: ids of the sweep's runs, in order; each is finished, diverged or failed.
   """
-  states = {name: run_files.status(folder, name) for name in ids}
+  states = run_files.statuses(folder, ids)
   diverged, failed = (
     {name: state for name, state in states.items() if state["status"] == status}
     for status in ("diverged", "failed")
@@ -32,7 +32,7 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
     print(f"diverged at step {state['diverged_step']}: {name}: {where}")
   finished = len(states) - len(diverged) - len(failed)
   print(f"Runs: {finished} finished, {len(diverged)} diverged, {len(failed)} failed.")
-  _print_failed(folder, failed)
+  _print_failed(failed)
   print(f"Records are in {folder}" + (f", figures in {folder / 'figures'}:" if pictures else "."))
   if pictures:
     print(f"  start with {pictures[0]}")
@@ -47,10 +47,11 @@ def finish_shard(folder: Path, ids: Sequence[str], own: Sequence[str]) -> bool:
     ids: ids of the sweep's runs.
     own: ids of the shard's runs.
   """
-  failed = [name for name in own if run_files.has_failed(folder, name)]
+  states = run_files.statuses(folder, ids)
+  failed = {name: states[name] for name in own if states[name].get("status") == "failed"}
   print(f"This shard: {len(own) - len(failed)} of {len(own)} runs done, {len(failed)} failed.")
-  _print_failed(folder, failed)
-  here = sum(run_files.is_done(folder, n) or run_files.has_failed(folder, n) for n in ids)
+  _print_failed(failed)
+  here = sum(state.get("status") in run_files.ENDED for state in states.values())
   print(
     f"{folder} holds {here} of the {len(ids)} runs of the sweep. When all shards are done, gather "
     "them with: python -m experiments.merge FOLDER..."
@@ -58,9 +59,9 @@ def finish_shard(folder: Path, ids: Sequence[str], own: Sequence[str]) -> bool:
   return bool(failed)
 
 
-def _print_failed(folder: Path, ids: Collection[str]) -> None:
+def _print_failed(states: Mapping[str, run_files.Status]) -> None:
   """Prints a line for each failed run, with the reason, and how to retry them."""
-  for name in ids:
-    print(f"failed: {name}: {run_files.status(folder, name)['reason']}")
-  if ids:
+  for name, state in states.items():
+    print(f"failed: {name}: {state['reason']}")
+  if states:
     print("To retry failed runs, run the same command with --retry_failed.")

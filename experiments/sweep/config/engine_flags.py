@@ -31,10 +31,6 @@ class Shard:
   count: int
 
 
-def _coordinator(text: str) -> str | None:
-  return None if text == "none" else address("coordinator", "auto", "none")(text)
-
-
 def _option(text: str) -> tuple[str, str]:
   name, equals, value = text.partition("=")
   name = name.strip().removeprefix("--")
@@ -49,7 +45,7 @@ PROCESSES = (
   Flag(
     "coordinator",
     "none",
-    _coordinator,
+    address("coordinator", "auto", none="none"),
     "Address of process 0, HOST:PORT, if several processes train each run together; auto to find "
     "it in the environment (JAX_COORDINATOR_ADDRESS, SLURM, Open MPI, Kubernetes, Cloud TPU); none "
     "if this process trains alone.",

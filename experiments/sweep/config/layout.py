@@ -36,9 +36,16 @@ class Layout(NamedTuple):
     Args:
       num_runs: number of runs in the group.
     """
-    rows = len(self.devices) // self.data_parallel
-    together = runs_together(num_runs, rows, self.runs_per_device)
-    return (rows,) if together == 1 else (rows, together)
+    together = self.runs_at_once(num_runs)
+    return (self._rows,) if together == 1 else (self._rows, together)
+
+  def runs_at_once(self, num_runs: int) -> int:
+    """Returns the number of runs that a device trains at once, of a group of `num_runs`."""
+    return runs_together(num_runs, self._rows, self.runs_per_device)
+
+  @property
+  def _rows(self) -> int:
+    return len(self.devices) // self.data_parallel
 
 
 def runs_together(num_runs: int, rows: int, most: int) -> int:

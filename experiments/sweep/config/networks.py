@@ -41,7 +41,7 @@ def networks(
     runs: the sweep's runs, without hidden sizes of their own.
     settings: the sweep's settings.
     task: built from the settings.
-    runs_at_once: number of runs that a device trains at once.
+    runs_at_once: maximum number of runs that a device trains at once.
   Returns:
     (runs, their distinct networks).
   Raises:

@@ -17,6 +17,7 @@ from experiments.networks.cell_options import CellOption
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import networks as sweep_networks
 from experiments.sweep.config.engine_flags import Shard
+from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.layout import RUNS_PER_ACCELERATOR, Layout
 from experiments.sweep.config.networks import Network
 from experiments.sweep.config.runs import Run, Settings, run_id
@@ -95,7 +96,7 @@ def resolve(arguments: Sequence[str]) -> Sweep:
   axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
   options = values.cell_option or []
   runs = grid.expand(axes, cell_options.by_cell(options, axes["cell"], grid.AXES))
-  runs_at_once = min(values.runs_per_device or 1, len(runs))
+  runs_at_once = max(layout.runs_at_once(len(group)) for group in by_group(runs).values())
   runs, networks = sweep_networks.networks(runs, settings, task, runs_at_once)
   _check_measures(settings, networks)
   sha256 = corpus.sha256 if corpus else None
@@ -122,7 +123,7 @@ def _corpus() -> tuple[Corpus | None, str]:
       raise ValueError(f"--corpus is for task charlm, got {path} with {values.task}.")
     return None, STANDARD_LIBRARY
   if path != STANDARD_LIBRARY:
-    path = str(command_line.path("corpus", path).absolute())
+    path = str(command_line.path("--corpus", path).absolute())
   with command_line.errors_name_flags():
     return load_corpus(path), path
 

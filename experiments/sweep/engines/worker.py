@@ -109,8 +109,8 @@ def _resolve(job: WorkerJob) -> Sweep:
 
 def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
   """Returns the ids of the runs that are neither done nor failed."""
-  folder = sweep.folder
-  return [n for n in ids if not (run_files.is_done(folder, n) or run_files.has_failed(folder, n))]
+  states = run_files.statuses(sweep.folder, ids)
+  return [name for name, state in states.items() if state.get("status") not in run_files.ENDED]
 
 
 class Poller:

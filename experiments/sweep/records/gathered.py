@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from experiments.runtime import files
 from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.runs import run_of
 from experiments.sweep.measures import MEASURES
-from experiments.sweep.records.run_files import METRICS, has_failed, is_done, status
+from experiments.sweep.records.run_files import DONE, METRICS, Status, statuses
 from experiments.sweep.records.sweep_folder import read_sweep
 
 _ATTRIBUTES = {
@@ -40,21 +40,21 @@ _ATTRIBUTES = {
 }
 
 
-def write(folder: Path, ids: Iterable[str]) -> tuple[xr.Dataset, xr.Dataset]:
+def write(folder: Path, states: Mapping[str, Status]) -> tuple[xr.Dataset, xr.Dataset]:
   """Writes `gradients.nc` and `summary.csv` from the records of all runs.
 
   Args:
     folder: the sweep's folder.
-    ids: ids of the runs, in order; each is finished, diverged or failed, and not all have failed.
-      A failed run only has a line in the summary.
+    states: statuses of the runs by id, in order; each is finished, diverged or failed, and not all
+      have failed. A failed run only has a line in the summary.
   Returns:
     (gradients, metrics), as from `read_gradients` and `read_metrics`.
   """
-  every = list(ids)
-  gradients = _gather(folder, [name for name in every if not has_failed(folder, name)])
+  done = _not_failed(states)
+  gradients = _gather_gradients(folder, done)
   _write_gradients(folder / "gradients.nc", gradients)
-  metrics = read_metrics(folder)
-  files.write_text(folder / "summary.csv", _summary(folder, every, gradients, metrics))
+  metrics = _gather_metrics(folder, done, read_sweep(folder))
+  files.write_text(folder / "summary.csv", _summary(folder, states, gradients, metrics))
   return gradients, metrics
 
 
@@ -80,7 +80,7 @@ def read_gradients(folder: Path) -> xr.Dataset:
   """
   if not (folder / "sweep.json").is_file():
     raise ValueError(f"FOLDER must hold a completed sweep, got {folder}, which holds no sweep.")
-  return _gather(folder, _done(folder, read_sweep(folder)))
+  return _gather_gradients(folder, _done(folder, read_sweep(folder)))
 
 
 def read_metrics(folder: Path) -> xr.Dataset:
@@ -92,10 +92,16 @@ def read_metrics(folder: Path) -> xr.Dataset:
     ValueError: a run is not done, or a record is damaged.
   """
   about = read_sweep(folder)
-  ids = _done(folder, about)
+  return _gather_metrics(folder, _done(folder, about), about)
+
+
+def _gather_metrics(
+  folder: Path, states: Mapping[str, Status], about: Mapping[str, Any]
+) -> xr.Dataset:
+  """Returns the metrics of runs that are done; `about` is the contents of `sweep.json`."""
   updates = about["configuration"]["steps"] + 1
-  columns = {name: np.full((len(ids), updates), np.nan) for name in METRICS}
-  for i, name in enumerate(ids):
+  columns = {name: np.full((len(states), updates), np.nan) for name in METRICS}
+  for i, name in enumerate(states):
     with _reading(folder / "runs" / name / "metrics.jsonl") as path:
       for text in path.read_text().splitlines():
         line = json.loads(text)
@@ -103,28 +109,32 @@ def read_metrics(folder: Path) -> xr.Dataset:
           values[i, line["step"]] = line.get(metric, np.nan)
   return xr.Dataset(
     {name: (("run", "update"), values) for name, values in columns.items()},
-    {**_run_coordinates(folder, ids), "update": np.arange(updates)},
+    {**_run_coordinates(folder, states), "update": np.arange(updates)},
     {"task": about["configuration"]["task"], **about["task"]},
   )
 
 
-def _done(folder: Path, about: Mapping[str, Any]) -> list[str]:
-  """Returns the ids of a sweep's runs, without those that failed.
+def _done(folder: Path, about: Mapping[str, Any]) -> dict[str, Status]:
+  """Returns the statuses of a sweep's runs by id, without those that failed.
 
   Raises:
     ValueError: a run is not done, or all have failed.
   """
-  ids = [name for name in about["runs"] if not has_failed(folder, name)]
-  if not ids:
+  states = _not_failed(statuses(folder, about["runs"]))
+  if not states:
     raise ValueError(f"FOLDER must hold a completed sweep, but all runs in {folder} have failed.")
-  for name in ids:
-    if not is_done(folder, name):
+  for name, state in states.items():
+    if state.get("status") not in DONE:
       raise ValueError(
         f"FOLDER must hold a completed sweep, but run {name} in {folder} is unfinished or damaged. "
         f"To finish it: python -m experiments.sweep --flagfile={folder / 'sweep.flags'} "
         f"--output_dir={folder}"
       )
-  return ids
+  return states
+
+
+def _not_failed(states: Mapping[str, Status]) -> dict[str, Status]:
+  return {name: state for name, state in states.items() if state.get("status") != "failed"}
 
 
 @contextlib.contextmanager
@@ -138,26 +148,25 @@ def _reading(path: Path) -> Iterator[Path]:
     raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
 
 
-def _gather(folder: Path, ids: Sequence[str]) -> xr.Dataset:
-  """Concatenates the runs' own `gradients.nc` along `run`."""
+def _gather_gradients(folder: Path, states: Mapping[str, Status]) -> xr.Dataset:
+  """Concatenates the `gradients.nc` of runs that are done along `run`."""
   parts = []
-  for name in ids:
+  for name in states:
     with _reading(folder / "runs" / name / "gradients.nc") as path:
       parts.append(xr.load_dataset(path))
   gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
-  return gradients.assign_coords(_run_coordinates(folder, ids)).assign_attrs(_ATTRIBUTES)
+  return gradients.assign_coords(_run_coordinates(folder, states)).assign_attrs(_ATTRIBUTES)
 
 
-def _run_coordinates(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
+def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, Any]:
   """Returns the coordinates along `run`: axes, options, hidden size, status and diverged step."""
-  axes = [_axes(folder, name) for name in ids]
+  axes = [_axes(folder, name) for name in states]
   columns: dict[str, Any] = {name: [row[name] for row in axes] for name in axes[0]}
   for name in ("depth", "seed", "hidden_size"):
     columns[name] = np.array(columns[name], np.int32)
-  states = [status(folder, name) for name in ids]
-  columns["status"] = [state["status"] for state in states]
-  columns["diverged_step"] = [_number(state["diverged_step"], np.nan) for state in states]
-  return {"run": ids, **{name: ("run", column) for name, column in columns.items()}}
+  columns["status"] = [state["status"] for state in states.values()]
+  columns["diverged_step"] = [_number(s["diverged_step"], np.nan) for s in states.values()]
+  return {"run": list(states), **{name: ("run", column) for name, column in columns.items()}}
 
 
 def _axes(folder: Path, name: str) -> dict[str, Any]:
@@ -183,7 +192,7 @@ def _number(value: int | float | None, none: float) -> float:
   return none if value is None else float(value)
 
 
-def _summary(folder: Path, ids: Sequence[str], gradients: xr.Dataset, metrics: xr.Dataset) -> str:
+def _summary(folder: Path, ids: Iterable[str], gradients: xr.Dataset, metrics: xr.Dataset) -> str:
   """Returns the text of `summary.csv`: one line for each run, equal for equal runs.
 
   The final loss is the mean over the last tenth of the steps, NaN for a run that diverged. A run

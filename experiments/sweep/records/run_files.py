@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -31,11 +31,15 @@ from rnn_jax.gradient_flow import NonFinite
 RECORDS = ("config.json", "metrics.jsonl", "gradients.nc")
 # The entries of a line of metrics.jsonl, in addition to its step.
 METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
+# The statuses of a run that has its records.
+DONE = ("finished", "diverged")
+ENDED = (*DONE, "failed")
+Status: TypeAlias = dict[str, Any]  # contents of status.json
 # Where copied files are collected before they replace a run's folder.
 _DRAFTS = "arriving.tmp"
 
 
-def status(folder: Path, run_id: str) -> dict[str, Any]:
+def status(folder: Path, run_id: str) -> Status:
   """Returns the run's status.json; an empty dict if it is missing or its checksum does not match.
 
   A run whose status is empty is trained again.
@@ -48,9 +52,14 @@ def status(folder: Path, run_id: str) -> dict[str, Any]:
     return {}
 
 
+def statuses(folder: Path, ids: Iterable[str]) -> dict[str, Status]:
+  """Returns the `status` of each run by its id."""
+  return {run_id: status(folder, run_id) for run_id in ids}
+
+
 def is_done(folder: Path, run_id: str) -> bool:
   """Returns whether the run has finished or diverged, and its records are intact."""
-  return status(folder, run_id).get("status") in ("finished", "diverged")
+  return status(folder, run_id).get("status") in DONE
 
 
 def has_failed(folder: Path, run_id: str) -> bool:

@@ -40,6 +40,12 @@ def test_errors_of_the_user_end_the_program_with_one_line(error, line, capsys):
   assert capsys.readouterr().err == line
 
 
+@pytest.mark.parametrize("name", ["--corpus", "FOLDER"])
+def test_what_is_no_path_is_named_as_the_user_wrote_it(name):
+  with pytest.raises(ValueError, match=f"^{name} must be a path, got 'a"):
+    command_line.path(name, "a\0b")
+
+
 @pytest.mark.parametrize(("text", "sizes"), [("", ()), ("none", ()), ("8", (8,)), ("8, 8", (8, 8))])
 def test_sizes_may_be_equal_or_none(text, sizes):
   assert parsers.sizes("hidden_sizes")(text) == sizes

@@ -149,7 +149,8 @@ def memory_flags() -> str:
   """Returns flags of two runs on one device, in whose memory only one would fit."""
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   size = math.isqrt(int(0.6 * memory / 4))
-  return f"--task=adding --hidden_size={size} --batch_size=1 --seed=0,1 --runs_per_device=2"
+  runs = "--seed=0,1 --devices=1 --runs_per_device=2"
+  return f"--task=adding --hidden_size={size} --batch_size=1 {runs}"
 
 
 BAD += [(memory_flags(), "GiB; 2 runs need")]

@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 
 def test_options_and_widths_are_coordinates_of_the_runs(folder):
-  gathered.write(folder, RUNS)
+  gathered.write(folder, run_files.statuses(folder, RUNS))
   for data in (gathered.read_gradients(folder), gathered.read_metrics(folder)):
     words = ["activation=relu, recurrent_kernel=identity", "", ""]
     assert data["options"].dims == ("run",) and data["options"].values.tolist() == words
@@ -69,17 +69,17 @@ def test_records_of_versions_without_options_and_checksums_are_read(folder):
 
 def test_the_gathered_file_is_compressed_and_equal_for_equal_records(folder):
   path = folder / "gradients.nc"
-  written, _ = gathered.write(folder, RUNS)
+  written, _ = gathered.write(folder, run_files.statuses(folder, RUNS))
   first = path.read_bytes()
   assert first.startswith(b"\x89HDF")
   assert xr.load_dataset(path).identical(written)
   assert gathered.read_gradients(folder).identical(written)
-  gathered.write(folder, RUNS)
+  gathered.write(folder, run_files.statuses(folder, RUNS))
   assert path.read_bytes() == first
 
 
 def test_a_gathered_file_of_an_older_version_is_read(folder):
-  written, _ = gathered.write(folder, RUNS)
+  written, _ = gathered.write(folder, run_files.statuses(folder, RUNS))
   files.write_netcdf(folder / "gradients.nc", written)
   assert (folder / "gradients.nc").read_bytes().startswith(b"CDF")
   assert xr.load_dataset(folder / "gradients.nc").identical(written)

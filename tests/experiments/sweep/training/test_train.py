@@ -70,7 +70,7 @@ def train(sweep, calls=None):
 
 def contents(sweep):
   round_checkpoints.clear(sweep.folder)
-  gathered.write(sweep.folder, sweep.ids)
+  gathered.write(sweep.folder, run_files.statuses(sweep.folder, sweep.ids))
   return records_of(sweep.folder)
 
 
