@@ -206,7 +206,7 @@ with file_lock(pathlib.Path(sys.argv[1]), *[ByteRange(*s) for s in json.loads(sy
   return result.returncode == 0
 
 
-def test_which_locks_exclude_each_other(tmp_path):
+def test_which_locks_exclude_each_other(tmp_path, unchecked_types):
   # Two groups, whose runs alternate; in group order they are a, c, b, d.
   kinds = {"a": "elman", "b": "lstm", "c": "elman", "d": "lstm"}
   runs = {name: Run(kind, 1, None, ord(name), 0.1, None, 1.0, None) for name, kind in kinds.items()}
