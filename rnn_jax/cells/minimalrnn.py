@@ -19,7 +19,7 @@ MinimalDrive: TypeAlias = tuple[Units, Units]
 def minimalrnn(
   hidden_size: int, *, recurrent_kernel: str = "orthogonal", recurrent_gain: Number = 1.0
 ) -> Cell[FlatParams, Array, MinimalDrive]:
-  """Minimal recurrent network: the carry moves towards a code of the input.
+  """Minimal recurrent network: the carry moves toward a code of the input.
 
     z = tanh(x W_x + b_z)      u = σ(h W_h + z V + b_u)      h' = u ∘ h + (1 − u) ∘ z
 

@@ -1,4 +1,4 @@
-"""A cell against a reference in NumPy, written from the equations of its paper."""
+"""Compares a cell with a NumPy reference written from the equations of its paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sigmoid(a):
 
 
 def blocks(params, num_gates):
-  """(W, U, b) of each gate, in order."""
+  """Returns (W, U, b) of each gate, in order."""
   split = (np.split(params[name], num_gates, axis=-1) for name in ("w_x", "w_h", "b"))
   return list(zip(*split, strict=True))
 
@@ -33,7 +33,7 @@ def draw(random, like, scale):
 
 
 def check(cell, reference, input_size=D, seed=1, scale=0.7, params=None, rtol=1e-11):
-  """Runs both over T steps from random params and a random carry, in float64; compares Jacobians.
+  """Compares both over T steps from random params and a random carry, in float64, and Jacobians.
 
   Args:
     cell: the cell.
@@ -56,7 +56,7 @@ def check(cell, reference, input_size=D, seed=1, scale=0.7, params=None, rtol=1e
 
 
 def _check_jacobian(cell, reference, params, carry, x):
-  """The step's Jacobian, of the whole carry, against central differences of the reference."""
+  """Compares the Jacobian of the whole carry with central differences of the reference."""
   ours = jax.tree.map(jnp.asarray, params)
   random = np.random.default_rng(7)
   direction = draw(random, carry, 1)

@@ -1,4 +1,4 @@
-"""The antisymmetric network."""
+"""The antisymmetric network: its equation, its kernel, and its Jacobian at rest."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def reference(gated, params, h, x):
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_cell_is_its_equation(x64, gated):
+def test_cell_matches_its_equation(x64, gated):
   cell = make_cell("antisymmetric", H, gated=gated, epsilon=0.3, gamma=0.2)
   check(cell, lambda *given: reference(gated, *given))
 
 
-def test_kernel_is_skew_symmetric_but_for_the_diffusion(x64):
+def test_kernel_is_skew_symmetric_up_to_diffusion(x64):
   cell = make_cell("antisymmetric", 200, gamma=0.05, recurrent_gain=0.7)
   params = cell.init(jax.random.key(0), D)
   w_h = cell.prepare(params)["w_h"]
@@ -34,7 +34,7 @@ def test_kernel_is_skew_symmetric_but_for_the_diffusion(x64):
   assert not params["b"].any()
 
 
-def test_eigenvalues_of_a_step_at_rest_have_one_real_part(x64):
+def test_eigenvalues_of_a_step_at_rest_share_their_real_part(x64):
   cell = make_cell("antisymmetric", H, epsilon=0.1, gamma=0.05)
   params = cell.prepare(cell.init(jax.random.key(0), D))
   drive = cell.project(params, jnp.zeros((1, D)))

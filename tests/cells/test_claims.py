@@ -1,7 +1,7 @@
-"""The fields of `Cell` that say what a cell can do agree with what it does.
+"""The fields of `Cell` that describe what a cell can do agree with its functions.
 
-For each registered cell, its variants and the wrappers: `gates`, `linear`, `recurrent_kernel` and
-`output_is_carry`. A cell that claims too much fails, and so does one that claims too little.
+They are `gates`, `linear`, `recurrent_kernel` and `output_is_carry`, checked for each registered
+cell, its variants and the wrappers. A field that claims too much or too little fails.
 """
 
 from __future__ import annotations
@@ -118,11 +118,11 @@ def check(cell):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_cell_can_do_what_it_says(name):
+def test_fields_agree_with_the_cell(name):
   check(CELLS[name]())
 
 
-def test_wrappers_keep_what_their_cell_can_do():
+def test_wrappers_keep_the_fields_of_their_cell():
   assert zoneout(gru(H), 0.3).recurrent_kernel == residual(gru(H)).recurrent_kernel == "w_h"
   assert residual(lru(H)).linear and layer_norm(lru(H)).linear and not zoneout(lru(H), 0.3).linear
   assert layer_norm(elman(H)).output_is_carry and zoneout(elman(H), 0.3).output_is_carry
@@ -135,7 +135,7 @@ def test_wrappers_keep_what_their_cell_can_do():
     assert wrapped.gates is not None
 
 
-def test_which_cells_have_gates_and_which_are_linear():
+def test_gated_and_linear_cells_are_as_listed():
   cells = {name: make_cell(name, 8) for name in REGISTRY}
   assert {name for name, cell in cells.items() if cell.gates is None} == {
     *("elman", "irnn", "indrnn", "antisymmetric", "exprnn", "cornn", "clockwork"),
@@ -146,7 +146,7 @@ def test_which_cells_have_gates_and_which_are_linear():
   }
 
 
-# What is wrong -> (the check that finds it, the cell).
+# Error -> (the check that detects it, the cell).
 LIES = {
   "another param": (
     check_recurrent_kernel,
@@ -201,7 +201,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_false_claim_is_found(lie):
+def test_a_false_field_is_detected(lie):
   check_claim, cell = LIES[lie]
   with pytest.raises(AssertionError):
     check_claim(Case(cell))

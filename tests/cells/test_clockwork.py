@@ -1,4 +1,4 @@
-"""The clockwork network."""
+"""The clockwork network: its equation, and gradients through inactive modules."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def reference(blocks, params, carry, x):
   [(5, 3, BLOCKS), (2, 8, [[0], [1]]), (3, 1, [[0, 1, 2]])],
   ids=["modules", "fewer units than modules", "one module"],
 )
-def test_cell_is_its_equation(x64, size, num_modules, blocks):
+def test_cell_matches_its_equation(x64, size, num_modules, blocks):
   cell = make_cell("clockwork", size, num_modules=num_modules)
   check(cell, functools.partial(reference, blocks))
 
 
-def test_a_module_that_stands_still_hands_its_gradient_on_unchanged(x64):
+def test_an_inactive_module_passes_its_gradient_through_unchanged(x64):
   cell = make_cell("clockwork", 4)  # periods 1, 2, 4, 8
   params = cell.init(jax.random.key(0), D)
   xs = jax.random.normal(jax.random.key(1), (7, 1, D))
@@ -49,12 +49,12 @@ def test_a_module_that_stands_still_hands_its_gradient_on_unchanged(x64):
 
   jacobian = jax.jit(jax.jacrev(run))(jnp.full((1, 4), 0.5))[0, :, 0]
   np.testing.assert_array_equal(jacobian[3], [0, 0, 0, 1])
-  assert np.abs(jacobian[0, 3]) > 0  # the slow feed the fast
+  assert np.abs(jacobian[0, 3]) > 0  # slow modules feed fast ones
   np.testing.assert_array_equal(np.triu(jacobian), jacobian)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(0, ValueError), (32, ValueError), (2.0, TypeError)])
 @pytest.mark.usefixtures("unchecked_types")
-def test_a_wrong_number_of_modules_is_refused(value, kind):
+def test_an_invalid_number_of_modules_is_refused(value, kind):
   with pytest.raises(kind, match=f"num_modules must be .* got {value}"):
     make_cell("clockwork", 4, num_modules=value)

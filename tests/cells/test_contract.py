@@ -1,7 +1,4 @@
-"""Every registered cell keeps the contract of `Cell`: one line in CELLS buys a cell all of this.
-
-So does a wrapped one: a line in WRAPPED.
-"""
+"""Every cell in CELLS, and every wrapped one in WRAPPED, satisfies the contract of `Cell`."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from rnn_jax import CELLS, make_cell, step, unroll
 from rnn_jax.cells import LSTMCarry, cell_options, layer_norm, lstm, residual, zoneout
 from rnn_jax.types import floats_of, with_floats
 
-# Of two entries, layer normalisation leaves the sign of their difference.
+# D is above 2: layer normalization of two entries retains only the sign of their difference.
 T, B, D, H = 5, 3, 3, 4
 
 WRAPPED = {
@@ -59,7 +56,7 @@ def make(name, options):
 
 
 def randomize(shapes, seed):
-  # Zeros, as biases and first carries are, would hide every term that they multiply.
+  # Biases and initial carries are zero, which would hide every term that they multiply.
   random = np.random.default_rng(seed)
 
   def leaf(a):
@@ -82,7 +79,7 @@ def problem(name, options, batch_shape=(B,), dtype=float):
 @every_variant
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_step_keeps_structure_shape_and_dtype_of_the_carry(x64, name, options, dtype):
-  # With x64 on, a float32 cell that makes an array of default dtype is caught promoting.
+  # With x64 enabled, a float32 cell that creates an array of default dtype is promoted.
   cell, params, carry, xs = problem(name, options, dtype=dtype)
 
   def moved(params, carry, x):
@@ -98,7 +95,7 @@ def test_step_keeps_structure_shape_and_dtype_of_the_carry(x64, name, options, d
 
 @every_variant
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_init_has_the_dtype_asked_for(x64, name, options, dtype):
+def test_init_has_the_requested_dtype(x64, name, options, dtype):
   cell = make(name, options)
   params = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, dtype))
   carry = cell.initial_carry((B,), dtype)
@@ -132,7 +129,7 @@ def test_plain_params_are_two_fused_kernels_and_a_bias(name):
 
 
 @every_variant
-def test_unroll_is_a_python_loop_over_step(name, options):
+def test_unroll_equals_a_python_loop_over_step(name, options):
   cell, params, carry, xs = problem(name, options)
 
   @jax.jit
@@ -151,7 +148,7 @@ def test_unroll_is_a_python_loop_over_step(name, options):
 
 
 @every_variant
-def test_leading_axes_are_a_vmap(name, options):
+def test_leading_axes_equal_a_vmap(name, options):
   cell, params, carry, xs = problem(name, options, batch_shape=(2, B))
 
   params = cell.prepare(params)
@@ -167,7 +164,7 @@ def test_leading_axes_are_a_vmap(name, options):
 
 
 @every_variant
-def test_project_takes_all_of_time_at_once(name, options):
+def test_project_accepts_all_time_steps_at_once(name, options):
   cell, params, _, xs = problem(name, options)
 
   @jax.jit
@@ -180,7 +177,7 @@ def test_project_takes_all_of_time_at_once(name, options):
 
 
 @every_variant
-def test_jit_is_eager(name, options):
+def test_jit_equals_eager(name, options):
   cell, params, carry, xs = problem(name, options)
   run, params = functools.partial(step, cell), cell.prepare(params)
   drive = cell.project(params, xs[0])
@@ -189,7 +186,7 @@ def test_jit_is_eager(name, options):
 
 
 @every_variant
-def test_step_has_right_derivatives(x64, name, options):
+def test_step_derivatives_match_finite_differences(x64, name, options):
   cell, params, carry, xs = problem(name, options)
 
   @jax.jit
@@ -203,7 +200,7 @@ def test_step_has_right_derivatives(x64, name, options):
 
 
 @pytest.mark.parametrize("name", [*KINDS, "clockwork"])
-def test_unroll_has_right_derivatives(x64, name):
+def test_unroll_derivatives_match_finite_differences(x64, name):
   cell, params, carry, xs = problem(name, {})
 
   @functools.partial(jax.jit, static_argnames="forward_mode")
@@ -212,7 +209,7 @@ def test_unroll_has_right_derivatives(x64, name):
     return floats_of(final), ys
 
   given = params, xs, floats_of(carry)
-  # Differences so small that no unit changes sides in them, or hardly ever one does.
+  # Differences this small hardly ever move a unit across the kink of its activation.
   check = functools.partial(check_grads, args=given, order=1, eps=1e-6)
   check(run, modes=("rev",))
   check(functools.partial(run, forward_mode=True), modes=("fwd", "rev"))
@@ -220,7 +217,7 @@ def test_unroll_has_right_derivatives(x64, name):
 
 @every_variant
 def test_recur_is_linear_in_the_params(name, options):
-  # The loop may hold them constant and form their gradient after the sweep.
+  # So the loop may hold them constant and compute their gradient after the reverse sweep.
   cell, params, carry, _ = problem(name, options)
   params = cell.prepare(params)
   other = randomize(params, 7)
@@ -237,7 +234,7 @@ def test_recur_is_linear_in_the_params(name, options):
 @pytest.mark.parametrize(
   ("name", "dtype"), [*((n, jnp.int32) for n in CELLS), *((n, jnp.uint8) for n in KINDS)]
 )
-def test_tokens_are_their_one_hot_vectors(name, dtype):
+def test_tokens_equal_their_one_hot_vectors(name, dtype):
   cell = make_cell(name, H)
   params = randomize(jax.eval_shape(lambda: cell.init(jax.random.key(0), 5)), 1)
   tokens = jnp.asarray(np.random.default_rng(2).integers(0, 5, (T, B)), dtype)
@@ -260,7 +257,7 @@ def test_tokens_are_their_one_hot_vectors(name, dtype):
     ("lstm", "forget_bias", 5.0),
   ],
 )
-def test_options_of_init_act_nowhere_else(name, option, value):
+def test_init_options_affect_only_init(name, option, value):
   cell, params, carry, xs = problem(name, {})
   other = make_cell(name, H, **{option: value})
 
@@ -282,7 +279,7 @@ def test_options_with_flags_of_their_own_may_be_traced(name, option):
   def params(value):
     return make_cell(name, H, **{option: value}, **others).init(jax.random.key(0), D)
 
-  # The flag's default is given in the place of the constructor's.
+  # The flag's default replaces the constructor's.
   assert inspect.signature(CELLS[name]).parameters[option].default == 1
   leaves = map(jax.tree.leaves, (params(1.0), params(2.0)))
   assert any(not np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
@@ -297,7 +294,7 @@ def test_forget_bias_is_a_param_and_all_other_biases_are_zero(value):
 
 @every_cell
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 3), (4, 1)])
-def test_a_width_of_one_works(name, sizes):
+def test_a_hidden_size_of_one_works(name, sizes):
   input_size, hidden_size = sizes
   cell = make_cell(name, hidden_size)
   xs = jnp.ones((T, B, input_size))

@@ -1,4 +1,4 @@
-"""The coupled oscillatory network."""
+"""The coupled oscillatory network: its equation, and its gradient without damping."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def reference(params, carry, x):
   return CornnCarry(h, z), h
 
 
-def test_cell_is_its_equation(x64):
+def test_cell_matches_its_equation(x64):
   check(make_cell("cornn", H, delta=0.2, gamma=1.5, epsilon=0.8), reference)
 
 
-def test_all_params_start_uniform_within_the_same_bound():
+def test_all_params_are_initialized_uniformly_within_one_bound():
   params = make_cell("cornn", 60).init(jax.random.key(0), 40)
   bound = 1 / np.sqrt(40 + 2 * 60)
   for values in params.values():
@@ -31,7 +31,7 @@ def test_all_params_start_uniform_within_the_same_bound():
     assert values.min() < 0 < values.max()
 
 
-def test_undamped_and_uncoupled_a_gradient_turns_for_ever(x64):
+def test_an_undamped_uncoupled_gradient_rotates_without_decay(x64):
   # The step is symplectic: its eigenvalues lie on the unit circle, at ± the frequency √γ.
   cell = make_cell("cornn", 1, delta=0.1, gamma=4, epsilon=0)
   params = {"w_x": jnp.ones((1, 1)), "w_h": jnp.zeros((2, 1)), "b": jnp.zeros(1)}

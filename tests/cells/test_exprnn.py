@@ -1,4 +1,4 @@
-"""The exponential network, and its exponential."""
+"""The exponential network, and its matrix exponential."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def reference(params, h, x):
   return h, h
 
 
-def test_cell_is_its_equation(x64):
+def test_cell_matches_its_equation(x64):
   check(make_cell("exprnn", H), reference)
 
 
@@ -29,14 +29,14 @@ def skew(size, norm, seed=0):
 
 
 @pytest.mark.parametrize("norm", [0, 1e-3, 0.49, 0.51, 20, 1000])
-def test_exponential_is_that_of_scipy(x64, norm):
+def test_exponential_equals_scipys(x64, norm):
   s = skew(7, norm)
   found = jax.jit(exponential)(s)
   np.testing.assert_allclose(found, scipy.linalg.expm(s), atol=1e-15 * (10 + norm))
   np.testing.assert_allclose(found @ found.T, np.eye(7), atol=1e-15 * (10 + norm))
 
 
-def test_exponential_has_its_derivative_in_single_precision(x64):
+def test_derivative_of_the_exponential_is_accurate_in_float32(x64):
   s, direction = skew(6, 5), skew(6, 1, seed=1)
   expected = scipy.linalg.expm_frechet(s, direction, compute_expm=False)
   pair = jnp.asarray(s, jnp.float32), jnp.asarray(direction, jnp.float32)
@@ -46,7 +46,7 @@ def test_exponential_has_its_derivative_in_single_precision(x64):
 
 
 @pytest.mark.parametrize(("angles", "low", "high"), [("henaff", -np.pi, np.pi), ("cayley", -1, 0)])
-def test_it_starts_as_rotations_of_planes(x64, angles, low, high):
+def test_initial_kernel_rotates_planes(x64, angles, low, high):
   size = 401
   cell = make_cell("exprnn", size, angles=angles)
   params = cell.init(jax.random.key(0), D)
@@ -60,7 +60,7 @@ def test_it_starts_as_rotations_of_planes(x64, angles, low, high):
   assert 0.009 < np.abs(params["b"]).max() <= 0.01
 
 
-def test_where_all_units_are_on_no_gradient_grows_or_shrinks(x64):
+def test_gradient_norm_is_preserved_while_all_units_are_active(x64):
   cell = make_cell("exprnn", H)
   params = cell.init(jax.random.key(0), D)
   params = {**params, "a": jnp.asarray(skew(H, 3)), "b": jnp.full(H, 0.1)}

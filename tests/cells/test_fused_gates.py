@@ -1,4 +1,4 @@
-"""Gates as the compiler wants them are the gates of the specification, derivatives included."""
+"""Fused gates equal the gates of the specification, derivatives included."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 H = 3
-# Of what `gates` takes: a, c; h, drive, recurrent.
+# Arguments of `gates`: a, c; h, drive, recurrent.
 WIDTHS = {"lstm": (4 * H, H), "gru": (H, 3 * H, 3 * H)}
 
 
 @pytest.mark.parametrize("name", WIDTHS)
-def test_fused_gates_are_the_specification(x64, name):
+def test_fused_gates_equal_the_specification(x64, name):
   family, random = importlib.import_module(f"rnn_jax.cells.{name}"), np.random.default_rng(0)
   args, tangents = (
     tuple(jnp.asarray(2 * random.standard_normal((5, width))) for width in WIDTHS[name])

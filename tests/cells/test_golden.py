@@ -1,4 +1,4 @@
-"""Cells against their equations in NumPy, and against the cells of Flax with the same weights."""
+"""Cells equal their equations in NumPy, and the cells of Flax with the same weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def gru_reference(reset, params, h, x):
 
 def update_only_reference(params, c, x):
   (w_u, u_u, b_u), (w_c, u_c, b_c) = blocks(params, 2)
-  # The textbook's gate replaces: with the other sign it is ours.
+  # The textbook's gate is 1 minus ours.
   gate = sigmoid(-(x @ w_u + c @ u_u + b_u))
   c = gate * np.tanh(x @ w_c + c @ u_c + b_c) + (1 - gate) * c
   return c, c
@@ -80,16 +80,16 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_cell_is_its_equation(x64, name):
+def test_cell_matches_its_equation(x64, name):
   check(*REFERENCES[name])
 
 
-def test_an_inner_bias_has_no_place_without_a_reset_after_the_product():
+def test_an_inner_bias_needs_a_reset_after_the_product():
   with pytest.raises(ValueError, match="inner_bias is for reset='after', got reset='before'"):
     make_cell("gru", H, reset="before", inner_bias=True)
 
 
-def test_chrono_gru_keeps_for_times_up_to_the_longest():
+def test_chrono_gru_time_scales_reach_the_longest():
   cell = make_cell("gru", 1000, reset="none", chrono=50, recurrent_kernel="identity")
   b = cell.init(jax.random.key(0), 1)["b"]
   u = np.exp(b[:1000])
@@ -136,7 +136,7 @@ def split(params, num_gates):
     ("lstm", 4, nn.OptimizedLSTMCell, flax_lstm),
   ],
 )
-def test_outputs_and_gradients_are_those_of_flax(x64, name, num_gates, peer, mapped):
+def test_outputs_and_gradients_equal_flaxs(x64, name, num_gates, peer, mapped):
   cell, theirs = make_cell(name, H), peer(H)
   params = jax.tree.map(jnp.asarray, params_of(num_gates))
   random = np.random.default_rng(3)

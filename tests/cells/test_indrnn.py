@@ -1,4 +1,4 @@
-"""The independently recurrent network."""
+"""The independently recurrent network: its equation, and the range of its weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def bounded(params, h, x):
 @pytest.mark.parametrize(
   ("options", "expected"), [({}, reference), ({"longest": 3}, bounded)], ids=["free", "bounded"]
 )
-def test_cell_is_its_equation(x64, options, expected):
+def test_cell_matches_its_equation(x64, options, expected):
   check(make_cell("indrnn", H, **options), expected, scale=1.5)
 
 
-def test_recurrent_weights_are_uniform_in_their_range():
+def test_recurrent_weights_are_initialized_uniformly_in_their_range():
   u = make_cell("indrnn", 4000, low=0.9, high=1.1).init(jax.random.key(0), 1)["u"]
   assert 0.9 <= u.min() < 0.901 and 1.099 < u.max() <= 1.1
   np.testing.assert_allclose(u.mean(), 1, atol=0.004)
@@ -40,7 +40,7 @@ def final(cell, params, h):
   return unroll(cell, params, jnp.zeros((K, 1, D)), h)[0][0]
 
 
-def test_over_k_steps_a_unit_scales_its_gradient_by_the_kth_power(x64):
+def test_k_steps_scale_the_gradient_by_the_kth_power_of_the_weight(x64):
   u = np.array([0.3, 0.9, 1, 1.1])
   params = {"w_x": jnp.zeros((D, H)), "u": jnp.asarray(u), "b": jnp.ones(H)}
   cell = make_cell("indrnn", H)
@@ -48,7 +48,7 @@ def test_over_k_steps_a_unit_scales_its_gradient_by_the_kth_power(x64):
   np.testing.assert_allclose(jacobian, np.diag(u**K), rtol=1e-14, atol=0)
 
 
-def test_the_bound_is_on_what_is_read_and_the_gradient_is_that_towards_it(x64):
+def test_bounded_weights_have_the_gradient_at_the_bound(x64):
   bound = 2 ** (1 / K)
   params = {"w_x": jnp.zeros((D, H)), "u": jnp.array([3, -3, 0.5, 1]), "b": jnp.ones(H)}
   inside = {**params, "u": jnp.clip(params["u"], -bound, bound)}
@@ -72,6 +72,6 @@ def test_the_bound_is_on_what_is_read_and_the_gradient_is_that_towards_it(x64):
     ({"longest": 0}, "longest must be at least 1, got 0"),
   ],
 )
-def test_wrong_ranges_are_refused(options, message):
+def test_invalid_ranges_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     make_cell("indrnn", H, **options)

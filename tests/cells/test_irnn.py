@@ -1,4 +1,4 @@
-"""The identity network of rectified linear units."""
+"""The identity network of rectified linear units: its equation, and its initial gradient."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def reference(params, h, x):
   return h, h
 
 
-def test_cell_is_its_equation(x64):
+def test_cell_matches_its_equation(x64):
   check(make_cell("irnn", H), reference)
 
 
-def test_it_starts_from_the_identity_and_small_inputs():
+def test_initial_kernels_are_the_identity_and_small_input_weights():
   params = make_cell("irnn", 300, scale=0.01).init(jax.random.key(0), 200)
   np.testing.assert_array_equal(params["w_h"], np.float32(0.01) * np.eye(300, dtype=np.float32))
   assert not params["b"].any()
@@ -27,7 +27,7 @@ def test_it_starts_from_the_identity_and_small_inputs():
   assert abs(np.mean(params["w_x"])) < 2e-5
 
 
-def test_at_first_a_unit_that_stays_on_hands_its_gradient_on_unchanged():
+def test_an_active_unit_initially_passes_its_gradient_through_unchanged():
   cell = make_cell("irnn", H)
   params = cell.init(jax.random.key(0), D)
   last = jax.jit(jax.jacrev(lambda h: unroll(cell, params, jnp.zeros((100, 1, D)), h)[0]))

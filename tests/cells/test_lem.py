@@ -1,4 +1,4 @@
-"""Long expressive memory."""
+"""Long expressive memory: its equation, and gradients through closed gates."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def reference(params, carry, x):
   return LEMCarry(h, z), h
 
 
-def test_cell_is_its_equation(x64):
+def test_cell_matches_its_equation(x64):
   check(make_cell("lem", H, delta=0.7), reference)
 
 
-def test_all_params_start_uniform_within_the_same_bound():
+def test_all_params_are_initialized_uniformly_within_one_bound():
   params = make_cell("lem", 64).init(jax.random.key(0), 3)
   for values in params.values():
     assert 0.11 < np.abs(values).max() <= 1 / 8
     assert values.min() < 0 < values.max()
 
 
-def test_closed_gates_hand_both_gradients_on_unchanged(x64):
+def test_closed_gates_pass_both_gradients_through_unchanged(x64):
   cell = make_cell("lem", H)
   params = cell.init(jax.random.key(0), D)
   closed = jnp.where(jnp.arange(4 * H) < 2 * H, -1e4, params["b"])

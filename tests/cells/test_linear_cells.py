@@ -1,4 +1,4 @@
-"""The linear recurrences against their equations; what their papers say of them."""
+"""Linear recurrences: their equations, and properties stated by their papers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_cell_is_its_equation(x64, name):
+def test_cell_matches_its_equation(x64, name):
   check(*REFERENCES[name])
 
 
@@ -83,7 +83,7 @@ def test_update_is_linear(x64, name):
   np.testing.assert_allclose(cell.update(params, h, drive, ()), a * h + b, rtol=1e-12)
 
 
-def test_lru_starts_on_its_ring_with_a_carry_of_unit_variance(x64):
+def test_initial_lru_eigenvalues_lie_on_the_ring_and_the_carry_has_unit_variance(x64):
   cell = make_cell("lru", 3000, min_radius=0.9, max_radius=0.99, max_phase=0.3)
   params = cell.init(jax.random.key(0), 3)
   values = np.asarray(cell.prepare(params)["lambda"])
@@ -98,14 +98,14 @@ def test_lru_starts_on_its_ring_with_a_carry_of_unit_variance(x64):
   np.testing.assert_allclose(np.var(params["c_re"]), 1 / 3000, rtol=0.01)
 
 
-def test_rg_lru_starts_on_its_ring(x64):
+def test_initial_rg_lru_eigenvalues_lie_on_the_ring(x64):
   values = make_cell("rg_lru", 3000).init(jax.random.key(0), 1)["lambda"]
   square = np.exp(-2 * np.logaddexp(0, values))
   assert square.min() >= 0.81 and square.max() <= 0.998001
   np.testing.assert_allclose(square.mean(), (0.81 + 0.998001) / 2, rtol=3e-3)
 
 
-def test_a_shut_rg_lru_keeps_its_carry_and_has_a_finite_gradient():
+def test_a_closed_rg_lru_keeps_its_carry_and_has_a_finite_gradient():
   cell = make_cell("rg_lru", H)
   params = cell.prepare(cell.init(jax.random.key(0), D))
   shut = jnp.concatenate([jnp.full(H, -200.0), jnp.ones(2 * H)])
@@ -119,13 +119,13 @@ def test_a_shut_rg_lru_keeps_its_carry_and_has_a_finite_gradient():
 
 
 @pytest.mark.parametrize("name", ["mingru", "minlstm"])
-def test_extreme_gates_of_the_minimal_cells_are_finite(name):
+def test_minimal_cells_are_finite_at_extreme_gates(name):
   cell = make_cell(name, 1)
   for sign in (-1.0, 1.0):
     drive = jnp.full(2 if name == "mingru" else 3, sign * 200)
     a, b = cell.linear({}, drive)
     assert np.all(np.isfinite([a, b])) and 0 <= a <= 1
-  # Neither writes nor forgets: the shares are ½.
+  # With both gates at 0, their normalized shares are ½.
   if name == "minlstm":
     np.testing.assert_allclose(cell.linear({}, jnp.array([-200.0, -200.0, 3.0])), [[0.5], [1.5]])
 
@@ -138,18 +138,18 @@ def test_extreme_gates_of_the_minimal_cells_are_finite(name):
     ({"min_radius": -0.5}, "min_radius must be at least 0, got -0.5"),
   ],
 )
-def test_rings_that_are_none_are_refused(options, message):
+def test_invalid_rings_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     make_cell("lru", H, **options)
 
 
-def test_measures_of_an_lru_are_those_of_its_lambda(x64):
-  # J = diag(λ) at every step: as a real matrix, each |λ| twice.
+def test_measures_of_an_lru_follow_from_its_eigenvalues(x64):
+  # J = diag(λ) at every step; as a real matrix, it has each |λ| twice.
   cell = make_cell("lru", 3, min_radius=0.4)
   params = cell.init(jax.random.key(0), D)
   sizes = np.repeat(np.sort(np.abs(cell.prepare(params)["lambda"]))[::-1], 2)
   xs = jax.random.normal(jax.random.key(1), (400, 1, D))
-  # Exponents turn to their order on the way.
+  # Exponents converge to their order over time.
   (found,) = jax.jit(lambda xs: lyapunov_spectrum([cell], [params], xs, skip=200))(xs)
   np.testing.assert_allclose(found[0], np.log(sizes), rtol=1e-6)
   (values,) = jax.jit(lambda xs: singular_values([cell], [params], xs))(xs[:200])

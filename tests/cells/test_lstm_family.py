@@ -1,4 +1,4 @@
-"""The LSTM and its relatives against their equations in NumPy; initial values; what they keep."""
+"""The LSTM and its variants: equations in NumPy, initial values, and properties of gradients."""
 
 from __future__ import annotations
 
@@ -77,24 +77,24 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_cell_is_its_equation(x64, name):
+def test_cell_matches_its_equation(x64, name):
   check(*REFERENCES[name])
 
 
 def initial(name, hidden_size=H, recurrent_kernel="identity", **options):
-  # An identity takes no time to draw.
+  # The identity is faster to initialize than the default kernel.
   init = make_cell(name, hidden_size, recurrent_kernel=recurrent_kernel, **options).init
   return jax.jit(lambda key: init(key, D))(jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", [n for n in REFERENCES if n in CELLS])
-def test_at_first_the_forget_gates_bias_is_an_option(name):
+def test_the_initial_forget_bias_is_an_option(name):
   b = initial(name, forget_bias=-2)["b"]
   np.testing.assert_array_equal(b, np.repeat([0, -2, 0, 0], H))
   assert inspect.signature(CELLS[name]).parameters["forget_bias"].default == 1
 
 
-def test_at_first_there_are_no_peepholes_and_scales_are_one():
+def test_initial_peepholes_are_zero_and_scales_are_one():
   assert not initial("peephole_lstm")["p"].any()
   params = initial("layer_norm_lstm")
   for scale, width in (("scale_x", 4 * H), ("scale_h", 4 * H), ("scale_c", H)):
@@ -102,17 +102,17 @@ def test_at_first_there_are_no_peepholes_and_scales_are_one():
   np.testing.assert_array_equal(params["shift_c"], np.zeros(H))
 
 
-def test_at_first_both_recurrent_kernels_of_a_multiplicative_lstm_are_orthogonal(x64):
+def test_initial_recurrent_kernels_of_a_multiplicative_lstm_are_orthogonal(x64):
   params = initial("multiplicative_lstm", recurrent_kernel="orthogonal")
   for u in (params["w_h"], *np.split(params["w_m"], 4, axis=-1)):
     np.testing.assert_allclose(u @ u.T, np.eye(H), atol=1e-13)
   assert params["w_x"].shape == (D, 5 * H)
-  # LeCun normal, also of m's part.
+  # LeCun normal, m's block included.
   w_x = initial("multiplicative_lstm", 400)["w_x"]
   np.testing.assert_allclose(np.var(w_x[:, :400]), 1 / D, rtol=0.15)
 
 
-def test_chrono_lstm_forgets_at_times_up_to_the_longest_and_takes_in_as_much():
+def test_chrono_lstm_time_scales_reach_the_longest_and_input_matches_forgetting():
   b_i, b_f, b_g, b_o = np.split(initial("lstm", 1000, chrono=50, forget_bias=3)["b"], 4)
   u = np.exp(b_f)
   assert 1 <= u.min() < 1.3 and 48.7 < u.max() <= 49
@@ -122,17 +122,17 @@ def test_chrono_lstm_forgets_at_times_up_to_the_longest_and_takes_in_as_much():
 
 
 @pytest.mark.parametrize("name", ["gru", "janet", "lstm"])
-def test_a_wrong_chrono_is_named(name):
+def test_an_invalid_chrono_is_named(name):
   with pytest.raises(ValueError, match="chrono must be greater than 2, got 1"):
     make_cell(name, H, chrono=1)
 
 
-def test_chrono_is_for_a_forget_gate():
+def test_chrono_needs_a_forget_gate():
   with pytest.raises(ValueError, match="chrono is for forget_gate=True, got chrono=9 without"):
     make_cell("lstm", H, chrono=9, forget_gate=False)
 
 
-def test_without_a_forget_gate_no_error_in_the_cell_state_is_ever_forgotten(x64):
+def test_without_a_forget_gate_the_cell_state_gradient_never_decays(x64):
   cell = make_cell("lstm", H, forget_gate=False)
   random = np.random.default_rng(0)
   params = {
@@ -150,7 +150,7 @@ def test_without_a_forget_gate_no_error_in_the_cell_state_is_ever_forgotten(x64)
   np.testing.assert_array_equal(last(jnp.ones(H)), np.eye(H))
 
 
-def test_a_layer_norm_lstm_does_not_see_the_scale_of_its_kernels(x64):
+def test_a_layer_norm_lstm_is_invariant_to_the_scale_of_its_kernels(x64):
   cell = make_cell("layer_norm_lstm", H)
   params = initial("layer_norm_lstm")
   random = np.random.default_rng(0)
@@ -162,13 +162,13 @@ def test_a_layer_norm_lstm_does_not_see_the_scale_of_its_kernels(x64):
     given = {**params, "w_x": w_x, "w_h": w_h}
     return step(cell, given, carry, cell.project(given, x))
 
-  # Large ones, next to which ε is nothing.
+  # Kernels so large that ε is negligible.
   w_x, w_h = 1e6 * params["w_x"], 1e6 * params["w_h"]
   chex.assert_trees_all_close(moved(3 * w_x, 5 * w_h), moved(w_x, w_h), rtol=1e-10)
   assert np.max(np.abs(moved(w_x, -w_h).cell - moved(w_x, w_h).cell)) > 1e-3
 
 
-def test_a_layer_norm_lstm_that_has_read_nothing_multiplies_gradients(x64):
+def test_a_layer_norm_lstm_amplifies_gradients_at_a_zero_carry(x64):
   cell, params = make_cell("layer_norm_lstm", H), initial("layer_norm_lstm")
   u = jnp.asarray(np.random.default_rng(0).standard_normal((H, 4 * H)))
 
@@ -183,7 +183,7 @@ def test_a_layer_norm_lstm_that_has_read_nothing_multiplies_gradients(x64):
   np.testing.assert_allclose(moved(jnp.zeros(H)).T, expected, rtol=1e-12)
 
 
-def test_an_input_of_zero_shuts_the_way_through_h_of_a_multiplicative_lstm(x64):
+def test_a_zero_input_blocks_the_path_through_h_of_a_multiplicative_lstm(x64):
   cell, params = make_cell("multiplicative_lstm", H), initial("multiplicative_lstm")
 
   @functools.partial(jax.jit, static_argnums=0)
@@ -198,7 +198,7 @@ def test_an_input_of_zero_shuts_the_way_through_h_of_a_multiplicative_lstm(x64):
   assert np.min(np.max(np.abs(to_hidden(1.0).cell), axis=-1)) > 1e-3
 
 
-def test_the_rates_of_a_zoneout_lstm_are_the_papers():
+def test_default_rates_of_a_zoneout_lstm_match_the_paper():
   rates = inspect.signature(CELLS["zoneout_lstm"]).parameters
   assert (rates["rate_hidden"].default, rates["rate_cell"].default) == (0.05, 0.5)
 

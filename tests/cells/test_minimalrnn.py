@@ -1,4 +1,4 @@
-"""The minimal recurrent network."""
+"""The minimal recurrent network: its equation, and gradients through an open gate."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def reference(params, h, x):
   return h, h
 
 
-def test_cell_is_its_equation(x64):
+def test_cell_matches_its_equation(x64):
   check(make_cell("minimalrnn", H), reference)
 
 
-def test_both_kernels_of_the_gate_start_orthogonal_and_apart():
+def test_initial_gate_kernels_are_orthogonal_and_differ():
   params = make_cell("minimalrnn", 8, recurrent_gain=0.5).init(jax.random.key(0), D)
   v, w_h = params["v"], params["w_h"]
   np.testing.assert_allclose(v @ v.T, np.eye(8), atol=1e-6)
@@ -31,7 +31,7 @@ def test_both_kernels_of_the_gate_start_orthogonal_and_apart():
   assert not params["b"].any()
 
 
-def test_where_the_gate_is_open_the_gradient_is_handed_on_unchanged(x64):
+def test_an_open_gate_passes_the_gradient_through_unchanged(x64):
   cell = make_cell("minimalrnn", H)
   params = {**cell.init(jax.random.key(0), D), "b": jnp.repeat(jnp.array([0.3, 1e4]), H)}
   xs = jax.random.normal(jax.random.key(1), (20, 1, D))

@@ -1,4 +1,4 @@
-"""JANET and MGU, which have one gate: equations in NumPy, initial values, what they keep."""
+"""JANET and MGU, which have one gate: equations in NumPy, initial values, and gradients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mgu_of_flax(params, h, x):
 
 def mgu_of_the_paper(params, h, x):
   (w_f, u_f, b_f), (w_n, u_n, b_n) = blocks(params, 2)
-  # Its gate replaces: with the other sign it is ours.
+  # The paper's gate is 1 minus ours.
   f = sigmoid(-(x @ w_f + h @ u_f + b_f))
   n = np.tanh(x @ w_n + (f * h) @ u_n + b_n)
   h = (1 - f) * h + f * n
@@ -45,11 +45,11 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_cell_is_its_equation(x64, name):
+def test_cell_matches_its_equation(x64, name):
   check(*REFERENCES[name])
 
 
-def test_mgu_is_that_of_flax_with_the_same_weights(x64):
+def test_mgu_equals_flaxs_with_the_same_weights(x64):
   cell, peer = make_cell("mgu", H), nn.MGUCell(H, param_dtype=jnp.float64)
   random = np.random.default_rng(0)
   params = draw(random, cell.init(jax.random.key(0), D), 0.7)
@@ -71,19 +71,19 @@ def test_mgu_is_that_of_flax_with_the_same_weights(x64):
 
 
 def initial(name, hidden_size=H, **options):
-  # An identity takes no time to draw.
+  # The identity is faster to initialize than the default kernel.
   init = make_cell(name, hidden_size, recurrent_kernel="identity", **options).init
   return jax.jit(lambda key: init(key, D))(jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", ["janet", "mgu"])
-def test_at_first_the_forget_gates_bias_is_one(name):
+def test_the_initial_forget_bias_is_one(name):
   for options, bias in (({}, 1), ({"forget_bias": -2}, -2)):
     b = initial(name, **options)["b"]
     np.testing.assert_array_equal(b, np.repeat([bias, 0], H))
 
 
-def test_chrono_janet_forgets_at_times_up_to_the_longest():
+def test_chrono_janet_time_scales_reach_the_longest():
   b_s, b_n = np.split(initial("janet", 1000, chrono=50)["b"], 2)
   u = np.exp(b_s)
   assert 1 <= u.min() < 1.3 and 48.7 < u.max() <= 49
@@ -94,7 +94,7 @@ def test_chrono_janet_forgets_at_times_up_to_the_longest():
 @pytest.mark.parametrize(
   ("name", "options"), [("janet", {}), ("mgu", {}), ("mgu", {"reset": "before"})]
 )
-def test_an_open_forget_gate_hands_the_gradient_on_unchanged(x64, name, options):
+def test_an_open_forget_gate_passes_the_gradient_through_unchanged(x64, name, options):
   cell = make_cell(name, H, forget_bias=60.0, **options)
   params = initial(name, forget_bias=60.0, **options)
   random = np.random.default_rng(0)
@@ -103,7 +103,7 @@ def test_an_open_forget_gate_hands_the_gradient_on_unchanged(x64, name, options)
   np.testing.assert_allclose(moved(h), np.eye(H), atol=1e-12)
 
 
-def test_mgu_at_zero_has_half_of_what_it_keeps_and_half_of_what_it_makes(x64):
+def test_mgu_at_zero_averages_the_carry_and_the_candidate(x64):
   cell = make_cell("mgu", H)
   u = np.random.default_rng(0).standard_normal((H, 2 * H))
   params = {**initial("mgu", forget_bias=0.0), "w_h": u}

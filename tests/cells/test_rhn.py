@@ -1,4 +1,4 @@
-"""The recurrent highway network."""
+"""The recurrent highway network: its equation, and its gates."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def reference(depth, params, s, x):
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_cell_is_its_equation(x64, depth):
+def test_cell_matches_its_equation(x64, depth):
   check(make_cell("rhn", H, num_microsteps=depth), functools.partial(reference, depth))
 
 
-def test_all_gates_start_nearly_closed_and_are_named():
+def test_all_gates_are_named_and_initially_nearly_closed():
   cell = make_cell("rhn", H, num_microsteps=2, transform_bias=-3.0)
   params = cell.init(jax.random.key(0), D)
   for name in ("b", "b_1"):
@@ -54,7 +54,7 @@ def test_the_last_state_of_the_gates_is_the_new_carry():
   np.testing.assert_allclose(step(cell, params, h, drive), expected, rtol=1e-6)
 
 
-def test_closed_gates_hand_the_gradient_on_unchanged_at_any_depth(x64):
+def test_closed_gates_pass_the_gradient_through_unchanged_at_any_depth(x64):
   cell = make_cell("rhn", H, num_microsteps=4, transform_bias=-1e4)
   params = cell.init(jax.random.key(0), D)
   xs = jax.random.normal(jax.random.key(1), (20, 1, D))

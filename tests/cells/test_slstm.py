@@ -1,4 +1,4 @@
-"""The sLSTM: its equation in NumPy, without its stabiliser, at extreme inputs; initial values."""
+"""The sLSTM: its equation in NumPy, its stabilizer, extreme inputs, and initial values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_jax.cells import SLSTMCarry
 
 
 def activations(params, h, x, num_heads):
-  """a of each gate, from loops over gates and heads."""
+  """Returns the pre-activation of each gate, by loops over gates and heads."""
   width = H // num_heads
   a = x @ params["w_x"] + params["b"]
   for gate in range(4):
@@ -38,7 +38,7 @@ def stabilized(num_heads, params, carry, x):
 
 
 @pytest.mark.parametrize("num_heads", [1, 2])
-def test_cell_is_its_equation(x64, num_heads):
+def test_cell_matches_its_equation(x64, num_heads):
   check(make_cell("slstm", H, num_heads=num_heads), lambda *args: stabilized(num_heads, *args))
 
 
@@ -50,7 +50,7 @@ def problem(scale=0.7, dtype=jnp.float64, num_steps=T):
   return cell, params, xs.astype(dtype)
 
 
-def test_from_an_empty_memory_the_stabilizer_changes_nothing(x64):
+def test_the_stabilizer_has_no_effect_from_an_empty_memory(x64):
   cell, params, xs = problem()
   _, ys = jax.jit(lambda: unroll(cell, params, xs))()
   h = c = n = np.zeros((B, H))
@@ -66,7 +66,7 @@ def test_from_an_empty_memory_the_stabilizer_changes_nothing(x64):
 def test_values_and_gradients_are_finite_at_extreme_inputs_in_float32(sign):
   cell, params, xs = problem(200, np.float32, num_steps=20)
   xs = np.sign(xs) * np.float32(200) if sign == 0 else np.full_like(xs, sign * 200)
-  # Of one sign, so that all gates saturate.
+  # All have one sign, so that all gates saturate.
   params = {**params, "w_x": np.abs(params["w_x"])}
 
   @jax.jit
@@ -79,7 +79,7 @@ def test_values_and_gradients_are_finite_at_extreme_inputs_in_float32(sign):
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
-def test_the_scale_in_the_stabilizer_is_that_of_cell_and_normalizer(x64):
+def test_the_stabilizer_only_rescales_cell_and_normalizer(x64):
   # (c, n, m) and (λ c, λ n, m − ln λ) are the same memory, so dL/dm = c dL/dc + n dL/dn.
   cell, params, xs = problem()
 
@@ -100,8 +100,8 @@ def test_the_scale_in_the_stabilizer_is_that_of_cell_and_normalizer(x64):
   assert np.min(np.abs(bar.stabilizer)) > 0
 
 
-def test_without_recurrence_the_mean_keeps_the_share_of_its_old_weights(x64):
-  # With i = 0 and f = 1 all of the past counts the same, and h is the mean of g.
+def test_without_recurrence_all_past_steps_weigh_equally(x64):
+  # With i = 0 and f = 1 all past steps have equal weight, and h is the mean of g.
   cell = make_cell("slstm", H)
   random = np.random.default_rng(0)
   w_g = random.standard_normal((D, H))
@@ -121,7 +121,7 @@ def test_without_recurrence_the_mean_keeps_the_share_of_its_old_weights(x64):
 
   norms, last = run(gradient_probe(cell, T, B, jnp.float64))
   np.testing.assert_allclose(last, np.tanh(xs @ w_g).mean(axis=0), rtol=1e-12)
-  # f' = 1 and n counts the steps: dL/dc_t = 1 / n_T for every t, up to the one that gives h_T.
+  # f' = 1 and n counts the steps: dL/dc_t = 1 / n_T for every t below T.
   np.testing.assert_allclose(norms.cell[:-1], np.sqrt(H) / T, rtol=1e-12)
   np.testing.assert_allclose(norms.hidden[-1], np.sqrt(H), rtol=1e-12)
 
@@ -131,7 +131,7 @@ def initial(hidden_size, **options):
   return jax.jit(lambda key: init(key, D))(jax.random.key(0))
 
 
-def test_first_values_are_those_of_the_authors(x64):
+def test_initial_values_match_the_authors(x64):
   params = initial(12, num_heads=3)
   i, f, g, o = np.split(params["b"], 4)
   head = 5 - 12 * (np.arange(4) / 3) ** 0.3
@@ -142,6 +142,6 @@ def test_first_values_are_those_of_the_authors(x64):
   np.testing.assert_allclose(linear[4:8], [3, 4, 5, 6], rtol=1e-13)
 
 
-def test_heads_divide_the_units():
+def test_heads_must_divide_the_hidden_size():
   with pytest.raises(ValueError, match="num_heads must divide hidden_size 4, got 3"):
     make_cell("slstm", H, num_heads=3)

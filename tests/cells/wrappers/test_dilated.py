@@ -1,4 +1,4 @@
-"""Dilated recurrence: interleaved runs of the cell."""
+"""Dilated recurrence: its equation, and interleaved sequences."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def reference(activation, params, carry, x):
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 4])
-def test_cell_is_its_equation(x64, dilation):
+def test_cell_matches_its_equation(x64, dilation):
   cell = make_cell("dilated_elman", H, dilation=dilation)
   check(cell, functools.partial(reference, np.tanh))
 
 
 @pytest.mark.parametrize("name", ["lstm", "clockwork"])
-def test_it_is_so_many_sequences_interleaved(x64, name):
+def test_a_dilated_cell_runs_interleaved_sequences(x64, name):
   cell = make_cell(name, H)
   params = cell.init(jax.random.key(0), D)
   xs = jax.random.normal(jax.random.key(1), (T, B, D))
@@ -56,12 +56,12 @@ def test_it_is_so_many_sequences_interleaved(x64, name):
       total += jnp.sum(weights[part] * ys)
     return total
 
-  # The probe of the newest carry too: it sees the total derivative of h_t.
+  # The norms at the newest carry's probe agree, too: it sees the total derivative of h_t.
   given = params, xs, probes
   chex.assert_trees_all_close(together(*given), apart(*given), rtol=1e-11, atol=1e-13)
 
 
-def test_norms_of_the_buffer_are_those_of_what_it_holds(x64):
+def test_norms_of_the_buffer_belong_to_the_carries_it_holds(x64):
   cell = make_cell("dilated_elman", H, dilation=DILATION)
   params = cell.init(jax.random.key(0), D)
   xs = jax.random.normal(jax.random.key(1), (T, B, D))
@@ -72,7 +72,7 @@ def test_norms_of_the_buffer_are_those_of_what_it_holds(x64):
     return jnp.sum(unroll(cell, params, xs, probe=probe)[1][-1])
 
   norms = last_loss(gradient_probe(cell, T, B))
-  # Of a loss of the last step, all of the derivative of h_t comes from later steps.
+  # With a loss at the last step, the derivative by h_t comes from later steps alone.
   for i, earlier in enumerate(norms.earlier, 1):
     np.testing.assert_allclose(earlier[i:-1], norms.hidden[: T - 1 - i], rtol=1e-12)
   reached = np.arange(T) % DILATION == (T - 1) % DILATION
@@ -81,6 +81,6 @@ def test_norms_of_the_buffer_are_those_of_what_it_holds(x64):
 
 @pytest.mark.parametrize(("value", "kind"), [(0, ValueError), (1.5, TypeError)])
 @pytest.mark.usefixtures("unchecked_types")
-def test_a_wrong_dilation_is_refused(value, kind):
+def test_an_invalid_dilation_is_refused(value, kind):
   with pytest.raises(kind, match=f"dilation must be .* got {value}"):
     make_cell("dilated_elman", H, dilation=value)

@@ -1,4 +1,4 @@
-"""Layer normalisation of what a cell reads: its equation in NumPy, and what it does not see."""
+"""Layer normalization of a cell's input: its equation in NumPy, and its invariances."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ def test_the_cell_reads_its_input_normalized(x64):
   assert set(gates) == {"input", "forget", "output"}
 
 
-def test_shift_and_scale_of_the_input_do_not_matter(x64):
+def test_output_is_invariant_to_shift_and_scale_of_the_input(x64):
   cell = layer_norm(elman(H))
   params, xs = problem(cell)
   drives = cell.project(params, xs)
   np.testing.assert_allclose(cell.project(params, 3 * xs - 5), drives, rtol=2e-5, atol=2e-5)
-  # As far as ε goes: none of it at a variance of 1e12.
+  # Up to ε, which is negligible at a variance of 1e12.
   large = cell.project(params, 1e6 * xs)
   np.testing.assert_allclose(cell.project(params, 3e6 * xs - 5), large, rtol=1e-12, atol=1e-12)
   assert np.max(np.abs(cell.project(params, -xs) - drives)) > 0.1
 
 
-def test_a_small_spread_about_a_large_mean_is_seen_in_float32():
+def test_a_small_spread_around_a_large_mean_is_resolved_in_float32():
   cell = layer_norm(elman(H))
   params, xs = problem(cell, jnp.float32)
-  # Exactly representable: sixteenths about 4096.
+  # Sixteenths around 4096 are exactly representable.
   xs = jnp.round(16 * xs) / 16
   drives, shifted = (cell.project(params, x) for x in (xs, xs + 4096))
   np.testing.assert_allclose(shifted, drives, rtol=1e-3, atol=1e-3)
 
 
-def test_at_first_it_is_the_normalisation_alone():
+def test_init_adds_a_scale_of_one_and_a_shift_of_zero():
   params = layer_norm(gru(H)).init(jax.random.key(0), D)
   np.testing.assert_array_equal(params["scale"], np.ones(D))
   np.testing.assert_array_equal(params["bias"], np.zeros(D))
@@ -67,7 +67,7 @@ def test_at_first_it_is_the_normalisation_alone():
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_what_cannot_be_normalized_is_refused():
+def test_inputs_that_cannot_be_normalized_are_refused():
   cell = layer_norm(elman(H))
   with pytest.raises(ValueError, match="input_size must be at least 2, got 1"):
     cell.init(jax.random.key(0), 1)

@@ -1,4 +1,4 @@
-"""Residual layers: the input beside the output, and what has not its width refused."""
+"""Residual layers: the input added to the output, and inputs of another size refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def init_shapes(cell, size=D):
   return jax.eval_shape(lambda: cell.init(jax.random.key(0), size))
 
 
-def test_output_is_that_of_the_cell_plus_its_input_and_all_else_its_own(x64):
+def test_output_is_the_cells_plus_the_input_and_the_rest_is_the_cells(x64):
   base, cell = lstm(H), residual(lstm(H))
   chex.assert_trees_all_equal(init_shapes(cell), init_shapes(base))
   params, xs = draw(1, init_shapes(base)), draw(2, jax.ShapeDtypeStruct((T, B, D), float))
@@ -44,7 +44,7 @@ def test_params_of_its_cell_are_prepared_once(x64):
   np.testing.assert_allclose(ys, xs + outputs, rtol=1e-6)
 
 
-def test_a_cell_of_zero_output_is_the_identity():
+def test_a_cell_with_zero_output_becomes_the_identity():
   cell = residual(gru(H))
   params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), init_shapes(cell))
   xs = draw(2, jax.ShapeDtypeStruct((T, B, D), jnp.float32))
@@ -54,17 +54,17 @@ def test_a_cell_of_zero_output_is_the_identity():
     ys, vjp = jax.vjp(lambda xs: unroll(cell, params, xs)[1], xs)
     return ys, *vjp(ys)
 
-  # Through W_x = 0 nothing comes back: the gradient passes as it is.
+  # W_x = 0 passes no gradient, so only the skip connection's remains.
   for same in there_and_back(xs):
     np.testing.assert_array_equal(same, xs)
 
 
 @pytest.mark.parametrize("cell", [gru(H), stack([lstm(3), gru(H)])], ids=["gru", "stack"])
-def test_another_width_is_refused_at_init_and_when_it_is_read(cell):
+def test_an_input_of_another_size_is_refused_by_init_and_by_project(cell):
   match = r"xs of a residual cell must be as wide as its output, \[\.\.\., 4\], got a width of 2\."
   with pytest.raises(ValueError, match=match):
     init_shapes(residual(cell), 2)
-  # Params of the plain cell fit the wrapped one, and would add [B, 1] to [B, 4] without a word.
+  # Params of the plain cell fit the wrapped one, and would add [B, 1] to [B, 4] without an error.
   params = jax.tree.map(lambda a: jnp.zeros(a.shape), init_shapes(cell, 1))
   with pytest.raises(ValueError, match="got a width of 1"):
     jax.eval_shape(lambda: unroll(residual(cell), params, jnp.zeros((T, B, 1))))

@@ -1,4 +1,4 @@
-"""A stack is the layers one after another: values, gradients, norms."""
+"""A stack equals consecutive layers: values, gradients, norms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw(seed, *shape):
 
 
 def gated(cell):
-  """Another cell with an output that reads the drive: y = h · σ(mean of the drive)."""
+  """Returns the cell with an output that reads the drive: y = h · σ(mean of the drive)."""
 
   def output(params, carry, drive):
     gate = jax.nn.sigmoid(jnp.mean(drive, axis=-1, keepdims=True))
@@ -67,7 +67,7 @@ def layer_by_layer(cells, params, xs, carry, **time):
     ("wrapped", {}),
   ],
 )
-def test_values_and_gradients_are_those_of_the_layers_one_after_another(which, time):
+def test_values_and_gradients_equal_those_of_consecutive_layers(which, time):
   cells = STACKS[which]
   params, xs, carry = randomized(cells), draw(80, T, B, D), start(cells)
 
@@ -85,7 +85,7 @@ def test_values_and_gradients_are_those_of_the_layers_one_after_another(which, t
   close(*results)
 
 
-def test_outputs_are_those_of_the_deep_network():
+def test_outputs_equal_those_of_the_deep_network():
   cells, xs = STACKS["widths"], draw(80, T, B, D)
   model, params = DeepRNN(cells), randomized(cells)
   variables = {"params": {f"layers_{i}": {"cell": layer} for i, layer in enumerate(params)}}
@@ -93,19 +93,19 @@ def test_outputs_are_those_of_the_deep_network():
   close(*both(xs))
 
 
-def test_layers_at_one_step_count_as_independent():
+def test_layers_at_one_step_are_independent_variables():
   cells, xs = [make_cell("elman", 4), make_cell("lstm", 3)], draw(80, T, B, D)
   cell, params, weights = stack(cells), randomized(cells), draw(90, B, 3)
   norms = jax.jit(jax.grad(lambda p: jnp.sum(weights * unroll(cell, params, xs, probe=p)[1][-1])))(
     gradient_probe(cell, T, B)
   )
-  # y_T is the top's carry: what the lower layer does to it at T is counted there.
+  # y_T is the top layer's carry, so the lower layer's effect at step T counts as the top layer's.
   close(norms[1].hidden[-1], jnp.linalg.norm(weights, axis=1))
   assert not np.any(norms[0][-1])
   assert np.all(norms[0][:-1] > 0)
 
 
-def test_any_leading_axes_are_a_vmap():
+def test_any_leading_axes_equal_a_vmap():
   cells = STACKS["outputs read drives"]
   cell, params, x = stack(cells), randomized(cells), draw(80, B, D)
 
@@ -117,7 +117,7 @@ def test_any_leading_axes_are_a_vmap():
   close(*jax.jit(lambda *now: (moved(*now), jax.vmap(moved)(*now)))(start(cells), x))
 
 
-def test_init_gives_each_layer_its_width_a_key_of_its_own_and_the_dtype():
+def test_init_gives_each_layer_its_sizes_its_own_key_and_the_dtype():
   cells = [make_cell("elman", width, recurrent_kernel="gaussian") for width in (4, 4, 3)]
   params = jax.jit(lambda key: stack(cells).init(key, 5, jnp.float32))(jax.random.key(0))
   assert [layer["w_x"].shape for layer in params] == [(5, 4), (4, 4), (4, 3)]
@@ -133,6 +133,6 @@ def test_tokens_are_read_by_the_first_layer():
   close(run(tokens), run(np.eye(D)[tokens]))
 
 
-def test_no_cells_are_refused():
+def test_an_empty_stack_is_refused():
   with pytest.raises(ValueError, match="cells must hold at least one cell, got none"):
     stack([])

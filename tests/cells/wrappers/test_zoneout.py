@@ -1,4 +1,4 @@
-"""Zoneout: its equations in NumPy, its two ends, its mean over draws."""
+"""Zoneout: its equations in NumPy, rates 0 and 1, masks, and its mean over masks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sigmoid(a):
 
 
 @pytest.mark.parametrize("keyed", [True, False])
-def test_an_lstm_is_that_of_the_paper(keyed):
+def test_zoneout_lstm_matches_the_paper(keyed):
   rates = LSTMCarry(hidden=0.3, cell=0.5)
   cell, key = zoneout(lstm(H), rates), jax.random.key(5) if keyed else None
   params, carry, xs = problem(cell)
@@ -68,8 +68,8 @@ def test_rate_1_holds_the_carry_and_rate_0_is_the_cell():
     close(result, expected)
 
 
-def test_the_step_without_a_key_is_the_mean_over_keys():
-  # One step is linear in its mask, so its mean is exact: what is left is the sampling error.
+def test_a_step_without_a_key_is_the_mean_over_keys():
+  # A step is linear in its mask, so the two means differ by the sampling error alone.
   cell, num_keys = zoneout(gru(H), 0.3), 4000
   params, carry, xs = problem(cell)
 
@@ -85,7 +85,7 @@ def test_the_step_without_a_key_is_the_mean_over_keys():
   assert np.max(error) < 4.5
 
 
-def test_masks_are_fresh_at_every_place_and_have_their_rates():
+def test_masks_are_independent_and_have_their_rates():
   rates = LSTMCarry(hidden=0.1, cell=0.6)
   cell = zoneout(lstm(50), rates)
   params, _, xs = problem(cell, num_steps=20, batch_size=10)
@@ -94,14 +94,14 @@ def test_masks_are_fresh_at_every_place_and_have_their_rates():
   for mask, rate in zip(masks, rates, strict=True):
     assert mask.dtype == bool
     assert abs(np.mean(mask) - rate) < 4 * (rate * (1 - rate) / mask.size) ** 0.5
-    # Of no axis are all slices the same.
+    # The mask varies along every axis.
     for axis in range(3):
       assert np.any(mask != jnp.roll(mask, 1, axis))
-  # One draw for both would be 0.1 of the places.
+  # A shared draw would set both in 0.1 of the entries.
   assert abs(np.mean(masks.hidden & masks.cell) - 0.06) < 0.01
 
 
-def test_step_jacobian_is_the_rate_on_the_diagonal_and_the_rest_of_the_cells_own():
+def test_step_jacobian_mixes_the_identity_and_the_cells_by_the_rate():
   base, rate = elman(H), 0.4
   params, carry, xs = problem(base)
 
@@ -120,15 +120,15 @@ def test_step_jacobian_is_the_rate_on_the_diagonal_and_the_rest_of_the_cells_own
   assert 0 < np.sum(kept) < H
 
 
-def test_the_cell_below_has_a_key_of_its_own():
-  # In two layers of zoneout the same draw would be made twice.
+def test_the_wrapped_cell_has_its_own_key():
+  # With one key, two nested zoneouts would draw the same mask.
   cell = zoneout(zoneout(elman(H), 0.5), 0.5)
   params, _, xs = problem(cell)
   (_, inner), outer = cell.project(params, xs, jax.random.key(0))
   assert np.any(inner != outer)
 
 
-def test_tokens_have_masks_of_their_shape():
+def test_tokens_are_masked_by_their_shape():
   cell = zoneout(elman(H), 0.5)
   params, _, _ = problem(cell)
   tokens = np.arange(T * B).reshape(T, B) % D
@@ -136,7 +136,7 @@ def test_tokens_have_masks_of_their_shape():
   chex.assert_shape([drive, masks], (T, B, H))
 
 
-def test_a_count_in_a_complex_carry_goes_on():
+def test_a_counter_in_a_complex_carry_advances():
   base = elman(H)._replace(
     initial_carry=lambda shape, dtype=float: (
       jnp.zeros((*shape, H), complex),
@@ -158,7 +158,7 @@ def test_a_count_in_a_complex_carry_goes_on():
     np.testing.assert_array_equal(count, np.full(B, T))
 
 
-def test_gates_are_those_of_the_cell():
+def test_gates_are_the_cells():
   base = gru(H)
   params, carry, xs = problem(base)
   cell, recurrent = zoneout(base, 0.2), base.recur(params, carry)
@@ -192,6 +192,6 @@ def test_a_rate_may_be_traced():
   ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_bad_rates_are_refused(rate, error, match):
+def test_invalid_rates_are_refused(rate, error, match):
   with pytest.raises(error, match=match):
     zoneout(lstm(H), rate)

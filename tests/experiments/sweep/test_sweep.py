@@ -49,7 +49,7 @@ def test_the_folder_holds_records_and_figures(smoke):
     assert name.startswith(json.loads((run / "config.json").read_text())["cell"])
 
 
-def test_gradients_are_labelled(smoke):
+def test_gradients_are_labeled(smoke):
   gradients = xr.load_dataset(smoke / "gradients.nc")
   assert dict(gradients.sizes) == {"run": 4, "step": 4, "layer": 1, "time": 12, "lag": 12}
   assert list(gradients["step"]) == [0, 10, 20, 30]
