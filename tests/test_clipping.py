@@ -142,7 +142,7 @@ def test_inf_is_no_clipping_to_the_bit_and_serves_one_program(x64):
 
 
 def handed_on(tree, limit):
-  """What `clip_cotangent` hands on of a cotangent."""
+  """Returns the cotangent that `clip_cotangent` passes on."""
   return jax.jit(lambda t: jax.vjp(lambda c: clip_cotangent(c, limit), t)[1](t)[0])(tree)
 
 

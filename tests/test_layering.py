@@ -36,7 +36,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"_read_order"},
     {"_adjoint_plan"},
     {"_adjoint_loops"},
-    {"_adjoint", "_step", "_linear_scan", "_arguments"},
+    {"_adjoint", "_step", "_linear_scan", "_arguments", "_truncation"},
     {"_sequential", "_associative"},
     {"_unroll"},
   ),

@@ -25,8 +25,9 @@ from experiments.sweep import engines, measures
 from experiments.sweep.config import engine_flags
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.groups import by_group, group_name
+from experiments.sweep.config.resolve import resolve
 from experiments.sweep.config.runs import Run
-from experiments.sweep.config.sweep import Sweep, resolve
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import Stopped, train_runs
 

@@ -1,4 +1,4 @@
-"""Checks of the arguments of `unroll`, and the steps at which truncation cuts."""
+"""Checks of the arguments of `unroll`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Integer, PyTree
+from jaxtyping import Array, PyTree
 
 from rnn_jax import checks
 from rnn_jax.types import Cell, Params
 
 REMAT = ("none", "step", "sqrt")
 METHODS = ("loop", "associative")
-
-Truncation = int | np.integer | Integer[Array, ""]
 
 
 def check_names(unknown: Iterable[str]) -> None:
@@ -50,19 +48,6 @@ def check_xs(xs: Array) -> tuple[int, int]:
     )
   num_steps, batch_size = xs.shape[:2]
   return num_steps, batch_size
-
-
-def check_truncation(truncation: object) -> None:
-  """Refuses a truncation that is no integer scalar of at least 1; traced values go unchecked."""
-  if not isinstance(truncation, jax.Array):
-    checks.integer("truncation", truncation)
-    return
-  if truncation.ndim != 0 or not jnp.issubdtype(truncation.dtype, jnp.integer):
-    raise TypeError(
-      f"truncation must be an integer scalar, got {truncation.dtype}{list(truncation.shape)}."
-    )
-  if not isinstance(truncation, jax.core.Tracer):
-    checks.integer("truncation", int(truncation))
 
 
 def check_lengths(lengths: Any, num_steps: int, batch_size: int) -> None:
@@ -132,28 +117,6 @@ def _misfit(cell: Cell, params: Params, input_size: int) -> str | None:
       name = jax.tree_util.keystr(path)
       return f"{rule}: params{name} must be {list(want.shape)}, got {list(jnp.shape(have))}."
   return None
-
-
-def cut_steps(
-  truncation: Truncation,
-  num_steps: int,
-  lengths: Int[Array, " B"] | None,
-  resets: Bool[Array, "T B"] | None,
-  reverse: bool,
-) -> Bool[Array, " T"] | Bool[Array, " T #B"]:
-  """Returns where the gradient is cut: k, 2k, 3k, … steps from the start of a sequence."""
-  count = jnp.arange(num_steps, dtype=jnp.int32)
-  count = count[::-1] if reverse else count
-  if lengths is not None or resets is not None:
-    count = count[:, None]
-  if reverse and lengths is not None:
-    count = count - (num_steps - lengths[None])
-  if resets is not None:
-    start = jnp.where(resets, count, jnp.zeros_like(count))
-    count = count - jax.lax.cummax(start, axis=0, reverse=reverse)
-  if not isinstance(truncation, Array):
-    truncation = min(int(truncation), num_steps)  # a larger one may not fit into int32
-  return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)
 
 
 def _dtype(a: Any) -> np.dtype:

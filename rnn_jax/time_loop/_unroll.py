@@ -19,10 +19,10 @@ from jaxtyping import Array, Bool, Integer, Key, PyTree
 
 from rnn_jax import checks, clipping
 from rnn_jax.time_loop import _arguments as arguments
-from rnn_jax.time_loop._arguments import Truncation
 from rnn_jax.time_loop._associative import run_associatively
 from rnn_jax.time_loop._sequential import LoopOptions, run_sequentially
 from rnn_jax.time_loop._step import StepConstants, StepInputs
+from rnn_jax.time_loop._truncation import Truncation, check_truncation, cut_steps
 from rnn_jax.types import AnyArray, C, Carry, Cell, D, Drive, P, Sequences, floats_of
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ def unroll(
     arguments.check_resets(resets, num_steps, batch_size)
     resets = jnp.asarray(resets)
   if truncation is not None:
-    arguments.check_truncation(truncation)
-    cut = arguments.cut_steps(truncation, num_steps, lengths, resets, reverse)
+    check_truncation(truncation)
+    cut = cut_steps(truncation, num_steps, lengths, resets, reverse)
 
   with arguments.params_checked_on_error(cell, params, xs):
     params = cell.prepare(params)

@@ -16,7 +16,7 @@ from train_all import train_all
 
 from experiments import replay
 from experiments.cli import command_line
-from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.records.record import nonfinite_text
 from experiments.sweep.training import divergence, replay_file

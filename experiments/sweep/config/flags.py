@@ -12,7 +12,7 @@ from experiments.cli.parsers import choice, integer, number, positive, subset
 from experiments.networks import cell_options
 from experiments.networks.cell_options import CellOption
 from experiments.sweep.config import engine_flags, grid
-from experiments.sweep.config.layout import RUNS_PER_ACCELERATOR
+from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR
 from experiments.sweep.config.runs import Settings
 from experiments.sweep.measures import MEASURES
 from rnn_jax.cells import CELLS

@@ -17,7 +17,8 @@ from absl import flags
 from experiments.runtime import backend, compilation_cache
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.groups import by_group
-from experiments.sweep.config.sweep import Sweep, resolve
+from experiments.sweep.config.resolve import resolve
+from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped, train_runs
 from rnn_jax.checkpoints import difference

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings, hidden_size_of
 from experiments.sweep.measures import MEASURES, Moment, Variables, by_leaf
 from experiments.sweep.records.record import Record

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.records.record import Partial, Record, Result, Snapshot, recorded_steps
 from experiments.sweep.training.program import CHUNK, Program, by_device

@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from experiments.runtime import compilation_cache
-from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.training import train

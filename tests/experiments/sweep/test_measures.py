@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from train_all import train_all
 
-from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.measures import MEASURES, Moment, by_leaf, coordinates, reaches
 from rnn_jax import CELLS, DeepRNN, make_cell

@@ -13,8 +13,8 @@ from absl.testing import flagsaver
 from experiments.networks.cell_options import parse
 from experiments.sweep.config.flags import TABLE, as_flagfile
 from experiments.sweep.config.grid import AXES
+from experiments.sweep.config.resolve import resolve
 from experiments.sweep.config.runs import Settings
-from experiments.sweep.config.sweep import resolve
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.training.program import CHUNK
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from experiments import plot
 from experiments.sweep import __main__ as sweep_program
-from experiments.sweep.config.sweep import resolve
+from experiments.sweep.config.resolve import resolve
 from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import gathered, locking, run_files
 from experiments.sweep.training import divergence, train

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from train_all import train_all
 
-from experiments.sweep.config.layout import Layout
+from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.training.program import compile_group, group_function, stack_numbers
 from experiments.sweep.training.rounds import Partial, partial_like, train_round

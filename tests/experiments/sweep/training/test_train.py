@@ -11,7 +11,7 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments.chaos import records_of
-from experiments.sweep.config.sweep import resolve as resolve_flags
+from experiments.sweep.config.resolve import resolve as resolve_flags
 from experiments.sweep.records import gathered, locking, round_checkpoints, run_files
 from experiments.sweep.training import train as training
 from rnn_jax import make_cell

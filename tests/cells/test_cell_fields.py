@@ -71,7 +71,7 @@ def check_linear(case):
 
 
 def is_recurrent_kernel(case, name):
-  """Whether recur is h W_h (+ b), with W_h the param `name`, which nothing else reads."""
+  """Returns whether recur is h W_h (+ b), where nothing else reads W_h, the param `name`."""
   cell, params = case.cell, case.params
   w_h, h = case.given[name], jax.tree.leaves(case.carry)[0]
   if name not in params or not np.array_equal(params[name], w_h):

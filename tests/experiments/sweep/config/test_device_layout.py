@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.sweep.config.layout import runs_together
+from experiments.sweep.config.device_layout import runs_together
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""Resolves the flags to a sweep, and checks them against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+
+from experiments.cli import command_line
+from experiments.networks import cell_options
+from experiments.sweep.config import engine_flags, grid
+from experiments.sweep.config import networks as sweep_networks
+from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR, Layout
+from experiments.sweep.config.groups import by_group
+from experiments.sweep.config.networks import Network
+from experiments.sweep.config.runs import Settings, run_id
+from experiments.sweep.config.sweep import Sweep
+from experiments.sweep.measures import MEASURES
+from rnn_jax.tasks import TASKS, Task
+from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
+
+
+def resolve(arguments: Sequence[str]) -> Sweep:
+  """Returns the sweep that the flags describe; checks everything that needs no compilation.
+
+  It does not touch the output folder.
+
+  Args:
+    arguments: command-line arguments that are not flags. There must be none.
+  Raises:
+    ValueError, TypeError: naming the flag, the rule and the value.
+  """
+  command_line.check_no_arguments(arguments)
+  values = flags.FLAGS
+  corpus, corpus_name = _corpus()
+  settings = _settings(corpus_name)
+  task = _task(settings, corpus)
+  layout = _layout(settings.batch_size)
+  _check_truncations(settings.sequence_length)
+  axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
+  options = values.cell_option or []
+  runs = grid.expand(axes, cell_options.by_cell(options, axes["cell"], grid.AXES))
+  runs_at_once = max(layout.runs_at_once(len(group)) for group in by_group(runs).values())
+  runs, networks = sweep_networks.networks(runs, settings, task, runs_at_once)
+  _check_measures(settings, networks)
+  sha256 = corpus.sha256 if corpus else None
+  return Sweep(
+    settings,
+    axes,
+    options,
+    {run_id(run, settings, sha256): run for run in runs},
+    corpus,
+    task,
+    layout,
+    command_line.folder("output_dir"),
+    values.checkpoint_every,
+    engine_flags.shard(),
+  )
+
+
+def _corpus() -> tuple[Corpus | None, str]:
+  """Returns the task's text, None without one, and its name in the records: `stdlib` or a path."""
+  values = flags.FLAGS
+  path = values.corpus
+  if values.task != "charlm":
+    if values["corpus"].present and path != STANDARD_LIBRARY:
+      raise ValueError(f"--corpus is for task charlm, got {path} with {values.task}.")
+    return None, STANDARD_LIBRARY
+  if path != STANDARD_LIBRARY:
+    path = str(command_line.path("--corpus", path).absolute())
+  with command_line.errors_name_flags():
+    return load_corpus(path), path
+
+
+def _settings(corpus_name: str) -> Settings:
+  values = flags.FLAGS
+  given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(Settings)}
+  given["corpus"] = corpus_name
+  given["hidden_size"] = cell_options.fixed_width()
+  given["measure_every"] = values.measure_every or values.log_every
+  return Settings(**given)
+
+
+def _task(settings: Settings, corpus: Corpus | None) -> Task:
+  text = {} if corpus is None else {"corpus": corpus}
+  with command_line.errors_name_flags():
+    return TASKS[settings.task](settings.sequence_length, settings.batch_size, **text)
+
+
+def _layout(batch_size: int) -> Layout:
+  values, processes = flags.FLAGS, jax.process_count()
+  devices = engine_flags.devices()
+  count = values.devices or len(devices)
+  if count > len(devices):
+    kind = "CPU cores" if devices[0].platform == "cpu" else f"{devices[0].platform} devices"
+    where = "of this machine" if processes == 1 else f"of {processes} processes"
+    if values.engine != "local":
+      kind, where = "devices", "of a task"
+    raise ValueError(f"--devices must be at most the {len(devices)} {kind} {where}, got {count}.")
+  if count % processes:
+    raise ValueError(f"--devices must be a multiple of the {processes} processes, got {count}.")
+  if processes > 1:
+    each = count // processes
+    devices = [device for i in range(processes) for device in jax.local_devices(i)[:each]]
+  devices = devices[:count]
+  for total, text in (
+    (batch_size, f"--batch_size={batch_size}"),
+    (count, f"the number of devices in use, {count}"),
+  ):
+    if total % values.data_parallel:
+      raise ValueError(f"--data_parallel must divide {text}, got {values.data_parallel}.")
+  if processes > 1 and values.data_parallel != count:
+    raise ValueError(
+      f"--data_parallel must be the number of devices in use, {count}, with several "
+      f"processes, got {values.data_parallel}."
+    )
+  default = 1 if devices[0].platform == "cpu" else RUNS_PER_ACCELERATOR
+  return Layout(devices, values.data_parallel, values.runs_per_device or default)
+
+
+def _check_truncations(length: int) -> None:
+  """Refuses different truncations that have the same effect on sequences of this length."""
+  lengths = [length if k is None else min(k, length) for k in flags.FLAGS.truncation]
+  if len(set(lengths)) < len(lengths):
+    raise ValueError(
+      "--truncation must not hold a value twice; with "
+      f"--sequence_length={length}, {length} and above are the same as full."
+    )
+
+
+def _check_measures(settings: Settings, networks: Sequence[Network]) -> None:
+  """Refuses a measure that no cell of the sweep supports."""
+  for name in settings.measure_names:
+    measure = MEASURES[name]
+    if not any(measure.fits(network.cell) for network in networks):
+      cells = ",".join(flags.FLAGS.cell)
+      raise ValueError(
+        f"--measures must not hold {name}, since no selected cell has {measure.needs}, got {cells}."
+      )

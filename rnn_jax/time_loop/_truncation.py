@@ -1,0 +1,47 @@
+"""Truncated backpropagation through time: the steps at which the gradient is cut."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Integer
+
+from rnn_jax import checks
+
+Truncation = int | np.integer | Integer[Array, ""]
+
+
+def check_truncation(truncation: object) -> None:
+  """Refuses a truncation that is no integer scalar of at least 1; traced values go unchecked."""
+  if not isinstance(truncation, jax.Array):
+    checks.integer("truncation", truncation)
+    return
+  if truncation.ndim != 0 or not jnp.issubdtype(truncation.dtype, jnp.integer):
+    raise TypeError(
+      f"truncation must be an integer scalar, got {truncation.dtype}{list(truncation.shape)}."
+    )
+  if not isinstance(truncation, jax.core.Tracer):
+    checks.integer("truncation", int(truncation))
+
+
+def cut_steps(
+  truncation: Truncation,
+  num_steps: int,
+  lengths: Int[Array, " B"] | None,
+  resets: Bool[Array, "T B"] | None,
+  reverse: bool,
+) -> Bool[Array, " T"] | Bool[Array, " T #B"]:
+  """Returns where the gradient is cut: k, 2k, 3k, … steps from the start of a sequence."""
+  count = jnp.arange(num_steps, dtype=jnp.int32)
+  count = count[::-1] if reverse else count
+  if lengths is not None or resets is not None:
+    count = count[:, None]
+  if reverse and lengths is not None:
+    count = count - (num_steps - lengths[None])
+  if resets is not None:
+    start = jnp.where(resets, count, jnp.zeros_like(count))
+    count = count - jax.lax.cummax(start, axis=0, reverse=reverse)
+  if not isinstance(truncation, Array):
+    truncation = min(int(truncation), num_steps)  # a larger one may not fit into int32
+  return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)
