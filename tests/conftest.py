@@ -55,7 +55,7 @@ CHECKED = (
   "rnn_jax.types",
   "rnn_jax.windows",
 )
-install_import_hook(CHECKED, "beartype.beartype")
+install_import_hook(CHECKED, "shape_checks.checked")
 
 # jax keeps millions of objects for thousands of programs, and hardly any become garbage.
 gc.set_threshold(100_000, 20, 100)
