@@ -6,7 +6,7 @@ from swept import contents
 
 SWEEP = [
   "--task=adding",
-  "--cell=lstm",
+  "--cell=elman",
   "--depth=1",
   "--truncation=full,4",
   "--seed=0,1",

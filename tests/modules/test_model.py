@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,61 +20,6 @@ T, B, D, H = 6, 2, 3, 4
 CELL = make_cell("gru", H)
 BATCH = Batch(jnp.ones((T, B, D)), jnp.zeros((T, B, H)), jnp.ones((T, B), bool))
 OPTIMIZER = make_optimizer("sgd", 0.1)
-
-PROGRAM = """\
-from typing import Any
-import flax.linen as nn
-from rnn_jax import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder
-from rnn_jax.training import update
-from rnn_jax.windows import train_windows
-
-class Own(nn.Module):
-  def __call__(self, xs: Any, *, probes: Any = None, deterministic: bool = True,
-               key: Any = None) -> Any: ...
-
-class OwnCausal(nn.Module):
-  def __call__(self, xs: Any, *, probes: Any = None, deterministic: bool = True,
-               key: Any = None, truncation: int | None = None) -> Any: ...
-
-class OwnStreaming(nn.Module):
-  def __call__(self, xs: Any, carries: Any = None, *, resets: Any = None, **time: Any) -> Any: ...
-
-def accepted(one: DeepRNN, both: BidirectionalRNN, own: Own, causal: OwnCausal,
-             streaming: OwnStreaming, vector: ConditionedDecoder, pair: EncoderDecoder,
-             rest: Any) -> None:
-  update(one, rest, rest, rest, rest, rest, truncation=3)
-  update(vector, rest, rest, rest, rest, truncation=3)
-  update(pair, rest, rest, rest, rest, truncation=3)
-  update(both, rest, rest, rest, rest)
-  update(own, rest, rest, rest, rest)
-  update(causal, rest, rest, rest, rest, truncation=3)
-  train_windows(one, rest, rest, rest, rest, 3)
-  train_windows(streaming, rest, rest, rest, rest, 3)
-
-def refused(both: BidirectionalRNN, own: Own, causal: OwnCausal, rest: Any) -> None:
-  update(both, rest, rest, rest, rest, truncation=3)
-  update(both, rest, rest, rest, rest, carries=rest)
-  update(both, rest, rest, rest, rest, clip_carry=1.0)
-  update(own, rest, rest, rest, rest, truncation=3)
-  train_windows(both, rest, rest, rest, rest, 3)
-  train_windows(causal, rest, rest, rest, rest, 3)
-"""
-
-
-def test_the_type_checker_refuses_what_a_network_cannot_do(tmp_path):
-  program = tmp_path / "program.py"
-  program.write_text(PROGRAM)
-  result = subprocess.run(
-    (sys.executable, "-m", "mypy", "--ignore-missing-imports", str(program)),
-    cwd=Path(__file__).parents[2],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  wrong = {int(line.split(":")[1]) for line in result.stdout.splitlines() if ": error:" in line}
-  lines = PROGRAM.splitlines()
-  first = next(i for i, line in enumerate(lines) if line.startswith("def refused")) + 2
-  assert wrong == set(range(first, len(lines) + 1)), result.stdout
 
 
 class Own(nn.Module):

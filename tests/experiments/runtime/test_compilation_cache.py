@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from swept import ROOT, WITHOUT_PICTURES
 
 from experiments.runtime import compilation_cache
 from experiments.sweep.config.device_layout import Layout
@@ -19,7 +20,6 @@ from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.training import train
 from rnn_jax.tasks import adding
 
-ROOT = Path(__file__).parents[3]
 TINY = (
   "--task=adding --cell=elman --hidden_size=4 --sequence_length=5 --batch_size=2 --steps=1 "
   "--measures=none"
@@ -54,7 +54,7 @@ def call(*command: object, **environment: object) -> tuple[str, str]:
 
 def start(folder: Path, *flags: str, **environment: object) -> tuple[str, dict[str, bytes]]:
   """Runs a sweep of one group; returns its standard error and its records."""
-  command = ("-m", "experiments.sweep", *TINY.split(), f"--output_dir={folder}", *flags)
+  command = ("-c", WITHOUT_PICTURES, *TINY.split(), f"--output_dir={folder}", *flags)
   _, said = call(*command, **environment)
   paths = [folder / "gradients.nc", *folder.glob("runs/*/metrics.jsonl")]
   return said, {path.name: path.read_bytes() for path in paths}
@@ -190,8 +190,8 @@ def test_a_half_written_program_is_replaced(kept, tmp_path):
 
 
 def test_the_next_group_compiles_while_one_is_trained(compilations):
-  settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1, "lag", 1)
-  groups = [[Run("elman", depth, None, 0, 0.01, 1.0, 1.0, None)] for depth in (1, 2, 3)]
+  settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1, "none", 1)
+  groups = [[Run(cell, 1, None, 0, 0.01, 1.0, 1.0, None)] for cell in ("elman", "irnn", "indrnn")]
   task, layout = adding(5, 2), Layout(jax.local_devices()[:1])
   sweep = Sweep(settings, {}, (), {}, None, task, layout, Path(), 1)
   programs = train._compile_ahead(groups, sweep, stop=lambda: False)

@@ -9,6 +9,7 @@ import time
 
 import jax
 import pytest
+import swept
 from swept import ROOT, SMOKE, contents
 
 RUN = ("--cell=elman", "--truncation=full", "--measures=none", "--steps=150")
@@ -16,14 +17,7 @@ TWO_DEVICES = ("--devices=2", "--data_parallel=2", "--checkpoint_every=50")
 
 
 def start(folder, *flags):
-  command = (sys.executable, "-m", "experiments.sweep", SMOKE, *RUN, *TWO_DEVICES)
-  return subprocess.Popen(
-    (*command, f"--output_dir={folder}", *flags),
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  return swept.start(SMOKE, *RUN, *TWO_DEVICES, f"--output_dir={folder}", *flags)
 
 
 def start_two(folder):
@@ -47,7 +41,7 @@ def wait_for(folder, checkpoint, process):
 
 
 @pytest.mark.timeout(200)
-def test_one_process_resumes_a_sweep_of_two_with_the_same_records(tmp_path):
+def test_one_process_resumes_a_sweep_of_two_with_the_same_records(sweep_in_process, tmp_path):
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   assert [status for status, _ in ended(start_two(whole))] == [0, 0]
 
@@ -58,7 +52,7 @@ def test_one_process_resumes_a_sweep_of_two_with_the_same_records(tmp_path):
   assert [status for status, _ in results] == [143, 143], results
   assert "0 of 1 run done" in results[0][1]
 
-  assert ended([start(broken)])[0][0] == 0
+  assert sweep_in_process(SMOKE, *RUN, *TWO_DEVICES, f"--output_dir={broken}") == 0
   assert contents(broken) == contents(whole)
   assert not (broken / "checkpoints").exists()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from swept import SMOKE, contents, start, sweep
+from swept import SMOKE, contents, start
 
 from experiments.sweep import engines
 from experiments.sweep.config import engine_flags
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(280)
 @pytest.fixture(scope="module")
 def local(tmp_path_factory) -> Path:
   folder = tmp_path_factory.mktemp("local") / "long"
-  sweep(*LONG, f"--output_dir={folder}", "--devices=1")
+  end(start(*LONG, f"--output_dir={folder}", "--devices=1"))
   return folder
 
 
