@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
@@ -173,7 +172,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
   return wanted, folder, report
 
 
-def _about() -> dict[str, Any]:
+def _about() -> dict[str, object]:
   """Returns when and where the numbers are computed: versions, processor, commit."""
   return {
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

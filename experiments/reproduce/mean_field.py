@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from jaxtyping import Float
 from scipy.optimize import brentq
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(201)
@@ -26,7 +27,7 @@ def exponent(gain: float, input_variance: float = 0.0) -> float:
     inputs: Molgedey et al., 1992, https://doi.org/10.1103/PhysRevLett.69.3717
   """
 
-  def mean(values: np.ndarray) -> float:
+  def mean(values: Float[np.ndarray, " nodes"]) -> float:
     return float(_WEIGHTS @ values)
 
   def gap(q: float) -> float:

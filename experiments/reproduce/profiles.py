@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float, Integer
 
 from experiments.plotting import style
 from rnn_jax.cells import LSTMCarry
@@ -23,7 +24,7 @@ def mean_profiles(
   values: Sequence[float],
   scales: Sequence[float],
   seeds: Sequence[int],
-) -> np.ndarray:
+) -> Float[np.ndarray, "values scales seeds lags"]:
   """Returns log₁₀ ‖∂(v · h_T)/∂h_{T−k}‖ for v ~ N(0, I) and x ~ N(0, I), averaged over a batch.
 
   Args:
@@ -32,10 +33,12 @@ def mean_profiles(
     scales: w_i · √2, factors of an input kernel of variance ½.
     seeds: seeds of params, inputs and v.
   Returns:
-    [values, scales, seeds, lag], for the hidden state.
+    The profiles of the hidden state.
   """
 
-  def one(value: Array, scale: Array, seed: Array) -> Array:
+  def one(
+    value: Float[Array, ""], scale: Float[Array, ""], seed: Integer[Array, ""]
+  ) -> Float[Array, " lags"]:
     cell = make(value)
     params_key, data_key, probe_key = jax.random.split(jax.random.key(seed), 3)
     params = cell.init(params_key, INPUTS)
@@ -53,22 +56,22 @@ def mean_profiles(
   return found.reshape(len(values), len(scales), len(seeds), STEPS)
 
 
-def rates(found: np.ndarray) -> np.ndarray:
-  """Returns the fitted slopes of ln φ, in nats per step: [..., lag] → [...]."""
+def rates(found: Float[np.ndarray, "*runs lags"]) -> Float[np.ndarray, "*runs"]:
+  """Returns the fitted slopes of ln φ, in nats per step."""
   with jax.enable_x64(True):
     return np.asarray(decay_rate(jnp.asarray(np.moveaxis(found, -1, 0)), FIRST, LAST))
 
 
 def draw(
   figure: matplotlib.figure.Figure,
-  panels: Mapping[str, Mapping[str, np.ndarray]],
+  panels: Mapping[str, Mapping[str, Float[np.ndarray, "seeds lags"]]],
   colors: Sequence[str],
 ) -> None:
   """Draws profiles, and marks the range of the fit.
 
   Args:
     figure: an empty figure.
-    panels: by title, profiles [seeds, lag] by label.
+    panels: by title, profiles by label.
     colors: colors of the labels, in order.
   """
   axes = figure.subplots(1, len(panels), sharey=True)

@@ -60,7 +60,7 @@ def save(
   figure: Figure,
   result: Result,
   drawn: matplotlib.figure.Figure | None,
-  about: Mapping[str, Any],
+  about: Mapping[str, object],
 ) -> None:
   """Writes a figure's result and replaces the files of an earlier run.
 
@@ -102,12 +102,12 @@ def save(
   (folder / "checks.json").write_text(text, encoding="utf-8")
 
 
-def columns(table: Sequence[Mapping[str, Any]]) -> list[str]:
+def columns(table: Sequence[Mapping[str, object]]) -> list[str]:
   """Returns the names of a table's columns, in the order in which they first appear."""
   return list(dict.fromkeys(name for row in table for name in row))
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
   """Returns the text of a table's cell."""
   if isinstance(value, float):
     return f"{value:.4g}"

@@ -8,11 +8,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import optax
 import xarray as xr
+from jaxtyping import Float, Key, PyTree
 
 from experiments.sweep.records import gathered
 from rnn_jax.modules import DeepRNN
@@ -24,13 +26,19 @@ from rnn_jax.types import Array
 ROOT = Path(__file__).parents[2]
 FLAGFILES = ROOT / "experiments" / "flagfiles"
 
+# Pytrees: the numbers of a run, its state, and what it records.
+Run = TypeVar("Run")
+State = TypeVar("State")
+Record = TypeVar("Record")
+Tree = TypeVar("Tree")
+
 
 def train_runs(
-  start: Callable[[Any, Any], Any],
-  advance: Callable[[Any, Any, Any], tuple[Any, Any]],
-  runs: Sequence[Any],
-  data: Any = (),
-) -> Iterator[tuple[Any, Any]]:
+  start: Callable[[Run, PyTree], State],
+  advance: Callable[[Run, State, PyTree], tuple[State, Record]],
+  runs: Sequence[Run],
+  data: PyTree = (),
+) -> Iterator[tuple[State, Record]]:
   """Trains runs that differ only in numbers with one program: spread over devices, then in turn.
 
   Args:
@@ -47,18 +55,18 @@ def train_runs(
   # Slots without a run of their own repeat one; the copies are dropped.
   slots = (np.arange(each * len(devices)) % count).reshape(each, len(devices)).T
 
-  def spread(tree: Any) -> Any:
+  def spread(tree: Tree) -> Tree:
     return jax.tree.map(lambda a: np.asarray(a)[slots], tree)
 
-  def gather(tree: Any) -> Any:
+  def gather(tree: Tree) -> Tree:
     return jax.tree.map(
       lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:])[:count], jax.device_get(tree)
     )
 
-  def begin(runs: Any, data: Any) -> Any:
+  def begin(runs: Run, data: PyTree) -> State:
     return jax.lax.map(lambda run: start(run, data), runs)
 
-  def step_all(runs: Any, states: Any, data: Any) -> tuple[Any, Any]:
+  def step_all(runs: Run, states: State, data: PyTree) -> tuple[State, Record]:
     return jax.lax.map(lambda run: advance(run[0], run[1], data), (runs, states))
 
   stacked = jax.tree.map(lambda *a: np.stack(a), *runs)
@@ -71,14 +79,14 @@ def train_runs(
 
 def updates(
   model: DeepRNN,
-  optimizer: Any,
+  optimizer: optax.GradientTransformation,
   task: Task,
   state: TrainState,
-  data: Any,
-  data_key: Array,
+  data: PyTree,
+  data_key: Key[Array, ""],
   count: int,
   **options: Any,
-) -> tuple[TrainState, Array]:
+) -> tuple[TrainState, Float[Array, " count"]]:
   """Trains on fresh batches of a task; step s draws its batch from `fold_in(data_key, s)`.
 
   Args:
@@ -91,10 +99,10 @@ def updates(
     count: number of updates.
     **options: options of `rnn_jax.training.update`.
   Returns:
-    The state after, and the loss before each update [count].
+    The state after, and the loss before each update.
   """
 
-  def body(state: TrainState, _: None) -> tuple[TrainState, Array]:
+  def body(state: TrainState, _: None) -> tuple[TrainState, Float[Array, ""]]:
     batch = task.batch(data, jax.random.fold_in(data_key, state.step))
     new, _carries, metrics = update(model, optimizer, task.loss, state, batch, **options)
     return new, metrics.loss

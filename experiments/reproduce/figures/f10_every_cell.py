@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import matplotlib.figure
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
@@ -52,16 +54,16 @@ class Profiles(NamedTuple):
   """Results on one task, by cell and its options, averaged over seeds.
 
   Attributes:
-    norms: log₁₀ norms [2, lags], before and after; the largest, where the carry has several states.
+    norms: log₁₀ norms before and after; the largest, where the carry has several states.
     loss: mean loss of the last updates.
     baseline: the task's baseline.
   """
 
-  norms: dict[str, np.ndarray]
+  norms: dict[str, Float[np.ndarray, "2 lags"]]
   loss: dict[str, float]
   baseline: float
 
-  def lost(self, cell: str) -> np.ndarray:
+  def lost(self, cell: str) -> Float[np.ndarray, " when"]:
     """Returns the decades lost from lag 0 to lag LAG, before and after."""
     return self.norms[cell][:, 0] - self.norms[cell][:, LAG]
 
@@ -148,17 +150,19 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
       f"{found['adding'].loss[best] / baseline:.2g} of the baseline."
     )
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    panels = figure.subplots(1, len(found) * len(WHEN), sharey=True)
-    for i, (task, of_task) in enumerate(found.items()):
-      for j, when in enumerate(WHEN):
-        title = f"{task.split('_')[0]}, {when}"
-        image = _heat_map(panels[i * len(WHEN) + j], of_task, cells, j, title)
-    panels[0].set_yticks(range(len(cells)), cells, fontsize=style.SMALL)
-    label = "log10 ‖dL_T/dh_(T−k)‖, relative to lag 0"
-    figure.colorbar(image, ax=list(panels), label=label, extend="both")
+  return Outcome(table, checks, functools.partial(draw, found=found, cells=cells), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(figure: matplotlib.figure.Figure, found: Mapping[str, Profiles], cells: list[str]) -> None:
+  """Draws a heat map for each task, before and after training: cells over lags."""
+  panels = figure.subplots(1, len(found) * len(WHEN), sharey=True)
+  for i, (task, of_task) in enumerate(found.items()):
+    for j, when in enumerate(WHEN):
+      title = f"{task.split('_')[0]}, {when}"
+      image = _heat_map(panels[i * len(WHEN) + j], of_task, cells, j, title)
+  panels[0].set_yticks(range(len(cells)), cells, fontsize=style.SMALL)
+  label = "log10 ‖dL_T/dh_(T−k)‖, relative to lag 0"
+  figure.colorbar(image, ax=list(panels), label=label, extend="both")
 
 
 def _has_learned(of_task: Profiles, cell: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float
 
 from experiments.reproduce import profiles
 from experiments.reproduce.figure import Figure, Outcome, at_least, relative
@@ -25,8 +27,8 @@ CELLS: tuple[tuple[str, float, tuple[float, float | None]], ...] = (
 )
 
 
-def measure() -> np.ndarray:
-  """Returns mean log₁₀ profiles [cell, scale, seed, lag]; the three LSTMs share a program."""
+def measure() -> Float[np.ndarray, "cells scales seeds lags"]:
+  """Returns mean log₁₀ profiles; the three LSTMs share a program."""
   size = profiles.HIDDEN
   plain = [
     profiles.mean_profiles(lambda _: elman(size), [0.0], SCALES, SEEDS),
@@ -67,14 +69,18 @@ def run() -> Outcome:
     f"{abs(old - slow.mean()) / slow.std(ddof=1):.1f} standard deviations away.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    panels = {
-      f"input scale {scale:g}/√2": {name: found[i, j] for i, (name, _, _) in enumerate(CELLS)}
-      for j, scale in enumerate(SCALES)
-    }
-    profiles.draw(figure, panels, ("#E69F00", "#009E73", "#56B4E9", "#0072B2", "#000000"))
+  return Outcome(table, checks, functools.partial(draw, found=found), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(
+  figure: matplotlib.figure.Figure, found: Float[np.ndarray, "cells scales seeds lags"]
+) -> None:
+  """Draws the profiles: a panel for each scale of the inputs, a color for each cell."""
+  panels = {
+    f"input scale {scale:g}/√2": {name: found[i, j] for i, (name, _, _) in enumerate(CELLS)}
+    for j, scale in enumerate(SCALES)
+  }
+  profiles.draw(figure, panels, ("#E69F00", "#009E73", "#56B4E9", "#0072B2", "#000000"))
 
 
 figure = Figure(

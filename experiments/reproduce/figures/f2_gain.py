@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
 
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float
 
 from experiments.plotting import style
 from experiments.reproduce import mean_field, profiles
@@ -23,7 +26,7 @@ ACTIVATIONS = ("linear", "tanh")
 def run() -> Outcome:
   """Compares rates by gain: of linear networks with ln g, of tanh networks with earlier values."""
 
-  def measure(activation: str) -> np.ndarray:
+  def measure(activation: str) -> Float[np.ndarray, "gains seeds lags"]:
     def make(gain: Number) -> Cell:
       return elman(profiles.HIDDEN, activation=activation, recurrent_gain=gain)
 
@@ -54,14 +57,18 @@ def run() -> Outcome:
     "contain a wrong digit.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    panels = {
-      name: {f"g = {gain}": found[name][i] for i, gain in enumerate(GAINS)} for name in ACTIVATIONS
-    }
-    styles = style.value_styles(GAINS)
-    profiles.draw(figure, panels, [styles[gain].color for gain in GAINS])
+  return Outcome(table, checks, functools.partial(draw, found=found), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(
+  figure: matplotlib.figure.Figure, found: Mapping[str, Float[np.ndarray, "gains seeds lags"]]
+) -> None:
+  """Draws the profiles: a panel for each activation, a color for each gain."""
+  panels = {
+    name: {f"g = {gain}": found[name][i] for i, gain in enumerate(GAINS)} for name in ACTIVATIONS
+  }
+  styles = style.value_styles(GAINS)
+  profiles.draw(figure, panels, [styles[gain].color for gain in GAINS])
 
 
 figure = Figure(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float, Integer
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Figure, Outcome, absolute, at_least, relative
@@ -24,8 +27,10 @@ UPDATES, LEARNING_RATE = 2000, 3e-4
 OPTIMUM = -1 / 6
 CELL = elman(SIZE, activation="linear")
 
+_State = tuple[Float[Array, ""], Float[Array, "1 N"]]  # θ and the carry
 
-def balance(theta: Array) -> Params:
+
+def balance(theta: Float[Array, ""]) -> Params:
   """Returns the params of a linear system that θ pushes up at first and down in the long run.
 
     s' = A s + θ x σ        A_ii = A_i,i+1 = ½        σ = (1, …, 1, −1, …, −1), 10 and 13
@@ -49,15 +54,15 @@ def formula(truncation: int) -> float:
   )
 
 
-def measure(truncations: tuple[int, ...]) -> np.ndarray:
+def measure(truncations: tuple[int, ...]) -> Float[np.ndarray, " truncations"]:
   """Returns ∂s₁/∂θ at the last step of a window, for windows of K steps and each K given."""
   num_steps = 2 * max(truncations)
   xs = jnp.ones((num_steps, 1, 1))
 
-  def gradient(truncation: Array) -> Array:
+  def gradient(truncation: Integer[Array, ""]) -> Float[Array, ""]:
     last = num_steps // truncation * truncation - 1  # its gradient reaches back K − 1 steps
 
-    def first(theta: Array) -> Array:
+    def first(theta: Float[Array, ""]) -> Float[Array, ""]:
       _, ys = unroll(CELL, balance(theta), xs, truncation=truncation)
       return ys[last, 0, 0]
 
@@ -75,10 +80,10 @@ def train(truncation: int, whole_window: bool) -> float:
   """
   xs = jnp.ones((truncation, 1, 1))
 
-  def update(old: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+  def update(old: _State, _: None) -> tuple[_State, None]:
     theta, carry = old
 
-    def loss(theta: Array) -> tuple[Array, Array]:
+    def loss(theta: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, "1 N"]]:
       final, ys = unroll(CELL, balance(theta), xs, carry)
       errors = (ys[:, 0, 0] - 1) ** 2 / 2
       return jnp.mean(errors) if whole_window else errors[-1], final
@@ -87,7 +92,7 @@ def train(truncation: int, whole_window: bool) -> float:
     return (theta - LEARNING_RATE * gradient, final), None
 
   @jax.jit
-  def run() -> Array:
+  def run() -> Float[Array, ""]:
     start = jnp.zeros(()), CELL.initial_carry((1,))
     (theta, _), _ = jax.lax.scan(update, start, length=UPDATES)
     return theta
@@ -133,32 +138,41 @@ def run() -> Outcome:
     f"moves away from −1/6 (to {whole[100]:.3g}), at K = 200 it reaches it ({whole[200]:.4f}).",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    axis = figure.subplots()
-    ks = [k for k in TRUNCATIONS if k <= 100]
-    axis.plot(ks, [exact[k] for k in ks], color=style.GRAY, lw=1, label="formula")
-    axis.plot(
-      ks,
-      [measured[k] for k in ks],
-      ".",
-      color="#0072B2",
-      ms=5,
-      label="unroll, truncated every K steps",
-    )
-    axis.axhline(-6, color="#CC79A7", ls="--", lw=1, label="full gradient, −6")
-    axis.axhline(0, color=style.GRAY, lw=0.6)
-    arrives = {k: abs(trained[k] - OPTIMUM) < 1e-3 for k in TRAINED if k <= 100}
-    for good, marker, color, label in (
-      (True, "o", "#009E73", "training with this K reaches θ = −1/6"),
-      (False, "X", "#D55E00", "training with this K diverges"),
-    ):
-      where = [k for k in arrives if arrives[k] == good]
-      axis.plot(where, [measured[k] for k in where], marker, color=color, ms=8, label=label)
-    axis.set_xlabel("truncation K, in steps")
-    axis.set_ylabel("$G_K$, gradient of $s_1$ by θ")
-    axis.legend(frameon=False, fontsize=style.SMALL)
+  return Outcome(
+    table, checks, functools.partial(draw, measured=measured, exact=exact, trained=trained), notes
+  )
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(
+  figure: matplotlib.figure.Figure,
+  measured: Mapping[int, float],
+  exact: Mapping[int, float],
+  trained: Mapping[int, float],
+) -> None:
+  """Draws G_K by K, as measured and in closed form, and which trainings arrive."""
+  axis = figure.subplots()
+  ks = [k for k in TRUNCATIONS if k <= 100]
+  axis.plot(ks, [exact[k] for k in ks], color=style.GRAY, lw=1, label="formula")
+  axis.plot(
+    ks,
+    [measured[k] for k in ks],
+    ".",
+    color="#0072B2",
+    ms=5,
+    label="unroll, truncated every K steps",
+  )
+  axis.axhline(-6, color="#CC79A7", ls="--", lw=1, label="full gradient, −6")
+  axis.axhline(0, color=style.GRAY, lw=0.6)
+  arrives = {k: abs(trained[k] - OPTIMUM) < 1e-3 for k in TRAINED if k <= 100}
+  for good, marker, color, label in (
+    (True, "o", "#009E73", "training with this K reaches θ = −1/6"),
+    (False, "X", "#D55E00", "training with this K diverges"),
+  ):
+    where = [k for k in arrives if arrives[k] == good]
+    axis.plot(where, [measured[k] for k in where], marker, color=color, ms=8, label=label)
+  axis.set_xlabel("truncation K, in steps")
+  axis.set_ylabel("$G_K$, gradient of $s_1$ by θ")
+  axis.legend(frameon=False, fontsize=style.SMALL)
 
 
 figure = Figure(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float, Integer, Key
 
 from experiments.plotting import style
 from experiments.reproduce import mean_field
 from experiments.reproduce.figure import Figure, Outcome, absolute
 from rnn_jax.gradient_flow import lyapunov_spectrum
-from rnn_jax.types import Array, Cell, Params, unprepared
+from rnn_jax.types import Array, Cell, FlatParams, Number, Units, unprepared
 
 SIZE, STEPS, SKIP = 400, 1500, 300
 GAINS = (0.5, 0.9, 1.25, 1.5, 2.0, 3.0)
@@ -23,7 +25,7 @@ MEAN_FIELD = (-0.693, -0.105, 0.0235, 0.0652, 0.1547, 0.3103)
 TOLERANCE = 0.02
 
 
-def rate_network(gain: Any, size: int = SIZE) -> Cell:
+def rate_network(gain: Number, size: int = SIZE) -> Cell:
   """Returns a random network without input.
 
     h' = J tanh(h)        J_ij ~ N(0, g²/N)
@@ -37,26 +39,28 @@ def rate_network(gain: Any, size: int = SIZE) -> Cell:
     Sompolinsky et al., 1988, https://doi.org/10.1103/PhysRevLett.61.259
   """
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> Params:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     del input_size
     normal = jax.random.normal(key, (size, size), dtype)
     return {"w_h": normal * jnp.asarray(gain / math.sqrt(size), normal.dtype)}
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> Units:
     return jnp.zeros((*batch_shape, size), dtype)
 
-  def project(params: Params, xs: Array, key: Array | None = None) -> Array:
+  def project(
+    params: FlatParams, xs: Float[Array, "*batch D"], key: Key[Array, ""] | None = None
+  ) -> Units:
     del params, key
     return jnp.zeros((*xs.shape[:-1], size), xs.dtype)
 
-  def recur(params: Params, h: Array) -> Array:
+  def recur(params: FlatParams, h: Units) -> Units:
     return jnp.tanh(h) @ params["w_h"]
 
-  def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+  def update(params: FlatParams, h: Units, drive: Units, recurrent: Units) -> Units:
     del params, h
     return drive + recurrent
 
-  def output(params: Params, h: Array, drive: Array) -> Array:
+  def output(params: FlatParams, h: Units, drive: Units) -> Units:
     del params, drive
     return h
 
@@ -79,10 +83,10 @@ def spectral_radius(seed: int, size: int = SIZE) -> float:
 
 
 @jax.jit
-def measure(gains: Array, seeds: Array) -> Array:
-  """Returns λ₁ [n] of the networks with these gains [n] and seeds [n]."""
+def measure(gains: Float[Array, " n"], seeds: Integer[Array, " n"]) -> Float[Array, " n"]:
+  """Returns λ₁ of the networks with these gains and seeds."""
 
-  def one(now: tuple[Array, Array]) -> Array:
+  def one(now: tuple[Float[Array, ""], Integer[Array, ""]]) -> Float[Array, ""]:
     gain, seed = now
     params_key, carry_key = jax.random.split(jax.random.key(seed))
     cell = rate_network(gain)
@@ -128,20 +132,22 @@ def run() -> Outcome:
     "of large N.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    axis = figure.subplots()
-    curve = np.linspace(0.45, 3.1, 150)
-    axis.plot(curve, [mean_field.exponent(g) for g in curve], color=style.GRAY, lw=1)
-    axis.plot([], [], color=style.GRAY, lw=1, label="mean field, N → ∞")
-    for row in found.T:
-      axis.plot(GAINS, row, "o", color="#0072B2", ms=4, alpha=0.6)
-    axis.plot([], [], "o", color="#0072B2", ms=4, label=f"N = {SIZE}, one point per network")
-    axis.axhline(0, color=style.GRAY, lw=0.6)
-    axis.set_xlabel("gain g")
-    axis.set_ylabel("largest Lyapunov exponent, nats per step")
-    axis.legend(frameon=False, fontsize=style.SMALL)
+  return Outcome(table, checks, functools.partial(draw, found=found), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(figure: matplotlib.figure.Figure, found: Float[np.ndarray, "gains seeds"]) -> None:
+  """Draws the exponents and their mean-field values against the gain."""
+  axis = figure.subplots()
+  curve = np.linspace(0.45, 3.1, 150)
+  axis.plot(curve, [mean_field.exponent(g) for g in curve], color=style.GRAY, lw=1)
+  axis.plot([], [], color=style.GRAY, lw=1, label="mean field, N → ∞")
+  for row in found.T:
+    axis.plot(GAINS, row, "o", color="#0072B2", ms=4, alpha=0.6)
+  axis.plot([], [], "o", color="#0072B2", ms=4, label=f"N = {SIZE}, one point per network")
+  axis.axhline(0, color=style.GRAY, lw=0.6)
+  axis.set_xlabel("gain g")
+  axis.set_ylabel("largest Lyapunov exponent, nats per step")
+  axis.legend(frameon=False, fontsize=style.SMALL)
 
 
 figure = Figure(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float, Key, PyTree
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Figure, Outcome, absolute
@@ -18,9 +20,9 @@ from rnn_jax.gradient_flow import TruncationBias, truncation_bias
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import charlm
-from rnn_jax.text import STANDARD_LIBRARY, load_corpus
+from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.training import TrainState, init_state, make_optimizer
-from rnn_jax.types import Array
+from rnn_jax.types import Array, Number, Params
 
 CELLS = ("elman", "lstm")
 LENGTH, HIDDEN_SIZE, BATCH_SIZE = 100, 64, 32
@@ -33,27 +35,27 @@ WHEN = ("before", "after")
 class Run(NamedTuple):
   """The numbers in which the runs of a program differ."""
 
-  seed: Any
-  truncation: Any
+  seed: Number
+  truncation: Number
 
 
 class Found(NamedTuple):
   """The measurements of one cell, averaged over seeds.
 
   Attributes:
-    cosine: cosine with the full gradient, before and after training without truncation, [2, K].
+    cosine: cosine with the full gradient, before and after training without truncation.
     error: relative error, likewise.
-    loss: mean loss of the last updates, [K].
+    loss: mean loss of the last updates.
   """
 
-  cosine: np.ndarray
-  error: np.ndarray
-  loss: np.ndarray
+  cosine: Float[np.ndarray, "2 K"]
+  error: Float[np.ndarray, "2 K"]
+  loss: Float[np.ndarray, " K"]
 
 
 def measure(
   name: str,
-  corpus: Any,
+  corpus: Corpus,
   truncations: tuple[int, ...],
   length: int,
   seeds: tuple[int, ...],
@@ -65,14 +67,16 @@ def measure(
   optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)
   apply: Callable[..., Any] = model.apply
 
-  def keys(seed: Array) -> Array:
+  def keys(seed: Number) -> Key[Array, " keys"]:
     return jax.random.split(jax.random.key(seed), 3)
 
-  def start(run: Run, data: Any) -> TrainState:
+  def start(run: Run, data: PyTree) -> TrainState:
     params_key, data_key, _ = keys(run.seed)
     return init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
 
-  def advance(run: Run, state: TrainState, data: Any) -> tuple[TrainState, Array]:
+  def advance(
+    run: Run, state: TrainState, data: PyTree
+  ) -> tuple[TrainState, Float[Array, " updates"]]:
     return updates(
       model,
       optimizer,
@@ -85,10 +89,10 @@ def measure(
     )
 
   @jax.jit
-  def bias(params: Any, seed: Array, data: Any) -> TruncationBias:
+  def bias(params: Params, seed: Number, data: PyTree) -> TruncationBias:
     batch = task.batch(data, keys(seed)[2])
 
-    def loss(ys: Array) -> Array:
+    def loss(ys: Float[Array, "T B H"]) -> Float[Array, ""]:
       outputs = apply({"params": params}, ys, method=DeepRNN.readout)
       return masked_mean(task.loss(outputs, batch.targets), batch.mask)
 
@@ -109,7 +113,7 @@ def measure(
     np.mean(np.reshape(values, (len(seeds), 2, -1)), axis=0)
     for values in ([b.cosine for b in biases], [b.relative_error for b in biases])
   )
-  return Found(cosine, error, losses.mean(axis=1).reshape(len(seeds), -1).mean(axis=0))
+  return Found(cosine, error, np.asarray(losses).mean(axis=1).reshape(len(seeds), -1).mean(axis=0))
 
 
 def run(
@@ -163,25 +167,31 @@ def run(
     f"Text: {corpus.name}, {len(corpus.text)} bytes, SHA-256 {corpus.sha256[:16]}….",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    axes = figure.subplots(1, 3)
-    styles = style.cell_styles(found)
-    for name, of in found.items():
-      look = {"color": styles[name].color, "marker": styles[name].marker, "ms": 4}
-      for axis, values in ((axes[0], of.cosine), (axes[1], of.error)):
-        for row, when, line in zip(values, WHEN, ("--", "-"), strict=True):
-          axis.plot(truncations, row, line, label=f"{name}, {when}", **look)
-      axes[2].plot(truncations, of.loss, label=name, **look)
-    for axis, label in zip(
-      axes, ("cosine", "relative error", "loss after training, nats"), strict=True
-    ):
-      axis.set_xscale("log")
-      axis.set_xlabel("truncation k, in steps", fontsize=style.MEDIUM)
-      axis.set_title(label, fontsize=style.MEDIUM)
-      axis.tick_params(labelsize=style.SMALL)
-    axes[0].legend(frameon=False, fontsize=style.SMALL)
+  return Outcome(
+    table, checks, functools.partial(draw, found=found, truncations=truncations), notes
+  )
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(
+  figure: matplotlib.figure.Figure, found: Mapping[str, Found], truncations: tuple[int, ...]
+) -> None:
+  """Draws cosine, relative error and loss against the truncation."""
+  axes = figure.subplots(1, 3)
+  styles = style.cell_styles(found)
+  for name, of in found.items():
+    look = {"color": styles[name].color, "marker": styles[name].marker, "ms": 4}
+    for axis, values in ((axes[0], of.cosine), (axes[1], of.error)):
+      for row, when, line in zip(values, WHEN, ("--", "-"), strict=True):
+        axis.plot(truncations, row, line, label=f"{name}, {when}", **look)
+    axes[2].plot(truncations, of.loss, label=name, **look)
+  for axis, label in zip(
+    axes, ("cosine", "relative error", "loss after training, nats"), strict=True
+  ):
+    axis.set_xscale("log")
+    axis.set_xlabel("truncation k, in steps", fontsize=style.MEDIUM)
+    axis.set_title(label, fontsize=style.MEDIUM)
+    axis.tick_params(labelsize=style.SMALL)
+  axes[0].legend(frameon=False, fontsize=style.SMALL)
 
 
 figure = Figure(

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Check, Figure, Outcome, absolute
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Cell, Params, unprepared
+from rnn_jax.types import Array, Cell, FlatParams, Units, unprepared
 
 START, TARGET, STEPS = 0.5, 0.7, 50
 WEIGHTS, BIASES = np.linspace(3, 5, 201), np.linspace(-3, -2, 201)
 SETTLING = 2000  # steps until any start has reached its equilibrium
 FOLD_BIASES = np.linspace(-2.7, -2.3, 4001)
 PUBLISHED_PLACE, PUBLISHED_NORM = (4.94, -2.575), 3.3e3
+
+_Scalar = Float[Array, ""]
+_Points = Float[Array, " n"]
+_Weight = TypeVar("_Weight", float, np.ndarray)
 
 
 def logistic() -> Cell:
@@ -32,25 +40,27 @@ def logistic() -> Cell:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> Params:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     del key, input_size
     return {"w": jnp.zeros((), dtype), "b": jnp.zeros((), dtype)}
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> Units:
     return jnp.zeros((*batch_shape, 1), dtype)
 
-  def project(params: Params, xs: Array, key: Array | None = None) -> Array:
+  def project(
+    params: FlatParams, xs: Float[Array, "*batch D"], key: Key[Array, ""] | None = None
+  ) -> Units:
     del key
     return jnp.broadcast_to(params["b"], (*xs.shape[:-1], 1))
 
-  def recur(params: Params, x: Array) -> Array:
+  def recur(params: FlatParams, x: Units) -> Units:
     return params["w"] * jax.nn.sigmoid(x)
 
-  def update(params: Params, x: Array, drive: Array, recurrent: Array) -> Array:
+  def update(params: FlatParams, x: Units, drive: Units, recurrent: Units) -> Units:
     del params, x
     return drive + recurrent
 
-  def output(params: Params, x: Array, drive: Array) -> Array:
+  def output(params: FlatParams, x: Units, drive: Units) -> Units:
     del params, drive
     return jax.nn.sigmoid(x)
 
@@ -65,7 +75,7 @@ def logistic() -> Cell:
   )
 
 
-def trajectory(w: Array, b: Array, start: float, num_steps: int) -> tuple[Array, Array]:
+def trajectory(w: _Scalar, b: _Scalar, start: float, num_steps: int) -> tuple[_Scalar, _Scalar]:
   """Returns (x, σ(x)) after `num_steps` steps from x = `start`."""
   nothing = jnp.zeros((num_steps, 1, 1))
   carry = jnp.full((1, 1), start)
@@ -74,16 +84,16 @@ def trajectory(w: Array, b: Array, start: float, num_steps: int) -> tuple[Array,
 
 
 @jax.jit
-def surface(w: Array, b: Array) -> tuple[Array, Array, Array]:
-  """Returns E = (σ(x_50) − 0.7)², ‖∇E‖ and ‖∇(x_50 − 0.7)²‖ at [n] points."""
+def surface(w: _Points, b: _Points) -> tuple[_Points, _Points, _Points]:
+  """Returns E = (σ(x_50) − 0.7)², ‖∇E‖ and ‖∇(x_50 − 0.7)²‖."""
 
-  def of_output(w: Array, b: Array) -> Array:
+  def of_output(w: _Scalar, b: _Scalar) -> _Scalar:
     return (trajectory(w, b, START, STEPS)[1] - TARGET) ** 2
 
-  def of_state(w: Array, b: Array) -> Array:
+  def of_state(w: _Scalar, b: _Scalar) -> _Scalar:
     return (trajectory(w, b, START, STEPS)[0] - TARGET) ** 2
 
-  def point(w: Array, b: Array) -> tuple[Array, Array, Array]:
+  def point(w: _Scalar, b: _Scalar) -> tuple[_Scalar, _Scalar, _Scalar]:
     error, slope = jax.value_and_grad(of_output, argnums=(0, 1))(w, b)
     return error, jnp.hypot(*slope), jnp.hypot(*jax.grad(of_state, argnums=(0, 1))(w, b))
 
@@ -91,10 +101,10 @@ def surface(w: Array, b: Array) -> tuple[Array, Array, Array]:
 
 
 @jax.jit
-def distance(b: Array) -> Array:
+def distance(b: _Points) -> _Points:
   """Returns the final distance of two starts, far below and far above, at w = 5."""
 
-  def point(b: Array) -> Array:
+  def point(b: _Scalar) -> _Scalar:
     w = jnp.full_like(b, 5.0)
     ends = [trajectory(w, b, start, SETTLING)[0] for start in (-10.0, 10.0)]
     return ends[1] - ends[0]
@@ -102,7 +112,7 @@ def distance(b: Array) -> Array:
   return jax.vmap(point)(b)
 
 
-def fold(w: Any, sign: int) -> Any:
+def fold(w: _Weight, sign: int) -> _Weight:
   """Returns the bias at which two equilibria meet: w σ′(x) = 1 and x = w σ(x) + b."""
   s = (1 + sign * np.sqrt(1 - 4 / w)) / 2
   return np.log(s / (1 - s)) - w * s
@@ -153,28 +163,50 @@ def run() -> Outcome:
     f"{coarse:.3g}; a line across the wall at w = 4.94 gives {across[1].max():.4g}.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
-    mesh = left.pcolormesh(
-      WEIGHTS, BIASES, np.log10(slope.T), cmap="viridis", shading="nearest", rasterized=True
-    )
-    folds = np.linspace(4, WEIGHTS[-1], 200)
-    for sign in (-1, 1):
-      left.plot(folds, fold(folds, sign), color="white", lw=1, ls="--")
-    left.plot([], [], color="white", lw=1, ls="--", label="two stable equilibria in between")
-    left.plot(w[at], b[at], "o", color="#D55E00", mfc="none", ms=9, mew=1.5, ls="none")
-    left.plot([], [], "o", color="#D55E00", mfc="none", label=f"largest: {slope[at]:.0f}")
-    left.legend(frameon=False, fontsize=style.SMALL, labelcolor="white", loc="lower left")
-    left.set_xlabel("weight w")
-    left.set_ylabel("bias b")
-    figure.colorbar(mesh, ax=left, label="log10 ‖∇E‖")
-    right.semilogy(steep_b, across[1], color="#0072B2", lw=1, label="‖∇E‖")
-    right.semilogy(steep_b, across[0], color=style.GRAY, lw=1, label="E")
-    right.set_title(f"across the wall, w = {PUBLISHED_PLACE[0]}", fontsize=style.MEDIUM)
-    right.set_xlabel("bias b")
-    right.legend(frameon=False, fontsize=style.SMALL)
+  return Outcome(
+    table,
+    checks,
+    functools.partial(draw, slope=slope, largest=at, line=steep_b, across=across),
+    notes,
+  )
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(
+  figure: matplotlib.figure.Figure,
+  slope: Float[np.ndarray, "weights biases"],
+  largest: tuple[np.intp, ...],
+  line: Float[np.ndarray, " points"],
+  across: Sequence[Float[np.ndarray, " points"]],
+) -> None:
+  """Draws ‖∇E‖ over the plane, and E and ‖∇E‖ on a line of biases across the wall."""
+  left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
+  mesh = left.pcolormesh(
+    WEIGHTS, BIASES, np.log10(slope.T), cmap="viridis", shading="nearest", rasterized=True
+  )
+  folds = np.linspace(4, WEIGHTS[-1], 200)
+  for sign in (-1, 1):
+    left.plot(folds, fold(folds, sign), color="white", lw=1, ls="--")
+  left.plot([], [], color="white", lw=1, ls="--", label="two stable equilibria in between")
+  left.plot(
+    WEIGHTS[largest[0]],
+    BIASES[largest[1]],
+    "o",
+    color="#D55E00",
+    mfc="none",
+    ms=9,
+    mew=1.5,
+    ls="none",
+  )
+  left.plot([], [], "o", color="#D55E00", mfc="none", label=f"largest: {slope[largest]:.0f}")
+  left.legend(frameon=False, fontsize=style.SMALL, labelcolor="white", loc="lower left")
+  left.set_xlabel("weight w")
+  left.set_ylabel("bias b")
+  figure.colorbar(mesh, ax=left, label="log10 ‖∇E‖")
+  right.semilogy(line, across[1], color="#0072B2", lw=1, label="‖∇E‖")
+  right.semilogy(line, across[0], color=style.GRAY, lw=1, label="E")
+  right.set_title(f"across the wall, w = {PUBLISHED_PLACE[0]}", fontsize=style.MEDIUM)
+  right.set_xlabel("bias b")
+  right.legend(frameon=False, fontsize=style.SMALL)
 
 
 figure = Figure(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float, Integer
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Figure, Outcome, relative
@@ -18,19 +22,21 @@ CHAINS, STEPS = 4000, 1500
 SEEDS = (0, 1, 2, 3, 4)
 TOLERANCE = 0.08
 
+Decay = TypeVar("Decay", float, np.ndarray)
 
-def formula(decay: np.ndarray | float) -> np.ndarray | float:
+
+def formula(decay: Decay) -> Decay:
   """Returns E(dh/dλ)² = (1 + λ²) / (1 − λ²)³, for inputs of variance 1."""
   return (1 + decay**2) / (1 - decay**2) ** 3
 
 
 @jax.jit
-def measure(decays: Array, seed: Array) -> Array:
+def measure(decays: Float[Array, " decays"], seed: Integer[Array, ""]) -> Float[Array, " decays"]:
   """Returns the mean of (dh_T/dλ)² over chains h′ = λ h + x, for each λ, on the same inputs."""
   cell = elman(1, activation="linear")
   xs = jax.random.normal(jax.random.key(seed), (STEPS, CHAINS, 1))
 
-  def at(decay: Array) -> Array:
+  def at(decay: Float[Array, ""]) -> Float[Array, ""]:
     params = {"w_x": jnp.ones((1, 1)), "w_h": decay.reshape(1, 1), "b": jnp.zeros(1)}
     direction = {**jax.tree.map(jnp.zeros_like, params), "w_h": jnp.ones((1, 1))}
     (moved,) = sensitivity([cell], [params], xs, direction=[direction])
@@ -62,19 +68,21 @@ def run() -> Outcome:
     f"has a relative standard error of √(2/4000) = {np.sqrt(2 / CHAINS):.1%}.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    axis = figure.subplots()
-    gap = np.geomspace(0.005, 0.6, 200)
-    axis.loglog(gap, formula(1 - gap), color=style.GRAY, lw=1, label="(1 + λ²) / (1 − λ²)³")
-    for row in found:
-      axis.loglog(1 - np.asarray(DECAYS), row, "o", color="#0072B2", ms=4, alpha=0.6)
-    axis.plot([], [], "o", color="#0072B2", ms=4, label="4000 chains, one point per seed")
-    axis.invert_xaxis()
-    axis.set_xlabel("1 − λ")
-    axis.set_ylabel("mean of (dh/dλ)²")
-    axis.legend(frameon=False, fontsize=style.SMALL)
+  return Outcome(table, checks, functools.partial(draw, found=found), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(figure: matplotlib.figure.Figure, found: Float[np.ndarray, "seeds decays"]) -> None:
+  """Draws the sensitivities and the formula against 1 − λ."""
+  axis = figure.subplots()
+  gap = np.geomspace(0.005, 0.6, 200)
+  axis.loglog(gap, formula(1 - gap), color=style.GRAY, lw=1, label="(1 + λ²) / (1 − λ²)³")
+  for row in found:
+    axis.loglog(1 - np.asarray(DECAYS), row, "o", color="#0072B2", ms=4, alpha=0.6)
+  axis.plot([], [], "o", color="#0072B2", ms=4, label="4000 chains, one point per seed")
+  axis.invert_xaxis()
+  axis.set_xlabel("1 − λ")
+  axis.set_ylabel("mean of (dh/dλ)²")
+  axis.legend(frameon=False, fontsize=style.SMALL)
 
 
 figure = Figure(

@@ -6,6 +6,7 @@ import functools
 
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float
 from matplotlib.colors import Normalize
 
 from experiments.plotting import style
@@ -16,8 +17,8 @@ TAIL = 100  # number of updates whose mean loss is the final loss
 WHEN = ("before", "after")
 LEAST_BEFORE, MOST_AFTER = 1.0, 1.0  # decades lost
 
-# By cell and depth: log10 norms [step, layer, time], averaged over seeds.
-Maps = dict[tuple[str, int], np.ndarray]
+# By cell and depth: log10 norms, averaged over seeds.
+Maps = dict[tuple[str, int], Float[np.ndarray, "step layer time"]]
 
 
 def run() -> Outcome:

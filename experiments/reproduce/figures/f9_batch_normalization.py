@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float, Integer, Key
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
@@ -17,7 +19,7 @@ from experiments.reproduce.figure import Figure, Outcome, at_least, at_most
 from rnn_jax.losses import cross_entropy
 from rnn_jax.probes import gradient_probe
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Array, Cell, Params, unprepared
+from rnn_jax.types import Array, Cell, FlatParams, Number, Units, unprepared
 
 SIDE = 28  # pixels
 HIDDEN_SIZE = BATCH_SIZE = 100
@@ -47,7 +49,7 @@ def batch_normalized(hidden_size: int, *, separate: bool = False) -> Cell:
     Cooijmans et al., 2017, https://arxiv.org/abs/1603.09025
   """
 
-  def init(key: Array, input_size: int, dtype: Any = float) -> Params:
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     return {
       "w_x": jax.nn.initializers.orthogonal()(key, (input_size, hidden_size), dtype),
@@ -56,22 +58,24 @@ def batch_normalized(hidden_size: int, *, separate: bool = False) -> Cell:
       "beta": jnp.zeros(hidden_size, dtype),
     }
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: Any = float) -> Array:
+  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> Units:
     return jnp.zeros((*batch_shape, hidden_size), dtype)
 
-  def project(params: Params, xs: Array, key: Array | None = None) -> Array:
+  def project(
+    params: FlatParams, xs: Float[Array, "*batch D"], key: Key[Array, ""] | None = None
+  ) -> Units:
     del key
     return xs @ params["w_x"]
 
-  def recur(params: Params, h: Array) -> Array:
+  def recur(params: FlatParams, h: Units) -> Units:
     return h @ params["w_h"]
 
-  def normalize(params: Params, a: Array) -> Array:
+  def normalize(params: FlatParams, a: Units) -> Units:
     centered = a - jnp.mean(a, axis=-2, keepdims=True)
     variance = jnp.mean(centered**2, axis=-2, keepdims=True)
     return params["gamma"] * centered / jnp.sqrt(variance + EPSILON)
 
-  def update(params: Params, h: Array, drive: Array, recurrent: Array) -> Array:
+  def update(params: FlatParams, h: Units, drive: Units, recurrent: Units) -> Units:
     del h
     if separate:
       a = normalize(params, drive) + normalize(params, recurrent)
@@ -79,7 +83,7 @@ def batch_normalized(hidden_size: int, *, separate: bool = False) -> Cell:
       a = normalize(params, drive + recurrent)
     return jnp.tanh(a + jnp.expand_dims(params["beta"], range(a.ndim - 1)))
 
-  def output(params: Params, h: Array, drive: Array) -> Array:
+  def output(params: FlatParams, h: Units, drive: Units) -> Units:
     del params, drive
     return h
 
@@ -94,13 +98,15 @@ def batch_normalized(hidden_size: int, *, separate: bool = False) -> Cell:
   )
 
 
-def digits(seed: int, count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+def digits(
+  seed: int, count: int, side: int
+) -> tuple[Float[np.ndarray, "count {side} {side}"], Integer[np.ndarray, " count"]]:
   """Renders digits from a font, with small random rotations, scales and shifts.
 
   Like scanned digits, they leave the border blank and are black or white over many pixels.
 
   Returns:
-    images [count, side, side] of 0 and 1, and labels [count].
+    images of 0 and 1, and labels.
   """
   random = np.random.default_rng(seed)
   labels = random.integers(0, 10, count)
@@ -126,7 +132,7 @@ def gradient_norms(
   *,
   separate: bool = False,
   ink: float = 1.0,
-) -> np.ndarray:
+) -> Float[np.ndarray, "seeds gains T"]:
   """Returns log₁₀ of ‖dL/dh_t‖, averaged over the batch; L is the cross-entropy at the last pixel.
 
   Args:
@@ -136,13 +142,16 @@ def gradient_norms(
     size: number of units, and of examples in the batch.
     separate: as in `batch_normalized`.
     ink: value of a black pixel.
-  Returns:
-    [seeds, gains, T].
   """
   cell = batch_normalized(size, separate=separate)
   probe = gradient_probe(cell, side**2, size)
 
-  def norms(seed: Array, images: Array, labels: Array, gain: Array) -> Array:
+  def norms(
+    seed: Number,
+    images: Float[Array, "B side side"],
+    labels: Integer[Array, " B"],
+    gain: Float[Array, ""],
+  ) -> Float[Array, " T"]:
     cell_key, head_key, carry_key = jax.random.split(jax.random.key(seed), 3)
     params = {**cell.init(cell_key, 1), "gamma": gain}
     head = jax.nn.initializers.orthogonal()(head_key, (size, 10), float)
@@ -150,14 +159,16 @@ def gradient_norms(
     carry = NOISE * jax.random.normal(carry_key, (size, size))
     xs = ink * images.reshape(size, -1, 1).swapaxes(0, 1)
 
-    def loss(probe: Array) -> Array:
+    def loss(probe: Float[Array, "T B"]) -> Float[Array, ""]:
       final, _ = unroll(cell, params, xs, carry, probe=probe)
       return jnp.mean(cross_entropy(final @ head, labels))
 
     return jnp.log10(jnp.mean(jax.grad(loss)(probe), axis=1))
 
   @jax.jit
-  def by_gain(seed: Array, images: Array, labels: Array) -> Array:
+  def by_gain(
+    seed: Number, images: Float[Array, "B side side"], labels: Integer[Array, " B"]
+  ) -> Float[Array, "gains T"]:
     return jax.lax.map(lambda gain: norms(seed, images, labels, gain), jnp.asarray(gains))
 
   return np.stack([by_gain(seed, *digits(seed, size, side)) for seed in seeds])
@@ -174,14 +185,14 @@ def run() -> Outcome:
     f"{GAINS[0]:g}, inputs × 0.1": light[:, 0],
     f"{GAINS[0]:g}, normalized separately": separate[:, 0],
   }
-  table: list[dict[str, Any]] = [
+  lost = {name: float((log[:, -1] - log[:, 0]).mean()) for name, log in rows.items()}
+  table = [
     {"γ": name, "log10 at the last step": float(log[:, -1].mean())}
     | {"log10 at the first": float(log[:, 0].mean())}
     | {f"lost, seed {seed}": float(log[i, -1] - log[i, 0]) for i, seed in enumerate(SEEDS)}
-    | {"lost, mean": float((log[:, -1] - log[:, 0]).mean())}
+    | {"lost, mean": lost[name]}
     for name, log in rows.items()
   ]
-  lost = {row["γ"]: row["lost, mean"] for row in table}
   by_gain = np.array([lost[f"{gain:g}"] for gain in GAINS])
   steep = np.argmax(by_gain > FLAT)  # index of the first gain at which the gradient vanishes
   checks = [
@@ -209,16 +220,18 @@ def run() -> Outcome:
     "vary, the carry's standard deviation is √2 γ and the gradient shrinks by 1/√2 per step.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    axis = figure.subplots()
-    styles = style.value_styles(GAINS)
-    for i, gain in enumerate(GAINS):
-      axis.plot(logs[:, i].mean(axis=0), color=styles[gain].color, lw=1.5, label=f"γ = {gain:g}")
-    axis.set_xlabel("step t, one pixel each")
-    axis.set_ylabel("log10 ‖dL/dh_t‖, mean over seeds")
-    axis.legend(frameon=False, fontsize=style.SMALL)
+  return Outcome(table, checks, functools.partial(draw, logs=logs), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(figure: matplotlib.figure.Figure, logs: Float[np.ndarray, "seeds gains T"]) -> None:
+  """Draws the norms against the step, a line for each γ."""
+  axis = figure.subplots()
+  styles = style.value_styles(GAINS)
+  for i, gain in enumerate(GAINS):
+    axis.plot(logs[:, i].mean(axis=0), color=styles[gain].color, lw=1.5, label=f"γ = {gain:g}")
+  axis.set_xlabel("step t, one pixel each")
+  axis.set_ylabel("log10 ‖dL/dh_t‖, mean over seeds")
+  axis.legend(frameon=False, fontsize=style.SMALL)
 
 
 figure = Figure(

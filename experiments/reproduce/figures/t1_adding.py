@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from experiments.plotting import style as plot_style
 from experiments.reproduce.figure import Check, Figure, Outcome, absolute, at_least, at_most
@@ -58,25 +61,34 @@ def run() -> Outcome:
     "larger run. Hence the check of the median.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    axis = figure.subplots()
-    styles = plot_style.cell_styles(cells)
-    for cell, loss in zip(cells, losses, strict=True):
-      style = styles[cell]
-      width = min(50, len(loss))
-      smooth = np.convolve(loss, np.ones(width) / width, "valid")
-      axis.semilogy(
-        np.arange(len(smooth)) + width / 2, smooth, color=style.color, lw=style.width, label=cell
-      )
-    axis.axhline(baseline, color=plot_style.GRAY, ls="--", lw=1, label="baseline, 1/6")
-    axis.axhline(GATED, color=plot_style.GRAY, ls=":", lw=1, label=f"{GATED:g}")
-    axis.set_xlabel("update")
-    axis.set_ylabel("squared error, mean of 50 updates")
-    handles, labels = axis.get_legend_handles_labels()
-    keys = dict(zip(labels, handles, strict=True))
-    axis.legend([*keys.values()], [*keys], frameon=False, fontsize=plot_style.SMALL)
+  return Outcome(
+    table, checks, functools.partial(draw, cells=cells, losses=losses, baseline=baseline), notes
+  )
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(
+  figure: matplotlib.figure.Figure,
+  cells: Shaped[np.ndarray, " runs"],
+  losses: Float[np.ndarray, "runs updates"],
+  baseline: float,
+) -> None:
+  """Draws the loss of every run against the update."""
+  axis = figure.subplots()
+  styles = plot_style.cell_styles(cells)
+  for cell, loss in zip(cells, losses, strict=True):
+    style = styles[cell]
+    width = min(50, len(loss))
+    smooth = np.convolve(loss, np.ones(width) / width, "valid")
+    axis.semilogy(
+      np.arange(len(smooth)) + width / 2, smooth, color=style.color, lw=style.width, label=cell
+    )
+  axis.axhline(baseline, color=plot_style.GRAY, ls="--", lw=1, label="baseline, 1/6")
+  axis.axhline(GATED, color=plot_style.GRAY, ls=":", lw=1, label=f"{GATED:g}")
+  axis.set_xlabel("update")
+  axis.set_ylabel("squared error, mean of 50 updates")
+  handles, labels = axis.get_legend_handles_labels()
+  keys = dict(zip(labels, handles, strict=True))
+  axis.legend([*keys.values()], [*keys], frameon=False, fontsize=plot_style.SMALL)
 
 
 figure = Figure(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float, Integer, Key, PyTree
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Check, Figure, Outcome, at_least
@@ -19,7 +21,7 @@ from rnn_jax.cells import elman
 from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import temporal_order
 from rnn_jax.training import TrainState, init_state, make_optimizer, omega_penalty
-from rnn_jax.types import Array
+from rnn_jax.types import Array, Number, Params
 
 LENGTHS = (20, 50, 100)
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE, SPREAD = 50, 20, 0.01, 0.1
@@ -40,9 +42,9 @@ METHODS = {
 class Run(NamedTuple):
   """The numbers in which the runs of a program differ."""
 
-  seed: Any
-  clip_norm: Any
-  weight: Any
+  seed: Number
+  clip_norm: Number
+  weight: Number
 
 
 class State(NamedTuple):
@@ -55,30 +57,32 @@ class State(NamedTuple):
   """
 
   train: TrainState
-  error: Array
-  solved: Array
+  error: Float[Array, ""]
+  solved: Integer[Array, ""]
 
 
 def train(
   length: int, runs: list[Run], num_updates: int, call: int, sequences: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, " runs"], Integer[np.ndarray, " runs"]]:
   """Trains runs until each has solved the task; Ω is used in all of them or in none.
 
   Returns:
-    [runs] final errors, and [runs] numbers of updates until the task was solved, or −1.
+    Final errors, and numbers of updates until the task was solved, or −1.
   """
   task = temporal_order(length, BATCH_SIZE)
   model = DeepRNN([elman(HIDDEN_SIZE)], task.output_size, task.vocabulary_size)
   regularized = runs[0].weight > 0
 
-  def start(run: Run, data: Any) -> State:
+  def start(run: Run, data: PyTree) -> State:
     params_key, data_key = jax.random.split(jax.random.key(run.seed))
     optimizer = make_optimizer("sgd", LEARNING_RATE, run.clip_norm)
     state = init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
     params = _normal(params_key, state.params)
     return State(dataclasses.replace(state, params=params), jnp.ones(()), jnp.asarray(-1))
 
-  def advance(run: Run, state: State, data: Any) -> tuple[State, tuple[Array, Array]]:
+  def advance(
+    run: Run, state: State, data: PyTree
+  ) -> tuple[State, tuple[Float[Array, ""], Integer[Array, ""]]]:
     _, data_key = jax.random.split(jax.random.key(run.seed))
     optimizer = make_optimizer("sgd", LEARNING_RATE, run.clip_norm)
     penalty = omega_penalty(model, task.loss, run.weight) if regularized else None
@@ -94,11 +98,11 @@ def train(
 
   for i, (_, (errors, solved)) in enumerate(train_runs(start, advance, runs)):
     if (i + 1) * call >= num_updates or (solved >= 0).all():
-      return errors, solved
+      return np.asarray(errors), np.asarray(solved)
   raise AssertionError  # train_runs does not end
 
 
-def _normal(key: Array, params: Any) -> Any:
+def _normal(key: Key[Array, ""], params: Params) -> Params:
   """Redraws kernels from N(0, 0.1²) and zeros biases: the paper's "basic tanh"."""
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
@@ -109,12 +113,14 @@ def _normal(key: Array, params: Any) -> Any:
   return jax.tree.unflatten(structure, drawn)
 
 
-def _error(model: DeepRNN, length: int, params: Any, key: Array, sequences: int) -> Array:
+def _error(
+  model: DeepRNN, length: int, params: Params, key: Key[Array, ""], sequences: int
+) -> Float[Array, ""]:
   """Returns the fraction of fresh sequences whose most likely class is wrong."""
   task = temporal_order(length, min(AT_A_TIME, sequences))
   apply: Callable[..., Any] = model.apply
 
-  def part(key: Array) -> Array:
+  def part(key: Key[Array, ""]) -> Float[Array, ""]:
     batch = task.batch((), key)
     _, outputs = apply({"params": params}, batch.xs)
     return jnp.mean(jnp.argmax(outputs[-1], axis=-1) != batch.targets[-1], dtype=outputs.dtype)
@@ -124,7 +130,9 @@ def _error(model: DeepRNN, length: int, params: Any, key: Array, sequences: int)
 
 def run(lengths: tuple[int, ...] = LENGTHS, seeds: tuple[int, ...] = SEEDS) -> Outcome:
   """Trains every method at every length with every seed."""
-  found: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
+  found: dict[
+    tuple[int, str], tuple[Float[np.ndarray, " seeds"], Integer[np.ndarray, " seeds"]]
+  ] = {}
   for length in lengths:
     for methods in (("SGD", "C"), ("CR", MEAN)):
       runs = [
@@ -166,21 +174,25 @@ def run(lengths: tuple[int, ...] = LENGTHS, seeds: tuple[int, ...] = SEEDS) -> O
     "divided by T − 1.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    axis = figure.subplots()
-    width = 0.8 / len(METHODS)
-    colors = ("#000000", "#E69F00", "#0072B2", "#56B4E9")
-    for i, (method, color) in enumerate(zip(METHODS, colors, strict=True)):
-      places = np.arange(len(lengths)) + (i - (len(METHODS) - 1) / 2) * width
-      heights = [rate[length, method] for length in lengths]
-      bars = axis.bar(places, heights, 0.9 * width, color=color, label=method)
-      axis.bar_label(bars, [f"{height:.0%}" for height in heights], fontsize=style.SMALL)
-    axis.set_xticks(range(len(lengths)), [f"T = {length}" for length in lengths])
-    axis.set_ylim(0, 1.15)
-    axis.set_ylabel("fraction of seeds that solve it")
-    axis.legend(frameon=False, fontsize=style.SMALL, ncols=2)
+  return Outcome(table, checks, functools.partial(draw, rate=rate, lengths=lengths), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(
+  figure: matplotlib.figure.Figure, rate: Mapping[tuple[int, str], float], lengths: tuple[int, ...]
+) -> None:
+  """Draws the success rates: a group of bars for each length, a color for each method."""
+  axis = figure.subplots()
+  width = 0.8 / len(METHODS)
+  colors = ("#000000", "#E69F00", "#0072B2", "#56B4E9")
+  for i, (method, color) in enumerate(zip(METHODS, colors, strict=True)):
+    places = np.arange(len(lengths)) + (i - (len(METHODS) - 1) / 2) * width
+    heights = [rate[length, method] for length in lengths]
+    bars = axis.bar(places, heights, 0.9 * width, color=color, label=method)
+    axis.bar_label(bars, [f"{height:.0%}" for height in heights], fontsize=style.SMALL)
+  axis.set_xticks(range(len(lengths)), [f"T = {length}" for length in lengths])
+  axis.set_ylim(0, 1.15)
+  axis.set_ylabel("fraction of seeds that solve it")
+  axis.legend(frameon=False, fontsize=style.SMALL, ncols=2)
 
 
 figure = Figure(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Bool, Float, Key, PyTree
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Figure, Outcome, at_least, at_most
@@ -19,14 +21,11 @@ from rnn_jax.initializers import chrono_bias
 from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import copy_memory
 from rnn_jax.training import TrainState, init_state, make_optimizer
-from rnn_jax.types import Array
+from rnn_jax.types import AnyArray, Array, Number
 
 SILENCE, LONGEST = 50, 75  # T_max is 3/2 of the silence, as in the paper
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 64, 32, 1e-3
-UPDATES, CALL = (
-  6000,
-  100,
-)  # CALL: updates per call; their mean loss in the last call is the final loss
+UPDATES, CALL = 6000, 100  # CALL: updates per call; the final loss is the mean of the last call
 SEEDS = (0, 1, 2)
 SOLVED = 0.02
 NAMES = ("forget bias 1", f"chrono({LONGEST})")
@@ -35,12 +34,14 @@ NAMES = ("forget bias 1", f"chrono({LONGEST})")
 class Run(NamedTuple):
   """The values in which the runs differ."""
 
-  seed: Any
-  chrono: Any
+  seed: Number
+  chrono: bool | Bool[AnyArray, ""]
 
 
-def train(seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SIZE) -> np.ndarray:
-  """Returns the loss before each update, [seeds, 2, updates], the standard bias first.
+def train(
+  seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SIZE
+) -> Float[np.ndarray, "seeds 2 updates"]:
+  """Returns the loss before each update, the standard bias first.
 
   The two runs of a seed have the same kernels and see the same batches.
   """
@@ -48,10 +49,10 @@ def train(seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SI
   model = DeepRNN([lstm(hidden_size)], task.output_size, task.vocabulary_size)
   optimizer = make_optimizer("adam", LEARNING_RATE)
 
-  def keys(run: Run) -> Array:
+  def keys(run: Run) -> Key[Array, " keys"]:
     return jax.random.split(jax.random.key(run.seed), 3)
 
-  def start(run: Run, data: Any) -> TrainState:
+  def start(run: Run, data: PyTree) -> TrainState:
     params_key, data_key, bias_key = keys(run)
     state = init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
     layer = state.params["layers_0"]["cell"]
@@ -60,7 +61,9 @@ def train(seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SI
     layer = {**layer, "b": jnp.where(run.chrono, chrono, layer["b"])}
     return dataclasses.replace(state, params={**state.params, "layers_0": {"cell": layer}})
 
-  def advance(run: Run, state: TrainState, data: Any) -> tuple[TrainState, Array]:
+  def advance(
+    run: Run, state: TrainState, data: PyTree
+  ) -> tuple[TrainState, Float[Array, " updates"]]:
     return updates(model, optimizer, task, state, data, keys(run)[1], CALL)
 
   runs = [Run(np.uint32(seed), chrono) for seed in seeds for chrono in (False, True)]
@@ -96,20 +99,24 @@ def run(
     "far below the baseline, and the standard bias stays at it.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    axis = figure.subplots()
-    for j, (name, color) in enumerate(zip(NAMES, ("#0072B2", "#D55E00"), strict=True)):
-      for i, curve in enumerate(losses[:, j]):
-        smooth = curve.reshape(-1, CALL).mean(axis=1)
-        label = name if i == 0 else None
-        axis.plot((np.arange(len(smooth)) + 0.5) * CALL, smooth, color=color, lw=1.2, label=label)
-    axis.axhline(baseline, color=style.GRAY, ls="--", lw=1, label="baseline")
-    axis.set_ylim(0, 1.5 * baseline)
-    axis.set_xlabel("update")
-    axis.set_ylabel(f"nats per step, mean of {CALL} updates")
-    axis.legend(frameon=False, fontsize=style.SMALL)
+  return Outcome(table, checks, functools.partial(draw, losses=losses, baseline=baseline), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(
+  figure: matplotlib.figure.Figure, losses: Float[np.ndarray, "seeds 2 updates"], baseline: float
+) -> None:
+  """Draws the loss of every run against the update."""
+  axis = figure.subplots()
+  for j, (name, color) in enumerate(zip(NAMES, ("#0072B2", "#D55E00"), strict=True)):
+    for i, curve in enumerate(losses[:, j]):
+      smooth = curve.reshape(-1, CALL).mean(axis=1)
+      label = name if i == 0 else None
+      axis.plot((np.arange(len(smooth)) + 0.5) * CALL, smooth, color=color, lw=1.2, label=label)
+  axis.axhline(baseline, color=style.GRAY, ls="--", lw=1, label="baseline")
+  axis.set_ylim(0, 1.5 * baseline)
+  axis.set_xlabel("update")
+  axis.set_ylabel(f"nats per step, mean of {CALL} updates")
+  axis.legend(frameon=False, fontsize=style.SMALL)
 
 
 figure = Figure(

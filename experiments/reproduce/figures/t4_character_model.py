@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
+from jaxtyping import Float, Integer, Key
 
 from experiments.plotting import style as plot_style
 from experiments.reproduce.figure import Figure, Outcome, at_most
@@ -20,7 +22,7 @@ from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Batch
 from rnn_jax.text import STANDARD_LIBRARY, build_vocabulary, entropy, histogram, load_corpus
 from rnn_jax.training import TrainState, init_state, make_optimizer
-from rnn_jax.types import Array
+from rnn_jax.types import Array, Number
 from rnn_jax.windows import train_windows
 
 CHARACTERS = 10_000
@@ -33,9 +35,13 @@ LIMITS = {"elman": 1.5, "gru": 1.2, "lstm": 1.2}
 
 
 def train(
-  cell: str, tokens: np.ndarray, seeds: tuple[int, ...], epochs: int, hidden_size: int
-) -> np.ndarray:
-  """Returns the training perplexity of every epoch, [seeds, epochs].
+  cell: str,
+  tokens: Integer[np.ndarray, " tokens"],
+  seeds: tuple[int, ...],
+  epochs: int,
+  hidden_size: int,
+) -> Float[np.ndarray, "seeds epochs"]:
+  """Returns the training perplexity of every epoch.
 
   An epoch starts at a random offset smaller than the window, cuts the rest into 32 contiguous
   lanes, and streams them window by window with the carry passed on ("sequential partitioning").
@@ -45,11 +51,13 @@ def train(
   model = DeepRNN([make_cell(cell, hidden_size)], size, size)
   optimizer = make_optimizer("sgd", LEARNING_RATE, CLIP_NORM)
 
-  def start(seed: Array, tokens: Array) -> TrainState:
+  def start(seed: Number, tokens: Integer[Array, " tokens"]) -> TrainState:
     del tokens
     return init_state(model, optimizer, jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))
 
-  def epoch(tokens: Array, state: TrainState, key: Array) -> tuple[TrainState, Array]:
+  def epoch(
+    tokens: Integer[Array, " tokens"], state: TrainState, key: Key[Array, ""]
+  ) -> tuple[TrainState, Float[Array, ""]]:
     offset = jax.random.randint(key, (), 0, WINDOW)
     count = (len(tokens) - WINDOW - 1) // BATCH_SIZE
     places = offset + jnp.arange(length)[:, None] + count * jnp.arange(BATCH_SIZE)[None]
@@ -58,7 +66,9 @@ def train(
     state, _, metrics = train_windows(model, optimizer, cross_entropy, state, stream, WINDOW)
     return state, jnp.exp(jnp.mean(metrics.loss))
 
-  def advance(seed: Array, state: TrainState, tokens: Array) -> tuple[TrainState, Array]:
+  def advance(
+    seed: Number, state: TrainState, tokens: Integer[Array, " tokens"]
+  ) -> tuple[TrainState, Float[Array, " epochs"]]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     return jax.lax.scan(functools.partial(epoch, tokens), state, jax.random.split(key, CALL))
 
@@ -119,23 +129,27 @@ def run(
     f"below {(len(tokens) / unigram) ** (1 / WINDOW):.2f}.",
   ]
 
-  def draw(figure: matplotlib.figure.Figure) -> None:
-    axis = figure.subplots()
-    styles = plot_style.cell_styles(curves)
-    for cell, found in curves.items():
-      for i, curve in enumerate(found):
-        style = styles[cell]
-        label = cell if i == 0 else None
-        axis.semilogy(
-          np.arange(1, len(curve) + 1), curve, color=style.color, lw=style.width, label=label
-        )
-    for limit in sorted(set(LIMITS.values())):
-      axis.axhline(limit, color=plot_style.GRAY, ls=":", lw=1, label=f"{limit:g}")
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("training perplexity")
-    axis.legend(frameon=False, fontsize=plot_style.SMALL)
+  return Outcome(table, checks, functools.partial(draw, curves=curves), notes)
 
-  return Outcome(table, checks, draw, notes)
+
+def draw(
+  figure: matplotlib.figure.Figure, curves: Mapping[str, Float[np.ndarray, "seeds epochs"]]
+) -> None:
+  """Draws the perplexity of every run against the epoch."""
+  axis = figure.subplots()
+  styles = plot_style.cell_styles(curves)
+  for cell, found in curves.items():
+    for i, curve in enumerate(found):
+      style = styles[cell]
+      label = cell if i == 0 else None
+      axis.semilogy(
+        np.arange(1, len(curve) + 1), curve, color=style.color, lw=style.width, label=label
+      )
+  for limit in sorted(set(LIMITS.values())):
+    axis.axhline(limit, color=plot_style.GRAY, ls=":", lw=1, label=f"{limit:g}")
+  axis.set_xlabel("epoch")
+  axis.set_ylabel("training perplexity")
+  axis.legend(frameon=False, fontsize=plot_style.SMALL)
 
 
 figure = Figure(
