@@ -37,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
   write_bytes(path, text.encode())
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, object]) -> None:
   """Writes a JSON object atomically."""
   write_text(path, json.dumps(data, indent=2) + "\n")
 

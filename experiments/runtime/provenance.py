@@ -8,7 +8,6 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 # The packages that decide what a training step computes.
 PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -25,7 +24,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
   return found
 
 
-def git() -> dict[str, Any] | None:
+def git() -> dict[str, object] | None:
   """Returns the commit of this code and whether it has local changes; None outside a repository."""
 
   def run(*args: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from experiments.cli import flag_table
 from experiments.cli.flag_table import Flag
@@ -198,7 +197,7 @@ def define() -> None:
 
 
 def as_flagfile(
-  settings: Settings, axes: Mapping[str, Sequence[Any]], options: Sequence[CellOption] = ()
+  settings: Settings, axes: Mapping[str, Sequence[object]], options: Sequence[CellOption] = ()
 ) -> str:
   """Returns the flags that reproduce a sweep, one per line."""
   lines = []

@@ -94,7 +94,7 @@ def hidden_size_of(run: Run, settings: Settings) -> int:
   return own
 
 
-def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, Any]:
+def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, object]:
   """Returns everything that determines what a run computes, as plain data."""
   return {
     **dataclasses.asdict(run),
@@ -135,7 +135,7 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
   return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])
 
 
-def _show(value: Any, none: str = "none") -> str:
+def _show(value: object, none: str = "none") -> str:
   """Returns a value as it is written on the command line."""
   if value is None:
     return none

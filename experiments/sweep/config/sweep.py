@@ -34,7 +34,7 @@ class Sweep:
   """
 
   settings: Settings
-  axes: Mapping[str, Sequence[Any]]
+  axes: Mapping[str, Sequence[object]]
   options: Sequence[CellOption]
   ids: Mapping[str, Run]
   corpus: Corpus | None
@@ -55,7 +55,7 @@ class Sweep:
     return self.corpus.sha256 if self.corpus else None
 
   @property
-  def configuration(self) -> dict[str, Any]:
+  def configuration(self) -> dict[str, object]:
     """Returns the resolved configuration, as plain data. A sweep resumes only if it is equal."""
     axes = {name: list(values) for name, values in self.axes.items()}
     return {

@@ -110,7 +110,7 @@ def _submit(ray: Any, job: WorkerJob) -> Any:
   return ray.remote(**how, **_resources())(_train).remote(job)
 
 
-def _train(job: WorkerJob) -> tuple[dict[str, Any], dict[str, dict[str, bytes]]]:
+def _train(job: WorkerJob) -> tuple[dict[str, object], dict[str, dict[str, bytes]]]:
   """Trains a job as a Ray task; returns its environment and the files of its completed runs."""
   stop = Stop()
   signal.signal(signal.SIGINT, lambda number, _: setattr(stop, "number", number))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from absl import flags
@@ -45,7 +45,7 @@ class WorkerJob(NamedTuple):
   """
 
   flags: list[str]
-  configuration: dict[str, Any]
+  configuration: dict[str, object]
   ids: list[str]
   group: list[str]
   cpus: int

@@ -9,12 +9,12 @@ Exact zeros and overflows are markers on the edges of the axis; NaN is not drawn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from experiments.plotting import style as plot_style
@@ -141,11 +141,11 @@ def decay_maps(gradients: xr.Dataset) -> Figure:
 
 def _profiles_by_panel(
   gradients: xr.Dataset, rows: Sequence[str], line: str
-) -> tuple[dict[tuple[Any, ...], dict[str, np.ndarray]], list[list[int]]]:
-  """Returns panel -> line -> median profiles [initialization and end, lag], and the runs drawn."""
+) -> tuple[dict[tuple[Hashable, ...], dict[str, Float[np.ndarray, "ends lags"]]], list[list[int]]]:
+  """Returns panel -> line -> median profiles at both ends, and the runs drawn."""
   norms = bottom_layer(gradients, "log10_lag_norm")
   truncations = run_columns(gradients)["truncation"]
-  panels: dict[tuple[Any, ...], dict[str, np.ndarray]] = {}
+  panels: dict[tuple[Hashable, ...], dict[str, Float[np.ndarray, "ends lags"]]] = {}
   drawn = []
   for (*place, value), found in group_runs(gradients, [*rows, "depth", line]).items():
     runs = with_largest(truncations, found)

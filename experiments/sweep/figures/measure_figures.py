@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -73,7 +73,7 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
       if not np.isnan(profiles).all():  # the forget gate of a cell without one
         _draw(axis, over, gradients[over].values, profiles, styles[value], str(value), track)
   steps = gradients["step"].values
-  keys: list[Any] = [*line_keys(line, styles)]
+  keys: list[Artist] = [*line_keys(line, styles)]
   if over != "step":
     keys.append(plot_style.key(f"initialization (step {steps[0]})", ls=DASHED))
     keys.append(plot_style.key(f"after training (step {steps[-1]})"))

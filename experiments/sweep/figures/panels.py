@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ NOT_SETTINGS = (
 DASHED = (0, (4, 2))
 EARLY = "diverged: last step measured"
 
-Panels = dict[tuple[Any, ...], list[Axes]]  # (value of each row setting …, depth) -> axes
+Panels = dict[tuple[Hashable, ...], list[Axes]]  # (value of each row setting …, depth) -> axes
 
 
 def run_columns(data: xr.Dataset) -> dict[str, list[Any]]:
@@ -51,7 +51,7 @@ def run_columns(data: xr.Dataset) -> dict[str, list[Any]]:
   return columns
 
 
-def _order(value: Any) -> tuple[bool, Any]:
+def _order(value: object) -> tuple[bool, Any]:
   """Returns a key for sorting: None comes last, and numbers inside text compare as numbers."""
   if isinstance(value, str):
     parts = re.split(r"(\d+(?:\.\d+)?)", value)
@@ -59,10 +59,10 @@ def _order(value: Any) -> tuple[bool, Any]:
   return value is None, value
 
 
-def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
+def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Hashable, ...], list[int]]:
   """Returns the runs by their values of `names`, in sorted order."""
   columns = run_columns(data)
-  groups: dict[tuple[Any, ...], list[int]] = {}
+  groups: dict[tuple[Hashable, ...], list[int]] = {}
   for run in range(data.sizes["run"]):
     groups.setdefault(tuple(columns[name][run] for name in names), []).append(run)
   return dict(sorted(groups.items(), key=lambda item: [_order(value) for value in item[0]]))
@@ -83,10 +83,11 @@ def rows_and_line(data: xr.Dataset) -> tuple[list[str], str]:
   return (["cell", *varied[1:]], varied[0]) if varied else ([], "cell")
 
 
-def line_styles(data: xr.Dataset, line: str) -> dict[Any, Style]:
+def line_styles(data: xr.Dataset, line: str) -> dict[Hashable, Style]:
   """Returns a style for each value of the setting that distinguishes lines."""
   values = sorted(set(run_columns(data)[line]), key=_order)
-  return plot_style.cell_styles(values) if line == "cell" else plot_style.value_styles(values)
+  make = plot_style.cell_styles if line == "cell" else plot_style.value_styles
+  return {**make(values)}
 
 
 def with_largest(column: Sequence[int | float], runs: Sequence[int]) -> list[int]:
@@ -95,7 +96,7 @@ def with_largest(column: Sequence[int | float], runs: Sequence[int]) -> list[int
   return [run for run in runs if column[run] == largest]
 
 
-def describe(name: str, value: Any) -> str:
+def describe(name: str, value: object) -> str:
   """Returns a value as text, such as "recurrent gain 1.5"."""
   text = name.replace("_", " ")
   if name == "cell":
@@ -174,7 +175,7 @@ def make_panels(
   return figure, dict(zip(itertools.chain(*places), itertools.chain(*axes), strict=True))
 
 
-def line_keys(line: str, styles: dict[Any, Style]) -> list[Artist]:
+def line_keys(line: str, styles: Mapping[Hashable, Style]) -> list[Artist]:
   """Returns the legend keys of the lines."""
   return plot_style.style_keys({describe(line, value): style for value, style in styles.items()})
 

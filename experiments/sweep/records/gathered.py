@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from experiments.networks.cell_options import options_text
 from experiments.runtime import files
@@ -169,7 +170,7 @@ def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, An
   return {"run": list(states), **{name: ("run", column) for name, column in columns.items()}}
 
 
-def _axes(folder: Path, name: str) -> dict[str, Any]:
+def _axes(folder: Path, name: str) -> dict[str, object]:
   """Returns axes, options and hidden size of a run, from its config.json."""
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
@@ -213,7 +214,7 @@ def _summary(folder: Path, ids: Iterable[str], gradients: xr.Dataset, metrics: x
   return text.getvalue()
 
 
-def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, Any]:
+def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, object]:
   """Returns the line of a run that is done."""
   tail = max(1, run.sizes["update"] // 10)
   loss, grad_norm = run["loss"].values, run["grad_norm"].values
@@ -234,7 +235,7 @@ def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, Any]:
   }
 
 
-def _farthest(norms: xr.Dataset) -> np.ndarray:
+def _farthest(norms: xr.Dataset) -> Float[np.ndarray, " step"]:
   """Returns the log₁₀ norm at the largest lag in layer 1 at each step; NaN if not measured."""
   if "log10_lag_norm" not in norms:
     return np.full(norms.sizes["step"], np.nan)

@@ -12,7 +12,6 @@ import contextlib
 import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.runtime import backend, locks, provenance
 from experiments.runtime.locks import ByteRange
@@ -88,7 +87,7 @@ def prepare_shared(sweep: Sweep) -> None:
     prepare(sweep)
 
 
-def about(sweep: Sweep) -> dict[str, Any]:
+def about(sweep: Sweep) -> dict[str, object]:
   """Returns the entries of `sweep.json` other than the configuration: runs, task, environment."""
   corpus = sweep.corpus
   return {

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import optax
+
 from experiments.sweep.config.runs import Run, Settings
 from rnn_jax.gradient_flow import NonFinite, describe_nonfinite
 from rnn_jax.tasks import Batch
-from rnn_jax.types import Array
+from rnn_jax.types import Array, Number, Params
 
 
 class Record(NamedTuple):
@@ -45,8 +47,8 @@ class Snapshot(NamedTuple):
     batch: the step's batch.
   """
 
-  params: Any
-  opt_state: Any
+  params: Params
+  opt_state: optax.OptState
   batch: Batch
 
 
@@ -86,11 +88,11 @@ class Partial(NamedTuple):
     seconds: wall-clock time so far.
   """
 
-  step: Any
-  params: Any
-  opt_state: Any
+  step: Number
+  params: Params
+  opt_state: optax.OptState
   records: Record
-  seconds: Any
+  seconds: Number
 
 
 def recorded_steps(settings: Settings) -> list[int]:

@@ -13,7 +13,8 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from jaxtyping import PyTree
 
 from experiments.runtime import exits, files
 from experiments.sweep.config.sweep import Sweep
@@ -75,7 +76,7 @@ def _configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
   return {"runs": list(ids), **sweep.configuration}
 
 
-def _to_tree(partial: Partial) -> dict[str, Any]:
+def _to_tree(partial: Partial) -> dict[str, PyTree]:
   """Returns the progress of a round under the names that its checkpoint gives to the leaves.
 
   Version 0.1 called `Record.finite` `sound`. Checkpoints keep that name, so that old ones open.
@@ -84,7 +85,7 @@ def _to_tree(partial: Partial) -> dict[str, Any]:
   return {**partial._asdict(), "records": {"sound": records.pop("finite"), **records}}
 
 
-def _from_tree(tree: Mapping[str, Any]) -> Partial:
+def _from_tree(tree: Mapping[str, PyTree]) -> Partial:
   records = dict(tree["records"])
   return Partial(**{**tree, "records": Record(finite=records.pop("sound"), **records)})
 

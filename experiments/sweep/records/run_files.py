@@ -26,6 +26,7 @@ from experiments.sweep.measures import MEASURES, coordinates
 from experiments.sweep.records.record import Record, Result, recorded_steps
 from experiments.sweep.records.sweep_folder import json_sha256
 from rnn_jax.gradient_flow import NonFinite
+from rnn_jax.types import AnyArray
 
 # The files that the checksum in status.json covers.
 RECORDS = ("config.json", "metrics.jsonl", "gradients.nc")
@@ -67,7 +68,7 @@ def has_failed(folder: Path, run_id: str) -> bool:
   return status(folder, run_id).get("status") == "failed"
 
 
-def start(folder: Path, run_id: str, config: Mapping[str, Any]) -> None:
+def start(folder: Path, run_id: str, config: Mapping[str, object]) -> None:
   """Records that a run has started."""
   path = folder / "runs" / run_id
   path.mkdir(parents=True, exist_ok=True)
@@ -135,7 +136,9 @@ def finish(
 def _gradients(records: Record, settings: Settings) -> xr.Dataset:
   """Returns a run's norms and measures over all recorded steps; NaN after divergence."""
   steps = recorded_steps(settings)
-  by_dims: list[tuple[tuple[str, ...], dict[str, Any]]] = [(("layer", "time"), records.norms)]
+  by_dims: list[tuple[tuple[str, ...], Mapping[str, AnyArray]]] = [
+    (("layer", "time"), records.norms)
+  ]
   by_dims += [(MEASURES[name].dims, found) for name, found in records.measures.items()]
   variables = {}
   for dims, found in by_dims:
@@ -164,7 +167,7 @@ def fail(sweep: Sweep, run: Run, phase: str, error: BaseException) -> None:
 
 
 def write_failure(
-  folder: Path, run_id: str, config: Mapping[str, Any], reason: str, trace: str
+  folder: Path, run_id: str, config: Mapping[str, object], reason: str, trace: str
 ) -> None:
   """Writes the files of a run that could not be trained: configuration, traceback and status."""
   path = folder / "runs" / run_id
@@ -173,12 +176,12 @@ def write_failure(
   _write_status(path, {"status": "failed", "reason": reason})
 
 
-def _write_status(path: Path, state: Mapping[str, Any]) -> None:
+def _write_status(path: Path, state: Mapping[str, object]) -> None:
   """Writes the final status of a run, with the checksum of status and records."""
   files.write_json(path / "status.json", {**state, "sha256": _checksum(path, state)})
 
 
-def _is_intact(path: Path, state: Mapping[str, Any]) -> bool:
+def _is_intact(path: Path, state: Mapping[str, object]) -> bool:
   """Returns whether status and records are as they were when the status was written."""
   if "sha256" in state:
     return state["sha256"] == _checksum(path, state)
@@ -188,7 +191,7 @@ def _is_intact(path: Path, state: Mapping[str, Any]) -> bool:
   return "diverged_step" in state and state.get("bytes") == sizes
 
 
-def _checksum(path: Path, state: Mapping[str, Any]) -> str:
+def _checksum(path: Path, state: Mapping[str, object]) -> str:
   """Hashes a run's status and records, except for the duration, which varies."""
   same = {name: value for name, value in state.items() if name not in ("seconds", "sha256")}
   paths = [path / name for name in RECORDS]

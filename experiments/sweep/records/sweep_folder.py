@@ -42,7 +42,7 @@ _OURS = (
 PREPARE_LOCK = ".lock-prepare"
 
 
-def check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool) -> None:
+def check_folder(folder: Path, configuration: Mapping[str, object], overwrite: bool) -> None:
   """Refuses a folder that is not writable or holds anything but this sweep; changes nothing.
 
   Raises:
@@ -56,7 +56,7 @@ def check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool
     ) from None
 
 
-def _check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: bool) -> None:
+def _check_folder(folder: Path, configuration: Mapping[str, object], overwrite: bool) -> None:
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
   existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
@@ -83,8 +83,8 @@ def _check_folder(folder: Path, configuration: Mapping[str, Any], overwrite: boo
 
 def prepare_folder(
   folder: Path,
-  configuration: Mapping[str, Any],
-  about: Mapping[str, Any],
+  configuration: Mapping[str, object],
+  about: Mapping[str, object],
   flags: str,
   overwrite: bool,
 ) -> None:
@@ -115,7 +115,7 @@ def prepare_folder(
   note_environment(folder, about)
 
 
-def note_environment(folder: Path, about: Mapping[str, Any]) -> None:
+def note_environment(folder: Path, about: Mapping[str, object]) -> None:
   """Adds versions, devices and git commit to `sweep.json`, unless they are recorded there."""
   before = read_sweep(folder)
   continued = before.get("continued", [])
@@ -126,7 +126,7 @@ def note_environment(folder: Path, about: Mapping[str, Any]) -> None:
     files.write_json(folder / "sweep.json", {**before, "continued": [*continued, now]})
 
 
-def _is_another(folder: Path, configuration: Mapping[str, Any]) -> bool:
+def _is_another(folder: Path, configuration: Mapping[str, object]) -> bool:
   try:
     found = read_sweep(folder)["configuration"]
     return difference(found, configuration, older=True) is not None
@@ -155,11 +155,11 @@ def read_sweep(folder: Path) -> dict[str, Any]:
   return about
 
 
-def _sweep_sha256(about: Mapping[str, Any]) -> str:
+def _sweep_sha256(about: Mapping[str, object]) -> str:
   """Hashes the entries that readers rely on and that stay the same when the sweep resumes."""
   return json_sha256([about[name] for name in ("configuration", "task", "runs")])
 
 
-def json_sha256(data: Any) -> str:
+def json_sha256(data: object) -> str:
   """Returns a hash of JSON data that does not depend on the order of keys."""
   return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

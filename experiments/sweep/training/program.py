@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, PyTree
 
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings, hidden_size_of
@@ -28,7 +29,7 @@ from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard, spread
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState, init_state, update
-from rnn_jax.types import Array
+from rnn_jax.types import Array, Params
 
 # Iterations in one call: enough to hide the cost of a call, few enough to show progress.
 CHUNK = 50
@@ -165,7 +166,7 @@ def _model(run: Run, settings: Settings, task: Task, **initialization: Any) -> D
   return network(*about, **{**dict(run.options), **initialization})
 
 
-def _start(group: _Group, numbers: Numbers, data: Any) -> TrainState:
+def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
   """Initializes the state of a run."""
   run, settings, task = group.run, group.settings, group.task
   initialization = {}
@@ -179,7 +180,7 @@ def _start(group: _Group, numbers: Numbers, data: Any) -> TrainState:
   return init_state(model, optimizer_of(run, settings, numbers), params_key, xs)
 
 
-def _measure(group: _Group, params: Any, batch: Batch) -> dict[str, Variables]:
+def _measure(group: _Group, params: Params, batch: Batch) -> dict[str, Variables]:
   """Computes the sweep's measures on the whole batch of a step."""
   share = shard(batch, group.data_parallel)
   moment = Moment(group.model, params, group.task, batch, share, group.mean)
@@ -188,11 +189,11 @@ def _measure(group: _Group, params: Any, batch: Batch) -> dict[str, Variables]:
 
 def _train_step(
   group: _Group,
-  measure: Callable[[Any, Batch], dict[str, Variables]],
+  measure: Callable[[Params, Batch], dict[str, Variables]],
   numbers: Numbers,
   data_key: Array,
   state: TrainState,
-  data: Any,
+  data: PyTree,
 ) -> tuple[TrainState, Record]:
   """Records one step of a run, and updates its params."""
   run, settings, task = group.run, group.settings, group.task
@@ -219,10 +220,10 @@ def _train_step(
 
 def _advance(
   group: _Group,
-  train_step: Callable[[Numbers, Array, TrainState, Any], tuple[TrainState, Record]],
+  train_step: Callable[[Numbers, Array, TrainState, PyTree], tuple[TrainState, Record]],
   numbers: Numbers,
   state: TrainState,
-  data: Any,
+  data: PyTree,
 ) -> tuple[TrainState, Record]:
   """Runs `CHUNK` iterations of a run; see `group_function`."""
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
@@ -247,10 +248,10 @@ def _advance(
   return state, records
 
 
-def _missing(shapes: Any) -> Any:
+def _missing(shapes: PyTree) -> PyTree[Array]:
   """Returns arrays of NaN (True for bool)."""
   return jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), shapes)
 
 
-def _all_finite(tree: Any) -> Array:
+def _all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
   return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

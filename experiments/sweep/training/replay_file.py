@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from experiments.runtime import provenance
 from experiments.sweep.config.runs import Settings, run_of
@@ -23,6 +24,7 @@ from rnn_jax.gradient_flow import NonFinite
 from rnn_jax.losses import LOSSES
 from rnn_jax.tasks import Batch
 from rnn_jax.training import init_state
+from rnn_jax.types import Array
 
 
 def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
@@ -83,7 +85,7 @@ def _restore(
   batch = Batch(**parts)
   optimizer = optimizer_of(run, settings, numbers_of(run, settings))
 
-  def start(xs: Any) -> Snapshot:
+  def start(xs: Array) -> Snapshot:
     state = init_state(model_of(run, settings, *sizes), optimizer, jax.random.key(0), xs)
     return Snapshot(state.params, state.opt_state, batch)
 
@@ -104,7 +106,7 @@ def _restore(
   return DivergedStep(run, settings, step, loss, *sizes, snapshot), nonfinite, dict(about)
 
 
-def _named_leaves(snapshot: Snapshot) -> dict[str, Any]:
+def _named_leaves(snapshot: Snapshot) -> dict[str, PyTree]:
   """Returns the leaves by their dotted paths, such as `params.layers_0.cell.w_h`."""
   leaves = jax.tree_util.tree_leaves_with_path(snapshot)
   return {jax.tree_util.keystr(path, simple=True, separator="."): a for path, a in leaves}

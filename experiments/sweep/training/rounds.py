@@ -7,10 +7,11 @@ import functools
 import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings
@@ -19,6 +20,9 @@ from experiments.sweep.training.program import CHUNK, Program, by_device
 from rnn_jax.parallel import fetch, spread
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState
+from rnn_jax.types import Array
+
+_Index: TypeAlias = tuple[int | slice | np.ndarray, ...]
 
 
 def partial_like(program: Program, settings: Settings, num_runs: int, step: int) -> Partial:
@@ -26,10 +30,10 @@ def partial_like(program: Program, settings: Settings, num_runs: int, step: int)
   recorded = sum(s < step for s in recorded_steps(settings))
   drop = len(program.leading_axes)
 
-  def shape(a: Any, *leading: int, drop: int) -> jax.ShapeDtypeStruct:
+  def shape(a: np.ndarray | jax.ShapeDtypeStruct, *leading: int, drop: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*leading, *a.shape[drop:]), a.dtype)
 
-  def rows(tree: Any, count: int) -> Any:
+  def rows(tree: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda a: shape(a, num_runs, count, drop=1), tree)
 
   initial = program.initial_state.params, program.initial_state.opt_state
@@ -37,8 +41,7 @@ def partial_like(program: Program, settings: Settings, num_runs: int, step: int)
   one = program.record
   records = rows(one._replace(norms={}, measures={}), step)
   records = records._replace(norms=rows(one.norms, recorded), measures=rows(one.measures, recorded))
-  step_like, seconds = (jax.ShapeDtypeStruct((), dtype) for dtype in (np.int32, np.float64))
-  return Partial(step_like, params, opt_state, records, seconds)
+  return Partial(np.int32(step), params, opt_state, records, np.float64(0))
 
 
 def train_round(
@@ -144,7 +147,7 @@ class _Progress:
     seconds = np.float64(self._seconds())
     return Partial(np.int32(step), params, opt_state, self._all_records(), seconds)
 
-  def fetch(self, tree: Any) -> Any:
+  def fetch(self, tree: PyTree[Array]) -> PyTree[np.ndarray]:
     """Returns arrays of the devices, leaves [runs, ...]; copied, as the next call overwrites them.
 
     Devices that share a run hold equal values, as do those of other processes.
@@ -202,7 +205,7 @@ def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Rec
   return _rows(records, np.s_[i, :count], np.s_[i, :recorded])
 
 
-def _rows(records: Record, every: Any, some: Any) -> Record:
+def _rows(records: Record, every: _Index, some: _Index) -> Record:
   """Indexes the leaves that hold every step by `every`, norms and measures by `some`."""
   kept = jax.tree.map(lambda a: a[every], records._replace(norms={}, measures={}))
   norms, measures = jax.tree.map(lambda a: a[some], (records.norms, records.measures))
