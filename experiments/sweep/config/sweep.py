@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments.networks.cell_options import CellOption
 from experiments.sweep.config.device_layout import Layout
