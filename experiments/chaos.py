@@ -114,9 +114,9 @@ def kill_repeatedly(sweep: Path, kills: int, chance: random.Random, folder: Path
   return different(expected, records_of(killed))
 
 
-def records_of(folder: Path) -> dict[str, Any]:
+def records_of(folder: Path) -> dict[str, object]:
   """Returns the contents of a sweep's files by name, without times and durations."""
-  found: dict[str, Any] = {}
+  found: dict[str, object] = {}
   for path in sorted(p for p in folder.rglob("*") if p.is_file()):
     if path.name in ("sweep.json", ".lock", sweep_folder.PREPARE_LOCK):
       continue
@@ -128,7 +128,7 @@ def records_of(folder: Path) -> dict[str, Any]:
   return found
 
 
-def different(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def different(expected: Mapping[str, object], found: Mapping[str, object]) -> list[str]:
   """Returns the names of the files that differ or are missing in one of two folders."""
   names = expected.keys() | found.keys()
   return sorted(name for name in names if expected.get(name) != found.get(name))

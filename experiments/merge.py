@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def _find(name: str, folders: Sequence[Path]) -> Path | None:
   return next(iter(done + failed), None)
 
 
-def _prepare(target: Path, first: Path, sweeps: Sequence[dict[str, Any]]) -> None:
+def _prepare(target: Path, first: Path, sweeps: Sequence[Mapping[str, Any]]) -> None:
   """Makes the target the folder of the sweep, and records the environments of all shards."""
   if not (target / "sweep.json").exists():
     files.write_bytes(target / "sweep.flags", (first / "sweep.flags").read_bytes())

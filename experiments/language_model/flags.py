@@ -202,7 +202,7 @@ def as_flagfile(settings: Settings) -> str:
   return "".join(line + "\n" for line in [*cell.split(" "), *lines])
 
 
-def _value_text(name: str, value: Any) -> str:
+def _value_text(name: str, value: object) -> str:
   if value is None or value == ():
     return "all" if name == "characters" else "none"
   return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from experiments.language_model.settings import CHARACTERS, Settings
@@ -11,7 +9,7 @@ from experiments.language_model.training import Evaluation
 from rnn_jax.losses import bits, perplexity
 
 
-def metrics(evaluation: Evaluation, settings: Settings) -> dict[str, Any]:
+def metrics(evaluation: Evaluation, settings: Settings) -> dict[str, int | float | None]:
   """Returns an evaluation as an entry of metrics.jsonl, with its loss in further units."""
   entry = evaluation._asdict()
   del entry["params"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -45,7 +45,7 @@ def resume_point(
 
 
 def newest(
-  folder: Path, configuration: Mapping[str, Any], settings: Settings, model: DeepRNN
+  folder: Path, configuration: Mapping[str, object], settings: Settings, model: DeepRNN
 ) -> ResumePoint | None:
   """Returns the newest intact checkpoint, or None. Prints a warning for each corrupt one.
 

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -31,7 +30,7 @@ def train_in_folder(
   settings: Settings,
   texts: Texts,
   folder: Path,
-  metadata: Mapping[str, Any],
+  metadata: Mapping[str, object],
   resumed_from: ResumePoint | None,
   checkpoint_every: int,
   stop: signals.Stop,
@@ -90,7 +89,7 @@ class _Record:
     settings: Settings,
     texts: Texts,
     folder: Path,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, object],
     point: ResumePoint | None,
   ) -> None:
     self._settings, self._texts, self._folder = settings, texts, folder

@@ -62,12 +62,12 @@ class TrainedModel(NamedTuple):
   metadata: dict[str, Any]
 
 
-def configuration(settings: Settings, corpus: Corpus) -> dict[str, Any]:
+def configuration(settings: Settings, corpus: Corpus) -> dict[str, object]:
   """Returns what two trainings must have in common for one to resume the other."""
   return {**dataclasses.asdict(settings), "corpus_sha256": corpus.sha256}
 
 
-def metadata(texts: Texts, baseline: float) -> dict[str, Any]:
+def metadata(texts: Texts, baseline: float) -> dict[str, object]:
   """Returns what model.json holds besides settings and vocabulary: data, versions, devices."""
   corpus, held_out = texts.corpus, texts.held_out
   return {
@@ -107,7 +107,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     )
 
 
-def can_resume(folder: Path, wanted: Mapping[str, Any], overwrite: bool) -> bool:
+def can_resume(folder: Path, wanted: Mapping[str, object], overwrite: bool) -> bool:
   """Returns whether the folder holds an unfinished training of the wanted configuration.
 
   Args:
@@ -139,7 +139,7 @@ def start(
   settings: Settings,
   vocabulary: Vocabulary | WordVocabulary,
   flagfile: str,
-  metadata: Mapping[str, Any],
+  metadata: Mapping[str, object],
 ) -> None:
   """Writes the files that identify a model, and deletes those of an earlier model."""
   for name in ("result.json", "metrics.jsonl", "training.png"):
@@ -156,7 +156,7 @@ def start(
   files.write_text(folder / "language_model.flags", flagfile)
 
 
-def write_metrics(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+def write_metrics(folder: Path, entries: Sequence[Mapping[str, object]]) -> None:
   """Replaces metrics.jsonl."""
   files.write_text(folder / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in entries))
 
@@ -167,7 +167,7 @@ def save_best(folder: Path, step: int, params: Params) -> None:
     series.save(step, params, {})
 
 
-def finish(folder: Path, result: Mapping[str, Any]) -> None:
+def finish(folder: Path, result: Mapping[str, object]) -> None:
   """Writes result.json and deletes the checkpoints that training would have resumed from."""
   files.write_json(folder / "result.json", result)
   shutil.rmtree(folder / "unfinished", ignore_errors=True)

@@ -128,7 +128,7 @@ def value_of(text: str) -> Any:
   return text
 
 
-def value_text(value: Any) -> str:
+def value_text(value: object) -> str:
   """Returns the text that `value_of` parses to `value`."""
   return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 

@@ -47,7 +47,7 @@ def draw_profiles(
   style: Style,
   label: str,
   track: int = 0,
-  linestyle: Any = "-",
+  linestyle: str | tuple[int, tuple[int, ...]] = "-",
 ) -> None:
   """Draws the median of `profiles` as a line, a band from minimum to maximum, and edge markers.
 
@@ -110,7 +110,7 @@ def _draw_line(
   style: Style,
   label: str,
   track: int,
-  linestyle: Any = "-",
+  linestyle: str | tuple[int, tuple[int, ...]] = "-",
 ) -> None:
   stride = max(1, len(x) // 6)
   first = 2 * track * stride // 7 % stride  # offset per line, so that markers do not coincide

@@ -131,7 +131,7 @@ def is_writer() -> bool:
   return jax.process_index() == 0
 
 
-def broadcast(value: Any) -> Any:
+def broadcast(value: T) -> T:
   """Returns process 0's value in every process; the other processes' values are ignored.
 
   Args:

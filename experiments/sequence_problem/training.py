@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.sequence_problem.problem import Problem
 from experiments.sequence_problem.settings import Settings
@@ -75,7 +75,7 @@ def _advance(
   optimizer: optax.GradientTransformation,
   keys: Keys,
   state: TrainState,
-  data: Any,
+  data: PyTree,
   count: Int[Array, ""],
 ) -> tuple[TrainState, Float[Array, ""]]:
   """Runs `count` updates: (new state, mean loss)."""

@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -80,7 +79,7 @@ def _units(quantity: Quantity, matches: Sequence[Match], shown: int) -> list[int
   return sorted([*first, *(i for i in range(total) if i not in first)][: max(shown, len(first))])
 
 
-def _packed(quantity: Quantity, units: Sequence[int]) -> Mapping[str, Any]:
+def _packed(quantity: Quantity, units: Sequence[int]) -> Mapping[str, object]:
   """Returns some units of a quantity as JSON data, with the range of each."""
   values = np.asarray(quantity.values, np.float64)[:, units]
   largest = np.abs(values).max(axis=0)
@@ -96,7 +95,7 @@ def _packed(quantity: Quantity, units: Sequence[int]) -> Mapping[str, Any]:
   }
 
 
-def _packed_saliency(saliency: Float[np.ndarray, "T reach"]) -> Mapping[str, Any]:
+def _packed_saliency(saliency: Float[np.ndarray, "T reach"]) -> Mapping[str, object]:
   """Returns saliency as JSON data: 1 for a loss's largest norm, 0 for 10^-DECADES of it."""
   norms = np.nan_to_num(np.asarray(saliency, np.float64))
   largest = norms.max(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +45,7 @@ class Moment(NamedTuple):
   """
 
   model: DeepRNN
-  params: Any
+  params: Params
   task: Task
   batch: Batch
   share: Batch
@@ -265,7 +265,7 @@ def show() -> None:
   tables.show(("measure", "what it is", "what it costs"), rows())
 
 
-def coordinates(sizes: Mapping[Any, int]) -> dict[str, np.ndarray]:
+def coordinates(sizes: Mapping[Hashable, int]) -> dict[str, np.ndarray]:
   """Returns the coordinates of the dimensions of norms and measures, given their sizes."""
   first = {"layer": 1, "time": 0, "lag": 0, "exponent": 1}
   values = {dim: np.arange(n, n + sizes[dim]) for dim, n in first.items() if dim in sizes}

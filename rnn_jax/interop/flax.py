@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
 
 from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
 from rnn_jax.types import Params
@@ -72,7 +73,7 @@ NNX_BY_GATE: Mapping[str, Layout] = {
 }
 
 
-def from_linen(name: str, params: Mapping[str, Any], **options: Any) -> Params:
+def from_linen(name: str, params: Mapping[str, PyTree], **options: Any) -> Params:
   """Returns our cell's params, from those of Linen's SimpleCell, GRUCell or (Optimized)LSTMCell.
 
       params = from_linen("gru", variables["params"]["cell"], inner_bias=True)   # of nn.RNN(…)
@@ -94,7 +95,7 @@ def from_linen(name: str, params: Mapping[str, Any], **options: Any) -> Params:
   return _from("flax.linen", LINEN, name, params, options)
 
 
-def to_linen(name: str, params: Params, **options: Any) -> dict[str, Any]:
+def to_linen(name: str, params: Params, **options: Any) -> dict[str, PyTree]:
   """Returns the params of the Linen cell that computes the same; the inverse of `from_linen`.
 
       variables = {"params": {"cell": to_linen("lstm", params)}}
@@ -113,7 +114,7 @@ def to_linen(name: str, params: Params, **options: Any) -> dict[str, Any]:
 
 
 def from_nnx(
-  name: str, state: Mapping[str, Any], *, optimized: bool = True, **options: Any
+  name: str, state: Mapping[str, PyTree], *, optimized: bool = True, **options: Any
 ) -> Params:
   """Returns our cell's params, from those of NNX's SimpleCell, GRUCell or (Optimized)LSTMCell.
 
@@ -138,7 +139,9 @@ def from_nnx(
   return _from("flax.nnx", NNX if optimized else NNX_BY_GATE, name, state, options)
 
 
-def to_nnx(name: str, params: Params, *, optimized: bool = True, **options: Any) -> dict[str, Any]:
+def to_nnx(
+  name: str, params: Params, *, optimized: bool = True, **options: Any
+) -> dict[str, PyTree]:
   """Returns the params of the NNX cell that computes the same, as a plain dict; see `from_nnx`.
 
       state = nnx.state(rnn.cell, nnx.Param)
@@ -164,8 +167,8 @@ def _from(
   library: str,
   table: Mapping[str, Layout],
   name: str,
-  params: Mapping[str, Any],
-  options: Mapping[str, Any],
+  params: Mapping[str, PyTree],
+  options: Mapping[str, object],
 ) -> Params:
   kind = kind_of(library, table, name, options)
   if not isinstance(params, Mapping):
@@ -180,9 +183,9 @@ def _to(
   table: Mapping[str, Layout],
   name: str,
   params: Params,
-  options: Mapping[str, Any],
+  options: Mapping[str, object],
   lacks: str,
-) -> dict[str, Any]:
+) -> dict[str, PyTree]:
   kind = kind_of(library, table, name, options)
   if not isinstance(params, Mapping):
     raise TypeError(f"params must be a dict of arrays, got {type(params).__name__}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ NAMES = ("elman", "gru", "lstm")
 
 
 def kind_of(
-  library: str, table: Mapping[str, Layout], name: str, options: Mapping[str, Any]
+  library: str, table: Mapping[str, Layout], name: str, options: Mapping[str, object]
 ) -> str:
   """Returns our cell's key in the tables; refuses a cell that the library lacks."""
   checks.choice("cell", name, NAMES)

@@ -161,7 +161,7 @@ def to_torch(
   return arrays
 
 
-def _kind(name: str, options: Mapping[str, Any]) -> str:
+def _kind(name: str, options: Mapping[str, object]) -> str:
   kind = kind_of(LIBRARY, TORCH, name, options)
   checks.choice(f"activation in {LIBRARY}.RNN", options.get("activation", "tanh"), ACTIVATIONS)
   return kind

@@ -10,7 +10,7 @@ unused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop._adjoint_plan import Plan
-from rnn_jax.types import Carry, Params
+from rnn_jax.types import Carry, Number, Params
 
 
 class Perturbations(NamedTuple):
@@ -96,7 +96,7 @@ class Loop(NamedTuple):
 
 def linearize(
   loop: Loop, params: Params, carry: Carry, floats: Sequence[Array], others: Sequence[Array]
-) -> tuple[tuple[Carry, PyTree], Callable[[tuple[Carry, PyTree]], tuple[Any, ...]]]:
+) -> tuple[tuple[Carry, PyTree], Callable[[tuple[Carry, PyTree]], tuple[PyTree, ...]]]:
   """Returns ((carry', y), vjp) of one step.
 
   The vjp returns the cotangents of params, carry, floats and perturbations. In the first, the
@@ -128,7 +128,7 @@ def forward_loop(
   """Returns the final carry, ys, and the buffers after the plan's writes."""
   num_prefetched = 0 if loop.in_order and plan.forward_in_order else loop.num_floats
 
-  def body(state: Any, inputs: Any) -> Any:
+  def body(state: PyTree, inputs: PyTree) -> PyTree:
     carry, buffers, prefetched = state
     time, others = inputs
     floats = [*prefetched, *_read(buffers[num_prefetched : loop.num_floats], time)]
@@ -150,7 +150,7 @@ def forward_loop(
 def reverse_loop(
   loop: Loop,
   plan: Plan,
-  any_vjp: Callable[..., Any],
+  any_vjp: Callable[..., PyTree],
   params: Params,
   buffers: Sequence[Array],
   carry_bar: Carry,
@@ -174,7 +174,7 @@ def reverse_loop(
   perturbations = [*plan.recurrent_bar, *plan.new_carry_bar]
   early = plan.prefetched if loop.in_order else sorted({*range(loop.num_floats), *perturbations})
 
-  def body(state: Any, time: Array) -> tuple[Any, None]:
+  def body(state: PyTree, time: Array) -> tuple[PyTree, None]:
     params_bar, carry_bar, buffers, prefetched = state
     now = _read(buffers, time)
     for at, a in zip(early, prefetched, strict=True):
@@ -206,7 +206,7 @@ def allocate(num_steps: int, specs: Sequence[jax.ShapeDtypeStruct]) -> list[Arra
   return [jnp.zeros((num_steps, *spec.shape), spec.dtype) for spec in specs]
 
 
-def _read(arrays: Sequence[Array], time: Any) -> list[Array]:
+def _read(arrays: Sequence[Array], time: Number) -> list[Array]:
   return [jax.lax.dynamic_index_in_dim(a, time, keepdims=False) for a in arrays]
 
 

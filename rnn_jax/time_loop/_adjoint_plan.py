@@ -19,7 +19,7 @@ from jaxtyping import Array, Inexact, PyTree
 from rnn_jax.time_loop._read_order import Atom, descendants_of, reads_before, split_at
 
 # (params, carry, floats, others) -> ((carry', y), vjp)
-Linearize = Callable[..., tuple[tuple[PyTree, PyTree], Callable[..., Any]]]
+Linearize = Callable[..., tuple[tuple[PyTree, PyTree], Callable[..., PyTree]]]
 
 
 class Stored(NamedTuple):

@@ -23,7 +23,7 @@ from experiments.plotting import style as plot_style
 from experiments.plotting.lines import draw_profiles, finish
 from experiments.plotting.style import Style
 
-# Coordinates of `run` that are not settings. Any other one distinguishes lines or panels.
+# Coordinates of `run` that are not settings. Every other one distinguishes lines or panels.
 NOT_SETTINGS = (
   *("run", "cell", "options", "hidden_size", "depth", "truncation", "seed"),
   *("status", "diverged_step"),
