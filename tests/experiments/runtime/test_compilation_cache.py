@@ -190,8 +190,8 @@ def test_a_half_written_program_is_replaced(kept, tmp_path):
 
 
 def test_the_next_group_compiles_while_one_is_trained(compilations):
-  settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1, "none", 1)
-  groups = [[Run(cell, 1, None, 0, 0.01, 1.0, 1.0, None)] for cell in ("elman", "irnn", "indrnn")]
+  settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1, "lag", 1)
+  groups = [[Run(cell, 1, None, 0, 0.01, 1.0, 1.0, None)] for cell in ("elman", "gru", "mgu")]
   task, layout = adding(5, 2), Layout(jax.local_devices()[:1])
   sweep = Sweep(settings, {}, (), {}, None, task, layout, Path(), 1)
   programs = train._compile_ahead(groups, sweep, stop=lambda: False)
