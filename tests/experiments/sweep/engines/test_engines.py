@@ -18,7 +18,7 @@ from experiments.sweep.config import engine_flags
 # One run, so one worker, which trains long enough to be killed meanwhile.
 LONG = (
   SMOKE,
-  *("--cell=elman", "--truncation=full", "--measures=none", "--steps=6000", "--log_every=2000"),
+  *("--cell=elman", "--truncation=full", "--measures=none", "--steps=3000", "--log_every=1000"),
 )
 pytestmark = pytest.mark.timeout(280)
 
