@@ -6,6 +6,7 @@ import functools
 
 import matplotlib.figure
 import numpy as np
+import xarray as xr
 from jaxtyping import Float
 from matplotlib.colors import Normalize
 
@@ -21,13 +22,13 @@ LEAST_BEFORE, MOST_AFTER = 1.0, 1.0  # decades lost
 Maps = dict[tuple[str, int], Float[np.ndarray, "step layer time"]]
 
 
-def run() -> Outcome:
-  """Trains networks of 1 to 4 layers, with the sweep `depth.flags`."""
-  gradients, metrics = sweep("depth.flags")
+def maps_and_losses(
+  gradients: xr.Dataset, metrics: xr.Dataset
+) -> tuple[Maps, dict[tuple[str, int], float]]:
+  """Returns the norms before and after training, and the mean loss of the last updates."""
   ends = gradients["log10_grad_norm"].isel(step=[0, -1])
   norms: np.ndarray = ends.transpose("run", "step", "layer", "time").values.astype(float)
   final = metrics["loss"].values[:, -TAIL:].mean(axis=1)
-  baseline = metrics.attrs["baseline"]
   kinds = list(dict.fromkeys(zip(gradients["cell"].values, gradients["depth"].values, strict=True)))
   maps: Maps = {}
   losses: dict[tuple[str, int], float] = {}
@@ -35,7 +36,14 @@ def run() -> Outcome:
     found = ((gradients["cell"] == cell) & (gradients["depth"] == depth)).values
     maps[str(cell), int(depth)] = norms[found][:, :, :depth].mean(axis=0)
     losses[str(cell), int(depth)] = float(final[found].mean())
+  return maps, losses
 
+
+def run() -> Outcome:
+  """Trains networks of 1 to 4 layers, with the sweep `depth.flags`."""
+  gradients, metrics = sweep("depth.flags")
+  maps, losses = maps_and_losses(gradients, metrics)
+  baseline = metrics.attrs["baseline"]
   lost = {kind: values[..., -1] - values[..., 0] for kind, values in maps.items()}
   table = [
     {

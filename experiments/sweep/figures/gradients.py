@@ -205,7 +205,7 @@ def depth_by_time(gradients: xr.Dataset) -> Figure:
   data = gradients["log10_grad_norm"].transpose("run", "step", "layer", "time")
   norms, steps = data.values.astype(float), data["step"].values
   columns, rows = run_columns(gradients), ["cell", *varied_settings(gradients)]
-  maps: list[list[tuple[str, np.ndarray]]] = []
+  maps: list[list[tuple[str, Float[np.ndarray, "layer time"]]]] = []
   drawn = []
   for row, found in group_runs(gradients, rows).items():
     runs = with_largest(columns["truncation"], with_largest(columns["depth"], found))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Shaped
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -88,9 +89,15 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
 
 
 def _draw(
-  axis: Axes, over: str, x: np.ndarray, values: np.ndarray, style: Style, label: str, track: int
+  axis: Axes,
+  over: str,
+  x: Shaped[np.ndarray, " x"],
+  values: Float[np.ndarray, "seeds step x"] | Float[np.ndarray, "seeds x"],
+  style: Style,
+  label: str,
+  track: int,
 ) -> None:
-  """Draws values [seeds, step, x] of one line along the dimension `over`."""
+  """Draws values of one line along the dimension `over`."""
   if over == "step":
     is_measured = ~np.isnan(values).all(axis=0)
     draw_profiles(axis, x[is_measured], values[:, is_measured], style, label, track)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Shaped
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -127,20 +128,19 @@ def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> st
   return " or ".join(describe("truncation", length) for length in lengths)
 
 
-def bottom_layer(data: xr.Dataset, name: str) -> np.ndarray:
-  """Returns the variable `name` [run, step, ...], of layer 1 if it has layers."""
+def bottom_layer(data: xr.Dataset, name: str) -> Float[np.ndarray, "run step ..."]:
+  """Returns the variable `name`, of layer 1 if it has layers."""
   values = data[name].sel(layer=1) if "layer" in data[name].dims else data[name]
   return values.transpose("run", "step", ...).values.astype(float)
 
 
-def at_the_end(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns values [run, ...] at the last step, and the last values of runs that ended earlier.
+def at_the_end(
+  values: Float[np.ndarray, "run step ..."],
+) -> tuple[Float[np.ndarray, "ended ..."], Float[np.ndarray, "early ..."]]:
+  """Returns values at the last step, and the last values of runs that ended earlier.
 
   A step counts as measured unless all its values are NaN. Runs without any measured step are left
   out.
-
-  Args:
-    values: [run, step, ...].
   """
   measured = ~np.isnan(values.reshape(*values.shape[:2], -1)).all(axis=-1)
   last = measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1)
@@ -150,9 +150,14 @@ def at_the_end(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_the_end(
-  axis: Axes, x: np.ndarray, profiles: np.ndarray, style: Style, label: str, track: int
+  axis: Axes,
+  x: Shaped[np.ndarray, " x"],
+  profiles: Float[np.ndarray, "seeds step x"],
+  style: Style,
+  label: str,
+  track: int,
 ) -> None:
-  """Draws profiles [seeds, step, x] at the last step, and each run that ended before it."""
+  """Draws profiles at the last step, and each run that ended before it."""
   ended, early = at_the_end(profiles)
   if len(ended):
     draw_profiles(axis, x, ended, style, label, track)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Integer
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,21 +46,21 @@ class _Curves(NamedTuple):
   """What is drawn of the runs.
 
   Attributes:
-    updates: optimization steps [update].
+    updates: optimization steps.
     middles: the middle step of each block.
-    loss: [run, update], with values above the ceiling replaced by it.
-    grad_norm: before clipping, [run, update].
-    clipped: above 0 where gradients were clipped, [run, update].
+    loss: with values above the ceiling replaced by it.
+    grad_norm: before clipping.
+    clipped: above 0 where gradients were clipped.
     ceiling: the loss above which a run would flatten the others on a shared axis.
     has_capped: whether a loss was above the ceiling.
     block: number of steps that a drawn point stands for.
   """
 
-  updates: np.ndarray
-  middles: np.ndarray
-  loss: np.ndarray
-  grad_norm: np.ndarray
-  clipped: np.ndarray
+  updates: Integer[np.ndarray, " update"]
+  middles: Float[np.ndarray, " block"]
+  loss: Float[np.ndarray, "run update"]
+  grad_norm: Float[np.ndarray, "run update"]
+  clipped: Float[np.ndarray, "run update"]
   ceiling: float
   has_capped: bool
   block: int
@@ -139,7 +140,7 @@ def _curves(metrics: xr.Dataset) -> _Curves:
   return _Curves(updates, middles, loss, grad_norm, clipped, ceiling, has_capped, block)
 
 
-def _ceiling(loss: np.ndarray, baseline: float) -> float:
+def _ceiling(loss: Float[np.ndarray, "run update"], baseline: float) -> float:
   """Returns the loss above which a diverging run would flatten the others on a shared axis."""
   first = loss[:, 0][np.isfinite(loss[:, 0])]
   if not first.size or (loss < 0).any():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, PyTree
+from jaxtyping import Bool, Float, Key, PyTree
 
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings, hidden_size_of
@@ -147,8 +147,8 @@ class _Group(NamedTuple):
   model: DeepRNN
   data_parallel: int
 
-  def mean(self, values: Array) -> Array:
-    """Returns the mean of values [..., examples] over the whole batch, which devices may share."""
+  def mean(self, values: Float[Array, "*axes examples"]) -> Float[Array, "*axes"]:
+    """Returns the mean of values over the whole batch, which devices may share."""
     total = psum(jnp.sum(values, axis=-1), count=self.data_parallel)
     return total / self.settings.batch_size
 
@@ -191,7 +191,7 @@ def _train_step(
   group: _Group,
   measure: Callable[[Params, Batch], dict[str, Variables]],
   numbers: Numbers,
-  data_key: Array,
+  data_key: Key[Array, ""],
   state: TrainState,
   data: PyTree,
 ) -> tuple[TrainState, Record]:
@@ -235,7 +235,9 @@ def _advance(
   def skip(state: TrainState) -> tuple[TrainState, Record]:
     return state, _missing(jax.eval_shape(train, state)[1])
 
-  def body(old: tuple[TrainState, Array], _: None) -> tuple[tuple[TrainState, Array], Record]:
+  def body(
+    old: tuple[TrainState, Bool[Array, ""]], _: None
+  ) -> tuple[tuple[TrainState, Bool[Array, ""]], Record]:
     state, finite = old
     new, record = jax.lax.cond(state.step <= group.settings.steps, train, skip, state)
     # A run that has diverged keeps the state before that step, for the host to read, while its

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import PyTree, Shaped
 
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings
@@ -154,7 +154,7 @@ class _Progress:
     """
     drop = len(self.program.leading_axes)
 
-    def by_run(a: np.ndarray) -> np.ndarray:
+    def by_run(a: Shaped[np.ndarray, "devices ..."]) -> Shaped[np.ndarray, "runs ..."]:
       return np.array(
         a[:: self.layout.data_parallel].reshape(-1, *a.shape[drop:])[: len(self.runs)]
       )
@@ -176,7 +176,7 @@ def _fill_slots(runs: Sequence[Run], program: Program) -> list[Run]:
 def _to_slots(partial: Partial, program: Program, layout: Layout) -> TrainState:
   """Returns the state of an unfinished round, laid out on the slots of the devices."""
 
-  def to_slots(a: np.ndarray) -> np.ndarray:
+  def to_slots(a: Shaped[np.ndarray, "runs ..."]) -> Shaped[np.ndarray, "devices ..."]:
     spare = np.repeat(a[:1], program.runs_per_round - len(a), axis=0)
     rows = np.concatenate([a, spare]).reshape(*program.leading_axes, *a.shape[1:])
     return np.repeat(rows, layout.data_parallel, axis=0)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 from jax.typing import ArrayLike
+from jaxtyping import Key
 
 from experiments.sweep.config.runs import Run, Settings
 from rnn_jax.cells import make_cell
@@ -66,7 +67,7 @@ def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
   return {"truncation": numbers.truncation, "clip_carry": limit}
 
 
-def mask_key(data_key: Array, step: ArrayLike, data_parallel: int = 1) -> Array:
+def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) -> Key[Array, ""]:
   """Returns the key for the masks of stochastic cells at a step.
 
   Args:
