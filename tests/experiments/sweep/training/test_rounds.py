@@ -13,29 +13,42 @@ from train_all import train_all
 
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings
-from experiments.sweep.training.program import compile_group, group_function, stack_numbers
+from experiments.sweep.training.program import Program, compile_group
 from experiments.sweep.training.rounds import Partial, partial_like, train_round
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.cells import CELLS, zoneout
 from rnn_jax.tasks import adding
 from rnn_jax.training import init_state, make_optimizer, update
 
-SETTINGS = Settings("adding", "stdlib", 8, 12, 4, 30, "adam", 10, "lag", 10)
+# Three calls of a program. Norms and measures are recorded at steps of their own.
+SETTINGS = Settings("adding", "stdlib", 8, 12, 4, 110, "adam", 10, "lag", 15)
+RECORDED = [0, 10, 15, 20, 30, 40, 45, 50, 60, 70, 75, 80, 90, 100, 105, 110]
 TASK = adding(12, 4)
 RUNS = [Run("elman", 1, k, seed, 0.01, 1.0, 1.0, None) for k in (4, None) for seed in (0, 1)]
-LSTM = Run("lstm", 1, None, 0, 0.01, 1.0, 1.0, 1.0)
+LSTM = Run("lstm", 1, None, 0, 0.01, 0.05, 1.0, 1.0, clip_by="carry")
+GROUPS = {run.cell: run for run in (RUNS[0], LSTM)}
 
 
-def trained(runs, num_devices, settings=SETTINGS, seen=None, **layout):
+@functools.cache
+def compiled(cell: str, num_devices: int, data_parallel: int, together: int) -> Program:
+  """Compiles the program of a group, once for all tests: compilation is what they spend time on."""
+  layout = Layout(jax.local_devices()[:num_devices], data_parallel, together)
+  runs = [GROUPS[cell]] * (num_devices // data_parallel * together)
+  return compile_group(runs, SETTINGS, TASK, layout)
+
+
+def trained(runs, num_devices, seen=None, data_parallel=1, together=1):
   on_records = (lambda *_: None) if seen is None else lambda *args: seen.append(args)
-  layout = Layout(jax.local_devices()[:num_devices], **layout)
-  return train_all(runs, settings, TASK, layout, on_records=on_records)
+  program = compiled(runs[0].cell, num_devices, data_parallel, together)
+  layout = Layout(jax.local_devices()[:num_devices], data_parallel, together)
+  return train_all(runs, SETTINGS, TASK, layout, program, on_records=on_records)
 
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_a_group_takes_one_compilation(compilations):
+  compiled.cache_clear()
   jax.clear_caches()
-  results = trained(RUNS, 2)
+  results = trained(RUNS, 3)
   assert [result.run for result in results] == RUNS
   assert len(compilations) == 1
 
@@ -54,12 +67,15 @@ def test_records_depend_neither_on_devices_nor_on_other_runs():
 @pytest.mark.usefixtures("optax_promotion")
 def test_records_hold_every_step_and_norms_where_logged():
   seen = []
-  (result,) = trained([LSTM], 1, dataclasses.replace(SETTINGS, steps=60), seen)
-  assert result.records.loss.shape == result.records.grad_norm.shape == (61,)
+  (result,) = trained([LSTM], 1, seen)
+  assert result.records.loss.shape == result.records.grad_norm.shape == (111,)
   lags = result.records.measures["lag"]
+  measured = [step % 15 == 0 or step == 110 for step in RECORDED]
   for found, name in ((result.records.norms, "log10_grad_norm"), (lags, "log10_lag_norm")):
-    assert found[name].shape == found[f"{name}_cell"].shape == (7, 1, 12)
-  assert [(step, len(part.loss)) for _, step, part in seen] == [(0, 50), (50, 11)]
+    assert found[name].shape == found[f"{name}_cell"].shape == (len(RECORDED), 1, 12)
+  assert np.isfinite(result.records.norms["log10_grad_norm"]).all()
+  assert np.isfinite(lags["log10_lag_norm"]).all(axis=(1, 2)).tolist() == measured
+  assert [(step, len(part.loss)) for _, step, part in seen] == [(0, 50), (50, 50), (100, 11)]
   np.testing.assert_array_equal(
     np.concatenate([part.loss for _, _, part in seen]), result.records.loss
   )
@@ -67,12 +83,11 @@ def test_records_hold_every_step_and_norms_where_logged():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_records_hold_the_share_clipped_at_each_time_step():
-  settings = dataclasses.replace(SETTINGS, steps=4, log_every=2, measure_every=2, measures="")
-  (run,) = trained([dataclasses.replace(LSTM, clip_norm=0.05, clip_by="carry")], 1, settings)
+  (run,) = trained([LSTM], 1)
   share, records = run.records.norms["clipped_share"], run.records
-  assert share.shape == (3, 1, 12)
+  assert share.shape == (len(RECORDED), 1, 12)
   assert ((share >= 0) & (share <= 1)).all() and (share > 0).any() and (share < 1).any()
-  np.testing.assert_allclose(records.clipped[::2], share.mean(axis=(1, 2)), rtol=1e-6)
+  np.testing.assert_allclose(records.clipped[RECORDED], share.mean(axis=(1, 2)), rtol=1e-6)
   np.testing.assert_array_equal(records.clipped_norm, records.grad_norm)
   # Where no example exceeds the limit, neither does their geometric mean.
   joint = np.log10(
@@ -81,8 +96,9 @@ def test_records_hold_the_share_clipped_at_each_time_step():
   assert (joint[share == 0] / 2 <= np.log10(0.05)).all()
   assert (joint[share == 1] / 2 > np.log10(0.05)).all()
 
-  (run,) = trained([dataclasses.replace(LSTM, clip_norm=0.3)], 1, settings)
+  (run,) = trained([dataclasses.replace(RUNS[2], clip_norm=0.3)], 1)
   assert "clipped_share" not in run.records.norms
+  assert 0 < run.records.clipped.sum() < 111
   np.testing.assert_array_equal(run.records.clipped, run.records.grad_norm > 0.3)
   np.testing.assert_allclose(
     run.records.clipped_norm, np.minimum(run.records.grad_norm, 0.3), rtol=1e-6
@@ -91,14 +107,8 @@ def test_records_hold_the_share_clipped_at_each_time_step():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_gain_and_bias_of_a_run_reach_its_params():
-  base, gain, bias = trained(
-    [
-      Run("lstm", 1, None, 0, 0.01, None, 1.0, 1.0),
-      Run("lstm", 1, None, 0, 0.01, None, 2.0, 1.0),
-      Run("lstm", 1, None, 0, 0.01, None, 1.0, 5.0),
-    ],
-    1,
-  )
+  more = ({}, {"recurrent_gain": 2.0}, {"forget_bias": 5.0})
+  base, gain, bias = trained([dataclasses.replace(LSTM, **given) for given in more], 1)
   start = [
     result.records.measures["lag"]["log10_lag_norm_cell"][0, 0] for result in (base, gain, bias)
   ]
@@ -113,7 +123,7 @@ FIVE = [*RUNS, Run("elman", 1, 4, 2, 0.01, 0.1, 1.0, None)]  # the last round ha
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_sharing_batches_and_devices_changes_records_only_by_rounding():
-  shared = trained(FIVE, 4, data_parallel=2, runs_per_device=2)
+  shared = trained(FIVE, 4, data_parallel=2, together=2)
   for result, alone in zip(shared, trained(FIVE, 1), strict=True):
     assert result.run == alone.run
     assert result.diverged_step is None
@@ -137,32 +147,23 @@ def test_devices_that_share_batches_do_not_deadlock_in_a_long_run():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_several_runs_on_a_device_compute_only_the_branches_they_take():
-  def conditionals(together):
-    runs = [Run("elman", 1, None, seed, 0.01, 1.0, 1.0, None) for seed in range(together)]
-    advance, blank = group_function(runs[0], SETTINGS, TASK, 1, together)
-    numbers = stack_numbers(runs, SETTINGS)
-    if together == 1:
-      numbers = jax.tree.map(lambda a: a[0], numbers)
-    program = jax.jit(advance).lower(numbers, blank, TASK.data).compile()
-    return program.as_text().count(" conditional(")
-
+  one, two = compiled("elman", 1, 1, 1), compiled("elman", 2, 1, 2)
+  counts = [program.advance.as_text().count(" conditional(") for program in (one, two)]
   # One each for the initialization, the measures, and the steps past the last one.
-  assert conditionals(1) == conditionals(2) == 3
+  assert counts == [3, 3]
 
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_a_diverged_run_ends_at_that_step_and_does_not_affect_others():
-  settings = Settings("adding", "stdlib", 8, 12, 4, 200, "sgd", 10, "", 10)
-  wild = Run("elman", 1, None, 0, 10.0, None, 3.0, None)
-  tame = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
-  diverged, finished = trained([wild, tame], 2, settings)
+  wild, tame = Run("elman", 1, None, 3, 1.8e18, None, 3.0, None), RUNS[2]
+  diverged, finished = trained([wild, tame], 3)
   step = diverged.diverged_step
-  assert step is not None and len(diverged.records.loss) == step + 1
+  assert step and len(diverged.records.loss) == step + 1
   finite = np.isfinite(diverged.records.loss) & np.isfinite(diverged.records.grad_norm)
   assert finite[:step].all() and not finite[step]
-  assert len(diverged.records.norms["log10_grad_norm"]) == step // 10 + 1
-  assert finished.diverged_step is None and len(finished.records.loss) == 201
-  (alone,) = trained([tame], 1, settings)
+  assert len(diverged.records.norms["log10_grad_norm"]) == np.searchsorted(RECORDED, step + 1)
+  assert finished.diverged_step is None and len(finished.records.loss) == 111
+  (alone,) = trained([tame], 3)
   np.testing.assert_array_equal(alone.records.loss, finished.records.loss)
 
 
@@ -177,7 +178,7 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
   run = Run("noisy", 1, None, 3, 0.01, None, None, None, options=(("activation", "relu"),))
   run = dataclasses.replace(run, hidden_size=5)
   settings = dataclasses.replace(SETTINGS, hidden_size=None, steps=1, measures="")
-  (result,) = trained([run], 1, settings)
+  (result,) = train_all([run], settings, TASK, Layout(jax.local_devices()[:1]))
 
   @jax.jit
   def losses():
@@ -198,25 +199,24 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("together", [1, 2])
-def test_a_resumed_round_yields_the_same_bits(together):
-  """Resumes three runs, one of which has diverged, at step 100 of 160."""
-  settings = Settings("adding", "stdlib", 8, 12, 4, 160, "adam", 10, "lag", 15)
+@pytest.mark.parametrize(("num_devices", "together"), [(3, 1), (2, 2)])
+def test_a_resumed_round_yields_the_same_bits(num_devices, together):
+  """Resumes three runs, one of which has diverged, at step 100 of 110."""
   wild = Run("elman", 1, None, 0, 1e30, None, 1.0, None)
   runs = [RUNS[0], wild, RUNS[1]]
-  layout = Layout(jax.local_devices()[:4], runs_per_device=together)
-  program = compile_group(runs, settings, TASK, layout)
+  layout = Layout(jax.local_devices()[:num_devices], runs_per_device=together)
+  program = compiled("elman", num_devices, 1, together)
   parts = {}
 
   def keep(step, partial):
     if step == 100:
       parts[step] = partial()
 
-  results = train_round(program, runs, settings, TASK, layout, on_call=keep)
+  results = train_round(program, runs, SETTINGS, TASK, layout, on_call=keep)
   whole = {result.run: result for result in results}
   assert whole[wild].diverged_step is not None and len(whole) == 3
   part = parts[100]
-  like = partial_like(program, settings, 3, 100)
+  like = partial_like(program, SETTINGS, 3, 100)
   assert jax.tree.map(lambda a: (a.shape, a.dtype), part) == jax.tree.map(
     lambda a: (a.shape, a.dtype), like
   )
@@ -227,7 +227,7 @@ def test_a_resumed_round_yields_the_same_bits(together):
   again = train_round(
     program,
     [runs[i] for i in tame],
-    settings,
+    SETTINGS,
     TASK,
     layout,
     resumed_from=left,
@@ -236,4 +236,4 @@ def test_a_resumed_round_yields_the_same_bits(together):
   for result in again:
     jax.tree.map(np.testing.assert_array_equal, result.records, whole[result.run].records)
     assert result.seconds >= float(part.seconds)
-  assert seen[:4] == [(runs[0], 0, 100), (runs[2], 0, 100), (runs[0], 100, 50), (runs[2], 100, 50)]
+  assert seen == [(runs[0], 0, 100), (runs[2], 0, 100), (runs[0], 100, 11), (runs[2], 100, 11)]
