@@ -136,12 +136,15 @@ def test_sharing_batches_and_devices_changes_records_only_by_rounding():
 
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("optax_promotion")
-def test_devices_that_share_batches_do_not_deadlock_in_a_long_run():
-  settings = Settings("adding", "stdlib", 4, 4, 4, 10_000, "sgd", 5000, "", 5000)
+def test_devices_that_share_batches_do_not_deadlock_in_a_long_run(monkeypatch):
+  """Trains with 201 calls: so many deadlock if none is awaited before the next one."""
+  for module in ("program", "rounds"):
+    monkeypatch.setattr(f"experiments.sweep.training.{module}.CHUNK", 10)
+  settings = Settings("adding", "stdlib", 4, 4, 4, 2000, "sgd", 1000, "", 1000)
   run = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
   task, layout, calls = adding(4, 4), Layout(jax.local_devices()[:4], data_parallel=4), []
   (result,) = train_all([run], settings, task, layout, on_records=lambda *args: calls.append(args))
-  assert len(calls) == 201  # of 50 steps
+  assert len(calls) == 201
   assert np.isfinite(result.records.loss).all()
 
 
