@@ -1,9 +1,30 @@
-"""Training the runs of a group round after round, as a sweep does."""
+"""Compiling a group once, and training its runs round after round, as a sweep does."""
 
 from __future__ import annotations
 
+import jax
+
+from experiments.sweep.config.groups import by_group
 from experiments.sweep.training.program import compile_group
 from experiments.sweep.training.rounds import train_round
+
+_programs = {}
+
+
+def compile_once(runs, settings, task, layout):
+  """Returns the program of a group from `compile_group`, compiled once in this process.
+
+  Compilation is what most tests of training spend their time on. Two tasks are taken for the same
+  if the settings, the function that draws their batches and the sizes of their data are.
+  """
+  (group,) = by_group(runs)
+  sizes = tuple((a.shape, a.dtype) for a in jax.tree.leaves(task.data))
+  about = task.batch.__qualname__, task.vocabulary_size, task.output_size, sizes
+  devices = tuple(layout.devices), layout.data_parallel, layout.leading_axes(len(runs))
+  key = group, settings, about, devices
+  if key not in _programs:
+    _programs[key] = compile_group(runs, settings, task, layout)
+  return _programs[key]
 
 
 def train_all(runs, settings, task, layout, program=None, **options):

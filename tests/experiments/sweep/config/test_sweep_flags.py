@@ -201,6 +201,7 @@ def test_a_flagfile_holds_options_as_given_and_the_parameter_budget():
 def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flags):
   given = ["--task=adding", "--cell=elman,gru", "--cell_option=activation=relu,tanh"]
   given += ["--cell_option=gru.reset=none", "--cell_option=inner_bias=false", "--match_params=999"]
+  given.append("--log_every=7")
 
   def resolved(*arguments):
     with flagsaver.flagsaver():
@@ -215,6 +216,7 @@ def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flag
   assert {run.options for run in first.ids.values() if run.cell == "gru"} == {
     (("inner_bias", False), ("reset", "none"))
   }
+  assert first.settings.measure_every == first.settings.log_every == 7
   assert first.configuration["cell_option"][0] == "activation=relu,tanh"
   other = resolved(*given, "--cell_option=recurrent_kernel=identity")
   assert other.configuration != first.configuration and not set(other.ids) & set(first.ids)

@@ -9,6 +9,7 @@ import shutil
 import jax
 import pytest
 from absl.testing import flagsaver
+from train_all import compile_once
 
 from experiments.chaos import records_of
 from experiments.sweep.config.resolve import resolve as resolve_flags
@@ -25,26 +26,10 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def compiled():
-  """The compiled programs, each compiled once for all tests."""
-  return {}
-
-
 @pytest.fixture
-def resolve(sweep_flags, compiled, monkeypatch):
+def resolve(sweep_flags, monkeypatch):
   """Returns `(folder, *flags) -> Sweep`, which also prepares the folder."""
-  compile_group = training.compile_group
-
-  def once(runs, settings, task, layout):
-    leading = layout.leading_axes(len(runs))
-    key = (runs[0].network, leading, settings, len(layout.devices), layout[1:])
-    if key not in compiled:
-      with jax.numpy_dtype_promotion("standard"):  # for this thread only
-        compiled[key] = compile_group(runs, settings, task, layout)
-    return compiled[key]
-
-  monkeypatch.setattr(training, "compile_group", once)
+  monkeypatch.setattr(training, "compile_group", compile_once)
 
   def resolve(folder, *more):
     with flagsaver.flagsaver():
@@ -52,7 +37,8 @@ def resolve(sweep_flags, compiled, monkeypatch):
       sweep = resolve_flags([])
       locking.prepare(sweep)
     # Compiled now: while it waits for a compilation, `train_runs` calls `stop` at any rate.
-    once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
+    with jax.numpy_dtype_promotion("standard"):  # for this thread only
+      compile_once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
     return sweep
 
   return resolve
