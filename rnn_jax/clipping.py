@@ -22,17 +22,12 @@ from rnn_jax.types import Carry
 
 def check(name: str, threshold: Any) -> None:
   """Refuses a threshold that is no scalar above 0. It may be inf, for no clipping."""
-  if isinstance(threshold, jax.core.Tracer):
-    if threshold.ndim != 0 or not jnp.issubdtype(threshold.dtype, jnp.floating):
-      raise TypeError(
-        f"{name} must be a real scalar, got {threshold.dtype}{list(threshold.shape)}."
-      )
-  elif np.ndim(threshold) != 0 or threshold != math.inf:
+  unknown = isinstance(threshold, jax.core.Tracer)
+  if unknown or np.ndim(threshold) != 0 or np.asarray(threshold) != math.inf:
     checks.number(name, threshold, above=0)
 
 
-@jax.custom_vjp
-def clip_cotangent(carry: Carry, threshold: Float[Array, ""]) -> Carry:
+def clip_cotangent(carry: Carry, threshold: ArrayLike) -> Carry:
   """Returns `carry`. In the backward pass, each example's cotangent is clipped to a norm of c.
 
     ḡ = g · min(1, c / ‖g‖)      ‖g‖² = Σ_leaves Σ |g|², of one example
@@ -45,7 +40,20 @@ def clip_cotangent(carry: Carry, threshold: Float[Array, ""]) -> Carry:
   Args:
     carry: leaves [B, ...]. Integer leaves have no cotangent and are left out of the norm.
     threshold: c.
+  Raises:
+    TypeError, ValueError: c is not a scalar above 0, or the leaves differ in B.
   """
+  check("threshold", threshold)
+  if len({jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(carry)} - {()}) != 1:
+    raise ValueError(f"carry must have leaves [B, ...] of one B, got {checks.shapes(carry)}.")
+  limit = jnp.asarray(threshold)
+  return _clipped(
+    carry, limit if jnp.issubdtype(limit.dtype, jnp.floating) else limit.astype(float)
+  )
+
+
+@jax.custom_vjp
+def _clipped(carry: Carry, threshold: Float[Array, ""]) -> Carry:
   del threshold
   return carry
 
@@ -89,7 +97,7 @@ def _like(
   return wide.astype(leaf.dtype if dtype is None else dtype)
 
 
-clip_cotangent.defvjp(_forward, _backward)
+_clipped.defvjp(_forward, _backward)
 
 
 def was_clipped(norms: Sequence[Carry], threshold: ArrayLike) -> tuple[Bool[Array, "T B"], ...]:
@@ -100,11 +108,19 @@ def was_clipped(norms: Sequence[Carry], threshold: ArrayLike) -> tuple[Bool[Arra
     threshold: c.
   Returns:
     An array for each layer; False where the norm is not finite, since such cotangents pass.
+  Raises:
+    TypeError, ValueError: c is not a scalar above 0, or norms that are not leaves [T, B] of floats
+      for each layer.
   """
   check("threshold", threshold)
+  if not isinstance(norms, Sequence) or hasattr(norms, "_fields"):
+    raise TypeError(f"norms must be a sequence, one entry a layer, got {type(norms).__name__}.")
 
   def in_layer(norms: Carry) -> Bool[Array, "T B"]:
-    joint = scaled_norm(jnp.stack(jax.tree.leaves(norms)), axis=0)
+    leaves = [checks.array("norms", leaf, "floats") for leaf in jax.tree.leaves(norms)]
+    if len({leaf.shape for leaf in leaves}) != 1:
+      raise ValueError(f"norms must have leaves [T, B] of one shape, got {checks.shapes(norms)}.")
+    joint = scaled_norm(jnp.stack(leaves), axis=0)
     return jnp.isfinite(joint) & (joint > threshold)
 
   return tuple(map(in_layer, norms))
@@ -127,7 +143,11 @@ def with_clip_state(clip: optax.GradientTransformation) -> optax.GradientTransfo
 
   `optax.snapshot` sees the updates after the clipping only, so it cannot tell whether they changed;
   and checkpoints address this state by the names of its leaves.
+
+  Raises:
+    TypeError: it is not a transformation.
   """
+  checks.instance("clip", clip, optax.GradientTransformation)
 
   def init(params: optax.Params) -> ClipState:
     zero = jax.tree.map(jnp.zeros_like, tree_norm(params))
@@ -150,7 +170,11 @@ def clip_by_global_norm(clip_norm: ArrayLike) -> optax.GradientTransformation:
   """Returns optax's clipping by global norm, made right for clip_norm = inf and large norms.
 
   Above 1.8e19 the square in optax's norm overflows and turns the update into NaN or zero.
+
+  Raises:
+    TypeError, ValueError: clip_norm is not a scalar above 0.
   """
+  check("clip_norm", clip_norm)
 
   def update(
     updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None

@@ -62,9 +62,10 @@ def recurrent_kernel(
   checks.integer("num_gates", num_gates)
 
   def init(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
-    hidden_size = shape[0]
-    if tuple(shape) != (hidden_size, num_gates * hidden_size):
+    _check_init(key, shape, dtype)
+    if len(shape) != 2 or shape[1] != num_gates * shape[0]:
       raise ValueError(f"shape must be [H, {num_gates}·H], got {list(shape)}.")
+    hidden_size = shape[0]
     gates = [kernel(k, (hidden_size, hidden_size), dtype) for k in jax.random.split(key, num_gates)]
     fused = jnp.concatenate(gates, axis=-1)
     return jnp.asarray(gain, fused.dtype) * fused
@@ -72,12 +73,33 @@ def recurrent_kernel(
   return init
 
 
+def _check_init(key: object, shape: object, dtype: object) -> None:
+  """Refuses arguments that no initializer takes."""
+  checks.key("key", key)
+  if not isinstance(shape, Sequence):
+    raise TypeError(f"shape must be a sequence of integers, got {checks.shown(shape)}.")
+  for size in shape:
+    checks.integer("shape", size)
+  checks.float_dtype("dtype", dtype)
+
+
+def check_cell_init(key: object, input_size: object, dtype: object) -> None:
+  """Refuses arguments that no cell's `init` takes."""
+  checks.key("key", key)
+  checks.integer("input_size", input_size)
+  checks.float_dtype("dtype", dtype)
+
+
 def further_key(key: Key[Array, ""]) -> Key[Array, ""]:
   """Returns a key for what an `init` draws in addition to `dense_init(...)(key, ...)`.
 
   The number folded in is large, because fold_in(key, i) is split(key)[i] for a small i, and the
   kernels are drawn with those.
+
+  Raises:
+    TypeError: not a random key.
   """
+  checks.key("key", key)
   return jax.random.fold_in(key, np.uint32(2**32 - 1))
 
 
@@ -101,6 +123,7 @@ def chrono_bias(longest: Number) -> Initializer:
   checks.number("longest", longest, above=2)
 
   def init(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
+    _check_init(key, shape, dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     return jnp.log(jax.random.uniform(key, shape, dtype, 1, longest - 1))
 

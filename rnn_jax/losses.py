@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from rnn_jax import checks
 from rnn_jax.types import AnyArray
 
 
@@ -23,11 +24,12 @@ def cross_entropy(
   Returns:
     [...].
   Raises:
-    TypeError, ValueError: targets that are not integers, or of another shape.
+    TypeError, ValueError: logits that are not floats, targets that are not integers, or of another
+      shape.
   """
-  if not jnp.issubdtype(targets.dtype, jnp.integer):
-    raise TypeError(f"targets must be integers, got {targets.dtype}.")
-  if logits.ndim == 0 or targets.shape != logits.shape[:-1]:
+  logits = checks.array("logits", logits, "floats")
+  targets = checks.array("targets", targets, "integers")
+  if logits.ndim == 0 or logits.shape[-1] == 0 or targets.shape != logits.shape[:-1]:
     raise ValueError(
       f"targets must be [...] and logits [..., V], got {targets.shape} and {logits.shape}."
     )
@@ -45,8 +47,10 @@ def squared_error(
   Returns:
     [...].
   Raises:
-    ValueError: targets of another shape.
+    TypeError, ValueError: outputs or targets that are not floats, or targets of another shape.
   """
+  outputs = checks.array("outputs", outputs, "floats")
+  targets = checks.array("targets", targets, "floats")
   if outputs.ndim == 0 or targets.shape != outputs.shape:
     raise ValueError(
       f"targets must have the shape of the outputs, [..., D], got {targets.shape} and "
@@ -79,12 +83,16 @@ def masked_mean(
   Returns:
     Scalar.
   Raises:
-    ValueError: a mask of another shape.
+    TypeError, ValueError: values that are not floats; a mask that is not bool, or of another shape;
+      a count that is not an integer scalar.
   """
+  values, mask = checks.array("values", values, "floats"), checks.array("mask", mask, "booleans")
   if mask.shape != values.shape:
     raise ValueError(f"mask must have the shape of the values {values.shape}, got {mask.shape}.")
   total = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
-  count = jnp.sum(mask) if count is None else count
+  count = jnp.sum(mask) if count is None else checks.array("count", count, "integers")
+  if count.ndim != 0:
+    raise ValueError(f"count must be a scalar, got {checks.shown(count)}.")
   return total / jnp.maximum(count.astype(values.dtype), 1)
 
 

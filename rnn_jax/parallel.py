@@ -53,7 +53,12 @@ def map_runs(
     same for all. The old state's memory is reused, so it must not be read afterwards. A call
     returns when its results are ready. A program from `lower().compile()` does not wait; where it
     contains a `psum`, each call's results must be awaited before the next call.
+  Raises:
+    TypeError, ValueError: not a function, or devices that are not a sequence of at least one.
   """
+  checks.function("function", function)
+  if devices is not None:
+    _check_devices(devices)
   mapped = jax.pmap(
     function, axis_name=_AXIS, in_axes=(0, 0, None), devices=devices, donate_argnums=1
   )
@@ -75,13 +80,17 @@ def spread(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree[Array]:
   Returns:
     Leaves [devices, ...], each entry on its device. With several processes, a program from
     `lower().compile()` accepts `run` and `state` only in this layout.
+  Raises:
+    TypeError, ValueError: devices that are not a sequence of at least one, or a leaf without an
+      entry for each.
   """
+  _check_devices(devices)
   sharding = NamedSharding(Mesh(np.array(devices), (_AXIS,)), PartitionSpec(_AXIS))
 
   def leaf(a: np.ndarray | Array) -> Array:
-    if a.ndim == 0 or len(a) != len(devices):
+    if np.ndim(a) == 0 or len(a) != len(devices):
       raise ValueError(
-        f"tree must have leaves [devices, ...] with {len(devices)} entries, got {list(a.shape)}."
+        f"tree must have leaves [devices, ...] with {len(devices)} entries, got {checks.shown(a)}."
       )
     return jax.make_array_from_callback(a.shape, sharding, lambda index: a[index])
 
@@ -95,9 +104,13 @@ def fetch(tree: PyTree[Array]) -> PyTree[np.ndarray]:
     tree: leaves [devices, ...].
   Returns:
     NumPy arrays [devices of this process, ...]; all devices if there is one process.
+  Raises:
+    TypeError: a leaf is not a JAX array.
   """
 
   def leaf(a: Array) -> np.ndarray:
+    if not isinstance(a, jax.Array):
+      raise TypeError(f"tree must hold JAX arrays, got {checks.shown(a)}.")
     if a.is_fully_addressable:
       return jax.device_get(a)
     shards = sorted(a.addressable_shards, key=lambda shard: shard.index[0].start)
@@ -115,14 +128,18 @@ def shard(batch: PyTree, count: int) -> PyTree:
   Returns:
     Leaves [T, B / count, ...], or [B / count]: the i-th device has the i-th part of the examples.
   Raises:
-    TypeError, ValueError: a count that is not an integer of at least 1, or does not divide B.
+    TypeError, ValueError: a count that is not an integer of at least 1, or does not divide B and
+      the number of devices; a scalar leaf.
   """
   checks.integer("count", count)
   if count == 1:
     return batch
+  _check_count(count)
   part = jax.lax.axis_index(_AXIS) % count
 
   def leaf(a: Array) -> Array:
+    if a.ndim == 0:
+      raise ValueError("batch must have leaves [T, B, ...] or [B], got a scalar.")
     axis = min(1, a.ndim - 1)
     if a.shape[axis] % count:
       raise ValueError(f"count must divide the batch size {a.shape[axis]}, got {count}.")
@@ -147,9 +164,7 @@ def psum(tree: PyTree, count: int) -> PyTree:
   checks.integer("count", count)
   if count == 1:
     return tree
-  devices = jax.lax.axis_size(_AXIS)
-  if devices % count:
-    raise ValueError(f"count must divide the number of devices {devices}, got {count}.")
+  devices = _check_count(count)
   groups = [list(range(first, first + count)) for first in range(0, devices, count)]
   total = functools.partial(jax.lax.psum, axis_name=_AXIS, axis_index_groups=groups)
   leaves = jax.tree.leaves(tree)
@@ -159,3 +174,21 @@ def psum(tree: PyTree, count: int) -> PyTree:
   # sum costs.
   flat, unravel = ravel_pytree(tree)
   return unravel(total(flat))
+
+
+def _check_devices(devices: Sequence[jax.Device]) -> None:
+  """Refuses devices that are not a sequence of at least one device."""
+  if isinstance(devices, str) or not isinstance(devices, Sequence | np.ndarray):
+    raise TypeError(f"devices must be a sequence of devices, got {checks.shown(devices)}.")
+  if len(devices) == 0:
+    raise ValueError("devices must hold at least one device, got none.")
+  for i, device in enumerate(devices):
+    checks.instance(f"devices[{i}]", device, jax.Device)
+
+
+def _check_count(count: int) -> int:
+  """Returns the number of devices of `map_runs`; refuses a count that does not divide it."""
+  devices = jax.lax.axis_size(_AXIS)
+  if devices % count:
+    raise ValueError(f"count must divide the number of devices {devices}, got {count}.")
+  return devices

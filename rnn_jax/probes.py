@@ -26,8 +26,10 @@ def scaled_norm(
     axis: axes to reduce; all of them by default.
   Returns:
     The norm, real, in the precision of x and of x's shape without `axis`.
+  Raises:
+    TypeError: x is not an array of floats or complex numbers.
   """
-  size = jnp.abs(x)
+  size = jnp.abs(checks.array("x", x, "floats", "complex numbers"))
   plain = jax.lax.stop_gradient(jnp.sum(size**2, axis=axis, keepdims=True))
   # Where `plain` is below the lower bound, its squares have lost digits or are 0.
   largest = jnp.finfo(size.dtype).maxexp
@@ -42,9 +44,17 @@ def scaled_norm(
 
 
 def tree_norm(tree: PyTree[Inexact[AnyArray, " ..."]]) -> Float[Array, ""]:
-  """Returns `scaled_norm` of all leaves together: of a gradient, the global gradient norm."""
+  """Returns `scaled_norm` of all leaves together: of a gradient, the global gradient norm.
+
+  Raises:
+    TypeError, ValueError: a leaf that is not an array of floats or complex numbers, or no leaf.
+  """
+  leaves = jax.tree.leaves(tree)
+  if not leaves:
+    raise ValueError(f"tree must have at least one array, got {tree!r}.")
+  leaves = [checks.array("tree", leaf, "floats", "complex numbers") for leaf in leaves]
   # As one vector, since a norm is several reductions, each of which would be compiled per leaf.
-  return scaled_norm(jnp.concatenate([jnp.abs(leaf).ravel() for leaf in jax.tree.leaves(tree)]))
+  return scaled_norm(jnp.concatenate([jnp.abs(leaf).ravel() for leaf in leaves]))
 
 
 @jax.custom_vjp
@@ -71,9 +81,20 @@ def tap(carry: Carry, probe: Carry) -> Carry:
     carry: leaves [..., H].
     probe: the same structure, with leaves [...] of zeros, and None in place of integers. Its
       gradient is ‖dL/dleaf‖, for each leaf and example.
+  Raises:
+    ValueError: a probe of another structure, dtype or batch size.
   """
-  tapped = jax.tree.map(_tap, floats_of(carry), probe)
-  return with_floats(tapped, carry)
+  floats = floats_of(carry)
+  ndim = min(map(jnp.ndim, jax.tree.leaves(probe)), default=0)
+  checks.like(
+    "probe", jax.tree.map(lambda leaf: _norms_like(leaf, leaf.shape[:ndim]), floats), probe
+  )
+  return with_floats(jax.tree.map(_tap, floats, probe), carry)
+
+
+def _norms_like(leaf: AnyArray, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+  """Returns shape and dtype of a leaf's norms."""
+  return jax.ShapeDtypeStruct(shape, jnp.finfo(leaf.dtype).dtype)
 
 
 def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike = float) -> Carry:
@@ -100,8 +121,7 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike
     TypeError, ValueError: an argument of a wrong type, or a size below 1, by its name.
   """
   checks.instance("cell", cell, Cell)
-  if not jnp.issubdtype(dtype, jnp.inexact):
-    raise TypeError(f"dtype must be a float dtype, got {dtype!r}.")
+  checks.float_dtype("dtype", dtype)
   checks.integer("num_steps", num_steps)
   checks.integer("batch_size", batch_size)
   carry = jax.eval_shape(lambda: cell.initial_carry((batch_size,), dtype))

@@ -34,9 +34,11 @@ def choose(
   Returns:
     Tokens [...], int32.
   Raises:
-    TypeError, ValueError: logits without an axis of tokens, a temperature that is not a number of
-      at least 0, or a k out of range.
+    TypeError, ValueError: logits that are not floats or have no axis of tokens, a temperature that
+      is not a number of at least 0, or a k out of range.
   """
+  checks.key("key", key)
+  logits = checks.array("logits", logits, "floats")
   if logits.ndim == 0 or logits.shape[-1] == 0:
     raise ValueError(f"logits must be [..., V] with V at least 1, got {list(logits.shape)}.")
   checks.number("temperature", temperature, minimum=0)
@@ -93,10 +95,20 @@ def generate(
     TypeError, ValueError: tokens that are not integers [B], a num_steps that is not an integer of
       at least 1, or an option that `choose` does not accept.
   """
+  checks.instance("model", model, DeepRNN)
+  checks.per_layer("carries", carries, len(model.cells))
+  checks.key("key", key)
   checks.integer("num_steps", num_steps)
-  token = jnp.asarray(token)
-  if token.ndim != 1 or not jnp.issubdtype(token.dtype, jnp.integer):
-    raise ValueError(f"token must be integers [B], got {token.dtype}{list(token.shape)}.")
+  for name, value in (("eos", eos), ("reset_at", reset_at)):
+    if value is not None:
+      checks.integer(name, value, minimum=0)
+      if model.vocabulary_size is not None and value >= model.vocabulary_size:
+        raise ValueError(
+          f"{name} must be below the vocabulary's {model.vocabulary_size} tokens, got {value}."
+        )
+  token = checks.array("token", token, "integers")
+  if token.ndim != 1 or token.size == 0:
+    raise ValueError(f"token must be [B] with B at least 1, got {list(token.shape)}.")
   apply: Callable[..., Any] = model.apply
   pick = functools.partial(choose, temperature=temperature, top_k=top_k)
   State = tuple[tuple[Carry, ...], Array, Array]
@@ -143,6 +155,12 @@ def decode(
   Raises:
     TypeError, ValueError: an option that `generate` does not accept.
   """
+  if not isinstance(model, ConditionedDecoder | EncoderDecoder):
+    raise TypeError(
+      f"model must be a ConditionedDecoder or an EncoderDecoder, got {checks.shown(model)}."
+    )
+  checks.instance("xs", xs, DecoderInputs)
+  checks.integer("eos", eos, minimum=0)
   carries: Sequence[Carry] = model.apply(variables, xs, method="decoder_carries")
   decoder = {"params": variables["params"]["decoder"]}
   first = jnp.full(jax.tree.leaves(carries)[0].shape[:1], eos, jnp.int32)

@@ -114,7 +114,14 @@ def make_optimizer(
 def init_state(
   model: Model, optimizer: optax.GradientTransformation, key: Key[Array, ""], xs: PyTree
 ) -> TrainState:
-  """Returns fresh params, drawn from `key` for inputs like `xs`, and a fresh optimizer state."""
+  """Returns fresh params, drawn from `key` for inputs like `xs`, and a fresh optimizer state.
+
+  Raises:
+    TypeError, ValueError: an argument of another type, or what the model refuses.
+  """
+  check_model(model, Model, "the methods init, apply and probes")
+  checks.instance("optimizer", optimizer, optax.GradientTransformation, "make_optimizer")
+  checks.key("key", key)
   params = model.init(key, xs)["params"]
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
@@ -198,7 +205,12 @@ def update(
     TypeError, ValueError: the mask or the losses are not [T, B], or what the model or `unroll`
       refuses.
   """
+  check_training(model, optimizer, loss, state, key)
+  checks.instance("batch", batch, Batch)
   check_mask(batch.mask)
+  for name, function in (("psum", psum), ("penalty", penalty)):
+    if function is not None:
+      checks.function(name, function)
   batch_size, count = psum(batch.mask.shape[1]), psum(jnp.sum(batch.mask))
   num_parts = psum(1)
   if clip_carry is not None:
@@ -252,20 +264,31 @@ def _forward(
     **({} if batch.lengths is None else {"lengths": batch.lengths}),
     **options,
   )
-  losses = loss(outputs, batch.targets)
-  if losses.shape != batch.mask.shape:
-    raise ValueError(
-      f"loss must return one value per entry of batch.mask, {list(batch.mask.shape)}, got "
-      f"{list(losses.shape)} from outputs {list(outputs.shape)} and targets "
-      f"{list(batch.targets.shape)}."
-    )
-  return final, losses
+  return final, loss(outputs, batch.targets)
+
+
+def check_model(model: object, protocol: type, methods: str) -> None:
+  """Refuses a model that lacks methods of a protocol."""
+  if not isinstance(model, protocol):
+    raise TypeError(f"model must have {methods}, as DeepRNN has, got {type(model).__name__}.")
+
+
+def check_training(
+  model: object, optimizer: object, loss: object, state: object, key: object
+) -> None:
+  """Refuses arguments of other types than `update` and `train_windows` take."""
+  check_model(model, Model, "the methods init, apply and probes")
+  checks.instance("optimizer", optimizer, optax.GradientTransformation, "make_optimizer")
+  checks.function("loss", loss)
+  checks.instance("state", state, TrainState, "init_state")
+  if key is not None:
+    checks.key("key", key)
 
 
 def check_mask(mask: AnyArray) -> None:
   """Refuses a batch's mask that is not [T, B] of bool."""
-  if mask.ndim != 2 or mask.dtype != bool:
-    raise ValueError(f"batch.mask must be [T, B] of bool, got {list(mask.shape)} of {mask.dtype}.")
+  if not isinstance(mask, AnyArray) or mask.ndim != 2 or mask.dtype != jnp.bool_:
+    raise ValueError(f"batch.mask must be [T, B] of bool, got {checks.shown(mask)}.")
 
 
 def omega_penalty(model: MeasuredModel, loss: Loss, weight: ArrayLike) -> Penalty:
@@ -287,6 +310,8 @@ def omega_penalty(model: MeasuredModel, loss: Loss, weight: ArrayLike) -> Penalt
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
   checks.number("weight", weight, minimum=0)
+  checks.function("loss", loss)
+  check_model(model, MeasuredModel, "the methods trunk and readout")
   if getattr(model, "pooled", False):
     raise ValueError("model must not be pooled, since a pooled loss belongs to no step.")
 

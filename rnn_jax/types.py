@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Integer, Key, PyTree, Shaped
+
+from rnn_jax import checks
 
 if TYPE_CHECKING:
   from typing import Generic
@@ -198,8 +200,56 @@ def step(cell: Cell[P, C, D], params: P, carry: C, drive: D) -> C:
     params: its prepared params.
     carry: h_{t-1}.
     drive: of x_t, from `cell.project`.
+  Raises:
+    TypeError, ValueError: an argument of a wrong structure, shape or dtype, by its name.
   """
-  return cell.update(params, carry, drive, cell.recur(params, carry))
+  checks.instance("cell", cell, Cell)
+  try:
+    new = cell.update(params, carry, drive, cell.recur(params, carry))
+  except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    _check_carry(cell, carry)
+    raise ValueError(
+      "params and drive must fit the cell and the carry: params from cell.prepare, drive from "
+      f"cell.project, got params {checks.shapes(params)} and drive {checks.shapes(drive)}: {error}"
+    ) from error
+  # What broadcasts raises no error, but gives the next carry another shape.
+  batch_shape = _check_carry(cell, carry)
+  leaves = jax.tree.leaves(drive)
+  if any(jnp.shape(leaf)[: len(batch_shape)] != batch_shape for leaf in leaves) or any(
+    have.dtype != next_one.dtype
+    for have, next_one in zip(jax.tree.leaves(carry), jax.tree.leaves(new), strict=True)
+  ):
+    raise ValueError(
+      "carry and drive must have the same batch axes and precision, got carry "
+      f"{checks.shapes(carry)} and drive {checks.shapes(drive)}."
+    )
+  return new
+
+
+def _check_carry(cell: Cell[P, C, D], carry: C) -> tuple[int, ...]:
+  """Returns the batch axes of a carry; refuses one that is not like `cell.initial_carry`."""
+  entry = jax.eval_shape(lambda: cell.initial_carry(()))
+  first, given = jax.tree.leaves(entry)[0], jax.tree.leaves(carry)
+  shape = jnp.shape(given[0]) if given and hasattr(given[0], "shape") else ()
+  batch_shape = shape[: max(0, len(shape) - first.ndim)]
+  wanted = jax.eval_shape(lambda: cell.initial_carry(batch_shape))
+  checks.like("carry", wanted, carry, any_precision=True)
+  return batch_shape
+
+
+def check_cells(cells: object) -> None:
+  """Refuses `cells` that are not a sequence of at least one cell.
+
+  Raises:
+    TypeError: it is not a sequence, or holds something else.
+    ValueError: it is empty.
+  """
+  if isinstance(cells, Cell | str) or not isinstance(cells, Sequence):
+    raise TypeError(f"cells must be a sequence, one cell a layer, got {type(cells).__name__}.")
+  for i, cell in enumerate(cells):
+    checks.instance(f"cells[{i}]", cell, Cell)
+  if not cells:
+    raise ValueError("cells must hold at least one cell, got none.")
 
 
 def output_size(

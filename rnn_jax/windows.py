@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, Key
@@ -15,7 +16,16 @@ from rnn_jax import checks
 from rnn_jax.gradient_flow import choose_truncation, lag_profile
 from rnn_jax.modules import MeasuredModel, StreamingModel
 from rnn_jax.tasks import Batch
-from rnn_jax.training import DeviceSum, Loss, Metrics, TrainState, check_mask, on_one_device, update
+from rnn_jax.training import (
+  DeviceSum,
+  Loss,
+  Metrics,
+  TrainState,
+  check_mask,
+  check_training,
+  on_one_device,
+  update,
+)
 from rnn_jax.types import AnyArray, Carry, Params
 
 
@@ -75,21 +85,30 @@ def train_windows(
     Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490
     Aicher, Foti and Fox, 2019 (with a tolerance), https://arxiv.org/abs/1905.07473
   """
+  check_training(model, optimizer, loss, state, key)
+  checks.instance("stream", stream, Batch)
   check_mask(stream.mask)
   num_steps, batch_size = stream.mask.shape
   checks.integer("window", window)
   if window > num_steps:
     raise ValueError(f"window must be at most the stream's {num_steps} steps, got {window}.")
-  if resets is not None and jnp.shape(resets) != (num_steps, batch_size):
-    raise ValueError(
-      f"resets must be [N, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
-    )
+  if resets is not None:
+    resets = checks.array("resets", resets, "booleans")
+    if resets.shape != (num_steps, batch_size):
+      raise ValueError(f"resets must be [N, B] = ({num_steps}, {batch_size}), got {resets.shape}.")
   checks.integer("adapt_every", adapt_every)
   choose = None if tolerance is None else _chooser(model, loss, window, tolerance)
   if not isinstance(model, StreamingModel):
     raise TypeError(
       f"model must have a method 'initial_carries', as DeepRNN has, got {type(model).__name__}."
     )
+  if carries is not None:
+    checks.instance("carries", carries, Sequence)
+  for leaf in jax.tree.leaves((stream.xs, stream.targets)):
+    if np.shape(leaf)[:1] != (num_steps,):
+      raise ValueError(
+        f"stream must have leaves [N, B, ...] with N = {num_steps}, got {checks.shown(leaf)}."
+      )
   whole = num_steps // window * window
   windows = jax.tree.map(lambda a: a[:whole].reshape(-1, window, *a.shape[1:]), (stream, resets))
   start = model.initial_carries(batch_size) if carries is None else carries

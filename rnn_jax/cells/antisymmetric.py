@@ -11,7 +11,7 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, plain_recur, the_carry, zeros
-from rnn_jax.initializers import input_kernel, recurrent_kernel
+from rnn_jax.initializers import check_cell_init, input_kernel, recurrent_kernel
 from rnn_jax.types import Array, Cell, Features, FlatParams, Number, PlainCell, Units
 
 
@@ -57,7 +57,7 @@ def antisymmetric(
   width = 2 * hidden_size if gated else hidden_size
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
-    checks.integer("input_size", input_size)
+    check_cell_init(key, input_size, dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, u_key = jax.random.split(key)
     return {

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Inexact, Key
 
 from rnn_jax import checks
-from rnn_jax.initializers import input_kernel, recurrent_kernel
+from rnn_jax.initializers import check_cell_init, input_kernel, recurrent_kernel
 from rnn_jax.types import (
   Array,
   C,
@@ -77,7 +77,7 @@ def dense_init(
   init_w_h = recurrent_kernel(kernel, gain, num_gates)
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> dict[str, Array]:
-    checks.integer("input_size", input_size)
+    check_cell_init(key, input_size, dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, h_key = jax.random.split(key)
     width = num_gates * hidden_size
@@ -98,12 +98,13 @@ def dense_project(
   Integer tokens [...] stand for their one-hot vectors: the product is then a row lookup.
 
   Raises:
+    TypeError: xs are neither floats nor integers.
     ValueError: the width of xs is not the D that the params were made for.
   """
   del key
-  w_x = params["w_x"]
+  w_x, xs = params["w_x"], checks.array("xs", xs, "floats", "integers")
   tokens = jnp.issubdtype(xs.dtype, jnp.integer)
-  if not tokens and xs.shape[-1] != w_x.shape[0]:
+  if not tokens and xs.shape[-1:] != w_x.shape[:1]:
     raise ValueError(f"xs must be [..., {w_x.shape[0]}], got {list(xs.shape)}.")
   leading = xs.shape if tokens else xs.shape[:-1]
   if tokens:

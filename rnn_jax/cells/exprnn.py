@@ -12,7 +12,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, plain_recur, the_carry, zeros
-from rnn_jax.initializers import Initializer
+from rnn_jax.initializers import Initializer, check_cell_init
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.types import Array, Cell, CellArray, FlatParams, PlainCell, Units
 
@@ -60,7 +60,7 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> PlainCell:
   he_normal = jax.nn.initializers.he_normal()
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
-    checks.integer("input_size", input_size)
+    check_cell_init(key, input_size, dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, a_key, b_key = jax.random.split(key, 3)
     first = range(0, hidden_size - 1, 2)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
+from rnn_jax.initializers import check_cell_init
 from rnn_jax.types import (
   Array,
   Cell,
@@ -59,7 +60,7 @@ def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, 
   checks.number("delta", delta, above=0)
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
-    checks.integer("input_size", input_size)
+    check_cell_init(key, input_size, dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     bound = hidden_size**-0.5
     shapes = {

@@ -76,8 +76,6 @@ def on_ring(
 def check_ring(min_radius: int | float, max_radius: int | float) -> None:
   """Refuses radii that are not 0 ≤ min < max ≤ 1."""
   for name, value in (("min_radius", min_radius), ("max_radius", max_radius)):
-    checks.number(name, value, minimum=0)
-    if value > 1:
-      raise ValueError(f"{name} must be at most 1, got {value}.")
+    checks.number(name, value, minimum=0, maximum=1)
   if min_radius >= max_radius:
     raise ValueError(f"min_radius must be below max_radius = {max_radius}, got {min_radius}.")

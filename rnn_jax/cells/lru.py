@@ -14,7 +14,7 @@ from jaxtyping import Complex, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like
 from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
-from rnn_jax.initializers import input_kernel
+from rnn_jax.initializers import check_cell_init, input_kernel
 from rnn_jax.types import Array, Cell, FlatParams, Inputs, Units
 
 ComplexUnits = Complex[Array, "*batch H"]
@@ -63,7 +63,7 @@ def lru(
   checks.number("max_phase", max_phase, above=0)
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
-    checks.integer("input_size", input_size)
+    check_cell_init(key, input_size, dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     ring_key, phase_key, b_key, c_key, skip_key = jax.random.split(key, 5)
     rate = -on_ring(ring_key, hidden_size, min_radius, max_radius, dtype)  # e^ν = −ln |λ|

@@ -12,7 +12,7 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, the_carry, zeros
 from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
-from rnn_jax.initializers import input_kernel
+from rnn_jax.initializers import check_cell_init, input_kernel
 from rnn_jax.types import Array, CellArray, Features, FlatParams, Gates, PlainCell, Recurrent, Units
 
 EXPONENT = 8.0
@@ -65,7 +65,7 @@ def rg_lru(
   check_ring(min_radius, max_radius)
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
-    checks.integer("input_size", input_size)
+    check_cell_init(key, input_size, dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, ring_key = jax.random.split(key)
     rate = -on_ring(ring_key, hidden_size, min_radius, max_radius, dtype)  # softplus Λ

@@ -11,6 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
+from rnn_jax.initializers import check_cell_init
 from rnn_jax.types import (
   Array,
   Cell,
@@ -68,6 +69,7 @@ def rhn(
   dense = dense_init(hidden_size, 2, recurrent_kernel, recurrent_gain)
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
+    check_cell_init(key, input_size, dtype)
     key, *keys = jax.random.split(key, num_microsteps)
     params = dense(key, input_size, dtype)
     b = params["b"].at[hidden_size:].set(jnp.asarray(transform_bias, params["b"].dtype))

@@ -12,7 +12,7 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, hidden_recur, the_hidden_state
-from rnn_jax.initializers import input_kernel
+from rnn_jax.initializers import check_cell_init, input_kernel
 from rnn_jax.types import Array, Cell, Features, FlatParams, Gates
 
 
@@ -78,7 +78,7 @@ def slstm(
   biases = FORGET_BIASES[checks.choice("forget_biases", forget_biases, FORGET_BIASES)]
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
-    checks.integer("input_size", input_size)
+    check_cell_init(key, input_size, dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     width = 4 * hidden_size
     b_f = jnp.tile(biases(jnp.linspace(0, 1, head_size, dtype=dtype)), num_heads)

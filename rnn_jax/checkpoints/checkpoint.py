@@ -28,6 +28,7 @@ import orbax.checkpoint
 from jaxtyping import PyTree, Shaped
 from orbax.checkpoint import v1 as ocp
 
+from rnn_jax import checks
 from rnn_jax.checkpoints.configuration import canonical
 
 DRAFT = ".draft"  # suffix of a folder that is being written or deleted
@@ -94,7 +95,7 @@ def save(path: Path, tree: PyTree) -> None:
     ValueError: the folder exists, two leaves have the same name, or a name contains '/'.
     OSError: the folder cannot be written.
   """
-  if check_path("path", path).exists():
+  if checks.instance("path", path, Path).exists():
     raise ValueError(f"path must be a new folder, got {path}.")
   write(path, copies(tree), {})
 
@@ -112,20 +113,9 @@ def restore(path: Path, like: PyTree) -> PyTree:
     ValueError: there is no checkpoint, it is damaged, or it holds a different pytree; names the
       first wrong file or leaf.
   """
-  if not check_path("path", path).is_dir():
+  if not checks.instance("path", path, Path).is_dir():
     raise ValueError(f"path must hold a checkpoint, got {path} (no such folder).")
   return read(path, read_about(path), like)
-
-
-def check_path(name: str, path: Path) -> Path:
-  """Returns the path.
-
-  Raises:
-    TypeError: it is something else, such as text.
-  """
-  if not isinstance(path, Path):
-    raise TypeError(f"{name} must be a pathlib.Path, got {path!r:.60}.")
-  return path
 
 
 def copies(tree: PyTree) -> dict[str, Copy]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from rnn_jax import checks
+
 
 def difference(
   found: Mapping[str, object], wanted: Mapping[str, object], *, older: bool = False
@@ -29,8 +31,9 @@ def as_json(configuration: Mapping[str, object]) -> dict[str, object]:
   """Returns the configuration as JSON reads it back: tuples become lists, keys become strings.
 
   Raises:
-    TypeError: it is not JSON data.
+    TypeError: it is not a mapping, or not JSON data.
   """
+  checks.instance("configuration", configuration, Mapping)
   try:
     return json.loads(json.dumps(dict(configuration)))
   except (TypeError, ValueError) as error:

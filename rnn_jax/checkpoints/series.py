@@ -53,7 +53,7 @@ class Series:
   """
 
   def __init__(self, folder: Path, keep: int = 2):
-    self._folder = checkpoint.check_path("folder", folder)
+    self._folder = checks.instance("folder", folder, Path)
     self._keep = checks.integer("keep", keep)
     self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._saving: concurrent.futures.Future[None] | None = None
@@ -126,12 +126,13 @@ def newest(
     The checkpoint, with a message for each newer one, which is damaged; without step and tree if
     all are damaged. None if the folder has no checkpoint.
   Raises:
-    TypeError: the configuration is not JSON data, or `folder` not a Path.
+    TypeError: the configuration is not JSON data, `folder` not a Path, or `like` not a function.
     ValueError: a checkpoint has another configuration or holds another pytree; names the first
       difference.
   """
   wanted, damaged = as_json(configuration), list[str]()
-  checkpoint.check_path("folder", folder)
+  checks.instance("folder", folder, Path)
+  checks.function("like", like)
   for step, path in _found(folder):
     try:
       about = checkpoint.read_about(path)

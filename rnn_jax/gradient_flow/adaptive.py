@@ -45,10 +45,8 @@ def choose_truncation(profile: PyTree[AnyArray], tolerance: float | AnyArray) ->
   References:
     Aicher, Foti and Fox, 2019, https://arxiv.org/abs/1905.07473
   """
-  checks.number("tolerance", tolerance, above=0)
-  if not isinstance(tolerance, jax.core.Tracer) and tolerance >= 1:
-    raise ValueError(f"tolerance must be below 1, got {tolerance}.")
-  leaves = jax.tree.leaves(profile)
+  checks.number("tolerance", tolerance, above=0, below=1)
+  leaves = [checks.array("profile", leaf, "floats") for leaf in jax.tree.leaves(profile)]
   num_lags = _check_lags(leaves)
 
   # ln of the joint norm of the leaves, then of its mean over all axes but the lag.
@@ -65,7 +63,7 @@ def choose_truncation(profile: PyTree[AnyArray], tolerance: float | AnyArray) ->
   return jnp.where(jnp.any(allowed), 1 + jnp.argmax(allowed), num_lags).astype(jnp.int32)
 
 
-def _check_lags(leaves: list[AnyArray]) -> int:
+def _check_lags(leaves: list[Array]) -> int:
   """Returns the number of lags that all leaves of a profile have, at least two."""
   shapes = [jnp.shape(leaf) for leaf in leaves]
   lags = {shape[:1] for shape in shapes}
@@ -74,6 +72,8 @@ def _check_lags(leaves: list[AnyArray]) -> int:
   (num_lags,) = lags.pop()
   if num_lags < 2:
     raise ValueError(f"profile must have at least two lags, got {num_lags}.")
+  if len({math.prod(shape) for shape in shapes}) != 1:
+    raise ValueError(f"profile must have leaves of the same size, got {shapes}.")
   return num_lags
 
 

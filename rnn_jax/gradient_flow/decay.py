@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -62,8 +61,12 @@ def half_life(rate: ArrayLike) -> Float[Array, "*batch"]:
     rate: from `decay_rate`, [...], in nats a step.
   Returns:
     [...], in steps; 0 for a rate of −inf, NaN for NaN.
+  Raises:
+    TypeError: the rate is neither a number nor an array of floats.
   """
-  rate = jnp.asarray(rate, float) if isinstance(rate, float | int) else jnp.asarray(rate)
+  if isinstance(rate, int) and not isinstance(rate, bool):
+    rate = float(rate)
+  rate = checks.array("rate", rate, "floats")
   decays = rate < 0
   steps = -math.log(2) / jnp.where(decays, rate, -jnp.ones_like(rate))
   steps = jnp.where(decays, steps, jnp.full_like(rate, jnp.inf))
@@ -85,9 +88,7 @@ def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[
     TypeError, ValueError: an empty profile, or ε out of range.
   """
   profile = _check_profile(profile)
-  checks.number("epsilon", epsilon, above=0)
-  if not isinstance(epsilon, jax.core.Tracer) and epsilon > 1:
-    raise ValueError(f"epsilon must be at most 1, got {epsilon}.")
+  checks.number("epsilon", epsilon, above=0, maximum=1)
   drop = profile - profile[:1]
   found = (drop < jnp.log10(jnp.asarray(epsilon, profile.dtype))) | jnp.isnan(drop)
   lag = jnp.argmax(found, axis=0)
@@ -98,9 +99,7 @@ def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[
 
 def _check_profile(profile: ArrayLike) -> Float[Array, "*lags"]:
   """Returns the profile as an array."""
-  profile = jnp.asarray(profile)
+  profile = checks.array("profile", profile, "floats")
   if profile.ndim == 0 or profile.shape[0] == 0:
     raise ValueError(f"profile must be [lag, ...] with at least one lag, got {profile.shape}.")
-  if not jnp.issubdtype(profile.dtype, jnp.floating):
-    raise TypeError(f"profile must be floats, log₁₀ of the norms, got {profile.dtype}.")
   return profile

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, Key, PyTree, Shaped
 
+from rnn_jax import checks, clipping
 from rnn_jax.gradient_flow.training_step import StepTensors, step_tensors
 from rnn_jax.modules import DeepRNN
 from rnn_jax.types import AnyArray, Carry, Params
@@ -93,12 +94,28 @@ def first_nonfinite(
   Returns:
     The NonFinite; None if everything is finite.
   Raises:
-    ValueError: a pooled network, whose loss does not belong to a step.
+    TypeError, ValueError: a pooled network, whose loss does not belong to a step; or what
+      `rnn_jax.training.update` refuses.
   """
+  checks.instance("model", model, DeepRNN)
   if model.pooled:
     raise ValueError("model must not be pooled, since a pooled loss belongs to no step.")
+  if not hasattr(batch, "mask"):
+    raise TypeError(f"batch must be a Batch, from rnn_jax.tasks, got {checks.shown(batch)}.")
+  checks.function("loss", loss)
+  if key is not None:
+    checks.key("key", key)
+  if carries is not None:
+    checks.per_layer("carries", carries, len(model.cells))
+  if optimizer is not None:
+    checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    if opt_state is None:
+      raise ValueError("opt_state must be given with an optimizer, got None.")
+  if isinstance(time.get("truncation"), int):  # traced below, where its value is unknown
+    checks.integer("truncation", time["truncation"])
   time.pop("remat", None)  # rematerialized values equal stored ones
   if time.get("clip_carry") is not None:
+    clipping.check("clip_carry", time["clip_carry"])
     time["clip_carry"] /= batch.mask.shape[1]  # one example's share of the mean loss
   if batch.lengths is not None:
     time["lengths"] = batch.lengths
@@ -119,7 +136,12 @@ def first_nonfinite(
 
 
 def describe_nonfinite(found: NonFinite) -> str:
-  """Returns one line: `backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5], …`."""
+  """Returns one line: `backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5], …`.
+
+  Raises:
+    TypeError: `found` is not a NonFinite.
+  """
+  checks.instance("found", found, NonFinite, "first_nonfinite")
   layer = None if found.layer is None else f"layers_{found.layer}"
   layer = None if layer and found.tensor.startswith(layer) else layer
   time = None if found.time is None else f"time {found.time}"

@@ -92,6 +92,7 @@ def jacobian_norm(
   References:
     Hutchinson, 1989, https://doi.org/10.1080/03610918908812806
   """
+  checks.key("key", key)
   checks.integer("num_probes", num_probes)
   passes = forward_layers(cells, params, xs)
   norms = [

@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rnn_jax import checks
 from rnn_jax.types import Carry, Cell, Drive, Params, step
 
 
 def joint_size(cell: Cell) -> int:
-  """Returns N, the number of real entries of the cell's joint carry."""
+  """Returns N, the number of real entries of the cell's joint carry.
+
+  Raises:
+    TypeError: the cell is not a Cell.
+  """
+  checks.instance("cell", cell, Cell)
   return jax.eval_shape(lambda: to_vector(cell.initial_carry((1,)))).size
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import forward_layers, reverse_layers
+from rnn_jax.gradient_flow.layer_sweep import check_loss, forward_layers, reverse_layers
 from rnn_jax.gradient_flow.reverse_sweep import log10_norms, unscaled
 from rnn_jax.types import Carry, Cell, Params, Sequences
 
@@ -57,10 +57,8 @@ def lag_profile(
   ys = passes[-1].ys
   num_steps, batch_size = ys.shape[:2]
   steps = _check_positions(positions, num_steps)
-  shape, wanted = jax.eval_shape(loss, ys[steps]).shape, (*steps.shape, batch_size)
-  if shape != wanted:
-    name = "[P, B]" if steps.ndim else "[B]"
-    raise ValueError(f"loss must return {name} = {list(wanted)}, got {list(shape)}.")
+  wanted = (*steps.shape, batch_size)
+  check_loss(loss, ys[steps], wanted, f"{'[P, B]' if steps.ndim else '[B]'} = {list(wanted)}")
   bars = jax.grad(lambda y: jnp.sum(loss(y)))(ys[steps])
 
   def profile_at(position: Position, bar: Array) -> tuple[Carry, ...]:

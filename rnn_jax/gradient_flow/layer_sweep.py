@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rnn_jax import checks
 from rnn_jax.gradient_flow.reverse_sweep import (
   Pass,
   Scaled,
@@ -15,7 +16,8 @@ from rnn_jax.gradient_flow.reverse_sweep import (
   normalize,
   reverse_sweep,
 )
-from rnn_jax.types import Carry, Cell, Params, Sequences
+from rnn_jax.time_loop import check_params
+from rnn_jax.types import Carry, Cell, Params, Sequences, check_cells
 
 ScalarLoss = Callable[[Array], Float[Array, ""]]
 
@@ -27,18 +29,9 @@ def check_layers(cells: Sequence[Cell], **entries: Sequence[Params | Carry]) -> 
     TypeError: `cells` or an entry is not a sequence, or `cells` holds something else.
     ValueError: no cells, or an entry of another length.
   """
-  if isinstance(cells, Cell) or not isinstance(cells, Sequence):
-    raise TypeError(f"cells must be a sequence, one cell a layer, got {type(cells).__name__}.")
-  for i, cell in enumerate(cells):
-    if not isinstance(cell, Cell):
-      raise TypeError(f"cells must hold cells, got {type(cell).__name__} at [{i}].")
-  if not cells:
-    raise ValueError("cells must hold at least one cell, got none.")
+  check_cells(cells)
   for name, value in entries.items():
-    if isinstance(value, Mapping) or not isinstance(value, Sequence):
-      raise TypeError(f"{name} must be a sequence, one entry a layer, got {type(value).__name__}.")
-    if len(value) != len(cells):
-      raise ValueError(f"{name} must have {len(cells)} entries, one a layer, got {len(value)}.")
+    checks.per_layer(name, value, len(cells))
 
 
 def forward_layers(
@@ -57,12 +50,13 @@ def forward_layers(
   Returns:
     The Pass of each layer.
   Raises:
-    TypeError, ValueError: arguments that do not have one entry a layer.
+    TypeError, ValueError: arguments that do not have one entry a layer, or do not fit the cells.
   """
   check_layers(cells, params=params, **({} if carries is None else {"carries": carries}))
   passes: list[Pass] = []
-  ys = jnp.asarray(xs)
+  ys = checks.array("xs", xs, "floats", "integers")
   for i, (cell, cell_params) in enumerate(zip(cells, params, strict=True)):
+    check_params(f"params[{i}]", cell, cell_params, ys)
     passes.append(forward_pass(cell, cell_params, ys, None if carries is None else carries[i]))
     ys = passes[-1].ys
   return tuple(passes)
@@ -95,8 +89,21 @@ def reverse_layers(
   return tuple(reversed(bars))
 
 
-def check_scalar(loss: ScalarLoss, ys: Array | jax.ShapeDtypeStruct) -> None:
-  """Raises a ValueError if the loss of the outputs ys is not a scalar."""
-  shape = jax.eval_shape(loss, ys).shape
-  if shape != ():
-    raise ValueError(f"loss must return a scalar, got shape {list(shape)}.")
+def check_loss(
+  loss: Callable[[Array], Array],
+  ys: Array | jax.ShapeDtypeStruct,
+  shape: tuple[int, ...] = (),
+  name: str = "a scalar",
+) -> None:
+  """Checks that the loss of the outputs ys is real and of a given shape, by default a scalar.
+
+  Raises:
+    TypeError: it is not a function, or does not return an array of floats.
+    ValueError: it returns another shape; `name` says what it must return.
+  """
+  checks.function("loss", loss)
+  value = jax.eval_shape(loss, ys)
+  if not isinstance(value, jax.ShapeDtypeStruct) or not jnp.issubdtype(value.dtype, jnp.floating):
+    raise TypeError(f"loss must return floats, got {checks.shapes(value)}.")
+  if value.shape != shape:
+    raise ValueError(f"loss must return {name}, got {list(value.shape)}.")

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import (
   ScalarLoss,
-  check_scalar,
+  check_layers,
+  check_loss,
   forward_layers,
   reverse_layers,
 )
@@ -48,10 +50,12 @@ def omega(
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
-  frozen, xs = jax.lax.stop_gradient((params, jnp.asarray(xs)))
+  xs = checks.array("xs", xs, "floats", "integers")
+  check_layers(cells, params=params)
+  frozen, xs = jax.lax.stop_gradient((params, xs))
   passes = forward_layers(cells, frozen, xs)
   ys = [layer.ys for layer in passes]
-  check_scalar(loss, ys[-1])
+  check_loss(loss, ys[-1])
   # The loss may read params of its own, such as a readout's: they count as constants, too.
   y_bars = unscaled(jax.lax.stop_gradient(jax.grad(loss)(ys[-1])))
   bars = reverse_layers(cells, passes, y_bars)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int, PyTree
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Inexact, Int, Key, PyTree
 
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.probes import scaled_norm
@@ -59,6 +60,15 @@ def with_carry_output(cell: Cell) -> Cell:
   return cell._replace(output=output, output_is_carry=False)
 
 
+def _prepared(cell: Cell) -> Cell:
+  """Returns the cell as one that starts from prepared params."""
+
+  def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> Params:
+    return cell.prepare(cell.init(key, input_size, dtype))
+
+  return cell._replace(init=init, prepare=unprepared)
+
+
 def forward_pass(
   cell: Cell,
   params: Params,
@@ -76,7 +86,7 @@ def forward_pass(
     The layer's Pass.
   """
   params = cell.prepare(params)
-  watched = with_carry_output(cell)._replace(prepare=unprepared)
+  watched = with_carry_output(_prepared(cell))
   _, (carries, ys) = unroll(watched, params, xs, carry)
   if carry is None:
     carry = jax.tree.map(lambda a: jnp.zeros_like(a[0]), carries)

@@ -53,10 +53,11 @@ def saliency(
   tokens, vocabulary_size = _check(model, tokens, reach)
   num_steps = len(tokens) - 1
   window = min(reach, num_steps)
+  carries = model.initial_carries(1)
   cells, params, xs = model.trunk(variables, tokens[:-1, None])
   if jnp.issubdtype(xs.dtype, jnp.integer):
     xs = jax.nn.one_hot(xs, vocabulary_size, dtype=float)
-  passes = forward_layers(cells, params, xs, model.initial_carries(1))
+  passes = forward_layers(cells, params, xs, carries)
   befores = [layer.before for layer in passes]
 
   def loss(xs: Array, carries: Sequence[Carry], last: Array, target: Array) -> Array:
@@ -81,15 +82,14 @@ def saliency(
 
 def _check(model: DeepRNN, tokens: ArrayLike, reach: int) -> tuple[Int[Array, " N"], int]:
   """Returns the tokens as int32, and the size of the vocabulary."""
+  checks.instance("model", model, DeepRNN)
   checks.integer("reach", reach)
-  tokens = jnp.asarray(tokens)
-  if not jnp.issubdtype(tokens.dtype, jnp.integer):
-    raise TypeError(f"tokens must be integers, got {tokens.dtype}.")
+  tokens = checks.array("tokens", tokens, "integers")
   if tokens.ndim != 1 or len(tokens) < 2:
     raise ValueError(f"tokens must be [T + 1] with T at least 1, got {list(tokens.shape)}.")
-  if model.vocabulary_size is None or model.pooled:
+  if model.vocabulary_size is None or model.output_size is None or model.pooled:
     raise ValueError(
       "model must read tokens and predict at every step, got vocabulary_size "
-      f"{model.vocabulary_size} and pooled {model.pooled}."
+      f"{model.vocabulary_size}, output_size {model.output_size} and pooled {model.pooled}."
     )
   return tokens.astype(jnp.int32), model.vocabulary_size

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import check_layers
 from rnn_jax.gradient_flow.reverse_sweep import with_carry_output
-from rnn_jax.time_loop import unroll
+from rnn_jax.time_loop import check_params, unroll
 from rnn_jax.types import Carry, Cell, Params, Sequences
 
 
@@ -49,8 +48,9 @@ def sensitivity(
   checks.like("direction", params, direction)
 
   def run(params: tuple[Params, ...]) -> tuple[Carry, ...]:
-    ys, layers = jnp.asarray(xs), []
-    for cell, cell_params in zip(cells, params, strict=True):
+    ys, layers = checks.array("xs", xs, "floats", "integers"), []
+    for i, (cell, cell_params) in enumerate(zip(cells, params, strict=True)):
+      check_params(f"params[{i}]", cell, cell_params, ys)
       _, (carries, ys) = unroll(with_carry_output(cell), cell_params, ys, forward_mode=True)
       layers.append(carries)
     return tuple(layers)

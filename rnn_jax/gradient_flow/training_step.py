@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import tree_norm
-from rnn_jax.time_loop import unroll
+from rnn_jax.time_loop import check_params, unroll
 from rnn_jax.types import Carry, Cell, Drive, Params
 
 
@@ -127,6 +127,7 @@ def _run(
   for i, cell in enumerate(model.cells):
     if i > 0:
       ys = model.between(ys, deterministic=deterministic)
+    check_params(f"params['layers_{i}']['cell']", cell, params[i], ys)
     watched = _watched(cell, params[i], None if slots is None else slots.layers[i])
     carry = watched.initial_carry(ys.shape[1:2])
     if carries is not None:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import ScalarLoss, check_layers, check_scalar
+from rnn_jax.gradient_flow.layer_sweep import ScalarLoss, check_layers, check_loss
 from rnn_jax.probes import tree_norm
-from rnn_jax.time_loop import unroll
+from rnn_jax.time_loop import check_params, unroll
 from rnn_jax.types import Cell, Params, Sequences
 
 
@@ -67,15 +67,16 @@ def truncation_bias(
   params = tuple(params)
 
   def outputs(params: tuple[Params, ...], k: Int[Array, ""] | None) -> Float[Array, "T B H"]:
-    ys = jnp.asarray(xs)
-    for cell, cell_params in zip(cells, params, strict=True):
+    ys = checks.array("xs", xs, "floats", "integers")
+    for i, (cell, cell_params) in enumerate(zip(cells, params, strict=True)):
+      check_params(f"params[{i}]", cell, cell_params, ys)
       _, ys = unroll(cell, cell_params, ys, truncation=k)
     return ys
 
   ys = jax.eval_shape(outputs, params, None)
   num_steps = ys.shape[0]
   ks = _check_truncations(truncations, num_steps)
-  check_scalar(loss, ys)
+  check_loss(loss, ys)
   gradient = jax.grad(lambda params, k: loss(outputs(params, k)))
   full = gradient(params, jnp.asarray(num_steps, jnp.int32))
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from rnn_jax.gradient_flow.layer_sweep import (
   ScalarLoss,
   check_layers,
-  check_scalar,
+  check_loss,
   forward_layers,
   reverse_layers,
 )
@@ -96,7 +96,7 @@ def _factors(
         f"cells[{i}] has none."
       )
   passes = forward_layers(cells, params, xs)
-  check_scalar(loss, passes[-1].ys)
+  check_loss(loss, passes[-1].ys)
   y_bars = unscaled(jax.grad(loss)(passes[-1].ys))
   bars = reverse_layers(cells, passes, y_bars)
   return [_layer_factors(*layer) for layer in zip(cells, passes, bars, strict=True)]

@@ -39,13 +39,19 @@ class LinenCell(nn.RNNCellBase):
     self, carry: Carry, x: Float[AnyArray, "*batch D"]
   ) -> tuple[Carry, Float[Array, "*batch H"]]:
     """Returns (h_t, y_t), from h_{t−1} and x_t."""
-    params = self.param("cell", self.cell.init, _width(x))
+    width = _width(x)
+    params: Params
+    if self.has_variable("params", "cell"):
+      params = self.get_variable("params", "cell")
+    else:
+      params = self.param("cell", self.cell.init, width)
     return _one_step(self.cell, params, carry, x)
 
   @nn.nowrap
   def initialize_carry(self, rng: Key[Array, ""], input_shape: tuple[int, ...]) -> Carry:
     """Returns a zero carry for x of the given shape."""
     del rng
+    checks.instance("cell", self.cell, Cell)
     return self.cell.initial_carry(input_shape[:-1])
 
   @property
@@ -72,7 +78,9 @@ class NNXCell(nnx.RNNCellBase):
   """
 
   def __init__(self, cell: Cell, input_size: int, *, rngs: nnx.Rngs):
+    checks.instance("cell", cell, Cell)
     checks.integer("input_size", input_size)
+    checks.instance("rngs", rngs, nnx.Rngs)
     self.cell = nnx.static(cell)
     self.params = nnx.data(jax.tree.map(nnx.Param, cell.init(rngs.params(), input_size)))
 
@@ -109,6 +117,6 @@ def _one_step(
 
 def _width(x: AnyArray) -> int:
   """Returns D of x [..., D]."""
-  if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise ValueError(f"xs must be floats [..., D], one-hot for tokens, got {x.dtype}.")
+  if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim == 0:
+    raise ValueError(f"xs must be floats [..., D], one-hot for tokens, got {checks.shown(x)}.")
   return x.shape[-1]

@@ -8,6 +8,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
+from rnn_jax import checks
 from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
 from rnn_jax.types import Params
 
@@ -136,6 +137,7 @@ def from_nnx(
     TypeError, ValueError: a missing, extra or wrongly shaped entry, by name ("dense_h/kernel"); a
       cell that NNX lacks, such as gru(reset="before").
   """
+  checks.boolean("optimized", optimized)
   return _from("flax.nnx", NNX if optimized else NNX_BY_GATE, name, state, options)
 
 
@@ -159,6 +161,7 @@ def to_nnx(
     TypeError, ValueError: as `from_nnx`; also a GRU whose b_h is not zero, since nnx.GRUCell has no
       b_h.
   """
+  checks.boolean("optimized", optimized)
   table = NNX if optimized else NNX_BY_GATE
   return _to("flax.nnx", table, name, params, options, "nnx.GRUCell has no bias there")
 
@@ -171,8 +174,7 @@ def _from(
   options: Mapping[str, object],
 ) -> Params:
   kind = kind_of(library, table, name, options)
-  if not isinstance(params, Mapping):
-    raise TypeError(f"params must be a dict of dicts of arrays, got {type(params).__name__}.")
+  checks.instance("params", params, Mapping)
   ours = our_layout(kind, bool(options.get("inner_bias", False)))
   lacks = f"{name} has no bias there without inner_bias=True"
   return convert(kind, flatten_dict(params, sep="/"), table[kind], ours, lacks)
@@ -187,7 +189,6 @@ def _to(
   lacks: str,
 ) -> dict[str, PyTree]:
   kind = kind_of(library, table, name, options)
-  if not isinstance(params, Mapping):
-    raise TypeError(f"params must be a dict of arrays, got {type(params).__name__}.")
+  checks.instance("params", params, Mapping)
   ours = our_layout(kind, "b_h" in params)
   return unflatten_dict(convert(kind, params, ours, table[kind], lacks), sep="/")

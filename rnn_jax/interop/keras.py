@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rnn_jax import checks
 from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
 from rnn_jax.types import AnyArray, Params
 
@@ -92,8 +93,7 @@ def to_keras(name: str, params: Params, **options: Any) -> list[np.ndarray]:
     TypeError, ValueError: as `from_keras`.
   """
   kind = kind_of(LIBRARY, KERAS, name, options)
-  if not isinstance(params, Mapping):
-    raise TypeError(f"params must be a dict of arrays, got {type(params).__name__}.")
+  checks.instance("params", params, Mapping)
   ours = our_layout(kind, "b_h" in params)
   converted = convert(kind, params, ours, KERAS[kind], "Keras has no bias there")
   kernel, recurrent_kernel, *bias = (np.array(value) for value in converted.values())

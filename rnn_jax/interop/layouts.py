@@ -98,7 +98,7 @@ def _split(
   arrays = entries(given, layout)
   dtype = next(iter(arrays.values())).dtype
   for entry, array in arrays.items():
-    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype != dtype:
+    if array.dtype != dtype:
       raise TypeError(
         f"{entry} must be floats of the same dtype as the other entries, got {array.dtype}."
       )
@@ -129,19 +129,17 @@ def _split(
 
 def entries(given: Mapping[str, ArrayLike], layout: Layout) -> dict[str, Array]:
   """Returns the entries of a layout as arrays; refuses missing and unknown entries."""
-  if not isinstance(given, Mapping):
-    raise TypeError(f"Weights must be a mapping of names to arrays, got {type(given).__name__}.")
   for entry in given:
     checks.choice("entry", entry, layout)
   for entry in layout:
     if entry not in given:
       came = ", ".join(given) or "none"
       raise ValueError(f"Missing entry '{entry}' (expected {', '.join(layout)}; got {came}).")
-  return {entry: _array(given[entry]) for entry in layout}
+  return {entry: _array(entry, given[entry]) for entry in layout}
 
 
-def _array(value: ArrayLike) -> Array:
-  return value if isinstance(value, jax.Array) else jnp.asarray(np.asarray(value))
+def _array(entry: str, value: ArrayLike) -> Array:
+  return checks.array(entry, value if isinstance(value, jax.Array) else np.asarray(value), "floats")
 
 
 def _axis(arrays: Mapping[str, Array], layout: Layout, use: str, axis: int) -> int:

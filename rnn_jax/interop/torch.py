@@ -68,10 +68,10 @@ def from_torch(
       lacks, such as gru(reset="before"); a projection (`proj_size`), which our LSTM lacks.
   """
   kind = _kind(name, options)
-  if not isinstance(state_dict, Mapping):
-    raise TypeError(
-      f"state_dict must be a mapping of names to arrays, got {type(state_dict).__name__}."
-    )
+  checks.instance("state_dict", state_dict, Mapping)
+  checks.instance("prefix", prefix, str)
+  for entry in state_dict:
+    checks.instance("entry of state_dict", entry, str)
   found = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
   named = [re.fullmatch(r"(\w+?)_l(\d+)(_reverse)?", key[len(prefix) :]) for key in found]
   matches = [match for match in named if match and match[1] in (*TORCH[kind], "weight_hr")]
@@ -133,8 +133,11 @@ def to_torch(
       lacks, such as gru(reset="before") or elman(activation="linear").
   """
   kind = _kind(name, options)
-  if isinstance(layers, Mapping) or not layers:
-    raise ValueError("layers must be a list with the params of at least one layer.")
+  checks.instance("prefix", prefix, str)
+  if not isinstance(layers, Sequence) or isinstance(layers, str) or not layers:
+    raise ValueError(
+      f"layers must be a list with the params of at least one layer, got {checks.shown(layers)}."
+    )
   pairs = [layer if isinstance(layer, tuple) else (layer,) for layer in layers]
   if len({len(pair) for pair in pairs}) > 1 or len(pairs[0]) > 2:
     raise ValueError(
@@ -146,11 +149,10 @@ def to_torch(
   for i, pair in enumerate(pairs):
     for params, suffix in zip(pair, ("", "_reverse"), strict=False):
       where = f" of layer {i}{suffix.replace('_', ' ')}"
-      ours = our_layout(kind, isinstance(params, Mapping) and "b_h" in params)
+      checks.instance(f"params{where}", params, Mapping)
+      ours = our_layout(kind, "b_h" in params)
       source = {entry + where: use for entry, use in ours.items()}
-      given = params
-      if isinstance(params, Mapping):
-        given = {entry + where: value for entry, value in params.items()}
+      given = {f"{entry}{where}": value for entry, value in params.items()}
       target = _layout(kind, i, suffix, prefix, has_bias=True)
       converted = convert(kind, given, source, target, "torch has no bias there", sizes=sizes)
       # A writable copy in C order: torch warns about read-only arrays.

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from rnn_jax import checks
 from rnn_jax.modules.deep import DeepRNN
 from rnn_jax.modules.network import default_float
 from rnn_jax.types import Array, Carry
@@ -45,6 +47,7 @@ class ConditionedDecoder(nn.Module):
   decoder: DeepRNN
 
   def setup(self) -> None:  # noqa: D102
+    checks.instance("decoder", self.decoder, DeepRNN)
     self.bridges = [
       [
         nn.Dense(leaf.shape[-1], param_dtype=default_float())
@@ -55,9 +58,12 @@ class ConditionedDecoder(nn.Module):
 
   def decoder_carries(self, xs: DecoderInputs) -> tuple[Carry, ...]:
     """Returns the decoder's initial carries, one per layer."""
+    source = checks.array("source", xs.source, "floats")
+    if source.ndim != 2:
+      raise ValueError(f"source must be vectors [B, D], got {list(source.shape)}.")
     carries = []
     for cell, bridges in zip(self.decoder.cells, self.bridges, strict=True):
-      leaves = [jnp.tanh(dense(xs.source)) for dense in bridges]
+      leaves = [jnp.tanh(dense(source)) for dense in bridges]
       structure = jax.tree.structure(cell.initial_carry(()))
       carries.append(jax.tree.unflatten(structure, leaves))
     return tuple(carries)
@@ -73,6 +79,7 @@ class ConditionedDecoder(nn.Module):
     remat: str = "none",
   ) -> tuple[tuple[Carry, ...], Array]:
     """Returns (final carries, logits [T, B, V] of the target tokens)."""
+    _check_inputs(xs, 0)
     return self.decoder(
       xs.tokens,
       self.decoder_carries(xs),
@@ -86,6 +93,7 @@ class ConditionedDecoder(nn.Module):
   @nn.nowrap
   def probes(self, xs: DecoderInputs) -> tuple[Carry, ...]:
     """Returns a gradient probe for each layer of the decoder."""
+    checks.instance("xs", xs, DecoderInputs)
     return self.decoder.probes(xs.tokens)
 
 
@@ -108,6 +116,8 @@ class EncoderDecoder(nn.Module):
   decoder: DeepRNN
 
   def setup(self) -> None:  # noqa: D102
+    checks.instance("encoder", self.encoder, DeepRNN)
+    checks.instance("decoder", self.decoder, DeepRNN)
     if self.encoder.output_size is not None:
       raise ValueError(f"encoder must have no output_size, got {self.encoder.output_size}.")
 
@@ -127,7 +137,12 @@ class EncoderDecoder(nn.Module):
     remat: str = "none",
   ) -> tuple[tuple[Carry, ...], Array]:
     """Returns (final carries, logits [T, B, V] of the target tokens)."""
+    _check_inputs(xs, 1)
+    if probes is not None and (not isinstance(probes, tuple) or len(probes) != 2):
+      raise TypeError(f"probes must be a pair (encoder, decoder), got {checks.shapes(probes)}.")
     encoder_probes, decoder_probes = (None, None) if probes is None else probes
+    if key is not None:
+      checks.key("key", key)
     encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
     options: dict[str, Any] = {"deterministic": deterministic, "remat": remat}
     options["truncation"] = truncation
@@ -137,4 +152,15 @@ class EncoderDecoder(nn.Module):
   @nn.nowrap
   def probes(self, xs: DecoderInputs) -> tuple[tuple[Carry, ...], tuple[Carry, ...]]:
     """Returns gradient probes for the layers of encoder and decoder."""
+    checks.instance("xs", xs, DecoderInputs)
     return self.encoder.probes(xs.source), self.decoder.probes(xs.tokens)
+
+
+def _check_inputs(xs: DecoderInputs, axis: int) -> None:
+  """Refuses inputs whose source has another B, on the given axis, than the tokens [T, B]."""
+  checks.instance("xs", xs, DecoderInputs)
+  source, tokens = np.shape(xs.source), np.shape(xs.tokens)
+  if source[axis : axis + 1] != tokens[1:2]:
+    raise ValueError(
+      f"source and tokens must have the same B, got {list(source)} and {list(tokens)}."
+    )

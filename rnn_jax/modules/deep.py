@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from rnn_jax import checks
@@ -33,6 +34,7 @@ class DeepRNN(Network):
 
   def setup(self) -> None:  # noqa: D102
     super().setup()
+    checks.boolean("learned_carry", self.learned_carry)
     self.layers = [Recurrent(cell, self.one_hot(i)) for i, cell in enumerate(self.cells)]
     if self.learned_carry:
       self.carry = [
@@ -64,8 +66,10 @@ class DeepRNN(Network):
     Returns:
       (final carry of each layer, outputs [T, B, output_size], or [1, B, output_size] if pooled).
     """
-    check_layers("carries", carries, len(self.cells))
-    check_layers("probes", probes, len(self.cells))
+    if carries is not None:
+      checks.per_layer("carries", carries, len(self.cells))
+    if probes is not None:
+      checks.per_layer("probes", probes, len(self.cells))
     if carries is None and self.learned_carry:
       if time.get("resets") is not None:
         raise ValueError("resets must be None with learned_carry, since they reset to zeros.")
@@ -100,7 +104,13 @@ class DeepRNN(Network):
   @nn.nowrap
   def cell_params(self, variables: Mapping[str, PyTree]) -> tuple[Params, ...]:
     """Returns the params of each layer's cell, taken from the model's variables."""
-    return tuple(variables["params"][f"layers_{i}"]["cell"] for i in range(len(self.cells)))
+    try:
+      return tuple(variables["params"][f"layers_{i}"]["cell"] for i in range(len(self.cells)))
+    except (KeyError, TypeError):
+      raise ValueError(
+        "variables must be those of this network, {'params': {'layers_0': {'cell': …}, …}}, got "
+        f"{checks.shown(variables)}."
+      ) from None
 
   @nn.nowrap
   def trunk(
@@ -112,8 +122,9 @@ class DeepRNN(Network):
     `zoneout` as in evaluation. They see no dropout, and start from zeros even where the network has
     a learned carry.
     """
+    params = self.cell_params(variables)
     encoded: Any = self.apply(variables, xs, method="encode")
-    return self.cells, self.cell_params(variables), encoded
+    return self.cells, params, encoded
 
   @nn.nowrap
   def initial_carries(self, batch_size: int) -> tuple[Carry, ...]:
@@ -168,7 +179,8 @@ class BidirectionalRNN(Network):
       ((forward, backward) final carry of each layer, outputs [T, B, output_size], or
       [1, B, output_size] if pooled).
     """
-    check_layers("probes", probes, len(self.cells))
+    if probes is not None:
+      checks.per_layer("probes", probes, len(self.cells))
 
     def run(i: int, ys: Array) -> tuple[tuple[Carry, Carry], Array]:
       return self.layers[i](
@@ -189,19 +201,17 @@ class BidirectionalRNN(Network):
     return tuple((probe, probe) for probe in probes)
 
 
-def check_layers(name: str, given: Sequence[Carry] | None, num_layers: int) -> None:
-  """Refuses a sequence that does not have one entry per layer."""
-  if given is not None and len(given) != num_layers:
-    raise ValueError(f"{name} must have {num_layers} entries, one per layer, got {len(given)}.")
-
-
 def _time_and_batch(xs: Sequences) -> tuple[int, int]:
   """Returns (T, B)."""
-  if xs.ndim < 2:
-    raise ValueError(f"xs must be [T, B, D], or integer tokens [T, B], got {list(xs.shape)}.")
-  return xs.shape[0], xs.shape[1]
+  shape = np.shape(xs)
+  if len(shape) < 2:
+    raise ValueError(f"xs must be [T, B, D], or integer tokens [T, B], got {list(shape)}.")
+  return shape[0], shape[1]
 
 
 def _layer_key(key: Key[Array, ""] | None, layer: int) -> Key[Array, ""] | None:
   """Returns the layer's own key."""
-  return None if key is None else jax.random.fold_in(key, layer)
+  if key is None:
+    return None
+  checks.key("key", key)
+  return jax.random.fold_in(key, layer)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from rnn_jax import checks
 from rnn_jax.modules.model import Lengths
-from rnn_jax.types import Carry, Cell, Sequences
+from rnn_jax.types import Carry, Cell, Sequences, check_cells
 
 DROPOUT_MASKS = ("step", "sequence")
 
@@ -73,16 +73,15 @@ class Network(nn.Module):
 
   def _check(self) -> None:
     """Refuses attributes that are out of range or contradict one another."""
-    if not self.cells:
-      raise ValueError("cells must hold at least one cell, got none.")
+    check_cells(self.cells)
     for name in ("output_size", "vocabulary_size", "embedding_size"):
       if getattr(self, name) is not None:
         checks.integer(name, getattr(self, name))
-    for size in self.hidden_sizes:
+    for size in checks.instance("hidden_sizes", self.hidden_sizes, Sequence):
       checks.integer("hidden_sizes", size)
-    checks.number("dropout", self.dropout, minimum=0)
-    if self.dropout >= 1:
-      raise ValueError(f"dropout must be below 1, got {self.dropout}.")
+    checks.number("dropout", self.dropout, minimum=0, below=1)
+    checks.boolean("tied", self.tied)
+    checks.boolean("pooled", self.pooled)
     checks.choice("dropout_mask", self.dropout_mask, DROPOUT_MASKS)
     if self.embedding_size is not None and self.vocabulary_size is None:
       raise ValueError("embedding_size needs vocabulary_size, got None.")
@@ -98,7 +97,7 @@ class Network(nn.Module):
 
   def encode(self, xs: Sequences) -> Array:
     """Returns the inputs of the first layer: xs, or the embedded tokens."""
-    xs = jnp.asarray(xs)
+    xs = checks.array("xs", xs, "floats", "integers")
     if self.embedding_size is None:
       return xs
     if xs.ndim != 2 or not jnp.issubdtype(xs.dtype, jnp.integer):
@@ -130,6 +129,8 @@ class Network(nn.Module):
     self, ys: Float[Array, "*steps H"], lengths: Lengths | None = None
   ) -> Float[Array, "*outputs O"]:
     """Returns the network's outputs, from those of the top layer; [T, B, H] if pooled."""
+    if np.ndim(ys) == 0:
+      raise ValueError(f"ys must be [..., H], got {checks.shown(ys)}.")
     if self.pooled:
       if ys.ndim != 3:
         raise ValueError(f"ys must be [T, B, H] if pooled, got {list(ys.shape)}.")

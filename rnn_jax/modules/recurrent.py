@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from rnn_jax import checks
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Carry, Cell, Sequences
+from rnn_jax.types import Carry, Cell, Params, Sequences
 
 MERGES = ("concat", "sum")
 
@@ -32,7 +32,8 @@ class Recurrent(nn.Module):
     self, xs: Sequences, carry: Carry | None = None, **time: Any
   ) -> tuple[Carry, Float[Array, "T B H"]]:
     """Returns (final carry, ys) of `unroll(cell, params, xs, carry, **time)`."""
-    xs = jnp.asarray(xs)
+    checks.instance("cell", self.cell, Cell)
+    xs = checks.array("xs", xs, "floats", "integers")
     tokens = jnp.issubdtype(xs.dtype, jnp.integer)
     if tokens and self.vocabulary_size is None:
       raise ValueError(
@@ -42,8 +43,11 @@ class Recurrent(nn.Module):
       raise ValueError(
         f"xs must be [T, B, D], or integer tokens [T, B], got {list(xs.shape)} of {xs.dtype}."
       )
-    input_size = self.vocabulary_size if tokens else xs.shape[-1]
-    params = self.param("cell", self.cell.init, input_size)
+    params: Params
+    if self.has_variable("params", "cell"):  # checked by `unroll`, with a message of ours
+      params = self.get_variable("params", "cell")
+    else:
+      params = self.param("cell", self.cell.init, self.vocabulary_size if tokens else xs.shape[-1])
     return unroll(self.cell, params, xs, carry, **time)
 
 
@@ -67,6 +71,7 @@ class Bidirectional(nn.Module):
   vocabulary_size: int | None = None
 
   def setup(self) -> None:  # noqa: D102
+    checks.instance("cell", self.cell, Cell)
     checks.choice("merge", self.merge, MERGES)
     self.forward = Recurrent(self.cell, self.vocabulary_size)
     self.backward = Recurrent(self.cell, self.vocabulary_size)
@@ -80,6 +85,8 @@ class Bidirectional(nn.Module):
     **time: Any,
   ) -> tuple[tuple[Carry, Carry], Float[Array, "T B H"]]:
     """Returns ((final carry forward, final carry backward), ys); each direction has its own key."""
+    if probe is not None and (not isinstance(probe, tuple) or len(probe) != 2):
+      raise TypeError(f"probe must be a pair (forward, backward), got {checks.shapes(probe)}.")
     probes = (None, None) if probe is None else probe
     keys = (None, None) if key is None else jax.random.split(key)
     forward, f = self.forward(xs, probe=probes[0], key=keys[0], **time)

@@ -31,7 +31,9 @@ def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) 
   """
   checks.integer("sequence_length", sequence_length)
   checks.integer("batch_size", batch_size)
-  corpus = load_corpus() if corpus is None else check_corpus(corpus)
+  corpus = (
+    load_corpus() if corpus is None else checks.instance("corpus", corpus, Corpus, "load_corpus")
+  )
   if len(corpus.text) <= sequence_length:
     raise ValueError(
       f"sequence_length must be below the {len(corpus.text)} characters of corpus "
@@ -47,14 +49,3 @@ def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) 
   tokens, size = corpus.tokens, corpus.vocabulary.size
   baseline = entropy(histogram(tokens, size))
   return Task(tokens, batch, cross_entropy, "nats per character", baseline, size, size)
-
-
-def check_corpus(corpus: Corpus) -> Corpus:
-  """Returns the corpus.
-
-  Raises:
-    TypeError: it is something else, such as a path.
-  """
-  if not isinstance(corpus, Corpus):
-    raise TypeError(f"corpus must be a Corpus, from rnn_jax.text.load_corpus, got {corpus!r:.60}.")
-  return corpus

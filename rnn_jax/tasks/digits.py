@@ -112,6 +112,7 @@ def sequential_digits(
     raise ValueError(
       f"sequence_length must be {NUM_PIXELS}, the pixels of an image, got {sequence_length}."
     )
+  checks.boolean("pooled", pooled)
   return _classification(batch_size, part, NUM_PIXELS, pooled)
 
 

@@ -13,7 +13,6 @@ from jaxtyping import Array, Int, Key, UInt8
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
 from rnn_jax.tasks.baselines import count_answers, guess_entropy
-from rnn_jax.tasks.charlm import check_corpus
 from rnn_jax.tasks.examples import PARTS, Part, check_batch_size, draw
 from rnn_jax.tasks.task import Batch, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, Vocabulary, build_vocabulary
@@ -112,7 +111,10 @@ def load_tagged(corpus: Corpus | None = None) -> TaggedText:
     TypeError: the corpus is not a `Corpus`.
     ValueError: the file cannot be tokenized as Python, or has fewer than two lines.
   """
-  if corpus is None or check_corpus(corpus).name == STANDARD_LIBRARY:
+  if corpus is None:
+    return _standard_library()
+  checks.instance("corpus", corpus, Corpus, "load_corpus")
+  if corpus.name == STANDARD_LIBRARY:
     return _standard_library()
   try:
     lines = tagged_lines(corpus.text.tobytes())

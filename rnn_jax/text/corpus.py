@@ -102,8 +102,9 @@ def lanes(
     TypeError, ValueError: the tokens are not [N], or fewer than B.
   """
   checks.integer("batch_size", batch_size)
-  if np.ndim(tokens) != 1:
-    raise ValueError(f"tokens must be [N], got {list(np.shape(tokens))}.")
+  tokens = np.asarray(tokens)
+  if tokens.ndim != 1:
+    raise ValueError(f"tokens must be [N], got {list(tokens.shape)}.")
   length = len(tokens) // batch_size
   if length == 0:
     raise ValueError(f"batch_size must be at most the {len(tokens)} tokens, got {batch_size}.")

@@ -59,8 +59,7 @@ def make_source(corpus: Corpus, vocabulary: Vocabulary | WordVocabulary) -> Sour
     TypeError: an argument of another type.
     ValueError: naming a character of the text that the vocabulary lacks.
   """
-  if not isinstance(corpus, Corpus):
-    raise TypeError(f"corpus must be a Corpus, from load_corpus, got {corpus!r:.60}.")
+  checks.instance("corpus", corpus, Corpus, "load_corpus")
   if not isinstance(vocabulary, Vocabulary | WordVocabulary):
     raise TypeError(
       f"vocabulary must be a Vocabulary or a WordVocabulary, got {type(vocabulary).__name__}."
@@ -86,9 +85,7 @@ def split(
   """
   if np.ndim(text) != 1:
     raise ValueError(f"text must be [N], got {list(np.shape(text))}.")
-  checks.number("validation_share", validation_share, minimum=0)
-  if validation_share >= 1:
-    raise ValueError(f"validation_share must be below 1, got {validation_share:g}.")
+  checks.number("validation_share", validation_share, minimum=0, below=1)
   cut = len(text) - int(validation_share * len(text))
   return text[:cut], text[cut:]
 
@@ -122,6 +119,7 @@ def make_reader(
     Zhang et al., Dive into Deep Learning, section 9.3, https://d2l.ai (sequential partitioning and
     random sampling)
   """
+  checks.instance("source", source, Source, "make_source")
   reading = READINGS[checks.choice("reading", name, READINGS)]
   _check_sizes(batch_size, window, count)
   checks.integer("seed", seed, minimum=0)
@@ -200,8 +198,10 @@ def line_spans(source: Source) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, "
   The end of the text also ends a line.
 
   Raises:
+    TypeError: the source is not a Source.
     ValueError: the vocabulary has no <eos>, because the text has no newline.
   """
+  checks.instance("source", source, Source, "make_source")
   if source.eos is None or len(source.symbols) == 0:
     raise ValueError("reading 'lines' needs a text with lines, got one without a newline.")
   found = [
@@ -235,6 +235,8 @@ def evaluation_windows(
   Raises:
     TypeError, ValueError: an argument out of range, or the text is too short.
   """
+  checks.instance("source", source, Source, "make_source")
+  checks.boolean("by_line", by_line)
   _check_sizes(batch_size, window, count)
   size = len(source.symbols)
   if size <= batch_size:

@@ -11,7 +11,15 @@ from rnn_jax.text.words import EOS, SPLITS, UNK, WordVocabulary
 
 
 def vocabulary_to_json(vocabulary: Vocabulary | WordVocabulary) -> dict[str, object]:
-  """Returns a dict for `json.dumps`: the vocabulary's level, and its symbols in token order."""
+  """Returns a dict for `json.dumps`: the vocabulary's level, and its symbols in token order.
+
+  Raises:
+    TypeError: it is not a vocabulary.
+  """
+  if not isinstance(vocabulary, Vocabulary | WordVocabulary):
+    raise TypeError(
+      f"vocabulary must be a Vocabulary or a WordVocabulary, got {type(vocabulary).__name__}."
+    )
   if isinstance(vocabulary, Vocabulary):
     return {"level": "character", "symbols": vocabulary.symbols.tolist()}
   return {"level": "word", "split": vocabulary.split, "symbols": list(vocabulary.words)}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from rnn_jax import checks
 from rnn_jax.text.counts import blocks, histogram
 
 NEWLINE = ord("\n")
@@ -63,8 +64,12 @@ class Vocabulary(NamedTuple):
     return token_of[byte_values(text)]
 
   def decode(self, tokens: Integer[np.ndarray, " N"] | Sequence[int]) -> bytes:
-    """Returns the bytes of tokens [N]."""
-    return self.symbols[np.asarray(tokens)].tobytes()
+    """Returns the bytes of tokens [N].
+
+    Raises:
+      TypeError, ValueError: the tokens are not integers [N] from 0 to V − 1.
+    """
+    return self.symbols[token_values(tokens, self.size)].tobytes()
 
 
 def build_vocabulary(text: bytes | UInt8[np.ndarray, " N"]) -> Vocabulary:
@@ -90,6 +95,26 @@ def byte_values(
   if not isinstance(text, np.ndarray) or text.dtype != np.uint8:
     raise TypeError(f"text must be bytes or a uint8 array, got {getattr(text, 'dtype', text)!r}.")
   return text
+
+
+def token_values(
+  tokens: Integer[np.ndarray, " N"] | Sequence[int], size: int
+) -> Integer[np.ndarray, " N"]:
+  """Returns tokens [N] as an array.
+
+  Raises:
+    TypeError, ValueError: they are not integers [N] from 0 to size − 1.
+  """
+  given = np.asarray(tokens)
+  if given.ndim != 1:
+    raise ValueError(f"tokens must be [N], got {checks.shown(given)}.")
+  if given.size == 0:
+    return given.astype(np.int32)
+  if not np.issubdtype(given.dtype, np.integer):
+    raise TypeError(f"tokens must be integers, got {given.dtype}.")
+  if given.min() < 0 or given.max() >= size:
+    raise ValueError(f"tokens must be from 0 to {size - 1}, got {given.min()} to {given.max()}.")
+  return given
 
 
 def _letter(values: UInt8[np.ndarray, " N"], at: int) -> tuple[str | bytes, int]:

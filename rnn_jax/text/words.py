@@ -13,7 +13,7 @@ from jaxtyping import Int32, Integer, UInt8
 
 from rnn_jax import checks
 from rnn_jax.text.counts import blocks
-from rnn_jax.text.vocabulary import byte_values
+from rnn_jax.text.vocabulary import byte_values, token_values
 
 UNK, EOS = "<unk>", "<eos>"
 
@@ -67,8 +67,13 @@ class WordVocabulary(NamedTuple):
     return np.concatenate(tokens)
 
   def decode(self, tokens: Integer[np.ndarray, " N"] | Sequence[int]) -> bytes:
-    """Returns the bytes of tokens [N]: lines of words with single spaces between them."""
-    words = ("\n" if token == self.eos else self.words[token] for token in tokens)
+    """Returns the bytes of tokens [N]: lines of words with single spaces between them.
+
+    Raises:
+      TypeError, ValueError: the tokens are not integers [N] from 0 to V − 1.
+    """
+    known = token_values(tokens, self.size)
+    words = ("\n" if token == self.eos else self.words[token] for token in known)
     text = " ".join(words).replace(" \n", "\n").replace("\n ", "\n")
     return text.encode(errors="surrogateescape")
 

@@ -1,5 +1,6 @@
 """The time loop: `unroll` runs a cell over time."""
 
+from rnn_jax.time_loop._arguments import check_params
 from rnn_jax.time_loop._unroll import unroll
 
-__all__ = ["unroll"]
+__all__ = ["check_params", "unroll"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -26,21 +26,9 @@ def check_names(unknown: Iterable[str]) -> None:
     raise TypeError(f"unroll() has no argument {name!r}.")
 
 
-def check_key(key: object) -> None:
-  """Refuses a key that is no random key."""
-  if isinstance(key, Array):
-    new_style = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-    # How long a raw key is depends on the generator; jax.random checks that.
-    if new_style or (key.dtype == jnp.uint32 and key.ndim == 1):
-      return
-  raise TypeError(f"key must be a random key, such as jax.random.key(0), got {key!r}.")
-
-
 def check_xs(xs: Array) -> tuple[int, int]:
   """Returns T and B, if xs are [T, B, D] or tokens [T, B]."""
   tokens = jnp.issubdtype(xs.dtype, jnp.integer)
-  if jnp.issubdtype(xs.dtype, jnp.complexfloating):
-    raise TypeError(f"xs must be real, or integer tokens, got {xs.dtype}.")
   if xs.ndim != (2 if tokens else 3) or 0 in xs.shape[:2]:
     raise ValueError(
       "xs must be [T, B, D], or integer tokens [T, B], with T and B at least 1, "
@@ -88,35 +76,48 @@ def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> Non
       raise ValueError(f"{name} must be {none!r} with method 'associative', got {value!r}.")
 
 
-@contextlib.contextmanager
-def params_checked_on_error(cell: Cell, params: Params, xs: Array) -> Iterator[None]:
-  """If the body fails because the params have wrong shapes, raises an error that says so.
+def check_params(name: str, cell: Cell, params: Params, xs: Array) -> None:
+  """Refuses params that are not like those of `cell.init`, and xs of another width.
 
-  The shapes are checked on failure only: to trace `cell.init` would slow down every call. A
-  ValueError passes, since cells raise it with a message of their own.
+  The params may be floats of any precision. Only shapes are computed, and kept for the next call.
   """
+  vectors = xs.ndim == 3 and jnp.issubdtype(xs.dtype, jnp.floating)
+  input_size = xs.shape[-1] if vectors else 1
   try:
-    yield
-  except (AttributeError, IndexError, KeyError, TypeError) as error:
-    if xs.ndim == 3 and (misfit := _misfit(cell, params, xs.shape[-1])):
-      raise ValueError(misfit) from error
-    raise
+    wanted = _shapes_of_params(cell, input_size)
+  except ValueError:  # the cell does not take this width, and `project` says so
+    return
+  other = _input_size(wanted, params, input_size)
+  if other is None:
+    checks.like(name, wanted, params, any_precision=True)
+    return
+  checks.like(name, _shapes_of_params(cell, other), params, any_precision=True)
+  if vectors:  # the width of one-hot vectors is known from the params alone
+    raise ValueError(f"xs must be [T, B, {other}], got {list(xs.shape)}.")
 
 
-def _misfit(cell: Cell, params: Params, input_size: int) -> str | None:
-  """Returns how params differ from those of `cell.init`; None if they do not."""
-  wanted: PyTree = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
-  rule = f"params must fit the cell and xs [T, B, {input_size}]"
+def _input_size(wanted: PyTree, params: Params, input_size: int) -> int | None:
+  """Returns the input size for which the params were made, if it is another one."""
   expected: object = jax.tree.structure(wanted)
-  got: object = jax.tree.structure(params)
-  if got != expected:
-    return f"{rule}: their structure must be {expected}, got {got}."
-  pairs = zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(params), strict=True)
-  for (path, want), have in pairs:
-    if want.shape != jnp.shape(have):
-      name = jax.tree_util.keystr(path)
-      return f"{rule}: params{name} must be {list(want.shape)}, got {list(jnp.shape(have))}."
+  if jax.tree.structure(params) != expected:
+    return None
+  for want, have in zip(jax.tree.leaves(wanted), jax.tree.leaves(params), strict=True):
+    sizes = [pair for pair in zip(want.shape, jnp.shape(have), strict=False) if pair[0] != pair[1]]
+    if want.ndim == jnp.ndim(have) and len(sizes) == 1 and sizes[0][0] == input_size:
+      return sizes[0][1]
   return None
+
+
+# By `init`, a function of the cell that is collected with it.
+_known_shapes: weakref.WeakKeyDictionary[Any, dict[int, PyTree]] = weakref.WeakKeyDictionary()
+
+
+def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
+  """Returns shapes and dtypes of `cell.init`, which is traced once for each input size."""
+  known = _known_shapes.setdefault(cell.init, {})
+  if input_size not in known:
+    known[input_size] = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+  return known[input_size]
 
 
 def _dtype(a: Any) -> np.dtype:

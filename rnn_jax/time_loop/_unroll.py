@@ -93,7 +93,7 @@ def unroll(
   """
   arguments.check_names(unknown)
   checks.instance("cell", cell, Cell)
-  xs = jnp.asarray(xs)
+  xs = checks.array("xs", xs, "floats", "integers")
   num_steps, batch_size = arguments.check_xs(xs)
   checks.choice("remat", remat, arguments.REMAT)
   checks.integer("scan_unroll", scan_unroll)
@@ -103,7 +103,7 @@ def unroll(
   if clip_carry is not None:
     clipping.check("clip_carry", clip_carry)
   if key is not None:
-    arguments.check_key(key)
+    checks.key("key", key)
   valid = cut = None
   if lengths is not None:
     arguments.check_lengths(lengths, num_steps, batch_size)
@@ -119,25 +119,25 @@ def unroll(
     check_truncation(truncation)
     cut = cut_steps(truncation, num_steps, lengths, resets, reverse)
 
-  with arguments.params_checked_on_error(cell, params, xs):
-    params = cell.prepare(params)
-    drives = jax.eval_shape(cell.project, params, xs, key)
-    dtype = _real_dtype(drives)
-    zeros = cell.initial_carry((batch_size,), dtype)
-    if carry is None:
-      carry = zeros
-    checks.like("carry", zeros, carry)
-    if probe is not None:
-      checks.like("probe", _probe_like(zeros, num_steps), probe)
-    # With a key, a stochastic cell draws the masks of all steps at once.
-    in_blocks = remat == "sqrt" and key is None
-    drive = xs if in_blocks else cell.project(params, xs, key)
-    inputs = StepInputs(drive, valid, resets, cut, probe)
-    if method == "associative":
-      return run_associatively(cell, params, carry, inputs, reverse)
-    options = LoopOptions(reverse, scan_unroll, remat, forward_mode, in_blocks)
-    clip = None if clip_carry is None else jnp.asarray(clip_carry, dtype)
-    return run_sequentially(cell, options, StepConstants(params, clip), carry, inputs)
+  arguments.check_params("params", cell, params, xs)
+  params = cell.prepare(params)
+  drives = jax.eval_shape(cell.project, params, xs, key)
+  dtype = _real_dtype(drives)
+  zeros = cell.initial_carry((batch_size,), dtype)
+  if carry is None:
+    carry = zeros
+  checks.like("carry", zeros, carry)
+  if probe is not None:
+    checks.like("probe", _probe_like(zeros, num_steps), probe)
+  # With a key, a stochastic cell draws the masks of all steps at once.
+  in_blocks = remat == "sqrt" and key is None
+  drive = xs if in_blocks else cell.project(params, xs, key)
+  inputs = StepInputs(drive, valid, resets, cut, probe)
+  if method == "associative":
+    return run_associatively(cell, params, carry, inputs, reverse)
+  options = LoopOptions(reverse, scan_unroll, remat, forward_mode, in_blocks)
+  clip = None if clip_carry is None else jnp.asarray(clip_carry, dtype)
+  return run_sequentially(cell, options, StepConstants(params, clip), carry, inputs)
 
 
 def _real_dtype(drives: Drive) -> np.dtype:

@@ -46,6 +46,7 @@ def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
   References:
     Chang et al., 2017, https://arxiv.org/abs/1710.02224
   """
+  checks.instance("cell", cell, Cell)
   checks.integer("dilation", dilation)
 
   def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> DilatedCarry:

@@ -39,7 +39,10 @@ def layer_norm(cell: Cell[P, C, D]) -> Cell[LayerNormParams[P], C, D]:
     raises one for tokens, and for an x of another width.
   References:
     Ba et al., 2016, https://arxiv.org/abs/1607.06450
+  Raises:
+    TypeError: the cell is not a Cell.
   """
+  checks.instance("cell", cell, Cell)
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> LayerNormParams[P]:
     checks.integer("input_size", input_size, minimum=2)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float, Key
 
+from rnn_jax import checks
 from rnn_jax.types import Array, C, Cell, D, Inputs, P, Recurrent, output_size
 
 
@@ -25,7 +26,10 @@ def residual(cell: Cell[P, C, D]) -> Cell[P, C, tuple[D, Array]]:
   References:
     He et al., 2016, https://arxiv.org/abs/1512.03385; between recurrent layers, Wu et al., 2016,
     section 3.1, https://arxiv.org/abs/1609.08144
+  Raises:
+    TypeError: the cell is not a Cell.
   """
+  checks.instance("cell", cell, Cell)
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> P:
     params = cell.init(key, input_size, dtype)

@@ -8,7 +8,17 @@ import jax
 from jax.typing import DTypeLike
 from jaxtyping import Key, PyTree
 
-from rnn_jax.types import Array, Carry, Cell, Drive, Inputs, Params, Recurrent, output_size
+from rnn_jax.types import (
+  Array,
+  Carry,
+  Cell,
+  Drive,
+  Inputs,
+  Params,
+  Recurrent,
+  check_cells,
+  output_size,
+)
 
 LayerParams = tuple[Params, ...]
 LayerCarries = tuple[Carry, ...]
@@ -34,11 +44,10 @@ def stack(cells: Sequence[Cell]) -> Cell[LayerParams, LayerCarries, Drive]:
     A Cell with the inputs of the first cell and the outputs of the last; params and carry are
     tuples with one entry per layer.
   Raises:
-    ValueError: no cells.
+    TypeError, ValueError: not a sequence of cells, or no cells.
   """
+  check_cells(cells)
   cells = tuple(cells)
-  if not cells:
-    raise ValueError("cells must hold at least one cell, got none.")
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> LayerParams:
     params = []

@@ -44,6 +44,7 @@ def zoneout(
   References:
     Krueger et al., 2017, https://arxiv.org/abs/1606.01305
   """
+  checks.instance("cell", cell, Cell)
   rates = _rate_of_each_leaf(rate, cell)
 
   def project(params: P, xs: Inputs, key: Key[Array, ""] | None = None) -> tuple[D, Masks | None]:
@@ -117,8 +118,8 @@ def zoneout_lstm(
   References:
     Krueger et al., 2017, https://arxiv.org/abs/1606.01305
   """
-  _check_rate("rate_hidden", rate_hidden)
-  _check_rate("rate_cell", rate_cell)
+  checks.number("rate_hidden", rate_hidden, minimum=0, maximum=1)
+  checks.number("rate_cell", rate_cell, minimum=0, maximum=1)
   cell = lstm(
     hidden_size,
     forget_bias=forget_bias,
@@ -162,11 +163,5 @@ def _rate_of_each_leaf(rate: Number | PyTree[Number], cell: Cell) -> PyTree[Numb
   elif given != wanted:
     raise ValueError(f"rate must be a number, or in the carry's structure {wanted}, got {rate!r}.")
   for value in jax.tree.leaves(rate):
-    _check_rate("rate", value)
+    checks.number("rate", value, minimum=0, maximum=1)
   return rate
-
-
-def _check_rate(name: str, value: Number) -> None:
-  checks.number(name, value, minimum=0)
-  if not isinstance(value, jax.core.Tracer) and value > 1:
-    raise ValueError(f"{name} must be at most 1, got {value}.")
