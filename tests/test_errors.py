@@ -72,22 +72,26 @@ UNROLL = [
   (loop(truncated=2), TypeError, words("unroll() has no argument 'truncated'.")),
   (loop(reverse="no"), TypeError, words("reverse must be True or False, got 'no'.")),
   (loop(key=3), TypeError, words("key must be a random key", "got 3.")),
-  (loop(XS.astype(complex)), TypeError, words("xs must be real, or integer tokens, got complex")),
+  (
+    loop(XS.astype(complex)),
+    TypeError,
+    words("xs must be an array of floats or integers, got complex64[5, 3, 2]"),
+  ),
   (lambda: unroll("lstm", PARAMS, XS), TypeError, words("cell must be a Cell, got 'lstm'.")),
   (
     loop(np.zeros((T, B, 7), np.float32)),
     ValueError,
-    words("xs must be [..., 2], got [5, 3, 7]."),
+    words("xs must be [T, B, 2], got [5, 3, 7]."),
   ),
   (
     lambda: unroll(make_cell("lstm", H + 1), PARAMS, XS),
     ValueError,
-    words("params must fit the cell", "params['b'] must be [20], got [16]."),
+    words("params['b'] must be floats [20], got float32[16]."),
   ),
   (
     lambda: unroll(CELL, {"w_x": PARAMS["w_x"]}, XS),
     ValueError,
-    words("params must fit the cell", "their structure must be", "w_h", "got", "w_x"),
+    words("params must have the structure", "'w_h': float32[4, 16]", "got {'w_x'"),
   ),
   (loop(truncation=0), ValueError, words("truncation must be at least 1, got 0.")),
   (loop(truncation=-3), ValueError, words("truncation must be at least 1, got -3.")),
@@ -108,26 +112,30 @@ UNROLL = [
     words("resets must be [T, B] = (5, 3), got (3, 5)"),
   ),
   (loop(resets=np.ones((T, B))), TypeError, words("resets must be bool, got float")),
-  (loop(carry=SMALL), ValueError, words("carry must have the structure", "LSTMCarry", "got", "*")),
+  (
+    loop(carry=SMALL),
+    ValueError,
+    words("carry must have the structure LSTMCarry(hidden=float32[3, 4]", "got float32[3, 3]."),
+  ),
   (
     loop(carry=(HALF, HALF)),
     ValueError,
-    words("carry must have the structure", "LSTMCarry", "(*, *)"),
+    words("carry must have the structure LSTMCarry(", "got (float16[3, 4], float16[3, 4])."),
   ),
   (
     loop(carry=CELL.initial_carry((B,))._replace(cell=SMALL)),
     ValueError,
-    words("carry must", "(3, 4)", "float32", "got (3, 3)"),
+    words("carry.cell must be float32[3, 4], got float32[3, 3]."),
   ),
   (
     loop(carry=CELL.initial_carry((B,))._replace(cell=HALF)),
     ValueError,
-    words("carry must", "(3, 4)", "float32", "got (3, 4) and float16"),
+    words("carry.cell must be float32[3, 4], got float16[3, 4]."),
   ),
   (
     loop(probe=gradient_probe(CELL, T + 1, B)),
     ValueError,
-    words("probe must have leaves of shape (5, 3) and dtype float32, got (6, 3)"),
+    words("probe.hidden must be float32[5, 3], got float32[6, 3]."),
   ),
   (
     loop(probe=gradient_probe(make_cell("gru", H), T, B)),
@@ -217,12 +225,12 @@ DEEP_RNN = [
   (
     model(CELL, CELL, call={"carries": [None]}),
     ValueError,
-    words("carries must have 2 entries, one per layer, got 1."),
+    words("carries must have 2 entries, one a layer, got 1."),
   ),
   (
     model(CELL, call={"probes": [None, None]}),
     ValueError,
-    words("probes must have 1 entries, one per layer, got 2."),
+    words("probes must have 1 entries, one a layer, got 2."),
   ),
   (model(call={"truncation": 0}), ValueError, words("truncation must be at least 1, got 0.")),
 ]

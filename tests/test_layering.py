@@ -19,7 +19,8 @@ FILES = sorted(LIBRARY.rglob("*.py")) + sorted(EXPERIMENTS.rglob("*.py"))
 # other. `__init__` stands above everything else unless it is listed.
 TIERS: dict[str, Sequence[set[str]]] = {
   "rnn_jax": (
-    {"types", "checks"},
+    {"checks"},
+    {"types"},
     {"initializers", "powers"},
     {"cells"},
     {"probes", "losses"},

@@ -72,7 +72,12 @@ def test_squared_error_is_summed_over_the_last_axis():
 @pytest.mark.parametrize(
   ("function", "arguments", "error", "message"),
   [
-    (cross_entropy, (jnp.zeros((2, 3)), jnp.zeros(2)), TypeError, "targets must be integers"),
+    (
+      cross_entropy,
+      (jnp.zeros((2, 3)), jnp.zeros(2)),
+      TypeError,
+      "targets must be an array of integers",
+    ),
     (cross_entropy, (jnp.zeros((2, 3)), jnp.zeros(3, int)), ValueError, "targets must be [...]"),
     (cross_entropy, (jnp.float32(0), jnp.zeros(3, int)), ValueError, "targets must be [...]"),
     (squared_error, (jnp.zeros((2, 3, 1)), jnp.zeros((2, 3))), ValueError, "targets must have"),

@@ -189,8 +189,8 @@ def test_counts_that_do_not_divide_are_named():
     mapped = map_runs(lambda run, state, data: (state, function(data)), jax.devices()[:4])
     mapped(jnp.zeros(4), jnp.zeros(4), jnp.zeros(shape))
 
-  with pytest.raises(ValueError, match="count must divide the batch size 8, got 3"):
-    call(lambda data: shard(data, 3), 5, 8)
+  with pytest.raises(ValueError, match="count must divide the batch size 7, got 2"):
+    call(lambda data: shard(data, 2), 5, 7)
   with pytest.raises(ValueError, match="count must divide the number of devices 4, got 3"):
     call(lambda data: psum(data, 3))
   for function in (shard, psum):
@@ -199,5 +199,7 @@ def test_counts_that_do_not_divide_are_named():
 
 
 def test_spread_needs_one_entry_a_device():
-  with pytest.raises(ValueError, match=r"leaves \[devices, ...\] with 4 entries, got \[3\]"):
+  with pytest.raises(
+    ValueError, match=r"leaves \[devices, ...\] with 4 entries, got float\d\d\[3\]"
+  ):
     spread(np.zeros(3), jax.devices()[:4])

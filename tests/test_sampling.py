@@ -131,8 +131,8 @@ def test_decoding_starts_from_the_encoders_carries():
 @pytest.mark.parametrize(
   ("token", "num_steps", "error", "message"),
   [
-    (jnp.zeros((1, B), int), 3, ValueError, "token must be integers [B], got int32[1, 3]."),
-    (jnp.zeros(B), 3, ValueError, "token must be integers [B], got float32[3]."),
+    (jnp.zeros((1, B), int), 3, ValueError, "token must be [B] with B at least 1, got [1, 3]."),
+    (jnp.zeros(B), 3, TypeError, "token must be an array of integers, got float32[3]."),
     (jnp.zeros(B, int), 0, ValueError, "num_steps must be at least 1, got 0."),
     (jnp.zeros(B, int), 1.5, TypeError, "num_steps must be an integer, got 1.5."),
   ],

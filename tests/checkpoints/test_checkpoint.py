@@ -259,13 +259,16 @@ def test_a_failing_disk_is_reported_as_an_oserror_without_a_traceback(tmp_path, 
 @pytest.mark.parametrize(
   ("call", "arguments", "message"),
   [
-    (save, ("a", {}), "path must be a pathlib.Path, got 'a'."),
-    (restore, ("a", {}), "path must be a pathlib.Path, got 'a'."),
-    (Series, ("a",), "folder must be a pathlib.Path, got 'a'."),
+    (save, ("a", {}), "path must be a Path, got 'a'."),
+    (restore, ("a", {}), "path must be a Path, got 'a'."),
+    (Series, ("a",), "folder must be a Path, got 'a'."),
     (Series, (Path("a"), 1.5), "keep must be an integer, got 1.5."),
-    (newest, ("a", {}, dict), "folder must be a pathlib.Path, got 'a'."),
+    (newest, ("a", {}, dict), "folder must be a Path, got 'a'."),
     (newest, (Path("a"), {"a": {1}}, dict), "configuration must be JSON data, got"),
+    (newest, (Path("a"), {}, {}), "like must be a function, got {}."),
+    (newest, (Path("a"), None, dict), "configuration must be a Mapping, got None."),
     (difference, ({}, {"a": {1}}), "configuration must be JSON data, got"),
+    (difference, ([], {}), "configuration must be a Mapping, got []."),
   ],
 )
 def test_wrong_arguments_are_named(call, arguments, message):

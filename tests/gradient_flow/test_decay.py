@@ -67,7 +67,7 @@ def test_effective_memory_is_the_first_lag_below(x64):
     (lambda p: decay_rate(p, 1.0), TypeError, "first must be an integer, got 1.0"),
     (lambda p: decay_rate(p[:1]), ValueError, "first must be below the last lag 0, got 0"),
     (lambda p: decay_rate(p[:0]), ValueError, "profile must be [lag, ...] with at least one lag"),
-    (lambda p: decay_rate(p.astype(int)), TypeError, "profile must be floats"),
+    (lambda p: decay_rate(p.astype(int)), TypeError, "profile must be an array of floats"),
     (lambda p: effective_memory(p, 0), ValueError, "epsilon must be greater than 0, got 0"),
     (lambda p: effective_memory(p, 1.5), ValueError, "epsilon must be at most 1, got 1.5"),
     (lambda p: effective_memory(p[:0], 0.5), ValueError, "profile must be"),

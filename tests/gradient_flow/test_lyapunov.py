@@ -117,7 +117,7 @@ def test_fewer_exponents_are_the_first_ones():
 def test_gaussian_products_have_the_exponents_of_their_closed_form():
   size, num_steps, gain = 6, 3000, 1.3
   cell = Cell(  # h' = J_t h, the matrix J_t being the input
-    init=None,
+    init=lambda key, input_size, dtype=float: (),
     initial_carry=lambda batch_shape, dtype=float: jnp.zeros((*batch_shape, size), dtype),
     prepare=unprepared,
     project=lambda params, xs, key=None: xs.reshape(*xs.shape[:-1], size, size),

@@ -139,7 +139,7 @@ def test_omega_of_no_gradient_is_zero_and_a_zero_kernel_has_a_finite_gradient(nu
 
 def test_a_loss_that_is_not_a_scalar_is_refused():
   cells, params = network(["elman"], H)
-  with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[3, 2, 3\]"):
+  with pytest.raises(ValueError, match=r"loss must return a scalar, got \[3, 2, 3\]"):
     omega(cells, params, draw(80, T, B, D), lambda ys: ys)
 
 

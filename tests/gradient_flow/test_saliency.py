@@ -90,7 +90,7 @@ def test_a_text_may_be_longer_than_a_block_of_windows():
   [
     (LINEAR, TOKENS, 0, ValueError, "reach must be at least 1, got 0."),
     (LINEAR, TOKENS[:1], 2, ValueError, "tokens must be [T + 1] with T at least 1, got [1]."),
-    (LINEAR, TOKENS / 2, 2, TypeError, "tokens must be integers, got float"),
+    (LINEAR, TOKENS / 2, 2, TypeError, "tokens must be an array of integers, got float"),
     (DeepRNN(LINEAR.cells, V), TOKENS, 2, ValueError, "model must read tokens and predict"),
     (LINEAR.clone(pooled=True), TOKENS, 2, ValueError, "model must read tokens and predict"),
     (LINEAR.clone(learned_carry=True), TOKENS, 2, ValueError, "learned_carry must be False"),

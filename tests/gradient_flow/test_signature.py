@@ -7,10 +7,13 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from networks import draw, mean_loss, network
 
-from rnn_jax import gradient_flow
+from rnn_jax import DeepRNN, gradient_flow, make_cell
+from rnn_jax.losses import squared_error
+from rnn_jax.tasks import Batch
 
 T, B, D, H = 3, 2, 2, 3
 XS = draw(80, T, B, D)
@@ -69,13 +72,16 @@ def test_results_have_one_entry_a_layer(name):
   [
     ({"cells": CELLS[0]}, TypeError, "cells must be a sequence, one cell a layer, got Cell"),
     ({"cells": []}, ValueError, "cells must hold at least one cell, got none"),
-    ({"cells": ["gru", "gru"]}, TypeError, r"cells must hold cells, got str at \[0\]"),
+    ({"cells": ["gru", "gru"]}, TypeError, r"cells\[0\] must be a Cell, got 'gru'"),
     ({"params": PARAMS[0]}, TypeError, "params must be a sequence, one entry a layer, got dict"),
     ({"params": PARAMS[:1]}, ValueError, "params must have 2 entries, one a layer, got 1"),
     ({"xs": XS[0, 0]}, ValueError, r"xs must be \[T, B, D\]"),
     ({"xs": XS[None]}, ValueError, r"xs must be \[T, B, D\]"),
     ({"xs": jnp.float32(1)}, ValueError, r"xs must be \[T, B, D\]"),
     ({"xs": XS[:0]}, ValueError, r"xs must be \[T, B, D\]"),
+    ({"xs": XS[..., :1]}, ValueError, r"xs must be \[T, B, 2\], got \[3, 2, 1\]"),
+    ({"xs": XS.astype(complex)}, TypeError, "xs must be an array of floats or integers, got compl"),
+    ({"xs": None}, TypeError, "xs must be an array of floats or integers, got None"),
   ],
 )
 def test_arguments_that_do_not_fit_are_named(name, wrong, error, message):
@@ -84,15 +90,35 @@ def test_arguments_that_do_not_fit_are_named(name, wrong, error, message):
 
 
 @pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize(
+  ("params", "message"),
+  [
+    ([None, PARAMS[1]], r"params\[0\] must have the structure"),
+    (
+      [PARAMS[0], {**PARAMS[1], "b": PARAMS[1]["b"][:1]}],
+      r"params\[1\]\['b'\] must be floats \[9\], got float32\[1\]",
+    ),
+  ],
+)
+def test_params_that_do_not_fit_are_named(name, params, message):
+  options = {"direction": params} if name == "sensitivity" else {}
+  with pytest.raises(ValueError, match=message):
+    call(name, params=params, **options)
+
+
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
   ("name", "options", "error", "message"),
   [
     ("step_jacobians", {"carries": PARAMS[:1]}, ValueError, "carries must have 2 entries"),
     ("singular_values", {"carries": [draw(0, B, H)]}, ValueError, "carries must have 2 entries"),
-    ("lyapunov_spectrum", {"carries": [draw(0, H)] * 2}, ValueError, "carry must have leaves"),
+    ("lyapunov_spectrum", {"carries": [draw(0, H)] * 2}, ValueError, "carry must be float"),
     ("sensitivity", {"direction": PARAMS[:1]}, ValueError, "direction must have 2 entries"),
     ("lag_profile", {"positions": T}, ValueError, f"positions must be below T = {T}, got {T}"),
     ("truncation_bias", {"truncations": 1}, ValueError, "truncations must be a list"),
+    ("jacobian_norm", {"key": 3}, TypeError, "key must be a random key"),
+    ("step_jacobians", {"carries": draw(0, B, H)}, TypeError, "carries must be a sequence"),
   ],
 )
 def test_options_that_do_not_fit_are_named(name, options, error, message):
@@ -105,14 +131,98 @@ def test_options_that_do_not_fit_are_named(name, options, error, message):
   ("function", "arguments", "error", "message"),
   [
     ("decay_rate", (1.0,), ValueError, r"profile must be \[lag, ...\]"),
-    ("decay_rate", (jnp.arange(3),), TypeError, "profile must be floats"),
+    ("decay_rate", (jnp.arange(3),), TypeError, "profile must be an array of floats"),
     ("effective_memory", (jnp.zeros(0), 0.5), ValueError, r"profile must be \[lag, ...\]"),
     ("effective_memory", (jnp.zeros(3), 2), ValueError, "epsilon must be at most 1, got 2"),
     ("choose_truncation", ((), 0.1), ValueError, "profile must have leaves"),
     ("choose_truncation", ((jnp.zeros(3), jnp.zeros(2)), 0.1), ValueError, "with the same lags"),
     ("choose_truncation", (jnp.float32(0), 0.1), ValueError, "profile must have leaves"),
+    ("choose_truncation", (jnp.arange(3), 0.1), TypeError, "profile must be an array of floats"),
+    (
+      "choose_truncation",
+      ((jnp.zeros((3, 1)), jnp.zeros((3, 2))), 0.1),
+      ValueError,
+      "profile must have leaves of the same size",
+    ),
+    ("choose_truncation", (jnp.zeros(3), 1), ValueError, "tolerance must be below 1, got 1"),
+    ("decay_rate", (None,), TypeError, "profile must be an array of floats, got None"),
+    ("half_life", ("x",), TypeError, "rate must be an array of floats, got 'x'"),
+    ("half_life", (True,), TypeError, r"rate must be an array of floats, got bool\[\]"),
+    ("joint_size", ("gru",), TypeError, "cell must be a Cell, got 'gru'"),
+    ("describe_nonfinite", (None,), TypeError, "found must be a NonFinite, from first_nonfinite"),
   ],
 )
 def test_profiles_that_do_not_fit_are_named(function, arguments, error, message):
   with pytest.raises(error, match=message):
     getattr(gradient_flow, function)(*arguments)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+  "name", ["lag_profile", "omega", "truncation_bias", "weight_share_norms", "weight_shares"]
+)
+@pytest.mark.parametrize(
+  ("loss", "message"),
+  [
+    (None, "loss must be a function, got None"),
+    (lambda ys: (ys, 0), r"loss must return floats, got \(float32"),
+    (lambda ys: ys.astype(complex), "loss must return floats, got complex64"),
+  ],
+)
+def test_a_wrong_loss_is_named(name, loss, message):
+  with pytest.raises(TypeError, match=message):
+    getattr(gradient_flow, name)(CELLS, PARAMS, XS, loss, **MEASURES[name])
+
+
+MODEL = DeepRNN([make_cell("gru", H)], output_size=1)
+READER = DeepRNN([make_cell("gru", H)], output_size=3, vocabulary_size=3)
+BATCH = Batch(XS, jnp.zeros((T, B, 1)), jnp.ones((T, B), bool))
+VALUES = {"layers_0": {"cell": PARAMS[0]}, "head": {"kernel": draw(1, H, 1), "bias": draw(2, 1)}}
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+  ("wrong", "error", "message"),
+  [
+    ({"model": "x"}, TypeError, "model must be a DeepRNN, got 'x'"),
+    ({"params": None}, ValueError, "variables must be those of this network"),
+    ({"params": {"params": VALUES}}, ValueError, "variables must be those of this network"),
+    (
+      {"params": {**VALUES, "layers_0": {"cell": PARAMS[0] | {"b": draw(0, 3)}}}},
+      ValueError,
+      r"params\['layers_0'\]\['cell'\]\['b'\] must be floats \[9\], got float32\[3\]",
+    ),
+    ({"batch": None}, TypeError, "batch must be a Batch, from rnn_jax.tasks, got None"),
+    ({"batch": BATCH._replace(mask=XS)}, TypeError, "mask must be an array of booleans"),
+    ({"loss": None}, TypeError, "loss must be a function, got None"),
+    ({"carries": [draw(0, B, H)] * 2}, ValueError, "carries must have 1 entries, one a layer"),
+    ({"optimizer": "sgd"}, TypeError, "optimizer must be a GradientTransformation, got 'sgd'"),
+    ({"optimizer": optax.sgd(0.1)}, ValueError, "opt_state must be given with an optimizer"),
+    ({"key": 3}, TypeError, "key must be a random key"),
+    ({"clip_carry": -1.0}, ValueError, "clip_carry must be greater than 0, got -1.0"),
+    ({"truncation": 0}, ValueError, "truncation must be at least 1, got 0"),
+  ],
+)
+def test_wrong_arguments_of_first_nonfinite_are_named(wrong, error, message):
+  arguments = {"model": MODEL, "params": VALUES, "batch": BATCH, "loss": squared_error}
+  with pytest.raises(error, match=message):
+    gradient_flow.first_nonfinite(**{**arguments, **wrong})
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+  ("wrong", "error", "message"),
+  [
+    ({"model": "x"}, TypeError, "model must be a DeepRNN, got 'x'"),
+    ({"model": MODEL}, ValueError, "model must read tokens and predict at every step"),
+    ({"model": READER.clone(output_size=None)}, ValueError, "output_size None"),
+    ({"model": READER.clone(learned_carry=True)}, ValueError, "learned_carry must be False"),
+    ({"variables": VALUES}, ValueError, "variables must be those of this network"),
+    ({"tokens": None}, TypeError, "tokens must be an array of integers, got None"),
+    ({"reach": 0}, ValueError, "reach must be at least 1, got 0"),
+  ],
+)
+def test_wrong_arguments_of_saliency_are_named(wrong, error, message):
+  arguments = {"model": READER, "variables": {}, "tokens": [0, 1, 2], "reach": 1}
+  with pytest.raises(error, match=message):
+    gradient_flow.saliency(**{**arguments, **wrong})

@@ -105,7 +105,9 @@ def test_a_cut_gradient_of_zero_is_all_error_and_has_no_cosine():
   # w_x is the only param and x_0 the only nonzero input, so truncation cuts off the whole gradient.
   params = {"w_x": jnp.ones((1, 1))}
   cell = SCALAR._replace(
-    project=lambda p, xs, key=None: xs @ p["w_x"], recur=lambda p, h: jnp.float32(0.5) * h
+    init=lambda key, input_size, dtype=float: params,
+    project=lambda p, xs, key=None: xs @ p["w_x"],
+    recur=lambda p, h: jnp.float32(0.5) * h,
   )
   xs = jnp.zeros((T, 1, 1)).at[0].set(1.0)
   bias = truncation_bias([cell], [params], xs, lambda ys: ys[-1, 0, 0], truncations=[T - 1, T])
@@ -132,5 +134,5 @@ def test_truncations_are_steps_of_the_sequence(ks, exception, message):
 
 def test_a_loss_that_is_not_a_scalar_is_refused():
   cells, params = network(["elman"], H)
-  with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[6\]"):
+  with pytest.raises(ValueError, match=r"loss must return a scalar, got \[6\]"):
     truncation_bias(cells, params, draw(80, T, B, D), lambda ys: ys[:, 0, 0], truncations=[1])

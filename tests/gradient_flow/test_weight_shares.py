@@ -93,5 +93,5 @@ def test_a_cell_without_a_recurrent_kernel_is_refused_by_its_index(measure, name
 
 def test_a_loss_that_is_not_a_scalar_is_refused():
   cells, params = network(["elman"], H)
-  with pytest.raises(ValueError, match=r"loss must return a scalar, got shape \[3, 3\]"):
+  with pytest.raises(ValueError, match=r"loss must return a scalar, got \[3, 3\]"):
     weight_share_norms(cells, params, draw(80, T, B, D), lambda ys: ys[..., 0])

@@ -160,7 +160,7 @@ def test_trees_that_do_not_fit_are_named():
     ({"hff": {"kernel": 1}, **good}, "^Unknown entry 'hff/kernel'; did you mean 'hf/kernel'"),
     (wrong, r"^hf/kernel must be \[H, H\] = \[5, 5\], got \[5, 6\]"),
     ({"params": good}, "^Unknown entry 'params/"),
-    ([], "^params must be a dict of dicts of arrays, got list"),
+    ([], r"^params must be a Mapping, got \[\]"),
   ):
     with pytest.raises((TypeError, ValueError), match=message):
       from_linen("lstm", tree)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def corpus_of(text):
 
 
 CORPUS = corpus_of(b"".join(b"if a%s: return %d # no\n" % (b"b" * i, i) for i in range(10)))
-NOT_A_CORPUS = "corpus must be a Corpus, from rnn_jax.text.load_corpus, got 'a.txt'."
+NOT_A_CORPUS = "corpus must be a Corpus, from load_corpus, got 'a.txt'."
 
 # (function, arguments, error, message)
 CASES = [
@@ -29,6 +31,12 @@ CASES = [
   (digits, (1.0,), TypeError, "batch_size must be an integer, got 1.0."),
   (spelling, (0,), ValueError, "batch_size must be at least 1, got 0."),
   (sequential_digits, (784, 1), ValueError, "must be 64, the pixels of an image, got 784."),
+  (
+    functools.partial(sequential_digits, pooled="no"),
+    (64, 1),
+    TypeError,
+    "pooled must be True or False, got 'no'.",
+  ),
   (reverse, (0, 1), ValueError, "sequence_length must be at least 1, got 0."),
   (reverse, (3, [1]), TypeError, "batch_size must be an integer, got [1]."),
   (sort, (3, 0), ValueError, "batch_size must be at least 1, got 0."),

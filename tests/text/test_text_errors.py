@@ -12,10 +12,12 @@ from rnn_jax.text import (
   build_word_vocabulary,
   evaluation_windows,
   lanes,
+  line_spans,
   load_corpus,
   make_reader,
   make_source,
   split,
+  vocabulary_to_json,
 )
 from rnn_jax.text.python_source import tagged_lines
 
@@ -81,6 +83,31 @@ CASES = [
     (np.arange(2),),
     TypeError,
     "text must be bytes or a uint8 array, got dtype(",
+  ),
+  *(
+    (function, arguments, TypeError, "source must be a Source, from make_source, got 'a.txt'.")
+    for function, arguments in (
+      (make_reader, ("stream", "a.txt", 1, 1, 1, 0)),
+      (evaluation_windows, ("a.txt", 1, 1, 1)),
+      (line_spans, ("a.txt",)),
+    )
+  ),
+  (
+    evaluation_windows,
+    (counting(9), 1, 1, 1, "yes"),
+    TypeError,
+    "by_line must be True or False, got 'yes'.",
+  ),
+  (vocabulary_to_json, ("a",), TypeError, "must be a Vocabulary or a WordVocabulary, got str."),
+  *(
+    (vocabulary.decode, (tokens,), error, message)
+    for vocabulary in (build_vocabulary(b"abc"), build_word_vocabulary(b"a"))
+    for tokens, error, message in (
+      ([9], ValueError, "tokens must be from 0 to 2, got 9 to 9."),
+      ([-1, 0], ValueError, "tokens must be from 0 to 2, got -1 to 0."),
+      (np.ones(3), TypeError, "tokens must be integers, got float64."),
+      ([[1]], ValueError, "tokens must be [N], got int64[1, 1]."),
+    )
   ),
   (
     build_word_vocabulary,

@@ -192,15 +192,16 @@ def test_a_complex_cell_with_several_drives_and_no_recurrent_product(x64):
     moved = jnp.exp(jax.lax.complex(-jnp.exp(nu), theta)) * h + gain * drive["u"]
     return jnp.where(drive["mask"], moved, h)
 
+  shapes = {"w_x": (D, H), "nu": (H,), "theta": (H,)}
+  params = draw(1, {k: jax.ShapeDtypeStruct(s, float) for k, s in shapes.items()})
   cell = make_cell("elman", H)._replace(
+    init=lambda key, input_size, dtype=float: params,
     initial_carry=lambda shape, dtype=float: jnp.zeros((*shape, H), complex),
     project=project,
     recur=lambda params, h: (),
     update=update,
     output=lambda params, h, drive: h.real * drive["gain"],
   )
-  shapes = {"w_x": (D, H), "nu": (H,), "theta": (H,)}
-  params = draw(1, {k: jax.ShapeDtypeStruct(s, float) for k, s in shapes.items()})
   xs = draw(3, jax.ShapeDtypeStruct((T, B, D), float))
   probe = jnp.zeros((T, B))
 
