@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cell_kinds import PLAIN
 
 from rnn_jax import gradient_probe, make_cell, unroll
 from rnn_jax.cells import zoneout
@@ -19,6 +18,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-12)
 
 T, B, D, H = 7, 2, 2, 3
+
+CARRIES = ("gru", "lstm")  # an array that is the output, and a pair
 
 LENGTHS = np.array([7, 4])
 RESETS = np.zeros((T, B), bool)
@@ -93,11 +94,9 @@ ALL = {"lengths": LENGTHS, "resets": RESETS, "truncation": 2, "reverse": True}
 @pytest.mark.parametrize(
   ("name", "time"),
   [
-    *((name, ALL) for name in PLAIN),
+    ("lstm", ALL),
+    ("gru", {"lengths": LENGTHS, "resets": RESETS}),
     ("elman", {"lengths": LENGTHS, "truncation": 3, "reverse": True}),
-    ("elman", {"resets": RESETS, "truncation": 2}),
-    ("elman", {"resets": RESETS, "truncation": 2, "reverse": True}),
-    ("lstm", {"lengths": LENGTHS, "resets": RESETS}),
   ],
   ids=lambda v: v if isinstance(v, str) else "+".join(v),
 )
@@ -106,7 +105,7 @@ def test_sequences_in_a_batch_do_not_affect_each_other(name, time):
   assert_close(together(cell, **time)(*arrays), apart(cell, **time)(*arrays))
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", CARRIES)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_padding_changes_nothing(name, reverse):
   cell, (params, xs, carry, probe) = problem(name)
@@ -121,12 +120,13 @@ def test_padding_changes_nothing(name, reverse):
     assert not np.any(np.asarray(a)[padding])
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", CARRIES)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_length_zero_returns_the_initial_carry_and_no_output(name, reverse):
   cell, (params, xs, carry, _) = problem(name)
   zeros = np.zeros(B, int)
-  final, ys = unroll(cell, params, xs, carry, lengths=zeros, reverse=reverse, truncation=2)
+  time = {"lengths": zeros, "reverse": reverse, "truncation": 2}
+  final, ys = jax.jit(functools.partial(unroll, cell, **time))(params, xs, carry)
   chex.assert_trees_all_equal((final, ys), (carry, jnp.zeros((T, B, H))))
 
 
@@ -144,11 +144,11 @@ def test_lengths_may_be_of_any_integer_dtype(dtype, reverse):
 def test_tokens_equal_their_one_hot_vectors_under_all_time_arguments(time):
   cell, (params, _, carry, _) = problem("gru")
   tokens = np.random.default_rng(0).integers(0, D, (T, B))
-  run = functools.partial(unroll, cell, params, carry=carry, **time)
-  assert_close(run(jnp.asarray(tokens)), run(jax.nn.one_hot(tokens, D)))
+  run = jax.jit(functools.partial(unroll, cell, params, carry=carry, **time))
+  assert_close(run(jnp.asarray(tokens)), run(jnp.asarray(np.eye(D)[tokens])))
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", CARRIES)
 def test_reverse_equals_forward_on_flipped_inputs(name):
   cell, (params, xs, carry, _) = problem(name)
   final, ys = unroll(cell, params, xs, carry, reverse=True)
@@ -156,7 +156,7 @@ def test_reverse_equals_forward_on_flipped_inputs(name):
   assert_close((final, ys[::-1]), (flipped_final, flipped_ys))
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", CARRIES)
 def test_two_halves_equal_the_whole(name):
   cell, arrays = problem(name)
 
@@ -178,7 +178,7 @@ def test_no_carry_is_the_zero_carry():
 # Truncation
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", CARRIES)
 def test_truncation_at_the_length_or_beyond_is_full_backpropagation(name):
   cell, arrays = problem(name)
   cut = jax.jit(lambda k: together(cell, truncation=k)(*arrays))
@@ -187,7 +187,7 @@ def test_truncation_at_the_length_or_beyond_is_full_backpropagation(name):
     assert_close(cut(k), full)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", CARRIES)
 def test_truncation_leaves_the_forward_pass_bit_identical(name):
   cell, (params, xs, carry, _) = problem(name)
   whole = jax.jit(lambda: unroll(cell, params, xs, carry))()
@@ -261,7 +261,7 @@ def test_truncation_may_be_mapped():
 @pytest.mark.parametrize(
   ("name", "num_steps", "remats"),
   [
-    *(("elman", num_steps, ["sqrt"]) for num_steps in (1, 2, 7, 16)),
+    *(("elman", num_steps, ["sqrt"]) for num_steps in (1, 2, 16)),
     ("lstm", 17, ["step", "sqrt"]),
   ],
 )
@@ -320,29 +320,7 @@ def test_forward_mode_agrees_with_reverse_mode(time):
   _, forward = jax.jit(lambda: jax.jvp(loss, tuple(arrays), direction))()
   grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
   pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(direction), strict=True)
-  np.testing.assert_allclose(forward, sum(jnp.vdot(g, d) for g, d in pairs))
-
-
-@pytest.mark.parametrize(
-  ("name", "time"),
-  [
-    ("lstm", {}),
-    ("elman", {"lengths": LENGTHS, "resets": RESETS, "remat": "sqrt"}),
-  ],
-  ids=["lstm", "elman-all"],
-)
-def test_hessian_vector_products_agree_in_both_orders(name, time):
-  cell, (params, xs, carry, _) = problem(name)
-  direction = jax.tree.map(lambda a: draw(40, *a.shape), params)
-  grad = jax.grad(lambda params: score(unroll(cell, params, xs, carry, **time)))
-
-  def along(params):
-    leaves = zip(jax.tree.leaves(grad(params)), jax.tree.leaves(direction), strict=True)
-    return sum(jnp.vdot(g, d) for g, d in leaves)
-
-  reverse = jax.jit(jax.grad(along))(params)
-  _, forward = jax.jit(lambda: jax.jvp(grad, (params,), (direction,)))()
-  assert_close(reverse, forward)
+  np.testing.assert_allclose(forward, sum(np.vdot(g, d) for g, d in pairs))
 
 
 def test_params_may_be_mapped():
@@ -376,11 +354,10 @@ def test_a_key_may_be_of_any_generator_typed_or_raw(implementation):
   cell = zoneout(elman, 0.3)
   key = jax.random.key(5, impl=implementation)
   with jax.default_prng_impl(implementation):
-    typed, raw = (
-      unroll(cell, params, xs, carry, key=k)[1] for k in (key, jax.random.key_data(key))
-    )
+    run = jax.jit(lambda key: unroll(cell, params, xs, carry, key=key)[1])
+    typed, raw = run(key), run(jax.random.key_data(key))
   np.testing.assert_array_equal(typed, raw)
-  assert np.any(typed != unroll(cell, params, xs, carry)[1])
+  assert np.any(np.asarray(typed) != unroll(cell, params, xs, carry)[1])
 
 
 def test_a_truncation_beyond_int32_is_full_backpropagation():
