@@ -45,15 +45,15 @@ def train(run, state, data_key):
 
 def runs_of(count):
   return {
-    "seed": jnp.arange(count),
-    "learning_rate": jnp.linspace(0.01, 0.1, count),
-    "clip_norm": jnp.linspace(0.1, 10.0, count),
-    "truncation": jnp.arange(1, count + 1),
+    "seed": np.arange(count, dtype=np.int32),
+    "learning_rate": np.linspace(0.01, 0.1, count, dtype=np.float32),
+    "clip_norm": np.linspace(0.1, 10.0, count, dtype=np.float32),
+    "truncation": np.arange(1, count + 1, dtype=np.int32),
   }
 
 
 def entry(tree, i):
-  return jax.tree.map(lambda a: a[i], tree)
+  return jax.tree.map(lambda a: np.asarray(a)[i], tree)
 
 
 @jax.jit
@@ -109,12 +109,12 @@ def masked_batch(seed, num_steps=6, batch_size=8):
 def random_state(model, optimizer, seed):
   shapes = jax.eval_shape(model.init, jax.random.key(0), masked_batch(0).xs)["params"]
   rng = np.random.default_rng(seed)
-  params = jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape), a.dtype), shapes)
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  params = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(a.dtype), shapes)
+  return TrainState(np.zeros((), np.int32), params, jax.jit(optimizer.init)(params))
 
 
 def stacked(trees):
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_shared_batch_is_the_whole_batch(x64, cell, runs, count, clip_norm):
     return jax.lax.scan(body, state, batches)
 
   batches = stacked([masked_batch(seed) for seed in range(3)])
-  truncations = jnp.arange(2, 2 + runs)
+  truncations = np.arange(2, 2 + runs)
   states = [random_state(model, optimizer, seed) for seed in range(runs)]
   alone = [jax.jit(train)(k, state, batches) for k, state in zip(truncations, states, strict=True)]
 
@@ -156,7 +156,8 @@ def test_a_shared_batch_is_the_whole_batch(x64, cell, runs, count, clip_norm):
     functools.partial(train, count=count, psum=total), jax.devices()[: runs * count]
   )
   repeated = [state for state in states for _ in range(count)]
-  got, metrics = shared(jnp.repeat(truncations, count), stacked(repeated), batches)
+  results = shared(np.repeat(truncations, count), stacked(repeated), batches)
+  got, metrics = jax.device_get(results)
   close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-10)
   for run, (state, expected) in enumerate(alone):
     own = slice(run * count, (run + 1) * count)
@@ -165,7 +166,7 @@ def test_a_shared_batch_is_the_whole_batch(x64, cell, runs, count, clip_norm):
       close(metrics.loss[device], expected.loss)
       close(metrics.grad_norm[device], expected.grad_norm)
     # [devices, updates, T, examples of a device] → [updates, T, B]
-    norms = jax.tree.map(lambda a, own=own: jnp.concatenate(a[own], axis=-1), metrics.norms)
+    norms = jax.tree.map(lambda a, own=own: np.concatenate(a[own], axis=-1), metrics.norms)
     close(norms, expected.norms)
     assert expected.grad_norm.min() > 0.1  # so that clipping, if any, has an effect
 

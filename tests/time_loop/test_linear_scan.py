@@ -21,9 +21,7 @@ RESETS = np.zeros((T, B), bool)
 RESETS[[0, 3, 5], [2, 0, 1]] = True
 TIMES = {
   "plain": {},
-  "reverse": {"reverse": True},
-  "lengths": {"lengths": np.array([7, 0, 4])},
-  "resets": {"resets": RESETS, "truncation": 3},
+  "forward": {"lengths": np.array([7, 0, 4]), "resets": RESETS, "truncation": 3},
   "all": {"lengths": np.array([7, 2, 5]), "resets": RESETS, "truncation": 2, "reverse": True},
 }
 
@@ -40,7 +38,7 @@ def draw(seed, like):
 
 
 def problem(cell, num_steps=T, input_size=D):
-  params = cell.init(jax.random.key(0), input_size)
+  params = jax.jit(cell.init, static_argnums=1)(jax.random.key(0), input_size)
   xs = draw(1, jnp.zeros((num_steps, B, input_size)))
   return params, xs, draw(2, cell.initial_carry((B,)))
 
@@ -71,7 +69,7 @@ def test_equals_the_loop(x64, name, which):
   given = problem(cell)
   if "lengths" in time:
     past = np.arange(T)[:, None] >= time["lengths"]
-    given = (given[0], jnp.where(past[..., None], jnp.nan, given[1]), given[2])
+    given = (given[0], np.where(past[..., None], np.nan, given[1]), given[2])
   chex.assert_trees_all_close(
     everything(cell, given, "associative", **time),
     everything(cell, given, "loop", **time),
@@ -80,7 +78,7 @@ def test_equals_the_loop(x64, name, which):
   )
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", ["lru", "rg_lru"])  # of which some units start slow
 def test_long_sequences_differ_by_rounding_only(name):
   # In float32, over 4096 steps. A slow unit sums up that many terms.
   cell = make_cell(name, H)
