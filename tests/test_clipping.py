@@ -47,28 +47,37 @@ def joint_norm(tree):
   return np.sqrt(sum(np.sum(np.square(leaf), axis=-1) for leaf in jax.tree.leaves(tree)))
 
 
-def by_hand(name, limit, *, truncation=T, lengths=(T,) * B, resets=None, reverse=False, remat=""):
-  """Returns gradients of params, xs and carry, and joint norms before clipping, step by step."""
-  del remat
-  cell, params, xs, carry = problem(name)
-  resets = np.zeros((T, B), bool) if resets is None else resets
-  count = np.zeros(B, int)  # steps since the sequence began
-  nothing = jax.tree.map(np.zeros_like, carry)
-
-  def where(condition, yes, no):
-    return jax.tree.map(lambda a, b: np.where(condition[:, None], a, b), yes, no)
+@functools.cache
+def pieces(name):
+  """Returns the compiled step of the cell, and the vjps of its output and of the step."""
+  cell, *_ = problem(name)
 
   @jax.jit
   def forward(params, start, x):
     return step(cell, params, start, cell.project(params, x))
 
   @jax.jit
-  def through_output(carry, y_bar):
+  def through_output(params, carry, y_bar):
     return jax.vjp(lambda carry: cell.output(params, carry, None), carry)[1](y_bar)[0]
 
   @jax.jit
-  def through_step(start, x, carry_bar):
+  def through_step(params, start, x, carry_bar):
     return jax.vjp(forward, params, start, x)[1](carry_bar)
+
+  return forward, through_output, through_step
+
+
+def by_hand(name, limit, *, truncation=T, lengths=(T,) * B, resets=None, reverse=False, remat=""):
+  """Returns gradients of params, xs and carry, and joint norms before clipping, step by step."""
+  del remat
+  forward, through_output, through_step = pieces(name)
+  params, xs, carry = jax.tree.map(np.asarray, problem(name)[1:])
+  resets = np.zeros((T, B), bool) if resets is None else resets
+  count = np.zeros(B, int)  # steps since the sequence began
+  nothing = jax.tree.map(np.zeros_like, carry)
+
+  def where(condition, yes, no):
+    return jax.tree.map(lambda a, b: np.where(condition[:, None], a, b), yes, no)
 
   history = []
   for t in range(T)[::-1] if reverse else range(T):
@@ -84,12 +93,12 @@ def by_hand(name, limit, *, truncation=T, lengths=(T,) * B, resets=None, reverse
   norms, carry_bar = np.zeros((T, B)), nothing
   for t, valid, stops, start, carry in reversed(history):
     held, total = where(valid, nothing, carry_bar), where(valid, carry_bar, nothing)
-    y_bar = np.where(valid[:, None], weights()[t], 0)
-    total = jax.tree.map(np.add, total, through_output(carry, y_bar))
+    y_bar = np.where(valid[:, None], np.asarray(weights())[t], 0)
+    total = jax.tree.map(np.add, total, through_output(params, carry, y_bar))
     norms[t] = joint_norm(total)
     scale = limit / np.maximum(norms[t], limit)
     clipped = jax.tree.map(lambda g, s=scale: g * s[:, None], total)
-    more, start_bar, xs_bar[t] = through_step(start, xs[t], clipped)
+    more, start_bar, xs_bar[t] = through_step(params, start, xs[t], clipped)
     params_bar = jax.tree.map(np.add, params_bar, more)
     carry_bar = jax.tree.map(np.add, held, where(stops, nothing, start_bar))
   return (params_bar, xs_bar, carry_bar), norms

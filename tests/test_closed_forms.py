@@ -33,6 +33,12 @@ def zeros_of(num_gates):
   return jax.tree.map(jnp.zeros_like, params_of(num_gates))
 
 
+LINEAR = make_cell("elman", H, activation="linear")
+SCALAR = make_cell("elman", 1, activation="linear")
+LSTM = make_cell("lstm", H)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def step_jacobian(cell, params, carry, x):
   """∂h'/∂h [H', H] on the joint carry, of one example."""
   flat, unflatten = ravel_pytree(carry)
@@ -41,9 +47,10 @@ def step_jacobian(cell, params, carry, x):
   def following(flat):
     return ravel_pytree(step(cell, params, unflatten(flat), drive))[0]
 
-  return jax.jit(jax.jacobian(following))(flat)
+  return jax.jacobian(following)(flat)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def end_jacobian(cell, params, xs, carry):
   """∂h_T/∂h_0 [H', H] on the joint carry, through the time loop; xs [T, D]."""
   flat, unflatten = ravel_pytree(carry)
@@ -52,7 +59,7 @@ def end_jacobian(cell, params, xs, carry):
     start = jax.tree.map(lambda a: a[None], unflatten(flat))
     return ravel_pytree(unroll(cell, params, xs[:, None], start)[0])[0]
 
-  return jax.jit(jax.jacobian(end))(flat)
+  return jax.jacobian(end)(flat)
 
 
 def sigmoid(a):
@@ -63,17 +70,18 @@ def sigmoid(a):
 def test_jacobian_of_the_loop_is_the_product_of_step_jacobians(name, num_gates):
   cell, params, xs = make_cell(name, H), params_of(num_gates), draw(3, 5, D)
   start = jax.tree.map(lambda a: draw(a.size, *a.shape), cell.initial_carry(()))
-  carry, product = start, np.eye(ravel_pytree(start)[0].size)
-  for x in xs:
-    product = step_jacobian(cell, params, carry, x) @ product
-    carry = step(cell, params, carry, cell.project(params, x))
+  following = jax.jit(lambda carry, x: step(cell, params, carry, cell.project(params, x)))
+  carry, product = start, np.eye(sum(leaf.size for leaf in jax.tree.leaves(start)))
+  for x in np.asarray(xs):
+    product = np.asarray(step_jacobian(cell, params, carry, x)) @ product
+    carry = following(carry, x)
   close(end_jacobian(cell, params, xs, start), product)
 
 
 @pytest.mark.parametrize("lag", [1, 7])
 def test_linear_jacobian_is_a_power_of_the_kernel(lag):
-  cell, params = make_cell("elman", H, activation="linear"), params_of(1)
-  jacobian = end_jacobian(cell, params, draw(3, lag, D), draw(4, H))
+  params = params_of(1)
+  jacobian = end_jacobian(LINEAR, params, draw(3, lag, D), draw(4, H))
   power = np.linalg.matrix_power(params["w_h"], lag)
   close(jacobian, power.T)  # h is a row: h_T = h_0 W^T
 
@@ -94,16 +102,15 @@ def test_linear_gradient_norm_is_that_of_the_cotangent_times_the_power():
 
 @pytest.mark.parametrize("w", [-0.5, 0.9, 3.0])
 def test_scalar_jacobian_is_a_power_of_the_weight(w):
-  cell = make_cell("elman", 1, activation="linear")
-  params = {"w_x": jnp.zeros((D, 1)), "w_h": jnp.full((1, 1), w), "b": jnp.zeros(1)}
-  close(end_jacobian(cell, params, jnp.zeros((10, D)), jnp.ones(1)), [[w**10]])
+  params = {"w_x": np.zeros((D, 1)), "w_h": np.full((1, 1), w), "b": np.zeros(1)}
+  close(end_jacobian(SCALAR, params, np.zeros((10, D)), np.ones(1)), [[w**10]])
 
 
 @pytest.mark.parametrize("scale", [0.9, 1.0, 1.1])
 def test_scaled_orthogonal_jacobian_has_all_singular_values_scale_to_the_lag(scale):
   cell = make_cell("elman", H, activation="linear", recurrent_gain=scale)
   params = cell.init(jax.random.key(0), D)
-  jacobian = end_jacobian(cell, params, draw(3, 30, D), draw(4, H))
+  jacobian = end_jacobian(LINEAR, params, draw(3, 30, D), draw(4, H))
   close(np.linalg.svd(jacobian, compute_uv=False), scale**30)
 
 
@@ -150,21 +157,24 @@ def test_lstm_without_recurrence_carries_its_cell_by_the_product_of_forget_gates
   assert not np.any(jacobian[:, :H])
 
 
+@jax.jit
+def cell_norms(params, xs):
+  """Returns the norms [T, 1] of dL/dc_t for L = Σ c_T."""
+
+  def loss(probe):
+    return jnp.sum(unroll(LSTM, params, xs, probe=probe)[0].cell)
+
+  return jax.grad(loss)(gradient_probe(LSTM, len(xs), 1)).cell
+
+
 @pytest.mark.parametrize(
   ("forget_bias", "half_life"), [(0, 1.00), (1, 2.21), (2, 5.46), (3, 14.3), (5, 103.2)]
 )
 def test_lstm_half_life_follows_from_the_forget_bias_of_init(forget_bias, half_life):
-  num_steps = 20
   cell = make_cell("lstm", H, forget_bias=float(forget_bias))
   b = cell.init(jax.random.key(0), D)["b"]
-  params = {**zeros_of(4), "b": b}
-  xs = jnp.zeros((num_steps, 1, D))
-
-  def loss(probe):
-    return jnp.sum(unroll(cell, params, xs, probe=probe)[0].cell)
-
-  norms = jax.jit(jax.grad(loss))(gradient_probe(cell, num_steps, 1))
-  slope = np.diff(np.log(norms.cell[:, 0]))
+  norms = cell_norms({**zeros_of(4), "b": b}, np.zeros((20, 1, D)))
+  slope = np.diff(np.log(norms[:, 0]))
   close(slope, -np.log(sigmoid(forget_bias)))
   assert np.log(2) / slope[0] == pytest.approx(half_life, rel=5e-3)
 

@@ -32,7 +32,7 @@ def batch_of(num_steps=T, batch_size=B, seed=0):
 
 def piece(tree, first, last):
   """Returns the steps from `first` up to, but excluding, `last`."""
-  return jax.tree.map(lambda a: a[first:last], tree)
+  return jax.tree.map(lambda a: np.asarray(a)[first:last], tree)
 
 
 def start(optimizer, model=MODEL):

@@ -69,7 +69,7 @@ def test_saliency_is_the_gradient_over_all_of_the_text_before(x64, embedding_siz
     return jax.jacobian(losses)(xs if embedding_size else jax.nn.one_hot(xs, V, dtype=float))
 
   norms = np.linalg.norm(gradients(variables)[:, :, 0], axis=-1)
-  got = run(model, variables, reach)
+  got = np.asarray(run(model, variables, reach))
   assert got.shape == (NUM_STEPS, reach)
   for t in range(NUM_STEPS):
     lags = np.arange(min(reach, t + 1))

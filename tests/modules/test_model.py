@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -55,10 +57,12 @@ class Own(nn.Module):
 
 def test_a_users_own_network_is_trained_and_streamed():
   model = Own()
-  state = init_state(model, OPTIMIZER, jax.random.key(0), BATCH.xs)
-  one, _, metrics = update(model, OPTIMIZER, squared_error, state, BATCH, truncation=2)
+  state = jax.jit(functools.partial(init_state, model, OPTIMIZER))(jax.random.key(0), BATCH.xs)
+  step = functools.partial(update, model, OPTIMIZER, squared_error, truncation=2)
+  one, _, metrics = jax.jit(step)(state, BATCH)
   assert metrics.norms[0].shape == (T, B) and np.all(metrics.norms[0] > 0)
-  two, _, metrics = train_windows(model, OPTIMIZER, squared_error, state, BATCH, 3)
+  stream = functools.partial(train_windows, model, OPTIMIZER, squared_error, window=3)
+  two, _, metrics = jax.jit(stream)(state, BATCH)
   assert (one.step, two.step) == (1, 2) and metrics.loss.shape == (2,)
 
 
