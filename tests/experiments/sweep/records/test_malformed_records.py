@@ -12,13 +12,14 @@ import pytest
 from absl.testing import flagsaver
 from called import called
 from hypothesis import strategies as st
+from train_all import compile_once
 
 from experiments import plot
 from experiments.sweep import __main__ as sweep_program
 from experiments.sweep.config.resolve import resolve
 from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import gathered, locking, run_files
-from experiments.sweep.training import divergence, train
+from experiments.sweep.training import divergence, rounds, train
 
 # The number of random examples; if it is unset, a few examples that are the same each time.
 EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
@@ -33,24 +34,25 @@ FLAGS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(sweep_flags):
-  """Makes all sweeps share one compiled program, and draw no figures."""
-  compile_group, find = train.compile_group, divergence.locate
-  programs, places = [], {}
-
-  def compiled(*about):
-    if not programs:
-      programs.append(compile_group(*about))
-    return programs[0]
+  """Makes all sweeps share what is compiled, and draw no figures."""
+  find, draw = divergence.locate, rounds._draw
+  places, batches = {}, {}
 
   def found(bad):
     if bad.run not in places:
       places[bad.run] = find(bad)
     return places[bad.run]
 
+  def drawn(run, step, task):
+    if (run, step) not in batches:
+      batches[run, step] = draw(run, step, task)
+    return batches[run, step]
+
   # Set globally: a context manager would not apply to the thread in which the sweep compiles.
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, "compile_group", compiled)
+    patch.setattr(train, "compile_group", compile_once)
+    patch.setattr(rounds, "_draw", drawn)
     patch.setattr(divergence, "locate", found)
     patch.setattr(figures, "save_all", lambda *_: ["no picture"])
     yield
