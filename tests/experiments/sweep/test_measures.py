@@ -22,10 +22,16 @@ T, B = 24, 4
 TASK = copy_memory(T, B)
 
 
+@functools.cache
 def moment(cell, depth):
   model = DeepRNN([make_cell(cell, 3)] * depth, TASK.output_size, TASK.vocabulary_size)
-  batch = TASK.batch(TASK.data, jax.random.key(1))
-  params = model.init(jax.random.key(0), batch.xs)["params"]
+
+  @jax.jit
+  def start():
+    batch = TASK.batch(TASK.data, jax.random.key(1))
+    return batch, model.init(jax.random.key(0), batch.xs)["params"]
+
+  batch, params = start()
   return Moment(model, params, TASK, batch, batch, functools.partial(jnp.mean, axis=-1))
 
 

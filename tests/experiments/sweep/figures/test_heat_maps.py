@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
-from plotted import CELLS, FULL, diverge, legend, panel, records, small, values
+from plotted import CELLS, FULL, diverge, legend, named, panel, records, small, values
 
 from experiments.plotting import style
 from experiments.sweep.figures import gradients as figures
@@ -86,12 +86,13 @@ def test_many_cells_are_rows_of_a_heat_map_sorted_by_the_remaining_gradient():
 def test_few_cells_are_lines_and_many_are_maps(tmp_path):
   few, metrics = records(cells=("elman",), depths=(1,), truncations=(FULL,), num_time=8, steps=(0,))
   drawn = []
+  cells = [f"cell{i}" for i in range(figures.MAX_LINES + 1)]
+  many, _ = records(cells=cells, depths=(1,), truncations=(FULL,), num_time=8, steps=(0,))
   with pytest.MonkeyPatch.context() as patch:
     for name in ("gradient_decay", "decay_maps"):
       original = getattr(figures, name)
       patch.setattr(figures, name, lambda g, n=name, f=original: drawn.append(n) or f(g))
+    patch.setattr(style, "save", named)
     figures.save_all(few, metrics, tmp_path)
-    cells = [f"cell{i}" for i in range(figures.MAX_LINES + 1)]
-    many, metrics = records(cells=cells, depths=(1,), truncations=(FULL,), num_time=8, steps=(0,))
     figures.save_all(many, metrics, tmp_path)
   assert drawn == ["gradient_decay", "decay_maps"]
