@@ -114,7 +114,10 @@ _known_shapes: weakref.WeakKeyDictionary[Any, dict[int, PyTree]] = weakref.WeakK
 
 def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
   """Returns shapes and dtypes of `cell.init`, which is traced once for each input size."""
-  known = _known_shapes.setdefault(cell.init, {})
+  try:
+    known = _known_shapes.setdefault(cell.init, {})
+  except TypeError:  # a user's `init` need not be hashable
+    known = {}
   if input_size not in known:
     known[input_size] = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
   return known[input_size]

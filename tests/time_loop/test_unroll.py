@@ -323,6 +323,20 @@ def test_forward_mode_agrees_with_reverse_mode(time):
   np.testing.assert_allclose(forward, sum(np.vdot(g, d) for g, d in pairs))
 
 
+def test_init_need_not_be_hashable():
+  cell, (params, xs, carry, _) = problem("elman")
+
+  class Init:
+    __hash__ = None
+
+    def __call__(self, key, input_size, dtype=jnp.float32):
+      return cell.init(key, input_size, dtype)
+
+  _, expected = unroll(cell, params, xs, carry)
+  _, ys = unroll(cell._replace(init=Init()), params, xs, carry)
+  np.testing.assert_array_equal(ys, expected)
+
+
 def test_params_may_be_mapped():
   cell, (params, *arrays) = problem("elman")
   stacked = jax.tree.map(lambda a: jnp.stack([a, -a]), params)
