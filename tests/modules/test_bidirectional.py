@@ -14,7 +14,6 @@ import pytest
 from rnn_jax import BidirectionalRNN, DeepRNN, make_cell, unroll
 from rnn_jax.cells import zoneout
 from rnn_jax.modules import Bidirectional
-from rnn_jax.modules.deep import MERGES
 
 T, B, D, H, OUT = 6, 2, 2, 4, 2
 LENGTHS = np.array([6, 3])
@@ -33,8 +32,7 @@ def network(merge, name="gru", depth=2, **options):
   return model, structure.unflatten([draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
 
 
-@pytest.mark.parametrize("merge", MERGES)
-@pytest.mark.parametrize("name", ["elman", "lstm"])
+@pytest.mark.parametrize(("merge", "name"), [("concat", "elman"), ("sum", "lstm")])
 def test_a_layer_is_the_cell_forward_and_the_cell_over_the_reversed_sequence(merge, name):
   model, variables = network(merge, name, depth=1)
   xs, params = draw(90, T, B, D), variables["params"]
@@ -51,12 +49,11 @@ def test_a_layer_is_the_cell_forward_and_the_cell_over_the_reversed_sequence(mer
   assert_close(jax.jit(model.apply)(variables, xs), by_hand(xs))
 
 
-@pytest.mark.parametrize("merge", MERGES)
-def test_a_padded_sequence_gives_the_same_as_the_sequence_alone(merge):
-  model, variables = network(merge)
-  xs = draw(90, T, B, D)
-  padded = jnp.where(np.arange(T)[:, None, None] < LENGTHS[None, :, None], xs, jnp.nan)
-  carries, ys = jax.jit(model.apply)(variables, padded, lengths=LENGTHS)
+def test_a_padded_sequence_gives_the_same_as_the_sequence_alone():
+  model, variables = network("concat")
+  xs = np.asarray(draw(90, T, B, D))
+  padded = np.where(np.arange(T)[:, None, None] < LENGTHS[None, :, None], xs, np.float32(np.nan))
+  carries, ys = jax.device_get(jax.jit(model.apply)(variables, padded, lengths=LENGTHS))
   for b, length in enumerate(LENGTHS):
     alone, expected = jax.jit(model.apply)(variables, xs[:length, b : b + 1])
     assert_close(ys[:length, b : b + 1], expected)
@@ -65,8 +62,8 @@ def test_a_padded_sequence_gives_the_same_as_the_sequence_alone(merge):
 
 
 def test_a_padded_sequence_has_the_gradients_of_the_sequence_alone():
-  model, variables = network("concat", depth=1)
-  xs = draw(90, T, B, D)
+  model, variables = network("sum", depth=1)
+  xs = np.asarray(draw(90, T, B, D))
   valid = np.arange(T)[:, None, None] < LENGTHS[None, :, None]
 
   def loss(xs, lengths, valid):
@@ -74,7 +71,7 @@ def test_a_padded_sequence_has_the_gradients_of_the_sequence_alone():
     return jnp.sum(jnp.where(valid, ys, 0) ** 2)
 
   grad = jax.jit(jax.grad(loss))
-  padded = grad(jnp.where(valid, xs, jnp.nan), LENGTHS, valid)
+  padded = np.asarray(grad(np.where(valid, xs, np.float32(np.nan)), LENGTHS, valid))
   for b, length in enumerate(LENGTHS):
     own = xs[:length, b : b + 1]
     alone = grad(own, np.array([length]), np.ones((length, 1, 1), bool))

@@ -31,19 +31,20 @@ def network(xs, *, cell=None, **options):
 def without_readout(model, variables, xs, **time):
   """Returns the recurrent layer's outputs, with the same params."""
   layers = {"params": {k: v for k, v in variables["params"].items() if k.startswith("layers")}}
-  return DeepRNN(model.cells).apply(layers, xs, **time)[1]
+  return jax.jit(DeepRNN(model.cells).apply)(layers, xs, **time)[1]
 
 
 def test_pooled_outputs_read_the_mean_over_valid_steps():
   xs, lengths = draw(90, T, B, D), np.array([5, 2, 0])
   model, variables = network(xs, output_size=OUT, pooled=True)
-  _, outputs = model.apply(variables, xs, lengths=lengths)
-  ys = without_readout(model, variables, xs)
+  apply = jax.jit(model.apply)
+  _, outputs = apply(variables, xs, lengths=lengths)
+  ys = np.asarray(without_readout(model, variables, xs))
   means = [ys[: max(n, 1), b].mean(0) if n else np.zeros(H) for b, n in enumerate(lengths)]
-  head = variables["params"]["head"]
+  head = jax.tree.map(np.asarray, variables["params"]["head"])
   assert outputs.shape == (1, B, OUT)
   assert_close(outputs[0], np.stack(means) @ head["kernel"] + head["bias"][None])
-  _, whole = model.apply(variables, xs)
+  _, whole = apply(variables, xs)
   assert_close(whole[0], ys.mean(0) @ head["kernel"] + head["bias"][None])
 
 
@@ -55,7 +56,7 @@ def test_feed_forward_layers_are_between_the_top_cell_and_the_readout():
   for name in ("hidden_0", "hidden_1"):
     z = np.maximum(z @ params[name]["kernel"] + params[name]["bias"], 0)
   expected = z @ params["head"]["kernel"] + params["head"]["bias"]
-  assert_close(model.apply(variables, xs)[1], expected)
+  assert_close(jax.jit(model.apply)(variables, xs)[1], expected)
 
 
 def test_tied_logits_are_products_with_the_embedding():
@@ -65,7 +66,8 @@ def test_tied_logits_are_products_with_the_embedding():
   embedding, bias = variables["params"]["embedding"]["embedding"], variables["params"]["bias"]
   assert set(variables["params"]) == {"embedding", "bias", "layers_0"}
   ys = without_readout(model, variables, embedding[tokens])
-  assert_close(model.apply(variables, tokens)[1], ys @ embedding.T + bias[None, None])
+  expected = np.asarray(ys) @ np.asarray(embedding).T + np.asarray(bias)
+  assert_close(jax.jit(model.apply)(variables, tokens)[1], expected)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,10 @@ def test_every_sequence_starts_from_the_learned_carry():
   given = jax.tree.map(lambda a: jnp.broadcast_to(a, (B, H)), carry)
   plain = DeepRNN(model.cells)
   layers = {"params": {"layers_0": variables["params"]["layers_0"]}}
-  assert_close(model.apply(variables, xs), plain.apply(layers, xs, [given]))
+  apply, expected = jax.jit(model.apply), jax.jit(plain.apply)(layers, xs, [given])
+  assert_close(apply(variables, xs), expected)
   # A given carry replaces it.
-  assert_close(model.apply(variables, xs, [given]), plain.apply(layers, xs, [given]))
+  assert_close(apply(variables, xs, [given]), expected)
 
 
 def test_a_learned_carry_starts_at_zero_and_has_a_gradient():

@@ -15,7 +15,7 @@ B = 4
 
 
 def drawn(task, seed=0):
-  return jax.jit(task.batch)(task.data, jax.random.key(seed))
+  return jax.device_get(jax.jit(task.batch)(task.data, jax.random.key(seed)))
 
 
 # Adding

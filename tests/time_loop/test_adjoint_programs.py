@@ -88,11 +88,16 @@ def test_the_recurrent_kernels_gradient_is_one_product_after_the_loop(name, num_
   assert {(7, num_gates * 7), (num_gates * 7, 7)} & set(products(text))
 
 
-@pytest.mark.parametrize("name", KINDS)
+# Each of the time arguments with a complex carry, and with another kind of cell.
 @pytest.mark.parametrize(
-  "time",
-  [{}, {"remat": "step"}, {"remat": "step", **PADDED}, {"clip_carry": 0.1}],
-  ids=lambda time: "+".join(map(str, [*time, time.get("remat")])),
+  ("name", "time"),
+  [
+    *((name, {}) for name in KINDS),
+    *((name, {"remat": "step"}) for name in ("lstm", "lru")),
+    *((name, {"remat": "step", **PADDED}) for name in ("gru", "lru")),
+    *((name, {"clip_carry": 0.1}) for name in ("lstm", "lru")),
+  ],
+  ids=lambda v: v if isinstance(v, str) else "+".join(map(str, [*v, v.get("remat")])),
 )
 def test_loops_copy_no_buffers(name, time):
   text, _ = compiled(make_cell(name, 7), **SIZES, probed=True, **time)
