@@ -49,6 +49,14 @@ every_variant = pytest.mark.parametrize(
   ("name", "options"), VARIANTS, ids=[" ".join(map(str, (n, *o.values()))) for n, o in VARIANTS]
 )
 
+# Options of `init` alone change nothing else, by `test_init_options_affect_only_init`.
+OF_INIT = {"recurrent_kernel", "recurrent_gain", "forget_bias"}
+every_step = pytest.mark.parametrize(
+  ("name", "options"),
+  [(n, o) for n, o in VARIANTS if not o or set(o) - OF_INIT],
+  ids=lambda v: v if isinstance(v, str) else " ".join(map(str, v.values())),
+)
+
 
 def make(name, options):
   return WRAPPED[name]() if name in WRAPPED else make_cell(name, H, **options)
@@ -82,7 +90,7 @@ def problem(name, options, batch_shape=(B,), dtype=float):
   return cell, params, carry, xs
 
 
-@every_variant
+@every_step
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_step_keeps_structure_shape_and_dtype_of_the_carry(x64, name, options, dtype):
   # With x64 enabled, a float32 cell that creates an array of default dtype is promoted.
@@ -159,7 +167,7 @@ def compiled_step(name, options):
   return jax.jit(lambda params, carry, x: one_step(cell, cell.prepare(params), carry, x))
 
 
-@every_variant
+@every_step
 def test_unroll_equals_a_python_loop_over_step(name, options):
   cell, params, carry, xs = problem(name, options)
   result = jax.jit(functools.partial(unroll, cell))(params, xs, carry)
@@ -171,7 +179,7 @@ def test_unroll_equals_a_python_loop_over_step(name, options):
   chex.assert_tree_all_finite(result)
 
 
-@every_variant
+@every_step
 def test_leading_axes_equal_a_vmap(name, options):
   cell, params, carry, xs = problem(name, options, batch_shape=(2, B))
 
@@ -183,7 +191,7 @@ def test_leading_axes_equal_a_vmap(name, options):
   chex.assert_trees_all_close(*both(params, carry, np.asarray(xs)[0]), rtol=1e-5, atol=1e-6)
 
 
-@every_variant
+@every_step
 def test_project_accepts_all_time_steps_at_once(name, options):
   cell, params, _, xs = problem(name, options)
 
@@ -196,7 +204,7 @@ def test_project_accepts_all_time_steps_at_once(name, options):
   chex.assert_trees_all_close(*both(params, xs), rtol=1e-5, atol=1e-6)
 
 
-@every_variant
+@every_step
 def test_jit_equals_eager(name, options):
   cell, params, carry, xs = problem(name, options)
   x = jnp.asarray(np.asarray(xs)[0])
@@ -235,7 +243,7 @@ def check_derivatives(forward, backward, given):
   np.testing.assert_allclose(products, [product] * len(products), rtol=1e-9)
 
 
-@every_variant
+@every_step
 def test_step_derivatives_match_finite_differences(x64, name, options):
   cell, params, carry, xs = problem(name, options)
 
@@ -258,7 +266,7 @@ def test_unroll_derivatives_match_finite_differences(x64, name):
   check_derivatives(forward, run, (params, xs, floats_of(carry)))
 
 
-@every_variant
+@every_step
 def test_recur_is_linear_in_the_params(name, options):
   # So the loop may hold them constant and compute their gradient after the reverse sweep.
   cell, params, carry, _ = problem(name, options)
