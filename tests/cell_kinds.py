@@ -11,8 +11,8 @@ PLAIN = ("elman", "gru", "lstm")  # h W_h as the only recurrent product
 KINDS = (*PLAIN, "lru")  # and a complex carry with an output of its own
 
 # For the reverse sweep: every cell, and those of its options that take another way through it.
-VARIANTS = [*((name, {}) for name in CELLS), ("elman", {"activation": "relu"})]
-VARIANTS += [("gru", {"reset": "before"})]
+# An irnn is an elman of rectified linear units.
+VARIANTS = [*((name, {}) for name in CELLS), ("gru", {"reset": "before"})]
 
 # They read vectors as wide as their output.
 WRAPPED = {

@@ -23,9 +23,9 @@ WRAPPED = {
   "wrapped lstm": lambda: residual(layer_norm(zoneout(lstm(D), LSTMCarry(0.05, 0.5)))),
 }
 
+# An irnn is an elman of rectified linear units.
 VARIANTS = [
   *((name, {}) for name in CELLS),
-  ("elman", {"activation": "relu"}),
   ("antisymmetric", {"gated": True}),
   ("elman", {"activation": "linear", "recurrent_kernel": "gaussian"}),
   ("gru", {"reset": "before"}),
