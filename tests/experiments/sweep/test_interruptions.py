@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import swept
+
 from experiments import chaos
 
 ROOT = Path(__file__).parents[3]
@@ -65,7 +67,12 @@ def test_a_killed_or_stopped_sweep_resumes_and_ends_with_the_same_records(
   assert not (folder / "checkpoints").exists()
 
 
-def test_chaos_compares_a_sweep_that_was_killed_at_random(tmp_path, capsys):
+def start(flagfile: Path, folder: Path) -> subprocess.Popen[str]:
+  return swept.start(f"--flagfile={flagfile}", f"--output_dir={folder}")
+
+
+def test_chaos_compares_a_sweep_that_was_killed_at_random(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(chaos, "_start", start)  # the same processes, without pictures
   flagfile = tmp_path / "small.flags"
   flagfile.write_text(f"--flagfile={FLAGFILE}\n--cell=elman\n--measures=none\n--steps=600\n")
   assert chaos.kill_repeatedly(flagfile, 2, random.Random(3), tmp_path) == []
