@@ -140,7 +140,7 @@ def array(name: str, value: Any, *kinds: Kind) -> Array:
   """
   rule = f"{name} must be an array of {' or '.join(kinds)}"
   try:
-    given = jnp.asarray(value)  # says itself whether it is an array
+    given = jnp.asarray(value)  # raises if it cannot be an array
   except (TypeError, ValueError, OverflowError):
     raise TypeError(f"{rule}, got {shapes(value):.200}.") from None
   if not _is_kind(given.dtype, *kinds):

@@ -74,7 +74,7 @@ def recurrent_kernel(
 
 
 def _check_init(key: object, shape: object, dtype: object) -> None:
-  """Refuses arguments that no initializer takes."""
+  """Raises unless key, shape and dtype are valid arguments of an initializer."""
   checks.key("key", key)
   if not isinstance(shape, Sequence):
     raise TypeError(f"shape must be a sequence of integers, got {checks.shown(shape)}.")
@@ -84,7 +84,7 @@ def _check_init(key: object, shape: object, dtype: object) -> None:
 
 
 def check_cell_init(key: object, input_size: object, dtype: object) -> None:
-  """Refuses arguments that no cell's `init` takes."""
+  """Raises unless key, input size and dtype are valid arguments of a cell's `init`."""
   checks.key("key", key)
   checks.integer("input_size", input_size)
   checks.float_dtype("dtype", dtype)

@@ -82,7 +82,7 @@ def tap(carry: Carry, probe: Carry) -> Carry:
     probe: the same structure, with leaves [...] of zeros, and None in place of integers. Its
       gradient is ‖dL/dleaf‖, for each leaf and example.
   Raises:
-    ValueError: a probe of another structure, dtype or batch size.
+    ValueError: if the probe does not match the carry in structure, dtype or batch size.
   """
   floats = floats_of(carry)
   ndim = min(map(jnp.ndim, jax.tree.leaves(probe)), default=0)

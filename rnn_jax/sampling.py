@@ -34,8 +34,8 @@ def choose(
   Returns:
     Tokens [...], int32.
   Raises:
-    TypeError, ValueError: logits that are not floats or have no axis of tokens, a temperature that
-      is not a number of at least 0, or a k out of range.
+    TypeError, ValueError: if the logits are not floats or have no vocabulary axis, if the
+      temperature is not a number of at least 0, or if top_k is out of range.
   """
   checks.key("key", key)
   logits = checks.array("logits", logits, "floats")

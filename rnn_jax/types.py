@@ -212,7 +212,7 @@ def step(cell: Cell[P, C, D], params: P, carry: C, drive: D) -> C:
       "params and drive must fit the cell and the carry: params from cell.prepare, drive from "
       f"cell.project, got params {checks.shapes(params)} and drive {checks.shapes(drive)}: {error}"
     ) from error
-  # What broadcasts raises no error, but gives the next carry another shape.
+  # A mismatch that broadcasts raises no error, but changes the shape of the next carry.
   batch_shape = _check_carry(cell, carry)
   leaves = jax.tree.leaves(drive)
   if any(jnp.shape(leaf)[: len(batch_shape)] != batch_shape for leaf in leaves) or any(

@@ -114,7 +114,7 @@ def _run(network: _Network) -> Tensor:
 
 
 def _gradient(network: _Network, keep: bool = False) -> Gradient:
-  """Returns the loss, mean(y²), and gradients; with ‖dL/dh_t‖ of each layer if `keep`."""
+  """Returns the loss (the mean of y²) and gradients; if `keep`, also ‖dL/dh_t‖ of each layer."""
   result = _backward(network, keep)
   wait()
   return result

@@ -18,7 +18,7 @@ from experiments.benchmark.cases import Row
 RNNS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 CELLS = {"elman": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
 
-Weights = dict[str, nn.Parameter]  # of a layer, by torch's names
+Weights = dict[str, nn.Parameter]  # weights of one layer by torch's names
 _NAMES = ("weight_ih", "weight_hh", "bias_ih")
 # Result of a forward pass: ys, and the hidden states of every layer.
 States = tuple[Tensor, list[list[Tensor]]]
@@ -149,7 +149,7 @@ def truncated(rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> Tensor:
 
 
 def truncated_loop(cell: str, rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> States:
-  """Runs the same layers as a loop over time whose hidden states retain their gradient.
+  """Runs the layers in a Python loop over time, and keeps the gradient of each hidden state.
 
   bias_hh must be 0.
   """

@@ -25,5 +25,5 @@ def configure(cpus: int | None = None) -> None:
 
 
 def use_full_precision() -> None:
-  """Makes all matrix products full float32 products, also on accelerators."""
+  """Computes all matrix products in full float32 precision, even on accelerators."""
   jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)

@@ -60,7 +60,7 @@ class ConditionedDecoder(nn.Module):
     """Returns the decoder's initial carries, one per layer."""
     source = checks.array("source", xs.source, "floats")
     if source.ndim != 2:
-      raise ValueError(f"source must be vectors [B, D], got {list(source.shape)}.")
+      raise ValueError(f"source must be a batch of vectors [B, D], got {list(source.shape)}.")
     carries = []
     for cell, bridges in zip(self.decoder.cells, self.bridges, strict=True):
       leaves = [jnp.tanh(dense(source)) for dense in bridges]

@@ -92,7 +92,7 @@ def check_params(name: str, cell: Cell, params: Params, xs: Array) -> None:
     checks.like(name, wanted, params, any_precision=True)
     return
   checks.like(name, _shapes_of_params(cell, other), params, any_precision=True)
-  if vectors:  # the width of one-hot vectors is known from the params alone
+  if vectors:  # tokens have no width of their own
     raise ValueError(f"xs must be [T, B, {other}], got {list(xs.shape)}.")
 
 

@@ -63,7 +63,7 @@ STEP = [
 
 
 def width_of(name):
-  """A step from a carry whose arrays are too narrow: 1 unit, which broadcasts, in place of H."""
+  """Returns a function that steps from a carry of width 1, which would broadcast to H."""
   cell = make_cell(name, H)
 
   def run(params):

@@ -216,8 +216,8 @@ def test_jit_equals_eager(name, options):
 def check_derivatives(forward, backward, given):
   """Compares jvp of `forward`, and vjp of both, with finite differences in one direction.
 
-  As `jax.test_util.check_grads`, in one program. A step of 1e-6 hardly ever moves a unit across the
-  kink of its activation.
+  Does what `jax.test_util.check_grads` does, in one jitted function. A step of 1e-6
+  hardly ever moves a unit across the kink of its activation.
   """
   direction = randomize(given, 11)
   epsilon = 1e-6

@@ -1,4 +1,4 @@
-"""The identity network of rectified linear units: its equation, and its initial gradient."""
+"""IRNN, a ReLU network whose recurrent kernel starts as the identity: equation and gradient."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_minimal_cells_are_finite_at_extreme_gates(name):
     drive = jnp.full(2 if name == "mingru" else 3, sign * 200)
     a, b = cell.linear({}, drive)
     assert np.all(np.isfinite([a, b])) and 0 <= a <= 1
-  # With both gates at 0, their normalized shares are ½.
+  # At -200 both gates underflow to 0; their normalized shares are still ½.
   if name == "minlstm":
     np.testing.assert_allclose(cell.linear({}, jnp.array([-200.0, -200.0, 3.0])), [[0.5], [1.5]])
 

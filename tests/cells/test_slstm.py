@@ -66,7 +66,7 @@ def test_the_stabilizer_has_no_effect_from_an_empty_memory(x64):
 def test_values_and_gradients_are_finite_at_extreme_inputs_in_float32(sign):
   cell, params, xs = problem(200, np.float32, num_steps=20)
   xs = np.sign(xs) * np.float32(200) if sign == 0 else np.full_like(xs, sign * 200)
-  # All have one sign, so that all gates saturate.
+  # Input weights of one sign do not cancel, so all gates saturate.
   params = {**params, "w_x": np.abs(params["w_x"])}
 
   @jax.jit

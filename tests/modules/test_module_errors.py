@@ -114,7 +114,7 @@ CASES = [
   (
     decoder(INPUTS._replace(source=np.ones((B, D, 1)))),
     ValueError,
-    "source must be vectors [B, D], got [3, 2, 1].",
+    "source must be a batch of vectors [B, D], got [3, 2, 1].",
   ),
   (
     decoder(INPUTS._replace(source=np.ones((B, D), int))),

@@ -154,7 +154,7 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
 
 
 def draw(figure: matplotlib.figure.Figure, found: Mapping[str, Profiles], cells: list[str]) -> None:
-  """Draws a heat map for each task, before and after training: cells over lags."""
+  """Draws two heat maps a task, before and after training, with a row a cell and a column a lag."""
   panels = figure.subplots(1, len(found) * len(WHEN), sharey=True)
   for i, (task, of_task) in enumerate(found.items()):
     for j, when in enumerate(WHEN):

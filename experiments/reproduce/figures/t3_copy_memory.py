@@ -41,7 +41,7 @@ class Run(NamedTuple):
 def train(
   seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SIZE
 ) -> Float[np.ndarray, "seeds 2 updates"]:
-  """Returns the loss before each update, the standard bias first.
+  """Returns the loss before each update. Axis 1 is the initial bias: standard, then chrono.
 
   The two runs of a seed have the same kernels and see the same batches.
   """
@@ -105,7 +105,7 @@ def run(
 def draw(
   figure: matplotlib.figure.Figure, losses: Float[np.ndarray, "seeds 2 updates"], baseline: float
 ) -> None:
-  """Draws the loss of every run against the update."""
+  """Plots each run's loss against the update number."""
   axis = figure.subplots()
   for j, (name, color) in enumerate(zip(NAMES, ("#0072B2", "#D55E00"), strict=True)):
     for i, curve in enumerate(losses[:, j]):

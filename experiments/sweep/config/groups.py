@@ -1,7 +1,7 @@
 """The groups of a sweep: runs that share one compiled program.
 
-Runs of the same cell, cell options, depth and `clip_by` are a group. In everything else they differ
-by numbers, which their program takes as arguments: see `training/run_setup.py`.
+Runs of the same cell, cell options, depth and `clip_by` are a group. Otherwise they differ
+only in numeric settings, which are arguments of their program: see `training/run_setup.py`.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def write(folder: Path, states: Mapping[str, Status]) -> tuple[xr.Dataset, xr.Da
 
   Args:
     folder: the sweep's folder.
-    states: statuses of the runs by id, in order; each is finished, diverged or failed, and not all
-      have failed. A failed run only has a line in the summary.
+    states: status of each run by its id, in the order of the sweep; each is finished, diverged or
+      failed, and at least one has not failed. A failed run only has a line in the summary.
   Returns:
     (gradients, metrics), as from `read_gradients` and `read_metrics`.
   """

@@ -79,7 +79,8 @@ def _configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
 def _to_tree(partial: Partial) -> dict[str, PyTree]:
   """Returns the progress of a round under the names that its checkpoint gives to the leaves.
 
-  Version 0.1 called `Record.finite` `sound`. Checkpoints keep that name, so that old ones open.
+  In version 0.1, `Record.finite` was named `sound`. Checkpoints keep that name, so that old ones
+  open.
   """
   records = partial.records._asdict()
   return {**partial._asdict(), "records": {"sound": records.pop("finite"), **records}}

@@ -74,7 +74,7 @@ def _restore(
   run = run_of(about["run"])
   settings = Settings(**about["settings"])
   if checks.integer("depth", run.depth) > len(arrays):
-    raise ValueError(f"depth must be that of the params, got {run.depth}")
+    raise ValueError(f"depth must be at most the number of arrays, {len(arrays)}, got {run.depth}")
   sizes = about["output_size"], about["vocabulary_size"]
   # A sweep's sequences all have full length, so a batch has no lengths.
   parts = {name: jnp.asarray(arrays[f"batch.{name}"]) for name in ("xs", "targets", "mask")}

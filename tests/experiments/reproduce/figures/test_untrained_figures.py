@@ -1,4 +1,4 @@
-"""Figures without training: their checks on made-up profiles."""
+"""The checks of the figures that need no training, on made-up profiles."""
 
 from __future__ import annotations
 
