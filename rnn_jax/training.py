@@ -276,7 +276,7 @@ def check_model(model: object, protocol: type, methods: str) -> None:
 def check_training(
   model: object, optimizer: object, loss: object, state: object, key: object
 ) -> None:
-  """Refuses arguments of other types than `update` and `train_windows` take."""
+  """Raises unless the arguments have the types that `update` and `train_windows` take."""
   check_model(model, Model, "the methods init, apply and probes")
   checks.instance("optimizer", optimizer, optax.GradientTransformation, "make_optimizer")
   checks.function("loss", loss)

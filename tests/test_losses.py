@@ -24,7 +24,7 @@ def test_masked_mean_ignores_masked_values_and_their_gradient():
 def test_masked_means_of_parts_sum_to_the_mean_of_the_batch():
   values, mask = jnp.arange(12.0).reshape(3, 4), jnp.arange(12).reshape(3, 4) % 5 == 0
   parts = [masked_mean(values[:, at], mask[:, at], jnp.sum(mask)) for at in (slice(3), slice(3, 4))]
-  assert sum(parts) == masked_mean(values, mask) == 5  # of 0, 5 and 10
+  assert sum(parts) == masked_mean(values, mask) == 5  # the mean of 0, 5 and 10
 
 
 def test_masked_mean_of_an_empty_mask_is_zero():

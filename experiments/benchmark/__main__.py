@@ -64,7 +64,7 @@ def define_flags() -> None:
     parsers.choice("baseline", BASELINES),
     f"Implementations to compare with: {', '.join(BASELINES)}. Those not installed are left out.",
   )
-  flags.DEFINE_alias("peers", "baselines")  # its name in version 0.1
+  flags.DEFINE_alias("peers", "baselines")  # the name in version 0.1
   parsers.define(
     "threads",
     "all",

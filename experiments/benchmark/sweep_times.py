@@ -16,7 +16,7 @@ from typing import NamedTuple
 from experiments.benchmark import baseline_sweep
 
 ROOT = Path(__file__).parents[2]
-TORCH_STEPS = 20  # of all steps; torch compiles nothing, so its time is linear in steps
+TORCH_STEPS = 20  # torch compiles nothing, so its time is linear in steps
 _DEVICE_SWEEP = (
   "--cell=lstm",
   "--depth=1",

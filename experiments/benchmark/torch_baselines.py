@@ -81,7 +81,7 @@ def build(
     TRAINING: Program(functools.partial(_train, network)),
   }
   if name == "torch":
-    del programs[NORMS]  # its one operation does not show the states of lower layers
+    del programs[NORMS]  # one fused operation hides the states of lower layers
 
   def gradients(result: Gradient) -> list[Params]:
     _, (grads, _) = result

@@ -24,7 +24,7 @@ from rnn_jax.types import Carry, Params
 from rnn_jax.windows import train_windows
 
 Tree = TypeVar("Tree")
-Carries = tuple[Carry, ...]  # of each layer
+Carries = tuple[Carry, ...]  # one carry a layer
 
 
 class Evaluation(NamedTuple):

@@ -45,7 +45,7 @@ from rnn_jax.losses import bits
 
 SEARCHED = 20_000  # tokens that the search reads, if the text has that many
 _TOP = 5  # units per feature
-_BYTES_PER_WORD = 64  # of a file, more than words have
+_BYTES_PER_WORD = 64  # bytes of a text per word, more than words have
 _PLAIN_WIDTH = 100  # columns of the output if it is not a terminal
 
 

@@ -95,7 +95,7 @@ class _Strings:
     self.comment = False
     self._escaped = False
     self._num_closing = 0  # quotes in a row that may close the string
-    self._position = -1  # of the current character
+    self._position = -1  # position of the current character
     self._opened = -1  # where the current string was opened
     self._empty = ""  # the quote, if the last two characters are an empty string
 

@@ -173,7 +173,7 @@ def has_recurrent_kernel(cell: Cell) -> bool:
 
 
 _EXPONENTS = 4
-_SHARE_LEFT = 0.01  # of the gradient at lag 0; memory ends where less is left
+_SHARE_LEFT = 0.01  # share of the gradient at lag 0; memory ends where less is left
 _STATES = ("open", "shut")
 _GATES = (
   *("input", "forget", "output", "update", "reset", "recurrence", "memory", "hidden"),

@@ -157,7 +157,7 @@ class EncoderDecoder(nn.Module):
 
 
 def _check_inputs(xs: DecoderInputs, axis: int) -> None:
-  """Refuses inputs whose source has another B, on the given axis, than the tokens [T, B]."""
+  """Raises unless the source has, on the given axis, the B of the tokens [T, B]."""
   checks.instance("xs", xs, DecoderInputs)
   source, tokens = np.shape(xs.source), np.shape(xs.tokens)
   if source[axis : axis + 1] != tokens[1:2]:

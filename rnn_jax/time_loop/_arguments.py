@@ -62,7 +62,7 @@ def check_resets(resets: Any, num_steps: int, batch_size: int) -> None:
 
 
 def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> None:
-  """Refuses an associative scan of a cell, or with options, that it does not support."""
+  """Raises if the associative scan does not support the cell or one of the options."""
   checks.choice("method", method, METHODS)
   if method == "loop":
     return
@@ -77,7 +77,7 @@ def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> Non
 
 
 def check_params(name: str, cell: Cell, params: Params, xs: Array) -> None:
-  """Refuses params that are not like those of `cell.init`, and xs of another width.
+  """Raises unless the params are like those of `cell.init`, and were made for the width of xs.
 
   The params may be floats of any precision. Only shapes are computed, and kept for the next call.
   """

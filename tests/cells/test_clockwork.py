@@ -13,7 +13,7 @@ from golden import D, check
 from rnn_jax import make_cell, unroll
 from rnn_jax.cells import ClockworkCarry
 
-BLOCKS = [[0, 1], [2, 3], [4]]  # of 5 units in 3 modules
+BLOCKS = [[0, 1], [2, 3], [4]]  # 5 units in 3 modules
 
 
 def reference(blocks, params, carry, x):

@@ -50,7 +50,7 @@ def test_rows_far_apart_become_those_of_gram_and_schmidt(order):
 
 
 def test_rows_that_depend_on_others_are_zero():
-  a = np.arange(25.0).reshape(5, 5)  # of rank 2
+  a = np.arange(25.0).reshape(5, 5)  # a matrix of rank 2
   for exponent in ([0, 0, 0, 0, 0], [0, -60, -3000, 10, -100]):
     logs = np.sort(log10_norms(turned(a, np.array(exponent, np.int32))))
     np.testing.assert_array_equal(np.isneginf(logs), [True, True, True, False, False])

@@ -78,7 +78,7 @@ def test_equals_the_loop(x64, name, which):
   )
 
 
-@pytest.mark.parametrize("name", ["lru", "rg_lru"])  # of which some units start slow
+@pytest.mark.parametrize("name", ["lru", "rg_lru"])  # cells with slow units from the start
 def test_long_sequences_differ_by_rounding_only(name):
   # In float32, over 4096 steps. A slow unit sums up that many terms.
   cell = make_cell(name, H)

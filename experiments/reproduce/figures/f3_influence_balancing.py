@@ -60,7 +60,8 @@ def measure(truncations: tuple[int, ...]) -> Float[np.ndarray, " truncations"]:
   xs = jnp.ones((num_steps, 1, 1))
 
   def gradient(truncation: Integer[Array, ""]) -> Float[Array, ""]:
-    last = num_steps // truncation * truncation - 1  # its gradient reaches back K − 1 steps
+    # The gradient of this step reaches back K − 1 steps.
+    last = num_steps // truncation * truncation - 1
 
     def first(theta: Float[Array, ""]) -> Float[Array, ""]:
       _, ys = unroll(CELL, balance(theta), xs, truncation=truncation)

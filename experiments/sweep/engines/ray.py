@@ -128,7 +128,7 @@ def _gather(ray: Any, sweep: Sweep, task: Any, job: WorkerJob) -> None:
     return
   except ray.exceptions.RayTaskError as error:
     raise error.cause from None
-  except ray.exceptions.RayError as error:  # its workers died more than RETRIES times
+  except ray.exceptions.RayError as error:  # the task's workers died more than RETRIES times
     for name in worker.missing_runs(sweep, job.ids):
       run_files.fail(sweep, sweep.ids[name], "worker", error)
     return

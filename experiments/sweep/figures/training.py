@@ -39,7 +39,7 @@ from experiments.sweep.figures.panels import (
 )
 
 CLIPPED = "clipped"
-MAX_POINTS = 100  # of a curve: longer ones are medians over blocks of steps
+MAX_POINTS = 100  # points of a curve; longer curves are medians over blocks of steps
 
 
 class _Curves(NamedTuple):

@@ -117,7 +117,7 @@ def finish(
   path = folder / "runs" / run_id
   if replay is not None:
     files.write_bytes(path / "replay.npz", replay)
-  # All lines again: the last appended line may be torn, and an earlier process may have appended
+  # Rewrite all lines: the last appended line may be torn, and an earlier process may have appended
   # lines of its own.
   files.write_bytes(path / "metrics.jsonl", _lines(0, result.records))
   files.write_netcdf(path / "gradients.nc", _gradients(result.records, settings))

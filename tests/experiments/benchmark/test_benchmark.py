@@ -75,7 +75,7 @@ def values_of_ours(row):
   return values(build(OURS, row, (FORWARD, GRADIENT)))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of other libraries
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from other libraries
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_baselines_compute_our_function_or_say_that_theirs_differs(baseline, cell):
@@ -314,7 +314,7 @@ def test_wrong_flags_end_in_one_line(flag, message, program_here, capfd):
   assert len(error.splitlines()) == 1
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of other libraries
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from other libraries
 def test_program_runs_from_flags_to_picture(tmp_path, monkeypatch, program_here, capsys):
   monkeypatch.setattr(benchmark, "_QUICK_SECONDS", {FORWARD: 0.02, GRADIENT: 0.02, TRAINING: 0.02})
   monkeypatch.setattr(timing, "_PIECE", 0.01)

@@ -17,7 +17,7 @@ from experiments.reproduce.figures import FIGURES
 from experiments.runtime import exits
 
 ROOT = Path(__file__).parents[3]
-TIMES = {"BAD": 1, "OFF": 1, "GOOD": 1, "SLOW": 100}  # of the figures in `program`
+TIMES = {"BAD": 1, "OFF": 1, "GOOD": 1, "SLOW": 100}  # seconds of the figures in `program`
 
 
 def draw(figure):

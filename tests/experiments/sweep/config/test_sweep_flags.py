@@ -184,7 +184,7 @@ def test_a_flagfile_holds_every_axis_and_setting_exactly():
   assert "--truncation=8,32,full" in lines
   assert "--clip_norm=none,1.0" in lines
   assert "--hidden_size=64" in lines
-  # All but match_params, which is not given together with hidden_size.
+  # All flags but match_params, which excludes hidden_size.
   assert len(lines) == len(AXES) + len(dataclasses.fields(Settings)) - 1
 
 

@@ -19,7 +19,7 @@ def test_decay_shows_the_seeds_with_full_bptt_at_both_ends_of_training(cell, dep
   for label, step, dashed in [(f"{cell}, initialization", 0, True), (cell, -1, False)]:
     drawn = line(axis, label)
     np.testing.assert_array_equal(drawn.get_xdata(), gradients["lag"])
-    np.testing.assert_allclose(drawn.get_ydata(), seeds[:, step].mean(axis=0))  # of two
+    np.testing.assert_allclose(drawn.get_ydata(), seeds[:, step].mean(axis=0))  # two seeds
     assert drawn.is_dashed() is dashed
     assert drawn.get_color() == style.CELL_STYLES[cell].color
     (band,) = [band for band in axis.collections if band.get_label() == label]
