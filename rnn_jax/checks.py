@@ -113,7 +113,8 @@ def number(
   if isinstance(value, bool | np.bool_ | str | bytes | bytearray) or getattr(value, "ndim", 0) != 0:
     raise TypeError(f"{name} must be a number, got {shown(value)}.")
   try:
-    # Anything may come in; `float` itself says whether it is a number.
+    # `value` may be any object: `float` raises a TypeError where it is no number, which mypy cannot
+    # know.
     plain = float(value)  # type: ignore[arg-type]
   except OverflowError:  # an integer larger than any float
     plain = math.inf

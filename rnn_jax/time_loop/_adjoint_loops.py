@@ -141,6 +141,7 @@ def forward_loop(
   times = loop.times()
   prefetched = _read(buffers[:num_prefetched], times[-1 if loop.reverse else 0])
   state = carry, list(buffers), prefetched
+  # The forward pass of `unroll` where it is differentiated.
   (final, written, _), ys = jax.lax.scan(
     body, state, (times, others), reverse=loop.reverse, unroll=loop.unroll
   )
@@ -196,6 +197,7 @@ def reverse_loop(
   times = loop.times()
   prefetched = _read([buffers[at] for at in early], times[0 if loop.reverse else -1])
   state = jax.tree.map(jnp.zeros_like, params), carry_bar, buffers, prefetched
+  # The reverse pass of `unroll`.
   (params_bar, carry_bar, buffers, _), _ = jax.lax.scan(
     body, state, jnp.asarray(times), reverse=not loop.reverse, unroll=loop.unroll
   )

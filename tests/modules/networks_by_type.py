@@ -61,6 +61,7 @@ def accepted(
 
 
 def refused(both: BidirectionalRNN, own: Own, causal: OwnCausal, rest: Any) -> None:
+  # Each call is wrong: mypy must find the named error here, or report the comment as unused.
   update(both, rest, rest, rest, rest, truncation=3)  # type: ignore[call-overload]
   update(both, rest, rest, rest, rest, carries=rest)  # type: ignore[call-overload]
   update(both, rest, rest, rest, rest, clip_carry=1.0)  # type: ignore[call-overload]
