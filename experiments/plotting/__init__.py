@@ -1,1 +1,1 @@
-"""Style and lines of all figures."""
+"""Shared drawing code for figures: styles, panels, heat maps and lines."""

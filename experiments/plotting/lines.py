@@ -1,4 +1,9 @@
-"""Drawing into panels: lines with bands over seeds, single runs, and markers along the edges."""
+"""Functions that draw into panels: lines with bands over seeds, single runs, and edge markers.
+
+An edge marker stands at the bottom edge of a panel where a value is an exact zero, and at the top
+edge where it overflowed, since a logarithmic axis has no place for either. The edge markers of one
+line form a row, its track; markers of lines with different tracks do not overlap.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +18,16 @@ from matplotlib.collections import FillBetweenPolyCollection
 from experiments.plotting.style import GRAY, OVERFLOW, SMALL, ZERO, Style, key
 
 EDGE_MARKERS = {ZERO: "v", OVERFLOW: "^"}
-TRACK_HEIGHT = 0.03  # height of one row of markers along the edge, relative to the axis
-BEYOND = 1e4  # replaces an infinite log10 value at the edge of a band; beyond every axis
+TRACK_HEIGHT = 0.03  # height of one row of edge markers, as a fraction of the axis height
+BEYOND = 1e4  # replaces an infinite log10 value at the edge of a band; far outside every axis range
 
 
 def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns minimum, median and maximum over the first axis.
 
-  NaN is ignored; infinities count as values. The median of −inf and +inf is NaN.
+  NaN values are ignored, infinities are not. The median of −inf and +inf is NaN.
   """
-  ordered = np.sort(values, axis=0)  # NaN comes last
+  ordered = np.sort(values, axis=0)  # NaN is sorted last
   count = np.maximum((~np.isnan(values)).sum(axis=0), 1)
 
   def rank(i: np.ndarray) -> np.ndarray:
@@ -34,7 +39,14 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def spread_by_blocks(values: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns minimum, median and maximum of every `block` positions along the last axis."""
+  """Returns minimum, median and maximum of each block of consecutive positions of the last axis.
+
+  Args:
+    values: [..., positions].
+    block: number of positions in a block; the last block may have fewer.
+  Returns:
+    Three arrays [..., blocks].
+  """
   padding = [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % block)]
   padded = np.pad(values.astype(float), padding, constant_values=np.nan)
   return spread(np.moveaxis(padded.reshape(*values.shape[:-1], -1, block), -1, 0))
@@ -53,12 +65,12 @@ def draw_profiles(
 
   Args:
     axis: the axis to draw on.
-    x: positions [x].
+    x: positions along the horizontal axis, [x].
     profiles: log10 values [seeds, x]; −inf is an exact zero, NaN is not drawn.
-    style: style of the line.
+    style: color, marker and width of the line.
     label: label of the line and its band.
-    track: row of the markers for zeros and overflows, counted from the edge.
-    linestyle: line style.
+    track: row of the line's edge markers, counted from the edge, from 0.
+    linestyle: line style, in matplotlib's notation.
   """
   low, middle, high = spread(profiles)
   finite = np.where(np.isfinite(middle), middle, np.nan)
@@ -85,9 +97,10 @@ def draw_curves(
   label: str,
   track: int,
 ) -> None:
-  """Draws each of `curves` [runs, x] thin, and the median of the pooled ones thick.
+  """Draws each of `curves` [runs, x] as a thin line, and a median as a thick line.
 
-  The median ends where the first pooled curve ends, since the median of the rest would jump there.
+  The median is that of the curves for which `pooled` is True. It ends where the first of them ends,
+  since the median of the others would jump there.
   """
   log = axis.get_yscale() == "log"
 
@@ -112,8 +125,9 @@ def _draw_line(
   track: int,
   linestyle: str | tuple[int, tuple[int, ...]] = "-",
 ) -> None:
+  """Draws a line [x] with about six markers, and one at each value without finite neighbors."""
   stride = max(1, len(x) // 6)
-  first = 2 * track * stride // 7 % stride  # offset per line, so that markers do not coincide
+  first = 2 * track * stride // 7 % stride  # so that lines have their markers at different x
   axis.plot(
     x,
     y,
@@ -128,13 +142,13 @@ def _draw_line(
 
 
 def _alone(y: np.ndarray) -> np.ndarray:
-  """Returns the indices of values without a neighbor, which only a marker shows."""
+  """Returns the indices of finite values without a finite neighbor, which only a marker shows."""
   there = np.pad(np.isfinite(y), 1)
   return np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
 
 
 def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None:
-  """Marks each truncation's cut, between the last lag that it keeps and the next one."""
+  """Draws a vertical line for each truncation, between the last lag that it keeps and the next."""
   labels: list[tuple[float, str]] = []
   for truncation in truncations:
     cut = truncation - 0.5
@@ -152,7 +166,16 @@ def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None
 def mark_edges(
   axis: Axes, x: np.ndarray, values: np.ndarray, style: Style, track: int, zero: float = -np.inf
 ) -> None:
-  """Marks along the edges where any of `values` [runs, x] is `zero`, and where any overflowed."""
+  """Draws edge markers at each x where some run's value is `zero`, and where one is +inf.
+
+  Args:
+    axis: the axis to draw on.
+    x: positions along the horizontal axis, [x].
+    values: [runs, x].
+    style: its color is that of the markers.
+    track: row of the markers, counted from the edge, from 0.
+    zero: the value that stands for an exact zero, −inf for log10 values.
+  """
   inset = TRACK_HEIGHT * (track + 0.6)
   for label, hits, height in (
     (ZERO, values == zero, inset),
@@ -175,14 +198,17 @@ def mark_edges(
 def draw_points(
   axis: Axes, x: np.ndarray, y: np.ndarray, style: Style, label: str, **options: Any
 ) -> None:
-  """Draws markers without a line."""
+  """Draws a marker at each (x, y), without a line; `options` are those of `Axes.plot`."""
   axis.plot(x, y, color=style.color, linestyle="none", label=label, **options)
 
 
 def draw_cross(
   axis: Axes, at: float, x: np.ndarray, curve: np.ndarray, style: Style, label: str
 ) -> None:
-  """Draws a cross at position `at`, at the last drawable value of `curve` up to there."""
+  """Draws a cross at x = `at`, at the height of the last drawable value of `curve` up to there.
+
+  If there is no such value, the cross is near the top of the axis.
+  """
   floor = 0.0 if axis.get_yscale() == "log" else -np.inf
   seen = curve[(x <= at) & np.isfinite(curve) & (curve > floor)]
   options: dict[str, Any] = {"marker": "x", "ms": 7, "mew": 2, "zorder": 5}
@@ -193,9 +219,9 @@ def draw_cross(
 
 
 def finish(axes: Sequence[Axes]) -> list[Artist]:
-  """Makes room for the edge markers on axes that share y, and returns their legend keys.
+  """Makes room for edge markers on axes that share y, and returns the markers' legend keys.
 
-  Axes without any finite value get no ticks, since their scale would be arbitrary.
+  If none of the axes shows a finite value, they get no ticks, since their scale would be arbitrary.
   """
   drawn = set()
   inset = 0.0

@@ -1,4 +1,4 @@
-"""Appearance of figures: styles per cell or value, grids of panels, heat maps, legends, files."""
+"""Appearance of figures: line styles, grids of panels, heat maps, legends, and image files."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ ZERO = "0 (an example's norm is below 1e-38)"
 OVERFLOW = "out of range (inf)"
 ABSENT = "not measured"
 GRAY = "#555555"
-SMALL, MEDIUM = 8.0, 9.0  # points: ticks and legends; titles and axis labels
+SMALL, MEDIUM = 8.0, 9.0  # font sizes in points: of ticks and legends; of titles and axis labels
 WIDTH = 6.8  # minimum width in inches: the text width of a page
 
 
 class Style(NamedTuple):
-  """Color, marker and line width in points; distinguishable in grayscale, too."""
+  """The color, marker and width in points of a line, which tell it apart even in grayscale."""
 
   color: str
   marker: str
   width: float
 
 
-# The palette of Okabe and Ito, which is safe for color-blind readers.
+# The colors of these two constants are from the palette of Okabe and Ito, which color-blind readers
+# can tell apart.
 CELL_STYLES = {
   "elman": Style("#E69F00", "o", 1.2),
   "gru": Style("#009E73", "s", 1.6),
@@ -49,10 +50,10 @@ VALUE_MARKERS = ("o", "s", "D", "P", "*", "p", "h")
 
 
 def cell_styles(cells: Iterable[str]) -> dict[str, Style]:
-  """Returns a style for each cell: from `CELL_STYLES` by name, or in alphabetical order.
+  """Returns a style for each cell: from `CELL_STYLES`, or assigned in alphabetical order.
 
-  A cell with options, `elman activation=relu`, has the style of its name unless several cells share
-  that name.
+  A cell is a name, which may be followed by options, as in `elman activation=relu`. It has its
+  name's style from `CELL_STYLES`, if there is one, unless several of `cells` share the name.
   """
   names = {cell: cell.split(" ")[0] for cell in cells}
   count = Counter(names.values())
@@ -69,7 +70,7 @@ def cell_styles(cells: Iterable[str]) -> dict[str, Style]:
 
 
 def value_styles(values: Sequence[Any]) -> dict[Any, Style]:
-  """Returns a style for each value of an ordered setting, from light to dark."""
+  """Returns a style for each of a setting's values, in order; colors go from light to dark."""
   shades = matplotlib.colormaps["viridis"](np.linspace(0.85, 0.0, max(len(values), 2)))
   return {
     value: Style(to_hex(shades[i]), VALUE_MARKERS[i % len(VALUE_MARKERS)], 1.5)
@@ -83,10 +84,15 @@ def grid(
   y_labels: Sequence[str],
   y_scales: Sequence[str] | None = None,
 ) -> tuple[Figure, list[list[list[Axes]]]]:
-  """Returns a grid of panels, each a stack with one axis per entry of `y_labels`.
+  """Returns a figure with a grid of panels, each of which is a stack of axes.
 
-  All panels share their axes. Scales are linear if `y_scales` is None.
+  All axes share x. Axes at the same position of their stacks share y.
 
+  Args:
+    titles: title of each panel, by row and column.
+    x_label: label of the horizontal axes.
+    y_labels: labels of the vertical axes of a stack, one per axis, from the top down.
+    y_scales: scales of those axes, as for `Axes.set_yscale`; linear if None.
   Returns:
     The figure, and its axes by row, column and position in the stack.
   """
@@ -121,14 +127,14 @@ def heat_maps(
   label: str,
   names: Sequence[str] | None = None,
 ) -> tuple[Figure, list[Artist]]:
-  """Returns heat maps with one color scale, and legend keys for values off that scale.
+  """Returns a figure of heat maps with one color scale, and legend keys for values off that scale.
 
   Args:
-    maps: rows of panels: title and log10 values [layer, time].
+    maps: title and log10 values [layer, time] of each panel, by row and column.
     times: positions along the time axis.
     x_label: label of the time axis.
-    label: label of the values.
-    names: names along the first axis, from the bottom up; None if they are layers.
+    label: label of the color scale.
+    names: names of the values' rows, from the bottom up; if None, the rows are numbered as layers.
   """
   images = [image for row in maps for _, image in row]
   flat = np.concatenate([image.ravel() for image in images])
@@ -163,11 +169,11 @@ def _draw_map(
   axis: Axes, image: np.ndarray, times: np.ndarray, low: float, high: float
 ) -> AxesImage:
   """Draws log10 values [layer, time] on a color scale from `low` to `high`."""
-  # Black is below the scale and white above it, so the order is kept in grayscale.
+  # Values below the scale are black and values above it white, which keeps the order in grayscale.
   shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.15, 1, 256)))
-  axis.patch.set(hatch="xxxx", facecolor="white", edgecolor="0.7")  # shows where values are NaN
+  axis.patch.set(hatch="xxxx", facecolor="white", edgecolor="0.7")  # visible where values are NaN
   return axis.imshow(
-    np.clip(image, low - 1, high + 1),  # matplotlib does not draw infinities
+    np.clip(image, low - 1, high + 1),  # since matplotlib does not draw infinities
     norm=Normalize(low, high),
     cmap=shades.with_extremes(under="black", over="white", bad=(0, 0, 0, 0)),
     aspect="auto",
@@ -178,7 +184,7 @@ def _draw_map(
 
 
 def _off_scale_keys(values: np.ndarray) -> list[Artist]:
-  """Returns legend keys for zeros, overflows and absent values, if there are any."""
+  """Returns legend keys for those of zero, overflow and NaN that occur in log10 `values`."""
   keys = [
     (values == -np.inf, Patch(facecolor="black", edgecolor="0.6", label=ZERO)),
     (values == np.inf, Patch(facecolor="white", edgecolor="0.6", label=OVERFLOW)),
@@ -188,12 +194,12 @@ def _off_scale_keys(values: np.ndarray) -> list[Artist]:
 
 
 def key(label: str, **options: Any) -> Line2D:
-  """Returns a legend key, gray by default."""
+  """Returns a legend key, gray by default; `options` are those of `Line2D`."""
   return Line2D([], [], label=label, **{"color": GRAY, **options})
 
 
 def style_keys(styles: dict[str, Style]) -> list[Artist]:
-  """Returns a legend key for each style, by label."""
+  """Returns a legend key for each label and its style."""
   return [
     key(label, color=style.color, lw=style.width, marker=style.marker, ms=3.5)
     for label, style in styles.items()
@@ -201,7 +207,7 @@ def style_keys(styles: dict[str, Style]) -> list[Artist]:
 
 
 def annotate(figure: Figure, keys: Sequence[Artist], caption: str) -> None:
-  """Puts the caption above all panels and the legend below them."""
+  """Puts the caption above all panels, and a legend of `keys` below them."""
   width, height = figure.get_size_inches()
   figure.suptitle(_wrap(caption, width), fontsize=MEDIUM)
   if not keys:
@@ -215,7 +221,7 @@ def annotate(figure: Figure, keys: Sequence[Artist], caption: str) -> None:
 
 
 def _wrap(text: str, width: float) -> str:
-  """Wraps text of title size to about `width` inches, at commas and semicolons."""
+  """Wraps text of title size after commas and semicolons, into lines of about `width` inches."""
   tied = re.sub("(?<![,;]) ", "\N{NO-BREAK SPACE}", text)
   lines = [
     textwrap.fill(line, int(13 * width), break_long_words=False) for line in tied.split("\n")
@@ -224,15 +230,16 @@ def _wrap(text: str, width: float) -> str:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-  """Writes a figure as .png and .svg, the same bytes for the same figure, and returns their paths.
+  """Writes a figure as NAME.png and NAME.svg, and returns the paths of both files.
 
-  While it writes the .svg it sets an rc parameter of matplotlib, which all threads share.
+  Equal figures give equal bytes. While the .svg is written, an rc parameter of matplotlib is set,
+  which all threads share.
   """
   folder.mkdir(parents=True, exist_ok=True)
   png, svg = folder / f"{name}.png", folder / f"{name}.svg"
   figure.savefig(png, dpi=150, metadata={"Software": None})
   figure.set_layout_engine("none")  # the layout is done; the .svg reuses it
-  # By default an SVG holds the date and random ids.
+  # By default, an SVG file contains the date and random ids.
   with matplotlib.rc_context({"svg.hashsalt": "rnn_jax"}):
     figure.savefig(svg, dpi=150, metadata={"Date": None})
   return [png, svg]

@@ -1,4 +1,4 @@
-"""Lines: the spread over seeds."""
+"""Tests of the spread over seeds, which lines and bands show."""
 
 from __future__ import annotations
 

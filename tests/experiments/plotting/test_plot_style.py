@@ -1,4 +1,4 @@
-"""Styles of cells and of values."""
+"""Tests of the line styles of cells and of a setting's values."""
 
 from __future__ import annotations
 
