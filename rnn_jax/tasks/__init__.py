@@ -1,4 +1,4 @@
-"""Tasks, by name."""
+"""Tasks: sequence problems for training, each with its data, its loss and a baseline loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ __all__ = [
   "temporal_order",
 ]
 
-# The tasks of a sweep: one input sequence of fixed length, and an answer at the last step.
+# The tasks that a sweep of `experiments` can train on: they take `(sequence_length, batch_size)`,
+# and all their sequences have this length and a target at the last step.
 TASKS: Mapping[str, Callable[..., Task]] = {
   "adding": adding,
   "charlm": charlm,

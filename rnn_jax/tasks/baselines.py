@@ -1,4 +1,4 @@
-"""The loss of a guess that knows only how often each answer occurs."""
+"""The baseline loss of a task: that of a model that knows only how often each answer occurs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from scipy import special
 
 
 def guess_entropy(counts: Shaped[np.ndarray, "positions answers"]) -> float:
-  """Returns the mean −ln p of the best guess that knows how often answer a occurs at position s.
+  """Returns the mean cross-entropy of predicting each position's empirical answer frequencies.
 
-    H = −Σ_sa n_sa ln(n_sa / Σ_a n_sa) / Σ_sa n_sa,  in nats
+    H = −Σ_sa n_sa ln(n_sa / Σ_a n_sa) / Σ_sa n_sa,  in nats;  s a position, a an answer
 
   Args:
-    counts: n, [positions, answers], counts or shares.
+    counts: n, [positions, answers], how often each answer occurs at each position: counts, or
+      numbers proportional to them.
   Raises:
-    ValueError: the counts are not a matrix.
+    ValueError: if `counts` is not a matrix.
   """
   n = np.asarray(counts, np.float64)
   if n.ndim != 2:
@@ -30,7 +31,17 @@ def count_answers(
   num_positions: int,
   num_answers: int,
 ) -> Integer[np.ndarray, "positions answers"]:
-  """Returns how often each answer occurs at each position, int64 [num_positions, num_answers]."""
+  """Returns how often each answer occurs at each position, int64 [num_positions, num_answers].
+
+  Args:
+    positions: indices from 0 to num_positions − 1, e.g. time steps.
+    answers: the answer at each of these positions, from 0 to num_answers − 1; shaped like
+      `positions`.
+    num_positions: number of rows.
+    num_answers: number of columns.
+  Raises:
+    ValueError: if `positions` and `answers` differ in shape.
+  """
   if np.shape(positions) != np.shape(answers):
     raise ValueError(
       f"positions must have the shape of answers, {list(np.shape(answers))}, got "

@@ -1,4 +1,4 @@
-"""Character-level language model on real text."""
+"""The task of a character-level language model on real text."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from rnn_jax.types import AnyArray
 
 
 def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) -> Task:
-  """Builds a character language model's task: predict the next character of a random window.
+  """Builds the character language model's task: predict each next character of random windows.
 
     L = −(1/T) Σ_t ln p(x_{t+1} | x_1 … x_t)
 
-  The baseline knows only how often each character occurs: the unigram entropy −Σ p ln p.
+  The baseline loss is that of predicting every character with its frequency in the text: the
+  unigram entropy −Σ p ln p.
 
   Args:
-    sequence_length: T, shorter than the text.
+    sequence_length: T, less than the text's number of characters.
     batch_size: B.
-    corpus: the text, from `load_corpus`; the standard library's source if None.
+    corpus: the text, from `load_corpus`; the source of Python's standard library if None.
   Returns:
-    The Task: tokens [T, B], targets [T, B] the tokens one step later.
+    The Task, whose batches have tokens [T, B], and as targets [T, B] the tokens one step later.
   Raises:
-    TypeError, ValueError: an argument out of range; the text is not longer than T.
+    TypeError, ValueError: if an argument is out of range, or the text has at most T characters.
   """
   checks.integer("sequence_length", sequence_length)
   checks.integer("batch_size", batch_size)

@@ -1,4 +1,4 @@
-"""Tasks on images of digits: classified whole, classified pixel by pixel, and spelled out."""
+"""Tasks on images of digits: classify a whole image, classify pixel by pixel, spell the digit."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rnn_jax.text import entropy
 
 NUM_PIXELS = 64
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-LETTERS = "".join(sorted(set("".join(NAMES))))  # token 0 is <eos>, then these
+LETTERS = "".join(sorted(set("".join(NAMES))))  # letter i is token i + 1; token 0 is <eos>
 
 
 class Images(NamedTuple):
-  """Images, and the digits that they show.
+  """Images of handwritten digits, with the digit that each image shows.
 
   Attributes:
     pixels: float32 [N, 64], from 0 (paper) to 1 (ink), row by row.
@@ -35,16 +35,18 @@ class Images(NamedTuple):
 
 
 def load_images(part: Part) -> Images:
-  """Returns one part of the 1797 handwritten digits, 8×8 pixels, that come with scikit-learn.
+  """Returns the train or the test part of scikit-learn's 1797 handwritten digits, 8×8 pixels each.
 
-  The first 898 are for training and the other 899 for testing, as in scikit-learn's own example,
-  whose support vector machine classifies 97 % of the second half correctly.
+  The first 898 images are for training, and the other 899 for testing. An example of scikit-learn
+  splits them in the same way: its support vector machine classifies 97 % of the second half
+  correctly.
 
   Raises:
-    ValueError: an unknown part.
-    ImportError: scikit-learn is not installed.
+    ValueError: if `part` is neither `train` nor `test`.
+    ImportError: if scikit-learn is not installed.
   References:
-    https://archive.ics.uci.edu/dataset/80; the example,
+    The data, https://archive.ics.uci.edu/dataset/80
+    The example,
     https://scikit-learn.org/stable/auto_examples/classification/plot_digits_classification.html
   """
   checks.choice("part", part, PARTS)
@@ -67,20 +69,20 @@ def _all_images() -> Images:
 
 
 def digits(batch_size: int | None, part: Part = "train") -> Task:
-  """Builds a one-to-one task: classify a whole image in a single step, without memory.
+  """Builds a one-to-one task: classify a whole image in a single step, which needs no memory.
 
-    x_1 = the 64 pixels;  class 0 … 9 at t = 1
+    x_1 = the 64 pixels;  target at t = 1: the digit, class 0 … 9
 
-  The baseline knows how often each digit occurs in the training part: −Σ p ln p.
+  The baseline loss is that of predicting each digit's frequency in the training part, −Σ p ln p.
 
   Args:
-    batch_size: B images, without repeats; None for the whole part.
-    part: `train` or `test`, see `load_images`.
+    batch_size: B, number of images per batch, drawn without repeats; None for the whole part.
+    part: `train` or `test`, as in `load_images`.
   Returns:
-    The Task: xs [1, B, 64], targets [1, B].
+    The Task, whose batches have xs [1, B, 64] and targets [1, B].
   Raises:
-    TypeError, ValueError: an argument out of range.
-    ImportError: scikit-learn is not installed.
+    TypeError, ValueError: if an argument is out of range.
+    ImportError: if scikit-learn is not installed.
   """
   return _classification(batch_size, part, 1, pooled=True)
 
@@ -90,20 +92,21 @@ def sequential_digits(
 ) -> Task:
   """Builds a many-to-one task: classify an image that is read pixel by pixel, row by row.
 
-    x_t = pixel t;  class 0 … 9 at t = 64
+    x_t = pixel t;  target at t = 64: the digit, class 0 … 9
 
-  The baseline knows how often each digit occurs in the training part: −Σ p ln p.
+  The baseline loss is that of predicting each digit's frequency in the training part, −Σ p ln p.
 
   Args:
     sequence_length: T, which must be 64.
-    batch_size: B images, without repeats; None for the whole part.
-    part: `train` or `test`, see `load_images`.
-    pooled: for a network with one output per sequence; targets are then [1, B].
+    batch_size: B, number of images per batch, drawn without repeats; None for the whole part.
+    part: `train` or `test`, as in `load_images`.
+    pooled: whether the network has a single output per sequence; targets are then [1, B].
   Returns:
-    The Task: xs [64, B, 1], targets [64, B], loss at the last step only.
+    The Task, whose batches have xs [64, B, 1], targets [64, B], and a mask that is True at the last
+    step only.
   Raises:
-    TypeError, ValueError: an argument out of range.
-    ImportError: scikit-learn is not installed.
+    TypeError, ValueError: if an argument is out of range.
+    ImportError: if scikit-learn is not installed.
   References:
     Le, Jaitly and Hinton, 2015 (with 28×28 pixels), https://arxiv.org/abs/1504.00941
   """
@@ -138,18 +141,19 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
     source  the 64 pixels
     tokens  <eos>  t  w  o               target  t  w  o  <eos>
 
-  The baseline knows how often each letter occurs at each position of the training part's names.
+  The baseline loss is that of predicting, at each position of a name, how often each letter occurs
+  there in the names of the training part.
 
   Args:
-    batch_size: B images, without repeats; None for the whole part.
-    part: `train` or `test`, see `load_images`.
+    batch_size: B, number of images per batch, drawn without repeats; None for the whole part.
+    part: `train` or `test`, as in `load_images`.
   Returns:
-    The Task: xs DecoderInputs(source [B, 64], None, tokens [6, B]), targets [6, B], loss at all
-    steps up to the `<eos>`, 4 to 6. Token 0 is `<eos>`, also the start token; the others are
-    `LETTERS`.
+    The Task, whose batches have xs = DecoderInputs(source [B, 64], None, tokens [6, B]), targets
+    [6, B], and a mask that is True up to and including the `<eos>`, i.e. for 4 to 6 steps. Token 0
+    is `<eos>`, which is also the start token; token i + 1 is `LETTERS[i]`.
   Raises:
-    TypeError, ValueError: an argument out of range.
-    ImportError: scikit-learn is not installed.
+    TypeError, ValueError: if an argument is out of range.
+    ImportError: if scikit-learn is not installed.
   """
   images = load_images(part)
   count = check_batch_size(batch_size, len(images.digits), part)
@@ -173,7 +177,7 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
 
 
 def _spelled_names() -> tuple[Int[np.ndarray, "10 T"], Int[np.ndarray, " 10"]]:
-  """Returns each digit's name as tokens, padded with <eos>, and its length with one <eos>."""
+  """Returns each digit's name as tokens, padded with <eos>, and its length including one <eos>."""
   lengths = np.array([len(name) + 1 for name in NAMES], np.int32)
   names = np.zeros((len(NAMES), max(lengths)), np.int32)
   for row, name in zip(names, NAMES, strict=True):

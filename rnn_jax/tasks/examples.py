@@ -1,4 +1,4 @@
-"""Tasks with a finite number of examples: train and test parts, and batches without repeats."""
+"""Helpers for tasks with a finite data set: its train and test parts, and the draw of a batch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ PARTS = ("train", "test")
 
 
 def check_batch_size(batch_size: int | None, num_examples: int, part: str) -> int:
-  """Returns the batch size; None stands for all examples of the part.
+  """Returns the batch size, with None replaced by the number of examples.
 
+  Args:
+    batch_size: number of examples in a batch; None for all of them.
+    num_examples: number of examples in this part of the data.
+    part: `train` or `test`, for the error message.
   Raises:
-    TypeError, ValueError: it is not an integer, below 1 or above the number of examples.
+    TypeError: if `batch_size` is not an integer.
+    ValueError: if `batch_size` is below 1 or above `num_examples`.
   """
   if batch_size is None:
     return num_examples
@@ -30,6 +35,6 @@ def check_batch_size(batch_size: int | None, num_examples: int, part: str) -> in
 
 
 def draw(key: Key[Array, ""], num_examples: int, batch_size: int) -> Int[Array, " B"]:
-  """Draws the examples of a batch, without repeats: int32 indices [batch_size]."""
-  # A permutation of all examples takes twenty times as long, and most of it would be discarded.
+  """Draws the indices of a batch's examples, uniformly and without repeats: int32 [batch_size]."""
+  # `jax.random.permutation` would take twenty times as long, and most of it would be discarded.
   return jax.lax.top_k(jax.random.uniform(key, (num_examples,)), batch_size)[1]

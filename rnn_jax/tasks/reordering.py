@@ -28,18 +28,22 @@ def reverse(sequence_length: int, batch_size: int) -> Task:
     source  s_1 … s_L                    s_i one of 8 symbols, L uniform from 1 to T
     target  s_L … s_1  <eos>
 
-  The baseline takes all symbols as equally likely, and knows which share of the sequences that
-  reach a step end there. It costs (ln T + ln 8 · (T + 1)/2) / ((T + 3)/2): a sequence's length and
-  symbols, over its mean number of steps.
+  The baseline predicts `<eos>` with the share of sequences that end at this step, among those that
+  reach it, and the 8 symbols with equal probability. Its loss is
+
+    (ln T + ln 8 · (T + 1)/2) / ((T + 3)/2),
+
+  the entropy of a sequence's length and symbols, divided by the mean number of steps.
 
   Args:
     sequence_length: T, the length of the longest source.
     batch_size: B.
   Returns:
-    The Task: xs DecoderInputs(source tokens [T, B], source_lengths [B], tokens [T + 1, B]), targets
-    [T + 1, B], loss at all steps up to the `<eos>`. Token 0 is `<eos>`, also the start token.
+    The Task, whose batches have xs = DecoderInputs(source [T, B], source_lengths [B], tokens
+    [T + 1, B]), targets [T + 1, B], and a mask that is True up to and including the `<eos>`. Token
+    0 is `<eos>`, which is also the start token; tokens 1 … 8 are the symbols.
   Raises:
-    TypeError, ValueError: an argument is not an integer of at least 1.
+    TypeError, ValueError: if an argument is not an integer of at least 1.
   References:
     Sutskever, Vinyals and Le, 2014, https://arxiv.org/abs/1409.3215
   """
@@ -55,25 +59,28 @@ def sort(sequence_length: int, batch_size: int) -> Task:
   """Builds an encoder–decoder task: generate the source's symbols in ascending order.
 
     source  s_1 … s_L                    s_i one of 8 symbols, L uniform from 1 to T
-    target  the same, smallest first, then <eos>
+    target  s_1 … s_L sorted, smallest first, then <eos>
 
-  The baseline knows how often each symbol comes first, second … in order, and which share of the
-  sequences that reach a step end there. With n_sa the probability that step s exists and its symbol
-  is a, it costs −Σ n_sa ln(n_sa / Σ_a n_sa) / Σ n_sa.
+  The baseline predicts, at each step, how often each symbol and `<eos>` occur there in sorted
+  sequences. Its loss is
+
+    −Σ n_sa ln(n_sa / Σ_a n_sa) / Σ n_sa,
+
+  where n_sa is the probability that a target reaches step s and has token a there.
 
   Args:
     sequence_length: T, the length of the longest source.
     batch_size: B.
   Returns:
-    The Task, as that of `reverse`.
+    The Task, whose batches have the same shapes and tokens as those of `reverse`.
   Raises:
-    TypeError, ValueError: an argument is not an integer of at least 1.
+    TypeError, ValueError: if an argument is not an integer of at least 1.
   References:
     Vinyals, Bengio and Kudlur, 2015, https://arxiv.org/abs/1511.06391
   """
 
   def sort_source(source: Source, lengths: Lengths) -> Source:
-    del lengths  # padding is sorted behind the symbols
+    del lengths  # the padding, made the largest symbol, is sorted to the end
     return jnp.sort(jnp.where(source > 0, source, NUM_SYMBOLS + 1), axis=0)
 
   return _task(sequence_length, batch_size, sort_source, _sort_counts)
@@ -84,12 +91,15 @@ def _reverse_counts(length: int) -> Float[np.ndarray, "T 8"]:
 
 
 def _sort_counts(length: int) -> Float[np.ndarray, "T 8"]:
-  # The symbol at step s is at most a if more than s of L symbols are: P(Bin(L, p) > s), p = a / 8.
-  # Summed over all L up to T this is Σ_{k > s} P(Bin(T + 1, p) > k) / p.
+  # In a sorted sequence of length L, the symbol at step s is at most a if and only if more than s
+  # symbols are: the probability is P(Bin(L, p) > s), with p = a / 8. The sum over all lengths L
+  # from 1 to T is Σ_{k > s} P(Bin(T + 1, p) > k) / p.
   p = np.arange(1, NUM_SYMBOLS + 1) / NUM_SYMBOLS
   more = special.bdtrc(np.arange(1, length + 1)[:, None], length + 1, p) / p
   at_most = np.cumsum(more[::-1], axis=0)[::-1]
-  return np.maximum(np.diff(at_most, axis=1, prepend=0), 0)  # rounding may give less than 0
+  return np.maximum(
+    np.diff(at_most, axis=1, prepend=0), 0
+  )  # rounding errors can make a difference negative
 
 
 def _task(
@@ -98,14 +108,15 @@ def _task(
   reorder: Callable[[Source, Lengths], Source],
   counts: Callable[[int], Float[np.ndarray, "T 8"]],
 ) -> Task:
-  """Returns the task.
+  """Builds the task of generating the source's symbols in the order that `reorder` gives them.
 
   Args:
-    sequence_length: T.
+    sequence_length: T, the length of the longest source.
     batch_size: B.
-    reorder: `(source [T, B], lengths [B]) -> [T, B]`; its padding may be anything.
-    counts: `T -> [T, 8]`, how often each symbol occurs at each step, summed over one sequence of
-      each length.
+    reorder: `(source [T, B], lengths [B]) -> targets [T, B]`; its values past a sequence's length
+      are ignored.
+    counts: `T -> [T, 8]`, the probability of each symbol at each step of the target, summed over
+      the lengths 1 … T.
   """
   checks.integer("sequence_length", sequence_length)
   checks.integer("batch_size", batch_size)

@@ -14,24 +14,26 @@ from rnn_jax.tasks.task import Batch, Task
 
 
 def _last_step(num_steps: int, batch_size: int) -> Bool[Array, "T B"]:
-  """Returns the mask of a loss at the last step only."""
+  """Returns a mask [T, B] that is True at the last step only, where the loss counts."""
   return jnp.zeros((num_steps, batch_size), bool).at[-1].set(True)
 
 
 def adding(sequence_length: int, batch_size: int) -> Task:
-  """Builds the adding problem: the sum of two marked numbers among T, due at the last step.
+  """Builds the adding problem: add the two marked numbers among T, and answer at the last step.
 
-    x_t = (u_t, m_t), u_t ~ U(0, 1), one marker m = 1 in each half;  target u_i + u_j at t = T
+    x_t = (u_t, m_t),  u_t ~ U(0, 1),  m_t = 1 at one step i of the first half and one step j of the
+    second, else 0;  target u_i + u_j at t = T
 
-  The best constant guess is 1, with squared error Var(u_i + u_j) = 1/6.
+  The baseline always predicts the mean, 1: its squared error is Var(u_i + u_j) = 1/6.
 
   Args:
     sequence_length: T, at least 2.
     batch_size: B.
   Returns:
-    The Task: xs [T, B, 2], targets [T, B, 1], loss at the last step only.
+    The Task, whose batches have xs [T, B, 2], targets [T, B, 1], and a mask that is True at the
+    last step only.
   Raises:
-    TypeError, ValueError: an argument is not an integer, or too small.
+    TypeError, ValueError: if an argument is not an integer, or too small.
   References:
     Hochreiter and Schmidhuber, 1997, experiment 4, https://doi.org/10.1162/neco.1997.9.8.1735
   """
@@ -56,20 +58,22 @@ def adding(sequence_length: int, batch_size: int) -> Task:
 
 
 def copy_memory(sequence_length: int, batch_size: int) -> Task:
-  """Builds the copy task: ten symbols, repeated after a long run of blanks and a signal.
+  """Builds the copy task: repeat ten symbols after a long run of blanks and a signal.
 
     input   s_1 … s_10  ␣ × (S − 1)  !  ␣ × 10        s_i one of 8 symbols, S = T − 20
     target  ␣ × (S + 10)  s_1 … s_10
 
-  The best guess without memory is uniform at the last ten steps: 10 ln 8 / T nats per step.
+  The baseline predicts the blanks, and a uniform distribution over the 8 symbols at the last ten
+  steps, which costs 10 ln 8 / T nats per step.
 
   Args:
     sequence_length: T = S + 20, at least 21.
     batch_size: B.
   Returns:
-    The Task: tokens [T, B] of a vocabulary of 10 (8 symbols, blank, signal), 9 classes.
+    The Task, whose batches have tokens [T, B] from a vocabulary of 10 (8 symbols, blank, signal),
+    targets [T, B] in 9 classes (8 symbols, blank), and a mask that is True at every step.
   Raises:
-    TypeError, ValueError: an argument is not an integer, or too small.
+    TypeError, ValueError: if an argument is not an integer, or too small.
   References:
     Arjovsky et al., 2016, https://arxiv.org/abs/1511.06464
   """
@@ -91,22 +95,23 @@ def copy_memory(sequence_length: int, batch_size: int) -> Task:
 
 
 def temporal_order(sequence_length: int, batch_size: int) -> Task:
-  """Builds the temporal order task: the order of two signals, seen long ago among distractors.
+  """Builds the temporal order task: tell in which order two early signals came among distractors.
 
     x_i, x_j ∈ {X, Y}, i ∈ [T/10, 2T/10), j ∈ [4T/10, 5T/10), elsewhere x_t ∈ {a, b, c, d};
-    class XX, XY, YX or YY at t = T
+    target at t = T: the class XX, XY, YX or YY of (x_i, x_j)
 
-  A uniform guess costs ln 4 nats.
+  The baseline predicts the 4 classes with equal probability, which costs ln 4 nats.
 
   Args:
     sequence_length: T, at least 10.
     batch_size: B.
   Returns:
-    The Task: tokens [T, B] of a vocabulary of 6, 4 classes, loss at the last step only.
+    The Task, whose batches have tokens [T, B] from a vocabulary of 6, targets [T, B] in 4 classes,
+    and a mask that is True at the last step only.
   Raises:
-    TypeError, ValueError: an argument is not an integer, or too small.
+    TypeError, ValueError: if an argument is not an integer, or too small.
   References:
-    Hochreiter and Schmidhuber, 1997, experiment 6a; in the form of Pascanu et al., 2013,
+    Hochreiter and Schmidhuber, 1997, experiment 6a; this variant is that of Pascanu et al., 2013,
     https://arxiv.org/abs/1211.5063
   """
   checks.integer("sequence_length", sequence_length, minimum=10)

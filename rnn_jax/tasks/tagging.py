@@ -1,4 +1,4 @@
-"""Tagging task: the token class of each character of Python source."""
+"""The tagging task: predict the token class (keyword, name, …) of each character of a line."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rnn_jax.text import STANDARD_LIBRARY, Corpus, Vocabulary, build_vocabulary
 from rnn_jax.text.corpus import standard_library_files
 from rnn_jax.text.python_source import CLASSES, TaggedLine, tagged_lines
 
-_EVERY = 8  # one in 8 files of the standard library: some 20,000 lines in half a second
+_EVERY = 8  # uses one in 8 files of the standard library: 20,000 lines, read in half a second
 
 
 class Lines(NamedTuple):
-  """Lines of Python, padded to one length with zeros.
+  """N lines of Python, padded with zeros to T characters.
 
   Attributes:
-    tokens: uint8 [N, T].
-    classes: uint8 [N, T].
-    lengths: int32 [N].
+    tokens: uint8 [N, T], the characters.
+    classes: uint8 [N, T], each character's token class, an index into `CLASSES`.
+    lengths: int32 [N], number of characters before the padding.
   """
 
   tokens: UInt8[np.ndarray, "N T"]
@@ -37,11 +37,11 @@ class Lines(NamedTuple):
 
 
 class TaggedText(NamedTuple):
-  """Python source in a training and a test part, and the vocabulary of both.
+  """Tagged Python source, split into a training and a test part that share a vocabulary.
 
   Attributes:
     train, test: the lines of each part.
-    vocabulary: holds the characters of both parts.
+    vocabulary: the characters that occur in either part.
   """
 
   train: Sequence[TaggedLine]
@@ -52,24 +52,26 @@ class TaggedText(NamedTuple):
 def tagging(
   sequence_length: int, batch_size: int | None, corpus: Corpus | None = None, part: Part = "train"
 ) -> Task:
-  """Builds an aligned many-to-many task: the token class of each character in a line of Python.
+  """Builds an aligned many-to-many task: classify each character of a line of Python.
 
-    L = −(1/n) Σ_t ln p(class of x_t | x_1 … x_t);  with a bidirectional network, given x_1 … x_n
+    L = −(1/n) Σ_t ln p(class of x_t | x_1 … x_t)    for a line of n characters
 
-  The classes are those of the standard library's own tokenizer, see `tagged_lines`. The baseline
-  knows how often each class occurs in the training part; `class_entropy` also computes the stronger
-  baseline that sees the character.
+  A bidirectional network's predictions depend on the whole line, x_1 … x_n. The classes are the
+  token classes of `tagged_lines`, which uses the standard library's tokenizer. The baseline loss is
+  that of predicting each class's frequency in the training part; `class_entropy` also computes the
+  stronger baseline that is given the character.
 
   Args:
-    sequence_length: T; longer lines are left out, shorter ones padded.
-    batch_size: B lines, without repeats; None for the whole part.
+    sequence_length: T; longer lines are left out, shorter lines are padded.
+    batch_size: B, number of lines per batch, drawn without repeats; None for the whole part.
     corpus: one Python file, from `load_corpus`; a sample of the standard library if None.
-    part: `train` or `test`, see `load_tagged`.
+    part: `train` or `test`, as in `load_tagged`.
   Returns:
-    The Task: tokens [T, B], targets [T, B] indices into `CLASSES`, lengths [B].
+    The Task, whose batches have tokens [T, B], targets [T, B] (indices into `CLASSES`), and lengths
+    [B].
   Raises:
-    TypeError, ValueError: an argument out of range; every line is longer than T; the text is not
-      Python.
+    TypeError, ValueError: if an argument is out of range, every line is longer than T, or the text
+      is not Python.
   """
   checks.integer("sequence_length", sequence_length)
   checks.choice("part", part, PARTS)
@@ -91,25 +93,25 @@ def tagging(
 
 
 def class_entropy(lines: Lines, *, given_character: bool = False) -> float:
-  """Returns H(class) = −Σ p ln p of a character, or H(class | character), in nats."""
+  """Returns the entropy of a character's class, H(class), or H(class | character), in nats."""
   valid = np.arange(lines.tokens.shape[1]) < lines.lengths[:, None]
   positions = lines.tokens[valid] if given_character else np.zeros(valid.sum(), np.uint8)
   return guess_entropy(count_answers(positions, lines.classes[valid], 256, len(CLASSES)))
 
 
 def load_tagged(corpus: Corpus | None = None) -> TaggedText:
-  """Returns tagged lines of Python, in a training and a test part.
+  """Returns lines of Python with the token class of each character, split into train and test.
 
-  From the standard library it takes every eighth file. Every fifth package, and every fifth module
-  outside packages, is for testing: the split is by package because files of one package can be much
-  alike. Files that cannot be tokenized are left out. From a single file, the last fifth of the
-  lines is for testing.
+  Of the standard library, only every eighth file is read, and files that cannot be tokenized are
+  left out. Among its top-level packages and modules, in alphabetical order, every fifth is for
+  testing. The split is by package because files of one package can be much alike. Of a single file,
+  the last fifth of the lines is for testing.
 
   Args:
-    corpus: one Python file; the standard library if None, or named `stdlib`.
+    corpus: one Python file; None, or the corpus `stdlib`, for the standard library.
   Raises:
-    TypeError: the corpus is not a `Corpus`.
-    ValueError: the file cannot be tokenized as Python, or has fewer than two lines.
+    TypeError: if `corpus` is not a `Corpus`.
+    ValueError: if the file cannot be tokenized as Python, or has fewer than two lines.
   """
   if corpus is None:
     return _standard_library()
@@ -148,7 +150,11 @@ def _text(train: Sequence[TaggedLine], test: Sequence[TaggedLine]) -> TaggedText
 
 
 def _padded(lines: Sequence[TaggedLine], length: int, vocabulary: Vocabulary, part: Part) -> Lines:
-  """Returns the lines that are not longer than `length`, padded to it."""
+  """Returns the lines of at most `length` characters, as tokens padded with zeros to `length`.
+
+  Raises:
+    ValueError: if every line is longer; the message names `part`.
+  """
   short = [line for line in lines if len(line.text) <= length]
   if not short:
     least = min(len(line.text) for line in lines)

@@ -1,4 +1,4 @@
-"""A task: batches from a key, a loss, and a baseline."""
+"""The types that describe a task: how batches are drawn from a random key, loss and baseline."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Targets = Int[Array, "T B"] | Float[Array, "T B O"]
 
 
 class Batch(NamedTuple):
-  """One batch, time-major.
+  """One batch of examples; arrays are time-major.
 
   Attributes:
-    xs: [T, B, D], or tokens [T, B]; `DecoderInputs` for decoders.
-    targets: [T, B] classes, or [T, B, O] values.
-    mask: [T, B] bool, the steps whose loss counts.
-    lengths: [B] integers, number of valid steps of each sequence; None if all steps are valid.
+    xs: the inputs: vectors [T, B, D], tokens [T, B], or `DecoderInputs` for decoders.
+    targets: classes [T, B], or values [T, B, O].
+    mask: bool [T, B], True at the steps whose loss counts.
+    lengths: integers [B], number of valid steps of each sequence; None if all steps are valid.
   """
 
   xs: PyTree
@@ -27,17 +27,17 @@ class Batch(NamedTuple):
 
 
 class Task(NamedTuple):
-  """A sequence problem.
+  """A sequence problem: how to draw batches, the loss to minimize, and a loss to compare with.
 
   Attributes:
     data: arrays from which batches are drawn; `()` if batches depend on the key alone.
-    batch: `(data, key) -> Batch`, pure.
-    loss: `(outputs [..., O], targets) -> [...]`, per step.
-    unit: of the loss, for display.
-    baseline: mean loss of the best guess that knows the frequency of each answer at each position
-      of a sequence, and nothing else about the sequence. A model that learns must get below it.
+    batch: pure function `(data, key) -> Batch`, which can be jitted.
+    loss: `(outputs [..., O], targets) -> [...]`, the loss of each step.
+    unit: unit of the loss, for display.
+    baseline: mean loss of a model that ignores the inputs, and always predicts how often each
+      answer occurs at this position of a sequence. A model that has learned is below it.
     output_size: O, width of the network's output.
-    vocabulary_size: number of tokens; None if xs are vectors.
+    vocabulary_size: number of distinct tokens; None if xs are vectors.
   """
 
   data: PyTree
