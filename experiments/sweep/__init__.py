@@ -1,1 +1,1 @@
-"""The sweep command: trains networks over a grid of settings and records how gradients flow."""
+"""Trains every combination of the axes and records how the gradient flows."""

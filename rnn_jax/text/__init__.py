@@ -1,4 +1,4 @@
-"""Text as tokens: corpora, vocabularies of characters and words, and readers of batches."""
+"""Text as tokens: corpora, vocabularies of characters and words, and readers that draw batches."""
 
 from rnn_jax.text.corpus import STANDARD_LIBRARY, Corpus, lanes, load_corpus
 from rnn_jax.text.counts import entropy, histogram

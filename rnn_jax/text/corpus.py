@@ -24,10 +24,11 @@ class Corpus(NamedTuple):
   """A text and the vocabulary of its characters.
 
   Attributes:
-    name: `stdlib`, or the file's path.
-    text: the bytes, uint8 [N]. A file is memory-mapped, so it must not change while it is in use.
+    name: `stdlib`, or the path of the file.
+    text: the text's bytes, uint8 [N]. A file is memory-mapped, so it must not change while it is in
+      use.
     vocabulary: the characters that occur in the text.
-    sha256: hash of the bytes, in hexadecimal; identifies the text.
+    sha256: SHA-256 hash of the bytes, in hexadecimal, which identifies the text.
   """
 
   name: str
@@ -37,20 +38,22 @@ class Corpus(NamedTuple):
 
   @property
   def tokens(self) -> UInt8[np.ndarray, " N"]:
-    """The whole text as tokens, uint8 [N], one per byte; encoded again at every access."""
+    """The whole text as tokens, uint8 [N], one per byte. Every access encodes the text again."""
     return self.vocabulary.encode(self.text)
 
 
 def load_corpus(source: str | Path = STANDARD_LIBRARY) -> Corpus:
-  """Returns a text as a Corpus. A file is read once, in small blocks, and then memory-mapped.
+  """Loads a text as a Corpus.
+
+  A file is memory-mapped; it is read once, in small blocks, for its hash and its vocabulary.
 
   Args:
     source: path of a file, or `stdlib` for the source of this Python's standard library, about
-      11 MB. That text is always available offline, but differs between Python versions; see
-      `sha256`.
+      11 MB. That text is always available offline, but differs between Python versions;
+      `Corpus.sha256` tells which one it is.
   Raises:
-    TypeError: the source is not a path.
-    ValueError: the file is missing, empty, a folder or a pipe, or cannot be read.
+    TypeError: if `source` is not a path.
+    ValueError: if the file is missing, empty, a folder or a pipe, or cannot be read.
   """
   if not isinstance(source, str | Path):
     raise TypeError(f"corpus must be a path, or '{STANDARD_LIBRARY}', got {source!r:.60}.")
@@ -76,9 +79,10 @@ def load_corpus(source: str | Path = STANDARD_LIBRARY) -> Corpus:
 
 
 def _corpus(name: str, text: UInt8[np.ndarray, " N"], file: io.BufferedIOBase) -> Corpus:
-  """Returns the corpus of a text; `file` holds the same bytes.
+  """Builds the Corpus of a text; `file` must hold the same bytes as `text`.
 
-  The hash and the counts read the file, since pages of a memory map stay in memory once read.
+  The hash and the character counts are computed from `file`, because reading `text`, which may be a
+  memory map, would leave all its pages in memory.
   """
   digest, counts = hashlib.sha256(), np.zeros(256, np.int64)
   while block := file.read(BLOCK):
@@ -90,16 +94,16 @@ def _corpus(name: str, text: UInt8[np.ndarray, " N"], file: io.BufferedIOBase) -
 def lanes(
   tokens: Shaped[np.ndarray, " N"], batch_size: int
 ) -> Shaped[np.ndarray, "steps batch_size"]:
-  """Cuts one long text into `batch_size` contiguous lanes, which are read in parallel.
+  """Cuts one long text into `batch_size` contiguous parts, the lanes, to be read in parallel.
 
   Args:
-    tokens: [N].
-    batch_size: B.
+    tokens: the text's tokens [N].
+    batch_size: B, number of lanes.
   Returns:
-    [N // B, B]: column b is the b-th contiguous part of the text; the last N mod B tokens are left
-    out.
+    Tokens [N // B, B]: column b is the b-th lane. The last N mod B tokens are left out.
   Raises:
-    TypeError, ValueError: the tokens are not [N], or fewer than B.
+    TypeError, ValueError: if `batch_size` is not an integer of at least 1, or `tokens` does not
+      have the shape [N] with N ≥ B.
   """
   checks.integer("batch_size", batch_size)
   tokens = np.asarray(tokens)
@@ -112,16 +116,16 @@ def lanes(
 
 
 def standard_library_files() -> tuple[Path, list[Path]]:
-  """Returns the folder of this Python's standard library, and its source files without tests.
+  """Returns the folder of this Python's standard library, and its source files except tests.
 
   Raises:
-    ValueError: the folder has no source files.
+    ValueError: if the folder has no source files.
   """
   root = Path(sysconfig.get_path("stdlib"))
   skipped = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
   files: list[Path] = []
   for folder, inside, names in os.walk(root):
-    inside[:] = set(inside) - skipped  # os.walk descends into the folders that remain in this list
+    inside[:] = set(inside) - skipped  # os.walk visits only the folders left in this list
     files += [Path(folder, name) for name in names if name.endswith(".py")]
   if not files:
     raise ValueError(f"corpus 'stdlib' needs the standard library's source, but {root} has none.")

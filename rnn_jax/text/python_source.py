@@ -1,4 +1,4 @@
-"""Python source as tagged text: the token class of each character."""
+"""Tagged Python source: lines of code with the token class (keyword, name, …) of each byte."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ _CLASS_OF = {
   tokenize.COMMENT: _COMMENT,
   tokenize.OP: _OPERATOR,
 }
-# The tokens that start and end f-strings; t-strings' token names have the same endings.
+# The tokens that start and end f-strings and t-strings, e.g. FSTRING_START and TSTRING_END.
 _STARTS, _ENDS = (
   {number for number, name in tokenize.tok_name.items() if name.endswith(ending)}
   for ending in ("STRING_START", "STRING_END")
 )
-# A row with only these is a comment or empty. It ends in NL, as do rows inside brackets.
+# A row with only these tokens is a comment or empty. Such a row ends in an NL token, and so does
+# every row inside brackets except the last.
 _BLANK = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
 
 class TaggedLine(NamedTuple):
-  """A logical line of Python, with its indentation and final newline.
+  """A logical line of Python, with its indentation and its final newline.
 
   Attributes:
-    text: UTF-8.
-    classes: uint8, the index of each byte's class in `CLASSES`.
+    text: the line's bytes, in UTF-8.
+    classes: uint8 [bytes], the class of each byte as an index into `CLASSES`.
   """
 
   text: bytes
@@ -47,23 +48,26 @@ class TaggedLine(NamedTuple):
 def tagged_lines(source: bytes) -> list[TaggedLine]:
   """Returns the logical lines of Python source, with the token class of each byte.
 
-  Lines end where the standard library's `tokenize` ends them: an expression in brackets or a string
-  in triple quotes is one line, whatever its number of rows; a comment on its own row is a line.
-  Empty lines are left out. The class `operator` includes brackets and all other punctuation, `name`
-  includes soft keywords (`match`), `string` covers all of an f-string, also the expressions in its
-  braces, and `space` is everything between tokens.
+  Lines end where the standard library's `tokenize` ends them. An expression in brackets or a string
+  in triple quotes does not end a line, even if it spans several rows; a comment on a row of its own
+  is a line. Empty lines are left out. Some of the classes hold more than their name says:
+
+    operator   also brackets and all other punctuation
+    name       also soft keywords such as `match`
+    string     also the expressions in the braces of an f-string
+    space      everything between tokens
 
   Args:
-    source: a file's bytes, in the encoding that it declares.
+    source: the bytes of a file, in the encoding that the file declares.
   Raises:
-    TypeError, ValueError: the source is not bytes, or cannot be tokenized as Python.
+    TypeError, ValueError: if `source` is not bytes, or cannot be tokenized as Python.
   """
   if not isinstance(source, bytes):
     raise TypeError(f"source must be bytes, got {source!r:.60}.")
   try:
     encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
     text = source.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-    # Without it, `tokenize` would add a newline token that is not in the text.
+    # Without a final newline, `tokenize` would report a newline token that is not in the text.
     text += "" if text.endswith("\n") else "\n"
     classes, ends = _tokenized(text)
   except (tokenize.TokenError, SyntaxError, ValueError) as error:
@@ -81,8 +85,8 @@ def _tokenized(text: str) -> tuple[UInt8[np.ndarray, " characters"], list[int]]:
   rows = [0, *itertools.accumulate(len(row) + 1 for row in text.split("\n"))]
   classes = bytearray(_SPACE * len(text))
   ends: list[int] = []
-  begun = False  # the current line has more than a comment
-  opened: list[int] = []  # start indices of the f-strings that have not ended yet
+  begun = False  # whether the current line has a token that is not in _BLANK
+  opened: list[int] = []  # start indices of the f-strings that are still open
   for kind, string, (row, column), (end_row, end_column), _ in tokenize.generate_tokens(
     io.StringIO(text).readline
   ):
@@ -92,7 +96,7 @@ def _tokenized(text: str) -> tuple[UInt8[np.ndarray, " characters"], list[int]]:
     if kind in _STARTS:
       opened.append(start)
     elif kind in _ENDS:
-      # Overwrites the classes of the tokens inside the f-string, which came before.
+      # Overwrites the classes of the tokens inside the f-string, which were read before its end.
       start = opened.pop()
       classes[start:end] = _STRING * (end - start)
     elif kind in _CLASS_OF:

@@ -1,4 +1,8 @@
-"""Readers: how batches are drawn from a text."""
+"""Readers: functions that cut a text into batches of windows, for training and for evaluation.
+
+A window is k consecutive time steps, over which `train_windows` backpropagates; a lane is one of B
+contiguous parts of a text, which are read in parallel.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,14 @@ from rnn_jax.text.words import WordVocabulary
 
 
 class Source(NamedTuple):
-  """A text that is encoded when it is read. Slicing its symbols gives a part of the text.
+  """A text whose symbols are encoded only when they are read.
+
+  A part of the text is `source._replace(symbols=source.symbols[a:b])`.
 
   Attributes:
-    symbols: [N], bytes of a text, which may be memory-mapped, or tokens.
-    encode: symbols of any shape → int32 tokens of the same shape.
-    eos: the token that ends a line, None if there is none.
+    symbols: [N], the bytes of a text, which may be memory-mapped, or its tokens.
+    encode: function from symbols of any shape to int32 tokens of the same shape.
+    eos: the token that ends a line; None if the vocabulary has no newline.
   """
 
   symbols: Integer[np.ndarray, " N"]
@@ -30,13 +36,13 @@ class Source(NamedTuple):
 
 
 class Windows(NamedTuple):
-  """n consecutive windows of k steps, as `train_windows` takes them.
+  """A batch of n consecutive windows of k steps, in the layout that `train_windows` takes.
 
   Attributes:
-    tokens: int32 [n·k, B].
+    tokens: int32 [n·k, B], the inputs.
     targets: int32 [n·k, B], the tokens one step later.
-    mask: bool [n·k, B], the steps whose loss counts.
-    resets: bool [n·k, B], the steps that start from a new carry.
+    mask: bool [n·k, B], True at the steps whose loss counts.
+    resets: bool [n·k, B], True at the steps before which the carry is reset to the initial carry.
   """
 
   tokens: Int32[np.ndarray, "steps B"]
@@ -45,19 +51,21 @@ class Windows(NamedTuple):
   resets: Bool[np.ndarray, "steps B"]
 
 
-# (source, B, k, n, seed) -> (i -> the i-th n windows)
+# The type of a reading: (source, B, k, n, seed) -> (i -> the i-th batch of n windows).
 Reading = Callable[[Source, int, int, int, int], Callable[[int], Windows]]
 
 
 def make_source(corpus: Corpus, vocabulary: Vocabulary | WordVocabulary) -> Source:
-  """Returns a text to read: characters are encoded when they are read, words all at once.
+  """Returns a corpus as a Source, whose text is encoded with the given vocabulary.
+
+  With a vocabulary of characters, the text is encoded when it is read; with one of words, here.
 
   Args:
     corpus: the text, from `load_corpus`.
-    vocabulary: of words, or of characters: the corpus's own, or another that has all of them.
+    vocabulary: a vocabulary of words, or one of characters that has every character of the text.
   Raises:
-    TypeError: an argument of another type.
-    ValueError: naming a character of the text that the vocabulary lacks.
+    TypeError: if an argument has the wrong type.
+    ValueError: if the vocabulary lacks a character of the text; the message names the first one.
   """
   checks.instance("corpus", corpus, Corpus, "load_corpus")
   if not isinstance(vocabulary, Vocabulary | WordVocabulary):
@@ -75,13 +83,13 @@ def make_source(corpus: Corpus, vocabulary: Vocabulary | WordVocabulary) -> Sour
 def split(
   text: Integer[np.ndarray, " N"], validation_share: float
 ) -> tuple[Integer[np.ndarray, " train"], Integer[np.ndarray, " validation"]]:
-  """Returns (training part, validation part) of a text; the validation part is its end.
+  """Splits a text into (training part, validation part); the validation part is its end.
 
   Args:
-    text: [N].
-    validation_share: p, from 0 to below 1; the last ⌊p N⌋ symbols are held out.
+    text: symbols [N].
+    validation_share: p, with 0 ≤ p < 1; the last ⌊p N⌋ symbols are the validation part.
   Raises:
-    TypeError, ValueError: validation_share is not such a number, or the text is not [N].
+    TypeError, ValueError: if `validation_share` is not such a number, or `text` is not [N].
   """
   if np.ndim(text) != 1:
     raise ValueError(f"text must be [N], got {list(np.shape(text))}.")
@@ -95,29 +103,31 @@ def make_reader(
 ) -> Callable[[int], Windows]:
   """Returns a function that reads windows of a text for training.
 
-    stream    B contiguous lanes in parallel, window after window; the carry is passed on. Each pass
-              starts at a random offset below k with a new carry, and skips the remainder of each
-              lane that is shorter than a window.
-    windows   k + 1 consecutive tokens from a random position; each window starts from a new carry.
-    lines     whole lines, drawn uniformly. The first input and the last target are <eos>; steps
-              after the last target are masked. Each line starts from a new carry. Lines of more
-              than k steps are left out; `line_spans` has all lengths.
+    stream    The text is cut into B contiguous lanes, which are read in parallel, window after
+              window; the carry is passed from each window to the next. Each pass through the text
+              starts at a random offset below k, with a new carry, and skips the last tokens of
+              each lane if they do not fill a window.
+    windows   Each window starts at a random position of the text, from a new carry.
+    lines     Each window holds one whole line, drawn uniformly, and starts from a new carry. The
+              first input and the last target are <eos>; steps after the last target are masked.
+              Lines of more than k tokens, <eos> included, are left out; `line_spans` returns the
+              length of every line.
 
   Args:
-    name: one of READINGS.
+    name: `stream`, `windows` or `lines`.
     source: N tokens, from `make_source`.
     batch_size: B.
-    window: k.
+    window: k, time steps of a window.
     count: n, number of windows per call.
-    seed: at least 0.
+    seed: random seed, at least 0.
   Returns:
-    `i -> Windows`, the i-th n windows, i = 0, 1, 2, …; they depend on the seed and i alone.
+    `i -> Windows`, the i-th batch of n windows, i = 0, 1, 2, …; it depends on the seed and i alone.
   Raises:
-    TypeError, ValueError: an argument out of range; the text is too short, has no lines, or every
-      line has more than k steps.
+    TypeError, ValueError: if an argument is out of range, or if the text is too short, has no
+      lines, or has only lines of more than k tokens.
   References:
-    Zhang et al., Dive into Deep Learning, section 9.3, https://d2l.ai (sequential partitioning and
-    random sampling)
+    Zhang et al., Dive into Deep Learning, section 9.3, https://d2l.ai, where `stream` is called
+    sequential partitioning and `windows` random sampling
   """
   checks.instance("source", source, Source, "make_source")
   reading = READINGS[checks.choice("reading", name, READINGS)]
@@ -179,7 +189,7 @@ def _lines(
     steps = np.arange(window)[:, None]
     positions = np.minimum(starts[lines] + steps, len(source.symbols) - 1)
     found = source.encode(source.symbols[positions])
-    # From a line's last step on, every target is <eos>, even if the text ends without a newline.
+    # From a line's last step on, every target is <eos>; the text's last line may lack its newline.
     ends = np.full_like(found, source.eos)
     targets = np.where(steps < lengths[lines] - 1, found, ends)
     tokens = np.concatenate([ends[:, :1], targets[:, :-1]], axis=1)
@@ -193,13 +203,14 @@ READINGS: Mapping[str, Reading] = {"stream": _stream, "windows": _anywhere, "lin
 
 
 def line_spans(source: Source) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
-  """Returns (start, number of tokens with the <eos>) of each line, both int64 [M].
+  """Returns the start index and the number of tokens of each of a text's M lines, both int64 [M].
 
-  The end of the text also ends a line.
+  The number includes the line's <eos>. The end of the text also ends a line: if the last line has
+  no newline, an <eos> is counted for it all the same.
 
   Raises:
-    TypeError: the source is not a Source.
-    ValueError: the vocabulary has no <eos>, because the text has no newline.
+    TypeError: if `source` is not a Source.
+    ValueError: if the vocabulary has no <eos>, because the text has no newline.
   """
   checks.instance("source", source, Source, "make_source")
   if source.eos is None or len(source.symbols) == 0:
@@ -211,7 +222,7 @@ def line_spans(source: Source) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, "
   starts = np.concatenate([[0], *found])
   starts[1:] += 1
   lengths = np.diff(starts, append=len(source.symbols) + 1)
-  # A final <eos> is not followed by another line.
+  # A final <eos> does not start another line.
   last = len(starts) - (starts[-1] == len(source.symbols))
   return starts[:last], lengths[:last]
 
@@ -219,21 +230,23 @@ def line_spans(source: Source) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, "
 def evaluation_windows(
   source: Source, batch_size: int, window: int, count: int, by_line: bool = False
 ) -> Iterator[Windows]:
-  """Reads a whole text once: B contiguous lanes, window after window; the carry is passed on.
+  """Reads a whole text once, in B contiguous lanes in parallel, window after window.
 
-  Every token is a target once, except the very first one, which has no predecessor, and the last
-  (N − 1) mod B. Steps beyond the end of the lanes have mask False.
+  The carry is to be passed from each window to the next. Every token of the text is a target once,
+  except the very first one, which has no predecessor, and the last (N − 1) mod B. Steps beyond the
+  end of the lanes have mask False.
 
   Args:
     source: N tokens, from `make_source`.
-    batch_size: B.
-    window: k.
-    count: n, number of windows per item.
-    by_line: each line starts from a new carry, as in the training reading `lines`.
+    batch_size: B, number of lanes.
+    window: k, time steps of a window.
+    count: n, number of windows in each yielded batch.
+    by_line: whether each line starts from a new carry, as in the reading `lines` of `make_reader`.
   Yields:
-    n windows; they reset at the first step of the text and, by line, at every <eos>.
+    Batches of n windows. The carry is reset at the first step of each lane and, if `by_line`, at
+    every <eos>.
   Raises:
-    TypeError, ValueError: an argument out of range, or the text is too short.
+    TypeError, ValueError: if an argument is out of range, or the text has at most B tokens.
   """
   checks.instance("source", source, Source, "make_source")
   checks.boolean("by_line", by_line)
@@ -260,14 +273,14 @@ def _whole(
 def _windows(
   source: Source, positions: Int[np.ndarray, "steps B"], resets: Bool[np.ndarray, "*shape"]
 ) -> Windows:
-  """Returns the tokens at the given positions [n·k, B], and the tokens after them."""
+  """Returns Windows with the tokens at the positions [n·k, B], the next tokens, and a true mask."""
   tokens, targets = (source.encode(source.symbols[at]) for at in (positions, positions + 1))
   mask = np.ones(positions.shape, bool)
   return Windows(tokens, targets, mask, resets.reshape(positions.shape))
 
 
 def _window_starts(shape: tuple[int, ...]) -> Bool[np.ndarray, "n k B"]:
-  """Returns an array that is True at the first step of every window."""
+  """Returns a boolean array of the given shape (n, k, B), True at the first step of each window."""
   resets = np.zeros(shape, bool)
   resets[:, 0] = True
   return resets

@@ -1,4 +1,4 @@
-"""Vocabularies as JSON, for saving with a model."""
+"""Conversion of vocabularies to JSON and back, for saving them with a model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rnn_jax.text.words import EOS, SPLITS, UNK, WordVocabulary
 
 
 def vocabulary_to_json(vocabulary: Vocabulary | WordVocabulary) -> dict[str, object]:
-  """Returns a dict for `json.dumps`: the vocabulary's level, and its symbols in token order.
+  """Returns a vocabulary as a dict for `json.dumps`: its level, and its symbols in token order.
 
   Raises:
-    TypeError: it is not a vocabulary.
+    TypeError: if `vocabulary` is not a vocabulary.
   """
   if not isinstance(vocabulary, Vocabulary | WordVocabulary):
     raise TypeError(
@@ -26,10 +26,10 @@ def vocabulary_to_json(vocabulary: Vocabulary | WordVocabulary) -> dict[str, obj
 
 
 def vocabulary_from_json(saved: Mapping[str, object]) -> Vocabulary | WordVocabulary:
-  """Returns the vocabulary that `vocabulary_to_json` saved.
+  """Returns the vocabulary that `vocabulary_to_json` turned into the dict `saved`.
 
   Raises:
-    ValueError: the data is damaged; names the entry.
+    ValueError: if an entry is missing or invalid; the message names the entry.
   """
   if not isinstance(saved, Mapping):
     raise ValueError(f"vocabulary must be an object with level and symbols, got {saved!r:.60}.")

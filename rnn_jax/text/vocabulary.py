@@ -1,4 +1,4 @@
-"""Vocabularies of characters."""
+"""Vocabularies of characters, where a character is one byte."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NEWLINE = ord("\n")
 
 
 class Vocabulary(NamedTuple):
-  """The distinct bytes of a text, sorted; a token is a byte's index among them.
+  """The distinct bytes of a text in ascending order; a byte's index among them is its token.
 
-  A character is a byte: a letter outside ASCII is several characters, as UTF-8 encodes it.
+  A character is one byte, so a letter outside ASCII is several characters: its UTF-8 bytes.
 
   Attributes:
-    symbols: uint8 [V], sorted.
+    symbols: the bytes, uint8 [V], in ascending order.
   """
 
   symbols: UInt8[np.ndarray, " V"]
@@ -32,15 +32,16 @@ class Vocabulary(NamedTuple):
 
   @property
   def eos(self) -> int | None:
-    """The token that ends a line, the newline's; None if the text has no newline."""
+    """The token of the newline, which ends a line; None if the vocabulary has no newline."""
     index = int(np.searchsorted(self.symbols, NEWLINE))
     return index if NEWLINE in self.symbols else None
 
   def check(self, text: bytes | UInt8[np.ndarray, "*shape"]) -> None:
-    """Refuses a text with bytes that the vocabulary lacks.
+    """Checks that the vocabulary has every byte of a text.
 
     Raises:
-      ValueError: naming the first unknown byte, or the letter to which it belongs, and its index.
+      ValueError: if it lacks one; the message names the first such byte, or the letter that
+        contains it, and its index in the text.
     """
     values = byte_values(text).ravel()
     known = np.zeros(256, bool)
@@ -52,11 +53,11 @@ class Vocabulary(NamedTuple):
         raise ValueError(f"text holds {letter!r} at byte {at}, not in the vocabulary.")
 
   def encode(self, text: bytes | UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Returns the tokens of bytes, or of a uint8 array of them: uint8, in the array's shape.
+    """Returns the tokens of a text as uint8: [N] for bytes, or in the shape of a uint8 array.
 
     Raises:
-      ValueError: naming the first character that the vocabulary lacks.
-      TypeError: the text is neither bytes nor uint8.
+      ValueError: if the vocabulary lacks a character of the text; the message names the first one.
+      TypeError: if `text` is neither bytes nor a uint8 array.
     """
     self.check(text)
     token_of = np.zeros(256, np.uint8)
@@ -64,10 +65,10 @@ class Vocabulary(NamedTuple):
     return token_of[byte_values(text)]
 
   def decode(self, tokens: Integer[np.ndarray, " N"] | Sequence[int]) -> bytes:
-    """Returns the bytes of tokens [N].
+    """Returns the text that tokens [N] stand for, as bytes.
 
     Raises:
-      TypeError, ValueError: the tokens are not integers [N] from 0 to V − 1.
+      TypeError, ValueError: if the tokens are not integers [N] from 0 to V − 1.
     """
     return self.symbols[token_values(tokens, self.size)].tobytes()
 
@@ -78,17 +79,17 @@ def build_vocabulary(text: bytes | UInt8[np.ndarray, " N"]) -> Vocabulary:
 
 
 def vocabulary_of_counts(counts: Integer[np.ndarray, " 256"]) -> Vocabulary:
-  """Returns the vocabulary of the bytes whose count is above zero."""
+  """Returns the vocabulary of the bytes b whose number of occurrences, `counts[b]`, is not zero."""
   return Vocabulary(np.flatnonzero(counts).astype(np.uint8))
 
 
 def byte_values(
   text: bytes | UInt8[np.ndarray, "*shape"],
 ) -> UInt8[np.ndarray, "*shape"] | UInt8[np.ndarray, " N"]:
-  """Returns a text as uint8, without a copy.
+  """Returns a text as a uint8 array, without a copy.
 
   Raises:
-    TypeError: it is neither bytes nor a uint8 array.
+    TypeError: if `text` is neither bytes nor a uint8 array.
   """
   if isinstance(text, bytes):
     return np.frombuffer(text, np.uint8)
@@ -100,10 +101,10 @@ def byte_values(
 def token_values(
   tokens: Integer[np.ndarray, " N"] | Sequence[int], size: int
 ) -> Integer[np.ndarray, " N"]:
-  """Returns tokens [N] as an array.
+  """Returns tokens [N] as an array, after checking that each is in a vocabulary of `size` tokens.
 
   Raises:
-    TypeError, ValueError: they are not integers [N] from 0 to size − 1.
+    TypeError, ValueError: if the tokens are not integers [N] from 0 to size − 1.
   """
   given = np.asarray(tokens)
   if given.ndim != 1:
@@ -118,9 +119,9 @@ def token_values(
 
 
 def _letter(values: UInt8[np.ndarray, " N"], at: int) -> tuple[str | bytes, int]:
-  """Returns the letter to which the byte at an index belongs, and the index where it starts.
+  """Returns the letter that contains the byte at index `at`, and the index where the letter starts.
 
-  A byte that belongs to no letter is returned itself.
+  If the byte is not part of valid UTF-8, the byte itself and `at` are returned.
   """
   for start in range(at, max(at - 4, -1), -1):
     letter = values[start : start + 4].tobytes().decode(errors="replace")[0]

@@ -17,24 +17,29 @@ from rnn_jax.text.vocabulary import byte_values, token_values
 
 UNK, EOS = "<unk>", "<eos>"
 
-# The words of a text. In both splits a newline is a token; other white space only separates words.
+# Patterns of a word. A newline is always a token; other white space only separates words.
 SPLITS: Mapping[str, re.Pattern[str]] = {
-  "word": re.compile(rf"\n|{UNK}|{EOS}|\w+|[^\w\s]"),  # a run of word characters, or one other
-  "whitespace": re.compile(r"\n|\S+"),  # for text that is already tokenized, like Penn Treebank
+  "word": re.compile(
+    rf"\n|{UNK}|{EOS}|\w+|[^\w\s]"
+  ),  # a run of word characters, or any other single character
+  "whitespace": re.compile(
+    r"\n|\S+"
+  ),  # for text that is already tokenized, such as the Penn Treebank
 }
 
 
 class WordVocabulary(NamedTuple):
-  """The words of a text, the most frequent first; a token is a word's index among them.
+  """The words of a text, the most frequent first; a word's index among them is its token.
 
     <unk>, <eos>, w_2, w_3, …
 
-  A newline is encoded as `<eos>`, and so is the word `<eos>` itself. An empty line is a single
-  `<eos>`; a last line without a newline has no `<eos>`. Unknown words become `<unk>`. Bytes that
-  are not UTF-8 are one character each; decoding restores them.
+  - A newline is encoded as `<eos>`, and so is the word `<eos>` itself.
+  - An empty line is a single `<eos>`; a last line without a newline has no `<eos>`.
+  - A word that the vocabulary lacks is encoded as `<unk>`.
+  - A byte that is not valid UTF-8 counts as one character; decoding restores it.
 
   Attributes:
-    words: V words, `<unk>` and `<eos>` first.
+    words: the V words, `<unk>` and `<eos>` first.
     split: how a text is split into words, a name in SPLITS.
   """
 
@@ -57,7 +62,7 @@ class WordVocabulary(NamedTuple):
     return 1
 
   def encode(self, text: bytes | UInt8[np.ndarray, " bytes"]) -> Int32[np.ndarray, " N"]:
-    """Returns the tokens of bytes, or of a uint8 array of them: int32 [N]."""
+    """Returns the tokens of a text, given as bytes or as a uint8 array: int32 [N], one per word."""
     token_of = {word: token for token, word in enumerate(self.words)}
     token_of["\n"] = self.eos
     tokens = [np.zeros(0, np.int32)]
@@ -67,10 +72,10 @@ class WordVocabulary(NamedTuple):
     return np.concatenate(tokens)
 
   def decode(self, tokens: Integer[np.ndarray, " N"] | Sequence[int]) -> bytes:
-    """Returns the bytes of tokens [N]: lines of words with single spaces between them.
+    """Returns the text of tokens [N] as bytes: lines of words, with one space between two words.
 
     Raises:
-      TypeError, ValueError: the tokens are not integers [N] from 0 to V − 1.
+      TypeError, ValueError: if the tokens are not integers [N] from 0 to V − 1.
     """
     known = token_values(tokens, self.size)
     words = ("\n" if token == self.eos else self.words[token] for token in known)
@@ -84,16 +89,16 @@ def build_word_vocabulary(
   min_count: int = 1,
   max_size: int | None = None,
 ) -> WordVocabulary:
-  """Returns the vocabulary of the words in a text, by falling frequency, then alphabetically.
+  """Builds the vocabulary of a text's words, sorted by falling frequency, then alphabetically.
 
   Args:
-    text: bytes, or a uint8 array of them.
-    split: how it is split into words, a name in SPLITS.
-    min_count: words that occur less often become `<unk>`.
-    max_size: largest V, `<unk>` and `<eos>` included, at least 3; the rarest words become `<unk>`.
+    text: the text, as bytes or as a uint8 array.
+    split: how the text is split into words, a name in SPLITS.
+    min_count: words that occur less often than this are left out, and encoded as `<unk>`.
+    max_size: largest V, including `<unk>` and `<eos>`, at least 3; the rarest words are left out.
       None for no limit.
   Raises:
-    TypeError, ValueError: an unknown split, a number out of range, or a text that is not bytes.
+    TypeError, ValueError: if `split` is unknown, a number is out of range, or `text` is not bytes.
   References:
     Mikolov et al., 2010, https://doi.org/10.21437/Interspeech.2010-343
   """
@@ -112,7 +117,7 @@ def build_word_vocabulary(
 
 
 def _words(text: bytes | UInt8[np.ndarray, " bytes"], split: str) -> Iterator[list[str]]:
-  """Yields the words of a text block by block; a block ends in white space, or with the text."""
+  """Yields the words of each block of a text; a block ends in white space or with the text."""
   find, rest = SPLITS[split].findall, b""
   for _, block in blocks(byte_values(text)):
     rest += block.tobytes()
