@@ -1,18 +1,20 @@
-"""A recurrent scan whose reverse pass is written out by hand.
+"""A recurrent scan whose reverse pass is written by hand.
 
-Differentiated by JAX, a scan keeps its inputs, residuals and cotangents in separate arrays, and
-adds h_{t−1}ᵀ ā_t to the gradient of the recurrent kernel at every step. Here instead:
+When JAX differentiates a `lax.scan`, it keeps inputs, residuals and cotangents in separate arrays.
+At every step it adds h_{t−1}ᵀ ā_t to the gradient of the recurrent kernel, where ā_t is the
+cotangent of the recurrent product h_{t−1} W_h. The scan of this module differs in three ways:
 
-  - Residuals, and then cotangents, overwrite arrays of their shape that are no longer needed, step
-    by step. A drive [T, B, G·H] is read, replaced by a derivative, and that by its cotangent ā.
-  - ā is kept for all steps, and the gradient of the recurrent kernel is one product after the loop.
-  - With a probe, dL/dh_t is kept for all steps and its norms are computed after the loop at once,
-    except for carry leaves that find no buffer of their shape to reuse: their norms are computed
-    step by step.
+  - In each step, a residual overwrites an array entry of the same shape that is no longer needed,
+    and in the reverse pass a cotangent overwrites the residual. For example, a drive [T, B, G·H]
+    (the input's part of the pre-activation) is replaced by the nonlinearity's derivative, and that
+    by the drive's cotangent ā.
+  - ā is kept for all steps, so that the recurrent kernel's gradient is one product after the loop.
+  - With a probe, dL/dh_t is kept for all steps, and its norms are computed after the loop. Only for
+    carry leaves that find no buffer of their shape to reuse, they are computed step by step.
 
-`scan` runs the plain loop. Differentiated, it calls `forward`, which runs `forward_loop`, and then
-`backward`, which runs `reverse_loop` and `recurrent_gradient`. Which value is in which buffer is
-said by the `Plan` of `_adjoint_plan`.
+Without differentiation, `scan` runs a plain `lax.scan`. Under reverse-mode differentiation it calls
+`forward`, which runs `forward_loop`, and then `backward`, which runs `reverse_loop` and
+`recurrent_gradient`. A `Plan`, from `_adjoint_plan`, assigns values to buffers.
 """
 
 from __future__ import annotations
@@ -56,20 +58,21 @@ def scan(
   """Returns `lax.scan` of `(carry, inputs) -> step(params, params, carry, inputs, None)`.
 
   Args:
-    step: one step in time; see `Step`.
-    start: the carry that a step starts from, after resets and cuts; see `Start`.
-    recur: the recurrent product; see `Recur`.
-    params: of the step.
-    carry: initial carry, leaves [B, ...], real or complex.
-    stream: inputs of all steps, leaves [T, ...].
-    probe: from `gradient_probe`; its cotangent is ‖dL/dh_t‖.
-    reverse: runs from the last step to the first.
-    unroll: steps in one iteration of the compiled loop.
+    step: function that runs one step in time; see `Step`.
+    start: function that applies resets and cuts to the carry before a step; see `Start`.
+    recur: function that returns the recurrent product; see `Recur`.
+    params: the params of `step`.
+    carry: the initial carry, leaves [B, ...], real or complex.
+    stream: the inputs of all steps, leaves [T, ...].
+    probe: zeros from `gradient_probe`; their cotangent is ‖dL/dh_t‖. None for no norms.
+    reverse: whether to run from the last step to the first.
+    unroll: number of steps in one iteration of the compiled loop.
   Returns:
-    (final carry, ys). Their reverse-mode derivative may be differentiated again, in both modes;
-    they have no forward-mode derivative.
+    (final carry, ys). Their reverse-mode derivative can be differentiated again, in forward or
+    reverse mode. They have no forward-mode derivative.
   """
-  # The backward pass is planned from zeros, which are never weakly typed as `jnp.full(3, 2.0)` is.
+  # Both passes must arrive at the same plan. The backward pass plans from strongly typed zeros, so
+  # weakly typed arguments such as `jnp.full(3, 2.0)` are converted here.
   params, carry, stream = jax.tree.map(_strongly_typed, (params, carry, stream))
   leaves, structure = jax.tree.flatten(stream)
   sizes = [size for leaf in jax.tree.leaves(carry) for size in leaf.shape]
@@ -97,19 +100,20 @@ def _run(
   def body(carry: Carry, inputs: PyTree) -> tuple[Carry, PyTree]:
     return loop.step(params, params, carry, inputs, None)
 
-  # Runs where nothing is differentiated; `forward` and `backward` replace it elsewhere.
+  # Under differentiation, JAX runs `forward` and `backward` instead of this scan.
   return jax.lax.scan(body, carry, stream, reverse=loop.reverse, unroll=loop.unroll)
 
 
 class Saved(NamedTuple):
-  """What the forward pass leaves to the backward pass.
+  """The values that the forward pass saves for the backward pass.
 
   Attributes:
-    params: of the step.
-    carry: initial carry.
-    buffers: the stream's floats, overwritten as planned, and those that the forward loop allocated.
+    params: the step's params.
+    carry: the initial carry.
+    buffers: the real and complex leaves of the stream, overwritten as planned, then the buffers
+      that the forward loop allocated.
     others: leaves of the stream that are neither real nor complex.
-    ys: outputs.
+    ys: the outputs of all steps.
   """
 
   params: Params
@@ -122,7 +126,7 @@ class Saved(NamedTuple):
 def forward(
   loop: Loop, params: Params, carry: Carry, stream: PyTree, probe: Carry | None
 ) -> tuple[tuple[Carry, PyTree], Saved]:
-  """Returns ((final carry, ys), what `backward` needs)."""
+  """Returns ((final carry, ys), the values saved for `backward`)."""
   del probe
   floats, others = loop.split(stream)
   plan = make_plan(functools.partial(linearize, loop), params, carry, *_first((floats, others)))
@@ -134,9 +138,10 @@ def forward(
 def backward(
   loop: Loop, saved: Saved, cotangents: tuple[Carry, PyTree]
 ) -> tuple[Params, Carry, PyTree, Carry | None]:
-  """Returns the cotangents of params, carry, stream and probe."""
+  """Returns the cotangents of params, initial carry, stream and probe."""
   carry_bar, ys_bar = cotangents
-  # A step of zeros has every step's plan, and the residuals that are the same at every step.
+  # The plan and the residuals that are the same at every step do not depend on the values of a
+  # step's carry and inputs, so both are taken from a step on zeros.
   floats = saved.buffers[: loop.num_floats]
   blank = jax.tree.map(jnp.zeros_like, (carry_bar, *_first((floats, saved.others))))
   plan = make_plan(functools.partial(linearize, loop), saved.params, *blank)
@@ -167,14 +172,14 @@ def recurrent_gradient(
   others: Sequence[Array],
   recurrent_bar: Sequence[Array],
 ) -> Params:
-  """Returns the params' gradient through the recurrent product: of W_h, Σ_t h_{t−1}ᵀ ā_t.
+  """Returns the params' gradient through the recurrent product; for W_h it is Σ_t h_{t−1}ᵀ ā_t.
 
   Args:
-    loop: the loop.
-    params: of the step.
-    carries: before each step, leaves [T, B, ...].
+    loop: the static part of the scan.
+    params: the step's params.
+    carries: the carry before each step, leaves [T, B, ...].
     others: leaves of the stream that are neither real nor complex, [T, ...].
-    recurrent_bar: ā, leaves [T, B, ...].
+    recurrent_bar: ā, the cotangents of the recurrent products of all steps, leaves [T, B, ...].
   """
   starts = jax.vmap(loop.start)(carries, loop.join([None] * loop.num_floats, others))
   rows = jax.tree.map(_merge, starts)
@@ -188,10 +193,10 @@ def _strongly_typed(a: Array | np.ndarray) -> Array:
 
 
 def _first(tree: PyTree[Array]) -> PyTree[Array]:
-  """Returns the entries of the first step."""
+  """Returns the first step's entry of each leaf."""
   return jax.tree.map(lambda a: a[0], tree)
 
 
 def _merge(a: Array) -> Array:
-  """Reshapes [T, B, ...] to [T·B, ...]: XLA:CPU is several times slower at contracting two axes."""
+  """Reshapes [T, B, ...] to [T·B, ...], since XLA:CPU contracts one axis several times faster."""
   return a.reshape(-1, *a.shape[2:])

@@ -1,10 +1,10 @@
-"""The forward and the reverse loop of `_adjoint.scan`, which update their buffers in place.
+"""The forward loop and the reverse loop of `_adjoint.scan`, which update their buffers in place.
 
-A step must read the entry of an array before it overwrites it, or XLA copies the whole array
-[T, ...]. On a CPU, data dependence enforces this order wherever the plan can prove it, except for
-matrix-vector products, which XLA fuses differently. Elsewhere the loops prefetch: each step reads
-what the next step needs, out of the arrays that it has just written. The last step's prefetch is
-unused.
+Each step reads its entry of a buffer [T, ...] and overwrites it. XLA does this in place only if it
+reads the entry before it writes; otherwise it copies the whole buffer. On a CPU, data dependence
+enforces this order wherever the plan can prove it, except for matrix-vector products, which XLA
+fuses differently. In all other cases the loops prefetch: after its writes, each step reads the
+entries that the next step needs. The last step's prefetch is unused.
 """
 
 from __future__ import annotations
@@ -25,42 +25,47 @@ from rnn_jax.types import Carry, Number, Params
 class Perturbations(NamedTuple):
   """Zeros that a step adds to its recurrent product and to its new carry.
 
-  Their cotangents are those of the product and of the carry.
+  Adding them makes the cotangents of the product and of the new carry available: they are the
+  cotangents of these zeros.
 
   Attributes:
-    recurrent: like the recurrent product.
-    carry: like the carry; None without a probe.
+    recurrent: zeros like the recurrent product.
+    carry: zeros like the carry; None without a probe.
   """
 
   recurrent: PyTree[Array]
   carry: Carry | None
 
 
-# (carry, inputs) -> start. Does not read the floats of `inputs`.
+# `(carry, inputs) -> start`: the carry that a step starts from, after resets and cuts. A function
+# of this type reads no real or complex leaf of `inputs`.
 Start = Callable[[Carry, PyTree], Carry]
 
-# (held, params, carry, inputs, perturbations) -> (carry', y). `held` and `params` are the same
-# values: `held` is used in the recurrent product alone, recur(held, start(carry, inputs)), so that
-# the product's params can be held constant. Where perturbations is None, nothing is added.
+# `(held, params, carry, inputs, perturbations) -> (carry', y)`: one step. `held` and `params` have
+# the same values. The step uses `held` only in its recurrent product, recur(held, start(carry,
+# inputs)), so that this product's params can be held constant while the rest is differentiated. If
+# `perturbations` is None, nothing is added to the product and the carry.
 Step = Callable[[Params, Params, Carry, PyTree, Perturbations | None], tuple[Carry, PyTree]]
 
-# (params, start) -> recurrent product, linear in the params that it uses, over any leading axes.
+# `(params, start) -> recurrent product`, linear in the params that it uses. The carry `start` may
+# have any leading axes.
 Recur = Callable[[Params, Carry], PyTree]
 
 
 class Loop(NamedTuple):
-  """The static part of a scan: its functions and how it runs.
+  """The static part of a scan: its functions and options.
 
   Attributes:
     step, start, recur: see `scan`.
-    structure: of the stream, the inputs of all steps.
+    structure: pytree structure of the stream, i.e. of the inputs of all steps.
     is_float: for each leaf of the stream, whether it is real or complex. Other leaves have no
       cotangent.
     num_steps: T.
     probed: whether the norms of dL/dh_t are computed.
-    reverse: runs from the last step to the first.
-    unroll: steps in one iteration of the compiled loop.
-    in_order: whether a proof of the plan holds: on a CPU, and with no matrix-vector products.
+    reverse: whether the scan runs from the last step to the first.
+    unroll: number of steps in one iteration of the compiled loop.
+    in_order: whether the plan's proofs of read-before-write order apply. They apply on a CPU, if
+      there are no matrix-vector products.
   """
 
   step: Step
@@ -80,17 +85,17 @@ class Loop(NamedTuple):
     return sum(self.is_float)
 
   def split(self, stream: PyTree) -> tuple[list[Array], list[Array]]:
-    """Returns the real and complex leaves of a stream, and the others."""
+    """Returns (the real and complex leaves of a stream, its other leaves)."""
     leaves = list(zip(jax.tree.leaves(stream), self.is_float, strict=True))
     return [a for a, is_float in leaves if is_float], [a for a, is_float in leaves if not is_float]
 
   def join(self, floats: Sequence[Array | None], others: Sequence[Array | None]) -> PyTree:
-    """Returns the stream with these leaves; the inverse of `split`."""
+    """Returns the stream that has these leaves; the inverse of `split`."""
     leaves = {True: iter(floats), False: iter(others)}
     return jax.tree.unflatten(self.structure, [next(leaves[kind]) for kind in self.is_float])
 
   def times(self) -> np.ndarray:
-    """Returns 0 … T−1, a NumPy array: both passes close over it, and are traced separately."""
+    """Returns the steps 0 … T−1 as a NumPy array, which is a constant in the trace of any loop."""
     return np.arange(self.num_steps, dtype=np.uint32)
 
 
@@ -99,8 +104,8 @@ def linearize(
 ) -> tuple[tuple[Carry, PyTree], Callable[[tuple[Carry, PyTree]], tuple[PyTree, ...]]]:
   """Returns ((carry', y), vjp) of one step.
 
-  The vjp returns the cotangents of params, carry, floats and perturbations. In the first, the
-  recurrent product is left out: its share is computed after the loop, by `recurrent_gradient`.
+  The vjp returns the cotangents of params, carry, floats and perturbations. The params' cotangent
+  leaves out the recurrent product, whose part `recurrent_gradient` computes after the loop.
   """
 
   def step(
@@ -125,7 +130,7 @@ def forward_loop(
   buffers: Sequence[Array],
   others: Sequence[Array],
 ) -> tuple[Carry, PyTree, list[Array]]:
-  """Returns the final carry, ys, and the buffers after the plan's writes."""
+  """Returns the final carry, ys, and the buffers with the values that the plan writes to them."""
   num_prefetched = 0 if loop.in_order and plan.forward_in_order else loop.num_floats
 
   def body(state: PyTree, inputs: PyTree) -> PyTree:
@@ -141,7 +146,7 @@ def forward_loop(
   times = loop.times()
   prefetched = _read(buffers[:num_prefetched], times[-1 if loop.reverse else 0])
   state = carry, list(buffers), prefetched
-  # The forward pass of `unroll` where it is differentiated.
+  # This scan is the forward pass of `unroll` under differentiation.
   (final, written, _), ys = jax.lax.scan(
     body, state, (times, others), reverse=loop.reverse, unroll=loop.unroll
   )
@@ -157,16 +162,17 @@ def reverse_loop(
   carry_bar: Carry,
   ys_bar: PyTree[Array],
 ) -> tuple[Params, Carry, list[Array]]:
-  """Returns the cotangents of params and initial carry, and the buffers with the others.
+  """Returns the cotangents of params and initial carry, and the buffers with all other cotangents.
 
   Args:
-    loop: the loop.
-    plan: its plan.
-    any_vjp: of any step, from `linearize`; it has the residuals that are the same at every step.
-    params: of the step.
-    buffers: from the forward loop.
+    loop: the static part of the scan.
+    plan: the assignment of values to buffers.
+    any_vjp: the vjp of an arbitrary step, from `linearize`. Only those of its residuals that are
+      the same at every step are used.
+    params: the step's params.
+    buffers: the buffers that the forward loop returned.
     carry_bar: cotangent of the final carry.
-    ys_bar: cotangent of the outputs.
+    ys_bar: cotangent of the outputs of all steps.
   """
   fixed, structure_of_vjp = jax.tree.flatten(any_vjp)
   y_leaves, structure_of_y = jax.tree.flatten(ys_bar)
@@ -197,7 +203,7 @@ def reverse_loop(
   times = loop.times()
   prefetched = _read([buffers[at] for at in early], times[0 if loop.reverse else -1])
   state = jax.tree.map(jnp.zeros_like, params), carry_bar, buffers, prefetched
-  # The reverse pass of `unroll`.
+  # This scan is the reverse pass of `unroll`.
   (params_bar, carry_bar, buffers, _), _ = jax.lax.scan(
     body, state, jnp.asarray(times), reverse=not loop.reverse, unroll=loop.unroll
   )
@@ -213,6 +219,6 @@ def _read(arrays: Sequence[Array], time: Number) -> list[Array]:
 
 
 def _write(arrays: Sequence[Array], new: Mapping[int, Array], time: Array) -> list[Array]:
-  """Returns the arrays, those whose index is in `new` with its value at `time`."""
+  """Returns the arrays with `new[i]` written to array i at `time`, for every i in `new`."""
   update = jax.lax.dynamic_update_index_in_dim
   return [update(a, new[at], time, 0) if at in new else a for at, a in enumerate(arrays)]

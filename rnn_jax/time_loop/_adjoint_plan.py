@@ -1,7 +1,7 @@
-"""The buffers of `_adjoint.scan`: which value is kept in which, read off the trace of one step.
+"""The plan of `_adjoint.scan`: which buffer holds which value, derived from the jaxpr of one step.
 
-Nothing here knows a cell. The residuals of a step, which of them change with time, and which value
-may overwrite which are all found in the step's jaxpr, so that this works for any cell.
+The jaxpr shows what a step's residuals are, which of them change with time, and which value may
+overwrite which. So the plan needs no knowledge of a particular cell and works for any cell.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, Inexact, PyTree
 
 from rnn_jax.time_loop._read_order import Atom, descendants_of, reads_before, split_at
 
-# (params, carry, floats, others) -> ((carry', y), vjp)
+# `(params, carry, floats, others) -> ((carry', y), vjp)`: one step and its vjp.
 Linearize = Callable[..., tuple[tuple[PyTree, PyTree], Callable[..., PyTree]]]
 
 
@@ -26,7 +26,7 @@ class Stored(NamedTuple):
   """A carry leaf that the forward loop writes to a buffer at every step.
 
   Attributes:
-    buffer: its index.
+    buffer: index of the buffer.
   """
 
   buffer: int
@@ -34,17 +34,17 @@ class Stored(NamedTuple):
   def all_steps(
     self, buffers: Sequence[Array], carry: PyTree[Array], ys: PyTree[Array], reverse: bool
   ) -> Array:
-    """Returns the leaf before each step, [T, ...]."""
+    """Returns the carry leaf before each step, [T, ...]."""
     del carry, ys, reverse
     return buffers[self.buffer]
 
 
 class PreviousOutput(NamedTuple):
-  """A carry leaf that is an output of the previous step: ys hold it, so it needs no buffer.
+  """A carry leaf that equals an output of the previous step. It needs no buffer, since ys hold it.
 
   Attributes:
-    leaf: which leaf of the carry.
-    y: which leaf of the output.
+    leaf: index of the leaf in the carry.
+    y: index of the leaf in the output.
   """
 
   leaf: int
@@ -53,30 +53,38 @@ class PreviousOutput(NamedTuple):
   def all_steps(
     self, buffers: Sequence[Array], carry: PyTree[Array], ys: PyTree[Array], reverse: bool
   ) -> Array:
-    """Returns the leaf before each step, [T, ...]: the initial carry, then all outputs but one."""
+    """Returns the carry leaf before each step, [T, ...].
+
+    It is the initial carry for the first step, and the previous step's output for all others.
+    """
     del buffers
     first, later = jax.tree.leaves(carry)[self.leaf][None], jax.tree.leaves(ys)[self.y]
     return jnp.concatenate([later[1:], first] if reverse else [first, later[:-1]])
 
 
 class Plan(NamedTuple):
-  """Which value is in which buffer. A buffer is an array [T, ...], identified by its index.
+  """The assignment of values to buffers, where a buffer is an array [T, ...] known by its index.
 
-  There are four groups of buffers, in this order: the real and complex leaves of the stream; those
-  that the forward loop allocates; the cotangents of ys; those that the reverse loop allocates.
+  The buffers are numbered in this order:
+
+    - the real and complex leaves of the stream,
+    - the buffers that the forward loop allocates,
+    - the cotangents of ys,
+    - the buffers that the reverse loop allocates.
 
   Attributes:
-    carry: for each leaf of the carry, where its values at all steps are.
+    carry: for each leaf of the carry, where to find its values before all steps.
     residuals: for each residual of the step, its buffer; None if it is the same at every step.
-    writes: what the forward loop writes at each step, `{buffer: leaf of (carry, residuals)}`.
+    writes: `{buffer: leaf}`, the writes of each step of the forward loop, where a leaf is an index
+      into the leaves of (carry, residuals).
     recurrent_bar: for each leaf of the recurrent product, the buffer of its cotangent.
-    new_carry_bar: for each leaf of the probed carry, the buffer of its cotangent; or, where none of
-      its shape is free, a buffer [T, B] for the cotangent's norms.
-    forward_in_order: whether the forward loop is sure to read each leaf of the stream before it
-      overwrites it.
-    prefetched: buffers that the reverse loop may not have read when it overwrites them.
+    new_carry_bar: for each leaf of the probed carry, the buffer of its cotangent. If no buffer of
+      the leaf's shape is free, a buffer [T, B] for the norms of the cotangent.
+    forward_in_order: whether the forward loop is sure to read every leaf of the stream before it
+      overwrites that leaf's entry.
+    prefetched: buffers that the reverse loop might overwrite before it has read them.
     forward_specs: shape and dtype, at one step, of each buffer that the forward loop allocates.
-    reverse_specs: the same for the reverse loop.
+    reverse_specs: shape and dtype, at one step, of each buffer that the reverse loop allocates.
   """
 
   carry: list[Stored | PreviousOutput]
@@ -97,14 +105,14 @@ def make_plan(
   floats: Sequence[Inexact[Array, " ..."]],
   others: Sequence[Array],
 ) -> Plan:
-  """Returns the plan for a loop.
+  """Returns the plan for the two loops over a step.
 
   Args:
-    linearize: `(params, carry, floats, others) -> ((carry', y), vjp)`, one step. The vjp returns
-      the cotangents of params, carry and floats, and of the perturbations as a pair, the recurrent
-      product's and the carry's.
-    params: of the step.
-    carry: before the step.
+    linearize: `(params, carry, floats, others) -> ((carry', y), vjp)`, one step and its vjp. The
+      vjp returns the cotangents of params, carry and floats, and a pair: the cotangents of the
+      recurrent product's perturbation and of the carry's.
+    params: the step's params.
+    carry: the carry before the step.
     floats: the real and complex leaves of the stream at one step.
     others: the other leaves of the stream at one step.
   """
@@ -112,7 +120,7 @@ def make_plan(
   results, num_floats = trace.results, len(trace.floats)
   buffers = _Buffers(trace)
 
-  # A residual that is a leaf of the stream is in its buffer already.
+  # A residual that is itself a leaf of the stream is already in a buffer.
   unchanged = {at for at, v in enumerate(trace.floats) if v in results.residuals}
   kept = _assign_forward(trace, buffers, unchanged)
   residuals = [kept.get(id(v)) for v in results.residuals]
@@ -131,7 +139,8 @@ def make_plan(
   }
   forward_specs = buffers.specs[num_floats:]
 
-  # The reverse loop may overwrite all of these except the carry, which is read after it.
+  # The reverse loop may overwrite any buffer up to here, except those that store the carry, which
+  # are read after the loop.
   ys_bar = buffers.add(map(_spec, results.ys))
   free = [at for at in range(num_floats, ys_bar.stop) if at not in stored]
   recurrent_bar, new_carry_bar = _assign_reverse(trace, buffers, free)
@@ -140,8 +149,8 @@ def make_plan(
     at: v for at, v in zip(residuals, results.residuals, strict=True) if at is not None
   }
   unproven = _unproven_in_reverse(trace, residual_in, [*recurrent_bar, *new_carry_bar])
-  # Without a proof: leaves of the stream themselves, cotangents of ys, and whatever the carry's
-  # cotangents overwrite.
+  # For these buffers the plan relies on no proof: residuals that are leaves of the stream, buffers
+  # for the carry's cotangents, and cotangents of ys that the recurrent product's overwrite.
   untried = {*unchanged, *new_carry_bar, *(at for at in recurrent_bar if at in ys_bar)}
   return Plan(
     carry=carry_leaves,
@@ -157,7 +166,7 @@ def make_plan(
 
 
 class _Results(NamedTuple):
-  """The variables that a step and its vjp return, each role as a list of leaves."""
+  """The variables that a step and its vjp return: a list of leaves for each role."""
 
   residuals: list[Atom]
   carry: list[Atom]
@@ -191,7 +200,7 @@ def _trace_step(
     (new, y), vjp = linearize(params, carry, floats, others)
     params_bar, carry_bar, floats_bar, (recurrent_bar, new_carry_bar) = vjp((new, y))
     others_bar = params_bar, carry_bar
-    # In the order of `_Results`.
+    # The order is that of the fields of `_Results`.
     trees = (vjp, new, y, floats_bar, recurrent_bar, new_carry_bar, others_bar)
     return tuple(map(jax.tree.leaves, trees))
 
@@ -209,7 +218,7 @@ def _trace_step(
 
 
 class _Buffers:
-  """The buffers so far, and what may be written to them."""
+  """The buffers allocated so far, and a record of which values may be written to each."""
 
   def __init__(self, trace: _Trace):
     self.specs = [_spec(v) for v in trace.floats]
@@ -224,8 +233,8 @@ class _Buffers:
   def fitting(self, v: Atom, free: Iterable[int]) -> list[int]:
     """Returns the free buffers that `v` may overwrite.
 
-    A leaf of the stream is overwritten only by a value computed from it: nothing else is certain
-    to come after it is read.
+    A leaf of the stream may be overwritten only by a value computed from it. No other value is
+    certain to be written after the leaf has been read.
     """
 
     def may_overwrite(at: int) -> bool:
@@ -234,12 +243,12 @@ class _Buffers:
     return [at for at in free if self.specs[at] == _spec(v) and may_overwrite(at)]
 
   def assign(self, variables: Iterable[Atom], assigned: dict[int, int], free: list[int]) -> None:
-    """Gives each variable that has no buffer a free one, or else a new one.
+    """Assigns a free buffer that fits, or else a new one, to each variable that has none yet.
 
     Args:
-      variables: that need a buffer.
-      assigned: `{id of a variable: buffer}`; extended.
-      free: buffers that may be overwritten; those that are taken are removed.
+      variables: the variables that need a buffer.
+      assigned: `{id of a variable: buffer}`; new assignments are added to this dict.
+      free: buffers that may be overwritten; a buffer that gets assigned is removed from this list.
     """
     for v in variables:
       if id(v) in assigned:
@@ -251,7 +260,10 @@ class _Buffers:
 
 
 def _assign_forward(trace: _Trace, buffers: _Buffers, unchanged: set[int]) -> dict[int, int]:
-  """Returns `{id: buffer}` of the carry, unless it is an output, and of the varying residuals."""
+  """Returns `{id of a variable: buffer}` for time-varying residuals and stored carry leaves.
+
+  A carry leaf is stored unless it equals an output of the previous step.
+  """
   results = trace.results
   assigned = {id(trace.floats[at]): at for at in unchanged}
   pairs = zip(trace.carry, results.carry, strict=True)
@@ -264,9 +276,9 @@ def _assign_forward(trace: _Trace, buffers: _Buffers, unchanged: set[int]) -> di
 def _assign_reverse(
   trace: _Trace, buffers: _Buffers, free: list[int]
 ) -> tuple[list[int], list[int]]:
-  """Returns the buffers of the cotangents of the recurrent product and of the probed carry."""
+  """Returns the buffers for the cotangents of the recurrent product and of the probed carry."""
   results = trace.results
-  # A product that is added to a drive has the drive's cotangent.
+  # A recurrent product that is added to a drive has the drive's cotangent, so they share a buffer.
   assigned = {id(v): at for at, v in enumerate(results.floats_bar)}
   buffers.assign(results.recurrent_bar, assigned, free)
   for v in results.new_carry_bar:
@@ -281,7 +293,7 @@ def _assign_reverse(
 
 
 def _forward_in_order(trace: _Trace, residual_in: dict[int, Atom], unchanged: set[int]) -> bool:
-  """Returns whether every leaf of the stream is sure to be read before it is overwritten."""
+  """Returns whether the forward loop is sure to read a leaf of the stream before overwriting it."""
   outputs = [*trace.results.residuals, *trace.results.carry, *trace.results.ys]
   forward, _ = split_at(trace.jaxpr.eqns, outputs)
   return all(
@@ -294,7 +306,7 @@ def _forward_in_order(trace: _Trace, residual_in: dict[int, Atom], unchanged: se
 def _unproven_in_reverse(
   trace: _Trace, residual_in: dict[int, Atom], perturbations: Sequence[int]
 ) -> set[int]:
-  """Returns the buffers of residuals that may be overwritten before they are read."""
+  """Returns the buffers of residuals that the reverse loop may overwrite before reading them."""
   results = trace.results
   _, reverse = split_at(trace.jaxpr.eqns, [*results.residuals, *results.carry, *results.ys])
   perturbation_bars = [*results.recurrent_bar, *results.new_carry_bar]

@@ -19,7 +19,7 @@ METHODS = ("loop", "associative")
 
 
 def check_names(unknown: Iterable[str]) -> None:
-  """Refuses keyword arguments that `unroll` does not have."""
+  """Raises TypeError if there are keyword arguments that `unroll` does not have."""
   for name in unknown:
     if name == "unroll":
       raise TypeError("unroll() has no argument 'unroll'; it is called 'scan_unroll'.")
@@ -27,7 +27,7 @@ def check_names(unknown: Iterable[str]) -> None:
 
 
 def check_xs(xs: Array) -> tuple[int, int]:
-  """Returns T and B, if xs are [T, B, D] or tokens [T, B]."""
+  """Returns (T, B); raises unless xs are vectors [T, B, D] or integer tokens [T, B]."""
   tokens = jnp.issubdtype(xs.dtype, jnp.integer)
   if xs.ndim != (2 if tokens else 3) or 0 in xs.shape[:2]:
     raise ValueError(
@@ -39,7 +39,7 @@ def check_xs(xs: Array) -> tuple[int, int]:
 
 
 def check_lengths(lengths: Any, num_steps: int, batch_size: int) -> None:
-  """Refuses lengths that are not [B] integers from 0 to T; traced values go unchecked."""
+  """Raises unless lengths are [B] integers from 0 to T; tracers may have any values."""
   if jnp.shape(lengths) != (batch_size,):
     raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
   if not jnp.issubdtype(_dtype(lengths), jnp.integer):
@@ -52,7 +52,7 @@ def check_lengths(lengths: Any, num_steps: int, batch_size: int) -> None:
 
 
 def check_resets(resets: Any, num_steps: int, batch_size: int) -> None:
-  """Refuses resets that are not [T, B] bool."""
+  """Raises unless resets are a boolean array [T, B]."""
   if jnp.shape(resets) != (num_steps, batch_size):
     raise ValueError(
       f"resets must be [T, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
@@ -62,7 +62,7 @@ def check_resets(resets: Any, num_steps: int, batch_size: int) -> None:
 
 
 def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> None:
-  """Raises if the associative scan does not support the cell or one of the options."""
+  """Raises if `method` is unknown, or is `associative` with a cell or an option it lacks."""
   checks.choice("method", method, METHODS)
   if method == "loop":
     return
@@ -77,27 +77,31 @@ def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> Non
 
 
 def check_params(name: str, cell: Cell, params: Params, xs: Array) -> None:
-  """Raises unless the params are like those of `cell.init`, and were made for the width of xs.
+  """Raises unless the params have the structure and shapes that `cell.init` returns for xs.
 
-  The params may be floats of any precision. Only shapes are computed, and kept for the next call.
+  The params may have any float precision. Only shapes are computed; they are cached for later
+  calls.
   """
   vectors = xs.ndim == 3 and jnp.issubdtype(xs.dtype, jnp.floating)
   input_size = xs.shape[-1] if vectors else 1
   try:
     wanted = _shapes_of_params(cell, input_size)
-  except ValueError:  # the cell does not take this width, and `project` says so
+  except ValueError:  # the cell does not support this input size; `project` will raise
     return
   other = _input_size(wanted, params, input_size)
   if other is None:
     checks.like(name, wanted, params, any_precision=True)
     return
   checks.like(name, _shapes_of_params(cell, other), params, any_precision=True)
-  if vectors:  # tokens have no width of their own
+  if vectors:  # tokens fit any input size
     raise ValueError(f"xs must be [T, B, {other}], got {list(xs.shape)}.")
 
 
 def _input_size(wanted: PyTree, params: Params, input_size: int) -> int | None:
-  """Returns the input size for which the params were made, if it is another one."""
+  """Returns the input size that the params were made for, or None if that size is `input_size`.
+
+  Also returns None if the params fit no input size. `wanted` has the shapes for `input_size`.
+  """
   expected: object = jax.tree.structure(wanted)
   if jax.tree.structure(params) != expected:
     return None
@@ -108,15 +112,16 @@ def _input_size(wanted: PyTree, params: Params, input_size: int) -> int | None:
   return None
 
 
-# By `init`, a function of the cell that is collected with it.
+# For each cell's `init`, the shapes of its params by input size. An entry is garbage-collected
+# together with its `init`.
 _known_shapes: weakref.WeakKeyDictionary[Any, dict[int, PyTree]] = weakref.WeakKeyDictionary()
 
 
 def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
-  """Returns shapes and dtypes of `cell.init`, which is traced once for each input size."""
+  """Returns the shapes and dtypes of the cell's params; traces `init` once for each input size."""
   try:
     known = _known_shapes.setdefault(cell.init, {})
-  except TypeError:  # a user's `init` need not be hashable
+  except TypeError:  # the `init` of a user's cell may be unhashable
     known = {}
   if input_size not in known:
     known[input_size] = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
@@ -124,5 +129,5 @@ def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
 
 
 def _dtype(a: Any) -> np.dtype:
-  """Returns the dtype of an array, or of what NumPy makes of a list."""
+  """Returns the dtype of an array, or of a list once NumPy has converted it."""
   return a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype

@@ -1,4 +1,4 @@
-"""All steps of a linear cell at once, as an associative scan."""
+"""The time loop for linear cells: an associative scan computes all steps at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_jax.types import Carry, Cell, Params
 def run_associatively(
   cell: Cell, params: Params, carry: Carry, inputs: StepInputs, reverse: bool
 ) -> tuple[Carry, PyTree[Array]]:
-  """Returns (final carry, ys) of a cell that has a `linear`."""
+  """Returns (final carry, ys) of a cell with a `linear`, i.e. with h_t = a_t ∘ h_{t−1} + b_t."""
   assert cell.linear is not None  # checked by `unroll`
   a, b = cell.linear(params, inputs.drive)
   if inputs.probe is not None:
@@ -24,7 +24,7 @@ def run_associatively(
   if inputs.reset is not None:
     a = select(inputs.reset, jax.tree.map(jnp.zeros_like, a), a)
   if inputs.valid is not None:
-    # Past its end a sequence holds its carry: a = 1, b = 0, and no reset or cut acts.
+    # Past its end a sequence keeps its carry: a = 1 and b = 0, and resets and cuts have no effect.
     a = select(inputs.valid, a, jax.tree.map(jnp.ones_like, a))
     b = select(inputs.valid, b, jax.tree.map(jnp.zeros_like, b))
     cut = None if cut is None else cut & inputs.valid

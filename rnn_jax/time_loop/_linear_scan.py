@@ -1,4 +1,4 @@
-"""A linear recurrence at all steps at once."""
+"""The linear recurrence h_t = a_t ∘ h_{t−1} + b_t, computed for all steps at once."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ def linear_scan(
   cut: Bool[Array, "T ..."] | None,
   reverse: bool = False,
 ) -> Inexact[Array, "T ..."]:
-  """Returns h_t = a_t ∘ h_{t−1} + b_t from h_{−1} = 0, by an associative scan.
+  """Returns h_t = a_t ∘ h_{t−1} + b_t for all t, with h_{−1} = 0, by an associative scan.
+
+  The scan's operator composes two successive steps into one:
 
     (a, b) ∘ (a', b') = (a ∘ a', a' ∘ b + b')
 
-  Instead of T steps there are log₂ T rounds of products of neighbors, with about twice the work in
-  total. The derivative is the same recurrence:
+  Instead of T steps there are log₂ T rounds in which neighbors are composed, with about twice the
+  work in total. The derivative satisfies the same recurrence, with other addends:
 
     ḣ_t = a_t ∘ ḣ_{t−1} + (ȧ_t ∘ h_{t−1} + ḃ_t)
 
   Args:
-    a: real or complex.
-    b: like a.
-    cut: where true, no derivative flows to h_{t−1}. Broadcasts against a. None for nowhere.
-    reverse: from the last step to the first: h_t = a_t ∘ h_{t+1} + b_t.
+    a: the factors [T, ...], real or complex.
+    b: the addends, like a.
+    cut: mask; where True, no derivative flows to h_{t−1}. Broadcasts against a. None for no cuts.
+    reverse: whether to run from the last step to the first: h_t = a_t ∘ h_{t+1} + b_t.
   References:
     Blelloch, 1990, https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf
-    Martin and Cundy, 2018 (of recurrent networks), https://arxiv.org/abs/1709.04057
+    Martin and Cundy, 2018 (for recurrent networks), https://arxiv.org/abs/1709.04057
   """
   del cut
   return jax.lax.associative_scan(_compose, (a, b), reverse=reverse)[1]

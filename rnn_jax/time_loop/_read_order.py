@@ -1,6 +1,7 @@
 """Proofs, from a step's jaxpr, that an array is read before its buffer is overwritten.
 
-`equations` are those of the step, in order. Variables are compared by identity.
+In every function, `equations` are the equations of the step's jaxpr, in their order. Variables are
+compared by identity.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 Atom = Var | Literal
 
-# XLA:CPU stores the results of these primitives. All others it fuses into their consumers: it
-# recomputes them from their operands at each use.
+# XLA:CPU stores the results of these primitives. It fuses every other operation into its consumers,
+# which recompute it from its operands at each use.
 _STORED = frozenset({"dot_general", "exp", "log", "log1p", "logistic", "reduce_sum", "tanh"})
 
 
@@ -22,17 +23,17 @@ def reads_before(
   """Returns whether XLA is sure to read `old` before `new` overwrites its buffer.
 
   XLA orders operations by data dependence alone. So the answer is yes if every operation that reads
-  `old` is an ancestor of `new`. An operation that is fused into its consumers reads `old` wherever
-  they do; it is its consumers that have to be ancestors.
+  `old` is an ancestor of `new`. If an operation that reads `old` is fused into its consumers, then
+  `old` is read where the consumers run, so the consumers must be ancestors of `new`.
 
   Args:
-    equations: of the step.
+    equations: the step's equations.
     old: the variable whose buffer is overwritten.
-    new: the variable that is written there.
-    outputs: all outputs of the step, among them `new`.
+    new: the variable that overwrites it.
+    outputs: all outputs of the step, including `new`.
   """
   ancestors = ancestors_of(equations, [new])
-  readers = {id(old)}  # to evaluate one of these variables is to read `old`
+  readers = {id(old)}  # ids of the variables whose evaluation reads `old`
   for equation in equations:
     reads = readers.intersection(map(id, equation.invars))
     if not reads:
@@ -41,7 +42,8 @@ def reads_before(
     if not _is_stored(equation):
       readers |= results
     elif not results & ancestors and not (_is_product(equation) and reads == {id(new)}):
-      # The exception is a product that takes `new` from its buffer, once it is written there.
+      # Exempt from this rule is a product that depends on `old` only through `new`: it reads `new`
+      # from the buffer, after the write.
       return False
   return all(v is new or id(v) not in readers for v in outputs)
 
@@ -49,7 +51,7 @@ def reads_before(
 def split_at(
   equations: Sequence[JaxprEqn], variables: Iterable[Atom]
 ) -> tuple[list[JaxprEqn], list[JaxprEqn]]:
-  """Returns the equations that `variables` are computed by, and the others."""
+  """Returns (the equations that compute `variables`, all other equations)."""
   needed = ancestors_of(equations, variables)
   leading: list[JaxprEqn] = []
   others: list[JaxprEqn] = []
@@ -60,7 +62,7 @@ def split_at(
 
 
 def ancestors_of(equations: Sequence[JaxprEqn], variables: Iterable[Atom]) -> set[int]:
-  """Returns ids of `variables` and of everything that they are computed from."""
+  """Returns the ids of `variables` and of all variables that they are computed from."""
   found = set(map(id, variables))
   for equation in reversed(equations):
     if not found.isdisjoint(map(id, equation.outvars)):
@@ -69,9 +71,10 @@ def ancestors_of(equations: Sequence[JaxprEqn], variables: Iterable[Atom]) -> se
 
 
 def descendants_of(jaxpr: Jaxpr, variables: Iterable[Atom]) -> set[int]:
-  """Returns ids of `variables` and of everything that is computed from them.
+  """Returns the ids of `variables` and of all variables that are computed from them.
 
-  Looks into jitted functions: each of their results depends on some of their arguments only.
+  Calls of jitted functions are looked into, since each of a function's results may depend on only
+  some of its arguments.
   """
   return _descendants(jaxpr, set(map(id, variables)))
 

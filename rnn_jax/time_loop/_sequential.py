@@ -1,4 +1,4 @@
-"""Steps one after another: one loop, or loops over blocks of steps for memory."""
+"""The time loop for any cell: one step after another, in one loop or in blocks that save memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rnn_jax.time_loop._step import (
 )
 from rnn_jax.types import Carry, Cell, floats_of, with_floats
 
-# (constants, carry, inputs) -> (final carry, ys), of consecutive steps.
+# `(constants, carry, inputs) -> (final carry, ys)`: runs consecutive steps.
 Segment = Callable[[StepConstants, Carry, StepInputs], tuple[Carry, PyTree]]
 
 
@@ -32,7 +32,8 @@ class LoopOptions(NamedTuple):
 
   Attributes:
     reverse, scan_unroll, remat, forward_mode: see `unroll`.
-    project_in_blocks: whether the inputs hold xs in place of drives.
+    project_in_blocks: whether the inputs hold xs in place of drives, so that each block of steps
+      has to compute its own drives.
   """
 
   reverse: bool
@@ -49,7 +50,7 @@ def run_sequentially(
   carry: Carry,
   inputs: StepInputs,
 ) -> tuple[Carry, PyTree[Array]]:
-  """Returns (final carry, ys)."""
+  """Returns (final carry, ys) of all steps; for `remat="sqrt"` they run in blocks."""
   segment = functools.partial(_run_segment, cell, options)
   if options.remat == "sqrt":
     return _run_blocks(segment, constants, carry, inputs, options.reverse)
@@ -67,8 +68,8 @@ def _run_segment(
     inputs = inputs._replace(drive=cell.project(constants.params, inputs.drive))
   if cell.output_is_carry or len(jax.tree.leaves(carry)) > 1:
     return _scan(cell, options, constants, carry, inputs)
-  # The carry is a single array: apply `output` to all carries after the loop. A product in it is
-  # one product then, and so is the gradient of its kernel.
+  # The carry is a single array, so `output` can be applied to all carries at once, after the loop.
+  # A matrix product in `output` is then one product for all steps, and so is its kernel's gradient.
   bare = cell._replace(output=the_carry)
   carry, carries = _scan(bare, options, constants, carry, inputs)
   return carry, outputs_of(cell, constants.params, carries, inputs)
@@ -116,10 +117,10 @@ def _scan_with_integers(
   carry: Carry,
   inputs: StepInputs,
 ) -> tuple[Carry, PyTree[Array]]:
-  """`_adjoint.scan` of a carry with integers.
+  """Runs `_adjoint.scan` for a carry with integer leaves, such as a step counter.
 
-  They have no cotangent. A first loop computes them for all steps, and the second loop, which runs
-  the floats alone, reads them as inputs.
+  Integers have no cotangent. A first loop computes them for all steps. A second loop, which carries
+  only the real and complex leaves, reads the integers as inputs.
   """
   probe, inputs = inputs.probe, inputs._replace(probe=None)
 
@@ -127,8 +128,8 @@ def _scan_with_integers(
     new, _ = step(constants, constants, carry, inputs, None)
     return new, jax.tree.map(lambda a: None if jnp.issubdtype(a.dtype, jnp.inexact) else a, carry)
 
-  # A loop of its own, since `_adjoint.scan` takes floats alone. Its floats are unused: XLA removes
-  # them.
+  # The integers need this separate loop, since `_adjoint.scan` supports only real and complex
+  # carries. The loop's real and complex values are unused, so XLA removes their computation.
   still = jax.lax.stop_gradient((carry, inputs))
   last, integers = jax.lax.scan(
     integers_step, *still, reverse=options.reverse, unroll=options.scan_unroll
@@ -173,7 +174,7 @@ def _run_blocks(
   inputs: StepInputs,
   reverse: bool,
 ) -> tuple[Carry, PyTree[Array]]:
-  """Runs blocks of √T steps, each recomputed in the backward pass; the last steps may be fewer."""
+  """Runs blocks of √T steps, which the backward pass recomputes; the last block may be shorter."""
   num_steps = jax.tree.leaves(inputs)[0].shape[0]
   block = math.isqrt(num_steps - 1) + 1
   whole = num_steps - num_steps % block
@@ -181,7 +182,7 @@ def _run_blocks(
 
   def blocks(carry: Carry) -> tuple[Carry, PyTree]:
     folded = jax.tree.map(lambda a: a[:whole].reshape(-1, block, *a.shape[1:]), inputs)
-    # Over blocks of time, not over steps: the steps of a block run in `segment`.
+    # This scan runs over blocks of steps; within a block, `segment` runs the steps.
     run = functools.partial(recomputed, constants)
     carry, ys = jax.lax.scan(run, carry, folded, reverse=reverse)
     return carry, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)

@@ -1,4 +1,4 @@
-"""One step of the time loop: the cell's step, and what the time arguments of `unroll` add to it."""
+"""One step of the time loop: the cell's step, modified by the time arguments of `unroll`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, with_floats
 
 
 class StepConstants(NamedTuple):
-  """What is the same at every step.
+  """The values that are the same at every step.
 
   Attributes:
-    params: as prepared by the cell.
-    clip_carry: largest norm of a cotangent dL/dh_t; None for no clipping.
+    params: the cell's prepared params.
+    clip_carry: the norm to which each cotangent dL/dh_t is clipped; None for no clipping.
   """
 
   params: Params
@@ -27,15 +27,17 @@ class StepConstants(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-  """What a step reads in addition to its carry; with a leading axis T, the inputs of all steps.
+  """The inputs of one step besides the carry; with a leading axis T, the inputs of all steps.
 
   Attributes:
-    drive: of the step; or xs, where they are projected block by block.
-    valid: from `lengths`, [B]: the sequence has not ended. None for all.
-    reset: from `resets`, [B]: a new sequence starts at this step. None for nowhere.
-    cut: from `truncation`, [] or [B]: no gradient flows from this step to the previous one. None
-      for nowhere.
-    probe: leaves [B]. None without a probe, and in `_adjoint.scan`, which takes it separately.
+    drive: the input's part of the pre-activation; or x itself, if drives are computed block by
+      block.
+    valid: from `lengths`, [B]: whether the sequence has not yet ended. None if no sequence ends.
+    reset: from `resets`, [B]: whether a new sequence starts at this step. None if none does.
+    cut: from `truncation`, [] or [B]: whether the gradient from this step to the previous one is
+      cut. None if it is never cut.
+    probe: zeros, leaves [B], whose cotangent is ‖dL/dh_t‖. None without a probe, and in
+      `_adjoint.scan`, which takes the probe as a separate argument.
   """
 
   drive: Drive
@@ -46,17 +48,18 @@ class StepInputs(NamedTuple):
 
 
 def start_of_step(carry: Carry, inputs: StepInputs) -> Carry:
-  """Returns the carry that a step starts from: zeros after a reset, without gradient at a cut."""
+  """Returns the carry that a step starts from: zeros at a reset, without a gradient at a cut."""
   if inputs.reset is not None:
     carry = select(inputs.reset, jax.tree.map(jnp.zeros_like, carry), carry)
   if inputs.cut is not None:
-    # In the forward pass XLA drops a choice between equals, so that a cut costs nothing there.
+    # In the forward pass both branches are the same array and XLA removes the select, so a cut
+    # costs nothing there.
     carry = select(inputs.cut, jax.lax.stop_gradient(carry), carry)
   return carry
 
 
 def make_step(cell: Cell) -> Step:
-  """Returns the step of a cell, as `_adjoint.scan` takes it."""
+  """Returns the cell's step in the form that `_adjoint.scan` requires."""
 
   def step(
     held: StepConstants,
@@ -70,8 +73,8 @@ def make_step(cell: Cell) -> Step:
     if perturbations is not None:
       recurrent = jax.tree.map(jnp.add, recurrent, perturbations.recurrent)
     new = cell.update(constants.params, start, inputs.drive, recurrent)
-    # In the backward pass the order is reversed: perturbation and probe get dL/dh_t before it is
-    # clipped.
+    # The backward pass runs these lines in reverse order, so the perturbation and the probe receive
+    # dL/dh_t before it is clipped.
     if constants.clip_carry is not None:
       new = with_floats(clipping.clip_cotangent(floats_of(new), constants.clip_carry), new)
     if perturbations is not None and perturbations.carry is not None:
@@ -96,7 +99,7 @@ def outputs_of(cell: Cell, params: Params, carries: Carry, inputs: StepInputs) -
 
 
 def select(condition: Bool[Array, " ..."], yes: PyTree, no: PyTree) -> PyTree:
-  """Returns `jnp.where` of each leaf; the condition has the leaves' leading axes."""
+  """Applies `jnp.where` to each leaf; the condition's axes are the leading axes of the leaves."""
 
   def leaf(yes: Shaped[Array, " ..."], no: Shaped[Array, " ..."]) -> Shaped[Array, " ..."]:
     axes = range(condition.ndim, yes.ndim) if condition.ndim else ()

@@ -13,7 +13,7 @@ Truncation = int | np.integer | Integer[Array, ""]
 
 
 def check_truncation(truncation: object) -> None:
-  """Refuses a truncation that is no integer scalar of at least 1; traced values go unchecked."""
+  """Raises unless `truncation` is an integer scalar of at least 1; tracers may have any value."""
   if not isinstance(truncation, jax.Array):
     checks.integer("truncation", truncation)
     return
@@ -32,7 +32,11 @@ def cut_steps(
   resets: Bool[Array, "T B"] | None,
   reverse: bool,
 ) -> Bool[Array, " T"] | Bool[Array, " T #B"]:
-  """Returns where the gradient is cut: k, 2k, 3k, … steps from the start of a sequence."""
+  """Returns a mask of the steps at which the gradient is cut: k, 2k, 3k, … of each sequence.
+
+  k is `truncation`, and the first step of a sequence is step 0. The mask is [T], or [T, B] or
+  [T, 1] if `lengths` or `resets` are given.
+  """
   count = jnp.arange(num_steps, dtype=jnp.int32)
   count = count[::-1] if reverse else count
   if lengths is not None or resets is not None:
@@ -43,5 +47,5 @@ def cut_steps(
     start = jnp.where(resets, count, jnp.zeros_like(count))
     count = count - jax.lax.cummax(start, axis=0, reverse=reverse)
   if not isinstance(truncation, Array):
-    truncation = min(int(truncation), num_steps)  # a larger one may not fit into int32
+    truncation = min(int(truncation), num_steps)  # a larger value may not fit into int32
   return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)

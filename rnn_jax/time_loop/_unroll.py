@@ -4,7 +4,8 @@ It checks its arguments and turns them into the inputs of each step (`StepInputs
 
     lengths -> valid,  resets -> reset,  truncation -> cut_steps -> cut,  probe -> probe
 
-`_step` says what each of them does in a step. The steps run in `_sequential`, or in `_associative`.
+The module `_step` defines what each of these inputs does in a step. Either `_sequential` or
+`_associative` then runs the steps.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from rnn_jax.time_loop._truncation import Truncation, check_truncation, cut_step
 from rnn_jax.types import AnyArray, C, Carry, Cell, D, Drive, P, Sequences, floats_of
 
 if TYPE_CHECKING:
-  from typing import Never as Unknown  # type checkers refuse any value
+  from typing import Never as Unknown  # a type checker rejects every value
 else:
-  from typing import Any as Unknown  # refused by `unroll` itself
+  from typing import Any as Unknown  # `unroll` itself raises, and names the argument
 
 
 def unroll(
@@ -55,41 +56,46 @@ def unroll(
   Args:
     cell: the cell.
     params: its params, from `cell.init`.
-    xs: input, or integer tokens [T, B] that stand for their one-hot vectors.
+    xs: the inputs, vectors [T, B, D] or integer tokens [T, B]. A token stands for its one-hot
+      vector.
     carry: h_{−1}, leaves [B, ...]; zeros if None.
     truncation: k, for truncated backpropagation through time. In the backward pass no gradient
-      flows from the steps k, 2k, 3k, … of a sequence to the step before them, so the loss at step t
-      (from 0) reaches back t mod k steps. The forward pass is unchanged. An int or a traced scalar;
-      None, or k ≥ T, is full backpropagation.
+      flows from steps k, 2k, 3k, … of a sequence to the preceding step, so the loss at step t
+      (counted from 0) reaches back t mod k steps. The forward pass is unchanged. An int or a traced
+      scalar; None, or k ≥ T, is full backpropagation.
     lengths: number of valid steps of each sequence, 0 to T. Past its end a sequence keeps its
-      carry, its outputs are zero, and its inputs are ignored, NaN included, by gradients too.
-    resets: where true, a new sequence starts at that step: from a carry of zeros, and truncation
-      counts from there.
-    reverse: runs from the last step to the first; with `lengths`, from each sequence's own end.
-    remat: what the backward pass recomputes instead of storing it: `none`; `step`, the inside of
-      every step; `sqrt`, blocks of √T steps including their drives, for O(√T) memory in addition
-      to xs and ys.
-    probe: from `gradient_probe`; its gradient is ‖dL/dh_t‖.
-    clip_carry: c, for clipping on the way back through time. Each example's dL/dh_t, all leaves of
-      the carry together, is scaled to a norm of at most c before it flows into the step's params
-      and to earlier steps; the probe measures the norm before that. The forward pass is unchanged.
-      A number or a traced scalar, in units of the loss as it is differentiated: under a mean over B
-      examples, each one's gradient has a factor 1/B. None, or inf, is no clipping. With any other
-      value the result has no forward-mode derivative.
-    scan_unroll: steps in one iteration of the compiled loop, as `unroll` of `jax.lax.scan`. On a
-      CPU 1 is fastest.
+      carry and its outputs are zero. Its inputs there, even NaN, affect neither values nor
+      gradients.
+    resets: mask; where True, a new sequence starts at that step, with a carry of zeros.
+      Truncation counts from there.
+    reverse: whether to run from the last step to the first; with `lengths`, from each sequence's
+      own end.
+    remat: what the backward pass recomputes instead of storing it. `none`: nothing. `step`: the
+      inside of every step. `sqrt`: blocks of √T steps including their drives, for O(√T) memory in
+      addition to xs and ys.
+    probe: zeros from `gradient_probe`; their gradient is ‖dL/dh_t‖.
+    clip_carry: c, for gradient clipping inside backpropagation through time. Each example's
+      dL/dh_t, all leaves of the carry together, is scaled to a norm of at most c before it flows
+      into the step's params and to earlier steps. The probe measures the norm before clipping. The
+      forward pass is unchanged. A number or a traced scalar, to be chosen for the loss that is
+      differentiated: if that is a mean over B examples, every example's gradient has a factor 1/B.
+      None, or inf, is no clipping. With any other value the result has no forward-mode derivative.
+    scan_unroll: number of steps in one iteration of the compiled loop, like `unroll` of
+      `jax.lax.scan`. On a CPU 1 is fastest.
     key: random key, for stochastic cells.
-    forward_mode: gives the result a forward-mode derivative (`jax.jvp`, `jax.jacfwd`) and makes
-      reverse mode slower. Forward-over-reverse mode does not need it.
-    method: `loop`, one step after another; or `associative`, all steps at once in O(log T) rounds,
-      for cells that are linear and diagonal in their carry, with a `cell.linear` (lru, mingru,
-      minlstm, rg_lru). Matches `loop` up to rounding, in value and derivatives, except that NaN and
-      inf propagate through a reset (0 · NaN is NaN). For accelerators, where T small steps are
-      slow. Requires remat="none" and no clip_carry.
+    forward_mode: whether the result has a forward-mode derivative (`jax.jvp`, `jax.jacfwd`), which
+      makes reverse mode slower. Forward-over-reverse mode does not need it.
+    method: `loop` runs one step after another. `associative` computes all steps at once in O(log T)
+      rounds, for accelerators, where T small steps are slow. It is for cells that are linear and
+      diagonal in their carry and have a `cell.linear` (lru, mingru, minlstm, rg_lru), and requires
+      remat="none" and no clip_carry. It matches `loop` up to rounding, in value and derivatives,
+      except that NaN and inf propagate through a reset (0 · NaN is NaN).
   Returns:
-    (final carry, leaves [B, ...]; ys, leaves [T, B, ...] in the order of xs).
+    (final carry, ys): the carry after the last step, leaves [B, ...], and the outputs, leaves
+    [T, B, ...] in the order of xs.
   Raises:
-    TypeError, ValueError: an argument of a wrong type, shape or value, by its name.
+    TypeError: if an argument has the wrong type. The message names the argument.
+    ValueError: if an argument has an invalid shape or value. The message names the argument.
   """
   arguments.check_names(unknown)
   checks.instance("cell", cell, Cell)
@@ -110,7 +116,7 @@ def unroll(
     lengths = jnp.asarray(lengths, jnp.int32)
     valid = jnp.arange(num_steps, dtype=jnp.int32)[:, None] < lengths[None]
     keep = valid if xs.ndim == valid.ndim else valid[..., None]
-    # To mask the loss is not enough: 0 · NaN is NaN in the backward pass.
+    # Masking the loss would not be enough, since 0 · NaN is NaN in the backward pass.
     xs = jnp.where(keep, xs, jnp.zeros_like(xs))
   if resets is not None:
     arguments.check_resets(resets, num_steps, batch_size)
@@ -129,7 +135,8 @@ def unroll(
   checks.like("carry", zeros, carry)
   if probe is not None:
     checks.like("probe", _probe_like(zeros, num_steps), probe)
-  # With a key, a stochastic cell draws the masks of all steps at once.
+  # With a key, `project` draws a stochastic cell's masks for all steps at once, so it cannot run
+  # block by block.
   in_blocks = remat == "sqrt" and key is None
   drive = xs if in_blocks else cell.project(params, xs, key)
   inputs = StepInputs(drive, valid, resets, cut, probe)
@@ -141,7 +148,7 @@ def unroll(
 
 
 def _real_dtype(drives: Drive) -> np.dtype:
-  """Returns float32 for drives of float32 or complex64, and so on."""
+  """Returns the real dtype of the drives' precision, e.g. float32 for float32 or complex64."""
   dtypes = [leaf.dtype for leaf in jax.tree.leaves(drives)]
   inexact = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
   if not inexact:
