@@ -1,12 +1,12 @@
-"""Kills a sweep at random moments, and compares its records with those of an uninterrupted sweep.
+"""Kills a sweep at random moments, and compares its files with those of an uninterrupted sweep.
 
   python -m experiments.chaos --kills=50
 
-After each kill, the same command resumes the sweep. A sweep that finishes is started again in an
-empty folder, until all kills are done. The moment of a kill is uniform over the time that an
-uninterrupted sweep takes; the signal is SIGKILL, SIGTERM or SIGINT, with equal probability. The
-exit status is 0 if all records are equal, bit for bit. Otherwise it is 1, the files that differ are
-named, and both folders are kept.
+After each kill, the same command resumes the sweep. When a sweep finishes before its kill, its
+files are compared, and a new sweep starts in an empty folder, until all kills are done. The moment
+of a kill is uniform over the time that an uninterrupted sweep takes; the signal is SIGKILL, SIGTERM
+or SIGINT, with equal probability. The exit status is 0 if all files are equal, bit for bit.
+Otherwise it is 1, the files that differ are named, and both folders are kept.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Kills the sweep that the flags name, and prints whether its records stayed the same."""
+  """Kills the sweep that `--sweep` describes, and prints whether its files stayed the same."""
   values = flags.FLAGS
   with command_line.errors_in_one_line("a temporary folder could not be read or written"):
     command_line.check_no_arguments(arguments)
@@ -68,17 +68,17 @@ def kill_repeatedly(sweep: Path, kills: int, chance: random.Random, folder: Path
   Args:
     sweep: flagfile of the sweep.
     kills: number of kills.
-    chance: draws moments and signals.
-    folder: holds the folders of the sweeps, `whole` and `killed`.
+    chance: random generator of the kills' moments and signals.
+    folder: parent of the two sweeps' folders: `whole`, which is never killed, and `killed`.
   Returns:
-    The names of the files that differ or are missing in one of the folders.
+    The names of the files that differ between the two folders or are missing in one of them.
   Raises:
-    ValueError: a sweep that was not killed failed; the message holds its last line.
+    ValueError: if a sweep that was not killed fails; the message holds the last line of its error.
   """
   whole, killed = folder / "whole", folder / "killed"
   _finish(_start(sweep, whole), "uninterrupted reference")
   expected = records_of(whole)
-  # A second sweep, to measure the duration: the first one had to compile.
+  # The second sweep measures the duration, because the first one also compiles its programs.
   begin = time.monotonic()
   _finish(_start(sweep, killed), "second uninterrupted")
   seconds = time.monotonic() - begin
@@ -115,7 +115,7 @@ def kill_repeatedly(sweep: Path, kills: int, chance: random.Random, folder: Path
 
 
 def records_of(folder: Path) -> dict[str, object]:
-  """Returns the contents of a sweep's files by name, without times and durations."""
+  """Returns the contents of a sweep's files by name, except for locks, times and durations."""
   found: dict[str, object] = {}
   for path in sorted(p for p in folder.rglob("*") if p.is_file()):
     if path.name in ("sweep.json", ".lock", sweep_folder.PREPARE_LOCK):
@@ -153,7 +153,7 @@ def _finish(process: subprocess.Popen[str], which: str) -> None:
 
 
 def _phase(folder: Path) -> str:
-  """Returns what the sweep in the folder was doing."""
+  """Returns a description of how far the sweep in the folder had come when it was killed."""
   paths = folder.glob("runs/*/status.json")
   states = [files.read_json(path)["status"] for path in paths]
   if (folder / "gradients.nc").exists():

@@ -2,7 +2,8 @@
 
   python -m experiments.merge FOLDER...
 
-Several shards may have written to the same folder. The result equals that of a sweep trained
+A shard is the part of a sweep's runs that one call of `experiments.sweep` trains (`--num_shards`).
+Several shards may have written to the same folder. The merged folder equals that of a sweep trained
 without shards. The exit status is 0 if all runs finished or diverged, and 2 otherwise.
 """
 
@@ -51,7 +52,14 @@ def _resolve(arguments: Sequence[str]) -> tuple[Path, list[Path]]:
 
 
 def _merge(target: Path, folders: Sequence[Path]) -> bool:
-  """Gathers all runs of the folders in the target; returns whether a run has failed."""
+  """Copies the runs of all folders into `target`, and finishes the sweep there.
+
+  Returns:
+    Whether a run has failed.
+  Raises:
+    ValueError: if the folders belong to different sweeps, hold different records of one run, are in
+      use, or lack runs.
+  """
   sweeps = [sweep_folder.read_sweep(folder) for folder in folders]
   first = sweeps[0]
   for folder, about in zip(folders, sweeps, strict=True):
@@ -82,10 +90,10 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path | None:
-  """Returns the first folder where the run is done; if there is none, the first where it failed.
+  """Returns the first folder where the run is done, else the first where it failed, else None.
 
   Raises:
-    ValueError: two folders hold different records of the run.
+    ValueError: if two folders hold different records of the run.
   """
   done = [folder for folder in folders if run_files.is_done(folder, name)]
   for folder in done[1:]:
@@ -101,7 +109,13 @@ def _find(name: str, folders: Sequence[Path]) -> Path | None:
 
 
 def _prepare(target: Path, first: Path, sweeps: Sequence[Mapping[str, Any]]) -> None:
-  """Makes the target the folder of the sweep, and records the environments of all shards."""
+  """Writes `sweep.json` and `sweep.flags` to `target`, and records all shards' environments.
+
+  Args:
+    target: folder of the whole sweep; files that it has already are kept.
+    first: folder from which `sweep.flags` is copied.
+    sweeps: contents of each folder's `sweep.json`, those of `first` first.
+  """
   if not (target / "sweep.json").exists():
     files.write_bytes(target / "sweep.flags", (first / "sweep.flags").read_bytes())
     files.write_json(target / "sweep.json", sweeps[0])

@@ -2,8 +2,8 @@
 
 python -m experiments.replay results/exploding/runs/RUN/replay.npz
 
-The file holds only numbers and text, none of which is executed, so files from others are safe to
-open. The exit status is 0 if the first non-finite value is the recorded one, and 1 if not.
+The file holds only numbers and text, and nothing in it is executed, so files from other people are
+safe to open. The exit status is 0 if the first non-finite value is the recorded one, and 1 if not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> None:
   except (ValueError, TypeError) as error:
     exits.fail(str(error))
   print(f"step {diverged.step}: {nonfinite_text(found)}")
-  # The magnitude of the values before it differs between machines, by rounding.
+  # `largest`, the largest magnitude before the non-finite value, differs between machines by
+  # rounding, so it is not compared.
   if found and recorded and found._replace(largest=recorded.largest) == recorded:
     print("reproduced.")
     return

@@ -1,1 +1,1 @@
-"""Times of layers, cells and sweeps, with other libraries alongside."""
+"""A benchmark of our layers, cells and sweeps against those of other libraries."""

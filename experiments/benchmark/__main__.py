@@ -2,7 +2,8 @@
 
   python -m experiments.benchmark --quick
 
-All hold the same params and inputs. Outputs and gradients are compared before anything is timed.
+All libraries get the same params and inputs. Before any of them is timed, its outputs and gradients
+are compared with ours.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x
 QUICK_SHAPES = (Shape(16, 100, 32, 64),)
 REMAT_ROW = Row("lstm", Shape(8, 4096, 128, 128), 1)
 PACKAGES = ("rnn_jax", "jax", "flax", "torch", "dm-haiku", "equinox", "keras", "numpy")
-TOLERANCE = 1e-4  # relative, Euclidean, in float32
+TOLERANCE = 1e-4  # largest `difference` of a baseline's float32 results from ours
+# Measures that are timed together, interleaved; each group has its own budget of seconds.
 _GROUPS = ((FORWARD,), (GRADIENT, NORMS), (TRAINING,))
 _SECONDS = {FORWARD: 0.5, GRADIENT: 2.4, TRAINING: 0.6}  # per row, all implementations together
 _QUICK_SECONDS = {FORWARD: 0.4, GRADIENT: 1.5, TRAINING: 0.4}
-# Floating-point operations of a row, forward and backward. To finish in a quarter of an hour, the
-# default table has larger rows at depth 1 only. Only their gradients are timed, and likewise at all
-# depths above 1.
+# A row is large if forward and backward pass need more floating-point operations than this. To
+# finish in a quarter of an hour, the default table has large rows at depth 1 only. Of large rows
+# and of those with a depth above 1, only the gradient is timed, with and without norms.
 _LARGE = 1e11
 
 
@@ -87,7 +89,7 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Runs the benchmark as the flags say."""
+  """Runs the benchmark, prints its tables, and writes `benchmark.json` and `benchmark.png`."""
   try:
     threads, folder = _resolve(arguments)
   except (ValueError, TypeError) as error:
@@ -130,15 +132,15 @@ def _save(results: Results, folder: Path) -> None:
 
 
 def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterator[Measurement]:
-  """Compares all implementations with ours, then times them interleaved.
+  """Compares the results of all implementations with ours, then times them interleaved.
 
   Args:
-    row: which layers.
-    names: the implementations, ours first.
-    seconds: budget of each group of measures that are timed together, by the group's first measure.
+    row: the layers.
+    names: names of the implementations, ours first.
+    seconds: time budgets of the groups of measures, each by the group's first measure.
   Yields:
-    A measurement for each measure of each implementation. For an implementation that cannot be
-    timed, one measurement without times whose note says why.
+    One measurement for each implementation and measure; for an implementation that cannot be timed,
+    a single one without times, whose note gives the reason.
   """
   ready: dict[str, Implementation] = {}
   notes: dict[str, str] = {}
@@ -173,7 +175,11 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
 
 
 def _compared(row: Row, names: Sequence[str]) -> Iterator[tuple[str, Implementation | str]]:
-  """Yields each implementation that agrees with ours, or the reason why it cannot be timed."""
+  """Yields each name with its implementation, or with the reason why it cannot be timed.
+
+  An implementation is timed if its results equal ours, or if it is known to compute another
+  function (`Implementation.other`).
+  """
   params, xs = cases.data(row)
   measures = (GRADIENT, NORMS) if _is_large(row) or row.depth > 1 else MEASURES
   reference: list[PyTree] = []
@@ -217,7 +223,7 @@ def difference(found: PyTree, reference: PyTree) -> float:
 
 
 def _rows() -> list[Row]:
-  """Returns the rows that the flags ask for; the default table omits those that take too long."""
+  """Returns the rows that the flags select; without `--shape`, large rows have depth 1 only."""
   values = flags.FLAGS
   shapes, depths = values.shape, values.depth
   if values.quick:
@@ -234,7 +240,11 @@ def _is_large(row: Row) -> bool:
 
 
 def _resolve(arguments: list[str]) -> tuple[int, Path]:
-  """Returns the number of threads and the output folder, checked before anything is compiled."""
+  """Returns the number of threads and the output folder.
+
+  Raises:
+    ValueError: if a flag is wrong, or there are other arguments.
+  """
   command_line.check_no_arguments(arguments)
   values = flags.FLAGS
   folder = command_line.folder("output_dir")
@@ -246,7 +256,7 @@ def _resolve(arguments: list[str]) -> tuple[int, Path]:
 
 
 def _shape(text: str) -> Shape:
-  """Parses BxTxDxH."""
+  """Returns the shape that the text BxTxDxH describes."""
   sizes = text.split("x")
   if len(sizes) != 4 or not all(size.isdecimal() and 0 < int(size) < 2**31 for size in sizes):
     raise ValueError(f"shape must be BxTxDxH, four integers from 1, got '{text}'.")
@@ -254,13 +264,17 @@ def _shape(text: str) -> Shape:
 
 
 def _configure(threads: int) -> Machine:
-  """Gives every library the same threads and precision; returns a description of the machine."""
+  """Sets the same number of threads and the same precision in every library.
+
+  Returns:
+    A description of the machine.
+  """
   if hasattr(os, "sched_setaffinity"):
-    # XLA starts one thread for each core that the process may use.
+    # XLA starts as many threads as there are cores that the process may use.
     os.sched_setaffinity(0, provenance.cores()[:threads])
   jax.config.update("jax_default_matmul_precision", backend.MATMUL_PRECISION)
   if timing.torch_is_installed():
-    from experiments.benchmark import torch_layers  # see its docstring
+    from experiments.benchmark import torch_layers  # not at the top: see its docstring
 
     torch_layers.configure(threads)
   return {

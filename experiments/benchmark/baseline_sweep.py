@@ -1,6 +1,7 @@
 """The reference sweep written as plain training loops in PyTorch and Flax.
 
-Runs share the cores as ours do: one process per core, each with one thread.
+The reference sweep is that of `flagfiles/gradient_decay.flags`. Its runs share the cores as our
+sweep's do: each core trains one run at a time, here in a one-threaded process of its own.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ FLAGFILE = Path(__file__).parents[1] / "flagfiles" / "gradient_decay.flags"
 
 
 class Run(NamedTuple):
-  """One run of the sweep: its axes, number of steps, and interval of logging.
+  """The settings of one run of the sweep: the values of its axes, and its lengths.
 
-  `truncation` None is full backpropagation.
+  Attributes:
+    cell: elman, gru or lstm.
+    depth: number of layers.
+    truncation: number of steps after which the gradient is cut; None for full backpropagation.
+    seed: seed of the params and batches.
+    steps: number of training steps.
+    log_every: number of training steps from one that records gradient norms to the next.
   """
 
   cell: str
@@ -35,13 +42,13 @@ class Run(NamedTuple):
 
 
 def settings() -> dict[str, str]:
-  """Returns the flags of the reference sweep's flagfile, by name."""
+  """Returns the values of the reference sweep's flags as text, by name."""
   lines = FLAGFILE.read_text(encoding="utf-8").splitlines()
   return dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))
 
 
 def runs(steps: int, log_every: int) -> list[Run]:
-  """Returns the runs of the reference sweep, with `steps` steps each."""
+  """Returns the runs of the reference sweep, each shortened to `steps` training steps."""
   axes = (settings()[name].split(",") for name in ("cell", "depth", "truncation", "seed"))
   return [
     Run(cell, int(depth), None if k == "full" else int(k), int(seed), steps, log_every)
@@ -50,10 +57,10 @@ def runs(steps: int, log_every: int) -> list[Run]:
 
 
 def seconds(train: Callable[[Run], None], runs: Sequence[Run], processes: int) -> list[float]:
-  """Trains all runs, `processes` at a time.
+  """Trains all runs with `train`, in a pool of `processes` processes.
 
   Returns:
-    The seconds until the processes are ready, and the seconds of training.
+    The seconds until all processes are ready to train, and the seconds of training.
   """
   start = time.perf_counter()
   context = multiprocessing.get_context("spawn")
@@ -67,13 +74,17 @@ def seconds(train: Callable[[Run], None], runs: Sequence[Run], processes: int) -
 
 
 def _one_thread() -> None:
-  """Gives every library one thread; must run before the library starts."""
+  """Limits every library to one thread. Must run before the library is imported."""
   os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
   os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _get_ready(train: Callable[[Run], None]) -> None:
-  """Imports what training needs, and occupies the process so that the next task goes to another."""
+  """Imports what `train` needs, so that training starts at once.
+
+  The pool is given one such task per process. Each task sleeps at its end, so that its process is
+  busy when the pool assigns the other tasks.
+  """
   if train is train_torch:
     import torch
 
@@ -87,7 +98,7 @@ def _get_ready(train: Callable[[Run], None]) -> None:
 
 @functools.cache
 def _text() -> tuple[np.ndarray, int]:
-  """Returns the tokens of the corpus and the size of its vocabulary."""
+  """Returns the corpus as token indices [N], and the size of its vocabulary."""
   from rnn_jax.text import STANDARD_LIBRARY, load_corpus
 
   corpus = load_corpus(settings().get("corpus", STANDARD_LIBRARY))
@@ -95,7 +106,7 @@ def _text() -> tuple[np.ndarray, int]:
 
 
 def _batch(random: np.random.Generator) -> np.ndarray:
-  """Returns tokens [T + 1, B]: T inputs, each followed by its target."""
+  """Returns random pieces of the corpus, [T + 1, B]; each token is the target of the one before."""
   tokens, _ = _text()
   length, batch = (int(settings()[name]) for name in ("sequence_length", "batch_size"))
   starts = random.integers(0, len(tokens) - length - 1, batch)
@@ -105,7 +116,8 @@ def _batch(random: np.random.Generator) -> np.ndarray:
 def train_torch(run: Run) -> None:
   """Trains a run in torch.
 
-  Uses fused layers in detached chunks, and on steps that log a cell loop that retains gradients.
+  Most steps call torch's fused layers on chunks of `truncation` time steps. Steps that record
+  gradient norms use a Python loop over time, which retains the gradient of each hidden state.
   """
   import torch
   from torch import nn
@@ -120,7 +132,7 @@ def train_torch(run: Run) -> None:
   params = [p for name, p in rnn.named_parameters() if not name.startswith("bias_hh")]
   for name, parameter in rnn.named_parameters():
     if name.startswith("bias_hh"):
-      nn.init.zeros_(parameter)  # one bias per gate, as the other libraries have
+      nn.init.zeros_(parameter)  # leaves one trained bias per gate, as in the other libraries
   params += list(head.parameters())
   optimizer = torch.optim.Adam(params, lr=float(settings()["learning_rate"]), fused=True)
 
@@ -142,9 +154,9 @@ def train_torch(run: Run) -> None:
 
 
 def train_linen(run: Run) -> None:
-  """Trains a run with `flax.linen.RNN` in a jitted step, compiled for each run.
+  """Trains a run with `flax.linen.RNN` in a jitted step, which is compiled anew for each run.
 
-  Backpropagation is full, and no norms are recorded.
+  Backpropagation is full, whatever the run's truncation, and no gradient norms are recorded.
   """
   import flax.linen as nn
   import jax

@@ -1,4 +1,4 @@
-"""Benchmark cases: which layers are timed, their params and inputs, and compiled programs."""
+"""Benchmark cases: the layers to time, their params and inputs, and their compiled programs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from rnn_jax.types import Params
 LEARNING_RATE, CLIP_NORM = 1e-3, 1.0
 NUM_GATES: Mapping[str, int] = {"elman": 1, "gru": 3, "lstm": 4}
 
+# The four computations that are timed: the forward pass; the gradient of the loss mean(y²); that
+# gradient together with the norms ‖dL/dh_t‖; and a training step.
 FORWARD, GRADIENT, NORMS, TRAINING = "forward", "gradient", "norms", "training"
 MEASURES = (FORWARD, GRADIENT, NORMS, TRAINING)
 
 
 class Shape(NamedTuple):
-  """Sizes of a layer's input and state: B, T, D and H."""
+  """The sizes of a layer's input and hidden state: B, T, D and H."""
 
   batch: int
   steps: int
@@ -34,7 +36,7 @@ class Shape(NamedTuple):
 
 
 class Row(NamedTuple):
-  """One row of the comparison: a stack of `depth` layers of one cell, on inputs of one shape."""
+  """One row of the comparison: `depth` stacked layers of one cell, on inputs of one shape."""
 
   cell: str
   shape: Shape
@@ -45,7 +47,7 @@ class Row(NamedTuple):
 
   @property
   def input_sizes(self) -> list[int]:
-    """D of each layer."""
+    """The input size D of each layer."""
     return [self.shape.inputs] + [self.shape.hidden] * (self.depth - 1)
 
 
@@ -53,9 +55,9 @@ class Program(NamedTuple):
   """A computation to time.
 
   Attributes:
-    call: runs it to completion and returns its result.
-    compile_seconds: time of tracing and compilation; 0 where nothing is compiled.
-    temporaries: bytes it needs in addition to arguments and results; None if unknown.
+    call: runs the computation to completion and returns its result.
+    compile_seconds: time of tracing and compilation; 0 if nothing is compiled.
+    temporaries: bytes of memory needed in addition to arguments and results; None if unknown.
   """
 
   call: Callable[[], PyTree]
@@ -64,14 +66,15 @@ class Program(NamedTuple):
 
 
 class Implementation(NamedTuple):
-  """Our layers or a baseline's, with the params of one row and its programs compiled.
+  """The layers of one row as one library implements them, ours or a baseline, ready to be timed.
 
   Attributes:
-    programs: by measure. `forward` returns ys; `gradient` gradients; `norms` gradients and norms.
-    ys: converts a forward program's result to NumPy [T, B, H].
-    gradients: converts a gradient program's result to NumPy params in our layout, one dict per
-      layer.
-    other: how the baseline's function differs from ours; empty if it does not.
+    programs: one program for each of MEASURES that the library supports.
+    ys: converts the result of the program `forward` to a NumPy array [T, B, H].
+    gradients: converts the result of the program `gradient` to NumPy gradients in the layout of our
+      params, one dict per layer.
+    other: how the function that the library's layers compute differs from ours; empty if it does
+      not.
   """
 
   programs: dict[str, Program]
@@ -81,9 +84,9 @@ class Implementation(NamedTuple):
 
 
 def data(row: Row, seed: int = 0) -> tuple[list[Params], Float[np.ndarray, "T B D"]]:
-  """Returns the params of each layer, and xs.
+  """Returns random params for each layer, in our layout, and random xs.
 
-  Biases are random, so that a comparison covers them.
+  Biases are not zero, so that a comparison of implementations covers them.
   """
   random = np.random.default_rng(seed)
   cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
@@ -99,7 +102,11 @@ def data(row: Row, seed: int = 0) -> tuple[list[Params], Float[np.ndarray, "T B 
 def compiled(
   function: Callable[..., PyTree], *args: PyTree, donate: tuple[int, ...] = ()
 ) -> tuple[jax.stages.Compiled, float, int | None]:
-  """Compiles ahead of time; returns the executable, seconds, and bytes of temporaries."""
+  """Compiles a function ahead of time, for arguments like `args`.
+
+  Returns:
+    The executable, the seconds of tracing and compilation, and the bytes of temporaries or None.
+  """
   start = time.perf_counter()
   executable = jax.jit(function, donate_argnums=donate).lower(*args).compile()
   seconds = time.perf_counter() - start
@@ -108,16 +115,17 @@ def compiled(
 
 
 def program(function: Callable[..., PyTree], *args: PyTree) -> Program:
-  """Returns the function compiled for these arguments, as a program that calls it on them."""
+  """Compiles a function, and returns a program that calls it on `args`."""
   executable, seconds, temporaries = compiled(function, *args)
   return Program(lambda: jax.block_until_ready(executable(*args)), seconds, temporaries)
 
 
 @functools.cache
 def flops_per_step(row: Row) -> int:
-  """Returns the floating-point operations of the products in one forward step of the whole batch.
+  """Returns the floating-point operations of all matrix products in one forward time step.
 
-  Σ_layers 2·B·G·H·(D + H); forward and backward together are three times as many.
+  For a batch of B examples and cells of G gates: Σ_layers 2·B·G·H·(D + H). Forward and backward
+  together need three times as many.
   """
   gates, (batch, _, _, hidden) = NUM_GATES[row.cell], row.shape
   return sum(2 * batch * gates * hidden * (inputs + hidden) for inputs in row.input_sizes)

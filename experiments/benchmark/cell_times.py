@@ -1,4 +1,4 @@
-"""Times one step of every cell; ours alone, since other libraries have few of them."""
+"""Times of every cell of the registry, ours alone: other libraries have few of these cells."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.types import Array, Params
 
 SHAPE = Shape(32, 128, 128, 128)
-_SECONDS = {FORWARD: 8.0, GRADIENT: 16.0, NORMS: 16.0}  # all cells together
+_SECONDS = {FORWARD: 8.0, GRADIENT: 16.0, NORMS: 16.0}  # time budget for all cells together
 
 
 def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:
-  """Times one layer of every cell, interleaved; linear cells by both methods of `unroll`.
+  """Times one layer of every cell, interleaved; cells with linear recurrence by both methods.
 
   Yields:
-    Measurements in the order of the registry, with the method as `implementation`.
+    Measurements in the order of the registry, whose `implementation` is the argument `method` of
+    `unroll`: `loop` or `associative`.
   """
   programs: dict[tuple[str, str, str], Program] = {}
   for name in CELLS:
@@ -43,7 +44,7 @@ def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:
 
 
 def _programs(name: str, method: str, shape: Shape) -> dict[str, Program]:
-  """Compiles the forward pass, the gradient of mean(y²), and the gradient with norms of dL/dh_t."""
+  """Compiles one layer's programs: forward, gradient of mean(y²), gradient with ‖dL/dh_t‖."""
   cell = make_cell(name, shape.hidden)
   params = cell.init(jax.random.key(0), shape.inputs)
   xs = jax.random.normal(jax.random.key(1), (shape.steps, shape.batch, shape.inputs))

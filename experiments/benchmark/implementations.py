@@ -1,4 +1,4 @@
-"""Compiled programs of our layers and the baselines', all with the same params."""
+"""Programs of our layers and of the baselines (other libraries' layers), with the same params."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rnn_jax.training import make_optimizer
 from rnn_jax.types import Array, Params
 
 OURS = "ours"
-# Name of a baseline -> the package it needs.
+# The package that each baseline needs. torch has three: its fused layers, and two loops over time.
 BASELINES: Mapping[str, str] = {
   "torch": "torch",
   "torch_loop": "torch",
@@ -56,23 +56,23 @@ def build(
   xs: Float[np.ndarray, "T B D"],
   measures: Sequence[str] = MEASURES,
 ) -> Implementation:
-  """Returns an implementation that holds our params, its programs compiled.
+  """Returns the implementation `name` of a row's layers, with these params and compiled programs.
 
   Args:
     name: a key of IMPLEMENTATIONS.
-    row: which layers.
+    row: the layers.
     params: the params of each layer, in our layout.
     xs: the inputs.
-    measures: the programs to build; those that the implementation does not have are left out.
+    measures: the programs to build; those that the library does not support are left out.
   Raises:
-    NotAvailable: the library is not installed, or has no such layer.
+    NotAvailable: if the library is not installed or has no such layer.
   """
   package = IMPLEMENTATIONS[name]
   if importlib.util.find_spec(package) is None:
     raise NotAvailable("not installed")
   try:
     if package == "torch":
-      from experiments.benchmark import torch_baselines  # see its docstring
+      from experiments.benchmark import torch_baselines  # not at the top: see its docstring
 
       return torch_baselines.build(name, row, params, xs, measures)
     layers = [LAYERS[name](row.cell, size, row.shape.hidden) for size in row.input_sizes]
@@ -89,7 +89,7 @@ def _build_jax(
   xs: Float[np.ndarray, "T B D"],
   measures: Sequence[str],
 ) -> Implementation:
-  """Compiles forward pass, gradient and training step of a stack of layers."""
+  """Compiles the programs of stacked layers of one library on JAX, ours included."""
 
   def convert(params: Sequence[Params]) -> list[PyTree]:
     return [layer.convert(p) for layer, p in zip(layers, params, strict=True)]
@@ -129,7 +129,7 @@ def _build_jax(
 
 
 def _gradient_with_norms(row: Row) -> Callable[..., PyTree]:
-  """Returns our gradient function, with ‖dL/dh_t‖ of every step, example and layer."""
+  """Returns a function that computes our gradients, and ‖dL/dh_t‖ by layer, step and example."""
   cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
 
   def loss(
@@ -147,7 +147,7 @@ def _gradient_with_norms(row: Row) -> Callable[..., PyTree]:
 
 
 def remat_programs(row: Row) -> dict[str, Program]:
-  """Returns our gradient with `remat="none"` and with `remat="sqrt"`, by these names."""
+  """Returns programs of our gradient with `remat="none"` and `remat="sqrt"`, by these names."""
   params, xs = data(row)
   cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
 
@@ -165,9 +165,9 @@ def remat_programs(row: Row) -> dict[str, Program]:
 def _training(
   name: str, loss: Callable[..., Array], params: PyTree, xs: Float[Array, "M N D"]
 ) -> Program:
-  """Returns a training step: gradient, clipping by the global norm, Adam.
+  """Returns a program of a training step: gradient, clipping by the global norm, Adam.
 
-  Each call continues from the params of the one before.
+  Each call of the program continues from the params that the call before left.
   """
   if name == OURS:
     optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)
@@ -180,7 +180,7 @@ def _training(
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, value
 
-  # A copy, since the step donates its buffers.
+  # The step donates its state's buffers, so it gets a copy of the params, which others use.
   state: _State = jax.tree.map(jnp.array, (params, optimizer.init(params), jnp.zeros(())))
   executable, seconds, temporaries = compiled(step, state, xs, donate=(0,))
 

@@ -1,7 +1,7 @@
 """One recurrent layer of each library on JAX, ours included, as a function of our params.
 
-A library's params are an affine function of ours, `convert`. Its transpose converts gradients back
-to our layout, so one function per library suffices to compare both.
+For each library, the affine function `convert` maps our params to the library's. The transpose of
+its linear part maps gradients back to our layout, so `convert` is all that a comparison needs.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from rnn_jax.types import AnyArray, Array, Carry, Params
 
 
 class NotAvailable(Exception):
-  """The library is not installed, or has no such layer; the message says which."""
+  """An error: a library is not installed, or has no such layer; the message gives the reason."""
 
 
 class Layer(NamedTuple):
   """One recurrent layer of a library on JAX.
 
   Attributes:
-    convert: converts our params of the layer to the library's; affine.
+    convert: an affine function, from our params of the layer to the library's.
     apply: (the library's params, xs) -> ys.
-    batch_major: whether xs and ys are [B, T, ...], as the library prefers.
-    other: how its function differs from ours; empty if it does not.
+    batch_major: whether xs and ys are [B, T, ...], as the library prefers; else [T, B, ...].
+    other: how the function that the layer computes differs from ours; empty if it does not.
   """
 
   convert: Callable[[Params], PyTree]
@@ -41,12 +41,12 @@ class Layer(NamedTuple):
 
 
 def reorder(params: Params, gates: str, order: str) -> Params:
-  """Returns our fused params with their gates reordered.
+  """Returns params with their gates, which are blocks of the last axis, in another order.
 
   Args:
     params: arrays [..., G·H].
-    gates: their order now, one letter per gate.
-    order: the order wanted.
+    gates: the present order of the gates, one letter per gate.
+    order: the new order.
   """
 
   def reordered(leaf: Float[AnyArray, "*axes GH"]) -> Float[Array, "*axes GH"]:
@@ -94,14 +94,14 @@ def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
     full = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(full, {"cell": params})
     zeros = jnp.zeros((xs.shape[1], hidden_size), xs.dtype)
-    # nnx.RNN cannot be differentiated unless it is given an initial carry.
+    # nnx.RNN can be differentiated only if it is given an initial carry.
     return nnx.merge(graph, full)(xs, initial_carry=(zeros, zeros) if cell == "lstm" else zeros)
 
   return Layer(functools.partial(interop.to_nnx, cell), apply)
 
 
 def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """Returns `haiku.dynamic_unroll` over haiku's core."""
+  """Returns `haiku.dynamic_unroll` of haiku's recurrent core."""
   import haiku as hk
 
   del input_size
@@ -132,7 +132,7 @@ def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 
 def _equinox(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """Returns equinox's cell, vmapped over the batch, in `lax.scan`."""
+  """Returns a `lax.scan` of equinox's cell, vmapped over the batch."""
   import equinox as eqx
 
   if cell == "elman":

@@ -1,4 +1,4 @@
-"""The benchmark's output: a table for each row, the targets, and a picture."""
+"""The benchmark's output: tables on the screen, performance targets, and a picture."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from experiments.benchmark.targets import (
 
 
 def print_machine(console: Console, machine: Machine) -> None:
-  """Prints what the numbers depend on: versions, device, threads, load."""
+  """Prints what the times depend on: versions, device, threads, load, precision."""
   versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
   load = ", ".join(f"{value:.2f}" for value in machine["load_average"])
   console.print(
@@ -54,7 +54,14 @@ def print_machine(console: Console, machine: Machine) -> None:
 def print_row(
   console: Console, row: Row, measurements: Sequence[Measurement], limit: tuple[float, float]
 ) -> None:
-  """Prints the table of one row, one line per implementation."""
+  """Prints the table of one row of the comparison, one line per implementation.
+
+  Args:
+    console: where to print.
+    row: the layers.
+    measurements: all measurements of the row.
+    limit: seconds of the dependency limit: forward, and forward and backward.
+  """
   found = {(m.implementation, m.measure): m for m in measurements if m.seconds}
   ours = found[OURS, GRADIENT]
   operations = 3 * flops_per_step(row) * row.shape.steps
@@ -112,7 +119,7 @@ def _ms(measurement: Measurement | None) -> str:
 
 
 def print_summary(console: Console, results: Results) -> None:
-  """Prints every target with its value and bound: those of each row, then the others."""
+  """Prints every target with its value and bound, first a table of the rows, then the others."""
   table = Table(title="Targets, row by row", title_justify="left")
   table.add_column("row")
   for column in (
@@ -153,7 +160,7 @@ def _mark(target: Target | None) -> str:
 
 
 def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
-  """Prints memory and time with and without rematerialization."""
+  """Prints the gradient's time and memory with and without rematerialization."""
   console.print(f"{remat[0].row}: rematerialization")
   table = Table()
   for column in ("remat", "+ backward ms", "MiB"):
@@ -165,7 +172,7 @@ def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
 
 
 def print_cells(console: Console, cells: Sequence[Measurement]) -> None:
-  """Prints the microseconds per step of one layer, one line per cell and method."""
+  """Prints a layer's microseconds per time step, one line per cell and method of `unroll`."""
   table = Table(title=f"Every cell, {cells[0].row.shape}, one layer", title_justify="left")
   table.add_column("cell")
   table.add_column("method")
@@ -187,7 +194,7 @@ def print_cells(console: Console, cells: Sequence[Measurement]) -> None:
 
 
 def print_sweep_time(console: Console, time: SweepTime) -> None:
-  """Prints one line for a sweep."""
+  """Prints the time of one sweep in one line."""
   shown = "not measured" if time.seconds is None else f"{time.seconds:.1f} s"
   training = "" if time.training is None else f", {time.training:.1f} s of it training"
   console.print(f"sweep, {time.name}: {shown}{training}{time.note and f' ({time.note})'}")
@@ -206,9 +213,9 @@ _COLORS = {
 
 
 def picture(results: Results) -> Figure:
-  """Draws the times of the gradient relative to ours.
+  """Draws the time that each baseline needs for the gradient, relative to ours.
 
-  There is one panel for each cell and depth, one group of bars for each shape.
+  There is one panel for each cell and depth, and in it one group of bars for each shape.
   """
   rows = list(results.limits)
   cells = sorted({row.cell for row in rows})
@@ -243,7 +250,7 @@ def picture(results: Results) -> Figure:
 
 
 def _draw_bars(axis: Axes, center: int, row: Row, results: Results, shown: Sequence[str]) -> None:
-  """Draws one bar for each baseline of a row that was timed, around x = `center`."""
+  """Draws one bar for each timed baseline of a row, as a group around x = `center`."""
   width = 0.8 / max(len(shown), 1)
   found = {
     m.implementation: m

@@ -1,4 +1,8 @@
-"""Times the reference sweep as a user starts it, and the same study in other libraries."""
+"""Times of the reference sweep, and of the same training runs in torch and Flax.
+
+The reference sweep is that of `flagfiles/gradient_decay.flags`. It is started as users start it, by
+`python -m experiments.sweep`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,8 @@ from typing import NamedTuple
 from experiments.benchmark import baseline_sweep
 
 ROOT = Path(__file__).parents[2]
-TORCH_STEPS = 20  # torch compiles nothing, so its time is linear in steps
+TORCH_STEPS = 20  # torch compiles nothing, so times of a few steps are extrapolated to all steps
+# The eight runs that are trained on one device and on two.
 _DEVICE_SWEEP = (
   "--cell=lstm",
   "--depth=1",
@@ -35,10 +40,10 @@ class SweepTime(NamedTuple):
   """The time of one sweep.
 
   Attributes:
-    name: which sweep.
+    name: one of the names defined above.
     seconds: wall-clock time, compilation included; None if it could not be measured.
-    training: the part of it spent in training steps, summed over rounds of runs; None if unknown.
-    note: how it was measured, or why it was not.
+    training: the part of `seconds` spent in training steps; None if unknown.
+    note: how the time was measured, or why it was not.
   """
 
   name: str
@@ -48,10 +53,10 @@ class SweepTime(NamedTuple):
 
 
 def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepTime]:
-  """Times our sweep, the baselines' sweeps, and ours on one and on two devices.
+  """Times our sweep, then torch's and Flax's, then eight of our runs on two devices and on one.
 
   Args:
-    cores: the cores of this process; one run is trained on each at a time.
+    cores: the CPU cores of this process, each of which trains one run at a time.
     extra_flags: flags for our sweep; the flags that the comparison needs override them.
   Yields:
     Each time as soon as it is measured.
@@ -66,7 +71,7 @@ def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepT
   one = [*extra_flags, *_DEVICE_SWEEP, "--devices=1"]
   yield time_sweep(ONE, one, 1)
   if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, cores[:1])  # the sweep inherits it
+    os.sched_setaffinity(0, cores[:1])  # the sweep's process inherits the affinity
     try:
       yield time_sweep(PINNED, one, 1)
     finally:
@@ -74,7 +79,13 @@ def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepT
 
 
 def time_sweep(name: str, flags: Sequence[str], devices: int) -> SweepTime:
-  """Times `python -m experiments.sweep` in an empty folder."""
+  """Times `python -m experiments.sweep` in an empty folder.
+
+  Args:
+    name: the name of the returned time.
+    flags: flags in addition to those of the reference sweep.
+    devices: number of devices that the sweep uses.
+  """
   with tempfile.TemporaryDirectory() as folder:
     command = (sys.executable, "-m", "experiments.sweep", f"--flagfile={baseline_sweep.FLAGFILE}")
     start = time.perf_counter()
@@ -88,14 +99,18 @@ def time_sweep(name: str, flags: Sequence[str], devices: int) -> SweepTime:
     seconds = time.perf_counter() - start
     if result.returncode:
       return SweepTime(name, None, note=(result.stderr.strip() or "failed").splitlines()[-1])
-    # Each run of a round, one per device, records the seconds of the whole round.
+    # Our sweep trains its runs in rounds, one run per device, and each run's record holds the
+    # seconds of its whole round. So the sum over runs counts each round `devices` times.
     states = Path(folder).glob("runs/*/status.json")
     training = sum(json.loads(state.read_text())["seconds"] for state in states) / devices
   return SweepTime(name, seconds, training, " ".join(flags))
 
 
 def _torch(processes: int) -> Iterator[SweepTime]:
-  """Times the first steps of all runs in torch, with both intervals of logging."""
+  """Times all runs in torch, once with norms every 20 steps and once with norms every step.
+
+  Only TORCH_STEPS training steps are timed, and extrapolated to all steps.
+  """
   steps = int(baseline_sweep.settings()["steps"])
   for name, log_every in ((TORCH_20, 20), (TORCH_EVERY, 1)):
     if importlib.util.find_spec("torch") is None:
@@ -109,7 +124,10 @@ def _torch(processes: int) -> Iterator[SweepTime]:
 
 
 def _linen(processes: int) -> SweepTime:
-  """Times one run of each cell and depth; the others would compile and compute the same again."""
+  """Times one run of each cell and depth in Flax, and extrapolates to all runs.
+
+  The runs with other seeds and truncations would compile and compute the same again.
+  """
   every = baseline_sweep.runs(int(baseline_sweep.settings()["steps"]), log_every=1)
   runs = [run for run in every if run.truncation is None and run.seed == every[0].seed]
   start, training = baseline_sweep.seconds(baseline_sweep.train_linen, runs, processes)

@@ -1,4 +1,4 @@
-"""The results of the benchmark, and the performance targets they are compared with."""
+"""The results of the benchmark, and the performance targets with which they are compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from experiments.benchmark.sweep_times import (
 
 
 class Machine(TypedDict):
-  """What the times depend on; the keys are those of `benchmark.json`."""
+  """What the times depend on, under the keys of `machine` in `benchmark.json`."""
 
   versions: Mapping[str, str]
   device: str
@@ -36,16 +36,17 @@ class Machine(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """The times of one implementation, row and measure.
+  """The times of one measure of one implementation of a row's layers.
 
   Attributes:
-    row: which layers.
-    implementation: a key of `implementations.IMPLEMENTATIONS`, or a method of `unroll`.
-    measure: one of `cases.MEASURES`, or a value of `unroll`'s `remat`.
-    seconds: the time of every call; empty if it was not timed.
+    row: the layers.
+    implementation: a key of `implementations.IMPLEMENTATIONS`; in `Results.cells`, a method of
+      `unroll`.
+    measure: one of `cases.MEASURES`; in `Results.remat`, the argument `remat` of `unroll`.
+    seconds: the time of each call; empty if nothing was timed.
     compile_seconds: time of tracing and compilation.
-    temporaries: bytes; None if unknown.
-    note: why it was not timed, or how its function differs from ours; empty otherwise.
+    temporaries: bytes of memory needed in addition to arguments and results; None if unknown.
+    note: why nothing was timed, or how the implementation's function differs from ours; else empty.
   """
 
   row: Row
@@ -58,12 +59,12 @@ class Measurement:
 
   @property
   def median(self) -> float:
-    """Median of the seconds."""
+    """The median of `seconds`."""
     return statistics.median(self.seconds)
 
   @property
   def minimum(self) -> float:
-    """Minimum of the seconds."""
+    """The minimum of `seconds`."""
     return min(self.seconds)
 
 
@@ -72,12 +73,12 @@ class Results:
   """All results of a benchmark.
 
   Attributes:
-    machine: versions, device, threads, load.
-    layers: measurements of our layers and the baselines'.
-    limits: seconds of the dependency limit by row: forward, and forward and backward.
-    remat: our gradient with `remat="none"`, then "sqrt"; empty if not measured.
-    cells: one layer of every cell, by method of `unroll`; empty if not measured.
-    sweep: times of the reference sweep; empty if not measured.
+    machine: what the times depend on.
+    layers: measurements of our layers and of the baselines' layers.
+    limits: the dependency limit of each row, in seconds: forward, and forward and backward.
+    remat: measurements of our gradient with `remat="none"` and with "sqrt"; empty if not measured.
+    cells: measurements of one layer of every cell; empty if not measured.
+    sweep: times of the reference sweep, ours and the baselines'; empty if not measured.
   """
 
   machine: Machine
@@ -88,14 +89,14 @@ class Results:
   sweep: list[SweepTime] = dataclasses.field(default_factory=list)
 
   def as_json(self) -> dict[str, object]:
-    """Returns everything in plain types."""
+    """Returns all results and targets as values that `json` can write."""
 
     def plain(row: Row) -> dict[str, object]:
       return {"cell": row.cell, "shape": str(row.shape), "depth": row.depth}
 
     def measured(m: Measurement) -> dict[str, object]:
       fields = {f.name: getattr(m, f.name) for f in dataclasses.fields(m) if f.name != "row"}
-      fields["peer"] = fields.pop("implementation")  # the key of earlier files
+      fields["peer"] = fields.pop("implementation")  # the name of this key in version 0.1
       times = {"median": m.median, "minimum": m.minimum} if m.seconds else {}
       return {**plain(m.row), **fields, **times}
 
@@ -117,14 +118,14 @@ class Results:
 
 
 class Target(NamedTuple):
-  """A measured number and its bound.
+  """A performance target: a measured number, and a bound that it should satisfy.
 
   Attributes:
-    name: begins with the target's number, `P1`.
-    value: the number as measured.
-    bound: what it is compared with.
+    name: the target's number, such as `P1`, and its meaning.
+    value: the measured number.
+    bound: the bound.
     at_least: whether the bound is a lower bound; else it is an upper bound.
-    percent: whether both are shown as percentages.
+    percent: whether value and bound are shown as percentages.
   """
 
   name: str
@@ -150,7 +151,7 @@ _LOOP_BOUNDS = {"16x100x32x64": 5.0, "32x128x128x128": 2.0}
 def timed(results: Results, row: Row, measure: str) -> dict[str, Measurement]:
   """Returns a row's timed measurements of one measure, by implementation.
 
-  Implementations of another function than ours are left out.
+  Implementations that compute another function than ours are left out.
   """
   return {
     m.implementation: m
@@ -160,9 +161,9 @@ def timed(results: Results, row: Row, measure: str) -> dict[str, Measurement]:
 
 
 def fastest_baseline(results: Results, row: Row) -> tuple[str, float | None]:
-  """Returns the baseline that computes our function fastest, and its median seconds.
+  """Returns the name of the baseline with the fastest gradient, and its median seconds.
 
-  Without any, returns "" and None.
+  Baselines that compute another function than ours do not count. If none is left, returns "", None.
   """
   found = timed(results, row, GRADIENT)
   others = {name: m.median for name, m in found.items() if name != OURS}
@@ -173,10 +174,10 @@ def fastest_baseline(results: Results, row: Row) -> tuple[str, float | None]:
 
 
 def row_targets(results: Results, row: Row) -> list[Target]:
-  """Returns the targets of a row of layers.
+  """Returns the targets of one row.
 
-  Small differences and the dependency limit compare the fastest calls, which other load affects
-  least. The comparison with baselines is of medians, which is what users get.
+  The cost of norms and the dependency limit compare the fastest calls, which other load on the
+  machine affects least. The comparisons with baselines use medians, which are what users get.
   """
   gradients, with_norms = timed(results, row, GRADIENT), timed(results, row, NORMS)
   ours, norms = gradients[OURS], with_norms[OURS]
@@ -211,7 +212,7 @@ def remat_targets(results: Results) -> list[Target]:
 
 
 def sweep_targets(results: Results) -> list[Target]:
-  """Returns the targets of our sweep: against the baselines', and two devices against one."""
+  """Returns the targets of our sweep: its speed against the baselines, and on two devices."""
   times = {time.name: time for time in results.sweep if time.seconds is not None}
   targets = []
   for name, slow, fast, field, bound in (

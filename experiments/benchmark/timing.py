@@ -1,4 +1,8 @@
-"""Interleaved timing of several programs, and the dependency limit of a stack of layers."""
+"""Interleaved timing of several programs, and the dependency limit of stacked layers.
+
+The dependency limit is the time that the layers' matrix products alone take, in the order that the
+recurrence requires.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,12 @@ from jaxtyping import Float
 from experiments.benchmark.cases import NUM_GATES, Row, compiled
 from rnn_jax.types import Array
 
-_ROUNDS = 4
-_SLOW = 0.1  # s; calls longer than this need no untimed warm-up
-_TOO_LONG = 8.0  # s
-_PIECE = 0.15  # s for each product or chain of the dependency limit
+_ROUNDS = 4  # largest number of rounds
+_SLOW = 0.1  # seconds; calls longer than this need no untimed warm-up
+_TOO_LONG = 8.0  # seconds; if one call of every program takes longer, there are no further calls
+_PIECE = (
+  0.15  # seconds for timing each product of the dependency limit; three times as many a chain
+)
 
 
 Name = TypeVar("Name", bound=Hashable)
@@ -37,16 +43,17 @@ def clock(call: Callable[[], T]) -> tuple[float, T]:
 def interleave(
   calls: Mapping[Name, Callable[[], object]], budget: float
 ) -> dict[Name, list[float]]:
-  """Times programs in turn, in a new random order each round, so that disturbances affect all.
+  """Times several programs in turn, so that disturbances of the machine affect all of them.
 
-  In its turn a program is called for an equal share of the budget, at least once. The first third
-  of a fast program's calls is not timed: the program before it leaves its threads spinning and its
-  data in the caches. Slower programs get fewer rounds, from four down to one. Where one call of
-  every program takes more than 8 s in total, that one call is all.
+  Every round calls the programs in a new random order, each for an equal share of the budget, at
+  least once. The first third of a fast program's calls is not timed: the program before it leaves
+  its threads spinning and its data in the caches. There are four rounds, or fewer if the programs
+  are slow. If one call of every program takes more than 8 s in total, that call is the only one.
 
   Args:
-    calls: by name; each blocks until its computation is done, and has been called before.
-    budget: seconds for all programs together; exceeded where a single round takes longer.
+    calls: the programs by name. A call returns when its computation is done. Each program must have
+      been called once before.
+    budget: seconds for all programs together; exceeded if a single round takes longer.
   Returns:
     The seconds of each timed call, by name.
   """
@@ -68,7 +75,10 @@ def interleave(
 
 
 def fastest(calls: Sequence[Callable[[], object]], budget: float) -> float:
-  """Returns the seconds of the fastest call; `budget` is the seconds spent on all of them."""
+  """Returns the seconds of the fastest of all calls.
+
+  Each function in `calls` is called repeatedly; `budget` is the seconds spent on all of them.
+  """
   best = math.inf
   for call in calls:
     call()
@@ -81,13 +91,13 @@ def fastest(calls: Sequence[Callable[[], object]], budget: float) -> float:
 
 
 def dependency_limit(row: Row) -> tuple[float, float]:
-  """Returns the seconds that a row's matrix products alone take: forward, and forward and backward.
+  """Returns the seconds that a row's matrix products take: forward, and forward and backward.
 
-    forward   xs W_x + T · (h ← h U)
-    backward  the gradients of W_x and U, of xs in layers above the first, + T · (g ← g Uᵀ)
+    forward   xs W_x, then T times h ← h U
+    backward  T times g ← g Uᵀ, the gradients of W_x and U, and in layers above the first that of xs
 
-  Each product has its exact shape and runs in the fastest library available. Elementwise
-  operations count as free.
+  Each product has the shape that it has in the layer, and runs in the faster of XLA and torch.
+  Elementwise operations count as free.
   """
   batch, steps, _, hidden = row.shape
   tokens, wide = steps * batch, NUM_GATES[row.cell] * hidden
@@ -103,9 +113,9 @@ def dependency_limit(row: Row) -> tuple[float, float]:
 
 @functools.cache
 def _product(rows: int, inner: int, columns: int, transposed: str = "") -> float:
-  """Returns the seconds of [rows, inner] × [inner, columns].
+  """Returns the seconds of the matrix product [rows, inner] × [inner, columns].
 
-  `transposed` names the operand, left or right, that is stored as its transpose.
+  `transposed` names the operand that is stored as its transpose: `left`, `right`, or '' for none.
   """
   left = _normal(inner, rows) if transposed == "left" else _normal(rows, inner)
   right = _normal(columns, inner) if transposed == "right" else _normal(inner, columns)
@@ -125,17 +135,20 @@ def _product(rows: int, inner: int, columns: int, transposed: str = "") -> float
 
 @functools.cache
 def _chain(steps: int, batch: int, hidden: int, wide: int, backward: bool = False) -> float:
-  """Returns the seconds of `steps` products that each need the previous one.
+  """Returns the seconds of `steps` matrix products, each of which needs the one before.
 
-  Forward h ← (h U)[:, :H] with U [H, G·H]; backward g ← [g Uᵀ, 0, …] with g [B, G·H].
+    forward   h ← (h U)[:, :H], where h is [B, H] and U is [H, G·H]
+    backward  g ← [g Uᵀ, 0, …], where g is [B, G·H]
+
+  `wide` is G·H.
   """
-  # Orthogonal, so that the values neither vanish nor explode.
+  # Each gate's block of the kernel is orthogonal, so that the values neither vanish nor explode.
   square = np.linalg.qr(_normal(hidden, hidden).astype(float))[0].astype(np.float32)
   kernel = np.tile(square, (1, wide // hidden))
   start = _normal(batch, hidden)
 
   def forward_step(h: Float[Array, "B H"], u: Float[Array, "H GH"]) -> Float[Array, "B H"]:
-    # The barrier keeps XLA from computing only the columns that are kept.
+    # Without the barrier, XLA would compute only the columns that are kept.
     return jax.lax.optimization_barrier(h @ u)[:, :hidden]
 
   def backward_step(g: Float[Array, "B GH"], u: Float[Array, "H GH"]) -> Float[Array, "B GH"]:

@@ -1,6 +1,6 @@
-"""PyTorch's recurrent layers as programs: fused ones, and loops over time, which give dL/dh_t.
+"""Programs of PyTorch's recurrent layers: fused ones, and loops over time, which give dL/dh_t.
 
-Imported inside functions only, as `torch_layers` is.
+Other modules import this one only inside functions, for the reasons given in `torch_layers`.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from experiments.benchmark.torch_layers import (
 )
 from rnn_jax.types import Params
 
-# Result of a backward pass: the loss, and gradients and norms of dL/dh_t by layer.
+# The result of a backward pass: the loss, and for each layer its gradients and ‖dL/dh_t‖.
 Gradient = tuple[Tensor, tuple[list[dict[str, Tensor]], list[Tensor]]]
 
 
 class _Network(NamedTuple):
-  """A stack of layers on the device, with its inputs and its optimizer.
+  """Stacked layers on the device, with their inputs and optimizer.
 
   Attributes:
-    forward: inputs -> ys, and the hidden states of every layer.
-    weights: torch's params of each layer, by name.
-    leaves: the weights of all layers.
-    inputs: [T, B, D].
-    optimizer: of the weights.
+    forward: a function of the inputs; returns ys, and the hidden states of every layer.
+    weights: the weights of each layer, by torch's names.
+    leaves: the weights of all layers in one list.
+    inputs: xs [T, B, D].
+    optimizer: the optimizer of `leaves`.
   """
 
   forward: Callable[[Tensor], States]
@@ -68,9 +68,15 @@ def build(
   xs: Float[np.ndarray, "T B D"],
   measures: Sequence[str],
 ) -> Implementation:
-  """Returns the implementation `torch` (fused), `torch_loop` or `torch_cells` (loops over time).
+  """Returns one of torch's implementations, with the given params.
 
-  Arguments are those of `implementations.build`.
+  Args:
+    name: `torch` for the fused layers; `torch_loop` for a hand-written loop over time, and
+      `torch_cells` for a loop over torch's cells.
+    row: the layers.
+    params: the params of each layer, in our layout.
+    xs: the inputs.
+    measures: the programs to build.
   """
   convert = functools.partial(_transposed, row.cell)
   network = _network(name, row, jax.device_get(convert(params)), xs)
@@ -81,7 +87,7 @@ def build(
     TRAINING: Program(functools.partial(_train, network)),
   }
   if name == "torch":
-    del programs[NORMS]  # one fused operation hides the states of lower layers
+    del programs[NORMS]  # the fused operation does not expose the hidden states of lower layers
 
   def gradients(result: Gradient) -> list[Params]:
     _, (grads, _) = result
@@ -93,7 +99,7 @@ def build(
 
 
 def _network(name: str, row: Row, params: list[Params], xs: Float[np.ndarray, "T B D"]) -> _Network:
-  """Returns an implementation's layers with these params, which are in torch's layout."""
+  """Returns the layers of the implementation `name`, with params that are in torch's layout."""
   where = device()
   weights = [
     {name: nn.Parameter(torch.tensor(leaf, device=where)) for name, leaf in layer.items()}
@@ -106,7 +112,7 @@ def _network(name: str, row: Row, params: list[Params], xs: Float[np.ndarray, "T
 
 
 def _run(network: _Network) -> Tensor:
-  """Returns ys."""
+  """Computes the forward pass without autograd, and returns ys."""
   with torch.inference_mode():
     ys, _ = network.forward(network.inputs)
   wait()
@@ -114,14 +120,14 @@ def _run(network: _Network) -> Tensor:
 
 
 def _gradient(network: _Network, keep: bool = False) -> Gradient:
-  """Returns the loss (the mean of y²) and gradients; if `keep`, also ‖dL/dh_t‖ of each layer."""
+  """Returns the loss mean(y²) and the gradients; if `keep`, also ‖dL/dh_t‖ of each layer."""
   result = _backward(network, keep)
   wait()
   return result
 
 
 def _train(network: _Network) -> Tensor:
-  """Updates the weights; returns the loss before."""
+  """Makes one training step, and returns the loss before it."""
   loss, _ = _backward(network, keep=False)
   nn.utils.clip_grad_norm_(network.leaves, CLIP_NORM)
   network.optimizer.step()
@@ -130,7 +136,7 @@ def _train(network: _Network) -> Tensor:
 
 
 def _backward(network: _Network, keep: bool) -> Gradient:
-  """Like `_gradient`, but does not wait for the device."""
+  """Returns what `_gradient` returns, but does not wait until the device has computed it."""
   for leaf in network.leaves:
     leaf.grad = None
   ys, states = network.forward(network.inputs)
@@ -148,7 +154,10 @@ def _backward(network: _Network, keep: bool) -> Gradient:
 
 
 def _transposed(cell: str, params: list[Params]) -> list[Params]:
-  """Returns our params in torch's layout: [G·H, D], a GRU's gates as r, z, n; bias_hh stays 0."""
+  """Returns our params in torch's layout: kernels [G·H, D] and [G·H, H], a GRU's gates as r, z, n.
+
+  torch's second bias, `bias_hh`, is left out; it stays 0.
+  """
   if cell == "gru":
     params = [reorder(layer, "zrn", "rzn") for layer in params]
   return [
@@ -162,7 +171,7 @@ def product(
   left: Float[np.ndarray, "M N"],
   right: Float[np.ndarray, "K L"],
 ) -> Callable[[], None]:
-  """Returns a call of `function` on two matrices, for the dependency limit."""
+  """Returns a call that applies `function` to two matrices in torch, for `timing`."""
   a, b = (torch.tensor(matrix, device=device()) for matrix in (left, right))
   return _blocking(lambda: function(a, b))
 
@@ -173,7 +182,14 @@ def chain(
   kernel: Float[np.ndarray, "H GH"],
   backward: bool,
 ) -> Callable[[], None]:
-  """Returns a call of `steps` products that each need the previous one; see `timing`."""
+  """Returns a call that computes the successive matrix products of `timing._chain` in torch.
+
+  Args:
+    steps: number of products.
+    start: initial value: h [B, H] forward, g [B, G·H] backward.
+    kernel: U [H, G·H].
+    backward: whether to multiply g by Uᵀ; else h by U.
+  """
   first, u = (torch.tensor(matrix, device=device()) for matrix in (start, kernel))
   hidden = u.shape[0]
   if not backward:
@@ -195,7 +211,7 @@ def chain(
 
 
 def _blocking(function: Callable[[], object]) -> Callable[[], None]:
-  """Returns a call that runs without autograd and waits for the device."""
+  """Returns a call that runs `function` without autograd, and waits until the device is done."""
 
   def call() -> None:
     with torch.inference_mode():

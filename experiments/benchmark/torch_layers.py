@@ -1,8 +1,9 @@
 """PyTorch's recurrent layers, fused and as loops over time; their device and threads.
 
-Imported inside functions only. torch is optional, and the worker processes of the baseline sweep
-import the benchmark's main module again: importing torch there would add to the start-up time that
-is charged to the other library, and would precede their choice of one thread.
+Other modules import this one only inside functions, for two reasons. torch is optional. And the
+worker processes of `baseline_sweep` import the benchmark's main module again: if it imported torch,
+that would add to the start-up time of Flax's sweep, and torch would start before the workers limit
+it to one thread.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from experiments.benchmark.cases import Row
 RNNS = {"elman": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 CELLS = {"elman": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
 
-Weights = dict[str, nn.Parameter]  # weights of one layer by torch's names
+Weights = dict[str, nn.Parameter]  # the weights of one layer, by torch's names
 _NAMES = ("weight_ih", "weight_hh", "bias_ih")
-# Result of a forward pass: ys, and the hidden states of every layer.
+# The result of a forward pass: ys, and for each layer a list of its T hidden states, [B, H].
 States = tuple[Tensor, list[list[Tensor]]]
 
 
 def device() -> torch.device:
-  """Returns the GPU if JAX runs on one and torch can use it, else the CPU."""
+  """Returns torch's GPU if JAX runs on a GPU and torch can use it, else the CPU."""
   on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
   return torch.device("cuda" if on_gpu else "cpu")
 
@@ -38,24 +39,27 @@ def configure(threads: int) -> None:
 
 
 def wait() -> None:
-  """Waits until the device has computed everything."""
+  """Waits until the device has finished all its computations."""
   if device().type == "cuda":
     torch.cuda.synchronize()
 
 
 def fused(row: Row, weights: list[Weights]) -> Callable[[Tensor], States]:
-  """Returns `nn.RNN`, `nn.GRU` or `nn.LSTM`: one operation for all steps and layers."""
+  """Returns the forward pass of `nn.RNN`, `nn.GRU` or `nn.LSTM`, one operation for all time steps.
+
+  The returned function gives no hidden states.
+  """
   rnn = RNNS[row.cell](row.shape.inputs, row.shape.hidden, row.depth).to(device())
   for i, layer in enumerate(weights):
     nn.init.zeros_(getattr(rnn, f"bias_hh_l{i}"))
     for name, leaf in layer.items():
       setattr(rnn, f"{name}_l{i}", leaf)
-  rnn.flatten_parameters()  # one block of memory, as cuDNN wants it
+  rnn.flatten_parameters()  # into one block of memory, as cuDNN requires
   return lambda xs: (rnn(xs)[0], [])
 
 
 def cell_loop(row: Row, weights: list[Weights]) -> Callable[[Tensor], States]:
-  """Returns a loop over `nn.RNNCell`, `nn.GRUCell` or `nn.LSTMCell`."""
+  """Returns the forward pass of a loop over time of `nn.RNNCell`, `nn.GRUCell` or `nn.LSTMCell`."""
   cells = []
   for size, layer in zip(row.input_sizes, weights, strict=True):
     cell = CELLS[row.cell](size, row.shape.hidden).to(device())
@@ -79,7 +83,7 @@ def cell_loop(row: Row, weights: list[Weights]) -> Callable[[Tensor], States]:
 
 
 def plain_loop(row: Row, weights: list[Weights]) -> Callable[[Tensor], States]:
-  """Returns the hand-written loop over time, `loop`, over all layers."""
+  """Returns the forward pass of stacked layers, each computed by the hand-written `loop`."""
 
   def forward(xs: Tensor) -> States:
     states = []
@@ -100,15 +104,15 @@ def loop(
   *,
   truncation: int | None = None,
 ) -> list[Tensor]:
-  """Runs one layer: the input product of all steps at once, then a loop over time.
+  """Runs one layer: one input product for all steps, then a loop over time.
 
   Args:
     cell: elman, gru or lstm.
-    xs: [T, B, D].
-    weight_ih: [G·H, D], in torch's order of gates.
-    weight_hh: [G·H, H].
-    bias_ih: [G·H].
-    truncation: number of steps after which the gradient is cut; None for never.
+    xs: the inputs, [T, B, D].
+    weight_ih: input kernel [G·H, D], with torch's order of gates.
+    weight_hh: recurrent kernel [G·H, H].
+    bias_ih: bias [G·H].
+    truncation: number of steps after which the gradient is cut, again and again; None for never.
   Returns:
     The hidden states of the T steps, each [B, H].
   """
@@ -138,7 +142,7 @@ def _step(cell: str, h: Tensor, c: Tensor, drive: Tensor, w_h: Tensor) -> tuple[
 
 
 def truncated(rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> Tensor:
-  """Runs fused layers in chunks of `truncation` steps, the carry detached between them."""
+  """Runs fused layers in chunks of `truncation` steps; between them, the carry is detached."""
   carry: Tensor | tuple[Tensor, ...] | None = None
   parts = []
   for chunk in xs.split(truncation or len(xs)):
@@ -149,9 +153,9 @@ def truncated(rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> Tensor:
 
 
 def truncated_loop(cell: str, rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> States:
-  """Runs the layers in a Python loop over time, and keeps the gradient of each hidden state.
+  """Runs the layers of `rnn` in a Python loop over time, and retains each hidden state's gradient.
 
-  bias_hh must be 0.
+  The layers' `bias_hh` must be 0, since the loop ignores it.
   """
   states = []
   for i in range(rnn.num_layers):
@@ -164,5 +168,5 @@ def truncated_loop(cell: str, rnn: nn.RNNBase, xs: Tensor, truncation: int | Non
 
 
 def norms_of(states: list[Tensor]) -> Tensor:
-  """Returns ‖dL/dh_t‖ [T, B] of hidden states whose gradient was retained."""
+  """Returns ‖dL/dh_t‖ [T, B] of one layer's hidden states, whose gradients must be retained."""
   return torch.stack([h.grad for h in states if h.grad is not None]).norm(dim=-1)

@@ -1,1 +1,1 @@
-"""The command line of all commands: flags, their parsers, errors, tables, progress."""
+"""The command-line interface that all commands share: flags, errors, tables, progress."""

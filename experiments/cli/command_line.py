@@ -1,4 +1,4 @@
-"""Starts a program: parses flags and flagfiles, and reports every user error in one line."""
+"""The start of every command: parsing of flags and flagfiles, and user errors as one line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from experiments.runtime import exits
 
 @contextlib.contextmanager
 def errors_in_one_line(files: str) -> Iterator[None]:
-  """Ends the program with one line for errors of the user's input, files or machine.
+  """Ends the program with a one-line message if the block raises an error that a user can fix.
+
+  Such errors concern the user's input, files or machine.
 
   Args:
-    files: beginning of the line for an error of reading or writing a file.
+    files: beginning of the message if a file cannot be read or written.
   """
   try:
     yield
@@ -36,21 +38,24 @@ def errors_in_one_line(files: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_name_flags() -> Iterator[None]:
-  """Prefixes the library's errors, which begin with the name of an argument, with `--`.
+  """Prefixes the messages of the library's errors with `--`.
+
+  The library's messages begin with an argument's name, which is also the name of the flag.
 
   Raises:
-    ValueError: in place of a TypeError, ValueError or ImportError.
+    ValueError: if the block raises a TypeError or ValueError, or an ImportError, whose message is
+      not prefixed.
   """
   try:
     yield
   except (TypeError, ValueError) as error:
     raise ValueError(f"--{error}") from None
-  except ImportError as error:  # a package that a task needs
+  except ImportError as error:  # a package that a task needs is missing
     raise ValueError(str(error)) from None
 
 
 def check_no_arguments(arguments: Sequence[str]) -> None:
-  """Refuses command-line arguments that are not flags."""
+  """Raises ValueError if there are command-line arguments that are not flags."""
   if arguments:
     raise ValueError(f"Arguments must be flags, --name=value, got '{arguments[0]}'.")
 
@@ -59,8 +64,10 @@ def path(name: str, text: str) -> Path:
   """Returns the path in `text`, with `~` expanded.
 
   Args:
-    name: what errors call it, such as `--corpus` or `FOLDER`.
-    text: what the user gave.
+    name: the name of the flag or argument in errors, such as `--corpus` or `FOLDER`.
+    text: the user's text.
+  Raises:
+    ValueError: if `text` cannot be a path.
   """
   try:
     text.encode()
@@ -72,10 +79,10 @@ def path(name: str, text: str) -> Path:
 
 
 def folder(name: str) -> Path:
-  """Returns the folder that the flag `name` holds, `~` expanded.
+  """Returns the folder that the flag `name` holds, with `~` expanded.
 
   Raises:
-    ValueError: the flag is empty, or does not hold a path.
+    ValueError: if the flag is empty or does not hold a path.
   """
   text = getattr(flags.FLAGS, name)
   if not text:
@@ -99,7 +106,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       exits.fail(str(error))
 
   def start(args: list[str]) -> None:
-    # At level INFO jax reports each backend that it did not find.
+    # At absl's level INFO, jax logs a line for each backend that it does not find.
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
     try:
@@ -108,7 +115,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except KeyboardInterrupt:
       exits.interrupted()
     except BrokenPipeError:
-      # The reader of the output, such as `head`, has closed it.
+      # The process that reads the output, such as `head`, has ended. Python flushes stdout at exit,
+      # which would fail again on the closed pipe.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       sys.exit(exits.INTERRUPTED)
 
@@ -117,15 +125,20 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
 
 
 def _show_in_help() -> None:
-  """Lets `--help` show the program's flags whichever module defines them."""
+  """Makes `--help` show all flags defined in this repository, whichever module defines them."""
   for name in flags.FLAGS:
-    # absl's own, and those of packages such as orbax, are shown by --helpfull.
+    # Flags of absl and of packages such as orbax are shown by --helpfull only.
     if (flags.FLAGS.find_module_defining_flag(name) or "").startswith("experiments."):
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -> None:
-  """Refuses unreadable flagfiles, and lines in them that are not `--flag=value`."""
+  """Raises ValueError if a flagfile is unreadable or has a line that is not `--flag=value`.
+
+  Args:
+    args: arguments, or lines of a flagfile, among which `--flagfile` names the files to check.
+    seen: the flagfiles that include these lines, directly or not; a file must not include itself.
+  """
   for i, arg in enumerate(args):
     name, equals, value = arg.partition("=")
     if arg == "--":

@@ -1,4 +1,4 @@
-"""A table of flags, from which they are defined and their documentation is printed."""
+"""Tables of flags, from which the flags are defined and their documentation is printed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from experiments.cli.parsers import Parse
 
 
 class Flag(NamedTuple):
-  """A flag.
+  """One row of a table of flags.
 
   Attributes:
-    name: its name, without dashes.
-    default: its default, as text.
-    parse: text -> value; None for a switch, `--name` or `--noname`.
-    help: what it does, and the values that it takes.
-    kind: `single`; `axis` if a comma list of values spans an axis of a sweep; `repeated` if the
-      flag may be given several times, and holds a list.
+    name: the flag's name, without dashes.
+    default: the flag's default, as text.
+    parse: text -> value; None for a boolean flag, which is given as `--name` or `--noname`.
+    help: what the flag does, and the values that it takes.
+    kind: `single` for one value; `axis` for a comma list of values, over which a sweep iterates;
+      `repeated` for a flag that may be given several times and holds a list.
   """
 
   name: str
@@ -48,6 +48,6 @@ def _full_help(flag: Flag) -> str:
 
 
 def markdown(table: Iterable[Flag]) -> str:
-  """Returns the table in Markdown, one line per flag."""
+  """Returns the table as Markdown text, one line per flag."""
   rows = [(f"`--{flag.name}`", f"`{flag.default}`", _full_help(flag)) for flag in table]
   return tables.markdown(("flag", "default", "what it does"), rows)

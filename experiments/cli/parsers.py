@@ -1,4 +1,7 @@
-"""Parsers of flag values, and flags that use them."""
+"""Parsers of flag values, and functions that define flags with such parsers.
+
+A parser returns the value of a flag's text, or raises ValueError with a message for the user.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,16 @@ Parse = Callable[[str], Any]
 
 
 def choice(kind: str, choices: Iterable[str]) -> Parse:
-  """Returns a parser of one of `choices`."""
+  """Returns a parser that accepts one of `choices`; errors call it a `kind`."""
   names = sorted(choices)
   return lambda text: checks.choice(kind, text, names)
 
 
 def subset(kind: str, choices: Iterable[str]) -> Parse:
-  """Returns a parser of a comma list of `choices`; its value lists them in the order of `choices`.
+  """Returns a parser of a comma list of `choices`; errors call it a `kind`.
 
-  `none` and the empty text give ''.
+  The parsed value is a comma list without duplicates, in the order of `choices`. The texts `none`
+  and '' are parsed as ''.
   """
   names = list(choices)
 
@@ -39,7 +43,13 @@ def subset(kind: str, choices: Iterable[str]) -> Parse:
 
 
 def integer(name: str, minimum: int = 1, none: str | None = None) -> Parse:
-  """Returns a parser of integers from `minimum` to 2³¹ − 1; the text `none`, if given, is None."""
+  """Returns a parser of integers from `minimum` to 2³¹ − 1.
+
+  Args:
+    name: the flag's name.
+    minimum: the smallest integer allowed.
+    none: a text that is parsed as None; None if there is no such text.
+  """
   rule = f"{name} must be an integer from {minimum} to {2**31 - 1}" + _or(none)
 
   def parse(text: str) -> int | None:
@@ -61,9 +71,9 @@ def number(name: str, rule: str, accept: Callable[[float], bool], none: str | No
 
   Args:
     name: the flag's name.
-    rule: what `accept` accepts, as text for an error.
-    accept: returns whether a value is allowed.
-    none: text that parses to None; None if there is no such text.
+    rule: describes the numbers that `accept` accepts, for errors: `a finite number above 0`.
+    accept: returns whether a number is allowed.
+    none: a text that is parsed as None; None if there is no such text.
   """
   rule = f"{name} must be {rule} in float32" + _or(none)
 
@@ -75,7 +85,7 @@ def number(name: str, rule: str, accept: Callable[[float], bool], none: str | No
     except ValueError:
       raise ValueError(f"{rule}, got '{text}'.") from None
     with np.errstate(over="ignore"):
-      single = float(np.float32(value))  # runs compute in float32
+      single = float(np.float32(value))  # sweeps compute in float32
     if not (math.isfinite(single) and accept(single)):
       raise ValueError(f"{rule}, got {text}.")
     return value
@@ -84,12 +94,12 @@ def number(name: str, rule: str, accept: Callable[[float], bool], none: str | No
 
 
 def positive(name: str, none: str | None = None) -> Parse:
-  """Returns a parser of finite numbers above 0; the text `none`, if given, is None."""
+  """Returns a parser of finite numbers above 0; `name` and `none` are as in `number`."""
   return number(name, "a finite number above 0", lambda v: v > 0, none)
 
 
 def address(name: str, *words: str, none: str | None = None) -> Parse:
-  """Returns a parser of HOST:PORT or one of `words`; the text `none`, if given, is None."""
+  """Returns a parser of HOST:PORT or one of `words`; `name` and `none` are as in `number`."""
   accepted = words if none is None else (*words, none)
   rule = f"{name} must be HOST:PORT, or {' or '.join(accepted)}"
 
@@ -105,10 +115,10 @@ def address(name: str, *words: str, none: str | None = None) -> Parse:
 
 
 def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
-  """Returns a parser of a comma list of different values.
+  """Returns a parser of a comma list of distinct values, each of which `parse` parses.
 
-  The parser is called as `(text, whole)`. If `text` is only part of what the user gave, `whole` is
-  all of it, for errors to quote.
+  The parser is called as `parser(text)` or `parser(text, whole)`. `whole` is the user's full text,
+  which errors quote, if `text` is only a part of it.
   """
 
   def parse_all(text: str, whole: str | None = None) -> tuple[Any, ...]:
@@ -117,9 +127,9 @@ def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
     if "" in items:
       raise ValueError(f"{name} must be a comma list without empty entries, got '{whole}'.")
     values = [parse(item) for item in items]
-    # Runs compute in float32, where 0.1 and 0.1000000001 are equal.
+    # Sweeps compute in float32, where 0.1 and 0.1000000001 are equal.
     same = [np.float32(v) if isinstance(v, float) else v for v in values]
-    same = [str(v) if isinstance(v, bool) else v for v in same]  # true is not 1
+    same = [str(v) if isinstance(v, bool) else v for v in same]  # in Python, True == 1
     for i, value in enumerate(same):
       if value in same[:i]:
         raise ValueError(f"{name} must not hold a value twice, got {items[i]} in '{whole}'.")
@@ -129,7 +139,7 @@ def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
 
 
 def sizes(name: str) -> Parse:
-  """Returns a parser of a comma list of sizes, which may be equal; `none` gives ()."""
+  """Returns a parser of a comma list of sizes, which may repeat; `none` and '' give ()."""
 
   def parse(text: str) -> tuple[int, ...]:
     if text in ("", "none"):
@@ -142,19 +152,19 @@ def sizes(name: str) -> Parse:
 def define(name: str, default: str, parse: Parse, help: str) -> None:
   """Defines a flag with a single value."""
   flags.DEFINE(_Parser(parse), name, default, help)
-  # absl shows no default where it parses to None.
+  # absl's help would not show a default that is parsed as None.
   flags.FLAGS[name].default_as_str = f"'{default}'"
 
 
 def define_list(name: str, default: str, parse: Parse, help: str) -> None:
-  """Defines a flag that holds a comma list of different values."""
+  """Defines a flag that holds a comma list of distinct values."""
   define(name, default, several(name, parse), help)
 
 
 def define_several(name: str, parse: Parse, help: str) -> None:
-  """Defines a flag that may be given several times. It holds a list; None if it was not given."""
+  """Defines a flag that may be given several times; its value is a list, or None if not given."""
   flags.DEFINE_multi(_Parser(parse), flags.ArgumentSerializer(), name, None, help)
-  flags.FLAGS[name].help = help  # absl appends a sentence of its own
+  flags.FLAGS[name].help = help  # without the sentence that absl appends
 
 
 def _or(none: str | None) -> str:
@@ -162,7 +172,7 @@ def _or(none: str | None) -> str:
 
 
 class _Parser(flags.ArgumentParser):
-  """Wraps a parse function in the class that absl requires."""
+  """A parse function, wrapped in the class that absl requires."""
 
   def __init__(self, parse: Parse) -> None:
     self._parse = parse

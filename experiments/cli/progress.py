@@ -1,4 +1,4 @@
-"""Progress of a training: a live bar on a terminal, plain lines elsewhere."""
+"""A display of training progress: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def show(
 
   Args:
     total: total number of units of work.
-    finished: number of units that are already done.
+    finished: number of units that were done before the call.
     console: where the bar is shown.
     title: title of the bar.
-    unit: name of the units.
+    unit: name of the units, in the plural.
   Yields:
-    A function of the current activity, the number of units done (a run half-way counts ½) and the
-    latest loss, None if there is no new one.
+    A function that displays its arguments: the current activity, the number of units done so far
+    (a half-finished run counts as 0.5), and the latest loss, or None if there is no new loss.
   """
   start = time.monotonic()
   last_loss = math.nan

@@ -1,4 +1,4 @@
-"""Tables of text, in Markdown and on a terminal."""
+"""Tables of text, as Markdown or on a terminal."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.table import Table
 
 
 def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """Returns a table in Markdown, one line per row."""
+  """Returns a table as Markdown text, one line per row."""
   lines = [titles, ["---"] * len(titles), *rows]
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def show(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-  """Prints a table in Markdown; on a terminal its lines are wrapped."""
+  """Prints a table in Markdown; on a terminal, long cells are wrapped."""
   console = Console()
   if not console.is_terminal:
     print(markdown(titles, rows), end="")

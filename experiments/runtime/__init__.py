@@ -1,1 +1,1 @@
-"""The process and its machine: devices, files, locks, signals, exits, versions."""
+"""Services of the process and its machine: devices, files, locks, signals, exits, versions."""

@@ -1,4 +1,4 @@
-"""Settings of jax that all commands share."""
+"""JAX settings that all commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MATMUL_PRECISION = "highest"  # TF32 would distort gradient norms far below 1
 
 
 def configure(cpus: int | None = None) -> None:
-  """Makes each CPU core a device of one thread, and all matrix products full precision.
+  """Makes each CPU core a one-threaded JAX device, and sets full matmul precision.
 
   Must be called before the first use of a device.
 
@@ -25,5 +25,5 @@ def configure(cpus: int | None = None) -> None:
 
 
 def use_full_precision() -> None:
-  """Computes all matrix products in full float32 precision, even on accelerators."""
+  """Makes JAX compute all matrix products in full float32 precision, even on accelerators."""
   jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)

@@ -1,4 +1,4 @@
-"""The cache of compiled programs on disk, from which later commands load them."""
+"""The on-disk cache of compiled programs, from which later commands load them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ MAX_SIZE = 2 * 2**30  # bytes; beyond it, the least recently used programs are d
 
 
 def use(name: str) -> None:
-  """Keeps compiled programs in a folder from now on. Must be called before the first compilation.
+  """Turns on jax's persistent compilation cache. Must be called before the first compilation.
 
-  A folder that cannot be used, or that other users may write to, is not an error: a warning on
-  standard error says why nothing is kept.
+  If the folder cannot be used, or other users may write to it, the cache stays off and a warning
+  on standard error says why.
 
   Args:
-    name: the folder; `auto` for `rnn_jax` in `$XDG_CACHE_HOME` or `~/.cache`; `none` for no cache.
+    name: path of the cache's folder; `auto` for the folder `rnn_jax` in `$XDG_CACHE_HOME` or
+      `~/.cache`; `none` for no cache.
   """
   folder = None
   if name == "auto":
@@ -42,16 +43,22 @@ def use(name: str) -> None:
 
 
 def _prepare(folder: Path) -> None:
-  """Creates the folder or checks that it is private, and deletes half-written programs."""
+  """Creates the folder if needed, checks it, and deletes half-written programs from it.
+
+  Raises:
+    OSError: if the folder cannot be created, read or written.
+    ValueError: if the folder belongs to another user, or other users may write to it.
+  """
   folder.mkdir(mode=0o700, parents=True, exist_ok=True)
   about = folder.stat()
   if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-    # Programs loaded from here are executed.
+    # Programs loaded from this folder are executed, so only this user may write them.
     raise ValueError(f"{folder} must belong to this user, and no other user may write to it")
   with tempfile.TemporaryFile(dir=folder):
     pass  # raises OSError if the folder is not writable
   with filelock.FileLock(folder / ".lockfile", timeout=10):  # jax takes the same lock
     for program in folder.glob("*-cache"):
-      # jax writes the time of last use after the program. A kill in between leaves half a program.
+      # jax writes a program first, and its time of last use (NAME-atime) second. If the second file
+      # is missing, jax may have been killed while it wrote the program.
       if not program.with_name(program.name.removesuffix("cache") + "atime").exists():
         program.unlink()

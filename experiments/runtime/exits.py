@@ -1,4 +1,4 @@
-"""One line on standard error: a warning, or why a program ends early, with its exit status."""
+"""Messages on standard error: warnings, and the reasons why a program exits early."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def warn(message: str) -> None:
 def interrupted(message: str = "", status: int = INTERRUPTED) -> NoReturn:
   """Ends the program at once after Ctrl-C or another signal, with a message on standard error.
 
-  The interpreter is not shut down: it may crash while a device still computes.
+  Skips the interpreter's own shutdown, which may crash while a device is still computing.
   """
   print(f"\nInterrupted. {message}".rstrip(), file=sys.stderr)
   sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Files that are replaced atomically, so that a reader never sees half of one."""
+"""Functions that write files atomically, so that a reader never sees a half-written one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
   """Yields a temporary path to write to, which replaces `path` when the block ends."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-  except FileNotFoundError:  # another process has just removed an empty parent folder
+  except FileNotFoundError:  # another process removed an empty parent folder meanwhile
     path.parent.mkdir(parents=True, exist_ok=True)
   draft = path.with_name(path.name + ".tmp")
   yield draft
@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
   """Reads a JSON object.
 
   Raises:
-    ValueError: the file does not hold a JSON object.
+    ValueError: if the file does not hold a JSON object.
   """
   try:
     data = json.loads(path.read_bytes())

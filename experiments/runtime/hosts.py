@@ -2,9 +2,9 @@
 
 Each process has its own devices, which train their share of each batch. All processes run the same
 program with the same flags, and make the same calls in the same order. Process 0 alone reads and
-writes the sweep's folder, and broadcasts what the others need to know about it. A process takes
-every GPU that it sees: if several processes run on one machine, set CUDA_VISIBLE_DEVICES or
-JAX_LOCAL_DEVICE_IDS for each. Tested on CPU, where sums go through Gloo; untested on GPU and TPU.
+writes the sweep's folder, and broadcasts its contents to the others where they need them. A process
+takes every GPU that it sees: if several processes run on one machine, set CUDA_VISIBLE_DEVICES or
+JAX_LOCAL_DEVICE_IDS for each. Tested on CPU, where collectives use Gloo; untested on GPU and TPU.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from experiments.runtime import exits
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_START = 300  # seconds from the first process's start to the last one's
+_START = 300  # seconds that a process waits for all others to start
 _END = 24 * 3600  # seconds that the others wait while process 0 writes the results
-_FAREWELL = 5  # seconds that a process with an error waits for the others to leave
+_FAREWELL = 5  # seconds that a failed process waits for the others to leave before it exits
 
 
 class Processes(NamedTuple):
-  """The processes that train together.
+  """This process's place among the processes that train together.
 
   Attributes:
     coordinator: HOST:PORT of process 0, or `auto` to find it in the environment.
-    num_processes: their number; None to find it in the environment.
+    num_processes: number of processes; None to find it in the environment.
     process_id: index of this process; None to find it in the environment.
   """
 
@@ -49,9 +49,9 @@ class Processes(NamedTuple):
 
 @contextlib.contextmanager
 def joined(processes: Processes | None) -> Iterator[None]:
-  """Joins this process to the others while the block runs; does nothing if there are none.
+  """Connects this process to the others while the block runs; does nothing for None.
 
-  Must be entered before the first use of a device. An error in one process ends all of them.
+  Must be entered before the first use of a device. An error in one process ends all processes.
   """
   if processes is None:
     yield
@@ -65,14 +65,15 @@ def joined(processes: Processes | None) -> Iterator[None]:
 
 
 def _join(processes: Processes) -> None:
-  # jax's own handler would take SIGTERM away from this program's.
+  # jax's preemption service would replace this program's handler of SIGTERM.
   jax.config.update("jax_enable_preemption_service", False)
 
-  # After its own timeout, jax would abort with a stack trace.
+  # This timer ends the process before jax's own timeout, which would abort with a stack trace.
   timer = threading.Timer(_START, _give_up)
   timer.daemon = True
   timer.start()
-  # Python would not handle Ctrl-C before all processes have joined.
+  # `initialize` blocks until all processes have joined, and Python's handler of Ctrl-C would wait
+  # for it. The default action ends the process at once.
   handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
   is_auto = processes.coordinator == "auto"
   try:
@@ -84,7 +85,7 @@ def _join(processes: Processes) -> None:
       initialization_timeout=_START + 60,
       shutdown_timeout_seconds=_END,
     )
-  except Exception as error:  # what is raised depends on what is missing in the environment
+  except Exception as error:  # the type depends on what is missing in the environment
     exits.fail(f"--coordinator={processes.coordinator}: {type(error).__name__}: {error}")
   finally:
     signal.signal(signal.SIGINT, handler)
@@ -105,14 +106,14 @@ def _give_up() -> NoReturn:
 
 
 def leave() -> None:
-  """Waits until every process leaves, then disconnects this one."""
+  """Waits until every process has called `leave`, then disconnects this one."""
   jax.distributed.shutdown()
 
 
 def _leave_with(error: BaseException) -> NoReturn:
   """Ends this process with an error, even if the others do not leave."""
-  # If every process hit the same error, each exits with its own status. Otherwise the survivors
-  # time out in the next collective, or when process 0 disappears.
+  # If every process hit the same error, all leave within _FAREWELL seconds, and each exits with its
+  # own status. Otherwise the survivors fail in the next collective, or when process 0 disappears.
   thread = threading.Thread(target=leave, daemon=True)
   thread.start()
   thread.join(_FAREWELL)
@@ -135,11 +136,11 @@ def broadcast(value: T) -> T:
   """Returns process 0's value in every process; the other processes' values are ignored.
 
   Args:
-    value: anything that can be pickled, such as a pytree of NumPy arrays. Bits are kept.
+    value: anything that can be pickled, such as a pytree of NumPy arrays.
   """
   if jax.process_count() == 1:
     return value
-  # jax broadcasts by a sum, in which −0 would become 0. So the value is sent as bytes.
+  # jax broadcasts by summing over the processes, which would turn −0 into 0. So bytes are sent.
   data = np.frombuffer(pickle.dumps(value) if is_writer() else b"", np.uint8)
   high, low = multihost_utils.broadcast_one_to_all(np.array(divmod(len(data), 2**31), np.uint32))
   size = int(high) * 2**31 + int(low)
@@ -151,8 +152,8 @@ def by_writer(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
   """Calls a function in process 0 alone, and returns its result in every process.
 
   Raises:
-    Exception: in process 0, whatever the function raises.
-    ValueError: in the other processes, if the function raises.
+    Exception: if the function raises; in process 0, the function's own exception.
+    ValueError: if the function raises; in the other processes, with that exception's message.
   """
   if jax.process_count() == 1:
     return function(*args, **kwargs)
@@ -170,7 +171,10 @@ def by_writer(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def any_of(flag: bool) -> bool:
-  """Returns whether the flag is set in any process. All must call it; takes milliseconds."""
+  """Returns whether the flag is set in any process.
+
+  Every process must call this function. A call takes milliseconds.
+  """
   if jax.process_count() == 1:
     return flag
   return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))

@@ -19,7 +19,7 @@ except ImportError:
 
 
 class ByteRange(NamedTuple):
-  """Bytes of a file. They can be locked even if the file is shorter.
+  """A range of a file's bytes, which may lie beyond the end of the file.
 
   Attributes:
     first: index of the first byte.
@@ -36,16 +36,16 @@ class ByteRange(NamedTuple):
 def file_lock(path: Path, *ranges: ByteRange, wait: bool = False) -> Iterator[None]:
   """Holds a lock on byte ranges of a file while the block runs.
 
-  It excludes other processes, on other machines too if the file is on NFS. It does not exclude this
-  process: closing the file releases all of this process's locks on it, so a process must not hold
-  two locks on one file by two calls.
+  The lock excludes other processes, also on other machines if the file is on NFS. It does not
+  exclude this process, and a process must not nest two calls on one file: when the inner call
+  closes the file, the kernel releases all of the process's locks on it.
 
   Args:
     path: the file; it is created if needed, and never removed.
-    ranges: bytes to lock; all of them by default.
-    wait: whether to block until the current holders release them.
+    ranges: byte ranges to lock; the whole file by default.
+    wait: whether to block until the current holders release the ranges.
   Raises:
-    BlockingIOError: another process holds the lock, and `wait` is False.
+    BlockingIOError: if another process holds the lock and `wait` is False.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("a+b") as file:
@@ -57,10 +57,10 @@ def file_lock(path: Path, *ranges: ByteRange, wait: bool = False) -> Iterator[No
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, *ranges: ByteRange) -> Iterator[None]:
-  """Holds the lock of an output folder, its file `.lock`, or byte ranges of it.
+  """Holds a lock on the file `.lock` of an output folder, or on byte ranges of that file.
 
   Raises:
-    ValueError: another process holds it.
+    ValueError: if another process holds the lock.
   """
   with contextlib.ExitStack() as stack:
     try:

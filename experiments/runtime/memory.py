@@ -6,14 +6,14 @@ import os
 
 
 def check(entries: int, flags: str, what: str) -> None:
-  """Refuses arrays that cannot fit into the memory of this machine.
+  """Raises if arrays with this many float32 entries cannot fit into this machine's memory.
 
   Args:
-    entries: number of float32 entries.
-    flags: the flags that decide how many there are, for the message.
-    what: subject and verb, such as `a run needs`.
+    entries: total number of entries.
+    flags: names of the flags that determine `entries`, as the subject of the message.
+    what: subject and verb of the message's second part, such as `a run needs`.
   Raises:
-    ValueError: they do not fit.
+    ValueError: if the arrays do not fit.
   """
   needed = 4 * entries
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""Where results come from: versions, git commit, cores and processor."""
+"""The provenance of results: package versions, git commit, cores and processor."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-# The packages that decide what a training step computes.
+# The packages whose versions affect what a training step computes.
 PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-  """Returns the versions of Python and of those packages that are installed."""
+  """Returns the version of Python, and of each package in `packages` that is installed."""
   found = {"python": platform.python_version()}
   for name in packages:
     try:
@@ -25,7 +25,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def git() -> dict[str, object] | None:
-  """Returns the commit of this code and whether it has local changes; None outside a repository."""
+  """Returns this code's git commit and whether it has local changes; None outside a repository."""
 
   def run(*args: str) -> str:
     return subprocess.run(
@@ -39,13 +39,13 @@ def git() -> dict[str, object] | None:
 
 
 def cores() -> list[int]:
-  """Returns the cores that this process may use."""
+  """Returns the indices of the CPU cores that this process may use."""
   affinity = getattr(os, "sched_getaffinity", None)  # macOS lacks it
   return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def processor() -> str:
-  """Returns the processor's name, `unknown` if the system does not give it."""
+  """Returns the processor's name, or `unknown` if `/proc/cpuinfo` does not name it."""
   try:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
   except OSError:

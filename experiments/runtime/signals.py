@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as requests to stop."""
+"""A signal handler that turns SIGTERM and Ctrl-C into requests to stop."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MESSAGE = (
 
 
 class Stop:
-  """A request to stop.
+  """A record of whether a signal has asked this process to stop.
 
   Attributes:
-    number: number of the signal that asked for it; None if there is no request.
+    number: the number of that signal; None if no signal has arrived.
   """
 
   number: int | None = None
@@ -33,19 +33,19 @@ class Stop:
 def caught() -> Iterator[Stop]:
   """Catches SIGTERM and Ctrl-C while the block runs; yields a `Stop` that the block must poll.
 
-  A second signal ends the process at once. No exception is raised at the point of interruption: jax
-  swallows an exception raised in one of its callbacks, and one raised around a lock could leave it
-  locked.
+  A second signal ends the process at once. The handler raises no exception where it interrupts the
+  program: jax swallows an exception raised in one of its callbacks, and an exception raised while a
+  lock is held could leave it locked.
   """
   stop = Stop()
 
   def handle(number: int, _: FrameType | None) -> None:
     if stop.number is not None:
       if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # show the cursor, which a live bar hides
+        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # shows the cursor, which a live bar hides
       os._exit(128 + number)
     stop.number = number
-    # `print` is not reentrant: the signal may have interrupted one.
+    # The signal may have interrupted a `print`, which is not reentrant.
     os.write(sys.stderr.fileno(), _MESSAGE)
 
   before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
