@@ -1,1 +1,1 @@
-"""Flags resolved to a `Sweep`: its settings, runs, groups, networks and layout on the devices."""
+"""The flags of a sweep, and the `Sweep` that they resolve to: settings, runs, networks, layout."""

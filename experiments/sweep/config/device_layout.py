@@ -1,4 +1,4 @@
-"""The layout of runs on the devices."""
+"""The layout of a sweep's runs on the devices: which devices train how many runs at once."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import NamedTuple
 
 import jax
 
-# Runs of the usual size leave most of an accelerator idle. One run keeps the CPU's cores busy, and
-# XLA:CPU is slow at small batched products.
+# The default of --runs_per_device on accelerators, where one run of the usual size would leave most
+# of the device idle. On CPU devices the default is 1, since one run keeps the cores busy, and since
+# XLA:CPU is slow at small batched matrix products.
 RUNS_PER_ACCELERATOR = 16
 
 
 class Layout(NamedTuple):
-  """The layout of a group's runs on the devices.
+  """The layout of a group's runs on the devices; a group is the runs that share a program.
 
-  The devices form rows of `data_parallel` each. The devices of a row train the same runs and share
-  their batches.
+  The devices form rows of `data_parallel` devices each. All devices of a row train the same runs,
+  and each processes its share of every batch.
 
   Attributes:
-    devices: all devices in use, of all processes; the same number from each, in process order.
+    devices: the devices in use, ordered by process, with equally many from each process.
     data_parallel: number of devices that share the batch of a run; must divide the batch size and
       the number of devices. With several processes it must equal the number of devices.
     runs_per_device: maximum number of runs that a device trains at once, vectorized.
@@ -31,7 +32,7 @@ class Layout(NamedTuple):
   runs_per_device: int = 1
 
   def leading_axes(self, num_runs: int) -> tuple[int, ...]:
-    """Returns the leading axes of per-run arrays: [rows], or [rows, runs of a device].
+    """Returns the leading axes of arrays with one entry per run: (rows,) or (rows, runs at once).
 
     Args:
       num_runs: number of runs in the group.
@@ -40,7 +41,7 @@ class Layout(NamedTuple):
     return (self._rows,) if together == 1 else (self._rows, together)
 
   def runs_at_once(self, num_runs: int) -> int:
-    """Returns the number of runs that a device trains at once, of a group of `num_runs`."""
+    """Returns how many runs each device trains at once if the group has `num_runs` runs."""
     return runs_together(num_runs, self._rows, self.runs_per_device)
 
   @property
@@ -49,9 +50,10 @@ class Layout(NamedTuple):
 
 
 def runs_together(num_runs: int, rows: int, most: int) -> int:
-  """Returns the number of runs that a device trains at once, `most` at most.
+  """Returns the number of runs that each device trains at once, at most `most`.
 
-  It is the smallest number that needs no more rounds than `most` would.
+  A round trains this number of runs on each of `rows` rows of devices. The result is the smallest
+  number for which `num_runs` runs need no more rounds than with `most`.
   """
   rounds = math.ceil(num_runs / (rows * most))
   return math.ceil(num_runs / (rows * rounds))

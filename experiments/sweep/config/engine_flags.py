@@ -1,4 +1,4 @@
-"""The flags that say which processes train a sweep: shards, workers, or several hosts."""
+"""Flags that select the processes that train a sweep: shards, workers of an engine, or hosts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import address, choice, integer
 from experiments.runtime.hosts import Processes
 
-# The package that an engine needs, and the extra of rnn_jax that installs it.
+# {engine: (the package that it needs, the extra of rnn_jax that installs this package)}.
 _PACKAGES = {"local": None, "ray": ("ray", "ray"), "slurm": ("submitit", "slurm")}
 ENGINE_NAMES = tuple(_PACKAGES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """A shard of a sweep.
+  """A shard: the part of a sweep's runs that one of several independent processes trains.
 
   Attributes:
     index: index of the shard, from 0.
@@ -137,10 +137,10 @@ TABLE = (
 
 
 def processes() -> Processes | None:
-  """Returns the processes that train each run together; None if this one trains alone.
+  """Returns the processes that train each run together; None if this process trains alone.
 
   Raises:
-    ValueError: a flag needs --coordinator.
+    ValueError: if --num_processes or --process_id is given without --coordinator.
   """
   values = flags.FLAGS
   if values.coordinator is not None:
@@ -155,7 +155,7 @@ def shard() -> Shard | None:
   """Returns the shard that this process trains; None if it trains the whole sweep.
 
   Raises:
-    ValueError: the flags contradict each other.
+    ValueError: if the flags for shards contradict each other or other flags.
   """
   values = flags.FLAGS
   index, count = values.shard_index, values.num_shards
@@ -177,12 +177,13 @@ def shard() -> Shard | None:
 
 
 def check_engine() -> None:
-  """Refuses an engine that cannot run here, and leaves the accelerators to its workers.
+  """Checks that the engine can run on this machine, and leaves the accelerators to its workers.
 
-  Must be called before the first use of a device.
+  If the engine starts workers, JAX in this process is restricted to the CPU. This has an effect
+  only before JAX first uses a device.
 
   Raises:
-    ValueError: naming the flag.
+    ValueError: if the engine's package or cluster is missing, or --coordinator is given as well.
   """
   values = flags.FLAGS
   name = values.engine
@@ -207,7 +208,12 @@ def check_engine() -> None:
 
 
 def devices() -> list[jax.Device]:
-  """Returns this process's devices; with an engine, a placeholder for each device of a worker."""
+  """Returns the devices that train the runs.
+
+  With --engine=local these are JAX's devices, of all processes that train together. With Ray or
+  SLURM the workers' devices are not visible here, so the result holds a CPU device of this process
+  once for each device of a worker.
+  """
   values = flags.FLAGS
   if values.engine == "local":
     return jax.devices()

@@ -1,4 +1,4 @@
-"""The flags of a sweep, as a table."""
+"""The table of the sweep command's flags, and their text in a flagfile."""
 
 from __future__ import annotations
 
@@ -192,14 +192,20 @@ TABLE = (
 
 
 def define() -> None:
-  """Defines the flags of a sweep."""
+  """Defines the flags of the sweep command."""
   flag_table.define(TABLE)
 
 
 def as_flagfile(
   settings: Settings, axes: Mapping[str, Sequence[object]], options: Sequence[CellOption] = ()
 ) -> str:
-  """Returns the flags that reproduce a sweep, one per line."""
+  """Returns the text of a flagfile that reproduces a sweep, with one flag per line.
+
+  Args:
+    settings: settings that all runs share.
+    axes: {axis of the grid: its values}.
+    options: values of `--cell_option`.
+  """
   lines = []
   for name in grid.AXES:
     none = "full" if name == "truncation" else "none"
@@ -208,6 +214,6 @@ def as_flagfile(
   lines += [
     f"--{name}={value}"
     for name, value in dataclasses.asdict(settings).items()
-    if value is not None  # hidden_size or match_params
+    if value is not None  # either hidden_size or match_params is None
   ]
   return "".join(line + "\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The grid of a sweep: its axes, and their expansion to runs."""
+"""The grid of a sweep: its axes, and the runs into which they expand."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ def expand(
   axes: Mapping[str, Sequence[Any]],
   options: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
 ) -> list[Run]:
-  """Returns all combinations of the axes, the last one fastest, and of each cell's own options.
+  """Returns a run for every combination of the axes' values and of the cell's own options.
 
-  An axis that does not apply to a cell, such as the forget bias to an Elman cell, is not expanded
-  for it. Neither is `clip_by` for runs without clipping. Such runs would be identical.
+  The last axis varies fastest. An axis that does not apply to a cell, such as the forget bias to an
+  Elman cell, is not expanded for that cell, and `clip_by` is not expanded for runs without
+  clipping, since the resulting runs would be identical.
 
   Args:
-    axes: values of each of `AXES`.
-    options: cell -> option -> values, the options in alphabetical order; None for no options.
+    axes: {axis: its values}, for every axis in `AXES`.
+    options: {cell: {option: values}}, with the options in alphabetical order; None for no options.
   """
   runs = []
   for values in itertools.product(*(axes[name] for name in AXES)):

@@ -1,7 +1,8 @@
 """The groups of a sweep: runs that share one compiled program.
 
-Runs of the same cell, cell options, depth and `clip_by` are a group. Otherwise they differ
-only in numeric settings, which are arguments of their program: see `training/run_setup.py`.
+Runs with the same cell, cell options, depth and `clip_by` form a group. They differ only in numeric
+settings, such as the seed or the learning rate, which are arguments of the program: see `Numbers`
+in `training/run_setup.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Iterable
 from experiments.networks.cell_options import Options
 from experiments.sweep.config.runs import Run
 
-Group = tuple[str, int, str, Options]
+Group = tuple[str, int, str, Options]  # (cell, depth, clip_by, options)
 
 
 def by_group(runs: Iterable[Run]) -> dict[Group, list[Run]]:
-  """Returns the runs by group: (cell, depth, clip_by, options)."""
+  """Returns {group: its runs}, where a group is (cell, depth, clip_by, options)."""
   found: dict[Group, list[Run]] = {}
   for run in runs:
     found.setdefault((run.cell, run.depth, run.clip_by, run.options), []).append(run)
@@ -23,6 +24,6 @@ def by_group(runs: Iterable[Run]) -> dict[Group, list[Run]]:
 
 
 def group_name(run: Run) -> str:
-  """Returns what the runs of a run's group have in common, as text."""
+  """Returns a name for the run's group, such as `gru reset=none, depth 2, clipped by carry`."""
   clipped = "" if run.clip_by == "global_norm" else f", clipped by {run.clip_by}"
   return f"{run.network}{clipped}"

@@ -1,4 +1,4 @@
-"""The networks of a sweep's runs: cells, hidden sizes and memory, before anything is compiled."""
+"""The networks of a sweep: their hidden sizes, and checks of them before anything is compiled."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rnn_jax.types import Cell
 
 
 class Network(NamedTuple):
-  """A network of a sweep.
+  """A network that some runs of a sweep train.
 
   Attributes:
-    cell: the cell of each of its layers.
-    width: the hidden size chosen to meet `match_params`; None if that is not given.
+    cell: the cell of every layer.
+    width: the hidden size chosen to meet `match_params`; None if there is no parameter budget.
   """
 
   cell: Cell
@@ -35,17 +35,20 @@ class Network(NamedTuple):
 def networks(
   runs: Sequence[Run], settings: Settings, task: Task, runs_at_once: int
 ) -> tuple[list[Run], list[Network]]:
-  """Returns the runs, with hidden sizes that meet any `match_params`, and their networks.
+  """Returns the sweep's runs, with hidden sizes that meet the parameter budget, and their networks.
+
+  Without a budget (`match_params`), the runs are returned unchanged.
 
   Args:
     runs: the sweep's runs, without hidden sizes of their own.
     settings: the sweep's settings.
-    task: built from the settings.
-    runs_at_once: maximum number of runs that a device trains at once.
+    task: the task, built from the settings.
+    runs_at_once: maximum number of runs that a device trains at once, all of which must fit into
+      memory.
   Returns:
     (runs, their distinct networks).
   Raises:
-    ValueError: a cell refuses its options or its hidden size, no hidden size meets the parameter
+    ValueError: if a cell rejects its options or its hidden size, no hidden size meets the parameter
       budget, or the runs of a device do not fit into memory.
   """
   input_size = task_input_size(task)
@@ -56,7 +59,10 @@ def networks(
 
 
 def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -> Network:
-  """Returns the network of a run; arguments as in `networks`."""
+  """Returns the network of a run, after checking that it can be built and fits into memory.
+
+  Arguments and errors are those of `networks`; `input_size` is that of the first layer.
+  """
 
   def cell(width: int) -> Cell:
     return make_cell(run.cell, width, **dict(run.options))
@@ -69,7 +75,7 @@ def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -
     _check_memory(settings, params + carries, runs_at_once)
 
   wanted = settings.match_params
-  # First without the params: those of a huge hidden size cannot be counted.
+  # Memory is first checked without the params, since counting them fails for a huge hidden size.
   check_memory(settings.hidden_size or 1, 0)
   if wanted is None:
     width = hidden_size_of(run, settings)

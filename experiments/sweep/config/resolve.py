@@ -1,4 +1,4 @@
-"""Resolves the flags to a sweep, and checks them against each other."""
+"""Resolves the flags of the sweep command to a `Sweep`, and checks them against each other."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 
 
 def resolve(arguments: Sequence[str]) -> Sweep:
-  """Returns the sweep that the flags describe; checks everything that needs no compilation.
+  """Returns the sweep that the flags describe, after all checks that need no compilation.
 
-  It does not touch the output folder.
+  The output folder is neither read nor written.
 
   Args:
-    arguments: command-line arguments that are not flags. There must be none.
+    arguments: command-line arguments that are not flags; must be empty.
   Raises:
-    ValueError, TypeError: naming the flag, the rule and the value.
+    ValueError, TypeError: if a flag is invalid or contradicts another one; the message names it.
   """
   command_line.check_no_arguments(arguments)
   values = flags.FLAGS
@@ -62,7 +62,10 @@ def resolve(arguments: Sequence[str]) -> Sweep:
 
 
 def _corpus() -> tuple[Corpus | None, str]:
-  """Returns the task's text, None without one, and its name in the records: `stdlib` or a path."""
+  """Returns (the task's text, its name in the records: `stdlib` or a path).
+
+  The text is None for tasks other than `charlm`.
+  """
   values = flags.FLAGS
   path = values.corpus
   if values.task != "charlm":
@@ -122,7 +125,7 @@ def _layout(batch_size: int) -> Layout:
 
 
 def _check_truncations(length: int) -> None:
-  """Refuses different truncations that have the same effect on sequences of this length."""
+  """Checks that no two truncations have the same effect on sequences of `length` time steps."""
   lengths = [length if k is None else min(k, length) for k in flags.FLAGS.truncation]
   if len(set(lengths)) < len(lengths):
     raise ValueError(
@@ -132,7 +135,7 @@ def _check_truncations(length: int) -> None:
 
 
 def _check_measures(settings: Settings, networks: Sequence[Network]) -> None:
-  """Refuses a measure that no cell of the sweep supports."""
+  """Checks that at least one cell of the sweep supports each of the selected measures."""
   for name in settings.measure_names:
     measure = MEASURES[name]
     if not any(measure.fits(network.cell) for network in networks):

@@ -1,4 +1,4 @@
-"""The runs of a sweep: their own and their shared settings, their ids and configurations."""
+"""The runs of a sweep: the settings of each run, the shared settings, run ids, configurations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Settings:
   Attributes:
     task: name of the task.
     corpus: `stdlib`, or path of the text.
-    hidden_size: hidden size of every layer; None if each run has its own.
+    hidden_size: hidden size of every layer; None if each run has its own hidden size.
     sequence_length: time steps of a sequence.
     batch_size: sequences in a batch.
     steps: optimization steps of each run.
@@ -50,20 +50,22 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One point of the grid.
+  """The settings of one run: a point of the sweep's grid.
 
   Attributes:
     cell: name of the cell.
     depth: number of layers.
-    truncation: time steps of backpropagation through time; None for all.
+    truncation: time steps after which backpropagation through time is cut; None for no cut.
     seed: seed of the params and of the data.
     learning_rate: learning rate of the optimizer.
     clip_norm: norm above which gradients are clipped; None for no clipping.
-    recurrent_gain: factor on the recurrent kernels at initialization; None if the cell has none.
-    forget_bias: bias of the forget gate at initialization; None if the cell has none.
-    clip_by: what is clipped; `global_norm`, the default, also if nothing is clipped.
-    options: other options of the cell that were given; the rest have their defaults.
-    hidden_size: hidden size of every layer; None if it is that of the settings.
+    recurrent_gain: factor on the recurrent kernels at initialization; None if the cell has no such
+      option.
+    forget_bias: bias of the forget gate at initialization; None if the cell has no such option.
+    clip_by: what is clipped, a value of `--clip_by`; `global_norm` if nothing is clipped.
+    options: the cell options that were given; the cell's other options have their defaults.
+    hidden_size: hidden size of every layer, chosen to meet a parameter budget; None if
+      `Settings.hidden_size` applies.
   """
 
   cell: str
@@ -80,7 +82,10 @@ class Run:
 
   @property
   def network(self) -> str:
-    """Returns cell, options, depth and the run's own hidden size, if it has one, as text."""
+    """Returns the network as text, such as `elman activation=relu, depth 2, 69 units`.
+
+    The units, the hidden size, are included only if the run has a hidden size of its own.
+    """
     cell = f"{self.cell} {options_text(self.options)}".rstrip()
     width = "" if self.hidden_size is None else f", {self.hidden_size} units"
     return f"{cell}, depth {self.depth}{width}"
@@ -95,7 +100,7 @@ def hidden_size_of(run: Run, settings: Settings) -> int:
 
 
 def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, object]:
-  """Returns everything that determines what a run computes, as plain data."""
+  """Returns everything that determines what a run computes, as data that JSON can hold."""
   return {
     **dataclasses.asdict(run),
     **dataclasses.asdict(settings),
@@ -105,7 +110,10 @@ def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[
 
 
 def run_of(saved: Mapping[str, Any]) -> Run:
-  """Returns the run of a configuration read from JSON, which may lack fields if it is old."""
+  """Returns the run of a configuration that was read from JSON.
+
+  Fields that an older version did not record get their defaults.
+  """
   names = [field.name for field in dataclasses.fields(Run) if field.name in saved]
   options = tuple((name, value) for name, value in saved.get("options", ()))
   return Run(**{**{name: saved[name] for name in names}, "options": options})
@@ -136,7 +144,7 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
 
 
 def _show(value: object, none: str = "none") -> str:
-  """Returns a value as it is written on the command line."""
+  """Returns a setting's value as text, with the text `none` in place of None."""
   if value is None:
     return none
   return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""A sweep: its settings and runs, and where they are trained and recorded."""
+"""The class `Sweep`: all that the flags of the sweep command resolve to."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rnn_jax.text import Corpus
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """A sweep: its runs, what they have in common, and where they are trained and recorded.
+  """A sweep: its runs, their shared settings, the devices in use, and the output folder.
 
   Attributes:
     settings: settings that all runs share.
-    axes: values of each axis of the grid, by name.
+    axes: {axis of the grid: its values}.
     options: cell options as given on the command line.
-    ids: run id -> run.
-    corpus: the task's text; None for tasks without one.
-    task: built from the settings.
+    ids: {run id: run}.
+    corpus: the task's text; None for tasks without text.
+    task: the task, built from the settings.
     layout: devices, and how the runs are laid out on them.
     folder: output folder.
     checkpoint_every: optimization steps between checkpoints.
@@ -45,17 +45,20 @@ class Sweep:
 
   @functools.cached_property
   def names(self) -> dict[Run, str]:
-    """Returns run -> run id."""
+    """Returns {run: run id}, the inverse of `ids`."""
     return {run: name for name, run in self.ids.items()}
 
   @property
   def sha256(self) -> str | None:
-    """Returns the hash of the corpus; None without one."""
+    """Returns the SHA-256 hash of the corpus; None if the sweep has no corpus."""
     return self.corpus.sha256 if self.corpus else None
 
   @property
   def configuration(self) -> dict[str, object]:
-    """Returns the resolved configuration, as plain data. A sweep resumes only if it is equal."""
+    """Returns the resolved configuration, as data that JSON can hold.
+
+    A sweep resumes in a folder only if the configuration recorded there equals this one.
+    """
     axes = {name: list(values) for name, values in self.axes.items()}
     return {
       **axes,
