@@ -28,10 +28,10 @@ from experiments.runtime import backend, compilation_cache, exits, provenance
 from rnn_jax import checks
 
 ALL = "all"
-BUDGETS = {"quick": 10.0, "full": float("inf")}  # seconds a figure may take
+BUDGETS = {"quick": 10.0, "full": float("inf")}  # longest duration of a figure, in seconds
 
 _NOT_REPRODUCED = 1  # exit status
-_PLAIN_WIDTH = 160  # columns, if the output is not a terminal
+_PLAIN_WIDTH = 160  # width of the output in characters, if it is not a terminal
 
 
 def define_flags() -> None:
@@ -57,7 +57,7 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Reproduces the figures that the flags ask for."""
+  """Reproduces the figures that the flags request, and writes the report if they name a file."""
   width = None if sys.stdout.isatty() else _PLAIN_WIDTH
   console = Console(width=width, markup=False, highlight=False)
   values = flags.FLAGS
@@ -101,14 +101,15 @@ def main(arguments: list[str]) -> None:
 def make(name: str, folder: Path, console: Console) -> Result:
   """Runs one figure, prints its table and checks, and writes its folder.
 
-  An error in a figure counts as not reproduced; it does not stop the others.
+  If the figure raises an error, the error is recorded, not raised again, and the figure counts as
+  not reproduced.
 
   Args:
     name: a key of FIGURES.
-    folder: the folder of all figures.
-    console: where to print.
+    folder: folder that holds one folder per figure.
+    console: console to print on.
   Raises:
-    OSError: the folder could not be written.
+    OSError: if the figure's folder cannot be written.
   """
   figure = FIGURES[name]
   title = f"{name}. {figure.title}"
@@ -119,7 +120,7 @@ def make(name: str, folder: Path, console: Console) -> Result:
   try:
     outcome = figure.run()
     drawn = figure_records.picture(title, outcome)
-  except Exception as raised:  # any error; the other figures must still run
+  except Exception as raised:  # whatever it is, the other figures must still run
     outcome, error = None, f"{type(raised).__name__}: {' '.join(str(raised).split())}"
   result = Result(outcome, error, time.monotonic() - start)
   figure_records.save(folder, name, figure, result, drawn, about)
@@ -140,6 +141,7 @@ def print_list() -> None:
 
 
 def _print_outcome(console: Console, outcome: Outcome) -> None:
+  """Prints a figure's table, the result of each check, and the notes."""
   table = Table(box=None)
   names = figure_records.columns(outcome.table)
   for name in names:
@@ -156,7 +158,11 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
-  """Returns the requested figures, the output folder and the report's file, checked."""
+  """Checks the flags, and returns the requested figures, the output folder and the report's path.
+
+  Raises:
+    ValueError: if a flag is not valid.
+  """
   values = flags.FLAGS
   command_line.check_no_arguments(arguments)
   folder = command_line.folder("output_dir")
@@ -173,7 +179,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
 
 
 def _about() -> dict[str, object]:
-  """Returns when and where the numbers are computed: versions, processor, commit."""
+  """Returns the provenance of the results: start time, versions, device, processor and commit."""
   return {
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "versions": provenance.versions((*provenance.PACKAGES, "xarray", "scipy")),

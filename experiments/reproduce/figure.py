@@ -1,4 +1,7 @@
-"""Definition of a figure or table: a computation, and checks that decide if it is reproduced."""
+"""The definition of a figure: a computation, and checks that decide whether it is reproduced.
+
+In this package a figure is any known result that can be reproduced, a published table included.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ class Check(NamedTuple):
   """The comparison of one number with its expected value.
 
   Attributes:
-    name: the quantity.
+    name: description of the quantity that is compared.
     measured: its measured value.
-    expected: its expected value, as printed: `1.7 ± 20 %`.
-    met: whether the measured value agrees.
+    expected: its expected value with the tolerance, as text: `1.7 ± 20 %`.
+    met: whether the measured value is within the tolerance.
   """
 
   name: str
@@ -28,13 +31,14 @@ class Check(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """The output of a figure.
+  """The outcome of computing a figure.
 
   Attributes:
-    table: rows, as values by column; numbers or text, a few dozen rows at most.
-    checks: the figure is reproduced if all of them are met.
-    draw: draws into an empty figure with constrained layout; the caller adds the title.
-    notes: tested explanations, and published values to compare with; a paragraph each.
+    table: rows, each a mapping from column names to numbers or text; a few dozen rows at most.
+    checks: comparisons with expected values; the figure is reproduced if all of them are met.
+    draw: function that draws the picture into an empty matplotlib figure with constrained layout;
+      the caller adds the title.
+    notes: paragraphs with explanations that were tested, or with published values to compare with.
   """
 
   table: Sequence[Mapping[str, object]]
@@ -47,12 +51,12 @@ class Figure(NamedTuple):
   """A figure or table that can be reproduced.
 
   Attributes:
-    title: what it shows.
-    setting: sizes and constants, in one line.
+    title: what the figure shows, in one line.
+    setting: sizes and constants of the experiment, in one line.
     source: the publication, with its address.
-    seconds: approximate duration on two cores.
-    run: computes it.
-    seeds: the seeds of everything random.
+    seconds: approximate duration on two CPU cores.
+    run: function that computes the figure.
+    seeds: seeds of all random numbers.
   """
 
   title: str
@@ -64,22 +68,22 @@ class Figure(NamedTuple):
 
 
 def relative(name: str, measured: Real, expected: int | float, tolerance: int | float) -> Check:
-  """Checks |measured − expected| ≤ tolerance · |expected|."""
+  """Returns the check that |measured − expected| ≤ tolerance · |expected|."""
   met = abs(measured - expected) <= tolerance * abs(expected)
   return Check(name, float(measured), f"{expected:.4g} ± {100 * tolerance:g} %", bool(met))
 
 
 def absolute(name: str, measured: Real, expected: int | float, tolerance: int | float) -> Check:
-  """Checks |measured − expected| ≤ tolerance."""
+  """Returns the check that |measured − expected| ≤ tolerance."""
   met = abs(measured - expected) <= tolerance
   return Check(name, float(measured), f"{expected:.4g} ± {tolerance:g}", bool(met))
 
 
 def at_most(name: str, measured: Real, limit: int | float) -> Check:
-  """Checks measured ≤ limit."""
+  """Returns the check that measured ≤ limit."""
   return Check(name, float(measured), f"≤ {limit:.4g}", bool(measured <= limit))
 
 
 def at_least(name: str, measured: Real, limit: int | float) -> Check:
-  """Checks measured ≥ limit."""
+  """Returns the check that measured ≥ limit."""
   return Check(name, float(measured), f"≥ {limit:.4g}", bool(measured >= limit))

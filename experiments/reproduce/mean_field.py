@@ -1,4 +1,4 @@
-"""Mean-field theory of random tanh networks."""
+"""Mean-field theory of random tanh networks: the limit of infinitely many units."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ def exponent(gain: float, input_variance: float = 0.0) -> float:
 
     λ₁ = ½ ln(g² ⟨sech⁴ a⟩)        a ~ N(0, q)        q = g² ⟨tanh² a⟩ + v
 
-  The exponent of a' = J tanh(a) + x is the same, since h = tanh(a).
+  Here ⟨·⟩ is the mean over the pre-activation a. The exponent of a' = J tanh(a) + x is the same,
+  since h = tanh(a).
 
   Args:
     gain: g; the entries of J have variance g²/N.
-    input_variance: v, the variance of a unit's input x.
+    input_variance: v, the variance of each unit's input x.
   References:
     Sompolinsky et al., 1988, https://doi.org/10.1103/PhysRevLett.61.259; in discrete time, and with
     inputs: Molgedey et al., 1992, https://doi.org/10.1103/PhysRevLett.69.3717
@@ -34,6 +35,6 @@ def exponent(gain: float, input_variance: float = 0.0) -> float:
     return gain**2 * mean(np.tanh(math.sqrt(q) * _NODES) ** 2) + input_variance - q
 
   q = 0.0
-  if input_variance > 0 or gain > 1.001:  # otherwise q is 0, or below the bracket
+  if input_variance > 0 or gain > 1.001:  # otherwise q is 0, or below 1e-3 and replaced by 0
     q = brentq(gap, max(input_variance, 1e-6), gain**2 + input_variance)
   return math.log(gain**2 * mean(np.cosh(math.sqrt(q) * _NODES) ** -4.0)) / 2

@@ -1,4 +1,8 @@
-"""Lag profiles at initialization, of a random linear function of the last carry."""
+"""Lag profiles of untrained networks, for a random linear function of the last carry.
+
+A lag profile is the norm of the gradient with respect to the carry k steps before the last one, as
+a function of the lag k.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from rnn_jax.gradient_flow import decay_rate, lag_profile
 from rnn_jax.types import Array, Cell
 
 HIDDEN, STEPS, BATCH, INPUTS = 128, 200, 32, 2
-FIRST, LAST = 20, 80  # range of lags of the fit
+FIRST, LAST = 20, 80  # lags between which the decay rate is fitted
 
 
 def mean_profiles(
@@ -28,12 +32,13 @@ def mean_profiles(
   """Returns log₁₀ ‖∂(v · h_T)/∂h_{T−k}‖ for v ~ N(0, I) and x ~ N(0, I), averaged over a batch.
 
   Args:
-    make: returns a cell of hidden size HIDDEN, given a traced number.
-    values: the numbers passed to `make`.
-    scales: w_i · √2, factors of an input kernel of variance ½.
+    make: function that returns a cell of hidden size HIDDEN, given one of `values` as a tracer.
+    values: numbers that distinguish the cells, such as recurrent gains.
+    scales: factors on the input kernel, whose entries have variance ½ at initialization; a factor
+      s gives them the standard deviation w_i = s / √2.
     seeds: seeds of params, inputs and v.
   Returns:
-    The profiles of the hidden state.
+    The profiles; of an LSTM's carry, those of its leaf `hidden`.
   """
 
   def one(
@@ -57,7 +62,7 @@ def mean_profiles(
 
 
 def rates(found: Float[np.ndarray, "*runs lags"]) -> Float[np.ndarray, "*runs"]:
-  """Returns the fitted slopes of ln φ, in nats per step."""
+  """Returns each profile's decay rate, fitted over the lags FIRST to LAST, in nats per step."""
   with jax.enable_x64(True):
     return np.asarray(decay_rate(jnp.asarray(np.moveaxis(found, -1, 0)), FIRST, LAST))
 
@@ -67,12 +72,12 @@ def draw(
   panels: Mapping[str, Mapping[str, Float[np.ndarray, "seeds lags"]]],
   colors: Sequence[str],
 ) -> None:
-  """Draws profiles, and marks the range of the fit.
+  """Draws lag profiles in panels next to each other, and shades the lags of the fit.
 
   Args:
     figure: an empty figure.
-    panels: by title, profiles by label.
-    colors: colors of the labels, in order.
+    panels: for each panel's title, a mapping from labels to profiles.
+    colors: one color per label, in the order of the labels.
   """
   axes = figure.subplots(1, len(panels), sharey=True)
   for axis, (title, found) in zip(axes, panels.items(), strict=True):

@@ -1,4 +1,8 @@
-"""A figure's folder (table.csv, checks.json, picture.png), and the report on all figures."""
+"""The files that are written for each figure, and the report on all figures.
+
+A figure's folder holds its table (table.csv), its record (checks.json: checks, notes, provenance)
+and its picture as PNG and SVG. The report is Markdown made from these records.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,8 @@ class Result(NamedTuple):
   """The result of running a figure.
 
   Attributes:
-    outcome: table, checks and picture; None if it raised an error.
-    error: the error in one line; None if there was none.
+    outcome: table, checks and picture; None if an error was raised.
+    error: the error's type and message in one line; None if there was no error.
     seconds: duration, compilation included.
   """
 
@@ -32,7 +36,7 @@ class Result(NamedTuple):
 
   @property
   def reproduced(self) -> bool:
-    """Whether there are checks, and all of them are met."""
+    """Returns True if the figure has at least one check and all of its checks are met."""
     return self.outcome is not None and _all_met(self.outcome.checks)
 
 
@@ -41,7 +45,7 @@ def _all_met(checks: Sequence[Check]) -> bool:
 
 
 def picture(title: str, outcome: Outcome) -> matplotlib.figure.Figure:
-  """Draws a figure's picture, with its title."""
+  """Returns the picture of a figure, with the title above it."""
   figure = matplotlib.figure.Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
   outcome.draw(figure)
   for axis in figure.axes:
@@ -62,15 +66,15 @@ def save(
   drawn: matplotlib.figure.Figure | None,
   about: Mapping[str, object],
 ) -> None:
-  """Writes a figure's result and replaces the files of an earlier run.
+  """Writes the files of a figure into its folder, and removes those of an earlier run.
 
   Args:
-    folder: folder of all figures; this figure's is its subfolder `name`.
+    folder: folder of all figures; this figure's folder is its subfolder `name`.
     name: the figure's name.
     figure: the figure.
-    result: its result.
-    drawn: its picture; None if there is none.
-    about: versions, machine and time, for checks.json.
+    result: the result of running the figure.
+    drawn: the picture; None if an error prevented it.
+    about: provenance (start time, versions, machine, commit), to be added to checks.json.
   """
   folder = folder / name
   folder.mkdir(parents=True, exist_ok=True)
@@ -108,27 +112,30 @@ def columns(table: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def shown(value: object) -> str:
-  """Returns the text of a table's cell."""
+  """Returns a value of a table as text: floats with 4 significant digits, None as ''."""
   if isinstance(value, float):
     return f"{value:.4g}"
   return "" if value is None else str(value)
 
 
 def status(reproduced: bool) -> str:
-  """Returns `reproduced` or `not reproduced`."""
+  """Returns the status of a figure as text: `reproduced` or `not reproduced`."""
   return "reproduced" if reproduced else "not reproduced"
 
 
 def _plain(value: float) -> float | str:
-  """Returns infinities and NaN as text, since JSON has none."""
+  """Returns a finite value as it is, and infinities and NaN as text, since JSON lacks them."""
   return value if math.isfinite(value) else str(value)
 
 
 def report(folder: Path, order: Sequence[str]) -> str:
-  """Returns the report, in Markdown, on the figures of `order` whose records are in `folder`.
+  """Returns the report on all figures in Markdown.
 
+  Args:
+    folder: folder of all figures; a figure without a record there is reported as not run.
+    order: names of the figures, in the order of the report.
   Raises:
-    OSError, ValueError: a record cannot be read.
+    OSError, ValueError: if a record cannot be read.
   """
   lines = [
     "# Results",
@@ -157,7 +164,7 @@ def report(folder: Path, order: Sequence[str]) -> str:
 
 
 def _section(name: str, record: Mapping[str, Any], table: Path) -> list[str]:
-  """Returns the lines of one figure's section of the report."""
+  """Returns a figure's section of the report, as lines, from its record and its table's file."""
   seeds = ", ".join(map(str, record["seeds"])) or "none"
   versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
   git = record["git"]
@@ -196,7 +203,7 @@ def _section(name: str, record: Mapping[str, Any], table: Path) -> list[str]:
 
 
 def _rounded(text: str) -> str:
-  """Returns a CSV file's text, rounded if it is a number but not an integer."""
+  """Returns an entry of a CSV file, with 4 significant digits if it is a non-integer number."""
   try:
     return text if text.lstrip("-").isdecimal() else shown(float(text))
   except ValueError:
@@ -204,5 +211,5 @@ def _rounded(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-  """Returns text escaped for a cell of a Markdown table."""
+  """Returns text with its pipes escaped, for a cell of a Markdown table."""
   return text.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Training for figures: several runs in one program, or a sweep in a process of its own."""
+"""Training for figures: several runs in one compiled program, or a sweep in a subprocess."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rnn_jax.types import Array
 ROOT = Path(__file__).parents[2]
 FLAGFILES = ROOT / "experiments" / "flagfiles"
 
-# Pytrees: the numbers of a run, its state, and what it records.
+# Pytrees: the numbers that distinguish a run, its state, its records, and any other pytree.
 Run = TypeVar("Run")
 State = TypeVar("State")
 Record = TypeVar("Record")
@@ -39,20 +39,24 @@ def train_runs(
   runs: Sequence[Run],
   data: PyTree = (),
 ) -> Iterator[tuple[State, Record]]:
-  """Trains runs that differ only in numbers with one program: spread over devices, then in turn.
+  """Trains runs that differ only in numbers, such as the seed, with one compiled program.
+
+  The runs are spread over the local devices; those on the same device are advanced one after the
+  other. Training does not end by itself: the caller stops iterating.
 
   Args:
-    start: `(run, data) -> state`, pure.
-    advance: `(run, state, data) -> (state, record)`, pure; makes some updates.
+    start: pure function `(run, data) -> state`, which returns a run's initial state.
+    advance: pure function `(run, state, data) -> (state, record)`, which makes some updates.
     runs: one pytree of numbers per run.
     data: a pytree of arrays shared by all runs.
   Yields:
-    (states, records) after each call of `advance`, leaves [runs, ...], on the host; endlessly.
+    (states, records) of all runs after each call of `advance`: NumPy arrays [runs, ...] as leaves.
   """
   count = len(runs)
   devices = jax.local_devices()[:count]
   each = math.ceil(count / len(devices))
-  # Slots without a run of their own repeat one; the copies are dropped.
+  # All devices have the same number of slots. Surplus slots repeat runs, whose copies are dropped
+  # by `gather`.
   slots = (np.arange(each * len(devices)) % count).reshape(each, len(devices)).T
 
   def spread(tree: Tree) -> Tree:
@@ -87,19 +91,21 @@ def updates(
   count: int,
   **options: Any,
 ) -> tuple[TrainState, Float[Array, " count"]]:
-  """Trains on fresh batches of a task; step s draws its batch from `fold_in(data_key, s)`.
+  """Makes `count` updates on fresh batches of a task.
+
+  The batch at step s is drawn with the key `fold_in(data_key, s)`.
 
   Args:
     model: the network.
     optimizer: an optax transformation.
     task: the task.
-    state: the state before.
+    state: the train state before the updates.
     data: the task's data.
-    data_key: the run's key.
+    data_key: the run's key for drawing batches.
     count: number of updates.
     **options: options of `rnn_jax.training.update`.
   Returns:
-    The state after, and the loss before each update.
+    The train state after the updates, and the loss before each update.
   """
 
   def body(state: TrainState, _: None) -> tuple[TrainState, Float[Array, ""]]:
@@ -111,15 +117,15 @@ def updates(
 
 
 def sweep(flagfile: str, *more: str) -> tuple[xr.Dataset, xr.Dataset]:
-  """Runs `python -m experiments.sweep` in a process of its own, with a temporary folder.
+  """Runs `python -m experiments.sweep` in a subprocess, and returns what it recorded.
 
   Args:
     flagfile: name of a file in experiments/flagfiles.
-    *more: further flags.
+    *more: further flags, which take precedence over those of the file.
   Returns:
-    gradients and metrics, as `sweep/records/gathered.py` reads them.
+    The datasets of `read_gradients` and `read_metrics` in `experiments/sweep/records/gathered.py`.
   Raises:
-    RuntimeError: the sweep failed; the message holds its last line.
+    RuntimeError: if the sweep fails; the message ends with the last line of its error output.
   """
   with tempfile.TemporaryDirectory() as folder:
     flags = (f"--flagfile={FLAGFILES / flagfile}", *more, f"--output_dir={folder}")

@@ -1,4 +1,4 @@
-"""Figures and tables that can be reproduced, one per file; FIGURES lists them by name."""
+"""Figures and tables that can be reproduced, one per module; FIGURES maps their names to them."""
 
 from experiments.reproduce.figure import Figure
 from experiments.reproduce.figures import (

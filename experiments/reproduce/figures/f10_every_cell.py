@@ -21,12 +21,13 @@ from experiments.sweep.figures.panels import run_columns
 
 TASKS = ("copy_memory", "adding")
 WHEN = ("before", "after")
-LAG = 90  # decades lost are counted from lag 0 to here
-TAIL = 100  # number of updates whose mean loss is the final loss
-KEPT, LOST = 2.0, 4.0  # at most, at least this many decades lost
-DARKEST = -12.0  # decades below lag 0, on the color scale
+LAG = 90  # decades lost: the decrease of the log10 norm from lag 0 to this lag
+TAIL = 100  # number of last updates whose mean loss is the final loss
+KEPT, LOST = 2.0, 4.0  # decades lost: at most KEPT if the gradient is kept, at least LOST if not
+DARKEST = -12.0  # lower end of the color scale, in decades relative to lag 0
 
-# Expectations about the gradient at initialization, with the papers' reasons.
+# The cells expected to keep and to lose the gradient at initialization, with the reasons, which are
+# mostly those of the cells' papers.
 KEEPS = {
   "irnn": "the identity passes every active unit's gradient through (Le et al., 2015)",
   "indrnn low=0.99": "u near 1, as the paper initializes it for long memories (Li et al., 2018)",
@@ -51,12 +52,13 @@ LOSES = {
 
 
 class Profiles(NamedTuple):
-  """Results on one task, by cell and its options, averaged over seeds.
+  """The results on one task, averaged over seeds; cells are named with their options.
 
   Attributes:
-    norms: log₁₀ norms before and after; the largest, where the carry has several states.
-    loss: mean loss of the last updates.
-    baseline: the task's baseline.
+    norms: for each cell, its log₁₀ lag profiles before and after training; if the carry has several
+      leaves, the largest of their norms at each lag.
+    loss: for each cell, the mean loss of the last updates.
+    baseline: the task's baseline loss.
   """
 
   norms: dict[str, Float[np.ndarray, "2 lags"]]
@@ -64,14 +66,14 @@ class Profiles(NamedTuple):
   baseline: float
 
   def lost(self, cell: str) -> Float[np.ndarray, " when"]:
-    """Returns the decades lost from lag 0 to lag LAG, before and after."""
+    """Returns the decades lost from lag 0 to lag LAG, before and after training."""
     return self.norms[cell][:, 0] - self.norms[cell][:, LAG]
 
 
 def profiles(gradients: xr.Dataset, metrics: xr.Dataset) -> Profiles:
-  """Reads the profiles of each cell from the records of a sweep."""
+  """Returns each cell's lag profiles and final loss, from the records of a sweep on one task."""
   ends = gradients.isel(step=[0, -1]).sel(layer=1)
-  # The state with the largest norm is the one through which the gradient flows.
+  # Of several carry leaves, the gradient flows through the one with the largest norm.
   states = [v for name, v in ends.items() if str(name).startswith("log10_lag_norm")]
   leaves = [v.transpose("run", "step", "lag").values.astype(float) for v in states]
   values = functools.reduce(np.fmax, leaves)
@@ -86,13 +88,13 @@ def profiles(gradients: xr.Dataset, metrics: xr.Dataset) -> Profiles:
 
 
 def run() -> Outcome:
-  """Trains every cell on both tasks with the sweep `cells_decay.flags`."""
+  """Trains every cell on both tasks, by sweeps with the flagfile `cells_decay.flags`."""
   found = {task: profiles(*sweep("cells_decay.flags", f"--task={task}")) for task in TASKS}
   return outcome(found)
 
 
 def outcome(found: dict[str, Profiles]) -> Outcome:
-  """Returns table, checks and picture of the profiles, which are given by task."""
+  """Returns table, checks, picture and notes, from the profiles on each task."""
   first = next(iter(found.values()))
   cells = sorted(first.norms, key=lambda cell: float(first.lost(cell)[0]))
   table = []
@@ -154,7 +156,7 @@ def outcome(found: dict[str, Profiles]) -> Outcome:
 
 
 def draw(figure: matplotlib.figure.Figure, found: Mapping[str, Profiles], cells: list[str]) -> None:
-  """Draws two heat maps a task, before and after training, with a row a cell and a column a lag."""
+  """Draws heat maps [cell, lag] for each task, one before training and one after."""
   panels = figure.subplots(1, len(found) * len(WHEN), sharey=True)
   for i, (task, of_task) in enumerate(found.items()):
     for j, when in enumerate(WHEN):
@@ -170,7 +172,7 @@ def _has_learned(of_task: Profiles, cell: str) -> bool:
 
 
 def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
-  """Returns a sentence on the decades that a cell loses in the first step back."""
+  """Returns a sentence on the decades that a cell loses in the first step back and in the rest."""
   drop = float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1])
   rest = float(of_task.lost(cell)[0]) - drop
   return (
@@ -180,7 +182,7 @@ def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
 
 
 def _sentence(expected: str, why: dict[str, str], before: dict[str, list[float]]) -> str:
-  """Returns a sentence that lists cells with the numbers measured and the papers' reasons."""
+  """Returns a sentence that lists cells, the decades that they lost, and the expected reasons."""
   parts = [
     f"{cell} ({', '.join(f'{decades:.1f}' for decades in before[cell])}): {reason}"
     for cell, reason in why.items()
@@ -194,7 +196,7 @@ def _heat_map(axis: Axes, of_task: Profiles, cells: list[str], when: int, title:
   axis.set_title(title, fontsize=style.MEDIUM)
   axis.set_xlabel("lag k", fontsize=style.MEDIUM)
   axis.tick_params(labelsize=style.SMALL)
-  # Exact zeros have the darkest color.
+  # An exact zero, −inf, is replaced so that it gets the darkest color.
   shown = np.maximum(values, 10 * DARKEST)
   return axis.imshow(shown, aspect="auto", norm=Normalize(DARKEST, 1), cmap="viridis")
 

@@ -16,8 +16,9 @@ from rnn_jax.cells import elman, gru, lstm
 SCALES = (1.0, 0.1)
 SEEDS = tuple(range(10))
 TOLERANCE = 0.2
-# Name, forget bias of an LSTM, and the earlier half-lives in steps, at w_i = 1/√2 and 0.1/√2; None
-# where the gradient grows.
+# For each cell: its name, its forget bias if it is an LSTM, and the half-lives of the gradient in
+# steps from an earlier measurement, one for each of SCALES (the standard deviation of the input
+# kernel is w_i = scale/√2). None means that the gradient grows.
 CELLS: tuple[tuple[str, float, tuple[float, float | None]], ...] = (
   ("elman", 0.0, (1.7, 10.8)),
   ("gru", 0.0, (1.8, 2.3)),
@@ -28,7 +29,7 @@ CELLS: tuple[tuple[str, float, tuple[float, float | None]], ...] = (
 
 
 def measure() -> Float[np.ndarray, "cells scales seeds lags"]:
-  """Returns mean log₁₀ profiles; the three LSTMs share a program."""
+  """Returns the lag profiles, averaged over a batch; the three LSTMs share a compiled program."""
   size = profiles.HIDDEN
   plain = [
     profiles.mean_profiles(lambda _: elman(size), [0.0], SCALES, SEEDS),
@@ -40,7 +41,7 @@ def measure() -> Float[np.ndarray, "cells scales seeds lags"]:
 
 
 def run() -> Outcome:
-  """Compares half-lives, as medians over seeds, with earlier values."""
+  """Compares each cell's half-life, from the median of seeds, with an earlier measurement."""
   found = measure()
   rates = profiles.rates(found)
   table, checks = [], []
@@ -75,7 +76,7 @@ def run() -> Outcome:
 def draw(
   figure: matplotlib.figure.Figure, found: Float[np.ndarray, "cells scales seeds lags"]
 ) -> None:
-  """Draws the profiles: a panel for each scale of the inputs, a color for each cell."""
+  """Draws the lag profiles, with one panel per input scale and one color per cell."""
   panels = {
     f"input scale {scale:g}/√2": {name: found[i, j] for i, (name, _, _) in enumerate(CELLS)}
     for j, scale in enumerate(SCALES)

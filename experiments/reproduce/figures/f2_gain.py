@@ -17,14 +17,14 @@ from rnn_jax.cells import elman
 from rnn_jax.types import Cell, Number
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
-SCALE = 0.1  # w_i √2; two inputs of variance 1 give a unit the variance 2 w_i² = SCALE²
+SCALE = 0.1  # w_i √2; two inputs of variance 1 add 2 w_i² = SCALE² to a pre-activation's variance
 SEEDS = (0, 1, 2, 3, 4)
 EARLIER = (-0.805, -0.141, -0.064, -0.022, 0.061)
 ACTIVATIONS = ("linear", "tanh")
 
 
 def run() -> Outcome:
-  """Compares rates by gain: of linear networks with ln g, of tanh networks with earlier values."""
+  """Compares decay rates of linear networks with ln g, of tanh ones with an earlier measurement."""
 
   def measure(activation: str) -> Float[np.ndarray, "gains seeds lags"]:
     def make(gain: Number) -> Cell:
@@ -63,7 +63,7 @@ def run() -> Outcome:
 def draw(
   figure: matplotlib.figure.Figure, found: Mapping[str, Float[np.ndarray, "gains seeds lags"]]
 ) -> None:
-  """Draws the profiles: a panel for each activation, a color for each gain."""
+  """Draws the lag profiles, with one panel per activation and one color per gain."""
   panels = {
     name: {f"g = {gain}": found[name][i] for i, gain in enumerate(GAINS)} for name in ACTIVATIONS
   }

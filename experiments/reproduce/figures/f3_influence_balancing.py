@@ -31,9 +31,11 @@ _State = tuple[Float[Array, ""], Float[Array, "1 N"]]  # θ and the carry
 
 
 def balance(theta: Float[Array, ""]) -> Params:
-  """Returns the params of a linear system that θ pushes up at first and down in the long run.
+  """Returns the params of a linear system in which θ raises s₁ at first and lowers it later.
 
-    s' = A s + θ x σ        A_ii = A_i,i+1 = ½        σ = (1, …, 1, −1, …, −1), 10 and 13
+    s' = A s + θ x σ        A_ii = A_i,i+1 = ½        σ = (1, …, 1, −1, …, −1)
+
+  σ has 10 entries 1 and 13 entries −1. The state s is the carry of CELL.
 
   References:
     Tallec and Ollivier, 2017, https://arxiv.org/abs/1705.08209
@@ -47,7 +49,10 @@ def balance(theta: Float[Array, ""]) -> Params:
 
 
 def formula(truncation: int) -> float:
-  """Returns G_K = Σ_{k<K} 2^−k Σ_{j≤min(k,22)} C(k,j) σ_{j+1}."""
+  """Returns G_K, the gradient ∂s₁/∂θ truncated after K steps, in closed form.
+
+  G_K = Σ_{k<K} 2^−k Σ_{j≤min(k,22)} C(k,j) σ_{j+1}
+  """
   return sum(
     2.0**-k * sum(math.comb(k, j) * SIGNS[j] for j in range(min(k + 1, SIZE)))
     for k in range(truncation)
@@ -55,12 +60,12 @@ def formula(truncation: int) -> float:
 
 
 def measure(truncations: tuple[int, ...]) -> Float[np.ndarray, " truncations"]:
-  """Returns ∂s₁/∂θ at the last step of a window, for windows of K steps and each K given."""
+  """Returns G_K, measured as ∂s₁/∂θ at the last step of a window of K steps, for each K given."""
   num_steps = 2 * max(truncations)
   xs = jnp.ones((num_steps, 1, 1))
 
   def gradient(truncation: Integer[Array, ""]) -> Float[Array, ""]:
-    # The gradient of this step reaches back K − 1 steps.
+    # At the last step of a window, the gradient reaches back K − 1 steps.
     last = num_steps // truncation * truncation - 1
 
     def first(theta: Float[Array, ""]) -> Float[Array, ""]:
@@ -74,10 +79,11 @@ def measure(truncations: tuple[int, ...]) -> Float[np.ndarray, " truncations"]:
 
 
 def train(truncation: int, whole_window: bool) -> float:
-  """Returns θ after streaming truncated backpropagation, which passes the carry to the next window.
+  """Returns θ after training by streaming truncated backpropagation.
 
-  The loss is ½ (s₁ − 1)² at a window's last step, which sees K lags, or its mean over the whole
-  window, whose steps see 1, 2, …, K lags.
+  Each update is made on a window of K steps, whose final carry is the initial carry of the next
+  window. The loss is ½ (s₁ − 1)² at the window's last step, where the gradient covers K lags; or,
+  if `whole_window`, the mean over all steps of the window, where it covers 1, 2, …, K lags.
   """
   xs = jnp.ones((truncation, 1, 1))
 
@@ -102,14 +108,16 @@ def train(truncation: int, whole_window: bool) -> float:
 
 
 def run() -> Outcome:
-  """Compares the measured G_K with the formula, and trains with several K."""
+  """Compares the measured G_K with the closed form, and trains with several K."""
   with jax.enable_x64(True):
     measured = dict(zip(TRUNCATIONS, measure(TRUNCATIONS), strict=True))
     trained = {k: train(k, whole_window=False) for k in TRAINED}
     whole = {k: train(k, whole_window=True) for k in TRAINED_WHOLE}
   exact = {k: formula(k) for k in TRUNCATIONS}
   difference = max(abs(measured[k] - exact[k]) for k in TRUNCATIONS)
-  peak = max(TRUNCATIONS, key=lambda k: (round(measured[k], 9), k))  # the term of lag 19 is 0
+  peak = max(
+    TRUNCATIONS, key=lambda k: (round(measured[k], 9), k)
+  )  # G_19 = G_20, of which K = 20 counts
   flip = next(k for k in TRUNCATIONS if measured[k] < 0)
   means = np.cumsum([formula(k) for k in range(1, 201)])
   table = [
@@ -150,7 +158,7 @@ def draw(
   exact: Mapping[int, float],
   trained: Mapping[int, float],
 ) -> None:
-  """Draws G_K by K, as measured and in closed form, and which trainings arrive."""
+  """Draws G_K against K, and marks the K with which training reaches θ = −1/6 or diverges."""
   axis = figure.subplots()
   ks = [k for k in TRUNCATIONS if k <= 100]
   axis.plot(ks, [exact[k] for k in ks], color=style.GRAY, lw=1, label="formula")

@@ -26,7 +26,7 @@ TOLERANCE = 0.02
 
 
 def rate_network(gain: Number, size: int = SIZE) -> Cell:
-  """Returns a random network without input.
+  """Returns a random network that ignores its input.
 
     h' = J tanh(h)        J_ij ~ N(0, g²/N)
 
@@ -34,7 +34,7 @@ def rate_network(gain: Number, size: int = SIZE) -> Cell:
     gain: g.
     size: N.
   Returns:
-    A Cell: ignores xs; carry and y [..., N]; params {"w_h": [N, N]}, Jᵀ.
+    A Cell that ignores xs: carry and y [..., N]; params {"w_h": [N, N]}, where w_h is Jᵀ.
   References:
     Sompolinsky et al., 1988, https://doi.org/10.1103/PhysRevLett.61.259
   """
@@ -76,7 +76,7 @@ def rate_network(gain: Number, size: int = SIZE) -> Cell:
 
 
 def spectral_radius(seed: int, size: int = SIZE) -> float:
-  """Returns ρ(J) of a network of gain 1, drawn as in `measure`."""
+  """Returns the spectral radius ρ(J) of a network with gain 1, drawn as in `measure`."""
   key, _ = jax.random.split(jax.random.key(seed))
   transposed = rate_network(1.0, size).init(key, 1)["w_h"]
   return float(np.abs(np.linalg.eigvals(np.asarray(transposed, np.float64))).max())
@@ -84,7 +84,7 @@ def spectral_radius(seed: int, size: int = SIZE) -> float:
 
 @jax.jit
 def measure(gains: Float[Array, " n"], seeds: Integer[Array, " n"]) -> Float[Array, " n"]:
-  """Returns λ₁ of the networks with these gains and seeds."""
+  """Returns the largest Lyapunov exponent λ₁ of one network for each pair of gain and seed."""
 
   def one(now: tuple[Float[Array, ""], Integer[Array, ""]]) -> Float[Array, ""]:
     gain, seed = now
@@ -102,7 +102,7 @@ def measure(gains: Float[Array, " n"], seeds: Integer[Array, " n"]) -> Float[Arr
 
 
 def run() -> Outcome:
-  """Compares the exponents, averaged over networks, with mean-field theory."""
+  """Compares λ₁, averaged over the networks of each gain, with mean-field theory."""
   gains, seeds = np.meshgrid(np.asarray(GAINS, np.float32), SEEDS, indexing="ij")
   flat = measure(jnp.asarray(gains.ravel()), jnp.asarray(seeds.ravel()))
   found = np.asarray(flat, float).reshape(gains.shape)

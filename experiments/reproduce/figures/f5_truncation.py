@@ -33,7 +33,7 @@ WHEN = ("before", "after")
 
 
 class Run(NamedTuple):
-  """The numbers in which the runs of a program differ."""
+  """The numbers that distinguish the runs of one compiled program."""
 
   seed: Number
   truncation: Number
@@ -43,9 +43,10 @@ class Found(NamedTuple):
   """The measurements of one cell, averaged over seeds.
 
   Attributes:
-    cosine: cosine with the full gradient, before and after training without truncation.
-    error: relative error, likewise.
-    loss: mean loss of the last updates.
+    cosine: cosine between the gradient truncated at k and the full gradient, for K values of k,
+      before and after training without truncation.
+    error: relative error of the truncated gradient, at the same two times.
+    loss: mean loss of the last updates when trained with each k.
   """
 
   cosine: Float[np.ndarray, "2 K"]
@@ -61,7 +62,7 @@ def measure(
   seeds: tuple[int, ...],
   num_updates: int,
 ) -> Found:
-  """Trains one cell with every truncation and seed, and measures the bias before and after."""
+  """Trains a cell with each truncation and seed; measures the gradients' bias before and after."""
   task = charlm(length, BATCH_SIZE, corpus)
   model = DeepRNN([make_cell(name, HIDDEN_SIZE)], task.output_size, task.vocabulary_size)
   optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)
@@ -105,7 +106,7 @@ def measure(
   *_, (states, losses) = itertools.islice(calls, max(1, num_updates // CALL))
   biases = []
   for i, seed in enumerate(seeds):
-    last = (i + 1) * len(truncations) - 1  # trained without truncation
+    last = (i + 1) * len(truncations) - 1  # the run without truncation
     first = jax.jit(start)(runs[last], task.data)
     trained = jax.tree.map(lambda a, place=last: a[place], states)
     biases += [bias(state.params, seed, task.data) for state in (first, trained)]
@@ -123,12 +124,12 @@ def run(
   seeds: tuple[int, ...] = SEEDS,
   num_updates: int = UPDATES,
 ) -> Outcome:
-  """Measures bias and loss of every truncation, for a tanh RNN and an LSTM.
+  """Measures the bias of each truncation, and the loss after training, of a tanh RNN and an LSTM.
 
   Args:
-    source: path of a text, or `stdlib`.
+    source: path of a text file, or `stdlib` for the source of Python's standard library.
     truncations: ascending values of k; the last is T.
-    length: T.
+    length: T, the number of steps of a sequence.
     seeds: seeds of params and batches.
     num_updates: number of updates of each run.
   """
@@ -175,7 +176,7 @@ def run(
 def draw(
   figure: matplotlib.figure.Figure, found: Mapping[str, Found], truncations: tuple[int, ...]
 ) -> None:
-  """Draws cosine, relative error and loss against the truncation."""
+  """Draws cosine, relative error and loss against the truncation k."""
   axes = figure.subplots(1, 3)
   styles = style.cell_styles(found)
   for name, of in found.items():

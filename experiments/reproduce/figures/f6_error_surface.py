@@ -1,4 +1,8 @@
-"""F6. Walls in the error surface of a single unit."""
+"""F6. Walls in the error surface of a single unit.
+
+A wall is a line in the plane of weight and bias at which the error changes abruptly, so that the
+norm of its gradient is very large.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from rnn_jax.types import Array, Cell, FlatParams, Units, unprepared
 
 START, TARGET, STEPS = 0.5, 0.7, 50
 WEIGHTS, BIASES = np.linspace(3, 5, 201), np.linspace(-3, -2, 201)
-SETTLING = 2000  # steps until any start has reached its equilibrium
+SETTLING = 2000  # steps after which x is at an equilibrium, from any start
 FOLD_BIASES = np.linspace(-2.7, -2.3, 4001)
 PUBLISHED_PLACE, PUBLISHED_NORM = (4.94, -2.575), 3.3e3
 
@@ -35,7 +39,7 @@ def logistic() -> Cell:
     x' = w σ(x) + b        y = σ(x')
 
   Returns:
-    A Cell: ignores xs; carry and y [..., 1]; params {"w": [], "b": []}.
+    A Cell that ignores xs: carry and y [..., 1]; params {"w": [], "b": []}.
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
@@ -76,7 +80,7 @@ def logistic() -> Cell:
 
 
 def trajectory(w: _Scalar, b: _Scalar, start: float, num_steps: int) -> tuple[_Scalar, _Scalar]:
-  """Returns (x, σ(x)) after `num_steps` steps from x = `start`."""
+  """Returns (x, σ(x)) after `num_steps` steps that start from x = `start`."""
   nothing = jnp.zeros((num_steps, 1, 1))
   carry = jnp.full((1, 1), start)
   x, ys = unroll(logistic(), {"w": w, "b": b}, nothing, carry)
@@ -85,7 +89,7 @@ def trajectory(w: _Scalar, b: _Scalar, start: float, num_steps: int) -> tuple[_S
 
 @jax.jit
 def surface(w: _Points, b: _Points) -> tuple[_Points, _Points, _Points]:
-  """Returns E = (σ(x_50) − 0.7)², ‖∇E‖ and ‖∇(x_50 − 0.7)²‖."""
+  """Returns E = (σ(x_50) − 0.7)², ‖∇E‖ and ‖∇(x_50 − 0.7)²‖ at each (w, b); ∇ is ∂/∂(w, b)."""
 
   def of_output(w: _Scalar, b: _Scalar) -> _Scalar:
     return (trajectory(w, b, START, STEPS)[1] - TARGET) ** 2
@@ -102,7 +106,11 @@ def surface(w: _Points, b: _Points) -> tuple[_Points, _Points, _Points]:
 
 @jax.jit
 def distance(b: _Points) -> _Points:
-  """Returns the final distance of two starts, far below and far above, at w = 5."""
+  """Returns the distance of the final x of two trajectories at w = 5, for each bias.
+
+  One trajectory starts far below the equilibria and one far above, so the distance is 0 unless the
+  unit has two stable equilibria.
+  """
 
   def point(b: _Scalar) -> _Scalar:
     w = jnp.full_like(b, 5.0)
@@ -113,15 +121,18 @@ def distance(b: _Points) -> _Points:
 
 
 def fold(w: _Weight, sign: int) -> _Weight:
-  """Returns the bias at which two equilibria meet: w σ′(x) = 1 and x = w σ(x) + b."""
+  """Returns a bias at which two equilibria meet: w σ′(x) = 1 and x = w σ(x) + b.
+
+  There are two such biases for w > 4, one for each `sign`, which is that of x.
+  """
   s = (1 + sign * np.sqrt(1 - 4 / w)) / 2
   return np.log(s / (1 - s)) - w * s
 
 
 def run() -> Outcome:
-  """Finds the equilibria at w = 5, and the gradient over the plane of w and b."""
+  """Finds the biases that are bistable at w = 5, and the largest ‖∇E‖ over the plane of w and b."""
   w, b = np.meshgrid(WEIGHTS, BIASES, indexing="ij")
-  along = np.linspace(-0.01, 0.01, 20001)  # across the wall, at one weight
+  along = np.linspace(-0.01, 0.01, 20001)  # offsets of b along a line across the wall
   steep_w, steep_b = np.full_like(along, PUBLISHED_PLACE[0]), PUBLISHED_PLACE[1] + along
   with jax.enable_x64(True):
     apart = np.asarray(distance(jnp.asarray(FOLD_BIASES)))
@@ -178,7 +189,7 @@ def draw(
   line: Float[np.ndarray, " points"],
   across: Sequence[Float[np.ndarray, " points"]],
 ) -> None:
-  """Draws ‖∇E‖ over the plane, and E and ‖∇E‖ on a line of biases across the wall."""
+  """Draws ‖∇E‖ over the plane of w and b, and E and ‖∇E‖ on a line across the wall."""
   left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
   mesh = left.pcolormesh(
     WEIGHTS, BIASES, np.log10(slope.T), cmap="viridis", shading="nearest", rasterized=True

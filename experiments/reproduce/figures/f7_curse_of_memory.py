@@ -1,4 +1,4 @@
-"""F7. The curse of memory: the sensitivity of a state to λ diverges as λ approaches 1."""
+"""F7. The curse of memory: in h′ = λ h + x, the sensitivity dh/dλ diverges as λ approaches 1."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ Decay = TypeVar("Decay", float, np.ndarray)
 
 
 def formula(decay: Decay) -> Decay:
-  """Returns E(dh/dλ)² = (1 + λ²) / (1 − λ²)³, for inputs of variance 1."""
+  """Returns E(dh/dλ)² = (1 + λ²) / (1 − λ²)³, which holds for inputs of variance 1 as T → ∞."""
   return (1 + decay**2) / (1 - decay**2) ** 3
 
 
 @jax.jit
 def measure(decays: Float[Array, " decays"], seed: Integer[Array, ""]) -> Float[Array, " decays"]:
-  """Returns the mean of (dh_T/dλ)² over chains h′ = λ h + x, for each λ, on the same inputs."""
+  """Returns the mean of (dh_T/dλ)² for each λ, over independent chains h′ = λ h + x.
+
+  All λ have the same inputs.
+  """
   cell = elman(1, activation="linear")
   xs = jax.random.normal(jax.random.key(seed), (STEPS, CHAINS, 1))
 
@@ -46,7 +49,7 @@ def measure(decays: Float[Array, " decays"], seed: Integer[Array, ""]) -> Float[
 
 
 def run() -> Outcome:
-  """Compares sensitivities, in forward mode, with the closed form."""
+  """Compares the sensitivities dh/dλ, computed in forward mode, with the closed form."""
   decays = jnp.asarray(DECAYS, jnp.float32)
   found = np.stack([measure(decays, jnp.asarray(seed)) for seed in SEEDS])
   table = [
@@ -72,7 +75,7 @@ def run() -> Outcome:
 
 
 def draw(figure: matplotlib.figure.Figure, found: Float[np.ndarray, "seeds decays"]) -> None:
-  """Draws the sensitivities and the formula against 1 − λ."""
+  """Draws the mean squared sensitivities and the closed form against 1 − λ."""
   axis = figure.subplots()
   gap = np.geomspace(0.005, 0.6, 200)
   axis.loglog(gap, formula(1 - gap), color=style.GRAY, lw=1, label="(1 + λ²) / (1 − λ²)³")

@@ -14,18 +14,18 @@ from experiments.plotting import style
 from experiments.reproduce.figure import Check, Figure, Outcome, absolute, at_least, at_most
 from experiments.reproduce.training import sweep
 
-TAIL = 100  # number of updates whose mean loss is the final loss
+TAIL = 100  # number of last updates whose mean loss is the final loss
 WHEN = ("before", "after")
-LEAST_BEFORE, MOST_AFTER = 1.0, 1.0  # decades lost
+LEAST_BEFORE, MOST_AFTER = 1.0, 1.0  # limits for the decades lost from the last step to the first
 
-# By cell and depth: log10 norms, averaged over seeds.
+# For each (cell, depth): log10 gradient norms before and after training, averaged over seeds.
 Maps = dict[tuple[str, int], Float[np.ndarray, "step layer time"]]
 
 
 def maps_and_losses(
   gradients: xr.Dataset, metrics: xr.Dataset
 ) -> tuple[Maps, dict[tuple[str, int], float]]:
-  """Returns the norms before and after training, and the mean loss of the last updates."""
+  """Returns the gradient norms before and after training, and the final losses."""
   ends = gradients["log10_grad_norm"].isel(step=[0, -1])
   norms: np.ndarray = ends.transpose("run", "step", "layer", "time").values.astype(float)
   final = metrics["loss"].values[:, -TAIL:].mean(axis=1)
@@ -40,7 +40,7 @@ def maps_and_losses(
 
 
 def run() -> Outcome:
-  """Trains networks of 1 to 4 layers, with the sweep `depth.flags`."""
+  """Trains networks of 1 to 4 layers, by a sweep with the flagfile `depth.flags`."""
   gradients, metrics = sweep("depth.flags")
   maps, losses = maps_and_losses(gradients, metrics)
   baseline = metrics.attrs["baseline"]
@@ -73,7 +73,8 @@ def run() -> Outcome:
   checks.append(
     at_least("networks that have learned (loss below half the baseline)", len(learned), 1)
   )
-  # What they learn depends on early steps, so in some layer the gradient must reach these.
+  # The task depends on early steps, so in a network that has learned it, the gradient must reach
+  # these steps in at least one layer.
   checks += [
     at_most(
       f"after, {cell}, depth {depth}: decades lost in the layer that loses least", least, MOST_AFTER
@@ -102,7 +103,7 @@ def run() -> Outcome:
 
 
 def draw(figure: matplotlib.figure.Figure, maps: Maps) -> None:
-  """Draws one heat map for each network, before and after training: layers over time."""
+  """Draws heat maps [layer, time] for each network, one before training and one after."""
   cells = list(dict.fromkeys(cell for cell, _ in maps))
   depths = sorted({depth for _, depth in maps})
   finite = np.concatenate([v[np.isfinite(v)] for v in maps.values()])

@@ -24,11 +24,12 @@ from rnn_jax.types import Array, Cell, FlatParams, Number, Units, unprepared
 SIDE = 28  # pixels
 HIDDEN_SIZE = BATCH_SIZE = 100
 GAINS = tuple(round(0.1 * i, 1) for i in range(1, 11))
-NOISE = 0.1  # standard deviation of the carry before the first pixel
+NOISE = 0.1  # standard deviation of the initial carry
 EPSILON = 1e-5
 SEEDS = (0, 1, 2)
-# The derivative of tanh at pre-activations of variance γ² = 0.01 amounts to 0.99^784: 3.4 decades.
-FLAT, VANISHED = 4.0, 10.0  # decades
+# Pre-activations of variance γ² = 0.01 let tanh shrink the gradient by 0.99 per step: over the 784
+# pixels, that is 0.99^784, or 3.4 decades.
+FLAT, VANISHED = 4.0, 10.0  # decades lost: at most FLAT if γ is small, at least VANISHED if it is 1
 
 
 def batch_normalized(hidden_size: int, *, separate: bool = False) -> Cell:
@@ -40,7 +41,7 @@ def batch_normalized(hidden_size: int, *, separate: bool = False) -> Cell:
 
   Args:
     hidden_size: width H of carry and output.
-    separate: normalizes the two products separately, as the paper's LSTM does:
+    separate: whether the two products are normalized separately, as in the paper's LSTM:
       h' = tanh(BN(x W_x) + BN(h W_h)).
   Returns:
     A Cell: x [..., B, D], carry and y [..., B, H]; params {"w_x": [D, H], "w_h": [H, H],
@@ -103,10 +104,14 @@ def digits(
 ) -> tuple[Float[np.ndarray, "count {side} {side}"], Integer[np.ndarray, " count"]]:
   """Renders digits from a font, with small random rotations, scales and shifts.
 
-  Like scanned digits, they leave the border blank and are black or white over many pixels.
+  As in scanned digits, the border is blank, and large areas are all black or all white.
 
+  Args:
+    seed: seed of the labels and of the random transformations.
+    count: number of digits.
+    side: width and height of an image, in pixels.
   Returns:
-    images of 0 and 1, and labels.
+    Images, whose pixels are 0 or 1, and labels.
   """
   random = np.random.default_rng(seed)
   labels = random.integers(0, 10, count)
@@ -133,13 +138,13 @@ def gradient_norms(
   separate: bool = False,
   ink: float = 1.0,
 ) -> Float[np.ndarray, "seeds gains T"]:
-  """Returns log₁₀ of ‖dL/dh_t‖, averaged over the batch; L is the cross-entropy at the last pixel.
+  """Returns log₁₀ of the batch's mean ‖dL/dh_t‖; L is the cross-entropy after the last pixel.
 
   Args:
     gains: values of γ.
-    seeds: seeds of digits, params and the carry before the first pixel.
-    side: side of the digits, in pixels.
-    size: number of units, and of examples in the batch.
+    seeds: seeds of digits, params and initial carry.
+    side: width and height of the digits, in pixels.
+    size: number of units, which is also the batch size.
     separate: as in `batch_normalized`.
     ink: value of a black pixel.
   """
@@ -155,7 +160,8 @@ def gradient_norms(
     cell_key, head_key, carry_key = jax.random.split(jax.random.key(seed), 3)
     params = {**cell.init(cell_key, 1), "gamma": gain}
     head = jax.nn.initializers.orthogonal()(head_key, (size, 10), float)
-    # Without noise, pixels that agree in all examples would be divided by √ε.
+    # Without noise, the examples would be identical until their pixels first differ: their variance
+    # would be 0, and the gradient would be divided by √ε at each of these steps.
     carry = NOISE * jax.random.normal(carry_key, (size, size))
     xs = ink * images.reshape(size, -1, 1).swapaxes(0, 1)
 
@@ -175,8 +181,8 @@ def gradient_norms(
 
 
 def run() -> Outcome:
-  """Measures the norms for every γ; for the smallest, also with variants of the cell and inputs."""
-  with jax.enable_x64(True):  # the norms fall below the range of float32
+  """Measures the norms for each γ, and for the smallest γ with variants of the cell and inputs."""
+  with jax.enable_x64(True):  # since the norms fall below the range of float32
     logs = gradient_norms(GAINS, SEEDS)
     light = gradient_norms(GAINS[:1], SEEDS, ink=0.1)
     separate = gradient_norms(GAINS[:1], SEEDS, separate=True)
@@ -224,7 +230,7 @@ def run() -> Outcome:
 
 
 def draw(figure: matplotlib.figure.Figure, logs: Float[np.ndarray, "seeds gains T"]) -> None:
-  """Draws the norms against the step, a line for each γ."""
+  """Draws the norms against the step, with one line per γ."""
   axis = figure.subplots()
   styles = style.value_styles(GAINS)
   for i, gain in enumerate(GAINS):

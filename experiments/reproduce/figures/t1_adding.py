@@ -14,20 +14,20 @@ from experiments.reproduce.figure import Check, Figure, Outcome, absolute, at_le
 from experiments.reproduce.training import sweep
 from rnn_jax.tasks import adding
 
-TAIL = 100  # number of updates whose mean loss is the final loss
+TAIL = 100  # number of last updates whose mean loss is the final loss
 GATED, SIMPLE = 5e-3, 0.15
 SEQUENCES = 20_000
 
 
 def guess(sequences: int = SEQUENCES) -> float:
-  """Returns the mean squared error of the constant guess 1 on sequences of the task."""
+  """Returns the mean squared error of the constant guess 1 on sequences of the adding problem."""
   task = adding(100, sequences)
   targets = jax.jit(task.batch)((), jax.random.key(0)).targets[-1]
   return float(np.mean((np.asarray(targets, float) - 1) ** 2))
 
 
 def run() -> Outcome:
-  """Trains every cell with every seed, with the sweep `adding.flags`."""
+  """Trains each cell with each seed, by a sweep with the flagfile `adding.flags`."""
   _, metrics = sweep("adding.flags")
   baseline = metrics.attrs["baseline"]
   losses = metrics["loss"].values
@@ -72,7 +72,7 @@ def draw(
   losses: Float[np.ndarray, "runs updates"],
   baseline: float,
 ) -> None:
-  """Draws the loss of every run against the update."""
+  """Draws the loss of every run against the number of updates."""
   axis = figure.subplots()
   styles = plot_style.cell_styles(cells)
   for cell, loss in zip(cells, losses, strict=True):

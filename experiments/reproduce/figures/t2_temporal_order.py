@@ -1,4 +1,7 @@
-"""T2. Temporal order: gradient descent alone, with clipping, and with clipping and Ω."""
+"""T2. Temporal order: gradient descent alone, with clipping, and with clipping and Ω.
+
+Ω is a regularizer that penalizes each step back through time at which the gradient's norm changes.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ SEEDS = (0, 1, 2, 3, 4)
 UPDATES, CALL = 25_000, 1000  # CALL: number of updates between tests
 SEQUENCES, AT_A_TIME, SOLVED = 10_000, 1000, 0.01
 MEAN = "CR, mean over steps"
-# Clip norm, and the weight of Ω for T steps.
+# For each method: the clip norm, and the weight of Ω as a function of the number of steps.
 METHODS = {
   "SGD": (math.inf, lambda steps: 0.0),
   "C": (CLIP_NORM, lambda steps: 0.0),
@@ -40,7 +43,7 @@ METHODS = {
 
 
 class Run(NamedTuple):
-  """The numbers in which the runs of a program differ."""
+  """The numbers that distinguish the runs of one compiled program."""
 
   seed: Number
   clip_norm: Number
@@ -48,12 +51,12 @@ class Run(NamedTuple):
 
 
 class State(NamedTuple):
-  """The state of a run.
+  """The state of a run, which does not change once the task is solved.
 
   Attributes:
     train: params and optimizer state.
-    error: fraction of sequences misclassified at the latest test.
-    solved: number of updates after which it was below 1 %; −1 if it never was.
+    error: fraction of sequences misclassified in the latest test.
+    solved: number of updates after which `error` was below SOLVED; −1 if it never was.
   """
 
   train: TrainState
@@ -64,10 +67,17 @@ class State(NamedTuple):
 def train(
   length: int, runs: list[Run], num_updates: int, call: int, sequences: int
 ) -> tuple[Float[np.ndarray, " runs"], Integer[np.ndarray, " runs"]]:
-  """Trains runs until each has solved the task; Ω is used in all of them or in none.
+  """Trains runs until each has solved the task, or for `num_updates` updates.
 
+  Args:
+    length: number of steps of a sequence.
+    runs: the runs, in which the weight of Ω is either always 0 or always above 0.
+    num_updates: largest number of updates.
+    call: number of updates between tests.
+    sequences: number of fresh sequences in a test.
   Returns:
-    Final errors, and numbers of updates until the task was solved, or −1.
+    For each run, its error in the last test, and the number of updates after which it had solved
+    the task (−1 if it did not).
   """
   task = temporal_order(length, BATCH_SIZE)
   model = DeepRNN([elman(HIDDEN_SIZE)], task.output_size, task.vocabulary_size)
@@ -99,11 +109,11 @@ def train(
   for i, (_, (errors, solved)) in enumerate(train_runs(start, advance, runs)):
     if (i + 1) * call >= num_updates or (solved >= 0).all():
       return np.asarray(errors), np.asarray(solved)
-  raise AssertionError  # train_runs does not end
+  raise AssertionError  # unreachable, since train_runs yields without end
 
 
 def _normal(key: Key[Array, ""], params: Params) -> Params:
-  """Redraws kernels from N(0, 0.1²) and zeros biases: the paper's "basic tanh"."""
+  """Returns params with kernels from N(0, 0.1²) and zero biases: the paper's "basic tanh"."""
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
   drawn = [
@@ -116,7 +126,7 @@ def _normal(key: Key[Array, ""], params: Params) -> Params:
 def _error(
   model: DeepRNN, length: int, params: Params, key: Key[Array, ""], sequences: int
 ) -> Float[Array, ""]:
-  """Returns the fraction of fresh sequences whose most likely class is wrong."""
+  """Returns the fraction of fresh sequences that the model misclassifies."""
   task = temporal_order(length, min(AT_A_TIME, sequences))
   apply: Callable[..., Any] = model.apply
 
@@ -129,7 +139,7 @@ def _error(
 
 
 def run(lengths: tuple[int, ...] = LENGTHS, seeds: tuple[int, ...] = SEEDS) -> Outcome:
-  """Trains every method at every length with every seed."""
+  """Trains with each method, at each length, with each seed."""
   found: dict[
     tuple[int, str], tuple[Float[np.ndarray, " seeds"], Integer[np.ndarray, " seeds"]]
   ] = {}
@@ -162,7 +172,7 @@ def run(lengths: tuple[int, ...] = LENGTHS, seeds: tuple[int, ...] = SEEDS) -> O
     plain, clipped, both = (rate[length, method] for method in ("SGD", "C", "CR"))
     checks.append(at_least(f"T = {length}: success rate, CR − C", both - clipped, 0.0))
     checks.append(at_least(f"T = {length}: success rate, C − SGD", clipped - plain, 0.0))
-  # If no run solved the task, the order of the methods would mean nothing.
+  # If no run has solved the task, the order of the methods' success rates means nothing.
   best = max(rate[length, method] for length in lengths for method in ("SGD", "C", "CR"))
   checks.append(at_least("largest success rate", best, 1 / len(seeds)))
   notes = [
@@ -180,7 +190,7 @@ def run(lengths: tuple[int, ...] = LENGTHS, seeds: tuple[int, ...] = SEEDS) -> O
 def draw(
   figure: matplotlib.figure.Figure, rate: Mapping[tuple[int, str], float], lengths: tuple[int, ...]
 ) -> None:
-  """Draws the success rates: a group of bars for each length, a color for each method."""
+  """Draws the success rates, with one group of bars per length and one color per method."""
   axis = figure.subplots()
   width = 0.8 / len(METHODS)
   colors = ("#000000", "#E69F00", "#0072B2", "#56B4E9")

@@ -23,16 +23,17 @@ from rnn_jax.tasks import copy_memory
 from rnn_jax.training import TrainState, init_state, make_optimizer
 from rnn_jax.types import AnyArray, Array, Number
 
-SILENCE, LONGEST = 50, 75  # T_max is 3/2 of the silence, as in the paper
+SILENCE, LONGEST = 50, 75  # LONGEST: the paper's T_max, 3/2 of the silence
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 64, 32, 1e-3
-UPDATES, CALL = 6000, 100  # CALL: updates per call; the final loss is the mean of the last call
+# CALL is the number of updates in a call of `advance`; the final loss is the mean of the last CALL.
+UPDATES, CALL = 6000, 100
 SEEDS = (0, 1, 2)
 SOLVED = 0.02
 NAMES = ("forget bias 1", f"chrono({LONGEST})")
 
 
 class Run(NamedTuple):
-  """The values in which the runs differ."""
+  """The values that distinguish the runs of one compiled program."""
 
   seed: Number
   chrono: bool | Bool[AnyArray, ""]
@@ -41,7 +42,7 @@ class Run(NamedTuple):
 def train(
   seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SIZE
 ) -> Float[np.ndarray, "seeds 2 updates"]:
-  """Returns the loss before each update. Axis 1 is the initial bias: standard, then chrono.
+  """Returns the loss before each update; axis 1 is the initial bias, standard and chrono.
 
   The two runs of a seed have the same kernels and see the same batches.
   """
@@ -57,7 +58,9 @@ def train(
     state = init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
     layer = state.params["layers_0"]["cell"]
     forget = chrono_bias(LONGEST)(bias_key, (hidden_size,))
-    chrono = jnp.concatenate([-forget, forget, jnp.zeros(2 * hidden_size)])  # i, f, g, o
+    chrono = jnp.concatenate(
+      [-forget, forget, jnp.zeros(2 * hidden_size)]
+    )  # order of blocks: i, f, g, o
     layer = {**layer, "b": jnp.where(run.chrono, chrono, layer["b"])}
     return dataclasses.replace(state, params={**state.params, "layers_0": {"cell": layer}})
 
@@ -75,7 +78,7 @@ def train(
 def run(
   num_updates: int = UPDATES, seeds: tuple[int, ...] = SEEDS, hidden_size: int = HIDDEN_SIZE
 ) -> Outcome:
-  """Trains with both initializations and every seed."""
+  """Trains an LSTM with each initialization and each seed."""
   baseline = copy_memory(SILENCE + 20, 1).baseline
   losses = train(seeds, num_updates, hidden_size)
   final = losses[:, :, -CALL:].mean(axis=2)
@@ -105,7 +108,7 @@ def run(
 def draw(
   figure: matplotlib.figure.Figure, losses: Float[np.ndarray, "seeds 2 updates"], baseline: float
 ) -> None:
-  """Plots each run's loss against the update number."""
+  """Draws the loss of every run against the number of updates."""
   axis = figure.subplots()
   for j, (name, color) in enumerate(zip(NAMES, ("#0072B2", "#D55E00"), strict=True)):
     for i, curve in enumerate(losses[:, j]):

@@ -28,8 +28,10 @@ from rnn_jax.windows import train_windows
 CHARACTERS = 10_000
 BATCH_SIZE, WINDOW, HIDDEN_SIZE = 32, 35, 256
 LEARNING_RATE, CLIP_NORM = 1.0, 1.0
-EPOCHS, CALL = 500, 10  # CALL: epochs per call
-TAIL = 50  # number of epochs whose median is checked; single epochs may jump at this learning rate
+EPOCHS, CALL = 500, 10  # CALL: epochs per call of `advance`
+# The median over this many last epochs is checked, since the perplexity of a single epoch may jump
+# at this learning rate.
+TAIL = 50
 SEEDS = (0, 1)
 LIMITS = {"elman": 1.5, "gru": 1.2, "lstm": 1.2}
 
@@ -43,8 +45,9 @@ def train(
 ) -> Float[np.ndarray, "seeds epochs"]:
   """Returns the training perplexity of every epoch.
 
-  An epoch starts at a random offset smaller than the window, cuts the rest into 32 contiguous
-  lanes, and streams them window by window with the carry passed on ("sequential partitioning").
+  In each epoch, the text from a random offset below WINDOW on is cut into 32 contiguous lanes, the
+  rows of the batch. They are read window by window, and the carry is passed from one window to the
+  next; the book calls this "sequential partitioning".
   """
   size = int(tokens.max()) + 1
   length = (len(tokens) - WINDOW - 1) // BATCH_SIZE // WINDOW * WINDOW
@@ -84,13 +87,13 @@ def run(
   epochs: int = EPOCHS,
   hidden_size: int = HIDDEN_SIZE,
 ) -> Outcome:
-  """Trains each cell on the first characters of a text.
+  """Trains each cell on the beginning of a text.
 
   Args:
-    source: path of a text, or `stdlib`.
-    characters: number of characters used.
+    source: path of a text file, or `stdlib` for the source of Python's standard library.
+    characters: number of characters that are read of it.
     seeds: seeds of params and offsets.
-    epochs: number of passes over the text.
+    epochs: number of passes over these characters.
     hidden_size: number of units.
   """
   corpus = load_corpus(source)
@@ -135,7 +138,7 @@ def run(
 def draw(
   figure: matplotlib.figure.Figure, curves: Mapping[str, Float[np.ndarray, "seeds epochs"]]
 ) -> None:
-  """Draws the perplexity of every run against the epoch."""
+  """Draws the training perplexity of every run against the epoch."""
   axis = figure.subplots()
   styles = plot_style.cell_styles(curves)
   for cell, found in curves.items():

@@ -1,4 +1,4 @@
-"""Checks of a figure."""
+"""Tests of the checks that compare a measured with an expected value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of figures: runs next to each other, and sweeps as processes."""
+"""Tests of training for figures: several runs in one program, and sweeps in subprocesses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_runs_keep_their_order(count):
-  # The state counts calls, and adds up its own run's number at each.
+  # A run's state is a pair: the sum of run × data over the calls of `advance`, and their count.
   calls = training.train_runs(
     lambda run, data: (run * 0, jnp.zeros((), jnp.int32)),
     lambda run, state, data: ((state[0] + run * data, state[1] + 1), state[0]),
@@ -32,7 +32,7 @@ def test_runs_keep_their_order(count):
     np.testing.assert_array_equal(steps, [i + 1] * count)
 
 
-def test_sweep_that_fails_says_why(monkeypatch, sweep_here, capsys):
+def test_the_error_of_a_failed_sweep_holds_its_message(monkeypatch, sweep_here, capsys):
   def run(command, *, cwd, **_):
     assert command[:3] == (sys.executable, "-m", "experiments.sweep") and cwd == ROOT
     status = sweep_here(*command[3:])

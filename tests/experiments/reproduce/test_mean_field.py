@@ -1,4 +1,4 @@
-"""Mean-field theory against closed forms."""
+"""Tests of mean-field theory against closed forms and limits."""
 
 from __future__ import annotations
 

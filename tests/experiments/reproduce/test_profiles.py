@@ -1,4 +1,4 @@
-"""Gradient profiles of untrained networks."""
+"""Tests of the lag profiles of untrained networks."""
 
 from __future__ import annotations
 

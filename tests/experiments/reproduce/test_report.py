@@ -1,4 +1,4 @@
-"""Results of figures, and records that cannot be read."""
+"""Tests of a figure's status, and of the report on records that cannot be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from experiments.reproduce.figure import Check, Outcome
 from experiments.reproduce.report import Result
 
 
-def test_without_checks_nothing_is_reproduced():
+def test_a_figure_is_reproduced_only_if_it_has_checks_and_all_are_met():
   met = Check("", 1.0, "1", True)
   assert Result(Outcome([], [met], print), None, 0.0).reproduced
   assert not Result(Outcome([], [met, met._replace(met=False)], print), None, 0.0).reproduced

@@ -1,4 +1,4 @@
-"""Reproducing figures: the command, its records, and its report."""
+"""Tests of the reproduce command: its output, the records that it writes, and its report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from experiments.reproduce.figures import FIGURES
 from experiments.runtime import exits
 
 ROOT = Path(__file__).parents[3]
-TIMES = {"BAD": 1, "OFF": 1, "GOOD": 1, "SLOW": 100}  # seconds of the figures in `program`
+TIMES = {
+  "BAD": 1,
+  "OFF": 1,
+  "GOOD": 1,
+  "SLOW": 100,
+}  # durations in seconds of the figures in `program`
 
 
 def draw(figure):
@@ -43,7 +48,7 @@ def figure(run, seconds=1, seeds=()):
 
 @pytest.fixture
 def program(monkeypatch):
-  """The program with other figures, as a function of its flags."""
+  """`program(*names, **flags)` runs the command with four figures that replace the real ones."""
   others = {
     "BAD": figure(fail),
     "OFF": figure(lambda: outcome(float("nan"))),
@@ -104,12 +109,12 @@ def test_a_figure_that_fails_is_not_reproduced_and_does_not_stop_the_others(
     assert line in text.splitlines(), line
 
 
-def test_the_program_returns_if_all_are_reproduced(program, tmp_path, capsys):
+def test_the_program_returns_without_error_if_all_figures_are_reproduced(program, tmp_path, capsys):
   program("GOOD", output_dir=str(tmp_path))
   assert "1 of 1 reproduced." in capsys.readouterr().out
 
 
-def test_ctrl_c_is_one_line(program, tmp_path, monkeypatch):
+def test_ctrl_c_prints_one_line(program, tmp_path, monkeypatch):
   class Interrupted(BaseException):
     pass
 
@@ -138,7 +143,7 @@ def test_the_quick_budget_skips_slow_figures(program, tmp_path, capsys):
     (["GOOD"], {"output_dir": "/dev/null/x"}, "--output_dir or --report could not be read or"),
   ],
 )
-def test_wrong_flags_are_one_line(program, names, flags, message, capsys):
+def test_wrong_flags_print_a_one_line_error(program, names, flags, message, capsys):
   with pytest.raises(SystemExit) as ended:
     program(*names, **{"output_dir": "nowhere", **flags})
   assert ended.value.code == 2
@@ -177,7 +182,7 @@ def test_results_hold_the_texts_of_the_figures(name):
 
 
 def test_quick_figures_are_reproduced(tmp_path):
-  # As users run it: with LLVM's optimizations, it is also faster.
+  # The subprocess runs with LLVM's optimizations, as users run it; this is also faster.
   unoptimized = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
   env = {name: value for name, value in os.environ.items() if name not in unoptimized}
   flags = ("--figure=all", "--budget=quick", f"--output_dir={tmp_path}")

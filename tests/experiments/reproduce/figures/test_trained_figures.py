@@ -1,4 +1,4 @@
-"""Figures and tables that train: their checks on made-up records, and tiny runs of each."""
+"""Tests of the figures that train: their checks on made-up records, and tiny trainings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
 def draws(outcome):
-  """Returns whether the picture can be drawn."""
+  """Draws an outcome's picture, and returns whether it has axes."""
   figure = matplotlib.figure.Figure(layout="constrained")
   outcome.draw(figure)
   return bool(figure.axes)
@@ -39,7 +39,15 @@ def by_name(outcome):
 
 
 def recorded(cells, losses, *, depths=(1,), before=-5.0, after=-5.0):
-  """Returns records of a sweep: one run per cell and depth, 3 time steps, constant losses."""
+  """Returns the records of a sweep with one run per cell and depth, and 3 time steps.
+
+  Args:
+    cells: names of the cells.
+    losses: the constant loss of each cell.
+    depths: numbers of layers.
+    before, after: log10 gradient norms at the first time step, before and after training; those at
+      the last time step are 0.
+  """
   kinds = list(itertools.product(cells, depths))
   layers = max(depths)
   norms = np.full((len(kinds), 2, layers, 3), np.nan)
@@ -90,12 +98,19 @@ def test_f10_trains_every_cell():
 
 
 def decaying(cells, rate, loss):
-  """Returns records of cells that lose `rate` decades per step; their second state loses half."""
+  """Returns the records of a sweep with one run per cell, whose gradient decays at a given rate.
+
+  Args:
+    cells: names of the cells, with options.
+    rate: for each cell, the decades per step that the gradient of its first carry leaf loses; that
+      of its second leaf loses half as many.
+    loss: the constant loss of each cell.
+  """
   lags = -np.outer(rate, np.arange(100.0))[:, None, None]
   norms = np.repeat(lags, 2, axis=1)
   dims = ("run", "step", "layer", "lag")
   half = norms / 2
-  half[0] = np.nan  # the first cell has a single state
+  half[0] = np.nan  # since the first cell's carry has a single leaf
   coordinates = {"cell": ("run", cells), "layer": [1]}
   gradients = xr.Dataset(
     {"log10_lag_norm": (dims, norms), "log10_lag_norm_cell": (dims, half)}, coordinates
@@ -113,13 +128,15 @@ def test_f10_checks_cells_against_their_papers(monkeypatch, kept, good):
   outcome = f10_every_cell.run()
   rows = {row["cell"]: row for row in outcome.table}
   assert rows["irnn"]["adding: decades lost, before"] == pytest.approx(90 * kept)
-  # The state with the larger norm counts.
+  # Of two carry leaves, the one with the larger norm counts.
   assert rows["lstm chrono=100"]["adding: decades lost, after"] == pytest.approx(90 * kept)
   checks = by_name(outcome)
   assert checks["keeps: irnn, decades lost before, maximum"].met is good
   assert checks["loses: elman, decades lost before, minimum"].met
   assert checks["cells that learned to add (loss below half the baseline)"].measured == 5
-  assert not checks["after, cells that learned to add: decades lost, maximum"].met  # the GRU
+  assert not checks[
+    "after, cells that learned to add: decades lost, maximum"
+  ].met  # because of the GRU
   assert draws(outcome)
 
 
@@ -167,7 +184,7 @@ def test_t4_memorizes_a_text(monkeypatch, tmp_path):
   assert draws(outcome)
 
 
-def test_f5_full_length_has_no_bias(monkeypatch, tmp_path):
+def test_f5_has_no_bias_at_the_full_length(monkeypatch, tmp_path):
   monkeypatch.setattr(f5_truncation, "CELLS", ("elman",))
   (tmp_path / "text").write_bytes(b"the quick brown fox " * 10)
   outcome = f5_truncation.run(str(tmp_path / "text"), (1, 5), 5, (0,), 2)
@@ -227,4 +244,4 @@ def test_f9_digits_resemble_scanned_ones():
   assert 0.05 < images.mean() < 0.3
   zeros = images[labels == 0]
   assert len(zeros)
-  assert (zeros[:, 13:15, 13:15] == 0).all()  # the hole of a 0
+  assert (zeros[:, 13:15, 13:15] == 0).all()  # the hole of a 0 is white

@@ -1,4 +1,4 @@
-"""The checks of the figures that need no training, on made-up profiles."""
+"""Tests of the figures without training: their checks on made-up profiles, and a closed form."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from experiments.reproduce import report as figure_records
 from experiments.reproduce.figures import f1_cells, f2_gain, f6_error_surface
 
 
-def test_the_fold_of_the_error_surface_matches_its_closed_form():
+def test_f6_fold_is_where_two_equilibria_meet():
   s = 1 / (1 + np.exp(-1.5))  # two equilibria meet where w σ′ = 1, here at x = ±1.5
   w = 1 / (s * (1 - s))
   assert f6_error_surface.fold(w, 1) == pytest.approx(1.5 - w * s)
   assert f6_error_surface.fold(w, -1) == pytest.approx(-1.5 - w * (1 - s))
 
 
-def test_gain_compares_the_rates_of_its_profiles(monkeypatch):
+def test_f2_compares_rates_with_ln_g_and_with_earlier_values(monkeypatch):
   rates = {"linear": np.log(f2_gain.GAINS), "tanh": np.array(f2_gain.EARLIER) + 0.015}
 
   def profiles_of(make, gains, scales, seeds):
@@ -36,16 +36,16 @@ def test_gain_compares_the_rates_of_its_profiles(monkeypatch):
   assert figure_records.picture("F2", found).axes
 
 
-def test_cells_find_the_half_lives_of_their_profiles(monkeypatch):
+def test_f1_finds_the_half_lives_of_its_profiles(monkeypatch):
   lags, doubling = np.arange(profiles.STEPS), -50.0
   halves = [[doubling if h is None else h for h in expected] for _, _, expected in f1_cells.CELLS]
   exact = -math.log10(2) * lags / np.array(halves)[:, :, None, None]
-  scatter = 1e-3 * (np.arange(len(f1_cells.SEEDS)) % 3 - 1)[:, None] * lags  # the median has none
+  scatter = 1e-3 * (np.arange(len(f1_cells.SEEDS)) % 3 - 1)[:, None] * lags  # median 0
   monkeypatch.setattr(f1_cells, "measure", lambda: exact + scatter)
   found = f1_cells.run()
   assert all(check.met for check in found.checks) and len(found.checks) == len(found.table)
   assert [row["half-life"] for row in found.table] == pytest.approx(np.ravel(halves))
   monkeypatch.setattr(f1_cells, "measure", lambda: 1.3 * exact + scatter)
   missed = [check for check in f1_cells.run().checks if not check.met]
-  assert len(missed) == len(found.checks) - 1  # the check of growth is still met
+  assert len(missed) == len(found.checks) - 1  # the check that the gradient grows is still met
   assert figure_records.picture("F1", found).axes
