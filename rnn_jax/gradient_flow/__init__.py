@@ -1,20 +1,28 @@
 """Measures of how gradient flows through time in a recurrent network.
 
-Every measure of a network has the same signature, and returns a tuple with one entry a layer:
+Every measure of a network has the same signature. All except `truncation_bias` return a tuple with
+one entry per layer:
 
     measure(cells, params, xs, [loss,] *, option=…)
 
   cells: the cell of each layer, the layer nearest the input first.
   params: the params of each cell, as `cell.init` returns them.
-  xs: [T, B, D], or integer tokens [T, B], as the first cell reads them.
-  loss: `ys -> scalar`, from the top cell's outputs ys [T, B, H] (`lag_profile`: at single steps).
+  xs: the first layer's inputs: [T, B, D], or integer tokens [T, B].
+  loss: `ys -> scalar`, a function of the top cell's outputs ys [T, B, H]. `lag_profile` takes a
+    loss at single steps instead.
 
-`DeepRNN.trunk(variables, xs)` returns the first three, and a network of one layer is
+`DeepRNN.trunk(variables, xs)` returns (cells, params, xs). For a network of one layer, call
 `measure([cell], [params], xs)`. All measures are pure functions of params and xs and can be jitted.
-They start from a carry of zeros unless they take `carries`, the initial carry of each layer.
+The initial carry of every layer is zero, unless the measure has an option `carries` that sets it.
 
-h_t is the carry that leaves step t, counted from 0; dL/dh_t is a total derivative. Each docstring
-states what is averaged, over which leaf of the carry, and what the measure costs.
+Terms:
+- h_t is the carry after step t, counted from 0. dL/dh_t is a total derivative: it includes the
+  paths through later steps and through the layers above.
+- The drive of a step is the input's part of the pre-activation, `cell.project(params, xs)`.
+- The joint carry s_t is all leaves of a layer's carry (an LSTM's h and c) as one real vector.
+- The lag k of a gradient ∂L_s/∂h_{s−k} is the number of steps it reaches back from the loss.
+
+Each docstring states what is averaged, for which leaves of the carry, and what the measure costs.
 
 | needs | measures |
 |---|---|
@@ -22,9 +30,9 @@ states what is averaged, over which leaf of the carry, and what the measure cost
 | the dynamics | `step_jacobians`, `jacobian_norm`, `singular_values`, `lyapunov_spectrum` |
 | the forward pass | `gate_values`, `saturation`, `sensitivity` |
 
-`truncation_bias` compares the gradients of all layers together, and each layer's in fields of its
-own. The measures of the dynamics act on a layer's joint carry (an LSTM's h and c together) while
-the layer's inputs are held constant; for the dynamics of a deep network as a whole pass it as one
+`truncation_bias` returns a NamedTuple that compares the gradients of all layers together and, in
+separate fields, each layer's. The measures of the dynamics act on each layer's joint carry and hold
+the layer's inputs constant. For the dynamics of a deep network as a whole, pass the network as one
 cell: `measure([stack(cells)], [params], xs)`.
 
 `saliency` and `first_nonfinite` include the embedding and the readout, so they take a `DeepRNN`.

@@ -1,4 +1,4 @@
-"""Adaptive truncation: the shortest truncation whose bias is small enough."""
+"""Adaptive truncation of backpropagation: the shortest truncation whose bias is small enough."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ _LN10 = math.log(10)
 
 
 def choose_truncation(profile: PyTree[AnyArray], tolerance: float | AnyArray) -> Int[Array, ""]:
-  """Returns the least k that cuts off, by the measured decay, at most a share of what it keeps.
+  """Returns the smallest truncation k whose estimated relative bias δ(k) is at most `tolerance`.
 
     φ_k = E ‖∂L_s/∂h_{s−k}‖      measured at lags k = 0 … T−1
-    ln φ_k ≈ a + k ln β          least-squares line through the later half of them
+    ln φ_k ≈ a + k ln β          least-squares line through the later half of the lags
     E(k) = Σ_{k ≤ j < T} φ_j + e^a β^T / (1 − β)      δ(k) = E(k) / Σ_{j<k} φ_j
     k = min {k < T : δ(k) ≤ tolerance},      T if there is none
 
-  A gradient that reaches back k − 1 steps has the lags below k; E(k) is what it lacks: the measured
-  lags from k on, and the line beyond them. Lags where φ is exactly zero are left out of the line;
-  with fewer than two others, nothing is added beyond the measured lags. k is T where the norms do
-  not decay (β ≥ 1), where one of them is not finite, and where all are zero.
+  A gradient that reaches back k − 1 steps contains the lags below k. E(k) estimates what it lacks:
+  the measured norms at lags k … T−1, plus the sum of the fitted exponential over all lags from T.
+  Lags with φ = 0 are left out of the fit; if fewer than two lags remain, the sum from T is omitted.
+  The result is T if the norms do not decay (β ≥ 1), if a norm is not finite, or if all are zero.
 
-  Convention: all leaves of the profile count as one vector, over all layers and an LSTM's hidden
-  and cell state. φ is the arithmetic mean over examples and positions, taken in the logarithm, so
-  norms far outside the float range do no harm. Norms are added as if all lags pointed the same way:
-  δ compares what is cut off with what is kept, before anything cancels.
+  Convention: for each example and position, all leaves of the profile (of every layer, and both an
+  LSTM's hidden and its cell) form one vector. φ_k is the arithmetic mean of that vector's norm over
+  examples and positions, computed in the log domain, so norms may lie far outside the float range.
+  Norms are added as if the gradients of all lags pointed in the same direction: δ compares the part
+  that is cut off with the part that is kept, before any cancellation.
 
   Cost: O(T).
 
   Args:
     profile: from `lag_profile`: pytree of log₁₀ norms, leaves [T, ...] with the lag on the first
       axis, T at least 2.
-    tolerance: largest δ, above 0 and below 1; a number or a traced scalar.
+    tolerance: the largest acceptable δ, above 0 and below 1; a number or a traced scalar.
   Returns:
     k, int32 scalar, from 1 to T.
   Raises:
-    TypeError, ValueError: a tolerance out of range, or a profile of fewer than two lags.
+    TypeError, ValueError: if `tolerance` is out of range, or if `profile` has fewer than two lags.
   References:
     Aicher, Foti and Fox, 2019, https://arxiv.org/abs/1905.07473
   """
@@ -49,7 +50,7 @@ def choose_truncation(profile: PyTree[AnyArray], tolerance: float | AnyArray) ->
   leaves = [checks.array("profile", leaf, "floats") for leaf in jax.tree.leaves(profile)]
   num_lags = _check_lags(leaves)
 
-  # ln of the joint norm of the leaves, then of its mean over all axes but the lag.
+  # `joint` is ln of the norm over all leaves. `phi` is ln of its mean over all axes but the lag.
   squares = jnp.stack([2 * _LN10 * leaf.reshape(num_lags, -1) for leaf in leaves])
   joint = jax.nn.logsumexp(squares, axis=0) / 2
   phi = jax.nn.logsumexp(joint, axis=1) - math.log(joint.shape[1])
@@ -64,7 +65,7 @@ def choose_truncation(profile: PyTree[AnyArray], tolerance: float | AnyArray) ->
 
 
 def _check_lags(leaves: list[Array]) -> int:
-  """Returns the number of lags that all leaves of a profile have, at least two."""
+  """Returns the number of lags; raises unless all leaves share it and it is at least two."""
   shapes = [jnp.shape(leaf) for leaf in leaves]
   lags = {shape[:1] for shape in shapes}
   if len(lags) != 1 or () in lags:
@@ -78,14 +79,19 @@ def _check_lags(leaves: list[Array]) -> int:
 
 
 def _beyond(phi: Float[Array, " T"], start: int) -> tuple[Bool[Array, ""], Float[Array, ""]]:
-  """Fits a line to ln φ from lag `start` on.
+  """Fits a line to ln φ over the lags from `start`, and sums its exponential from T to infinity.
 
+  Lags with φ = 0 are left out of the fit.
+
+  Args:
+    phi: ln φ at the lags 0 … T−1.
+    start: the first lag of the fit.
   Returns:
-    (whether the line falls, ln of its sum from lag T to infinity).
+    (whether the line falls, ln of the sum); (True, −inf) if fewer than two lags can be fitted.
   """
   later = phi[start:]
   counts = jnp.isfinite(later)
-  lags = jnp.arange(start - len(phi), 0, dtype=phi.dtype)  # from lag T
+  lags = jnp.arange(start - len(phi), 0, dtype=phi.dtype)  # relative to lag T
   number = jnp.sum(counts, dtype=phi.dtype)
 
   def mean(values: Array) -> Array:

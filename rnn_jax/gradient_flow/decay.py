@@ -15,24 +15,27 @@ from rnn_jax import checks
 def decay_rate(
   profile: ArrayLike, first: int = 0, last: int | None = None
 ) -> Float[Array, "*batch"]:
-  """Returns the slope of ln φ_k, by least squares over the lags k = first … last, in nats a step.
+  """Returns the least-squares slope of ln φ_k over the lags k = first … last, in nats per step.
 
     rate = Σ_k (k − k̄) ln φ_k / Σ_k (k − k̄)²        φ_k ∝ e^(rate · k)
 
-  Negative where the gradient decays, positive where it grows. No lag is left out of the fit: the
-  rate is −inf if φ is exactly zero at one of them, and NaN if φ is NaN or infinite.
+  The rate is negative where the gradient decays and positive where it grows. The fit uses every lag
+  of the range: the rate is −inf if φ is exactly zero at one of them, and NaN if φ is NaN or
+  infinite at one of them.
 
   Cost: O(lags).
 
   Args:
     profile: log₁₀ φ_k, [lag, ...], from `lag_profile`. Each example has its own rate; for the rate
-      of their geometric mean, average the profile first.
-    first: shortest lag of the fit; leaves out the first lags, which the loss itself shapes.
+      of the examples' geometric mean, average the profile over the examples first.
+    first: shortest lag of the fit. A value above 0 skips the first lags, whose norms depend on the
+      loss more than on the recurrence.
     last: longest lag of the fit, inclusive; the last lag of the profile if None.
   Returns:
-    [...], ln φ per step.
+    The rate, [...], in nats per step.
   Raises:
-    TypeError, ValueError: a lag that the profile does not have, or a range of fewer than two lags.
+    TypeError, ValueError: if `first` or `last` is not a lag of the profile, or if `first` is not
+      below `last`.
   """
   profile = _check_profile(profile)
   longest = profile.shape[0] - 1
@@ -53,16 +56,17 @@ def decay_rate(
 
 
 def half_life(rate: ArrayLike) -> Float[Array, "*batch"]:
-  """Returns the steps in which the gradient halves: −ln 2 / rate, or inf where it does not decay.
+  """Returns the number of steps in which the gradient halves: −ln 2 / rate; inf where rate ≥ 0.
 
-  Where it grows (rate > 0), `half_life(-rate)` is the number of steps in which it doubles.
+  Where the gradient grows (rate > 0), `half_life(-rate)` is the number of steps in which it
+  doubles.
 
   Args:
-    rate: from `decay_rate`, [...], in nats a step.
+    rate: from `decay_rate`, [...], in nats per step.
   Returns:
-    [...], in steps; 0 for a rate of −inf, NaN for NaN.
+    The half-life, [...], in steps: 0 for a rate of −inf, NaN for a rate of NaN.
   Raises:
-    TypeError: the rate is neither a number nor an array of floats.
+    TypeError: if `rate` is neither a number nor an array of floats.
   """
   if isinstance(rate, int) and not isinstance(rate, bool):
     rate = float(rate)
@@ -74,7 +78,7 @@ def half_life(rate: ArrayLike) -> Float[Array, "*batch"]:
 
 
 def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[Array, "*batch"]:
-  """Returns the least lag k with φ_k < ε φ_0, where less than the share ε of the gradient is left.
+  """Returns the smallest lag k at which the gradient norm φ_k has fallen below ε φ_0.
 
   Cost: O(lags).
 
@@ -82,10 +86,10 @@ def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[
     profile: log₁₀ φ_k, [lag, ...], from `lag_profile`.
     epsilon: ε, above 0 and at most 1.
   Returns:
-    [...], in steps, as floats: inf where no lag of the profile is below (the memory is longer than
-    the profile), NaN where φ_0 is zero or infinite, or where a NaN comes first.
+    The lag k as floats, [...]: inf where no lag of the profile is below ε φ_0 (the memory is longer
+    than the profile); NaN where φ_0 is zero or infinite, or where the profile has a NaN before k.
   Raises:
-    TypeError, ValueError: an empty profile, or ε out of range.
+    TypeError, ValueError: if `profile` has no lags, or if `epsilon` is out of range.
   """
   profile = _check_profile(profile)
   checks.number("epsilon", epsilon, above=0, maximum=1)
@@ -98,7 +102,7 @@ def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[
 
 
 def _check_profile(profile: ArrayLike) -> Float[Array, "*lags"]:
-  """Returns the profile as an array."""
+  """Returns the profile as an array; raises unless it is floats [lag, ...], at least one lag."""
   profile = checks.array("profile", profile, "floats")
   if profile.ndim == 0 or profile.shape[0] == 0:
     raise ValueError(f"profile must be [lag, ...] with at least one lag, got {profile.shape}.")

@@ -1,4 +1,4 @@
-"""The first NaN or infinity of a training step: where and when it arose."""
+"""The first NaN or infinity of a training step: in which layer, time step and tensor it arose."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from rnn_jax.types import AnyArray, Carry, Params
 
 
 class NonFinite(NamedTuple):
-  """The first non-finite entry, in the order of computation.
+  """The first non-finite entry of a training step, in the order of computation.
 
   Attributes:
-    phase: `params` (before the step), `forward`, `backward` or `update`.
-    layer: from 0, as in the names of the params, `layers_0`; None outside the layers.
-    time: from 0; None for tensors without time.
-    tensor: in `forward` one of `xs`, `targets`, `initial_carry`, `drive`, `recurrent`, a leaf of
-      the carry that leaves the step (`hidden`, `cell`), `output`, `readout`, `loss` (of a step),
-      `mean_loss`. In `backward` the same names for dL/d of them, the name of a param for its
-      gradient, and `grad_norm`, which may overflow although every entry is finite. Otherwise the
-      name of a param.
-    entry: index of the entry; (example, unit) for a tensor at a time.
-    value: `nan` or `inf`, which stands for −inf, too.
-    largest: largest finite absolute value of any entry up to there.
-    overflow: whether `largest` is above the square root of the largest float, 1.8e19 in float32:
-      numbers grew until their products left the range, and nothing else need be wrong.
+    phase: `params` (the params before the step), `forward`, `backward` or `update` (the params
+      after the step).
+    layer: index of the layer, from 0, as in `layers_0`; None for tensors outside the layers.
+    time: time step, from 0; None for tensors without a time axis.
+    tensor: name of the tensor, by phase:
+      - `forward`: `xs`, `targets`, `initial_carry`, `drive` (the input's part of the
+        pre-activation), `recurrent` (the carry's part), a leaf of the carry after the step
+        (`hidden`, `cell`), `output`, `readout`, `loss` (at one step) or `mean_loss`.
+      - `backward`: a forward tensor's name for dL/d of that tensor, a param's name for its
+        gradient, or `grad_norm`, which may overflow although every gradient is finite.
+      - `params`, `update`: the param's name.
+    entry: index of the entry in the tensor; (example, unit) in a tensor at one time step.
+    value: `nan`, or `inf` for either infinity.
+    largest: largest finite absolute value of all entries up to and including this tensor.
+    overflow: whether `largest` exceeds the square root of the dtype's largest float (1.8e19 in
+      float32). If so, values probably grew until a product overflowed, and nothing else is wrong.
   """
 
   phase: str
@@ -48,7 +51,7 @@ class NonFinite(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-  """A tensor of the training step, or its part at one time; attributes as in NonFinite."""
+  """A tensor of the training step, or its slice at one time step, labeled as in `NonFinite`."""
 
   phase: str
   layer: int | None
@@ -69,33 +72,35 @@ def first_nonfinite(
   key: Key[Array, ""] | None = None,
   **time: Any,
 ) -> NonFinite | None:
-  """Recomputes a training step and returns its first NaN or infinity.
+  """Recomputes a training step and returns its first NaN or infinity, in the order of computation:
 
     params → xs, targets → layer 0: t = 0 … T−1 → layer 1 … → readout → loss → mean loss
     → dL/dreadout: t = T−1 … 0 → top layer: t = T−1 … 0 → … → dL/dparams → ‖dL/dparams‖ → update
 
-  Within a layer and a step the order is drive, recurrent, carry, output, and the reverse in the
-  backward pass. All steps of a lower layer come before those of a higher one; with `reverse`, time
-  runs the other way. In the backward pass, h_t is the carry that leaves step t and dL/dh_t its
-  total derivative, of the mean loss of the batch. A derivative that breaks inside step t is found
-  in `recurrent` or `drive` at t, or, if it reaches h_{t−1}, in that leaf at t−1.
+  Within a step of a layer, the forward order is drive (the input's part of the pre-activation),
+  recurrent (the carry's part), carry, output; the backward order is the reverse. All steps of a
+  lower layer come before the first step of the next. With `reverse`, time runs the other way.
 
-  Values that the step ignores do not count: padding (beyond `lengths`), and readout, target and
-  loss where the mask is False. Their gradients count, as they do in training.
+  In the backward pass, h_t is the carry after step t, and dL/dh_t is the total derivative of the
+  batch's mean loss. A derivative that becomes non-finite inside step t is reported as `recurrent`
+  or `drive` at t; if only dL/dh_{t−1} is affected, as that leaf of the carry at t−1.
+
+  Values that the loss ignores are not checked: xs beyond `lengths`, and the readout, target and
+  loss where the mask is False. Their gradients are checked, since training uses them.
 
   Cost: a training step that keeps every tensor, compiled once for the cells and shapes, and a check
-  of each tensor on the host. Meant for a step that has gone wrong; it cannot be jitted.
+  of each tensor on the host. It is meant for a step that has gone wrong, and cannot be jitted.
 
   Args:
     model, loss, carries, key, **time: see `rnn_jax.training.update`.
-    params: of the model, before the update.
+    params: the model's params before the update.
     batch: xs [T, B, D] or tokens [T, B], targets, mask [T, B], lengths [B] or None.
-    optimizer, opt_state: to check the updated params, too.
+    optimizer, opt_state: if given, the updated params are checked, too.
   Returns:
     The NonFinite; None if everything is finite.
   Raises:
-    TypeError, ValueError: a pooled network, whose loss does not belong to a step; or what
-      `rnn_jax.training.update` refuses.
+    TypeError, ValueError: if `model` is pooled, since its loss belongs to no single step, or if
+      `rnn_jax.training.update` would raise.
   """
   checks.instance("model", model, DeepRNN)
   if model.pooled:
@@ -111,15 +116,15 @@ def first_nonfinite(
     checks.instance("optimizer", optimizer, optax.GradientTransformation)
     if opt_state is None:
       raise ValueError("opt_state must be given with an optimizer, got None.")
-  if isinstance(time.get("truncation"), int):  # traced below, where its value is unknown
+  if isinstance(time.get("truncation"), int):  # checked here: `step_tensors` only sees a tracer
     checks.integer("truncation", time["truncation"])
-  time.pop("remat", None)  # rematerialized values equal stored ones
+  time.pop("remat", None)  # rematerialization does not change values
   if time.get("clip_carry") is not None:
     clipping.check("clip_carry", time["clip_carry"])
-    time["clip_carry"] /= batch.mask.shape[1]  # one example's share of the mean loss
+    time["clip_carry"] /= batch.mask.shape[1]  # the mean loss is 1/B of each example's own loss
   if batch.lengths is not None:
     time["lengths"] = batch.lengths
-  model = model.clone(cells=tuple(model.cells))  # makes the model hashable
+  model = model.clone(cells=tuple(model.cells))  # a tuple, so that the model is hashable
   step = step_tensors(model, loss, params, batch, carries, key, **time)
   steps = range(batch.mask.shape[0])
   order = steps[::-1] if time.get("reverse") else steps
@@ -136,10 +141,10 @@ def first_nonfinite(
 
 
 def describe_nonfinite(found: NonFinite) -> str:
-  """Returns one line: `backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5], …`.
+  """Formats `found` as one line: `backward, layers_0, time 17: dL/d(hidden) is inf at [3, 5], …`.
 
   Raises:
-    TypeError: `found` is not a NonFinite.
+    TypeError: if `found` is not a NonFinite.
   """
   checks.instance("found", found, NonFinite, "first_nonfinite")
   layer = None if found.layer is None else f"layers_{found.layer}"
@@ -153,12 +158,12 @@ def describe_nonfinite(found: NonFinite) -> str:
   return f"{where}: {name} is {found.value}{at}{cause}, after entries up to {found.largest:.2g}"
 
 
-# Tensors in the order of computation. All of these are lazy: the search ends at the first
-# non-finite entry.
+# The functions below yield tensors in the order of computation. They are generators, because the
+# search stops at the first non-finite entry.
 
 
 def _inputs(batch: PyTree, lengths: Int[AnyArray, " B"] | None) -> Iterator[_Tensor]:
-  """Yields xs and targets, without padding and masked steps."""
+  """Yields xs and targets step by step, with zeros in the padding of xs and in masked targets."""
   steps = range(batch.mask.shape[0])
   xs = batch.xs
   if lengths is not None:
@@ -170,7 +175,13 @@ def _inputs(batch: PyTree, lengths: Int[AnyArray, " B"] | None) -> Iterator[_Ten
 def _forward(
   step: StepTensors, carries: Sequence[Carry] | None, order: Iterable[int]
 ) -> Iterator[_Tensor]:
-  """Yields the tensors of the layers, the layer nearest the input first."""
+  """Yields each layer's forward tensors step by step, the layer nearest the input first.
+
+  Args:
+    step: all tensors of the training step.
+    carries: the initial carry of each layer, yielded before the layer's steps; None to skip it.
+    order: the time steps in the order in which the layers run them.
+  """
   for i, layer in enumerate(step.forward.layers):
     if carries is not None:
       yield from _timeless("forward", i, {"initial_carry": carries[i]})
@@ -178,7 +189,7 @@ def _forward(
 
 
 def _results(step: StepTensors, mask: Bool[AnyArray, "T B"]) -> Iterator[_Tensor]:
-  """Yields readout and loss without masked steps, and the mean loss."""
+  """Yields readout and loss step by step, zero where the mask is False, then the mean loss."""
   results = {"readout": step.forward.readout, "loss": step.forward.loss}
   masked = {name: _where(mask, a) for name, a in results.items()}
   yield from _by_time("forward", None, masked, range(len(mask)))
@@ -186,7 +197,12 @@ def _results(step: StepTensors, mask: Bool[AnyArray, "T B"]) -> Iterator[_Tensor
 
 
 def _backward(step: StepTensors, order: Sequence[int]) -> Iterator[_Tensor]:
-  """Yields the cotangents, the top layer first, then the gradients and their norm."""
+  """Yields the cotangents of the readout and of each layer, top layer first, then the gradients.
+
+  Args:
+    step: all tensors of the training step.
+    order: the time steps in the order in which the forward pass runs them.
+  """
   readout = {"readout": step.cotangents.readout}
   yield from _by_time("backward", None, readout, reversed(range(len(order))))
   for i, layer in reversed(list(enumerate(step.cotangents.layers))):
@@ -202,13 +218,13 @@ def _updated(
   opt_state: optax.OptState | None,
   params: Params,
 ) -> Iterator[_Tensor]:
-  """Yields the updated params."""
+  """Yields the params after the optimizer's update."""
   updates, _ = jax.jit(optimizer.update)(grads, opt_state, params)
   yield from _params("update", optax.apply_updates(params, updates))
 
 
 def _params(phase: str, tree: Params) -> Iterator[_Tensor]:
-  """Yields the leaves of a pytree with the structure of the model's params."""
+  """Yields the leaves of the model's params, or of a pytree with the same structure."""
   for name, a in _named(tree).items():
     top = name.split(".")[0]
     layer = int(top.removeprefix("layers_")) if top.startswith("layers_") else None
@@ -216,7 +232,7 @@ def _params(phase: str, tree: Params) -> Iterator[_Tensor]:
 
 
 def _timeless(phase: str, layer: int | None, tree: PyTree) -> Iterator[_Tensor]:
-  """Yields the leaves of a pytree without a time axis."""
+  """Yields the leaves of a pytree whose leaves have no time axis."""
   for name, a in _named(tree).items():
     yield _Tensor(phase, layer, None, name, a)
 
@@ -225,7 +241,7 @@ def _by_time(
   phase: str, layer: int | None, trees: Mapping[str, PyTree], steps: Iterable[int]
 ) -> Iterator[_Tensor]:
   """Yields the leaves [T, ...] step by step; within a step, in the order of `trees`."""
-  # One tree at a time: jax sorts the keys of a dict.
+  # Each tree is flattened alone, because flattening a dict would sort its keys.
   named = {name: a for tree in trees.items() for name, a in _named(dict([tree])).items()}
   for t in steps:
     for name, a in named.items():
@@ -239,17 +255,17 @@ def _where(keep: Bool[AnyArray, "T B"], a: Shaped[AnyArray, "T B *rest"]) -> np.
 
 
 def _named(tree: PyTree) -> dict[str, np.ndarray]:
-  """Returns the real and complex leaves, by their paths."""
+  """Returns the pytree's floating-point and complex leaves as NumPy arrays, keyed by path."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-  # The carry of a cell with one leaf has no name of its own.
+  # A carry that is a single array has the path `carry`. Report it as `hidden`.
   names = ["hidden" if name == "carry" else name.removeprefix("carry.") for name in names]
   named = zip(names, (leaf for _, leaf in leaves), strict=True)
   return {name: np.asarray(a) for name, a in named if jnp.issubdtype(a.dtype, jnp.inexact)}
 
 
 def _first(tensors: Iterable[_Tensor]) -> NonFinite | None:
-  """Returns the first non-finite entry of the tensors; None if there is none."""
+  """Returns the first non-finite entry of the tensors, or None if all entries are finite."""
   largest = 0.0
   for phase, layer, time, name, a in tensors:
     finite = np.isfinite(a)

@@ -1,4 +1,4 @@
-"""Jacobians of single steps, and the norm and singular values of their products over many steps."""
+"""Jacobians of single steps, and the norm and singular values of their product over many steps."""
 
 from __future__ import annotations
 
@@ -31,23 +31,24 @@ def step_jacobians(
   *,
   carries: Sequence[Carry] | None = None,
 ) -> tuple[Float[Array, "T B N N"], ...]:
-  """Returns the Jacobians of all steps of each layer, along the trajectory that xs drives.
+  """Returns the Jacobian of every step of each layer, along the trajectory for the inputs xs.
 
     J_t = ∂s_t/∂s_{t−1}        J[t, b, i, j] = ∂s_t[b, i] / ∂s_{t−1}[b, j]
 
-  Convention: s is the joint carry of the layer as one vector: its leaves one after another, an
-  LSTM's hidden before its cell. s_t leaves step t, counted from 0; s_{−1} is the initial carry. The
-  inputs of the layer, the outputs of the layer below, are held constant.
+  Convention: s is the layer's joint carry: the leaves of its carry concatenated into one vector of
+  N real numbers, an LSTM's hidden before its cell. s_t is the joint carry after step t, counted
+  from 0, and s_{−1} the initial one. The layer's inputs are held constant; for an upper layer these
+  are the outputs of the layer below.
 
-  Cost: N Jacobian-vector products a step, T·B·N² numbers a layer.
+  Cost: N Jacobian-vector products per step; T·B·N² numbers per layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
-    carries: s_{−1} of each layer, leaves [B, ...]; zeros if None.
+    carries: the initial carry of each layer, leaves [B, ...]; zeros if None.
   Returns:
     For each layer: J [T, B, N, N].
   Raises:
-    TypeError, ValueError: arguments that do not fit the layers.
+    TypeError, ValueError: if the arguments do not fit the layers.
   """
   passes = forward_layers(cells, params, xs, carries)
 
@@ -65,30 +66,30 @@ def jacobian_norm(
   key: Key[Array, ""],
   num_probes: int = 16,
 ) -> tuple[Float[Array, "T B"], ...]:
-  """Returns log₁₀ of the Frobenius norm of ∂s_T/∂s_{T−k}, k = 0 … T−1, by random probes.
+  """Returns log₁₀ of the Frobenius norm of ∂s_T/∂s_{T−k}, k = 0 … T−1, estimated by random probes.
 
     E_v ‖vᵀ ∂s_T/∂s_{T−k}‖² = ‖∂s_T/∂s_{T−k}‖_F² = Σ_i σ_i²        v ~ N(0, I)
 
-  The mean is over `num_probes` probes, the same ones at all lags. The relative standard error of
-  the square is √(2 Σ σ_i⁴ / num_probes) / Σ σ_i²: at most √(2/num_probes), which it reaches where
-  one σ outgrows the rest.
+  The expectation is estimated by the mean over `num_probes` probes v, which are the same at all
+  lags. The relative standard error of the squared norm is √(2 Σ σ_i⁴ / num_probes) / Σ σ_i². It is
+  at most √(2/num_probes), the value it approaches where one σ_i dominates.
 
-  Convention: per example; s is the joint carry of a layer as in `step_jacobians`, s_T leaves the
-  last step, and the run starts from a carry of zeros. Powers of two are counted separately, so
-  10^-900 and 10^+900 come out right.
+  Convention: one norm per example. s is a layer's joint carry as in `step_jacobians`; s_T denotes
+  the joint carry after the last step. The initial carry is zero. Powers of two are kept in integer
+  exponents, so norms of 10^-900 and 10^+900 are right.
 
-  Cost: one reverse sweep a probe, all probes in parallel: num_probes · T·B·N numbers a layer.
+  Cost: one reverse sweep per probe, all in parallel; num_probes · T·B·N numbers per layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
-    key: draws the probes; layers of the same size share them.
+    key: draws the probes. Layers whose joint carries have the same size N use the same probes.
     num_probes: number of probes.
   Returns:
     For each layer: log₁₀ norms [T, B], the lag on the first axis; −inf where the derivative is
     exactly zero.
   Raises:
-    TypeError, ValueError: num_probes is not an integer of at least 1, or arguments do not fit the
-      layers.
+    TypeError, ValueError: if `num_probes` is not an integer of at least 1, or if the arguments do
+      not fit the layers.
   References:
     Hutchinson, 1989, https://doi.org/10.1080/03610918908812806
   """
@@ -102,7 +103,7 @@ def jacobian_norm(
 
 
 def _probed_norm(cell: Cell, run: Pass, key: Array, num_probes: int) -> Float[Array, "T B"]:
-  """Returns the `jacobian_norm` of one layer."""
+  """Computes `jacobian_norm` for one layer, from its forward pass."""
   y_bars = unscaled(jnp.zeros_like(run.ys))
   first = jax.tree.map(lambda a: a[0], run.before)
   s = to_vector(first)
@@ -124,39 +125,40 @@ def singular_values(
   *,
   carries: Sequence[Carry] | None = None,
 ) -> tuple[Float[Array, "T B N"], ...]:
-  """Returns log₁₀ of all singular values of ∂s_T/∂s_{T−k}, k = 0 … T−1, however far apart.
+  """Returns log₁₀ of all singular values of ∂s_T/∂s_{T−k}, k = 0 … T−1, however far apart they are.
 
     A_0 = I        A_k = V_k A_{k−1} J_{T−k+1}        σ_i = ‖row i of A_k‖
 
-  V_k is the rotation that makes the rows of A_k orthogonal, plane by plane (one-sided Jacobi). Each
-  row has its own exponent, and the smallest is as exact as the largest: all are right at 10^-900
-  and 10^+900 at once, where an SVD of the product loses everything below ε of the largest. A step
-  adds a relative error of about ε times the condition number of J_t.
+  V_k is an orthogonal matrix that makes the rows of A_k orthogonal, a product of plane rotations
+  (one-sided Jacobi). Each row has its own integer exponent, so the smallest singular value is as
+  accurate as the largest, even if one is 10^-900 and the other 10^+900. (An SVD of the product
+  would lose all values below ε times the largest.) Each step adds a relative error of about ε times
+  the condition number of J_t.
 
-  Convention: per example; s is the joint carry of a layer as in `step_jacobians`, and s_T leaves
-  the last step. A direction of which a step leaves no more than its rounding errors is lost: −inf
-  from there on.
+  Convention: one set of values per example. s is a layer's joint carry as in `step_jacobians`; s_T
+  denotes the joint carry after the last step. If a step reduces a direction to the size of its
+  rounding errors, that singular value is −inf from this lag on.
 
-  Cost: O(N³) a step and example, in a few sweeps over all pairs of rows. It has no derivative in
-  reverse mode.
+  Cost: O(N³) per step and example, in a few sweeps over all pairs of rows. Reverse-mode
+  differentiation is not supported.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
-    carries: s_{−1} of each layer, leaves [B, ...]; zeros if None.
+    carries: the initial carry of each layer, leaves [B, ...]; zeros if None.
   Returns:
-    For each layer: log₁₀ σ [T, B, N], the lag on the first axis, in descending order.
+    For each layer: log₁₀ σ [T, B, N], the lag on the first axis, in descending order on the last.
   Raises:
-    TypeError, ValueError: arguments that do not fit the layers.
+    TypeError, ValueError: if the arguments do not fit the layers.
   References:
     Demmel and Veselić, 1992 (accuracy), https://doi.org/10.1137/0613074
-    Brent and Luk, 1985 (all pairs, N/2 at a time), https://doi.org/10.1137/0906007
+    Brent and Luk, 1985 (schedule: N/2 pairs at a time), https://doi.org/10.1137/0906007
   """
   passes = forward_layers(cells, params, xs, carries)
   return tuple(map(_product_values, cells, passes))
 
 
 def _product_values(cell: Cell, run: Pass) -> Float[Array, "T B N"]:
-  """Returns the `singular_values` of one layer."""
+  """Computes `singular_values` for one layer, from its forward pass."""
 
   def back(rows: Scaled, now: tuple[Carry, Drive]) -> tuple[Scaled, Array]:
     jacobian = _jacobian(cell, run.params, *now)
@@ -170,13 +172,13 @@ def _product_values(cell: Cell, run: Pass) -> Float[Array, "T B N"]:
   identity = jnp.broadcast_to(jnp.eye(size, dtype=s.dtype), (batch_size, size, size))
   start = normalize(Scaled(identity, jnp.zeros((batch_size, size), jnp.int32)))
   later = jax.tree.map(lambda a: a[1:], (run.before, run.drives))
-  # Not `unroll`: the cell has already run, and this multiplies the Jacobians along its trajectory.
+  # A plain scan instead of `unroll`: the cell has already run; this only multiplies its Jacobians.
   _, logs = jax.lax.scan(back, start, later, reverse=True)
   return jnp.concatenate([jnp.zeros_like(s)[None], logs[::-1]])
 
 
 def _jacobian(cell: Cell, params: Params, before: Carry, drive: Drive) -> Float[Array, "B N N"]:
-  """Returns ∂s_t/∂s_{t−1} of one step."""
+  """Returns ∂s_t/∂s_{t−1} of one step, s being the joint carry, at the carry `before` the step."""
   s = to_vector(before)
   product = linearized_step(cell, params, before, drive)
   columns = jax.vmap(lambda e: product(jnp.broadcast_to(e, s.shape)), out_axes=2)

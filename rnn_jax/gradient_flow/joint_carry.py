@@ -1,4 +1,4 @@
-"""The joint carry s: all leaves of a carry as one real vector per example."""
+"""The joint carry s: all leaves of a cell's carry as one real vector per example."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from rnn_jax.types import Carry, Cell, Drive, Params, step
 
 
 def joint_size(cell: Cell) -> int:
-  """Returns N, the number of real entries of the cell's joint carry.
+  """Returns N, the number of real entries of the cell's joint carry: H for a GRU, 2·H for an LSTM.
 
   Raises:
-    TypeError: the cell is not a Cell.
+    TypeError: if `cell` is not a Cell.
   """
   checks.instance("cell", cell, Cell)
   return jax.eval_shape(lambda: to_vector(cell.initial_carry((1,)))).size
 
 
 def to_vector(carry: Carry) -> Float[Array, "B N"]:
-  """Returns s [B, N]: the leaves of a carry [B, ...] concatenated, an LSTM's hidden then its cell.
+  """Returns the joint carry s [B, N]: all leaves [B, ...] of `carry`, concatenated in order.
 
-  A complex leaf contributes its real part, then its imaginary part. Integers are left out.
+  An LSTM's hidden comes before its cell. A complex leaf contributes its real part, then its
+  imaginary part. Integer leaves are left out.
   """
   parts = []
   for leaf in jax.tree.leaves(carry):
@@ -37,7 +38,7 @@ def to_vector(carry: Carry) -> Float[Array, "B N"]:
 
 
 def from_vector(s: Float[Array, "B N"], carry: Carry) -> Carry:
-  """Returns `carry` with its floats replaced by those of s [B, N]."""
+  """Returns `carry` with its float and complex leaves taken from s; the inverse of `to_vector`."""
   leaves, structure = jax.tree.flatten(carry)
   new, start = [], 0
 
@@ -60,7 +61,11 @@ def from_vector(s: Float[Array, "B N"], carry: Carry) -> Carry:
 def linearized_step(
   cell: Cell, params: Params, before: Carry, drive: Drive
 ) -> Callable[[Float[Array, "B N"]], Float[Array, "B N"]]:
-  """Returns v ↦ J v for v [B, N], with J = ∂s_t/∂s_{t−1} of each example."""
+  """Returns the function v ↦ J v for v [B, N], where J = ∂s_t/∂s_{t−1} of each example.
+
+  s is the joint carry. J is taken at the carry `before` step t, with the step's drive (the input's
+  part of the pre-activation) held constant.
+  """
 
   def next_vector(s: Array) -> Array:
     return to_vector(step(cell, params, from_vector(s, before), drive))

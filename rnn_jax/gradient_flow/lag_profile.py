@@ -1,4 +1,4 @@
-"""The lag profile: the gradient of the loss at one step, by how many steps it reaches back."""
+"""The lag profile: norms of the gradient of one step's loss, by how many steps it reaches back."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ def lag_profile(
   *,
   positions: int | Sequence[int] = -1,
 ) -> tuple[Carry, ...]:
-  """Returns the renormalized lag profile log₁₀ ‖∂L_s/∂h_{s−k}‖ of each layer, k = 0 … T−1.
+  """Returns the lag profile log₁₀ ‖∂L_s/∂h_{s−k}‖ of each layer, for the lags k = 0 … T−1.
 
-  L_s is the loss at step s alone, by default the last step: a loss summed over steps hides
-  vanishing, because each dL/dh then contains a term of lag 0. In every layer the cotangent is
-  rescaled to about 1 at each step and its power of two is added to an integer, so the result is
-  right at 10^-900 and at 10^+900.
+  L_s is the loss at step s alone, by default the last step. (A loss summed over steps would hide
+  vanishing, because each dL/dh_t would then contain a term of lag 0.) The reverse sweep of every
+  layer rescales the cotangent to about 1 at each step and keeps its power of two in an integer, so
+  norms of 10^-900 and 10^+900 are right.
 
-  Convention: per example, of its own loss. h_{s−k} is the carry that leaves step s−k, and the
-  derivative is total: through later steps and through the layers above. Each leaf of the carry has
-  its own norm and counts as independent of the other leaves. No truncation.
+  Convention: one norm per example, for that example's own loss. h_{s−k} is the carry after step
+  s−k, and the derivative is total: through later steps and through the layers above. Each leaf of
+  h_{s−k} has its own norm, with the other leaves held constant. Gradients are not truncated.
 
-  Cost: one forward pass; for each position one vector-Jacobian product of a step, per step and
-  layer.
+  Cost: one forward pass; then for each position, one vector-Jacobian product of a single step per
+  step and layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
-    loss: `y -> [B]`, from the top cell's outputs y [B, H] at step s to each example's loss there;
-      with several positions `ys -> [P, B]`, from the outputs ys [P, B, H] at all of them.
-    positions: s, from 0 to T−1, or −1 to −T from the end; or a sequence of P of them, computed in
-      parallel.
+    loss: `y -> [B]`, maps the top cell's outputs y [B, H] at step s to each example's loss. If
+      `positions` is a sequence, `ys -> [P, B]`, from the outputs ys [P, B, H] at all P positions.
+    positions: the step s, from 0 to T−1, or from −T to −1 to count from the end; or a sequence of P
+      such steps, computed in parallel.
   Returns:
-    For each layer, in the structure of its carry: log₁₀ norms [T, B], or [P, T, B], with the lag on
-    the axis of T; −inf where the derivative is exactly zero, NaN where s−k is before the first
-    step. `nanmean` averages over positions.
+    For each layer, in the structure of its carry: log₁₀ norms [T, B] or [P, T, B], where the axis T
+    is the lag; −inf where the derivative is exactly zero, NaN where step s−k does not exist
+    (k > s). To average over positions, use `nanmean`.
   Raises:
-    TypeError, ValueError: a position that is not a step, or no position; a loss that does not
-      return one number for each example and position; arguments that do not fit the layers.
+    TypeError, ValueError: if a position is not a step or there is none, if the loss does not return
+      one number per example and position, or if the arguments do not fit the layers.
   """
   passes = forward_layers(cells, params, xs)
   ys = passes[-1].ys
@@ -72,7 +72,7 @@ def lag_profile(
 
 
 def _by_lag(logs: Float[Array, "T B"], position: Position) -> Float[Array, "T B"]:
-  """Reorders norms by time into norms by lag: entry k is time position − k, or NaN before 0."""
+  """Reorders norms by time to norms by lag: entry k is that of step `position` − k, NaN below 0."""
   time = position - np.arange(len(logs), dtype=np.int32)
   return jnp.where(time[:, None] >= 0, logs[time], jnp.full_like(logs, jnp.nan))
 
@@ -80,7 +80,7 @@ def _by_lag(logs: Float[Array, "T B"], position: Position) -> Float[Array, "T B"
 def _check_positions(
   positions: int | Sequence[int], num_steps: int
 ) -> Int[np.ndarray, " P"] | np.int32:
-  """Returns the positions, [P] or a scalar, counted from 0."""
+  """Returns the positions as int32 in 0 … T−1: [P] if given a sequence, otherwise a scalar."""
   if not isinstance(positions, Sequence | np.ndarray):
     return np.int32(_check_position(positions, num_steps))
   if len(positions) == 0:
@@ -89,7 +89,7 @@ def _check_positions(
 
 
 def _check_position(position: int, num_steps: int) -> int:
-  """Returns the position, from 0 to T−1."""
+  """Returns the position as an int in 0 … T−1; a negative one counts from the end."""
   checks.integer("positions", position, minimum=-num_steps)
   if position >= num_steps:
     raise ValueError(f"positions must be below T = {num_steps}, got {position}.")

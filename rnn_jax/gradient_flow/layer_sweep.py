@@ -23,11 +23,14 @@ ScalarLoss = Callable[[Array], Float[Array, ""]]
 
 
 def check_layers(cells: Sequence[Cell], **entries: Sequence[Params | Carry]) -> None:
-  """Checks that `cells` holds cells and that each of `entries` has one entry per layer.
+  """Checks that `cells` holds cells and that each other argument has one entry per layer.
 
+  Args:
+    cells: the cell of each layer.
+    **entries: the other arguments by name, such as `params`, for the error message.
   Raises:
-    TypeError: `cells` or an entry is not a sequence, or `cells` holds something else.
-    ValueError: no cells, or an entry of another length.
+    TypeError: if `cells` or another argument is not a sequence, or `cells` holds a non-Cell.
+    ValueError: if `cells` is empty, or if another argument's length differs from that of `cells`.
   """
   check_cells(cells)
   for name, value in entries.items():
@@ -40,17 +43,18 @@ def forward_layers(
   xs: Sequences,
   carries: Sequence[Carry] | None = None,
 ) -> tuple[Pass, ...]:
-  """Runs a deep network, each layer over the outputs of the layer below.
+  """Runs a deep network, each layer on the outputs of the layer below.
 
   Args:
     cells: the cell of each layer, the layer nearest the input first.
-    params: of each cell.
-    xs: [T, B, D], or tokens [T, B], as the first cell reads them.
+    params: the params of each cell.
+    xs: the first layer's inputs: [T, B, D], or tokens [T, B].
     carries: the initial carry of each layer, leaves [B, ...]; zeros if None.
   Returns:
-    The Pass of each layer.
+    For each layer, the Pass: what a reverse sweep needs of the layer's forward pass.
   Raises:
-    TypeError, ValueError: arguments that do not have one entry a layer, or do not fit the cells.
+    TypeError, ValueError: if `params` or `carries` does not have one entry per layer or does not
+      fit the cells.
   """
   check_layers(cells, params=params, **({} if carries is None else {"carries": carries}))
   passes: list[Pass] = []
@@ -65,19 +69,19 @@ def forward_layers(
 def reverse_layers(
   cells: Sequence[Cell], passes: Sequence[Pass], y_bars: Scaled
 ) -> tuple[Scaled, ...]:
-  """Returns dL/dh_t at every step of every layer, right far outside the range of floats.
+  """Returns dL/dh_t at every step of every layer, correct even far outside the float range.
 
-  h_t leaves step t, and the derivative is total: through the output at t, through later steps and
-  through the layers above.
+  h_t is the carry after step t, and the derivative is total: through the output at t, through later
+  steps and through the layers above.
 
-  Cost: one vector-Jacobian product of a step, per step and layer.
+  Cost: one vector-Jacobian product of a single step per step and layer.
 
   Args:
     cells: the cell of each layer, the layer nearest the input first.
     passes: from `forward_layers`.
     y_bars: dL/dy_t, the cotangent of the top layer's outputs, [T, B, ...].
   Returns:
-    For each layer: leaves [T, B, H].
+    For each layer: dL/dh_t in the structure of its carry, leaves [T, B, H].
   """
   bars = []
   for i in reversed(range(len(cells))):
@@ -95,11 +99,16 @@ def check_loss(
   shape: tuple[int, ...] = (),
   name: str = "a scalar",
 ) -> None:
-  """Checks that the loss of the outputs ys is real and of a given shape, by default a scalar.
+  """Checks that `loss(ys)` is an array of floats of the given shape, without running it.
 
+  Args:
+    loss: a function of the network's outputs.
+    ys: the outputs, or their shape and dtype.
+    shape: the shape that the loss must return.
+    name: the same shape in words, for the error message.
   Raises:
-    TypeError: it is not a function, or does not return an array of floats.
-    ValueError: it returns another shape; `name` says what it must return.
+    TypeError: if `loss` is not a function, or does not return an array of floats.
+    ValueError: if `loss` returns an array of a different shape.
   """
   checks.function("loss", loss)
   value = jax.eval_shape(loss, ys)

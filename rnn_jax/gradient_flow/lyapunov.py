@@ -1,4 +1,4 @@
-"""Lyapunov exponents of a recurrent network."""
+"""Lyapunov exponents of recurrent layers: growth rates of small perturbations of the carry."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ def lyapunov_spectrum(
 
     Q_{t+1} R_t = J_t Q_t        λ_i = 1/(T − skip) Σ_{t ≥ skip} ln |(R_t)_ii|
 
-  J_t = ∂s_t/∂s_{t−1} along the trajectory that xs drives, where s is the joint carry (an LSTM's
-  hidden and cell together: with the cell held constant the spectrum would be another). λ_1 > 0
-  means chaos, and gradients that grow as e^{λ_1 k}; λ_1 < 0 means memory that fades at that rate.
-  λ_1 + … + λ_m is the growth rate of m-dimensional volumes; over all N exponents it is the mean of
-  ln |det J_t|.
+  J_t = ∂s_t/∂s_{t−1} along the trajectory for the inputs xs. s is the joint carry, an LSTM's hidden
+  and cell together (holding the cell constant would give a different spectrum). λ_1 > 0 means
+  chaos, and gradients that grow as e^{λ_1 k} over k steps; λ_1 < 0 means memory that fades at that
+  rate. λ_1 + … + λ_m is the growth rate of m-dimensional volumes; the sum of all N exponents is the
+  mean of ln |det J_t|.
 
-  Convention: per example; nats a step; the inputs of a layer are held constant. Q_0 is random, the
-  same for all examples and calls. It turns to the leading directions along the way, so the
-  exponents of a long run come in descending order (they are not sorted), with an error that decays
-  as 1/T, or sooner with `skip`. Where the J_t are singular in exact arithmetic an exponent is −∞:
-  the result is −inf, or near ln ε (−16 in float32, −36 in float64) where rounding stands in for
-  zero.
+  Convention: per example, in nats per step; the layer's inputs are held constant. Q_0 is random,
+  but the same for all examples and calls. Q_t converges to the leading directions, so the exponents
+  of a long run come in descending order without sorting. Their error decays as 1/T, or faster if
+  `skip` leaves out the transient. If the J_t are singular, an exponent is −∞ in exact arithmetic;
+  the result is then −inf or, where rounding replaces zeros, about ln ε (−16 in float32, −36 in
+  float64).
 
-  Cost: one forward pass, and O(N² m + N m²) a step, layer and example; memory for the carries and
-  drives of all steps.
+  Cost: one forward pass, then O(N² m + N m²) per step, layer and example; memory for the carries
+  and drives of all steps.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
-    num_exponents: m, from 1 to N, the size of the smallest joint carry (see `joint_size`); all N
-      exponents of each layer if None.
-    carries: s_{−1} of each layer, leaves [B, ...]; zeros if None.
-    skip: steps at the start for the carry and Q_t to settle, from 0 to T − 1.
+    num_exponents: m, from 1 to the size N of the smallest joint carry (see `joint_size`). If None,
+      all N exponents of each layer.
+    carries: the initial carry of each layer, leaves [B, ...]; zeros if None.
+    skip: number of steps at the start to leave out of the mean, while the carry and Q_t settle;
+      from 0 to T − 1.
   Returns:
     For each layer: λ [B, m].
   Raises:
-    TypeError, ValueError: an m larger than a joint carry, a `skip` that leaves no step, or
-      arguments that do not fit the layers.
+    TypeError, ValueError: if m is larger than a joint carry, if `skip` leaves no step, or if the
+      arguments do not fit the layers.
   References:
     Benettin et al., 1980, https://doi.org/10.1007/BF02128236
     Vogt et al., 2022, https://doi.org/10.3389/fams.2022.818799
@@ -80,7 +81,7 @@ def lyapunov_spectrum(
 def _layer_spectrum(
   cell: Cell, run: Pass, num_exponents: int | None, skip: int
 ) -> Float[Array, "B m"]:
-  """Returns the `lyapunov_spectrum` of one layer."""
+  """Computes `lyapunov_spectrum` for one layer, from its forward pass."""
   s = to_vector(jax.tree.map(lambda a: a[0], run.before))
   batch_size, size = s.shape
   m = size if num_exponents is None else num_exponents
@@ -90,9 +91,9 @@ def _layer_spectrum(
     q, r = jnp.linalg.qr(columns(q))
     return q, jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2)))
 
-  # Random, not columns of the identity: those would never turn where units do not interact.
+  # Q_0 is random, because columns of the identity would stay put if the units do not interact.
   q, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (size, size), s.dtype)[:, :m])
   q = jnp.broadcast_to(q, (batch_size, size, m))
-  # Not `unroll`: the cell has already run, and this carries tangents along its trajectory.
+  # A plain scan instead of `unroll`: the cell has already run; this only propagates tangents.
   _, logs = jax.lax.scan(forward, q, (run.before, run.drives))
   return jnp.mean(logs[skip:], axis=0)

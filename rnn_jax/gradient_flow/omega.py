@@ -1,4 +1,4 @@
-"""Pascanu's Ω: how far each step changes the norm of the gradient."""
+"""Pascanu's Ω: how much each step back in time changes the norm of the gradient."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ def omega(
 
     Ω = Σ_k (‖(∂E/∂h_{k+1}) (∂h_{k+1}/∂h_k)‖ / ‖∂E/∂h_{k+1}‖ − 1)²        k = 0 … T−2
 
-  Convention: per example, then the mean over the batch. h_k is the carry that leaves step k, all
-  its leaves together (an LSTM's h and c); ∂E/∂h_{k+1} is its total derivative, through later steps
-  and the layers above. Only the direction of ∂E/∂h_{k+1} counts, so the ratio is right where its
-  norm is outside the range of floats. A step where it is zero adds nothing.
+  Convention: Ω is computed per example, then averaged over the batch. h_k is the carry after step
+  k, with all leaves (an LSTM's h and c) as one vector. ∂E/∂h_{k+1} is the total derivative: through
+  later steps and through the layers above. Only its direction matters, so the ratio is right even
+  if its norm is outside the float range. A step where ∂E/∂h_{k+1} is zero adds nothing.
 
-  As a regularizer it is differentiated as in the paper, through the immediate partial derivative
-  alone: h_k, ∂E/∂h_{k+1} and the inputs of a layer count as constants, ∂h_{k+1}/∂h_k as a function
-  of the params at fixed h_k. That gradient is not the gradient of the number returned.
+  Differentiating Ω gives the gradient of the paper's regularizer, which uses the immediate partial
+  derivative only: h_k, ∂E/∂h_{k+1} and the layer's inputs are constants, and ∂h_{k+1}/∂h_k is a
+  function of the params at fixed h_k. It is therefore not the true gradient of the returned value.
 
-  Cost: one forward pass, and two vector-Jacobian products of a step, per step and layer.
+  Cost: one forward pass, then two vector-Jacobian products of a single step per step and layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
-    loss: E, `ys -> scalar`, from the top cell's outputs [T, B, H]; its scale does not matter.
+    loss: E, `ys -> scalar`, a function of the top cell's outputs [T, B, H]. Scaling it does not
+      change Ω.
   Returns:
     For each layer: Ω, a scalar.
   Raises:
-    TypeError, ValueError: the loss is not a scalar, or arguments do not fit the layers.
+    TypeError, ValueError: if the loss is not a scalar, or if the arguments do not fit the layers.
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
@@ -56,7 +57,7 @@ def omega(
   passes = forward_layers(cells, frozen, xs)
   ys = [layer.ys for layer in passes]
   check_loss(loss, ys[-1])
-  # The loss may read params of its own, such as a readout's: they count as constants, too.
+  # The loss may close over params, such as a readout's. They are held constant, too.
   y_bars = unscaled(jax.lax.stop_gradient(jax.grad(loss)(ys[-1])))
   bars = reverse_layers(cells, passes, y_bars)
   layers = zip(cells, params, [xs, *ys[:-1]], passes, bars, strict=True)
@@ -69,9 +70,17 @@ def omega(
 def _layer_omega(
   cell: Cell, params: Params, xs: Array, before: Carry, bars: Carry
 ) -> Float[Array, ""]:
-  """Returns Ω of one layer, from its prepared params, its inputs, h_{t−1} and dE/dh_t."""
+  """Returns Ω of one layer.
+
+  Args:
+    cell: the layer's cell.
+    params: the cell's prepared params, with respect to which Ω may be differentiated.
+    xs: the layer's inputs [T, B, ...].
+    before: h_{t−1} for every step t, leaves [T, B, ...].
+    bars: dE/dh_t for every step t, leaves [T, B, ...], up to a scale per step and example.
+  """
   drives = cell.project(params, xs)
-  # h_{−1} leaves no step, so the first step is left out.
+  # Ω has no term for the first step, because its h_{t−1} is the initial carry.
   before, drives, bars = jax.tree.map(lambda a: a[1:], (before, drives, bars))
 
   def move(h: Carry) -> Carry:
@@ -91,12 +100,12 @@ def _squared_deviations(products: Carry, bars: Carry) -> Float[Array, "T B"]:
 
 
 def _joint_norm(carry: Carry) -> Float[Array, "T B"]:
-  """Returns the norm of all leaves [T, B, ...] together; its derivative at zero is zero."""
+  """Returns the norm over all leaves [T, B, ...] as one vector; its derivative at zero is zero."""
   leaves = jax.tree.leaves(carry)
   entries = jnp.concatenate(
     [leaf.reshape(*leaf.shape[:2], math.prod(leaf.shape[2:])) for leaf in leaves], axis=-1
   )
   zero = jnp.all(entries == 0, axis=-1)
-  # Both branches are differentiated, so the one not taken needs a finite derivative.
+  # Both branches of `where` are differentiated, so the unused one needs a finite derivative, too.
   norm = scaled_norm(jnp.where(zero[..., None], jnp.ones_like(entries), entries), axis=-1)
   return jnp.where(zero, jnp.zeros_like(norm), norm)

@@ -1,4 +1,4 @@
-"""One-sided Jacobi: makes rows of very different lengths orthogonal, by rotations alone."""
+"""One-sided Jacobi: orthogonalizes a matrix's rows by rotations, however different their norms."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from jaxtyping import Array, Float, Int
 from rnn_jax.gradient_flow.reverse_sweep import Scaled, normalize
 from rnn_jax.powers import power_of_two
 
-# More than needed: convergence is quadratic, with 5 to 11 sweeps for 8 to 128 rows.
+# More than enough: convergence is quadratic, and 8 to 128 rows need 5 to 11 sweeps.
 _MAX_SWEEPS = 40
 
 
 class _Row(NamedTuple):
-  """Rows, and the standard deviation of each one's length that is due to rounding."""
+  """Rows of a matrix, and the standard deviation of the rounding error in each row's norm."""
 
   row: Float[Array, "*rows N"]
   noise: Float[Array, "*rows"]
 
 
 def orthogonalize(rows: Scaled, bound: Float[Array, "M N"]) -> Scaled:
-  """Returns V A for an orthogonal V that makes the rows of A orthogonal; their lengths are A's σ_i.
+  """Returns V A for an orthogonal V that makes the rows of A orthogonal; row norms are A's σ_i.
 
   Args:
-    rows: A; value [M, N], and an exponent [M] for each row.
-    bound: [M, N], the sums of the absolute values that were added up to the entries of `value`;
-      times ε, they bound the entries' errors. A row no longer than its error is set to zero.
+    rows: the matrix A [M, N], as `value` with an integer exponent [M] for each row.
+    bound: [M, N], for each entry of `value` the sum of the absolute values of the terms that were
+      added to compute it. Times ε, it bounds the entry's rounding error. A row whose norm is not
+      above its rounding error is set to zero.
   Returns:
-    V A, in the same form. Each pair of rows is orthogonal to about N ε times the product of its
-    lengths, however far apart these are.
+    V A, in the form of `rows`. The dot product of two rows is at most about N ε times the product
+    of their norms, however different the norms are.
   """
   num_rows, size = rows.value.shape
   epsilon = jnp.finfo(bound.dtype).eps
   state = Scaled(_Row(rows.value, epsilon * jnp.linalg.norm(bound, axis=1)), rows.exponent)
-  # A zero row is added to an odd number of rows, so that all can be paired.
+  # An odd number of rows is padded with a zero row, so that all can be paired.
   state = jax.tree.map(lambda a: jnp.pad(a, [(0, num_rows % 2)] + [(0, 0)] * (a.ndim - 1)), state)
   half = state.exponent.shape[0] // 2
 
@@ -44,7 +45,8 @@ def orthogonalize(rows: Scaled, bound: Float[Array, "M N"]) -> Scaled:
     x = jax.tree.map(lambda a: a[:half], state)
     y = jax.tree.map(lambda a: a[half:][::-1], state)
     x, y, cosine = _rotate(x, y)
-    # A round-robin tournament by the circle method: the first row stays, the others move on.
+    # Circle method of a round-robin tournament: the first row stays in place, the others rotate by
+    # one, so that in 2·half − 1 rounds every row is paired with every other.
     state = jax.tree.map(lambda a, b: jnp.concatenate([a[:1], b[:1], a[1:], b[:0:-1]]), x, y)
     return normalize(state), jnp.max(cosine)
 
@@ -52,7 +54,7 @@ def orthogonalize(rows: Scaled, bound: Float[Array, "M N"]) -> Scaled:
 
   def sweep(loop: Loop) -> Loop:
     state, count, _ = loop
-    # Not a scan over time: the rounds of the tournament, in which every row meets every other.
+    # This scan runs over the tournament's rounds, not over time.
     state, cosines = jax.lax.scan(play_round, state, None, length=2 * half - 1)
     return state, count + 1, jnp.max(cosines)
 
@@ -69,12 +71,13 @@ def orthogonalize(rows: Scaled, bound: Float[Array, "M N"]) -> Scaled:
 
 
 def _rotate(x: Scaled, y: Scaled) -> tuple[Scaled, Scaled, Float[Array, " half"]]:
-  """Rotates each pair of rows x and y in their plane, so that they become orthogonal.
+  """Rotates each row of x and the same row of y in their plane, so that they become orthogonal.
 
     x' = c (x + t y)      y' = c (y − t x)      t = 2 x·y / (d ± √(d² + 4 (x·y)²)),  d = x² − y²
 
-  With exponents taken out, the rotation needs r t and t / r, where r ≤ 1 is the ratio of the
-  smaller power of two to the larger one: τ = t / r is finite even where r and t are zero.
+  x and y are stored without their powers of two; r ≤ 1 is the ratio of the smaller power to the
+  larger. In terms of the stored values the rotation needs r t and t / r. The code computes τ = t/r,
+  which is finite even where r and t underflow to zero.
 
   Returns:
     (x', y', |cosine| of the angle between x and y).

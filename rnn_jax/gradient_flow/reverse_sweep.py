@@ -1,4 +1,7 @@
-"""Forward and reverse sweeps of one layer, with cotangents from 10^-900 to 10^+900 and beyond."""
+"""Forward and reverse sweeps of one layer, with cotangents from 10^-900 to 10^+900 and beyond.
+
+A name that ends in `_bar` is a cotangent: the derivative of the loss with respect to that quantity.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,13 @@ from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, step, unprepared, with_floats
 
-# Stands for the exponent of zero: below any other, so that zero never sets a common scale.
+# The exponent that stands for a value of zero. It is below every other exponent, so that a zero
+# never determines the exponent that two values are brought to.
 _ZERO_EXPONENT = -(2**30)
 
 
 class Scaled(NamedTuple):
-  """value · 2^exponent with one exponent per example, for quantities outside the float range.
+  """The quantity value · 2^exponent, with an exponent per example: it may exceed the float range.
 
   Attributes:
     value: pytree of leaves [..., B, H].
@@ -34,12 +38,12 @@ class Scaled(NamedTuple):
 
 
 class Pass(NamedTuple):
-  """The forward pass of one layer, as a reverse sweep needs it.
+  """The forward pass of one layer, with what a reverse sweep needs of it.
 
   Attributes:
     params: the cell's prepared params.
-    before: h_{t−1}, the carry from which step t starts; leaves [T, B, H].
-    drives: the drive of each step.
+    before: h_{t−1}, the carry from which step t starts, for every t; leaves [T, B, H].
+    drives: each step's drive, the input's part of the pre-activation; leaves [T, B, ...].
     ys: outputs [T, B, ...].
     inputs_vjp: maps a cotangent of the drives to (cotangent of xs,).
   """
@@ -52,7 +56,7 @@ class Pass(NamedTuple):
 
 
 def with_carry_output(cell: Cell) -> Cell:
-  """Returns the cell with (carry, y) as its output."""
+  """Returns the cell with output (carry, y) instead of y, so that `unroll` returns all carries."""
 
   def output(params: Params, carry: Carry, drive: Drive) -> tuple[Carry, Array]:
     return carry, cell.output(params, carry, drive)
@@ -61,7 +65,7 @@ def with_carry_output(cell: Cell) -> Cell:
 
 
 def _prepared(cell: Cell) -> Cell:
-  """Returns the cell as one that starts from prepared params."""
+  """Returns the cell with `prepare` as the identity, for params that are already prepared."""
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> Params:
     return cell.prepare(cell.init(key, input_size, dtype))
@@ -75,12 +79,12 @@ def forward_pass(
   xs: Float[Array, "T B D"] | Int[Array, "T B"],
   carry: Carry | None = None,
 ) -> Pass:
-  """Runs one layer over xs.
+  """Runs one layer over xs and keeps the carries and drives of all steps.
 
   Args:
-    cell: the cell.
-    params: of the cell.
-    xs: [T, B, D], or tokens [T, B].
+    cell: the layer's cell.
+    params: the cell's params.
+    xs: the layer's inputs: [T, B, D], or tokens [T, B].
     carry: the initial carry, leaves [B, ...]; zeros if None.
   Returns:
     The layer's Pass.
@@ -102,12 +106,13 @@ def reverse_sweep(
 
     dL/dh_t = ∂L/∂y_t ∂y_t/∂h_t + dL/dh_{t+1} ∂h_{t+1}/∂h_t
 
-  Each step rescales each example's cotangent to about 1 and adds the power of two that it takes
-  out to an integer exponent, so nothing underflows or overflows.
+  Each step rescales each example's cotangent to about 1 and adds the removed power of two to an
+  integer exponent, so nothing underflows or overflows.
 
-  Convention: h_t leaves step t; each leaf of the carry counts as independent of the others.
+  Convention: h_t is the carry after step t. The derivative with respect to one leaf of h_t holds
+  the other leaves of h_t constant.
 
-  Cost: one vector-Jacobian product of a step, per step.
+  Cost: one vector-Jacobian product of a single step per step.
 
   Args:
     cell: the layer's cell.
@@ -115,7 +120,8 @@ def reverse_sweep(
     y_bars: cotangent of the outputs, [T, B, ...].
     final_bar: cotangent of the final carry, leaves [B, H]; zeros if None.
   Returns:
-    (dL/dh_t, leaves [T, B, H], with None in place of integers; dL/ddrive_t, leaves [T, B, ...]).
+    (dL/dh_t, leaves [T, B, H], with None in place of integer leaves; dL/ddrive_t, leaves
+    [T, B, ...]).
   """
   Step = tuple[Carry, Drive, Scaled]
 
@@ -137,20 +143,20 @@ def reverse_sweep(
   if final_bar is None:
     zeros = jax.tree.map(lambda a: jnp.zeros_like(a[0]), floats_of(run.before))
     final_bar = Scaled(zeros, jnp.zeros_like(y_bars.exponent[0]))
-  # Not `unroll`: this is its reverse sweep, with a rescaling in every step.
+  # A plain scan, because differentiating `unroll` would not rescale the cotangent at every step.
   now = (run.before, run.drives, normalize(y_bars))
   _, (totals, drive_bars, exponents) = jax.lax.scan(back, normalize(final_bar), now, reverse=True)
   return Scaled(totals, exponents), Scaled(drive_bars, exponents)
 
 
 def unscaled(value: PyTree[Array]) -> Scaled:
-  """Returns a pytree of leaves [T, B, ...] as a Scaled with exponents of zero."""
+  """Wraps a pytree of leaves [T, B, ...] as a `Scaled` whose exponents are zero."""
   leading = jax.tree.leaves(value)[0].shape[:2]
   return Scaled(value, jnp.zeros(leading, jnp.int32))
 
 
 def log10_norms(scaled: Scaled) -> PyTree[Array]:
-  """Returns log₁₀ ‖leaf · 2^exponent‖ of each leaf and example; −inf for zero."""
+  """Returns log₁₀ ‖leaf · 2^exponent‖ for each leaf and example; −inf for zeros."""
 
   def leaf_norm(leaf: Array) -> Array:
     norm = scaled_norm(leaf, axis=tuple(range(scaled.exponent.ndim, leaf.ndim)))
@@ -160,14 +166,17 @@ def log10_norms(scaled: Scaled) -> PyTree[Array]:
 
 
 def normalize(scaled: Scaled) -> Scaled:
-  """Returns the same quantity with each example's largest entry at about 1."""
+  """Changes the exponents so that each example's largest entry of `value` is about 1.
+
+  The quantity value · 2^exponent stays the same.
+  """
   ndim = scaled.exponent.ndim
   sizes = [
     jnp.max(jnp.abs(leaf), axis=tuple(range(ndim, leaf.ndim)))
     for leaf in jax.tree.leaves(scaled.value)
   ]
   largest = functools.reduce(jnp.maximum, sizes)
-  # One below the largest power: 2^-power must be a normal float, too.
+  # The power stops one below the largest, so that 2^-power is a normal float, too.
   power = jnp.minimum(exponent_of(largest), jnp.finfo(largest.dtype).maxexp - 2)
   shifted = shift(scaled, scaled.exponent + power)
   exponent_of_zero = jnp.full_like(scaled.exponent, _ZERO_EXPONENT)
@@ -175,12 +184,15 @@ def normalize(scaled: Scaled) -> Scaled:
 
 
 def shift(scaled: Scaled, exponent: Int[Array, "*batch"]) -> Scaled:
-  """Returns the same quantity with another exponent; entries too small for it become zero."""
+  """Returns the same quantity value · 2^exponent with the given exponent.
+
+  Entries that would be too small for `value` become zero.
+  """
 
   def leaf(a: Array) -> Array:
     factor = power_of_two(scaled.exponent - exponent, a.real.dtype)
     factor = jnp.expand_dims(factor, range(factor.ndim, a.ndim))
-    # By parts: a complex product would turn an infinity into NaN.
+    # Scale real and imaginary parts separately: a complex product would turn inf into NaN.
     return jax.lax.complex(a.real * factor, a.imag * factor) if jnp.iscomplexobj(a) else a * factor
 
   return Scaled(jax.tree.map(leaf, scaled.value), exponent)

@@ -1,4 +1,4 @@
-"""Saliency: the gradient of the loss at each step with respect to the inputs before it."""
+"""Saliency: the gradient norm of each step's loss with respect to the inputs up to that step."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry
 
-# Bounds on the windows computed in parallel: their number, and the numbers that they read.
+# Upper bounds on the windows computed in parallel: how many windows, and how many floats of input.
 _MAX_WINDOWS, _MAX_NUMBERS = 64, 2**25
 
 
 def saliency(
   model: DeepRNN, variables: PyTree, tokens: ArrayLike, *, reach: int
 ) -> Float[Array, "T reach"]:
-  """Returns ‖dL_t/dx_s‖ of a language model, for every step t and the `reach` inputs up to it.
+  """Returns ‖dL_t/dx_s‖ of a language model, for each step t and the last `reach` inputs x_s.
 
     L_t = −ln p(x_{t+1} | x_0 … x_t)        saliency[t, k] = ‖dL_t/dx_s‖,  s = t − k
 
-  x_s is what the first layer reads at step s: the embedded token, or its one-hot vector. Each L_t
-  has its own backward pass, over the window of `reach` steps that ends at t and starts from the
-  carry after all of the text before the window. Nothing is approximated: a longer reach adds
-  columns and changes none.
+  x_s is the first layer's input at step s: the embedded token or, without an embedding, its one-hot
+  vector. Each L_t has its own backward pass, over the window of the `reach` steps that end at t.
+  The window starts from the carry after all of the text before it, so nothing is approximated: a
+  larger `reach` adds columns to the result but does not change the others.
 
   Cost: one forward pass over the text; for each step a forward and a backward pass over its window.
 
   Args:
-    model: reads tokens, from a carry of zeros; its outputs are logits of the next token.
-    variables: of the model.
+    model: a network that reads tokens, starts from a zero carry and predicts the next token's
+      logits.
+    variables: the model's variables.
     tokens: x, [T + 1] integers, one text; the last token is predicted but not read.
-    reach: number of inputs that each loss is traced back to.
+    reach: number of inputs up to and including step t with respect to which L_t is differentiated.
   Returns:
     [T, reach]; NaN where t − k is before the first step. Norms below 1e-38 are 0 in float32.
   Raises:
-    TypeError, ValueError: a reach that is not an integer of at least 1; tokens that are not
-      integers [T + 1] with T at least 1; a model that does not read tokens, is pooled, or has a
+    TypeError, ValueError: if `reach` is not an integer of at least 1, if `tokens` is not an integer
+      array [T + 1] with T at least 1, or if `model` does not read tokens, is pooled or has a
       learned carry.
   References:
     Simonyan et al., 2013 (for images), https://arxiv.org/abs/1312.6034
@@ -72,7 +73,7 @@ def saliency(
     carries = jax.tree.map(lambda a: a[start], befores)
     read = jax.lax.dynamic_slice_in_dim(xs, start, window)
     x_bars = jax.grad(loss)(read, carries, t - start, tokens[t + 1])
-    # Early windows all start at the first step and extend past t, where the gradient is zero.
+    # The first windows start at step 0 and extend past t, where the gradient of L_t is zero.
     norms, steps = scaled_norm(x_bars, axis=(1, 2)), t - start - jnp.arange(reach)
     return jnp.where(steps >= 0, norms[steps], jnp.full(reach, jnp.nan, norms.dtype))
 
@@ -81,7 +82,7 @@ def saliency(
 
 
 def _check(model: DeepRNN, tokens: ArrayLike, reach: int) -> tuple[Int[Array, " N"], int]:
-  """Returns the tokens as int32, and the size of the vocabulary."""
+  """Checks the arguments of `saliency`; returns (tokens as int32, the model's vocabulary size)."""
   checks.instance("model", model, DeepRNN)
   checks.integer("reach", reach)
   tokens = checks.array("tokens", tokens, "integers")

@@ -1,4 +1,4 @@
-"""Gate values over time, and the share of them that is nearly open or nearly shut."""
+"""Gate values at every step, and the fraction of them that is nearly open or nearly closed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ HIGH, LOW = 0.9, 0.1
 
 
 class Saturation(NamedTuple):
-  """Shares of a gate's values, from 0 to 1.
+  """The fractions of one gate's values that are saturated, at every step.
 
   Attributes:
-    high: share above 0.9, [T].
-    low: share below 0.1, [T].
+    high: fraction of values above 0.9, [T].
+    low: fraction of values below 0.1, [T].
   """
 
   high: Float[Array, " T"]
@@ -31,21 +31,21 @@ class Saturation(NamedTuple):
 def gate_values(
   cells: Sequence[Cell], params: Sequence[Params], xs: Sequences
 ) -> tuple[dict[str, Float[Array, "T B H"]], ...]:
-  """Returns the values of all gates of each layer.
+  """Returns the values of all gates of each layer, at every step.
 
     gate_t = σ(drive_t + recurrent_t)
 
-  Gates are named as the cell names them: an LSTM's input, forget and output; a GRU's update (z,
-  which keeps the old carry) and reset.
+  The gate names are the cell's: input, forget and output for an LSTM; update (z, which keeps the
+  old carry) and reset for a GRU.
 
-  Cost: one forward pass, and its recurrent products once more, over all time steps at once.
+  Cost: one forward pass, plus a second evaluation of its recurrent products, batched over time.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
   Returns:
-    For each layer: {name: [T, B, H]}; {} for a cell without gates.
+    For each layer: {name of the gate: [T, B, H]}; {} for a cell without gates.
   Raises:
-    TypeError, ValueError: no cell has gates, or arguments do not fit the layers.
+    TypeError, ValueError: if no cell has gates, or if the arguments do not fit the layers.
   """
   check_layers(cells, params=params)
   if all(cell.gates is None for cell in cells):
@@ -56,7 +56,7 @@ def gate_values(
 
 
 def _layer_gates(cell: Cell, run: Pass) -> dict[str, Float[Array, "T B H"]]:
-  """Returns the `gate_values` of one layer."""
+  """Computes `gate_values` for one layer, from its forward pass."""
   if cell.gates is None:
     return {}
   recurrent = cell.recur(run.params, run.before)
@@ -66,12 +66,13 @@ def _layer_gates(cell: Cell, run: Pass) -> dict[str, Float[Array, "T B H"]]:
 def saturation(
   cells: Sequence[Cell], params: Sequence[Params], xs: Sequences
 ) -> tuple[dict[str, Saturation], ...]:
-  """Returns the share of gate values above 0.9 and below 0.1, for every gate, layer and step.
+  """Returns the fraction of gate values above 0.9 and below 0.1, for every gate, layer and step.
 
     high_t = mean_{b,i} [gate_{t,b,i} > 0.9]        low_t = mean_{b,i} [gate_{t,b,i} < 0.1]
 
-  A gate near its bounds has almost no derivative of its own; a forget gate, or a GRU's z, near 1
-  passes the gradient through unchanged. The mean is over examples and units.
+  The mean is over examples b and units i. A gate near 0 or 1 is saturated: almost no gradient flows
+  into its own pre-activation. A forget gate (or a GRU's update gate z) near 1 passes the carry's
+  gradient through unchanged.
 
   Cost: that of `gate_values`.
 
@@ -80,7 +81,7 @@ def saturation(
   Returns:
     For each layer: {name of the gate: Saturation}; {} for a cell without gates.
   Raises:
-    TypeError, ValueError: no cell has gates, or arguments do not fit the layers.
+    TypeError, ValueError: if no cell has gates, or if the arguments do not fit the layers.
   References:
     Karpathy et al., 2015, section 4.2, https://arxiv.org/abs/1506.02078
   """

@@ -1,4 +1,4 @@
-"""Sensitivity: the derivative of the carry with respect to the params, at every step."""
+"""Sensitivity: the derivative of the carry at every step with respect to the params."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def sensitivity(
 
     ḣ_t = (∂h_t/∂h_{t−1}) ḣ_{t−1} + (∂h_t/∂θ) θ̇        ḣ_{−1} = 0
 
-  Forward mode: one tangent is propagated alongside the carry, whatever the number of steps. In an
-  upper layer ∂h_t/∂θ includes the path through the layers below.
+  The derivative is taken in forward mode: a single tangent ḣ is propagated alongside the carry. In
+  an upper layer, ∂h_t/∂θ includes the path through the layers below.
 
-  Convention: per example; h_t is the carry that leaves step t, and each of its leaves has its own
-  tangent. For dh_t/dθ_i of a single param, θ̇ is 1 there and 0 elsewhere.
+  Convention: one tangent per example and leaf of the carry. h_t is the carry after step t. To get
+  dh_t/dθ_i for a single param θ_i, set θ̇ to 1 at that param and to 0 elsewhere.
 
-  Cost: about three forward passes, and the carries of all time steps.
+  Cost: about three forward passes; memory for the carries of all time steps.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
-    direction: θ̇ of each cell, in the structure, shapes and dtypes of the params.
+    direction: θ̇ for each cell, with the structure, shapes and dtypes of the params.
   Returns:
     For each layer, in the structure of its carry: ḣ_t, leaves [T, B, H].
   Raises:
-    TypeError, ValueError: a direction that is not like the params, or arguments that do not fit
+    TypeError, ValueError: if `direction` does not match the params, or if the arguments do not fit
       the layers.
   References:
     Williams and Zipser, 1989, https://doi.org/10.1162/neco.1989.1.2.270

@@ -1,4 +1,8 @@
-"""Every tensor of a training step: the values in each layer, and their cotangents."""
+"""Every tensor of a training step: the values computed in each layer, and their cotangents.
+
+To get the cotangents, a slot (an array of zeros) is added to every tensor; the gradient with
+respect to the slot is dL/d of the tensor.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,14 @@ from rnn_jax.types import Carry, Cell, Drive, Params
 
 
 class LayerTensors(NamedTuple):
-  """What a layer computes at each step, in this order; leaves [T, B, ...]."""
+  """The tensors that a layer computes at every step, in this order; leaves [T, B, ...].
+
+  Attributes:
+    drive: the input's part of the pre-activation.
+    recurrent: the product with the carry before the step.
+    carry: the carry after the step.
+    output: the layer's output.
+  """
 
   drive: Drive
   recurrent: PyTree[Array]
@@ -28,7 +39,7 @@ class LayerTensors(NamedTuple):
 
 
 class ForwardTensors(NamedTuple):
-  """What the network and the loss compute, in this order."""
+  """The tensors of the forward pass, of the layers and then of the loss, in the order computed."""
 
   layers: tuple[LayerTensors, ...]
   readout: Float[Array, "T B O"]
@@ -37,7 +48,7 @@ class ForwardTensors(NamedTuple):
 
 
 class Slots(NamedTuple):
-  """Zeros added to each forward tensor, so that their gradient is dL/d of that tensor."""
+  """Zeros that are added to the forward tensors: the gradient of a slot is dL/d of its tensor."""
 
   layers: tuple[LayerTensors, ...]
   readout: Float[Array, "T B O"]
@@ -47,10 +58,10 @@ class StepTensors(NamedTuple):
   """All tensors of a training step.
 
   Attributes:
-    forward: the forward tensors.
+    forward: the tensors of the forward pass.
     grads: dL/dparams.
-    cotangents: dL/d of the forward tensors.
-    grad_norm: ‖dL/dparams‖.
+    cotangents: dL/d of each layer's tensors and of the readout.
+    grad_norm: ‖dL/dparams‖, over all params together.
   """
 
   forward: ForwardTensors
@@ -71,15 +82,15 @@ def step_tensors(
   key: Key[Array, ""] | None,
   **time: Any,
 ) -> StepTensors:
-  """Computes all tensors of a training step.
+  """Computes all tensors of a training step on the batch's mean loss, without updating the params.
 
   Args:
-    model: the network, hashable: its cells are a tuple.
+    model: the network. Its `cells` must be a tuple, since a static argument must be hashable.
     loss, carries, key, **time: see `rnn_jax.training.update`.
-    params: of the model.
-    batch: xs, targets, mask and lengths, as `rnn_jax.tasks.Batch` has them.
+    params: the model's params.
+    batch: a `rnn_jax.tasks.Batch`, or an object with its xs, targets and mask.
   Returns:
-    The StepTensors, of the mean loss of the batch.
+    The StepTensors.
   """
   dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
 
@@ -120,7 +131,20 @@ def _run(
   key: Key[Array, ""] | None = None,
   **time: Any,
 ) -> tuple[tuple[LayerTensors, ...], Float[Array, "T B O"]]:
-  """Runs `DeepRNN.__call__` layer by layer: returns (tensors of each layer, readout)."""
+  """Runs a DeepRNN layer by layer, as its `__call__` does, and keeps every tensor.
+
+  Args:
+    model: the network, bound to its variables.
+    xs: inputs [T, B, D], or tokens [T, B].
+    params: the params of each layer's cell.
+    carries: the initial carry of each layer; the model's own if None.
+    slots: zeros that are added to the tensors; None for none.
+    deterministic: whether dropout is off.
+    key: draws the masks of stochastic cells; None for evaluation.
+    **time: further arguments of `unroll`.
+  Returns:
+    (the tensors of each layer, the readout).
+  """
   ys, layers = model.encode(xs), []
   if carries is None and model.learned_carry:
     carries = model.learned_carries(ys.shape[1])
@@ -141,14 +165,20 @@ def _run(
 
 
 class _Watched(NamedTuple):
-  """Carry of a watched cell: its own carry, and the recurrent product of the last step."""
+  """The carry of a watched cell: the original cell's carry and the step's recurrent product."""
 
   carry: Carry
   recurrent: PyTree[Array]
 
 
 def _watched(cell: Cell, params: Params, slots: LayerTensors | None) -> Cell:
-  """Returns the cell with its LayerTensors as the output, each with its slot added."""
+  """Returns a cell that outputs all tensors of each step of `cell`, each with its slot added.
+
+  Args:
+    cell: the cell to watch.
+    params: the cell's params.
+    slots: zeros to add to the tensors, leaves [T, B, ...]; None for none.
+  """
 
   def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> _Watched:
     carry = cell.initial_carry(batch_shape, dtype)
@@ -197,5 +227,5 @@ def _watched(cell: Cell, params: Params, slots: LayerTensors | None) -> Cell:
 
 
 def _zeros(shapes: PyTree) -> PyTree[Array]:
-  """Returns zeros of these shapes and dtypes."""
+  """Returns a pytree of zeros with the shapes and dtypes of the leaves of `shapes`."""
   return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)

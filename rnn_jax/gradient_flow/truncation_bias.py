@@ -18,13 +18,13 @@ from rnn_jax.types import Cell, Params, Sequences
 
 
 class TruncationBias(NamedTuple):
-  """The truncated gradients g_k compared with the full gradient g, for K values of k.
+  """A comparison of truncated gradients g_k with the full gradient g, for K truncations k.
 
   Attributes:
-    cosine: ⟨g_k, g⟩ / (‖g_k‖ ‖g‖) over the params of all cells together, [K].
-    relative_error: ‖g_k − g‖ / ‖g‖ over the params of all cells together, [K].
-    layer_cosine: the cosine over each layer's params alone, [K, layers].
-    layer_relative_error: the relative error over each layer's params alone, [K, layers].
+    cosine: ⟨g_k, g⟩ / (‖g_k‖ ‖g‖), with the params of all cells as one vector, [K].
+    relative_error: ‖g_k − g‖ / ‖g‖, with the params of all cells as one vector, [K].
+    layer_cosine: the cosine for each layer's params alone, [K, layers].
+    layer_relative_error: the relative error for each layer's params alone, [K, layers].
   """
 
   cosine: Float[Array, " K"]
@@ -41,27 +41,28 @@ def truncation_bias(
   *,
   truncations: Sequence[int],
 ) -> TruncationBias:
-  """Returns cosine and relative error of the gradient truncated at k against full BPTT.
+  """Returns the cosine and relative error between truncated gradients g_k and the full gradient g.
 
     cosine = ⟨g_k, g⟩ / (‖g_k‖ ‖g‖)        relative error = ‖g_k − g‖ / ‖g‖
 
-  g_k is the gradient of the loss with respect to the cells' params under `unroll(truncation=k)` in
-  every layer: it is cut before the steps k, 2k, …, so a loss at step t (from 0) reaches back
-  t mod k steps. For a loss at every step that is (k − 1) / 2 on average. g is g_T.
+  g_k is the gradient of the loss with respect to the params of all cells, with
+  `unroll(truncation=k)` in every layer. Truncation stops the gradient before the steps k, 2k, …, so
+  the gradient of a loss at step t (from 0) reaches back t mod k steps; for a loss at every step,
+  that is (k − 1) / 2 steps on average. g is g_T, full backpropagation through time.
 
-  The cosine with a gradient that is exactly zero is NaN; where g is zero, so is the relative error.
+  The cosine is NaN if g_k or g is exactly zero. If g is zero, the relative error is NaN, too.
 
   Cost: one forward and backward pass for each k, and one for g, all in one program.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
-    loss: `ys -> scalar`, from the top cell's outputs [T, B, H].
-    truncations: the values of k, from 1 to T.
+    loss: `ys -> scalar`, a function of the top cell's outputs [T, B, H].
+    truncations: the values of k, each from 1 to T.
   Returns:
     A TruncationBias, in the order of `truncations`.
   Raises:
-    TypeError, ValueError: a k that is not an integer from 1 to T, or no k; a loss that is not a
-      scalar; arguments that do not fit the layers.
+    TypeError, ValueError: if `truncations` is empty or holds anything but integers from 1 to T, if
+      the loss is not a scalar, or if the arguments do not fit the layers.
   """
   check_layers(cells, params=params)
   params = tuple(params)
@@ -89,7 +90,10 @@ def truncation_bias(
 
 
 def _compare(cut: PyTree[Array], full: PyTree[Array]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Returns cosine and relative error of two gradients, right from 1e-38 to 1e38 in float32."""
+  """Returns (cosine, relative error) of a truncated gradient `cut` against the gradient `full`.
+
+  The norms may lie anywhere in the float range, 1e-38 to 1e38 in float32.
+  """
   cut_norm, full_norm = tree_norm(cut), tree_norm(full)
   products = jax.tree.map(lambda a, b: jnp.sum((a / cut_norm) * (b / full_norm)), cut, full)
   error = tree_norm(jax.tree.map(jnp.subtract, cut, full)) / full_norm
@@ -97,7 +101,7 @@ def _compare(cut: PyTree[Array], full: PyTree[Array]) -> tuple[Float[Array, ""],
 
 
 def _check_truncations(truncations: Sequence[int], num_steps: int) -> Int[np.ndarray, " K"]:
-  """Returns the truncations as int32."""
+  """Returns the truncations as int32; raises unless they are one or more integers from 1 to T."""
   if np.ndim(truncations) != 1 or len(truncations) == 0:
     raise ValueError(f"truncations must be a list of at least one k, got {truncations!r}.")
   for k in truncations:

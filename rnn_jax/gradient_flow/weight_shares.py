@@ -1,4 +1,4 @@
-"""Weight shares: what each step adds to the gradient of the recurrent kernel."""
+"""Weight shares: the term that each step contributes to the recurrent kernel's gradient."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from rnn_jax.types import Cell, Params, Sequences
 def weight_shares(
   cells: Sequence[Cell], params: Sequence[Params], xs: Sequences, loss: ScalarLoss
 ) -> tuple[Float[Array, "T H GH"], ...]:
-  """Returns each step's share of dL/dW_h, for every layer.
+  """Returns each step's share of dL/dW_h, the recurrent kernel's gradient, for every layer.
 
     share_t = Σ_b h_{t−1,b}ᵀ δ_{t,b}        Σ_t share_t = dL/dW_h        δ_t = dL/d(h_{t−1} W_h)
 
-  Convention: L is the loss as given. h is a row, so W_h is [H, G·H], the G gates of the cell side
-  by side. Step t starts from h_{t−1}, so the first share is zero.
+  Convention: L is the given loss, without any rescaling. h is a row vector, so W_h is [H, G·H], the
+  kernels of the cell's G gates side by side. The first share is zero, because the initial carry is.
 
-  Cost: one forward pass; one vector-Jacobian product of a step, per step and layer; T · |W_h|
-  numbers a layer. For a large network see `weight_share_norms`.
+  Cost: one forward pass; one vector-Jacobian product of a single step per step and layer; T · |W_h|
+  numbers per layer. For a large network, use `weight_share_norms`.
 
   Args:
-    cells, params, xs: see `rnn_jax.gradient_flow`; each cell has a `recurrent_kernel`.
-    loss: `ys -> scalar`, from the top cell's outputs [T, B, H].
+    cells, params, xs: see `rnn_jax.gradient_flow`. Every cell must have a `recurrent_kernel`.
+    loss: `ys -> scalar`, a function of the top cell's outputs [T, B, H].
   Returns:
-    For each layer: [T, H, G·H], in the units of dL/dW_h.
+    For each layer: share [T, H, G·H].
   Raises:
-    TypeError, ValueError: a cell without a recurrent kernel, a loss that is not a scalar, or
-      arguments that do not fit the layers.
+    TypeError, ValueError: if a cell has no recurrent kernel, if the loss is not a scalar, or if the
+      arguments do not fit the layers.
   """
   shares = []
   for h, delta in _factors(cells, params, xs, loss):
-    exponent = jnp.maximum(h.exponent + delta.exponent, -2100)  # 2^-2100 is zero in float64 too
+    exponent = jnp.maximum(h.exponent + delta.exponent, -2100)  # 2^-2100 is 0 even in float64
     share = jnp.einsum("tbi,tbj->tij", h.value, delta.value)
     shares.append(jnp.ldexp(share, exponent[:, None, None]))
   return tuple(shares)
@@ -58,21 +58,21 @@ def weight_share_norms(
 
     ‖share_t‖² = Σ_{b,c} (Δ Δᵀ ∘ H Hᵀ)_{b,c}        Δ [B, G·H] = δ_t, H [B, H] = h_{t−1}
 
-  The shares themselves are never formed. The norms are right at 10^-900 and at 10^+900, like those
-  of `lag_profile`. Where the examples' shares cancel, the norm of their sum is known to √ε of the
-  largest of them, ε the precision of the dtype.
+  The shares themselves are never formed. Norms of 10^-900 and 10^+900 are right, as in
+  `lag_profile`. If the terms of different examples cancel, the error of the norm is about √ε times
+  the largest term's norm, where ε is the dtype's precision.
 
-  Cost: one forward pass; one vector-Jacobian product of a step, per step and layer; T · B² numbers
-  a layer.
+  Cost: one forward pass; one vector-Jacobian product of a single step per step and layer; T · B²
+  numbers per layer.
 
   Args:
-    cells, params, xs: see `rnn_jax.gradient_flow`; each cell has a `recurrent_kernel`.
-    loss: `ys -> scalar`, from the top cell's outputs [T, B, H].
+    cells, params, xs: see `rnn_jax.gradient_flow`. Every cell must have a `recurrent_kernel`.
+    loss: `ys -> scalar`, a function of the top cell's outputs [T, B, H].
   Returns:
     For each layer: log₁₀ norms [T]; −inf where the share is exactly zero.
   Raises:
-    TypeError, ValueError: a cell without a recurrent kernel, a loss that is not a scalar, or
-      arguments that do not fit the layers.
+    TypeError, ValueError: if a cell has no recurrent kernel, if the loss is not a scalar, or if the
+      arguments do not fit the layers.
   """
   norms = []
   for h, delta in _factors(cells, params, xs, loss):
@@ -87,7 +87,10 @@ def weight_share_norms(
 def _factors(
   cells: Sequence[Cell], params: Sequence[Params], xs: Sequences, loss: ScalarLoss
 ) -> list[tuple[Scaled, Scaled]]:
-  """Returns h_{t−1} [T, B, H] and δ_t [T, B, G·H] of each layer, with one exponent a step."""
+  """Returns the factors of each layer's shares, h_{t−1} [T, B, H] and δ_t [T, B, G·H].
+
+  δ_t is dL/d(h_{t−1} W_h). Each factor has one exponent [T] per step, shared by all examples.
+  """
   check_layers(cells, params=params)
   for i, cell in enumerate(cells):
     if cell.recurrent_kernel is None:
@@ -103,7 +106,7 @@ def _factors(
 
 
 def _layer_factors(cell: Cell, run: Pass, totals: Scaled) -> tuple[Scaled, Scaled]:
-  """Returns h_{t−1} and δ_t of one layer, from its forward pass and dL/dh_t."""
+  """Returns (h_{t−1}, δ_t = dL/d(h_{t−1} W_h)) of one layer, from its forward pass and dL/dh_t."""
   recurrent = cell.recur(run.params, run.before)
   _, vjp = jax.vjp(functools.partial(cell.update, run.params, run.before, run.drives), recurrent)
   (delta,) = vjp(totals.value)
@@ -112,7 +115,7 @@ def _layer_factors(cell: Cell, run: Pass, totals: Scaled) -> tuple[Scaled, Scale
 
 
 def _by_step(scaled: Scaled) -> Scaled:
-  """Returns the same quantity with one exponent a step, so that its examples can be summed."""
+  """Brings all examples of a step to one exponent, so that their values can be summed."""
   scaled = normalize(scaled)
   exponent = jnp.max(scaled.exponent, axis=1)
   shared = jnp.broadcast_to(exponent[:, None], scaled.exponent.shape)
