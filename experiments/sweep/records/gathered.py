@@ -1,4 +1,7 @@
-"""The gathered records of all runs of a sweep: `gradients.nc`, `summary.csv`, and their data."""
+"""The records of a sweep's runs, gathered into `gradients.nc` and `summary.csv`.
+
+A run is *done* if it has finished or diverged. A done run has records; a failed run has none.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,8 @@ def write(folder: Path, states: Mapping[str, Status]) -> tuple[xr.Dataset, xr.Da
 
   Args:
     folder: the sweep's folder.
-    states: status of each run by its id, in the order of the sweep; each is finished, diverged or
-      failed, and at least one has not failed. A failed run only has a line in the summary.
+    states: each run's status by its id, in the sweep's order. Every run must be done or failed,
+      and at least one must be done. A failed run appears only in the summary.
   Returns:
     (gradients, metrics), as from `read_gradients` and `read_metrics`.
   """
@@ -62,7 +65,7 @@ def write(folder: Path, states: Mapping[str, Status]) -> tuple[xr.Dataset, xr.Da
 def _write_gradients(path: Path, gradients: xr.Dataset) -> None:
   """Writes compressed NetCDF 4, since a variable may exceed the 4 GiB that NetCDF 3 allows.
 
-  Equal data gives equal bytes: h5netcdf stores no timestamps.
+  Equal datasets give equal files, byte for byte, since h5netcdf stores no timestamps.
   """
   compression = {"zlib": True, "complevel": 1, "shuffle": True}
   encoding = {name: compression for name, a in gradients.data_vars.items() if a.dtype.kind == "f"}
@@ -71,13 +74,13 @@ def _write_gradients(path: Path, gradients: xr.Dataset) -> None:
 
 
 def read_gradients(folder: Path) -> xr.Dataset:
-  """Returns norms and measures over run × step × layer × …, with the sweep's axes as coordinates.
+  """Returns the norms and measures of all done runs, with axes (run, step, layer, …).
 
-  These are the contents of `gradients.nc`, but read from the runs' own files, which are covered by
-  checksums.
+  The coordinates along `run` hold each run's settings and status. The data equals that of the
+  sweep's `gradients.nc`, but is read from the runs' own files, which have checksums.
 
   Raises:
-    ValueError: the folder does not hold a completed sweep, or a record is damaged.
+    ValueError: if the folder does not hold a completed sweep, or if a record is damaged.
   """
   if not (folder / "sweep.json").is_file():
     raise ValueError(f"FOLDER must hold a completed sweep, got {folder}, which holds no sweep.")
@@ -85,12 +88,14 @@ def read_gradients(folder: Path) -> xr.Dataset:
 
 
 def read_metrics(folder: Path) -> xr.Dataset:
-  """Returns loss, gradient norm before and after clipping, and clipped, over run × update.
+  """Returns the metrics of all done runs at each update, with axes (run, update).
 
-  They are read from the runs' `metrics.jsonl`; see `Record`. Missing entries are NaN.
+  The metrics are loss, gradient norm before and after clipping, and `clipped`; see `Record`. They
+  are read from the runs' `metrics.jsonl`. Missing entries, as after a divergence, are NaN.
 
   Raises:
-    ValueError: a run is not done, or a record is damaged.
+    ValueError: if a run is neither done nor failed, if all runs have failed, or if a record is
+      damaged.
   """
   about = read_sweep(folder)
   return _gather_metrics(folder, _done(folder, about), about)
@@ -99,7 +104,7 @@ def read_metrics(folder: Path) -> xr.Dataset:
 def _gather_metrics(
   folder: Path, states: Mapping[str, Status], about: Mapping[str, Any]
 ) -> xr.Dataset:
-  """Returns the metrics of runs that are done; `about` is the contents of `sweep.json`."""
+  """Returns the metrics of the given runs, which must be done; `about` is from `read_sweep`."""
   updates = about["configuration"]["steps"] + 1
   columns = {name: np.full((len(states), updates), np.nan) for name in METRICS}
   for i, name in enumerate(states):
@@ -116,10 +121,10 @@ def _gather_metrics(
 
 
 def _done(folder: Path, about: Mapping[str, Any]) -> dict[str, Status]:
-  """Returns the statuses of a sweep's runs by id, without those that failed.
+  """Returns the statuses of a sweep's done runs by id.
 
   Raises:
-    ValueError: a run is not done, or all have failed.
+    ValueError: if a run is neither done nor failed, or if all runs have failed.
   """
   states = _not_failed(statuses(folder, about["runs"]))
   if not states:
@@ -140,17 +145,17 @@ def _not_failed(states: Mapping[str, Status]) -> dict[str, Status]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-  """Turns any error in reading a file, except OSError, into a ValueError that names the file."""
+  """Turns any exception of the block, except OSError, into a ValueError that names the file."""
   try:
     yield path
   except OSError:
     raise
-  except Exception as error:  # SciPy, JSON and invalid values each raise their own type
+  except Exception as error:  # SciPy, JSON and invalid values raise exceptions of many types
     raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
 
 
 def _gather_gradients(folder: Path, states: Mapping[str, Status]) -> xr.Dataset:
-  """Concatenates the `gradients.nc` of runs that are done along `run`."""
+  """Concatenates the given runs' `gradients.nc` along axis `run`; the runs must be done."""
   parts = []
   for name in states:
     with _reading(folder / "runs" / name / "gradients.nc") as path:
@@ -160,7 +165,7 @@ def _gather_gradients(folder: Path, states: Mapping[str, Status]) -> xr.Dataset:
 
 
 def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, Any]:
-  """Returns the coordinates along `run`: axes, options, hidden size, status and diverged step."""
+  """Returns the coordinates along `run`: each run's settings, status and diverged step."""
   axes = [_axes(folder, name) for name in states]
   columns: dict[str, Any] = {name: [row[name] for row in axes] for name in axes[0]}
   for name in ("depth", "seed", "hidden_size"):
@@ -171,7 +176,7 @@ def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, An
 
 
 def _axes(folder: Path, name: str) -> dict[str, object]:
-  """Returns axes, options and hidden size of a run, from its config.json."""
+  """Returns a run's settings from its config.json: the sweep's axes, cell options, hidden size."""
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
   return {
@@ -194,10 +199,10 @@ def _number(value: int | float | None, none: float) -> float:
 
 
 def _summary(folder: Path, ids: Iterable[str], gradients: xr.Dataset, metrics: xr.Dataset) -> str:
-  """Returns the text of `summary.csv`: one line for each run, equal for equal runs.
+  """Returns the text of `summary.csv`, one line for each run.
 
-  The final loss is the mean over the last tenth of the steps, NaN for a run that diverged. A run
-  that failed has no numbers.
+  The text holds no times, so equal records give equal text. A failed run's line holds only its
+  settings and its status.
   """
   done = set(metrics["run"].values)
   rows = [
@@ -215,7 +220,10 @@ def _summary(folder: Path, ids: Iterable[str], gradients: xr.Dataset, metrics: x
 
 
 def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, object]:
-  """Returns the line of a run that is done."""
+  """Returns a done run's line of `summary.csv`, from its norms and its metrics (`run`).
+
+  `final_loss` is the mean loss over the last tenth of the updates; NaN if the run diverged.
+  """
   tail = max(1, run.sizes["update"] // 10)
   loss, grad_norm = run["loss"].values, run["grad_norm"].values
   far = _farthest(norms)
@@ -236,7 +244,7 @@ def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, object]:
 
 
 def _farthest(norms: xr.Dataset) -> Float[np.ndarray, " step"]:
-  """Returns the log₁₀ norm at the largest lag in layer 1 at each step; NaN if not measured."""
+  """Returns layer 1's `log10_lag_norm` at the largest lag, for each step; NaN if not measured."""
   if "log10_lag_norm" not in norms:
     return np.full(norms.sizes["step"], np.nan)
   return norms["log10_lag_norm"].isel(layer=0, lag=-1).values

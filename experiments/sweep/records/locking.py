@@ -1,9 +1,13 @@
 """Locks a sweep's folder, and prepares the folder under the locks.
 
-Byte 0 of `.lock` stands for the folder as a whole, byte 1 + i for its i-th run in group order. A
-process that trains a whole sweep by itself locks all bytes. A shard shares the lock of byte 0 with
-other shards, and locks its own runs. The driver of an engine locks byte 0, and each of its workers
-the runs that it trains.
+Processes lock bytes of the file `.lock`. Byte 0 stands for the folder as a whole, and byte 1 + i
+for the sweep's i-th run in group order, in which the runs of a group are consecutive.
+
+- A process that trains a whole sweep by itself locks all bytes.
+- A shard (a process that trains a fixed part of the sweep, by `--num_shards`) locks the bytes of
+  its runs. All shards hold a shared lock on byte 0.
+- A driver (a process that starts workers through Ray or SLURM) locks byte 0.
+- A worker locks the bytes of all runs of the group that it trains.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from experiments.sweep.records import sweep_folder
 def runs_of(sweep: Sweep) -> list[str]:
   """Returns the ids of the runs that this process is responsible for: all, or its shard's.
 
-  A shard has a contiguous range of runs in group order, so that it compiles few programs.
+  A shard's runs are consecutive in group order, so that the shard compiles few programs.
   """
   if sweep.shard is None:
     return list(sweep.ids)
@@ -44,9 +48,9 @@ def driver_lock(folder: Path) -> Iterator[None]:
   """Holds the driver's lock: excludes every other process except workers started after this point.
 
   Raises:
-    ValueError: another process holds a lock on the folder.
+    ValueError: if another process holds a lock on the folder.
   """
-  # Workers of a driver that died may still be alive.
+  # Check all bytes first: workers of a driver that died may still hold the locks of their runs.
   with locks.folder_lock(folder):
     pass
   with locks.folder_lock(folder, ByteRange(0, 1)):
@@ -55,14 +59,15 @@ def driver_lock(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iterator[None]:
-  """Holds the locks of some runs, which must be contiguous in group order.
+  """Holds the locks of some runs, for a shard or a worker.
 
   Args:
     sweep: the sweep.
-    ids: ids of the runs.
-    worker: whether a driver holds byte 0; otherwise byte 0 is shared with other shards.
+    ids: ids of the runs, which must be consecutive in group order.
+    worker: True for a worker, whose driver locks byte 0. False for a shard, which also holds a
+      shared lock on byte 0.
   Raises:
-    ValueError: another process holds the lock.
+    ValueError: if another process holds one of these locks.
   """
   ranges = [] if worker else [ByteRange(0, 1, shared=True)]
   if ids:
@@ -75,14 +80,14 @@ def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iter
 
 def prepare(sweep: Sweep, overwrite: bool = False) -> None:
   """Creates the folder or prepares it for resuming; the caller must hold the folder's lock."""
-  # Checked again under the lock: another sweep may have taken the folder since the first check.
+  # Repeat the check under the lock: another sweep may have taken the folder since the first check.
   sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite)
   lines = as_flagfile(sweep.settings, sweep.axes, sweep.options)
   sweep_folder.prepare_folder(sweep.folder, sweep.configuration, about(sweep), lines, overwrite)
 
 
 def prepare_shared(sweep: Sweep) -> None:
-  """Like `prepare`, but safe if other processes prepare the folder at the same time."""
+  """Calls `prepare` under a lock of its own, for processes that may share the folder's lock."""
   with locks.file_lock(sweep.folder / sweep_folder.PREPARE_LOCK, wait=True):
     prepare(sweep)
 

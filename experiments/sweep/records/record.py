@@ -1,4 +1,7 @@
-"""What training hands to the records: those of a step, a run's result, a round's progress."""
+"""The data that training passes on for recording: `Record`, `Snapshot`, `Result` and `Partial`.
+
+A round is a set of runs that are trained at the same time.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,20 @@ from rnn_jax.types import Array, Number, Params
 
 
 class Record(NamedTuple):
-  """The record of one training step, of the params before its update.
+  """The record of one training step, measured before the step's update of the params.
 
   Attributes:
     loss: mean training loss of the step's batch.
     grad_norm: global gradient norm before clipping.
     clipped_norm: global gradient norm after clipping.
-    clipped: 1 if the gradient was clipped, else 0; with clip_by carry, the share of all dL/dh_t
-      that were clipped. `clipped_share` in `norms` resolves it over time.
+    clipped: 1 if the gradient was clipped, else 0. With `--clip_by=carry`, the share of all dL/dh_t
+      (over examples, layers and time steps) that were clipped.
     finite: whether loss, grad_norm and the updated params are finite.
-    norms: `log10_grad_norm`, and the same for other leaves of the carry, [layer, time]: log₁₀
-      ‖dL/dh_t‖ of each example's own training loss, averaged over the batch (the logarithm of the
-      geometric mean).
-    measures: the variables of each measure of the sweep; NaN at steps that are not measured.
+    norms: arrays [layer, time] by name. `log10_grad_norm` is log₁₀ ‖dL/dh_t‖ of each example's own
+      training loss, averaged over the batch (the logarithm of the geometric mean). Each further
+      leaf of the carry has an array of its own, such as `log10_grad_norm_cell`. With
+      `--clip_by=carry`, `clipped_share` is the share of examples whose dL/dh_t was clipped.
+    measures: each measure's variables by name; NaN at steps that are not measured.
   """
 
   loss: Array
@@ -43,7 +47,7 @@ class Snapshot(NamedTuple):
   """The state of a run at the step where it diverged, in NumPy arrays.
 
   Attributes:
-    params, opt_state: before the update of that step.
+    params, opt_state: params and optimizer state before that step's update.
     batch: the step's batch.
   """
 
@@ -58,8 +62,8 @@ class Result:
 
   Attributes:
     run: the run.
-    records: with a leading axis of steps: loss, grad_norm and the like of every step up to the last
-      one or the one that diverged; norms and measures of the recorded steps only.
+    records: leaves [steps, ...], up to the last step or, if the run diverged, the diverged step.
+      `norms` and `measures` hold only the steps from `recorded_steps`; the other leaves hold all.
     diverged_step: first step whose loss, gradient norm or updated params were not finite; None if
       the run finished.
     snapshot: the state at that step; None if the run finished.
@@ -76,15 +80,15 @@ class Result:
 class Partial(NamedTuple):
   """The progress of an unfinished round, in NumPy arrays; training resumes from it.
 
-  Randomness and data depend on a run's seed and on the step alone, and each sequence begins with a
-  carry of zeros, so nothing else has to be kept.
+  Random numbers and batches depend only on a run's seed and the step, and each sequence starts from
+  a carry of zeros, so nothing else needs to be kept.
 
   Attributes:
-    step: the next step.
-    params, opt_state: before that step, leaves [runs, ...].
-    records: of the steps before, leaves [runs, steps, ...], norms and measures of the recorded
-      steps only. After a run diverges its rows keep being filled; entries past its diverged step
-      are garbage.
+    step: the next step to train.
+    params, opt_state: params and optimizer states before that step, leaves [runs, ...].
+    records: records of all earlier steps, leaves [runs, steps, ...]; `norms` and `measures` hold
+      only the steps from `recorded_steps`. After a run diverges, its rows keep being filled; their
+      entries past the diverged step are garbage.
     seconds: wall-clock time so far.
   """
 
@@ -96,7 +100,7 @@ class Partial(NamedTuple):
 
 
 def recorded_steps(settings: Settings) -> list[int]:
-  """Returns the steps at which norms or measures are recorded, the first and the last included."""
+  """Returns the steps at which norms or measures are recorded, including the first and the last."""
   logged, measured = (
     range(0, settings.steps + 1, every) for every in (settings.log_every, settings.measure_every)
   )
@@ -109,7 +113,7 @@ def nonfinite_text(found: NonFinite | None) -> str:
 
 
 def nonfinite_from_json(data: Mapping[str, Any] | None) -> NonFinite | None:
-  """Returns the location of the first non-finite value from its JSON object, if there is one."""
+  """Returns the location that `NonFinite._asdict` saved as a JSON object; None if there is none."""
   if not data:
     return None
   return NonFinite(**{name: data[name] for name in NonFinite._fields})._replace(

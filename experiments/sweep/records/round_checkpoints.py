@@ -1,8 +1,8 @@
-"""The checkpoints of a round: written, found, read, and deleted.
+"""Writes, finds, reads and deletes the checkpoints of rounds.
 
 A round is a set of runs that are trained at the same time. Its checkpoints are in
-`checkpoints/<hash of the round's run ids>/<step>`, and `runs.json` next to them lists the ids. They
-are deleted once every run of the round has finished.
+`checkpoints/<hash of the round's run ids>/<step>`, and `runs.json` next to them lists the ids. The
+checkpoints are deleted once every run of the round has finished or diverged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Writer:
   Args:
     sweep: the sweep.
     ids: ids of the round's runs.
-    saved_step: step of the checkpoint that the round resumed from; 0 if it did not.
+    saved_step: step of the checkpoint that the round resumed from; 0 if the round is new.
   """
 
   def __init__(self, sweep: Sweep, ids: Sequence[str], saved_step: int):
@@ -47,11 +47,11 @@ class Writer:
     self._series = checkpoints.Series(self._path)
 
   def is_due(self, step: int) -> bool:
-    """Returns whether the last checkpoint is `checkpoint_every` steps old."""
+    """Returns whether the last checkpoint is at least `checkpoint_every` steps old."""
     return step - self._saved_step >= self._every
 
   def save(self, step: int, partial: Partial) -> None:
-    """Saves the progress before a step, in the background."""
+    """Copies the progress before `step`, and writes it to a checkpoint in the background."""
     _write_ids(self._path, self._ids)
     self._series.save(step, _to_tree(partial), self._configuration)
     self._saved_step = step
@@ -61,7 +61,7 @@ class Writer:
     self._series.wait()
 
   def close(self) -> None:
-    """Waits, and ends the thread that writes."""
+    """Blocks until the last checkpoint is on disk, then ends the background thread."""
     self._series.close()
 
 
@@ -72,15 +72,18 @@ def _write_ids(path: Path, ids: Sequence[str]) -> None:
 
 
 def _configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
-  """Returns what a checkpoint of these runs must agree with for training to resume from it."""
+  """Returns the configuration saved with a round's checkpoints.
+
+  Training resumes from a checkpoint only if this configuration is unchanged.
+  """
   return {"runs": list(ids), **sweep.configuration}
 
 
 def _to_tree(partial: Partial) -> dict[str, PyTree]:
-  """Returns the progress of a round under the names that its checkpoint gives to the leaves.
+  """Returns a round's progress as a dict, with the names that leaves have in a checkpoint.
 
-  In version 0.1, `Record.finite` was named `sound`. Checkpoints keep that name, so that old ones
-  open.
+  Checkpoints store `Record.finite` as `sound`, its name in version 0.1, so that old checkpoints can
+  still be read.
   """
   records = partial.records._asdict()
   return {**partial._asdict(), "records": {"sound": records.pop("finite"), **records}}
@@ -92,9 +95,10 @@ def _from_tree(tree: Mapping[str, PyTree]) -> Partial:
 
 
 def every(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-  """Yields (path, run ids) of all checkpointed rounds of a sweep.
+  """Yields (folder of checkpoints, run ids) for each round of a sweep that has checkpoints.
 
-  A round without a list of runs is skipped, with a warning if the list is damaged.
+  A round whose `runs.json` is missing is skipped. A round whose `runs.json` is damaged is skipped
+  with a warning.
   """
   for path in sorted((folder / "checkpoints").glob("*/")):
     ids = _read_ids(path)
@@ -124,11 +128,11 @@ def newest(
     path: folder of the round's checkpoints.
     sweep: the sweep.
     ids: ids of the round's runs.
-    like: step -> shapes of the progress before it.
+    like: function that returns the shapes of the progress before a given step.
   Returns:
-    The progress; None without an intact checkpoint.
+    The progress; None if there is no intact checkpoint.
   Raises:
-    ValueError: the checkpoint belongs to another configuration.
+    ValueError: if the checkpoint was saved with another configuration.
   """
   saved = checkpoints.newest(path, _configuration(sweep, ids), lambda step: _to_tree(like(step)))
   for message in () if saved is None else saved.damaged:
@@ -142,12 +146,13 @@ def remove(path: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-  """Deletes checkpoints whose runs have all finished; the caller must hold the folder's lock.
+  """Deletes the checkpoints of rounds whose runs have all finished or diverged.
 
-  Runs that resume are regrouped into new rounds, which leaves the old rounds' checkpoints behind.
+  Such checkpoints can be left over: resuming may divide the runs into new rounds, and each round
+  deletes only its own checkpoints. The caller must hold the folder's lock.
   """
   for path, ids in every(folder):
     if all(run_files.is_done(folder, name) for name in ids):
       remove(path)
-  with contextlib.suppress(OSError):  # not empty, or missing
+  with contextlib.suppress(OSError):  # the folder is missing, or still holds checkpoints
     (folder / "checkpoints").rmdir()

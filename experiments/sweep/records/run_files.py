@@ -1,7 +1,8 @@
-"""The files of one run, `runs/<run id>/`: written as the run is trained, checked, and copied.
+"""Writes, checks and copies the files of one run, which are in `runs/<run id>/`.
 
-`status.json` is written last. It holds the run's status (`running`, `finished`, `diverged` or
-`failed`) and a checksum that covers the status and the records.
+`status.json` holds the run's status: `running`, `finished`, `diverged` or `failed`. When the run
+ends, its final status is written after all other files, with a checksum that covers the status and
+the records.
 """
 
 from __future__ import annotations
@@ -28,22 +29,23 @@ from experiments.sweep.records.sweep_folder import json_sha256
 from rnn_jax.gradient_flow import NonFinite
 from rnn_jax.types import AnyArray
 
-# The files that the checksum in status.json covers.
+# The files of records, which the checksum in status.json covers.
 RECORDS = ("config.json", "metrics.jsonl", "gradients.nc")
-# The entries of a line of metrics.jsonl, in addition to its step.
+# The keys of each line of metrics.jsonl, in addition to `step`.
 METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
-# The statuses of a run that has its records.
+# The statuses of a run whose training gave a result, and whose records are complete.
 DONE = ("finished", "diverged")
 ENDED = (*DONE, "failed")
 Status: TypeAlias = dict[str, Any]  # contents of status.json
-# Where copied files are collected before they replace a run's folder.
+# The folder in which `write_all` collects a run's files before they replace the run's folder.
 _DRAFTS = "arriving.tmp"
 
 
 def status(folder: Path, run_id: str) -> Status:
-  """Returns the run's status.json; an empty dict if it is missing or its checksum does not match.
+  """Returns the contents of a run's status.json; {} if it is missing, damaged or unconfirmed.
 
-  A run whose status is empty is trained again.
+  A final status is unconfirmed if its checksum does not match the status and the records. A run
+  whose status is {} is trained again.
   """
   path = folder / "runs" / run_id
   try:
@@ -54,22 +56,22 @@ def status(folder: Path, run_id: str) -> Status:
 
 
 def statuses(folder: Path, ids: Iterable[str]) -> dict[str, Status]:
-  """Returns the `status` of each run by its id."""
+  """Returns each run's `status` by its id."""
   return {run_id: status(folder, run_id) for run_id in ids}
 
 
 def is_done(folder: Path, run_id: str) -> bool:
-  """Returns whether the run has finished or diverged, and its records are intact."""
+  """Returns whether the run has finished or diverged, with intact records."""
   return status(folder, run_id).get("status") in DONE
 
 
 def has_failed(folder: Path, run_id: str) -> bool:
-  """Returns whether the run could not be trained; its status holds the reason."""
+  """Returns whether the run is recorded as failed; its status then holds the reason."""
   return status(folder, run_id).get("status") == "failed"
 
 
 def start(folder: Path, run_id: str, config: Mapping[str, object]) -> None:
-  """Records that a run has started."""
+  """Records that a run has started: status `running`, the configuration, and empty metrics."""
   path = folder / "runs" / run_id
   path.mkdir(parents=True, exist_ok=True)
   (path / "error.txt").unlink(missing_ok=True)
@@ -80,7 +82,7 @@ def start(folder: Path, run_id: str, config: Mapping[str, object]) -> None:
 
 def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) -> None:
   """Appends one line for each step of the records to the run's `metrics.jsonl`."""
-  # In a single write, so that a concurrent reader sees whole lines.
+  # Append in a single write, so that a concurrent reader sees whole lines.
   with (folder / "runs" / run_id / "metrics.jsonl").open("ab", buffering=0) as file:
     lines = _lines(first_step, records)
     if file.write(lines) < len(lines):
@@ -104,21 +106,21 @@ def finish(
   nonfinite: NonFinite | None = None,
   replay: bytes | None = None,
 ) -> None:
-  """Writes the records of a run that has finished or diverged, then its status.
+  """Writes the records of a run that has finished or diverged, then its final status.
 
   Args:
     folder: the output folder of the sweep.
     run_id: id of the run.
     result: the run's records.
     settings: settings of the sweep.
-    nonfinite: if the run diverged, location of the first non-finite value, as far as it was found.
-    replay: if the run diverged, contents of its `replay.npz`.
+    nonfinite: if the run diverged, the location of its first non-finite value; None if not found.
+    replay: if the run diverged, the contents of its `replay.npz`.
   """
   path = folder / "runs" / run_id
   if replay is not None:
     files.write_bytes(path / "replay.npz", replay)
-  # Rewrite all lines: the last appended line may be torn, and an earlier process may have appended
-  # lines of its own.
+  # Rewrite all lines: the last appended line may be incomplete, and an earlier process that was
+  # interrupted may have appended lines past its checkpoint.
   files.write_bytes(path / "metrics.jsonl", _lines(0, result.records))
   files.write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
   _write_status(
@@ -126,7 +128,7 @@ def finish(
     {
       "status": "finished" if result.diverged_step is None else "diverged",
       "diverged_step": result.diverged_step,
-      # The key keeps its name from older versions.
+      # The key has the name that older versions gave it.
       "bad_place": nonfinite and {"step": result.diverged_step, **nonfinite._asdict()},
       "seconds": round(result.seconds, 3),
     },
@@ -134,7 +136,7 @@ def finish(
 
 
 def _gradients(records: Record, settings: Settings) -> xr.Dataset:
-  """Returns a run's norms and measures over all recorded steps; NaN after divergence."""
+  """Returns a run's norms and measures, with axes (step, layer, …); NaN after a divergence."""
   steps = recorded_steps(settings)
   by_dims: list[tuple[tuple[str, ...], Mapping[str, AnyArray]]] = [
     (("layer", "time"), records.norms)
@@ -151,13 +153,15 @@ def _gradients(records: Record, settings: Settings) -> xr.Dataset:
 
 
 def fail(sweep: Sweep, run: Run, phase: str, error: BaseException) -> None:
-  """Records why a run could not be trained, the traceback in `error.txt`, and prints a warning.
+  """Records that a run could not be trained, with the reason, and prints a warning.
+
+  The reason is one line in `status.json`. The traceback is in `error.txt`.
 
   Args:
     sweep: the sweep.
     run: the run.
-    phase: what failed, such as `compilation`.
-    error: the error.
+    phase: the phase that failed: `compilation`, `training` or `worker`.
+    error: the exception that made it fail.
   """
   config = run_config(run, sweep.settings, sweep.sha256)
   reason = f"{phase}: {type(error).__name__}: " + (str(error).strip() or "no reason").split("\n")[0]
@@ -177,22 +181,22 @@ def write_failure(
 
 
 def _write_status(path: Path, state: Mapping[str, object]) -> None:
-  """Writes the final status of a run, with the checksum of status and records."""
+  """Writes status.json in a run's folder, with a checksum that covers `state` and the records."""
   files.write_json(path / "status.json", {**state, "sha256": _checksum(path, state)})
 
 
 def _is_intact(path: Path, state: Mapping[str, object]) -> bool:
-  """Returns whether status and records are as they were when the status was written."""
+  """Returns whether the run's status and records are unchanged since the status was written."""
   if "sha256" in state:
     return state["sha256"] == _checksum(path, state)
-  # Older versions recorded sizes instead of a checksum.
+  # Older versions stored the sizes of the files in place of a checksum.
   records = [path / name for name in RECORDS]
   sizes = {file.name: file.stat().st_size if file.is_file() else None for file in records}
   return "diverged_step" in state and state.get("bytes") == sizes
 
 
 def _checksum(path: Path, state: Mapping[str, object]) -> str:
-  """Hashes a run's status and records, except for the duration, which varies."""
+  """Hashes a run's status and records. The duration is left out, since equal runs differ in it."""
   same = {name: value for name, value in state.items() if name not in ("seconds", "sha256")}
   paths = [path / name for name in RECORDS]
   contents = [file.read_bytes() if file.is_file() else b"" for file in paths]
@@ -206,7 +210,7 @@ def read_all(folder: Path, run_id: str) -> dict[str, bytes]:
 
 
 def write_all(folder: Path, run_id: str, contents: Mapping[str, bytes]) -> None:
-  """Replaces all files of a run at once, so that a reader never sees old and new ones together."""
+  """Replaces all files of a run at once, so that a reader never sees a mix of old and new files."""
   draft = folder / _DRAFTS / run_id
   shutil.rmtree(draft, ignore_errors=True)
   for name, data in contents.items():

@@ -3,11 +3,11 @@
 sweep.json        resolved configuration, versions, devices, git commit, corpus
 sweep.flags       the flags that reproduce the sweep
 summary.csv       one line for each run; see gathered.py
-gradients.nc      norms and measures over run × step × layer × time, lag, …; see gathered.py
+gradients.nc      norms and measures with axes (run, step, layer, time, lag, …); see gathered.py
 figures/          figures
-runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; replay.npz if the run
-                  diverged, error.txt if it failed; see run_files.py, and replay_file.py in
-                  ../training for replay.npz
+runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; error.txt if the run
+                  failed; see run_files.py. replay.npz if the run diverged; see
+                  ../training/replay_file.py
 checkpoints/      progress of unfinished runs; see round_checkpoints.py
 slurm_logs/       logs of SLURM jobs
 .lock             held by the processes that write here; see locking.py
@@ -27,8 +27,8 @@ from typing import Any
 from experiments.runtime import files
 from rnn_jax.checkpoints import difference
 
-# What --overwrite deletes. sweep.json goes last, so that a folder whose deletion was interrupted is
-# still recognized as a sweep's.
+# The files and folders that --overwrite deletes, in this order. sweep.json is last, so that an
+# interrupted deletion leaves a folder that is still recognized as a sweep's.
 _OURS = (
   "summary.csv",
   "gradients.nc",
@@ -43,10 +43,14 @@ PREPARE_LOCK = ".lock-prepare"
 
 
 def check_folder(folder: Path, configuration: Mapping[str, object], overwrite: bool) -> None:
-  """Refuses a folder that is not writable or holds anything but this sweep; changes nothing.
+  """Checks that a folder can be the sweep's output folder; changes nothing.
+
+  The folder must be writable, and must be new, be empty, or hold a sweep. That sweep must have the
+  same configuration, unless `overwrite` is True.
 
   Raises:
-    ValueError: naming the folder and, if it holds another sweep, the first difference from it.
+    ValueError: if the folder cannot be used. If it holds another sweep, the message names the first
+      difference between the configurations.
   """
   try:
     _check_folder(folder, configuration, overwrite)
@@ -61,11 +65,11 @@ def _check_folder(folder: Path, configuration: Mapping[str, object], overwrite: 
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
   existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
   with tempfile.TemporaryFile(dir=existing):
-    pass  # raises OSError if nothing can be written here
+    pass  # creating the temporary file raises OSError if the folder is not writable
   if not folder.exists():
     return
   if not (folder / "sweep.json").exists():
-    # A sweep that was killed right after its start leaves these files.
+    # A sweep that was killed right after its start leaves only these files.
     first = {".lock", PREPARE_LOCK, "sweep.flags"}
     rest = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name not in first)
     if rest:
@@ -92,11 +96,11 @@ def prepare_folder(
 
   Args:
     folder: the output folder.
-    configuration: of the sweep.
-    about: the other entries of `sweep.json`. If the sweep resumes with new versions or devices,
-      they are added to the file's list `continued`.
+    configuration: the sweep's configuration.
+    about: the other entries of `sweep.json`. If the sweep resumes with other versions, devices or
+      git commit, these are appended to the file's list `continued`.
     flags: contents of `sweep.flags`.
-    overwrite: whether to delete another sweep that is in the folder.
+    overwrite: whether to delete another sweep if the folder holds one.
   """
   if overwrite and (folder / "sweep.json").exists() and _is_another(folder, configuration):
     for name in _OURS:
@@ -116,12 +120,15 @@ def prepare_folder(
 
 
 def note_environment(folder: Path, about: Mapping[str, object]) -> None:
-  """Adds versions, devices and git commit to `sweep.json`, unless they are recorded there."""
+  """Appends versions, devices and git commit to `continued` in sweep.json, unless they are known.
+
+  They are known if the first start or an earlier entry of `continued` has the same ones.
+  """
   before = read_sweep(folder)
   continued = before.get("continued", [])
   now = {name: about.get(name) for name in ("started", "versions", "devices", "git")}
   compared = ("versions", "devices", "git")
-  # Compared with all earlier entries: machines that take turns are recorded once each.
+  # Compare with all earlier entries, so that machines that take turns are recorded once each.
   if not any(all(e.get(n) == now[n] for n in compared) for e in (before, *continued)):
     files.write_json(folder / "sweep.json", {**before, "continued": [*continued, now]})
 
@@ -135,10 +142,10 @@ def _is_another(folder: Path, configuration: Mapping[str, object]) -> bool:
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-  """Reads `sweep.json`: the configuration of the sweep, its runs, and its environment.
+  """Returns the contents of `sweep.json`: the sweep's configuration, run ids and environment.
 
   Raises:
-    ValueError: the file is damaged.
+    ValueError: if the file is damaged.
   """
   path = folder / "sweep.json"
   about = files.read_json(path)
@@ -149,17 +156,17 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     and (isinstance(continued, list) and all(isinstance(part, dict) for part in continued))
   ):
     raise ValueError(f"{path} is damaged: it must hold configuration, task and runs.")
-  # Files of older versions have no hash.
+  # Files of older versions have no checksum.
   if about.get("sha256", _sweep_sha256(about)) != _sweep_sha256(about):
     raise ValueError(f"{path} is damaged: configuration, task or runs do not match their checksum.")
   return about
 
 
 def _sweep_sha256(about: Mapping[str, object]) -> str:
-  """Hashes the entries that readers rely on and that stay the same when the sweep resumes."""
+  """Hashes the entries of sweep.json that readers rely on and that never change on resuming."""
   return json_sha256([about[name] for name in ("configuration", "task", "runs")])
 
 
 def json_sha256(data: object) -> str:
-  """Returns a hash of JSON data that does not depend on the order of keys."""
+  """Returns the SHA-256 hash of JSON data; it does not depend on the order of keys."""
   return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
