@@ -1,4 +1,7 @@
-"""The hand-written reverse pass equals JAX's derivative of the plain loop."""
+"""Tests that the hand-written reverse pass equals JAX's derivative of a plain `lax.scan`.
+
+`forward_mode=True` selects the plain scan, which serves as the reference.
+"""
 
 from __future__ import annotations
 
@@ -52,14 +55,14 @@ def problem(name, options, dtype=float, num_steps=T):
 
 
 def score(result):
-  """Returns a loss of every output and the final carry, with a different weight for each entry."""
+  """Returns a scalar loss that gives each entry of outputs and final carry a different weight."""
   leaves = jax.tree.leaves(floats_of(result))
   return sum(jnp.vdot(draw(20 + i, a), jnp.sin(a)).real for i, a in enumerate(leaves))
 
 
-# Every cell and option has a plan of its own, which depends on whether steps start from the carry.
-# Padding, direction and rematerialization act on any plan alike: each is tested with two to four
-# kinds of cells.
+# Each cell and each option of a cell leads to a different buffer plan. The plan also depends on
+# whether a step starts from the carry as it is, i.e. without resets and truncation. Padding,
+# direction and rematerialization affect all plans alike, so each is tested with a few cells only.
 @pytest.mark.parametrize(
   ("name", "options", "time", "dtype"),
   [
@@ -96,14 +99,15 @@ def test_values_gradients_and_norms_are_those_of_the_plain_loop(x64, name, optio
   chex.assert_trees_all_close(everything(False), everything(True), rtol=rtol, atol=0.05 * rtol)
 
 
-# Each kind of cell once, and each direction with a plain and a gated cell.
+# Each kind of cell is tested once, and each direction with one gated cell and one without gates.
 @pytest.mark.parametrize(
   ("time", "name"),
   [(TIMES[1], "elman"), (TIMES[1], "lstm"), (TIMES[2], "gru"), (TIMES[2], "lru")],
   ids=lambda v: v if isinstance(v, str) else "+".join(v),
 )
-def test_one_example_alone_has_its_gradients_in_a_batch(x64, name, time):
-  # A batch of one is prefetched, as every batch is on devices other than CPUs.
+def test_a_batch_of_one_has_the_gradients_of_that_example_in_a_batch(x64, name, time):
+  # With a batch of one the loops prefetch from their buffers, as they do for every batch on devices
+  # other than CPUs.
   cell, (params, xs, carry), probe = problem(name, {})
   slices = {"lengths": np.s_[:1], "resets": np.s_[:, :1]}
   alone = {key: value[slices[key]] if key in slices else value for key, value in time.items()}
@@ -154,7 +158,8 @@ def test_hessian_vector_products_are_those_of_the_plain_loop(x64, name, time, or
       pairs = zip(jax.tree.leaves(jax.grad(loss)(arrays)), jax.tree.leaves(direction), strict=True)
       return sum(jnp.vdot(g, d).real for g, d in pairs)
 
-    # Under truncation the two differ, since the cut gradient is not the gradient of any function.
+    # Under truncation the products of the two orders differ, since the truncated gradient is not
+    # the gradient of any function and its Jacobian is not symmetric.
     over_reverse = {
       "forward": lambda: jax.jvp(jax.grad(loss), (arrays,), (direction,))[1],
       "reverse": lambda: jax.grad(along)(arrays),
@@ -167,7 +172,7 @@ def test_hessian_vector_products_are_those_of_the_plain_loop(x64, name, time, or
 
 
 def test_gradient_of_the_norms_is_that_of_the_plain_loop(x64):
-  # A penalty on the norms, as in regularizers against vanishing gradients.
+  # The objective is a function of the norms, like a regularizer against vanishing gradients.
   cell, arrays, probe = problem("lstm", {})
 
   @functools.partial(jax.jit, static_argnums=0)
@@ -197,14 +202,15 @@ def test_a_weakly_typed_carry_gives_the_same_gradients(x64):
   chex.assert_trees_all_equal(total(weak), total(strong))
 
 
-def test_without_forward_mode_the_error_says_so(x64):
+def test_jvp_raises_unless_forward_mode_is_set(x64):
   cell, (params, xs, carry), _ = problem("elman", {})
   with pytest.raises(TypeError, match="forward-mode"):
     jax.jvp(lambda params: unroll(cell, params, xs, carry), (params,), (params,))
 
 
 def test_a_complex_cell_with_several_drives_and_no_recurrent_product(x64):
-  # h' = λ ∘ h + u, y = Re h, with masks among its drives: unlike the gated cells in every respect.
+  # h' = λ ∘ h + gain · u where the mask is True, else h' = h; y = gain · Re h. The carry is complex
+  # and the drive is a dict with a boolean leaf.
   def project(params, xs, key=None):
     u = (xs @ params["w_x"]).astype(complex)
     return {"u": u, "gain": jnp.tanh(xs[..., :1]), "mask": xs[..., :1] > -0.5}
@@ -239,8 +245,8 @@ def test_a_complex_cell_with_several_drives_and_no_recurrent_product(x64):
   chex.assert_trees_all_close(everything(False), everything(True), rtol=1e-11, atol=1e-12)
 
 
-def test_a_cell_that_counts_its_steps(x64):
-  # The carry has an integer, and h changes at every third step.
+def test_a_cell_with_an_integer_step_counter_in_its_carry(x64):
+  # The carry is (h, count), and h changes only at every third step.
   base = make_cell("elman", H)
 
   def update(params, carry, drive, recurrent):

@@ -1,4 +1,4 @@
-"""The plan of the hand-written reverse pass: which value is in which buffer."""
+"""Tests of the hand-written reverse pass's plan, which assigns values to buffers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T, B, D, H = 5, 3, 2, 4
 
 
 def plan_of(name, probed=False, **options):
-  """The plan of a cell's loop, whose stream is its drive."""
+  """Returns the plan for a loop over the cell, whose stream is the cell's drive."""
   cell = make_cell(name, H, **options)
   params = cell.prepare(cell.init(jax.random.key(0), D))
   inputs = StepInputs(cell.project(params, jnp.zeros((B, D))), None, None, None, None)
@@ -39,7 +39,7 @@ def plan_of(name, probed=False, **options):
   return make_plan(functools.partial(linearize, loop), constants, carry, floats, [])
 
 
-def test_an_elman_step_overwrites_its_drive_with_a_derivative_and_that_with_its_cotangent():
+def test_an_elman_drive_is_overwritten_by_a_derivative_then_by_its_cotangent():
   plan = plan_of("elman")
   assert plan.carry == [PreviousOutput(leaf=0, y=0)]
   assert list(plan.writes) == [0]
@@ -49,7 +49,7 @@ def test_an_elman_step_overwrites_its_drive_with_a_derivative_and_that_with_its_
   assert plan.prefetched == []
 
 
-def test_a_carry_that_is_no_output_is_stored():
+def test_a_carry_leaf_that_is_not_an_output_is_stored():
   plan = plan_of("lstm")
   hidden, cell = plan.carry
   assert hidden == PreviousOutput(leaf=0, y=0)
@@ -69,8 +69,9 @@ def test_a_buffer_has_one_value_at_a_time(name):
   assert len(set(cotangents)) == len(cotangents)
 
 
-def test_norms_have_a_small_buffer_where_no_other_is_free():
-  # Of the two leaves, one takes the buffer of ys; the stored leaf's own is read after the loop.
+def test_a_probed_leaf_without_a_free_buffer_gets_one_for_its_norms():
+  # The carry has two leaves. The first one's cotangent overwrites the cotangents of ys. The second
+  # one is stored in a buffer that is read after the loop, so its cotangent may not overwrite it.
   plan = plan_of("dilated_elman", probed=True)
   assert [spec.shape for spec in plan.reverse_specs] == [(B,)]
   assert plan.new_carry_bar[1] == 1 + len(plan.forward_specs) + 1

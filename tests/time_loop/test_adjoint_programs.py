@@ -1,4 +1,4 @@
-"""The compiled loops of the hand-written reverse pass copy no buffers and keep few."""
+"""Tests that the compiled loops of the hand-written reverse pass copy no buffers and need few."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ every_variant = pytest.mark.parametrize(
 
 
 def compiled(cell, num_steps, batch_size, input_size, hidden_size, probed=False, **time):
-  """Returns the optimized HLO text of a gradient, and the size of its temporaries in bytes."""
+  """Returns the optimized HLO text of a loss's gradient and the bytes of its temporary buffers."""
   params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
   xs = jax.ShapeDtypeStruct((num_steps, batch_size, input_size), jnp.float32)
   probe = gradient_probe(cell, num_steps, batch_size) if probed else None
@@ -32,7 +32,10 @@ def compiled(cell, num_steps, batch_size, input_size, hidden_size, probed=False,
 
 
 def while_bodies(text, num_steps=29):
-  """Returns the text of each loop over floats of all steps, including what it calls."""
+  """Returns the HLO text of each while loop over time, with the computations that its body calls.
+
+  A loop over time is a loop whose body has a real or complex array [num_steps, ...].
+  """
   computations = {}
   for part in re.split(r"\n\n", text):
     named = re.match(r"(?:ENTRY )?%([\w.\-]+) \(", part.strip())
@@ -51,18 +54,19 @@ def while_bodies(text, num_steps=29):
   return [body for body in bodies if re.search(rf"[fc]\d+\[{num_steps},", body)]
 
 
-# No size is a product of others, so that a shape identifies an array.
+# No size is a product of other sizes, so an array can be recognized by its shape.
 SIZES = {"num_steps": 29, "batch_size": 5, "input_size": 11, "hidden_size": 7}
 
 
 def products(text):
-  """Returns the result shapes of all matrix products."""
+  """Returns the result shapes of all matrix products in an HLO text."""
   found = re.findall(r"f32\[([\d,]*)\]\S* (?:dot|custom-call)\(", text)
   return [tuple(map(int, shape.split(","))) for shape in found if shape]
 
 
 PADDED = {"truncation": 4, "lengths": np.array([29, 3, 5, 7, 11])}
-# Cells with a second product in `update`: it stays in the loop, and so does its gradient.
+# Cells with a second matrix product, in `update`. The gradient of its kernel is computed inside the
+# loop.
 TWO_PRODUCTS = ("lem", "multiplicative_lstm", "rhn")
 
 
@@ -88,7 +92,7 @@ def test_the_recurrent_kernels_gradient_is_one_product_after_the_loop(name, num_
   assert {(7, num_gates * 7), (num_gates * 7, 7)} & set(products(text))
 
 
-# Each of the time arguments with a complex carry, and with another kind of cell.
+# Each time argument is tested with a complex carry (lru) and with one other kind of cell.
 @pytest.mark.parametrize(
   ("name", "time"),
   [
@@ -115,10 +119,10 @@ def assert_nothing_is_copied(bodies):
   [("residual lstm", None), ("zoneout lstm", 5), ("all of a gru", None)],
 )
 def test_loops_of_wrapped_cells_copy_no_buffers(name, key):
-  # Nothing that reads the input of a residual cell could overwrite it.
+  # In a residual cell, no saved value can overwrite the input, since none is computed from it.
   key = None if key is None else jax.random.key(key)
   text, _ = compiled(WRAPPED[name](7), **SIZES | {"input_size": 7}, probed=True, key=key)
-  # The masks are drawn in loops of other types.
+  # Copies of other dtypes are allowed: they are in the loops that draw the random masks.
   assert not any(re.search(r"= (f32|pred)\[29,[\d,]+\]\S* copy\(", b) for b in while_bodies(text))
 
 
@@ -150,7 +154,8 @@ def test_the_past_carries_of_a_dilated_cell_are_stored_once():
 def test_an_elman_step_stores_its_output_and_a_derivative(time):
   sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
   _, temporaries = compiled(make_cell("elman", 64), **sizes, **time)
-  # The other two are the cotangent of ys, and the outputs shifted by one step.
+  # The bound is four float32 arrays [T, B, H]: the outputs, the derivatives, the cotangent of ys,
+  # and the outputs shifted by one step.
   assert temporaries < 4.2 * 64 * 16 * 64 * 4
 
 
@@ -160,5 +165,5 @@ def test_blocks_need_little_memory_beyond_the_outputs(name):
   cell = make_cell(name, 32)
   _, blocks = compiled(cell, **sizes, remat="sqrt")
   outputs = 1024 * 4 * 32 * 4
-  # ys, their cotangent, and a block of √T steps.
+  # The bound allows for ys, their cotangent, and 24 arrays for a block of √T = 32 steps.
   assert blocks < 2 * outputs + 24 * outputs / 32

@@ -1,4 +1,7 @@
-"""The associative scan equals the loop: values, both derivatives, norms, all time arguments."""
+"""Tests that the associative scan equals the loop, under all time arguments.
+
+Compared are outputs, forward- and reverse-mode derivatives, and gradient norms.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +47,13 @@ def problem(cell, num_steps=T, input_size=D):
 
 
 def score(tree):
-  """Returns a loss with a different weight for each entry."""
+  """Returns a scalar loss that gives each entry of the tree a different weight."""
   leaves = jax.tree.leaves(tree)
   return sum(jnp.vdot(draw(20 + i, a), jnp.sin(a)).real for i, a in enumerate(leaves))
 
 
 def everything(cell, given, method, **time):
-  """Returns outputs, final carry, gradients and norms."""
+  """Returns ((loss, (final carry, ys)), (gradients, gradient norms))."""
 
   @jax.jit
   @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
@@ -78,9 +81,10 @@ def test_equals_the_loop(x64, name, which):
   )
 
 
-@pytest.mark.parametrize("name", ["lru", "rg_lru"])  # cells with slow units from the start
+@pytest.mark.parametrize("name", ["lru", "rg_lru"])  # initialized with some slow units
 def test_long_sequences_differ_by_rounding_only(name):
-  # In float32, over 4096 steps. A slow unit sums up that many terms.
+  # The test runs in float32, where rounding errors grow with the number of terms that a slow unit
+  # sums up, here up to 4096.
   cell = make_cell(name, H)
   given = problem(cell, num_steps=4096)
   at_once, looped = (

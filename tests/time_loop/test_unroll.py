@@ -1,4 +1,4 @@
-"""The time loop: effects of padding, resets, truncation and rematerialization."""
+"""Tests of `unroll`: the effects of padding, resets, truncation and rematerialization."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1
 
 T, B, D, H = 7, 2, 2, 3
 
-CARRIES = ("gru", "lstm")  # an array that is the output, and a pair
+CARRIES = ("gru", "lstm")  # the carry of a gru is one array, its output; that of an lstm is a pair
 
 LENGTHS = np.array([7, 4])
 RESETS = np.zeros((T, B), bool)
-RESETS[[3, 0, 5], [0, 1, 1]] = True  # in the middle, at the first step, and past the end
+RESETS[[3, 0, 5], [0, 1, 1]] = True  # in mid-sequence, at the first step, and past the end
 
 
 def draw(seed, *shape):
@@ -42,12 +42,15 @@ def problem(name, num_steps=T, batch_size=B):
 
 
 def score(result):
-  """Returns a loss of every output and the final carry, with a different weight for each entry."""
+  """Returns a scalar loss that gives each entry of outputs and final carry a different weight."""
   return sum(jnp.vdot(draw(20 + i, *a.shape), a) for i, a in enumerate(jax.tree.leaves(result)))
 
 
 def everything(run):
-  """Compiles `run(params, xs, carry, probe)` with its score's gradients and norms."""
+  """Returns a jitted function of `run`'s arguments: its score's gradients and norms, its result.
+
+  `run` maps (params, xs, carry, probe) to (final carry, ys).
+  """
 
   def loss(*arrays):
     result = run(*arrays)
@@ -64,7 +67,10 @@ def together(cell, **time):
 
 
 def apart(cell, *, lengths=None, resets=None, reverse=False, **time):
-  """The reference: splits each sequence at its resets, and runs each piece forward, alone."""
+  """Returns a reference for `together` that uses no lengths, resets and reverse.
+
+  It splits each sequence at its resets and unrolls each piece alone, as a batch of one.
+  """
 
   def run(params, xs, carry, probe):
     num_steps, batch_size = xs.shape[:2]
@@ -199,14 +205,15 @@ def test_truncation_leaves_the_forward_pass_bit_identical(name):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("with_resets", [False, True])
 def test_loss_at_step_s_reaches_exactly_the_lags_up_to_s_minus_one_mod_k(reverse, with_resets):
-  # The law counts s from 1. Here t counts from the sequence's own start, from 0.
+  # In the test's name, steps s are counted from 1. In the code, `count` is the number of steps
+  # since the sequence's own start, i.e. s − 1.
   cell, (params, xs, carry, _) = problem("lstm")
   resets = RESETS if with_resets else np.zeros_like(RESETS)
 
   @jax.jit
   @functools.partial(jax.jacrev, argnums=(0, 1))
   def reach(xs, carry, k):
-    # Examples are independent, so that their sum keeps their derivatives apart.
+    # Examples are independent, so the sum over examples still has a separate derivative for each.
     _, ys = unroll(cell, params, xs, carry, truncation=k, resets=resets, reverse=reverse)
     return jnp.sum(ys, axis=1)
 
@@ -361,7 +368,7 @@ def test_stochastic_cell_draws_from_the_key_for_all_time_at_once():
   assert not np.any(np.isclose(first, other).all(axis=(1, 2)))
 
 
-@pytest.mark.usefixtures("unchecked_types")  # raw keys are no `Key` to jaxtyping
+@pytest.mark.usefixtures("unchecked_types")  # jaxtyping does not accept a raw key as a `Key`
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
 def test_a_key_may_be_of_any_generator_typed_or_raw(implementation):
   elman, (params, xs, carry, _) = problem("elman")
