@@ -1,1 +1,5 @@
-"""Training the runs of a sweep: one compiled program for each group, round after round."""
+"""Trains the runs of a sweep.
+
+Runs that differ only in numbers, such as the seed or the learning rate, form a group and share one
+compiled program. A group is trained in rounds of as many runs as the devices hold.
+"""

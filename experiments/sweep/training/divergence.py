@@ -1,4 +1,4 @@
-"""The step at which a run diverged: recomputed, to locate its first NaN or infinity."""
+"""Recomputes the step at which a run diverged, to locate the step's first NaN or infinity."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Task
 from rnn_jax.types import Array
 
-# Returns the same object for the same sizes, so that runs of the same network share
-# compiled functions.
+# Cached, so that equal arguments give the same object, and runs with equal networks share compiled
+# functions.
 _network = functools.cache(network)
 
 
 class DivergedStep(NamedTuple):
-  """A step that diverged, with everything needed to recompute it.
+  """A step at which a run diverged, with everything needed to recompute the step.
 
   Attributes:
     run, settings: the run, and the settings of its sweep.
-    step: the step.
-    loss, output_size, vocabulary_size: those of the task.
-    snapshot: params and optimizer state before the step, and its batch.
+    step: index of the step, from 0.
+    loss, output_size, vocabulary_size: the task's attributes of the same names.
+    snapshot: params and optimizer state before the step, and the step's batch.
   """
 
   run: Run
@@ -55,7 +55,7 @@ def diverged_step(result: Result, settings: Settings, task: Task) -> DivergedSte
 
 
 def locate(diverged: DivergedStep) -> NonFinite | None:
-  """Recomputes the step; returns the location of its first NaN or infinity, if there is one."""
+  """Recomputes a diverged step; returns where its first NaN or infinity is, None without one."""
   numbers = numbers_of(diverged.run, diverged.settings)
   params, opt_state, batch = diverged.snapshot
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
@@ -74,6 +74,6 @@ def locate(diverged: DivergedStep) -> NonFinite | None:
 def model_of(
   run: Run, settings: Settings, output_size: int, vocabulary_size: int | None
 ) -> DeepRNN:
-  """Returns the model of a run, given the sizes of its task."""
+  """Builds the model of a run, given the sizes of its task."""
   about = run.cell, run.depth, hidden_size_of(run, settings), output_size, vocabulary_size
   return _network(*about, **dict(run.options))

@@ -1,4 +1,9 @@
-"""The program of a group: builds and compiles what its runs compute, for all devices."""
+"""Builds and compiles the program of a group, which trains the group's runs on all devices.
+
+The runs of a group differ only in numbers (`run_setup.Numbers`), which are arguments of the
+program. A device trains one run, or several by `vmap`; neighboring devices may share their runs'
+batches.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +36,8 @@ from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState, init_state, update
 from rnn_jax.types import Array, Params
 
-# Iterations in one call: enough to hide the cost of a call, few enough to show progress.
+# Training steps in one call of a program: enough to hide the cost of the call, few enough to show
+# progress.
 CHUNK = 50
 
 
@@ -39,11 +45,12 @@ class Program(NamedTuple):
   """The compiled program of a group, for `train_round`.
 
   Attributes:
-    advance: `(numbers, state, data) -> (state, records)`, compiled for all devices; numbers and
-      state must be `spread` over them.
-    initial_state: the state to start from.
-    record: shapes of one run's records of a call.
-    leading_axes: leading axes of arrays that differ between the runs of a round.
+    advance: `(numbers, state, data) -> (state, records)`, compiled for all devices; trains `CHUNK`
+      steps. Numbers and state must be laid out on the devices by `spread`.
+    initial_state: the state to start from, leaves [devices, ...]: zeros, since the program
+      initializes the params at step 0.
+    record: shapes of the records that one call returns for one run, leaves [CHUNK, ...].
+    leading_axes: leading axes of per-run arrays, from `Layout.leading_axes`.
   """
 
   advance: Callable[..., tuple[TrainState, Record]]
@@ -53,7 +60,7 @@ class Program(NamedTuple):
 
   @property
   def runs_per_round(self) -> int:
-    """Returns the maximum number of runs in a round: the number of slots."""
+    """Returns the maximum number of runs in a round, each of which takes a *slot*."""
     return math.prod(self.leading_axes)
 
 
@@ -61,11 +68,11 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
   """Compiles the program of the runs of one group.
 
   Args:
-    runs: all runs of the sweep with the same cell, options, depth and clip_by. Their number
-      decides how many a device trains at a time, and thus how records are rounded, so include
-      finished runs and those that are trained elsewhere.
+    runs: all runs of the sweep with the same cell, options, depth and clip_by. Include finished
+      runs and runs that other processes train: the number of runs decides how many a device trains
+      at a time, and thereby how records are rounded.
     settings: settings of the sweep.
-    task: built from the settings.
+    task: the task, built from the settings.
     layout: how runs are laid out on the devices.
   """
   leading = layout.leading_axes(len(runs))
@@ -84,7 +91,10 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
 def by_device(
   runs: Sequence[Run], settings: Settings, layout: Layout, leading_axes: tuple[int, ...]
 ) -> Numbers:
-  """Returns the runs' numbers, leaves [devices] or [devices, runs of a device]."""
+  """Returns the runs' numbers, leaves [devices] or [devices, runs of a device].
+
+  Devices that share a run's batch have equal entries.
+  """
   return jax.tree.map(
     lambda a: np.repeat(a.reshape(leading_axes), layout.data_parallel, axis=0),
     stack_numbers(runs, settings),
@@ -99,22 +109,23 @@ def stack_numbers(runs: Sequence[Run], settings: Settings) -> Numbers:
 def group_function(
   run: Run, settings: Settings, task: Task, data_parallel: int, together: int
 ) -> tuple[Callable[..., tuple[TrainState, Record]], TrainState]:
-  """Builds the function that a group compiles.
+  """Builds the function that `compile_group` compiles for a group.
 
   Args:
     run: any run of the group.
     settings: settings of the sweep.
-    task: built from the settings.
+    task: the task, built from the settings.
     data_parallel: number of devices that share a batch.
     together: number of runs that a device trains at a time.
   Returns:
-    (function, shapes of its state on one device). The function is `(numbers, state, data) ->
-    (state, records)` and runs `CHUNK` iterations; those past the last step do nothing. It
-    initializes a state at step 0, so that a group needs no second program. With several runs
-    together, all leaves but the step have a leading axis of runs.
+    (function, shapes of the function's state on one device). The function is `(numbers, state,
+    data) -> (state, records)` and does `CHUNK` iterations of a training step; iterations past the
+    last step do nothing. It initializes a state whose step is 0, so that a group needs no second
+    program. If `together` is above 1, all leaves but the state's step have a leading axis of runs.
   """
   group = _Group(run, settings, task, _model(run, settings, task), data_parallel)
-  # `jit` traces both only once, although each `cond` also asks for the shapes of its other branch.
+  # Without `jit`, each of the two would be traced twice: for its branch of a `cond`, and by
+  # `eval_shape`, since the other branch fills arrays of the same shapes.
   measure = jax.jit(functools.partial(_measure, group))
   train_step = jax.jit(functools.partial(_train_step, group, measure))
   advance = functools.partial(_advance, group, train_step)
@@ -122,22 +133,23 @@ def group_function(
   numbers = stack_numbers([run] * together, settings)
   if together == 1:
     return advance, jax.eval_shape(start, jax.tree.map(lambda a: a[0], numbers), task.data)
-  # The runs of a device are at the same step. If the step were mapped too, each `cond` would have
-  # to compute both of its branches: the measures at every step, the initialization in every call.
-  # (The axes stand in a TrainState because `vmap` wants the tree's own type.)
+  # The runs of a device are at the same step, so the step is not mapped. If it were, each `cond`
+  # would compute both of its branches: the measures at every step, the initialization in every
+  # call. (The axes are a TrainState because `vmap` requires the type of the argument.)
   axes = TrainState(step=None, params=0, opt_state=0)
   shapes = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
   return jax.vmap(advance, (0, axes, None), (axes, 0)), shapes
 
 
 class _Group(NamedTuple):
-  """What all runs of a group have in common: constants of their program.
+  """The constants of a group's program, which all runs of the group share.
 
   Attributes:
     run: any run of the group.
     settings: settings of the sweep.
-    task: built from the settings.
-    model: the runs' network, with the default gain and bias instead of those of a run.
+    task: the task, built from the settings.
+    model: the runs' network. Its recurrent gain and forget bias are the defaults, since they matter
+      only at initialization.
     data_parallel: number of devices that share a batch.
   """
 
@@ -148,7 +160,7 @@ class _Group(NamedTuple):
   data_parallel: int
 
   def mean(self, values: Float[Array, "*axes examples"]) -> Float[Array, "*axes"]:
-    """Returns the mean of values over the whole batch, which devices may share."""
+    """Returns the mean over the whole batch, given the values of this device's examples."""
     total = psum(jnp.sum(values, axis=-1), count=self.data_parallel)
     return total / self.settings.batch_size
 
@@ -159,15 +171,15 @@ def _model(run: Run, settings: Settings, task: Task, **initialization: Any) -> D
   Args:
     run: the run.
     settings: settings of the sweep.
-    task: built from the settings.
-    **initialization: cell options in addition to those of the run.
+    task: the task, built from the settings.
+    **initialization: cell options in addition to the run's own, such as `recurrent_gain`.
   """
   about = run.cell, run.depth, hidden_size_of(run, settings), task.output_size, task.vocabulary_size
   return network(*about, **{**dict(run.options), **initialization})
 
 
 def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
-  """Initializes the state of a run."""
+  """Returns the train state of a run at step 0, with params drawn from the run's seed."""
   run, settings, task = group.run, group.settings, group.task
   initialization = {}
   if run.recurrent_gain is not None:
@@ -181,7 +193,7 @@ def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
 
 
 def _measure(group: _Group, params: Params, batch: Batch) -> dict[str, Variables]:
-  """Computes the sweep's measures on the whole batch of a step."""
+  """Computes the sweep's measures for a step, given the whole batch, also if devices share it."""
   share = shard(batch, group.data_parallel)
   moment = Moment(group.model, params, group.task, batch, share, group.mean)
   return {name: MEASURES[name].of(moment) for name in group.settings.measure_names}
@@ -195,9 +207,13 @@ def _train_step(
   state: TrainState,
   data: PyTree,
 ) -> tuple[TrainState, Record]:
-  """Records one step of a run, and updates its params."""
+  """Takes one training step of a run; returns the new state and the step's record.
+
+  `measure` is `_measure` with its first argument bound. Only measured steps compute it.
+  """
   run, settings, task = group.run, group.settings, group.task
-  # Each device draws the whole batch, so that an example depends on the key alone.
+  # Each device draws the whole batch, so that an example depends only on the key, not on the number
+  # of devices that share the batch.
   whole = task.batch(data, jax.random.fold_in(data_key, state.step))
   due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
   missing = _missing(jax.eval_shape(measure, state.params, whole))
@@ -225,7 +241,7 @@ def _advance(
   state: TrainState,
   data: PyTree,
 ) -> tuple[TrainState, Record]:
-  """Runs `CHUNK` iterations of a run; see `group_function`."""
+  """Trains `CHUNK` steps of one run, as `group_function` describes."""
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
   state = jax.lax.cond(state.step == 0, lambda: _start(group, numbers, data), lambda: state)
 
@@ -240,8 +256,8 @@ def _advance(
   ) -> tuple[tuple[TrainState, Bool[Array, ""]], Record]:
     state, finite = old
     new, record = jax.lax.cond(state.step <= group.settings.steps, train, skip, state)
-    # A run that has diverged keeps the state before that step, for the host to read, while its
-    # step counter advances with those of the other runs.
+    # A run that has diverged keeps its params and optimizer state from before the diverged step,
+    # for the host to read. Its step counter advances with those of the other runs.
     finite = finite & record.finite
     kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
     return (kept.replace(step=new.step), finite), record
@@ -251,7 +267,7 @@ def _advance(
 
 
 def _missing(shapes: PyTree) -> PyTree[Array]:
-  """Returns arrays of NaN (True for bool)."""
+  """Returns arrays of the given shapes and dtypes, filled with NaN (True for bool)."""
   return jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), shapes)
 
 

@@ -1,4 +1,7 @@
-"""The file of a run that diverged, `replay.npz`: its diverged step, as plain arrays and text."""
+"""Writes and reads `replay.npz`, which holds a run's diverged step as plain arrays and JSON text.
+
+The step can be recomputed from this file alone; see `experiments/replay.py`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from rnn_jax.types import Array
 
 
 def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
-  """Returns a NumPy archive (.npz): arrays of numbers, and one JSON text, `about`."""
+  """Returns the contents of `replay.npz`: the snapshot's arrays, and one JSON text, `about`."""
   about = {
     "run": dataclasses.asdict(diverged.run),
     "settings": dataclasses.asdict(diverged.settings),
@@ -36,7 +39,7 @@ def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
     "loss": diverged.loss.__name__,
     "output_size": diverged.output_size,
     "vocabulary_size": diverged.vocabulary_size,
-    "place": nonfinite and nonfinite._asdict(),  # the key of older versions
+    "place": nonfinite and nonfinite._asdict(),  # the key has the name that older versions gave it
     "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     "platform": jax.default_backend(),
     "versions": provenance.versions(provenance.PACKAGES),
@@ -47,22 +50,22 @@ def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
 
 
 def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
-  """Reads a file that holds the bytes from `to_bytes`; executes nothing in it.
+  """Reads a file that holds the bytes from `to_bytes`; executes nothing in the file.
 
   Returns:
-    (step, location of the first non-finite value as recorded, all of `about`).
+    (diverged step, recorded location of its first non-finite value or None, all of `about`).
   Raises:
-    ValueError: the file is unreadable, damaged, or not a replay file.
+    ValueError: if the file is unreadable, damaged, or not a replay file.
   """
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       arrays = {name: archive[name] for name in archive.files}
     about = json.loads(str(arrays["about"]))
-    with np.errstate(over="ignore"):  # numbers that float32 cannot hold are refused below
+    with np.errstate(over="ignore"):  # numbers beyond float32 become inf, and are then rejected
       return _restore(about, arrays)
   except OSError as error:
     raise ValueError(f"FILE must be readable, got {path} ({error.strerror or error}).") from None
-  except Exception as error:  # zipfile, NumPy, JSON and invalid values each raise their own type
+  except Exception as error:  # zipfile, NumPy, JSON and invalid values raise many types
     raise ValueError(
       f"FILE must be the intact replay.npz of a sweep's run, got {path} ({error})."
     ) from None
@@ -76,7 +79,7 @@ def _restore(
   if checks.integer("depth", run.depth) > len(arrays):
     raise ValueError(f"depth must be at most the number of arrays, {len(arrays)}, got {run.depth}")
   sizes = about["output_size"], about["vocabulary_size"]
-  # A sweep's sequences all have full length, so a batch has no lengths.
+  # A sweep's sequences all have full length, so its batches have no `lengths`.
   parts = {name: jnp.asarray(arrays[f"batch.{name}"]) for name in ("xs", "targets", "mask")}
   shape = (settings.sequence_length, settings.batch_size)
   for name, a in parts.items():
@@ -99,7 +102,7 @@ def _restore(
   step = checks.integer("step", about["step"], minimum=0)
   loss = LOSSES[checks.choice("loss", about["loss"], LOSSES)]
   nonfinite = nonfinite_from_json(about["place"])
-  nonfinite_text(nonfinite)  # raises if an entry has the wrong type
+  nonfinite_text(nonfinite)  # raises an exception if a field has the wrong type
   for name, kind in (("matmul_precision", str | None), ("platform", str), ("versions", dict)):
     if not isinstance(about[name], kind):
       raise TypeError(f"{name} must be {kind}, got {about[name]!r}")
@@ -107,6 +110,6 @@ def _restore(
 
 
 def _named_leaves(snapshot: Snapshot) -> dict[str, PyTree]:
-  """Returns the leaves by their dotted paths, such as `params.layers_0.cell.w_h`."""
+  """Returns the snapshot's leaves by their dotted paths, such as `params.layers_0.cell.w_h`."""
   leaves = jax.tree_util.tree_leaves_with_path(snapshot)
   return {jax.tree_util.keystr(path, simple=True, separator="."): a for path, a in leaves}

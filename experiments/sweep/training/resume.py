@@ -1,4 +1,4 @@
-"""Divides the runs of a group into rounds, and finds the checkpoints that they resume from."""
+"""Divides the runs of a group into rounds, and reads the checkpoints from which rounds resume."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from experiments.sweep.training.rounds import partial_like
 
 
 class Round(NamedTuple):
-  """Runs that are trained at the same time.
+  """A round: runs of one group that are trained at the same time.
 
   Attributes:
     runs: the runs.
-    resumed_from: their progress so far; None if they start at step 0.
+    resumed_from: the runs' progress so far; None if they start at step 0.
   """
 
   runs: Sequence[Run]
@@ -31,14 +31,16 @@ class Round(NamedTuple):
 
 
 def rounds(sweep: Sweep, program: Program, runs: Sequence[Run]) -> list[Round]:
-  """Divides the runs of a group into rounds of runs at the same step, the latest step first.
+  """Divides runs of a group into rounds; runs share a round only if they resume from the same step.
 
   Args:
     sweep: the sweep.
     program: the group's program.
     runs: the runs to train.
+  Returns:
+    The rounds. Those with the most steps done come first.
   Raises:
-    ValueError: a checkpoint belongs to another configuration.
+    ValueError: if a checkpoint was saved with another configuration.
   """
   saved = _saved(sweep, program, runs)
   steps = {run: int(saved[run].step) if run in saved else 0 for run in runs}
@@ -53,7 +55,7 @@ def rounds(sweep: Sweep, program: Program, runs: Sequence[Run]) -> list[Round]:
 
 
 def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Partial]:
-  """Returns the newest checkpointed progress of each run, leaves without an axis of runs."""
+  """Returns the newest progress of each run that has a checkpoint; leaves have no axis of runs."""
   found: dict[Run, Partial] = {}
   wanted = set(runs)
   for path, ids in round_checkpoints.every(sweep.folder):
@@ -71,14 +73,14 @@ def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Par
 
 
 def _select(partial: Partial, i: int) -> Partial:
-  """Returns the progress of run i of a round."""
+  """Returns the progress of a round's i-th run; leaves have no axis of runs."""
   rows = partial.params, partial.opt_state, partial.records
   params, opt_state, records = jax.tree.map(operator.itemgetter(i), rows)
   return Partial(partial.step, params, opt_state, records, partial.seconds)
 
 
 def _stack(parts: Sequence[Partial]) -> Partial:
-  """Joins the progress of runs at the same step into that of a round."""
+  """Stacks the progress of runs that are at the same step into the progress of a round."""
   rows = [(part.params, part.opt_state, part.records) for part in parts]
   params, opt_state, records = jax.tree.map(lambda *a: np.stack(a), *rows)
   seconds = max(part.seconds for part in parts)

@@ -1,4 +1,8 @@
-"""Trains a round: runs of one group, at the same time, with the group's compiled program."""
+"""Trains a round: runs of one group that the group's program trains at the same time.
+
+The program has a fixed number of *slots*, each of which trains one run. If a round has fewer runs,
+the spare slots train copies of its first run.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ _Index: TypeAlias = tuple[int | slice | np.ndarray, ...]
 
 
 def partial_like(program: Program, settings: Settings, num_runs: int, step: int) -> Partial:
-  """Returns the shapes of a round's progress before a step."""
+  """Returns shapes in place of arrays: the progress of a round of `num_runs` runs before `step`."""
   recorded = sum(s < step for s in recorded_steps(settings))
   drop = len(program.leading_axes)
 
@@ -55,26 +59,26 @@ def train_round(
   on_records: Callable[[Run, int, Record], None] = lambda *_: None,
   on_call: Callable[[int, Callable[[], Partial]], None] = lambda *_: None,
 ) -> Iterator[Result]:
-  """Trains runs of one group, at most `program.runs_per_round` of them, at the same time.
+  """Trains at most `program.runs_per_round` runs of one group at the same time.
 
-  A run's records do not depend on the other runs, nor on the number of devices. They depend on how
-  many devices share a batch and how many runs a device trains at a time, but only up to rounding.
-  A resumed round yields the same records as an uninterrupted one.
+  A run's records do not depend on the other runs or on the number of devices. The number of devices
+  that share a batch and the number of runs that a device trains at a time change records only by
+  rounding. A resumed round yields the same records as an uninterrupted one.
 
   Args:
     program: the group's program, from `compile_group`.
     runs: the runs.
     settings: settings of the sweep.
-    task: built from the settings.
+    task: the task, built from the settings.
     layout: how runs are laid out on the devices.
-    resumed_from: progress of an earlier round of these runs; None to start at step 0.
-    on_records: called with (run, first step, records of some steps from there) as they arrive;
-      those of `resumed_from` first.
-    on_call: called after each call of the program but the last, with the next step and a function
-      that returns the progress before it. That function must be called at once or never, as the
-      next call of the program overwrites the state.
+    resumed_from: the runs' progress so far; None to start at step 0.
+    on_records: called with (run, first step, records from that step on) whenever a run has new
+      records. The first calls hand over the records of `resumed_from`.
+    on_call: called with (next step, function that returns the progress before that step) after each
+      call of the program except the last. The function may be called only until `on_call` returns,
+      since the next call of the program overwrites the state.
   Yields:
-    Each run's result: when it diverges, or at the end of the round.
+    The result of each run, when the run diverges or at the end of the round.
   """
   numbers = by_device(_fill_slots(runs, program), settings, layout, program.leading_axes)
   numbers = spread(numbers, layout.devices)
@@ -98,7 +102,8 @@ def train_round(
     diverged = {i: step + len(part.finite) - 1 for i, part in new.items() if not part.finite[-1]}
     if diverged:
       before = progress.fetch((progress.state.params, progress.state.opt_state))
-    # Before `on_call`, so that no checkpoint holds a run that has diverged without being recorded.
+    # Yield results before `on_call`, so that the caller records a diverged run before a checkpoint
+    # holds it.
     for i, at in diverged.items():
       on_records(runs[i], step, new.pop(i))
       alive.remove(i)
@@ -108,8 +113,8 @@ def train_round(
       return
     if step + CHUNK <= settings.steps:
       on_call(step + CHUNK, functools.partial(progress.partial, step + CHUNK))
-      # The devices compute while records are written, but only one call at a time: with more calls
-      # in flight, devices that share a batch could deadlock.
+      # The devices compute the next call while `on_records` writes. Only one call is in flight at a
+      # time, since with more, devices that share a batch could deadlock.
       progress.state, ahead = program.advance(numbers, progress.state, task.data)
     for i, part in new.items():
       on_records(runs[i], step, part)
@@ -119,13 +124,13 @@ def train_round(
 
 @dataclasses.dataclass
 class _Progress:
-  """A round in training.
+  """The progress of a round while it is trained.
 
   Attributes:
     program, runs, settings, layout: arguments of `train_round`.
     start: start time on the monotonic clock, minus the time that earlier processes took.
-    state: on the devices, after the latest call of the program.
-    records: of each call so far, leaves [runs, steps, ...].
+    state: train state on the devices, after the latest call of the program.
+    records: kept records of each call so far, leaves [runs, steps, ...].
   """
 
   program: Program
@@ -137,20 +142,21 @@ class _Progress:
   records: list[Record] = dataclasses.field(default_factory=list)
 
   def result(self, i: int, diverged_step: int | None, snapshot: Snapshot | None) -> Result:
-    """Returns the result of run i."""
+    """Returns the result of the round's i-th run, from the records so far."""
     records = _of_run(self._all_records(), i, 0, self.settings)
     return Result(self.runs[i], records, diverged_step, snapshot, self._seconds())
 
   def partial(self, step: int) -> Partial:
-    """Returns the progress before a step, which must be the next one."""
+    """Returns the progress before `step`, which must be the next step to train."""
     params, opt_state = self.fetch((self.state.params, self.state.opt_state))
     seconds = np.float64(self._seconds())
     return Partial(np.int32(step), params, opt_state, self._all_records(), seconds)
 
   def fetch(self, tree: PyTree[Array]) -> PyTree[np.ndarray]:
-    """Returns arrays of the devices, leaves [runs, ...]; copied, as the next call overwrites them.
+    """Copies arrays from the devices to the host, leaves [runs, ...].
 
-    Devices that share a run hold equal values, as do those of other processes.
+    They must be copied because the next call overwrites them. Devices that share a run, also those
+    of other processes, hold equal values, so one device is read for each run.
     """
     drop = len(self.program.leading_axes)
 
@@ -169,12 +175,12 @@ class _Progress:
 
 
 def _fill_slots(runs: Sequence[Run], program: Program) -> list[Run]:
-  """Returns a run for each slot of the program; spare slots repeat the first run."""
+  """Returns one run for each slot of the program; spare slots repeat the first run."""
   return [*runs, *[runs[0]] * (program.runs_per_round - len(runs))]
 
 
 def _to_slots(partial: Partial, program: Program, layout: Layout) -> TrainState:
-  """Returns the state of an unfinished round, laid out on the slots of the devices."""
+  """Returns the train state of a resumed round, with leaves [devices, ...] for the program."""
 
   def to_slots(a: Shaped[np.ndarray, "runs ..."]) -> Shaped[np.ndarray, "devices ..."]:
     spare = np.repeat(a[:1], program.runs_per_round - len(a), axis=0)
@@ -187,9 +193,10 @@ def _to_slots(partial: Partial, program: Program, layout: Layout) -> TrainState:
 
 
 def _recorded(records: Record, first_step: int, settings: Settings) -> Record:
-  """Selects what is kept of a call's records [runs, CHUNK, ...].
+  """Selects the records to keep from those of a call, whose leaves are [runs, CHUNK, ...].
 
-  These are the steps up to the last one, and norms and measures of the recorded steps only.
+  Entries past the last step are dropped. Norms and measures are kept only at the steps from
+  `recorded_steps`.
   """
   steps = np.arange(first_step, min(first_step + CHUNK, settings.steps + 1))
   recorded = np.flatnonzero(np.isin(steps, recorded_steps(settings)))
@@ -197,7 +204,7 @@ def _recorded(records: Record, first_step: int, settings: Settings) -> Record:
 
 
 def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
-  """Selects run i from the records of `_recorded`, up to its divergence or the last step."""
+  """Selects run i from records that `_recorded` returned, up to the diverged or the last step."""
   finite = records.finite[i]
   count = len(finite) if finite.all() else int(np.argmin(finite)) + 1
   steps = np.arange(first_step, first_step + count)
@@ -206,13 +213,13 @@ def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Rec
 
 
 def _rows(records: Record, every: _Index, some: _Index) -> Record:
-  """Indexes the leaves that hold every step by `every`, norms and measures by `some`."""
+  """Indexes the norms and measures by `some`, and all other leaves by `every`."""
   kept = jax.tree.map(lambda a: a[every], records._replace(norms={}, measures={}))
   norms, measures = jax.tree.map(lambda a: a[some], (records.norms, records.measures))
   return kept._replace(norms=norms, measures=measures)
 
 
 def _draw(run: Run, step: int, task: Task) -> Batch:
-  """Draws the batch of a step."""
+  """Draws again the batch that the program drew for a run at a step."""
   _, data_key = jax.random.split(jax.random.key(np.uint32(run.seed)))
   return jax.device_get(jax.jit(task.batch)(task.data, jax.random.fold_in(data_key, step)))

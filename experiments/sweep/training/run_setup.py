@@ -19,7 +19,10 @@ from rnn_jax.types import Array
 
 
 class Numbers(NamedTuple):
-  """The numbers in which runs of a group may differ; traced, so that the runs share a program."""
+  """The numbers in which runs of a group may differ.
+
+  They are traced arguments of the group's program, so that all its runs share the program.
+  """
 
   seed: ArrayLike
   truncation: ArrayLike
@@ -37,13 +40,13 @@ def network(
   vocabulary_size: int | None,
   **options: Any,
 ) -> DeepRNN:
-  """Builds the model of a run; `options` are those of its cell."""
+  """Builds the model of a run; `options` are cell options, which `make_cell` takes."""
   cells = [make_cell(cell, hidden_size, **options)] * depth
   return DeepRNN(cells, output_size, vocabulary_size)
 
 
 def numbers_of(run: Run, settings: Settings) -> Numbers:
-  """Returns the numbers of a run; for those that it lacks, values that have no effect."""
+  """Returns the numbers of a run; a number that the run lacks gets a value without effect."""
   full = settings.sequence_length
   return Numbers(
     np.uint32(run.seed),
@@ -56,26 +59,30 @@ def numbers_of(run: Run, settings: Settings) -> Numbers:
 
 
 def optimizer_of(run: Run, settings: Settings, numbers: Numbers) -> optax.GradientTransformation:
-  """Builds the optimizer of a group, from any of its runs, with the numbers of one run."""
+  """Builds the optimizer of the run with the given numbers; `run` is any run of its group."""
   rate, limit = numbers.learning_rate, numbers.clip_norm
   return make_optimizer(settings.optimizer, rate, limit, run.clip_by)
 
 
 def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
-  """Returns the arguments of `update` that concern time, with the numbers of one run."""
+  """Returns `truncation` and `clip_carry`, the arguments of `update` that concern time.
+
+  They are those of the run with the given numbers; `run` is any run of its group.
+  """
   limit = numbers.clip_norm if run.clip_by == "carry" else None
   return {"truncation": numbers.truncation, "clip_carry": limit}
 
 
 def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) -> Key[Array, ""]:
-  """Returns the key for the masks of stochastic cells at a step.
+  """Returns the key from which stochastic cells, such as zoneout, draw their masks at a step.
 
   Args:
     data_key: the run's key for drawing batches.
     step: the step.
-    data_parallel: number of devices that share a batch; each gets a key of its own.
+    data_parallel: number of devices that share a batch; each device gets a key of its own.
   """
-  # Batches fold their step into the data key. A step is below 2³¹, so this key is never a batch's.
+  # The key of a step's batch is fold_in(data_key, step). Steps are below 2³¹, so no batch has the
+  # key fold_in(data_key, 2³² − 1).
   key = jax.random.fold_in(jax.random.fold_in(data_key, np.uint32(2**32 - 1)), step)
   if data_parallel == 1:
     return key

@@ -1,7 +1,8 @@
 """Trains runs of a sweep in this process, with checkpoints from which a later process resumes.
 
-If several processes train together, process 0 finds the rounds in the folder; all processes compile
-and train them in the same order, and stop after the same call.
+If several processes train each run together, only process 0 reads and writes the sweep's folder.
+All processes compile programs and train rounds in the same order, and stop after the same call of a
+program.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from experiments.sweep.training.program import Program, compile_group
 from experiments.sweep.training.resume import Round
 from experiments.sweep.training.rounds import train_round
 
-# `(run, activity, fraction of the run that is done, latest loss or None)`
+# A callback with the arguments (run, activity, fraction of the run that is done, latest loss). The
+# activity is `compiling` or `training`; the loss is None if it is not known.
 OnProgress = Callable[[Run, str, float, float | None], None]
 
 
 class Stopped(Exception):
-  """Training was asked to stop; the progress so far is on disk."""
+  """Raised when training has stopped because it was asked to; the progress so far is on disk."""
 
 
 def train_runs(
@@ -39,16 +41,18 @@ def train_runs(
   """Trains runs of a sweep until each has finished, diverged, or failed with a recorded reason.
 
   Args:
-    sweep: the whole sweep; its folder is prepared.
+    sweep: the whole sweep; its folder must be prepared.
     ids: ids of the runs to train.
-    stop: returns whether to stop; asked after each call of a program.
+    stop: returns whether to stop; called after each call of a program and, if this process trains
+      alone, while it waits for a compilation.
     on_progress: called as runs progress.
   Raises:
-    Stopped: `stop` returned True.
-    ValueError: a checkpoint belongs to another configuration.
-    OSError: the folder cannot be read or written.
-    Exception: with several processes, any error of a round, as the others cannot be told to skip
-      it.
+    Stopped: if `stop` returned True.
+    ValueError: if a checkpoint was saved with another configuration.
+    OSError: if the folder cannot be read or written.
+    jax.errors.JaxRuntimeError, MemoryError: if a round fails and several processes train together,
+      since the other processes cannot be told to skip the round. A single process records the
+      round's unfinished runs as failed instead.
   """
   every = by_group(sweep.ids.values())
   wanted = {sweep.ids[name] for name in ids}
@@ -58,7 +62,7 @@ def train_runs(
   for runs in groups.values():
     on_progress(runs[0], "compiling", 0.0, None)
     compiled = next(programs)
-    error = compiled.exception()  # a cell may raise anything
+    error = compiled.exception()  # of any type, since the code of a cell may raise anything
     if hosts.any_of(error is not None):
       for run in runs if hosts.is_writer() else ():
         error = error or RuntimeError("it failed in another process")
@@ -86,8 +90,8 @@ def _stop_if_asked(stop: Callable[[], bool], *_: object) -> None:
 def _compile_ahead(
   groups: Sequence[Sequence[Run]], sweep: Sweep, stop: Callable[[], bool]
 ) -> Iterator[Future[Program]]:
-  """Yields the program of each group; while one is in use, a thread compiles the next."""
-  # The pool is not shut down: a process that stops should not wait for a compilation.
+  """Yields each group's program, as a finished future, while a thread compiles the next program."""
+  # The pool is not shut down, since a process that stops should not wait for a compilation.
   thread = ThreadPoolExecutor(1)
 
   def compile_next(runs: Sequence[Run]) -> Future[Program]:
@@ -98,7 +102,7 @@ def _compile_ahead(
   ahead = compile_next(groups[0])
   for following in [*groups[1:], None]:
     while not concurrent.futures.wait([ahead], timeout=0.1).done:
-      # Several processes stop together, while they train.
+      # Several processes must stop together, so they stop only while they train.
       if jax.process_count() == 1 and stop():
         raise Stopped
     now = ahead
@@ -110,7 +114,7 @@ def _compile_ahead(
 def _train_round(
   sweep: Sweep, program: Program, round_: Round, stop: Callable[[], bool], on_progress: OnProgress
 ) -> None:
-  """Trains a round; process 0 writes its records and checkpoints."""
+  """Trains a round; process 0 writes the round's records and checkpoints."""
   _stop_if_asked(stop)
   results = functools.partial(
     train_round,
@@ -140,7 +144,7 @@ def _train_round(
 def _append_records(
   sweep: Sweep, on_progress: OnProgress, run: Run, step: int, records: Record
 ) -> None:
-  """Appends the records of some steps, from `step` on, to the files of a run."""
+  """Appends a run's records, which start at `step`, to the run's files, and reports progress."""
   folder, name = sweep.folder, sweep.names[run]
   if step == 0:
     run_files.start(folder, name, run_config(run, sweep.settings, sweep.sha256))
@@ -150,7 +154,11 @@ def _append_records(
 
 
 def _finish_run(sweep: Sweep, result: Result) -> None:
-  """Writes a run's result; if it diverged, also where, and a file to recompute the step from."""
+  """Writes a run's result; if the run diverged, also writes `replay.npz`.
+
+  The status of a diverged run says where the first non-finite value is. The diverged step can be
+  recomputed from `replay.npz`.
+  """
   diverged = divergence.diverged_step(result, sweep.settings, sweep.task)
   nonfinite = replay = None
   if diverged is not None:
@@ -169,7 +177,7 @@ def _save_or_stop(
   """Saves the progress before `step` if a checkpoint is due or training was asked to stop.
 
   Raises:
-    Stopped: training was asked to stop; the checkpoint is on disk.
+    Stopped: if training was asked to stop, once the checkpoint is on disk.
   """
   stopping = hosts.any_of(stop())
   if stopping or writer.is_due(step):
