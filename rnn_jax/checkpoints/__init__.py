@@ -1,4 +1,4 @@
-"""Checkpoints of pytrees: written atomically, and verified by checksums when read."""
+"""Checkpoints of pytrees, which are written atomically and verified by checksums when read."""
 
 from rnn_jax.checkpoints.checkpoint import restore, save
 from rnn_jax.checkpoints.configuration import difference

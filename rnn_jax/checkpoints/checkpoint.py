@@ -1,11 +1,12 @@
-"""One checkpoint: a folder that appears atomically. The only module that uses orbax.
+"""One checkpoint: a folder that holds a pytree, and that appears atomically once it is complete.
 
-arrays/           the leaves by name, in orbax's format: `orbax.checkpoint.v1.load` reads them
-checkpoint.json   dtypes and shapes; a hash of every leaf, of every file, and of its own contents
+arrays/           the leaves by name, in orbax's format, which `orbax.checkpoint.v1.load` reads
+checkpoint.json   each leaf's dtype and shape; the hashes of all leaves, of all files in arrays/,
+                  and of this file's own contents
 
 orbax does not detect bit flips, and reports a truncated file only by a traceback from a background
-thread. So we verify every file's hash before handing it to orbax, and every leaf's dtype, shape and
-hash after.
+thread. So we verify every file's hash before orbax reads it, and every leaf's dtype, shape and hash
+afterwards. No other module uses orbax.
 """
 
 from __future__ import annotations
@@ -32,32 +33,34 @@ from rnn_jax import checks
 from rnn_jax.checkpoints.configuration import canonical
 
 DRAFT = ".draft"  # suffix of a folder that is being written or deleted
-REPLACED = ".replaced"  # suffix of a folder whose successor is about to take its name
+REPLACED = ".replaced"  # suffix of an old checkpoint that a new one of the same name is replacing
 
 _ARRAYS, _ABOUT = "arrays", "checkpoint.json"
-# Free bytes needed in addition to the arrays: for other files, and for other processes' writes.
+# Free bytes that a save needs on the disk in addition to its arrays: for the other
+# files, and for other processes, which may write at the same time.
 _SPARE = 2**20
 
 Leaf = jax.Array | np.ndarray | np.number | np.bool_ | jax.ShapeDtypeStruct
 
-# A background thread of orbax prints the traceback of an error that its caller raises as well.
+# Hides orbax's log: for an error that `save` raises, orbax also logs a traceback from a background
+# thread.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
 
 
 class DamagedError(ValueError):
-  """The files are not the ones that were written."""
+  """Raised if a file or leaf of a checkpoint is missing, or is not as it was written."""
 
   def __init__(self, path: Path, reason: str):
     super().__init__(f"{path} is damaged: {reason}.")
 
 
 class Copy(NamedTuple):
-  """A leaf in the host's memory.
+  """A copy of a pytree's leaf in the host's memory.
 
   Attributes:
-    description: its dtype and shape.
-    key: the implementation of a typed key; None for an array.
-    data: the array, or the key's data.
+    description: the leaf's dtype and shape, e.g. `float32[3, 4]`.
+    key: for a typed PRNG key, the name of its implementation; None for an array.
+    data: the array; for a typed key, its `jax.random.key_data`.
   """
 
   description: str
@@ -65,7 +68,7 @@ class Copy(NamedTuple):
   data: Shaped[np.ndarray, "*shape"]
 
 
-# "is": dtype and shape; "key": the implementation of a typed key.
+# A leaf's entry in checkpoint.json. "is": dtype and shape; "key": a typed key's implementation.
 LeafRecord = TypedDict("LeafRecord", {"is": str, "key": str | None, "sha256": str})
 
 
@@ -73,9 +76,9 @@ class Contents(TypedDict, total=False):
   """The contents of checkpoint.json.
 
   Attributes:
-    leaves: by name.
-    files: hash of every file, by path inside the checkpoint.
-    configuration: what `Series.save` was given.
+    leaves: dtype, shape and hash of each leaf, by the leaf's name.
+    files: hash of each file in arrays/, by its path inside the checkpoint.
+    configuration: the configuration that `Series.save` was given; the function `save` stores none.
   """
 
   leaves: dict[str, LeafRecord]
@@ -87,13 +90,13 @@ def save(path: Path, tree: PyTree) -> None:
   """Writes a pytree into a new folder.
 
   Args:
-    path: the folder; must not exist.
-    tree: arrays and typed keys, on any devices. They are stored as NumPy arrays, which can be
-      restored on any device.
+    path: the folder, which must not exist yet.
+    tree: pytree of arrays and typed PRNG keys, on any devices. They are stored as NumPy arrays,
+      which can be restored on any device.
   Raises:
-    TypeError: the path is not a Path, or a leaf not an array of numbers.
-    ValueError: the folder exists, two leaves have the same name, or a name contains '/'.
-    OSError: the folder cannot be written.
+    TypeError: if `path` is not a Path, or a leaf is not an array of numbers.
+    ValueError: if the folder exists, two leaves have the same name, or a name contains '/'.
+    OSError: if the folder cannot be written.
   """
   if checks.instance("path", path, Path).exists():
     raise ValueError(f"path must be a new folder, got {path}.")
@@ -104,14 +107,15 @@ def restore(path: Path, like: PyTree) -> PyTree:
   """Reads a pytree that `save` wrote.
 
   Args:
-    path: the folder.
-    like: arrays or shapes, in the structure, shapes and dtypes of the saved pytree.
+    path: the checkpoint's folder.
+    like: pytree with the structure, shapes and dtypes of the saved one; its leaves may be arrays or
+      `jax.ShapeDtypeStruct`s.
   Returns:
-    A pytree of NumPy arrays and typed keys, like `like`.
+    The saved pytree: NumPy arrays and typed PRNG keys in the structure of `like`.
   Raises:
-    TypeError: the path is not a Path.
-    ValueError: there is no checkpoint, it is damaged, or it holds a different pytree; names the
-      first wrong file or leaf.
+    TypeError: if `path` is not a Path.
+    ValueError: if there is no checkpoint at this path, if it is damaged, or if it holds a different
+      pytree; the message names the first wrong file or leaf.
   """
   if not checks.instance("path", path, Path).is_dir():
     raise ValueError(f"path must hold a checkpoint, got {path} (no such folder).")
@@ -119,10 +123,11 @@ def restore(path: Path, like: PyTree) -> PyTree:
 
 
 def copies(tree: PyTree) -> dict[str, Copy]:
-  """Returns a pytree's leaves by name, copied to the host's memory.
+  """Copies a pytree's leaves to the host's memory, and returns the copies by leaf name.
 
   Raises:
-    TypeError, ValueError: as `save`.
+    TypeError: if a leaf is not an array of numbers.
+    ValueError: if two leaves have the same name, or a name contains '/'.
   """
   found = {}
   for name, leaf in _named(tree).items():
@@ -132,29 +137,34 @@ def copies(tree: PyTree) -> dict[str, Copy]:
     if not (key or jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_):
       raise TypeError(f"tree must hold arrays of numbers, got {leaf.dtype} in {name}.")
     data = jax.random.key_data(leaf) if key else leaf
-    # `np.asarray` of an array on a CPU device would be a view of that device's memory.
+    # Not `np.asarray`: of an array on a CPU device it returns a view, whose memory the caller may
+    # donate before it is written.
     data = np.array(data, data.dtype.newbyteorder("="), order="C")
     found[name] = Copy(_describe(leaf), str(jax.random.key_impl(leaf)) if key else None, data)
   return found
 
 
 def write(path: Path, leaves: Mapping[str, Copy], about: Contents) -> None:
-  """Writes a checkpoint next to its final path, then renames it; an older one is deleted last.
+  """Writes a checkpoint under a temporary name next to `path`, then renames it to `path`.
+
+  An older checkpoint at this path is deleted last.
 
   Args:
-    path: the folder.
-    leaves: from `copies`.
-    about: further contents of checkpoint.json, JSON data.
+    path: the checkpoint's folder.
+    leaves: the pytree's leaves, from `copies`.
+    about: further contents of checkpoint.json, as JSON data.
   Raises:
-    OSError: the folder cannot be written; an older checkpoint at this path is unchanged.
+    OSError: if the folder cannot be written; an older checkpoint at this path is then unchanged.
   """
   draft, replaced = (path.with_name(path.name + suffix) for suffix in (DRAFT, REPLACED))
   try:
     remove(draft)
     draft.mkdir(parents=True)
-    # orbax refuses empty arrays and empty trees.
+    # Empty arrays are left out, and so is arrays/ if none remains: orbax rejects empty arrays and
+    # empty trees.
     arrays = {name: leaf.data for name, leaf in leaves.items() if leaf.data.size}
-    # If a disk fills up during a write, orbax prints tracebacks from background threads.
+    # Checked in advance, because orbax prints tracebacks from background threads if the disk fills
+    # up during a write.
     if shutil.disk_usage(draft).free < sum(array.nbytes for array in arrays.values()) + _SPARE:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     if arrays:
@@ -180,10 +190,10 @@ def write(path: Path, leaves: Mapping[str, Copy], about: Contents) -> None:
 
 
 def read_about(path: Path) -> Contents:
-  """Returns the contents of checkpoint.json.
+  """Returns the contents of a checkpoint's checkpoint.json, after verifying their hash.
 
   Raises:
-    DamagedError: the file is missing or was changed.
+    DamagedError: if the file is missing or was changed.
   """
   try:
     found = json.loads((path / _ABOUT).read_bytes())
@@ -198,15 +208,15 @@ def read_about(path: Path) -> Contents:
 
 
 def read(path: Path, about: Contents, like: PyTree) -> PyTree:
-  """Returns the pytree of a checkpoint.
+  """Returns the pytree that a checkpoint holds, after verifying every file and every leaf.
 
   Args:
-    path: the folder.
-    about: from `read_about`.
-    like: as for `restore`.
+    path: the checkpoint's folder.
+    about: the contents of checkpoint.json, from `read_about`.
+    like: pytree of arrays or shapes that the saved one must match, as for `restore`.
   Raises:
-    DamagedError: naming the first file or leaf that was changed.
-    ValueError: naming the first leaf that differs from that of `like`.
+    DamagedError: if a file or leaf is not as it was written; the message names the first one.
+    ValueError: if a leaf's name, dtype or shape differs from `like`; the message names the first.
   """
   wanted, leaves = _named(like), about["leaves"]
   for name in sorted(wanted.keys() | leaves.keys()):
@@ -237,13 +247,17 @@ def remove(path: Path) -> None:
 
 
 def _named(tree: PyTree) -> dict[str, Leaf]:
-  """Returns the leaves by name."""
+  """Returns a pytree's leaves by name: the path of keys to the leaf, joined by dots.
+
+  Raises:
+    ValueError: if two leaves have the same name, or a name contains '/'.
+  """
   named: dict[str, Leaf] = {}
   for path, leaf in jax.tree.leaves_with_path(tree):
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     if name in named:
       raise ValueError(f"tree must have a name for each leaf, got '{name}' twice.")
-    if "/" in name:  # orbax would make folders of it
+    if "/" in name:  # orbax would turn it into nested folders
       raise ValueError(f"tree must have names without '/', got '{name}'.")
     named[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
   return named
@@ -252,8 +266,18 @@ def _named(tree: PyTree) -> dict[str, Leaf]:
 def _leaf(
   path: Path, name: str, about: LeafRecord, array: np.ndarray | None, like: Leaf
 ) -> np.ndarray | jax.Array:
-  """Returns a leaf; refuses it unless it is the one that was written."""
-  if array is None:  # an empty array, which orbax does not store
+  """Returns the leaf of a name, from the array that orbax read for it.
+
+  Args:
+    path: the checkpoint's folder, for the error message.
+    name: the leaf's name, for the error message.
+    about: the leaf's dtype, shape and hash in checkpoint.json.
+    array: the array that orbax read; None if arrays/ has none of this name.
+    like: the leaf of the same name in the pytree that the caller expects.
+  Raises:
+    DamagedError: if dtype, shape or hash are not those in checkpoint.json.
+  """
+  if array is None:  # empty arrays are not in arrays/, since orbax rejects them
     empty = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
     array = np.zeros(empty.shape, empty.dtype)
   data = np.asarray(array)
@@ -282,7 +306,7 @@ def _sha256(data: bytes | memoryview) -> str:
 
 
 def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
-  """Yields (name, hash) of each file in a folder, after flushing it to the disk."""
+  """Yields (relative path, hash) of each file in a folder, and flushes each file to the disk."""
   for path in sorted(path for path in folder.rglob("*") if path.is_file()):
     with path.open("rb") as file:
       yield path.relative_to(folder).as_posix(), hashlib.file_digest(file, "sha256").hexdigest()
@@ -290,7 +314,7 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  # `ocp.save` waits for all processes of `jax.distributed`; here only the first one writes.
+  # Not `ocp.save`: it waits for all processes of `jax.distributed`, and only the first one saves.
   only = orbax.checkpoint.options.MultiprocessingOptions(
     active_processes={0}, barrier_sync_key_prefix="first"
   )

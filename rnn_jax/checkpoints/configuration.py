@@ -1,4 +1,4 @@
-"""Configurations as JSON data, and the first difference of two of them."""
+"""Comparison of two configurations, as JSON data: the first entry in which they differ."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from rnn_jax import checks
 def difference(
   found: Mapping[str, object], wanted: Mapping[str, object], *, older: bool = False
 ) -> str | None:
-  """Returns the first difference of two configurations as text, or None if they are equal.
+  """Returns the first difference between two configurations as text, or None if they are equal.
 
-  `{"layers": {"hidden_size": 32}}` against 64 gives `layers.hidden_size is 32, not 64`. Values are
-  equal if they are the same JSON text: NaN equals NaN, and 1 differs from both 1.0 and True.
+  For example, `{"layers": {"hidden_size": 32}}` differs from `{"layers": {"hidden_size": 64}}` by
+  the text `layers.hidden_size is 32, not 64`. Two values are equal if their JSON text is: NaN
+  equals NaN, and 1 differs from both 1.0 and True.
 
   Args:
-    found: what is on disk.
-    wanted: what it must be.
-    older: `found` may be of an older version: an entry that it lacks counts as None, and an entry
-      that `wanted` lacks is ignored.
+    found: the configuration on disk.
+    wanted: the configuration that it must equal.
+    older: whether `found` may come from an older version of the program: an entry that `found`
+      lacks then counts as None, and an entry that `wanted` lacks is ignored.
   Raises:
-    TypeError: one of them is not JSON data.
+    TypeError: if one of the configurations is not JSON data.
   """
   return _difference(as_json(found), as_json(wanted), "", older)
 
 
 def as_json(configuration: Mapping[str, object]) -> dict[str, object]:
-  """Returns the configuration as JSON reads it back: tuples become lists, keys become strings.
+  """Returns a configuration as it would be read back from JSON: tuples as lists, keys as strings.
 
   Raises:
-    TypeError: it is not a mapping, or not JSON data.
+    TypeError: if `configuration` is not a mapping, or not JSON data.
   """
   checks.instance("configuration", configuration, Mapping)
   try:
@@ -41,7 +42,7 @@ def as_json(configuration: Mapping[str, object]) -> dict[str, object]:
 
 
 def canonical(data: object) -> bytes:
-  """Returns JSON data as text that is equal if and only if the data is."""
+  """Returns JSON data as text, in a unique form: equal data give equal bytes."""
   return json.dumps(data, sort_keys=True).encode()
 
 

@@ -1,7 +1,8 @@
 """The checkpoints of one training run, each in a folder named after its step.
 
-STEP.draft is a checkpoint that is being written or deleted, STEP.replaced one whose successor is
-about to take its name.
+STEP            a complete checkpoint
+STEP.draft      a checkpoint that is being written or deleted
+STEP.replaced   an old checkpoint of a step, while a new one of the same step is renamed to STEP
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Saved(NamedTuple):
   """The newest intact checkpoint of a series.
 
   Attributes:
-    step: its step; None if every checkpoint is damaged.
+    step: the checkpoint's step; None if every checkpoint is damaged.
     tree: the saved pytree, as `restore` returns it; None if every checkpoint is damaged.
-    damaged: a message for each newer checkpoint, which is damaged.
+    damaged: a message for each damaged checkpoint that is newer than this one, newest first.
   """
 
   step: int | None
@@ -38,18 +39,19 @@ class Saved(NamedTuple):
 
 
 class Series:
-  """Saves checkpoints in the background, and deletes old ones.
+  """Saves the checkpoints of one training run in the background, and deletes old ones.
 
-  The last `keep` checkpoints are kept. Once a new one is complete, the others are deleted, and so
-  are those of later steps: they are left over from before training resumed at an earlier step.
+  Once a new checkpoint is complete, all others are deleted except the `keep` − 1 before it.
+  Checkpoints of later steps are deleted, too: they are left over from before training resumed at an
+  earlier step.
 
   Args:
-    folder: of the checkpoints of one training run; the first save creates it. Incomplete
-      checkpoints that a killed process has left are deleted.
+    folder: the folder of the run's checkpoints, which the first save creates. Incomplete
+      checkpoints that a killed process has left there are deleted.
     keep: number of checkpoints to keep.
   Raises:
-    TypeError, ValueError: `keep` is not an integer of at least 1, or `folder` not a Path.
-    OSError: an incomplete checkpoint cannot be deleted.
+    TypeError, ValueError: if `keep` is not an integer of at least 1, or `folder` is not a Path.
+    OSError: if an incomplete checkpoint cannot be deleted.
   """
 
   def __init__(self, folder: Path, keep: int = 2):
@@ -60,20 +62,20 @@ class Series:
     _tidy(folder)
 
   def save(self, step: int, tree: PyTree, configuration: Mapping[str, object]) -> None:
-    """Copies a pytree to the host's memory, and writes it in the background.
+    """Waits for the previous save, copies a pytree to the host, and writes it in the background.
 
-    It first waits for the previous save. After it returns, the arrays may be changed or donated.
+    As soon as this method returns, the caller may change or donate the arrays.
 
     Args:
-      step: step of the checkpoint; an existing one of this step is replaced once the new one is
-        complete.
-      tree: as for `checkpoints.save`.
-      configuration: JSON data; only a run with the same configuration may resume from here.
+      step: the checkpoint's step. If the step already has a checkpoint, the new one replaces it
+        once it is complete.
+      tree: pytree of arrays and typed PRNG keys, as for `checkpoints.save`.
+      configuration: JSON data; only a run with an equal configuration may resume from here.
     Raises:
-      TypeError: the step is not an integer, the configuration is not JSON data, or as
-        `checkpoints.save`.
-      ValueError: the step is negative, or as `checkpoints.save`.
-      OSError: the *previous* save could not be written; this one has not started.
+      TypeError: if `step` is not an integer, `configuration` is not JSON data, or a leaf is not an
+        array of numbers.
+      ValueError: if `step` is negative, two leaves have the same name, or a name contains '/'.
+      OSError: if the *previous* save could not be written; this one has then not started.
     """
     checks.integer("step", step, minimum=0)
     about: checkpoint.Contents = {"configuration": as_json(configuration)}
@@ -82,20 +84,21 @@ class Series:
     self._saving = self._thread.submit(self._write, step, leaves, about)
 
   def wait(self) -> None:
-    """Waits until everything is written.
+    """Waits until the last save is on disk.
 
     Raises:
-      OSError: the last save could not be written. It is raised once, here or by the next call.
+      OSError: if the last save could not be written. The error is raised only once, by whichever of
+        `save`, `wait` and `close` is called next.
     """
     saving, self._saving = self._saving, None
     if saving is not None:
       saving.result()
 
   def close(self) -> None:
-    """Waits until everything is written, and ends the background thread.
+    """Waits until the last save is on disk, and ends the background thread.
 
     Raises:
-      OSError: as `wait`.
+      OSError: if the last save could not be written, and no earlier call has raised the error.
     """
     try:
       self.wait()
@@ -119,16 +122,18 @@ def newest(
   """Returns the newest intact checkpoint of a `Series`.
 
   Args:
-    folder: of the series.
-    configuration: the one with which it was saved.
-    like: `step -> pytree` of arrays or shapes, like the pytree saved at that step.
+    folder: the folder of the series.
+    configuration: the configuration that the checkpoint must have been saved with.
+    like: `step -> pytree` of arrays or shapes, with the structure of the pytree saved at that step.
   Returns:
-    The checkpoint, with a message for each newer one, which is damaged; without step and tree if
-    all are damaged. None if the folder has no checkpoint.
+    The checkpoint, with a message for each newer checkpoint, all of which are damaged. If every
+    checkpoint is damaged, the result's step and tree are None. If the folder has no checkpoint, the
+    result is None.
   Raises:
-    TypeError: the configuration is not JSON data, `folder` not a Path, or `like` not a function.
-    ValueError: a checkpoint has another configuration or holds another pytree; names the first
-      difference.
+    TypeError: if `configuration` is not JSON data, `folder` is not a Path, or `like` is not a
+      function.
+    ValueError: if a checkpoint has a different configuration or holds a different pytree; the
+      message names the first difference.
   """
   wanted, damaged = as_json(configuration), list[str]()
   checks.instance("folder", folder, Path)
@@ -146,7 +151,7 @@ def newest(
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:
-  """Returns (step, checkpoint), newest first; a replaced checkpoint comes after its successor."""
+  """Returns (step, path) of all complete checkpoints, newest first, STEP before STEP.replaced."""
   paths = sorted(folder.iterdir()) if folder.is_dir() else []
   matches = [(_NAME.fullmatch(path.name), path) for path in paths if path.is_dir()]
   found = [(int(match[1]), path) for match, path in matches if match]
@@ -156,7 +161,11 @@ def _found(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _tidy(folder: Path) -> None:
-  """Finishes or undoes the changes that a killed process had started."""
+  """Cleans up after a killed process.
+
+  Renames STEP.replaced back to STEP if STEP is missing; deletes the other replaced and all draft
+  folders.
+  """
   for path in sorted(folder.iterdir()) if folder.is_dir() else []:
     if not (path.is_dir() and _NAME.fullmatch(path.name)):
       continue
@@ -168,7 +177,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-  """Deletes a checkpoint. Renaming it first keeps its name from ever meaning a partial one."""
+  """Deletes a checkpoint, renamed to a draft first: its own name never denotes a partial one."""
   draft = path.with_name(path.name + checkpoint.DRAFT)
   checkpoint.remove(draft)
   path.rename(draft)
