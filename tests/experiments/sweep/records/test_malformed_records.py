@@ -1,4 +1,4 @@
-"""Damaged records are recomputed or refused in one line, and never accepted."""
+"""Damaged records are recomputed or rejected with an error of one line, and never accepted."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import gathered, locking, run_files
 from experiments.sweep.training import divergence, rounds, train
 
-# The number of random examples; if it is unset, a few examples that are the same each time.
+# The number of random examples. If the variable is unset, a few fixed examples are tested.
 EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
 
-# Four runs, trained one after the other; every second one diverges.
+# Four runs, trained one after the other; every second run diverges.
 FLAGS = (
   *("--task=adding", "--cell=elman", "--seed=0,1", "--learning_rate=0.01,1e30", "--hidden_size=2"),
   *("--sequence_length=4", "--batch_size=2", "--steps=120", "--log_every=30", "--measures=none"),
@@ -34,7 +34,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(sweep_flags):
-  """Makes all sweeps share what is compiled, and draw no figures."""
+  """Makes all sweeps share compiled programs and recomputed steps, and draw no figures."""
   find, draw = divergence.locate, rounds._draw
   places, batches = {}, {}
 
@@ -48,7 +48,8 @@ def quick(sweep_flags):
       batches[run, step] = draw(run, step, task)
     return batches[run, step]
 
-  # Set globally: a context manager would not apply to the thread in which the sweep compiles.
+  # The option is set globally, since a context manager would not apply to the thread in which the
+  # sweep compiles.
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train, "compile_group", compile_once)
@@ -72,7 +73,7 @@ def finished(quick, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def interrupted(quick, sweep_flags, tmp_path_factory):
-  """A folder with two runs done, one in a checkpoint, and one not started."""
+  """The folder of a stopped sweep: two runs are done, one has a checkpoint, one has not started."""
   folder = tmp_path_factory.mktemp("interrupted") / "sweep"
   with flagsaver.flagsaver():
     sweep_flags(["sweep", *FLAGS, f"--output_dir={folder}"])
@@ -91,7 +92,7 @@ def interrupted(quick, sweep_flags, tmp_path_factory):
 
 
 def contents(folder):
-  """Returns the records, without what differs between equal sweeps."""
+  """Returns the records by path, without the entries that differ between equal sweeps."""
   found = {}
   for path in (p for p in folder.glob("**/*.*") if p.is_file() and "other name" not in p.parts):
     data = path.read_bytes()
@@ -99,7 +100,7 @@ def contents(folder):
       data = {**json.loads(data), "seconds": None}
     if path.name == "sweep.json":
       data = {name: json.loads(data)[name] for name in ("configuration", "runs", "task")}
-    # A replay file is covered by checksums of its own, and is not recomputed.
+    # Replay files are left out: a damaged one is not recomputed, but detected when it is loaded.
     if path.suffix != ".npz":
       found[path.relative_to(folder)] = data
   return found
@@ -136,7 +137,7 @@ def edited(draw, text):
 
 
 def damaged(draw, path, others):
-  """Returns the bytes of a file, damaged at random."""
+  """Returns a file's bytes with random damage, or the bytes of one of the files `others`."""
   data = path.read_bytes()
   at = draw(st.integers(0, len(data) - 1))
   what = draw(st.sampled_from(["bit", "cut", "bytes", "other's", "json", "json"]))
@@ -156,7 +157,7 @@ def damaged(draw, path, others):
 
 
 def damage(draw, folder):
-  """Damages a random file or folder below `folder`; returns a description."""
+  """Damages a random file or folder below `folder`; returns a description of the damage."""
   paths = sorted(path for path in folder.rglob("*") if path.name != ".lock")
   path = draw(st.sampled_from(paths))
   whats = ["nothing", "file", "folder", "loop", "other name"]

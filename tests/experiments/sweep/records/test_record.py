@@ -1,4 +1,4 @@
-"""Records: their steps, and the place of a non-finite value."""
+"""The steps that are recorded, and the location of the first non-finite value as JSON and text."""
 
 from __future__ import annotations
 

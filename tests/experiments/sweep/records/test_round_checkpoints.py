@@ -1,4 +1,4 @@
-"""The folders of rounds' checkpoints: found by their runs, and deleted once these are done."""
+"""Each round's folder of checkpoints is found, and is deleted once all its runs are done."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_round_with_a_list_of_other_runs_is_skipped_with_a_warning(rounds, tmp
   assert f"warning: {rounds[0] / 'runs.json'} is damaged" in capsys.readouterr().err
 
 
-def test_a_round_without_a_list_is_skipped_in_silence(rounds, tmp_path, capsys):
+def test_a_round_without_a_list_is_skipped_without_a_warning(rounds, tmp_path, capsys):
   (rounds[0] / "runs.json").unlink()
   assert dict(round_checkpoints.every(tmp_path)) == {rounds[1]: ["c", "d"]}
   assert not capsys.readouterr().err
@@ -48,4 +48,4 @@ def test_only_rounds_whose_runs_are_all_done_are_deleted(rounds, tmp_path, monke
   done.add("d")
   round_checkpoints.clear(tmp_path)
   assert not (tmp_path / "checkpoints").exists()
-  round_checkpoints.clear(tmp_path)  # nothing is there
+  round_checkpoints.clear(tmp_path)  # accepts a missing folder

@@ -20,7 +20,8 @@ from rnn_jax.cells import CELLS, zoneout
 from rnn_jax.tasks import adding
 from rnn_jax.training import init_state, make_optimizer, update
 
-# Three calls of a program. Norms and measures are recorded at steps of their own.
+# Steps 0 to 110, in three calls of a program. Norms are recorded every 10 steps, the measure every
+# 15 steps, and both at the last step.
 SETTINGS = Settings("adding", "stdlib", 8, 12, 4, 110, "adam", 10, "lag", 15)
 RECORDED = [0, 10, 15, 20, 30, 40, 45, 50, 60, 70, 75, 80, 90, 100, 105, 110]
 TASK = adding(12, 4)
@@ -31,7 +32,7 @@ GROUPS = {run.cell: run for run in (RUNS[0], LSTM)}
 
 @functools.cache
 def compiled(cell: str, num_devices: int, data_parallel: int, together: int) -> Program:
-  """Compiles the program of a group, once for all tests: compilation is what they spend time on."""
+  """Compiles a group's program once for all tests, which spend most of their time compiling."""
   layout = Layout(jax.local_devices()[:num_devices], data_parallel, together)
   runs = [GROUPS[cell]] * (num_devices // data_parallel * together)
   return compile_group(runs, SETTINGS, TASK, layout)
@@ -55,13 +56,13 @@ def test_a_group_takes_one_compilation(compilations):
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_records_depend_neither_on_devices_nor_on_other_runs():
-  together = trained(RUNS, 3)  # in the last round, two devices have no run of their own
+  together = trained(RUNS, 3)  # in the second round, two of the three slots are spare
   for result in together[::3]:
     (alone,) = trained([result.run], 1)
     jax.tree.map(np.testing.assert_array_equal, alone.records, result.records)
   losses = [result.records.loss for result in together]
-  assert not np.array_equal(losses[0], losses[1])  # another seed
-  assert not np.array_equal(losses[0], losses[2])  # another truncation
+  assert not np.array_equal(losses[0], losses[1])  # their seeds differ
+  assert not np.array_equal(losses[0], losses[2])  # their truncations differ
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -89,7 +90,7 @@ def test_records_hold_the_share_clipped_at_each_time_step():
   assert ((share >= 0) & (share <= 1)).all() and (share > 0).any() and (share < 1).any()
   np.testing.assert_allclose(records.clipped[RECORDED], share.mean(axis=(1, 2)), rtol=1e-6)
   np.testing.assert_array_equal(records.clipped_norm, records.grad_norm)
-  # Where no example exceeds the limit, neither does their geometric mean.
+  # Where no example's norm exceeds the limit, the geometric mean of the norms does not either.
   joint = np.log10(
     sum(100 ** run.records.norms[f"log10_grad_norm{leaf}"] for leaf in ("", "_cell"))
   )
@@ -137,7 +138,7 @@ def test_sharing_batches_and_devices_changes_records_only_by_rounding():
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("optax_promotion")
 def test_devices_that_share_batches_do_not_deadlock_in_a_long_run(monkeypatch):
-  """Trains with 201 calls: so many deadlock if none is awaited before the next one."""
+  """Makes 201 calls of a program, enough to deadlock if calls did not wait for earlier ones."""
   for module in ("program", "rounds"):
     monkeypatch.setattr(f"experiments.sweep.training.{module}.CHUNK", 10)
   settings = Settings("adding", "stdlib", 4, 4, 4, 2000, "sgd", 1000, "", 1000)
@@ -152,7 +153,7 @@ def test_devices_that_share_batches_do_not_deadlock_in_a_long_run(monkeypatch):
 def test_several_runs_on_a_device_compute_only_the_branches_they_take():
   one, two = compiled("elman", 1, 1, 1), compiled("elman", 2, 1, 2)
   counts = [program.advance.as_text().count(" conditional(") for program in (one, two)]
-  # One each for the initialization, the measures, and the steps past the last one.
+  # One conditional each for the initialization, for the measures, and for steps past the last one.
   assert counts == [3, 3]
 
 
@@ -172,7 +173,7 @@ def test_a_diverged_run_ends_at_that_step_and_does_not_affect_others():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_options_width_and_masks_reach_the_network(monkeypatch):
-  """Compares the losses of a zoneout cell with a computation by hand from the run's keys."""
+  """Compares a zoneout network's losses with those of a plain training loop with the same keys."""
 
   def noisy(hidden_size, *, activation="tanh"):
     return zoneout(make_cell("elman", hidden_size, activation=activation), 0.5)
@@ -204,7 +205,7 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize(("num_devices", "together"), [(3, 1), (2, 2)])
 def test_a_resumed_round_yields_the_same_bits(num_devices, together):
-  """Resumes three runs, one of which has diverged, at step 100 of 110."""
+  """Trains a round of three runs, and resumes the two that did not diverge at step 100 of 110."""
   wild = Run("elman", 1, None, 0, 1e30, None, 1.0, None)
   runs = [RUNS[0], wild, RUNS[1]]
   layout = Layout(jax.local_devices()[:num_devices], runs_per_device=together)

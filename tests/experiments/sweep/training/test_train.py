@@ -1,4 +1,4 @@
-"""Interrupted runs end like uninterrupted ones, and a failed run does not stop the others."""
+"""Interrupted runs get the records of uninterrupted runs; a failed run does not stop the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from experiments.sweep.training import train as training
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
 
-# On one device, four rounds, two of three calls each; every second run diverges in the first.
+# Four runs, which on one device are four rounds. Every second run diverges in its first call of the
+# program; the others take three calls.
 FLAGS = (
   *("--task=adding", "--cell=elman", "--seed=0,1", "--learning_rate=0.01,1e30", "--hidden_size=4"),
   *("--sequence_length=8", "--batch_size=4", "--steps=120", "--log_every=30"),
@@ -28,7 +29,7 @@ FLAGS = (
 
 @pytest.fixture
 def resolve(sweep_flags, monkeypatch):
-  """Returns `(folder, *flags) -> Sweep`, which also prepares the folder."""
+  """A function `(folder, *flags) -> Sweep`, which resolves the flags and prepares the folder."""
   monkeypatch.setattr(training, "compile_group", compile_once)
 
   def resolve(folder, *more):
@@ -36,7 +37,8 @@ def resolve(sweep_flags, monkeypatch):
       sweep_flags(["sweep", *FLAGS, *more, f"--output_dir={folder}"])
       sweep = resolve_flags([])
       locking.prepare(sweep)
-    # Compiled now: while it waits for a compilation, `train_runs` calls `stop` at any rate.
+    # Compile here: while `train_runs` waits for a compilation, it calls `stop` an unpredictable
+    # number of times.
     with jax.numpy_dtype_promotion("standard"):  # for this thread only
       compile_once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
     return sweep
@@ -45,7 +47,10 @@ def resolve(sweep_flags, monkeypatch):
 
 
 def train(sweep, calls=None):
-  """Trains the unfinished runs, and stops at the given call of `stop`; returns if it stopped."""
+  """Trains the unfinished runs; returns whether training was stopped.
+
+  `stop` returns False in its first `calls` calls, and then True; always False if `calls` is None.
+  """
   left = [name for name in sweep.ids if not run_files.is_done(sweep.folder, name)]
   asked = iter(range(calls if calls is not None else 10**9))
   try:
@@ -68,7 +73,7 @@ def expected():
 
 @pytest.fixture
 def whole(resolve, expected, tmp_path_factory):
-  """Returns `(*flags) -> records` of an uninterrupted sweep."""
+  """A function `(*flags) -> records`, which trains a sweep without interruption."""
 
   def whole(*more):
     if more not in expected:
@@ -126,7 +131,7 @@ def test_damaged_checkpoints_are_reported_and_not_resumed_from(
   assert contents(resolve(tmp_path, *one)) == whole(*one)
 
 
-def test_checkpoints_have_the_names_that_older_versions_gave_to_leaves(resolve, tmp_path):
+def test_checkpoints_keep_the_leaf_names_of_older_versions(resolve, tmp_path):
   assert train(resolve(tmp_path), calls=2)
   (path, *_) = sorted(tmp_path.glob("checkpoints/*/*/checkpoint.json"))
   leaves = json.loads(path.read_text())["contents"]["leaves"]
