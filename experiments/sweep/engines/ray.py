@@ -1,4 +1,4 @@
-"""Trains a sweep on Ray: one task for each group, in a fresh process."""
+"""The Ray engine: trains each group of a sweep's runs as one Ray task, in a fresh process."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from experiments.sweep.engines.worker import WorkerJob
 from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped
 
-# How often a task whose worker died is retried. A retry resumes from checkpoints if its folder is
-# on a file system that the workers share. Limited because the task itself may kill its worker.
+# How often a task is retried after its worker died. The number is limited because the task itself
+# may be what kills its workers. A retry resumes from checkpoints if the workers share the file
+# system of the output folder.
 RETRIES = 10
 _POLL_SECONDS = 2.0
 
@@ -29,8 +30,8 @@ _POLL_SECONDS = 2.0
 def train_runs(
   sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], on_progress: OnProgress
 ) -> None:
-  """Trains runs of a sweep; arguments and errors as in `training.train.train_runs`."""
-  import ray  # an optional dependency
+  """Trains runs of a sweep; arguments and errors are those of `training.train.train_runs`."""
+  import ray  # imported here because it is an optional dependency
 
   jobs = worker.jobs(sweep, ids)
   if not jobs:
@@ -47,7 +48,7 @@ def train_runs(
       if stop() and not cancelled:
         cancelled = True
         for task in waiting:
-          ray.cancel(task)  # raises SIGINT in the worker
+          ray.cancel(task)  # sends SIGINT to the worker, which stops after a checkpoint
   if stop():
     raise Stopped
   for name in worker.missing_runs(sweep, ids):
@@ -56,18 +57,23 @@ def train_runs(
 
 @contextlib.contextmanager
 def _connected(ray: Any) -> Iterator[None]:
-  """Connects to the cluster that the flags name, or starts one on this machine."""
+  """Connects to the Ray cluster of `--ray_address`, or starts one on this machine, for a block.
+
+  Raises:
+    ValueError: if the cluster does not answer, or a cluster started here is too small for a task.
+  """
   address = flags.FLAGS.ray_address
-  # Send no usage statistics, and do not retry a task that runs out of memory forever.
+  # Disables usage statistics, and limits how often Ray retries a task that runs out of memory; by
+  # default it does so forever.
   os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)}
   here = {"num_cpus": len(provenance.cores()), "include_dashboard": False}
   before = signal.getsignal(signal.SIGTERM)
   try:
-    if ":" in address:  # without an answer there, Ray would keep trying for minutes
+    if ":" in address:  # checked first, since Ray retries a dead address for minutes
       host, port = address.rsplit(":", 1)
       socket.create_connection((host, int(port)), timeout=10).close()
     with warnings.catch_warnings():
-      # jax warns of forks. Ray's child processes call exec right away, so they are safe.
+      # JAX warns that a fork may deadlock, but Ray's child processes call exec right away.
       warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
       ray.init(
         address, log_to_driver=False, logging_level="ERROR", **here if address == "local" else {}
@@ -77,7 +83,7 @@ def _connected(ray: Any) -> Iterator[None]:
     raise ValueError(
       f"--ray_address must be the address of a running cluster, got {address} ({reason})."
     ) from None
-  signal.signal(signal.SIGTERM, before)  # Ray's handler would end this process
+  signal.signal(signal.SIGTERM, before)  # replaces Ray's handler, which would end this process
   try:
     if address == "local":
       _check_resources(ray.cluster_resources())
@@ -87,7 +93,15 @@ def _connected(ray: Any) -> Iterator[None]:
 
 
 def _check_resources(available: dict[str, float]) -> None:
-  """Refuses tasks that a cluster of one machine could never start."""
+  """Checks that this machine has the resources that each task requests.
+
+  Otherwise Ray would wait forever for another machine to join the cluster.
+
+  Args:
+    available: {resource, as Ray names it: amount that the cluster has}.
+  Raises:
+    ValueError: if a task requests more of a resource than there is.
+  """
   for name, kind, unit in (("cpus", "CPU", 1), ("gpus", "GPU", 1), ("memory", "memory", 2**30)):
     most, wanted = available.get(kind, 0.0) / unit, flags.FLAGS[f"{name}_per_task"].value or 0
     if wanted > most:
@@ -97,21 +111,25 @@ def _check_resources(available: dict[str, float]) -> None:
 
 
 def _resources() -> dict[str, int]:
-  """Returns the resources of a task, by the names of `ray.remote`."""
+  """Returns the resources that each task requests, as keyword arguments of `ray.remote`."""
   values = flags.FLAGS
   memory = {} if values.memory_per_task is None else {"memory": values.memory_per_task * 2**30}
   return {"num_cpus": values.cpus_per_task, "num_gpus": values.gpus_per_task, **memory}
 
 
 def _submit(ray: Any, job: WorkerJob) -> Any:
-  # One call in each process: jax can be configured only once, and if a process is killed, it is
-  # the one that computes. An exception is not retried, since it would be raised again.
+  # Every task gets a process of its own (max_calls=1), since JAX can be configured only once per
+  # process. A task is retried if its worker dies, but not if it raises, since it would raise again.
   how = {"max_calls": 1, "max_retries": RETRIES, "retry_exceptions": False}
   return ray.remote(**how, **_resources())(_train).remote(job)
 
 
 def _train(job: WorkerJob) -> tuple[dict[str, object], dict[str, dict[str, bytes]]]:
-  """Trains a job as a Ray task; returns its environment and the files of its completed runs."""
+  """Trains a job; this function is what a Ray task runs.
+
+  Returns:
+    (description of the worker's environment, {id of a completed run: {file name: contents}}).
+  """
   stop = Stop()
   signal.signal(signal.SIGINT, lambda number, _: setattr(stop, "number", number))
   sweep = worker.train(job, stop)
@@ -121,14 +139,21 @@ def _train(job: WorkerJob) -> tuple[dict[str, object], dict[str, dict[str, bytes
 
 
 def _gather(ray: Any, sweep: Sweep, task: Any, job: WorkerJob) -> None:
-  """Writes the files that a task returned into the driver's folder, unless they are there."""
+  """Writes the files that a finished task returned into the driver's folder.
+
+  Runs that are already in that folder, as with a shared file system, are not written again. If the
+  task failed because its workers died, its missing runs are recorded as failed.
+
+  Raises:
+    Exception: the error of the task, if it raised one.
+  """
   try:
     about, runs = ray.get(task)
   except ray.exceptions.TaskCancelledError:
     return
   except ray.exceptions.RayTaskError as error:
     raise error.cause from None
-  except ray.exceptions.RayError as error:  # the task's workers died more than RETRIES times
+  except ray.exceptions.RayError as error:  # raised after workers died more than RETRIES times
     for name in worker.missing_runs(sweep, job.ids):
       run_files.fail(sweep, sweep.ids[name], "worker", error)
     return

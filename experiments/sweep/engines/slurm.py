@@ -1,4 +1,4 @@
-"""Trains a sweep on SLURM: one job of an array for each group, submitted by submitit."""
+"""The SLURM engine: trains each group of a sweep's runs as one job of a job array, by submitit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from experiments.sweep.engines.worker import WorkerJob
 from experiments.sweep.records import run_files
 from experiments.sweep.training.train import OnProgress, Stopped
 
-# How often a job may reach its time limit and be requeued; it resumes from its checkpoints.
+# How often a job may reach its time limit and be requeued. A requeued job resumes from checkpoints.
 _TIME_LIMITS = 1000
 _POLL_SECONDS = 1.0
 # How long a network file system may take to show files that another machine wrote.
@@ -29,7 +29,7 @@ _ALIVE = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "PREEMPTED", "COMPLETIN
 
 
 class Job:
-  """The callable that a SLURM job runs; submitit requires an object with these two methods."""
+  """The callable that a SLURM job runs; submitit requires `__call__` and `checkpoint`."""
 
   def __init__(self, job: WorkerJob):
     self._job = job
@@ -38,10 +38,13 @@ class Job:
     self._done = False
 
   def __call__(self) -> str | None:
-    """Trains in a thread, so that a signal handler in the main thread can wait for it.
+    """Trains the job's runs.
+
+    Training runs in a thread, so that `checkpoint`, which is called by a signal handler in the main
+    thread, can wait for it.
 
     Returns:
-      An error that the user has to fix, as text; None if there was none.
+      The message of an error that the user has to fix; None if there was no such error.
     """
     errors: list[BaseException] = []
 
@@ -49,7 +52,7 @@ class Job:
       self._training = True
       try:
         worker.train(self._job, self._stop)
-      except BaseException as error:  # re-raised in the main thread
+      except BaseException as error:  # handled by the main thread, below
         errors.append(error)
       self._done = True
       self._training = False
@@ -64,12 +67,12 @@ class Job:
     return None
 
   def checkpoint(self) -> Any:
-    """Saves a checkpoint and returns what to requeue; called by submitit at the time limit."""
+    """Stops at a checkpoint and returns the job to requeue; submitit calls it at the time limit."""
     from submitit.helpers import DelayedSubmission
 
     self._stop.number = signal.SIGUSR2
-    # Polls a flag rather than waiting for a lock: the code that this handler interrupted may hold
-    # the lock.
+    # Polls a flag instead of waiting for a lock, since this method runs in a signal handler: the
+    # code that the signal interrupted might hold the lock.
     while self._training:
       time.sleep(0.1)
     return DelayedSubmission(Job(self._job))
@@ -78,12 +81,12 @@ class Job:
 def train_runs(
   sweep: Sweep, ids: Sequence[str], stop: Callable[[], bool], on_progress: OnProgress
 ) -> None:
-  """Trains runs of a sweep; arguments and errors as in `training.train.train_runs`.
+  """Trains runs of a sweep; arguments and errors are those of `training.train.train_runs`.
 
-  When asked to stop, this process leaves its jobs running. Once they have finished, the same
-  command gathers their results.
+  If this process is asked to stop, it leaves the SLURM jobs running. Once they have finished, the
+  same command gathers their results.
   """
-  import submitit  # an optional dependency
+  import submitit  # imported here because it is an optional dependency
 
   logs = sweep.folder.absolute() / "slurm_logs"
   _refuse_old_jobs(submitit, logs)
@@ -131,17 +134,20 @@ def _executor(submitit: Any, logs: Path) -> Any:
     gpus_per_node=values.gpus_per_task or None,
     mem_gb=values.memory_per_task,
     slurm_additional_parameters=options or None,
-    # Since SLURM 22.05, a step gets its job's cores only if it asks for them.
+    # Since SLURM 22.05, srun gets the cores of its job only if it requests them itself.
     slurm_srun_args=[f"--cpus-per-task={values.cpus_per_task}"],
   )
   return executor
 
 
 def _refuse_old_jobs(submitit: Any, logs: Path) -> None:
-  """Refuses a folder with unfinished jobs of an earlier launch.
+  """Checks that the folder has no unfinished SLURM jobs from an earlier launch.
 
-  A running job would be noticed by its lock. A queued one would start later and find that other
-  processes hold its runs.
+  The locks reveal a running job but not a queued one, which would start later and find its runs
+  locked by the new jobs.
+
+  Raises:
+    ValueError: if there are such jobs.
   """
   try:
     old = files.read_json(logs / "jobs.json")
@@ -158,7 +164,13 @@ def _refuse_old_jobs(submitit: Any, logs: Path) -> None:
 
 
 def _check(submitit: Any, sweep: Sweep, submitted: Any, job: WorkerJob) -> None:
-  """Waits until the runs of a finished SLURM job are in the folder; records those that failed."""
+  """Waits until the records of a finished SLURM job are visible in the sweep's folder.
+
+  If the job itself failed, the runs that it did not complete are recorded as failed.
+
+  Raises:
+    ValueError: if the job returned an error of the user, or its records do not become visible.
+  """
   try:
     mistake = submitted.result()
   except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError) as error:

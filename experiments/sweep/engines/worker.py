@@ -1,8 +1,8 @@
-"""Workers: processes that an engine starts, each to train the runs of one group.
+"""Workers: the processes that an engine starts, each of which trains the runs of one group.
 
 The driver is the process that the user started. A worker resolves the sweep from the driver's flags
-and writes to the sweep's folder as its own machine sees it. If that is the driver's folder, a
-worker that replaces a dead one resumes from its checkpoints.
+and writes records and checkpoints to the path of the driver's output folder on its own machine. If
+the machines share this folder, a worker that replaces a dead one resumes from its checkpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped, train_runs
 from rnn_jax.checkpoints import difference
 
-# Flags that a worker gets in addition to those that reproduce the sweep.
+# Flags that the driver passes to its workers in addition to those that reproduce the sweep.
 _PASSED_ON = (
   "devices",
   "data_parallel",
@@ -34,14 +34,14 @@ _PASSED_ON = (
 
 
 class WorkerJob(NamedTuple):
-  """What a worker has to do; plain data.
+  """The description of what a worker has to train, as plain data that can be sent to it.
 
   Attributes:
     flags: flags of the sweep, as on a command line.
-    configuration: the driver's configuration, which the worker's must equal.
-    ids: ids of the runs to train.
-    group: ids of all runs of their group.
-    cpus, gpus: number of cores and GPUs that the worker has.
+    configuration: the driver's configuration, which the worker's configuration must equal.
+    ids: ids of the runs to train, all of one group.
+    group: ids of all runs of this group, which the worker locks.
+    cpus, gpus: number of CPU cores and of GPUs that the worker has.
   """
 
   flags: list[str]
@@ -53,7 +53,7 @@ class WorkerJob(NamedTuple):
 
 
 def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
-  """Returns the driver's jobs for some runs: one for each group that holds any of them."""
+  """Returns the jobs that train the runs `ids`: one for each group with any of these runs."""
   values = flags.FLAGS
   lines = sweep_flags.as_flagfile(sweep.settings, sweep.axes, sweep.options).splitlines()
   lines.append(f"--output_dir={sweep.folder.absolute()}")
@@ -72,14 +72,16 @@ def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
 
 
 def train(job: WorkerJob, stop: Callable[[], bool]) -> Sweep:
-  """Trains the runs of a job in a worker, a process that has not used jax, until done or stopped.
+  """Trains the runs of a job in this process, a worker, until they are done or `stop` returns True.
+
+  Must be called before the process uses JAX, which it configures.
 
   Returns:
     The sweep as resolved in the worker.
   Raises:
-    ValueError: the flags resolve to another sweep than the driver's, or another process trains
+    ValueError: if the flags resolve to another sweep than the driver's, or another process trains
       these runs.
-    OSError: the folder cannot be read or written.
+    OSError: if the folder cannot be read or written.
   """
   backend.configure(job.cpus)
   if not job.gpus:
@@ -109,18 +111,18 @@ def _resolve(job: WorkerJob) -> Sweep:
 
 
 def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
-  """Returns the ids of the runs that are neither done nor failed."""
+  """Returns those of `ids` whose runs are neither done nor failed, as recorded in the folder."""
   states = run_files.statuses(sweep.folder, ids)
   return [name for name, state in states.items() if state.get("status") not in run_files.ENDED]
 
 
 class Poller:
-  """Reports runs as they become done in the driver's folder, each time it is called.
+  """A callable with which the driver reports the runs that workers have completed.
 
   Args:
     sweep: the sweep.
     ids: ids of the runs to watch.
-    on_progress: called for each run that is done.
+    on_progress: called once for each run, when its records are complete in the driver's folder.
   """
 
   def __init__(self, sweep: Sweep, ids: Sequence[str], on_progress: OnProgress):
@@ -129,7 +131,7 @@ class Poller:
     self._on_progress = on_progress
 
   def __call__(self) -> None:
-    """Reports the runs that became done since the last call."""
+    """Reports the runs that were completed since the last call."""
     done = {name for name in self._left if run_files.is_done(self._sweep.folder, name)}
     for name in done:
       self._on_progress(self._sweep.ids[name], "training", 1.0, None)
