@@ -4,8 +4,9 @@
   python -m experiments.language_model --output_dir=results/characters --sample --prime="def "
   python -m experiments.language_model --output_dir=results/characters --evaluate=FILE
 
-The output folder holds everything that the second and third command need. An interrupted training
-resumes when the same command is run again. Generated text goes to standard output as it is drawn.
+The first command writes everything that the other two need to the output folder,
+results/characters. If training is interrupted, the same command resumes it. Generated text is
+written to standard output while it is generated.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Trains, evaluates or samples, as the flags say."""
+  """Trains, evaluates or samples a language model, as the flags say."""
   values = flags.FLAGS
   try:
     with command_line.errors_in_one_line("--output_dir could not be read or written"):
@@ -110,16 +111,21 @@ def main(arguments: list[str]) -> None:
 
 
 def _train(settings: Settings, texts: Texts, folder: Path) -> None:
-  """Trains a model, or resumes its training, and prints the outcome. The folder is locked."""
+  """Trains a model, or resumes its training, and prints the outcome.
+
+  The caller must hold the folder's lock.
+  """
   overwrite = flags.FLAGS.overwrite
-  trained_model.check_folder(folder, overwrite)  # another process may have used it before the lock
+  trained_model.check_folder(
+    folder, overwrite
+  )  # again: another process may have used it before the lock was taken
   configuration = trained_model.configuration(settings, texts.corpus)
   point = None
   if trained_model.can_resume(folder, configuration, overwrite):
     model = make_model(settings, texts.vocabulary.size)
     point = resume.newest(folder / "unfinished", configuration, settings, model)
   with tempfile.TemporaryFile(dir=folder):
-    pass  # an OSError now is better than one after the training
+    pass  # checks now, rather than after the training, that the folder can be written to
   baseline = unigram_loss(texts.train, texts.vocabulary.size)
   _print_task(settings, texts, baseline)
   with signals.caught() as stop:
@@ -149,7 +155,11 @@ def _print_task(settings: Settings, texts: Texts, baseline: float) -> None:
 def _finish(
   settings: Settings, evaluations: list[Evaluation], baseline: float, folder: Path
 ) -> None:
-  """Writes the outcome of a training and its figure, and prints a summary."""
+  """Writes result.json and training.png at the end of training, and prints a summary.
+
+  Raises:
+    ValueError: if training diverged before any params were saved.
+  """
   best, last = best_evaluation(evaluations), evaluations[-1]
   if best is None:
     raise ValueError(
@@ -181,7 +191,11 @@ def _finish(
 
 
 def _print_loss(trained: TrainedModel, path: Path) -> None:
-  """Prints the loss of a model on a file."""
+  """Prints a model's mean loss on a text file, and with a vocabulary of words the unknown share.
+
+  Raises:
+    ValueError: if the file cannot be read or encoded, or has fewer than 2 tokens.
+  """
   settings, vocabulary = trained.settings, trained.vocabulary
   try:
     source = make_source(load_corpus(path), vocabulary)
@@ -191,7 +205,7 @@ def _print_loss(trained: TrainedModel, path: Path) -> None:
     raise ValueError(
       f"--evaluate must name a file of at least 2 tokens, got {len(source.symbols)}."
     )
-  # A short text is read in as many lanes as it fills.
+  # Each lane, a contiguous part of the text, should fill at least one window.
   lanes = min(settings.batch_size, max(1, (len(source.symbols) - 1) // settings.window))
   loss = make_evaluate(trained.model, settings, lanes)(trained.variables["params"], source)
   print(f"{len(source.symbols)} tokens of {path}: {loss_text(loss, settings)}")
@@ -200,7 +214,7 @@ def _print_loss(trained: TrainedModel, path: Path) -> None:
 
 
 def _print_sample(trained: TrainedModel) -> None:
-  """Prints generated text, piece by piece."""
+  """Prints text that a model generates, piece by piece as it is generated."""
   values = flags.FLAGS
   pieces = sample(
     trained,

@@ -1,4 +1,4 @@
-"""The flags of a language model's settings, and their translation to `Settings` and back."""
+"""The flags that set a language model's `Settings`, and the conversion of each into the other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rnn_jax.training import OPTIMIZERS
 
 
 def _multiple(name: str) -> Parse:
-  """Returns a parser of multiples of `CHUNK`."""
+  """Returns a parser for the flag `name`, whose value must be a positive multiple of `CHUNK`."""
   parse = integer(name)
 
   def checked(text: str) -> int:
@@ -147,7 +147,7 @@ def from_flags() -> Settings:
   """Returns the settings that the flags describe.
 
   Raises:
-    ValueError: names the flag, the rule and the value.
+    ValueError: if a flag's value is invalid; the message names the flag, the rule and the value.
   """
   names = [field.name for field in dataclasses.fields(Settings) if field.name != "layers"]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
@@ -166,10 +166,13 @@ def from_flags() -> Settings:
 
 
 def with_matched_width(settings: Settings, vocabulary_size: int) -> Settings:
-  """Returns the settings with the hidden size that `match_params` asks for, if it is set.
+  """Returns the settings with the hidden size that matches the parameter budget `match_params`.
+
+  Settings without `match_params` are returned unchanged.
 
   Raises:
-    ValueError: names the flag that does not fit the hidden size, or the cell that rejects it.
+    ValueError: if another flag does not fit this hidden size, or the cell rejects it; the message
+      names the flag or the cell.
   """
   if settings.layers.match_params is None:
     return settings
@@ -191,10 +194,10 @@ def _check_width(settings: Settings) -> None:
 
 
 def as_flagfile(settings: Settings) -> str:
-  """Returns the flags that describe these settings, one per line."""
+  """Returns the contents of a flagfile that describes these settings: one flag per line."""
   values = dataclasses.asdict(settings)
   values |= values.pop("layers")
-  del values["match_params"]  # the hidden size is known
+  del values["match_params"]  # `hidden_size` already has the value that it was resolved to
   cell = cell_options.as_flags(values.pop("cell"), values.pop("options"))
   if settings.level == CHARACTERS:
     values = {name: value for name, value in values.items() if name not in WORD_FLAGS}

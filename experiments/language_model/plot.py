@@ -1,4 +1,4 @@
-"""The figure of a language model's loss over its training."""
+"""The figure of a language model's loss curve, training.png."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from experiments.runtime import files
 def save(
   entries: Sequence[dict[str, Any]], baseline: float, settings: Settings, path: Path
 ) -> Path:
-  """Plots training and held-out loss, in nats and bits, over the updates.
+  """Plots training and held-out loss against the number of updates, in nats and bits per token.
 
   Args:
     entries: the entries of metrics.jsonl.
-    baseline: loss in nats of always predicting the tokens' frequencies, drawn as a line.
-    settings: settings of the model.
-    path: file name of the PNG.
+    baseline: loss in nats of always predicting the tokens' frequencies, drawn as a dotted line.
+    settings: the model's settings.
+    path: path of the PNG file to write.
   Returns:
-    The path.
+    `path`.
   """
   figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
   axis = figure.subplots()

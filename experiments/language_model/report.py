@@ -1,4 +1,4 @@
-"""Losses of a language model as text, and as lines of metrics.jsonl."""
+"""A language model's losses, formatted as text and as entries of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rnn_jax.losses import bits, perplexity
 
 
 def metrics(evaluation: Evaluation, settings: Settings) -> dict[str, int | float | None]:
-  """Returns an evaluation as an entry of metrics.jsonl, with its loss in further units."""
+  """Returns an evaluation as an entry of metrics.jsonl, with perplexity and bits per character."""
   entry = evaluation._asdict()
   del entry["params"]
   if evaluation.validation_loss is None:

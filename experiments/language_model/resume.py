@@ -1,4 +1,4 @@
-"""What a checkpoint of an unfinished training holds, and how training resumes from it."""
+"""The contents of an unfinished training's checkpoint, and the search for the newest intact one."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rnn_jax.types import Params
 
 
 class ResumePoint(NamedTuple):
-  """Everything that a training resumes from.
+  """The pytree in a checkpoint, with everything that an interrupted training needs to resume.
 
-  The names of the fields are on disk, in the names of a checkpoint's leaves.
+  A field cannot be renamed without breaking old checkpoints: its name is part of its leaves' names.
 
   Attributes:
-    training: the training's progress.
-    evaluations: a row per evaluation, float64: step, loss, gradient norm, held-out loss (NaN if
-      nothing is held out), seconds.
-    best: params of the best evaluation; the current params before there is one.
+    training: the training's progress so far.
+    evaluations: float64, a row per evaluation with the columns step, loss, gradient norm, held-out
+      loss (NaN if nothing is held out), and seconds.
+    best: params of the best evaluation; before the first evaluation, the current params.
   """
 
   training: Progress
@@ -38,7 +38,7 @@ class ResumePoint(NamedTuple):
 def resume_point(
   progress: Progress, evaluations: Sequence[Evaluation], best: Params | None
 ) -> ResumePoint:
-  """Collects what to save; `best` is None before the first evaluation."""
+  """Builds the pytree of a checkpoint; `best` is None before the first evaluation."""
   rows = [[math.nan if value is None else value for value in e[:5]] for e in evaluations]
   params = progress.state.params if best is None else best
   return ResumePoint(progress, np.array(rows, np.float64).reshape(-1, 5), params)
@@ -47,10 +47,12 @@ def resume_point(
 def newest(
   folder: Path, configuration: Mapping[str, object], settings: Settings, model: DeepRNN
 ) -> ResumePoint | None:
-  """Returns the newest intact checkpoint, or None. Prints a warning for each corrupt one.
+  """Returns the contents of the newest intact checkpoint in a folder; None if there is none.
+
+  A warning is printed for each damaged checkpoint.
 
   Raises:
-    ValueError: the checkpoint belongs to another configuration.
+    ValueError: if a checkpoint has a different configuration.
   """
 
   def like(step: int) -> ResumePoint:
@@ -69,7 +71,7 @@ def newest(
 
 
 def past_evaluations(point: ResumePoint, held_out: bool) -> list[Evaluation]:
-  """Returns the evaluations so far, without params; `held_out` says whether a text is held out."""
+  """Returns a checkpoint's evaluations, without params; `held_out`: whether a text is held out."""
   return [
     Evaluation(int(step), loss, norm, held_out_loss if held_out else None, seconds, None)
     for step, loss, norm, held_out_loss, seconds in point.evaluations.tolist()

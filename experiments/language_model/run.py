@@ -1,4 +1,4 @@
-"""Training of a language model in its folder: checkpoints, best params and metrics on disk."""
+"""Training of a language model with its checkpoints, best params and metrics kept in a folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rnn_jax.types import Params
 
 
 class Stopped(Exception):
-  """Training was asked to stop, and its progress is on disk."""
+  """Raised after training was asked to stop and has saved a checkpoint of its progress."""
 
 
 def train_in_folder(
@@ -35,20 +35,20 @@ def train_in_folder(
   checkpoint_every: int,
   stop: signals.Stop,
 ) -> list[Evaluation]:
-  """Trains a model to the end, and keeps its folder up to date.
+  """Trains a model to the end, and saves checkpoints, best params and metrics on the way.
 
   Args:
     settings: how to train.
-    texts: what to train and evaluate on.
+    texts: the texts to train and evaluate on.
     folder: the model's folder.
     metadata: further entries of model.json.
-    resumed_from: checkpoint of an interrupted training; None to start from fresh params.
-    checkpoint_every: updates between checkpoints.
-    stop: says when to stop early.
+    resumed_from: contents of an interrupted training's checkpoint; None to start from fresh params.
+    checkpoint_every: number of updates between checkpoints.
+    stop: callable that returns True once training must stop early.
   Returns:
-    All evaluations, without params.
+    All evaluations, including those before an interruption, without params.
   Raises:
-    Stopped: after saving a checkpoint.
+    Stopped: if `stop` returned True before the last update; a checkpoint has then been saved.
   """
   model = make_model(settings, texts.vocabulary.size)
   configuration = trained_model.configuration(settings, texts.corpus)
@@ -76,12 +76,12 @@ def train_in_folder(
 
 
 class _Record:
-  """The evaluations so far and the best params, in memory and in the model's folder.
+  """The evaluations and the best params so far, kept in memory and in the model's folder.
 
   Attributes:
-    evaluations: all of them, without params.
-    best: params of the best one; None before there is one.
-    resumed_at: number of updates that an interrupted training has done; 0 if there is none.
+    evaluations: all evaluations so far, without params.
+    best: params of the best evaluation so far; None before the first one.
+    resumed_at: number of updates done before an interruption; 0 if training was not resumed.
   """
 
   def __init__(
@@ -106,16 +106,16 @@ class _Record:
     self.best, self.resumed_at = point.best, int(point.training.state.step)
     print(f"Resuming after {self.resumed_at} updates.")
     best = best_evaluation(self.evaluations)
-    if best is not None:  # replaces params that were saved after the checkpoint
+    if best is not None:  # the folder's params may be newer than the checkpoint, or missing
       trained_model.save_best(self._folder, best.step, self.best)
 
   def add(self, chunk: Chunk, is_due: bool) -> None:
-    """Records the evaluation of a chunk, if it has one; `is_due` if a checkpoint follows."""
+    """Records a chunk's evaluation, if it has one; `is_due`: whether a checkpoint follows."""
     new, is_best = chunk.evaluation, False
     if new is not None:
       self.evaluations.append(new._replace(params=None))
       is_best = best_evaluation(self.evaluations) is self.evaluations[-1]
-    # The files of an earlier model stay until there is something to replace them.
+    # An earlier model's files stay until there are params or a checkpoint to replace them.
     if (is_best or is_due) and not self._folder_started:
       flagfile = as_flagfile(self._settings)
       vocabulary = self._texts.vocabulary

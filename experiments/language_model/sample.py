@@ -1,4 +1,4 @@
-"""Sampling of text from a trained language model."""
+"""Generation of text with a trained language model."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ def sample(
   top_k: int | None = None,
   until_eos: bool = False,
 ) -> Iterator[bytes]:
-  """Continues a text with generated tokens, one step of the cells per token.
+  """Continues a text with tokens that a model generates, one time step per token.
 
   A model of single lines (`reading="lines"`) starts each line from a new carry, as in training.
 
   Args:
-    trained: the model.
+    trained: the trained model.
     prime: the text to continue; if empty, the sample starts a new line.
     length: largest number of tokens to generate.
     key: random key.
-    temperature: see `rnn_jax.sampling.choose`.
-    top_k: see `rnn_jax.sampling.choose`.
-    until_eos: whether to stop after the first `<eos>`.
+    temperature: number by which the logits are divided; 0 always takes the likeliest token.
+    top_k: number of likeliest tokens to draw from; None for all.
+    until_eos: whether to stop after the first `<eos>`, the end of a line.
   Yields:
     The prime text, then the generated text, piece by piece.
   Raises:
-    ValueError: names --prime, --top_k or --until_eos, the rule and the value.
+    ValueError: if the model's vocabulary does not fit `prime`, `top_k` or `until_eos`; the message
+      names the flag, the rule and the value.
   """
   vocabulary = trained.vocabulary
   if top_k is not None and top_k > vocabulary.size:
@@ -67,7 +68,7 @@ def sample(
     is_end = until_eos and vocabulary.eos in new
     if is_end:
       new = new[: list(new).index(vocabulary.eos) + 1]
-    # Decoded together with the previous token: the space between two words depends on both.
+    # Decoded together with the previous token, on which the space before the first word depends.
     text = vocabulary.decode(np.concatenate([before, new]))
     yield text[len(vocabulary.decode(before)) :]
     before = new[-1:]
@@ -83,7 +84,7 @@ def _generated(
   temperature: float,
   top_k: int | None,
 ) -> Iterator[Integer[np.ndarray, " chunk"]]:
-  """Reads tokens, at least one, and yields `length` tokens that follow them, in chunks."""
+  """Runs the model over `tokens`, at least one, and yields `length` tokens to follow, in chunks."""
   model, variables = trained.model, trained.variables
   reset_at = trained.vocabulary.eos if trained.settings.reading == LINES else None
   read = jnp.asarray(tokens, jnp.int32)[:, None]

@@ -1,4 +1,4 @@
-"""The settings of a language model, and what follows from them alone: its network and optimizer."""
+"""A language model's settings, and the network and the optimizer that they describe."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ CHUNK = 10  # updates per call of the compiled program
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Everything that determines the trained params.
+  """A language model's settings: everything that determines its trained params.
 
   The names of the fields are the names of the flags, and the keys in model.json.
 
   Attributes:
     corpus: `stdlib`, or the path of a text file.
     characters: number of bytes to use, from the beginning of the text; None for all.
-    level: `char`, or the rule that splits the text into words.
-    min_count: words that occur less often are `<unk>`.
-    max_vocabulary: largest vocabulary of words; None for no limit.
+    level: `char` for characters as tokens, or the name of the rule that splits the text into words.
+    min_count: words that occur less often than this are replaced by `<unk>`.
+    max_vocabulary: largest size of a vocabulary of words; None for no limit.
     validation_share: share of the text, at its end, that is held out.
-    embedding_size: size of the embedding; None for one-hot tokens.
+    embedding_size: size of the tokens' embedding; None for one-hot tokens.
     tied: whether the readout shares its kernel with the embedding.
-    reading: how batches are read from the text.
-    window: time steps of a window, the reach of the gradient.
-    batch_size: windows in a batch.
+    reading: how batches are read from the text: `stream`, `windows` or `lines`, as described in
+      `rnn_jax.text.make_reader`.
+    window: time steps of a window; gradients do not reach further back.
+    batch_size: number of windows in a batch.
     steps: number of updates.
     optimizer: name of the optimizer.
     learning_rate: peak learning rate.
-    schedule: `constant` or `cosine`.
-    warmup: updates in which the learning rate grows from 0 to its peak.
+    schedule: the learning rate's schedule after the warm-up, `constant` or `cosine`.
+    warmup: number of updates in which the learning rate rises from 0 to its peak.
     clip_norm: largest norm of the gradient; None for no clipping.
-    evaluate_every: updates between evaluations.
-    seed: seed of params, batches and masks.
+    evaluate_every: number of updates between evaluations.
+    seed: random seed of params, batches, and dropout and zoneout masks.
     layers: the recurrent and feed-forward layers.
   """
 
@@ -72,7 +73,7 @@ class Settings:
 
 
 def make_model(settings: Settings, vocabulary_size: int) -> DeepRNN:
-  """Builds the network, whose outputs are the logits of the next token."""
+  """Builds the network that the settings describe; its outputs are the logits of the next token."""
   return DeepRNN(
     networks.make_cells(settings.layers),
     vocabulary_size,
@@ -84,7 +85,7 @@ def make_model(settings: Settings, vocabulary_size: int) -> DeepRNN:
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
-  """Builds the optimizer, with clipping and the schedule of the learning rate."""
+  """Builds the optimizer that the settings describe, with clipping and learning-rate schedule."""
   peak, steps, warmup = settings.learning_rate, settings.steps, settings.warmup
   rate: float | optax.Schedule = peak
   if settings.schedule == "cosine":

@@ -1,4 +1,4 @@
-"""The text of a language model: its vocabulary, the part to train on and the part held out."""
+"""The text that a language model learns: a training part, a held-out part, and the vocabulary."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from rnn_jax.text.counts import blocks
 
 
 class Texts(NamedTuple):
-  """The text that a model is trained on, and the text that it is evaluated on.
+  """The text that a model is trained on, and the held-out text that it is evaluated on.
 
   Attributes:
-    corpus: the part of the corpus that is used.
-    vocabulary: the vocabulary of its tokens.
+    corpus: both texts together, cut to the number of bytes in the setting `characters`.
+    vocabulary: the vocabulary that encodes both texts.
     train: the text to train on.
     held_out: the text to evaluate on; None if nothing is held out.
-    read: `i -> Windows`, the i-th `CHUNK` windows of the training text.
+    read: `i -> Windows`, the i-th batch of `CHUNK` windows of the training text.
   """
 
   corpus: Corpus
@@ -48,11 +48,12 @@ def read_texts(settings: Settings, vocabulary: Vocabulary | WordVocabulary | Non
   """Loads the corpus, splits it in two, and builds the vocabulary.
 
   Args:
-    settings: which text to load, and how to split it into tokens.
-    vocabulary: the vocabulary of a trained model; built from the text if None. A vocabulary of
-      words is built from the training part alone, so that held-out words may be unknown.
+    settings: the settings that say which text to load, and how to split it into tokens.
+    vocabulary: a trained model's vocabulary; None to build one from the text. A vocabulary of words
+      is built from the training part alone, so that held-out words may be unknown.
   Raises:
-    ValueError: names the setting and what is wrong with the text.
+    ValueError: if the text cannot be loaded, or does not fit a setting; the message names the
+      setting.
   """
   corpus = load_corpus(settings.corpus)
   if settings.characters is not None and settings.characters < len(corpus.text):
@@ -79,6 +80,6 @@ def read_texts(settings: Settings, vocabulary: Vocabulary | WordVocabulary | Non
 
 
 def unigram_loss(source: Source, vocabulary_size: int) -> float:
-  """Returns the loss, in nats, of always predicting the tokens' frequencies in this text."""
+  """Returns the loss in nats of a model that always predicts the frequencies of a text's tokens."""
   counts = [histogram(source.encode(part), vocabulary_size) for _, part in blocks(source.symbols)]
   return entropy(np.sum(counts, axis=0))

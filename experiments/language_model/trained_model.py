@@ -1,13 +1,13 @@
-"""The folder of a language model: its settings, its metrics and its best params.
+"""The folder of a language model, with its settings, its metrics and its best params.
 
 model.json             settings, vocabulary, corpus, versions
 language_model.flags   pass it as --flagfile to train the same model again
 metrics.jsonl          one line per evaluation
 checkpoints/STEP       params of the best evaluation so far
-unfinished/STEP        checkpoints to resume from, until training has finished
-training.png           loss over training
-result.json            the outcome; its presence says that training has finished
-.lock                  held by the process that trains
+unfinished/STEP        checkpoints to resume from; deleted once training has finished
+training.png           the loss curve
+result.json            the outcome; present once training has finished
+.lock                  held by the process that trains the model
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class TrainedModel(NamedTuple):
   """A language model loaded from its folder.
 
   Attributes:
-    settings: how it was trained.
+    settings: the settings that it was trained with.
     model: the network.
-    variables: the network's variables at its best evaluation.
-    vocabulary: its vocabulary.
-    step: number of updates before that evaluation.
+    variables: the network's variables, `{"params": …}`, at the best evaluation.
+    vocabulary: the vocabulary of its training text.
+    step: number of updates before the best evaluation.
     metadata: the contents of model.json.
   """
 
@@ -63,12 +63,12 @@ class TrainedModel(NamedTuple):
 
 
 def configuration(settings: Settings, corpus: Corpus) -> dict[str, object]:
-  """Returns what two trainings must have in common for one to resume the other."""
+  """Returns the settings and the corpus's hash: a training resumes only if they are unchanged."""
   return {**dataclasses.asdict(settings), "corpus_sha256": corpus.sha256}
 
 
 def metadata(texts: Texts, baseline: float) -> dict[str, object]:
-  """Returns what model.json holds besides settings and vocabulary: data, versions, devices."""
+  """Returns the entries of model.json on the data, the baseline loss, versions and devices."""
   corpus, held_out = texts.corpus, texts.held_out
   return {
     "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": len(corpus.text)},
@@ -85,15 +85,16 @@ def metadata(texts: Texts, baseline: float) -> dict[str, object]:
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-  """Checks that a model may be trained in the folder.
+  """Checks that a model may be trained in a folder.
 
   Raises:
-    ValueError: the folder holds something else, or a trained model and `overwrite` is false.
+    ValueError: if the folder holds other files, or if it holds a trained model and `overwrite` is
+      False.
   """
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
   if not (folder / "model.json").exists():
-    # A process that is killed right after its start leaves a lock and a temporary file.
+    # These files may remain of a process that was killed right after its start.
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if names - {".lock", "model.json.tmp"}:
       raise ValueError(
@@ -108,15 +109,15 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def can_resume(folder: Path, wanted: Mapping[str, object], overwrite: bool) -> bool:
-  """Returns whether the folder holds an unfinished training of the wanted configuration.
+  """Returns whether a folder holds an unfinished training of the wanted configuration.
 
   Args:
     folder: a folder that has passed `check_folder`.
-    wanted: the `configuration` of the training.
-    overwrite: whether the unfinished training of a different model may be replaced.
+    wanted: the configuration of the training to resume, from `configuration`.
+    overwrite: whether a different model's unfinished training may be replaced.
   Raises:
-    ValueError: the folder holds the unfinished training of a different model, which may not be
-      replaced; names the first difference.
+    ValueError: if the folder holds a different model's unfinished training, and `overwrite` is
+      False; the message names the first difference.
   """
   if not (folder / "model.json").exists() or (folder / "result.json").exists():
     return False
@@ -141,7 +142,7 @@ def start(
   flagfile: str,
   metadata: Mapping[str, object],
 ) -> None:
-  """Writes the files that identify a model, and deletes those of an earlier model."""
+  """Writes model.json and the flagfile of a new model, after deleting an earlier model's files."""
   for name in ("result.json", "metrics.jsonl", "training.png"):
     (folder / name).unlink(missing_ok=True)
   for name in ("checkpoints", "unfinished"):
@@ -157,7 +158,7 @@ def start(
 
 
 def write_metrics(folder: Path, entries: Sequence[Mapping[str, object]]) -> None:
-  """Replaces metrics.jsonl."""
+  """Writes all entries to metrics.jsonl, one per line, replacing the file."""
   files.write_text(folder / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in entries))
 
 
@@ -168,7 +169,7 @@ def save_best(folder: Path, step: int, params: Params) -> None:
 
 
 def finish(folder: Path, result: Mapping[str, object]) -> None:
-  """Writes result.json and deletes the checkpoints that training would have resumed from."""
+  """Writes result.json, and deletes the checkpoints that training no longer has to resume from."""
   files.write_json(folder / "result.json", result)
   shutil.rmtree(folder / "unfinished", ignore_errors=True)
 
@@ -177,7 +178,7 @@ def load(folder: Path) -> TrainedModel:
   """Loads the model in a folder, with its best params.
 
   Raises:
-    ValueError: the folder holds no model, or a file in it is damaged.
+    ValueError: if the folder holds no model with saved params, or a file in it is damaged.
   """
   path = folder / "model.json"
   try:
@@ -207,12 +208,15 @@ def load(folder: Path) -> TrainedModel:
 
 
 def _settings(saved: Mapping[str, Any]) -> Settings:
-  """Returns the settings as model.json holds them."""
+  """Returns the Settings that the entry `settings` of model.json describes."""
   layers = dict(saved["layers"])
   layers["hidden_sizes"] = tuple(layers["hidden_sizes"])
-  # Models that are older than the options of cells have none.
+  # model.json of models that were saved before cells had options lacks this entry.
   layers["options"] = tuple((name, value) for name, value in layers.get("options", ()))
   settings = Settings(**{**saved, "layers": Layers(**layers)})
-  for name in ("window", "batch_size"):  # used by --evaluate; the network checks its own sizes
+  for name in (
+    "window",
+    "batch_size",
+  ):  # both used by --evaluate; other sizes are checked by the network
     checks.integer(name, getattr(settings, name))
   return settings

@@ -1,4 +1,8 @@
-"""Training of a language model, with its batch split over the devices, and its evaluation."""
+"""Training and evaluation of a language model, with each batch split over the local devices.
+
+Each of the B examples of a batch is a lane: a stream of windows with its own carry, which is passed
+from window to window. Each of `count` devices has B / count lanes, its share of the batch.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +32,16 @@ Carries = tuple[Carry, ...]  # one carry a layer
 
 
 class Evaluation(NamedTuple):
-  """The losses at one point of a training.
+  """A model's losses after some number of updates.
 
   Attributes:
     step: number of updates so far.
-    loss: mean training loss in nats per token, since the previous evaluation.
-    grad_norm: largest gradient norm before clipping, since the previous evaluation.
+    loss: mean training loss since the previous evaluation, in nats per token.
+    grad_norm: largest gradient norm, before clipping, since the previous evaluation.
     validation_loss: held-out loss in nats per token; None if nothing is held out.
-    seconds: training time, without the first call after each start, which compiles.
-    params: the model's params as NumPy arrays; None where they were not kept.
+    seconds: training time so far, without the first `CHUNK` updates after each start, which include
+      the compilation.
+    params: the model's params as NumPy arrays; None if they were not kept.
   """
 
   step: int
@@ -48,21 +53,21 @@ class Evaluation(NamedTuple):
 
   @property
   def selection_loss(self) -> float:
-    """The loss that selects the best params: held out, or in training if nothing is held out."""
+    """The loss by which the best params are selected: the held-out loss or, without one, `loss`."""
     return self.loss if self.validation_loss is None else self.validation_loss
 
 
 class Progress(NamedTuple):
-  """A training's progress so far, from which it resumes on any number of devices.
+  """A training's progress so far, which can be resumed on any number of devices.
 
-  The names of the fields are on disk, in the names of a checkpoint's leaves.
+  A field cannot be renamed without breaking old checkpoints: its name is part of its leaves' names.
 
   Attributes:
-    state: the train state, the same on all devices.
-    carries: the carries of all lanes, [B, ...].
-    losses: mean training loss of each chunk since the last evaluation, float64.
-    grad_norms: largest gradient norm of each of these chunks, float64.
-    seconds: as in `Evaluation`.
+    state: params, optimizer state and step, which are equal on all devices.
+    carries: each layer's carry, with a leading axis of all B lanes, [B, ...].
+    losses: float64, mean training loss of each chunk since the last evaluation.
+    grad_norms: float64, largest gradient norm of each of these chunks.
+    seconds: training time so far, measured as in `Evaluation`.
   """
 
   state: TrainState
@@ -73,13 +78,14 @@ class Progress(NamedTuple):
 
 
 class Chunk(NamedTuple):
-  """The result of `CHUNK` updates, one call of the compiled program.
+  """The result of a chunk: `CHUNK` updates, made in one call of the compiled program.
 
   Attributes:
     step: number of updates so far.
     loss: mean training loss of the chunk.
-    evaluation: the evaluation after the chunk; None where none was due.
-    progress: `() -> Progress`, valid until the next chunk is asked for.
+    evaluation: the evaluation after the chunk; None if none was due.
+    progress: `() -> Progress`, the progress after this chunk; it must be called before `train` is
+      asked for the next chunk.
   """
 
   step: int
@@ -89,7 +95,7 @@ class Chunk(NamedTuple):
 
 
 def best_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation | None:
-  """Returns the first evaluation with the lowest loss; None if no loss is finite."""
+  """Returns the first evaluation with the lowest `selection_loss`; None if none is finite."""
   finite = [e for e in evaluations if e.selection_loss < math.inf]
   return min(finite, key=lambda e: e.selection_loss, default=None)
 
@@ -101,22 +107,22 @@ def train(
   held_out: Source | None,
   resumed_from: Progress | None = None,
 ) -> Iterator[Chunk]:
-  """Trains a model and evaluates it at regular intervals.
+  """Trains a model, evaluates it at regular intervals, and yields after every `CHUNK` updates.
 
   Args:
     settings: how to train.
     model: the network.
-    read: `i -> Windows`, the i-th `CHUNK` windows of the text.
-    held_out: the text to evaluate on; None for none.
+    read: `i -> Windows`, the i-th batch of `CHUNK` windows of the text.
+    held_out: the held-out text to evaluate on; None if there is none.
     resumed_from: progress of an interrupted training; None to start from fresh params.
   Yields:
-    Every chunk. The model is evaluated every `evaluate_every` updates and after the last one.
-    Training stops early after a chunk whose loss is not finite.
+    The result of each chunk, with an evaluation every `evaluate_every` updates and after the last
+    one. Training stops early after a chunk whose loss is not finite, which is evaluated, too.
   """
   devices = devices_for(settings.batch_size)
   count = len(devices)
   start = _initial_progress(settings, model) if resumed_from is None else resumed_from
-  # Laid out as the program returns them, so that the second call does not compile again.
+  # State and carries have the sharding that the program returns, so that it compiles only once.
   initial = _repeat(start.state, count), _split_lanes(start.carries, count)
   state, carries = spread(initial, devices)
   losses, norms = list(start.losses), list(start.grad_norms)
@@ -132,7 +138,7 @@ def train(
 
   for i in range(int(start.state.step) // CHUNK, settings.steps // CHUNK):
     (state, carries), (loss, grad_norm) = advance(shares, (state, carries), read(i))
-    if math.isnan(clock_zero):  # the first call has compiled
+    if math.isnan(clock_zero):  # the first call, which included the compilation, is over
       clock_zero = time.monotonic() - float(start.seconds)
     step, evaluation = (i + 1) * CHUNK, None
     losses.append(float(np.mean(loss[0])))
@@ -150,7 +156,7 @@ def train(
 
 
 def progress_like(settings: Settings, model: DeepRNN, step: int) -> Progress:
-  """Returns the shapes and dtypes of the progress after `step` updates."""
+  """Returns a Progress with the structure, shapes and dtypes of the one after `step` updates."""
   initial = functools.partial(_initial_state, settings, model)
   state = jax.eval_shape(initial, np.uint32(settings.seed))
   carries = jax.eval_shape(lambda: model.initial_carries(settings.batch_size))
@@ -161,17 +167,17 @@ def progress_like(settings: Settings, model: DeepRNN, step: int) -> Progress:
 def make_evaluate(
   model: DeepRNN, settings: Settings, batch_size: int
 ) -> Callable[[Params, Source], float]:
-  """Returns `evaluate(params, text) -> loss`, the mean loss of a text in nats per token.
+  """Returns a function that computes a text's mean loss in nats per token.
 
   The text is read in contiguous lanes, with the carry passed from window to window. A model of
   single lines (`reading="lines"`) starts each line from a new carry, as in training.
 
   Args:
     model: the network.
-    settings: how it was trained.
+    settings: the settings that it was trained with.
     batch_size: number of lanes.
   Returns:
-    The function, which compiles once for all texts.
+    `evaluate(params, text) -> loss`; it is compiled only once, whatever the lengths of its texts.
   """
   devices = devices_for(batch_size)
   count = len(devices)
@@ -192,13 +198,18 @@ def make_evaluate(
 
 
 def devices_for(batch_size: int) -> list[jax.Device]:
-  """Returns as many local devices as can split a batch equally."""
+  """Returns the local devices to use: as many as possible, such that they split a batch equally."""
   devices = jax.local_devices()
   return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
 
 
 class _Share(NamedTuple):
-  """One device's own arguments: the training's seed, and the index of its share of the batch."""
+  """The arguments that identify one device's share of the batch.
+
+  Attributes:
+    seed: the training's random seed, equal on all devices.
+    index: the share's index, from 0 to the number of devices − 1.
+  """
 
   seed: Any
   index: Any
@@ -216,22 +227,22 @@ def _initial_progress(settings: Settings, model: DeepRNN) -> Progress:
 
 
 def _repeat(tree: Tree, count: int) -> Tree:
-  """Copies every leaf for each device: [...] -> [count, ...]."""
+  """Repeats every leaf along a new leading axis of devices: [...] -> [count, ...]."""
   return jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], count, axis=0), tree)
 
 
 def _first(tree: Tree) -> Tree:
-  """Takes the first device's copy of every leaf: [count, ...] -> [...]."""
+  """Returns the first device's copy of every leaf: [count, ...] -> [...]."""
   return jax.tree.map(lambda a: np.asarray(a[0]), tree)
 
 
 def _split_lanes(carries: Carries, count: int) -> Carries:
-  """[B, ...] -> [count, B / count, ...]."""
+  """Splits the batch axis of every leaf over the devices: [B, ...] -> [count, B / count, ...]."""
   return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), carries)
 
 
 def _join_lanes(carries: Carries) -> Carries:
-  """[count, B / count, ...] -> [B, ...]."""
+  """Undoes `_split_lanes`, on the host: [count, B / count, ...] -> [B, ...]."""
   return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[2:]), carries)
 
 
@@ -243,7 +254,19 @@ def _advance(
   old: tuple[TrainState, Carries],
   windows: Windows,
 ) -> tuple[tuple[TrainState, Carries], tuple[Float[Array, " windows"], Float[Array, " windows"]]]:
-  """Runs `CHUNK` updates on one of `count` devices: (new state and carries), (loss, norm)."""
+  """Runs `CHUNK` updates on one of the `count` devices that share each batch.
+
+  Args:
+    settings: how to train.
+    model: the network.
+    count: number of devices.
+    share: this device's share of the batch.
+    old: the train state, and this device's carries [B / count, ...].
+    windows: the windows of the whole batch.
+  Returns:
+    (new state and carries), (loss, gradient norm); loss and norm are those of the whole batch, one
+    per window.
+  """
   state, carries = old
   part = shard(windows, count)
   # Each device draws masks for its own examples.
@@ -266,7 +289,7 @@ def _advance(
 def _evaluate(
   model: DeepRNN, count: int, params: Params, carries: Carries, windows: Windows
 ) -> tuple[Carries, tuple[Float[Array, ""], Float[Array, ""]]]:
-  """Returns carries, and the sum of losses and number of tokens over all `count` devices."""
+  """Returns this device's carries, and the summed loss and token count over all `count` devices."""
   part = shard(windows, count)
   apply: Callable[..., Any] = model.apply
   carries, logits = apply({"params": params}, part.tokens, carries, resets=part.resets)
