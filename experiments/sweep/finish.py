@@ -1,4 +1,4 @@
-"""Finishes a sweep: gathers all runs, draws the figures, and prints how the runs went."""
+"""The end of a sweep: gathers the records of all runs, draws the figures, and prints a summary."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 
 
 def finish(folder: Path, ids: Iterable[str]) -> bool:
-  """Gathers the records, draws, and prints how the runs went; returns whether a run has failed.
+  """Gathers the records, draws the figures and prints a summary; returns whether a run failed.
 
   Args:
     folder: the sweep's folder.
-    ids: ids of the sweep's runs, in order; each is finished, diverged or failed.
+    ids: ids of the sweep's runs, in the order of the grid; each run must have finished, diverged or
+      failed.
   """
   states = run_files.statuses(folder, ids)
   diverged, failed = (
@@ -40,11 +41,11 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
 
 
 def finish_shard(folder: Path, ids: Sequence[str], own: Sequence[str]) -> bool:
-  """Prints how the runs of a shard went; returns whether one has failed.
+  """Prints a summary of a shard's runs; returns whether one of them failed.
 
   Args:
     folder: the sweep's folder.
-    ids: ids of the sweep's runs.
+    ids: ids of all runs of the sweep.
     own: ids of the shard's runs.
   """
   states = run_files.statuses(folder, ids)
@@ -60,7 +61,7 @@ def finish_shard(folder: Path, ids: Sequence[str], own: Sequence[str]) -> bool:
 
 
 def _print_failed(states: Mapping[str, run_files.Status]) -> None:
-  """Prints a line for each failed run, with the reason, and how to retry them."""
+  """Prints each failed run with the reason, and how to retry failed runs."""
   for name, state in states.items():
     print(f"failed: {name}: {state['reason']}")
   if states:

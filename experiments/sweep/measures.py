@@ -1,4 +1,4 @@
-"""The measures that a sweep can record in addition to the gradient norms."""
+"""The measures of gradient flow that a sweep can record in addition to the gradient norms."""
 
 from __future__ import annotations
 
@@ -33,15 +33,17 @@ Variables = dict[str, Array]
 
 
 class Moment(NamedTuple):
-  """The state of a training at one step, before its update.
+  """A run at one optimization step, before the update: all that a measure is computed from.
 
   Attributes:
     model: the network.
-    params: its params.
+    params: the network's params.
     task: the task.
-    batch: the step's batch.
-    share: this device's share of the batch; all of it unless devices share batches.
-    mean: `[..., examples of the share] -> [...]`, the mean over the whole batch.
+    batch: the whole batch of the step.
+    share: the part of the batch that this device processes; the whole batch, unless several devices
+      share it.
+    mean: maps values of the examples in `share` [..., examples] to their mean over the whole batch
+      [...].
   """
 
   model: DeepRNN
@@ -52,34 +54,34 @@ class Moment(NamedTuple):
   mean: Callable[[Array], Array]
 
   def network(self, batch: Batch) -> tuple[Sequence[Cell], Sequence[Params], Array]:
-    """Returns (cells, their params, the first cell's inputs)."""
+    """Returns (the cell of each layer, each cell's params, the first cell's inputs xs)."""
     return self.model.trunk({"params": self.params}, batch.xs)
 
   def loss(self, ys: Array, targets: Array) -> Array:
-    """Returns the task's loss, from the top cell's outputs ys."""
+    """Returns the task's loss at each step [...], given the top cell's outputs ys [..., H]."""
     outputs: Any = self.model.apply({"params": self.params}, ys, method="readout")
     return self.task.loss(outputs, targets)
 
   def mean_loss(self, ys: Array) -> Array:
-    """Returns the training loss of the batch, from the top cell's outputs ys [T, B, H]."""
+    """Returns the batch's training loss, a scalar, given the top cell's outputs ys [T, B, H]."""
     return masked_mean(self.loss(ys, self.batch.targets), self.batch.mask)
 
 
 class Measure(NamedTuple):
-  """A measure.
+  """A measure of gradient flow, which records one or more variables of a run.
 
   Attributes:
-    note: what it is, as an attribute of the records. A changed note changes their bytes.
-    summary: what it is, for the table of measures.
-    cost: what it costs, for the same table.
-    dims: dimensions of its variables, in addition to run and step. Some variables have only the
-      first of them.
-    labels: variable -> label in figures. Leaves of the carry other than the hidden state add
-      variables of their own (`…_cell`).
-    compute: moment -> variables, averaged over the batch.
-    bounds: lower and upper bound of its values; None if there are none.
-    needs: what a cell must have for it, as text; empty for nothing.
-    fits: returns whether a cell has that.
+    note: description that is stored in the records; changing it changes the bytes of the records.
+    summary: description for the table of measures.
+    cost: cost of computing the measure, for the table of measures.
+    dims: dimensions of the measure's variables, in addition to run and step. Some variables have
+      only the first of these dimensions.
+    labels: {variable: label in figures}. Leaves of the carry other than the hidden state add
+      variables of their own, such as `…_cell`.
+    compute: maps a `Moment` to the values of the variables, averaged over the batch.
+    bounds: (lower bound, upper bound) of the values; None for unbounded values.
+    needs: what a cell must have for this measure, as text; empty if any cell will do.
+    fits: returns whether a cell has what the measure needs.
   """
 
   note: str
@@ -93,15 +95,19 @@ class Measure(NamedTuple):
   fits: Callable[[Cell], bool] = lambda cell: True
 
   def of(self, moment: Moment) -> Variables:
-    """Returns its variables; none if the cell lacks what the measure needs."""
+    """Returns the measure's variables; an empty dict if the cell lacks what the measure needs."""
     return self.compute(moment) if self.fits(moment.model.cells[0]) else {}
 
 
 def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
-  """Returns a variable [layer, ...] for each leaf of the carry.
+  """Returns a variable [layer, ...] for each leaf of the carry, stacked over layers.
 
-  The first leaf, the hidden state, is called `name`. The names of the others end with their path in
-  the carry: `name_cell`, `name_earlier_0`.
+  The first leaf, the hidden state, is called `name`. The names of the other leaves end with their
+  path in the carry: `name_cell`, `name_earlier_0`.
+
+  Args:
+    name: name of the variable of the hidden state.
+    layers: values for each layer, in a pytree with the structure of the layer's carry.
   """
   paths = [path for path, _ in jax.tree.leaves_with_path(layers[0])]
   others = [jax.tree_util.keystr(path, simple=True, separator="_") for path in paths[1:]]
@@ -111,7 +117,11 @@ def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
 
 
 def reaches(num_steps: int) -> list[int]:
-  """Returns the truncations whose bias is measured: the powers of two below T, and T."""
+  """Returns the truncations whose bias is measured: the powers of two below T, and T itself.
+
+  Args:
+    num_steps: T, the sequence length.
+  """
   return [2**i for i in range((num_steps - 1).bit_length())] + [num_steps]
 
 
@@ -163,17 +173,19 @@ def _weight_shares(moment: Moment) -> Variables:
 
 
 def has_gates(cell: Cell) -> bool:
-  """Returns whether the cell has gates."""
+  """Returns whether the cell can report the values of its gates, for the measure `saturation`."""
   return cell.gates is not None
 
 
 def has_recurrent_kernel(cell: Cell) -> bool:
-  """Returns whether the cell has a plain recurrent kernel."""
+  """Returns whether the cell has a plain recurrent kernel W_h, for the measure `weight_shares`."""
   return cell.recurrent_kernel is not None
 
 
-_EXPONENTS = 4
-_SHARE_LEFT = 0.01  # share of the gradient at lag 0; memory ends where less is left
+_EXPONENTS = 4  # number of Lyapunov exponents
+# The effective memory is the smallest lag at which less than this share of the lag-0 gradient norm
+# is left.
+_SHARE_LEFT = 0.01
 _STATES = ("open", "shut")
 _GATES = (
   *("input", "forget", "output", "update", "reset", "recurrence", "memory", "hidden"),
@@ -256,7 +268,7 @@ MEASURES: Mapping[str, Measure] = {
 
 
 def rows() -> list[tuple[str, str, str]]:
-  """Returns a row for each measure: its name, what it is, and what it costs."""
+  """Returns a row of the table for each measure: (name, summary, cost)."""
   return [(f"`{name}`", measure.summary, measure.cost) for name, measure in MEASURES.items()]
 
 
@@ -266,7 +278,14 @@ def show() -> None:
 
 
 def coordinates(sizes: Mapping[Hashable, int]) -> dict[str, np.ndarray]:
-  """Returns the coordinates of the dimensions of norms and measures, given their sizes."""
+  """Returns {dimension: coordinates} for the dimensions of gradient norms and measures.
+
+  Time steps and lags count from 0, layers and exponents from 1. The coordinates of `reach` are
+  truncations.
+
+  Args:
+    sizes: {dimension: size}; other dimensions are ignored.
+  """
   first = {"layer": 1, "time": 0, "lag": 0, "exponent": 1}
   values = {dim: np.arange(n, n + sizes[dim]) for dim, n in first.items() if dim in sizes}
   if "reach" in sizes:

@@ -1,10 +1,10 @@
 """Figures of a sweep: how far the gradient reaches, and what truncation cuts.
 
-Every figure is a pure function of a Dataset: it does not train, and does not touch matplotlib's
-global state. Gradient norms are those of the bottom layer (layer 1) unless a figure shows all
-layers: a gradient that reaches it has come through the whole depth as well as through time.
+Every figure is a pure function of an xarray Dataset: it does not train, and does not touch
+matplotlib's global state. Unless a figure shows all layers, gradient norms are those of layer 1,
+the bottom layer, since a gradient that reaches it has passed through all of depth and time.
 
-Exact zeros and overflows are markers on the edges of the axis; NaN is not drawn.
+Exact zeros and overflows are drawn as markers on the edges of the axis. NaN is not drawn.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ from experiments.sweep.measures import MEASURES
 LAG_NORM = MEASURES["lag"].labels["log10_lag_norm"]
 TIME_NORM = r"$\log_{10}\,\|\partial L/\partial h_t\|$"
 TIME = "time $t$ (time steps)"
-MAX_LINES = 10  # in a panel of `gradient_decay`
+# The largest number of lines in a panel of `gradient_decay`. More become heat maps: `decay_maps`.
+MAX_LINES = 10
 
 
 def save_all(gradients: xr.Dataset, metrics: xr.Dataset, folder: str | Path) -> list[Path]:
-  """Writes every figure to `folder` as .png and .svg, and returns their paths."""
+  """Writes every figure to `folder` as .png and .svg, and returns the paths of these files."""
   figures = {}
   if "log10_lag_norm" in gradients:
     few = len(line_styles(gradients, rows_and_line(gradients)[1])) <= MAX_LINES
@@ -68,12 +69,13 @@ def save_all(gradients: xr.Dataset, metrics: xr.Dataset, folder: str | Path) -> 
 def gradient_decay(gradients: xr.Dataset) -> Figure:
   """Draws log10 ‖∂L_T/∂h_{T−k}‖ against the lag k, at initialization and after training.
 
-  One panel per depth and one line per cell, for the runs with the longest truncation. If a setting
-  varies, one row of panels per cell and one line per value. Vertical marks show where truncations
-  cut: the training gradient under truncation n keeps the lags up to n − 1.
+  There is one panel per depth and one line per cell, for the runs with the longest truncation. If a
+  setting varies, there is one row of panels per cell and one line per value of the setting.
+  Vertical marks show where truncations cut: the training gradient under truncation n keeps the lags
+  up to n − 1.
 
   Args:
-    gradients: `log10_lag_norm` [run, step, layer, lag].
+    gradients: dataset with `log10_lag_norm` [run, step, layer, lag].
   Returns:
     The figure.
   """
@@ -108,13 +110,14 @@ def gradient_decay(gradients: xr.Dataset) -> Figure:
 
 
 def decay_maps(gradients: xr.Dataset) -> Figure:
-  """Draws `gradient_decay` as heat maps, one row per line, if a panel cannot hold the lines.
+  """Draws the lines of `gradient_decay` as rows of heat maps, for sweeps with too many lines.
 
-  Panels are stacked, with initialization on the left and after training on the right. Rows are
-  sorted by how much of the gradient is left at the last lag at initialization.
+  Each panel of `gradient_decay` becomes a pair of heat maps: initialization on the left, after
+  training on the right. Rows are sorted by the norm at the last lag at initialization, in the first
+  pair.
 
   Args:
-    gradients: `log10_lag_norm` [run, step, layer, lag].
+    gradients: dataset with `log10_lag_norm` [run, step, layer, lag].
   Returns:
     The figure.
   """
@@ -142,7 +145,11 @@ def decay_maps(gradients: xr.Dataset) -> Figure:
 def _profiles_by_panel(
   gradients: xr.Dataset, rows: Sequence[str], line: str
 ) -> tuple[dict[tuple[Hashable, ...], dict[str, Float[np.ndarray, "ends lags"]]], list[list[int]]]:
-  """Returns panel -> line -> median profiles at both ends, and the runs drawn."""
+  """Returns the median profiles that `decay_maps` draws.
+
+  Returns:
+    ({panel: {line: profiles [initialization and last step, lags]}}, indices of each line's runs).
+  """
   norms = bottom_layer(gradients, "log10_lag_norm")
   truncations = run_columns(gradients)["truncation"]
   panels: dict[tuple[Hashable, ...], dict[str, Float[np.ndarray, "ends lags"]]] = {}
@@ -165,11 +172,12 @@ def _decay_caption(gradients: xr.Dataset, drawn: Sequence[Sequence[int]]) -> str
 def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
   """Draws log10 ‖∂L/∂h_t‖ of the training loss against the time step t, one line per truncation.
 
-  Shows the last recorded step; for a run that diverged, the last step that could be measured. One
-  panel per cell (row) and depth (column); settings with several values add rows.
+  The lines show the last recorded step, or for a run that diverged, the last step that could be
+  measured. There is one panel per cell (row) and depth (column); settings with several values add
+  rows.
 
   Args:
-    gradients: `log10_grad_norm` [run, step, layer, time].
+    gradients: dataset with `log10_grad_norm` [run, step, layer, time].
   Returns:
     The figure.
   """
@@ -192,13 +200,14 @@ def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
 
 
 def depth_by_time(gradients: xr.Dataset) -> Figure:
-  """Draws heat maps over layer and time of log10 ‖∂L/∂h_t‖, before and after training.
+  """Draws log10 ‖∂L/∂h_t‖ as heat maps with axes (layer, time), before and after training.
 
-  One row of panels per cell and per value of the settings that vary: the deepest network with the
-  longest truncation, median over seeds. All panels share one color scale.
+  There is one row of panels per cell and per combination of the settings that vary. It shows the
+  deepest network with the longest truncation, as the median over seeds. All panels share one color
+  scale.
 
   Args:
-    gradients: `log10_grad_norm` [run, step, layer, time].
+    gradients: dataset with `log10_grad_norm` [run, step, layer, time].
   Returns:
     The figure.
   """

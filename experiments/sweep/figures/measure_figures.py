@@ -1,4 +1,4 @@
-"""Draws a figure for each measure of a sweep, from the table of measures."""
+"""The figures of a sweep's measures, generated from the table `MEASURES`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ X_LABELS = {
 
 
 def measure_figures(gradients: xr.Dataset) -> dict[str, Figure]:
-  """Returns a figure per recorded measure, without the lag norms that `gradient_decay` shows."""
+  """Returns {measure: figure} for the recorded measures.
+
+  The variable `log10_lag_norm` is left out, since `gradient_decay` shows it.
+  """
   figures = {}
   for name, measure in MEASURES.items():
     here = {v: label for v, label in measure.labels.items() if v in gradients}
@@ -52,11 +55,16 @@ def measure_figures(gradients: xr.Dataset) -> dict[str, Figure]:
 
 
 def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> Figure:
-  """Draws a measure: each panel is a stack with one axis per variable.
+  """Draws the measure `name`; each panel is a stack of axes, one for each variable.
 
-  Panels and lines are those of `gradient_decay`. Variables with a dimension of their own (time,
-  lag, …) are drawn along it, at initialization and after training, in layer 1. The others are
-  drawn against the optimization step.
+  Panels and lines are the same as in `gradient_decay`. Variables with a dimension of their own
+  (time, lag, …) are drawn along this dimension, at initialization and after training. Variables
+  without one are drawn against the optimization step. Of variables with layers, layer 1 is drawn.
+
+  Args:
+    gradients: dataset with the variables.
+    variables: {variable: label of its axis}.
+    name: name of the measure.
   """
   rows, line = rows_and_line(gradients)
   truncations, styles = run_columns(gradients)["truncation"], line_styles(gradients, line)
@@ -71,7 +79,7 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
     track = 2 * list(styles).index(value)
     for axis, variable in zip(panels[tuple(place)], variables, strict=True):
       profiles = bottom_layer(gradients, variable)[runs]
-      if not np.isnan(profiles).all():  # the forget gate of a cell without one
+      if not np.isnan(profiles).all():  # e.g. a cell without a forget gate has only NaN for it
         _draw(axis, over, gradients[over].values, profiles, styles[value], str(value), track)
   steps = gradients["step"].values
   keys: list[Artist] = [*line_keys(line, styles)]
@@ -97,7 +105,11 @@ def _draw(
   label: str,
   track: int,
 ) -> None:
-  """Draws values of one line along the dimension `over`."""
+  """Draws the values of one cell or setting against x, the coordinates of the dimension `over`.
+
+  If `over` is the optimization step, this is one line; otherwise it is one line for initialization
+  and one for the end of training.
+  """
   if over == "step":
     is_measured = ~np.isnan(values).all(axis=0)
     draw_profiles(axis, x[is_measured], values[:, is_measured], style, label, track)

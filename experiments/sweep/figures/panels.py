@@ -1,7 +1,8 @@
-"""The panels and lines of a sweep's figures: which runs share a line, and which lines a panel.
+"""The panels and lines of a sweep's figures: which runs share a line, which lines share a panel.
 
-Only seeds are pooled: a line is their median, a band spans minimum to maximum. The values of one
-varied setting, such as the recurrent gain, become lines; those of other settings become panels.
+Only seeds are pooled: a line is the median over seeds, and a band spans minimum to maximum. Of the
+settings that vary, such as the recurrent gain, the one with most values distinguishes lines, and
+the others distinguish rows of panels.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from experiments.plotting import style as plot_style
 from experiments.plotting.lines import draw_profiles, finish
 from experiments.plotting.style import Style
 
-# Coordinates of `run` that are not settings. Every other one distinguishes lines or panels.
+# Coordinates of the dimension `run` that do not count as settings. Every other coordinate of `run`
+# distinguishes lines or panels if it has several values.
 NOT_SETTINGS = (
   *("run", "cell", "options", "hidden_size", "depth", "truncation", "seed"),
   *("status", "diverged_step"),
@@ -33,13 +35,15 @@ NOT_SETTINGS = (
 DASHED = (0, (4, 2))
 EARLY = "diverged: last step measured"
 
-Panels = dict[tuple[Hashable, ...], list[Axes]]  # (value of each row setting …, depth) -> axes
+# {(value of each setting that distinguishes rows, …, depth): axes of the panel, from the top}.
+Panels = dict[tuple[Hashable, ...], list[Axes]]
 
 
 def run_columns(data: xr.Dataset) -> dict[str, list[Any]]:
-  """Returns the coordinates of `run` as Python values, with None in place of NaN.
+  """Returns {coordinate of the dimension `run`: its value for each run}.
 
-  The name of a cell includes its options, `elman activation=relu`.
+  The values are Python objects, with None in place of NaN. The name of a cell includes its options,
+  as in `elman activation=relu`.
   """
   columns = {
     str(name): [None if value != value else value for value in column.values.tolist()]
@@ -53,7 +57,7 @@ def run_columns(data: xr.Dataset) -> dict[str, list[Any]]:
 
 
 def _order(value: object) -> tuple[bool, Any]:
-  """Returns a key for sorting: None comes last, and numbers inside text compare as numbers."""
+  """Returns a sort key, by which None comes last and numbers inside text compare as numbers."""
   if isinstance(value, str):
     parts = re.split(r"(\d+(?:\.\d+)?)", value)
     value = [float(part) if i % 2 else part for i, part in enumerate(parts)]
@@ -61,7 +65,7 @@ def _order(value: object) -> tuple[bool, Any]:
 
 
 def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Hashable, ...], list[int]]:
-  """Returns the runs by their values of `names`, in sorted order."""
+  """Returns {values of the coordinates `names`: indices of the runs with them}, in sorted order."""
   columns = run_columns(data)
   groups: dict[tuple[Hashable, ...], list[int]] = {}
   for run in range(data.sizes["run"]):
@@ -70,7 +74,7 @@ def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Hashable, .
 
 
 def varied_settings(data: xr.Dataset) -> list[str]:
-  """Returns the settings with several values, not counting None; most values first."""
+  """Returns the settings with several values, not counting None; those with most values first."""
   columns = run_columns(data)
   counts = {
     name: len(set(values) - {None}) for name, values in columns.items() if name not in NOT_SETTINGS
@@ -79,7 +83,7 @@ def varied_settings(data: xr.Dataset) -> list[str]:
 
 
 def rows_and_line(data: xr.Dataset) -> tuple[list[str], str]:
-  """Returns the settings that distinguish rows of panels, and the one that distinguishes lines."""
+  """Returns (settings that distinguish rows of panels, the setting that distinguishes lines)."""
   varied = varied_settings(data)
   return (["cell", *varied[1:]], varied[0]) if varied else ([], "cell")
 
@@ -92,13 +96,18 @@ def line_styles(data: xr.Dataset, line: str) -> dict[Hashable, Style]:
 
 
 def with_largest(column: Sequence[int | float], runs: Sequence[int]) -> list[int]:
-  """Returns the `runs` with the largest value in `column`, such as the longest truncation."""
+  """Returns those of `runs` with the largest value in `column`, such as the longest truncation.
+
+  Args:
+    column: value of a coordinate for every run of the sweep.
+    runs: indices of runs.
+  """
   largest = max(column[run] for run in runs)
   return [run for run in runs if column[run] == largest]
 
 
 def describe(name: str, value: object) -> str:
-  """Returns a value as text, such as "recurrent gain 1.5"."""
+  """Returns a setting and its value as text, such as "recurrent gain 1.5"."""
   text = name.replace("_", " ")
   if name == "cell":
     return str(value)
@@ -110,7 +119,12 @@ def describe(name: str, value: object) -> str:
 
 
 def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
-  """Returns what was pooled as text, such as "median over 2 to 3 seeds"."""
+  """Returns how seeds were pooled as text, such as "median over 2 to 3 seeds".
+
+  Args:
+    data: dataset with the runs.
+    drawn: indices of the runs of each line.
+  """
   groups = list(drawn)
   sizes = sorted({len(runs) for runs in groups})
   if sizes[-1] == 1:
@@ -122,14 +136,19 @@ def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
 
 
 def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
-  """Returns the drawn runs' truncations as text, such as "truncation 32 or full BPTT"."""
+  """Returns the drawn runs' truncations as text, such as "truncation 32 or full BPTT".
+
+  Args:
+    data: dataset with the runs.
+    drawn: indices of the runs of each line.
+  """
   truncations = run_columns(data)["truncation"]
   lengths = sorted({truncations[run] for runs in drawn for run in runs})
   return " or ".join(describe("truncation", length) for length in lengths)
 
 
 def bottom_layer(data: xr.Dataset, name: str) -> Float[np.ndarray, "run step ..."]:
-  """Returns the variable `name`, of layer 1 if it has layers."""
+  """Returns the values of the variable `name`; those of layer 1 if the variable has layers."""
   values = data[name].sel(layer=1) if "layer" in data[name].dims else data[name]
   return values.transpose("run", "step", ...).values.astype(float)
 
@@ -137,10 +156,10 @@ def bottom_layer(data: xr.Dataset, name: str) -> Float[np.ndarray, "run step ...
 def at_the_end(
   values: Float[np.ndarray, "run step ..."],
 ) -> tuple[Float[np.ndarray, "ended ..."], Float[np.ndarray, "early ..."]]:
-  """Returns values at the last step, and the last values of runs that ended earlier.
+  """Returns (values at the last step, last measured values of the runs that diverged before it).
 
-  A step counts as measured unless all its values are NaN. Runs without any measured step are left
-  out.
+  A run counts as measured at a step unless all its values there are NaN. Runs without any measured
+  step are left out.
   """
   measured = ~np.isnan(values.reshape(*values.shape[:2], -1)).all(axis=-1)
   last = measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1)
@@ -157,7 +176,14 @@ def draw_the_end(
   label: str,
   track: int,
 ) -> None:
-  """Draws profiles at the last step, and each run that ended before it."""
+  """Draws one line for the profiles at the last step, and one for each run that diverged before it.
+
+  Args:
+    axis: the axis to draw on.
+    x: coordinates of the profiles.
+    profiles: profiles of the runs at every step.
+    style, label, track: as in `draw_profiles`.
+  """
   ended, early = at_the_end(profiles)
   if len(ended):
     draw_profiles(axis, x, ended, style, label, track)
@@ -172,7 +198,15 @@ def make_panels(
   y_labels: Sequence[str],
   y_scales: Sequence[str] | None = None,
 ) -> tuple[Figure, Panels]:
-  """Returns a figure with a row of panels per value of `rows` and a column per depth."""
+  """Returns (figure, its panels), with a column per depth and a row per combination of settings.
+
+  Args:
+    data: dataset with the runs.
+    rows: the settings whose values distinguish rows.
+    x_label: label of the horizontal axis.
+    y_labels: labels of the axes stacked in each panel.
+    y_scales: scales of these axes; None if all are linear.
+  """
   names, depths = list(group_runs(data, rows)), sorted(set(run_columns(data)["depth"]))
   places = [[(*name, depth) for depth in depths] for name in names]
   titles = [[", ".join(map(describe, [*rows, "depth"], place)) for place in row] for row in places]
@@ -181,12 +215,17 @@ def make_panels(
 
 
 def line_keys(line: str, styles: Mapping[Hashable, Style]) -> list[Artist]:
-  """Returns the legend keys of the lines."""
+  """Returns the legend keys of the lines, one for each value of the setting `line`."""
   return plot_style.style_keys({describe(line, value): style for value, style in styles.items()})
 
 
 def common_keys(panels: Panels, drawn: Iterable[Sequence[int]]) -> list[Artist]:
-  """Returns the legend keys of the bands, of runs that ended early, and of the edge markers."""
+  """Returns the legend keys of bands, of runs that diverged, and of markers on the edges.
+
+  Args:
+    panels: the panels, with all lines drawn.
+    drawn: indices of the runs of each line.
+  """
   keys: list[Artist] = []
   if any(len(runs) > 1 for runs in drawn):
     keys.append(
@@ -199,6 +238,6 @@ def common_keys(panels: Panels, drawn: Iterable[Sequence[int]]) -> list[Artist]:
 
 
 def edge_keys(panels: Panels) -> list[Artist]:
-  """Makes room for the edge markers, and returns their legend keys."""
+  """Makes room for the markers on the edges of all panels, and returns the markers' legend keys."""
   keys = [key for axes in zip(*panels.values(), strict=True) for key in finish(axes)]
   return list({key.get_label(): key for key in keys}.values())

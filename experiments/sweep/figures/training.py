@@ -39,21 +39,22 @@ from experiments.sweep.figures.panels import (
 )
 
 CLIPPED = "clipped"
-MAX_POINTS = 100  # points of a curve; longer curves are medians over blocks of steps
+# The largest number of points of a curve. Longer curves are drawn as medians over blocks of steps.
+MAX_POINTS = 100
 
 
 class _Curves(NamedTuple):
-  """What is drawn of the runs.
+  """The curves of all runs, prepared for drawing.
 
   Attributes:
     updates: optimization steps.
-    middles: the middle step of each block.
-    loss: with values above the ceiling replaced by it.
-    grad_norm: before clipping.
-    clipped: above 0 where gradients were clipped.
-    ceiling: the loss above which a run would flatten the others on a shared axis.
-    has_capped: whether a loss was above the ceiling.
-    block: number of steps that a drawn point stands for.
+    middles: the middle step of each block of steps.
+    loss: training losses, with values above `ceiling` replaced by `ceiling`.
+    grad_norm: gradient norms before clipping.
+    clipped: above 0 at the steps where gradients were clipped.
+    ceiling: the loss above which a run would flatten the curves of other runs on a shared axis.
+    has_capped: whether a loss was above `ceiling`.
+    block: number of steps in a block, which is drawn as one point.
   """
 
   updates: Integer[np.ndarray, " update"]
@@ -74,15 +75,15 @@ class _Curves(NamedTuple):
 
 
 def training(metrics: xr.Dataset) -> Figure:
-  """Draws loss and gradient norm before clipping against the optimization step.
+  """Draws the loss, and the gradient norm before clipping, against the optimization step.
 
-  Every run is a thin line, with dots where gradients were clipped and a cross where it diverged.
-  Thick lines are medians over the seeds with the longest truncation. Panels and lines are
-  those of `gradient_decay`.
+  Every run is a thin line, with dots where gradients were clipped and a cross where the run
+  diverged. Thick lines are medians over the seeds of the runs with the longest truncation. Panels
+  and lines are grouped as in `gradient_decay`.
 
   Args:
-    metrics: `loss`, `grad_norm` and `clipped` [run, update], with the attributes `loss_unit` and
-      `baseline`.
+    metrics: dataset with `loss`, `grad_norm` and `clipped` [run, update], and with the attributes
+      `task`, `loss_unit` and `baseline`.
   Returns:
     The figure.
   """
@@ -141,7 +142,11 @@ def _curves(metrics: xr.Dataset) -> _Curves:
 
 
 def _ceiling(loss: Float[np.ndarray, "run update"], baseline: float) -> float:
-  """Returns the loss above which a diverging run would flatten the others on a shared axis."""
+  """Returns the loss above which a diverging run would flatten the others' curves on an axis.
+
+  It is twice the runs' median first loss, or twice the baseline if that is larger. There is no
+  ceiling (inf) if a loss is negative or no first loss is finite.
+  """
   first = loss[:, 0][np.isfinite(loss[:, 0])]
   if not first.size or (loss < 0).any():
     return math.inf
@@ -157,7 +162,10 @@ def _draw_group(
   label: str,
   track: int,
 ) -> None:
-  """Draws loss and gradient norm of runs, and their median over runs of the longest truncation."""
+  """Draws the loss and the gradient norm of each of `runs`, and their medians over `longest`.
+
+  `longest` are those of `runs` with the longest truncation.
+  """
   pooled = [run in longest for run in runs]
   for axis, values in zip(axes, (curves.loss, curves.grad_norm), strict=True):
     _, medians, _ = spread_by_blocks(values[runs], curves.block)
@@ -167,7 +175,7 @@ def _draw_group(
 
 
 def _draw_clipped(axis: Axes, curves: _Curves, run: int, style: Style) -> None:
-  """Draws a dot at the largest clipped norm of each block of steps."""
+  """Draws a dot at the largest gradient norm that was clipped in each block of steps."""
   norms = np.where(curves.clipped[run] > 0, curves.grad_norm[run], np.nan)
   _, _, peaks = spread_by_blocks(norms, curves.block)
   where = np.isfinite(peaks)
@@ -177,7 +185,7 @@ def _draw_clipped(axis: Axes, curves: _Curves, run: int, style: Style) -> None:
 def _draw_references(metrics: xr.Dataset, panels: Panels, rows: Sequence[str]) -> list[float]:
   """Draws the baseline and the clip norms as horizontal lines; returns the clip norms."""
   columns = run_columns(metrics)
-  # The gradient norm that is drawn is the one that `clip_norm` limits only with `global_norm`.
+  # Only with clip_by=global_norm is `clip_norm` a limit on the gradient norm that is drawn.
   limits = [
     limit if clip_by == "global_norm" else math.inf
     for limit, clip_by in zip(columns["clip_norm"], columns["clip_by"], strict=True)
@@ -208,7 +216,11 @@ def _clipped_key(block: int) -> Artist:
 
 
 def _divergence_keys(reasons: Mapping[str, int]) -> list[Artist]:
-  """Returns a legend key for each reason for which runs diverged, with their number."""
+  """Returns a legend key for each reason of divergence, with the number of runs.
+
+  Args:
+    reasons: {reason: number of runs that diverged for it}.
+  """
   keys: list[Artist] = []
   for reason, count in sorted(reasons.items()):
     label = f"diverged: {reason} ({count} run{'s' * (count > 1)})"
@@ -217,7 +229,7 @@ def _divergence_keys(reasons: Mapping[str, int]) -> list[Artist]:
 
 
 def _divergence(run: xr.Dataset) -> tuple[float, str]:
-  """Returns the step at which a run diverged, and the metric that was non-finite first."""
+  """Returns (the step at which a run diverged, what was not finite first, as text)."""
   updates = run["update"].values.astype(float)
   broken = {
     words: updates[~np.isfinite(run[name].values)]
