@@ -1,9 +1,10 @@
-"""Trains a network on a sequence problem of one shape, and evaluates it on held-out examples.
+"""Trains a network on one sequence problem, and evaluates it on held-out examples.
 
   python -m experiments.sequence_problem --flagfile=experiments/flagfiles/many_to_one.flags
 
-The output folder receives result.json, which replaces an earlier one: the settings, the held-out
-loss and its baseline, the accuracy (with a published one for images of digits), and some examples.
+The command writes result.json to the output folder, replacing an earlier one. The file holds the
+settings, the held-out loss and its baseline, the accuracy (for classifiers of digits next to a
+published one), and some examples of the network's answers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Trains and evaluates what the flags describe."""
+  """Trains and evaluates the network that the flags describe, on the problem that they name."""
   try:
     with command_line.errors_in_one_line("--output_dir could not be written"):
       if flags.FLAGS.list_cells:
@@ -50,14 +51,14 @@ def main(arguments: list[str]) -> None:
       settings = dataclasses.replace(settings, layers=problem.layers)
       folder.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=folder):
-        pass  # an OSError now is better than one after the training
+        pass  # checks now, rather than after the training, that the folder can be written to
       _run(settings, problem, folder)
   except KeyboardInterrupt:
     exits.interrupted("Nothing was written. Run the same command again to start over.")
 
 
 def _run(settings: Settings, problem: Problem, folder: Path) -> None:
-  """Trains, evaluates, writes result.json and prints a summary."""
+  """Trains the network, evaluates it, writes result.json and prints a summary."""
   keys = Keys(*jax.random.split(jax.random.key(settings.seed), 4))
   start = time.monotonic()
   title = settings.problem

@@ -34,7 +34,7 @@ _SIGNS = {
   "comment": "c",
   "operator": "o",
 }
-# Trained on the first half of the same images, and tested on the second half.
+# A published result on the images of digits, trained and tested on the same two halves as here.
 PUBLISHED: Mapping[str, Any] = {
   "accuracy": 0.97,
   "of": "a support vector machine on whole images, with the same split",
@@ -46,15 +46,16 @@ PUBLISHED: Mapping[str, Any] = {
 def evaluate(
   settings: Settings, problem: Problem, params: Params, key: Key[Array, ""]
 ) -> dict[str, Any]:
-  """Computes loss, accuracy and examples, on the test part or on newly drawn sequences.
+  """Computes the loss, accuracy and examples of a trained network on held-out examples.
 
-  The accuracy of a classifier is the share of correct classes. That of a decoder is the share of
-  sequences whose tokens are all correct, `<eos>` included, under greedy decoding;
-  `sampled_accuracy` is the same for sequences drawn at temperature 1.
+  The examples come from the problem's test part or, for `encoder_decoder`, are newly drawn. For a
+  classifier, `accuracy` is the share of correct classes. For a decoder, `accuracy` is the share of
+  sequences whose tokens are all correct, including `<eos>`, under greedy decoding, and
+  `sampled_accuracy` is this share for sequences sampled at temperature 1.
 
   Args:
-    settings: the settings of the problem.
-    problem: task and network.
+    settings: the problem's settings.
+    problem: the task and the network.
     params: the trained params.
     key: random key.
   Returns:
@@ -91,7 +92,7 @@ def evaluate(
 
 
 def summary(metrics: Mapping[str, Any]) -> list[str]:
-  """Returns the metrics as lines of text."""
+  """Formats the metrics that `evaluate` returned as lines of text."""
   unit = metrics["unit"]
   line = (
     f"{metrics['problem']}: loss {metrics['loss']:.4f} {unit} on {metrics['held_out']} held-out "
@@ -111,7 +112,7 @@ def summary(metrics: Mapping[str, Any]) -> list[str]:
     published = metrics["published"]
     lines.append(f"published: {published['accuracy']}, {published['of']}, {published['source']}")
   for example in metrics["examples"]:
-    if "text" in example:  # each class is below its character
+    if "text" in example:  # characters and their classes, aligned one below the other
       lines += [f"  {name:8}{value}" for name, value in example.items()]
     else:
       lines.append("".join(f"  {name} {value}" for name, value in example.items()))
@@ -121,7 +122,7 @@ def summary(metrics: Mapping[str, Any]) -> list[str]:
 def _loss_and_answers(
   task: Task, model: Model, variables: dict[str, Params], batch: Batch
 ) -> tuple[Float[Array, ""], Int[Array, "T B"]]:
-  """Returns the mean loss, and the likeliest class or token at each step."""
+  """Returns a batch's mean loss over its mask, and the likeliest class or token at each step."""
   apply: Callable[..., Any] = model.apply
   time = {} if batch.lengths is None else {"lengths": batch.lengths}
   _, outputs = apply(variables, batch.xs, **time)
@@ -136,7 +137,7 @@ def _decoder_metrics(
   batch: Batch,
   key: Key[Array, ""],
 ) -> dict[str, Any]:
-  """Returns accuracies and examples of generated sequences."""
+  """Generates sequences, greedily and by sampling, and returns their accuracies and examples."""
   num_steps = len(batch.mask)
 
   @jax.jit
@@ -159,7 +160,7 @@ def _decoder_metrics(
 def _share_correct(
   generated: Integer[np.ndarray, "T B"], targets: Integer[np.ndarray, "T B"]
 ) -> float:
-  """Returns the share of correct sequences; both are filled up with `<eos>` past their end."""
+  """Returns the share of sequences that equal their target; both are padded with `<eos>`."""
   return float(np.mean(np.all(generated == targets, axis=0)))
 
 
@@ -169,11 +170,11 @@ def _decoder_examples(
   greedy: Integer[np.ndarray, "T B"],
   sampled: Integer[np.ndarray, "T B"],
 ) -> list[dict[str, str]]:
-  """Returns the first sequences as text: source, target, and what the decoder generates."""
+  """Returns a batch's first examples as text: source, target, greedy and sampled sequence."""
   is_spelling = settings.problem == "one_to_many"
 
   def text(tokens: Iterable[Any]) -> str:
-    """Formats tokens up to their first `<eos>`."""
+    """Formats tokens up to their first `<eos>`, as letters or as digits."""
     symbols = [int(token) for token in tokens]
     symbols = symbols[: symbols.index(EOS)] if EOS in symbols else symbols
     return "".join(LETTERS[s - 1] if is_spelling else str(s) for s in symbols)
@@ -189,13 +190,13 @@ def _decoder_examples(
 def _tagging_examples(
   vocabulary: Vocabulary, batch: Batch, answers: Integer[np.ndarray, "T B"]
 ) -> list[dict[str, str]]:
-  """Returns the first lines of text, each with a sign for the class of every character."""
+  """Returns a batch's first lines as text, with one sign per character for its class."""
   examples = []
   for b in range(min(NUM_EXAMPLES, batch.mask.shape[1])):
     valid = batch.mask[:, b]
     tokens, *classes = (np.asarray(a)[valid, b] for a in (batch.xs, batch.targets, answers))
     right, answer = ("".join(_SIGNS[CLASSES[i]] for i in row) for row in classes)
-    # latin-1 shows every byte as one character, so that the signs stay aligned.
+    # latin-1 decodes every byte to one character, so that the signs below stay aligned.
     text = vocabulary.decode(tokens).decode("latin-1")
     text = "".join(c if c.isprintable() else "·" for c in text)
     examples.append({"text": text, "classes": right, "answer": answer})

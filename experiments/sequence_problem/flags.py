@@ -1,4 +1,4 @@
-"""The flags of a sequence problem, and their translation to `Settings`."""
+"""The flags that set a sequence problem's `Settings`, and the conversion of flags to settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.sequence_problem.settings import LENGTHS, ONE_WAY, ORDERS, PROB
 from rnn_jax.modules.recurrent import MERGES
 from rnn_jax.text import STANDARD_LIBRARY
 
-# Flags that apply to some of the problems only.
+# The flags that apply to some problems only, each with these problems.
 _APPLIES_TO = {
   "bidirectional": ("many_to_one", "many_to_many"),
   "corpus": ("many_to_many",),
@@ -28,12 +28,12 @@ _APPLIES_TO = {
 
 
 def _listed(names: tuple[str, ...]) -> str:
-  """`a`, `a and b` or `a, b and c`."""
+  """Formats a list of names as `a`, `a and b` or `a, b and c`."""
   return " and ".join((", ".join(names[:-1]), names[-1])) if names[1:] else names[0]
 
 
 def _problems(name: str) -> str:
-  """Returns the sentence of a flag's help that says to which problems it applies."""
+  """Returns a sentence for a flag's help text: the problems that the flag applies to."""
   return f" Only for {_listed(_APPLIES_TO[name])}."
 
 
@@ -111,7 +111,7 @@ def from_flags() -> Settings:
   """Returns the settings that the flags describe.
 
   Raises:
-    ValueError: names the flag, the rule and the value.
+    ValueError: if a flag's value is invalid; the message names the flag, the rule and the value.
   """
   names = [field.name for field in dataclasses.fields(Settings) if field.name != "layers"]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}

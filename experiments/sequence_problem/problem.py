@@ -22,14 +22,14 @@ _MAX_TEST_SIZE = 2000  # largest number of test examples
 
 
 class Problem(NamedTuple):
-  """The task and the network that settings describe.
+  """The task and the network that a problem's settings describe.
 
   Attributes:
     train: the task to train on.
-    test: the task to evaluate on.
+    test: the task to evaluate on; a batch holds all test examples, but at most `_MAX_TEST_SIZE`.
     model: the network.
-    vocabulary: vocabulary of the characters of many_to_many; None for the other problems.
-    layers: the layers of the network, with their hidden size resolved.
+    vocabulary: for many_to_many, the vocabulary of its characters; None for the other problems.
+    layers: settings of the network's layers, with the hidden size resolved from `match_params`.
   """
 
   train: Task
@@ -40,10 +40,11 @@ class Problem(NamedTuple):
 
 
 def make_problem(settings: Settings) -> Problem:
-  """Builds the task and the network.
+  """Builds the task and the network that the settings describe.
 
   Raises:
-    ValueError: names the flag, the rule and the value, or the package to install.
+    ValueError: if a setting is invalid, or a package is missing; the message names the flag, the
+      rule and the value, or the package to install.
   """
   with command_line.errors_name_flags():
     corpus = vocabulary = None
@@ -66,7 +67,7 @@ def _make_task(
   part: Literal["train", "test"],
   batch_size: int | None,
 ) -> Task:
-  """Builds a task of one part of the data; a batch_size of None makes the whole part one batch."""
+  """Builds the task of one part of the data; with batch_size=None, a batch is the whole part."""
   length = settings.length
   makers: dict[str, Callable[[], Task]] = {
     "one_to_one": lambda: digits(batch_size, part),
@@ -79,12 +80,15 @@ def _make_task(
 
 
 def _with_matched_width(settings: Settings, input_size: int) -> Settings:
-  """Returns the settings with the hidden size that `match_params` asks for, if it is set."""
+  """Returns the settings with `hidden_size` chosen to match the parameter budget `match_params`.
+
+  Settings without `match_params` are returned unchanged.
+  """
   if settings.layers.match_params is None:
     return settings
   ways = merged = 1
   if settings.problem == "encoder_decoder":
-    ways = 2  # encoder and decoder read symbols with params of their own
+    ways = 2  # encoder and decoder each have input params of their own
   if settings.is_bidirectional:
     ways, merged = 2, 2 if settings.bidirectional == "concat" else 1
   layers = networks.with_matched_width(settings.layers, input_size, ways=ways, merged=merged)
@@ -93,7 +97,7 @@ def _with_matched_width(settings: Settings, input_size: int) -> Settings:
 
 
 def make_model(settings: Settings, task: Task) -> Model:
-  """Builds the network of a problem."""
+  """Builds the network for a problem: a DeepRNN, a bidirectional network or a decoder."""
   cells, options = networks.make_cells(settings.layers), networks.module_options(settings.layers)
   sizes = task.output_size, task.vocabulary_size
   if settings.problem == "one_to_many":

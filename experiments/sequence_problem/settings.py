@@ -1,4 +1,4 @@
-"""The settings of a sequence problem, and the problems and orders to choose from."""
+"""A sequence problem's settings, and the problems and target orders to choose from."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ ONE_WAY = "none"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Everything that determines the result.
+  """A sequence problem's settings: everything that determines its result.
 
   The names of the fields are the names of the flags, and keys in result.json.
 
   Attributes:
     problem: name of the problem.
     corpus: `stdlib`, or the path of a Python file.
-    order: order in which the decoder generates the symbols.
-    sequence_length: length of the longest sequence; None for the default of the problem.
-    bidirectional: how the outputs of both directions are merged; `none` to read forward only.
-    pooled: whether the class is read from the mean over all steps instead of the last step.
-    learned_carry: whether the initial carry is learned.
-    truncation: steps after which the gradient is cut; None for full backpropagation.
-    batch_size: sequences in a batch.
+    order: order in which the decoder generates the symbols, `reverse` or `sort`.
+    sequence_length: length of the longest sequence; None for the problem's default.
+    bidirectional: how the outputs of both directions are merged, `concat` or `sum`; `none` to read
+      forward only.
+    pooled: whether the network classifies the mean over all steps instead of the last step.
+    learned_carry: whether each layer's initial carry is learned.
+    truncation: number of steps after which backpropagation through time is cut; None for full
+      backpropagation.
+    batch_size: number of sequences in a batch.
     steps: number of updates.
     learning_rate: learning rate of Adam.
     clip_norm: largest norm of the gradient; None for no clipping.
-    seed: seed of params, batches and masks.
-    layers: the layers of the network, or of encoder and decoder each.
+    seed: random seed of params, batches, and dropout and zoneout masks.
+    layers: settings of the network's layers; encoder and decoder have such layers each.
   """
 
   problem: str
@@ -60,7 +62,7 @@ class Settings:
 
   @property
   def length(self) -> int:
-    """The length of the longest sequence."""
+    """The length of the longest sequence, in time steps, with the problem's default filled in."""
     return self.sequence_length or LENGTHS.get(self.problem, 1)
 
   @property

@@ -17,11 +17,11 @@ from experiments.sequence_problem.settings import Settings
 from rnn_jax.training import TrainState, init_state, make_optimizer, update
 from rnn_jax.types import Params
 
-_CHUNK = 50  # updates per call: enough to hide the cost of a call, few enough to show progress
+_CHUNK = 50  # updates per call: enough to hide the overhead of a call, few enough to show progress
 
 
 class Keys(NamedTuple):
-  """A random key for each purpose."""
+  """Random keys for initial params, batches, dropout and zoneout masks, and the evaluation."""
 
   params: Key[Array, ""]
   data: Key[Array, ""]
@@ -35,17 +35,18 @@ def train(
   keys: Keys,
   on_chunk: Callable[[float, float], None],
 ) -> tuple[Params, float]:
-  """Trains the network.
+  """Trains the problem's network from fresh params.
 
   Args:
     settings: how to train.
-    problem: task and network.
+    problem: the task and the network.
     keys: random keys.
-    on_chunk: called with (updates so far, mean loss since the previous call).
+    on_chunk: progress callback, called after every `_CHUNK` updates and after the last one, with
+      (number of updates so far, mean loss since the previous call).
   Returns:
-    (params, mean loss of the last chunk of updates).
+    (trained params, the mean loss that `on_chunk` was last called with).
   Raises:
-    ValueError: the loss is not finite.
+    ValueError: if the loss is not finite.
   """
   task, model = problem.train, problem.model
   optimizer = make_optimizer("adam", settings.learning_rate, settings.clip_norm)
@@ -78,7 +79,7 @@ def _advance(
   data: PyTree,
   count: Int[Array, ""],
 ) -> tuple[TrainState, Float[Array, ""]]:
-  """Runs `count` updates: (new state, mean loss)."""
+  """Runs `count` updates in one compiled loop, and returns (new state, mean loss of these)."""
   task = problem.train
   learn: Callable[..., Any] = functools.partial(update, problem.model, optimizer, task.loss)
 
