@@ -4,8 +4,8 @@
   python -m experiments.states --model=results/characters --text=FILE --output=states.html
 
 Every character is colored by the value of a unit or gate, which is selected on the page. A click on
-a character shows which earlier characters the loss after it depends on. A search finds units that
-track a feature of the text, such as quotes or indentation, and ranks them on held-out text.
+a character shows which earlier characters the loss on the next one depends on. A search finds units
+that track a feature of the text, such as quotes or indentation, and ranks them on held-out text.
 
 References:
   Karpathy, Johnson and Fei-Fei, 2015, https://arxiv.org/abs/1506.02078
@@ -43,10 +43,10 @@ from experiments.states.unit_values import read
 from rnn_jax.gradient_flow import saliency
 from rnn_jax.losses import bits
 
-SEARCHED = 20_000  # tokens that the search reads, if the text has that many
-_TOP = 5  # units per feature
-_BYTES_PER_WORD = 64  # bytes of a text per word, more than words have
-_PLAIN_WIDTH = 100  # columns of the output if it is not a terminal
+SEARCHED = 20_000  # number of tokens that the search reads, if the text has that many
+_TOP = 5  # number of units that the search returns for a feature
+_BYTES_PER_WORD = 64  # bytes of a text that are read per word, more than a word has on average
+_PLAIN_WIDTH = 100  # width of the output in characters, if it is not a terminal
 
 
 TABLE = (
@@ -74,7 +74,7 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Reads the text, searches it, prints the ranking and writes the page."""
+  """Lets the model read the text, prints the units that track its features, and writes the page."""
   values = flags.FLAGS
   with command_line.errors_in_one_line("--model or --output could not be read or written"):
     command_line.check_no_arguments(arguments)
@@ -101,18 +101,18 @@ def main(arguments: list[str]) -> None:
 def make_page(
   trained: TrainedModel, name: str, tokens: Integer[np.ndarray, " N"], shown: int, reach: int
 ) -> tuple[str, list[Match]]:
-  """Lets a model read a text, searches its units, and builds the page.
+  """Lets a model read a text, searches its units, and returns the page.
 
   Args:
     trained: the model.
     name: name of the text.
-    tokens: N tokens. The search reads all but the last, which is only predicted.
+    tokens: N tokens of the text; the last one is predicted but not read.
     shown: largest number of tokens on the page.
     reach: number of time steps over which each loss is traced back.
   Returns:
     (the page as HTML, the units that were found).
   Raises:
-    ValueError: the text is too short, or the model's losses on it are not finite.
+    ValueError: if the text is too short, or if the model's losses on it are not finite.
   """
   if len(tokens) < 2:
     raise ValueError(f"--text must hold at least 2 tokens, got {len(tokens)} in {name}.")
@@ -143,7 +143,7 @@ def make_page(
 
 
 def print_ranking(matches: Sequence[Match], console: Console) -> None:
-  """Prints the units that were found as a table."""
+  """Prints a table of the units that were found."""
   if not console.is_terminal:
     console = Console(width=_PLAIN_WIDTH, file=console.file)
   table = Table(box=None, pad_edge=False)
@@ -156,7 +156,11 @@ def print_ranking(matches: Sequence[Match], console: Console) -> None:
 
 
 def _held_out(trained: TrainedModel, count: int) -> tuple[str, Integer[np.ndarray, " N"]]:
-  """Returns the name and the first tokens of the text that was held out in training."""
+  """Returns the name and the first `count` tokens of the text that was held out in training.
+
+  Raises:
+    ValueError: if that text cannot be read, has changed, or does not exist.
+  """
   settings = trained.settings
   try:
     texts = read_texts(settings, trained.vocabulary)
@@ -176,7 +180,7 @@ def _held_out(trained: TrainedModel, count: int) -> tuple[str, Integer[np.ndarra
 
 
 def _of_file(trained: TrainedModel, path: Path, count: int) -> Integer[np.ndarray, " N"]:
-  """Returns the first tokens of a file."""
+  """Returns the first `count` tokens of a file, without reading all of it."""
   length = count * (1 if trained.settings.level == CHARACTERS else _BYTES_PER_WORD)
   try:
     with path.open("rb") as file:
@@ -188,7 +192,7 @@ def _of_file(trained: TrainedModel, path: Path, count: int) -> Integer[np.ndarra
 
 
 def _about(trained: TrainedModel, token: str, name: str, losses: Float[np.ndarray, " T"]) -> str:
-  """Describes the model and the text on the page."""
+  """Returns the page's paragraph on the model and the text."""
   layers, count = trained.settings.layers, trained.vocabulary.size
   number = f"{layers.depth} layer{'s' if layers.depth > 1 else ''}"
   cell = f"{layers.cell} {options_text(layers.options)}".rstrip()
@@ -201,7 +205,7 @@ def _about(trained: TrainedModel, token: str, name: str, losses: Float[np.ndarra
 
 
 def _method(token: str, count: int, matches: Sequence[Match]) -> str:
-  """Describes the search for units."""
+  """Returns the page's paragraph on how units were found in a text of `count` tokens."""
   half = count // 2
   text = (
     f"r is Pearson's correlation between the value of a unit after each {token} and the feature "

@@ -19,29 +19,30 @@ function value(t) {
   return quantity.gate ? share : a * (2 * share - 1);
 }
 
-// Rounded to the precision of the stored values, 1/255 of their range.
+// Returns the value after token t as text, rounded to the precision of the stored values, 1/255 of
+// their range.
 function shown(t) {
   const quantity = data.quantities[q], a = quantity.gate ? 1 : quantity.largest[u];
   const digits = a > 0 ? clamp(2 - Math.ceil(Math.log10(a)), 0, 100) : 0;
   return value(t).toFixed(digits).replace("-", "−");
 }
 
-// The values that are shown in full red and in full blue.
+// Returns the values that are shown in full red and in full blue.
 function bounds() {
   const quantity = data.quantities[q];
   return quantity.gate ? [0, 1] : [-quantity.typical[u], quantity.typical[u]];
 }
 
-// Red to white to blue, with ends light enough for dark letters.
+// Colors go from red over white to blue, whose ends are light enough for dark letters.
 const RED = [214, 96, 77], WHITE = [255, 255, 255], BLUE = [67, 147, 195];
 function color(x) {
   const end = x < 0.5 ? RED : BLUE, share = Math.abs(2 * x - 1);
   return "rgb(" + WHITE.map((w, i) => Math.round(w + share * (end[i] - w))).join(", ") + ")";
 }
 
-// A visible sign for an invisible character.
+// Returns a visible sign for an invisible character, and null for a visible one.
 function mark(piece) {
-  if (piece === "") return "·";  // an incomplete letter of several bytes
+  if (piece === "") return "·";  // any byte but the last of a letter
   if (piece === "\n") return "↵";
   if (piece === "\t") return "→";
   const code = piece.charCodeAt(0);
@@ -63,7 +64,7 @@ const spans = data.pieces.map((piece, t) => {
   return span;
 });
 
-// Size of dL_t/dx_s on a logarithmic scale: 1 for the largest, 0 if it is too small to show.
+// Returns ‖dL_t/dx_s‖ on a logarithmic scale: 1 for the largest, 0 if it is too small to show.
 function share(t, s) {
   const lag = t - s, reach = data.saliency.reach;
   return lag < 0 || lag >= reach ? 0 : saliency[t * reach + lag] / 255;
@@ -144,12 +145,12 @@ function recall() {
   spans[traced]?.scrollIntoView({ block: "center" });
 }
 
-// The index of the quantity with this name.
+// Returns the index of the quantity with this name.
 function number(name) {
   return data.quantities.findIndex((quantity) => quantity.name === name);
 }
 
-// The index of the unit on the page that is closest to this number.
+// Returns the index of the unit on the page that is closest to this number.
 function nearest(unit) {
   const units = data.quantities[q].units;
   let best = 0;

@@ -1,4 +1,7 @@
-"""The page of hidden states: one HTML file with text, values, saliency and ranking."""
+"""The page of hidden states: one HTML file with text, values, saliency and ranking.
+
+Saliency is the norm of the gradient of each loss with respect to each of the inputs before it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from experiments.states.unit_search import Match
 from experiments.states.unit_values import Quantity
 
 TEMPLATE, SCRIPT = (Path(__file__).with_suffix(kind) for kind in (".html", ".js"))
-MAX_VALUES = 6_000_000  # one byte each, 4/3 bytes in the file
-DECADES = 2  # range of the saliency that is shown
-_TYPICAL = 0.98  # share of a unit's values within the range of the color scale
+MAX_VALUES = 6_000_000  # values on a page, of one byte each, which base64 makes 4/3 bytes
+DECADES = 2  # range of the saliency that is shown, below the largest value for each loss
+_TYPICAL = 0.98  # fraction of a unit's values that are within the range of the color scale
 
 
 def page(
@@ -32,20 +35,20 @@ def page(
 ) -> str:
   """Returns a self-contained HTML page, which loads no other file and needs no network.
 
-  Text and names enter the page as data, never as HTML: in the file as JSON without `<`, on the
-  screen as plain text. Values are rounded to 1/255 of their range, which is from 0 to 1 for a gate,
-  and from −a to a for any other unit, where a is its largest absolute value. If there are more
-  units than a page can hold, it holds those of the matches first, then the first others.
+  Text and names enter the page as data, never as HTML: the file contains them as JSON without `<`,
+  and the script displays them as plain text. Values are rounded to 1/255 of their range, which is
+  from 0 to 1 for a gate, and from −a to a for any other unit, where a is its largest absolute
+  value. If the page cannot hold all units, it holds those of the matches and the first others.
 
   Args:
     title: title of the page.
     about: description of the model.
     token: what a token is called: `character` or `word`.
-    pieces: the text of each of T tokens.
+    pieces: the text of each of the T tokens.
     quantities: values of all units and gates.
-    losses: losses in nats.
-    saliency: norms of dL_t/dx_{t−k}; NaN where t − k is negative.
-    matches: the units that were found.
+    losses: loss on the token after each of the T tokens, in nats.
+    saliency: ‖dL_t/dx_{t−k}‖ for each step t and lag k; NaN where t − k is negative.
+    matches: the units that the search found.
     method: description of the search.
   Returns:
     The HTML.
@@ -73,14 +76,17 @@ def page(
 
 
 def _units(quantity: Quantity, matches: Sequence[Match], shown: int) -> list[int]:
-  """Returns the units on the page, in order: those of the matches, then others up to `shown`."""
+  """Returns the indices of a quantity's units that are on the page, in ascending order.
+
+  They are the units of the matches and, up to a total of `shown`, the first others.
+  """
   total = quantity.values.shape[1]
   first = dict.fromkeys([match.unit for match in matches if match.quantity == quantity.name])
   return sorted([*first, *(i for i in range(total) if i not in first)][: max(shown, len(first))])
 
 
 def _packed(quantity: Quantity, units: Sequence[int]) -> Mapping[str, object]:
-  """Returns some units of a quantity as JSON data, with the range of each."""
+  """Returns the values of some of a quantity's units, and the range of each unit, as JSON data."""
   values = np.asarray(quantity.values, np.float64)[:, units]
   largest = np.abs(values).max(axis=0)
   scaled = values if quantity.gate else 0.5 + 0.5 * values / np.where(largest > 0, largest, 1)
@@ -96,7 +102,7 @@ def _packed(quantity: Quantity, units: Sequence[int]) -> Mapping[str, object]:
 
 
 def _packed_saliency(saliency: Float[np.ndarray, "T reach"]) -> Mapping[str, object]:
-  """Returns saliency as JSON data: 1 for a loss's largest norm, 0 for 10^-DECADES of it."""
+  """Returns log saliency as JSON data: 1 for a loss's largest norm, 0 for 10^-DECADES of it."""
   norms = np.nan_to_num(np.asarray(saliency, np.float64))
   largest = norms.max(axis=1)
   relative = norms / np.where(largest > 0, largest, 1)[:, None]
@@ -113,6 +119,6 @@ def _rounded(numbers: Float[np.ndarray, " N"]) -> list[float]:
 
 
 def _base64(shares: Float[np.ndarray, ...]) -> str:
-  """Encodes numbers from 0 to 1 as one byte each, row by row."""
+  """Returns numbers from 0 to 1 in base64, with one byte for each number, row by row."""
   steps = np.rint(255 * np.clip(shares, 0, 1)).astype(np.uint8)
   return base64.b64encode(steps.tobytes()).decode("ascii")

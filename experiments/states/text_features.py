@@ -20,7 +20,7 @@ FEATURES = (
   "inside a number",
 )
 
-_LINE = 80  # characters that count as 1 in the position
+_LINE = 80  # number of characters that counts as 1 in `position in the line`
 _INDENT = 4  # columns of an indentation level, and of a tab
 _STRING_PREFIX = re.compile("[bfrtu]{0,2}", re.IGNORECASE)
 
@@ -30,16 +30,16 @@ def text_features(pieces: Sequence[str]) -> dict[str, Float[np.ndarray, " T"]]:
 
   No feature looks ahead, so that a network that reads the text could know all of them: an opening
   quote counts as inside, a closing one as outside. The rules are those of Python, but any text is
-  accepted, from any point on; it is assumed to start outside of everything. A string
-  that is not triple-quoted ends with its line at the latest; an apostrophe within a word, as in
-  don't, does not open one. Position is in units of 80 characters (at most 1), indentation in levels
-  of 4 columns.
+  accepted, even one that begins in the middle of a file; its beginning is assumed to be outside of
+  strings, comments and brackets. A string that is not triple-quoted ends with its line at the
+  latest; an apostrophe within a word, as in don't, does not open a string. Position is in units of
+  80 characters (at most 1), indentation in levels of 4 columns.
 
   Args:
-    pieces: the text, character by character, or word by word with the space after each word. Words
-      have no indentation and no triple quotes, and never end inside a name or number.
+    pieces: the text, character by character, or word by word with the space after each word. In
+      words there is no indentation and no triple quote, and no word ends inside a name or number.
   Returns:
-    {name: values}, 0 or 1 except for depth, position and indentation.
+    The values of each feature by its name; 0 or 1, except for depth, position and indentation.
   """
   scanned = np.array([[0.0] * len(FEATURES), *_scan("".join(pieces))])
   ends = np.cumsum([len(piece) for piece in pieces], dtype=int)
@@ -47,12 +47,12 @@ def text_features(pieces: Sequence[str]) -> dict[str, Float[np.ndarray, " T"]]:
 
 
 def _scan(text: str) -> list[tuple[bool | int | float, ...]]:
-  """Returns the values of FEATURES after each character."""
+  """Returns the values of all FEATURES after each character of a text."""
   rows: list[tuple[bool | int | float, ...]] = []
   strings = _Strings()
-  word = ""  # the name or number so far
+  word = ""  # the current name or number, as far as it was read
   depth = column = indentation = 0
-  leading = True  # only white space so far in this line
+  leading = True  # whether the current line has only white space so far
   for c in text:
     if strings.read(c, word):
       depth = max(depth + (c in "([{") - (c in ")]}"), 0)
@@ -83,24 +83,29 @@ def _scan(text: str) -> list[tuple[bool | int | float, ...]]:
 
 
 class _Strings:
-  """Tracks the strings and comments of a text.
+  """A scanner that tracks the strings and comments of a text.
 
   Attributes:
     quote: the one or three quotes that close the current string; '' outside of strings.
-    comment: whether the text is inside a comment.
+    comment: whether the current character is inside a comment.
   """
 
   def __init__(self) -> None:
     self.quote = ""
     self.comment = False
     self._escaped = False
-    self._num_closing = 0  # quotes in a row that may close the string
+    self._num_closing = 0  # number of quotes in a row so far that may close the string
     self._position = -1  # position of the current character
-    self._opened = -1  # where the current string was opened
-    self._empty = ""  # the quote, if the last two characters are an empty string
+    self._opened = -1  # position of the quote that opened the current string
+    self._empty = ""  # the quote, if the last two characters are an empty string; otherwise ''
 
   def read(self, c: str, word: str) -> bool:
-    """Reads a character that follows `word`; returns whether it is code."""
+    """Reads the next character, and returns whether it is code, outside of strings and comments.
+
+    Args:
+      c: the character.
+      word: the name or number directly before it, which may be the prefix of a string.
+    """
     self._position += 1
     empty, self._empty = self._empty, ""
     if self.comment:
@@ -117,6 +122,7 @@ class _Strings:
     return False
 
   def _read_string(self, c: str) -> None:
+    """Reads a character of a string, and ends the string if the character closes it."""
     closes = c == self.quote[0] and not self._escaped
     self._num_closing = self._num_closing + 1 if closes else 0
     line_ends = c == "\n" and len(self.quote) == 1 and not self._escaped

@@ -1,4 +1,4 @@
-"""The text of each token."""
+"""The text that each token stands for."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def text_pieces(
 ) -> list[str]:
   """Returns the text of each token.
 
-  A word includes the space that separates it from the next one. Of a letter of several bytes, the
-  last byte has the whole letter and the others are empty; bytes that are not UTF-8 are written as
-  \\xff.
+  The text of a word includes the space that separates it from the next word. A token of a character
+  model is one byte: in a letter of several bytes, the last byte stands for the whole letter and the
+  bytes before it for ''. Bytes that are not UTF-8 become escapes, such as \\xff.
 
   Args:
     vocabulary: the vocabulary of the tokens.
     tokens: the tokens.
   Returns:
-    T texts.
+    One text per token.
   """
   if isinstance(vocabulary, WordVocabulary):
     words = [vocabulary.decode(token[None]) for token in np.asarray(tokens)]

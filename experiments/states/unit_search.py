@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Values whose deviations from the mean are this small, relative to the largest, are constant.
+# Values are constant if they deviate from their mean by at most this fraction of the largest value.
 _ROUNDING = 1e-5
 
 
@@ -17,7 +17,7 @@ class Match(NamedTuple):
 
   Attributes:
     feature: name of the feature.
-    quantity: name of the quantity.
+    quantity: name of the quantity that the unit belongs to, such as `layer 1 hidden`.
     unit: index of the unit within the quantity, from 0.
     selection: correlation on the half of the text on which the unit was selected.
     held_out: correlation on the other half.
@@ -33,7 +33,7 @@ class Match(NamedTuple):
 def correlations(
   a: Float[np.ndarray, "T M"], b: Float[np.ndarray, "T N"]
 ) -> Float[np.ndarray, "M N"]:
-  """Returns Pearson's correlation of each column of a with each of b; 0 if one is constant.
+  """Returns Pearson's correlation of each column of a with each of b; 0 if either is constant.
 
   r = Σ_t (a_t − ā) (b_t − b̄) / √(Σ_t (a_t − ā)² Σ_t (b_t − b̄)²)
   """
@@ -47,23 +47,24 @@ def search(
 ) -> list[Match]:
   """Returns the units that track each feature best, selected and ranked on different text.
 
-  Among thousands of units some correlate with anything by chance. So the `top` units for each
-  feature are selected on the first half of the text, by |r|, and ranked on the second half, by r
-  with the sign that it has on the first. A correlation by chance is close to 0 there, or negative.
+  Among thousands of units, some correlate with any feature by chance. So the `top` units for each
+  feature are selected by |r| on the first half of the text, and ranked by r on the second half,
+  whose sign is reversed if r is negative on the first half. If the correlation on the first half is
+  a chance one, the r that is ranked is close to 0 or negative.
 
   Args:
     features: values of each feature.
-    quantities: values of the units of each quantity, after the network has read step t.
+    quantities: for each quantity, the values of its units after the token at step t was read.
     top: number of units for each feature.
   Returns:
-    The matches, feature by feature, the best first. A feature that is constant in one of the halves
-    has none.
+    The matches, feature by feature, with the best unit of each feature first. A feature that is
+    constant on one of the halves has no match.
   """
   names = list(features)
   values = np.stack([features[name] for name in names], axis=1)
   half = len(values) // 2
   halves = slice(None, half), slice(half, None)
-  # [features, all units of all quantities]
+  # Both arrays are [features, all units of all quantities].
   selection, held_out = (
     np.concatenate([correlations(values[part], q[part]) for q in quantities.values()], axis=1)
     for part in halves
@@ -83,7 +84,7 @@ def search(
 
 
 def _directions(a: Float[np.ndarray, "T M"]) -> Float[np.ndarray, "T M"]:
-  """Returns the columns, centered and normalized to length 1; 0 if they are constant."""
+  """Returns each column, centered and scaled to length 1; zeros if the column is constant."""
   a = np.asarray(a, np.float64)
   if not len(a):
     return a

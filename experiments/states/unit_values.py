@@ -21,8 +21,8 @@ class Quantity(NamedTuple):
 
   Attributes:
     name: name of the quantity, such as `layer 1 hidden` or `layer 2 forget gate`.
-    values: value of each unit after the token at step t was read.
-    gate: whether the values are those of a gate, from 0 to 1.
+    values: value of each unit after the token at each step t was read.
+    gate: whether the quantity is a gate, whose values are from 0 to 1.
   """
 
   name: str
@@ -34,8 +34,8 @@ class Reading(NamedTuple):
   """What a language model computes while it reads a text.
 
   Attributes:
-    quantities: leaves of the carry, then gates, layer by layer.
-    losses: −ln p of the token after step t, in nats.
+    quantities: for each layer, the leaves of its carry, then its gates.
+    losses: −ln p of the token that follows step t, in nats.
   """
 
   quantities: list[Quantity]
@@ -45,12 +45,12 @@ class Reading(NamedTuple):
 def read(
   model: DeepRNN, variables: dict[str, Params], tokens: Integer[np.ndarray, " N"]
 ) -> Reading:
-  """Lets a language model read a text, from a carry of zeros.
+  """Returns the values and losses of a language model that reads a text, from a carry of zeros.
 
   Args:
     model: the language model.
-    variables: its variables.
-    tokens: N = T + 1 tokens; the last one is only predicted.
+    variables: the model's variables.
+    tokens: N = T + 1 tokens; the last one is predicted but not read.
   """
   run = jax.jit(functools.partial(_forward, model))
   layers, losses = run(variables, jnp.asarray(tokens, jnp.int32))
@@ -66,7 +66,7 @@ def read(
 def _forward(
   model: DeepRNN, variables: dict[str, Params], tokens: Int[Array, " N"]
 ) -> tuple[list[tuple[Carry, dict[str, Array]]], Float[Array, " T"]]:
-  """Returns each layer's carries and gates at all steps, and the losses."""
+  """Returns each layer's carries and gates at every step, and the losses."""
   cells, params, xs = model.trunk(variables, tokens[:-1, None])
   passes = forward_layers(cells, params, xs, model.initial_carries(1))
   layers = []
@@ -82,7 +82,7 @@ def _forward(
 
 
 def _leaves(carry: Carry) -> list[tuple[str, Float[np.ndarray, "T units"]]]:
-  """Returns name and values of a carry's leaves; complex ones as real and imaginary part."""
+  """Returns a carry's floating-point leaves by name; complex ones as real and imaginary parts."""
   named = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
     name = jax.tree_util.keystr(path, simple=True, separator=" ") or "hidden"
@@ -94,5 +94,5 @@ def _leaves(carry: Carry) -> list[tuple[str, Float[np.ndarray, "T units"]]]:
 
 
 def _flat(values: Float[Array, "T 1 ..."]) -> Float[np.ndarray, "T units"]:
-  """[T, 1, ...] -> [T, units]."""
+  """Returns values [T, 1, ...] with all axes but the first one flattened, [T, units]."""
   return np.asarray(values).reshape(len(values), -1)

@@ -1,4 +1,4 @@
-"""The page of hidden states, in a browser."""
+"""Tests of the page of hidden states: its file, and what a browser shows of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SWING = np.linspace(-2, 2, T)
 
 
 def made(units=2):
-  """A page whose unit 0 goes from −2 to 2, unit 1 from 2 to −2, and whose gate is half open."""
+  """Returns a page on which unit 0 goes from −2 to 2, unit 1 from 2 to −2, and the gate is 0.5."""
   hidden = np.stack([SWING, -SWING, *([0 * SWING] * (units - 2))], axis=1)
   quantities = [
     Quantity("layer 1 hidden", hidden, gate=False),
@@ -52,7 +52,7 @@ def made(units=2):
 
 
 class Parsed(html.parser.HTMLParser):
-  """Elements of a page: their tags, their attributes and the text directly in them."""
+  """The elements of an HTML page: [tag, attributes, text directly in the element] of each."""
 
   def __init__(self, text):
     super().__init__()
@@ -86,7 +86,11 @@ def style(element):
 
 @pytest.fixture
 def browse(tmp_path):
-  """`browse(option, script, **link)`: the standard output of a browser with an option."""
+  """`browse(option, script, **state)` returns the standard output of a browser on the page.
+
+  The browser runs with the command-line `option`, executes `script` after the page's own script,
+  and opens the link to `state`: q, the quantity; u, the unit; t, the token whose loss is traced.
+  """
   browser = next(filter(None, map(shutil.which, BROWSERS)), None)
   if browser is None:
     pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
@@ -103,7 +107,7 @@ def browse(tmp_path):
 
 @pytest.fixture
 def shown(browse):
-  """`shown(script, **link)`: the page after its own script and this one have run."""
+  """`shown(script, **state)` returns the page as a browser shows it; see `browse`."""
   return lambda script="", **state: Parsed(browse("--dump-dom", script, **state))
 
 
@@ -120,7 +124,7 @@ def test_text_is_shown_verbatim_with_the_unit_of_the_link(shown):
   assert not {"b", "i"} & set(tags)
   colors = [style(e)["background-color"] for e in characters]
   assert (colors[0], colors[-1]) == (RED, BLUE)
-  # Bars: full height for the largest, half of it one decade below, none two decades below.
+  # A bar has full height for the largest norm, half of it one decade below, none two decades below.
   bars = [style(e).get("border-bottom-width") for e in characters]
   assert (bars[6], bars[5]) == ("10px", "5px")
   assert not any(bars[:5] + bars[7:])
@@ -134,19 +138,19 @@ def test_a_screenshot_goes_from_red_to_blue(browse, tmp_path):
   pixels = 255 * plt.imread(tmp_path / "page.png")[..., :3]
 
   def rows(color):
-    """The rows of the screenshot in which a color covers the width of a character."""
+    """Returns the rows of the screenshot in which a color covers the width of a character."""
     rgb = np.array([int(part) for part in color.removeprefix("rgb(").strip(")").split(",")])
     return np.flatnonzero((np.abs(pixels - rgb).max(axis=-1) < 4).sum(axis=1) >= 4)
 
   assert len(rows(RED)) > 8 and len(rows(BLUE)) > 8
-  # The legend has both next to each other; the text below it goes from one to the other.
+  # The legend has both colors in the same rows; in the text below it, red comes first.
   assert rows(RED)[-1] < rows(BLUE)[-1]
 
 
-def test_the_link_selects_the_unit_and_the_best_is_the_default(shown):
-  best = shown().characters()  # the match of the search, unit 1
+def test_the_link_selects_the_unit_and_the_best_match_is_the_default(shown):
+  best = shown().characters()  # unit 1, which is the only match
   assert style(best[0])["background-color"] == BLUE
-  gate = shown(q="layer 1 <b>gate", u=7, t=10**6).characters()  # neither exists
+  gate = shown(q="layer 1 <b>gate", u=7, t=10**6).characters()  # there is no such unit or token
   assert {style(e)["background-color"] for e in gate} == {HALF}
   assert not any(style(e).get("border-bottom-width") for e in gate)
 
@@ -214,7 +218,7 @@ def test_values_are_rounded_to_a_255th_of_their_range():
   assert data["saliency"]["largest"] == [1] * T
 
 
-def test_a_page_with_too_many_units_keeps_the_matches(monkeypatch):
+def test_a_page_for_too_many_units_keeps_those_of_the_matches(monkeypatch):
   monkeypatch.setattr(states_page, "MAX_VALUES", 2 * 3 * T)
   hidden, gate = json.loads(Parsed(made(units=9)).by_id("data")[2])["quantities"]
   assert hidden["units"] == [0, 1, 2] and hidden["total"] == 9 and gate["units"] == [0]

@@ -1,4 +1,4 @@
-"""The states command: from a model's folder to the page, and the errors of wrong flags."""
+"""Tests of the states command: from a model's folder to the page, and its errors."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def write_model(folder, corpus, vocabulary, level="char"):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-  """A folder with a text and with models of its characters and of its words."""
+  """A folder with a text, `text.py`, and with a character and a word model of it."""
   folder = tmp_path_factory.mktemp("states")
   corpus = folder / "text.py"
   corpus.write_bytes(TEXT)
@@ -73,7 +73,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def run(program_here, capsys):
-  """`run(**flags) -> (exit status, standard output, standard error)`."""
+  """`run(**flags)` runs the command, and returns (exit status, standard output, standard error)."""
 
   def run(**given):
     capsys.readouterr()
@@ -88,7 +88,7 @@ def data_of(path):
   return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
-def test_page_of_the_held_out_part(models, run, tmp_path):
+def test_the_page_shows_the_held_out_part_of_the_text(models, run, tmp_path):
   output = tmp_path / "new" / "page.html"
   code, out, err = run(model=models / "char", characters=50, reach=3, output=output)
   assert (code, err) == (0, "")
@@ -104,19 +104,19 @@ def test_page_of_the_held_out_part(models, run, tmp_path):
     assert f"{found['held_out']:.2f}" in out and f"{found['quantity']} {found['unit']}" in out
 
 
-def test_page_of_a_file_at_word_level(models, run, tmp_path):
+def test_the_page_of_a_word_model_shows_the_words_of_a_file(models, run, tmp_path):
   path, output = tmp_path / "other.py", tmp_path / "page.html"
   path.write_bytes(b"return y\n\n[x]")
   code, _, err = run(model=models / "word", text=path, output=output)
   assert (code, err) == (0, "")
   data = data_of(output)
-  # The last word is only predicted.
+  # The last word, `]`, is predicted but not read.
   assert data["pieces"] == ["return ", "<unk> ", "\n", "\n", "[ ", "x "]
   assert "6 words from" in data["about"]
-  assert data["saliency"]["reach"] == 6  # --reach is 100
+  assert data["saliency"]["reach"] == 6  # limited by the text, since --reach is 100
 
 
-def test_wrong_flags_are_one_line(models, run, tmp_path):
+def test_wrong_flags_print_a_one_line_error(models, run, tmp_path):
   odd, short = tmp_path / "odd", tmp_path / "short"
   odd.write_text("def é")
   short.write_text("d")

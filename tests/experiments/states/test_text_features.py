@@ -1,4 +1,4 @@
-"""Features of texts, compared with values written by hand."""
+"""Tests of the features of texts, against values written by hand."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_pieces_of_several_characters_or_none():
   got = text_features(["print ", "( ", "' ", "a ", "' ", ") ", "\n"])
   np.testing.assert_array_equal(got["inside brackets"], [0, 1, 1, 1, 1, 0, 0])
   np.testing.assert_array_equal(got["inside quotes"], [0, 0, 1, 1, 0, 0, 0])
-  # The bytes of an incomplete letter are empty, and keep the features before them.
+  # A letter's bytes before the last one are empty pieces, which keep the features as they were.
   got = text_features(["", "é", "(", "", "é"])
   np.testing.assert_array_equal(got["inside brackets"], [0, 0, 1, 1, 1])
   np.testing.assert_array_equal(80 * got["position in the line"], [0, 1, 2, 2, 3])
