@@ -1,31 +1,36 @@
-"""Conversion between libraries: our cells in Flax's loops, and weights to and from other libraries.
+"""Interoperation with other libraries: our cells in Flax's loops, and conversion of weights.
 
-Converted weights keep their values, and give the same outputs and gradients. Libraries differ in
-their conventions:
+Converted weights give the same outputs and gradients. "Ours" below means rnn_jax's. The
+corresponding cells are:
 
     ours         torch.nn     flax.linen    flax.nnx      keras.layers
     elman        RNN          SimpleCell    SimpleCell    SimpleRNN
     gru          GRU          GRUCell       GRUCell       GRU
     lstm         LSTM         LSTMCell      LSTMCell      LSTM        (Flax: OptimizedLSTMCell, too)
 
-  z of the GRU: keeps the old carry, h' = z ∘ h + (1 − z) ∘ n, in all five libraries. In Haiku, and
-    in Chung et al., 2014, z replaces it: negate z's columns and bias before converting.
-  r of the GRU: acts after the recurrent product in torch and Flax, and in Keras with its default
-    `reset_after=True`; before it in Keras with `reset_after=False`, which is our reset="before".
-    Linen's `MGUCell(reset_gate=False)` is our reset="none".
-  Biases: ours is the sum b = b_x + b_h. torch has both terms, Keras both in the GRU, Flax one. The
-    exception is n of the GRU where r scales the recurrent product, because r also scales b_h.
-    torch, Linen and Keras have this bias, as `gru(inner_bias=True)` does; nnx.GRUCell and our
-    default gru do not.
-  Forget bias of the LSTM: it is part of the initial params, 1 in ours and in Keras, around 0 in
-    Flax and torch. No library adds to it later (Haiku does), so trained weights need no correction.
-  Activations are not part of the weights: give SimpleCell, SimpleRNN and RNN the cell's activation.
-  Kernels: x W with W [D, G·H], except in torch: W xᵀ with W [G·H, D].
-  Gates: i, f, g, o and z, r, n in ours and in Keras; r, z, n in torch and nnx; Linen names each.
-  Carries of the LSTM: (hidden, cell) in ours, torch and Keras; (cell, hidden) in Flax.
+The libraries differ in their conventions:
 
-The functions take the name of our cell and the options with which `make_cell` builds it, since
-these decide what the params compute. A conversion that would change the function is refused.
+- The GRU's update gate z keeps the old carry, h' = z ∘ h + (1 − z) ∘ n, in all five libraries. In
+  Haiku, and in Chung et al., 2014, z replaces it: negate z's columns and bias before converting.
+- The GRU's reset gate r scales the recurrent product h U (reset="after" in ours) in torch, in Flax
+  and in Keras with its default `reset_after=True`. It scales h before the product (reset="before")
+  in Keras with `reset_after=False`. Linen's `MGUCell(reset_gate=False)` is our reset="none".
+- Biases: our b is the sum of an input bias b_x and a recurrent bias b_h. torch keeps both; Keras
+  keeps both in the GRU; Flax has one. The sum is not enough for the GRU's candidate n if r scales
+  the recurrent product, because r then scales b_h as well. torch, Linen and Keras have this
+  separate bias, and so does our `gru(inner_bias=True)`; nnx.GRUCell and our default gru do not.
+- The LSTM's forget bias is part of the initial params: 1 in ours and Keras, around 0 in Flax and
+  torch. None of these libraries adds a constant to it at run time (Haiku does), so trained weights
+  need no correction.
+- Activations are not part of the weights. Construct the SimpleCell, SimpleRNN or RNN with the
+  activation of our cell.
+- Kernels: x W with W [D, G·H], but W xᵀ with W [G·H, D] in torch. G is the number of gates.
+- The order of the gates: i, f, g, o and z, r, n in ours and Keras; r, z, n in torch and nnx. Linen
+  has a separate layer, with a name, for each gate.
+- The LSTM's carry: (hidden, cell) in ours, torch and Keras; (cell, hidden) in Flax.
+
+The functions take our cell's name and its options for `make_cell`, because the options determine
+what the params compute. They raise an error if a conversion would change the computed function.
 
 References:
   Chung et al., 2014, https://arxiv.org/abs/1412.3555

@@ -1,6 +1,6 @@
 """Adapters that run our cells in Flax's loops: `flax.linen.RNN` and `flax.nnx.RNN`.
 
-Both loops compute the input product and the recurrent kernel's gradient step by step. Use
+Flax's loops compute the input product and the recurrent kernel's gradient step by step. Use
 `rnn_jax.unroll` for speed, or for truncation, probes and resets.
 """
 
@@ -21,15 +21,16 @@ class LinenCell(nn.RNNCellBase):
 
       rnn = nn.RNN(LinenCell(make_cell("lstm", 64)), time_major=True)
       variables = rnn.init(key, xs)      # {"params": {"cell": {"cell": the cell's own params}}}
-      ys = rnn.apply(variables, xs)      # as unroll(cell, params, xs)[1]
+      ys = rnn.apply(variables, xs)      # equals unroll(cell, params, xs)[1]
 
-  It supports what Linen's own cells support: any batch axes, `nn.Bidirectional`, `seq_lengths`. The
-  carry is our cell's. Stochastic cells run as in evaluation, since Flax's loop passes no key.
+  The adapter supports what Linen's own cells support: any batch axes, `nn.Bidirectional` and
+  `seq_lengths`. The carry is that of the adapted cell. Stochastic cells run as in evaluation, since
+  Flax's loop passes no key.
 
   Attributes:
-    cell: the cell.
+    cell: the cell to adapt.
   Raises:
-    ValueError: x holds tokens, which Flax's loop would treat as vectors.
+    ValueError: if x holds integer tokens, which Flax's loop would treat as vectors.
   """
 
   cell: Cell
@@ -38,7 +39,7 @@ class LinenCell(nn.RNNCellBase):
   def __call__(
     self, carry: Carry, x: Float[AnyArray, "*batch D"]
   ) -> tuple[Carry, Float[Array, "*batch H"]]:
-    """Returns (h_t, y_t), from h_{t−1} and x_t."""
+    """Runs one step: returns (the new carry h_t, the output y_t) from h_{t−1} and x_t."""
     width = _width(x)
     params: Params
     if self.has_variable("params", "cell"):
@@ -49,7 +50,7 @@ class LinenCell(nn.RNNCellBase):
 
   @nn.nowrap
   def initialize_carry(self, rng: Key[Array, ""], input_shape: tuple[int, ...]) -> Carry:
-    """Returns a zero carry for x of the given shape."""
+    """Returns a carry of zeros for a step's input x of the given shape [..., D]; ignores `rng`."""
     del rng
     checks.instance("cell", self.cell, Cell)
     return self.cell.initial_carry(input_shape[:-1])
@@ -64,17 +65,18 @@ class NNXCell(nnx.RNNCellBase):
   """Adapts one of our cells to Flax NNX.
 
       rnn = nnx.RNN(NNXCell(make_cell("lstm", 64), input_size, rngs=nnx.Rngs(0)), time_major=True)
-      ys = rnn(xs)                       # as unroll(cell, params, xs)[1]
+      ys = rnn(xs)                       # equals unroll(cell, params, xs)[1]
       grads = nnx.grad(lambda rnn: rnn(xs).sum())(rnn)
 
-  It supports what NNX's own cells support: any batch axes, `nnx.Bidirectional`, `seq_lengths`. The
-  carry is our cell's. Stochastic cells run as in evaluation, since Flax's loop passes no key.
+  The adapter supports what NNX's own cells support: any batch axes, `nnx.Bidirectional` and
+  `seq_lengths`. The carry is that of the adapted cell. Stochastic cells run as in evaluation, since
+  Flax's loop passes no key.
 
   Attributes:
-    cell: the cell.
+    cell: the cell to adapt.
     params: the cell's params, each leaf an nnx.Param.
   Raises:
-    ValueError: x holds tokens, which Flax's loop would treat as vectors.
+    ValueError: if x holds integer tokens, which Flax's loop would treat as vectors.
   """
 
   def __init__(self, cell: Cell, input_size: int, *, rngs: nnx.Rngs):
@@ -87,7 +89,7 @@ class NNXCell(nnx.RNNCellBase):
   def __call__(
     self, carry: Carry, x: Float[AnyArray, "*batch D"]
   ) -> tuple[Carry, Float[Array, "*batch H"]]:
-    """Returns (h_t, y_t), from h_{t−1} and x_t."""
+    """Runs one step: returns (the new carry h_t, the output y_t) from h_{t−1} and x_t."""
     _width(x)
     params = jax.tree.map(lambda p: p[...], self.params, is_leaf=lambda p: isinstance(p, nnx.Param))
     return _one_step(self.cell, params, carry, x)
@@ -95,7 +97,10 @@ class NNXCell(nnx.RNNCellBase):
   def initialize_carry(
     self, input_shape: tuple[int, ...], rngs: object = None, carry_init: object = None
   ) -> Carry:
-    """Returns a zero carry for x of the given shape."""
+    """Returns a carry of zeros for a step's input x of the given shape [..., D].
+
+    `rngs` and `carry_init` belong to NNX's signature and are ignored.
+    """
     del rngs, carry_init
     return self.cell.initial_carry(input_shape[:-1])
 
@@ -108,7 +113,7 @@ class NNXCell(nnx.RNNCellBase):
 def _one_step(
   cell: Cell, params: Params, carry: Carry, x: Float[AnyArray, "*batch D"]
 ) -> tuple[Carry, Float[Array, "*batch H"]]:
-  # At every step, since Flax's loop runs nothing before it: XLA hoists what it can.
+  # `prepare` runs at every step, since Flax's loop has no place before it. XLA hoists what it can.
   params = cell.prepare(params)
   drive = cell.project(params, jnp.asarray(x))
   carry = step(cell, params, carry, drive)
@@ -116,7 +121,7 @@ def _one_step(
 
 
 def _width(x: AnyArray) -> int:
-  """Returns D of x [..., D]."""
+  """Returns D, the size of the last axis of x [..., D]; raises unless x is an array of floats."""
   if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim == 0:
     raise ValueError(f"xs must be floats [..., D], one-hot for tokens, got {checks.shown(x)}.")
   return x.shape[-1]

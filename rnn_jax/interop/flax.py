@@ -1,4 +1,8 @@
-"""Params of Flax's recurrent cells: Linen has a layer per gate, NNX one per product."""
+"""Conversion of params to and from Flax's recurrent cells.
+
+Linen's cells have a dense layer per gate and product; NNX's have one dense layer for all gates of
+the input product and one for those of the recurrent product.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ LINEN: Mapping[str, Layout] = {
     "hn/kernel": ("w_h", "n"),
     "hn/bias": ("b_h", "n"),
   },
-  "gru reset=none": {  # MGUCell(reset_gate=False), whose f is our z
+  "gru reset=none": {  # MGUCell(reset_gate=False); its gate f is our z
     "if/kernel": ("w_x", "z"),
     "if/bias": ("b", "z"),
     "in/kernel": ("w_x", "n"),
@@ -68,48 +72,50 @@ NNX: Mapping[str, Layout] = {
   },
 }
 
-# nnx.LSTMCell has Linen's layout, except for an attribute that cannot be named `if`.
+# nnx.LSTMCell has Linen's layout, but calls one layer `if_`, since `if` is no attribute name.
 NNX_BY_GATE: Mapping[str, Layout] = {
   "lstm": {e.replace("if/", "if_/"): use for e, use in LINEN["lstm"].items()},
 }
 
 
 def from_linen(name: str, params: Mapping[str, PyTree], **options: Any) -> Params:
-  """Returns our cell's params, from those of Linen's SimpleCell, GRUCell or (Optimized)LSTMCell.
+  """Converts params of Linen's SimpleCell, GRUCell or (Optimized)LSTMCell to those of our cell.
 
-      params = from_linen("gru", variables["params"]["cell"], inner_bias=True)   # of nn.RNN(…)
+      # `variables` belong to nn.RNN(nn.GRUCell(hidden_size)).
+      params = from_linen("gru", variables["params"]["cell"], inner_bias=True)
 
-  The GRU's bias of "hn" is b_h. Without `inner_bias=True` our gru has no b_h, so a bias of "hn"
-  that is not zero is refused. `MGUCell(reset_gate=False)` is gru with reset="none".
+  The bias of the GRU's layer "hn" becomes b_h, which our gru has only with `inner_bias=True`;
+  without this option, that bias must be zero. `MGUCell(reset_gate=False)` is gru with reset="none".
 
   Args:
     name: our cell's name: elman, gru or lstm.
     params: {"ii": {"kernel": [D, H]}, …}, a dense layer for each gate and product.
-    **options: our cell's, as `make_cell` takes them. An elman's activation is not in its params: it
-      is the `activation_fn` of SimpleCell.
+    **options: options of `make_cell` for our cell. The activation of an elman does not affect its
+      params; it corresponds to SimpleCell's `activation_fn`.
   Returns:
-    Our params, with unchanged values.
+    Our cell's params, with the same values.
   Raises:
-    TypeError, ValueError: a missing, extra or wrongly shaped entry, by name ("hn/bias"); a cell
-      that Linen lacks, such as gru(reset="before").
+    TypeError, ValueError: if an entry is missing, unknown or of the wrong shape (the message names
+      it, e.g. "hn/bias"), or if Linen lacks the cell, e.g. gru(reset="before").
   """
   return _from("flax.linen", LINEN, name, params, options)
 
 
 def to_linen(name: str, params: Params, **options: Any) -> dict[str, PyTree]:
-  """Returns the params of the Linen cell that computes the same; the inverse of `from_linen`.
+  """Converts our cell's params to those of the equivalent Linen cell; the inverse of `from_linen`.
 
       variables = {"params": {"cell": to_linen("lstm", params)}}
       ys = nn.RNN(nn.LSTMCell(hidden_size)).apply(variables, xs)
 
   Args:
     name: our cell's name: elman, gru or lstm.
-    params: our cell's.
-    **options: our cell's, as `make_cell` takes them; inner_bias follows from the params.
+    params: our cell's params.
+    **options: options of `make_cell` for our cell. `inner_bias` may be left out: the params show
+      it.
   Returns:
-    {"ii": {"kernel": [D, H]}, …}. The bias "hn" of a GRU without b_h is zero.
+    {"ii": {"kernel": [D, H]}, …}. If a GRU has no b_h, the bias of "hn" is zero.
   Raises:
-    TypeError, ValueError: as `from_linen`.
+    TypeError, ValueError: as in `from_linen`.
   """
   return _to("flax.linen", LINEN, name, params, options, "flax.linen has no bias there")
 
@@ -117,25 +123,25 @@ def to_linen(name: str, params: Params, **options: Any) -> dict[str, PyTree]:
 def from_nnx(
   name: str, state: Mapping[str, PyTree], *, optimized: bool = True, **options: Any
 ) -> Params:
-  """Returns our cell's params, from those of NNX's SimpleCell, GRUCell or (Optimized)LSTMCell.
+  """Converts params of NNX's SimpleCell, GRUCell or (Optimized)LSTMCell to those of our cell.
 
       params = from_nnx("lstm", nnx.to_pure_dict(nnx.state(rnn.cell, nnx.Param)))
 
-  Contrary to its docstring, nnx.GRUCell has no bias in the term that r scales. So it is our default
-  gru; with inner_bias=True, b_h is zero.
+  Contrary to its docstring, nnx.GRUCell has no bias in the term that the reset gate r scales. It
+  therefore corresponds to our default gru. With `inner_bias=True`, b_h is set to zero.
 
   Args:
     name: our cell's name: elman, gru or lstm.
     state: {"dense_i": {"kernel": [D, G·H], …}, "dense_h": …}, as a plain dict of arrays.
     optimized: True for the fused params of an OptimizedLSTMCell; False for an nnx.LSTMCell, which
-      has a layer for each gate.
-    **options: our cell's, as `make_cell` takes them. An elman's activation is not in its params: it
-      is the `activation_fn` of SimpleCell.
+      has a layer for each gate. Only "lstm" has the second variant.
+    **options: options of `make_cell` for our cell. The activation of an elman does not affect its
+      params; it corresponds to SimpleCell's `activation_fn`.
   Returns:
-    Our params, with unchanged values.
+    Our cell's params, with the same values.
   Raises:
-    TypeError, ValueError: a missing, extra or wrongly shaped entry, by name ("dense_h/kernel"); a
-      cell that NNX lacks, such as gru(reset="before").
+    TypeError, ValueError: if an entry is missing, unknown or of the wrong shape (the message names
+      it, e.g. "dense_h/kernel"), or if NNX lacks the cell, e.g. gru(reset="before").
   """
   checks.boolean("optimized", optimized)
   return _from("flax.nnx", NNX if optimized else NNX_BY_GATE, name, state, options)
@@ -144,7 +150,7 @@ def from_nnx(
 def to_nnx(
   name: str, params: Params, *, optimized: bool = True, **options: Any
 ) -> dict[str, PyTree]:
-  """Returns the params of the NNX cell that computes the same, as a plain dict; see `from_nnx`.
+  """Converts our cell's params to those of the equivalent NNX cell; the inverse of `from_nnx`.
 
       state = nnx.state(rnn.cell, nnx.Param)
       nnx.replace_by_pure_dict(state, to_nnx("lstm", params))
@@ -152,14 +158,16 @@ def to_nnx(
 
   Args:
     name: our cell's name: elman, gru or lstm.
-    params: our cell's.
-    optimized: True for an OptimizedLSTMCell; False for an nnx.LSTMCell, with a layer for each gate.
-    **options: our cell's, as `make_cell` takes them; inner_bias follows from the params.
+    params: our cell's params.
+    optimized: True for an OptimizedLSTMCell; False for an nnx.LSTMCell, which has a layer for each
+      gate.
+    **options: options of `make_cell` for our cell. `inner_bias` may be left out: the params show
+      it.
   Returns:
-    {"dense_i": {"kernel": [D, G·H], …}, "dense_h": …}.
+    {"dense_i": {"kernel": [D, G·H], …}, "dense_h": …}, a plain dict.
   Raises:
-    TypeError, ValueError: as `from_nnx`; also a GRU whose b_h is not zero, since nnx.GRUCell has no
-      b_h.
+    TypeError, ValueError: as in `from_nnx`; also if a GRU's b_h is not zero, since nnx.GRUCell has
+      no b_h.
   """
   checks.boolean("optimized", optimized)
   table = NNX if optimized else NNX_BY_GATE

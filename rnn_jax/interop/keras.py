@@ -1,4 +1,7 @@
-"""Weights of keras.layers.SimpleRNN, GRU and LSTM, as lists of NumPy arrays; needs no Keras."""
+"""Conversion of weights to and from keras.layers.SimpleRNN, GRU and LSTM.
+
+The weights are lists of NumPy arrays, so Keras need not be installed.
+"""
 
 from __future__ import annotations
 
@@ -30,31 +33,31 @@ KERAS: Mapping[str, Layout] = {
 
 
 def from_keras(name: str, weights: Sequence[AnyArray], **options: Any) -> Params:
-  """Returns our cell's params, from the weights of a keras.layers.SimpleRNN, GRU or LSTM.
+  """Converts the weights of a keras.layers.SimpleRNN, GRU or LSTM to our cell's params.
 
-    W = kernel      U = recurrent_kernel      b = bias, or bias[0] + bias[1]
+    w_x = kernel      w_h = recurrent_kernel      b = bias, or bias[0] + bias[1] of a GRU
 
-  except for n of the GRU with `reset_after=True`: b_n = bias[0] and b_h = bias[1], since r scales
-  the latter. Without `inner_bias=True` our gru has no b_h, so a bias[1] of n that is not zero is
-  refused.
+  The exception is the candidate n of a GRU with `reset_after=True`: there b = bias[0] and
+  b_h = bias[1], because the reset gate r scales the latter. Our gru has b_h only with
+  `inner_bias=True`; without this option, n's part of bias[1] must be zero.
 
       params = from_keras("lstm", layer.get_weights())
+      # For the weights of a keras.layers.Bidirectional:
       forward, backward = (from_keras("lstm", w) for w in (weights[:3], weights[3:]))
-
-  The second line converts the weights of a `keras.layers.Bidirectional`.
 
   Args:
     name: our cell's name: elman, gru or lstm.
-    weights: [kernel, recurrent_kernel, bias], from `get_weights()`; without the bias
+    weights: [kernel, recurrent_kernel, bias], from `get_weights()`. If there is no bias
       (`use_bias=False`), our biases are zero.
-    **options: our cell's, as `make_cell` takes them. reset="after", our default, corresponds to
-      `reset_after=True`, Keras's default, with a bias [2, 3·H]; reset="before" to
-      `reset_after=False`, with a bias [3·H]. An elman's activation is the layer's.
+    **options: options of `make_cell` for our cell. Our default reset="after" corresponds to
+      Keras's default `reset_after=True`, with a bias [2, 3·H]; reset="before" corresponds to
+      `reset_after=False`, with a bias [3·H]. The activation of an elman does not affect its params;
+      it corresponds to the layer's `activation`.
   Returns:
-    Our params.
+    Our cell's params.
   Raises:
-    TypeError, ValueError: a missing, extra or wrongly shaped array, by name; the bias of the other
-      reset; a cell that Keras lacks.
+    TypeError, ValueError: if an array is missing, extra or of the wrong shape (the message names
+      it), if a GRU's bias belongs to the other value of `reset_after`, or if Keras lacks the cell.
   """
   kind = kind_of(LIBRARY, KERAS, name, options)
   if not isinstance(weights, Sequence) or len(weights) not in (2, 3):
@@ -79,18 +82,19 @@ def from_keras(name: str, weights: Sequence[AnyArray], **options: Any) -> Params
 
 
 def to_keras(name: str, params: Params, **options: Any) -> list[np.ndarray]:
-  """Returns weights for `set_weights` of a keras.layers.SimpleRNN, GRU or LSTM; see `from_keras`.
+  """Converts our cell's params to weights for the Keras layer's `set_weights`; see `from_keras`.
 
   Args:
     name: our cell's name: elman, gru or lstm.
-    params: our cell's.
-    **options: our cell's, as `make_cell` takes them; inner_bias follows from the params. A GRU with
-      reset="before" is for a layer with `reset_after=False`, all others for `reset_after=True`.
+    params: our cell's params.
+    **options: options of `make_cell` for our cell. `inner_bias` may be left out: the params show
+      it. A GRU with reset="before" fits a layer with `reset_after=False`; with reset="after", one
+      with `reset_after=True`.
   Returns:
     [kernel, recurrent_kernel, bias], NumPy arrays, for a layer with `use_bias=True`. For a
     `keras.layers.Bidirectional`, concatenate the lists of both directions.
   Raises:
-    TypeError, ValueError: as `from_keras`.
+    TypeError, ValueError: as in `from_keras`.
   """
   kind = kind_of(LIBRARY, KERAS, name, options)
   checks.instance("params", params, Mapping)

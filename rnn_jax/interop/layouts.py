@@ -1,4 +1,7 @@
-"""Weight layouts: how each library arranges the blocks of weights, one block per use and gate."""
+"""Weight layouts: how each library arranges the blocks of a recurrent layer's weights.
+
+A block is the part of one param (its use: w_x, w_h, b or b_h) that belongs to one gate.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from rnn_jax import checks
 from rnn_jax.cells import make_cell
 from rnn_jax.types import Array
 
-# Entry -> (use, gates on its last axis). Uses are our params: w_x, w_h, b; b_h is a bias that is
-# added to the recurrent product.
+# Maps a library's entry to (use, gates in the order of its last axis, one letter each). The uses
+# have our params' names: w_x, w_h, b, and b_h for a bias that is added to the recurrent product.
 Layout = Mapping[str, tuple[str, str]]
 Blocks = dict[tuple[str, str], Array]  # (use, gate) -> [D, H], [H, H] or [H]
 
@@ -24,7 +27,7 @@ OURS: Mapping[str, Layout] = {
     "w_x": ("w_x", "zrn"),
     "w_h": ("w_h", "zrn"),
     "b": ("b", "zrn"),
-    "b_h": ("b_h", "n"),  # with inner_bias
+    "b_h": ("b_h", "n"),  # present only with inner_bias=True
   },
   "gru reset=before": {"w_x": ("w_x", "zrn"), "w_h": ("w_h", "zrn"), "b": ("b", "zrn")},
   "gru reset=none": {"w_x": ("w_x", "zn"), "w_h": ("w_h", "zn"), "b": ("b", "zn")},
@@ -36,15 +39,22 @@ NAMES = ("elman", "gru", "lstm")
 def kind_of(
   library: str, table: Mapping[str, Layout], name: str, options: Mapping[str, object]
 ) -> str:
-  """Returns our cell's key in the tables; refuses a cell that the library lacks."""
+  """Returns our cell's key in the layout tables; raises if `library` lacks the cell.
+
+  Args:
+    library: the other library's name, for the error message.
+    table: the other library's layouts, by key.
+    name: our cell's name.
+    options: our cell's options of `make_cell`.
+  """
   checks.choice("cell", name, NAMES)
-  make_cell(name, 1, **options)  # refuses wrong options
+  make_cell(name, 1, **options)  # raises on wrong options
   kind = f"gru reset={options.get('reset', 'after')}" if name == "gru" else name
   return checks.choice(f"cell of {library}", kind, table)
 
 
 def our_layout(kind: str, inner_bias: bool) -> Layout:
-  """Returns the layout of our params, with b_h if `inner_bias`."""
+  """Returns the layout of our cell's params; it includes b_h only if `inner_bias`."""
   return {entry: use for entry, use in OURS[kind].items() if entry != "b_h" or inner_bias}
 
 
@@ -58,26 +68,28 @@ def convert(
   transposed: bool = False,
   sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
-  """Converts entries of the layout `source` to entries of the layout `target`.
+  """Rearranges the weights `given` in the layout `source` into the layout `target`.
 
   Args:
-    kind: key of OURS.
-    given: entry -> array.
-    source: layout of the given entries.
-    target: layout of the result.
-    lacks: completes the error message if `target` has no bias inside the term that r scales.
-    transposed: the given kernels are [G·H, D].
-    sizes: D or H, if they are known from other layers.
+    kind: the cell's key in OURS.
+    given: the weights, entry -> array.
+    source: the layout of `given`.
+    target: the layout of the result.
+    lacks: end of the error message for the case that `target` has no bias in the term that the
+      GRU's reset gate r scales, and `source` has one that is not zero.
+    transposed: whether the given kernels are [G·H, D] instead of [D, G·H].
+    sizes: the sizes "D" or "H", as far as they are known from other layers.
   Returns:
-    entry -> array, kernels [D, G·H].
+    The rearranged weights, entry -> array, with kernels [D, G·H].
   Raises:
-    TypeError, ValueError: a missing, extra or wrongly shaped entry, or a bias that would be lost.
+    TypeError, ValueError: if an entry is missing, unknown or of the wrong shape, or if a bias would
+      be lost.
   """
   blocks = _split(given, source, transposed, sizes or {})
   apart = OURS[kind].get("b_h", ("b_h", ""))[1]
   for use, gate in list(blocks):
     if use == "b_h" and gate not in apart:
-      # Nothing scales the recurrent product here, so the two biases add up.
+      # No gate scales the recurrent product of this block, so its bias can be added to b.
       blocks["b", gate] = blocks["b", gate] + blocks.pop((use, gate))
   wanted = {(use, gate) for use, gates in target.values() for gate in gates}
   for use, gate in set(blocks) - wanted:
@@ -94,7 +106,7 @@ def convert(
 def _split(
   given: Mapping[str, ArrayLike], layout: Layout, transposed: bool, sizes: Mapping[str, int]
 ) -> Blocks:
-  """Splits all entries into blocks, kernels [D, H] and [H, H]."""
+  """Checks shapes and dtypes, and splits every entry into a block per gate: [D, H], [H, H], [H]."""
   arrays = entries(given, layout)
   dtype = next(iter(arrays.values())).dtype
   for entry, array in arrays.items():
@@ -105,7 +117,7 @@ def _split(
   rows = -1 if transposed else 0
   size = {"D": _axis(arrays, layout, "w_x", rows), "H": _axis(arrays, layout, "w_h", rows), **sizes}
   blocks: Blocks = {}
-  # The recurrent kernel first: it defines H, so it is the one to name if it is not square.
+  # Check the recurrent kernel first. It defines H, so an error must name it if it does not fit.
   for entry, (use, gates) in sorted(layout.items(), key=lambda item: item[1][0] != "w_h"):
     width = len(gates) * size["H"]
     symbols = [f"{len(gates)}·H" if len(gates) > 1 else "H"]
@@ -128,7 +140,7 @@ def _split(
 
 
 def entries(given: Mapping[str, ArrayLike], layout: Layout) -> dict[str, Array]:
-  """Returns the entries of a layout as arrays; refuses missing and unknown entries."""
+  """Returns the entries of a layout as arrays; raises if one is missing or `given` has others."""
   for entry in given:
     checks.choice("entry", entry, layout)
   for entry in layout:
@@ -143,6 +155,9 @@ def _array(entry: str, value: ArrayLike) -> Array:
 
 
 def _axis(arrays: Mapping[str, Array], layout: Layout, use: str, axis: int) -> int:
-  """Returns the size of an axis of the first kernel of a use; 0, which is refused, for a scalar."""
+  """Returns the size of an axis of the layout's first kernel with this use (w_x or w_h).
+
+  For a scalar it returns 0, so that the later check of the shape fails.
+  """
   entry = next(entry for entry, (u, _) in layout.items() if u == use)
   return arrays[entry].shape[axis] if arrays[entry].ndim else 0

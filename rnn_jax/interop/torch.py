@@ -1,4 +1,7 @@
-"""State dicts of torch.nn.RNN, GRU and LSTM, as names and NumPy arrays; needs no torch."""
+"""Conversion of params to and from the state dicts of torch.nn.RNN, GRU and LSTM.
+
+State dicts are mappings from names to NumPy arrays, so torch need not be installed.
+"""
 
 from __future__ import annotations
 
@@ -35,37 +38,42 @@ TORCH: Mapping[str, Layout] = {
     "bias_hh": ("b_h", "ifgo"),
   },
 }
-ACTIVATIONS = ("relu", "tanh")  # `nonlinearity` of nn.RNN
+ACTIVATIONS = ("relu", "tanh")  # choices for `nonlinearity` of nn.RNN
 
-# For each layer, the first one first: its cell's params, or those of both, (forward, backward).
+# The params of each layer, from the input up: one cell's params, or (forward, backward) params.
 Layers = Sequence[Params | tuple[Params, Params]]
 
 
 def from_torch(
   name: str, state_dict: Mapping[str, ArrayLike], *, prefix: str = "", **options: Any
 ) -> list[Params | tuple[Params, Params]]:
-  """Returns the params of every layer, from the state dict of a torch.nn.RNN, GRU or LSTM.
+  """Converts the state dict of a torch.nn.RNN, GRU or LSTM to the params of every layer's cell.
 
-    W = weight_ihᵀ      U = weight_hhᵀ      b = bias_ih + bias_hh
+    w_x = weight_ihᵀ      w_h = weight_hhᵀ      b = bias_ih + bias_hh
 
-  except for n of the GRU: b_n = bias_ih and b_h = bias_hh, since r scales the latter. Without
-  `inner_bias=True` our gru has no b_h, so a bias_hh of n that is not zero is refused.
+  The exception is the GRU's candidate n: there b = bias_ih and b_h = bias_hh, because the reset
+  gate r scales the latter. Our gru has b_h only with `inner_bias=True`; without this option, n's
+  part of bias_hh must be zero.
 
       layers = from_torch("lstm", {k: v.numpy() for k, v in rnn.state_dict().items()})
       _, ys = unroll(make_cell("lstm", hidden_size), layers[0], xs)
       variables = {"params": {f"layers_{i}": {"cell": p} for i, p in enumerate(layers)}}  # DeepRNN
 
   Args:
-    name: our cell's name: elman (nn.RNN, whose `nonlinearity` is our activation), gru or lstm.
-    state_dict: entry -> array; without biases (`bias=False`), our biases are zero.
-    prefix: only entries that start with it are read, as in "encoder.weight_ih_l0".
-    **options: our cell's, as `make_cell` takes them.
+    name: our cell's name: elman (for nn.RNN), gru or lstm.
+    state_dict: entry -> array. If there are no biases (`bias=False`), our biases are zero.
+    prefix: start of the entries to read, such as "encoder." for "encoder.weight_ih_l0"; entries
+      that start otherwise are ignored.
+    **options: options of `make_cell` for our cell. An elman's activation corresponds to nn.RNN's
+      `nonlinearity`.
   Returns:
-    For each layer its cell's params, or (forward, backward) of a bidirectional network, which
-    `BidirectionalRNN` keeps as {"layers_0": {"forward": {"cell": …}, "backward": …}, …}.
+    For each layer the params of its cell or, for a bidirectional network, a pair (forward,
+    backward). `BidirectionalRNN` stores such pairs as
+    {"layers_0": {"forward": {"cell": …}, "backward": …}, …}.
   Raises:
-    TypeError, ValueError: a missing, extra or wrongly shaped entry, by name; a cell that torch
-      lacks, such as gru(reset="before"); a projection (`proj_size`), which our LSTM lacks.
+    TypeError, ValueError: if an entry is missing, unknown or of the wrong shape (the message names
+      it), if torch lacks the cell, e.g. gru(reset="before"), or if the network has a projection
+      (`proj_size`), which our LSTM lacks.
   """
   kind = _kind(name, options)
   checks.instance("state_dict", state_dict, Mapping)
@@ -113,9 +121,9 @@ def from_torch(
 def to_torch(
   name: str, layers: Layers, *, prefix: str = "", **options: Any
 ) -> dict[str, np.ndarray]:
-  """Returns the state dict of a torch.nn.RNN, GRU or LSTM with `bias=True`; see `from_torch`.
+  """Converts params to the state dict of a torch.nn.RNN, GRU or LSTM with `bias=True`.
 
-    weight_ih = Wᵀ      weight_hh = Uᵀ      bias_ih = b      bias_hh = 0, b_h for n of the GRU
+    weight_ih = w_xᵀ      weight_hh = w_hᵀ      bias_ih = b      bias_hh = 0, or b_h for a GRU's n
 
       rnn = torch.nn.GRU(input_size, hidden_size)
       arrays = to_torch("gru", [params])
@@ -123,14 +131,16 @@ def to_torch(
 
   Args:
     name: our cell's name: elman, gru or lstm.
-    layers: as `from_torch` returns them; torch requires the same hidden size in all layers.
-    prefix: prepended to every name.
-    **options: our cell's, as `make_cell` takes them; inner_bias follows from the params.
+    layers: the params of each layer's cell, or pairs (forward, backward), as `from_torch` returns
+      them. torch requires the same hidden size in all layers.
+    prefix: prepended to every entry's name.
+    **options: options of `make_cell` for our cell. `inner_bias` may be left out: the params show
+      it.
   Returns:
     Entry -> NumPy array, in torch's order.
   Raises:
-    TypeError, ValueError: params that do not fit the cell or each other, by name; a cell that torch
-      lacks, such as gru(reset="before") or elman(activation="linear").
+    TypeError, ValueError: if params do not fit the cell or the other layers (the message names
+      them), or if torch lacks the cell, e.g. gru(reset="before") or elman(activation="linear").
   """
   kind = _kind(name, options)
   checks.instance("prefix", prefix, str)
@@ -155,7 +165,7 @@ def to_torch(
       given = {f"{entry}{where}": value for entry, value in params.items()}
       target = _layout(kind, i, suffix, prefix, has_bias=True)
       converted = convert(kind, given, source, target, "torch has no bias there", sizes=sizes)
-      # A writable copy in C order: torch warns about read-only arrays.
+      # Copy to a writable array in C order, because torch warns about read-only ones.
       arrays |= {entry: np.array(value.T, order="C") for entry, value in converted.items()}
       weight_ih, weight_hh, *_ = converted.values()
       sizes = {"H": weight_hh.shape[0], "D": weight_ih.shape[0]}
@@ -170,7 +180,15 @@ def _kind(name: str, options: Mapping[str, object]) -> str:
 
 
 def _layout(kind: str, layer: int, suffix: str, prefix: str, has_bias: bool) -> Layout:
-  """Returns the layout of one layer in one direction, with torch's full names."""
+  """Returns the layout of one layer in one direction, with torch's full entry names.
+
+  Args:
+    kind: the cell's key in TORCH.
+    layer: index of the layer, from 0.
+    suffix: "_reverse" for the backward direction, "" for the forward one.
+    prefix: start of every entry's name.
+    has_bias: whether to include the biases.
+  """
   return {
     f"{prefix}{entry}_l{layer}{suffix}": use
     for entry, use in TORCH[kind].items()
