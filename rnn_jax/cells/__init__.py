@@ -1,4 +1,10 @@
-"""Recurrent cells, one family per file; wrappers of cells; and the registry of cells by name."""
+"""Recurrent cells, one family per file; wrappers of cells; and the registry of cells by name.
+
+Conventions of the cells' docstrings: vectors are rows, ∘ is the elementwise product, and σ is the
+logistic sigmoid. A prime marks a value after the step: h' is h_t, h is h_{t−1}. The *step Jacobian*
+is ∂h'/∂h with entry [i, j] = ∂h'_j/∂h_i, so for h' = φ(h W_h) it is W_h diag(φ'). D is the width of
+the input x, H that of the carry, and `...` stands for any batch axes.
+"""
 
 from __future__ import annotations
 
@@ -103,12 +109,12 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
 
 
 def cell_options(name: str) -> tuple[str, ...]:
-  """Returns the names of a registered cell's options, its hidden size excluded.
+  """Returns the names of a registered cell's options; its hidden size is not one of them.
 
   Args:
     name: a key of CELLS.
   Raises:
-    ValueError: an unknown cell.
+    ValueError: if `name` is not a registered cell.
   """
   constructor = CELLS[checks.choice("cell", name, CELLS)]
   parameters = inspect.signature(constructor).parameters.values()
@@ -122,11 +128,9 @@ def make_cell(name: str, hidden_size: int, **options: object) -> Cell:
     name: a key of CELLS.
     hidden_size: width H of the carry.
     **options: keyword options of that cell's constructor.
-  Returns:
-    The Cell.
   Raises:
-    TypeError, ValueError: an unknown cell or option, with the nearest name; or the errors of the
-      cell's constructor.
+    ValueError: if `name` or an option is unknown; the message suggests the nearest name.
+    TypeError, ValueError: if the cell's constructor rejects the hidden size or an option's value.
   """
   known = cell_options(name)
   for option in options:

@@ -1,4 +1,4 @@
-"""The antisymmetric network."""
+"""The antisymmetric network, whose recurrent kernel is skew-symmetric up to damping."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ def antisymmetric(
   gamma: Number = 0.01,
   recurrent_gain: Number = 1.0,
 ) -> PlainCell:
-  """Antisymmetric network: Euler steps of an equation whose Jacobian is skew-symmetric.
+  """Antisymmetric network: Euler steps of an ODE whose recurrent kernel is skew-symmetric.
 
     W_h = U − Uᵀ − γ I
     h' = h + ε n                  n = tanh(x W_n + h W_h + b_n)
-    h' = h + ε z ∘ n              z = σ(x W_z + h W_h + b_z)      gated
+    h' = h + ε z ∘ n              z = σ(x W_z + h W_h + b_z)      gated=True
 
-  Step Jacobian: ∂h'/∂h = I + ε W_h diag(1 − n²). The eigenvalues of W_h are −γ ± iω, so those of
-  the Jacobian are near the unit circle: the gradient rotates, and vanishes or explodes only slowly.
-  An Euler step multiplies it by about 1 − εγ + (εω)²/2; γ is meant to outweigh the last term.
+  Step Jacobian, without the gate: ∂h'/∂h = I + ε W_h diag(1 − n²). The eigenvalues of W_h are
+  −γ ± iω, so those of the Jacobian are near the unit circle: the gradient rotates, and vanishes or
+  explodes only slowly. One Euler step multiplies its norm by about 1 − εγ + (εω)²/2; the purpose of
+  γ is to outweigh the last term.
 
   Args:
     hidden_size: width H of carry and output.
-    gated: whether a gate z, which shares W_h, scales the increment.
+    gated: whether a gate z, which uses the same W_h, scales the increment.
     epsilon: ε, the step size.
     gamma: γ, the diffusion.
-    recurrent_gain: σ of U_ij ~ N(0, σ²/H) at initialization.
+    recurrent_gain: factor g in the initialization U_ij ~ N(0, g²/H).
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
-    params {"w_x": [D, H], "u": [H, H], "b": [H]}, or gated {"w_x": [D, 2·H], "u": [H, H],
-    "b": [2·H]} in the order n, z. Gate, if gated: `input`, z.
+    params {"w_x": [D, H], "u": [H, H], "b": [H]}, or with the gate {"w_x": [D, 2·H], "u": [H, H],
+    "b": [2·H]} in the order n, z. Gates, if gated: {"input": z}.
   Raises:
-    TypeError, ValueError: a size below 1, a value that is not a finite number, a `gated` that is
-      not a boolean.
+    TypeError, ValueError: if `hidden_size` is below 1, `epsilon`, `gamma` or `recurrent_gain` is
+      not a finite number, or `gated` is not a boolean.
   References:
     Chang et al., 2019, https://arxiv.org/abs/1902.09689
   """

@@ -1,4 +1,4 @@
-"""The clockwork network."""
+"""The clockwork network, whose units update with different periods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ _MOST_MODULES = 31  # the longest period, 2³⁰, is the largest power of two in
 
 
 class ClockworkCarry(NamedTuple):
-  """hidden: h [..., H]; time: t [...], int32, the number of steps done."""
+  """The carry of a clockwork network.
+
+  Attributes:
+    hidden: h [..., H].
+    time: t [...], int32, the number of steps taken so far.
+  """
 
   hidden: Array
   time: Array
@@ -29,30 +34,32 @@ def clockwork(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> Cell[FlatParams, ClockworkCarry, Array]:
-  """Clockwork network: modules of units that update at every step, every second, every fourth.
+  """Clockwork network: modules of units, of which module i updates at every 2^i-th step.
 
-    h' = tanh(x W_x + h W_h + b)      for units of modules with t mod T_i = 0
-    h' = h                            for the others                                 T_i = 2^i
+    h' = tanh(x W_x + h W_h + b)      for the units of module i if t mod T_i = 0
+    h' = h                            for all other units                            T_i = 2^i
 
-  i = 0 … g−1, and t counts from 0: all modules update at the first step. A module reads itself and
-  the slower ones; the other blocks of W_h [from, to] are held at zero.
+  Modules are numbered i = 0 … g−1. t counts from 0, so all modules update at the first step. A
+  module reads itself and the slower modules; all other blocks of W_h [from, to] are held at zero.
 
-  Step Jacobian: I for the units that keep their value, W_h diag(1 − h'²) for those that update:
-  over k steps a module's gradient is multiplied about k/T_i times, and passes unchanged in between.
-  W_h is block-triangular, so its eigenvalues are those of its diagonal blocks.
+  Step Jacobian: columns of I for the units that keep their value, of W_h diag(1 − h'²) for the
+  units that update. Over k steps a module's gradient is multiplied by W_h only about k/T_i times
+  and passes through the other steps unchanged. W_h is block-triangular, so its eigenvalues are
+  those of its diagonal blocks.
 
   Args:
     hidden_size: width H of carry and output.
-    num_modules: g, 31 at most. A module is a range of consecutive units; their sizes differ by one
-      at most. With fewer units than modules, there are H modules of one unit each.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, before blocks are set to zero.
+    num_modules: g, at most 31. A module is a range of consecutive units; the modules' sizes differ
+      by at most one. If H < g, there are H modules of one unit each.
+    recurrent_kernel: initialization of W_h, before the masked blocks are set to zero:
+      `orthogonal`, `gaussian` or `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell: x [..., D], ClockworkCarry with hidden [..., H] and time [...], y [..., H];
     params {"w_x": [D, H], "w_h": [H, H], "b": [H]}.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size below 1, a number of modules that is not from 1
-      to 31, a gain that is not a finite number.
+    TypeError, ValueError: if `recurrent_kernel` is unknown, `hidden_size` is below 1, `num_modules`
+      is not from 1 to 31, or `recurrent_gain` is not a finite number.
   References:
     Koutník et al., 2014, https://arxiv.org/abs/1402.3511
   """

@@ -1,4 +1,4 @@
-"""The coupled oscillatory network."""
+"""The coupled oscillatory network (coRNN), whose units are damped oscillators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from rnn_jax.types import Array, Cell, FlatParams, Number, Units, unprepared
 
 
 class CornnCarry(NamedTuple):
-  """hidden: h [..., H], positions of the oscillators; velocity: z [..., H]."""
+  """The carry of a coupled oscillatory network.
+
+  Attributes:
+    hidden: h [..., H], the oscillators' positions.
+    velocity: z [..., H], the oscillators' velocities.
+  """
 
   hidden: Array
   velocity: Array
@@ -30,21 +35,25 @@ def cornn(
 
     z' = z + Δ (tanh(x W_x + h U + z V + b) − γ h − ε z)      h' = h + Δ z'
 
-  Step Jacobian: ∂z'/∂h = Δ (U D − γ I) and ∂z'/∂z = I + Δ (V D − ε I), D = diag(1 − tanh²), and h'
-  changes by Δ times that. The whole Jacobian is I + O(Δ): the number of steps after which a
-  gradient vanishes or explodes is the oscillators' own time scale, in units of Δ.
+  Step Jacobian, with S = diag(1 − tanh²):
+
+    ∂z'/∂h = Δ (U S − γ I)          ∂z'/∂z = I + Δ (V S − ε I)
+    ∂h'/∂h = I + Δ ∂z'/∂h           ∂h'/∂z = Δ ∂z'/∂z
+
+  The whole Jacobian is I + O(Δ), so the number of steps after which a gradient vanishes or explodes
+  is the oscillators' time scale divided by Δ.
 
   Args:
     hidden_size: width H of h, z and output.
-    delta: Δ, the step size. The defaults of Δ, γ and ε are the paper's for sequential MNIST.
-    gamma: γ, the stiffness: the square of an oscillator's own frequency.
+    delta: Δ, the step size. The defaults of Δ, γ and ε are the paper's values for sequential MNIST.
+    gamma: γ, the stiffness: the square of an oscillator's natural frequency.
     epsilon: ε, the damping.
   Returns:
-    A Cell: x [..., D], CornnCarry [..., H], y [..., H];
-    params {"w_x": [D, H], "w_h": [2·H, H], U above V, "b": [H]}, all U(±1/√(D + 2 H)) at
-    initialization.
+    A Cell: x [..., D], carry CornnCarry(hidden [..., H], velocity [..., H]), y [..., H];
+    params {"w_x": [D, H], "w_h": U stacked on V [2·H, H], "b": [H]}, with all entries uniform in
+    ±1/√(D + 2 H) at initialization.
   Raises:
-    TypeError, ValueError: a size below 1, a value that is not a finite number.
+    TypeError, ValueError: if `hidden_size` is below 1, or Δ, γ or ε is not a finite number.
   References:
     Rusch and Mishra, 2021, https://arxiv.org/abs/2010.00951, and their code
   """

@@ -1,4 +1,9 @@
-"""Functions that the cells share: fused kernels, products, carries of one array, normalization."""
+"""Functions shared by the cells: params in fused kernels, products, outputs, normalization.
+
+A fused kernel [·, G·H] holds the square or rectangular kernels of G gates side by side, so that one
+product computes the pre-activations of all gates. The *drive* of a cell is the input's part of the
+pre-activation, computed for all steps before the time loop.
+"""
 
 from __future__ import annotations
 
@@ -50,28 +55,29 @@ def zeros(hidden_size: int) -> InitialCarryFn[Array]:
 
 
 def the_carry(params: Params, carry: C, drive: Drive) -> C:
-  """Returns the carry: the `output` y = h of a cell whose carry is its output."""
+  """Returns the carry unchanged; the `output` function of a cell with y = h."""
   del params, drive
   return carry
 
 
 def the_hidden_state(params: Params, carry: HasHidden, drive: Drive) -> Array:
-  """Returns the hidden state: the `output` y = h of a cell with several states."""
+  """Returns the hidden state; the `output` function of a cell with y = h and further states."""
   del params, drive
   return carry.hidden
 
 
 def expand_like(p: Inexact[CellArray, " W"], a: Inexact[CellArray, "*_a"]) -> Inexact[Array, "*_p"]:
-  """Returns p [W] with as many axes as a, so that both broadcast."""
+  """Returns p [W] with leading axes of size 1, as many axes as a, so that the two broadcast."""
   return jnp.expand_dims(p, range(a.ndim - p.ndim))
 
 
 def dense_init(
   hidden_size: int, num_gates: int, kernel: str, gain: Number
 ) -> InitFn[dict[str, Array]]:
-  """Returns an `init` of params {"w_x": [D, G·H], "w_h": [H, G·H], "b": [G·H]}.
+  """Returns an `init` function of params {"w_x": [D, G·H], "w_h": [H, G·H], "b": [G·H]}.
 
-  W_x is LeCun normal (variance 1/D), W_h is gain × `kernel` in each gate's block, b is zero.
+  W_x is LeCun normal (variance 1/D). Each gate's block [H, H] of W_h is `gain` times a kernel drawn
+  by the initializer named `kernel`. b is zero.
   """
   checks.integer("hidden_size", hidden_size)
   init_w_h = recurrent_kernel(kernel, gain, num_gates)
@@ -93,13 +99,13 @@ def dense_init(
 def dense_project(
   params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None, *, bias: bool = False
 ) -> Features:
-  """Returns the drive x W_x, or x W_x + b with `bias`, over all steps in one product.
+  """Returns the drive x W_x, or x W_x + b if `bias` is True, of all steps in one product.
 
-  Integer tokens [...] stand for their one-hot vectors: the product is then a row lookup.
+  Integer tokens [...] stand for their one-hot vectors; the product is then a row lookup.
 
   Raises:
-    TypeError: xs are neither floats nor integers.
-    ValueError: the width of xs is not the D that the params were made for.
+    TypeError: if xs is not an array of floats or integers.
+    ValueError: if the last axis of xs is not the input size D of the params.
   """
   del key
   w_x, xs = params["w_x"], checks.array("xs", xs, "floats", "integers")
@@ -110,10 +116,11 @@ def dense_project(
   if tokens:
     drive = (w_x + params["b"][None] if bias else w_x)[xs.reshape(-1)]
   else:
-    # XLA:CPU is several times slower at contractions that keep more than one batch axis.
+    # Flatten the batch axes: with more than one, XLA:CPU's contraction is several times slower.
     rows = xs.reshape(-1, xs.shape[-1])
     if bias:
-      # [x, 1] [W_x; b]: adding b afterwards would take another array of the drive's size.
+      # Compute x W_x + b as [x, 1] [W_x; b]: adding b afterwards would allocate another array of the
+      # drive's size.
       rows = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], axis=1)
       w_x = jnp.concatenate([w_x, params["b"][None]])
     drive = rows @ w_x
@@ -128,14 +135,14 @@ def plain_recur(params: FlatParams, h: Units) -> Features:
 def dense_recur(params: FlatParams, h: Units) -> Features:
   """Returns the recurrent product h W_h + b.
 
-  b does not depend on the carry, but adding it here, inside the loop, needs no array of the drive's
-  size.
+  b does not depend on the carry, so it could be added to the drive before the loop; that would
+  allocate another array of the drive's size.
   """
   return product(h, params["w_h"]) + expand_like(params["b"], h)
 
 
 def hidden_recur(params: FlatParams, carry: HasHidden) -> Features:
-  """Returns h W_h + b for the hidden state h of a carry."""
+  """Returns the recurrent product h W_h + b, where h is the hidden state in `carry`."""
   return dense_recur(params, carry.hidden)
 
 
@@ -143,10 +150,10 @@ def hidden_recur(params: FlatParams, carry: HasHidden) -> Features:
 def product(
   h: Float[CellArray, "*batch M"], w: Float[CellArray, "M N"]
 ) -> Float[Array, "*batch N"]:
-  """Returns h W; its cotangent h̄ = ȳ Wᵀ reads a transposed copy of W.
+  """Returns h W. In the backward pass, h̄ = ȳ Wᵀ is computed from a transposed copy of W.
 
-  The copy is made once, before the reverse loop. A product that transposes its operand would do so
-  in every step: on a CPU it takes 1.3 to 1.9 times as long.
+  The copy is made once, before the reverse loop. JAX's own rule would transpose W inside the
+  product, at every step, which takes 1.3 to 1.9 times as long on a CPU.
   """
   return h @ w
 
@@ -167,7 +174,7 @@ def _product_jvp(
 
 def standardize(x: Features) -> Features:
   """Returns (x − mean x) / √(var x + ε), over the last axis."""
-  # The variance that jax.nn.standardize computes, E x² − (E x)², cancels for a small spread about a
-  # large mean.
+  # By itself, jax.nn.standardize computes the variance as E x² − (E x)², which cancels
+  # catastrophically if the mean is large and the spread small.
   variance = jnp.var(x, axis=-1, keepdims=True)
   return jax.nn.standardize(x, variance=variance, epsilon=EPSILON)

@@ -1,4 +1,4 @@
-"""The simple recurrent network."""
+"""The simple recurrent network, and its variant IRNN, which starts from the identity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from rnn_jax.types import Array, Cell, CellArray, FlatParams, Number, PlainCell,
 
 @jax.custom_jvp
 def tanh(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
-  """Returns tanh a; its derivative ȧ ↦ (1 − h)(1 + h) ȧ stores one array, JAX's own stores two."""
+  """Returns h = tanh a. The backward pass stores one array, h, where that of `jnp.tanh` stores two.
+
+  The tangent is ḣ = (1 − h)(1 + h) ȧ.
+  """
   return jnp.tanh(a)
 
 
@@ -44,20 +47,22 @@ def elman(
 
     h' = φ(x W_x + h W_h + b)
 
-  Step Jacobian: ∂h'/∂h = W_h diag(φ'(a)), whose norm is at most max|φ'| · σ₁(W_h) = σ₁(W_h):
-  with gain < 1 the gradient must vanish, with gain > 1 it may explode.
+  Step Jacobian: ∂h'/∂h = W_h diag(φ'(a)), where a is the pre-activation. Its norm is at most
+  max|φ'| · σ₁(W_h) = σ₁(W_h), the largest singular value of W_h. Where σ₁ < 1 the gradient must
+  vanish; where σ₁ > 1 it may explode.
 
   Args:
     hidden_size: width H of carry and output.
     activation: φ, one of `tanh`, `relu`, `linear`.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`.
-    recurrent_gain: factor on the recurrent kernel at initialization.
+    recurrent_kernel: initialization of W_h: `orthogonal`, `gaussian` or `identity`.
+    recurrent_gain: factor on the recurrent kernel at initialization; with `orthogonal` and
+      `identity`, the initial σ₁.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, H], "w_h": [H, H], "b": [H]}.
   Raises:
-    TypeError, ValueError: an unknown activation or kernel, a size below 1, a gain that is not a
-      finite number.
+    TypeError, ValueError: if `activation` or `recurrent_kernel` is unknown, `hidden_size` is below
+      1, or `recurrent_gain` is not a finite number.
   References:
     Elman, 1990, https://doi.org/10.1207/s15516709cog1402_1
   """
@@ -81,13 +86,14 @@ def elman(
 
 
 def irnn(hidden_size: int, *, scale: Number = 1.0) -> PlainCell:
-  """Simple recurrent network of rectified linear units, initialized to the identity.
+  """Simple recurrent network of rectified linear units; W_h is initialized to the identity.
 
     h' = relu(x W_x + h W_h + b)      W_h = α I,  W_x ~ N(0, 0.001²),  b = 0 at initialization
 
-  Step Jacobian: ∂h'/∂h = W_h diag(a > 0): α on the diagonal where a unit is on, 0 where it is off.
-  At α = 1 the gradient passes unchanged through the units that stay on, until training moves W_h
-  away from the identity. From then on nothing bounds it, from above or from below.
+  Step Jacobian: ∂h'/∂h = W_h diag(a > 0), where a is the pre-activation. At initialization its
+  diagonal is α for active units (a > 0) and 0 for the others. With α = 1 the gradient passes
+  unchanged through units that stay active, until training moves W_h away from the identity. From
+  then on the gradient has no bound from above or below.
 
   Args:
     hidden_size: width H of carry and output.
@@ -96,7 +102,7 @@ def irnn(hidden_size: int, *, scale: Number = 1.0) -> PlainCell:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, H], "w_h": [H, H], "b": [H]}.
   Raises:
-    TypeError, ValueError: a size below 1, a scale that is not a finite number.
+    TypeError, ValueError: if `hidden_size` is below 1, or `scale` is not a finite number.
   References:
     Le et al., 2015, https://arxiv.org/abs/1504.00941
   """

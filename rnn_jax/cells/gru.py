@@ -45,7 +45,12 @@ class GRUGates(NamedTuple):
 def gate_values(
   drive: Float[CellArray, "*batch W"], recurrent: Float[CellArray, "*batch V"]
 ) -> GRUGates:
-  """Returns z and r, from blocks z, r, n of the drive and z, r of the recurrent product."""
+  """Returns the gates z and r.
+
+  Args:
+    drive: the input's part of the pre-activations, in blocks z, r, n.
+    recurrent: the recurrent product, which starts with the blocks z, r; further blocks are ignored.
+  """
   width = drive.shape[-1] // 3 * 2
   z, r = jnp.split(jax.nn.sigmoid(drive[..., :width] + recurrent[..., :width]), 2, axis=-1)
   return GRUGates(z, r)
@@ -54,7 +59,7 @@ def gate_values(
 def gates(
   h: Units, drive: Float[CellArray, "*batch 3*H"], recurrent: Float[CellArray, "*batch 3*H"]
 ) -> Units:
-  """Returns h' of reset="after", written as the equations: the reference for `fused_gates`."""
+  """Returns h' for reset="after", computed as in the equations: the reference for `fused_gates`."""
   z, r = gate_values(drive, recurrent)
   n, n_h = jnp.split(drive, 3, axis=-1)[2], jnp.split(recurrent, 3, axis=-1)[2]
   return z * h + (1 - z) * jnp.tanh(n + r * n_h)
@@ -64,11 +69,13 @@ def gates(
 def fused_gates(
   h: Units, drive: Float[CellArray, "*batch 3*H"], recurrent: Float[CellArray, "*batch 3*H"]
 ) -> Units:
-  """Returns h' of reset="after", in fused blocks; its derivative stores seven arrays [..., H].
+  """Returns h' for reset="after". Its backward pass stores seven arrays [..., H].
 
-  ḣ' = z ḣ + Σ k ẋ + Σ k_u u̇ over z, r, n, of the drive x and the recurrent product u
-  k = [z (1 − z) (h − n),  r (1 − r) u_n m,  m]      k_u = [k_z,  k_r,  r m]
-  m = (1 − z) (1 − n²)
+  With x the drive, u the recurrent product, and sums over the blocks z, r, n, the tangent is
+
+    ḣ' = z ḣ + Σ k ẋ + Σ k_u u̇
+    k = [z (1 − z) (h − n),  r (1 − r) u_n m,  m]      k_u = [k_z,  k_r,  r m]
+    m = (1 − z) (1 − n²)
   """
   z, _, n = _activations(drive, recurrent)
   return z * h + (1 - z) * n
@@ -89,8 +96,9 @@ def _fused_gates_jvp(
 
 
 def _activations(drive: Features, recurrent: Features) -> tuple[Units, Units, Units]:
-  """Returns z, r and n."""
-  # XLA:CPU vectorizes σ and tanh over the whole block, but not over its parts.
+  """Returns z, r and n for reset="after"."""
+  # σ and tanh are applied to all 3·H columns and the surplus is discarded: XLA:CPU vectorizes them
+  # over a whole array, but not over its slices.
   z, r, _ = jnp.split(jax.nn.sigmoid(drive + recurrent), 3, axis=-1)
   n = jnp.tanh(drive + jnp.concatenate([r, r, r], axis=-1) * recurrent)
   return z, r, jnp.split(n, 3, axis=-1)[2]
@@ -105,38 +113,41 @@ def gru(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> PlainCell:
-  """Gated recurrent unit; z keeps the old carry.
+  """Gated recurrent unit; its update gate z is the share of the old carry that is kept.
 
     z, r = σ(x W + h U + b)
     n = tanh(x W_n + b_n + r ∘ (h U_n))              reset="after"
-    n = tanh(x W_n + b_n + r ∘ (h U_n + b_h))        reset="after", inner_bias
+    n = tanh(x W_n + b_n + r ∘ (h U_n + b_h))        reset="after", inner_bias=True
     n = tanh(x W_n + b_n + (r ∘ h) U_n)              reset="before"
     n = tanh(x W_n + b_n + h U_n)                    reset="none"
     h' = z ∘ h + (1 − z) ∘ n
 
-  Step Jacobian: at h = x = b = 0 it is ½ I + ¼ U_n (½ I + ½ U_n without r). Where z is near 1 it is
-  near I, and the gradient passes unchanged.
+  Step Jacobian: at h = x = b = 0 it is ½ I + ¼ U_n, or ½ I + ½ U_n with reset="none". Where z is
+  near 1 it is near I, and the gradient passes unchanged.
 
-  The textbook's simplified unit, c = Γ_u ∘ c̃ + (1 − Γ_u) ∘ c₋, is reset="none" with Γ_u = 1 − z:
-  its gate replaces the old carry, so its params are those of z with the opposite sign.
+  The simplified GRU of textbooks, c = Γ_u ∘ c̃ + (1 − Γ_u) ∘ c₋, is reset="none" with Γ_u = 1 − z.
+  Its gate is the share that is *replaced*, so its params are those of z with the opposite sign.
 
   Args:
     hidden_size: width H of carry and output.
-    reset: where r acts: `after` the recurrent product (cuDNN, torch, Flax), `before` it (Cho), or
-      `none`: there is no r.
-    inner_bias: adds a bias to h U_n, scaled by r, as in cuDNN, torch, Linen and Keras; only for
-      reset="after".
-    chrono: T_max, the longest dependency expected, in steps: b_z = ln u, u ~ U(1, T_max − 1), so
-      that the units forget on all time scales up to it; None for b_z = 0.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
+    reset: where r acts: `after` the recurrent product (cuDNN, torch, Flax), `before` it (Cho et
+      al.), or `none` for a cell without r.
+    inner_bias: adds a bias b_h to h U_n, inside the product with r, as cuDNN, torch, Linen and
+      Keras do. Requires reset="after".
+    chrono: T_max, the longest expected dependency in steps. Initializes b_z = ln u with
+      u ~ U(1, T_max − 1), so that the units' time scales spread up to T_max. None for b_z = 0.
+    recurrent_kernel: initialization of each gate's block of U: `orthogonal`, `gaussian` or
+      `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
-    params {"w_x": [D, 3·H], "w_h": [H, 3·H], "b": [3·H]} in the order z, r, n; [.., 2·H] in the
-    order z, n without r; with inner_bias also "b_h": [H]. Gates: `update`, z; `reset`, r.
+    params {"w_x": [D, 3·H], "w_h": [H, 3·H], "b": [3·H]} in the order z, r, n; with reset="none"
+    2·H in place of 3·H, in the order z, n; with inner_bias also "b_h": [H].
+    Gates: {"update": z, "reset": r}, the latter unless reset="none".
   Raises:
-    TypeError, ValueError: an unknown reset or kernel, an inner_bias where r does not act on the
-      product, a size below 1, a chrono that is not above 2, a gain that is not a finite number.
+    TypeError, ValueError: if `reset` or `recurrent_kernel` is unknown, `inner_bias` is set without
+      reset="after", `hidden_size` is below 1, `chrono` is not above 2, or `recurrent_gain` is not a
+      finite number.
   References:
     Cho et al., 2014, https://arxiv.org/abs/1406.1078
     Tallec and Ollivier, 2018 (chrono), https://arxiv.org/abs/1804.11188
@@ -167,7 +178,8 @@ def gru(
     init=init,
     initial_carry=zeros(hidden_size),
     prepare=unprepared,
-    project=functools.partial(dense_project, bias=True),  # r scales the recurrent product without b
+    # b is part of the drive, because r scales the recurrent product, but not b.
+    project=functools.partial(dense_project, bias=True),
     recur=recur,
     update=update,
     output=the_carry,

@@ -16,29 +16,29 @@ from rnn_jax.types import Array, Cell, FlatParams, Number, PlainCell, Units
 def indrnn(
   hidden_size: int, *, low: Number = 0.0, high: Number = 1.0, longest: int | float | None = None
 ) -> PlainCell:
-  """Independently recurrent network: each unit reads only itself.
+  """Independently recurrent network: a unit reads the input and its own carry, no other unit's.
 
     h' = relu(x W_x + u ∘ h + b)      u ~ U(low, high) at initialization
 
-  With `longest` = T, the cell clips |u| to 2^(1/T) when it reads u, so that a unit that is always
-  on scales a gradient by at most 2 over T steps. The clip passes the gradient through unchanged to
-  the param: the gradient of a clip is zero outside its range, and would leave a unit there for
-  good. (The authors instead move the params back into the range after each update.)
+  With `longest` = T, the step uses u clipped to |u| ≤ 2^(1/T), so that a unit that is always active
+  scales a gradient by at most 2 over T steps. The param itself is not clipped, and receives the
+  gradient as if there were no clip: the true gradient is zero outside the range, so a u that left
+  the range could never return. (The authors instead clip the params after each update.)
 
-  Step Jacobian: ∂h'/∂h = diag(u ∘ (a > 0)). While a unit is on, k steps scale its gradient by
-  exactly u^k, whatever the other units do.
+  Step Jacobian: ∂h'/∂h = diag(u ∘ (a > 0)), where a is the pre-activation. While a unit is active,
+  k steps scale its gradient by exactly u^k, whatever the other units do.
 
   Args:
     hidden_size: width H of carry and output.
-    low, high: range of u at initialization. For the last layer of a network that answers after T
-      steps, the paper uses values near 1, from 2^(−1/T) to 2^(1/T).
-    longest: T, in steps; None for no bound.
+    low, high: range of u at initialization. For the last layer of a network whose output is read
+      after T steps, the paper uses values near 1, from 2^(−1/T) to 2^(1/T).
+    longest: T, in steps; None for no clip.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, H], "u": [H], "b": [H]}.
   Raises:
-    TypeError, ValueError: a size below 1, a value that is not a finite number, high below low,
-      `longest` below 1.
+    TypeError, ValueError: if `hidden_size` or `longest` is below 1, `low` or `high` is not a finite
+      number, or `high` is below `low`.
   References:
     Li et al., 2018, https://arxiv.org/abs/1803.04831
   """

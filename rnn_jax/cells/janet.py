@@ -1,4 +1,4 @@
-"""JANET, the LSTM with only a forget gate."""
+"""JANET, an LSTM with only a forget gate."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ def janet(
     s = x W_s + h U_s + b_s      n = tanh(x W_n + h U_n + b_n)
     h' = σ(s) ∘ h + (1 − σ(s − β)) ∘ n
 
-  With β > 0, more is written than forgotten: the two weights add up to more than 1.
+  With β > 0 the weights of h and n add up to more than 1: more is written than forgotten.
 
   Step Jacobian: diag(σ(s)) plus products with U_s and U_n. Where s is large it is near I, and the
-  gradient passes unchanged. There is no output gate in its way: y = h.
+  gradient passes unchanged. No output gate attenuates the gradient of y, since y = h.
 
   Args:
     hidden_size: width H of carry and output.
     beta: β.
-    forget_bias: initial value of b_s; chrono overrides it.
-    chrono: T_max, the longest dependency expected, in steps: b_s = ln u, u ~ U(1, T_max − 1), so
-      that the units forget on all time scales up to it (the authors' code draws u up to T_max);
-      None for b_s = forget_bias.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
+    forget_bias: initial value of b_s; ignored with `chrono`.
+    chrono: T_max, the longest expected dependency in steps. Initializes b_s = ln u with
+      u ~ U(1, T_max − 1), so that the units' time scales spread up to T_max. (The authors' code
+      draws u up to T_max.) None for b_s = `forget_bias`.
+    recurrent_kernel: initialization of U_s and U_n: `orthogonal`, `gaussian` or `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
-    params {"w_x": [D, 2·H], "w_h": [H, 2·H], "b": [2·H]}, in the order s, n. Gates: `forget`, σ(s);
-    `input`, 1 − σ(s − β).
+    params {"w_x": [D, 2·H], "w_h": [H, 2·H], "b": [2·H]} in the order s, n.
+    Gates: {"forget": σ(s), "input": 1 − σ(s − β)}.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size below 1, a β, bias or gain that is not a finite
-      number, a chrono that is not above 2.
+    TypeError, ValueError: if `recurrent_kernel` is unknown, `hidden_size` is below 1, `beta`,
+      `forget_bias` or `recurrent_gain` is not a finite number, or `chrono` is not above 2.
   References:
     van der Westhuizen and Lasenby, 2018, https://arxiv.org/abs/1804.04849
     Tallec and Ollivier, 2018 (chrono), https://arxiv.org/abs/1804.11188
@@ -77,7 +77,7 @@ def janet(
     return {**params, "b": b.at[:hidden_size].set(b_s)}
 
   def weights(drive: Features, recurrent: Features) -> tuple[Units, Units]:
-    """Returns σ(s) and 1 − σ(s − β)."""
+    """Returns the forget gate σ(s) and the input gate 1 − σ(s − β)."""
     s, _ = jnp.split(drive + recurrent, 2, axis=-1)
     return jax.nn.sigmoid(s), jax.nn.sigmoid(jnp.asarray(beta, s.dtype) - s)
 

@@ -1,4 +1,4 @@
-"""The layer-normalized LSTM."""
+"""The LSTM with layer normalization inside its step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def layer_norm_lstm(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> Cell[FlatParams, LSTMCarry, Array]:
-  """Layer-normalized LSTM: normalizes x W and h U, and c where h reads it.
+  """Layer-normalized LSTM: normalizes x W, h U, and the cell state where the output reads it.
 
     a = γ_x ∘ N(x W) + γ_h ∘ N(h U) + b
     i, f, o = σ(a)      g = tanh(a_g)
@@ -32,29 +32,32 @@ def layer_norm_lstm(
 
     N(v) = (v − mean v) / √(var v + ε)      ε = 1e-6
 
-  N(x W) and N(h U) are over all 4·H entries of the four gates. In the paper each of the three
-  normalizations has a shift β; β_x and β_h only occur in the sum β_x + β_h + b, which is b here.
+  N(x W) and N(h U) take mean and variance over all 4·H entries of the four gates. In the paper each
+  of the three normalizations has a shift β; β_x and β_h occur only in the sum β_x + β_h + b, which
+  is b here.
 
-  Step Jacobian: along the cell state ∂c'/∂c = diag(f), as in the LSTM: c itself is not normalized.
-  The path through h does not depend on the scale of U, because N(h U) does not, and ∂N(h U)/∂h
-  grows as 1/|h|, up to |U|/√ε near h = 0. While x, h and c are all 0, ∂h'/∂h at initialization is
-  U_g/(4 ε), minus the mean of each of its rows: every step before the first nonzero input
-  multiplies a gradient by 10⁵, and eight of them overflow float32.
+  Step Jacobian: along the cell state ∂c'/∂c = diag(f), as in the LSTM, because c itself is not
+  normalized. The path through h does not depend on the scale of U, because N(h U) does not.
+  ∂N(h U)/∂h grows as 1/|h|, up to |U|/√ε near h = 0. While x, h and c are all 0, ∂h'/∂h at
+  initialization is (U_g − the mean of each of its rows)/(4 ε): every step before the first nonzero
+  input multiplies a gradient by about 10⁵, so eight such steps overflow float32.
 
   Args:
-    hidden_size: width H of hidden state, cell state and output. N(c') needs several units: of one
-      it is 0, of two it is little more than the sign of their difference.
+    hidden_size: width H of hidden state, cell state and output. N(c') needs several units: with one
+      unit it is 0, with two it retains little more than the sign of their difference.
     forget_bias: initial value of the forget gate's block of b.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
-    recurrent_gain: factor on the recurrent kernel at initialization; N(h U) hardly depends on it.
+    recurrent_kernel: initialization of each gate's block of U: `orthogonal`, `gaussian` or
+      `identity`.
+    recurrent_gain: factor on the recurrent kernel at initialization; it has little effect, because
+      N(h U) hardly depends on it.
   Returns:
     A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
     params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H], "scale_x": γ_x [4·H],
     "scale_h": γ_h [4·H], "scale_c": γ_c [H], "shift_c": β_c [H]} in the order i, f, g, o, with
-    γ = 1 and β = 0 at initialization. Gates: `input`, i; `forget`, f; `output`, o.
+    γ = 1 and β = 0 at initialization. Gates: {"input": i, "forget": f, "output": o}.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size below 1, a bias or gain that is not a finite
-      number.
+    TypeError, ValueError: if `recurrent_kernel` is unknown, `hidden_size` is below 1, or
+      `forget_bias` or `recurrent_gain` is not a finite number.
   References:
     Ba et al., 2016, supplementary material, equations 20 to 22, https://arxiv.org/abs/1607.06450
   """
@@ -109,5 +112,5 @@ def _gates(params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Fea
 
 
 def _scaled(params: FlatParams, scale: str, a: Features) -> Features:
-  """Returns γ ∘ N(a)."""
+  """Returns γ ∘ N(a), where γ is the param named `scale`."""
   return expand_like(params[scale], a) * standardize(a)

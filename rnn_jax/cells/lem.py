@@ -1,4 +1,4 @@
-"""Long expressive memory."""
+"""Long expressive memory (LEM)."""
 
 from __future__ import annotations
 
@@ -27,32 +27,37 @@ from rnn_jax.types import (
 
 
 class LEMCarry(NamedTuple):
-  """hidden: h [..., H]; memory: z [..., H], the slower of the two."""
+  """The carry of a long expressive memory.
+
+  Attributes:
+    hidden: h [..., H].
+    memory: z [..., H], the state that changes more slowly.
+  """
 
   hidden: Array
   memory: Array
 
 
 def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, Array]:
-  """Long expressive memory: two states, with a learned time scale for each unit.
+  """Long expressive memory: two coupled states, with a learned time scale for each unit.
 
     Δ₁, Δ₂ = Δ σ(x W + h U + b)
     z' = (1 − Δ₁) ∘ z + Δ₁ ∘ tanh(x W_z + h U_z + b_z)
     h' = (1 − Δ₂) ∘ h + Δ₂ ∘ tanh(x W_h + z' V + b_h)
 
-  Step Jacobian: diag(1 − Δ₁) and diag(1 − Δ₂) in the blocks of z and h, plus terms of the order of
-  Δ₁ and Δ₂: the gradient passes units whose gates are nearly closed, and is replaced in the others.
-  It is I + O(Δ) for small Δ.
+  Step Jacobian: diag(1 − Δ₁) in the block ∂z'/∂z and diag(1 − Δ₂) in ∂h'/∂h, plus terms of order Δ₁
+  and Δ₂. The gradient passes unchanged through units whose gates Δ₁, Δ₂ are nearly 0. For small Δ
+  the Jacobian is I + O(Δ).
 
   Args:
     hidden_size: width H of h, z and output.
     delta: Δ, the largest step size.
   Returns:
-    A Cell: x [..., D], LEMCarry [..., H], y [..., H];
+    A Cell: x [..., D], carry LEMCarry(hidden [..., H], memory [..., H]), y [..., H];
     params {"w_x": [D, 4·H], "w_h": U [H, 3·H], "v": [H, H], "b": [4·H]} in the order Δ₁, Δ₂, z, h,
-    all U(±1/√H) at initialization. Gates, without the factor Δ: `memory`, Δ₁; `hidden`, Δ₂.
+    with all entries uniform in ±1/√H at initialization. Gates: {"memory": Δ₁/Δ, "hidden": Δ₂/Δ}.
   Raises:
-    TypeError, ValueError: a size below 1, a Δ that is not a finite number above 0.
+    TypeError, ValueError: if `hidden_size` is below 1, or `delta` is not a finite number above 0.
   References:
     Rusch et al., 2022, https://arxiv.org/abs/2110.04744, and their code
   """
@@ -80,7 +85,7 @@ def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, 
     return product(carry.hidden, params["w_h"])
 
   def open_gates(drive: Features, recurrent: Float[CellArray, "*batch V"]) -> tuple[Units, Units]:
-    """Returns Δ₁ and Δ₂, without the factor Δ."""
+    """Returns the gates Δ₁/Δ and Δ₂/Δ, the values of σ."""
     both = 2 * hidden_size
     gates = jax.nn.sigmoid(drive[..., :both] + recurrent[..., :both])
     return gates[..., :hidden_size], gates[..., hidden_size:]

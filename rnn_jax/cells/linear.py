@@ -1,4 +1,7 @@
-"""Functions of the linear recurrences h' = a ∘ h + b, with a and b known before the loop."""
+"""Functions shared by the linear recurrences h' = a ∘ h + b, whose a and b do not depend on h.
+
+The *drive* is what `project` computes from the inputs of all steps before the time loop.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ def linear_cell(
   gates: GatesFn[FlatParams, Array, Drive] | None = None,
   output_is_carry: bool = False,
 ) -> Cell[FlatParams, Array, Drive]:
-  """Returns a Cell that updates by a ∘ h + b of its `linear`, without a recurrent product."""
+  """Returns a Cell with the update h' = a ∘ h + b, where (a, b) = linear(params, drive).
+
+  Its `recur` is empty: there is no recurrent product. All arguments are fields of `Cell`.
+  """
 
   def recur(params: FlatParams, h: Inexact[CellArray, "*batch H"]) -> tuple[()]:
     del params, h
@@ -65,16 +71,22 @@ def linear_cell(
 def on_ring(
   key: Key[Array, ""], size: int, inner: int | float, outer: int | float, dtype: DTypeLike
 ) -> Float[Array, " {size}"]:
-  """Returns ln r of `size` points drawn uniformly, by area, from a ring in the complex plane.
+  """Returns ln r, where r are the radii of `size` points drawn from a ring in the complex plane.
 
-  r² ~ U(inner², outer²). Its lower end is above 0, so that the logarithm is finite.
+  The points are uniform in area: r² ~ U(inner², outer²). The lower limit is kept above 0, so that
+  the logarithm is finite.
   """
   least = max(inner**2, float(jnp.finfo(dtype).tiny))
   return jnp.log(jax.random.uniform(key, (size,), dtype, least, outer**2)) / 2
 
 
 def check_ring(min_radius: int | float, max_radius: int | float) -> None:
-  """Refuses radii that are not 0 ≤ min < max ≤ 1."""
+  """Raises unless 0 ≤ min_radius < max_radius ≤ 1.
+
+  Raises:
+    TypeError: if a radius is not a number.
+    ValueError: if the radii violate the inequality.
+  """
   for name, value in (("min_radius", min_radius), ("max_radius", max_radius)):
     checks.number(name, value, minimum=0, maximum=1)
   if min_radius >= max_radius:

@@ -21,7 +21,12 @@ ComplexUnits = Complex[Array, "*batch H"]
 
 
 class LRUDrive(NamedTuple):
-  """b: e^γ ∘ (B x), complex [..., H]; skip: D x, [..., H]."""
+  """The input's part of a linear recurrent unit.
+
+  Attributes:
+    b: e^γ ∘ (B x), complex [..., H], the input of the recurrence.
+    skip: S x, real [..., H], the input's direct contribution to the output.
+  """
 
   b: Array
   skip: Array
@@ -37,24 +42,28 @@ def lru(
   """Linear recurrent unit: a diagonal complex recurrence, followed by a linear readout.
 
     h' = λ ∘ h + e^γ ∘ (B x)      λ = exp(−e^ν + i e^θ)
-    y = Re(C h') + D x
+    y = Re(C h') + S x
 
-  Step Jacobian: diag(λ) for any input: the gradient of unit j decays as |λ_j|^k and rotates by
-  e^θ_j per step. No params can make it explode, since |λ| < 1 for every ν.
+  (The paper calls the matrix S of the skip connection D.)
+
+  Step Jacobian: diag(λ) for any input. Over k steps the gradient of unit j shrinks by |λ_j|^k and
+  rotates by the angle k e^θ_j. It cannot explode for any params, since |λ| < 1 for every ν.
 
   Args:
     hidden_size: width H of carry and output.
-    min_radius, max_radius: |λ| at initialization is drawn from this ring, uniformly by area; from 0
-      to 1. Both near 1 for long dependencies (the paper uses 0.999 for its longest tasks).
+    min_radius, max_radius: range of |λ| at initialization, within 0 and 1. λ is drawn uniformly, by
+      area, from the ring between these radii. For long dependencies, choose both near 1 (the paper
+      uses 0.999 for its longest tasks).
     max_phase: e^θ ~ U(0, max_phase) at initialization, in radians; small for long dependencies.
   Returns:
-    A Cell: x [..., D], carry [..., H], complex; y [..., H], real;
-    params {"w_x": [D, 3·H], Re B, Im B and D side by side; "nu", "theta", "gamma": [H];
-    "c_re", "c_im": [H, H]}. At initialization B has variance 1/(2 D) in each part, C 1/H, D is
-    LeCun normal, and e^γ = √(1 − |λ|²), which keeps the carry at unit variance for white inputs.
+    A Cell: x [..., D], carry [..., H] (complex), y [..., H] (real);
+    params {"w_x": Re B, Im B and S side by side [D, 3·H], "nu": ν [H], "theta": θ [H],
+    "gamma": γ [H], "c_re": Re C [H, H], "c_im": Im C [H, H]}. At initialization, real and imaginary
+    parts have variance 1/(2 D) in B and 1/H in C, S is LeCun normal, and e^γ = √(1 − |λ|²), which
+    keeps the carry at unit variance for white inputs.
   Raises:
-    TypeError, ValueError: a size below 1, radii that are not 0 ≤ min < max ≤ 1, a phase that is not
-      above 0.
+    TypeError, ValueError: if `hidden_size` is below 1, the radii violate
+      0 ≤ min_radius < max_radius ≤ 1, or `max_phase` is not above 0.
   References:
     Orvieto et al., 2023, https://arxiv.org/abs/2303.06349
   """
@@ -82,7 +91,7 @@ def lru(
     }
 
   def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
-    # NumPy's promotion: complex64 for float32, complex128 for float64.
+    # NumPy's promotion gives complex64 for float32 and complex128 for float64.
     kind = np.result_type(jax.dtypes.canonicalize_dtype(dtype), np.complex64)
     return jnp.zeros((*batch_shape, hidden_size), kind)
 
