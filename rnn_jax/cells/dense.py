@@ -119,8 +119,8 @@ def dense_project(
     # Flatten the batch axes: with more than one, XLA:CPU's contraction is several times slower.
     rows = xs.reshape(-1, xs.shape[-1])
     if bias:
-      # Compute x W_x + b as [x, 1] [W_x; b]: adding b afterwards would allocate another array of the
-      # drive's size.
+      # Compute x W_x + b as [x, 1] [W_x; b]: adding b afterwards would allocate another array of
+      # the drive's size.
       rows = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], axis=1)
       w_x = jnp.concatenate([w_x, params["b"][None]])
     drive = rows @ w_x

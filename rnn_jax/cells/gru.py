@@ -143,7 +143,7 @@ def gru(
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, 3·H], "w_h": [H, 3·H], "b": [3·H]} in the order z, r, n; with reset="none"
     2·H in place of 3·H, in the order z, n; with inner_bias also "b_h": [H].
-    Gates: {"update": z, "reset": r}, the latter unless reset="none".
+    Gates: {"update": z, "reset": r}, or {"update": z} with reset="none".
   Raises:
     TypeError, ValueError: if `reset` or `recurrent_kernel` is unknown, `inner_bias` is set without
       reset="after", `hidden_size` is below 1, `chrono` is not above 2, or `recurrent_gain` is not a

@@ -46,8 +46,8 @@ def lru(
 
   (The paper calls the matrix S of the skip connection D.)
 
-  Step Jacobian: diag(λ) for any input. Over k steps the gradient of unit j shrinks by |λ_j|^k and
-  rotates by the angle k e^θ_j. It cannot explode for any params, since |λ| < 1 for every ν.
+  Step Jacobian: diag(λ) for any input. Over k steps the gradient of unit j is scaled by |λ_j|^k and
+  rotated by the angle k e^θ_j. It cannot explode for any params, since |λ| < 1 for every ν.
 
   Args:
     hidden_size: width H of carry and output.

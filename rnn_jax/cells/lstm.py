@@ -1,4 +1,4 @@
-"""Long short-term memory."""
+"""Long short-term memory (LSTM), and the functions that its variants share."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class LSTMGates(NamedTuple):
 
 
 def gate_values(a: Features) -> LSTMGates:
-  """Returns the gates, from the pre-activations a [..., 4·H] of i, f, g, o."""
+  """Returns the gates, given the pre-activations a [..., 4·H] in the order i, f, g, o."""
   i, f, _, o = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
   return LSTMGates(i, f, o)
 
 
 def gates(a: Float[CellArray, "*batch W"], c: Units) -> tuple[Units, Units]:
-  """Returns (h', c'), written as the equations: the reference for `fused_gates`.
+  """Returns (h', c'), computed as in the equations: the reference for `fused_gates`.
 
   Args:
-    a: pre-activations [..., 4·H].
+    a: pre-activations [..., 4·H] in the order i, f, g, o.
     c: the cell state [..., H].
   """
   i, f, o = gate_values(a)
@@ -62,10 +62,13 @@ def gates(a: Float[CellArray, "*batch W"], c: Units) -> tuple[Units, Units]:
 
 @jax.custom_jvp
 def fused_gates(a: Features, c: Units) -> tuple[Units, Units]:
-  """Returns (h', c'), in fused blocks; its derivative stores six arrays [..., H].
+  """Returns (h', c') from pre-activations a and cell state c, as `gates` does.
 
-  ȧ ↦ ċ' = f ċ + Σ k ȧ over i, f, g      ḣ' = k_o ȧ_o + o (1 − tanh² c') ċ'
-  k = [i (1 − i) g,  f (1 − f) c,  i (1 − g²),  o (1 − o) tanh c']
+  Its backward pass stores six arrays [..., H]. With the sum over the blocks i, f, g, the tangents
+  are
+
+    ċ' = f ċ + Σ k ȧ      ḣ' = k_o ȧ_o + o (1 − tanh² c') ċ'
+    k = [i (1 − i) g,  f (1 − f) c,  i (1 − g²),  o (1 − o) tanh c']
   """
   _, _, _, o, new, squashed = _activations(a, c)
   return o * squashed, new
@@ -88,8 +91,8 @@ def _fused_gates_jvp(
 
 def _activations(a: Features, c: Units) -> tuple[Units, Units, Units, Units, Units, Units]:
   """Returns i, f, g, o, c' and tanh c'."""
-  # XLA:CPU vectorizes σ over the whole block, but not over its parts. So σ is computed on the block
-  # of g too, and discarded: still faster than four slices.
+  # XLA:CPU vectorizes σ over a whole array, but not over its slices. It is therefore faster to
+  # compute σ on the block of g, too, and to discard it, than to treat each block separately.
   i, f, _, o = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
   g = jnp.tanh(jnp.split(a, 4, axis=-1)[2])
   new = f * c + i * g
@@ -109,7 +112,7 @@ def zero_carry(hidden_size: int) -> InitialCarryFn[LSTMCarry]:
 def lstm_init(
   hidden_size: int, forget_bias: Number, kernel: str, gain: Number
 ) -> InitFn[FlatParams]:
-  """Returns the `dense_init` of the gates i, f, g, o, with b_f set to `forget_bias`."""
+  """Returns the `init` function of the gates i, f, g, o: `dense_init`, with b_f = `forget_bias`."""
   checks.number("forget_bias", forget_bias)
   dense = dense_init(hidden_size, 4, kernel, gain)
 
@@ -131,33 +134,37 @@ def lstm(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> Cell[FlatParams, LSTMCarry, Array]:
-  """Long short-term memory with a forget gate, no peepholes.
+  """Long short-term memory with a forget gate and without peepholes.
 
     i, f, o = σ(x W + h U + b)      g = tanh(x W_g + h U_g + b_g)
     c' = f ∘ c + i ∘ g              h' = o ∘ tanh(c')
     c' = c + i ∘ g                                        forget_gate=False
 
-  Step Jacobian: along the cell state ∂c'/∂c = diag(f): with f near 1 the gradient passes unchanged
-  (the constant-error carousel). The path through h adds the products of the gates with U. Without a
-  forget gate ∂c'/∂c is I: no error in c is ever forgotten, and c may grow without bound.
+  Step Jacobian: along the cell state ∂c'/∂c = diag(f), so with f near 1 the gradient passes
+  unchanged (the constant-error carousel). The path through h adds products of the gates'
+  derivatives with U. Without a forget gate ∂c'/∂c is I: the gradient of c never decays, and c may
+  grow without bound.
 
   Args:
     hidden_size: width H of hidden state, cell state and output.
-    forget_gate: False for the LSTM of 1997 (except for its squashing functions): f = 1.
-    forget_bias: initial value of the forget gate's block of b. Ignored with chrono, or without a
+    forget_gate: False for f = 1, as in the LSTM of 1997 (whose squashing functions differ).
+    forget_bias: initial value of the forget gate's block of b. Ignored with `chrono`, or without a
       forget gate.
-    chrono: T_max, the longest dependency expected, in steps: b_f = ln u, u ~ U(1, T_max − 1), and
-      b_i = −b_f, so that the units forget on all time scales up to it; None for b_f = forget_bias,
-      b_i = 0.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
+    chrono: T_max, the longest expected dependency in steps. Initializes b_f = ln u with
+      u ~ U(1, T_max − 1), and b_i = −b_f, so that the units' time scales spread up to T_max. None
+      for b_f = `forget_bias`, b_i = 0.
+    recurrent_kernel: initialization of each gate's block of U: `orthogonal`, `gaussian` or
+      `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
-    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H]} in the order i, f, g, o; [.., 3·H] in the
-    order i, g, o without a forget gate. Gates: `input`, i; `forget`, f; `output`, o.
+    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H]} in the order i, f, g, o; without a forget
+    gate 3·H in place of 4·H, in the order i, g, o.
+    Gates: {"input": i, "forget": f, "output": o}, or {"input": i, "output": o}.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size below 1, a bias or gain that is not a finite
-      number, a chrono that is not above 2, or a chrono without a forget gate.
+    TypeError, ValueError: if `recurrent_kernel` is unknown, `hidden_size` is below 1, `forget_bias`
+      or `recurrent_gain` is not a finite number, `chrono` is not above 2, or `chrono` is given
+      without a forget gate.
   References:
     Hochreiter and Schmidhuber, 1997, https://doi.org/10.1162/neco.1997.9.8.1735
     Gers et al., 2000 (forget gate), https://doi.org/10.1162/089976600300015015
@@ -227,6 +234,6 @@ def _gates_without_forgetting(
 
 
 def _input_and_output(a: Features) -> tuple[Units, Units]:
-  """Returns i and o, from the pre-activations a [..., 3·H] of i, g, o."""
+  """Returns the gates i and o, given the pre-activations a [..., 3·H] in the order i, g, o."""
   i, _, o = jnp.split(jax.nn.sigmoid(a), 3, axis=-1)
   return i, o

@@ -1,4 +1,4 @@
-"""The minimal gated unit."""
+"""The minimal gated unit, a GRU with a single gate."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ def mgu(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> PlainCell:
-  """Minimal gated unit, a GRU with one gate for both of its roles; f keeps the old carry.
+  """Minimal gated unit, a GRU whose only gate f both resets and updates; f keeps the old carry.
 
     f = σ(x W_f + h U_f + b_f)
     n = tanh(x W_n + b_n + f ∘ (h U_n))              reset="after"
     n = tanh(x W_n + b_n + ((1 − f) ∘ h) U_n)        reset="before"
     h' = f ∘ h + (1 − f) ∘ n
 
-  The paper's unit is reset="before"; its gate replaces the old carry and is 1 − f, so its W_f, U_f
-  and b_f are ours with the opposite sign. Flax's is reset="after", without its bias of h U_n.
+  The paper's unit is reset="before". Its gate is 1 − f, the share of the carry that is replaced, so
+  its W_f, U_f and b_f have the opposite sign. Flax's MGUCell is reset="after", with an additional
+  bias on h U_n.
 
   Step Jacobian: at h = x = b = 0 it is ½ I + ¼ U_n. Where f is near 1 it is near I, and the
   gradient passes unchanged.
@@ -49,14 +50,14 @@ def mgu(
     hidden_size: width H of carry and output.
     reset: where the gate acts in n: `after` the recurrent product or `before` it.
     forget_bias: initial value of b_f.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
+    recurrent_kernel: initialization of U_f and U_n: `orthogonal`, `gaussian` or `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
-    params {"w_x": [D, 2·H], "w_h": [H, 2·H], "b": [2·H]}, in the order f, n. Gate: `forget`, f.
+    params {"w_x": [D, 2·H], "w_h": [H, 2·H], "b": [2·H]} in the order f, n. Gates: {"forget": f}.
   Raises:
-    TypeError, ValueError: an unknown reset or kernel, a size below 1, a bias or gain that is not a
-      finite number.
+    TypeError, ValueError: if `reset` or `recurrent_kernel` is unknown, `hidden_size` is below 1, or
+      `forget_bias` or `recurrent_gain` is not a finite number.
   References:
     Zhou et al., 2016, https://arxiv.org/abs/1603.09420
   """
@@ -74,7 +75,8 @@ def mgu(
     init=init,
     initial_carry=zeros(hidden_size),
     prepare=unprepared,
-    project=functools.partial(dense_project, bias=True),  # f scales the recurrent product without b
+    # b is part of the drive, because f scales the recurrent product, but not b.
+    project=functools.partial(dense_project, bias=True),
     recur=_recur_before if before else plain_recur,
     update=_update_before if before else _update,
     output=the_carry,
@@ -110,7 +112,7 @@ def _update_before(
 
 
 def _forget(h: Units, drive: Float[CellArray, "*batch 2*H"], recurrent: Array) -> Units:
-  """Returns f, from the first block of the drive and of the recurrent product."""
+  """Returns f, whose pre-activations are the first H columns of the drive and of `recurrent`."""
   width = h.shape[-1]
   return jax.nn.sigmoid(drive[..., :width] + recurrent[..., :width])
 

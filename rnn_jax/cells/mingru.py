@@ -1,4 +1,4 @@
-"""The minimal GRU and LSTM, whose gates read only the input."""
+"""The minimal GRU and the minimal LSTM, whose gates read only the input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rnn_jax.types import (
 
 
 def positive(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
-  """Returns a + ½ where a ≥ 0 and σ(a) below: continuous, and positive everywhere."""
+  """Returns a + ½ where a ≥ 0, and σ(a) where a < 0: continuous, and positive everywhere."""
   return jnp.where(a >= 0, a + 0.5, jax.nn.sigmoid(a))
 
 
@@ -39,23 +39,23 @@ CANDIDATES: Mapping[str, Callable[[Array], Array]] = {"linear": lambda a: a, "po
 
 
 def mingru(hidden_size: int, *, candidate: str = "linear") -> PlainCell:
-  """Minimal GRU: a linear recurrence; its gate z reads only the input, and replaces.
+  """Minimal GRU: a linear recurrence whose gate z reads only the input; z replaces the old carry.
 
     z = σ(x W_z + b_z)      n = g(x W_n + b_n)
     h' = (1 − z) ∘ h + z ∘ n
 
-  Step Jacobian: diag(1 − z), set by the input alone: products over time never explode, and the
-  gradient passes a step unchanged where the input closes z.
+  Step Jacobian: diag(1 − z), which depends only on the input. Products of it over time never
+  explode, and the gradient passes a step unchanged where the input makes z near 0.
 
   Args:
     hidden_size: width H of carry and output.
-    candidate: g, `linear`; or `positive`, a + ½ for a ≥ 0 and σ(a) below, which keeps h positive,
-      as a scan of logarithms needs it.
+    candidate: g: `linear`, g(a) = a; or `positive`, g(a) = a + ½ for a ≥ 0 and σ(a) for a < 0. The
+      latter keeps h positive, as a scan in log space requires.
   Returns:
-    A Cell: x [..., D], carry [..., H], y [..., H]; params {"w_x": [D, 2·H], "b": [2·H]}, in the
-    order z, n. Gate: `update`, z.
+    A Cell: x [..., D], carry [..., H], y [..., H]; params {"w_x": [D, 2·H], "b": [2·H]} in the
+    order z, n. Gates: {"update": z}.
   Raises:
-    TypeError, ValueError: an unknown candidate, a size below 1.
+    TypeError, ValueError: if `candidate` is unknown, or `hidden_size` is below 1.
   References:
     Feng et al., 2024, https://arxiv.org/abs/2410.01201
   """
@@ -74,23 +74,24 @@ def mingru(hidden_size: int, *, candidate: str = "linear") -> PlainCell:
 
 
 def minlstm(hidden_size: int, *, forget_bias: Number = 1.0, candidate: str = "linear") -> PlainCell:
-  """Minimal LSTM: a linear recurrence, whose gates read only the input and add up to 1.
+  """Minimal LSTM: a linear recurrence whose two gates read only the input and add up to 1.
 
     i, f = σ(x W + b)      n = g(x W_n + b_n)
     h' = f / (f + i) ∘ h + i / (f + i) ∘ n
 
-  Step Jacobian: diag(f / (f + i)), set by the input alone: products over time never explode, and
-  the gradient passes a step unchanged where the input closes i.
+  Step Jacobian: diag(f / (f + i)), which depends only on the input. Products of it over time never
+  explode, and the gradient passes a step unchanged where the input makes i near 0.
 
   Args:
     hidden_size: width H of carry and output.
     forget_bias: initial value of the forget gate's block of b.
     candidate: g, as in `mingru`.
   Returns:
-    A Cell: x [..., D], carry [..., H], y [..., H]; params {"w_x": [D, 3·H], "b": [3·H]}, in the
-    order i, f, n. Gates: `input`, i / (f + i); `forget`, f / (f + i).
+    A Cell: x [..., D], carry [..., H], y [..., H]; params {"w_x": [D, 3·H], "b": [3·H]} in the
+    order i, f, n. Gates: {"input": i / (f + i), "forget": f / (f + i)}.
   Raises:
-    TypeError, ValueError: an unknown candidate, a size below 1, a bias that is not a finite number.
+    TypeError, ValueError: if `candidate` is unknown, `hidden_size` is below 1, or `forget_bias` is
+      not a finite number.
   References:
     Feng et al., 2024, https://arxiv.org/abs/2410.01201
   """
@@ -98,9 +99,9 @@ def minlstm(hidden_size: int, *, forget_bias: Number = 1.0, candidate: str = "li
   checks.number("forget_bias", forget_bias)
 
   def shares(drive: Features) -> tuple[Units, Units]:
-    """Returns i / (f + i) and f / (f + i)."""
+    """Returns the normalized gates i / (f + i) and f / (f + i)."""
     i, f, _ = jnp.split(drive, 3, axis=-1)
-    # f / (f + i) = σ(ln f − ln i): no division, and no 0/0.
+    # Use f / (f + i) = σ(ln f − ln i), which cannot become 0/0 when both gates underflow.
     more = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
     return jax.nn.sigmoid(-more), jax.nn.sigmoid(more)
 
@@ -123,7 +124,14 @@ def _cell(
   linear: LinearFn[FlatParams, Array, Array],
   gates: GatesFn[FlatParams, Array, Array],
 ) -> PlainCell:
-  """Returns the cell with the drive x W + b, with one block [H] of b for each initial value."""
+  """Returns the linear recurrence whose drive is x W + b.
+
+  Args:
+    hidden_size: width H of carry and output.
+    biases: initial value of each gate's block [H] of b; their number is that of the gates.
+    linear: the cell's `linear` function, of the params and the drive.
+    gates: the cell's `gates` function.
+  """
   checks.integer("hidden_size", hidden_size)
 
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:

@@ -1,4 +1,4 @@
-"""The minimal recurrent network."""
+"""The minimal recurrent network, whose gate mixes the carry with an encoding of the input."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, the_carr
 from rnn_jax.initializers import check_cell_init
 from rnn_jax.types import Array, Cell, FlatParams, Gates, Inputs, Number, Units, unprepared
 
-# (z, z V + b_u): the code, and the input's part of the gate's pre-activation.
+# The pair (z, z V + b_u): the encoded input, and its part of the gate's pre-activation.
 MinimalDrive: TypeAlias = tuple[Units, Units]
 
 
 def minimalrnn(
   hidden_size: int, *, recurrent_kernel: str = "orthogonal", recurrent_gain: Number = 1.0
 ) -> Cell[FlatParams, Array, MinimalDrive]:
-  """Minimal recurrent network: the carry moves toward a code of the input.
+  """Minimal recurrent network: the carry moves toward an encoding of the input.
 
     z = tanh(x W_x + b_z)      u = σ(h W_h + z V + b_u)      h' = u ∘ h + (1 − u) ∘ z
 
-  Step Jacobian: ∂h'/∂h = diag(u) + W_h diag((h − z) ∘ u ∘ (1 − u)): the gate's σ is the only
-  squashing function in the gradient's way. Where u is near 1 the gradient passes unchanged.
+  Step Jacobian: ∂h'/∂h = diag(u) + W_h diag((h − z) ∘ u ∘ (1 − u)). The gate's σ is the only
+  squashing function on the gradient's path. Where u is near 1 the gradient passes unchanged.
 
   Args:
     hidden_size: width H of carry and output.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, for W_h and V.
-    recurrent_gain: factor on W_h at initialization.
+    recurrent_kernel: initialization of W_h and V: `orthogonal`, `gaussian` or `identity`.
+    recurrent_gain: factor on W_h, but not V, at initialization.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, H], "v": [H, H], "w_h": [H, H], "b": [2·H]}, b in the order z, u.
-    Gate: `update`, u, which keeps the old carry.
+    Gates: {"update": u}, the share of the old carry that is kept.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size below 1, a gain that is not a finite number.
+    TypeError, ValueError: if `recurrent_kernel` is unknown, `hidden_size` is below 1, or
+      `recurrent_gain` is not a finite number.
   References:
     Chen, 2017, https://arxiv.org/abs/1711.06788
   """

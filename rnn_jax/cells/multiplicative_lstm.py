@@ -37,25 +37,27 @@ def multiplicative_lstm(
     i, f, o = σ(x W + m U + b)      g = tanh(x W_g + m U_g + b_g)
     c' = f ∘ c + i ∘ g              h' = o ∘ tanh(c')
 
-  The gates read h only through m: their recurrent kernel, U_m diag(x W_m) U, depends on the input.
-  Given m, it is the LSTM, as in the code of the authors' best results; their first experiments have
-  g = a_g, without tanh, and h' = tanh(o ∘ c').
+  The gates read h only through m: their effective recurrent kernel, U_m diag(x W_m) U, depends on
+  the input. Apart from m, the equations are the LSTM's, as in the authors' code for their best
+  results. (Their first experiments have g = x W_g + m U_g + b_g, without tanh, and
+  h' = tanh(o ∘ c').)
 
-  Step Jacobian: along the cell state ∂c'/∂c = diag(f). The path through h has the factors x W_m:
-  an input for which they are 0 closes it, as x = 0 does.
+  Step Jacobian: along the cell state ∂c'/∂c = diag(f). The path through h has the factors x W_m; an
+  input for which they are 0, such as x = 0, passes no gradient along this path.
 
   Args:
     hidden_size: width H of hidden state, m, cell state and output.
     forget_bias: initial value of the forget gate's block of b.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`: of U_m, and of each gate's block of U.
+    recurrent_kernel: initialization of U_m and of each gate's block of U: `orthogonal`, `gaussian`
+      or `identity`.
     recurrent_gain: factor on U_m and U at initialization.
   Returns:
     A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
     params {"w_x": W_m and W side by side [D, 5·H], "w_h": U_m [H, H], "w_m": U [H, 4·H],
-    "b": [4·H]} in the order i, f, g, o. Gates: `input`, i; `forget`, f; `output`, o.
+    "b": [4·H]} in the order i, f, g, o. Gates: {"input": i, "forget": f, "output": o}.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size below 1, a bias or gain that is not a finite
-      number.
+    TypeError, ValueError: if `recurrent_kernel` is unknown, `hidden_size` is below 1, or
+      `forget_bias` or `recurrent_gain` is not a finite number.
   References:
     Krause et al., 2016, https://arxiv.org/abs/1609.07959
   """
@@ -88,7 +90,7 @@ def multiplicative_lstm(
 
 
 def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> Features:
-  # m has no bias.
+  # Pad with zeros for the first block, x W_m, which has no bias.
   b = jnp.pad(params["b"], (params["w_h"].shape[0], 0))
   return dense_project({"w_x": params["w_x"], "b": b}, xs, key, bias=True)
 
@@ -109,7 +111,7 @@ def _gates(params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Uni
 def _pre_activations(
   params: FlatParams, drive: Features, recurrent: Units
 ) -> Float[Array, "*batch 4*H"]:
-  """Returns a = x W + m U + b."""
+  """Returns the gates' pre-activations x W + m U + b, in the order i, f, g, o."""
   hidden_size = recurrent.shape[-1]
   m = drive[..., :hidden_size] * recurrent
   return drive[..., hidden_size:] + product(m, params["w_m"])

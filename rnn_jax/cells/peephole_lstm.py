@@ -1,4 +1,4 @@
-"""The LSTM with peepholes."""
+"""The LSTM with peepholes, whose gates read the cell state."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ def peephole_lstm(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> Cell[FlatParams, LSTMCarry, Array]:
-  """LSTM with peepholes: each unit's gates read its cell state.
+  """LSTM with peepholes: each unit's gates also read that unit's cell state.
 
     i, f = σ(x W + h U + p ∘ c + b)        g = tanh(x W_g + h U_g + b_g)
     c' = f ∘ c + i ∘ g
     o = σ(x W_o + h U_o + p_o ∘ c' + b_o)  h' = o ∘ tanh(c')
 
-  The output gate reads the new c', the others the old c.
+  The output gate reads the new cell state c', the other gates the old c.
 
   Step Jacobian: along the cell state ∂c'/∂c = diag(f + f (1 − f) p_f c + i (1 − i) p_i g): the
-  gates read c even where a closed output gate hides it from h. At initialization p = 0, and it is
-  the LSTM's.
+  gates read c even where a closed output gate hides it from h. At initialization p = 0, and the
+  Jacobian is that of the LSTM.
 
   Args:
     hidden_size: width H of hidden state, cell state and output.
     forget_bias: initial value of the forget gate's block of b.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
+    recurrent_kernel: initialization of each gate's block of U: `orthogonal`, `gaussian` or
+      `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
-    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H], "p": [3·H]} in the order i, f, g, o, and
-    of p in the order i, f, o. Gates: `input`, i; `forget`, f; `output`, o.
+    params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H], "p": [3·H]}; p in the order i, f, o, the
+    others in the order i, f, g, o. Gates: {"input": i, "forget": f, "output": o}.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size below 1, a bias or gain that is not a finite
-      number.
+    TypeError, ValueError: if `recurrent_kernel` is unknown, `hidden_size` is below 1, or
+      `forget_bias` or `recurrent_gain` is not a finite number.
   References:
     Gers and Schmidhuber, 2000, https://doi.org/10.1109/IJCNN.2000.861302
     Gers et al., 2002, https://www.jmlr.org/papers/v3/gers02a.html
@@ -89,7 +90,7 @@ def _gates(params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Fea
 def _cell_and_output_gate(
   params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Features
 ) -> tuple[Units, Units]:
-  """Returns c' and o."""
+  """Returns the new cell state c' and the output gate o, which reads c'."""
   a = drive + recurrent
   i, f, _, _ = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
   _, _, a_g, a_o = jnp.split(a, 4, axis=-1)
@@ -99,6 +100,6 @@ def _cell_and_output_gate(
 
 
 def _peepholes(params: FlatParams, c: Units) -> tuple[Array, Array, Array]:
-  """Returns p_i, p_f and p_o, with as many axes as c."""
+  """Returns p_i, p_f and p_o, with leading axes of size 1 to broadcast with c."""
   p_i, p_f, p_o = jnp.split(expand_like(params["p"], c), 3, axis=-1)
   return p_i, p_f, p_o

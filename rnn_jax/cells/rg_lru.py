@@ -1,4 +1,4 @@
-"""The real-gated linear recurrent unit."""
+"""The real-gated linear recurrent unit (RG-LRU), the recurrence of the Griffin models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEEPEST = 1000.0
 
 @jax.custom_jvp
 def bounded_sqrt(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
-  """Returns √a for a ≥ 0, with a derivative of at most 1000: at 0 it would be infinite."""
+  """Returns √a for a ≥ 0, with its derivative limited to 1000; at 0 the true one is infinite."""
   return jnp.sqrt(a)
 
 
@@ -34,29 +34,31 @@ def _bounded_sqrt_jvp(primals: tuple[CellArray], tangents: tuple[Array]) -> tupl
 def rg_lru(
   hidden_size: int, *, min_radius: int | float = 0.9, max_radius: int | float = 0.999
 ) -> PlainCell:
-  """Real-gated linear recurrent unit, the recurrence of Griffin: decay rates gated by the input.
+  """Real-gated linear recurrent unit, the recurrence of Griffin; the input gates its decay rates.
 
     r, i = σ(x W + b)      v = x W_v + b_v
     a = exp(−8 r ∘ softplus Λ)
     h' = a ∘ h + √(1 − a²) ∘ i ∘ v
 
-  Step Jacobian: diag(a) with 0 < a < 1, set by the input alone: products over time never explode.
-  An input that closes r makes a = 1: h is kept, nothing is written, and the gradient passes.
+  Step Jacobian: diag(a) with 0 < a < 1, which depends only on the input. Products of it over time
+  never explode. If the input makes r near 0, then a is near 1: h is kept, nothing is written, and
+  the gradient passes unchanged.
 
-  In the paper v is x itself, because the layer below already has width H; W_v stands for that
-  layer. As in the authors' code, the derivative of √ is at most 1000. Their code also omits the
-  factor √(1 − a²) at the first step of a sequence; this cell does not.
+  In the paper v is x itself, because the layer below already has width H; here W_v takes the place
+  of that layer. As in the authors' code, the derivative of √ is limited to 1000. Their code also
+  omits the factor √(1 − a²) at the first step of a sequence; this cell does not.
 
   Args:
     hidden_size: width H of carry and output.
-    min_radius, max_radius: the base radius exp(−softplus Λ) at initialization is drawn from this
-      ring, uniformly by area; from 0 to 1. With r = 1 a unit keeps its eighth power per step, as in
-      the authors' code; in the paper it is that power that lies from 0.9 to 0.999.
+    min_radius, max_radius: range of the base radius ρ = exp(−softplus Λ) at initialization, within
+      0 and 1. ρ² is drawn uniformly. With r = 1 a unit decays by a = ρ⁸ per step. As in the
+      authors' code, the default range 0.9 to 0.999 is that of ρ; in the paper it is that of ρ⁸.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H]; params {"w_x": [D, 3·H], "b": [3·H],
-    "lambda": [H]}, in the order r, i, v. Gates: `recurrence`, r; `input`, i.
+    "lambda": Λ [H]}, w_x and b in the order r, i, v. Gates: {"recurrence": r, "input": i}.
   Raises:
-    TypeError, ValueError: a size below 1, radii that are not 0 ≤ min < max ≤ 1.
+    TypeError, ValueError: if `hidden_size` is below 1, or the radii violate
+      0 ≤ min_radius < max_radius ≤ 1.
   References:
     De et al., 2024, https://arxiv.org/abs/2402.19427, and their code,
     https://github.com/google-deepmind/recurrentgemma
@@ -104,6 +106,6 @@ def _gates(params: FlatParams, h: Units, drive: Features, recurrent: Recurrent) 
 
 
 def _parts(drive: Features) -> tuple[Units, Units, Units]:
-  """Returns r, i and v."""
+  """Returns the gates r and i, and the value v, given the drive in the order r, i, v."""
   r, i, v = jnp.split(drive, 3, axis=-1)
   return jax.nn.sigmoid(r), jax.nn.sigmoid(i), v

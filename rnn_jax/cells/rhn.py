@@ -40,27 +40,31 @@ def rhn(
     h̃₀ = tanh(x W_h̃ + s₀ U_h̃ + b_h̃)      t₀ = σ(x W_t + s₀ U_t + b_t)
     h̃ₗ = tanh(sₗ Rₗ_h̃ + bₗ_h̃)              tₗ = σ(sₗ Rₗ_t + bₗ_t)                l > 0
 
-  t replaces, 1 − t carries (the coupled form). Only the first micro-step reads the input.
+  Micro-step l computes sₗ₊₁. Its transform gate tₗ is the share of sₗ that is replaced by the
+  candidate h̃ₗ; the carry gate is 1 − tₗ (the paper's coupled form). Only micro-step 0 reads the
+  input.
 
   Step Jacobian: the product of L factors diag(1 − tₗ) + Rₗ_h̃ diag(tₗ ∘ (1 − h̃ₗ²)) +
-  Rₗ_t diag((h̃ₗ − sₗ) ∘ tₗ ∘ (1 − tₗ)). With closed gates each factor is near I, so depth costs
-  no gradient; with open ones a step loses as much as L layers do.
+  Rₗ_t diag((h̃ₗ − sₗ) ∘ tₗ ∘ (1 − tₗ)), with U in place of R₀. Where t is near 0 each factor is
+  near I, and the gradient survives any number of micro-steps; where t is near 1 a step attenuates
+  the gradient as much as L layers do.
 
   Args:
     hidden_size: width H of carry and output.
     num_microsteps: L, the depth of a step. The paper's language models have up to 10.
-    transform_bias: b_t of all micro-steps at initialization; −2 to −4 in the paper, lower for
-      deeper steps.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, for each gate of each micro-step.
-    recurrent_gain: factor on the recurrent kernels at initialization.
+    transform_bias: initial value of b_t in all micro-steps; −2 to −4 in the paper, lower for deeper
+      steps.
+    recurrent_kernel: initialization of each block of U and Rₗ: `orthogonal`, `gaussian` or
+      `identity`.
+    recurrent_gain: factor on U and Rₗ at initialization.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
-    params {"w_x": [D, 2·H], "w_h": [H, 2·H], "b": [2·H]} of the first micro-step and
-    {"r_1": [H, 2·H], "b_1": [2·H], …} of the L−1 others, in the order h̃, t.
-    Gates: `transform_0`, `transform_1`, …, the t of each micro-step.
+    params {"w_x": [D, 2·H], "w_h": U [H, 2·H], "b": [2·H]} of micro-step 0 and
+    {"r_1": R₁ [H, 2·H], "b_1": [2·H], …} of the other L−1 micro-steps, each in the order h̃, t.
+    Gates: {"transform_0": t₀, "transform_1": t₁, …}.
   Raises:
-    TypeError, ValueError: an unknown kernel, a size or a number of micro-steps below 1, a bias or
-      gain that is not a finite number.
+    TypeError, ValueError: if `recurrent_kernel` is unknown, `hidden_size` or `num_microsteps` is
+      below 1, or `transform_bias` or `recurrent_gain` is not a finite number.
   References:
     Zilly et al., 2017, https://arxiv.org/abs/1607.03474
   """
@@ -81,7 +85,7 @@ def rhn(
   def microsteps(
     params: FlatParams, s: Units, drive: Features, recurrent: Features
   ) -> Iterator[tuple[Units, Units]]:
-    """Yields (s, t) of each micro-step."""
+    """Yields (sₗ₊₁, tₗ), the new state and the transform gate, for each micro-step l."""
     a = drive + recurrent
     for i in range(1, num_microsteps + 1):
       candidate, t = jnp.tanh(a[..., :hidden_size]), jax.nn.sigmoid(a[..., hidden_size:])

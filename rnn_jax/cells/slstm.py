@@ -25,7 +25,8 @@ class SLSTMCarry(NamedTuple):
   stabilizer: Array
 
 
-# b_f of the units of a head, at relative positions r from 0 (the first unit) to 1 (the last).
+# Initial forget biases of a head's units, as functions of a unit's relative position r in the head:
+# 0 for the first unit, 1 for the last.
 FORGET_BIASES: Mapping[str, Callable[[Array], Array]] = {
   "power_law": lambda r: 5 - 12 * r**0.3,
   "linear": lambda r: 3 + 3 * r,
@@ -42,32 +43,34 @@ def slstm(
     o = σ(x W_o + h U_o + b_o)        n' = f' ∘ n + i'                 f' = exp(ln σ(a_f) + m − m')
     h' = o ∘ c' / n'
 
-  with a_f = x W_f + h U_f + b_f. c / n is a weighted mean of all g so far, with unbounded weights
-  set by i: a later input can outweigh all earlier ones. m is the logarithm of a scale factored out
-  of c and n to avoid overflow; with m = 0 throughout, h would be the same. An empty memory, n = 0,
-  as in the initial carry, has no weight.
+  with a_f = x W_f + h U_f + b_f. The ratio c / n is a weighted mean of all g so far. The weights
+  exp(i) are unbounded, so a later input can outweigh all earlier ones. The stabilizer m is the
+  logarithm of a scale that is factored out of c and n to avoid overflow; with m = 0 at every step,
+  h would be the same. n = 0, as in the initial carry, means that the memory is empty; then m' = i.
 
-  Step Jacobian: the path through h runs through U, which is 0 at initialization: dL/dh_t is then
-  that of y_t alone. The memory is linear, ∂c'/∂c = ∂n'/∂n = diag(f'). The mean c / n keeps a share
-  f' n / n' of itself, near 1 until a large i arrives. (c, n, m) and (λ c, λ n, m − ln λ) are the
-  same memory, with the same outputs, so dL/dm = c dL/dc + n dL/dn, where c, n and m count as
-  independent.
+  Step Jacobian: the path through h runs through U, which is 0 at initialization; dL/dh_t then comes
+  from y_t alone. The memory is linear: ∂c'/∂c = ∂n'/∂n = diag(f'). The mean c / n keeps a share
+  f' n / n' of its old value, near 1 until a large i arrives. (c, n, m) and (λ c, λ n, m − ln λ)
+  represent the same memory and have the same outputs, so dL/dm = c dL/dc + n dL/dn, where the
+  derivatives treat c, n and m as independent variables.
 
   Args:
     hidden_size: width H of each state and of the output.
-    num_heads: N, which divides H: in U, a unit's gates read only the H/N units of its head. The
-      paper uses 4.
-    forget_biases: b_f at initialization, by the relative position r of a unit in its head, from 0
-      to 1: `power_law`, 5 − 12 r^0.3 (for a first layer; in the authors' code the exponent grows to
-      1.6 at the last), or `linear`, 3 + 3 r.
+    num_heads: N, a divisor of H. U is block-diagonal: a unit's gates read only the H/N units of its
+      head. The paper uses 4.
+    forget_biases: initialization of b_f as a function of a unit's relative position r in its head,
+      from 0 to 1: `power_law`, 5 − 12 r^0.3, or `linear`, 3 + 3 r. (The authors' code has the
+      exponent 0.3 in the first layer, and larger ones up to 1.6 in the last.)
   Returns:
     A Cell: x [..., D], carry SLSTMCarry(hidden, cell, normalizer, stabilizer), each [..., H],
-    y [..., H]; params {"w_x": [D, 4·H], "w_h": U [H/N, 4·H], "b": [4·H]}, in the order i, f, g, o.
-    Column j of U reads the head of unit j. Gates: `forget`, σ(a_f); `output`, o.
+    y [..., H]; params {"w_x": [D, 4·H], "w_h": U [H/N, 4·H], "b": [4·H]} in the order i, f, g, o.
+    Column j of U reads the H/N units of the head that contains unit j mod H.
+    Gates: {"forget": σ(a_f), "output": o}.
   Raises:
-    TypeError, ValueError: a size below 1, heads that do not divide it, unknown forget biases.
+    TypeError, ValueError: if `hidden_size` is below 1, `num_heads` does not divide it, or
+      `forget_biases` is unknown.
   References:
-    Beck et al., 2024, https://arxiv.org/abs/2405.04517; for the initialization, and m' = i at
+    Beck et al., 2024, https://arxiv.org/abs/2405.04517; for the initialization, and for m' = i at
     the first step: https://github.com/NX-AI/xlstm
   """
   checks.integer("hidden_size", hidden_size)
@@ -95,7 +98,8 @@ def slstm(
   def prepare(params: FlatParams) -> FlatParams:
     if num_heads == 1:
       return params
-    # One dense product [H, 4·H] is faster than several small ones.
+    # Expand U to a dense [H, 4·H] kernel with zeros between different heads: one large product is
+    # faster than one small product per head.
     head = jnp.arange(hidden_size) // head_size
     same = jnp.tile(head[:, None] == head[None], (1, 4))
     w_h = jnp.tile(params["w_h"], (num_heads, 1))

@@ -1,1 +1,1 @@
-"""Cells made from other cells."""
+"""Functions that wrap a cell, or several cells, and return a new cell."""

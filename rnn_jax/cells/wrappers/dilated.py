@@ -1,4 +1,4 @@
-"""Dilated recurrence: a cell that reads its carry of several steps ago."""
+"""Dilated recurrence: a cell whose step starts from its carry of several steps ago."""
 
 from __future__ import annotations
 
@@ -13,36 +13,42 @@ from rnn_jax.types import Array, C, Carry, Cell, D, FlatParams, Number, P, Recur
 
 
 class DilatedCarry(NamedTuple):
-  """hidden: the cell's newest carry; earlier: the d − 1 carries before it, newest first."""
+  """The carry of a dilated cell: the wrapped cell's last d carries.
+
+  Attributes:
+    hidden: the newest of these carries.
+    earlier: the d − 1 carries before it, newest first.
+  """
 
   hidden: Carry
   earlier: tuple[Carry, ...]
 
 
 def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
-  """Returns a cell that reads its carry of d steps ago, and none in between.
+  """Returns a cell whose step t reads the carry of step t − d, but no carry in between.
 
     h_t = f(h_{t−d}, x_t)
 
-  So d sequences are interleaved, each of which sees every d-th input; the layers below and above
-  combine them. The paper doubles d from layer to layer. The first d steps start from zeros.
+  The result is d interleaved recurrences, each of which sees every d-th input; the layers below and
+  above combine them. The paper doubles d from layer to layer. The first d steps start from zeros.
 
-  Step Jacobian, of the carry (h_t, …, h_{t−d+1}): the cell's own J from h_{t−d} to h_t, and I where
-  the other entries move by one place. Over k steps a gradient passes J only k/d times: in d steps
-  it changes as much as in one step of the cell itself.
+  Step Jacobian of the carry (h_t, …, h_{t−d+1}): the wrapped cell's J from h_{t−d} to h_t, and I
+  for the carries that move from one position to the next. Over k steps a gradient is multiplied by
+  J only k/d times: in d steps it changes as much as in one step of the wrapped cell.
 
-  The leaves of the carry count as independent of each other. At step t, dL/d hidden is the total
-  derivative of h_t: every effect of h_t flows through `hidden` at step t, either immediately or via
-  `earlier`. And dL/d earlier[i] is the part of the derivative of h_{t−1−i} that comes from steps
-  after t.
+  Derivatives treat the leaves of the carry as independent variables:
+
+  - At step t, dL/d hidden is the total derivative dL/dh_t, because every effect of h_t flows
+    through `hidden` at step t, either immediately or via `earlier`.
+  - At step t, dL/d earlier[i] is the part of dL/dh_{t−1−i} that comes from steps after t.
 
   Args:
-    cell: the cell.
-    dilation: d, in steps; 1 is the cell itself.
+    cell: the cell to wrap.
+    dilation: d, in steps; with 1, the cell's steps are unchanged.
   Returns:
     A Cell with the params, drive, output and gates of `cell`; its carry is a DilatedCarry.
   Raises:
-    TypeError, ValueError: d is not an integer of at least 1.
+    TypeError, ValueError: if `cell` is not a Cell, or `dilation` is not an integer of at least 1.
   References:
     Chang et al., 2017, https://arxiv.org/abs/1710.02224
   """
@@ -76,7 +82,8 @@ def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
     update=update,
     output=output,
     gates=None if gates is None else (lambda p, h, d, r: gates(p, oldest(h), d, r)),
-    # `recur` reads the oldest carry, which is the first leaf only if it is also the newest.
+    # A cell with `recurrent_kernel` must read the first leaf of its carry. `recur` reads the oldest
+    # carry, which is the first leaf only for d = 1.
     recurrent_kernel=cell.recurrent_kernel if dilation == 1 else None,
   )
 
@@ -93,17 +100,19 @@ def dilated_elman(
 
     h_t = φ(x_t W_x + h_{t−d} W_h + b)
 
-  Step Jacobian: W_h diag(φ'(a)) once in d steps, else I: see `dilated`.
+  Step Jacobian: in d steps, a gradient is multiplied once by W_h diag(φ'), and otherwise passes
+  unchanged; see `dilated`.
 
   Args:
     hidden_size: width H of the output and of each of the d carries.
     dilation: d, in steps.
     activation, recurrent_kernel, recurrent_gain: see `elman`.
   Returns:
-    A Cell: x [..., D], DilatedCarry of d arrays [..., H], y [..., H];
+    A Cell: x [..., D], carry DilatedCarry of d arrays [..., H], y [..., H];
     params {"w_x": [D, H], "w_h": [H, H], "b": [H]}.
   Raises:
-    TypeError, ValueError: d is not an integer of at least 1; or the errors of `elman`.
+    TypeError, ValueError: if `dilation` is not an integer of at least 1, or `elman` rejects another
+      argument.
   References:
     Chang et al., 2017, https://arxiv.org/abs/1710.02224
   """

@@ -14,7 +14,13 @@ from rnn_jax.types import Array, C, Cell, D, Inputs, P, Recurrent
 
 
 class LayerNormParams(TypedDict, Generic[P]):
-  """γ [D], β [D], and the params of the cell."""
+  """The params of a cell with a normalized input.
+
+  Attributes:
+    scale: γ [D].
+    bias: β [D].
+    cell: params of the wrapped cell.
+  """
 
   scale: Array
   bias: Array
@@ -22,25 +28,26 @@ class LayerNormParams(TypedDict, Generic[P]):
 
 
 def layer_norm(cell: Cell[P, C, D]) -> Cell[LayerNormParams[P], C, D]:
-  """Returns a cell that reads its input normalized, each x_t over its own entries.
+  """Returns a cell that normalizes its input over the last axis before reading it.
 
     x̂ = γ ∘ (x − mean x) / √(var x + ε) + β      ε = 1e-6
 
-  x ↦ a x + b with a > 0 does not change x̂, except through ε: the scale of the layers below has no
-  effect. All of it is computed before the loop; the carry and its step Jacobian are the cell's own.
-  (The layer-normalized LSTM is another cell: it normalizes W_x x and W_h h inside its step.)
+  Replacing x by a x + b with a > 0 changes x̂ only through ε, so the scale of the layers below has
+  no effect. The normalization is computed before the time loop; the carry and its step Jacobian are
+  those of the wrapped cell. (The cell `layer_norm_lstm` is different: it normalizes x W and h U
+  inside its step.)
 
   Args:
-    cell: the cell.
+    cell: the cell to wrap.
   Returns:
     A Cell with the carry, output and gates of `cell`; x [..., D], D at least 2;
-    params {"scale": γ [D], "bias": β [D], "cell": those of `cell`}, γ = 1 and β = 0 at
-    initialization. Its `init` raises a ValueError for D = 1, where x̂ is β for any x; its `project`
-    raises one for tokens, and for an x of another width.
+    params {"scale": γ [D], "bias": β [D], "cell": params of `cell`}, with γ = 1 and β = 0 at
+    initialization. Its `init` raises a ValueError for D = 1, where x̂ would be β for any x; its
+    `project` raises a ValueError for integer tokens and if the last axis of x is not D.
   References:
     Ba et al., 2016, https://arxiv.org/abs/1607.06450
   Raises:
-    TypeError: the cell is not a Cell.
+    TypeError: if `cell` is not a Cell.
   """
   checks.instance("cell", cell, Cell)
 
@@ -79,7 +86,8 @@ def layer_norm(cell: Cell[P, C, D]) -> Cell[LayerNormParams[P], C, D]:
     output=output,
     gates=None if gates is None else (lambda p, h, d, r: gates(p["cell"], h, d, r)),
     linear=None if linear is None else (lambda p, d: linear(p["cell"], d)),
-    recurrent_kernel=None,  # the cell's params are one level down
+    # None, because the field must name a top-level param, and the cell's are under "cell".
+    recurrent_kernel=None,
     output_is_carry=cell.output_is_carry,
   )
 

@@ -11,23 +11,25 @@ from rnn_jax.types import Array, C, Cell, D, Inputs, P, Recurrent, output_size
 
 
 def residual(cell: Cell[P, C, D]) -> Cell[P, C, tuple[D, Array]]:
-  """Returns a cell whose input is added to its output: the layer learns the difference.
+  """Returns a cell that adds its input to its output, so that the layer learns the difference.
 
     y_t = x_t + output(h_t)
 
-  The carry and its step Jacobian are the cell's own. In depth, dL/dx_t has the term dL/dy_t itself:
-  the gradient passes the layer unchanged, in addition to its path through the cell.
+  The carry and its step Jacobian are those of the wrapped cell. dL/dx_t contains the term dL/dy_t
+  itself: from layer to layer, a gradient passes unchanged, in addition to its path through the
+  wrapped cell.
 
   Args:
-    cell: the cell; the width of its output is that of its input.
+    cell: the cell to wrap; its outputs must be as wide as its inputs.
   Returns:
-    A Cell with the params, carry and gates of `cell`; x and y [..., D]; drive (that of `cell`, x).
-    Its `init` and `project` raise a ValueError for an x of another width, and for tokens.
+    A Cell with the params, carry and gates of `cell`; x and y [..., D]; its drive is the pair
+    (drive of `cell`, x). Its `init` and `project` raise a ValueError if inputs and outputs differ
+    in width; `project` also raises one for integer tokens.
   References:
     He et al., 2016, https://arxiv.org/abs/1512.03385; between recurrent layers, Wu et al., 2016,
     section 3.1, https://arxiv.org/abs/1609.08144
   Raises:
-    TypeError: the cell is not a Cell.
+    TypeError: if `cell` is not a Cell.
   """
   checks.instance("cell", cell, Cell)
 

@@ -25,26 +25,28 @@ LayerCarries = tuple[Carry, ...]
 
 
 def stack(cells: Sequence[Cell]) -> Cell[LayerParams, LayerCarries, Drive]:
-  """Returns several layers as one cell, whose carry holds the carries of all of them.
+  """Returns several layers as one cell, whose carry holds the carries of all layers.
 
     h¹_t = f¹(h¹_{t−1}, x_t)      hˡ_t = fˡ(hˡ_{t−1}, yˡ⁻¹_t)      y_t = yᴸ_t
 
-  One step runs all layers, so its Jacobian is that of the whole network: for measures of the joint
-  dynamics. It computes the same as the layers one after another, but more slowly: the input
-  products of the upper layers are inside the loop.
+  One step runs all layers, so its Jacobian is that of the whole network; this is what measures of
+  the joint dynamics need. The outputs equal those of running the layers one after another, but take
+  longer to compute, because the input products of the upper layers are inside the time loop.
 
-  Step Jacobian: blocks ∂hˡ_t/∂hᵐ_{t−1}, zero for m > l. The diagonal blocks are the layers' own, so
-  the Lyapunov spectrum is that of all layers together. The layers' carries at one step count as
-  independent of each other: the effect of h¹_t through h²_t is part of dL/dh²_t, not of dL/dh¹_t.
+  Step Jacobian: blocks ∂hˡ_t/∂hᵐ_{t−1}, zero for m > l. The diagonal blocks are those of the single
+  layers, so the Lyapunov spectrum is the union of the layers' spectra. Derivatives treat the
+  layers' carries at one step as independent variables: the effect of h¹_t through h²_t is part of
+  dL/dh²_t, not of dL/dh¹_t.
 
   Args:
-    cells: the cell of each layer, the first nearest the input. Only the first gets the key, to draw
-      masks; the masks of the others would have to be drawn before the loop.
+    cells: the cell of each layer, from the input upward. Only the first cell gets the key, to draw
+      its masks; `project` of the other cells runs inside the loop, where no key is available.
   Returns:
-    A Cell with the inputs of the first cell and the outputs of the last; params and carry are
+    A Cell with the inputs of the first cell and the outputs of the last; its params and carry are
     tuples with one entry per layer.
   Raises:
-    TypeError, ValueError: not a sequence of cells, or no cells.
+    TypeError: if `cells` is not a sequence, or an entry is not a Cell.
+    ValueError: if `cells` is empty.
   """
   check_cells(cells)
   cells = tuple(cells)
@@ -80,7 +82,8 @@ def stack(cells: Sequence[Cell]) -> Cell[LayerParams, LayerCarries, Drive]:
     return tuple(new)
 
   def output(params: LayerParams, carry: LayerCarries, drive: Drive) -> PyTree:
-    # The drives of `update` again: XLA computes them once, and drops those that no output reads.
+    # Compute the layers' drives as `update` does. XLA merges the two computations, and drops drives
+    # that no output reads.
     for i in range(1, len(cells)):
       y = cells[i - 1].output(params[i - 1], carry[i - 1], drive)
       drive = cells[i].project(params[i], y)

@@ -12,7 +12,7 @@ from rnn_jax import checks
 from rnn_jax.cells.lstm import LSTMCarry, lstm
 from rnn_jax.types import Array, C, Cell, CellArray, D, FlatParams, Inputs, Number, P, Recurrent
 
-Masks: TypeAlias = PyTree  # booleans like the carry, None for its integers
+Masks: TypeAlias = PyTree  # like the carry, with a boolean for each float and None for integers
 
 
 def zoneout(
@@ -20,27 +20,29 @@ def zoneout(
 ) -> Cell[P, C, tuple[D, Masks | None]]:
   """Returns a cell whose units keep their old values at random.
 
-    h̃_t = f(h_{t−1}, x_t)                          the cell's own step
-    h_t = d_t ∘ h_{t−1} + (1 − d_t) ∘ h̃_t           d_t ~ Bernoulli(rate), with a key: training
-    h_t = rate · h_{t−1} + (1 − rate) · h̃_t         the mean over d_t, without one: evaluation
+    h̃_t = f(h_{t−1}, x_t)                          the wrapped cell's step
+    h_t = d_t ∘ h_{t−1} + (1 − d_t) ∘ h̃_t           training (with a key): d_t ~ Bernoulli(rate)
+    h_t = rate · h_{t−1} + (1 − rate) · h̃_t         evaluation (no key): the mean over d_t
 
-  It is a dropout that keeps the old value instead of setting it to zero. d_t is drawn independently
-  for each step, example, leaf of the carry and unit. The leaves of h̃_t are computed together, as in
-  the cell: an LSTM's candidate for h reads its candidate for c. Measures pass no key and see the
-  mean.
+  Zoneout is a dropout that keeps the old value instead of setting it to zero. d_t is drawn
+  independently for each step, example, leaf of the carry and unit. The mask is applied only after
+  all leaves of h̃_t have been computed: in an LSTM, the new h reads the new c as it was before the
+  mask. Measures of gradient flow pass no key, and therefore see the mean.
 
-  Step Jacobian: diag(d) + diag(1 − d) J, or rate · I + (1 − rate) J, with J the cell's own: the
-  gradient passes unchanged through the units that are kept.
+  Step Jacobian: J diag(1 − d) + diag(d), or (1 − rate) J + rate · I, where J is the wrapped cell's.
+  The gradient passes unchanged through the units that keep their value.
 
   Args:
-    cell: the cell.
-    rate: probability that a unit keeps its value, from 0 to 1: one number, or traced scalar, for
-      all leaves of the carry, or one for each in its structure, as `LSTMCarry(hidden=0.05,
-      cell=0.5)`. Integers in a carry are updated as by the cell.
+    cell: the cell to wrap.
+    rate: probability, from 0 to 1, that a unit keeps its value. Either one number (or traced
+      scalar) for all leaves of the carry, or a pytree like the carry with one number for each leaf,
+      such as `LSTMCarry(hidden=0.05, cell=0.5)`. Integer leaves are always updated.
   Returns:
-    A Cell with the params, carry, output and gates of `cell`; drive (that of `cell`, d or None).
+    A Cell with the params, carry, output and gates of `cell`; its drive is the pair (drive of
+    `cell`, d), where d is None without a key.
   Raises:
-    TypeError, ValueError: a rate that is not a number from 0 to 1, or in another structure.
+    TypeError: if `cell` is not a Cell, or a rate is not a number.
+    ValueError: if a rate is not from 0 to 1, or the structure of `rate` is not that of the carry.
   References:
     Krueger et al., 2017, https://arxiv.org/abs/1606.01305
   """
@@ -95,26 +97,29 @@ def zoneout_lstm(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> Cell[FlatParams, LSTMCarry, tuple[Array, Masks | None]]:
-  """LSTM with zoneout: `zoneout` of `lstm`, with a rate for each of its states.
+  """LSTM with zoneout: units of the hidden and the cell state keep their old values at random.
 
     c' = d_c ∘ c + (1 − d_c) ∘ c̃            h' = d_h ∘ h + (1 − d_h) ∘ h̃
 
-  where h̃, c̃ are the LSTM's h' and c', and h̃ reads c̃. Without a key d_c and d_h are their means.
+  where h̃ and c̃ are the results of the LSTM's step, and h̃ reads c̃. The masks d_c and d_h are drawn
+  with a key (training); without a key they are replaced by their means (evaluation).
 
-  Step Jacobian: along the cell state ∂c'/∂c = diag(d_c + (1 − d_c) f): where f forgets, zoneout
-  still passes a share `rate_cell` of the gradient.
+  Step Jacobian: along the cell state ∂c'/∂c = diag(d_c + (1 − d_c) f). Even where f = 0, zoneout
+  passes on average a share `rate_cell` of the gradient.
 
   Args:
     hidden_size: width H of hidden state, cell state and output.
     rate_hidden: probability that a unit of h keeps its value, from 0 to 1.
-    rate_cell: the same for c.
+    rate_cell: probability that a unit of c keeps its value, from 0 to 1.
     forget_bias: initial value of the forget gate's block of b.
-    recurrent_kernel: `orthogonal`, `gaussian` or `identity`, one block per gate.
+    recurrent_kernel: initialization of each gate's block of U: `orthogonal`, `gaussian` or
+      `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:
     A Cell with the params, carry, output and gates of `lstm`.
   Raises:
-    TypeError, ValueError: a rate that is not a number from 0 to 1; or the errors of `lstm`.
+    TypeError, ValueError: if a rate is not a number from 0 to 1, or `lstm` rejects another
+      argument.
   References:
     Krueger et al., 2017, https://arxiv.org/abs/1606.01305
   """
@@ -155,7 +160,15 @@ def _choose(
 
 
 def _rate_of_each_leaf(rate: Number | PyTree[Number], cell: Cell) -> PyTree[Number]:
-  """Returns one rate for each leaf of the carry, in its structure."""
+  """Returns a pytree like the carry of `cell`, with one rate for each leaf.
+
+  Args:
+    rate: one number for all leaves, or a pytree like the carry.
+    cell: the cell to wrap.
+  Raises:
+    TypeError: if a rate is not a number.
+    ValueError: if a rate is not from 0 to 1, or the structure of `rate` is not that of the carry.
+  """
   leaves, wanted = jax.tree.flatten(jax.eval_shape(lambda: cell.initial_carry(())))
   given: object = jax.tree.structure(rate)
   if jax.tree_util.all_leaves([rate]):
