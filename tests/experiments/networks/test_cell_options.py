@@ -1,4 +1,4 @@
-"""Cell options on the command line."""
+"""Tests of `--cell_option`: parsing it, and applying it to the selected cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITH_OWN = ("recurrent_gain", "forget_bias")
 
 @pytest.fixture
 def clock(monkeypatch):
-  """A cell with options of every kind."""
+  """A registered cell, `clock`, with options of every type that a command line can hold."""
 
   def clock(hidden_size, *, modules=8, rate=0.5, masked=True, longest=None, order="up"):
     del modules, rate, masked, longest, order
@@ -121,7 +121,7 @@ def test_malformed_options_are_refused(text, message):
   assert parse("a=1,true").values == (1, True)
 
 
-def test_a_cell_as_text_and_as_flags():
+def test_a_cell_with_options_is_printed_as_text_and_as_flags():
   options = (("activation", "relu"), ("masked", True))
   assert options_text(options) == "activation=relu, masked=true" and options_text(()) == ""
   flags = "--cell=elman --cell_option=activation=relu --cell_option=masked=true"

@@ -1,4 +1,4 @@
-"""The table of the cells."""
+"""Tests of the table of cells that `--list_cells` prints."""
 
 from __future__ import annotations
 

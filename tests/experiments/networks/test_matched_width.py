@@ -1,4 +1,4 @@
-"""Hidden sizes that meet a parameter budget."""
+"""Tests of the search for hidden sizes that meet a parameter budget, and of counting params."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_of_two_equally_near_hidden_sizes_the_smaller_is_chosen():
   assert matched_width(lambda width: 10 * width, 25) == (2, 20)
 
 
-def test_few_hidden_sizes_are_counted():
+def test_the_search_counts_the_params_of_few_hidden_sizes():
   looks = []
   matched_width(lambda width: looks.append(width) or elman(width), 10**6)
   assert len(looks) == len(set(looks)) < 22

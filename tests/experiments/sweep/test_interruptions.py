@@ -1,4 +1,4 @@
-"""A sweep in real processes that are killed, suspended and stopped, without any loss."""
+"""Tests of sweeps whose processes are killed, suspended or stopped: they resume without loss."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_killed_or_stopped_sweep_resumes_and_ends_with_the_same_records(
       text=True,
     )
     wait_for_a_checkpoint(folder, process, step)
-    # While the process exists, even suspended, no other may write to the folder.
+    # As long as the process exists, even suspended, no other process may write to the folder.
     process.send_signal(signal.SIGSTOP)
     assert sweep_in_process(*FLAGS, f"--output_dir={folder}") == 2
     assert "must not be in use by another process" in capsys.readouterr().err
@@ -60,7 +60,7 @@ def test_a_killed_or_stopped_sweep_resumes_and_ends_with_the_same_records(
   assert step < 4000
   (lines,) = folder.glob("runs/*/metrics.jsonl")
   with lines.open("a") as file:
-    file.write('{"step": 15')  # torn
+    file.write('{"step": 15')  # an incomplete line, as a crash leaves it
   for place in (folder, tmp_path / "whole"):
     assert sweep_in_process(*FLAGS, f"--output_dir={place}") == 0
   assert chaos.records_of(folder) == chaos.records_of(tmp_path / "whole")
@@ -72,7 +72,7 @@ def start(flagfile: Path, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_chaos_compares_a_sweep_that_was_killed_at_random(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(chaos, "_start", start)  # the same processes, without pictures
+  monkeypatch.setattr(chaos, "_start", start)  # starts the same sweep, but draws no figures
   flagfile = tmp_path / "small.flags"
   flagfile.write_text(f"--flagfile={FLAGFILE}\n--cell=elman\n--measures=none\n--steps=600\n")
   assert chaos.kill_repeatedly(flagfile, 2, random.Random(3), tmp_path) == []

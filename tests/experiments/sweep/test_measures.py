@@ -1,4 +1,4 @@
-"""The measures of a sweep: the library's measures over the right examples, under their names."""
+"""Tests of a sweep's measures: the values of `rnn_jax.gradient_flow`, named and averaged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_gates_of_every_cell_have_a_label(name):
   assert all(gate.shape == (1, 3) for gate in found.values())
 
 
-def test_lags_are_those_of_the_task_and_gates_are_named():
+def test_measures_use_the_loss_of_the_task_and_name_the_gates():
   now = moment("lstm", 1)
   network = now.network(now.batch)
   found = jax.jit(lambda: MEASURES["lag"].of(now))()
@@ -103,16 +103,16 @@ def test_devices_that_share_a_batch_measure_all_of_it():
 @pytest.mark.parametrize(
   ("num_steps", "expected"), [(1, [1]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 9])]
 )
-def test_reaches_end_with_all_steps(num_steps, expected):
+def test_measured_truncations_are_powers_of_two_and_the_full_length(num_steps, expected):
   assert reaches(num_steps) == expected
 
 
-def test_names_of_variables_end_in_the_leafs_place_in_the_carry():
+def test_names_of_variables_end_with_the_leafs_path_in_the_carry():
   a, b = jnp.arange(3.0), jnp.ones(3)
   one, two = DilatedCarry(a, (b, a + 1)), DilatedCarry(a + 2, (b, a))
   named = by_leaf("norm", [one, two])
   assert list(named) == ["norm", "norm_earlier_0", "norm_earlier_1"]
   np.testing.assert_array_equal(named["norm_earlier_1"], [a + 1, a])
   assert list(by_leaf("norm", [LSTMCarry(a, b)])) == ["norm", "norm_cell"]
-  # Integers have no norm.
+  # A carry's integer leaf, such as a step counter, has no gradient norm (None) and no variable.
   assert list(by_leaf("norm", [ClockworkCarry(a, None)])) == list(by_leaf("norm", [a])) == ["norm"]

@@ -1,4 +1,4 @@
-"""The sweep as a user starts it, in real processes where they matter."""
+"""Tests of the sweep command as a user starts it; as a real process only where that matters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from experiments.sweep.records import gathered, sweep_folder
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 from experiments.sweep.training import train
 
-# Norms are recorded at steps 0, 10, 20 and 30, measures at steps 0, 15 and 30.
+# With these flags norms are recorded at steps 0, 10, 20 and 30, measures at steps 0, 15 and 30.
 SMALL = (SMOKE, "--measure_every=15")
 
 
@@ -37,7 +37,7 @@ def smoke(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def compiled_once(monkeypatch):
-  """Makes the sweeps in this process share the programs of equal groups."""
+  """Makes the sweeps that run in this process share compiled programs if their groups are equal."""
   monkeypatch.setattr(train, "compile_group", compile_once)
 
 
@@ -62,7 +62,7 @@ def test_the_folder_holds_records_and_figures(smoke):
     assert name.startswith(json.loads((run / "config.json").read_text())["cell"])
 
 
-def test_gradients_are_labeled(smoke):
+def test_recorded_gradients_have_labeled_coordinates(smoke):
   gradients = xr.load_dataset(smoke / "gradients.nc")
   assert dict(gradients.sizes) == {"run": 4, "step": 5, "layer": 1, "time": 12, "lag": 12}
   assert list(gradients["step"]) == [0, 10, 15, 20, 30]
@@ -73,7 +73,8 @@ def test_gradients_are_labeled(smoke):
   assert np.isfinite(hidden).all()
   assert np.isnan(cell[:2]).all()  # an Elman network has no cell state
   assert np.isfinite(cell[2:, ..., 1:]).all()
-  # The loss is at the last of 12 steps: cut in front of steps 4 and 8, it reaches 4 steps back.
+  # The loss is at the last of 12 steps. Truncation 4 cuts the gradient before steps 4 and 8
+  # (counted from 0), so that it reaches the last 4 steps only.
   norms = gradients["log10_grad_norm"]
   assert (norms[[0, 2], ..., :8] == -np.inf).all()
   assert np.isfinite(norms[[0, 2], ..., 8:]).all()
@@ -127,14 +128,14 @@ def test_figures_come_from_records_alone(smoke, sweep_flags, monkeypatch):
   assert {p: p.read_bytes() for p in (smoke / "figures").iterdir()} == before
 
 
-def test_dry_run_of_the_main_job_counts_and_writes_nothing(sweep_here, tmp_path, capsys):
+def test_dry_run_of_gradient_decay_counts_runs_and_writes_nothing(sweep_here, tmp_path, capsys):
   flagfile = f"--flagfile={FLAGFILES / 'gradient_decay.flags'}"
   assert sweep_here(flagfile, "--dry_run", f"--output_dir={tmp_path / 'out'}") == 0
   assert "36 runs, 6 groups, 6 compilations" in capsys.readouterr().out
   assert not list(tmp_path.iterdir())
 
 
-def test_diverging_runs_are_results(sweep_in_process, tmp_path, capsys):
+def test_diverging_runs_are_recorded_as_results(sweep_in_process, tmp_path, capsys):
   flags = (
     "--task=adding --recurrent_gain=1,2 --clip_norm=none,1.0 --optimizer=sgd --learning_rate=0.2 "
     "--sequence_length=60 --hidden_size=32 --batch_size=8 --steps=60 --log_every=5 --seed=1 "
@@ -251,7 +252,7 @@ def test_a_closed_pipe_is_not_an_error():
   assert process.stderr == ""
 
 
-def test_a_corpus_of_the_user(sweep_in_process, tmp_path, capsys):
+def test_a_corpus_of_the_user_is_trained_on_and_identified(sweep_in_process, tmp_path, capsys):
   text = tmp_path / "text.txt"
   text.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 50)
   flags = "--cell=elman --hidden_size=8 --sequence_length=16 --batch_size=4 --steps=5"

@@ -1,4 +1,4 @@
-"""The layout of runs on devices."""
+"""Tests of the layout of runs on devices."""
 
 from __future__ import annotations
 

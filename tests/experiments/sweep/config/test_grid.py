@@ -1,4 +1,4 @@
-"""Axes expanded to runs."""
+"""Tests of the grid: which runs the axes of a sweep expand to."""
 
 from __future__ import annotations
 

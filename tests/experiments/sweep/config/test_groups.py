@@ -1,4 +1,4 @@
-"""Runs grouped by compiled program."""
+"""Tests of groups: runs that share one compiled program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUNS = [
 ]
 
 
-def test_a_group_is_a_cell_a_depth_and_a_clip_by():
+def test_runs_are_grouped_by_cell_depth_and_clip_by():
   groups = by_group(RUNS)
   assert list(groups) == [(c, d, "global_norm", ()) for c in CELLS for d in DEPTHS]
   assert {len(runs) for runs in groups.values()} == {3}

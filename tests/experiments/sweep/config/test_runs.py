@@ -1,4 +1,4 @@
-"""Ids and configurations of runs."""
+"""Tests of the ids and the configurations of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers of Ray and SLURM, killed and interrupted, yield the records of a single process."""
+"""Tests of Ray and SLURM: sweeps with killed or interrupted workers have the usual records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from swept import SMOKE, contents, start
 from experiments.sweep import engines
 from experiments.sweep.config import engine_flags
 
-# One run, so one worker, which trains long enough to be killed meanwhile.
+# A sweep of one run, so that there is one worker, which trains long enough to be killed before it
+# finishes.
 LONG = (
   SMOKE,
   *("--cell=elman", "--truncation=full", "--measures=none", "--steps=3000", "--log_every=1000"),
@@ -31,20 +32,20 @@ def local(tmp_path_factory) -> Path:
 
 
 def processes() -> dict[int, tuple[int, str]]:
-  """Returns (parent, command) of every process by its id."""
+  """Returns {process id: (id of the parent process, command line)} of all processes."""
   found = {}
   for path in Path("/proc").glob("[0-9]*"):
     try:
       command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
       parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
-      continue  # it has exited
+      continue  # the process has exited in the meantime
     found[int(path.name)] = parent, command
   return found
 
 
 def descendants(pid: int, word: str) -> list[int]:
-  """Returns the descendants of a process whose command contains a word."""
+  """Returns the ids of the descendants of process `pid` whose command line contains `word`."""
   every = processes()
 
   def comes(other: int) -> bool:
@@ -55,7 +56,7 @@ def descendants(pid: int, word: str) -> list[int]:
 
 
 def until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-  """Waits until `ready`, while a process runs."""
+  """Waits until `ready()` is true; fails if the process exits first, or after 200 seconds."""
   late = time.monotonic() + 200
   while not ready():
     assert process.poll() is None, process.communicate()
@@ -64,7 +65,7 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 def saved(folder: Path) -> bool:
-  """Returns whether an unfinished round has a checkpoint."""
+  """Returns whether the folder holds a checkpoint of unfinished training, after its first steps."""
   return any(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))
 
 
@@ -120,7 +121,7 @@ def test_ray_does_not_retry_an_error_of_the_user(tmp_path):
   folder = tmp_path / "ray"
   process = start(f"--corpus={text}", f"--output_dir={folder}", "--engine=ray")
   until((folder / "sweep.json").exists, process)
-  text.unlink()  # the driver has read it, the worker has not
+  text.unlink()  # the driver has read the corpus, the worker has not yet
   _, err = process.communicate(timeout=200)
   assert process.returncode == 2
   assert err.count("\n") == 1 and "corpus" in err and str(text) in err
@@ -134,7 +135,7 @@ def test_an_interrupted_slurm_job_is_requeued_and_resumes(local, tmp_path):
   (job,) = descendants(process.pid, "submitit.core._submit")
   os.kill(job, signal.SIGUSR2)
   until(lambda: descendants(process.pid, "submitit.core._submit") not in ([], [job]), process)
-  assert saved(folder)  # it resumes from this checkpoint
+  assert saved(folder)  # the requeued job resumes from this checkpoint
   out, err = end(process)
   assert err == ""
   assert "Runs: 1 finished, 0 diverged, 0 failed." in out

@@ -1,4 +1,4 @@
-"""Shards of a sweep, run as real processes and merged, equal the sweep in one piece."""
+"""Tests of shards: trained by separate processes and merged, they equal the sweep in one piece."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def local(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> list[Path]:
-  """Two folders: shards 0 and 1 of 3 share the first at the same time, shard 2 has its own."""
+  """The output folders of three shards: shards 0 and 1 share the first one, shard 2 has its own.
+
+  All three train at the same time.
+  """
   shared, own = (tmp_path_factory.mktemp("shards") / name for name in ("shared", "own"))
   folders = shared, shared, own
   processes = [
@@ -81,7 +84,7 @@ def test_a_merge_names_missing_runs_and_keeps_the_others(shards, tmp_path, progr
 
 @pytest.fixture
 def copies(shards, tmp_path) -> list[Path]:
-  """Copies of the shards' folders that a test may change."""
+  """Copies of the shards' folders, which a test may modify."""
   return [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in shards]
 
 
@@ -99,7 +102,7 @@ def test_shards_of_another_sweep_are_not_merged(copies, program_here, capsys):
   path = copies[1] / "sweep.json"
   about = json.loads(path.read_text())
   about["configuration"]["steps"] = 31
-  del about["sha256"]  # the checksum of the old contents
+  del about["sha256"]  # it would reveal the modification
   path.write_text(json.dumps(about))
   assert program_here(merge, *copies) == 2
   said = capsys.readouterr().err
@@ -114,7 +117,7 @@ def test_a_run_in_two_folders_must_have_equal_records(copies, tmp_path, program_
   (run / "metrics.jsonl").write_bytes(data.replace(b"0", b"1", 1))
   state = json.loads((run / "status.json").read_text())
   del state["sha256"]
-  run_files._write_status(run, state)  # as another machine might have written it
+  run_files._write_status(run, state)  # makes the records intact, as if another machine wrote them
   before = {p.name for p in (copies[0] / "runs").iterdir()}
   assert program_here(merge, *copies, again) == 2
   said = capsys.readouterr().err
@@ -131,7 +134,7 @@ def test_a_run_that_failed_in_one_folder_and_finished_in_another_is_finished(
   assert program_here(merge, *copies) == 0
   assert "Runs: 4 finished, 0 diverged, 0 failed." in capsys.readouterr().out
   assert run_files.is_done(copies[0], first)
-  # If it finished nowhere, it has failed.
+  # If the run finished in no folder, it counts as failed.
   shutil.rmtree(copies[0] / "runs" / first)
   shutil.rmtree(copies[1] / "runs" / first)
   run_files.write_failure(
@@ -193,7 +196,12 @@ def test_a_shard_without_runs_succeeds(tmp_path, sweep_here, capsys):
 
 
 def is_free(folder: Path, *spans: tuple[int, int, bool]) -> bool:
-  """Returns whether another process can lock these bytes of the folder's lock file."""
+  """Returns whether another process can lock these byte ranges of the folder's lock file.
+
+  Args:
+    folder: the sweep's folder.
+    spans: arguments of `ByteRange`: (first byte, number of bytes, whether the lock is shared).
+  """
   code = """
 import sys, json, pathlib
 from experiments.runtime.locks import ByteRange, file_lock
@@ -207,7 +215,7 @@ with file_lock(pathlib.Path(sys.argv[1]), *[ByteRange(*s) for s in json.loads(sy
 
 
 def test_which_locks_exclude_each_other(tmp_path, unchecked_types):
-  # Two groups, whose runs alternate; in group order they are a, c, b, d.
+  # The runs of two groups, elman and lstm, alternate. In group order they are a, c, b, d.
   kinds = {"a": "elman", "b": "lstm", "c": "elman", "d": "lstm"}
   runs = {name: Run(kind, 1, None, ord(name), 0.1, None, 1.0, None) for name, kind in kinds.items()}
   shard = Sweep(None, {}, (), runs, None, None, None, tmp_path, 1, Shard(1, 4))

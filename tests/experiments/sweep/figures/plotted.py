@@ -1,4 +1,4 @@
-"""Made-up records, and access to what a figure draws of them."""
+"""Synthetic records for tests of figures, and access to what a figure has drawn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 CELLS = ("elman", "gru", "lstm")
-DECAY = {"elman": 0.30, "gru": 0.06, "lstm": 0.03}  # log10 per time step, at initialization
+# The decay of gradients at initialization, in log10 per time step.
+DECAY = {"elman": 0.30, "gru": 0.06, "lstm": 0.03}
 SETTINGS = {
   "learning_rate": 0.002,
   "clip_norm": 1.0,
@@ -35,14 +36,15 @@ def records(
   steps=tuple(range(0, 1001, 100)),
   **settings: tuple[float, ...],
 ) -> tuple[xr.Dataset, xr.Dataset]:
-  """Returns gradients and metrics of a grid of made-up runs.
+  """Returns synthetic (gradients, metrics) of a grid of runs, as a sweep would record them.
 
-  Gradients decay geometrically in time, more slowly after training; under the training loss each
-  sums over what is left of its truncation's window, a sawtooth.
+  The gradient of the last step's loss decays geometrically with the lag, and more slowly after
+  training. The gradient of the training loss at time t sums such decays over the time steps from t
+  to the end of the truncation's window, so that it is a sawtooth in t.
   """
   axes = [settings.get(name, (value,)) for name, value in SETTINGS.items()]
   grid = itertools.product(cells, depths, truncations, seeds, *axes)
-  # A cell without forget gates is not repeated for every bias.
+  # Removes duplicates: cells without a forget gate have one run for all values of the forget bias.
   runs = list(dict.fromkeys((*run[:-1], run[-1] if run[0] == "lstm" else None) for run in grid))
   names = ("cell", "depth", "truncation", "seed", *SETTINGS)
   columns: dict[str, Any] = dict(zip(names, map(list, zip(*runs, strict=True)), strict=True))
@@ -111,7 +113,7 @@ def small(**axes: Any) -> tuple[xr.Dataset, xr.Dataset]:
 
 
 def diverge(data: xr.Dataset, run: int, step: int) -> None:
-  """Sets all values of a run to NaN from `step` on, in place."""
+  """Makes a run diverge at `step`, in place: sets its status, and its values from there to NaN."""
   status = data["status"].values.tolist()
   status[run] = "diverged"
   data["status"] = ("run", status)
@@ -140,7 +142,7 @@ def legend(figure: Figure) -> list[str]:
 
 
 def values(data: xr.Dataset, name: str, **where: Any) -> np.ndarray:
-  """Returns a variable of the runs with these coordinates, [run, ...]."""
+  """Returns the values [run, ...] of variable `name`, for the runs with the coordinates `where`."""
   chosen = np.ones(data.sizes["run"], bool)
   for coordinate, value in where.items():
     chosen &= data[coordinate].values == value
@@ -153,12 +155,12 @@ def draw(figure: Figure) -> None:
 
 
 def lay_out(figure: Figure) -> None:
-  """Places everything as `draw` does, but renders nothing."""
+  """Computes the layout of a figure as `draw` does, but renders nothing, which is faster."""
   FigureCanvasAgg(figure)
   figure.draw_without_rendering()
 
 
 def named(figure: Figure, folder: Path, name: str) -> tuple[Path]:
-  """Returns the path of a figure in place of saving it, which takes most of a second."""
+  """Replaces `style.save`: returns a path without saving the figure, which would take a second."""
   assert figure.axes
   return (folder / name,)

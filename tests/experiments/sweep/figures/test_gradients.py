@@ -1,4 +1,4 @@
-"""Figures of decay over lags and time steps, as read back from their artists."""
+"""Tests of the figures of gradient norms against lag and time: what their lines and bands show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def test_decay_shows_the_seeds_with_full_bptt_at_both_ends_of_training(cell, dep
   for label, step, dashed in [(f"{cell}, initialization", 0, True), (cell, -1, False)]:
     drawn = line(axis, label)
     np.testing.assert_array_equal(drawn.get_xdata(), gradients["lag"])
-    np.testing.assert_allclose(drawn.get_ydata(), seeds[:, step].mean(axis=0))  # two seeds
+    # The median of two seeds is their mean.
+    np.testing.assert_allclose(drawn.get_ydata(), seeds[:, step].mean(axis=0))
     assert drawn.is_dashed() is dashed
     assert drawn.get_color() == style.CELL_STYLES[cell].color
     (band,) = [band for band in axis.collections if band.get_label() == label]
@@ -33,7 +34,7 @@ def test_decay_marks_where_shorter_truncations_cut():
   gradients, _ = records(num_time=40, steps=(0, 10), truncations=(8.0, 32.0, 40.0, FULL))
   figure = figures.gradient_decay(gradients)
   axis = panel(figure, "depth 2")
-  # The lag n - 1 is kept and the lag n is not; a truncation of all 40 steps cuts nothing.
+  # Truncation n keeps the lag n - 1 and cuts the lag n. A truncation of all 40 steps cuts nothing.
   assert [line(axis, f"cut {n}").get_xdata()[0] for n in (8, 32)] == [7.5, 31.5]
   assert not lines(axis, "cut 40") and not lines(axis, "cut inf")
   (top,) = axis.child_axes
@@ -82,7 +83,7 @@ def test_a_setting_that_varies_is_not_averaged():
     num_time=16, steps=(0, 20), cells=("elman", "lstm"), recurrent_gain=(1.0, 1.5, 2.0)
   )
   figure = figures.gradient_decay(gradients)
-  assert len(figure.axes) == 4  # cell × depth
+  assert len(figure.axes) == 4  # two cells times two depths
   axis = panel(figure, "elman, depth 2")
   for gain in (1.0, 1.5, 2.0):
     seeds = values(
@@ -154,7 +155,7 @@ def test_zeros_and_overflows_are_marked_on_the_edges():
   assert 0 < heights[0] < 0.2 and 0.8 < heights[1] < 1
   elman = line(axis, "elman").get_ydata()
   assert np.isfinite(elman[:10]).all() and np.isnan(elman[10:]).all()
-  # No line runs through the strip of markers along the edge.
+  # The lines stay above the markers along the bottom edge.
   lowest = min(
     np.nanmin(drawn.get_ydata()) for drawn in axis.lines if drawn not in (zero, overflow)
   )
@@ -175,7 +176,7 @@ def test_the_band_reaches_the_edge_if_one_seed_is_zero():
   outline = band.get_paths()[0].vertices
   draw(figure)
   assert outline[outline[:, 0] == 12, 1].min() < axis.get_ylim()[0]
-  assert axis.get_ylim()[0] > -100  # the zero itself sets no scale
+  assert axis.get_ylim()[0] > -100  # the zero (-inf) does not extend the axis
   np.testing.assert_array_equal(line(axis, style.ZERO).get_xdata(), np.arange(10, 16))
   expected = np.median(gradients["log10_lag_norm"].values[:, -1, 0], axis=0)
   np.testing.assert_allclose(line(axis, "lstm").get_ydata(), expected)

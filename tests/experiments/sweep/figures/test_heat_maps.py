@@ -1,4 +1,4 @@
-"""Heat maps over layer and time step."""
+"""Tests of heat maps: gradient norms with axes (layer, time), and decay profiles of many cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_heat_maps_show_layers_by_time_on_one_scale():
     for step, when in [(0, "initialization (step 0)"), (-1, "after training (step 10)")]:
       image = images[f"{cell}, depth 2, full BPTT\n{when}"]
       np.testing.assert_allclose(image.get_array(), seeds[:, step].mean(axis=0))
-      assert image.origin == "lower"  # layer 1 at the bottom
+      assert image.origin == "lower"  # layer 1 is at the bottom
       assert image.get_extent() == [0.5, 24.5, 0.5, 2.5]
   shown = np.concatenate([image.get_array() for image in images.values()])
   assert {image.get_clim() for image in images.values()} == {(shown.min(), shown.max())}
@@ -39,7 +39,7 @@ def test_heat_maps_show_the_deepest_network_of_every_cell():
     if axis.images
   }
   assert shapes == {"gru, depth 1, full BPTT": (1, 16), "lstm, depth 3, full BPTT": (3, 16)}
-  assert not figure.legends  # the layers that a network lacks are not missing
+  assert not figure.legends  # layers that a network does not have do not count as unmeasured
 
 
 def test_heat_maps_distinguish_zero_overflow_and_absent_values():
@@ -76,7 +76,7 @@ def test_many_cells_are_rows_of_a_heat_map_sorted_by_the_remaining_gradient():
   norms.values[:] = -np.arange(30) * (1 + np.arange(len(cells)).repeat(2)[:, None, None, None])
   before, after = figures.decay_maps(gradients).axes[:2]
   labels = [text.get_text() for text in before.get_yticklabels()]
-  assert labels == cells[::-1]  # from the bottom up: those that lose most first
+  assert labels == cells[::-1]  # from the bottom up: the cell that loses most of the gradient first
   (image,) = before.images
   np.testing.assert_allclose(image.get_array()[-1], -np.arange(30))
   assert "initialization (step 0)" in before.get_title()

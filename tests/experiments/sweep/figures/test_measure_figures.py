@@ -1,4 +1,4 @@
-"""Figures of measures, at initialization and after training."""
+"""Tests of the figures of measures: their axes, and their lines before and after training."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SIZES = {"run": 2, "step": 3, "layer": 1, "time": 4, "lag": 4, "exponent": 3, "r
 
 
 def measured(*names: str) -> xr.Dataset:
-  """Returns runs of elman and lstm with all variables of these measures; only lstm has gates."""
+  """Returns random records of these measures for an elman and an lstm run; only lstm has gates."""
   random, variables = np.random.default_rng(0), {}
   for name in names:
     for variable in MEASURES[name].labels:
       dims = ("run", "step", *MEASURES[name].dims)
       if variable in ("decay_rate", "half_life", "effective_memory"):
-        dims = dims[:-1]  # one number for all lags
+        dims = dims[:-1]  # these variables have no lag axis
       values = random.standard_normal([SIZES[dim] for dim in dims])
-      values[:, 1] = np.nan  # logged, not measured
+      values[:, 1] = np.nan  # norms are recorded at step 1, but measures are not
       if "gate" in variable:
         values[0] = np.nan
       variables[variable] = (dims, values)
@@ -45,11 +45,11 @@ def measured(*names: str) -> xr.Dataset:
 def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
   data = measured(name)
   (figure,) = measure_figures(data).values()
-  # `gradient_decay` shows the lag norms.
+  # The lag norms are in the figure `gradient_decay` instead.
   labels = {v: label for v, label in MEASURES[name].labels.items() if v != "log10_lag_norm"}
   assert [axis.get_ylabel() for axis in figure.axes] == [*labels.values()]
   assert figure.axes[-1].get_xlabel() in X_LABELS.values()
-  if name == "saturation":  # shares, all on the scale of shares
+  if name == "saturation":  # its values are shares, so the axes span 0 to 1 and a margin
     assert {axis.get_ylim() for axis in figure.axes} == {(-0.05, 1.05)}
   assert ("layer 1" in figure.get_suptitle()) == ("layer" in MEASURES[name].dims)
   for axis, variable in zip(figure.axes, labels, strict=True):
@@ -73,10 +73,10 @@ def test_an_unmeasured_measure_has_no_figure():
 def test_a_run_that_ended_early_has_a_legend_key_on_every_axis():
   data = measured("saturation")
   first, *others = data.data_vars
-  data[first].values[:] = np.nan  # the gate of another cell
+  data[first].values[:] = np.nan  # neither cell has this gate
   for variable in others:
     data[variable].values[1, 1] = 0.5
-    data[variable].values[1, 2] = np.nan  # ended before the last step
+    data[variable].values[1, 2] = np.nan  # the run ended before the last step
   (figure,) = measure_figures(data).values()
   assert not figure.axes[0].lines
   assert f"lstm, {EARLY}" in [line.get_label() for line in figure.axes[1].lines]

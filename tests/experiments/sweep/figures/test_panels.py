@@ -1,4 +1,4 @@
-"""Properties of all figures of a sweep: panels, lines, captions and files."""
+"""Tests of what all figures of a sweep have in common: panels, lines, captions and files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_figure_draws_a_cell_in_its_style():
 
 
 def with_options(data, options, **columns):
-  """Returns records with options of the runs' cells and other coordinates."""
+  """Returns the records with cell options, and other coordinates, added for each run."""
   along_run = {name: ("run", column) for name, column in columns.items()}
   return data.assign_coords(options=("run", options), **along_run)
 
@@ -133,7 +133,7 @@ def test_captions_and_legends_do_not_cover_data(axes):
       assert words.get_window_extent().x1 <= figure.bbox.x1
 
 
-def test_without_lag_norms_there_is_no_figure_of_them(tmp_path, monkeypatch):
+def test_without_lag_norms_there_is_no_decay_figure(tmp_path, monkeypatch):
   monkeypatch.setattr(plot_style, "save", named)
   gradients, metrics = small(num_time=8)
   names = {path.name for path in plots.save_all(gradients, metrics, tmp_path)}

@@ -1,4 +1,4 @@
-"""The figure of loss and gradient norm over training."""
+"""Tests of the figure that shows loss and gradient norm against the optimization step."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_clipped_steps_and_their_threshold_are_marked():
   assert "clip norm (0.5, 2)" in legend(figure)
 
 
-def test_other_clipping_than_of_the_norm_is_marked_without_a_threshold():
+def test_clipping_other_than_by_global_norm_is_marked_without_a_threshold():
   _, metrics = small(seeds=(0,), clip_norm=(0.5,), clip_by=("carry", "element"))
   metrics["clipped"].values[:] = 0
   metrics["clipped"].values[0, 5] = 0.01
