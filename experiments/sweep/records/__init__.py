@@ -1,1 +1,1 @@
-"""The records of a sweep on disk: writing them, reading them, and locking their folder."""
+"""Writes and reads the records of a sweep, and locks the sweep's folder."""

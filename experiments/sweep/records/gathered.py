@@ -1,6 +1,6 @@
-"""The records of a sweep's runs, gathered into `gradients.nc` and `summary.csv`.
+"""Gathers the records of a sweep's runs into `gradients.nc` and `summary.csv`.
 
-A run is *done* if it has finished or diverged. A done run has records; a failed run has none.
+Runs that finished or diverged have records. A run that failed could not be trained, and has none.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def write(folder: Path, states: Mapping[str, Status]) -> tuple[xr.Dataset, xr.Da
 
   Args:
     folder: the sweep's folder.
-    states: each run's status by its id, in the sweep's order. Every run must be done or failed,
-      and at least one must be done. A failed run appears only in the summary.
+    states: each run's status by its id, in the sweep's order. Every run must have finished,
+      diverged or failed, and at least one must not have failed. A failed run appears only in the
+      summary.
   Returns:
     (gradients, metrics), as from `read_gradients` and `read_metrics`.
   """
@@ -74,7 +75,7 @@ def _write_gradients(path: Path, gradients: xr.Dataset) -> None:
 
 
 def read_gradients(folder: Path) -> xr.Dataset:
-  """Returns the norms and measures of all done runs, with axes (run, step, layer, …).
+  """Returns the norms and measures of all runs that did not fail, with axes (run, step, layer, …).
 
   The coordinates along `run` hold each run's settings and status. The data equals that of the
   sweep's `gradients.nc`, but is read from the runs' own files, which have checksums.
@@ -88,14 +89,13 @@ def read_gradients(folder: Path) -> xr.Dataset:
 
 
 def read_metrics(folder: Path) -> xr.Dataset:
-  """Returns the metrics of all done runs at each update, with axes (run, update).
+  """Returns the metrics of all runs that did not fail, with axes (run, update).
 
   The metrics are loss, gradient norm before and after clipping, and `clipped`; see `Record`. They
   are read from the runs' `metrics.jsonl`. Missing entries, as after a divergence, are NaN.
 
   Raises:
-    ValueError: if a run is neither done nor failed, if all runs have failed, or if a record is
-      damaged.
+    ValueError: if a run is unfinished, if all runs have failed, or if a record is damaged.
   """
   about = read_sweep(folder)
   return _gather_metrics(folder, _done(folder, about), about)
@@ -104,7 +104,10 @@ def read_metrics(folder: Path) -> xr.Dataset:
 def _gather_metrics(
   folder: Path, states: Mapping[str, Status], about: Mapping[str, Any]
 ) -> xr.Dataset:
-  """Returns the metrics of the given runs, which must be done; `about` is from `read_sweep`."""
+  """Returns the metrics of the runs in `states`, none of which may have failed.
+
+  `about` is the contents of `sweep.json`.
+  """
   updates = about["configuration"]["steps"] + 1
   columns = {name: np.full((len(states), updates), np.nan) for name in METRICS}
   for i, name in enumerate(states):
@@ -121,10 +124,10 @@ def _gather_metrics(
 
 
 def _done(folder: Path, about: Mapping[str, Any]) -> dict[str, Status]:
-  """Returns the statuses of a sweep's done runs by id.
+  """Returns the statuses of a sweep's runs by id, without those of failed runs.
 
   Raises:
-    ValueError: if a run is neither done nor failed, or if all runs have failed.
+    ValueError: if a run is unfinished, or if all runs have failed.
   """
   states = _not_failed(statuses(folder, about["runs"]))
   if not states:
@@ -155,7 +158,7 @@ def _reading(path: Path) -> Iterator[Path]:
 
 
 def _gather_gradients(folder: Path, states: Mapping[str, Status]) -> xr.Dataset:
-  """Concatenates the given runs' `gradients.nc` along axis `run`; the runs must be done."""
+  """Concatenates the `gradients.nc` of the runs in `states`, none of which may have failed."""
   parts = []
   for name in states:
     with _reading(folder / "runs" / name / "gradients.nc") as path:
@@ -220,7 +223,7 @@ def _summary(folder: Path, ids: Iterable[str], gradients: xr.Dataset, metrics: x
 
 
 def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, object]:
-  """Returns a done run's line of `summary.csv`, from its norms and its metrics (`run`).
+  """Returns the line of `summary.csv` for a run that did not fail, from its norms and metrics.
 
   `final_loss` is the mean loss over the last tenth of the updates; NaN if the run diverged.
   """

@@ -1,7 +1,8 @@
 """Locks a sweep's folder, and prepares the folder under the locks.
 
 Processes lock bytes of the file `.lock`. Byte 0 stands for the folder as a whole, and byte 1 + i
-for the sweep's i-th run in group order, in which the runs of a group are consecutive.
+for the sweep's i-th run in group order: the runs of a group, which share a compiled program, are
+consecutive.
 
 - A process that trains a whole sweep by itself locks all bytes.
 - A shard (a process that trains a fixed part of the sweep, by `--num_shards`) locks the bytes of
@@ -28,7 +29,8 @@ from experiments.sweep.records import sweep_folder
 def runs_of(sweep: Sweep) -> list[str]:
   """Returns the ids of the runs that this process is responsible for: all, or its shard's.
 
-  A shard's runs are consecutive in group order, so that the shard compiles few programs.
+  A shard's runs are consecutive in group order, so that they belong to few groups, each of which
+  needs a compiled program.
   """
   if sweep.shard is None:
     return list(sweep.ids)
@@ -87,7 +89,7 @@ def prepare(sweep: Sweep, overwrite: bool = False) -> None:
 
 
 def prepare_shared(sweep: Sweep) -> None:
-  """Calls `prepare` under a lock of its own, for processes that may share the folder's lock."""
+  """Calls `prepare` under a separate lock, since shards or workers may call it at the same time."""
   with locks.file_lock(sweep.folder / sweep_folder.PREPARE_LOCK, wait=True):
     prepare(sweep)
 

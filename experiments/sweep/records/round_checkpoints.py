@@ -66,7 +66,7 @@ class Writer:
 
 
 def _write_ids(path: Path, ids: Sequence[str]) -> None:
-  """Writes the list of a round's runs next to its checkpoints, unless it exists."""
+  """Writes the ids of a round's runs to `runs.json` next to its checkpoints, unless it exists."""
   if not (path / "runs.json").exists():
     files.write_json(path / "runs.json", {"runs": list(ids)})
 
@@ -122,7 +122,7 @@ def _read_ids(path: Path) -> list[str]:
 def newest(
   path: Path, sweep: Sweep, ids: Sequence[str], like: Callable[[int], Partial]
 ) -> Partial | None:
-  """Returns the progress in a round's newest intact checkpoint; warns of newer, damaged ones.
+  """Returns the progress in a round's newest intact checkpoint; warns of each newer, damaged one.
 
   Args:
     path: folder of the round's checkpoints.

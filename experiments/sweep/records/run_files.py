@@ -33,7 +33,7 @@ from rnn_jax.types import AnyArray
 RECORDS = ("config.json", "metrics.jsonl", "gradients.nc")
 # The keys of each line of metrics.jsonl, in addition to `step`.
 METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
-# The statuses of a run whose training gave a result, and whose records are complete.
+# The statuses of a *done* run, whose records are complete.
 DONE = ("finished", "diverged")
 ENDED = (*DONE, "failed")
 Status: TypeAlias = dict[str, Any]  # contents of status.json
@@ -42,10 +42,10 @@ _DRAFTS = "arriving.tmp"
 
 
 def status(folder: Path, run_id: str) -> Status:
-  """Returns the contents of a run's status.json; {} if it is missing, damaged or unconfirmed.
+  """Returns the contents of a run's status.json; {} if it is missing or its checksum is wrong.
 
-  A final status is unconfirmed if its checksum does not match the status and the records. A run
-  whose status is {} is trained again.
+  The checksum covers status and records; the status `running` has none. A run whose status is {} is
+  trained again.
   """
   path = folder / "runs" / run_id
   try:
@@ -161,7 +161,7 @@ def fail(sweep: Sweep, run: Run, phase: str, error: BaseException) -> None:
     sweep: the sweep.
     run: the run.
     phase: the phase that failed: `compilation`, `training` or `worker`.
-    error: the exception that made it fail.
+    error: the exception that was raised.
   """
   config = run_config(run, sweep.settings, sweep.sha256)
   reason = f"{phase}: {type(error).__name__}: " + (str(error).strip() or "no reason").split("\n")[0]

@@ -10,8 +10,8 @@ runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; error.t
                   ../training/replay_file.py
 checkpoints/      progress of unfinished runs; see round_checkpoints.py
 slurm_logs/       logs of SLURM jobs
-.lock             held by the processes that write here; see locking.py
-.lock-prepare     held while one of several processes prepares the folder
+.lock             locked by the processes that write here; see locking.py
+.lock-prepare     locked while one of several processes prepares the folder
 """
 
 from __future__ import annotations
@@ -115,14 +115,14 @@ def prepare_folder(
     new = {"configuration": configuration, **about}
     files.write_json(folder / "sweep.json", {**new, "sha256": _sweep_sha256(new)})
     return
-  files.write_text(folder / "sweep.flags", flags)  # the existing file may be damaged
+  files.write_text(folder / "sweep.flags", flags)  # rewritten in case the old file is damaged
   note_environment(folder, about)
 
 
 def note_environment(folder: Path, about: Mapping[str, object]) -> None:
-  """Appends versions, devices and git commit to `continued` in sweep.json, unless they are known.
+  """Appends the current versions, devices and git commit to the list `continued` in sweep.json.
 
-  They are known if the first start or an earlier entry of `continued` has the same ones.
+  Nothing is appended if they equal those of the first start or of an earlier entry of the list.
   """
   before = read_sweep(folder)
   continued = before.get("continued", [])
@@ -137,7 +137,7 @@ def _is_another(folder: Path, configuration: Mapping[str, object]) -> bool:
   try:
     found = read_sweep(folder)["configuration"]
     return difference(found, configuration, older=True) is not None
-  except ValueError:  # damaged
+  except ValueError:  # sweep.json is damaged
     return True
 
 
@@ -163,7 +163,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
 
 
 def _sweep_sha256(about: Mapping[str, object]) -> str:
-  """Hashes the entries of sweep.json that readers rely on and that never change on resuming."""
+  """Hashes configuration, task and run ids, the entries of sweep.json that never change."""
   return json_sha256([about[name] for name in ("configuration", "task", "runs")])
 
 

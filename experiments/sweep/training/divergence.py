@@ -22,8 +22,8 @@ from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Task
 from rnn_jax.types import Array
 
-# Cached, so that equal arguments give the same object, and runs with equal networks share compiled
-# functions.
+# `network` is cached, so that equal arguments give the same object, and runs with equal networks
+# share compiled functions.
 _network = functools.cache(network)
 
 
@@ -47,7 +47,7 @@ class DivergedStep(NamedTuple):
 
 
 def diverged_step(result: Result, settings: Settings, task: Task) -> DivergedStep | None:
-  """Returns the step at which a run diverged; None if it finished."""
+  """Returns the step at which a run diverged, with all that it depends on; None if it finished."""
   if result.diverged_step is None or result.snapshot is None:
     return None
   about = task.loss, task.output_size, task.vocabulary_size
@@ -55,7 +55,7 @@ def diverged_step(result: Result, settings: Settings, task: Task) -> DivergedSte
 
 
 def locate(diverged: DivergedStep) -> NonFinite | None:
-  """Recomputes a diverged step; returns where its first NaN or infinity is, None without one."""
+  """Recomputes a diverged step; returns the location of its first NaN or infinity, if any."""
   numbers = numbers_of(diverged.run, diverged.settings)
   params, opt_state, batch = diverged.snapshot
   _, data_key = jax.random.split(jax.random.key(numbers.seed))

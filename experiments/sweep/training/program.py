@@ -1,8 +1,8 @@
 """Builds and compiles the program of a group, which trains the group's runs on all devices.
 
-The runs of a group differ only in numbers (`run_setup.Numbers`), which are arguments of the
-program. A device trains one run, or several by `vmap`; neighboring devices may share their runs'
-batches.
+The runs of a group differ only in numbers (seed, truncation, learning rate, …), which are arguments
+of the program. A device trains one run, or several by `vmap`. Neighboring devices may train the
+same runs, each on its share of their batches.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Program(NamedTuple):
 
   @property
   def runs_per_round(self) -> int:
-    """Returns the maximum number of runs in a round, each of which takes a *slot*."""
+    """Returns the number of slots: the maximum number of runs that a round trains at once."""
     return math.prod(self.leading_axes)
 
 
@@ -124,8 +124,8 @@ def group_function(
     program. If `together` is above 1, all leaves but the state's step have a leading axis of runs.
   """
   group = _Group(run, settings, task, _model(run, settings, task), data_parallel)
-  # Without `jit`, each of the two would be traced twice: for its branch of a `cond`, and by
-  # `eval_shape`, since the other branch fills arrays of the same shapes.
+  # Without `jit`, each of these functions would be traced twice: for its branch of a `cond`, and by
+  # `eval_shape`, which gives the shapes of the NaN that the other branch returns.
   measure = jax.jit(functools.partial(_measure, group))
   train_step = jax.jit(functools.partial(_train_step, group, measure))
   advance = functools.partial(_advance, group, train_step)
@@ -193,7 +193,7 @@ def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
 
 
 def _measure(group: _Group, params: Params, batch: Batch) -> dict[str, Variables]:
-  """Computes the sweep's measures for a step, given the whole batch, also if devices share it."""
+  """Computes the sweep's measures for a step; `batch` is the whole batch, even if it is shared."""
   share = shard(batch, group.data_parallel)
   moment = Moment(group.model, params, group.task, batch, share, group.mean)
   return {name: MEASURES[name].of(moment) for name in group.settings.measure_names}
@@ -209,7 +209,7 @@ def _train_step(
 ) -> tuple[TrainState, Record]:
   """Takes one training step of a run; returns the new state and the step's record.
 
-  `measure` is `_measure` with its first argument bound. Only measured steps compute it.
+  `measure` is `_measure` with its first argument bound. It is computed only at measured steps.
   """
   run, settings, task = group.run, group.settings, group.task
   # Each device draws the whole batch, so that an example depends only on the key, not on the number
@@ -241,7 +241,7 @@ def _advance(
   state: TrainState,
   data: PyTree,
 ) -> tuple[TrainState, Record]:
-  """Trains `CHUNK` steps of one run, as `group_function` describes."""
+  """Trains `CHUNK` steps of one run; initializes its state first if the step is 0."""
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
   state = jax.lax.cond(state.step == 0, lambda: _start(group, numbers, data), lambda: state)
 

@@ -53,7 +53,7 @@ def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
   """Reads a file that holds the bytes from `to_bytes`; executes nothing in the file.
 
   Returns:
-    (diverged step, recorded location of its first non-finite value or None, all of `about`).
+    (diverged step, recorded location of its first non-finite value or None, `about` as a dict).
   Raises:
     ValueError: if the file is unreadable, damaged, or not a replay file.
   """
@@ -61,11 +61,11 @@ def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       arrays = {name: archive[name] for name in archive.files}
     about = json.loads(str(arrays["about"]))
-    with np.errstate(over="ignore"):  # numbers beyond float32 become inf, and are then rejected
+    with np.errstate(over="ignore"):  # numbers beyond float32's range become inf, and are rejected
       return _restore(about, arrays)
   except OSError as error:
     raise ValueError(f"FILE must be readable, got {path} ({error.strerror or error}).") from None
-  except Exception as error:  # zipfile, NumPy, JSON and invalid values raise many types
+  except Exception as error:  # zipfile, NumPy, JSON and bad values raise exceptions of many types
     raise ValueError(
       f"FILE must be the intact replay.npz of a sweep's run, got {path} ({error})."
     ) from None

@@ -1,4 +1,7 @@
-"""Divides the runs of a group into rounds, and reads the checkpoints from which rounds resume."""
+"""Divides the runs of a group into rounds, and reads the checkpoints from which rounds resume.
+
+The runs of a group share a compiled program. The runs of a round are trained at the same time.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ def rounds(sweep: Sweep, program: Program, runs: Sequence[Run]) -> list[Round]:
 
 
 def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Partial]:
-  """Returns the newest progress of each run that has a checkpoint; leaves have no axis of runs."""
+  """Returns the newest checkpointed progress of each run, as a `Partial` without an axis of runs.
+
+  Runs without a checkpoint are left out.
+  """
   found: dict[Run, Partial] = {}
   wanted = set(runs)
   for path, ids in round_checkpoints.every(sweep.folder):
@@ -73,7 +79,7 @@ def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Par
 
 
 def _select(partial: Partial, i: int) -> Partial:
-  """Returns the progress of a round's i-th run; leaves have no axis of runs."""
+  """Returns the progress of a round's i-th run: entry i of each leaf."""
   rows = partial.params, partial.opt_state, partial.records
   params, opt_state, records = jax.tree.map(operator.itemgetter(i), rows)
   return Partial(partial.step, params, opt_state, records, partial.seconds)

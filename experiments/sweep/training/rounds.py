@@ -30,7 +30,7 @@ _Index: TypeAlias = tuple[int | slice | np.ndarray, ...]
 
 
 def partial_like(program: Program, settings: Settings, num_runs: int, step: int) -> Partial:
-  """Returns shapes in place of arrays: the progress of a round of `num_runs` runs before `step`."""
+  """Returns the shapes and dtypes of the progress of a round of `num_runs` runs before `step`."""
   recorded = sum(s < step for s in recorded_steps(settings))
   drop = len(program.leading_axes)
 
@@ -130,7 +130,8 @@ class _Progress:
     program, runs, settings, layout: arguments of `train_round`.
     start: start time on the monotonic clock, minus the time that earlier processes took.
     state: train state on the devices, after the latest call of the program.
-    records: kept records of each call so far, leaves [runs, steps, ...].
+    records: a list of records, leaves [runs, steps, ...]: those of the resumed progress, if any,
+      and those of each call so far.
   """
 
   program: Program
@@ -153,10 +154,10 @@ class _Progress:
     return Partial(np.int32(step), params, opt_state, self._all_records(), seconds)
 
   def fetch(self, tree: PyTree[Array]) -> PyTree[np.ndarray]:
-    """Copies arrays from the devices to the host, leaves [runs, ...].
+    """Copies arrays from the devices to the host; returns leaves [runs, ...].
 
-    They must be copied because the next call overwrites them. Devices that share a run, also those
-    of other processes, hold equal values, so one device is read for each run.
+    The arrays must be copied because the next call overwrites them. Devices that share a run hold
+    equal values, also across processes, so one device is read for each run.
     """
     drop = len(self.program.leading_axes)
 
@@ -175,7 +176,7 @@ class _Progress:
 
 
 def _fill_slots(runs: Sequence[Run], program: Program) -> list[Run]:
-  """Returns one run for each slot of the program; spare slots repeat the first run."""
+  """Pads the runs to the number that the program trains at once, by repeating the first run."""
   return [*runs, *[runs[0]] * (program.runs_per_round - len(runs))]
 
 
@@ -204,7 +205,7 @@ def _recorded(records: Record, first_step: int, settings: Settings) -> Record:
 
 
 def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
-  """Selects run i from records that `_recorded` returned, up to the diverged or the last step."""
+  """Selects run i from records of `_recorded`, up to the step at which it diverged, if it did."""
   finite = records.finite[i]
   count = len(finite) if finite.all() else int(np.argmin(finite)) + 1
   steps = np.arange(first_step, first_step + count)
@@ -220,6 +221,6 @@ def _rows(records: Record, every: _Index, some: _Index) -> Record:
 
 
 def _draw(run: Run, step: int, task: Task) -> Batch:
-  """Draws again the batch that the program drew for a run at a step."""
+  """Draws once more the batch on which the program trained a run at a step."""
   _, data_key = jax.random.split(jax.random.key(np.uint32(run.seed)))
   return jax.device_get(jax.jit(task.batch)(task.data, jax.random.fold_in(data_key, step)))

@@ -19,7 +19,7 @@ from rnn_jax.types import Array
 
 
 class Numbers(NamedTuple):
-  """The numbers in which runs of a group may differ.
+  """The numeric settings in which runs of a group may differ.
 
   They are traced arguments of the group's program, so that all its runs share the program.
   """
@@ -46,7 +46,7 @@ def network(
 
 
 def numbers_of(run: Run, settings: Settings) -> Numbers:
-  """Returns the numbers of a run; a number that the run lacks gets a value without effect."""
+  """Returns a run's numeric settings; one that is None gets a value that has no effect."""
   full = settings.sequence_length
   return Numbers(
     np.uint32(run.seed),

@@ -62,7 +62,7 @@ def train_runs(
   for runs in groups.values():
     on_progress(runs[0], "compiling", 0.0, None)
     compiled = next(programs)
-    error = compiled.exception()  # of any type, since the code of a cell may raise anything
+    error = compiled.exception()  # may be of any type, since a cell's code may raise anything
     if hosts.any_of(error is not None):
       for run in runs if hosts.is_writer() else ():
         error = error or RuntimeError("it failed in another process")

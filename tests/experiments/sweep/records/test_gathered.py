@@ -1,4 +1,4 @@
-"""Gathering the records of a sweep's runs."""
+"""The records of a sweep's runs are gathered into one file, and are read from the runs' files."""
 
 from __future__ import annotations
 

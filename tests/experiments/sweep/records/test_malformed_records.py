@@ -34,7 +34,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(sweep_flags):
-  """Makes all sweeps share compiled programs and recomputed steps, and draw no figures."""
+  """Makes all sweeps share compiled programs and recomputed diverged steps; draws no figures."""
   find, draw = divergence.locate, rounds._draw
   places, batches = {}, {}
 
@@ -92,7 +92,7 @@ def interrupted(quick, sweep_flags, tmp_path_factory):
 
 
 def contents(folder):
-  """Returns the records by path, without the entries that differ between equal sweeps."""
+  """Returns a sweep's files by path, without the entries that differ between equal sweeps."""
   found = {}
   for path in (p for p in folder.glob("**/*.*") if p.is_file() and "other name" not in p.parts):
     data = path.read_bytes()

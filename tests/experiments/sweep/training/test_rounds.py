@@ -119,7 +119,10 @@ def test_gain_and_bias_of_a_run_reach_its_params():
   assert not np.array_equal(start[0], start[1])
 
 
-FIVE = [*RUNS, Run("elman", 1, 4, 2, 0.01, 0.1, 1.0, None)]  # the last round has spare slots
+FIVE = [
+  *RUNS,
+  Run("elman", 1, 4, 2, 0.01, 0.1, 1.0, None),
+]  # the last round has fewer runs than slots
 
 
 @pytest.mark.usefixtures("optax_promotion")

@@ -39,7 +39,7 @@ def resolve(sweep_flags, monkeypatch):
       locking.prepare(sweep)
     # Compile here: while `train_runs` waits for a compilation, it calls `stop` an unpredictable
     # number of times.
-    with jax.numpy_dtype_promotion("standard"):  # for this thread only
+    with jax.numpy_dtype_promotion("standard"):  # applies to this thread only
       compile_once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
     return sweep
 
@@ -97,7 +97,7 @@ def test_a_sweep_stopped_repeatedly_ends_with_the_same_records(resolve, whole, t
 
 
 def test_a_sweep_resumes_on_another_number_of_devices(resolve, whole, tmp_path):
-  assert train(resolve(tmp_path, "--devices=2"), calls=1)  # two runs a round
+  assert train(resolve(tmp_path, "--devices=2"), calls=1)  # each round has two runs
   assert train(resolve(tmp_path), calls=3)
   assert not train(resolve(tmp_path, "--devices=2"))
   assert contents(resolve(tmp_path)) == whole()
@@ -120,7 +120,7 @@ def test_damaged_checkpoints_are_reported_and_not_resumed_from(
   resolve, whole, tmp_path, capsys, what, damage
 ):
   one = ("--seed=0", "--learning_rate=0.01")
-  assert train(resolve(tmp_path, *one), calls=2)  # two checkpoints
+  assert train(resolve(tmp_path, *one), calls=2)  # stops when two checkpoints are written
   paths = [path for path in (tmp_path / "checkpoints").glob(what) if path.is_file()]
   assert paths
   for path in paths:
