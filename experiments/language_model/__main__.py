@@ -116,9 +116,8 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
   The caller must hold the folder's lock.
   """
   overwrite = flags.FLAGS.overwrite
-  trained_model.check_folder(
-    folder, overwrite
-  )  # again: another process may have used it before the lock was taken
+  # Checks again, now that the lock is held: another process may have trained here in between.
+  trained_model.check_folder(folder, overwrite)
   configuration = trained_model.configuration(settings, texts.corpus)
   point = None
   if trained_model.can_resume(folder, configuration, overwrite):

@@ -214,9 +214,7 @@ def _settings(saved: Mapping[str, Any]) -> Settings:
   # model.json of models that were saved before cells had options lacks this entry.
   layers["options"] = tuple((name, value) for name, value in layers.get("options", ()))
   settings = Settings(**{**saved, "layers": Layers(**layers)})
-  for name in (
-    "window",
-    "batch_size",
-  ):  # both used by --evaluate; other sizes are checked by the network
+  # --evaluate uses both sizes; all other sizes are checked by the network.
+  for name in ("window", "batch_size"):
     checks.integer(name, getattr(settings, name))
   return settings

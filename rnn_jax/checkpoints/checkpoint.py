@@ -36,8 +36,8 @@ DRAFT = ".draft"  # suffix of a folder that is being written or deleted
 REPLACED = ".replaced"  # suffix of an old checkpoint that a new one of the same name is replacing
 
 _ARRAYS, _ABOUT = "arrays", "checkpoint.json"
-# Free bytes that a save needs on the disk in addition to its arrays: for the other
-# files, and for other processes, which may write at the same time.
+# Free bytes that a save needs on the disk in addition to its arrays: for the other files, and for
+# other processes, which may write at the same time.
 _SPARE = 2**20
 
 Leaf = jax.Array | np.ndarray | np.number | np.bool_ | jax.ShapeDtypeStruct

@@ -97,9 +97,8 @@ def _sort_counts(length: int) -> Float[np.ndarray, "T 8"]:
   p = np.arange(1, NUM_SYMBOLS + 1) / NUM_SYMBOLS
   more = special.bdtrc(np.arange(1, length + 1)[:, None], length + 1, p) / p
   at_most = np.cumsum(more[::-1], axis=0)[::-1]
-  return np.maximum(
-    np.diff(at_most, axis=1, prepend=0), 0
-  )  # rounding errors can make a difference negative
+  # Rounding errors can make a difference negative.
+  return np.maximum(np.diff(at_most, axis=1, prepend=0), 0)
 
 
 def _task(

@@ -28,7 +28,7 @@ _STARTS, _ENDS = (
   {number for number, name in tokenize.tok_name.items() if name.endswith(ending)}
   for ending in ("STRING_START", "STRING_END")
 )
-# A row with only these tokens is a comment or empty. Such a row ends in an NL token, and so does
+# A row that has no other tokens is a comment or empty. Such a row ends in an NL token, and so does
 # every row inside brackets except the last.
 _BLANK = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 

@@ -19,12 +19,10 @@ UNK, EOS = "<unk>", "<eos>"
 
 # Patterns of a word. A newline is always a token; other white space only separates words.
 SPLITS: Mapping[str, re.Pattern[str]] = {
-  "word": re.compile(
-    rf"\n|{UNK}|{EOS}|\w+|[^\w\s]"
-  ),  # a run of word characters, or any other single character
-  "whitespace": re.compile(
-    r"\n|\S+"
-  ),  # for text that is already tokenized, such as the Penn Treebank
+  # A run of word characters, or any other single character.
+  "word": re.compile(rf"\n|{UNK}|{EOS}|\w+|[^\w\s]"),
+  # For text that is already tokenized, such as the Penn Treebank.
+  "whitespace": re.compile(r"\n|\S+"),
 }
 
 
