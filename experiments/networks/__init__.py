@@ -1,1 +1,1 @@
-"""Networks built from flags: cells, their options, and matched hidden sizes."""
+"""Networks built from flags: their cells, cell options, and hidden sizes for a parameter budget."""

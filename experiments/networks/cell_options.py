@@ -1,4 +1,4 @@
-"""The flags of a cell in addition to its name: its options, and a parameter budget."""
+"""Flags that configure a network's cells: `--cell_option`, `--match_params`, `--list_cells`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from experiments.cli.flag_table import Flag
 from rnn_jax import checks
 from rnn_jax.cells import CELLS, cell_options
 
-Options = tuple[tuple[str, Any], ...]  # (name, value), sorted by name: hashable
+# Options given for a cell: (name, value) pairs sorted by name. A tuple, since it must be hashable.
+Options = tuple[tuple[str, Any], ...]
 
 _WORDS = {"true": True, "false": False, "none": None}
 
 
 @dataclasses.dataclass(frozen=True)
 class CellOption:
-  """The value of one `--cell_option`.
+  """The parsed value of one `--cell_option` flag, which may be repeated.
 
   Attributes:
-    cell: the only cell that it applies to; None for every cell that accepts it.
+    cell: name of the only cell that the option applies to; None for every selected cell that
+      accepts it.
     name: name of the option.
-    values: one or more values of the option.
+    values: values of the option; several values span an axis of a sweep.
   """
 
   cell: str | None
@@ -37,7 +39,7 @@ class CellOption:
   values: tuple[Any, ...]
 
   def __str__(self) -> str:
-    """Returns the option as it stands on the command line."""
+    """Returns the text from which `parse` restores the option, such as `cell.name=v1,v2`."""
     cell = "" if self.cell is None else f"{self.cell}."
     return f"{cell}{self.name}={','.join(map(value_text, self.values))}"
 
@@ -46,7 +48,7 @@ def fixed_width() -> int | None:
   """Returns the value of `--hidden_size`; None if `--match_params` is given instead.
 
   Raises:
-    ValueError: both are given.
+    ValueError: if both flags are given.
   """
   values = flags.FLAGS
   if values.match_params is None:
@@ -63,7 +65,7 @@ def parse(text: str) -> CellOption:
   """Parses `name=value`, `name=v1,v2` or `cell.name=value`.
 
   Raises:
-    ValueError: the text has another form, or repeats a value.
+    ValueError: if the text has none of these forms, or repeats a value.
   """
   full, equals, listed = text.partition("=")
   names = [name.strip() for name in full.split(".")]
@@ -81,7 +83,11 @@ def _parse_single(text: str) -> CellOption:
 
 
 def flag(axis: bool) -> Flag:
-  """Returns the flag `--cell_option`; as an axis, it takes a comma list of values."""
+  """Returns the definition of the flag `--cell_option`.
+
+  Args:
+    axis: whether the flag accepts a comma list of values, which spans an axis of a sweep.
+  """
   return Flag(
     "cell_option",
     "none",
@@ -108,10 +114,10 @@ LIST_CELLS = Flag(
 
 
 def value_of(text: str) -> Any:
-  """Parses an integer, a float, true, false or none; any other text is its own value.
+  """Returns the int, float, bool or None that `text` stands for; any other text is returned as is.
 
   Raises:
-    ValueError: it is a finite number that overflows float32.
+    ValueError: if the text is a finite number that overflows float32.
   """
   if text.lower() in _WORDS:
     return _WORDS[text.lower()]
@@ -122,7 +128,7 @@ def value_of(text: str) -> Any:
       continue
     if kind is float and float(np.finfo(np.float32).max) < abs(value) < math.inf:
       raise ValueError(f"cell_option must hold numbers that are finite in float32, got {text}.")
-    # jax does not compute with integers beyond int32.
+    # An integer beyond int32 becomes a float, since JAX computes with 32-bit integers.
     if kind is float or abs(value) < 2**31:
       return value
   return text
@@ -139,14 +145,14 @@ def options_text(options: Options) -> str:
 
 
 def as_flags(cell: str, options: Options) -> str:
-  """Returns the flags of a cell and its options."""
+  """Returns, as text, the command-line flags that select a cell and set its options."""
   given = [CellOption(None, name, (value,)) for name, value in options]
   return " ".join([f"--cell={cell}", *(f"--cell_option={option}" for option in given)])
 
 
 @contextlib.contextmanager
 def errors_of(cell: str, options: Options) -> Iterator[None]:
-  """Prefixes errors of a cell's constructor with the cell's flags."""
+  """Re-raises errors of a cell's constructor as ValueErrors that start with the cell's flags."""
   try:
     yield
   except (TypeError, ValueError) as error:
@@ -159,13 +165,15 @@ def by_cell(
   """Returns the values of each selected cell's options.
 
   Args:
-    given: values of `--cell_option`.
+    given: parsed values of all `--cell_option` flags.
     cells: names of the selected cells.
-    own_flags: options that have their own flag.
+    own_flags: names of options that have a flag of their own, so that `--cell_option` must not set
+      them.
   Returns:
-    cell -> option -> values, the options in alphabetical order.
+    {cell: {option: values}}, with the options in alphabetical order.
   Raises:
-    ValueError: no selected cell accepts an option, or a cell gets an option twice.
+    ValueError: if no selected cell accepts an option, a cell gets an option twice, or an option has
+      its own flag.
   """
   found: dict[str, dict[str, tuple[Any, ...]]] = {cell: {} for cell in cells}
   known = {cell: [name for name in cell_options(cell) if name not in own_flags] for cell in cells}
@@ -185,13 +193,23 @@ def by_cell(
 
 
 def _none_as_text(cell: str, name: str, value: Any) -> Any:
-  """Returns the value; 'none' in place of None if the option's default is a string."""
+  """Returns an option's value, with None turned back into 'none' if the default is a string.
+
+  `parse` turns the text none into None, since it does not know the defaults of the cells.
+  """
   default = inspect.signature(CELLS[cell]).parameters[name].default
   return "none" if value is None and isinstance(default, str) else value
 
 
 def _takers(option: CellOption, known: Mapping[str, Sequence[str]]) -> list[str]:
-  """Returns the cells that an option applies to."""
+  """Returns the names of the selected cells that an option applies to.
+
+  Args:
+    option: the option.
+    known: {selected cell: names of the options that `--cell_option` may set for it}.
+  Raises:
+    ValueError: if no selected cell accepts the option.
+  """
   kind = "--cell_option"
   if option.cell is not None:
     checks.choice(f"cell of {kind}", option.cell, CELLS)

@@ -13,13 +13,13 @@ from rnn_jax.cells import CELLS
 
 
 class Row(NamedTuple):
-  """The row of a cell.
+  """The row of one cell in the table of cells.
 
   Attributes:
     cell: name of the cell.
-    what: first line of its docstring.
-    options: its options with their defaults.
-    source: its first reference, with an address.
+    what: first line of its constructor's docstring.
+    options: its options with their default values.
+    source: authors, year and URL of its constructor's first reference.
   """
 
   cell: str
@@ -44,7 +44,7 @@ def _row(name: str, constructor: Callable[..., Any]) -> Row:
 
 
 def _source(text: str) -> str:
-  """Returns the first reference's authors, year and address: `Elman, 1990, https://…`."""
+  """Returns authors, year and URL of a docstring's first reference: `Elman, 1990, https://…`."""
   references = " ".join(text.partition("References:")[2].split())
   found = re.match(r"(.+?, \d{4}\w?)\b.*?(https?://\S*[^\s.,;)])", references)
   return ", ".join(found.groups()) if found else ""

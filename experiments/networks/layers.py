@@ -1,4 +1,4 @@
-"""The layers of a network, built from flags."""
+"""The layers of a network: their flags, their configuration, and the cells built from it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from rnn_jax.types import Cell
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-  """The layers of a network.
+  """The configuration of a network's layers, as the flags describe it.
 
   Attributes:
     cell: name of the cell.
     depth: number of recurrent layers.
-    hidden_size: hidden size of each recurrent layer; None until `match_params` has chosen it.
-    zoneout: probability that a unit keeps its previous carry; 0 for none.
+    hidden_size: hidden size of each recurrent layer; None until it is chosen from `match_params`.
+    zoneout: probability that a unit keeps its previous carry; 0 for no zoneout.
     residual: whether each layer's input is added to its output, from the second layer on.
     layer_norm: whether each layer's input is normalized, from the second layer on.
-    dropout: dropout rate between layers; 0 for none.
-    dropout_mask: `step` or `sequence`.
-    hidden_sizes: sizes of the feed-forward layers after the recurrent ones.
-    options: options of the cell that were given; the others have their defaults.
-    match_params: parameter budget from which `hidden_size` is still to be chosen; None if it is
-      known.
+    dropout: dropout rate between layers; 0 for no dropout.
+    dropout_mask: `step` for a new dropout mask at every time step, `sequence` for one mask per
+      sequence.
+    hidden_sizes: sizes of the feed-forward layers between the recurrent layers and the readout.
+    options: the cell options that were given; the cell's other options have their defaults.
+    match_params: parameter budget from which `hidden_size` is still to be chosen; None if
+      `hidden_size` is known.
   """
 
   cell: str
@@ -53,7 +54,11 @@ class Layers:
 
   @property
   def width(self) -> int:
-    """Returns the hidden size of each recurrent layer."""
+    """Returns the hidden size of each recurrent layer.
+
+    Raises:
+      ValueError: if the hidden size has not been chosen yet.
+    """
     if self.hidden_size is None:
       raise ValueError("hidden_size must be known, got None.")
     return self.hidden_size
@@ -101,7 +106,7 @@ TABLE = (
 
 
 def define() -> None:
-  """Defines the flags of `Layers`."""
+  """Defines the command-line flags from which `from_flags` builds a `Layers`."""
   flag_table.define(TABLE)
 
 
@@ -109,7 +114,8 @@ def from_flags() -> Layers:
   """Returns the layers that the flags describe.
 
   Raises:
-    ValueError: naming the flag, the rule and the value.
+    ValueError: if `--hidden_size` and `--match_params` are both given, or the cell does not accept
+      a `--cell_option`.
   """
   names = [field.name for field in dataclasses.fields(Layers) if field.name != "options"]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
@@ -121,14 +127,16 @@ def from_flags() -> Layers:
 def with_matched_width(
   layers: Layers, input_size: int, *, ways: int = 1, merged: int = 1
 ) -> Layers:
-  """Returns the layers with the hidden size that meets their `match_params`, if that is given.
+  """Returns the layers with the hidden size that meets their parameter budget `match_params`.
+
+  Layers without a budget are returned unchanged.
 
   Args:
     layers: the layers.
     input_size: input size of the first layer.
     ways, merged: as in `count_params`.
   Raises:
-    ValueError: the cell refuses its options, or no hidden size meets the budget.
+    ValueError: if the cell rejects its options, or no hidden size meets the budget.
   """
   wanted = layers.match_params
   if wanted is None:
@@ -147,10 +155,10 @@ def with_matched_width(
 
 
 def make_cells(layers: Layers) -> list[Cell]:
-  """Returns the cell of each layer.
+  """Returns the cell of each recurrent layer, bottom layer first.
 
-  Residual and normalized layers compute y = x + f(LN(x)). The first layer is neither: it reads the
-  network's input, which may be tokens.
+  A layer f with both `residual` and `layer_norm` computes y = x + f(LN(x)). Neither applies to the
+  first layer, since the network's input x may be tokens.
   """
   cells = []
   for i in range(layers.depth):
@@ -166,20 +174,20 @@ def make_cells(layers: Layers) -> list[Cell]:
 
 
 def check(layers: Layers, length_flag: str, length: int, batch_size: int) -> None:
-  """Refuses cells that cannot be built, and sizes that do not fit into memory.
+  """Checks that the cells can be built and that the network fits into memory.
 
   Args:
     layers: the layers, with a known hidden size.
-    length_flag: name of the flag that holds the sequence length.
+    length_flag: name of the flag that holds the sequence length, for the error message.
     length: sequence length.
     batch_size: sequences in a batch.
   Raises:
-    ValueError: naming the flags.
+    ValueError: if a cell rejects its options, or the network does not fit.
   """
   top = (layers.width, *layers.hidden_sizes)
   carries = layers.depth * length * batch_size * layers.width
   entries = carries + sum(a * b for a, b in itertools.pairwise(top))
-  # First without the params: those of a huge hidden size cannot be counted.
+  # Memory is first checked without the params, since counting them fails for a huge hidden size.
   _check_memory(entries, length_flag)
   with cell_options.errors_of(layers.cell, layers.options):
     params = count_params(make_cells(layers), 1)
@@ -192,7 +200,7 @@ def _check_memory(entries: int, length_flag: str) -> None:
 
 
 def module_options(layers: Layers) -> dict[str, Any]:
-  """Returns the arguments that `DeepRNN` and `BidirectionalRNN` take in addition to the cells."""
+  """Returns the keyword arguments that `DeepRNN` and `BidirectionalRNN` take besides the cells."""
   return {
     "dropout": layers.dropout,
     "dropout_mask": layers.dropout_mask,

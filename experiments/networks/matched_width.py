@@ -1,4 +1,4 @@
-"""Hidden sizes at which cells meet a parameter budget."""
+"""Hidden sizes at which the networks of different cells meet the same parameter budget."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ import jax
 from rnn_jax.tasks import Task
 from rnn_jax.types import Cell, output_size
 
-TOLERANCE = 0.05  # relative to the budget
+# The largest accepted difference from the budget, as a fraction of the budget.
+TOLERANCE = 0.05
 
-_GAP = 1024  # hidden sizes tried in a row if a cell refuses them
+# The number of consecutive hidden sizes to try before giving up on a cell that rejects them.
+_GAP = 1024
 
 
 def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merged: int = 1) -> int:
-  """Returns the number of entries in the params of all layers, without computing them.
+  """Returns the number of entries in the params of all layers, without allocating the params.
 
-    Σ_l ways · |params_l|      layer 1 reads D inputs, each other layer `merged` times the output
-                               size of the layer below
+    Σ_l ways · |params_l|
+
+  The input size of the first layer is D; that of each other layer is `merged` times the output size
+  of the layer below.
 
   Args:
     cells: the cell of each layer, bottom layer first.
     input_size: D, the input size of the first layer.
-    ways: number of directions in which each layer reads, each with its own params.
-    merged: number of outputs of a layer that are concatenated as the next one's input.
+    ways: number of directions in which each layer reads the sequence, each with its own params.
+    merged: number of a layer's outputs that are concatenated to form the next layer's input.
   """
   total = 0
   for cell in cells:
@@ -35,9 +39,9 @@ def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merge
   return total
 
 
-@functools.lru_cache(maxsize=4)  # the same cell, layer after layer
+@functools.lru_cache(maxsize=4)  # the layers of a network mostly have the same cell
 def _sizes(cell: Cell, input_size: int) -> tuple[int, int]:
-  """Returns (number of entries of the params, output size)."""
+  """Returns (number of entries in the cell's params, output size of the cell)."""
   params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
   number = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
   return number, output_size(cell, params, input_size)
@@ -46,22 +50,22 @@ def _sizes(cell: Cell, input_size: int) -> tuple[int, int]:
 def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
   """Returns the hidden size whose number of params is nearest to a budget.
 
-  It is found by doubling and bisection, since the number of params grows with the hidden size.
+  The search doubles and then bisects, since the number of params grows with the hidden size.
 
   Args:
-    count: hidden size -> number of params. It raises a ValueError for hidden sizes that the cell
-      refuses, such as those that are not a multiple of some number.
-    wanted: the budget.
+    count: returns the number of params for a hidden size. It raises a ValueError for hidden sizes
+      that the cell rejects, such as those that are not a multiple of some number.
+    wanted: the budget, as a number of params.
   Returns:
-    (hidden size, its number of params). If two are equally near, the smaller.
+    (hidden size, its number of params). If two hidden sizes are equally near, the smaller one.
   Raises:
-    ValueError: the error of `count`, if it refuses every hidden size.
+    ValueError: if `count` rejects 1024 consecutive hidden sizes; the error is the one of `count`.
   """
   count = functools.cache(count)
 
   @functools.cache
   def at_least(width: int) -> tuple[int, int]:
-    """Returns the first accepted hidden size from `width` on, and its number of params."""
+    """Returns (the smallest hidden size ≥ `width` that `count` accepts, its number of params)."""
     refusal: ValueError | None = None
     for taken in range(width, width + _GAP):
       try:
@@ -76,20 +80,21 @@ def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
   while high - low > 1:
     middle = (low + high) // 2
     low, high = (middle, high) if at_least(middle)[1] < wanted else (low, middle)
-  # Neighbors among the accepted hidden sizes; the second is the first that reaches the budget.
+  # `high` leads to the smallest accepted hidden size that reaches the budget, and `low`, unless it
+  # is 0, is the next smaller accepted one.
   candidates = [at_least(width) for width in (low, high) if width > 0]
   return min(candidates, key=lambda candidate: abs(candidate[1] - wanted))
 
 
 def check_near(width: int, number: int, wanted: int, network: str) -> None:
-  """Refuses a number of params that is too far from the budget.
+  """Checks that a network's number of params is near enough to the budget.
 
   Args:
-    width, number: result of `matched_width`.
+    width, number: hidden size and number of params, as returned by `matched_width`.
     wanted: the budget.
-    network: the network, as text for the error.
+    network: name of the network for the error message.
   Raises:
-    ValueError: the number differs from the budget by more than `TOLERANCE`.
+    ValueError: if the number differs from the budget by more than `TOLERANCE`.
   """
   if abs(number - wanted) > TOLERANCE * wanted:
     raise ValueError(
@@ -99,7 +104,11 @@ def check_near(width: int, number: int, wanted: int, network: str) -> None:
 
 
 def task_input_size(task: Task) -> int:
-  """Returns the input size of the first layer: of one-hot tokens, or of vectors."""
+  """Returns the input size of a network's first layer for this task.
+
+  It is the vocabulary size for tasks with tokens, which are one-hot encoded, or else the size of
+  the input vectors.
+  """
   if task.vocabulary_size is not None:
     return task.vocabulary_size
   return jax.eval_shape(task.batch, task.data, jax.random.key(0)).xs.shape[-1]

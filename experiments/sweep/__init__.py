@@ -1,1 +1,1 @@
-"""Trains every combination of the axes and records how the gradient flows."""
+"""The sweep command: trains networks over a grid of settings and records how gradients flow."""

@@ -33,12 +33,12 @@ from experiments.sweep.training.train import Stopped, train_runs
 
 
 def define_flags() -> None:
-  """Defines the flags of the sweep."""
+  """Defines the flags of the sweep command."""
   sweep_flags.define()
 
 
 def main(arguments: list[str]) -> None:
-  """Runs the sweep that the flags describe."""
+  """Runs the sweep that the flags describe, or prints a table if a `--list_…` flag is given."""
   if flags.FLAGS.list_cells:
     cell_table.show()
   elif flags.FLAGS.list_measures:
@@ -84,7 +84,7 @@ def _resolve_and_run(arguments: list[str]) -> None:
 
 
 def _check_processes_agree(sweep: Sweep) -> None:
-  """Refuses to train together with processes that have resolved another sweep or layout."""
+  """Checks that all processes that train together resolved the same sweep and device layout."""
   layout = sweep.layout
   same = sweep.configuration, sweep.shard, len(layout.devices), layout.runs_per_device
   if hosts.any_of(hosts.broadcast(same) != same):
@@ -92,7 +92,7 @@ def _check_processes_agree(sweep: Sweep) -> None:
 
 
 def _print_plan(sweep: Sweep) -> None:
-  """Prints the runs of this process by group, each of which is one compilation."""
+  """Prints the runs that this process would train, by group; each group is compiled once."""
   runs = [sweep.ids[name] for name in locking.runs_of(sweep)]
   groups = by_group(runs)
   for group in groups.values():
@@ -111,7 +111,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _run(sweep: Sweep) -> bool:
-  """Trains the runs that are not done, and gathers the records; returns whether a run failed."""
+  """Trains the runs that are not done yet and gathers all records; returns whether a run failed."""
   with contextlib.ExitStack() as stack:
     hosts.by_writer(_prepare_folder, sweep, stack)
     with signals.caught() as stop:
@@ -123,7 +123,7 @@ def _run(sweep: Sweep) -> bool:
 
 
 def _prepare_folder(sweep: Sweep, stack: contextlib.ExitStack) -> None:
-  """Locks the folder, or the shard's runs, while the stack is open, and prepares the folder."""
+  """Prepares the output folder, and locks it, or only the shard's runs, until `stack` closes."""
   if sweep.shard is not None:
     stack.enter_context(locking.runs_lock(sweep, locking.runs_of(sweep)))
     locking.prepare_shared(sweep)
@@ -135,7 +135,7 @@ def _prepare_folder(sweep: Sweep, stack: contextlib.ExitStack) -> None:
 
 
 def _train(sweep: Sweep, stop: signals.Stop) -> None:
-  """Trains the runs that are not done; failed ones only with --retry_failed."""
+  """Trains the runs that are not done yet; failed runs are retried only with --retry_failed."""
   done, wanted = hosts.by_writer(_status, sweep)
   if not hosts.is_writer():
     train_runs(sweep, wanted, stop, lambda *_: None)
@@ -154,7 +154,7 @@ def _train(sweep: Sweep, stop: signals.Stop) -> None:
 
 
 def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
-  """Returns the share of each run that is done, 0 or 1, and the ids of the runs to train."""
+  """Returns ({run id: 1.0 if the run is done, else 0.0}, ids of the runs to train)."""
   states = run_files.statuses(sweep.folder, locking.runs_of(sweep))
   kept = run_files.DONE if flags.FLAGS.retry_failed else run_files.ENDED
   done = {name: float(state.get("status") in run_files.DONE) for name, state in states.items()}
@@ -162,8 +162,8 @@ def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
 
 
 def _finish(sweep: Sweep) -> bool:
-  """Gathers and draws the records, or reports on the shard; returns whether a run failed."""
-  # Imported here, since matplotlib takes a second to load, which --help need not wait for.
+  """Gathers and plots all records, or reports on this shard; returns whether a run failed."""
+  # Imported here because loading matplotlib takes a second, for which --help should not wait.
   from experiments.sweep import finish
 
   if sweep.shard is None:
@@ -172,7 +172,7 @@ def _finish(sweep: Sweep) -> bool:
 
 
 def _stopped(sweep: Sweep, number: int) -> NoReturn:
-  """Ends this process after a signal, once all processes have stopped."""
+  """Exits after the signal `number`, once all processes that train together have stopped."""
   is_writer = hosts.is_writer()
   hosts.leave()
   if not is_writer:
