@@ -125,9 +125,10 @@ def _draw_line(
   track: int,
   linestyle: str | tuple[int, tuple[int, ...]] = "-",
 ) -> None:
-  """Draws a line [x] with about six markers, and one at each value without finite neighbors."""
+  """Draws y [x] as a line with about six markers, plus one at each y without finite neighbors."""
   stride = max(1, len(x) // 6)
-  first = 2 * track * stride // 7 % stride  # so that lines have their markers at different x
+  # Lines on different tracks have their markers at different positions.
+  first = 2 * track * stride // 7 % stride
   axis.plot(
     x,
     y,
@@ -153,7 +154,7 @@ def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None
   for truncation in truncations:
     cut = truncation - 0.5
     axis.axvline(cut, color=GRAY, ls=":", lw=0.9, zorder=1, label=f"cut {truncation:g}")
-    if labels and cut - labels[-1][0] < 0.06 * last_lag:  # the labels would overlap
+    if labels and cut - labels[-1][0] < 0.06 * last_lag:  # the two labels would overlap
       labels[-1] = (cut, f"{labels[-1][1]}, {truncation:g}")
     else:
       labels.append((cut, f"{truncation:g}"))
@@ -172,7 +173,7 @@ def mark_edges(
     axis: the axis to draw on.
     x: positions along the horizontal axis, [x].
     values: [runs, x].
-    style: its color is that of the markers.
+    style: style of the line, whose color the markers get.
     track: row of the markers, counted from the edge, from 0.
     zero: the value that stands for an exact zero, −inf for log10 values.
   """
@@ -205,9 +206,9 @@ def draw_points(
 def draw_cross(
   axis: Axes, at: float, x: np.ndarray, curve: np.ndarray, style: Style, label: str
 ) -> None:
-  """Draws a cross at x = `at`, at the height of the last drawable value of `curve` up to there.
+  """Draws a cross at x = `at`, at the height of the last value of `curve` [x] up to there.
 
-  If there is no such value, the cross is near the top of the axis.
+  Values that the axis cannot show are skipped. If no value is left, the cross is near the top.
   """
   floor = 0.0 if axis.get_yscale() == "log" else -np.inf
   seen = curve[(x <= at) & np.isfinite(curve) & (curve > floor)]

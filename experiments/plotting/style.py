@@ -30,7 +30,7 @@ WIDTH = 6.8  # minimum width in inches: the text width of a page
 
 
 class Style(NamedTuple):
-  """The color, marker and width in points of a line, which tell it apart even in grayscale."""
+  """The color, marker and width (in points) of a line; markers tell lines apart in grayscale."""
 
   color: str
   marker: str
@@ -171,9 +171,10 @@ def _draw_map(
   """Draws log10 values [layer, time] on a color scale from `low` to `high`."""
   # Values below the scale are black and values above it white, which keeps the order in grayscale.
   shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.15, 1, 256)))
-  axis.patch.set(hatch="xxxx", facecolor="white", edgecolor="0.7")  # visible where values are NaN
+  # The background, which is visible where values are NaN, is hatched.
+  axis.patch.set(hatch="xxxx", facecolor="white", edgecolor="0.7")
   return axis.imshow(
-    np.clip(image, low - 1, high + 1),  # since matplotlib does not draw infinities
+    np.clip(image, low - 1, high + 1),  # matplotlib does not draw infinities
     norm=Normalize(low, high),
     cmap=shades.with_extremes(under="black", over="white", bad=(0, 0, 0, 0)),
     aspect="auto",
@@ -184,7 +185,7 @@ def _draw_map(
 
 
 def _off_scale_keys(values: np.ndarray) -> list[Artist]:
-  """Returns legend keys for those of zero, overflow and NaN that occur in log10 `values`."""
+  """Returns a legend key for each of zero, overflow and NaN that is among the log10 `values`."""
   keys = [
     (values == -np.inf, Patch(facecolor="black", edgecolor="0.6", label=ZERO)),
     (values == np.inf, Patch(facecolor="white", edgecolor="0.6", label=OVERFLOW)),
@@ -199,7 +200,7 @@ def key(label: str, **options: Any) -> Line2D:
 
 
 def style_keys(styles: dict[str, Style]) -> list[Artist]:
-  """Returns a legend key for each label and its style."""
+  """Returns one legend key per line, given the style of each line by its label."""
   return [
     key(label, color=style.color, lw=style.width, marker=style.marker, ms=3.5)
     for label, style in styles.items()
@@ -221,7 +222,7 @@ def annotate(figure: Figure, keys: Sequence[Artist], caption: str) -> None:
 
 
 def _wrap(text: str, width: float) -> str:
-  """Wraps text of title size after commas and semicolons, into lines of about `width` inches."""
+  """Breaks a title into lines of about `width` inches, only after commas and semicolons."""
   tied = re.sub("(?<![,;]) ", "\N{NO-BREAK SPACE}", text)
   lines = [
     textwrap.fill(line, int(13 * width), break_long_words=False) for line in tied.split("\n")

@@ -1,1 +1,1 @@
-"""Published figures and tables, reproduced and checked."""
+"""The reproduce command: published figures and tables, computed and checked."""

@@ -30,7 +30,7 @@ from rnn_jax import checks
 ALL = "all"
 BUDGETS = {"quick": 10.0, "full": float("inf")}  # longest duration of a figure, in seconds
 
-_NOT_REPRODUCED = 1  # exit status
+_NOT_REPRODUCED = 1  # exit status if a requested figure is not reproduced
 _PLAIN_WIDTH = 160  # width of the output in characters, if it is not a terminal
 
 
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
 
 
 def make(name: str, folder: Path, console: Console) -> Result:
-  """Runs one figure, prints its table and checks, and writes its folder.
+  """Runs one figure, prints its table and checks, and writes its files.
 
   If the figure raises an error, the error is recorded, not raised again, and the figure counts as
   not reproduced.
@@ -120,7 +120,7 @@ def make(name: str, folder: Path, console: Console) -> Result:
   try:
     outcome = figure.run()
     drawn = figure_records.picture(title, outcome)
-  except Exception as raised:  # whatever it is, the other figures must still run
+  except Exception as raised:  # no error may prevent the other figures
     outcome, error = None, f"{type(raised).__name__}: {' '.join(str(raised).split())}"
   result = Result(outcome, error, time.monotonic() - start)
   figure_records.save(folder, name, figure, result, drawn, about)

@@ -43,9 +43,9 @@ from experiments.states.unit_values import read
 from rnn_jax.gradient_flow import saliency
 from rnn_jax.losses import bits
 
-SEARCHED = 20_000  # number of tokens that the search reads, if the text has that many
+SEARCHED = 20_000  # largest number of tokens that the search reads
 _TOP = 5  # number of units that the search returns for a feature
-_BYTES_PER_WORD = 64  # bytes of a text that are read per word, more than a word has on average
+_BYTES_PER_WORD = 64  # bytes read from a file for each word, more than a word has on average
 _PLAIN_WIDTH = 100  # width of the output in characters, if it is not a terminal
 
 
@@ -180,7 +180,7 @@ def _held_out(trained: TrainedModel, count: int) -> tuple[str, Integer[np.ndarra
 
 
 def _of_file(trained: TrainedModel, path: Path, count: int) -> Integer[np.ndarray, " N"]:
-  """Returns the first `count` tokens of a file, without reading all of it."""
+  """Returns the first `count` tokens of a file, of which only the beginning is read."""
   length = count * (1 if trained.settings.level == CHARACTERS else _BYTES_PER_WORD)
   try:
     with path.open("rb") as file:

@@ -102,7 +102,10 @@ def _packed(quantity: Quantity, units: Sequence[int]) -> Mapping[str, object]:
 
 
 def _packed_saliency(saliency: Float[np.ndarray, "T reach"]) -> Mapping[str, object]:
-  """Returns log saliency as JSON data: 1 for a loss's largest norm, 0 for 10^-DECADES of it."""
+  """Returns the saliency as JSON data, on a logarithmic scale from 0 to 1 for each loss.
+
+  1 stands for the loss's largest norm, and 0 for at most 10^-DECADES of that.
+  """
   norms = np.nan_to_num(np.asarray(saliency, np.float64))
   largest = norms.max(axis=1)
   relative = norms / np.where(largest > 0, largest, 1)[:, None]

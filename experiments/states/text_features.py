@@ -36,8 +36,8 @@ def text_features(pieces: Sequence[str]) -> dict[str, Float[np.ndarray, " T"]]:
   80 characters (at most 1), indentation in levels of 4 columns.
 
   Args:
-    pieces: the text, character by character, or word by word with the space after each word. In
-      words there is no indentation and no triple quote, and no word ends inside a name or number.
+    pieces: the text, character by character, or word by word with the space after each word. A text
+      of words has no indentation and no triple quotes, and no word ends inside a name or number.
   Returns:
     The values of each feature by its name; 0 or 1, except for depth, position and indentation.
   """

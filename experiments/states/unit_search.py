@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Values are constant if they deviate from their mean by at most this fraction of the largest value.
+# Values count as constant if they deviate from their mean by at most this fraction of the largest.
 _ROUNDING = 1e-5
 
 
@@ -33,7 +33,7 @@ class Match(NamedTuple):
 def correlations(
   a: Float[np.ndarray, "T M"], b: Float[np.ndarray, "T N"]
 ) -> Float[np.ndarray, "M N"]:
-  """Returns Pearson's correlation of each column of a with each of b; 0 if either is constant.
+  """Returns Pearson's correlation of each pair of columns of a and b; 0 if either is constant.
 
   r = Σ_t (a_t − ā) (b_t − b̄) / √(Σ_t (a_t − ā)² Σ_t (b_t − b̄)²)
   """
@@ -45,12 +45,12 @@ def search(
   quantities: Mapping[str, Float[np.ndarray, "T _"]],
   top: int = 5,
 ) -> list[Match]:
-  """Returns the units that track each feature best, selected and ranked on different text.
+  """Returns the units that best track each feature, selected and ranked on different text halves.
 
   Among thousands of units, some correlate with any feature by chance. So the `top` units for each
-  feature are selected by |r| on the first half of the text, and ranked by r on the second half,
-  whose sign is reversed if r is negative on the first half. If the correlation on the first half is
-  a chance one, the r that is ranked is close to 0 or negative.
+  feature are selected by |r| on the first half of the text, and ranked by the product of r on the
+  second half and the sign of r on the first. For a chance correlation, this product is close to 0
+  or negative.
 
   Args:
     features: values of each feature.

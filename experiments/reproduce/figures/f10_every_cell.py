@@ -1,4 +1,7 @@
-"""F10. Reach of the gradient in every cell, before and after training."""
+"""F10. Reach of the gradient in every cell, before and after training.
+
+The reach is measured by the decades that the norm of the gradient loses on its way back to lag LAG.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ class Profiles(NamedTuple):
   baseline: float
 
   def lost(self, cell: str) -> Float[np.ndarray, " when"]:
-    """Returns the decades lost from lag 0 to lag LAG, before and after training."""
+    """Returns the decrease of the log₁₀ norm from lag 0 to lag LAG, before and after training."""
     return self.norms[cell][:, 0] - self.norms[cell][:, LAG]
 
 
@@ -94,7 +97,7 @@ def run() -> Outcome:
 
 
 def outcome(found: dict[str, Profiles]) -> Outcome:
-  """Returns table, checks, picture and notes, from the profiles on each task."""
+  """Returns the table, checks, picture and notes, given the profiles on each task."""
   first = next(iter(found.values()))
   cells = sorted(first.norms, key=lambda cell: float(first.lost(cell)[0]))
   table = []
@@ -172,7 +175,7 @@ def _has_learned(of_task: Profiles, cell: str) -> bool:
 
 
 def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
-  """Returns a sentence on the decades that a cell loses in the first step back and in the rest."""
+  """Returns a sentence on the decades that a cell loses in the first step back, and after it."""
   drop = float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1])
   rest = float(of_task.lost(cell)[0]) - drop
   return (
@@ -182,7 +185,7 @@ def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
 
 
 def _sentence(expected: str, why: dict[str, str], before: dict[str, list[float]]) -> str:
-  """Returns a sentence that lists cells, the decades that they lost, and the expected reasons."""
+  """Returns a sentence that lists the cells in `why`, with the decades lost and the reasons."""
   parts = [
     f"{cell} ({', '.join(f'{decades:.1f}' for decades in before[cell])}): {reason}"
     for cell, reason in why.items()

@@ -1,4 +1,4 @@
-"""F1. Decay of the gradient at initialization, by cell."""
+"""F1. Decay of the gradient at initialization: its half-life in several cells."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ def measure() -> Float[np.ndarray, "cells scales seeds lags"]:
 
 
 def run() -> Outcome:
-  """Compares each cell's half-life, from the median of seeds, with an earlier measurement."""
+  """Compares the half-life of the gradient in each cell with an earlier measurement.
+
+  The half-life is the number of steps back in which the gradient's norm halves, at the median rate
+  over seeds.
+  """
   found = measure()
   rates = profiles.rates(found)
   table, checks = [], []

@@ -24,7 +24,10 @@ ACTIVATIONS = ("linear", "tanh")
 
 
 def run() -> Outcome:
-  """Compares decay rates of linear networks with ln g, of tanh ones with an earlier measurement."""
+  """Compares the decay rates of linear and tanh networks with the expected rate for each gain g.
+
+  That is ln g for linear networks, and an earlier measurement for tanh networks.
+  """
 
   def measure(activation: str) -> Float[np.ndarray, "gains seeds lags"]:
     def make(gain: Number) -> Cell:

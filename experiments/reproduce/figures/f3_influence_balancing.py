@@ -60,7 +60,7 @@ def formula(truncation: int) -> float:
 
 
 def measure(truncations: tuple[int, ...]) -> Float[np.ndarray, " truncations"]:
-  """Returns G_K, measured as ∂s₁/∂θ at the last step of a window of K steps, for each K given."""
+  """Returns G_K for each truncation K: ∂s₁/∂θ at the last step of a window of K steps."""
   num_steps = 2 * max(truncations)
   xs = jnp.ones((num_steps, 1, 1))
 
@@ -115,9 +115,8 @@ def run() -> Outcome:
     whole = {k: train(k, whole_window=True) for k in TRAINED_WHOLE}
   exact = {k: formula(k) for k in TRUNCATIONS}
   difference = max(abs(measured[k] - exact[k]) for k in TRUNCATIONS)
-  peak = max(
-    TRUNCATIONS, key=lambda k: (round(measured[k], 9), k)
-  )  # G_19 = G_20, of which K = 20 counts
+  # G_19 and G_20 are equal up to rounding, and the larger K is chosen.
+  peak = max(TRUNCATIONS, key=lambda k: (round(measured[k], 9), k))
   flip = next(k for k in TRUNCATIONS if measured[k] < 0)
   means = np.cumsum([formula(k) for k in range(1, 201)])
   table = [

@@ -1,4 +1,4 @@
-"""F4. The largest Lyapunov exponent of a random network, by gain."""
+"""F4. The largest Lyapunov exponent of a random network, as a function of its gain."""
 
 from __future__ import annotations
 

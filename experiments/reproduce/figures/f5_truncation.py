@@ -62,7 +62,7 @@ def measure(
   seeds: tuple[int, ...],
   num_updates: int,
 ) -> Found:
-  """Trains a cell with each truncation and seed; measures the gradients' bias before and after."""
+  """Trains a cell with each truncation and seed, and measures the bias before and after it."""
   task = charlm(length, BATCH_SIZE, corpus)
   model = DeepRNN([make_cell(name, HIDDEN_SIZE)], task.output_size, task.vocabulary_size)
   optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)
@@ -106,7 +106,7 @@ def measure(
   *_, (states, losses) = itertools.islice(calls, max(1, num_updates // CALL))
   biases = []
   for i, seed in enumerate(seeds):
-    last = (i + 1) * len(truncations) - 1  # the run without truncation
+    last = (i + 1) * len(truncations) - 1  # index of the run without truncation
     first = jax.jit(start)(runs[last], task.data)
     trained = jax.tree.map(lambda a, place=last: a[place], states)
     biases += [bias(state.params, seed, task.data) for state in (first, trained)]

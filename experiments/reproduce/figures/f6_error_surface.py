@@ -106,7 +106,7 @@ def surface(w: _Points, b: _Points) -> tuple[_Points, _Points, _Points]:
 
 @jax.jit
 def distance(b: _Points) -> _Points:
-  """Returns the distance of the final x of two trajectories at w = 5, for each bias.
+  """Returns the distance between the final x of two trajectories at w = 5, for each bias.
 
   One trajectory starts far below the equilibria and one far above, so the distance is 0 unless the
   unit has two stable equilibria.
@@ -130,7 +130,7 @@ def fold(w: _Weight, sign: int) -> _Weight:
 
 
 def run() -> Outcome:
-  """Finds the biases that are bistable at w = 5, and the largest ‖∇E‖ over the plane of w and b."""
+  """Finds the biases with two stable equilibria at w = 5, and the largest ‖∇E‖ over (w, b)."""
   w, b = np.meshgrid(WEIGHTS, BIASES, indexing="ij")
   along = np.linspace(-0.01, 0.01, 20001)  # offsets of b along a line across the wall
   steep_w, steep_b = np.full_like(along, PUBLISHED_PLACE[0]), PUBLISHED_PLACE[1] + along

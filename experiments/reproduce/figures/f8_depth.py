@@ -1,4 +1,4 @@
-"""F8. The gradient over depth and time, before and after training."""
+"""F8. The gradient's norm at each layer and time step, before and after training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Maps = dict[tuple[str, int], Float[np.ndarray, "step layer time"]]
 def maps_and_losses(
   gradients: xr.Dataset, metrics: xr.Dataset
 ) -> tuple[Maps, dict[tuple[str, int], float]]:
-  """Returns the gradient norms before and after training, and the final losses."""
+  """Returns the gradient norms before and after training, and final losses, by cell and depth."""
   ends = gradients["log10_grad_norm"].isel(step=[0, -1])
   norms: np.ndarray = ends.transpose("run", "step", "layer", "time").values.astype(float)
   final = metrics["loss"].values[:, -TAIL:].mean(axis=1)

@@ -23,7 +23,8 @@ from rnn_jax.tasks import copy_memory
 from rnn_jax.training import TrainState, init_state, make_optimizer
 from rnn_jax.types import AnyArray, Array, Number
 
-SILENCE, LONGEST = 50, 75  # LONGEST: the paper's T_max, 3/2 of the silence
+# LONGEST is T_max of the chrono initialization: 3/2 of the silence, as in the paper.
+SILENCE, LONGEST = 50, 75
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 64, 32, 1e-3
 # CALL is the number of updates in a call of `advance`; the final loss is the mean of the last CALL.
 UPDATES, CALL = 6000, 100
@@ -42,7 +43,7 @@ class Run(NamedTuple):
 def train(
   seeds: tuple[int, ...], num_updates: int, hidden_size: int = HIDDEN_SIZE
 ) -> Float[np.ndarray, "seeds 2 updates"]:
-  """Returns the loss before each update; axis 1 is the initial bias, standard and chrono.
+  """Returns the loss before each update; axis 1 is the initial bias: standard, then chrono.
 
   The two runs of a seed have the same kernels and see the same batches.
   """
@@ -58,9 +59,8 @@ def train(
     state = init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
     layer = state.params["layers_0"]["cell"]
     forget = chrono_bias(LONGEST)(bias_key, (hidden_size,))
-    chrono = jnp.concatenate(
-      [-forget, forget, jnp.zeros(2 * hidden_size)]
-    )  # order of blocks: i, f, g, o
+    # The blocks are those of the gates i, f, g, o.
+    chrono = jnp.concatenate([-forget, forget, jnp.zeros(2 * hidden_size)])
     layer = {**layer, "b": jnp.where(run.chrono, chrono, layer["b"])}
     return dataclasses.replace(state, params={**state.params, "layers_0": {"cell": layer}})
 

@@ -91,7 +91,7 @@ def run(
 
   Args:
     source: path of a text file, or `stdlib` for the source of Python's standard library.
-    characters: number of characters that are read of it.
+    characters: number of characters to train on, from the beginning of the text.
     seeds: seeds of params and offsets.
     epochs: number of passes over these characters.
     hidden_size: number of units.

@@ -17,12 +17,8 @@ from experiments.reproduce.figures import FIGURES
 from experiments.runtime import exits
 
 ROOT = Path(__file__).parents[3]
-TIMES = {
-  "BAD": 1,
-  "OFF": 1,
-  "GOOD": 1,
-  "SLOW": 100,
-}  # durations in seconds of the figures in `program`
+# Durations in seconds of the figures in `program`.
+TIMES = {"BAD": 1, "OFF": 1, "GOOD": 1, "SLOW": 100}
 
 
 def draw(figure):

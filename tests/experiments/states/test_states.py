@@ -113,7 +113,7 @@ def test_the_page_of_a_word_model_shows_the_words_of_a_file(models, run, tmp_pat
   # The last word, `]`, is predicted but not read.
   assert data["pieces"] == ["return ", "<unk> ", "\n", "\n", "[ ", "x "]
   assert "6 words from" in data["about"]
-  assert data["saliency"]["reach"] == 6  # limited by the text, since --reach is 100
+  assert data["saliency"]["reach"] == 6  # the text is shorter than --reach, 100
 
 
 def test_wrong_flags_print_a_one_line_error(models, run, tmp_path):

@@ -40,7 +40,7 @@ def test_f1_finds_the_half_lives_of_its_profiles(monkeypatch):
   lags, doubling = np.arange(profiles.STEPS), -50.0
   halves = [[doubling if h is None else h for h in expected] for _, _, expected in f1_cells.CELLS]
   exact = -math.log10(2) * lags / np.array(halves)[:, :, None, None]
-  scatter = 1e-3 * (np.arange(len(f1_cells.SEEDS)) % 3 - 1)[:, None] * lags  # median 0
+  scatter = 1e-3 * (np.arange(len(f1_cells.SEEDS)) % 3 - 1)[:, None] * lags  # its median is 0
   monkeypatch.setattr(f1_cells, "measure", lambda: exact + scatter)
   found = f1_cells.run()
   assert all(check.met for check in found.checks) and len(found.checks) == len(found.table)
