@@ -148,7 +148,7 @@ def _not_failed(states: Mapping[str, Status]) -> dict[str, Status]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-  """Turns any exception of the block, except OSError, into a ValueError that names the file."""
+  """Turns any exception in the `with` block, except OSError, into a ValueError naming the file."""
   try:
     yield path
   except OSError:

@@ -29,8 +29,8 @@ from experiments.sweep.records import sweep_folder
 def runs_of(sweep: Sweep) -> list[str]:
   """Returns the ids of the runs that this process is responsible for: all, or its shard's.
 
-  A shard's runs are consecutive in group order, so that they belong to few groups, each of which
-  needs a compiled program.
+  A shard's runs are consecutive if all runs are sorted by group (runs that share a compiled
+  program), so that the shard compiles few programs.
   """
   if sweep.shard is None:
     return list(sweep.ids)
@@ -65,7 +65,7 @@ def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iter
 
   Args:
     sweep: the sweep.
-    ids: ids of the runs, which must be consecutive in group order.
+    ids: ids of the runs, which must be consecutive if all runs of the sweep are sorted by group.
     worker: True for a worker, whose driver locks byte 0. False for a shard, which also holds a
       shared lock on byte 0.
   Raises:

@@ -63,7 +63,7 @@ class Result:
   Attributes:
     run: the run.
     records: leaves [steps, ...], up to the last step or, if the run diverged, the diverged step.
-      `norms` and `measures` hold only the steps from `recorded_steps`; the other leaves hold all.
+      `norms` and `measures` hold only the steps from `recorded_steps`; other leaves hold all steps.
     diverged_step: first step whose loss, gradient norm or updated params were not finite; None if
       the run finished.
     snapshot: the state at that step; None if the run finished.
@@ -113,7 +113,7 @@ def nonfinite_text(found: NonFinite | None) -> str:
 
 
 def nonfinite_from_json(data: Mapping[str, Any] | None) -> NonFinite | None:
-  """Returns the location that `NonFinite._asdict` saved as a JSON object; None if there is none."""
+  """Rebuilds a `NonFinite` from its JSON object; returns None if `data` is None or empty."""
   if not data:
     return None
   return NonFinite(**{name: data[name] for name in NonFinite._fields})._replace(

@@ -128,7 +128,7 @@ def finish(
     {
       "status": "finished" if result.diverged_step is None else "diverged",
       "diverged_step": result.diverged_step,
-      # The key has the name that older versions gave it.
+      # Older versions named this key `bad_place`, and the name is kept for their files.
       "bad_place": nonfinite and {"step": result.diverged_step, **nonfinite._asdict()},
       "seconds": round(result.seconds, 3),
     },

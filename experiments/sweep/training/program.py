@@ -193,7 +193,7 @@ def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
 
 
 def _measure(group: _Group, params: Params, batch: Batch) -> dict[str, Variables]:
-  """Computes the sweep's measures for a step; `batch` is the whole batch, even if it is shared."""
+  """Computes the sweep's measures for a step; `batch` must be whole, even if devices share it."""
   share = shard(batch, group.data_parallel)
   moment = Moment(group.model, params, group.task, batch, share, group.mean)
   return {name: MEASURES[name].of(moment) for name in group.settings.measure_names}

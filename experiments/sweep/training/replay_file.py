@@ -1,6 +1,7 @@
-"""Writes and reads `replay.npz`, which holds a run's diverged step as plain arrays and JSON text.
+"""Writes and reads `replay.npz`, from which the step at which a run diverged can be recomputed.
 
-The step can be recomputed from this file alone; see `experiments/replay.py`.
+The file holds the step's inputs as plain arrays and JSON text. `experiments/replay.py` recomputes
+the step.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
     "loss": diverged.loss.__name__,
     "output_size": diverged.output_size,
     "vocabulary_size": diverged.vocabulary_size,
-    "place": nonfinite and nonfinite._asdict(),  # the key has the name that older versions gave it
+    "place": nonfinite and nonfinite._asdict(),  # the name of the key in older versions
     "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     "platform": jax.default_backend(),
     "versions": provenance.versions(provenance.PACKAGES),

@@ -59,7 +59,10 @@ def numbers_of(run: Run, settings: Settings) -> Numbers:
 
 
 def optimizer_of(run: Run, settings: Settings, numbers: Numbers) -> optax.GradientTransformation:
-  """Builds the optimizer of the run with the given numbers; `run` is any run of its group."""
+  """Builds the optimizer of the run that has the given numbers.
+
+  `run` may be any run of the same group: only its `clip_by` is read.
+  """
   rate, limit = numbers.learning_rate, numbers.clip_norm
   return make_optimizer(settings.optimizer, rate, limit, run.clip_by)
 
@@ -67,7 +70,8 @@ def optimizer_of(run: Run, settings: Settings, numbers: Numbers) -> optax.Gradie
 def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
   """Returns `truncation` and `clip_carry`, the arguments of `update` that concern time.
 
-  They are those of the run with the given numbers; `run` is any run of its group.
+  The values are those of the run that has the given numbers. `run` may be any run of the same
+  group: only its `clip_by` is read.
   """
   limit = numbers.clip_norm if run.clip_by == "carry" else None
   return {"truncation": numbers.truncation, "clip_carry": limit}

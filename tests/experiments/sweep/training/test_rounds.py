@@ -208,7 +208,7 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize(("num_devices", "together"), [(3, 1), (2, 2)])
 def test_a_resumed_round_yields_the_same_bits(num_devices, together):
-  """Trains a round of three runs, and resumes the two that did not diverge at step 100 of 110."""
+  """Of a round of three runs, the two that did not diverge are resumed from step 100 of 110."""
   wild = Run("elman", 1, None, 0, 1e30, None, 1.0, None)
   runs = [RUNS[0], wild, RUNS[1]]
   layout = Layout(jax.local_devices()[:num_devices], runs_per_device=together)

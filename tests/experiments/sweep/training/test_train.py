@@ -172,7 +172,7 @@ def test_a_cell_that_does_not_compile_does_not_stop_the_others(
   monkeypatch.setitem(CELLS, "irnn", broken)
   flags = [*FLAGS, "--cell=irnn,elman", "--learning_rate=0.01", "--seed=0"]
   flags += ["--measures=none", f"--output_dir={tmp_path}"]
-  for more in ((), ("--retry_failed",), ()):  # it fails, fails when retried, and is then skipped
+  for more in ((), ("--retry_failed",), ()):  # the run fails, fails again, and is then skipped
     assert sweep_in_process(*flags, *more) == 2
     out, err = capsys.readouterr()
     assert "failed: irnn-" in out and "0 diverged, 1 failed." in out
