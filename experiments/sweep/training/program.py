@@ -91,7 +91,7 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
 def by_device(
   runs: Sequence[Run], settings: Settings, layout: Layout, leading_axes: tuple[int, ...]
 ) -> Numbers:
-  """Returns the runs' numbers, leaves [devices] or [devices, runs of a device].
+  """Returns the runs' numeric settings, leaves [devices] or [devices, runs of a device].
 
   Devices that share a run's batch have equal entries.
   """
@@ -102,7 +102,7 @@ def by_device(
 
 
 def stack_numbers(runs: Sequence[Run], settings: Settings) -> Numbers:
-  """Returns the runs' numbers, leaves [runs]."""
+  """Returns the runs' numeric settings as one `Numbers`, leaves [runs]."""
   return jax.tree.map(lambda *leaves: np.stack(leaves), *(numbers_of(r, settings) for r in runs))
 
 
@@ -125,7 +125,7 @@ def group_function(
   """
   group = _Group(run, settings, task, _model(run, settings, task), data_parallel)
   # Without `jit`, each of these functions would be traced twice: for its branch of a `cond`, and by
-  # `eval_shape`, which gives the shapes of the NaN that the other branch returns.
+  # `eval_shape`, which gives the shapes of the NaN arrays that the other branch returns.
   measure = jax.jit(functools.partial(_measure, group))
   train_step = jax.jit(functools.partial(_train_step, group, measure))
   advance = functools.partial(_advance, group, train_step)
