@@ -135,7 +135,7 @@ def value_of(text: str) -> Any:
 
 
 def value_text(value: object) -> str:
-  """Returns the text that `value_of` parses to `value`."""
+  """Returns an option's value as text, from which `value_of` restores the value."""
   return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
@@ -195,7 +195,7 @@ def by_cell(
 def _none_as_text(cell: str, name: str, value: Any) -> Any:
   """Returns an option's value, with None turned back into 'none' if the default is a string.
 
-  `parse` turns the text none into None, since it does not know the defaults of the cells.
+  `parse` turns the text `none` into None, since it does not know the cells' defaults.
   """
   default = inspect.signature(CELLS[cell]).parameters[name].default
   return "none" if value is None and isinstance(default, str) else value

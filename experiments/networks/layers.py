@@ -157,8 +157,8 @@ def with_matched_width(
 def make_cells(layers: Layers) -> list[Cell]:
   """Returns the cell of each recurrent layer, bottom layer first.
 
-  A layer f with both `residual` and `layer_norm` computes y = x + f(LN(x)). Neither applies to the
-  first layer, since the network's input x may be tokens.
+  With both `residual` and `layer_norm`, a layer with cell f computes y = x + f(LN(x)). The first
+  layer gets neither, since the network's input may be tokens.
   """
   cells = []
   for i in range(layers.depth):

@@ -80,8 +80,8 @@ def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
   while high - low > 1:
     middle = (low + high) // 2
     low, high = (middle, high) if at_least(middle)[1] < wanted else (low, middle)
-  # `high` leads to the smallest accepted hidden size that reaches the budget, and `low`, unless it
-  # is 0, is the next smaller accepted one.
+  # Now `at_least(high)` is the smallest accepted hidden size that reaches the budget, and
+  # `at_least(low)` is the next smaller accepted one. If `low` is 0, there is no smaller one.
   candidates = [at_least(width) for width in (low, high) if width > 0]
   return min(candidates, key=lambda candidate: abs(candidate[1] - wanted))
 

@@ -1,4 +1,4 @@
-"""The layout of a sweep's runs on the devices: which devices train how many runs at once."""
+"""The layout of a sweep's runs on the devices: how many runs train at once, and where."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Layout(NamedTuple):
   runs_per_device: int = 1
 
   def leading_axes(self, num_runs: int) -> tuple[int, ...]:
-    """Returns the leading axes of arrays with one entry per run: (rows,) or (rows, runs at once).
+    """Returns the leading axes of arrays that hold one entry for each run in training.
+
+    They are (rows,) if each device trains one run at a time, and (rows, runs at once) otherwise,
+    where rows is the number of rows of devices.
 
     Args:
       num_runs: number of runs in the group.
@@ -52,8 +55,9 @@ class Layout(NamedTuple):
 def runs_together(num_runs: int, rows: int, most: int) -> int:
   """Returns the number of runs that each device trains at once, at most `most`.
 
-  A round trains this number of runs on each of `rows` rows of devices. The result is the smallest
-  number for which `num_runs` runs need no more rounds than with `most`.
+  The result is the smallest number for which `num_runs` runs need no more rounds than with `most`.
+  In a round, each of the `rows` rows of devices trains this number of runs; the devices of a row
+  share their runs' batches.
   """
   rounds = math.ceil(num_runs / (rows * most))
   return math.ceil(num_runs / (rows * rounds))

@@ -1,4 +1,4 @@
-"""Flags that select the processes that train a sweep: shards, workers of an engine, or hosts."""
+"""Flags that select the processes that train a sweep: shards, engine workers, several hosts."""
 
 from __future__ import annotations
 
@@ -211,8 +211,8 @@ def devices() -> list[jax.Device]:
   """Returns the devices that train the runs.
 
   With --engine=local these are JAX's devices, of all processes that train together. With Ray or
-  SLURM the workers' devices are not visible here, so the result holds a CPU device of this process
-  once for each device of a worker.
+  SLURM the workers' devices are not visible here, so the result is a list of placeholders: a CPU
+  device of this process, repeated for each device of a worker.
   """
   values = flags.FLAGS
   if values.engine == "local":

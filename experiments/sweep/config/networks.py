@@ -1,4 +1,4 @@
-"""The networks of a sweep: their hidden sizes, and checks of them before anything is compiled."""
+"""The networks of a sweep: chooses their hidden sizes, and checks that they fit into memory."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ class Run:
   def network(self) -> str:
     """Returns the network as text, such as `elman activation=relu, depth 2, 69 units`.
 
-    The units, the hidden size, are included only if the run has a hidden size of its own.
+    The hidden size (`units`) is included only if the run has its own, chosen to meet a parameter
+    budget.
     """
     cell = f"{self.cell} {options_text(self.options)}".rstrip()
     width = "" if self.hidden_size is None else f", {self.hidden_size} units"
@@ -92,7 +93,11 @@ class Run:
 
 
 def hidden_size_of(run: Run, settings: Settings) -> int:
-  """Returns the hidden size of every layer of the run."""
+  """Returns the hidden size of every layer of the run: its own, or else that of the settings.
+
+  Raises:
+    ValueError: if neither the run nor the settings have a hidden size.
+  """
   own = settings.hidden_size if run.hidden_size is None else run.hidden_size
   if own is None:
     raise ValueError("hidden_size must be given by the settings or by the run, got neither.")
@@ -144,7 +149,7 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
 
 
 def _show(value: object, none: str = "none") -> str:
-  """Returns a setting's value as text, with the text `none` in place of None."""
+  """Returns a setting's value as it appears in a run id; None becomes the text in `none`."""
   if value is None:
     return none
   return f"{value:g}" if isinstance(value, float) else str(value)

@@ -57,7 +57,7 @@ def train_runs(
 
 @contextlib.contextmanager
 def _connected(ray: Any) -> Iterator[None]:
-  """Connects to the Ray cluster of `--ray_address`, or starts one on this machine, for a block.
+  """Connects to the cluster of `--ray_address`, or starts one here; disconnects after the block.
 
   Raises:
     ValueError: if the cluster does not answer, or a cluster started here is too small for a task.

@@ -1,4 +1,4 @@
-"""The SLURM engine: trains each group of a sweep's runs as one job of a job array, by submitit."""
+"""The SLURM engine: trains each group of runs as one job of a job array, submitted by submitit."""
 
 from __future__ import annotations
 
@@ -169,7 +169,8 @@ def _check(submitit: Any, sweep: Sweep, submitted: Any, job: WorkerJob) -> None:
   If the job itself failed, the runs that it did not complete are recorded as failed.
 
   Raises:
-    ValueError: if the job returned an error of the user, or its records do not become visible.
+    ValueError: if the job returned an error that the user has to fix, or its records do not become
+      visible in time.
   """
   try:
     mistake = submitted.result()

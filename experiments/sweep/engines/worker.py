@@ -53,7 +53,10 @@ class WorkerJob(NamedTuple):
 
 
 def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
-  """Returns the jobs that train the runs `ids`: one for each group with any of these runs."""
+  """Returns the jobs that train the runs `ids`: one for each group that contains any of them.
+
+  A group is the runs that share a compiled program.
+  """
   values = flags.FLAGS
   lines = sweep_flags.as_flagfile(sweep.settings, sweep.axes, sweep.options).splitlines()
   lines.append(f"--output_dir={sweep.folder.absolute()}")
@@ -111,7 +114,7 @@ def _resolve(job: WorkerJob) -> Sweep:
 
 
 def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
-  """Returns those of `ids` whose runs are neither done nor failed, as recorded in the folder."""
+  """Returns the ids of those runs that, by the sweep's folder, are neither done nor failed."""
   states = run_files.statuses(sweep.folder, ids)
   return [name for name, state in states.items() if state.get("status") not in run_files.ENDED]
 

@@ -65,7 +65,7 @@ def _order(value: object) -> tuple[bool, Any]:
 
 
 def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Hashable, ...], list[int]]:
-  """Returns {values of the coordinates `names`: indices of the runs with them}, in sorted order."""
+  """Returns {values of the coordinates `names`: indices of the runs with these values}, sorted."""
   columns = run_columns(data)
   groups: dict[tuple[Hashable, ...], list[int]] = {}
   for run in range(data.sizes["run"]):
@@ -122,7 +122,7 @@ def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
   """Returns how seeds were pooled as text, such as "median over 2 to 3 seeds".
 
   Args:
-    data: dataset with the runs.
+    data: records of a sweep, with the dimension `run`.
     drawn: indices of the runs of each line.
   """
   groups = list(drawn)
@@ -139,7 +139,7 @@ def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> st
   """Returns the drawn runs' truncations as text, such as "truncation 32 or full BPTT".
 
   Args:
-    data: dataset with the runs.
+    data: records of a sweep, with the dimension `run`.
     drawn: indices of the runs of each line.
   """
   truncations = run_columns(data)["truncation"]
@@ -201,7 +201,7 @@ def make_panels(
   """Returns (figure, its panels), with a column per depth and a row per combination of settings.
 
   Args:
-    data: dataset with the runs.
+    data: records of a sweep, with the dimension `run`.
     rows: the settings whose values distinguish rows.
     x_label: label of the horizontal axis.
     y_labels: labels of the axes stacked in each panel.

@@ -164,7 +164,7 @@ def _draw_group(
 ) -> None:
   """Draws the loss and the gradient norm of each of `runs`, and their medians over `longest`.
 
-  `longest` are those of `runs` with the longest truncation.
+  `longest` holds those of `runs` that have the longest truncation.
   """
   pooled = [run in longest for run in runs]
   for axis, values in zip(axes, (curves.loss, curves.grad_norm), strict=True):
