@@ -1,4 +1,4 @@
-"""One checkpoint: what is restored equals what was saved, and damage is reported by name."""
+"""Tests that a checkpoint restores what was saved, and that errors name a damaged file or leaf."""
 
 from __future__ import annotations
 
@@ -157,11 +157,11 @@ def test_save_does_not_overwrite(tmp_path):
     save(tmp_path / "0", tree())
 
 
-# Damage
+# Tests of damaged checkpoints.
 
 
 def damages(path):
-  """Yields (description, new bytes or None) of each damage done to a file."""
+  """Yields a file's contents after each kind of damage: (description, bytes; None if deleted)."""
   whole = path.read_bytes()
   size = len(whole)
   yield "deleted", None
@@ -191,7 +191,7 @@ def test_every_damaged_byte_is_detected(tmp_path):
       except ValueError as error:
         assert f"{path} is damaged: {name}" in str(error), description
       file.write_bytes(whole)
-  # Only white space in checkpoint.json is not covered by a hash.
+  # Only a change of white space in checkpoint.json goes unnoticed, as no hash covers it.
   assert {name for name, _ in unharmed} <= {"checkpoint.json"} and len(unharmed) < 12
 
 
@@ -233,7 +233,7 @@ def test_a_leaf_that_orbax_reads_wrongly_is_refused_by_name(tmp_path, monkeypatc
 
 
 def test_a_failing_disk_is_reported_as_an_oserror_without_a_traceback(tmp_path, monkeypatch, capfd):
-  """orbax reports it as a ValueError, and prints a traceback from a background thread."""
+  """A full disk raises an OSError, where orbax raises a ValueError and prints a traceback, too."""
 
   def fail(*_):
     raise ValueError("RESOURCE_EXHAUSTED: failed to write [os_error_code='28']")

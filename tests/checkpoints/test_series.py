@@ -1,4 +1,4 @@
-"""A run resumes from its newest intact checkpoint, whatever happened to its process or disk."""
+"""Tests that the newest intact checkpoint of a series is found after crashes and disk errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tree(step):
 
 
 def fill(folder, *steps, **options):
-  """Saves these steps, closes the series, and returns the steps on disk."""
+  """Saves checkpoints of the given steps, and returns the steps that the series leaves on disk."""
   series = Series(folder, **options)
   for step in steps:
     series.save(step, tree(step), CONFIGURATION)
@@ -45,7 +45,7 @@ def harm(folder, name="checkpoint.json"):
   (folder / name).write_bytes((folder / name).read_bytes()[:-9])
 
 
-# Which checkpoints are kept
+# Tests of which checkpoints are kept and deleted.
 
 
 def test_a_folder_without_checkpoints_gives_none(tmp_path):
@@ -88,7 +88,7 @@ def test_arrays_may_change_once_save_returns(tmp_path):
     np.testing.assert_array_equal(leaf, np.arange(100_000))
 
 
-# Damage
+# Tests of damaged or unsuitable checkpoints.
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path):
@@ -159,7 +159,7 @@ def test_wrong_arguments_of_save_are_refused_at_once(tmp_path, arguments, error,
     Series(tmp_path, keep=0)
 
 
-# Disks and processes
+# Tests of disk errors and of killed processes.
 
 
 @pytest.mark.parametrize("call", ["save", "wait", "close"])
@@ -173,7 +173,7 @@ def test_a_background_error_is_raised_by_the_next_call(tmp_path, call):
   series.save(2, tree(2), CONFIGURATION)
   with pytest.raises(NotADirectoryError):
     series.save(3, tree(3), CONFIGURATION) if call == "save" else getattr(series, call)()
-  if call != "close":  # raised once; the series still works
+  if call != "close":  # the error is raised only once, and the series still works
     series.wait()
     folder.unlink()
     series.save(4, tree(4), CONFIGURATION)
@@ -182,14 +182,14 @@ def test_a_background_error_is_raised_by_the_next_call(tmp_path, call):
 
 
 class Killed(BaseException):
-  """The process ends here."""
+  """Stands for SIGKILL: code that catches `Exception` to clean up does not run."""
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["replaced", "next"])
 def test_the_newest_checkpoint_is_intact_wherever_the_process_was_killed(
   tmp_path, monkeypatch, again
 ):
-  """Kills the process at each change of the disk in turn; a deletion is interrupted half-way."""
+  """A save is interrupted at each of its changes of the disk in turn, and a deletion half-way."""
   fill(tmp_path / "0", 6, 7)
   changes = itertools.count()
   at = 0
@@ -208,7 +208,7 @@ def test_the_newest_checkpoint_is_intact_wherever_the_process_was_killed(
   for at in itertools.count():
     folder = tmp_path / str(at + 1)
     shutil.copytree(tmp_path / "0", folder)
-    (folder / "notes.draft").mkdir()  # a folder of the user's
+    (folder / "notes.draft").mkdir()  # a user's folder, which must be left alone
     changes = itertools.count()
     with monkeypatch.context() as patch:
       for module, name in ((Path, "mkdir"), (Path, "rename"), (shutil, "rmtree"), (os, "fsync")):
@@ -229,7 +229,7 @@ def test_the_newest_checkpoint_is_intact_wherever_the_process_was_killed(
     shutil.rmtree(folder)
     if done:
       break
-  # The steps need not be sorted: orbax also changes the disk from threads, whose timing varies.
+  # `steps` need not be sorted: orbax also changes the disk from threads, whose timing varies.
   assert len(steps) > 10 and steps[0] == 7 and steps[-1] == 8
 
 

@@ -1,4 +1,4 @@
-"""Character windows of a text: inputs, targets and the baseline."""
+"""Tests of the task `charlm`: its windows of characters, their targets, and its baseline loss."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_charlm_accepts_a_text_one_character_longer_than_the_window():
 
 def test_charlm_baseline_is_the_unigram_entropy():
   task = charlm(2, 1, corpus_of(b"aaaabbcd"))
-  assert task.baseline == pytest.approx(1.75 * math.log(2))  # ½·1 + ¼·2 + 2·⅛·3 bits
+  # Frequencies ½, ¼, ⅛ and ⅛ give ½·1 + ¼·2 + 2·⅛·3 = 1.75 bits.
+  assert task.baseline == pytest.approx(1.75 * math.log(2))
   assert (task.vocabulary_size, task.output_size) == (4, 4)
 
 

@@ -1,4 +1,4 @@
-"""Tasks on images of digits: parts, batches, targets and baselines."""
+"""Tests of the tasks on images of digits: parts of the data, batches, targets and baselines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def drawn(task, seed=0):
   return jax.tree.map(np.asarray, jax.jit(task.batch)(task.data, jax.random.key(seed)))
 
 
-def test_every_image_of_scikit_learn_is_in_one_part():
+def test_train_and_test_parts_together_are_all_images_of_scikit_learn():
   from sklearn.datasets import load_digits
 
   found = load_digits()
@@ -84,7 +84,7 @@ def test_baseline_of_the_class_is_the_entropy_of_the_training_part():
     assert task.baseline == pytest.approx(entropy, rel=1e-12)
 
 
-def test_baseline_of_spelling_is_that_of_the_letters_at_each_position():
+def test_baseline_of_spelling_is_the_entropy_of_the_letter_at_each_position():
   names = [NAMES[digit] + "." for digit in TRAIN.digits]
   total = steps = 0
   for i in range(6):

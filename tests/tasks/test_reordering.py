@@ -1,4 +1,4 @@
-"""Reversed and sorted sequences, against Python's own."""
+"""Tests of the tasks `reverse` and `sort` against Python's own reversing and sorting of lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adding, copy memory and temporal order: inputs, targets and baselines."""
+"""Tests of the synthetic tasks `adding`, `copy_memory` and `temporal_order`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def drawn(task, seed=0):
   return jax.device_get(jax.jit(task.batch)(task.data, jax.random.key(seed)))
 
 
-# Adding
+# Tests of the adding problem.
 
 
 @pytest.mark.parametrize("length", [2, 5, 30])
@@ -30,7 +30,7 @@ def test_adding_marks_one_number_in_each_half_and_targets_their_sum(length):
   assert set(np.unique(marks)) <= {0, 1}
   np.testing.assert_array_equal(marks[: length // 2].sum(axis=0), 1)
   np.testing.assert_array_equal(marks[length // 2 :].sum(axis=0), 1)
-  assert np.all(marks.any(axis=1))  # every position is marked in some example
+  assert np.all(marks.any(axis=1))  # each step is marked in some example
   np.testing.assert_allclose(
     targets[..., 0], np.tile((values * marks).sum(0), (length, 1)), rtol=1e-6
   )
@@ -41,14 +41,15 @@ def test_adding_baseline_is_the_variance_of_the_target():
   task = adding(10, 20_000)
   target = np.asarray(drawn(task).targets[-1, :, 0], np.float64)
   assert task.baseline == 1 / 6
-  # The sum has a triangular distribution: σ is 0.0029 for the sample mean, 0.0014 for the variance.
+  # The target's distribution is triangular. The sample mean has a standard deviation of 0.0029, and
+  # the sample variance one of 0.0014; the tolerances are about four times as large.
   assert np.mean(target) == pytest.approx(1, abs=0.012)
   assert np.var(target) == pytest.approx(1 / 6, abs=0.006)
   losses = task.loss(jnp.ones((1, 20_000, 1)), target[None, :, None].astype(np.float32))
   assert np.mean(losses) == pytest.approx(task.baseline, abs=0.006)
 
 
-# Copy memory
+# Tests of the copy memory task.
 
 
 @pytest.mark.parametrize("length", [21, 50])
@@ -67,7 +68,8 @@ def test_copy_memory_shows_ten_symbols_and_targets_them_after_the_signal(length)
 def test_copy_memory_baseline_is_a_uniform_guess_at_the_last_ten_steps():
   task = copy_memory(70, B)
   assert task.baseline == pytest.approx(10 * math.log(8) / 70)
-  assert task.baseline == pytest.approx(0.2971, abs=5e-5)  # 50 blank steps
+  # The value for T = 70, where the symbols must be kept for S = 50 steps.
+  assert task.baseline == pytest.approx(0.2971, abs=5e-5)
   targets = np.asarray(drawn(task).targets)
   logits = np.full((70, B, 9), -1e9, np.float32)
   logits[:-10, :, 8] = 0
@@ -75,7 +77,7 @@ def test_copy_memory_baseline_is_a_uniform_guess_at_the_last_ten_steps():
   assert np.mean(task.loss(logits, targets)) == pytest.approx(task.baseline, rel=1e-5)
 
 
-# Temporal order
+# Tests of the temporal order task.
 
 
 def test_temporal_order_hides_two_signals_and_targets_their_order():
@@ -90,7 +92,7 @@ def test_temporal_order_hides_two_signals_and_targets_their_order():
   np.testing.assert_array_equal(targets, np.tile(2 * first + second, (length, 1)))
   counts = np.bincount(targets[-1])
   assert len(counts) == 4
-  np.testing.assert_allclose(counts / batch_size, 0.25, atol=0.04)  # 4 σ
+  np.testing.assert_allclose(counts / batch_size, 0.25, atol=0.04)  # 4 standard deviations
   assert set(np.unique(xs)) == set(range(6))
   np.testing.assert_array_equal(mask, np.arange(length)[:, None] == np.full(batch_size, length - 1))
 

@@ -1,4 +1,4 @@
-"""Tagged Python: parts, padding and baselines."""
+"""Tests of the task `tagging`: train and test parts, padding and baselines."""
 
 from __future__ import annotations
 

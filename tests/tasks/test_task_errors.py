@@ -1,4 +1,4 @@
-"""Wrong arguments of tasks are named."""
+"""Tests that a task with a wrong argument raises an error that names the argument."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def corpus_of(text):
 CORPUS = corpus_of(b"".join(b"if a%s: return %d # no\n" % (b"b" * i, i) for i in range(10)))
 NOT_A_CORPUS = "corpus must be a Corpus, from load_corpus, got 'a.txt'."
 
-# (function, arguments, error, message)
+# Each case is (function, arguments, expected error, part of its message).
 CASES = [
   (
     digits,

@@ -1,4 +1,4 @@
-"""Corpora: from files and from the standard library, errors of unreadable files, lanes."""
+"""Tests of corpora from files and from the standard library, and of cutting a text into lanes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def corpus_errors(folder):
   (folder / "empty").write_bytes(b"")
   (folder / "file").write_bytes(b"text")
   os.mkfifo(folder / "pipe")
-  # A file in place of a folder cannot be opened, not even by root.
+  # A path below a file cannot be opened, not even by root, who may read files without permission.
   return {
     "missing": (folder / "missing", "corpus must be a file that exists, got "),
     "empty": (folder / "empty", "corpus must not be empty, got "),

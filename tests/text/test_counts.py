@@ -1,4 +1,4 @@
-"""Counts of tokens."""
+"""Tests of token counts and of the entropy of their distribution."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_histogram_does_not_depend_on_the_block_size(monkeypatch):
   np.testing.assert_array_equal(histogram(values[:0], 2), [0, 0])
 
 
-def test_entropy_is_that_of_the_shares():
+def test_entropy_is_that_of_the_normalized_counts():
   assert entropy(np.array([4, 0, 2, 1, 1])) == pytest.approx(1.75 * math.log(2), rel=1e-12)
   assert str(entropy(np.array([0, 7]))) == "0.0"  # not -0.0

@@ -1,4 +1,4 @@
-"""Token classes of the characters of Python source."""
+"""Tests of `tagged_lines`, which finds the token class of each character of Python source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from rnn_jax.text.python_source import CLASSES, tagged_lines
 
-# A letter for each class, written under each line of a text.
+# The sign that stands for each token class in TAGGED below.
 LETTER = {
   ".": "space",
   "k": "keyword",
@@ -21,6 +21,7 @@ LETTER = {
   "o": "operator",
 }
 
+# Lines of Python, each with the class of every character.
 TAGGED = [
   ("def f(x):\n", "kkk.nonoo."),
   ("  return x_1 + 0.5e3  # half\n", "..kkkkkk.nnn.o.00000..cccccc."),
@@ -34,7 +35,7 @@ TAGGED = [
 
 
 def in_bytes(text, letters):
-  """Returns the name of the class of each byte."""
+  """Returns the class name of each byte of `text`, given a sign of LETTER for each character."""
   return [
     LETTER[letter]
     for character, letter in zip(text, letters, strict=True)
@@ -43,7 +44,7 @@ def in_bytes(text, letters):
 
 
 def test_every_character_has_the_class_of_its_token():
-  # A function with an empty line, and a comment that is indented less than the next line.
+  # Empty lines, which `tagged_lines` leaves out, are added inside the function and after it.
   rows = [text for text, _ in TAGGED]
   source = rows[0] + "\n" + rows[1] + "\n" + "".join(rows[2:])
   lines = tagged_lines(source.encode())
@@ -55,9 +56,9 @@ def test_every_character_has_the_class_of_its_token():
 @pytest.mark.parametrize(
   "source",
   [
-    b"x = 1\ny = 2",  # no final newline
+    b"x = 1\ny = 2",  # without a final newline
     b"x = 1\r\ny = 2\r\n",
-    b"\xef\xbb\xbfx = 1\n\n \n\ny = 2\n\n",  # a byte order mark; empty lines
+    b"\xef\xbb\xbfx = 1\n\n \n\ny = 2\n\n",  # with a byte order mark and empty lines
   ],
 )
 def test_lines_do_not_depend_on_line_endings(source):

@@ -1,4 +1,4 @@
-"""Readers of a text, against the text itself."""
+"""Tests of readers: the windows that they read are compared with the text."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lines_of(text):
 
 
 def apart(windows, window):
-  """Separates the windows: leaves [n, k, B]."""
+  """Splits the time axis of Windows: leaves [n·k, B] -> [n, k, B], with window k."""
   return jax.tree.map(lambda a: a.reshape(-1, window, a.shape[1]), windows)
 
 
@@ -85,7 +85,7 @@ def test_stream_is_contiguous_lanes_with_a_random_offset_each_pass():
 
 
 def test_stream_reads_the_shortest_text_whole():
-  windows = make_reader("stream", counting(13), 3, 4, 2, 0)(5)  # 13 = 3 · 4 + 1
+  windows = make_reader("stream", counting(13), 3, 4, 2, 0)(5)  # 13 = B·k + 1
   np.testing.assert_array_equal(windows.tokens[:4].T, np.arange(12).reshape(3, 4))
   np.testing.assert_array_equal(windows.tokens[4:], windows.tokens[:4])
   np.testing.assert_array_equal(np.flatnonzero(windows.resets[:, 0]), [0, 4])
@@ -95,7 +95,7 @@ def test_windows_are_at_random_positions_and_start_from_a_new_carry():
   windows = apart(make_reader("windows", counting(12), 50, 8, 10, 0)(0), 8)
   np.testing.assert_array_equal(np.diff(windows.tokens, axis=1), 1)
   np.testing.assert_array_equal(windows.targets, windows.tokens + 1)
-  assert set(windows.tokens[:, 0].ravel()) == {0, 1, 2, 3}  # so the last target is token 11
+  assert set(windows.tokens[:, 0].ravel()) == {0, 1, 2, 3}  # so targets reach the last token, 11
   assert windows.resets[:, 0].all() and not windows.resets[:, 1:].any()
   assert windows.mask.all()
 
@@ -119,7 +119,7 @@ def test_lines_are_whole_from_one_eos_to_the_next(text):
   assert seen == {b"first\n", b"second line\n", b"\n", b"four\n", b"last\n"}
 
 
-def test_lines_of_words():
+def test_lines_can_be_read_as_words():
   text = b"a b c\n\nb\na b c d e f\n"
   corpus = corpus_of(text)
   vocabulary = build_word_vocabulary(text)
@@ -153,7 +153,7 @@ def test_evaluation_targets_every_token_once(size, batch_size):
     assert windows.resets[0].all() == (number == 0)
     assert not windows.resets[1:].any()
     np.testing.assert_array_equal(windows.targets, windows.tokens + 1)
-    if last is not None:  # the next window continues the lane
+    if last is not None:  # these windows continue where the last ones ended
       np.testing.assert_array_equal(windows.tokens[0], last)
     last = windows.targets[-1]
     targets += windows.targets[windows.mask].tolist()
@@ -198,7 +198,7 @@ def reader(name, size=20, batch_size=2, window=5, count=1, seed=0):
   return make_reader(name, counting(size), batch_size, window, count, seed)
 
 
-def test_bounds_themselves_are_allowed():
+def test_the_largest_allowed_sizes_are_accepted():
   reader("stream", 11)(0)
   reader("windows", 6)(0)
   make_reader("lines", lines_of(b"abc\n"), 2, 4, 1, 0)(0)

@@ -1,4 +1,4 @@
-"""Vocabularies as JSON: the round trip, and errors for damaged data."""
+"""Tests of vocabularies as JSON: the round trip, and the errors for damaged data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong arguments of the text package are named."""
+"""Tests that `rnn_jax.text`, given a wrong argument, raises an error that names the argument."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reader(name, size=20, batch_size=2, window=5, count=1, seed=0):
   return make_reader(name, counting(size), batch_size, window, count, seed)
 
 
-# (function, arguments, error, message)
+# Each case is (function, arguments, expected error, part of its message).
 CASES = [
   (reader, ("streams",), ValueError, "reading 'streams'; did you mean 'stream'"),
   (reader, ("stream", 10), ValueError, "must be below the 10 tokens of the text, got 2 · 5."),

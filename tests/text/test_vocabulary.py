@@ -1,4 +1,4 @@
-"""Vocabularies of characters: encoding and decoding."""
+"""Tests of vocabularies of characters: encoding, decoding, and errors for unknown characters."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_tokens_are_indices_among_the_sorted_distinct_bytes():
     (b"\xff", r"b'\xff' at byte 0"),
     ("ab\u00e9".encode(), "'é' at byte 2"),
     ("a€a€".encode(), "'€' at byte 1"),
-    ("ab\u00e9".encode()[:-1], r"b'\xc3' at byte 2"),  # half a letter
-    (b"a\xa9", r"b'\xa9' at byte 1"),  # a continuation byte without a letter's first byte
+    ("ab\u00e9".encode()[:-1], r"b'\xc3' at byte 2"),  # the first byte of é alone
+    (b"a\xa9", r"b'\xa9' at byte 1"),  # the second byte of é alone
     ("a\ufffd".encode(), "'\ufffd' at byte 1"),
     (b"a\0", r"'\x00' at byte 1"),
   ],
@@ -47,7 +47,7 @@ def test_unknown_character_is_named_with_its_index(text, named):
 
 def test_letter_is_named_if_only_its_second_byte_is_unknown(monkeypatch):
   vocabulary = build_vocabulary("aè".encode())
-  for block in (counts.BLOCK, 2):  # the letter in one block, and in two
+  for block in (counts.BLOCK, 2):  # with the letter's bytes in one block, then in two
     monkeypatch.setattr(counts, "BLOCK", block)
     with pytest.raises(ValueError, match="'é' at byte 3, not"):
       vocabulary.encode("aèéé".encode())

@@ -1,4 +1,4 @@
-"""Vocabularies of words: splitting, order, decoding."""
+"""Tests of vocabularies of words: splitting a text, the order of words, and decoding."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_words_of_tokenized_text_are_separated_by_white_space():
     (b"\xff a \xc3\n", ["\udcff", "a", "\udcc3", "<eos>"]),
   ],
 )
-def test_odd_texts(text, words, split):
+def test_unusual_texts_are_split_into_words(text, words, split):
   if split == "whitespace":
     text = text.replace(b"\x00", b" \x00 ")
   assert words_of(text, split) == words

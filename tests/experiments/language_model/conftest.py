@@ -1,4 +1,4 @@
-"""Small trained language models."""
+"""Fixtures of the language model's tests: small trained models, and the command as a function."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def program(program_here, monkeypatch):
-  monkeypatch.setattr(plot, "save", lambda *args: args[-1].touch())  # takes 0.4 s
+  monkeypatch.setattr(plot, "save", lambda *args: args[-1].touch())  # plotting takes 0.4 s
   return lambda *flags: program_here(language_model, *flags)
 
 
 @pytest.fixture
 def error(program, capfd):
-  """`error(*flags) -> message`: runs the program with wrong input, which prints one line."""
+  """A function `(*flags) -> message`: runs the command, which must fail with a one-line error."""
 
   def failed(*flags) -> str:
     assert program(*flags) == 2
@@ -51,7 +51,7 @@ def kind(request):
 
 @pytest.fixture
 def folder(kind, folders, text, program_here, monkeypatch):
-  """The folder of a trained model; each test process trains one of each kind."""
+  """The folder of a trained model, which is trained when a process first asks for its kind."""
   if not folders[kind].exists():
     flags = (*SMALL, *KINDS[kind], f"--corpus={text}", f"--output_dir={folders[kind]}")
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""A small text, and flags of two small language models, for the tests of this folder."""
+"""A small text, and the flags that train two small language models on it."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ KINDS = {
   ),
 }
 
-# Restricts a test to the model of characters.
+# Restricts a test that uses the fixture `folder` to the character model.
 CHARACTERS = pytest.mark.parametrize("kind", ["characters"], indirect=True)

@@ -1,4 +1,4 @@
-"""Wrong input of the language model command is reported in one line."""
+"""Tests that the language model command reports wrong input in one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
     ((), "--overwrite to replace it."),
   ],
 )
-def test_wrong_flags_for_a_trained_model_are_one_line(folder, error, flags, message):
+def test_wrong_flags_for_a_trained_model_are_reported_in_one_line(folder, error, flags, message):
   assert message in error(f"--output_dir={folder}", *flags)
 
 
@@ -57,7 +57,7 @@ def test_wrong_flags_for_a_trained_model_are_one_line(folder, error, flags, mess
     (("extra",), "Arguments must be flags, --name=value, got 'extra'."),
   ],
 )
-def test_wrong_flags_for_training_are_one_line_and_write_nothing(
+def test_wrong_flags_for_training_are_reported_in_one_line_and_write_nothing(
   error, text, tmp_path, flags, message
 ):
   folder = tmp_path / "model"
@@ -70,7 +70,7 @@ def test_wrong_flags_for_training_are_one_line_and_write_nothing(
 @pytest.mark.parametrize(
   "damage", ["kind", "json", "vocabulary", "missing", "other", "newer", "window", "layers"]
 )
-def test_a_damaged_folder_is_one_line(folder, error, tmp_path, damage):
+def test_a_damaged_folder_is_reported_in_one_line(folder, error, tmp_path, damage):
   broken = tmp_path / "broken"
   broken.mkdir()
   about = json.loads((folder / "model.json").read_text())
@@ -100,7 +100,7 @@ def test_a_damaged_folder_is_one_line(folder, error, tmp_path, damage):
   assert message in error(f"--output_dir={broken}", "--sample")
 
 
-def test_divergence_is_one_line_with_advice(program, text, tmp_path, capfd):
+def test_divergence_is_reported_in_one_line_with_advice(program, text, tmp_path, capfd):
   folder = tmp_path / "model"
   flags = ("--cell=elman", "--optimizer=sgd", "--clip_norm=none", "--learning_rate=3e38")
   assert program(*SMALL, *flags, f"--corpus={text}", f"--output_dir={folder}") == 2

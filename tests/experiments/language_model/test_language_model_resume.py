@@ -1,4 +1,4 @@
-"""An interrupted training of a language model resumes, with the results of an uninterrupted one."""
+"""Tests that an interrupted training of a language model resumes and gives the same results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def text(tmp_path_factory) -> str:
 
 
 def lines(folder):
-  """The lines of metrics.jsonl without their times."""
+  """Returns the entries of metrics.jsonl without their times, which differ between trainings."""
   found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   return [line for line in found if line.pop("seconds") is not None]
 
@@ -64,7 +64,7 @@ def assert_the_same(folder, other):
 
 @pytest.fixture
 def program(program_here, text, monkeypatch):
-  monkeypatch.setattr(plot, "save", lambda *args: args[-1].touch())  # takes 0.4 s
+  monkeypatch.setattr(plot, "save", lambda *args: args[-1].touch())  # plotting takes 0.4 s
   return lambda *flags: program_here(language_model, *FLAGS, "--steps=80", text, *flags)
 
 
@@ -75,7 +75,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def whole(folders, program):
-  """The folder of an uninterrupted training; each test process makes one."""
+  """The folder of an uninterrupted training, which is trained when a process first asks for it."""
   if not (folders / "whole").exists():
     assert program(f"--output_dir={folders / 'whole'}") == 0
   return folders / "whole"
@@ -83,7 +83,7 @@ def whole(folders, program):
 
 @pytest.fixture
 def stopped(folders, program, monkeypatch, tmp_path):
-  """A copy of the folder of a training that SIGTERM stopped after 60 updates."""
+  """A fresh copy of the folder of a training that SIGTERM stopped after 60 of 80 updates."""
   made, folder = folders / "stopped", tmp_path / "stopped"
   if not made.exists():
     with monkeypatch.context() as patch:
@@ -95,7 +95,7 @@ def stopped(folders, program, monkeypatch, tmp_path):
             signal.raise_signal(signal.SIGTERM)
           yield call
 
-      # `interrupted` would end this process.
+      # `exits.interrupted` would end this process.
       patch.setattr(exits, "interrupted", lambda message, status: sys.exit(status))
       patch.setattr(run, "train", interrupted)
       assert program(f"--output_dir={made}") == 143
@@ -103,7 +103,8 @@ def stopped(folders, program, monkeypatch, tmp_path):
   return folder
 
 
-# Both are children of one process, which imports only once.
+# Starts a training, kills it and resumes it. Both trainings are forked from this program, which
+# imports JAX only once.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_an_unfinished_training_resumes_even_with_overwrite(stopped, whole, prog
   assert {path.name for path in (stopped / "unfinished").iterdir()} == {"40", "60"}
   assert program(f"--output_dir={stopped}", "--overwrite") == 0
   assert_the_same(stopped, whole)
-  # It has finished now.
+  # The training has finished now, and is not resumed.
   assert program(f"--output_dir={stopped}") == 2
 
 
@@ -170,7 +171,7 @@ def test_an_unfinished_training_resumes_even_with_overwrite(stopped, whole, prog
 def test_resumes_from_the_newest_intact_checkpoint(stopped, whole, program, capfd, damaged):
   for name in damaged:
     (stopped / "unfinished" / name / "checkpoint.json").write_text("{")
-  # Params that were saved after the checkpoint, by a process that was then killed.
+  # Params that a process saved after its last checkpoint, before it was killed.
   trained_model.save_best(stopped, 70, trained_model.load(whole).variables["params"])
   assert program(f"--output_dir={stopped}") == 0
   out, err = capfd.readouterr()
@@ -181,7 +182,7 @@ def test_resumes_from_the_newest_intact_checkpoint(stopped, whole, program, capf
 
 @pytest.mark.parametrize("damage", ["later", "gone"])
 def test_resuming_restores_the_best_params_of_the_checkpoint(stopped, program, monkeypatch, damage):
-  """Also if a process that was killed after the checkpoint replaced or lost them."""
+  """They are restored even if a later process has replaced (`later`) or deleted (`gone`) them."""
   best = trained_model.load(stopped)
   if damage == "later":
     trained_model.save_best(stopped, 70, jax.tree.map(np.zeros_like, best.variables["params"]))

@@ -1,4 +1,4 @@
-"""The sequence problem command: its flags, its training and its evaluation."""
+"""Tests of the sequence problem command: its flags, its training and its evaluation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SETTINGS = Settings(
 
 @pytest.fixture
 def call(monkeypatch, program_here):
-  """`(*flags) -> exit status`, in this process."""
+  """A function `(*flags) -> exit status` that runs the command in this process."""
   monkeypatch.setattr(problem_module, "_MAX_TEST_SIZE", 20)
   return lambda *given: program_here(sequence_problem, *given)
 
@@ -74,7 +74,11 @@ def test_flagfile_trains_and_writes_a_result(problem, call, tmp_path, capsys):
 
 @pytest.fixture
 def noted(monkeypatch):
-  """The options given to `update`, replaced by one whose loss shows its batch and its masks."""
+  """The keyword arguments that `update` was called with.
+
+  `update` is replaced by a function that trains nothing, and whose loss is a checksum of the
+  batch's targets and of the random key for the masks. From the fifth update on, it is infinite.
+  """
   options = {}
 
   def learn(model, optimizer, loss, state, batch, **given):
@@ -109,7 +113,7 @@ def test_every_update_draws_a_new_batch_and_new_masks(noted):
   assert last == calls[-1][1]
 
 
-def test_divergence_is_one_line(noted, call, tmp_path, capsys):
+def test_divergence_is_reported_in_one_line(noted, call, tmp_path, capsys):
   given = ("--problem=encoder_decoder", "--dropout=0.1", "--steps=9", f"--output_dir={tmp_path}")
   assert call(*given) == 2
   assert "error: The training diverged before update 6. Try" in capsys.readouterr().err
@@ -119,10 +123,10 @@ def test_divergence_is_one_line(noted, call, tmp_path, capsys):
 @pytest.mark.parametrize(
   ("problem", "bidirectional", "wanted", "width"),
   [
-    ("encoder_decoder", "none", 830, 10),  # 2 (H (9 + H + 1) + H (2 H + 1)) = 820
-    ("many_to_one", "none", 900, 17),  # H (1 + H + 1) + H (2 H + 1) = 918
-    ("many_to_one", "sum", 900, 12),  # twice as many, 936
-    ("many_to_one", "concat", 850, 10),  # 2 (H (1 + H + 1) + H (3 H + 1)) = 860
+    ("encoder_decoder", "none", 830, 10),  # params: 2 (H (9 + H + 1) + H (2 H + 1)) = 820
+    ("many_to_one", "none", 900, 17),  # params: H (1 + H + 1) + H (2 H + 1) = 918
+    ("many_to_one", "sum", 900, 12),  # params: 2 (H (1 + H + 1) + H (2 H + 1)) = 936
+    ("many_to_one", "concat", 850, 10),  # params: 2 (H (1 + H + 1) + H (3 H + 1)) = 860
   ],
 )
 def test_hidden_size_matches_match_params(problem, bidirectional, wanted, width, monkeypatch):
@@ -141,7 +145,7 @@ def test_hidden_size_matches_match_params(problem, bidirectional, wanted, width,
 
 
 def zeros_of(problem):
-  """Params that make all logits zero."""
+  """Returns params of zeros for the problem's network, which make all logits zero."""
   key, task = jax.random.key(0), problem.train
   xs = jax.eval_shape(task.batch, task.data, key).xs
   shapes = jax.eval_shape(problem.model.init, key, xs)["params"]
@@ -169,14 +173,14 @@ def test_tagging_is_evaluated_over_the_characters_of_all_lines(tmp_path):
   assert text.index(example["text"]) == classes.index(example["classes"])
 
 
-def test_a_generated_sequence_counts_if_every_token_is_right(monkeypatch):
+def test_a_generated_sequence_is_correct_if_all_its_tokens_are(monkeypatch):
   monkeypatch.setattr(problem_module, "_MAX_TEST_SIZE", 20)
   problem = make_problem(SETTINGS)
 
   def decode(model, variables, xs, key, num_steps, *, eos, temperature=1.0):
     targets = jnp.concatenate([xs.tokens[1:], jnp.zeros((1, 20), jnp.int32)])
     assert num_steps == len(targets)
-    # One greedy sequence, and half of the sampled ones, continue where they should end.
+    # One of the 20 greedy sequences, and 10 of the sampled ones, go on where they should end.
     wrong = jnp.arange(20) < (1 if temperature == 0 else 10)
     return targets + ((jnp.arange(4)[:, None] == xs.source_lengths[None]) & wrong[None])
 
@@ -228,7 +232,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("given", "message"), BAD, ids=[given for given, _ in BAD])
-def test_bad_input_is_one_line(given, message, call, tmp_path, capsys):
+def test_wrong_input_is_reported_in_one_line(given, message, call, tmp_path, capsys):
   (tmp_path / "no.py").write_text("x = (\n")
   (tmp_path / "two.py").write_text("x\ny\n")
   given = given.format(tmp=tmp_path).split(" ")
