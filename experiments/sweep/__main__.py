@@ -163,7 +163,7 @@ def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
 
 def _finish(sweep: Sweep) -> bool:
   """Gathers and plots all records, or reports on this shard; returns whether a run failed."""
-  # Imported here because loading matplotlib takes a second, for which --help should not wait.
+  # Imported here because loading matplotlib takes a second, which would delay --help.
   from experiments.sweep import finish
 
   if sweep.shard is None:

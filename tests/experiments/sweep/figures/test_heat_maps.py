@@ -76,7 +76,7 @@ def test_many_cells_are_rows_of_a_heat_map_sorted_by_the_remaining_gradient():
   norms.values[:] = -np.arange(30) * (1 + np.arange(len(cells)).repeat(2)[:, None, None, None])
   before, after = figures.decay_maps(gradients).axes[:2]
   labels = [text.get_text() for text in before.get_yticklabels()]
-  assert labels == cells[::-1]  # from the bottom up: the cell that loses most of the gradient first
+  assert labels == cells[::-1]  # the bottom row is the cell that loses most of the gradient
   (image,) = before.images
   np.testing.assert_allclose(image.get_array()[-1], -np.arange(30))
   assert "initialization (step 0)" in before.get_title()
