@@ -179,8 +179,8 @@ def shard() -> Shard | None:
 def check_engine() -> None:
   """Checks that the engine can run on this machine, and leaves the accelerators to its workers.
 
-  If the engine starts workers, JAX in this process is restricted to the CPU. This has an effect
-  only before JAX first uses a device.
+  If the engine starts workers, JAX in this process is restricted to the CPU. Must be called before
+  JAX first uses a device.
 
   Raises:
     ValueError: if the engine's package or cluster is missing, or --coordinator is given as well.

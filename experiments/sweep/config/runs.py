@@ -149,7 +149,7 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
 
 
 def _show(value: object, none: str = "none") -> str:
-  """Returns a setting's value as it appears in a run id; None becomes the text in `none`."""
+  """Returns a setting's value as it appears in a run id; for None, returns the argument `none`."""
   if value is None:
     return none
   return f"{value:g}" if isinstance(value, float) else str(value)

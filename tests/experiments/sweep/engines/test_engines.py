@@ -1,4 +1,4 @@
-"""Tests of Ray and SLURM: sweeps with killed or interrupted workers have the usual records."""
+"""Tests of Ray and SLURM: killed or interrupted workers do not change the records of a sweep."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 def saved(folder: Path) -> bool:
-  """Returns whether the folder holds a checkpoint of unfinished training, after its first steps."""
+  """Returns whether the folder holds a checkpoint, after step 0, of a run that is not finished."""
   return any(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))
 
 

@@ -102,7 +102,7 @@ def test_shards_of_another_sweep_are_not_merged(copies, program_here, capsys):
   path = copies[1] / "sweep.json"
   about = json.loads(path.read_text())
   about["configuration"]["steps"] = 31
-  del about["sha256"]  # it would reveal the modification
+  del about["sha256"]  # without the old checksum, the modification is not noticed
   path.write_text(json.dumps(about))
   assert program_here(merge, *copies) == 2
   said = capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_a_run_in_two_folders_must_have_equal_records(copies, tmp_path, program_
   (run / "metrics.jsonl").write_bytes(data.replace(b"0", b"1", 1))
   state = json.loads((run / "status.json").read_text())
   del state["sha256"]
-  run_files._write_status(run, state)  # makes the records intact, as if another machine wrote them
+  run_files._write_status(run, state)  # with a new checksum, so that the record counts as intact
   before = {p.name for p in (copies[0] / "runs").iterdir()}
   assert program_here(merge, *copies, again) == 2
   said = capsys.readouterr().err
