@@ -1,22 +1,25 @@
-"""Strict numerics for every test, checked annotations, and CPU cores as devices."""
+"""Settings and fixtures of all tests: strict numerics, checked annotations, four CPU devices."""
 
 import contextlib
 import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The suite compiles thousands of programs and runs most of them once, so they are not optimized.
-# Set this to 0 to test the code as users run it; test_optimized.py does so for a part.
+# The suite compiles thousands of programs and runs most of them once, so LLVM's optimizations are
+# off. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the code as users run it; test_optimized.py sets it
+# for a part of the suite.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
-  # The older emitters, in one piece, compile programs this small in a quarter of the time.
+  # With its older fusion emitters, and without splitting code generation, XLA compiles programs
+  # this small in a quarter of the time.
   quick = (
     "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters "
     "--xla_cpu_parallel_codegen_split_count=1"
   )
   os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}"
-# One thread per device, as in the programs (`runtime.backend`). With more threads jax 0.12 rounds
-# differently, and a sweep in this process would not equal one in a subprocess bit for bit.
+# Each device has one thread, as in the commands (`experiments.runtime.backend`). With more threads,
+# jax 0.12 rounds differently, and a sweep in this process would not equal one in a subprocess to
+# the bit.
 os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
@@ -24,7 +27,7 @@ import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
-# Modules whose annotations, shapes included, beartype checks at every call.
+# Modules in which beartype checks type annotations, shapes included, at every call.
 CHECKED = (
   "experiments.benchmark",
   "experiments.language_model",
@@ -57,7 +60,8 @@ CHECKED = (
 )
 install_import_hook(CHECKED, "shape_checks.checked")
 
-# jax keeps millions of objects for thousands of programs, and hardly any become garbage.
+# jax keeps millions of objects for thousands of programs, and hardly any become garbage. So garbage
+# is collected rarely.
 gc.set_threshold(100_000, 20, 100)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -68,9 +72,9 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory):
-  """Yields the folder that stands for `~/.cache`, in subprocesses too."""
+  """Replaces `~/.cache` by a temporary folder, in subprocesses too; yields the folder."""
   base = tmp_path_factory.getbasetemp()
-  # pytest-xdist workers share compiled programs, in the parent of their own folders.
+  # The workers of pytest-xdist use one folder, next to their own ones, to share compiled programs.
   folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
   folder.mkdir(exist_ok=True)
   with pytest.MonkeyPatch.context() as patch:
@@ -80,14 +84,14 @@ def cache_home(tmp_path_factory):
 
 @pytest.fixture
 def x64():
-  """Enables double precision, for closed forms."""
+  """Enables float64, which comparisons with closed forms need."""
   with jax.enable_x64(True):
     yield
 
 
 @pytest.fixture
 def unchecked_types():
-  """Turns the checks of annotations off, so that the code raises the errors that users see."""
+  """Turns off the checks of annotations, so that the code raises the errors that users see."""
   jaxtyping.config.update("jaxtyping_disable", True)
   yield
   jaxtyping.config.update("jaxtyping_disable", False)
@@ -95,14 +99,14 @@ def unchecked_types():
 
 @pytest.fixture
 def optax_promotion():
-  """Allows standard dtype promotion: optax's Adam raises a float to an integer power."""
+  """Allows standard dtype promotion, since optax's Adam raises a float to an integer power."""
   with jax.numpy_dtype_promotion("standard"):
     yield
 
 
 @pytest.fixture(scope="session")
 def sweep_flags():
-  """Returns absl's flags with those of the sweep defined, which absl allows once per process."""
+  """Defines the sweep's flags, which absl allows only once per process; returns absl's flags."""
   from absl import flags
 
   from experiments.sweep import __main__ as sweep
@@ -113,7 +117,7 @@ def sweep_flags():
 
 @pytest.fixture
 def promotion():
-  """Allows standard dtype promotion in all threads, since a sweep compiles in a thread."""
+  """Allows standard dtype promotion in all threads, since a sweep compiles in another thread."""
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   yield
   jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -123,7 +127,7 @@ def promotion():
 def sweep_in_process(sweep_here, promotion, monkeypatch):
   """Returns `(*flags) -> exit status`, which trains a sweep in this process and draws nothing.
 
-  A subprocess would spend seconds on imports, and as long on figures.
+  A subprocess would spend seconds on imports, and as many on figures.
   """
   from experiments.sweep.figures import gradients as figures
 
@@ -133,7 +137,10 @@ def sweep_in_process(sweep_here, promotion, monkeypatch):
 
 @pytest.fixture
 def sweep_here(sweep_flags):
-  """Returns `(*flags) -> exit status`, for sweeps that exit before they train."""
+  """Returns `(*flags) -> exit status`, which runs `experiments.sweep` in this process.
+
+  It suits sweeps that exit before they train; others need `sweep_in_process`.
+  """
   from absl.testing import flagsaver
 
   from experiments.cli import command_line
@@ -149,17 +156,20 @@ def sweep_here(sweep_flags):
 
 @pytest.fixture
 def flags_of():
-  """Returns `flags_of(program)`, a context in which absl's flags are those of the program."""
+  """Returns `flags_of(program)`, a context in which absl's flags are those of the program.
+
+  The context yields the names of the program's flags.
+  """
   from absl import flags
 
   def others():
-    """Returns the flags that are not absl's own."""
+    """Returns all flags except absl's own, by name."""
     modules = {name: flags.FLAGS.find_module_defining_flag(name, "") for name in flags.FLAGS}
     return {n: flags.FLAGS[n] for n, module in modules.items() if not module.startswith("absl")}
 
   @contextlib.contextmanager
   def defined(program):
-    # A process has one set of flags, so those of other programs are removed meanwhile.
+    # absl has one set of flags per process, so other programs' flags are removed meanwhile.
     kept = others()
     flags.FLAGS.remove_flag_values(kept)
     try:
@@ -176,7 +186,7 @@ def flags_of():
 
 @pytest.fixture
 def program_here(flags_of):
-  """Returns `(program, *flags) -> exit status`, which runs another program in this process."""
+  """Returns `(program, *arguments) -> exit status`, which runs a program in this process."""
   from absl.testing import flagsaver
 
   from experiments.cli import command_line
@@ -191,7 +201,7 @@ def program_here(flags_of):
 
 @pytest.fixture
 def compilations():
-  """Yields the durations of all compilations since the test began."""
+  """Yields a list that receives the duration of each compilation while the test runs."""
   durations = []
 
   def listen(event: str, duration: float, **_: object) -> None:

@@ -1,4 +1,4 @@
-"""Records of a small sweep, for `test_optimized.py`, which runs this file with optimizations on."""
+"""A test of a small sweep's records, which `test_optimized.py` runs with optimizations on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Trains a run whose batch several devices share; as a program, one of two such processes."""
+"""A run that is trained by several devices, each of which computes a share of every batch.
+
+As a program, this file is one of two processes that train such a run together. It also tests
+`experiments.runtime.hosts`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,13 @@ OPTIMIZER = make_optimizer("adam", 0.1, 0.1)
 
 
 def trained(devices):
-  """Returns this process's (state, metrics) after each of two calls of three updates."""
+  """Trains a run by two calls of three updates each.
+
+  Args:
+    devices: the devices that share each batch.
+  Returns:
+    (state, metrics) after each call, leaves [devices of this process, ...].
+  """
   count = len(devices)
   total = functools.partial(psum, count=count)
 
@@ -41,7 +51,7 @@ def trained(devices):
   rate, state = spread((np.full(count, 0.5, batches[0].xs.dtype), state), devices)
   program = map_runs(train, devices).lower(rate, state, halves[0]).compile()
   state, first = program(rate, state, halves[0])
-  first = fetch(first)  # one call at a time
+  first = fetch(first)  # waits: with two calls in flight, devices that share a batch may deadlock
   return first, fetch(program(rate, state, halves[1]))
 
 

@@ -1,4 +1,4 @@
-"""Clipping of dL/dh_t, against a backward pass written as a Python loop."""
+"""Tests of clipping dL/dh_t, against a backward pass that is written as a Python loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def problem(name):
 
 
 def weights():
-  """Returns the weights of the loss Σ weights · ys."""
+  """Returns the fixed random weights of the loss Σ weights · ys."""
   return draw(4, jax.ShapeDtypeStruct((T, B, H), float))
 
 
@@ -49,7 +49,7 @@ def joint_norm(tree):
 
 @functools.cache
 def pieces(name):
-  """Returns the compiled step of the cell, and the vjps of its output and of the step."""
+  """Returns three compiled functions of a cell: its step, the vjp of `output`, the step's vjp."""
   cell, *_ = problem(name)
 
   @jax.jit
@@ -68,12 +68,24 @@ def pieces(name):
 
 
 def by_hand(name, limit, *, truncation=T, lengths=(T,) * B, resets=None, reverse=False, remat=""):
-  """Returns gradients of params, xs and carry, and joint norms before clipping, step by step."""
+  """Computes the clipped gradients by a Python loop over time.
+
+  Args:
+    name: the cell.
+    limit: the largest norm of dL/dh_t, taken over all leaves of the carry, for one example.
+    truncation: as in `unroll`, like all further arguments.
+    lengths: number of valid steps of each example.
+    resets: where the carry is reset, [T, B].
+    reverse: whether time runs backward.
+    remat: ignored, since it changes no values.
+  Returns:
+    ((gradients of params, xs and the initial carry), norms of dL/dh_t before clipping [T, B]).
+  """
   del remat
   forward, through_output, through_step = pieces(name)
   params, xs, carry = jax.tree.map(np.asarray, problem(name)[1:])
   resets = np.zeros((T, B), bool) if resets is None else resets
-  count = np.zeros(B, int)  # steps since the sequence began
+  count = np.zeros(B, int)  # steps since each example's sequence began or was reset
   nothing = jax.tree.map(np.zeros_like, carry)
 
   def where(condition, yes, no):
@@ -124,7 +136,7 @@ def test_gradients_equal_those_of_the_python_loop(x64, name, time, forward_mode)
 
     return jax.grad(loss, argnums=(0, 1, 2, 3))(params, xs, carry, gradient_probe(cell, T, B))
 
-  for limit in (1.5, 1e9):  # some are above, none is
+  for limit in (1.5, 1e9):  # some norms are above 1.5, none is above 1e9
     expected, norms = by_hand(name, limit, **time)
     assert (norms > limit).any() == (limit < 1e6)
     *got, probed = gradients(limit)
@@ -135,7 +147,7 @@ def test_gradients_equal_those_of_the_python_loop(x64, name, time, forward_mode)
     np.testing.assert_array_equal(acted, norms > limit)
 
 
-def test_inf_is_no_clipping_to_the_bit_and_serves_one_program(x64):
+def test_infinite_threshold_clips_nothing_in_the_same_compiled_program(x64):
   cell, params, xs, carry = problem("lstm")
 
   def gradients(limit):
@@ -151,13 +163,13 @@ def test_inf_is_no_clipping_to_the_bit_and_serves_one_program(x64):
 
 
 def handed_on(tree, limit):
-  """Returns the cotangent that `clip_cotangent` passes on."""
+  """Returns the cotangent that `clip_cotangent` passes on when it receives `tree`."""
   return jax.jit(lambda t: jax.vjp(lambda c: clip_cotangent(c, limit), t)[1](t)[0])(tree)
 
 
 @pytest.mark.parametrize("limit", [1e-37, 1e-3, 1e20])
 def test_the_norm_is_right_over_the_whole_float_range(limit):
-  # At 3e38 the joint norm is beyond float32.
+  # At 3e38, the joint norm of an example, 3 · 3e38, is above the largest float32.
   size = np.array([1e-36, 1e-20, 1.0, 1e19, 3e38], np.float32)
   tree = {"h": jnp.tile(size[:, None], 3), "c": -jnp.tile(size[:, None, None], (1, 3, 2))}
   got = jax.tree.map(np.float64, handed_on(tree, jnp.float32(limit)))
@@ -176,7 +188,7 @@ def test_examples_are_clipped_separately_and_non_finite_ones_pass_unchanged():
   np.testing.assert_array_equal(was_clipped([norms], 1.0)[0], [[True, *[False] * 4]])
 
 
-def test_complex_carries_and_integers_among_them():
+def test_complex_leaves_are_clipped_and_integer_leaves_ignored():
   carry = (jnp.asarray([[3 + 4j, 0]], jnp.complex64), jnp.zeros((), jnp.int32))
 
   def loss(z):
@@ -188,7 +200,8 @@ def test_complex_carries_and_integers_among_them():
 
 
 def test_second_derivatives_are_finite_where_cotangents_are_zero(x64):
-  # Forward over reverse: past the ends, cotangents are zero, where a norm has no derivative.
+  # Past an example's end its cotangents are zero, and a norm has no derivative at zero. This could
+  # make second derivatives, here forward over reverse, NaN.
   cell, params, xs, carry = problem("elman")
 
   @jax.jit

@@ -1,4 +1,4 @@
-"""The three ways to clip the gradient, and the metrics that report it."""
+"""Tests of the three ways to clip the gradient, and of the metrics that report clipping."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def test_clipping_scales_to_the_clip_norm_over_the_whole_float_range(size, clip_
 
 @functools.cache
 def clipped_by(clip_by):
-  """Returns `(batch, clip_norm) -> (params before − params after, metrics)` at learning rate 1."""
+  """Returns `(batch, clip_norm) -> (clipped gradient, metrics)`, computed by one update.
+
+  The update is by SGD at learning rate 1, so the clipped gradient is params before − params after.
+  """
 
   @jax.jit
   def run(state, batch, clip_norm):
@@ -120,7 +123,7 @@ def test_clip_carry_applies_to_each_examples_own_loss_for_any_batch_size():
   w_h = [tree["layers_0"]["cell"]["w_h"] for tree in (free, one)]
   assert not np.allclose(*w_h, rtol=0.1)
   assert metrics.clipped_norm == metrics.grad_norm < before.grad_norm
-  # At the upper layer's last step, no earlier clipping has had an effect.
+  # The backward pass begins at the upper layer's last step, so no clipping has changed its norm.
   np.testing.assert_allclose(metrics.norms[1][-1], before.norms[1][-1], rtol=1e-5)
   assert np.mean(metrics.norms[0][0]) < np.mean(before.norms[0][0])
 

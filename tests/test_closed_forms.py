@@ -1,4 +1,4 @@
-"""Step Jacobians against closed forms, in float64."""
+"""Tests of Jacobians and gradient norms against closed forms, in float64."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LSTM = make_cell("lstm", H)
 
 @functools.partial(jax.jit, static_argnums=0)
 def step_jacobian(cell, params, carry, x):
-  """∂h'/∂h [H', H] on the joint carry, of one example."""
+  """Returns ∂h'/∂h of one step and one example, where h is the carry's leaves, concatenated."""
   flat, unflatten = ravel_pytree(carry)
   drive = cell.project(params, x)
 
@@ -52,7 +52,7 @@ def step_jacobian(cell, params, carry, x):
 
 @functools.partial(jax.jit, static_argnums=0)
 def end_jacobian(cell, params, xs, carry):
-  """∂h_T/∂h_0 [H', H] on the joint carry, through the time loop; xs [T, D]."""
+  """Returns ∂h_T/∂h_0 of `unroll` for one example, where h is the carry's leaves, concatenated."""
   flat, unflatten = ravel_pytree(carry)
 
   def end(flat):
@@ -83,7 +83,7 @@ def test_linear_jacobian_is_a_power_of_the_kernel(lag):
   params = params_of(1)
   jacobian = end_jacobian(LINEAR, params, draw(3, lag, D), draw(4, H))
   power = np.linalg.matrix_power(params["w_h"], lag)
-  close(jacobian, power.T)  # h is a row: h_T = h_0 W^T
+  close(jacobian, power.T)  # transposed, since h is a row vector: h_lag = h_0 W_h^lag + …
 
 
 def test_linear_gradient_norm_is_that_of_the_cotangent_times_the_power():
@@ -143,7 +143,7 @@ def test_lstm_eigenvalues_at_zero_are_the_forget_gate_plus_a_quarter_of_the_kern
   params = {**zeros_of(4), "w_h": params_of(4)["w_h"], "b": b}
   jacobian = step_jacobian(cell, params, cell.initial_carry(()), jnp.zeros(D))
   block = sigmoid(forget_bias) * np.eye(H) + params["w_h"][:, 2 * H : 3 * H] / 4
-  # The same characteristic polynomial, but for H roots at zero.
+  # The Jacobian has the eigenvalues of `block`, and H eigenvalues that are zero.
   close(np.poly(jacobian), np.append(np.poly(block), np.zeros(H)))
 
 

@@ -1,4 +1,4 @@
-"""Errors name the argument, what came, and the choices where there are any."""
+"""Tests of error messages: they name the argument, the value it got, and its choices if any."""
 
 from __future__ import annotations
 
@@ -39,7 +39,14 @@ def cell(name="elman", hidden_size=H, **options):
 
 
 def model(*cells, xs=XS, call=(), **attributes):
-  """Trace-time errors: they come from init and apply alike."""
+  """Returns a call that traces the `init` of a DeepRNN; `init` and `apply` raise the same errors.
+
+  Args:
+    *cells: the cells; an LSTM by default.
+    xs: the inputs.
+    call: further arguments of the call.
+    **attributes: attributes of the DeepRNN.
+  """
 
   def run():
     network = DeepRNN(list(cells) or [CELL], **attributes)
@@ -53,7 +60,7 @@ def traced(**arrays):
 
 
 def words(*parts):
-  """A pattern: these words, verbatim, in this order, with anything in between."""
+  """Returns a regular expression for these texts in this order, with anything in between."""
   return ".*".join(re.escape(part) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""Wrong arguments of probes, clipping, losses, sampling, training and parallel runs are named."""
+"""Tests of the errors of probes, clipping, losses, sampling, training and parallel runs."""
 
 from __future__ import annotations
 
@@ -224,7 +224,14 @@ MODEL = "model must have the methods init, apply and probes, as DeepRNN has, got
 def training(
   function, *window, model=NETWORK, optimizer=SGD, loss=squared_error, batch=BATCH, **options
 ):
-  """A call of `update` or `train_windows` that computes shapes only."""
+  """Returns a call that traces `function` with these arguments, without computing anything.
+
+  Args:
+    function: `update` or `train_windows`.
+    *window: the argument `window` of `train_windows`.
+    model: replaces a valid argument, like `optimizer`, `loss` and `batch`.
+    **options: further arguments; `state` replaces a valid state.
+  """
 
   def run():
     state = init_state(NETWORK, SGD, KEY, BATCH.xs)
@@ -309,7 +316,7 @@ TRAINING = [
 
 
 def shared(function):
-  """A call on each of four devices, which a vmap stands in for."""
+  """Returns a call that traces `function` on four devices, which a named vmap axis replaces."""
   return lambda: jax.eval_shape(jax.vmap(function, axis_name="devices"), zeros(4, T, B))
 
 

@@ -1,4 +1,4 @@
-"""Recurrent kernels have the spectrum that their names promise."""
+"""Tests of the initializers of kernels and biases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def drawn(name, gain, key, hidden_size):
 
 
 def gates_of(name, gain, hidden_size=H, seed=0):
-  """Two gates [H, H], their gain a traced one, as in a sweep over it."""
+  """Returns the kernels [H, H] of two gates. Their gain is traced, as in a sweep over gains."""
   fused = np.asarray(drawn(name, gain, jax.random.key(seed), hidden_size))
   assert fused.shape == (hidden_size, 2 * hidden_size)
   return np.split(fused, 2, axis=-1)
@@ -41,7 +41,7 @@ def test_every_orthogonal_gate_is_orthogonal_times_the_gain(gain):
 def test_every_gaussian_gate_has_variance_gain_squared_over_width(gain):
   width = 150
   for gate in gates_of("gaussian", gain, width):
-    # The variance of n² normal samples is right to √(2/n²), here 0.9 %.
+    # The sample variance of n² normal numbers has the relative standard error √(2/n²), here 0.9 %.
     assert np.var(gate) == pytest.approx(gain**2 / width, rel=0.04)
     assert abs(np.mean(gate)) < 4 * gain / width**1.5
 
@@ -52,7 +52,7 @@ def test_every_identity_gate_is_the_gain_times_the_identity():
 
 
 @pytest.mark.parametrize("name", sorted(set(RECURRENT_KERNELS) - {"identity"}))
-def test_gates_and_keys_are_drawn_apart(name):
+def test_kernels_differ_between_gates_and_between_keys(name):
   first, second = gates_of(name, 1.0)
   assert not np.allclose(first, second)
   assert not np.allclose(first, gates_of(name, 1.0, seed=1)[0])
@@ -77,7 +77,7 @@ def test_input_kernel_has_variance_one_over_input_size():
 
 def test_chrono_bias_spreads_forgetting_times():
   bias = np.asarray(chrono_bias(75)(jax.random.key(0), (20_000,)))
-  times = np.exp(bias)  # u = f / (1 − f)
+  times = np.exp(bias)  # for f = sigmoid(bias), exp(bias) = f / (1 − f)
   assert times.min() >= 1 and times.max() <= 74
   np.testing.assert_allclose(np.quantile(times, [0.25, 0.5, 0.75]), [19.25, 37.5, 55.75], rtol=0.03)
   with pytest.raises(ValueError, match="longest must be greater than 2, got 2"):

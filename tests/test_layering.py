@@ -1,4 +1,8 @@
-"""Imports run downward only, between and inside folders; pmap, orbax and absl have one place."""
+"""Tests of the layering: imports run downward only, and pmap and orbax have one place each.
+
+A part of a folder is a module or a subfolder that lies directly in it. A folder's parts are sorted
+into tiers.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ ROOT = LIBRARY.parent
 EXPERIMENTS = ROOT / "experiments"
 FILES = sorted(LIBRARY.rglob("*.py")) + sorted(EXPERIMENTS.rglob("*.py"))
 
-# For each folder, its files and folders from the bottom up. Those on one line do not import each
-# other. `__init__` stands above everything else unless it is listed.
+# The tiers of each folder, from the bottom up. A part may import only from lower tiers. `__init__`
+# stands above all tiers unless it is listed.
 TIERS: dict[str, Sequence[set[str]]] = {
   "rnn_jax": (
     {"checks"},
@@ -65,7 +69,7 @@ def identity(path: Path) -> str:
 
 
 def imports(path: Path) -> list[str]:
-  """Full names of all modules that a file imports, anywhere in it."""
+  """Returns the full names of everything that a file imports, also inside functions."""
   names = []
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
@@ -77,7 +81,11 @@ def imports(path: Path) -> list[str]:
 
 
 def neighbors(folder: str) -> Iterator[tuple[Path, str, str, str]]:
-  """(file, its part of the folder, the part that it imports, the import), over the folder."""
+  """Yields each import between two parts of a folder.
+
+  Yields:
+    (importing file, its part, imported part, full name of the import).
+  """
   package = folder.replace("/", ".") + "."
   for path in sorted((ROOT / folder).rglob("*.py")):
     part = path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
@@ -89,7 +97,7 @@ def neighbors(folder: str) -> Iterator[tuple[Path, str, str, str]]:
 
 
 @pytest.mark.parametrize("folder", TIERS)
-def test_every_part_has_its_tier(folder):
+def test_every_part_of_a_folder_is_in_one_tier(folder):
   parts = {
     p.stem for p in (ROOT / folder).iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
   }
@@ -102,14 +110,14 @@ def test_imports_run_downward(folder):
   height = {part: tier for tier, parts in enumerate(TIERS[folder]) for part in parts}
   top = len(TIERS[folder])
   for path, part, other, name in neighbors(folder):
-    # What is not listed is a name that `__init__` exports.
+    # A name that is in no tier is imported from the folder's `__init__`.
     assert height.get(other, top) < height.get(part, top), f"{identity(path)} imports {name}"
 
 
 @pytest.mark.parametrize(
   "folder", sorted({path.parent for path in FILES} - {LIBRARY, EXPERIMENTS}), ids=identity
 )
-def test_no_circle_inside_a_folder(folder):
+def test_modules_of_a_folder_do_not_import_each_other_in_a_cycle(folder):
   package = str(folder.relative_to(ROOT)).replace("/", ".") + "."
   graph = {
     path.stem: {

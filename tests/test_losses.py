@@ -1,4 +1,4 @@
-"""Losses per step, and their mean under a mask."""
+"""Tests of losses per step, of their mean under a mask, and of perplexity and bits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_perplexity_of_a_batch_is_exp_of_the_mean_loss_over_valid_tokens(p, expe
   loss = cross_entropy(jnp.tile(logits, (3, 2, 1)), jnp.array([[0, 0], [0, 1], [0, 1]]))
   mean = masked_mean(loss, jnp.array([[True, True], [True, False], [True, False]]))
   np.testing.assert_allclose(perplexity(mean), expected, rtol=1e-6)
-  # It is the geometric mean of the tokens' own perplexities, not the arithmetic one.
+  # A batch's perplexity is the geometric mean of its tokens' perplexities, not the arithmetic mean.
   both = masked_mean(loss, jnp.array([[True, False], [False, True], [False, False]]))
   np.testing.assert_allclose(perplexity(both), (p * (1 - p)) ** -0.5, rtol=1e-6)
 

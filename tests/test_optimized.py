@@ -1,9 +1,10 @@
-"""A part of the suite as users run it, with LLVM's optimizations on.
+"""Runs a part of the suite with LLVM's optimizations on, as users run the code.
 
-`conftest.py` disables them, since most programs of the suite run once. But they change the compiled
-code: fusion and vectorization reorder sums, and buffers are reused. So closed forms, golden cells,
-the hand-written reverse pass, and the byte-for-byte records of a sweep are tested in a process of
-their own that optimizes. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 python -m pytest` tests everything so.
+`conftest.py` disables optimizations, since most programs of the suite run once. But optimizations
+change the compiled code: fusion and vectorization reorder sums, and buffers are reused. So closed
+forms, golden cells, the hand-written reverse pass, and the byte-for-byte equality of a sweep's
+records are also tested in a process with optimizations. To run the whole suite so, use
+`JAX_DISABLE_MOST_OPTIMIZATIONS=0 python -m pytest`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ TESTS = (
 
 
 def test_selected_tests_pass_with_optimizations(tmp_path):
-  # conftest's XLA flags select faster compilation, and pytest-xdist's variables mark a worker.
+  # The inner pytest must inherit neither conftest's XLA flags, which are for fast compilation, nor
+  # the variables by which pytest-xdist marks a worker.
   kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("PYTEST_")}
   options = ("-v", "-n", "0", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'optimized'}")
   result = subprocess.run(
@@ -41,6 +43,6 @@ def test_selected_tests_pass_with_optimizations(tmp_path):
     check=False,
   )
   assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
-  # The selection is by names: no part of it may drop out unnoticed when tests are renamed.
+  # TESTS selects tests by name. If a renamed test is no longer selected, this must be noticed.
   for part in ("closed_forms", "golden", "fused_gates", "plain_loop", "number_of_devices"):
     assert re.search(rf"::.*{part}.* PASSED|{part}\.py::.* PASSED", result.stdout), part

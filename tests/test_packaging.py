@@ -1,4 +1,4 @@
-"""What pip installs is `rnn_jax` alone, typed and licensed, next to anybody's `experiments/`."""
+"""Tests of the wheel: it holds `rnn_jax` alone, and a user's own `experiments/` keeps working."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-  """The wheel of this checkout, built in a copy: a build leaves files behind."""
+  """The wheel of this checkout, built in a copy, because a build leaves files behind."""
   source, target = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
   for name in ("rnn_jax", "experiments"):
     shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -38,7 +38,13 @@ def test_wheel_holds_the_library_alone(wheel):
 
 
 def run(code: str, folder: Path, installed: Path) -> str:
-  """Standard output of Python code that runs in a folder, with the wheel's packages installed."""
+  """Returns the standard output of Python code that runs in `folder`.
+
+  Args:
+    code: the code.
+    folder: the working directory.
+    installed: folder with the wheel's packages, which is added to the import path.
+  """
   environment = {**os.environ, "PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
   result = subprocess.run(
     (sys.executable, "-c", code),

@@ -1,4 +1,7 @@
-"""Runs mapped over devices, and runs whose batch devices share, equal the same runs alone."""
+"""Tests that runs on several devices equal the same runs on one device.
+
+Either each device trains a run of its own, or several devices share the batches of one run.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ def mapped(count):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_mapped_runs_are_the_runs_alone_to_the_bit(count):
+def test_mapped_runs_equal_runs_trained_alone_to_the_bit(count):
   runs = runs_of(count)
   states = initials(runs)
   alone = [jax.jit(train)(entry(runs, i), entry(states, i), KEY) for i in range(count)]
@@ -83,7 +86,7 @@ def test_every_device_has_its_own_run():
   assert len(np.unique(records.loss[:, 0])) == 4
 
 
-def test_mapped_function_may_be_called_in_a_row():
+def test_mapped_function_may_be_called_repeatedly():
   runs = runs_of(2)
   states, losses = initials(runs), []
   for step in range(5):
@@ -93,11 +96,11 @@ def test_mapped_function_may_be_called_in_a_row():
   np.testing.assert_array_equal(states.step, [15, 15])
 
 
-# The batch of one run, shared among devices
+# Tests of runs whose batch several devices share
 
 
 def masked_batch(seed, num_steps=6, batch_size=8):
-  """Returns a batch in which each example has fewer valid steps than the one before."""
+  """Returns a batch whose later examples tend to have fewer valid steps; the last two have none."""
   rng = np.random.default_rng(seed)
   share = np.append(np.linspace(0.9, 0.1, batch_size - 2), [0, 0])
   mask = rng.random((num_steps, batch_size)) < share
@@ -121,7 +124,7 @@ def stacked(trees):
   ("cell", "runs", "count", "clip_norm"),
   [("elman", 1, 2, 0.1), ("lstm", 1, 4, None), ("lstm", 2, 2, 0.1)],
 )
-def test_a_shared_batch_is_the_whole_batch(x64, cell, runs, count, clip_norm):
+def test_devices_that_share_batches_train_as_one_device(x64, cell, runs, count, clip_norm):
   model = DeepRNN([make_cell(cell, 3)] * 2, output_size=1)
   optimizer = make_optimizer("adam", 0.1, clip_norm)
 
@@ -165,20 +168,21 @@ def test_a_shared_batch_is_the_whole_batch(x64, cell, runs, count, clip_norm):
       close(entry(got, device), state)
       close(metrics.loss[device], expected.loss)
       close(metrics.grad_norm[device], expected.grad_norm)
-    # [devices, updates, T, examples of a device] → [updates, T, B]
+    # Joins the norms of a run's devices, each [updates, T, B / count], to [updates, T, B].
     norms = jax.tree.map(lambda a, own=own: np.concatenate(a[own], axis=-1), metrics.norms)
     close(norms, expected.norms)
-    assert expected.grad_norm.min() > 0.1  # so that clipping, if any, has an effect
+    assert expected.grad_norm.min() > 0.1  # so clip_norm=0.1 has an effect
 
 
-def test_calls_that_contain_a_sum_may_be_made_in_a_row():
+def test_a_function_with_a_sum_over_devices_may_be_called_repeatedly():
   def grow(run, state, data):
     state = state + psum(jnp.tanh(state @ data), 2)
     return state, jnp.sum(state)
 
   mapped = map_runs(grow, jax.devices()[:4])
   data = jnp.full((64, 64), 1e-3)
-  # The inputs are on their devices already, so that nothing else makes a call wait.
+  # The first call leaves the inputs on their devices. So later calls copy nothing, and nothing
+  # makes one call wait for the call before.
   state, run = mapped(jnp.zeros(4), jnp.ones((4, 64, 64)), data)
   for _ in range(1000):
     state, _ = mapped(run, state, data)

@@ -1,4 +1,4 @@
-"""Powers of two as bits."""
+"""Tests of powers of two and exponents, which are computed on the bits of floats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_powers_over_all_of_the_range_and_beyond_it(dtype):
+def test_power_of_two_is_exact_in_range_zero_below_and_the_largest_above(dtype):
   with jax.enable_x64(True):
     info = jnp.finfo(dtype)
     lowest, highest = int(info.minexp), int(info.maxexp) - 1
@@ -27,7 +27,7 @@ def test_powers_over_all_of_the_range_and_beyond_it(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_exponents_of_powers_and_of_what_is_between_them(dtype):
+def test_exponent_of_is_that_of_the_power_of_two_at_or_below_the_number(dtype):
   with jax.enable_x64(True):
     info = jnp.finfo(dtype)
     powers = np.arange(int(info.minexp), int(info.maxexp), dtype=np.int32)

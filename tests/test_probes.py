@@ -1,4 +1,4 @@
-"""The gradient probe's norms against explicit perturbations and closed forms."""
+"""Tests of the gradient probe's norms against explicit perturbations and closed forms."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def draw(seed, *shape):
 
 
 def problem(name, num_steps=T, **options):
-  """(cell, params, xs, probe)."""
+  """Returns (cell, params, xs, probe) of a small layer with random params and inputs."""
   cell = make_cell(name, H, **options)
   shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D))
   params = {key: draw(i, *leaf.shape) for i, (key, leaf) in enumerate(shapes.items())}
   return cell, params, draw(9, num_steps, B, D), gradient_probe(cell, num_steps, B)
 
 
-# The scaled norm
+# Tests of the scaled norm
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
@@ -50,7 +50,8 @@ def test_scaled_norm_is_the_euclidean_norm(x64, dtype):
   np.testing.assert_allclose(by_block, np.sqrt(np.sum(np.abs(x) ** 2, axis=(1, 2))), rtol=rtol)
 
 
-# From the smallest normal float32 to the largest whose pair has a finite norm.
+# The sizes range from about the smallest normal float32 to one whose pair has a norm, √2 · size,
+# that is still finite.
 @pytest.mark.parametrize("size", [1.2e-38, 1e-30, 1e-19, 1, 1e19, 1e30, 8e37, 9e37, 2e38])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_scaled_norm_is_right_over_the_whole_float_range(size, compiled):
@@ -91,11 +92,14 @@ def test_tree_norm_is_the_norm_of_all_leaves_together(scale):
   np.testing.assert_allclose(tree_norm(tree), np.linalg.norm(flat), rtol=1e-6)
 
 
-# The probe
+# Tests of the probe
 
 
 def perturbed(cell, nudges):
-  """`cell`, with nudges[t] added to the carry that leaves step t."""
+  """Returns a cell that adds nudges[t] to the carry after each step t of `cell`.
+
+  The loss's gradient with respect to nudges[t] is dL/dh_t, whose norm the probe records.
+  """
 
   def project(params, xs, key=None):
     return cell.project(params, xs, key), nudges
@@ -111,7 +115,7 @@ def perturbed(cell, nudges):
 
 
 def losses(final, ys):
-  """Three losses: over all steps, over the last step, over the final carry."""
+  """Returns three losses: of all steps' outputs, of the last step's output, of the final carry."""
   leaves = jax.tree.leaves(final)
   return jnp.stack(
     [
@@ -125,7 +129,8 @@ def losses(final, ys):
 CUT = {"truncation": 2, "lengths": LENGTHS, "resets": RESETS}
 
 
-# The time arguments act on any carry alike: an array that is the output, or a pair.
+# `unroll`'s arguments that concern time are tested on a carry of one array, which is the output,
+# and on a carry of two arrays.
 @pytest.mark.parametrize(
   ("name", "time"),
   [
@@ -212,7 +217,7 @@ def test_norms_before_a_reset_exclude_later_losses():
   np.testing.assert_array_equal(norms > 0, np.arange(T)[:, None] >= [3, 1])
 
 
-# Composition
+# Tests of the probe under transformations
 
 
 def norms_of(params, xs, **time):
@@ -235,7 +240,7 @@ def test_probe_composes_with_jit():
 @pytest.mark.parametrize(
   "transform", [jax.vmap, lambda f: functools.partial(jax.lax.map, f)], ids=["vmap", "lax.map"]
 )
-def test_probe_composes_with(transform):
+def test_probe_composes_with_mapping(transform):
   _, params, xs, _ = problem("elman")
   stack = np.stack([xs, 2 * np.asarray(xs)])
   got = jax.jit(transform(lambda x: norms_of(params, x)))(stack)
@@ -260,7 +265,7 @@ def test_probe_composes_with_rematerialization(remat):
   np.testing.assert_allclose(again, compiled_norms(params, xs), rtol=1e-5)
 
 
-# Closed forms
+# Tests against closed forms
 
 
 @jax.jit
@@ -271,7 +276,7 @@ def linear_gradient(params, xs, v, probe):
 
 
 def linear_norms(w_h, num_steps, v, dtype=float):
-  """Norms [T] under the last-step loss v · h_T of the linear recurrence h' = h W."""
+  """Returns the norms [T] of dL/dh_t for the linear recurrence h' = h W_h and the loss v · h_T."""
   width, dtype = w_h.shape[0], jax.dtypes.canonicalize_dtype(dtype)
   params = {"w_x": np.zeros((1, width)), "w_h": w_h, "b": np.zeros(width)}
   given = params, np.ones((num_steps, 1, 1)), v, np.zeros((num_steps, 1))
@@ -299,7 +304,7 @@ def test_scalar_weight_three_gives_powers_of_three_to_the_bit(x64, dtype, longes
 
 
 @pytest.mark.parametrize("log_norm", [-30, -20, 20, 30, 38])
-def test_norms_in_float32_are_right_where_their_squares_are_not(log_norm):
+def test_norms_in_float32_are_right_where_their_squares_overflow_or_underflow(log_norm):
   num_steps, v = 101, np.array([1.0, 2.0, 2.0]) / 3
   scale = 10 ** (log_norm / (num_steps - 1))
   norms = linear_norms(scale * orthogonal(3), num_steps, v)

@@ -1,4 +1,4 @@
-"""The documentation is true: its code runs, its commands are valid, its links lead somewhere."""
+"""Tests of the READMEs and BUILD.md: code runs, commands are valid, links have targets."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ LINKS = sorted(
     if not target.startswith("http")
   }
 )
-# Kilobytes that a page may take.
+# The largest size of some pages, in kilobytes.
 LIMITS = {"README.md": 10, "BUILD.md": 12}
 
 
 @functools.cache
 def printed(name: str, code: str) -> str:
-  """Runs the code of a page, once for all tests; returns what it prints."""
+  """Returns what the Python code of a page prints; runs the code once for all tests."""
   with contextlib.redirect_stdout(io.StringIO()) as out:
     exec(compile(code, name, "exec"), {})
   return out.getvalue()
@@ -78,7 +78,7 @@ def test_commands_are_valid(command, monkeypatch, flags_of):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "experiments.sweep " in c])
 def test_sweeps_resolve(command, tmp_path, monkeypatch, sweep_here):
-  # This process is none of several.
+  # Without these flags, the sweep does not wait for other processes.
   several = ("--coordinator", "--num_processes", "--process_id")
   arguments = shlex.split(command.split("experiments.sweep ")[1])
   monkeypatch.chdir(ROOT)

@@ -1,4 +1,4 @@
-"""Sampling: each token is drawn from the logits after the token before it."""
+"""Tests of drawing tokens from logits, and of generating sequences token by token."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def draws(count=4000, logits=LOGITS, **options):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_shares_are_the_softmax_of_logits_over_temperature(temperature):
+def test_frequencies_are_the_softmax_of_logits_over_temperature(temperature):
   np.testing.assert_allclose(
     draws(temperature=temperature), jax.nn.softmax(LOGITS[0] / temperature), atol=0.025
   )
 
 
-def test_top_k_leaves_the_shares_of_the_k_largest():
+def test_top_k_keeps_the_relative_frequencies_of_the_k_largest_logits():
   p = np.where(np.isin(np.arange(V), [1, 3]), jax.nn.softmax(LOGITS[0]), 0)
   np.testing.assert_allclose(draws(top_k=2), p / p.sum(), atol=0.025)
   np.testing.assert_allclose(draws(200, top_k=1), np.eye(V)[3])
 
 
 @pytest.mark.parametrize("temperature", [0, 1e-39, 2e-38])
-def test_without_temperature_it_is_greedy(temperature):
-  """Also where float32 cannot divide by it, and where it cannot hold the logits divided by it."""
+def test_zero_and_tiny_temperatures_choose_the_largest_logit(temperature):
+  """1e-39 is below the normal float32 numbers, and logits / 2e-38 overflow float32."""
   assert draws(100, 10 * LOGITS, temperature=temperature)[3] == 1
 
 
@@ -61,10 +61,10 @@ def network(name="lstm", depth=2):
   model = DeepRNN([make_cell(name, H)] * depth, V, V)
   tokens = jnp.zeros((1, B), jnp.int32)
   variables = jax.jit(model.init)(jax.random.key(1), tokens)
-  return model, jax.tree.map(lambda a: 3 * a, variables)  # so that tokens matter
+  return model, jax.tree.map(lambda a: 3 * a, variables)  # larger, so that outputs depend on tokens
 
 
-def test_greedy_tokens_are_the_argmax_when_they_are_read_again():
+def test_greedy_tokens_are_the_argmax_of_the_logits_of_one_forward_pass():
   model, variables = network()
   start = jnp.array([0, 1, 2])
   run = jax.jit(functools.partial(generate, model, num_steps=7, temperature=0))
@@ -86,7 +86,7 @@ def test_generation_continues_from_the_last_token_and_the_carries():
 
 
 def test_reset_at_reads_its_token_with_a_zero_carry():
-  """Tokens generated after it do not depend on those before it."""
+  """Tokens generated after the token `reset_at` do not depend on the tokens before it."""
   model, variables = network("elman", 1)
   run = jax.jit(functools.partial(generate, model, num_steps=12, reset_at=2, temperature=0))
   start = jnp.array([0, 2, 3])

@@ -1,4 +1,4 @@
-"""The linter, the formatter and the type checker have nothing to say."""
+"""Tests that the linter, the formatter and the type checker report nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
   "command", [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)], ids=" ".join
 )
-def test_is_silent(command):
+def test_checker_reports_nothing(command):
   result = subprocess.run(
     (sys.executable, "-m", *command), cwd=ROOT, capture_output=True, text=True, check=False
   )

@@ -1,4 +1,4 @@
-"""One update: the optimizer step and its metrics."""
+"""Tests of one update: of the optimizer step and its metrics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from rnn_jax.training import (
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 SGD = make_optimizer("sgd", 0.1)
-update_by_sgd = updated(SGD)  # one program for the tests that vary its data
+update_by_sgd = updated(SGD)  # compiled once for all tests that only vary the data
 
 
 @pytest.mark.parametrize(("name", "clip_norm"), [("adam", 0.1), ("rmsprop", 0.1), ("sgd", None)])

@@ -1,4 +1,4 @@
-"""A run shared by the devices of two processes equals the run of one process."""
+"""A test that a run trained by two processes together equals the run trained by one process."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_two_processes_train_as_one(tmp_path):
   devices = jax.devices()
   expected = trained(devices[:2]), trained(devices[:4])
   errors = [process.communicate(timeout=60)[1] for process in processes]
-  # The first process kills itself at the end. Then the second ends, too: jax aborts it, or its next
-  # sum fails.
+  # At its end, the first process kills itself. Then the second process ends, too: jax aborts it, or
+  # its next collective fails.
   assert processes[0].returncode == -signal.SIGKILL, errors[0]
   assert processes[1].returncode in (-signal.SIGABRT, 1), errors[1]
   parts = [pickle.loads((tmp_path / str(i)).read_bytes()) for i in range(2)]
   two, four = jax.tree.map(lambda *own: np.concatenate(own), *parts)
-  chex.assert_trees_all_equal(two, expected[0])  # a + b is b + a
-  # Four devices add up in another order, around a ring.
+  chex.assert_trees_all_equal(two, expected[0])  # a sum of two terms has one rounding in any order
+  # The sum of four devices' terms is made around a ring across processes, in another order.
   chex.assert_trees_all_close(four, expected[1], rtol=1e-10, atol=1e-12)
   assert expected[0][0].grad_norm.min() > 0.01

@@ -1,4 +1,4 @@
-"""Streaming truncated backpropagation through time equals a loop of updates."""
+"""Tests of streaming truncated backpropagation through time, against a loop of updates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 N, K = 7, 3
 STREAM_RESETS = np.zeros((N, B), bool)
-STREAM_RESETS[[0, 2, 3], [0, 1, 2]] = True  # at the start, inside a window, at a window's start
+# Resets at the start of the stream, inside a window, and at the start of a window.
+STREAM_RESETS[[0, 2, 3], [0, 1, 2]] = True
 
 
 @pytest.mark.parametrize(
@@ -70,11 +71,20 @@ def test_the_gradient_stays_inside_a_window():
     assert np.any(leaf[1])
 
 
-# Adaptive truncation
+# Tests of adaptive truncation
 
 
 def adaptive(cell, scale, tolerance, num_windows, adapt_every=1):
-  """Trains in windows of 8 steps; the recurrent kernel starts as `scale` times the identity."""
+  """Trains one layer with adaptive truncation, in windows of 8 steps.
+
+  Args:
+    cell: the layer's cell.
+    scale: the recurrent kernel is initialized as `scale` times the identity.
+    tolerance: as in `train_windows`, like `adapt_every`.
+    num_windows: number of windows.
+  Returns:
+    (model, optimizer, state before, stream, state after, metrics).
+  """
   model, optimizer = DeepRNN([cell], output_size=1), make_optimizer("sgd", 0.01)
   state, stream = start(optimizer, model), batch_of(8 * num_windows)
   state.params["layers_0"]["cell"]["w_h"] = scale * jnp.eye(H)
@@ -95,7 +105,9 @@ def test_the_truncation_is_chosen_every_adapt_every_windows_and_reported():
   ks = np.asarray(metrics.truncation)
   assert ks.dtype == np.int32 and ks.shape == (4,)
   assert ks[0] == ks[1] and ks[2] == ks[3]
-  assert ((ks > 1) & (ks <= 3)).all()  # 0.2³ is below the tolerance, and tanh has a smaller slope
+  # One step multiplies a gradient's norm by at most 0.2, since tanh's slope is at most 1. So at lag
+  # 3 at most 0.2³ of it is left, which is below the tolerance 0.01.
+  assert ((ks > 1) & (ks <= 3)).all()
 
   @jax.jit
   def chosen(params, window):
@@ -106,7 +118,7 @@ def test_the_truncation_is_chosen_every_adapt_every_windows_and_reported():
     )
     return choose_truncation(profile, 0.01)
 
-  # Compare with single updates that have these truncations.
+  # Single updates with the reported truncations must give the same gradients and params.
   run, carries = updated(optimizer, model), model.initial_carries(B)
   for i, k in enumerate(ks):
     window = piece(stream, 8 * i, 8 * i + 8)
@@ -118,7 +130,7 @@ def test_the_truncation_is_chosen_every_adapt_every_windows_and_reported():
 
 
 def test_without_decay_the_truncation_is_the_window():
-  # h' = h + W x: all lags have the same norm.
+  # In the recurrence h' = h + W x, the gradient has the same norm at all lags.
   *_, metrics = adaptive(make_cell("elman", H, activation="linear"), 1.0, 0.5, 1)
   np.testing.assert_array_equal(metrics.truncation, [8])
 

@@ -1,4 +1,4 @@
-"""A small network and its data, shared by the tests of training."""
+"""A small network with random data, shared by the tests of training."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def batch_of(num_steps=T, batch_size=B, seed=0):
 
 
 def piece(tree, first, last):
-  """Returns the steps from `first` up to, but excluding, `last`."""
+  """Returns the steps [first, last) of a tree with leaves [T, ...]."""
   return jax.tree.map(lambda a: np.asarray(a)[first:last], tree)
 
 
 def start(optimizer, model=MODEL):
-  """Returns a state like `init_state`'s, without compiling, and with nonzero biases."""
+  """Returns a state like that of `init_state`, but with random biases, and without compiling."""
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), draw(0, T, B, D)))["params"]
   leaves, structure = jax.tree.flatten(shapes)
   params = structure.unflatten([0.5 * draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])

@@ -1,4 +1,4 @@
-"""A program called in this process, as its user would see it end."""
+"""A helper that runs a program in this process and returns how it ends."""
 
 import contextlib
 import io
@@ -10,7 +10,10 @@ from experiments.cli import command_line
 
 
 def called(main, *arguments):
-  """(exit status, standard error); both streams encode as a terminal's do."""
+  """Runs a program's `main` on these arguments; returns (exit status, standard error).
+
+  Standard output and standard error are encoded as on a terminal.
+  """
   out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
   err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
   with (

@@ -1,4 +1,4 @@
-"""A lock held by another process; a process does not exclude itself."""
+"""A helper that holds a lock in another process, since a process does not exclude itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ with file_lock(pathlib.Path(sys.argv[1])):
 
 @contextlib.contextmanager
 def held_elsewhere(path: Path) -> Iterator[None]:
-  """Lets another process hold the whole lock while the block runs."""
+  """Lets another process hold an exclusive lock on the whole file while the block runs."""
   root, pipe = Path(__file__).parents[2], subprocess.PIPE
   command = sys.executable, "-c", _CODE, str(path)
   with subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe) as other:

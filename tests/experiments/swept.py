@@ -1,4 +1,4 @@
-"""Sweeps started as real processes, and their records."""
+"""Helpers that start sweeps as real processes, and read their records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FLAGFILES = ROOT / "experiments" / "flagfiles"
 SMOKE = f"--flagfile={FLAGFILES / 'smoke.flags'}"
-# `python -m experiments.sweep` without its pictures, which take longer than a short sweep.
+# Code that runs `python -m experiments.sweep` but draws no pictures, which would take longer than a
+# short sweep.
 WITHOUT_PICTURES = """
 import runpy, sys, types
 sys.modules["experiments.sweep.figures.gradients"] = types.SimpleNamespace(
@@ -20,7 +21,7 @@ runpy.run_module("experiments.sweep", run_name="__main__", alter_sys=True)
 
 
 def start(*flags: object) -> subprocess.Popen[str]:
-  """Starts a sweep that draws no pictures."""
+  """Starts a sweep that draws no pictures; returns its process."""
   return _start("-c", WITHOUT_PICTURES, *flags)
 
 
@@ -41,13 +42,13 @@ def call(*flags: object, module: str = "experiments.sweep") -> subprocess.Comple
 
 
 def sweep(*flags: object) -> None:
-  """Runs a sweep, with its pictures."""
+  """Runs a sweep with its pictures, and asserts that it succeeds."""
   result = call(*flags)
   assert result.returncode == 0, result.stderr
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-  """Returns the files that must not depend on how the sweep was trained."""
+  """Returns the contents of the files that must not depend on how a sweep was trained, by name."""
   names = ["gradients.nc", "summary.csv", "sweep.flags"]
   names += [str(p.relative_to(folder)) for p in folder.glob("runs/*/[cgm]*")]
   return {name: (folder / name).read_bytes() for name in sorted(names)}

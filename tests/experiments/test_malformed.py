@@ -1,4 +1,4 @@
-"""Random command lines: each program succeeds, or prints one line and writes nothing."""
+"""A test on random command lines: each program succeeds, or prints one line and writes nothing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from experiments.states import __main__ as states
 from experiments.sweep import __main__ as sweep
 from rnn_jax.cells import CELLS, cell_options
 
-# The number of random examples; if it is unset, a few examples that are the same each time.
+# The number of random examples. If the variable is unset, each program gets a few fixed examples.
 EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
 
-# Name -> (module; its function that is replaced, since other tests cover it; flags that keep the
-# work small, before the random ones; number of examples).
+# Name -> (module, function of the module, flags, number of examples). The function does the
+# program's work, and is replaced by one that does nothing, since other tests cover it; None to keep
+# the program whole. The flags, which keep the work small, precede the random ones.
 PROGRAMS = {
   "chaos": (chaos, "kill_repeatedly", [], 10),
   "language_model": (language_model, "_train", ["--corpus=text", "--hidden_size=4"], 25),
@@ -36,7 +37,7 @@ PROGRAMS = {
   "sweep": (sweep, "_run", ["--task=adding", "--hidden_size=4"], 40),
 }
 
-# Paths in the folder where the programs run. They may write to `new`.
+# Paths in the folder where the programs run. Programs may write to `new`.
 PATHS = ["a.flags", "b.flags", "empty", "folder", "loop", "missing", "text", "text/x", "new/deep"]
 NUMBERS = ["0", "1", "2", "3", "10", "16", "0.1", "1.5", "-1", "+4", "1_0", "0x10", "１６", "nan"]
 NUMBERS += ["-inf", "-0.0", "1e-60", "1e38", "1e400", "2147483647", "2147483648", str(2**64)]
@@ -76,13 +77,14 @@ ODD = [
 ]
 
 
-# Not in a strategy, where Hypothesis forbids `random`: beartype draws which items it checks.
+# Computed here, not in a strategy: `cell_options` is checked by beartype, which uses `random` to
+# choose the items that it checks, and Hypothesis forbids `random` in strategies.
 OPTIONS = {cell: sorted(cell_options(cell)) or ["none"] for cell in CELLS}
 
 
 @st.composite
 def cells(draw):
-  """Draws a cell, and one of its options."""
+  """Draws a list of two flags: a cell, and one of its options with any value."""
   cell = draw(st.sampled_from(sorted(CELLS)))
   option = draw(st.sampled_from([f"--cell_option={name}" for name in OPTIONS[cell]]))
   value = draw(st.sampled_from([*NUMBERS, "none", "true", "relu", "identity", ""]) | VALUES)
@@ -90,7 +92,11 @@ def cells(draw):
 
 
 def groups(names):
-  """Draws words that belong together: mostly a flag with a valid value."""
+  """Draws a list of words that belong together, mostly a flag with a valid value.
+
+  Args:
+    names: names of the program's flags.
+  """
   if not names:
     return VALUES.map(lambda value: [value])
   good = {
@@ -128,7 +134,7 @@ def command_lines(names):
 
 
 def flagfiles(names):
-  """Draws the bytes of flagfiles, some of which are not text."""
+  """Draws the contents of a flagfile as bytes, which need not be text."""
   lines = st.lists(groups(names).map(" ".join), max_size=3)
   text = st.builds(
     lambda start, end, lines: start + end.join(lines),
@@ -141,7 +147,7 @@ def flagfiles(names):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-  """A folder with the paths of `PATHS`; the working directory."""
+  """A working directory that holds the files and folders named in `PATHS`."""
   (tmp_path / "empty").touch()
   (tmp_path / "folder").mkdir()
   (tmp_path / "loop").symlink_to("loop")
@@ -152,7 +158,7 @@ def here(tmp_path, monkeypatch):
 
 
 def tree(folder):
-  """Returns the contents of all files below a folder."""
+  """Returns the contents of all files below a folder, by path; False for a folder."""
   return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
@@ -163,7 +169,7 @@ def test_any_command_line_succeeds_or_fails_in_one_line(name, here, monkeypatch,
     monkeypatch.setattr(program, left_out, lambda *_: None)
 
   with flags_of(program) as own:
-    # --coordinator would wait for other processes.
+    # With --coordinator, a program would wait for other processes.
     names = sorted(set(own) - {"coordinator"})
 
     @hypothesis.settings(

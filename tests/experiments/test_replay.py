@@ -1,4 +1,4 @@
-"""A diverged run records the step at which it diverged, and a file to compute it again."""
+"""Tests of diverged runs: of the recorded step, and of the file from which it is recomputed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def batch_key(seed, step):
 
 
 def planted_task():
-  """Returns the adding problem with a NaN in the first run's batch of step STEP at time TIME."""
+  """Returns the adding problem with a NaN in run 0's batch of training step STEP, at time TIME."""
   task, bad_key = adding(T, B), jax.random.key_data(batch_key(RUNS[0].seed, STEP))
 
   def batch(data, key):
@@ -64,7 +64,7 @@ def train():
 
 @pytest.fixture(scope="module")
 def params_by_hand():
-  """The first run's params before step STEP, by a plain loop of updates."""
+  """Run 0's params before training step STEP, computed by a plain loop of updates."""
   run = RUNS[0]
   with jax.numpy_dtype_promotion("standard"):
     numbers = numbers_of(run, SETTINGS)
@@ -118,12 +118,12 @@ def test_a_non_finite_update_is_the_first_non_finite_value(train):
   assert nonfinite.phase == "update" and nonfinite.value == "inf"
 
 
-# The replay file
+# Tests of the replay file
 
 
 @pytest.fixture(scope="module")
 def saved(train):
-  """(step, first non-finite value, bytes of the file) of a run whose gradient explodes."""
+  """A run whose gradient explodes: (diverged step, first non-finite value, bytes of its file)."""
   with jax.numpy_dtype_promotion("standard"):
     (result,) = train(Run("elman", 1, None, 1, 50.0, None, 3.0, None))
     diverged = divergence.diverged_step(result, SETTINGS, TASK)
@@ -140,7 +140,7 @@ def run_replay(capsys, *arguments):
 
 
 def rewritten(data, **changes):
-  """Returns the archive with some arrays replaced, or removed if None."""
+  """Returns the replay file `data` with some arrays replaced; those given as None are removed."""
   with np.load(io.BytesIO(data)) as archive:
     arrays = {**archive, **changes}
   file = io.BytesIO()
@@ -191,7 +191,7 @@ def test_the_network_is_restored_with_its_options_and_hidden_size(saved, tmp_pat
   assert (loaded.run, loaded.settings) == (run, settings)
   cell = divergence.model_of(loaded.run, loaded.settings, 1, None).cells[0]
   new = cell.update({}, jnp.zeros(3), jnp.full(3, -2.0), jnp.zeros(3))
-  np.testing.assert_array_equal(new, np.zeros(3))  # ReLU
+  np.testing.assert_array_equal(new, np.zeros(3))  # ReLU(−2), where tanh would be negative
   path.write_bytes(with_about(path.read_bytes(), run=dataclasses.asdict(run) | {"hidden_size": 4}))
   with pytest.raises(ValueError, match="must be the intact replay"):
     replay_file.load(path)
@@ -219,7 +219,7 @@ def test_replay_reports_what_is_not_reproduced(saved, tmp_path, capsys, time):
 
 
 def flipped(data):
-  """Returns the file with one bit of the params flipped."""
+  """Returns the replay file `data` with one bit of its params flipped."""
   name = "params.layers_0.cell.w_h.npy"
   info = zipfile.ZipFile(io.BytesIO(data)).getinfo(name)
   at = info.header_offset + 30 + len(name) + len(info.extra) + 140

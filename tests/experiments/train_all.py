@@ -1,4 +1,8 @@
-"""Compiling a group once, and training its runs round after round, as a sweep does."""
+"""Helpers that compile a group of runs once, and train the runs as a sweep does.
+
+A group is the set of runs that share one compiled program. Its runs are trained in rounds, each of
+as many runs as the devices hold.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,10 @@ _programs = {}
 
 
 def compile_once(runs, settings, task, layout):
-  """Returns the program of a group from `compile_group`, compiled once in this process.
+  """Returns `compile_group` of these arguments, from a cache if it was compiled before.
 
-  Compilation is what most tests of training spend their time on. Two tasks are taken for the same
-  if the settings, the function that draws their batches and the sizes of their data are.
+  Most of the time of training tests is compilation. Programs are shared by tasks with the same
+  settings, the same function that draws batches, and data of the same shapes and dtypes.
   """
   (group,) = by_group(runs)
   sizes = tuple((a.shape, a.dtype) for a in jax.tree.leaves(task.data))
@@ -28,7 +32,16 @@ def compile_once(runs, settings, task, layout):
 
 
 def train_all(runs, settings, task, layout, program=None, **options):
-  """Trains all runs; returns their results in the order of the runs."""
+  """Trains the runs of one group, round after round; returns their results in the order of `runs`.
+
+  Args:
+    runs: the runs.
+    settings: the settings that they share.
+    task: the task.
+    layout: the devices.
+    program: the group's compiled program; None to compile it.
+    **options: further arguments of `train_round`.
+  """
   program = program or compile_group(runs, settings, task, layout)
   results = {}
   for first in range(0, len(runs), program.runs_per_round):

@@ -1,4 +1,4 @@
-"""The benchmark: baselines compute our function, times and targets are right, and it runs."""
+"""Tests of the benchmark: its baselines' results, its timing, its targets, and its program."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ALWAYS_INSTALLED = (OURS, "linen", "nnx")
 
 @pytest.fixture(autouse=True)
 def lenient():
-  """Standard promotion, on which other libraries rely."""
+  """Allows standard dtype and rank promotion, on which other libraries rely."""
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
     yield
 
@@ -109,9 +109,9 @@ def training_losses_of_ours(row):
   return training_losses(OURS, row)
 
 
-@pytest.mark.parametrize("cell", ["elman", "lstm"])  # linen's GRU has one more bias
+@pytest.mark.parametrize("cell", ["elman", "lstm"])  # not gru: linen's GRU trains one more bias
 @pytest.mark.parametrize("baseline", ["linen", "torch", "torch_loop"])
-def test_training_steps_are_the_same(baseline, cell):
+def test_training_steps_of_baselines_equal_ours(baseline, cell):
   row = Row(cell, SHAPE, depth=1)
   losses = training_losses(baseline, row)
   np.testing.assert_allclose(losses, training_losses_of_ours(row), rtol=1e-4)
@@ -146,7 +146,8 @@ def test_slow_programs_get_fewer_rounds():
 
   calls = {name: lambda name=name: wait(name) for name in "abc"}
   seconds = timing.interleave(calls, budget=1e-6)
-  # Of three calls of each, the first counts, since it outlasts a turn; the second is not timed.
+  # Each program is called three times. The first call is timed, because it takes longer than the
+  # program's share of the budget; the second is an untimed warm-up; the third is timed.
   assert sorted(order) == list("aaabbbccc")
   assert all(len(times) == 2 and min(times) >= 0.02 for times in seconds.values())
 
@@ -182,7 +183,11 @@ def test_a_baseline_that_differs_is_not_timed(monkeypatch):
 
 
 def results(**medians):
-  """Results of one row, from milliseconds by implementation; `norms` is ours with norms."""
+  """Returns made-up results of one row, and the row.
+
+  Args:
+    **medians: the gradient's milliseconds by implementation; `norms` for our gradient with norms.
+  """
   row = Row("gru", Shape(16, 100, 32, 64), 1)
   layers = [
     Measurement(row, name, GRADIENT, [ms / 1e3] * 3, temporaries=1000)

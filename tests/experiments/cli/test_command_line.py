@@ -1,4 +1,4 @@
-"""Errors of the user, as the command line reports them."""
+"""Tests of how the command line reports user errors, and of parsers."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_errors_of_the_user_end_the_program_with_one_line(error, line, capsys):
 
 
 @pytest.mark.parametrize("name", ["--corpus", "FOLDER"])
-def test_what_is_no_path_is_named_as_the_user_wrote_it(name):
+def test_an_invalid_path_is_reported_with_the_name_of_its_flag_or_argument(name):
   with pytest.raises(ValueError, match=f"^{name} must be a path, got 'a"):
     command_line.path(name, "a\0b")
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("", ()), ("none", ()), ("8", (8,)), ("8, 8", (8, 8))])
-def test_sizes_may_be_equal_or_none(text, sizes):
+def test_sizes_may_be_equal_or_absent(text, sizes):
   assert parsers.sizes("hidden_sizes")(text) == sizes

@@ -11,7 +11,7 @@ def test_without_a_terminal_progress_is_plain_lines(capsys):
   with progress.show(36, 6, Console(file=io.StringIO(), force_terminal=False)) as report:
     report("gru, depth 2: compiling", 6, None)
     report("gru, depth 2", 6.5, 2.5)
-    report("gru, depth 2", 6.6, 2.4)  # too soon for another line
+    report("gru, depth 2", 6.6, 2.4)  # prints nothing: too soon after the line before
     report("lstm, depth 1", 8.0, 2.25)
   lines = capsys.readouterr().out.splitlines()
   assert [line.split(": ")[0] for line in lines] == [

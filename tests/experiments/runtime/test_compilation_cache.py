@@ -1,4 +1,4 @@
-"""Compiled programs that later sweeps load, in real processes."""
+"""Tests of the compilation cache, some with real processes, and of compiling one group ahead."""
 
 from __future__ import annotations
 
@@ -38,7 +38,12 @@ print(jax.jit(lambda a: np.pi * a @ a)(np.arange(4.0, dtype=np.float32)))
 
 
 def call(*command: object, **environment: object) -> tuple[str, str]:
-  """Runs Python code; returns its standard output and standard error."""
+  """Runs Python with these arguments; returns its standard output and standard error.
+
+  Args:
+    *command: arguments of `python`.
+    **environment: additional environment variables.
+  """
   log = {"JAX_LOG_COMPILES": "1", "JAX_EXPLAIN_CACHE_MISSES": "1"}
   result = subprocess.run(
     (sys.executable, *map(str, command)),
@@ -53,7 +58,7 @@ def call(*command: object, **environment: object) -> tuple[str, str]:
 
 
 def start(folder: Path, *flags: str, **environment: object) -> tuple[str, dict[str, bytes]]:
-  """Runs a sweep of one group; returns its standard error and its records."""
+  """Runs a sweep that compiles one program; returns its standard error, and its records by name."""
   command = ("-c", WITHOUT_PICTURES, *TINY.split(), f"--output_dir={folder}", *flags)
   _, said = call(*command, **environment)
   paths = [folder / "gradients.nc", *folder.glob("runs/*/metrics.jsonl")]
@@ -62,7 +67,7 @@ def start(folder: Path, *flags: str, **environment: object) -> tuple[str, dict[s
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
-  """A user's cache that holds the one program of a sweep, and the sweep's records."""
+  """The folder of a cache that holds the one program of a sweep, and the sweep's records."""
   folder = tmp_path_factory.mktemp("first")
   said, records = start(folder / "out", XDG_CACHE_HOME=folder)
   assert (said.count(HIT), said.count(MISS)) == (0, 1)
@@ -71,7 +76,7 @@ def compiled(tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory) -> tuple[Path, str]:
-  """A cache that holds one program, and the program's output."""
+  """The folder of a cache that holds the program of ONE_PROGRAM, and what ONE_PROGRAM prints."""
   cache = tmp_path_factory.mktemp("one") / "programs"
   printed, said = call("-c", ONE_PROGRAM, cache)
   assert (said.count(HIT), said.count(MISS)) == (0, 1)
@@ -132,7 +137,7 @@ OPTIONS = (
 
 @pytest.fixture
 def options():
-  """Restores the options of jax after the test."""
+  """Restores jax's options of the compilation cache after the test."""
   before = {name: jax.config.values[name] for name in OPTIONS}
   yield
   for name, value in before.items():
@@ -150,7 +155,7 @@ def test_none_disables_the_cache_without_a_warning(tmp_path, capsys):
 
 @pytest.mark.usefixtures("options")
 @pytest.mark.parametrize("make", UNUSABLE)
-def test_a_folder_that_is_shared_or_unusable_is_one_warning(make, tmp_path, capsys):
+def test_a_shared_or_unusable_folder_gives_one_warning_and_no_cache(make, tmp_path, capsys):
   cache = make(tmp_path / "programs")
   compilation_cache.use(str(cache))
   assert jax.config.values["jax_compilation_cache_dir"] is None
@@ -181,7 +186,7 @@ def test_a_damaged_program_is_compiled_again(kept, tmp_path):
 def test_a_half_written_program_is_replaced(kept, tmp_path):
   cache = copied(kept[0], tmp_path / "programs")
   whole = program(cache).stat().st_size
-  # A kill between the two writes of jax leaves this.
+  # jax writes NAME-cache, then NAME-atime. A process killed during the first write leaves this.
   program(cache).write_bytes(b"half")
   next(cache.glob("*-atime")).unlink()
   _, said = call("-c", ONE_PROGRAM, cache)
@@ -201,6 +206,6 @@ def test_the_next_group_compiles_while_one_is_trained(compilations):
       break
     time.sleep(0.1)
   time.sleep(0.5)
-  assert len(compilations) == 2  # one ahead, and no more
+  assert len(compilations) == 2  # the first group and the next, but not the third
   assert len(list(programs)) == 2
   assert len(compilations) == 3

@@ -1,4 +1,4 @@
-"""Two real processes that train one sweep, and errors of processes that cannot."""
+"""Tests of sweeps that several processes train together, with two real processes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def start_two(folder):
 
 
 def ended(processes):
-  """Returns (exit status, standard error) of each process."""
+  """Waits for the processes to end; returns (exit status, standard error) of each."""
   errors = [process.communicate(timeout=100)[1] for process in processes]
   return [(p.returncode, text) for p, text in zip(processes, errors, strict=True)]
 
 
 def wait_for(folder, checkpoint, process):
-  """Returns once there is a checkpoint of that step or a later one."""
+  """Waits until there is a checkpoint of step `checkpoint` or later; fails if the process ends."""
   while not any(int(p.name) >= checkpoint for p in folder.glob("checkpoints/*/*[0-9]")):
     assert process.poll() is None, process.communicate()
     time.sleep(0.01)
@@ -85,7 +85,7 @@ command_line.run(main)
     (["--num_processes=2"], "--num_processes needs --coordinator, got 2 without it"),
   ],
 )
-def test_inconsistent_flags_are_one_line(sweep_here, capsys, flags, message):
+def test_wrong_flags_of_processes_are_named(sweep_here, capsys, flags, message):
   assert sweep_here(*flags) == 2
   assert message in capsys.readouterr().err
 

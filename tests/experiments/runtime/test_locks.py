@@ -1,4 +1,4 @@
-"""Locks on a platform without them; real ones are tested in test_shards.py."""
+"""A test of the error on a platform without file locks; `test_shards.py` tests the locks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_windows_gets_one_line_that_names_the_platforms():
-  # Windows has no fcntl.
+  # Importing fcntl fails, as on Windows.
   code = "import filelock, sys; sys.modules['fcntl'] = None; import experiments.sweep.__main__"
   result = subprocess.run(
     (sys.executable, "-c", code), cwd=ROOT, check=False, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Signals as requests to stop."""
+"""A test of the signal handler that records requests to stop."""
 
 from __future__ import annotations
 
