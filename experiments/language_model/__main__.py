@@ -190,7 +190,7 @@ def _finish(
 
 
 def _print_loss(trained: TrainedModel, path: Path) -> None:
-  """Prints a model's mean loss on a text file, and with a vocabulary of words the unknown share.
+  """Prints a model's mean loss on a text file and, for a word model, the share of unknown words.
 
   Raises:
     ValueError: if the file cannot be read or encoded, or has fewer than 2 tokens.
@@ -204,7 +204,7 @@ def _print_loss(trained: TrainedModel, path: Path) -> None:
     raise ValueError(
       f"--evaluate must name a file of at least 2 tokens, got {len(source.symbols)}."
     )
-  # Each lane, a contiguous part of the text, should fill at least one window.
+  # The text is read in lanes, contiguous parts; a short text in fewer, so that each fills a window.
   lanes = min(settings.batch_size, max(1, (len(source.symbols) - 1) // settings.window))
   loss = make_evaluate(trained.model, settings, lanes)(trained.variables["params"], source)
   print(f"{len(source.symbols)} tokens of {path}: {loss_text(loss, settings)}")

@@ -1,4 +1,4 @@
-"""The flags that set a language model's `Settings`, and the conversion of each into the other."""
+"""The flags for a language model's `Settings`, and their conversion to settings and back."""
 
 from __future__ import annotations
 

@@ -71,7 +71,10 @@ def newest(
 
 
 def past_evaluations(point: ResumePoint, held_out: bool) -> list[Evaluation]:
-  """Returns a checkpoint's evaluations, without params; `held_out`: whether a text is held out."""
+  """Returns the evaluations that a checkpoint holds, without params.
+
+  If `held_out` is False, no text was held out, and every held-out loss is None instead of NaN.
+  """
   return [
     Evaluation(int(step), loss, norm, held_out_loss if held_out else None, seconds, None)
     for step, loss, norm, held_out_loss, seconds in point.evaluations.tolist()

@@ -110,7 +110,13 @@ class _Record:
       trained_model.save_best(self._folder, best.step, self.best)
 
   def add(self, chunk: Chunk, is_due: bool) -> None:
-    """Records a chunk's evaluation, if it has one; `is_due`: whether a checkpoint follows."""
+    """Records a chunk's evaluation, if it has one, in memory and in the folder.
+
+    Args:
+      chunk: the result of the latest updates.
+      is_due: whether the caller will save a checkpoint after this chunk; the folder's files must
+        then exist, even if there is no best evaluation yet.
+    """
     new, is_best = chunk.evaluation, False
     if new is not None:
       self.evaluations.append(new._replace(params=None))

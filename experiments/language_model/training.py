@@ -28,7 +28,7 @@ from rnn_jax.types import Carry, Params
 from rnn_jax.windows import train_windows
 
 Tree = TypeVar("Tree")
-Carries = tuple[Carry, ...]  # one carry a layer
+Carries = tuple[Carry, ...]  # one carry per layer
 
 
 class Evaluation(NamedTuple):

@@ -1,1 +1,1 @@
-"""The sequence problem command: training and evaluation on one problem of each shape."""
+"""The sequence problem command: trains on a problem, from one-to-one to encoder–decoder."""

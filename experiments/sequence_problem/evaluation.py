@@ -160,7 +160,7 @@ def _decoder_metrics(
 def _share_correct(
   generated: Integer[np.ndarray, "T B"], targets: Integer[np.ndarray, "T B"]
 ) -> float:
-  """Returns the share of sequences that equal their target; both are padded with `<eos>`."""
+  """Returns the share of generated sequences that equal their targets, `<eos>` padding included."""
   return float(np.mean(np.all(generated == targets, axis=0)))
 
 
@@ -190,7 +190,7 @@ def _decoder_examples(
 def _tagging_examples(
   vocabulary: Vocabulary, batch: Batch, answers: Integer[np.ndarray, "T B"]
 ) -> list[dict[str, str]]:
-  """Returns a batch's first lines as text, with one sign per character for its class."""
+  """Returns a batch's first lines, with a sign for each character's true and predicted class."""
   examples = []
   for b in range(min(NUM_EXAMPLES, batch.mask.shape[1])):
     valid = batch.mask[:, b]

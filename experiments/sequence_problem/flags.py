@@ -1,4 +1,4 @@
-"""The flags that set a sequence problem's `Settings`, and the conversion of flags to settings."""
+"""The flags for a sequence problem's `Settings`, and their conversion to settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.sequence_problem.settings import LENGTHS, ONE_WAY, ORDERS, PROB
 from rnn_jax.modules.recurrent import MERGES
 from rnn_jax.text import STANDARD_LIBRARY
 
-# The flags that apply to some problems only, each with these problems.
+# The flags that apply only to some problems, with the names of these problems.
 _APPLIES_TO = {
   "bidirectional": ("many_to_one", "many_to_many"),
   "corpus": ("many_to_many",),

@@ -88,7 +88,7 @@ def _with_matched_width(settings: Settings, input_size: int) -> Settings:
     return settings
   ways = merged = 1
   if settings.problem == "encoder_decoder":
-    ways = 2  # encoder and decoder each have input params of their own
+    ways = 2  # the budget covers the encoder's and the decoder's layers
   if settings.is_bidirectional:
     ways, merged = 2, 2 if settings.bidirectional == "concat" else 1
   layers = networks.with_matched_width(settings.layers, input_size, ways=ways, merged=merged)

@@ -79,7 +79,7 @@ def _advance(
   data: PyTree,
   count: Int[Array, ""],
 ) -> tuple[TrainState, Float[Array, ""]]:
-  """Runs `count` updates in one compiled loop, and returns (new state, mean loss of these)."""
+  """Runs `count` updates in a loop, and returns (new state, mean loss of these updates)."""
   task = problem.train
   learn: Callable[..., Any] = functools.partial(update, problem.model, optimizer, task.loss)
 

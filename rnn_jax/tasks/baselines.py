@@ -13,8 +13,8 @@ def guess_entropy(counts: Shaped[np.ndarray, "positions answers"]) -> float:
     H = −Σ_sa n_sa ln(n_sa / Σ_a n_sa) / Σ_sa n_sa,  in nats;  s a position, a an answer
 
   Args:
-    counts: n, [positions, answers], how often each answer occurs at each position: counts, or
-      numbers proportional to them.
+    counts: n, [positions, answers], how often each answer occurs at each position; relative
+      frequencies will do.
   Raises:
     ValueError: if `counts` is not a matrix.
   """

@@ -27,7 +27,7 @@ class Images(NamedTuple):
 
   Attributes:
     pixels: float32 [N, 64], from 0 (paper) to 1 (ink), row by row.
-    digits: int32 [N].
+    digits: int32 [N], from 0 to 9.
   """
 
   pixels: Float[np.ndarray, "N 64"]

@@ -1,4 +1,4 @@
-"""The types that describe a task: how batches are drawn from a random key, loss and baseline."""
+"""The types `Task` and `Batch`: a task draws batches from a random key, and has a loss."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ def _whole(
 def _windows(
   source: Source, positions: Int[np.ndarray, "steps B"], resets: Bool[np.ndarray, "*shape"]
 ) -> Windows:
-  """Returns Windows with the tokens at the positions [n·k, B], the next tokens, and a true mask."""
+  """Returns Windows whose inputs are at the positions [n·k, B], and whose mask is all True."""
   tokens, targets = (source.encode(source.symbols[at]) for at in (positions, positions + 1))
   mask = np.ones(positions.shape, bool)
   return Windows(tokens, targets, mask, resets.reshape(positions.shape))

@@ -79,7 +79,7 @@ def build_vocabulary(text: bytes | UInt8[np.ndarray, " N"]) -> Vocabulary:
 
 
 def vocabulary_of_counts(counts: Integer[np.ndarray, " 256"]) -> Vocabulary:
-  """Returns the vocabulary of the bytes b whose number of occurrences, `counts[b]`, is not zero."""
+  """Returns the vocabulary of the bytes b that occur in a text, those with `counts[b]` > 0."""
   return Vocabulary(np.flatnonzero(counts).astype(np.uint8))
 
 

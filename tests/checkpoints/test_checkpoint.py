@@ -233,7 +233,7 @@ def test_a_leaf_that_orbax_reads_wrongly_is_refused_by_name(tmp_path, monkeypatc
 
 
 def test_a_failing_disk_is_reported_as_an_oserror_without_a_traceback(tmp_path, monkeypatch, capfd):
-  """A full disk raises an OSError, where orbax raises a ValueError and prints a traceback, too."""
+  """For a full disk, orbax alone would raise a ValueError and print a thread's traceback."""
 
   def fail(*_):
     raise ValueError("RESOURCE_EXHAUSTED: failed to write [os_error_code='28']")

@@ -189,7 +189,7 @@ class Killed(BaseException):
 def test_the_newest_checkpoint_is_intact_wherever_the_process_was_killed(
   tmp_path, monkeypatch, again
 ):
-  """A save is interrupted at each of its changes of the disk in turn, and a deletion half-way."""
+  """Kills a save at each of its changes of the disk in turn; a killed deletion is half done."""
   fill(tmp_path / "0", 6, 7)
   changes = itertools.count()
   at = 0

@@ -84,7 +84,7 @@ def test_decoders_read_the_target_one_step_late(made):
   if isinstance(batch.xs, DecoderInputs):
     np.testing.assert_array_equal(batch.xs.tokens[0], 0)
     np.testing.assert_array_equal(batch.xs.tokens[1:], batch.targets[:-1])
-    # A sequence ends at its first <eos>, token 0; only more of them follow.
+    # A sequence ends at its first <eos>, token 0; all that follows is <eos> as padding.
     for target, valid in zip(batch.targets.T, batch.mask.T, strict=True):
       length = 1 + list(target).index(0)
       assert not np.any(target[length:])

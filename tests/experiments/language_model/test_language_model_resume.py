@@ -182,7 +182,7 @@ def test_resumes_from_the_newest_intact_checkpoint(stopped, whole, program, capf
 
 @pytest.mark.parametrize("damage", ["later", "gone"])
 def test_resuming_restores_the_best_params_of_the_checkpoint(stopped, program, monkeypatch, damage):
-  """They are restored even if a later process has replaced (`later`) or deleted (`gone`) them."""
+  """The params on disk were replaced (`later`) or deleted (`gone`) since the checkpoint."""
   best = trained_model.load(stopped)
   if damage == "later":
     trained_model.save_best(stopped, 70, jax.tree.map(np.zeros_like, best.variables["params"]))

@@ -77,7 +77,8 @@ def noted(monkeypatch):
   """The keyword arguments that `update` was called with.
 
   `update` is replaced by a function that trains nothing, and whose loss is a checksum of the
-  batch's targets and of the random key for the masks. From the fifth update on, it is infinite.
+  batch's targets and of the random key for the masks. From the fifth update on, the loss is
+  infinite.
   """
   options = {}
 
