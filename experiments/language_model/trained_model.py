@@ -163,7 +163,7 @@ def write_metrics(folder: Path, entries: Sequence[Mapping[str, object]]) -> None
 
 
 def save_best(folder: Path, step: int, params: Params) -> None:
-  """Saves the params of the best evaluation so far, then deletes the previous ones."""
+  """Saves the params of the best evaluation so far, then deletes the previously saved params."""
   with contextlib.closing(checkpoints.Series(folder / "checkpoints", keep=1)) as series:
     series.save(step, params, {})
 
