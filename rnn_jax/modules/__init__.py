@@ -1,4 +1,4 @@
-"""Flax modules around the time loop."""
+"""Flax modules: recurrent layers, networks of them, and protocols for networks of a user's own."""
 
 from rnn_jax.modules.decoders import ConditionedDecoder, DecoderInputs, EncoderDecoder
 from rnn_jax.modules.deep import BidirectionalRNN, DeepRNN

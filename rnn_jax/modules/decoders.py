@@ -17,12 +17,12 @@ from rnn_jax.types import Array, Carry
 
 
 class DecoderInputs(NamedTuple):
-  """The inputs of a decoder: a source, and the target one step late ("teacher forcing").
+  """The inputs of a decoder: a source, and the target delayed by one step ("teacher forcing").
 
   Attributes:
     source: vectors [B, D], tokens [S, B], or sequences of vectors [S, B, D].
-    source_lengths: [B], valid steps of each source; None for a source without a time axis, or if
-      every step is valid.
+    source_lengths: [B], number of valid steps of each source; None for a source without a time
+      axis, or if every step is valid.
     tokens: [T, B], the token before each target token: a start token, then the target without its
       last token.
   """
@@ -33,15 +33,15 @@ class DecoderInputs(NamedTuple):
 
 
 class ConditionedDecoder(nn.Module):
-  """One to many: generates a sequence from a vector.
+  """A decoder that generates a sequence from a vector x (one to many).
 
     h_{−1} = tanh(W x + b), for each leaf of each layer's carry
     logits_t = decoder(token_{t−1}, h_{t−1})
 
   Attributes:
-    decoder: its outputs are the logits of the next token.
+    decoder: the network that generates the sequence. Its outputs are the logits of the next token.
   References:
-    Vinyals et al., 2015, https://arxiv.org/abs/1411.4555 (there x is the first input instead)
+    Vinyals et al., 2015, https://arxiv.org/abs/1411.4555 (where x is the first input instead)
   """
 
   decoder: DeepRNN
@@ -78,7 +78,7 @@ class ConditionedDecoder(nn.Module):
     truncation: int | Array | None = None,
     remat: str = "none",
   ) -> tuple[tuple[Carry, ...], Array]:
-    """Returns (final carries, logits [T, B, V] of the target tokens)."""
+    """Returns (the decoder's final carries, logits [T, B, V] of the target tokens)."""
     _check_inputs(xs, 0)
     return self.decoder(
       xs.tokens,
@@ -98,15 +98,17 @@ class ConditionedDecoder(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-  """Many to many, not aligned: reads a whole sequence, then generates another.
+  """An encoder that reads a whole sequence, and a decoder that then generates another one.
+
+  The two sequences may differ in length (many to many, not aligned).
 
     h_{−1} of the decoder = final h of the encoder
     logits_t = decoder(token_{t−1}, h_{t−1})
 
   Attributes:
-    encoder: reads the source; has no readout.
-    decoder: its layers have the encoder's carry sizes; its outputs are the logits of the next
-      token.
+    encoder: the network that reads the source. It has no readout.
+    decoder: the network that generates the target. Each of its layers has a carry like that of the
+      encoder's layer. Its outputs are the logits of the next token.
   References:
     Cho et al., 2014, https://arxiv.org/abs/1406.1078
     Sutskever et al., 2014, https://arxiv.org/abs/1409.3215
@@ -122,7 +124,7 @@ class EncoderDecoder(nn.Module):
       raise ValueError(f"encoder must have no output_size, got {self.encoder.output_size}.")
 
   def decoder_carries(self, xs: DecoderInputs, **options: Any) -> tuple[Carry, ...]:
-    """Returns the decoder's initial carries, one per layer; options as `DeepRNN` takes them."""
+    """Returns the decoder's initial carries, one per layer; `options` go to the encoder's call."""
     carries, _ = self.encoder(xs.source, lengths=xs.source_lengths, **options)
     return carries
 
@@ -136,7 +138,7 @@ class EncoderDecoder(nn.Module):
     truncation: int | Array | None = None,
     remat: str = "none",
   ) -> tuple[tuple[Carry, ...], Array]:
-    """Returns (final carries, logits [T, B, V] of the target tokens)."""
+    """Returns (the decoder's final carries, logits [T, B, V] of the target tokens)."""
     _check_inputs(xs, 1)
     if probes is not None and (not isinstance(probes, tuple) or len(probes) != 2):
       raise TypeError(f"probes must be a pair (encoder, decoder), got {checks.shapes(probes)}.")
@@ -151,13 +153,13 @@ class EncoderDecoder(nn.Module):
 
   @nn.nowrap
   def probes(self, xs: DecoderInputs) -> tuple[tuple[Carry, ...], tuple[Carry, ...]]:
-    """Returns gradient probes for the layers of encoder and decoder."""
+    """Returns (gradient probes for the encoder's layers, gradient probes for the decoder's)."""
     checks.instance("xs", xs, DecoderInputs)
     return self.encoder.probes(xs.source), self.decoder.probes(xs.tokens)
 
 
 def _check_inputs(xs: DecoderInputs, axis: int) -> None:
-  """Raises unless the source has, on the given axis, the B of the tokens [T, B]."""
+  """Raises unless the size of the source's axis `axis` is the batch size B of the tokens [T, B]."""
   checks.instance("xs", xs, DecoderInputs)
   source, tokens = np.shape(xs.source), np.shape(xs.tokens)
   if source[axis : axis + 1] != tokens[1:2]:

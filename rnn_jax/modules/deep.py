@@ -1,4 +1,4 @@
-"""Deep recurrent networks: one direction in time, or both."""
+"""Deep recurrent networks that run in one direction of time, or in both."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from rnn_jax.types import Carry, Cell, Params, Sequences
 class DeepRNN(Network):
   """A deep recurrent network: input encoding, a stack of recurrent layers, a readout.
 
-  Pure: `variables = model.init(key, xs)`, `carries, ys = model.apply(variables, xs)`.
+  Like every Flax module it is called through two pure functions: `variables = model.init(key, xs)`
+  and `carries, ys = model.apply(variables, xs)`.
 
   Attributes:
     cells … pooled: see `Network`.
-    learned_carry: each layer's initial carry is a param, shared by all sequences and initialized
-      to zeros.
+    learned_carry: whether each layer's initial carry is a param, which is shared by all sequences
+      and initialized to zeros.
   """
 
   learned_carry: bool = False
@@ -56,13 +57,14 @@ class DeepRNN(Network):
     """Runs the network over time.
 
     Args:
-      xs: [T, B, D], or tokens [T, B].
-      carries: initial carry of each layer; zeros, or the learned ones, if None.
+      xs: the inputs, vectors [T, B, D] or integer tokens [T, B].
+      carries: each layer's initial carry. If None, zeros, or the learned carries.
       probes: a gradient probe for each layer, from `probes(xs)`.
-      deterministic: disables dropout. If False, apply needs `rngs={"dropout": key}`.
-      key: for stochastic cells; each layer gets its own key, derived from it.
+      deterministic: whether dropout is disabled. If False, `apply` needs `rngs={"dropout": key}`.
+      key: random key for stochastic cells. Each layer gets its own key, derived from this one.
       lengths: [B], number of valid steps of each sequence; see `unroll`.
-      **time: truncation, resets, reverse, remat and scan_unroll, as `unroll` takes them.
+      **time: other arguments of `unroll`, such as truncation, resets, reverse, remat, clip_carry
+        and scan_unroll.
     Returns:
       (final carry of each layer, outputs [T, B, output_size], or [1, B, output_size] if pooled).
     """
@@ -116,11 +118,11 @@ class DeepRNN(Network):
   def trunk(
     self, variables: Mapping[str, PyTree], xs: Sequences
   ) -> tuple[Sequence[Cell], tuple[Params, ...], Array]:
-    """Returns the recurrent layers as measures take them: (cells, their params, their inputs).
+    """Returns (cells, each cell's params, inputs of the first cell), as measures need them.
 
-    Measures see everything that the cells do: wrappers (`residual`, `layer_norm`) as in training,
-    `zoneout` as in evaluation. They see no dropout, and start from zeros even where the network has
-    a learned carry.
+    A measure includes the cells' wrappers: `residual` and `layer_norm` as in training, `zoneout` as
+    in evaluation. It excludes dropout, and starts from zeros even if the network has a learned
+    carry.
     """
     params = self.cell_params(variables)
     encoded: Any = self.apply(variables, xs, method="encode")
@@ -128,11 +130,11 @@ class DeepRNN(Network):
 
   @nn.nowrap
   def initial_carries(self, batch_size: int) -> tuple[Carry, ...]:
-    """Returns zero carries for each layer.
+    """Returns each layer's initial carry, filled with zeros.
 
     Raises:
-      TypeError, ValueError: the batch size is not an integer of at least 1; with `learned_carry`
-        the initial carries are params, which are not known here.
+      TypeError, ValueError: if the batch size is not an integer of at least 1, or if the network
+        has learned carries, since those are params, which this method does not receive.
     """
     if self.learned_carry:
       raise ValueError(
@@ -143,15 +145,15 @@ class DeepRNN(Network):
 
 
 class BidirectionalRNN(Network):
-  """A deep network of layers that read forward and backward in time; see `Bidirectional`.
+  """A deep network whose layers run both forward and backward in time; see `Bidirectional`.
 
-  Its output at a step depends on all steps of the sequence. So it has no carry to pass to a next
-  call, and no step before which the gradient could be cut: `__call__` takes neither `carries` nor
-  `truncation` nor `resets`, and `train_windows` does not accept this network.
+  The output at a step depends on all steps of the sequence. So the network has no carry to pass to
+  the next call, and no step at which the gradient could be cut: `__call__` takes no `carries`,
+  `truncation` or `resets`, and `train_windows` does not accept this network.
 
   Attributes:
     cells … pooled: see `Network`.
-    merge: `concat` or `sum` of both directions.
+    merge: how a layer merges the outputs of its two directions, `concat` or `sum`.
   """
 
   merge: str = "concat"
@@ -176,7 +178,7 @@ class BidirectionalRNN(Network):
     """Runs the network over whole sequences; see `DeepRNN` for the arguments.
 
     Returns:
-      ((forward, backward) final carry of each layer, outputs [T, B, output_size], or
+      (for each layer a pair of final carries, forward and backward; outputs [T, B, output_size], or
       [1, B, output_size] if pooled).
     """
     if probes is not None:
@@ -202,7 +204,7 @@ class BidirectionalRNN(Network):
 
 
 def _time_and_batch(xs: Sequences) -> tuple[int, int]:
-  """Returns (T, B)."""
+  """Returns (T, B) of the network's inputs xs."""
   shape = np.shape(xs)
   if len(shape) < 2:
     raise ValueError(f"xs must be [T, B, D], or integer tokens [T, B], got {list(shape)}.")
@@ -210,7 +212,7 @@ def _time_and_batch(xs: Sequences) -> tuple[int, int]:
 
 
 def _layer_key(key: Key[Array, ""] | None, layer: int) -> Key[Array, ""] | None:
-  """Returns the layer's own key."""
+  """Returns the layer's own key, derived from the network's; None if the network has no key."""
   if key is None:
     return None
   checks.key("key", key)

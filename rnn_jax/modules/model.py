@@ -1,4 +1,4 @@
-"""Types of a network's inputs, and protocols that any Flax module can fit, so that it can train."""
+"""Protocols that a user's own Flax module has to implement to be trained and measured."""
 
 from __future__ import annotations
 
@@ -16,61 +16,68 @@ Lengths = Integer[AnyArray, " B"]
 class Model(Protocol):
   """A network that `rnn_jax.training.update` can train.
 
-  `init` and `apply` are those of any `flax.linen.Module`. Under `apply`, the network is called as
+  Every `flax.linen.Module` has `init` and `apply`. Training uses `apply` to call the network as
   `model(xs, probes=probes, key=key, deterministic=deterministic, lengths=lengths)`, without
-  `lengths` if the batch has none, and returns (final carries, outputs [T, B, O]).
+  `lengths` if the batch has none. The call has to return (final carries, outputs [T, B, O]).
   """
 
   def init(self, key: Key[Array, ""], xs: PyTree, /) -> Mapping[str, PyTree]:
-    """Returns fresh variables, for inputs like xs."""
+    """Returns newly initialized variables for inputs like xs."""
 
   def apply(self, variables: Mapping[str, PyTree], /, *args: Any, **kwargs: Any) -> Any:
-    """Calls the network, or its method named `method`, with the given variables."""
+    """Calls the network, or the method that the argument `method` names, with given variables."""
 
   def probes(self, xs: PyTree, /) -> PyTree:
     """Returns gradient probes for inputs like xs; see `rnn_jax.gradient_probe`."""
 
 
-# A type checker finds every attribute in a Flax module, because `nn.Module` defines `__getattr__`.
-# So what distinguishes the protocols below is the signature of `__call__`, which has no fallback.
+# `nn.Module` defines `__getattr__`, so to a type checker every Flax module has every attribute. The
+# protocols below can therefore be told apart only by `__call__`, for which `__getattr__` is not
+# consulted.
 
 
 @runtime_checkable
 class CausalModel(Model, Protocol):
-  """A network whose output at step t depends on the steps up to t alone.
+  """A network whose output at step t depends only on the steps up to t.
 
-  So the gradient can be cut between two steps. A `BidirectionalRNN` does not fit: its `__call__`
-  has no `truncation`.
+  Its gradient can therefore be cut between two steps. `BidirectionalRNN` is not such a network, and
+  its `__call__` has no `truncation`.
   """
 
   def __call__(self, xs: Any, *, truncation: Any = ...) -> Any:
-    """Runs the network; `truncation` as `rnn_jax.unroll` takes it."""
+    """Runs the network; see `rnn_jax.unroll` for `truncation`."""
 
 
 @runtime_checkable
 class StreamingModel(CausalModel, Protocol):
-  """A network for `rnn_jax.windows.train_windows`: one call's final carries start the next call."""
+  """A network that can start from the final carries of its previous call.
+
+  `rnn_jax.windows.train_windows` requires one.
+  """
 
   def __call__(
     self, xs: Any, carries: Any = ..., *, truncation: Any = ..., resets: Any = ...
   ) -> Any:
-    """Runs the network from the given carries; other arguments as `rnn_jax.unroll` takes them."""
+    """Runs the network from the given carries; see `rnn_jax.unroll` for the other arguments."""
 
   def initial_carries(self, batch_size: int, /) -> Sequence[Carry]:
-    """Returns the carries before the first step."""
+    """Returns each layer's carry before the first step."""
 
 
 @runtime_checkable
 class MeasuredModel(Protocol):
-  """A network whose recurrent layers can be measured: for a `tolerance` and `omega_penalty`."""
+  """A network whose gradient flow can be measured layer by layer.
+
+  `omega_penalty` requires one, and so does the `tolerance` of `train_windows`.
+  """
 
   def apply(self, variables: Mapping[str, PyTree], /, *args: Any, **kwargs: Any) -> Any:
-    """Calls the network's method named `method`, with the given variables."""
+    """Calls the method that the argument `method` names, with the given variables."""
 
   def trunk(
     self, variables: Mapping[str, PyTree], xs: PyTree, /
   ) -> tuple[Sequence[Cell], Sequence[Params], Array]:
-    """Returns the recurrent layers: (cells, their params, inputs of the first one)."""
+    """Returns the recurrent layers: (cells, each cell's params, inputs of the first cell)."""
 
   def readout(self, ys: Array, /) -> Array:
-    """Returns the network's outputs, from those of the top recurrent layer."""
+    """Returns the network's outputs, computed from the outputs ys of the top recurrent layer."""

@@ -24,21 +24,24 @@ class Network(nn.Module):
 
     readout:  z = y_t, or the mean of a sequence's y;  z ← relu(W z + b), …;  output W z + b
 
-  Time-major throughout: xs [T, B, D] or integer tokens [T, B]; outputs [T, B, output_size]. To
-  change a cell's own equations, wrap the cell: `zoneout`, `residual`, `layer_norm`.
+  All arrays are time-major: xs are [T, B, D] or integer tokens [T, B], outputs are [T, B,
+  output_size]. To change a cell's own equations, wrap the cell in `zoneout`, `residual` or
+  `layer_norm`.
 
   Attributes:
-    cells: the cell of each layer, the one that reads the input first.
-    output_size: width of the readout; None for no readout: the outputs are the top layer's.
+    cells: the cell of each layer. The first cell reads the network's input.
+    output_size: width of the readout. If None, there is no readout and the outputs are those of the
+      top layer.
     vocabulary_size: number of tokens; None if xs are vectors.
-    embedding_size: width of a learned embedding of the tokens; None feeds them one-hot, which is a
-      row lookup in the first cell's input kernel.
-    dropout: rate of the dropout between layers (not in time), from 0 to below 1.
+    embedding_size: width of a learned embedding of the tokens. If None, tokens are read as one-hot
+      vectors, by a row lookup in the first cell's input kernel.
+    dropout: rate of the dropout between layers (not between steps), at least 0 and below 1.
     dropout_mask: `step` draws a mask for every step, `sequence` one mask for all steps.
     hidden_sizes: widths of feed-forward layers between the top recurrent layer and the readout.
-    tied: the readout's kernel is the transposed embedding; the readout then has `embedding_size`
-      inputs.
-    pooled: the readout reads the mean over a sequence's valid steps: outputs [1, B, output_size].
+    tied: whether the readout's kernel is the transposed embedding. The readout must then have
+      `embedding_size` inputs.
+    pooled: whether the readout reads the mean over a sequence's valid steps. The outputs are then
+      [1, B, output_size].
   References:
     Gal and Ghahramani, 2016 (one mask for all steps), https://arxiv.org/abs/1512.05287
     Pascanu et al., 2014 (feed-forward layers on top), https://arxiv.org/abs/1312.6026
@@ -72,7 +75,7 @@ class Network(nn.Module):
       self.head = nn.Dense(self.output_size, param_dtype=default_float())
 
   def _check(self) -> None:
-    """Refuses attributes that are out of range or contradict one another."""
+    """Raises if an attribute is out of range, or if two attributes contradict each other."""
     check_cells(self.cells)
     for name in ("output_size", "vocabulary_size", "embedding_size"):
       if getattr(self, name) is not None:
@@ -110,12 +113,12 @@ class Network(nn.Module):
   def through(
     self, run: Callable[[int, Array], tuple[Carry, Array]], xs: Sequences, deterministic: bool
   ) -> tuple[tuple[Carry, ...], Array]:
-    """Returns (final carry of each layer, outputs of the top one).
+    """Runs xs through all layers; returns (final carry of each layer, outputs of the top layer).
 
     Args:
-      run: `(i, ys) -> (final carry, outputs)` of layer i over its inputs ys.
-      xs: inputs of the network.
-      deterministic: disables dropout.
+      run: `(i, ys) -> (final carry, outputs)`, which runs layer i over its inputs ys.
+      xs: the network's inputs.
+      deterministic: whether dropout is disabled.
     """
     ys, final = self.encode(xs), []
     for i in range(len(self.cells)):
@@ -128,14 +131,18 @@ class Network(nn.Module):
   def readout(
     self, ys: Float[Array, "*steps H"], lengths: Lengths | None = None
   ) -> Float[Array, "*outputs O"]:
-    """Returns the network's outputs, from those of the top layer; [T, B, H] if pooled."""
+    """Returns the network's outputs, computed from the top layer's outputs ys.
+
+    If the network is pooled, ys must be [T, B, H]; otherwise they may have any leading axes.
+    """
     if np.ndim(ys) == 0:
       raise ValueError(f"ys must be [..., H], got {checks.shown(ys)}.")
     if self.pooled:
       if ys.ndim != 3:
         raise ValueError(f"ys must be [T, B, H] if pooled, got {list(ys.shape)}.")
       ys = _mean_over_time(ys, lengths)
-    # One flat product: XLA:CPU is several times slower where two batch axes are contracted.
+    # With the leading axes merged, a kernel's gradient contracts a single axis. XLA:CPU is several
+    # times slower at contracting two.
     rows = ys.reshape(-1, ys.shape[-1])
     for dense in self.hidden:
       rows = jax.nn.relu(dense(rows))
@@ -152,15 +159,15 @@ class Network(nn.Module):
 
 
 def default_float() -> np.dtype:
-  """Returns the dtype in which cells are initialized: float64 if it is enabled, else float32.
+  """Returns the dtype in which cells are initialized: float64 if JAX enables it, else float32.
 
-  Flax's own default is float32 always.
+  It is passed to Flax layers, whose default is float32 even if float64 is enabled.
   """
   return jax.dtypes.canonicalize_dtype(float)
 
 
 def _mean_over_time(ys: Float[Array, "T B H"], lengths: Lengths | None) -> Float[Array, "1 B H"]:
-  """Returns the mean over each sequence's valid steps; ys are zero past its end."""
+  """Returns the mean over each sequence's valid steps; ys must be zero past a sequence's end."""
   if lengths is None:
     return jnp.mean(ys, axis=0, keepdims=True)
   count = jnp.maximum(jnp.asarray(lengths), 1).astype(ys.dtype)

@@ -1,4 +1,4 @@
-"""One layer: a cell unrolled over time, in one direction or in both."""
+"""Recurrent layers: a cell unrolled over time, in one direction or in both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MERGES = ("concat", "sum")
 
 
 class Recurrent(nn.Module):
-  """One cell, unrolled over time; its params are `{"cell": cell.init(...)}`.
+  """A layer that unrolls one cell over time; its params are `{"cell": cell.init(...)}`.
 
   Attributes:
     cell: the cell.
@@ -44,7 +44,7 @@ class Recurrent(nn.Module):
         f"xs must be [T, B, D], or integer tokens [T, B], got {list(xs.shape)} of {xs.dtype}."
       )
     params: Params
-    if self.has_variable("params", "cell"):  # checked by `unroll`, with a message of ours
+    if self.has_variable("params", "cell"):  # `unroll` checks shapes, with a better message
       params = self.get_variable("params", "cell")
     else:
       params = self.param("cell", self.cell.init, self.vocabulary_size if tokens else xs.shape[-1])
@@ -52,7 +52,7 @@ class Recurrent(nn.Module):
 
 
 class Bidirectional(nn.Module):
-  """One cell forward and one backward in time, each with its own params.
+  """A layer that runs a cell forward and backward in time, each direction with its own params.
 
     y_t = [f_t, b_t]  or  f_t + b_t      f_t reads x_0 … x_t, b_t reads x_{T−1} … x_t
 
@@ -60,7 +60,7 @@ class Bidirectional(nn.Module):
 
   Attributes:
     cell: the cell of both directions.
-    merge: `concat` or `sum`.
+    merge: `concat` for y_t = [f_t, b_t], or `sum` for f_t + b_t.
     vocabulary_size: number of tokens, if xs are integers that stand for one-hot vectors.
   References:
     Schuster and Paliwal, 1997, https://doi.org/10.1109/78.650093
@@ -84,7 +84,7 @@ class Bidirectional(nn.Module):
     key: Key[Array, ""] | None = None,
     **time: Any,
   ) -> tuple[tuple[Carry, Carry], Float[Array, "T B H"]]:
-    """Returns ((final carry forward, final carry backward), ys); each direction has its own key."""
+    """Returns ((forward final carry, backward final carry), ys); splits the key between both."""
     if probe is not None and (not isinstance(probe, tuple) or len(probe) != 2):
       raise TypeError(f"probe must be a pair (forward, backward), got {checks.shapes(probe)}.")
     probes = (None, None) if probe is None else probe

@@ -1,7 +1,8 @@
-"""What the type checker accepts and refuses. `mypy` reads this file; nothing runs it.
+"""Calls of `update` and `train_windows` that a type checker must accept or reject.
 
-Each `type: ignore` names the error that mypy must find there; pyproject.toml has it report those
-that are not needed.
+This file is only read by mypy and never run. Each `type: ignore` names the error that mypy must
+find on its line. A comment at which mypy finds none is itself an error (`warn_unused_ignores` in
+pyproject.toml).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def accepted(
 
 
 def refused(both: BidirectionalRNN, own: Own, causal: OwnCausal, rest: Any) -> None:
-  # Each call is wrong: mypy must find the named error here, or report the comment as unused.
+  # Every call is wrong. If mypy does not find the named error, it reports the comment as unused.
   update(both, rest, rest, rest, rest, truncation=3)  # type: ignore[call-overload]
   update(both, rest, rest, rest, rest, carries=rest)  # type: ignore[call-overload]
   update(both, rest, rest, rest, rest, clip_carry=1.0)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Bidirectional layers: padded sequences behave as they would alone."""
+"""Tests of bidirectional layers and networks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def network(merge, name="gru", depth=2, **options):
 
 
 @pytest.mark.parametrize(("merge", "name"), [("concat", "elman"), ("sum", "lstm")])
-def test_a_layer_is_the_cell_forward_and_the_cell_over_the_reversed_sequence(merge, name):
+def test_a_layer_merges_the_cell_run_forward_and_over_the_reversed_sequence(merge, name):
   model, variables = network(merge, name, depth=1)
   xs, params = draw(90, T, B, D), variables["params"]
   kernel, bias = params["head"]["kernel"], params["head"]["bias"]
@@ -91,7 +91,7 @@ def test_every_output_depends_on_every_step():
 
 
 def test_each_direction_draws_its_own_masks():
-  """With the same params, over a single step, only the masks of the directions differ."""
+  # With the same params in both directions and a single step, only the zoneout masks can differ.
   layer, xs = Bidirectional(zoneout(make_cell("elman", 50), 0.5)), draw(90, 1, B, D)
 
   @jax.jit
@@ -102,7 +102,7 @@ def test_each_direction_draws_its_own_masks():
 
   mean, drawn = (np.split(np.asarray(ys), 2, axis=-1) for ys in run(jax.random.key(1)))
   np.testing.assert_array_equal(*mean)
-  # Zeros are the entries that are kept from the initial carry.
+  # A zero is an entry that zoneout has kept from the initial carry.
   assert np.any((drawn[0] == 0) != (drawn[1] == 0))
 
 
@@ -118,7 +118,8 @@ def test_probes_give_the_norms_of_both_directions():
   found = norms(model.probes(xs))
   chex.assert_trees_all_equal_structs(found, model.probes(xs))
   (_, _), (forward, backward) = found
-  # At the end of each direction, dL/dh comes from the readout alone: its half of the kernel.
+  # At the last step of each direction, dL/dh comes only from the readout, through the half of its
+  # kernel that reads this direction.
   kernel = variables["params"]["head"]["kernel"]
   half = weights @ kernel.T
   assert_close(forward.hidden[-1], np.linalg.norm(half[-1, :, :H], axis=-1))

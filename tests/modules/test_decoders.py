@@ -1,4 +1,4 @@
-"""Decoders: their initial carries, and what they learn."""
+"""Tests of decoders: their initial carries, truncation and training."""
 
 from __future__ import annotations
 

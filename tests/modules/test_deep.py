@@ -1,4 +1,4 @@
-"""The deep network is a composition of time loops and a readout."""
+"""Tests of `DeepRNN`: layers, params, time arguments and dropout."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shapes_of(model, xs):
 
 
 def with_params(model, xs):
-  """Returns (model, random variables): fresh biases are zero, which would hide mistakes."""
+  """Returns (model, random variables), since `init` sets biases to zero, which may hide errors."""
   leaves, structure = jax.tree.flatten(shapes_of(model, xs))
   return model, structure.unflatten([draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
 
@@ -43,7 +43,7 @@ def stack(*names, **options):
   return DeepRNN([make_cell(name, H) for name in names], **options)
 
 
-# Every kind of cell, alone, among equals and among others.
+# The cases are a single layer, several layers of the same cell, and layers of different cells.
 @pytest.mark.parametrize(
   "names", [("lru",), ("lstm", "lstm", "lstm"), ("gru", "lru", "elman")], ids="-".join
 )
@@ -178,7 +178,8 @@ def test_time_arguments_reach_every_layer_and_truncation_may_be_traced():
     return jnp.sum(model.apply(variables, xs, truncation=k, resets=RESETS)[1][-1])
 
   grads = {k: np.any(last_loss(xs, k), axis=-1) for k in (1, 2, T)}
-  step, count = np.arange(T)[:, None], np.array([2, 4])  # at the last step, from the reset
+  # `count` is the number of steps from each example's reset to the last step.
+  step, count = np.arange(T)[:, None], np.array([2, 4])
   for k, seen in grads.items():
     np.testing.assert_array_equal(seen, step >= T - 1 - count % k)
 
@@ -193,7 +194,7 @@ def test_double_precision_is_kept_throughout(x64):
 
 
 def dropped(depth, rate, key=0, **call):
-  """Returns the output of a stack of linear cells that sum their inputs: it shows every mask."""
+  """Returns the outputs of cells that copy their inputs, so that zeros show the dropout masks."""
   cells = [make_cell("elman", 50, activation="linear") for _ in range(depth)]
   model = DeepRNN(cells, dropout=rate)
   layer = {"cell": {"w_x": jnp.eye(50), "w_h": jnp.zeros((50, 50)), "b": jnp.zeros(50)}}
@@ -211,7 +212,7 @@ def test_dropout_rescales_and_draws_a_mask_for_every_step_and_example():
 
 
 def test_dropout_draws_a_mask_for_every_layer():
-  # If the layers shared one mask, both shares of zeros would be the same.
+  # If the layers shared one mask, two and three layers would have the same share of zeros.
   once, twice = np.mean(dropped(2, 0.5) == 0), np.mean(dropped(3, 0.5) == 0)
   assert once == pytest.approx(0.5, abs=0.07)
   assert twice == pytest.approx(0.75, abs=0.07)

@@ -1,4 +1,4 @@
-"""Which networks training takes: by type, and where a caller does not check types."""
+"""Tests of the networks that training accepts and rejects at run time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIMIZER = make_optimizer("sgd", 0.1)
 
 
 class Own(nn.Module):
-  """A user's network: one layer, with what `update` and `train_windows` need and nothing else."""
+  """A user's network of one layer, with only the methods that training requires."""
 
   def setup(self):
     self.layer = Recurrent(CELL)
@@ -81,7 +81,7 @@ BOTH = BidirectionalRNN([CELL], H)
   ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_a_bidirectional_network_is_refused_without_types_too(call, message):
+def test_a_bidirectional_network_is_rejected_even_without_type_checks(call, message):
   state = init_state(BOTH, OPTIMIZER, jax.random.key(0), BATCH.xs)
   with pytest.raises(TypeError, match=message):
     call((BOTH, OPTIMIZER, squared_error, state))

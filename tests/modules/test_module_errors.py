@@ -1,4 +1,4 @@
-"""Wrong attributes and arguments of networks are named."""
+"""Tests that errors name the wrong attribute or argument of a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAIR = DecoderInputs(TOKENS, None, TOKENS)
 
 
 def fresh(module, *xs, **options):
-  """The shapes of a module's variables."""
+  """Returns the shapes of a module's variables."""
   return jax.eval_shape(lambda: module.init(KEY, *(xs or (XS,)), **options))
 
 
@@ -29,7 +29,7 @@ def network(kind=DeepRNN, **attributes):
 
 
 def call(xs=XS, *arguments, model=None, **options):
-  """A call of a network whose variables are for XS."""
+  """Returns a function that calls a network whose variables were initialized for XS."""
   model = model or DeepRNN([CELL], output_size=1)
 
   def run():
@@ -49,7 +49,7 @@ def translator(xs=PAIR, encoder=READER, decoder=WRITER, **options):
   return lambda: fresh(EncoderDecoder(encoder, decoder), xs, **options)
 
 
-# (call, error, message)
+# Wrong calls with their expected errors: (call, error, message).
 CASES = [
   *(
     case

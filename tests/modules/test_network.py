@@ -1,4 +1,4 @@
-"""Around the recurrent layers: pooling, feed-forward layers, tied kernels, dropout."""
+"""Tests of pooling, feed-forward layers, tied kernels, dropout masks and learned carries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def network(xs, *, cell=None, **options):
 
 
 def without_readout(model, variables, xs, **time):
-  """Returns the recurrent layer's outputs, with the same params."""
+  """Returns the outputs of the model's recurrent layer, i.e. the inputs of its readout."""
   layers = {"params": {k: v for k, v in variables["params"].items() if k.startswith("layers")}}
   return jax.jit(DeepRNN(model.cells).apply)(layers, xs, **time)[1]
 
@@ -117,7 +117,7 @@ def test_every_sequence_starts_from_the_learned_carry():
   layers = {"params": {"layers_0": variables["params"]["layers_0"]}}
   apply, expected = jax.jit(model.apply), jax.jit(plain.apply)(layers, xs, [given])
   assert_close(apply(variables, xs), expected)
-  # A given carry replaces it.
+  # A carry that is passed to the call replaces the learned one.
   assert_close(apply(variables, xs, [given]), expected)
 
 
