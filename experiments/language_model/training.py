@@ -138,7 +138,7 @@ def train(
 
   for i in range(int(start.state.step) // CHUNK, settings.steps // CHUNK):
     (state, carries), (loss, grad_norm) = advance(shares, (state, carries), read(i))
-    if math.isnan(clock_zero):  # the first call, which included the compilation, is over
+    if math.isnan(clock_zero):  # starts the clock after the first call, which compiles
       clock_zero = time.monotonic() - float(start.seconds)
     step, evaluation = (i + 1) * CHUNK, None
     losses.append(float(np.mean(loss[0])))

@@ -20,7 +20,7 @@ from rnn_jax.text.words import WordVocabulary
 
 
 class Source(NamedTuple):
-  """A text whose symbols are encoded only when they are read.
+  """A text with a function that encodes its symbols as tokens, part by part as they are read.
 
   A part of the text is `source._replace(symbols=source.symbols[a:b])`.
 
@@ -58,7 +58,8 @@ Reading = Callable[[Source, int, int, int, int], Callable[[int], Windows]]
 def make_source(corpus: Corpus, vocabulary: Vocabulary | WordVocabulary) -> Source:
   """Returns a corpus as a Source, whose text is encoded with the given vocabulary.
 
-  With a vocabulary of characters, the text is encoded when it is read; with one of words, here.
+  With a vocabulary of characters, the text is encoded only when it is read; with a vocabulary of
+  words, this function encodes all of it.
 
   Args:
     corpus: the text, from `load_corpus`.

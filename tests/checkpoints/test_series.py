@@ -182,7 +182,7 @@ def test_a_background_error_is_raised_by_the_next_call(tmp_path, call):
 
 
 class Killed(BaseException):
-  """Stands for SIGKILL: code that catches `Exception` to clean up does not run."""
+  """Stands for SIGKILL: a BaseException, so that no `except Exception` clause cleans up."""
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["replaced", "next"])

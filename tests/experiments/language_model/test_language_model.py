@@ -111,7 +111,8 @@ def test_hidden_size_matches_match_params(folder, embedding_size, width):
   settings = trained_model.load(folder).settings
   layers = dataclasses.replace(settings.layers, hidden_size=None, match_params=911)
   settings = dataclasses.replace(settings, layers=layers, embedding_size=embedding_size)
-  # A layer of H units has H (25 + H + 1) params, or H (5 + H + 1) with the embedding: near 911.
+  # A layer of H units has H (25 + H + 1) params, or H (5 + H + 1) with the embedding; `width` is
+  # the H for which this is nearest to 911.
   found = with_matched_width(settings, 25)
   assert (found.layers.hidden_size, found.layers.match_params) == (width, None)
   assert with_matched_width(found, 25) == found
