@@ -1,20 +1,21 @@
-"""Cells that stand for all of them.
+"""Small sets of cells that represent all cells in tests.
 
-What a cell must do is tested for every one in the registry: the contract, the derivative of its
-loop, the program that it compiles to. Laws of the code around cells are tested with these.
+Tests of the cells themselves (the contract of `Cell`, the time loop's derivatives, the compiled
+programs) cover every registered cell. Tests of other code that takes a cell as its argument use the
+sets below.
 """
 
 from rnn_jax import CELLS
 from rnn_jax.cells import LSTMCarry, gru, layer_norm, lstm, residual, zoneout
 
-PLAIN = ("elman", "gru", "lstm")  # h W_h as the only recurrent product
-KINDS = (*PLAIN, "lru")  # and a complex carry with an output of its own
+PLAIN = ("elman", "gru", "lstm")  # cells whose only recurrent product is h W_h
+KINDS = (*PLAIN, "lru")  # adds a cell with a complex carry and an output that differs from it
 
-# For the reverse sweep: every cell, and those of its options that take another way through it.
-# An irnn is an elman of rectified linear units.
+# Cells for tests of the reverse pass: every registered cell, and each option that makes its reverse
+# pass run different code. An elman with activation="relu" is left out, because irnn is one.
 VARIANTS = [*((name, {}) for name in CELLS), ("gru", {"reset": "before"})]
 
-# They read vectors as wide as their output.
+# Constructors of wrapped cells whose input size must equal their output size `size`.
 WRAPPED = {
   "residual lstm": lambda size: residual(lstm(size)),
   "zoneout lstm": lambda size: zoneout(lstm(size), LSTMCarry(hidden=0.2, cell=0.5)),

@@ -1,4 +1,4 @@
-"""Compares a cell with a NumPy reference written from the equations of its paper."""
+"""Functions that compare a cell with a NumPy reference, written from its paper's equations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sigmoid(a):
 
 
 def blocks(params, num_gates):
-  """Returns (W, U, b) of each gate, in order."""
+  """Returns one triple (W, U, b) per gate, in the order of the fused params w_x, w_h, b."""
   split = (np.split(params[name], num_gates, axis=-1) for name in ("w_x", "w_h", "b"))
   return list(zip(*split, strict=True))
 
@@ -33,12 +33,19 @@ def draw(random, like, scale):
 
 
 def check(cell, reference, input_size=D, seed=1, scale=0.7, params=None, rtol=1e-11):
-  """Compares both over T steps from random params and a random carry, in float64, and Jacobians.
+  """Checks outputs, final carry and step Jacobian of a cell against a reference, in float64.
+
+  Both run T steps from the same random params and the same random carry.
 
   Args:
-    cell: the cell.
-    reference: (params, carry, x) -> (new carry, y), NumPy, with params as `init` gives them.
-    params: NumPy params; random by default.
+    cell: the cell under test.
+    reference: NumPy function (params, carry, x) -> (new carry, y), with params like those of
+      `cell.init`.
+    input_size: D, the width of x.
+    seed: seed of all random values.
+    scale: standard deviation of the random params.
+    params: NumPy params to use in place of random ones.
+    rtol: relative tolerance for outputs and the final carry.
   """
   random = np.random.default_rng(seed)
   shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size, jnp.float64))
@@ -56,7 +63,10 @@ def check(cell, reference, input_size=D, seed=1, scale=0.7, params=None, rtol=1e
 
 
 def _check_jacobian(cell, reference, params, carry, x):
-  """Compares the Jacobian of the whole carry with central differences of the reference."""
+  """Checks a step's derivative along a random direction of the whole carry.
+
+  The cell's forward-mode derivative must match central differences of the reference.
+  """
   ours = jax.tree.map(jnp.asarray, params)
   random = np.random.default_rng(7)
   direction = draw(random, carry, 1)

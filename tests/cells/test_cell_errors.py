@@ -1,4 +1,4 @@
-"""Wrong arguments of `step`, of a cell's own functions, and of wrappers are named."""
+"""Wrong arguments of `step`, of cells, wrappers and initializers raise errors that name them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ STEP = [
 
 
 def width_of(name):
-  """Returns a function that steps from a carry of width 1, which would broadcast to H."""
+  """Returns a function that runs a step from a carry of width 1, which could broadcast to H."""
   cell = make_cell(name, H)
 
   def run(params):
@@ -153,7 +153,8 @@ INITIALIZERS = [
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(("call", "error", "message"), [*STEP, *CELL, *WRAPPERS, *INITIALIZERS])
 def test_wrong_arguments_are_named(call, error, message):
-  # With these, as by default, wrong shapes and dtypes are silently broadcast and promoted.
+  # Restore JAX's default promotion, which the test suite makes stricter: only then would wrong
+  # shapes and dtypes be broadcast and promoted silently.
   with (
     jax.numpy_dtype_promotion("standard"),
     jax.numpy_rank_promotion("allow"),

@@ -1,7 +1,8 @@
-"""The fields of `Cell` that describe what a cell can do agree with its functions.
+"""The descriptive fields of every cell agree with its functions.
 
-They are `gates`, `linear`, `recurrent_kernel` and `output_is_carry`, checked for each registered
-cell, its variants and the wrappers. A field that claims too much or too little fails.
+These fields are `gates`, `linear`, `recurrent_kernel` and `output_is_carry`. They are checked for
+each registered cell, its variants, and the wrappers. For `recurrent_kernel` and `output_is_carry`,
+a field that is unset although it applies also fails.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ CELLS = {name: lambda v=v: make(*v) for name, v in zip(NAMES, VARIANTS, strict=T
 
 
 class Case:
-  """A cell with random params, prepared ones, and the arguments of one step."""
+  """A cell together with random arguments of one step: params, carry, drive, recurrent product.
+
+  `given` are the params as from `init`; `params` are the prepared ones.
+  """
 
   def __init__(self, cell):
     self.cell = cell
@@ -71,7 +75,11 @@ def check_linear(case):
 
 
 def is_recurrent_kernel(case, name):
-  """Returns whether recur is h W_h (+ b), where nothing else reads W_h, the param `name`."""
+  """Returns whether the param `name` is the cell's plain recurrent kernel W_h.
+
+  `recur` must be h W_h (+ b), with h the first leaf of the carry, and no other function of the cell
+  may read W_h.
+  """
   cell, params = case.cell, case.params
   w_h, h = case.given[name], jax.tree.leaves(case.carry)[0]
   if name not in params or not np.array_equal(params[name], w_h):
@@ -146,7 +154,7 @@ def test_gated_and_linear_cells_are_as_listed():
   }
 
 
-# Error -> (the check that detects it, the cell).
+# Cells with a wrong field: what is wrong -> (the check that must fail, the cell).
 LIES = {
   "another param": (
     check_recurrent_kernel,

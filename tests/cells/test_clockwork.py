@@ -39,7 +39,7 @@ def test_cell_matches_its_equation(x64, size, num_modules, blocks):
 
 
 def test_an_inactive_module_passes_its_gradient_through_unchanged(x64):
-  cell = make_cell("clockwork", 4)  # periods 1, 2, 4, 8
+  cell = make_cell("clockwork", 4)  # four units with the periods 1, 2, 4, 8
   params = cell.init(jax.random.key(0), D)
   xs = jax.random.normal(jax.random.key(1), (7, 1, D))
   one = jnp.ones(1, jnp.int32)

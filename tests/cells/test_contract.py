@@ -1,4 +1,4 @@
-"""Every cell in CELLS, and every wrapped one in WRAPPED, satisfies the contract of `Cell`."""
+"""Every cell in CELLS, and every wrapped cell in WRAPPED, satisfies the contract of `Cell`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from rnn_jax import CELLS, make_cell, step, unroll
 from rnn_jax.cells import LSTMCarry, cell_options, layer_norm, lstm, residual, zoneout
 from rnn_jax.types import floats_of, with_floats
 
-# D is above 2: layer normalization of two entries retains only the sign of their difference.
+# D is above 2, because layer normalization of two entries retains only the sign of their
+# difference.
 T, B, D, H = 5, 3, 3, 4
 
 WRAPPED = {
   "wrapped lstm": lambda: residual(layer_norm(zoneout(lstm(D), LSTMCarry(0.05, 0.5)))),
 }
 
-# An irnn is an elman of rectified linear units.
+# Cells and options under test. An elman with activation="relu" is left out, because irnn is one.
 VARIANTS = [
   *((name, {}) for name in CELLS),
   ("antisymmetric", {"gated": True}),
@@ -49,7 +50,8 @@ every_variant = pytest.mark.parametrize(
   ("name", "options"), VARIANTS, ids=[" ".join(map(str, (n, *o.values()))) for n, o in VARIANTS]
 )
 
-# Options of `init` alone change nothing else, by `test_init_options_affect_only_init`.
+# Options that affect only `init`, as `test_init_options_affect_only_init` checks. Tests of a step
+# skip variants that differ from the default cell in these options alone.
 OF_INIT = {"recurrent_kernel", "recurrent_gain", "forget_bias"}
 every_step = pytest.mark.parametrize(
   ("name", "options"),
@@ -63,7 +65,8 @@ def make(name, options):
 
 
 def randomize(shapes, seed):
-  # Biases and initial carries are zero, which would hide every term that they multiply.
+  # Random values replace the initial biases and carries: these are zero, which would hide errors in
+  # every term that they multiply.
   random = np.random.default_rng(seed)
 
   def leaf(a):
@@ -93,7 +96,8 @@ def problem(name, options, batch_shape=(B,), dtype=float):
 @every_step
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_step_keeps_structure_shape_and_dtype_of_the_carry(x64, name, options, dtype):
-  # With x64 enabled, a float32 cell that creates an array of default dtype is promoted.
+  # With x64 enabled, a float32 cell that creates an array of the default dtype, now float64,
+  # returns float64 and fails.
   cell, params, carry, xs = problem(name, options, dtype=dtype)
 
   def moved(params, carry, x):
@@ -127,8 +131,8 @@ def test_initial_carry_is_zero(name, options):
 
 @functools.cache
 def compiled_init(name):
-  """Returns `(key, values) -> params`, compiled, with the options in `values` traced."""
-  # The default kernels are orthogonal, and a QR decomposition takes long to compile.
+  """Returns a jitted `init`, `(key, values) -> params`; `values` are traced options of the cell."""
+  # Identity kernels replace the orthogonal ones, whose QR decomposition takes long to compile.
   others = {"recurrent_kernel": "identity"} if has(name, "recurrent_kernel") else {}
   return jax.jit(lambda key, values: make_cell(name, H, **values, **others).init(key, D))
 
@@ -154,7 +158,7 @@ def test_plain_params_are_two_fused_kernels_and_a_bias(name):
 
 
 def one_step(cell, params, carry, x):
-  """Returns the next carry and the output, from prepared params."""
+  """Runs one step with prepared params, and returns the next carry and the output."""
   drive = cell.project(params, x)
   carry = step(cell, params, carry, drive)
   return carry, cell.output(params, carry, drive)
@@ -162,7 +166,7 @@ def one_step(cell, params, carry, x):
 
 @functools.cache
 def compiled_step(name, options):
-  """Returns `(params, carry, x) -> (carry, y)`, compiled."""
+  """Returns a jitted step, `(params, carry, x) -> (carry, y)`, with params from `init`."""
   cell = make(name, dict(options))
   return jax.jit(lambda params, carry, x: one_step(cell, cell.prepare(params), carry, x))
 
@@ -214,16 +218,22 @@ def test_jit_equals_eager(name, options):
 
 
 def check_derivatives(forward, backward, given):
-  """Compares jvp of `forward`, and vjp of both, with finite differences in one direction.
+  """Checks two implementations' derivatives in one random direction.
 
-  Does what `jax.test_util.check_grads` does, in one jitted function. A step of 1e-6
-  hardly ever moves a unit across the kink of its activation.
+  The jvp of `forward` must match finite differences, and the vjps of `forward` and `backward` must
+  match this jvp. This is what `jax.test_util.check_grads` does, in one jitted function. The finite
+  step of 1e-6 hardly ever moves a unit across the kink of its activation.
+
+  Args:
+    forward: the function in the form that supports forward mode.
+    backward: the same function in the form used for reverse mode; may be `forward` itself.
+    given: tuple of their arguments.
   """
   direction = randomize(given, 11)
   epsilon = 1e-6
 
   def inner(a, b):
-    # JAX's vjp is the transpose, without conjugation.
+    # Products are not conjugated, because JAX's vjp of a complex function is the transpose.
     return sum(jnp.sum(x * y).real for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
   @jax.jit
@@ -268,7 +278,8 @@ def test_unroll_derivatives_match_finite_differences(x64, name):
 
 @every_step
 def test_recur_is_linear_in_the_params(name, options):
-  # So the loop may hold them constant and compute their gradient after the reverse sweep.
+  # The time loop relies on this: it holds the params constant during the reverse pass and computes
+  # their gradient afterwards.
   cell, params, carry, _ = problem(name, options)
   params = cell.prepare(params)
   other = randomize(params, 7)
@@ -288,7 +299,7 @@ ONE_HOT = np.eye(5, dtype=np.float32)[TOKENS]
 
 @every_cell
 def test_tokens_equal_their_one_hot_vectors(name):
-  # Nothing but `project` reads them.
+  # It is enough to test `project`, the only function of a cell that reads tokens.
   cell = make_cell(name, H)
   shapes = jax.eval_shape(lambda: cell.prepare(cell.init(jax.random.key(0), 5)))
 
@@ -350,7 +361,8 @@ def test_init_options_affect_only_init(name, option, value):
 )
 def test_options_with_flags_of_their_own_may_be_traced(name, option):
   init, values = functools.partial(compiled_init(name), jax.random.key(0)), traced_options(name)
-  # The flag's default replaces the constructor's.
+  # The sweep always passes its flag of this name, so the constructor's default must equal the
+  # flag's, which is 1.
   assert inspect.signature(CELLS[name]).parameters[option].default == 1
   leaves = map(jax.tree.leaves, (init(values), init({**values, option: 2.0})))
   assert any(not np.array_equal(a, b) for a, b in zip(*leaves, strict=True))

@@ -32,7 +32,8 @@ def test_all_params_are_initialized_uniformly_within_one_bound():
 
 
 def test_an_undamped_uncoupled_gradient_rotates_without_decay(x64):
-  # The step is symplectic: its eigenvalues lie on the unit circle, at ± the frequency √γ.
+  # The step is symplectic, so its eigenvalues e^{±iα} lie on the unit circle. α is close to Δ√γ,
+  # the phase that an oscillator of frequency √γ advances in one step.
   cell = make_cell("cornn", 1, delta=0.1, gamma=4, epsilon=0)
   params = {"w_x": jnp.ones((1, 1)), "w_h": jnp.zeros((2, 1)), "b": jnp.zeros(1)}
   drive = cell.project(params, jnp.ones((1, 1)))

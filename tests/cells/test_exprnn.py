@@ -1,4 +1,4 @@
-"""The exponential network, and its matrix exponential."""
+"""The exponential network: its equation, its matrix exponential, its kernel, and its gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fused gates equal the gates of the specification, derivatives included."""
+"""`fused_gates` of LSTM and GRU equals the plain reference `gates`, derivatives included."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 H = 3
-# Arguments of `gates`: a, c; h, drive, recurrent.
+# Widths of the arguments of `gates`: (a, c) for the LSTM, (h, drive, recurrent) for the GRU.
 WIDTHS = {"lstm": (4 * H, H), "gru": (H, 3 * H, 3 * H)}
 
 

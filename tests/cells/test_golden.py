@@ -1,4 +1,4 @@
-"""Cells equal their equations in NumPy, and the cells of Flax with the same weights."""
+"""The Elman network, GRU and LSTM match their equations in NumPy, and Flax's cells."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def gru_reference(reset, params, h, x):
 
 def update_only_reference(params, c, x):
   (w_u, u_u, b_u), (w_c, u_c, b_c) = blocks(params, 2)
-  # The textbook's gate is 1 minus ours.
+  # The textbook's gate is 1 − z, hence the minus sign.
   gate = sigmoid(-(x @ w_u + c @ u_u + b_u))
   c = gate * np.tanh(x @ w_c + c @ u_c + b_c) + (1 - gate) * c
   return c, c
@@ -143,7 +143,7 @@ def test_outputs_and_gradients_equal_flaxs(x64, name, num_gates, peer, mapped):
   xs = jnp.asarray(random.standard_normal((T, B, D)))
   weights = jnp.asarray(random.standard_normal((T, B, H)))
   zeros = jnp.zeros((B, H))
-  start = (zeros, zeros) if name == "lstm" else zeros  # Flax: (cell, hidden)
+  start = (zeros, zeros) if name == "lstm" else zeros  # Flax's order is (cell, hidden)
 
   def our_loss(params, xs):
     _, ys = unroll(cell, params, xs)

@@ -1,4 +1,4 @@
-"""IRNN, a ReLU network whose recurrent kernel starts as the identity: equation and gradient."""
+"""The IRNN, a ReLU network initialized to the identity: its equation, params and gradient."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def mgu_of_flax(params, h, x):
 
 def mgu_of_the_paper(params, h, x):
   (w_f, u_f, b_f), (w_n, u_n, b_n) = blocks(params, 2)
-  # The paper's gate is 1 minus ours.
+  # The paper's gate is 1 − f of our cell, hence the minus sign.
   f = sigmoid(-(x @ w_f + h @ u_f + b_f))
   n = np.tanh(x @ w_n + (f * h) @ u_n + b_n)
   h = (1 - f) * h + f * n
@@ -71,7 +71,7 @@ def test_mgu_equals_flaxs_with_the_same_weights(x64):
 
 
 def initial(name, hidden_size=H, **options):
-  # The identity is faster to initialize than the default kernel.
+  # Identity kernels take less time to initialize than the default orthogonal ones.
   init = make_cell(name, hidden_size, recurrent_kernel="identity", **options).init
   return jax.jit(lambda key: init(key, D))(jax.random.key(0))
 

@@ -95,7 +95,7 @@ def test_initial_lru_eigenvalues_lie_on_the_ring_and_the_carry_has_unit_variance
 
   @jax.jit
   def initial(key):
-    params = cell.init(key, 3)  # without C, which is not computed here
+    params = cell.init(key, 3)  # C is not returned, so XLA does not compute this large array
     return params["gamma"], params["w_x"], cell.prepare(params)["lambda"]
 
   gamma, w_x, values = jax.device_get(initial(jax.random.key(0)))
@@ -103,7 +103,8 @@ def test_initial_lru_eigenvalues_lie_on_the_ring_and_the_carry_has_unit_variance
   assert square.min() >= 0.81 and square.max() <= 0.9801
   np.testing.assert_allclose(square.mean(), (0.81 + 0.9801) / 2, rtol=2e-3)
   assert np.angle(values).min() > 0 and np.angle(values).max() <= 0.3
-  # Of white inputs of unit variance, E |e^γ B x|² / (1 − |λ|²) = E |B x|² = 1.
+  # For white inputs of unit variance, the stationary carry has the variance
+  # E |e^γ B x|² / (1 − |λ|²) = E |B x|² = 1.
   np.testing.assert_allclose(np.exp(2 * gamma), 1 - square, rtol=1e-10)
   np.testing.assert_allclose(np.var(w_x[:, :6000]), 1 / 6, rtol=0.05)
   c = jax.jit(lambda key: make_cell("lru", 1000).init(key, 3)["c_re"])(jax.random.key(0))
@@ -139,7 +140,7 @@ def test_minimal_cells_are_finite_at_extreme_gates(name):
     drive = jnp.full(2 if name == "mingru" else 3, sign * 200)
     a, b = cell.linear({}, drive)
     assert np.all(np.isfinite([a, b])) and 0 <= a <= 1
-  # At -200 both gates underflow to 0; their normalized shares are still ½.
+  # At pre-activations of -200 both gates underflow to 0, but the normalized gates are still ½.
   if name == "minlstm":
     np.testing.assert_allclose(cell.linear({}, jnp.array([-200.0, -200.0, 3.0])), [[0.5], [1.5]])
 
@@ -158,12 +159,13 @@ def test_invalid_rings_are_refused(options, message):
 
 
 def test_measures_of_an_lru_follow_from_its_eigenvalues(x64):
-  # J = diag(λ) at every step; as a real matrix, it has each |λ| twice.
+  # The step Jacobian is diag(λ) at every step; as a real matrix, it has each singular value |λ|
+  # twice.
   cell = make_cell("lru", 3, min_radius=0.4)
   params = jax.jit(cell.init, static_argnums=1)(jax.random.key(0), D)
   sizes = np.repeat(np.sort(np.abs(cell.prepare(params)["lambda"]))[::-1], 2)
   xs = jax.random.normal(jax.random.key(1), (400, 1, D))
-  # Exponents converge to their order over time.
+  # Skip the first 200 steps, in which the exponents have not yet settled in descending order.
   (found,) = jax.jit(lambda xs: lyapunov_spectrum([cell], [params], xs, skip=200))(xs)
   np.testing.assert_allclose(found[0], np.log(sizes), rtol=1e-6)
   (values,) = jax.jit(lambda xs: singular_values([cell], [params], xs))(xs[:200])

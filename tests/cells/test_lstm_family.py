@@ -82,7 +82,7 @@ def test_cell_matches_its_equation(x64, name):
 
 
 def initial(name, hidden_size=H, recurrent_kernel="identity", **options):
-  # The identity is faster to initialize than the default kernel.
+  # Identity kernels take less time to initialize than the default orthogonal ones.
   init = make_cell(name, hidden_size, recurrent_kernel=recurrent_kernel, **options).init
   return jax.jit(lambda key: init(key, D))(jax.random.key(0))
 
@@ -107,7 +107,7 @@ def test_initial_recurrent_kernels_of_a_multiplicative_lstm_are_orthogonal(x64):
   for u in (params["w_h"], *np.split(params["w_m"], 4, axis=-1)):
     np.testing.assert_allclose(u @ u.T, np.eye(H), atol=1e-13)
   assert params["w_x"].shape == (D, 5 * H)
-  # LeCun normal, m's block included.
+  # The block W_m of w_x is LeCun normal, like the gates' blocks.
   w_x = initial("multiplicative_lstm", 400)["w_x"]
   np.testing.assert_allclose(np.var(w_x[:, :400]), 1 / D, rtol=0.15)
 
@@ -162,7 +162,7 @@ def test_a_layer_norm_lstm_is_invariant_to_the_scale_of_its_kernels(x64):
     given = {**params, "w_x": w_x, "w_h": w_h}
     return step(cell, given, carry, cell.project(given, x))
 
-  # Kernels so large that ε is negligible.
+  # The invariance is exact only for ε = 0, so use kernels so large that ε is negligible.
   w_x, w_h = 1e6 * params["w_x"], 1e6 * params["w_h"]
   chex.assert_trees_all_close(moved(3 * w_x, 5 * w_h), moved(w_x, w_h), rtol=1e-10)
   assert np.max(np.abs(moved(w_x, -w_h).cell - moved(w_x, w_h).cell)) > 1e-3

@@ -15,7 +15,7 @@ from rnn_jax.cells import SLSTMCarry
 
 
 def activations(params, h, x, num_heads):
-  """Returns the pre-activation of each gate, by loops over gates and heads."""
+  """Returns the pre-activations of i, f, g, o, computed by loops over gates and heads."""
   width = H // num_heads
   a = x @ params["w_x"] + params["b"]
   for gate in range(4):
@@ -66,7 +66,8 @@ def test_the_stabilizer_has_no_effect_from_an_empty_memory(x64):
 def test_values_and_gradients_are_finite_at_extreme_inputs_in_float32(sign):
   cell, params, xs = problem(200, np.float32, num_steps=20)
   xs = np.sign(xs) * np.float32(200) if sign == 0 else np.full_like(xs, sign * 200)
-  # Input weights of one sign do not cancel, so all gates saturate.
+  # Make all input weights positive, so that their contributions do not cancel and all gates
+  # saturate.
   params = {**params, "w_x": np.abs(params["w_x"])}
 
   @jax.jit
@@ -80,7 +81,7 @@ def test_values_and_gradients_are_finite_at_extreme_inputs_in_float32(sign):
 
 
 def test_the_stabilizer_only_rescales_cell_and_normalizer(x64):
-  # (c, n, m) and (λ c, λ n, m − ln λ) are the same memory, so dL/dm = c dL/dc + n dL/dn.
+  # (c, n, m) and (λ c, λ n, m − ln λ) give the same outputs, so dL/dm = c dL/dc + n dL/dn.
   cell, params, xs = problem()
 
   @jax.jit
@@ -101,7 +102,7 @@ def test_the_stabilizer_only_rescales_cell_and_normalizer(x64):
 
 
 def test_without_recurrence_all_past_steps_weigh_equally(x64):
-  # With i = 0 and f = 1 all past steps have equal weight, and h is the mean of g.
+  # The params make exp(i) = 1 and f = o = 1 at every step, so that h is the plain mean of all g.
   cell = make_cell("slstm", H)
   random = np.random.default_rng(0)
   w_g = random.standard_normal((D, H))
@@ -121,7 +122,7 @@ def test_without_recurrence_all_past_steps_weigh_equally(x64):
 
   norms, last = run(gradient_probe(cell, T, B, jnp.float64))
   np.testing.assert_allclose(last, np.tanh(xs @ w_g).mean(axis=0), rtol=1e-12)
-  # f' = 1 and n counts the steps: dL/dc_t = 1 / n_T for every t below T.
+  # c and n only add up (f' = 1), and n counts the steps, so dL/dc_t = 1 / n_T for every t below T.
   np.testing.assert_allclose(norms.cell[:-1], np.sqrt(H) / T, rtol=1e-12)
   np.testing.assert_allclose(norms.hidden[-1], np.sqrt(H), rtol=1e-12)
 

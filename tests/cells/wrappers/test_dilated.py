@@ -1,4 +1,4 @@
-"""Dilated recurrence: its equation, and interleaved sequences."""
+"""Dilated recurrence: its equation, its equality with interleaved sequences, and its norms."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_dilated_cell_runs_interleaved_sequences(x64, name):
       total += jnp.sum(weights[part] * ys)
     return total
 
-  # The norms at the newest carry's probe agree, too: it sees the total derivative of h_t.
+  # The gradients of the probes agree, too: dL/d hidden at step t is the total derivative dL/dh_t.
   given = params, xs, probes
   chex.assert_trees_all_close(together(*given), apart(*given), rtol=1e-11, atol=1e-13)
 
@@ -72,7 +72,8 @@ def test_norms_of_the_buffer_belong_to_the_carries_it_holds(x64):
     return jnp.sum(unroll(cell, params, xs, probe=probe)[1][-1])
 
   norms = last_loss(gradient_probe(cell, T, B))
-  # With a loss at the last step, the derivative by h_t comes from later steps alone.
+  # The loss reads only the last step, so dL/dh_t comes entirely from steps after t, and dL/d
+  # earlier[i − 1] at step t equals dL/dh_{t−i}.
   for i, earlier in enumerate(norms.earlier, 1):
     np.testing.assert_allclose(earlier[i:-1], norms.hidden[: T - 1 - i], rtol=1e-12)
   reached = np.arange(T) % DILATION == (T - 1) % DILATION

@@ -43,7 +43,7 @@ def test_output_is_invariant_to_shift_and_scale_of_the_input(x64):
   params, xs = problem(cell)
   drives = cell.project(params, xs)
   np.testing.assert_allclose(cell.project(params, 3 * xs - 5), drives, rtol=2e-5, atol=2e-5)
-  # Up to ε, which is negligible at a variance of 1e12.
+  # The invariance is exact only for ε = 0; at a variance of 1e12, ε is negligible.
   large = cell.project(params, 1e6 * xs)
   np.testing.assert_allclose(cell.project(params, 3e6 * xs - 5), large, rtol=1e-12, atol=1e-12)
   assert np.max(np.abs(cell.project(params, -xs) - drives)) > 0.1
@@ -52,7 +52,7 @@ def test_output_is_invariant_to_shift_and_scale_of_the_input(x64):
 def test_a_small_spread_around_a_large_mean_is_resolved_in_float32():
   cell = layer_norm(elman(H))
   params, xs = problem(cell, jnp.float32)
-  # Sixteenths around 4096 are exactly representable.
+  # Multiples of 1/16 around 4096 are exact in float32, so adding 4096 causes no rounding.
   xs = jnp.round(16 * xs) / 16
   drives, shifted = (cell.project(params, x) for x in (xs, xs + 4096))
   np.testing.assert_allclose(shifted, drives, rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Residual layers: the input added to the output, and inputs of another size refused."""
+"""Residual cells add their input to their output, and reject inputs of another width."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_cell_with_zero_output_becomes_the_identity():
     ys, vjp = jax.vjp(lambda xs: unroll(cell, params, xs)[1], xs)
     return ys, *vjp(ys)
 
-  # W_x = 0 passes no gradient, so only the skip connection's remains.
+  # All params are 0, so the cell outputs 0 and passes no gradient: only the skip connection acts.
   for same in there_and_back(xs):
     np.testing.assert_array_equal(same, xs)
 
@@ -64,7 +64,8 @@ def test_an_input_of_another_size_is_refused_by_init_and_by_project(cell):
   match = r"xs of a residual cell must be as wide as its output, \[\.\.\., 4\], got a width of 2\."
   with pytest.raises(ValueError, match=match):
     init_shapes(residual(cell), 2)
-  # Params of the plain cell fit the wrapped one, and would add [B, 1] to [B, 4] without an error.
+  # `project` must check the width as well: params from the plain cell's `init` fit the wrapped
+  # cell, and the sum of x [B, 1] and the output [B, 4] would broadcast without an error.
   params = jax.tree.map(lambda a: jnp.zeros(a.shape), init_shapes(cell, 1))
   with pytest.raises(ValueError, match="got a width of 1"):
     jax.eval_shape(lambda: unroll(residual(cell), params, jnp.zeros((T, B, 1))))

@@ -1,4 +1,4 @@
-"""A stack equals consecutive layers: values, gradients, norms."""
+"""A stack of cells equals its layers run one after another, in values and gradients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw(seed, *shape):
 
 
 def gated(cell):
-  """Returns the cell with an output that reads the drive: y = h · σ(mean of the drive)."""
+  """Returns a copy of the cell whose output reads the drive: y is multiplied by σ(mean drive)."""
 
   def output(params, carry, drive):
     gate = jax.nn.sigmoid(jnp.mean(drive, axis=-1, keepdims=True))
@@ -99,7 +99,8 @@ def test_layers_at_one_step_are_independent_variables():
   norms = jax.jit(jax.grad(lambda p: jnp.sum(weights * unroll(cell, params, xs, probe=p)[1][-1])))(
     gradient_probe(cell, T, B)
   )
-  # y_T is the top layer's carry, so the lower layer's effect at step T counts as the top layer's.
+  # The two layers' carries at one step count as independent variables. The loss reads only the top
+  # layer's carry at step T, so the lower layer's carry has no gradient at step T.
   close(norms[1].hidden[-1], jnp.linalg.norm(weights, axis=1))
   assert not np.any(norms[0][-1])
   assert np.all(norms[0][:-1] > 0)

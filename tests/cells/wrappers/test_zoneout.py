@@ -1,4 +1,4 @@
-"""Zoneout: its equations in NumPy, rates 0 and 1, masks, and its mean over masks."""
+"""Zoneout: its equations in NumPy, its masks, its mean over masks, and the rates 0 and 1."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def test_rate_1_holds_the_carry_and_rate_0_is_the_cell():
 
 
 def test_a_step_without_a_key_is_the_mean_over_keys():
-  # A step is linear in its mask, so the two means differ by the sampling error alone.
+  # A step is linear in its mask, so the mean over random masks differs from the step with the mean
+  # mask only by the sampling error.
   cell, num_keys = zoneout(gru(H), 0.3), 4000
   params, carry, xs = problem(cell)
 
@@ -94,10 +95,11 @@ def test_masks_are_independent_and_have_their_rates():
   for mask, rate in zip(masks, rates, strict=True):
     assert mask.dtype == bool
     assert abs(np.mean(mask) - rate) < 4 * (rate * (1 - rate) / mask.size) ** 0.5
-    # The mask varies along every axis.
+    # The mask must differ between steps, examples and units.
     for axis in range(3):
       assert np.any(mask != jnp.roll(mask, 1, axis))
-  # A shared draw would set both in 0.1 of the entries.
+  # Independent masks of rates 0.1 and 0.6 are both set in a share 0.06 of the entries; masks from
+  # one shared draw would both be set in a share 0.1.
   assert abs(np.mean(masks.hidden & masks.cell) - 0.06) < 0.01
 
 
@@ -121,7 +123,7 @@ def test_step_jacobian_mixes_the_identity_and_the_cells_by_the_rate():
 
 
 def test_the_wrapped_cell_has_its_own_key():
-  # With one key, two nested zoneouts would draw the same mask.
+  # If both nested zoneouts used the same key, they would draw the same mask.
   cell = zoneout(zoneout(elman(H), 0.5), 0.5)
   params, _, xs = problem(cell)
   (_, inner), outer = cell.project(params, xs, jax.random.key(0))
