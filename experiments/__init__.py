@@ -1,1 +1,1 @@
-"""Experiments: sweeps over cell, depth and truncation, their records and figures."""
+"""The commands that use `rnn_jax`: sweeps, models of text, the benchmark; see README.md."""

@@ -115,7 +115,7 @@ def kill_repeatedly(sweep: Path, kills: int, chance: random.Random, folder: Path
 
 
 def records_of(folder: Path) -> dict[str, object]:
-  """Returns the contents of a sweep's files by name, except for locks, times and durations."""
+  """Returns the contents of a sweep's files by name, without lock files, times and durations."""
   found: dict[str, object] = {}
   for path in sorted(p for p in folder.rglob("*") if p.is_file()):
     if path.name in ("sweep.json", ".lock", sweep_folder.PREPARE_LOCK):

@@ -74,7 +74,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 def cache_home(tmp_path_factory):
   """Replaces `~/.cache` by a temporary folder, in subprocesses too; yields the folder."""
   base = tmp_path_factory.getbasetemp()
-  # The workers of pytest-xdist use one folder, next to their own ones, to share compiled programs.
+  # The workers of pytest-xdist share compiled programs in one folder, next to their own folders.
   folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
   folder.mkdir(exist_ok=True)
   with pytest.MonkeyPatch.context() as patch:

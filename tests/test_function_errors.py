@@ -228,9 +228,9 @@ def training(
 
   Args:
     function: `update` or `train_windows`.
-    *window: the argument `window` of `train_windows`.
-    model: replaces a valid argument, like `optimizer`, `loss` and `batch`.
-    **options: further arguments; `state` replaces a valid state.
+    *window: the argument `window` of `train_windows`; nothing for `update`.
+    model: the model; a valid one by default, as are `optimizer`, `loss` and `batch`.
+    **options: further arguments; the argument `state` is valid unless given here.
   """
 
   def run():

@@ -49,7 +49,7 @@ def test_two_processes_train_as_one(tmp_path):
   assert processes[1].returncode in (-signal.SIGABRT, 1), errors[1]
   parts = [pickle.loads((tmp_path / str(i)).read_bytes()) for i in range(2)]
   two, four = jax.tree.map(lambda *own: np.concatenate(own), *parts)
-  chex.assert_trees_all_equal(two, expected[0])  # a sum of two terms has one rounding in any order
+  chex.assert_trees_all_equal(two, expected[0])  # two terms have the same sum in either order
   # The sum of four devices' terms is made around a ring across processes, in another order.
   chex.assert_trees_all_close(four, expected[1], rtol=1e-10, atol=1e-12)
   assert expected[0][0].grad_norm.min() > 0.01

@@ -80,8 +80,9 @@ def adaptive(cell, scale, tolerance, num_windows, adapt_every=1):
   Args:
     cell: the layer's cell.
     scale: the recurrent kernel is initialized as `scale` times the identity.
-    tolerance: as in `train_windows`, like `adapt_every`.
-    num_windows: number of windows.
+    tolerance: as in `train_windows`.
+    num_windows: number of windows in the stream.
+    adapt_every: as in `train_windows`.
   Returns:
     (model, optimizer, state before, stream, state after, metrics).
   """

@@ -41,9 +41,10 @@ QUICK_SHAPES = (Shape(16, 100, 32, 64),)
 REMAT_ROW = Row("lstm", Shape(8, 4096, 128, 128), 1)
 PACKAGES = ("rnn_jax", "jax", "flax", "torch", "dm-haiku", "equinox", "keras", "numpy")
 TOLERANCE = 1e-4  # largest `difference` of a baseline's float32 results from ours
-# Measures that are timed together, interleaved; each group has its own budget of seconds.
+
+# Groups of measures that are timed together, interleaved. Each group has a budget of seconds.
 _GROUPS = ((FORWARD,), (GRADIENT, NORMS), (TRAINING,))
-_SECONDS = {FORWARD: 0.5, GRADIENT: 2.4, TRAINING: 0.6}  # per row, all implementations together
+_SECONDS = {FORWARD: 0.5, GRADIENT: 2.4, TRAINING: 0.6}  # per row, for all implementations
 _QUICK_SECONDS = {FORWARD: 0.4, GRADIENT: 1.5, TRAINING: 0.4}
 # A row is large if forward and backward pass need more floating-point operations than this. To
 # finish in a quarter of an hour, the default table has large rows at depth 1 only. Of large rows
@@ -66,7 +67,7 @@ def define_flags() -> None:
     parsers.choice("baseline", BASELINES),
     f"Implementations to compare with: {', '.join(BASELINES)}. Those not installed are left out.",
   )
-  flags.DEFINE_alias("peers", "baselines")  # the name in version 0.1
+  flags.DEFINE_alias("peers", "baselines")  # the flag's name in version 0.1
   parsers.define(
     "threads",
     "all",
@@ -135,7 +136,7 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
   """Compares the results of all implementations with ours, then times them interleaved.
 
   Args:
-    row: the layers.
+    row: the layers: their cell, shape and depth.
     names: names of the implementations, ours first.
     seconds: time budgets of the groups of measures, each by the group's first measure.
   Yields:
@@ -274,7 +275,7 @@ def _configure(threads: int) -> Machine:
     os.sched_setaffinity(0, provenance.cores()[:threads])
   jax.config.update("jax_default_matmul_precision", backend.MATMUL_PRECISION)
   if timing.torch_is_installed():
-    from experiments.benchmark import torch_layers  # not at the top: see its docstring
+    from experiments.benchmark import torch_layers  # its docstring says why it is imported here
 
     torch_layers.configure(threads)
   return {

@@ -22,7 +22,7 @@ FLAGFILE = Path(__file__).parents[1] / "flagfiles" / "gradient_decay.flags"
 
 
 class Run(NamedTuple):
-  """The settings of one run of the sweep: the values of its axes, and its lengths.
+  """The settings of one training run of the sweep.
 
   Attributes:
     cell: elman, gru or lstm.
@@ -30,7 +30,7 @@ class Run(NamedTuple):
     truncation: number of steps after which the gradient is cut; None for full backpropagation.
     seed: seed of the params and batches.
     steps: number of training steps.
-    log_every: number of training steps from one that records gradient norms to the next.
+    log_every: number of training steps between records of gradient norms.
   """
 
   cell: str
@@ -106,7 +106,10 @@ def _text() -> tuple[np.ndarray, int]:
 
 
 def _batch(random: np.random.Generator) -> np.ndarray:
-  """Returns random pieces of the corpus, [T + 1, B]; each token is the target of the one before."""
+  """Returns random pieces of the corpus as token indices [T + 1, B].
+
+  The first T tokens are inputs; the target of each is the token after it.
+  """
   tokens, _ = _text()
   length, batch = (int(settings()[name]) for name in ("sequence_length", "batch_size"))
   starts = random.integers(0, len(tokens) - length - 1, batch)
@@ -122,7 +125,7 @@ def train_torch(run: Run) -> None:
   import torch
   from torch import nn
 
-  from experiments.benchmark import torch_layers  # see its docstring
+  from experiments.benchmark import torch_layers  # its docstring says why it is imported here
 
   torch.manual_seed(run.seed)
   random = np.random.default_rng(run.seed)
@@ -132,7 +135,8 @@ def train_torch(run: Run) -> None:
   params = [p for name, p in rnn.named_parameters() if not name.startswith("bias_hh")]
   for name, parameter in rnn.named_parameters():
     if name.startswith("bias_hh"):
-      nn.init.zeros_(parameter)  # leaves one trained bias per gate, as in the other libraries
+      # torch has two biases per gate, other libraries one. So the second stays zero, untrained.
+      nn.init.zeros_(parameter)
   params += list(head.parameters())
   optimizer = torch.optim.Adam(params, lr=float(settings()["learning_rate"]), fused=True)
 

@@ -66,7 +66,7 @@ class Program(NamedTuple):
 
 
 class Implementation(NamedTuple):
-  """The layers of one row as one library implements them, ours or a baseline, ready to be timed.
+  """One library's implementation of a row's layers, ours or a baseline's, ready to be timed.
 
   Attributes:
     programs: one program for each of MEASURES that the library supports.

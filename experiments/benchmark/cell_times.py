@@ -21,7 +21,9 @@ _SECONDS = {FORWARD: 8.0, GRADIENT: 16.0, NORMS: 16.0}  # time budget for all ce
 
 
 def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:
-  """Times one layer of every cell, interleaved; cells with linear recurrence by both methods.
+  """Times one layer of every cell, interleaved.
+
+  Cells with a linear recurrence are timed with both methods of `unroll`.
 
   Yields:
     Measurements in the order of the registry, whose `implementation` is the argument `method` of

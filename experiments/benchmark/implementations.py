@@ -33,7 +33,8 @@ from rnn_jax.training import make_optimizer
 from rnn_jax.types import Array, Params
 
 OURS = "ours"
-# The package that each baseline needs. torch has three: its fused layers, and two loops over time.
+# The package that each baseline needs. PyTorch has three baselines: its fused layers (`torch`), and
+# two loops over time.
 BASELINES: Mapping[str, str] = {
   "torch": "torch",
   "torch_loop": "torch",
@@ -60,7 +61,7 @@ def build(
 
   Args:
     name: a key of IMPLEMENTATIONS.
-    row: the layers.
+    row: the layers: their cell, shape and depth.
     params: the params of each layer, in our layout.
     xs: the inputs.
     measures: the programs to build; those that the library does not support are left out.
@@ -72,7 +73,8 @@ def build(
     raise NotAvailable("not installed")
   try:
     if package == "torch":
-      from experiments.benchmark import torch_baselines  # not at the top: see its docstring
+      # The module's docstring says why it is imported here.
+      from experiments.benchmark import torch_baselines
 
       return torch_baselines.build(name, row, params, xs, measures)
     layers = [LAYERS[name](row.cell, size, row.shape.hidden) for size in row.input_sizes]
@@ -180,7 +182,7 @@ def _training(
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, value
 
-  # The step donates its state's buffers, so it gets a copy of the params, which others use.
+  # The step donates its state's buffers, so it gets copies: other programs still need `params`.
   state: _State = jax.tree.map(jnp.array, (params, optimizer.init(params), jnp.zeros(())))
   executable, seconds, temporaries = compiled(step, state, xs, donate=(0,))
 

@@ -21,7 +21,7 @@ from rnn_jax.types import AnyArray, Array, Carry, Params
 
 
 class NotAvailable(Exception):
-  """An error: a library is not installed, or has no such layer; the message gives the reason."""
+  """Raised if a library is not installed or has no such layer; the message gives the reason."""
 
 
 class Layer(NamedTuple):
@@ -57,14 +57,14 @@ def reorder(params: Params, gates: str, order: str) -> Params:
 
 
 def _ours(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """Returns our layer, `rnn_jax.unroll`."""
+  """Returns a `Layer` of `rnn_jax.unroll`."""
   del input_size
   ours = rnn_jax.make_cell(cell, hidden_size)
   return Layer(lambda params: params, lambda params, xs: rnn_jax.unroll(ours, params, xs)[1])
 
 
 def _linen(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """Returns `flax.linen.RNN`."""
+  """Returns a `Layer` of `flax.linen.RNN`."""
   import flax.linen as nn
 
   del input_size
@@ -78,7 +78,7 @@ def _linen(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 
 def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """Returns `flax.nnx.RNN`, split into its graph and its params."""
+  """Returns a `Layer` of `flax.nnx.RNN`, split into its graph and its params."""
   from flax import nnx
 
   cells = {"elman": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
@@ -101,7 +101,7 @@ def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 
 def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """Returns `haiku.dynamic_unroll` of haiku's recurrent core."""
+  """Returns a `Layer` of `haiku.dynamic_unroll`, over `VanillaRNN`, `GRU` or `LSTM`."""
   import haiku as hk
 
   del input_size
@@ -123,7 +123,7 @@ def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
       return {"core": {"w_i": params["w_x"], "w_h": params["w_h"], "b": params["b"]}}
     params = reorder(params, "ifgo", "igfo")
     w = jnp.concatenate([params["w_x"], params["w_h"]])
-    # haiku itself adds 1 to the forget gate's bias.
+    # haiku itself adds 1 to the forget gate's bias, so 1 is subtracted here.
     one = jnp.zeros_like(params["b"]).at[2 * hidden_size : 3 * hidden_size].set(1)
     return {"core/linear": {"w": w, "b": params["b"] - one}}
 
@@ -132,7 +132,7 @@ def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 
 def _equinox(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """Returns a `lax.scan` of equinox's cell, vmapped over the batch."""
+  """Returns a `Layer` that scans equinox's cell, vmapped over the batch."""
   import equinox as eqx
 
   if cell == "elman":
@@ -164,8 +164,8 @@ def _equinox(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 
 def _keras(cell: str, input_size: int, hidden_size: int) -> Layer:
-  """Returns Keras's recurrent layer on its JAX backend."""
-  os.environ["KERAS_BACKEND"] = "jax"  # read at import
+  """Returns a `Layer` of Keras's recurrent layer on the JAX backend."""
+  os.environ["KERAS_BACKEND"] = "jax"  # Keras reads this when it is imported
   import keras
 
   kinds = {"elman": keras.layers.SimpleRNN, "gru": keras.layers.GRU, "lstm": keras.layers.LSTM}

@@ -58,7 +58,7 @@ def print_row(
 
   Args:
     console: where to print.
-    row: the layers.
+    row: the layers: their cell, shape and depth.
     measurements: all measurements of the row.
     limit: seconds of the dependency limit: forward, and forward and backward.
   """
@@ -86,7 +86,7 @@ def print_row(
   for name in columns:
     table.add_column(name, justify="right")
   table.add_column("note")
-  notes = {m.implementation: m.note for m in reversed(measurements)}  # the first note of each
+  notes = {m.implementation: m.note for m in reversed(measurements)}  # each one's first note
   for implementation in (name for name in IMPLEMENTATIONS if name in notes):
     note = notes[implementation]
     at = {measure: found.get((implementation, measure)) for measure in MEASURES}

@@ -21,6 +21,7 @@ from experiments.benchmark import baseline_sweep
 
 ROOT = Path(__file__).parents[2]
 TORCH_STEPS = 20  # torch compiles nothing, so times of a few steps are extrapolated to all steps
+
 # The eight runs that are trained on one device and on two.
 _DEVICE_SWEEP = (
   "--cell=lstm",
@@ -53,7 +54,7 @@ class SweepTime(NamedTuple):
 
 
 def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepTime]:
-  """Times our sweep, then torch's and Flax's, then eight of our runs on two devices and on one.
+  """Times our sweep, the sweeps in torch and Flax, and eight of our runs on two devices and on one.
 
   Args:
     cores: the CPU cores of this process, each of which trains one run at a time.

@@ -23,7 +23,7 @@ from experiments.benchmark.sweep_times import (
 
 
 class Machine(TypedDict):
-  """What the times depend on, under the keys of `machine` in `benchmark.json`."""
+  """A description of what the times depend on, as `machine` in `benchmark.json` holds it."""
 
   versions: Mapping[str, str]
   device: str
@@ -39,7 +39,7 @@ class Measurement:
   """The times of one measure of one implementation of a row's layers.
 
   Attributes:
-    row: the layers.
+    row: the layers: their cell, shape and depth.
     implementation: a key of `implementations.IMPLEMENTATIONS`; in `Results.cells`, a method of
       `unroll`.
     measure: one of `cases.MEASURES`; in `Results.remat`, the argument `remat` of `unroll`.

@@ -73,7 +73,7 @@ def build(
   Args:
     name: `torch` for the fused layers; `torch_loop` for a hand-written loop over time, and
       `torch_cells` for a loop over torch's cells.
-    row: the layers.
+    row: the layers: their cell, shape and depth.
     params: the params of each layer, in our layout.
     xs: the inputs.
     measures: the programs to build.

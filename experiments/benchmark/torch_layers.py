@@ -47,7 +47,7 @@ def wait() -> None:
 def fused(row: Row, weights: list[Weights]) -> Callable[[Tensor], States]:
   """Returns the forward pass of `nn.RNN`, `nn.GRU` or `nn.LSTM`, one operation for all time steps.
 
-  The returned function gives no hidden states.
+  In place of hidden states, which the operation does not expose, the forward pass gives [].
   """
   rnn = RNNS[row.cell](row.shape.inputs, row.shape.hidden, row.depth).to(device())
   for i, layer in enumerate(weights):
@@ -112,7 +112,7 @@ def loop(
     weight_ih: input kernel [G·H, D], with torch's order of gates.
     weight_hh: recurrent kernel [G·H, H].
     bias_ih: bias [G·H].
-    truncation: number of steps after which the gradient is cut, again and again; None for never.
+    truncation: number of steps between the times at which the gradient is cut; None for no cuts.
   Returns:
     The hidden states of the T steps, each [B, H].
   """

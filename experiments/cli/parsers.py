@@ -164,7 +164,7 @@ def define_list(name: str, default: str, parse: Parse, help: str) -> None:
 def define_several(name: str, parse: Parse, help: str) -> None:
   """Defines a flag that may be given several times; its value is a list, or None if not given."""
   flags.DEFINE_multi(_Parser(parse), flags.ArgumentSerializer(), name, None, help)
-  flags.FLAGS[name].help = help  # without the sentence that absl appends
+  flags.FLAGS[name].help = help  # absl has appended a sentence to it
 
 
 def _or(none: str | None) -> str:

@@ -49,7 +49,7 @@ class Processes(NamedTuple):
 
 @contextlib.contextmanager
 def joined(processes: Processes | None) -> Iterator[None]:
-  """Connects this process to the others while the block runs; does nothing for None.
+  """Connects this process to the others while the block runs; does nothing if `processes` is None.
 
   Must be entered before the first use of a device. An error in one process ends all processes.
   """

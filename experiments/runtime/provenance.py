@@ -40,7 +40,7 @@ def git() -> dict[str, object] | None:
 
 def cores() -> list[int]:
   """Returns the indices of the CPU cores that this process may use."""
-  affinity = getattr(os, "sched_getaffinity", None)  # macOS lacks it
+  affinity = getattr(os, "sched_getaffinity", None)  # macOS lacks this function
   return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 

@@ -75,7 +75,7 @@ def values_of_ours(row):
   return values(build(OURS, row, (FORWARD, GRADIENT)))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from other libraries
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # other libraries emit them
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_baselines_compute_our_function_or_say_that_theirs_differs(baseline, cell):
@@ -134,7 +134,7 @@ def test_interleaving_times_all_programs_in_turn():
   assert set(seconds) == set("abc")
   assert all(len(times) >= 4 and min(times) > 0 for times in seconds.values())
   turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
-  assert len(turns) >= 9  # several turns each
+  assert len(turns) >= 9  # each program has several turns
 
 
 def test_slow_programs_get_fewer_rounds():
@@ -158,7 +158,7 @@ def test_dependency_limit_adds_up_over_layers(monkeypatch):
   one, three = (timing.dependency_limit(Row("gru", shape, depth)) for depth in (1, 3))
   assert 0 < one[0] < one[1]
   assert three[0] == pytest.approx(3 * one[0])
-  assert three[1] > 3 * one[1]  # layers above the first have an input gradient too
+  assert three[1] > 3 * one[1]  # layers above the first also need the gradient of their inputs
 
 
 def test_difference_is_relative_and_sees_nan():
@@ -319,7 +319,7 @@ def test_wrong_flags_end_in_one_line(flag, message, program_here, capfd):
   assert len(error.splitlines()) == 1
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from other libraries
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # other libraries emit them
 def test_program_runs_from_flags_to_picture(tmp_path, monkeypatch, program_here, capsys):
   monkeypatch.setattr(benchmark, "_QUICK_SECONDS", {FORWARD: 0.02, GRADIENT: 0.02, TRAINING: 0.02})
   monkeypatch.setattr(timing, "_PIECE", 0.01)
