@@ -74,8 +74,8 @@ def by_hand(name, limit, *, truncation=T, lengths=(T,) * B, resets=None, reverse
     name: the cell.
     limit: the threshold to which the norm of an example's dL/dh_t is clipped, taken over all leaves
       of the carry.
-    truncation: number of steps after which the gradient is cut; the arguments from here on are those
-      of `unroll`.
+    truncation: number of steps after which the gradient is cut. This and the following arguments
+      are those of `unroll`.
     lengths: number of valid steps of each example.
     resets: where the carry is reset, [T, B].
     reverse: whether time runs backward.

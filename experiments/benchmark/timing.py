@@ -24,7 +24,8 @@ from rnn_jax.types import Array
 _ROUNDS = 4  # largest number of rounds
 _SLOW = 0.1  # seconds; calls longer than this need no untimed warm-up
 _TOO_LONG = 8.0  # seconds; if one call of every program takes longer, there are no further calls
-# Seconds in which each product of the dependency limit is timed; a chain of products gets 3 times it.
+# Seconds of timing each product of the dependency limit. A chain of products gets three times as
+# many.
 _PIECE = 0.15
 
 
