@@ -153,7 +153,7 @@ def _finish(process: subprocess.Popen[str], which: str) -> None:
 
 
 def _phase(folder: Path) -> str:
-  """Returns a description of how far the sweep in the folder had come when it was killed."""
+  """Returns, as text, the phase that the sweep in the folder had reached when it was killed."""
   paths = folder.glob("runs/*/status.json")
   states = [files.read_json(path)["status"] for path in paths]
   if (folder / "gradients.nc").exists():

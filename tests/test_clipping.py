@@ -165,7 +165,7 @@ def test_infinite_threshold_clips_nothing_in_the_same_compiled_program(x64):
 
 
 def handed_on(tree, limit):
-  """Returns the cotangent that `clip_cotangent` passes on when it receives `tree`."""
+  """Returns what the backward pass of `clip_cotangent` makes of the cotangent `tree`."""
   return jax.jit(lambda t: jax.vjp(lambda c: clip_cotangent(c, limit), t)[1](t)[0])(tree)
 
 

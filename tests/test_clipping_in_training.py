@@ -128,7 +128,7 @@ def test_clip_carry_applies_to_each_examples_own_loss_for_any_batch_size():
   assert np.mean(metrics.norms[0][0]) < np.mean(before.norms[0][0])
 
 
-def test_clip_carry_is_that_of_unroll():
+def test_clip_carry_of_update_equals_that_of_unroll_divided_by_the_batch_size():
   model, batch = DeepRNN([make_cell("elman", H)]), batch_of()
   batch = batch._replace(targets=draw(5, T, B, H))
 

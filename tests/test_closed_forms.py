@@ -86,7 +86,7 @@ def test_linear_jacobian_is_a_power_of_the_kernel(lag):
   close(jacobian, power.T)  # transposed, since h is a row vector: h_lag = h_0 W_h^lag + …
 
 
-def test_linear_gradient_norm_is_that_of_the_cotangent_times_the_power():
+def test_linear_gradient_norm_is_that_of_a_kernel_power_times_the_cotangent():
   num_steps, v = 6, draw(5, H)
   cell, params = make_cell("elman", H, activation="linear"), params_of(1)
   xs = draw(3, num_steps, 1, D)
@@ -189,7 +189,7 @@ def test_gru_keeps_all_with_z_at_one_and_nothing_with_z_and_r_at_zero(reset, b_z
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_orthogonal_kernels_of_init_are_those_of_the_closed_forms(name):
+def test_init_draws_an_orthogonal_kernel_for_each_gate(name):
   w_h = make_cell(name, H).init(jax.random.key(0), D)["w_h"]
   for gate in np.split(w_h, w_h.shape[1] // H, axis=1):
     close(gate @ gate.T, np.eye(H), atol=1e-13)

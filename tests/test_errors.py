@@ -331,7 +331,7 @@ CASES = [*UNROLL, *MAKE_CELL, *DEEP_RNN, *PROBE, *TASK, *OPTIMIZER, *WINDOWS]
   ids=[pattern.replace("\\", "")[:50] for *_, pattern in CASES],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_error_names_the_argument_what_came_and_the_choices(call, exception, pattern):
+def test_error_names_the_argument_its_value_and_the_choices(call, exception, pattern):
   with pytest.raises(exception, match=pattern):
     call()
 

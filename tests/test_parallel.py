@@ -189,7 +189,7 @@ def test_a_function_with_a_sum_over_devices_may_be_called_repeatedly():
   assert np.all(np.isfinite(state))
 
 
-def test_counts_that_do_not_divide_are_named():
+def test_a_count_that_does_not_divide_batch_or_devices_is_an_error():
   def call(function, *shape):
     mapped = map_runs(lambda run, state, data: (state, function(data)), jax.devices()[:4])
     mapped(jnp.zeros(4), jnp.zeros(4), jnp.zeros(shape))

@@ -55,7 +55,7 @@ def printed(name: str, code: str) -> str:
 @pytest.mark.parametrize(
   ("name", "code"), [(name, text) for name, kind, text in BLOCKS if kind == "python"]
 )
-def test_python_runs(name, code):
+def test_python_code_of_the_pages_runs(name, code):
   printed(name, code)
 
 
@@ -77,7 +77,7 @@ def test_commands_are_valid(command, monkeypatch, flags_of):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "experiments.sweep " in c])
-def test_sweeps_resolve(command, tmp_path, monkeypatch, sweep_here):
+def test_sweep_commands_pass_a_dry_run(command, tmp_path, monkeypatch, sweep_here):
   # Without these flags, the sweep does not wait for other processes.
   several = ("--coordinator", "--num_processes", "--process_id")
   arguments = shlex.split(command.split("experiments.sweep ")[1])
@@ -87,7 +87,7 @@ def test_sweeps_resolve(command, tmp_path, monkeypatch, sweep_here):
   assert not list(tmp_path.iterdir())
 
 
-def test_second_command_is_what_ci_runs():
+def test_the_test_command_of_the_pages_is_what_ci_runs():
   lines = [line for _, kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
   second = next(line for line in lines if "&& python -m pytest" in line)
   assert second in (ROOT / ".ci" / "run").read_text().splitlines()

@@ -61,7 +61,8 @@ def network(name="lstm", depth=2):
   model = DeepRNN([make_cell(name, H)] * depth, V, V)
   tokens = jnp.zeros((1, B), jnp.int32)
   variables = jax.jit(model.init)(jax.random.key(1), tokens)
-  return model, jax.tree.map(lambda a: 3 * a, variables)  # larger, so that outputs depend on tokens
+  # With params this large, the outputs depend on the tokens.
+  return model, jax.tree.map(lambda a: 3 * a, variables)
 
 
 def test_greedy_tokens_are_the_argmax_of_the_logits_of_one_forward_pass():

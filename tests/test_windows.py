@@ -30,7 +30,9 @@ STREAM_RESETS[[0, 2, 3], [0, 1, 2]] = True
   [("elman", None, False), ("elman", STREAM_RESETS, False), ("lstm", STREAM_RESETS, True)],
   ids=["plain", "resets", "resets-and-carries"],
 )
-def test_train_windows_is_a_loop_of_updates_that_passes_the_carry_on(name, resets, with_carries):
+def test_train_windows_equals_a_loop_of_updates_that_passes_the_carry_on(
+  name, resets, with_carries
+):
   model = DeepRNN([make_cell(name, H)], output_size=1)
   optimizer = make_optimizer("sgd", 0.05, 1.0)
   state, stream = start(optimizer, model), batch_of(N)

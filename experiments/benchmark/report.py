@@ -86,7 +86,8 @@ def print_row(
   for name in columns:
     table.add_column(name, justify="right")
   table.add_column("note")
-  notes = {m.implementation: m.note for m in reversed(measurements)}  # each one's first note
+  # In reverse, so that the first note of each implementation stays in the dict.
+  notes = {m.implementation: m.note for m in reversed(measurements)}
   for implementation in (name for name in IMPLEMENTATIONS if name in notes):
     note = notes[implementation]
     at = {measure: found.get((implementation, measure)) for measure in MEASURES}
