@@ -17,7 +17,7 @@ from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.types import Array, Params
 
 SHAPE = Shape(32, 128, 128, 128)
-_SECONDS = {FORWARD: 8.0, GRADIENT: 16.0, NORMS: 16.0}  # time budget for all cells together
+_SECONDS = {FORWARD: 8.0, GRADIENT: 16.0, NORMS: 16.0}  # budget of all cells together
 
 
 def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:

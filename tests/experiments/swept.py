@@ -48,7 +48,7 @@ def sweep(*flags: object) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-  """Returns the contents of the files that must not depend on how a sweep was trained, by name."""
+  """Returns, by name, the contents of the files that must not depend on how a sweep was trained."""
   names = ["gradients.nc", "summary.csv", "sweep.flags"]
   names += [str(p.relative_to(folder)) for p in folder.glob("runs/*/[cgm]*")]
   return {name: (folder / name).read_bytes() for name in sorted(names)}

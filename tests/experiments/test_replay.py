@@ -1,4 +1,4 @@
-"""Tests of diverged runs: of the recorded step, and of the file from which it is recomputed."""
+"""Tests of diverged runs: the recorded step, and the file from which that step is recomputed."""
 
 from __future__ import annotations
 
