@@ -48,7 +48,7 @@ def settings() -> dict[str, str]:
 
 
 def runs(steps: int, log_every: int) -> list[Run]:
-  """Returns the runs of the reference sweep, each shortened to `steps` training steps."""
+  """Returns the runs of the reference sweep, with `steps` training steps each."""
   axes = (settings()[name].split(",") for name in ("cell", "depth", "truncation", "seed"))
   return [
     Run(cell, int(depth), None if k == "full" else int(k), int(seed), steps, log_every)
