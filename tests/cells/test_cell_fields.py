@@ -209,7 +209,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_false_field_is_detected(lie):
+def test_a_wrong_field_fails_its_check(lie):
   check_claim, cell = LIES[lie]
   with pytest.raises(AssertionError):
     check_claim(Case(cell))

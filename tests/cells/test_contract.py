@@ -150,7 +150,7 @@ def test_init_depends_on_the_key_alone(name):
 
 
 @pytest.mark.parametrize("name", ["elman", "gru", "lstm"])
-def test_plain_params_are_two_fused_kernels_and_a_bias(name):
+def test_params_of_plain_cells_are_two_fused_kernels_and_a_bias(name):
   params = jax.eval_shape(lambda: make_cell(name, H).init(jax.random.key(0), D))
   width = params["b"].shape[0]
   assert width % H == 0
@@ -184,7 +184,7 @@ def test_unroll_equals_a_python_loop_over_step(name, options):
 
 
 @every_step
-def test_leading_axes_equal_a_vmap(name, options):
+def test_extra_batch_axes_equal_a_vmap(name, options):
   cell, params, carry, xs = problem(name, options, batch_shape=(2, B))
 
   @jax.jit
@@ -359,7 +359,7 @@ def test_init_options_affect_only_init(name, option, value):
   ("name", "option"),
   [(n, option) for n in CELLS for option in ("recurrent_gain", "forget_bias") if has(n, option)],
 )
-def test_options_with_flags_of_their_own_may_be_traced(name, option):
+def test_recurrent_gain_and_forget_bias_may_be_traced(name, option):
   init, values = functools.partial(compiled_init(name), jax.random.key(0)), traced_options(name)
   # The sweep always passes its flag of this name, so the constructor's default must equal the
   # flag's, which is 1.

@@ -29,7 +29,7 @@ def skew(size, norm, seed=0):
 
 
 @pytest.mark.parametrize("norm", [0, 1e-3, 0.49, 0.51, 20, 1000])
-def test_exponential_equals_scipys(x64, norm):
+def test_exponential_equals_expm_of_scipy(x64, norm):
   s = skew(7, norm)
   found = jax.jit(exponential)(s)
   np.testing.assert_allclose(found, scipy.linalg.expm(s), atol=1e-15 * (10 + norm))

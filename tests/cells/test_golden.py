@@ -89,7 +89,7 @@ def test_an_inner_bias_needs_a_reset_after_the_product():
     make_cell("gru", H, reset="before", inner_bias=True)
 
 
-def test_chrono_gru_time_scales_reach_the_longest():
+def test_chrono_gru_biases_cover_all_time_scales():
   cell = make_cell("gru", 1000, reset="none", chrono=50, recurrent_kernel="identity")
   b = cell.init(jax.random.key(0), 1)["b"]
   u = np.exp(b[:1000])
@@ -136,7 +136,7 @@ def split(params, num_gates):
     ("lstm", 4, nn.OptimizedLSTMCell, flax_lstm),
   ],
 )
-def test_outputs_and_gradients_equal_flaxs(x64, name, num_gates, peer, mapped):
+def test_outputs_and_gradients_equal_those_of_flax(x64, name, num_gates, peer, mapped):
   cell, theirs = make_cell(name, H), peer(H)
   params = jax.tree.map(jnp.asarray, params_of(num_gates))
   random = np.random.default_rng(3)

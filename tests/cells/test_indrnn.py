@@ -48,7 +48,7 @@ def test_k_steps_scale_the_gradient_by_the_kth_power_of_the_weight(x64):
   np.testing.assert_allclose(jacobian, np.diag(u**K), rtol=1e-14, atol=0)
 
 
-def test_bounded_weights_have_the_gradient_at_the_bound(x64):
+def test_clipped_weights_get_the_gradient_at_the_bound(x64):
   bound = 2 ** (1 / K)
   params = {"w_x": jnp.zeros((D, H)), "u": jnp.array([3, -3, 0.5, 1]), "b": jnp.ones(H)}
   inside = {**params, "u": jnp.clip(params["u"], -bound, bound)}

@@ -19,7 +19,7 @@ def test_cell_matches_its_equation(x64):
   check(make_cell("irnn", H), reference)
 
 
-def test_initial_kernels_are_the_identity_and_small_input_weights():
+def test_initial_w_h_is_a_scaled_identity_and_w_x_is_small():
   params = make_cell("irnn", 300, scale=0.01).init(jax.random.key(0), 200)
   np.testing.assert_array_equal(params["w_h"], np.float32(0.01) * np.eye(300, dtype=np.float32))
   assert not params["b"].any()

@@ -49,7 +49,7 @@ def test_cell_matches_its_equation(x64, name):
   check(*REFERENCES[name])
 
 
-def test_mgu_equals_flaxs_with_the_same_weights(x64):
+def test_mgu_equals_that_of_flax_with_the_same_weights(x64):
   cell, peer = make_cell("mgu", H), nn.MGUCell(H, param_dtype=jnp.float64)
   random = np.random.default_rng(0)
   params = draw(random, cell.init(jax.random.key(0), D), 0.7)
@@ -77,13 +77,13 @@ def initial(name, hidden_size=H, **options):
 
 
 @pytest.mark.parametrize("name", ["janet", "mgu"])
-def test_the_initial_forget_bias_is_one(name):
+def test_initial_forget_bias_is_one_by_default(name):
   for options, bias in (({}, 1), ({"forget_bias": -2}, -2)):
     b = initial(name, **options)["b"]
     np.testing.assert_array_equal(b, np.repeat([bias, 0], H))
 
 
-def test_chrono_janet_time_scales_reach_the_longest():
+def test_chrono_janet_biases_cover_all_time_scales():
   b_s, b_n = np.split(initial("janet", 1000, chrono=50)["b"], 2)
   u = np.exp(b_s)
   assert 1 <= u.min() < 1.3 and 48.7 < u.max() <= 49

@@ -134,7 +134,7 @@ def test_a_closed_rg_lru_keeps_its_carry_and_has_a_finite_gradient():
 
 
 @pytest.mark.parametrize("name", ["mingru", "minlstm"])
-def test_minimal_cells_are_finite_at_extreme_gates(name):
+def test_mingru_and_minlstm_are_finite_at_extreme_gates(name):
   cell = make_cell(name, 1)
   for sign in (-1.0, 1.0):
     drive = jnp.full(2 if name == "mingru" else 3, sign * 200)
@@ -158,7 +158,7 @@ def test_invalid_rings_are_refused(options, message):
     make_cell("lru", H, **options)
 
 
-def test_measures_of_an_lru_follow_from_its_eigenvalues(x64):
+def test_lru_lyapunov_and_singular_values_follow_from_its_eigenvalues(x64):
   # The step Jacobian is diag(λ) at every step; as a real matrix, it has each singular value |λ|
   # twice.
   cell = make_cell("lru", 3, min_radius=0.4)

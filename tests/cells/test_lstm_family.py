@@ -112,7 +112,7 @@ def test_initial_recurrent_kernels_of_a_multiplicative_lstm_are_orthogonal(x64):
   np.testing.assert_allclose(np.var(w_x[:, :400]), 1 / D, rtol=0.15)
 
 
-def test_chrono_lstm_time_scales_reach_the_longest_and_input_matches_forgetting():
+def test_chrono_lstm_biases_cover_all_time_scales_and_b_i_is_minus_b_f():
   b_i, b_f, b_g, b_o = np.split(initial("lstm", 1000, chrono=50, forget_bias=3)["b"], 4)
   u = np.exp(b_f)
   assert 1 <= u.min() < 1.3 and 48.7 < u.max() <= 49

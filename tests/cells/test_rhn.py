@@ -44,7 +44,7 @@ def test_all_gates_are_named_and_initially_nearly_closed():
   np.testing.assert_allclose(jnp.stack(list(gates.values())), sigmoid(-3), rtol=1e-6)
 
 
-def test_the_last_state_of_the_gates_is_the_new_carry():
+def test_new_carry_mixes_old_carry_and_candidate_by_the_transform_gate():
   cell = make_cell("rhn", H, num_microsteps=1)
   params = cell.init(jax.random.key(0), D)
   h, x = jnp.ones((1, H)), jnp.ones((1, D))

@@ -50,7 +50,7 @@ def problem(scale=0.7, dtype=jnp.float64, num_steps=T):
   return cell, params, xs.astype(dtype)
 
 
-def test_the_stabilizer_has_no_effect_from_an_empty_memory(x64):
+def test_the_stabilizer_has_no_effect_on_outputs_from_an_empty_memory(x64):
   cell, params, xs = problem()
   _, ys = jax.jit(lambda: unroll(cell, params, xs))()
   h = c = n = np.zeros((B, H))

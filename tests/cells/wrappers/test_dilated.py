@@ -61,7 +61,7 @@ def test_a_dilated_cell_runs_interleaved_sequences(x64, name):
   chex.assert_trees_all_close(together(*given), apart(*given), rtol=1e-11, atol=1e-13)
 
 
-def test_norms_of_the_buffer_belong_to_the_carries_it_holds(x64):
+def test_norms_of_earlier_carries_equal_the_norms_at_their_own_steps(x64):
   cell = make_cell("dilated_elman", H, dilation=DILATION)
   params = cell.init(jax.random.key(0), D)
   xs = jax.random.normal(jax.random.key(1), (T, B, D))

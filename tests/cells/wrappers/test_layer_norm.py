@@ -25,7 +25,7 @@ def problem(cell, dtype=float):
   return params, draw(2, jax.ShapeDtypeStruct((T, B, D), dtype))
 
 
-def test_the_cell_reads_its_input_normalized(x64):
+def test_wrapped_cell_reads_the_normalized_input(x64):
   base, cell = lstm(H), layer_norm(lstm(H))
   params, xs = problem(cell)
   x = np.asarray(xs)
@@ -49,7 +49,7 @@ def test_output_is_invariant_to_shift_and_scale_of_the_input(x64):
   assert np.max(np.abs(cell.project(params, -xs) - drives)) > 0.1
 
 
-def test_a_small_spread_around_a_large_mean_is_resolved_in_float32():
+def test_normalization_is_accurate_for_a_large_mean_in_float32():
   cell = layer_norm(elman(H))
   params, xs = problem(cell, jnp.float32)
   # Multiples of 1/16 around 4096 are exact in float32, so adding 4096 causes no rounding.

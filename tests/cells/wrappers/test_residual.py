@@ -23,7 +23,7 @@ def init_shapes(cell, size=D):
   return jax.eval_shape(lambda: cell.init(jax.random.key(0), size))
 
 
-def test_output_is_the_cells_plus_the_input_and_the_rest_is_the_cells(x64):
+def test_input_is_added_to_the_output_and_carry_and_gates_are_unchanged(x64):
   base, cell = lstm(H), residual(lstm(H))
   chex.assert_trees_all_equal(init_shapes(cell), init_shapes(base))
   params, xs = draw(1, init_shapes(base)), draw(2, jax.ShapeDtypeStruct((T, B, D), float))
@@ -37,14 +37,14 @@ def test_output_is_the_cells_plus_the_input_and_the_rest_is_the_cells(x64):
   assert gates[0]
 
 
-def test_params_of_its_cell_are_prepared_once(x64):
+def test_params_of_the_wrapped_cell_are_prepared_once(x64):
   base, cell = make_cell("exprnn", D), residual(make_cell("exprnn", D))
   params, xs = draw(1, init_shapes(base)), draw(2, jax.ShapeDtypeStruct((T, B, D), float))
   ys, outputs = (unroll(c, params, xs)[1] for c in (cell, base))
   np.testing.assert_allclose(ys, xs + outputs, rtol=1e-6)
 
 
-def test_a_cell_with_zero_output_becomes_the_identity():
+def test_a_residual_cell_with_zero_params_is_the_identity():
   cell = residual(gru(H))
   params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), init_shapes(cell))
   xs = draw(2, jax.ShapeDtypeStruct((T, B, D), jnp.float32))

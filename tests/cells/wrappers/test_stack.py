@@ -93,7 +93,7 @@ def test_outputs_equal_those_of_the_deep_network():
   close(*both(xs))
 
 
-def test_layers_at_one_step_are_independent_variables():
+def test_layers_carries_at_one_step_are_independent_variables():
   cells, xs = [make_cell("elman", 4), make_cell("lstm", 3)], draw(80, T, B, D)
   cell, params, weights = stack(cells), randomized(cells), draw(90, B, 3)
   norms = jax.jit(jax.grad(lambda p: jnp.sum(weights * unroll(cell, params, xs, probe=p)[1][-1])))(
@@ -106,7 +106,7 @@ def test_layers_at_one_step_are_independent_variables():
   assert np.all(norms[0][:-1] > 0)
 
 
-def test_any_leading_axes_equal_a_vmap():
+def test_step_of_a_stack_equals_a_vmap_over_the_batch():
   cells = STACKS["outputs read drives"]
   cell, params, x = stack(cells), randomized(cells), draw(80, B, D)
 

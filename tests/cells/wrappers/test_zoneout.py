@@ -103,7 +103,7 @@ def test_masks_are_independent_and_have_their_rates():
   assert abs(np.mean(masks.hidden & masks.cell) - 0.06) < 0.01
 
 
-def test_step_jacobian_mixes_the_identity_and_the_cells_by_the_rate():
+def test_step_jacobian_mixes_identity_and_wrapped_cells_jacobian_by_the_rate():
   base, rate = elman(H), 0.4
   params, carry, xs = problem(base)
 
@@ -122,7 +122,7 @@ def test_step_jacobian_mixes_the_identity_and_the_cells_by_the_rate():
   assert 0 < np.sum(kept) < H
 
 
-def test_the_wrapped_cell_has_its_own_key():
+def test_nested_zoneouts_draw_different_masks():
   # If both nested zoneouts used the same key, they would draw the same mask.
   cell = zoneout(zoneout(elman(H), 0.5), 0.5)
   params, _, xs = problem(cell)
@@ -130,7 +130,7 @@ def test_the_wrapped_cell_has_its_own_key():
   assert np.any(inner != outer)
 
 
-def test_tokens_are_masked_by_their_shape():
+def test_masks_for_tokens_have_the_shape_of_the_drive():
   cell = zoneout(elman(H), 0.5)
   params, _, _ = problem(cell)
   tokens = np.arange(T * B).reshape(T, B) % D
@@ -138,7 +138,7 @@ def test_tokens_are_masked_by_their_shape():
   chex.assert_shape([drive, masks], (T, B, H))
 
 
-def test_a_counter_in_a_complex_carry_advances():
+def test_an_integer_next_to_a_complex_carry_leaf_is_always_updated():
   base = elman(H)._replace(
     initial_carry=lambda shape, dtype=float: (
       jnp.zeros((*shape, H), complex),
@@ -160,7 +160,7 @@ def test_a_counter_in_a_complex_carry_advances():
     np.testing.assert_array_equal(count, np.full(B, T))
 
 
-def test_gates_are_the_cells():
+def test_gates_equal_those_of_the_wrapped_cell():
   base = gru(H)
   params, carry, xs = problem(base)
   cell, recurrent = zoneout(base, 0.2), base.recur(params, carry)
