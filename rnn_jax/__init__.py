@@ -1,4 +1,4 @@
-"""How gradient flows through time in a recurrent network, and what changes it."""
+"""A library to study how gradient flows through time in recurrent networks, and what changes it."""
 
 from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.modules import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder

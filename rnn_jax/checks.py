@@ -1,4 +1,4 @@
-"""Errors that name the argument, the rule, what came, and the choices."""
+"""Checks of arguments, whose errors name the argument, the rule, the value and the choices."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ _KINDS: dict[str, type] = {
 def choice(kind: str, value: object, choices: Iterable[str]) -> str:
   """Returns `value` if it is one of `choices`.
 
+  Args:
+    kind: what is being chosen, for the message.
+    value: the given choice.
+    choices: the names to choose from.
   Raises:
-    ValueError: it is not; the message suggests the nearest choice.
+    ValueError: if `value` is not one of `choices`. The message suggests the most similar choice.
   """
   choices = sorted(choices)
   if isinstance(value, str) and value in choices:
@@ -38,15 +42,15 @@ def choice(kind: str, value: object, choices: Iterable[str]) -> str:
 
 
 def instance(name: str, value: T, kind: type, hint: str = "") -> T:
-  """Returns `value` if it is a `kind`.
+  """Returns `value` if it is an instance of the class `kind`.
 
   Args:
-    name: of the argument.
+    name: the argument's name.
     value: the argument.
-    kind: its class.
-    hint: where a `kind` comes from, such as `load_corpus`.
+    kind: the required class.
+    hint: name of a function that returns a `kind`, such as `load_corpus`, for the message.
   Raises:
-    TypeError: it is not.
+    TypeError: if `value` is not an instance of `kind`.
   """
   if not isinstance(value, kind):
     source = f", from {hint}" if hint else ""
@@ -55,10 +59,10 @@ def instance(name: str, value: T, kind: type, hint: str = "") -> T:
 
 
 def function(name: str, value: object) -> None:
-  """Checks that `value` can be called.
+  """Checks that `value` is callable.
 
   Raises:
-    TypeError: it cannot.
+    TypeError: if `value` is not callable.
   """
   if not callable(value):
     raise TypeError(f"{name} must be a function, got {shown(value)}.")
@@ -68,7 +72,7 @@ def boolean(name: str, value: object) -> bool:
   """Returns `value` if it is True or False.
 
   Raises:
-    TypeError: it is neither.
+    TypeError: if `value` is neither.
   """
   if not isinstance(value, bool | np.bool_):
     raise TypeError(f"{name} must be True or False, got {shown(value)}.")
@@ -79,8 +83,8 @@ def integer(name: str, value: object, *, minimum: int = 1) -> int:
   """Returns `value` if it is an integer of at least `minimum`.
 
   Raises:
-    TypeError: it is not an integer; booleans and floats such as 2.0 are refused.
-    ValueError: it is below the minimum.
+    TypeError: if `value` is not an integer. Booleans and floats such as 2.0 do not count as such.
+    ValueError: if `value` is below the minimum.
   """
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
     raise TypeError(f"{name} must be an integer, got {shown(value)}.")
@@ -100,11 +104,11 @@ def number(
 ) -> T:
   """Returns `value` if it is a finite number in range.
 
-  Of a traced value only shape and dtype are known, so its range goes unchecked.
+  Only the shape and dtype of a traced value are known, so its range is not checked.
 
   Raises:
-    TypeError: it is not a real number.
-    ValueError: it is not finite, or out of range.
+    TypeError: if `value` is not a real number.
+    ValueError: if `value` is not finite, or out of range.
   """
   if isinstance(value, jax.core.Tracer):
     if value.ndim != 0 or not (_is_kind(value.dtype, "floats", "integers")):
@@ -113,8 +117,8 @@ def number(
   if isinstance(value, bool | np.bool_ | str | bytes | bytearray) or getattr(value, "ndim", 0) != 0:
     raise TypeError(f"{name} must be a number, got {shown(value)}.")
   try:
-    # `value` may be any object: `float` raises a TypeError where it is no number, which mypy cannot
-    # know.
+    # `value` may be any object. If it is not a number, `float` raises a TypeError, which is handled
+    # below but unknown to mypy.
     plain = float(value)  # type: ignore[arg-type]
   except OverflowError:  # an integer larger than any float
     plain = math.inf
@@ -134,14 +138,14 @@ def number(
 
 
 def array(name: str, value: Any, *kinds: Kind) -> Array:
-  """Returns `value` as a JAX array, if its entries are of one of `kinds`.
+  """Returns `value` as a JAX array if its entries are of one of the given kinds.
 
   Raises:
-    TypeError: they are not, or it is no array of numbers.
+    TypeError: if the entries are of another kind, or if `value` cannot be converted to an array.
   """
   rule = f"{name} must be an array of {' or '.join(kinds)}"
   try:
-    given = jnp.asarray(value)  # raises if it cannot be an array
+    given = jnp.asarray(value)  # raises if `value` cannot be converted
   except (TypeError, ValueError, OverflowError):
     raise TypeError(f"{rule}, got {shapes(value):.200}.") from None
   if not _is_kind(given.dtype, *kinds):
@@ -150,24 +154,24 @@ def array(name: str, value: Any, *kinds: Kind) -> Array:
 
 
 def key(name: str, value: object) -> None:
-  """Checks that `value` is a random key.
+  """Checks that `value` is a random key, typed or raw.
 
   Raises:
-    TypeError: it is not.
+    TypeError: if `value` is not a random key.
   """
   if isinstance(value, jax.Array | np.ndarray):
     new_style = jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
-    # How long a raw key is depends on the generator; jax.random checks that.
+    # The length of a raw key depends on the generator, so it is left to jax.random to check.
     if new_style or (value.dtype == jnp.uint32 and value.ndim == 1):
       return
   raise TypeError(f"{name} must be a random key, such as jax.random.key(0), got {shown(value)}.")
 
 
 def float_dtype(name: str, value: Any) -> None:
-  """Checks that `value` is the dtype of floats.
+  """Checks that `value` is a real floating-point dtype.
 
   Raises:
-    TypeError: it is not.
+    TypeError: if `value` is not such a dtype.
   """
   try:
     found = _is_kind(jax.dtypes.canonicalize_dtype(value), "floats")
@@ -178,11 +182,11 @@ def float_dtype(name: str, value: Any) -> None:
 
 
 def per_layer(name: str, value: object, num_layers: int) -> None:
-  """Checks that `value` is a sequence with one entry a layer.
+  """Checks that `value` is a sequence with one entry per layer.
 
   Raises:
-    TypeError: it is not a sequence; a carry, which is a NamedTuple, is the entry of one layer.
-    ValueError: it has another length.
+    TypeError: if `value` is not a sequence, or is a NamedTuple, i.e. the carry of a single layer.
+    ValueError: if the number of entries is not `num_layers`.
   """
   if not isinstance(value, Sequence) or isinstance(value, str) or hasattr(value, "_fields"):
     raise TypeError(f"{name} must be a sequence, one entry a layer, got {type(value).__name__}.")
@@ -194,12 +198,12 @@ def like(name: str, wanted: PyTree, given: PyTree, *, any_precision: bool = Fals
   """Checks that the pytree `given` has the structure, shapes and dtypes of `wanted`.
 
   Args:
-    name: of the argument.
-    wanted: arrays or shapes.
+    name: the argument's name.
+    wanted: pytree of arrays or of `ShapeDtypeStruct`s.
     given: the argument.
-    any_precision: allows float16 where float32 is wanted, and so on.
+    any_precision: whether the precision may differ, e.g. float16 where `wanted` has float32.
   Raises:
-    ValueError: it differs; names the first leaf that does.
+    ValueError: if `given` differs from `wanted`. The message names the first leaf that differs.
   """
   expected: object = jax.tree.structure(wanted)
   got: object = jax.tree.structure(given)
@@ -217,7 +221,7 @@ def like(name: str, wanted: PyTree, given: PyTree, *, any_precision: bool = Fals
 
 
 def shown(value: object) -> str:
-  """Returns what error messages show of a value: an array's dtype and shape, else its `repr`."""
+  """Returns a value as text for messages: dtype and shape of an array, else a shortened `repr`."""
   if isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
     return f"{value.dtype}{list(value.shape)}"
   text = " ".join(repr(value).split())
@@ -225,12 +229,12 @@ def shown(value: object) -> str:
 
 
 def shapes(tree: PyTree) -> str:
-  """Returns a pytree as text, with `shown` for its leaves."""
+  """Returns a pytree as text for messages, with each leaf formatted by `shown`."""
   return repr(jax.tree.map(lambda leaf: _Verbatim(shown(leaf)), tree))
 
 
 class _Verbatim(str):
-  """Text whose `repr` has no quotation marks."""
+  """A string whose `repr` has no quotation marks."""
 
   def __repr__(self) -> str:
     return str(self)

@@ -1,4 +1,4 @@
-"""Clipping of the gradient, by optax transformations, and of dL/dh_t, on the way back in time."""
+"""Clipping of the params' gradient by optax, and of dL/dh_t inside backpropagation through time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rnn_jax.types import Carry
 
 
 def check(name: str, threshold: Any) -> None:
-  """Refuses a threshold that is no scalar above 0. It may be inf, for no clipping."""
+  """Raises unless the threshold is a scalar above 0. A threshold of inf means no clipping."""
   unknown = isinstance(threshold, jax.core.Tracer)
   if unknown or np.ndim(threshold) != 0 or np.asarray(threshold) != math.inf:
     checks.number(name, threshold, above=0)
@@ -30,18 +30,18 @@ def check(name: str, threshold: Any) -> None:
 def clip_cotangent(carry: Carry, threshold: ArrayLike) -> Carry:
   """Returns `carry`. In the backward pass, each example's cotangent is clipped to a norm of c.
 
-    ḡ = g · min(1, c / ‖g‖)      ‖g‖² = Σ_leaves Σ |g|², of one example
+    ḡ = g · min(1, c / ‖g‖)      ‖g‖² = Σ_leaves Σ |g|², for each example
 
-  All leaves of the carry count as one vector, so that an LSTM's dL/dh and dL/dc keep their
-  proportion. Cotangents that are not finite pass unchanged, so that they are found rather than
-  hidden; with c = inf all do. The norm is right even where its square, or the norm itself, is
-  outside the range of floats. No derivative flows into c.
+  All leaves of the carry count as one vector, so that an LSTM's dL/dh and dL/dc keep their ratio.
+  A non-finite cotangent passes unchanged, so that it is detected rather than hidden. With c = inf
+  every cotangent passes unchanged. Clipping is right even if the norm or its square is outside the
+  range of floats. No derivative flows into c.
 
   Args:
     carry: leaves [B, ...]. Integer leaves have no cotangent and are left out of the norm.
     threshold: c.
   Raises:
-    TypeError, ValueError: c is not a scalar above 0, or the leaves differ in B.
+    TypeError, ValueError: if c is not a scalar above 0, or if the leaves differ in B.
   """
   check("threshold", threshold)
   if len({jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(carry)} - {()}) != 1:
@@ -66,15 +66,16 @@ def _backward(threshold: Array, cotangent: Carry) -> tuple[Carry, Array]:
   leaves, structure = jax.tree.flatten(cotangent)
   floats = [g for g in leaves if jnp.issubdtype(g.dtype, jnp.inexact)]
   largest = functools.reduce(jnp.maximum, [_by_example(jnp.max, jnp.abs(g)) for g in floats])
-  # Scale each example by a power of two, so that no square leaves the range of floats. (XLA turns a
-  # division by the largest into a product with its inverse, which is 0 near the upper end.)
+  # Scale each example by a power of two, so that no square leaves the range of floats. (Dividing by
+  # the largest entry would fail near the upper end of that range: XLA multiplies by the reciprocal
+  # instead, which is 0 there.)
   float_range = jnp.finfo(largest.dtype)
   finite = jnp.isfinite(largest)
   power = -exponent_of(jax.lax.stop_gradient(jnp.where(finite, largest, jnp.ones_like(largest))))
   factor = power_of_two(jnp.clip(power, float_range.minexp, float_range.maxexp - 8), largest.dtype)
   scaled = [g * _like(factor, g) for g in floats]
   square = sum(_by_example(jnp.sum, jnp.abs(u) ** 2) for u in scaled)
-  # The derivative of the square root is inf at zero.
+  # Replace zeros, where the square root's derivative is inf.
   norm = jnp.sqrt(jnp.where(largest == 0, jnp.ones_like(square), square))
   above = (norm > threshold * factor) & (largest > 0) & finite
   new = iter(
@@ -92,7 +93,7 @@ def _by_example(reduce: Callable[..., Array], leaf: Shaped[Array, "B ..."]) -> S
 def _like(
   values: Shaped[Array, " B"], leaf: Shaped[Array, "B ..."], dtype: DTypeLike | None = None
 ) -> Array:
-  """Returns the values with as many axes as the leaf, in its dtype or the given one."""
+  """Returns `values` with the leaf's number of axes, in `dtype`, or else in the leaf's dtype."""
   wide = jnp.expand_dims(values, tuple(range(1, leaf.ndim)))
   return wide.astype(leaf.dtype if dtype is None else dtype)
 
@@ -101,16 +102,20 @@ _clipped.defvjp(_forward, _backward)
 
 
 def was_clipped(norms: Sequence[Carry], threshold: ArrayLike) -> tuple[Bool[Array, "T B"], ...]:
-  """Returns where `clip_cotangent` acted: ‖dL/dh_t‖ > c, all leaves of a layer's carry together.
+  """Returns a mask for each layer, True where `clip_cotangent` changed an example's dL/dh_t.
+
+  That is where ‖dL/dh_t‖ > c, with all leaves of the layer's carry as one vector.
 
   Args:
-    norms: for each layer, those of its gradient probe, leaves [T, B], for the loss that c is for.
+    norms: for each layer the gradient of its gradient probe, leaves [T, B]. The norms and c must
+      belong to the same loss.
     threshold: c.
   Returns:
-    An array for each layer; False where the norm is not finite, since such cotangents pass.
+    A mask [T, B] for each layer. It is False where a norm is not finite, since non-finite
+    cotangents are not clipped.
   Raises:
-    TypeError, ValueError: c is not a scalar above 0, or norms that are not leaves [T, B] of floats
-      for each layer.
+    TypeError, ValueError: if c is not a scalar above 0, or if `norms` are not a sequence with
+      leaves [T, B] of floats for each layer.
   """
   check("threshold", threshold)
   if not isinstance(norms, Sequence) or hasattr(norms, "_fields"):
@@ -127,7 +132,7 @@ def was_clipped(norms: Sequence[Carry], threshold: ArrayLike) -> tuple[Bool[Arra
 
 
 class ClipState(NamedTuple):
-  """State of the clipping in `make_optimizer`: the effect of its last update.
+  """The state of the clipping transformation in `make_optimizer`: the effect of its last update.
 
   Attributes:
     clipped_norm: global norm of the gradient after clipping.
@@ -139,13 +144,14 @@ class ClipState(NamedTuple):
 
 
 def with_clip_state(clip: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Returns the same transformation, a stateless clipping, with a ClipState as its state.
+  """Returns a clipping transformation that acts like `clip` and has a `ClipState` as its state.
 
-  `optax.snapshot` sees the updates after the clipping only, so it cannot tell whether they changed;
-  and checkpoints address this state by the names of its leaves.
+  `clip` must be stateless. `optax.snapshot` could not replace this function: it sees the updates
+  only after clipping, so it cannot tell whether clipping changed them. Checkpoints address the
+  leaves of this state by their names.
 
   Raises:
-    TypeError: it is not a transformation.
+    TypeError: if `clip` is not an optax transformation.
   """
   checks.instance("clip", clip, optax.GradientTransformation)
 
@@ -167,12 +173,12 @@ def with_clip_state(clip: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def clip_by_global_norm(clip_norm: ArrayLike) -> optax.GradientTransformation:
-  """Returns optax's clipping by global norm, made right for clip_norm = inf and large norms.
+  """Returns optax's clipping by global norm, corrected for clip_norm = inf and for large norms.
 
-  Above 1.8e19 the square in optax's norm overflows and turns the update into NaN or zero.
+  If the norm exceeds 1.8e19, its square overflows in optax, and the update becomes NaN or zero.
 
   Raises:
-    TypeError, ValueError: clip_norm is not a scalar above 0.
+    TypeError, ValueError: if `clip_norm` is not a scalar above 0.
   """
   check("clip_norm", clip_norm)
 
@@ -180,9 +186,9 @@ def clip_by_global_norm(clip_norm: ArrayLike) -> optax.GradientTransformation:
     updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
   ) -> tuple[optax.Updates, optax.OptState]:
     del params
-    # A power of two, which changes no digit.
+    # The scale is a power of two, so that scaling changes no digit.
     scale = jnp.where(tree_norm(updates) > 1e18, 2.0**-70, 1.0)
-    # Without the barrier XLA squares both factors separately.
+    # Without the barrier XLA would square both factors separately, and the square of g overflows.
     small = jax.lax.optimization_barrier(jax.tree.map(lambda g: g * scale.astype(g.dtype), updates))
     clipped, state = optax.clip_by_global_norm(clip_norm * scale).update(small, state)
 

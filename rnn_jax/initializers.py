@@ -17,7 +17,7 @@ from rnn_jax.types import Array, Number
 
 @runtime_checkable
 class Initializer(Protocol):
-  """`(key, shape, dtype=float) -> array`."""
+  """The type of an initializer, `(key, shape, dtype=float) -> array`."""
 
   def __call__(  # noqa: D102
     self, key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float
@@ -28,7 +28,7 @@ input_kernel: Initializer = jax.nn.initializers.lecun_normal()
 
 
 def _identity(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
-  """Returns U = I (Le et al., 2015, https://arxiv.org/abs/1504.00941)."""
+  """Returns the identity matrix, U = I (Le et al., 2015, https://arxiv.org/abs/1504.00941)."""
   del key
   return jnp.eye(shape[0], shape[1], dtype=dtype)
 
@@ -45,17 +45,17 @@ RECURRENT_KERNELS: Mapping[str, Initializer] = {
 def recurrent_kernel(
   name: str = "orthogonal", gain: Number = 1.0, num_gates: int = 1
 ) -> Initializer:
-  """Returns an initializer of a recurrent kernel: gain × one square block per gate, [H, G·H].
+  """Returns an initializer of recurrent kernels [H, G·H], which have one square block per gate.
 
   Args:
     name: `orthogonal`, `gaussian` (variance gain²/H) or `identity`.
-    gain: factor on every entry; may be traced, so that a sweep over it is one program.
+    gain: factor on every entry; may be traced, so that a sweep over it is one compiled program.
     num_gates: G, the number of square blocks. Each is drawn independently.
   Returns:
     An initializer `(key, (H, G·H), dtype) -> kernel`.
   Raises:
-    TypeError, ValueError: an unknown name, a gain that is not a finite number, or a number of gates
-      below 1.
+    TypeError, ValueError: if the name is unknown, if the gain is not a finite number, or if the
+      number of gates is below 1.
   """
   kernel = RECURRENT_KERNELS[checks.choice("recurrent_kernel", name, RECURRENT_KERNELS)]
   checks.number("recurrent_gain", gain)
@@ -91,13 +91,13 @@ def check_cell_init(key: object, input_size: object, dtype: object) -> None:
 
 
 def further_key(key: Key[Array, ""]) -> Key[Array, ""]:
-  """Returns a key for what an `init` draws in addition to `dense_init(...)(key, ...)`.
+  """Returns a key for the params that an `init` draws in addition to `dense_init(...)(key, ...)`.
 
-  The number folded in is large, because fold_in(key, i) is split(key)[i] for a small i, and the
-  kernels are drawn with those.
+  The number folded in is large, because fold_in(key, i) equals split(key)[i] for a small i, and
+  `dense_init` draws the kernels with the latter keys.
 
   Raises:
-    TypeError: not a random key.
+    TypeError: if `key` is not a random key.
   """
   checks.key("key", key)
   return jax.random.fold_in(key, np.uint32(2**32 - 1))
@@ -116,7 +116,7 @@ def chrono_bias(longest: Number) -> Initializer:
   Returns:
     An initializer `(key, shape, dtype) -> b_f`.
   Raises:
-    TypeError, ValueError: `longest` is not a number above 2.
+    TypeError, ValueError: if `longest` is not a number above 2.
   References:
     Tallec and Ollivier, 2018, section 3, https://arxiv.org/abs/1804.11188
   """

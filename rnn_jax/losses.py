@@ -1,4 +1,4 @@
-"""Losses per step, their mean over the steps that count, and the units they are reported in."""
+"""Losses per step, their mean over the steps of a mask, and conversions to other units."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def cross_entropy(
   Returns:
     [...].
   Raises:
-    TypeError, ValueError: logits that are not floats, targets that are not integers, or of another
-      shape.
+    TypeError, ValueError: if the logits are not floats, if the targets are not integers, or if
+      their shapes do not match.
   """
   logits = checks.array("logits", logits, "floats")
   targets = checks.array("targets", targets, "integers")
@@ -47,7 +47,7 @@ def squared_error(
   Returns:
     [...].
   Raises:
-    TypeError, ValueError: outputs or targets that are not floats, or targets of another shape.
+    TypeError, ValueError: if outputs or targets are not floats, or if their shapes differ.
   """
   outputs = checks.array("outputs", outputs, "floats")
   targets = checks.array("targets", targets, "floats")
@@ -70,21 +70,21 @@ def masked_mean(
   mask: Bool[AnyArray, "T B"],
   count: Int[AnyArray, ""] | None = None,
 ) -> Float[Array, ""]:
-  """Returns Σ mask · values / count, and 0 where the mask is empty.
+  """Returns the mean Σ mask · values / count, or 0 if the mask is False everywhere.
 
-  Masked values add nothing, even where they are NaN. (The gradient is NaN all the same where the
-  masked value's own derivative is, for example the loss of a NaN target.)
+  Values where the mask is False add nothing, even if they are NaN. (The gradient is still NaN if
+  the derivative of such a value is NaN, for example that of the loss for a NaN target.)
 
   Args:
     values: [T, B].
-    mask: [T, B] bool, true at the steps that count.
-    count: the number of steps that count in the whole batch, where values and mask are one part of
-      it; the mean of the batch is then the sum of its parts. Σ mask if None.
+    mask: [T, B] bool, True at the steps over which the mean is taken.
+    count: number of steps to divide by; Σ mask if None. If values and mask are one part of a batch,
+      pass the whole batch's Σ mask: the results of all parts then add up to the batch's mean.
   Returns:
     Scalar.
   Raises:
-    TypeError, ValueError: values that are not floats; a mask that is not bool, or of another shape;
-      a count that is not an integer scalar.
+    TypeError, ValueError: if the values are not floats, if the mask is not bool or has another
+      shape than the values, or if the count is not an integer scalar.
   """
   values, mask = checks.array("values", values, "floats"), checks.array("mask", mask, "booleans")
   if mask.shape != values.shape:
@@ -97,10 +97,10 @@ def masked_mean(
 
 
 def bits(nats: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """Returns nats / ln 2, the same quantity in bits: a mean cross-entropy in bits per character."""
+  """Converts nats to bits, nats / ln 2: for a model of characters, the bits per character."""
   return nats / math.log(2)
 
 
 def perplexity(mean_cross_entropy: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """Returns exp of a mean cross-entropy in nats: the equivalent number of equal choices."""
+  """Returns exp(mean cross-entropy in nats): the equivalent number of equally likely choices."""
   return jnp.exp(mean_cross_entropy)

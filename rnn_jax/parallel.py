@@ -1,4 +1,4 @@
-"""Many runs in parallel, or many devices for one run: the only module that uses pmap."""
+"""Many training runs in parallel, or one run on many devices. Only this module uses `jax.pmap`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _AXIS = "devices"
 
 @runtime_checkable
 class MappedRuns(Protocol):
-  """A program over devices, as `map_runs` returns it."""
+  """The type of the program that `map_runs` returns."""
 
   def __call__(self, run: PyTree, state: PyTree, data: PyTree) -> tuple[PyTree, PyTree]:
-    """Returns (state, records), each [devices, ...]."""
+    """Returns (state, records), both with leaves [devices, ...]."""
     ...
 
   def lower(self, *args: PyTree) -> jax.stages.Lowered:
-    """Lowers the program for arguments of these shapes, to be compiled ahead of time."""
+    """Lowers the program for arguments of these shapes, for ahead-of-time compilation."""
     ...
 
 
@@ -34,27 +34,29 @@ def map_runs(
   function: Callable[..., tuple[PyTree, PyTree]],
   devices: Sequence[jax.Device] | None = None,
 ) -> MappedRuns:
-  """Maps runs over devices, one entry per device.
+  """Returns a program that applies `function` on every device, each to its own training run.
 
-    (run, state, data) ↦ (state, records)      run, state, state', records: [devices, ...]
+    (run, state, data) ↦ (state', records)      run, state, state', records: [devices, ...]
 
-  Runs do not exchange anything, unless `function` shares a run's batch among devices: neighboring
-  devices with the same run and state each take their `shard` of it, and add up by `psum`.
+  Devices exchange nothing, unless `function` splits a run's batch among neighboring devices: these
+  hold the same run and state, take their parts of the batch by `shard`, and add up results by
+  `psum`.
 
-  The devices may belong to several processes (`jax.distributed`), each of which then makes the same
-  calls in the same order: `spread` lays out the arguments, `fetch` reads the results.
+  The devices may belong to several processes (`jax.distributed`). Every process must then make the
+  same calls in the same order, lay out the arguments by `spread`, and read the results by `fetch`.
 
   Args:
-    function: `(run, state, data) -> (state, records)` of one device, pure.
-    devices: the devices; all local devices by default. Each process contributes the same number, in
-      its own order.
+    function: pure function `(run, state, data) -> (state, records)`, which runs on one device.
+    devices: the devices; all local devices by default. Every process contributes the same number of
+      devices, in its own local order.
   Returns:
-    The pmapped function. `run` and `state` have a leading axis, one entry per device; `data` is the
-    same for all. The old state's memory is reused, so it must not be read afterwards. A call
-    returns when its results are ready. A program from `lower().compile()` does not wait; where it
-    contains a `psum`, each call's results must be awaited before the next call.
+    The pmapped function. `run` and `state` have a leading axis with one entry per device; `data` is
+    the same for all devices. The state is donated, so its old value must not be read afterwards. A
+    call returns when its results are ready. A program from `lower().compile()` does not wait: if it
+    contains a `psum`, the caller must await each call's results before the next call.
   Raises:
-    TypeError, ValueError: not a function, or devices that are not a sequence of at least one.
+    TypeError, ValueError: if `function` is not callable, or if `devices` is not a sequence of at
+      least one device.
   """
   checks.function("function", function)
   if devices is not None:
@@ -63,26 +65,26 @@ def map_runs(
     function, axis_name=_AXIS, in_axes=(0, 0, None), devices=devices, donate_argnums=1
   )
 
-  @functools.wraps(mapped)  # copies its `lower`, too
+  @functools.wraps(mapped)  # also copies the method `lower`
   def waiting(run: PyTree, state: PyTree, data: PyTree) -> tuple[PyTree, PyTree]:
-    # On CPU devices, reductions of calls that run ahead of each other deadlock.
+    # On CPU devices, collectives deadlock if a call starts before the previous one has finished.
     return jax.block_until_ready(mapped(run, state, data))
 
   return cast(MappedRuns, waiting)
 
 
 def spread(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree[Array]:
-  """Lays out arguments of `map_runs` over its devices, some of which other processes may own.
+  """Lays out arguments of a `map_runs` program on its devices, including other processes' devices.
 
   Args:
     tree: leaves [devices, ...] on the host, the same in every process.
-    devices: those of `map_runs`.
+    devices: the devices that were passed to `map_runs`.
   Returns:
     Leaves [devices, ...], each entry on its device. With several processes, a program from
     `lower().compile()` accepts `run` and `state` only in this layout.
   Raises:
-    TypeError, ValueError: devices that are not a sequence of at least one, or a leaf without an
-      entry for each.
+    TypeError, ValueError: if `devices` is not a sequence of at least one device, or if a leaf does
+      not have one entry per device.
   """
   _check_devices(devices)
   sharding = NamedSharding(Mesh(np.array(devices), (_AXIS,)), PartitionSpec(_AXIS))
@@ -98,14 +100,14 @@ def spread(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree[Array]:
 
 
 def fetch(tree: PyTree[Array]) -> PyTree[np.ndarray]:
-  """Copies this process's entries of the results of `map_runs` to the host.
+  """Copies the results of a `map_runs` program from this process's devices to the host.
 
   Args:
     tree: leaves [devices, ...].
   Returns:
-    NumPy arrays [devices of this process, ...]; all devices if there is one process.
+    NumPy arrays [devices of this process, ...]; with one process, these are all devices.
   Raises:
-    TypeError: a leaf is not a JAX array.
+    TypeError: if a leaf is not a JAX array.
   """
 
   def leaf(a: Array) -> np.ndarray:
@@ -120,16 +122,18 @@ def fetch(tree: PyTree[Array]) -> PyTree[np.ndarray]:
 
 
 def shard(batch: PyTree, count: int) -> PyTree:
-  """Returns this device's share of a batch that `count` neighboring devices share, in `map_runs`.
+  """Returns this device's part of a batch that is split among `count` neighboring devices.
+
+  Call it only in a function that runs under `map_runs`.
 
   Args:
-    batch: leaves [T, B, ...], or [B]: the whole batch, the same on every device that shares it.
-    count: number of devices that share it; must divide B and the number of devices.
+    batch: the whole batch, leaves [T, B, ...] or [B], the same on each of these devices.
+    count: number of devices that share the batch; must divide B and the number of all devices.
   Returns:
     Leaves [T, B / count, ...], or [B / count]: the i-th device has the i-th part of the examples.
   Raises:
-    TypeError, ValueError: a count that is not an integer of at least 1, or does not divide B and
-      the number of devices; a scalar leaf.
+    TypeError, ValueError: if the count is not an integer of at least 1 that divides B and the
+      number of all devices, or if a leaf is a scalar.
   """
   checks.integer("count", count)
   if count == 1:
@@ -150,16 +154,18 @@ def shard(batch: PyTree, count: int) -> PyTree:
 
 
 def psum(tree: PyTree, count: int) -> PyTree:
-  """Sums a pytree over the `count` neighboring devices that share a batch, in `map_runs`.
+  """Returns the sum of a pytree over the `count` neighboring devices that share a batch.
+
+  Call it only in a function that runs under `map_runs`.
 
   Args:
     tree: this device's addend.
-    count: number of devices that share the batch; must divide the number of devices.
+    count: number of devices that share the batch; must divide the number of all devices.
   Returns:
-    The sum, the same on each of the devices.
+    The sum, the same on each of these devices.
   Raises:
-    TypeError, ValueError: a count that is not an integer of at least 1, or does not divide the
-      number of devices.
+    TypeError, ValueError: if the count is not an integer of at least 1 that divides the number of
+      all devices.
   """
   checks.integer("count", count)
   if count == 1:
@@ -170,14 +176,14 @@ def psum(tree: PyTree, count: int) -> PyTree:
   leaves = jax.tree.leaves(tree)
   if jax.process_count() == 1 or len(leaves) == 1 or len({leaf.dtype for leaf in leaves}) > 1:
     return total(tree)
-  # As one message: between processes, CPU devices send a message per leaf, and messages are what a
-  # sum costs.
+  # Sum one concatenated array: between processes, CPU devices send one message per array, and the
+  # number of messages dominates the cost of a sum.
   flat, unravel = ravel_pytree(tree)
   return unravel(total(flat))
 
 
 def _check_devices(devices: Sequence[jax.Device]) -> None:
-  """Refuses devices that are not a sequence of at least one device."""
+  """Raises unless `devices` is a sequence of at least one device."""
   if isinstance(devices, str) or not isinstance(devices, Sequence | np.ndarray):
     raise TypeError(f"devices must be a sequence of devices, got {checks.shown(devices)}.")
   if len(devices) == 0:
@@ -187,7 +193,7 @@ def _check_devices(devices: Sequence[jax.Device]) -> None:
 
 
 def _check_count(count: int) -> int:
-  """Returns the number of devices of `map_runs`; refuses a count that does not divide it."""
+  """Returns the number of all devices of `map_runs`; raises unless the count divides it."""
   devices = jax.lax.axis_size(_AXIS)
   if devices % count:
     raise ValueError(f"count must divide the number of devices {devices}, got {count}.")

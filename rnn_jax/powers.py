@@ -1,7 +1,7 @@
-"""Exponents and powers of two by the bits of a float, to rescale exactly.
+"""Exponents and powers of two, computed from a float's bits, to rescale without rounding errors.
 
-`frexp` and `ldexp` handle any float and any power, but take ten times as many instructions: in a
-time loop they made up a third of the compile time.
+`frexp` and `ldexp` would handle any float and any power, but take ten times as many instructions:
+in a time loop they made up a third of the compile time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def exponent_of(x: Float[Array, "*axes"]) -> Int32[Array, "*axes"]:
   Zero, inf and NaN get an exponent outside the range of normal floats.
 
   Args:
-    x: real floats, not negative.
+    x: non-negative real floats.
   """
   layout = _layout(x.dtype)
   bits = jax.lax.bitcast_convert_type(x, layout.bits)
@@ -31,11 +31,13 @@ def exponent_of(x: Float[Array, "*axes"]) -> Int32[Array, "*axes"]:
 
 
 def power_of_two(power: Int32[Array, "*axes"], dtype: DTypeLike) -> Float[Array, "*axes"]:
-  """Returns 2^power, exact for normal floats; 0 below their range, the largest power above it.
+  """Returns 2^power, exactly, if it is a normal float.
+
+  A power below the range of normal floats gives 0, one above it the largest power of two in it.
 
   Args:
     power: the exponents.
-    dtype: of the result, a real float's.
+    dtype: dtype of the result, a real floating-point type.
   """
   layout = _layout(dtype)
   biased = jnp.clip(power, -layout.bias, layout.bias) + layout.bias
@@ -44,12 +46,12 @@ def power_of_two(power: Int32[Array, "*axes"], dtype: DTypeLike) -> Float[Array,
 
 
 class _Layout(NamedTuple):
-  """The bits of a float type.
+  """The bit layout of a floating-point type.
 
   Attributes:
-    bits: unsigned integers of the same width.
-    mantissa: bits of the mantissa, below the exponent.
-    bias: added to the exponent.
+    bits: the unsigned integer dtype of the same width.
+    mantissa: number of bits of the mantissa, which are the lowest ones, below the exponent.
+    bias: number that is added to the exponent before it is stored.
   """
 
   bits: np.dtype

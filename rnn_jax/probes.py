@@ -1,4 +1,4 @@
-"""The gradient probe, whose gradient is ‖dL/dh_t‖, and norms that neither under- nor overflow."""
+"""The gradient probe, zeros whose gradient is ‖dL/dh_t‖, and norms without under- or overflow."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rnn_jax.types import AnyArray, Carry, Cell, floats_of, with_floats
 def scaled_norm(
   x: Inexact[AnyArray, " ..."], axis: int | tuple[int, ...] | None = None
 ) -> Float[Array, " ..."]:
-  """Returns the Euclidean norm, whose squares neither underflow nor overflow.
+  """Returns the Euclidean norm, computed so that no square underflows or overflows.
 
-    ‖x‖ = ‖s x‖ / s      s a power of two: 1, unless squares would leave the range of floats
+    ‖x‖ = ‖s x‖ / s      s is 1, or a power of two if squares would leave the range of floats
 
   In float32 a plain √(Σ x²) is 0 below 1e-19 and inf above 1.8e19; this norm is right from 1e-38
   to 3e38. The norm of zeros is 0, that of an inf is inf, and that of a NaN is NaN.
@@ -25,35 +25,38 @@ def scaled_norm(
     x: real or complex array.
     axis: axes to reduce; all of them by default.
   Returns:
-    The norm, real, in the precision of x and of x's shape without `axis`.
+    The norm: real, with the precision of x and the shape of x without `axis`.
   Raises:
-    TypeError: x is not an array of floats or complex numbers.
+    TypeError: if x is not an array of floats or complex numbers.
   """
   size = jnp.abs(checks.array("x", x, "floats", "complex numbers"))
   plain = jax.lax.stop_gradient(jnp.sum(size**2, axis=axis, keepdims=True))
-  # Where `plain` is below the lower bound, its squares have lost digits or are 0.
+  # If `plain` is below the bound in the second `where`, its squares have lost digits or are 0.
   largest = jnp.finfo(size.dtype).maxexp
   factor = 2.0 ** (3 * largest // 4)
   one = jnp.ones_like(plain)
   scale = jnp.where(jnp.isfinite(plain), one, one / factor)
   scale = jnp.where(plain < 2.0 ** (-5 * largest // 8), one * factor, scale)
-  # Without the barrier XLA squares both factors separately, and the squares leave the range.
+  # Without the barrier XLA would square both factors separately, and these squares leave the range
+  # of floats.
   scaled = jax.lax.optimization_barrier(size * scale)
   norm = jnp.sqrt(jnp.sum(scaled**2, axis=axis, keepdims=True)) / scale
   return jnp.squeeze(norm, axis=axis)
 
 
 def tree_norm(tree: PyTree[Inexact[AnyArray, " ..."]]) -> Float[Array, ""]:
-  """Returns `scaled_norm` of all leaves together: of a gradient, the global gradient norm.
+  """Returns the norm of all leaves as one vector; for a gradient, the global gradient norm.
 
   Raises:
-    TypeError, ValueError: a leaf that is not an array of floats or complex numbers, or no leaf.
+    TypeError, ValueError: if a leaf is not an array of floats or complex numbers, or if there is no
+      leaf.
   """
   leaves = jax.tree.leaves(tree)
   if not leaves:
     raise ValueError(f"tree must have at least one array, got {tree!r}.")
   leaves = [checks.array("tree", leaf, "floats", "complex numbers") for leaf in leaves]
-  # As one vector, since a norm is several reductions, each of which would be compiled per leaf.
+  # The leaves are concatenated because a norm takes several reductions, which would otherwise be
+  # compiled for every leaf.
   return scaled_norm(jnp.concatenate([jnp.abs(leaf).ravel() for leaf in leaves]))
 
 
@@ -75,12 +78,12 @@ _tap.defvjp(_tap_forward, _tap_backward)
 
 
 def tap(carry: Carry, probe: Carry) -> Carry:
-  """Returns `carry`. In the backward pass, the gradient of `probe` is the norm of its cotangent.
+  """Returns `carry`. In the backward pass, the norm of the carry's cotangent goes to `probe`.
 
   Args:
     carry: leaves [..., H].
-    probe: the same structure, with leaves [...] of zeros, and None in place of integers. Its
-      gradient is ‖dL/dleaf‖, for each leaf and example.
+    probe: zeros in the structure of the carry, with leaves [...], and None in place of integers.
+      The probe's gradient is ‖dL/dleaf‖, for each leaf and example.
   Raises:
     ValueError: if the probe does not match the carry in structure, dtype or batch size.
   """
@@ -93,7 +96,7 @@ def tap(carry: Carry, probe: Carry) -> Carry:
 
 
 def _norms_like(leaf: AnyArray, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-  """Returns shape and dtype of a leaf's norms."""
+  """Returns the given shape with the dtype of a leaf's norms."""
   return jax.ShapeDtypeStruct(shape, jnp.finfo(leaf.dtype).dtype)
 
 
@@ -102,23 +105,23 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike
 
     grads, norms = jax.grad(loss, argnums=(0, 1))(params, probe)      norms[t, b] = ‖dL/dh_t[b]‖
 
-  h_t is the carry that *leaves* step t (t counts from 0), and dL/dh_t its total derivative: through
-  the output at t and through every later step. Each leaf of the carry has its own norm, at fixed
-  values of the other leaves: an LSTM's `norms.cell` is ‖dL/dc_t‖ at fixed h_t.
+  h_t is the carry that *leaves* step t (t counts from 0). dL/dh_t is its total derivative: through
+  the output at t and through every later step. Each leaf of the carry has its own norm, with the
+  other leaves held constant: an LSTM's `norms.cell` is ‖dL/dc_t‖ at fixed h_t.
 
-  The norm is that of the loss as it is differentiated: under a mean over B examples, the norm for
-  an example's own loss is B times as large. It costs O(T·B) memory, and in float32 norms from 1e-38
-  to 3e38 are right. A probed `unroll` has no forward-mode derivative.
+  The norms belong to the loss that is differentiated. If that is a mean over B examples, the norm
+  for an example's own loss is B times as large. A probe costs O(T·B) memory. In float32, norms from
+  1e-38 to 3e38 are right. A probed `unroll` has no forward-mode derivative.
 
   Args:
     cell: the cell that will be unrolled.
     num_steps: T.
     batch_size: B.
-    dtype: of the carry.
+    dtype: dtype of the carry.
   Returns:
     Zeros [T, B] in the structure of the cell's carry, with None in place of integers.
   Raises:
-    TypeError, ValueError: an argument of a wrong type, or a size below 1, by its name.
+    TypeError, ValueError: if an argument has the wrong type, or if a size is below 1.
   """
   checks.instance("cell", cell, Cell)
   checks.float_dtype("dtype", dtype)

@@ -29,7 +29,7 @@ def choose(
   Args:
     key: random key.
     logits: [..., V].
-    temperature: τ, at least 0; a τ too small to divide by counts as 0.
+    temperature: τ, at least 0. A τ below the smallest normal float counts as 0.
     top_k: k, from 1 to V; None for all. Ties with the k-th largest logit are kept.
   Returns:
     Tokens [...], int32.
@@ -72,28 +72,28 @@ def generate(
   eos: int | None = None,
   reset_at: int | None = None,
 ) -> tuple[Int[Array, "N B"], tuple[Carry, ...]]:
-  """Generates tokens, one step of the model each.
+  """Generates tokens one after another, each by one step of the model.
 
     carries_t, logits_t = model(token_t, carries_{t−1})      token_{t+1} = choose(logits_t)
 
-  To continue, pass the last token and the returned carries, with another key.
+  To continue, call again with the last token, the returned carries and another key.
 
   Args:
-    model: its outputs are logits of the next token.
-    variables: of the model.
-    carries: of each layer, before `token` is read.
+    model: the network, whose outputs are logits of the next token.
+    variables: the model's variables.
+    carries: each layer's carry before `token` is read.
     token: [B], the token before the first generated one.
     key: random key.
-    num_steps: N.
+    num_steps: N, number of tokens to generate.
     temperature, top_k: see `choose`.
-    eos: the token that ends a sequence, and fills the steps after it; None for no end.
-    reset_at: the token that is read from a carry of zeros, for models of single lines; None for no
-      reset.
+    eos: the token that ends a sequence. All tokens after it are `eos`, too. None for no end.
+    reset_at: a token before which the carry is reset to zeros, for models that read every line
+      from a carry of zeros. None for no resets.
   Returns:
     (tokens [N, B], carries after reading all tokens but the last).
   Raises:
-    TypeError, ValueError: tokens that are not integers [B], a num_steps that is not an integer of
-      at least 1, or an option that `choose` does not accept.
+    TypeError, ValueError: if `token` is not integers [B], if `num_steps` is not an integer of at
+      least 1, or if an option is out of range.
   """
   checks.instance("model", model, DeepRNN)
   checks.per_layer("carries", carries, len(model.cells))
@@ -123,7 +123,7 @@ def generate(
       ended = ended | (token == eos)
     return (carries, token, ended), token
 
-  # Not `unroll`: each step reads the token that the step before it generated.
+  # `unroll` cannot run this loop, since each step reads the token that the previous step generated.
   start = (tuple(carries), token.astype(jnp.int32), jnp.zeros(token.shape, bool))
   last, tokens = jax.lax.scan(body, start, jnp.arange(num_steps, dtype=jnp.int32))
   return tokens, last[0]
@@ -144,16 +144,17 @@ def decode(
 
   Args:
     model: the network.
-    variables: of the model.
-    xs: the sources; `tokens` is not read.
+    variables: the model's variables.
+    xs: the sources. Their `tokens` are not read.
     key: random key.
-    num_steps: N, the step at which every sequence ends.
+    num_steps: N, number of tokens to generate. A sequence that has no `eos` by then is cut off.
     eos: the token that starts and ends a sequence.
     temperature, top_k: see `choose`.
   Returns:
     Tokens [N, B]; all tokens after the first `eos` are `eos`.
   Raises:
-    TypeError, ValueError: an option that `generate` does not accept.
+    TypeError, ValueError: if the model is not one of these decoders, if `xs` are not
+      `DecoderInputs`, or if `generate` does not accept an option.
   """
   if not isinstance(model, ConditionedDecoder | EncoderDecoder):
     raise TypeError(

@@ -1,6 +1,6 @@
-"""Training: the state, the optimizer, and one update.
+"""Training: the train state, the optimizer, and one update on a batch.
 
-`rnn_jax.windows` trains on a stream, window by window.
+For training on a stream, window by window, see `rnn_jax.windows`.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ CLIP_BY = ("global_norm", "element", "carry")
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that an update changes.
+  """The values that an update changes.
 
   Attributes:
     step: int32 scalar, number of updates so far.
-    params: the model's.
-    opt_state: the optimizer's.
+    params: the model's params.
+    opt_state: the optimizer's state.
   """
 
-  # Not `Int[Array, ""]`: jax also builds states of shapes, and of arrays with a device axis.
+  # The type is not `Int[Array, ""]`, since JAX also builds states that hold shapes, or arrays with
+  # a leading axis of devices.
   step: PyTree
   params: Params
   opt_state: optax.OptState
@@ -58,15 +59,16 @@ class Metrics(NamedTuple):
 
   Attributes:
     loss: scalar, the mean over the steps that the mask selects.
-    grad_norm: scalar, global norm of the gradient before the optimizer's clipping. (With
-      clip_carry, this gradient is already the result of that clipping.)
-    clipped_norm: scalar, the norm after the optimizer's clipping; grad_norm if it has none.
-    clipped: scalar, 1 if the optimizer's clipping changed the gradient, else 0; with clip_carry
-      the share of all dL/dh_t, over layers, steps and examples, that were clipped.
+    grad_norm: scalar, global norm of the gradient before the optimizer's clipping. (If clip_carry
+      is set, this gradient comes from cotangents dL/dh_t that were clipped already.)
+    clipped_norm: scalar, global norm after the optimizer's clipping; equals grad_norm if the
+      optimizer does not clip.
+    clipped: scalar, 1 if the optimizer's clipping changed the gradient, else 0. If clip_carry is
+      set: the fraction of all dL/dh_t, over layers, steps and examples, that were clipped.
     norms: ‖dL/dh_t‖ [T, B] in the structure of the model's probes, for each leaf of each layer's
-      carry. The loss is each example's own (B times its share of the mean), so the norms do not
+      carry. L is each example's own loss (B times its share of the mean), so the norms do not
       depend on the batch size.
-    truncation: int32 scalar, the k that `train_windows` chose; None elsewhere.
+    truncation: int32 scalar, the truncation that `train_windows` chose; None for other updates.
   """
 
   loss: Float[Array, ""]
@@ -91,13 +93,14 @@ def make_optimizer(
     name: `adam`, `rmsprop` or `sgd`.
     learning_rate: a number, a schedule, or a traced scalar.
     clip_norm: c, the largest norm (or element) that passes unchanged; None or inf for no clipping.
-    clip_by: `global_norm`, `element` or `carry`. With `carry` this transformation does not clip:
-      `update(..., clip_carry=c)` does, at every step of the backward pass through time.
+    clip_by: `global_norm`, `element` or `carry`. With `carry` this transformation does not clip.
+      Pass `clip_carry=c` to `update` instead, which clips at every step of the backward pass.
   Raises:
-    TypeError, ValueError: an unknown name, or a number out of range.
+    TypeError, ValueError: if a name is unknown, or if a number is out of range.
   References:
     Pascanu, Mikolov and Bengio, 2013 (by global norm), https://arxiv.org/abs/1211.5063
-    Graves, 2013 (by element, in the backward pass through time), https://arxiv.org/abs/1308.0850
+    Graves, 2013 (by element, inside backpropagation through time),
+      https://arxiv.org/abs/1308.0850
   """
   optimizer = OPTIMIZERS[checks.choice("optimizer", name, OPTIMIZERS)]
   checks.choice("clip_by", clip_by, CLIP_BY)
@@ -114,10 +117,10 @@ def make_optimizer(
 def init_state(
   model: Model, optimizer: optax.GradientTransformation, key: Key[Array, ""], xs: PyTree
 ) -> TrainState:
-  """Returns fresh params, drawn from `key` for inputs like `xs`, and a fresh optimizer state.
+  """Returns the initial train state, with params drawn from `key` for inputs like `xs`.
 
   Raises:
-    TypeError, ValueError: an argument of another type, or what the model refuses.
+    TypeError, ValueError: if an argument has the wrong type, or if the model does not accept xs.
   """
   check_model(model, Model, "the methods init, apply and probes")
   checks.instance("optimizer", optimizer, optax.GradientTransformation, "make_optimizer")
@@ -127,7 +130,7 @@ def init_state(
 
 
 def on_one_device(tree: PyTree) -> PyTree:
-  """Returns the tree itself: the sum over one device."""
+  """Returns the tree unchanged, i.e. its sum over one device; the default `psum` of `update`."""
   return tree
 
 
@@ -177,33 +180,35 @@ def update(
   psum: DeviceSum = on_one_device,
   **time: Any,
 ) -> tuple[TrainState, Carry, Metrics]:
-  """Performs one optimizer step on the mean loss of a batch, and measures every gradient norm.
+  """Performs one optimizer step on a batch's mean loss, and measures ‖dL/dh_t‖ at every step.
 
     L = Σ mask · loss / Σ mask,  params ← params + optimizer(d(L + penalty)/dparams)
 
   Args:
-    model: the network. A bidirectional one takes no carries, no truncation and no clip_carry.
+    model: the network. A bidirectional network takes no carries, truncation and clip_carry.
     optimizer: from `make_optimizer`, or any optax transformation.
     loss: `(outputs [T, B, O], targets) -> [T, B]`.
     state: the state before the update.
     batch: the training examples; the model receives its lengths.
-    carries: initial carry of each layer; the model's own if None. They are constants: no gradient
-      flows into them.
-    clip_carry: largest ‖dL/dh_t‖ that the backward pass sends to earlier steps, in every layer, for
-      each example's own loss; like `norms`, it does not depend on the batch size. None or inf for
-      no clipping. See `unroll`.
-    key: draws dropout and the masks of stochastic cells; None for neither.
+    carries: each layer's initial carry; the model's own if None. No gradient flows into the carries
+      that are passed here.
+    clip_carry: the largest ‖dL/dh_t‖ that each layer's backward pass sends to earlier steps; see
+      `unroll`. L is each example's own loss, as in `norms`, so the same value suits any batch size.
+      None or inf for no clipping.
+    key: random key for dropout and for the masks of stochastic cells. If None, dropout is disabled
+      and no masks are drawn.
     penalty: `(params, batch) -> scalar`, a mean over the examples, such as `omega_penalty`; None
-      for no penalty. It counts in grad_norm and clipped_norm, and in no other metric.
-    psum: sums a pytree over the devices among which the batch is split equally, where `batch` is
-      one device's share: `rnn_jax.parallel.psum`. State, loss, grad_norm and clipped_norm are then
-      those of the whole batch, on every device; carries and norms those of the device's examples.
-    **time: truncation, resets, remat and scan_unroll, as the model takes them.
+      for no penalty. Of the metrics, only grad_norm and clipped_norm include it.
+    psum: function that sums a pytree over devices. If `batch` is one device's equal part of a
+      larger batch, pass `rnn_jax.parallel.psum` with its count. State, loss, grad_norm and
+      clipped_norm are then those of the larger batch, the same on every device; carries and norms
+      are those of the device's own examples.
+    **time: truncation, resets, remat and scan_unroll, which are passed to the model.
   Returns:
-    (state after the update, final carries, metrics of the params before).
+    (state after the update, final carries, metrics for the params before the update).
   Raises:
-    TypeError, ValueError: the mask or the losses are not [T, B], or what the model or `unroll`
-      refuses.
+    TypeError, ValueError: if the mask or the losses are not [T, B], or if the model or `unroll`
+      does not accept an argument.
   """
   check_training(model, optimizer, loss, state, key)
   checks.instance("batch", batch, Batch)
@@ -215,7 +220,7 @@ def update(
   num_parts = psum(1)
   if clip_carry is not None:
     clipping.check("clip_carry", clip_carry)
-    # The mean loss holds 1/B of each example's own.
+    # In the batch's mean, each example's own loss has the factor 1/B, and so has its dL/dh_t.
     time["clip_carry"] = clip_carry / batch_size
   if carries is not None:
     time["carries"] = carries
@@ -228,7 +233,8 @@ def update(
 
   gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
   (_, (value, final)), (grads, norms) = gradient(state.params, model.probes(batch.xs))
-  # Sum the gradients, not the loss before: its derivative would be counted once per device.
+  # Sum the gradients over devices here. If the loss were summed before it is differentiated, its
+  # derivative would be counted once per device.
   value, grads = psum((value, grads))
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
@@ -268,7 +274,7 @@ def _forward(
 
 
 def check_model(model: object, protocol: type, methods: str) -> None:
-  """Refuses a model that lacks methods of a protocol."""
+  """Raises if the model lacks a method of the protocol; `methods` lists them for the message."""
   if not isinstance(model, protocol):
     raise TypeError(f"model must have {methods}, as DeepRNN has, got {type(model).__name__}.")
 
@@ -276,7 +282,7 @@ def check_model(model: object, protocol: type, methods: str) -> None:
 def check_training(
   model: object, optimizer: object, loss: object, state: object, key: object
 ) -> None:
-  """Raises unless the arguments have the types that `update` and `train_windows` take."""
+  """Raises unless the arguments have the types that `update` and `train_windows` require."""
   check_model(model, Model, "the methods init, apply and probes")
   checks.instance("optimizer", optimizer, optax.GradientTransformation, "make_optimizer")
   checks.function("loss", loss)
@@ -286,26 +292,28 @@ def check_training(
 
 
 def check_mask(mask: AnyArray) -> None:
-  """Refuses a batch's mask that is not [T, B] of bool."""
+  """Raises unless a batch's mask is a boolean array [T, B]."""
   if not isinstance(mask, AnyArray) or mask.ndim != 2 or mask.dtype != jnp.bool_:
     raise ValueError(f"batch.mask must be [T, B] of bool, got {checks.shown(mask)}.")
 
 
 def omega_penalty(model: MeasuredModel, loss: Loss, weight: ArrayLike) -> Penalty:
-  """Returns weight · Σ_layers Ω for `update(..., penalty=)`: it keeps gradient norms up in time.
+  """Returns weight · Σ_layers Ω as a `penalty` for `update`, to keep gradients from vanishing.
 
-  Ω is computed on the whole batch under its mean loss, without dropout, truncation and initial
-  carries; `rnn_jax.gradient_flow.omega` defines it and says how it is differentiated.
+  Ω penalizes changes of the gradient's norm from step to step; `rnn_jax.gradient_flow.omega`
+  defines it and its gradient. It is computed for the batch's mean loss, without dropout and
+  truncation, and from carries of zeros.
 
   Args:
     model: the network, such as `DeepRNN`.
     loss: `(outputs [T, B, O], targets) -> [T, B]`.
     weight: factor of Ω in the objective, at least 0.
   Returns:
-    `(params, batch) -> scalar`.
+    A function `(params, batch) -> scalar`.
   Raises:
-    TypeError, ValueError: the weight is not a number of at least 0; the network is pooled, or a
-      batch has lengths, so that a step has no loss of its own in every sequence.
+    TypeError, ValueError: if the weight is not a number of at least 0, or if the network is pooled,
+      since a pooled loss belongs to no step. The returned function raises a ValueError if a batch
+      has lengths, since Ω needs every step of every sequence.
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """

@@ -1,4 +1,4 @@
-"""The cell, the one abstraction that everything else in this library is built around."""
+"""The type `Cell`, the one abstraction on which the rest of this library is built."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 else:
 
   class _Erased:
-    """`Generic` at run time: beartype, which checks the annotations in the tests, rejects generic
-    NamedTuples."""
+    """A run-time replacement of `Generic`.
+
+    The tests check annotations with beartype, which does not accept generic NamedTuples.
+    """
 
     def __class_getitem__(cls, parameters):
       return cls()
@@ -30,22 +32,23 @@ else:
   Generic = _Erased
 
 Array = jax.Array
-AnyArray: TypeAlias = jax.Array | np.ndarray  # in public signatures: NumPy arrays may be passed
+AnyArray: TypeAlias = jax.Array | np.ndarray  # for public signatures, which accept NumPy arrays
 Sequences: TypeAlias = Float[AnyArray, "T B D"] | Integer[AnyArray, "T B"]  # vectors, or tokens
 if TYPE_CHECKING:
   CellArray = jax.Array  # inside a cell: the time loop passes JAX arrays, which have `.at`
 else:
   CellArray = AnyArray  # tests and measures also pass NumPy arrays
 
-# Of any cell.
-Params: TypeAlias = PyTree  # from `init`, or prepared
+# Types for any cell.
+Params: TypeAlias = PyTree  # from the cell's `init` or `prepare`
 Carry: TypeAlias = PyTree  # an array, or a NamedTuple of arrays
 Drive: TypeAlias = (
   PyTree  # the input's part of the pre-activation: an array [..., G·H], or a pytree
 )
 Recurrent: TypeAlias = PyTree  # what `recur` returns
 
-# Of the registered cells: params are a flat dict; one entry per unit is [..., H].
+# Types for the registered cells. Their params are a flat dict; an array with an entry per unit is
+# [..., H].
 FlatParams: TypeAlias = Mapping[str, CellArray]
 Units: TypeAlias = Float[CellArray, "*batch H"]
 Features: TypeAlias = Float[CellArray, "*batch W"]
@@ -54,7 +57,7 @@ Inputs: TypeAlias = (
   Float[CellArray, "*batch D"] | Integer[CellArray, "*batch"]
 )  # vectors, or tokens
 
-# A number, or a traced scalar: a sweep over it is then one compiled program.
+# A number or a traced scalar. If it is traced, a sweep over it is one compiled program.
 Number: TypeAlias = int | float | np.integer | np.floating | Shaped[AnyArray, ""]
 
 P = TypeVar("P")
@@ -70,56 +73,59 @@ D_contra = TypeVar("D_contra", contravariant=True)
 
 @runtime_checkable
 class InitFn(Protocol[P_co]):
-  """`(key, input_size, dtype=float) -> params`."""
+  """The type of `Cell.init`, `(key, input_size, dtype=float) -> params`."""
 
   def __call__(self, key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> P_co: ...
 
 
 @runtime_checkable
 class InitialCarryFn(Protocol[C_co]):
-  """`(batch_shape, dtype=float) -> carry`, zeros with leaves `[*batch_shape, ...]`."""
+  """The type of `Cell.initial_carry`, `(batch_shape, dtype=float) -> carry`.
+
+  The carry is zeros, with leaves `[*batch_shape, ...]`.
+  """
 
   def __call__(self, batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> C_co: ...
 
 
 @runtime_checkable
 class PrepareFn(Protocol[P]):
-  """`(params) -> params`: what depends on the params alone, computed once."""
+  """The type of `Cell.prepare`, `(params) -> params`, which runs once, before the time loop."""
 
   def __call__(self, params: P, /) -> P: ...
 
 
 @runtime_checkable
 class ProjectFn(Protocol[P_contra, D_co]):
-  """`(params, xs, key=None) -> drive`, with the leading axes of xs."""
+  """The type of `Cell.project`, `(params, xs, key=None) -> drive`, with the leading axes of xs."""
 
   def __call__(self, params: P_contra, xs: Inputs, key: Key[Array, ""] | None = None) -> D_co: ...
 
 
 @runtime_checkable
 class RecurFn(Protocol[P_contra, C_contra]):
-  """`(params, carry) -> recurrent`, linear in the params."""
+  """The type of `Cell.recur`, `(params, carry) -> recurrent`, linear in the params that it uses."""
 
   def __call__(self, params: P_contra, carry: C_contra, /) -> Recurrent: ...
 
 
 @runtime_checkable
 class UpdateFn(Protocol[P_contra, C, D_contra]):
-  """`(params, carry, drive, recurrent) -> carry`."""
+  """The type of `Cell.update`, `(params, carry, drive, recurrent) -> carry`."""
 
   def __call__(self, params: P_contra, carry: C, drive: D_contra, recurrent: Recurrent, /) -> C: ...
 
 
 @runtime_checkable
 class OutputFn(Protocol[P_contra, C_contra, D_contra]):
-  """`(params, carry, drive) -> y`."""
+  """The type of `Cell.output`, `(params, carry, drive) -> y`."""
 
   def __call__(self, params: P_contra, carry: C_contra, drive: D_contra, /) -> PyTree: ...
 
 
 @runtime_checkable
 class GatesFn(Protocol[P_contra, C_contra, D_contra]):
-  """`(params, carry, drive, recurrent) -> {name: values}`."""
+  """The type of `Cell.gates`, `(params, carry, drive, recurrent) -> {name: values}`."""
 
   def __call__(
     self, params: P_contra, carry: C_contra, drive: D_contra, recurrent: Recurrent, /
@@ -128,7 +134,7 @@ class GatesFn(Protocol[P_contra, C_contra, D_contra]):
 
 @runtime_checkable
 class LinearFn(Protocol[P_contra, C_co, D_contra]):
-  """`(params, drive) -> (a, b)`, of the update a ∘ h + b."""
+  """The type of `Cell.linear`, `(params, drive) -> (a, b)`, for cells whose update is a ∘ h + b."""
 
   def __call__(self, params: P_contra, drive: D_contra, /) -> tuple[C_co, C_co]: ...
 
@@ -164,8 +170,8 @@ class Cell(NamedTuple, Generic[P, C, D]):
     output: `(params, carry, drive) -> y`.
     gates: `(params, carry, drive, recurrent) -> {name: values [..., H]}`, the gates of the step
       that starts from `carry`, for inspection; None for a cell without gates.
-    linear: `(params, drive) -> (a, b)`, both like the carry, for a cell whose update is a ∘ h + b:
-      a linear, diagonal recurrence can run as an associative scan. None for other cells.
+    linear: `(params, drive) -> (a, b)`, both like the carry, for a cell whose update is a ∘ h + b.
+      Such a linear, diagonal recurrence can run as an associative scan. None for other cells.
     recurrent_kernel: name of the param W_h, for a cell whose `recur` is h W_h (+ b), where h is the
       first leaf of the carry, `prepare` leaves W_h as it is, and nothing else reads it. None for
       other cells.
@@ -197,11 +203,11 @@ def step(cell: Cell[P, C, D], params: P, carry: C, drive: D) -> C:
 
   Args:
     cell: the cell.
-    params: its prepared params.
+    params: the cell's prepared params.
     carry: h_{t-1}.
-    drive: of x_t, from `cell.project`.
+    drive: the drive for x_t, from `cell.project`.
   Raises:
-    TypeError, ValueError: an argument of a wrong structure, shape or dtype, by its name.
+    TypeError, ValueError: if an argument has the wrong structure, shape or dtype.
   """
   checks.instance("cell", cell, Cell)
   try:
@@ -212,7 +218,7 @@ def step(cell: Cell[P, C, D], params: P, carry: C, drive: D) -> C:
       "params and drive must fit the cell and the carry: params from cell.prepare, drive from "
       f"cell.project, got params {checks.shapes(params)} and drive {checks.shapes(drive)}: {error}"
     ) from error
-  # A mismatch that broadcasts raises no error, but changes the shape of the next carry.
+  # Arrays that do not match but broadcast raise no error above. They change the next carry's shape.
   batch_shape = _check_carry(cell, carry)
   leaves = jax.tree.leaves(drive)
   if any(jnp.shape(leaf)[: len(batch_shape)] != batch_shape for leaf in leaves) or any(
@@ -227,7 +233,7 @@ def step(cell: Cell[P, C, D], params: P, carry: C, drive: D) -> C:
 
 
 def _check_carry(cell: Cell[P, C, D], carry: C) -> tuple[int, ...]:
-  """Returns the batch axes of a carry; refuses one that is not like `cell.initial_carry`."""
+  """Returns a carry's batch axes; raises unless the carry is like that of `cell.initial_carry`."""
   entry = jax.eval_shape(lambda: cell.initial_carry(()))
   first, given = jax.tree.leaves(entry)[0], jax.tree.leaves(carry)
   shape = jnp.shape(given[0]) if given and hasattr(given[0], "shape") else ()
@@ -238,11 +244,11 @@ def _check_carry(cell: Cell[P, C, D], carry: C) -> tuple[int, ...]:
 
 
 def check_cells(cells: object) -> None:
-  """Refuses `cells` that are not a sequence of at least one cell.
+  """Checks that `cells` is a sequence of at least one cell.
 
   Raises:
-    TypeError: it is not a sequence, or holds something else.
-    ValueError: it is empty.
+    TypeError: if `cells` is not a sequence, or if an entry is not a cell.
+    ValueError: if `cells` is empty.
   """
   if isinstance(cells, Cell | str) or not isinstance(cells, Sequence):
     raise TypeError(f"cells must be a sequence, one cell a layer, got {type(cells).__name__}.")
@@ -264,9 +270,9 @@ def output_size(
 
   Args:
     cell: the cell.
-    params: from `cell.init`, or what `cell.prepare` made of them.
+    params: the params from `cell.init`, or the prepared params from `cell.prepare`.
     input_size: width D of x.
-    dtype: of x.
+    dtype: dtype of x.
     prepared: whether the params are prepared.
   """
 
@@ -279,12 +285,15 @@ def output_size(
 
 
 def floats_of(carry: Carry) -> Carry:
-  """Returns the carry with None in place of its integers: step counters have no derivative."""
+  """Returns the carry with None in place of integer leaves, which have no derivative."""
   return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.inexact) else None, carry)
 
 
 def with_floats(floats: Carry, carry: Carry) -> Carry:
-  """Returns `carry` with its real and complex leaves replaced by those of `floats_of`."""
+  """Returns `carry` with its real and complex leaves replaced by those of `floats`.
+
+  `floats` has the structure that `floats_of` returns.
+  """
   return jax.tree.map(lambda new, a: a if new is None else new, floats, carry, is_leaf=_is_none)
 
 

@@ -45,42 +45,46 @@ def train_windows(
   key: Key[Array, ""] | None = None,
   psum: DeviceSum = on_one_device,
 ) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
-  """Trains on consecutive windows of a stream: one update per window, the carry passed on.
+  """Trains on consecutive windows of a stream: one update per window, with the carry passed on.
 
-  The gradient stays inside a window of k steps; the carry enters the next window as a constant.
-  So memory is O(k), whatever the length of the stream. (`unroll(truncation=k)` instead cuts the
-  gradient inside one sequence, under a single update.)
+  The gradient stays inside a window of W steps: the carry enters the next window as a constant. So
+  memory is O(W), regardless of the stream's length. (`unroll(truncation=k)` instead cuts the
+  gradient inside one sequence, for which there is a single update.)
 
-  With a tolerance, the gradient is also cut inside the window where its measured decay allows:
-  `choose_truncation` finds k from the lag profile of the loss at a window's last step (from a zero
-  carry, without resets), and `unroll(truncation=k)` cuts. One program serves every k. The cuts are
-  in front of the steps k, 2k, … of a window, so k is the reach of the loss at the step before a
-  cut, and the loss at the step after it reaches back less: the tolerance holds for the losses with
-  the longest reach, as the window's own limit does.
+  With a tolerance, the gradient is also cut inside the window, if its measured decay allows it.
+  `lag_profile` measures the gradient norm at every lag, for the loss at a window's last step (from
+  a carry of zeros, without resets). From this profile `choose_truncation` finds k, which is passed
+  to `unroll(truncation=k)`. One compiled program serves every k. The gradient is cut before steps
+  k, 2k, … of a window. So the loss at the step before a cut reaches back over k steps, and the loss
+  at the step after a cut over fewer: the tolerance holds only for the losses with the longest
+  reach, as is true of the window's own limit.
 
   Args:
-    model: the network, such as `DeepRNN`. A tolerance needs its methods `trunk` and `readout`, too.
+    model: the network, such as `DeepRNN`. With a tolerance it must have the methods `trunk` and
+      `readout`.
     optimizer: from `make_optimizer`, or any optax transformation.
-    loss: `(outputs [k, B, O], targets) -> [k, B]`.
+    loss: `(outputs [W, B, O], targets) -> [W, B]`.
     state: the state before the first update.
-    stream: [N, B, ...]: B contiguous lanes, as `rnn_jax.text.lanes` makes them. The last N mod k
-      steps are left out.
-    window: k, from 1 to N.
-    carries: initial carry of each layer, where the stream continues an earlier one; zeros if None.
-    resets: [N, B] bool; where True a new document starts, and the carry is reset to zeros.
-    clip_carry: as `update` takes it.
-    tolerance: the largest share of the kept gradient that truncation may cut off, above 0 and below
-      1; None for no truncation inside the window. A number, or a traced scalar.
-    adapt_every: number of windows between two measurements of the decay.
-    key: draws dropout and the masks of stochastic cells, fresh in each window; None for neither.
-    psum: as `update` takes it.
+    stream: leaves [N, B, ...]: B contiguous parts of the data, read in parallel, such as the lanes
+      of `rnn_jax.text.lanes`. The last N mod W steps are left out.
+    window: W, from 1 to N.
+    carries: each layer's initial carry, if the stream continues an earlier one; zeros if None.
+    resets: [N, B] bool; where True, a new document starts and the carry is reset to zeros.
+    clip_carry: see `update`.
+    tolerance: the largest acceptable ratio of the gradient that truncation cuts off to the gradient
+      that it keeps, above 0 and below 1; None for no truncation inside the window. A number, or a
+      traced scalar.
+    adapt_every: number of windows after which the decay is measured again and k chosen anew.
+    key: random key for dropout and for the masks of stochastic cells, which are drawn anew in each
+      window. If None, dropout is disabled and no masks are drawn.
+    psum: see `update`.
   Returns:
-    (state after N // k updates, carries at the end of the last window, metrics [N // k, ...], with
+    (state after N // W updates, carries at the end of the last window, metrics [N // W, ...], with
     each window's truncation if a tolerance was given).
   Raises:
-    TypeError, ValueError: the window is no integer, below 1 or longer than the stream; the resets
-      have another shape; a tolerance is out of range, or the window has one step; the model passes
-      no carries on.
+    TypeError, ValueError: if the window is not an integer from 1 to N, if the resets are not
+      [N, B], if the tolerance is out of range or the window too short for it (a single step), or if
+      the model has no `initial_carries`.
   References:
     Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490
     Aicher, Foti and Fox, 2019 (with a tolerance), https://arxiv.org/abs/1905.07473
@@ -128,7 +132,7 @@ def train_windows(
     state, carries, metrics = update(model, optimizer, loss, state, batch, carries, **time)
     return (state, carries, k), metrics._replace(truncation=time.get("truncation"))
 
-  # Not `unroll`: a step of this scan is a whole window, and ends with an update.
+  # `unroll` cannot run this loop, since each of its steps is a whole window, followed by an update.
   numbers = jnp.arange(whole // window, dtype=jnp.int32)
   first = (state, tuple(start), jnp.asarray(window, jnp.int32))
   (state, final, _), metrics = jax.lax.scan(body, first, (numbers, windows))
@@ -138,7 +142,11 @@ def train_windows(
 def _chooser(
   model: StreamingModel, loss: Loss, window: int, tolerance: float | Array
 ) -> Callable[[Params, Batch], Int[Array, ""]]:
-  """Returns `(params, a window) -> truncation`, by the lag profile of the window's last loss."""
+  """Returns a function `(params, batch) -> truncation` for `train_windows`.
+
+  It chooses the truncation from the lag profile of the loss at the last step of the batch, which is
+  one window.
+  """
   if window < 2:
     raise ValueError(f"window must be at least 2 where a tolerance is given, got {window}.")
   if not isinstance(model, MeasuredModel):
