@@ -28,7 +28,7 @@ def check(name: str, threshold: Any) -> None:
 
 
 def clip_cotangent(carry: Carry, threshold: ArrayLike) -> Carry:
-  """Returns `carry`. In the backward pass, each example's cotangent is clipped to a norm of c.
+  """Returns `carry`. In the backward pass, clips each example's cotangent to a norm of at most c.
 
     ḡ = g · min(1, c / ‖g‖)      ‖g‖² = Σ_leaves Σ |g|², for each example
 

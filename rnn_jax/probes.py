@@ -78,7 +78,7 @@ _tap.defvjp(_tap_forward, _tap_backward)
 
 
 def tap(carry: Carry, probe: Carry) -> Carry:
-  """Returns `carry`. In the backward pass, the norm of the carry's cotangent goes to `probe`.
+  """Returns `carry`. In the backward pass, the norm of its cotangent becomes the probe's gradient.
 
   Args:
     carry: leaves [..., H].

@@ -200,7 +200,7 @@ def update(
     penalty: `(params, batch) -> scalar`, a mean over the examples, such as `omega_penalty`; None
       for no penalty. Of the metrics, only grad_norm and clipped_norm include it.
     psum: function that sums a pytree over devices. If `batch` is one device's equal part of a
-      larger batch, pass `rnn_jax.parallel.psum` with its count. State, loss, grad_norm and
+      larger batch, pass `partial(rnn_jax.parallel.psum, count=...)`. State, loss, grad_norm and
       clipped_norm are then those of the larger batch, the same on every device; carries and norms
       are those of the device's own examples.
     **time: truncation, resets, remat and scan_unroll, which are passed to the model.
@@ -258,7 +258,7 @@ def _forward(
   key: Array | None,
   options: Mapping[str, Any],
 ) -> tuple[Carry, Array]:
-  """Returns (final carries, losses [T, B])."""
+  """Runs the model on a batch; returns (final carries, losses [T, B])."""
   dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
   final, outputs = model.apply(
     {"params": params},

@@ -52,7 +52,7 @@ Recurrent: TypeAlias = PyTree  # what `recur` returns
 FlatParams: TypeAlias = Mapping[str, CellArray]
 Units: TypeAlias = Float[CellArray, "*batch H"]
 Features: TypeAlias = Float[CellArray, "*batch W"]
-Gates: TypeAlias = dict[str, Units]  # by name
+Gates: TypeAlias = dict[str, Units]  # {name of the gate: its values}
 Inputs: TypeAlias = (
   Float[CellArray, "*batch D"] | Integer[CellArray, "*batch"]
 )  # vectors, or tokens
@@ -155,7 +155,7 @@ class Cell(NamedTuple, Generic[P, C, D]):
   All functions are pure and accept any leading batch axes. A drive may be any pytree of arrays
   with those leading axes. Stochastic cells draw their masks for all time in `project`, from `key`.
   `prepare` runs once, before the loop, on the params from `init` (e.g. a matrix exponential). Every
-  function below it receives the prepared params.
+  function that is listed below `prepare` receives the prepared params.
 
   The last four fields say what a cell can do.
 

@@ -84,7 +84,7 @@ class Bidirectional(nn.Module):
     key: Key[Array, ""] | None = None,
     **time: Any,
   ) -> tuple[tuple[Carry, Carry], Float[Array, "T B H"]]:
-    """Returns ((forward final carry, backward final carry), ys); splits the key between both."""
+    """Returns ((forward final carry, backward final carry), ys); each direction has its own key."""
     if probe is not None and (not isinstance(probe, tuple) or len(probe) != 2):
       raise TypeError(f"probe must be a pair (forward, backward), got {checks.shapes(probe)}.")
     probes = (None, None) if probe is None else probe

@@ -9,8 +9,9 @@ cotangent of the recurrent product h_{t−1} W_h. The scan of this module differ
     (the input's part of the pre-activation) is replaced by the nonlinearity's derivative, and that
     by the drive's cotangent ā.
   - ā is kept for all steps, so that the recurrent kernel's gradient is one product after the loop.
-  - With a probe, dL/dh_t is kept for all steps, and its norms are computed after the loop. Only for
-    carry leaves that find no buffer of their shape to reuse, they are computed step by step.
+  - With a probe, dL/dh_t is kept for all steps, and its norms are computed after the loop. Carry
+    leaves that find no buffer of their shape to reuse are an exception: the norms of their
+    cotangents are computed step by step.
 
 Without differentiation, `scan` runs a plain `lax.scan`. Under reverse-mode differentiation it calls
 `forward`, which runs `forward_loop`, and then `backward`, which runs `reverse_loop` and
@@ -55,7 +56,7 @@ def scan(
   reverse: bool = False,
   unroll: int = 1,
 ) -> tuple[Carry, PyTree[Array]]:
-  """Returns `lax.scan` of `(carry, inputs) -> step(params, params, carry, inputs, None)`.
+  """Runs `lax.scan` with the body `step(params, params, carry, inputs, None)`.
 
   Args:
     step: function that runs one step in time; see `Step`.
@@ -198,5 +199,5 @@ def _first(tree: PyTree[Array]) -> PyTree[Array]:
 
 
 def _merge(a: Array) -> Array:
-  """Reshapes [T, B, ...] to [T·B, ...], since XLA:CPU contracts one axis several times faster."""
+  """Reshapes [T, B, ...] to [T·B, ...]: XLA:CPU is several times slower at contracting two axes."""
   return a.reshape(-1, *a.shape[2:])

@@ -95,7 +95,7 @@ class Loop(NamedTuple):
     return jax.tree.unflatten(self.structure, [next(leaves[kind]) for kind in self.is_float])
 
   def times(self) -> np.ndarray:
-    """Returns the steps 0 … T−1 as a NumPy array, which is a constant in the trace of any loop."""
+    """Returns the step indices 0 … T−1, in NumPy so that they are a constant in any loop's trace."""
     return np.arange(self.num_steps, dtype=np.uint32)
 
 
@@ -104,8 +104,9 @@ def linearize(
 ) -> tuple[tuple[Carry, PyTree], Callable[[tuple[Carry, PyTree]], tuple[PyTree, ...]]]:
   """Returns ((carry', y), vjp) of one step.
 
-  The vjp returns the cotangents of params, carry, floats and perturbations. The params' cotangent
-  leaves out the recurrent product, whose part `recurrent_gradient` computes after the loop.
+  `floats` and `others` are the leaves of the step's inputs, as `split` separates them. The vjp
+  returns the cotangents of params, carry, floats and perturbations. The params' cotangent leaves
+  out the path through the recurrent product, which `recurrent_gradient` adds after the loop.
   """
 
   def step(

@@ -105,7 +105,7 @@ def make_plan(
   floats: Sequence[Inexact[Array, " ..."]],
   others: Sequence[Array],
 ) -> Plan:
-  """Returns the plan for the two loops over a step.
+  """Returns the plan for the forward loop and the reverse loop over a step.
 
   Args:
     linearize: `(params, carry, floats, others) -> ((carry', y), vjp)`, one step and its vjp. The
@@ -149,8 +149,9 @@ def make_plan(
     at: v for at, v in zip(residuals, results.residuals, strict=True) if at is not None
   }
   unproven = _unproven_in_reverse(trace, residual_in, [*recurrent_bar, *new_carry_bar])
-  # For these buffers the plan relies on no proof: residuals that are leaves of the stream, buffers
-  # for the carry's cotangents, and cotangents of ys that the recurrent product's overwrite.
+  # The plan relies on no proof for these buffers: residuals that are leaves of the stream, buffers
+  # for the carry's cotangents, and cotangents of ys that are overwritten by those of the recurrent
+  # product.
   untried = {*unchanged, *new_carry_bar, *(at for at in recurrent_bar if at in ys_bar)}
   return Plan(
     carry=carry_leaves,
@@ -231,7 +232,7 @@ class _Buffers:
     return range(start, len(self.specs))
 
   def fitting(self, v: Atom, free: Iterable[int]) -> list[int]:
-    """Returns the free buffers that `v` may overwrite.
+    """Returns the free buffers that the variable `v` may overwrite.
 
     A leaf of the stream may be overwritten only by a value computed from it. No other value is
     certain to be written after the leaf has been read.

@@ -62,7 +62,7 @@ def check_resets(resets: Any, num_steps: int, batch_size: int) -> None:
 
 
 def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> None:
-  """Raises if `method` is unknown, or is `associative` with a cell or an option it lacks."""
+  """Raises if `method` is unknown, or if it does not support the cell, `remat` or `clip_carry`."""
   checks.choice("method", method, METHODS)
   if method == "loop":
     return

@@ -19,7 +19,7 @@ def run_associatively(
   assert cell.linear is not None  # checked by `unroll`
   a, b = cell.linear(params, inputs.drive)
   if inputs.probe is not None:
-    b = tap(b, inputs.probe)  # dL/db_t = dL/dh_t
+    b = tap(b, inputs.probe)  # h_t = a_t ∘ h_{t−1} + b_t, so dL/db_t = dL/dh_t
   cut = inputs.cut
   if inputs.reset is not None:
     a = select(inputs.reset, jax.tree.map(jnp.zeros_like, a), a)

@@ -20,9 +20,9 @@ def linear_scan(
 ) -> Inexact[Array, "T ..."]:
   """Returns h_t = a_t ∘ h_{t−1} + b_t for all t, with h_{−1} = 0, by an associative scan.
 
-  The scan's operator composes two successive steps into one:
+  The scan's operator • composes two successive steps into one, where ∘ is the elementwise product:
 
-    (a, b) ∘ (a', b') = (a ∘ a', a' ∘ b + b')
+    (a, b) • (a', b') = (a ∘ a', a' ∘ b + b')
 
   Instead of T steps there are log₂ T rounds in which neighbors are composed, with about twice the
   work in total. The derivative satisfies the same recurrence, with other addends:

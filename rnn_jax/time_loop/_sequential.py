@@ -86,7 +86,7 @@ def _scan(
   if options.remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)
   if options.forward_mode:
-    # The plain loop: `_adjoint.scan` has no forward-mode derivative.
+    # Use a plain scan, since `_adjoint.scan` has no forward-mode derivative.
     return jax.lax.scan(
       lambda carry, inputs: step(constants, constants, carry, inputs, None),
       carry,

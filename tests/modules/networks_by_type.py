@@ -1,8 +1,8 @@
 """Calls of `update` and `train_windows` that a type checker must accept or reject.
 
 This file is only read by mypy and never run. Each `type: ignore` names the error that mypy must
-find on its line. A comment at which mypy finds none is itself an error (`warn_unused_ignores` in
-pyproject.toml).
+find on its line. A `type: ignore` on a line without an error is an error, too
+(`warn_unused_ignores` in pyproject.toml).
 """
 
 from __future__ import annotations

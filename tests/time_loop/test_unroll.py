@@ -47,7 +47,7 @@ def score(result):
 
 
 def everything(run):
-  """Returns a jitted function of `run`'s arguments: its score's gradients and norms, its result.
+  """Wraps `run` in a jitted function that returns (gradients and norms of its score, its result).
 
   `run` maps (params, xs, carry, probe) to (final carry, ys).
   """
