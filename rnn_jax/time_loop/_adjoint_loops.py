@@ -95,7 +95,7 @@ class Loop(NamedTuple):
     return jax.tree.unflatten(self.structure, [next(leaves[kind]) for kind in self.is_float])
 
   def times(self) -> np.ndarray:
-    """Returns the step indices 0 … T−1, in NumPy so that they are a constant in any loop's trace."""
+    """Returns the step indices 0 … T−1 as a NumPy array, a constant in the trace of any loop."""
     return np.arange(self.num_steps, dtype=np.uint32)
 
 
