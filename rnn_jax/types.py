@@ -45,7 +45,7 @@ Carry: TypeAlias = PyTree  # an array, or a NamedTuple of arrays
 Drive: TypeAlias = (
   PyTree  # the input's part of the pre-activation: an array [..., G·H], or a pytree
 )
-Recurrent: TypeAlias = PyTree  # what `recur` returns
+Recurrent: TypeAlias = PyTree  # the recurrent product, which `recur` returns
 
 # Types for the registered cells. Their params are a flat dict; an array with an entry per unit is
 # [..., H].

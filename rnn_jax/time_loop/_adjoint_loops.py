@@ -2,9 +2,9 @@
 
 Each step reads its entry of a buffer [T, ...] and overwrites it. XLA does this in place only if it
 reads the entry before it writes; otherwise it copies the whole buffer. On a CPU, data dependence
-enforces this order wherever the plan can prove it, except for matrix-vector products, which XLA
-fuses differently. In all other cases the loops prefetch: after its writes, each step reads the
-entries that the next step needs. The last step's prefetch is unused.
+enforces this order wherever the `Plan` of `_adjoint_plan` can prove it, except for matrix-vector
+products, which XLA fuses differently. In all other cases the loops prefetch: after its writes, each
+step reads the entries that the next step needs. The last step's prefetch is unused.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def make_plan(
       recurrent product's perturbation and of the carry's.
     params: the step's params.
     carry: the carry before the step.
-    floats: the real and complex leaves of the stream at one step.
+    floats: the real and complex leaves of the stream (the loops' inputs) at one step.
     others: the other leaves of the stream at one step.
   """
   trace = _trace_step(linearize, params, carry, floats, others)
@@ -139,7 +139,7 @@ def make_plan(
   }
   forward_specs = buffers.specs[num_floats:]
 
-  # The reverse loop may overwrite any buffer up to here, except those that store the carry, which
+  # The reverse loop may overwrite any buffer added so far, except those that store the carry, which
   # are read after the loop.
   ys_bar = buffers.add(map(_spec, results.ys))
   free = [at for at in range(num_floats, ys_bar.stop) if at not in stored]

@@ -67,7 +67,7 @@ def everything(cell, given, method, **time):
 @pytest.mark.parametrize(
   ("name", "which"), [*(("lru", which) for which in TIMES), *((name, "all") for name in LINEAR[1:])]
 )
-def test_equals_the_loop(x64, name, which):
+def test_associative_scan_equals_the_loop(x64, name, which):
   cell, time = make_cell(name, H), TIMES[which]
   given = problem(cell)
   if "lengths" in time:
