@@ -31,9 +31,9 @@ def exponent_of(x: Float[Array, "*axes"]) -> Int32[Array, "*axes"]:
 
 
 def power_of_two(power: Int32[Array, "*axes"], dtype: DTypeLike) -> Float[Array, "*axes"]:
-  """Returns 2^power, exactly, if it is a normal float.
+  """Returns 2^power, which is exact in the range of normal floats.
 
-  A power below the range of normal floats gives 0, one above it the largest power of two in it.
+  Below that range the result is 0; above it, the result is the largest power of two in the range.
 
   Args:
     power: the exponents.

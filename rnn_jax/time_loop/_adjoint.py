@@ -141,8 +141,8 @@ def backward(
 ) -> tuple[Params, Carry, PyTree, Carry | None]:
   """Returns the cotangents of params, initial carry, stream and probe."""
   carry_bar, ys_bar = cotangents
-  # A step on zeros suffices here: neither the plan nor the residuals that are the same at every step
-  # depend on the values of carry and inputs.
+  # A step on zeros suffices here: neither the plan nor the residuals that are the same at every
+  # step depend on the values of carry and inputs.
   floats = saved.buffers[: loop.num_floats]
   blank = jax.tree.map(jnp.zeros_like, (carry_bar, *_first((floats, saved.others))))
   plan = make_plan(functools.partial(linearize, loop), saved.params, *blank)

@@ -110,7 +110,7 @@ def make_plan(
   Args:
     linearize: `(params, carry, floats, others) -> ((carry', y), vjp)`, one step and its vjp. The
       vjp returns the cotangents of params, carry and floats, and a pair: the cotangents of the
-      recurrent product's perturbation and of the carry's.
+      recurrent product and of the new carry (see `Perturbations`).
     params: the step's params.
     carry: the carry before the step.
     floats: the real and complex leaves of the stream (the loops' inputs) at one step.

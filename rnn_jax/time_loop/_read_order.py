@@ -73,8 +73,8 @@ def ancestors_of(equations: Sequence[JaxprEqn], variables: Iterable[Atom]) -> se
 def descendants_of(jaxpr: Jaxpr, variables: Iterable[Atom]) -> set[int]:
   """Returns the ids of `variables` and of all variables that are computed from them.
 
-  Calls of jitted functions are looked into, since each of a function's results may depend on only
-  some of its arguments.
+  The search enters jitted functions, since a result of a function may depend on only some of the
+  function's arguments.
   """
   return _descendants(jaxpr, set(map(id, variables)))
 

@@ -23,7 +23,7 @@ CARRIES = ("gru", "lstm")  # the carry of a gru is one array, its output; that o
 
 LENGTHS = np.array([7, 4])
 RESETS = np.zeros((T, B), bool)
-RESETS[[3, 0, 5], [0, 1, 1]] = True  # in mid-sequence, at the first step, and past the end
+RESETS[[3, 0, 5], [0, 1, 1]] = True  # in mid-sequence, at the first step, past the end
 
 
 def draw(seed, *shape):
