@@ -1,4 +1,4 @@
-"""The gradient probe, zeros whose gradient is ‖dL/dh_t‖, and norms without under- or overflow."""
+"""The gradient probe (zeros whose gradient is ‖dL/dh_t‖), and norms without under- or overflow."""
 
 from __future__ import annotations
 

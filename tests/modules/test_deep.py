@@ -34,7 +34,7 @@ def shapes_of(model, xs):
 
 
 def with_params(model, xs):
-  """Returns (model, variables), all drawn at random: `init` would set biases to zero."""
+  """Returns (model, random variables). Biases from `init` are zero, which could hide errors."""
   leaves, structure = jax.tree.flatten(shapes_of(model, xs))
   return model, structure.unflatten([draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
 
