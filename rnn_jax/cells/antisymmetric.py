@@ -31,8 +31,8 @@ def antisymmetric(
 
   Step Jacobian, without the gate: ∂h'/∂h = I + ε W_h diag(1 − n²). The eigenvalues of W_h are
   −γ ± iω, so those of the Jacobian are near the unit circle: the gradient rotates, and vanishes or
-  explodes only slowly. One Euler step multiplies its norm by about 1 − εγ + (εω)²/2; the purpose of
-  γ is to outweigh the last term.
+  explodes only slowly. One Euler step multiplies the gradient's norm by about 1 − εγ + (εω)²/2. The
+  last term is the error of Euler's method; γ is there to outweigh it.
 
   Args:
     hidden_size: width H of carry and output.

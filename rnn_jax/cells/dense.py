@@ -42,7 +42,7 @@ class HasHidden(Protocol):
 
   @property
   def hidden(self) -> Array:
-    """Returns h."""
+    """Returns the hidden state h."""
 
 
 def zeros(hidden_size: int) -> InitialCarryFn[Array]:
@@ -67,7 +67,7 @@ def the_hidden_state(params: Params, carry: HasHidden, drive: Drive) -> Array:
 
 
 def expand_like(p: Inexact[CellArray, " W"], a: Inexact[CellArray, "*_a"]) -> Inexact[Array, "*_p"]:
-  """Returns p [W] with leading axes of size 1, as many axes as a, so that the two broadcast."""
+  """Returns p [W] with leading axes of size 1 added, so that it broadcasts with a [..., W]."""
   return jnp.expand_dims(p, range(a.ndim - p.ndim))
 
 
@@ -76,8 +76,8 @@ def dense_init(
 ) -> InitFn[dict[str, Array]]:
   """Returns an `init` function of params {"w_x": [D, G·H], "w_h": [H, G·H], "b": [G·H]}.
 
-  W_x is LeCun normal (variance 1/D). Each gate's block [H, H] of W_h is `gain` times a kernel drawn
-  by the initializer named `kernel`. b is zero.
+  G is `num_gates`. W_x is LeCun normal (variance 1/D). Each gate's block [H, H] of W_h is `gain`
+  times a kernel drawn by the initializer named `kernel`. b is zero.
   """
   checks.integer("hidden_size", hidden_size)
   init_w_h = recurrent_kernel(kernel, gain, num_gates)
@@ -150,7 +150,7 @@ def hidden_recur(params: FlatParams, carry: HasHidden) -> Features:
 def product(
   h: Float[CellArray, "*batch M"], w: Float[CellArray, "M N"]
 ) -> Float[Array, "*batch N"]:
-  """Returns h W. In the backward pass, h̄ = ȳ Wᵀ is computed from a transposed copy of W.
+  """Returns y = h W. The backward pass computes h̄ = ȳ Wᵀ from a transposed copy of W.
 
   The copy is made once, before the reverse loop. JAX's own rule would transpose W inside the
   product, at every step, which takes 1.3 to 1.9 times as long on a CPU.

@@ -1,4 +1,4 @@
-"""The independently recurrent network."""
+"""The independently recurrent network (IndRNN), whose recurrent kernel is diagonal."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def janet(
 
   Args:
     hidden_size: width H of carry and output.
-    beta: β.
+    beta: β, how far the input gate is shifted from 1 − σ(s), the complement of the forget gate.
     forget_bias: initial value of b_s; ignored with `chrono`.
     chrono: T_max, the longest expected dependency in steps. Initializes b_s = ln u with
       u ~ U(1, T_max − 1), so that the units' time scales spread up to T_max. (The authors' code

@@ -1,4 +1,4 @@
-"""Long expressive memory (LEM)."""
+"""Long expressive memory (LEM), a cell of two states with learned time scales."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear recurrent unit."""
+"""The linear recurrent unit (LRU), a diagonal complex recurrence."""
 
 from __future__ import annotations
 

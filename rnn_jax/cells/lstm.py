@@ -28,14 +28,14 @@ from rnn_jax.types import (
 
 
 class LSTMCarry(NamedTuple):
-  """The two states of an LSTM, each [..., H]."""
+  """The carry of an LSTM: the hidden state h and the cell state c, each [..., H]."""
 
   hidden: Array
   cell: Array
 
 
 class LSTMGates(NamedTuple):
-  """The gates i, f and o, each [..., H]."""
+  """The input gate i, the forget gate f and the output gate o, each [..., H]."""
 
   input: Array
   forget: Array

@@ -13,7 +13,7 @@ from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, the_carr
 from rnn_jax.initializers import check_cell_init
 from rnn_jax.types import Array, Cell, FlatParams, Gates, Inputs, Number, Units, unprepared
 
-# The pair (z, z V + b_u): the encoded input, and its part of the gate's pre-activation.
+# The pair (z, z V + b_u): the encoded input z, and z's part of the gate's pre-activation.
 MinimalDrive: TypeAlias = tuple[Units, Units]
 
 

@@ -25,7 +25,8 @@ def peephole_lstm(
     c' = f ∘ c + i ∘ g
     o = σ(x W_o + h U_o + p_o ∘ c' + b_o)  h' = o ∘ tanh(c')
 
-  The output gate reads the new cell state c', the other gates the old c.
+  p, p_o are the peephole weights. The output gate reads the new cell state c', the other gates the
+  old c.
 
   Step Jacobian: along the cell state ∂c'/∂c = diag(f + f (1 − f) p_f c + i (1 − i) p_i g): the
   gates read c even where a closed output gate hides it from h. At initialization p = 0, and the

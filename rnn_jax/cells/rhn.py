@@ -1,4 +1,4 @@
-"""The recurrent highway network."""
+"""The recurrent highway network, whose step runs several highway layers."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from rnn_jax.types import Array, Cell, Features, FlatParams, Gates
 
 
 class SLSTMCarry(NamedTuple):
-  """The four states of an sLSTM, each [..., H]."""
+  """The carry of an sLSTM: h, cell state c, normalizer n and stabilizer m, each [..., H]."""
 
   hidden: Array
   cell: Array
