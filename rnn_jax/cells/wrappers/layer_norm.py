@@ -44,10 +44,10 @@ def layer_norm(cell: Cell[P, C, D]) -> Cell[LayerNormParams[P], C, D]:
     params {"scale": γ [D], "bias": β [D], "cell": params of `cell`}, with γ = 1 and β = 0 at
     initialization. Its `init` raises a ValueError for D = 1, where x̂ would be β for any x; its
     `project` raises a ValueError for integer tokens and if the last axis of x is not D.
-  References:
-    Ba et al., 2016, https://arxiv.org/abs/1607.06450
   Raises:
     TypeError: if `cell` is not a Cell.
+  References:
+    Ba et al., 2016, https://arxiv.org/abs/1607.06450
   """
   checks.instance("cell", cell, Cell)
 

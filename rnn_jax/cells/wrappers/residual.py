@@ -25,11 +25,11 @@ def residual(cell: Cell[P, C, D]) -> Cell[P, C, tuple[D, Array]]:
     A Cell with the params, carry and gates of `cell`; x and y [..., D]; its drive is the pair
     (drive of `cell`, x). Its `init` and `project` raise a ValueError if inputs and outputs differ
     in width; `project` also raises one for integer tokens.
+  Raises:
+    TypeError: if `cell` is not a Cell.
   References:
     He et al., 2016, https://arxiv.org/abs/1512.03385; between recurrent layers, Wu et al., 2016,
     section 3.1, https://arxiv.org/abs/1609.08144
-  Raises:
-    TypeError: if `cell` is not a Cell.
   """
   checks.instance("cell", cell, Cell)
 
