@@ -1,4 +1,4 @@
-"""Small deep networks with random params, shared by the tests of this folder."""
+"""Small deep networks with random params, shared by the tests in this folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ def draw(seed, *shape, scale=0.6):
 
 
 def network(names, hidden_size, input_size=2):
-  """Returns (cells, params), all params random: zeros, like initial biases, would hide terms."""
+  """Returns (cells, params) of a deep network, one cell per name.
+
+  All params are random, biases too, because zeros would hide the terms that they multiply.
+  """
   cells, params = [make_cell(name, hidden_size) for name in names], []
   for depth, cell in enumerate(cells):
     shapes = jax.eval_shape(lambda cell=cell, size=input_size: cell.init(jax.random.key(0), size))
@@ -24,19 +27,19 @@ def network(names, hidden_size, input_size=2):
 
 
 def large_params(cell, input_size):
-  """Returns params of one cell, large enough that its Jacobians stretch directions unequally."""
+  """Returns random params of one cell, large enough to spread its Jacobians' singular values."""
   shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
   names = sorted(shapes, reverse=True)
   return {name: draw(i, *shapes[name].shape, scale=0.8) for i, name in enumerate(names)}
 
 
 def large_carry(cell, batch_size):
-  """Returns a carry as large, with different values in each leaf."""
+  """Returns a random carry at the scale of `large_params`, with different values in each leaf."""
   leaves, structure = jax.tree.flatten(cell.initial_carry((batch_size,)))
   drawn = [draw(9 + i, *leaf.shape, scale=0.8) for i, leaf in enumerate(leaves)]
   return structure.unflatten(drawn)
 
 
 def mean_loss(ys):
-  """Returns a loss of all steps, so that measures depend on more than the last step."""
+  """Returns a scalar loss of the outputs at all steps, so that no step's gradient is zero."""
   return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))

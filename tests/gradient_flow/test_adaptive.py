@@ -1,4 +1,4 @@
-"""Adaptive truncation: profiles whose k can be computed by hand."""
+"""Adaptive truncation, on lag profiles whose best truncation k can be computed by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ choose = jax.jit(choose_truncation)
 
 
 def by_hand(phi, beta, end, tolerance):
-  """Returns k by its definition, a loop: φ [T], continued by a geometric tail from `end` on."""
+  """Returns the truncation k by its definition, in a loop.
+
+  Args:
+    phi: gradient norms φ_k at the measured lags, [T].
+    beta: decay per lag of the geometric tail that continues φ beyond the measured lags.
+    end: φ at lag T, the first value of that tail.
+    tolerance: the largest acceptable ratio of the part that is cut off to the part that is kept.
+  """
   for k in range(1, len(phi)):
     lacking = phi[k:].sum() + end / (1 - beta)
     if lacking <= tolerance * phi[:k].sum():
@@ -31,7 +38,7 @@ def by_hand(phi, beta, end, tolerance):
 @pytest.mark.parametrize("beta", [0.3, 0.7, 0.9])
 @pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
 def test_geometric_decay_has_a_closed_form(x64, beta, tolerance):
-  # β^k / (1 − β^k) ≤ δ, whatever the height of the profile: here below the range of floats.
+  # β^k / (1 − β^k) ≤ tolerance, whatever the profile's height, even far outside the float range.
   k = math.ceil(math.log(tolerance / (1 + tolerance)) / math.log(beta))
   for height in (-900.0, 0.0, 900.0):
     profile = height + np.log10(beta) * LAGS
@@ -39,8 +46,8 @@ def test_geometric_decay_has_a_closed_form(x64, beta, tolerance):
     assert choose(jnp.asarray(profile, jnp.float32), jnp.float32(tolerance)) == k
 
 
-def test_the_line_is_fitted_to_the_later_lags_and_all_measured_lags_count(x64):
-  # A plateau, then geometric decay from lag 20 on: the line leaves out the plateau.
+def test_the_line_is_fitted_to_later_lags_but_all_measured_lags_are_summed(x64):
+  # The profile is flat up to lag 20, then decays geometrically. The fit starts at lag 30.
   phi = np.where(LAGS < 20, 1.0, 0.8 ** (LAGS - 20.0))
   for tolerance in (0.5, 0.1, 0.01):
     expected = by_hand(phi, 0.8, 0.8 ** (T - 20.0), tolerance)
@@ -56,16 +63,16 @@ def test_the_line_is_fitted_to_the_later_lags_and_all_measured_lags_count(x64):
     np.where(LAGS == 3, np.nan, -0.1 * LAGS),
     np.where(LAGS == 3, np.inf, -0.1 * LAGS),
     np.full(T, -np.inf),
-    -1e-4 * LAGS,  # it decays, but far too slowly
+    -1e-4 * LAGS,  # decays, but too slowly
   ],
   ids=["flat", "growing", "nan", "inf", "zero", "slow"],
 )
-def test_k_is_the_whole_length_if_no_k_is_short_enough(x64, profile):
+def test_k_is_the_number_of_lags_if_no_shorter_truncation_suffices(x64, profile):
   assert choose(profile, 0.1) == T
 
 
-def test_lags_that_are_exactly_zero_need_no_reach(x64):
-  # As after a reset: the gradient is zero from lag 5 on.
+def test_lags_with_a_norm_of_zero_are_left_out(x64):
+  # The gradient is zero from lag 5 on, as it is after a reset of the carry.
   profile = np.where(LAGS < 5, -0.01 * LAGS, -np.inf)
   assert [int(choose(profile, tolerance)) for tolerance in (1e-9, 0.4)] == [5, 4]
   holes = np.where(LAGS % 2 == 1, -np.inf, -0.1 * LAGS)
@@ -88,7 +95,7 @@ def test_leaves_form_one_vector_and_examples_are_averaged(x64):
 
 
 def test_a_contracting_network_has_the_k_of_its_eigenvalue(x64):
-  # h' = ½ h + W x: φ_k = 2^-k exactly.
+  # h_t = ½ h_{t−1} + x_t w_x, so φ_k = 2^-k exactly.
   cell = make_cell("elman", 3, activation="linear")
   params = {"w_x": jnp.ones((2, 3)), "w_h": 0.5 * jnp.eye(3), "b": jnp.zeros(3)}
 

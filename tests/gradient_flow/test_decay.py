@@ -1,4 +1,4 @@
-"""Decay rate, half-life and effective memory of hand-made profiles."""
+"""Decay rate, half-life and effective memory of hand-made lag profiles."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LAGS = np.arange(30)
 
 
 def geometric(*rates):
-  """Returns log₁₀ of 7 · e^(rate · k), [lag, len(rates)]."""
+  """Returns the lag profile log₁₀ φ_k of φ_k = 7 · e^(rate · k), [lag, len(rates)]."""
   return jnp.asarray(np.log10(7) + LAGS[:, None] * np.array(rates) / np.log(10), float)
 
 
-def test_rate_of_a_geometric_profile_is_its_exponent_at_any_depth(x64):
+def test_rate_of_a_geometric_profile_is_its_exponent_for_any_range_of_lags(x64):
   rates = np.array([-100.0, -0.3, 0.0, 2.5])
   for first, last in ((0, None), (3, 9), (28, 29)):
     got = decay_rate(geometric(*rates), first, last)
@@ -47,8 +47,8 @@ def test_half_life_is_finite_only_for_decay():
   np.testing.assert_allclose(half_life(-rates)[2], np.log(2) / 0.1, rtol=1e-6)
 
 
-def test_effective_memory_is_the_first_lag_below(x64):
-  # e^(-k/2) < 0.01 from k = 2 ln 100 = 9.2 on.
+def test_effective_memory_is_the_first_lag_below_epsilon(x64):
+  # e^(−k/2) < 0.01 if k > 2 ln 100 = 9.2, so the first such lag is 10.
   profile = geometric(-0.5, -0.1, 0.5, -0.5, -0.5, -0.5)
   profile = profile.at[0, 3].set(-jnp.inf).at[4, 4].set(jnp.nan).at[20, 5].set(jnp.nan)
   memory = jax.jit(effective_memory)(profile, 0.01)

@@ -1,4 +1,4 @@
-"""Finds NaN and infinities where they were planted, and nothing else."""
+"""`first_nonfinite` finds NaN and infinities where the tests plant them, and nothing else."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ poisoned.defvjp(
 
 
 def plantable(cell):
-  """Returns the cell with NaN in one entry at the times that its params set; −1 for no time."""
+  """Wraps a cell so that one entry of a tensor is NaN at a chosen step.
+
+  The wrapped cell's params are {"cell": the cell's params, "times": {plant: time step}}, with a
+  time step for every key of PLANTS. A time step of −1 plants nothing.
+  """
 
   def init(key, input_size, dtype=float):
     return {"cell": cell.init(key, input_size), "times": {name: jnp.zeros(()) for name in PLANTS}}
@@ -92,7 +96,7 @@ def plantable(cell):
   )
 
 
-# What is planted, and the (phase, tensor) where it is found.
+# For every kind of planted NaN, the (phase, tensor) in which `first_nonfinite` must find it.
 PLANTS = {
   "drive": ("forward", "drive.0"),
   "carry": ("forward", "cell or hidden"),
@@ -104,7 +108,11 @@ PLANTS = {
 
 @pytest.fixture(scope="module")
 def planted():
-  """`planted(layer, plant, time, **arguments)` returns the NonFinite that is found."""
+  """A function that plants a NaN and returns the NonFinite found, or None.
+
+  Call it as `planted(layer, plant, time, **arguments)`, with a key of PLANTS and further arguments
+  of `first_nonfinite`.
+  """
   model, params = with_params([plantable(make_cell("lstm", H)), plantable(make_cell("elman", H))])
 
   def find(layer=0, plant="drive", time=-1, **arguments):
@@ -137,7 +145,7 @@ def test_planted_nan_is_found_where_it_is(planted, layer, plant):
 def test_time_arguments_act_as_in_training(planted):
   lengths = jnp.array([T, 3])
   arguments = {"lengths": lengths, "truncation": jnp.asarray(2), "reverse": True, "remat": "sqrt"}
-  assert planted(1, "carry", 4, **arguments) is None  # in the padding
+  assert planted(1, "carry", 4, **arguments) is None  # step 4 is padding of the planted example
   for time in range(3):
     assert planted(1, "carry", time, **arguments).time == time
     assert planted(0, "backward", time, **arguments).time == time
@@ -163,7 +171,7 @@ def test_inputs_count_unless_they_are_padded_or_masked():
     place = find(PARAMS, broken, squared_error)
     assert where(place) == ("forward", None, 3, name, entry, "nan")
     place = find(PARAMS, broken._replace(mask=mask, lengths=lengths), squared_error)
-    # 0 · NaN: a masked NaN target first appears in the backward pass.
+    # The mask multiplies the cotangent of a NaN target by zero, and 0 · NaN is NaN.
     after = ("backward", None, 3, "readout", entry, "nan")
     assert where(place) == (after if name == "targets" else None)
 
@@ -184,7 +192,7 @@ ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
 
 
 def test_a_norm_may_overflow_though_every_entry_is_finite():
-  # Two biases of the readout with a gradient of 3e38 each.
+  # The gradients of the readout's two biases are 3e38 each.
   place = find(ZEROS, BATCH, lambda y, _: jnp.sum(3e38 * y, axis=-1))
   assert where(place) == ("backward", None, None, "grad_norm", (), "inf")
   assert place.overflow and place.largest == pytest.approx(3e38, rel=1e-6)
@@ -213,7 +221,12 @@ class Counted(NamedTuple):
 
 
 def counting(cell, bad_step):
-  """Returns the cell with a step counter, and an infinite recurrent product in one step."""
+  """Adds a step counter to the cell's carry and makes its recurrent product infinite at one step.
+
+  Args:
+    cell: the cell, whose carry is a single array.
+    bad_step: the step, from 0, whose recurrent product is infinite.
+  """
 
   def recur(params, carry):
     now = carry.count[..., None] == bad_step
@@ -235,7 +248,7 @@ def counting(cell, bad_step):
 def test_carries_may_hold_integers():
   model, params = with_params([make_cell("elman", H), counting(make_cell("elman", H), 3)])
   place = first_nonfinite(model, params, BATCH, squared_error)
-  # tanh(∞) = 1 hides it from every later tensor.
+  # tanh(∞) = 1, so no later tensor is infinite.
   assert where(place) == ("forward", 1, 3, "recurrent", (0, 0), "inf")
 
 

@@ -1,4 +1,4 @@
-"""Jacobians against closed forms and plain NumPy, within and far outside the range of float64."""
+"""Jacobians against closed forms and plain NumPy, within and far outside the float64 range."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rnn_jax.types import Cell, unprepared
 pytestmark = pytest.mark.usefixtures("x64")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
-# One set of shapes, so that little is compiled.
+# Most tests share one set of shapes, so that few programs are compiled.
 T, B, D, H = 60, 2, 2, 3
 NETWORKS = {name: make_cell(name, H) for name in PLAIN}
 SIZE, DEPTH = 5, 1001
@@ -52,7 +52,7 @@ def norm_of(cell, params, xs, key, num_probes):
 
 
 def linear(w_h, dtype=float):
-  """Returns (cell, params, xs) of h' = h W."""
+  """Returns (cell, params, xs) of the linear recurrence h_t = h_{t−1} W, with W = `w_h`."""
   params = {"w_x": np.zeros((1, SIZE)), "w_h": w_h, "b": np.zeros(SIZE)}
   return LINEAR, jax.tree.map(lambda a: jnp.asarray(a, dtype), params), jnp.zeros((DEPTH, 1, 1))
 
@@ -63,7 +63,7 @@ def linear_values(w_h, dtype=float):
 
 
 def linear_norms(w_h):
-  """Returns norms estimated from four probes."""
+  """Returns `jacobian_norm` of the linear recurrence, estimated from the four `linear_probes`."""
   return norm_of(*linear(w_h), jax.random.key(0), 4)[:, 0]
 
 
@@ -79,7 +79,7 @@ def sigmoid(a):
   return 1 / (1 + np.exp(-a))
 
 
-# One step
+# Jacobians of single steps.
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -104,7 +104,8 @@ def test_step_jacobians_are_finite_differences_on_the_joint_carry(name):
 
 
 def test_complex_and_integer_leaves_of_a_carry():
-  # z' = a z with a complex: real and imaginary part rotate; the counter has no derivative.
+  # z_t = a z_{t−1} with a complex a. On (real, imaginary) part that is a scaled rotation. The
+  # integer counter is not part of the Jacobian.
   a = 0.9 * np.exp(0.7j)
 
   def initial_carry(batch_shape, dtype=float):
@@ -134,7 +135,7 @@ def test_lstm_at_zero_has_the_eigenvalues_of_forget_gate_and_kernel():
   close(np.poly(jacobian), np.append(np.poly(block), np.zeros(H)))
 
 
-# Many steps
+# Products of Jacobians over many steps.
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -146,7 +147,7 @@ def test_singular_values_are_those_of_the_product(name):
   product = np.broadcast_to(np.eye(jacobians.shape[-1]), jacobians[0].shape)
   for k in range(6):
     expected = np.linalg.svd(product, compute_uv=False)
-    # The tolerance is that of NumPy's smallest values.
+    # The absolute tolerance is the rounding error of NumPy's smallest singular values.
     np.testing.assert_allclose(10 ** values[k], expected, rtol=1e-10, atol=1e-14 * expected.max())
     product = product @ jacobians[-1 - k]
 
@@ -176,7 +177,7 @@ def test_smallest_singular_values_of_a_long_product_are_as_exact_as_the_largest(
   [(orthogonal(0), jnp.float32), (orthogonal(0), jnp.float64), (np.eye(SIZE)[::-1], jnp.float64)],
   ids=["float32", "float64", "reversed"],
 )
-def test_values_from_minus_900_to_900_are_right_at_once(axes, dtype):
+def test_one_product_may_have_singular_values_from_1e_minus_900_to_1e_plus_900(axes, dtype):
   ends = np.array([900, 300, 1, -300, -900])
   values = linear_values(axes @ np.diag(10.0 ** (ends / 1000)) @ axes.T, dtype)
   assert values.dtype == dtype
@@ -193,12 +194,12 @@ def test_linear_jacobians_are_powers_of_the_kernel():
     np.testing.assert_allclose(
       values[k], np.log10(np.linalg.svd(power, compute_uv=False)), atol=1e-8
     )
-    # h is a row, h_T = h_{T−k} Wᵏ: the cotangent of h_{T−k} is v (Wᵏ)ᵀ.
+    # h is a row vector with h_T = h_{T−k} Wᵏ, so a probe v gives the cotangent v (Wᵏ)ᵀ at h_{T−k}.
     close(norms[k], np.log10(np.linalg.norm(v @ power.T) / 2))
 
 
 @pytest.mark.parametrize("log_end", [-900, 900])
-def test_norm_of_a_scaled_orthogonal_recurrence_is_a_line_to_any_depth(log_end):
+def test_log_norm_of_a_scaled_orthogonal_recurrence_is_linear_in_the_lag(log_end):
   w = 10 ** (log_end / 1000) * orthogonal(0)
   line = np.linspace(0, log_end, DEPTH)
   close(linear_norms(w), line + np.log10(np.linalg.norm(linear_probes()) / 2))
@@ -211,7 +212,7 @@ def test_tanh_values_are_bounded_by_powers_of_the_kernels_norm():
   assert np.all(values[1:, :, 0] < bound[1:, None])
 
 
-def test_lstm_without_recurrence_has_the_product_of_forget_gates_and_half_its_values_zero():
+def test_lstm_without_recurrence_multiplies_forget_gates_and_forgets_hidden():
   cell, params = NETWORKS["lstm"], params_of("lstm", w_h=jnp.zeros((H, 4 * H)))
   start = start_of("lstm")
   a = np.asarray(XS[:, 0] @ params["w_x"] + params["b"][None])
@@ -221,7 +222,7 @@ def test_lstm_without_recurrence_has_the_product_of_forget_gates_and_half_its_va
   np.testing.assert_allclose(np.diag(product[H:, H:]), np.prod(f, axis=0), rtol=1e-10)
   for t in range(T):
     c = f[t] * c + i[t] * g[t]
-  # dh_T/dc_T = o (1 − tanh² c_T) adds the path through h_T.
+  # The last cell state also enters h_T, with the derivative dh_T/dc_T = o (1 − tanh² c_T).
   through = o[-1] * (1 - np.tanh(c) ** 2)
   expected = np.sort(np.log10(np.prod(f[1:], axis=0) * np.hypot(1, through)))[::-1]
   values = values_of(cell, params, XS, start)[-1, 0]
@@ -238,7 +239,7 @@ def test_gru_keeps_everything_if_z_is_one_and_nothing_if_z_and_r_are_zero(b_z, b
 
 
 def test_directions_that_vanish_stay_at_minus_infinity():
-  shift = np.diag(np.ones(SIZE - 1), -1)  # nilpotent: one direction a step
+  shift = np.diag(np.ones(SIZE - 1), -1)  # nilpotent: every step removes one direction
   alive = np.arange(SIZE) < SIZE - np.arange(DEPTH)[:, None]
   close(linear_values(shift), np.where(alive, 0, -np.inf))
   np.testing.assert_array_equal(np.isneginf(linear_norms(shift)), ~alive[:, 0])
@@ -246,14 +247,14 @@ def test_directions_that_vanish_stay_at_minus_infinity():
 
 @pytest.mark.parametrize("rank", [1, 3])
 def test_rounding_errors_of_a_singular_kernel_are_not_singular_values(rank):
-  # Integer factors: the kernel has exactly this rank.
+  # The factors are integers over 8, so the kernel has exactly this rank, without rounding.
   random = np.random.default_rng(rank)
   w = random.integers(-3, 4, (SIZE, rank)) @ random.integers(-3, 4, (rank, SIZE)) / 8.0
   finite = np.isfinite(linear_values(w)[1:])
   np.testing.assert_array_equal(finite, np.tile(np.arange(SIZE) < rank, (DEPTH - 1, 1)))
 
 
-def test_probes_find_the_root_of_the_sum_of_squares():
+def test_probes_estimate_the_frobenius_norm_to_within_the_standard_error():
   cell, params, num_probes = NETWORKS["elman"], params_of("elman"), 200
   logs = values_of(cell, params, XS, cell.initial_carry((B,)))
   norms = norm_of(cell, params, XS, jax.random.key(1), num_probes)
@@ -295,6 +296,6 @@ def test_wrong_number_of_probes_is_refused(num_probes, error, message):
     norm_of(NETWORKS["gru"], params_of("gru"), XS, jax.random.key(0), num_probes)
 
 
-def test_carry_of_another_shape_is_refused():
+def test_a_carry_of_a_wrong_shape_is_refused():
   with pytest.raises(ValueError, match=r"carry must be float64\[2, 3\], got float64\[2, 4\]"):
     values_of(NETWORKS["gru"], params_of("gru"), XS, jnp.zeros((B, H + 1)))

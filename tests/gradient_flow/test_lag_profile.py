@@ -1,4 +1,4 @@
-"""The renormalized lag profile: equal to the probe's norms in the float range, exact beyond it."""
+"""The lag profile: equal to the gradient probe's norms in the float range, and right beyond it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def log10(x):
 
 
 def probed_profile(cells, params, xs, loss):
-  """Returns the profile as the gradient probe finds it, the lag on the first axis."""
+  """Returns the last step's lag profile computed by `gradient_probe`, the lag on the first axis."""
 
   def last_loss(probes):
     ys = xs
@@ -36,7 +36,7 @@ def weighted(y):
   return jnp.sum(draw(90, *y.shape) * jnp.sin(y), axis=-1)
 
 
-# Every kind of cell, at every depth above, below and between others.
+# Networks of one to three layers, with equal and different kinds of cells above each other.
 @pytest.mark.parametrize(
   "names",
   [["lru"], ["lstm", "gru"], ["gru", "lru", "elman"], ["lstm", "lstm", "lstm"]],
@@ -91,7 +91,7 @@ def test_positions_must_be_steps(positions, error, text):
   assert str(caught.value) == text
 
 
-def test_cell_state_of_the_top_lstm_is_not_read_at_lag_zero():
+def test_an_lstms_cell_state_has_no_gradient_at_lag_zero():
   cells, params = network(["lstm", "lstm"], H)
   below, top = jax.jit(lambda xs: lag_profile(cells, params, xs, weighted))(draw(80, T, B, D))
   assert np.all(np.isneginf(top.cell[0]))
@@ -100,7 +100,7 @@ def test_cell_state_of_the_top_lstm_is_not_read_at_lag_zero():
     assert np.all(np.isfinite(leaf))
 
 
-# Beyond the float range
+# Gradients beyond the float range.
 
 
 LINEAR = make_cell("elman", H, activation="linear")
@@ -121,7 +121,7 @@ def orthogonal(width, seed):
 
 
 @pytest.mark.parametrize("log_end", [-900, 900])
-def test_profile_of_a_scaled_orthogonal_recurrence_is_a_line_to_any_depth(log_end):
+def test_profile_of_a_scaled_orthogonal_recurrence_is_linear_in_the_lag(log_end):
   num_steps = 5000
   lag = np.arange(num_steps)
   slope = log_end / (num_steps - 1)
@@ -140,7 +140,8 @@ def test_profile_in_float64_has_float64_precision(x64):
   "gains", [(1.0, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, 0.1), (1.0, 0.1, 1.0), (0.1, 10.0, 0.1)]
 )
 def test_profile_of_deep_linear_networks_is_right_if_layers_differ_widely_in_scale(gains):
-  # Each layer starts from the bottom: float32 holds none of 10^±200, float64 all of it.
+  # The gradients reach 10^±200: far outside the float32 range, but within that of the float64
+  # reference below.
   num_steps = 201
   w_xs = [orthogonal(H, 10 + i) for i in range(len(gains))]
   w_hs = [gain * orthogonal(H, 20 + i) for i, gain in enumerate(gains)]
@@ -206,7 +207,7 @@ def test_zero_cotangent_gives_minus_infinity_in_every_layer():
 
 
 def test_a_gradient_that_vanishes_stays_at_minus_infinity():
-  shift = np.diag(np.ones(H - 1), -1)  # nilpotent: nothing is left after H steps
+  shift = np.diag(np.ones(H - 1), -1)  # nilpotent: its H-th power is zero
   (profile,) = linear_profile([linear_params(shift)], jnp.zeros((T, 1, H)))
   np.testing.assert_allclose(profile[:, 0], [0] * H + [-np.inf] * (T - H), atol=1e-6)
 

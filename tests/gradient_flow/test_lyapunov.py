@@ -20,7 +20,7 @@ from rnn_jax.types import Cell, unprepared
 pytestmark = pytest.mark.usefixtures("x64")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
-# One set of shapes, so that little is compiled.
+# Most tests share one set of shapes, so that few programs are compiled.
 T, SKIP, B, D, H = 300, 150, 2, 3, 3
 NETWORKS = {name: make_cell(name, H) for name in PLAIN}
 LINEAR = make_cell("elman", 4, activation="linear")
@@ -59,7 +59,7 @@ def sigmoid(a):
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.2])
-def test_scaled_orthogonal_recurrence_has_the_log_of_its_scale_four_times(scale):
+def test_all_exponents_of_a_scaled_orthogonal_recurrence_are_the_log_of_its_scale(scale):
   close(linear(scale * np.linalg.qr(np.asarray(draw(1, 4, 4)))[0]), np.log(scale))
 
 
@@ -72,7 +72,7 @@ def test_leading_exponents_are_found_if_units_do_not_interact():
   close(linear(np.diag([0.2, 0.4, 0.8, 0.1]), num_exponents=2), np.log([0.8, 0.4]))
 
 
-def test_gru_at_zero():
+def test_gru_at_zero_has_the_exponents_of_its_linearization():
   w_h = params_of("gru")["w_h"].at[:, 2 * H :].set(with_eigenvalues([1.9, 0.5, -0.8], 0))
   params = params_of("gru", w_h=w_h, b=jnp.zeros(3 * H))
   cell = NETWORKS["gru"]
@@ -87,7 +87,7 @@ def test_lstm_at_zero_has_its_spectrum_on_the_joint_carry():
   cell = NETWORKS["lstm"]
   got = spectrum_of(cell, params, 0 * XS, carry=cell.initial_carry((B,)))[0]
   close(got[:H], np.log(sigmoid(1.0) + np.array([0.9, -0.8, -2.0]) / 4))
-  assert np.all(got[H:] < np.log(1e-15))  # −∞ up to rounding
+  assert np.all(got[H:] < np.log(1e-15))  # −∞ in exact arithmetic
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -102,7 +102,7 @@ def test_exponents_are_those_of_a_plain_loop_and_add_up_to_the_determinant(name)
   for jacobian in jacobians:
     q, r = np.linalg.qr(jacobian @ q)
     logs.append(np.log(np.abs(np.diagonal(r, axis1=1, axis2=2))))
-  # From another Q_0 the exponents are nearly the same once both have settled.
+  # The loop starts from a different Q_0. Once both have settled, the exponents nearly agree.
   np.testing.assert_allclose(got, np.mean(logs[SKIP:], axis=0), atol=2e-3)
   elsewhere = jax.tree.map(lambda a: a.at[1, 0].set(jnp.nan), start)
   lost = np.isnan(spectrum_of(cell, params, XS, carry=elsewhere))
@@ -116,7 +116,7 @@ def test_fewer_exponents_are_the_first_ones():
 
 def test_gaussian_products_have_the_exponents_of_their_closed_form():
   size, num_steps, gain = 6, 3000, 1.3
-  cell = Cell(  # h' = J_t h, the matrix J_t being the input
+  cell = Cell(  # h_t = J_t h_{t−1}, where the matrix J_t is the input at step t
     init=lambda key, input_size, dtype=float: (),
     initial_carry=lambda batch_shape, dtype=float: jnp.zeros((*batch_shape, size), dtype),
     prepare=unprepared,

@@ -1,4 +1,4 @@
-"""Pascanu's Ω: its value, its gradient with all else constant, its effect in training."""
+"""Pascanu's Ω: its value, its gradient at fixed carries and cotangents, its effect in training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ T, B, D, H = 3, 2, 2, 3
 
 
 def frozen_parts(cells, params, xs):
-  """Returns inputs, carries and dL/dcarry_t [T, B, ...] of each layer, by plain autodiff."""
+  """Returns (inputs, h_t, dL/dh_t) of each layer, leaves [T, B, ...], by JAX's autodiff alone.
+
+  These are the quantities that Ω's gradient holds constant.
+  """
 
   def run(slots):
     ys, layers = xs, []
@@ -43,7 +46,15 @@ def frozen_parts(cells, params, xs):
 
 
 def omega_by_jacobians(cell, params, inputs, carries, bars):
-  """Returns Ω of one layer from explicit step Jacobians on the joint carry."""
+  """Returns Ω of one layer by its formula, with an explicit Jacobian of every step.
+
+  Args:
+    cell: the layer's cell.
+    params: the cell's params.
+    inputs: the layer's inputs [T, B, ...].
+    carries: h_t, leaves [T, B, ...].
+    bars: dL/dh_t, leaves [T, B, ...].
+  """
 
   def of_example(inputs, carries, bars):
     total = 0.0
@@ -62,7 +73,7 @@ def omega_by_jacobians(cell, params, inputs, carries, bars):
   return jnp.mean(jax.vmap(of_example, in_axes=(1, 1, 1))(inputs, carries, bars))
 
 
-def test_value_and_gradient_are_those_of_the_formula_with_carries_and_cotangents_held(x64):
+def test_value_and_gradient_match_the_formula_at_fixed_carries_and_cotangents(x64):
   cells, params = network(["elman", "lstm"], H)
   size = 1e-5
   direction = jax.tree.map(lambda a: draw(a.size, *a.shape), params)
@@ -90,7 +101,7 @@ def test_value_and_gradient_are_those_of_the_formula_with_carries_and_cotangents
     along = jax.tree.map(lambda g, d: jnp.sum(g * d), grads, direction)
     np.testing.assert_allclose(sum(jax.tree.leaves(along)), (up - down) / (2 * size), rtol=1e-7)
     for other, own in enumerate(grads):
-      # The immediate derivative: paths through other layers do not count.
+      # Only the layer's own params have a gradient: paths through other layers are held constant.
       assert all(np.any(leaf) == (other == layer) for leaf in jax.tree.leaves(own))
 
 
@@ -109,20 +120,21 @@ def quarter_omega(xs, weights):
 
 
 @pytest.mark.parametrize("scale", [1e-35, 1e35])
-def test_scaled_orthogonal_recurrence_is_off_by_its_scale_at_every_step_of_any_size(scale):
-  # The second example has no gradient: it adds nothing to the sum, but counts in the mean.
-  num_steps = 101  # ¼^100 = 6e-61
+def test_every_step_of_a_scaled_orthogonal_recurrence_adds_the_same_term(scale):
+  # The second example has no gradient: its Ω is zero, which halves the mean over the examples.
+  num_steps = 101  # the gradient decays to ¼^100 = 6e-61, below the float32 range
   weights = jnp.asarray([scale, 0.0])
   value, grads = quarter_omega(jnp.zeros((num_steps, 2, D)), weights)
   np.testing.assert_allclose(value, 100 * 0.75**2 / 2, rtol=1e-5)
-  # (‖v (w W)ᵀ‖ − 1)² = (¼ w − 1)²: its derivative in w at 1, a step.
+  # Scaling W to s W makes a step's term (‖v (s W)ᵀ‖ / ‖v‖ − 1)² = (¼ s − 1)². Its derivative with
+  # respect to s at s = 1 is 2 · (−¾) · ¼.
   q = np.linalg.qr(np.random.default_rng(0).standard_normal((H, H)))[0]
   along = np.sum(np.asarray(grads["w_h"]) * 0.25 * q)
   np.testing.assert_allclose(along, 100 * 2 * -0.75 * 0.25 / 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])
-def test_omega_of_no_gradient_is_zero_and_a_zero_kernel_has_a_finite_gradient(num_steps):
+def test_omega_is_zero_for_a_zero_loss_and_has_a_finite_gradient_at_a_zero_kernel(num_steps):
   @jax.jit
   def run(xs, weight):
     return linear_omega(0.0, xs, lambda ys: weight * jnp.sum(ys[-1]))
@@ -131,7 +143,8 @@ def test_omega_of_no_gradient_is_zero_and_a_zero_kernel_has_a_finite_gradient(nu
   value, grads = run(xs, 0.0)
   assert value == 0
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
-  # Only the last step's carry has a gradient, and a zero kernel passes none of it back: (0 − 1)².
+  # Only the last step's carry has a gradient, and a zero kernel passes none of it back. Ω therefore
+  # has the single term (0 − 1)², or no term if there is only one step.
   value, grads = run(xs, 1.0)
   assert value == min(1, num_steps - 1)
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
@@ -143,7 +156,7 @@ def test_a_loss_that_is_not_a_scalar_is_refused():
     omega(cells, params, draw(80, T, B, D), lambda ys: ys)
 
 
-# In training
+# Ω as a penalty in training.
 
 
 def test_training_with_the_penalty_lowers_omega_and_reports_the_loss_without_it():

@@ -1,4 +1,4 @@
-"""One-sided Jacobi: rows are orthogonal, the Gram matrix stays, rows keep their scales."""
+"""One-sided Jacobi on A: the new rows are orthogonal, AᵀA is kept, and tiny rows stay accurate."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_rows_are_orthogonal_and_their_lengths_are_the_singular_values(shape):
 
 
 @pytest.mark.parametrize("order", ["descending", "ascending", "mixed"])
-def test_rows_far_apart_become_those_of_gram_and_schmidt(order):
-  # Each row is 2^-200 times the one before, so it changes none of the larger ones.
+def test_rows_of_very_different_norms_are_orthogonalized_as_by_gram_schmidt(order):
+  # In order of size, each row is 2^-200 times the one before: too small to change a larger row.
   a = problem(5, 5)
   place = {"descending": np.arange(5), "ascending": np.arange(5)[::-1]}.get(
     order, np.array([3, 0, 1, 4, 2])
@@ -49,7 +49,7 @@ def test_rows_far_apart_become_those_of_gram_and_schmidt(order):
   np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
 
 
-def test_rows_that_depend_on_others_are_zero():
+def test_linearly_dependent_rows_become_zero():
   a = np.arange(25.0).reshape(5, 5)  # a matrix of rank 2
   for exponent in ([0, 0, 0, 0, 0], [0, -60, -3000, 10, -100]):
     logs = np.sort(log10_norms(turned(a, np.array(exponent, np.int32))))

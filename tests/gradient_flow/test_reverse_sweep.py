@@ -1,4 +1,4 @@
-"""Scaled quantities: a value and its power of two."""
+"""`Scaled` quantities, stored as a value and an exponent: normalizing and shifting them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rnn_jax.gradient_flow.reverse_sweep import Scaled, normalize, shift, unscal
 
 
 def whole(scaled):
-  """Returns value · 2^exponent as float64."""
+  """Returns the number that a `Scaled` stands for, value · 2^exponent, as float64."""
   return np.ldexp(np.asarray(scaled.value, float), np.asarray(scaled.exponent)[..., None])
 
 
-def test_normalize_changes_no_number_at_either_end_of_the_range():
+def test_normalize_is_exact_at_both_ends_of_the_float_range():
   rows = [[3e38, 1e30], [-(2.0**127), 1.0], [1.2e-38, 0.0], [1.0, -0.75], [2.0**-100, 2.0**20]]
   value = jnp.asarray(rows, jnp.float32)[None]
   scaled = normalize(unscaled(value))
@@ -22,7 +22,7 @@ def test_normalize_changes_no_number_at_either_end_of_the_range():
   assert np.all((largest >= 0.5) & (largest < 4))
 
 
-def test_zero_never_sets_a_common_exponent_and_nan_and_inf_stay():
+def test_zero_gets_the_lowest_exponent_and_nan_and_inf_stay():
   scaled = normalize(unscaled(jnp.asarray([[[0.0, 0.0], [jnp.nan, 1.0], [jnp.inf, 1.0]]])))
   assert scaled.exponent[0, 0] < -(2**29)
   np.testing.assert_array_equal(scaled.value[0, 0], 0)

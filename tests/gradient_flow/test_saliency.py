@@ -1,4 +1,4 @@
-"""Saliency: a closed form, and the gradient of each loss over the whole text before it."""
+"""Saliency, against a closed form and against gradients over the whole text up to each step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINEAR = DeepRNN([make_cell("elman", H, activation="linear")], V, V)
 
 
 def drawn(model, scale=0.6):
-  """Returns random variables of a model, in the shapes of its own."""
+  """Returns random variables for a model."""
   tokens = jnp.zeros((1, 1), jnp.int32)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))
   leaves, structure = jax.tree.flatten(shapes)
@@ -33,7 +33,8 @@ def run(model, variables, reach, tokens=TOKENS):
 
 
 def test_linear_network_has_its_closed_form(x64):
-  # dL_t/dx_{t−k} = W_x W_hᵏ W (p_t − e_{x_{t+1}}), for row vectors h_t = x_t W_x + h_{t−1} W_h.
+  # For row vectors h_t = x_t W_x + h_{t−1} W_h + b and logits h_t W + b', whose softmax is p_t:
+  # dL_t/dx_{t−k} = W_x W_hᵏ W (p_t − e_{x_{t+1}}), with the one-hot vector e of the next token.
   variables = drawn(LINEAR)
   cell = jax.tree.map(np.asarray, variables["params"]["layers_0"]["cell"])
   head = jax.tree.map(np.asarray, variables["params"]["head"])
@@ -77,7 +78,7 @@ def test_saliency_is_the_gradient_over_all_of_the_text_before(x64, embedding_siz
     assert np.isnan(got[t, t + 1 :]).all()
 
 
-def test_a_text_may_be_longer_than_a_block_of_windows():
+def test_a_text_may_have_more_windows_than_are_computed_in_parallel():
   tokens = np.random.default_rng(1).integers(0, V, 140)
   variables = drawn(LINEAR)
   short, long = (run(LINEAR, variables, 2, t) for t in (tokens[:40], tokens))

@@ -1,4 +1,4 @@
-"""Gate values reproduce the carry, and their shares equal those that NumPy counts."""
+"""Gate values reproduce the carry, and the saturated fractions equal NumPy's counts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_lstm_gates_reproduce_the_carry():
 
   (gates,), carries = run(xs)
   assert set(gates) == {"input", "forget", "output"}
-  # h' = o tanh c', c' = f c + i g: g is the one factor that is not a gate.
+  # h_t = o tanh c_t, c_t = f c_{t−1} + i g: g is no gate, so it is computed from the params.
   before = np.concatenate([np.zeros((1, B, H)), carries.hidden[:-1]])
   w_x, w_h, b = (np.asarray(params[0][k])[..., 2 * H : 3 * H] for k in ("w_x", "w_h", "b"))
   g = np.tanh(np.asarray(xs) @ w_x + before @ w_h + b)
@@ -65,7 +65,7 @@ def test_gru_gates_reproduce_the_carry(reset):
   close(hs, z * before + (1 - z) * n)
 
 
-def test_shares_are_counted_by_gate_layer_and_step():
+def test_saturated_fractions_are_counted_per_gate_layer_and_step():
   cells = [make_cell("lstm", H), make_cell("elman", H), make_cell("gru", H)]
   params, xs = network(cells), draw(80, T, B, D)
   values, shares = jax.jit(

@@ -1,4 +1,4 @@
-"""Sensitivity to the params: a closed form, and finite differences."""
+"""Sensitivity of the carry to the params, against a closed form and finite differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All measures of a network share one signature, and name the argument that does not fit."""
+"""All measures of a network share one signature, and their errors name the wrong argument."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T, B, D, H = 3, 2, 2, 3
 XS = draw(80, T, B, D)
 CELLS, PARAMS = network(["gru", "gru"], H)
 
-# Measures of a network, and the options without a default.
+# The measures of a network, each with values for its options that have no default.
 MEASURES = {
   "gate_values": {},
   "jacobian_norm": {"key": jax.random.key(0)},

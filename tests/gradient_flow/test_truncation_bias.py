@@ -1,4 +1,4 @@
-"""Truncation bias, against hand-computed and plain gradients."""
+"""Truncation bias, against gradients computed by hand and by `jax.grad` of a truncated unroll."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ def scalar_bias(w, xs, scale):
 
 
 def scalar_gradient(w, xs, k):
-  """Returns d h_{T−1}/d(b, w, w_x) of h_t = w h_{t−1} + x_t, cut before the steps k, 2k, …"""
+  """Returns d h_{T−1}/d(b, w, w_x) of h_t = w h_{t−1} + w_x x_t + b at w_x = 1, b = 0.
+
+  The gradient is truncated before the steps k, 2k, …
+  """
   hs, h = [], 0.0
   for x in xs:
     hs.append(h)
@@ -99,12 +102,12 @@ def test_gradients_near_the_ends_of_the_float_range_and_zero_gradients():
   for scale in (1e-35, 1e35):
     for got, expected in zip(scalar_bias(w, xs, scale), plain, strict=True):
       np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-  # g is zero: cosine and relative error are undefined.
+  # With a loss of zero, the full gradient is zero: cosine and relative error are undefined.
   assert all(np.all(np.isnan(leaf)) for leaf in scalar_bias(w, xs, 0.0))
 
 
-def test_a_cut_gradient_of_zero_is_all_error_and_has_no_cosine():
-  # w_x is the only param and x_0 the only nonzero input, so truncation cuts off the whole gradient.
+def test_a_truncated_gradient_of_zero_has_relative_error_one_and_no_cosine():
+  # w_x is the only param and x_0 the only nonzero input, so truncation removes the whole gradient.
   params = {"w_x": jnp.ones((1, 1))}
   cell = SCALAR._replace(
     init=lambda key, input_size, dtype=float: params,
@@ -130,7 +133,7 @@ def test_a_cut_gradient_of_zero_is_all_error_and_has_no_cosine():
   ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_truncations_are_steps_of_the_sequence(ks, exception, message):
+def test_wrong_truncations_are_named(ks, exception, message):
   cells, params = network(["elman"], H)
   with pytest.raises(exception, match=message):
     truncation_bias(cells, params, draw(80, T, B, D), mean_loss, truncations=ks)

@@ -1,4 +1,4 @@
-"""Each step's share of dL/dW_h: the shares sum to the gradient, and their norms follow."""
+"""Weight shares: each step's term of dL/dW_h, the sum of the terms, and their norms."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rnn_jax.gradient_flow import weight_share_norms, weight_shares
 T, B, D, H = 3, 3, 2, 4
 
 
-def test_share_is_the_gradient_of_that_steps_own_kernel(x64):
-  # A test of their sum alone would miss shares that are one step off.
+def test_a_share_is_the_gradient_of_a_kernel_used_at_that_step_only(x64):
+  # A test of the shares' sum alone would not notice shares that are shifted by one step.
   cells, params = network(["elman", "gru"], H)
 
   @jax.jit
@@ -42,7 +42,7 @@ def test_share_is_the_gradient_of_that_steps_own_kernel(x64):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_shares_add_up_to_the_gradient_and_their_norms_follow_by_gram_matrices(x64, name):
+def test_shares_sum_to_the_gradient_and_share_norms_are_their_norms(x64, name):
   (cell,), (params,) = network([name], H)
 
   @jax.jit
@@ -59,13 +59,14 @@ def test_shares_add_up_to_the_gradient_and_their_norms_follow_by_gram_matrices(x
 
 
 @pytest.mark.parametrize("gain", [0.1, 10.0])
-def test_norms_of_a_linear_recurrence_lie_on_a_line_far_outside_the_range_of_floats(gain):
-  # h_t = h_{t−1} g Q from h_0 = x_0 on, L = v · h_T: ‖share_t‖ = ‖x_0‖ ‖v‖ g^(T−2) at every t ≥ 1.
+def test_share_norms_of_a_linear_recurrence_are_right_far_outside_the_float_range(gain):
+  # h_t = g h_{t−1} Q with an orthogonal Q, h_0 = x_0 and L = v · h_{T−1}, for T steps: then
+  # ‖share_t‖ = ‖x_0‖ ‖v‖ g^(T−2) for every t ≥ 1.
   num_steps = 300
   q = np.linalg.qr(np.random.default_rng(0).standard_normal((H, H)))[0]
   params = {"w_x": jnp.eye(H), "w_h": jnp.asarray(gain * q, float), "b": jnp.zeros(H)}
   cell = make_cell("elman", H, activation="linear")
-  # Two examples, one of them negligible.
+  # The second example's loss is negligible.
   weights = jnp.asarray([[3.0], [1e-30]])
   xs = jnp.zeros((num_steps, 2, H)).at[0, :, 0].set(1e-20 if gain > 1 else 1.0)
 
@@ -73,7 +74,7 @@ def test_norms_of_a_linear_recurrence_lie_on_a_line_far_outside_the_range_of_flo
   def norms(xs):
     return weight_share_norms([cell], [params], xs, lambda ys: jnp.sum(weights * ys[-1, :, :1]))[0]
 
-  # The forward pass stays in the range of floats; only the cotangent has an extended range.
+  # Compare only steps at which h itself is in the float range: only cotangents may be outside it.
   steps = np.arange(1, 30 if gain < 1 else 50)
   start = np.log10(3) + (-20 if gain > 1 else 0)
   expected = start + (num_steps - 2) * np.log10(gain)

@@ -1,4 +1,4 @@
-"""Measures of wrapped cells, against plain gradients of a Python loop."""
+"""Measures of networks with wrapped cells, against gradients of a plain Python loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T, B, H = 3, 2, 3
 pytestmark = pytest.mark.usefixtures("x64")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-13)
 
-# The gradient of the lower layer passes the upper one's cell by.
+# The upper layer is residual, so gradients also reach the lower layer by the skip connection.
 DENSE = [zoneout(lstm(H), LSTMCarry(hidden=0.2, cell=0.5)), residual(zoneout(gru(H), 0.3))]
 NORMED = [DENSE[0], layer_norm(residual(elman(H)))]
 
@@ -39,12 +39,24 @@ def randomized(cells):
 
 
 def slots_of(cells):
-  """Returns zeros to add to each carry, whose gradients are its cotangents."""
+  """Returns zeros to add to each layer's carries: their gradients are the carries' cotangents."""
   return [cell.initial_carry((T, B)) for cell in cells]
 
 
 def by_hand(cells, params, xs, slots=None, kernels=None, truncation=T):
-  """Returns carries and outputs of all layers, by a Python loop; `kernels` has one a step."""
+  """Runs a deep network in a Python loop.
+
+  Args:
+    cells: the cell of each layer.
+    params: the params of each layer's cell.
+    xs: the first layer's inputs [T, B, H].
+    slots: zeros to add to each layer's carries, from `slots_of`; None for none.
+    kernels: for each layer, the recurrent kernel to use at each step [T, ...], instead of the one
+      in the params; None to use the params'.
+    truncation: gradients are stopped before every step that is a multiple of it.
+  Returns:
+    (the carries of each layer, leaves [T, B, ...]; the top layer's outputs [T, B, H]).
+  """
   ys, layers = xs, []
   for i, cell in enumerate(cells):
     carry, carries, outputs, own = cell.initial_carry((B,)), [], [], params[i]
@@ -82,7 +94,7 @@ def test_lag_profile_is_the_norm_of_the_plain_gradient():
     close(10**logs, np.linalg.norm(bar, axis=-1)[::-1])
 
 
-def test_weight_shares_are_the_gradients_of_each_steps_own_kernel():
+def test_a_weight_share_is_the_gradient_of_a_kernel_used_at_that_step_only():
   @jax.jit
   def both(params, xs):
     kernels = [jnp.stack([p["w_h"]] * T) for p in params]

@@ -1,4 +1,4 @@
-"""Our cells compute the same in Flax's loops as in ours."""
+"""Our cells give the same results in Flax's loops, through the adapters, as in `unroll`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def nnx_rnn(cell, params):
   return rnn
 
 
-# The adapters see the structure of a cell: its carry, drive, recurrent product and prepared params.
+# Cells that differ in the structure of what the adapters pass on: the carry, the drive (the input's
+# part of the pre-activation), the recurrent product and the prepared params.
 STRUCTURES = ("elman", "gru", "lstm", "lru", "clockwork", "exprnn", "minimalrnn", "slstm", "rhn")
 
 
@@ -66,7 +67,7 @@ def test_gradients_of_a_deep_wrapped_cell_are_those_of_unroll(x64):
     return ours, of(lambda params, xs: in_linen(cell, params, xs))(params, xs), of_nnx(params, xs)
 
   def of_nnx(params, xs):
-    """Differentiates as users of NNX do, with the loop's own initial carry."""
+    """Returns gradients by `nnx.grad`, as users of NNX take them, from the loop's initial carry."""
     loss = lambda rnn, xs: jnp.sum(jnp.cos(rnn(xs)))  # noqa: E731
     grads, xs_grad = nnx.grad(loss, argnums=(0, 1))(nnx_rnn(cell, params), xs)
     return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(grads)), xs_grad
@@ -94,12 +95,12 @@ def test_bidirectional_sequences_with_lengths(x64):
     )
 
   ours, *flax = everywhere(both)
-  for b, length in enumerate(lengths):  # Flax's outputs past a sequence's end are unspecified
+  for b, length in enumerate(lengths):  # Flax does not specify outputs beyond a sequence's length
     for ys in flax:
       np.testing.assert_allclose(ys[:length, b], ours[:length, b], **EXACT)
 
 
-def test_the_adapters_params_are_the_cells():
+def test_adapted_cells_have_params_of_the_same_structure_as_the_cell():
   cell, xs = make_cell("gru", H, inner_bias=True), jnp.ones((T, B, D))
   linen = jax.eval_shape(nn.RNN(LinenCell(cell)).init, jax.random.key(0), xs)
   of_nnx = nnx.state(nnx.eval_shape(lambda: NNXCell(cell, D, rngs=nnx.Rngs(0))), nnx.Param)

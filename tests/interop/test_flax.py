@@ -1,4 +1,4 @@
-"""Params of Flax's cells, against those cells."""
+"""Conversion of params to and from Flax's cells: both cells compute the same function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from rnn_jax.interop import from_linen, from_nnx, to_linen, to_nnx
 B, D, H = 2, 3, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
-# Cell, options, and Flax's cell for it.
+# Linen's cells by name: our cell's name, our cell's options, Linen's cell. In NNX below, the third
+# entry is options of `from_nnx`.
 LINEN = {
   "SimpleCell": ("elman", {"activation": "relu"}, nn.SimpleCell(H, activation_fn=nn.relu)),
   "GRUCell": ("gru", {"inner_bias": True}, nn.GRUCell(H)),
@@ -37,7 +38,17 @@ KINDS = [("elman", {}), ("gru", {}), ("gru", {"inner_bias": True}), ("lstm", {})
 
 
 def same_function(theirs, from_theirs, name, options, tree):
-  """Asserts that one step has the same state and gradients (params, carry, x) in both libraries."""
+  """Asserts that one step has the same new carry and the same gradients in both libraries.
+
+  The gradients are those with respect to the params, the carry and x.
+
+  Args:
+    theirs: `(tree, carry, x) -> (new carry, y)`, Flax's step.
+    from_theirs: converts Flax's params to ours.
+    name: our cell's name.
+    options: our cell's options.
+    tree: a pytree with the shapes of Flax's params.
+  """
   cell = make_cell(name, H, **options)
   start = cell.initial_carry((B,))
   tree, start, x = drawn((tree, start, jnp.zeros((B, D))), seed=7)
@@ -118,7 +129,7 @@ def test_to_nnx_and_back_is_the_identity(which):
   chex.assert_trees_all_equal_shapes_and_dtypes(there, shapes)
 
 
-def test_a_bias_that_the_reset_scales_is_not_lost():
+def test_a_bias_that_the_reset_gate_scales_is_not_lost():
   plain, inner = params_of("gru", D, H), params_of("gru", D, H, inner_bias=True)
   assert not np.any(to_linen("gru", plain)["hn"]["bias"])
   chex.assert_trees_all_equal(from_linen("gru", to_linen("gru", plain)), plain)

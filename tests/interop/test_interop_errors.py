@@ -1,4 +1,4 @@
-"""Weights and arguments of another kind are named, whichever library they are for."""
+"""Errors name weights and arguments of a wrong type or shape, in every library's functions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def nnx_cell(carry=CARRY, x=X):
   return lambda: NNXCell(LSTM, D, rngs=nnx.Rngs(0))(carry, x)
 
 
-# (call, error, message)
+# Each case is (a call without arguments, the error that it raises, a part of its message).
 CASES = [
   *(
     (lambda convert=convert: convert("lstm", None), TypeError, "must be a Mapping, got None.")

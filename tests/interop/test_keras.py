@@ -1,4 +1,4 @@
-"""Keras's weights, against its documented equations, and against Keras itself."""
+"""Conversion of Keras's weights, against its documented equations and against Keras itself."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from rnn_jax.interop import from_keras, to_keras
 T, B, D, H = 4, 2, 3, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
-# Cell, options, gates, shape of Keras's bias.
+# Keras's layers: our cell's name, our cell's options, number of gates, shape of Keras's bias.
 CASES = {
   "SimpleRNN": ("elman", {}, 1, (H,)),
   "GRU": ("gru", {"inner_bias": True}, 3, (2, 3 * H)),
   "GRU reset_after=False": ("gru", {"reset": "before"}, 3, (3 * H,)),
   "LSTM": ("lstm", {}, 4, (4 * H,)),
 }
-# Cheap initializers: the weights are replaced later.
+# Initializers that are cheap to compile; every test replaces the weights.
 ZEROS = {"kernel_initializer": "zeros", "recurrent_initializer": "zeros"}
 every_case = pytest.mark.parametrize("which", CASES)
 
 
 @pytest.fixture
 def keras(monkeypatch):
-  """Returns Keras with its JAX backend; skips the test without Keras."""
-  monkeypatch.setenv("KERAS_BACKEND", "jax")  # read at import
+  """The module `keras` with its JAX backend; skips the test if Keras is not installed."""
+  monkeypatch.setenv("KERAS_BACKEND", "jax")  # Keras reads it at import
   reason = "Keras is a baseline of the benchmark, not a dependency"
   keras = pytest.importorskip("keras", reason=reason)
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -52,7 +52,7 @@ def ours(which, weights, xs):
 
 
 def keras_equations(which, weights, xs):
-  """Returns the layer's ys, by the equations in the documentation of Keras."""
+  """Returns a Keras layer's outputs [T, B, H], by the equations in Keras's documentation."""
   (w, u, b), gates = map(np.asarray, weights), CASES[which][2]
   from_x, from_h = (b[0], b[1]) if b.ndim == 2 else (b, np.zeros_like(b))
   h = c = np.zeros((B, H))
@@ -88,7 +88,7 @@ def test_weights_compute_the_equations_of_keras(x64, which):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Keras
 @every_case
 def test_keras_itself_computes_the_same(keras, which):
-  """Compares one step of the layer's cell: the states, and for a GRU the gradients."""
+  """Compares one step of Keras's cell with ours: for a GRU the gradients, else the new carry."""
   name, options, *_ = CASES[which]
   layer = getattr(keras.layers, f"{which.split(' ')[0]}Cell")
   layer = layer(H, **ZEROS, **({"reset_after": False} if "before" in options.values() else {}))

@@ -1,4 +1,4 @@
-"""torch's state dicts: against its documented equations, and against torch itself."""
+"""Conversion of torch's state dicts, against its documented equations and against torch itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 
 def state_dict_of(name, depth=2, suffixes=("", "_reverse"), bias=True):
-  """Random entries, in torch's shapes."""
+  """Returns a state dict of random entries with the names and shapes of a torch network."""
   shapes, rows = {}, GATES[name] * H
   for layer, suffix in itertools.product(range(depth), suffixes):
     width = D if layer == 0 else len(suffixes) * H
@@ -38,7 +38,7 @@ def state_dict_of(name, depth=2, suffixes=("", "_reverse"), bias=True):
 
 
 def torchs_equations(name, state, xs):
-  """Returns the ys of nn.RNN, nn.GRU or nn.LSTM, two bidirectional layers, as documented."""
+  """Returns the outputs of a bidirectional two-layer torch network, by the documented equations."""
   for layer in range(2):
     directions = []
     for suffix in ("", "_reverse"):
