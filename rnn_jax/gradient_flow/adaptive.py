@@ -65,7 +65,7 @@ def choose_truncation(profile: PyTree[AnyArray], tolerance: float | AnyArray) ->
 
 
 def _check_lags(leaves: list[Array]) -> int:
-  """Returns the number of lags; raises unless all leaves share it and it is at least two."""
+  """Returns the number of lags, at least two; raises if the leaves differ in it or in size."""
   shapes = [jnp.shape(leaf) for leaf in leaves]
   lags = {shape[:1] for shape in shapes}
   if len(lags) != 1 or () in lags:

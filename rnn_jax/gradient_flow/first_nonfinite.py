@@ -116,12 +116,12 @@ def first_nonfinite(
     checks.instance("optimizer", optimizer, optax.GradientTransformation)
     if opt_state is None:
       raise ValueError("opt_state must be given with an optimizer, got None.")
-  if isinstance(time.get("truncation"), int):  # checked here: `step_tensors` only sees a tracer
+  if isinstance(time.get("truncation"), int):  # checked here, since `step_tensors` sees a tracer
     checks.integer("truncation", time["truncation"])
   time.pop("remat", None)  # rematerialization does not change values
   if time.get("clip_carry") is not None:
     clipping.check("clip_carry", time["clip_carry"])
-    time["clip_carry"] /= batch.mask.shape[1]  # the mean loss is 1/B of each example's own loss
+    time["clip_carry"] /= batch.mask.shape[1]  # the mean loss has 1/B of each example's loss
   if batch.lengths is not None:
     time["lengths"] = batch.lengths
   model = model.clone(cells=tuple(model.cells))  # a tuple, so that the model is hashable

@@ -92,7 +92,12 @@ def _layer_omega(
 
 
 def _squared_deviations(products: Carry, bars: Carry) -> Float[Array, "T B"]:
-  """Returns (‖product‖ / ‖bar‖ − 1)² for each step and example, 0 where the bar is zero."""
+  """Returns Ω's term (‖product‖ / ‖bar‖ − 1)² of each step and example; 0 where the bar is zero.
+
+  Args:
+    products: ∂E/∂h_{k+1} ∂h_{k+1}/∂h_k, leaves [T, B, ...].
+    bars: ∂E/∂h_{k+1}, leaves [T, B, ...].
+  """
   norm, other = _joint_norm(products), _joint_norm(bars)
   counts = other > 0
   ratio = norm / jnp.where(counts, other, jnp.ones_like(other))

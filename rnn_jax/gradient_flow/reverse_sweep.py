@@ -20,17 +20,17 @@ from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, step, unprepared, with_floats
 
-# The exponent that stands for a value of zero. It is below every other exponent, so that a zero
-# never determines the exponent that two values are brought to.
+# The exponent of a value of zero. It is below every other exponent: two values are brought to the
+# larger of their exponents, and a zero must never determine it.
 _ZERO_EXPONENT = -(2**30)
 
 
 class Scaled(NamedTuple):
-  """The quantity value · 2^exponent, with an exponent per example: it may exceed the float range.
+  """The quantity value · 2^exponent, which may lie outside the float range.
 
   Attributes:
     value: pytree of leaves [..., B, H].
-    exponent: int32 [..., B].
+    exponent: int32 [..., B], one per example.
   """
 
   value: PyTree[Array]
@@ -184,9 +184,9 @@ def normalize(scaled: Scaled) -> Scaled:
 
 
 def shift(scaled: Scaled, exponent: Int[Array, "*batch"]) -> Scaled:
-  """Returns the same quantity value · 2^exponent with the given exponent.
+  """Rescales `value` so that the same quantity, value · 2^exponent, has the given exponent.
 
-  Entries that would be too small for `value` become zero.
+  Entries that would be too small for a float become zero.
   """
 
   def leaf(a: Array) -> Array:

@@ -72,7 +72,7 @@ NNX: Mapping[str, Layout] = {
   },
 }
 
-# nnx.LSTMCell has Linen's layout, but calls one layer `if_`, since `if` is no attribute name.
+# nnx.LSTMCell has Linen's layout, except that it names one layer `if_`: `if` is a keyword.
 NNX_BY_GATE: Mapping[str, Layout] = {
   "lstm": {e.replace("if/", "if_/"): use for e, use in LINEN["lstm"].items()},
 }
@@ -110,8 +110,8 @@ def to_linen(name: str, params: Params, **options: Any) -> dict[str, PyTree]:
   Args:
     name: our cell's name: elman, gru or lstm.
     params: our cell's params.
-    **options: options of `make_cell` for our cell. `inner_bias` may be left out: the params show
-      it.
+    **options: options of `make_cell` for our cell. `inner_bias` is optional: it follows
+      from whether the params have b_h.
   Returns:
     {"ii": {"kernel": [D, H]}, …}. If a GRU has no b_h, the bias of "hn" is zero.
   Raises:
@@ -161,8 +161,8 @@ def to_nnx(
     params: our cell's params.
     optimized: True for an OptimizedLSTMCell; False for an nnx.LSTMCell, which has a layer for each
       gate.
-    **options: options of `make_cell` for our cell. `inner_bias` may be left out: the params show
-      it.
+    **options: options of `make_cell` for our cell. `inner_bias` is optional: it follows
+      from whether the params have b_h.
   Returns:
     {"dense_i": {"kernel": [D, G·H], …}, "dense_h": …}, a plain dict.
   Raises:

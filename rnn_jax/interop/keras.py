@@ -87,9 +87,9 @@ def to_keras(name: str, params: Params, **options: Any) -> list[np.ndarray]:
   Args:
     name: our cell's name: elman, gru or lstm.
     params: our cell's params.
-    **options: options of `make_cell` for our cell. `inner_bias` may be left out: the params show
-      it. A GRU with reset="before" fits a layer with `reset_after=False`; with reset="after", one
-      with `reset_after=True`.
+    **options: options of `make_cell` for our cell. `inner_bias` is optional: it follows
+      from whether the params have b_h. A GRU with reset="before" fits a layer with
+      `reset_after=False`; with reset="after", one with `reset_after=True`.
   Returns:
     [kernel, recurrent_kernel, bias], NumPy arrays, for a layer with `use_bias=True`. For a
     `keras.layers.Bidirectional`, concatenate the lists of both directions.

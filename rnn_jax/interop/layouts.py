@@ -1,6 +1,7 @@
 """Weight layouts: how each library arranges the blocks of a recurrent layer's weights.
 
-A block is the part of one param (its use: w_x, w_h, b or b_h) that belongs to one gate.
+A block is the part of a weight array that belongs to one gate. It is identified by its use (the
+param of ours that it belongs to: w_x, w_h, b or b_h) and its gate.
 """
 
 from __future__ import annotations

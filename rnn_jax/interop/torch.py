@@ -134,8 +134,8 @@ def to_torch(
     layers: the params of each layer's cell, or pairs (forward, backward), as `from_torch` returns
       them. torch requires the same hidden size in all layers.
     prefix: prepended to every entry's name.
-    **options: options of `make_cell` for our cell. `inner_bias` may be left out: the params show
-      it.
+    **options: options of `make_cell` for our cell. `inner_bias` is optional: it follows
+      from whether the params have b_h.
   Returns:
     Entry -> NumPy array, in torch's order.
   Raises:

@@ -171,7 +171,8 @@ def test_inputs_count_unless_they_are_padded_or_masked():
     place = find(PARAMS, broken, squared_error)
     assert where(place) == ("forward", None, 3, name, entry, "nan")
     place = find(PARAMS, broken._replace(mask=mask, lengths=lengths), squared_error)
-    # The mask multiplies the cotangent of a NaN target by zero, and 0 · NaN is NaN.
+    # The cotangent of a masked loss is 0, but its derivative at a NaN target is NaN, and so is the
+    # product 0 · NaN.
     after = ("backward", None, 3, "readout", entry, "nan")
     assert where(place) == (after if name == "targets" else None)
 

@@ -104,7 +104,7 @@ def test_step_jacobians_are_finite_differences_on_the_joint_carry(name):
 
 
 def test_complex_and_integer_leaves_of_a_carry():
-  # z_t = a z_{t−1} with a complex a. On (real, imaginary) part that is a scaled rotation. The
+  # z_t = a z_{t−1} with a complex a: for the vector (Re z, Im z) that is a scaled rotation. The
   # integer counter is not part of the Jacobian.
   a = 0.9 * np.exp(0.7j)
 

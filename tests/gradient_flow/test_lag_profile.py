@@ -20,7 +20,7 @@ def log10(x):
 
 
 def probed_profile(cells, params, xs, loss):
-  """Returns the last step's lag profile computed by `gradient_probe`, the lag on the first axis."""
+  """Computes the last step's lag profile from `gradient_probe`; the lag is on the first axis."""
 
   def last_loss(probes):
     ys = xs
@@ -36,7 +36,7 @@ def weighted(y):
   return jnp.sum(draw(90, *y.shape) * jnp.sin(y), axis=-1)
 
 
-# Networks of one to three layers, with equal and different kinds of cells above each other.
+# Networks of one to three layers, with cells of the same kind or of different kinds.
 @pytest.mark.parametrize(
   "names",
   [["lru"], ["lstm", "gru"], ["gru", "lru", "elman"], ["lstm", "lstm", "lstm"]],

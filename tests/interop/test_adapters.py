@@ -35,8 +35,8 @@ def nnx_rnn(cell, params):
   return rnn
 
 
-# Cells that differ in the structure of what the adapters pass on: the carry, the drive (the input's
-# part of the pre-activation), the recurrent product and the prepared params.
+# Adapters pass on a cell's carry, drive (the input's part of the pre-activation), recurrent product
+# and prepared params. Each of these cells has a different structure in one of them.
 STRUCTURES = ("elman", "gru", "lstm", "lru", "clockwork", "exprnn", "minimalrnn", "slstm", "rhn")
 
 

@@ -20,8 +20,8 @@ from rnn_jax.interop import from_linen, from_nnx, to_linen, to_nnx
 B, D, H = 2, 3, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
-# Linen's cells by name: our cell's name, our cell's options, Linen's cell. In NNX below, the third
-# entry is options of `from_nnx`.
+# For each Linen cell: (our cell's name, our cell's options, the Linen cell). In NNX below, the
+# third entry holds options of `from_nnx`.
 LINEN = {
   "SimpleCell": ("elman", {"activation": "relu"}, nn.SimpleCell(H, activation_fn=nn.relu)),
   "GRUCell": ("gru", {"inner_bias": True}, nn.GRUCell(H)),

@@ -18,7 +18,7 @@ from rnn_jax.interop import from_keras, to_keras
 T, B, D, H = 4, 2, 3, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
-# Keras's layers: our cell's name, our cell's options, number of gates, shape of Keras's bias.
+# For each Keras layer: (our cell's name, our cell's options, number of gates, shape of its bias).
 CASES = {
   "SimpleRNN": ("elman", {}, 1, (H,)),
   "GRU": ("gru", {"inner_bias": True}, 3, (2, 3 * H)),
