@@ -79,15 +79,16 @@ def _check_lags(leaves: list[Array]) -> int:
 
 
 def _beyond(phi: Float[Array, " T"], start: int) -> tuple[Bool[Array, ""], Float[Array, ""]]:
-  """Fits a line to ln φ over the lags from `start`, and sums its exponential from T to infinity.
+  """Fits a line a + k ln β to ln φ_k over the lags from `start`, and extrapolates it beyond T − 1.
 
-  Lags with φ = 0 are left out of the fit.
+  Lags with φ_k = 0 are left out of the fit.
 
   Args:
     phi: ln φ at the lags 0 … T−1.
     start: the first lag of the fit.
   Returns:
-    (whether the line falls, ln of the sum); (True, −inf) if fewer than two lags can be fitted.
+    (whether the line falls, ln Σ_{k ≥ T} e^a β^k); (True, −inf) if fewer than two lags can be
+    fitted.
   """
   later = phi[start:]
   counts = jnp.isfinite(later)

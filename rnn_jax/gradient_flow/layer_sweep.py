@@ -105,7 +105,7 @@ def check_loss(
     loss: a function of the network's outputs.
     ys: the outputs, or their shape and dtype.
     shape: the shape that the loss must return.
-    name: the same shape in words, for the error message.
+    name: a description of that shape, for the error message.
   Raises:
     TypeError: if `loss` is not a function, or does not return an array of floats.
     ValueError: if `loss` returns an array of a different shape.

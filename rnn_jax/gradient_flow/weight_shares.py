@@ -87,9 +87,10 @@ def weight_share_norms(
 def _factors(
   cells: Sequence[Cell], params: Sequence[Params], xs: Sequences, loss: ScalarLoss
 ) -> list[tuple[Scaled, Scaled]]:
-  """Returns the factors of each layer's shares, h_{t−1} [T, B, H] and δ_t [T, B, G·H].
+  """Returns the factors of each layer's weight shares, h_{t−1} [T, B, H] and δ_t [T, B, G·H].
 
-  δ_t is dL/d(h_{t−1} W_h). Each factor has one exponent [T] per step, shared by all examples.
+  A weight share is step t's term h_{t−1}ᵀ δ_t of dL/dW_h, where δ_t = dL/d(h_{t−1} W_h). Each
+  factor has one exponent per step, [T], shared by all examples.
   """
   check_layers(cells, params=params)
   for i, cell in enumerate(cells):

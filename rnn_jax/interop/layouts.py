@@ -76,8 +76,8 @@ def convert(
     given: the weights, entry -> array.
     source: the layout of `given`.
     target: the layout of the result.
-    lacks: end of the error message for the case that `target` has no bias in the term that the
-      GRU's reset gate r scales, and `source` has one that is not zero.
+    lacks: end of the error message that is raised if `given` has a nonzero bias in the term that
+      the GRU's reset gate r scales, and `target` has no bias there.
     transposed: whether the given kernels are [G·H, D] instead of [D, G·H].
     sizes: the sizes "D" or "H", as far as they are known from other layers.
   Returns:
@@ -141,7 +141,7 @@ def _split(
 
 
 def entries(given: Mapping[str, ArrayLike], layout: Layout) -> dict[str, Array]:
-  """Returns the entries of a layout as arrays; raises if one is missing or `given` has others."""
+  """Returns the weights `given` as arrays; raises if an entry is missing or unknown."""
   for entry in given:
     checks.choice("entry", entry, layout)
   for entry in layout:
