@@ -116,7 +116,7 @@ def first_nonfinite(
     checks.instance("optimizer", optimizer, optax.GradientTransformation)
     if opt_state is None:
       raise ValueError("opt_state must be given with an optimizer, got None.")
-  if isinstance(time.get("truncation"), int):  # checked here, since `step_tensors` sees a tracer
+  if isinstance(time.get("truncation"), int):  # its value is unknown once `step_tensors` traces it
     checks.integer("truncation", time["truncation"])
   time.pop("remat", None)  # rematerialization does not change values
   if time.get("clip_carry") is not None:

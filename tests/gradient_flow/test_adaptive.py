@@ -38,7 +38,8 @@ def by_hand(phi, beta, end, tolerance):
 @pytest.mark.parametrize("beta", [0.3, 0.7, 0.9])
 @pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
 def test_geometric_decay_has_a_closed_form(x64, beta, tolerance):
-  # β^k / (1 − β^k) ≤ tolerance, whatever the profile's height, even far outside the float range.
+  # φ_k = c β^k has the bias δ(k) = β^k / (1 − β^k) for every c, even far outside the float range. k
+  # is the smallest integer with δ(k) ≤ tolerance.
   k = math.ceil(math.log(tolerance / (1 + tolerance)) / math.log(beta))
   for height in (-900.0, 0.0, 900.0):
     profile = height + np.log10(beta) * LAGS
