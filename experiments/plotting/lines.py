@@ -154,7 +154,7 @@ def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None
   for truncation in truncations:
     cut = truncation - 0.5
     axis.axvline(cut, color=GRAY, ls=":", lw=0.9, zorder=1, label=f"cut {truncation:g}")
-    if labels and cut - labels[-1][0] < 0.06 * last_lag:  # the two labels would overlap
+    if labels and cut - labels[-1][0] < 0.06 * last_lag:  # otherwise the two labels overlap
       labels[-1] = (cut, f"{labels[-1][1]}, {truncation:g}")
     else:
       labels.append((cut, f"{truncation:g}"))

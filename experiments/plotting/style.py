@@ -97,7 +97,7 @@ def grid(
     The figure, and its axes by row, column and position in the stack.
   """
   rows, columns, stack = len(titles), len(titles[0]), len(y_labels)
-  height = 2.1 if stack <= 3 else 1.1  # inches per axis, so that a stack fits on a page
+  height = 2.1 if stack <= 3 else 1.1  # inches per axis; a tall stack must fit on a page
   size = (max(WIDTH, 3.4 * columns), height * rows * stack + 0.3 * rows + 0.4)
   figure = Figure(figsize=size, layout="constrained")
   axes = figure.subplots(rows * stack, columns, sharex=True, squeeze=False)

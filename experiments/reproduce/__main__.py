@@ -120,7 +120,7 @@ def make(name: str, folder: Path, console: Console) -> Result:
   try:
     outcome = figure.run()
     drawn = figure_records.picture(title, outcome)
-  except Exception as raised:  # no error may prevent the other figures
+  except Exception as raised:  # no error may keep the other figures from running
     outcome, error = None, f"{type(raised).__name__}: {' '.join(str(raised).split())}"
   result = Result(outcome, error, time.monotonic() - start)
   figure_records.save(folder, name, figure, result, drawn, about)
@@ -134,7 +134,7 @@ def make(name: str, folder: Path, console: Console) -> Result:
 
 
 def print_list() -> None:
-  """Prints a Markdown table of all figures and tables."""
+  """Prints a Markdown table of all figures: name, duration in seconds and title."""
   print("| name | seconds | figure or table |\n|---|---|---|")
   for name, figure in FIGURES.items():
     print(f"| {name} | {figure.seconds} | {figure.title} |")

@@ -17,7 +17,7 @@ from experiments.states.unit_search import Match
 from experiments.states.unit_values import Quantity
 
 TEMPLATE, SCRIPT = (Path(__file__).with_suffix(kind) for kind in (".html", ".js"))
-MAX_VALUES = 6_000_000  # values on a page, of one byte each, which base64 makes 4/3 bytes
+MAX_VALUES = 6_000_000  # largest number of values on a page, each of one byte, or 4/3 in base64
 DECADES = 2  # range of the saliency that is shown, below the largest value for each loss
 _TYPICAL = 0.98  # fraction of a unit's values that are within the range of the color scale
 

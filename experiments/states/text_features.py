@@ -20,8 +20,8 @@ FEATURES = (
   "inside a number",
 )
 
-_LINE = 80  # number of characters that counts as 1 in `position in the line`
-_INDENT = 4  # columns of an indentation level, and of a tab
+_LINE = 80  # `position in the line` is 1 after this many characters
+_INDENT = 4  # number of columns of an indentation level, and of a tab
 _STRING_PREFIX = re.compile("[bfrtu]{0,2}", re.IGNORECASE)
 
 

@@ -1,4 +1,4 @@
-"""A search for units that track a feature of a text."""
+"""A search for the units of a network that track features of the text that it reads."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from experiments.sweep.figures.panels import run_columns
 
 TASKS = ("copy_memory", "adding")
 WHEN = ("before", "after")
-LAG = 90  # decades lost: the decrease of the log10 norm from lag 0 to this lag
+LAG = 90  # the decades lost are the decrease of the log10 norm from lag 0 to this lag
 TAIL = 100  # number of last updates whose mean loss is the final loss
 KEPT, LOST = 2.0, 4.0  # decades lost: at most KEPT if the gradient is kept, at least LOST if not
 DARKEST = -12.0  # lower end of the color scale, in decades relative to lag 0
@@ -175,7 +175,7 @@ def _has_learned(of_task: Profiles, cell: str) -> bool:
 
 
 def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
-  """Returns a sentence on the decades that a cell loses in the first step back, and after it."""
+  """Returns a sentence on the decades that a cell loses in the first step back and after it."""
   drop = float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1])
   rest = float(of_task.lost(cell)[0]) - drop
   return (

@@ -17,7 +17,9 @@ from rnn_jax.cells import elman
 from rnn_jax.types import Cell, Number
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
-SCALE = 0.1  # w_i √2; two inputs of variance 1 add 2 w_i² = SCALE² to a pre-activation's variance
+# SCALE is w_i √2, where w_i is the standard deviation of the input kernel. Two inputs of variance 1
+# add 2 w_i² = SCALE² to the variance of a pre-activation.
+SCALE = 0.1
 SEEDS = (0, 1, 2, 3, 4)
 EARLIER = (-0.805, -0.141, -0.064, -0.022, 0.061)
 ACTIVATIONS = ("linear", "tanh")

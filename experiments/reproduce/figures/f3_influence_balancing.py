@@ -108,7 +108,7 @@ def train(truncation: int, whole_window: bool) -> float:
 
 
 def run() -> Outcome:
-  """Compares the measured G_K with the closed form, and trains with several K."""
+  """Compares the measured G_K with the closed form, and trains θ with several K."""
   with jax.enable_x64(True):
     measured = dict(zip(TRUNCATIONS, measure(TRUNCATIONS), strict=True))
     trained = {k: train(k, whole_window=False) for k in TRAINED}

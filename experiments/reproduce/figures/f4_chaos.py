@@ -84,7 +84,7 @@ def spectral_radius(seed: int, size: int = SIZE) -> float:
 
 @jax.jit
 def measure(gains: Float[Array, " n"], seeds: Integer[Array, " n"]) -> Float[Array, " n"]:
-  """Returns the largest Lyapunov exponent λ₁ of one network for each pair of gain and seed."""
+  """Returns the largest Lyapunov exponent λ₁ of the network drawn with each gain and seed."""
 
   def one(now: tuple[Float[Array, ""], Integer[Array, ""]]) -> Float[Array, ""]:
     gain, seed = now

@@ -62,7 +62,10 @@ def measure(
   seeds: tuple[int, ...],
   num_updates: int,
 ) -> Found:
-  """Trains a cell with each truncation and seed, and measures the bias before and after it."""
+  """Trains a cell with each truncation and seed, and measures the bias of truncated gradients.
+
+  The bias is measured at initialization, and with the params that were trained without truncation.
+  """
   task = charlm(length, BATCH_SIZE, corpus)
   model = DeepRNN([make_cell(name, HIDDEN_SIZE)], task.output_size, task.vocabulary_size)
   optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)

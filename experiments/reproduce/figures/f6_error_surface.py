@@ -189,7 +189,10 @@ def draw(
   line: Float[np.ndarray, " points"],
   across: Sequence[Float[np.ndarray, " points"]],
 ) -> None:
-  """Draws ‖∇E‖ over the plane of w and b, and E and ‖∇E‖ on a line across the wall."""
+  """Draws ‖∇E‖ over the plane of w and b, and E and ‖∇E‖ on a line across the wall.
+
+  The wall is where the error E changes abruptly.
+  """
   left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
   mesh = left.pcolormesh(
     WEIGHTS, BIASES, np.log10(slope.T), cmap="viridis", shading="nearest", rasterized=True

@@ -181,7 +181,7 @@ def gradient_norms(
 
 
 def run() -> Outcome:
-  """Measures the norms for each γ, and for the smallest γ with variants of the cell and inputs."""
+  """Measures gradient norms for each γ; for the smallest, also with other cells and inputs."""
   with jax.enable_x64(True):  # the norms fall below the range of float32
     logs = gradient_norms(GAINS, SEEDS)
     light = gradient_norms(GAINS[:1], SEEDS, ink=0.1)

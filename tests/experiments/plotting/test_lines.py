@@ -1,4 +1,4 @@
-"""Tests of the spread over seeds, which lines and bands show."""
+"""Tests of `spread`: the minimum, median and maximum over seeds, which lines and bands show."""
 
 from __future__ import annotations
 

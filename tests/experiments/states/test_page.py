@@ -143,7 +143,7 @@ def test_a_screenshot_goes_from_red_to_blue(browse, tmp_path):
     return np.flatnonzero((np.abs(pixels - rgb).max(axis=-1) < 4).sum(axis=1) >= 4)
 
   assert len(rows(RED)) > 8 and len(rows(BLUE)) > 8
-  # The legend has both colors in the same rows; in the text below it, red comes first.
+  # The legend shows both colors; in the text below it, the last red row is above the last blue one.
   assert rows(RED)[-1] < rows(BLUE)[-1]
 
 
