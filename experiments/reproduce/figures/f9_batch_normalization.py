@@ -181,7 +181,10 @@ def gradient_norms(
 
 
 def run() -> Outcome:
-  """Measures gradient norms for each γ; for the smallest, also with other cells and inputs."""
+  """Measures the gradient norms for each γ.
+
+  For the smallest γ, they are also measured with weaker inputs, and with `separate` normalization.
+  """
   with jax.enable_x64(True):  # the norms fall below the range of float32
     logs = gradient_norms(GAINS, SEEDS)
     light = gradient_norms(GAINS[:1], SEEDS, ink=0.1)
