@@ -17,7 +17,8 @@ from experiments.cli.flag_table import Flag
 from rnn_jax import checks
 from rnn_jax.cells import CELLS, cell_options
 
-# Options given for a cell: (name, value) pairs sorted by name. A tuple, since it must be hashable.
+# The options given for a cell: (name, value) pairs sorted by name, in a tuple so that the object
+# that holds them is hashable.
 Options = tuple[tuple[str, Any], ...]
 
 _WORDS = {"true": True, "false": False, "none": None}
@@ -128,7 +129,7 @@ def value_of(text: str) -> Any:
       continue
     if kind is float and float(np.finfo(np.float32).max) < abs(value) < math.inf:
       raise ValueError(f"cell_option must hold numbers that are finite in float32, got {text}.")
-    # An integer beyond int32 becomes a float, since JAX computes with 32-bit integers.
+    # An integer beyond int32 becomes a float, because JAX's default integers have 32 bits.
     if kind is float or abs(value) < 2**31:
       return value
   return text
@@ -152,7 +153,7 @@ def as_flags(cell: str, options: Options) -> str:
 
 @contextlib.contextmanager
 def errors_of(cell: str, options: Options) -> Iterator[None]:
-  """Re-raises errors of a cell's constructor as ValueErrors that start with the cell's flags."""
+  """Re-raises a constructor's error as a ValueError whose message starts with the cell's flags."""
   try:
     yield
   except (TypeError, ValueError) as error:
@@ -167,8 +168,7 @@ def by_cell(
   Args:
     given: parsed values of all `--cell_option` flags.
     cells: names of the selected cells.
-    own_flags: names of options that have a flag of their own, so that `--cell_option` must not set
-      them.
+    own_flags: names of options that `--cell_option` must not set, because each has its own flag.
   Returns:
     {cell: {option: values}}, with the options in alphabetical order.
   Raises:
@@ -195,7 +195,7 @@ def by_cell(
 def _none_as_text(cell: str, name: str, value: Any) -> Any:
   """Returns an option's value, with None turned back into 'none' if the default is a string.
 
-  `parse` turns the text `none` into None, since it does not know the cells' defaults.
+  `parse` turns the text `none` into None because it does not know the option's default.
   """
   default = inspect.signature(CELLS[cell]).parameters[name].default
   return "none" if value is None and isinstance(default, str) else value

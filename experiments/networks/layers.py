@@ -158,7 +158,7 @@ def make_cells(layers: Layers) -> list[Cell]:
   """Returns the cell of each recurrent layer, bottom layer first.
 
   With both `residual` and `layer_norm`, a layer with cell f computes y = x + f(LN(x)). The first
-  layer gets neither, since the network's input may be tokens.
+  layer gets neither, because the network's input may be tokens.
   """
   cells = []
   for i in range(layers.depth):
@@ -187,7 +187,7 @@ def check(layers: Layers, length_flag: str, length: int, batch_size: int) -> Non
   top = (layers.width, *layers.hidden_sizes)
   carries = layers.depth * length * batch_size * layers.width
   entries = carries + sum(a * b for a, b in itertools.pairwise(top))
-  # Memory is first checked without the params, since counting them fails for a huge hidden size.
+  # The first check leaves out the params, because counting them fails for a huge hidden size.
   _check_memory(entries, length_flag)
   with cell_options.errors_of(layers.cell, layers.options):
     params = count_params(make_cells(layers), 1)
@@ -200,7 +200,7 @@ def _check_memory(entries: int, length_flag: str) -> None:
 
 
 def module_options(layers: Layers) -> dict[str, Any]:
-  """Returns the keyword arguments that `DeepRNN` and `BidirectionalRNN` take besides the cells."""
+  """Returns the keyword arguments to pass to `DeepRNN` or `BidirectionalRNN` with the cells."""
   return {
     "dropout": layers.dropout,
     "dropout_mask": layers.dropout_mask,

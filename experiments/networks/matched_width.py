@@ -23,14 +23,14 @@ def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merge
 
     Σ_l ways · |params_l|
 
-  The input size of the first layer is D; that of each other layer is `merged` times the output size
-  of the layer below.
+  |params_l| is the number of entries in the params of cell l.
 
   Args:
     cells: the cell of each layer, bottom layer first.
-    input_size: D, the input size of the first layer.
+    input_size: input size of the first layer.
     ways: number of directions in which each layer reads the sequence, each with its own params.
-    merged: number of a layer's outputs that are concatenated to form the next layer's input.
+    merged: input size of a layer above the first, divided by the output size of the cell below it:
+      2 if the outputs of two directions are concatenated, otherwise 1.
   """
   total = 0
   for cell in cells:
@@ -39,7 +39,7 @@ def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merge
   return total
 
 
-@functools.lru_cache(maxsize=4)  # the layers of a network mostly have the same cell
+@functools.lru_cache(maxsize=4)  # few entries suffice, because most layers share one cell
 def _sizes(cell: Cell, input_size: int) -> tuple[int, int]:
   """Returns (number of entries in the cell's params, output size of the cell)."""
   params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
@@ -50,16 +50,18 @@ def _sizes(cell: Cell, input_size: int) -> tuple[int, int]:
 def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
   """Returns the hidden size whose number of params is nearest to a budget.
 
-  The search doubles and then bisects, since the number of params grows with the hidden size.
+  Doubles the hidden size until the budget is reached, then bisects. The number of params must grow
+  with the hidden size.
 
   Args:
     count: returns the number of params for a hidden size. It raises a ValueError for hidden sizes
       that the cell rejects, such as those that are not a multiple of some number.
     wanted: the budget, as a number of params.
   Returns:
-    (hidden size, its number of params). If two hidden sizes are equally near, the smaller one.
+    (hidden size, its number of params). If two hidden sizes are equally near, the smaller one is
+    returned.
   Raises:
-    ValueError: if `count` rejects 1024 consecutive hidden sizes; the error is the one of `count`.
+    ValueError: the first error that `count` raised, if it rejects 1024 consecutive hidden sizes.
   """
   count = functools.cache(count)
 
@@ -106,8 +108,8 @@ def check_near(width: int, number: int, wanted: int, network: str) -> None:
 def task_input_size(task: Task) -> int:
   """Returns the input size of a network's first layer for this task.
 
-  It is the vocabulary size for tasks with tokens, which are one-hot encoded, or else the size of
-  the input vectors.
+  If the task's inputs are tokens, it is the vocabulary size, because tokens are one-hot encoded.
+  Otherwise it is the size of the input vectors.
   """
   if task.vocabulary_size is not None:
     return task.vocabulary_size

@@ -2,10 +2,10 @@
 
   python -m experiments.sweep --flagfile=experiments/flagfiles/gradient_decay.flags
 
-A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs of
-one cell and depth share a compiled program. The same command resumes an interrupted sweep:
-finished runs are kept, the others continue from their checkpoints. With `--engine`, Ray or SLURM
-trains the runs; with `--num_shards`, this process trains a part of them.
+A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs with
+the same cell and depth share a compiled program. The same command resumes an interrupted sweep: it
+keeps finished runs, and continues unfinished runs from their checkpoints. With `--engine`, Ray or
+SLURM trains the runs; with `--num_shards`, this process trains only some of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _start(arguments: list[str]) -> None:
-  """Joins the processes that train together, if there are several, and runs the sweep."""
+  """Runs the sweep; first connects to the other processes if several train each run together."""
   try:
     processes = engine_flags.processes()
   except ValueError as error:
@@ -123,7 +123,7 @@ def _run(sweep: Sweep) -> bool:
 
 
 def _prepare_folder(sweep: Sweep, stack: contextlib.ExitStack) -> None:
-  """Prepares the output folder, and locks it, or only the shard's runs, until `stack` closes."""
+  """Locks the output folder, or only the shard's runs, until `stack` closes, and prepares it."""
   if sweep.shard is not None:
     stack.enter_context(locking.runs_lock(sweep, locking.runs_of(sweep)))
     locking.prepare_shared(sweep)
@@ -172,7 +172,7 @@ def _finish(sweep: Sweep) -> bool:
 
 
 def _stopped(sweep: Sweep, number: int) -> NoReturn:
-  """Exits after the signal `number`, once all processes that train together have stopped."""
+  """Waits until all processes that train together have stopped, and exits for signal `number`."""
   is_writer = hosts.is_writer()
   hosts.leave()
   if not is_writer:

@@ -15,8 +15,8 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
 
   Args:
     folder: the sweep's folder.
-    ids: ids of the sweep's runs, in the order of the grid; each run must have finished, diverged or
-      failed.
+    ids: ids of all runs of the sweep, in the order of the grid; each run must have finished,
+      diverged or failed.
   """
   states = run_files.statuses(folder, ids)
   diverged, failed = (

@@ -33,17 +33,17 @@ Variables = dict[str, Array]
 
 
 class Moment(NamedTuple):
-  """A run at one optimization step, before the update: all that a measure is computed from.
+  """What measures are computed from: a run at one optimization step, before the update.
 
   Attributes:
     model: the network.
     params: the network's params.
     task: the task.
     batch: the whole batch of the step.
-    share: the part of the batch that this device processes; the whole batch, unless several devices
-      share it.
-    mean: maps values of the examples in `share` [..., examples] to their mean over the whole batch
-      [...].
+    share: the examples of the batch that this device processes; all of them unless several devices
+      share the batch.
+    mean: maps values [..., examples], for the examples in `share`, to their mean [...] over the
+      whole batch.
   """
 
   model: DeepRNN
@@ -58,12 +58,12 @@ class Moment(NamedTuple):
     return self.model.trunk({"params": self.params}, batch.xs)
 
   def loss(self, ys: Array, targets: Array) -> Array:
-    """Returns the task's loss at each step [...], given the top cell's outputs ys [..., H]."""
+    """Returns the task's loss [...] at each time step, given the top cell's outputs [..., H]."""
     outputs: Any = self.model.apply({"params": self.params}, ys, method="readout")
     return self.task.loss(outputs, targets)
 
   def mean_loss(self, ys: Array) -> Array:
-    """Returns the batch's training loss, a scalar, given the top cell's outputs ys [T, B, H]."""
+    """Returns the batch's training loss, a scalar, given the top cell's outputs [T, B, H]."""
     return masked_mean(self.loss(ys, self.batch.targets), self.batch.mask)
 
 
@@ -71,16 +71,16 @@ class Measure(NamedTuple):
   """A measure of gradient flow, which records one or more variables of a run.
 
   Attributes:
-    note: description that is stored in the records; changing it changes the bytes of the records.
+    note: description that is stored in the records, whose bytes therefore change with it.
     summary: description for the table of measures.
     cost: cost of computing the measure, for the table of measures.
-    dims: dimensions of the measure's variables, in addition to run and step. Some variables have
-      only the first of these dimensions.
+    dims: dimensions of the measure's variables, in addition to run and step. A variable may have
+      only the first of them.
     labels: {variable: label in figures}. Leaves of the carry other than the hidden state add
       variables of their own, such as `…_cell`.
     compute: maps a `Moment` to the values of the variables, averaged over the batch.
     bounds: (lower bound, upper bound) of the values; None for unbounded values.
-    needs: what a cell must have for this measure, as text; empty if any cell will do.
+    needs: what a cell must have for this measure, as text; empty if the measure fits every cell.
     fits: returns whether a cell has what the measure needs.
   """
 
@@ -102,12 +102,12 @@ class Measure(NamedTuple):
 def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
   """Returns a variable [layer, ...] for each leaf of the carry, stacked over layers.
 
-  The first leaf, the hidden state, is called `name`. The names of the other leaves end with their
-  path in the carry: `name_cell`, `name_earlier_0`.
+  The variable of the first leaf, the hidden state, is called `name`. The variable of any other leaf
+  is called `name` plus the leaf's path in the carry, such as `name_cell` or `name_earlier_0`.
 
   Args:
     name: name of the variable of the hidden state.
-    layers: values for each layer, in a pytree with the structure of the layer's carry.
+    layers: for each layer, a pytree of values with the structure of the layer's carry.
   """
   paths = [path for path, _ in jax.tree.leaves_with_path(layers[0])]
   others = [jax.tree_util.keystr(path, simple=True, separator="_") for path in paths[1:]]
@@ -117,7 +117,7 @@ def by_leaf(name: str, layers: Sequence[Carry]) -> Variables:
 
 
 def reaches(num_steps: int) -> list[int]:
-  """Returns the truncations whose bias is measured: the powers of two below T, and T itself.
+  """Returns the truncations whose bias is measured: the powers of 2 below T, and T itself.
 
   Args:
     num_steps: T, the sequence length.
@@ -280,8 +280,8 @@ def show() -> None:
 def coordinates(sizes: Mapping[Hashable, int]) -> dict[str, np.ndarray]:
   """Returns {dimension: coordinates} for the dimensions of gradient norms and measures.
 
-  Time steps and lags count from 0, layers and exponents from 1. The coordinates of `reach` are
-  truncations.
+  Time steps and lags count from 0, layers and exponents from 1. The coordinates of `reach` are the
+  truncations that the function `reaches` returns.
 
   Args:
     sizes: {dimension: size}; other dimensions are ignored.

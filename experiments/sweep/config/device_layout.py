@@ -9,16 +9,17 @@ from typing import NamedTuple
 import jax
 
 # The default of --runs_per_device on accelerators, where one run of the usual size would leave most
-# of the device idle. On CPU devices the default is 1, since one run keeps the cores busy, and since
-# XLA:CPU is slow at small batched matrix products.
+# of the device idle. On CPU the default is 1, because each device is one core, which one run keeps
+# busy, and because XLA:CPU is slow at small batched matrix products.
 RUNS_PER_ACCELERATOR = 16
 
 
 class Layout(NamedTuple):
-  """The layout of a group's runs on the devices; a group is the runs that share a program.
+  """The layout of a group's runs on the devices.
 
-  The devices form rows of `data_parallel` devices each. All devices of a row train the same runs,
-  and each processes its share of every batch.
+  A group consists of the runs that share a compiled program. The devices form rows of
+  `data_parallel` devices each. All devices of a row train the same runs, and each device processes
+  its share of every batch.
 
   Attributes:
     devices: the devices in use, ordered by process, with equally many from each process.
@@ -32,9 +33,9 @@ class Layout(NamedTuple):
   runs_per_device: int = 1
 
   def leading_axes(self, num_runs: int) -> tuple[int, ...]:
-    """Returns the leading axes of arrays that hold one entry for each run in training.
+    """Returns the leading axes of arrays that hold one entry for each run being trained.
 
-    They are (rows,) if each device trains one run at a time, and (rows, runs at once) otherwise,
+    The axes are (rows,) if each device trains one run at a time, otherwise (rows, runs at once),
     where rows is the number of rows of devices.
 
     Args:
@@ -55,9 +56,8 @@ class Layout(NamedTuple):
 def runs_together(num_runs: int, rows: int, most: int) -> int:
   """Returns the number of runs that each device trains at once, at most `most`.
 
-  The result is the smallest number for which `num_runs` runs need no more rounds than with `most`.
-  In a round, each of the `rows` rows of devices trains this number of runs; the devices of a row
-  share their runs' batches.
+  In a round, each of the `rows` rows of devices trains this number of runs. The result is the
+  smallest number with which `num_runs` runs take as few rounds as with `most`.
   """
   rounds = math.ceil(num_runs / (rows * most))
   return math.ceil(num_runs / (rows * rounds))

@@ -13,7 +13,8 @@ from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import address, choice, integer
 from experiments.runtime.hosts import Processes
 
-# {engine: (the package that it needs, the extra of rnn_jax that installs this package)}.
+# {engine: (the package that it needs, the extra of rnn_jax that installs this package)}; None for
+# the engine that needs no package.
 _PACKAGES = {"local": None, "ray": ("ray", "ray"), "slurm": ("submitit", "slurm")}
 ENGINE_NAMES = tuple(_PACKAGES)
 
@@ -183,7 +184,8 @@ def check_engine() -> None:
   JAX first uses a device.
 
   Raises:
-    ValueError: if the engine's package or cluster is missing, or --coordinator is given as well.
+    ValueError: if the engine's package or cluster is missing, or --coordinator is given although
+      the engine is not `local`.
   """
   values = flags.FLAGS
   name = values.engine

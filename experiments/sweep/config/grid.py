@@ -27,11 +27,11 @@ def expand(
   axes: Mapping[str, Sequence[Any]],
   options: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
 ) -> list[Run]:
-  """Returns a run for every combination of the axes' values and of the cell's own options.
+  """Returns a run for every combination of the axes' values with the values of the cell's options.
 
-  The last axis varies fastest. An axis that does not apply to a cell, such as the forget bias to an
-  Elman cell, is not expanded for that cell, and `clip_by` is not expanded for runs without
-  clipping, since the resulting runs would be identical.
+  The last axis varies fastest. Combinations that would train identical runs yield one run: an axis
+  that does not apply to a cell, such as the forget bias to an Elman cell, is ignored for that cell,
+  and `clip_by` is ignored without clipping.
 
   Args:
     axes: {axis: its values}, for every axis in `AXES`.

@@ -21,7 +21,7 @@ from rnn_jax.types import Cell
 
 
 class Network(NamedTuple):
-  """A network that some runs of a sweep train.
+  """The network that some of a sweep's runs train.
 
   Attributes:
     cell: the cell of every layer.
@@ -61,7 +61,7 @@ def networks(
 def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -> Network:
   """Returns the network of a run, after checking that it can be built and fits into memory.
 
-  Arguments and errors are those of `networks`; `input_size` is that of the first layer.
+  Arguments and errors are those of `networks`; `input_size` is the first layer's input size.
   """
 
   def cell(width: int) -> Cell:
@@ -75,7 +75,7 @@ def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -
     _check_memory(settings, params + carries, runs_at_once)
 
   wanted = settings.match_params
-  # Memory is first checked without the params, since counting them fails for a huge hidden size.
+  # The first check leaves out the params, because counting them fails for a huge hidden size.
   check_memory(settings.hidden_size or 1, 0)
   if wanted is None:
     width = hidden_size_of(run, settings)

@@ -23,7 +23,7 @@ class Settings:
     batch_size: sequences in a batch.
     steps: optimization steps of each run.
     optimizer: name of the optimizer.
-    log_every: optimization steps between records of the norms at each time step.
+    log_every: optimization steps between records of the gradient norms at each time step.
     measures: names of the measures as a comma list; empty for none.
     measure_every: optimization steps between measurements.
     match_params: parameter budget for the recurrent layers, from which each run's hidden size is
@@ -93,7 +93,7 @@ class Run:
 
 
 def hidden_size_of(run: Run, settings: Settings) -> int:
-  """Returns the hidden size of every layer of the run: its own, or else that of the settings.
+  """Returns the hidden size of the run's layers: the run's own if given, else the settings'.
 
   Raises:
     ValueError: if neither the run nor the settings have a hidden size.
@@ -105,7 +105,7 @@ def hidden_size_of(run: Run, settings: Settings) -> int:
 
 
 def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, object]:
-  """Returns everything that determines what a run computes, as data that JSON can hold."""
+  """Returns everything that determines what a run computes, as JSON-serializable data."""
   return {
     **dataclasses.asdict(run),
     **dataclasses.asdict(settings),
@@ -115,9 +115,9 @@ def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[
 
 
 def run_of(saved: Mapping[str, Any]) -> Run:
-  """Returns the run of a configuration that was read from JSON.
+  """Returns the run described by a configuration from `run_config` that was saved as JSON.
 
-  Fields that an older version did not record get their defaults.
+  Fields that are missing from a configuration saved by an older version get their defaults.
   """
   names = [field.name for field in dataclasses.fields(Run) if field.name in saved]
   options = tuple((name, value) for name, value in saved.get("options", ()))

@@ -1,4 +1,4 @@
-"""The class `Sweep`: all that the flags of the sweep command resolve to."""
+"""The class `Sweep`: everything that the flags of the sweep command resolve to."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Sweep:
 
   @property
   def configuration(self) -> dict[str, object]:
-    """Returns the resolved configuration, as data that JSON can hold.
+    """Returns the resolved configuration, as JSON-serializable data.
 
     A sweep resumes in a folder only if the configuration recorded there equals this one.
     """

@@ -9,8 +9,8 @@ from experiments.sweep.engines import ray, slurm
 from experiments.sweep.training.train import OnProgress, train_runs
 
 # The signature of an engine: (sweep, ids, stop, on_progress), as in `train_runs`. An engine returns
-# once every run has finished, diverged or failed and the sweep's folder holds the run's records. It
-# raises Stopped after `stop` returned True, and ValueError or OSError if it cannot continue.
+# when every run has finished, diverged or failed and the sweep's folder holds its records. It
+# raises Stopped if `stop()` has returned True, and ValueError or OSError if it cannot continue.
 Engine = Callable[[Sweep, Sequence[str], Callable[[], bool], OnProgress], None]
 
 ENGINES: dict[str, Engine] = {"local": train_runs, "ray": ray.train_runs, "slurm": slurm.train_runs}

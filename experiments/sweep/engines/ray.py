@@ -20,9 +20,9 @@ from experiments.sweep.engines.worker import WorkerJob
 from experiments.sweep.records import locking, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped
 
-# How often a task is retried after its worker died. The number is limited because the task itself
-# may be what kills its workers. A retry resumes from checkpoints if the workers share the file
-# system of the output folder.
+# The maximum number of times that a task is retried after its worker died. It is limited because
+# the task itself may be what kills its workers. A retry resumes from checkpoints if the workers
+# share the file system of the output folder.
 RETRIES = 10
 _POLL_SECONDS = 2.0
 
@@ -48,7 +48,7 @@ def train_runs(
       if stop() and not cancelled:
         cancelled = True
         for task in waiting:
-          ray.cancel(task)  # sends SIGINT to the worker, which stops after a checkpoint
+          ray.cancel(task)  # sends SIGINT to the worker, which writes a checkpoint and stops
   if stop():
     raise Stopped
   for name in worker.missing_runs(sweep, ids):
@@ -57,23 +57,25 @@ def train_runs(
 
 @contextlib.contextmanager
 def _connected(ray: Any) -> Iterator[None]:
-  """Connects to the cluster of `--ray_address`, or starts one here; disconnects after the block.
+  """Connects to the cluster of `--ray_address`, and disconnects after the block.
+
+  If the address is `local`, starts a cluster on this machine.
 
   Raises:
-    ValueError: if the cluster does not answer, or a cluster started here is too small for a task.
+    ValueError: if the cluster does not answer, or the started one is too small for a task.
   """
   address = flags.FLAGS.ray_address
-  # Disables usage statistics, and limits how often Ray retries a task that runs out of memory; by
-  # default it does so forever.
+  # Disables usage statistics, and limits how often Ray retries a task that runs out of memory,
+  # because by default Ray retries it forever.
   os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)}
   here = {"num_cpus": len(provenance.cores()), "include_dashboard": False}
   before = signal.getsignal(signal.SIGTERM)
   try:
-    if ":" in address:  # checked first, since Ray retries a dead address for minutes
+    if ":" in address:  # tried first, because Ray itself retries a dead address for minutes
       host, port = address.rsplit(":", 1)
       socket.create_connection((host, int(port)), timeout=10).close()
     with warnings.catch_warnings():
-      # JAX warns that a fork may deadlock, but Ray's child processes call exec right away.
+      # JAX warns that a fork may deadlock. Ray's cannot, because its children call exec right away.
       warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
       ray.init(
         address, log_to_driver=False, logging_level="ERROR", **here if address == "local" else {}
@@ -83,7 +85,8 @@ def _connected(ray: Any) -> Iterator[None]:
     raise ValueError(
       f"--ray_address must be the address of a running cluster, got {address} ({reason})."
     ) from None
-  signal.signal(signal.SIGTERM, before)  # replaces Ray's handler, which would end this process
+  # Ray has installed a handler that would end this process at once.
+  signal.signal(signal.SIGTERM, before)
   try:
     if address == "local":
       _check_resources(ray.cluster_resources())
@@ -95,12 +98,12 @@ def _connected(ray: Any) -> Iterator[None]:
 def _check_resources(available: dict[str, float]) -> None:
   """Checks that this machine has the resources that each task requests.
 
-  Otherwise Ray would wait forever for another machine to join the cluster.
+  Without this check, Ray would wait forever for another machine to join the cluster.
 
   Args:
-    available: {resource, as Ray names it: amount that the cluster has}.
+    available: {Ray's name of a resource: amount that the cluster has}.
   Raises:
-    ValueError: if a task requests more of a resource than there is.
+    ValueError: if a task requests more of a resource than the cluster has.
   """
   for name, kind, unit in (("cpus", "CPU", 1), ("gpus", "GPU", 1), ("memory", "memory", 2**30)):
     most, wanted = available.get(kind, 0.0) / unit, flags.FLAGS[f"{name}_per_task"].value or 0
@@ -118,14 +121,15 @@ def _resources() -> dict[str, int]:
 
 
 def _submit(ray: Any, job: WorkerJob) -> Any:
-  # Every task gets a process of its own (max_calls=1), since JAX can be configured only once per
-  # process. A task is retried if its worker dies, but not if it raises, since it would raise again.
+  # Every task gets a process of its own (max_calls=1), because JAX can be configured only once per
+  # process. A task is retried if its worker dies, but not if it raises, because a retry would raise
+  # the same error.
   how = {"max_calls": 1, "max_retries": RETRIES, "retry_exceptions": False}
   return ray.remote(**how, **_resources())(_train).remote(job)
 
 
 def _train(job: WorkerJob) -> tuple[dict[str, object], dict[str, dict[str, bytes]]]:
-  """Trains a job; this function is what a Ray task runs.
+  """Trains a job's runs; this is the function that a Ray task executes.
 
   Returns:
     (description of the worker's environment, {id of a completed run: {file name: contents}}).
@@ -141,7 +145,7 @@ def _train(job: WorkerJob) -> tuple[dict[str, object], dict[str, dict[str, bytes
 def _gather(ray: Any, sweep: Sweep, task: Any, job: WorkerJob) -> None:
   """Writes the files that a finished task returned into the driver's folder.
 
-  Runs that are already in that folder, as with a shared file system, are not written again. If the
+  Runs that are already in that folder, because the worker shares it, are not written again. If the
   task failed because its workers died, its missing runs are recorded as failed.
 
   Raises:

@@ -20,10 +20,11 @@ from experiments.sweep.engines.worker import WorkerJob
 from experiments.sweep.records import run_files
 from experiments.sweep.training.train import OnProgress, Stopped
 
-# How often a job may reach its time limit and be requeued. A requeued job resumes from checkpoints.
+# The maximum number of times that a job is requeued after it reached its time limit. A requeued job
+# resumes from its checkpoints.
 _TIME_LIMITS = 1000
 _POLL_SECONDS = 1.0
-# How long a network file system may take to show files that another machine wrote.
+# The time that a network file system may take to show files that another machine wrote.
 _FILE_SYSTEM_SECONDS = 120.0
 _ALIVE = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "PREEMPTED", "COMPLETING")
 
@@ -40,8 +41,8 @@ class Job:
   def __call__(self) -> str | None:
     """Trains the job's runs.
 
-    Training runs in a thread, so that `checkpoint`, which is called by a signal handler in the main
-    thread, can wait for it.
+    Training runs in a thread of its own, because `checkpoint`, which a signal handler calls in the
+    main thread, waits for training to stop.
 
     Returns:
       The message of an error that the user has to fix; None if there was no such error.
@@ -52,7 +53,7 @@ class Job:
       self._training = True
       try:
         worker.train(self._job, self._stop)
-      except BaseException as error:  # handled by the main thread, below
+      except BaseException as error:  # returned or raised by the main thread, below
         errors.append(error)
       self._done = True
       self._training = False
@@ -67,7 +68,10 @@ class Job:
     return None
 
   def checkpoint(self) -> Any:
-    """Stops at a checkpoint and returns the job to requeue; submitit calls it at the time limit."""
+    """Stops training at a checkpoint and returns the job to requeue.
+
+    Called by submitit when the job reaches its time limit.
+    """
     from submitit.helpers import DelayedSubmission
 
     self._stop.number = signal.SIGUSR2
@@ -83,8 +87,8 @@ def train_runs(
 ) -> None:
   """Trains runs of a sweep; arguments and errors are those of `training.train.train_runs`.
 
-  If this process is asked to stop, it leaves the SLURM jobs running. Once they have finished, the
-  same command gathers their results.
+  If `stop()` returns True, the SLURM jobs are left running. After they have finished, running the
+  same command again gathers their results.
   """
   import submitit  # imported here because it is an optional dependency
 
@@ -134,7 +138,7 @@ def _executor(submitit: Any, logs: Path) -> Any:
     gpus_per_node=values.gpus_per_task or None,
     mem_gb=values.memory_per_task,
     slurm_additional_parameters=options or None,
-    # Since SLURM 22.05, srun gets the cores of its job only if it requests them itself.
+    # From SLURM 22.05 on, srun gets its job's cores only if it requests them itself.
     slurm_srun_args=[f"--cpus-per-task={values.cpus_per_task}"],
   )
   return executor
@@ -143,8 +147,8 @@ def _executor(submitit: Any, logs: Path) -> Any:
 def _refuse_old_jobs(submitit: Any, logs: Path) -> None:
   """Checks that the folder has no unfinished SLURM jobs from an earlier launch.
 
-  The locks reveal a running job but not a queued one, which would start later and find its runs
-  locked by the new jobs.
+  The folder's locks reveal a running job but not a queued one, which would start later and find its
+  runs locked by the new jobs.
 
   Raises:
     ValueError: if there are such jobs.
@@ -166,11 +170,11 @@ def _refuse_old_jobs(submitit: Any, logs: Path) -> None:
 def _check(submitit: Any, sweep: Sweep, submitted: Any, job: WorkerJob) -> None:
   """Waits until the records of a finished SLURM job are visible in the sweep's folder.
 
-  If the job itself failed, the runs that it did not complete are recorded as failed.
+  If the job itself failed, the runs that it did not complete are recorded as failed instead.
 
   Raises:
-    ValueError: if the job returned an error that the user has to fix, or its records do not become
-      visible in time.
+    ValueError: if the job returned an error that the user has to fix, or its records are not
+      visible after `_FILE_SYSTEM_SECONDS`.
   """
   try:
     mistake = submitted.result()

@@ -1,8 +1,9 @@
 """Workers: the processes that an engine starts, each of which trains the runs of one group.
 
-The driver is the process that the user started. A worker resolves the sweep from the driver's flags
-and writes records and checkpoints to the path of the driver's output folder on its own machine. If
-the machines share this folder, a worker that replaces a dead one resumes from its checkpoints.
+A group consists of the runs that share a compiled program. The driver is the process that the user
+started. A worker resolves the sweep from the driver's flags, and writes records and checkpoints on
+its own machine, under the path of the driver's output folder. If the machines share this folder, a
+worker that replaces a dead one resumes from the dead one's checkpoints.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _PASSED_ON = (
 
 
 class WorkerJob(NamedTuple):
-  """The description of what a worker has to train, as plain data that can be sent to it.
+  """A worker's task, as plain data that can be sent to it.
 
   Attributes:
     flags: flags of the sweep, as on a command line.
@@ -53,10 +54,7 @@ class WorkerJob(NamedTuple):
 
 
 def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
-  """Returns the jobs that train the runs `ids`: one for each group that contains any of them.
-
-  A group is the runs that share a compiled program.
-  """
+  """Returns the jobs that train the runs `ids`: one for each group that contains any of them."""
   values = flags.FLAGS
   lines = sweep_flags.as_flagfile(sweep.settings, sweep.axes, sweep.options).splitlines()
   lines.append(f"--output_dir={sweep.folder.absolute()}")
@@ -75,15 +73,15 @@ def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
 
 
 def train(job: WorkerJob, stop: Callable[[], bool]) -> Sweep:
-  """Trains the runs of a job in this process, a worker, until they are done or `stop` returns True.
+  """Trains a job's runs in this worker process, until they are done or `stop` returns True.
 
-  Must be called before the process uses JAX, which it configures.
+  Must be called before the process uses JAX, because it configures JAX.
 
   Returns:
     The sweep as resolved in the worker.
   Raises:
-    ValueError: if the flags resolve to another sweep than the driver's, or another process trains
-      these runs.
+    ValueError: if the flags resolve to a different sweep from the driver's, or another process is
+      training these runs.
     OSError: if the folder cannot be read or written.
   """
   backend.configure(job.cpus)
@@ -114,13 +112,13 @@ def _resolve(job: WorkerJob) -> Sweep:
 
 
 def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
-  """Returns the ids of those runs that, by the sweep's folder, are neither done nor failed."""
+  """Returns those of `ids` whose runs the sweep's folder records neither as done nor as failed."""
   states = run_files.statuses(sweep.folder, ids)
   return [name for name, state in states.items() if state.get("status") not in run_files.ENDED]
 
 
 class Poller:
-  """A callable with which the driver reports the runs that workers have completed.
+  """A callable that the driver calls regularly to report the runs that workers have completed.
 
   Args:
     sweep: the sweep.

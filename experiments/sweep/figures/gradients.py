@@ -45,7 +45,8 @@ from experiments.sweep.measures import MEASURES
 LAG_NORM = MEASURES["lag"].labels["log10_lag_norm"]
 TIME_NORM = r"$\log_{10}\,\|\partial L/\partial h_t\|$"
 TIME = "time $t$ (time steps)"
-# The largest number of lines in a panel of `gradient_decay`. More become heat maps: `decay_maps`.
+# The largest number of lines in a panel of `gradient_decay`. A sweep with more lines is drawn by
+# `decay_maps` as heat maps instead.
 MAX_LINES = 10
 
 
@@ -70,9 +71,9 @@ def gradient_decay(gradients: xr.Dataset) -> Figure:
   """Draws log10 ‖∂L_T/∂h_{T−k}‖ against the lag k, at initialization and after training.
 
   There is one panel per depth and one line per cell, for the runs with the longest truncation. If a
-  setting varies, there is one row of panels per cell and one line per value of the setting.
-  Vertical marks show where truncations cut: the training gradient under truncation n keeps the lags
-  up to n − 1.
+  setting such as the recurrent gain varies, there is one row of panels per cell and one line per
+  value of the setting. Vertical marks show where shorter truncations cut the training gradient: a
+  truncation of n steps keeps the lags up to n − 1.
 
   Args:
     gradients: dataset with `log10_lag_norm` [run, step, layer, lag].
@@ -113,8 +114,8 @@ def decay_maps(gradients: xr.Dataset) -> Figure:
   """Draws the lines of `gradient_decay` as rows of heat maps, for sweeps with too many lines.
 
   Each panel of `gradient_decay` becomes a pair of heat maps: initialization on the left, after
-  training on the right. Rows are sorted by the norm at the last lag at initialization, in the first
-  pair.
+  training on the right. All heat maps have the same order of rows, which is that of the norms at
+  the largest lag in the first heat map.
 
   Args:
     gradients: dataset with `log10_lag_norm` [run, step, layer, lag].
@@ -148,7 +149,8 @@ def _profiles_by_panel(
   """Returns the median profiles that `decay_maps` draws.
 
   Returns:
-    ({panel: {line: profiles [initialization and last step, lags]}}, indices of each line's runs).
+    ({panel: {line: profiles [2, lags] at initialization and at the end}}, indices of the runs of
+    each line).
   """
   norms = bottom_layer(gradients, "log10_lag_norm")
   truncations = run_columns(gradients)["truncation"]
@@ -172,8 +174,8 @@ def _decay_caption(gradients: xr.Dataset, drawn: Sequence[Sequence[int]]) -> str
 def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
   """Draws log10 ‖∂L/∂h_t‖ of the training loss against the time step t, one line per truncation.
 
-  The lines show the last recorded step, or for a run that diverged, the last step that could be
-  measured. There is one panel per cell (row) and depth (column); settings with several values add
+  The lines show the last recorded step; for a run that diverged, they show the last step that was
+  measured. Panels have one row per cell and one column per depth. Settings with several values add
   rows.
 
   Args:
@@ -202,9 +204,9 @@ def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
 def depth_by_time(gradients: xr.Dataset) -> Figure:
   """Draws log10 ‖∂L/∂h_t‖ as heat maps with axes (layer, time), before and after training.
 
-  There is one row of panels per cell and per combination of the settings that vary. It shows the
-  deepest network with the longest truncation, as the median over seeds. All panels share one color
-  scale.
+  There is one row of panels for each combination of a cell with values of the settings that vary.
+  A row shows the deepest network with the longest truncation, as the median over seeds. All panels
+  share one color scale.
 
   Args:
     gradients: dataset with `log10_grad_norm` [run, step, layer, time].

@@ -43,7 +43,7 @@ X_LABELS = {
 def measure_figures(gradients: xr.Dataset) -> dict[str, Figure]:
   """Returns {measure: figure} for the recorded measures.
 
-  The variable `log10_lag_norm` is left out, since `gradient_decay` shows it.
+  The variable `log10_lag_norm` is left out, because the figure `gradient_decay` shows it.
   """
   figures = {}
   for name, measure in MEASURES.items():
@@ -57,9 +57,10 @@ def measure_figures(gradients: xr.Dataset) -> dict[str, Figure]:
 def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> Figure:
   """Draws the measure `name`; each panel is a stack of axes, one for each variable.
 
-  Panels and lines are the same as in `gradient_decay`. Variables with a dimension of their own
-  (time, lag, …) are drawn along this dimension, at initialization and after training. Variables
-  without one are drawn against the optimization step. Of variables with layers, layer 1 is drawn.
+  Panels and lines are chosen as in `gradient_decay`. A variable with one value per run, step and
+  layer is drawn against the optimization step. A variable with a further dimension (time, lag, …)
+  is drawn against this dimension, at initialization and after training. If a variable has layers,
+  only layer 1 is drawn.
 
   Args:
     gradients: dataset with the variables.
@@ -79,7 +80,7 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
     track = 2 * list(styles).index(value)
     for axis, variable in zip(panels[tuple(place)], variables, strict=True):
       profiles = bottom_layer(gradients, variable)[runs]
-      if not np.isnan(profiles).all():  # all NaN where a cell lacks the variable, e.g. a gate
+      if not np.isnan(profiles).all():  # all NaN if the cell lacks the variable, such as a gate
         _draw(axis, over, gradients[over].values, profiles, styles[value], str(value), track)
   steps = gradients["step"].values
   keys: list[Artist] = [*line_keys(line, styles)]
@@ -107,8 +108,8 @@ def _draw(
 ) -> None:
   """Draws the values of one cell or setting against x, the coordinates of the dimension `over`.
 
-  If `over` is the optimization step, this is one line; otherwise it is one line for initialization
-  and one for the end of training.
+  If `over` is `step`, draws one line over all of training. Otherwise draws one line for
+  initialization and one for the end of training.
   """
   if over == "step":
     is_measured = ~np.isnan(values).all(axis=0)

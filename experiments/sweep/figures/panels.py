@@ -1,8 +1,8 @@
 """The panels and lines of a sweep's figures: which runs share a line, which lines share a panel.
 
 Only seeds are pooled: a line is the median over seeds, and a band spans minimum to maximum. Of the
-settings that vary, such as the recurrent gain, the one with most values distinguishes lines, and
-the others distinguish rows of panels.
+settings that vary, such as the recurrent gain, the setting with the most values distinguishes
+lines, and all other settings distinguish rows of panels.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from experiments.plotting import style as plot_style
 from experiments.plotting.lines import draw_profiles, finish
 from experiments.plotting.style import Style
 
-# Coordinates of the dimension `run` that do not count as settings. Every other coordinate of `run`
-# distinguishes lines or panels if it has several values.
+# The coordinates of the dimension `run` that do not count as settings. Any other coordinate of
+# `run` counts as a setting, and distinguishes lines or panels if it has several values.
 NOT_SETTINGS = (
   *("run", "cell", "options", "hidden_size", "depth", "truncation", "seed"),
   *("status", "diverged_step"),
@@ -35,7 +35,7 @@ NOT_SETTINGS = (
 DASHED = (0, (4, 2))
 EARLY = "diverged: last step measured"
 
-# {(value of each setting that distinguishes rows, …, depth): axes of the panel, from the top}.
+# {(values of the settings that distinguish rows, then the depth): axes of the panel, from the top}.
 Panels = dict[tuple[Hashable, ...], list[Axes]]
 
 
@@ -57,7 +57,7 @@ def run_columns(data: xr.Dataset) -> dict[str, list[Any]]:
 
 
 def _order(value: object) -> tuple[bool, Any]:
-  """Returns a sort key, by which None comes last and numbers inside text compare as numbers."""
+  """Returns a sort key: None sorts last, and numbers inside text sort by their value."""
   if isinstance(value, str):
     parts = re.split(r"(\d+(?:\.\d+)?)", value)
     value = [float(part) if i % 2 else part for i, part in enumerate(parts)]
@@ -74,7 +74,7 @@ def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Hashable, .
 
 
 def varied_settings(data: xr.Dataset) -> list[str]:
-  """Returns the settings with several values, not counting None; those with most values first."""
+  """Returns the settings with several values besides None, by falling number of values."""
   columns = run_columns(data)
   counts = {
     name: len(set(values) - {None}) for name, values in columns.items() if name not in NOT_SETTINGS
@@ -148,7 +148,7 @@ def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> st
 
 
 def bottom_layer(data: xr.Dataset, name: str) -> Float[np.ndarray, "run step ..."]:
-  """Returns the values of the variable `name`; those of layer 1 if the variable has layers."""
+  """Returns the values of the variable `name`, or only those of layer 1 if it has layers."""
   values = data[name].sel(layer=1) if "layer" in data[name].dims else data[name]
   return values.transpose("run", "step", ...).values.astype(float)
 
@@ -158,8 +158,8 @@ def at_the_end(
 ) -> tuple[Float[np.ndarray, "ended ..."], Float[np.ndarray, "early ..."]]:
   """Returns (values at the last step, last measured values of the runs that diverged before it).
 
-  A run counts as measured at a step unless all its values there are NaN. Runs without any measured
-  step are left out.
+  A run counts as measured at a step unless all its values at this step are NaN. Runs that were
+  never measured are left out.
   """
   measured = ~np.isnan(values.reshape(*values.shape[:2], -1)).all(axis=-1)
   last = measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1)
@@ -198,11 +198,11 @@ def make_panels(
   y_labels: Sequence[str],
   y_scales: Sequence[str] | None = None,
 ) -> tuple[Figure, Panels]:
-  """Returns (figure, its panels), with a column per depth and a row per combination of settings.
+  """Returns (figure, its panels), with a column per depth and a row per combination of values.
 
   Args:
     data: records of a sweep, with the dimension `run`.
-    rows: the settings whose values distinguish rows.
+    rows: the settings; each combination of their values gets a row.
     x_label: label of the horizontal axis.
     y_labels: labels of the axes stacked in each panel.
     y_scales: scales of these axes; None if all are linear.
@@ -238,6 +238,6 @@ def common_keys(panels: Panels, drawn: Iterable[Sequence[int]]) -> list[Artist]:
 
 
 def edge_keys(panels: Panels) -> list[Artist]:
-  """Makes room for the markers on the edges of all panels, and returns the markers' legend keys."""
+  """Makes room for the markers on the edges of the panels; returns the markers' legend keys."""
   keys = [key for axes in zip(*panels.values(), strict=True) for key in finish(axes)]
   return list({key.get_label(): key for key in keys}.values())

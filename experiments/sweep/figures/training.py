@@ -68,7 +68,7 @@ class _Curves(NamedTuple):
 
   @property
   def loss_scale(self) -> str:
-    """Returns the scale of the loss axis: `log` if losses span a factor of 100."""
+    """Returns the scale of the loss axis: `log` if the losses span more than a factor of 100."""
     finite = self.loss[np.isfinite(self.loss) & (self.loss != 0)]
     is_wide = finite.size > 0 and 0 < 100 * finite.min() < finite.max()
     return "log" if is_wide else "linear"
@@ -142,10 +142,10 @@ def _curves(metrics: xr.Dataset) -> _Curves:
 
 
 def _ceiling(loss: Float[np.ndarray, "run update"], baseline: float) -> float:
-  """Returns the loss above which a diverging run would flatten the others' curves on an axis.
+  """Returns the loss above which a diverging run would flatten other runs' curves on an axis.
 
-  It is twice the runs' median first loss, or twice the baseline if that is larger. There is no
-  ceiling (inf) if a loss is negative or no first loss is finite.
+  This ceiling is twice the median of the runs' first losses, or twice the baseline if that is
+  larger. It is inf if any loss is negative or no first loss is finite.
   """
   first = loss[:, 0][np.isfinite(loss[:, 0])]
   if not first.size or (loss < 0).any():
@@ -175,7 +175,7 @@ def _draw_group(
 
 
 def _draw_clipped(axis: Axes, curves: _Curves, run: int, style: Style) -> None:
-  """Draws a dot at the largest gradient norm that was clipped in each block of steps."""
+  """Draws a dot for each block of steps, at the largest gradient norm that was clipped in it."""
   norms = np.where(curves.clipped[run] > 0, curves.grad_norm[run], np.nan)
   _, _, peaks = spread_by_blocks(norms, curves.block)
   where = np.isfinite(peaks)
@@ -185,7 +185,7 @@ def _draw_clipped(axis: Axes, curves: _Curves, run: int, style: Style) -> None:
 def _draw_references(metrics: xr.Dataset, panels: Panels, rows: Sequence[str]) -> list[float]:
   """Draws the baseline and the clip norms as horizontal lines; returns the clip norms."""
   columns = run_columns(metrics)
-  # Only with clip_by=global_norm is `clip_norm` a limit on the gradient norm that is drawn.
+  # `clip_norm` limits the gradient norm that is drawn only if `clip_by` is `global_norm`.
   limits = [
     limit if clip_by == "global_norm" else math.inf
     for limit, clip_by in zip(columns["clip_norm"], columns["clip_by"], strict=True)
@@ -219,7 +219,7 @@ def _divergence_keys(reasons: Mapping[str, int]) -> list[Artist]:
   """Returns a legend key for each reason of divergence, with the number of runs.
 
   Args:
-    reasons: {reason: number of runs that diverged for it}.
+    reasons: {reason: number of runs that diverged for this reason}.
   """
   keys: list[Artist] = []
   for reason, count in sorted(reasons.items()):
@@ -229,7 +229,7 @@ def _divergence_keys(reasons: Mapping[str, int]) -> list[Artist]:
 
 
 def _divergence(run: xr.Dataset) -> tuple[float, str]:
-  """Returns (the step at which a run diverged, what was not finite first, as text)."""
+  """Returns (the step at which a run diverged, text that says what became non-finite first)."""
   updates = run["update"].values.astype(float)
   broken = {
     words: updates[~np.isfinite(run[name].values)]
