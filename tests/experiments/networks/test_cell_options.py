@@ -21,7 +21,7 @@ WITH_OWN = ("recurrent_gain", "forget_bias")
 
 @pytest.fixture
 def clock(monkeypatch):
-  """A registered cell, `clock`, with options of every type that a command line can hold."""
+  """Registers a cell, `clock`, with one option of each type that a command line can hold."""
 
   def clock(hidden_size, *, modules=8, rate=0.5, masked=True, longest=None, order="up"):
     del modules, rate, masked, longest, order

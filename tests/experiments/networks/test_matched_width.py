@@ -1,4 +1,4 @@
-"""Tests of the search for hidden sizes that meet a parameter budget, and of counting params."""
+"""Tests of choosing a hidden size that meets a parameter budget, and of counting params."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of a sweep's measures: the values of `rnn_jax.gradient_flow`, named and averaged."""
+"""Tests of a sweep's measures, which name and average what `rnn_jax.gradient_flow` computes."""
 
 from __future__ import annotations
 
@@ -114,5 +114,6 @@ def test_names_of_variables_end_with_the_leafs_path_in_the_carry():
   assert list(named) == ["norm", "norm_earlier_0", "norm_earlier_1"]
   np.testing.assert_array_equal(named["norm_earlier_1"], [a + 1, a])
   assert list(by_leaf("norm", [LSTMCarry(a, b)])) == ["norm", "norm_cell"]
-  # A carry's integer leaf, such as a step counter, has no gradient norm (None) and no variable.
+  # An integer leaf of the carry, such as a step counter, has no gradient norm: it is None, and gets
+  # no variable.
   assert list(by_leaf("norm", [ClockworkCarry(a, None)])) == list(by_leaf("norm", [a])) == ["norm"]

@@ -1,4 +1,4 @@
-"""Tests of a sweep's flags: flagfiles are valid, and bad input gives an error of one line."""
+"""Tests of a sweep's flags: flagfiles are valid, and bad input gives a one-line error."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ BAD = [
 
 
 def memory_flags() -> str:
-  """Returns flags for two runs at once on one device whose memory fits only one of them."""
+  """Returns flags that train two runs at once on one device, although only one fits its memory."""
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   size = math.isqrt(int(0.6 * memory / 4))
   runs = "--seed=0,1 --devices=1 --runs_per_device=2"
@@ -163,7 +163,7 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, caps
   (tmp_path / "self.flags").write_text(f"--flagfile={tmp_path / 'self.flags'}\n")
   before = sorted(tmp_path.iterdir())
   given = flags.format(tmp=tmp_path, long=tmp_path / ("x" * 300)).split(" ")
-  # The default task is avoided, since reading the standard library takes a tenth of a second.
+  # The default task is avoided, because reading its text takes a tenth of a second.
   task = () if "--task" in flags or "--corpus" in flags else ("--task=adding",)
   assert sweep_here(*task, f"--output_dir={tmp_path / 'out'}", *given) == 2
   error = capsys.readouterr().err
@@ -184,7 +184,7 @@ def test_a_flagfile_holds_every_axis_and_setting_exactly():
   assert "--truncation=8,32,full" in lines
   assert "--clip_norm=none,1.0" in lines
   assert "--hidden_size=64" in lines
-  # Every setting has a line except match_params, which is not given together with hidden_size.
+  # Every setting has a line, except match_params, because hidden_size is given instead.
   assert len(lines) == len(AXES) + len(dataclasses.fields(Settings)) - 1
 
 

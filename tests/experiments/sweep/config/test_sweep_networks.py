@@ -10,8 +10,8 @@ def test_a_dry_run_prints_the_hidden_sizes_that_meet_the_budget(tmp_path, capsys
   options = ("--cell_option=activation=relu,tanh", "--dry_run", f"--output_dir={tmp_path}")
   assert sweep_here(*flags.split(), *options) == 0
   groups = [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()]
-  # An Elman network with D = 2 inputs and hidden size H has H (D + H + 1) params at depth 1, and
-  # H (D + H + 1) + H (2 H + 1) at depth 2. A GRU has three times as many.
+  # With D = 2 inputs and hidden size H, an Elman network has H (D + H + 1) params at depth 1, and
+  # H (D + H + 1) + H (2 H + 1) at depth 2. A GRU of the same size has three times as many.
   assert [group for group in groups if group.endswith("units")] == [
     "elman activation=relu, depth 1, 69 units",
     "elman activation=tanh, depth 1, 69 units",

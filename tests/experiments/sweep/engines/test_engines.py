@@ -15,8 +15,8 @@ from swept import SMOKE, contents, start
 from experiments.sweep import engines
 from experiments.sweep.config import engine_flags
 
-# A sweep of one run, so that there is one worker, which trains long enough to be killed before it
-# finishes.
+# Flags of a sweep with a single run, and so a single worker, that trains long enough to be killed
+# before it finishes.
 LONG = (
   SMOKE,
   *("--cell=elman", "--truncation=full", "--measures=none", "--steps=3000", "--log_every=1000"),
@@ -65,7 +65,7 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 
 def saved(folder: Path) -> bool:
-  """Returns whether the folder holds a checkpoint, after step 0, of a run that is not finished."""
+  """Returns whether the folder holds an unfinished run's checkpoint from after step 0."""
   return any(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))
 
 
@@ -121,7 +121,7 @@ def test_ray_does_not_retry_an_error_of_the_user(tmp_path):
   folder = tmp_path / "ray"
   process = start(f"--corpus={text}", f"--output_dir={folder}", "--engine=ray")
   until((folder / "sweep.json").exists, process)
-  text.unlink()  # the driver has read the corpus, the worker has not yet
+  text.unlink()  # the driver has read the corpus, but the worker has not read it yet
   _, err = process.communicate(timeout=200)
   assert process.returncode == 2
   assert err.count("\n") == 1 and "corpus" in err and str(text) in err

@@ -1,4 +1,4 @@
-"""Tests of shards: trained by separate processes and merged, they equal the sweep in one piece."""
+"""Tests of shards: trained separately and merged, they equal the sweep trained by one process."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_shards_of_another_sweep_are_not_merged(copies, program_here, capsys):
   path = copies[1] / "sweep.json"
   about = json.loads(path.read_text())
   about["configuration"]["steps"] = 31
-  del about["sha256"]  # without the old checksum, the modification is not noticed
+  del about["sha256"]  # otherwise the old checksum would reveal the modification
   path.write_text(json.dumps(about))
   assert program_here(merge, *copies) == 2
   said = capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_a_run_that_failed_in_one_folder_and_finished_in_another_is_finished(
   assert program_here(merge, *copies) == 0
   assert "Runs: 4 finished, 0 diverged, 0 failed." in capsys.readouterr().out
   assert run_files.is_done(copies[0], first)
-  # If the run finished in no folder, it counts as failed.
+  # A run that finished in none of the folders counts as failed.
   shutil.rmtree(copies[0] / "runs" / first)
   shutil.rmtree(copies[1] / "runs" / first)
   run_files.write_failure(
@@ -215,7 +215,7 @@ with file_lock(pathlib.Path(sys.argv[1]), *[ByteRange(*s) for s in json.loads(sy
 
 
 def test_which_locks_exclude_each_other(tmp_path, unchecked_types):
-  # The runs of two groups, elman and lstm, alternate. In group order they are a, c, b, d.
+  # The runs alternate between two groups, elman and lstm. Sorted by group they are a, c, b, d.
   kinds = {"a": "elman", "b": "lstm", "c": "elman", "d": "lstm"}
   runs = {name: Run(kind, 1, None, ord(name), 0.1, None, 1.0, None) for name, kind in kinds.items()}
   shard = Sweep(None, {}, (), runs, None, None, None, tmp_path, 1, Shard(1, 4))

@@ -1,4 +1,4 @@
-"""Synthetic records for tests of figures, and access to what a figure has drawn."""
+"""Synthetic records for tests of figures, and functions that look up what a figure has drawn."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def records(
   """Returns synthetic (gradients, metrics) of a grid of runs, as a sweep would record them.
 
   The gradient of the last step's loss decays geometrically with the lag, and more slowly after
-  training. The gradient of the training loss at time t sums such decays over the time steps from t
-  to the end of the truncation's window, so that it is a sawtooth in t.
+  training. The gradient of the training loss at time t is a sum of such decays over the time steps
+  from t to the next cut of the truncation, and so is a sawtooth in t.
   """
   axes = [settings.get(name, (value,)) for name, value in SETTINGS.items()]
   grid = itertools.product(cells, depths, truncations, seeds, *axes)
-  # Removes duplicates: cells without a forget gate have one run for all values of the forget bias.
+  # Removes duplicates, because cells without a forget gate get one run for all forget biases.
   runs = list(dict.fromkeys((*run[:-1], run[-1] if run[0] == "lstm" else None) for run in grid))
   names = ("cell", "depth", "truncation", "seed", *SETTINGS)
   columns: dict[str, Any] = dict(zip(names, map(list, zip(*runs, strict=True)), strict=True))

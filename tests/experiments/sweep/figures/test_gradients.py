@@ -34,7 +34,7 @@ def test_decay_marks_where_shorter_truncations_cut():
   gradients, _ = records(num_time=40, steps=(0, 10), truncations=(8.0, 32.0, 40.0, FULL))
   figure = figures.gradient_decay(gradients)
   axis = panel(figure, "depth 2")
-  # Truncation n keeps the lag n - 1 and cuts the lag n. A truncation of all 40 steps cuts nothing.
+  # Truncation n keeps lag n - 1 and cuts lag n. Truncation 40 cuts nothing, because T is 40.
   assert [line(axis, f"cut {n}").get_xdata()[0] for n in (8, 32)] == [7.5, 31.5]
   assert not lines(axis, "cut 40") and not lines(axis, "cut inf")
   (top,) = axis.child_axes
@@ -176,7 +176,7 @@ def test_the_band_reaches_the_edge_if_one_seed_is_zero():
   outline = band.get_paths()[0].vertices
   draw(figure)
   assert outline[outline[:, 0] == 12, 1].min() < axis.get_ylim()[0]
-  assert axis.get_ylim()[0] > -100  # the zero (-inf) does not extend the axis
+  assert axis.get_ylim()[0] > -100  # the zero norm (log10 is -inf) does not extend the axis
   np.testing.assert_array_equal(line(axis, style.ZERO).get_xdata(), np.arange(10, 16))
   expected = np.median(gradients["log10_lag_norm"].values[:, -1, 0], axis=0)
   np.testing.assert_allclose(line(axis, "lstm").get_ydata(), expected)

@@ -39,7 +39,7 @@ def test_heat_maps_show_the_deepest_network_of_every_cell():
     if axis.images
   }
   assert shapes == {"gru, depth 1, full BPTT": (1, 16), "lstm, depth 3, full BPTT": (3, 16)}
-  assert not figure.legends  # layers that a network does not have do not count as unmeasured
+  assert not figure.legends  # a layer that the network lacks does not count as "not measured"
 
 
 def test_heat_maps_distinguish_zero_overflow_and_absent_values():
@@ -76,7 +76,7 @@ def test_many_cells_are_rows_of_a_heat_map_sorted_by_the_remaining_gradient():
   norms.values[:] = -np.arange(30) * (1 + np.arange(len(cells)).repeat(2)[:, None, None, None])
   before, after = figures.decay_maps(gradients).axes[:2]
   labels = [text.get_text() for text in before.get_yticklabels()]
-  assert labels == cells[::-1]  # the bottom row is the cell that loses most of the gradient
+  assert labels == cells[::-1]  # the cell that loses the most gradient is at the bottom
   (image,) = before.images
   np.testing.assert_allclose(image.get_array()[-1], -np.arange(30))
   assert "initialization (step 0)" in before.get_title()

@@ -14,15 +14,15 @@ SIZES = {"run": 2, "step": 3, "layer": 1, "time": 4, "lag": 4, "exponent": 3, "r
 
 
 def measured(*names: str) -> xr.Dataset:
-  """Returns random records of these measures for an elman and an lstm run; only lstm has gates."""
+  """Returns random values of these measures for an Elman and an LSTM run; only LSTMs have gates."""
   random, variables = np.random.default_rng(0), {}
   for name in names:
     for variable in MEASURES[name].labels:
       dims = ("run", "step", *MEASURES[name].dims)
       if variable in ("decay_rate", "half_life", "effective_memory"):
-        dims = dims[:-1]  # these variables have no lag axis
+        dims = dims[:-1]  # these three have one value for all lags
       values = random.standard_normal([SIZES[dim] for dim in dims])
-      values[:, 1] = np.nan  # norms are recorded at step 1, but measures are not
+      values[:, 1] = np.nan  # measures are not computed at every recorded step
       if "gate" in variable:
         values[0] = np.nan
       variables[variable] = (dims, values)
@@ -49,7 +49,7 @@ def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
   labels = {v: label for v, label in MEASURES[name].labels.items() if v != "log10_lag_norm"}
   assert [axis.get_ylabel() for axis in figure.axes] == [*labels.values()]
   assert figure.axes[-1].get_xlabel() in X_LABELS.values()
-  if name == "saturation":  # its values are shares, so the axes span 0 to 1 and a margin
+  if name == "saturation":  # its values are shares, so every axis spans 0 to 1 plus a margin
     assert {axis.get_ylim() for axis in figure.axes} == {(-0.05, 1.05)}
   assert ("layer 1" in figure.get_suptitle()) == ("layer" in MEASURES[name].dims)
   for axis, variable in zip(figure.axes, labels, strict=True):
@@ -73,10 +73,10 @@ def test_an_unmeasured_measure_has_no_figure():
 def test_a_run_that_ended_early_has_a_legend_key_on_every_axis():
   data = measured("saturation")
   first, *others = data.data_vars
-  data[first].values[:] = np.nan  # neither cell has this gate
+  data[first].values[:] = np.nan  # as if neither cell had this gate
   for variable in others:
     data[variable].values[1, 1] = 0.5
-    data[variable].values[1, 2] = np.nan  # the run ended before the last step
+    data[variable].values[1, 2] = np.nan  # as if the run had diverged before the last step
   (figure,) = measure_figures(data).values()
   assert not figure.axes[0].lines
   assert f"lstm, {EARLY}" in [line.get_label() for line in figure.axes[1].lines]

@@ -1,4 +1,4 @@
-"""Tests of what all figures of a sweep have in common: panels, lines, captions and files."""
+"""Tests of what a sweep's figures have in common: panels, lines, captions and files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_figure_draws_a_cell_in_its_style():
 
 
 def with_options(data, options, **columns):
-  """Returns the records with cell options, and other coordinates, added for each run."""
+  """Returns the records with each run's cell options and other coordinates added."""
   along_run = {name: ("run", column) for name, column in columns.items()}
   return data.assign_coords(options=("run", options), **along_run)
 

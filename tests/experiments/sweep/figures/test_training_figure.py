@@ -38,7 +38,7 @@ def test_long_training_is_shown_by_medians_over_blocks():
   figure = figures.training(metrics)
   loss, norm = metrics["loss"].values[0], metrics["grad_norm"].values[0]
   drawn = line(figure.axes[0], "lstm")
-  assert len(drawn.get_xdata()) == 84  # 251 updates in blocks of three are 84 points
+  assert len(drawn.get_xdata()) == 84  # 251 updates make 84 blocks of at most three
   assert drawn.get_xdata()[[0, 1, -1]].tolist() == [1, 4, 249.5]
   np.testing.assert_allclose(drawn.get_ydata()[1], np.median(loss[3:6]))
   np.testing.assert_allclose(drawn.get_ydata()[-1], loss[249:].mean())
