@@ -1,4 +1,4 @@
-"""One checkpoint: a folder that holds a pytree, and that appears atomically once it is complete.
+"""One checkpoint: a folder that holds a pytree, and that gets its name only when it is complete.
 
 arrays/           the leaves by name, in orbax's format, which `orbax.checkpoint.v1.load` reads
 checkpoint.json   each leaf's dtype and shape; the hashes of all leaves, of all files in arrays/,
@@ -36,19 +36,19 @@ DRAFT = ".draft"  # suffix of a folder that is being written or deleted
 REPLACED = ".replaced"  # suffix of an old checkpoint that a new one of the same name is replacing
 
 _ARRAYS, _ABOUT = "arrays", "checkpoint.json"
-# Free bytes that a save needs on the disk in addition to its arrays: for the other files, and for
-# other processes, which may write at the same time.
+# Free bytes that a save requires on the disk beyond the size of its arrays, because it also writes
+# other files, and other processes may write at the same time.
 _SPARE = 2**20
 
 Leaf = jax.Array | np.ndarray | np.number | np.bool_ | jax.ShapeDtypeStruct
 
-# Hides orbax's log: for an error that `save` raises, orbax also logs a traceback from a background
-# thread.
+# Hides orbax's log, because orbax also logs the errors that `save` raises, with a traceback from a
+# background thread.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
 
 
 class DamagedError(ValueError):
-  """Raised if a file or leaf of a checkpoint is missing, or is not as it was written."""
+  """Raised if a file or leaf of a checkpoint is missing, or no longer matches what was written."""
 
   def __init__(self, path: Path, reason: str):
     super().__init__(f"{path} is damaged: {reason}.")
@@ -68,7 +68,7 @@ class Copy(NamedTuple):
   data: Shaped[np.ndarray, "*shape"]
 
 
-# A leaf's entry in checkpoint.json. "is": dtype and shape; "key": a typed key's implementation.
+# A leaf's entry in checkpoint.json. "is": dtype and shape; "key": as `Copy.key`; "sha256": hash.
 LeafRecord = TypedDict("LeafRecord", {"is": str, "key": str | None, "sha256": str})
 
 
@@ -78,7 +78,7 @@ class Contents(TypedDict, total=False):
   Attributes:
     leaves: dtype, shape and hash of each leaf, by the leaf's name.
     files: hash of each file in arrays/, by its path inside the checkpoint.
-    configuration: the configuration that `Series.save` was given; the function `save` stores none.
+    configuration: the argument of `Series.save`; absent if the checkpoint was written by `save`.
   """
 
   leaves: dict[str, LeafRecord]
@@ -137,8 +137,8 @@ def copies(tree: PyTree) -> dict[str, Copy]:
     if not (key or jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_):
       raise TypeError(f"tree must hold arrays of numbers, got {leaf.dtype} in {name}.")
     data = jax.random.key_data(leaf) if key else leaf
-    # Not `np.asarray`: of an array on a CPU device it returns a view, whose memory the caller may
-    # donate before it is written.
+    # Not `np.asarray`, because it would return a view of an array on a CPU device, and the caller
+    # may donate that array before it is written to disk.
     data = np.array(data, data.dtype.newbyteorder("="), order="C")
     found[name] = Copy(_describe(leaf), str(jax.random.key_impl(leaf)) if key else None, data)
   return found
@@ -147,12 +147,12 @@ def copies(tree: PyTree) -> dict[str, Copy]:
 def write(path: Path, leaves: Mapping[str, Copy], about: Contents) -> None:
   """Writes a checkpoint under a temporary name next to `path`, then renames it to `path`.
 
-  An older checkpoint at this path is deleted last.
+  An older checkpoint at this path is deleted only after the new one is in place.
 
   Args:
     path: the checkpoint's folder.
     leaves: the pytree's leaves, from `copies`.
-    about: further contents of checkpoint.json, as JSON data.
+    about: entries to store in checkpoint.json in addition to `leaves` and `files`, as JSON data.
   Raises:
     OSError: if the folder cannot be written; an older checkpoint at this path is then unchanged.
   """
@@ -215,8 +215,9 @@ def read(path: Path, about: Contents, like: PyTree) -> PyTree:
     about: the contents of checkpoint.json, from `read_about`.
     like: pytree of arrays or shapes that the saved one must match, as for `restore`.
   Raises:
-    DamagedError: if a file or leaf is not as it was written; the message names the first one.
-    ValueError: if a leaf's name, dtype or shape differs from `like`; the message names the first.
+    DamagedError: if a file or leaf no longer matches what was written; the message names the first.
+    ValueError: if `like` has different names, dtypes or shapes; the message names the first such
+      leaf.
   """
   wanted, leaves = _named(like), about["leaves"]
   for name in sorted(wanted.keys() | leaves.keys()):
@@ -247,7 +248,7 @@ def remove(path: Path) -> None:
 
 
 def _named(tree: PyTree) -> dict[str, Leaf]:
-  """Returns a pytree's leaves by name: the path of keys to the leaf, joined by dots.
+  """Returns a pytree's leaves by name; a name is the leaf's path of keys, joined by dots.
 
   Raises:
     ValueError: if two leaves have the same name, or a name contains '/'.
@@ -266,16 +267,16 @@ def _named(tree: PyTree) -> dict[str, Leaf]:
 def _leaf(
   path: Path, name: str, about: LeafRecord, array: np.ndarray | None, like: Leaf
 ) -> np.ndarray | jax.Array:
-  """Returns the leaf of a name, from the array that orbax read for it.
+  """Returns one leaf of the restored pytree, after verifying the array that orbax read for it.
 
   Args:
     path: the checkpoint's folder, for the error message.
     name: the leaf's name, for the error message.
-    about: the leaf's dtype, shape and hash in checkpoint.json.
-    array: the array that orbax read; None if arrays/ has none of this name.
+    about: the leaf's entry in checkpoint.json.
+    array: the array that orbax read; None if arrays/ has no array of this name.
     like: the leaf of the same name in the pytree that the caller expects.
   Raises:
-    DamagedError: if dtype, shape or hash are not those in checkpoint.json.
+    DamagedError: if dtype, shape or hash differ from those in checkpoint.json.
   """
   if array is None:  # empty arrays are not in arrays/, since orbax rejects them
     empty = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
@@ -314,7 +315,8 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  # Not `ocp.save`: it waits for all processes of `jax.distributed`, and only the first one saves.
+  # Not `ocp.save`, because it waits for all processes of `jax.distributed`, and only process 0
+  # saves.
   only = orbax.checkpoint.options.MultiprocessingOptions(
     active_processes={0}, barrier_sync_key_prefix="first"
   )

@@ -1,4 +1,4 @@
-"""Comparison of two configurations, as JSON data: the first entry in which they differ."""
+"""Comparison of configurations: finds the first entry in which two of them differ."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def difference(
   """Returns the first difference between two configurations as text, or None if they are equal.
 
   For example, `{"layers": {"hidden_size": 32}}` differs from `{"layers": {"hidden_size": 64}}` by
-  the text `layers.hidden_size is 32, not 64`. Two values are equal if their JSON text is: NaN
-  equals NaN, and 1 differs from both 1.0 and True.
+  the text `layers.hidden_size is 32, not 64`. Two values are equal if their JSON texts are equal;
+  thus NaN equals NaN, but 1 equals neither 1.0 nor True.
 
   Args:
     found: the configuration on disk.
     wanted: the configuration that it must equal.
-    older: whether `found` may come from an older version of the program: an entry that `found`
-      lacks then counts as None, and an entry that `wanted` lacks is ignored.
+    older: whether `found` may come from an older version of the program. If True, an entry that
+      `found` lacks counts as None, and an entry that `wanted` lacks is ignored.
   Raises:
     TypeError: if one of the configurations is not JSON data.
   """

@@ -2,7 +2,7 @@
 
 STEP            a complete checkpoint
 STEP.draft      a checkpoint that is being written or deleted
-STEP.replaced   an old checkpoint of a step, while a new one of the same step is renamed to STEP
+STEP.replaced   the old checkpoint of a step, while a new one is being renamed to STEP
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Series:
   """Saves the checkpoints of one training run in the background, and deletes old ones.
 
   Once a new checkpoint is complete, all others are deleted except the `keep` − 1 before it.
-  Checkpoints of later steps are deleted, too: they are left over from before training resumed at an
-  earlier step.
+  Checkpoints of later steps are deleted, too, because they are left over from a run that was then
+  resumed at an earlier step.
 
   Args:
     folder: the folder of the run's checkpoints, which the first save creates. Incomplete
@@ -70,12 +70,14 @@ class Series:
       step: the checkpoint's step. If the step already has a checkpoint, the new one replaces it
         once it is complete.
       tree: pytree of arrays and typed PRNG keys, as for `checkpoints.save`.
-      configuration: JSON data; only a run with an equal configuration may resume from here.
+      configuration: JSON data; only a run with an equal configuration may resume from this
+        checkpoint.
     Raises:
       TypeError: if `step` is not an integer, `configuration` is not JSON data, or a leaf is not an
         array of numbers.
       ValueError: if `step` is negative, two leaves have the same name, or a name contains '/'.
-      OSError: if the *previous* save could not be written; this one has then not started.
+      OSError: if the *previous* save could not be written, in which case the new save does not
+        start.
     """
     checks.integer("step", step, minimum=0)
     about: checkpoint.Contents = {"configuration": as_json(configuration)}
@@ -126,9 +128,9 @@ def newest(
     configuration: the configuration that the checkpoint must have been saved with.
     like: `step -> pytree` of arrays or shapes, with the structure of the pytree saved at that step.
   Returns:
-    The checkpoint, with a message for each newer checkpoint, all of which are damaged. If every
-    checkpoint is damaged, the result's step and tree are None. If the folder has no checkpoint, the
-    result is None.
+    The checkpoint, with a message for each newer one, since every newer one is damaged. If all
+    checkpoints are damaged, the result's step and tree are None. If the folder has no checkpoint,
+    the result is None.
   Raises:
     TypeError: if `configuration` is not JSON data, `folder` is not a Path, or `like` is not a
       function.
@@ -163,8 +165,8 @@ def _found(folder: Path) -> list[tuple[int, Path]]:
 def _tidy(folder: Path) -> None:
   """Cleans up after a killed process.
 
-  Renames STEP.replaced back to STEP if STEP is missing; deletes the other replaced and all draft
-  folders.
+  Renames STEP.replaced back to STEP if STEP is missing. Deletes all other .replaced folders and all
+  .draft folders.
   """
   for path in sorted(folder.iterdir()) if folder.is_dir() else []:
     if not (path.is_dir() and _NAME.fullmatch(path.name)):
@@ -177,7 +179,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-  """Deletes a checkpoint, renamed to a draft first: its own name never denotes a partial one."""
+  """Deletes a checkpoint; renames it to a draft first, so that `path` is never incomplete."""
   draft = path.with_name(path.name + checkpoint.DRAFT)
   checkpoint.remove(draft)
   path.rename(draft)

@@ -27,8 +27,8 @@ __all__ = [
   "temporal_order",
 ]
 
-# The tasks that a sweep of `experiments` can train on: they take `(sequence_length, batch_size)`,
-# and all their sequences have this length and a target at the last step.
+# The tasks that `experiments.sweep` can train on. Each takes `(sequence_length, batch_size)`;
+# all its sequences have this length, and a target at the last step.
 TASKS: Mapping[str, Callable[..., Task]] = {
   "adding": adding,
   "charlm": charlm,

@@ -1,4 +1,4 @@
-"""The baseline loss of a task: that of a model that knows only how often each answer occurs."""
+"""Baseline losses of tasks: the loss of a model that knows only how often each answer occurs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from scipy import special
 def guess_entropy(counts: Shaped[np.ndarray, "positions answers"]) -> float:
   """Returns the mean cross-entropy of predicting each position's empirical answer frequencies.
 
-    H = −Σ_sa n_sa ln(n_sa / Σ_a n_sa) / Σ_sa n_sa,  in nats;  s a position, a an answer
+    H = −Σ_sa n_sa ln(n_sa / Σ_a n_sa) / Σ_sa n_sa,  in nats,  for positions s and answers a
 
   Args:
-    counts: n, [positions, answers], how often each answer occurs at each position; relative
-      frequencies will do.
+    counts: n, [positions, answers], how often each answer occurs at each position, as counts or
+      as relative frequencies.
   Raises:
     ValueError: if `counts` is not a matrix.
   """
@@ -35,7 +35,7 @@ def count_answers(
 
   Args:
     positions: indices from 0 to num_positions − 1, e.g. time steps.
-    answers: the answer at each of these positions, from 0 to num_answers − 1; shaped like
+    answers: the answer at each of these positions, from 0 to num_answers − 1, in the shape of
       `positions`.
     num_positions: number of rows.
     num_answers: number of columns.

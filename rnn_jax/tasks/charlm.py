@@ -26,7 +26,7 @@ def charlm(sequence_length: int, batch_size: int, corpus: Corpus | None = None) 
     batch_size: B.
     corpus: the text, from `load_corpus`; the source of Python's standard library if None.
   Returns:
-    The Task, whose batches have tokens [T, B], and as targets [T, B] the tokens one step later.
+    The Task, whose batches have tokens [T, B], and targets [T, B]: the tokens one step later.
   Raises:
     TypeError, ValueError: if an argument is out of range, or the text has at most T characters.
   """

@@ -37,9 +37,9 @@ class Images(NamedTuple):
 def load_images(part: Part) -> Images:
   """Returns the train or the test part of scikit-learn's 1797 handwritten digits, 8×8 pixels each.
 
-  The first 898 images are for training, and the other 899 for testing. An example of scikit-learn
-  splits them in the same way: its support vector machine classifies 97 % of the second half
-  correctly.
+  The first 898 images are for training, and the other 899 for testing. An example in
+  scikit-learn's documentation uses the same split; its support vector machine classifies 97 % of
+  the test part correctly.
 
   Raises:
     ValueError: if `part` is neither `train` nor `test`.
@@ -100,7 +100,8 @@ def sequential_digits(
     sequence_length: T, which must be 64.
     batch_size: B, number of images per batch, drawn without repeats; None for the whole part.
     part: `train` or `test`, as in `load_images`.
-    pooled: whether the network has a single output per sequence; targets are then [1, B].
+    pooled: whether the network has a single output per sequence. If True, targets and mask are
+      [1, B].
   Returns:
     The Task, whose batches have xs [64, B, 1], targets [64, B], and a mask that is True at the last
     step only.
@@ -141,8 +142,8 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
     source  the 64 pixels
     tokens  <eos>  t  w  o               target  t  w  o  <eos>
 
-  The baseline loss is that of predicting, at each position of a name, how often each letter occurs
-  there in the names of the training part.
+  The baseline loss is that of predicting, at each position of a name, each letter's frequency at
+  this position in the training part.
 
   Args:
     batch_size: B, number of images per batch, drawn without repeats; None for the whole part.

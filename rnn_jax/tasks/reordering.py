@@ -28,8 +28,8 @@ def reverse(sequence_length: int, batch_size: int) -> Task:
     source  s_1 … s_L                    s_i one of 8 symbols, L uniform from 1 to T
     target  s_L … s_1  <eos>
 
-  The baseline predicts `<eos>` with the share of sequences that end at this step, among those that
-  reach it, and the 8 symbols with equal probability. Its loss is
+  The baseline knows, for each step, the share of sequences that end there, among those that reach
+  it: the probability of `<eos>`. It predicts the 8 symbols with equal probability. Its loss is
 
     (ln T + ln 8 · (T + 1)/2) / ((T + 3)/2),
 
@@ -80,7 +80,7 @@ def sort(sequence_length: int, batch_size: int) -> Task:
   """
 
   def sort_source(source: Source, lengths: Lengths) -> Source:
-    del lengths  # the padding, made the largest symbol, is sorted to the end
+    del lengths  # unused: padding is made larger than all symbols, so that it is sorted to the end
     return jnp.sort(jnp.where(source > 0, source, NUM_SYMBOLS + 1), axis=0)
 
   return _task(sequence_length, batch_size, sort_source, _sort_counts)
@@ -92,8 +92,8 @@ def _reverse_counts(length: int) -> Float[np.ndarray, "T 8"]:
 
 def _sort_counts(length: int) -> Float[np.ndarray, "T 8"]:
   # In a sorted sequence of length L, the symbol at step s is at most a if and only if more than s
-  # symbols are: the probability is P(Bin(L, p) > s), with p = a / 8. The sum over all lengths L
-  # from 1 to T is Σ_{k > s} P(Bin(T + 1, p) > k) / p.
+  # symbols are at most a. The probability of this is P(Bin(L, p) > s), with p = a / 8. Its sum over
+  # all lengths L from 1 to T is Σ_{k > s} P(Bin(T + 1, p) > k) / p.
   p = np.arange(1, NUM_SYMBOLS + 1) / NUM_SYMBOLS
   more = special.bdtrc(np.arange(1, length + 1)[:, None], length + 1, p) / p
   at_most = np.cumsum(more[::-1], axis=0)[::-1]

@@ -14,7 +14,7 @@ from rnn_jax.tasks.task import Batch, Task
 
 
 def _last_step(num_steps: int, batch_size: int) -> Bool[Array, "T B"]:
-  """Returns a mask [T, B] that is True at the last step only, where the loss counts."""
+  """Returns a mask [T, B] that is True at the last step, the only one whose loss counts."""
   return jnp.zeros((num_steps, batch_size), bool).at[-1].set(True)
 
 
@@ -22,7 +22,7 @@ def adding(sequence_length: int, batch_size: int) -> Task:
   """Builds the adding problem: add the two marked numbers among T, and answer at the last step.
 
     x_t = (u_t, m_t),  u_t ~ U(0, 1),  m_t = 1 at one step i of the first half and one step j of the
-    second, else 0;  target u_i + u_j at t = T
+    second half, else 0;  target u_i + u_j at t = T
 
   The baseline always predicts the mean, 1: its squared error is Var(u_i + u_j) = 1/6.
 
@@ -60,8 +60,8 @@ def adding(sequence_length: int, batch_size: int) -> Task:
 def copy_memory(sequence_length: int, batch_size: int) -> Task:
   """Builds the copy task: repeat ten symbols after a long run of blanks and a signal.
 
-    input   s_1 … s_10  ␣ × (S − 1)  !  ␣ × 10        s_i one of 8 symbols, S = T − 20
-    target  ␣ × (S + 10)  s_1 … s_10
+    input   s_1 … s_10  ␣ × (S − 1)  !  ␣ × 10        s_i one of 8 symbols, ␣ the blank,
+    target  ␣ × (S + 10)  s_1 … s_10                  ! the signal, S = T − 20
 
   The baseline predicts the blanks, and a uniform distribution over the 8 symbols at the last ten
   steps, which costs 10 ln 8 / T nats per step.
@@ -95,7 +95,7 @@ def copy_memory(sequence_length: int, batch_size: int) -> Task:
 
 
 def temporal_order(sequence_length: int, batch_size: int) -> Task:
-  """Builds the temporal order task: tell in which order two early signals came among distractors.
+  """Builds the temporal order task: classify the order of two signals among distractors.
 
     x_i, x_j ∈ {X, Y}, i ∈ [T/10, 2T/10), j ∈ [4T/10, 5T/10), elsewhere x_t ∈ {a, b, c, d};
     target at t = T: the class XX, XY, YX or YY of (x_i, x_j)

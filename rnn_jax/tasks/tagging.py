@@ -56,10 +56,10 @@ def tagging(
 
     L = −(1/n) Σ_t ln p(class of x_t | x_1 … x_t)    for a line of n characters
 
-  A bidirectional network's predictions depend on the whole line, x_1 … x_n. The classes are the
-  token classes of `tagged_lines`, which uses the standard library's tokenizer. The baseline loss is
-  that of predicting each class's frequency in the training part; `class_entropy` also computes the
-  stronger baseline that is given the character.
+  A bidirectional network predicts from the whole line, x_1 … x_n. The classes are the token classes
+  of `tagged_lines`, which uses the standard library's tokenizer. The baseline loss is that of
+  predicting each class's frequency in the training part. `class_entropy` with `given_character`
+  computes a stronger baseline: that of a model which knows x_t.
 
   Args:
     sequence_length: T; longer lines are left out, shorter lines are padded.
@@ -104,8 +104,8 @@ def load_tagged(corpus: Corpus | None = None) -> TaggedText:
 
   Of the standard library, only every eighth file is read, and files that cannot be tokenized are
   left out. Among its top-level packages and modules, in alphabetical order, every fifth is for
-  testing. The split is by package because files of one package can be much alike. Of a single file,
-  the last fifth of the lines is for testing.
+  testing. The split is by package because files of one package can be very similar. Of a single
+  file, the last fifth of the lines is for testing.
 
   Args:
     corpus: one Python file; None, or the corpus `stdlib`, for the standard library.

@@ -34,8 +34,8 @@ class Task(NamedTuple):
     batch: pure function `(data, key) -> Batch`, which can be jitted.
     loss: `(outputs [..., O], targets) -> [...]`, the loss of each step.
     unit: unit of the loss, for display.
-    baseline: mean loss of a model that ignores the inputs, and always predicts how often each
-      answer occurs at this position of a sequence. A model that has learned is below it.
+    baseline: mean loss of a model that ignores the inputs, and predicts only how often each answer
+      occurs at a given position of a sequence. A model that uses its inputs has a lower loss.
     output_size: O, width of the network's output.
     vocabulary_size: number of distinct tokens; None if xs are vectors.
   """

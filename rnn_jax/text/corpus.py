@@ -50,7 +50,7 @@ def load_corpus(source: str | Path = STANDARD_LIBRARY) -> Corpus:
   Args:
     source: path of a file, or `stdlib` for the source of this Python's standard library, about
       11 MB. That text is always available offline, but differs between Python versions;
-      `Corpus.sha256` tells which one it is.
+      `Corpus.sha256` identifies the version.
   Raises:
     TypeError: if `source` is not a path.
     ValueError: if the file is missing, empty, a folder or a pipe, or cannot be read.

@@ -28,8 +28,8 @@ _STARTS, _ENDS = (
   {number for number, name in tokenize.tok_name.items() if name.endswith(ending)}
   for ending in ("STRING_START", "STRING_END")
 )
-# A row that has no other tokens is a comment or empty. Such a row ends in an NL token, and so does
-# every row inside brackets except the last.
+# The types of the tokens in a row without code, i.e. an empty row or a comment. An NL token alone
+# does not identify such a row, because NL also ends a row inside brackets.
 _BLANK = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
 
@@ -96,7 +96,7 @@ def _tokenized(text: str) -> tuple[UInt8[np.ndarray, " characters"], list[int]]:
     if kind in _STARTS:
       opened.append(start)
     elif kind in _ENDS:
-      # Overwrites the classes of the tokens inside the f-string, which were read before its end.
+      # Overwrites the classes of the tokens inside the f-string, which precede its end token.
       start = opened.pop()
       classes[start:end] = _STRING * (end - start)
     elif kind in _CLASS_OF:

@@ -20,7 +20,7 @@ from rnn_jax.text.words import WordVocabulary
 
 
 class Source(NamedTuple):
-  """A text with a function that encodes its symbols as tokens, part by part as they are read.
+  """A text, and a function that encodes its symbols as tokens when they are read.
 
   A part of the text is `source._replace(symbols=source.symbols[a:b])`.
 
@@ -51,7 +51,8 @@ class Windows(NamedTuple):
   resets: Bool[np.ndarray, "steps B"]
 
 
-# The type of a reading: (source, B, k, n, seed) -> (i -> the i-th batch of n windows).
+# Type of a reading, with the arguments of `make_reader`: B lanes, windows of k steps, n windows.
+# (source, B, k, n, seed) -> (i -> the i-th batch of n windows)
 Reading = Callable[[Source, int, int, int, int], Callable[[int], Windows]]
 
 
@@ -90,7 +91,7 @@ def split(
     text: symbols [N].
     validation_share: p, with 0 ≤ p < 1; the last ⌊p N⌋ symbols are the validation part.
   Raises:
-    TypeError, ValueError: if `validation_share` is not such a number, or `text` is not [N].
+    TypeError, ValueError: if `validation_share` is not in [0, 1), or `text` is not [N].
   """
   if np.ndim(text) != 1:
     raise ValueError(f"text must be [N], got {list(np.shape(text))}.")
@@ -116,13 +117,14 @@ def make_reader(
 
   Args:
     name: `stream`, `windows` or `lines`.
-    source: N tokens, from `make_source`.
+    source: the text, from `make_source`.
     batch_size: B.
     window: k, time steps of a window.
     count: n, number of windows per call.
     seed: random seed, at least 0.
   Returns:
-    `i -> Windows`, the i-th batch of n windows, i = 0, 1, 2, …; it depends on the seed and i alone.
+    `i -> Windows`, the i-th batch of n windows, i = 0, 1, 2, …; a batch depends on the source,
+    the seed and i alone.
   Raises:
     TypeError, ValueError: if an argument is out of range, or if the text is too short, has no
       lines, or has only lines of more than k tokens.
@@ -190,7 +192,8 @@ def _lines(
     steps = np.arange(window)[:, None]
     positions = np.minimum(starts[lines] + steps, len(source.symbols) - 1)
     found = source.encode(source.symbols[positions])
-    # From a line's last step on, every target is <eos>; the text's last line may lack its newline.
+    # The target is <eos> from a line's last step on. It is set explicitly, because the text's last
+    # line may not end with a newline.
     ends = np.full_like(found, source.eos)
     targets = np.where(steps < lengths[lines] - 1, found, ends)
     tokens = np.concatenate([ends[:, :1], targets[:, :-1]], axis=1)
@@ -206,8 +209,7 @@ READINGS: Mapping[str, Reading] = {"stream": _stream, "windows": _anywhere, "lin
 def line_spans(source: Source) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
   """Returns the start index and the number of tokens of each of a text's M lines, both int64 [M].
 
-  The number includes the line's <eos>. The end of the text also ends a line: if the last line has
-  no newline, an <eos> is counted for it all the same.
+  The number includes the line's <eos>. An <eos> is also counted for a last line without a newline.
 
   Raises:
     TypeError: if `source` is not a Source.
@@ -233,16 +235,16 @@ def evaluation_windows(
 ) -> Iterator[Windows]:
   """Reads a whole text once, in B contiguous lanes in parallel, window after window.
 
-  The carry is to be passed from each window to the next. Every token of the text is a target once,
-  except the very first one, which has no predecessor, and the last (N − 1) mod B. Steps beyond the
-  end of the lanes have mask False.
+  The caller must pass the carry from each window to the next. Every token of the text is a target
+  once, except the very first, which has no predecessor, and the last (N − 1) mod B, which would
+  make the lanes unequal. The last batch is filled up with steps whose mask is False.
 
   Args:
-    source: N tokens, from `make_source`.
+    source: a text of N tokens, from `make_source`.
     batch_size: B, number of lanes.
     window: k, time steps of a window.
     count: n, number of windows in each yielded batch.
-    by_line: whether each line starts from a new carry, as in the reading `lines` of `make_reader`.
+    by_line: whether each line starts from a new carry, as with `lines` in `make_reader`.
   Yields:
     Batches of n windows. The carry is reset at the first step of each lane and, if `by_line`, at
     every <eos>.
@@ -274,7 +276,7 @@ def _whole(
 def _windows(
   source: Source, positions: Int[np.ndarray, "steps B"], resets: Bool[np.ndarray, "*shape"]
 ) -> Windows:
-  """Returns Windows whose inputs are at the positions [n·k, B], and whose mask is all True."""
+  """Returns Windows with the tokens at `positions` [n·k, B] as inputs, and a mask of all True."""
   tokens, targets = (source.encode(source.symbols[at]) for at in (positions, positions + 1))
   mask = np.ones(positions.shape, bool)
   return Windows(tokens, targets, mask, resets.reshape(positions.shape))

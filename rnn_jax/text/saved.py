@@ -13,6 +13,8 @@ from rnn_jax.text.words import EOS, SPLITS, UNK, WordVocabulary
 def vocabulary_to_json(vocabulary: Vocabulary | WordVocabulary) -> dict[str, object]:
   """Returns a vocabulary as a dict for `json.dumps`: its level, and its symbols in token order.
 
+  The level is `character` or `word`. A vocabulary of words also has an entry `split`.
+
   Raises:
     TypeError: if `vocabulary` is not a vocabulary.
   """

@@ -40,7 +40,7 @@ class Vocabulary(NamedTuple):
     """Checks that the vocabulary has every byte of a text.
 
     Raises:
-      ValueError: if it lacks one; the message names the first such byte, or the letter that
+      ValueError: if it lacks a byte; the message names the first such byte, or the letter that
         contains it, and its index in the text.
     """
     values = byte_values(text).ravel()
@@ -53,7 +53,7 @@ class Vocabulary(NamedTuple):
         raise ValueError(f"text holds {letter!r} at byte {at}, not in the vocabulary.")
 
   def encode(self, text: bytes | UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Returns the tokens of a text as uint8: [N] for bytes, or in the shape of a uint8 array.
+    """Returns the tokens of a text as uint8: [N] if `text` is bytes, else in its shape.
 
     Raises:
       ValueError: if the vocabulary lacks a character of the text; the message names the first one.

@@ -34,7 +34,7 @@ class WordVocabulary(NamedTuple):
   - A newline is encoded as `<eos>`, and so is the word `<eos>` itself.
   - An empty line is a single `<eos>`; a last line without a newline has no `<eos>`.
   - A word that the vocabulary lacks is encoded as `<unk>`.
-  - A byte that is not valid UTF-8 counts as one character; decoding restores it.
+  - A byte that is not part of valid UTF-8 counts as one character; decoding restores it.
 
   Attributes:
     words: the V words, `<unk>` and `<eos>` first.
@@ -87,7 +87,7 @@ def build_word_vocabulary(
   min_count: int = 1,
   max_size: int | None = None,
 ) -> WordVocabulary:
-  """Builds the vocabulary of a text's words, sorted by falling frequency, then alphabetically.
+  """Builds the vocabulary of a text's words, sorted by descending frequency, then alphabetically.
 
   Args:
     text: the text, as bytes or as a uint8 array.

@@ -161,7 +161,7 @@ def test_save_does_not_overwrite(tmp_path):
 
 
 def damages(path):
-  """Yields a file's contents after each kind of damage: (description, bytes; None if deleted)."""
+  """Yields (description, the file's damaged bytes or None if deleted) for each kind of damage."""
   whole = path.read_bytes()
   size = len(whole)
   yield "deleted", None
@@ -191,7 +191,7 @@ def test_every_damaged_byte_is_detected(tmp_path):
       except ValueError as error:
         assert f"{path} is damaged: {name}" in str(error), description
       file.write_bytes(whole)
-  # Only a change of white space in checkpoint.json goes unnoticed, as no hash covers it.
+  # Only changes of white space in checkpoint.json are not detected, because no hash covers it.
   assert {name for name, _ in unharmed} <= {"checkpoint.json"} and len(unharmed) < 12
 
 
@@ -233,7 +233,7 @@ def test_a_leaf_that_orbax_reads_wrongly_is_refused_by_name(tmp_path, monkeypatc
 
 
 def test_a_failing_disk_is_reported_as_an_oserror_without_a_traceback(tmp_path, monkeypatch, capfd):
-  """For a full disk, orbax alone would raise a ValueError and print a thread's traceback."""
+  """On a full disk, orbax alone would raise a ValueError and print a thread's traceback."""
 
   def fail(*_):
     raise ValueError("RESOURCE_EXHAUSTED: failed to write [os_error_code='28']")

@@ -182,14 +182,14 @@ def test_a_background_error_is_raised_by_the_next_call(tmp_path, call):
 
 
 class Killed(BaseException):
-  """Stands for SIGKILL: a BaseException, so that no `except Exception` clause cleans up."""
+  """Simulates SIGKILL; it is a BaseException, so that no `except Exception` clause cleans up."""
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["replaced", "next"])
 def test_the_newest_checkpoint_is_intact_wherever_the_process_was_killed(
   tmp_path, monkeypatch, again
 ):
-  """Kills a save at each of its changes of the disk in turn; a killed deletion is half done."""
+  """Kills a save at each of its disk operations in turn; a killed deletion deletes one file."""
   fill(tmp_path / "0", 6, 7)
   changes = itertools.count()
   at = 0
@@ -229,7 +229,7 @@ def test_the_newest_checkpoint_is_intact_wherever_the_process_was_killed(
     shutil.rmtree(folder)
     if done:
       break
-  # `steps` need not be sorted: orbax also changes the disk from threads, whose timing varies.
+  # `steps` need not be sorted, because orbax also writes from threads, whose timing varies.
   assert len(steps) > 10 and steps[0] == 7 and steps[-1] == 8
 
 

@@ -46,7 +46,7 @@ def drawn(task, seed=0):
 
 @pytest.fixture(scope="module", params=MADE)
 def made(request):
-  """A pair of each task in turn and its jitted function `key -> batch`."""
+  """Each task in turn, paired with its jitted function `key -> batch`."""
   task = MADE[request.param]()
   batch = jax.jit(task.batch)
   return task, lambda key: jax.device_get(batch(task.data, key))
@@ -84,7 +84,7 @@ def test_decoders_read_the_target_one_step_late(made):
   if isinstance(batch.xs, DecoderInputs):
     np.testing.assert_array_equal(batch.xs.tokens[0], 0)
     np.testing.assert_array_equal(batch.xs.tokens[1:], batch.targets[:-1])
-    # A sequence ends at its first <eos>, token 0; all that follows is <eos> as padding.
+    # A sequence ends at its first <eos>, token 0. The padding after it is also <eos>.
     for target, valid in zip(batch.targets.T, batch.mask.T, strict=True):
       length = 1 + list(target).index(0)
       assert not np.any(target[length:])

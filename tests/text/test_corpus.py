@@ -28,7 +28,7 @@ def corpus_errors(folder):
   (folder / "empty").write_bytes(b"")
   (folder / "file").write_bytes(b"text")
   os.mkfifo(folder / "pipe")
-  # A path below a file cannot be opened, not even by root, who may read files without permission.
+  # `unreadable` is a path below a file, because root may read any file, whatever its permissions.
   return {
     "missing": (folder / "missing", "corpus must be a file that exists, got "),
     "empty": (folder / "empty", "corpus must not be empty, got "),
@@ -100,7 +100,7 @@ def test_standard_library_excludes_tests_and_installed_packages(tmp_path, monkey
     "__pycache__/i.py": b"no",
     "j.txt": b"no",
   }
-  root = tmp_path / "test" / "lib"  # folders above the root are not excluded by name
+  root = tmp_path / "test" / "lib"  # `test` is above the root, so it is not excluded
   for name, text in files.items():
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_bytes(text)

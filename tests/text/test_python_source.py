@@ -21,7 +21,7 @@ LETTER = {
   "o": "operator",
 }
 
-# Lines of Python, each with the class of every character.
+# Lines of Python, each with a sign for every character's class.
 TAGGED = [
   ("def f(x):\n", "kkk.nonoo."),
   ("  return x_1 + 0.5e3  # half\n", "..kkkkkk.nnn.o.00000..cccccc."),

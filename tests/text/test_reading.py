@@ -85,7 +85,7 @@ def test_stream_is_contiguous_lanes_with_a_random_offset_each_pass():
 
 
 def test_stream_reads_the_shortest_text_whole():
-  windows = make_reader("stream", counting(13), 3, 4, 2, 0)(5)  # 13 = B·k + 1
+  windows = make_reader("stream", counting(13), 3, 4, 2, 0)(5)  # 13 tokens = B·k + 1
   np.testing.assert_array_equal(windows.tokens[:4].T, np.arange(12).reshape(3, 4))
   np.testing.assert_array_equal(windows.tokens[4:], windows.tokens[:4])
   np.testing.assert_array_equal(np.flatnonzero(windows.resets[:, 0]), [0, 4])
@@ -153,7 +153,7 @@ def test_evaluation_targets_every_token_once(size, batch_size):
     assert windows.resets[0].all() == (number == 0)
     assert not windows.resets[1:].any()
     np.testing.assert_array_equal(windows.targets, windows.tokens + 1)
-    if last is not None:  # these windows continue where the last ones ended
+    if last is not None:  # these windows continue where the previous ones ended
       np.testing.assert_array_equal(windows.tokens[0], last)
     last = windows.targets[-1]
     targets += windows.targets[windows.mask].tolist()
