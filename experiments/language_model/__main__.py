@@ -116,7 +116,7 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
   The caller must hold the folder's lock.
   """
   overwrite = flags.FLAGS.overwrite
-  # Checks again, now that the lock is held: another process may have trained here in between.
+  # Checks again now that the lock is held, because another process may have trained here meanwhile.
   trained_model.check_folder(folder, overwrite)
   configuration = trained_model.configuration(settings, texts.corpus)
   point = None
@@ -204,7 +204,8 @@ def _print_loss(trained: TrainedModel, path: Path) -> None:
     raise ValueError(
       f"--evaluate must name a file of at least 2 tokens, got {len(source.symbols)}."
     )
-  # The text is read in lanes, contiguous parts; a short text in fewer, so that each fills a window.
+  # The text is read in lanes, i.e. contiguous parts. A short text has fewer lanes, so that each
+  # lane fills a window.
   lanes = min(settings.batch_size, max(1, (len(source.symbols) - 1) // settings.window))
   loss = make_evaluate(trained.model, settings, lanes)(trained.variables["params"], source)
   print(f"{len(source.symbols)} tokens of {path}: {loss_text(loss, settings)}")

@@ -171,7 +171,7 @@ def with_matched_width(settings: Settings, vocabulary_size: int) -> Settings:
   Settings without `match_params` are returned unchanged.
 
   Raises:
-    ValueError: if another flag does not fit this hidden size, or the cell rejects it; the message
+    ValueError: if this hidden size conflicts with another flag, or the cell rejects it; the message
       names the flag or the cell.
   """
   if settings.layers.match_params is None:
@@ -197,7 +197,7 @@ def as_flagfile(settings: Settings) -> str:
   """Returns the contents of a flagfile that describes these settings: one flag per line."""
   values = dataclasses.asdict(settings)
   values |= values.pop("layers")
-  del values["match_params"]  # `hidden_size` already has the value that it was resolved to
+  del values["match_params"]  # because `hidden_size` already has the resolved value
   cell = cell_options.as_flags(values.pop("cell"), values.pop("options"))
   if settings.level == CHARACTERS:
     values = {name: value for name, value in values.items() if name not in WORD_FLAGS}

@@ -21,7 +21,7 @@ from rnn_jax.types import Params
 class ResumePoint(NamedTuple):
   """The pytree in a checkpoint, with everything that an interrupted training needs to resume.
 
-  A field cannot be renamed without breaking old checkpoints: its name is part of its leaves' names.
+  A field must not be renamed, because its name is part of the leaves' names in old checkpoints.
 
   Attributes:
     training: the training's progress so far.

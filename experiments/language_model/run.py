@@ -41,7 +41,7 @@ def train_in_folder(
     settings: how to train.
     texts: the texts to train and evaluate on.
     folder: the model's folder.
-    metadata: further entries of model.json.
+    metadata: entries of model.json in addition to settings and vocabulary.
     resumed_from: contents of an interrupted training's checkpoint; None to start from fresh params.
     checkpoint_every: number of updates between checkpoints.
     stop: callable that returns True once training must stop early.
@@ -114,8 +114,8 @@ class _Record:
 
     Args:
       chunk: the result of the latest updates.
-      is_due: whether the caller will save a checkpoint after this chunk; the folder's files must
-        then exist, even if there is no best evaluation yet.
+      is_due: whether the caller will save a checkpoint after this chunk. If True, model.json and
+        the flagfile are written, even if there is no best evaluation yet.
     """
     new, is_best = chunk.evaluation, False
     if new is not None:

@@ -30,7 +30,8 @@ def sample(
 ) -> Iterator[bytes]:
   """Continues a text with tokens that a model generates, one time step per token.
 
-  A model of single lines (`reading="lines"`) starts each line from a new carry, as in training.
+  A model trained on single lines (`reading="lines"`) starts each line from a new carry, as in
+  training.
 
   Args:
     trained: the trained model.
@@ -68,7 +69,8 @@ def sample(
     is_end = until_eos and vocabulary.eos in new
     if is_end:
       new = new[: list(new).index(vocabulary.eos) + 1]
-    # Decoded together with the previous token, on which the space before the first word depends.
+    # Decoded together with the previous token, because that token determines whether a space comes
+    # before the first word.
     text = vocabulary.decode(np.concatenate([before, new]))
     yield text[len(vocabulary.decode(before)) :]
     before = new[-1:]
@@ -84,7 +86,7 @@ def _generated(
   temperature: float,
   top_k: int | None,
 ) -> Iterator[Integer[np.ndarray, " chunk"]]:
-  """Runs the model over `tokens`, at least one, and yields `length` tokens to follow, in chunks."""
+  """Runs the model over `tokens` (at least one), and yields `length` generated tokens in chunks."""
   model, variables = trained.model, trained.variables
   reset_at = trained.vocabulary.eos if trained.settings.reading == LINES else None
   read = jnp.asarray(tokens, jnp.int32)[:, None]

@@ -63,12 +63,12 @@ class TrainedModel(NamedTuple):
 
 
 def configuration(settings: Settings, corpus: Corpus) -> dict[str, object]:
-  """Returns the settings and the corpus's hash: a training resumes only if they are unchanged."""
+  """Returns settings and corpus hash as JSON data; training resumes only if they are unchanged."""
   return {**dataclasses.asdict(settings), "corpus_sha256": corpus.sha256}
 
 
 def metadata(texts: Texts, baseline: float) -> dict[str, object]:
-  """Returns the entries of model.json on the data, the baseline loss, versions and devices."""
+  """Returns the entries of model.json for the data, the baseline loss, versions and devices."""
   corpus, held_out = texts.corpus, texts.held_out
   return {
     "corpus": {"name": corpus.name, "sha256": corpus.sha256, "bytes": len(corpus.text)},
@@ -94,7 +94,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
   if not (folder / "model.json").exists():
-    # These files may remain of a process that was killed right after its start.
+    # A process that was killed right after its start may have left these files.
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if names - {".lock", "model.json.tmp"}:
       raise ValueError(
@@ -169,7 +169,7 @@ def save_best(folder: Path, step: int, params: Params) -> None:
 
 
 def finish(folder: Path, result: Mapping[str, object]) -> None:
-  """Writes result.json, and deletes the checkpoints that training no longer has to resume from."""
+  """Writes result.json, and deletes the checkpoints to resume from, which are no longer needed."""
   files.write_json(folder / "result.json", result)
   shutil.rmtree(folder / "unfinished", ignore_errors=True)
 
@@ -211,7 +211,7 @@ def _settings(saved: Mapping[str, Any]) -> Settings:
   """Returns the Settings that the entry `settings` of model.json describes."""
   layers = dict(saved["layers"])
   layers["hidden_sizes"] = tuple(layers["hidden_sizes"])
-  # model.json of models that were saved before cells had options lacks this entry.
+  # A model.json that was saved before cells had options lacks this entry.
   layers["options"] = tuple((name, value) for name, value in layers.get("options", ()))
   settings = Settings(**{**saved, "layers": Layers(**layers)})
   # --evaluate uses both sizes; all other sizes are checked by the network.

@@ -60,7 +60,7 @@ class Evaluation(NamedTuple):
 class Progress(NamedTuple):
   """A training's progress so far, which can be resumed on any number of devices.
 
-  A field cannot be renamed without breaking old checkpoints: its name is part of its leaves' names.
+  A field must not be renamed, because its name is part of the leaves' names in old checkpoints.
 
   Attributes:
     state: params, optimizer state and step, which are equal on all devices.
@@ -117,12 +117,13 @@ def train(
     resumed_from: progress of an interrupted training; None to start from fresh params.
   Yields:
     The result of each chunk, with an evaluation every `evaluate_every` updates and after the last
-    one. Training stops early after a chunk whose loss is not finite, which is evaluated, too.
+    one. If a chunk's loss is not finite, the chunk is evaluated, too, and training stops.
   """
   devices = devices_for(settings.batch_size)
   count = len(devices)
   start = _initial_progress(settings, model) if resumed_from is None else resumed_from
-  # State and carries have the sharding that the program returns, so that it compiles only once.
+  # The initial state and carries have the sharding of the program's results, so that the program
+  # compiles only once.
   initial = _repeat(start.state, count), _split_lanes(start.carries, count)
   state, carries = spread(initial, devices)
   losses, norms = list(start.losses), list(start.grad_norms)
@@ -169,15 +170,15 @@ def make_evaluate(
 ) -> Callable[[Params, Source], float]:
   """Returns a function that computes a text's mean loss in nats per token.
 
-  The text is read in contiguous lanes, with the carry passed from window to window. A model of
-  single lines (`reading="lines"`) starts each line from a new carry, as in training.
+  The text is read in contiguous lanes, with the carry passed from window to window. A model
+  trained on single lines (`reading="lines"`) starts each line from a new carry, as in training.
 
   Args:
     model: the network.
     settings: the settings that it was trained with.
     batch_size: number of lanes.
   Returns:
-    `evaluate(params, text) -> loss`; it is compiled only once, whatever the lengths of its texts.
+    `evaluate(params, text) -> loss`; it is compiled only once, even for texts of different lengths.
   """
   devices = devices_for(batch_size)
   count = len(devices)
@@ -198,7 +199,7 @@ def make_evaluate(
 
 
 def devices_for(batch_size: int) -> list[jax.Device]:
-  """Returns the local devices to use: as many as possible, such that they split a batch equally."""
+  """Returns the local devices to use: the largest number of them that splits a batch equally."""
   devices = jax.local_devices()
   return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
 
@@ -269,7 +270,7 @@ def _advance(
   """
   state, carries = old
   part = shard(windows, count)
-  # Each device draws masks for its own examples.
+  # Each device has its own key, because its examples need their own dropout and zoneout masks.
   key = jax.random.fold_in(jax.random.key(share.seed), share.index + 1)
   state, carries, metrics = train_windows(
     model,

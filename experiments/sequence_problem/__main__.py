@@ -3,7 +3,7 @@
   python -m experiments.sequence_problem --flagfile=experiments/flagfiles/many_to_one.flags
 
 The command writes result.json to the output folder, replacing an earlier one. The file holds the
-settings, the held-out loss and its baseline, the accuracy (for classifiers of digits next to a
+settings, the held-out loss and its baseline, the accuracy (for classifiers of digits, also a
 published one), and some examples of the network's answers.
 """
 

@@ -34,7 +34,7 @@ _SIGNS = {
   "comment": "c",
   "operator": "o",
 }
-# A published result on the images of digits, trained and tested on the same two halves as here.
+# A published result on the images of digits, with the same train and test parts as here.
 PUBLISHED: Mapping[str, Any] = {
   "accuracy": 0.97,
   "of": "a support vector machine on whole images, with the same split",
@@ -46,7 +46,7 @@ PUBLISHED: Mapping[str, Any] = {
 def evaluate(
   settings: Settings, problem: Problem, params: Params, key: Key[Array, ""]
 ) -> dict[str, Any]:
-  """Computes the loss, accuracy and examples of a trained network on held-out examples.
+  """Computes a trained network's loss and accuracy on held-out examples, and shows some answers.
 
   The examples come from the problem's test part or, for `encoder_decoder`, are newly drawn. For a
   classifier, `accuracy` is the share of correct classes. For a decoder, `accuracy` is the share of
@@ -196,7 +196,7 @@ def _tagging_examples(
     valid = batch.mask[:, b]
     tokens, *classes = (np.asarray(a)[valid, b] for a in (batch.xs, batch.targets, answers))
     right, answer = ("".join(_SIGNS[CLASSES[i]] for i in row) for row in classes)
-    # latin-1 decodes every byte to one character, so that the signs below stay aligned.
+    # latin-1 decodes every byte to one character, so that text and signs stay aligned.
     text = vocabulary.decode(tokens).decode("latin-1")
     text = "".join(c if c.isprintable() else "·" for c in text)
     examples.append({"text": text, "classes": right, "answer": answer})

@@ -28,7 +28,7 @@ class Problem(NamedTuple):
     train: the task to train on.
     test: the task to evaluate on; a batch holds all test examples, but at most `_MAX_TEST_SIZE`.
     model: the network.
-    vocabulary: for many_to_many, the vocabulary of its characters; None for the other problems.
+    vocabulary: for many_to_many, the vocabulary of the text; None for the other problems.
     layers: settings of the network's layers, with the hidden size resolved from `match_params`.
   """
 

@@ -42,7 +42,7 @@ class Settings:
     learning_rate: learning rate of Adam.
     clip_norm: largest norm of the gradient; None for no clipping.
     seed: random seed of params, batches, and dropout and zoneout masks.
-    layers: settings of the network's layers; encoder and decoder have such layers each.
+    layers: settings of the network's layers; an encoder and a decoder each have such layers.
   """
 
   problem: str

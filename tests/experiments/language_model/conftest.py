@@ -22,7 +22,7 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def program(program_here, monkeypatch):
-  monkeypatch.setattr(plot, "save", lambda *args: args[-1].touch())  # plotting takes 0.4 s
+  monkeypatch.setattr(plot, "save", lambda *args: args[-1].touch())  # saves 0.4 s of plotting
   return lambda *flags: program_here(language_model, *flags)
 
 
@@ -51,7 +51,7 @@ def kind(request):
 
 @pytest.fixture
 def folder(kind, folders, text, program_here, monkeypatch):
-  """The folder of a trained model, which is trained when a process first asks for its kind."""
+  """The folder of a trained model; a model of each kind is trained when it is first needed."""
   if not folders[kind].exists():
     flags = (*SMALL, *KINDS[kind], f"--corpus={text}", f"--output_dir={folders[kind]}")
     with monkeypatch.context() as patch:

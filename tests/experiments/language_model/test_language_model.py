@@ -49,7 +49,7 @@ def test_training_beats_token_frequencies_and_writes_every_file(folder, kind):
 
 
 def test_loaded_model_has_the_recorded_held_out_loss(folder, text):
-  """Reading each held-out lane in one long window gives the loss that result.json has."""
+  """Reading each held-out lane in one long window gives the loss in result.json."""
   trained = trained_model.load(folder)
   settings = trained.settings
   tokens = trained.vocabulary.encode(TEXT).astype(np.int32)
@@ -111,8 +111,8 @@ def test_hidden_size_matches_match_params(folder, embedding_size, width):
   settings = trained_model.load(folder).settings
   layers = dataclasses.replace(settings.layers, hidden_size=None, match_params=911)
   settings = dataclasses.replace(settings, layers=layers, embedding_size=embedding_size)
-  # A layer of H units has H (25 + H + 1) params, or H (5 + H + 1) with the embedding; `width` is
-  # the H for which this is nearest to 911.
+  # A layer of H units has H (25 + H + 1) params, or H (5 + H + 1) with an embedding of size 5;
+  # `width` is the H for which this number is closest to 911.
   found = with_matched_width(settings, 25)
   assert (found.layers.hidden_size, found.layers.match_params) == (width, None)
   assert with_matched_width(found, 25) == found
@@ -175,7 +175,7 @@ def test_evaluation_of_another_file(folder, kind, tmp_path, program, capfd):
     assert "--evaluate: text holds 'z' at byte 4, not in the vocabulary." in capfd.readouterr().err
 
 
-# Tests of unusual texts and of unusual trainings.
+# Tests of unusual texts and training runs.
 
 
 def test_a_text_of_one_character_is_learned(program, tmp_path, capfdbinary):
@@ -196,7 +196,7 @@ def test_a_text_of_one_character_is_learned(program, tmp_path, capfdbinary):
 
 
 def test_params_with_a_nan_held_out_loss_are_not_saved(program, text, tmp_path, monkeypatch):
-  """The last update can make params non-finite after a finite training loss was computed."""
+  """The last update can make the params non-finite although the loss before it was finite."""
   params = {"w": np.zeros(2, np.float32)}
   calls = [
     Chunk(20, 2.0, Evaluation(20, 2.0, 1.0, 2.5, 1.0, params), None),
@@ -220,7 +220,7 @@ def test_a_new_training_deletes_the_files_of_the_previous_one(folder, tmp_path):
 
 @CHARACTERS
 def test_the_vocabulary_holds_words_of_the_training_part_only(folder, tmp_path):
-  """The text has 10 long words, then 100 short ones, and is cut in half between them."""
+  """The training half of the text has 10 long words; the held-out half has 100 short ones."""
   settings = trained_model.load(folder).settings
   path = tmp_path / "words.txt"
   path.write_bytes(b"".join(b"%019d " % i for i in range(10)) + b"a " * 100)

@@ -64,7 +64,7 @@ def assert_the_same(folder, other):
 
 @pytest.fixture
 def program(program_here, text, monkeypatch):
-  monkeypatch.setattr(plot, "save", lambda *args: args[-1].touch())  # plotting takes 0.4 s
+  monkeypatch.setattr(plot, "save", lambda *args: args[-1].touch())  # saves 0.4 s of plotting
   return lambda *flags: program_here(language_model, *FLAGS, "--steps=80", text, *flags)
 
 
@@ -75,7 +75,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def whole(folders, program):
-  """The folder of an uninterrupted training, which is trained when a process first asks for it."""
+  """The folder of an uninterrupted training, which runs when the fixture is first used."""
   if not (folders / "whole").exists():
     assert program(f"--output_dir={folders / 'whole'}") == 0
   return folders / "whole"
@@ -95,7 +95,7 @@ def stopped(folders, program, monkeypatch, tmp_path):
             signal.raise_signal(signal.SIGTERM)
           yield call
 
-      # `exits.interrupted` would end this process.
+      # Replaced, because the real `exits.interrupted` would end this process.
       patch.setattr(exits, "interrupted", lambda message, status: sys.exit(status))
       patch.setattr(run, "train", interrupted)
       assert program(f"--output_dir={made}") == 143
@@ -103,8 +103,8 @@ def stopped(folders, program, monkeypatch, tmp_path):
   return folder
 
 
-# Starts a training, kills it and resumes it. Both trainings are forked from this program, which
-# imports JAX only once.
+# Starts a training, kills it and resumes it. Both processes are forked from this program, so that
+# JAX is imported only once.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -163,7 +163,7 @@ def test_an_unfinished_training_resumes_even_with_overwrite(stopped, whole, prog
   assert {path.name for path in (stopped / "unfinished").iterdir()} == {"40", "60"}
   assert program(f"--output_dir={stopped}", "--overwrite") == 0
   assert_the_same(stopped, whole)
-  # The training has finished now, and is not resumed.
+  # The training has finished now, so running the same command again is an error.
   assert program(f"--output_dir={stopped}") == 2
 
 
@@ -171,7 +171,7 @@ def test_an_unfinished_training_resumes_even_with_overwrite(stopped, whole, prog
 def test_resumes_from_the_newest_intact_checkpoint(stopped, whole, program, capfd, damaged):
   for name in damaged:
     (stopped / "unfinished" / name / "checkpoint.json").write_text("{")
-  # Params that a process saved after its last checkpoint, before it was killed.
+  # As if a process had saved new best params after its last checkpoint, and was then killed.
   trained_model.save_best(stopped, 70, trained_model.load(whole).variables["params"])
   assert program(f"--output_dir={stopped}") == 0
   out, err = capfd.readouterr()

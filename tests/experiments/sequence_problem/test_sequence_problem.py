@@ -54,7 +54,7 @@ def call(monkeypatch, program_here):
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_flagfile_trains_and_writes_a_result(problem, call, tmp_path, capsys):
-  # Tokenizing the standard library would take a second.
+  # A small file is read, because tokenizing the standard library would take a second.
   text = (f"--corpus={evaluation.__file__}",) if problem == "many_to_many" else ()
   file = FLAGFILES / f"{problem}.flags"
   assert call(f"--flagfile={file}", *TINY, *text, f"--output_dir={tmp_path}") == 0
@@ -146,7 +146,7 @@ def test_hidden_size_matches_match_params(problem, bidirectional, wanted, width,
 
 
 def zeros_of(problem):
-  """Returns params of zeros for the problem's network, which make all logits zero."""
+  """Returns all-zero params for the problem's network, with which every logit is zero."""
   key, task = jax.random.key(0), problem.train
   xs = jax.eval_shape(task.batch, task.data, key).xs
   shapes = jax.eval_shape(problem.model.init, key, xs)["params"]
@@ -181,7 +181,7 @@ def test_a_generated_sequence_is_correct_if_all_its_tokens_are(monkeypatch):
   def decode(model, variables, xs, key, num_steps, *, eos, temperature=1.0):
     targets = jnp.concatenate([xs.tokens[1:], jnp.zeros((1, 20), jnp.int32)])
     assert num_steps == len(targets)
-    # One of the 20 greedy sequences, and 10 of the sampled ones, go on where they should end.
+    # One of the 20 greedy sequences, and 10 of the sampled ones, continue past their end.
     wrong = jnp.arange(20) < (1 if temperature == 0 else 10)
     return targets + ((jnp.arange(4)[:, None] == xs.source_lengths[None]) & wrong[None])
 
