@@ -17,8 +17,8 @@ from experiments.cli.flag_table import Flag
 from rnn_jax import checks
 from rnn_jax.cells import CELLS, cell_options
 
-# The options given for a cell: (name, value) pairs sorted by name, in a tuple so that the object
-# that holds them is hashable.
+# The options given for a cell: (name, value) pairs sorted by name. The pairs are in a tuple so that
+# the dataclasses that hold them are hashable.
 Options = tuple[tuple[str, Any], ...]
 
 _WORDS = {"true": True, "false": False, "none": None}
@@ -153,7 +153,7 @@ def as_flags(cell: str, options: Options) -> str:
 
 @contextlib.contextmanager
 def errors_of(cell: str, options: Options) -> Iterator[None]:
-  """Re-raises a constructor's error as a ValueError whose message starts with the cell's flags."""
+  """Re-raises errors of the cell's constructor as ValueErrors that quote the cell's flags."""
   try:
     yield
   except (TypeError, ValueError) as error:
@@ -172,8 +172,8 @@ def by_cell(
   Returns:
     {cell: {option: values}}, with the options in alphabetical order.
   Raises:
-    ValueError: if no selected cell accepts an option, a cell gets an option twice, or an option has
-      its own flag.
+    ValueError: if no selected cell accepts an option, a cell gets an option twice, or an option is
+      one of `own_flags`.
   """
   found: dict[str, dict[str, tuple[Any, ...]]] = {cell: {} for cell in cells}
   known = {cell: [name for name in cell_options(cell) if name not in own_flags] for cell in cells}
@@ -193,7 +193,7 @@ def by_cell(
 
 
 def _none_as_text(cell: str, name: str, value: Any) -> Any:
-  """Returns an option's value, with None turned back into 'none' if the default is a string.
+  """Returns an option's value, but 'none' instead of None if the option's default is a string.
 
   `parse` turns the text `none` into None because it does not know the option's default.
   """

@@ -3,9 +3,9 @@
   python -m experiments.sweep --flagfile=experiments/flagfiles/gradient_decay.flags
 
 A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs with
-the same cell and depth share a compiled program. The same command resumes an interrupted sweep: it
-keeps finished runs, and continues unfinished runs from their checkpoints. With `--engine`, Ray or
-SLURM trains the runs; with `--num_shards`, this process trains only some of them.
+the same cell and depth share a compiled program. Running the same command again resumes an
+interrupted sweep: finished runs are kept, and unfinished runs continue from their checkpoints.
+With `--engine`, Ray or SLURM trains the runs; with `--num_shards`, this process trains only some.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _finish(sweep: Sweep) -> bool:
 
 
 def _stopped(sweep: Sweep, number: int) -> NoReturn:
-  """Waits until all processes that train together have stopped, and exits for signal `number`."""
+  """Waits until all processes that train together have stopped, then exits with 128 + `number`."""
   is_writer = hosts.is_writer()
   hosts.leave()
   if not is_writer:

@@ -71,13 +71,13 @@ class Measure(NamedTuple):
   """A measure of gradient flow, which records one or more variables of a run.
 
   Attributes:
-    note: description that is stored in the records, whose bytes therefore change with it.
+    note: description that is stored in the records; editing it changes the bytes of the records.
     summary: description for the table of measures.
     cost: cost of computing the measure, for the table of measures.
     dims: dimensions of the measure's variables, in addition to run and step. A variable may have
       only the first of them.
-    labels: {variable: label in figures}. Leaves of the carry other than the hidden state add
-      variables of their own, such as `…_cell`.
+    labels: {variable: label in figures}. The variables of carry leaves other than the hidden state,
+      such as `…_cell`, have no label and are not drawn.
     compute: maps a `Moment` to the values of the variables, averaged over the batch.
     bounds: (lower bound, upper bound) of the values; None for unbounded values.
     needs: what a cell must have for this measure, as text; empty if the measure fits every cell.
@@ -182,7 +182,7 @@ def has_recurrent_kernel(cell: Cell) -> bool:
   return cell.recurrent_kernel is not None
 
 
-_EXPONENTS = 4  # number of Lyapunov exponents
+_EXPONENTS = 4  # number of Lyapunov exponents to compute
 # The effective memory is the smallest lag at which less than this share of the lag-0 gradient norm
 # is left.
 _SHARE_LEFT = 0.01

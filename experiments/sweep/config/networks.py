@@ -1,4 +1,4 @@
-"""The networks of a sweep: chooses their hidden sizes, and checks that they fit into memory."""
+"""Builds a sweep's networks: chooses their hidden sizes, and checks that they fit into memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rnn_jax.types import Cell
 
 
 class Network(NamedTuple):
-  """The network that some of a sweep's runs train.
+  """A network that is trained by one or more runs of a sweep.
 
   Attributes:
     cell: the cell of every layer.

@@ -62,7 +62,7 @@ def _connected(ray: Any) -> Iterator[None]:
   If the address is `local`, starts a cluster on this machine.
 
   Raises:
-    ValueError: if the cluster does not answer, or the started one is too small for a task.
+    ValueError: if the cluster does not answer, or this machine is too small for a task.
   """
   address = flags.FLAGS.ray_address
   # Disables usage statistics, and limits how often Ray retries a task that runs out of memory,
@@ -75,7 +75,7 @@ def _connected(ray: Any) -> Iterator[None]:
       host, port = address.rsplit(":", 1)
       socket.create_connection((host, int(port)), timeout=10).close()
     with warnings.catch_warnings():
-      # JAX warns that a fork may deadlock. Ray's cannot, because its children call exec right away.
+      # JAX warns that a fork may deadlock. Ray's forks do not, because they call exec right away.
       warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
       ray.init(
         address, log_to_driver=False, logging_level="ERROR", **here if address == "local" else {}
@@ -85,7 +85,7 @@ def _connected(ray: Any) -> Iterator[None]:
     raise ValueError(
       f"--ray_address must be the address of a running cluster, got {address} ({reason})."
     ) from None
-  # Ray has installed a handler that would end this process at once.
+  # Restores the earlier handler, because the one that Ray installed would end this process at once.
   signal.signal(signal.SIGTERM, before)
   try:
     if address == "local":

@@ -24,7 +24,7 @@ from experiments.sweep.training.train import OnProgress, Stopped
 # resumes from its checkpoints.
 _TIME_LIMITS = 1000
 _POLL_SECONDS = 1.0
-# The time that a network file system may take to show files that another machine wrote.
+# The seconds that a network file system may take to show files that another machine wrote.
 _FILE_SYSTEM_SECONDS = 120.0
 _ALIVE = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "PREEMPTED", "COMPLETING")
 
@@ -41,8 +41,8 @@ class Job:
   def __call__(self) -> str | None:
     """Trains the job's runs.
 
-    Training runs in a thread of its own, because `checkpoint`, which a signal handler calls in the
-    main thread, waits for training to stop.
+    Training runs in a thread of its own, because the main thread must stay free for `checkpoint`,
+    which a signal handler calls and which waits for training to stop.
 
     Returns:
       The message of an error that the user has to fix; None if there was no such error.
@@ -75,8 +75,8 @@ class Job:
     from submitit.helpers import DelayedSubmission
 
     self._stop.number = signal.SIGUSR2
-    # Polls a flag instead of waiting for a lock, since this method runs in a signal handler: the
-    # code that the signal interrupted might hold the lock.
+    # Polls a flag instead of waiting for a lock, because this method runs in a signal handler, and
+    # the code that the signal interrupted might hold the lock.
     while self._training:
       time.sleep(0.1)
     return DelayedSubmission(Job(self._job))

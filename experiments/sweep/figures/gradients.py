@@ -1,8 +1,8 @@
 """Figures of a sweep: how far the gradient reaches, and what truncation cuts.
 
-Every figure is a pure function of an xarray Dataset: it does not train, and does not touch
-matplotlib's global state. Unless a figure shows all layers, gradient norms are those of layer 1,
-the bottom layer, since a gradient that reaches it has passed through all of depth and time.
+Every figure is drawn by a pure function of an xarray Dataset, which does not touch matplotlib's
+global state. Unless a figure shows all layers, gradient norms are those of layer 1, the bottom
+layer, because a gradient that reaches it has passed through all of depth and time.
 
 Exact zeros and overflows are drawn as markers on the edges of the axis. NaN is not drawn.
 """
@@ -114,8 +114,8 @@ def decay_maps(gradients: xr.Dataset) -> Figure:
   """Draws the lines of `gradient_decay` as rows of heat maps, for sweeps with too many lines.
 
   Each panel of `gradient_decay` becomes a pair of heat maps: initialization on the left, after
-  training on the right. All heat maps have the same order of rows, which is that of the norms at
-  the largest lag in the first heat map.
+  training on the right. In all heat maps, rows are sorted by the norm at the largest lag in the
+  first heat map.
 
   Args:
     gradients: dataset with `log10_lag_norm` [run, step, layer, lag].
@@ -149,8 +149,8 @@ def _profiles_by_panel(
   """Returns the median profiles that `decay_maps` draws.
 
   Returns:
-    ({panel: {line: profiles [2, lags] at initialization and at the end}}, indices of the runs of
-    each line).
+    ({panel: {line: profiles [2, lags] at initialization and after training}}, indices of the runs
+    of each line).
   """
   norms = bottom_layer(gradients, "log10_lag_norm")
   truncations = run_columns(gradients)["truncation"]

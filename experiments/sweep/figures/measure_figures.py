@@ -80,7 +80,7 @@ def _figure(gradients: xr.Dataset, variables: Mapping[str, str], name: str) -> F
     track = 2 * list(styles).index(value)
     for axis, variable in zip(panels[tuple(place)], variables, strict=True):
       profiles = bottom_layer(gradients, variable)[runs]
-      if not np.isnan(profiles).all():  # all NaN if the cell lacks the variable, such as a gate
+      if not np.isnan(profiles).all():  # all NaN if the cell lacks what is measured, such as a gate
         _draw(axis, over, gradients[over].values, profiles, styles[value], str(value), track)
   steps = gradients["step"].values
   keys: list[Artist] = [*line_keys(line, styles)]

@@ -74,7 +74,7 @@ def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Hashable, .
 
 
 def varied_settings(data: xr.Dataset) -> list[str]:
-  """Returns the settings with several values besides None, by falling number of values."""
+  """Returns the settings with several values besides None, by decreasing number of values."""
   columns = run_columns(data)
   counts = {
     name: len(set(values) - {None}) for name, values in columns.items() if name not in NOT_SETTINGS
@@ -198,11 +198,11 @@ def make_panels(
   y_labels: Sequence[str],
   y_scales: Sequence[str] | None = None,
 ) -> tuple[Figure, Panels]:
-  """Returns (figure, its panels), with a column per depth and a row per combination of values.
+  """Returns (figure, its panels), with a column per depth and rows for the settings `rows`.
 
   Args:
     data: records of a sweep, with the dimension `run`.
-    rows: the settings; each combination of their values gets a row.
+    rows: settings; each combination of their values gets a row of panels.
     x_label: label of the horizontal axis.
     y_labels: labels of the axes stacked in each panel.
     y_scales: scales of these axes; None if all are linear.
@@ -223,7 +223,7 @@ def common_keys(panels: Panels, drawn: Iterable[Sequence[int]]) -> list[Artist]:
   """Returns the legend keys of bands, of runs that diverged, and of markers on the edges.
 
   Args:
-    panels: the panels, with all lines drawn.
+    panels: the panels, in which all lines must have been drawn.
     drawn: indices of the runs of each line.
   """
   keys: list[Artist] = []

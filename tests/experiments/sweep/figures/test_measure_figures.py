@@ -20,7 +20,7 @@ def measured(*names: str) -> xr.Dataset:
     for variable in MEASURES[name].labels:
       dims = ("run", "step", *MEASURES[name].dims)
       if variable in ("decay_rate", "half_life", "effective_memory"):
-        dims = dims[:-1]  # these three have one value for all lags
+        dims = dims[:-1]  # these three variables do not depend on the lag
       values = random.standard_normal([SIZES[dim] for dim in dims])
       values[:, 1] = np.nan  # measures are not computed at every recorded step
       if "gate" in variable:
