@@ -4,9 +4,9 @@
 
 After each kill, the same command resumes the sweep. When a sweep finishes before its kill, its
 files are compared, and a new sweep starts in an empty folder, until all kills are done. The moment
-of a kill is uniform over the time that an uninterrupted sweep takes; the signal is SIGKILL, SIGTERM
-or SIGINT, with equal probability. The exit status is 0 if all files are equal, bit for bit.
-Otherwise it is 1, the files that differ are named, and both folders are kept.
+of a kill is uniformly distributed over the time that an uninterrupted sweep takes. The signal is
+SIGKILL, SIGTERM or SIGINT, with equal probability. The exit status is 0 if all files are equal, bit
+for bit. Otherwise it is 1, the files that differ are named, and both folders are kept.
 """
 
 from __future__ import annotations

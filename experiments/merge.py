@@ -55,7 +55,7 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
   """Copies the runs of all folders into `target`, and finishes the sweep there.
 
   Returns:
-    Whether a run has failed.
+    Whether any run has failed.
   Raises:
     ValueError: if the folders belong to different sweeps, hold different records of one run, are in
       use, or lack runs.

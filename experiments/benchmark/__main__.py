@@ -40,15 +40,16 @@ SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x
 QUICK_SHAPES = (Shape(16, 100, 32, 64),)
 REMAT_ROW = Row("lstm", Shape(8, 4096, 128, 128), 1)
 PACKAGES = ("rnn_jax", "jax", "flax", "torch", "dm-haiku", "equinox", "keras", "numpy")
-TOLERANCE = 1e-4  # largest `difference` of a baseline's float32 results from ours
+TOLERANCE = 1e-4  # largest accepted `difference` of a baseline's float32 results from ours
 
-# Groups of measures that are timed together, interleaved. Each group has a budget of seconds.
+# The measures of a group are timed together, interleaved. Each group has a budget of seconds.
 _GROUPS = ((FORWARD,), (GRADIENT, NORMS), (TRAINING,))
-_SECONDS = {FORWARD: 0.5, GRADIENT: 2.4, TRAINING: 0.6}  # per row, for all implementations
+_SECONDS = {FORWARD: 0.5, GRADIENT: 2.4, TRAINING: 0.6}  # per row, for all implementations together
 _QUICK_SECONDS = {FORWARD: 0.4, GRADIENT: 1.5, TRAINING: 0.4}
-# A row is large if forward and backward pass need more floating-point operations than this. To
-# finish in a quarter of an hour, the default table has large rows at depth 1 only. Of large rows
-# and of those with a depth above 1, only the gradient is timed, with and without norms.
+# A row is large if its forward and backward pass need more floating-point operations than this. So
+# that the benchmark takes only a quarter of an hour, the default table has large rows at depth 1
+# only. For large rows and rows with a depth above 1, only the gradient is timed, with and without
+# norms.
 _LARGE = 1e11
 
 
@@ -138,10 +139,10 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
   Args:
     row: the layers: their cell, shape and depth.
     names: names of the implementations, ours first.
-    seconds: time budgets of the groups of measures, each by the group's first measure.
+    seconds: the time budget of each group of measures; the key is the group's first measure.
   Yields:
-    One measurement for each implementation and measure; for an implementation that cannot be timed,
-    a single one without times, whose note gives the reason.
+    One measurement for each implementation and measure. For an implementation that cannot be timed,
+    a single measurement without times, whose note gives the reason.
   """
   ready: dict[str, Implementation] = {}
   notes: dict[str, str] = {}
@@ -178,7 +179,7 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
 def _compared(row: Row, names: Sequence[str]) -> Iterator[tuple[str, Implementation | str]]:
   """Yields each name with its implementation, or with the reason why it cannot be timed.
 
-  An implementation is timed if its results equal ours, or if it is known to compute another
+  An implementation is timed if its results equal ours, or if it is known to compute a different
   function (`Implementation.other`).
   """
   params, xs = cases.data(row)
@@ -219,12 +220,12 @@ def measure_remat() -> list[Measurement]:
 def difference(found: PyTree, reference: PyTree) -> float:
   """Returns the largest relative Euclidean distance ‖a − b‖ / ‖b‖ between two pytrees' leaves."""
   leaves = zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True)
-  # Python's max would drop NaN.
+  # np.max keeps NaN, which Python's max may drop.
   return float(np.max([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in leaves]))
 
 
 def _rows() -> list[Row]:
-  """Returns the rows that the flags select; without `--shape`, large rows have depth 1 only."""
+  """Returns the rows that the flags select; without `--shape`, large rows only at depth 1."""
   values = flags.FLAGS
   shapes, depths = values.shape, values.depth
   if values.quick:
@@ -244,7 +245,7 @@ def _resolve(arguments: list[str]) -> tuple[int, Path]:
   """Returns the number of threads and the output folder.
 
   Raises:
-    ValueError: if a flag is wrong, or there are other arguments.
+    ValueError: if a flag is invalid, or if there are arguments that are not flags.
   """
   command_line.check_no_arguments(arguments)
   values = flags.FLAGS
@@ -271,7 +272,7 @@ def _configure(threads: int) -> Machine:
     A description of the machine.
   """
   if hasattr(os, "sched_setaffinity"):
-    # XLA starts as many threads as there are cores that the process may use.
+    # XLA starts one thread for each core that the process may use.
     os.sched_setaffinity(0, provenance.cores()[:threads])
   jax.config.update("jax_default_matmul_precision", backend.MATMUL_PRECISION)
   if timing.torch_is_installed():

@@ -1,7 +1,7 @@
 """The reference sweep written as plain training loops in PyTorch and Flax.
 
-The reference sweep is that of `flagfiles/gradient_decay.flags`. Its runs share the cores as our
-sweep's do: each core trains one run at a time, here in a one-threaded process of its own.
+The reference sweep is defined by `flagfiles/gradient_decay.flags`. As in our sweep, each core
+trains one run at a time; here, each core has a process with a single thread.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _one_thread() -> None:
 def _get_ready(train: Callable[[Run], None]) -> None:
   """Imports what `train` needs, so that training starts at once.
 
-  The pool is given one such task per process. Each task sleeps at its end, so that its process is
-  busy when the pool assigns the other tasks.
+  The pool is given as many calls of this function as it has processes. Each call sleeps before it
+  returns, so that its process is still busy when the pool assigns the other calls.
   """
   if train is train_torch:
     import torch
@@ -135,7 +135,7 @@ def train_torch(run: Run) -> None:
   params = [p for name, p in rnn.named_parameters() if not name.startswith("bias_hh")]
   for name, parameter in rnn.named_parameters():
     if name.startswith("bias_hh"):
-      # torch has two biases per gate, other libraries one. So the second stays zero, untrained.
+      # Other libraries have one bias per gate, so torch's second bias is zero and not trained.
       nn.init.zeros_(parameter)
   params += list(head.parameters())
   optimizer = torch.optim.Adam(params, lr=float(settings()["learning_rate"]), fused=True)

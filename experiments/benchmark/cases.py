@@ -24,7 +24,7 @@ MEASURES = (FORWARD, GRADIENT, NORMS, TRAINING)
 
 
 class Shape(NamedTuple):
-  """The sizes of a layer's input and hidden state: B, T, D and H."""
+  """The sizes of a layer: batch B, time steps T, input D and hidden state H."""
 
   batch: int
   steps: int
@@ -102,7 +102,7 @@ def data(row: Row, seed: int = 0) -> tuple[list[Params], Float[np.ndarray, "T B 
 def compiled(
   function: Callable[..., PyTree], *args: PyTree, donate: tuple[int, ...] = ()
 ) -> tuple[jax.stages.Compiled, float, int | None]:
-  """Compiles a function ahead of time, for arguments like `args`.
+  """Compiles a function ahead of time, for the shapes and dtypes of `args`.
 
   Returns:
     The executable, the seconds of tracing and compilation, and the bytes of temporaries or None.
@@ -124,7 +124,7 @@ def program(function: Callable[..., PyTree], *args: PyTree) -> Program:
 def flops_per_step(row: Row) -> int:
   """Returns the floating-point operations of all matrix products in one forward time step.
 
-  For a batch of B examples and cells of G gates: Σ_layers 2·B·G·H·(D + H). Forward and backward
+  For a batch of B examples and cells with G gates: Σ_layers 2·B·G·H·(D + H). Forward and backward
   together need three times as many.
   """
   gates, (batch, _, _, hidden) = NUM_GATES[row.cell], row.shape

@@ -1,4 +1,4 @@
-"""Times of every cell of the registry, ours alone: other libraries have few of these cells."""
+"""Times of our implementation of every cell; other libraries have few of these cells."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.types import Array, Params
 
 SHAPE = Shape(32, 128, 128, 128)
-_SECONDS = {FORWARD: 8.0, GRADIENT: 16.0, NORMS: 16.0}  # budget of all cells together
+_SECONDS = {FORWARD: 8.0, GRADIENT: 16.0, NORMS: 16.0}  # budget for all cells together
 
 
 def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:
@@ -26,8 +26,8 @@ def measure_cells(shape: Shape = SHAPE) -> Iterator[Measurement]:
   Cells with a linear recurrence are timed with both methods of `unroll`.
 
   Yields:
-    Measurements in the order of the registry, whose `implementation` is the argument `method` of
-    `unroll`: `loop` or `associative`.
+    Measurements in the order of CELLS. Their `implementation` is the argument `method` of `unroll`:
+    `loop` or `associative`.
   """
   programs: dict[tuple[str, str, str], Program] = {}
   for name in CELLS:

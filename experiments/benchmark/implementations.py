@@ -91,7 +91,7 @@ def _build_jax(
   xs: Float[np.ndarray, "T B D"],
   measures: Sequence[str],
 ) -> Implementation:
-  """Compiles the programs of stacked layers of one library on JAX, ours included."""
+  """Compiles the programs of stacked layers of one JAX library, ours included."""
 
   def convert(params: Sequence[Params]) -> list[PyTree]:
     return [layer.convert(p) for layer, p in zip(layers, params, strict=True)]
@@ -169,7 +169,7 @@ def _training(
 ) -> Program:
   """Returns a program of a training step: gradient, clipping by the global norm, Adam.
 
-  Each call of the program continues from the params that the call before left.
+  Each call of the program continues from the params of the previous call.
   """
   if name == OURS:
     optimizer = make_optimizer("adam", LEARNING_RATE, CLIP_NORM)
@@ -182,7 +182,7 @@ def _training(
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, value
 
-  # The step donates its state's buffers, so it gets copies: other programs still need `params`.
+  # The step donates its state's buffers, so it gets copies: `params` is used by other programs.
   state: _State = jax.tree.map(jnp.array, (params, optimizer.init(params), jnp.zeros(())))
   executable, seconds, temporaries = compiled(step, state, xs, donate=(0,))
 

@@ -1,7 +1,7 @@
-"""One recurrent layer of each library on JAX, ours included, as a function of our params.
+"""One recurrent layer of each JAX library, ours included, as a function of our params.
 
 For each library, the affine function `convert` maps our params to the library's. The transpose of
-its linear part maps gradients back to our layout, so `convert` is all that a comparison needs.
+`convert`'s linear part maps gradients back to our layout, so no second conversion is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class NotAvailable(Exception):
 
 
 class Layer(NamedTuple):
-  """One recurrent layer of a library on JAX.
+  """One recurrent layer of a JAX library.
 
   Attributes:
     convert: an affine function, from our params of the layer to the library's.
@@ -41,11 +41,11 @@ class Layer(NamedTuple):
 
 
 def reorder(params: Params, gates: str, order: str) -> Params:
-  """Returns params with their gates, which are blocks of the last axis, in another order.
+  """Returns params with reordered gates, which are blocks of the last axis.
 
   Args:
     params: arrays [..., G·H].
-    gates: the present order of the gates, one letter per gate.
+    gates: the current order of the gates, one letter per gate.
     order: the new order.
   """
 
@@ -165,7 +165,7 @@ def _equinox(cell: str, input_size: int, hidden_size: int) -> Layer:
 
 def _keras(cell: str, input_size: int, hidden_size: int) -> Layer:
   """Returns a `Layer` of Keras's recurrent layer on the JAX backend."""
-  os.environ["KERAS_BACKEND"] = "jax"  # Keras reads this when it is imported
+  os.environ["KERAS_BACKEND"] = "jax"  # Keras reads it when it is imported
   import keras
 
   kinds = {"elman": keras.layers.SimpleRNN, "gru": keras.layers.GRU, "lstm": keras.layers.LSTM}

@@ -60,7 +60,7 @@ def print_row(
     console: where to print.
     row: the layers: their cell, shape and depth.
     measurements: all measurements of the row.
-    limit: seconds of the dependency limit: forward, and forward and backward.
+    limit: the dependency limit in seconds: of the forward pass, and of forward and backward pass.
   """
   found = {(m.implementation, m.measure): m for m in measurements if m.seconds}
   ours = found[OURS, GRADIENT]
@@ -86,7 +86,7 @@ def print_row(
   for name in columns:
     table.add_column(name, justify="right")
   table.add_column("note")
-  # In reverse, so that the first note of each implementation stays in the dict.
+  # The iteration is reversed, because the first note of an implementation must be the one kept.
   notes = {m.implementation: m.note for m in reversed(measurements)}
   for implementation in (name for name in IMPLEMENTATIONS if name in notes):
     note = notes[implementation]
@@ -120,7 +120,7 @@ def _ms(measurement: Measurement | None) -> str:
 
 
 def print_summary(console: Console, results: Results) -> None:
-  """Prints every target with its value and bound, first a table of the rows, then the others."""
+  """Prints all targets with value and bound: a table of the rows' targets, then the others."""
   table = Table(title="Targets, row by row", title_justify="left")
   table.add_column("row")
   for column in (

@@ -1,7 +1,7 @@
 """Times of the reference sweep, and of the same training runs in torch and Flax.
 
-The reference sweep is that of `flagfiles/gradient_decay.flags`. It is started as users start it, by
-`python -m experiments.sweep`.
+The reference sweep is defined by `flagfiles/gradient_decay.flags`. It is started as users start it,
+by `python -m experiments.sweep`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from experiments.benchmark import baseline_sweep
 ROOT = Path(__file__).parents[2]
 TORCH_STEPS = 20  # torch compiles nothing, so times of a few steps are extrapolated to all steps
 
-# The eight runs that are trained on one device and on two.
+# The eight runs that are trained on two devices and then on one, to measure the speedup.
 _DEVICE_SWEEP = (
   "--cell=lstm",
   "--depth=1",
@@ -41,7 +41,7 @@ class SweepTime(NamedTuple):
   """The time of one sweep.
 
   Attributes:
-    name: one of the names defined above.
+    name: one of the names in this module, such as OURS_20.
     seconds: wall-clock time, compilation included; None if it could not be measured.
     training: the part of `seconds` spent in training steps; None if unknown.
     note: how the time was measured, or why it was not.
@@ -110,7 +110,7 @@ def time_sweep(name: str, flags: Sequence[str], devices: int) -> SweepTime:
 def _torch(processes: int) -> Iterator[SweepTime]:
   """Times all runs in torch, once with norms every 20 steps and once with norms every step.
 
-  Only TORCH_STEPS training steps are timed, and extrapolated to all steps.
+  Only TORCH_STEPS training steps are timed; their time is extrapolated to all steps.
   """
   steps = int(baseline_sweep.settings()["steps"])
   for name, log_every in ((TORCH_20, 20), (TORCH_EVERY, 1)):
@@ -127,7 +127,7 @@ def _torch(processes: int) -> Iterator[SweepTime]:
 def _linen(processes: int) -> SweepTime:
   """Times one run of each cell and depth in Flax, and extrapolates to all runs.
 
-  The runs with other seeds and truncations would compile and compute the same again.
+  These runs are enough, because other seeds and truncations compile and run the same program.
   """
   every = baseline_sweep.runs(int(baseline_sweep.settings()["steps"]), log_every=1)
   runs = [run for run in every if run.truncation is None and run.seed == every[0].seed]

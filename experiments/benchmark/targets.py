@@ -36,7 +36,7 @@ class Machine(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """The times of one measure of one implementation of a row's layers.
+  """The times of one measure, for one implementation of a row's layers.
 
   Attributes:
     row: the layers: their cell, shape and depth.
@@ -96,7 +96,7 @@ class Results:
 
     def measured(m: Measurement) -> dict[str, object]:
       fields = {f.name: getattr(m, f.name) for f in dataclasses.fields(m) if f.name != "row"}
-      fields["peer"] = fields.pop("implementation")  # the name of this key in version 0.1
+      fields["peer"] = fields.pop("implementation")  # the key's name since version 0.1
       times = {"median": m.median, "minimum": m.minimum} if m.seconds else {}
       return {**plain(m.row), **fields, **times}
 
@@ -151,7 +151,7 @@ _LOOP_BOUNDS = {"16x100x32x64": 5.0, "32x128x128x128": 2.0}
 def timed(results: Results, row: Row, measure: str) -> dict[str, Measurement]:
   """Returns a row's timed measurements of one measure, by implementation.
 
-  Implementations that compute another function than ours are left out.
+  Implementations that compute a different function from ours are left out.
   """
   return {
     m.implementation: m
@@ -163,7 +163,8 @@ def timed(results: Results, row: Row, measure: str) -> dict[str, Measurement]:
 def fastest_baseline(results: Results, row: Row) -> tuple[str, float | None]:
   """Returns the name of the baseline with the fastest gradient, and its median seconds.
 
-  Baselines that compute another function than ours do not count. If none is left, returns "", None.
+  Baselines that compute a different function from ours are ignored. Returns ("", None) if no
+  baseline is left.
   """
   found = timed(results, row, GRADIENT)
   others = {name: m.median for name, m in found.items() if name != OURS}
@@ -212,7 +213,7 @@ def remat_targets(results: Results) -> list[Target]:
 
 
 def sweep_targets(results: Results) -> list[Target]:
-  """Returns the targets of our sweep: its speed against the baselines, and on two devices."""
+  """Returns the targets of our sweep: its speedup over the baselines, and from a second device."""
   times = {time.name: time for time in results.sweep if time.seconds is not None}
   targets = []
   for name, slow, fast, field, bound in (

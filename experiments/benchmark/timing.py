@@ -22,10 +22,10 @@ from experiments.benchmark.cases import NUM_GATES, Row, compiled
 from rnn_jax.types import Array
 
 _ROUNDS = 4  # largest number of rounds
-_SLOW = 0.1  # seconds; calls longer than this need no untimed warm-up
-_TOO_LONG = 8.0  # seconds; if one call of every program takes longer, there are no further calls
-# Seconds of timing each product of the dependency limit. A chain of products gets three times as
-# many.
+_SLOW = 0.1  # seconds; programs that take longer need no untimed warm-up
+_TOO_LONG = 8.0  # seconds; if one call of each program takes longer, no more calls follow
+# Seconds for timing each matrix product of the dependency limit; a chain of products is timed three
+# times as long.
 _PIECE = 0.15
 
 
@@ -46,13 +46,13 @@ def interleave(
   """Times several programs in turn, so that disturbances of the machine affect all of them.
 
   Every round calls the programs in a new random order, each for an equal share of the budget, at
-  least once. The first third of a fast program's calls is not timed: the program before it leaves
-  its threads spinning and its data in the caches. There are four rounds, or fewer if the programs
-  are slow. If one call of every program takes more than 8 s in total, that call is the only one.
+  least once. The first third of a fast program's calls is not timed, because the previous program
+  leaves its threads spinning and its data in the caches. There are four rounds, or fewer if the
+  programs are slow. If one call of each program takes more than 8 s in total, no more calls follow.
 
   Args:
-    calls: the programs by name. A call returns when its computation is done. Each program must have
-      been called once before.
+    calls: the programs by name. A call must return only when its computation is done. Each program
+      must have been called once before.
     budget: seconds for all programs together; exceeded if a single round takes longer.
   Returns:
     The seconds of each timed call, by name.
@@ -77,7 +77,7 @@ def interleave(
 def fastest(calls: Sequence[Callable[[], object]], budget: float) -> float:
   """Returns the seconds of the fastest of all calls.
 
-  Each function in `calls` is called repeatedly; `budget` is the seconds spent on all of them.
+  Each function in `calls` is called repeatedly; `budget` is the number of seconds for all of them.
   """
   best = math.inf
   for call in calls:
@@ -94,7 +94,7 @@ def dependency_limit(row: Row) -> tuple[float, float]:
   """Returns the seconds that a row's matrix products take: forward, and forward and backward.
 
     forward   xs W_x, then T times h ← h U
-    backward  T times g ← g Uᵀ, the gradients of W_x and U, and in layers above the first that of xs
+    backward  T times g ← g Uᵀ, the gradients of W_x and U, and above the first layer that of xs
 
   Each product has the shape that it has in the layer, and runs in the faster of XLA and torch.
   Elementwise operations count as free.
@@ -120,7 +120,7 @@ def _product(rows: int, inner: int, columns: int, transposed: str = "") -> float
   left = _normal(inner, rows) if transposed == "left" else _normal(rows, inner)
   right = _normal(columns, inner) if transposed == "right" else _normal(inner, columns)
 
-  def product(a: Any, b: Any) -> Any:  # matrices of JAX or torch
+  def product(a: Any, b: Any) -> Any:  # a and b are matrices of JAX or torch
     return (a.T if transposed == "left" else a) @ (b.T if transposed == "right" else b)
 
   a, b = jnp.asarray(left), jnp.asarray(right)
@@ -135,7 +135,7 @@ def _product(rows: int, inner: int, columns: int, transposed: str = "") -> float
 
 @functools.cache
 def _chain(steps: int, batch: int, hidden: int, wide: int, backward: bool = False) -> float:
-  """Returns the seconds of `steps` matrix products, each of which needs the one before.
+  """Returns the seconds of `steps` matrix products, each of which needs the previous result.
 
     forward   h ← (h U)[:, :H], where h is [B, H] and U is [H, G·H]
     backward  g ← [g Uᵀ, 0, …], where g is [B, G·H]

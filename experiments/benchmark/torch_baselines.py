@@ -1,4 +1,4 @@
-"""Programs of PyTorch's recurrent layers: fused ones, and loops over time, which give dL/dh_t.
+"""Programs of PyTorch's recurrent layers: fused layers, and loops that also give dL/dh_t.
 
 Other modules import this one only inside functions, for the reasons given in `torch_layers`.
 """
@@ -99,7 +99,7 @@ def build(
 
 
 def _network(name: str, row: Row, params: list[Params], xs: Float[np.ndarray, "T B D"]) -> _Network:
-  """Returns the layers of the implementation `name`, with params that are in torch's layout."""
+  """Returns the layers of the implementation `name`; `params` are in torch's layout."""
   where = device()
   weights = [
     {name: nn.Parameter(torch.tensor(leaf, device=where)) for name, leaf in layer.items()}
@@ -171,7 +171,7 @@ def product(
   left: Float[np.ndarray, "M N"],
   right: Float[np.ndarray, "K L"],
 ) -> Callable[[], None]:
-  """Returns a call that applies `function` to two matrices in torch, for `timing`."""
+  """Returns a callable that applies `function` to two matrices in torch, for `timing`."""
   a, b = (torch.tensor(matrix, device=device()) for matrix in (left, right))
   return _blocking(lambda: function(a, b))
 
@@ -182,7 +182,7 @@ def chain(
   kernel: Float[np.ndarray, "H GH"],
   backward: bool,
 ) -> Callable[[], None]:
-  """Returns a call that computes the successive matrix products of `timing._chain` in torch.
+  """Returns a callable that computes the successive matrix products of `timing._chain` in torch.
 
   Args:
     steps: number of products.
@@ -211,7 +211,7 @@ def chain(
 
 
 def _blocking(function: Callable[[], object]) -> Callable[[], None]:
-  """Returns a call that runs `function` without autograd, and waits until the device is done."""
+  """Returns a callable that runs `function` without autograd, and waits for the device."""
 
   def call() -> None:
     with torch.inference_mode():

@@ -47,14 +47,14 @@ def wait() -> None:
 def fused(row: Row, weights: list[Weights]) -> Callable[[Tensor], States]:
   """Returns the forward pass of `nn.RNN`, `nn.GRU` or `nn.LSTM`, one operation for all time steps.
 
-  In place of hidden states, which the operation does not expose, the forward pass gives [].
+  The forward pass returns [] for the hidden states, because the operation does not expose them.
   """
   rnn = RNNS[row.cell](row.shape.inputs, row.shape.hidden, row.depth).to(device())
   for i, layer in enumerate(weights):
     nn.init.zeros_(getattr(rnn, f"bias_hh_l{i}"))
     for name, leaf in layer.items():
       setattr(rnn, f"{name}_l{i}", leaf)
-  rnn.flatten_parameters()  # into one block of memory, as cuDNN requires
+  rnn.flatten_parameters()  # moves the weights into one block of memory, as cuDNN requires
   return lambda xs: (rnn(xs)[0], [])
 
 
@@ -112,7 +112,7 @@ def loop(
     weight_ih: input kernel [G·H, D], with torch's order of gates.
     weight_hh: recurrent kernel [G·H, H].
     bias_ih: bias [G·H].
-    truncation: number of steps between the times at which the gradient is cut; None for no cuts.
+    truncation: number of steps from one cut of the gradient to the next; None for no cuts.
   Returns:
     The hidden states of the T steps, each [B, H].
   """
@@ -142,7 +142,7 @@ def _step(cell: str, h: Tensor, c: Tensor, drive: Tensor, w_h: Tensor) -> tuple[
 
 
 def truncated(rnn: nn.RNNBase, xs: Tensor, truncation: int | None) -> Tensor:
-  """Runs fused layers in chunks of `truncation` steps; between them, the carry is detached."""
+  """Runs fused layers in chunks of `truncation` steps; detaches the carry between chunks."""
   carry: Tensor | tuple[Tensor, ...] | None = None
   parts = []
   for chunk in xs.split(truncation or len(xs)):
@@ -168,5 +168,5 @@ def truncated_loop(cell: str, rnn: nn.RNNBase, xs: Tensor, truncation: int | Non
 
 
 def norms_of(states: list[Tensor]) -> Tensor:
-  """Returns ‖dL/dh_t‖ [T, B] of one layer's hidden states, whose gradients must be retained."""
+  """Returns ‖dL/dh_t‖ [T, B] of one layer's hidden states, which must retain their gradients."""
   return torch.stack([h.grad for h in states if h.grad is not None]).norm(dim=-1)

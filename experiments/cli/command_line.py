@@ -43,8 +43,8 @@ def errors_name_flags() -> Iterator[None]:
   The library's messages begin with an argument's name, which is also the name of the flag.
 
   Raises:
-    ValueError: if the block raises a TypeError or ValueError, or an ImportError, whose message is
-      not prefixed.
+    ValueError: if the block raises a TypeError, ValueError or ImportError. Only an ImportError's
+      message is not prefixed.
   """
   try:
     yield
@@ -91,7 +91,7 @@ def folder(name: str) -> Path:
 
 
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
-  """Parses the flags and calls `main` with the other arguments; reports wrong flags in one line.
+  """Parses the flags and calls `main` with the other arguments; reports invalid flags in one line.
 
   Args:
     main: receives the arguments that are not flags.
@@ -115,8 +115,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except KeyboardInterrupt:
       exits.interrupted()
     except BrokenPipeError:
-      # The process that reads the output, such as `head`, has ended. Python flushes stdout at exit,
-      # which would fail again on the closed pipe.
+      # The process that reads the output, such as `head`, has ended. Python flushes stdout at exit.
+      # This would fail again on the closed pipe, so stdout is redirected to /dev/null.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       sys.exit(exits.INTERRUPTED)
 
@@ -137,7 +137,8 @@ def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -
 
   Args:
     args: arguments, or lines of a flagfile, among which `--flagfile` names the files to check.
-    seen: the flagfiles that include these lines, directly or not; a file must not include itself.
+    seen: the flagfiles that include these lines, directly or through others; none of them may be
+      included again.
   """
   for i, arg in enumerate(args):
     name, equals, value = arg.partition("=")

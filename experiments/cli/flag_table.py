@@ -19,7 +19,7 @@ class Flag(NamedTuple):
     default: the flag's default, as text.
     parse: text -> value; None for a boolean flag, which is given as `--name` or `--noname`.
     help: what the flag does, and the values that it takes.
-    kind: `single` for one value; `axis` for a comma list of values, over which a sweep iterates;
+    kind: `single` for one value; `axis` for comma-separated values, over which a sweep iterates;
       `repeated` for a flag that may be given several times and holds a list.
   """
 

@@ -18,15 +18,15 @@ Parse = Callable[[str], Any]
 
 
 def choice(kind: str, choices: Iterable[str]) -> Parse:
-  """Returns a parser that accepts one of `choices`; errors call it a `kind`."""
+  """Returns a parser that accepts one of `choices`; `kind` is the noun for it in errors."""
   names = sorted(choices)
   return lambda text: checks.choice(kind, text, names)
 
 
 def subset(kind: str, choices: Iterable[str]) -> Parse:
-  """Returns a parser of a comma list of `choices`; errors call it a `kind`.
+  """Returns a parser of a comma-separated list of `choices`; `kind` names an item in errors.
 
-  The parsed value is a comma list without duplicates, in the order of `choices`. The texts `none`
+  The parsed value is such a list without duplicates, in the order of `choices`. The texts `none`
   and '' are parsed as ''.
   """
   names = list(choices)
@@ -115,10 +115,10 @@ def address(name: str, *words: str, none: str | None = None) -> Parse:
 
 
 def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
-  """Returns a parser of a comma list of distinct values, each of which `parse` parses.
+  """Returns a parser of a comma-separated list of distinct values, each parsed by `parse`.
 
-  The parser is called as `parser(text)` or `parser(text, whole)`. `whole` is the user's full text,
-  which errors quote, if `text` is only a part of it.
+  The parser is called as `parser(text)`, or as `parser(text, whole)` if `text` is only a part of
+  the user's text. Errors quote the user's whole text.
   """
 
   def parse_all(text: str, whole: str | None = None) -> tuple[Any, ...]:
@@ -139,7 +139,7 @@ def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
 
 
 def sizes(name: str) -> Parse:
-  """Returns a parser of a comma list of sizes, which may repeat; `none` and '' give ()."""
+  """Returns a parser of comma-separated sizes, which may repeat; `none` and '' give ()."""
 
   def parse(text: str) -> tuple[int, ...]:
     if text in ("", "none"):
@@ -157,14 +157,14 @@ def define(name: str, default: str, parse: Parse, help: str) -> None:
 
 
 def define_list(name: str, default: str, parse: Parse, help: str) -> None:
-  """Defines a flag that holds a comma list of distinct values."""
+  """Defines a flag that holds a comma-separated list of distinct values."""
   define(name, default, several(name, parse), help)
 
 
 def define_several(name: str, parse: Parse, help: str) -> None:
   """Defines a flag that may be given several times; its value is a list, or None if not given."""
   flags.DEFINE_multi(_Parser(parse), flags.ArgumentSerializer(), name, None, help)
-  flags.FLAGS[name].help = help  # absl has appended a sentence to it
+  flags.FLAGS[name].help = help  # absl appended a sentence to the help
 
 
 def _or(none: str | None) -> str:

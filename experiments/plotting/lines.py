@@ -99,8 +99,8 @@ def draw_curves(
 ) -> None:
   """Draws each of `curves` [runs, x] as a thin line, and a median as a thick line.
 
-  The median is that of the curves for which `pooled` is True. It ends where the first of them ends,
-  since the median of the others would jump there.
+  The median is over the curves for which `pooled` is True. It ends where the shortest of these
+  curves ends, because the median of the remaining curves would jump there.
   """
   log = axis.get_yscale() == "log"
 
@@ -149,7 +149,7 @@ def _alone(y: np.ndarray) -> np.ndarray:
 
 
 def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None:
-  """Draws a vertical line for each truncation, between the last lag that it keeps and the next."""
+  """Draws a vertical line for each truncation, between the last lag kept and the first cut off."""
   labels: list[tuple[float, str]] = []
   for truncation in truncations:
     cut = truncation - 0.5
@@ -167,7 +167,7 @@ def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None
 def mark_edges(
   axis: Axes, x: np.ndarray, values: np.ndarray, style: Style, track: int, zero: float = -np.inf
 ) -> None:
-  """Draws edge markers at each x where some run's value is `zero`, and where one is +inf.
+  """Draws an edge marker at each x where any run's value is `zero`, or where any is +inf.
 
   Args:
     axis: the axis to draw on.

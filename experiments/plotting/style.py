@@ -127,7 +127,7 @@ def heat_maps(
   label: str,
   names: Sequence[str] | None = None,
 ) -> tuple[Figure, list[Artist]]:
-  """Returns a figure of heat maps with one color scale, and legend keys for values off that scale.
+  """Returns a figure of heat maps on one color scale, and legend keys for values off that scale.
 
   Args:
     maps: title and log10 values [layer, time] of each panel, by row and column.
@@ -185,7 +185,7 @@ def _draw_map(
 
 
 def _off_scale_keys(values: np.ndarray) -> list[Artist]:
-  """Returns a legend key for each of zero, overflow and NaN that is among the log10 `values`."""
+  """Returns legend keys for those of zero, overflow and NaN that occur in the log10 `values`."""
   keys = [
     (values == -np.inf, Patch(facecolor="black", edgecolor="0.6", label=ZERO)),
     (values == np.inf, Patch(facecolor="white", edgecolor="0.6", label=OVERFLOW)),
@@ -233,8 +233,8 @@ def _wrap(text: str, width: float) -> str:
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
   """Writes a figure as NAME.png and NAME.svg, and returns the paths of both files.
 
-  Equal figures give equal bytes. While the .svg is written, an rc parameter of matplotlib is set,
-  which all threads share.
+  Equal figures give equal bytes. While the .svg is written, a matplotlib rc parameter is changed
+  for all threads.
   """
   folder.mkdir(parents=True, exist_ok=True)
   png, svg = folder / f"{name}.png", folder / f"{name}.svg"

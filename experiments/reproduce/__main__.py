@@ -57,7 +57,7 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Reproduces the figures that the flags request, and writes the report if they name a file."""
+  """Reproduces the figures that the flags request, and writes a report if `--report` is set."""
   width = None if sys.stdout.isatty() else _PLAIN_WIDTH
   console = Console(width=width, markup=False, highlight=False)
   values = flags.FLAGS

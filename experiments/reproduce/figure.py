@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     checks: comparisons with expected values; the figure is reproduced if all of them are met.
     draw: function that draws the picture into an empty matplotlib figure with constrained layout;
       the caller adds the title.
-    notes: paragraphs with explanations that were tested, or with published values to compare with.
+    notes: paragraphs on tested explanations of a missed check, or on published values to compare.
   """
 
   table: Sequence[Mapping[str, object]]

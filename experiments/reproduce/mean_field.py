@@ -35,6 +35,6 @@ def exponent(gain: float, input_variance: float = 0.0) -> float:
     return gain**2 * mean(np.tanh(math.sqrt(q) * _NODES) ** 2) + input_variance - q
 
   q = 0.0
-  if input_variance > 0 or gain > 1.001:  # otherwise q is 0, or about 1e-3 at most and taken as 0
+  if input_variance > 0 or gain > 1.001:  # otherwise q is 0, or at most about 1e-3 and taken as 0
     q = brentq(gap, max(input_variance, 1e-6), gain**2 + input_variance)
   return math.log(gain**2 * mean(np.cosh(math.sqrt(q) * _NODES) ** -4.0)) / 2

@@ -38,7 +38,7 @@ def mean_profiles(
       s gives them the standard deviation w_i = s / √2.
     seeds: seeds of params, inputs and v.
   Returns:
-    The profiles; of an LSTM's carry, those of its leaf `hidden`.
+    The profiles; for an LSTM, those of the carry's leaf `hidden`.
   """
 
   def one(

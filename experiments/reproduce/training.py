@@ -39,10 +39,10 @@ def train_runs(
   runs: Sequence[Run],
   data: PyTree = (),
 ) -> Iterator[tuple[State, Record]]:
-  """Trains runs that differ only in numbers, such as the seed, with one compiled program.
+  """Trains runs that differ only in numeric values, such as the seed, in one compiled program.
 
   The runs are spread over the local devices; those on the same device are advanced one after the
-  other. Training does not end by itself: the caller stops iterating.
+  other. Training continues until the caller stops iterating.
 
   Args:
     start: pure function `(run, data) -> state`, which returns a run's initial state.
@@ -55,8 +55,8 @@ def train_runs(
   count = len(runs)
   devices = jax.local_devices()[:count]
   each = math.ceil(count / len(devices))
-  # All devices have the same number of slots. Surplus slots repeat runs, whose copies are dropped
-  # by `gather`.
+  # All devices have the same number of slots. Surplus slots train copies of runs, which `gather`
+  # drops.
   slots = (np.arange(each * len(devices)) % count).reshape(each, len(devices)).T
 
   def spread(tree: Tree) -> Tree:

@@ -12,7 +12,7 @@ import jax
 
 from experiments.runtime import exits
 
-MAX_SIZE = 2 * 2**30  # bytes; beyond it, the least recently used programs are deleted
+MAX_SIZE = 2 * 2**30  # bytes; above this, the least recently used programs are deleted
 
 
 def use(name: str) -> None:

@@ -14,7 +14,7 @@ import xarray as xr
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-  """Yields a temporary path to write to, which replaces `path` when the block ends."""
+  """Yields a temporary path to write to; it replaces `path` if the block raises no error."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
   except FileNotFoundError:  # another process removed an empty parent folder meanwhile

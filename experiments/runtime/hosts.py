@@ -3,8 +3,9 @@
 Each process has its own devices, which train their share of each batch. All processes run the same
 program with the same flags, and make the same calls in the same order. Process 0 alone reads and
 writes the sweep's folder, and broadcasts its contents to the others where they need them. A process
-takes every GPU that it sees: if several processes run on one machine, set CUDA_VISIBLE_DEVICES or
-JAX_LOCAL_DEVICE_IDS for each. Tested on CPU, where collectives use Gloo; untested on GPU and TPU.
+takes every GPU that it sees, so if several processes run on one machine, set CUDA_VISIBLE_DEVICES
+or JAX_LOCAL_DEVICE_IDS for each. Tested on CPU, where collectives use Gloo; untested on GPU and on
+TPU.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def _join(processes: Processes) -> None:
       initialization_timeout=_START + 60,
       shutdown_timeout_seconds=_END,
     )
-  except Exception as error:  # the type depends on what is missing in the environment
+  except Exception as error:  # the error's type depends on which setting is missing
     exits.fail(f"--coordinator={processes.coordinator}: {type(error).__name__}: {error}")
   finally:
     signal.signal(signal.SIGINT, handler)

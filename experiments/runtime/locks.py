@@ -36,9 +36,9 @@ class ByteRange(NamedTuple):
 def file_lock(path: Path, *ranges: ByteRange, wait: bool = False) -> Iterator[None]:
   """Holds a lock on byte ranges of a file while the block runs.
 
-  The lock excludes other processes, also on other machines if the file is on NFS. It does not
-  exclude this process, and a process must not nest two calls on one file: when the inner call
-  closes the file, the kernel releases all of the process's locks on it.
+  The lock excludes other processes, including those on other machines if the file is on NFS. It
+  does not exclude this process. A process must not nest two calls on one file, because the kernel
+  releases all of the process's locks on the file when the inner call closes it.
 
   Args:
     path: the file; it is created if needed, and never removed.

@@ -33,9 +33,8 @@ class Stop:
 def caught() -> Iterator[Stop]:
   """Catches SIGTERM and Ctrl-C while the block runs; yields a `Stop` that the block must poll.
 
-  A second signal ends the process at once. The handler raises no exception where it interrupts the
-  program: jax swallows an exception raised in one of its callbacks, and an exception raised while a
-  lock is held could leave it locked.
+  A second signal ends the process at once. The handler raises no exception, because jax swallows
+  exceptions raised in its callbacks, and one raised while a lock is held might never release it.
   """
   stop = Stop()
 

@@ -17,8 +17,8 @@ from experiments.states.unit_search import Match
 from experiments.states.unit_values import Quantity
 
 TEMPLATE, SCRIPT = (Path(__file__).with_suffix(kind) for kind in (".html", ".js"))
-MAX_VALUES = 6_000_000  # largest number of values on a page, each of one byte, or 4/3 in base64
-DECADES = 2  # range of the saliency that is shown, below the largest value for each loss
+MAX_VALUES = 6_000_000  # largest number of values on a page; each takes 4/3 bytes in base64
+DECADES = 2  # saliency is shown down to this many decades below each loss's largest value
 _TYPICAL = 0.98  # fraction of a unit's values that are within the range of the color scale
 
 
@@ -38,7 +38,7 @@ def page(
   Text and names enter the page as data, never as HTML: the file contains them as JSON without `<`,
   and the script displays them as plain text. Values are rounded to 1/255 of their range, which is
   from 0 to 1 for a gate, and from −a to a for any other unit, where a is its largest absolute
-  value. If the page cannot hold all units, it holds those of the matches and the first others.
+  value. If the page cannot hold all units, it holds the matches' units and as many others as fit.
 
   Args:
     title: title of the page.
@@ -78,7 +78,7 @@ def page(
 def _units(quantity: Quantity, matches: Sequence[Match], shown: int) -> list[int]:
   """Returns the indices of a quantity's units that are on the page, in ascending order.
 
-  They are the units of the matches and, up to a total of `shown`, the first others.
+  These are the units of the matches, plus the first remaining units up to a total of `shown`.
   """
   total = quantity.values.shape[1]
   first = dict.fromkeys([match.unit for match in matches if match.quantity == quantity.name])

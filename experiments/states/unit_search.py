@@ -45,7 +45,7 @@ def search(
   quantities: Mapping[str, Float[np.ndarray, "T _"]],
   top: int = 5,
 ) -> list[Match]:
-  """Returns the units that best track each feature, selected and ranked on different text halves.
+  """Returns the units that best track each feature of a text.
 
   Among thousands of units, some correlate with any feature by chance. So the `top` units for each
   feature are selected by |r| on the first half of the text, and ranked by the product of r on the

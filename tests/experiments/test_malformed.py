@@ -20,12 +20,13 @@ from experiments.states import __main__ as states
 from experiments.sweep import __main__ as sweep
 from rnn_jax.cells import CELLS, cell_options
 
-# The number of random examples. If the variable is unset, each program gets a few fixed examples.
+# The number of random examples per program. If the environment variable is unset, each program gets
+# a few fixed examples.
 EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
 
 # Name -> (module, function of the module, flags, number of examples). The function does the
-# program's work, and is replaced by one that does nothing, since other tests cover it; None to keep
-# the program whole. The flags, which keep the work small, precede the random ones.
+# program's work. It is replaced by one that does nothing, because other tests cover it; None if
+# nothing is replaced. The flags, which keep the work small, precede the random flags.
 PROGRAMS = {
   "chaos": (chaos, "kill_repeatedly", [], 10),
   "language_model": (language_model, "_train", ["--corpus=text", "--hidden_size=4"], 25),
@@ -92,7 +93,7 @@ def cells(draw):
 
 
 def groups(names):
-  """Draws a list of words that belong together, mostly a flag with a valid value.
+  """Draws one flag with its value, valid in most cases, as a list of words.
 
   Args:
     names: names of the program's flags.

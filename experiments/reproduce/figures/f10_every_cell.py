@@ -1,6 +1,7 @@
 """F10. Reach of the gradient in every cell, before and after training.
 
-The reach is measured by the decades that the norm of the gradient loses on its way back to lag LAG.
+The measure of reach is the number of decades (powers of ten) by which the norm of the gradient
+decreases from lag 0 to lag LAG.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from experiments.sweep.figures.panels import run_columns
 
 TASKS = ("copy_memory", "adding")
 WHEN = ("before", "after")
-LAG = 90  # the decades lost are the decrease of the log10 norm from lag 0 to this lag
+LAG = 90  # the decades lost are counted from lag 0 to this lag
 TAIL = 100  # number of last updates whose mean loss is the final loss
 KEPT, LOST = 2.0, 4.0  # decades lost: at most KEPT if the gradient is kept, at least LOST if not
 DARKEST = -12.0  # lower end of the color scale, in decades relative to lag 0
 
-# The cells expected to keep and to lose the gradient at initialization, with the reasons, which are
-# mostly those of the cells' papers.
+# The cells that are expected to keep the gradient at initialization, and those expected to lose it,
+# each with a reason, mostly from the cell's paper.
 KEEPS = {
   "irnn": "the identity passes every active unit's gradient through (Le et al., 2015)",
   "indrnn low=0.99": "u near 1, as the paper initializes it for long memories (Li et al., 2018)",
@@ -60,7 +61,7 @@ class Profiles(NamedTuple):
   Attributes:
     norms: for each cell, its log₁₀ lag profiles before and after training; if the carry has several
       leaves, the largest of their norms at each lag.
-    loss: for each cell, the mean loss of the last updates.
+    loss: for each cell, the mean loss of the last TAIL updates.
     baseline: the task's baseline loss.
   """
 
@@ -76,7 +77,7 @@ class Profiles(NamedTuple):
 def profiles(gradients: xr.Dataset, metrics: xr.Dataset) -> Profiles:
   """Returns each cell's lag profiles and final loss, from the records of a sweep on one task."""
   ends = gradients.isel(step=[0, -1]).sel(layer=1)
-  # Of several carry leaves, the gradient flows through the one with the largest norm.
+  # If the carry has several leaves, the largest norm shows how far the gradient reaches.
   states = [v for name, v in ends.items() if str(name).startswith("log10_lag_norm")]
   leaves = [v.transpose("run", "step", "lag").values.astype(float) for v in states]
   values = functools.reduce(np.fmax, leaves)
@@ -91,7 +92,7 @@ def profiles(gradients: xr.Dataset, metrics: xr.Dataset) -> Profiles:
 
 
 def run() -> Outcome:
-  """Trains every cell on both tasks, by sweeps with the flagfile `cells_decay.flags`."""
+  """Trains every cell on each of TASKS, by sweeps with the flagfile `cells_decay.flags`."""
   found = {task: profiles(*sweep("cells_decay.flags", f"--task={task}")) for task in TASKS}
   return outcome(found)
 
@@ -175,7 +176,7 @@ def _has_learned(of_task: Profiles, cell: str) -> bool:
 
 
 def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
-  """Returns a sentence on the decades that a cell loses in the first step back and after it."""
+  """Returns a sentence on the decades lost in the first step back, and in all steps after it."""
   drop = float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1])
   rest = float(of_task.lost(cell)[0]) - drop
   return (

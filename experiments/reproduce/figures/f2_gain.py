@@ -28,7 +28,7 @@ ACTIVATIONS = ("linear", "tanh")
 def run() -> Outcome:
   """Compares the decay rates of linear and tanh networks with the expected rate for each gain g.
 
-  That is ln g for linear networks, and an earlier measurement for tanh networks.
+  The expected rate is ln g for linear networks, and an earlier measurement for tanh networks.
   """
 
   def measure(activation: str) -> Float[np.ndarray, "gains seeds lags"]:

@@ -82,8 +82,8 @@ def train(truncation: int, whole_window: bool) -> float:
   """Returns θ after training by streaming truncated backpropagation.
 
   Each update is made on a window of K steps, whose final carry is the initial carry of the next
-  window. The loss is ½ (s₁ − 1)² at the window's last step, where the gradient covers K lags; or,
-  if `whole_window`, the mean over all steps of the window, where it covers 1, 2, …, K lags.
+  window. The loss is ½ (s₁ − 1)² at the window's last step, whose gradient covers K lags. If
+  `whole_window`, it is the mean over all steps of the window, whose gradients cover 1, …, K lags.
   """
   xs = jnp.ones((truncation, 1, 1))
 
@@ -115,7 +115,7 @@ def run() -> Outcome:
     whole = {k: train(k, whole_window=True) for k in TRAINED_WHOLE}
   exact = {k: formula(k) for k in TRUNCATIONS}
   difference = max(abs(measured[k] - exact[k]) for k in TRUNCATIONS)
-  # G_19 and G_20 are equal up to rounding, and the larger K is chosen.
+  # G_19 and G_20 are equal up to rounding, so ties are broken in favor of the larger K.
   peak = max(TRUNCATIONS, key=lambda k: (round(measured[k], 9), k))
   flip = next(k for k in TRUNCATIONS if measured[k] < 0)
   means = np.cumsum([formula(k) for k in range(1, 201)])

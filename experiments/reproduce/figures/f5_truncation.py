@@ -127,7 +127,7 @@ def run(
   seeds: tuple[int, ...] = SEEDS,
   num_updates: int = UPDATES,
 ) -> Outcome:
-  """Measures the bias of each truncation, and the loss after training, of a tanh RNN and an LSTM.
+  """Measures each truncation's bias, and the loss after training with it, for each of CELLS.
 
   Args:
     source: path of a text file, or `stdlib` for the source of Python's standard library.

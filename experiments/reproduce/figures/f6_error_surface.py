@@ -24,7 +24,7 @@ from rnn_jax.types import Array, Cell, FlatParams, Units, unprepared
 
 START, TARGET, STEPS = 0.5, 0.7, 50
 WEIGHTS, BIASES = np.linspace(3, 5, 201), np.linspace(-3, -2, 201)
-SETTLING = 2000  # steps after which x is at an equilibrium, from any start
+SETTLING = 2000  # number of steps after which x has reached an equilibrium from any start
 FOLD_BIASES = np.linspace(-2.7, -2.3, 4001)
 PUBLISHED_PLACE, PUBLISHED_NORM = (4.94, -2.575), 3.3e3
 
@@ -123,7 +123,8 @@ def distance(b: _Points) -> _Points:
 def fold(w: _Weight, sign: int) -> _Weight:
   """Returns a bias at which two equilibria meet: w σ′(x) = 1 and x = w σ(x) + b.
 
-  There are two such biases for w > 4, one for each `sign`, which is that of x.
+  For w > 4 there are two such biases, one with a negative and one with a positive x; `sign` is the
+  sign of x.
   """
   s = (1 + sign * np.sqrt(1 - 4 / w)) / 2
   return np.log(s / (1 - s)) - w * s

@@ -23,7 +23,8 @@ from rnn_jax.tasks import copy_memory
 from rnn_jax.training import TrainState, init_state, make_optimizer
 from rnn_jax.types import AnyArray, Array, Number
 
-# LONGEST is T_max of the chrono initialization: 3/2 of the silence, as in the paper.
+# SILENCE is the number of steps between the symbols and their recall. LONGEST is T_max of the
+# chrono initialization: 3/2 · SILENCE, as in the paper.
 SILENCE, LONGEST = 50, 75
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 64, 32, 1e-3
 # CALL is the number of updates in a call of `advance`; the final loss is the mean of the last CALL.

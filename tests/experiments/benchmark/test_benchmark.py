@@ -186,7 +186,7 @@ def results(**medians):
   """Returns made-up results of one row, and the row.
 
   Args:
-    **medians: the gradient's milliseconds by implementation; `norms` for our gradient with norms.
+    **medians: milliseconds of each implementation's gradient; `norms` is our gradient with norms.
   """
   row = Row("gru", Shape(16, 100, 32, 64), 1)
   layers = [

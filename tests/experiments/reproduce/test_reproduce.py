@@ -178,7 +178,8 @@ def test_results_hold_the_texts_of_the_figures(name):
 
 
 def test_quick_figures_are_reproduced(tmp_path):
-  # The command runs with LLVM's optimizations, as it does for users; this is also faster.
+  # The command runs with LLVM's optimizations, which the tests otherwise turn off, as it does for
+  # users. This is also faster.
   unoptimized = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
   env = {name: value for name, value in os.environ.items() if name not in unoptimized}
   flags = ("--figure=all", "--budget=quick", f"--output_dir={tmp_path}")

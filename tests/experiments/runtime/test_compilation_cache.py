@@ -186,7 +186,8 @@ def test_a_damaged_program_is_compiled_again(kept, tmp_path):
 def test_a_half_written_program_is_replaced(kept, tmp_path):
   cache = copied(kept[0], tmp_path / "programs")
   whole = program(cache).stat().st_size
-  # jax writes NAME-cache, then NAME-atime. A process killed during the first write leaves this.
+  # jax writes NAME-cache, then NAME-atime. If jax is killed during the first write, NAME-cache is
+  # incomplete and NAME-atime is missing.
   program(cache).write_bytes(b"half")
   next(cache.glob("*-atime")).unlink()
   _, said = call("-c", ONE_PROGRAM, cache)

@@ -52,7 +52,7 @@ def made(units=2):
 
 
 class Parsed(html.parser.HTMLParser):
-  """The elements of an HTML page: [tag, attributes, text directly in the element] of each."""
+  """The elements of an HTML page, each as [tag, attributes, text directly in the element]."""
 
   def __init__(self, text):
     super().__init__()
@@ -124,7 +124,7 @@ def test_text_is_shown_verbatim_with_the_unit_of_the_link(shown):
   assert not {"b", "i"} & set(tags)
   colors = [style(e)["background-color"] for e in characters]
   assert (colors[0], colors[-1]) == (RED, BLUE)
-  # A bar has full height for the largest norm, half of it one decade below, none two decades below.
+  # A bar has full height for the largest norm, half one decade below it, none two decades below.
   bars = [style(e).get("border-bottom-width") for e in characters]
   assert (bars[6], bars[5]) == ("10px", "5px")
   assert not any(bars[:5] + bars[7:])
@@ -138,7 +138,7 @@ def test_a_screenshot_goes_from_red_to_blue(browse, tmp_path):
   pixels = 255 * plt.imread(tmp_path / "page.png")[..., :3]
 
   def rows(color):
-    """Returns the rows of the screenshot in which a color covers the width of a character."""
+    """Returns the rows of the screenshot with at least 4 pixels of a color."""
     rgb = np.array([int(part) for part in color.removeprefix("rgb(").strip(")").split(",")])
     return np.flatnonzero((np.abs(pixels - rgb).max(axis=-1) < 4).sum(axis=1) >= 4)
 
