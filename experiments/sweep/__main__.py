@@ -172,7 +172,7 @@ def _finish(sweep: Sweep) -> bool:
 
 
 def _stopped(sweep: Sweep, number: int) -> NoReturn:
-  """Waits until all processes that train together have stopped, then exits with 128 + `number`."""
+  """Exits with status 128 + `number`, after all processes that train together have stopped."""
   is_writer = hosts.is_writer()
   hosts.leave()
   if not is_writer:

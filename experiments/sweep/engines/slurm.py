@@ -24,7 +24,7 @@ from experiments.sweep.training.train import OnProgress, Stopped
 # resumes from its checkpoints.
 _TIME_LIMITS = 1000
 _POLL_SECONDS = 1.0
-# The seconds that a network file system may take to show files that another machine wrote.
+# The longest time that a network file system may take to show files that another machine wrote.
 _FILE_SYSTEM_SECONDS = 120.0
 _ALIVE = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "PREEMPTED", "COMPLETING")
 
