@@ -197,7 +197,7 @@ def as_flagfile(settings: Settings) -> str:
   """Returns the contents of a flagfile that describes these settings: one flag per line."""
   values = dataclasses.asdict(settings)
   values |= values.pop("layers")
-  del values["match_params"]  # because `hidden_size` already has the resolved value
+  del values["match_params"]  # `hidden_size` already has the resolved value
   cell = cell_options.as_flags(values.pop("cell"), values.pop("options"))
   if settings.level == CHARACTERS:
     values = {name: value for name, value in values.items() if name not in WORD_FLAGS}

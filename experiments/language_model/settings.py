@@ -43,7 +43,7 @@ class Settings:
     optimizer: name of the optimizer.
     learning_rate: peak learning rate.
     schedule: the learning rate's schedule after the warm-up, `constant` or `cosine`.
-    warmup: number of updates in which the learning rate rises from 0 to its peak.
+    warmup: number of updates over which the learning rate rises from 0 to its peak.
     clip_norm: largest norm of the gradient; None for no clipping.
     evaluate_every: number of updates between evaluations.
     seed: random seed of params, batches, and dropout and zoneout masks.

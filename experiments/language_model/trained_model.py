@@ -88,8 +88,8 @@ def check_folder(folder: Path, overwrite: bool) -> None:
   """Checks that a model may be trained in a folder.
 
   Raises:
-    ValueError: if the folder holds other files, or if it holds a trained model and `overwrite` is
-      False.
+    ValueError: if `folder` is a file, holds files but no model, or holds a trained model while
+      `overwrite` is False.
   """
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")

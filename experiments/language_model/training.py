@@ -84,8 +84,8 @@ class Chunk(NamedTuple):
     step: number of updates so far.
     loss: mean training loss of the chunk.
     evaluation: the evaluation after the chunk; None if none was due.
-    progress: `() -> Progress`, the progress after this chunk; it must be called before `train` is
-      asked for the next chunk.
+    progress: `() -> Progress`, the progress after this chunk. It must be called before the next
+      chunk is taken from `train`, because it returns the latest progress.
   """
 
   step: int

@@ -315,8 +315,8 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  # Not `ocp.save`, because it waits for all processes of `jax.distributed`, and only process 0
-  # saves.
+  # Not `ocp.save`, because it would wait for all processes of `jax.distributed`, but only process 0
+  # calls this function.
   only = orbax.checkpoint.options.MultiprocessingOptions(
     active_processes={0}, barrier_sync_key_prefix="first"
   )

@@ -28,8 +28,9 @@ def reverse(sequence_length: int, batch_size: int) -> Task:
     source  s_1 … s_L                    s_i one of 8 symbols, L uniform from 1 to T
     target  s_L … s_1  <eos>
 
-  The baseline knows, for each step, the share of sequences that end there, among those that reach
-  it: the probability of `<eos>`. It predicts the 8 symbols with equal probability. Its loss is
+  The baseline predicts `<eos>` with its true probability at each step, i.e. the share of sequences
+  that end there among those that reach the step, and the 8 symbols with equal probability. Its loss
+  is
 
     (ln T + ln 8 · (T + 1)/2) / ((T + 3)/2),
 

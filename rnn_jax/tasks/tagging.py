@@ -19,7 +19,7 @@ from rnn_jax.text import STANDARD_LIBRARY, Corpus, Vocabulary, build_vocabulary
 from rnn_jax.text.corpus import standard_library_files
 from rnn_jax.text.python_source import CLASSES, TaggedLine, tagged_lines
 
-_EVERY = 8  # uses one in 8 files of the standard library: 20,000 lines, read in half a second
+_EVERY = 8  # one in 8 files of the standard library is used: 20,000 lines, read in half a second
 
 
 class Lines(NamedTuple):

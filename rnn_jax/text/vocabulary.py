@@ -53,7 +53,7 @@ class Vocabulary(NamedTuple):
         raise ValueError(f"text holds {letter!r} at byte {at}, not in the vocabulary.")
 
   def encode(self, text: bytes | UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Returns the tokens of a text as uint8: [N] if `text` is bytes, else in its shape.
+    """Returns the tokens of a text as uint8: [N] if `text` is bytes, else in the shape of `text`.
 
     Raises:
       ValueError: if the vocabulary lacks a character of the text; the message names the first one.

@@ -191,7 +191,7 @@ def test_every_damaged_byte_is_detected(tmp_path):
       except ValueError as error:
         assert f"{path} is damaged: {name}" in str(error), description
       file.write_bytes(whole)
-  # Only changes of white space in checkpoint.json are not detected, because no hash covers it.
+  # The only undetected changes are to white space in checkpoint.json, which no hash covers.
   assert {name for name, _ in unharmed} <= {"checkpoint.json"} and len(unharmed) < 12
 
 

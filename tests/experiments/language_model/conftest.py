@@ -28,7 +28,7 @@ def program(program_here, monkeypatch):
 
 @pytest.fixture
 def error(program, capfd):
-  """A function `(*flags) -> message`: runs the command, which must fail with a one-line error."""
+  """A function `(*flags) -> message` that runs the command and expects a one-line error."""
 
   def failed(*flags) -> str:
     assert program(*flags) == 2
