@@ -1,6 +1,6 @@
 """Recomputes the step at which a run diverged, and prints its first non-finite value.
 
-python -m experiments.replay results/exploding/runs/RUN/replay.npz
+  python -m experiments.replay results/exploding/runs/RUN/replay.npz
 
 The file holds only numbers and text, and nothing in it is executed, so files from other people are
 safe to open. The exit status is 0 if the first non-finite value is the recorded one, and 1 if not.

@@ -225,7 +225,7 @@ def difference(found: PyTree, reference: PyTree) -> float:
 
 
 def _rows() -> list[Row]:
-  """Returns the rows that the flags select; without `--shape`, large rows only at depth 1."""
+  """Returns the rows that the flags select; without `--shape`, large rows have depth 1."""
   values = flags.FLAGS
   shapes, depths = values.shape, values.depth
   if values.quick:

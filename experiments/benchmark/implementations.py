@@ -182,7 +182,7 @@ def _training(
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, value
 
-  # The step donates its state's buffers, so it gets copies: `params` is used by other programs.
+  # The step donates its state's buffers. It gets copies, because other programs use `params`.
   state: _State = jax.tree.map(jnp.array, (params, optimizer.init(params), jnp.zeros(())))
   executable, seconds, temporaries = compiled(step, state, xs, donate=(0,))
 

@@ -60,7 +60,7 @@ def print_row(
     console: where to print.
     row: the layers: their cell, shape and depth.
     measurements: all measurements of the row.
-    limit: the dependency limit in seconds: of the forward pass, and of forward and backward pass.
+    limit: the dependency limit in seconds: forward pass, and forward and backward pass.
   """
   found = {(m.implementation, m.measure): m for m in measurements if m.seconds}
   ours = found[OURS, GRADIENT]
@@ -86,7 +86,7 @@ def print_row(
   for name in columns:
     table.add_column(name, justify="right")
   table.add_column("note")
-  # The iteration is reversed, because the first note of an implementation must be the one kept.
+  # Iterates in reverse, so that an implementation's first note overwrites its later ones.
   notes = {m.implementation: m.note for m in reversed(measurements)}
   for implementation in (name for name in IMPLEMENTATIONS if name in notes):
     note = notes[implementation]

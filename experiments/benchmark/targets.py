@@ -23,7 +23,7 @@ from experiments.benchmark.sweep_times import (
 
 
 class Machine(TypedDict):
-  """A description of what the times depend on, as `machine` in `benchmark.json` holds it."""
+  """A description of what the times depend on, stored as `machine` in `benchmark.json`."""
 
   versions: Mapping[str, str]
   device: str
@@ -75,7 +75,7 @@ class Results:
   Attributes:
     machine: what the times depend on.
     layers: measurements of our layers and of the baselines' layers.
-    limits: the dependency limit of each row, in seconds: forward, and forward and backward.
+    limits: each row's dependency limit in seconds: forward pass, and forward and backward pass.
     remat: measurements of our gradient with `remat="none"` and with "sqrt"; empty if not measured.
     cells: measurements of one layer of every cell; empty if not measured.
     sweep: times of the reference sweep, ours and the baselines'; empty if not measured.

@@ -91,7 +91,7 @@ def fastest(calls: Sequence[Callable[[], object]], budget: float) -> float:
 
 
 def dependency_limit(row: Row) -> tuple[float, float]:
-  """Returns the seconds that a row's matrix products take: forward, and forward and backward.
+  """Returns the seconds of a row's matrix products: forward pass, and forward and backward pass.
 
     forward   xs W_x, then T times h ← h U
     backward  T times g ← g Uᵀ, the gradients of W_x and U, and above the first layer that of xs

@@ -32,7 +32,7 @@ def device() -> torch.device:
 
 
 def configure(threads: int) -> None:
-  """Sets torch's number of threads, and full float32 products (no TF32)."""
+  """Sets torch's number of threads, and makes it compute products in full float32 (no TF32)."""
   torch.set_num_threads(threads)
   torch.backends.cuda.matmul.allow_tf32 = False
   torch.backends.cudnn.allow_tf32 = False

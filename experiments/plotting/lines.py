@@ -222,7 +222,7 @@ def draw_cross(
 def finish(axes: Sequence[Axes]) -> list[Artist]:
   """Makes room for edge markers on axes that share y, and returns the markers' legend keys.
 
-  If none of the axes shows a finite value, they get no ticks, since their scale would be arbitrary.
+  If no axis shows a finite value, the axes get no ticks, because their scale would be arbitrary.
   """
   drawn = set()
   inset = 0.0

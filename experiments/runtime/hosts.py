@@ -2,10 +2,9 @@
 
 Each process has its own devices, which train their share of each batch. All processes run the same
 program with the same flags, and make the same calls in the same order. Process 0 alone reads and
-writes the sweep's folder, and broadcasts its contents to the others where they need them. A process
-takes every GPU that it sees, so if several processes run on one machine, set CUDA_VISIBLE_DEVICES
-or JAX_LOCAL_DEVICE_IDS for each. Tested on CPU, where collectives use Gloo; untested on GPU and on
-TPU.
+writes the sweep's folder, and broadcasts what the other processes need of it. A process takes every
+GPU that it sees, so if several processes run on one machine, set CUDA_VISIBLE_DEVICES or
+JAX_LOCAL_DEVICE_IDS for each. Tested on CPU, where collectives use Gloo; untested on GPU and TPU.
 """
 
 from __future__ import annotations
@@ -153,8 +152,8 @@ def by_writer(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
   """Calls a function in process 0 alone, and returns its result in every process.
 
   Raises:
-    Exception: if the function raises; in process 0, the function's own exception.
-    ValueError: if the function raises; in the other processes, with that exception's message.
+    Exception: in process 0, if the function raises; it is the function's own exception.
+    ValueError: in the other processes, if the function raises; it holds that exception's message.
   """
   if jax.process_count() == 1:
     return function(*args, **kwargs)

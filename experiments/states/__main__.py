@@ -180,7 +180,7 @@ def _held_out(trained: TrainedModel, count: int) -> tuple[str, Integer[np.ndarra
 
 
 def _of_file(trained: TrainedModel, path: Path, count: int) -> Integer[np.ndarray, " N"]:
-  """Returns the first `count` tokens of a file, of which only the beginning is read."""
+  """Returns the first `count` tokens of a file; reads only the beginning of the file."""
   length = count * (1 if trained.settings.level == CHARACTERS else _BYTES_PER_WORD)
   try:
     with path.open("rb") as file:

@@ -16,8 +16,8 @@ def text_pieces(
   """Returns the text of each token.
 
   The text of a word includes the space that separates it from the next word. A token of a character
-  model is one byte. In a letter of several bytes, the last byte stands for the whole letter and the
-  bytes before it stand for ''. Bytes that are not UTF-8 become escapes, such as \\xff.
+  model is one byte. In a letter of several bytes, the last byte's text is the whole letter, and the
+  text of the bytes before it is ''. Bytes that are not UTF-8 become escapes, such as \\xff.
 
   Args:
     vocabulary: the vocabulary of the tokens.

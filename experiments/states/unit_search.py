@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Values count as constant if they deviate from their mean by at most this fraction of the largest.
+# Values count as constant if no deviation from their mean exceeds this fraction of max |value|.
 _ROUNDING = 1e-5
 
 

@@ -12,7 +12,7 @@ from experiments.cli import command_line
 def called(main, *arguments):
   """Runs a program's `main` on these arguments; returns (exit status, standard error).
 
-  Standard output and standard error are encoded as on a terminal.
+  Standard output and standard error encode text as UTF-8, as in a real process.
   """
   out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
   err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)

@@ -78,8 +78,8 @@ ODD = [
 ]
 
 
-# Computed here, not in a strategy: `cell_options` is checked by beartype, which uses `random` to
-# choose the items that it checks, and Hypothesis forbids `random` in strategies.
+# Not computed in a strategy, because beartype chooses at random which items of the result of
+# `cell_options` it checks, and Hypothesis forbids `random` in strategies.
 OPTIONS = {cell: sorted(cell_options(cell)) or ["none"] for cell in CELLS}
 
 

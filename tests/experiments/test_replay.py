@@ -123,7 +123,7 @@ def test_a_non_finite_update_is_the_first_non_finite_value(train):
 
 @pytest.fixture(scope="module")
 def saved(train):
-  """A run whose gradient explodes: (diverged step, first non-finite value, bytes of its file)."""
+  """A run whose gradient explodes: (diverged step, first non-finite value, its replay.npz)."""
   with jax.numpy_dtype_promotion("standard"):
     (result,) = train(Run("elman", 1, None, 1, 50.0, None, 3.0, None))
     diverged = divergence.diverged_step(result, SETTINGS, TASK)

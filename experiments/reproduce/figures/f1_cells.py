@@ -16,9 +16,9 @@ from rnn_jax.cells import elman, gru, lstm
 SCALES = (1.0, 0.1)
 SEEDS = tuple(range(10))
 TOLERANCE = 0.2
-# For each cell: its name, its forget bias if it is an LSTM, and the half-lives of the gradient in
-# steps from an earlier measurement, one for each of SCALES (the standard deviation of the input
-# kernel is w_i = scale/√2). None means that the gradient grows.
+# For each cell: its name, its forget bias if it is an LSTM, and the gradient's half-lives from an
+# earlier measurement, in steps, one for each of SCALES. None means that the gradient grows. At
+# each scale, the standard deviation of the input kernel is w_i = scale/√2.
 CELLS: tuple[tuple[str, float, tuple[float, float | None]], ...] = (
   ("elman", 0.0, (1.7, 10.8)),
   ("gru", 0.0, (1.8, 2.3)),

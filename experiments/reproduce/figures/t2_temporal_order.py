@@ -71,7 +71,7 @@ def train(
 
   Args:
     length: number of steps of a sequence.
-    runs: the runs, in which the weight of Ω is either always 0 or always above 0.
+    runs: the runs; the weight of Ω must be 0 in all of them, or above 0 in all of them.
     num_updates: largest number of updates.
     call: number of updates between tests.
     sequences: number of fresh sequences in a test.

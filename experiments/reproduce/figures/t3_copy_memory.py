@@ -27,7 +27,8 @@ from rnn_jax.types import AnyArray, Array, Number
 # chrono initialization: 3/2 · SILENCE, as in the paper.
 SILENCE, LONGEST = 50, 75
 HIDDEN_SIZE, BATCH_SIZE, LEARNING_RATE = 64, 32, 1e-3
-# CALL is the number of updates in a call of `advance`; the final loss is the mean of the last CALL.
+# CALL is the number of updates in a call of `advance`. The final loss is the mean loss of the last
+# CALL updates.
 UPDATES, CALL = 6000, 100
 SEEDS = (0, 1, 2)
 SOLVED = 0.02

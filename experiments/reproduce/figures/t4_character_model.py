@@ -45,9 +45,9 @@ def train(
 ) -> Float[np.ndarray, "seeds epochs"]:
   """Returns the training perplexity of every epoch.
 
-  In each epoch, the text from a random offset below WINDOW on is cut into 32 contiguous lanes, the
-  rows of the batch. They are read window by window, and the carry is passed from one window to the
-  next; the book calls this "sequential partitioning".
+  In each epoch, the text after a random offset below WINDOW is cut into 32 contiguous lanes, which
+  are the rows of the batch. Lanes are read window by window, and each window starts from the carry
+  of the one before. The book calls this "sequential partitioning".
   """
   size = int(tokens.max()) + 1
   length = (len(tokens) - WINDOW - 1) // BATCH_SIZE // WINDOW * WINDOW

@@ -19,6 +19,6 @@ def test_profiles_of_a_scaled_orthogonal_network_have_the_rate_of_its_gain(monke
 
   found = profiles.mean_profiles(make, [0.5, 1.5], [0.1], [5, 6, 7])
   assert found.shape == (2, 1, 3, profiles.STEPS)
-  assert len(np.unique(found[0, 0], axis=0)) == 3  # each seed has its own probe
+  assert len(np.unique(found[0, 0], axis=0)) == 3  # each seed has its own random v
   for rates, gain in zip(profiles.rates(found), (0.5, 1.5), strict=True):
     np.testing.assert_allclose(rates, math.log(gain), atol=1e-5)

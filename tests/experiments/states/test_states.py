@@ -62,7 +62,7 @@ def write_model(folder, corpus, vocabulary, level="char"):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-  """A folder with a text, `text.py`, and with a character and a word model of it."""
+  """A folder with a text, `text.py`, and the folders of two models of it, `char` and `word`."""
   folder = tmp_path_factory.mktemp("states")
   corpus = folder / "text.py"
   corpus.write_bytes(TEXT)
