@@ -1,6 +1,6 @@
 """Redraws the figures of a sweep from its records.
 
-  python -m experiments.plot results/gradient_decay
+python -m experiments.plot results/gradient_decay
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def cells(draw):
 
 
 def groups(names):
-  """Draws one flag with its value, valid in most cases, as a list of words.
+  """Draws a list of words that belong together, in most cases one flag with a valid value.
 
   Args:
     names: names of the program's flags.
