@@ -1,6 +1,6 @@
 """Gathers the records of a sweep's runs into `gradients.nc` and `summary.csv`.
 
-Runs that finished or diverged have records. A run that failed could not be trained, and has none.
+Runs that finished or diverged have records. A failed run has none, because it could not be trained.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def write(folder: Path, states: Mapping[str, Status]) -> tuple[xr.Dataset, xr.Da
 
   Args:
     folder: the sweep's folder.
-    states: each run's status by its id, in the sweep's order. Every run must have finished,
-      diverged or failed, and at least one must not have failed. A failed run appears only in the
-      summary.
+    states: each run's status by its id, in the sweep's order. Each run must have finished,
+      diverged or failed, and not all may have failed. `summary.csv` lists failed runs too;
+      `gradients.nc` leaves them out.
   Returns:
     (gradients, metrics), as from `read_gradients` and `read_metrics`.
   """
@@ -64,9 +64,9 @@ def write(folder: Path, states: Mapping[str, Status]) -> tuple[xr.Dataset, xr.Da
 
 
 def _write_gradients(path: Path, gradients: xr.Dataset) -> None:
-  """Writes compressed NetCDF 4, since a variable may exceed the 4 GiB that NetCDF 3 allows.
+  """Writes compressed NetCDF 4, because a variable may exceed the 4 GiB that NetCDF 3 allows.
 
-  Equal datasets give equal files, byte for byte, since h5netcdf stores no timestamps.
+  Equal datasets give byte-identical files, because h5netcdf stores no timestamps.
   """
   compression = {"zlib": True, "complevel": 1, "shuffle": True}
   encoding = {name: compression for name, a in gradients.data_vars.items() if a.dtype.kind == "f"}
@@ -78,10 +78,11 @@ def read_gradients(folder: Path) -> xr.Dataset:
   """Returns the norms and measures of all runs that did not fail, with axes (run, step, layer, …).
 
   The coordinates along `run` hold each run's settings and status. The data equals that of the
-  sweep's `gradients.nc`, but is read from the runs' own files, which have checksums.
+  sweep's `gradients.nc`, but is read from the runs' own files, because only these have checksums.
 
   Raises:
-    ValueError: if the folder does not hold a completed sweep, or if a record is damaged.
+    ValueError: if the folder holds no sweep, if a run is unfinished, if all runs have failed, or if
+      a record is damaged.
   """
   if not (folder / "sweep.json").is_file():
     raise ValueError(f"FOLDER must hold a completed sweep, got {folder}, which holds no sweep.")
@@ -91,8 +92,9 @@ def read_gradients(folder: Path) -> xr.Dataset:
 def read_metrics(folder: Path) -> xr.Dataset:
   """Returns the metrics of all runs that did not fail, with axes (run, update).
 
-  The metrics are loss, gradient norm before and after clipping, and `clipped`; see `Record`. They
-  are read from the runs' `metrics.jsonl`. Missing entries, as after a divergence, are NaN.
+  The metrics are the loss, the gradient norm before and after clipping, and `clipped`, all defined
+  in `Record`. They are read from the runs' `metrics.jsonl`. Entries that a run lacks, such as those
+  after it diverged, are NaN.
 
   Raises:
     ValueError: if a run is unfinished, if all runs have failed, or if a record is damaged.
@@ -124,7 +126,7 @@ def _gather_metrics(
 
 
 def _done(folder: Path, about: Mapping[str, Any]) -> dict[str, Status]:
-  """Returns the statuses of a sweep's runs by id, without those of failed runs.
+  """Returns the status of each run that did not fail, by run id.
 
   Raises:
     ValueError: if a run is unfinished, or if all runs have failed.
@@ -153,7 +155,7 @@ def _reading(path: Path) -> Iterator[Path]:
     yield path
   except OSError:
     raise
-  except Exception as error:  # SciPy, JSON and invalid values raise exceptions of many types
+  except Exception as error:  # damaged files raise exceptions of many types
     raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
 
 
@@ -179,7 +181,7 @@ def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, An
 
 
 def _axes(folder: Path, name: str) -> dict[str, object]:
-  """Returns a run's settings from its config.json: the sweep's axes, cell options, hidden size."""
+  """Reads a run's config.json; returns its values of the sweep's axes, options and hidden size."""
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
   return {
@@ -204,8 +206,8 @@ def _number(value: int | float | None, none: float) -> float:
 def _summary(folder: Path, ids: Iterable[str], gradients: xr.Dataset, metrics: xr.Dataset) -> str:
   """Returns the text of `summary.csv`, one line for each run.
 
-  The text holds no times, so equal records give equal text. A failed run's line holds only its
-  settings and its status.
+  The text holds no dates or durations, so that equal records give equal text. A failed run's line
+  holds only the run's settings and status.
   """
   done = set(metrics["run"].values)
   rows = [
@@ -247,7 +249,10 @@ def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, object]:
 
 
 def _farthest(norms: xr.Dataset) -> Float[np.ndarray, " step"]:
-  """Returns layer 1's `log10_lag_norm` at the largest lag, for each step; NaN if not measured."""
+  """Returns layer 1's `log10_lag_norm` at the largest lag, for each step.
+
+  NaN at steps at which it was not measured.
+  """
   if "log10_lag_norm" not in norms:
     return np.full(norms.sizes["step"], np.nan)
   return norms["log10_lag_norm"].isel(layer=0, lag=-1).values

@@ -1,14 +1,14 @@
-"""Locks a sweep's folder, and prepares the folder under the locks.
+"""Locks a sweep's folder, and prepares the folder while it is locked.
 
-Processes lock bytes of the file `.lock`. Byte 0 stands for the folder as a whole, and byte 1 + i
-for the sweep's i-th run in group order: the runs of a group, which share a compiled program, are
-consecutive.
+Processes lock bytes of the file `.lock`. Byte 0 stands for the folder as a whole. Byte 1 + i stands
+for the i-th run when all runs are sorted by group (a group is the runs that share a compiled
+program), so that the runs of a group have consecutive bytes.
 
 - A process that trains a whole sweep by itself locks all bytes.
-- A shard (a process that trains a fixed part of the sweep, by `--num_shards`) locks the bytes of
-  its runs. All shards hold a shared lock on byte 0.
+- A shard (a process that trains a fixed part of the sweep, chosen by `--num_shards`) locks the
+  bytes of its runs. It also takes a shared lock on byte 0, which all shards can hold together.
 - A driver (a process that starts workers through Ray or SLURM) locks byte 0.
-- A worker locks the bytes of all runs of the group that it trains.
+- A worker trains runs of one group. It locks the bytes of all runs of this group.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from experiments.sweep.records import sweep_folder
 def runs_of(sweep: Sweep) -> list[str]:
   """Returns the ids of the runs that this process is responsible for: all, or its shard's.
 
-  A shard's runs are consecutive if all runs are sorted by group (runs that share a compiled
-  program), so that the shard compiles few programs.
+  A shard gets consecutive runs from the list of all runs sorted by group. It thus compiles few
+  programs, because the runs of a group share one.
   """
   if sweep.shard is None:
     return list(sweep.ids)
@@ -47,12 +47,12 @@ def _in_group_order(sweep: Sweep) -> list[str]:
 
 @contextlib.contextmanager
 def driver_lock(folder: Path) -> Iterator[None]:
-  """Holds the driver's lock: excludes every other process except workers started after this point.
+  """Holds the driver's lock, which excludes all other processes except workers started afterwards.
 
   Raises:
     ValueError: if another process holds a lock on the folder.
   """
-  # Check all bytes first: workers of a driver that died may still hold the locks of their runs.
+  # Check all bytes first, because workers of an earlier, dead driver may still lock their runs.
   with locks.folder_lock(folder):
     pass
   with locks.folder_lock(folder, ByteRange(0, 1)):
@@ -65,7 +65,7 @@ def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iter
 
   Args:
     sweep: the sweep.
-    ids: ids of the runs, which must be consecutive if all runs of the sweep are sorted by group.
+    ids: ids of the runs, which must be consecutive in the list of all runs sorted by group.
     worker: True for a worker, whose driver locks byte 0. False for a shard, which also holds a
       shared lock on byte 0.
   Raises:
@@ -82,14 +82,15 @@ def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iter
 
 def prepare(sweep: Sweep, overwrite: bool = False) -> None:
   """Creates the folder or prepares it for resuming; the caller must hold the folder's lock."""
-  # Repeat the check under the lock: another sweep may have taken the folder since the first check.
+  # Check again under the lock, because another sweep may have taken the folder since the first
+  # check.
   sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite)
   lines = as_flagfile(sweep.settings, sweep.axes, sweep.options)
   sweep_folder.prepare_folder(sweep.folder, sweep.configuration, about(sweep), lines, overwrite)
 
 
 def prepare_shared(sweep: Sweep) -> None:
-  """Calls `prepare` under a separate lock, since shards or workers may call it at the same time."""
+  """Calls `prepare` under a lock of its own, because shards or workers may call it concurrently."""
   with locks.file_lock(sweep.folder / sweep_folder.PREPARE_LOCK, wait=True):
     prepare(sweep)
 

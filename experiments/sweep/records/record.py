@@ -1,4 +1,4 @@
-"""The data that training passes on for recording: `Record`, `Snapshot`, `Result` and `Partial`.
+"""The types in which training returns its results: `Record`, `Snapshot`, `Result` and `Partial`.
 
 A round is a set of runs that are trained at the same time.
 """
@@ -29,9 +29,10 @@ class Record(NamedTuple):
     finite: whether loss, grad_norm and the updated params are finite.
     norms: arrays [layer, time] by name. `log10_grad_norm` is log₁₀ ‖dL/dh_t‖ of each example's own
       training loss, averaged over the batch (the logarithm of the geometric mean). Each further
-      leaf of the carry has an array of its own, such as `log10_grad_norm_cell`. With
-      `--clip_by=carry`, `clipped_share` is the share of examples whose dL/dh_t was clipped.
-    measures: each measure's variables by name; NaN at steps that are not measured.
+      leaf of the carry has an array of its own, such as `log10_grad_norm_cell` for an LSTM's cell
+      state. With `--clip_by=carry`, `clipped_share` is the share of examples whose dL/dh_t was
+      clipped.
+    measures: for each measure, its variables by name. They are NaN at steps that are not measured.
   """
 
   loss: Array
@@ -62,12 +63,13 @@ class Result:
 
   Attributes:
     run: the run.
-    records: leaves [steps, ...], up to the last step or, if the run diverged, the diverged step.
-      `norms` and `measures` hold only the steps from `recorded_steps`; other leaves hold all steps.
+    records: records up to and including the run's last step (if it diverged, the diverged step),
+      leaves [steps, ...]. `norms` and `measures` hold only the steps that `recorded_steps` returns;
+      other leaves hold all steps.
     diverged_step: first step whose loss, gradient norm or updated params were not finite; None if
       the run finished.
-    snapshot: the state at that step; None if the run finished.
-    seconds: wall-clock time from the start of the run's round, without compilation.
+    snapshot: the state at `diverged_step`; None if the run finished.
+    seconds: wall-clock time since the run's round started, without compilation.
   """
 
   run: Run
@@ -81,14 +83,14 @@ class Partial(NamedTuple):
   """The progress of an unfinished round, in NumPy arrays; training resumes from it.
 
   Random numbers and batches depend only on a run's seed and the step, and each sequence starts from
-  a carry of zeros, so nothing else needs to be kept.
+  a carry of zeros, so nothing else needs to be saved.
 
   Attributes:
     step: the next step to train.
-    params, opt_state: params and optimizer states before that step, leaves [runs, ...].
+    params, opt_state: params and optimizer states after all earlier steps, leaves [runs, ...].
     records: records of all earlier steps, leaves [runs, steps, ...]; `norms` and `measures` hold
-      only the steps from `recorded_steps`. After a run diverges, its rows keep being filled; their
-      entries past the diverged step are garbage.
+      only the steps that `recorded_steps` returns. If a run has diverged, its entries past the
+      diverged step are meaningless.
     seconds: wall-clock time so far.
   """
 

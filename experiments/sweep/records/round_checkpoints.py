@@ -24,7 +24,7 @@ from rnn_jax import checkpoints
 
 
 def path_of(folder: Path, ids: Sequence[str]) -> Path:
-  """Returns the folder of a round's checkpoints, from the folder of the sweep and the run ids."""
+  """Returns the folder of a round's checkpoints; `folder` is the sweep's, `ids` are the run ids."""
   name = hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()[:16]
   return folder / "checkpoints" / name
 
@@ -51,7 +51,10 @@ class Writer:
     return step - self._saved_step >= self._every
 
   def save(self, step: int, partial: Partial) -> None:
-    """Copies the progress before `step`, and writes it to a checkpoint in the background."""
+    """Copies the round's progress and writes it in the background.
+
+    `step` is the next step to train.
+    """
     _write_ids(self._path, self._ids)
     self._series.save(step, _to_tree(partial), self._configuration)
     self._saved_step = step
@@ -66,7 +69,7 @@ class Writer:
 
 
 def _write_ids(path: Path, ids: Sequence[str]) -> None:
-  """Writes the ids of a round's runs to `runs.json` next to its checkpoints, unless it exists."""
+  """Writes a round's run ids to `runs.json`, unless the file exists; `path` is from `path_of`."""
   if not (path / "runs.json").exists():
     files.write_json(path / "runs.json", {"runs": list(ids)})
 
@@ -80,10 +83,10 @@ def _configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
 
 
 def _to_tree(partial: Partial) -> dict[str, PyTree]:
-  """Returns a round's progress as a dict, with the names that leaves have in a checkpoint.
+  """Returns a round's progress as a dict whose keys are the names of leaves in a checkpoint.
 
-  Checkpoints store `Record.finite` as `sound`, its name in version 0.1, so that old checkpoints can
-  still be read.
+  `Record.finite` is stored as `sound`, its name in version 0.1, so that checkpoints of that version
+  can still be read.
   """
   records = partial.records._asdict()
   return {**partial._asdict(), "records": {"sound": records.pop("finite"), **records}}
@@ -111,7 +114,7 @@ def _read_ids(path: Path) -> list[str]:
     ids = files.read_json(path / "runs.json")["runs"]
     if path_of(path.parents[1], ids) == path:
       return ids
-  except FileNotFoundError:  # the process was killed before it wrote the list
+  except FileNotFoundError:  # the process was killed before it wrote the file
     return []
   except (ValueError, KeyError, TypeError):
     pass
@@ -122,17 +125,17 @@ def _read_ids(path: Path) -> list[str]:
 def newest(
   path: Path, sweep: Sweep, ids: Sequence[str], like: Callable[[int], Partial]
 ) -> Partial | None:
-  """Returns the progress in a round's newest intact checkpoint; warns of each newer, damaged one.
+  """Returns the progress in a round's newest intact checkpoint; warns about newer, damaged ones.
 
   Args:
     path: folder of the round's checkpoints.
     sweep: the sweep.
     ids: ids of the round's runs.
-    like: function that returns the shapes of the progress before a given step.
+    like: given the step of a checkpoint, returns the shapes and dtypes of the saved progress.
   Returns:
     The progress; None if there is no intact checkpoint.
   Raises:
-    ValueError: if the checkpoint was saved with another configuration.
+    ValueError: if the checkpoint was saved with a different configuration.
   """
   saved = checkpoints.newest(path, _configuration(sweep, ids), lambda step: _to_tree(like(step)))
   for message in () if saved is None else saved.damaged:
@@ -148,11 +151,11 @@ def remove(path: Path) -> None:
 def clear(folder: Path) -> None:
   """Deletes the checkpoints of rounds whose runs have all finished or diverged.
 
-  Such checkpoints can be left over: resuming may divide the runs into new rounds, and each round
-  deletes only its own checkpoints. The caller must hold the folder's lock.
+  They are left over if resuming divided the runs into different rounds, because each round deletes
+  only its own checkpoints. The caller must hold the folder's lock.
   """
   for path, ids in every(folder):
     if all(run_files.is_done(folder, name) for name in ids):
       remove(path)
-  with contextlib.suppress(OSError):  # the folder is missing, or still holds checkpoints
+  with contextlib.suppress(OSError):  # raised if the folder is missing or not empty
     (folder / "checkpoints").rmdir()

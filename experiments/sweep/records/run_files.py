@@ -29,7 +29,7 @@ from experiments.sweep.records.sweep_folder import json_sha256
 from rnn_jax.gradient_flow import NonFinite
 from rnn_jax.types import AnyArray
 
-# The files of records, which the checksum in status.json covers.
+# The files that hold a run's records. The checksum in status.json covers them.
 RECORDS = ("config.json", "metrics.jsonl", "gradients.nc")
 # The keys of each line of metrics.jsonl, in addition to `step`.
 METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
@@ -44,8 +44,8 @@ _DRAFTS = "arriving.tmp"
 def status(folder: Path, run_id: str) -> Status:
   """Returns the contents of a run's status.json; {} if it is missing or its checksum is wrong.
 
-  The checksum covers status and records; the status `running` has none. A run whose status is {} is
-  trained again.
+  The checksum covers the status and the records. While a run is `running`, its status has no
+  checksum. A run for which {} is returned is trained again.
   """
   path = folder / "runs" / run_id
   try:
@@ -81,8 +81,11 @@ def start(folder: Path, run_id: str, config: Mapping[str, object]) -> None:
 
 
 def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) -> None:
-  """Appends one line for each step of the records to the run's `metrics.jsonl`."""
-  # Append in a single write, so that a concurrent reader sees whole lines.
+  """Appends to the run's metrics.jsonl one line for each step of `records`.
+
+  The first of these steps is `first_step`.
+  """
+  # Append in a single write, so that a concurrent reader sees only whole lines.
   with (folder / "runs" / run_id / "metrics.jsonl").open("ab", buffering=0) as file:
     lines = _lines(first_step, records)
     if file.write(lines) < len(lines):
@@ -111,16 +114,17 @@ def finish(
   Args:
     folder: the output folder of the sweep.
     run_id: id of the run.
-    result: the run's records.
+    result: the run's result, with its records.
     settings: settings of the sweep.
-    nonfinite: if the run diverged, the location of its first non-finite value; None if not found.
+    nonfinite: if the run diverged, the location of its first non-finite value, or None if there is
+      none to be found.
     replay: if the run diverged, the contents of its `replay.npz`.
   """
   path = folder / "runs" / run_id
   if replay is not None:
     files.write_bytes(path / "replay.npz", replay)
-  # Rewrite all lines: the last appended line may be incomplete, and an earlier process that was
-  # interrupted may have appended lines past its checkpoint.
+  # Rewrite all lines, because the last appended line may be incomplete, and because an interrupted
+  # process may have appended lines for steps after its last checkpoint.
   files.write_bytes(path / "metrics.jsonl", _lines(0, result.records))
   files.write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
   _write_status(
@@ -128,7 +132,7 @@ def finish(
     {
       "status": "finished" if result.diverged_step is None else "diverged",
       "diverged_step": result.diverged_step,
-      # Older versions named this key `bad_place`, and the name is kept for their files.
+      # Older versions named this key `bad_place`. Keep the name, so that their files can be read.
       "bad_place": nonfinite and {"step": result.diverged_step, **nonfinite._asdict()},
       "seconds": round(result.seconds, 3),
     },
@@ -196,7 +200,7 @@ def _is_intact(path: Path, state: Mapping[str, object]) -> bool:
 
 
 def _checksum(path: Path, state: Mapping[str, object]) -> str:
-  """Hashes a run's status and records. The duration is left out, since equal runs differ in it."""
+  """Hashes a run's status and records, but not `seconds`, which differs between equal runs."""
   same = {name: value for name, value in state.items() if name not in ("seconds", "sha256")}
   paths = [path / name for name in RECORDS]
   contents = [file.read_bytes() if file.is_file() else b"" for file in paths]

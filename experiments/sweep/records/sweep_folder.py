@@ -97,8 +97,8 @@ def prepare_folder(
   Args:
     folder: the output folder.
     configuration: the sweep's configuration.
-    about: the other entries of `sweep.json`. If the sweep resumes with other versions, devices or
-      git commit, these are appended to the file's list `continued`.
+    about: the other entries of `sweep.json`. If the sweep resumes with different versions, devices
+      or git commit, the new ones are appended to the file's list `continued`.
     flags: contents of `sweep.flags`.
     overwrite: whether to delete another sweep if the folder holds one.
   """
@@ -122,13 +122,13 @@ def prepare_folder(
 def note_environment(folder: Path, about: Mapping[str, object]) -> None:
   """Appends the current versions, devices and git commit to the list `continued` in sweep.json.
 
-  Nothing is appended if they equal those of the first start or of an earlier entry of the list.
+  Nothing is appended if they equal those of the sweep's first start or of an entry in the list.
   """
   before = read_sweep(folder)
   continued = before.get("continued", [])
   now = {name: about.get(name) for name in ("started", "versions", "devices", "git")}
   compared = ("versions", "devices", "git")
-  # Compare with all earlier entries, so that machines that take turns are recorded once each.
+  # Compare with all earlier entries, so that machines that alternate are recorded only once each.
   if not any(all(e.get(n) == now[n] for n in compared) for e in (before, *continued)):
     files.write_json(folder / "sweep.json", {**before, "continued": [*continued, now]})
 

@@ -1,4 +1,4 @@
-"""The records of a sweep's runs are gathered into one file, and are read from the runs' files."""
+"""A sweep's records are gathered into one file, but are read back from the runs' own files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged records are recomputed or rejected with an error of one line, and never accepted."""
+"""Damaged records are never accepted: they are recomputed, or rejected with a one-line error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import gathered, locking, run_files
 from experiments.sweep.training import divergence, rounds, train
 
-# The number of random examples. If the variable is unset, a few fixed examples are tested.
+# The number of random examples. If MALFORMED_EXAMPLES is unset, a few fixed examples are tested.
 EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
 
 # Four runs, trained one after the other; every second run diverges.
@@ -34,7 +34,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(sweep_flags):
-  """Makes all sweeps share compiled programs and recomputed diverged steps; draws no figures."""
+  """Speeds up sweeps: they share compiled programs and recomputed steps, and draw no figures."""
   find, draw = divergence.locate, rounds._draw
   places, batches = {}, {}
 
@@ -48,7 +48,7 @@ def quick(sweep_flags):
       batches[run, step] = draw(run, step, task)
     return batches[run, step]
 
-  # The option is set globally, since a context manager would not apply to the thread in which the
+  # Set the option globally, because a context manager would not affect the thread in which the
   # sweep compiles.
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +100,8 @@ def contents(folder):
       data = {**json.loads(data), "seconds": None}
     if path.name == "sweep.json":
       data = {name: json.loads(data)[name] for name in ("configuration", "runs", "task")}
-    # Replay files are left out: a damaged one is not recomputed, but detected when it is loaded.
+    # Leave out replay files, because a sweep does not recompute a damaged one. The damage is
+    # detected when the file is loaded.
     if path.suffix != ".npz":
       found[path.relative_to(folder)] = data
   return found
@@ -119,7 +120,7 @@ JSON = st.recursive(
 
 
 def edited(draw, text):
-  """Returns JSON text with one value or name changed, or one entry removed."""
+  """Returns the JSON text with one random value or key changed, or one random entry removed."""
   data = [json.loads(text)]
   inside, key = data, 0
   while isinstance(inside[key], dict | list) and inside[key] and draw(st.integers(0, 4)):
@@ -137,7 +138,7 @@ def edited(draw, text):
 
 
 def damaged(draw, path, others):
-  """Returns a file's bytes with random damage, or the bytes of one of the files `others`."""
+  """Returns a file's bytes with random damage, or the bytes of a random file from `others`."""
   data = path.read_bytes()
   at = draw(st.integers(0, len(data) - 1))
   what = draw(st.sampled_from(["bit", "cut", "bytes", "other's", "json", "json"]))
@@ -148,7 +149,7 @@ def damaged(draw, path, others):
   if what == "other's":
     return draw(st.sampled_from(others)).read_bytes()
   if what == "json" and path.suffix in (".json", ".jsonl"):
-    # Each line of metrics.jsonl is JSON.
+    # Each line of a .jsonl file is a JSON text of its own.
     lines = data.decode().splitlines() if path.suffix == ".jsonl" else [data.decode()]
     i = draw(st.integers(0, len(lines) - 1))
     lines[i] = edited(draw, lines[i])

@@ -1,4 +1,4 @@
-"""Each round's folder of checkpoints is found, and is deleted once all its runs are done."""
+"""A round's folder of checkpoints is found, and is deleted once all runs of the round are done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from experiments.sweep.records import round_checkpoints, run_files
 
 @pytest.fixture
 def rounds(tmp_path):
-  """The checkpoint folders of two rounds of two runs each."""
+  """The checkpoint folders of two rounds with two runs each."""
   paths = []
   for ids in (["a", "b"], ["c", "d"]):
     path = round_checkpoints.path_of(tmp_path, ids)
@@ -48,4 +48,4 @@ def test_only_rounds_whose_runs_are_all_done_are_deleted(rounds, tmp_path, monke
   done.add("d")
   round_checkpoints.clear(tmp_path)
   assert not (tmp_path / "checkpoints").exists()
-  round_checkpoints.clear(tmp_path)  # accepts a missing folder
+  round_checkpoints.clear(tmp_path)  # does nothing if the folder is missing
