@@ -22,8 +22,8 @@ from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Task
 from rnn_jax.types import Array
 
-# `network` is cached, so that equal arguments give the same object, and runs with equal networks
-# share compiled functions.
+# Equal arguments must give the same network, because `first_nonfinite` compiles for each network
+# that compares unequal to earlier ones, and cells from two calls of `make_cell` compare unequal.
 _network = functools.cache(network)
 
 
@@ -47,7 +47,7 @@ class DivergedStep(NamedTuple):
 
 
 def diverged_step(result: Result, settings: Settings, task: Task) -> DivergedStep | None:
-  """Returns the step at which a run diverged, with all that it depends on; None if it finished."""
+  """Returns the step at which a run diverged, with the step's inputs; None if the run finished."""
   if result.diverged_step is None or result.snapshot is None:
     return None
   about = task.loss, task.output_size, task.vocabulary_size

@@ -1,8 +1,8 @@
 """Builds and compiles the program of a group, which trains the group's runs on all devices.
 
-The runs of a group differ only in numbers (seed, truncation, learning rate, …), which are arguments
-of the program. A device trains one run, or several by `vmap`. Neighboring devices may train the
-same runs, each on its share of their batches.
+The runs of a group differ only in numeric settings (seed, truncation, learning rate, …), which are
+arguments of the program. A device trains one run, or several by `vmap`. Neighboring devices may
+train the same runs, each on its share of every batch.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from rnn_jax.tasks import Batch, Task
 from rnn_jax.training import TrainState, init_state, update
 from rnn_jax.types import Array, Params
 
-# Training steps in one call of a program: enough to hide the cost of the call, few enough to show
-# progress.
+# Training steps in one call of a program. They are enough to make the cost of the call negligible,
+# but few enough to report progress often.
 CHUNK = 50
 
 
@@ -47,10 +47,10 @@ class Program(NamedTuple):
   Attributes:
     advance: `(numbers, state, data) -> (state, records)`, compiled for all devices; trains `CHUNK`
       steps. Numbers and state must be laid out on the devices by `spread`.
-    initial_state: the state to start from, leaves [devices, ...]: zeros, since the program
-      initializes the params at step 0.
+    initial_state: the state to start from, leaves [devices, ...]. It is all zeros, because the
+      program itself initializes the params at step 0.
     record: shapes of the records that one call returns for one run, leaves [CHUNK, ...].
-    leading_axes: leading axes of per-run arrays, from `Layout.leading_axes`.
+    leading_axes: shape of the leading axes of per-run arrays; see `Layout.leading_axes`.
   """
 
   advance: Callable[..., tuple[TrainState, Record]]
@@ -60,7 +60,7 @@ class Program(NamedTuple):
 
   @property
   def runs_per_round(self) -> int:
-    """Returns the number of slots: the maximum number of runs that a round trains at once."""
+    """Returns the number of slots, which is the maximum number of runs in a round."""
     return math.prod(self.leading_axes)
 
 
@@ -69,8 +69,8 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
 
   Args:
     runs: all runs of the sweep with the same cell, options, depth and clip_by. Include finished
-      runs and runs that other processes train: the number of runs decides how many a device trains
-      at a time, and thereby how records are rounded.
+      runs and runs that other processes train, because the number of runs decides how many a device
+      trains at a time, which affects how records are rounded.
     settings: settings of the sweep.
     task: the task, built from the settings.
     layout: how runs are laid out on the devices.
@@ -91,7 +91,7 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
 def by_device(
   runs: Sequence[Run], settings: Settings, layout: Layout, leading_axes: tuple[int, ...]
 ) -> Numbers:
-  """Returns the runs' numeric settings, leaves [devices] or [devices, runs of a device].
+  """Returns the runs' numeric settings, leaves [devices] or [devices, runs per device].
 
   Devices that share a run's batch have equal entries.
   """
@@ -120,11 +120,12 @@ def group_function(
   Returns:
     (function, shapes of the function's state on one device). The function is `(numbers, state,
     data) -> (state, records)` and does `CHUNK` iterations of a training step; iterations past the
-    last step do nothing. It initializes a state whose step is 0, so that a group needs no second
-    program. If `together` is above 1, all leaves but the state's step have a leading axis of runs.
+    last step do nothing. If the state's step is 0, the function first initializes the state, so
+    that a group needs no second program. If `together` is above 1, all leaves have a leading axis
+    of runs, except the state's step and `data`.
   """
   group = _Group(run, settings, task, _model(run, settings, task), data_parallel)
-  # Without `jit`, each of these functions would be traced twice: for its branch of a `cond`, and by
+  # Without `jit`, each of these functions would be traced twice: as a branch of a `cond`, and by
   # `eval_shape`, which gives the shapes of the NaN arrays that the other branch returns.
   measure = jax.jit(functools.partial(_measure, group))
   train_step = jax.jit(functools.partial(_train_step, group, measure))
@@ -133,9 +134,10 @@ def group_function(
   numbers = stack_numbers([run] * together, settings)
   if together == 1:
     return advance, jax.eval_shape(start, jax.tree.map(lambda a: a[0], numbers), task.data)
-  # The runs of a device are at the same step, so the step is not mapped. If it were, each `cond`
-  # would compute both of its branches: the measures at every step, the initialization in every
-  # call. (The axes are a TrainState because `vmap` requires the type of the argument.)
+  # The runs of a device are at the same step, so `vmap` need not map over the step. If it did, each
+  # `cond` would compute both of its branches, and so the measures at every step and the
+  # initialization in every call. (`axes` is a TrainState because `vmap` requires the same type as
+  # that of the argument.)
   axes = TrainState(step=None, params=0, opt_state=0)
   shapes = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
   return jax.vmap(advance, (0, axes, None), (axes, 0)), shapes
@@ -193,7 +195,10 @@ def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
 
 
 def _measure(group: _Group, params: Params, batch: Batch) -> dict[str, Variables]:
-  """Computes the sweep's measures for a step; `batch` must be whole, even if devices share it."""
+  """Computes the sweep's measures at a step.
+
+  `batch` is the whole batch, even if devices share it.
+  """
   share = shard(batch, group.data_parallel)
   moment = Moment(group.model, params, group.task, batch, share, group.mean)
   return {name: MEASURES[name].of(moment) for name in group.settings.measure_names}
@@ -209,7 +214,7 @@ def _train_step(
 ) -> tuple[TrainState, Record]:
   """Takes one training step of a run; returns the new state and the step's record.
 
-  `measure` is `_measure` with its first argument bound. It is computed only at measured steps.
+  `measure` is `_measure` with its first argument bound. It runs only at steps that are measured.
   """
   run, settings, task = group.run, group.settings, group.task
   # Each device draws the whole batch, so that an example depends only on the key, not on the number
@@ -241,7 +246,7 @@ def _advance(
   state: TrainState,
   data: PyTree,
 ) -> tuple[TrainState, Record]:
-  """Trains `CHUNK` steps of one run; initializes its state first if the step is 0."""
+  """Trains one run for `CHUNK` steps; first initializes its state if the step is 0."""
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
   state = jax.lax.cond(state.step == 0, lambda: _start(group, numbers, data), lambda: state)
 
@@ -257,7 +262,7 @@ def _advance(
     state, finite = old
     new, record = jax.lax.cond(state.step <= group.settings.steps, train, skip, state)
     # A run that has diverged keeps its params and optimizer state from before the diverged step,
-    # for the host to read. Its step counter advances with those of the other runs.
+    # for the host to read. Its step counter still advances with those of the other runs.
     finite = finite & record.finite
     kept = jax.tree.map(functools.partial(jnp.where, finite), new, state)
     return (kept.replace(step=new.step), finite), record

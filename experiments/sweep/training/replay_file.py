@@ -40,7 +40,7 @@ def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
     "loss": diverged.loss.__name__,
     "output_size": diverged.output_size,
     "vocabulary_size": diverged.vocabulary_size,
-    "place": nonfinite and nonfinite._asdict(),  # the name of the key in older versions
+    "place": nonfinite and nonfinite._asdict(),  # this key keeps its name from older versions
     "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     "platform": jax.default_backend(),
     "versions": provenance.versions(provenance.PACKAGES),
@@ -51,7 +51,7 @@ def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
 
 
 def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
-  """Reads a file that holds the bytes from `to_bytes`; executes nothing in the file.
+  """Reads a file that holds the bytes from `to_bytes`, without unpickling or executing anything.
 
   Returns:
     (diverged step, recorded location of its first non-finite value or None, `about` as a dict).
@@ -62,11 +62,12 @@ def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       arrays = {name: archive[name] for name in archive.files}
     about = json.loads(str(arrays["about"]))
-    with np.errstate(over="ignore"):  # numbers beyond float32's range become inf, and are rejected
+    # Suppress NumPy's warning, because `_restore` rejects a learning rate that overflows to inf.
+    with np.errstate(over="ignore"):
       return _restore(about, arrays)
   except OSError as error:
     raise ValueError(f"FILE must be readable, got {path} ({error.strerror or error}).") from None
-  except Exception as error:  # zipfile, NumPy, JSON and bad values raise exceptions of many types
+  except Exception as error:  # damaged files raise exceptions of many types
     raise ValueError(
       f"FILE must be the intact replay.npz of a sweep's run, got {path} ({error})."
     ) from None

@@ -41,9 +41,9 @@ def rounds(sweep: Sweep, program: Program, runs: Sequence[Run]) -> list[Round]:
     program: the group's program.
     runs: the runs to train.
   Returns:
-    The rounds. Those with the most steps done come first.
+    The rounds. Those that resume from the latest step come first.
   Raises:
-    ValueError: if a checkpoint was saved with another configuration.
+    ValueError: if a checkpoint was saved with a different configuration.
   """
   saved = _saved(sweep, program, runs)
   steps = {run: int(saved[run].step) if run in saved else 0 for run in runs}

@@ -30,7 +30,7 @@ _Index: TypeAlias = tuple[int | slice | np.ndarray, ...]
 
 
 def partial_like(program: Program, settings: Settings, num_runs: int, step: int) -> Partial:
-  """Returns the shapes and dtypes of the progress of a round of `num_runs` runs before `step`."""
+  """Returns the shapes and dtypes of a `Partial` of `num_runs` runs whose next step is `step`."""
   recorded = sum(s < step for s in recorded_steps(settings))
   drop = len(program.leading_axes)
 
@@ -73,10 +73,10 @@ def train_round(
     layout: how runs are laid out on the devices.
     resumed_from: the runs' progress so far; None to start at step 0.
     on_records: called with (run, first step, records from that step on) whenever a run has new
-      records. The first calls hand over the records of `resumed_from`.
-    on_call: called with (next step, function that returns the progress before that step) after each
-      call of the program except the last. The function may be called only until `on_call` returns,
-      since the next call of the program overwrites the state.
+      records. The first calls pass the records of `resumed_from`.
+    on_call: called with (next step to train, function that returns the progress so far) after each
+      call of the program except the last. The function must not be called after `on_call` returns,
+      because the next call of the program overwrites the state.
   Yields:
     The result of each run, when the run diverges or at the end of the round.
   """
@@ -102,8 +102,8 @@ def train_round(
     diverged = {i: step + len(part.finite) - 1 for i, part in new.items() if not part.finite[-1]}
     if diverged:
       before = progress.fetch((progress.state.params, progress.state.opt_state))
-    # Yield results before `on_call`, so that the caller records a diverged run before a checkpoint
-    # holds it.
+    # Yield results before `on_call`, so that the caller records a diverged run before it writes a
+    # checkpoint that includes the run.
     for i, at in diverged.items():
       on_records(runs[i], step, new.pop(i))
       alive.remove(i)
@@ -113,8 +113,8 @@ def train_round(
       return
     if step + CHUNK <= settings.steps:
       on_call(step + CHUNK, functools.partial(progress.partial, step + CHUNK))
-      # The devices compute the next call while `on_records` writes. Only one call is in flight at a
-      # time, since with more, devices that share a batch could deadlock.
+      # Start the next call now, so that the devices compute while `on_records` writes. At most one
+      # call may be in flight, because with more, devices that share a batch could deadlock.
       progress.state, ahead = program.advance(numbers, progress.state, task.data)
     for i, part in new.items():
       on_records(runs[i], step, part)
@@ -128,10 +128,11 @@ class _Progress:
 
   Attributes:
     program, runs, settings, layout: arguments of `train_round`.
-    start: start time on the monotonic clock, minus the time that earlier processes took.
+    start: start time on the monotonic clock, minus the seconds that the round had already taken
+      when it was resumed.
     state: train state on the devices, after the latest call of the program.
-    records: a list of records, leaves [runs, steps, ...]: those of the resumed progress, if any,
-      and those of each call so far.
+    records: the records of the resumed progress, if any, followed by those of each call so far;
+      leaves [runs, steps, ...].
   """
 
   program: Program
@@ -148,7 +149,7 @@ class _Progress:
     return Result(self.runs[i], records, diverged_step, snapshot, self._seconds())
 
   def partial(self, step: int) -> Partial:
-    """Returns the progress before `step`, which must be the next step to train."""
+    """Returns the progress so far; `step` must be the next step to train."""
     params, opt_state = self.fetch((self.state.params, self.state.opt_state))
     seconds = np.float64(self._seconds())
     return Partial(np.int32(step), params, opt_state, self._all_records(), seconds)
@@ -156,8 +157,8 @@ class _Progress:
   def fetch(self, tree: PyTree[Array]) -> PyTree[np.ndarray]:
     """Copies arrays from the devices to the host; returns leaves [runs, ...].
 
-    The arrays must be copied because the next call overwrites them. Devices that share a run hold
-    equal values, also across processes, so one device is read for each run.
+    The arrays must be copied because the next call overwrites them. Each run is read from one
+    device, because all devices that share the run hold equal values, even across processes.
     """
     drop = len(self.program.leading_axes)
 
@@ -176,12 +177,12 @@ class _Progress:
 
 
 def _fill_slots(runs: Sequence[Run], program: Program) -> list[Run]:
-  """Pads the runs to the number that the program trains at once, by repeating the first run."""
+  """Returns one run for each slot: the round's runs, then copies of the first run."""
   return [*runs, *[runs[0]] * (program.runs_per_round - len(runs))]
 
 
 def _to_slots(partial: Partial, program: Program, layout: Layout) -> TrainState:
-  """Returns the train state of a resumed round, with leaves [devices, ...] for the program."""
+  """Converts a resumed round's progress to the program's train state, leaves [devices, ...]."""
 
   def to_slots(a: Shaped[np.ndarray, "runs ..."]) -> Shaped[np.ndarray, "devices ..."]:
     spare = np.repeat(a[:1], program.runs_per_round - len(a), axis=0)
@@ -194,10 +195,10 @@ def _to_slots(partial: Partial, program: Program, layout: Layout) -> TrainState:
 
 
 def _recorded(records: Record, first_step: int, settings: Settings) -> Record:
-  """Selects the records to keep from those of a call, whose leaves are [runs, CHUNK, ...].
+  """Selects the records to keep from those that one call returned, leaves [runs, CHUNK, ...].
 
-  Entries past the last step are dropped. Norms and measures are kept only at the steps from
-  `recorded_steps`.
+  Entries past the sweep's last step are dropped. Norms and measures are kept only at the steps that
+  `recorded_steps` returns.
   """
   steps = np.arange(first_step, min(first_step + CHUNK, settings.steps + 1))
   recorded = np.flatnonzero(np.isin(steps, recorded_steps(settings)))
@@ -205,7 +206,7 @@ def _recorded(records: Record, first_step: int, settings: Settings) -> Record:
 
 
 def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
-  """Selects run i from records of `_recorded`, up to the step at which it diverged, if it did."""
+  """Selects run i from records returned by `_recorded`, up to the run's diverged step, if any."""
   finite = records.finite[i]
   count = len(finite) if finite.all() else int(np.argmin(finite)) + 1
   steps = np.arange(first_step, first_step + count)
@@ -221,6 +222,6 @@ def _rows(records: Record, every: _Index, some: _Index) -> Record:
 
 
 def _draw(run: Run, step: int, task: Task) -> Batch:
-  """Draws once more the batch on which the program trained a run at a step."""
+  """Draws again the batch on which the program trained `run` at `step`."""
   _, data_key = jax.random.split(jax.random.key(np.uint32(run.seed)))
   return jax.device_get(jax.jit(task.batch)(task.data, jax.random.fold_in(data_key, step)))

@@ -1,4 +1,4 @@
-"""Builds the parts of a run: numbers, network, optimizer, and arguments of the time loop."""
+"""Builds the parts of a run: numeric settings, network, optimizer, and arguments of `update`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rnn_jax.types import Array
 class Numbers(NamedTuple):
   """The numeric settings in which runs of a group may differ.
 
-  They are traced arguments of the group's program, so that all its runs share the program.
+  They are traced arguments of the group's program, so that all runs of the group share the program.
   """
 
   seed: ArrayLike
@@ -40,13 +40,13 @@ def network(
   vocabulary_size: int | None,
   **options: Any,
 ) -> DeepRNN:
-  """Builds the model of a run; `options` are cell options, which `make_cell` takes."""
+  """Builds the model of a run; `options` are cell options, which are passed to `make_cell`."""
   cells = [make_cell(cell, hidden_size, **options)] * depth
   return DeepRNN(cells, output_size, vocabulary_size)
 
 
 def numbers_of(run: Run, settings: Settings) -> Numbers:
-  """Returns a run's numeric settings; one that is None gets a value that has no effect."""
+  """Returns a run's numeric settings; a setting that is None becomes a number without effect."""
   full = settings.sequence_length
   return Numbers(
     np.uint32(run.seed),
@@ -59,19 +59,19 @@ def numbers_of(run: Run, settings: Settings) -> Numbers:
 
 
 def optimizer_of(run: Run, settings: Settings, numbers: Numbers) -> optax.GradientTransformation:
-  """Builds the optimizer of the run that has the given numbers.
+  """Builds the optimizer of the run whose numeric settings are `numbers`.
 
-  `run` may be any run of the same group: only its `clip_by` is read.
+  `run` may be any run of the same group, because only its `clip_by` is read.
   """
   rate, limit = numbers.learning_rate, numbers.clip_norm
   return make_optimizer(settings.optimizer, rate, limit, run.clip_by)
 
 
 def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
-  """Returns `truncation` and `clip_carry`, the arguments of `update` that concern time.
+  """Returns the arguments `truncation` and `clip_carry` of `rnn_jax.training.update`.
 
-  The values are those of the run that has the given numbers. `run` may be any run of the same
-  group: only its `clip_by` is read.
+  Their values are those of the run whose numeric settings are `numbers`. `run` may be any run of
+  the same group, because only its `clip_by` is read.
   """
   limit = numbers.clip_norm if run.clip_by == "carry" else None
   return {"truncation": numbers.truncation, "clip_carry": limit}
@@ -85,8 +85,8 @@ def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) 
     step: the step.
     data_parallel: number of devices that share a batch; each device gets a key of its own.
   """
-  # The key of a step's batch is fold_in(data_key, step). Steps are below 2³¹, so no batch has the
-  # key fold_in(data_key, 2³² − 1).
+  # The key of a step's batch is fold_in(data_key, step). Steps are below 2³¹, so folding in 2³² − 1
+  # gives a key that no batch uses.
   key = jax.random.fold_in(jax.random.fold_in(data_key, np.uint32(2**32 - 1)), step)
   if data_parallel == 1:
     return key

@@ -1,8 +1,8 @@
 """Trains runs of a sweep in this process, with checkpoints from which a later process resumes.
 
 If several processes train each run together, only process 0 reads and writes the sweep's folder.
-All processes compile programs and train rounds in the same order, and stop after the same call of a
-program.
+All processes compile programs and train rounds in the same order. If they are stopped, all stop
+after the same call of a program.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OnProgress = Callable[[Run, str, float, float | None], None]
 
 
 class Stopped(Exception):
-  """Raised when training has stopped because it was asked to; the progress so far is on disk."""
+  """Raised when training was asked to stop and has stopped. The progress so far is on disk."""
 
 
 def train_runs(
@@ -43,12 +43,12 @@ def train_runs(
   Args:
     sweep: the whole sweep; its folder must be prepared.
     ids: ids of the runs to train.
-    stop: returns whether to stop; called after each call of a program and, if this process trains
-      alone, while it waits for a compilation.
-    on_progress: called as runs progress.
+    stop: returns whether to stop. It is called before each round, after each call of a program and,
+      if this process trains alone, while it waits for a compilation.
+    on_progress: called as runs progress; see `OnProgress`.
   Raises:
     Stopped: if `stop` returned True.
-    ValueError: if a checkpoint was saved with another configuration.
+    ValueError: if a checkpoint was saved with a different configuration.
     OSError: if the folder cannot be read or written.
     jax.errors.JaxRuntimeError, MemoryError: if a round fails and several processes train together,
       since the other processes cannot be told to skip the round. A single process records the
@@ -82,7 +82,7 @@ def train_runs(
 
 
 def _stop_if_asked(stop: Callable[[], bool], *_: object) -> None:
-  """Raises `Stopped` in all processes if one of them was asked to stop."""
+  """Raises `Stopped` in all processes if any of them was asked to stop."""
   if hosts.any_of(stop()):
     raise Stopped
 
@@ -91,7 +91,7 @@ def _compile_ahead(
   groups: Sequence[Sequence[Run]], sweep: Sweep, stop: Callable[[], bool]
 ) -> Iterator[Future[Program]]:
   """Yields each group's program, as a finished future, while a thread compiles the next program."""
-  # The pool is not shut down, since a process that stops should not wait for a compilation.
+  # Never shut the pool down, because a process that stops would then wait for a compilation.
   thread = ThreadPoolExecutor(1)
 
   def compile_next(runs: Sequence[Run]) -> Future[Program]:
@@ -102,7 +102,8 @@ def _compile_ahead(
   ahead = compile_next(groups[0])
   for following in [*groups[1:], None]:
     while not concurrent.futures.wait([ahead], timeout=0.1).done:
-      # Several processes must stop together, so they stop only while they train.
+      # Only a process that trains alone may stop here. Several processes must stop at the same
+      # point, but they call `stop` here at different times, so they stop only while they train.
       if jax.process_count() == 1 and stop():
         raise Stopped
     now = ahead
@@ -156,8 +157,8 @@ def _append_records(
 def _finish_run(sweep: Sweep, result: Result) -> None:
   """Writes a run's result; if the run diverged, also writes `replay.npz`.
 
-  The status of a diverged run says where the first non-finite value is. The diverged step can be
-  recomputed from `replay.npz`.
+  The status of a diverged run holds the location of its first non-finite value. The diverged step
+  can be recomputed from `replay.npz`.
   """
   diverged = divergence.diverged_step(result, sweep.settings, sweep.task)
   nonfinite = replay = None
@@ -174,10 +175,15 @@ def _save_or_stop(
   step: int,
   partial: Callable[[], Partial],
 ) -> None:
-  """Saves the progress before `step` if a checkpoint is due or training was asked to stop.
+  """Saves the progress so far if a checkpoint is due or training was asked to stop.
 
+  Args:
+    writer: writes the round's checkpoints.
+    stop: returns whether to stop.
+    step: the next step to train.
+    partial: returns the progress so far.
   Raises:
-    Stopped: if training was asked to stop, once the checkpoint is on disk.
+    Stopped: if training was asked to stop. It is raised after the checkpoint is on disk.
   """
   stopping = hosts.any_of(stop())
   if stopping or writer.is_due(step):

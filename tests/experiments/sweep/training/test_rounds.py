@@ -1,4 +1,4 @@
-"""Rounds: runs of one group, trained at the same time."""
+"""Tests `train_round`, which trains several runs of one group at the same time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GROUPS = {run.cell: run for run in (RUNS[0], LSTM)}
 
 @functools.cache
 def compiled(cell: str, num_devices: int, data_parallel: int, together: int) -> Program:
-  """Compiles a group's program once for all tests, which spend most of their time compiling."""
+  """Compiles a group's program once for all tests, because most of their time is compilation."""
   layout = Layout(jax.local_devices()[:num_devices], data_parallel, together)
   runs = [GROUPS[cell]] * (num_devices // data_parallel * together)
   return compile_group(runs, SETTINGS, TASK, layout)
@@ -61,8 +61,8 @@ def test_records_depend_neither_on_devices_nor_on_other_runs():
     (alone,) = trained([result.run], 1)
     jax.tree.map(np.testing.assert_array_equal, alone.records, result.records)
   losses = [result.records.loss for result in together]
-  assert not np.array_equal(losses[0], losses[1])  # their seeds differ
-  assert not np.array_equal(losses[0], losses[2])  # their truncations differ
+  assert not np.array_equal(losses[0], losses[1])  # the two seeds differ
+  assert not np.array_equal(losses[0], losses[2])  # the two truncations differ
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -90,7 +90,7 @@ def test_records_hold_the_share_clipped_at_each_time_step():
   assert ((share >= 0) & (share <= 1)).all() and (share > 0).any() and (share < 1).any()
   np.testing.assert_allclose(records.clipped[RECORDED], share.mean(axis=(1, 2)), rtol=1e-6)
   np.testing.assert_array_equal(records.clipped_norm, records.grad_norm)
-  # Where no example's norm exceeds the limit, the geometric mean of the norms does not either.
+  # If no example's norm exceeds the limit, neither does the geometric mean of the norms.
   joint = np.log10(
     sum(100 ** run.records.norms[f"log10_grad_norm{leaf}"] for leaf in ("", "_cell"))
   )
@@ -113,7 +113,8 @@ def test_gain_and_bias_of_a_run_reach_its_params():
   start = [
     result.records.measures["lag"]["log10_lag_norm_cell"][0, 0] for result in (base, gain, bias)
   ]
-  # With the forget gate open the cell state keeps the gradient: σ(5)^10 = 0.94, σ(1)^10 = 0.04.
+  # Each step multiplies the cell state's gradient by about σ(forget_bias). In 10 steps, this is a
+  # factor of σ(5)¹⁰ = 0.94 or of σ(1)¹⁰ = 0.04.
   assert start[2][11] - start[2][1] > -0.2
   assert start[0][11] - start[0][1] < -0.8
   assert not np.array_equal(start[0], start[1])
@@ -141,7 +142,7 @@ def test_sharing_batches_and_devices_changes_records_only_by_rounding():
 @pytest.mark.timeout(120)
 @pytest.mark.usefixtures("optax_promotion")
 def test_devices_that_share_batches_do_not_deadlock_in_a_long_run(monkeypatch):
-  """Makes 201 calls of a program, enough to deadlock if calls did not wait for earlier ones."""
+  """Calls a program 201 times, enough for a deadlock if a call did not wait for earlier ones."""
   for module in ("program", "rounds"):
     monkeypatch.setattr(f"experiments.sweep.training.{module}.CHUNK", 10)
   settings = Settings("adding", "stdlib", 4, 4, 4, 2000, "sgd", 1000, "", 1000)
@@ -176,7 +177,7 @@ def test_a_diverged_run_ends_at_that_step_and_does_not_affect_others():
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_options_width_and_masks_reach_the_network(monkeypatch):
-  """Compares a zoneout network's losses with those of a plain training loop with the same keys."""
+  """Compares a zoneout network's losses with those of a plain training loop that has equal keys."""
 
   def noisy(hidden_size, *, activation="tanh"):
     return zoneout(make_cell("elman", hidden_size, activation=activation), 0.5)
@@ -208,7 +209,7 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize(("num_devices", "together"), [(3, 1), (2, 2)])
 def test_a_resumed_round_yields_the_same_bits(num_devices, together):
-  """Of a round of three runs, the two that did not diverge are resumed from step 100 of 110."""
+  """One of a round's three runs diverges; the other two are resumed from step 100 of 110."""
   wild = Run("elman", 1, None, 0, 1e30, None, 1.0, None)
   runs = [RUNS[0], wild, RUNS[1]]
   layout = Layout(jax.local_devices()[:num_devices], runs_per_device=together)

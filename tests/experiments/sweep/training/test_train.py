@@ -1,4 +1,4 @@
-"""Interrupted runs get the records of uninterrupted runs; a failed run does not stop the others."""
+"""Interrupted runs get the same records as uninterrupted ones; a failed run stops no other run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from experiments.sweep.training import train as training
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
 
-# Four runs, which on one device are four rounds. Every second run diverges in its first call of the
-# program; the others take three calls.
+# Four runs, which form four rounds on one device. Every second run diverges in its first call of
+# the program; the other runs take three calls.
 FLAGS = (
   *("--task=adding", "--cell=elman", "--seed=0,1", "--learning_rate=0.01,1e30", "--hidden_size=4"),
   *("--sequence_length=8", "--batch_size=4", "--steps=120", "--log_every=30"),
@@ -37,8 +37,8 @@ def resolve(sweep_flags, monkeypatch):
       sweep_flags(["sweep", *FLAGS, *more, f"--output_dir={folder}"])
       sweep = resolve_flags([])
       locking.prepare(sweep)
-    # Compile here: while `train_runs` waits for a compilation, it calls `stop` an unpredictable
-    # number of times.
+    # Compile here, because `train_runs` would call `stop` an unpredictable number of times while it
+    # waits for a compilation.
     with jax.numpy_dtype_promotion("standard"):  # applies to this thread only
       compile_once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
     return sweep
@@ -49,7 +49,8 @@ def resolve(sweep_flags, monkeypatch):
 def train(sweep, calls=None):
   """Trains the unfinished runs; returns whether training was stopped.
 
-  `stop` returns False in its first `calls` calls, and then True; always False if `calls` is None.
+  The first `calls` calls of `stop` return False, and all later ones True. If `calls` is None, every
+  call returns False.
   """
   left = [name for name in sweep.ids if not run_files.is_done(sweep.folder, name)]
   asked = iter(range(calls if calls is not None else 10**9))
@@ -120,7 +121,7 @@ def test_damaged_checkpoints_are_reported_and_not_resumed_from(
   resolve, whole, tmp_path, capsys, what, damage
 ):
   one = ("--seed=0", "--learning_rate=0.01")
-  assert train(resolve(tmp_path, *one), calls=2)  # stops when two checkpoints are written
+  assert train(resolve(tmp_path, *one), calls=2)  # stops after two checkpoints are written
   paths = [path for path in (tmp_path / "checkpoints").glob(what) if path.is_file()]
   assert paths
   for path in paths:
@@ -154,7 +155,7 @@ def test_a_checkpoint_of_another_sweep_is_refused(resolve, tmp_path):
 
 
 def broken(hidden_size, *, scale=1.0):
-  """Builds a cell that calls a missing foreign function, so that it does not compile."""
+  """Builds a cell that does not compile, because it calls a missing foreign function."""
   cell = make_cell("elman", hidden_size)
 
   def update(params, carry, drive, recurrent):
@@ -165,7 +166,7 @@ def broken(hidden_size, *, scale=1.0):
   return cell._replace(update=update)
 
 
-def test_a_cell_that_does_not_compile_does_not_stop_the_others(
+def test_a_cell_that_does_not_compile_does_not_stop_other_runs(
   monkeypatch, tmp_path, sweep_in_process, capsys
 ):
   works = CELLS["irnn"]
