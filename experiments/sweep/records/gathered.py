@@ -181,7 +181,7 @@ def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, An
 
 
 def _axes(folder: Path, name: str) -> dict[str, object]:
-  """Reads a run's config.json; returns its values of the sweep's axes, options and hidden size."""
+  """Returns a run's settings by name, read from the run's config.json."""
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
   return {
@@ -251,7 +251,7 @@ def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, object]:
 def _farthest(norms: xr.Dataset) -> Float[np.ndarray, " step"]:
   """Returns layer 1's `log10_lag_norm` at the largest lag, for each step.
 
-  NaN at steps at which it was not measured.
+  The value is NaN at steps that are not measured.
   """
   if "log10_lag_norm" not in norms:
     return np.full(norms.sizes["step"], np.nan)

@@ -27,8 +27,8 @@ class Record(NamedTuple):
     clipped: 1 if the gradient was clipped, else 0. With `--clip_by=carry`, the share of all dL/dh_t
       (over examples, layers and time steps) that were clipped.
     finite: whether loss, grad_norm and the updated params are finite.
-    norms: arrays [layer, time] by name. `log10_grad_norm` is log₁₀ ‖dL/dh_t‖ of each example's own
-      training loss, averaged over the batch (the logarithm of the geometric mean). Each further
+    norms: arrays [layer, time] by name. `log10_grad_norm` is the batch mean of log₁₀ ‖dL/dh_t‖ (the
+      logarithm of the geometric mean), where L is each example's own training loss. Each further
       leaf of the carry has an array of its own, such as `log10_grad_norm_cell` for an LSTM's cell
       state. With `--clip_by=carry`, `clipped_share` is the share of examples whose dL/dh_t was
       clipped.

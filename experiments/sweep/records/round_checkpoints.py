@@ -151,8 +151,8 @@ def remove(path: Path) -> None:
 def clear(folder: Path) -> None:
   """Deletes the checkpoints of rounds whose runs have all finished or diverged.
 
-  They are left over if resuming divided the runs into different rounds, because each round deletes
-  only its own checkpoints. The caller must hold the folder's lock.
+  Such checkpoints are left over if resuming divided the runs into different rounds, because each
+  round deletes only its own checkpoints. The caller must hold the folder's lock.
   """
   for path, ids in every(folder):
     if all(run_files.is_done(folder, name) for name in ids):

@@ -56,7 +56,7 @@ def status(folder: Path, run_id: str) -> Status:
 
 
 def statuses(folder: Path, ids: Iterable[str]) -> dict[str, Status]:
-  """Returns each run's `status` by its id."""
+  """Returns the status of each run by run id; see `status`."""
   return {run_id: status(folder, run_id) for run_id in ids}
 
 

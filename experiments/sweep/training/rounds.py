@@ -61,9 +61,9 @@ def train_round(
 ) -> Iterator[Result]:
   """Trains at most `program.runs_per_round` runs of one group at the same time.
 
-  A run's records do not depend on the other runs or on the number of devices. The number of devices
-  that share a batch and the number of runs that a device trains at a time change records only by
-  rounding. A resumed round yields the same records as an uninterrupted one.
+  A run's records do not depend on the other runs or on the number of devices. They depend only by
+  rounding on how many devices share a batch and on how many runs a device trains at a time. A
+  resumed round yields the same records as an uninterrupted one.
 
   Args:
     program: the group's program, from `compile_group`.

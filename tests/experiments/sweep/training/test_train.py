@@ -39,7 +39,7 @@ def resolve(sweep_flags, monkeypatch):
       locking.prepare(sweep)
     # Compile here, because `train_runs` would call `stop` an unpredictable number of times while it
     # waits for a compilation.
-    with jax.numpy_dtype_promotion("standard"):  # applies to this thread only
+    with jax.numpy_dtype_promotion("standard"):  # affects only this thread
       compile_once(list(sweep.ids.values()), sweep.settings, sweep.task, sweep.layout)
     return sweep
 
