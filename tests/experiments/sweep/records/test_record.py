@@ -1,4 +1,4 @@
-"""The steps that are recorded, and the location of the first non-finite value as JSON and text."""
+"""Tests which steps are recorded, and how a `NonFinite` is converted to text and from JSON."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def resolve(sweep_flags, monkeypatch):
 def train(sweep, calls=None):
   """Trains the unfinished runs; returns whether training was stopped.
 
-  The first `calls` calls of `stop` return False, and all later ones True. If `calls` is None, every
-  call returns False.
+  The `stop` callback of `train_runs` returns False in its first `calls` calls, and then True. If
+  `calls` is None, it always returns False.
   """
   left = [name for name in sweep.ids if not run_files.is_done(sweep.folder, name)]
   asked = iter(range(calls if calls is not None else 10**9))
