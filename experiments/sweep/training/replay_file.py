@@ -32,7 +32,7 @@ from rnn_jax.types import Array
 
 
 def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
-  """Returns the contents of `replay.npz`: the snapshot's arrays, and one JSON text, `about`."""
+  """Returns the contents of `replay.npz`: the snapshot's arrays and the rest as JSON in `about`."""
   about = {
     "run": dataclasses.asdict(diverged.run),
     "settings": dataclasses.asdict(diverged.settings),
