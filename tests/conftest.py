@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -68,6 +69,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ["JAX_PLATFORMS"] == "cpu":
   jax.config.update("jax_num_cpu_devices", 4)
+
+
+def pytest_collectstart() -> None:
+  """Imports large packages, which the import hook would compile anew instead of reading .pyc files.
+
+  It does so to every module that is first imported while it loads a checked one. The controller of
+  pytest-xdist collects no tests, and so imports none of them.
+  """
+  for package in (
+    *("beartype", "flax.linen", "flax.nnx", "optax", "orbax.checkpoint"),
+    *("matplotlib.pyplot", "scipy.optimize", "scipy.special", "xarray"),
+  ):
+    importlib.import_module(package)
 
 
 @pytest.fixture(scope="session", autouse=True)
