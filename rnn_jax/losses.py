@@ -97,7 +97,7 @@ def masked_mean(
 
 
 def bits(nats: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """Converts nats to bits, nats / ln 2: for a model of characters, the bits per character."""
+  """Converts nats to bits: nats / ln 2. A character model's loss becomes bits per character."""
   return nats / math.log(2)
 
 

@@ -171,7 +171,7 @@ def product(
   left: Float[np.ndarray, "M N"],
   right: Float[np.ndarray, "K L"],
 ) -> Callable[[], None]:
-  """Returns a callable that applies `function` to two matrices in torch, for `timing`."""
+  """Returns a function without arguments that applies `function` to two matrices in torch."""
   a, b = (torch.tensor(matrix, device=device()) for matrix in (left, right))
   return _blocking(lambda: function(a, b))
 

@@ -214,7 +214,7 @@ def _settings(saved: Mapping[str, Any]) -> Settings:
   # A model.json that was saved before cells had options lacks this entry.
   layers["options"] = tuple((name, value) for name, value in layers.get("options", ()))
   settings = Settings(**{**saved, "layers": Layers(**layers)})
-  # --evaluate uses both sizes; all other sizes are checked by the network.
+  # `--evaluate` uses these two; the network checks all other sizes.
   for name in ("window", "batch_size"):
     checks.integer(name, getattr(settings, name))
   return settings

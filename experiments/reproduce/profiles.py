@@ -29,16 +29,16 @@ def mean_profiles(
   scales: Sequence[float],
   seeds: Sequence[int],
 ) -> Float[np.ndarray, "values scales seeds lags"]:
-  """Returns log₁₀ ‖∂(v · h_T)/∂h_{T−k}‖ for v ~ N(0, I) and x ~ N(0, I), averaged over a batch.
+  """Returns log₁₀ ‖∂(v · h_T)/∂h_{T−k}‖ for v and x ~ N(0, I), the log averaged over a batch.
 
   Args:
     make: function that returns a cell of hidden size HIDDEN, given one of `values` as a tracer.
     values: numbers that distinguish the cells, such as recurrent gains.
     scales: factors on the input kernel, whose entries have variance ½ at initialization; a factor
       s gives them the standard deviation w_i = s / √2.
-    seeds: seeds of params, inputs and v.
+    seeds: seeds for the params, the inputs and v.
   Returns:
-    The profiles; for an LSTM, those of the carry's leaf `hidden`.
+    The profiles. For an LSTM, h is the carry's leaf `hidden`.
   """
 
   def one(

@@ -70,7 +70,8 @@ def rg_lru(
     check_cell_init(key, input_size, dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, ring_key = jax.random.split(key)
-    rate = -on_ring(ring_key, hidden_size, min_radius, max_radius, dtype)  # softplus Λ
+    # `rate` is softplus(Λ); its inverse, ln(exp(rate) − 1), gives Λ.
+  rate = -on_ring(ring_key, hidden_size, min_radius, max_radius, dtype)
     return {
       "w_x": input_kernel(x_key, (input_size, 3 * hidden_size), dtype),
       "b": jnp.zeros(3 * hidden_size, dtype),

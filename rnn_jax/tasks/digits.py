@@ -73,10 +73,11 @@ def digits(batch_size: int | None, part: Part = "train") -> Task:
 
     x_1 = the 64 pixels;  target at t = 1: the digit, class 0 … 9
 
-  The baseline loss is that of predicting each digit's frequency in the training part, −Σ p ln p.
+  The baseline loss is −Σ p ln p with p the digits' frequencies in the training split: the loss of
+  always predicting these.
 
   Args:
-    batch_size: B, number of images per batch, drawn without repeats; None for the whole part.
+    batch_size: B, number of images per batch, drawn without repeats; None for the whole split.
     part: `train` or `test`, as in `load_images`.
   Returns:
     The Task, whose batches have xs [1, B, 64] and targets [1, B].
@@ -94,11 +95,12 @@ def sequential_digits(
 
     x_t = pixel t;  target at t = 64: the digit, class 0 … 9
 
-  The baseline loss is that of predicting each digit's frequency in the training part, −Σ p ln p.
+  The baseline loss is −Σ p ln p with p the digits' frequencies in the training split: the loss of
+  always predicting these.
 
   Args:
     sequence_length: T, which must be 64.
-    batch_size: B, number of images per batch, drawn without repeats; None for the whole part.
+    batch_size: B, number of images per batch, drawn without repeats; None for the whole split.
     part: `train` or `test`, as in `load_images`.
     pooled: whether the network has a single output per sequence. If True, targets and mask are
       [1, B].
@@ -146,7 +148,7 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
   this position in the training part.
 
   Args:
-    batch_size: B, number of images per batch, drawn without repeats; None for the whole part.
+    batch_size: B, number of images per batch, drawn without repeats; None for the whole split.
     part: `train` or `test`, as in `load_images`.
   Returns:
     The Task, whose batches have xs = DecoderInputs(source [B, 64], None, tokens [6, B]), targets

@@ -14,7 +14,7 @@ from experiments.reproduce.figure import Check, Figure, Outcome, absolute, at_le
 from experiments.reproduce.training import sweep
 from rnn_jax.tasks import adding
 
-TAIL = 100  # number of last updates whose mean loss is the final loss
+TAIL = 100  # the final loss is the mean over the last TAIL updates
 GATED, SIMPLE = 5e-3, 0.15
 SEQUENCES = 20_000
 

@@ -33,7 +33,7 @@ SEEDS = (0, 1, 2, 3, 4)
 UPDATES, CALL = 25_000, 1000  # CALL: number of updates between tests
 SEQUENCES, AT_A_TIME, SOLVED = 10_000, 1000, 0.01
 MEAN = "CR, mean over steps"
-# For each method: the clip norm, and the weight of Ω as a function of the number of steps.
+# For each method: the clip norm, and the weight of Ω as a function of the sequence length.
 METHODS = {
   "SGD": (math.inf, lambda steps: 0.0),
   "C": (CLIP_NORM, lambda steps: 0.0),

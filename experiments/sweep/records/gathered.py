@@ -170,7 +170,7 @@ def _gather_gradients(folder: Path, states: Mapping[str, Status]) -> xr.Dataset:
 
 
 def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, Any]:
-  """Returns the coordinates along `run`: each run's settings, status and diverged step."""
+  """Returns the coordinates of dimension `run`: settings, status, and step of divergence."""
   axes = [_axes(folder, name) for name in states]
   columns: dict[str, Any] = {name: [row[name] for row in axes] for name in axes[0]}
   for name in ("depth", "seed", "hidden_size"):

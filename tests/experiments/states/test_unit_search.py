@@ -33,7 +33,8 @@ def test_planted_units_are_ranked_by_their_held_out_correlation():
   quotes = (np.arange(T) // 7 % 2).astype(float)
   first = np.arange(T) < T // 2
   hidden, gate = draw(T, 6), draw(T, 4, seed=1)
-  # Hidden unit 2 tracks quotes in the first half only, unit 4 in both; unit 5 changes its sign.
+  # Hidden unit 2 tracks quotes in the first half only, unit 4 in both; unit 5
+  # tracks them with the opposite sign in the second half.
   hidden[:, 2] = np.where(first, quotes, hidden[:, 2])
   hidden[:, 4] = quotes + 0.5 * hidden[:, 4]
   hidden[:, 5] = np.where(first, quotes, -quotes) + 0.1 * hidden[:, 5]
