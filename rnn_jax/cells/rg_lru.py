@@ -71,7 +71,7 @@ def rg_lru(
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, ring_key = jax.random.split(key)
     # `rate` is softplus(Λ); its inverse, ln(exp(rate) − 1), gives Λ.
-  rate = -on_ring(ring_key, hidden_size, min_radius, max_radius, dtype)
+    rate = -on_ring(ring_key, hidden_size, min_radius, max_radius, dtype)
     return {
       "w_x": input_kernel(x_key, (input_size, 3 * hidden_size), dtype),
       "b": jnp.zeros(3 * hidden_size, dtype),
