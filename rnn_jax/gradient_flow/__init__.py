@@ -20,9 +20,11 @@ Terms:
   paths through later steps and through the layers above.
 - The drive of a step is the input's part of the pre-activation, `cell.project(params, xs)`.
 - The joint carry s_t is all leaves of a layer's carry (an LSTM's h and c) as one real vector.
-- The lag k of a gradient ∂L_s/∂h_{s−k} is the number of steps it reaches back from the loss.
+- The lag k of a gradient ∂L_s/∂h_{s−k}, where L_s is the loss at step s, is the number of steps
+  from the carry to the loss.
 
-Each docstring states what is averaged, for which leaves of the carry, and what the measure costs.
+Each measure's docstring states what is averaged, which leaves of the carry are covered, and the
+cost.
 
 | needs | measures |
 |---|---|
@@ -30,10 +32,10 @@ Each docstring states what is averaged, for which leaves of the carry, and what 
 | the dynamics | `step_jacobians`, `jacobian_norm`, `singular_values`, `lyapunov_spectrum` |
 | the forward pass | `gate_values`, `saturation`, `sensitivity` |
 
-`truncation_bias` returns a NamedTuple that compares the gradients of all layers together and, in
-separate fields, each layer's. The measures of the dynamics act on each layer's joint carry and hold
-the layer's inputs constant. For the dynamics of a deep network as a whole, pass the network as one
-cell: `measure([stack(cells)], [params], xs)`.
+`truncation_bias` returns a NamedTuple with separate fields for the gradient of all layers together
+and for that of each layer alone. The measures of the dynamics act on each layer's joint carry and
+hold the layer's inputs constant. For the dynamics of a deep network as a whole, pass the network as
+one cell: `measure([stack(cells)], [params], xs)`.
 
 `saliency` and `first_nonfinite` include the embedding and the readout, so they take a `DeepRNN`.
 `decay_rate`, `half_life`, `effective_memory` and `choose_truncation` summarize a lag profile.

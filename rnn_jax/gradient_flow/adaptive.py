@@ -17,27 +17,28 @@ _LN10 = math.log(10)
 def choose_truncation(profile: PyTree[AnyArray], tolerance: float | AnyArray) -> Int[Array, ""]:
   """Returns the smallest truncation k whose estimated relative bias δ(k) is at most `tolerance`.
 
-    φ_k = E ‖∂L_s/∂h_{s−k}‖      measured at lags k = 0 … T−1
+    φ_k = mean ‖∂L_s/∂h_{s−k}‖   measured at lags k = 0 … T−1
     ln φ_k ≈ a + k ln β          least-squares line through the later half of the lags
     E(k) = Σ_{k ≤ j < T} φ_j + e^a β^T / (1 − β)      δ(k) = E(k) / Σ_{j<k} φ_j
     k = min {k < T : δ(k) ≤ tolerance},      T if there is none
 
-  A gradient that reaches back k − 1 steps contains the lags below k. E(k) estimates what it lacks:
-  the measured norms at lags k … T−1, plus the sum of the fitted exponential over all lags from T.
-  Lags with φ = 0 are left out of the fit; if fewer than two lags remain, the sum from T is omitted.
-  The result is T if the norms do not decay (β ≥ 1), if a norm is not finite, or if all are zero.
+  A gradient truncated to k steps includes the lags 0 … k−1. E(k) estimates the part that it lacks:
+  the measured norms at lags k … T−1, plus the fitted exponential summed over all lags from T on.
+  Lags with φ = 0 are left out of the fit. If fewer than two lags remain, the sum from T on is
+  omitted. The result is T if the norms do not decay (β ≥ 1), if a norm is not finite, or if all
+  norms are zero.
 
-  Convention: for each example and position, all leaves of the profile (of every layer, and both an
-  LSTM's hidden and its cell) form one vector. φ_k is the arithmetic mean of that vector's norm over
-  examples and positions, computed in the log domain, so norms may lie far outside the float range.
-  Norms are added as if the gradients of all lags pointed in the same direction: δ compares the part
-  that is cut off with the part that is kept, before any cancellation.
+  Convention: for each example and position s, all leaves of the profile (of every layer, and both
+  an LSTM's hidden and its cell) form one vector. φ_k is the arithmetic mean of that vector's norm
+  over examples and positions. It is computed in the log domain, so norms may lie far outside the
+  float range. δ adds norms as if the gradients at all lags pointed in the same direction, so it
+  ignores cancellation between lags.
 
   Cost: O(T).
 
   Args:
     profile: from `lag_profile`: pytree of log₁₀ norms, leaves [T, ...] with the lag on the first
-      axis, T at least 2.
+      axis. T must be at least 2.
     tolerance: the largest acceptable δ, above 0 and below 1; a number or a traced scalar.
   Returns:
     k, int32 scalar, from 1 to T.
@@ -65,7 +66,7 @@ def choose_truncation(profile: PyTree[AnyArray], tolerance: float | AnyArray) ->
 
 
 def _check_lags(leaves: list[Array]) -> int:
-  """Returns the number of lags, at least two; raises if the leaves differ in it or in size."""
+  """Returns T, the number of lags; raises if T < 2, or if the leaves differ in T or in size."""
   shapes = [jnp.shape(leaf) for leaf in leaves]
   lags = {shape[:1] for shape in shapes}
   if len(lags) != 1 or () in lags:
@@ -79,7 +80,7 @@ def _check_lags(leaves: list[Array]) -> int:
 
 
 def _beyond(phi: Float[Array, " T"], start: int) -> tuple[Bool[Array, ""], Float[Array, ""]]:
-  """Fits a line a + k ln β to ln φ_k over the lags from `start`, and extrapolates it beyond T − 1.
+  """Fits a line a + k ln β to ln φ_k at the lags from `start` on, and extrapolates it beyond T − 1.
 
   Lags with φ_k = 0 are left out of the fit.
 
@@ -87,8 +88,8 @@ def _beyond(phi: Float[Array, " T"], start: int) -> tuple[Bool[Array, ""], Float
     phi: ln φ at the lags 0 … T−1.
     start: the first lag of the fit.
   Returns:
-    (whether the line falls, ln Σ_{k ≥ T} e^a β^k); (True, −inf) if fewer than two lags can be
-    fitted.
+    (whether the line falls, ln Σ_{k ≥ T} e^a β^k); (True, −inf) if fewer than two lags
+    remain.
   """
   later = phi[start:]
   counts = jnp.isfinite(later)

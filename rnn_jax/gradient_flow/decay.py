@@ -19,9 +19,9 @@ def decay_rate(
 
     rate = Σ_k (k − k̄) ln φ_k / Σ_k (k − k̄)²        φ_k ∝ e^(rate · k)
 
-  The rate is negative where the gradient decays and positive where it grows. The fit uses every lag
-  of the range: the rate is −inf if φ is exactly zero at one of them, and NaN if φ is NaN or
-  infinite at one of them.
+  φ_k is the gradient's norm at lag k. The rate is negative where the gradient decays and positive
+  where it grows. The fit includes every lag of the range, so the rate is −inf if φ is exactly zero
+  at any of them, and NaN if φ is NaN or infinite at any of them.
 
   Cost: O(lags).
 
@@ -86,7 +86,7 @@ def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[
     profile: log₁₀ φ_k, [lag, ...], from `lag_profile`.
     epsilon: ε, above 0 and at most 1.
   Returns:
-    The lag k as floats, [...]: inf where no lag of the profile is below ε φ_0 (the memory is longer
+    The lag k as floats, [...]: inf where no φ_k of the profile is below ε φ_0 (the memory is longer
     than the profile); NaN where φ_0 is zero or infinite, or where the profile has a NaN before k.
   Raises:
     TypeError, ValueError: if `profile` has no lags, or if `epsilon` is out of range.
@@ -102,7 +102,7 @@ def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[
 
 
 def _check_profile(profile: ArrayLike) -> Float[Array, "*lags"]:
-  """Returns the profile as an array; raises unless it is floats [lag, ...], at least one lag."""
+  """Returns the profile as an array; raises unless it is floats [lag, ...] with a lag or more."""
   profile = checks.array("profile", profile, "floats")
   if profile.ndim == 0 or profile.shape[0] == 0:
     raise ValueError(f"profile must be [lag, ...] with at least one lag, got {profile.shape}.")

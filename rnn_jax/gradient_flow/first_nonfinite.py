@@ -1,4 +1,4 @@
-"""The first NaN or infinity of a training step: in which layer, time step and tensor it arose."""
+"""The first NaN or infinity of a training step, and the layer, time step and tensor it arose in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NonFinite(NamedTuple):
       - `params`, `update`: the param's name.
     entry: index of the entry in the tensor; (example, unit) in a tensor at one time step.
     value: `nan`, or `inf` for either infinity.
-    largest: largest finite absolute value of all entries up to and including this tensor.
+    largest: largest finite absolute value in all tensors up to and including this one.
     overflow: whether `largest` exceeds the square root of the dtype's largest float (1.8e19 in
       float32). If so, values probably grew until a product overflowed, and nothing else is wrong.
   """
@@ -79,17 +79,20 @@ def first_nonfinite(
 
   Within a step of a layer, the forward order is drive (the input's part of the pre-activation),
   recurrent (the carry's part), carry, output; the backward order is the reverse. All steps of a
-  lower layer come before the first step of the next. With `reverse`, time runs the other way.
+  layer come before the first step of the layer above. With `reverse=True`, the steps of every layer
+  come in the opposite order.
 
   In the backward pass, h_t is the carry after step t, and dL/dh_t is the total derivative of the
-  batch's mean loss. A derivative that becomes non-finite inside step t is reported as `recurrent`
-  or `drive` at t; if only dL/dh_{t−1} is affected, as that leaf of the carry at t−1.
+  batch's mean loss. If a derivative becomes non-finite inside step t, the tensor reported is
+  `recurrent` or `drive` at t. If only dL/dh_{t−1} is affected, it is the leaf of the carry at t−1.
 
   Values that the loss ignores are not checked: xs beyond `lengths`, and the readout, target and
-  loss where the mask is False. Their gradients are checked, since training uses them.
+  loss where the mask is False. Cotangents are checked at these steps, too, because training uses
+  them.
 
   Cost: a training step that keeps every tensor, compiled once for the cells and shapes, and a check
-  of each tensor on the host. It is meant for a step that has gone wrong, and cannot be jitted.
+  of each tensor on the host. The function is meant for a step that has already failed, and cannot
+  be jitted.
 
   Args:
     model, loss, carries, key, **time: see `rnn_jax.training.update`.
@@ -99,8 +102,8 @@ def first_nonfinite(
   Returns:
     The NonFinite; None if everything is finite.
   Raises:
-    TypeError, ValueError: if `model` is pooled, since its loss belongs to no single step, or if
-      `rnn_jax.training.update` would raise.
+    TypeError, ValueError: if `model` is pooled, because a pooled loss belongs to no single step; if
+      the arguments would make `rnn_jax.training.update` raise.
   """
   checks.instance("model", model, DeepRNN)
   if model.pooled:
@@ -116,12 +119,12 @@ def first_nonfinite(
     checks.instance("optimizer", optimizer, optax.GradientTransformation)
     if opt_state is None:
       raise ValueError("opt_state must be given with an optimizer, got None.")
-  if isinstance(time.get("truncation"), int):  # its value is unknown once `step_tensors` traces it
+  if isinstance(time.get("truncation"), int):  # `step_tensors` cannot check a traced value
     checks.integer("truncation", time["truncation"])
   time.pop("remat", None)  # rematerialization does not change values
   if time.get("clip_carry") is not None:
     clipping.check("clip_carry", time["clip_carry"])
-    time["clip_carry"] /= batch.mask.shape[1]  # the mean loss has 1/B of each example's loss
+    time["clip_carry"] /= batch.mask.shape[1]  # the mean loss scales each dL/dh_t by 1/B
   if batch.lengths is not None:
     time["lengths"] = batch.lengths
   model = model.clone(cells=tuple(model.cells))  # a tuple, so that the model is hashable
@@ -189,7 +192,7 @@ def _forward(
 
 
 def _results(step: StepTensors, mask: Bool[AnyArray, "T B"]) -> Iterator[_Tensor]:
-  """Yields readout and loss step by step, zero where the mask is False, then the mean loss."""
+  """Yields readout and loss step by step, zeroed where the mask is False, then the mean loss."""
   results = {"readout": step.forward.readout, "loss": step.forward.loss}
   masked = {name: _where(mask, a) for name, a in results.items()}
   yield from _by_time("forward", None, masked, range(len(mask)))
@@ -240,8 +243,8 @@ def _timeless(phase: str, layer: int | None, tree: PyTree) -> Iterator[_Tensor]:
 def _by_time(
   phase: str, layer: int | None, trees: Mapping[str, PyTree], steps: Iterable[int]
 ) -> Iterator[_Tensor]:
-  """Yields the leaves [T, ...] step by step; within a step, in the order of `trees`."""
-  # Each tree is flattened alone, because flattening a dict would sort its keys.
+  """Yields the slices of leaves [T, ...] step by step; within a step, in the order of `trees`."""
+  # Each tree is flattened separately, because flattening the whole dict would sort its keys.
   named = {name: a for tree in trees.items() for name, a in _named(dict([tree])).items()}
   for t in steps:
     for name, a in named.items():

@@ -37,10 +37,10 @@ def step_jacobians(
 
   Convention: s is the layer's joint carry: the leaves of its carry concatenated into one vector of
   N real numbers, an LSTM's hidden before its cell. s_t is the joint carry after step t, counted
-  from 0, and s_{−1} the initial one. The layer's inputs are held constant; for an upper layer these
-  are the outputs of the layer below.
+  from 0, and s_{−1} is the initial joint carry. The layer's inputs are held constant; for an upper
+  layer these are the outputs of the layer below.
 
-  Cost: N Jacobian-vector products per step; T·B·N² numbers per layer.
+  Cost: N Jacobian-vector products per step and layer; memory for T·B·N² numbers per layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
@@ -70,22 +70,24 @@ def jacobian_norm(
 
     E_v ‖vᵀ ∂s_T/∂s_{T−k}‖² = ‖∂s_T/∂s_{T−k}‖_F² = Σ_i σ_i²        v ~ N(0, I)
 
-  The expectation is estimated by the mean over `num_probes` probes v, which are the same at all
-  lags. The relative standard error of the squared norm is √(2 Σ σ_i⁴ / num_probes) / Σ σ_i². It is
-  at most √(2/num_probes), the value it approaches where one σ_i dominates.
+  The σ_i are the singular values of ∂s_T/∂s_{T−k}. The expectation is estimated by the mean over
+  `num_probes` probes v, which are the same at all lags. The relative standard error of the squared
+  norm is √(2 Σ σ_i⁴ / num_probes) / Σ σ_i². It is at most √(2/num_probes), and it approaches this
+  bound if one σ_i dominates.
 
   Convention: one norm per example. s is a layer's joint carry as in `step_jacobians`; s_T denotes
   the joint carry after the last step. The initial carry is zero. Powers of two are kept in integer
-  exponents, so norms of 10^-900 and 10^+900 are right.
+  exponents, so norms as small as 10^-900 or as large as 10^+900 are correct.
 
-  Cost: one reverse sweep per probe, all in parallel; num_probes · T·B·N numbers per layer.
+  Cost: one reverse sweep per probe, all in parallel; memory for num_probes · T·B·N numbers per
+  layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
     key: draws the probes. Layers whose joint carries have the same size N use the same probes.
     num_probes: number of probes.
   Returns:
-    For each layer: log₁₀ norms [T, B], the lag on the first axis; −inf where the derivative is
+    For each layer: log₁₀ norms [T, B], with the lag on the first axis; −inf where the derivative is
     exactly zero.
   Raises:
     TypeError, ValueError: if `num_probes` is not an integer of at least 1, or if the arguments do
@@ -125,19 +127,20 @@ def singular_values(
   *,
   carries: Sequence[Carry] | None = None,
 ) -> tuple[Float[Array, "T B N"], ...]:
-  """Returns log₁₀ of all singular values of ∂s_T/∂s_{T−k}, k = 0 … T−1, however far apart they are.
+  """Returns log₁₀ of all singular values of ∂s_T/∂s_{T−k}, for the lags k = 0 … T−1.
 
     A_0 = I        A_k = V_k A_{k−1} J_{T−k+1}        σ_i = ‖row i of A_k‖
 
-  V_k is an orthogonal matrix that makes the rows of A_k orthogonal, a product of plane rotations
-  (one-sided Jacobi). Each row has its own integer exponent, so the smallest singular value is as
-  accurate as the largest, even if one is 10^-900 and the other 10^+900. (An SVD of the product
-  would lose all values below ε times the largest.) Each step adds a relative error of about ε times
-  the condition number of J_t.
+  J_t = ∂s_t/∂s_{t−1} is the Jacobian of step t. V_k is an orthogonal matrix, a product of plane
+  rotations (one-sided Jacobi), that makes the rows of A_k orthogonal. Each row has its own integer
+  exponent, so the smallest singular value is as accurate as the largest, even if one is 10^-900 and
+  the other 10^+900. (An SVD of the product would lose all values below ε times the largest, where ε
+  is the dtype's precision.) Each step adds a relative error of about ε times the condition number
+  of J_t.
 
   Convention: one set of values per example. s is a layer's joint carry as in `step_jacobians`; s_T
-  denotes the joint carry after the last step. If a step reduces a direction to the size of its
-  rounding errors, that singular value is −inf from this lag on.
+  denotes the joint carry after the last step. If a step shrinks a direction to the size of the
+  rounding errors, the singular value of that direction is −inf at that lag and at all longer ones.
 
   Cost: O(N³) per step and example, in a few sweeps over all pairs of rows. Reverse-mode
   differentiation is not supported.
@@ -146,7 +149,8 @@ def singular_values(
     cells, params, xs: see `rnn_jax.gradient_flow`.
     carries: the initial carry of each layer, leaves [B, ...]; zeros if None.
   Returns:
-    For each layer: log₁₀ σ [T, B, N], the lag on the first axis, in descending order on the last.
+    For each layer: log₁₀ σ [T, B, N], with the lag on the first axis. On the last axis, the values
+      are in descending order.
   Raises:
     TypeError, ValueError: if the arguments do not fit the layers.
   References:
@@ -172,13 +176,13 @@ def _product_values(cell: Cell, run: Pass) -> Float[Array, "T B N"]:
   identity = jnp.broadcast_to(jnp.eye(size, dtype=s.dtype), (batch_size, size, size))
   start = normalize(Scaled(identity, jnp.zeros((batch_size, size), jnp.int32)))
   later = jax.tree.map(lambda a: a[1:], (run.before, run.drives))
-  # A plain scan instead of `unroll`: the cell has already run; this only multiplies its Jacobians.
+  # A plain scan, not `unroll`, because the cell has already run: this only multiplies Jacobians.
   _, logs = jax.lax.scan(back, start, later, reverse=True)
   return jnp.concatenate([jnp.zeros_like(s)[None], logs[::-1]])
 
 
 def _jacobian(cell: Cell, params: Params, before: Carry, drive: Drive) -> Float[Array, "B N N"]:
-  """Returns ∂s_t/∂s_{t−1} of one step, s being the joint carry, at the carry `before` the step."""
+  """Returns ∂s_t/∂s_{t−1} at the carry `before` step t, where s is the joint carry."""
   s = to_vector(before)
   product = linearized_step(cell, params, before, drive)
   columns = jax.vmap(lambda e: product(jnp.broadcast_to(e, s.shape)), out_axes=2)

@@ -63,8 +63,8 @@ def linearized_step(
 ) -> Callable[[Float[Array, "B N"]], Float[Array, "B N"]]:
   """Returns the function v ↦ J v for v [B, N], where J = ∂s_t/∂s_{t−1} of each example.
 
-  s is the joint carry. J is taken at the carry `before` step t, with the step's drive (the input's
-  part of the pre-activation) held constant.
+  s is the joint carry. J is evaluated at `before`, the carry before step t. The step's drive (the
+  input's part of the pre-activation) is held constant.
   """
 
   def next_vector(s: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The lag profile: norms of the gradient of one step's loss, by how many steps it reaches back."""
+"""The lag profile: norms of the gradient of one step's loss with respect to each earlier carry."""
 
 from __future__ import annotations
 
@@ -29,20 +29,22 @@ def lag_profile(
 
   L_s is the loss at step s alone, by default the last step. (A loss summed over steps would hide
   vanishing, because each dL/dh_t would then contain a term of lag 0.) The reverse sweep of every
-  layer rescales the cotangent to about 1 at each step and keeps its power of two in an integer, so
-  norms of 10^-900 and 10^+900 are right.
+  layer rescales the cotangent to about 1 at each step and keeps the removed power of two in an
+  integer, so norms as small as 10^-900 or as large as 10^+900 are correct.
 
   Convention: one norm per example, for that example's own loss. h_{s−k} is the carry after step
-  s−k, and the derivative is total: through later steps and through the layers above. Each leaf of
-  h_{s−k} has its own norm, with the other leaves held constant. Gradients are not truncated.
+  s−k. The derivative is total: it includes the paths through later steps and through the layers
+  above. Each leaf of h_{s−k} has its own norm, with the other leaves held constant. Gradients are
+  not truncated.
 
-  Cost: one forward pass; then for each position, one vector-Jacobian product of a single step per
+  Cost: one forward pass; then for each position, one single-step vector-Jacobian product for every
   step and layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
     loss: `y -> [B]`, maps the top cell's outputs y [B, H] at step s to each example's loss. If
-      `positions` is a sequence, `ys -> [P, B]`, from the outputs ys [P, B, H] at all P positions.
+      `positions` is a sequence, the loss is `ys -> [P, B]`, a function of the top cell's outputs ys
+      [P, B, H] at all P positions.
     positions: the step s, from 0 to T−1, or from −T to −1 to count from the end; or a sequence of P
       such steps, computed in parallel.
   Returns:
@@ -50,8 +52,8 @@ def lag_profile(
     is the lag; −inf where the derivative is exactly zero, NaN where step s−k does not exist
     (k > s). To average over positions, use `nanmean`.
   Raises:
-    TypeError, ValueError: if a position is not a step or there is none, if the loss does not return
-      one number per example and position, or if the arguments do not fit the layers.
+    TypeError, ValueError: if `positions` is empty or includes anything but a step, if the loss does
+      not return one number per example and position, or if the arguments do not fit the layers.
   """
   passes = forward_layers(cells, params, xs)
   ys = passes[-1].ys
@@ -72,7 +74,10 @@ def lag_profile(
 
 
 def _by_lag(logs: Float[Array, "T B"], position: Position) -> Float[Array, "T B"]:
-  """Reorders norms by time to norms by lag: entry k is that of step `position` − k, NaN below 0."""
+  """Reorders norms from time to lag.
+
+  Entry k of the result is the norm at step `position` − k, or NaN if that step is before step 0.
+  """
   time = position - np.arange(len(logs), dtype=np.int32)
   return jnp.where(time[:, None] >= 0, logs[time], jnp.full_like(logs, jnp.nan))
 

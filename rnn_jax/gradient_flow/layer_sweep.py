@@ -51,7 +51,7 @@ def forward_layers(
     xs: the first layer's inputs: [T, B, D], or tokens [T, B].
     carries: the initial carry of each layer, leaves [B, ...]; zeros if None.
   Returns:
-    For each layer, the Pass: what a reverse sweep needs of the layer's forward pass.
+    For each layer, a Pass: the part of its forward pass that a reverse sweep needs.
   Raises:
     TypeError, ValueError: if `params` or `carries` does not have one entry per layer or does not
       fit the cells.
@@ -71,10 +71,10 @@ def reverse_layers(
 ) -> tuple[Scaled, ...]:
   """Returns dL/dh_t at every step of every layer, correct even far outside the float range.
 
-  h_t is the carry after step t, and the derivative is total: through the output at t, through later
-  steps and through the layers above.
+  h_t is the carry after step t. The derivative is total: it includes the paths through the output
+  at t, through later steps and through the layers above.
 
-  Cost: one vector-Jacobian product of a single step per step and layer.
+  Cost: one single-step vector-Jacobian product for every step and layer.
 
   Args:
     cells: the cell of each layer, the layer nearest the input first.

@@ -29,17 +29,17 @@ def lyapunov_spectrum(
     Q_{t+1} R_t = J_t Q_t        λ_i = 1/(T − skip) Σ_{t ≥ skip} ln |(R_t)_ii|
 
   J_t = ∂s_t/∂s_{t−1} along the trajectory for the inputs xs. s is the joint carry, an LSTM's hidden
-  and cell together (holding the cell constant would give a different spectrum). λ_1 > 0 means
-  chaos, and gradients that grow as e^{λ_1 k} over k steps; λ_1 < 0 means memory that fades at that
-  rate. λ_1 + … + λ_m is the growth rate of m-dimensional volumes; the sum of all N exponents is the
-  mean of ln |det J_t|.
+  and cell together (holding the cell constant would give a different spectrum). If λ_1 > 0, the
+  layer is chaotic and gradients grow as e^{λ_1 k} over k steps. If λ_1 < 0, memory fades as
+  e^{λ_1 k}. λ_1 + … + λ_m is the growth rate of m-dimensional volumes; the sum of all N exponents
+  is the mean of ln |det J_t|.
 
-  Convention: per example, in nats per step; the layer's inputs are held constant. Q_0 is random,
-  but the same for all examples and calls. Q_t converges to the leading directions, so the exponents
-  of a long run come in descending order without sorting. Their error decays as 1/T, or faster if
-  `skip` leaves out the transient. If the J_t are singular, an exponent is −∞ in exact arithmetic;
-  the result is then −inf or, where rounding replaces zeros, about ln ε (−16 in float32, −36 in
-  float64).
+  Convention: one spectrum per example, in nats per step. The layer's inputs are held constant. Q_0
+  is random, but the same for all examples and calls. Q_t converges to the leading directions, so
+  the exponents of a long run come in descending order without sorting. Their error decays as 1/T,
+  or faster if `skip` leaves out the transient. If the J_t are singular, an exponent is −∞ in exact
+  arithmetic. The result is then −inf or, where rounding errors replace zeros, about ln ε (−16 in
+  float32, −36 in float64), where ε is the dtype's precision.
 
   Cost: one forward pass, then O(N² m + N m²) per step, layer and example; memory for the carries
   and drives of all steps.
@@ -47,7 +47,7 @@ def lyapunov_spectrum(
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
     num_exponents: m, from 1 to the size N of the smallest joint carry (see `joint_size`). If None,
-      all N exponents of each layer.
+      all N exponents of each layer are computed.
     carries: the initial carry of each layer, leaves [B, ...]; zeros if None.
     skip: number of steps at the start to leave out of the mean, while the carry and Q_t settle;
       from 0 to T − 1.
@@ -91,9 +91,10 @@ def _layer_spectrum(
     q, r = jnp.linalg.qr(columns(q))
     return q, jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2)))
 
-  # Q_0 is random, because columns of the identity would stay put if the units do not interact.
+  # Q_0 is random. If the units do not interact, columns of the identity would never turn to the
+  # leading directions.
   q, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (size, size), s.dtype)[:, :m])
   q = jnp.broadcast_to(q, (batch_size, size, m))
-  # A plain scan instead of `unroll`: the cell has already run; this only propagates tangents.
+  # A plain scan, not `unroll`, because the cell has already run: this only propagates tangents.
   _, logs = jax.lax.scan(forward, q, (run.before, run.drives))
   return jnp.mean(logs[skip:], axis=0)

@@ -30,15 +30,16 @@ def omega(
     Ω = Σ_k (‖(∂E/∂h_{k+1}) (∂h_{k+1}/∂h_k)‖ / ‖∂E/∂h_{k+1}‖ − 1)²        k = 0 … T−2
 
   Convention: Ω is computed per example, then averaged over the batch. h_k is the carry after step
-  k, with all leaves (an LSTM's h and c) as one vector. ∂E/∂h_{k+1} is the total derivative: through
-  later steps and through the layers above. Only its direction matters, so the ratio is right even
-  if its norm is outside the float range. A step where ∂E/∂h_{k+1} is zero adds nothing.
+  k, with all leaves (an LSTM's h and c) as one vector. ∂E/∂h_{k+1} is a total derivative: it
+  includes the paths through later steps and through the layers above. Only its direction matters,
+  so the ratio is correct even if its norm is outside the float range. A step where ∂E/∂h_{k+1} is
+  zero adds nothing to Ω.
 
-  Differentiating Ω gives the gradient of the paper's regularizer, which uses the immediate partial
-  derivative only: h_k, ∂E/∂h_{k+1} and the layer's inputs are constants, and ∂h_{k+1}/∂h_k is a
-  function of the params at fixed h_k. It is therefore not the true gradient of the returned value.
+  `jax.grad` of Ω gives the paper's gradient, which uses only the immediate partial derivative: h_k,
+  ∂E/∂h_{k+1} and the layer's inputs are held constant, and only ∂h_{k+1}/∂h_k depends on the
+  params. It is therefore not the true gradient of the returned value.
 
-  Cost: one forward pass, then two vector-Jacobian products of a single step per step and layer.
+  Cost: one forward pass; then two single-step vector-Jacobian products for every step and layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
@@ -57,7 +58,7 @@ def omega(
   passes = forward_layers(cells, frozen, xs)
   ys = [layer.ys for layer in passes]
   check_loss(loss, ys[-1])
-  # The loss may close over params, such as a readout's. They are held constant, too.
+  # The loss may close over params, such as a readout's. `stop_gradient` holds them constant, too.
   y_bars = unscaled(jax.lax.stop_gradient(jax.grad(loss)(ys[-1])))
   bars = reverse_layers(cells, passes, y_bars)
   layers = zip(cells, params, [xs, *ys[:-1]], passes, bars, strict=True)
@@ -105,7 +106,7 @@ def _squared_deviations(products: Carry, bars: Carry) -> Float[Array, "T B"]:
 
 
 def _joint_norm(carry: Carry) -> Float[Array, "T B"]:
-  """Returns the norm over all leaves [T, B, ...] as one vector; its derivative at zero is zero."""
+  """Returns the norm of all leaves [T, B, ...] taken together; its derivative at zero is zero."""
   leaves = jax.tree.leaves(carry)
   entries = jnp.concatenate(
     [leaf.reshape(*leaf.shape[:2], math.prod(leaf.shape[2:])) for leaf in leaves], axis=-1

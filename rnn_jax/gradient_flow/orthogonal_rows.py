@@ -1,4 +1,4 @@
-"""One-sided Jacobi: orthogonalizes a matrix's rows by rotations, however different their norms."""
+"""One-sided Jacobi: rotations that orthogonalize a matrix's rows, accurate for rows of any norm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from rnn_jax.gradient_flow.reverse_sweep import Scaled, normalize
 from rnn_jax.powers import power_of_two
 
-# More than enough: convergence is quadratic, and 8 to 128 rows need 5 to 11 sweeps.
+# This is more than enough, because convergence is quadratic: 8 to 128 rows need 5 to 11 sweeps.
 _MAX_SWEEPS = 40
 
 
@@ -23,16 +23,18 @@ class _Row(NamedTuple):
 
 
 def orthogonalize(rows: Scaled, bound: Float[Array, "M N"]) -> Scaled:
-  """Returns V A for an orthogonal V that makes the rows of A orthogonal; row norms are A's σ_i.
+  """Returns V A, where V is an orthogonal matrix that makes the rows of V A orthogonal.
+
+  The norms of the returned rows are the singular values of A.
 
   Args:
     rows: the matrix A [M, N], as `value` with an integer exponent [M] for each row.
     bound: [M, N], for each entry of `value` the sum of the absolute values of the terms that were
-      added to compute it. Times ε, it bounds the entry's rounding error. A row whose norm is not
-      above its rounding error is set to zero.
+      added to compute it. ε · bound bounds the entry's rounding error, where ε is the dtype's
+      precision. A row whose norm is not above its rounding error is set to zero.
   Returns:
     V A, in the form of `rows`. The dot product of two rows is at most about N ε times the product
-    of their norms, however different the norms are.
+    of their norms, even if the norms differ by hundreds of orders of magnitude.
   """
   num_rows, size = rows.value.shape
   epsilon = jnp.finfo(bound.dtype).eps
@@ -71,13 +73,14 @@ def orthogonalize(rows: Scaled, bound: Float[Array, "M N"]) -> Scaled:
 
 
 def _rotate(x: Scaled, y: Scaled) -> tuple[Scaled, Scaled, Float[Array, " half"]]:
-  """Rotates each row of x and the same row of y in their plane, so that they become orthogonal.
+  """Rotates each row of x and the corresponding row of y in their plane, to make them orthogonal.
 
     x' = c (x + t y)      y' = c (y − t x)      t = 2 x·y / (d ± √(d² + 4 (x·y)²)),  d = x² − y²
 
-  x and y are stored without their powers of two; r ≤ 1 is the ratio of the smaller power to the
-  larger. In terms of the stored values the rotation needs r t and t / r. The code computes τ = t/r,
-  which is finite even where r and t underflow to zero.
+  The code rotates the stored values, which are x and y without their powers of two. Let r ≤ 1 be
+  the ratio of the smaller power to the larger. The factors of the stored values are then r t and
+  t / r instead of t. The code computes τ = t / r, because τ is finite even where r and t underflow
+  to zero.
 
   Returns:
     (x', y', |cosine| of the angle between x and y).

@@ -20,8 +20,8 @@ from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, step, unprepared, with_floats
 
-# The exponent of a value of zero. It is below every other exponent: two values are brought to the
-# larger of their exponents, and a zero must never determine it.
+# The exponent of a value of zero. It is below every other exponent, because two values are brought
+# to the larger of their exponents, and a zero must never determine that exponent.
 _ZERO_EXPONENT = -(2**30)
 
 
@@ -38,7 +38,7 @@ class Scaled(NamedTuple):
 
 
 class Pass(NamedTuple):
-  """The forward pass of one layer, with what a reverse sweep needs of it.
+  """The part of one layer's forward pass that a reverse sweep needs.
 
   Attributes:
     params: the cell's prepared params.
@@ -112,7 +112,7 @@ def reverse_sweep(
   Convention: h_t is the carry after step t. The derivative with respect to one leaf of h_t holds
   the other leaves of h_t constant.
 
-  Cost: one vector-Jacobian product of a single step per step.
+  Cost: one single-step vector-Jacobian product for every step.
 
   Args:
     cell: the layer's cell.
@@ -176,7 +176,7 @@ def normalize(scaled: Scaled) -> Scaled:
     for leaf in jax.tree.leaves(scaled.value)
   ]
   largest = functools.reduce(jnp.maximum, sizes)
-  # The power stops one below the largest, so that 2^-power is a normal float, too.
+  # The power is capped at one below the largest, so that 2^-power is a normal float, too.
   power = jnp.minimum(exponent_of(largest), jnp.finfo(largest.dtype).maxexp - 2)
   shifted = shift(scaled, scaled.exponent + power)
   exponent_of_zero = jnp.full_like(scaled.exponent, _ZERO_EXPONENT)
@@ -192,7 +192,7 @@ def shift(scaled: Scaled, exponent: Int[Array, "*batch"]) -> Scaled:
   def leaf(a: Array) -> Array:
     factor = power_of_two(scaled.exponent - exponent, a.real.dtype)
     factor = jnp.expand_dims(factor, range(factor.ndim, a.ndim))
-    # Scale real and imaginary parts separately: a complex product would turn inf into NaN.
+    # Scale real and imaginary parts separately, because a complex product turns inf into NaN.
     return jax.lax.complex(a.real * factor, a.imag * factor) if jnp.iscomplexobj(a) else a * factor
 
   return Scaled(jax.tree.map(leaf, scaled.value), exponent)

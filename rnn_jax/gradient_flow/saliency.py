@@ -17,7 +17,7 @@ from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry
 
-# Upper bounds on the windows computed in parallel: how many windows, and how many floats of input.
+# Upper bounds on what is computed in parallel: the number of windows and of their input floats.
 _MAX_WINDOWS, _MAX_NUMBERS = 64, 2**25
 
 
@@ -29,9 +29,9 @@ def saliency(
     L_t = −ln p(x_{t+1} | x_0 … x_t)        saliency[t, k] = ‖dL_t/dx_s‖,  s = t − k
 
   x_s is the first layer's input at step s: the embedded token or, without an embedding, its one-hot
-  vector. Each L_t has its own backward pass, over the window of the `reach` steps that end at t.
-  The window starts from the carry after all of the text before it, so nothing is approximated: a
-  larger `reach` adds columns to the result but does not change the others.
+  vector. Each L_t has its own backward pass, over a window of `reach` steps that ends at t. The
+  window starts from the carry after all of the text before it, so the result is exact: a larger
+  `reach` adds columns to it but does not change the existing ones.
 
   Cost: one forward pass over the text; for each step a forward and a backward pass over its window.
 
@@ -42,7 +42,7 @@ def saliency(
     tokens: x, [T + 1] integers, one text; the last token is predicted but not read.
     reach: number of inputs up to and including step t with respect to which L_t is differentiated.
   Returns:
-    [T, reach]; NaN where t − k is before the first step. Norms below 1e-38 are 0 in float32.
+    [T, reach]; NaN where t − k is negative. Norms below 1e-38 are 0 in float32.
   Raises:
     TypeError, ValueError: if `reach` is not an integer of at least 1, if `tokens` is not an integer
       array [T + 1] with T at least 1, or if `model` does not read tokens, is pooled or has a

@@ -35,8 +35,9 @@ def gate_values(
 
     gate_t = σ(drive_t + recurrent_t)
 
-  The gate names are the cell's: input, forget and output for an LSTM; update (z, which keeps the
-  old carry) and reset for a GRU.
+  drive_t and recurrent_t are the input's and the carry's parts of the pre-activation. The cell
+  names its gates: input, forget and output for an LSTM; update (z, which keeps the old carry) and
+  reset for a GRU.
 
   Cost: one forward pass, plus a second evaluation of its recurrent products, batched over time.
 

@@ -1,7 +1,7 @@
 """Every tensor of a training step: the values computed in each layer, and their cotangents.
 
-To get the cotangents, a slot (an array of zeros) is added to every tensor; the gradient with
-respect to the slot is dL/d of the tensor.
+To get the cotangents, a slot (an array of zeros) is added to every tensor. The gradient of the loss
+with respect to the slot is the tensor's cotangent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LayerTensors(NamedTuple):
 
   Attributes:
     drive: the input's part of the pre-activation.
-    recurrent: the product with the carry before the step.
+    recurrent: the carry's part of the pre-activation, from the carry before the step.
     carry: the carry after the step.
     output: the layer's output.
   """
@@ -39,7 +39,7 @@ class LayerTensors(NamedTuple):
 
 
 class ForwardTensors(NamedTuple):
-  """The tensors of the forward pass, of the layers and then of the loss, in the order computed."""
+  """The tensors of the forward pass, in the order in which they are computed."""
 
   layers: tuple[LayerTensors, ...]
   readout: Float[Array, "T B O"]
@@ -48,7 +48,7 @@ class ForwardTensors(NamedTuple):
 
 
 class Slots(NamedTuple):
-  """Zeros that are added to the forward tensors: the gradient of a slot is dL/d of its tensor."""
+  """Zeros added to the forward tensors, so that a slot's gradient is its tensor's cotangent."""
 
   layers: tuple[LayerTensors, ...]
   readout: Float[Array, "T B O"]
@@ -60,7 +60,7 @@ class StepTensors(NamedTuple):
   Attributes:
     forward: the tensors of the forward pass.
     grads: dL/dparams.
-    cotangents: dL/d of each layer's tensors and of the readout.
+    cotangents: the cotangents of each layer's tensors and of the readout.
     grad_norm: ‖dL/dparams‖, over all params together.
   """
 
@@ -88,7 +88,7 @@ def step_tensors(
     model: the network. Its `cells` must be a tuple, since a static argument must be hashable.
     loss, carries, key, **time: see `rnn_jax.training.update`.
     params: the model's params.
-    batch: a `rnn_jax.tasks.Batch`, or an object with its xs, targets and mask.
+    batch: a `rnn_jax.tasks.Batch`, or another object with the attributes xs, targets and mask.
   Returns:
     The StepTensors.
   """
@@ -114,7 +114,7 @@ def step_tensors(
 
   shapes = jax.eval_shape(objective, params, None)[1]
   slots = _zeros(Slots(shapes.layers, shapes.readout))
-  # `allow_int`: carries may hold integer step counters, whose cotangents have dtype float0.
+  # `allow_int`, because carries may hold integer step counters; their cotangents are float0.
   gradient = jax.grad(objective, argnums=(0, 1), has_aux=True, allow_int=True)
   (grads, cotangents), forward = gradient(params, slots)
   return StepTensors(forward, grads, cotangents, tree_norm(grads))
@@ -137,8 +137,8 @@ def _run(
     model: the network, bound to its variables.
     xs: inputs [T, B, D], or tokens [T, B].
     params: the params of each layer's cell.
-    carries: the initial carry of each layer; the model's own if None.
-    slots: zeros that are added to the tensors; None for none.
+    carries: the initial carry of each layer. If None, zeros, or the model's learned carries.
+    slots: zeros that are added to the tensors; None to add nothing.
     deterministic: whether dropout is off.
     key: draws the masks of stochastic cells; None for evaluation.
     **time: further arguments of `unroll`.
@@ -177,7 +177,7 @@ def _watched(cell: Cell, params: Params, slots: LayerTensors | None) -> Cell:
   Args:
     cell: the cell to watch.
     params: the cell's params.
-    slots: zeros to add to the tensors, leaves [T, B, ...]; None for none.
+    slots: zeros to add to the tensors, leaves [T, B, ...]; None to add nothing.
   """
 
   def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> _Watched:

@@ -29,10 +29,11 @@ def weight_shares(
     share_t = Σ_b h_{t−1,b}ᵀ δ_{t,b}        Σ_t share_t = dL/dW_h        δ_t = dL/d(h_{t−1} W_h)
 
   Convention: L is the given loss, without any rescaling. h is a row vector, so W_h is [H, G·H], the
-  kernels of the cell's G gates side by side. The first share is zero, because the initial carry is.
+  kernels of the cell's G gates side by side. The first share is zero, because the initial carry is
+  zero.
 
-  Cost: one forward pass; one vector-Jacobian product of a single step per step and layer; T · |W_h|
-  numbers per layer. For a large network, use `weight_share_norms`.
+  Cost: one forward pass; one single-step vector-Jacobian product for every step and layer; memory
+  for T · |W_h| numbers per layer. For a large network, use `weight_share_norms`.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`. Every cell must have a `recurrent_kernel`.
@@ -58,12 +59,12 @@ def weight_share_norms(
 
     ‖share_t‖² = Σ_{b,c} (Δ Δᵀ ∘ H Hᵀ)_{b,c}        Δ [B, G·H] = δ_t, H [B, H] = h_{t−1}
 
-  The shares themselves are never formed. Norms of 10^-900 and 10^+900 are right, as in
-  `lag_profile`. If the terms of different examples cancel, the error of the norm is about √ε times
-  the largest term's norm, where ε is the dtype's precision.
+  The shares themselves are never formed. Norms as small as 10^-900 or as large as 10^+900 are
+  correct, as in `lag_profile`. If the terms of different examples cancel, the error of the norm is
+  about √ε times the largest term's norm, where ε is the dtype's precision.
 
-  Cost: one forward pass; one vector-Jacobian product of a single step per step and layer; T · B²
-  numbers per layer.
+  Cost: one forward pass; one single-step vector-Jacobian product for every step and layer; memory
+  for T · B² numbers per layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`. Every cell must have a `recurrent_kernel`.
