@@ -11,7 +11,8 @@ corresponding cells are:
 The libraries differ in their conventions:
 
 - The GRU's update gate z keeps the old carry, h' = z ∘ h + (1 − z) ∘ n, in all five libraries. In
-  Haiku, and in Chung et al., 2014, z replaces it: negate z's columns and bias before converting.
+  Haiku, and in Chung et al., 2014, z replaces the carry instead, so negate z's columns and bias
+  before converting.
 - The GRU's reset gate r scales the recurrent product h U (reset="after" in ours) in torch, in Flax
   and in Keras with its default `reset_after=True`. It scales h before the product (reset="before")
   in Keras with `reset_after=False`. Linen's `MGUCell(reset_gate=False)` is our reset="none".
@@ -22,15 +23,17 @@ The libraries differ in their conventions:
 - The LSTM's forget bias is part of the initial params: 1 in ours and Keras, around 0 in Flax and
   torch. None of these libraries adds a constant to it at run time (Haiku does), so trained weights
   need no correction.
-- Activations are not part of the weights. Construct the SimpleCell, SimpleRNN or RNN with the
-  activation of our cell.
-- Kernels: x W with W [D, G·H], but W xᵀ with W [G·H, D] in torch. G is the number of gates.
+- Activations are not part of the weights. Construct the SimpleCell, SimpleRNN or RNN with our
+  cell's activation.
+- Kernels are [D, G·H] and applied as x W, except in torch, where they are [G·H, D] and applied as
+  x Wᵀ. D is the input size, H the hidden size and G the number of gates.
 - The order of the gates: i, f, g, o and z, r, n in ours and Keras; r, z, n in torch and nnx. Linen
-  has a separate layer, with a name, for each gate.
+  has a separate named layer for each gate.
 - The LSTM's carry: (hidden, cell) in ours, torch and Keras; (cell, hidden) in Flax.
 
-The functions take our cell's name and its options for `make_cell`, because the options determine
-what the params compute. They raise an error if a conversion would change the computed function.
+The conversion functions take our cell's name and its options for `make_cell`, because the options
+determine what the params compute. They raise an error if a conversion would change the computed
+function.
 
 References:
   Chung et al., 2014, https://arxiv.org/abs/1412.3555

@@ -1,7 +1,7 @@
 """Adapters that run our cells in Flax's loops: `flax.linen.RNN` and `flax.nnx.RNN`.
 
-Flax's loops compute the input product and the recurrent kernel's gradient step by step. Use
-`rnn_jax.unroll` for speed, or for truncation, probes and resets.
+Flax's loops are slower than `rnn_jax.unroll`, because they compute the input product and the
+recurrent kernel's gradient step by step. They also lack truncation, probes and resets.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ class NNXCell(nnx.RNNCellBase):
 def _one_step(
   cell: Cell, params: Params, carry: Carry, x: Float[AnyArray, "*batch D"]
 ) -> tuple[Carry, Float[Array, "*batch H"]]:
-  # `prepare` runs at every step, since Flax's loop has no place before it. XLA hoists what it can.
+  # `prepare` runs at every step, since Flax's loop calls a cell only inside its steps. XLA hoists
+  # what it can.
   params = cell.prepare(params)
   drive = cell.project(params, jnp.asarray(x))
   carry = step(cell, params, carry, drive)

@@ -1,7 +1,7 @@
 """Conversion of params to and from Flax's recurrent cells.
 
-Linen's cells have a dense layer per gate and product; NNX's have one dense layer for all gates of
-the input product and one for those of the recurrent product.
+Linen's cells have a separate dense layer for each gate of the input product and of the recurrent
+product. NNX's cells have two dense layers, one for each product, which compute all gates at once.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ NNX: Mapping[str, Layout] = {
   },
 }
 
-# nnx.LSTMCell has Linen's layout, except that it names one layer `if_`: `if` is a keyword.
+# nnx.LSTMCell has Linen's layout, but names one layer `if_`, because `if` is a Python keyword.
 NNX_BY_GATE: Mapping[str, Layout] = {
   "lstm": {e.replace("if/", "if_/"): use for e, use in LINEN["lstm"].items()},
 }
@@ -84,14 +84,15 @@ def from_linen(name: str, params: Mapping[str, PyTree], **options: Any) -> Param
       # `variables` belong to nn.RNN(nn.GRUCell(hidden_size)).
       params = from_linen("gru", variables["params"]["cell"], inner_bias=True)
 
-  The bias of the GRU's layer "hn" becomes b_h, which our gru has only with `inner_bias=True`;
-  without this option, that bias must be zero. `MGUCell(reset_gate=False)` is gru with reset="none".
+  The bias of the GRU's layer "hn" becomes b_h, which our gru has only with `inner_bias=True`.
+  Without this option, the bias of "hn" must be zero. `MGUCell(reset_gate=False)` corresponds to gru
+  with reset="none".
 
   Args:
     name: our cell's name: elman, gru or lstm.
     params: {"ii": {"kernel": [D, H]}, …}, a dense layer for each gate and product.
-    **options: options of `make_cell` for our cell. The activation of an elman does not affect its
-      params; it corresponds to SimpleCell's `activation_fn`.
+    **options: options of `make_cell` for our cell. An Elman cell's activation corresponds to
+      SimpleCell's `activation_fn`; it does not affect the params.
   Returns:
     Our cell's params, with the same values.
   Raises:
@@ -110,8 +111,8 @@ def to_linen(name: str, params: Params, **options: Any) -> dict[str, PyTree]:
   Args:
     name: our cell's name: elman, gru or lstm.
     params: our cell's params.
-    **options: options of `make_cell` for our cell. `inner_bias` is optional: it follows
-      from whether the params have b_h.
+    **options: options of `make_cell` for our cell. `inner_bias` may be omitted, because it is
+      inferred from whether the params have b_h.
   Returns:
     {"ii": {"kernel": [D, H]}, …}. If a GRU has no b_h, the bias of "hn" is zero.
   Raises:
@@ -134,9 +135,9 @@ def from_nnx(
     name: our cell's name: elman, gru or lstm.
     state: {"dense_i": {"kernel": [D, G·H], …}, "dense_h": …}, as a plain dict of arrays.
     optimized: True for the fused params of an OptimizedLSTMCell; False for an nnx.LSTMCell, which
-      has a layer for each gate. Only "lstm" has the second variant.
-    **options: options of `make_cell` for our cell. The activation of an elman does not affect its
-      params; it corresponds to SimpleCell's `activation_fn`.
+      has a layer for each gate. Only "lstm" accepts False.
+    **options: options of `make_cell` for our cell. An Elman cell's activation corresponds to
+      SimpleCell's `activation_fn`; it does not affect the params.
   Returns:
     Our cell's params, with the same values.
   Raises:
@@ -161,8 +162,8 @@ def to_nnx(
     params: our cell's params.
     optimized: True for an OptimizedLSTMCell; False for an nnx.LSTMCell, which has a layer for each
       gate.
-    **options: options of `make_cell` for our cell. `inner_bias` is optional: it follows
-      from whether the params have b_h.
+    **options: options of `make_cell` for our cell. `inner_bias` may be omitted, because it is
+      inferred from whether the params have b_h.
   Returns:
     {"dense_i": {"kernel": [D, G·H], …}, "dense_h": …}, a plain dict.
   Raises:

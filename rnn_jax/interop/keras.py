@@ -35,11 +35,11 @@ KERAS: Mapping[str, Layout] = {
 def from_keras(name: str, weights: Sequence[AnyArray], **options: Any) -> Params:
   """Converts the weights of a keras.layers.SimpleRNN, GRU or LSTM to our cell's params.
 
-    w_x = kernel      w_h = recurrent_kernel      b = bias, or bias[0] + bias[1] of a GRU
+    w_x = kernel      w_h = recurrent_kernel      b = bias, or bias[0] + bias[1] for a GRU
 
   The exception is the candidate n of a GRU with `reset_after=True`: there b = bias[0] and
-  b_h = bias[1], because the reset gate r scales the latter. Our gru has b_h only with
-  `inner_bias=True`; without this option, n's part of bias[1] must be zero.
+  b_h = bias[1], because the reset gate r scales b_h but not b. Our gru has b_h only with
+  `inner_bias=True`. Without this option, n's part of bias[1] must be zero.
 
       params = from_keras("lstm", layer.get_weights())
       # For the weights of a keras.layers.Bidirectional:
@@ -51,13 +51,13 @@ def from_keras(name: str, weights: Sequence[AnyArray], **options: Any) -> Params
       (`use_bias=False`), our biases are zero.
     **options: options of `make_cell` for our cell. Our default reset="after" corresponds to
       Keras's default `reset_after=True`, with a bias [2, 3·H]; reset="before" corresponds to
-      `reset_after=False`, with a bias [3·H]. The activation of an elman does not affect its params;
-      it corresponds to the layer's `activation`.
+      `reset_after=False`, with a bias [3·H]. An Elman cell's activation corresponds to the layer's
+      `activation`; it does not affect the params.
   Returns:
     Our cell's params.
   Raises:
     TypeError, ValueError: if an array is missing, extra or of the wrong shape (the message names
-      it), if a GRU's bias belongs to the other value of `reset_after`, or if Keras lacks the cell.
+      it), if a GRU's bias does not fit the option `reset`, or if Keras lacks the cell.
   """
   kind = kind_of(LIBRARY, KERAS, name, options)
   if not isinstance(weights, Sequence) or len(weights) not in (2, 3):
@@ -87,9 +87,10 @@ def to_keras(name: str, params: Params, **options: Any) -> list[np.ndarray]:
   Args:
     name: our cell's name: elman, gru or lstm.
     params: our cell's params.
-    **options: options of `make_cell` for our cell. `inner_bias` is optional: it follows
-      from whether the params have b_h. A GRU with reset="before" fits a layer with
-      `reset_after=False`; with reset="after", one with `reset_after=True`.
+    **options: options of `make_cell` for our cell. `inner_bias` may be omitted, because it is
+      inferred from whether the params have b_h. The weights of a GRU with reset="before" fit a
+      layer with `reset_after=False`; those of a GRU with reset="after" fit one with
+      `reset_after=True`.
   Returns:
     [kernel, recurrent_kernel, bias], NumPy arrays, for a layer with `use_bias=True`. For a
     `keras.layers.Bidirectional`, concatenate the lists of both directions.

@@ -1,7 +1,7 @@
 """Weight layouts: how each library arranges the blocks of a recurrent layer's weights.
 
-A block is the part of a weight array that belongs to one gate. It is identified by its use (the
-param of ours that it belongs to: w_x, w_h, b or b_h) and its gate.
+A block is the part of a weight array that belongs to one gate. It is identified by its gate and its
+use, which is the name of the param that holds the block in our cell: w_x, w_h, b or b_h.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from rnn_jax import checks
 from rnn_jax.cells import make_cell
 from rnn_jax.types import Array
 
-# Maps a library's entry to (use, gates in the order of its last axis, one letter each). The uses
-# have our params' names: w_x, w_h, b, and b_h for a bias that is added to the recurrent product.
+# Maps a library's entry, the name of a weight array, to (use, gates). `gates` has one letter for
+# each gate, in the order of the array's last axis. The use b_h is a bias that is added to the
+# recurrent product.
 Layout = Mapping[str, tuple[str, str]]
 Blocks = dict[tuple[str, str], Array]  # (use, gate) -> [D, H], [H, H] or [H]
 
@@ -46,10 +47,10 @@ def kind_of(
     library: the other library's name, for the error message.
     table: the other library's layouts, by key.
     name: our cell's name.
-    options: our cell's options of `make_cell`.
+    options: options of `make_cell` for our cell.
   """
   checks.choice("cell", name, NAMES)
-  make_cell(name, 1, **options)  # raises on wrong options
+  make_cell(name, 1, **options)  # raises if an option is wrong
   kind = f"gru reset={options.get('reset', 'after')}" if name == "gru" else name
   return checks.choice(f"cell of {library}", kind, table)
 
@@ -79,7 +80,8 @@ def convert(
     lacks: end of the error message that is raised if `given` has a nonzero bias in the term that
       the GRU's reset gate r scales, and `target` has no bias there.
     transposed: whether the given kernels are [G·H, D] instead of [D, G·H].
-    sizes: the sizes "D" or "H", as far as they are known from other layers.
+    sizes: the input size "D" and the hidden size "H", where other layers determine them. Sizes that
+      are missing here are those of the given kernels.
   Returns:
     The rearranged weights, entry -> array, with kernels [D, G·H].
   Raises:

@@ -40,7 +40,7 @@ TORCH: Mapping[str, Layout] = {
 }
 ACTIVATIONS = ("relu", "tanh")  # choices for `nonlinearity` of nn.RNN
 
-# The params of each layer, from the input up: one cell's params, or (forward, backward) params.
+# The params of each layer, from the input up: one cell's params, or a pair (forward, backward).
 Layers = Sequence[Params | tuple[Params, Params]]
 
 
@@ -52,7 +52,7 @@ def from_torch(
     w_x = weight_ihᵀ      w_h = weight_hhᵀ      b = bias_ih + bias_hh
 
   The exception is the GRU's candidate n: there b = bias_ih and b_h = bias_hh, because the reset
-  gate r scales the latter. Our gru has b_h only with `inner_bias=True`; without this option, n's
+  gate r scales b_h but not b. Our gru has b_h only with `inner_bias=True`. Without this option, n's
   part of bias_hh must be zero.
 
       layers = from_torch("lstm", {k: v.numpy() for k, v in rnn.state_dict().items()})
@@ -62,10 +62,10 @@ def from_torch(
   Args:
     name: our cell's name: elman (for nn.RNN), gru or lstm.
     state_dict: entry -> array. If there are no biases (`bias=False`), our biases are zero.
-    prefix: start of the entries to read, such as "encoder." for "encoder.weight_ih_l0"; entries
-      that start otherwise are ignored.
-    **options: options of `make_cell` for our cell. An elman's activation corresponds to nn.RNN's
-      `nonlinearity`.
+    prefix: start of the entries to read, such as "encoder." for "encoder.weight_ih_l0". All
+      other entries are ignored.
+    **options: options of `make_cell` for our cell. An Elman cell's activation corresponds to
+      nn.RNN's `nonlinearity`.
   Returns:
     For each layer the params of its cell or, for a bidirectional network, a pair (forward,
     backward). `BidirectionalRNN` stores such pairs as
@@ -134,8 +134,8 @@ def to_torch(
     layers: the params of each layer's cell, or pairs (forward, backward), as `from_torch` returns
       them. torch requires the same hidden size in all layers.
     prefix: prepended to every entry's name.
-    **options: options of `make_cell` for our cell. `inner_bias` is optional: it follows
-      from whether the params have b_h.
+    **options: options of `make_cell` for our cell. `inner_bias` may be omitted, because it is
+      inferred from whether the params have b_h.
   Returns:
     Entry -> NumPy array, in torch's order.
   Raises:

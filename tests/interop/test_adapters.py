@@ -1,4 +1,4 @@
-"""Our cells give the same results in Flax's loops, through the adapters, as in `unroll`."""
+"""With the adapters, our cells give the same results in Flax's loops as in `unroll`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def nnx_rnn(cell, params):
 
 
 # Adapters pass on a cell's carry, drive (the input's part of the pre-activation), recurrent product
-# and prepared params. Each of these cells has a different structure in one of them.
+# and prepared params. Each of these cells differs from the others in the structure of one of them.
 STRUCTURES = ("elman", "gru", "lstm", "lru", "clockwork", "exprnn", "minimalrnn", "slstm", "rhn")
 
 
@@ -67,7 +67,7 @@ def test_gradients_of_a_deep_wrapped_cell_are_those_of_unroll(x64):
     return ours, of(lambda params, xs: in_linen(cell, params, xs))(params, xs), of_nnx(params, xs)
 
   def of_nnx(params, xs):
-    """Returns gradients by `nnx.grad`, as users of NNX take them, from the loop's initial carry."""
+    """Returns gradients by `nnx.grad`, as users of NNX compute them."""
     loss = lambda rnn, xs: jnp.sum(jnp.cos(rnn(xs)))  # noqa: E731
     grads, xs_grad = nnx.grad(loss, argnums=(0, 1))(nnx_rnn(cell, params), xs)
     return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(grads)), xs_grad
@@ -95,7 +95,8 @@ def test_bidirectional_sequences_with_lengths(x64):
     )
 
   ours, *flax = everywhere(both)
-  for b, length in enumerate(lengths):  # Flax does not specify outputs beyond a sequence's length
+  # Compare only the valid steps, because Flax does not specify outputs beyond a sequence's length.
+  for b, length in enumerate(lengths):
     for ys in flax:
       np.testing.assert_allclose(ys[:length, b], ours[:length, b], **EXACT)
 

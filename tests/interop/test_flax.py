@@ -1,4 +1,4 @@
-"""Conversion of params to and from Flax's cells: both cells compute the same function."""
+"""With params converted to or from Flax's, our cell and Flax's compute the same function."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rnn_jax.interop import from_linen, from_nnx, to_linen, to_nnx
 B, D, H = 2, 3, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
-# For each Linen cell: (our cell's name, our cell's options, the Linen cell). In NNX below, the
-# third entry holds options of `from_nnx`.
+# For each Linen cell: (our cell's name, our cell's options, the Linen cell). In `NNX`, the third
+# entry holds options of `from_nnx` instead.
 LINEN = {
   "SimpleCell": ("elman", {"activation": "relu"}, nn.SimpleCell(H, activation_fn=nn.relu)),
   "GRUCell": ("gru", {"inner_bias": True}, nn.GRUCell(H)),
@@ -40,7 +40,7 @@ KINDS = [("elman", {}), ("gru", {}), ("gru", {"inner_bias": True}), ("lstm", {})
 def same_function(theirs, from_theirs, name, options, tree):
   """Asserts that one step has the same new carry and the same gradients in both libraries.
 
-  The gradients are those with respect to the params, the carry and x.
+  The gradients are with respect to the params, the carry and x.
 
   Args:
     theirs: `(tree, carry, x) -> (new carry, y)`, Flax's step.

@@ -1,4 +1,4 @@
-"""Errors name weights and arguments of a wrong type or shape, in every library's functions."""
+"""Every library's conversion functions name the weight or argument of a wrong type or shape."""
 
 from __future__ import annotations
 

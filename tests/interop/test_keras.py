@@ -18,14 +18,14 @@ from rnn_jax.interop import from_keras, to_keras
 T, B, D, H = 4, 2, 3, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
-# For each Keras layer: (our cell's name, our cell's options, number of gates, shape of its bias).
+# For each Keras layer: (our cell's name, our cell's options, number of gates, shape of the bias).
 CASES = {
   "SimpleRNN": ("elman", {}, 1, (H,)),
   "GRU": ("gru", {"inner_bias": True}, 3, (2, 3 * H)),
   "GRU reset_after=False": ("gru", {"reset": "before"}, 3, (3 * H,)),
   "LSTM": ("lstm", {}, 4, (4 * H,)),
 }
-# Initializers that are cheap to compile; every test replaces the weights.
+# Zeros are cheap to compile, and every test replaces the initial weights.
 ZEROS = {"kernel_initializer": "zeros", "recurrent_initializer": "zeros"}
 every_case = pytest.mark.parametrize("which", CASES)
 
@@ -33,7 +33,7 @@ every_case = pytest.mark.parametrize("which", CASES)
 @pytest.fixture
 def keras(monkeypatch):
   """The module `keras` with its JAX backend; skips the test if Keras is not installed."""
-  monkeypatch.setenv("KERAS_BACKEND", "jax")  # Keras reads it at import
+  monkeypatch.setenv("KERAS_BACKEND", "jax")  # Keras reads the variable when it is imported
   reason = "Keras is a baseline of the benchmark, not a dependency"
   keras = pytest.importorskip("keras", reason=reason)
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -85,10 +85,13 @@ def test_weights_compute_the_equations_of_keras(x64, which):
   np.testing.assert_allclose(found, keras_equations(which, weights, np.asarray(xs)), **CLOSE)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Keras
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras itself causes this warning
 @every_case
 def test_keras_itself_computes_the_same(keras, which):
-  """Compares one step of Keras's cell with ours: for a GRU the gradients, else the new carry."""
+  """Compares one step of Keras's cell with one step of our cell.
+
+  For the case "GRU" the gradients are compared, for all other cases the new carries.
+  """
   name, options, *_ = CASES[which]
   layer = getattr(keras.layers, f"{which.split(' ')[0]}Cell")
   layer = layer(H, **ZEROS, **({"reset_after": False} if "before" in options.values() else {}))
@@ -116,7 +119,7 @@ def test_keras_itself_computes_the_same(keras, which):
   chex.assert_trees_all_close(measured(ours)(*given), measured(theirs)(*given), atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside Keras
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras itself causes this warning
 def test_the_weights_of_both_directions_are_one_list(keras):
   layer = keras.layers.Bidirectional(keras.layers.LSTM(H, return_sequences=True, **ZEROS))
   layer.build((None, None, D))

@@ -24,7 +24,7 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 
 def state_dict_of(name, depth=2, suffixes=("", "_reverse"), bias=True):
-  """Returns a state dict of random entries with the names and shapes of a torch network."""
+  """Returns a state dict of random arrays, with the names and shapes of a torch network's."""
   shapes, rows = {}, GATES[name] * H
   for layer, suffix in itertools.product(range(depth), suffixes):
     width = D if layer == 0 else len(suffixes) * H
@@ -38,7 +38,7 @@ def state_dict_of(name, depth=2, suffixes=("", "_reverse"), bias=True):
 
 
 def torchs_equations(name, state, xs):
-  """Returns the outputs of a bidirectional two-layer torch network, by the documented equations."""
+  """Returns a bidirectional two-layer torch network's outputs, by torch's documented equations."""
   for layer in range(2):
     directions = []
     for suffix in ("", "_reverse"):
