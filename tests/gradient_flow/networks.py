@@ -41,5 +41,5 @@ def large_carry(cell, batch_size):
 
 
 def mean_loss(ys):
-  """Returns a scalar loss of the outputs at all steps, so that no step's gradient is zero."""
+  """Returns a scalar loss that uses the outputs at all steps, so no step's gradient is zero."""
   return jnp.mean(draw(90, *ys.shape) * jnp.sin(ys))

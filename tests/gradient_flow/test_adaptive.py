@@ -20,11 +20,11 @@ choose = jax.jit(choose_truncation)
 
 
 def by_hand(phi, beta, end, tolerance):
-  """Returns the truncation k by its definition, in a loop.
+  """Returns the best truncation k, found by its definition in a loop.
 
   Args:
     phi: gradient norms φ_k at the measured lags, [T].
-    beta: decay per lag of the geometric tail that continues φ beyond the measured lags.
+    beta: ratio of successive φ in the geometric tail that continues φ beyond the measured lags.
     end: φ at lag T, the first value of that tail.
     tolerance: the largest acceptable ratio of the part that is cut off to the part that is kept.
   """
@@ -38,8 +38,8 @@ def by_hand(phi, beta, end, tolerance):
 @pytest.mark.parametrize("beta", [0.3, 0.7, 0.9])
 @pytest.mark.parametrize("tolerance", [0.5, 0.1, 0.01])
 def test_geometric_decay_has_a_closed_form(x64, beta, tolerance):
-  # φ_k = c β^k has the bias δ(k) = β^k / (1 − β^k) for every c, even far outside the float range. k
-  # is the smallest integer with δ(k) ≤ tolerance.
+  # φ_k = c β^k has the bias δ(k) = β^k / (1 − β^k) for every c, even if c is far outside the float
+  # range. k is the smallest integer with δ(k) ≤ tolerance.
   k = math.ceil(math.log(tolerance / (1 + tolerance)) / math.log(beta))
   for height in (-900.0, 0.0, 900.0):
     profile = height + np.log10(beta) * LAGS
@@ -104,7 +104,7 @@ def test_a_contracting_network_has_the_k_of_its_eigenvalue(x64):
   def chosen(xs, tolerance):
     return choose_truncation(lag_profile([cell], [params], xs, lambda y: y[:, 0]), tolerance)
 
-  # 2^-k / (1 − 2^-k) is 1/15 at k = 4 and 1/31 at k = 5.
+  # The bias δ(k) = 2^-k / (1 − 2^-k) is 1/15 at k = 4 and 1/31 at k = 5.
   for tolerance, k in ((0.1, 4), (0.05, 5), (0.03, 6)):
     assert chosen(jnp.ones((12, 2, 2)), tolerance) == k
 

@@ -48,7 +48,7 @@ def test_half_life_is_finite_only_for_decay():
 
 
 def test_effective_memory_is_the_first_lag_below_epsilon(x64):
-  # e^(−k/2) < 0.01 if k > 2 ln 100 = 9.2, so the first such lag is 10.
+  # At rate −0.5, φ_k / φ_0 = e^(−k/2) is below 0.01 if k > 2 ln 100 = 9.2, so first at lag 10.
   profile = geometric(-0.5, -0.1, 0.5, -0.5, -0.5, -0.5)
   profile = profile.at[0, 3].set(-jnp.inf).at[4, 4].set(jnp.nan).at[20, 5].set(jnp.nan)
   memory = jax.jit(effective_memory)(profile, 0.01)

@@ -53,7 +53,7 @@ def plantable(cell):
   """Wraps a cell so that one entry of a tensor is NaN at a chosen step.
 
   The wrapped cell's params are {"cell": the cell's params, "times": {plant: time step}}, with a
-  time step for every key of PLANTS. A time step of −1 plants nothing.
+  time step for every key of PLANTS. If the time step is −1, no NaN is planted.
   """
 
   def init(key, input_size, dtype=float):
@@ -96,7 +96,7 @@ def plantable(cell):
   )
 
 
-# For every kind of planted NaN, the (phase, tensor) in which `first_nonfinite` must find it.
+# For every kind of planted NaN, the (phase, tensor) that `first_nonfinite` must report.
 PLANTS = {
   "drive": ("forward", "drive.0"),
   "carry": ("forward", "cell or hidden"),
@@ -108,10 +108,10 @@ PLANTS = {
 
 @pytest.fixture(scope="module")
 def planted():
-  """A function that plants a NaN and returns the NonFinite found, or None.
+  """A function that plants a NaN and returns what `first_nonfinite` finds, a NonFinite or None.
 
-  Call it as `planted(layer, plant, time, **arguments)`, with a key of PLANTS and further arguments
-  of `first_nonfinite`.
+  Call it as `planted(layer, plant, time, **arguments)`, where `plant` is a key of PLANTS and
+  `arguments` are passed to `first_nonfinite`.
   """
   model, params = with_params([plantable(make_cell("lstm", H)), plantable(make_cell("elman", H))])
 
@@ -145,7 +145,7 @@ def test_planted_nan_is_found_where_it_is(planted, layer, plant):
 def test_time_arguments_act_as_in_training(planted):
   lengths = jnp.array([T, 3])
   arguments = {"lengths": lengths, "truncation": jnp.asarray(2), "reverse": True, "remat": "sqrt"}
-  assert planted(1, "carry", 4, **arguments) is None  # step 4 is padding of the planted example
+  assert planted(1, "carry", 4, **arguments) is None  # step 4 of that example is padding
   for time in range(3):
     assert planted(1, "carry", time, **arguments).time == time
     assert planted(0, "backward", time, **arguments).time == time
@@ -163,7 +163,7 @@ def test_params_are_checked_first():
   assert where(place) == ("params", 1, None, "layers_1.cell.w_h", (2, 1), "inf")
 
 
-def test_inputs_count_unless_they_are_padded_or_masked():
+def test_inputs_are_checked_unless_they_are_padded_or_masked():
   lengths = jnp.array([T, 3])
   mask = jnp.arange(T)[:, None] < lengths[None]
   for name, entry in (("xs", (1, 0)), ("targets", (1, 1))):
@@ -171,8 +171,8 @@ def test_inputs_count_unless_they_are_padded_or_masked():
     place = find(PARAMS, broken, squared_error)
     assert where(place) == ("forward", None, 3, name, entry, "nan")
     place = find(PARAMS, broken._replace(mask=mask, lengths=lengths), squared_error)
-    # The cotangent of a masked loss is 0, but its derivative at a NaN target is NaN, and so is the
-    # product 0 · NaN.
+    # The cotangent of a masked loss is 0, but the loss's derivative at a NaN target is NaN, and so
+    # is their product, 0 · NaN.
     after = ("backward", None, 3, "readout", entry, "nan")
     assert where(place) == (after if name == "targets" else None)
 
@@ -193,7 +193,7 @@ ZEROS = jax.tree.map(jnp.zeros_like, PARAMS)
 
 
 def test_a_norm_may_overflow_though_every_entry_is_finite():
-  # The gradients of the readout's two biases are 3e38 each.
+  # The gradients of the readout's two biases are 3e38 each, so their norm overflows.
   place = find(ZEROS, BATCH, lambda y, _: jnp.sum(3e38 * y, axis=-1))
   assert where(place) == ("backward", None, None, "grad_norm", (), "inf")
   assert place.overflow and place.largest == pytest.approx(3e38, rel=1e-6)
@@ -249,7 +249,7 @@ def counting(cell, bad_step):
 def test_carries_may_hold_integers():
   model, params = with_params([make_cell("elman", H), counting(make_cell("elman", H), 3)])
   place = first_nonfinite(model, params, BATCH, squared_error)
-  # tanh(∞) = 1, so no later tensor is infinite.
+  # Only the recurrent product is infinite: the carry stays finite, because tanh(∞) = 1.
   assert where(place) == ("forward", 1, 3, "recurrent", (0, 0), "inf")
 
 

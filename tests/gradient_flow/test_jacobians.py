@@ -18,7 +18,7 @@ from rnn_jax.types import Cell, unprepared
 pytestmark = pytest.mark.usefixtures("x64")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
-# Most tests share one set of shapes, so that few programs are compiled.
+# Most tests use the same shapes, so that few programs are compiled.
 T, B, D, H = 60, 2, 2, 3
 NETWORKS = {name: make_cell(name, H) for name in PLAIN}
 SIZE, DEPTH = 5, 1001
@@ -104,8 +104,8 @@ def test_step_jacobians_are_finite_differences_on_the_joint_carry(name):
 
 
 def test_complex_and_integer_leaves_of_a_carry():
-  # z_t = a z_{t−1} with a complex a: for the vector (Re z, Im z) that is a scaled rotation. The
-  # integer counter is not part of the Jacobian.
+  # The complex recurrence z_t = a z_{t−1} rotates and scales the vector (Re z, Im z). The integer
+  # counter is not part of the Jacobian.
   a = 0.9 * np.exp(0.7j)
 
   def initial_carry(batch_shape, dtype=float):
@@ -147,7 +147,7 @@ def test_singular_values_are_those_of_the_product(name):
   product = np.broadcast_to(np.eye(jacobians.shape[-1]), jacobians[0].shape)
   for k in range(6):
     expected = np.linalg.svd(product, compute_uv=False)
-    # The absolute tolerance is the rounding error of NumPy's smallest singular values.
+    # The absolute tolerance allows for the rounding error of NumPy's smallest singular values.
     np.testing.assert_allclose(10 ** values[k], expected, rtol=1e-10, atol=1e-14 * expected.max())
     product = product @ jacobians[-1 - k]
 
@@ -222,7 +222,7 @@ def test_lstm_without_recurrence_multiplies_forget_gates_and_forgets_hidden():
   np.testing.assert_allclose(np.diag(product[H:, H:]), np.prod(f, axis=0), rtol=1e-10)
   for t in range(T):
     c = f[t] * c + i[t] * g[t]
-  # The last cell state also enters h_T, with the derivative dh_T/dc_T = o (1 − tanh² c_T).
+  # The last cell state c_T also affects h_T, with the derivative dh_T/dc_T = o (1 − tanh² c_T).
   through = o[-1] * (1 - np.tanh(c) ** 2)
   expected = np.sort(np.log10(np.prod(f[1:], axis=0) * np.hypot(1, through)))[::-1]
   values = values_of(cell, params, XS, start)[-1, 0]

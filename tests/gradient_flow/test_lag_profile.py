@@ -1,4 +1,4 @@
-"""The lag profile: equal to the gradient probe's norms in the float range, and right beyond it."""
+"""The lag profile equals the gradient probe's norms in the float range, and is right beyond it."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_profile_in_float64_has_float64_precision(x64):
   "gains", [(1.0, 0.1), (0.1, 1.0), (1.0, 10.0), (10.0, 0.1), (1.0, 0.1, 1.0), (0.1, 10.0, 0.1)]
 )
 def test_profile_of_deep_linear_networks_is_right_if_layers_differ_widely_in_scale(gains):
-  # The gradients reach 10^±200: far outside the float32 range, but within that of the float64
+  # The gradients reach 10^±200, far outside the float32 range but within the float64 range of the
   # reference below.
   num_steps = 201
   w_xs = [orthogonal(H, 10 + i) for i in range(len(gains))]

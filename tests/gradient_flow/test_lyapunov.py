@@ -20,7 +20,7 @@ from rnn_jax.types import Cell, unprepared
 pytestmark = pytest.mark.usefixtures("x64")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
-# Most tests share one set of shapes, so that few programs are compiled.
+# Most tests use the same shapes, so that few programs are compiled.
 T, SKIP, B, D, H = 300, 150, 2, 3, 3
 NETWORKS = {name: make_cell(name, H) for name in PLAIN}
 LINEAR = make_cell("elman", 4, activation="linear")
@@ -102,7 +102,7 @@ def test_exponents_are_those_of_a_plain_loop_and_add_up_to_the_determinant(name)
   for jacobian in jacobians:
     q, r = np.linalg.qr(jacobian @ q)
     logs.append(np.log(np.abs(np.diagonal(r, axis1=1, axis2=2))))
-  # The loop starts from a different Q_0. Once both have settled, the exponents nearly agree.
+  # The loop starts from a different Q_0, so the exponents agree only approximately.
   np.testing.assert_allclose(got, np.mean(logs[SKIP:], axis=0), atol=2e-3)
   elsewhere = jax.tree.map(lambda a: a.at[1, 0].set(jnp.nan), start)
   lost = np.isnan(spectrum_of(cell, params, XS, carry=elsewhere))

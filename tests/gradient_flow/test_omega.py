@@ -126,8 +126,8 @@ def test_every_step_of_a_scaled_orthogonal_recurrence_adds_the_same_term(scale):
   weights = jnp.asarray([scale, 0.0])
   value, grads = quarter_omega(jnp.zeros((num_steps, 2, D)), weights)
   np.testing.assert_allclose(value, 100 * 0.75**2 / 2, rtol=1e-5)
-  # Scaling W to s W makes a step's term (‖v (s W)ᵀ‖ / ‖v‖ − 1)² = (¼ s − 1)². Its derivative with
-  # respect to s at s = 1 is 2 · (−¾) · ¼.
+  # If W is scaled to s W, each step's term is (‖v (s W)ᵀ‖ / ‖v‖ − 1)² = (¼ s − 1)². Its derivative
+  # with respect to s at s = 1 is 2 · (−¾) · ¼.
   q = np.linalg.qr(np.random.default_rng(0).standard_normal((H, H)))[0]
   along = np.sum(np.asarray(grads["w_h"]) * 0.25 * q)
   np.testing.assert_allclose(along, 100 * 2 * -0.75 * 0.25 / 2, rtol=1e-4)

@@ -36,7 +36,8 @@ def test_rows_are_orthogonal_and_their_lengths_are_the_singular_values(shape):
 
 @pytest.mark.parametrize("order", ["descending", "ascending", "mixed"])
 def test_rows_of_very_different_norms_are_orthogonalized_as_by_gram_schmidt(order):
-  # In order of size, each row is 2^-200 times the one before: too small to change a larger row.
+  # From the largest row down, each row is about 2^-200 times the one before. Rotations therefore do
+  # not change the larger row of a pair.
   a = problem(5, 5)
   place = {"descending": np.arange(5), "ascending": np.arange(5)[::-1]}.get(
     order, np.array([3, 0, 1, 4, 2])

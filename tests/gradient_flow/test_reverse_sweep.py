@@ -1,4 +1,4 @@
-"""`Scaled` quantities, stored as a value and an exponent: normalizing and shifting them."""
+"""Normalizing and shifting of `Scaled` quantities, which are stored as a value and an exponent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rnn_jax.gradient_flow.reverse_sweep import Scaled, normalize, shift, unscal
 
 
 def whole(scaled):
-  """Returns the number that a `Scaled` stands for, value · 2^exponent, as float64."""
+  """Returns the quantity that a `Scaled` represents, value · 2^exponent, as float64."""
   return np.ldexp(np.asarray(scaled.value, float), np.asarray(scaled.exponent)[..., None])
 
 

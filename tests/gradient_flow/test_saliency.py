@@ -33,8 +33,8 @@ def run(model, variables, reach, tokens=TOKENS):
 
 
 def test_linear_network_has_its_closed_form(x64):
-  # For row vectors h_t = x_t W_x + h_{t−1} W_h + b and logits h_t W + b', whose softmax is p_t:
-  # dL_t/dx_{t−k} = W_x W_hᵏ W (p_t − e_{x_{t+1}}), with the one-hot vector e of the next token.
+  # With row vectors h_t = x_t W_x + h_{t−1} W_h + b, logits h_t W + b' and p_t = softmax(logits),
+  # dL_t/dx_{t−k} = W_x W_hᵏ W (p_t − e), where e is the one-hot vector of the next token.
   variables = drawn(LINEAR)
   cell = jax.tree.map(np.asarray, variables["params"]["layers_0"]["cell"])
   head = jax.tree.map(np.asarray, variables["params"]["head"])

@@ -41,7 +41,8 @@ def test_lstm_gates_reproduce_the_carry():
 
   (gates,), carries = run(xs)
   assert set(gates) == {"input", "forget", "output"}
-  # h_t = o tanh c_t, c_t = f c_{t−1} + i g: g is no gate, so it is computed from the params.
+  # h_t = o tanh c_t and c_t = f c_{t−1} + i g. g is computed from the params here, because it is
+  # not a gate and `gate_values` does not return it.
   before = np.concatenate([np.zeros((1, B, H)), carries.hidden[:-1]])
   w_x, w_h, b = (np.asarray(params[0][k])[..., 2 * H : 3 * H] for k in ("w_x", "w_h", "b"))
   g = np.tanh(np.asarray(xs) @ w_x + before @ w_h + b)

@@ -19,7 +19,7 @@ T, B, D, H = 3, 2, 2, 3
 XS = draw(80, T, B, D)
 CELLS, PARAMS = network(["gru", "gru"], H)
 
-# The measures of a network, each with values for its options that have no default.
+# The measures of a network. Each has a dict of values for the options that have no default.
 MEASURES = {
   "gate_values": {},
   "jacobian_norm": {"key": jax.random.key(0)},

@@ -72,16 +72,16 @@ def scalar_bias(w, xs, scale):
 
 
 def scalar_gradient(w, xs, k):
-  """Returns d h_{T−1}/d(b, w, w_x) of h_t = w h_{t−1} + w_x x_t + b at w_x = 1, b = 0.
+  """Returns d h_{T−1}/d(b, w, w_x) for h_t = w h_{t−1} + w_x x_t + b, at w_x = 1 and b = 0.
 
-  The gradient is truncated before the steps k, 2k, …
+  The gradient is truncated before each of the steps k, 2k, …
   """
   hs, h = [], 0.0
   for x in xs:
     hs.append(h)
     h = w * h + x
   last = len(xs) - 1
-  lags = range(last % k + 1)  # the loss at step t reaches back t mod k steps
+  lags = range(last % k + 1)  # the gradient of a loss at step t reaches back t mod k steps
   return sum(w**lag * np.array([1.0, hs[last - lag], xs[last - lag]]) for lag in lags)
 
 

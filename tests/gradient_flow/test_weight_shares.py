@@ -60,13 +60,13 @@ def test_shares_sum_to_the_gradient_and_share_norms_are_their_norms(x64, name):
 
 @pytest.mark.parametrize("gain", [0.1, 10.0])
 def test_share_norms_of_a_linear_recurrence_are_right_far_outside_the_float_range(gain):
-  # h_t = g h_{t−1} Q with an orthogonal Q, h_0 = x_0 and L = v · h_{T−1}, for T steps: then
+  # If h_t = g h_{t−1} Q with an orthogonal Q, h_0 = x_0 and L = v · h_{T−1}, then
   # ‖share_t‖ = ‖x_0‖ ‖v‖ g^(T−2) for every t ≥ 1.
   num_steps = 300
   q = np.linalg.qr(np.random.default_rng(0).standard_normal((H, H)))[0]
   params = {"w_x": jnp.eye(H), "w_h": jnp.asarray(gain * q, float), "b": jnp.zeros(H)}
   cell = make_cell("elman", H, activation="linear")
-  # The second example's loss is negligible.
+  # The second example's weight makes its loss negligible.
   weights = jnp.asarray([[3.0], [1e-30]])
   xs = jnp.zeros((num_steps, 2, H)).at[0, :, 0].set(1e-20 if gain > 1 else 1.0)
 
@@ -74,7 +74,7 @@ def test_share_norms_of_a_linear_recurrence_are_right_far_outside_the_float_rang
   def norms(xs):
     return weight_share_norms([cell], [params], xs, lambda ys: jnp.sum(weights * ys[-1, :, :1]))[0]
 
-  # Compare only steps at which h itself is in the float range: only cotangents may be outside it.
+  # Compare only steps at which h is in the float range, because h is stored as plain floats.
   steps = np.arange(1, 30 if gain < 1 else 50)
   start = np.log10(3) + (-20 if gain > 1 else 0)
   expected = start + (num_steps - 2) * np.log10(gain)

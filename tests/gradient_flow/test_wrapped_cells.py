@@ -39,7 +39,7 @@ def randomized(cells):
 
 
 def slots_of(cells):
-  """Returns zeros to add to each layer's carries: their gradients are the carries' cotangents."""
+  """Returns zeros to add to each layer's carries, whose gradients are the carries' cotangents."""
   return [cell.initial_carry((T, B)) for cell in cells]
 
 
@@ -50,10 +50,10 @@ def by_hand(cells, params, xs, slots=None, kernels=None, truncation=T):
     cells: the cell of each layer.
     params: the params of each layer's cell.
     xs: the first layer's inputs [T, B, H].
-    slots: zeros to add to each layer's carries, from `slots_of`; None for none.
+    slots: zeros to add to each layer's carries, from `slots_of`; None to add nothing.
     kernels: for each layer, the recurrent kernel to use at each step [T, ...], instead of the one
-      in the params; None to use the params'.
-    truncation: gradients are stopped before every step that is a multiple of it.
+      in the params; None to use the kernel in the params.
+    truncation: gradients are stopped before every step whose index is a multiple of this number.
   Returns:
     (the carries of each layer, leaves [T, B, ...]; the top layer's outputs [T, B, H]).
   """
