@@ -20,8 +20,8 @@ Terms:
   paths through later steps and through the layers above.
 - The drive of a step is the input's part of the pre-activation, `cell.project(params, xs)`.
 - The joint carry s_t is all leaves of a layer's carry (an LSTM's h and c) as one real vector.
-- The lag k of a gradient ∂L_s/∂h_{s−k}, where L_s is the loss at step s, is the number of steps
-  from the carry to the loss.
+- The lag k of a gradient ∂L_s/∂h_{s−k} is the number of steps from the carry h_{s−k} to L_s, the
+  loss at step s.
 
 Each measure's docstring states what is averaged, which leaves of the carry are covered, and the
 cost.

@@ -93,7 +93,7 @@ def _beyond(phi: Float[Array, " T"], start: int) -> tuple[Bool[Array, ""], Float
   """
   later = phi[start:]
   counts = jnp.isfinite(later)
-  lags = jnp.arange(start - len(phi), 0, dtype=phi.dtype)  # relative to lag T, so all negative
+  lags = jnp.arange(start - len(phi), 0, dtype=phi.dtype)  # k − T, so that `at_end` is at lag T
   number = jnp.sum(counts, dtype=phi.dtype)
 
   def mean(values: Array) -> Array:

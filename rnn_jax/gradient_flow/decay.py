@@ -102,7 +102,7 @@ def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[
 
 
 def _check_profile(profile: ArrayLike) -> Float[Array, "*lags"]:
-  """Returns the profile as an array; raises unless it is floats [lag, ...] with a lag or more."""
+  """Returns the profile as an array; raises unless it is floats [lag, ...] and has a lag."""
   profile = checks.array("profile", profile, "floats")
   if profile.ndim == 0 or profile.shape[0] == 0:
     raise ValueError(f"profile must be [lag, ...] with at least one lag, got {profile.shape}.")

@@ -102,8 +102,8 @@ def first_nonfinite(
   Returns:
     The NonFinite; None if everything is finite.
   Raises:
-    TypeError, ValueError: if `model` is pooled, because a pooled loss belongs to no single step; if
-      the arguments would make `rnn_jax.training.update` raise.
+    TypeError, ValueError: if `model` is pooled, because a pooled loss belongs to no single step; or
+      if the arguments would make `rnn_jax.training.update` raise.
   """
   checks.instance("model", model, DeepRNN)
   if model.pooled:
@@ -119,12 +119,13 @@ def first_nonfinite(
     checks.instance("optimizer", optimizer, optax.GradientTransformation)
     if opt_state is None:
       raise ValueError("opt_state must be given with an optimizer, got None.")
-  if isinstance(time.get("truncation"), int):  # `step_tensors` cannot check a traced value
+  if isinstance(time.get("truncation"), int):  # checked here, because `step_tensors` traces it
     checks.integer("truncation", time["truncation"])
   time.pop("remat", None)  # rematerialization does not change values
   if time.get("clip_carry") is not None:
     clipping.check("clip_carry", time["clip_carry"])
-    time["clip_carry"] /= batch.mask.shape[1]  # the mean loss scales each dL/dh_t by 1/B
+    # In the batch's mean loss, each example's dL/dh_t is scaled by 1/B.
+    time["clip_carry"] /= batch.mask.shape[1]
   if batch.lengths is not None:
     time["lengths"] = batch.lengths
   model = model.clone(cells=tuple(model.cells))  # a tuple, so that the model is hashable

@@ -176,7 +176,7 @@ def _product_values(cell: Cell, run: Pass) -> Float[Array, "T B N"]:
   identity = jnp.broadcast_to(jnp.eye(size, dtype=s.dtype), (batch_size, size, size))
   start = normalize(Scaled(identity, jnp.zeros((batch_size, size), jnp.int32)))
   later = jax.tree.map(lambda a: a[1:], (run.before, run.drives))
-  # A plain scan, not `unroll`, because the cell has already run: this only multiplies Jacobians.
+  # A plain scan, not `unroll`, because the cell has run already and this only multiplies Jacobians.
   _, logs = jax.lax.scan(back, start, later, reverse=True)
   return jnp.concatenate([jnp.zeros_like(s)[None], logs[::-1]])
 

@@ -29,7 +29,7 @@ def check_layers(cells: Sequence[Cell], **entries: Sequence[Params | Carry]) -> 
     cells: the cell of each layer.
     **entries: the other arguments by name, such as `params`, for the error message.
   Raises:
-    TypeError: if `cells` or another argument is not a sequence, or `cells` holds a non-Cell.
+    TypeError: if `cells` or another argument is not a sequence, or if `cells` holds a non-Cell.
     ValueError: if `cells` is empty, or if another argument's length differs from that of `cells`.
   """
   check_cells(cells)

@@ -91,10 +91,10 @@ def _layer_spectrum(
     q, r = jnp.linalg.qr(columns(q))
     return q, jnp.log(jnp.abs(jnp.diagonal(r, axis1=1, axis2=2)))
 
-  # Q_0 is random. If the units do not interact, columns of the identity would never turn to the
-  # leading directions.
+  # Q_0 is random, because columns of the identity would never turn to the leading directions if the
+  # units do not interact.
   q, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (size, size), s.dtype)[:, :m])
   q = jnp.broadcast_to(q, (batch_size, size, m))
-  # A plain scan, not `unroll`, because the cell has already run: this only propagates tangents.
+  # A plain scan, not `unroll`, because the cell has already run and this only propagates tangents.
   _, logs = jax.lax.scan(forward, q, (run.before, run.drives))
   return jnp.mean(logs[skip:], axis=0)

@@ -37,7 +37,7 @@ def omega(
 
   `jax.grad` of Ω gives the paper's gradient, which uses only the immediate partial derivative: h_k,
   ∂E/∂h_{k+1} and the layer's inputs are held constant, and only ∂h_{k+1}/∂h_k depends on the
-  params. It is therefore not the true gradient of the returned value.
+  params. The paper's gradient is therefore not the true gradient of the returned value.
 
   Cost: one forward pass; then two single-step vector-Jacobian products for every step and layer.
 
@@ -106,7 +106,7 @@ def _squared_deviations(products: Carry, bars: Carry) -> Float[Array, "T B"]:
 
 
 def _joint_norm(carry: Carry) -> Float[Array, "T B"]:
-  """Returns the norm of all leaves [T, B, ...] taken together; its derivative at zero is zero."""
+  """Returns each example's norm over all leaves, per step; the norm's derivative at 0 is 0."""
   leaves = jax.tree.leaves(carry)
   entries = jnp.concatenate(
     [leaf.reshape(*leaf.shape[:2], math.prod(leaf.shape[2:])) for leaf in leaves], axis=-1

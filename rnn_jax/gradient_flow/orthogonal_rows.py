@@ -30,8 +30,8 @@ def orthogonalize(rows: Scaled, bound: Float[Array, "M N"]) -> Scaled:
   Args:
     rows: the matrix A [M, N], as `value` with an integer exponent [M] for each row.
     bound: [M, N], for each entry of `value` the sum of the absolute values of the terms that were
-      added to compute it. ε · bound bounds the entry's rounding error, where ε is the dtype's
-      precision. A row whose norm is not above its rounding error is set to zero.
+      added to compute it. Times ε, the dtype's precision, this sum bounds the entry's rounding
+      error. A row whose norm is not above its rounding error is set to zero.
   Returns:
     V A, in the form of `rows`. The dot product of two rows is at most about N ε times the product
     of their norms, even if the norms differ by hundreds of orders of magnitude.
@@ -77,9 +77,9 @@ def _rotate(x: Scaled, y: Scaled) -> tuple[Scaled, Scaled, Float[Array, " half"]
 
     x' = c (x + t y)      y' = c (y − t x)      t = 2 x·y / (d ± √(d² + 4 (x·y)²)),  d = x² − y²
 
-  The code rotates the stored values, which are x and y without their powers of two. Let r ≤ 1 be
-  the ratio of the smaller power to the larger. The factors of the stored values are then r t and
-  t / r instead of t. The code computes τ = t / r, because τ is finite even where r and t underflow
+  The code rotates the stored values, which are x and y without their powers of two. For these
+  values, one factor t becomes r t and the other t / r, where r ≤ 1 is the ratio of the smaller
+  power to the larger. The code computes τ = t / r, because τ is finite even where r and t underflow
   to zero.
 
   Returns:

@@ -20,8 +20,8 @@ from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, step, unprepared, with_floats
 
-# The exponent of a value of zero. It is below every other exponent, because two values are brought
-# to the larger of their exponents, and a zero must never determine that exponent.
+# The exponent of a value of zero. It is below every other exponent, because two values are added at
+# the larger of their exponents, and a zero must never determine that exponent.
 _ZERO_EXPONENT = -(2**30)
 
 
@@ -176,7 +176,7 @@ def normalize(scaled: Scaled) -> Scaled:
     for leaf in jax.tree.leaves(scaled.value)
   ]
   largest = functools.reduce(jnp.maximum, sizes)
-  # The power is capped at one below the largest, so that 2^-power is a normal float, too.
+  # The power is capped, because 2^-power must be a normal float, too.
   power = jnp.minimum(exponent_of(largest), jnp.finfo(largest.dtype).maxexp - 2)
   shifted = shift(scaled, scaled.exponent + power)
   exponent_of_zero = jnp.full_like(scaled.exponent, _ZERO_EXPONENT)

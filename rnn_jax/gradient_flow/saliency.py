@@ -17,7 +17,7 @@ from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry
 
-# Upper bounds on what is computed in parallel: the number of windows and of their input floats.
+# Upper bounds on the number of windows, and of floats in their inputs, processed in parallel.
 _MAX_WINDOWS, _MAX_NUMBERS = 64, 2**25
 
 

@@ -120,7 +120,7 @@ def _split(
   rows = -1 if transposed else 0
   size = {"D": _axis(arrays, layout, "w_x", rows), "H": _axis(arrays, layout, "w_h", rows), **sizes}
   blocks: Blocks = {}
-  # Check the recurrent kernel first. It defines H, so an error must name it if it does not fit.
+  # Check the recurrent kernel first, because it defines H: if it is wrong, the error must name it.
   for entry, (use, gates) in sorted(layout.items(), key=lambda item: item[1][0] != "w_h"):
     width = len(gates) * size["H"]
     symbols = [f"{len(gates)}·H" if len(gates) > 1 else "H"]

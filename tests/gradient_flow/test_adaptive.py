@@ -64,7 +64,7 @@ def test_the_line_is_fitted_to_later_lags_but_all_measured_lags_are_summed(x64):
     np.where(LAGS == 3, np.nan, -0.1 * LAGS),
     np.where(LAGS == 3, np.inf, -0.1 * LAGS),
     np.full(T, -np.inf),
-    -1e-4 * LAGS,  # decays, but too slowly
+    -1e-4 * LAGS,  # decays, but too slowly for any k < T
   ],
   ids=["flat", "growing", "nan", "inf", "zero", "slow"],
 )

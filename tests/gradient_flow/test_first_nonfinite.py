@@ -145,7 +145,7 @@ def test_planted_nan_is_found_where_it_is(planted, layer, plant):
 def test_time_arguments_act_as_in_training(planted):
   lengths = jnp.array([T, 3])
   arguments = {"lengths": lengths, "truncation": jnp.asarray(2), "reverse": True, "remat": "sqrt"}
-  assert planted(1, "carry", 4, **arguments) is None  # step 4 of that example is padding
+  assert planted(1, "carry", 4, **arguments) is None  # step 4 is padding in example 1
   for time in range(3):
     assert planted(1, "carry", time, **arguments).time == time
     assert planted(0, "backward", time, **arguments).time == time

@@ -87,7 +87,7 @@ def test_lstm_at_zero_has_its_spectrum_on_the_joint_carry():
   cell = NETWORKS["lstm"]
   got = spectrum_of(cell, params, 0 * XS, carry=cell.initial_carry((B,)))[0]
   close(got[:H], np.log(sigmoid(1.0) + np.array([0.9, -0.8, -2.0]) / 4))
-  assert np.all(got[H:] < np.log(1e-15))  # −∞ in exact arithmetic
+  assert np.all(got[H:] < np.log(1e-15))  # in exact arithmetic, these are −∞
 
 
 @pytest.mark.parametrize("name", PLAIN)

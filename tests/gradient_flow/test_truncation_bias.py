@@ -102,7 +102,7 @@ def test_gradients_near_the_ends_of_the_float_range_and_zero_gradients():
   for scale in (1e-35, 1e35):
     for got, expected in zip(scalar_bias(w, xs, scale), plain, strict=True):
       np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-  # With a loss of zero, the full gradient is zero: cosine and relative error are undefined.
+  # With a loss of zero, the full gradient is zero, so cosine and relative error are undefined.
   assert all(np.all(np.isnan(leaf)) for leaf in scalar_bias(w, xs, 0.0))
 
 

@@ -35,8 +35,8 @@ def nnx_rnn(cell, params):
   return rnn
 
 
-# Adapters pass on a cell's carry, drive (the input's part of the pre-activation), recurrent product
-# and prepared params. Each of these cells differs from the others in the structure of one of them.
+# Adapters pass on four parts of a cell: its carry, drive (the input's part of the pre-activation),
+# recurrent product and prepared params. Each of these cells has a different structure in one part.
 STRUCTURES = ("elman", "gru", "lstm", "lru", "clockwork", "exprnn", "minimalrnn", "slstm", "rhn")
 
 
