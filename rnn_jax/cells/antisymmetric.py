@@ -32,17 +32,17 @@ def antisymmetric(
   Step Jacobian, without the gate: ∂h'/∂h = I + ε W_h diag(1 − n²). The eigenvalues of W_h are
   −γ ± iω, so those of the Jacobian are near the unit circle: the gradient rotates, and vanishes or
   explodes only slowly. One Euler step multiplies the gradient's norm by about 1 − εγ + (εω)²/2. The
-  last term is the error of Euler's method; γ is there to outweigh it.
+  term (εω)²/2 is the error of Euler's method, for which the damping −εγ is to compensate.
 
   Args:
     hidden_size: width H of carry and output.
     gated: whether a gate z, which uses the same W_h, scales the increment.
     epsilon: ε, the step size.
-    gamma: γ, the diffusion.
+    gamma: γ, the damping (in the paper: diffusion).
     recurrent_gain: factor g in the initialization U_ij ~ N(0, g²/H).
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
-    params {"w_x": [D, H], "u": [H, H], "b": [H]}, or with the gate {"w_x": [D, 2·H], "u": [H, H],
+    params {"w_x": [D, H], "u": [H, H], "b": [H]}, or if gated {"w_x": [D, 2·H], "u": [H, H],
     "b": [2·H]} in the order n, z. Gates, if gated: {"input": z}.
   Raises:
     TypeError, ValueError: if `hidden_size` is below 1, `epsilon`, `gamma` or `recurrent_gain` is

@@ -34,24 +34,25 @@ def clockwork(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> Cell[FlatParams, ClockworkCarry, Array]:
-  """Clockwork network: modules of units, of which module i updates at every 2^i-th step.
+  """Clockwork network: its units form modules, and module i updates at every 2^i-th step.
 
     h' = tanh(x W_x + h W_h + b)      for the units of module i if t mod T_i = 0
     h' = h                            for all other units                            T_i = 2^i
 
-  Modules are numbered i = 0 … g−1. t counts from 0, so all modules update at the first step. A
-  module reads itself and the slower modules; all other blocks of W_h [from, to] are held at zero.
+  Modules are numbered i = 0 … g−1. The step number t counts from 0, so all modules update at the
+  first step. A module reads only itself and the slower modules, because `prepare` sets all other
+  blocks of W_h to zero.
 
-  Step Jacobian: columns of I for the units that keep their value, of W_h diag(1 − h'²) for the
-  units that update. Over k steps a module's gradient is multiplied by W_h only about k/T_i times
-  and passes through the other steps unchanged. W_h is block-triangular, so its eigenvalues are
-  those of its diagonal blocks.
+  Step Jacobian: a column of I for each unit that keeps its value, and a column of W_h diag(1 − h'²)
+  for each unit that updates. Over k steps a module's gradient is multiplied by W_h only about k/T_i
+  times and passes through the other steps unchanged. W_h is block-triangular, so its eigenvalues
+  are those of its diagonal blocks.
 
   Args:
     hidden_size: width H of carry and output.
     num_modules: g, at most 31. A module is a range of consecutive units; the modules' sizes differ
       by at most one. If H < g, there are H modules of one unit each.
-    recurrent_kernel: initialization of W_h, before the masked blocks are set to zero:
+    recurrent_kernel: initialization of W_h, including the blocks that `prepare` sets to zero:
       `orthogonal`, `gaussian` or `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization.
   Returns:

@@ -40,8 +40,8 @@ def cornn(
     ∂z'/∂h = Δ (U S − γ I)          ∂z'/∂z = I + Δ (V S − ε I)
     ∂h'/∂h = I + Δ ∂z'/∂h           ∂h'/∂z = Δ ∂z'/∂z
 
-  The whole Jacobian is I + O(Δ), so the number of steps after which a gradient vanishes or explodes
-  is the oscillators' time scale divided by Δ.
+  The whole Jacobian is I + O(Δ), so a gradient vanishes or explodes only after about τ/Δ steps,
+  where τ is the oscillators' time scale.
 
   Args:
     hidden_size: width H of h, z and output.

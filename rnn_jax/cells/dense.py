@@ -1,4 +1,4 @@
-"""Functions shared by the cells: params in fused kernels, products, outputs, normalization.
+"""Functions shared by the cells: initialization, products, outputs and normalization.
 
 A fused kernel [·, G·H] holds the square or rectangular kernels of G gates side by side, so that one
 product computes the pre-activations of all gates. The *drive* of a cell is the input's part of the
@@ -55,13 +55,13 @@ def zeros(hidden_size: int) -> InitialCarryFn[Array]:
 
 
 def the_carry(params: Params, carry: C, drive: Drive) -> C:
-  """Returns the carry unchanged; the `output` function of a cell with y = h."""
+  """Returns the carry unchanged; the `output` of a cell with y = h."""
   del params, drive
   return carry
 
 
 def the_hidden_state(params: Params, carry: HasHidden, drive: Drive) -> Array:
-  """Returns the hidden state; the `output` function of a cell with y = h and further states."""
+  """Returns the hidden state; the `output` of a cell with y = h and further leaves in its carry."""
   del params, drive
   return carry.hidden
 
@@ -74,7 +74,7 @@ def expand_like(p: Inexact[CellArray, " W"], a: Inexact[CellArray, "*_a"]) -> In
 def dense_init(
   hidden_size: int, num_gates: int, kernel: str, gain: Number
 ) -> InitFn[dict[str, Array]]:
-  """Returns an `init` function of params {"w_x": [D, G·H], "w_h": [H, G·H], "b": [G·H]}.
+  """Returns the `init` of a cell with params {"w_x": [D, G·H], "w_h": [H, G·H], "b": [G·H]}.
 
   G is `num_gates`. W_x is LeCun normal (variance 1/D). Each gate's block [H, H] of W_h is `gain`
   times a kernel drawn by the initializer named `kernel`. b is zero.
@@ -99,9 +99,9 @@ def dense_init(
 def dense_project(
   params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None, *, bias: bool = False
 ) -> Features:
-  """Returns the drive x W_x, or x W_x + b if `bias` is True, of all steps in one product.
+  """Returns the drive of all steps, x W_x (or x W_x + b if `bias` is True), as one product.
 
-  Integer tokens [...] stand for their one-hot vectors; the product is then a row lookup.
+  Integer tokens [...] stand for their one-hot vectors, so x W_x is a lookup of rows of W_x.
 
   Raises:
     TypeError: if xs is not an array of floats or integers.
@@ -116,11 +116,11 @@ def dense_project(
   if tokens:
     drive = (w_x + params["b"][None] if bias else w_x)[xs.reshape(-1)]
   else:
-    # Flatten the batch axes: with more than one, XLA:CPU's contraction is several times slower.
+    # Flatten the batch axes, because XLA:CPU is several times slower with more than one of them.
     rows = xs.reshape(-1, xs.shape[-1])
     if bias:
-      # Compute x W_x + b as [x, 1] [W_x; b]: adding b afterwards would allocate another array of
-      # the drive's size.
+      # Compute x W_x + b as [x, 1] [W_x; b], because adding b afterwards would allocate another
+      # array of the drive's size.
       rows = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], axis=1)
       w_x = jnp.concatenate([w_x, params["b"][None]])
     drive = rows @ w_x
@@ -135,8 +135,8 @@ def plain_recur(params: FlatParams, h: Units) -> Features:
 def dense_recur(params: FlatParams, h: Units) -> Features:
   """Returns the recurrent product h W_h + b.
 
-  b does not depend on the carry, so it could be added to the drive before the loop; that would
-  allocate another array of the drive's size.
+  b is added here, in every step, because adding it to the drive before the loop would allocate
+  another array of the drive's size.
   """
   return product(h, params["w_h"]) + expand_like(params["b"], h)
 
@@ -150,7 +150,7 @@ def hidden_recur(params: FlatParams, carry: HasHidden) -> Features:
 def product(
   h: Float[CellArray, "*batch M"], w: Float[CellArray, "M N"]
 ) -> Float[Array, "*batch N"]:
-  """Returns y = h W. The backward pass computes h̄ = ȳ Wᵀ from a transposed copy of W.
+  """Returns y = h W. The backward pass computes the cotangent h̄ = ȳ Wᵀ from a copy of Wᵀ.
 
   The copy is made once, before the reverse loop. JAX's own rule would transpose W inside the
   product, at every step, which takes 1.3 to 1.9 times as long on a CPU.
@@ -174,7 +174,7 @@ def _product_jvp(
 
 def standardize(x: Features) -> Features:
   """Returns (x − mean x) / √(var x + ε), over the last axis."""
-  # By itself, jax.nn.standardize computes the variance as E x² − (E x)², which cancels
-  # catastrophically if the mean is large and the spread small.
+  # Pass the variance explicitly, because jax.nn.standardize would compute it as E x² − (E x)²,
+  # which cancels catastrophically if the mean is large and the spread small.
   variance = jnp.var(x, axis=-1, keepdims=True)
   return jax.nn.standardize(x, variance=variance, epsilon=EPSILON)

@@ -1,4 +1,4 @@
-"""The simple recurrent network, and its variant IRNN, which starts from the identity."""
+"""The simple recurrent network, and its variant IRNN, with W_h initialized to the identity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rnn_jax.types import Array, Cell, CellArray, FlatParams, Number, PlainCell,
 
 @jax.custom_jvp
 def tanh(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
-  """Returns h = tanh a. The backward pass stores one array, h, where that of `jnp.tanh` stores two.
+  """Returns h = tanh a. The backward pass stores only h, whereas `jnp.tanh` stores two arrays.
 
   The tangent is ḣ = (1 − h)(1 + h) ȧ.
   """
@@ -56,7 +56,7 @@ def elman(
     activation: φ, one of `tanh`, `relu`, `linear`.
     recurrent_kernel: initialization of W_h: `orthogonal`, `gaussian` or `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization; with `orthogonal` and
-      `identity`, the initial σ₁.
+      `identity`, it equals the initial σ₁.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, H], "w_h": [H, H], "b": [H]}.
@@ -93,7 +93,7 @@ def irnn(hidden_size: int, *, scale: Number = 1.0) -> PlainCell:
   Step Jacobian: ∂h'/∂h = W_h diag(a > 0), where a is the pre-activation. At initialization its
   diagonal is α for active units (a > 0) and 0 for the others. With α = 1 the gradient passes
   unchanged through units that stay active, until training moves W_h away from the identity. From
-  then on the gradient has no bound from above or below.
+  then on the gradient may vanish or explode.
 
   Args:
     hidden_size: width H of carry and output.

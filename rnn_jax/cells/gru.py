@@ -59,7 +59,10 @@ def gate_values(
 def gates(
   h: Units, drive: Float[CellArray, "*batch 3*H"], recurrent: Float[CellArray, "*batch 3*H"]
 ) -> Units:
-  """Returns h' for reset="after", computed as in the equations: the reference for `fused_gates`."""
+  """Returns h' for reset="after", computed exactly as the equations of `gru` are written.
+
+  The tests compare `fused_gates` with this function.
+  """
   z, r = gate_values(drive, recurrent)
   n, n_h = jnp.split(drive, 3, axis=-1)[2], jnp.split(recurrent, 3, axis=-1)[2]
   return z * h + (1 - z) * jnp.tanh(n + r * n_h)
@@ -71,7 +74,8 @@ def fused_gates(
 ) -> Units:
   """Returns h' for reset="after". Its backward pass stores seven arrays [..., H].
 
-  With x the drive, u the recurrent product, and sums over the blocks z, r, n, the tangent is
+  Let x be the drive, u the recurrent product, u_n its block n, n the candidate, and Σ the sum over
+  the blocks z, r, n. The tangent is
 
     ḣ' = z ḣ + Σ k ẋ + Σ k_u u̇
     k = [z (1 − z) (h − n),  r (1 − r) u_n m,  m]      k_u = [k_z,  k_r,  r m]
@@ -97,7 +101,7 @@ def _fused_gates_jvp(
 
 def _activations(drive: Features, recurrent: Features) -> tuple[Units, Units, Units]:
   """Returns z, r and n for reset="after"."""
-  # σ and tanh are applied to all 3·H columns and the surplus is discarded: XLA:CPU vectorizes them
+  # Apply σ and tanh to all 3·H columns and discard the surplus, because XLA:CPU vectorizes them
   # over a whole array, but not over its slices.
   z, r, _ = jnp.split(jax.nn.sigmoid(drive + recurrent), 3, axis=-1)
   n = jnp.tanh(drive + jnp.concatenate([r, r, r], axis=-1) * recurrent)
@@ -125,8 +129,9 @@ def gru(
   Step Jacobian: at h = x = b = 0 it is ½ I + ¼ U_n, or ½ I + ½ U_n with reset="none". Where z is
   near 1 it is near I, and the gradient passes unchanged.
 
-  The simplified GRU of textbooks, c = Γ_u ∘ c̃ + (1 − Γ_u) ∘ c₋, is reset="none" with Γ_u = 1 − z.
-  Its gate is the share that is *replaced*, so its params are those of z with the opposite sign.
+  The simplified GRU of textbooks, c = Γ_u ∘ c̃ + (1 − Γ_u) ∘ c₋ with the old carry c₋, is
+  reset="none" with Γ_u = 1 − z. Γ_u is the share of c₋ that is *replaced*, so its params are those
+  of z with the opposite sign.
 
   Args:
     hidden_size: width H of carry and output.

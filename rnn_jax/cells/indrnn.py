@@ -21,9 +21,9 @@ def indrnn(
     h' = relu(x W_x + u ∘ h + b)      u ~ U(low, high) at initialization
 
   With `longest` = T, the step uses u clipped to |u| ≤ 2^(1/T), so that a unit that is always active
-  scales a gradient by at most 2 over T steps. The param itself is not clipped, and receives the
-  gradient as if there were no clip: the true gradient is zero outside the range, so a u that left
-  the range could never return. (The authors instead clip the params after each update.)
+  scales a gradient by at most 2 over T steps. The param itself is not clipped, and its gradient is
+  computed as if the clip were the identity, because the true gradient is zero outside the range, and
+  a u that left the range could never return. (The authors instead clip the params after each update.)
 
   Step Jacobian: ∂h'/∂h = diag(u ∘ (a > 0)), where a is the pre-activation. While a unit is active,
   k steps scale its gradient by exactly u^k, whatever the other units do.
@@ -32,7 +32,7 @@ def indrnn(
     hidden_size: width H of carry and output.
     low, high: range of u at initialization. For the last layer of a network whose output is read
       after T steps, the paper uses values near 1, from 2^(−1/T) to 2^(1/T).
-    longest: T, in steps; None for no clip.
+    longest: T, in steps. None to use u unclipped.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H];
     params {"w_x": [D, H], "u": [H], "b": [H]}.

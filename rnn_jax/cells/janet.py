@@ -38,14 +38,14 @@ def janet(
     s = x W_s + h U_s + b_s      n = tanh(x W_n + h U_n + b_n)
     h' = σ(s) ∘ h + (1 − σ(s − β)) ∘ n
 
-  With β > 0 the weights of h and n add up to more than 1: more is written than forgotten.
+  With β > 0 the weights of h and n add up to more than 1, so more is written than forgotten.
 
-  Step Jacobian: diag(σ(s)) plus products with U_s and U_n. Where s is large it is near I, and the
-  gradient passes unchanged. No output gate attenuates the gradient of y, since y = h.
+  Step Jacobian: diag(σ(s)) plus terms with the factor U_s or U_n. Where s is large it is near I,
+  and the gradient passes unchanged. No output gate attenuates the gradient of y, since y = h.
 
   Args:
     hidden_size: width H of carry and output.
-    beta: β, how far the input gate is shifted from 1 − σ(s), the complement of the forget gate.
+    beta: β, a shift in the input gate 1 − σ(s − β). With β = 0 the two gates add up to 1.
     forget_bias: initial value of b_s; ignored with `chrono`.
     chrono: T_max, the longest expected dependency in steps. Initializes b_s = ln u with
       u ~ U(1, T_max − 1), so that the units' time scales spread up to T_max. (The authors' code

@@ -33,14 +33,14 @@ def layer_norm_lstm(
     N(v) = (v − mean v) / √(var v + ε)      ε = 1e-6
 
   N(x W) and N(h U) take mean and variance over all 4·H entries of the four gates. In the paper each
-  of the three normalizations has a shift β; β_x and β_h occur only in the sum β_x + β_h + b, which
-  is b here.
+  of the three normalizations has a shift β; β_x and β_h occur only in the sum β_x + β_h + b, for
+  which this cell has the single param b.
 
   Step Jacobian: along the cell state ∂c'/∂c = diag(f), as in the LSTM, because c itself is not
-  normalized. The path through h does not depend on the scale of U, because N(h U) does not.
-  ∂N(h U)/∂h grows as 1/|h|, up to |U|/√ε near h = 0. While x, h and c are all 0, ∂h'/∂h at
-  initialization is (U_g − the mean of each of its rows)/(4 ε): every step before the first nonzero
-  input multiplies a gradient by about 10⁵, so eight such steps overflow float32.
+  normalized. The path through h does not depend on the scale of U, because N(h U) does not. As h
+  shrinks, ∂N(h U)/∂h grows as 1/|h|, up to |U|/√ε. At initialization, and while x, h and c are all
+  0, ∂h'/∂h is (U_g − the mean of each of its rows)/(4 ε). Every step before the first nonzero input
+  therefore multiplies a gradient by about 10⁵, and eight such steps overflow float32.
 
   Args:
     hidden_size: width H of hidden state, cell state and output. N(c') needs several units: with one

@@ -1,4 +1,4 @@
-"""Long expressive memory (LEM), a cell of two states with learned time scales."""
+"""Long expressive memory (LEM), a cell with two states and learned time scales."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LEMCarry(NamedTuple):
 
   Attributes:
     hidden: h [..., H].
-    memory: z [..., H], the state that changes more slowly.
+    memory: z [..., H], the second state, which the update of h reads.
   """
 
   hidden: Array
@@ -85,7 +85,7 @@ def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, 
     return product(carry.hidden, params["w_h"])
 
   def open_gates(drive: Features, recurrent: Float[CellArray, "*batch V"]) -> tuple[Units, Units]:
-    """Returns the gates Δ₁/Δ and Δ₂/Δ, the values of σ."""
+    """Returns the gates Δ₁/Δ and Δ₂/Δ, which are the values of σ, from 0 to 1."""
     both = 2 * hidden_size
     gates = jax.nn.sigmoid(drive[..., :both] + recurrent[..., :both])
     return gates[..., :hidden_size], gates[..., hidden_size:]

@@ -40,7 +40,8 @@ def linear_cell(
 ) -> Cell[FlatParams, Array, Drive]:
   """Returns a Cell with the update h' = a ∘ h + b, where (a, b) = linear(params, drive).
 
-  Its `recur` is empty: there is no recurrent product. All arguments are fields of `Cell`.
+  Its `recur` returns an empty tuple, because there is no recurrent product. Each argument is the
+  field of `Cell` with the same name.
   """
 
   def recur(params: FlatParams, h: Inexact[CellArray, "*batch H"]) -> tuple[()]:

@@ -21,7 +21,7 @@ ComplexUnits = Complex[Array, "*batch H"]
 
 
 class LRUDrive(NamedTuple):
-  """The input's part of a linear recurrent unit.
+  """The drive of a linear recurrent unit: what it computes from the input alone.
 
   Attributes:
     b: e^γ ∘ (B x), complex [..., H], the input of the recurrence.
@@ -47,14 +47,15 @@ def lru(
   (The paper calls the matrix S of the skip connection D.)
 
   Step Jacobian: diag(λ) for any input. Over k steps the gradient of unit j is scaled by |λ_j|^k and
-  rotated by the angle k e^θ_j. It cannot explode for any params, since |λ| < 1 for every ν.
+  rotated by the angle k e^θ_j. It cannot explode, because |λ| < 1 for every ν.
 
   Args:
     hidden_size: width H of carry and output.
     min_radius, max_radius: range of |λ| at initialization, within 0 and 1. λ is drawn uniformly, by
       area, from the ring between these radii. For long dependencies, choose both near 1 (the paper
       uses 0.999 for its longest tasks).
-    max_phase: e^θ ~ U(0, max_phase) at initialization, in radians; small for long dependencies.
+    max_phase: e^θ ~ U(0, max_phase) at initialization, in radians. Choose it small for long
+      dependencies.
   Returns:
     A Cell: x [..., D], carry [..., H] (complex), y [..., H] (real);
     params {"w_x": Re B, Im B and S side by side [D, 3·H], "nu": ν [H], "theta": θ [H],

@@ -49,7 +49,9 @@ def gate_values(a: Features) -> LSTMGates:
 
 
 def gates(a: Float[CellArray, "*batch W"], c: Units) -> tuple[Units, Units]:
-  """Returns (h', c'), computed as in the equations: the reference for `fused_gates`.
+  """Returns (h', c'), computed exactly as the equations of `lstm` are written.
+
+  The tests compare `fused_gates` with this function.
 
   Args:
     a: pre-activations [..., 4·H] in the order i, f, g, o.
@@ -64,11 +66,12 @@ def gates(a: Float[CellArray, "*batch W"], c: Units) -> tuple[Units, Units]:
 def fused_gates(a: Features, c: Units) -> tuple[Units, Units]:
   """Returns (h', c') from pre-activations a and cell state c, as `gates` does.
 
-  Its backward pass stores six arrays [..., H]. With the sum over the blocks i, f, g, the tangents
-  are
+  Its backward pass stores six arrays [..., H]. The tangents are
 
     ċ' = f ċ + Σ k ȧ      ḣ' = k_o ȧ_o + o (1 − tanh² c') ċ'
     k = [i (1 − i) g,  f (1 − f) c,  i (1 − g²),  o (1 − o) tanh c']
+
+  where Σ is the sum over the blocks i, f, g, and k_o and ȧ_o are the blocks o.
   """
   _, _, _, o, new, squashed = _activations(a, c)
   return o * squashed, new
@@ -112,7 +115,7 @@ def zero_carry(hidden_size: int) -> InitialCarryFn[LSTMCarry]:
 def lstm_init(
   hidden_size: int, forget_bias: Number, kernel: str, gain: Number
 ) -> InitFn[FlatParams]:
-  """Returns the `init` function of the gates i, f, g, o: `dense_init`, with b_f = `forget_bias`."""
+  """Returns `dense_init` of the gates i, f, g, o, but with `forget_bias` as the initial b_f."""
   checks.number("forget_bias", forget_bias)
   dense = dense_init(hidden_size, 4, kernel, gain)
 
@@ -142,8 +145,8 @@ def lstm(
 
   Step Jacobian: along the cell state ∂c'/∂c = diag(f), so with f near 1 the gradient passes
   unchanged (the constant-error carousel). The path through h adds products of the gates'
-  derivatives with U. Without a forget gate ∂c'/∂c is I: the gradient of c never decays, and c may
-  grow without bound.
+  derivatives with U. Without a forget gate ∂c'/∂c is I, so the gradient of c never decays, but c
+  may grow without bound.
 
   Args:
     hidden_size: width H of hidden state, cell state and output.

@@ -32,16 +32,16 @@ def mgu(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> PlainCell:
-  """Minimal gated unit, a GRU whose only gate f both resets and updates; f keeps the old carry.
+  """Minimal gated unit: a GRU whose only gate f is the share of the old carry that is kept.
 
     f = σ(x W_f + h U_f + b_f)
     n = tanh(x W_n + b_n + f ∘ (h U_n))              reset="after"
     n = tanh(x W_n + b_n + ((1 − f) ∘ h) U_n)        reset="before"
     h' = f ∘ h + (1 − f) ∘ n
 
-  The paper's unit is reset="before". Its gate is 1 − f, the share of the carry that is replaced, so
-  its W_f, U_f and b_f have the opposite sign. Flax's MGUCell is reset="after", with an additional
-  bias on h U_n.
+  The paper's unit is reset="before". The paper's gate is 1 − f, the share of the carry that is
+  replaced, so its W_f, U_f and b_f have the opposite sign. Flax's MGUCell is reset="after", with an
+  additional bias on h U_n.
 
   Step Jacobian: at h = x = b = 0 it is ½ I + ¼ U_n. Where f is near 1 it is near I, and the
   gradient passes unchanged.

@@ -31,7 +31,7 @@ from rnn_jax.types import (
 
 
 def positive(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
-  """Returns a + ½ where a ≥ 0, and σ(a) where a < 0: continuous, and positive everywhere."""
+  """Returns a + ½ where a ≥ 0, and σ(a) where a < 0; this is continuous and always positive."""
   return jnp.where(a >= 0, a + 0.5, jax.nn.sigmoid(a))
 
 
@@ -39,18 +39,18 @@ CANDIDATES: Mapping[str, Callable[[Array], Array]] = {"linear": lambda a: a, "po
 
 
 def mingru(hidden_size: int, *, candidate: str = "linear") -> PlainCell:
-  """Minimal GRU: a linear recurrence whose gate z reads only the input; z replaces the old carry.
+  """Minimal GRU: a linear recurrence whose gate z, the share replaced, reads only the input.
 
     z = σ(x W_z + b_z)      n = g(x W_n + b_n)
     h' = (1 − z) ∘ h + z ∘ n
 
-  Step Jacobian: diag(1 − z), which depends only on the input. Products of it over time never
-  explode, and the gradient passes a step unchanged where the input makes z near 0.
+  Step Jacobian: diag(1 − z), which depends only on the input. Its products over time never explode,
+  and the gradient passes a step unchanged where the input makes z near 0.
 
   Args:
     hidden_size: width H of carry and output.
-    candidate: g: `linear`, g(a) = a; or `positive`, g(a) = a + ½ for a ≥ 0 and σ(a) for a < 0. The
-      latter keeps h positive, as a scan in log space requires.
+    candidate: the function g. `linear` is g(a) = a; `positive` is g(a) = a + ½ for a ≥ 0 and σ(a)
+      for a < 0. `positive` keeps h positive, as a scan in log space requires.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H]; params {"w_x": [D, 2·H], "b": [2·H]} in the
     order z, n. Gates: {"update": z}.
@@ -79,13 +79,13 @@ def minlstm(hidden_size: int, *, forget_bias: Number = 1.0, candidate: str = "li
     i, f = σ(x W + b)      n = g(x W_n + b_n)
     h' = f / (f + i) ∘ h + i / (f + i) ∘ n
 
-  Step Jacobian: diag(f / (f + i)), which depends only on the input. Products of it over time never
+  Step Jacobian: diag(f / (f + i)), which depends only on the input. Its products over time never
   explode, and the gradient passes a step unchanged where the input makes i near 0.
 
   Args:
     hidden_size: width H of carry and output.
     forget_bias: initial value of the forget gate's block of b.
-    candidate: g, as in `mingru`.
+    candidate: the function g, as in `mingru`.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H]; params {"w_x": [D, 3·H], "b": [3·H]} in the
     order i, f, n. Gates: {"input": i / (f + i), "forget": f / (f + i)}.
@@ -124,12 +124,13 @@ def _cell(
   linear: LinearFn[FlatParams, Array, Array],
   gates: GatesFn[FlatParams, Array, Array],
 ) -> PlainCell:
-  """Returns the linear recurrence whose drive is x W + b.
+  """Returns a linear recurrence with the drive x W + b.
 
   Args:
     hidden_size: width H of carry and output.
-    biases: initial value of each gate's block [H] of b; their number is that of the gates.
-    linear: the cell's `linear` function, of the params and the drive.
+    biases: initial value of each block [H] of b; W and b have as many blocks as `biases` has
+      entries.
+    linear: the cell's `linear` function, (params, drive) -> (a, b).
     gates: the cell's `gates` function.
   """
   checks.integer("hidden_size", hidden_size)

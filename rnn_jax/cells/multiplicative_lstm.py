@@ -37,13 +37,13 @@ def multiplicative_lstm(
     i, f, o = σ(x W + m U + b)      g = tanh(x W_g + m U_g + b_g)
     c' = f ∘ c + i ∘ g              h' = o ∘ tanh(c')
 
-  The gates read h only through m: their effective recurrent kernel, U_m diag(x W_m) U, depends on
-  the input. Apart from m, the equations are the LSTM's, as in the authors' code for their best
-  results. (Their first experiments have g = x W_g + m U_g + b_g, without tanh, and
+  The gates read h only through m, so their effective recurrent kernel, U_m diag(x W_m) U, depends
+  on the input. Apart from m, the equations are the LSTM's, as in the authors' code for their best
+  results. (In the authors' first experiments, g = x W_g + m U_g + b_g, without tanh, and
   h' = tanh(o ∘ c').)
 
-  Step Jacobian: along the cell state ∂c'/∂c = diag(f). The path through h has the factors x W_m; an
-  input for which they are 0, such as x = 0, passes no gradient along this path.
+  Step Jacobian: along the cell state ∂c'/∂c = diag(f). The path through h has the factor
+  diag(x W_m), so at x = 0 no gradient passes along this path.
 
   Args:
     hidden_size: width H of hidden state, m, cell state and output.

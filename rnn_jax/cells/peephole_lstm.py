@@ -25,12 +25,12 @@ def peephole_lstm(
     c' = f ∘ c + i ∘ g
     o = σ(x W_o + h U_o + p_o ∘ c' + b_o)  h' = o ∘ tanh(c')
 
-  p, p_o are the peephole weights. The output gate reads the new cell state c', the other gates the
-  old c.
+  p, p_o are the peephole weights. The output gate reads the new cell state c'; the other gates read
+  the old c.
 
-  Step Jacobian: along the cell state ∂c'/∂c = diag(f + f (1 − f) p_f c + i (1 − i) p_i g): the
-  gates read c even where a closed output gate hides it from h. At initialization p = 0, and the
-  Jacobian is that of the LSTM.
+  Step Jacobian: along the cell state ∂c'/∂c = diag(f + f (1 − f) p_f c + i (1 − i) p_i g). The
+  terms with p arise because the gates read c, even where a closed output gate hides it from h. At
+  initialization p = 0, and the Jacobian is that of the LSTM.
 
   Args:
     hidden_size: width H of hidden state, cell state and output.
@@ -41,7 +41,7 @@ def peephole_lstm(
   Returns:
     A Cell: x [..., D], carry LSTMCarry(hidden [..., H], cell [..., H]), y [..., H];
     params {"w_x": [D, 4·H], "w_h": [H, 4·H], "b": [4·H], "p": [3·H]}; p in the order i, f, o, the
-    others in the order i, f, g, o. Gates: {"input": i, "forget": f, "output": o}.
+    other params in the order i, f, g, o. Gates: {"input": i, "forget": f, "output": o}.
   Raises:
     TypeError, ValueError: if `recurrent_kernel` is unknown, `hidden_size` is below 1, or
       `forget_bias` or `recurrent_gain` is not a finite number.

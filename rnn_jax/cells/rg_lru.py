@@ -21,7 +21,7 @@ STEEPEST = 1000.0
 
 @jax.custom_jvp
 def bounded_sqrt(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
-  """Returns √a for a ≥ 0, with its derivative limited to 1000; at 0 the true one is infinite."""
+  """Returns √a for a ≥ 0. Its derivative, which is infinite at a = 0, is limited to 1000."""
   return jnp.sqrt(a)
 
 
@@ -40,7 +40,7 @@ def rg_lru(
     a = exp(−8 r ∘ softplus Λ)
     h' = a ∘ h + √(1 − a²) ∘ i ∘ v
 
-  Step Jacobian: diag(a) with 0 < a < 1, which depends only on the input. Products of it over time
+  Step Jacobian: diag(a) with 0 < a < 1, which depends only on the input. Its products over time
   never explode. If the input makes r near 0, then a is near 1: h is kept, nothing is written, and
   the gradient passes unchanged.
 

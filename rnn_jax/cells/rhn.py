@@ -47,13 +47,13 @@ def rhn(
   Step Jacobian: the product of L factors diag(1 − tₗ) + Rₗ_h̃ diag(tₗ ∘ (1 − h̃ₗ²)) +
   Rₗ_t diag((h̃ₗ − sₗ) ∘ tₗ ∘ (1 − tₗ)), with U in place of R₀. Where t is near 0 each factor is
   near I, and the gradient survives any number of micro-steps; where t is near 1 a step attenuates
-  the gradient as much as L layers do.
+  the gradient as much as L tanh layers do.
 
   Args:
     hidden_size: width H of carry and output.
     num_microsteps: L, the depth of a step. The paper's language models have up to 10.
-    transform_bias: initial value of b_t in all micro-steps; −2 to −4 in the paper, lower for deeper
-      steps.
+    transform_bias: initial value of b_t in all micro-steps. The paper uses −2 to −4: the deeper the
+      step, the lower the bias.
     recurrent_kernel: initialization of each block of U and Rₗ: `orthogonal`, `gaussian` or
       `identity`.
     recurrent_gain: factor on U and Rₗ at initialization.

@@ -45,22 +45,23 @@ def slstm(
 
   with a_f = x W_f + h U_f + b_f. The ratio c / n is a weighted mean of all g so far. The weights
   exp(i) are unbounded, so a later input can outweigh all earlier ones. The stabilizer m is the
-  logarithm of a scale that is factored out of c and n to avoid overflow; with m = 0 at every step,
-  h would be the same. n = 0, as in the initial carry, means that the memory is empty; then m' = i.
+  logarithm of a scale that is factored out of c and n to avoid overflow; in exact arithmetic, this
+  does not change h. n = 0 means that the memory is empty, as in the initial carry; in this case
+  m' = i.
 
-  Step Jacobian: the path through h runs through U, which is 0 at initialization; dL/dh_t then comes
-  from y_t alone. The memory is linear: ∂c'/∂c = ∂n'/∂n = diag(f'). The mean c / n keeps a share
-  f' n / n' of its old value, near 1 until a large i arrives. (c, n, m) and (λ c, λ n, m − ln λ)
-  represent the same memory and have the same outputs, so dL/dm = c dL/dc + n dL/dn, where the
-  derivatives treat c, n and m as independent variables.
+  Step Jacobian: the path through h runs through U, which is 0 at initialization, so at first
+  dL/dh_t comes from y_t alone. The memory is linear: ∂c'/∂c = ∂n'/∂n = diag(f'). The mean c / n
+  keeps a share f' n / n' of its old value; this share is near 1 until a large i arrives. (c, n, m)
+  and (λ c, λ n, m − ln λ) represent the same memory and have the same outputs, so
+  dL/dm = c dL/dc + n dL/dn, where the derivatives treat c, n and m as independent variables.
 
   Args:
     hidden_size: width H of each state and of the output.
     num_heads: N, a divisor of H. U is block-diagonal: a unit's gates read only the H/N units of its
       head. The paper uses 4.
     forget_biases: initialization of b_f as a function of a unit's relative position r in its head,
-      from 0 to 1: `power_law`, 5 − 12 r^0.3, or `linear`, 3 + 3 r. (The authors' code has the
-      exponent 0.3 in the first layer, and larger ones up to 1.6 in the last.)
+      from 0 to 1: `power_law`, 5 − 12 r^0.3, or `linear`, 3 + 3 r. (In the authors' code the
+      exponent increases from 0.3 in the first layer to 1.6 in the last.)
   Returns:
     A Cell: x [..., D], carry SLSTMCarry(hidden, cell, normalizer, stabilizer), each [..., H],
     y [..., H]; params {"w_x": [D, 4·H], "w_h": U [H/N, 4·H], "b": [4·H]} in the order i, f, g, o.
@@ -98,8 +99,8 @@ def slstm(
   def prepare(params: FlatParams) -> FlatParams:
     if num_heads == 1:
       return params
-    # Expand U to a dense [H, 4·H] kernel with zeros between different heads: one large product is
-    # faster than one small product per head.
+    # Expand U to a dense [H, 4·H] kernel with zeros between different heads, because one large
+    # product is faster than one small product per head.
     head = jnp.arange(hidden_size) // head_size
     same = jnp.tile(head[:, None] == head[None], (1, 4))
     w_h = jnp.tile(params["w_h"], (num_heads, 1))

@@ -34,7 +34,7 @@ def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
 
   Step Jacobian of the carry (h_t, …, h_{t−d+1}): the wrapped cell's J from h_{t−d} to h_t, and I
   for the carries that move from one position to the next. Over k steps a gradient is multiplied by
-  J only k/d times: in d steps it changes as much as in one step of the wrapped cell.
+  J only k/d times, so in d steps it changes as much as in one step of the wrapped cell.
 
   Derivatives treat the leaves of the carry as independent variables:
 
@@ -44,7 +44,7 @@ def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
 
   Args:
     cell: the cell to wrap.
-    dilation: d, in steps; with 1, the cell's steps are unchanged.
+    dilation: d, in steps. With d = 1 the result's steps are those of `cell`.
   Returns:
     A Cell with the params, drive, output and gates of `cell`; its carry is a DilatedCarry.
   Raises:
@@ -82,8 +82,8 @@ def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
     update=update,
     output=output,
     gates=None if gates is None else (lambda p, h, d, r: gates(p, oldest(h), d, r)),
-    # A cell with `recurrent_kernel` must read the first leaf of its carry. `recur` reads the oldest
-    # carry, which is the first leaf only for d = 1.
+    # `recurrent_kernel` must name the kernel that multiplies the carry's first leaf. `recur` reads
+    # the oldest carry, which is the first leaf only for d = 1.
     recurrent_kernel=cell.recurrent_kernel if dilation == 1 else None,
   )
 
@@ -96,7 +96,7 @@ def dilated_elman(
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
 ) -> Cell[FlatParams, DilatedCarry, Array]:
-  """Simple recurrent network that reads its output of d steps ago.
+  """Simple recurrent network that reads its own output from d steps ago.
 
     h_t = φ(x_t W_x + h_{t−d} W_h + b)
 

@@ -32,10 +32,10 @@ def layer_norm(cell: Cell[P, C, D]) -> Cell[LayerNormParams[P], C, D]:
 
     x̂ = γ ∘ (x − mean x) / √(var x + ε) + β      ε = 1e-6
 
-  Replacing x by a x + b with a > 0 changes x̂ only through ε, so the scale of the layers below has
-  no effect. The normalization is computed before the time loop; the carry and its step Jacobian are
-  those of the wrapped cell. (The cell `layer_norm_lstm` is different: it normalizes x W and h U
-  inside its step.)
+  Replacing x by a x + b with a > 0 changes x̂ only through ε, so the scale of the layer below has
+  hardly any effect. The normalization is computed before the time loop; the carry and its step
+  Jacobian are those of the wrapped cell. (The cell `layer_norm_lstm` is different: it normalizes
+  x W and h U inside its step.)
 
   Args:
     cell: the cell to wrap.
@@ -86,7 +86,7 @@ def layer_norm(cell: Cell[P, C, D]) -> Cell[LayerNormParams[P], C, D]:
     output=output,
     gates=None if gates is None else (lambda p, h, d, r: gates(p["cell"], h, d, r)),
     linear=None if linear is None else (lambda p, d: linear(p["cell"], d)),
-    # None, because the field must name a top-level param, and the cell's are under "cell".
+    # None, because the field must name a top-level param, but the cell's params are under "cell".
     recurrent_kernel=None,
     output_is_carry=cell.output_is_carry,
   )

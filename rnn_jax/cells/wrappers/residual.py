@@ -11,13 +11,13 @@ from rnn_jax.types import Array, C, Cell, D, Inputs, P, Recurrent, output_size
 
 
 def residual(cell: Cell[P, C, D]) -> Cell[P, C, tuple[D, Array]]:
-  """Returns a cell that adds its input to its output, so that the layer learns the difference.
+  """Returns a cell that adds the input x_t to the output of `cell`.
 
     y_t = x_t + output(h_t)
 
-  The carry and its step Jacobian are those of the wrapped cell. dL/dx_t contains the term dL/dy_t
-  itself: from layer to layer, a gradient passes unchanged, in addition to its path through the
-  wrapped cell.
+  The wrapped cell thus learns the difference y_t − x_t. The carry and its step Jacobian are those
+  of the wrapped cell. dL/dx_t contains the term dL/dy_t, so a gradient passes from layer to layer
+  unchanged, in addition to its path through the wrapped cell.
 
   Args:
     cell: the cell to wrap; its outputs must be as wide as its inputs.

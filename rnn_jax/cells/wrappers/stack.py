@@ -29,8 +29,8 @@ def stack(cells: Sequence[Cell]) -> Cell[LayerParams, LayerCarries, Drive]:
 
     h¹_t = f¹(h¹_{t−1}, x_t)      hˡ_t = fˡ(hˡ_{t−1}, yˡ⁻¹_t)      y_t = yᴸ_t
 
-  One step runs all layers, so its Jacobian is that of the whole network; this is what measures of
-  the joint dynamics need. The outputs equal those of running the layers one after another, but take
+  One step runs all layers, so its Jacobian is that of the whole network, which measures of the
+  joint dynamics need. The outputs equal those of running the layers one after another, but take
   longer to compute, because the input products of the upper layers are inside the time loop.
 
   Step Jacobian: blocks ∂hˡ_t/∂hᵐ_{t−1}, zero for m > l. The diagonal blocks are those of the single
@@ -39,8 +39,8 @@ def stack(cells: Sequence[Cell]) -> Cell[LayerParams, LayerCarries, Drive]:
   dL/dh²_t, not of dL/dh¹_t.
 
   Args:
-    cells: the cell of each layer, from the input upward. Only the first cell gets the key, to draw
-      its masks; `project` of the other cells runs inside the loop, where no key is available.
+    cells: the cell of each layer, from the input upward. Only the first cell can draw random masks,
+      because `project` of the other cells runs inside the loop, where no key is available.
   Returns:
     A Cell with the inputs of the first cell and the outputs of the last; its params and carry are
     tuples with one entry per layer.

@@ -12,7 +12,7 @@ from rnn_jax import checks
 from rnn_jax.cells.lstm import LSTMCarry, lstm
 from rnn_jax.types import Array, C, Cell, CellArray, D, FlatParams, Inputs, Number, P, Recurrent
 
-Masks: TypeAlias = PyTree  # like the carry, with a boolean for each float and None for integers
+Masks: TypeAlias = PyTree  # like the carry: booleans for a float leaf, None for an integer leaf
 
 
 def zoneout(
@@ -24,10 +24,10 @@ def zoneout(
     h_t = d_t ∘ h_{t−1} + (1 − d_t) ∘ h̃_t           training (with a key): d_t ~ Bernoulli(rate)
     h_t = rate · h_{t−1} + (1 − rate) · h̃_t         evaluation (no key): the mean over d_t
 
-  Zoneout is a dropout that keeps the old value instead of setting it to zero. d_t is drawn
-  independently for each step, example, leaf of the carry and unit. The mask is applied only after
-  all leaves of h̃_t have been computed: in an LSTM, the new h reads the new c as it was before the
-  mask. Measures of gradient flow pass no key, and therefore see the mean.
+  Zoneout is a form of dropout that keeps a unit's old value instead of setting it to zero. d_t is
+  drawn independently for each step, example, leaf of the carry and unit. The masks are applied only
+  after all leaves of h̃_t have been computed, so in an LSTM, h̃ reads c̃, to which no mask has been
+  applied yet. Measures of gradient flow pass no key, so they differentiate the evaluation step.
 
   Step Jacobian: J diag(1 − d) + diag(d), or (1 − rate) J + rate · I, where J is the wrapped cell's.
   The gradient passes unchanged through the units that keep their value.
