@@ -22,8 +22,9 @@ def indrnn(
 
   With `longest` = T, the step uses u clipped to |u| ≤ 2^(1/T), so that a unit that is always active
   scales a gradient by at most 2 over T steps. The param itself is not clipped, and its gradient is
-  computed as if the clip were the identity, because the true gradient is zero outside the range, and
-  a u that left the range could never return. (The authors instead clip the params after each update.)
+  computed as if the clip were the identity, because the true gradient is zero outside the range,
+  and a u that left the range could never return. (The authors instead clip the params after each
+  update.)
 
   Step Jacobian: ∂h'/∂h = diag(u ∘ (a > 0)), where a is the pre-activation. While a unit is active,
   k steps scale its gradient by exactly u^k, whatever the other units do.

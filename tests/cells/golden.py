@@ -1,4 +1,4 @@
-"""Functions that compare a cell with a NumPy reference, written from its paper's equations."""
+"""Functions that compare a cell with a NumPy reference, which follows the paper's equations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def draw(random, like, scale):
 def check(cell, reference, input_size=D, seed=1, scale=0.7, params=None, rtol=1e-11):
   """Checks outputs, final carry and step Jacobian of a cell against a reference, in float64.
 
-  Both run T steps from the same random params and the same random carry.
+  Cell and reference run T steps with the same random params, initial carry and inputs.
 
   Args:
     cell: the cell under test.

@@ -1,4 +1,4 @@
-"""The antisymmetric network: its equation, its kernel, and its Jacobian at rest."""
+"""The antisymmetric network: its equation, its kernel, and its Jacobian at h = x = 0."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_kernel_is_skew_symmetric_up_to_diffusion(x64):
   assert not params["b"].any()
 
 
-def test_eigenvalues_of_a_step_at_rest_share_their_real_part(x64):
+def test_eigenvalues_of_a_step_from_zero_share_their_real_part(x64):
   cell = make_cell("antisymmetric", H, epsilon=0.1, gamma=0.05)
   params = cell.prepare(cell.init(jax.random.key(0), D))
   drive = cell.project(params, jnp.zeros((1, D)))

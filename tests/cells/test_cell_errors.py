@@ -1,4 +1,4 @@
-"""Wrong arguments of `step`, of cells, wrappers and initializers raise errors that name them."""
+"""Errors of `step`, cells, wrappers and initializers name the wrong argument."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ INITIALIZERS = [
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(("call", "error", "message"), [*STEP, *CELL, *WRAPPERS, *INITIALIZERS])
 def test_wrong_arguments_are_named(call, error, message):
-  # Restore JAX's default promotion, which the test suite makes stricter: only then would wrong
-  # shapes and dtypes be broadcast and promoted silently.
+  # Restore JAX's default promotion rules, under which wrong shapes and dtypes would be broadcast
+  # and promoted silently. The stricter rules of the test suite would raise JAX's own errors.
   with (
     jax.numpy_dtype_promotion("standard"),
     jax.numpy_rank_promotion("allow"),

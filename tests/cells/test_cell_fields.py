@@ -1,8 +1,8 @@
 """The descriptive fields of every cell agree with its functions.
 
 These fields are `gates`, `linear`, `recurrent_kernel` and `output_is_carry`. They are checked for
-each registered cell, its variants, and the wrappers. For `recurrent_kernel` and `output_is_carry`,
-a field that is unset although it applies also fails.
+each registered cell, its variants, and the wrappers. The checks of `recurrent_kernel` and
+`output_is_carry` also fail if the field is unset although it applies.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CELLS = {name: lambda v=v: make(*v) for name, v in zip(NAMES, VARIANTS, strict=T
 class Case:
   """A cell together with random arguments of one step: params, carry, drive, recurrent product.
 
-  `given` are the params as from `init`; `params` are the prepared ones.
+  `given` are params in the form that `init` returns; `params` is the result of `prepare(given)`.
   """
 
   def __init__(self, cell):
@@ -154,7 +154,7 @@ def test_gated_and_linear_cells_are_as_listed():
   }
 
 
-# Cells with a wrong field: what is wrong -> (the check that must fail, the cell).
+# Cells with a wrong field, as {what is wrong: (the check that must fail, the cell)}.
 LIES = {
   "another param": (
     check_recurrent_kernel,
@@ -215,6 +215,6 @@ def test_a_wrong_field_fails_its_check(lie):
     check_claim(Case(cell))
 
 
-def test_prepare_of_most_cells_is_the_identity():
+def test_prepare_of_a_gru_is_the_identity():
   cell, params, *_ = problem("gru", {})
   assert cell.prepare is unprepared and cell.prepare(params) is params

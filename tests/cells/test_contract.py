@@ -24,7 +24,8 @@ WRAPPED = {
   "wrapped lstm": lambda: residual(layer_norm(zoneout(lstm(D), LSTMCarry(0.05, 0.5)))),
 }
 
-# Cells and options under test. An elman with activation="relu" is left out, because irnn is one.
+# Cells and options under test. `elman` with activation="relu" is left out, because `irnn` runs the
+# same step.
 VARIANTS = [
   *((name, {}) for name in CELLS),
   ("antisymmetric", {"gated": True}),
@@ -51,7 +52,7 @@ every_variant = pytest.mark.parametrize(
 )
 
 # Options that affect only `init`, as `test_init_options_affect_only_init` checks. Tests of a step
-# skip variants that differ from the default cell in these options alone.
+# skip variants that differ from the default cell only in these options.
 OF_INIT = {"recurrent_kernel", "recurrent_gain", "forget_bias"}
 every_step = pytest.mark.parametrize(
   ("name", "options"),
@@ -65,8 +66,8 @@ def make(name, options):
 
 
 def randomize(shapes, seed):
-  # Random values replace the initial biases and carries: these are zero, which would hide errors in
-  # every term that they multiply.
+  # Use random values even for biases and carries. Their initial values are zero, which would hide
+  # errors in the terms that contain them.
   random = np.random.default_rng(seed)
 
   def leaf(a):
@@ -166,7 +167,7 @@ def one_step(cell, params, carry, x):
 
 @functools.cache
 def compiled_step(name, options):
-  """Returns a jitted step, `(params, carry, x) -> (carry, y)`, with params from `init`."""
+  """Returns a jitted step, `(params, carry, x) -> (carry, y)`, with unprepared params."""
   cell = make(name, dict(options))
   return jax.jit(lambda params, carry, x: one_step(cell, cell.prepare(params), carry, x))
 
@@ -221,19 +222,20 @@ def check_derivatives(forward, backward, given):
   """Checks two implementations' derivatives in one random direction.
 
   The jvp of `forward` must match finite differences, and the vjps of `forward` and `backward` must
-  match this jvp. This is what `jax.test_util.check_grads` does, in one jitted function. The finite
-  step of 1e-6 hardly ever moves a unit across the kink of its activation.
+  match this jvp. `jax.test_util.check_grads` does the same, but not in one jitted function. The
+  finite differences use a step of 1e-6, so small that it hardly ever moves a pre-activation across
+  the kink of the relu.
 
   Args:
     forward: the function in the form that supports forward mode.
     backward: the same function in the form used for reverse mode; may be `forward` itself.
-    given: tuple of their arguments.
+    given: the arguments of both functions, as a tuple.
   """
   direction = randomize(given, 11)
   epsilon = 1e-6
 
   def inner(a, b):
-    # Products are not conjugated, because JAX's vjp of a complex function is the transpose.
+    # Products are not conjugated, because JAX's vjp is the transpose, without a conjugate.
     return sum(jnp.sum(x * y).real for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
   @jax.jit
@@ -278,8 +280,8 @@ def test_unroll_derivatives_match_finite_differences(x64, name):
 
 @every_step
 def test_recur_is_linear_in_the_params(name, options):
-  # The time loop relies on this: it holds the params constant during the reverse pass and computes
-  # their gradient afterwards.
+  # The time loop relies on this linearity, because it holds the params constant during the reverse
+  # pass and computes their gradient afterwards.
   cell, params, carry, _ = problem(name, options)
   params = cell.prepare(params)
   other = randomize(params, 7)
@@ -361,8 +363,8 @@ def test_init_options_affect_only_init(name, option, value):
 )
 def test_recurrent_gain_and_forget_bias_may_be_traced(name, option):
   init, values = functools.partial(compiled_init(name), jax.random.key(0)), traced_options(name)
-  # The sweep always passes its flag of this name, so the constructor's default must equal the
-  # flag's, which is 1.
+  # A sweep always passes the value of its flag with the option's name, so the constructor's default
+  # must equal the flag's default, which is 1.
   assert inspect.signature(CELLS[name]).parameters[option].default == 1
   leaves = map(jax.tree.leaves, (init(values), init({**values, option: 2.0})))
   assert any(not np.array_equal(a, b) for a, b in zip(*leaves, strict=True))

@@ -29,7 +29,7 @@ def mgu_of_flax(params, h, x):
 
 def mgu_of_the_paper(params, h, x):
   (w_f, u_f, b_f), (w_n, u_n, b_n) = blocks(params, 2)
-  # The paper's gate is 1 − f of our cell, hence the minus sign.
+  # The paper's gate is our cell's 1 − f, hence the minus sign.
   f = sigmoid(-(x @ w_f + h @ u_f + b_f))
   n = np.tanh(x @ w_n + (f * h) @ u_n + b_n)
   h = (1 - f) * h + f * n
@@ -49,7 +49,7 @@ def test_cell_matches_its_equation(x64, name):
   check(*REFERENCES[name])
 
 
-def test_mgu_equals_that_of_flax_with_the_same_weights(x64):
+def test_mgu_equals_flax_with_the_same_weights(x64):
   cell, peer = make_cell("mgu", H), nn.MGUCell(H, param_dtype=jnp.float64)
   random = np.random.default_rng(0)
   params = draw(random, cell.init(jax.random.key(0), D), 0.7)

@@ -122,7 +122,7 @@ def test_without_recurrence_all_past_steps_weigh_equally(x64):
 
   norms, last = run(gradient_probe(cell, T, B, jnp.float64))
   np.testing.assert_allclose(last, np.tanh(xs @ w_g).mean(axis=0), rtol=1e-12)
-  # c and n only add up (f' = 1), and n counts the steps, so dL/dc_t = 1 / n_T for every t below T.
+  # With f' = 1, c and n are plain sums, and n_t = t, so dL/dc_t = 1 / n_T = 1 / T for every t < T.
   np.testing.assert_allclose(norms.cell[:-1], np.sqrt(H) / T, rtol=1e-12)
   np.testing.assert_allclose(norms.hidden[-1], np.sqrt(H), rtol=1e-12)
 

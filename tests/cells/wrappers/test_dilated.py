@@ -1,4 +1,4 @@
-"""Dilated recurrence: its equation, its equality with interleaved sequences, and its norms."""
+"""Dilated recurrence: its equation, its equivalence to interleaved sequences, and its norms."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_dilated_cell_runs_interleaved_sequences(x64, name):
       total += jnp.sum(weights[part] * ys)
     return total
 
-  # The gradients of the probes agree, too: dL/d hidden at step t is the total derivative dL/dh_t.
+  # The probes' gradients agree, too, because dL/d hidden at step t is the total derivative dL/dh_t.
   given = params, xs, probes
   chex.assert_trees_all_close(together(*given), apart(*given), rtol=1e-11, atol=1e-13)
 

@@ -1,4 +1,4 @@
-"""Residual cells add their input to their output, and reject inputs of another width."""
+"""Residual cells add their input to their output, and reject inputs of a different width."""
 
 from __future__ import annotations
 
@@ -54,18 +54,19 @@ def test_a_residual_cell_with_zero_params_is_the_identity():
     ys, vjp = jax.vjp(lambda xs: unroll(cell, params, xs)[1], xs)
     return ys, *vjp(ys)
 
-  # All params are 0, so the cell outputs 0 and passes no gradient: only the skip connection acts.
+  # With params of 0 the wrapped cell outputs 0 and passes no gradient, so only the skip connection
+  # acts.
   for same in there_and_back(xs):
     np.testing.assert_array_equal(same, xs)
 
 
 @pytest.mark.parametrize("cell", [gru(H), stack([lstm(3), gru(H)])], ids=["gru", "stack"])
-def test_an_input_of_another_size_is_refused_by_init_and_by_project(cell):
+def test_init_and_project_refuse_an_input_size_other_than_the_output_size(cell):
   match = r"xs of a residual cell must be as wide as its output, \[\.\.\., 4\], got a width of 2\."
   with pytest.raises(ValueError, match=match):
     init_shapes(residual(cell), 2)
-  # `project` must check the width as well: params from the plain cell's `init` fit the wrapped
-  # cell, and the sum of x [B, 1] and the output [B, 4] would broadcast without an error.
+  # `project` must check the width as well, because params from the plain cell's `init` fit the
+  # wrapped cell, and the sum of x [B, 1] and the output [B, 4] would broadcast without an error.
   params = jax.tree.map(lambda a: jnp.zeros(a.shape), init_shapes(cell, 1))
   with pytest.raises(ValueError, match="got a width of 1"):
     jax.eval_shape(lambda: unroll(residual(cell), params, jnp.zeros((T, B, 1))))
