@@ -121,8 +121,9 @@ def quarter_omega(xs, weights):
 
 @pytest.mark.parametrize("scale", [1e-35, 1e35])
 def test_every_step_of_a_scaled_orthogonal_recurrence_adds_the_same_term(scale):
-  # The second example has no gradient: its Ω is zero, which halves the mean over the examples.
-  num_steps = 101  # the gradient decays to ¼^100 = 6e-61, below the float32 range
+  # The first example's gradient decays by ¼^100 = 6e-61, to below the float32 range. The second
+  # example has no gradient, so its Ω is zero, which halves the mean over the examples.
+  num_steps = 101
   weights = jnp.asarray([scale, 0.0])
   value, grads = quarter_omega(jnp.zeros((num_steps, 2, D)), weights)
   np.testing.assert_allclose(value, 100 * 0.75**2 / 2, rtol=1e-5)
