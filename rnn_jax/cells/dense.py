@@ -116,7 +116,7 @@ def dense_project(
   if tokens:
     drive = (w_x + params["b"][None] if bias else w_x)[xs.reshape(-1)]
   else:
-    # Flatten the batch axes, because XLA:CPU is several times slower with more than one of them.
+    # Flatten the batch axes, because XLA:CPU's product is several times slower with more than one.
     rows = xs.reshape(-1, xs.shape[-1])
     if bias:
       # Compute x W_x + b as [x, 1] [W_x; b], because adding b afterwards would allocate another

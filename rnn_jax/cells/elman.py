@@ -1,4 +1,4 @@
-"""The simple recurrent network, and its variant IRNN, with W_h initialized to the identity."""
+"""The simple recurrent network, and its variant IRNN, whose W_h starts as the identity."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def lru(
 
   Args:
     hidden_size: width H of carry and output.
-    min_radius, max_radius: range of |λ| at initialization, within 0 and 1. λ is drawn uniformly, by
+    min_radius, max_radius: range of |λ| at initialization, inside [0, 1]. λ is drawn uniformly, by
       area, from the ring between these radii. For long dependencies, choose both near 1 (the paper
       uses 0.999 for its longest tasks).
     max_phase: e^θ ~ U(0, max_phase) at initialization, in radians. Choose it small for long
@@ -59,9 +59,9 @@ def lru(
   Returns:
     A Cell: x [..., D], carry [..., H] (complex), y [..., H] (real);
     params {"w_x": Re B, Im B and S side by side [D, 3·H], "nu": ν [H], "theta": θ [H],
-    "gamma": γ [H], "c_re": Re C [H, H], "c_im": Im C [H, H]}. At initialization, real and imaginary
-    parts have variance 1/(2 D) in B and 1/H in C, S is LeCun normal, and e^γ = √(1 − |λ|²), which
-    keeps the carry at unit variance for white inputs.
+    "gamma": γ [H], "c_re": Re C [H, H], "c_im": Im C [H, H]}. At initialization, the real and
+    imaginary parts of B have variance 1/(2 D), those of C have variance 1/H, S is LeCun normal, and
+    e^γ = √(1 − |λ|²), which keeps the carry at unit variance for white inputs.
   Raises:
     TypeError, ValueError: if `hidden_size` is below 1, the radii violate
       0 ≤ min_radius < max_radius ≤ 1, or `max_phase` is not above 0.

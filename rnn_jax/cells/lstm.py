@@ -71,7 +71,7 @@ def fused_gates(a: Features, c: Units) -> tuple[Units, Units]:
     ċ' = f ċ + Σ k ȧ      ḣ' = k_o ȧ_o + o (1 − tanh² c') ċ'
     k = [i (1 − i) g,  f (1 − f) c,  i (1 − g²),  o (1 − o) tanh c']
 
-  where Σ is the sum over the blocks i, f, g, and k_o and ȧ_o are the blocks o.
+  where Σ is the sum over the blocks i, f, g, and k_o and ȧ_o are the blocks o of k and ȧ.
   """
   _, _, _, o, new, squashed = _activations(a, c)
   return o * squashed, new
@@ -115,7 +115,7 @@ def zero_carry(hidden_size: int) -> InitialCarryFn[LSTMCarry]:
 def lstm_init(
   hidden_size: int, forget_bias: Number, kernel: str, gain: Number
 ) -> InitFn[FlatParams]:
-  """Returns `dense_init` of the gates i, f, g, o, but with `forget_bias` as the initial b_f."""
+  """Returns an `init` like `dense_init` for the gates i, f, g, o, with b_f = `forget_bias`."""
   checks.number("forget_bias", forget_bias)
   dense = dense_init(hidden_size, 4, kernel, gain)
 

@@ -112,7 +112,7 @@ def _update_before(
 
 
 def _forget(h: Units, drive: Float[CellArray, "*batch 2*H"], recurrent: Array) -> Units:
-  """Returns f, whose pre-activations are the first H columns of the drive and of `recurrent`."""
+  """Returns f. Its pre-activation is the sum of the first H columns of drive and `recurrent`."""
   width = h.shape[-1]
   return jax.nn.sigmoid(drive[..., :width] + recurrent[..., :width])
 

@@ -31,7 +31,7 @@ from rnn_jax.types import (
 
 
 def positive(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
-  """Returns a + ½ where a ≥ 0, and σ(a) where a < 0; this is continuous and always positive."""
+  """Returns a + ½ where a ≥ 0 and σ(a) elsewhere, a continuous and positive function of a."""
   return jnp.where(a >= 0, a + 0.5, jax.nn.sigmoid(a))
 
 

@@ -50,8 +50,8 @@ def rg_lru(
 
   Args:
     hidden_size: width H of carry and output.
-    min_radius, max_radius: range of the base radius ρ = exp(−softplus Λ) at initialization, within
-      0 and 1. ρ² is drawn uniformly. With r = 1 a unit decays by a = ρ⁸ per step. As in the
+    min_radius, max_radius: range of the base radius ρ = exp(−softplus Λ) at initialization, inside
+      [0, 1]. ρ² is drawn uniformly. With r = 1 a unit decays by a = ρ⁸ per step. As in the
       authors' code, the default range 0.9 to 0.999 is that of ρ; in the paper it is that of ρ⁸.
   Returns:
     A Cell: x [..., D], carry [..., H], y [..., H]; params {"w_x": [D, 3·H], "b": [3·H],

@@ -17,7 +17,7 @@ def sigmoid(a):
 
 
 def blocks(params, num_gates):
-  """Returns one triple (W, U, b) per gate, in the order of the fused params w_x, w_h, b."""
+  """Returns one triple (W, U, b) per gate, in the order of the gates in w_x, w_h and b."""
   split = (np.split(params[name], num_gates, axis=-1) for name in ("w_x", "w_h", "b"))
   return list(zip(*split, strict=True))
 

@@ -66,8 +66,8 @@ def make(name, options):
 
 
 def randomize(shapes, seed):
-  # Use random values even for biases and carries. Their initial values are zero, which would hide
-  # errors in the terms that contain them.
+  # Use random values even for biases and carries, because their initial values are zero, which
+  # would hide errors in the terms that contain them.
   random = np.random.default_rng(seed)
 
   def leaf(a):
@@ -133,7 +133,7 @@ def test_initial_carry_is_zero(name, options):
 @functools.cache
 def compiled_init(name):
   """Returns a jitted `init`, `(key, values) -> params`; `values` are traced options of the cell."""
-  # Identity kernels replace the orthogonal ones, whose QR decomposition takes long to compile.
+  # Use identity kernels, because the QR decomposition of orthogonal ones takes long to compile.
   others = {"recurrent_kernel": "identity"} if has(name, "recurrent_kernel") else {}
   return jax.jit(lambda key, values: make_cell(name, H, **values, **others).init(key, D))
 
@@ -235,7 +235,7 @@ def check_derivatives(forward, backward, given):
   epsilon = 1e-6
 
   def inner(a, b):
-    # Products are not conjugated, because JAX's vjp is the transpose, without a conjugate.
+    # Products are not conjugated, because JAX's vjp is the transpose, not its conjugate.
     return sum(jnp.sum(x * y).real for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
   @jax.jit

@@ -71,7 +71,7 @@ def test_mgu_equals_flax_with_the_same_weights(x64):
 
 
 def initial(name, hidden_size=H, **options):
-  # Identity kernels take less time to initialize than the default orthogonal ones.
+  # Use identity kernels, because the default orthogonal ones take longer to initialize.
   init = make_cell(name, hidden_size, recurrent_kernel="identity", **options).init
   return jax.jit(lambda key: init(key, D))(jax.random.key(0))
 

@@ -159,8 +159,8 @@ def test_invalid_rings_are_refused(options, message):
 
 
 def test_lru_lyapunov_and_singular_values_follow_from_its_eigenvalues(x64):
-  # The step Jacobian is diag(λ) at every step; as a real matrix, it has each singular value |λ|
-  # twice.
+  # The step Jacobian is diag(λ) at every step. Written as a real [2·H, 2·H] matrix, it has each
+  # singular value |λ| twice.
   cell = make_cell("lru", 3, min_radius=0.4)
   params = jax.jit(cell.init, static_argnums=1)(jax.random.key(0), D)
   sizes = np.repeat(np.sort(np.abs(cell.prepare(params)["lambda"]))[::-1], 2)

@@ -82,7 +82,7 @@ def test_cell_matches_its_equation(x64, name):
 
 
 def initial(name, hidden_size=H, recurrent_kernel="identity", **options):
-  # Identity kernels take less time to initialize than the default orthogonal ones.
+  # Use identity kernels, because the default orthogonal ones take longer to initialize.
   init = make_cell(name, hidden_size, recurrent_kernel=recurrent_kernel, **options).init
   return jax.jit(lambda key: init(key, D))(jax.random.key(0))
 

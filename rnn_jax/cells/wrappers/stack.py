@@ -82,8 +82,8 @@ def stack(cells: Sequence[Cell]) -> Cell[LayerParams, LayerCarries, Drive]:
     return tuple(new)
 
   def output(params: LayerParams, carry: LayerCarries, drive: Drive) -> PyTree:
-    # Compute the layers' drives as `update` does. XLA merges the two computations, and drops drives
-    # that no output reads.
+    # Compute the upper layers' drives again, because `update` does not return them. XLA merges the
+    # two computations, and drops drives that no output reads.
     for i in range(1, len(cells)):
       y = cells[i - 1].output(params[i - 1], carry[i - 1], drive)
       drive = cells[i].project(params[i], y)

@@ -43,7 +43,7 @@ def test_output_is_invariant_to_shift_and_scale_of_the_input(x64):
   params, xs = problem(cell)
   drives = cell.project(params, xs)
   np.testing.assert_allclose(cell.project(params, 3 * xs - 5), drives, rtol=2e-5, atol=2e-5)
-  # The invariance is exact only for ε = 0; at a variance of 1e12, ε is negligible.
+  # The invariance is exact only for ε = 0, so use a variance of 1e12, where ε is negligible.
   large = cell.project(params, 1e6 * xs)
   np.testing.assert_allclose(cell.project(params, 3e6 * xs - 5), large, rtol=1e-12, atol=1e-12)
   assert np.max(np.abs(cell.project(params, -xs) - drives)) > 0.1
