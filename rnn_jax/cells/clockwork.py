@@ -39,9 +39,9 @@ def clockwork(
     h' = tanh(x W_x + h W_h + b)      for the units of module i if t mod T_i = 0
     h' = h                            for all other units                            T_i = 2^i
 
-  Modules are numbered i = 0 … g−1. The step number t counts from 0, so all modules update at the
-  first step. A module reads only itself and the slower modules, because `prepare` sets all other
-  blocks of W_h to zero.
+  Modules are numbered i = 0 … g−1, where g is `num_modules`. The step number t counts from 0, so
+  all modules update at the first step. A module reads only itself and the slower modules, because
+  `prepare` sets all other blocks of W_h to zero.
 
   Step Jacobian: a column of I for each unit that keeps its value, and a column of W_h diag(1 − h'²)
   for each unit that updates. Over k steps a module's gradient is multiplied by W_h only about k/T_i

@@ -183,7 +183,7 @@ def gru(
     init=init,
     initial_carry=zeros(hidden_size),
     prepare=unprepared,
-    # b is part of the drive, because r scales the recurrent product, but not b.
+    # Add b to the drive, because r scales the recurrent product, but must not scale b.
     project=functools.partial(dense_project, bias=True),
     recur=recur,
     update=update,

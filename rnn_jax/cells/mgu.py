@@ -75,7 +75,7 @@ def mgu(
     init=init,
     initial_carry=zeros(hidden_size),
     prepare=unprepared,
-    # b is part of the drive, because f scales the recurrent product, but not b.
+    # Add b to the drive, because f scales the recurrent product, but must not scale b.
     project=functools.partial(dense_project, bias=True),
     recur=_recur_before if before else plain_recur,
     update=_update_before if before else _update,

@@ -90,7 +90,7 @@ def multiplicative_lstm(
 
 
 def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> Features:
-  # Pad with zeros for the first block, x W_m, which has no bias.
+  # Pad b with zeros for the first block, x W_m, which has no bias.
   b = jnp.pad(params["b"], (params["w_h"].shape[0], 0))
   return dense_project({"w_x": params["w_x"], "b": b}, xs, key, bias=True)
 
