@@ -149,7 +149,7 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
   for name, built in _compared(row, names):
     if isinstance(built, Implementation):
       ready[name] = built
-      notes[name] = built.other and f"other function: {built.other}"
+      notes[name] = built.other and f"different function: {built.other}"
     else:
       yield Measurement(row, name, GRADIENT, note=built)
 

@@ -242,7 +242,9 @@ def picture(results: Results) -> Figure:
     axis.tick_params(axis="y", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
   handles = [Patch(color=_COLORS[name], label=name) for name in shown]
-  handles.append(Patch(facecolor="white", edgecolor="black", hatch="///", label="other function"))
+  handles.append(
+    Patch(facecolor="white", edgecolor="black", hatch="///", label="different function")
+  )
   figure.legend(
     handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False
   )

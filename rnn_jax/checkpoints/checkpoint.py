@@ -203,7 +203,7 @@ def read_about(path: Path) -> Contents:
   except (ValueError, TypeError, KeyError, RecursionError):
     contents, expected = {}, None
   if expected != _sha256(canonical(contents)):
-    raise DamagedError(path, f"{_ABOUT} is not as it was written")
+    raise DamagedError(path, f"{_ABOUT} differs from what was written")
   return contents
 
 
@@ -232,7 +232,7 @@ def read(path: Path, about: Contents, like: PyTree) -> PyTree:
     except OSError as error:
       raise DamagedError(path, f"{name}: {error.strerror}") from None
     if digest != expected:
-      raise DamagedError(path, f"{name} is not as it was written")
+      raise DamagedError(path, f"{name} differs from what was written")
   try:
     arrays = _load_arrays(path / _ARRAYS) if about["files"] else {}
   except Exception as error:
@@ -286,7 +286,7 @@ def _leaf(
     data if about["key"] is None else jax.random.wrap_key_data(jnp.asarray(data), impl=about["key"])
   )
   if _describe(leaf) != about["is"] or _hash(data) != about["sha256"]:
-    raise DamagedError(path, f"{name} is not as it was written")
+    raise DamagedError(path, f"{name} differs from what was written")
   return leaf
 
 

@@ -228,7 +228,9 @@ def test_a_leaf_that_orbax_reads_wrongly_is_refused_by_name(tmp_path, monkeypatc
 
   save(tmp_path / "0", tree())
   monkeypatch.setattr(checkpoint, "_load_arrays", wrongly)
-  with pytest.raises(ValueError, match=re.escape("0 is damaged: b.c is not as it was written")):
+  with pytest.raises(
+    ValueError, match=re.escape("0 is damaged: b.c differs from what was written")
+  ):
     restore(tmp_path / "0", tree())
 
 

@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(tmp_path):
   found = find(tmp_path)
   assert found.step == 1
   assert found.damaged == [
-    f"{tmp_path / '3'} is damaged: checkpoint.json is not as it was written.",
+    f"{tmp_path / '3'} is damaged: checkpoint.json differs from what was written.",
     f"{tmp_path / '2'} is damaged: {data.relative_to(tmp_path / '2')}: No such file or directory.",
   ]
   harm(tmp_path / "1")
@@ -131,7 +131,7 @@ def test_a_flipped_bit_in_the_configuration_is_damage_rather_than_a_difference(t
   about = tmp_path / "2" / "checkpoint.json"
   about.write_text(about.read_text().replace('"hidden_size": 32', '"hidden_size": 33'))
   found = find(tmp_path)
-  assert found.step == 1 and "2 is damaged: checkpoint.json is not as" in found.damaged[0]
+  assert found.step == 1 and "2 is damaged: checkpoint.json differs" in found.damaged[0]
 
 
 def test_another_tree_is_refused_by_leaf_name(tmp_path):

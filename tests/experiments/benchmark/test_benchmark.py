@@ -195,7 +195,7 @@ def results(**medians):
     if name != "norms"
   ]
   layers.append(Measurement(row, OURS, NORMS, [medians["norms"] / 1e3], temporaries=1030))
-  layers.append(Measurement(row, "haiku", GRADIENT, [1e-6], note="other function"))
+  layers.append(Measurement(row, "haiku", GRADIENT, [1e-6], note="different function"))
   layers.append(Measurement(row, "equinox", GRADIENT, note="no such layer"))
   return Results({}, layers, {row: (1e-3, 2e-3)}), row
 

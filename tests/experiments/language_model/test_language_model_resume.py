@@ -176,7 +176,7 @@ def test_resumes_from_the_newest_intact_checkpoint(stopped, whole, program, capf
   assert program(f"--output_dir={stopped}") == 0
   out, err = capfd.readouterr()
   assert ("Resuming after 40 updates." in out) == (damaged == ["60"])
-  assert err.count("is damaged: checkpoint.json is not as it was written.") == len(damaged)
+  assert err.count("is damaged: checkpoint.json differs from what was written.") == len(damaged)
   assert_the_same(stopped, whole)
 
 
