@@ -4,14 +4,14 @@ When JAX differentiates a `lax.scan`, it keeps inputs, residuals and cotangents 
 At every step it adds h_{t−1}ᵀ ā_t to the gradient of the recurrent kernel, where ā_t is the
 cotangent of the recurrent product h_{t−1} W_h. The scan of this module differs in three ways:
 
-  - In each step, a residual overwrites an array entry of the same shape that is no longer needed,
-    and in the reverse pass a cotangent overwrites the residual. For example, a drive [T, B, G·H]
-    (the input's part of the pre-activation) is replaced by the nonlinearity's derivative, and that
-    by the drive's cotangent ā.
+  - Arrays are reused. In the forward pass, a step's residual overwrites an array entry of the same
+    shape that is no longer needed. In the reverse pass, a cotangent overwrites the residual. For
+    example, a drive [T, B, G·H] (the input's part of the pre-activations of G gates) is overwritten
+    by the nonlinearity's derivative, which is later overwritten by the drive's cotangent ā.
   - ā is kept for all steps, so that the recurrent kernel's gradient is one product after the loop.
-  - With a probe, dL/dh_t is kept for all steps, and its norms are computed after the loop. Carry
-    leaves that find no buffer of their shape to reuse are an exception: the norms of their
-    cotangents are computed step by step.
+  - With a probe, dL/dh_t is kept for all steps, and its norms are computed after the loop. If no
+    array can be reused for the dL/dh_t of some leaf of the carry, this leaf's norms are computed
+    step by step instead.
 
 Without differentiation, `scan` runs a plain `lax.scan`. Under reverse-mode differentiation it calls
 `forward`, which runs `forward_loop`, and then `backward`, which runs `reverse_loop` and
@@ -111,8 +111,8 @@ class Saved(NamedTuple):
   Attributes:
     params: the step's params.
     carry: the initial carry.
-    buffers: the real and complex leaves of the stream, overwritten as planned, then the buffers
-      that the forward loop allocated.
+    buffers: the real and complex leaves of the stream, overwritten according to the plan, followed
+      by the buffers that the forward loop allocated.
     others: leaves of the stream that are neither real nor complex.
     ys: the outputs of all steps.
   """
@@ -141,8 +141,8 @@ def backward(
 ) -> tuple[Params, Carry, PyTree, Carry | None]:
   """Returns the cotangents of params, initial carry, stream and probe."""
   carry_bar, ys_bar = cotangents
-  # A step on zeros suffices here: neither the plan nor the residuals that are the same at every
-  # step depend on the values of carry and inputs.
+  # It suffices to linearize a step on zeros, because neither the plan nor the residuals that are
+  # the same at every step depend on the values of carry and inputs.
   floats = saved.buffers[: loop.num_floats]
   blank = jax.tree.map(jnp.zeros_like, (carry_bar, *_first((floats, saved.others))))
   plan = make_plan(functools.partial(linearize, loop), saved.params, *blank)
@@ -199,5 +199,5 @@ def _first(tree: PyTree[Array]) -> PyTree[Array]:
 
 
 def _merge(a: Array) -> Array:
-  """Reshapes [T, B, ...] to [T·B, ...]: XLA:CPU is several times slower at contracting two axes."""
+  """Reshapes [T, B, ...] to [T·B, ...], because XLA:CPU contracts one axis faster than two."""
   return a.reshape(-1, *a.shape[2:])

@@ -25,8 +25,8 @@ from rnn_jax.types import Carry, Number, Params
 class Perturbations(NamedTuple):
   """Zeros that a step adds to its recurrent product and to its new carry.
 
-  Adding them makes the cotangents of the product and of the new carry available: they are the
-  cotangents of these zeros.
+  The vjp of the step thereby returns the cotangents of the product and of the new carry, since they
+  equal the cotangents of these zeros.
 
   Attributes:
     recurrent: zeros like the recurrent product.
@@ -43,8 +43,8 @@ Start = Callable[[Carry, PyTree], Carry]
 
 # `(held, params, carry, inputs, perturbations) -> (carry', y)`: one step. `held` and `params` have
 # the same values. The step uses `held` only in its recurrent product, recur(held, start(carry,
-# inputs)), so that this product's params can be held constant while the rest is differentiated. If
-# `perturbations` is None, nothing is added to the product and the carry.
+# inputs)), so that this product's params can be held constant while the rest of the step is
+# differentiated. If `perturbations` is None, nothing is added to the product and the carry.
 Step = Callable[[Params, Params, Carry, PyTree, Perturbations | None], tuple[Carry, PyTree]]
 
 # `(params, start) -> recurrent product`, linear in the params that it uses. The carry `start` may
@@ -95,7 +95,7 @@ class Loop(NamedTuple):
     return jax.tree.unflatten(self.structure, [next(leaves[kind]) for kind in self.is_float])
 
   def times(self) -> np.ndarray:
-    """Returns the step indices 0 … T−1 as a NumPy array, a constant in the trace of any loop."""
+    """Returns the step indices 0 … T−1 as a NumPy array, which every trace treats as a constant."""
     return np.arange(self.num_steps, dtype=np.uint32)
 
 

@@ -73,16 +73,17 @@ class Plan(NamedTuple):
     - the buffers that the reverse loop allocates.
 
   Attributes:
-    carry: for each leaf of the carry, where to find its values before all steps.
+    carry: for each leaf of the carry, where to find its value before each step.
     residuals: for each residual of the step, its buffer; None if it is the same at every step.
     writes: `{buffer: leaf}`, the writes of each step of the forward loop, where a leaf is an index
       into the leaves of (carry, residuals).
     recurrent_bar: for each leaf of the recurrent product, the buffer of its cotangent.
     new_carry_bar: for each leaf of the probed carry, the buffer of its cotangent. If no buffer of
-      the leaf's shape is free, a buffer [T, B] for the norms of the cotangent.
-    forward_in_order: whether the forward loop is sure to read every leaf of the stream before it
-      overwrites that leaf's entry.
-    prefetched: buffers that the reverse loop might overwrite before it has read them.
+      the leaf's shape is free, this is a new buffer [T, B], which holds only the cotangent's norms.
+    forward_in_order: whether the forward loop is guaranteed to read every leaf of the stream before
+      it overwrites that leaf's entry.
+    prefetched: buffers that the reverse loop must prefetch, because it might otherwise overwrite
+      an entry before it has read it.
     forward_specs: shape and dtype, at one step, of each buffer that the forward loop allocates.
     reverse_specs: shape and dtype, at one step, of each buffer that the reverse loop allocates.
   """
@@ -105,7 +106,7 @@ def make_plan(
   floats: Sequence[Inexact[Array, " ..."]],
   others: Sequence[Array],
 ) -> Plan:
-  """Returns the plan for the forward loop and the reverse loop over a step.
+  """Returns the plan for the forward loop and the reverse loop, derived from one step.
 
   Args:
     linearize: `(params, carry, floats, others) -> ((carry', y), vjp)`, one step and its vjp. The
@@ -139,8 +140,8 @@ def make_plan(
   }
   forward_specs = buffers.specs[num_floats:]
 
-  # The reverse loop may overwrite any buffer added so far, except those that store the carry, which
-  # are read after the loop.
+  # The reverse loop may overwrite any buffer added so far, except those that store the carry,
+  # because these are read after the loop.
   ys_bar = buffers.add(map(_spec, results.ys))
   free = [at for at in range(num_floats, ys_bar.stop) if at not in stored]
   recurrent_bar, new_carry_bar = _assign_reverse(trace, buffers, free)
@@ -149,9 +150,9 @@ def make_plan(
     at: v for at, v in zip(residuals, results.residuals, strict=True) if at is not None
   }
   unproven = _unproven_in_reverse(trace, residual_in, [*recurrent_bar, *new_carry_bar])
-  # The plan relies on no proof for these buffers: residuals that are leaves of the stream, buffers
-  # for the carry's cotangents, and cotangents of ys that are overwritten by those of the recurrent
-  # product.
+  # No proof is attempted for these buffers, so they are always prefetched: residuals that are
+  # leaves of the stream, buffers for the carry's cotangents, and cotangents of ys that are
+  # overwritten by cotangents of the recurrent product.
   untried = {*unchanged, *new_carry_bar, *(at for at in recurrent_bar if at in ys_bar)}
   return Plan(
     carry=carry_leaves,
@@ -234,8 +235,8 @@ class _Buffers:
   def fitting(self, v: Atom, free: Iterable[int]) -> list[int]:
     """Returns the free buffers that the variable `v` may overwrite.
 
-    A leaf of the stream may be overwritten only by a value computed from it. No other value is
-    certain to be written after the leaf has been read.
+    A leaf of the stream may be overwritten only by a value computed from that leaf, because any
+    other value might be written before the leaf is read.
     """
 
     def may_overwrite(at: int) -> bool:
@@ -279,7 +280,7 @@ def _assign_reverse(
 ) -> tuple[list[int], list[int]]:
   """Returns the buffers for the cotangents of the recurrent product and of the probed carry."""
   results = trace.results
-  # A recurrent product that is added to a drive has the drive's cotangent, so they share a buffer.
+  # If a recurrent product is added to a drive, both have the same cotangent and share its buffer.
   assigned = {id(v): at for at, v in enumerate(results.floats_bar)}
   buffers.assign(results.recurrent_bar, assigned, free)
   for v in results.new_carry_bar:
@@ -294,7 +295,7 @@ def _assign_reverse(
 
 
 def _forward_in_order(trace: _Trace, residual_in: dict[int, Atom], unchanged: set[int]) -> bool:
-  """Returns whether the forward loop is sure to read a leaf of the stream before overwriting it."""
+  """Returns whether the forward loop surely reads each leaf of the stream before overwriting it."""
   outputs = [*trace.results.residuals, *trace.results.carry, *trace.results.ys]
   forward, _ = split_at(trace.jaxpr.eqns, outputs)
   return all(

@@ -39,7 +39,7 @@ def check_xs(xs: Array) -> tuple[int, int]:
 
 
 def check_lengths(lengths: Any, num_steps: int, batch_size: int) -> None:
-  """Raises unless lengths are [B] integers from 0 to T; tracers may have any values."""
+  """Raises unless lengths are [B] integers from 0 to T. A tracer's values are not checked."""
   if jnp.shape(lengths) != (batch_size,):
     raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
   if not jnp.issubdtype(_dtype(lengths), jnp.integer):
@@ -79,8 +79,7 @@ def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> Non
 def check_params(name: str, cell: Cell, params: Params, xs: Array) -> None:
   """Raises unless the params have the structure and shapes that `cell.init` returns for xs.
 
-  The params may have any float precision. Only shapes are computed; they are cached for later
-  calls.
+  The params may have any float precision. `cell.init` is only traced, and the shapes are cached.
   """
   vectors = xs.ndim == 3 and jnp.issubdtype(xs.dtype, jnp.floating)
   input_size = xs.shape[-1] if vectors else 1
@@ -112,7 +111,7 @@ def _input_size(wanted: PyTree, params: Params, input_size: int) -> int | None:
   return None
 
 
-# For each cell's `init`, the shapes of its params by input size. An entry is garbage-collected
+# Maps each cell's `init` to `{input size: shapes of the params}`. An entry is garbage-collected
 # together with its `init`.
 _known_shapes: weakref.WeakKeyDictionary[Any, dict[int, PyTree]] = weakref.WeakKeyDictionary()
 

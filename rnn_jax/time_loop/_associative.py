@@ -15,7 +15,7 @@ from rnn_jax.types import Carry, Cell, Params
 def run_associatively(
   cell: Cell, params: Params, carry: Carry, inputs: StepInputs, reverse: bool
 ) -> tuple[Carry, PyTree[Array]]:
-  """Returns (final carry, ys) of a cell with a `linear`, i.e. with h_t = a_t ∘ h_{t−1} + b_t."""
+  """Runs a cell that has a `linear`, i.e. h_t = a_t ∘ h_{t−1} + b_t; returns (final carry, ys)."""
   assert cell.linear is not None  # checked by `unroll`
   a, b = cell.linear(params, inputs.drive)
   if inputs.probe is not None:
@@ -24,7 +24,8 @@ def run_associatively(
   if inputs.reset is not None:
     a = select(inputs.reset, jax.tree.map(jnp.zeros_like, a), a)
   if inputs.valid is not None:
-    # Past its end a sequence keeps its carry: a = 1 and b = 0, and resets and cuts have no effect.
+    # A sequence keeps its carry past its end, so a = 1 and b = 0 there. Resets and cuts have no
+    # effect there.
     a = select(inputs.valid, a, jax.tree.map(jnp.ones_like, a))
     b = select(inputs.valid, b, jax.tree.map(jnp.zeros_like, b))
     cut = None if cut is None else cut & inputs.valid

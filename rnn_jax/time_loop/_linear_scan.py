@@ -24,15 +24,17 @@ def linear_scan(
 
     (a, b) • (a', b') = (a ∘ a', a' ∘ b + b')
 
-  Instead of T steps there are log₂ T rounds in which neighbors are composed, with about twice the
-  work in total. The derivative satisfies the same recurrence, with other addends:
+  The scan takes log₂ T rounds instead of T steps. Each round composes neighboring steps, and all
+  rounds together do about twice as much work as T steps. The derivative satisfies the same
+  recurrence, with different addends:
 
     ḣ_t = a_t ∘ ḣ_{t−1} + (ȧ_t ∘ h_{t−1} + ḃ_t)
 
   Args:
     a: the factors [T, ...], real or complex.
     b: the addends, like a.
-    cut: mask; where True, no derivative flows to h_{t−1}. Broadcasts against a. None for no cuts.
+    cut: mask; where True at t, no derivative flows from h_t to h_{t−1}. Must broadcast to the shape
+      of a. None for no cuts.
     reverse: whether to run from the last step to the first: h_t = a_t ∘ h_{t+1} + b_t.
   References:
     Blelloch, 1990, https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf

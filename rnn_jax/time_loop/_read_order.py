@@ -1,7 +1,7 @@
 """Proofs, from a step's jaxpr, that an array is read before its buffer is overwritten.
 
-In every function, `equations` are the equations of the step's jaxpr, in their order. Variables are
-compared by identity.
+In every function, `equations` are equations of the step's jaxpr, in the order of the jaxpr.
+Variables are compared by identity.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _STORED = frozenset({"dot_general", "exp", "log", "log1p", "logistic", "reduce_s
 def reads_before(
   equations: Sequence[JaxprEqn], old: Atom, new: Atom, outputs: Iterable[Atom]
 ) -> bool:
-  """Returns whether XLA is sure to read `old` before `new` overwrites its buffer.
+  """Returns whether XLA is guaranteed to read `old` before `new` overwrites its buffer.
 
-  XLA orders operations by data dependence alone. So the answer is yes if every operation that reads
-  `old` is an ancestor of `new`. If an operation that reads `old` is fused into its consumers, then
-  `old` is read where the consumers run, so the consumers must be ancestors of `new`.
+  XLA orders operations by data dependence alone. So the order is guaranteed if every operation that
+  reads `old` is an ancestor of `new`. If an operation that reads `old` is fused into its consumers,
+  then `old` is read where the consumers run, so the consumers must be ancestors of `new`.
 
   Args:
     equations: the step's equations.
@@ -42,8 +42,9 @@ def reads_before(
     if not _is_stored(equation):
       readers |= results
     elif not results & ancestors and not (_is_product(equation) and reads == {id(new)}):
-      # Exempt from this rule is a product that depends on `old` only through `new`: it reads `new`
-      # from the buffer, after the write.
+      # This operation may run after the write, when the buffer no longer holds `old`. The condition
+      # excepts a matrix product that depends on `old` only through `new`, because such a product
+      # reads `new` from the buffer.
       return False
   return all(v is new or id(v) not in readers for v in outputs)
 

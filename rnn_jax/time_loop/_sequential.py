@@ -1,4 +1,4 @@
-"""The time loop for any cell: one step after another, in one loop or in blocks that save memory."""
+"""The sequential time loop for any cell: one loop over all steps, or blocks that save memory."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class LoopOptions(NamedTuple):
 
   Attributes:
     reverse, scan_unroll, remat, forward_mode: see `unroll`.
-    project_in_blocks: whether the inputs hold xs in place of drives, so that each block of steps
-      has to compute its own drives.
+    project_in_blocks: whether `StepInputs.drive` holds xs, from which each block of steps has to
+      compute its own drives.
   """
 
   reverse: bool
@@ -50,7 +50,7 @@ def run_sequentially(
   carry: Carry,
   inputs: StepInputs,
 ) -> tuple[Carry, PyTree[Array]]:
-  """Returns (final carry, ys) of all steps; for `remat="sqrt"` they run in blocks."""
+  """Runs all steps, in blocks if `remat="sqrt"`; returns (final carry, ys)."""
   segment = functools.partial(_run_segment, cell, options)
   if options.remat == "sqrt":
     return _run_blocks(segment, constants, carry, inputs, options.reverse)

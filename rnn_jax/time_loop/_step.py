@@ -1,4 +1,4 @@
-"""One step of the time loop: the cell's step, modified by the time arguments of `unroll`."""
+"""One step of the time loop: the cell's step, with padding, resets, cuts, clipping and probe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StepConstants(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-  """The inputs of one step besides the carry; with a leading axis T, the inputs of all steps.
+  """The inputs of one step apart from the carry. With a leading axis T, the inputs of all steps.
 
   Attributes:
     drive: the input's part of the pre-activation; or x itself, if drives are computed block by
@@ -48,12 +48,15 @@ class StepInputs(NamedTuple):
 
 
 def start_of_step(carry: Carry, inputs: StepInputs) -> Carry:
-  """Returns the carry that a step starts from: zeros at a reset, without a gradient at a cut."""
+  """Returns the carry that a step starts from: zeros at a reset, a constant (no gradient) at a cut.
+
+  Otherwise it is the carry that the previous step returned.
+  """
   if inputs.reset is not None:
     carry = select(inputs.reset, jax.tree.map(jnp.zeros_like, carry), carry)
   if inputs.cut is not None:
-    # In the forward pass both branches are the same array and XLA removes the select, so a cut
-    # costs nothing there.
+    # In the forward pass both branches are the same array, so XLA removes the select and a cut
+    # costs nothing.
     carry = select(inputs.cut, jax.lax.stop_gradient(carry), carry)
   return carry
 

@@ -13,7 +13,7 @@ Truncation = int | np.integer | Integer[Array, ""]
 
 
 def check_truncation(truncation: object) -> None:
-  """Raises unless `truncation` is an integer scalar of at least 1; tracers may have any value."""
+  """Raises unless `truncation` is an integer scalar of at least 1; a tracer may have any value."""
   if not isinstance(truncation, jax.Array):
     checks.integer("truncation", truncation)
     return

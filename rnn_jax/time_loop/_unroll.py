@@ -67,19 +67,20 @@ def unroll(
       carry and its outputs are zero. Its inputs there, even NaN, affect neither values nor
       gradients.
     resets: mask; where True, a new sequence starts at that step, with a carry of zeros.
-      Truncation counts from there.
-    reverse: whether to run from the last step to the first; with `lengths`, from each sequence's
-      own end.
+      Truncation counts steps from there.
+    reverse: whether to run from the last step to the first. With `lengths`, each sequence then
+      starts at its own last valid step.
     remat: what the backward pass recomputes instead of storing it. `none`: nothing. `step`: the
-      inside of every step. `sqrt`: blocks of √T steps including their drives, for O(√T) memory in
-      addition to xs and ys.
+      intermediate values of every step. `sqrt`: blocks of √T steps, including their input
+      projections, for O(√T) memory in addition to xs and ys.
     probe: zeros from `gradient_probe`; their gradient is ‖dL/dh_t‖.
     clip_carry: c, for gradient clipping inside backpropagation through time. Each example's
       dL/dh_t, all leaves of the carry together, is scaled to a norm of at most c before it flows
       into the step's params and to earlier steps. The probe measures the norm before clipping. The
-      forward pass is unchanged. A number or a traced scalar, to be chosen for the loss that is
-      differentiated: if that is a mean over B examples, every example's gradient has a factor 1/B.
-      None, or inf, is no clipping. With any other value the result has no forward-mode derivative.
+      forward pass is unchanged. Choose c for the loss that is differentiated: a mean over B
+      examples, for instance, gives each example's dL/dh_t a factor 1/B. A number or a traced
+      scalar. None or inf disables clipping; with any other value the result has no forward-mode
+      derivative.
     scan_unroll: number of steps in one iteration of the compiled loop, like `unroll` of
       `jax.lax.scan`. On a CPU 1 is fastest.
     key: random key, for stochastic cells.
@@ -116,7 +117,8 @@ def unroll(
     lengths = jnp.asarray(lengths, jnp.int32)
     valid = jnp.arange(num_steps, dtype=jnp.int32)[:, None] < lengths[None]
     keep = valid if xs.ndim == valid.ndim else valid[..., None]
-    # Masking the loss would not be enough, since 0 · NaN is NaN in the backward pass.
+    # Set the inputs past each sequence's end to zero. Masking the loss alone would not suffice,
+    # because 0 · NaN is NaN in the backward pass.
     xs = jnp.where(keep, xs, jnp.zeros_like(xs))
   if resets is not None:
     arguments.check_resets(resets, num_steps, batch_size)
@@ -135,8 +137,8 @@ def unroll(
   checks.like("carry", zeros, carry)
   if probe is not None:
     checks.like("probe", _probe_like(zeros, num_steps), probe)
-  # With a key, `project` draws a stochastic cell's masks for all steps at once, so it cannot run
-  # block by block.
+  # If a key is given, `project` uses it to draw the masks of all steps at once, so `project` cannot
+  # run block by block.
   in_blocks = remat == "sqrt" and key is None
   drive = xs if in_blocks else cell.project(params, xs, key)
   inputs = StepInputs(drive, valid, resets, cut, probe)

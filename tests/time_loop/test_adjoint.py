@@ -99,7 +99,7 @@ def test_values_gradients_and_norms_are_those_of_the_plain_loop(x64, name, optio
   chex.assert_trees_all_close(everything(False), everything(True), rtol=rtol, atol=0.05 * rtol)
 
 
-# Each kind of cell is tested once, and each direction with one gated cell and one without gates.
+# Each kind of cell is tested once. Each direction is tested with one gated and one ungated cell.
 @pytest.mark.parametrize(
   ("time", "name"),
   [(TIMES[1], "elman"), (TIMES[1], "lstm"), (TIMES[2], "gru"), (TIMES[2], "lru")],
@@ -158,8 +158,8 @@ def test_hessian_vector_products_are_those_of_the_plain_loop(x64, name, time, or
       pairs = zip(jax.tree.leaves(jax.grad(loss)(arrays)), jax.tree.leaves(direction), strict=True)
       return sum(jnp.vdot(g, d).real for g, d in pairs)
 
-    # Under truncation the products of the two orders differ, since the truncated gradient is not
-    # the gradient of any function and its Jacobian is not symmetric.
+    # Under truncation, forward-over-reverse and reverse-over-reverse products differ, because the
+    # truncated gradient is not the gradient of any function, so its Jacobian need not be symmetric.
     over_reverse = {
       "forward": lambda: jax.jvp(jax.grad(loss), (arrays,), (direction,))[1],
       "reverse": lambda: jax.grad(along)(arrays),

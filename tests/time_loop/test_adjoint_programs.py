@@ -1,4 +1,4 @@
-"""Tests that the compiled loops of the hand-written reverse pass copy no buffers and need few."""
+"""Tests that the hand-written reverse pass compiles to loops that copy no buffers and use few."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def products(text):
 
 
 PADDED = {"truncation": 4, "lengths": np.array([29, 3, 5, 7, 11])}
-# Cells with a second matrix product, in `update`. The gradient of its kernel is computed inside the
-# loop.
+# Cells whose `update` has another matrix product. The gradient of that product's kernel is computed
+# inside the loop.
 TWO_PRODUCTS = ("lem", "multiplicative_lstm", "rhn")
 
 
@@ -119,10 +119,11 @@ def assert_nothing_is_copied(bodies):
   [("residual lstm", None), ("zoneout lstm", 5), ("all of a gru", None)],
 )
 def test_loops_of_wrapped_cells_copy_no_buffers(name, key):
-  # In a residual cell, no saved value can overwrite the input, since none is computed from it.
+  # In a residual cell no saved value can overwrite the input, because no saved value is computed
+  # from it.
   key = None if key is None else jax.random.key(key)
   text, _ = compiled(WRAPPED[name](7), **SIZES | {"input_size": 7}, probed=True, key=key)
-  # Copies of other dtypes are allowed: they are in the loops that draw the random masks.
+  # Copies of other dtypes are allowed, because they occur in the loops that draw random masks.
   assert not any(re.search(r"= (f32|pred)\[29,[\d,]+\]\S* copy\(", b) for b in while_bodies(text))
 
 
@@ -154,8 +155,8 @@ def test_the_past_carries_of_a_dilated_cell_are_stored_once():
 def test_an_elman_step_stores_its_output_and_a_derivative(time):
   sizes = {"num_steps": 64, "batch_size": 16, "input_size": 32, "hidden_size": 64}
   _, temporaries = compiled(make_cell("elman", 64), **sizes, **time)
-  # The bound is four float32 arrays [T, B, H]: the outputs, the derivatives, the cotangent of ys,
-  # and the outputs shifted by one step.
+  # The bound is 5 % above the size of four float32 arrays [T, B, H]: the outputs, the derivatives,
+  # the cotangent of ys, and the outputs shifted by one step.
   assert temporaries < 4.2 * 64 * 16 * 64 * 4
 
 
@@ -165,5 +166,6 @@ def test_blocks_need_little_memory_beyond_the_outputs(name):
   cell = make_cell(name, 32)
   _, blocks = compiled(cell, **sizes, remat="sqrt")
   outputs = 1024 * 4 * 32 * 4
-  # The bound allows for ys, their cotangent, and 24 arrays for a block of √T = 32 steps.
+  # The bound is the size of ys, their cotangent, and 24 arrays [√T, B, H] for one block of √T = 32
+  # steps.
   assert blocks < 2 * outputs + 24 * outputs / 32

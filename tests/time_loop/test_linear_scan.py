@@ -1,6 +1,6 @@
-"""Tests that the associative scan equals the loop, under all time arguments.
+"""Tests that the associative scan equals the loop, with lengths, resets, truncation and reversal.
 
-Compared are outputs, forward- and reverse-mode derivatives, and gradient norms.
+The tests compare outputs, forward- and reverse-mode derivatives, and gradient norms.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def test_associative_scan_equals_the_loop(x64, name, which):
   )
 
 
-@pytest.mark.parametrize("name", ["lru", "rg_lru"])  # initialized with some slow units
+@pytest.mark.parametrize("name", ["lru", "rg_lru"])  # whose `init` makes some units decay slowly
 def test_long_sequences_differ_by_rounding_only(name):
-  # The test runs in float32, where rounding errors grow with the number of terms that a slow unit
-  # sums up, here up to 4096.
+  # The test runs in float32, where rounding errors grow with the number of terms that a slowly
+  # decaying unit sums up, here up to 4096.
   cell = make_cell(name, H)
   given = problem(cell, num_steps=4096)
   at_once, looped = (

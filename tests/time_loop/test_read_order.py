@@ -1,4 +1,4 @@
-"""Tests of the proofs that a compiled step reads an array before it overwrites its buffer."""
+"""Tests of the proofs that a compiled step reads an array before it overwrites the buffer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rnn_jax.time_loop._read_order import reads_before, split_at
 A = jnp.ones((2, 2))
 
 # Each step maps (a, w) to two outputs, of which the first overwrites the buffer of `a`. The boolean
-# says whether XLA is sure to read `a` before that.
+# says whether XLA is guaranteed to read `a` before it is overwritten.
 STEPS = {
   "one expression": (lambda a, w: (3 * a, w), True),
   "read by a stored ancestor": (lambda a, w: (2 * (s := jnp.tanh(a)), s + 1), True),

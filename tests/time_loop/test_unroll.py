@@ -19,11 +19,13 @@ assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1
 
 T, B, D, H = 7, 2, 2, 3
 
-CARRIES = ("gru", "lstm")  # the carry of a gru is one array, its output; that of an lstm is a pair
+# A GRU's carry is a single array, which is also the output. An LSTM's carry is a pair of arrays.
+CARRIES = ("gru", "lstm")
 
 LENGTHS = np.array([7, 4])
 RESETS = np.zeros((T, B), bool)
-RESETS[[3, 0, 5], [0, 1, 1]] = True  # in mid-sequence, at the first step, past the end
+# The resets are in mid-sequence, at a first step, and past a sequence's end.
+RESETS[[3, 0, 5], [0, 1, 1]] = True
 
 
 def draw(seed, *shape):
@@ -47,9 +49,10 @@ def score(result):
 
 
 def everything(run):
-  """Wraps `run` in a jitted function that returns (gradients and norms of its score, its result).
+  """Returns a jitted function with the arguments of `run` and results (gradients, result of `run`).
 
-  `run` maps (params, xs, carry, probe) to (final carry, ys).
+  `run` maps (params, xs, carry, probe) to (final carry, ys). The gradients are those of the
+  result's score. The probe's gradient is the norms of dL/dh_t.
   """
 
   def loss(*arrays):
@@ -67,7 +70,7 @@ def together(cell, **time):
 
 
 def apart(cell, *, lengths=None, resets=None, reverse=False, **time):
-  """Returns a reference for `together` that uses no lengths, resets and reverse.
+  """Returns a reference for `together`, computed without `unroll`'s lengths, resets and reverse.
 
   It splits each sequence at its resets and unrolls each piece alone, as a batch of one.
   """
@@ -213,7 +216,7 @@ def test_loss_at_step_s_reaches_exactly_the_lags_up_to_s_minus_one_mod_k(reverse
   @jax.jit
   @functools.partial(jax.jacrev, argnums=(0, 1))
   def reach(xs, carry, k):
-    # Examples are independent, so the sum over examples still has a separate derivative for each.
+    # Examples are independent, so summing over examples does not mix their derivatives.
     _, ys = unroll(cell, params, xs, carry, truncation=k, resets=resets, reverse=reverse)
     return jnp.sum(ys, axis=1)
 
