@@ -1,4 +1,4 @@
-"""Checks of arguments, whose errors name the argument, the rule, the value and the choices."""
+"""Checks of arguments. Their errors name the argument, the rule, the value and the choices."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def integer(name: str, value: object, *, minimum: int = 1) -> int:
   """Returns `value` if it is an integer of at least `minimum`.
 
   Raises:
-    TypeError: if `value` is not an integer. Booleans and floats such as 2.0 do not count as such.
+    TypeError: if `value` is not an integer. Booleans and floats such as 2.0 are not accepted.
     ValueError: if `value` is below the minimum.
   """
   if isinstance(value, bool) or not isinstance(value, int | np.integer):

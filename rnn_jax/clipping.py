@@ -34,8 +34,8 @@ def clip_cotangent(carry: Carry, threshold: ArrayLike) -> Carry:
 
   All leaves of the carry count as one vector, so that an LSTM's dL/dh and dL/dc keep their ratio.
   A non-finite cotangent passes unchanged, so that it is detected rather than hidden. With c = inf
-  every cotangent passes unchanged. Clipping is right even if the norm or its square is outside the
-  range of floats. No derivative flows into c.
+  every cotangent passes unchanged. The result is accurate even if the norm or its square is outside
+  the range of floats. No derivative flows into c.
 
   Args:
     carry: leaves [B, ...]. Integer leaves have no cotangent and are left out of the norm.
@@ -67,15 +67,15 @@ def _backward(threshold: Array, cotangent: Carry) -> tuple[Carry, Array]:
   floats = [g for g in leaves if jnp.issubdtype(g.dtype, jnp.inexact)]
   largest = functools.reduce(jnp.maximum, [_by_example(jnp.max, jnp.abs(g)) for g in floats])
   # Scale each example by a power of two, so that no square leaves the range of floats. (Dividing by
-  # the largest entry would fail near the upper end of that range: XLA multiplies by the reciprocal
-  # instead, which is 0 there.)
+  # the largest entry would fail near the upper end of that range, because XLA multiplies by the
+  # reciprocal instead, which underflows to 0.)
   float_range = jnp.finfo(largest.dtype)
   finite = jnp.isfinite(largest)
   power = -exponent_of(jax.lax.stop_gradient(jnp.where(finite, largest, jnp.ones_like(largest))))
   factor = power_of_two(jnp.clip(power, float_range.minexp, float_range.maxexp - 8), largest.dtype)
   scaled = [g * _like(factor, g) for g in floats]
   square = sum(_by_example(jnp.sum, jnp.abs(u) ** 2) for u in scaled)
-  # Replace zeros, where the square root's derivative is inf.
+  # Replace zeros by ones, because the square root's derivative at zero is inf.
   norm = jnp.sqrt(jnp.where(largest == 0, jnp.ones_like(square), square))
   above = (norm > threshold * factor) & (largest > 0) & finite
   new = iter(
@@ -93,7 +93,10 @@ def _by_example(reduce: Callable[..., Array], leaf: Shaped[Array, "B ..."]) -> S
 def _like(
   values: Shaped[Array, " B"], leaf: Shaped[Array, "B ..."], dtype: DTypeLike | None = None
 ) -> Array:
-  """Returns `values` with the leaf's number of axes, in `dtype`, or else in the leaf's dtype."""
+  """Appends axes to `values` [B] until they broadcast with the leaf, and casts them.
+
+  The result has the leaf's dtype if `dtype` is None.
+  """
   wide = jnp.expand_dims(values, tuple(range(1, leaf.ndim)))
   return wide.astype(leaf.dtype if dtype is None else dtype)
 
@@ -114,8 +117,8 @@ def was_clipped(norms: Sequence[Carry], threshold: ArrayLike) -> tuple[Bool[Arra
     A mask [T, B] for each layer. It is False where a norm is not finite, since non-finite
     cotangents are not clipped.
   Raises:
-    TypeError, ValueError: if c is not a scalar above 0, or if `norms` are not a sequence with
-      leaves [T, B] of floats for each layer.
+    TypeError, ValueError: if c is not a scalar above 0, or if `norms` is not a sequence of one
+      pytree per layer with float leaves [T, B].
   """
   check("threshold", threshold)
   if not isinstance(norms, Sequence) or hasattr(norms, "_fields"):
@@ -146,9 +149,9 @@ class ClipState(NamedTuple):
 def with_clip_state(clip: optax.GradientTransformation) -> optax.GradientTransformation:
   """Returns a clipping transformation that acts like `clip` and has a `ClipState` as its state.
 
-  `clip` must be stateless. `optax.snapshot` could not replace this function: it sees the updates
-  only after clipping, so it cannot tell whether clipping changed them. Checkpoints address the
-  leaves of this state by their names.
+  `clip` must be stateless. `optax.snapshot` could not replace this function, because it sees the
+  updates only after clipping and cannot tell whether clipping changed them. The fields of
+  `ClipState` must keep their names, because checkpoints address leaves by name.
 
   Raises:
     TypeError: if `clip` is not an optax transformation.
@@ -186,9 +189,10 @@ def clip_by_global_norm(clip_norm: ArrayLike) -> optax.GradientTransformation:
     updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
   ) -> tuple[optax.Updates, optax.OptState]:
     del params
-    # The scale is a power of two, so that scaling changes no digit.
+    # The scale is a power of two, so that scaling causes no rounding error.
     scale = jnp.where(tree_norm(updates) > 1e18, 2.0**-70, 1.0)
-    # Without the barrier XLA would square both factors separately, and the square of g overflows.
+    # Without the barrier XLA would square both factors separately, and the square of g would
+    # overflow.
     small = jax.lax.optimization_barrier(jax.tree.map(lambda g: g * scale.astype(g.dtype), updates))
     clipped, state = optax.clip_by_global_norm(clip_norm * scale).update(small, state)
 

@@ -50,7 +50,7 @@ def recurrent_kernel(
   Args:
     name: `orthogonal`, `gaussian` (variance gain²/H) or `identity`.
     gain: factor on every entry; may be traced, so that a sweep over it is one compiled program.
-    num_gates: G, the number of square blocks. Each is drawn independently.
+    num_gates: G, the number of square blocks. Each block is drawn independently.
   Returns:
     An initializer `(key, (H, G·H), dtype) -> kernel`.
   Raises:
@@ -94,7 +94,7 @@ def further_key(key: Key[Array, ""]) -> Key[Array, ""]:
   """Returns a key for the params that an `init` draws in addition to `dense_init(...)(key, ...)`.
 
   The number folded in is large, because fold_in(key, i) equals split(key)[i] for a small i, and
-  `dense_init` draws the kernels with the latter keys.
+  `dense_init` draws the kernels with keys from `split`.
 
   Raises:
     TypeError: if `key` is not a random key.
@@ -108,8 +108,8 @@ def chrono_bias(longest: Number) -> Initializer:
 
     b_f = ln u      u ~ U(1, T_max − 1)
 
-  A gate f = σ(b_f) = u / (1 + u) forgets within about 1 / (1 − f) = 1 + u steps, from 2 to T_max.
-  The input gate's bias is −b_f, so that i = 1 − f.
+  A gate f = σ(b_f) = u / (1 + u) forgets within about 1 / (1 − f) = 1 + u steps, which is a number
+  between 2 and T_max. The input gate's bias should be −b_f, so that i = 1 − f.
 
   Args:
     longest: T_max, in steps, above 2.

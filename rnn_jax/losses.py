@@ -1,4 +1,4 @@
-"""Losses per step, their mean over the steps of a mask, and conversions to other units."""
+"""Losses per step, their mean over the steps that a mask selects, and conversions of units."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ def masked_mean(
   """Returns the mean Σ mask · values / count, or 0 if the mask is False everywhere.
 
   Values where the mask is False add nothing, even if they are NaN. (The gradient is still NaN if
-  the derivative of such a value is NaN, for example that of the loss for a NaN target.)
+  the derivative of such a value is NaN, for example because its target is NaN.)
 
   Args:
     values: [T, B].
     mask: [T, B] bool, True at the steps over which the mean is taken.
     count: number of steps to divide by; Σ mask if None. If values and mask are one part of a batch,
-      pass the whole batch's Σ mask: the results of all parts then add up to the batch's mean.
+      pass the whole batch's Σ mask, so that the results of all parts add up to the batch's mean.
   Returns:
     Scalar.
   Raises:
-    TypeError, ValueError: if the values are not floats, if the mask is not bool or has another
-      shape than the values, or if the count is not an integer scalar.
+    TypeError, ValueError: if the values are not floats, if the mask is not bool or not of the
+      values' shape, or if the count is not an integer scalar.
   """
   values, mask = checks.array("values", values, "floats"), checks.array("mask", mask, "booleans")
   if mask.shape != values.shape:

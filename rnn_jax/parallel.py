@@ -38,9 +38,9 @@ def map_runs(
 
     (run, state, data) ↦ (state', records)      run, state, state', records: [devices, ...]
 
-  Devices exchange nothing, unless `function` splits a run's batch among neighboring devices: these
-  hold the same run and state, take their parts of the batch by `shard`, and add up results by
-  `psum`.
+  Devices exchange nothing, unless `function` splits a run's batch among neighboring devices. In
+  that case, these devices hold the same run and state, take their parts of the batch by `shard`,
+  and add up results by `psum`.
 
   The devices may belong to several processes (`jax.distributed`). Every process must then make the
   same calls in the same order, lay out the arguments by `spread`, and read the results by `fetch`.
@@ -52,8 +52,8 @@ def map_runs(
   Returns:
     The pmapped function. `run` and `state` have a leading axis with one entry per device; `data` is
     the same for all devices. The state is donated, so its old value must not be read afterwards. A
-    call returns when its results are ready. A program from `lower().compile()` does not wait: if it
-    contains a `psum`, the caller must await each call's results before the next call.
+    call returns when its results are ready. A program from `lower().compile()` does not wait, so if
+    it contains a `psum`, the caller must await each call's results before the next call.
   Raises:
     TypeError, ValueError: if `function` is not callable, or if `devices` is not a sequence of at
       least one device.
@@ -127,10 +127,11 @@ def shard(batch: PyTree, count: int) -> PyTree:
   Call it only in a function that runs under `map_runs`.
 
   Args:
-    batch: the whole batch, leaves [T, B, ...] or [B], the same on each of these devices.
+    batch: the whole batch, leaves [T, B, ...] or [B], the same on each device that shares it.
     count: number of devices that share the batch; must divide B and the number of all devices.
   Returns:
-    Leaves [T, B / count, ...], or [B / count]: the i-th device has the i-th part of the examples.
+    Leaves [T, B / count, ...] or [B / count]. Of the devices that share the batch, the i-th gets
+    the i-th part of the examples.
   Raises:
     TypeError, ValueError: if the count is not an integer of at least 1 that divides B and the
       number of all devices, or if a leaf is a scalar.
@@ -162,7 +163,7 @@ def psum(tree: PyTree, count: int) -> PyTree:
     tree: this device's addend.
     count: number of devices that share the batch; must divide the number of all devices.
   Returns:
-    The sum, the same on each of these devices.
+    The sum, the same on each device that shares the batch.
   Raises:
     TypeError, ValueError: if the count is not an integer of at least 1 that divides the number of
       all devices.
@@ -176,8 +177,8 @@ def psum(tree: PyTree, count: int) -> PyTree:
   leaves = jax.tree.leaves(tree)
   if jax.process_count() == 1 or len(leaves) == 1 or len({leaf.dtype for leaf in leaves}) > 1:
     return total(tree)
-  # Sum one concatenated array: between processes, CPU devices send one message per array, and the
-  # number of messages dominates the cost of a sum.
+  # Sum one concatenated array, because CPU devices of different processes send one message per
+  # array, and the number of messages dominates the cost of a sum.
   flat, unravel = ravel_pytree(tree)
   return unravel(total(flat))
 

@@ -1,7 +1,7 @@
 """Exponents and powers of two, computed from a float's bits, to rescale without rounding errors.
 
-`frexp` and `ldexp` would handle any float and any power, but take ten times as many instructions:
-in a time loop they made up a third of the compile time.
+`frexp` and `ldexp` would handle any float and any power, but they take ten times as many
+instructions. In a time loop they made up a third of the compile time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Layout(NamedTuple):
 
   Attributes:
     bits: the unsigned integer dtype of the same width.
-    mantissa: number of bits of the mantissa, which are the lowest ones, below the exponent.
+    mantissa: number of bits of the mantissa, the lowest bits. The exponent is stored above them.
     bias: number that is added to the exponent before it is stored.
   """
 

@@ -18,8 +18,8 @@ def scaled_norm(
 
     ‖x‖ = ‖s x‖ / s      s is 1, or a power of two if squares would leave the range of floats
 
-  In float32 a plain √(Σ x²) is 0 below 1e-19 and inf above 1.8e19; this norm is right from 1e-38
-  to 3e38. The norm of zeros is 0, that of an inf is inf, and that of a NaN is NaN.
+  In float32 a plain √(Σ x²) is 0 below 1e-19 and inf above 1.8e19. This norm is accurate from 1e-38
+  to 3e38. The norm of zeros is 0. An inf or a NaN in x makes the norm inf or NaN.
 
   Args:
     x: real or complex array.
@@ -31,14 +31,14 @@ def scaled_norm(
   """
   size = jnp.abs(checks.array("x", x, "floats", "complex numbers"))
   plain = jax.lax.stop_gradient(jnp.sum(size**2, axis=axis, keepdims=True))
-  # If `plain` is below the bound in the second `where`, its squares have lost digits or are 0.
+  # If `plain` is below the bound in the second `where`, squares have underflowed or lost digits.
   largest = jnp.finfo(size.dtype).maxexp
   factor = 2.0 ** (3 * largest // 4)
   one = jnp.ones_like(plain)
   scale = jnp.where(jnp.isfinite(plain), one, one / factor)
   scale = jnp.where(plain < 2.0 ** (-5 * largest // 8), one * factor, scale)
-  # Without the barrier XLA would square both factors separately, and these squares leave the range
-  # of floats.
+  # Without the barrier XLA would square both factors separately, and these squares would leave the
+  # range of floats.
   scaled = jax.lax.optimization_barrier(size * scale)
   norm = jnp.sqrt(jnp.sum(scaled**2, axis=axis, keepdims=True)) / scale
   return jnp.squeeze(norm, axis=axis)
@@ -82,8 +82,8 @@ def tap(carry: Carry, probe: Carry) -> Carry:
 
   Args:
     carry: leaves [..., H].
-    probe: zeros in the structure of the carry, with leaves [...], and None in place of integers.
-      The probe's gradient is ‖dL/dleaf‖, for each leaf and example.
+    probe: zeros in the structure of the carry, with leaves [...], and None in place of integer
+      leaves. The probe's gradient is ‖dL/dleaf‖, for each leaf and example.
   Raises:
     ValueError: if the probe does not match the carry in structure, dtype or batch size.
   """
@@ -105,13 +105,13 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike
 
     grads, norms = jax.grad(loss, argnums=(0, 1))(params, probe)      norms[t, b] = ‖dL/dh_t[b]‖
 
-  h_t is the carry that *leaves* step t (t counts from 0). dL/dh_t is its total derivative: through
-  the output at t and through every later step. Each leaf of the carry has its own norm, with the
-  other leaves held constant: an LSTM's `norms.cell` is ‖dL/dc_t‖ at fixed h_t.
+  h_t is the carry that *leaves* step t (t counts from 0). dL/dh_t is the total derivative, through
+  the output at step t and through every later step. Each leaf of the carry has its own norm, with
+  the other leaves held constant: an LSTM's `norms.cell` is ‖dL/dc_t‖ at fixed h_t.
 
-  The norms belong to the loss that is differentiated. If that is a mean over B examples, the norm
-  for an example's own loss is B times as large. A probe costs O(T·B) memory. In float32, norms from
-  1e-38 to 3e38 are right. A probed `unroll` has no forward-mode derivative.
+  The norms belong to the loss that is differentiated. If this loss is a mean over B examples, the
+  norm for an example's own loss is B times as large. A probe costs O(T·B) memory. In float32, norms
+  from 1e-38 to 3e38 are accurate. A probed `unroll` has no forward-mode derivative.
 
   Args:
     cell: the cell that will be unrolled.
@@ -119,7 +119,7 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike
     batch_size: B.
     dtype: dtype of the carry.
   Returns:
-    Zeros [T, B] in the structure of the cell's carry, with None in place of integers.
+    Zeros [T, B] in the structure of the cell's carry, with None in place of integer leaves.
   Raises:
     TypeError, ValueError: if an argument has the wrong type, or if a size is below 1.
   """

@@ -22,7 +22,7 @@ def choose(
   temperature: float | int = 1.0,
   top_k: int | None = None,
 ) -> Int[Array, "*batch"]:
-  """Draws the next token from its logits.
+  """Draws a token from its logits.
 
     p = softmax(logits / τ) over the k largest logits      τ = 0: the largest logit ("greedy")
 
@@ -86,9 +86,10 @@ def generate(
     key: random key.
     num_steps: N, number of tokens to generate.
     temperature, top_k: see `choose`.
-    eos: the token that ends a sequence. All tokens after it are `eos`, too. None for no end.
-    reset_at: a token before which the carry is reset to zeros, for models that read every line
-      from a carry of zeros. None for no resets.
+    eos: the token that ends a sequence. All tokens after it are `eos`, too. None if no token ends a
+      sequence.
+    reset_at: a token. The model reads it from a carry of zeros, as in training if every line starts
+      with this token and a reset. None for no resets.
   Returns:
     (tokens [N, B], carries after reading all tokens but the last).
   Raises:
@@ -153,7 +154,7 @@ def decode(
   Returns:
     Tokens [N, B]; all tokens after the first `eos` are `eos`.
   Raises:
-    TypeError, ValueError: if the model is not one of these decoders, if `xs` are not
+    TypeError, ValueError: if the model is neither of these two decoders, if `xs` are not
       `DecoderInputs`, or if `generate` does not accept an option.
   """
   if not isinstance(model, ConditionedDecoder | EncoderDecoder):

@@ -85,7 +85,7 @@ def make_optimizer(
   clip_norm: ArrayLike | None = None,
   clip_by: str = "global_norm",
 ) -> optax.GradientTransformation:
-  """Returns gradient clipping followed by an optax optimizer with its own defaults.
+  """Returns gradient clipping followed by an optax optimizer with optax's default hyperparameters.
 
     global_norm: g ← g · min(1, c / ‖g‖)      element: g_i ← min(max(g_i, −c), c)
 
@@ -185,13 +185,13 @@ def update(
     L = Σ mask · loss / Σ mask,  params ← params + optimizer(d(L + penalty)/dparams)
 
   Args:
-    model: the network. A bidirectional network takes no carries, truncation and clip_carry.
+    model: the network. A bidirectional network takes no carries, truncation or clip_carry.
     optimizer: from `make_optimizer`, or any optax transformation.
     loss: `(outputs [T, B, O], targets) -> [T, B]`.
     state: the state before the update.
     batch: the training examples; the model receives its lengths.
-    carries: each layer's initial carry; the model's own if None. No gradient flows into the carries
-      that are passed here.
+    carries: each layer's initial carry; if None, the model's own (zeros, or learned). No gradient
+      flows into carries that are passed here.
     clip_carry: the largest ‖dL/dh_t‖ that each layer's backward pass sends to earlier steps; see
       `unroll`. L is each example's own loss, as in `norms`, so the same value suits any batch size.
       None or inf for no clipping.

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 else:
 
   class _Erased:
-    """A run-time replacement of `Generic`.
+    """A run-time replacement for `Generic`.
 
-    The tests check annotations with beartype, which does not accept generic NamedTuples.
+    It is needed because the tests check annotations with beartype, which does not accept generic
+    NamedTuples.
     """
 
     def __class_getitem__(cls, parameters):
@@ -35,20 +36,19 @@ Array = jax.Array
 AnyArray: TypeAlias = jax.Array | np.ndarray  # for public signatures, which accept NumPy arrays
 Sequences: TypeAlias = Float[AnyArray, "T B D"] | Integer[AnyArray, "T B"]  # vectors, or tokens
 if TYPE_CHECKING:
-  CellArray = jax.Array  # inside a cell: the time loop passes JAX arrays, which have `.at`
+  CellArray = jax.Array  # array that a cell receives; the time loop passes JAX arrays, with `.at`
 else:
   CellArray = AnyArray  # tests and measures also pass NumPy arrays
 
-# Types for any cell.
+# Types shared by all cells.
 Params: TypeAlias = PyTree  # from the cell's `init` or `prepare`
 Carry: TypeAlias = PyTree  # an array, or a NamedTuple of arrays
 Drive: TypeAlias = (
-  PyTree  # the input's part of the pre-activation: an array [..., G·H], or a pytree
+  PyTree  # the input's part of the pre-activation: [..., G·H] for G gates, or a pytree
 )
 Recurrent: TypeAlias = PyTree  # the recurrent product, which `recur` returns
 
-# Types for the registered cells. Their params are a flat dict; an array with an entry per unit is
-# [..., H].
+# Types for the cells of `CELLS`, whose params are a flat dict. H is the number of units.
 FlatParams: TypeAlias = Mapping[str, CellArray]
 Units: TypeAlias = Float[CellArray, "*batch H"]
 Features: TypeAlias = Float[CellArray, "*batch W"]
@@ -97,7 +97,10 @@ class PrepareFn(Protocol[P]):
 
 @runtime_checkable
 class ProjectFn(Protocol[P_contra, D_co]):
-  """The type of `Cell.project`, `(params, xs, key=None) -> drive`, with the leading axes of xs."""
+  """The type of `Cell.project`, `(params, xs, key=None) -> drive`.
+
+  The drive has the leading axes of xs.
+  """
 
   def __call__(self, params: P_contra, xs: Inputs, key: Key[Array, ""] | None = None) -> D_co: ...
 
@@ -140,7 +143,7 @@ class LinearFn(Protocol[P_contra, C_co, D_contra]):
 
 
 def unprepared(params: P) -> P:
-  """Returns the params as they are: the `prepare` of a cell that prepares nothing."""
+  """Returns the params unchanged. Serves as the `prepare` of a cell that prepares nothing."""
   return params
 
 
@@ -172,9 +175,9 @@ class Cell(NamedTuple, Generic[P, C, D]):
       that starts from `carry`, for inspection; None for a cell without gates.
     linear: `(params, drive) -> (a, b)`, both like the carry, for a cell whose update is a ∘ h + b.
       Such a linear, diagonal recurrence can run as an associative scan. None for other cells.
-    recurrent_kernel: name of the param W_h, for a cell whose `recur` is h W_h (+ b), where h is the
-      first leaf of the carry, `prepare` leaves W_h as it is, and nothing else reads it. None for
-      other cells.
+    recurrent_kernel: name of the param W_h, if `recur` returns h W_h (+ b), where h is the first
+      leaf of the carry, and if `prepare` does not change W_h and no other function reads it. None
+      for other cells.
     output_is_carry: whether `output` returns the carry itself.
   """
 
@@ -218,7 +221,8 @@ def step(cell: Cell[P, C, D], params: P, carry: C, drive: D) -> C:
       "params and drive must fit the cell and the carry: params from cell.prepare, drive from "
       f"cell.project, got params {checks.shapes(params)} and drive {checks.shapes(drive)}: {error}"
     ) from error
-  # Arrays that do not match but broadcast raise no error above. They change the next carry's shape.
+  # Mismatched arrays that can be broadcast raise no error above, but they change the next carry's
+  # shape.
   batch_shape = _check_carry(cell, carry)
   leaves = jax.tree.leaves(drive)
   if any(jnp.shape(leaf)[: len(batch_shape)] != batch_shape for leaf in leaves) or any(

@@ -47,17 +47,18 @@ def train_windows(
 ) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
   """Trains on consecutive windows of a stream: one update per window, with the carry passed on.
 
-  The gradient stays inside a window of W steps: the carry enters the next window as a constant. So
-  memory is O(W), regardless of the stream's length. (`unroll(truncation=k)` instead cuts the
-  gradient inside one sequence, for which there is a single update.)
+  The gradient stays inside a window of W steps, because the carry enters the next window as a
+  constant. So memory is O(W), regardless of the stream's length. (`unroll(truncation=k)` instead
+  cuts the gradient inside one sequence, for which there is a single update.)
 
   With a tolerance, the gradient is also cut inside the window, if its measured decay allows it.
   `lag_profile` measures the gradient norm at every lag, for the loss at a window's last step (from
   a carry of zeros, without resets). From this profile `choose_truncation` finds k, which is passed
   to `unroll(truncation=k)`. One compiled program serves every k. The gradient is cut before steps
-  k, 2k, … of a window. So the loss at the step before a cut reaches back over k steps, and the loss
-  at the step after a cut over fewer: the tolerance holds only for the losses with the longest
-  reach, as is true of the window's own limit.
+  k, 2k, … of a window. So the gradient of the loss at the last step before a cut covers k steps,
+  but that of the loss at the first step after a cut covers only this step. The tolerance therefore
+  holds only for losses at the last step before a cut. (The start of a window limits the gradient in
+  the same way.)
 
   Args:
     model: the network, such as `DeepRNN`. With a tolerance it must have the methods `trunk` and
@@ -83,8 +84,8 @@ def train_windows(
     each window's truncation if a tolerance was given).
   Raises:
     TypeError, ValueError: if the window is not an integer from 1 to N, if the resets are not
-      [N, B], if the tolerance is out of range or the window too short for it (a single step), or if
-      the model has no `initial_carries`.
+      [N, B], if the tolerance is out of range or is given for windows of a single step, or if the
+      model has no `initial_carries`.
   References:
     Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490
     Aicher, Foti and Fox, 2019 (with a tolerance), https://arxiv.org/abs/1905.07473

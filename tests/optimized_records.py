@@ -1,4 +1,4 @@
-"""A test of a small sweep's records, which `test_optimized.py` runs with optimizations on."""
+"""A test of a small sweep's records, which `test_optimized.py` runs with LLVM's optimizations."""
 
 from __future__ import annotations
 

@@ -13,14 +13,14 @@ _checked: dict[object, Callable[..., object]] = {}
 
 
 def checked(function: F) -> F:
-  """Returns `beartype(function)`, from the cache if the name and the signature are known.
+  """Returns `beartype(function)`, from a cache if name and signature have occurred before.
 
-  jaxtyping passes an empty function that has the signature of the function to check. It does so
-  whenever a `def` is executed, also for the inner functions of every cell that `make_cell` makes.
+  jaxtyping passes an empty function with the signature of the function to check. It does so
+  whenever a `def` is executed, so every call of `make_cell` passes all inner functions of a cell.
   Without the cache, generating checks took an eighth of the suite's time.
   """
-  # The key holds the signature as text: two annotations such as Float[Array, "B H"] need not be
-  # equal, but they print alike.
+  # The key holds the signature as text, because two annotations Float[Array, "B H"] may compare as
+  # unequal, but print alike.
   key = function.__module__, function.__qualname__, str(inspect.signature(function))
   if key not in _checked:
     _checked[key] = beartype(function)

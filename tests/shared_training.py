@@ -1,7 +1,7 @@
 """A run that is trained by several devices, each of which computes a share of every batch.
 
-As a program, this file is one of two processes that train such a run together. It also tests
-`experiments.runtime.hosts`.
+Run as a program, this file is one of two processes that train such a run together. The program also
+tests `experiments.runtime.hosts`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OPTIMIZER = make_optimizer("adam", 0.1, 0.1)
 
 
 def trained(devices):
-  """Trains a run by two calls of three updates each.
+  """Trains a run in two calls of the compiled program, with three updates each.
 
   Args:
     devices: the devices that share each batch.
@@ -51,7 +51,9 @@ def trained(devices):
   rate, state = spread((np.full(count, 0.5, batches[0].xs.dtype), state), devices)
   program = map_runs(train, devices).lower(rate, state, halves[0]).compile()
   state, first = program(rate, state, halves[0])
-  first = fetch(first)  # waits: with two calls in flight, devices that share a batch may deadlock
+  # Wait for the first call's results, because devices that share a batch may deadlock if two calls
+  # are in flight.
+  first = fetch(first)
   return first, fetch(program(rate, state, halves[1]))
 
 

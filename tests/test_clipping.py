@@ -74,8 +74,8 @@ def by_hand(name, limit, *, truncation=T, lengths=(T,) * B, resets=None, reverse
     name: the cell.
     limit: the threshold to which the norm of an example's dL/dh_t is clipped, taken over all leaves
       of the carry.
-    truncation: number of steps after which the gradient is cut. This and the following arguments
-      are those of `unroll`.
+    truncation: number of steps after which the gradient is cut. `truncation`, `lengths`, `resets`,
+      `reverse` and `remat` are arguments of `unroll`.
     lengths: number of valid steps of each example.
     resets: where the carry is reset, [T, B].
     reverse: whether time runs backward.
@@ -165,7 +165,7 @@ def test_infinite_threshold_clips_nothing_in_the_same_compiled_program(x64):
 
 
 def handed_on(tree, limit):
-  """Returns what the backward pass of `clip_cotangent` makes of the cotangent `tree`."""
+  """Returns the cotangent of the argument of `clip_cotangent` if that of its result is `tree`."""
   return jax.jit(lambda t: jax.vjp(lambda c: clip_cotangent(c, limit), t)[1](t)[0])(tree)
 
 

@@ -123,7 +123,8 @@ def test_clip_carry_applies_to_each_examples_own_loss_for_any_batch_size():
   w_h = [tree["layers_0"]["cell"]["w_h"] for tree in (free, one)]
   assert not np.allclose(*w_h, rtol=0.1)
   assert metrics.clipped_norm == metrics.grad_norm < before.grad_norm
-  # The backward pass begins at the upper layer's last step, so no clipping has changed its norm.
+  # The backward pass begins at the upper layer's last step, so no earlier clipping has changed the
+  # norm at this step.
   np.testing.assert_allclose(metrics.norms[1][-1], before.norms[1][-1], rtol=1e-5)
   assert np.mean(metrics.norms[0][0]) < np.mean(before.norms[0][0])
 

@@ -39,7 +39,7 @@ def cell(name="elman", hidden_size=H, **options):
 
 
 def model(*cells, xs=XS, call=(), **attributes):
-  """Returns a call that traces the `init` of a DeepRNN; `init` and `apply` raise the same errors.
+  """Returns a function that traces a DeepRNN's `init`, which raises the same errors as `apply`.
 
   Args:
     *cells: the cells; an LSTM by default.

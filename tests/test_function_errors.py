@@ -224,7 +224,7 @@ MODEL = "model must have the methods init, apply and probes, as DeepRNN has, got
 def training(
   function, *window, model=NETWORK, optimizer=SGD, loss=squared_error, batch=BATCH, **options
 ):
-  """Returns a call that traces `function` with these arguments, without computing anything.
+  """Returns a function that traces `function` with these arguments, without computing anything.
 
   Args:
     function: `update` or `train_windows`.
@@ -316,7 +316,7 @@ TRAINING = [
 
 
 def shared(function):
-  """Returns a call that traces `function` on four devices, which a named vmap axis replaces."""
+  """Returns a function that traces `function` as on four devices, by `vmap` with the axis name."""
   return lambda: jax.eval_shape(jax.vmap(function, axis_name="devices"), zeros(4, T, B))
 
 

@@ -1,7 +1,7 @@
-"""Tests of the layering: imports run downward only, and pmap and orbax have one place each.
+"""Tests of the layering: imports run downward only, and pmap and orbax are each used in one place.
 
 A part of a folder is a module or a subfolder that lies directly in it. A folder's parts are sorted
-into tiers.
+into tiers, and a part may import only from lower tiers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ ROOT = LIBRARY.parent
 EXPERIMENTS = ROOT / "experiments"
 FILES = sorted(LIBRARY.rglob("*.py")) + sorted(EXPERIMENTS.rglob("*.py"))
 
-# The tiers of each folder, from the bottom up. A part may import only from lower tiers. `__init__`
-# stands above all tiers unless it is listed.
+# The tiers of each folder, from the lowest to the highest. `__init__` is above all tiers unless it
+# is listed.
 TIERS: dict[str, Sequence[set[str]]] = {
   "rnn_jax": (
     {"checks"},
@@ -110,7 +110,7 @@ def test_imports_run_downward(folder):
   height = {part: tier for tier, parts in enumerate(TIERS[folder]) for part in parts}
   top = len(TIERS[folder])
   for path, part, other, name in neighbors(folder):
-    # A name that is in no tier is imported from the folder's `__init__`.
+    # An imported name that is in no tier comes from the folder's `__init__`, which is on top.
     assert height.get(other, top) < height.get(part, top), f"{identity(path)} imports {name}"
 
 

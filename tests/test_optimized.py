@@ -1,10 +1,10 @@
-"""Runs a part of the suite with LLVM's optimizations on, as users run the code.
+"""Runs a part of the suite with LLVM's optimizations enabled, as they are for users.
 
-`conftest.py` disables optimizations, since most programs of the suite run once. But optimizations
-change the compiled code: fusion and vectorization reorder sums, and buffers are reused. So closed
-forms, golden cells, the hand-written reverse pass, and the byte-for-byte equality of a sweep's
-records are also tested in a process with optimizations. To run the whole suite so, use
-`JAX_DISABLE_MOST_OPTIMIZATIONS=0 python -m pytest`.
+`conftest.py` disables optimizations, because most compiled programs of the suite run only once. But
+optimizations change the compiled code: fusion and vectorization reorder sums, and buffers are
+reused. So closed forms, golden cells, the hand-written reverse pass, and the byte-for-byte equality
+of a sweep's records are also tested in a process with optimizations. To run the whole suite with
+optimizations, use `JAX_DISABLE_MOST_OPTIMIZATIONS=0 python -m pytest`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ TESTS = (
 
 
 def test_selected_tests_pass_with_optimizations(tmp_path):
-  # The inner pytest must inherit neither conftest's XLA flags, which are for fast compilation, nor
-  # the variables by which pytest-xdist marks a worker.
+  # The inner pytest must inherit neither the XLA flags of `conftest.py`, which speed up compilation
+  # only, nor the variables by which pytest-xdist marks a worker.
   kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("PYTEST_")}
   options = ("-v", "-n", "0", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'optimized'}")
   result = subprocess.run(
@@ -43,6 +43,7 @@ def test_selected_tests_pass_with_optimizations(tmp_path):
     check=False,
   )
   assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-5000:]
-  # TESTS selects tests by name. If a renamed test is no longer selected, this must be noticed.
+  # TESTS selects tests by name. If a test is renamed, TESTS may no longer select it, so check that
+  # some test of each group has run.
   for part in ("closed_forms", "golden", "fused_gates", "plain_loop", "number_of_devices"):
     assert re.search(rf"::.*{part}.* PASSED|{part}\.py::.* PASSED", result.stdout), part

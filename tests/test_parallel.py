@@ -168,10 +168,10 @@ def test_devices_that_share_batches_train_as_one_device(x64, cell, runs, count, 
       close(entry(got, device), state)
       close(metrics.loss[device], expected.loss)
       close(metrics.grad_norm[device], expected.grad_norm)
-    # Joins the norms of a run's devices, each [updates, T, B / count], to [updates, T, B].
+    # Concatenate the norms of a run's devices, each [updates, T, B / count], to [updates, T, B].
     norms = jax.tree.map(lambda a, own=own: np.concatenate(a[own], axis=-1), metrics.norms)
     close(norms, expected.norms)
-    assert expected.grad_norm.min() > 0.1  # so clip_norm=0.1 has an effect
+    assert expected.grad_norm.min() > 0.1  # so that clip_norm=0.1 has an effect
 
 
 def test_a_function_with_a_sum_over_devices_may_be_called_repeatedly():
@@ -181,8 +181,8 @@ def test_a_function_with_a_sum_over_devices_may_be_called_repeatedly():
 
   mapped = map_runs(grow, jax.devices()[:4])
   data = jnp.full((64, 64), 1e-3)
-  # The first call leaves the inputs on their devices. So later calls copy nothing, and nothing
-  # makes one call wait for the call before.
+  # The first call returns its results on the devices. Later calls reuse them without copies, so no
+  # copy makes a call wait for the previous one.
   state, run = mapped(jnp.zeros(4), jnp.ones((4, 64, 64)), data)
   for _ in range(1000):
     state, _ = mapped(run, state, data)

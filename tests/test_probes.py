@@ -50,8 +50,8 @@ def test_scaled_norm_is_the_euclidean_norm(x64, dtype):
   np.testing.assert_allclose(by_block, np.sqrt(np.sum(np.abs(x) ** 2, axis=(1, 2))), rtol=rtol)
 
 
-# The sizes range from about the smallest normal float32 to one whose pair has a norm, √2 · size,
-# that is still finite.
+# The sizes range from about the smallest normal float32 to 2e38, where the norm of a pair,
+# √2 · size, is still finite.
 @pytest.mark.parametrize("size", [1.2e-38, 1e-30, 1e-19, 1, 1e19, 1e30, 8e37, 9e37, 2e38])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_scaled_norm_is_right_over_the_whole_float_range(size, compiled):
@@ -129,8 +129,8 @@ def losses(final, ys):
 CUT = {"truncation": 2, "lengths": LENGTHS, "resets": RESETS}
 
 
-# `unroll`'s arguments that concern time are tested on a carry of one array, which is the output,
-# and on a carry of two arrays.
+# Lengths, resets, truncation and reversal are tested with a carry of one array, which is also the
+# output, and with a carry of two arrays.
 @pytest.mark.parametrize(
   ("name", "time"),
   [

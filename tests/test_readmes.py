@@ -40,7 +40,7 @@ LINKS = sorted(
     if not target.startswith("http")
   }
 )
-# The largest size of some pages, in kilobytes.
+# The maximum sizes of some pages, in kilobytes.
 LIMITS = {"README.md": 10, "BUILD.md": 12}
 
 
@@ -78,7 +78,7 @@ def test_commands_are_valid(command, monkeypatch, flags_of):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "experiments.sweep " in c])
 def test_sweep_commands_pass_a_dry_run(command, tmp_path, monkeypatch, sweep_here):
-  # Without these flags, the sweep does not wait for other processes.
+  # Omit these flags, because with them the sweep would wait for other processes.
   several = ("--coordinator", "--num_processes", "--process_id")
   arguments = shlex.split(command.split("experiments.sweep ")[1])
   monkeypatch.chdir(ROOT)

@@ -39,7 +39,7 @@ def test_top_k_keeps_the_relative_frequencies_of_the_k_largest_logits():
 
 @pytest.mark.parametrize("temperature", [0, 1e-39, 2e-38])
 def test_zero_and_tiny_temperatures_choose_the_largest_logit(temperature):
-  """1e-39 is below the normal float32 numbers, and logits / 2e-38 overflow float32."""
+  """1e-39 is below the smallest normal float32, and logits / 2e-38 overflow float32."""
   assert draws(100, 10 * LOGITS, temperature=temperature)[3] == 1
 
 

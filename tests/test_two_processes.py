@@ -43,13 +43,14 @@ def test_two_processes_train_as_one(tmp_path):
   devices = jax.devices()
   expected = trained(devices[:2]), trained(devices[:4])
   errors = [process.communicate(timeout=60)[1] for process in processes]
-  # At its end, the first process kills itself. Then the second process ends, too: jax aborts it, or
-  # its next collective fails.
+  # At the end, the first process kills itself. The second process then ends, too, because either
+  # JAX aborts it or its next collective fails.
   assert processes[0].returncode == -signal.SIGKILL, errors[0]
   assert processes[1].returncode in (-signal.SIGABRT, 1), errors[1]
   parts = [pickle.loads((tmp_path / str(i)).read_bytes()) for i in range(2)]
   two, four = jax.tree.map(lambda *own: np.concatenate(own), *parts)
-  chex.assert_trees_all_equal(two, expected[0])  # two terms have the same sum in either order
-  # The sum of four devices' terms is made around a ring across processes, in another order.
+  # With two devices the results are bit-identical, because two terms have the same sum in either
+  # order. With four devices, two processes add up the terms in a different order from one process.
+  chex.assert_trees_all_equal(two, expected[0])
   chex.assert_trees_all_close(four, expected[1], rtol=1e-10, atol=1e-12)
   assert expected[0][0].grad_norm.min() > 0.01

@@ -1,4 +1,4 @@
-"""Flax modules: recurrent layers, networks of them, and protocols for networks of a user's own."""
+"""Flax modules: recurrent layers, networks of such layers, protocols for a user's own networks."""
 
 from rnn_jax.modules.decoders import ConditionedDecoder, DecoderInputs, EncoderDecoder
 from rnn_jax.modules.deep import BidirectionalRNN, DeepRNN

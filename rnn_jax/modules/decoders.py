@@ -107,8 +107,9 @@ class EncoderDecoder(nn.Module):
 
   Attributes:
     encoder: the network that reads the source. It has no readout.
-    decoder: the network that generates the target. Each of its layers has a carry like that of the
-      encoder's layer. Its outputs are the logits of the next token.
+    decoder: the network that generates the target. It has as many layers as the encoder, and the
+      carries of corresponding layers have the same structure and shapes. Its outputs are the logits
+      of the next token.
   References:
     Cho et al., 2014, https://arxiv.org/abs/1406.1078
     Sutskever et al., 2014, https://arxiv.org/abs/1409.3215

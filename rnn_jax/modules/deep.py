@@ -118,11 +118,11 @@ class DeepRNN(Network):
   def trunk(
     self, variables: Mapping[str, PyTree], xs: Sequences
   ) -> tuple[Sequence[Cell], tuple[Params, ...], Array]:
-    """Returns (cells, each cell's params, inputs of the first cell), as measures need them.
+    """Returns (cells, each cell's params, inputs of the first cell).
 
-    A measure includes the cells' wrappers: `residual` and `layer_norm` as in training, `zoneout` as
-    in evaluation. It excludes dropout, and starts from zeros even if the network has a learned
-    carry.
+    These are the arguments of the measures in `rnn_jax.gradient_flow`. A measure thus includes the
+    cells' wrappers (`residual` and `layer_norm` as in training, `zoneout` as in evaluation) but not
+    dropout. Its initial carry is zeros, even if the network has a learned carry.
     """
     params = self.cell_params(variables)
     encoded: Any = self.apply(variables, xs, method="encode")
@@ -148,8 +148,8 @@ class BidirectionalRNN(Network):
   """A deep network whose layers run both forward and backward in time; see `Bidirectional`.
 
   The output at a step depends on all steps of the sequence. So the network has no carry to pass to
-  the next call, and no step at which the gradient could be cut: `__call__` takes no `carries`,
-  `truncation` or `resets`, and `train_windows` does not accept this network.
+  the next call, and no step at which the gradient could be cut. Therefore `__call__` takes no
+  `carries`, `truncation` or `resets`, and `train_windows` does not accept this network.
 
   Attributes:
     cells … pooled: see `Network`.

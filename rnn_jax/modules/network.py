@@ -36,7 +36,7 @@ class Network(nn.Module):
     embedding_size: width of a learned embedding of the tokens. If None, tokens are read as one-hot
       vectors, by a row lookup in the first cell's input kernel.
     dropout: rate of the dropout between layers (not between steps), at least 0 and below 1.
-    dropout_mask: `step` draws a mask for every step, `sequence` one mask for all steps.
+    dropout_mask: `step` draws a mask for every step, `sequence` draws one mask for all steps.
     hidden_sizes: widths of feed-forward layers between the top recurrent layer and the readout.
     tied: whether the readout's kernel is the transposed embedding. The readout must then have
       `embedding_size` inputs.
@@ -141,8 +141,8 @@ class Network(nn.Module):
       if ys.ndim != 3:
         raise ValueError(f"ys must be [T, B, H] if pooled, got {list(ys.shape)}.")
       ys = _mean_over_time(ys, lengths)
-    # With the leading axes merged, a kernel's gradient contracts a single axis. XLA:CPU is several
-    # times slower at contracting two.
+    # Merge the leading axes, so that a kernel's gradient contracts a single axis, because XLA:CPU
+    # is several times slower at contracting two axes.
     rows = ys.reshape(-1, ys.shape[-1])
     for dense in self.hidden:
       rows = jax.nn.relu(dense(rows))
@@ -161,7 +161,7 @@ class Network(nn.Module):
 def default_float() -> np.dtype:
   """Returns the dtype in which cells are initialized: float64 if JAX enables it, else float32.
 
-  It is passed to Flax layers, whose default is float32 even if float64 is enabled.
+  Flax layers need it as an argument, because their default is float32 even if float64 is enabled.
   """
   return jax.dtypes.canonicalize_dtype(float)
 

@@ -44,7 +44,8 @@ class Recurrent(nn.Module):
         f"xs must be [T, B, D], or integer tokens [T, B], got {list(xs.shape)} of {xs.dtype}."
       )
     params: Params
-    if self.has_variable("params", "cell"):  # `unroll` checks shapes, with a better message
+    # `param` would check the shapes, too, but the error of `unroll` for a wrong shape is clearer.
+    if self.has_variable("params", "cell"):
       params = self.get_variable("params", "cell")
     else:
       params = self.param("cell", self.cell.init, self.vocabulary_size if tokens else xs.shape[-1])

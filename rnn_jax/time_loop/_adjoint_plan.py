@@ -295,7 +295,7 @@ def _assign_reverse(
 
 
 def _forward_in_order(trace: _Trace, residual_in: dict[int, Atom], unchanged: set[int]) -> bool:
-  """Returns whether the forward loop surely reads each leaf of the stream before overwriting it."""
+  """Returns whether the forward loop provably reads each stream leaf before overwriting it."""
   outputs = [*trace.results.residuals, *trace.results.carry, *trace.results.ys]
   forward, _ = split_at(trace.jaxpr.eqns, outputs)
   return all(

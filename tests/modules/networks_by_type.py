@@ -62,7 +62,8 @@ def accepted(
 
 
 def refused(both: BidirectionalRNN, own: Own, causal: OwnCausal, rest: Any) -> None:
-  # Every call is wrong. If mypy does not find the named error, it reports the comment as unused.
+  # Every call is wrong. If mypy does not find the named error, it reports the `type: ignore` as
+  # unused.
   update(both, rest, rest, rest, rest, truncation=3)  # type: ignore[call-overload]
   update(both, rest, rest, rest, rest, carries=rest)  # type: ignore[call-overload]
   update(both, rest, rest, rest, rest, clip_carry=1.0)  # type: ignore[call-overload]

@@ -118,8 +118,8 @@ def test_probes_give_the_norms_of_both_directions():
   found = norms(model.probes(xs))
   chex.assert_trees_all_equal_structs(found, model.probes(xs))
   (_, _), (forward, backward) = found
-  # At the last step of each direction, dL/dh comes only from the readout, through the half of its
-  # kernel that reads this direction.
+  # At the last step of each direction, dL/dh comes only from the readout, through the half of the
+  # readout's kernel that reads this direction.
   kernel = variables["params"]["head"]["kernel"]
   half = weights @ kernel.T
   assert_close(forward.hidden[-1], np.linalg.norm(half[-1, :, :H], axis=-1))
