@@ -161,7 +161,7 @@ def key(name: str, value: object) -> None:
   """
   if isinstance(value, jax.Array | np.ndarray):
     new_style = jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
-    # The length of a raw key depends on the generator, so it is left to jax.random to check.
+    # The length of a raw key depends on the generator, so only jax.random can check it.
     if new_style or (value.dtype == jnp.uint32 and value.ndim == 1):
       return
   raise TypeError(f"{name} must be a random key, such as jax.random.key(0), got {shown(value)}.")

@@ -22,7 +22,7 @@ def cross_entropy(
     logits: [..., V].
     targets: integers [...], from 0 to V − 1.
   Returns:
-    [...].
+    Losses [...].
   Raises:
     TypeError, ValueError: if the logits are not floats, if the targets are not integers, or if
       their shapes do not match.
@@ -45,7 +45,7 @@ def squared_error(
     outputs: y, [..., D].
     targets: [..., D].
   Returns:
-    [...].
+    Losses [...].
   Raises:
     TypeError, ValueError: if outputs or targets are not floats, or if their shapes differ.
   """

@@ -19,7 +19,7 @@ def scaled_norm(
     ‖x‖ = ‖s x‖ / s      s is 1, or a power of two if squares would leave the range of floats
 
   In float32 a plain √(Σ x²) is 0 below 1e-19 and inf above 1.8e19. This norm is accurate from 1e-38
-  to 3e38. The norm of zeros is 0. An inf or a NaN in x makes the norm inf or NaN.
+  to 3e38. The norm of zeros is 0. With an inf in x the norm is inf, and with a NaN it is NaN.
 
   Args:
     x: real or complex array.
@@ -31,7 +31,7 @@ def scaled_norm(
   """
   size = jnp.abs(checks.array("x", x, "floats", "complex numbers"))
   plain = jax.lax.stop_gradient(jnp.sum(size**2, axis=axis, keepdims=True))
-  # If `plain` is below the bound in the second `where`, squares have underflowed or lost digits.
+  # If `plain` is below the bound in the second `where`, squares may have lost digits or be zero.
   largest = jnp.finfo(size.dtype).maxexp
   factor = 2.0 ** (3 * largest // 4)
   one = jnp.ones_like(plain)

@@ -53,8 +53,8 @@ def choose(
   if top_k is not None:
     least = jax.lax.top_k(logits, top_k)[0][..., -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)
-  # Subtract the maximum first: dividing by a tiny τ would overflow several logits to inf, and make
-  # them equally likely.
+  # Subtract the maximum first, because dividing by a tiny τ could otherwise overflow several logits
+  # to inf and make them equally likely.
   logits = logits - jnp.max(logits, axis=-1, keepdims=True)
   return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
 
@@ -88,8 +88,8 @@ def generate(
     temperature, top_k: see `choose`.
     eos: the token that ends a sequence. All tokens after it are `eos`, too. None if no token ends a
       sequence.
-    reset_at: a token. The model reads it from a carry of zeros, as in training if every line starts
-      with this token and a reset. None for no resets.
+    reset_at: a token. Before the model reads it, the carry is reset to zeros, as in training on
+      lines that start with this token. None for no resets.
   Returns:
     (tokens [N, B], carries after reading all tokens but the last).
   Raises:

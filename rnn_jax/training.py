@@ -64,7 +64,7 @@ class Metrics(NamedTuple):
     clipped_norm: scalar, global norm after the optimizer's clipping; equals grad_norm if the
       optimizer does not clip.
     clipped: scalar, 1 if the optimizer's clipping changed the gradient, else 0. If clip_carry is
-      set: the fraction of all dL/dh_t, over layers, steps and examples, that were clipped.
+      set, the fraction of all dL/dh_t, over layers, steps and examples, that were clipped.
     norms: ‖dL/dh_t‖ [T, B] in the structure of the model's probes, for each leaf of each layer's
       carry. L is each example's own loss (B times its share of the mean), so the norms do not
       depend on the batch size.
@@ -312,8 +312,8 @@ def omega_penalty(model: MeasuredModel, loss: Loss, weight: ArrayLike) -> Penalt
     A function `(params, batch) -> scalar`.
   Raises:
     TypeError, ValueError: if the weight is not a number of at least 0, or if the network is pooled,
-      since a pooled loss belongs to no step. The returned function raises a ValueError if a batch
-      has lengths, since Ω needs every step of every sequence.
+      since a pooled loss belongs to no single step. The returned function raises a ValueError if a
+      batch has lengths, since Ω needs every step of every sequence.
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """

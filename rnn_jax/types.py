@@ -35,10 +35,13 @@ else:
 Array = jax.Array
 AnyArray: TypeAlias = jax.Array | np.ndarray  # for public signatures, which accept NumPy arrays
 Sequences: TypeAlias = Float[AnyArray, "T B D"] | Integer[AnyArray, "T B"]  # vectors, or tokens
+# The type of the arrays that a cell receives. To a type checker they are JAX arrays, which have
+# `.at`, because the time loop passes no others. At run time tests and measures also pass NumPy
+# arrays.
 if TYPE_CHECKING:
-  CellArray = jax.Array  # array that a cell receives; the time loop passes JAX arrays, with `.at`
+  CellArray = jax.Array
 else:
-  CellArray = AnyArray  # tests and measures also pass NumPy arrays
+  CellArray = AnyArray
 
 # Types shared by all cells.
 Params: TypeAlias = PyTree  # from the cell's `init` or `prepare`
@@ -48,7 +51,8 @@ Drive: TypeAlias = (
 )
 Recurrent: TypeAlias = PyTree  # the recurrent product, which `recur` returns
 
-# Types for the cells of `CELLS`, whose params are a flat dict. H is the number of units.
+# Types for the cells of `CELLS`, whose params are a flat dict. H is the number of units, and W is
+# any width.
 FlatParams: TypeAlias = Mapping[str, CellArray]
 Units: TypeAlias = Float[CellArray, "*batch H"]
 Features: TypeAlias = Float[CellArray, "*batch W"]

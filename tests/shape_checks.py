@@ -19,8 +19,8 @@ def checked(function: F) -> F:
   whenever a `def` is executed, so every call of `make_cell` passes all inner functions of a cell.
   Without the cache, generating checks took an eighth of the suite's time.
   """
-  # The key holds the signature as text, because two annotations Float[Array, "B H"] may compare as
-  # unequal, but print alike.
+  # The key holds the signature as text, because two annotations Float[Array, "B H"] may compare
+  # unequal although they print alike.
   key = function.__module__, function.__qualname__, str(inspect.signature(function))
   if key not in _checked:
     _checked[key] = beartype(function)

@@ -165,7 +165,7 @@ def test_infinite_threshold_clips_nothing_in_the_same_compiled_program(x64):
 
 
 def handed_on(tree, limit):
-  """Returns the cotangent of the argument of `clip_cotangent` if that of its result is `tree`."""
+  """Returns the cotangent that `clip_cotangent` makes from the cotangent `tree` of its result."""
   return jax.jit(lambda t: jax.vjp(lambda c: clip_cotangent(c, limit), t)[1](t)[0])(tree)
 
 

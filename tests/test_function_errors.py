@@ -316,7 +316,7 @@ TRAINING = [
 
 
 def shared(function):
-  """Returns a function that traces `function` as on four devices, by `vmap` with the axis name."""
+  """Returns a function that traces `function` under a `vmap` whose axis stands for four devices."""
   return lambda: jax.eval_shape(jax.vmap(function, axis_name="devices"), zeros(4, T, B))
 
 

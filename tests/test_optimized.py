@@ -30,8 +30,8 @@ TESTS = (
 
 
 def test_selected_tests_pass_with_optimizations(tmp_path):
-  # The inner pytest must inherit neither the XLA flags of `conftest.py`, which speed up compilation
-  # only, nor the variables by which pytest-xdist marks a worker.
+  # The inner pytest must inherit neither the XLA flags of `conftest.py`, which are chosen for fast
+  # compilation, nor the variables by which pytest-xdist marks a worker.
   kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("PYTEST_")}
   options = ("-v", "-n", "0", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'optimized'}")
   result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Tests of powers of two and exponents, which are computed on the bits of floats."""
+"""Tests of powers of two and exponents, which are computed from the bits of floats."""
 
 from __future__ import annotations
 

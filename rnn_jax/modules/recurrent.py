@@ -57,7 +57,7 @@ class Bidirectional(nn.Module):
 
     y_t = [f_t, b_t]  or  f_t + b_t      f_t reads x_0 … x_t, b_t reads x_{T−1} … x_t
 
-  With lengths, each sequence is reversed on its own: b_t starts at the sequence's last valid step.
+  With `lengths`, the backward direction starts at each sequence's own last valid step.
 
   Attributes:
     cell: the cell of both directions.

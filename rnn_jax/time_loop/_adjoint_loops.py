@@ -37,8 +37,8 @@ class Perturbations(NamedTuple):
   carry: Carry | None
 
 
-# `(carry, inputs) -> start`: the carry that a step starts from, after resets and cuts. A function
-# of this type reads no real or complex leaf of `inputs`.
+# `(carry, inputs) -> start`: the carry that a step starts from, after resets and cuts. The function
+# must not read any real or complex leaf of `inputs`.
 Start = Callable[[Carry, PyTree], Carry]
 
 # `(held, params, carry, inputs, perturbations) -> (carry', y)`: one step. `held` and `params` have

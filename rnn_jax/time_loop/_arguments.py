@@ -92,7 +92,7 @@ def check_params(name: str, cell: Cell, params: Params, xs: Array) -> None:
     checks.like(name, wanted, params, any_precision=True)
     return
   checks.like(name, _shapes_of_params(cell, other), params, any_precision=True)
-  if vectors:  # tokens fit any input size
+  if vectors:  # tokens are valid for any input size
     raise ValueError(f"xs must be [T, B, {other}], got {list(xs.shape)}.")
 
 

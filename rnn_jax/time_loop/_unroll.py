@@ -27,9 +27,9 @@ from rnn_jax.time_loop._truncation import Truncation, check_truncation, cut_step
 from rnn_jax.types import AnyArray, C, Carry, Cell, D, Drive, P, Sequences, floats_of
 
 if TYPE_CHECKING:
-  from typing import Never as Unknown  # a type checker rejects every value
+  from typing import Never as Unknown  # type checkers reject every unknown argument
 else:
-  from typing import Any as Unknown  # `unroll` itself raises, and names the argument
+  from typing import Any as Unknown  # `unroll` raises an error that names the argument
 
 
 def unroll(

@@ -34,7 +34,7 @@ def shapes_of(model, xs):
 
 
 def with_params(model, xs):
-  """Returns (model, random variables); `init` is not used, because its zero biases hide errors."""
+  """Returns (model, random variables). `init` is not used, because its zero biases hide errors."""
   leaves, structure = jax.tree.flatten(shapes_of(model, xs))
   return model, structure.unflatten([draw(i, *leaf.shape) for i, leaf in enumerate(leaves)])
 
@@ -194,7 +194,7 @@ def test_double_precision_is_kept_throughout(x64):
 
 
 def dropped(depth, rate, key=0, **call):
-  """Returns the outputs of a network whose cells copy their inputs, so that zeros show dropout."""
+  """Returns the outputs of a network whose cells copy their inputs, so every zero is dropped."""
   cells = [make_cell("elman", 50, activation="linear") for _ in range(depth)]
   model = DeepRNN(cells, dropout=rate)
   layer = {"cell": {"w_x": jnp.eye(50), "w_h": jnp.zeros((50, 50)), "b": jnp.zeros(50)}}
@@ -207,13 +207,13 @@ def dropped(depth, rate, key=0, **call):
 def test_dropout_rescales_and_draws_a_mask_for_every_step_and_example():
   ys = dropped(2, 0.25)
   np.testing.assert_allclose(np.unique(ys), [0, 1 / 0.75], rtol=1e-6)
-  # The tolerance is three standard deviations of the mean of T · B · 50 draws.
+  # The tolerance is about three standard deviations of the mean of T · B · 50 draws.
   assert np.mean(ys == 0) == pytest.approx(0.25, abs=0.06)
   assert len(np.unique(ys.reshape(T * B, -1), axis=0)) == T * B
 
 
 def test_dropout_draws_a_mask_for_every_layer():
-  # If all layers used the same mask, networks of two and three layers would have as many zeros.
+  # If all layers used the same mask, a third layer would add no zeros to the outputs.
   once, twice = np.mean(dropped(2, 0.5) == 0), np.mean(dropped(3, 0.5) == 0)
   assert once == pytest.approx(0.5, abs=0.07)
   assert twice == pytest.approx(0.75, abs=0.07)

@@ -70,9 +70,9 @@ def test_a_buffer_has_one_value_at_a_time(name):
 
 
 def test_a_probed_leaf_without_a_free_buffer_gets_one_for_its_norms():
-  # The carry has two leaves. The first leaf's cotangent overwrites the cotangents of ys. The second
-  # leaf's only buffer stores the leaf itself. It is read after the loop, so the leaf's cotangent
-  # must not overwrite it.
+  # The carry has two leaves. The first leaf's cotangent overwrites the cotangents of ys. The only
+  # buffer of the second leaf's shape stores that leaf and is read after the loop, so the leaf's
+  # cotangent must not overwrite it.
   plan = plan_of("dilated_elman", probed=True)
   assert [spec.shape for spec in plan.reverse_specs] == [(B,)]
   assert plan.new_carry_bar[1] == 1 + len(plan.forward_specs) + 1

@@ -1,4 +1,4 @@
-"""Tests that the hand-written reverse pass compiles to loops that copy no buffers and use few."""
+"""Tests that the hand-written reverse pass compiles to loops that use few buffers and copy none."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ CARRIES = ("gru", "lstm")
 
 LENGTHS = np.array([7, 4])
 RESETS = np.zeros((T, B), bool)
-# The resets are in mid-sequence, at a first step, and past a sequence's end.
+# The resets are in mid-sequence, at the first step, and past the end of a sequence.
 RESETS[[3, 0, 5], [0, 1, 1]] = True
 
 
@@ -49,10 +49,10 @@ def score(result):
 
 
 def everything(run):
-  """Returns a jitted function with the arguments of `run` and results (gradients, result of `run`).
+  """Returns a jitted function from the arguments of `run` to (gradients, result of `run`).
 
   `run` maps (params, xs, carry, probe) to (final carry, ys). The gradients are those of the
-  result's score. The probe's gradient is the norms of dL/dh_t.
+  result's score with respect to all four arguments. The probe's gradient is the norms of dL/dh_t.
   """
 
   def loss(*arrays):
