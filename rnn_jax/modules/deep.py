@@ -120,9 +120,9 @@ class DeepRNN(Network):
   ) -> tuple[Sequence[Cell], tuple[Params, ...], Array]:
     """Returns (cells, each cell's params, inputs of the first cell).
 
-    These are the arguments of the measures in `rnn_jax.gradient_flow`. A measure thus includes the
-    cells' wrappers (`residual` and `layer_norm` as in training, `zoneout` as in evaluation) but not
-    dropout. Its initial carry is zeros, even if the network has a learned carry.
+    Pass them to a measure of `rnn_jax.gradient_flow`. The measure then includes the cells' wrappers
+    (`residual` and `layer_norm` as in training, `zoneout` as in evaluation) but not dropout. Its
+    initial carry is zeros, even if the network has a learned carry.
     """
     params = self.cell_params(variables)
     encoded: Any = self.apply(variables, xs, method="encode")

@@ -52,7 +52,7 @@ class CausalModel(Model, Protocol):
 class StreamingModel(CausalModel, Protocol):
   """A network that can start from the final carries of its previous call.
 
-  `rnn_jax.windows.train_windows` requires one.
+  `rnn_jax.windows.train_windows` requires such a network.
   """
 
   def __call__(

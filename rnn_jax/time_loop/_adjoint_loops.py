@@ -168,7 +168,7 @@ def reverse_loop(
   Args:
     loop: the static part of the scan.
     plan: the assignment of values to buffers.
-    any_vjp: the vjp of an arbitrary step, from `linearize`. Only those of its residuals that are
+    any_vjp: the vjp of an arbitrary step, from `linearize`. Of its residuals, only those that are
       the same at every step are used.
     params: the step's params.
     buffers: the buffers that the forward loop returned.

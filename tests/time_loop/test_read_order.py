@@ -1,4 +1,4 @@
-"""Tests of the proofs that a compiled step reads an array before it overwrites the buffer."""
+"""Tests of the proofs that a compiled step reads an array before it overwrites its entries."""
 
 from __future__ import annotations
 
