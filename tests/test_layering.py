@@ -69,7 +69,7 @@ def identity(path: Path) -> str:
 
 
 def imports(path: Path) -> list[str]:
-  """Returns the full names of everything that a file imports, also inside functions."""
+  """Returns the full names of everything that a file imports, including inside functions."""
   names = []
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):

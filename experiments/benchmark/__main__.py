@@ -177,9 +177,9 @@ def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterat
 
 
 def _compared(row: Row, names: Sequence[str]) -> Iterator[tuple[str, Implementation | str]]:
-  """Yields each name with its implementation, or with the reason why it cannot be timed.
+  """Yields each name with its implementation, or with the reason it cannot be timed.
 
-  An implementation is timed if its results equal ours, or if it is known to compute a different
+  An implementation must give our results to be timed, unless it is marked as computing a different
   function (`Implementation.other`).
   """
   params, xs = cases.data(row)

@@ -35,7 +35,7 @@ def train_in_folder(
   checkpoint_every: int,
   stop: signals.Stop,
 ) -> list[Evaluation]:
-  """Trains a model to the end, and saves checkpoints, best params and metrics on the way.
+  """Trains a model to completion, saving checkpoints, the best params and metrics along the way.
 
   Args:
     settings: how to train.
@@ -46,7 +46,7 @@ def train_in_folder(
     checkpoint_every: number of updates between checkpoints.
     stop: callable that returns True once training must stop early.
   Returns:
-    All evaluations, including those before an interruption, without params.
+    All evaluations, including those from before an interruption; their params are None.
   Raises:
     Stopped: if `stop` returned True before the last update; a checkpoint has then been saved.
   """

@@ -208,7 +208,7 @@ def load(folder: Path) -> TrainedModel:
 
 
 def _settings(saved: Mapping[str, Any]) -> Settings:
-  """Returns the Settings that the entry `settings` of model.json describes."""
+  """Rebuilds the Settings from the entry `settings` of model.json."""
   layers = dict(saved["layers"])
   layers["hidden_sizes"] = tuple(layers["hidden_sizes"])
   # A model.json that was saved before cells had options lacks this entry.

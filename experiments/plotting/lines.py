@@ -143,7 +143,7 @@ def _draw_line(
 
 
 def _alone(y: np.ndarray) -> np.ndarray:
-  """Returns the indices of finite values without a finite neighbor, which only a marker shows."""
+  """Returns the indices of finite values without a finite neighbor: no line shows them."""
   there = np.pad(np.isfinite(y), 1)
   return np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
 

@@ -25,7 +25,8 @@ ZERO = "0 (an example's norm is below 1e-38)"
 OVERFLOW = "out of range (inf)"
 ABSENT = "not measured"
 GRAY = "#555555"
-SMALL, MEDIUM = 8.0, 9.0  # font sizes in points: of ticks and legends; of titles and axis labels
+# Font sizes in points: SMALL for ticks and legends, MEDIUM for titles and axis labels.
+SMALL, MEDIUM = 8.0, 9.0
 WIDTH = 6.8  # minimum width in inches: the text width of a page
 
 

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
       settings = dataclasses.replace(settings, layers=problem.layers)
       folder.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=folder):
-        pass  # checks now, rather than after the training, that the folder can be written to
+        pass  # fail now, not after training, if the folder is not writable
       _run(settings, problem, folder)
   except KeyboardInterrupt:
     exits.interrupted("Nothing was written. Run the same command again to start over.")

@@ -35,10 +35,10 @@ def step_jacobians(
 
     J_t = ∂s_t/∂s_{t−1}        J[t, b, i, j] = ∂s_t[b, i] / ∂s_{t−1}[b, j]
 
-  Convention: s is the layer's joint carry: the leaves of its carry concatenated into one vector of
-  N real numbers, an LSTM's hidden before its cell. s_t is the joint carry after step t, counted
-  from 0, and s_{−1} is the initial joint carry. The layer's inputs are held constant; for an upper
-  layer these are the outputs of the layer below.
+  Convention: s is the layer's joint carry, i.e. the leaves of its carry concatenated into one
+  vector of N real numbers; for an LSTM, first the hidden state, then the cell state. s_t is the
+  joint carry after step t, counted from 0, and s_{−1} is the initial joint carry. The layer's inputs
+  are held constant; for an upper layer these are the outputs of the layer below.
 
   Cost: N Jacobian-vector products per step and layer; memory for T·B·N² numbers per layer.
 

@@ -108,15 +108,15 @@ def _task(
   reorder: Callable[[Source, Lengths], Source],
   counts: Callable[[int], Float[np.ndarray, "T 8"]],
 ) -> Task:
-  """Builds the task of generating the source's symbols in the order that `reorder` gives them.
+  """Builds the task of generating the source's symbols in the order given by `reorder`.
 
   Args:
     sequence_length: T, the length of the longest source.
     batch_size: B.
     reorder: `(source [T, B], lengths [B]) -> targets [T, B]`; its values past a sequence's length
       are ignored.
-    counts: `T -> [T, 8]`, the probability of each symbol at each step of the target, summed over
-      the lengths 1 … T.
+    counts: `T -> [T, 8]`; entry [t, s] is the expected number of targets with symbol s at step t,
+      given one source of each length 1 … T.
   """
   checks.integer("sequence_length", sequence_length)
   checks.integer("batch_size", batch_size)

@@ -43,7 +43,7 @@ METHODS = {
 
 
 class Run(NamedTuple):
-  """The numbers that distinguish the runs of one compiled program."""
+  """The values that vary between the runs that share one compiled program."""
 
   seed: Number
   clip_norm: Number

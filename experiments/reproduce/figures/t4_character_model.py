@@ -92,7 +92,7 @@ def run(
   Args:
     source: path of a text file, or `stdlib` for the source of Python's standard library.
     characters: number of characters to train on, from the beginning of the text.
-    seeds: seeds of params and offsets.
+    seeds: seeds for the initial params and the epochs' offsets.
     epochs: number of passes over these characters.
     hidden_size: number of units.
   """

@@ -63,11 +63,13 @@ def driver_lock(folder: Path) -> Iterator[None]:
 def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iterator[None]:
   """Holds the locks of some runs, for a shard or a worker.
 
+  In the folder's lock file, byte 0 is the lock of the whole sweep, and every run has one more byte.
+
   Args:
     sweep: the sweep.
     ids: ids of the runs, which must be consecutive in the list of all runs sorted by group.
-    worker: True for a worker, whose driver locks byte 0. False for a shard, which also holds a
-      shared lock on byte 0.
+    worker: if True, only the bytes of the runs are locked, because the worker's driver holds byte
+      0. If False, for a shard, byte 0 is locked too, shared with other shards.
   Raises:
     ValueError: if another process holds one of these locks.
   """

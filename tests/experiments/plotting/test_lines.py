@@ -1,4 +1,4 @@
-"""Tests of `spread`: the minimum, median and maximum over seeds, which lines and bands show."""
+"""Tests of `spread`: the minimum, median and maximum over seeds, drawn as lines and bands."""
 
 from __future__ import annotations
 

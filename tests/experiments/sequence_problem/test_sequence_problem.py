@@ -181,7 +181,7 @@ def test_a_generated_sequence_is_correct_if_all_its_tokens_are(monkeypatch):
   def decode(model, variables, xs, key, num_steps, *, eos, temperature=1.0):
     targets = jnp.concatenate([xs.tokens[1:], jnp.zeros((1, 20), jnp.int32)])
     assert num_steps == len(targets)
-    # One of the 20 greedy sequences, and 10 of the sampled ones, continue past their end.
+    # One of the 20 greedy sequences, and 10 of the sampled ones, lack their <eos>.
     wrong = jnp.arange(20) < (1 if temperature == 0 else 10)
     return targets + ((jnp.arange(4)[:, None] == xs.source_lengths[None]) & wrong[None])
 
