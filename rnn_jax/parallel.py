@@ -105,7 +105,7 @@ def fetch(tree: PyTree[Array]) -> PyTree[np.ndarray]:
   Args:
     tree: leaves [devices, ...].
   Returns:
-    NumPy arrays [devices of this process, ...]; with one process, these are all devices.
+    NumPy arrays [local devices, ...]. If there is a single process, every device is local.
   Raises:
     TypeError: if a leaf is not a JAX array.
   """
@@ -128,7 +128,7 @@ def shard(batch: PyTree, count: int) -> PyTree:
 
   Args:
     batch: the whole batch, leaves [T, B, ...] or [B], the same on each device that shares it.
-    count: number of devices that share the batch; must divide B and the number of all devices.
+    count: number of devices that share the batch; must divide B and the total number of devices.
   Returns:
     Leaves [T, B / count, ...] or [B / count]. Of the devices that share the batch, the i-th gets
     the i-th part of the examples.

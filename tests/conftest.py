@@ -170,9 +170,9 @@ def sweep_here(sweep_flags):
 
 @pytest.fixture
 def flags_of():
-  """Returns `flags_of(program)`, a context in which absl's flags are those of the program.
+  """Returns `flags_of(program)`, a context manager that replaces absl's flags with the program's.
 
-  The context yields the names of the program's flags.
+  It yields their names.
   """
   from absl import flags
 

@@ -202,8 +202,8 @@ def test_complex_leaves_are_clipped_and_integer_leaves_ignored():
 
 
 def test_second_derivatives_are_finite_where_cotangents_are_zero(x64):
-  # Past an example's end its cotangents are zero, and a norm has no derivative at zero. This could
-  # make second derivatives, here forward over reverse, NaN.
+  # Past an example's end its cotangents are zero, where the norm is not differentiable. So second
+  # derivatives, forward over reverse in this test, could become NaN.
   cell, params, xs, carry = problem("elman")
 
   @jax.jit

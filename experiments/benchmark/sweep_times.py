@@ -54,7 +54,7 @@ class SweepTime(NamedTuple):
 
 
 def measure(cores: Sequence[int], extra_flags: Sequence[str]) -> Iterator[SweepTime]:
-  """Times our sweep, the sweeps in torch and Flax, and eight of our runs on two devices and on one.
+  """Times our sweep, the same sweep in torch and Flax, and eight of our runs on 2 devices and on 1.
 
   Args:
     cores: the CPU cores of this process, each of which trains one run at a time.
@@ -83,8 +83,8 @@ def time_sweep(name: str, flags: Sequence[str], devices: int) -> SweepTime:
   """Times `python -m experiments.sweep` in an empty folder.
 
   Args:
-    name: the name of the returned time.
-    flags: flags in addition to those of the reference sweep.
+    name: label of the returned `SweepTime`.
+    flags: extra flags, added to those of the reference sweep.
     devices: number of devices that the sweep uses.
   """
   with tempfile.TemporaryDirectory() as folder:

@@ -85,7 +85,7 @@ def make_model(settings: Settings, vocabulary_size: int) -> DeepRNN:
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
-  """Builds the optimizer that the settings describe, with clipping and learning-rate schedule."""
+  """Builds the optimizer of the settings, including clipping and the learning-rate schedule."""
   peak, steps, warmup = settings.learning_rate, settings.steps, settings.warmup
   rate: float | optax.Schedule = peak
   if settings.schedule == "cosine":

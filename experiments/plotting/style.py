@@ -53,8 +53,9 @@ VALUE_MARKERS = ("o", "s", "D", "P", "*", "p", "h")
 def cell_styles(cells: Iterable[str]) -> dict[str, Style]:
   """Returns a style for each cell: from `CELL_STYLES`, or assigned in alphabetical order.
 
-  A cell is a name, which may be followed by options, as in `elman activation=relu`. It has its
-  name's style from `CELL_STYLES`, if there is one, unless several of `cells` share the name.
+  A cell is a name, which may be followed by options, as in `elman activation=relu`. It uses the
+  entry of `CELL_STYLES` for its name. If there is none, or if several of `cells` share the name, a
+  style is assigned.
   """
   names = {cell: cell.split(" ")[0] for cell in cells}
   count = Counter(names.values())

@@ -28,7 +28,8 @@ from experiments.runtime import backend, compilation_cache, exits, provenance
 from rnn_jax import checks
 
 ALL = "all"
-BUDGETS = {"quick": 10.0, "full": float("inf")}  # longest duration of a figure, in seconds
+# Figures that are expected to take longer, in seconds, are skipped.
+BUDGETS = {"quick": 10.0, "full": float("inf")}
 
 _NOT_REPRODUCED = 1  # exit status if a requested figure is not reproduced
 _PLAIN_WIDTH = 160  # width of the output in characters, if it is not a terminal

@@ -26,11 +26,10 @@ from rnn_jax.types import Array
 ROOT = Path(__file__).parents[2]
 FLAGFILES = ROOT / "experiments" / "flagfiles"
 
-# Pytrees: the numbers that distinguish a run, its state, its records, and any other pytree.
-Run = TypeVar("Run")
-State = TypeVar("State")
-Record = TypeVar("Record")
-Tree = TypeVar("Tree")
+Run = TypeVar("Run")  # a pytree of the values that vary between runs, such as the seed
+State = TypeVar("State")  # the pytree of a run's params, optimizer state and the like
+Record = TypeVar("Record")  # a pytree of what a run records
+Tree = TypeVar("Tree")  # any pytree
 
 
 def train_runs(

@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _start(arguments: list[str]) -> None:
-  """Runs the sweep; first connects to the other processes if several train each run together."""
+  """Runs the sweep, after connecting to the other processes if several share each run."""
   try:
     processes = engine_flags.processes()
   except ValueError as error:

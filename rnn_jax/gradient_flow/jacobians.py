@@ -37,8 +37,8 @@ def step_jacobians(
 
   Convention: s is the layer's joint carry, i.e. the leaves of its carry concatenated into one
   vector of N real numbers; for an LSTM, first the hidden state, then the cell state. s_t is the
-  joint carry after step t, counted from 0, and s_{−1} is the initial joint carry. The layer's inputs
-  are held constant; for an upper layer these are the outputs of the layer below.
+  joint carry after step t, counted from 0, and s_{−1} is the initial joint carry. The layer's
+  inputs are held constant; for an upper layer these are the outputs of the layer below.
 
   Cost: N Jacobian-vector products per step and layer; memory for T·B·N² numbers per layer.
 

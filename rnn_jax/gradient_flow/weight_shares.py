@@ -117,7 +117,7 @@ def _layer_factors(cell: Cell, run: Pass, totals: Scaled) -> tuple[Scaled, Scale
 
 
 def _by_step(scaled: Scaled) -> Scaled:
-  """Brings all examples of a step to one exponent, so that their values can be summed."""
+  """Rescales all examples of a step to a common exponent, so that their values can be summed."""
   scaled = normalize(scaled)
   exponent = jnp.max(scaled.exponent, axis=1)
   shared = jnp.broadcast_to(exponent[:, None], scaled.exponent.shape)

@@ -1,4 +1,4 @@
-"""Helpers for tasks with a finite data set: its train and test parts, and the draw of a batch."""
+"""Helpers for tasks with a finite data set: the train/test split and the sampling of batches."""
 
 from __future__ import annotations
 

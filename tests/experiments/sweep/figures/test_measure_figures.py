@@ -1,4 +1,4 @@
-"""Tests of the figures of measures: their axes, and their lines before and after training."""
+"""Tests of the measure figures: their axes, and their lines before and after training."""
 
 from __future__ import annotations
 
