@@ -78,6 +78,20 @@ def path(name: str, text: str) -> Path:
     raise ValueError(f"{name} must be a path, got {text!r} ({error}).") from None
 
 
+def recorded_path(name: str, text: str) -> str:
+  """Returns the absolute path in `text`, with `~` expanded, as a line of a flagfile can hold it.
+
+  `name` is as in `path`.
+
+  Raises:
+    ValueError: if `text` cannot be a path, or the path has a line break or ends in a space.
+  """
+  absolute = str(path(name, text).absolute())
+  if absolute != absolute.rstrip() or "\n" in absolute or "\r" in absolute:
+    raise ValueError(f"{name} must not have a line break or end in a space, got {text!r}.")
+  return absolute
+
+
 def folder(name: str) -> Path:
   """Returns the folder that the flag `name` holds, with `~` expanded.
 
@@ -100,8 +114,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
 
   def parse(args: Sequence[str]) -> list[str]:
     try:
-      _check_flagfiles(args[1:])
-      return flags.FLAGS(args)
+      return flags.FLAGS([args[0], *_expand_flagfiles(args[1:])])
     except (flags.Error, ValueError) as error:
       exits.fail(str(error))
 
@@ -132,35 +145,58 @@ def _show_in_help() -> None:
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
-def _check_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -> None:
-  """Raises ValueError if a flagfile is unreadable or has a line that is not `--flag=value`.
+def _expand_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -> list[str]:
+  """Returns the arguments with each `--flagfile` replaced by the flags in its file.
+
+  absl would read the files a second time, after our checks, and find a pipe empty.
 
   Args:
-    args: arguments, or lines of a flagfile, among which `--flagfile` names the files to check.
+    args: arguments, or lines of a flagfile.
     seen: the flagfiles that include these lines, directly or through others; none of them may be
       included again.
+  Raises:
+    ValueError: if a flagfile is unreadable, includes itself, or has a line that is not a flag.
   """
-  for i, arg in enumerate(args):
-    name, equals, value = arg.partition("=")
+  expanded: list[str] = []
+  rest = iter(args)
+  for arg in rest:
     if arg == "--":
-      return
-    if name.lstrip("-") != "flagfile" or not name.startswith("-"):
+      return [*expanded, arg, *rest]
+    name, equals, value = arg.partition("=")
+    if name not in ("--flagfile", "-flagfile"):
+      expanded.append(arg)
       continue
     if not equals:
-      value = args[i + 1] if i + 1 < len(args) else ""
+      value = next(rest, "")
     file = path("--flagfile", value)
     if file in seen:
       raise ValueError(f"--flagfile must not include itself, got {value}.")
-    try:
-      text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-      reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-      raise ValueError(f"--flagfile must be a readable file, got '{value}' ({reason}).") from None
-    lines = [line.strip() for line in text.splitlines()]
-    for number, line in enumerate(lines, start=1):
-      if line and not line.startswith(("#", "//")) and not ("=" in line and line.startswith("-")):
-        raise ValueError(
-          f"--flagfile must hold one --flag=value per line, got '{line}' in line {number} of "
-          f"{value}."
-        )
-    _check_flagfiles([line for line in lines if line.startswith("-")], seen | {file})
+    expanded += _expand_flagfiles(_flagfile_lines(file, value), seen | {file})
+  return expanded
+
+
+def _flagfile_lines(file: Path, given: str) -> list[str]:
+  """Returns the flags in a flagfile; `given` is its path in errors, which are ValueErrors."""
+  try:
+    text = file.read_text(encoding="utf-8-sig")
+  except (OSError, UnicodeDecodeError) as error:
+    reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    raise ValueError(f"--flagfile must be a readable file, got '{given}' ({reason}).") from None
+  lines = []
+  # Unlike splitlines, this does not split at characters such as U+2028, which a path may contain.
+  for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
+    if not line or line.startswith(("#", "//")):
+      continue
+    if not line.startswith("-") or not ("=" in line or _is_boolean(line)):
+      raise ValueError(
+        f"--flagfile must hold one --flag=value or boolean flag per line, got '{line}' in line "
+        f"{number} of {given}."
+      )
+    lines.append(line)
+  return lines
+
+
+def _is_boolean(flag: str) -> bool:
+  """Returns whether `flag` is `--name` or `--noname` of a boolean flag."""
+  name = flag.lstrip("-")
+  return any(n in flags.FLAGS and flags.FLAGS[n].boolean for n in (name, name.removeprefix("no")))

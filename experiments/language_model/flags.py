@@ -152,7 +152,7 @@ def from_flags() -> Settings:
   names = [field.name for field in dataclasses.fields(Settings) if field.name != "layers"]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
   if values["corpus"] != STANDARD_LIBRARY:
-    values["corpus"] = str(command_line.path("--corpus", values["corpus"]).absolute())
+    values["corpus"] = command_line.recorded_path("--corpus", values["corpus"])
   settings = Settings(**values, layers=networks.from_flags())
   if settings.warmup >= settings.steps:
     raise ValueError(f"--warmup must be below --steps={settings.steps}, got {settings.warmup}.")

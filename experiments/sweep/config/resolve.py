@@ -73,7 +73,7 @@ def _corpus() -> tuple[Corpus | None, str]:
       raise ValueError(f"--corpus is for task charlm, got {path} with {values.task}.")
     return None, STANDARD_LIBRARY
   if path != STANDARD_LIBRARY:
-    path = str(command_line.path("--corpus", path).absolute())
+    path = command_line.recorded_path("--corpus", path)
   with command_line.errors_name_flags():
     return load_corpus(path), path
 

@@ -56,7 +56,8 @@ class WorkerJob(NamedTuple):
 def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
   """Returns the jobs that train the runs `ids`: one for each group that contains any of them."""
   values = flags.FLAGS
-  lines = sweep_flags.as_flagfile(sweep.settings, sweep.axes, sweep.options).splitlines()
+  text = sweep_flags.as_flagfile(sweep.settings, sweep.axes, sweep.options)
+  lines = text.removesuffix("\n").split("\n")
   lines.append(f"--output_dir={sweep.folder.absolute()}")
   lines += [
     f"--{name}={values[name].value}" for name in _PASSED_ON if values[name].value is not None

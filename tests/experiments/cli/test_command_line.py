@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from absl import flags
 
 from experiments.cli import command_line, parsers
 
@@ -49,3 +52,56 @@ def test_an_invalid_path_is_reported_with_the_name_of_its_flag_or_argument(name)
 @pytest.mark.parametrize(("text", "sizes"), [("", ()), ("none", ()), ("8", (8,)), ("8, 8", (8, 8))])
 def test_sizes_may_be_equal_or_absent(text, sizes):
   assert parsers.sizes("hidden_sizes")(text) == sizes
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+  """Returns a function: command-line arguments -> (steps, dry, overwrite, arguments)."""
+
+  def parse(*arguments):
+    values = flags.FlagValues()
+    monkeypatch.setattr(command_line.flags, "FLAGS", values)
+    flags.DEFINE_integer("steps", 1, "Steps.", flag_values=values)
+    flags.DEFINE_boolean("dry", False, "Dry.", flag_values=values)
+    flags.DEFINE_boolean("overwrite", True, "Overwrite.", flag_values=values)
+    rest = values(["program", *command_line._expand_flagfiles(arguments)])[1:]
+    return values.steps, values.dry, values.overwrite, rest
+
+  return parse
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "--dry\n--nooverwrite\n--steps=7",
+    "\ufeff# BOM\r\n --steps=7\r\n\t-dry\n  // no\n-nooverwrite\n",
+  ],
+)
+def test_a_flagfile_is_read_once_so_it_can_be_a_pipe(text, parsed):
+  reader, writer = os.pipe()
+  os.write(writer, text.encode())
+  os.close(writer)
+  try:
+    assert parsed("a", f"--flagfile=/dev/fd/{reader}", "--", "--flagfile=b") == (
+      7,
+      True,
+      False,
+      ["a", "--flagfile=b"],
+    )
+  finally:
+    os.close(reader)
+
+
+def test_an_indented_flagfile_is_included_where_its_line_stands(parsed, tmp_path):
+  (tmp_path / "inner").write_text("--steps=3\n--dry\n")
+  outer = tmp_path / "outer"
+  outer.write_text(f"--steps=2\n  --flagfile={tmp_path / 'inner'}\n--nodry\n")
+  assert parsed("--flagfile", str(outer)) == (3, False, True, [])
+  assert parsed(f"-flagfile={outer}", "--steps=4")[0] == 4
+
+
+@pytest.mark.parametrize("line", ["--steps", "--flagfile", "--", "--nosteps", "--typo", "steps=4"])
+def test_a_line_that_is_no_flag_is_named_with_its_number(line, parsed, tmp_path):
+  (tmp_path / "x.flags").write_text(f"# first\n{line}\n")
+  with pytest.raises(ValueError, match=f"got '{line}' in line 2 of "):
+    parsed(f"--flagfile={tmp_path / 'x.flags'}")
