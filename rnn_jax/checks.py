@@ -153,6 +153,21 @@ def array(name: str, value: Any, *kinds: Kind) -> Array:
   return given
 
 
+def tokens(name: str, value: Any, size: int) -> None:
+  """Checks that tokens are in a vocabulary of `size` tokens. A tracer's values are not checked.
+
+  Raises:
+    ValueError: if a token is below 0, or not below `size`.
+  """
+  if isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True):
+    return
+  values = np.asarray(value)
+  if values.size and (values.min() < 0 or values.max() >= size):
+    raise ValueError(
+      f"{name} must hold tokens from 0 to {size - 1}, got {values.min()} to {values.max()}."
+    )
+
+
 def key(name: str, value: object) -> None:
   """Checks that `value` is a random key, typed or raw.
 

@@ -24,8 +24,8 @@ def cross_entropy(
   Returns:
     Losses [...].
   Raises:
-    TypeError, ValueError: if the logits are not floats, if the targets are not integers, or if
-      their shapes do not match.
+    TypeError, ValueError: if the logits are not floats, if the targets are not integers, if their
+      shapes do not match, or if a target is not from 0 to V − 1.
   """
   logits = checks.array("logits", logits, "floats")
   targets = checks.array("targets", targets, "integers")
@@ -33,6 +33,7 @@ def cross_entropy(
     raise ValueError(
       f"targets must be [...] and logits [..., V], got {targets.shape} and {logits.shape}."
     )
+  checks.tokens("targets", targets, logits.shape[-1])
   return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 

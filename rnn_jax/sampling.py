@@ -93,8 +93,8 @@ def generate(
   Returns:
     (tokens [N, B], carries after reading all tokens but the last).
   Raises:
-    TypeError, ValueError: if `token` is not integers [B], if `num_steps` is not an integer of at
-      least 1, or if an option is out of range.
+    TypeError, ValueError: if `token` is not tokens [B] of the vocabulary, if `num_steps` is not an
+      integer of at least 1, or if an option is out of range.
   """
   checks.instance("model", model, DeepRNN)
   checks.per_layer("carries", carries, len(model.cells))
@@ -110,6 +110,8 @@ def generate(
   token = checks.array("token", token, "integers")
   if token.ndim != 1 or token.size == 0:
     raise ValueError(f"token must be [B] with B at least 1, got {list(token.shape)}.")
+  if model.vocabulary_size is not None:
+    checks.tokens("token", token, model.vocabulary_size)
   apply: Callable[..., Any] = model.apply
   pick = functools.partial(choose, temperature=temperature, top_k=top_k)
   State = tuple[tuple[Carry, ...], Array, Array]

@@ -72,6 +72,12 @@ UNROLL = [
   ),
   (loop(XS[:0]), ValueError, words("xs must", "T and B at least 1", "got (0, 3, 2)")),
   (loop(np.zeros((T, B, D), int)), ValueError, words("xs must", "got (5, 3, 2)", "int")),
+  (loop(np.full((T, B), D)), ValueError, words("xs must hold tokens from 0 to 1, got 2 to 2.")),
+  (
+    loop(np.full((T, B), -1), remat="sqrt"),
+    ValueError,
+    words("xs must hold tokens from 0 to 1, got -1 to -1."),
+  ),
   (loop(remat="sqr"), ValueError, words("remat 'sqr'", "mean 'sqrt'?", "of: none, sqrt, step.")),
   (loop(scan_unroll=0), ValueError, words("scan_unroll must be at least 1, got 0.")),
   (loop(scan_unroll=1.5), TypeError, words("scan_unroll must be an integer, got 1.5.")),

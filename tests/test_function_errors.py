@@ -119,6 +119,11 @@ LOSSES = [
     "logits must be an array of floats",
   ),
   (
+    lambda: cross_entropy(zeros(B, V), np.full(B, V)),
+    ValueError,
+    f"targets must hold tokens from 0 to {V - 1}, got {V} to {V}.",
+  ),
+  (
     lambda: cross_entropy(zeros(B, V), zeros(B, dtype=bool)),
     TypeError,
     "targets must be an array o",

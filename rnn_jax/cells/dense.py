@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
-from jaxtyping import Float, Inexact, Key
+from jaxtyping import Float, Inexact, Integer, Key
 
 from rnn_jax import checks
 from rnn_jax.initializers import check_cell_init, input_kernel, recurrent_kernel
@@ -101,20 +101,31 @@ def dense_project(
 ) -> Features:
   """Returns the drive of all steps, x W_x (or x W_x + b if `bias` is True), as one product.
 
-  Integer tokens [...] stand for their one-hot vectors, so x W_x is a lookup of rows of W_x.
+  Integer tokens [...] stand for their one-hot vectors, so x W_x is a lookup of rows of W_x. A
+  traced token outside the vocabulary stands for a vector of zeros.
 
   Raises:
     TypeError: if xs is not an array of floats or integers.
-    ValueError: if the last axis of xs is not the input size D of the params.
+    ValueError: if the last axis of xs is not the input size D of the params, or if a token is not
+      from 0 to D − 1.
   """
   del key
-  w_x, xs = params["w_x"], checks.array("xs", xs, "floats", "integers")
+  w_x, given, xs = params["w_x"], xs, checks.array("xs", xs, "floats", "integers")
   tokens = jnp.issubdtype(xs.dtype, jnp.integer)
+  if tokens:
+    # JAX may trace xs, although their values are known, when it converts them to an array.
+    checks.tokens("xs", given, len(w_x))
   if not tokens and xs.shape[-1:] != w_x.shape[:1]:
     raise ValueError(f"xs must be [..., {w_x.shape[0]}], got {list(xs.shape)}.")
   leading = xs.shape if tokens else xs.shape[:-1]
-  if tokens:
-    drive = (w_x + params["b"][None] if bias else w_x)[xs.reshape(-1)]
+  if tokens and bias:
+    # The last row is the drive of a zero vector. A mask of the result would take another pass over
+    # the drive in the backward pass.
+    b, index = params["b"][None], xs.astype(int)
+    index = jnp.where((index >= 0) & (index < len(w_x)), index, len(w_x))
+    drive = jnp.concatenate([w_x + b, b])[index.reshape(-1)]
+  elif tokens:
+    drive = token_rows(w_x, xs.reshape(-1))
   else:
     # Flatten the batch axes, because XLA:CPU's product is several times slower with more than one.
     rows = xs.reshape(-1, xs.shape[-1])
@@ -125,6 +136,21 @@ def dense_project(
       w_x = jnp.concatenate([w_x, params["b"][None]])
     drive = rows @ w_x
   return drive.reshape(*leading, -1)
+
+
+def token_rows(
+  table: Float[CellArray, "V W"], xs: Integer[CellArray, "*batch"]
+) -> Float[Array, "*batch W"]:
+  """Returns the rows of a table at tokens xs, and zeros at traced tokens outside the vocabulary.
+
+  This is the product of the tokens' one-hot vectors and the table.
+
+  Raises:
+    ValueError: if a token is not from 0 to V − 1.
+  """
+  checks.tokens("xs", xs, len(table))
+  rows = jnp.asarray(table).at[jnp.asarray(xs)]
+  return rows.get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
 
 def plain_recur(params: FlatParams, h: Units) -> Features:

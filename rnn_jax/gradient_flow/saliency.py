@@ -93,4 +93,5 @@ def _check(model: DeepRNN, tokens: ArrayLike, reach: int) -> tuple[Int[Array, " 
       "model must read tokens and predict at every step, got vocabulary_size "
       f"{model.vocabulary_size}, output_size {model.output_size} and pooled {model.pooled}."
     )
+  checks.tokens("tokens", tokens, model.vocabulary_size)
   return tokens.astype(jnp.int32), model.vocabulary_size

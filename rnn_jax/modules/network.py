@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rnn_jax import checks
+from rnn_jax.cells.dense import token_rows
 from rnn_jax.modules.model import Lengths
 from rnn_jax.types import Carry, Cell, Sequences, check_cells
 
@@ -108,7 +109,7 @@ class Network(nn.Module):
         f"xs must be integer tokens [T, B] where they are embedded, got {list(xs.shape)} of "
         f"{xs.dtype}."
       )
-    return self.embedding(xs)
+    return token_rows(self.embedding.embedding, xs)
 
   def through(
     self, run: Callable[[int, Array], tuple[Carry, Array]], xs: Sequences, deterministic: bool

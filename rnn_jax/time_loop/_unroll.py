@@ -129,7 +129,12 @@ def unroll(
 
   arguments.check_params("params", cell, params, xs)
   params = cell.prepare(params)
-  drives = jax.eval_shape(cell.project, params, xs, key)
+  # If a key is given, `project` uses it to draw the masks of all steps at once, so `project` cannot
+  # run block by block.
+  in_blocks = remat == "sqrt" and key is None
+  # Blocks are traced. If xs are a constant of this call, `project` can check the values of tokens.
+  whole = (lambda params, _, key: cell.project(params, xs, key)) if in_blocks else cell.project
+  drives = jax.eval_shape(whole, params, xs, key)
   dtype = _real_dtype(drives)
   zeros = cell.initial_carry((batch_size,), dtype)
   if carry is None:
@@ -137,9 +142,6 @@ def unroll(
   checks.like("carry", zeros, carry)
   if probe is not None:
     checks.like("probe", _probe_like(zeros, num_steps), probe)
-  # If a key is given, `project` uses it to draw the masks of all steps at once, so `project` cannot
-  # run block by block.
-  in_blocks = remat == "sqrt" and key is None
   drive = xs if in_blocks else cell.project(params, xs, key)
   inputs = StepInputs(drive, valid, resets, cut, probe)
   if method == "associative":

@@ -139,11 +139,23 @@ def test_embedded_tokens_are_rows_of_the_embedding():
   model, variables = with_params(
     stack("gru", vocabulary_size=V, embedding_size=3, output_size=OUT), tokens()
   )
-  rows = variables["params"]["embedding"]["embedding"][tokens()]
+  read = tokens().at[1, :2].set(jnp.array([V, -1]))  # outside the vocabulary: zeros
+  rows = jax.nn.one_hot(read, V) @ variables["params"]["embedding"]["embedding"]
   without = {k: v for k, v in variables["params"].items() if k != "embedding"}
   plain = stack("gru", output_size=OUT)
   expected = jax.jit(plain.apply)({"params": without}, rows)
-  assert_close(jax.jit(model.apply)(variables, tokens()), expected)
+  assert_close(jax.jit(model.apply)(variables, read), expected)
+
+
+@pytest.mark.parametrize("embedding_size", [None, 3])
+def test_concrete_tokens_outside_the_vocabulary_raise(embedding_size):
+  model, variables = with_params(
+    stack("gru", vocabulary_size=V, embedding_size=embedding_size), tokens()
+  )
+  for token in (-1, V):
+    message = f"xs must hold tokens from 0 to {V - 1}, got {token} to {token}."
+    with pytest.raises(ValueError, match=message):
+      model.apply(variables, np.full((1, 1), token))
 
 
 def test_two_halves_with_the_carry_passed_on_equal_the_whole():
