@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Key
+from jaxtyping import Key, PyTree
 
 from rnn_jax import checks
 from rnn_jax.types import Array, Number
@@ -24,7 +26,34 @@ class Initializer(Protocol):
   ) -> Array: ...
 
 
-input_kernel: Initializer = jax.nn.initializers.lecun_normal()
+Init = TypeVar("Init", bound=Callable[..., Any])
+
+
+def drawn_in_float32(init: Init) -> Init:
+  """Returns an `init` that draws half-precision arrays in float32 and rounds the results.
+
+  Half precision is too coarse to draw from, and JAX has no QR decomposition in it. float32 and
+  float64 arrays are drawn in their own precision.
+
+  Args:
+    init: an initializer `(key, shape, dtype) -> array`, or a cell's `init`.
+  """
+
+  signature = inspect.signature(init)
+
+  @functools.wraps(init)
+  def drawn(*args: Any, **kwargs: Any) -> PyTree[Array]:
+    call = signature.bind(*args, **kwargs)
+    call.apply_defaults()
+    checks.float_dtype("dtype", call.arguments["dtype"])
+    dtype = jax.dtypes.canonicalize_dtype(call.arguments["dtype"])
+    call.arguments["dtype"] = np.promote_types(dtype, np.float32)
+    return jax.tree.map(lambda a: a.astype(dtype), init(*call.args, **call.kwargs))
+
+  return cast(Init, drawn)
+
+
+input_kernel: Initializer = drawn_in_float32(jax.nn.initializers.lecun_normal())
 
 
 def _identity(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
@@ -61,6 +90,7 @@ def recurrent_kernel(
   checks.number("recurrent_gain", gain)
   checks.integer("num_gates", num_gates)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
     _check_init(key, shape, dtype)
     if len(shape) != 2 or shape[1] != num_gates * shape[0]:
@@ -122,9 +152,9 @@ def chrono_bias(longest: Number) -> Initializer:
   """
   checks.number("longest", longest, above=2)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
     _check_init(key, shape, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     return jnp.log(jax.random.uniform(key, shape, dtype, 1, longest - 1))
 
   return init

@@ -82,3 +82,13 @@ def test_chrono_bias_spreads_forgetting_times():
   np.testing.assert_allclose(np.quantile(times, [0.25, 0.5, 0.75]), [19.25, 37.5, 55.75], rtol=0.03)
   with pytest.raises(ValueError, match="longest must be greater than 2, got 2"):
     chrono_bias(2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("init", [recurrent_kernel(), input_kernel, chrono_bias(10)])
+def test_half_precision_is_drawn_in_float32_and_rounded(init, dtype):
+  found, full = jax.jit(lambda key: [init(key, (H, H), d) for d in (dtype, float)])(
+    jax.random.key(0)
+  )
+  assert found.dtype == dtype
+  np.testing.assert_allclose(found.astype(float), full.astype(dtype).astype(float), rtol=1e-6)

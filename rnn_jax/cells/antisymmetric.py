@@ -11,7 +11,7 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, plain_recur, the_carry, zeros
-from rnn_jax.initializers import check_cell_init, input_kernel, recurrent_kernel
+from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel, recurrent_kernel
 from rnn_jax.types import Array, Cell, Features, FlatParams, Number, PlainCell, Units
 
 
@@ -57,9 +57,9 @@ def antisymmetric(
   init_u = recurrent_kernel("gaussian", recurrent_gain)
   width = 2 * hidden_size if gated else hidden_size
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, u_key = jax.random.split(key)
     return {
       "w_x": input_kernel(x_key, (input_size, width), dtype),

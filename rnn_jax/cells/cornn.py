@@ -12,7 +12,7 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
-from rnn_jax.initializers import check_cell_init
+from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import Array, Cell, FlatParams, Number, Units, unprepared
 
 
@@ -62,9 +62,9 @@ def cornn(
   checks.number("gamma", gamma)
   checks.number("epsilon", epsilon)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     bound = (input_size + 2 * hidden_size) ** -0.5
     shapes = {
       "w_x": (input_size, hidden_size),

@@ -12,12 +12,13 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 from jaxtyping import Float, Inexact, Integer, Key
 
 from rnn_jax import checks
-from rnn_jax.initializers import check_cell_init, input_kernel, recurrent_kernel
+from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel, recurrent_kernel
 from rnn_jax.types import (
   Array,
   C,
@@ -82,9 +83,9 @@ def dense_init(
   checks.integer("hidden_size", hidden_size)
   init_w_h = recurrent_kernel(kernel, gain, num_gates)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> dict[str, Array]:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, h_key = jax.random.split(key)
     width = num_gates * hidden_size
     return {
@@ -199,8 +200,13 @@ def _product_jvp(
 
 
 def standardize(x: Features) -> Features:
-  """Returns (x − mean x) / √(var x + ε), over the last axis."""
+  """Returns (x − mean x) / √(var x + ε), over the last axis.
+
+  Half precision is computed in float32, because the derivative at x = 0, of size ε^-1.5, would
+  overflow float16.
+  """
+  dtype, x = x.dtype, x.astype(np.promote_types(x.dtype, np.float32))
   # Pass the variance explicitly, because jax.nn.standardize would compute it as E x² − (E x)²,
   # which cancels catastrophically if the mean is large and the spread small.
   variance = jnp.var(x, axis=-1, keepdims=True)
-  return jax.nn.standardize(x, variance=variance, epsilon=EPSILON)
+  return jax.nn.standardize(x, variance=variance, epsilon=EPSILON).astype(dtype)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
+from rnn_jax.initializers import drawn_in_float32
 from rnn_jax.types import Array, Cell, CellArray, FlatParams, Number, PlainCell, Units, unprepared
 
 
@@ -109,6 +110,7 @@ def irnn(hidden_size: int, *, scale: Number = 1.0) -> PlainCell:
   checks.number("scale", scale)
   cell = elman(hidden_size, activation="relu", recurrent_kernel="identity", recurrent_gain=scale)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = cell.init(key, input_size, dtype)
     w_x = params["w_x"]

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, plain_recur, the_carry, zeros
-from rnn_jax.initializers import Initializer, check_cell_init
+from rnn_jax.initializers import Initializer, check_cell_init, drawn_in_float32
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.types import Array, Cell, CellArray, FlatParams, PlainCell, Units
 
@@ -62,9 +63,9 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> PlainCell:
   draw_angles = ANGLES[checks.choice("angles", angles, ANGLES)]
   he_normal = jax.nn.initializers.he_normal()
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, a_key, b_key = jax.random.split(key, 3)
     first = range(0, hidden_size - 1, 2)
     theta = draw_angles(a_key, (len(first),), dtype)
@@ -76,8 +77,10 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> PlainCell:
     }
 
   def prepare(params: FlatParams) -> FlatParams:
-    a = params["a"]
-    return {"w_x": params["w_x"], "w_h": exponential(a - a.T), "b": params["b"]}
+    # In half precision, the products of the exponential would add up to errors of several percent.
+    a = params["a"].astype(np.promote_types(params["a"].dtype, jnp.float32))
+    w_h = exponential(a - a.T).astype(params["a"].dtype)
+    return {"w_x": params["w_x"], "w_h": w_h, "b": params["b"]}
 
   def update(params: FlatParams, h: Units, drive: Units, recurrent: Units) -> Units:
     del h

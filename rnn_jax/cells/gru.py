@@ -20,7 +20,7 @@ from rnn_jax.cells.dense import (
   the_carry,
   zeros,
 )
-from rnn_jax.initializers import chrono_bias, further_key
+from rnn_jax.initializers import chrono_bias, drawn_in_float32, further_key
 from rnn_jax.types import (
   Array,
   Cell,
@@ -165,6 +165,7 @@ def gru(
   dense = dense_init(hidden_size, num_gates, recurrent_kernel, recurrent_gain)
   keep_bias = None if chrono is None else chrono_bias(checks.number("chrono", chrono, above=2))
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = dense(key, input_size, dtype)
     b = params["b"]

@@ -9,7 +9,7 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, the_carry, zeros
-from rnn_jax.initializers import check_cell_init, input_kernel
+from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import Array, Cell, FlatParams, Number, PlainCell, Units
 
 
@@ -50,9 +50,9 @@ def indrnn(
   if longest is not None:
     checks.number("longest", longest, minimum=1)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, u_key = jax.random.split(key)
     bounds = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
     return {

@@ -9,7 +9,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
-from rnn_jax.initializers import chrono_bias, further_key
+from rnn_jax.initializers import chrono_bias, drawn_in_float32, further_key
 from rnn_jax.types import (
   Array,
   Cell,
@@ -68,6 +68,7 @@ def janet(
   dense = dense_init(hidden_size, 2, recurrent_kernel, recurrent_gain)
   times = None if chrono is None else chrono_bias(checks.number("chrono", chrono, above=2))
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = dense(key, input_size, dtype)
     b = params["b"]

@@ -14,6 +14,7 @@ from rnn_jax.cells.dense import (
   the_hidden_state,
 )
 from rnn_jax.cells.lstm import LSTMCarry, gate_values, lstm_init, zero_carry
+from rnn_jax.initializers import drawn_in_float32
 from rnn_jax.types import Array, Cell, Features, FlatParams, Gates, Inputs, Number, unprepared
 
 
@@ -63,6 +64,7 @@ def layer_norm_lstm(
   """
   dense = lstm_init(hidden_size, forget_bias, recurrent_kernel, recurrent_gain)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = dense(key, input_size, dtype)
     ones = jnp.ones_like(params["b"])

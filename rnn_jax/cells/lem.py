@@ -12,7 +12,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
-from rnn_jax.initializers import check_cell_init
+from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import (
   Array,
   Cell,
@@ -64,9 +64,9 @@ def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, 
   checks.integer("hidden_size", hidden_size)
   checks.number("delta", delta, above=0)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     bound = hidden_size**-0.5
     shapes = {
       "w_x": (input_size, 4 * hidden_size),

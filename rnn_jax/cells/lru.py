@@ -14,7 +14,7 @@ from jaxtyping import Complex, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like
 from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
-from rnn_jax.initializers import check_cell_init, input_kernel
+from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import Array, Cell, FlatParams, Inputs, Units
 
 ComplexUnits = Complex[Array, "*batch H"]
@@ -72,9 +72,9 @@ def lru(
   check_ring(min_radius, max_radius)
   checks.number("max_phase", max_phase, above=0)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     ring_key, phase_key, b_key, c_key, skip_key = jax.random.split(key, 5)
     rate = -on_ring(ring_key, hidden_size, min_radius, max_radius, dtype)  # e^ν = −ln |λ|
     tiny = jnp.finfo(dtype).tiny
@@ -112,7 +112,7 @@ def _prepare(params: FlatParams) -> FlatParams:
   e_gamma = jnp.exp(params["gamma"])
   ones = jnp.ones_like(e_gamma)
   return {
-    "lambda": jax.lax.complex(decay * jnp.cos(turn), decay * jnp.sin(turn)),
+    "lambda": _complex(decay * jnp.cos(turn), decay * jnp.sin(turn)),
     "w_x": params["w_x"] * jnp.concatenate([e_gamma, e_gamma, ones])[None],
     "w_y": jnp.concatenate([params["c_re"], -params["c_im"]]),  # Re(C h) = [Re h, Im h] W_y
   }
@@ -120,7 +120,7 @@ def _prepare(params: FlatParams) -> FlatParams:
 
 def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> LRUDrive:
   re, im, skip = jnp.split(dense_project(params, xs, key), 3, axis=-1)
-  return LRUDrive(jax.lax.complex(re, im), skip)
+  return LRUDrive(_complex(re, im), skip)
 
 
 def _linear(params: FlatParams, drive: LRUDrive) -> tuple[ComplexUnits, ComplexUnits]:
@@ -128,4 +128,11 @@ def _linear(params: FlatParams, drive: LRUDrive) -> tuple[ComplexUnits, ComplexU
 
 
 def _output(params: FlatParams, h: ComplexUnits, drive: LRUDrive) -> Units:
-  return jnp.concatenate([h.real, h.imag], axis=-1) @ params["w_y"] + drive.skip
+  parts = jnp.concatenate([h.real, h.imag], axis=-1)
+  return parts.astype(drive.skip.dtype) @ params["w_y"] + drive.skip
+
+
+def _complex(re: Units, im: Units) -> ComplexUnits:
+  """Returns re + i im, which is complex64 for half-precision parts, as is the carry."""
+  dtype = np.promote_types(re.dtype, jnp.float32)
+  return jax.lax.complex(re.astype(dtype), im.astype(dtype))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
-from rnn_jax.initializers import chrono_bias, further_key
+from rnn_jax.initializers import chrono_bias, drawn_in_float32, further_key
 from rnn_jax.types import (
   Array,
   Cell,
@@ -119,6 +119,7 @@ def lstm_init(
   checks.number("forget_bias", forget_bias)
   dense = dense_init(hidden_size, 4, kernel, gain)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = dense(key, input_size, dtype)
     b = params["b"]

@@ -11,6 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, product, the_carry, zeros
+from rnn_jax.initializers import drawn_in_float32
 from rnn_jax.types import (
   Array,
   Cell,
@@ -65,6 +66,7 @@ def mgu(
   checks.number("forget_bias", forget_bias)
   dense = dense_init(hidden_size, 2, recurrent_kernel, recurrent_gain)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = dense(key, input_size, dtype)
     b = params["b"]

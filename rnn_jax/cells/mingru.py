@@ -13,7 +13,7 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, the_carry, zeros
 from rnn_jax.cells.linear import linear_cell
-from rnn_jax.initializers import check_cell_init, input_kernel
+from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import (
   Array,
   CellArray,
@@ -135,9 +135,9 @@ def _cell(
   """
   checks.integer("hidden_size", hidden_size)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     b = [jnp.full(hidden_size, value, dtype) for value in biases]
     w_x = input_kernel(key, (input_size, len(b) * hidden_size), dtype)
     return {"w_x": w_x, "b": jnp.concatenate(b)}

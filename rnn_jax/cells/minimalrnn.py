@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Key
 
 from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, the_carry, zeros
-from rnn_jax.initializers import check_cell_init
+from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import Array, Cell, FlatParams, Gates, Inputs, Number, Units, unprepared
 
 # The pair (z, z V + b_u): the encoded input z, and z's part of the gate's pre-activation.
@@ -44,6 +44,7 @@ def minimalrnn(
   dense = dense_init(hidden_size, 1, recurrent_kernel, recurrent_gain)
   code = dense_init(hidden_size, 1, recurrent_kernel, 1.0)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
     key, v_key = jax.random.split(key)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, fused_gates, gate_values, lstm_init, zero_carry
-from rnn_jax.initializers import further_key, input_kernel
+from rnn_jax.initializers import drawn_in_float32, further_key, input_kernel
 from rnn_jax.initializers import recurrent_kernel as make_kernel
 from rnn_jax.types import (
   Array,
@@ -64,6 +64,7 @@ def multiplicative_lstm(
   gated = lstm_init(hidden_size, forget_bias, recurrent_kernel, recurrent_gain)
   init_w_h = make_kernel(recurrent_kernel, recurrent_gain)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     x_key, h_key = jax.random.split(further_key(key))
     params = gated(key, input_size, dtype)

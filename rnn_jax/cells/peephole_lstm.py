@@ -9,6 +9,7 @@ from jaxtyping import Key
 
 from rnn_jax.cells.dense import dense_project, dense_recur, expand_like, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, lstm_init, zero_carry
+from rnn_jax.initializers import drawn_in_float32
 from rnn_jax.types import Array, Cell, Features, FlatParams, Gates, Number, Units, unprepared
 
 
@@ -51,6 +52,7 @@ def peephole_lstm(
   """
   dense = lstm_init(hidden_size, forget_bias, recurrent_kernel, recurrent_gain)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     params = dense(key, input_size, dtype)
     return {**params, "p": jnp.zeros(3 * hidden_size, params["b"].dtype)}

@@ -12,7 +12,7 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, the_carry, zeros
 from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
-from rnn_jax.initializers import check_cell_init, input_kernel
+from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import Array, CellArray, Features, FlatParams, Gates, PlainCell, Recurrent, Units
 
 EXPONENT = 8.0
@@ -66,9 +66,9 @@ def rg_lru(
   checks.integer("hidden_size", hidden_size)
   check_ring(min_radius, max_radius)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     x_key, ring_key = jax.random.split(key)
     # `rate` is softplus(Λ); its inverse, ln(exp(rate) − 1), gives Λ.
     rate = -on_ring(ring_key, hidden_size, min_radius, max_radius, dtype)

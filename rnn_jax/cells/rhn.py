@@ -11,7 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
-from rnn_jax.initializers import check_cell_init
+from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import (
   Array,
   Cell,
@@ -72,6 +72,7 @@ def rhn(
   checks.number("transform_bias", transform_bias)
   dense = dense_init(hidden_size, 2, recurrent_kernel, recurrent_gain)
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
     key, *keys = jax.random.split(key, num_microsteps)

@@ -12,7 +12,7 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, hidden_recur, the_hidden_state
-from rnn_jax.initializers import check_cell_init, input_kernel
+from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import Array, Cell, Features, FlatParams, Gates
 
 
@@ -81,9 +81,9 @@ def slstm(
   head_size = hidden_size // num_heads
   biases = FORGET_BIASES[checks.choice("forget_biases", forget_biases, FORGET_BIASES)]
 
+  @drawn_in_float32
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
     width = 4 * hidden_size
     b_f = jnp.tile(biases(jnp.linspace(0, 1, head_size, dtype=dtype)), num_heads)
     return {

@@ -95,7 +95,7 @@ def problem(name, options, batch_shape=(B,), dtype=float):
 
 
 @every_step
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_step_keeps_structure_shape_and_dtype_of_the_carry(x64, name, options, dtype):
   # With x64 enabled, a float32 cell that creates an array of the default dtype, now float64,
   # returns float64 and fails.
@@ -120,6 +120,16 @@ def test_init_has_the_requested_dtype(x64, name, options, dtype):
   carry = cell.initial_carry((B,), dtype)
   floats = jax.tree.leaves((params, floats_of(carry)))
   assert {np.zeros((), leaf.dtype).real.dtype for leaf in floats} == {jnp.dtype(dtype)}
+
+
+@every_cell
+def test_half_precision_params_are_those_of_float32_rounded(name):
+  cell, key = make(name, {}), jax.random.key(0)
+  params = jax.jit(lambda: (cell.init(key, D), cell.init(key, input_size=D, dtype="bfloat16")))()
+  rounded = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params[0])
+  chex.assert_trees_all_equal_shapes_and_dtypes(params[1], rounded)
+  chex.assert_trees_all_close(*jax.tree.map(lambda a: a.astype(float), (params[1], rounded)))
+  chex.assert_tree_all_finite(params[1])
 
 
 @every_variant

@@ -45,6 +45,15 @@ def test_derivative_of_the_exponential_is_accurate_in_float32(x64):
   np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+def test_half_precision_kernel_is_orthogonal_to_its_rounding():
+  cell = make_cell("exprnn", 32)
+  params = {**cell.init(jax.random.key(0), D), "a": jnp.asarray(skew(32, 5), float)}
+  w_h = jax.jit(cell.prepare)(jax.tree.map(lambda a: a.astype(jnp.bfloat16), params))["w_h"]
+  assert w_h.dtype == jnp.bfloat16
+  u = np.asarray(w_h, np.float64)
+  np.testing.assert_allclose(u @ u.T, np.eye(32), atol=float(jnp.finfo(jnp.bfloat16).eps))
+
+
 @pytest.mark.parametrize(("angles", "low", "high"), [("henaff", -np.pi, np.pi), ("cayley", -1, 0)])
 def test_initial_kernel_rotates_planes(x64, angles, low, high):
   size = 401
