@@ -31,7 +31,8 @@ def expand(
 
   The last axis varies fastest. Combinations that would train identical runs yield one run: an axis
   that does not apply to a cell, such as the forget bias to an Elman cell, is ignored for that cell,
-  and `clip_by` is ignored without clipping.
+  `clip_by` is ignored without clipping, and several forget biases are ignored with cell options
+  that replace them.
 
   Args:
     axes: {axis: its values}, for every axis in `AXES`.
@@ -47,5 +48,14 @@ def expand(
       run = dataclasses.replace(run, clip_by="global_norm")
     own = (options or {}).get(run.cell, {})
     for chosen in itertools.product(*own.values()):
-      runs.append(dataclasses.replace(run, options=tuple(zip(own, chosen, strict=True))))
+      given = tuple(zip(own, chosen, strict=True))
+      # A single forget bias is kept, because it is in the ids of runs that were recorded before.
+      ignored = len(axes["forget_bias"]) > 1 and _replace_forget_bias(dict(given))
+      bias = None if ignored else run.forget_bias
+      runs.append(dataclasses.replace(run, options=given, forget_bias=bias))
   return list(dict.fromkeys(runs))
+
+
+def _replace_forget_bias(options: Mapping[str, object]) -> bool:
+  """Returns whether a cell with these options ignores its option `forget_bias`."""
+  return options.get("chrono") is not None or options.get("forget_gate") is False

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.sweep.config import grid
 from experiments.sweep.config.grid import expand
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.runs import Settings, run_id
-from rnn_jax.cells import CELLS
+from rnn_jax.cells import CELLS, cell_options, make_cell
 
 SETTINGS = Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
 AXES = {
@@ -41,6 +48,40 @@ def test_forget_bias_is_an_axis_only_for_cells_with_a_forget_gate():
   count = {cell: sum(run.cell == cell for run in runs) for cell in AXES["cell"]}
   assert count == {"elman": 12, "gru": 12, "lstm": 36}
   assert {run.forget_bias for run in runs if run.cell == "elman"} == {None}
+
+
+@pytest.mark.parametrize(
+  ("cell", "option", "kept", "replaces"),
+  [
+    ("lstm", "chrono", None, 10),
+    ("janet", "chrono", None, 10),
+    ("lstm", "forget_gate", True, False),
+  ],
+)
+def test_a_forget_bias_that_an_option_replaces_is_no_axis(cell, option, kept, replaces):
+  axes = {**AXES, "cell": (cell,), "depth": (1,), "truncation": (None,), "seed": (0,)}
+  options = {cell: {option: (kept, replaces)}}
+  runs = expand({**axes, "forget_bias": (0.0, 3.0)}, options)
+  assert [(run.forget_bias, run.options[0][1]) for run in runs] == [
+    (0.0, kept),
+    (None, replaces),
+    (3.0, kept),
+  ]
+  assert {run.forget_bias for run in expand(axes, options)} == {1.0}
+
+
+@pytest.mark.parametrize("cell", [name for name in CELLS if "forget_bias" in cell_options(name)])
+def test_no_other_option_replaces_the_forget_bias(cell):
+  defaults = inspect.signature(CELLS[cell]).parameters
+  switched = {name: not p.default for name, p in defaults.items() if isinstance(p.default, bool)}
+  switched |= {name: 10 for name, p in defaults.items() if p.default is None}
+  for name, value in switched.items():
+    inits = [
+      make_cell(cell, 3, forget_bias=bias, **{name: value}).init(jax.random.key(0), 2)
+      for bias in (0.0, 3.0)
+    ]
+    same = all(map(np.array_equal, *map(jax.tree.leaves, inits)))
+    assert same == grid._replace_forget_bias({name: value}), name
 
 
 OPTIONS = {"elman": {"activation": ("tanh", "relu"), "recurrent_kernel": ("identity",)}}
