@@ -85,7 +85,7 @@ def step_tensors(
   """Computes all tensors of a training step on the batch's mean loss, without updating the params.
 
   Args:
-    model: the network. Its `cells` must be a tuple, since a static argument must be hashable.
+    model: the network.
     loss, carries, key, **time: see `rnn_jax.training.update`.
     params: the model's params.
     batch: a `rnn_jax.tasks.Batch`, or another object with the attributes xs, targets and mask.

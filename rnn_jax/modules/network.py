@@ -60,6 +60,13 @@ class Network(nn.Module):
   tied: bool = False
   pooled: bool = False
 
+  def __post_init__(self) -> None:  # noqa: D105
+    # A static argument of `jax.jit` must be hashable, and a list is not.
+    for name in ("cells", "hidden_sizes"):
+      if isinstance(getattr(self, name), list):
+        setattr(self, name, tuple(getattr(self, name)))
+    super().__post_init__()
+
   def setup(self) -> None:  # noqa: D102
     self._check()
     if self.embedding_size is not None:

@@ -215,6 +215,27 @@ def test_a_wrong_field_fails_its_check(lie):
     check_claim(Case(cell))
 
 
+@pytest.mark.parametrize("name", REGISTRY)
+def test_cells_made_alike_are_equal(name):
+  cell = make_cell(name, 4)
+  assert cell == make_cell(name, 4)
+  assert hash(cell) == hash(make_cell(name, 4))
+  assert cell != make_cell(name, 8)
+
+
+def test_only_cells_made_alike_are_equal():
+  def made(gain, **options):
+    return make_cell("lstm", 4, recurrent_gain=gain, **options)
+
+  assert made(2.0, forget_bias=1.0) == make_cell("lstm", 4, forget_bias=1.0, recurrent_gain=2.0)
+  assert made(2.0) not in (made(3.0), made(jnp.ones(())))
+  make_cell("lstm", 1)
+  with pytest.raises(TypeError, match="hidden_size must be an integer, got True"):
+    make_cell("lstm", True)
+  jax.eval_shape(lambda gain: made(gain).init(jax.random.key(0), 2), 2.0)
+  made(2.0).init(jax.random.key(0), 2)
+
+
 def test_prepare_of_a_gru_is_the_identity():
   cell, params, *_ = problem("gru", {})
   assert cell.prepare is unprepared and cell.prepare(params) is params

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import DeepRNN, gradient_probe, make_cell, unroll
+from rnn_jax import BidirectionalRNN, DeepRNN, gradient_probe, make_cell, unroll
 
 T, B, D, H, V, OUT = 6, 2, 3, 4, 5, 2
 
@@ -79,6 +79,21 @@ def test_cells_of_a_stack_may_differ():
     return tuple(carries), ys
 
   assert_close(jax.jit(model.apply)(variables, xs), by_hand(variables))
+
+
+def test_networks_made_alike_are_equal_and_are_compiled_once():
+  traces = []
+
+  @functools.partial(jax.jit, static_argnames="model")
+  def width(model):
+    traces.append(model)
+    return len(model.hidden_sizes)
+
+  for kind in (DeepRNN, BidirectionalRNN):
+    traces.clear()
+    for cells in (["gru", "lstm"], ["gru", "lstm"], ["gru", "gru"]):
+      width(kind([make_cell(name, H) for name in cells], hidden_sizes=[3]))
+    assert len(traces) == 2
 
 
 def test_init_and_apply_are_pure():
