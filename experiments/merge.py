@@ -10,6 +10,8 @@ without shards. The exit status is 0 if all runs finished or diverged, and 2 oth
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +20,11 @@ from typing import Any
 from absl import flags
 
 from experiments.cli import command_line
+from experiments.networks import cell_options
 from experiments.runtime import exits, files, locks
 from experiments.sweep import finish
+from experiments.sweep.config import grid
+from experiments.sweep.config.runs import Settings, run_id
 from experiments.sweep.records import run_files, sweep_folder
 from rnn_jax.checkpoints import difference
 
@@ -57,8 +62,8 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
   Returns:
     Whether any run has failed.
   Raises:
-    ValueError: if the folders belong to different sweeps, hold different records of one run, are in
-      use, or lack runs.
+    ValueError: if the folders belong to different sweeps, list other runs than their configuration
+      gives, hold different records of one run, are in use, or lack runs.
   """
   sweeps = [sweep_folder.read_sweep(folder) for folder in folders]
   first = sweeps[0]
@@ -69,6 +74,7 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
         f"All FOLDERs must hold shards of one sweep, but {folder} differs from {folders[0]}: its "
         f"{found}."
       )
+    _check_ids(folder, about)
   sweep_folder.check_folder(target, first["configuration"], overwrite=False)
   sources = [folder for folder in folders if folder.resolve() != target.resolve()]
   with contextlib.ExitStack() as stack:
@@ -87,6 +93,42 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
         f"safe in {target}. Finish the missing shards, then merge again."
       )
     return finish.finish(target, ids)
+
+
+def _check_ids(folder: Path, about: Mapping[str, Any]) -> None:
+  """Checks that the run ids in `sweep.json` are those that its configuration gives.
+
+  A configuration of an older version, which lacks entries, is not checked: its ids are hashes of
+  fewer entries.
+
+  Raises:
+    ValueError: if the ids or the configuration are wrong.
+  """
+  configuration, found = about["configuration"], about["runs"]
+  names = [field.name for field in dataclasses.fields(Settings)]
+  if not configuration.keys() >= {*names, *grid.AXES, "cell_option", "corpus_sha256"}:
+    return
+  try:
+    settings = Settings(**{name: configuration[name] for name in names})
+    options = [cell_options.parse(text) for text in configuration["cell_option"]]
+    runs = grid.expand(
+      configuration, cell_options.by_cell(options, configuration["cell"], grid.AXES)
+    )
+    if settings.match_params is not None:
+      # The hidden sizes follow from the task's text, so they are taken from the ids.
+      widths = [re.search(r"-h([0-9]{1,9})-", name) for name in found]
+      runs = [
+        dataclasses.replace(run, hidden_size=int(width[1]) if width else None)
+        for run, width in zip(runs, widths, strict=True)
+      ]
+    ids = [run_id(run, settings, configuration["corpus_sha256"]) for run in runs]
+  except (ValueError, TypeError, KeyError, AttributeError):  # wrong types raise several errors
+    ids = []
+  if found != ids:
+    raise ValueError(
+      f"{folder / 'sweep.json'} is damaged, or from another version: its runs are not those that "
+      "its configuration gives."
+    )
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path | None:
@@ -117,6 +159,7 @@ def _prepare(target: Path, first: Path, sweeps: Sequence[Mapping[str, Any]]) -> 
     sweeps: contents of each folder's `sweep.json`, those of `first` first.
   """
   if not (target / "sweep.json").exists():
+    files.check_readable(first / "sweep.flags", files.LARGEST_JSON)
     files.write_bytes(target / "sweep.flags", (first / "sweep.flags").read_bytes())
     files.write_json(target / "sweep.json", sweeps[0])
   for about in sweeps:

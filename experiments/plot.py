@@ -6,7 +6,7 @@ python -m experiments.plot results/gradient_decay
 from __future__ import annotations
 
 from experiments.cli import command_line
-from experiments.runtime import exits
+from experiments.runtime import exits, files
 from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import gathered
 
@@ -17,6 +17,7 @@ def main(arguments: list[str]) -> None:
     exits.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
   with command_line.errors_in_one_line("FOLDER could not be read or written"):
     folder = command_line.path("FOLDER", arguments[0])
+    files.check_no_links(folder / "figures")
     gradients, metrics = gathered.read_gradients(folder), gathered.read_metrics(folder)
     paths = figures.save_all(gradients, metrics, folder / "figures")
   print("\n".join(map(str, paths)))

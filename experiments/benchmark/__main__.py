@@ -34,7 +34,7 @@ from experiments.benchmark.implementations import BASELINES, OURS
 from experiments.benchmark.jax_baselines import NotAvailable
 from experiments.benchmark.targets import Machine, Measurement, Results
 from experiments.cli import command_line, parsers
-from experiments.runtime import backend, exits, provenance
+from experiments.runtime import backend, exits, files, provenance
 
 SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x768,1x256x128x128"
 QUICK_SHAPES = (Shape(16, 100, 32, 64),)
@@ -123,14 +123,15 @@ def main(arguments: list[str]) -> None:
         report.print_sweep_time(console, time)
     report.print_summary(console, results)
     _save(results, folder)
-    report.picture(results).savefig(folder / "benchmark.png", dpi=150)
+    with files.replacing(folder / "benchmark.png") as draft:
+      report.picture(results).savefig(draft, format="png", dpi=150)
   except OSError as error:
     exits.fail(f"--output_dir could not be written: {error}.")
   console.print(f"All numbers are in {folder / 'benchmark.json'}, the picture in the same folder.")
 
 
 def _save(results: Results, folder: Path) -> None:
-  (folder / "benchmark.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
+  files.write_text(folder / "benchmark.json", json.dumps(results.as_json(), indent=1) + "\n")
 
 
 def measure(row: Row, names: Sequence[str], seconds: dict[str, float]) -> Iterator[Measurement]:

@@ -40,6 +40,17 @@ from rnn_jax.text import (
 from rnn_jax.types import Params
 
 KIND = "language model"
+# The files and folders of a model.
+_OURS = (
+  "model.json",
+  "language_model.flags",
+  "metrics.jsonl",
+  "checkpoints",
+  "unfinished",
+  "training.png",
+  "result.json",
+  ".lock",
+)
 
 
 class TrainedModel(NamedTuple):
@@ -88,11 +99,12 @@ def check_folder(folder: Path, overwrite: bool) -> None:
   """Checks that a model may be trained in a folder.
 
   Raises:
-    ValueError: if `folder` is a file, holds files but no model, or holds a trained model while
-      `overwrite` is False.
+    ValueError: if `folder` is a file, holds files but no model, holds a trained model while
+      `overwrite` is False, or contains symbolic links in place of a model's files.
   """
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
+  files.check_no_links(*(folder / name for name in _OURS))
   if not (folder / "model.json").exists():
     # A process that was killed right after its start may have left these files.
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -21,6 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from experiments.runtime import files
+
 ZERO = "0 (an example's norm is below 1e-38)"
 OVERFLOW = "out of range (inf)"
 ABSENT = "not measured"
@@ -240,9 +242,10 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
   """
   folder.mkdir(parents=True, exist_ok=True)
   png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-  figure.savefig(png, dpi=150, metadata={"Software": None})
+  with files.replacing(png) as draft:
+    figure.savefig(draft, format="png", dpi=150, metadata={"Software": None})
   figure.set_layout_engine("none")  # the layout is done; the .svg reuses it
   # By default, an SVG file contains the date and random ids.
-  with matplotlib.rc_context({"svg.hashsalt": "rnn_jax"}):
-    figure.savefig(svg, dpi=150, metadata={"Date": None})
+  with matplotlib.rc_context({"svg.hashsalt": "rnn_jax"}), files.replacing(svg) as draft:
+    figure.savefig(draft, format="svg", dpi=150, metadata={"Date": None})
   return [png, svg]

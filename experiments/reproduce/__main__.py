@@ -24,7 +24,7 @@ from experiments.reproduce import report as figure_records
 from experiments.reproduce.figure import Outcome
 from experiments.reproduce.figures import FIGURES
 from experiments.reproduce.report import Result
-from experiments.runtime import backend, compilation_cache, exits, provenance
+from experiments.runtime import backend, compilation_cache, exits, files, provenance
 from rnn_jax import checks
 
 ALL = "all"
@@ -79,8 +79,7 @@ def main(arguments: list[str]) -> None:
     for name in names:
       results[name] = make(name, folder, console)
     if report is not None:
-      report.parent.mkdir(parents=True, exist_ok=True)
-      report.write_text(figure_records.report(folder, list(FIGURES)), encoding="utf-8")
+      files.write_text(report, figure_records.report(folder, list(FIGURES)))
   except KeyboardInterrupt:
     exits.interrupted(f"{len(results)} of {len(names)} figures are finished, see {folder}.")
   except BrokenPipeError:

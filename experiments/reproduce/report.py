@@ -7,6 +7,7 @@ and its picture as PNG and SVG. The report is Markdown made from these records.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ import matplotlib.figure
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Check, Figure, Outcome
+from experiments.runtime import files
 
 _NAMES = ("table.csv", "checks.json", "picture.png", "picture.svg")
 
@@ -82,10 +84,11 @@ def save(
     (folder / file).unlink(missing_ok=True)
   outcome = result.outcome
   if outcome is not None:
-    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file_handle:
-      writer = csv.DictWriter(file_handle, columns(outcome.table), restval="")
-      writer.writeheader()
-      writer.writerows(outcome.table)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns(outcome.table), restval="")
+    writer.writeheader()
+    writer.writerows(outcome.table)
+    files.write_text(folder / "table.csv", table.getvalue())
   if drawn is not None:
     style.save(drawn, folder, "picture")
   checks = [] if outcome is None else [check._asdict() for check in outcome.checks]
@@ -103,7 +106,7 @@ def save(
     **about,
   }
   text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-  (folder / "checks.json").write_text(text, encoding="utf-8")
+  files.write_text(folder / "checks.json", text)
 
 
 def columns(table: Sequence[Mapping[str, object]]) -> list[str]:

@@ -1,25 +1,40 @@
-"""Functions that write files atomically, so that a reader never sees a half-written one."""
+"""Functions that write files atomically, so that a reader never sees a half-written one.
+
+They neither follow nor replace symbolic links, and they do not replace devices or pipes. Functions
+that read check a file's type and size before its contents.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+# Size in bytes above which a JSON file is not read. The files that we write are far smaller.
+LARGEST_JSON = 2**26
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-  """Yields a temporary path to write to; it replaces `path` if the block raises no error."""
+  """Yields a temporary path to write to; it replaces `path` if the block raises no error.
+
+  Raises:
+    ValueError: if `path` or the temporary path exists, but is not a regular file.
+  """
+  draft = path.with_name(path.name + ".tmp")
+  check_replaceable(path)
+  check_replaceable(draft)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
   except FileNotFoundError:  # another process removed an empty parent folder meanwhile
     path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(path.name + ".tmp")
   yield draft
   with draft.open("rb+") as file:
     os.fsync(file.fileno())
@@ -52,8 +67,10 @@ def read_json(path: Path) -> dict[str, Any]:
   """Reads a JSON object.
 
   Raises:
-    ValueError: if the file does not hold a JSON object.
+    ValueError: if the file is not a regular one, is larger than `LARGEST_JSON`, or does not hold a
+      JSON object.
   """
+  check_readable(path, LARGEST_JSON)
   try:
     data = json.loads(path.read_bytes())
   except (ValueError, RecursionError):
@@ -61,3 +78,54 @@ def read_json(path: Path) -> dict[str, Any]:
   if not isinstance(data, dict):
     raise ValueError(f"{path} is damaged: it must hold a JSON object.")
   return data
+
+
+def check_readable(path: Path, largest: int | None = None) -> None:
+  """Checks that a path leads to a regular file, since reading a device or a pipe may never end.
+
+  Args:
+    path: the file.
+    largest: the largest size in bytes that the file may have; None for any.
+  Raises:
+    ValueError: if the file is not a regular one, or too large.
+    OSError: if there is no such file.
+  """
+  found = path.stat()
+  _check_regular(path, found)
+  if largest is not None and found.st_size > largest:
+    raise ValueError(f"{path} must have at most {largest} bytes, got {found.st_size}.")
+
+
+def check_replaceable(path: Path) -> None:
+  """Checks that a path is free, or that of a regular file, which another file may replace.
+
+  Raises:
+    ValueError: if there is a folder, a symbolic link, a device or a pipe at this path.
+  """
+  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    _check_regular(path, path.lstat())
+
+
+def check_no_links(*paths: Path) -> None:
+  """Checks that no path is a symbolic link, or is a folder that contains one at any depth.
+
+  A program that writes to a folder would otherwise write or delete files outside of it.
+
+  Raises:
+    ValueError: if there is a symbolic link; the message names it.
+  """
+  for path in paths:
+    inside = (Path(at, name) for at, *both in os.walk(path) for names in both for name in names)
+    for file in itertools.chain([path], inside):
+      if file.is_symlink():
+        raise ValueError(
+          f"The output folder must not contain symbolic links, got {file}. Replace the link with "
+          "what it points to, or choose another folder."
+        )
+
+
+def _check_regular(path: Path, found: os.stat_result) -> None:
+  if not stat.S_ISREG(found.st_mode):
+    kinds = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe"}
+    kind = kinds.get(stat.S_IFMT(found.st_mode), "device or socket")
+    raise ValueError(f"{path} must be a regular file, got a {kind}.")

@@ -6,6 +6,7 @@ The kernel releases a lock when its process ends, however it ends.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -46,9 +47,12 @@ def file_lock(path: Path, *ranges: ByteRange, wait: bool = False) -> Iterator[No
     wait: whether to block until the current holders release the ranges.
   Raises:
     BlockingIOError: if another process holds the lock and `wait` is False.
+    OSError: if the file cannot be opened, or is a symbolic link.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("a+b") as file:
+  # Through a symbolic link, a file outside the folder would be created.
+  descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+  with os.fdopen(descriptor, "r+b", buffering=0) as file:
     for span in ranges or [ByteRange()]:
       mode = fcntl.LOCK_SH if span.shared else fcntl.LOCK_EX
       fcntl.lockf(file, mode | (0 if wait else fcntl.LOCK_NB), span.size, span.first)

@@ -86,6 +86,7 @@ def main(arguments: list[str]) -> None:
     output = command_line.path("--output", values.output)
     if not values.output or output.is_dir():
       raise ValueError(f"--output must name a file, got '{values.output}'.")
+    files.check_replaceable(output)
     trained = trained_model.load(folder)
     count = max(values.characters, SEARCHED) + 1
     if values.text:

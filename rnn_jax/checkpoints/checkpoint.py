@@ -195,6 +195,9 @@ def read_about(path: Path) -> Contents:
   Raises:
     DamagedError: if the file is missing or was changed.
   """
+  # Reading a device or a pipe may never end.
+  if (path / _ABOUT).exists() and not (path / _ABOUT).is_file():
+    raise DamagedError(path, f"{_ABOUT} is not a regular file")
   try:
     found = json.loads((path / _ABOUT).read_bytes())
     contents, expected = found["contents"], found["sha256"]
@@ -225,7 +228,12 @@ def read(path: Path, about: Contents, like: PyTree) -> PyTree:
     have = leaves[name]["is"] if name in leaves else "absent"
     if want != have:
       raise ValueError(f"path must hold a checkpoint with {name} {want}, got {have} in {path}.")
+  # Names are looked up among the files that are there, because a path such as `../x` would lead out
+  # of the checkpoint, and a device or a pipe may never end.
+  present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
   for name, expected in about["files"].items():
+    if name not in present:
+      raise DamagedError(path, f"{name}: {os.strerror(errno.ENOENT)}")
     try:
       with (path / name).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 import shutil
 import types
@@ -193,6 +196,25 @@ def test_every_damaged_byte_is_detected(tmp_path):
       file.write_bytes(whole)
   # The only undetected changes are to white space in checkpoint.json, which no hash covers.
   assert {name for name, _ in unharmed} <= {"checkpoint.json"} and len(unharmed) < 12
+
+
+@pytest.mark.parametrize("name", ["../outside", "/dev/zero", "arrays/zero", "arrays/pipe"])
+def test_only_regular_files_of_the_checkpoint_are_read(tmp_path, name):
+  path, tree = tmp_path / "1", {"a": np.ones(3)}
+  save(path, tree)
+  (tmp_path / "outside").write_bytes(b"x")
+  (path / "arrays/zero").symlink_to("/dev/zero")
+  os.mkfifo(path / "arrays/pipe")
+  about = json.loads((path / "checkpoint.json").read_text())["contents"]
+  about["files"] = {name: hashlib.sha256(b"x").hexdigest()}
+  digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+  (path / "checkpoint.json").write_text(json.dumps({"sha256": digest, "contents": about}))
+  with pytest.raises(ValueError, match=f"1 is damaged: {name}: No such file"):
+    restore(path, tree)
+  (path / "checkpoint.json").unlink()
+  os.mkfifo(path / "checkpoint.json")
+  with pytest.raises(ValueError, match=r"checkpoint.json is not a regular file"):
+    restore(path, tree)
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):

@@ -152,6 +152,7 @@ def _not_failed(states: Mapping[str, Status]) -> dict[str, Status]:
 def _reading(path: Path) -> Iterator[Path]:
   """Turns any exception in the `with` block, except OSError, into a ValueError naming the file."""
   try:
+    files.check_readable(path)
     yield path
   except OSError:
     raise

@@ -25,7 +25,7 @@ from experiments.sweep.config.runs import Run, Settings, run_config
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.measures import MEASURES, coordinates
 from experiments.sweep.records.record import Record, Result, recorded_steps
-from experiments.sweep.records.sweep_folder import json_sha256
+from experiments.sweep.records.sweep_folder import ARRIVING, json_sha256
 from rnn_jax.gradient_flow import NonFinite
 from rnn_jax.types import AnyArray
 
@@ -37,8 +37,6 @@ METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
 DONE = ("finished", "diverged")
 ENDED = (*DONE, "failed")
 Status: TypeAlias = dict[str, Any]  # contents of status.json
-# The folder in which `write_all` collects a run's files before they replace the run's folder.
-_DRAFTS = "arriving.tmp"
 
 
 def status(folder: Path, run_id: str) -> Status:
@@ -77,7 +75,7 @@ def start(folder: Path, run_id: str, config: Mapping[str, object]) -> None:
   (path / "error.txt").unlink(missing_ok=True)
   files.write_json(path / "status.json", {"status": "running"})
   files.write_json(path / "config.json", config)
-  (path / "metrics.jsonl").write_text("")
+  files.write_bytes(path / "metrics.jsonl", b"")
 
 
 def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) -> None:
@@ -215,7 +213,7 @@ def read_all(folder: Path, run_id: str) -> dict[str, bytes]:
 
 def write_all(folder: Path, run_id: str, contents: Mapping[str, bytes]) -> None:
   """Replaces all files of a run at once, so that a reader never sees a mix of old and new files."""
-  draft = folder / _DRAFTS / run_id
+  draft = folder / ARRIVING / run_id
   shutil.rmtree(draft, ignore_errors=True)
   for name, data in contents.items():
     files.write_bytes(draft / name, data)
@@ -224,4 +222,4 @@ def write_all(folder: Path, run_id: str, contents: Mapping[str, bytes]) -> None:
   if path.exists():
     shutil.rmtree(path)
   draft.replace(path)
-  shutil.rmtree(folder / _DRAFTS)
+  shutil.rmtree(folder / ARRIVING)

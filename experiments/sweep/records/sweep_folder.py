@@ -40,13 +40,16 @@ _OURS = (
   "sweep.json",
 )
 PREPARE_LOCK = ".lock-prepare"
+# The folder in which `run_files.write_all` collects a run's files before they replace the run's
+# folder.
+ARRIVING = "arriving.tmp"
 
 
 def check_folder(folder: Path, configuration: Mapping[str, object], overwrite: bool) -> None:
   """Checks that a folder can be the sweep's output folder; changes nothing.
 
   The folder must be writable, and must be new, be empty, or hold a sweep. That sweep must have the
-  same configuration, unless `overwrite` is True.
+  same configuration, unless `overwrite` is True. Its files and folders must not be symbolic links.
 
   Raises:
     ValueError: if the folder cannot be used. If it holds another sweep, the message names the first
@@ -68,6 +71,8 @@ def _check_folder(folder: Path, configuration: Mapping[str, object], overwrite: 
     pass  # creating the temporary file raises OSError if the folder is not writable
   if not folder.exists():
     return
+  # Checked before anything is written or deleted, so that --overwrite does not stop halfway.
+  files.check_no_links(*(folder / name for name in (*_OURS, ".lock", PREPARE_LOCK, ARRIVING)))
   if not (folder / "sweep.json").exists():
     # A sweep that was killed right after its start leaves only these files.
     first = {".lock", PREPARE_LOCK, "sweep.flags"}
@@ -145,14 +150,14 @@ def read_sweep(folder: Path) -> dict[str, Any]:
   """Returns the contents of `sweep.json`: the sweep's configuration, run ids and environment.
 
   Raises:
-    ValueError: if the file is damaged.
+    ValueError: if the file is damaged, or a run id is not a file name.
   """
   path = folder / "sweep.json"
   about = files.read_json(path)
   runs, continued = about.get("runs"), about.get("continued", [])
   if not (
     all(isinstance(about.get(name), dict) for name in ("configuration", "task"))
-    and (isinstance(runs, list) and all(isinstance(name, str) for name in runs))
+    and (isinstance(runs, list) and all(_is_file_name(name) for name in runs))
     and (isinstance(continued, list) and all(isinstance(part, dict) for part in continued))
   ):
     raise ValueError(f"{path} is damaged: it must hold configuration, task and runs.")
@@ -160,6 +165,11 @@ def read_sweep(folder: Path) -> dict[str, Any]:
   if about.get("sha256", _sweep_sha256(about)) != _sweep_sha256(about):
     raise ValueError(f"{path} is damaged: configuration, task or runs do not match their checksum.")
   return about
+
+
+def _is_file_name(name: object) -> bool:
+  """Returns whether `name` is the name of a file in a folder, rather than a path out of it."""
+  return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def _sweep_sha256(about: Mapping[str, object]) -> str:

@@ -110,6 +110,45 @@ def test_shards_of_another_sweep_are_not_merged(copies, program_here, capsys):
   assert len(list((copies[0] / "runs").iterdir())) == 2
 
 
+@pytest.mark.parametrize("name", ["../../Documents", "/Documents", "..", "", "Documents"])
+def test_run_ids_that_the_configuration_does_not_give_are_not_merged(
+  copies, tmp_path, program_here, capsys, name
+):
+  path = copies[1] / "sweep.json"
+  about = json.loads(path.read_text())
+  kept = tmp_path / "Documents"
+  run = sorted((copies[1] / "runs").iterdir())[0]
+  shutil.copytree(run, kept)
+  shutil.copytree(run, copies[1] / "runs" / "Documents")
+  before = sorted(p.name for p in kept.iterdir())
+  about["runs"][0] = name
+  del about["sha256"]
+  path.write_text(json.dumps(about))
+  assert program_here(merge, copies[1], copies[0], f"--output_dir={tmp_path / 'a' / 'b'}") == 2
+  said = capsys.readouterr().err
+  assert f"{path} is damaged" in said and said.count("\n") == 1
+  assert sorted(p.name for p in kept.iterdir()) == before and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/RUN", "runs/RUN/metrics.jsonl", "figures", ".lock"])
+def test_an_output_folder_with_links_is_refused_unchanged(
+  copies, tmp_path, program_here, sweep_here, capsys, name
+):
+  folder = copies[0]
+  link = folder / name.replace("RUN", sorted((folder / "runs").iterdir())[0].name)
+  outside = tmp_path / "outside"
+  if link.exists():
+    link.rename(outside)
+  link.symlink_to(outside)
+  before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+  refused = f"must not contain symbolic links, got {link}. "
+  assert sweep_here(*FOUR_RUNS, "--steps=31", "--overwrite", f"--output_dir={folder}") == 2
+  assert refused in capsys.readouterr().err
+  assert program_here(merge, *copies) == 2
+  assert refused in capsys.readouterr().err
+  assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
+
+
 def test_a_run_in_two_folders_must_have_equal_records(copies, tmp_path, program_here, capsys):
   again = Path(shutil.copytree(copies[1], tmp_path / "again"))
   run = sorted((again / "runs").iterdir())[0]

@@ -1,0 +1,55 @@
+"""Tests of atomic writing: only regular files are replaced, and links are not followed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments.runtime import files, locks
+
+
+@pytest.fixture(params=["", ".tmp"])
+def taken(request, tmp_path) -> tuple[Path, Path]:
+  """(A path to write to, the same path or that of its draft, at which a test puts something)."""
+  path = tmp_path / "a.json"
+  return path, path.with_name(path.name + request.param)
+
+
+@pytest.mark.parametrize("target", ["outside", "/dev/null", "missing"])
+def test_links_are_neither_followed_nor_replaced(taken, tmp_path, target):
+  path, link = taken
+  (tmp_path / "outside").write_text("kept")
+  link.symlink_to(tmp_path / target)
+  with pytest.raises(ValueError, match=f"{link} must be a regular file, got a symbolic link"):
+    files.write_text(path, "new")
+  assert link.is_symlink() and (tmp_path / "outside").read_text() == "kept"
+  assert not (tmp_path / "missing").exists()
+
+
+def test_pipes_and_devices_are_not_replaced(taken):
+  path, pipe = taken
+  os.mkfifo(pipe)
+  with pytest.raises(ValueError, match="must be a regular file, got a pipe"):
+    files.write_text(path, "new")
+  assert pipe.is_fifo()
+  with pytest.raises(ValueError, match="/dev/null must be a regular file, got a device"):
+    files.write_text(Path("/dev/null"), "new")
+
+
+def test_json_is_read_only_from_regular_files_of_limited_size(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "zero").symlink_to("/dev/zero")
+  with (tmp_path / "large").open("wb") as file:
+    file.truncate(2**40)
+  for name, reason in (("pipe", "a pipe"), ("zero", "a device"), ("large", "1099511627776")):
+    with pytest.raises(ValueError, match=f"{name} must .* got {reason}"):
+      files.read_json(tmp_path / name)
+
+
+def test_a_lock_creates_no_file_behind_a_link(tmp_path):
+  (tmp_path / ".lock").symlink_to("outside")
+  with pytest.raises(OSError, match="symbolic links"), locks.folder_lock(tmp_path):
+    pass
+  assert not (tmp_path / "outside").exists()
