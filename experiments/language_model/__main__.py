@@ -118,9 +118,11 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
   overwrite = flags.FLAGS.overwrite
   # Checks again now that the lock is held, because another process may have trained here meanwhile.
   trained_model.check_folder(folder, overwrite)
-  configuration = trained_model.configuration(settings, texts.corpus)
+  recorded = trained_model.with_recorded_path(settings, texts.corpus, folder)
+  configuration = trained_model.configuration(recorded, texts.corpus)
   point = None
   if trained_model.can_resume(folder, configuration, overwrite):
+    settings = recorded
     model = make_model(settings, texts.vocabulary.size)
     point = resume.newest(folder / "unfinished", configuration, settings, model)
   with tempfile.TemporaryFile(dir=folder):

@@ -78,6 +78,19 @@ def configuration(settings: Settings, corpus: Corpus) -> dict[str, object]:
   return {**dataclasses.asdict(settings), "corpus_sha256": corpus.sha256}
 
 
+def with_recorded_path(settings: Settings, corpus: Corpus, folder: Path) -> Settings:
+  """Returns the settings, with the path at which a model's folder records the same text, if any.
+
+  A text that has moved is the same text if its SHA-256 is the same.
+  """
+  try:
+    saved = files.read_json(folder / "model.json")
+    path, sha256 = saved["settings"]["corpus"], saved["corpus"]["sha256"]
+  except (OSError, ValueError, KeyError, TypeError):  # no model, or a damaged one
+    return settings
+  return dataclasses.replace(settings, corpus=path) if sha256 == corpus.sha256 else settings
+
+
 def metadata(texts: Texts, baseline: float) -> dict[str, object]:
   """Returns the entries of model.json for the data, the baseline loss, versions and devices."""
   corpus, held_out = texts.corpus, texts.held_out

@@ -64,6 +64,7 @@ def _resolve_and_run(arguments: list[str]) -> None:
     engine_flags.check_engine()
     sweep = resolve(arguments)
     _check_processes_agree(sweep)
+    sweep = sweep.with_corpus_name(hosts.by_writer(sweep_folder.recorded_corpus_name, sweep))
     hosts.by_writer(
       sweep_folder.check_folder, sweep.folder, sweep.configuration, flags.FLAGS.overwrite
     )

@@ -16,7 +16,7 @@ from experiments.sweep.config import networks as sweep_networks
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR, Layout
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.networks import Network
-from experiments.sweep.config.runs import Settings, run_id
+from experiments.sweep.config.runs import CORPUS_FILE, Settings, run_id
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.measures import MEASURES
 from rnn_jax.tasks import TASKS, Task
@@ -62,7 +62,7 @@ def resolve(arguments: Sequence[str]) -> Sweep:
 
 
 def _corpus() -> tuple[Corpus | None, str]:
-  """Returns (the task's text, its name in the records: `stdlib` or a path).
+  """Returns (the task's text, its name in the records: `stdlib` or `file`).
 
   The text is None for tasks other than `charlm`.
   """
@@ -72,10 +72,11 @@ def _corpus() -> tuple[Corpus | None, str]:
     if values["corpus"].present and path != STANDARD_LIBRARY:
       raise ValueError(f"--corpus is for task charlm, got {path} with {values.task}.")
     return None, STANDARD_LIBRARY
+  name = STANDARD_LIBRARY
   if path != STANDARD_LIBRARY:
-    path = command_line.recorded_path("--corpus", path)
+    name, path = CORPUS_FILE, command_line.recorded_path("--corpus", path)
   with command_line.errors_name_flags():
-    return load_corpus(path), path
+    return load_corpus(path), name
 
 
 def _settings(corpus_name: str) -> Settings:

@@ -10,6 +10,10 @@ from typing import Any
 
 from experiments.networks.cell_options import Options, options_text
 
+# The name of a user's text in the records. Its SHA-256 identifies the text, so neither run ids nor
+# records depend on the folder that it is in.
+CORPUS_FILE = "file"
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -17,7 +21,8 @@ class Settings:
 
   Attributes:
     task: name of the task.
-    corpus: `stdlib`, or path of the text.
+    corpus: `stdlib`, or `file` for a user's text. Versions up to 0.1.0 recorded the text's path
+      instead; a sweep that resumes in a folder of theirs keeps that path.
     hidden_size: hidden size of every layer; None if each run has its own hidden size.
     sequence_length: time steps of a sequence.
     batch_size: sequences in a batch.

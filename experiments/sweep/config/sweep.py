@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments.networks.cell_options import CellOption
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.engine_flags import Shard
-from experiments.sweep.config.runs import Run, Settings
+from experiments.sweep.config.runs import Run, Settings, run_id
 from rnn_jax.tasks import Task
 from rnn_jax.text import Corpus
 
@@ -52,6 +52,18 @@ class Sweep:
   def sha256(self) -> str | None:
     """Returns the SHA-256 hash of the corpus; None if the sweep has no corpus."""
     return self.corpus.sha256 if self.corpus else None
+
+  @property
+  def flag_settings(self) -> Settings:
+    """Returns the settings as flags give them: `corpus` is `stdlib` or the path of the text."""
+    name = self.corpus.name if self.corpus else self.settings.corpus
+    return dataclasses.replace(self.settings, corpus=name)
+
+  def with_corpus_name(self, name: str) -> Sweep:
+    """Returns the same sweep with another name of its text in the records, hence other run ids."""
+    settings = dataclasses.replace(self.settings, corpus=name)
+    ids = {run_id(run, settings, self.sha256): run for run in self.ids.values()}
+    return dataclasses.replace(self, settings=settings, ids=ids)
 
   @property
   def configuration(self) -> dict[str, object]:

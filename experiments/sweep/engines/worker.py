@@ -56,7 +56,7 @@ class WorkerJob(NamedTuple):
 def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
   """Returns the jobs that train the runs `ids`: one for each group that contains any of them."""
   values = flags.FLAGS
-  text = sweep_flags.as_flagfile(sweep.settings, sweep.axes, sweep.options)
+  text = sweep_flags.as_flagfile(sweep.flag_settings, sweep.axes, sweep.options)
   lines = text.removesuffix("\n").split("\n")
   lines.append(f"--output_dir={sweep.folder.absolute()}")
   lines += [
@@ -103,7 +103,8 @@ def _resolve(job: WorkerJob) -> Sweep:
   sweep_flags.define()
   try:
     flags.FLAGS(["worker", *job.flags])
-    sweep = resolve([])
+    # The driver may have taken the text's name from an older version's folder.
+    sweep = resolve([]).with_corpus_name(str(job.configuration["corpus"]))
   except (flags.Error, TypeError) as error:
     raise ValueError(str(error)) from None
   found = difference(sweep.configuration, job.configuration)

@@ -87,7 +87,7 @@ def prepare(sweep: Sweep, overwrite: bool = False) -> None:
   # Check again under the lock, because another sweep may have taken the folder since the first
   # check.
   sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite)
-  lines = as_flagfile(sweep.settings, sweep.axes, sweep.options)
+  lines = as_flagfile(sweep.flag_settings, sweep.axes, sweep.options)
   sweep_folder.prepare_folder(sweep.folder, sweep.configuration, about(sweep), lines, overwrite)
 
 

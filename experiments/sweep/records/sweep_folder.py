@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runtime import files
+from experiments.sweep.config.sweep import Sweep
 from rnn_jax.checkpoints import difference
 
 # The files and folders that --overwrite deletes, in this order. sweep.json is last, so that an
@@ -88,6 +89,23 @@ def _check_folder(folder: Path, configuration: Mapping[str, object], overwrite: 
         f"--output_dir holds another sweep (its {found}), got {folder}; choose another folder, "
         "or pass --overwrite to replace it."
       )
+
+
+def recorded_corpus_name(sweep: Sweep) -> str:
+  """Returns the name of the sweep's text in the sweep's folder, else the name in its settings.
+
+  The names differ if an older version, which recorded the text's path, started the sweep. The text
+  is the same if its SHA-256 is.
+  """
+  try:
+    found = read_sweep(sweep.folder)["configuration"]
+  except (OSError, ValueError):  # no sweep, or a damaged one, which check_folder reports
+    return sweep.settings.corpus
+  name = found.get("corpus")
+  if sweep.corpus is None or not isinstance(name, str):
+    return sweep.settings.corpus
+  wanted = sweep.with_corpus_name(name).configuration
+  return name if difference(found, wanted, older=True) is None else sweep.settings.corpus
 
 
 def prepare_folder(

@@ -232,6 +232,14 @@ def test_a_changed_text_makes_a_different_model(stopped, program, capfd, tmp_pat
   assert "its corpus_sha256 is '" in capfd.readouterr().err
 
 
+def test_training_resumes_after_its_text_has_moved(stopped, whole, program, tmp_path, capfd):
+  moved = tmp_path / "moved.txt"
+  moved.write_bytes(TEXT)
+  assert program(f"--output_dir={stopped}", f"--corpus={moved}") == 0
+  assert "Resuming after 60 updates." in capfd.readouterr().out
+  assert_the_same(stopped, whole)
+
+
 def test_overwrite_replaces_an_unfinished_training(stopped, program):
   assert program(f"--output_dir={stopped}", "--overwrite", "--seed=1", "--steps=20") == 0
   assert trained_model.load(stopped).settings.seed == 1

@@ -17,9 +17,10 @@ from absl.testing import flagsaver
 from swept import FLAGFILES, ROOT, SMOKE, call, contents, sweep
 from train_all import compile_once
 
-from experiments import plot
+from experiments import merge, plot
 from experiments.runtime import exits
 from experiments.sweep.config import flags as sweep_flags
+from experiments.sweep.config import resolve
 from experiments.sweep.records import gathered, sweep_folder
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 from experiments.sweep.training import train
@@ -265,6 +266,59 @@ def test_a_corpus_of_the_user_is_trained_on_and_identified(sweep_in_process, tmp
   text.write_bytes(b"another text, of which there is more than a window's worth\n" * 50)
   assert sweep_in_process(*given) == 2
   assert "holds another sweep (its corpus_sha256 is" in capsys.readouterr().err
+
+
+def sweep_of_text(text, folder, *flags):
+  """Returns the flags of a sweep of two small runs on a text."""
+  small = "--cell=elman --hidden_size=8 --sequence_length=16 --batch_size=4 --steps=5"
+  small += " --measures=none --seed=0,1"
+  return *small.split(), f"--corpus={text}", f"--output_dir={folder}", *flags
+
+
+def copies(folder, count):
+  """Writes a text to `count` files with different folders and names; returns the files."""
+  files = [folder / f"home{i}" / f"text{i}.txt" for i in range(count)]
+  for file in files:
+    file.parent.mkdir()
+    file.write_bytes(b"the quick brown fox jumps over the lazy dog\n" * 50)
+  return files
+
+
+def records(folder):
+  """Returns the contents that must be equal; sweep.flags holds the path of the text."""
+  return {name: data for name, data in contents(folder).items() if name != "sweep.flags"}
+
+
+def test_shards_merge_if_their_texts_are_equal_wherever_they_are(
+  sweep_in_process, program_here, tmp_path
+):
+  whole, *shards = (tmp_path / name for name in ("whole", "shard0", "shard1"))
+  texts = copies(tmp_path, 3)
+  assert sweep_in_process(*sweep_of_text(texts[0], whole)) == 0
+  for i, (text, folder) in enumerate(zip(texts[1:], shards, strict=True)):
+    flags = "--num_shards=2", f"--shard_index={i}"
+    assert sweep_in_process(*sweep_of_text(text, folder, *flags)) == 0
+  assert program_here(merge, *shards) == 0
+  assert records(shards[0]) == records(whole)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_sweep_resumes_after_its_text_has_moved(
+  sweep_in_process, monkeypatch, tmp_path, capsys, older
+):
+  text, moved = copies(tmp_path, 2)
+  folder = tmp_path / "out"
+  with monkeypatch.context() as patch:
+    if older:  # 0.1.0 recorded the path, also in the run ids
+      patch.setattr(resolve, "CORPUS_FILE", str(text))
+    assert sweep_in_process(*sweep_of_text(text, folder)) == 0
+  before = records(folder)
+  text.unlink()
+  shutil.rmtree(min((folder / "runs").iterdir()))
+  assert sweep_in_process(*sweep_of_text(moved, folder)) == 0
+  assert "1 of 2 runs already done" in capsys.readouterr().out
+  assert records(folder) == before
+  assert f"--corpus={moved}\n" in (folder / "sweep.flags").read_text()
 
 
 def test_another_sweep_is_not_overwritten(smoke, sweep_here, capsys):
