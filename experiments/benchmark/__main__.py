@@ -275,7 +275,7 @@ def _configure(threads: int) -> Machine:
   if hasattr(os, "sched_setaffinity"):
     # XLA starts one thread for each core that the process may use.
     os.sched_setaffinity(0, provenance.cores()[:threads])
-  jax.config.update("jax_default_matmul_precision", backend.MATMUL_PRECISION)
+  backend.pin_settings()
   if timing.torch_is_installed():
     from experiments.benchmark import torch_layers  # its docstring says why it is imported here
 

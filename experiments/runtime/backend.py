@@ -9,21 +9,39 @@ import jax
 from experiments.runtime import provenance
 
 MATMUL_PRECISION = "highest"  # TF32 would distort gradient norms far below 1
+# The settings that change what a program computes. Each can come from the environment, as
+# JAX_ENABLE_X64 does, so the commands set them all: equal flags must give equal numbers.
+PINNED = {
+  "jax_enable_x64": False,
+  "jax_default_matmul_precision": MATMUL_PRECISION,
+  "jax_default_prng_impl": "threefry2x32",
+  "jax_threefry_partitionable": True,
+  "jax_random_seed_offset": 0,
+  "jax_high_dynamic_range_gumbel": False,
+  "jax_softmax_custom_jvp": False,
+  "jax_disable_jit": False,
+  # These two raise where a run diverges; the commands record the divergence instead.
+  "jax_debug_nans": False,
+  "jax_debug_infs": False,
+}
+_PINNED_XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_enable_fast_math=false"
 
 
 def configure(cpus: int | None = None) -> None:
-  """Makes each CPU core a one-threaded JAX device, and sets full matmul precision.
+  """Makes each CPU core a one-threaded JAX device, and pins all settings that change numbers.
 
   Must be called before the first use of a device.
 
   Args:
     cpus: number of CPU devices; None for one per core that this process may use.
   """
-  os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+  # Of two equal flags the later one counts.
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PINNED_XLA_FLAGS}"
   jax.config.update("jax_num_cpu_devices", cpus or len(provenance.cores()))
-  use_full_precision()
+  pin_settings()
 
 
-def use_full_precision() -> None:
-  """Makes JAX compute all matrix products in full float32 precision, even on accelerators."""
-  jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
+def pin_settings() -> None:
+  """Sets the JAX settings `PINNED`, whatever the environment says."""
+  for name, value in PINNED.items():
+    jax.config.update(name, value)

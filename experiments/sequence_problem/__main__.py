@@ -80,7 +80,7 @@ def _run(settings: Settings, problem: Problem, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-  backend.use_full_precision()
+  backend.pin_settings()
   compilation_cache.use("auto")
   define_flags()
   command_line.run(main)
