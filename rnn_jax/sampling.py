@@ -13,13 +13,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rnn_jax import checks
 from rnn_jax.modules import ConditionedDecoder, DecoderInputs, DeepRNN, EncoderDecoder
-from rnn_jax.types import Carry
+from rnn_jax.types import Carry, Number
 
 
 def choose(
   key: Key[Array, ""],
   logits: Float[Array, "*batch V"],
-  temperature: float | int = 1.0,
+  temperature: Number = 1.0,
   top_k: int | None = None,
 ) -> Int[Array, "*batch"]:
   """Draws a token from its logits.
@@ -29,7 +29,8 @@ def choose(
   Args:
     key: random key.
     logits: [..., V].
-    temperature: τ, at least 0. A τ below the smallest normal float counts as 0.
+    temperature: τ, at least 0; a number or a traced scalar. A τ below the smallest normal float
+      counts as 0.
     top_k: k, from 1 to V; None for all. Ties with the k-th largest logit are kept.
   Returns:
     Tokens [...], int32.
@@ -48,15 +49,21 @@ def choose(
       raise ValueError(
         f"top_k must be at most the vocabulary's {logits.shape[-1]} tokens, got {top_k}."
       )
-  if temperature < jnp.finfo(logits.dtype).tiny:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  tiny = jnp.finfo(logits.dtype).tiny
+  traced = isinstance(temperature, jax.core.Tracer)
+  if traced:
+    temperature = jnp.asarray(temperature, logits.dtype)
+  elif temperature < tiny:
+    return greedy
   if top_k is not None:
     least = jax.lax.top_k(logits, top_k)[0][..., -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)
   # Subtract the maximum first, because dividing by a tiny τ could otherwise overflow several logits
   # to inf and make them equally likely.
   logits = logits - jnp.max(logits, axis=-1, keepdims=True)
-  return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+  drawn = jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+  return jnp.where(temperature < tiny, greedy, drawn) if traced else drawn
 
 
 def generate(
@@ -67,7 +74,7 @@ def generate(
   key: Key[Array, ""],
   num_steps: int,
   *,
-  temperature: float | int = 1.0,
+  temperature: Number = 1.0,
   top_k: int | None = None,
   eos: int | None = None,
   reset_at: int | None = None,
@@ -140,7 +147,7 @@ def decode(
   num_steps: int,
   *,
   eos: int,
-  temperature: float | int = 1.0,
+  temperature: Number = 1.0,
   top_k: int | None = None,
 ) -> Int[Array, "N B"]:
   """Generates a sequence for each source, from the start token `eos` to the final `eos`.

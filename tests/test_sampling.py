@@ -43,6 +43,13 @@ def test_zero_and_tiny_temperatures_choose_the_largest_logit(temperature):
   assert draws(100, 10 * LOGITS, temperature=temperature)[3] == 1
 
 
+@pytest.mark.parametrize("temperature", [0, 1e-39, 0.5, 2.0])
+def test_a_traced_temperature_draws_the_same_tokens(temperature):
+  key, logits = jax.random.key(0), jnp.tile(LOGITS, (100, 1))
+  found = jax.jit(lambda t: choose(key, logits, t, top_k=3))(temperature)
+  np.testing.assert_array_equal(found, choose(key, logits, temperature, top_k=3))
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [
