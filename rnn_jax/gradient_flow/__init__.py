@@ -13,6 +13,7 @@ one entry per layer:
 
 `DeepRNN.trunk(variables, xs)` returns (cells, params, xs). For a network of one layer, call
 `measure([cell], [params], xs)`. All measures are pure functions of params and xs and can be jitted.
+Arrays in half precision are converted to float32 first, so results have at least this precision.
 The initial carry of every layer is zero, unless the measure has an option `carries` that sets it.
 
 Terms:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rnn_jax import checks
+from rnn_jax.gradient_flow.layer_sweep import at_least_float32
 from rnn_jax.types import AnyArray
 
 _LN10 = math.log(10)
@@ -49,6 +50,7 @@ def choose_truncation(profile: PyTree[AnyArray], tolerance: float | AnyArray) ->
   """
   checks.number("tolerance", tolerance, above=0, below=1)
   leaves = [checks.array("profile", leaf, "floats") for leaf in jax.tree.leaves(profile)]
+  leaves = at_least_float32(leaves)
   num_lags = _check_lags(leaves)
 
   # `joint` is ln of the norm over all leaves. `phi` is ln of its mean over all axes but the lag.

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from rnn_jax import checks
+from rnn_jax.gradient_flow.layer_sweep import at_least_float32
 
 
 def decay_rate(
@@ -70,7 +71,7 @@ def half_life(rate: ArrayLike) -> Float[Array, "*batch"]:
   """
   if isinstance(rate, int) and not isinstance(rate, bool):
     rate = float(rate)
-  rate = checks.array("rate", rate, "floats")
+  rate = at_least_float32(checks.array("rate", rate, "floats"))
   decays = rate < 0
   steps = -math.log(2) / jnp.where(decays, rate, -jnp.ones_like(rate))
   steps = jnp.where(decays, steps, jnp.full_like(rate, jnp.inf))
@@ -103,7 +104,7 @@ def effective_memory(profile: ArrayLike, epsilon: float | int | Array) -> Float[
 
 def _check_profile(profile: ArrayLike) -> Float[Array, "*lags"]:
   """Returns the profile as an array; raises unless it is floats [lag, ...] and has a lag."""
-  profile = checks.array("profile", profile, "floats")
+  profile = at_least_float32(checks.array("profile", profile, "floats"))
   if profile.ndim == 0 or profile.shape[0] == 0:
     raise ValueError(f"profile must be [lag, ...] with at least one lag, got {profile.shape}.")
   return profile

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rnn_jax import checks
@@ -20,6 +22,22 @@ from rnn_jax.time_loop import check_params
 from rnn_jax.types import Carry, Cell, Params, Sequences, check_cells
 
 ScalarLoss = Callable[[Array], Float[Array, ""]]
+Tree = TypeVar("Tree")
+
+
+def at_least_float32(tree: Tree) -> Tree:
+  """Returns the pytree with its half-precision arrays as float32; all other leaves are unchanged.
+
+  Measures are computed in at least float32, because in half precision the logarithm of a small norm
+  is wrong by whole decades, and JAX has no QR decomposition.
+  """
+
+  def leaf(a: Any) -> Any:
+    dtype = getattr(a, "dtype", None)
+    half = dtype is not None and jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
+    return jnp.asarray(a, np.float32) if half else a
+
+  return jax.tree.map(leaf, tree)
 
 
 def check_layers(cells: Sequence[Cell], **entries: Sequence[Params | Carry]) -> None:
@@ -51,13 +69,15 @@ def forward_layers(
     xs: the first layer's inputs: [T, B, D], or tokens [T, B].
     carries: the initial carry of each layer, leaves [B, ...]; zeros if None.
   Returns:
-    For each layer, a Pass: the part of its forward pass that a reverse sweep needs.
+    For each layer, a Pass: the part of its forward pass that a reverse sweep needs, in at least
+    float32.
   Raises:
     TypeError, ValueError: if `params` or `carries` does not have one entry per layer or does not
       fit the cells.
   """
   check_layers(cells, params=params, **({} if carries is None else {"carries": carries}))
   passes: list[Pass] = []
+  params, xs, carries = at_least_float32((params, xs, carries))
   ys = checks.array("xs", xs, "floats", "integers")
   for i, (cell, cell_params) in enumerate(zip(cells, params, strict=True)):
     check_params(f"params[{i}]", cell, cell_params, ys)

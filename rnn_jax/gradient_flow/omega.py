@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import (
   ScalarLoss,
+  at_least_float32,
   check_layers,
   check_loss,
   forward_layers,
@@ -52,6 +53,7 @@ def omega(
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
+  params, xs = at_least_float32((params, xs))
   xs = checks.array("xs", xs, "floats", "integers")
   check_layers(cells, params=params)
   frozen, xs = jax.lax.stop_gradient((params, xs))

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import forward_layers
+from rnn_jax.gradient_flow.layer_sweep import at_least_float32, forward_layers
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import scaled_norm
@@ -55,6 +55,7 @@ def saliency(
   num_steps = len(tokens) - 1
   window = min(reach, num_steps)
   carries = model.initial_carries(1)
+  variables = at_least_float32(variables)
   cells, params, xs = model.trunk(variables, tokens[:-1, None])
   if jnp.issubdtype(xs.dtype, jnp.integer):
     xs = jax.nn.one_hot(xs, vocabulary_size, dtype=float)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import check_layers
+from rnn_jax.gradient_flow.layer_sweep import at_least_float32, check_layers
 from rnn_jax.gradient_flow.reverse_sweep import with_carry_output
 from rnn_jax.time_loop import check_params, unroll
 from rnn_jax.types import Carry, Cell, Params, Sequences
@@ -44,8 +44,8 @@ def sensitivity(
     Williams and Zipser, 1989, https://doi.org/10.1162/neco.1989.1.2.270
   """
   check_layers(cells, params=params, direction=direction)
-  params, direction = tuple(params), tuple(direction)
-  checks.like("direction", params, direction)
+  checks.like("direction", tuple(params), tuple(direction))
+  params, direction, xs = at_least_float32((tuple(params), tuple(direction), xs))
 
   def run(params: tuple[Params, ...]) -> tuple[Carry, ...]:
     ys, layers = checks.array("xs", xs, "floats", "integers"), []

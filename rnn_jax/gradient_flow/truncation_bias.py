@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import ScalarLoss, check_layers, check_loss
+from rnn_jax.gradient_flow.layer_sweep import ScalarLoss, at_least_float32, check_layers, check_loss
 from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import check_params, unroll
 from rnn_jax.types import Cell, Params, Sequences
@@ -65,7 +65,7 @@ def truncation_bias(
       the loss is not a scalar, or if the arguments do not fit the layers.
   """
   check_layers(cells, params=params)
-  params = tuple(params)
+  params, xs = at_least_float32((tuple(params), xs))
 
   def outputs(params: tuple[Params, ...], k: Int[Array, ""] | None) -> Float[Array, "T B H"]:
     ys = checks.array("xs", xs, "floats", "integers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -63,6 +64,35 @@ def test_arguments_have_the_same_names_and_order(name):
 @pytest.mark.parametrize("name", [name for name in MEASURES if name != "truncation_bias"])
 def test_results_have_one_entry_a_layer(name):
   assert len(jax.eval_shape(functools.partial(call, name, CELLS), PARAMS, XS)) == len(CELLS)
+
+
+def in_half(tree):
+  return jax.tree.map(lambda a: a.astype(jnp.bfloat16), tree)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_measures_of_half_precision_are_those_of_the_same_numbers_in_float32(name):
+  def both(params, xs):
+    rounded = jax.tree.map(lambda a: a.astype(float), (params, xs))
+    return [
+      call(name, CELLS, p, x, **({"direction": p} if name == "sensitivity" else {}))
+      for p, x in ((params, xs), rounded)
+    ]
+
+  found, expected = jax.jit(both)(in_half(PARAMS), in_half(XS))
+  chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+  chex.assert_trees_all_close(found, expected, rtol=1e-5)
+
+
+def test_summaries_of_a_half_precision_profile_are_float32():
+  profile = jnp.linspace(0, -8, 1000, dtype=jnp.bfloat16)
+  memory = gradient_flow.effective_memory(profile, 0.01)
+  assert int(memory) == int(jnp.argmax(profile.astype(float) < -2))
+  for found in (memory, gradient_flow.half_life(gradient_flow.decay_rate(profile))):
+    assert found.dtype == jnp.float32
+  assert gradient_flow.choose_truncation(profile, 0.1) == gradient_flow.choose_truncation(
+    profile.astype(float), 0.1
+  )
 
 
 @pytest.mark.usefixtures("unchecked_types")
