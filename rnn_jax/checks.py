@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -36,9 +38,10 @@ def choice(kind: str, value: object, choices: Iterable[str]) -> str:
   choices = sorted(choices)
   if isinstance(value, str) and value in choices:
     return value
-  near = difflib.get_close_matches(str(value), choices, n=1)
-  hint = f"; did you mean '{near[0]}'?" if near else "."
-  raise ValueError(f"Unknown {kind} '{value}'{hint} Choose one of: {', '.join(choices)}.")
+  text, names = f"{value!s:.60}", {name.lower(): name for name in choices}
+  near = difflib.get_close_matches(text.lower(), names, n=1)
+  hint = f"; did you mean '{names[near[0]]}'?" if near else "."
+  raise ValueError(f"Unknown {kind} '{text}'{hint} Choose one of: {', '.join(choices)}.")
 
 
 def instance(name: str, value: T, kind: type, hint: str = "") -> T:
@@ -56,6 +59,17 @@ def instance(name: str, value: T, kind: type, hint: str = "") -> T:
     source = f", from {hint}" if hint else ""
     raise TypeError(f"{name} must be a {kind.__name__}{source}, got {shapes(value):.200}.")
   return value
+
+
+def path(name: str, value: object) -> Path:
+  """Returns `value` as a Path if it is a str or a path.
+
+  Raises:
+    TypeError: if `value` is neither.
+  """
+  if not isinstance(value, str | os.PathLike):
+    raise TypeError(f"{name} must be a path, got {shown(value)}.")
+  return Path(value)
 
 
 def function(name: str, value: object) -> None:
@@ -258,7 +272,10 @@ class _Verbatim(str):
 def _is_like(want: Any, have: Any, any_precision: bool) -> bool:
   if not (hasattr(have, "dtype") or isinstance(have, int | float | complex)):
     return False
-  dtype = jnp.result_type(have)
+  try:
+    dtype = jnp.result_type(have)
+  except TypeError:  # the dtype of another library, such as torch
+    return False
   if any_precision:
     same = any(_is_kind(want.dtype, kind) and _is_kind(dtype, kind) for kind in _KINDS)
   else:

@@ -64,7 +64,38 @@ def words(*parts):
   return ".*".join(re.escape(part) for part in parts)
 
 
+class OtherArray:
+  """An array of another library, such as torch, whose dtype NumPy does not know."""
+
+  dtype = "torch.int64"
+
+  def __init__(self, values):
+    self.values = np.asarray(values)
+    self.shape, self.ndim = self.values.shape, self.values.ndim
+
+  def __array__(self, dtype=None, copy=None):
+    return self.values
+
+  def __repr__(self):
+    return f"tensor({self.values.tolist()})"
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_lengths_and_resets_may_be_arrays_of_another_library():
+  time = {"lengths": np.array([2, 5, 1]), "resets": np.eye(T, B, dtype=bool)}
+  other = {name: OtherArray(a) for name, a in time.items()}
+  np.testing.assert_array_equal(
+    loop(np.ones((T, B, D)), **other)()[1], loop(np.ones((T, B, D)), **time)()[1]
+  )
+
+
 UNROLL = [
+  (
+    lambda: unroll(ELMAN, ELMAN_PARAMS, XS, OtherArray([[0]])),
+    ValueError,
+    words("carry must be float32[3, 4], got tensor([[0]])."),
+  ),
+  (cell("LSTM"), ValueError, words("Unknown cell 'LSTM'; did you mean 'lstm'?")),
   (
     loop(XS[0]),
     ValueError,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import rnn_jax
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,6 +37,13 @@ def test_wheel_holds_the_library_alone(wheel):
   assert any(name.endswith("licenses/LICENSE") for name in names)
   modules = {str(p.relative_to(ROOT)) for p in (ROOT / "rnn_jax").rglob("*.py")}
   assert modules <= set(names)
+
+
+def test_version_and_modules_are_attributes(wheel):
+  assert wheel.name.startswith(f"rnn_jax-{rnn_jax.__version__}-")
+  assert rnn_jax.gradient_flow.lag_profile
+  with pytest.raises(AttributeError, match="module 'rnn_jax' has no attribute 'grads'"):
+    _ = rnn_jax.grads
 
 
 def run(code: str, folder: Path, installed: Path) -> str:

@@ -86,7 +86,7 @@ class Contents(TypedDict, total=False):
   configuration: dict[str, object]
 
 
-def save(path: Path, tree: PyTree) -> None:
+def save(path: str | os.PathLike[str], tree: PyTree) -> None:
   """Writes a pytree into a new folder.
 
   Args:
@@ -94,16 +94,17 @@ def save(path: Path, tree: PyTree) -> None:
     tree: pytree of arrays and typed PRNG keys, on any devices. They are stored as NumPy arrays,
       which can be restored on any device.
   Raises:
-    TypeError: if `path` is not a Path, or a leaf is not an array of numbers.
+    TypeError: if `path` is not a path, or a leaf is not an array of numbers.
     ValueError: if the folder exists, two leaves have the same name, or a name contains '/'.
     OSError: if the folder cannot be written.
   """
-  if checks.instance("path", path, Path).exists():
+  path = checks.path("path", path)
+  if path.exists():
     raise ValueError(f"path must be a new folder, got {path}.")
   write(path, copies(tree), {})
 
 
-def restore(path: Path, like: PyTree) -> PyTree:
+def restore(path: str | os.PathLike[str], like: PyTree) -> PyTree:
   """Reads a pytree that `save` wrote.
 
   Args:
@@ -113,11 +114,12 @@ def restore(path: Path, like: PyTree) -> PyTree:
   Returns:
     The saved pytree: NumPy arrays and typed PRNG keys in the structure of `like`.
   Raises:
-    TypeError: if `path` is not a Path.
+    TypeError: if `path` is not a path.
     ValueError: if there is no checkpoint at this path, if it is damaged, or if it holds a different
       pytree; the message names the first wrong file or leaf.
   """
-  if not checks.instance("path", path, Path).is_dir():
+  path = checks.path("path", path)
+  if not path.is_dir():
     raise ValueError(f"path must hold a checkpoint, got {path} (no such folder).")
   return read(path, read_about(path), like)
 

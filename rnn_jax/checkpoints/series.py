@@ -8,6 +8,7 @@ STEP.replaced   the old checkpoint of a step, while a new one is being renamed t
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,16 +51,16 @@ class Series:
       checkpoints that a killed process has left there are deleted.
     keep: number of checkpoints to keep.
   Raises:
-    TypeError, ValueError: if `keep` is not an integer of at least 1, or `folder` is not a Path.
+    TypeError, ValueError: if `keep` is not an integer of at least 1, or `folder` is not a path.
     OSError: if an incomplete checkpoint cannot be deleted.
   """
 
-  def __init__(self, folder: Path, keep: int = 2):
-    self._folder = checks.instance("folder", folder, Path)
+  def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
+    self._folder = checks.path("folder", folder)
     self._keep = checks.integer("keep", keep)
     self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._saving: concurrent.futures.Future[None] | None = None
-    _tidy(folder)
+    _tidy(self._folder)
 
   def save(self, step: int, tree: PyTree, configuration: Mapping[str, object]) -> None:
     """Waits for the previous save, copies a pytree to the host, and writes it in the background.
@@ -119,7 +120,7 @@ class Series:
 
 
 def newest(
-  folder: Path, configuration: Mapping[str, object], like: Callable[[int], PyTree]
+  folder: str | os.PathLike[str], configuration: Mapping[str, object], like: Callable[[int], PyTree]
 ) -> Saved | None:
   """Returns the newest intact checkpoint of a `Series`.
 
@@ -132,13 +133,13 @@ def newest(
     checkpoints are damaged, the result's step and tree are None. If the folder has no checkpoint,
     the result is None.
   Raises:
-    TypeError: if `configuration` is not JSON data, `folder` is not a Path, or `like` is not a
+    TypeError: if `configuration` is not JSON data, `folder` is not a path, or `like` is not a
       function.
     ValueError: if a checkpoint has a different configuration or holds a different pytree; the
       message names the first difference.
   """
   wanted, damaged = as_json(configuration), list[str]()
-  checks.instance("folder", folder, Path)
+  folder = checks.path("folder", folder)
   checks.function("like", like)
   for step, path in _found(folder):
     try:

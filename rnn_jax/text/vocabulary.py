@@ -94,7 +94,7 @@ def byte_values(
   if isinstance(text, bytes):
     return np.frombuffer(text, np.uint8)
   if not isinstance(text, np.ndarray) or text.dtype != np.uint8:
-    raise TypeError(f"text must be bytes or a uint8 array, got {getattr(text, 'dtype', text)!r}.")
+    raise TypeError(f"text must be bytes or a uint8 array, got {checks.shown(text)}.")
   return text
 
 

@@ -128,5 +128,5 @@ def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
 
 
 def _dtype(a: Any) -> np.dtype:
-  """Returns the dtype of an array, or of a list once NumPy has converted it."""
-  return a.dtype if hasattr(a, "dtype") else np.asarray(a).dtype
+  """Returns the dtype of an array, or of a list or another library's array as NumPy's."""
+  return a.dtype if isinstance(a, jax.Array | np.ndarray) else np.asarray(a).dtype

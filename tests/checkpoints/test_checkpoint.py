@@ -279,15 +279,23 @@ def test_a_failing_disk_is_reported_as_an_oserror_without_a_traceback(tmp_path, 
   assert not capfd.readouterr().err
 
 
+def test_paths_may_be_strings(tmp_path):
+  save(str(tmp_path / "0"), {"a": np.ones(2)})
+  assert restore(str(tmp_path / "0"), {"a": np.ones(2)})["a"].tolist() == [1, 1]
+  Series(str(tmp_path)).close()
+  with pytest.raises(ValueError, match="another configuration"):
+    newest(str(tmp_path), {"b": 1}, dict)
+
+
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
   ("call", "arguments", "message"),
   [
-    (save, ("a", {}), "path must be a Path, got 'a'."),
-    (restore, ("a", {}), "path must be a Path, got 'a'."),
-    (Series, ("a",), "folder must be a Path, got 'a'."),
+    (save, (1, {}), "path must be a path, got 1."),
+    (restore, (1, {}), "path must be a path, got 1."),
+    (Series, (1,), "folder must be a path, got 1."),
     (Series, (Path("a"), 1.5), "keep must be an integer, got 1.5."),
-    (newest, ("a", {}, dict), "folder must be a Path, got 'a'."),
+    (newest, (1, {}, dict), "folder must be a path, got 1."),
     (newest, (Path("a"), {"a": {1}}, dict), "configuration must be JSON data, got"),
     (newest, (Path("a"), {}, {}), "like must be a function, got {}."),
     (newest, (Path("a"), None, dict), "configuration must be a Mapping, got None."),

@@ -262,6 +262,7 @@ DAMAGES = {
   "options of lists": lambda data: with_about(
     data, run=dataclasses.asdict(RUNS[0]) | {"options": [["activation", ["tanh"]]]}
   ),
+  "other step": lambda data: with_about(data, step=2**40),
   "other loss": lambda data: with_about(data, loss="hinge"),
   "text in place": lambda data: with_about(data, place=PLACE | {"largest": "much"}),
   "other place": lambda data: with_about(data, place={"phase": "forward"}),

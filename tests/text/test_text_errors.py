@@ -77,12 +77,13 @@ CASES = [
     "vocabulary must be a Vocabulary or a WordVocabulary, got dict.",
   ),
   (tagged_lines, ("x = 1",), TypeError, "source must be bytes, got 'x = 1'."),
+  (build_vocabulary, ("ab" * 99,), TypeError, f"uint8 array, got '{'ab' * 28}..."),
   (build_vocabulary, ("abc",), TypeError, "text must be bytes or a uint8 array, got 'abc'."),
   (
     build_vocabulary(b"a").encode,
     (np.arange(2),),
     TypeError,
-    "text must be bytes or a uint8 array, got dtype(",
+    "text must be bytes or a uint8 array, got int64[2].",
   ),
   *(
     (function, arguments, TypeError, "source must be a Source, from make_source, got 'a.txt'.")

@@ -102,6 +102,8 @@ def _restore(
     jax.tree.structure(shapes), [arrays[name] for name in _named_leaves(shapes)]
   )
   step = checks.integer("step", about["step"], minimum=0)
+  if step >= 2**31:  # keys and optimizer states count steps in int32
+    raise ValueError(f"step must be below {2**31}, got {step}")
   loss = LOSSES[checks.choice("loss", about["loss"], LOSSES)]
   nonfinite = nonfinite_from_json(about["place"])
   nonfinite_text(nonfinite)  # raises an exception if a field has the wrong type
