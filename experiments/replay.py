@@ -36,12 +36,12 @@ def main(arguments: list[str]) -> None:
   if found and recorded and found._replace(largest=recorded.largest) == recorded:
     print("reproduced.")
     return
-  print(f"not reproduced; the record says: {nonfinite_text(recorded)}")
+  print(exits.printable(f"not reproduced; the record says: {nonfinite_text(recorded)}"))
   here = {"platform": jax.default_backend(), **provenance.versions(provenance.PACKAGES)}
   there = {"platform": about["platform"], **about["versions"]}
   for name, version in there.items():
     if here.get(name) != version:
-      print(f"{name} is {here.get(name)} here; the run used {version}.")
+      print(exits.printable(f"{name} is {here.get(name)} here; the run used {version}."))
   sys.exit(NOT_REPRODUCED)
 
 

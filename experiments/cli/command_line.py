@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,9 @@ import jax
 from absl import app, flags, logging
 
 from experiments.runtime import exits
+
+# Limits on flagfiles, far above what anyone writes.
+_MOST_FLAGFILES, _LONGEST_FLAGFILE = 1000, 2**20
 
 
 @contextlib.contextmanager
@@ -145,7 +149,9 @@ def _show_in_help() -> None:
       flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
-def _expand_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) -> list[str]:
+def _expand_flagfiles(
+  args: Sequence[str], seen: frozenset[Path] = frozenset(), number: Iterator[int] | None = None
+) -> list[str]:
   """Returns the arguments with each `--flagfile` replaced by the flags in its file.
 
   absl would read the files a second time, after our checks, and find a pipe empty.
@@ -154,9 +160,13 @@ def _expand_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) 
     args: arguments, or lines of a flagfile.
     seen: the flagfiles that include these lines, directly or through others; none of them may be
       included again.
+    number: counts the flagfiles that are read. Without a limit, files that each include the next
+      one twice would be read exponentially often.
   Raises:
-    ValueError: if a flagfile is unreadable, includes itself, or has a line that is not a flag.
+    ValueError: if a flagfile is unreadable, includes itself, or has a line that is not a flag, or
+      if there are too many.
   """
+  number = itertools.count(1) if number is None else number
   expanded: list[str] = []
   rest = iter(args)
   for arg in rest:
@@ -171,17 +181,24 @@ def _expand_flagfiles(args: Sequence[str], seen: frozenset[Path] = frozenset()) 
     file = path("--flagfile", value)
     if file in seen:
       raise ValueError(f"--flagfile must not include itself, got {value}.")
-    expanded += _expand_flagfiles(_flagfile_lines(file, value), seen | {file})
+    if next(number) > _MOST_FLAGFILES:
+      raise ValueError(f"--flagfile must include at most {_MOST_FLAGFILES} files, got {value}.")
+    expanded += _expand_flagfiles(_flagfile_lines(file, value), seen | {file}, number)
   return expanded
 
 
 def _flagfile_lines(file: Path, given: str) -> list[str]:
   """Returns the flags in a flagfile; `given` is its path in errors, which are ValueErrors."""
   try:
-    text = file.read_text(encoding="utf-8-sig")
+    with file.open(encoding="utf-8-sig") as opened:
+      text = opened.read(_LONGEST_FLAGFILE + 1)
   except (OSError, UnicodeDecodeError) as error:
     reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
     raise ValueError(f"--flagfile must be a readable file, got '{given}' ({reason}).") from None
+  if len(text) > _LONGEST_FLAGFILE:  # a device may be endless
+    raise ValueError(
+      f"--flagfile must have at most {_LONGEST_FLAGFILE} characters, got more in {given}."
+    )
   lines = []
   # Unlike splitlines, this does not split at characters such as U+2028, which a path may contain.
   for number, line in enumerate(map(str.strip, text.split("\n")), start=1):

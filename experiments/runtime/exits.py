@@ -11,15 +11,24 @@ FAILED = 2
 INTERRUPTED = 130
 
 
+def printable(text: str) -> str:
+  """Returns text in one line, with control characters escaped, as text from a file may hold any.
+
+  A terminal would obey escape sequences, which can hide text or change its settings.
+  """
+  line = " ".join(text.split())
+  return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
 def fail(message: str) -> NoReturn:
   """Ends the program with one line on standard error and exit status 2."""
-  print("error:", " ".join(message.split()), file=sys.stderr)
+  print("error:", printable(message), file=sys.stderr)
   sys.exit(USAGE_ERROR)
 
 
 def warn(message: str) -> None:
-  """Prints a warning on standard error."""
-  print(f"warning: {message}", file=sys.stderr)
+  """Prints a warning, in one line on standard error."""
+  print("warning:", printable(message), file=sys.stderr)
 
 
 def interrupted(message: str = "", status: int = INTERRUPTED) -> NoReturn:

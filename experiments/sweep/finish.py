@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from experiments.runtime import exits
 from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import gathered, round_checkpoints, run_files
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
@@ -30,7 +31,7 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
     pictures = figures.save_all(gradients, metrics, folder / "figures")
   for name, state in diverged.items():
     where = nonfinite_text(nonfinite_from_json(state.get("bad_place")))
-    print(f"diverged at step {state['diverged_step']}: {name}: {where}")
+    print(exits.printable(f"diverged at step {state['diverged_step']}: {name}: {where}"))
   finished = len(states) - len(diverged) - len(failed)
   print(f"Runs: {finished} finished, {len(diverged)} diverged, {len(failed)} failed.")
   _print_failed(failed)
@@ -63,6 +64,6 @@ def finish_shard(folder: Path, ids: Sequence[str], own: Sequence[str]) -> bool:
 def _print_failed(states: Mapping[str, run_files.Status]) -> None:
   """Prints each failed run with the reason, and how to retry failed runs."""
   for name, state in states.items():
-    print(f"failed: {name}: {state['reason']}")
+    print(exits.printable(f"failed: {name}: {state['reason']}"))
   if states:
     print("To retry failed runs, run the same command with --retry_failed.")

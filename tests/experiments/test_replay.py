@@ -281,6 +281,13 @@ def test_a_damaged_or_foreign_file_is_refused_in_one_line(saved, tmp_path, capsy
   assert err.startswith("error: ") and err.count("\n") == 1
 
 
+def test_compressed_arrays_are_not_expanded(saved, tmp_path):
+  path = tmp_path / "replay.npz"
+  np.savez_compressed(path, **{**np.load(io.BytesIO(saved[2])), "more": np.zeros(10**6)})
+  with pytest.raises(ValueError, match="its arrays are larger than the file"):
+    replay_file.load(path)
+
+
 def test_wrong_arguments_are_refused_in_one_line(tmp_path, capsys):
   for arguments in ([], ["a", "b"], [tmp_path / "missing"], [tmp_path]):
     code, _, err = run_replay(capsys, *arguments)

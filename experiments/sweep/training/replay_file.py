@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from experiments.runtime import provenance
+from experiments.runtime import files, provenance
 from experiments.sweep.config.runs import Settings, run_of
 from experiments.sweep.records.record import Snapshot, nonfinite_from_json, nonfinite_text
 from experiments.sweep.training.divergence import DivergedStep, model_of
@@ -59,7 +59,11 @@ def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
     ValueError: if the file is unreadable, damaged, or not a replay file.
   """
   try:
+    files.check_readable(path)
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+      # `to_bytes` does not compress. Compressed arrays could be far larger than their file.
+      if sum(part.file_size for part in archive.zip.infolist()) > path.stat().st_size:
+        raise ValueError("its arrays are larger than the file")
       arrays = {name: archive[name] for name in archive.files}
     about = json.loads(str(arrays["about"]))
     # Suppress NumPy's warning, because `_restore` rejects a learning rate that overflows to inf.

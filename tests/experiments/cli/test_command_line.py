@@ -105,3 +105,13 @@ def test_a_line_that_is_no_flag_is_named_with_its_number(line, parsed, tmp_path)
   (tmp_path / "x.flags").write_text(f"# first\n{line}\n")
   with pytest.raises(ValueError, match=f"got '{line}' in line 2 of "):
     parsed(f"--flagfile={tmp_path / 'x.flags'}")
+
+
+def test_flagfiles_without_end_are_refused(parsed, tmp_path):
+  for i in range(50):
+    (tmp_path / str(i)).write_text(f"--flagfile={tmp_path / str(i + 1)}\n" * 2)
+  (tmp_path / "50").write_text("")
+  with pytest.raises(ValueError, match="--flagfile must include at most 1000 files"):
+    parsed(f"--flagfile={tmp_path / '0'}")
+  with pytest.raises(ValueError, match="--flagfile must have at most 1048576 characters"):
+    parsed("--flagfile=/dev/zero")
