@@ -34,6 +34,7 @@ def errors_in_one_line(files: str) -> Iterator[None]:
   except (ValueError, TypeError) as error:
     exits.fail(str(error))
   except OSError as error:
+    _check_stdout()
     exits.fail(f"{files}: {error}.")
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
     reason = str(error).strip().split("\n")[0]
@@ -118,7 +119,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
 
   def parse(args: Sequence[str]) -> list[str]:
     try:
-      return flags.FLAGS([args[0], *_expand_flagfiles(args[1:])])
+      with _stdout_errors():
+        return flags.FLAGS([args[0], *_expand_flagfiles(args[1:])])
     except (flags.Error, ValueError) as error:
       exits.fail(str(error))
 
@@ -127,18 +129,65 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
     try:
-      main(args[1:])
-      sys.stdout.flush()
+      with _stdout_errors():
+        main(args[1:])
     except KeyboardInterrupt:
       exits.interrupted()
-    except BrokenPipeError:
-      # The process that reads the output, such as `head`, has ended. Python flushes stdout at exit.
-      # This would fail again on the closed pipe, so stdout is redirected to /dev/null.
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-      sys.exit(exits.INTERRUPTED)
+    except (RuntimeError, AssertionError):
+      _check_platforms()
+      raise
 
+  for name in ("stdout", "stderr"):
+    if getattr(sys, name) is None:  # closed by `>&-`
+      setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
   _show_in_help()
   app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _stdout_errors() -> Iterator[None]:
+  """Ends the program if the block's standard output cannot be written."""
+  try:
+    try:
+      yield
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    # The process that reads the output, such as `head`, has ended.
+    _discard_stdout()
+    sys.exit(exits.INTERRUPTED)
+  except OSError:
+    _check_stdout()
+    raise
+
+
+def _check_stdout() -> None:
+  """Ends the program with a one-line message if standard output cannot be written."""
+  try:
+    sys.stdout.flush()  # text whose writing has failed is still in the buffer, if there is one
+    if getattr(sys.stdout, "write_through", False):
+      sys.stdout.write("\n")
+  except BrokenPipeError:
+    raise
+  except OSError as error:
+    _discard_stdout()
+    exits.fail(f"standard output could not be written: {error}.")
+
+
+def _discard_stdout() -> None:
+  """Redirects standard output to /dev/null, because Python flushes it once more at exit."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_platforms() -> None:
+  """Ends the program with a one-line message if JAX_PLATFORMS names no platform to be found."""
+  platforms = os.environ.get("JAX_PLATFORMS")
+  if not platforms:
+    return
+  try:
+    jax.local_devices()
+  except (RuntimeError, AssertionError):
+    exits.fail(f"JAX_PLATFORMS must name a platform of this machine, got '{platforms}'.")
 
 
 def _show_in_help() -> None:

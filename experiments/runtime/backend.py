@@ -38,6 +38,8 @@ def configure(cpus: int | None = None) -> None:
   # Of two equal flags the later one counts.
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PINNED_XLA_FLAGS}"
   jax.config.update("jax_num_cpu_devices", cpus or len(provenance.cores()))
+  # Figures are only written to files, and a notebook's MPLBACKEND may name a module that is absent.
+  os.environ["MPLBACKEND"] = "agg"
   pin_settings()
 
 

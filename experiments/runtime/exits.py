@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import NoReturn
@@ -37,6 +38,7 @@ def interrupted(message: str = "", status: int = INTERRUPTED) -> NoReturn:
   Skips the interpreter's own shutdown, which may crash while a device is still computing.
   """
   print(f"\nInterrupted. {message}".rstrip(), file=sys.stderr)
-  sys.stdout.flush()
+  with contextlib.suppress(OSError):
+    sys.stdout.flush()
   sys.stderr.flush()
   os._exit(status)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 from absl import flags
@@ -115,3 +117,57 @@ def test_flagfiles_without_end_are_refused(parsed, tmp_path):
     parsed(f"--flagfile={tmp_path / '0'}")
   with pytest.raises(ValueError, match="--flagfile must have at most 1048576 characters"):
     parsed("--flagfile=/dev/zero")
+
+
+PROGRAM = """
+import jax
+from experiments.cli import command_line
+from experiments.runtime import backend
+
+def main(arguments):
+  with command_line.errors_in_one_line("FILE could not be written"):
+    print("devices" in arguments and jax.devices())
+
+backend.configure()
+assert not jax.config.jax_debug_nans
+import matplotlib
+assert matplotlib.get_backend() == "agg"
+command_line.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+  ("command", "environment", "status", "error"),
+  [
+    ("{} >&-", {"MPLBACKEND": "unknown", "JAX_DEBUG_NANS": "1"}, 0, ""),
+    ("{} >/dev/full", {}, 2, "error: standard output could not be written: "),
+    (
+      "{} >/dev/full",
+      {"PYTHONUNBUFFERED": "1"},
+      2,
+      "error: standard output could not be written: ",
+    ),
+    ("{} --help >/dev/full", {}, 2, "error: standard output could not be written: "),
+    ("{} --help | true; exit ${{PIPESTATUS[0]}}", {}, 130, ""),
+    (
+      "{} devices",
+      {"JAX_PLATFORMS": "nowhere"},
+      2,
+      "error: JAX_PLATFORMS must name a platform of ",
+    ),
+  ],
+)
+def test_odd_environments_end_with_a_line_or_do_not_matter(
+  command, environment, status, error, tmp_path
+):
+  (tmp_path / "program.py").write_text(PROGRAM)
+  shell = command.format(f"{sys.executable} {tmp_path / 'program.py'}")
+  path = os.pathsep.join([os.getcwd(), *sys.path])
+  ended = subprocess.run(
+    ["bash", "-c", shell],
+    env={**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": path, **environment},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert ended.returncode == status, ended.stderr
+  assert ended.stderr.startswith(error) and ended.stderr.count("\n") == (error != "")
