@@ -21,7 +21,7 @@ Without differentiation, `scan` runs a plain `lax.scan`. Under reverse-mode diff
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -163,7 +163,16 @@ def backward(
   return jax.tree.map(jnp.add, params_bar, held_bar), carry_bar, stream_bar, probe_bar
 
 
-_run.defvjp(forward, backward)
+def _always_traced(run: Callable[..., PyTree]) -> Callable[..., PyTree]:
+  """Returns `run(loop, *arrays)`, traced even where the arrays are concrete.
+
+  Both passes must see the step that the plan was made from. JAX leaves out operations on concrete
+  arrays, such as a cast of the params in an eager call, and that changes the residuals.
+  """
+  return lambda loop, *arrays: jax.jit(functools.partial(run, loop), inline=True)(*arrays)
+
+
+_run.defvjp(_always_traced(forward), _always_traced(backward))
 
 
 def recurrent_gradient(

@@ -99,6 +99,27 @@ def test_values_gradients_and_norms_are_those_of_the_plain_loop(x64, name, optio
   chex.assert_trees_all_close(everything(False), everything(True), rtol=rtol, atol=0.05 * rtol)
 
 
+def late_product():
+  """Returns an Elman cell with its recurrent product in `update`, by a kernel that is cast."""
+  cell = make_cell("elman", H)
+
+  def update(params, carry, drive, recurrent):
+    return jnp.tanh(drive + recurrent + carry @ jnp.asarray(params["w_h"], jnp.float64))
+
+  return cell._replace(recur=lambda params, carry: jnp.zeros_like(carry), update=update)
+
+
+def test_eager_gradients_are_those_under_jit(x64):
+  cell = late_product()
+  params = draw(1, jax.eval_shape(lambda: cell.init(jax.random.key(0), D, float)))
+  xs = draw(3, jax.ShapeDtypeStruct((T, B, D), float))
+
+  def gradients(params, xs):
+    return jax.grad(lambda params, xs: score(unroll(cell, params, xs)), (0, 1))(params, xs)
+
+  chex.assert_trees_all_close(gradients(params, xs), jax.jit(gradients)(params, xs), rtol=1e-11)
+
+
 # Each kind of cell is tested once. Each direction is tested with one gated and one ungated cell.
 @pytest.mark.parametrize(
   ("time", "name"),
