@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> None:
     console = Console(width=180)
   results = Results(_configure(threads))
   report.print_machine(console, results.machine)
-  try:
+  with command_line.errors_in_one_line("--output_dir could not be written"):
     folder.mkdir(parents=True, exist_ok=True)
     for row in _rows():
       measurements = list(
@@ -125,8 +125,6 @@ def main(arguments: list[str]) -> None:
     _save(results, folder)
     with files.replacing(folder / "benchmark.png") as draft:
       report.picture(results).savefig(draft, format="png", dpi=150)
-  except OSError as error:
-    exits.fail(f"--output_dir could not be written: {error}.")
   console.print(f"All numbers are in {folder / 'benchmark.json'}, the picture in the same folder.")
 
 
