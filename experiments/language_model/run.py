@@ -17,7 +17,7 @@ from experiments.language_model.resume import ResumePoint
 from experiments.language_model.settings import Settings, make_model
 from experiments.language_model.texts import Texts
 from experiments.language_model.training import Chunk, Evaluation, best_evaluation, train
-from experiments.runtime import signals
+from experiments.runtime import exits, signals
 from rnn_jax.checkpoints import Series
 from rnn_jax.types import Params
 
@@ -105,6 +105,12 @@ class _Record:
     self.evaluations = resume.past_evaluations(point, self._texts.held_out is not None)
     self.best, self.resumed_at = point.best, int(point.training.state.step)
     print(f"Resuming after {self.resumed_at} updates.")
+    is_evaluated = self._texts.held_out is not None and len(self.evaluations) > 0
+    if is_evaluated and trained_model.began_with_lanes(self._folder):
+      exits.warn(
+        f"held-out losses up to update {self.evaluations[-1].step} may be too high: version 0.1.0 "
+        "read the text in lanes, each from a new carry."
+      )
     best = best_evaluation(self.evaluations)
     if best is not None:  # the folder's params may be newer than the checkpoint, or missing
       trained_model.save_best(self._folder, best.step, self.best)

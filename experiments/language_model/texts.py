@@ -68,10 +68,10 @@ def read_texts(settings: Settings, vocabulary: Vocabulary | WordVocabulary | Non
     )
   train, held_out = (make_source(corpus._replace(text=part), vocabulary) for part in parts)
   size = len(held_out.symbols)
-  if settings.validation_share > 0 and size <= settings.batch_size:
+  if settings.validation_share > 0 and size < 2:
     raise ValueError(
-      f"validation_share must hold out more than batch_size = {settings.batch_size} tokens, "
-      f"got {size} of {len(train.symbols) + size}."
+      f"validation_share must hold out at least 2 tokens, or be 0, got {size} of "
+      f"{len(train.symbols) + size}."
     )
   read = make_reader(
     settings.reading, train, settings.batch_size, settings.window, CHUNK, settings.seed

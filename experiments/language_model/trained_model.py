@@ -101,11 +101,17 @@ def metadata(texts: Texts, baseline: float) -> dict[str, object]:
       "held_out": 0 if held_out is None else len(held_out.symbols),
     },
     "baseline": baseline,
+    "evaluation": "one stream",  # version 0.1.0, which has no such entry, read lanes in parallel
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "versions": provenance.versions((*provenance.PACKAGES, "orbax-checkpoint")),
     "devices": [str(device) for device in jax.local_devices()],
     "git": provenance.git(),
   }
+
+
+def began_with_lanes(folder: Path) -> bool:
+  """Returns whether version 0.1.0, which evaluated in lanes, began the training in a folder."""
+  return "evaluation" not in files.read_json(folder / "model.json")
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -239,7 +245,7 @@ def _settings(saved: Mapping[str, Any]) -> Settings:
   # A model.json that was saved before cells had options lacks this entry.
   layers["options"] = tuple((name, value) for name, value in layers.get("options", ()))
   settings = Settings(**{**saved, "layers": Layers(**layers)})
-  # `--evaluate` uses these two; the network checks all other sizes.
+  # The network checks all other sizes.
   for name in ("window", "batch_size"):
     checks.integer(name, getattr(settings, name))
   return settings

@@ -1,7 +1,8 @@
-"""Training and evaluation of a language model, with each batch split over the local devices.
+"""Training of a language model, with each batch split over the local devices, and its evaluation.
 
 Each of the B examples of a batch is a lane: a stream of windows with its own carry, which is passed
-from window to window. Each of `count` devices has B / count lanes, its share of the batch.
+from window to window. Each of `count` devices has B / count lanes, its share of the batch. One
+device evaluates, so that a held-out loss does not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from rnn_jax.windows import train_windows
 
 Tree = TypeVar("Tree")
 Carries = tuple[Carry, ...]  # one carry per layer
+
+# Time steps per call of the evaluation. Longer windows are no faster: the carry is passed on step
+# by step, and the logits no longer fit into a CPU's cache.
+_EVALUATION_WINDOW = 512
 
 
 class Evaluation(NamedTuple):
@@ -128,7 +133,7 @@ def train(
   state, carries = spread(initial, devices)
   losses, norms = list(start.losses), list(start.grad_norms)
   advance = map_runs(functools.partial(_advance, settings, model, count), devices)
-  evaluate = make_evaluate(model, settings, settings.batch_size)
+  evaluate = make_evaluate(model, settings)
   shares = _Share(np.full(count, settings.seed, np.uint32), np.arange(count, dtype=np.uint32))
   clock_zero = math.nan
 
@@ -150,7 +155,8 @@ def train(
       held_out_loss = None if held_out is None else evaluate(params, held_out)
       mean, largest = float(np.mean(losses)), float(max(norms))
       evaluation = Evaluation(step, mean, largest, held_out_loss, seconds, params)
-      losses, norms = [], []
+      if step % settings.evaluate_every == 0:
+        losses, norms = [], []
     yield Chunk(step, latest, evaluation, progress)
     if not finite:
       return
@@ -165,34 +171,29 @@ def progress_like(settings: Settings, model: DeepRNN, step: int) -> Progress:
   return Progress(state, carries, kept, kept, np.float64(0))
 
 
-def make_evaluate(
-  model: DeepRNN, settings: Settings, batch_size: int
-) -> Callable[[Params, Source], float]:
+def make_evaluate(model: DeepRNN, settings: Settings) -> Callable[[Params, Source], float]:
   """Returns a function that computes a text's mean loss in nats per token.
 
-  The text is read in contiguous lanes, with the carry passed from window to window. A model
-  trained on single lines (`reading="lines"`) starts each line from a new carry, as in training.
+  The text is read as one stream from its start, with one carry, so that the loss depends on nothing
+  but params and text. Every token counts except the first, which has no predecessor. A model
+  trained on single lines (`reading="lines"`) starts each line from a new carry, as in training; it
+  predicts the first token, too, from an `<eos>`.
 
   Args:
     model: the network.
     settings: the settings that it was trained with.
-    batch_size: number of lanes.
   Returns:
     `evaluate(params, text) -> loss`; it is compiled only once, even for texts of different lengths.
   """
-  devices = devices_for(batch_size)
-  count = len(devices)
-  run = map_runs(functools.partial(_evaluate, model, count), devices)
+  run = jax.jit(functools.partial(_evaluate, model))
   by_line = settings.reading == LINES
 
   def evaluate(params: Params, source: Source) -> float:
-    lanes = model.initial_carries(batch_size // count)
-    lanes = jax.tree.map(lambda a: np.zeros((count, *a.shape), a.dtype), lanes)
-    repeated, carries = spread((_repeat(params, count), lanes), devices)
-    total = tokens = 0.0
-    for windows in evaluation_windows(source, batch_size, settings.window, CHUNK, by_line):
-      carries, (loss, number) = run(repeated, carries, windows)
-      total, tokens = total + float(loss[0]), tokens + float(number[0])
+    params, carries = jax.device_put(params), model.initial_carries(1)
+    total, tokens = 0.0, 0
+    for windows in evaluation_windows(source, 1, _EVALUATION_WINDOW, 1, by_line):
+      carries, loss = run(params, carries, windows)
+      total, tokens = total + float(loss), tokens + int(np.sum(windows.mask))
     return total / tokens
 
   return evaluate
@@ -288,11 +289,9 @@ def _advance(
 
 
 def _evaluate(
-  model: DeepRNN, count: int, params: Params, carries: Carries, windows: Windows
-) -> tuple[Carries, tuple[Float[Array, ""], Float[Array, ""]]]:
-  """Returns this device's carries, and the summed loss and token count over all `count` devices."""
-  part = shard(windows, count)
+  model: DeepRNN, params: Params, carries: Carries, windows: Windows
+) -> tuple[Carries, Float[Array, ""]]:
+  """Returns the carries after a window, and the loss summed over its valid steps."""
   apply: Callable[..., Any] = model.apply
-  carries, logits = apply({"params": params}, part.tokens, carries, resets=part.resets)
-  losses = jnp.where(part.mask, cross_entropy(logits, part.targets), 0.0)
-  return carries, psum((jnp.sum(losses), jnp.sum(part.mask, dtype=losses.dtype)), count)
+  carries, logits = apply({"params": params}, windows.tokens, carries, resets=windows.resets)
+  return carries, jnp.sum(jnp.where(windows.mask, cross_entropy(logits, windows.targets), 0.0))

@@ -237,7 +237,9 @@ def evaluation_windows(
 
   The caller must pass the carry from each window to the next. Every token of the text is a target
   once, except the very first, which has no predecessor, and the last (N − 1) mod B, which would
-  make the lanes unequal. The last batch is filled up with steps whose mask is False.
+  make the lanes unequal. If `by_line`, the first token is a target, too, of an <eos> before it, and
+  only the last N mod B tokens are left out. The last batch is filled up with steps whose mask is
+  False.
 
   Args:
     source: a text of N tokens, from `make_source`.
@@ -257,20 +259,24 @@ def evaluation_windows(
   size = len(source.symbols)
   if size <= batch_size:
     raise ValueError(f"batch_size must be below the {size} tokens of the text, got {batch_size}.")
-  lane = (size - 1) // batch_size
-  return _whole(source, batch_size, lane, window * count, source.eos if by_line else None)
+  reset_at = source.eos if by_line else None
+  targets = size - 1 if reset_at is None else size
+  return _whole(source, batch_size, targets // batch_size, window * count, reset_at)
 
 
 def _whole(
   source: Source, batch_size: int, lane: int, together: int, reset_at: int | None
 ) -> Iterator[Windows]:
+  first = 0 if reset_at is None else -1  # the input before the text's first token is an <eos>
   for start in range(0, lane, together):
     steps = np.arange(start, start + together)[:, None]
-    positions = np.minimum(steps, lane - 1) + lane * np.arange(batch_size)
+    positions = first + np.minimum(steps, lane - 1) + lane * np.arange(batch_size)
     valid = np.broadcast_to(steps < lane, positions.shape)
     windows = _windows(source, positions, np.broadcast_to(steps == 0, positions.shape))
-    new = False if reset_at is None else windows.tokens == reset_at
-    yield windows._replace(mask=valid, resets=windows.resets | new)
+    if reset_at is not None:
+      tokens = np.where(positions < 0, np.int32(reset_at), windows.tokens)
+      windows = windows._replace(tokens=tokens, resets=windows.resets | (tokens == reset_at))
+    yield windows._replace(mask=valid)
 
 
 def _windows(

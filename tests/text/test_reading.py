@@ -162,11 +162,17 @@ def test_evaluation_targets_every_token_once(size, batch_size):
   assert size - 1 - len(targets) == (size - 1) % batch_size
 
 
-def test_evaluation_by_line_resets_the_carry_at_every_line():
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_evaluation_by_line_starts_every_line_from_eos_with_a_new_carry(batch_size):
   source = lines_of(LINES)
-  at_once, by_line = (next(evaluation_windows(source, 2, 5, 3, by)) for by in (False, True))
-  np.testing.assert_array_equal(by_line.resets, at_once.resets | (by_line.tokens == source.eos))
-  assert by_line.resets.sum() > at_once.resets.sum()
+  read = list(evaluation_windows(source, batch_size, 5, 3, by_line=True))
+  tokens, targets, mask, resets = (np.concatenate(parts) for parts in zip(*read, strict=True))
+  lane = len(LINES) // batch_size
+  text = source.encode(source.symbols)[: lane * batch_size]
+  np.testing.assert_array_equal(targets.T[mask.T], text)
+  np.testing.assert_array_equal(tokens.T[mask.T], [source.eos, *text[:-1]])
+  starts = np.arange(len(tokens))[:, None] == 0
+  np.testing.assert_array_equal(resets, starts | (tokens == source.eos))
 
 
 def test_split_holds_out_the_last_share():

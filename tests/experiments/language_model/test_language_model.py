@@ -18,8 +18,11 @@ from experiments.language_model.sample import sample
 from experiments.language_model.texts import read_texts
 from experiments.language_model.training import Chunk, Evaluation, make_evaluate
 from rnn_jax.losses import cross_entropy
+from rnn_jax.text import split
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+DONE = Evaluation(40, 1.0, 1.0, 1.0, 1.0, {"w": np.zeros(2, np.float32)})
 
 
 def test_training_beats_token_frequencies_and_writes_every_file(folder, kind):
@@ -48,18 +51,31 @@ def test_training_beats_token_frequencies_and_writes_every_file(folder, kind):
     assert best["bits_per_character"] == pytest.approx(bits, rel=1e-5)
 
 
-def test_loaded_model_has_the_recorded_held_out_loss(folder, text):
-  """Reading each held-out lane in one long window gives the loss in result.json."""
+def test_the_held_out_loss_is_that_of_one_stream(folder, tmp_path, program, capfd):
+  """`--evaluate` and a single long window, with one carry, have the loss in result.json."""
   trained = trained_model.load(folder)
-  settings = trained.settings
-  tokens = trained.vocabulary.encode(TEXT).astype(np.int32)
-  held_out = tokens[len(tokens) - int(settings.validation_share * len(tokens)) :]
-  lane = (len(held_out) - 1) // settings.batch_size
-  places = np.arange(lane)[:, None] + lane * np.arange(settings.batch_size)
-  _, logits = jax.jit(trained.model.apply)(trained.variables, held_out[places])
-  loss = np.mean(cross_entropy(logits, held_out[places + 1]))
-  result = json.loads((folder / "result.json").read_text())
-  assert loss == pytest.approx(result["best"]["validation_loss"], rel=1e-4)
+  recorded = json.loads((folder / "result.json").read_text())["best"]["validation_loss"]
+  source = read_texts(trained.settings, trained.vocabulary).held_out
+  assert (
+    make_evaluate(trained.model, trained.settings)(trained.variables["params"], source) == recorded
+  )
+  tokens = source.encode(source.symbols)[:, None]
+  _, logits = jax.jit(trained.model.apply)(trained.variables, tokens[:-1])
+  assert np.mean(cross_entropy(logits, tokens[1:])) == pytest.approx(recorded, rel=1e-5)
+  path = tmp_path / "held_out.txt"
+  path.write_bytes(split(np.frombuffer(TEXT, np.uint8), 0.1)[1].tobytes())
+  assert program(f"--output_dir={folder}", f"--evaluate={path}") == 0
+  assert f"{len(tokens)} tokens of {path}: {recorded:.4f} nats," in capfd.readouterr().out
+
+
+def test_little_held_out_text_is_a_warning(program, text, tmp_path, capfd, monkeypatch):
+  monkeypatch.setattr(run, "train", lambda *_: iter([Chunk(40, 1.0, DONE, None)]))
+  flags = (*SMALL, f"--corpus={text}", "--schedule=cosine")
+  for share, warns in ((0.1, True), (0.5, False), (0, False)):
+    assert (
+      program(*flags, f"--validation_share={share}", f"--output_dir={tmp_path / str(share)}") == 0
+    )
+    assert ("since only 260 tokens are held out" in capfd.readouterr().err) == warns
 
 
 @CHARACTERS
@@ -70,12 +86,12 @@ def test_a_model_of_single_lines_starts_each_line_from_a_new_carry(folder):
   source = read_texts(settings, trained.vocabulary).held_out._replace(
     symbols=np.frombuffer(text, np.uint8)
   )
-  tokens = trained.vocabulary.encode(text).astype(np.int32)[:, None]
+  tokens = trained.vocabulary.encode(b"\n" + text).astype(np.int32)[:, None]
   resets = tokens == trained.vocabulary.eos
   apply = jax.jit(trained.model.apply)
   _, logits = apply(trained.variables, tokens[:-1], resets=resets[:-1])
   loss = float(np.mean(cross_entropy(logits, tokens[1:])))
-  evaluate = make_evaluate(trained.model, settings, 1)
+  evaluate = make_evaluate(trained.model, settings)
   assert evaluate(trained.variables["params"], source) == pytest.approx(loss, rel=1e-5)
   lines = trained._replace(settings=settings)
   after = [

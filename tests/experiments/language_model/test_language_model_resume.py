@@ -222,6 +222,17 @@ def test_the_unfinished_training_of_a_different_model_is_not_replaced(
   assert contents(stopped) == before
 
 
+def test_resuming_a_training_of_version_0_1_0_says_how_its_losses_were_computed(
+  stopped, program, capfd, monkeypatch
+):
+  about = json.loads((stopped / "model.json").read_text())
+  del about["evaluation"]
+  (stopped / "model.json").write_text(json.dumps(about))
+  monkeypatch.setattr(run, "train", lambda *_: iter(()))
+  assert program(f"--output_dir={stopped}") == 0
+  assert "held-out losses up to update 50 may be too high: version 0.1.0" in capfd.readouterr().err
+
+
 def test_a_changed_text_makes_a_different_model(stopped, program, capfd, tmp_path, text):
   path = Path(text.removeprefix("--corpus="))
   path.write_bytes(TEXT.replace(b"sat", b"lay"))
