@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> None:
         _print_loss(trained_model.load(folder), command_line.path("--evaluate", values.evaluate))
       else:
         settings = language_flags.from_flags()
-        trained_model.check_folder(folder, values.overwrite)
+        trained_model.check_folder(folder, settings.steps, values.overwrite)
         with command_line.errors_name_flags():
           texts = read_texts(settings)
         settings = language_flags.with_matched_width(settings, texts.vocabulary.size)
@@ -116,20 +116,20 @@ def main(arguments: list[str]) -> None:
 
 
 def _train(settings: Settings, texts: Texts, folder: Path) -> None:
-  """Trains a model, or resumes its training, and prints the outcome.
+  """Trains a model, resumes its training or trains it further, and prints the outcome.
 
   The caller must hold the folder's lock.
   """
   overwrite = flags.FLAGS.overwrite
   # Checks again now that the lock is held, because another process may have trained here meanwhile.
-  trained_model.check_folder(folder, overwrite)
+  trained_model.check_folder(folder, settings.steps, overwrite)
   recorded = trained_model.with_recorded_path(settings, texts.corpus, folder)
   configuration = trained_model.configuration(recorded, texts.corpus)
   point = None
   if trained_model.can_resume(folder, configuration, overwrite):
     settings = recorded
     model = make_model(settings, texts.vocabulary.size)
-    point = resume.newest(folder / "unfinished", configuration, settings, model)
+    point = resume.newest(folder, configuration, settings, model)
   with tempfile.TemporaryFile(dir=folder):
     pass  # checks now, rather than after the training, that the folder can be written to
   baseline = unigram_loss(texts.train, texts.vocabulary.size)

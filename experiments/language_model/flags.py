@@ -104,7 +104,13 @@ TABLE = (
     "longer lines are skipped.",
   ),
   Flag("batch_size", "32", integer("batch_size"), "Number of windows in a batch."),
-  Flag("steps", "1000", _multiple("steps"), f"Number of updates, a multiple of {CHUNK}."),
+  Flag(
+    "steps",
+    "1000",
+    _multiple("steps"),
+    f"Number of updates, a multiple of {CHUNK}. With more than before, and all other settings "
+    "unchanged, a finished model is trained further.",
+  ),
   Flag(
     "optimizer", "adam", choice("optimizer", OPTIMIZERS), f"Optimizer: {', '.join(OPTIMIZERS)}."
   ),

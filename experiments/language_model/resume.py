@@ -1,4 +1,4 @@
-"""The contents of an unfinished training's checkpoint, and the search for the newest intact one."""
+"""The contents of a training's checkpoint, and the search for the one to resume from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from experiments.language_model import trained_model
 from experiments.language_model.settings import Settings
 from experiments.language_model.training import Evaluation, Progress, progress_like
 from experiments.runtime import exits
@@ -19,7 +20,7 @@ from rnn_jax.types import Params
 
 
 class ResumePoint(NamedTuple):
-  """The pytree in a checkpoint, with everything that an interrupted training needs to resume.
+  """The pytree in a checkpoint, with everything that training needs to resume.
 
   A field must not be renamed, because its name is part of the leaves' names in old checkpoints.
 
@@ -47,27 +48,41 @@ def resume_point(
 def newest(
   folder: Path, configuration: Mapping[str, object], settings: Settings, model: DeepRNN
 ) -> ResumePoint | None:
-  """Returns the contents of the newest intact checkpoint in a folder; None if there is none.
+  """Returns the contents of the checkpoint to resume from; None if there is none.
 
-  A warning is printed for each damaged checkpoint.
+  An unfinished training resumes from its newest intact checkpoint; a warning is printed for each
+  damaged one. A finished training resumes from its final state.
 
+  Args:
+    folder: the model's folder, for which `trained_model.can_resume` is True.
+    configuration: the configuration of the settings.
+    settings: how to train.
+    model: the network.
   Raises:
-    ValueError: if a checkpoint has a different configuration.
+    ValueError: if a checkpoint has a different configuration, or the final state of a finished
+      training is damaged.
   """
+  finished = trained_model.is_finished(folder)
 
   def like(step: int) -> ResumePoint:
     progress = progress_like(settings, model, step)
     rows = np.zeros((step // settings.evaluate_every, 5))
     return ResumePoint(progress, rows, progress.state.params)
 
-  saved = checkpoints.newest(folder, configuration, like)
+  saved = None if finished else checkpoints.newest(folder / "unfinished", configuration, like)
+  if saved is None:
+    saved = checkpoints.newest(folder / "final", {}, like)
   if saved is None:
     return None
+  if finished and saved.step is None:
+    raise ValueError(f"{saved.damaged[0]} Pass --overwrite to train from the start.")
   for message in saved.damaged:
     exits.warn(message)
   if saved.step is None:
     exits.warn("no intact checkpoint is left; training starts over.")
-  return saved.tree
+  # A process that was killed while it finished may have left the final state of all steps, which
+  # lacks the last evaluation.
+  return None if saved.step == settings.steps else saved.tree
 
 
 def past_evaluations(point: ResumePoint, held_out: bool) -> list[Evaluation]:

@@ -42,7 +42,7 @@ def train_in_folder(
     texts: the texts to train and evaluate on.
     folder: the model's folder.
     metadata: entries of model.json in addition to settings and vocabulary.
-    resumed_from: contents of an interrupted training's checkpoint; None to start from fresh params.
+    resumed_from: contents of the checkpoint to resume from; None to start from fresh params.
     checkpoint_every: number of updates between checkpoints.
     stop: callable that returns True once training must stop early.
   Returns:
@@ -61,14 +61,26 @@ def train_in_folder(
     report("compiling", saved, None)
     for chunk in train(settings, model, texts.read, texts.held_out, initial):
       report("training", chunk.step, chunk.loss)
-      is_done = chunk.step == settings.steps or not math.isfinite(chunk.loss)
+      is_finite = math.isfinite(chunk.loss)
+      is_done = chunk.step == settings.steps or not is_finite
       stopping = stop() and not is_done
       is_due = stopping or (chunk.step - saved >= checkpoint_every and not is_done)
+      before = list(record.evaluations), record.best
       record.add(chunk, is_due)
+      # The last evaluation is left out if it is due only because training ends here: more steps
+      # then give what they would have given at once.
+      is_regular = chunk.step % settings.evaluate_every == 0
+      evaluations, best = (record.evaluations, record.best) if is_regular else before
       if is_due:
-        point = resume.resume_point(chunk.progress(), record.evaluations, record.best)
+        point = resume.resume_point(chunk.progress(), evaluations, best)
         series.save(chunk.step, point, configuration)
         saved = chunk.step
+      # No steps can be added to a model that diverged, or whose schedule depends on their number.
+      last = chunk.evaluation
+      can_continue = is_finite and last is not None and math.isfinite(last.selection_loss)
+      if is_done and can_continue and settings.schedule == "constant":
+        point = resume.resume_point(chunk.progress(), evaluations, best)
+        trained_model.save_final(folder, chunk.step, point)
       if stopping:
         series.wait()
         raise Stopped
@@ -102,6 +114,7 @@ class _Record:
       self._resume(point)
 
   def _resume(self, point: ResumePoint) -> None:
+    trained_model.record_steps(self._folder, self._settings, as_flagfile(self._settings))
     self.evaluations = resume.past_evaluations(point, self._texts.held_out is not None)
     self.best, self.resumed_at = point.best, int(point.training.state.step)
     print(f"Resuming after {self.resumed_at} updates.")

@@ -5,6 +5,7 @@ language_model.flags   pass it as --flagfile to train the same model again
 metrics.jsonl          one line per evaluation
 checkpoints/STEP       params of the best evaluation so far
 unfinished/STEP        checkpoints to resume from; deleted once training has finished
+final/STEP             the training state after the last update, from which more steps continue
 training.png           the loss curve
 result.json            the outcome; present once training has finished
 .lock                  held by the process that trains the model
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from experiments.language_model.settings import Settings, make_model
 from experiments.language_model.texts import Texts
@@ -47,6 +49,7 @@ _OURS = (
   "metrics.jsonl",
   "checkpoints",
   "unfinished",
+  "final",
   "training.png",
   "result.json",
   ".lock",
@@ -109,17 +112,23 @@ def metadata(texts: Texts, baseline: float) -> dict[str, object]:
   }
 
 
+def is_finished(folder: Path) -> bool:
+  """Returns whether a folder holds a model whose training has finished."""
+  return (folder / "result.json").exists()
+
+
 def began_with_lanes(folder: Path) -> bool:
   """Returns whether version 0.1.0, which evaluated in lanes, began the training in a folder."""
   return "evaluation" not in files.read_json(folder / "model.json")
 
 
-def check_folder(folder: Path, overwrite: bool) -> None:
-  """Checks that a model may be trained in a folder.
+def check_folder(folder: Path, steps: int, overwrite: bool) -> None:
+  """Checks that a model may be trained in a folder for a number of steps.
 
   Raises:
-    ValueError: if `folder` is a file, holds files but no model, holds a trained model while
-      `overwrite` is False, or contains symbolic links in place of a model's files.
+    ValueError: if `folder` is a file, holds files but no model, holds a model that was trained for
+      at least as many steps while `overwrite` is False, or contains symbolic links in place of a
+      model's files.
   """
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
@@ -132,38 +141,74 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         "--output_dir must be a new or empty folder, or the folder of a language model, got "
         f"{folder}."
       )
-  elif (folder / "result.json").exists() and not overwrite:
-    raise ValueError(
-      f"--output_dir already holds a trained model, {folder}. Pass --sample or --evaluate to use "
-      "it, or --overwrite to replace it."
-    )
+  elif is_finished(folder) and not overwrite:
+    try:
+      has_more = steps > _recorded(folder)["steps"]
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged model
+      has_more = False
+    if not has_more:
+      raise ValueError(
+        f"--output_dir already holds a trained model, {folder}. Pass --sample or --evaluate to use "
+        "it, more --steps to train it further, or --overwrite to replace it."
+      )
 
 
 def can_resume(folder: Path, wanted: Mapping[str, object], overwrite: bool) -> bool:
-  """Returns whether a folder holds an unfinished training of the wanted configuration.
+  """Returns whether the training in a folder can be resumed for the wanted configuration.
+
+  This is an unfinished training of this configuration, or a finished one of fewer steps.
 
   Args:
     folder: a folder that has passed `check_folder`.
     wanted: the configuration of the training to resume, from `configuration`.
-    overwrite: whether a different model's unfinished training may be replaced.
+    overwrite: whether a finished model, or a different model's unfinished training, may be
+      replaced.
   Raises:
-    ValueError: if the folder holds a different model's unfinished training, and `overwrite` is
-      False; the message names the first difference.
+    ValueError: if `overwrite` is False, and the folder holds a different model, or a finished model
+      that cannot be trained further; the message says why.
   """
-  if not (folder / "model.json").exists() or (folder / "result.json").exists():
+  finished, steps = is_finished(folder), wanted["steps"]
+  has_final = (folder / "final").exists()
+  if not (folder / "model.json").exists() or (finished and overwrite):
     return False
+  is_longer = False
   try:
-    saved = files.read_json(folder / "model.json")
-    found = {**saved["settings"], "corpus_sha256": saved["corpus"]["sha256"]}
-    difference = checkpoints.difference(found, wanted)
+    found = _recorded(folder)
+    # A process may have been killed in `record_steps`, or before its first checkpoint.
+    was_finished = has_final and not (folder / "unfinished").exists()
+    if finished or was_finished:
+      is_longer = steps > found["steps"]
+    difference = checkpoints.difference({**found, "steps": steps} if is_longer else found, wanted)
   except (ValueError, KeyError, TypeError):
     difference = "model.json is damaged"
-  if difference is not None and not overwrite:
-    raise ValueError(
-      f"--output_dir holds the unfinished training of a different model, {folder}: its "
-      f"{difference}. Pass --overwrite to replace it, or choose another --output_dir."
+  if overwrite:
+    return difference is None and not is_longer
+  if difference is not None:
+    kind = (
+      "a different trained model" if finished else "the unfinished training of a different model"
     )
-  return difference is None
+    raise ValueError(
+      f"--output_dir holds {kind}, {folder}: its {difference}. Pass --overwrite to replace it, or "
+      "choose another --output_dir."
+    )
+  if is_longer and wanted["schedule"] == "cosine":
+    raise ValueError(
+      f"--steps must stay {found['steps']} with --schedule=cosine, whose learning rate has decayed "
+      f"to 0 by then, got {steps}. Pass --overwrite to train from the start."
+    )
+  if is_longer and not has_final:
+    raise ValueError(
+      f"--output_dir must hold the final training state if it is to be trained further; {folder} "
+      "does not, because its training diverged or is of version 0.1.0. Pass --overwrite to train "
+      "from the start."
+    )
+  return True
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+  """Returns the configuration of the model in a folder, from its model.json."""
+  saved = files.read_json(folder / "model.json")
+  return {**saved["settings"], "corpus_sha256": saved["corpus"]["sha256"]}
 
 
 def start(
@@ -176,7 +221,7 @@ def start(
   """Writes model.json and the flagfile of a new model, after deleting an earlier model's files."""
   for name in ("result.json", "metrics.jsonl", "training.png"):
     (folder / name).unlink(missing_ok=True)
-  for name in ("checkpoints", "unfinished"):
+  for name in ("checkpoints", "unfinished", "final"):
     shutil.rmtree(folder / name, ignore_errors=True)
   saved = {
     "kind": KIND,
@@ -188,6 +233,23 @@ def start(
   files.write_text(folder / "language_model.flags", flagfile)
 
 
+def record_steps(folder: Path, settings: Settings, flagfile: str) -> None:
+  """Writes a new number of steps to model.json and the flagfile; the model becomes unfinished.
+
+  If model.json already has the settings' number of steps, this function does nothing.
+  """
+  saved = files.read_json(folder / "model.json")
+  if saved["settings"]["steps"] == settings.steps:
+    return
+  # A process that was killed while it finished may have left these checkpoints of fewer steps.
+  shutil.rmtree(folder / "unfinished", ignore_errors=True)
+  for name in ("result.json", "training.png"):
+    (folder / name).unlink(missing_ok=True)
+  saved["settings"]["steps"] = settings.steps
+  files.write_text(folder / "language_model.flags", flagfile)
+  files.write_json(folder / "model.json", saved)
+
+
 def write_metrics(folder: Path, entries: Sequence[Mapping[str, object]]) -> None:
   """Writes all entries to metrics.jsonl, one per line, replacing the file."""
   files.write_text(folder / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in entries))
@@ -195,8 +257,17 @@ def write_metrics(folder: Path, entries: Sequence[Mapping[str, object]]) -> None
 
 def save_best(folder: Path, step: int, params: Params) -> None:
   """Saves the params of the best evaluation so far, then deletes the previously saved params."""
-  with contextlib.closing(checkpoints.Series(folder / "checkpoints", keep=1)) as series:
-    series.save(step, params, {})
+  _save_only(folder / "checkpoints", step, params)
+
+
+def save_final(folder: Path, step: int, state: PyTree) -> None:
+  """Saves the training state after the last update, then deletes an earlier one."""
+  _save_only(folder / "final", step, state)
+
+
+def _save_only(folder: Path, step: int, tree: PyTree) -> None:
+  with contextlib.closing(checkpoints.Series(folder, keep=1)) as series:
+    series.save(step, tree, {})
 
 
 def finish(folder: Path, result: Mapping[str, object]) -> None:

@@ -155,6 +155,8 @@ def train(
       held_out_loss = None if held_out is None else evaluate(params, held_out)
       mean, largest = float(np.mean(losses)), float(max(norms))
       evaluation = Evaluation(step, mean, largest, held_out_loss, seconds, params)
+      # Otherwise training ends here. If it is resumed for more steps, the next evaluation is of
+      # these updates, too.
       if step % settings.evaluate_every == 0:
         losses, norms = [], []
     yield Chunk(step, latest, evaluation, progress)

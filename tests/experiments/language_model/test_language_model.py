@@ -27,7 +27,8 @@ DONE = Evaluation(40, 1.0, 1.0, 1.0, 1.0, {"w": np.zeros(2, np.float32)})
 
 def test_training_beats_token_frequencies_and_writes_every_file(folder, kind):
   names = {path.name for path in folder.iterdir()}
-  assert names == {
+  assert ("final" in names) == (kind == "characters")  # the words' schedule depends on --steps
+  assert names - {"final"} == {
     "model.json",
     "language_model.flags",
     "metrics.jsonl",

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("optax_promotion")
     ),
     (("--sample", "--evaluate=x"), "--sample and --evaluate must not be given together."),
     (("--evaluate=/nowhere",), "--evaluate: corpus must be a file that exists, got /nowhere."),
-    ((), "--overwrite to replace it."),
+    ((), "Pass --overwrite to replace it"),
   ],
 )
 def test_wrong_flags_for_a_trained_model_are_reported_in_one_line(folder, error, flags, message):

@@ -222,6 +222,81 @@ def test_the_unfinished_training_of_a_different_model_is_not_replaced(
   assert contents(stopped) == before
 
 
+@pytest.fixture
+def shorter(folders, program, tmp_path):
+  """A fresh copy of the folder of a finished training of 60 updates, the last two at step 50."""
+  made, folder = folders / "shorter", tmp_path / "shorter"
+  if not made.exists():
+    assert program(f"--output_dir={made}", "--steps=60") == 0
+  shutil.copytree(made, folder)
+  return folder
+
+
+def test_more_steps_for_a_finished_model_equal_all_steps_at_once(shorter, whole, program, capfd):
+  # As if a process had been killed while it finished.
+  shutil.copytree(shorter / "final", shorter / "unfinished")
+  assert program(f"--output_dir={shorter}") == 0
+  assert "Resuming after 60 updates." in capfd.readouterr().out
+  assert_the_same(shorter, whole)
+  name = "language_model.flags"
+  assert (shorter / name).read_text() == (whole / name).read_text()
+  assert trained_model.load(shorter).settings == trained_model.load(whole).settings
+
+
+def test_more_steps_resume_after_an_early_failure(shorter, whole, program, monkeypatch):
+  """The first attempt fails before it has changed model.json, and before its first checkpoint."""
+
+  def fail(*_):
+    raise OSError("disk full")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(trained_model.files, "write_json", fail)
+    assert program(f"--output_dir={shorter}") == 2
+  assert not (shorter / "result.json").exists()
+  assert program(f"--output_dir={shorter}") == 0
+  assert_the_same(shorter, whole)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--steps=60",), "already holds a trained model"),
+    (("--steps=50",), "more --steps to train it further, or --overwrite to replace it."),
+    (("--seed=1",), "holds a different trained model"),
+  ],
+)
+def test_a_finished_model_is_not_replaced(shorter, program, capfd, flags, message):
+  before = contents(shorter)
+  assert program(f"--output_dir={shorter}", *flags) == 2
+  error = capfd.readouterr().err
+  assert message in error and error.count("\n") == 1
+  assert contents(shorter) == before
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    ("cosine", "--steps must stay 60 with --schedule=cosine"),
+    ("gone", "must hold the final training state"),
+    ("broken", "Pass --overwrite to train from the start."),
+  ],
+)
+def test_a_finished_model_that_cannot_be_trained_further(shorter, program, capfd, damage, message):
+  flags = ()
+  if damage == "cosine":
+    about = json.loads((shorter / "model.json").read_text())
+    about["settings"]["schedule"], flags = "cosine", ("--schedule=cosine",)
+    (shorter / "model.json").write_text(json.dumps(about))
+  elif damage == "gone":
+    shutil.rmtree(shorter / "final")
+  else:
+    (shorter / "final/60/checkpoint.json").write_text("{")
+  before = contents(shorter)
+  assert program(f"--output_dir={shorter}", *flags) == 2
+  assert message in capfd.readouterr().err
+  assert contents(shorter) == before
+
+
 def test_resuming_a_training_of_version_0_1_0_says_how_its_losses_were_computed(
   stopped, program, capfd, monkeypatch
 ):
