@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from jaxtyping import Array, PyTree
 from rnn_jax import checks
 
 _AXIS = "devices"
+
+Tree = TypeVar("Tree", bound=PyTree)
 
 
 @runtime_checkable
@@ -31,8 +33,7 @@ class MappedRuns(Protocol):
 
 
 def map_runs(
-  function: Callable[..., tuple[PyTree, PyTree]],
-  devices: Sequence[jax.Device] | None = None,
+  function: Callable[..., tuple[PyTree, PyTree]], devices: Sequence[jax.Device] | None = None
 ) -> MappedRuns:
   """Returns a program that applies `function` on every device, each to its own training run.
 
@@ -199,3 +200,29 @@ def _check_count(count: int) -> int:
   if devices % count:
     raise ValueError(f"count must divide the number of devices {devices}, got {count}.")
   return devices
+
+
+def vary_alike(tree: Tree) -> Tree:
+  """Returns a pytree whose leaves vary over the same mesh axes: all that any leaf varies over.
+
+  Only inside `jax.shard_map` do arrays vary over mesh axes, i.e. may their values differ between
+  devices; elsewhere the tree is returned unchanged. The carry of a `lax.scan` must vary over the
+  same axes before and after each step. Params usually vary over no axis, and their gradient is then
+  a sum over devices: once they have been cast by this function, JAX takes that sum only once, after
+  the backward pass, and not in each of its steps.
+
+  Args:
+    tree: pytree of arrays.
+  """
+  axes = frozenset[str]().union(*map(_axes, jax.tree.leaves(tree)))
+
+  def cast(a: Array) -> Array:
+    missing = axes - _axes(a)
+    return jax.lax.pcast(a, tuple(sorted(missing)), to="varying") if missing else a
+
+  return jax.tree.map(cast, tree)
+
+
+def _axes(a: Array) -> frozenset[str]:
+  """Returns the mesh axes over which an array varies."""
+  return jax.typeof(a).manual_axis_type.varying

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from rnn_jax import checks
-from rnn_jax.types import AnyArray, Carry, Cell, floats_of, with_floats
+from rnn_jax.types import AnyArray, Carry, Cell, Shape, floats_of, with_floats
 
 
 def scaled_norm(
@@ -95,7 +95,7 @@ def tap(carry: Carry, probe: Carry) -> Carry:
   return with_floats(jax.tree.map(_tap, floats, probe), carry)
 
 
-def _norms_like(leaf: AnyArray, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+def _norms_like(leaf: AnyArray, shape: Shape) -> jax.ShapeDtypeStruct:
   """Returns the given shape with the dtype of a leaf's norms."""
   return jax.ShapeDtypeStruct(shape, jnp.finfo(leaf.dtype).dtype)
 
@@ -111,7 +111,9 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike
 
   The norms belong to the loss that is differentiated. If this loss is a mean over B examples, the
   norm for an example's own loss is B times as large. A probe costs O(T·B) memory. In float32, norms
-  from 1e-38 to 3e38 are accurate. A probed `unroll` has no forward-mode derivative.
+  from 1e-38 to 3e38 are accurate. A probed `unroll` has no forward-mode derivative. Inside
+  `jax.shard_map` the probe must vary over the mesh axes of the batch, as an argument that is split
+  like xs does; otherwise its gradient is the sum of the norms of all devices.
 
   Args:
     cell: the cell that will be unrolled.
@@ -129,6 +131,5 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike
   checks.integer("batch_size", batch_size)
   carry = jax.eval_shape(lambda: cell.initial_carry((batch_size,), dtype))
   return jax.tree.map(
-    lambda leaf: jnp.zeros((num_steps, batch_size), jnp.finfo(leaf.dtype).dtype),
-    floats_of(carry),
+    lambda leaf: jnp.zeros((num_steps, batch_size), jnp.finfo(leaf.dtype).dtype), floats_of(carry)
   )

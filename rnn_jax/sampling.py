@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rnn_jax import checks
 from rnn_jax.modules import ConditionedDecoder, DecoderInputs, DeepRNN, EncoderDecoder
+from rnn_jax.parallel import vary_alike
 from rnn_jax.types import Carry, Number
 
 
@@ -134,7 +135,7 @@ def generate(
     return (carries, token, ended), token
 
   # `unroll` cannot run this loop, since each step reads the token that the previous step generated.
-  start = (tuple(carries), token.astype(jnp.int32), jnp.zeros(token.shape, bool))
+  start = vary_alike((tuple(carries), token.astype(jnp.int32), jnp.zeros(token.shape, bool)))
   last, tokens = jax.lax.scan(body, start, jnp.arange(num_steps, dtype=jnp.int32))
   return tokens, last[0]
 

@@ -20,6 +20,7 @@ from rnn_jax import checks, clipping
 from rnn_jax.gradient_flow import omega
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import CausalModel, MeasuredModel, Model
+from rnn_jax.parallel import vary_alike
 from rnn_jax.probes import tree_norm
 from rnn_jax.tasks import Batch
 from rnn_jax.types import AnyArray, Carry, Params
@@ -232,7 +233,9 @@ def update(
     return total, (value, final)
 
   gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-  (_, (value, final)), (grads, norms) = gradient(state.params, model.probes(batch.xs))
+  # Under `jax.shard_map`, JAX would otherwise sum the gradients of params and probes over devices.
+  params, probes, batch = vary_alike((state.params, model.probes(batch.xs), batch))
+  (_, (value, final)), (grads, norms) = gradient(params, probes)
   # Sum the gradients over devices here. If the loss were summed before it is differentiated, its
   # derivative would be counted once per device.
   value, grads = psum((value, grads))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
   CellArray = jax.Array
 else:
   CellArray = AnyArray
+
+Size: TypeAlias = int | Any  # of an axis; inside `jax.export` it may be symbolic
+Shape: TypeAlias = tuple[Size, ...]
 
 # Types shared by all cells.
 Params: TypeAlias = PyTree  # from the cell's `init` or `prepare`
@@ -89,7 +92,7 @@ class InitialCarryFn(Protocol[C_co]):
   The carry is zeros, with leaves `[*batch_shape, ...]`.
   """
 
-  def __call__(self, batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> C_co: ...
+  def __call__(self, batch_shape: Shape, dtype: DTypeLike = float) -> C_co: ...
 
 
 @runtime_checkable
@@ -240,7 +243,7 @@ def step(cell: Cell[P, C, D], params: P, carry: C, drive: D) -> C:
   return new
 
 
-def _check_carry(cell: Cell[P, C, D], carry: C) -> tuple[int, ...]:
+def _check_carry(cell: Cell[P, C, D], carry: C) -> Shape:
   """Returns a carry's batch axes; raises unless the carry is like that of `cell.initial_carry`."""
   entry = jax.eval_shape(lambda: cell.initial_carry(()))
   first, given = jax.tree.leaves(entry)[0], jax.tree.leaves(carry)

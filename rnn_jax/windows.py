@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Int, Key
 from rnn_jax import checks
 from rnn_jax.gradient_flow import choose_truncation, lag_profile
 from rnn_jax.modules import MeasuredModel, StreamingModel
+from rnn_jax.parallel import vary_alike
 from rnn_jax.tasks import Batch
 from rnn_jax.training import (
   DeviceSum,
@@ -119,8 +120,7 @@ def train_windows(
   start = model.initial_carries(batch_size) if carries is None else carries
 
   def body(
-    old: tuple[TrainState, tuple[Carry, ...], Array],
-    now: tuple[Array, tuple[Batch, Array | None]],
+    old: tuple[TrainState, tuple[Carry, ...], Array], now: tuple[Array, tuple[Batch, Array | None]]
   ) -> tuple[tuple[TrainState, tuple[Carry, ...], Array], Metrics]:
     state, carries, k = old
     number, (batch, resets) = now
@@ -135,8 +135,8 @@ def train_windows(
 
   # `unroll` cannot run this loop, since each of its steps is a whole window, followed by an update.
   numbers = jnp.arange(whole // window, dtype=jnp.int32)
-  first = (state, tuple(start), jnp.asarray(window, jnp.int32))
-  (state, final, _), metrics = jax.lax.scan(body, first, (numbers, windows))
+  start, k, windows = vary_alike((tuple(start), jnp.asarray(window, jnp.int32), windows))
+  (state, final, _), metrics = jax.lax.scan(body, (state, start, k), (numbers, windows))
   return state, final, metrics
 
 

@@ -24,7 +24,7 @@ FILES = sorted(LIBRARY.rglob("*.py")) + sorted(EXPERIMENTS.rglob("*.py"))
 TIERS: dict[str, Sequence[set[str]]] = {
   "rnn_jax": (
     {"checks"},
-    {"types"},
+    {"types", "parallel"},
     {"initializers", "powers"},
     {"cells"},
     {"probes", "losses"},
@@ -35,7 +35,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"text"},
     {"tasks"},
     {"training"},
-    {"windows", "parallel", "checkpoints", "interop"},
+    {"windows", "checkpoints", "interop"},
   ),
   "rnn_jax/time_loop": (
     {"_read_order"},

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 from training_problem import (
   MODEL,
   B,
@@ -162,3 +163,22 @@ def test_loss_falls_below_the_baseline():
 
   losses = learn(jax.random.key(0))
   assert np.mean(losses[-20:]) < 0.25 * task.baseline
+
+
+def test_update_under_shard_map_equals_the_update_on_the_whole_batch():
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+  optimizer, batch = make_optimizer("adam", 0.01), batch_of(batch_size=4)
+
+  def run(state, batch, **psum):
+    state, _, metrics = update(MODEL, optimizer, squared_error, state, batch, **psum)
+    return (state, metrics.loss, metrics.grad_norm), metrics.norms
+
+  examples = PartitionSpec(None, "data")
+  mapped = jax.shard_map(
+    functools.partial(run, psum=functools.partial(jax.lax.psum, axis_name="data")),
+    mesh=mesh,
+    in_specs=(PartitionSpec(), examples),
+    out_specs=(PartitionSpec(), examples),
+  )
+  state = start(optimizer)
+  assert_close(jax.jit(mapped)(state, batch), jax.jit(run)(state, batch))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 from training_problem import MODEL, B, H, assert_close, batch_of, draw, piece, start, updated
 
 from rnn_jax import DeepRNN, make_cell
@@ -157,3 +158,21 @@ def test_invalid_options_are_named(options, message):
   given = {"window": K, **options}
   with pytest.raises(ValueError, match=message):
     train_windows(MODEL, optimizer, squared_error, start(optimizer), batch_of(N), **given)
+
+
+def test_windows_under_shard_map_equal_those_of_the_whole_batch():
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+  optimizer = make_optimizer("sgd", 0.05, 1.0)
+  state, stream = start(optimizer), batch_of(N, batch_size=4)
+
+  def run(state, stream, **psum):
+    state, _, metrics = train_windows(MODEL, optimizer, squared_error, state, stream, K, **psum)
+    return state, metrics.loss
+
+  mapped = jax.shard_map(
+    functools.partial(run, psum=functools.partial(jax.lax.psum, axis_name="data")),
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec(None, "data")),
+    out_specs=PartitionSpec(),
+  )
+  assert_close(jax.jit(mapped)(state, stream), jax.jit(run)(state, stream))

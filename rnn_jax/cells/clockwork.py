@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
-from rnn_jax.types import Array, Cell, FlatParams, Number, Units
+from rnn_jax.types import Array, Cell, FlatParams, Number, Shape, Units
 
 _MOST_MODULES = 31  # the longest period, 2³⁰, is the largest power of two in an int32
 
@@ -71,7 +71,7 @@ def clockwork(
   period = (2**module).astype(np.int32)
   reads = module[:, None] >= module[None]
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> ClockworkCarry:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> ClockworkCarry:
     hidden = jnp.zeros((*batch_shape, hidden_size), dtype)
     return ClockworkCarry(hidden, jnp.zeros(batch_shape, jnp.int32))
 

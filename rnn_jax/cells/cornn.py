@@ -13,7 +13,7 @@ from jaxtyping import Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
-from rnn_jax.types import Array, Cell, FlatParams, Number, Units, unprepared
+from rnn_jax.types import Array, Cell, FlatParams, Number, Shape, Units, unprepared
 
 
 class CornnCarry(NamedTuple):
@@ -74,7 +74,7 @@ def cornn(
     keys = zip(shapes, jax.random.split(key, len(shapes)), strict=True)
     return {n: jax.random.uniform(k, shapes[n], dtype, -bound, bound) for n, k in keys}
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> CornnCarry:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> CornnCarry:
     zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
     return CornnCarry(zeros, zeros)
 

@@ -31,6 +31,7 @@ from rnn_jax.types import (
   Inputs,
   Number,
   Params,
+  Shape,
   Units,
 )
 
@@ -49,7 +50,7 @@ class HasHidden(Protocol):
 def zeros(hidden_size: int) -> InitialCarryFn[Array]:
   """Returns the `initial_carry` of a cell whose carry is one array [..., H]."""
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> Array:
     return jnp.zeros((*batch_shape, hidden_size), dtype)
 
   return initial_carry

@@ -21,6 +21,7 @@ from rnn_jax.types import (
   FlatParams,
   Gates,
   Number,
+  Shape,
   Units,
   unprepared,
 )
@@ -77,7 +78,7 @@ def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, 
     keys = zip(shapes, jax.random.split(key, len(shapes)), strict=True)
     return {n: jax.random.uniform(k, shapes[n], dtype, -bound, bound) for n, k in keys}
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> LEMCarry:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> LEMCarry:
     zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
     return LEMCarry(zeros, zeros)
 

@@ -15,7 +15,7 @@ from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like
 from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
-from rnn_jax.types import Array, Cell, FlatParams, Inputs, Units
+from rnn_jax.types import Array, Cell, FlatParams, Inputs, Shape, Units
 
 ComplexUnits = Complex[Array, "*batch H"]
 
@@ -91,7 +91,7 @@ def lru(
       "c_im": c[1],
     }
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> Array:
     # NumPy's promotion gives complex64 for float32 and complex128 for float64.
     kind = np.result_type(jax.dtypes.canonicalize_dtype(dtype), np.complex64)
     return jnp.zeros((*batch_shape, hidden_size), kind)

@@ -22,6 +22,7 @@ from rnn_jax.types import (
   InitFn,
   InitialCarryFn,
   Number,
+  Shape,
   Units,
   unprepared,
 )
@@ -105,7 +106,7 @@ def _activations(a: Features, c: Units) -> tuple[Units, Units, Units, Units, Uni
 def zero_carry(hidden_size: int) -> InitialCarryFn[LSTMCarry]:
   """Returns the `initial_carry` of a cell whose carry is an LSTMCarry."""
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> LSTMCarry:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> LSTMCarry:
     zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
     return LSTMCarry(zeros, zeros)
 

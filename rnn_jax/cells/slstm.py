@@ -13,7 +13,7 @@ from jaxtyping import Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, hidden_recur, the_hidden_state
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
-from rnn_jax.types import Array, Cell, Features, FlatParams, Gates
+from rnn_jax.types import Array, Cell, Features, FlatParams, Gates, Shape
 
 
 class SLSTMCarry(NamedTuple):
@@ -92,7 +92,7 @@ def slstm(
       "b": jnp.zeros(width, dtype).at[hidden_size : 2 * hidden_size].set(b_f),
     }
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> SLSTMCarry:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> SLSTMCarry:
     zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
     return SLSTMCarry(zeros, zeros, zeros, zeros)
 

@@ -21,6 +21,7 @@ from rnn_jax.gradient_flow.reverse_sweep import (
   reverse_sweep,
   unscaled,
 )
+from rnn_jax.parallel import vary_alike
 from rnn_jax.types import Carry, Cell, Drive, Params, Sequences, floats_of
 
 
@@ -115,7 +116,8 @@ def _probed_norm(cell: Cell, run: Pass, key: Array, num_probes: int) -> Float[Ar
     totals, _ = reverse_sweep(cell, run, y_bars, bar)
     return log10_norms(totals._replace(value=jax.vmap(to_vector)(totals.value)))[::-1]
 
-  logs = jax.vmap(probe_norms)(jax.random.normal(key, (num_probes, *s.shape), s.dtype))
+  probes, _ = vary_alike((jax.random.normal(key, (num_probes, *s.shape), s.dtype), s))
+  logs = jax.vmap(probe_norms)(probes)
   squares = jax.nn.logsumexp(2 * math.log(10) * logs, axis=0) - math.log(num_probes)
   return squares / (2 * math.log(10))
 
@@ -175,6 +177,7 @@ def _product_values(cell: Cell, run: Pass) -> Float[Array, "T B N"]:
   batch_size, size = s.shape
   identity = jnp.broadcast_to(jnp.eye(size, dtype=s.dtype), (batch_size, size, size))
   start = normalize(Scaled(identity, jnp.zeros((batch_size, size), jnp.int32)))
+  start, s = vary_alike((start, s))
   later = jax.tree.map(lambda a: a[1:], (run.before, run.drives))
   # A plain scan, not `unroll`, because the cell has run already and this only multiplies Jacobians.
   _, logs = jax.lax.scan(back, start, later, reverse=True)

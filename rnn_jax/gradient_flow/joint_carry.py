@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnn_jax import checks
+from rnn_jax.parallel import vary_alike
 from rnn_jax.types import Carry, Cell, Drive, Params, step
 
 
@@ -70,5 +71,6 @@ def linearized_step(
   def next_vector(s: Array) -> Array:
     return to_vector(step(cell, params, from_vector(s, before), drive))
 
-  _, jacobian_product = jax.linearize(next_vector, to_vector(before))
-  return jacobian_product
+  s = to_vector(before)
+  _, jacobian_product = jax.linearize(next_vector, s)
+  return lambda v: jacobian_product(vary_alike((v, s))[0])

@@ -12,6 +12,7 @@ from rnn_jax import checks
 from rnn_jax.gradient_flow.joint_carry import joint_size, linearized_step, to_vector
 from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.gradient_flow.reverse_sweep import Pass
+from rnn_jax.parallel import vary_alike
 from rnn_jax.types import Carry, Cell, Drive, Params, Sequences
 
 
@@ -94,7 +95,7 @@ def _layer_spectrum(
   # Q_0 is random, because columns of the identity would never turn to the leading directions if the
   # units do not interact.
   q, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (size, size), s.dtype)[:, :m])
-  q = jnp.broadcast_to(q, (batch_size, size, m))
+  q, _ = vary_alike((jnp.broadcast_to(q, (batch_size, size, m)), s))
   # A plain scan, not `unroll`, because the cell has already run and this only propagates tangents.
   _, logs = jax.lax.scan(forward, q, (run.before, run.drives))
   return jnp.mean(logs[skip:], axis=0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rnn_jax.gradient_flow.reverse_sweep import Scaled, normalize
+from rnn_jax.parallel import vary_alike
 from rnn_jax.powers import power_of_two
 
 # This is more than enough, because convergence is quadratic: 8 to 128 rows need 5 to 11 sweeps.
@@ -64,7 +65,9 @@ def orthogonalize(rows: Scaled, bound: Float[Array, "M N"]) -> Scaled:
     _, count, cosine = loop
     return (count < _MAX_SWEEPS) & (cosine > size * epsilon)
 
-  start = (normalize(state), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, bound.dtype))
+  start = vary_alike(
+    (normalize(state), jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, bound.dtype))
+  )
   state, _, _ = jax.lax.while_loop(unfinished, sweep, start)
   row, noise = state.value
   rounding = jnp.linalg.norm(row, axis=1) <= noise

@@ -19,7 +19,7 @@ from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import check_params, unroll
-from rnn_jax.types import Carry, Cell, Drive, Params
+from rnn_jax.types import Carry, Cell, Drive, Params, Shape
 
 
 class LayerTensors(NamedTuple):
@@ -180,7 +180,7 @@ def _watched(cell: Cell, params: Params, slots: LayerTensors | None) -> Cell:
     slots: zeros to add to the tensors, leaves [T, B, ...]; None to add nothing.
   """
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> _Watched:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> _Watched:
     carry = cell.initial_carry(batch_shape, dtype)
     prepared = jax.eval_shape(cell.prepare, params)
     return _Watched(carry, _zeros(jax.eval_shape(cell.recur, prepared, carry)))

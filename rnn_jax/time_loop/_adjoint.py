@@ -87,7 +87,7 @@ def scan(
     probed=probe is not None,
     reverse=reverse,
     unroll=unroll,
-    in_order=jax.default_backend() == "cpu" and min(sizes) > 1,
+    in_order=jax.default_backend() == "cpu" and all(isinstance(n, int) and n > 1 for n in sizes),
   )
   return _run(loop, params, carry, stream, probe)
 
@@ -131,7 +131,7 @@ def forward(
   del probe
   floats, others = loop.split(stream)
   plan = make_plan(functools.partial(linearize, loop), params, carry, *_first((floats, others)))
-  buffers = [*floats, *allocate(loop.num_steps, plan.forward_specs)]
+  buffers = [*floats, *allocate(loop.num_steps, plan.forward_specs, floats[0])]
   final, ys, buffers = forward_loop(loop, plan, params, carry, buffers, others)
   return (final, ys), Saved(params, carry, buffers, others, ys)
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop._adjoint_plan import Plan
-from rnn_jax.types import Carry, Number, Params
+from rnn_jax.types import Carry, Number, Params, Size
 
 
 class Perturbations(NamedTuple):
@@ -73,7 +73,7 @@ class Loop(NamedTuple):
   recur: Recur
   structure: jax.tree_util.PyTreeDef
   is_float: tuple[bool, ...]
-  num_steps: int
+  num_steps: Size
   probed: bool
   reverse: bool
   unroll: int
@@ -94,9 +94,21 @@ class Loop(NamedTuple):
     leaves = {True: iter(floats), False: iter(others)}
     return jax.tree.unflatten(self.structure, [next(leaves[kind]) for kind in self.is_float])
 
-  def times(self) -> np.ndarray:
-    """Returns the step indices 0 … T−1 as a NumPy array, which every trace treats as a constant."""
-    return np.arange(self.num_steps, dtype=np.uint32)
+  def times(self) -> np.ndarray | Array:
+    """Returns the step indices 0 … T−1, as a NumPy array, which every trace treats as a constant.
+
+    A symbolic T, which `jax.export` allows, needs a JAX array.
+    """
+    arange = np.arange if isinstance(self.num_steps, int) else jnp.arange
+    return arange(self.num_steps, dtype=np.uint32)
+
+  def after(self, time: Array, *, reverse: bool) -> Array:
+    """Returns the index of the step that a loop runs after step `time`.
+
+    After the last step this is an arbitrary index, but one within bounds, because `checkify`
+    reports others.
+    """
+    return jnp.minimum(time - 1 if reverse else time + 1, self.num_steps - 1)
 
 
 def linearize(
@@ -116,8 +128,9 @@ def linearize(
 
   start = jax.eval_shape(loop.start, carry, loop.join(floats, others))
   recurrent = jax.eval_shape(loop.recur, params, start)
+  like = jax.tree.leaves(carry)[0]
   zeros = jax.tree.map(
-    lambda a: jnp.zeros(a.shape, a.dtype),
+    lambda a: jnp.zeros_like(like, shape=a.shape, dtype=a.dtype),
     Perturbations(recurrent, carry if loop.probed else None),
   )
   return jax.vjp(step, params, carry, floats, zeros)
@@ -141,7 +154,7 @@ def forward_loop(
     (new, y), vjp = linearize(loop, params, carry, floats, others)
     leaves = jax.tree.leaves((carry, vjp))
     buffers = _write(buffers, {at: leaves[leaf] for at, leaf in plan.writes.items()}, time)
-    following = time - 1 if loop.reverse else time + 1
+    following = loop.after(time, reverse=loop.reverse)
     return (new, buffers, _read(buffers[:num_prefetched], following)), y
 
   times = loop.times()
@@ -178,7 +191,7 @@ def reverse_loop(
   fixed, structure_of_vjp = jax.tree.flatten(any_vjp)
   y_leaves, structure_of_y = jax.tree.flatten(ys_bar)
   y_buffers = slice(len(buffers), len(buffers) + len(y_leaves))
-  buffers = [*buffers, *y_leaves, *allocate(loop.num_steps, plan.reverse_specs)]
+  buffers = [*buffers, *y_leaves, *allocate(loop.num_steps, plan.reverse_specs, buffers[0])]
   perturbations = [*plan.recurrent_bar, *plan.new_carry_bar]
   early = plan.prefetched if loop.in_order else sorted({*range(loop.num_floats), *perturbations})
 
@@ -197,7 +210,7 @@ def reverse_loop(
       is_whole = a.shape == buffers[at].shape[1:]
       new[at] = a if is_whole else scaled_norm(a, axis=tuple(range(1, a.ndim)))
     buffers = _write(buffers, new, time)
-    following = time + 1 if loop.reverse else time - 1
+    following = loop.after(time, reverse=not loop.reverse)
     prefetched = _read([buffers[at] for at in early], following)
     return (jax.tree.map(jnp.add, params_bar, more), carry_bar, buffers, prefetched), None
 
@@ -211,8 +224,8 @@ def reverse_loop(
   return params_bar, carry_bar, buffers
 
 
-def allocate(num_steps: int, specs: Sequence[jax.ShapeDtypeStruct]) -> list[Array]:
-  return [jnp.zeros((num_steps, *spec.shape), spec.dtype) for spec in specs]
+def allocate(num_steps: Size, specs: Sequence[jax.ShapeDtypeStruct], like: Array) -> list[Array]:
+  return [jnp.zeros_like(like, shape=(num_steps, *spec.shape), dtype=spec.dtype) for spec in specs]
 
 
 def _read(arrays: Sequence[Array], time: Number) -> list[Array]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from rnn_jax import checks
-from rnn_jax.types import Cell, Params
+from rnn_jax.types import Cell, Params, Size
 
 REMAT = ("none", "step", "sqrt")
 METHODS = ("loop", "associative")
@@ -26,7 +26,7 @@ def check_names(unknown: Iterable[str]) -> None:
     raise TypeError(f"unroll() has no argument {name!r}.")
 
 
-def check_xs(xs: Array) -> tuple[int, int]:
+def check_xs(xs: Array) -> tuple[Size, Size]:
   """Returns (T, B); raises unless xs are vectors [T, B, D] or integer tokens [T, B]."""
   tokens = jnp.issubdtype(xs.dtype, jnp.integer)
   if xs.ndim != (2 if tokens else 3) or 0 in xs.shape[:2]:
@@ -34,11 +34,23 @@ def check_xs(xs: Array) -> tuple[int, int]:
       "xs must be [T, B, D], or integer tokens [T, B], with T and B at least 1, "
       f"got {xs.shape} of {xs.dtype}."
     )
+  if any(jax.typeof(xs).sharding.spec):
+    raise ValueError(
+      f"xs must not have an explicit sharding, got {jax.typeof(xs)}. Use jax.shard_map, "
+      "jax.sharding.auto_axes, or a mesh whose axes have the type AxisType.Auto."
+    )
   num_steps, batch_size = xs.shape[:2]
   return num_steps, batch_size
 
 
-def check_lengths(lengths: Any, num_steps: int, batch_size: int) -> None:
+def check_symbolic(num_steps: Size, method: str, remat: str) -> None:
+  """Raises if T is a symbolic size of `jax.export` that `method` or `remat` does not support."""
+  for name, value, excluded in (("method", method, "associative"), ("remat", remat, "sqrt")):
+    if value == excluded and not isinstance(num_steps, int):
+      raise ValueError(f"{name} must not be {value!r} if T is symbolic, got T = {num_steps}.")
+
+
+def check_lengths(lengths: Any, num_steps: Size, batch_size: Size) -> None:
   """Raises unless lengths are [B] integers from 0 to T. A tracer's values are not checked."""
   if jnp.shape(lengths) != (batch_size,):
     raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
@@ -51,7 +63,7 @@ def check_lengths(lengths: Any, num_steps: int, batch_size: int) -> None:
       raise ValueError(f"lengths must be from 0 to T = {num_steps}, got {low} to {high}.")
 
 
-def check_resets(resets: Any, num_steps: int, batch_size: int) -> None:
+def check_resets(resets: Any, num_steps: Size, batch_size: Size) -> None:
   """Raises unless resets are a boolean array [T, B]."""
   if jnp.shape(resets) != (num_steps, batch_size):
     raise ValueError(

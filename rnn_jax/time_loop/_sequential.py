@@ -14,13 +14,7 @@ from jaxtyping import Array, PyTree
 from rnn_jax.cells.dense import the_carry
 from rnn_jax.time_loop import _adjoint
 from rnn_jax.time_loop._adjoint_loops import Perturbations, Step
-from rnn_jax.time_loop._step import (
-  StepConstants,
-  StepInputs,
-  make_step,
-  outputs_of,
-  start_of_step,
-)
+from rnn_jax.time_loop._step import StepConstants, StepInputs, make_step, outputs_of, start_of_step
 from rnn_jax.types import Carry, Cell, floats_of, with_floats
 
 # `(constants, carry, inputs) -> (final carry, ys)`: runs consecutive steps.
@@ -44,11 +38,7 @@ class LoopOptions(NamedTuple):
 
 
 def run_sequentially(
-  cell: Cell,
-  options: LoopOptions,
-  constants: StepConstants,
-  carry: Carry,
-  inputs: StepInputs,
+  cell: Cell, options: LoopOptions, constants: StepConstants, carry: Carry, inputs: StepInputs
 ) -> tuple[Carry, PyTree[Array]]:
   """Runs all steps, in blocks if `remat="sqrt"`; returns (final carry, ys)."""
   segment = functools.partial(_run_segment, cell, options)
@@ -58,11 +48,7 @@ def run_sequentially(
 
 
 def _run_segment(
-  cell: Cell,
-  options: LoopOptions,
-  constants: StepConstants,
-  carry: Carry,
-  inputs: StepInputs,
+  cell: Cell, options: LoopOptions, constants: StepConstants, carry: Carry, inputs: StepInputs
 ) -> tuple[Carry, PyTree[Array]]:
   if options.project_in_blocks:
     inputs = inputs._replace(drive=cell.project(constants.params, inputs.drive))
@@ -76,17 +62,15 @@ def _run_segment(
 
 
 def _scan(
-  cell: Cell,
-  options: LoopOptions,
-  constants: StepConstants,
-  carry: Carry,
-  inputs: StepInputs,
+  cell: Cell, options: LoopOptions, constants: StepConstants, carry: Carry, inputs: StepInputs
 ) -> tuple[Carry, PyTree[Array]]:
   step = make_step(cell)
   if options.remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)
-  if options.forward_mode:
-    # Use a plain scan, since `_adjoint.scan` has no forward-mode derivative.
+  # mypy does not know the attributes of `jax.config`, and `jax.config.values` ignores contexts.
+  if options.forward_mode or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+    # Use a plain scan. `_adjoint.scan` has no forward-mode derivative, and its plan, made from a
+    # traced step, does not fit a step that is executed operation by operation.
     return jax.lax.scan(
       lambda carry, inputs: step(constants, constants, carry, inputs, None),
       carry,
@@ -168,11 +152,7 @@ def _recurrent_product(cell: Cell) -> Callable[[StepConstants, Carry], PyTree]:
 
 
 def _run_blocks(
-  segment: Segment,
-  constants: StepConstants,
-  carry: Carry,
-  inputs: StepInputs,
-  reverse: bool,
+  segment: Segment, constants: StepConstants, carry: Carry, inputs: StepInputs, reverse: bool
 ) -> tuple[Carry, PyTree[Array]]:
   """Runs blocks of √T steps, which the backward pass recomputes; the last block may be shorter."""
   num_steps = jax.tree.leaves(inputs)[0].shape[0]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Integer
 
 from rnn_jax import checks
+from rnn_jax.types import Size
 
 Truncation = int | np.integer | Integer[Array, ""]
 
@@ -27,7 +28,7 @@ def check_truncation(truncation: object) -> None:
 
 def cut_steps(
   truncation: Truncation,
-  num_steps: int,
+  num_steps: Size,
   lengths: Int[Array, " B"] | None,
   resets: Bool[Array, "T B"] | None,
   reverse: bool,
@@ -47,5 +48,6 @@ def cut_steps(
     start = jnp.where(resets, count, jnp.zeros_like(count))
     count = count - jax.lax.cummax(start, axis=0, reverse=reverse)
   if not isinstance(truncation, Array):
-    truncation = min(int(truncation), num_steps)  # a larger value may not fit into int32
+    # Every count is smaller than the largest int32, so a larger truncation cuts nothing either.
+    truncation = min(int(truncation), jnp.iinfo(jnp.int32).max)
   return (count > 0) & (count % jnp.asarray(truncation, jnp.int32) == 0)

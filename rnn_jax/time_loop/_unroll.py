@@ -19,12 +19,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Integer, Key, PyTree
 
 from rnn_jax import checks, clipping
+from rnn_jax.parallel import vary_alike
 from rnn_jax.time_loop import _arguments as arguments
 from rnn_jax.time_loop._associative import run_associatively
 from rnn_jax.time_loop._sequential import LoopOptions, run_sequentially
 from rnn_jax.time_loop._step import StepConstants, StepInputs
 from rnn_jax.time_loop._truncation import Truncation, check_truncation, cut_steps
-from rnn_jax.types import AnyArray, C, Carry, Cell, D, Drive, P, Sequences, floats_of
+from rnn_jax.types import AnyArray, C, Carry, Cell, D, Drive, P, Sequences, Size, floats_of
 
 if TYPE_CHECKING:
   from typing import Never as Unknown  # type checkers reject every unknown argument
@@ -107,6 +108,7 @@ def unroll(
   checks.boolean("reverse", reverse)
   checks.boolean("forward_mode", forward_mode)
   arguments.check_method(method, cell, remat, clip_carry)
+  arguments.check_symbolic(num_steps, method, remat)
   if clip_carry is not None:
     clipping.check("clip_carry", clip_carry)
   if key is not None:
@@ -143,12 +145,14 @@ def unroll(
   if probe is not None:
     checks.like("probe", _probe_like(zeros, num_steps), probe)
   drive = xs if in_blocks else cell.project(params, xs, key)
-  inputs = StepInputs(drive, valid, resets, cut, probe)
-  if method == "associative":
-    return run_associatively(cell, params, carry, inputs, reverse)
-  options = LoopOptions(reverse, scan_unroll, remat, forward_mode, in_blocks)
   clip = None if clip_carry is None else jnp.asarray(clip_carry, dtype)
-  return run_sequentially(cell, options, StepConstants(params, clip), carry, inputs)
+  constants, carry, inputs = vary_alike(
+    (StepConstants(params, clip), carry, StepInputs(drive, valid, resets, cut, probe))
+  )
+  if method == "associative":
+    return run_associatively(cell, constants.params, carry, inputs, reverse)
+  options = LoopOptions(reverse, scan_unroll, remat, forward_mode, in_blocks)
+  return run_sequentially(cell, options, constants, carry, inputs)
 
 
 def _real_dtype(drives: Drive) -> np.dtype:
@@ -160,7 +164,7 @@ def _real_dtype(drives: Drive) -> np.dtype:
   return jnp.finfo(inexact[0]).dtype
 
 
-def _probe_like(carry: Carry, num_steps: int) -> Carry:
+def _probe_like(carry: Carry, num_steps: Size) -> Carry:
   """Returns the shapes of a probe: [T, B] for each real or complex leaf of the carry."""
   return jax.tree.map(
     lambda a: jax.ShapeDtypeStruct((num_steps, a.shape[0]), jnp.finfo(a.dtype).dtype),

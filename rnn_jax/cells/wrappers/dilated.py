@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from rnn_jax import checks
 from rnn_jax.cells.elman import elman
-from rnn_jax.types import Array, C, Carry, Cell, D, FlatParams, Number, P, Recurrent
+from rnn_jax.types import Array, C, Carry, Cell, D, FlatParams, Number, P, Recurrent, Shape
 
 
 class DilatedCarry(NamedTuple):
@@ -55,7 +55,7 @@ def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
   checks.instance("cell", cell, Cell)
   checks.integer("dilation", dilation)
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> DilatedCarry:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> DilatedCarry:
     zeros = cell.initial_carry(batch_shape, dtype)
     return DilatedCarry(zeros, (zeros,) * (dilation - 1))
 

@@ -16,6 +16,7 @@ from rnn_jax.types import (
   Inputs,
   Params,
   Recurrent,
+  Shape,
   check_cells,
   output_size,
 )
@@ -58,7 +59,7 @@ def stack(cells: Sequence[Cell]) -> Cell[LayerParams, LayerCarries, Drive]:
       input_size = output_size(cell, params[-1], input_size, dtype)
     return tuple(params)
 
-  def initial_carry(batch_shape: tuple[int, ...], dtype: DTypeLike = float) -> LayerCarries:
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> LayerCarries:
     return tuple(cell.initial_carry(batch_shape, dtype) for cell in cells)
 
   def prepare(params: LayerParams) -> LayerParams:
