@@ -283,13 +283,21 @@ def test_norms_under_shard_map_are_those_of_the_whole_batch(x64):
   jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9), got, want)
 
 
+def equations_of(jaxpr):
+  """Yields the equations of a jaxpr, and those inside them."""
+  for equation in jaxpr.eqns:
+    yield equation
+    if "jaxpr" in equation.params:
+      inner = equation.params["jaxpr"]
+      yield from equations_of(getattr(inner, "jaxpr", inner))
+
+
 def test_gradients_are_summed_over_devices_outside_the_loop():
   cell = make_cell("elman", 4)
   params = cell.init(jax.random.key(0), INPUT_SIZE)
   xs = jnp.ones((NUM_STEPS, BATCH_SIZE, INPUT_SIZE))
   mapped = on_each_device(jax.grad(make_loss(unroll, cell)), P())
-  (outer,) = jax.make_jaxpr(mapped)(params, xs).eqns
-  equations = outer.params["jaxpr"].eqns
+  equations = list(equations_of(jax.make_jaxpr(mapped)(params, xs).jaxpr))
   loops = [str(equation) for equation in equations if equation.primitive.name == "scan"]
   assert len(loops) == 2
   assert not any("psum" in loop for loop in loops)
