@@ -189,9 +189,11 @@ def key(name: str, value: object) -> None:
     TypeError: if `value` is not a random key.
   """
   if isinstance(value, jax.Array | np.ndarray):
-    new_style = jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
-    # The length of a raw key depends on the generator, so only jax.random can check it.
-    if new_style or (value.dtype == jnp.uint32 and value.ndim == 1):
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():
+      return
+    # The length of a raw key depends on the generator.
+    raw = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    if value.dtype == raw.dtype and value.shape == raw.shape:
       return
   raise TypeError(f"{name} must be a random key, such as jax.random.key(0), got {shown(value)}.")
 
@@ -237,7 +239,9 @@ def like(name: str, wanted: PyTree, given: PyTree, *, any_precision: bool = Fals
   expected: object = jax.tree.structure(wanted)
   got: object = jax.tree.structure(given)
   if got != expected:
-    raise ValueError(f"{name} must have the structure {shapes(wanted)}, got {shapes(given)}.")
+    found = shapes(given)
+    found = found if len(found) <= 1000 else f"{found[:997]}..."
+    raise ValueError(f"{name} must have the structure {shapes(wanted)}, got {found}.")
   pairs = zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(given), strict=True)
   for (path, want), have in pairs:
     if _is_like(want, have, any_precision):

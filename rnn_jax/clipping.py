@@ -22,8 +22,9 @@ from rnn_jax.types import Carry
 
 def check(name: str, threshold: Any) -> None:
   """Raises unless the threshold is a scalar above 0. A threshold of inf means no clipping."""
-  unknown = isinstance(threshold, jax.core.Tracer)
-  if unknown or np.ndim(threshold) != 0 or np.asarray(threshold) != math.inf:
+  # NumPy raises errors of its own for a ragged list.
+  other = isinstance(threshold, jax.core.Tracer | Sequence)
+  if other or np.ndim(threshold) != 0 or np.asarray(threshold) != math.inf:
     checks.number(name, threshold, above=0)
 
 

@@ -51,12 +51,15 @@ def choose(
         f"top_k must be at most the vocabulary's {logits.shape[-1]} tokens, got {top_k}."
       )
   greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  tiny = jnp.finfo(logits.dtype).tiny
+  tiny, largest = float(jnp.finfo(logits.dtype).tiny), float(jnp.finfo(logits.dtype).max)
   traced = isinstance(temperature, jax.core.Tracer)
+  # A larger τ would round to inf, and the logits of −inf would become NaN.
   if traced:
-    temperature = jnp.asarray(temperature, logits.dtype)
-  elif temperature < tiny:
-    return greedy
+    temperature = jnp.minimum(jnp.asarray(temperature, logits.dtype), largest)
+  else:
+    temperature = min(float(temperature), largest)
+    if temperature < tiny:
+      return greedy
   if top_k is not None:
     least = jax.lax.top_k(logits, top_k)[0][..., -1:]
     logits = jnp.where(logits < least, -jnp.inf, logits)

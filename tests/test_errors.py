@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from other_array import OtherArray
 
 from rnn_jax import CELLS, DeepRNN, gradient_probe, make_cell, unroll
 from rnn_jax.initializers import recurrent_kernel
@@ -62,22 +63,6 @@ def traced(**arrays):
 def words(*parts):
   """Returns a regular expression for these texts in this order, with anything in between."""
   return ".*".join(re.escape(part) for part in parts)
-
-
-class OtherArray:
-  """An array of another library, such as torch, whose dtype NumPy does not know."""
-
-  dtype = "torch.int64"
-
-  def __init__(self, values):
-    self.values = np.asarray(values)
-    self.shape, self.ndim = self.values.shape, self.values.ndim
-
-  def __array__(self, dtype=None, copy=None):
-    return self.values
-
-  def __repr__(self):
-    return f"tensor({self.values.tolist()})"
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -148,6 +133,22 @@ UNROLL = [
   (traced(truncation=np.ones(2, int)), TypeError, words("truncation must", "scalar", "int32[2]")),
   (loop(lengths=np.ones(2, int)), ValueError, words("lengths must be [B] = (3,), got (2,).")),
   (loop(lengths=np.ones(B)), TypeError, words("lengths must be integers, got float")),
+  (
+    loop(lengths=[[1], [2, 3]]),
+    TypeError,
+    words("lengths must be integers [B], got [[1], [2, 3]]."),
+  ),
+  (
+    loop(resets=[[True], []]),
+    TypeError,
+    words("resets must be booleans [T, B], got [[True], []]."),
+  ),
+  (loop(clip_carry=[[1], []]), TypeError, words("clip_carry must be a number, got [[1], []].")),
+  (
+    loop(key=np.zeros(3, np.uint32)),
+    TypeError,
+    words("key must be a random key, such as jax.random.key(0), got uint32[3]."),
+  ),
   (loop(lengths=np.array([0, 1, 6])), ValueError, words("lengths", "from 0 to T = 5, got 0 to 6")),
   (loop(lengths=np.array([-1, 1, 5])), ValueError, words("lengths", "T = 5, got -1 to 5.")),
   (

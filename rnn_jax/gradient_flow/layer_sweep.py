@@ -33,8 +33,8 @@ def at_least_float32(tree: Tree) -> Tree:
   """
 
   def leaf(a: Any) -> Any:
-    dtype = getattr(a, "dtype", None)
-    half = dtype is not None and jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
+    known = isinstance(a, jax.Array | np.ndarray)
+    half = known and jnp.issubdtype(a.dtype, jnp.floating) and a.dtype.itemsize < 4
     return jnp.asarray(a, np.float32) if half else a
 
   return jax.tree.map(leaf, tree)
@@ -77,8 +77,8 @@ def forward_layers(
   """
   check_layers(cells, params=params, **({} if carries is None else {"carries": carries}))
   passes: list[Pass] = []
-  params, xs, carries = at_least_float32((params, xs, carries))
-  ys = checks.array("xs", xs, "floats", "integers")
+  xs = checks.array("xs", xs, "floats", "integers")
+  params, ys, carries = at_least_float32((params, xs, carries))
   for i, (cell, cell_params) in enumerate(zip(cells, params, strict=True)):
     check_params(f"params[{i}]", cell, cell_params, ys)
     passes.append(forward_pass(cell, cell_params, ys, None if carries is None else carries[i]))

@@ -53,8 +53,8 @@ def omega(
   References:
     Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
   """
-  params, xs = at_least_float32((params, xs))
   xs = checks.array("xs", xs, "floats", "integers")
+  params, xs = at_least_float32((params, xs))
   check_layers(cells, params=params)
   frozen, xs = jax.lax.stop_gradient((params, xs))
   passes = forward_layers(cells, frozen, xs)

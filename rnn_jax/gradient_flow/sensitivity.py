@@ -45,10 +45,11 @@ def sensitivity(
   """
   check_layers(cells, params=params, direction=direction)
   checks.like("direction", tuple(params), tuple(direction))
+  xs = checks.array("xs", xs, "floats", "integers")
   params, direction, xs = at_least_float32((tuple(params), tuple(direction), xs))
 
   def run(params: tuple[Params, ...]) -> tuple[Carry, ...]:
-    ys, layers = checks.array("xs", xs, "floats", "integers"), []
+    ys, layers = xs, []
     for i, (cell, cell_params) in enumerate(zip(cells, params, strict=True)):
       check_params(f"params[{i}]", cell, cell_params, ys)
       _, (carries, ys) = unroll(with_carry_output(cell), cell_params, ys, forward_mode=True)

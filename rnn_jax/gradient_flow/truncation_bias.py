@@ -65,16 +65,17 @@ def truncation_bias(
       the loss is not a scalar, or if the arguments do not fit the layers.
   """
   check_layers(cells, params=params)
+  xs = checks.array("xs", xs, "floats", "integers")
   params, xs = at_least_float32((tuple(params), xs))
 
   def outputs(params: tuple[Params, ...], k: Int[Array, ""] | None) -> Float[Array, "T B H"]:
-    ys = checks.array("xs", xs, "floats", "integers")
+    ys = xs
     for i, (cell, cell_params) in enumerate(zip(cells, params, strict=True)):
       check_params(f"params[{i}]", cell, cell_params, ys)
       _, ys = unroll(cell, cell_params, ys, truncation=k)
     return ys
 
-  ys = jax.eval_shape(outputs, params, None)
+  ys = jax.eval_shape(lambda: outputs(params, None))
   num_steps = ys.shape[0]
   ks = _check_truncations(truncations, num_steps)
   check_loss(loss, ys)
@@ -102,7 +103,8 @@ def _compare(cut: PyTree[Array], full: PyTree[Array]) -> tuple[Float[Array, ""],
 
 def _check_truncations(truncations: Sequence[int], num_steps: int) -> Int[np.ndarray, " K"]:
   """Returns the truncations as int32; raises unless they are one or more integers from 1 to T."""
-  if np.ndim(truncations) != 1 or len(truncations) == 0:
+  is_list = isinstance(truncations, Sequence | np.ndarray) and np.iterable(truncations)
+  if not is_list or len(truncations) == 0:
     raise ValueError(f"truncations must be a list of at least one k, got {truncations!r}.")
   for k in truncations:
     checks.integer("truncations", k)

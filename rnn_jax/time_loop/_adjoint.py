@@ -199,7 +199,7 @@ def recurrent_gradient(
 
 
 def _strongly_typed(a: Array | np.ndarray) -> Array:
-  return jax.lax.convert_element_type(a, a.dtype)
+  return jax.lax.convert_element_type(a, jnp.result_type(a))
 
 
 def _first(tree: PyTree[Array]) -> PyTree[Array]:

@@ -52,12 +52,13 @@ def check_symbolic(num_steps: Size, method: str, remat: str) -> None:
 
 def check_lengths(lengths: Any, num_steps: Size, batch_size: Size) -> None:
   """Raises unless lengths are [B] integers from 0 to T. A tracer's values are not checked."""
-  if jnp.shape(lengths) != (batch_size,):
-    raise ValueError(f"lengths must be [B] = ({batch_size},), got {jnp.shape(lengths)}.")
-  if not jnp.issubdtype(_dtype(lengths), jnp.integer):
-    raise TypeError(f"lengths must be integers, got {_dtype(lengths)}.")
-  if not isinstance(lengths, jax.core.Tracer):
-    values = np.asarray(lengths)
+  values = _as_array("lengths", "integers [B]", lengths)
+  if values.shape != (batch_size,):
+    raise ValueError(f"lengths must be [B] = ({batch_size},), got {values.shape}.")
+  if not jnp.issubdtype(values.dtype, jnp.integer):
+    raise TypeError(f"lengths must be integers, got {values.dtype}.")
+  if not isinstance(values, jax.core.Tracer):
+    values = np.asarray(values)
     low, high = values.min(initial=0), values.max(initial=0)
     if low < 0 or high > num_steps:
       raise ValueError(f"lengths must be from 0 to T = {num_steps}, got {low} to {high}.")
@@ -65,12 +66,11 @@ def check_lengths(lengths: Any, num_steps: Size, batch_size: Size) -> None:
 
 def check_resets(resets: Any, num_steps: Size, batch_size: Size) -> None:
   """Raises unless resets are a boolean array [T, B]."""
-  if jnp.shape(resets) != (num_steps, batch_size):
-    raise ValueError(
-      f"resets must be [T, B] = ({num_steps}, {batch_size}), got {jnp.shape(resets)}."
-    )
-  if _dtype(resets) != jnp.bool_:
-    raise TypeError(f"resets must be bool, got {_dtype(resets)}.")
+  mask = _as_array("resets", "booleans [T, B]", resets)
+  if mask.shape != (num_steps, batch_size):
+    raise ValueError(f"resets must be [T, B] = ({num_steps}, {batch_size}), got {mask.shape}.")
+  if mask.dtype != jnp.bool_:
+    raise TypeError(f"resets must be bool, got {mask.dtype}.")
 
 
 def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> None:
@@ -139,6 +139,14 @@ def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
   return known[input_size]
 
 
-def _dtype(a: Any) -> np.dtype:
-  """Returns the dtype of an array, or of a list or another library's array as NumPy's."""
-  return a.dtype if isinstance(a, jax.Array | np.ndarray) else np.asarray(a).dtype
+def _as_array(name: str, rule: str, a: Any) -> Array | np.ndarray:
+  """Returns a JAX array unchanged, and a list or another library's array as NumPy's.
+
+  NumPy keeps integers that int32 cannot hold, so that they can be reported.
+  """
+  if isinstance(a, jax.Array):
+    return a
+  try:
+    return np.asarray(a)
+  except (TypeError, ValueError, OverflowError):
+    raise TypeError(f"{name} must be {rule}, got {checks.shapes(a):.200}.") from None

@@ -101,3 +101,12 @@ def test_wrong_arguments_are_named(model, tokens, reach, error, text):
   with pytest.raises(error) as caught:
     saliency(model, drawn(model if model.vocabulary_size else LINEAR), tokens, reach=reach)
   assert str(caught.value).startswith(text)
+
+
+def test_saliency_in_half_precision_is_that_of_the_same_numbers_in_float32():
+  model = DeepRNN([make_cell("lstm", H)], V, V, 2)
+  half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), drawn(model))
+  found = run(model, half, 3)
+  assert found.dtype == jnp.float32
+  expected = run(model, jax.tree.map(lambda a: a.astype(float), half), 3)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from networks import draw, mean_loss, network
+from other_array import OtherArray
 
 from rnn_jax import DeepRNN, gradient_flow, make_cell
 from rnn_jax.losses import squared_error
@@ -117,6 +118,14 @@ def test_summaries_of_a_half_precision_profile_are_float32():
 def test_arguments_that_do_not_fit_are_named(name, wrong, error, message):
   with pytest.raises(error, match=message):
     call(name, **wrong)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("name", MEASURES)
+def test_inputs_may_be_an_array_of_another_library(name):
+  other = OtherArray(XS)
+  shapes = [jax.eval_shape(lambda xs=xs: call(name, xs=xs)) for xs in (XS, other)]
+  chex.assert_trees_all_equal(*shapes)
 
 
 @pytest.mark.usefixtures("unchecked_types")

@@ -130,6 +130,7 @@ def test_a_truncated_gradient_of_zero_has_relative_error_one_and_no_cosine():
     ([1, 0], ValueError, r"truncations must be at least 1, got 0"),
     ([T, T + 1], ValueError, rf"truncations must be at most T = {T}, got {T + 1}"),
     ([2.0], TypeError, r"truncations must be an integer, got 2.0"),
+    ([[1], [1, 2]], TypeError, r"truncations must be an integer, got \[1\]"),
   ],
 )
 @pytest.mark.usefixtures("unchecked_types")
