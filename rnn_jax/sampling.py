@@ -51,9 +51,10 @@ def choose(
         f"top_k must be at most the vocabulary's {logits.shape[-1]} tokens, got {top_k}."
       )
   greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  tiny, largest = float(jnp.finfo(logits.dtype).tiny), float(jnp.finfo(logits.dtype).max)
+  tiny = float(jnp.finfo(logits.dtype).tiny)
+  largest = 1 / tiny
   traced = isinstance(temperature, jax.core.Tracer)
-  # A larger τ would round to inf, and the logits of −inf would become NaN.
+  # XLA may multiply by 1 / τ. If that were zero, logits of −inf would become NaN.
   if traced:
     temperature = jnp.minimum(jnp.asarray(temperature, logits.dtype), largest)
   else:
