@@ -216,13 +216,13 @@ def vary_alike(tree: Tree) -> Tree:
   """
   axes = frozenset[str]().union(*map(_axes, jax.tree.leaves(tree)))
 
-  def cast(a: Array) -> Array:
+  def cast(a: Array | np.ndarray) -> Array | np.ndarray:
     missing = axes - _axes(a)
     return jax.lax.pcast(a, tuple(sorted(missing)), to="varying") if missing else a
 
   return jax.tree.map(cast, tree)
 
 
-def _axes(a: Array) -> frozenset[str]:
+def _axes(a: Array | np.ndarray) -> frozenset[str]:
   """Returns the mesh axes over which an array varies."""
   return jax.typeof(a).manual_axis_type.varying

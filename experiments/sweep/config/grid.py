@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments.sweep.config.runs import Run
 from rnn_jax.cells import cell_options
 
@@ -31,8 +33,8 @@ def expand(
 
   The last axis varies fastest. Combinations that would train identical runs yield one run: an axis
   that does not apply to a cell, such as the forget bias to an Elman cell, is ignored for that cell,
-  `clip_by` is ignored without clipping, and several forget biases are ignored with cell options
-  that replace them.
+  `clip_by` is ignored without clipping, several forget biases are ignored with cell options that
+  replace them, and of several recurrent kernels with a gain of 0 only the first is trained.
 
   Args:
     axes: {axis: its values}, for every axis in `AXES`.
@@ -48,11 +50,13 @@ def expand(
       run = dataclasses.replace(run, clip_by="global_norm")
     own = (options or {}).get(run.cell, {})
     for chosen in itertools.product(*own.values()):
-      given = tuple(zip(own, chosen, strict=True))
+      given = dict(zip(own, chosen, strict=True))
+      if "recurrent_kernel" in own and np.float32(run.recurrent_gain) == 0:
+        given["recurrent_kernel"] = own["recurrent_kernel"][0]
       # A single forget bias is kept, because it is in the ids of runs that were recorded before.
-      ignored = len(axes["forget_bias"]) > 1 and _replace_forget_bias(dict(given))
+      ignored = len(axes["forget_bias"]) > 1 and _replace_forget_bias(given)
       bias = None if ignored else run.forget_bias
-      runs.append(dataclasses.replace(run, options=given, forget_bias=bias))
+      runs.append(dataclasses.replace(run, options=tuple(given.items()), forget_bias=bias))
   return list(dict.fromkeys(runs))
 
 

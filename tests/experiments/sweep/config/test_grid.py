@@ -84,6 +84,18 @@ def test_no_other_option_replaces_the_forget_bias(cell):
     assert same == grid._replace_forget_bias({name: value}), name
 
 
+def test_recurrent_kernels_times_zero_are_one_kernel():
+  axes = {**AXES, "cell": ("gru",), "depth": (1,), "truncation": (None,), "seed": (0,)}
+  runs = expand(
+    {**axes, "recurrent_gain": (0.0, 1.0)}, {"gru": {"recurrent_kernel": ("gaussian", "identity")}}
+  )
+  assert [(run.recurrent_gain, run.options[0][1]) for run in runs] == [
+    (0.0, "gaussian"),
+    (1.0, "gaussian"),
+    (1.0, "identity"),
+  ]
+
+
 OPTIONS = {"elman": {"activation": ("tanh", "relu"), "recurrent_kernel": ("identity",)}}
 
 
