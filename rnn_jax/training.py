@@ -204,7 +204,8 @@ def update(
       larger batch, pass `partial(rnn_jax.parallel.psum, count=...)`. State, loss, grad_norm and
       clipped_norm are then those of the larger batch, the same on every device; carries and norms
       are those of the device's own examples.
-    **time: truncation, resets, remat and scan_unroll, which are passed to the model.
+    **time: truncation, mask, resets, remat and scan_unroll, which are passed to the model. (The
+      model's mask skips steps, while batch.mask is that of the loss.)
   Returns:
     (state after the update, final carries, metrics for the params before the update).
   Raises:

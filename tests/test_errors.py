@@ -66,8 +66,12 @@ def words(*parts):
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_lengths_and_resets_may_be_arrays_of_another_library():
-  time = {"lengths": np.array([2, 5, 1]), "resets": np.eye(T, B, dtype=bool)}
+def test_lengths_mask_and_resets_may_be_arrays_of_another_library():
+  time = {
+    "lengths": np.array([2, 5, 1]),
+    "mask": ~np.eye(T, B, k=-1, dtype=bool),
+    "resets": np.eye(T, B, dtype=bool),
+  }
   other = {name: OtherArray(a) for name, a in time.items()}
   np.testing.assert_array_equal(
     loop(np.ones((T, B, D)), **other)()[1], loop(np.ones((T, B, D)), **time)()[1]
@@ -157,6 +161,8 @@ UNROLL = [
     words("resets must be [T, B] = (5, 3), got (3, 5)"),
   ),
   (loop(resets=np.ones((T, B))), TypeError, words("resets must be bool, got float")),
+  (loop(mask=np.ones(T, bool)), ValueError, words("mask must be [T, B] = (5, 3), got (5,)")),
+  (loop(mask=np.ones((T, B))), TypeError, words("mask must be bool, got float")),
   (
     loop(carry=SMALL),
     ValueError,

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Bool, Key, PyTree, Shaped
 
 from rnn_jax import checks, clipping
 from rnn_jax.gradient_flow.training_step import StepTensors, step_tensors
 from rnn_jax.modules import DeepRNN
+from rnn_jax.time_loop import valid_steps
 from rnn_jax.types import AnyArray, Carry, Params
 
 
@@ -86,9 +87,9 @@ def first_nonfinite(
   batch's mean loss. If a derivative becomes non-finite inside step t, the tensor reported is
   `recurrent` or `drive` at t. If only dL/dh_{t−1} is affected, it is the leaf of the carry at t−1.
 
-  Values that the loss ignores are not checked: xs beyond `lengths`, and the readout, target and
-  loss where the mask is False. Cotangents are checked at these steps, too, because training uses
-  them.
+  Values that the loss ignores are not checked: xs at the steps that `lengths` or the argument
+  `mask` skip, and the readout, target and loss where the batch's mask is False. Cotangents are
+  checked at these steps, too, because training uses them.
 
   Cost: a training step that keeps every tensor, compiled once for the cells and shapes, and a check
   of each tensor on the host. The function is meant for a step that has already failed, and cannot
@@ -134,7 +135,7 @@ def first_nonfinite(
   order = steps[::-1] if time.get("reverse") else steps
   tensors = [
     _params("params", params),
-    _inputs(batch, time.get("lengths")),
+    _inputs(batch, valid_steps(len(steps), time.get("lengths"), time.get("mask"))),
     _forward(step, carries, order),
     _results(step, batch.mask),
     _backward(step, order),
@@ -166,12 +167,12 @@ def describe_nonfinite(found: NonFinite) -> str:
 # search stops at the first non-finite entry.
 
 
-def _inputs(batch: PyTree, lengths: Int[AnyArray, " B"] | None) -> Iterator[_Tensor]:
-  """Yields xs and targets step by step, with zeros in the padding of xs and in masked targets."""
+def _inputs(batch: PyTree, valid: Bool[Array, "T B"] | None) -> Iterator[_Tensor]:
+  """Yields xs and targets step by step, with zeros at skipped xs and at masked targets."""
   steps = range(batch.mask.shape[0])
   xs = batch.xs
-  if lengths is not None:
-    xs = _where(np.arange(len(steps))[:, None] < np.asarray(lengths)[None], xs)
+  if valid is not None:
+    xs = _where(valid, xs)
   inputs = {"xs": xs, "targets": _where(batch.mask, batch.targets)}
   yield from _by_time("forward", None, inputs, steps)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from rnn_jax import checks
-from rnn_jax.modules.model import Lengths
+from rnn_jax.modules.model import Lengths, Mask
 from rnn_jax.modules.network import Network
 from rnn_jax.modules.recurrent import MERGES, Bidirectional, Recurrent
 from rnn_jax.probes import gradient_probe
@@ -52,6 +52,7 @@ class DeepRNN(Network):
     deterministic: bool = True,
     key: Key[Array, ""] | None = None,
     lengths: Lengths | None = None,
+    mask: Mask | None = None,
     **time: Any,
   ) -> tuple[tuple[Carry, ...], Float[Array, "steps B O"]]:
     """Runs the network over time.
@@ -63,6 +64,7 @@ class DeepRNN(Network):
       deterministic: whether dropout is disabled. If False, `apply` needs `rngs={"dropout": key}`.
       key: random key for stochastic cells. Each layer gets its own key, derived from this one.
       lengths: [B], number of valid steps of each sequence; see `unroll`.
+      mask: where False, every layer skips the step; see `unroll`.
       **time: other arguments of `unroll`, such as truncation, resets, reverse, remat, clip_carry
         and scan_unroll.
     Returns:
@@ -84,11 +86,12 @@ class DeepRNN(Network):
         probe=None if probes is None else probes[i],
         key=_layer_key(key, i),
         lengths=lengths,
+        mask=mask,
         **time,
       )
 
     final, ys = self.through(run, xs, deterministic)
-    return final, self.readout(ys, lengths)
+    return final, self.readout(ys, lengths, mask)
 
   def learned_carries(self, batch_size: int) -> tuple[Carry, ...]:
     """Returns the learned initial carry of each layer, repeated for every sequence of a batch."""
@@ -173,6 +176,7 @@ class BidirectionalRNN(Network):
     deterministic: bool = True,
     key: Key[Array, ""] | None = None,
     lengths: Lengths | None = None,
+    mask: Mask | None = None,
     remat: str = "none",
   ) -> tuple[tuple[tuple[Carry, Carry], ...], Float[Array, "steps B O"]]:
     """Runs the network over whole sequences; see `DeepRNN` for the arguments.
@@ -190,11 +194,12 @@ class BidirectionalRNN(Network):
         probe=None if probes is None else probes[i],
         key=_layer_key(key, i),
         lengths=lengths,
+        mask=mask,
         remat=remat,
       )
 
     final, ys = self.through(run, xs, deterministic)
-    return final, self.readout(ys, lengths)
+    return final, self.readout(ys, lengths, mask)
 
   @nn.nowrap
   def probes(self, xs: Sequences) -> tuple[tuple[Carry, Carry], ...]:

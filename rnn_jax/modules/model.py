@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Integer, Key, PyTree
+from jaxtyping import Array, Bool, Integer, Key, PyTree
 
 from rnn_jax.types import AnyArray, Carry, Cell, Params
 
 Lengths = Integer[AnyArray, " B"]
+Mask = Bool[AnyArray, "T B"]
 
 
 @runtime_checkable

@@ -8,11 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import token_rows
-from rnn_jax.modules.model import Lengths
+from rnn_jax.modules.model import Lengths, Mask
+from rnn_jax.time_loop import valid_steps
 from rnn_jax.types import Carry, Cell, Sequences, check_cells
 
 DROPOUT_MASKS = ("step", "sequence")
@@ -137,7 +138,10 @@ class Network(nn.Module):
     return tuple(final), ys
 
   def readout(
-    self, ys: Float[Array, "*steps H"], lengths: Lengths | None = None
+    self,
+    ys: Float[Array, "*steps H"],
+    lengths: Lengths | None = None,
+    mask: Mask | None = None,
   ) -> Float[Array, "*outputs O"]:
     """Returns the network's outputs, computed from the top layer's outputs ys.
 
@@ -148,7 +152,7 @@ class Network(nn.Module):
     if self.pooled:
       if ys.ndim != 3:
         raise ValueError(f"ys must be [T, B, H] if pooled, got {list(ys.shape)}.")
-      ys = _mean_over_time(ys, lengths)
+      ys = _mean_over_time(ys, valid_steps(ys.shape[0], lengths, mask))
     # Merge the leading axes, so that a kernel's gradient contracts a single axis, because XLA:CPU
     # is several times slower at contracting two axes.
     rows = ys.reshape(-1, ys.shape[-1])
@@ -174,9 +178,11 @@ def default_float() -> np.dtype:
   return jax.dtypes.canonicalize_dtype(float)
 
 
-def _mean_over_time(ys: Float[Array, "T B H"], lengths: Lengths | None) -> Float[Array, "1 B H"]:
-  """Returns the mean over each sequence's valid steps; ys must be zero past a sequence's end."""
-  if lengths is None:
+def _mean_over_time(
+  ys: Float[Array, "T B H"], valid: Bool[Array, "T B"] | None
+) -> Float[Array, "1 B H"]:
+  """Returns the mean over each sequence's valid steps; ys must be zero at all other steps."""
+  if valid is None:
     return jnp.mean(ys, axis=0, keepdims=True)
-  count = jnp.maximum(jnp.asarray(lengths), 1).astype(ys.dtype)
+  count = jnp.maximum(jnp.sum(valid, axis=0), 1).astype(ys.dtype)
   return jnp.sum(ys, axis=0, keepdims=True) / count[None, :, None]

@@ -64,13 +64,13 @@ def check_lengths(lengths: Any, num_steps: Size, batch_size: Size) -> None:
       raise ValueError(f"lengths must be from 0 to T = {num_steps}, got {low} to {high}.")
 
 
-def check_resets(resets: Any, num_steps: Size, batch_size: Size) -> None:
-  """Raises unless resets are a boolean array [T, B]."""
-  mask = _as_array("resets", "booleans [T, B]", resets)
-  if mask.shape != (num_steps, batch_size):
-    raise ValueError(f"resets must be [T, B] = ({num_steps}, {batch_size}), got {mask.shape}.")
-  if mask.dtype != jnp.bool_:
-    raise TypeError(f"resets must be bool, got {mask.dtype}.")
+def check_booleans(name: str, value: Any, num_steps: Size, batch_size: Size) -> None:
+  """Raises unless the argument `name`, such as `resets`, is a boolean array [T, B]."""
+  a = _as_array(name, "booleans [T, B]", value)
+  if a.shape != (num_steps, batch_size):
+    raise ValueError(f"{name} must be [T, B] = ({num_steps}, {batch_size}), got {a.shape}.")
+  if a.dtype != jnp.bool_:
+    raise TypeError(f"{name} must be bool, got {a.dtype}.")
 
 
 def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> None:

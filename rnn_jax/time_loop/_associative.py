@@ -21,14 +21,13 @@ def run_associatively(
   if inputs.probe is not None:
     b = tap(b, inputs.probe)  # h_t = a_t ∘ h_{t−1} + b_t, so dL/db_t = dL/dh_t
   cut = inputs.cut
-  if inputs.reset is not None:
-    a = select(inputs.reset, jax.tree.map(jnp.zeros_like, a), a)
   if inputs.valid is not None:
-    # A sequence keeps its carry past its end, so a = 1 and b = 0 there. Resets and cuts have no
-    # effect there.
+    # A skipped step keeps the carry, so a = 1 and b = 0 there. Cuts have no effect there.
     a = select(inputs.valid, a, jax.tree.map(jnp.ones_like, a))
     b = select(inputs.valid, b, jax.tree.map(jnp.zeros_like, b))
     cut = None if cut is None else cut & inputs.valid
+  if inputs.reset is not None:
+    a = select(inputs.reset, jax.tree.map(jnp.zeros_like, a), a)
   first, last = (-1, 0) if reverse else (0, -1)
 
   def scan_leaf(

@@ -1,4 +1,4 @@
-"""One step of the time loop: the cell's step, with padding, resets, cuts, clipping and probe."""
+"""One step of the time loop: the cell's step, with a mask, resets, cuts, clipping and probe."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Integer, PyTree, Shaped
 
 from rnn_jax import clipping
 from rnn_jax.probes import tap
 from rnn_jax.time_loop._adjoint_loops import Perturbations, Step
-from rnn_jax.types import Carry, Cell, Drive, Params, floats_of, with_floats
+from rnn_jax.types import AnyArray, Carry, Cell, Drive, Params, Size, floats_of, with_floats
 
 
 class StepConstants(NamedTuple):
@@ -32,7 +32,8 @@ class StepInputs(NamedTuple):
   Attributes:
     drive: the input's part of the pre-activation; or x itself, if drives are computed block by
       block.
-    valid: from `lengths`, [B]: whether the sequence has not yet ended. None if no sequence ends.
+    valid: from `lengths` and `mask`, [B]: whether the step runs; if not, it is skipped. None if
+      every step runs.
     reset: from `resets`, [B]: whether a new sequence starts at this step. None if none does.
     cut: from `truncation`, [] or [B]: whether the gradient from this step to the previous one is
       cut. None if it is never cut.
@@ -52,13 +53,21 @@ def start_of_step(carry: Carry, inputs: StepInputs) -> Carry:
 
   Otherwise it is the carry that the previous step returned.
   """
-  if inputs.reset is not None:
-    carry = select(inputs.reset, jax.tree.map(jnp.zeros_like, carry), carry)
-  if inputs.cut is not None:
-    # In the forward pass both branches are the same array, so XLA removes the select and a cut
-    # costs nothing.
-    carry = select(inputs.cut, jax.lax.stop_gradient(carry), carry)
-  return carry
+  return _cut(_reset(carry, inputs), inputs)
+
+
+def _reset(carry: Carry, inputs: StepInputs) -> Carry:
+  if inputs.reset is None:
+    return carry
+  return select(inputs.reset, jax.tree.map(jnp.zeros_like, carry), carry)
+
+
+def _cut(carry: Carry, inputs: StepInputs) -> Carry:
+  if inputs.cut is None:
+    return carry
+  # In the forward pass both branches are the same array, so XLA removes the select and a cut costs
+  # nothing.
+  return select(inputs.cut, jax.lax.stop_gradient(carry), carry)
 
 
 def make_step(cell: Cell) -> Step:
@@ -71,7 +80,9 @@ def make_step(cell: Cell) -> Step:
     inputs: StepInputs,
     perturbations: Perturbations | None,
   ) -> tuple[Carry, PyTree]:
-    start = start_of_step(carry, inputs)
+    # A skipped step returns this carry, so it is reset but passes the gradient on uncut.
+    kept = _reset(carry, inputs)
+    start = _cut(kept, inputs)
     recurrent = cell.recur(held.params, start)
     if perturbations is not None:
       recurrent = jax.tree.map(jnp.add, recurrent, perturbations.recurrent)
@@ -86,7 +97,7 @@ def make_step(cell: Cell) -> Step:
       new = tap(new, inputs.probe)
     y = cell.output(constants.params, new, inputs.drive)
     if inputs.valid is not None:
-      new = select(inputs.valid, new, carry)
+      new = select(inputs.valid, new, kept)
       y = select(inputs.valid, y, jax.tree.map(jnp.zeros_like, y))
     return new, y
 
@@ -94,11 +105,26 @@ def make_step(cell: Cell) -> Step:
 
 
 def outputs_of(cell: Cell, params: Params, carries: Carry, inputs: StepInputs) -> PyTree[Array]:
-  """Returns ys, computed from the carries of all steps at once; zero past a sequence's end."""
+  """Returns ys, computed from the carries of all steps at once; zero at skipped steps."""
   ys = cell.output(params, carries, inputs.drive)
   if inputs.valid is None:
     return ys
   return select(inputs.valid, ys, jax.tree.map(jnp.zeros_like, ys))
+
+
+def valid_steps(
+  num_steps: Size, lengths: Integer[AnyArray, " B"] | None, mask: Bool[AnyArray, "T B"] | None
+) -> Bool[Array, "T B"] | None:
+  """Returns where a step runs: before its sequence's end and where the mask is True.
+
+  Returns None if there are neither lengths nor a mask, so that every step runs.
+  """
+  valid = None if mask is None else jnp.asarray(mask)
+  if lengths is None:
+    return valid
+  steps = jnp.arange(num_steps, dtype=jnp.int32)
+  within = steps[:, None] < jnp.asarray(lengths, jnp.int32)[None]
+  return within if valid is None else within & valid
 
 
 def select(condition: Bool[Array, " ..."], yes: PyTree, no: PyTree) -> PyTree:

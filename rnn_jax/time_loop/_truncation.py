@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Integer
+from jaxtyping import Array, Bool, Integer
 
 from rnn_jax import checks
 from rnn_jax.types import Size
@@ -29,21 +29,22 @@ def check_truncation(truncation: object) -> None:
 def cut_steps(
   truncation: Truncation,
   num_steps: Size,
-  lengths: Int[Array, " B"] | None,
+  valid: Bool[Array, "T B"] | None,
   resets: Bool[Array, "T B"] | None,
   reverse: bool,
-) -> Bool[Array, " T"] | Bool[Array, " T #B"]:
+) -> Bool[Array, " T"] | Bool[Array, "T B"]:
   """Returns a mask of the steps at which the gradient is cut: k, 2k, 3k, … of each sequence.
 
-  k is `truncation`, and the first step of a sequence is step 0. The mask is [T], or [T, B] or
-  [T, 1] if `lengths` or `resets` are given.
+  k is `truncation`, and the first step of a sequence is step 0. Skipped steps, where `valid` is
+  False, are not counted. The mask is [T], or [T, B] if `valid` or `resets` are given.
   """
-  count = jnp.arange(num_steps, dtype=jnp.int32)
-  count = count[::-1] if reverse else count
-  if lengths is not None or resets is not None:
-    count = count[:, None]
-  if reverse and lengths is not None:
-    count = count - (num_steps - lengths[None])
+  if valid is not None:
+    one = valid.astype(jnp.int32)
+    count = jax.lax.cumsum(one, axis=0, reverse=reverse) - one  # number of steps before this one
+  else:
+    count = jnp.arange(num_steps, dtype=jnp.int32)
+    count = count[::-1] if reverse else count
+    count = count if resets is None else count[:, None]
   if resets is not None:
     start = jnp.where(resets, count, jnp.zeros_like(count))
     count = count - jax.lax.cummax(start, axis=0, reverse=reverse)

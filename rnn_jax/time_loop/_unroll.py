@@ -2,7 +2,7 @@
 
 It checks its arguments and turns them into the inputs of each step (`StepInputs`):
 
-    lengths -> valid,  resets -> reset,  truncation -> cut_steps -> cut,  probe -> probe
+    lengths, mask -> valid_steps -> valid,  resets -> reset,  truncation -> cut_steps -> cut
 
 The module `_step` defines what each of these inputs does in a step. Either `_sequential` or
 `_associative` then runs the steps.
@@ -23,7 +23,7 @@ from rnn_jax.parallel import vary_alike
 from rnn_jax.time_loop import _arguments as arguments
 from rnn_jax.time_loop._associative import run_associatively
 from rnn_jax.time_loop._sequential import LoopOptions, run_sequentially
-from rnn_jax.time_loop._step import StepConstants, StepInputs
+from rnn_jax.time_loop._step import StepConstants, StepInputs, valid_steps
 from rnn_jax.time_loop._truncation import Truncation, check_truncation, cut_steps
 from rnn_jax.types import AnyArray, C, Carry, Cell, D, Drive, P, Sequences, Size, floats_of
 
@@ -41,6 +41,7 @@ def unroll(
   *,
   truncation: Truncation | None = None,
   lengths: Integer[AnyArray, " B"] | None = None,
+  mask: Bool[AnyArray, "T B"] | None = None,
   resets: Bool[AnyArray, "T B"] | None = None,
   reverse: bool = False,
   remat: str = "none",
@@ -62,26 +63,31 @@ def unroll(
     carry: h_{−1}, leaves [B, ...]; zeros if None.
     truncation: k, for truncated backpropagation through time. In the backward pass no gradient
       flows from steps k, 2k, 3k, … of a sequence to the preceding step, so the loss at step t
-      (counted from 0) reaches back t mod k steps. The forward pass is unchanged. An int or a traced
-      scalar; None, or k ≥ T, is full backpropagation.
+      (counted from 0, without the steps that a mask skips) reaches back t mod k steps. The forward
+      pass is unchanged. An int or a traced scalar; None, or k ≥ T, is full backpropagation.
     lengths: number of valid steps of each sequence, 0 to T. Past its end a sequence keeps its
       carry and its outputs are zero. Its inputs there, even NaN, affect neither values nor
-      gradients.
-    resets: mask; where True, a new sequence starts at that step, with a carry of zeros.
-      Truncation counts steps from there.
+      gradients. Resets past its end have no effect.
+    mask: where False, the step is skipped: the carry is kept (integer leaves, such as a step
+      counter, included), the output is zero, and the gradient passes unchanged to the preceding
+      step. Its inputs, even NaN, affect neither values nor gradients. So the other steps compute
+      what they would if the skipped steps were cut out of the sequence. With `lengths`, a step runs
+      if both allow it.
+    resets: where True, a new sequence starts at that step, with a carry of zeros.
+      Truncation counts steps from there. A reset takes effect even if `mask` skips its step.
     reverse: whether to run from the last step to the first. With `lengths`, each sequence then
       starts at its own last valid step.
     remat: what the backward pass recomputes instead of storing it. `none`: nothing. `step`: the
       intermediate values of every step. `sqrt`: blocks of √T steps, including their input
       projections, for O(√T) memory in addition to xs and ys.
-    probe: zeros from `gradient_probe`; their gradient is ‖dL/dh_t‖.
+    probe: zeros from `gradient_probe`; their gradient is ‖dL/dh_t‖, or 0 at a skipped step.
     clip_carry: c, for gradient clipping inside backpropagation through time. Each example's
       dL/dh_t, all leaves of the carry together, is scaled to a norm of at most c before it flows
-      into the step's params and to earlier steps. The probe measures the norm before clipping. The
-      forward pass is unchanged. Choose c for the loss that is differentiated: a mean over B
-      examples, for instance, gives each example's dL/dh_t a factor 1/B. A number or a traced
-      scalar. None or inf disables clipping; with any other value the result has no forward-mode
-      derivative.
+      into the step's params and to earlier steps; skipped steps do not clip. The probe measures the
+      norm before clipping. The forward pass is unchanged. Choose c for the loss that is
+      differentiated: a mean over B examples, for instance, gives each example's dL/dh_t a factor
+      1/B. A number or a traced scalar. None or inf disables clipping; with any other value the
+      result has no forward-mode derivative.
     scan_unroll: number of steps in one iteration of the compiled loop, like `unroll` of
       `jax.lax.scan`. On a CPU 1 is fastest.
     key: random key, for stochastic cells.
@@ -113,21 +119,23 @@ def unroll(
     clipping.check("clip_carry", clip_carry)
   if key is not None:
     checks.key("key", key)
-  valid = cut = None
   if lengths is not None:
     arguments.check_lengths(lengths, num_steps, batch_size)
-    lengths = jnp.asarray(lengths, jnp.int32)
-    valid = jnp.arange(num_steps, dtype=jnp.int32)[:, None] < lengths[None]
-    keep = valid if xs.ndim == valid.ndim else valid[..., None]
-    # Set the inputs past each sequence's end to zero. Masking the loss alone would not suffice,
-    # because 0 · NaN is NaN in the backward pass.
-    xs = jnp.where(keep, xs, jnp.zeros_like(xs))
+  for name, a in (("mask", mask), ("resets", resets)):
+    if a is not None:
+      arguments.check_booleans(name, a, num_steps, batch_size)
+  valid = valid_steps(num_steps, lengths, mask)
   if resets is not None:
-    arguments.check_resets(resets, num_steps, batch_size)
-    resets = jnp.asarray(resets)
+    resets, within = jnp.asarray(resets), valid_steps(num_steps, lengths, None)
+    resets = resets if within is None else resets & within
+  if valid is not None:
+    # Set the inputs of skipped steps to zero. Masking the loss alone would not suffice, because
+    # 0 · NaN is NaN in the backward pass.
+    xs = jnp.where(jnp.expand_dims(valid, range(2, xs.ndim)), xs, jnp.zeros_like(xs))
+  cut = None
   if truncation is not None:
     check_truncation(truncation)
-    cut = cut_steps(truncation, num_steps, lengths, resets, reverse)
+    cut = cut_steps(truncation, num_steps, valid, resets, reverse)
 
   arguments.check_params("params", cell, params, xs)
   params = cell.prepare(params)

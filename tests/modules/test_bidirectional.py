@@ -61,6 +61,14 @@ def test_a_padded_sequence_gives_the_same_as_the_sequence_alone():
       assert_close(padded[b], own[0])
 
 
+def test_a_mask_skips_the_same_steps_in_both_directions():
+  model, variables = network("concat")
+  xs, steps = np.asarray(draw(90, T, B, D)), np.array([0, 2, 3])
+  mask = np.isin(np.arange(T), steps)[:, None].repeat(B, axis=1)
+  carries, ys = jax.jit(model.apply)(variables, xs, mask=mask)
+  assert_close((carries, ys[steps]), jax.jit(model.apply)(variables, xs[steps]))
+
+
 def test_a_padded_sequence_has_the_gradients_of_the_sequence_alone():
   model, variables = network("sum", depth=1)
   xs = np.asarray(draw(90, T, B, D))

@@ -19,6 +19,7 @@ assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e
 LENGTHS = np.array([6, 4])
 RESETS = np.zeros((T, B), bool)
 RESETS[[3, 1], [0, 1]] = True
+MASK = np.arange(T)[:, None] != [2, 1]
 
 
 def draw(seed, *shape):
@@ -50,7 +51,7 @@ def stack(*names, **options):
 def test_depth_is_the_composition_of_time_loops_and_a_readout(names):
   xs = draw(90, T, B, D)
   model, variables = with_params(stack(*names, output_size=OUT), xs)
-  time = {"lengths": LENGTHS, "resets": RESETS, "reverse": True}
+  time = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS, "reverse": True}
 
   @jax.jit
   def by_hand(variables):

@@ -44,6 +44,9 @@ def test_pooled_outputs_read_the_mean_over_valid_steps():
   head = jax.tree.map(np.asarray, variables["params"]["head"])
   assert outputs.shape == (1, B, OUT)
   assert_close(outputs[0], np.stack(means) @ head["kernel"] + head["bias"][None])
+  mask = np.arange(T)[:, None] < lengths
+  assert_close(apply(variables, xs, mask=mask)[1], outputs)
+  assert_close(apply(variables, xs, mask=mask, lengths=np.maximum(lengths, 1))[1], outputs)
   _, whole = apply(variables, xs)
   assert_close(whole[0], ys.mean(0) @ head["kernel"] + head["bias"][None])
 

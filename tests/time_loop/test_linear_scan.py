@@ -15,6 +15,7 @@ import pytest
 
 from rnn_jax import CELLS, gradient_probe, make_cell, unroll
 from rnn_jax.cells import layer_norm, residual, zoneout
+from rnn_jax.time_loop import valid_steps
 from rnn_jax.time_loop._linear_scan import linear_scan
 
 T, B, D, H = 7, 3, 2, 4
@@ -25,6 +26,11 @@ RESETS[[0, 3, 5], [2, 0, 1]] = True
 TIMES = {
   "plain": {},
   "forward": {"lengths": np.array([7, 0, 4]), "resets": RESETS, "truncation": 3},
+  "mask": {
+    "mask": ~RESETS & (np.arange(T)[:, None] != [1, 2, 6]),
+    "resets": RESETS,
+    "truncation": 2,
+  },
   "all": {"lengths": np.array([7, 2, 5]), "resets": RESETS, "truncation": 2, "reverse": True},
 }
 
@@ -70,9 +76,9 @@ def everything(cell, given, method, **time):
 def test_associative_scan_equals_the_loop(x64, name, which):
   cell, time = make_cell(name, H), TIMES[which]
   given = problem(cell)
-  if "lengths" in time:
-    past = np.arange(T)[:, None] >= time["lengths"]
-    given = (given[0], np.where(past[..., None], np.nan, given[1]), given[2])
+  valid = valid_steps(T, time.get("lengths"), time.get("mask"))
+  if valid is not None:
+    given = (given[0], np.where(valid[..., None], given[1], np.nan), given[2])
   chex.assert_trees_all_close(
     everything(cell, given, "associative", **time),
     everything(cell, given, "loop", **time),

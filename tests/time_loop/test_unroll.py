@@ -13,6 +13,8 @@ import pytest
 
 from rnn_jax import gradient_probe, make_cell, unroll
 from rnn_jax.cells import zoneout
+from rnn_jax.time_loop import valid_steps
+from rnn_jax.types import floats_of, with_floats
 
 pytestmark = pytest.mark.usefixtures("x64")
 assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-12)
@@ -26,6 +28,9 @@ LENGTHS = np.array([7, 4])
 RESETS = np.zeros((T, B), bool)
 # The resets are in mid-sequence, at the first step, and past the end of a sequence.
 RESETS[[3, 0, 5], [0, 1, 1]] = True
+# The mask skips the first step, two successive steps, and the last step.
+MASK = np.ones((T, B), bool)
+MASK[[0, 4, 5, 2, 6], [0, 0, 0, 1, 1]] = False
 
 
 def draw(seed, *shape):
@@ -38,14 +43,24 @@ def problem(name, num_steps=T, batch_size=B):
   shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D))
   params = {key: draw(i, *leaf.shape) for i, (key, leaf) in enumerate(shapes.items())}
   leaves, structure = jax.tree.flatten(cell.initial_carry((batch_size,)))
-  carry = structure.unflatten([draw(5 + i, *leaf.shape) for i, leaf in enumerate(leaves)])
+  carry = structure.unflatten(
+    [draw(5 + i, *a.shape).astype(a.dtype) if is_float(a) else a for i, a in enumerate(leaves)]
+  )
   xs = draw(9, num_steps, batch_size, D)
   return cell, (params, xs, carry, gradient_probe(cell, num_steps, batch_size))
 
 
+def is_float(a):
+  return jnp.issubdtype(a.dtype, jnp.inexact)
+
+
 def score(result):
-  """Returns a scalar loss that gives each entry of outputs and final carry a different weight."""
-  return sum(jnp.vdot(draw(20 + i, *a.shape), a) for i, a in enumerate(jax.tree.leaves(result)))
+  """Returns a scalar loss that gives each entry of outputs and final carry a different weight.
+
+  Of complex entries it weighs the real part.
+  """
+  leaves = jax.tree.leaves(floats_of(result))
+  return sum(jnp.vdot(draw(20 + i, *a.shape), a.real) for i, a in enumerate(leaves))
 
 
 def everything(run):
@@ -59,7 +74,14 @@ def everything(run):
     result = run(*arrays)
     return score(result), result
 
-  return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
+  def gradients(params, xs, carry, probe):
+    def of_floats(params, xs, floats, probe):
+      return loss(params, xs, with_floats(floats, carry), probe)
+
+    grad = jax.grad(of_floats, argnums=(0, 1, 2, 3), has_aux=True)
+    return grad(params, xs, floats_of(carry), probe)
+
+  return jax.jit(gradients)
 
 
 def together(cell, **time):
@@ -69,10 +91,11 @@ def together(cell, **time):
   return everything(run)
 
 
-def apart(cell, *, lengths=None, resets=None, reverse=False, **time):
-  """Returns a reference for `together`, computed without `unroll`'s lengths, resets and reverse.
+def apart(cell, *, lengths=None, mask=None, resets=None, reverse=False, **time):
+  """Returns a reference for `together`, computed without these arguments of `unroll`.
 
-  It splits each sequence at its resets and unrolls each piece alone, as a batch of one.
+  It cuts the skipped steps out of each sequence, splits the sequence at its resets, and unrolls
+  each piece alone, as a batch of one.
   """
 
   def run(params, xs, carry, probe):
@@ -81,6 +104,7 @@ def apart(cell, *, lengths=None, resets=None, reverse=False, **time):
     finals = []
     for b in range(batch_size):
       order = np.arange(num_steps if lengths is None else lengths[b])
+      order = order if mask is None else order[mask[order, b]]
       order = order[::-1] if reverse else order
       new = np.zeros(len(order), bool) if resets is None else resets[order, b]
       final = jax.tree.map(lambda a, b=b: a[b : b + 1], carry)
@@ -106,6 +130,9 @@ ALL = {"lengths": LENGTHS, "resets": RESETS, "truncation": 2, "reverse": True}
     ("lstm", ALL),
     ("gru", {"lengths": LENGTHS, "resets": RESETS}),
     ("elman", {"lengths": LENGTHS, "truncation": 3, "reverse": True}),
+    ("lstm", ALL | {"mask": MASK}),
+    ("gru", {"mask": MASK, "resets": RESETS & MASK, "truncation": 2, "clip_carry": 0.5}),
+    ("clockwork", {"mask": MASK, "remat": "sqrt"}),
   ],
   ids=lambda v: v if isinstance(v, str) else "+".join(v),
 )
@@ -115,11 +142,13 @@ def test_sequences_in_a_batch_do_not_affect_each_other(name, time):
 
 
 @pytest.mark.parametrize("name", CARRIES)
-@pytest.mark.parametrize("reverse", [False, True])
-def test_padding_changes_nothing(name, reverse):
+@pytest.mark.parametrize(
+  "time", [{"lengths": LENGTHS, "reverse": True}, {"mask": MASK}], ids="+".join
+)
+def test_inputs_at_skipped_steps_change_nothing(name, time):
   cell, (params, xs, carry, probe) = problem(name)
-  padding = np.arange(T)[:, None] >= LENGTHS
-  run = together(cell, lengths=LENGTHS, reverse=reverse)
+  padding = ~np.asarray(valid_steps(T, time.get("lengths"), time.get("mask")))
+  run = together(cell, **time)
   clean = run(params, xs, carry, probe)
   for garbage in (np.nan, np.inf, 1e30):
     dirty = run(params, jnp.where(padding[..., None], garbage, xs), carry, probe)
@@ -131,12 +160,77 @@ def test_padding_changes_nothing(name, reverse):
 
 @pytest.mark.parametrize("name", CARRIES)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_length_zero_returns_the_initial_carry_and_no_output(name, reverse):
+@pytest.mark.parametrize(
+  "skip", [{"lengths": np.zeros(B, int)}, {"mask": np.zeros((T, B), bool)}], ids="+".join
+)
+def test_sequences_without_valid_steps_return_the_initial_carry_and_no_output(name, reverse, skip):
   cell, (params, xs, carry, _) = problem(name)
-  zeros = np.zeros(B, int)
-  time = {"lengths": zeros, "reverse": reverse, "truncation": 2}
+  time = {**skip, "reverse": reverse, "truncation": 2}
   final, ys = jax.jit(functools.partial(unroll, cell, **time))(params, xs, carry)
   chex.assert_trees_all_equal((final, ys), (carry, jnp.zeros((T, B, H))))
+
+
+# The cells have every kind of carry: a pair, complex, with an integer step counter, with earlier
+# carries, an array.
+@pytest.mark.parametrize(
+  ("name", "time"),
+  [
+    ("lstm", {}),
+    ("lstm", {"forward_mode": True}),
+    ("lru", {"reverse": True}),
+    ("lru", {"method": "associative"}),
+    ("clockwork", {"reverse": True}),
+    ("dilated_elman", {"remat": "step"}),
+    ("gru", {"reverse": True, "remat": "sqrt"}),
+  ],
+  ids=lambda v: v if isinstance(v, str) else "+".join(v),
+)
+def test_a_mask_equals_a_scan_that_selects_the_old_carry(name, time):
+  cell, (params, xs, carry, probe) = problem(name)
+  resets = ~MASK | RESETS
+  resets[5] = False  # the two successive steps that are skipped: one resets, one does not
+
+  def by_hand(params, xs, carry, probe):
+    del probe
+    params = cell.prepare(params)
+
+    def where(condition, yes, no):
+      return jax.tree.map(
+        lambda a, b: jnp.where(jnp.expand_dims(condition, range(1, a.ndim)), a, b), yes, no
+      )
+
+    def body(carry, inputs):
+      drive, mask, reset = inputs
+      carry = where(reset, jax.tree.map(jnp.zeros_like, carry), carry)
+      new = cell.update(params, carry, drive, cell.recur(params, carry))
+      y = cell.output(params, new, drive)
+      return where(mask, new, carry), where(mask, y, jnp.zeros_like(y))
+
+    inputs = cell.project(params, xs), MASK, resets
+    return jax.lax.scan(body, carry, inputs, reverse=time.get("reverse", False))
+
+  given = params, xs, carry, probe
+  ours = together(cell, mask=MASK, resets=resets, **time)(*given)
+  (*grads, _), result = everything(by_hand)(*given)
+  assert_close((ours[0][:3], ours[1]), (tuple(grads), result))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_are_a_mask_of_the_first_steps(reverse):
+  cell, arrays = problem("lstm")
+  time = {"truncation": 2, "reverse": reverse}
+  mask = np.arange(T)[:, None] < LENGTHS
+  chex.assert_trees_all_equal(
+    together(cell, mask=mask, **time)(*arrays), together(cell, lengths=LENGTHS, **time)(*arrays)
+  )
+
+
+def test_a_reset_at_a_skipped_step_is_one_at_the_next_step():
+  cell, arrays = problem("lstm")
+  mask, early, late = np.ones((T, B), bool), np.zeros((T, B), bool), np.zeros((T, B), bool)
+  mask[2:4], early[2], late[4] = False, True, True
+  run = functools.partial(together, cell, mask=mask, truncation=2)
+  assert_close(run(resets=early)(*arrays), run(resets=late)(*arrays))
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.int64])
