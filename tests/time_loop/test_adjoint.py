@@ -15,6 +15,7 @@ import pytest
 from cell_kinds import KINDS, VARIANTS, WRAPPED
 
 from rnn_jax import gradient_probe, make_cell, unroll
+from rnn_jax.gradient_flow import truncation_bias
 from rnn_jax.types import floats_of, with_floats
 
 T, B, D, H = 7, 2, 2, 3
@@ -100,13 +101,21 @@ def test_values_gradients_and_norms_are_those_of_the_plain_loop(x64, name, optio
 
 
 def late_product():
-  """Returns an Elman cell with its recurrent product in `update`, by a kernel that is cast."""
-  cell = make_cell("elman", H)
+  """Returns an Elman cell with its recurrent product in `update`.
+
+  The kernel is cast, and multiplied by a constant that `update` closes over.
+  """
+  cell, constant = make_cell("elman", H), jnp.asarray(np.diag(range(1, H + 1)), jnp.float64)
 
   def update(params, carry, drive, recurrent):
-    return jnp.tanh(drive + recurrent + carry @ jnp.asarray(params["w_h"], jnp.float64))
+    w_h = constant @ jnp.asarray(params["w_h"], jnp.float64)
+    return jnp.tanh(drive + recurrent + carry @ w_h)
 
   return cell._replace(recur=lambda params, carry: jnp.zeros_like(carry), update=update)
+
+
+def mean_square(ys):
+  return jnp.mean(ys**2)
 
 
 def test_eager_gradients_are_those_under_jit(x64):
@@ -115,7 +124,8 @@ def test_eager_gradients_are_those_under_jit(x64):
   xs = draw(3, jax.ShapeDtypeStruct((T, B, D), float))
 
   def gradients(params, xs):
-    return jax.grad(lambda params, xs: score(unroll(cell, params, xs)), (0, 1))(params, xs)
+    gradient = jax.grad(lambda params, xs: score(unroll(cell, params, xs)), (0, 1))(params, xs)
+    return gradient, truncation_bias([cell], [params], xs, mean_square, truncations=[2])
 
   chex.assert_trees_all_close(gradients(params, xs), jax.jit(gradients)(params, xs), rtol=1e-11)
 

@@ -58,6 +58,25 @@ def test_normalization_is_accurate_for_a_large_mean_in_float32():
   np.testing.assert_allclose(shifted, drives, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_gradients_are_those_of_float32(dtype):
+  cell = layer_norm(elman(H, activation="linear"))
+  params = jax.jit(lambda: cell.init(jax.random.key(0), D, dtype))()
+  # At the constant input, of the second example, the derivative has its greatest value, ε^-1/2.
+  xs = jnp.asarray([[[1, -2, 3, 0.5, 4, 2], [0] * D]], dtype)
+
+  @jax.jit
+  def gradient(params, xs):
+    return jax.grad(lambda *a: jnp.sum(unroll(cell, *a)[1].astype(float)), (0, 1))(params, xs)
+
+  found = gradient(params, xs)
+  expected = gradient(*jax.tree.map(lambda a: a.astype(float), (params, xs)))
+  assert {a.dtype for a in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    limit = 8 * float(jnp.finfo(dtype).eps) * np.abs(b).max()
+    np.testing.assert_allclose(a.astype(float), b, rtol=0, atol=limit)
+
+
 def test_init_adds_a_scale_of_one_and_a_shift_of_zero():
   params = layer_norm(gru(H)).init(jax.random.key(0), D)
   np.testing.assert_array_equal(params["scale"], np.ones(D))
