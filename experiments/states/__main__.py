@@ -2,10 +2,12 @@
 
   python -m experiments.states --model=results/characters
   python -m experiments.states --model=results/characters --text=FILE --output=states.html
+  python -m experiments.states --model=results/characters --text=main.c --annotations=marked.json
 
 Every character is colored by the value of a unit or gate, which is selected on the page. A click on
 a character shows which earlier characters the loss on the next one depends on. A search finds units
 that track a feature of the text, such as quotes or indentation, and ranks them on held-out text.
+What the features are depends on the text's language; a file may mark further ones.
 
 References:
   Karpathy, Johnson and Fei-Fei, 2015, https://arxiv.org/abs/1506.02078
@@ -14,7 +16,7 @@ References:
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,25 +26,30 @@ from absl import flags
 from jaxtyping import Float, Integer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments.cli import command_line, flag_table
 from experiments.cli.flag_table import Flag
-from experiments.cli.parsers import integer
+from experiments.cli.parsers import choice, integer
 from experiments.language_model import trained_model
 from experiments.language_model.report import token_name
 from experiments.language_model.settings import CHARACTERS
 from experiments.language_model.texts import read_texts
 from experiments.language_model.trained_model import TrainedModel
 from experiments.networks.cell_options import options_text
-from experiments.runtime import backend, files
+from experiments.runtime import backend, exits, files
+from experiments.states.annotations import read_annotations
+from experiments.states.languages import LANGUAGES
 from experiments.states.page import page
-from experiments.states.text_features import FEATURES, text_features
+from experiments.states.text_features import text_features
 from experiments.states.text_pieces import text_pieces
-from experiments.states.unit_search import Match, search
+from experiments.states.unit_search import Match, fewest_tokens, search
 from experiments.states.unit_values import read
 from rnn_jax.gradient_flow import saliency
 from rnn_jax.losses import bits
+from rnn_jax.text import STANDARD_LIBRARY
 
+AUTO, NO_LANGUAGE = "auto", "none"
 SEARCHED = 20_000  # largest number of tokens that the search reads
 _TOP = 5  # number of units that the search returns for a feature
 _BYTES_PER_WORD = 64  # bytes read from a file for each word, more than a word has on average
@@ -56,6 +63,19 @@ TABLE = (
     "",
     str,
     "Text file to read; by default the held-out part of the text that the model was trained on.",
+  ),
+  Flag(
+    "language",
+    AUTO,
+    choice("language", [*LANGUAGES, AUTO, NO_LANGUAGE]),
+    f"Language whose rules give the text's features: {', '.join(sorted(LANGUAGES))}, or none. "
+    "auto: the language that the file's name ends in (.py, .c, .tex, .txt and such), else none.",
+  ),
+  Flag(
+    "annotations",
+    "",
+    str,
+    'JSON file of further features: {"NAME": [[START, END], ...], ...}, in tokens of the text.',
   ),
   Flag("characters", "2000", integer("characters"), "Number of tokens to show on the page."),
   Flag(
@@ -91,27 +111,50 @@ def main(arguments: list[str]) -> None:
     count = max(values.characters, SEARCHED) + 1
     if values.text:
       name, tokens = values.text, _of_file(trained, command_line.path("--text", values.text), count)
+      file = values.text
     else:
       name, tokens = _held_out(trained, count)
-    html, matches = make_page(trained, name, tokens, values.characters, values.reach)
-    print_ranking(matches, Console())
+      file = trained.settings.corpus
+    language = _language_of(file) if values.language == AUTO else values.language
+    annotations = {}
+    if values.annotations:
+      annotations = read_annotations(
+        command_line.path("--annotations", values.annotations),
+        max(len(tokens) - 1, 0),
+        len(tokens) if len(tokens) < count else None,
+        LANGUAGES[language].legends if language != NO_LANGUAGE else (),
+      )
+    html, matches, remark = make_page(
+      trained, name, tokens, values.characters, values.reach, language, annotations
+    )
+    if matches:
+      print_ranking(matches, Console())
+    print(exits.printable(remark))
     files.write_text(output, html)
   print(f"The page is {output}, {len(html.encode()) / 1e6:.1f} MB. Open it in a browser.")
 
 
 def make_page(
-  trained: TrainedModel, name: str, tokens: Integer[np.ndarray, " N"], shown: int, reach: int
-) -> tuple[str, list[Match]]:
+  trained: TrainedModel,
+  name: str,
+  tokens: Integer[np.ndarray, " N"],
+  shown: int,
+  reach: int,
+  language: str,
+  annotations: Mapping[str, Float[np.ndarray, " T"]],
+) -> tuple[str, list[Match], str]:
   """Lets a model read a text, searches its units, and returns the page.
 
   Args:
     trained: the model.
     name: name of the text.
-    tokens: N tokens of the text; the last one is predicted but not read.
+    tokens: N = T + 1 tokens of the text; the last one is predicted but not read.
     shown: largest number of tokens on the page.
     reach: number of time steps over which each loss is traced back.
+    language: the text's language, a name in LANGUAGES or `none`.
+    annotations: values of further features of the text, by the feature's name.
   Returns:
-    (the page as HTML, the units that were found).
+    (the page as HTML, the units that were found, a remark on the features).
   Raises:
     ValueError: if the text is too short, or if the model's losses on it are not finite.
   """
@@ -121,13 +164,20 @@ def make_page(
   reading = read(trained.model, trained.variables, tokens)
   if not np.isfinite(reading.losses).all():
     raise ValueError(f"--model must have finite losses on {name}, got NaN or infinity.")
-  features = text_features(pieces)
-  matches = search(features, {q.name: q.values for q in reading.quantities}, _TOP)
+  features, legends = dict(annotations), dict.fromkeys(annotations, "from --annotations")
+  if language != NO_LANGUAGE:
+    # A byte that is not UTF-8 is one character of the text, but four in an escape such as \xff.
+    exact = text_pieces(trained.vocabulary, tokens[:-1], errors="surrogateescape")
+    features = text_features(exact, language) | features
+    legends = {**LANGUAGES[language].legends, **legends}
+  rules = _rules(language, bool(annotations))
+  token = token_name(trained.settings)
+  quantities = {q.name: q.values for q in reading.quantities}
+  matches, method, remark = _ranked(features, quantities, token, len(pieces))
   shown = min(shown, len(pieces))
   reach = min(reach, shown)
   traced_back = jax.jit(functools.partial(saliency, trained.model, reach=reach))
   norms = traced_back(trained.variables, jnp.asarray(tokens[: shown + 1], jnp.int32))
-  token = token_name(trained.settings)
   losses = reading.losses[:shown]
   html = page(
     "Inside a language model",
@@ -138,9 +188,11 @@ def make_page(
     losses,
     np.asarray(norms),
     matches,
-    _method(token, len(pieces), matches),
+    method,
+    rules,
+    legends,
   )
-  return html, matches
+  return html, matches, f"{rules} {remark}".rstrip()
 
 
 def print_ranking(matches: Sequence[Match], console: Console) -> None:
@@ -152,7 +204,8 @@ def print_ranking(matches: Sequence[Match], console: Console) -> None:
     table.add_column(column, justify="right" if column.endswith(" r") else "left")
   for match in matches:
     unit = f"{match.quantity} {match.unit}"
-    table.add_row(match.feature, unit, f"{match.held_out:.2f}", f"{match.selection:.2f}")
+    # A name in the user's file may look like rich's markup.
+    table.add_row(Text(match.feature), unit, f"{match.held_out:.2f}", f"{match.selection:.2f}")
   console.print(table)
 
 
@@ -205,17 +258,65 @@ def _about(trained: TrainedModel, token: str, name: str, losses: Float[np.ndarra
   )
 
 
-def _method(token: str, count: int, matches: Sequence[Match]) -> str:
-  """Returns the page's paragraph on how units were found in a text of `count` tokens."""
+def _language_of(file: str) -> str:
+  """Returns the language of a text by its file's name, or `none` if it is unknown."""
+  if file == STANDARD_LIBRARY:
+    return "python"
+  ending = Path(file).suffix.lower()
+  return next((name for name, rules in LANGUAGES.items() if ending in rules.endings), NO_LANGUAGE)
+
+
+def _rules(language: str, annotated: bool) -> str:
+  """Returns a sentence on where the features come from."""
+  if language != NO_LANGUAGE:
+    also = " and from --annotations" * annotated
+    return f"Features by the rules of {LANGUAGES[language].name} (--language={language}){also}."
+  if annotated:
+    return "Features from --annotations."
+  return (
+    "Units are not ranked, since no features of the text are known: choose a --language "
+    f"({', '.join(sorted(LANGUAGES))}), or give --annotations."
+  )
+
+
+def _ranked(
+  features: Mapping[str, Float[np.ndarray, " T"]],
+  quantities: Mapping[str, Float[np.ndarray, "T _"]],
+  token: str,
+  count: int,
+) -> tuple[list[Match], str, str]:
+  """Searches the units that track features of a text of `count` tokens.
+
+  Returns:
+    (the units that were found, the page's paragraph on how they were found, a remark for the
+    terminal on what is not ranked; '' if all features are).
+  """
+  if not features:
+    return [], "", ""
+  units = sum(values.shape[1] for values in quantities.values())
+  fewest = fewest_tokens(units)
+  if count < fewest:
+    refusal = (
+      f"Units are not ranked: on fewer than {fewest:,} {token}s, some of {units:,} units track any "
+      f"feature by chance, got {count:,}."
+    )
+    return [], refusal, refusal
+  matches = search(features, quantities, _TOP)
   half = count // 2
-  text = (
+  method = (
     f"r is Pearson's correlation between the value of a unit after each {token} and the feature "
     f"there. The {_TOP} units with the largest |r| on the first {half:,} {token}s are selected. "
     f"They are ranked by their r on the {count - half:,} {token}s after those; a change of sign "
     "counts against a unit."
   )
-  absent = [feature for feature in FEATURES if feature not in {m.feature for m in matches}]
-  return f"{text} Constant in one of the two parts: {', '.join(absent)}." if absent else text
+  absent = ", ".join(feature for feature in features if feature not in {m.feature for m in matches})
+  if not absent:
+    return matches, method, ""
+  return (
+    matches,
+    f"{method} Constant in one of the two parts: {absent}.",
+    f"Not ranked, since constant in one half of the text: {absent}.",
+  )
 
 
 if __name__ == "__main__":

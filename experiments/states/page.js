@@ -181,7 +181,9 @@ function trace(t) {
 element("title").textContent = document.title = data.title;
 element("about").textContent = data.about;
 element("help").textContent = data.help;
+element("rules").textContent = data.rules;
 element("method").textContent = data.method;
+element("ranking").hidden = data.matches.length === 0;
 element("scale").style.background =
   `linear-gradient(to right, ${[0, 0.5, 1].map(color).join(", ")})`;
 element("text").append(...spans);
@@ -198,6 +200,9 @@ for (const match of data.matches) {
     head.colSpan = 3;
     head.scope = "rowgroup";
     head.textContent = group;
+    const legend = head.appendChild(document.createElement("div"));
+    legend.className = "faint";
+    legend.textContent = data.legends[group];
   }
   const row = element("matches").insertRow(), button = document.createElement("button");
   row.dataset.q = number(match.quantity);

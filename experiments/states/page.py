@@ -32,6 +32,8 @@ def page(
   saliency: Float[np.ndarray, "T reach"],
   matches: Sequence[Match],
   method: str,
+  rules: str,
+  legends: Mapping[str, str],
 ) -> str:
   """Returns a self-contained HTML page, which loads no other file and needs no network.
 
@@ -50,6 +52,8 @@ def page(
     saliency: ‖dL_t/dx_{t−k}‖ for each step t and lag k; NaN where t − k is negative.
     matches: the units that the search found.
     method: description of the search.
+    rules: says where the features come from.
+    legends: what each feature is, by the feature's name.
   Returns:
     The HTML.
   """
@@ -63,6 +67,8 @@ def page(
     "hint": f"Point at a {token} to see its value. Click it to see what the loss that follows it "
     "depends on.",
     "method": method,
+    "rules": rules,
+    "legends": legends,
     "token": token,
     "pieces": list(pieces),
     "losses": [round(float(loss), 4) for loss in losses],

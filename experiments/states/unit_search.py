@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,9 @@ from jaxtyping import Float
 
 # Values count as constant if no deviation from their mean exceeds this fraction of max |value|.
 _ROUNDING = 1e-5
+
+# Units are not ranked if the largest of their correlations is expected to exceed this by chance.
+_CHANCE = 0.2
 
 
 class Match(NamedTuple):
@@ -40,6 +45,21 @@ def correlations(
   return np.clip(_directions(a).T @ _directions(b), -1, 1)
 
 
+def fewest_tokens(units: int) -> int:
+  """Returns the smallest number of tokens on which the search tells a unit from chance.
+
+  Over n independent samples, artanh(r) of an independent unit is normal with variance 1 / (n − 3)
+  (Fisher, 1921). One of H units is expected to exceed z standard deviations in either direction for
+  z = Φ⁻¹(1 − 1/(2H)). Each half of the text must have so many tokens that artanh(0.2) is that far.
+  Tokens are not independent, so that on few more than these, r is still larger by chance.
+
+  Args:
+    units: H, number of units.
+  """
+  z = NormalDist().inv_cdf(1 - 1 / (2 * max(units, 2)))
+  return 2 * math.ceil(3 + (z / math.atanh(_CHANCE)) ** 2)
+
+
 def search(
   features: Mapping[str, Float[np.ndarray, " T"]],
   quantities: Mapping[str, Float[np.ndarray, "T _"]],
@@ -61,6 +81,8 @@ def search(
     constant on one of the halves has no match.
   """
   names = list(features)
+  if not names:
+    return []
   values = np.stack([features[name] for name in names], axis=1)
   half = len(values) // 2
   halves = slice(None, half), slice(half, None)

@@ -48,7 +48,9 @@ def made(units=2):
   saliency[np.arange(REACH)[None] > np.arange(T)[:, None]] = np.nan
   matches = [Match("inside quotes", "layer 1 hidden", 1, 0.5, -0.25)]
   about = "of </script> & <i>text</i>"
-  return page("<b>T", about, "character", PIECES, quantities, np.ones(T), saliency, matches, "m")
+  legends = {"inside quotes": "<i>in</i>"}
+  data = ("character", PIECES, quantities, np.ones(T), saliency, matches, "m", "<i>r", legends)
+  return page("<b>T", about, *data)
 
 
 class Parsed(html.parser.HTMLParser):
@@ -119,6 +121,8 @@ def test_text_is_shown_verbatim_with_the_unit_of_the_link(shown):
   assert [int(e[1]["data-t"]) for e in characters] == list(range(T))
   assert dom.by_id("about")[2] == "of </script> & <i>text</i>"
   assert dom.by_id("title")[2] == "<b>T"
+  assert dom.by_id("rules")[2] == "<i>r"
+  assert "<i>in</i>" in [e[2] for e in dom.elements]
   tags = [e[0] for e in dom.elements]
   assert tags.count("script") == 3 and tags.count("title") == 1
   assert not {"b", "i"} & set(tags)

@@ -116,6 +116,62 @@ def test_the_page_of_a_word_model_shows_the_words_of_a_file(models, run, tmp_pat
   assert data["saliency"]["reach"] == 6  # the text is shorter than --reach, 100
 
 
+def test_features_are_those_of_the_language_and_of_the_annotations(models, run, tmp_path):
+  text, marked, output = tmp_path / "other", tmp_path / "marked.json", tmp_path / "page.html"
+  text.write_bytes(TEXT)
+  marked.write_text(json.dumps({"[b]<i>": [[i, i + 9] for i in range(0, 780, 40)], "early": []}))
+  given = {"model": models / "char", "text": text, "output": output}
+  code, out, err = run(**given)
+  assert (code, err) == (0, "") and "choose a --language (c, english, latex, python)" in out
+  data = data_of(output)
+  assert data["matches"] == [] and data["legends"] == {} and data["rules"] in out
+  code, out, err = run(**given, annotations=marked)
+  assert (code, err) == (0, "") and "[b]<i>" in out and "constant in one half of the text: e" in out
+  assert {m["feature"] for m in data_of(output)["matches"]} == {"[b]<i>"}
+  code, out, _ = run(**given, annotations=marked, language="latex")
+  data = data_of(output)
+  assert {m["feature"] for m in data["matches"]} > {"[b]<i>", "position in the line"}
+  assert data["legends"]["[b]<i>"] == "from --annotations"
+  assert "Features by the rules of LaTeX (--language=latex) and from --annotations." in out
+
+
+def test_units_are_not_ranked_on_too_little_text(models, run, tmp_path):
+  path, output = tmp_path / "other.py", tmp_path / "page.html"
+  path.write_bytes(TEXT[:50])
+  code, out, err = run(model=models / "char", text=path, output=output)
+  assert (code, err) == (0, "")
+  data = data_of(output)
+  assert data["matches"] == [] and len(data["pieces"]) == 49
+  assert "on fewer than 194 characters, some of 20 units track any feature by chance, got 49" in out
+  assert data["method"] in out
+
+
+MARKS = "must hold a list of [start, end] for 'a'"
+
+
+@pytest.mark.parametrize(
+  ("annotations", "words"),
+  [
+    ("[]", "must hold a JSON object"),
+    ("{}", "must have from 1 to 100 features, got 0"),
+    ('{"a": 1}', f"{MARKS}, got 1"),
+    ('{"a": [[0, true]]}', f"{MARKS}, got [0, True]"),
+    ('{"a": [[0, 1.5]]}', f"{MARKS}, got [0, 1.5]"),
+    ('{"a": [[3, 3]]}', f"{MARKS} with 0 <= start < end, got [3, 3]"),
+    ('{"a": [[0, 51]]}', f"{MARKS} with end at most 50, the text's length, got [0, 51]"),
+    ('{"\\u001b[1m": []}', "name features with 1 to 60 printable characters, got '\\x1b[1m'"),
+    ('{"indentation": []}', "must not name a feature of the language, got 'indentation'"),
+  ],
+)
+def test_wrong_annotations_print_a_one_line_error(models, run, tmp_path, annotations, words):
+  path, marked = tmp_path / "other.py", tmp_path / "marked.json"
+  path.write_bytes(TEXT[:50])
+  marked.write_text(annotations)
+  code, out, err = run(model=models / "char", text=path, annotations=marked)
+  assert code == 2 and not out and err.startswith("error: --annotations") and words in err
+  assert err.count("\n") == 1
+
+
 def test_wrong_flags_print_a_one_line_error(models, run, tmp_path):
   odd, short = tmp_path / "odd", tmp_path / "short"
   odd.write_text("def é")
@@ -129,6 +185,8 @@ def test_wrong_flags_print_a_one_line_error(models, run, tmp_path):
     (char | {"text": odd}, "--text holds 'é' at byte 4, not in the vocabulary"),
     (char | {"text": short}, "--text must hold at least 2 tokens, got 1"),
     (char | {"output": tmp_path}, "--output must name a file"),
+    (char | {"annotations": tmp_path / "no"}, "--annotations must be a readable file"),
+    (char | {"language": "rust"}, "Unknown language 'rust'. Choose one of: auto, c, english"),
     (char | {"characters": 0}, "characters must be an integer from 1"),
     (char | {"reach": "far"}, "reach must be an integer from 1"),
   ):
@@ -189,6 +247,8 @@ def test_pieces_are_letters_bytes_and_words():
   vocabulary = build_vocabulary(text)
   pieces = text_pieces(vocabulary, vocabulary.encode(text))
   assert pieces == ["a", "", "é", "<", "\n", "\\xff", ""]
+  pieces = text_pieces(vocabulary, vocabulary.encode(text), errors="surrogateescape")
+  assert pieces == ["a", "", "é", "<", "\n", "\udcff", ""]
   text = "été <unk>\n\n".encode() + b"\xff\n"
   vocabulary = build_word_vocabulary(text, "whitespace")
   pieces = text_pieces(vocabulary, vocabulary.encode(text))

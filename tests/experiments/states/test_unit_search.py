@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy.stats
 
-from experiments.states.unit_search import correlations, search
+from experiments.states.unit_search import correlations, fewest_tokens, search
 
 T = 400
 
@@ -59,3 +60,15 @@ def test_planted_units_are_ranked_by_their_held_out_correlation():
 
 def test_a_text_of_one_token_has_no_matches():
   assert search({"quotes": np.ones(1)}, {"hidden": np.ones((1, 2))}) == []
+
+
+@pytest.mark.parametrize("units", [20, 1000])
+def test_chance_exceeds_0_2_about_once_on_the_fewest_tokens(units):
+  n = fewest_tokens(units) // 2
+  draws = np.random.default_rng(0).standard_normal((100, n, units + 1))
+  largest = [np.abs(correlations(a[:, :1], a[:, 1:])).max() for a in draws]
+  assert 0.18 < np.median(largest) < 0.22
+
+
+def test_no_features_have_no_matches():
+  assert search({}, {"hidden": draw(T, 2)}) == []
