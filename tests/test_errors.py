@@ -382,6 +382,7 @@ def test_error_names_the_argument_its_value_and_the_choices(call, exception, pat
 
 def test_bounds_themselves_are_allowed():
   loop(lengths=np.array([0, T, 1]), truncation=1)()
+  unroll(ELMAN, ELMAN_PARAMS, XS, np.zeros((B, H)))  # float64, which JAX reads as float32
   adding(2, 1)
   copy_memory(21, 1)
   temporal_order(10, 1)
