@@ -17,6 +17,9 @@ from experiments.runtime.hosts import Processes
 # the engine that needs no package.
 _PACKAGES = {"local": None, "ray": ("ray", "ray"), "slurm": ("submitit", "slurm")}
 ENGINE_NAMES = tuple(_PACKAGES)
+# With a shorter time limit, a job would have no time to train. submitit asks SLURM for a signal 90
+# seconds before the limit, and SLURM sends it up to 60 seconds earlier.
+_MINUTES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +35,51 @@ class Shard:
   count: int
 
 
+# {option of sbatch that the engine sets itself: our flag for it, or '' if there is none}.
+_ENGINE_OPTIONS = {
+  "time": "slurm_minutes",
+  "time-min": "slurm_minutes",
+  "cpus-per-task": "cpus_per_task",
+  "cpus-per-gpu": "cpus_per_task",
+  **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"), "gpus_per_task"),
+  **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu"), "memory_per_task"),
+  **dict.fromkeys(("nodes", "ntasks", "tasks", "tasks-per-node", "array", "job-name"), ""),
+  **dict.fromkeys(("ntasks-per-core", "ntasks-per-gpu", "ntasks-per-node"), ""),
+  **dict.fromkeys(("ntasks-per-socket", "chdir", "workdir", "output", "error", "open-mode"), ""),
+  **dict.fromkeys(("signal", "no-requeue", "wrap", "wait", "test-only", "parsable", "quiet"), ""),
+}
+_SHORT = {
+  **{"t": "time", "c": "cpus-per-task", "G": "gpus", "N": "nodes", "n": "ntasks", "a": "array"},
+  **{"J": "job-name", "D": "chdir", "o": "output", "e": "error", "W": "wait", "Q": "quiet"},
+}
+
+
 def _option(text: str) -> tuple[str, str]:
   name, equals, value = text.partition("=")
-  name = name.strip().removeprefix("--")
-  if not (name and equals and all(part.isalnum() for part in name.replace("_", "-").split("-"))):
+  name = name.strip().lstrip("-").replace("_", "-")
+  name = _SHORT.get(name, name)
+  if not (name and equals and all(part.isalnum() for part in name.split("-"))):
     raise ValueError(f"slurm_option must be NAME=VALUE, got '{text}'.")
+  # sbatch also accepts the beginning of a name.
+  for option, flag in _ENGINE_OPTIONS.items():
+    if option.startswith(name) or (name == "gres" and flag == "gpus_per_task" and "gpu" in value):
+      instead = f"; use --{flag}" if flag else ""
+      raise ValueError(
+        f"slurm_option must not be {option}, which the engine sets itself{instead}, got '{text}'."
+      )
   if "\n" in value:
     raise ValueError(f"slurm_option must be one line, got '{text}'.")
-  return name.replace("_", "-"), value.strip()
+  return name, value.strip()
+
+
+def _minutes(text: str) -> int | None:
+  value = integer("slurm_minutes")(text)
+  if value is not None and value < _MINUTES:
+    raise ValueError(
+      f"slurm_minutes must be at least {_MINUTES}, because SLURM may send a job the signal to "
+      f"write a checkpoint 150 seconds before its time limit, got {text}."
+    )
+  return value
 
 
 PROCESSES = (
@@ -122,9 +162,9 @@ TABLE = (
   Flag(
     "slurm_minutes",
     "1440",
-    integer("slurm_minutes"),
-    "Time limit of a SLURM job, in minutes. A job that reaches it is requeued and resumes from its "
-    "checkpoints.",
+    _minutes,
+    "Time limit of a SLURM job, in minutes, at least 3. A job that reaches it is requeued and "
+    "resumes from its checkpoints.",
   ),
   Flag(
     "slurm_option",

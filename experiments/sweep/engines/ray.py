@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,6 +26,12 @@ from experiments.sweep.training.train import OnProgress, Stopped
 # share the file system of the output folder.
 RETRIES = 10
 _POLL_SECONDS = 2.0
+# The driver leaves when the cluster's head has not answered for this long. Ray itself ends the
+# process after 60 seconds, without a message for the user.
+_HEAD_SECONDS = 30.0
+# A task whose runs are all done in the driver's folder is not waited for any longer than this,
+# because its machine may be frozen.
+_RESULT_SECONDS = 30.0
 
 
 def train_runs(
@@ -37,7 +44,9 @@ def train_runs(
   if not jobs:
     return
   poll = worker.Poller(sweep, ids, on_progress)
-  with _connected(ray):
+  with _connected(ray) as head:
+    answered = time.monotonic()
+    done_since: dict[Any, float] = {}
     waiting = {_submit(ray, job): job for job in jobs}
     cancelled = False
     while waiting:
@@ -45,6 +54,19 @@ def train_runs(
       for task in done:
         _gather(ray, sweep, task, waiting.pop(task))
       poll()
+      now = time.monotonic()
+      if _answers(head):
+        answered = now
+      elif now - answered > _HEAD_SECONDS:
+        raise ValueError(
+          f"--ray_address must be a cluster whose head answers, but {head} no longer does. Run the "
+          "same command again on a running cluster to resume."
+        )
+      for task, job in list(waiting.items()):
+        if not worker.all_done(sweep, job.ids):
+          continue
+        if now - done_since.setdefault(task, now) > _RESULT_SECONDS:
+          del waiting[task]
       if stop() and not cancelled:
         cancelled = True
         for task in waiting:
@@ -56,8 +78,8 @@ def train_runs(
 
 
 @contextlib.contextmanager
-def _connected(ray: Any) -> Iterator[None]:
-  """Connects to the cluster of `--ray_address`, and disconnects after the block.
+def _connected(ray: Any) -> Iterator[str]:
+  """Connects to the cluster of `--ray_address`, yields its head's address, and disconnects.
 
   If the address is `local`, starts a cluster on this machine.
 
@@ -90,9 +112,19 @@ def _connected(ray: Any) -> Iterator[None]:
   try:
     if address == "local":
       _check_resources(ray.cluster_resources())
-    yield
+    yield ray.get_runtime_context().gcs_address
   finally:
     ray.shutdown()
+
+
+def _answers(head: str) -> bool:
+  """Returns whether the cluster's head accepts a connection."""
+  host, port = head.rsplit(":", 1)
+  try:
+    socket.create_connection((host, int(port)), timeout=_POLL_SECONDS).close()
+  except OSError:
+    return False
+  return True
 
 
 def _check_resources(available: dict[str, float]) -> None:

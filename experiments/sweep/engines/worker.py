@@ -119,6 +119,12 @@ def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
   return [name for name, state in states.items() if state.get("status") not in run_files.ENDED]
 
 
+def all_done(sweep: Sweep, ids: Sequence[str]) -> bool:
+  """Returns whether all of these runs are done in the sweep's folder."""
+  # The last run is the one that most likely is not, and ends the check.
+  return all(run_files.is_done(sweep.folder, name) for name in reversed(ids))
+
+
 class Poller:
   """A callable that the driver calls regularly to report the runs that workers have completed.
 

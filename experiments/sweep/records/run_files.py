@@ -119,6 +119,8 @@ def finish(
     replay: if the run diverged, the contents of its `replay.npz`.
   """
   path = folder / "runs" / run_id
+  # The run's driver may have recorded it as failed in the meantime, as it could not see its worker.
+  (path / "error.txt").unlink(missing_ok=True)
   if replay is not None:
     files.write_bytes(path / "replay.npz", replay)
   # Rewrite all lines, because the last appended line may be incomplete, and because an interrupted

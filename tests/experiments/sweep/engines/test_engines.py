@@ -131,8 +131,13 @@ def test_ray_does_not_retry_an_error_of_the_user(tmp_path):
 def test_an_interrupted_slurm_job_is_requeued_and_resumes(local, tmp_path):
   folder = tmp_path / "slurm"
   process = start(*LONG, f"--output_dir={folder}", "--engine=slurm", "--slurm_cluster=local")
-  until(lambda: saved(folder), process)
+  until(lambda: len(descendants(process.pid, "python -u -m submitit.core._submit")) == 1, process)
   (job,) = descendants(process.pid, "submitit.core._submit")
+  os.kill(job, signal.SIGUSR2)  # before the job has a handler for it
+  until(lambda: saved(folder), process)
+  (later,) = descendants(process.pid, "submitit.core._submit")
+  assert later != job
+  job = later
   os.kill(job, signal.SIGUSR2)
   until(lambda: descendants(process.pid, "submitit.core._submit") not in ([], [job]), process)
   assert saved(folder)  # the requeued job resumes from this checkpoint
@@ -141,4 +146,4 @@ def test_an_interrupted_slurm_job_is_requeued_and_resumes(local, tmp_path):
   assert "Runs: 1 finished, 0 diverged, 0 failed." in out
   assert contents(folder) == contents(local)
   (log,) = (folder / "slurm_logs").glob("*_log.err")
-  assert "Requeued job" in log.read_text()
+  assert log.read_text().count("Requeued job") == 2

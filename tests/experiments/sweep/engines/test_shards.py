@@ -202,6 +202,20 @@ def config_of(folder: Path) -> str:
     ("--num_shards=2 --shard_index=1 --engine=ray", "--num_shards needs --engine=local, got ray"),
     ("--engine=ray --devices=2", "--devices must be at most the 1 devices of a task, got 2"),
     ("--engine=slurm --slurm_option=gpu", "slurm_option must be NAME=VALUE, got 'gpu'"),
+    *[
+      (f"--engine=slurm --slurm_option={option}", f"must not be {name}, which the engine sets")
+      for option, name in (
+        ("time=1", "time"),
+        ("--time=1", "time"),
+        ("-t=1", "time"),
+        ("t=1", "time"),
+        ("cpus-per-t=2", "cpus-per-task"),
+        ("ntasks_per_node=2", "ntasks-per-node"),
+        ("gres=gpu:1", "gpus"),
+        ("no-requeue=", "no-requeue"),
+      )
+    ],
+    ("--engine=slurm --slurm_minutes=2", "slurm_minutes must be at least 3, because SLURM may"),
     ("--engine=ray --ray_address=here", "ray_address must be HOST:PORT, or auto or local, got"),
     ("--engine=cloud", "Choose one of: local, ray, slurm"),
   ],

@@ -1,0 +1,123 @@
+"""Tests of the SLURM engine on a real cluster of two nodes, without accounting."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+from swept import SMOKE, contents, start
+
+LONG = (
+  SMOKE,
+  *("--cell=elman,minimalrnn", "--truncation=full", "--measures=none", "--steps=40000"),
+  "--log_every=20000",
+)
+pytestmark = [
+  pytest.mark.timeout(280),
+  pytest.mark.skipif(
+    bool(slurm_cluster.missing()), reason=f"needs {', '.join(slurm_cluster.missing())}"
+  ),
+]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> Path:
+  folder = tmp_path_factory.mktemp("local") / "long"
+  _, err = start(*LONG, f"--output_dir={folder}", "--devices=1").communicate(timeout=100)
+  assert not err
+  return folder
+
+
+@pytest.fixture
+def launch():
+  """A function that starts a sweep; the sweep is killed at the end of the test."""
+  with contextlib.ExitStack() as stack:
+
+    def launch(*flags: object) -> subprocess.Popen[str]:
+      process = stack.enter_context(start(*flags))
+      stack.callback(process.kill)
+      return process
+
+    yield launch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+  with pytest.MonkeyPatch.context() as patch, slurm_cluster.running() as environment:
+    for name in ("PATH", "SLURM_CONF"):
+      patch.setenv(name, environment[name])
+    yield
+
+
+def slurm(*command: str) -> str:
+  return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def queue() -> dict[str, str]:
+  lines = slurm("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
+  return dict(line.split() for line in lines)
+
+
+def until(ready) -> None:
+  late = time.monotonic() + 120
+  while not ready():
+    assert time.monotonic() < late
+    time.sleep(0.1)
+
+
+def has(process: subprocess.Popen[str], *texts: str) -> None:
+  """Waits until the process has printed lines on standard error that contain these texts."""
+  for text in texts:
+    for line in process.stderr:
+      if text in line:
+        break
+    else:
+      raise AssertionError(text)
+
+
+def test_a_canceled_job_has_ended_and_a_suspended_one_has_not(local, launch, tmp_path):
+  folder = tmp_path / "out"
+  process = launch(*LONG, f"--output_dir={folder}", "--engine=slurm")
+  until(lambda: len(list(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))) == 2)
+  canceled, suspended = queue()
+  slurm("scancel", canceled)
+  slurm("scontrol", "suspend", suspended)
+  has(process, f"SLURM jobs suspended: {suspended}", f"SLURM job {canceled} failed; see ")
+  slurm("scontrol", "resume", suspended)
+  out, err = process.communicate(timeout=100)
+  assert process.returncode == 2
+  assert "Runs: 1 finished, 0 diverged, 1 failed." in out and err == ""
+  (error,) = folder.glob("runs/*/error.txt")
+  assert "CANCELLED" in error.read_text()
+  # The next launch trains the failed run.
+  process = launch(*LONG, f"--output_dir={folder}", "--engine=slurm", "--retry_failed")
+  out, err = process.communicate(timeout=100)
+  assert process.returncode == 0 and err == ""
+  assert contents(folder) == contents(local)
+  assert not list(folder.glob("runs/*/error.txt"))
+
+
+def test_pending_jobs_have_reasons_and_those_of_a_killed_driver_are_named(local, launch, tmp_path):
+  folder = tmp_path / "out"
+  command = (*LONG, f"--output_dir={folder}", "--engine=slurm", "--slurm_minutes=3")
+  process = launch(*command, "--slurm_option=partition=short")
+  has(process, "SLURM jobs pending (PartitionTimeLimit): ")
+  for job in queue():
+    slurm("scontrol", "hold", job)
+  has(process, "SLURM jobs pending (JobHeld")
+  process.kill()
+  process.communicate()
+  process = launch(*command)
+  _, err = process.communicate(timeout=100)
+  assert process.returncode == 2 and err.count("\n") == 1
+  assert f"still has SLURM jobs from an earlier launch ({', '.join(sorted(queue()))})" in err
+  slurm("scancel", *queue())
+  process = launch(*command)
+  _, err = process.communicate(timeout=100)
+  assert process.returncode == 0, err
+  assert err == ""
+  assert contents(folder) == contents(local)
