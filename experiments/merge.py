@@ -25,13 +25,14 @@ from experiments.runtime import exits, files, locks
 from experiments.sweep import finish
 from experiments.sweep.config import grid
 from experiments.sweep.config.runs import Settings, run_id
-from experiments.sweep.records import run_files, sweep_folder
+from experiments.sweep.records import origins, run_files, sweep_folder
 from rnn_jax.checkpoints import difference
 
 
 def define_flags() -> None:
   """Defines the flags of this program."""
   flags.DEFINE_string("output_dir", None, "Folder for the whole sweep; default: the first FOLDER.")
+  flags.DEFINE_boolean("keep_stale", False, "Merge runs that were made by different code, too.")
 
 
 def main(arguments: list[str]) -> None:
@@ -63,7 +64,8 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
     Whether any run has failed.
   Raises:
     ValueError: if the folders belong to different sweeps, list other runs than their configuration
-      gives, hold different records of one run, are in use, or lack runs.
+      gives, hold different records of one run, are in use, lack runs or, without --keep_stale, hold
+      runs of different code.
   """
   sweeps = [sweep_folder.read_sweep(folder) for folder in folders]
   first = sweeps[0]
@@ -82,6 +84,8 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
       stack.enter_context(locks.folder_lock(folder))
     ids = first["runs"]
     where = {name: _find(name, [target, *sources]) for name in ids}
+    if not flags.FLAGS.keep_stale:
+      _check_code({name: source for name, source in where.items() if source is not None})
     _prepare(target, folders[0], sweeps)
     for name, source in where.items():
       if source is not None and source != target:
@@ -148,6 +152,29 @@ def _find(name: str, folders: Sequence[Path]) -> Path | None:
         )
   failed = [folder for folder in folders if run_files.has_failed(folder, name)]
   return next(iter(done + failed), None)
+
+
+def _check_code(where: Mapping[str, Path]) -> None:
+  """Checks that the same code made the runs, whose folders `where` holds.
+
+  Raises:
+    ValueError: if files that two runs use differ; the message names them and the commits.
+  """
+  sweeps = {folder: sweep_folder.read_sweep(folder) for folder in set(where.values())}
+  text = origins.mixture(
+    (
+      name,
+      sweeps[folder],
+      run_files.status(folder, name).get("code"),
+      str(sweeps[folder]["configuration"].get("task")),
+    )
+    for name, folder in where.items()
+  )
+  if text is not None:
+    raise ValueError(
+      f"All FOLDERs must hold runs of the same code, but {text}. Nothing was merged; pass "
+      "--keep_stale to merge them anyway."
+    )
 
 
 def _prepare(target: Path, first: Path, sweeps: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from experiments.cli import command_line
 from experiments.runtime import exits, files
 from experiments.sweep.figures import gradients as figures
-from experiments.sweep.records import gathered
+from experiments.sweep.records import gathered, origins, run_files, sweep_folder
 
 
 def main(arguments: list[str]) -> None:
@@ -20,6 +20,8 @@ def main(arguments: list[str]) -> None:
     files.check_no_links(folder / "figures")
     gradients, metrics = gathered.read_gradients(folder), gathered.read_metrics(folder)
     paths = figures.save_all(gradients, metrics, folder / "figures")
+    about = sweep_folder.read_sweep(folder)
+    origins.warn_if_mixed(about, run_files.statuses(folder, about["runs"]))
   print("\n".join(map(str, paths)))
 
 

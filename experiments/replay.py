@@ -14,6 +14,7 @@ import jax
 
 from experiments.cli import command_line
 from experiments.runtime import backend, exits, provenance
+from experiments.sweep.records import origins
 from experiments.sweep.records.record import nonfinite_text
 from experiments.sweep.training import divergence, replay_file
 
@@ -30,6 +31,8 @@ def main(arguments: list[str]) -> None:
       found = divergence.locate(diverged)
   except (ValueError, TypeError) as error:
     exits.fail(str(error))
+  run = command_line.path("FILE", arguments[0]).absolute().parent
+  origins.warn_if_changed(run, diverged.run.cell, diverged.settings.task)
   print(f"step {diverged.step}: {nonfinite_text(found)}")
   # `largest`, the largest magnitude before the non-finite value, differs between machines by
   # rounding, so it is not compared.

@@ -34,7 +34,7 @@ from experiments.language_model.texts import Texts, read_texts, unigram_loss
 from experiments.language_model.trained_model import TrainedModel
 from experiments.language_model.training import Evaluation, best_evaluation, make_evaluate
 from experiments.networks import cell_table
-from experiments.runtime import backend, compilation_cache, exits, locks, signals
+from experiments.runtime import backend, compilation_cache, exits, files, locks, signals
 from rnn_jax.text import WordVocabulary, line_spans, load_corpus, make_source
 
 # With fewer held-out tokens, training warns. A token's loss has a standard deviation of about 2
@@ -130,6 +130,7 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
     settings = recorded
     model = make_model(settings, texts.vocabulary.size)
     point = resume.newest(folder, configuration, settings, model)
+    trained_model.warn_if_changed(files.read_json(folder / "model.json"), settings)
   with tempfile.TemporaryFile(dir=folder):
     pass  # checks now, rather than after the training, that the folder can be written to
   baseline = unigram_loss(texts.train, texts.vocabulary.size)

@@ -29,7 +29,7 @@ from jaxtyping import PyTree
 from experiments.language_model.settings import Settings, make_model
 from experiments.language_model.texts import Texts
 from experiments.networks.layers import Layers
-from experiments.runtime import files, provenance
+from experiments.runtime import exits, files, provenance
 from rnn_jax import checkpoints, checks
 from rnn_jax.modules import DeepRNN
 from rnn_jax.text import (
@@ -42,6 +42,7 @@ from rnn_jax.text import (
 from rnn_jax.types import Params
 
 KIND = "language model"
+_ROOT = "experiments.language_model.training"
 # The files and folders of a model.
 _OURS = (
   "model.json",
@@ -109,7 +110,17 @@ def metadata(texts: Texts, baseline: float) -> dict[str, object]:
     "versions": provenance.versions((*provenance.PACKAGES, "orbax-checkpoint")),
     "devices": [str(device) for device in jax.local_devices()],
     "git": provenance.git(),
+    "code": provenance.code(_ROOT, task=""),
   }
+
+
+def warn_if_changed(metadata: Mapping[str, Any], settings: Settings) -> None:
+  """Prints a warning if other code than this trained a model, whose model.json is `metadata`."""
+  if isinstance(metadata.get("code"), dict):
+    code = provenance.code(_ROOT, settings.layers.cell, task="")
+    text = provenance.difference(metadata, code)
+    if text is not None:
+      exits.warn(f"other code trained this model: {text}.")
 
 
 def is_finished(folder: Path) -> bool:
@@ -306,6 +317,7 @@ def load(folder: Path) -> TrainedModel:
     raise ValueError(f"{folder} holds no checkpoint yet; train the model first.")
   if best.step is None:
     raise ValueError(best.damaged[0])
+  warn_if_changed(saved, settings)
   return TrainedModel(settings, model, {"params": best.tree}, vocabulary, best.step, saved)
 
 

@@ -26,6 +26,8 @@ PINNED = {
 }
 _PINNED_XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_enable_fast_math=false"
 
+_RECORDED = ("NVIDIA_TF32_OVERRIDE", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+
 
 def configure(cpus: int | None = None) -> None:
   """Makes each CPU core a one-threaded JAX device, and pins all settings that change numbers.
@@ -41,6 +43,15 @@ def configure(cpus: int | None = None) -> None:
   # Figures are only written to files, and a notebook's MPLBACKEND may name a module that is absent.
   os.environ["MPLBACKEND"] = "agg"
   pin_settings()
+
+
+def environment() -> dict[str, str]:
+  """Returns the environment variables that change numbers, but are not pinned, if they are set."""
+  found = {name: os.environ.get(name, "") for name in _RECORDED}
+  ours, names = _PINNED_XLA_FLAGS.split(), ("--xla_force_host", "--xla_dump")
+  given = os.environ.get("XLA_FLAGS", "").split()
+  found["XLA_FLAGS"] = " ".join(f for f in given if f not in ours and not f.startswith(names))
+  return {name: value for name, value in found.items() if value}
 
 
 def pin_settings() -> None:

@@ -1,16 +1,35 @@
-"""The provenance of results: package versions, git commit, cores and processor."""
+"""The provenance of results: source files, package versions, git commit, cores and processor."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import rnn_jax
+from rnn_jax.cells import CELLS
+from rnn_jax.tasks import TASKS
 
 # The packages whose versions affect what a training step computes.
 PACKAGES = ("rnn_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+_PARENTS = {
+  "rnn_jax": Path(rnn_jax.__file__).parents[1],
+  "experiments": Path(__file__).parents[2],
+}
+_SETTINGS = "experiments.runtime.backend"
+_IMPORT = re.compile(
+  r"^\s*(?:from ((?:rnn_jax|experiments)[\w.]*) import (?:\(([^)]*)\)|([^\n(]*))"
+  r"|import ((?:rnn_jax|experiments)[\w.]*))",
+  re.MULTILINE,
+)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -24,6 +43,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
   return found
 
 
+@functools.cache
 def git() -> dict[str, object] | None:
   """Returns this code's git commit and whether it has local changes; None outside a repository."""
 
@@ -36,6 +56,95 @@ def git() -> dict[str, object] | None:
     return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain"))}
   except (OSError, subprocess.CalledProcessError):
     return None
+
+
+class _Source(NamedTuple):
+  """A source file: its name in records, the SHA-256 of its bytes, and the modules it may import."""
+
+  name: str
+  sha256: str
+  imports: frozenset[str]
+  is_package: bool
+
+
+@functools.cache
+def _source(module: str) -> _Source | None:
+  """Returns the source of a module; None if there is no such module."""
+  parts = module.split(".")
+  parent = _PARENTS.get(parts[0])
+  if parent is None:  # a cell from elsewhere
+    files = [Path(getattr(sys.modules.get(module), "__file__", None) or "")]
+  else:
+    files = [parent.joinpath(*parts, "__init__.py"), parent.joinpath(*parts).with_suffix(".py")]
+  file = next((file for file in files if file.is_file()), None)
+  if file is None:
+    return None
+  data = file.read_bytes()
+  imports = {".".join(parts[:i]) for i in range(1, len(parts))}
+  for origin, several, few, plain in _IMPORT.findall(data.decode(errors="replace")):
+    # An imported name may be a submodule.
+    names = re.findall(r"\w+", several or few)
+    imports |= {plain} if plain else {origin, *(f"{origin}.{name}" for name in names)}
+  is_package = file.name == "__init__.py"
+  name = f"{'/'.join(parts)}{'/__init__' if is_package else ''}.py"
+  return _Source(name, hashlib.sha256(data).hexdigest(), frozenset(imports), is_package)
+
+
+@functools.cache
+def code(root: str, cell: str | None = None, task: str | None = None) -> dict[str, str]:
+  """Returns {source file: its SHA-256} of the files that can change what training computes.
+
+  These are the files that the module `root` imports, directly or not, those of the cell and the
+  task, and the settings of JAX. A package that lists all cells or tasks does not import them in
+  this sense.
+
+  Args:
+    root: the module that trains.
+    cell, task: names of the cell and the task; None for all of them.
+  """
+  every = {maker.__module__ for maker in (*CELLS.values(), *TASKS.values())}
+  left = [root, _SETTINGS]
+  makers: Mapping[str, Callable[..., object]]
+  for makers, name in ((CELLS, cell), (TASKS, task)):
+    left += [make.__module__ for key, make in makers.items() if name in (None, key)]
+  found: dict[str, _Source | None] = {}
+  while left:
+    module = left.pop()
+    if module not in found:
+      source = found[module] = _source(module)
+      if source is not None:
+        left += source.imports - every if source.is_package else source.imports
+  return dict(sorted((source.name, source.sha256) for source in found.values() if source))
+
+
+def commit_text(about: Mapping[str, Any]) -> str:
+  """Returns the commit in the entry `git` of a record, and whether there were local changes."""
+  saved = about.get("git")
+  if not isinstance(saved, dict):
+    return "an unknown commit"
+  changed = " (with uncommitted changes)" if saved.get("dirty") else ""
+  return f"{str(saved.get('commit'))[:10]}{changed}"
+
+
+def names_text(names: Iterable[str]) -> str:
+  """Returns the first names of a sorted list, and how many others there are."""
+  found = sorted(names)
+  return ", ".join(found[:4]) + (f" and {len(found) - 4} others" if len(found) > 4 else "")
+
+
+def difference(about: Mapping[str, Any], current: Mapping[str, str]) -> str | None:
+  """Returns the text "FILES differ, COMMIT then and COMMIT now"; None if a record's code is ours.
+
+  Args:
+    about: a record with the entries `code` and `git`.
+    current: the files of this code that matter to the record, from `code`.
+  """
+  saved = about["code"]
+  changed = [name for name, sha256 in current.items() if saved.get(name) != sha256]
+  if not changed:
+    return None
+  then, now = commit_text(about), commit_text({"git": git()})
+  return f"{names_text(changed)} differ: {then} then, {now} now"
 
 
 def cores() -> list[int]:

@@ -28,7 +28,7 @@ from experiments.sweep.config.groups import by_group, group_name
 from experiments.sweep.config.resolve import resolve
 from experiments.sweep.config.runs import Run
 from experiments.sweep.config.sweep import Sweep
-from experiments.sweep.records import locking, run_files, sweep_folder
+from experiments.sweep.records import locking, origins, round_checkpoints, run_files, sweep_folder
 from experiments.sweep.training.train import Stopped, train_runs
 
 
@@ -155,8 +155,17 @@ def _train(sweep: Sweep, stop: signals.Stop) -> None:
 
 
 def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
-  """Returns ({run id: 1.0 if the run is done, else 0.0}, ids of the runs to train)."""
+  """Returns ({run id: 1.0 if the run is done, else 0.0}, ids of the runs to train).
+
+  Prints which records and checkpoints other code or versions made.
+  """
   states = run_files.statuses(sweep.folder, locking.runs_of(sweep))
+  ended = {name: s.get("code") for name, s in states.items() if s.get("status") in run_files.ENDED}
+  for name in origins.report(sweep, "records", ended):
+    states[name] = {}
+  begun = round_checkpoints.codes(sweep.folder)
+  left = [name for name, state in states.items() if state.get("status") not in run_files.ENDED]
+  origins.report(sweep, "checkpoints", {name: begun[name] for name in left if name in begun})
   kept = run_files.DONE if flags.FLAGS.retry_failed else run_files.ENDED
   done = {name: float(state.get("status") in run_files.DONE) for name, state in states.items()}
   return done, [name for name, state in states.items() if state.get("status") not in kept]

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from experiments.runtime import exits
 from experiments.sweep.figures import gradients as figures
-from experiments.sweep.records import gathered, round_checkpoints, run_files
+from experiments.sweep.records import (
+  gathered,
+  origins,
+  round_checkpoints,
+  run_files,
+  sweep_folder,
+)
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 
 
@@ -25,6 +31,7 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
     for status in ("diverged", "failed")
   )
   round_checkpoints.clear(folder)
+  origins.warn_if_mixed(sweep_folder.read_sweep(folder), states)
   pictures = []
   if len(failed) < len(states):
     gradients, metrics = gathered.write(folder, states)

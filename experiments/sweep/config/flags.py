@@ -132,6 +132,12 @@ _RECORDS = (
   ),
   Flag("retry_failed", "false", None, "Train failed runs again."),
   Flag(
+    "keep_stale",
+    "false",
+    None,
+    "Keep records and checkpoints that other code made. By default, their runs are trained anew.",
+  ),
+  Flag(
     "overwrite",
     "false",
     None,

@@ -58,6 +58,7 @@ def resolve(arguments: Sequence[str]) -> Sweep:
     command_line.folder("output_dir"),
     values.checkpoint_every,
     engine_flags.shard(),
+    values.keep_stale,
   )
 
 

@@ -30,6 +30,7 @@ class Sweep:
     folder: output folder.
     checkpoint_every: optimization steps between checkpoints.
     shard: the part of the sweep that this process trains; None for all of it.
+    keep_stale: whether records and checkpoints that other code made are used.
   """
 
   settings: Settings
@@ -42,6 +43,7 @@ class Sweep:
   folder: Path
   checkpoint_every: int
   shard: Shard | None = None
+  keep_stale: bool = False
 
   @functools.cached_property
   def names(self) -> dict[Run, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -73,8 +74,9 @@ def train_runs(
           ray.cancel(task)  # sends SIGINT to the worker, which writes a checkpoint and stops
   if stop():
     raise Stopped
-  for name in worker.missing_runs(sweep, ids):
-    run_files.fail(sweep, sweep.ids[name], "worker", RuntimeError("its Ray task was cancelled"))
+  for name, state in run_files.statuses(sweep.folder, ids).items():
+    if state.get("status") not in run_files.ENDED:
+      run_files.fail(sweep, sweep.ids[name], "worker", RuntimeError("its Ray task was cancelled"))
 
 
 @contextlib.contextmanager
@@ -195,5 +197,6 @@ def _gather(ray: Any, sweep: Sweep, task: Any, job: WorkerJob) -> None:
     return
   sweep_folder.note_environment(sweep.folder, about)
   for name, contents in runs.items():
-    if not run_files.is_done(sweep.folder, name):
+    # Written unless the folder is shared, whose record may be by other code than this process's.
+    if json.loads(contents["status.json"]) != run_files.status(sweep.folder, name):
       run_files.write_all(sweep.folder, name, contents)

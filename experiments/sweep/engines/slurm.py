@@ -291,6 +291,9 @@ def _check(submitit: Any, sweep: Sweep, submitted: Any, job: WorkerJob) -> None:
   late = time.monotonic() + _FILE_SYSTEM_SECONDS
   while worker.missing_runs(sweep, job.ids):
     if time.monotonic() > late:
+      states = run_files.statuses(sweep.folder, job.ids).values()
+      if all(state.get("status") in run_files.ENDED for state in states):
+        return  # the worker ran other code than this process
       raise ValueError(
         f"--output_dir must be a folder that all machines of the cluster share, got {sweep.folder}."
       )

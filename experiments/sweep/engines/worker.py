@@ -20,7 +20,7 @@ from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.resolve import resolve
 from experiments.sweep.config.sweep import Sweep
-from experiments.sweep.records import locking, run_files, sweep_folder
+from experiments.sweep.records import locking, origins, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped, train_runs
 from rnn_jax.checkpoints import difference
 
@@ -31,6 +31,7 @@ _PASSED_ON = (
   "runs_per_device",
   "compilation_cache",
   "checkpoint_every",
+  "keep_stale",
 )
 
 
@@ -93,7 +94,9 @@ def train(job: WorkerJob, stop: Callable[[], bool]) -> Sweep:
   compilation_cache.use(flags.FLAGS.compilation_cache)
   with locking.runs_lock(sweep, job.group, worker=True):
     locking.prepare_shared(sweep)
-    left = [name for name in job.ids if not run_files.is_done(sweep.folder, name)]
+    states = run_files.statuses(sweep.folder, job.ids)
+    done = {name for name, state in states.items() if state.get("status") in run_files.DONE}
+    left = [name for name in job.ids if name not in done - origins.stale(sweep, states)]
     with contextlib.suppress(Stopped):
       train_runs(sweep, left, stop, lambda *_: None)
   return sweep
@@ -116,7 +119,8 @@ def _resolve(job: WorkerJob) -> Sweep:
 def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
   """Returns those of `ids` whose runs the sweep's folder records neither as done nor as failed."""
   states = run_files.statuses(sweep.folder, ids)
-  return [name for name, state in states.items() if state.get("status") not in run_files.ENDED]
+  ended = {name: s for name, s in states.items() if s.get("status") in run_files.ENDED}
+  return [name for name in ids if name not in ended.keys() - origins.stale(sweep, ended)]
 
 
 def all_done(sweep: Sweep, ids: Sequence[str]) -> bool:
@@ -141,7 +145,10 @@ class Poller:
 
   def __call__(self) -> None:
     """Reports the runs that were completed since the last call."""
-    done = {name for name in self._left if run_files.is_done(self._sweep.folder, name)}
+    states = run_files.statuses(self._sweep.folder, self._left)
+    done = {name: state for name, state in states.items() if state.get("status") in run_files.DONE}
+    stale = origins.stale(self._sweep, done)
+    done = {name: state for name, state in done.items() if name not in stale}
     for name in done:
       self._on_progress(self._sweep.ids[name], "training", 1.0, None)
     self._left = [name for name in self._left if name not in done]

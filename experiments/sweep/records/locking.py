@@ -18,12 +18,12 @@ import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.runtime import backend, locks, provenance
+from experiments.runtime import backend, locks
 from experiments.runtime.locks import ByteRange
 from experiments.sweep.config.flags import as_flagfile
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.sweep import Sweep
-from experiments.sweep.records import sweep_folder
+from experiments.sweep.records import origins, sweep_folder
 
 
 def runs_of(sweep: Sweep) -> list[str]:
@@ -111,10 +111,9 @@ def about(sweep: Sweep) -> dict[str, object]:
       "vocabulary_size": corpus.vocabulary.size,
     },
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "versions": provenance.versions((*provenance.PACKAGES, "xarray")),
     "devices": [str(device) for device in sweep.layout.devices],
     "data_parallel": sweep.layout.data_parallel,
     "runs_per_device": sweep.layout.runs_per_device,
     "matmul_precision": backend.MATMUL_PRECISION,
-    "git": provenance.git(),
+    **origins.here(),
   }

@@ -36,11 +36,13 @@ class Writer:
     sweep: the sweep.
     ids: ids of the round's runs.
     saved_step: step of the checkpoint that the round resumed from; 0 if the round is new.
+    code: key of the code that began the round, from `origins.key`; None if it is unknown.
   """
 
-  def __init__(self, sweep: Sweep, ids: Sequence[str], saved_step: int):
+  def __init__(self, sweep: Sweep, ids: Sequence[str], saved_step: int, code: str | None):
     self._path = path_of(sweep.folder, ids)
     self._ids = ids
+    self._code = code
     self._every = sweep.checkpoint_every
     self._configuration = _configuration(sweep, ids)
     self._saved_step = saved_step
@@ -55,7 +57,7 @@ class Writer:
 
     `step` is the next step to train.
     """
-    _write_ids(self._path, self._ids)
+    _write_ids(self._path, self._ids, self._code)
     self._series.save(step, _to_tree(partial), self._configuration)
     self._saved_step = step
 
@@ -68,10 +70,20 @@ class Writer:
     self._series.close()
 
 
-def _write_ids(path: Path, ids: Sequence[str]) -> None:
-  """Writes a round's run ids to `runs.json`, unless the file exists; `path` is from `path_of`."""
+def _write_ids(path: Path, ids: Sequence[str], code: str | None = None) -> None:
+  """Writes a round's run ids and code to `runs.json`, unless the file exists."""
   if not (path / "runs.json").exists():
-    files.write_json(path / "runs.json", {"runs": list(ids)})
+    files.write_json(path / "runs.json", {"runs": list(ids), "code": code})
+
+
+def codes(folder: Path) -> dict[str, object]:
+  """Returns {id of a run that has a checkpoint: key of the code that began it, or None}."""
+  return {name: code_of(path) for path, ids in every(folder) for name in ids}
+
+
+def code_of(path: Path) -> object:
+  """Returns the key of the code that began a round; None if it is unknown."""
+  return files.read_json(path / "runs.json").get("code")
 
 
 def _configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:

@@ -24,6 +24,7 @@ from experiments.runtime import exits, files
 from experiments.sweep.config.runs import Run, Settings, run_config
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.measures import MEASURES, coordinates
+from experiments.sweep.records import origins
 from experiments.sweep.records.record import Record, Result, recorded_steps
 from experiments.sweep.records.sweep_folder import ARRIVING, json_sha256
 from rnn_jax.gradient_flow import NonFinite
@@ -106,6 +107,7 @@ def finish(
   settings: Settings,
   nonfinite: NonFinite | None = None,
   replay: bytes | None = None,
+  code: str | None = None,
 ) -> None:
   """Writes the records of a run that has finished or diverged, then its final status.
 
@@ -117,11 +119,14 @@ def finish(
     nonfinite: if the run diverged, the location of its first non-finite value, or None if there is
       none to be found.
     replay: if the run diverged, the contents of its `replay.npz`.
+    code: key of the code that made the records, from `origins.key`; None if it is unknown.
   """
   path = folder / "runs" / run_id
   # The run's driver may have recorded it as failed in the meantime, as it could not see its worker.
   (path / "error.txt").unlink(missing_ok=True)
-  if replay is not None:
+  if replay is None:
+    (path / "replay.npz").unlink(missing_ok=True)  # of a record that this one replaces
+  else:
     files.write_bytes(path / "replay.npz", replay)
   # Rewrite all lines, because the last appended line may be incomplete, and because an interrupted
   # process may have appended lines for steps after its last checkpoint.
@@ -135,6 +140,7 @@ def finish(
       # Older versions named this key `bad_place`. Keep the name, so that their files can be read.
       "bad_place": nonfinite and {"step": result.diverged_step, **nonfinite._asdict()},
       "seconds": round(result.seconds, 3),
+      **({} if code is None else {"code": code}),
     },
   )
 
@@ -181,7 +187,7 @@ def write_failure(
   path = folder / "runs" / run_id
   files.write_json(path / "config.json", config)
   files.write_text(path / "error.txt", trace)
-  _write_status(path, {"status": "failed", "reason": reason})
+  _write_status(path, {"status": "failed", "reason": reason, "code": origins.key()})
 
 
 def _write_status(path: Path, state: Mapping[str, object]) -> None:

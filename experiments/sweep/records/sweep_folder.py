@@ -1,6 +1,6 @@
 """The output folder of a sweep: its layout, the check before it is used, and `sweep.json`.
 
-sweep.json        resolved configuration, versions, devices, git commit, corpus
+sweep.json        resolved configuration, versions, devices, git commit, source files, corpus
 sweep.flags       the flags that reproduce the sweep
 summary.csv       one line for each run; see gathered.py
 gradients.nc      norms and measures with axes (run, step, layer, time, lag, …); see gathered.py
@@ -149,8 +149,8 @@ def note_environment(folder: Path, about: Mapping[str, object]) -> None:
   """
   before = read_sweep(folder)
   continued = before.get("continued", [])
-  now = {name: about.get(name) for name in ("started", "versions", "devices", "git")}
-  compared = ("versions", "devices", "git")
+  compared = ("versions", "devices", "git", "code", "environment")
+  now = {name: about.get(name) for name in ("started", *compared)}
   # Compare with all earlier entries, so that machines that alternate are recorded only once each.
   if not any(all(e.get(n) == now[n] for n in compared) for e in (before, *continued)):
     files.write_json(folder / "sweep.json", {**before, "continued": [*continued, now]})

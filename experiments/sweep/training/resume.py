@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.sweep.config.runs import Run
 from experiments.sweep.config.sweep import Sweep
-from experiments.sweep.records import round_checkpoints
+from experiments.sweep.records import origins, round_checkpoints
 from experiments.sweep.records.record import Partial
 from experiments.sweep.training.program import Program
 from experiments.sweep.training.rounds import partial_like
@@ -27,10 +27,12 @@ class Round(NamedTuple):
   Attributes:
     runs: the runs.
     resumed_from: the runs' progress so far; None if they start at step 0.
+    code: key of the code that trained them from step 0; None if it is unknown.
   """
 
   runs: Sequence[Run]
   resumed_from: Partial | None
+  code: str | None
 
 
 def rounds(sweep: Sweep, program: Program, runs: Sequence[Run]) -> list[Round]:
@@ -45,27 +47,38 @@ def rounds(sweep: Sweep, program: Program, runs: Sequence[Run]) -> list[Round]:
   Raises:
     ValueError: if a checkpoint was saved with a different configuration.
   """
-  saved = _saved(sweep, program, runs)
-  steps = {run: int(saved[run].step) if run in saved else 0 for run in runs}
+  saved, codes = _saved(sweep, program, runs)
+  starts = {
+    run: (int(saved[run].step), codes[run]) if run in saved else (0, origins.key()) for run in runs
+  }
   found = []
-  for step in sorted(set(steps.values()), reverse=True):
-    alike = [run for run in runs if steps[run] == step]
+  for step, code in sorted(set(starts.values()), key=lambda start: (-start[0], str(start[1]))):
+    alike = [run for run in runs if starts[run] == (step, code)]
     for first in range(0, len(alike), program.runs_per_round):
       together = alike[first : first + program.runs_per_round]
       resumed_from = _stack([saved[run] for run in together]) if step else None
-      found.append(Round(together, resumed_from))
+      found.append(Round(together, resumed_from, code))
   return found
 
 
-def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Partial]:
-  """Returns the newest checkpointed progress of each run, as a `Partial` without an axis of runs.
+def _saved(
+  sweep: Sweep, program: Program, runs: Sequence[Run]
+) -> tuple[dict[Run, Partial], dict[Run, str | None]]:
+  """Returns the newest checkpointed progress of each run, and the code that began it.
 
-  Runs without a checkpoint are left out.
+  The progress is a `Partial` without an axis of runs. Runs without a checkpoint are left out.
+  Checkpoints of rounds that other code began are deleted, except with `--keep_stale`.
   """
   found: dict[Run, Partial] = {}
+  codes: dict[Run, str | None] = {}
   wanted = set(runs)
   for path, ids in round_checkpoints.every(sweep.folder):
     if not any(sweep.ids.get(name) in wanted for name in ids):
+      continue
+    code = round_checkpoints.code_of(path)
+    known = [name for name in ids if name in sweep.ids]
+    if origins.stale(sweep, {name: {"code": code} for name in known}):
+      round_checkpoints.remove(path)
       continue
     like = functools.partial(partial_like, program, sweep.settings, len(ids))
     saved = round_checkpoints.newest(path, sweep, ids, like)
@@ -75,7 +88,8 @@ def _saved(sweep: Sweep, program: Program, runs: Sequence[Run]) -> dict[Run, Par
       run = sweep.ids[name]
       if run in wanted and (run not in found or found[run].step < saved.step):
         found[run] = _select(saved, i)
-  return found
+        codes[run] = code if isinstance(code, str) else None
+  return found, codes
 
 
 def _select(partial: Partial, i: int) -> Partial:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -19,7 +19,7 @@ from experiments.runtime import hosts
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.runs import Run, run_config
 from experiments.sweep.config.sweep import Sweep
-from experiments.sweep.records import round_checkpoints, run_files
+from experiments.sweep.records import origins, round_checkpoints, run_files
 from experiments.sweep.records.record import Partial, Record, Result
 from experiments.sweep.training import divergence, replay_file, resume
 from experiments.sweep.training.program import Program, compile_group
@@ -76,7 +76,9 @@ def train_runs(
         if jax.process_count() > 1:
           raise
         for run in round_.runs:
-          if not run_files.is_done(sweep.folder, sweep.names[run]):
+          name = sweep.names[run]
+          state = run_files.status(sweep.folder, name)
+          if state.get("status") not in run_files.DONE or origins.stale(sweep, {name: state}):
             run_files.fail(sweep, run, "training", error)
   _stop_if_asked(stop)
 
@@ -131,30 +133,40 @@ def _train_round(
       pass
     return
   ids = [sweep.names[run] for run in round_.runs]
+  replaced = {name for name in ids if run_files.is_done(sweep.folder, name)}
   saved_step = 0 if round_.resumed_from is None else int(round_.resumed_from.step)
-  with contextlib.closing(round_checkpoints.Writer(sweep, ids, saved_step)) as writer:
+  with contextlib.closing(round_checkpoints.Writer(sweep, ids, saved_step, round_.code)) as writer:
     for result in results(
-      on_records=functools.partial(_append_records, sweep, on_progress),
+      on_records=functools.partial(_append_records, sweep, on_progress, replaced),
       on_call=functools.partial(_save_or_stop, writer, stop),
     ):
-      _finish_run(sweep, result)
+      _finish_run(sweep, result, round_.code)
       on_progress(result.run, "training", 1.0, None)
   round_checkpoints.remove(round_checkpoints.path_of(sweep.folder, ids))
 
 
 def _append_records(
-  sweep: Sweep, on_progress: OnProgress, run: Run, step: int, records: Record
+  sweep: Sweep,
+  on_progress: OnProgress,
+  replaced: Container[str],
+  run: Run,
+  step: int,
+  records: Record,
 ) -> None:
-  """Appends a run's records, which start at `step`, to the run's files, and reports progress."""
+  """Appends a run's records, which start at `step`, to the run's files, and reports progress.
+
+  If the run is in `replaced`, its record, which other code made, is kept until the run ends.
+  """
   folder, name = sweep.folder, sweep.names[run]
-  if step == 0:
-    run_files.start(folder, name, run_config(run, sweep.settings, sweep.sha256))
-  run_files.append_metrics(folder, name, step, records)
+  if name not in replaced:
+    if step == 0:
+      run_files.start(folder, name, run_config(run, sweep.settings, sweep.sha256))
+    run_files.append_metrics(folder, name, step, records)
   done = (step + len(records.loss)) / (sweep.settings.steps + 1)
   on_progress(run, "training", done, float(records.loss[-1]))
 
 
-def _finish_run(sweep: Sweep, result: Result) -> None:
+def _finish_run(sweep: Sweep, result: Result, code: str | None) -> None:
   """Writes a run's result; if the run diverged, also writes `replay.npz`.
 
   The status of a diverged run holds the location of its first non-finite value. The diverged step
@@ -166,7 +178,7 @@ def _finish_run(sweep: Sweep, result: Result) -> None:
     nonfinite = divergence.locate(diverged)
     replay = replay_file.to_bytes(diverged, nonfinite)
   name = sweep.names[result.run]
-  run_files.finish(sweep.folder, name, result, sweep.settings, nonfinite, replay)
+  run_files.finish(sweep.folder, name, result, sweep.settings, nonfinite, replay, code)
 
 
 def _save_or_stop(

@@ -1,0 +1,207 @@
+"""Compares the code and the versions that made a sweep's records with those of this process.
+
+`sweep.json` holds the code, the versions and the environment of each start, and the status of a run
+the key of the start that made its record. Version 0.1.0 recorded neither.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.runtime import backend, exits, files, provenance
+from experiments.sweep.config.sweep import Sweep
+from experiments.sweep.records.sweep_folder import json_sha256, read_sweep
+
+_ROOT = "experiments.sweep.training.rounds"
+# A difference in these is reported. The version of rnn_jax is not: its files are compared.
+_VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy")
+_KEY = ("code", "versions", "environment")
+
+
+@functools.cache
+def here() -> dict[str, Any]:
+  """Returns the entries of `sweep.json` for this process's code, versions and environment."""
+  return {
+    "versions": provenance.versions((*provenance.PACKAGES, "xarray")),
+    "git": provenance.git(),
+    "environment": backend.environment(),
+    "code": provenance.code(_ROOT),
+  }
+
+
+def key_of(about: Mapping[str, Any]) -> str | None:
+  """Returns the key of a start in `sweep.json`; None if its code is not recorded."""
+  if not isinstance(about.get("code"), dict) or not isinstance(about.get("versions"), dict):
+    return None
+  return json_sha256([about[name] for name in _KEY if name in about])[:16]
+
+
+@functools.cache
+def key() -> str:
+  """Returns the key of this process, which the records that it makes hold."""
+  return str(key_of(here()))
+
+
+def starts(about: Mapping[str, Any]) -> dict[object, Mapping[str, Any]]:
+  """Returns the starts whose code is in `sweep.json`, by key."""
+  found = {key_of(entry): entry for entry in (*about.get("continued", []), about)}
+  return {name: entry for name, entry in found.items() if name is not None}
+
+
+class Origins(NamedTuple):
+  """Records, by how the code that made them compares with this process's.
+
+  Attributes:
+    stale: {id of a run whose record was made by other code: how the code differs}.
+    versions: {id of a run made with other versions or another environment: which}.
+    unknown: ids of runs whose code is not recorded.
+  """
+
+  stale: dict[str, str]
+  versions: dict[str, str]
+  unknown: list[str]
+
+
+def compare(sweep: Sweep, keys: Mapping[str, object]) -> Origins:
+  """Compares the origin of a sweep's records with this process; equal keys are compared once.
+
+  Args:
+    sweep: the sweep, whose folder is prepared.
+    keys: {run id: key in the status of its record, or None}.
+  """
+  found = Origins({}, {}, [])
+  if all(name == key() for name in keys.values()):
+    return found
+  entries = starts(read_sweep(sweep.folder))
+
+  @functools.cache
+  def differences(name: object, cell: str) -> tuple[str | None, str]:
+    entry, task = entries[name], sweep.settings.task
+    return provenance.difference(entry, provenance.code(_ROOT, cell, task)), _versions(entry)
+
+  for run, name in keys.items():
+    if not isinstance(name, str) or name not in entries:
+      found.unknown.append(run)
+    elif name != key():
+      code, versions = differences(name, sweep.ids[run].cell)
+      if code is not None:
+        found.stale[run] = code
+      if versions:
+        found.versions[run] = versions
+  return found
+
+
+def _versions(entry: Mapping[str, Any]) -> str:
+  """Returns how the versions and the environment of an earlier start differ; "" if they do not."""
+  pairs = [(n, entry["versions"].get(n), here()["versions"].get(n)) for n in _VERSIONS]
+  before, now = entry.get("environment") or {}, here()["environment"]
+  if isinstance(before, dict):
+    pairs += [(n, before.get(n), now.get(n)) for n in sorted({*before, *now})]
+  changed = [pair for pair in pairs if pair[1] != pair[2]]
+  return ", ".join(f"{n} {then or 'unset'}, now {now or 'unset'}" for n, then, now in changed)
+
+
+def stale(sweep: Sweep, states: Mapping[str, Mapping[str, Any]]) -> set[str]:
+  """Returns the ids of the recorded runs that other code made; none with `--keep_stale`."""
+  if sweep.keep_stale:
+    return set()
+  return set(compare(sweep, {name: state.get("code") for name, state in states.items()}).stale)
+
+
+def report(sweep: Sweep, kind: str, keys: Mapping[str, object]) -> set[str]:
+  """Prints which records other code or versions made; returns the ids of the runs to train anew.
+
+  Args:
+    sweep: the sweep.
+    kind: what is compared: `records` or `checkpoints`.
+    keys: {run id: key of its record or checkpoint, or None}.
+  """
+  found = compare(sweep, keys)
+  if found.stale:
+    fate = "are kept (--keep_stale)" if sweep.keep_stale else "are not used; their runs start again"
+    hint = "" if sweep.keep_stale else " Pass --keep_stale to use them."
+    exits.warn(f"the {kind} of {_runs(found.stale)} {fate}: {_texts(found.stale)}.{hint}")
+  kept = {run: text for run, text in found.versions.items() if run not in found.stale}
+  if kept:
+    exits.warn(
+      f"the {kind} of {_runs(kept)} are kept, but are from other versions: {_texts(kept)}."
+    )
+  if found.unknown:
+    exits.warn(
+      f"the {kind} of {_runs(found.unknown)} are kept, but it is unknown which code made them."
+    )
+  return set() if sweep.keep_stale else set(found.stale)
+
+
+def _runs(runs: Mapping[str, object] | list[str]) -> str:
+  return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
+
+
+def _texts(found: Mapping[str, str]) -> str:
+  return "; ".join(sorted(set(found.values())))
+
+
+def mixture(records: Iterable[tuple[str, Mapping[str, Any], object, str]]) -> str | None:
+  """Returns which files and commits differ between the records of a sweep; None if none do.
+
+  Only a file that two runs use can differ. Runs whose code is not recorded are left out.
+
+  Args:
+    records: (run id, contents of the `sweep.json` next to it, key in its status, task).
+  """
+  versions: dict[str, dict[str, str]] = {}
+  for entry, cell, task in _distinct(records):
+    for name in provenance.code(_ROOT, cell, task):
+      commits = versions.setdefault(name, {})
+      commits.setdefault(str(entry["code"].get(name)), provenance.commit_text(entry))
+  mixed = {name: commits for name, commits in versions.items() if len(commits) > 1}
+  if not mixed:
+    return None
+  texts = sorted({commit for found in mixed.values() for commit in found.values()})
+  return f"{provenance.names_text(mixed)} differ, {' and '.join(texts)}"
+
+
+def _distinct(
+  records: Iterable[tuple[str, Mapping[str, Any], object, str]],
+) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+  """Yields (start, cell, task), once for each key and cell."""
+  entries: dict[int, dict[object, Mapping[str, Any]]] = {}
+  seen = set()
+  for run, about, name, task in records:
+    cell = run.split("-")[0]  # as `run_id` puts it there
+    if isinstance(name, str) and (name, cell) not in seen:
+      seen.add((name, cell))
+      found = entries.setdefault(id(about), starts(about))
+      if name in found:
+        yield found[name], cell, task
+
+
+def warn_if_changed(run_folder: Path, cell: str, task: str) -> None:
+  """Prints a warning if other code than this process's made the record in a run's folder.
+
+  Prints nothing if the folder is not in that of a sweep that records its code.
+  """
+  try:
+    state = files.read_json(run_folder / "status.json")
+    entry = starts(read_sweep(run_folder.parents[1]))[state["code"]]
+  except (OSError, ValueError, KeyError, IndexError, TypeError):
+    return
+  text = provenance.difference(entry, provenance.code(_ROOT, cell, task))
+  if text is not None:
+    exits.warn(f"other code recorded this run: {text}.")
+
+
+def warn_if_mixed(about: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]) -> None:
+  """Prints a warning if different code made the records of a sweep.
+
+  Args:
+    about: the contents of `sweep.json`.
+    states: the status of each run, by run id.
+  """
+  task = str(about["configuration"].get("task"))
+  text = mixture((run, about, state.get("code"), task) for run, state in states.items())
+  if text is not None:
+    exits.warn(f"the runs were made by different code: {text}.")

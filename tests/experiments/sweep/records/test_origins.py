@@ -1,0 +1,110 @@
+"""Tests that records of other code are trained anew, and those of other versions are reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from swept import ROOT, WITHOUT_PICTURES
+
+from experiments.runtime import provenance
+from experiments.sweep.records import origins, run_files
+
+FLAGS = ("--cell=elman,gru", "--task=adding", "--steps=3", "--sequence_length=5", "--hidden_size=4")
+ELMAN = "rnn_jax/cells/elman.py"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+  """A copy of the checkout's code."""
+  folder = tmp_path_factory.mktemp("clone")
+  for name in ("rnn_jax", "experiments"):
+    shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+  return folder
+
+
+def edit(clone: Path, number: int) -> None:
+  with (clone / ELMAN).open("a") as file:
+    file.write(f"# Edit {number}.\n")
+
+
+def call(clone: Path, *flags: object, code: tuple[str, ...] = ("-c", WITHOUT_PICTURES)) -> str:
+  """Runs a command with the clone's code; returns what it prints."""
+  environment = {**os.environ, "PYTHONPATH": str(clone)}
+  command = (sys.executable, *code, *map(str, flags))
+  done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+  return done.stdout + done.stderr
+
+
+def codes(folder: Path) -> dict[str, str]:
+  files = folder.glob("runs/*/status.json")
+  return {p.parent.name.split("-")[0]: json.loads(p.read_text())["code"] for p in files}
+
+
+def test_a_run_whose_cell_was_edited_is_trained_anew(clone, tmp_path):
+  folder = tmp_path / "sweep"
+  flags = (*FLAGS, "--seed=1", "--measures=none", "--devices=1", f"--output_dir={folder}")
+  said = call(clone, *flags)
+  assert "2 finished" in said and "warning" not in said
+  first = codes(folder)
+  edit(clone, 1)
+  said = call(clone, *flags, "--keep_stale")
+  assert "2 of 2 runs already done" in said
+  assert f"of 1 run are kept (--keep_stale): {ELMAN} differ" in said
+  assert codes(folder) == first
+  said = call(clone, *flags)
+  assert "1 of 2 runs already done" in said
+  assert f"of 1 run are not used; their runs start again: {ELMAN} differ" in said
+  second = codes(folder)
+  assert second["gru"] == first["gru"] and second["elman"] != first["elman"]
+  assert "warning" not in call(clone, *flags)
+
+
+def test_shards_of_different_code_are_merged_only_if_asked(clone, tmp_path):
+  folders = tmp_path / "a", tmp_path / "b"
+  flags = ("--cell=elman", *FLAGS[1:], "--seed=1,2", "--measures=none", "--devices=1")
+  for i, folder in enumerate(folders):
+    edit(clone, 2 + i)
+    call(clone, *flags, "--num_shards=2", f"--shard_index={i}", f"--output_dir={folder}")
+  code = ("-c", WITHOUT_PICTURES.replace('experiments.sweep"', 'experiments.merge"'))
+  said = call(clone, *folders, code=code)
+  assert f"must hold runs of the same code, but {ELMAN} differ" in said
+  said = call(clone, *folders, "--keep_stale", code=code)
+  assert f"made by different code: {ELMAN} differ" in said and "2 finished" in said
+
+
+def test_other_versions_and_unknown_code_are_reported(tmp_path, sweep_in_process, capsys):
+  folder = tmp_path / "sweep"
+  flags = ("--cell=elman", *FLAGS[1:], "--seed=1,2", "--measures=none", f"--output_dir={folder}")
+  assert sweep_in_process(*flags) == 0
+  assert "warning" not in capsys.readouterr().err
+  about = json.loads((folder / "sweep.json").read_text())
+  about["versions"]["jax"] = "0.9.9"
+  about["environment"]["XLA_FLAGS"] = "--xla_allow_excess_precision=false"
+  (folder / "sweep.json").write_text(json.dumps(about))
+  key = origins.key_of(about)
+  first, second = (folder / "runs" / name for name in about["runs"])
+  for path, code in ((first, {"code": key}), (second, {})):
+    state = json.loads((path / "status.json").read_text())
+    del state["code"], state["sha256"]
+    run_files._write_status(path, {**state, **code})
+  assert sweep_in_process(*flags) == 0
+  said = capsys.readouterr().err
+  assert "of 1 run are kept, but are from other versions: jax 0.9.9, now" in said
+  assert "XLA_FLAGS --xla_allow_excess_precision=false, now" in said
+  assert "of 1 run are kept, but it is unknown which code made them" in said
+
+
+def test_the_code_of_a_run_leaves_out_other_cells_and_tasks():
+  found = provenance.code("experiments.sweep.training.rounds", "zoneout_lstm", "adding")
+  used = {"zoneout": "rnn_jax/cells/wrappers", "lstm": "rnn_jax/cells", "dense": "rnn_jax/cells"}
+  used |= {"synthetic": "rnn_jax/tasks", "_unroll": "rnn_jax/time_loop", "training": "rnn_jax"}
+  used |= {"measures": "experiments/sweep", "program": "experiments/sweep/training"}
+  assert found.keys() >= {f"{folder}/{name}.py" for name, folder in used.items()}
+  assert not found.keys() & {"rnn_jax/cells/gru.py", "rnn_jax/tasks/charlm.py"}
+  assert not any("figures" in name or "engines" in name for name in found)
