@@ -186,8 +186,8 @@ def _prepare(target: Path, first: Path, sweeps: Sequence[Mapping[str, Any]]) -> 
     sweeps: contents of each folder's `sweep.json`, those of `first` first.
   """
   if not (target / "sweep.json").exists():
-    files.check_readable(first / "sweep.flags", files.LARGEST_JSON)
-    files.write_bytes(target / "sweep.flags", (first / "sweep.flags").read_bytes())
+    lines = files.read_bytes(first / "sweep.flags", files.LARGEST_JSON)
+    files.write_bytes(target / "sweep.flags", lines)
     files.write_json(target / "sweep.json", sweeps[0])
   for about in sweeps:
     for environment in (about, *about.get("continued", [])):

@@ -37,7 +37,7 @@ def errors_in_one_line(files: str) -> Iterator[None]:
     _check_stdout()
     exits.fail(f"{files}: {error}.")
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
-    reason = str(error).strip().split("\n")[0]
+    reason = str(error).strip().split("\n")[0] or "not enough memory"
     exits.fail(f"the computation failed: {reason}.")
 
 

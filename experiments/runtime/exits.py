@@ -37,7 +37,7 @@ def interrupted(message: str = "", status: int = INTERRUPTED) -> NoReturn:
 
   Skips the interpreter's own shutdown, which may crash while a device is still computing.
   """
-  print(f"\nInterrupted. {message}".rstrip(), file=sys.stderr)
+  print(f"\nInterrupted. {printable(message)}".rstrip(), file=sys.stderr)
   with contextlib.suppress(OSError):
     sys.stdout.flush()
   sys.stderr.flush()

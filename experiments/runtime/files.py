@@ -17,8 +17,10 @@ from typing import Any
 
 import xarray as xr
 
-# Size in bytes above which a JSON file is not read. The files that we write are far smaller.
+# Sizes in bytes above which a JSON file, or any other file of a record, is not read. The files that
+# we write are far smaller.
 LARGEST_JSON = 2**26
+LARGEST_RECORD = 2**32
 
 
 @contextlib.contextmanager
@@ -70,14 +72,24 @@ def read_json(path: Path) -> dict[str, Any]:
     ValueError: if the file is not a regular one, is larger than `LARGEST_JSON`, or does not hold a
       JSON object.
   """
-  check_readable(path, LARGEST_JSON)
+  text = read_bytes(path, LARGEST_JSON)
   try:
-    data = json.loads(path.read_bytes())
+    data = json.loads(text)
   except (ValueError, RecursionError):
     data = None
   if not isinstance(data, dict):
     raise ValueError(f"{path} is damaged: it must hold a JSON object.")
   return data
+
+
+def read_bytes(path: Path, largest: int = LARGEST_RECORD) -> bytes:
+  """Returns the contents of a file.
+
+  Raises:
+    ValueError: if the file is not a regular one, or has more than `largest` bytes.
+  """
+  check_readable(path, largest)
+  return path.read_bytes()
 
 
 def check_readable(path: Path, largest: int | None = None) -> None:

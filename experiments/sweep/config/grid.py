@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from experiments.sweep.config.runs import Run
 from rnn_jax.cells import cell_options
 
+# The grid is refused above this number of combinations, far more than anyone trains.
+_MOST_COMBINATIONS = 10**6
 AXES = (
   "cell",
   "depth",
@@ -39,7 +42,15 @@ def expand(
   Args:
     axes: {axis: its values}, for every axis in `AXES`.
     options: {cell: {option: values}}, with the options in alphabetical order; None for no options.
+  Raises:
+    ValueError: if there are more than a million combinations.
   """
+  sizes = [math.prod(map(len, own.values())) for own in (options or {}).values()]
+  combinations = math.prod(len(axes[name]) for name in AXES) * max(sizes, default=1)
+  if combinations > _MOST_COMBINATIONS:
+    raise ValueError(
+      f"A sweep must have at most {_MOST_COMBINATIONS} combinations of values, got {combinations}."
+    )
   runs = []
   for values in itertools.product(*(axes[name] for name in AXES)):
     point = dict(zip(AXES, values, strict=True))

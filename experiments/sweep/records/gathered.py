@@ -18,13 +18,14 @@ import xarray as xr
 from jaxtyping import Float
 
 from experiments.networks.cell_options import options_text
-from experiments.runtime import files
+from experiments.runtime import files, memory
 from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.runs import run_of
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.records.run_files import DONE, METRICS, Status, statuses
 from experiments.sweep.records.sweep_folder import read_sweep
 
+_LONGEST_LINE = 1024  # bytes per line of metrics.jsonl, of which the lines that we write need 200
 _ATTRIBUTES = {
   "norms": "log10 of the norm for each example's own loss, averaged over the batch",
   "nan": "not measured",
@@ -111,10 +112,16 @@ def _gather_metrics(
   `about` is the contents of `sweep.json`.
   """
   updates = about["configuration"]["steps"] + 1
+  # The number of steps in a foreign sweep.json may be any.
+  memory.check(
+    2 * len(METRICS) * len(states) * updates,
+    f"The metrics of {len(states)} runs and {updates} updates in {folder}",
+    "they need",
+  )
   columns = {name: np.full((len(states), updates), np.nan) for name in METRICS}
   for i, name in enumerate(states):
     with _reading(folder / "runs" / name / "metrics.jsonl") as path:
-      for text in path.read_text().splitlines():
+      for text in files.read_bytes(path, _LONGEST_LINE * updates).decode().splitlines():
         line = json.loads(text)
         for metric, values in columns.items():
           values[i, line["step"]] = line.get(metric, np.nan)
@@ -152,7 +159,6 @@ def _not_failed(states: Mapping[str, Status]) -> dict[str, Status]:
 def _reading(path: Path) -> Iterator[Path]:
   """Turns any exception in the `with` block, except OSError, into a ValueError naming the file."""
   try:
-    files.check_readable(path)
     yield path
   except OSError:
     raise
@@ -165,7 +171,9 @@ def _gather_gradients(folder: Path, states: Mapping[str, Status]) -> xr.Dataset:
   parts = []
   for name in states:
     with _reading(folder / "runs" / name / "gradients.nc") as path:
-      parts.append(xr.load_dataset(path))
+      # NetCDF 3, as `run_files.finish` writes it. In a file of another format, compressed arrays
+      # could be far larger than the file.
+      parts.append(xr.load_dataset(io.BytesIO(files.read_bytes(path)), engine="scipy"))
   gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
   return gradients.assign_coords(_run_coordinates(folder, states)).assign_attrs(_ATTRIBUTES)
 
@@ -174,8 +182,6 @@ def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, An
   """Returns the coordinates of dimension `run`: settings, status, and step of divergence."""
   axes = [_axes(folder, name) for name in states]
   columns: dict[str, Any] = {name: [row[name] for row in axes] for name in axes[0]}
-  for name in ("depth", "seed", "hidden_size"):
-    columns[name] = np.array(columns[name], np.int32)
   columns["status"] = [state["status"] for state in states.values()]
   columns["diverged_step"] = [_number(s["diverged_step"], np.nan) for s in states.values()]
   return {"run": list(states), **{name: ("run", column) for name, column in columns.items()}}
@@ -185,19 +191,23 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
   """Returns a run's settings by name, read from the run's config.json."""
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
-  return {
-    "cell": run.cell,
-    "depth": run.depth,
-    "truncation": _number(run.truncation, np.inf),
-    "seed": run.seed,
-    "learning_rate": run.learning_rate,
-    "clip_norm": _number(run.clip_norm, np.inf),
-    "clip_by": run.clip_by,
-    "recurrent_gain": _number(run.recurrent_gain, np.nan),
-    "forget_bias": _number(run.forget_bias, np.nan),
-    "options": options_text(run.options),
-    "hidden_size": run.hidden_size,
-  }
+    if not isinstance(run.cell, str) or not isinstance(run.clip_by, str):
+      raise TypeError(f"cell and clip_by must be text, got {run.cell!r} and {run.clip_by!r}")
+    if run.hidden_size is None:
+      raise TypeError("hidden_size is missing")
+    return {
+      "cell": run.cell,
+      "depth": np.int32(run.depth),
+      "truncation": _number(run.truncation, np.inf),
+      "seed": np.int32(run.seed),
+      "learning_rate": float(run.learning_rate),
+      "clip_norm": _number(run.clip_norm, np.inf),
+      "clip_by": run.clip_by,
+      "recurrent_gain": _number(run.recurrent_gain, np.nan),
+      "forget_bias": _number(run.forget_bias, np.nan),
+      "options": options_text(run.options),
+      "hidden_size": np.int32(run.hidden_size),
+    }
 
 
 def _number(value: int | float | None, none: float) -> float:

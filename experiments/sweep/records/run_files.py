@@ -25,7 +25,13 @@ from experiments.sweep.config.runs import Run, Settings, run_config
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.measures import MEASURES, coordinates
 from experiments.sweep.records import origins
-from experiments.sweep.records.record import Record, Result, recorded_steps
+from experiments.sweep.records.record import (
+  Record,
+  Result,
+  nonfinite_from_json,
+  nonfinite_text,
+  recorded_steps,
+)
 from experiments.sweep.records.sweep_folder import ARRIVING, json_sha256
 from rnn_jax.gradient_flow import NonFinite
 from rnn_jax.types import AnyArray
@@ -49,7 +55,8 @@ def status(folder: Path, run_id: str) -> Status:
   path = folder / "runs" / run_id
   try:
     state = files.read_json(path / "status.json")
-    return state if state.get("status") == "running" or _is_intact(path, state) else {}
+    intact = state.get("status") == "running" or (_is_complete(state) and _is_intact(path, state))
+    return state if intact else {}
   except (OSError, ValueError):
     return {}
 
@@ -195,6 +202,19 @@ def _write_status(path: Path, state: Mapping[str, object]) -> None:
   files.write_json(path / "status.json", {**state, "sha256": _checksum(path, state)})
 
 
+def _is_complete(state: Status) -> bool:
+  """Returns whether a final status has the entries, of the right types, that `finish` reads."""
+  try:
+    nonfinite_text(nonfinite_from_json(state.get("bad_place")))
+  except Exception:  # wrong types raise exceptions of many types
+    return False
+  return {
+    "finished": "diverged_step" in state and state["diverged_step"] is None,
+    "diverged": isinstance(state.get("diverged_step"), int) and state["diverged_step"] < 2**31,
+    "failed": isinstance(state.get("reason"), str),
+  }.get(str(state.get("status")), False)
+
+
 def _is_intact(path: Path, state: Mapping[str, object]) -> bool:
   """Returns whether the run's status and records are unchanged since the status was written."""
   if "sha256" in state:
@@ -209,14 +229,15 @@ def _checksum(path: Path, state: Mapping[str, object]) -> str:
   """Hashes a run's status and records, but not `seconds`, which differs between equal runs."""
   same = {name: value for name, value in state.items() if name not in ("seconds", "sha256")}
   paths = [path / name for name in RECORDS]
-  contents = [file.read_bytes() if file.is_file() else b"" for file in paths]
+  contents = (files.read_bytes(file) if file.is_file() else b"" for file in paths)
   return json_sha256([same, [hashlib.sha256(data).hexdigest() for data in contents]])
 
 
 def read_all(folder: Path, run_id: str) -> dict[str, bytes]:
   """Returns the contents of a run's files by name."""
   paths = (folder / "runs" / run_id).iterdir()
-  return {p.name: p.read_bytes() for p in sorted(paths) if p.is_file() and p.suffix != ".tmp"}
+  kept = [path for path in sorted(paths) if path.is_file() and path.suffix != ".tmp"]
+  return {path.name: files.read_bytes(path) for path in kept}
 
 
 def write_all(folder: Path, run_id: str, contents: Mapping[str, bytes]) -> None:

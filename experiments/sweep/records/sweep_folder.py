@@ -168,13 +168,17 @@ def read_sweep(folder: Path) -> dict[str, Any]:
   """Returns the contents of `sweep.json`: the sweep's configuration, run ids and environment.
 
   Raises:
-    ValueError: if the file is damaged, or a run id is not a file name.
+    ValueError: if the file is damaged, lacks an entry, or a run id is not a file name.
   """
   path = folder / "sweep.json"
   about = files.read_json(path)
   runs, continued = about.get("runs"), about.get("continued", [])
+  parts = [about.get(name) for name in ("configuration", "task")]
+  configuration, task = (part if isinstance(part, dict) else {} for part in parts)
   if not (
-    all(isinstance(about.get(name), dict) for name in ("configuration", "task"))
+    isinstance(configuration.get("steps"), int)
+    and isinstance(task.get("baseline"), int | float)
+    and isinstance(task.get("loss_unit"), str)
     and (isinstance(runs, list) and all(_is_file_name(name) for name in runs))
     and (isinstance(continued, list) and all(isinstance(part, dict) for part in continued))
   ):

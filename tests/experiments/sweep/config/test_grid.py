@@ -121,3 +121,8 @@ def test_a_cell_without_a_recurrent_kernel_has_no_gain(monkeypatch):
   assert gains == {"plain": {None}, "gru": {0.5, 1.0}}
   assert len(runs) == (2 + 2) * 2 * 3 * 2
   assert run_id(runs[0], SETTINGS, "a").startswith("plain-d1-k8-s0-lr0.01-c1-b0-")
+
+
+def test_more_than_a_million_combinations_are_refused_before_they_are_listed():
+  with pytest.raises(ValueError, match="at most 1000000 combinations of values, got 18000000"):
+    expand({**AXES, "seed": range(10**6)})

@@ -83,3 +83,20 @@ def test_a_gathered_file_of_an_older_version_is_read(folder):
   files.write_netcdf(folder / "gradients.nc", written)
   assert (folder / "gradients.nc").read_bytes().startswith(b"CDF")
   assert xr.load_dataset(folder / "gradients.nc").identical(written)
+
+
+def test_files_that_the_programs_do_not_write_are_refused_before_they_are_read(folder):
+  path = folder / "runs" / "a" / "metrics.jsonl"
+  data = path.read_bytes()
+  with path.open("ab") as file:
+    file.truncate(2**33)  # 8 GiB, of which nothing is on disk
+  assert run_files.status(folder, "a") == {}
+  with pytest.raises(ValueError, match=r"run a in .* is unfinished or damaged"):
+    gathered.read_metrics(folder)
+  path.write_bytes(data)
+  (folder / "runs" / "a" / "gradients.nc").write_bytes(b"\x89HDF\r\n\x1a\n")
+  run_files._write_status(  # with a checksum that covers the file, as an attacker would
+    folder / "runs" / "a", {"status": "finished", "diverged_step": None}
+  )
+  with pytest.raises(ValueError, match=r"gradients\.nc"):
+    gathered.read_gradients(folder)

@@ -259,6 +259,20 @@ def test_a_changed_number_in_sweep_json_is_detected(finished, tmp_path):
     )
 
 
+@pytest.mark.parametrize("entry", ["configuration", "task"])
+def test_a_sweep_json_that_lacks_entries_is_refused_in_one_line(entry, finished, tmp_path):
+  folder = tmp_path / "sweep"
+  shutil.copytree(finished, folder)
+  about = json.loads((folder / "sweep.json").read_text())
+  del about["sha256"]
+  about[entry] = {}
+  (folder / "sweep.json").write_text(json.dumps(about))
+  assert called(plot.main, folder) == (
+    2,
+    f"error: {folder / 'sweep.json'} is damaged: it must hold configuration, task and runs.\n",
+  )
+
+
 def test_a_failed_run_without_a_reason_is_trained_again(finished, tmp_path):
   folder = tmp_path / "sweep"
   shutil.copytree(finished, folder)
