@@ -8,7 +8,6 @@ the input x, H that of the carry, and `...` stands for any batch axes.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 
@@ -125,8 +124,7 @@ def cell_options(name: str) -> tuple[str, ...]:
 def make_cell(name: str, hidden_size: int, **options: object) -> Cell:
   """Builds a registered cell by name.
 
-  Calls with equal arguments return the same cell, so that a function whose static argument it is,
-  alone or in a network, is compiled once. Cells with a traced or array option are built anew.
+  Calls with equal arguments return the same cell; see `rnn_jax.cells.memoized`.
 
   Args:
     name: a key of CELLS.
@@ -139,15 +137,4 @@ def make_cell(name: str, hidden_size: int, **options: object) -> Cell:
   known = cell_options(name)
   for option in options:
     checks.choice(f"option of cell {name}", option, known)
-  constructor = CELLS[name]
-  try:
-    hash((hidden_size, *options.values()))
-  except TypeError:
-    return constructor(hidden_size, **options)
-  return _make(constructor, hidden_size, **dict(sorted(options.items())))
-
-
-# Typed, so that a value that a constructor rejects does not match an equal one, such as 2.0 and 2.
-@functools.lru_cache(maxsize=None, typed=True)
-def _make(constructor: Callable[..., Cell], hidden_size: int, **options: object) -> Cell:
-  return constructor(hidden_size, **options)
+  return CELLS[name](hidden_size, **options)

@@ -11,10 +11,12 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, plain_recur, the_carry, zeros
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel, recurrent_kernel
 from rnn_jax.types import Array, Cell, Features, FlatParams, Number, PlainCell, Units
 
 
+@memoized
 def antisymmetric(
   hidden_size: int,
   *,

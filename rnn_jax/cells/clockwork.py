@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.types import Array, Cell, FlatParams, Number, Shape, Units
 
 _MOST_MODULES = 31  # the longest period, 2³⁰, is the largest power of two in an int32
@@ -27,6 +28,7 @@ class ClockworkCarry(NamedTuple):
   time: Array
 
 
+@memoized
 def clockwork(
   hidden_size: int,
   *,

@@ -12,6 +12,7 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import Array, Cell, FlatParams, Number, Shape, Units, unprepared
 
@@ -28,6 +29,7 @@ class CornnCarry(NamedTuple):
   velocity: Array
 
 
+@memoized
 def cornn(
   hidden_size: int, *, delta: Number = 0.042, gamma: Number = 2.7, epsilon: Number = 4.7
 ) -> Cell[FlatParams, CornnCarry, Array]:

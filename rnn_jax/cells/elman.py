@@ -11,6 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import drawn_in_float32
 from rnn_jax.types import Array, Cell, CellArray, FlatParams, Number, PlainCell, Units, unprepared
 
@@ -37,6 +38,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+@memoized
 def elman(
   hidden_size: int,
   *,
@@ -86,6 +88,7 @@ def elman(
   )
 
 
+@memoized
 def irnn(hidden_size: int, *, scale: Number = 1.0) -> PlainCell:
   """Simple recurrent network of rectified linear units; W_h is initialized to the identity.
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, plain_recur, the_carry, zeros
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import Initializer, check_cell_init, drawn_in_float32
 from rnn_jax.powers import exponent_of, power_of_two
 from rnn_jax.types import Array, Cell, CellArray, FlatParams, PlainCell, Units
@@ -32,6 +33,7 @@ def _cayley(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float)
 ANGLES: Mapping[str, Initializer] = {"henaff": _henaff, "cayley": _cayley}
 
 
+@memoized
 def exprnn(hidden_size: int, *, angles: str = "henaff") -> PlainCell:
   """Exponential network: its recurrent kernel is orthogonal for any value of its params.
 

@@ -20,6 +20,7 @@ from rnn_jax.cells.dense import (
   the_carry,
   zeros,
 )
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import chrono_bias, drawn_in_float32, further_key
 from rnn_jax.types import (
   Array,
@@ -108,6 +109,7 @@ def _activations(drive: Features, recurrent: Features) -> tuple[Units, Units, Un
   return z, r, jnp.split(n, 3, axis=-1)[2]
 
 
+@memoized
 def gru(
   hidden_size: int,
   *,

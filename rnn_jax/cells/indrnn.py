@@ -9,10 +9,12 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, the_carry, zeros
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import Array, Cell, FlatParams, Number, PlainCell, Units
 
 
+@memoized
 def indrnn(
   hidden_size: int, *, low: Number = 0.0, high: Number = 1.0, longest: int | float | None = None
 ) -> PlainCell:

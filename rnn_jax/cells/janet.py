@@ -9,6 +9,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import chrono_bias, drawn_in_float32, further_key
 from rnn_jax.types import (
   Array,
@@ -24,6 +25,7 @@ from rnn_jax.types import (
 )
 
 
+@memoized
 def janet(
   hidden_size: int,
   *,

@@ -14,10 +14,12 @@ from rnn_jax.cells.dense import (
   the_hidden_state,
 )
 from rnn_jax.cells.lstm import LSTMCarry, gate_values, lstm_init, zero_carry
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import drawn_in_float32
 from rnn_jax.types import Array, Cell, Features, FlatParams, Gates, Inputs, Number, unprepared
 
 
+@memoized
 def layer_norm_lstm(
   hidden_size: int,
   *,

@@ -12,6 +12,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import (
   Array,
@@ -39,6 +40,7 @@ class LEMCarry(NamedTuple):
   memory: Array
 
 
+@memoized
 def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, Array]:
   """Long expressive memory: two coupled states, with a learned time scale for each unit.
 

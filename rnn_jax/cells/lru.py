@@ -14,6 +14,7 @@ from jaxtyping import Complex, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like
 from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import Array, Cell, FlatParams, Inputs, Shape, Units
 
@@ -32,6 +33,7 @@ class LRUDrive(NamedTuple):
   skip: Array
 
 
+@memoized
 def lru(
   hidden_size: int,
   *,

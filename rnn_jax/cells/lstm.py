@@ -11,6 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, hidden_recur, the_hidden_state
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import chrono_bias, drawn_in_float32, further_key
 from rnn_jax.types import (
   Array,
@@ -130,6 +131,7 @@ def lstm_init(
   return init
 
 
+@memoized
 def lstm(
   hidden_size: int,
   *,

@@ -11,6 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, product, the_carry, zeros
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import drawn_in_float32
 from rnn_jax.types import (
   Array,
@@ -25,6 +26,7 @@ from rnn_jax.types import (
 )
 
 
+@memoized
 def mgu(
   hidden_size: int,
   *,

@@ -13,6 +13,7 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, the_carry, zeros
 from rnn_jax.cells.linear import linear_cell
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import (
   Array,
@@ -38,6 +39,7 @@ def positive(a: Float[CellArray, "*axes"]) -> Float[Array, "*axes"]:
 CANDIDATES: Mapping[str, Callable[[Array], Array]] = {"linear": lambda a: a, "positive": positive}
 
 
+@memoized
 def mingru(hidden_size: int, *, candidate: str = "linear") -> PlainCell:
   """Minimal GRU: a linear recurrence whose gate z, the share replaced, reads only the input.
 
@@ -73,6 +75,7 @@ def mingru(hidden_size: int, *, candidate: str = "linear") -> PlainCell:
   return _cell(hidden_size, [0.0, 0.0], linear, gates)
 
 
+@memoized
 def minlstm(hidden_size: int, *, forget_bias: Number = 1.0, candidate: str = "linear") -> PlainCell:
   """Minimal LSTM: a linear recurrence whose two gates read only the input and add up to 1.
 

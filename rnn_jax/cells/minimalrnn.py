@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Key
 
 from rnn_jax.cells.dense import dense_init, dense_project, plain_recur, the_carry, zeros
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import Array, Cell, FlatParams, Gates, Inputs, Number, Units, unprepared
 
@@ -17,6 +18,7 @@ from rnn_jax.types import Array, Cell, FlatParams, Gates, Inputs, Number, Units,
 MinimalDrive: TypeAlias = tuple[Units, Units]
 
 
+@memoized
 def minimalrnn(
   hidden_size: int, *, recurrent_kernel: str = "orthogonal", recurrent_gain: Number = 1.0
 ) -> Cell[FlatParams, Array, MinimalDrive]:

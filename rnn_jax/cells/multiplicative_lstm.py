@@ -9,6 +9,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax.cells.dense import dense_project, product, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, fused_gates, gate_values, lstm_init, zero_carry
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import drawn_in_float32, further_key, input_kernel
 from rnn_jax.initializers import recurrent_kernel as make_kernel
 from rnn_jax.types import (
@@ -24,6 +25,7 @@ from rnn_jax.types import (
 )
 
 
+@memoized
 def multiplicative_lstm(
   hidden_size: int,
   *,

@@ -9,10 +9,12 @@ from jaxtyping import Key
 
 from rnn_jax.cells.dense import dense_project, dense_recur, expand_like, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, lstm_init, zero_carry
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import drawn_in_float32
 from rnn_jax.types import Array, Cell, Features, FlatParams, Gates, Number, Units, unprepared
 
 
+@memoized
 def peephole_lstm(
   hidden_size: int,
   *,

@@ -12,6 +12,7 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, the_carry, zeros
 from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import Array, CellArray, Features, FlatParams, Gates, PlainCell, Recurrent, Units
 
@@ -31,6 +32,7 @@ def _bounded_sqrt_jvp(primals: tuple[CellArray], tangents: tuple[Array]) -> tupl
   return jnp.sqrt(a), a_dot / (2 * jnp.sqrt(jnp.maximum(a, (2 * STEEPEST) ** -2)))
 
 
+@memoized
 def rg_lru(
   hidden_size: int, *, min_radius: int | float = 0.9, max_radius: int | float = 0.999
 ) -> PlainCell:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import (
   Array,
@@ -26,6 +27,7 @@ from rnn_jax.types import (
 )
 
 
+@memoized
 def rhn(
   hidden_size: int,
   *,

@@ -12,6 +12,7 @@ from jaxtyping import Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, hidden_recur, the_hidden_state
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import Array, Cell, Features, FlatParams, Gates, Shape
 
@@ -33,6 +34,7 @@ FORGET_BIASES: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+@memoized
 def slstm(
   hidden_size: int, *, num_heads: int = 1, forget_biases: str = "power_law"
 ) -> Cell[FlatParams, SLSTMCarry, Array]:

@@ -123,20 +123,21 @@ def _input_size(wanted: PyTree, params: Params, input_size: int) -> int | None:
   return None
 
 
-# Maps each cell's `init` to `{input size: shapes of the params}`. An entry is garbage-collected
-# together with its `init`.
-_known_shapes: weakref.WeakKeyDictionary[Any, dict[int, PyTree]] = weakref.WeakKeyDictionary()
+# Maps each cell's `init` to `{(input size, default dtype): shapes of the params}`. An entry is
+# garbage-collected together with its `init`.
+_known_shapes: weakref.WeakKeyDictionary[Any, dict[object, PyTree]] = weakref.WeakKeyDictionary()
 
 
 def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
-  """Returns the shapes and dtypes of the cell's params; traces `init` once for each input size."""
+  """Returns the shapes and dtypes of the cell's params; traces `init` only on the first call."""
+  key = input_size, jax.dtypes.canonicalize_dtype(float)
   try:
     known = _known_shapes.setdefault(cell.init, {})
   except TypeError:  # the `init` of a user's cell may be unhashable
     known = {}
-  if input_size not in known:
-    known[input_size] = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
-  return known[input_size]
+  if key not in known:
+    known[key] = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+  return known[key]
 
 
 def _as_array(name: str, rule: str, a: Any) -> Array | np.ndarray:

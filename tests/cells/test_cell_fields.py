@@ -223,6 +223,15 @@ def test_cells_made_alike_are_equal(name):
   assert cell != make_cell(name, 8)
 
 
+def test_constructors_and_wrappers_return_the_same_cell_for_equal_arguments():
+  assert lstm(4, forget_bias=1.0) is lstm(hidden_size=4) is make_cell("lstm", 4)
+  assert zoneout(residual(gru(4)), 0.5) is zoneout(residual(gru(4)), rate=0.5)
+  assert stack([dilated(gru(4), 2), layer_norm(gru(4))]) is stack(
+    (dilated(gru(4), 2), layer_norm(gru(4)))
+  )
+  assert zoneout(gru(4), 0.5) != zoneout(gru(4), 0.25)
+
+
 def test_only_cells_made_alike_are_equal():
   def made(gain, **options):
     return make_cell("lstm", 4, recurrent_gain=gain, **options)

@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from rnn_jax import checks
 from rnn_jax.cells.elman import elman
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.types import Array, C, Carry, Cell, D, FlatParams, Number, P, Recurrent, Shape
 
 
@@ -24,6 +25,7 @@ class DilatedCarry(NamedTuple):
   earlier: tuple[Carry, ...]
 
 
+@memoized
 def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
   """Returns a cell whose step t reads the carry of step t − d, but no carry in between.
 
@@ -88,6 +90,7 @@ def dilated(cell: Cell[P, C, D], dilation: int) -> Cell[P, DilatedCarry, D]:
   )
 
 
+@memoized
 def dilated_elman(
   hidden_size: int,
   *,

@@ -10,6 +10,7 @@ from jaxtyping import Float, Key, PyTree
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import expand_like, standardize
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.types import Array, C, Cell, D, Inputs, P, Recurrent
 
 
@@ -27,6 +28,7 @@ class LayerNormParams(TypedDict, Generic[P]):
   cell: P
 
 
+@memoized
 def layer_norm(cell: Cell[P, C, D]) -> Cell[LayerNormParams[P], C, D]:
   """Returns a cell that normalizes its input over the last axis before reading it.
 

@@ -7,9 +7,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Key
 
 from rnn_jax import checks
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.types import Array, C, Cell, D, Inputs, P, Recurrent, output_size
 
 
+@memoized
 def residual(cell: Cell[P, C, D]) -> Cell[P, C, tuple[D, Array]]:
   """Returns a cell that adds the input x_t to the output of `cell`.
 

@@ -8,6 +8,7 @@ import jax
 from jax.typing import DTypeLike
 from jaxtyping import Key, PyTree
 
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.types import (
   Array,
   Carry,
@@ -25,6 +26,7 @@ LayerParams = tuple[Params, ...]
 LayerCarries = tuple[Carry, ...]
 
 
+@memoized
 def stack(cells: Sequence[Cell]) -> Cell[LayerParams, LayerCarries, Drive]:
   """Returns several layers as one cell, whose carry holds the carries of all layers.
 

@@ -10,11 +10,13 @@ from jaxtyping import Bool, Key, PyTree, Shaped
 
 from rnn_jax import checks
 from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.types import Array, C, Cell, CellArray, D, FlatParams, Inputs, Number, P, Recurrent
 
 Masks: TypeAlias = PyTree  # like the carry: booleans for a float leaf, None for an integer leaf
 
 
+@memoized
 def zoneout(
   cell: Cell[P, C, D], rate: Number | PyTree[Number]
 ) -> Cell[P, C, tuple[D, Masks | None]]:
@@ -88,6 +90,7 @@ def zoneout(
   )
 
 
+@memoized
 def zoneout_lstm(
   hidden_size: int,
   *,
