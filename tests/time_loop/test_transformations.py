@@ -97,12 +97,6 @@ def strict_promotion(loss, params, xs):
 
 
 @transformation
-def leak_checks(loss, params, xs):
-  with jax.checking_leaks():
-    return jax.jit(gradient(loss))(params, xs)
-
-
-@transformation
 def checkify_indices(loss, params, xs):
   checked = checkify.checkify(gradient(loss), errors=checkify.index_checks)
   with jax.numpy_dtype_promotion("standard"):  # checkify mixes dtypes of indices
