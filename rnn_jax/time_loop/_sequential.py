@@ -67,8 +67,8 @@ def _scan(
   step = make_step(cell)
   if options.remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)
-  # mypy does not know the attributes of `jax.config`, and `jax.config.values` ignores contexts.
-  if options.forward_mode or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+  # mypy knows the attributes of `jax.config` only from jax 0.12 on; its `values` ignore contexts.
+  if options.forward_mode or jax.config.jax_disable_jit:  # type: ignore[attr-defined, unused-ignore]
     # Use a plain scan. `_adjoint.scan` has no forward-mode derivative, and its plan, made from a
     # traced step, does not fit a step that is executed operation by operation.
     return jax.lax.scan(
