@@ -20,13 +20,13 @@ def text_features(pieces: Sequence[str], language: str) -> dict[str, Float[np.nd
   No feature looks ahead, so that a network that reads the text could know all of them: an opening
   quote counts as inside, a closing one as outside. Any text is accepted, even one that begins in
   the middle of a file; its beginning is assumed to be outside of strings, comments and brackets.
-  After a carriage return or a combining mark, features are what they were before.
+  A carriage return or a combining mark leaves the features unchanged.
 
   Args:
     pieces: the text, character by character, or word by word with the space after each word. A text
       of words has no indentation, and no word ends inside a name or number. The space after a
-      punctuation mark is ignored, so that / and / are a comment in C. The rules of Python keep it:
-      there are no triple quotes.
+      punctuation mark is ignored, so that `/ /` starts a comment in C. Python's rules keep the
+      space, so a text of words has no triple quotes.
     language: a name in LANGUAGES.
   Returns:
     The values of each feature by its name; 0 or 1, except for depth, position and indentation.

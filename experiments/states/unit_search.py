@@ -50,8 +50,9 @@ def fewest_tokens(units: int) -> int:
 
   Over n independent samples, artanh(r) of an independent unit is normal with variance 1 / (n − 3)
   (Fisher, 1921). One of H units is expected to exceed z standard deviations in either direction for
-  z = Φ⁻¹(1 − 1/(2H)). Each half of the text must have so many tokens that artanh(0.2) is that far.
-  Tokens are not independent, so that on few more than these, r is still larger by chance.
+  z = Φ⁻¹(1 − 1/(2H)). Each half of the text must have enough tokens that artanh(0.2) is at least z
+  standard deviations. Tokens are not independent, so r may still be larger by chance on a text of
+  few more tokens than these.
 
   Args:
     units: H, number of units.

@@ -1,124 +1,37 @@
-"""Tests of `unroll`: the effects of padding, resets, truncation and rematerialization."""
+"""Tests of `unroll`: lengths, masks, resets, direction, carries, keys and outputs."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from unrolled import (
+  CARRIES,
+  LENGTHS,
+  MASK,
+  RESETS,
+  B,
+  D,
+  H,
+  T,
+  apart,
+  assert_close,
+  draw,
+  everything,
+  problem,
+  score,
+  together,
+)
 
-from rnn_jax import gradient_probe, make_cell, unroll
+from rnn_jax import unroll
 from rnn_jax.cells import zoneout
 from rnn_jax.time_loop import valid_steps
-from rnn_jax.types import floats_of, with_floats
 
 pytestmark = pytest.mark.usefixtures("x64")
-assert_close = functools.partial(chex.assert_trees_all_close, rtol=1e-10, atol=1e-12)
-
-T, B, D, H = 7, 2, 2, 3
-
-# A GRU's carry is a single array, which is also the output. An LSTM's carry is a pair of arrays.
-CARRIES = ("gru", "lstm")
-
-LENGTHS = np.array([7, 4])
-RESETS = np.zeros((T, B), bool)
-# The resets are in mid-sequence, at the first step, and past the end of a sequence.
-RESETS[[3, 0, 5], [0, 1, 1]] = True
-# The mask skips the first step, two successive steps, and the last step.
-MASK = np.ones((T, B), bool)
-MASK[[0, 4, 5, 2, 6], [0, 0, 0, 1, 1]] = False
-
-
-def draw(seed, *shape):
-  return jnp.asarray(0.6 * np.random.default_rng(seed).standard_normal(shape), float)
-
-
-def problem(name, num_steps=T, batch_size=B):
-  """Returns (cell, (params, xs, carry, probe))."""
-  cell = make_cell(name, H)
-  shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D))
-  params = {key: draw(i, *leaf.shape) for i, (key, leaf) in enumerate(shapes.items())}
-  leaves, structure = jax.tree.flatten(cell.initial_carry((batch_size,)))
-  carry = structure.unflatten(
-    [draw(5 + i, *a.shape).astype(a.dtype) if is_float(a) else a for i, a in enumerate(leaves)]
-  )
-  xs = draw(9, num_steps, batch_size, D)
-  return cell, (params, xs, carry, gradient_probe(cell, num_steps, batch_size))
-
-
-def is_float(a):
-  return jnp.issubdtype(a.dtype, jnp.inexact)
-
-
-def score(result):
-  """Returns a scalar loss that gives each entry of outputs and final carry a different weight.
-
-  Of complex entries it weighs the real part.
-  """
-  leaves = jax.tree.leaves(floats_of(result))
-  return sum(jnp.vdot(draw(20 + i, *a.shape), a.real) for i, a in enumerate(leaves))
-
-
-def everything(run):
-  """Returns a jitted function from the arguments of `run` to (gradients, result of `run`).
-
-  `run` maps (params, xs, carry, probe) to (final carry, ys). The gradients are those of the
-  result's score with respect to all four arguments. The probe's gradient is the norms of dL/dh_t.
-  """
-
-  def loss(*arrays):
-    result = run(*arrays)
-    return score(result), result
-
-  def gradients(params, xs, carry, probe):
-    def of_floats(params, xs, floats, probe):
-      return loss(params, xs, with_floats(floats, carry), probe)
-
-    grad = jax.grad(of_floats, argnums=(0, 1, 2, 3), has_aux=True)
-    return grad(params, xs, floats_of(carry), probe)
-
-  return jax.jit(gradients)
-
-
-def together(cell, **time):
-  def run(params, xs, carry, probe):
-    return unroll(cell, params, xs, carry, probe=probe, **time)
-
-  return everything(run)
-
-
-def apart(cell, *, lengths=None, mask=None, resets=None, reverse=False, **time):
-  """Returns a reference for `together`, computed without these arguments of `unroll`.
-
-  It cuts the skipped steps out of each sequence, splits the sequence at its resets, and unrolls
-  each piece alone, as a batch of one.
-  """
-
-  def run(params, xs, carry, probe):
-    num_steps, batch_size = xs.shape[:2]
-    ys = jnp.zeros((num_steps, batch_size, H))
-    finals = []
-    for b in range(batch_size):
-      order = np.arange(num_steps if lengths is None else lengths[b])
-      order = order if mask is None else order[mask[order, b]]
-      order = order[::-1] if reverse else order
-      new = np.zeros(len(order), bool) if resets is None else resets[order, b]
-      final = jax.tree.map(lambda a, b=b: a[b : b + 1], carry)
-      for piece in np.split(order, np.flatnonzero(new)):
-        if len(piece) and resets is not None and resets[piece[0], b]:
-          final = jax.tree.map(jnp.zeros_like, final)
-        if len(piece):
-          slots = jax.tree.map(lambda a, at=piece, b=b: a[at, b : b + 1], probe)
-          final, y = unroll(cell, params, xs[piece, b : b + 1], final, probe=slots, **time)
-          ys = ys.at[piece, b].set(y[:, 0])
-      finals.append(final)
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *finals), ys
-
-  return everything(run)
 
 
 ALL = {"lengths": LENGTHS, "resets": RESETS, "truncation": 2, "reverse": True}
@@ -278,130 +191,6 @@ def test_no_carry_is_the_zero_carry():
   chex.assert_trees_all_equal(unroll(cell, params, xs), unroll(cell, params, xs, zeros))
 
 
-# Truncation
-
-
-@pytest.mark.parametrize("name", CARRIES)
-def test_truncation_at_the_length_or_beyond_is_full_backpropagation(name):
-  cell, arrays = problem(name)
-  cut = jax.jit(lambda k: together(cell, truncation=k)(*arrays))
-  full = together(cell)(*arrays)
-  for k in (T, T + 1, 2**31 - 1):
-    assert_close(cut(k), full)
-
-
-@pytest.mark.parametrize("name", CARRIES)
-def test_truncation_leaves_the_forward_pass_bit_identical(name):
-  cell, (params, xs, carry, _) = problem(name)
-  whole = jax.jit(lambda: unroll(cell, params, xs, carry))()
-  cut = jax.jit(lambda k: unroll(cell, params, xs, carry, truncation=k))
-  for k in range(1, T + 2):
-    chex.assert_trees_all_equal(cut(k), whole)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("with_resets", [False, True])
-def test_loss_at_step_s_reaches_exactly_the_lags_up_to_s_minus_one_mod_k(reverse, with_resets):
-  # In the test's name, steps s are counted from 1. In the code, `count` is the number of steps
-  # since the sequence's own start, i.e. s − 1.
-  cell, (params, xs, carry, _) = problem("lstm")
-  resets = RESETS if with_resets else np.zeros_like(RESETS)
-
-  @jax.jit
-  @functools.partial(jax.jacrev, argnums=(0, 1))
-  def reach(xs, carry, k):
-    # Examples are independent, so summing over examples does not mix their derivatives.
-    _, ys = unroll(cell, params, xs, carry, truncation=k, resets=resets, reverse=reverse)
-    return jnp.sum(ys, axis=1)
-
-  full_xs, full_carry = reach(xs, carry, T)  # [T, H, T, B, D] and leaves [T, H, B, H]
-  time = np.arange(T)[::-1] if reverse else np.arange(T)
-  for b in range(B):
-    sequence, count = np.zeros(T, int), np.zeros(T, int)
-    for before, now in itertools.pairwise(time):
-      new = resets[now, b]
-      sequence[now] = sequence[before] + new
-      count[now] = 0 if new else count[before] + 1
-    for k in range(1, T + 2):
-      cut_xs, cut_carry = reach(xs, carry, k)
-      lag = count[:, None] - count[None]
-      seen = (sequence[:, None] == sequence[None]) & (lag >= 0) & (lag <= count[:, None] % k)
-      expected = np.where(seen[:, None, :, None], full_xs[:, :, :, b], 0)
-      np.testing.assert_allclose(cut_xs[:, :, :, b], expected)
-      assert np.all((np.abs(cut_xs[:, :, :, b]).max(axis=(1, 3)) > 0) == seen)
-
-      starts = (sequence == 0) & (count < k) & ~resets[time[0], b]
-      for cut, full in zip(cut_carry, full_carry, strict=True):
-        expected = np.where(starts[:, None, None], full[:, :, b], 0)
-        np.testing.assert_allclose(cut[:, :, b], expected)
-
-
-def test_one_program_serves_every_truncation_and_an_int_means_the_same():
-  cell, (params, xs, carry, probe) = problem("gru")
-  chex.clear_trace_counter()
-
-  @jax.jit
-  @chex.assert_max_traces(n=1)
-  def traced(k):
-    return together(cell, truncation=k)(params, xs, carry, probe)
-
-  for k in (2, np.int32(5), jnp.int32(3)):
-    static = together(cell, truncation=k)(params, xs, carry, probe)
-    assert_close(traced(jnp.int32(k)), static)
-
-
-def test_truncation_may_be_mapped():
-  cell, arrays = problem("elman")
-  ks = jnp.array([1, 3, T])
-  mapped = jax.jit(jax.vmap(lambda k: together(cell, truncation=k)(*arrays)))(ks)
-  one = jax.jit(lambda k: together(cell, truncation=k)(*arrays))
-  for i, k in enumerate(ks):
-    assert_close(jax.tree.map(lambda a, i=i: a[i], mapped), one(k))
-
-
-# Rematerialization
-
-
-@pytest.mark.parametrize(
-  ("name", "num_steps", "remats"),
-  [
-    *(("elman", num_steps, ["sqrt"]) for num_steps in (1, 2, 16)),
-    ("lstm", 17, ["step", "sqrt"]),
-  ],
-)
-def test_rematerialization_changes_nothing(name, num_steps, remats):
-  cell, arrays = problem(name, num_steps)
-  time = {
-    "lengths": np.array([num_steps, num_steps // 2]),
-    "resets": np.random.default_rng(num_steps).random((num_steps, B)) < 0.2,
-    "truncation": 3,
-    "reverse": True,
-  }
-  plain = together(cell, **time)(*arrays)
-  for remat in remats:
-    again = together(cell, remat=remat, **time)(*arrays)
-    assert_close(again, plain)
-
-
-def test_rematerialization_changes_nothing_forward_in_time():
-  cell, arrays = problem("elman", 17)
-  plain = together(cell)(*arrays)
-  for remat in ("step", "sqrt"):
-    again = together(cell, remat=remat)(*arrays)
-    assert_close(again, plain)
-
-
-def temporaries(remat, num_steps=1024):
-  cell, (params, *_) = problem("lstm")
-  xs = jax.ShapeDtypeStruct((num_steps, 8, D), float)
-  loss = jax.jit(jax.grad(lambda p, xs: jnp.sum(unroll(cell, p, xs, remat=remat)[1][-1])))
-  return loss.lower(params, xs).compile().memory_analysis().temp_size_in_bytes
-
-
-def test_rematerialization_in_blocks_saves_memory():
-  assert temporaries("sqrt") < 0.6 * temporaries("none")
-
-
 def test_unrolling_the_compiled_loop_changes_nothing():
   cell, arrays = problem("elman")
   rolled = together(cell, truncation=3)(*arrays)
@@ -476,13 +265,6 @@ def test_a_key_may_be_of_any_generator_typed_or_raw(implementation):
     typed, raw = run(key), run(jax.random.key_data(key))
   np.testing.assert_array_equal(typed, raw)
   assert np.any(np.asarray(typed) != unroll(cell, params, xs, carry)[1])
-
-
-def test_a_truncation_beyond_int32_is_full_backpropagation():
-  cell, arrays = problem("elman")
-  full = together(cell)(*arrays)
-  for k in (2**32 + 2, np.int64(2**32 + 2)):
-    assert_close(together(cell, truncation=k)(*arrays), full)
 
 
 def test_output_may_be_a_pytree_and_is_zero_in_the_padding():

@@ -108,7 +108,7 @@ class LaTeX:
       self._group += c
 
   def _read_dollar(self, dollars: int) -> None:
-    """Reads a dollar after as many others in a row that opened or may close the current math."""
+    """Reads a dollar sign; `dollars` others directly before it opened or may close this math."""
     if self._math == "$" and dollars:
       self._math = "$$"
     elif self._math == "$" or (self._math == "$$" and dollars):

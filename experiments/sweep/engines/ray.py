@@ -197,6 +197,7 @@ def _gather(ray: Any, sweep: Sweep, task: Any, job: WorkerJob) -> None:
     return
   sweep_folder.note_environment(sweep.folder, about)
   for name, contents in runs.items():
-    # Written unless the folder is shared, whose record may be by other code than this process's.
+    # A shared folder has this status already. It may come from different code than this process's,
+    # so the statuses are compared.
     if json.loads(contents["status.json"]) != run_files.status(sweep.folder, name):
       run_files.write_all(sweep.folder, name, contents)

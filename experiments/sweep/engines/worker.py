@@ -124,8 +124,8 @@ def missing_runs(sweep: Sweep, ids: Sequence[str]) -> list[str]:
 
 
 def all_done(sweep: Sweep, ids: Sequence[str]) -> bool:
-  """Returns whether all of these runs are done in the sweep's folder, not by stale code."""
-  # The last run is the one that most likely is not, and ends the check.
+  """Returns whether all of these runs are done in the sweep's folder, with no record stale."""
+  # Check the last run first: it is the most likely to be unfinished, which ends the check early.
   for name in reversed(ids):
     state = run_files.status(sweep.folder, name)
     if state.get("status") not in run_files.DONE or origins.stale(sweep, {name: state}):

@@ -112,7 +112,7 @@ def _gather_metrics(
   `about` is the contents of `sweep.json`.
   """
   updates = about["configuration"]["steps"] + 1
-  # The number of steps in a foreign sweep.json may be any.
+  # A sweep.json from elsewhere may give any number of steps.
   memory.check(
     2 * len(METRICS) * len(states) * updates,
     f"The metrics of {len(states)} runs and {updates} updates in {folder}",

@@ -1,7 +1,7 @@
 """Compares the code and the versions that made a sweep's records with those of this process.
 
-`sweep.json` holds the code, the versions and the environment of each start, and the status of a run
-the key of the start that made its record. Version 0.1.0 recorded neither.
+`sweep.json` holds the code, versions and environment of each start. The status of a run holds the
+key of the start that made its record. Version 0.1.0 recorded neither.
 """
 
 from __future__ import annotations
