@@ -189,9 +189,8 @@ def _prepare(target: Path, first: Path, sweeps: Sequence[Mapping[str, Any]]) -> 
     lines = files.read_bytes(first / "sweep.flags", files.LARGEST_JSON)
     files.write_bytes(target / "sweep.flags", lines)
     files.write_json(target / "sweep.json", sweeps[0])
-  for about in sweeps:
-    for environment in (about, *about.get("continued", [])):
-      sweep_folder.note_environment(target, environment)
+  environments = (part for about in sweeps for part in (about, *about.get("continued", [])))
+  sweep_folder.note_environment(target, *environments)
 
 
 if __name__ == "__main__":

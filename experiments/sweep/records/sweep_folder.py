@@ -40,6 +40,8 @@ _OURS = (
   "sweep.flags",
   "sweep.json",
 )
+# The entries of sweep.json by which two environments differ.
+_ENVIRONMENT = ("versions", "devices", "git", "code", "environment")
 PREPARE_LOCK = ".lock-prepare"
 # The folder in which `run_files.write_all` collects a run's files before they replace the run's
 # folder.
@@ -142,18 +144,29 @@ def prepare_folder(
   note_environment(folder, about)
 
 
-def note_environment(folder: Path, about: Mapping[str, object]) -> None:
-  """Appends the current versions, devices and git commit to the list `continued` in sweep.json.
+def note_environment(folder: Path, *abouts: Mapping[str, object]) -> None:
+  """Appends the environments in `abouts`, which are contents of sweep.json, to its `continued`.
 
-  Nothing is appended if they equal those of the sweep's first start or of an entry in the list.
+  An environment is the versions, devices, git commit, source files and variables of a start. Those
+  that equal the one of the sweep's first start or of an entry in the list are left out.
   """
   before = read_sweep(folder)
   continued = before.get("continued", [])
-  compared = ("versions", "devices", "git", "code", "environment")
-  now = {name: about.get(name) for name in ("started", *compared)}
   # Compare with all earlier entries, so that machines that alternate are recorded only once each.
-  if not any(all(e.get(n) == now[n] for n in compared) for e in (before, *continued)):
-    files.write_json(folder / "sweep.json", {**before, "continued": [*continued, now]})
+  known = {_environment(about) for about in (before, *continued)}
+  new = {_environment(about): about for about in reversed(abouts)}
+  added = [
+    {name: about.get(name) for name in ("started", *_ENVIRONMENT)}
+    for environment, about in reversed(new.items())
+    if environment not in known
+  ]
+  if added:
+    files.write_json(folder / "sweep.json", {**before, "continued": [*continued, *added]})
+
+
+def _environment(about: Mapping[str, object]) -> str:
+  """Returns the entries by which environments differ, as text."""
+  return json.dumps([about.get(name) for name in _ENVIRONMENT], sort_keys=True)
 
 
 def _is_another(folder: Path, configuration: Mapping[str, object]) -> bool:
@@ -176,7 +189,8 @@ def read_sweep(folder: Path) -> dict[str, Any]:
   parts = [about.get(name) for name in ("configuration", "task")]
   configuration, task = (part if isinstance(part, dict) else {} for part in parts)
   if not (
-    isinstance(configuration.get("steps"), int)
+    isinstance(steps := configuration.get("steps"), int)
+    and 0 <= steps < 2**31  # optimizers count steps in int32
     and isinstance(task.get("baseline"), int | float)
     and isinstance(task.get("loss_unit"), str)
     and (isinstance(runs, list) and all(_is_file_name(name) for name in runs))

@@ -48,6 +48,13 @@ def test_json_is_read_only_from_regular_files_of_limited_size(tmp_path):
       files.read_json(tmp_path / name)
 
 
+def test_records_are_read_only_up_to_a_size(tmp_path):
+  with (tmp_path / "large").open("wb") as file:
+    file.truncate(50 * 2**30)
+  with pytest.raises(ValueError, match=f"large must have at most {2**32} bytes, got {50 * 2**30}"):
+    files.read_bytes(tmp_path / "large")
+
+
 def test_a_lock_creates_no_file_behind_a_link(tmp_path):
   (tmp_path / ".lock").symlink_to("outside")
   with pytest.raises(OSError, match="symbolic links"), locks.folder_lock(tmp_path):

@@ -92,8 +92,8 @@ def test_each_environment_is_recorded_once(copies):
   path = copies[0] / "sweep.json"
   about = json.loads(path.read_text())
   elsewhere = {**about, "devices": ["cuda:0"], "started": "then"}
-  for part in (about, elsewhere, about, elsewhere):
-    sweep_folder.note_environment(copies[0], part)
+  sweep_folder.note_environment(copies[0], about, elsewhere, about, elsewhere)
+  sweep_folder.note_environment(copies[0], elsewhere)
   (noted,) = json.loads(path.read_text())["continued"]
   assert noted["devices"] == ["cuda:0"] and noted["started"] == "then"
 

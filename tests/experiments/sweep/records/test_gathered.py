@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.runtime import files
+from experiments.runtime import files, memory
 from experiments.sweep.config.runs import Run, Settings, run_config
 from experiments.sweep.records import gathered, run_files
 from experiments.sweep.records.record import Record, Result
@@ -85,18 +87,36 @@ def test_a_gathered_file_of_an_older_version_is_read(folder):
   assert xr.load_dataset(folder / "gradients.nc").identical(written)
 
 
-def test_files_that_the_programs_do_not_write_are_refused_before_they_are_read(folder):
-  path = folder / "runs" / "a" / "metrics.jsonl"
-  data = path.read_bytes()
-  with path.open("ab") as file:
-    file.truncate(2**33)  # 8 GiB, of which nothing is on disk
-  assert run_files.status(folder, "a") == {}
-  with pytest.raises(ValueError, match=r"run a in .* is unfinished or damaged"):
-    gathered.read_metrics(folder)
-  path.write_bytes(data)
-  (folder / "runs" / "a" / "gradients.nc").write_bytes(b"\x89HDF\r\n\x1a\n")
-  run_files._write_status(  # with a checksum that covers the file, as an attacker would
-    folder / "runs" / "a", {"status": "finished", "diverged_step": None}
-  )
-  with pytest.raises(ValueError, match=r"gradients\.nc"):
+@pytest.mark.parametrize(
+  ("name", "content", "says"),
+  [
+    ("metrics.jsonl", b"[" * 10**6, "at most 2048 bytes, got 1000000"),
+    ("metrics.jsonl", b'{"step": 99999999999}', "metrics.jsonl is damaged"),
+    ("gradients.nc", b"\x89HDF\r\n\x1a\n" + bytes(99), "is not a valid NetCDF 3 file"),
+    ("config.json", {"seed": 2**40}, "config.json is damaged"),
+    ("config.json", {"truncation": 10**400}, "config.json is damaged"),
+    ("config.json", {"depth": [1]}, "config.json is damaged"),
+    ("config.json", {"cell": ["elman"]}, "config.json is damaged"),
+    ("status.json", {"status": ["finished"]}, "run a in .* is unfinished or damaged"),
+    ("status.json", {"status": "failed"}, "run a in .* is unfinished or damaged"),
+    ("status.json", {"status": "failed", "reason": 1}, "run a in .* is unfinished or damaged"),
+    ("status.json", {"status": "diverged"}, "run a in .* is unfinished or damaged"),
+    ("status.json", {"bad_place": {"x": 1}}, "run a in .* is unfinished or damaged"),
+    ("../../sweep.json", {"configuration": {"steps": 10**4000}}, "sweep.json is damaged"),
+    ("../../sweep.json", {"configuration": {"steps": 2**31 - 1}}, "must fit into this machine's"),
+  ],
+)
+def test_a_hostile_record_with_the_right_checksum_is_refused(
+  name, content, says, folder, monkeypatch
+):
+  monkeypatch.setattr(memory.os, "sysconf", lambda name: 2**16)  # 4 GiB of memory
+  run = folder / "runs" / "a"
+  if isinstance(content, dict):
+    content = json.dumps({**files.read_json(run / name), **content}).encode()
+  (run / name).write_bytes(content)
+  state = files.read_json(run / "status.json")
+  state.pop("sha256")
+  run_files._write_status(run, state)
+  with pytest.raises(ValueError, match=says):
     gathered.read_gradients(folder)
+    gathered.read_metrics(folder)
