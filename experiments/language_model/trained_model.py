@@ -120,7 +120,7 @@ def warn_if_changed(metadata: Mapping[str, Any], settings: Settings) -> None:
     code = provenance.code(_ROOT, settings.layers.cell, task="")
     text = provenance.difference(metadata, code)
     if text is not None:
-      exits.warn(f"other code trained this model: {text}.")
+      exits.warn(f"this model was trained by different code: {text}.")
 
 
 def is_finished(folder: Path) -> bool:
@@ -210,8 +210,8 @@ def can_resume(folder: Path, wanted: Mapping[str, object], overwrite: bool) -> b
   if is_longer and not has_final:
     raise ValueError(
       f"--output_dir must hold the final training state if it is to be trained further; {folder} "
-      "does not, because its training diverged or is of version 0.1.0. Pass --overwrite to train "
-      "from the start."
+      "does not, because its training diverged or was run by version 0.1.0. Pass --overwrite to "
+      "train from the start."
     )
   return True
 

@@ -133,7 +133,7 @@ def names_text(names: Iterable[str]) -> str:
 
 
 def difference(about: Mapping[str, Any], current: Mapping[str, str]) -> str | None:
-  """Returns the text "FILES differ, COMMIT then and COMMIT now"; None if a record's code is ours.
+  """Returns "these files differ: FILES (COMMIT then, COMMIT now)"; None if no file differs.
 
   Args:
     about: a record with the entries `code` and `git`.
@@ -144,7 +144,7 @@ def difference(about: Mapping[str, Any], current: Mapping[str, str]) -> str | No
   if not changed:
     return None
   then, now = commit_text(about), commit_text({"git": git()})
-  return f"{names_text(changed)} differ: {then} then, {now} now"
+  return f"these files differ: {names_text(changed)} ({then} then, {now} now)"
 
 
 def cores() -> list[int]:

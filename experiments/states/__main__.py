@@ -270,12 +270,14 @@ def _rules(language: str, annotated: bool) -> str:
   """Returns a sentence on where the features come from."""
   if language != NO_LANGUAGE:
     also = " and from --annotations" * annotated
-    return f"Features by the rules of {LANGUAGES[language].name} (--language={language}){also}."
+    return (
+      f"Features come from the rules of {LANGUAGES[language].name} (--language={language}){also}."
+    )
   if annotated:
     return "Features from --annotations."
   return (
-    "Units are not ranked, since no features of the text are known: choose a --language "
-    f"({', '.join(sorted(LANGUAGES))}), or give --annotations."
+    "Units are not ranked, because no features of the text are known. Choose a --language "
+    f"({', '.join(sorted(LANGUAGES))}), or pass --annotations."
   )
 
 
@@ -297,8 +299,8 @@ def _ranked(
   fewest = fewest_tokens(units)
   if count < fewest:
     refusal = (
-      f"Units are not ranked: on fewer than {fewest:,} {token}s, some of {units:,} units track any "
-      f"feature by chance, got {count:,}."
+      f"Units are not ranked, because the text has {count:,} {token}s. On fewer than {fewest:,}, "
+      f"some of {units:,} units match any feature by chance."
     )
     return [], refusal, refusal
   matches = search(features, quantities, _TOP)
@@ -315,7 +317,7 @@ def _ranked(
   return (
     matches,
     f"{method} Constant in one of the two parts: {absent}.",
-    f"Not ranked, since constant in one half of the text: {absent}.",
+    f"Not ranked, because they are constant in one half of the text: {absent}.",
   )
 
 

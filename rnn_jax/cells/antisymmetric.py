@@ -48,13 +48,13 @@ def antisymmetric(
     "b": [2·H]} in the order n, z. Gates, if gated: {"input": z}.
   Raises:
     TypeError, ValueError: if `hidden_size` is below 1, `epsilon`, `gamma` or `recurrent_gain` is
-      not a finite number, or `gated` is not a boolean.
+      not a finite number, `epsilon` is not above 0, or `gated` is not a boolean.
   References:
     Chang et al., 2019, https://arxiv.org/abs/1902.09689
   """
   checks.integer("hidden_size", hidden_size)
   checks.boolean("gated", gated)
-  checks.number("epsilon", epsilon)
+  checks.number("epsilon", epsilon, above=0)
   checks.number("gamma", gamma)
   init_u = recurrent_kernel("gaussian", recurrent_gain)
   width = 2 * hidden_size if gated else hidden_size

@@ -55,12 +55,13 @@ def cornn(
     params {"w_x": [D, H], "w_h": U stacked on V [2·H, H], "b": [H]}, with all entries uniform in
     ±1/√(D + 2 H) at initialization.
   Raises:
-    TypeError, ValueError: if `hidden_size` is below 1, or Δ, γ or ε is not a finite number.
+    TypeError, ValueError: if `hidden_size` is below 1, Δ, γ or ε is not a finite number, or Δ is
+      not above 0.
   References:
     Rusch and Mishra, 2021, https://arxiv.org/abs/2010.00951, and their code
   """
   checks.integer("hidden_size", hidden_size)
-  checks.number("delta", delta)
+  checks.number("delta", delta, above=0)
   checks.number("gamma", gamma)
   checks.number("epsilon", epsilon)
 

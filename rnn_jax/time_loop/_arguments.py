@@ -36,8 +36,8 @@ def check_xs(xs: Array) -> tuple[Size, Size]:
     )
   if any(jax.typeof(xs).sharding.spec):
     raise ValueError(
-      f"xs must not have an explicit sharding, got {jax.typeof(xs)}. Use jax.shard_map, "
-      "jax.sharding.auto_axes, or a mesh whose axes have the type AxisType.Auto."
+      f"xs must not be sharded over mesh axes of type Explicit, got {jax.typeof(xs)}. Use "
+      "jax.shard_map, jax.sharding.auto_axes, or a mesh whose axes have the type AxisType.Auto."
     )
   num_steps, batch_size = xs.shape[:2]
   return num_steps, batch_size
@@ -47,7 +47,9 @@ def check_symbolic(num_steps: Size, method: str, remat: str) -> None:
   """Raises if T is a symbolic size of `jax.export` that `method` or `remat` does not support."""
   for name, value, excluded in (("method", method, "associative"), ("remat", remat, "sqrt")):
     if value == excluded and not isinstance(num_steps, int):
-      raise ValueError(f"{name} must not be {value!r} if T is symbolic, got T = {num_steps}.")
+      raise ValueError(
+        f"{name}={value!r} needs a concrete number of steps, got symbolic T = {num_steps}."
+      )
 
 
 def check_lengths(lengths: Any, num_steps: Size, batch_size: Size) -> None:

@@ -122,6 +122,13 @@ WRAPPERS = [
     "rate_cell must be at most 1, got 2.",
   ),
   (
+    lambda: make_cell("antisymmetric", H, epsilon=0),
+    ValueError,
+    "epsilon must be greater than 0, got 0.",
+  ),
+  (lambda: make_cell("cornn", H, delta=-1), ValueError, "delta must be greater than 0, got -1."),
+  (lambda: make_cell("lem", H, delta=0), ValueError, "delta must be greater than 0, got 0."),
+  (
     lambda: make_cell("lru", H, max_radius=1.5),
     ValueError,
     "max_radius must be at most 1, got 1.5",

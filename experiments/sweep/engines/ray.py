@@ -60,8 +60,8 @@ def train_runs(
         answered = now
       elif now - answered > _HEAD_SECONDS:
         raise ValueError(
-          f"--ray_address must be a cluster whose head answers, but {head} no longer does. Run the "
-          "same command again on a running cluster to resume."
+          f"The head of the Ray cluster, {head}, no longer responds. Run the same command again on "
+          "a running cluster to resume."
         )
       for task, job in list(waiting.items()):
         if not worker.all_done(sweep, job.ids):

@@ -161,7 +161,7 @@ def mixture(records: Iterable[tuple[str, Mapping[str, Any], object, str]]) -> st
   if not mixed:
     return None
   texts = sorted({commit for found in mixed.values() for commit in found.values()})
-  return f"{provenance.names_text(mixed)} differ, {' and '.join(texts)}"
+  return f"these files differ: {provenance.names_text(mixed)} ({' and '.join(texts)})"
 
 
 def _distinct(
@@ -191,7 +191,7 @@ def warn_if_changed(run_folder: Path, cell: str, task: str) -> None:
     return
   text = provenance.difference(entry, provenance.code(_ROOT, cell, task))
   if text is not None:
-    exits.warn(f"other code recorded this run: {text}.")
+    exits.warn(f"this run was recorded by different code: {text}.")
 
 
 def warn_if_mixed(about: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]) -> None:

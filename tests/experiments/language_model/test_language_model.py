@@ -69,6 +69,19 @@ def test_the_held_out_loss_is_that_of_one_stream(folder, tmp_path, program, capf
   assert f"{len(tokens)} tokens of {path}: {recorded:.4f} nats," in capfd.readouterr().out
 
 
+@CHARACTERS
+def test_a_model_that_other_code_trained_is_a_warning(folder, tmp_path, program, capfd):
+  copy = shutil.copytree(folder, tmp_path / "copy")
+  about = json.loads((copy / "model.json").read_text())
+  about["code"] |= {"rnn_jax/training.py": "0" * 64}
+  (copy / "model.json").write_text(json.dumps(about))
+  assert program(f"--output_dir={copy}", "--sample", "--length=1") == 0
+  said = "this model was trained by different code: these files differ: rnn_jax/training.py ("
+  assert said in capfd.readouterr().err
+  assert program(f"--output_dir={folder}", "--sample", "--length=1") == 0
+  assert "warning" not in capfd.readouterr().err
+
+
 def test_little_held_out_text_is_a_warning(program, text, tmp_path, capfd, monkeypatch):
   monkeypatch.setattr(run, "train", lambda *_: iter([Chunk(40, 1.0, DONE, None)]))
   flags = (*SMALL, f"--corpus={text}", "--schedule=cosine")

@@ -122,7 +122,7 @@ def test_features_are_those_of_the_language_and_of_the_annotations(models, run, 
   marked.write_text(json.dumps({"[b]<i>": [[i, i + 9] for i in range(0, 780, 40)], "early": []}))
   given = {"model": models / "char", "text": text, "output": output}
   code, out, err = run(**given)
-  assert (code, err) == (0, "") and "choose a --language (c, english, latex, python)" in out
+  assert (code, err) == (0, "") and "Choose a --language (c, english, latex, python)" in out
   data = data_of(output)
   assert data["matches"] == [] and data["legends"] == {} and data["rules"] in out
   code, out, err = run(**given, annotations=marked)
@@ -132,7 +132,7 @@ def test_features_are_those_of_the_language_and_of_the_annotations(models, run, 
   data = data_of(output)
   assert {m["feature"] for m in data["matches"]} > {"[b]<i>", "position in the line"}
   assert data["legends"]["[b]<i>"] == "from --annotations"
-  assert "Features by the rules of LaTeX (--language=latex) and from --annotations." in out
+  assert "Features come from the rules of LaTeX (--language=latex) and from --annotations." in out
 
 
 def test_units_are_not_ranked_on_too_little_text(models, run, tmp_path):
@@ -142,7 +142,9 @@ def test_units_are_not_ranked_on_too_little_text(models, run, tmp_path):
   assert (code, err) == (0, "")
   data = data_of(output)
   assert data["matches"] == [] and len(data["pieces"]) == 49
-  assert "on fewer than 194 characters, some of 20 units track any feature by chance, got 49" in out
+  assert (
+    "has 49 characters. On fewer than 194, some of 20 units match any feature by chance." in out
+  )
   assert data["method"] in out
 
 

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from other_code import add_start, set_status
 from swept import ROOT, WITHOUT_PICTURES
 
+from experiments import plot, replay
+from experiments.cli import command_line
 from experiments.runtime import provenance
-from experiments.sweep.records import origins, run_files
+from experiments.sweep.records import origins
 
 FLAGS = ("--cell=elman,gru", "--task=adding", "--steps=3", "--sequence_length=5", "--hidden_size=4")
 ELMAN = "rnn_jax/cells/elman.py"
@@ -55,11 +58,11 @@ def test_a_run_whose_cell_was_edited_is_trained_anew(clone, tmp_path):
   edit(clone, 1)
   said = call(clone, *flags, "--keep_stale")
   assert "2 of 2 runs already done" in said
-  assert f"of 1 run are kept (--keep_stale): {ELMAN} differ" in said
+  assert f"of 1 run are kept (--keep_stale): these files differ: {ELMAN} (" in said
   assert codes(folder) == first
   said = call(clone, *flags)
   assert "1 of 2 runs already done" in said
-  assert f"of 1 run are not used; their runs start again: {ELMAN} differ" in said
+  assert f"of 1 run are not used; their runs start again: these files differ: {ELMAN} (" in said
   second = codes(folder)
   assert second["gru"] == first["gru"] and second["elman"] != first["elman"]
   assert "warning" not in call(clone, *flags)
@@ -73,9 +76,9 @@ def test_shards_of_different_code_are_merged_only_if_asked(clone, tmp_path):
     call(clone, *flags, "--num_shards=2", f"--shard_index={i}", f"--output_dir={folder}")
   code = ("-c", WITHOUT_PICTURES.replace('experiments.sweep"', 'experiments.merge"'))
   said = call(clone, *folders, code=code)
-  assert f"must hold runs of the same code, but {ELMAN} differ" in said
+  assert f"must hold runs of the same code, but these files differ: {ELMAN} (" in said
   said = call(clone, *folders, "--keep_stale", code=code)
-  assert f"made by different code: {ELMAN} differ" in said and "2 finished" in said
+  assert f"made by different code: these files differ: {ELMAN} (" in said and "2 finished" in said
 
 
 def test_other_versions_and_unknown_code_are_reported(tmp_path, sweep_in_process, capsys):
@@ -87,17 +90,31 @@ def test_other_versions_and_unknown_code_are_reported(tmp_path, sweep_in_process
   about["versions"]["jax"] = "0.9.9"
   about["environment"]["XLA_FLAGS"] = "--xla_allow_excess_precision=false"
   (folder / "sweep.json").write_text(json.dumps(about))
-  key = origins.key_of(about)
   first, second = (folder / "runs" / name for name in about["runs"])
-  for path, code in ((first, {"code": key}), (second, {})):
-    state = json.loads((path / "status.json").read_text())
-    del state["code"], state["sha256"]
-    run_files._write_status(path, {**state, **code})
+  set_status(first, code=origins.key_of(about))
+  set_status(second, code=None)
   assert sweep_in_process(*flags) == 0
   said = capsys.readouterr().err
   assert "of 1 run are kept, but are from other versions: jax 0.9.9, now" in said
   assert "XLA_FLAGS --xla_allow_excess_precision=false, now" in said
   assert "of 1 run are kept, but it is unknown which code made them" in said
+
+
+def test_readers_name_the_files_of_other_code(tmp_path, sweep_in_process, capsys):
+  folder = tmp_path / "sweep"
+  diverging = ("--learning_rate=0.01,1e30", "--optimizer=sgd", "--devices=1")
+  assert sweep_in_process("--cell=elman", *FLAGS[1:], *diverging, f"--output_dir={folder}") == 0
+  (file,) = folder.glob("runs/*/replay.npz")
+  set_status(file.parent, code=add_start(folder, ELMAN))
+  capsys.readouterr()
+  for module, path, said in (
+    (plot, folder, "the runs were made by different code"),
+    (replay, file, "this run was recorded by different code"),
+  ):
+    with pytest.raises(SystemExit) as ended:
+      command_line.run(module.main, ["", str(path)])
+    assert not ended.value.code
+    assert f"{said}: these files differ: {ELMAN} (" in capsys.readouterr().err
 
 
 def test_the_code_of_a_run_leaves_out_other_cells_and_tasks():

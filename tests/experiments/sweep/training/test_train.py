@@ -9,11 +9,12 @@ import shutil
 import jax
 import pytest
 from absl.testing import flagsaver
+from other_code import add_start
 from train_all import compile_once
 
 from experiments.chaos import records_of
 from experiments.sweep.config.resolve import resolve as resolve_flags
-from experiments.sweep.records import gathered, locking, round_checkpoints, run_files
+from experiments.sweep.records import gathered, locking, origins, round_checkpoints, run_files
 from experiments.sweep.training import train as training
 from rnn_jax import make_cell
 from rnn_jax.cells import CELLS
@@ -102,6 +103,21 @@ def test_a_sweep_resumes_on_another_number_of_devices(resolve, whole, tmp_path):
   assert train(resolve(tmp_path), calls=3)
   assert not train(resolve(tmp_path, "--devices=2"))
   assert contents(resolve(tmp_path)) == whole()
+
+
+def test_a_round_that_other_code_began_starts_again(resolve, whole, tmp_path):
+  one = ("--seed=0", "--learning_rate=0.01")
+  assert train(resolve(tmp_path, *one), calls=2)
+  (path,) = tmp_path.glob("checkpoints/*/runs.json")
+  other = add_start(tmp_path, "rnn_jax/cells/elman.py")
+  path.write_text(json.dumps({**json.loads(path.read_text()), "code": other}))
+  kept = ("--keep_stale", *one)
+  assert train(resolve(tmp_path, *kept), calls=0)
+  assert json.loads(path.read_text())["code"] == other
+  assert train(resolve(tmp_path, *one), calls=2)
+  assert json.loads(path.read_text())["code"] == origins.key()
+  assert not train(resolve(tmp_path, *one))
+  assert contents(resolve(tmp_path, *one)) == whole(*one)
 
 
 def flip(path):
