@@ -191,7 +191,7 @@ def key(name: str, value: object) -> None:
   if isinstance(value, jax.Array | np.ndarray):
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ():
       return
-    # The length of a raw key depends on the generator.
+    # The shape of a raw key depends on the default generator.
     raw = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     if value.dtype == raw.dtype and value.shape == raw.shape:
       return

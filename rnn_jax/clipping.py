@@ -22,7 +22,7 @@ from rnn_jax.types import Carry
 
 def check(name: str, threshold: Any) -> None:
   """Raises unless the threshold is a scalar above 0. A threshold of inf means no clipping."""
-  # NumPy raises errors of its own for a ragged list.
+  # For a ragged list `np.ndim` would raise an error that does not name the argument.
   other = isinstance(threshold, jax.core.Tracer | Sequence)
   if other or np.ndim(threshold) != 0 or np.asarray(threshold) != math.inf:
     checks.number(name, threshold, above=0)

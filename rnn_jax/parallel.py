@@ -203,13 +203,15 @@ def _check_count(count: int) -> int:
 
 
 def vary_alike(tree: Tree) -> Tree:
-  """Returns a pytree whose leaves vary over the same mesh axes: all that any leaf varies over.
+  """Casts a pytree so that all leaves vary over the same mesh axes: those of any leaf.
 
-  Only inside `jax.shard_map` do arrays vary over mesh axes, i.e. may their values differ between
-  devices; elsewhere the tree is returned unchanged. The carry of a `lax.scan` must vary over the
-  same axes before and after each step. Params usually vary over no axis, and their gradient is then
-  a sum over devices: once they have been cast by this function, JAX takes that sum only once, after
-  the backward pass, and not in each of its steps.
+  Inside `jax.shard_map`, an array varies over a mesh axis if its values may differ between the
+  devices along that axis. Outside, no array varies, and the tree is returned unchanged.
+
+  The cast serves two purposes. First, the carry of a `lax.scan` must vary over the same axes before
+  and after each step. Second, the gradient of params, which usually vary over no axis, is a sum
+  over devices. Without the cast, JAX computes this sum in every step of the backward pass; with
+  it, only once, after the backward pass.
 
   Args:
     tree: pytree of arrays.

@@ -111,9 +111,9 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike
 
   The norms belong to the loss that is differentiated. If this loss is a mean over B examples, the
   norm for an example's own loss is B times as large. A probe costs O(T·B) memory. In float32, norms
-  from 1e-38 to 3e38 are accurate. A probed `unroll` has no forward-mode derivative. Inside
-  `jax.shard_map` the probe must vary over the mesh axes of the batch, as an argument that is split
-  like xs does; otherwise its gradient is the sum of the norms of all devices.
+  from 1e-38 to 3e38 are accurate. A probed `unroll` has no forward-mode derivative. To use a probe
+  inside `jax.shard_map`, pass it as an argument that is split over devices like xs. Otherwise its
+  gradient is the sum of the norms on all devices.
 
   Args:
     cell: the cell that will be unrolled.

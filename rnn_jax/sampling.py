@@ -54,7 +54,7 @@ def choose(
   tiny = float(jnp.finfo(logits.dtype).tiny)
   largest = 1 / tiny
   traced = isinstance(temperature, jax.core.Tracer)
-  # XLA may multiply by 1 / τ. If that were zero, logits of −inf would become NaN.
+  # XLA may multiply by 1 / τ instead of dividing. If 1 / τ were 0, logits of −inf would become NaN.
   if traced:
     temperature = jnp.minimum(jnp.asarray(temperature, logits.dtype), largest)
   else:

@@ -204,8 +204,8 @@ def update(
       larger batch, pass `partial(rnn_jax.parallel.psum, count=...)`. State, loss, grad_norm and
       clipped_norm are then those of the larger batch, the same on every device; carries and norms
       are those of the device's own examples.
-    **time: truncation, mask, resets, remat and scan_unroll, which are passed to the model. (The
-      model's mask skips steps, while batch.mask is that of the loss.)
+    **time: truncation, mask, resets, remat and scan_unroll, which are passed to the model. This
+      mask skips steps of the model, whereas batch.mask selects the losses that count.
   Returns:
     (state after the update, final carries, metrics for the params before the update).
   Raises:
@@ -234,7 +234,7 @@ def update(
     return total, (value, final)
 
   gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-  # Under `jax.shard_map`, JAX would otherwise sum the gradients of params and probes over devices.
+  # Without this cast, `jax.shard_map` would sum the gradients of params and probes over devices.
   params, probes, batch = vary_alike((state.params, model.probes(batch.xs), batch))
   (_, (value, final)), (grads, norms) = gradient(params, probes)
   # Sum the gradients over devices here. If the loss were summed before it is differentiated, its

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 else:
   CellArray = AnyArray
 
-Size: TypeAlias = int | Any  # of an axis; inside `jax.export` it may be symbolic
+Size: TypeAlias = int | Any  # size of an axis, symbolic in some programs of `jax.export`
 Shape: TypeAlias = tuple[Size, ...]
 
 # Types shared by all cells.

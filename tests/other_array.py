@@ -6,7 +6,7 @@ import numpy as np
 
 
 class OtherArray:
-  """An array of another library, such as torch, whose dtype NumPy does not know."""
+  """Imitates an array of another library, such as torch, whose dtype NumPy does not know."""
 
   dtype = "torch.int64"
 

@@ -50,7 +50,7 @@ def test_a_traced_temperature_draws_the_same_tokens(temperature):
   np.testing.assert_array_equal(found, choose(key, logits, temperature, top_k=3))
 
 
-def test_a_temperature_beyond_the_float_range_keeps_to_the_largest_logits():
+def test_a_temperature_beyond_the_float_range_draws_only_top_k_tokens():
   key, logits = jax.random.key(0), jnp.tile(LOGITS, (100, 1))
   found = choose(key, logits, 1e39, top_k=3)
   assert set(found.tolist()) == {1, 2, 3}

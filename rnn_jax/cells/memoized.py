@@ -1,4 +1,4 @@
-"""The decorator of the functions that make cells."""
+"""A decorator that makes a cell's constructor return the same cell for equal arguments."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ R = TypeVar("R")
 
 
 def memoized(constructor: Callable[A, R]) -> Callable[A, R]:
-  """Returns the constructor, changed so that calls with equal arguments return the same cell.
+  """Wraps a cell's constructor so that calls with equal arguments return the same cell.
 
-  A function whose static argument is a cell, alone or in a network, is then compiled once for all
-  cells made alike. With an argument that has no hash, such as a traced option, the cell is made
-  anew.
+  A jitted function whose static argument is a cell, or a network of cells, is therefore compiled
+  only once for equal arguments of the constructor. If an argument is unhashable, such as a traced
+  option, each call makes a new cell.
   """
   signature = inspect.signature(constructor)
-  # Typed, because the cell of 2 must not be returned for 2.0, which the constructor rejects.
+  # The cache is typed, so that 2.0, which the constructor rejects, does not return the cell of 2.
   remembered = functools.lru_cache(maxsize=None, typed=True)(constructor)
 
   @functools.wraps(constructor)
   def make(*args: A.args, **kwargs: A.kwargs) -> R:
-    # A TypeError is either that an argument has no hash, or one that the last line raises again.
+    # A TypeError means that an argument is unhashable, or is an error that the last line repeats.
     with contextlib.suppress(TypeError):
-      # All calls pass their arguments in the same way, because the cache tells the ways apart.
+      # Bring the arguments into one form, because the cache tells f(1) from f(a=1).
       bound = signature.bind(*args, **kwargs)
       bound.apply_defaults()
       for name, value in bound.arguments.items():

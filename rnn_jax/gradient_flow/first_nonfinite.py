@@ -87,9 +87,9 @@ def first_nonfinite(
   batch's mean loss. If a derivative becomes non-finite inside step t, the tensor reported is
   `recurrent` or `drive` at t. If only dL/dh_{t−1} is affected, it is the leaf of the carry at t−1.
 
-  Values that the loss ignores are not checked: xs at the steps that `lengths` or the argument
-  `mask` skip, and the readout, target and loss where the batch's mask is False. Cotangents are
-  checked at these steps, too, because training uses them.
+  Values that the loss ignores are not checked: xs at steps that are skipped because of `lengths` or
+  the argument `mask`, and the readout, target and loss where `batch.mask` is False. Cotangents are
+  checked at all steps, because training uses them.
 
   Cost: a training step that keeps every tensor, compiled once for the cells and shapes, and a check
   of each tensor on the host. The function is meant for a step that has already failed, and cannot
@@ -168,7 +168,7 @@ def describe_nonfinite(found: NonFinite) -> str:
 
 
 def _inputs(batch: PyTree, valid: Bool[Array, "T B"] | None) -> Iterator[_Tensor]:
-  """Yields xs and targets step by step, with zeros at skipped xs and at masked targets."""
+  """Yields xs and targets step by step, with zeros in skipped steps and in masked targets."""
   steps = range(batch.mask.shape[0])
   xs = batch.xs
   if valid is not None:

@@ -58,7 +58,7 @@ class Bidirectional(nn.Module):
     y_t = [f_t, b_t]  or  f_t + b_t      f_t reads x_0 … x_t, b_t reads x_{T−1} … x_t
 
   With `lengths`, the backward direction starts at each sequence's own last valid step. Both
-  directions skip the steps where a `mask` is False.
+  directions skip the steps where `mask` is False.
 
   Attributes:
     cell: the cell of both directions.

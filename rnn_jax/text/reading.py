@@ -237,9 +237,9 @@ def evaluation_windows(
 
   The caller must pass the carry from each window to the next. Every token of the text is a target
   once, except the very first, which has no predecessor, and the last (N − 1) mod B, which would
-  make the lanes unequal. If `by_line`, the first token is a target, too, of an <eos> before it, and
-  only the last N mod B tokens are left out. The last batch is filled up with steps whose mask is
-  False.
+  make the lanes unequal. If `by_line`, the first token is a target, too, predicted from an <eos>
+  before it, and only the last N mod B tokens are left out. The last batch is padded with steps
+  whose mask is False.
 
   Args:
     source: a text of N tokens, from `make_source`.
@@ -267,7 +267,7 @@ def evaluation_windows(
 def _whole(
   source: Source, batch_size: int, lane: int, together: int, reset_at: int | None
 ) -> Iterator[Windows]:
-  first = 0 if reset_at is None else -1  # the input before the text's first token is an <eos>
+  first = 0 if reset_at is None else -1  # position −1 is the <eos> before the text
   for start in range(0, lane, together):
     steps = np.arange(start, start + together)[:, None]
     positions = first + np.minimum(steps, lane - 1) + lane * np.arange(batch_size)

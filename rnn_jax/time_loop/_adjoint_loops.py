@@ -95,9 +95,10 @@ class Loop(NamedTuple):
     return jax.tree.unflatten(self.structure, [next(leaves[kind]) for kind in self.is_float])
 
   def times(self) -> np.ndarray | Array:
-    """Returns the step indices 0 … T−1, as a NumPy array, which every trace treats as a constant.
+    """Returns the step indices 0 … T−1.
 
-    A symbolic T, which `jax.export` allows, needs a JAX array.
+    They are a NumPy array, which every trace treats as a constant. Only if T is symbolic, as
+    `jax.export` allows, are they a JAX array.
     """
     arange = np.arange if isinstance(self.num_steps, int) else jnp.arange
     return arange(self.num_steps, dtype=np.uint32)
@@ -105,8 +106,8 @@ class Loop(NamedTuple):
   def after(self, time: Array, *, reverse: bool) -> Array:
     """Returns the index of the step that a loop runs after step `time`.
 
-    After the last step this is an arbitrary index, but one within bounds, because `checkify`
-    reports others.
+    After the last step the index is arbitrary, but within bounds, because `checkify` reports any
+    index out of bounds.
     """
     return jnp.minimum(time - 1 if reverse else time + 1, self.num_steps - 1)
 

@@ -44,7 +44,7 @@ def check_xs(xs: Array) -> tuple[Size, Size]:
 
 
 def check_symbolic(num_steps: Size, method: str, remat: str) -> None:
-  """Raises if T is a symbolic size of `jax.export` that `method` or `remat` does not support."""
+  """Raises if T is symbolic, as `jax.export` allows, but `method` or `remat` does not."""
   for name, value, excluded in (("method", method, "associative"), ("remat", remat, "sqrt")):
     if value == excluded and not isinstance(num_steps, int):
       raise ValueError(
@@ -131,7 +131,10 @@ _known_shapes: weakref.WeakKeyDictionary[Any, dict[object, PyTree]] = weakref.We
 
 
 def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
-  """Returns the shapes and dtypes of the cell's params; traces `init` only on the first call."""
+  """Returns the shapes and dtypes of the cell's params.
+
+  Traces `init` only once for each input size and default dtype.
+  """
   key = input_size, jax.dtypes.canonicalize_dtype(float)
   try:
     known = _known_shapes.setdefault(cell.init, {})
@@ -143,9 +146,12 @@ def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
 
 
 def _as_array(name: str, rule: str, a: Any) -> Array | np.ndarray:
-  """Returns a JAX array unchanged, and a list or another library's array as NumPy's.
+  """Returns a JAX array unchanged, and a list or another library's array as a NumPy array.
 
-  NumPy keeps integers that int32 cannot hold, so that they can be reported.
+  NumPy, unlike JAX, keeps integers that do not fit into int32, so that the caller can report them.
+
+  Raises:
+    TypeError: if NumPy cannot convert `a`; the message says that `name` must be `rule`.
   """
   if isinstance(a, jax.Array):
     return a

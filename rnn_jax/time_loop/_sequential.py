@@ -67,7 +67,7 @@ def _scan(
   step = make_step(cell)
   if options.remat == "step":
     step = jax.checkpoint(step, prevent_cse=False)
-  # mypy knows the attributes of `jax.config` only from jax 0.12 on; its `values` ignore contexts.
+  # mypy knows this attribute only from jax 0.12 on; `jax.config.values` ignores `disable_jit()`.
   if options.forward_mode or jax.config.jax_disable_jit:  # type: ignore[attr-defined, unused-ignore]
     # Use a plain scan. `_adjoint.scan` has no forward-mode derivative, and its plan, made from a
     # traced step, does not fit a step that is executed operation by operation.

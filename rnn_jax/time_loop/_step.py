@@ -1,4 +1,4 @@
-"""One step of the time loop: the cell's step, with a mask, resets, cuts, clipping and probe."""
+"""One step of the time loop: the cell's step, with masking, resets, cuts, clipping and probe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StepInputs(NamedTuple):
   Attributes:
     drive: the input's part of the pre-activation; or x itself, if drives are computed block by
       block.
-    valid: from `lengths` and `mask`, [B]: whether the step runs; if not, it is skipped. None if
+    valid: from `lengths` and `mask`, [B]: whether the step runs rather than being skipped. None if
       every step runs.
     reset: from `resets`, [B]: whether a new sequence starts at this step. None if none does.
     cut: from `truncation`, [] or [B]: whether the gradient from this step to the previous one is
@@ -80,7 +80,7 @@ def make_step(cell: Cell) -> Step:
     inputs: StepInputs,
     perturbations: Perturbations | None,
   ) -> tuple[Carry, PyTree]:
-    # A skipped step returns this carry, so it is reset but passes the gradient on uncut.
+    # A skipped step returns `kept`: a reset applies to it, but a cut does not.
     kept = _reset(carry, inputs)
     start = _cut(kept, inputs)
     recurrent = cell.recur(held.params, start)
@@ -115,9 +115,9 @@ def outputs_of(cell: Cell, params: Params, carries: Carry, inputs: StepInputs) -
 def valid_steps(
   num_steps: Size, lengths: Integer[AnyArray, " B"] | None, mask: Bool[AnyArray, "T B"] | None
 ) -> Bool[Array, "T B"] | None:
-  """Returns where a step runs: before its sequence's end and where the mask is True.
+  """Returns a mask of the steps that run: those before their sequence's end where `mask` is True.
 
-  Returns None if there are neither lengths nor a mask, so that every step runs.
+  Returns None if every step runs, because `lengths` and `mask` are both None.
   """
   valid = None if mask is None else jnp.asarray(mask)
   if lengths is None:

@@ -40,7 +40,7 @@ def cut_steps(
   """
   if valid is not None:
     one = valid.astype(jnp.int32)
-    count = jax.lax.cumsum(one, axis=0, reverse=reverse) - one  # number of steps before this one
+    count = jax.lax.cumsum(one, axis=0, reverse=reverse) - one  # valid steps before each step
   else:
     count = jnp.arange(num_steps, dtype=jnp.int32)
     count = count[::-1] if reverse else count

@@ -63,16 +63,16 @@ def unroll(
     carry: h_{−1}, leaves [B, ...]; zeros if None.
     truncation: k, for truncated backpropagation through time. In the backward pass no gradient
       flows from steps k, 2k, 3k, … of a sequence to the preceding step, so the loss at step t
-      (counted from 0, without the steps that a mask skips) reaches back t mod k steps. The forward
-      pass is unchanged. An int or a traced scalar; None, or k ≥ T, is full backpropagation.
+      reaches back t mod k steps. Steps are counted from 0, and skipped steps are not counted. The
+      forward pass is unchanged. An int or a traced scalar; None, or k ≥ T, is full backpropagation.
     lengths: number of valid steps of each sequence, 0 to T. Past its end a sequence keeps its
       carry and its outputs are zero. Its inputs there, even NaN, affect neither values nor
       gradients. Resets past its end have no effect.
-    mask: where False, the step is skipped: the carry is kept (integer leaves, such as a step
-      counter, included), the output is zero, and the gradient passes unchanged to the preceding
-      step. Its inputs, even NaN, affect neither values nor gradients. So the other steps compute
-      what they would if the skipped steps were cut out of the sequence. With `lengths`, a step runs
-      if both allow it.
+    mask: where False, the step is skipped. The carry is kept, including integer leaves such as a
+      step counter; the output is zero; and the gradient passes unchanged to the preceding step. The
+      inputs of a skipped step, even NaN, affect neither values nor gradients. The other steps thus
+      compute what they would if the skipped steps were removed from the sequence. With `lengths`, a
+      step runs only if both allow it.
     resets: where True, a new sequence starts at that step, with a carry of zeros.
       Truncation counts steps from there. A reset takes effect even if `mask` skips its step.
     reverse: whether to run from the last step to the first. With `lengths`, each sequence then

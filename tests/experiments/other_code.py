@@ -1,4 +1,4 @@
-"""Helpers that change records into those that another version of a source file made."""
+"""Helpers that make the records of a sweep look as if different code had made them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from experiments.sweep.records import origins, run_files
 
 
 def add_start(folder: Path, file: str) -> str:
-  """Adds a start with another version of `file` to a sweep; returns its key."""
+  """Adds to sweep.json a start of the sweep with another version of `file`; returns its key."""
   path = folder / "sweep.json"
   about = json.loads(path.read_text())
   other = {**about, "code": {**about["code"], file: "0" * 64}}
@@ -20,7 +20,7 @@ def add_start(folder: Path, file: str) -> str:
 
 
 def set_status(run_folder: Path, **entries: str | None) -> None:
-  """Changes entries of a run's status, or removes those given as None."""
+  """Changes entries of a run's status, and removes those given as None."""
   state = json.loads((run_folder / "status.json").read_text())
   del state["sha256"]
   removed = {name for name, value in entries.items() if value is None}

@@ -103,7 +103,7 @@ def test_wrong_arguments_are_named(model, tokens, reach, error, text):
   assert str(caught.value).startswith(text)
 
 
-def test_saliency_in_half_precision_is_that_of_the_same_numbers_in_float32():
+def test_half_precision_saliency_equals_that_of_the_same_params_in_float32():
   model = DeepRNN([make_cell("lstm", H)], V, V, 2)
   half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), drawn(model))
   found = run(model, half, 3)

@@ -1,4 +1,4 @@
-"""Measures under `jax.shard_map`: each device measures its own examples."""
+"""Tests that under `jax.shard_map` the measures on each device are those of its own examples."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_each_device_measures_its_own_examples(x64, name):
   xs = jax.random.normal(jax.random.key(1), (4, 2, 2))
 
   def measure(xs):
-    # The examples are moved to the first axis, where `shard_map` joins those of all devices.
+    # Move the examples to the first axis, along which `shard_map` concatenates the results.
     at = 0 if name == "lyapunov_spectrum" else 1
     return jax.tree.map(lambda a: jnp.moveaxis(a, at, 0), MEASURES[name]([CELL], [params], xs))
 

@@ -122,7 +122,7 @@ def test_arguments_that_do_not_fit_are_named(name, wrong, error, message):
 
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("name", MEASURES)
-def test_inputs_may_be_an_array_of_another_library(name):
+def test_xs_may_be_an_array_of_another_library(name):
   other = OtherArray(XS)
   shapes = [jax.eval_shape(lambda xs=xs: call(name, xs=xs)) for xs in (XS, other)]
   chex.assert_trees_all_equal(*shapes)

@@ -101,9 +101,9 @@ def test_values_gradients_and_norms_are_those_of_the_plain_loop(x64, name, optio
 
 
 def late_product():
-  """Returns an Elman cell with its recurrent product in `update`.
+  """Returns an Elman cell that computes its recurrent product in `update`.
 
-  The kernel is cast, and multiplied by a constant that `update` closes over.
+  Before the product, `update` casts the kernel and multiplies it by a constant from its closure.
   """
   cell, constant = make_cell("elman", H), jnp.asarray(np.diag(range(1, H + 1)), jnp.float64)
 

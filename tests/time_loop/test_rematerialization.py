@@ -1,4 +1,4 @@
-"""Rematerialization changes no values or gradients, and saves memory."""
+"""Tests that rematerialization changes no values or gradients, and saves memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`unroll` under the transformations of JAX has the values and gradients of a plain `lax.scan`."""
+"""Tests that `unroll` equals a plain `lax.scan` under the transformations of JAX."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_STEPS, BATCH_SIZE, INPUT_SIZE = 5, 4, 3
 
 
 def plain(cell, params, xs):
-  """Runs a cell by `lax.scan`, without the hand-written derivative."""
+  """Runs a cell with `lax.scan`, without the hand-written derivative."""
   params = cell.prepare(params)
   drives = cell.project(params, xs, None)
   zeros = cell.initial_carry((xs.shape[1],), xs.dtype)
@@ -99,7 +99,7 @@ def strict_promotion(loss, params, xs):
 @transformation
 def checkify_indices(loss, params, xs):
   checked = checkify.checkify(gradient(loss), errors=checkify.index_checks)
-  with jax.numpy_dtype_promotion("standard"):  # checkify mixes dtypes of indices
+  with jax.numpy_dtype_promotion("standard"):  # checkify mixes index dtypes
     error, results = jax.jit(checked)(params, xs)
   error.throw()
   return results
@@ -202,8 +202,8 @@ def export_of_symbolic_sizes(loss, params, xs):
   return exported.call(params, xs)
 
 
-# The carries of clockwork hold integers, those of lru complex numbers. The programs of
-# layer_norm_lstm fetch entries of buffers ahead.
+# Clockwork has integers in its carry, and lru has complex numbers. The loops of layer_norm_lstm
+# prefetch from their buffers.
 CASES = [(name, "lstm") for name in TRANSFORMATIONS] + [
   (name, cell)
   for name in ("checkify_indices", "disable_jit", "export_of_symbolic_sizes", "shard_map")
@@ -234,7 +234,7 @@ TIME = {
 
 
 @pytest.mark.parametrize("time", TIME.values(), ids=TIME)
-def test_shard_map_of_each_time_argument_equals_the_whole_batch(x64, time):
+def test_time_arguments_under_shard_map_act_as_on_the_whole_batch(x64, time):
   cell = make_cell("lru", 4)
   params = cell.init(jax.random.key(0), INPUT_SIZE)
   xs = jax.random.normal(jax.random.key(1), (NUM_STEPS, BATCH_SIZE, INPUT_SIZE))
@@ -260,7 +260,7 @@ def test_shard_map_of_each_time_argument_equals_the_whole_batch(x64, time):
   jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), got, want)
 
 
-def test_norms_under_shard_map_are_those_of_the_whole_batch(x64):
+def test_gradient_norms_under_shard_map_are_those_of_the_whole_batch(x64):
   cell = make_cell("lstm", 4)
   params = cell.init(jax.random.key(0), INPUT_SIZE)
   xs = jax.random.normal(jax.random.key(1), (NUM_STEPS, BATCH_SIZE, INPUT_SIZE))
@@ -278,7 +278,7 @@ def test_norms_under_shard_map_are_those_of_the_whole_batch(x64):
 
 
 def equations_of(jaxpr):
-  """Yields the equations of a jaxpr, and those inside them."""
+  """Yields the equations of a jaxpr, including nested ones."""
   for equation in jaxpr.eqns:
     yield equation
     if "jaxpr" in equation.params:
@@ -299,7 +299,7 @@ def test_gradients_are_summed_over_devices_outside_the_loop():
 
 
 @pytest.mark.parametrize("options", [{"remat": "sqrt"}, {"method": "associative"}])
-def test_options_that_need_the_number_of_steps_refuse_a_symbolic_one(options):
+def test_options_that_need_a_concrete_number_of_steps_reject_a_symbolic_one(options):
   cell = make_cell("lru", 4)
   params = cell.init(jax.random.key(0), INPUT_SIZE)
   xs = jax.ShapeDtypeStruct(export.symbolic_shape(f"t, 2, {INPUT_SIZE}"), jnp.float32)
@@ -310,7 +310,7 @@ def test_options_that_need_the_number_of_steps_refuse_a_symbolic_one(options):
     export.export(jax.jit(lambda params, xs: unroll(cell, params, xs, **options)))(params, xs)
 
 
-def test_an_explicit_sharding_is_refused():
+def test_an_explicit_sharding_is_rejected():
   cell = make_cell("elman", 4)
   params = cell.init(jax.random.key(0), INPUT_SIZE)
   explicit = NamedSharding(

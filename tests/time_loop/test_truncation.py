@@ -1,4 +1,4 @@
-"""Tests of truncation: which steps the gradient reaches, for static, traced and mapped lengths."""
+"""Tests of truncation: which steps the gradient reaches, for a static, traced or vmapped k."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_one_program_serves_every_truncation_and_an_int_means_the_same():
     assert_close(traced(jnp.int32(k)), static)
 
 
-def test_truncation_may_be_mapped():
+def test_truncation_may_be_vmapped():
   cell, arrays = problem("elman")
   ks = jnp.array([1, 3, T])
   mapped = jax.jit(jax.vmap(lambda k: together(cell, truncation=k)(*arrays)))(ks)

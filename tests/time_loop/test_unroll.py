@@ -83,8 +83,8 @@ def test_sequences_without_valid_steps_return_the_initial_carry_and_no_output(na
   chex.assert_trees_all_equal((final, ys), (carry, jnp.zeros((T, B, H))))
 
 
-# The cells have every kind of carry: a pair, complex, with an integer step counter, with earlier
-# carries, an array.
+# These cells have every kind of carry: a pair of arrays, complex numbers, an integer step counter,
+# earlier carries, and a single array.
 @pytest.mark.parametrize(
   ("name", "time"),
   [
@@ -101,7 +101,7 @@ def test_sequences_without_valid_steps_return_the_initial_carry_and_no_output(na
 def test_a_mask_equals_a_scan_that_selects_the_old_carry(name, time):
   cell, (params, xs, carry, probe) = problem(name)
   resets = ~MASK | RESETS
-  resets[5] = False  # the two successive steps that are skipped: one resets, one does not
+  resets[5] = False  # of two successive skipped steps, only the first has a reset
 
   def by_hand(params, xs, carry, probe):
     del probe
@@ -138,7 +138,7 @@ def test_lengths_are_a_mask_of_the_first_steps(reverse):
   )
 
 
-def test_a_reset_at_a_skipped_step_is_one_at_the_next_step():
+def test_a_reset_at_a_skipped_step_acts_at_the_next_step_that_runs():
   cell, arrays = problem("lstm")
   mask, early, late = np.ones((T, B), bool), np.zeros((T, B), bool), np.zeros((T, B), bool)
   mask[2:4], early[2], late[4] = False, True, True

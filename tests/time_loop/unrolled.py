@@ -1,4 +1,4 @@
-"""Small networks and a reference of `unroll`, shared by the tests of its arguments."""
+"""Small networks and a reference for `unroll`, shared by the tests of its arguments."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def is_float(a):
 def score(result):
   """Returns a scalar loss that gives each entry of outputs and final carry a different weight.
 
-  Of complex entries it weighs the real part.
+  Only the real part of a complex entry counts.
   """
   leaves = jax.tree.leaves(floats_of(result))
   return sum(jnp.vdot(draw(20 + i, *a.shape), a.real) for i, a in enumerate(leaves))
@@ -87,9 +87,9 @@ def together(cell, **time):
 
 
 def apart(cell, *, lengths=None, mask=None, resets=None, reverse=False, **time):
-  """Returns a reference for `together`, computed without these arguments of `unroll`.
+  """Returns a reference for `together` that passes none of the named arguments to `unroll`.
 
-  It cuts the skipped steps out of each sequence, splits the sequence at its resets, and unrolls
+  It removes the skipped steps from each sequence, splits the sequence at its resets, and unrolls
   each piece alone, as a batch of one.
   """
 

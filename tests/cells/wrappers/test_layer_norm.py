@@ -62,7 +62,7 @@ def test_normalization_is_accurate_for_a_large_mean_in_float32():
 def test_half_precision_gradients_are_those_of_float32(dtype):
   cell = layer_norm(elman(H, activation="linear"))
   params = jax.jit(lambda: cell.init(jax.random.key(0), D, dtype))()
-  # At the constant input, of the second example, the derivative has its greatest value, ε^-1/2.
+  # The second example has a constant input, where the derivative is largest: 1 / √ε.
   xs = jnp.asarray([[[1, -2, 3, 0.5, 4, 2], [0] * D]], dtype)
 
   @jax.jit

@@ -27,7 +27,7 @@ DONE = Evaluation(40, 1.0, 1.0, 1.0, 1.0, {"w": np.zeros(2, np.float32)})
 
 def test_training_beats_token_frequencies_and_writes_every_file(folder, kind):
   names = {path.name for path in folder.iterdir()}
-  assert ("final" in names) == (kind == "characters")  # the words' schedule depends on --steps
+  assert ("final" in names) == (kind == "characters")  # word models use a cosine schedule
   assert names - {"final"} == {
     "model.json",
     "language_model.flags",
@@ -52,8 +52,8 @@ def test_training_beats_token_frequencies_and_writes_every_file(folder, kind):
     assert best["bits_per_character"] == pytest.approx(bits, rel=1e-5)
 
 
-def test_the_held_out_loss_is_that_of_one_stream(folder, tmp_path, program, capfd):
-  """`--evaluate` and a single long window, with one carry, have the loss in result.json."""
+def test_the_held_out_loss_is_computed_on_one_stream(folder, tmp_path, program, capfd):
+  """result.json, `--evaluate` and a single window over the whole text give the same loss."""
   trained = trained_model.load(folder)
   recorded = json.loads((folder / "result.json").read_text())["best"]["validation_loss"]
   source = read_texts(trained.settings, trained.vocabulary).held_out
@@ -70,7 +70,7 @@ def test_the_held_out_loss_is_that_of_one_stream(folder, tmp_path, program, capf
 
 
 @CHARACTERS
-def test_a_model_that_other_code_trained_is_a_warning(folder, tmp_path, program, capfd):
+def test_a_model_trained_by_different_code_prints_a_warning(folder, tmp_path, program, capfd):
   copy = shutil.copytree(folder, tmp_path / "copy")
   about = json.loads((copy / "model.json").read_text())
   about["code"] |= {"rnn_jax/training.py": "0" * 64}
@@ -82,7 +82,7 @@ def test_a_model_that_other_code_trained_is_a_warning(folder, tmp_path, program,
   assert "warning" not in capfd.readouterr().err
 
 
-def test_little_held_out_text_is_a_warning(program, text, tmp_path, capfd, monkeypatch):
+def test_too_little_held_out_text_prints_a_warning(program, text, tmp_path, capfd, monkeypatch):
   monkeypatch.setattr(run, "train", lambda *_: iter([Chunk(40, 1.0, DONE, None)]))
   flags = (*SMALL, f"--corpus={text}", "--schedule=cosine")
   for share, warns in ((0.1, True), (0.5, False), (0, False)):

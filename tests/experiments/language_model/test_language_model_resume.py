@@ -224,7 +224,7 @@ def test_the_unfinished_training_of_a_different_model_is_not_replaced(
 
 @pytest.fixture
 def shorter(folders, program, tmp_path):
-  """A fresh copy of the folder of a finished training of 60 updates, the last two at step 50."""
+  """A fresh copy of the folder of a finished training of 60 updates, evaluated at 50 and 60."""
   made, folder = folders / "shorter", tmp_path / "shorter"
   if not made.exists():
     assert program(f"--output_dir={made}", "--steps=60") == 0
@@ -232,8 +232,8 @@ def shorter(folders, program, tmp_path):
   return folder
 
 
-def test_more_steps_for_a_finished_model_equal_all_steps_at_once(shorter, whole, program, capfd):
-  # As if a process had been killed while it finished.
+def test_further_training_equals_all_steps_at_once(shorter, whole, program, capfd):
+  # A process that is killed while it finishes may leave this folder.
   shutil.copytree(shorter / "final", shorter / "unfinished")
   assert program(f"--output_dir={shorter}") == 0
   assert "Resuming after 60 updates." in capfd.readouterr().out
@@ -243,8 +243,8 @@ def test_more_steps_for_a_finished_model_equal_all_steps_at_once(shorter, whole,
   assert trained_model.load(shorter).settings == trained_model.load(whole).settings
 
 
-def test_more_steps_resume_after_an_early_failure(shorter, whole, program, monkeypatch):
-  """The first attempt fails before it has changed model.json, and before its first checkpoint."""
+def test_further_training_resumes_after_an_early_failure(shorter, whole, program, monkeypatch):
+  """The first attempt fails before it changes model.json and before its first checkpoint."""
 
   def fail(*_):
     raise OSError("disk full")
@@ -281,7 +281,9 @@ def test_a_finished_model_is_not_replaced(shorter, program, capfd, flags, messag
     ("broken", "Pass --overwrite to train from the start."),
   ],
 )
-def test_a_finished_model_that_cannot_be_trained_further(shorter, program, capfd, damage, message):
+def test_a_finished_model_that_cannot_be_trained_further_is_an_error(
+  shorter, program, capfd, damage, message
+):
   flags = ()
   if damage == "cosine":
     about = json.loads((shorter / "model.json").read_text())
@@ -297,7 +299,7 @@ def test_a_finished_model_that_cannot_be_trained_further(shorter, program, capfd
   assert contents(shorter) == before
 
 
-def test_resuming_a_training_of_version_0_1_0_says_how_its_losses_were_computed(
+def test_resuming_a_training_of_version_0_1_0_warns_about_its_losses(
   stopped, program, capfd, monkeypatch
 ):
   about = json.loads((stopped / "model.json").read_text())

@@ -48,7 +48,7 @@ def test_json_is_read_only_from_regular_files_of_limited_size(tmp_path):
       files.read_json(tmp_path / name)
 
 
-def test_records_are_read_only_up_to_a_size(tmp_path):
+def test_files_above_the_size_limit_are_not_read(tmp_path):
   with (tmp_path / "large").open("wb") as file:
     file.truncate(50 * 2**30)
   with pytest.raises(ValueError, match=f"large must have at most {2**32} bytes, got {50 * 2**30}"):

@@ -116,7 +116,7 @@ def test_the_page_of_a_word_model_shows_the_words_of_a_file(models, run, tmp_pat
   assert data["saliency"]["reach"] == 6  # the text is shorter than --reach, 100
 
 
-def test_features_are_those_of_the_language_and_of_the_annotations(models, run, tmp_path):
+def test_features_come_from_the_language_and_the_annotations(models, run, tmp_path):
   text, marked, output = tmp_path / "other", tmp_path / "marked.json", tmp_path / "page.html"
   text.write_bytes(TEXT)
   marked.write_text(json.dumps({"[b]<i>": [[i, i + 9] for i in range(0, 780, 40)], "early": []}))

@@ -72,7 +72,7 @@ MARKED = [
 
 
 @pytest.mark.parametrize(("language", "feature", "text", "marks"), MARKED)
-def test_marked_characters(language, feature, text, marks):
+def test_features_are_nonzero_exactly_at_the_marked_characters(language, feature, text, marks):
   got = text_features(list(text), language)[feature]
   assert "".join("^" if value else " " for value in got) == marks.ljust(len(text))[: len(text)]
 
@@ -96,7 +96,7 @@ def test_pieces_of_several_characters_or_none():
   np.testing.assert_array_equal(80 * got["position in the line"], [0, 1, 2, 2, 3])
 
 
-def test_punctuation_marks_of_a_word_model_have_no_space_between_them():
+def test_spaces_after_the_punctuation_marks_of_a_word_model_are_ignored():
   got = text_features(["a ", "/ ", "/ ", "b ", "\n", "c "], "c")
   np.testing.assert_array_equal(got["inside a comment"], [0, 0, 1, 1, 0, 0])
   got = text_features(["\\ ", "begin ", "{ ", "align ", "} ", "\\ ", "% ", "$ "], "latex")

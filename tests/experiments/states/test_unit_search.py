@@ -63,12 +63,12 @@ def test_a_text_of_one_token_has_no_matches():
 
 
 @pytest.mark.parametrize("units", [20, 1000])
-def test_chance_exceeds_0_2_about_once_on_the_fewest_tokens(units):
+def test_on_the_fewest_tokens_the_largest_chance_correlation_is_about_0_2(units):
   n = fewest_tokens(units) // 2
   draws = np.random.default_rng(0).standard_normal((100, n, units + 1))
   largest = [np.abs(correlations(a[:, :1], a[:, 1:])).max() for a in draws]
   assert 0.18 < np.median(largest) < 0.22
 
 
-def test_no_features_have_no_matches():
+def test_without_features_there_are_no_matches():
   assert search({}, {"hidden": draw(T, 2)}) == []

@@ -84,7 +84,7 @@ def test_no_other_option_replaces_the_forget_bias(cell):
     assert same == grid._replace_forget_bias({name: value}), name
 
 
-def test_recurrent_kernels_times_zero_are_one_kernel():
+def test_with_a_gain_of_zero_only_the_first_recurrent_kernel_is_trained():
   axes = {**AXES, "cell": ("gru",), "depth": (1,), "truncation": (None,), "seed": (0,)}
   runs = expand(
     {**axes, "recurrent_gain": (0.0, 1.0)}, {"gru": {"recurrent_kernel": ("gaussian", "identity")}}

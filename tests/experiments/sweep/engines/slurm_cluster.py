@@ -1,8 +1,8 @@
-"""A SLURM cluster on this machine, with two nodes, for tests.
+"""A SLURM cluster of two nodes on the local machine, for tests.
 
   PYTHONPATH=tests/experiments/sweep/engines python -m slurm_cluster COMMAND...
 
-starts one, runs the command with its environment, and ends the cluster.
+starts a cluster, runs the command in its environment, and then stops the cluster.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PartitionName=short Nodes=n1,n2 MaxTime=1
 
 
 def missing() -> list[str]:
-  """Returns the programs that a cluster needs and this machine lacks."""
+  """Returns the names of required programs that are not installed."""
   return [name for name in NEEDED if shutil.which(name, path=_PATH) is None]
 
 
@@ -67,11 +67,11 @@ def _free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def running() -> Iterator[dict[str, str]]:
-  """Starts a cluster without accounting; yields the environment in which its commands run.
+  """Starts a cluster without accounting; yields the environment variables for its commands.
 
-  At the end, also after an error, all its processes are killed and its files removed.
+  On exit, even after an error, all processes of the cluster are killed and its files are removed.
   """
-  # A socket's path may have at most 107 characters, so the folder is not one of pytest's.
+  # The path of a socket is limited to 107 characters, and those of pytest's folders are long.
   folder = Path(tempfile.mkdtemp(prefix="slurm"))
   host = socket.gethostname().split(".")[0]
   conf = folder / "slurm.conf"
@@ -118,7 +118,7 @@ def _until(ready, folder: Path) -> None:
 
 
 def _kill_all(conf: str) -> None:
-  """Kills the processes whose environment names this configuration: daemons, steps and jobs."""
+  """Kills all processes with this configuration in their environment: daemons, steps and jobs."""
   for _ in range(3):  # a process may have forked while the others were killed
     for path in Path("/proc").glob("[0-9]*"):
       with contextlib.suppress(OSError):

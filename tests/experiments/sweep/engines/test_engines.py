@@ -133,7 +133,7 @@ def test_an_interrupted_slurm_job_is_requeued_and_resumes(local, tmp_path):
   process = start(*LONG, f"--output_dir={folder}", "--engine=slurm", "--slurm_cluster=local")
   until(lambda: len(descendants(process.pid, "python -u -m submitit.core._submit")) == 1, process)
   (job,) = descendants(process.pid, "submitit.core._submit")
-  os.kill(job, signal.SIGUSR2)  # before the job has a handler for it
+  os.kill(job, signal.SIGUSR2)  # sent before the job installs its handler
   until(lambda: saved(folder), process)
   (later,) = descendants(process.pid, "submitit.core._submit")
   assert later != job

@@ -70,7 +70,7 @@ def until(ready) -> None:
 
 
 def has(process: subprocess.Popen[str], *texts: str) -> None:
-  """Waits until the process has printed lines on standard error that contain these texts."""
+  """Waits until standard error has had a line with each of these texts, in this order."""
   for text in texts:
     for line in process.stderr:
       if text in line:
@@ -79,7 +79,7 @@ def has(process: subprocess.Popen[str], *texts: str) -> None:
       raise AssertionError(text)
 
 
-def test_a_canceled_job_has_ended_and_a_suspended_one_has_not(local, launch, tmp_path):
+def test_a_canceled_job_fails_and_a_suspended_job_is_waited_for(local, launch, tmp_path):
   folder = tmp_path / "out"
   process = launch(*LONG, f"--output_dir={folder}", "--engine=slurm")
   until(lambda: len(list(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))) == 2)
@@ -101,7 +101,7 @@ def test_a_canceled_job_has_ended_and_a_suspended_one_has_not(local, launch, tmp
   assert not list(folder.glob("runs/*/error.txt"))
 
 
-def test_pending_jobs_have_reasons_and_those_of_a_killed_driver_are_named(local, launch, tmp_path):
+def test_reasons_of_pending_jobs_and_jobs_of_a_killed_driver_are_reported(local, launch, tmp_path):
   folder = tmp_path / "out"
   command = (*LONG, f"--output_dir={folder}", "--engine=slurm", "--slurm_minutes=3")
   process = launch(*command, "--slurm_option=partition=short")

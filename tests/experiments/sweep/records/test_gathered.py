@@ -106,7 +106,7 @@ def test_a_gathered_file_of_an_older_version_is_read(folder):
     ("../../sweep.json", {"configuration": {"steps": 2**31 - 1}}, "must fit into this machine's"),
   ],
 )
-def test_a_hostile_record_with_the_right_checksum_is_refused(
+def test_a_hostile_record_with_a_valid_checksum_is_rejected(
   name, content, says, folder, monkeypatch
 ):
   monkeypatch.setattr(memory.os, "sysconf", lambda name: 2**16)  # 4 GiB of memory

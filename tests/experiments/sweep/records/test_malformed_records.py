@@ -260,7 +260,7 @@ def test_a_changed_number_in_sweep_json_is_detected(finished, tmp_path):
 
 
 @pytest.mark.parametrize("entry", ["configuration", "task"])
-def test_a_sweep_json_that_lacks_entries_is_refused_in_one_line(entry, finished, tmp_path):
+def test_a_sweep_json_without_required_entries_prints_a_one_line_error(entry, finished, tmp_path):
   folder = tmp_path / "sweep"
   shutil.copytree(finished, folder)
   about = json.loads((folder / "sweep.json").read_text())

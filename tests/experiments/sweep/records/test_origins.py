@@ -1,4 +1,4 @@
-"""Tests that records of other code are trained anew, and those of other versions are reported."""
+"""Tests that runs of different code are trained again, and those of other versions reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ELMAN = "rnn_jax/cells/elman.py"
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-  """A copy of the checkout's code."""
+  """A folder with a copy of `rnn_jax` and `experiments`, which a test may edit."""
   folder = tmp_path_factory.mktemp("clone")
   for name in ("rnn_jax", "experiments"):
     shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -49,7 +49,7 @@ def codes(folder: Path) -> dict[str, str]:
   return {p.parent.name.split("-")[0]: json.loads(p.read_text())["code"] for p in files}
 
 
-def test_a_run_whose_cell_was_edited_is_trained_anew(clone, tmp_path):
+def test_a_run_whose_cell_was_edited_is_trained_again(clone, tmp_path):
   folder = tmp_path / "sweep"
   flags = (*FLAGS, "--seed=1", "--measures=none", "--devices=1", f"--output_dir={folder}")
   said = call(clone, *flags)
@@ -68,7 +68,7 @@ def test_a_run_whose_cell_was_edited_is_trained_anew(clone, tmp_path):
   assert "warning" not in call(clone, *flags)
 
 
-def test_shards_of_different_code_are_merged_only_if_asked(clone, tmp_path):
+def test_shards_of_different_code_are_merged_only_with_keep_stale(clone, tmp_path):
   folders = tmp_path / "a", tmp_path / "b"
   flags = ("--cell=elman", *FLAGS[1:], "--seed=1,2", "--measures=none", "--devices=1")
   for i, folder in enumerate(folders):
@@ -100,7 +100,7 @@ def test_other_versions_and_unknown_code_are_reported(tmp_path, sweep_in_process
   assert "of 1 run are kept, but it is unknown which code made them" in said
 
 
-def test_readers_name_the_files_of_other_code(tmp_path, sweep_in_process, capsys):
+def test_plot_and_replay_warn_about_files_that_differ(tmp_path, sweep_in_process, capsys):
   folder = tmp_path / "sweep"
   diverging = ("--learning_rate=0.01,1e30", "--optimizer=sgd", "--devices=1")
   assert sweep_in_process("--cell=elman", *FLAGS[1:], *diverging, f"--output_dir={folder}") == 0
@@ -117,7 +117,7 @@ def test_readers_name_the_files_of_other_code(tmp_path, sweep_in_process, capsys
     assert f"{said}: these files differ: {ELMAN} (" in capsys.readouterr().err
 
 
-def test_the_code_of_a_run_leaves_out_other_cells_and_tasks():
+def test_the_recorded_code_of_a_run_excludes_other_cells_and_tasks():
   found = provenance.code("experiments.sweep.training.rounds", "zoneout_lstm", "adding")
   used = {"zoneout": "rnn_jax/cells/wrappers", "lstm": "rnn_jax/cells", "dense": "rnn_jax/cells"}
   used |= {"synthetic": "rnn_jax/tasks", "_unroll": "rnn_jax/time_loop", "training": "rnn_jax"}

@@ -105,7 +105,7 @@ def test_a_sweep_resumes_on_another_number_of_devices(resolve, whole, tmp_path):
   assert contents(resolve(tmp_path)) == whole()
 
 
-def test_a_round_that_other_code_began_starts_again(resolve, whole, tmp_path):
+def test_a_round_that_different_code_began_starts_over(resolve, whole, tmp_path):
   one = ("--seed=0", "--learning_rate=0.01")
   assert train(resolve(tmp_path, *one), calls=2)
   (path,) = tmp_path.glob("checkpoints/*/runs.json")
