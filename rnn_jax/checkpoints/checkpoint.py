@@ -5,8 +5,8 @@ checkpoint.json   each leaf's dtype and shape; the hashes of all leaves, of all 
                   and of this file's own contents
 
 orbax does not detect bit flips, and reports a truncated file only by a traceback from a background
-thread. So we verify every file's hash before orbax reads it, and every leaf's dtype, shape and hash
-afterwards. No other module uses orbax.
+thread. So before orbax reads the arrays, we verify every file's hash, and the dtypes and shapes
+that the files declare; afterwards, every leaf's dtype, shape and hash. No other module uses orbax.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -39,6 +40,9 @@ _ARRAYS, _ABOUT = "arrays", "checkpoint.json"
 # Free bytes that a save requires on the disk beyond the size of its arrays, because it also writes
 # other files, and other processes may write at the same time.
 _SPARE = 2**20
+# Sizes in bytes above which nothing is read, far above what `save` writes: that of checkpoint.json,
+# and that of all files in arrays/ together, beyond twice the size of the arrays.
+_LARGEST = 2**26
 
 Leaf = jax.Array | np.ndarray | np.number | np.bool_ | jax.ShapeDtypeStruct
 
@@ -195,21 +199,35 @@ def read_about(path: Path) -> Contents:
   """Returns the contents of a checkpoint's checkpoint.json, after verifying their hash.
 
   Raises:
-    DamagedError: if the file is missing or was changed.
+    DamagedError: if the file is missing, too large, or was changed.
   """
+  file = path / _ABOUT
   # Reading a device or a pipe may never end.
-  if (path / _ABOUT).exists() and not (path / _ABOUT).is_file():
+  if file.exists() and not file.is_file():
     raise DamagedError(path, f"{_ABOUT} is not a regular file")
+  if file.exists() and file.stat().st_size > _LARGEST:
+    raise DamagedError(path, f"{_ABOUT} has more than {_LARGEST} bytes")
   try:
-    found = json.loads((path / _ABOUT).read_bytes())
+    found = json.loads(file.read_bytes())
     contents, expected = found["contents"], found["sha256"]
+    intact = expected == _sha256(canonical(contents)) and _is_complete(contents)
   except OSError as error:
     raise DamagedError(path, f"{_ABOUT}: {error.strerror}") from None
-  except (ValueError, TypeError, KeyError, RecursionError):
-    contents, expected = {}, None
-  if expected != _sha256(canonical(contents)):
+  except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    intact = False
+  if not intact:
     raise DamagedError(path, f"{_ABOUT} differs from what was written")
   return contents
+
+
+def _is_complete(contents: Contents) -> bool:
+  """Returns whether contents have the entries of `Contents`; wrong types may raise an error."""
+  leaves, configuration = contents["leaves"].values(), contents.get("configuration", {})
+  return (
+    all(leaf.keys() == {"is", "key", "sha256"} for leaf in leaves)
+    and isinstance(configuration, dict)
+    and isinstance(contents["files"], dict)
+  )
 
 
 def read(path: Path, about: Contents, like: PyTree) -> PyTree:
@@ -230,10 +248,39 @@ def read(path: Path, about: Contents, like: PyTree) -> PyTree:
     have = leaves[name]["is"] if name in leaves else "absent"
     if want != have:
       raise ValueError(f"path must hold a checkpoint with {name} {want}, got {have} in {path}.")
+  stored = {name: _stored(leaf) for name, leaf in wanted.items()}
+  arrays_bytes = sum(math.prod(data.shape) * data.dtype.itemsize for data in stored.values())
+  _check_files(path, about["files"], 2 * arrays_bytes + _LARGEST)
+  try:
+    arrays = _load_arrays(path / _ARRAYS, stored) if about["files"] else {}
+  except Exception as error:
+    raise DamagedError(path, f"{_ARRAYS}: {error}") from None
+  found = [_leaf(path, name, leaves[name], arrays.get(name), stored[name]) for name in wanted]
+  return jax.tree.unflatten(jax.tree.structure(like), found)
+
+
+def _check_files(path: Path, hashes: Mapping[str, str], largest: int) -> None:
+  """Checks a checkpoint's files before orbax reads them.
+
+  Args:
+    path: the checkpoint's folder.
+    hashes: the expected hash of each file in arrays/.
+    largest: the most bytes that the files may have together.
+  Raises:
+    DamagedError: if a file is missing, was changed, or is not a regular file, or if the files are
+      too large.
+  """
+  # orbax may read files without a hash, too.
+  paths = [found for found in (path / _ARRAYS).rglob("*") if not found.is_dir()]
+  for found in paths:
+    if not found.is_file():  # reading a device or a pipe may never end
+      raise DamagedError(path, f"{found.relative_to(path)} is not a regular file")
+  if sum(found.stat().st_size for found in paths) > largest:
+    raise DamagedError(path, f"{_ARRAYS} has more than {largest} bytes")
   # Names are looked up among the files that are there, because a path such as `../x` would lead out
-  # of the checkpoint, and a device or a pipe may never end.
-  present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
-  for name, expected in about["files"].items():
+  # of the checkpoint.
+  present = {found.relative_to(path).as_posix() for found in paths}
+  for name, expected in hashes.items():
     if name not in present:
       raise DamagedError(path, f"{name}: {os.strerror(errno.ENOENT)}")
     try:
@@ -243,12 +290,6 @@ def read(path: Path, about: Contents, like: PyTree) -> PyTree:
       raise DamagedError(path, f"{name}: {error.strerror}") from None
     if digest != expected:
       raise DamagedError(path, f"{name} differs from what was written")
-  try:
-    arrays = _load_arrays(path / _ARRAYS) if about["files"] else {}
-  except Exception as error:
-    raise DamagedError(path, f"{_ARRAYS}: {error}") from None
-  found = [_leaf(path, name, leaves[name], arrays.get(name), leaf) for name, leaf in wanted.items()]
-  return jax.tree.unflatten(jax.tree.structure(like), found)
 
 
 def remove(path: Path) -> None:
@@ -275,7 +316,7 @@ def _named(tree: PyTree) -> dict[str, Leaf]:
 
 
 def _leaf(
-  path: Path, name: str, about: LeafRecord, array: np.ndarray | None, like: Leaf
+  path: Path, name: str, about: LeafRecord, array: np.ndarray | None, stored: jax.ShapeDtypeStruct
 ) -> np.ndarray | jax.Array:
   """Returns one leaf of the restored pytree, after verifying the array that orbax read for it.
 
@@ -284,24 +325,34 @@ def _leaf(
     name: the leaf's name, for the error message.
     about: the leaf's entry in checkpoint.json.
     array: the array that orbax read; None if arrays/ has no array of this name.
-    like: the leaf of the same name in the pytree that the caller expects.
+    stored: the array's shape and dtype, from `_stored`.
   Raises:
     DamagedError: if dtype, shape or hash differ from those in checkpoint.json.
   """
-  if array is None:  # empty arrays are not in arrays/, since orbax rejects them
-    empty = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
-    array = np.zeros(empty.shape, empty.dtype)
+  if array is None:
+    if math.prod(stored.shape):  # only empty arrays are not in arrays/, since orbax rejects them
+      raise DamagedError(path, f"{name} differs from what was written")
+    array = np.zeros(stored.shape, stored.dtype)
   data = np.asarray(array)
-  leaf = (
-    data if about["key"] is None else jax.random.wrap_key_data(jnp.asarray(data), impl=about["key"])
-  )
-  if _describe(leaf) != about["is"] or _hash(data) != about["sha256"]:
+  key = about["key"]
+  try:
+    leaf = data if key is None else jax.random.wrap_key_data(jnp.asarray(data), impl=key)
+    intact = _describe(leaf) == about["is"] and _hash(data) == about["sha256"]
+  except (TypeError, ValueError):  # an unknown key implementation
+    intact = False
+  if not intact:
     raise DamagedError(path, f"{name} differs from what was written")
   return leaf
 
 
 def _is_key(leaf: Leaf) -> bool:
   return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _stored(leaf: Leaf) -> jax.ShapeDtypeStruct:
+  """Returns shape and dtype of the array that is saved for a leaf."""
+  shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+  return jax.eval_shape(jax.random.key_data, shape) if _is_key(leaf) else shape
 
 
 def _describe(leaf: Leaf) -> str:
@@ -343,10 +394,33 @@ def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+def _load_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+  """Returns the arrays in a folder by name, after checking what the folder declares.
+
+  orbax allocates arrays, and the chunks that they are stored in, as large as the files declare.
+
+  Args:
+    path: the folder.
+    stored: the shape and dtype that each array must have.
+  Raises:
+    ValueError: if there are other arrays, or an array has another shape, dtype or larger chunks.
+    Exception: of any type, if orbax cannot read the folder.
+  """
   context = ocp.Context()
   context.multiprocessing.active_processes = {jax.process_index()}
   context.multiprocessing.primary_host = jax.process_index()
   context.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
+  wanted = {name: data for name, data in stored.items() if math.prod(data.shape)}
+  # orbax opens an array for each entry.
+  entries = json.loads((path / "_METADATA").read_bytes())["tree_metadata"]
+  if len(entries) != len(wanted):
+    raise ValueError(f"_METADATA must have {len(wanted)} entries, got {len(entries)}")
   with context:
+    for name, found in ocp.metadata(path.absolute()).metadata.items():
+      want = _describe(wanted[name]) if name in wanted else "absent"
+      have = _describe(jax.ShapeDtypeStruct(found.shape, found.dtype))
+      if want != have:
+        raise ValueError(f"{name} must be {want}, got {have}")
+      if math.prod(found.storage_metadata.chunk_shape) > math.prod(found.shape):
+        raise ValueError(f"{name} must not have larger chunks than itself")
     return ocp.load(path.absolute())

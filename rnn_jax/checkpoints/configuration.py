@@ -37,7 +37,7 @@ def as_json(configuration: Mapping[str, object]) -> dict[str, object]:
   checks.instance("configuration", configuration, Mapping)
   try:
     return json.loads(json.dumps(dict(configuration)))
-  except (TypeError, ValueError) as error:
+  except (TypeError, ValueError, RecursionError) as error:
     raise TypeError(f"configuration must be JSON data, got {error}.") from None
 
 

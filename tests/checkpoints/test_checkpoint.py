@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+import tensorstore
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays_of
 
@@ -198,23 +199,91 @@ def test_every_damaged_byte_is_detected(tmp_path):
   assert {name for name, _ in unharmed} <= {"checkpoint.json"} and len(unharmed) < 12
 
 
-@pytest.mark.parametrize("name", ["../outside", "/dev/zero", "arrays/zero", "arrays/pipe"])
-def test_only_regular_files_of_the_checkpoint_are_read(tmp_path, name):
+def change_contents(path, **changes):
+  """Changes the contents of checkpoint.json together with their hash, as an attacker would."""
+  contents = json.loads((path / "checkpoint.json").read_text())["contents"] | changes
+  digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+  (path / "checkpoint.json").write_text(json.dumps({"sha256": digest, "contents": contents}))
+
+
+def test_only_regular_files_of_the_checkpoint_are_read(tmp_path):
   path, tree = tmp_path / "1", {"a": np.ones(3)}
   save(path, tree)
   (tmp_path / "outside").write_bytes(b"x")
-  (path / "arrays/zero").symlink_to("/dev/zero")
-  os.mkfifo(path / "arrays/pipe")
-  about = json.loads((path / "checkpoint.json").read_text())["contents"]
-  about["files"] = {name: hashlib.sha256(b"x").hexdigest()}
-  digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-  (path / "checkpoint.json").write_text(json.dumps({"sha256": digest, "contents": about}))
-  with pytest.raises(ValueError, match=f"1 is damaged: {name}: No such file"):
+  for name in ("../outside", "/dev/zero"):
+    change_contents(path, files={name: hashlib.sha256(b"x").hexdigest()})
+    with pytest.raises(ValueError, match=f"1 is damaged: {name}: No such file"):
+      restore(path, tree)
+  other = path / "arrays/other"  # has no hash, but orbax could read it
+  other.symlink_to("/dev/zero")
+  with pytest.raises(ValueError, match="1 is damaged: arrays/other is not a regular file"):
+    restore(path, tree)
+  other.unlink()
+  os.mkfifo(other)
+  with pytest.raises(ValueError, match="1 is damaged: arrays/other is not a regular file"):
     restore(path, tree)
   (path / "checkpoint.json").unlink()
   os.mkfifo(path / "checkpoint.json")
   with pytest.raises(ValueError, match=r"checkpoint.json is not a regular file"):
     restore(path, tree)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "arrays/_METADATA", "arrays/other"])
+def test_files_far_larger_than_those_of_save_are_not_read(tmp_path, name):
+  save(tmp_path / "0", tree())
+  with (tmp_path / "0" / name).open("ab") as file:
+    file.truncate(2**35)  # 32 GiB, of which hardly anything is on disk
+  with pytest.raises(ValueError, match=f"0 is damaged: {name.split('/')[0]} has more than"):
+    restore(tmp_path / "0", tree())
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "chunks", "dtype", "message"),
+  [
+    ("a", 2**40, 2**20, "<f4", "a must be float32[3], got float32[1099511627776]"),
+    ("a", 3, 2**40, "<f4", "a must not have larger chunks than itself"),
+    ("a", 3, 3, "<f8", "a must be float32[3], got float64[3]"),
+    ("b", 3, 3, "<f4", "_METADATA must have 1 entries, got 2"),
+  ],
+)
+def test_the_arrays_that_orbax_would_read_are_checked_first(
+  tmp_path, name, shape, chunks, dtype, message
+):
+  path, saved = tmp_path / "0", {"a": np.ones(3, np.float32)}
+  save(path, {name: np.ones(3, np.float32), **saved})
+  data = {"driver": "file", "path": str(path / "arrays")}
+  about = {"shape": [shape], "chunks": [chunks], "dtype": dtype, "filters": None, "order": "C"}
+  about |= {"zarr_format": 2, "fill_value": None, "compressor": None}
+  tensorstore.KvStore.open({"driver": "ocdbt", "base": data}).result().write(
+    f"{name}/.zarray", json.dumps(about)
+  ).result()
+  paths = [file for file in path.rglob("arrays/**/*") if file.is_file()]
+  leaves = {"a": checkpoint.read_about(path)["leaves"]["a"]}
+  change_contents(
+    path,
+    leaves=leaves,
+    files={str(p.relative_to(path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths},
+  )
+  with pytest.raises(ValueError, match=re.escape(f"0 is damaged: arrays: {message}")):
+    restore(path, saved)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"leaves": ["a"]},
+    {"leaves": {"a": "float32[3]"}},
+    {"leaves": {"a": {"is": "float32[3]"}}},
+    {"files": ["arrays/_METADATA"]},
+    {"configuration": 1},
+    {"files": {}},
+  ],
+)
+def test_wrong_types_and_missing_entries_are_damage(tmp_path, changes):
+  save(tmp_path / "0", {"a": np.ones(3, np.float32)})
+  change_contents(tmp_path / "0", **changes)
+  with pytest.raises(ValueError, match=r"0 is damaged: \S+ differs from what was written"):
+    restore(tmp_path / "0", {"a": np.ones(3, np.float32)})
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
@@ -243,8 +312,8 @@ def flip(arrays):
 def test_a_leaf_that_orbax_reads_wrongly_is_refused_by_name(tmp_path, monkeypatch, change):
   load = checkpoint._load_arrays
 
-  def wrongly(path):
-    arrays = load(path)
+  def wrongly(path, stored):
+    arrays = load(path, stored)
     change(arrays)
     return arrays
 
