@@ -156,8 +156,8 @@ def _print_task(settings: Settings, texts: Texts, baseline: float) -> None:
   )
   if texts.held_out is not None and held_out < _FEW_TOKENS:
     exits.warn(
-      f"the held-out loss is uncertain, since only {held_out} tokens are held out. Use a "
-      f"longer text or a larger --validation_share, so that at least {_FEW_TOKENS} are."
+      f"the held-out loss is uncertain, because only {held_out} tokens are held out. Hold "
+      f"out at least {_FEW_TOKENS}: use a longer text or a larger --validation_share."
     )
   if settings.reading == LINES:
     longer = np.mean(line_spans(texts.train)[1] > settings.window)

@@ -108,8 +108,8 @@ TABLE = (
     "steps",
     "1000",
     _multiple("steps"),
-    f"Number of updates, a multiple of {CHUNK}. With more than before, and all other settings "
-    "unchanged, a finished model is trained further.",
+    f"Number of updates, a multiple of {CHUNK}. To train a finished model further, pass "
+    "a larger number and leave all other settings unchanged.",
   ),
   Flag(
     "optimizer", "adam", choice("optimizer", OPTIMIZERS), f"Optimizer: {', '.join(OPTIMIZERS)}."

@@ -70,7 +70,7 @@ def read_texts(settings: Settings, vocabulary: Vocabulary | WordVocabulary | Non
   size = len(held_out.symbols)
   if settings.validation_share > 0 and size < 2:
     raise ValueError(
-      f"validation_share must hold out at least 2 tokens, or be 0, got {size} of "
+      f"validation_share must be 0 or hold out at least 2 tokens, got {size} of "
       f"{len(train.symbols) + size}."
     )
   read = make_reader(

@@ -204,8 +204,8 @@ def can_resume(folder: Path, wanted: Mapping[str, object], overwrite: bool) -> b
     )
   if is_longer and wanted["schedule"] == "cosine":
     raise ValueError(
-      f"--steps must stay {found['steps']} with --schedule=cosine, whose learning rate has decayed "
-      f"to 0 by then, got {steps}. Pass --overwrite to train from the start."
+      f"--steps must stay {found['steps']} with --schedule=cosine, got {steps}: its learning rate "
+      "has already decayed to 0. Pass --overwrite to train from the start."
     )
   if is_longer and not has_final:
     raise ValueError(

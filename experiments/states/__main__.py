@@ -316,7 +316,7 @@ def _ranked(
     return matches, method, ""
   return (
     matches,
-    f"{method} Constant in one of the two parts: {absent}.",
+    f"{method} Not ranked, because they are constant in one of the two parts: {absent}.",
     f"Not ranked, because they are constant in one half of the text: {absent}.",
   )
 

@@ -41,11 +41,13 @@ def read_annotations(
   except ValueError as error:
     raise ValueError(f"--annotations: {error}") from None
   if not 1 <= len(marked) <= _MOST:
-    raise ValueError(f"--annotations must have from 1 to {_MOST} features, got {len(marked)}.")
+    raise ValueError(f"--annotations must contain 1 to {_MOST} features, got {len(marked)}.")
   taken = set(taken)
   for name in marked:
     if name in taken:
-      raise ValueError(f"--annotations must not name a feature of the language, got '{name}'.")
+      raise ValueError(
+        f"--annotations must not reuse the name of a built-in feature, got '{name}'."
+      )
     if not (name.strip() and name.isprintable() and len(name) <= _LONGEST):
       raise ValueError(
         "--annotations must name features with 1 to "

@@ -135,7 +135,7 @@ _RECORDS = (
     "keep_stale",
     "false",
     None,
-    "Keep records and checkpoints that other code made. By default, their runs are trained anew.",
+    "Keep records and checkpoints made by different code; by default, those runs start again.",
   ),
   Flag(
     "overwrite",

@@ -127,11 +127,11 @@ def report(sweep: Sweep, kind: str, keys: Mapping[str, object]) -> set[str]:
   kept = {run: text for run, text in found.versions.items() if run not in found.stale}
   if kept:
     exits.warn(
-      f"the {kind} of {_runs(kept)} are kept, but are from other versions: {_texts(kept)}."
+      f"the {kind} of {_runs(kept)} are kept, although other versions made them: {_texts(kept)}."
     )
   if found.unknown:
     exits.warn(
-      f"the {kind} of {_runs(found.unknown)} are kept, but it is unknown which code made them."
+      f"the {kind} of {_runs(found.unknown)} are kept, but which code made them is not recorded."
     )
   return set() if sweep.keep_stale else set(found.stale)
 

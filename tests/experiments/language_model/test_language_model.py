@@ -89,7 +89,7 @@ def test_too_little_held_out_text_prints_a_warning(program, text, tmp_path, capf
     assert (
       program(*flags, f"--validation_share={share}", f"--output_dir={tmp_path / str(share)}") == 0
     )
-    assert ("since only 260 tokens are held out" in capfd.readouterr().err) == warns
+    assert ("because only 260 tokens are held out" in capfd.readouterr().err) == warns
 
 
 @CHARACTERS

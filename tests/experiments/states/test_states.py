@@ -155,14 +155,14 @@ MARKS = "must hold a list of [start, end] for 'a'"
   ("annotations", "words"),
   [
     ("[]", "must hold a JSON object"),
-    ("{}", "must have from 1 to 100 features, got 0"),
+    ("{}", "must contain 1 to 100 features, got 0"),
     ('{"a": 1}', f"{MARKS}, got 1"),
     ('{"a": [[0, true]]}', f"{MARKS}, got [0, True]"),
     ('{"a": [[0, 1.5]]}', f"{MARKS}, got [0, 1.5]"),
     ('{"a": [[3, 3]]}', f"{MARKS} with 0 <= start < end, got [3, 3]"),
     ('{"a": [[0, 51]]}', f"{MARKS} with end at most 50, the text's length, got [0, 51]"),
     ('{"\\u001b[1m": []}', "name features with 1 to 60 printable characters, got '\\x1b[1m'"),
-    ('{"indentation": []}', "must not name a feature of the language, got 'indentation'"),
+    ('{"indentation": []}', "must not reuse the name of a built-in feature, got 'indentation'"),
   ],
 )
 def test_wrong_annotations_print_a_one_line_error(models, run, tmp_path, annotations, words):

@@ -95,9 +95,9 @@ def test_other_versions_and_unknown_code_are_reported(tmp_path, sweep_in_process
   set_status(second, code=None)
   assert sweep_in_process(*flags) == 0
   said = capsys.readouterr().err
-  assert "of 1 run are kept, but are from other versions: jax 0.9.9, now" in said
+  assert "of 1 run are kept, although other versions made them: jax 0.9.9, now" in said
   assert "XLA_FLAGS --xla_allow_excess_precision=false, now" in said
-  assert "of 1 run are kept, but it is unknown which code made them" in said
+  assert "of 1 run are kept, but which code made them is not recorded" in said
 
 
 def test_plot_and_replay_warn_about_files_that_differ(tmp_path, sweep_in_process, capsys):
