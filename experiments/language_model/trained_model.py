@@ -230,10 +230,8 @@ def start(
   metadata: Mapping[str, object],
 ) -> None:
   """Writes model.json and the flagfile of a new model, after deleting an earlier model's files."""
-  for name in ("result.json", "metrics.jsonl", "training.png"):
-    (folder / name).unlink(missing_ok=True)
-  for name in ("checkpoints", "unfinished", "final"):
-    shutil.rmtree(folder / name, ignore_errors=True)
+  earlier = "result.json", "metrics.jsonl", "training.png", "checkpoints", "unfinished", "final"
+  files.remove(*(folder / name for name in earlier))
   saved = {
     "kind": KIND,
     "settings": dataclasses.asdict(settings),

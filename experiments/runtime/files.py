@@ -7,9 +7,11 @@ that read check a file's type and size before its contents.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -135,6 +137,24 @@ def check_no_links(*paths: Path) -> None:
           f"The output folder must not contain symbolic links, got {file}. Replace the link with "
           "what it points to, or choose another folder."
         )
+
+
+def remove(*paths: Path) -> None:
+  """Deletes files and folders that exist, but none of them if permissions forbid to delete one.
+
+  Raises:
+    OSError: if one cannot be deleted.
+  """
+  parents = [path.parent for path in paths if path.exists()]
+  inside = [Path(at) for path in paths for at, *_ in os.walk(path)]
+  for folder in (*parents, *inside):
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+  for path in paths:
+    if path.is_dir():
+      shutil.rmtree(path)
+    else:
+      path.unlink(missing_ok=True)
 
 
 def _check_regular(path: Path, found: os.stat_result) -> None:

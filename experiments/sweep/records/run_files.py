@@ -248,7 +248,6 @@ def write_all(folder: Path, run_id: str, contents: Mapping[str, bytes]) -> None:
     files.write_bytes(draft / name, data)
   path = folder / "runs" / run_id
   path.parent.mkdir(exist_ok=True)
-  if path.exists():
-    shutil.rmtree(path)
+  files.remove(path)
   draft.replace(path)
   shutil.rmtree(folder / ARRIVING)

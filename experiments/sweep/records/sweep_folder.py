@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,12 +127,7 @@ def prepare_folder(
     overwrite: whether to delete another sweep if the folder holds one.
   """
   if overwrite and (folder / "sweep.json").exists() and _is_another(folder, configuration):
-    for name in _OURS:
-      path = folder / name
-      if path.is_dir():
-        shutil.rmtree(path)
-      else:
-        path.unlink(missing_ok=True)
+    files.remove(*(folder / name for name in _OURS))
   if not (folder / "sweep.json").exists():
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / "sweep.flags", flags)

@@ -60,3 +60,16 @@ def test_a_lock_creates_no_file_behind_a_link(tmp_path):
   with pytest.raises(OSError, match="symbolic links"), locks.folder_lock(tmp_path):
     pass
   assert not (tmp_path / "outside").exists()
+
+
+def test_nothing_is_removed_unless_permissions_allow_everything(tmp_path, monkeypatch):
+  (tmp_path / "runs/a").mkdir(parents=True)
+  (tmp_path / "file").touch()
+  everything = tmp_path / "file", tmp_path / "runs", tmp_path / "missing"
+  with monkeypatch.context() as patch:  # root may do everything
+    patch.setattr(files.os, "access", lambda path, mode: path != tmp_path / "runs/a")
+    with pytest.raises(PermissionError, match="Permission denied"):
+      files.remove(*everything)
+  assert (tmp_path / "file").exists() and (tmp_path / "runs/a").exists()
+  files.remove(*everything)
+  assert list(tmp_path.iterdir()) == []
