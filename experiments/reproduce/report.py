@@ -156,11 +156,11 @@ def report(folder: Path, order: Sequence[str]) -> str:
       lines.append(f"| {name} | | not run | |")
       continue
     try:
-      record = json.loads(path.read_text(encoding="utf-8"))
+      record = files.read_json(path)
       cells = name, _cell(record["title"]), status(record["reproduced"])
       lines.append(f"| {' | '.join(cells)} | {record['seconds']:.0f} |")
       sections += ["", *_section(name, record, folder / name / "table.csv")]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # damaged files raise exceptions of many types
       reason = f"{type(error).__name__}: {error}"
       raise ValueError(f"{path} must hold the record of a figure, got {reason}.") from None
   return "\n".join(lines + sections) + "\n"
@@ -196,8 +196,8 @@ def _section(name: str, record: Mapping[str, Any], table: Path) -> list[str]:
       met = "met" if check["met"] else "**not met**"
       lines.append(f"| {' | '.join(map(_cell, cells))} | {met} |")
   if table.exists():
-    with table.open(newline="", encoding="utf-8") as file:
-      header, *rows = csv.reader(file)
+    text = files.read_bytes(table, files.LARGEST_JSON).decode()
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
     lines += ["", f"| {' | '.join(map(_cell, header))} |", "|---" * len(header) + "|"]
     lines += [f"| {' | '.join(_cell(_rounded(text)) for text in row)} |" for row in rows]
   if record["notes"]:

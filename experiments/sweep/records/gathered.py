@@ -9,7 +9,8 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,42 @@ def _gather_gradients(folder: Path, states: Mapping[str, Status]) -> xr.Dataset:
       # NetCDF 3, as `run_files.finish` writes it. In a file of another format, compressed arrays
       # could be far larger than the file.
       parts.append(xr.load_dataset(io.BytesIO(files.read_bytes(path)), engine="scipy"))
+      _check_axes(parts[-1])
+  _check_memory(folder, parts)
   gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
   return gradients.assign_coords(_run_coordinates(folder, states)).assign_attrs(_ATTRIBUTES)
+
+
+def _check_axes(gradients: xr.Dataset) -> None:
+  """Checks that a run's gradients have the axes and types that `run_files.finish` writes.
+
+  Raises:
+    ValueError: if they do not.
+  """
+  axes = dict.fromkeys(("step", *(dim for measure in MEASURES.values() for dim in measure.dims)))
+  for name, data in gradients.data_vars.items():
+    if data.dims[:1] != ("step",) or not axes.keys() >= set(data.dims) or data.dtype.kind != "f":
+      raise ValueError(
+        f"{name} must hold floats along step and others of {', '.join([*axes][1:])}, got "
+        f"{data.dtype} along {', '.join(map(str, data.dims)) or 'nothing'}"
+      )
+  for name, data in gradients.coords.items():
+    if data.dims != (name,) or data.dtype.kind != "i" or not gradients.indexes[name].is_unique:
+      raise ValueError(f"{name} must number an axis")
+  missing = {*gradients.dims, "step", "layer", "time"} - set(gradients.coords)
+  if missing or "log10_grad_norm" not in gradients:
+    raise ValueError(f"{min(map(str, missing), default='log10_grad_norm')} is missing")
+
+
+def _check_memory(folder: Path, parts: Sequence[xr.Dataset]) -> None:
+  """Checks that the gradients of all runs fit into memory, on the union of the runs' axes."""
+  sizes = {
+    dim: len(set().union(*(part.indexes[dim] for part in parts if dim in part.indexes)))
+    for dim in {dim for part in parts for dim in part.dims}
+  }
+  dims = {name: data.dims for part in parts for name, data in part.data_vars.items()}
+  entries = sum(math.prod(sizes[dim] for dim in found) for found in dims.values())
+  memory.check(len(parts) * entries, f"The gradients of {len(parts)} runs in {folder}", "they need")
 
 
 def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, Any]:

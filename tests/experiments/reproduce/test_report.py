@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from experiments.reproduce import report as figure_records
@@ -22,4 +24,26 @@ def test_report_names_a_record_that_cannot_be_read(tmp_path, text):
   (tmp_path / "F1").mkdir()
   (tmp_path / "F1" / "checks.json").write_text(text)
   with pytest.raises(ValueError, match=r"F1/checks\.json must hold the record of a figure"):
+    figure_records.report(tmp_path, ["F1"])
+
+
+@pytest.mark.parametrize("name", ["checks.json", "table.csv"])
+def test_report_reads_no_record_of_any_size(tmp_path, name):
+  record = {
+    "title": "",
+    "setting": "",
+    "source": "",
+    "seeds": [],
+    "reproduced": True,
+    "error": None,
+  }
+  record |= {"seconds": 1, "device": "", "processor": "", "cores": 1, "started": "", "checks": []}
+  record |= {"versions": {}, "git": None, "notes": [], "error": None}
+  (tmp_path / "F1").mkdir()
+  (tmp_path / "F1" / "checks.json").write_text(json.dumps(record))
+  (tmp_path / "F1" / "table.csv").write_text("a,b\n1,2\n")
+  assert "| 1 | 2 |" in figure_records.report(tmp_path, ["F1"])
+  with (tmp_path / "F1" / name).open("ab") as file:
+    file.truncate(2**35)
+  with pytest.raises(ValueError, match=rf"F1/{name} must have at most 67108864 bytes"):
     figure_records.report(tmp_path, ["F1"])

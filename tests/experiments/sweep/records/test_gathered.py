@@ -120,3 +120,35 @@ def test_a_hostile_record_with_a_valid_checksum_is_rejected(
   with pytest.raises(ValueError, match=says):
     gathered.read_gradients(folder)
     gathered.read_metrics(folder)
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (lambda data: data.isel(step=0), "log10_grad_norm must hold floats along step and"),
+    (lambda data: data.astype(bytes), "log10_grad_norm must hold floats along step and"),
+    (lambda data: data.rename(time="run"), "log10_grad_norm must hold floats along step and"),
+    (lambda data: data.rename(log10_grad_norm="other"), "log10_grad_norm is missing"),
+    (lambda data: data.drop_vars("layer"), "layer is missing"),
+    (lambda data: data.assign_coords(time=np.zeros(4, np.int32)), "time must number an axis"),
+    (lambda data: data.assign_coords(step=["a", "b"]), "step must number an axis"),
+  ],
+)
+def test_gradients_with_other_axes_or_types_are_refused(change, says, folder):
+  path = folder / "runs" / "a"
+  change(xr.load_dataset(path / "gradients.nc")).to_netcdf(path / "other", engine="scipy")
+  (path / "other").replace(path / "gradients.nc")
+  run_files._write_status(path, {"status": "finished", "diverged_step": None})
+  with pytest.raises(ValueError, match=rf"a/gradients\.nc is damaged \(ValueError: {says}"):
+    gathered.read_gradients(folder)
+
+
+def test_gradients_whose_axes_together_exceed_the_memory_are_refused(folder, monkeypatch):
+  monkeypatch.setattr(memory.os, "sysconf", lambda name: 2**12)  # 16 MiB of memory
+  for name, sizes in {"a": (2000, 1, 1), "b": (1, 1, 2000)}.items():
+    data = xr.Dataset({"log10_grad_norm": (("step", "layer", "time"), np.zeros(sizes, np.float32))})
+    data = data.assign_coords({dim: np.arange(n, dtype=np.int32) for dim, n in data.sizes.items()})
+    files.write_netcdf(folder / "runs" / name / "gradients.nc", data)
+    run_files._write_status(folder / "runs" / name, {"status": "finished", "diverged_step": None})
+  with pytest.raises(ValueError, match="The gradients of 3 runs"):
+    gathered.read_gradients(folder)
