@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -137,11 +139,22 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       _check_platforms()
       raise
 
+  _prepare_output()
+  _show_in_help()
+  app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
+
+
+def _prepare_output() -> None:
+  """Makes text of any kind printable on standard output, however wide, encoded or absent it is."""
   for name in ("stdout", "stderr"):
     if getattr(sys, name) is None:  # closed by `>&-`
       setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
-  _show_in_help()
-  app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
+  if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    # Paths and the names of cells and measures may hold letters that its encoding lacks.
+    sys.stdout.reconfigure(errors="backslashreplace")
+  if not re.fullmatch("[2-9][0-9]|[1-9][0-9]{2,3}", os.environ.get("COLUMNS", "")):
+    # In a width of 0 rich prints nothing, and in a width of 1 absl raises.
+    os.environ.pop("COLUMNS", None)
 
 
 @contextlib.contextmanager
@@ -154,7 +167,7 @@ def _stdout_errors() -> Iterator[None]:
       sys.stdout.flush()
   except BrokenPipeError:
     # The process that reads the output, such as `head`, has ended.
-    _discard_stdout()
+    exits.discard(sys.stdout)
     sys.exit(exits.INTERRUPTED)
   except OSError:
     _check_stdout()
@@ -170,13 +183,8 @@ def _check_stdout() -> None:
   except BrokenPipeError:
     raise
   except OSError as error:
-    _discard_stdout()
+    exits.discard(sys.stdout)
     exits.fail(f"standard output could not be written: {error}.")
-
-
-def _discard_stdout() -> None:
-  """Redirects standard output to /dev/null, because Python flushes it once more at exit."""
-  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_platforms() -> None:

@@ -23,6 +23,10 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.runtime import files
 
+# The records alone determine a figure. A user's matplotlibrc may ask for fonts, or for LaTeX, that
+# this machine does not have.
+matplotlib.rcdefaults()
+
 ZERO = "0 (an example's norm is below 1e-38)"
 OVERFLOW = "out of range (inf)"
 ABSENT = "not measured"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import filelock
 import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from experiments.runtime import exits
 
@@ -37,6 +38,9 @@ def use(name: str) -> None:
     except (OSError, ValueError, RuntimeError) as error:
       exits.warn(f"compiled programs are not kept: {error}")
       folder = None
+  # If JAX_COMPILATION_CACHE_DIR is set, jax may have compiled with that folder already, and would
+  # keep it.
+  reset_cache()
   jax.config.update("jax_compilation_cache_dir", folder and str(folder))
   jax.config.update("jax_compilation_cache_max_size", MAX_SIZE)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 USAGE_ERROR = 2
 FAILED = 2
@@ -23,13 +23,26 @@ def printable(text: str) -> str:
 
 def fail(message: str) -> NoReturn:
   """Ends the program with one line on standard error and exit status 2."""
-  print("error:", printable(message), file=sys.stderr)
+  say(f"error: {printable(message)}")
   sys.exit(USAGE_ERROR)
 
 
 def warn(message: str) -> None:
   """Prints a warning, in one line on standard error."""
-  print("warning:", printable(message), file=sys.stderr)
+  say(f"warning: {printable(message)}")
+
+
+def say(text: str) -> None:
+  """Prints text on standard error; a standard error that cannot be written does not matter."""
+  try:
+    print(text, file=sys.stderr, flush=True)
+  except OSError:
+    discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+  """Redirects a stream that cannot be written to /dev/null, as Python flushes it again at exit."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def interrupted(message: str = "", status: int = INTERRUPTED) -> NoReturn:
@@ -37,8 +50,7 @@ def interrupted(message: str = "", status: int = INTERRUPTED) -> NoReturn:
 
   Skips the interpreter's own shutdown, which may crash while a device is still computing.
   """
-  print(f"\nInterrupted. {printable(message)}".rstrip(), file=sys.stderr)
+  say(f"\nInterrupted. {printable(message)}".rstrip())
   with contextlib.suppress(OSError):
     sys.stdout.flush()
-  sys.stderr.flush()
   os._exit(status)

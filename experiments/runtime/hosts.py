@@ -96,11 +96,9 @@ def _join(processes: Processes) -> None:
 
 
 def _give_up() -> NoReturn:
-  print(
+  exits.say(
     "error: all processes must start with the same --coordinator and --num_processes, and each "
-    f"with its own --process_id; some were missing after {_START} seconds.",
-    file=sys.stderr,
-    flush=True,
+    f"with its own --process_id; some were missing after {_START} seconds."
   )
   os._exit(exits.USAGE_ERROR)
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from typing import TextIO
 
 _MESSAGE = (
   b"\nFinishing the current batch of steps, then checkpointing. Press Ctrl-C again to quit "
@@ -41,11 +42,11 @@ def caught() -> Iterator[Stop]:
   def handle(number: int, _: FrameType | None) -> None:
     if stop.number is not None:
       if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # shows the cursor, which a live bar hides
+        _write(sys.stdout, b"\x1b[?25h")  # shows the cursor, which a live bar hides
       os._exit(128 + number)
     stop.number = number
     # The signal may have interrupted a `print`, which is not reentrant.
-    os.write(sys.stderr.fileno(), _MESSAGE)
+    _write(sys.stderr, _MESSAGE)
 
   before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
   try:
@@ -53,3 +54,9 @@ def caught() -> Iterator[Stop]:
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+
+
+def _write(stream: TextIO, data: bytes) -> None:
+  # A terminal that has been closed must not keep the program from stopping.
+  with contextlib.suppress(OSError):
+    os.write(stream.fileno(), data)

@@ -136,10 +136,9 @@ def train_runs(
   finally:
     if waiting:
       names = [submitted.job_id for submitted in waiting]
-      print(
+      exits.say(
         f"These SLURM jobs continue: {', '.join(names)}. Once they have finished, run the same "
-        f"command again to gather their results; to end them, run scancel {' '.join(names)}.",
-        file=sys.stderr,
+        f"command again to gather their results; to end them, run scancel {' '.join(names)}."
       )
 
 
@@ -236,7 +235,7 @@ class _Queue:
     for why, jobs in held.items():
       if why not in self._said:
         more = f" and {len(jobs) - 1} more" if jobs[1:] else ""
-        print(exits.printable(f"SLURM jobs {why}: {jobs[0]}{more}"), file=sys.stderr)
+        exits.say(exits.printable(f"SLURM jobs {why}: {jobs[0]}{more}"))
     self._said = set(held)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 
 import pytest
 from absl import flags
+from absl.testing import flagsaver
+from rich.console import Console
 
 from experiments.cli import command_line, parsers
 
@@ -117,6 +121,18 @@ def test_flagfiles_without_end_are_refused(parsed, tmp_path):
     parsed(f"--flagfile={tmp_path / '0'}")
   with pytest.raises(ValueError, match="--flagfile must have at most 1048576 characters"):
     parsed("--flagfile=/dev/zero")
+
+
+def test_text_is_printed_in_any_encoding_and_width(monkeypatch):
+  def main(_: list[str]) -> None:
+    print("Päth")
+    Console(force_terminal=True, color_system=None).print("table")
+
+  monkeypatch.setenv("COLUMNS", "0")
+  out = io.TextIOWrapper(io.BytesIO(), "ascii")
+  with contextlib.redirect_stdout(out), flagsaver.flagsaver(), pytest.raises(SystemExit):
+    command_line.run(main, ["program"])
+  assert out.buffer.getvalue() == b"P\\xe4th\ntable\n"
 
 
 PROGRAM = """

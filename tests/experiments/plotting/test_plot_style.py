@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+
+import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgba
 
@@ -32,3 +35,10 @@ def test_lines_of_a_setting_get_darker():
   light = [np.dot(to_rgba(s.color)[:3], (0.3, 0.6, 0.1)) for s in styles.values()]
   assert np.all(np.diff(light) < -0.1)
   assert len({s.marker for s in styles.values()}) == 4
+
+
+def test_figures_do_not_depend_on_the_users_matplotlibrc():
+  with matplotlib.rc_context({"text.usetex": True, "lines.linewidth": 7.0}):
+    runpy.run_path(style.__file__)
+    assert not matplotlib.rcParams["text.usetex"]
+    assert matplotlib.rcParams["lines.linewidth"] == 1.5

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from swept import ROOT, WITHOUT_PICTURES
 
 from experiments.runtime import compilation_cache
@@ -139,7 +140,9 @@ OPTIONS = (
 def options():
   """Restores jax's options of the compilation cache after the test."""
   before = {name: jax.config.values[name] for name in OPTIONS}
+  reset_cache()
   yield
+  reset_cache()
   for name, value in before.items():
     jax.config.update(name, value)
 
@@ -151,6 +154,17 @@ def test_none_disables_the_cache_without_a_warning(tmp_path, capsys):
   compilation_cache.use("none")
   assert jax.config.values["jax_compilation_cache_dir"] is None
   assert not capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("options")
+def test_a_folder_that_jax_has_used_already_is_left(tmp_path):
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path / "environment"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.jit(lambda a: 3 * a)(1.0)
+  compilation_cache.use(str(tmp_path / "flag"))
+  jax.jit(lambda a: 5 * a)(1.0)
+  assert list((tmp_path / "environment").glob("*-cache"))
+  assert list((tmp_path / "flag").glob("*-cache"))
 
 
 @pytest.mark.usefixtures("options")

@@ -14,3 +14,12 @@ def test_control_characters_are_escaped_in_messages(capsys):
   with pytest.raises(SystemExit):
     exits.fail(hostile)
   assert capsys.readouterr().err == f"warning: {shown}\nerror: {shown}\n"
+
+
+def test_a_standard_error_that_cannot_be_written_does_not_matter(monkeypatch):
+  with open("/dev/full", "w") as full:
+    monkeypatch.setattr(exits.sys, "stderr", full)
+    exits.warn("said to nobody")
+    with pytest.raises(SystemExit) as ended:
+      exits.fail("nor this")
+  assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""A test of the signal handler that records requests to stop."""
+"""Tests of the signal handler that records requests to stop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import signal
 import pytest
 
 from experiments.runtime import signals
+
+
+def test_a_signal_requests_a_stop_though_the_terminal_is_closed(monkeypatch):
+  with open("/dev/full", "w") as full:
+    monkeypatch.setattr(signals.sys, "stderr", full)
+    with signals.caught() as stop:
+      signal.raise_signal(signal.SIGTERM)
+  assert stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
