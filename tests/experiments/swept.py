@@ -20,9 +20,9 @@ runpy.run_module("experiments.sweep", run_name="__main__", alter_sys=True)
 """
 
 
-def start(*flags: object) -> subprocess.Popen[str]:
-  """Starts a sweep that draws no pictures; returns its process."""
-  return _start("-c", WITHOUT_PICTURES, *flags)
+def start(*flags: object, first: str = "") -> subprocess.Popen[str]:
+  """Starts a sweep that draws no pictures, after the code `first`; returns its process."""
+  return _start("-c", first + WITHOUT_PICTURES, *flags)
 
 
 def _start(*arguments: object) -> subprocess.Popen[str]:

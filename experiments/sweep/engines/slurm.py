@@ -36,10 +36,11 @@ _LOST_SECONDS = 20.0
 # Variables that sbatch prefers to the options in its script, where submitit puts the engine's.
 _VARIABLES = "ARRAY_INX ERROR GPUS JOB_NAME NO_REQUEUE OPEN_MODE OUTPUT SIGNAL TIMELIMIT WAIT"
 # Starts Python with SIGUSR2 blocked, because the signal would kill a job that has no handler yet.
-# `Job` unblocks it.
+# `Job` unblocks it. The shell, which starts faster, ignores the signal while this Python starts.
 _START = """import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
+_SHELL = ("/bin/sh", "-c", 'trap \'\' USR2; exec "$0" "$@"')
 
 
 class Job:
@@ -145,17 +146,18 @@ def train_runs(
 def _executor(submitit: Any, logs: Path) -> Any:
   values = flags.FLAGS
   cluster = values.slurm_cluster
-  python = shlex.join((sys.executable, "-S", "-c", _START))  # -S: sooner
+  python = shlex.join((*_SHELL, sys.executable, "-S", "-c", _START))  # -S: sooner
   how = {f"{cluster}_max_num_timeout": _TIME_LIMITS, f"{cluster}_python": python}
   executor = submitit.AutoExecutor(folder=logs, cluster=cluster, **how)
-  options = {name: value or True for name, value in values.slurm_option or ()}
+  # Clusters with JobRequeue=0 refuse to requeue jobs that do not ask for it.
+  options = {"requeue": True, **{name: value or True for name, value in values.slurm_option or ()}}
   executor.update_parameters(
     name="rnn_jax",
     timeout_min=values.slurm_minutes,
     cpus_per_task=values.cpus_per_task,
     gpus_per_node=values.gpus_per_task or None,
     mem_gb=values.memory_per_task,
-    slurm_additional_parameters=options or None,
+    slurm_additional_parameters=options,
     # From SLURM 22.05 on, srun gets its job's cores only if it requests them itself.
     slurm_srun_args=[f"--cpus-per-task={values.cpus_per_task}"],
   )

@@ -24,13 +24,20 @@ from pathlib import Path
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")  # Debian: slurm-wlm, munge
 # Daemons are in /usr/sbin, which is not on every user's PATH.
 _PATH = os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/sbin"))
+# The first argument of the process that stops a cluster once its standard input ends. The second is
+# the path of the cluster's configuration.
+_END = "--end"
+_NODES = ("n1", "n2")
+# With JobRequeue=0, only jobs that ask for it are requeued. A requeued job starts again after
+# cred_expire seconds. slurmd ends a job that `scontrol update StartTime=now` starts sooner, because
+# its credential is revoked.
 _CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -44,6 +51,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 KillWait=5
+JobRequeue=0
 MinJobAge=5
 SchedulerParameters=batch_sched_delay=1,sched_interval=2
 SlurmdParameters=config_overrides
@@ -69,7 +77,8 @@ def _free_ports(count: int) -> list[int]:
 def running() -> Iterator[dict[str, str]]:
   """Starts a cluster without accounting; yields the environment variables for its commands.
 
-  On exit, even after an error, all processes of the cluster are killed and its files are removed.
+  On exit, even after this process is killed, all processes of the cluster are killed and its files
+  are removed.
   """
   # The path of a socket is limited to 107 characters, and those of pytest's folders are long.
   folder = Path(tempfile.mkdtemp(prefix="slurm"))
@@ -86,21 +95,37 @@ def running() -> Iterator[dict[str, str]]:
   munged = ("munged", "--foreground", "--force", f"--key-file={key}")
   munged += (f"--socket={folder}/munge.socket", f"--pid-file={folder}/munged.pid")
   munged += (f"--seed-file={folder}/munged.seed", f"--log-file={folder}/munged.log")
-  daemons = (munged, ("slurmctld", "-D"), *(("slurmd", "-D", "-N", node) for node in ("n1", "n2")))
-  with contextlib.ExitStack() as stack:
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    stack.callback(_kill_all, str(conf))  # what the daemons started
-    log = stack.enter_context((folder / "daemons.log").open("wb"))
-    for daemon in daemons:
-      process = subprocess.Popen(
-        daemon, env=environment, stdout=log, stderr=log, start_new_session=True
-      )
-      stack.callback(process.wait)
-      stack.callback(process.kill)
-      if daemon is munged:
-        _until(lambda: (folder / "munge.socket").exists(), folder)
-    _until(lambda: _idle(environment) == 2, folder)
+  # This process stops the cluster when the pipe to it closes, which happens even after a SIGKILL.
+  guard = subprocess.Popen(
+    (sys.executable, __file__, _END, conf), stdin=subprocess.PIPE, start_new_session=True
+  )
+  daemons: list[subprocess.Popen[bytes]] = []
+  try:
+    with (folder / "daemons.log").open("wb") as log:
+
+      def start(command: tuple[str, ...], **variables: str) -> None:
+        daemons.append(
+          subprocess.Popen(
+            command, env=environment | variables, stdout=log, stderr=log, start_new_session=True
+          )
+        )
+
+      start(munged)
+      _until(lambda: (folder / "munge.socket").exists(), folder)
+      start(("slurmctld", "-D"))
+      for node in _NODES:
+        start(("slurmd", "-D", "-N", node), SLURMD_NODENAME=node)
+      _until(lambda: _idle(environment) == len(_NODES), folder)
     yield environment
+  finally:
+    guard.communicate()
+    for daemon in daemons:
+      daemon.wait()
+
+
+def crash(node: str) -> None:
+  """Kills the daemon of a node of the cluster of SLURM_CONF, and the processes that it started."""
+  _kill(os.environ["SLURM_CONF"], f"SLURMD_NODENAME={node}\0")
 
 
 def _idle(environment: dict[str, str]) -> int:
@@ -117,16 +142,27 @@ def _until(ready, folder: Path) -> None:
     time.sleep(0.1)
 
 
-def _kill_all(conf: str) -> None:
-  """Kills all processes with this configuration in their environment: daemons, steps and jobs."""
+def _kill(*words: str) -> None:
+  """Kills the processes, except this one, whose environment contains all of these words."""
   for _ in range(3):  # a process may have forked while the others were killed
     for path in Path("/proc").glob("[0-9]*"):
       with contextlib.suppress(OSError):
-        if int(path.name) != os.getpid() and conf.encode() in (path / "environ").read_bytes():
+        variables = (path / "environ").read_bytes()
+        if int(path.name) != os.getpid() and all(word.encode() in variables for word in words):
           os.kill(int(path.name), signal.SIGKILL)
     time.sleep(0.1)
 
 
-if __name__ == "__main__":
+def _main(first: str, *others: str) -> int:
+  if first == _END:
+    (conf,) = others
+    sys.stdin.read()
+    _kill(conf)
+    shutil.rmtree(Path(conf).parent, ignore_errors=True)
+    return 0
   with running() as environment:
-    sys.exit(subprocess.run(sys.argv[1:], env=environment, check=False).returncode)
+    return subprocess.run((first, *others), env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+  sys.exit(_main(*sys.argv[1:]))

@@ -128,6 +128,17 @@ def test_ray_does_not_retry_an_error_of_the_user(tmp_path):
   assert not (folder / "runs").exists()
 
 
+def test_a_ray_cluster_whose_head_dies_is_named(tmp_path):
+  soon = "from experiments.sweep.engines import ray; ray._HEAD_SECONDS = 1.0"
+  process = start(*LONG, f"--output_dir={tmp_path / 'ray'}", "--engine=ray", first=soon)
+  until(lambda: bool(descendants(process.pid, "ray::_train")), process)
+  (head,) = descendants(process.pid, "gcs_server --")
+  os.kill(head, signal.SIGKILL)
+  _, err = process.communicate(timeout=100)
+  assert process.returncode == 2
+  assert err.startswith("error: The head of the Ray cluster, ") and err.count("\n") == 1
+
+
 def test_an_interrupted_slurm_job_is_requeued_and_resumes(local, tmp_path):
   folder = tmp_path / "slurm"
   process = start(*LONG, f"--output_dir={folder}", "--engine=slurm", "--slurm_cluster=local")

@@ -79,10 +79,25 @@ def has(process: subprocess.Popen[str], *texts: str) -> None:
       raise AssertionError(text)
 
 
+def saved(folder: Path, count: int) -> bool:
+  """Returns whether the folder holds so many checkpoints of unfinished runs from after step 0."""
+  return len(list(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))) == count
+
+
+def started(folder: Path) -> int:
+  """Returns the number of workers of this sweep that have started Python with SIGUSR2 blocked."""
+  found = 0
+  for path in Path("/proc").glob("[0-9]*/cmdline"):
+    with contextlib.suppress(OSError):
+      command = path.read_bytes().decode().split("\0")
+      found += command[1:4] == ["-u", "-m", "submitit.core._submit"] and str(folder) in command[4]
+  return found
+
+
 def test_a_canceled_job_fails_and_a_suspended_job_is_waited_for(local, launch, tmp_path):
   folder = tmp_path / "out"
   process = launch(*LONG, f"--output_dir={folder}", "--engine=slurm")
-  until(lambda: len(list(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))) == 2)
+  until(lambda: saved(folder, 2))
   canceled, suspended = queue()
   slurm("scancel", canceled)
   slurm("scontrol", "suspend", suspended)
@@ -93,12 +108,34 @@ def test_a_canceled_job_fails_and_a_suspended_job_is_waited_for(local, launch, t
   assert "Runs: 1 finished, 0 diverged, 1 failed." in out and err == ""
   (error,) = folder.glob("runs/*/error.txt")
   assert "CANCELLED" in error.read_text()
-  # The next launch trains the failed run.
+  # The next launch trains the failed run, also after its driver was killed. Another launch gathers.
   process = launch(*LONG, f"--output_dir={folder}", "--engine=slurm", "--retry_failed")
+  until(lambda: "RUNNING" in queue().values())
+  process.kill()
+  process.communicate()
+  until(lambda: not queue())
+  process = launch(*LONG, f"--output_dir={folder}", "--engine=slurm")
   out, err = process.communicate(timeout=100)
   assert process.returncode == 0 and err == ""
+  assert "2 of 2 runs already done" in out
   assert contents(folder) == contents(local)
   assert not list(folder.glob("runs/*/error.txt"))
+
+
+def test_jobs_signaled_before_they_train_are_requeued(local, launch, tmp_path):
+  folder = tmp_path / "out"
+  process = launch(*LONG, f"--output_dir={folder}", "--engine=slurm")
+  until(lambda: started(folder) == 2)
+  slurm("scancel", "--signal=USR2", *queue())
+  until(lambda: set(queue().values()) == {"PENDING"})
+  assert saved(folder, 0)
+  out, err = process.communicate(timeout=200)
+  assert process.returncode == 0, err
+  assert "Runs: 2 finished, 0 diverged, 0 failed." in out
+  assert all("SLURM jobs pending (BeginTime): " in line for line in err.splitlines())
+  logs = [log.read_text() for log in folder.glob("slurm_logs/*_log.err")]
+  assert [log.count("Requeued job") for log in logs] == [1, 1]
+  assert contents(folder) == contents(local)
 
 
 def test_reasons_of_pending_jobs_and_jobs_of_a_killed_driver_are_reported(local, launch, tmp_path):
@@ -120,4 +157,18 @@ def test_reasons_of_pending_jobs_and_jobs_of_a_killed_driver_are_reported(local,
   _, err = process.communicate(timeout=100)
   assert process.returncode == 0, err
   assert err == ""
+  assert contents(folder) == contents(local)
+
+
+# This test comes last, because the node stays down.
+def test_jobs_of_a_node_that_crashes_resume_on_another(local, launch, tmp_path):
+  folder = tmp_path / "out"
+  process = launch(*LONG, f"--output_dir={folder}", "--engine=slurm")
+  until(lambda: saved(folder, 2))
+  node, *_ = slurm("squeue", "--noheader", "--format=%N").split()
+  slurm_cluster.crash(node)
+  slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=crashed")
+  out, err = process.communicate(timeout=200)
+  assert process.returncode == 0, err
+  assert "Runs: 2 finished, 0 diverged, 0 failed." in out
   assert contents(folder) == contents(local)
