@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   with command_line.errors_in_one_line("a temporary folder could not be read or written"):
     command_line.check_no_arguments(arguments)
-    sweep = command_line.path("--sweep", values.sweep)
+    sweep = command_line.absolute_path("--sweep", values.sweep)
     if not sweep.is_file():
       raise ValueError(f"--sweep must be a flagfile, got {sweep}.")
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from absl import app, flags, logging
 from experiments.runtime import exits
 
 # Limits on flagfiles, far above what anyone writes.
+_OF_LOCALE_C = "surrogateescape"  # the way in which Python handles encoding errors in locale C
 _MOST_FLAGFILES, _LONGEST_FLAGFILE = 1000, 2**20
 
 
@@ -85,15 +87,30 @@ def path(name: str, text: str) -> Path:
     raise ValueError(f"{name} must be a path, got {text!r} ({error}).") from None
 
 
+def absolute_path(name: str, text: str) -> Path:
+  """Returns the absolute path in `text`, with `~` expanded; `name` is as in `path`.
+
+  Raises:
+    ValueError: if `text` cannot be a path, or is relative to a folder that has been deleted.
+  """
+  found = path(name, text)
+  try:
+    return found.absolute()
+  except FileNotFoundError:
+    raise ValueError(
+      f"{name} must be an absolute path if the current folder has been deleted, got {text!r}."
+    ) from None
+
+
 def recorded_path(name: str, text: str) -> str:
   """Returns the absolute path in `text`, with `~` expanded, as a line of a flagfile can hold it.
 
   `name` is as in `path`.
 
   Raises:
-    ValueError: if `text` cannot be a path, or the path has a line break or ends in a space.
+    ValueError: as `absolute_path`, or if the path has a line break or ends in a space.
   """
-  absolute = str(path(name, text).absolute())
+  absolute = str(absolute_path(name, text))
   if absolute != absolute.rstrip() or "\n" in absolute or "\r" in absolute:
     raise ValueError(f"{name} must not have a line break or end in a space, got {text!r}.")
   return absolute
@@ -141,7 +158,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
 
   _prepare_output()
   _show_in_help()
-  app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
+  with _interrupts():
+    app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
 
 
 def _prepare_output() -> None:
@@ -149,12 +167,33 @@ def _prepare_output() -> None:
   for name in ("stdout", "stderr"):
     if getattr(sys, name) is None:  # closed by `>&-`
       setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
-  if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+  if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", _OF_LOCALE_C):
     # Paths and the names of cells and measures may hold letters that its encoding lacks.
     sys.stdout.reconfigure(errors="backslashreplace")
   if not re.fullmatch("[2-9][0-9]|[1-9][0-9]{2,3}", os.environ.get("COLUMNS", "")):
     # In a width of 0 rich prints nothing, and in a width of 1 absl raises.
     os.environ.pop("COLUMNS", None)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+  """Lets Ctrl-C raise KeyboardInterrupt, or end the program where that exception would be lost."""
+  if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see `experiments.__init__`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+  report = sys.unraisablehook
+
+  def end_if_interrupted(ignored: sys.UnraisableHookArgs) -> None:
+    # Python drops exceptions that are raised in callbacks, as jax's during garbage collection.
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+      exits.interrupted()
+    else:
+      report(ignored)
+
+  sys.unraisablehook = end_if_interrupted
+  try:
+    yield
+  finally:
+    sys.unraisablehook = report
 
 
 @contextlib.contextmanager

@@ -76,16 +76,13 @@ def main(arguments: list[str]) -> None:
   if long:
     console.print(f"Skipped, since they take more than {limit:g} s: {', '.join(long)}.")
   try:
-    for name in names:
-      results[name] = make(name, folder, console)
-    if report is not None:
-      files.write_text(report, figure_records.report(folder, list(FIGURES)))
+    with command_line.errors_in_one_line("--output_dir or --report could not be read or written"):
+      for name in names:
+        results[name] = make(name, folder, console)
+      if report is not None:
+        files.write_text(report, figure_records.report(folder, list(FIGURES)))
   except KeyboardInterrupt:
     exits.interrupted(f"{len(results)} of {len(names)} figures are finished, see {folder}.")
-  except BrokenPipeError:
-    raise
-  except (OSError, ValueError) as error:
-    exits.fail(f"--output_dir or --report could not be read or written: {error}")
   missed = [name for name, result in results.items() if not result.reproduced]
   if results:
     console.print(

@@ -122,7 +122,7 @@ def from_flags() -> Settings:
         f"--problem={values['problem']}."
       )
   if values["corpus"] != STANDARD_LIBRARY:
-    values["corpus"] = str(command_line.path("--corpus", values["corpus"]).absolute())
+    values["corpus"] = str(command_line.absolute_path("--corpus", values["corpus"]))
   settings = Settings(**values, layers=networks.from_flags())
   if settings.is_bidirectional:
     _check_bidirectional(settings)

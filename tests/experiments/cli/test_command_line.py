@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 from rich.console import Console
 
+import experiments
 from experiments.cli import command_line, parsers
 
 
@@ -123,16 +127,48 @@ def test_flagfiles_without_end_are_refused(parsed, tmp_path):
     parsed("--flagfile=/dev/zero")
 
 
-def test_text_is_printed_in_any_encoding_and_width(monkeypatch):
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_text_is_printed_in_any_encoding_and_width(errors, monkeypatch):
   def main(_: list[str]) -> None:
     print("Päth")
     Console(force_terminal=True, color_system=None).print("table")
 
   monkeypatch.setenv("COLUMNS", "0")
-  out = io.TextIOWrapper(io.BytesIO(), "ascii")
+  out = io.TextIOWrapper(io.BytesIO(), "ascii", errors)
   with contextlib.redirect_stdout(out), flagsaver.flagsaver(), pytest.raises(SystemExit):
     command_line.run(main, ["program"])
   assert out.buffer.getvalue() == b"P\\xe4th\ntable\n"
+
+
+def test_ctrl_c_ends_a_program_at_any_time(monkeypatch):
+  ended = []
+  monkeypatch.setattr(command_line.exits, "interrupted", lambda: ended.append("interrupted"))
+  monkeypatch.setattr(sys, "argv", ["-m"])
+  before = signal.getsignal(signal.SIGINT)
+  try:
+    importlib.reload(experiments)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # while modules are imported
+
+    class Callback:
+      def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+    def main(_: list[str]) -> None:
+      Callback()  # Python drops what the callback raises
+
+    with flagsaver.flagsaver(), pytest.raises(SystemExit):
+      command_line.run(main, ["program"])
+  finally:
+    signal.signal(signal.SIGINT, before)
+  assert ended == ["interrupted"]
+
+
+@pytest.mark.parametrize("name", ["--corpus", "--sweep"])
+def test_relative_paths_in_a_deleted_folder_are_named(name, monkeypatch):
+  monkeypatch.setattr(os, "getcwd", lambda: os.stat("/nowhere"))
+  with pytest.raises(ValueError, match=f"^{name} must be an absolute path if .* got 'a.txt'"):
+    command_line.absolute_path(name, "a.txt")
+  assert command_line.absolute_path(name, "/a.txt") == Path("/a.txt")
 
 
 PROGRAM = """
