@@ -11,6 +11,7 @@ written to standard output while it is generated.
 
 from __future__ import annotations
 
+import codecs
 import math
 import signal
 import sys
@@ -235,9 +236,12 @@ def _print_sample(trained: TrainedModel) -> None:
     top_k=values.top_k,
     until_eos=values.until_eos,
   )
+  # A terminal would obey the control characters of a text or a model from elsewhere.
+  decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
   piece = b""
   for piece in pieces:
-    sys.stdout.buffer.write(piece)
+    shown = exits.without_controls(decode(piece)).encode() if sys.stdout.isatty() else piece
+    sys.stdout.buffer.write(shown)
     sys.stdout.buffer.flush()
   if not piece.endswith(b"\n"):
     print()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import unicodedata
 from typing import NoReturn, TextIO
 
 USAGE_ERROR = 2
@@ -19,6 +20,13 @@ def printable(text: str) -> str:
   """
   line = " ".join(text.split())
   return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def without_controls(text: str) -> str:
+  """Returns text with its control characters escaped, except line breaks and tabs."""
+  return "".join(
+    ascii(c)[1:-1] if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text
+  )
 
 
 def fail(message: str) -> NoReturn:

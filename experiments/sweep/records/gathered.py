@@ -24,7 +24,7 @@ from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.runs import run_of
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.records.run_files import DONE, METRICS, Status, statuses
-from experiments.sweep.records.sweep_folder import read_sweep
+from experiments.sweep.records.sweep_folder import is_text, read_sweep
 
 _LONGEST_LINE = 1024  # bytes per line of metrics.jsonl, of which the lines that we write need 200
 _ATTRIBUTES = {
@@ -189,6 +189,8 @@ def _check_axes(gradients: xr.Dataset) -> None:
   """
   axes = dict.fromkeys(("step", *(dim for measure in MEASURES.values() for dim in measure.dims)))
   for name, data in gradients.data_vars.items():
+    if not is_text(name):
+      raise ValueError(f"{name!r} must be text")
     if data.dims[:1] != ("step",) or not axes.keys() >= set(data.dims) or data.dtype.kind != "f":
       raise ValueError(
         f"{name} must hold floats along step and others of {', '.join([*axes][1:])}, got "
@@ -226,8 +228,9 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
   """Returns a run's settings by name, read from the run's config.json."""
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
-    if not isinstance(run.cell, str) or not isinstance(run.clip_by, str):
-      raise TypeError(f"cell and clip_by must be text, got {run.cell!r} and {run.clip_by!r}")
+    options = options_text(run.options)
+    if not all(map(is_text, (run.cell, run.clip_by, options))):
+      raise TypeError(f"cell, clip_by and options must be text, got {run}")
     if run.hidden_size is None:
       raise TypeError("hidden_size is missing")
     return {
@@ -240,7 +243,7 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
       "clip_by": run.clip_by,
       "recurrent_gain": _number(run.recurrent_gain, np.nan),
       "forget_bias": _number(run.forget_bias, np.nan),
-      "options": options_text(run.options),
+      "options": options,
       "hidden_size": np.int32(run.hidden_size),
     }
 

@@ -186,7 +186,8 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     isinstance(steps := configuration.get("steps"), int)
     and 0 <= steps < 2**31  # optimizers count steps in int32
     and isinstance(task.get("baseline"), int | float)
-    and isinstance(task.get("loss_unit"), str)
+    and is_text(configuration.get("task"))
+    and is_text(task.get("loss_unit"))
     and (isinstance(runs, list) and all(_is_file_name(name) for name in runs))
     and (isinstance(continued, list) and all(isinstance(part, dict) for part in continued))
   ):
@@ -195,6 +196,14 @@ def read_sweep(folder: Path) -> dict[str, Any]:
   if about.get("sha256", _sweep_sha256(about)) != _sweep_sha256(about):
     raise ValueError(f"{path} is damaged: configuration, task or runs do not match their checksum.")
   return about
+
+
+def is_text(value: object) -> bool:
+  """Returns whether a value from a record is text without control characters, as ours are.
+
+  matplotlib's warnings print such text, and a terminal would obey its control characters.
+  """
+  return isinstance(value, str) and value.isprintable()
 
 
 def _is_file_name(name: object) -> bool:

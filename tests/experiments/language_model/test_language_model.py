@@ -6,12 +6,14 @@ import dataclasses
 import json
 import math
 import shutil
+import sys
 
 import jax
 import numpy as np
 import pytest
 from small_models import CHARACTERS, LINES, SMALL, TEXT
 
+from experiments.language_model import __main__ as language_model
 from experiments.language_model import run, trained_model
 from experiments.language_model.flags import with_matched_width
 from experiments.language_model.sample import sample
@@ -168,6 +170,16 @@ def test_a_sample_continues_its_prime_and_depends_on_the_seed_alone(folder, prog
   assert all(sample.startswith(b"the cat") for sample in samples)
   written = trained_model.load(folder).vocabulary.encode(samples[0])
   assert 130 <= len(written) <= 130 + len(b"the cat\n")
+
+
+@CHARACTERS
+def test_a_terminal_gets_no_control_characters(folder, program, capfdbinary, monkeypatch):
+  pieces = b"\x1b[31m\xc3", b"\xa9\n"
+  monkeypatch.setattr(language_model, "sample", lambda *args, **kwargs: iter(pieces))
+  for is_terminal, shown in ((False, b"".join(pieces)), (True, rb"\x1b[31m" + "é\n".encode())):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda value=is_terminal: value)
+    assert program(f"--output_dir={folder}", "--sample") == 0
+    assert capfdbinary.readouterr().out == shown
 
 
 @CHARACTERS

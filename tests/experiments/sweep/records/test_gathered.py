@@ -14,6 +14,7 @@ from experiments.sweep.records import gathered, run_files
 from experiments.sweep.records.record import Record, Result
 
 SETTINGS = Settings("adding", "stdlib", None, 4, 2, 1, "sgd", 1, "", 1, match_params=18)
+AXES = {"steps": 1, "task": "adding"}
 RELU = (("activation", "relu"), ("recurrent_kernel", "identity"))
 RUNS = {
   "a": Run("elman", 1, None, 0, 0.1, None, 1.0, None, options=RELU, hidden_size=3),
@@ -25,8 +26,7 @@ RUNS = {
 @pytest.fixture
 def folder(tmp_path):
   """A sweep's folder with the records of three runs, without measures."""
-  axes = {"steps": 1, "task": "adding"}
-  about = {"configuration": axes, "task": {"loss_unit": "", "baseline": 0.1}, "runs": list(RUNS)}
+  about = {"configuration": AXES, "task": {"loss_unit": "", "baseline": 0.1}, "runs": list(RUNS)}
   files.write_json(tmp_path / "sweep.json", about)
   zeros = np.zeros(2, np.float32)
   norms = {"log10_grad_norm": np.zeros((2, 1, 4), np.float32)}
@@ -97,13 +97,21 @@ def test_a_gathered_file_of_an_older_version_is_read(folder):
     ("config.json", {"truncation": 10**400}, "config.json is damaged"),
     ("config.json", {"depth": [1]}, "config.json is damaged"),
     ("config.json", {"cell": ["elman"]}, "config.json is damaged"),
+    ("config.json", {"cell": "\x1b[31m"}, "config.json is damaged"),
+    ("config.json", {"options": [["a", "\x1b"]]}, "config.json is damaged"),
     ("status.json", {"status": ["finished"]}, "run a in .* is unfinished or damaged"),
     ("status.json", {"status": "failed"}, "run a in .* is unfinished or damaged"),
     ("status.json", {"status": "failed", "reason": 1}, "run a in .* is unfinished or damaged"),
     ("status.json", {"status": "diverged"}, "run a in .* is unfinished or damaged"),
     ("status.json", {"bad_place": {"x": 1}}, "run a in .* is unfinished or damaged"),
-    ("../../sweep.json", {"configuration": {"steps": 10**4000}}, "sweep.json is damaged"),
-    ("../../sweep.json", {"configuration": {"steps": 2**31 - 1}}, "must fit into this machine's"),
+    ("../../sweep.json", {"configuration": {"steps": 1}}, "sweep.json is damaged"),
+    ("../../sweep.json", {"task": {"loss_unit": "\x1b", "baseline": 1}}, "sweep.json is damaged"),
+    ("../../sweep.json", {"configuration": {**AXES, "steps": 10**4000}}, "sweep.json is damaged"),
+    (
+      "../../sweep.json",
+      {"configuration": {**AXES, "steps": 2**31 - 1}},
+      "must fit into this machine's",
+    ),
   ],
 )
 def test_a_hostile_record_with_a_valid_checksum_is_rejected(
@@ -129,6 +137,7 @@ def test_a_hostile_record_with_a_valid_checksum_is_rejected(
     (lambda data: data.astype(bytes), "log10_grad_norm must hold floats along step and"),
     (lambda data: data.rename(time="run"), "log10_grad_norm must hold floats along step and"),
     (lambda data: data.rename(log10_grad_norm="other"), "log10_grad_norm is missing"),
+    (lambda data: data.assign({"\x1b[31m": data["log10_grad_norm"]}), "'.x1b.31m' must be text"),
     (lambda data: data.drop_vars("layer"), "layer is missing"),
     (lambda data: data.assign_coords(time=np.zeros(4, np.int32)), "time must number an axis"),
     (lambda data: data.assign_coords(step=["a", "b"]), "step must number an axis"),
