@@ -244,11 +244,14 @@ def _resolve(arguments: list[str]) -> tuple[int, Path]:
   """Returns the number of threads and the output folder.
 
   Raises:
-    ValueError: if a flag is invalid, or if there are arguments that are not flags.
+    ValueError: if a flag is invalid, there are arguments that are not flags, or a file to be
+      written is a link, folder, device or pipe.
   """
   command_line.check_no_arguments(arguments)
   values = flags.FLAGS
   folder = command_line.folder("output_dir")
+  for name in ("benchmark.json", "benchmark.png"):
+    files.check_replaceable(folder / name)  # now, not after the measurements
   cores = len(provenance.cores())
   threads = cores if values.threads is None else values.threads
   if threads > cores:

@@ -158,7 +158,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
   """Checks the flags, and returns the requested figures, the output folder and the report's path.
 
   Raises:
-    ValueError: if a flag is not valid.
+    ValueError: if a flag is not valid, or a file to be written is a link, folder, device or pipe.
   """
   values = flags.FLAGS
   command_line.check_no_arguments(arguments)
@@ -172,6 +172,10 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
   if not asked and report is None and not values.list:
     raise ValueError(f"--figure must name one of {', '.join(FIGURES)}, or be {ALL}.")
   wanted = list(FIGURES) if ALL in asked else [name for name in FIGURES if name in asked]
+  for name in wanted:  # now, not after a figure has run
+    figure_records.check_folder(folder, name)
+  if report is not None:
+    files.check_replaceable(report)
   return wanted, folder, report
 
 

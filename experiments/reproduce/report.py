@@ -60,6 +60,20 @@ def picture(title: str, outcome: Outcome) -> matplotlib.figure.Figure:
   return figure
 
 
+def check_folder(folder: Path, name: str) -> None:
+  """Checks that the files of a figure can be written.
+
+  Args:
+    folder: folder of all figures.
+    name: the figure's name.
+  Raises:
+    ValueError: if there is a link, a folder, a device or a pipe in place of a file.
+  """
+  files.check_no_links(folder / name)
+  for file in _NAMES:
+    files.check_replaceable(folder / name / file)
+
+
 def save(
   folder: Path,
   name: str,

@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> None:
         return
       command_line.check_no_arguments(arguments)
       folder = command_line.folder("output_dir")
+      files.check_replaceable(folder / "result.json")  # now, not after training
       settings = problem_flags.from_flags()
       problem = make_problem(settings)
       settings = dataclasses.replace(settings, layers=problem.layers)
