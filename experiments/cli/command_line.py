@@ -111,8 +111,9 @@ def recorded_path(name: str, text: str) -> str:
     ValueError: as `absolute_path`, or if the path has a line break or ends in a space.
   """
   absolute = str(absolute_path(name, text))
+  path(name, absolute)
   if absolute != absolute.rstrip() or "\n" in absolute or "\r" in absolute:
-    raise ValueError(f"{name} must not have a line break or end in a space, got {text!r}.")
+    raise ValueError(f"{name} must not have a line break or end in a space, got {absolute!r}.")
   return absolute
 
 
@@ -208,6 +209,10 @@ def _stdout_errors() -> Iterator[None]:
     # The process that reads the output, such as `head`, has ended.
     exits.discard(sys.stdout)
     sys.exit(exits.INTERRUPTED)
+  except SystemExit as ended:
+    if isinstance(ended.__context__, BrokenPipeError):  # from rich, with status 1
+      ended.code = exits.INTERRUPTED
+    raise
   except OSError:
     _check_stdout()
     raise
@@ -227,14 +232,14 @@ def _check_stdout() -> None:
 
 
 def _check_platforms() -> None:
-  """Ends the program with a one-line message if JAX_PLATFORMS names no platform to be found."""
-  platforms = os.environ.get("JAX_PLATFORMS")
-  if not platforms:
-    return
-  try:
-    jax.local_devices()
-  except (RuntimeError, AssertionError):
-    exits.fail(f"JAX_PLATFORMS must name a platform of this machine, got '{platforms}'.")
+  """Ends the program with a one-line message if the environment names a platform that is absent."""
+  given = {name: os.environ.get(name) for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")}
+  for name, value in given.items():
+    if value:
+      try:
+        jax.local_devices()
+      except (RuntimeError, AssertionError):
+        exits.fail(f"{name} must name a platform of this machine, got '{value}'.")
 
 
 def _show_in_help() -> None:

@@ -23,6 +23,10 @@ PINNED = {
   # These two raise where a run diverges; the commands record the divergence instead.
   "jax_debug_nans": False,
   "jax_debug_infs": False,
+  # These raise where nothing is wrong.
+  "jax_check_tracer_leaks": False,
+  "jax_debug_key_reuse": False,
+  "jax_transfer_guard": "allow",
 }
 _PINNED_XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_enable_fast_math=false"
 

@@ -34,6 +34,8 @@ def use(name: str) -> None:
       if not name:
         raise ValueError("--compilation_cache must name a folder, or be auto or none, got ''")
       folder = Path(name).expanduser()
+      if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
+        raise ValueError(f"{folder} must be UTF-8, which jax needs")
       _prepare(folder)
     except (OSError, ValueError, RuntimeError) as error:
       exits.warn(f"compiled programs are not kept: {error}")

@@ -34,8 +34,9 @@ class Stop:
 def caught() -> Iterator[Stop]:
   """Catches SIGTERM and Ctrl-C while the block runs; yields a `Stop` that the block must poll.
 
-  A second signal ends the process at once. The handler raises no exception, because jax swallows
-  exceptions raised in its callbacks, and one raised while a lock is held might never release it.
+  A signal that the process ignores stays ignored. A second signal ends the process at once. The
+  handler raises no exception, because jax swallows exceptions raised in its callbacks, and one
+  raised while a lock is held might never release it.
   """
   stop = Stop()
 
@@ -48,7 +49,11 @@ def caught() -> Iterator[Stop]:
     # The signal may have interrupted a `print`, which is not reentrant.
     _write(sys.stderr, _MESSAGE)
 
-  before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+  # A shell lets its background jobs ignore Ctrl-C, which is meant for the job in the foreground.
+  numbers = [
+    n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN
+  ]
+  before = {n: signal.signal(n, handle) for n in numbers}
   try:
     yield stop
   finally:

@@ -60,7 +60,7 @@ def _start(arguments: list[str]) -> None:
 
 
 def _resolve_and_run(arguments: list[str]) -> None:
-  try:
+  with command_line.errors_in_one_line("a file could not be read or written"):
     engine_flags.check_engine()
     sweep = resolve(arguments)
     _check_processes_agree(sweep)
@@ -68,8 +68,6 @@ def _resolve_and_run(arguments: list[str]) -> None:
     hosts.by_writer(
       sweep_folder.check_folder, sweep.folder, sweep.configuration, flags.FLAGS.overwrite
     )
-  except (ValueError, TypeError) as error:
-    exits.fail(str(error))
   if flags.FLAGS.dry_run:
     if hosts.is_writer():
       _print_plan(sweep)

@@ -163,6 +163,25 @@ def test_ctrl_c_ends_a_program_at_any_time(monkeypatch):
   assert ended == ["interrupted"]
 
 
+def test_the_status_is_130_if_the_reader_of_a_console_has_ended():
+  reader, writer = os.pipe()
+  os.close(reader)
+  with (
+    open(writer, "w") as out,
+    contextlib.redirect_stdout(out),
+    flagsaver.flagsaver(),
+    pytest.raises(SystemExit) as ended,
+  ):
+    command_line.run(lambda _: Console().print("a table"), ["program"])
+  assert ended.value.code == 130
+
+
+def test_a_folder_that_is_not_utf8_is_refused_where_its_path_is_recorded(monkeypatch):
+  monkeypatch.setattr(os, "getcwd", lambda: "/a\udcff")
+  with pytest.raises(ValueError, match=r"^--corpus must be a path, got '/a\\udcff/a.txt'"):
+    command_line.recorded_path("--corpus", "a.txt")
+
+
 @pytest.mark.parametrize("name", ["--corpus", "--sweep"])
 def test_relative_paths_in_a_deleted_folder_are_named(name, monkeypatch):
   monkeypatch.setattr(os, "getcwd", lambda: os.stat("/nowhere"))

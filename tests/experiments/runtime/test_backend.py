@@ -21,6 +21,9 @@ HOSTILE = {
   "jax_disable_jit": "1",
   "jax_debug_nans": "1",
   "jax_debug_infs": "1",
+  "jax_check_tracer_leaks": "1",
+  "jax_debug_key_reuse": "1",
+  "jax_transfer_guard": "disallow",
 }
 XLA_FLAGS = "--xla_cpu_multi_thread_eigen=true --xla_cpu_enable_fast_math=true"
 # With the larger gain the run diverges, which a debug setting would turn into a failure.

@@ -14,7 +14,7 @@ import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from swept import ROOT, WITHOUT_PICTURES
 
-from experiments.runtime import compilation_cache
+from experiments.runtime import compilation_cache, exits
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.config.sweep import Sweep
@@ -128,7 +128,18 @@ def a_file(path):
   return path
 
 
-UNUSABLE = [of_another_user, writable_by_all, a_file, lambda _: "/proc/nothing", lambda _: ""]
+def not_utf8(path):
+  return Path(f"{path}\udcff")
+
+
+UNUSABLE = [
+  of_another_user,
+  writable_by_all,
+  a_file,
+  lambda _: "/proc/nothing",
+  lambda _: "",
+  not_utf8,
+]
 OPTIONS = (
   "jax_compilation_cache_dir",
   "jax_compilation_cache_max_size",
@@ -175,7 +186,7 @@ def test_a_shared_or_unusable_folder_gives_one_warning_and_no_cache(make, tmp_pa
   assert jax.config.values["jax_compilation_cache_dir"] is None
   said = capsys.readouterr().err
   assert said.startswith("warning: ") and said.count("\n") == 1
-  assert "compiled programs are not kept" in said and str(cache) in said
+  assert "compiled programs are not kept" in said and exits.printable(str(cache)) in said
   assert not list(tmp_path.glob("programs/*"))
 
 

@@ -17,6 +17,17 @@ def test_a_signal_requests_a_stop_though_the_terminal_is_closed(monkeypatch):
   assert stop()
 
 
+def test_an_ignored_signal_stays_ignored():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with signals.caught() as stop:
+      signal.raise_signal(signal.SIGINT)
+    assert not stop()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_requests_a_stop_and_prints_what_follows(number, capfd):
   before = signal.getsignal(number)
