@@ -27,6 +27,8 @@ PINNED = {
   "jax_check_tracer_leaks": False,
   "jax_debug_key_reuse": False,
   "jax_transfer_guard": "allow",
+  "jax_numpy_dtype_promotion": "standard",
+  "jax_numpy_rank_promotion": "allow",
 }
 _PINNED_XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_enable_fast_math=false"
 

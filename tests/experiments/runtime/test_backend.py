@@ -24,6 +24,8 @@ HOSTILE = {
   "jax_check_tracer_leaks": "1",
   "jax_debug_key_reuse": "1",
   "jax_transfer_guard": "disallow",
+  "jax_numpy_dtype_promotion": "strict",
+  "jax_numpy_rank_promotion": "raise",
 }
 XLA_FLAGS = "--xla_cpu_multi_thread_eigen=true --xla_cpu_enable_fast_math=true"
 # With the larger gain the run diverges, which a debug setting would turn into a failure.
