@@ -26,7 +26,7 @@ from typing import Any
 from absl import flags
 
 from experiments.cli import command_line, parsers
-from experiments.runtime import files
+from experiments.runtime import files, locks
 from experiments.sweep.records import sweep_folder
 
 DIFFERENT = 1
@@ -118,7 +118,7 @@ def records_of(folder: Path) -> dict[str, object]:
   """Returns the contents of a sweep's files by name, without lock files, times and durations."""
   found: dict[str, object] = {}
   for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-    if path.name in ("sweep.json", ".lock", sweep_folder.PREPARE_LOCK):
+    if path.name in ("sweep.json", locks.LOCK, sweep_folder.PREPARE_LOCK):
       continue
     contents: Any = path.read_bytes()
     if path.name == "status.json":

@@ -131,7 +131,7 @@ def _train(settings: Settings, texts: Texts, folder: Path) -> None:
     settings = recorded
     model = make_model(settings, texts.vocabulary.size)
     point = resume.newest(folder, configuration, settings, model)
-    trained_model.warn_if_changed(files.read_json(folder / "model.json"), settings)
+    trained_model.warn_if_changed(files.read_json(folder / trained_model.MODEL), settings)
   with tempfile.TemporaryFile(dir=folder):
     pass  # checks now, rather than after the training, that the folder can be written to
   baseline = unigram_loss(texts.train, texts.vocabulary.size)
@@ -188,7 +188,7 @@ def _finish(
     "diverged": not math.isfinite(last.selection_loss),
     "tokens_per_second": speed,
   }
-  figure = plot.save(entries, baseline, settings, folder / "training.png")
+  figure = plot.save(entries, baseline, settings, folder / trained_model.CURVE)
   trained_model.finish(folder, result)
   if result["diverged"]:
     print(f"Training diverged by update {last.step}; the saved params are from before that.")

@@ -69,9 +69,11 @@ def newest(
     rows = np.zeros((step // settings.evaluate_every, 5))
     return ResumePoint(progress, rows, progress.state.params)
 
-  saved = None if finished else checkpoints.newest(folder / "unfinished", configuration, like)
+  saved = (
+    None if finished else checkpoints.newest(folder / trained_model.UNFINISHED, configuration, like)
+  )
   if saved is None:
-    saved = checkpoints.newest(folder / "final", {}, like)
+    saved = checkpoints.newest(folder / trained_model.FINAL, {}, like)
   if saved is None:
     return None
   if finished and saved.step is None:

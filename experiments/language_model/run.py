@@ -53,7 +53,7 @@ def train_in_folder(
   model = make_model(settings, texts.vocabulary.size)
   configuration = trained_model.configuration(settings, texts.corpus)
   with contextlib.ExitStack() as stack:
-    series = stack.enter_context(contextlib.closing(Series(folder / "unfinished")))
+    series = stack.enter_context(contextlib.closing(Series(folder / trained_model.UNFINISHED)))
     record = _Record(settings, texts, folder, metadata, resumed_from)
     saved, initial = record.resumed_at, resumed_from and resumed_from.training
     shown = progress.show(settings.steps, saved, Console(), title="training", unit="updates")

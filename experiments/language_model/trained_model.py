@@ -29,7 +29,7 @@ from jaxtyping import PyTree
 from experiments.language_model.settings import Settings, make_model
 from experiments.language_model.texts import Texts
 from experiments.networks.layers import Layers
-from experiments.runtime import exits, files, provenance
+from experiments.runtime import exits, files, locks, provenance
 from rnn_jax import checkpoints, checks
 from rnn_jax.modules import DeepRNN
 from rnn_jax.text import (
@@ -44,17 +44,11 @@ from rnn_jax.types import Params
 KIND = "language model"
 _ROOT = "experiments.language_model.training"
 # The files and folders of a model.
-_OURS = (
-  "model.json",
-  "language_model.flags",
-  "metrics.jsonl",
-  "checkpoints",
-  "unfinished",
-  "final",
-  "training.png",
-  "result.json",
-  ".lock",
-)
+MODEL, FLAGFILE = "model.json", "language_model.flags"
+METRICS, CURVE, RESULT = "metrics.jsonl", "training.png", "result.json"
+BEST, UNFINISHED, FINAL = "checkpoints", "unfinished", "final"
+_OUTCOME = (RESULT, METRICS, CURVE, BEST, UNFINISHED, FINAL)
+_OURS = (MODEL, FLAGFILE, *_OUTCOME, locks.LOCK)
 
 
 class TrainedModel(NamedTuple):
@@ -88,7 +82,7 @@ def with_recorded_path(settings: Settings, corpus: Corpus, folder: Path) -> Sett
   A text that has moved is the same text if its SHA-256 is the same.
   """
   try:
-    saved = files.read_json(folder / "model.json")
+    saved = files.read_json(folder / MODEL)
     path, sha256 = saved["settings"]["corpus"], saved["corpus"]["sha256"]
   except (OSError, ValueError, KeyError, TypeError):  # no model, or a damaged one
     return settings
@@ -125,12 +119,12 @@ def warn_if_changed(metadata: Mapping[str, Any], settings: Settings) -> None:
 
 def is_finished(folder: Path) -> bool:
   """Returns whether a folder holds a model whose training has finished."""
-  return (folder / "result.json").exists()
+  return (folder / RESULT).exists()
 
 
 def began_with_lanes(folder: Path) -> bool:
   """Returns whether version 0.1.0, which evaluated in lanes, began the training in a folder."""
-  return "evaluation" not in files.read_json(folder / "model.json")
+  return "evaluation" not in files.read_json(folder / MODEL)
 
 
 def check_folder(folder: Path, steps: int, overwrite: bool) -> None:
@@ -144,10 +138,10 @@ def check_folder(folder: Path, steps: int, overwrite: bool) -> None:
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
   files.check_no_links(*(folder / name for name in _OURS))
-  if not (folder / "model.json").exists():
+  if not (folder / MODEL).exists():
     # A process that was killed right after its start may have left these files.
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if names - {".lock", "model.json.tmp"}:
+    if names - {locks.LOCK, f"{MODEL}.tmp"}:
       raise ValueError(
         "--output_dir must be a new or empty folder, or the folder of a language model, got "
         f"{folder}."
@@ -179,14 +173,14 @@ def can_resume(folder: Path, wanted: Mapping[str, object], overwrite: bool) -> b
       that cannot be trained further; the message says why.
   """
   finished, steps = is_finished(folder), wanted["steps"]
-  has_final = (folder / "final").exists()
-  if not (folder / "model.json").exists() or (finished and overwrite):
+  has_final = (folder / FINAL).exists()
+  if not (folder / MODEL).exists() or (finished and overwrite):
     return False
   is_longer = False
   try:
     found = _recorded(folder)
     # A process may have been killed in `record_steps`, or before its first checkpoint.
-    was_finished = has_final and not (folder / "unfinished").exists()
+    was_finished = has_final and not (folder / UNFINISHED).exists()
     if finished or was_finished:
       is_longer = steps > found["steps"]
     difference = checkpoints.difference({**found, "steps": steps} if is_longer else found, wanted)
@@ -218,7 +212,7 @@ def can_resume(folder: Path, wanted: Mapping[str, object], overwrite: bool) -> b
 
 def _recorded(folder: Path) -> dict[str, Any]:
   """Returns the configuration of the model in a folder, from its model.json."""
-  saved = files.read_json(folder / "model.json")
+  saved = files.read_json(folder / MODEL)
   return {**saved["settings"], "corpus_sha256": saved["corpus"]["sha256"]}
 
 
@@ -230,16 +224,15 @@ def start(
   metadata: Mapping[str, object],
 ) -> None:
   """Writes model.json and the flagfile of a new model, after deleting an earlier model's files."""
-  earlier = "result.json", "metrics.jsonl", "training.png", "checkpoints", "unfinished", "final"
-  files.remove(*(folder / name for name in earlier))
+  files.remove(*(folder / name for name in _OUTCOME))
   saved = {
     "kind": KIND,
     "settings": dataclasses.asdict(settings),
     "vocabulary": vocabulary_to_json(vocabulary),
     **metadata,
   }
-  files.write_json(folder / "model.json", saved)
-  files.write_text(folder / "language_model.flags", flagfile)
+  files.write_json(folder / MODEL, saved)
+  files.write_text(folder / FLAGFILE, flagfile)
 
 
 def record_steps(folder: Path, settings: Settings, flagfile: str) -> None:
@@ -247,31 +240,31 @@ def record_steps(folder: Path, settings: Settings, flagfile: str) -> None:
 
   If model.json already has the settings' number of steps, this function does nothing.
   """
-  saved = files.read_json(folder / "model.json")
+  saved = files.read_json(folder / MODEL)
   if saved["settings"]["steps"] == settings.steps:
     return
   # A process that was killed while it finished may have left these checkpoints of fewer steps.
-  shutil.rmtree(folder / "unfinished", ignore_errors=True)
-  for name in ("result.json", "training.png"):
+  shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+  for name in (RESULT, CURVE):
     (folder / name).unlink(missing_ok=True)
   saved["settings"]["steps"] = settings.steps
-  files.write_text(folder / "language_model.flags", flagfile)
-  files.write_json(folder / "model.json", saved)
+  files.write_text(folder / FLAGFILE, flagfile)
+  files.write_json(folder / MODEL, saved)
 
 
 def write_metrics(folder: Path, entries: Sequence[Mapping[str, object]]) -> None:
   """Writes all entries to metrics.jsonl, one per line, replacing the file."""
-  files.write_text(folder / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in entries))
+  files.write_text(folder / METRICS, "".join(json.dumps(e) + "\n" for e in entries))
 
 
 def save_best(folder: Path, step: int, params: Params) -> None:
   """Saves the params of the best evaluation so far, then deletes the previously saved params."""
-  _save_only(folder / "checkpoints", step, params)
+  _save_only(folder / BEST, step, params)
 
 
 def save_final(folder: Path, step: int, state: PyTree) -> None:
   """Saves the training state after the last update, then deletes an earlier one."""
-  _save_only(folder / "final", step, state)
+  _save_only(folder / FINAL, step, state)
 
 
 def _save_only(folder: Path, step: int, tree: PyTree) -> None:
@@ -281,8 +274,8 @@ def _save_only(folder: Path, step: int, tree: PyTree) -> None:
 
 def finish(folder: Path, result: Mapping[str, object]) -> None:
   """Writes result.json, and deletes the checkpoints to resume from, which are no longer needed."""
-  files.write_json(folder / "result.json", result)
-  shutil.rmtree(folder / "unfinished", ignore_errors=True)
+  files.write_json(folder / RESULT, result)
+  shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
 def load(folder: Path) -> TrainedModel:
@@ -291,7 +284,7 @@ def load(folder: Path) -> TrainedModel:
   Raises:
     ValueError: if the folder holds no model with saved params, or a file in it is damaged.
   """
-  path = folder / "model.json"
+  path = folder / MODEL
   try:
     saved = files.read_json(path)
   except OSError as error:
@@ -310,7 +303,7 @@ def load(folder: Path) -> TrainedModel:
   except (KeyError, TypeError, ValueError, OverflowError) as error:
     reason = f"missing key {error}." if isinstance(error, KeyError) else error
     raise ValueError(f"{path} is damaged, or from another version: {reason}") from None
-  best = checkpoints.newest(folder / "checkpoints", {}, lambda step: like)
+  best = checkpoints.newest(folder / BEST, {}, lambda step: like)
   if best is None:
     raise ValueError(f"{folder} holds no checkpoint yet; train the model first.")
   if best.step is None:

@@ -18,6 +18,8 @@ try:
 except ImportError:
   exits.fail("this command needs Linux or macOS; on Windows, use WSL.")
 
+LOCK = ".lock"  # the file in an output folder that its users lock
+
 
 class ByteRange(NamedTuple):
   """A range of a file's bytes, which may lie beyond the end of the file.
@@ -68,7 +70,7 @@ def folder_lock(folder: Path, *ranges: ByteRange) -> Iterator[None]:
   """
   with contextlib.ExitStack() as stack:
     try:
-      stack.enter_context(file_lock(folder / ".lock", *ranges))
+      stack.enter_context(file_lock(folder / LOCK, *ranges))
     except BlockingIOError:
       raise ValueError(
         f"--output_dir must not be in use by another process, got {folder}. Wait for that process "

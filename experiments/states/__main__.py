@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
   with command_line.errors_in_one_line("--model or --output could not be read or written"):
     command_line.check_no_arguments(arguments)
     folder = command_line.path("--model", values.model)
-    if not values.model or not (folder / "model.json").is_file():
+    if not values.model or not (folder / trained_model.MODEL).is_file():
       raise ValueError(
         f"--model must be the folder of a trained model, got {values.model or 'none'!r}."
       )

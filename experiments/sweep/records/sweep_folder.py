@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.runtime import files
+from experiments.runtime import files, locks
 from experiments.sweep.config.sweep import Sweep
 from rnn_jax.checkpoints import difference
 
@@ -74,10 +74,10 @@ def _check_folder(folder: Path, configuration: Mapping[str, object], overwrite: 
   if not folder.exists():
     return
   # Checked before anything is written or deleted, so that --overwrite does not stop halfway.
-  files.check_no_links(*(folder / name for name in (*_OURS, ".lock", PREPARE_LOCK, ARRIVING)))
+  files.check_no_links(*(folder / name for name in (*_OURS, locks.LOCK, PREPARE_LOCK, ARRIVING)))
   if not (folder / "sweep.json").exists():
     # A sweep that was killed right after its start leaves only these files.
-    first = {".lock", PREPARE_LOCK, "sweep.flags"}
+    first = {locks.LOCK, PREPARE_LOCK, "sweep.flags"}
     rest = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name not in first)
     if rest:
       raise ValueError(
