@@ -17,8 +17,8 @@ from absl import app, flags, logging
 
 from experiments.runtime import exits
 
+_OF_LOCALE_C = "surrogateescape"  # how Python handles encoding errors in locale C
 # Limits on flagfiles, far above what anyone writes.
-_OF_LOCALE_C = "surrogateescape"  # the way in which Python handles encoding errors in locale C
 _MOST_FLAGFILES, _LONGEST_FLAGFILE = 1000, 2**20
 
 
@@ -108,7 +108,7 @@ def recorded_path(name: str, text: str) -> str:
   `name` is as in `path`.
 
   Raises:
-    ValueError: as `absolute_path`, or if the path has a line break or ends in a space.
+    ValueError: if `absolute_path` raises it, or if the path has a line break or ends in a space.
   """
   absolute = str(absolute_path(name, text))
   path(name, absolute)
@@ -164,15 +164,15 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
 
 
 def _prepare_output() -> None:
-  """Makes text of any kind printable on standard output, however wide, encoded or absent it is."""
+  """Prepares standard output and standard error for any text, encoding and width."""
   for name in ("stdout", "stderr"):
     if getattr(sys, name) is None:  # closed by `>&-`
       setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
   if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", _OF_LOCALE_C):
-    # Paths and the names of cells and measures may hold letters that its encoding lacks.
+    # Paths, cell names and measure names may contain characters that the encoding lacks.
     sys.stdout.reconfigure(errors="backslashreplace")
   if not re.fullmatch("[2-9][0-9]|[1-9][0-9]{2,3}", os.environ.get("COLUMNS", "")):
-    # In a width of 0 rich prints nothing, and in a width of 1 absl raises.
+    # At width 0 rich prints nothing, and at width 1 absl raises.
     os.environ.pop("COLUMNS", None)
 
 
@@ -184,7 +184,7 @@ def _interrupts() -> Iterator[None]:
   report = sys.unraisablehook
 
   def end_if_interrupted(ignored: sys.UnraisableHookArgs) -> None:
-    # Python drops exceptions that are raised in callbacks, as jax's during garbage collection.
+    # Python drops exceptions raised in some callbacks, such as jax's during garbage collection.
     if issubclass(ignored.exc_type, KeyboardInterrupt):
       exits.interrupted()
     else:
@@ -232,7 +232,7 @@ def _check_stdout() -> None:
 
 
 def _check_platforms() -> None:
-  """Ends the program with a one-line message if the environment names a platform that is absent."""
+  """Ends the program with a one-line message if the environment names a missing platform."""
   given = {name: os.environ.get(name) for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")}
   for name, value in given.items():
     if value:

@@ -236,7 +236,7 @@ def _print_sample(trained: TrainedModel) -> None:
     top_k=values.top_k,
     until_eos=values.until_eos,
   )
-  # A terminal would obey the control characters of a text or a model from elsewhere.
+  # A terminal would obey control characters that come from an untrusted text or model.
   decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
   piece = b""
   for piece in pieces:

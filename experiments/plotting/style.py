@@ -23,8 +23,8 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.runtime import files
 
-# The records alone determine a figure. A user's matplotlibrc may ask for fonts, or for LaTeX, that
-# this machine does not have.
+# Figures depend on the records alone. A user's matplotlibrc may request fonts or LaTeX, which may
+# not be installed.
 matplotlib.rcdefaults()
 
 ZERO = "0 (an example's norm is below 1e-38)"

@@ -61,13 +61,13 @@ def picture(title: str, outcome: Outcome) -> matplotlib.figure.Figure:
 
 
 def check_folder(folder: Path, name: str) -> None:
-  """Checks that the files of a figure can be written.
+  """Checks that nothing but regular files is in place of a figure's files.
 
   Args:
     folder: folder of all figures.
     name: the figure's name.
   Raises:
-    ValueError: if there is a link, a folder, a device or a pipe in place of a file.
+    ValueError: if a link, folder, device or pipe is in place of a file.
   """
   files.check_no_links(folder / name)
   for file in _NAMES:

@@ -23,7 +23,7 @@ PINNED = {
   # These two raise where a run diverges; the commands record the divergence instead.
   "jax_debug_nans": False,
   "jax_debug_infs": False,
-  # These raise where nothing is wrong.
+  # If set otherwise, these options make jax raise errors in correct programs.
   "jax_check_tracer_leaks": False,
   "jax_debug_key_reuse": False,
   "jax_transfer_guard": "allow",

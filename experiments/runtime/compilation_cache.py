@@ -40,8 +40,8 @@ def use(name: str) -> None:
     except (OSError, ValueError, RuntimeError) as error:
       exits.warn(f"compiled programs are not kept: {error}")
       folder = None
-  # If JAX_COMPILATION_CACHE_DIR is set, jax may have compiled with that folder already, and would
-  # keep it.
+  # If JAX_COMPILATION_CACHE_DIR is set, jax may have used that folder already. Without a reset it
+  # would continue to use it.
   reset_cache()
   jax.config.update("jax_compilation_cache_dir", folder and str(folder))
   jax.config.update("jax_compilation_cache_max_size", MAX_SIZE)

@@ -41,7 +41,7 @@ def warn(message: str) -> None:
 
 
 def say(text: str) -> None:
-  """Prints text on standard error; a standard error that cannot be written does not matter."""
+  """Prints text on standard error, or nothing if standard error cannot be written."""
   try:
     print(text, file=sys.stderr, flush=True)
   except OSError:
@@ -49,7 +49,7 @@ def say(text: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-  """Redirects a stream that cannot be written to /dev/null, as Python flushes it again at exit."""
+  """Redirects an unwritable stream to /dev/null, because Python flushes it again at exit."""
   os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

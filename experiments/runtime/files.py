@@ -140,7 +140,7 @@ def check_no_links(*paths: Path) -> None:
 
 
 def remove(*paths: Path) -> None:
-  """Deletes files and folders that exist, but none of them if permissions forbid to delete one.
+  """Deletes those files and folders that exist, or none if permissions forbid deleting any of them.
 
   Raises:
     OSError: if one cannot be deleted.

@@ -18,7 +18,7 @@ try:
 except ImportError:
   exits.fail("this command needs Linux or macOS; on Windows, use WSL.")
 
-LOCK = ".lock"  # the file in an output folder that its users lock
+LOCK = ".lock"  # the lock file in an output folder
 
 
 class ByteRange(NamedTuple):

@@ -49,7 +49,7 @@ def caught() -> Iterator[Stop]:
     # The signal may have interrupted a `print`, which is not reentrant.
     _write(sys.stderr, _MESSAGE)
 
-  # A shell lets its background jobs ignore Ctrl-C, which is meant for the job in the foreground.
+  # A shell makes its background jobs ignore Ctrl-C, because Ctrl-C is for the foreground job.
   numbers = [
     n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN
   ]
@@ -62,6 +62,6 @@ def caught() -> Iterator[Stop]:
 
 
 def _write(stream: TextIO, data: bytes) -> None:
-  # A terminal that has been closed must not keep the program from stopping.
+  # A closed terminal must not prevent the program from stopping.
   with contextlib.suppress(OSError):
     os.write(stream.fileno(), data)

@@ -1,4 +1,4 @@
-"""Tests that no command follows or replaces what is not its own file in an output folder."""
+"""Tests that no command follows links, or replaces anything but regular files, in a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from experiments.states import __main__ as states
     (states, "page.html", ["--model={}", "--output={}/page.html"]),
   ],
 )
-def test_what_is_not_a_file_is_refused_before_anything_is_computed(
+def test_anything_but_a_regular_file_is_refused_before_computing(
   command, taken, arguments, kind, tmp_path, program_here, capfd
 ):
   folder, outside = tmp_path / "folder", tmp_path / "outside"

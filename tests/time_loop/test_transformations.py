@@ -215,7 +215,7 @@ CASES = [(name, "lstm") for name in TRANSFORMATIONS] + [
 def test_values_and_gradients_are_those_of_the_plain_loop(x64, transformation, name):
   cell = make_cell(name, 4)
   params = cell.init(jax.random.key(0), INPUT_SIZE)
-  # Without jit each operation of each step is a program, so fewer steps save seconds.
+  # Without jit, every operation of every step is dispatched separately, so use fewer steps.
   num_steps = 2 if transformation == "disable_jit" else NUM_STEPS
   xs = jax.random.normal(jax.random.key(1), (num_steps, BATCH_SIZE, INPUT_SIZE))
   got, want = (

@@ -36,7 +36,7 @@ _LOST_SECONDS = 20.0
 # Variables that sbatch prefers to the options in its script, where submitit puts the engine's.
 _VARIABLES = "ARRAY_INX ERROR GPUS JOB_NAME NO_REQUEUE OPEN_MODE OUTPUT SIGNAL TIMELIMIT WAIT"
 # Starts Python with SIGUSR2 blocked, because the signal would kill a job that has no handler yet.
-# `Job` unblocks it. The shell, which starts faster, ignores the signal while this Python starts.
+# `Job` unblocks it. A shell starts faster, and ignores the signal until Python has started.
 _START = """import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
@@ -149,7 +149,7 @@ def _executor(submitit: Any, logs: Path) -> Any:
   python = shlex.join((*_SHELL, sys.executable, "-S", "-c", _START))  # -S: sooner
   how = {f"{cluster}_max_num_timeout": _TIME_LIMITS, f"{cluster}_python": python}
   executor = submitit.AutoExecutor(folder=logs, cluster=cluster, **how)
-  # Clusters with JobRequeue=0 refuse to requeue jobs that do not ask for it.
+  # Clusters with JobRequeue=0 requeue only jobs that set this option.
   options = {"requeue": True, **{name: value or True for name, value in values.slurm_option or ()}}
   executor.update_parameters(
     name="rnn_jax",

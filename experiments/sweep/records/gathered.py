@@ -205,7 +205,7 @@ def _check_axes(gradients: xr.Dataset) -> None:
 
 
 def _check_memory(folder: Path, parts: Sequence[xr.Dataset]) -> None:
-  """Checks that the gradients of all runs fit into memory, on the union of the runs' axes."""
+  """Checks that all runs' gradients fit into memory after alignment on the union of their axes."""
   sizes = {
     dim: len(set().union(*(part.indexes[dim] for part in parts if dim in part.indexes)))
     for dim in {dim for part in parts for dim in part.dims}

@@ -199,9 +199,9 @@ def read_sweep(folder: Path) -> dict[str, Any]:
 
 
 def is_text(value: object) -> bool:
-  """Returns whether a value from a record is text without control characters, as ours are.
+  """Returns whether a value from a record is text without control characters.
 
-  matplotlib's warnings print such text, and a terminal would obey its control characters.
+  matplotlib prints names in its warnings, and a terminal would obey control characters in them.
   """
   return isinstance(value, str) and value.isprintable()
 

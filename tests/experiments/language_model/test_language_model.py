@@ -173,7 +173,9 @@ def test_a_sample_continues_its_prime_and_depends_on_the_seed_alone(folder, prog
 
 
 @CHARACTERS
-def test_a_terminal_gets_no_control_characters(folder, program, capfdbinary, monkeypatch):
+def test_control_characters_in_a_sample_are_escaped_on_a_terminal(
+  folder, program, capfdbinary, monkeypatch
+):
   pieces = b"\x1b[31m\xc3", b"\xa9\n"
   monkeypatch.setattr(language_model, "sample", lambda *args, **kwargs: iter(pieces))
   for is_terminal, shown in ((False, b"".join(pieces)), (True, rb"\x1b[31m" + "é\n".encode())):

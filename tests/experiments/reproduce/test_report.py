@@ -28,7 +28,7 @@ def test_report_names_a_record_that_cannot_be_read(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", ["checks.json", "table.csv"])
-def test_report_reads_no_record_of_any_size(tmp_path, name):
+def test_report_refuses_a_record_that_is_too_large(tmp_path, name):
   record = {
     "title": "",
     "setting": "",

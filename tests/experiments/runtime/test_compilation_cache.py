@@ -168,7 +168,7 @@ def test_none_disables_the_cache_without_a_warning(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("options")
-def test_a_folder_that_jax_has_used_already_is_left(tmp_path):
+def test_the_flag_replaces_a_folder_that_jax_has_already_used(tmp_path):
   jax.config.update("jax_compilation_cache_dir", str(tmp_path / "environment"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.jit(lambda a: 3 * a)(1.0)

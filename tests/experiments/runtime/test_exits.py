@@ -16,7 +16,7 @@ def test_control_characters_are_escaped_in_messages(capsys):
   assert capsys.readouterr().err == f"warning: {shown}\nerror: {shown}\n"
 
 
-def test_a_standard_error_that_cannot_be_written_does_not_matter(monkeypatch):
+def test_an_unwritable_standard_error_is_ignored(monkeypatch):
   with open("/dev/full", "w") as full:
     monkeypatch.setattr(exits.sys, "stderr", full)
     exits.warn("said to nobody")

@@ -9,7 +9,7 @@ import pytest
 from experiments.runtime import signals
 
 
-def test_a_signal_requests_a_stop_though_the_terminal_is_closed(monkeypatch):
+def test_a_signal_requests_a_stop_even_if_the_terminal_is_closed(monkeypatch):
   with open("/dev/full", "w") as full:
     monkeypatch.setattr(signals.sys, "stderr", full)
     with signals.caught() as stop:

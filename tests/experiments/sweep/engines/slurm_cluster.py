@@ -24,8 +24,8 @@ from pathlib import Path
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")  # Debian: slurm-wlm, munge
 # Daemons are in /usr/sbin, which is not on every user's PATH.
 _PATH = os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/sbin"))
-# The first argument of the process that stops a cluster once its standard input ends. The second is
-# the path of the cluster's configuration.
+# The first argument of the process that stops a cluster once its standard input closes. The second
+# argument is the path of the cluster's configuration.
 _END = "--end"
 _NODES = ("n1", "n2")
 # With JobRequeue=0, only jobs that ask for it are requeued. A requeued job starts again after
@@ -124,7 +124,7 @@ def running() -> Iterator[dict[str, str]]:
 
 
 def crash(node: str) -> None:
-  """Kills the daemon of a node of the cluster of SLURM_CONF, and the processes that it started."""
+  """Kills a node's daemon, in the cluster that SLURM_CONF names, and all processes it started."""
   _kill(os.environ["SLURM_CONF"], f"SLURMD_NODENAME={node}\0")
 
 

@@ -80,7 +80,7 @@ def has(process: subprocess.Popen[str], *texts: str) -> None:
 
 
 def saved(folder: Path, count: int) -> bool:
-  """Returns whether the folder holds so many checkpoints of unfinished runs from after step 0."""
+  """Returns whether the folder holds `count` checkpoints of unfinished runs from after step 0."""
   return len(list(folder.glob("checkpoints/*/[1-9]*/checkpoint.json"))) == count
 
 
@@ -108,7 +108,7 @@ def test_a_canceled_job_fails_and_a_suspended_job_is_waited_for(local, launch, t
   assert "Runs: 1 finished, 0 diverged, 1 failed." in out and err == ""
   (error,) = folder.glob("runs/*/error.txt")
   assert "CANCELLED" in error.read_text()
-  # The next launch trains the failed run, also after its driver was killed. Another launch gathers.
+  # The next launch trains the failed run, even if its driver is killed. Another launch gathers it.
   process = launch(*LONG, f"--output_dir={folder}", "--engine=slurm", "--retry_failed")
   until(lambda: "RUNNING" in queue().values())
   process.kill()
