@@ -113,7 +113,9 @@ def recorded_path(name: str, text: str) -> str:
   absolute = str(absolute_path(name, text))
   path(name, absolute)
   if absolute != absolute.rstrip() or "\n" in absolute or "\r" in absolute:
-    raise ValueError(f"{name} must not have a line break or end in a space, got {absolute!r}.")
+    raise ValueError(
+      f"{name} must not contain a line break or end with whitespace, got {absolute!r}."
+    )
   return absolute
 
 
@@ -239,7 +241,7 @@ def _check_platforms() -> None:
       try:
         jax.local_devices()
       except (RuntimeError, AssertionError):
-        exits.fail(f"{name} must name a platform of this machine, got '{value}'.")
+        exits.fail(f"{name} must name a platform available on this machine, got '{value}'.")
 
 
 def _show_in_help() -> None:

@@ -35,7 +35,7 @@ def use(name: str) -> None:
         raise ValueError("--compilation_cache must name a folder, or be auto or none, got ''")
       folder = Path(name).expanduser()
       if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
-        raise ValueError(f"{folder} must be UTF-8, which jax needs")
+        raise ValueError(f"the path {folder} must be valid UTF-8, because jax requires it")
       _prepare(folder)
     except (OSError, ValueError, RuntimeError) as error:
       exits.warn(f"compiled programs are not kept: {error}")

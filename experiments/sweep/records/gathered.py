@@ -190,15 +190,15 @@ def _check_axes(gradients: xr.Dataset) -> None:
   axes = dict.fromkeys(("step", *(dim for measure in MEASURES.values() for dim in measure.dims)))
   for name, data in gradients.data_vars.items():
     if not is_text(name):
-      raise ValueError(f"{name!r} must be text")
+      raise ValueError(f"the name {name!r} must not contain control characters")
     if data.dims[:1] != ("step",) or not axes.keys() >= set(data.dims) or data.dtype.kind != "f":
       raise ValueError(
-        f"{name} must hold floats along step and others of {', '.join([*axes][1:])}, got "
+        f"{name} must hold floats on the axis step and others of {', '.join([*axes][1:])}, got "
         f"{data.dtype} along {', '.join(map(str, data.dims)) or 'nothing'}"
       )
   for name, data in gradients.coords.items():
     if data.dims != (name,) or data.dtype.kind != "i" or not gradients.indexes[name].is_unique:
-      raise ValueError(f"{name} must number an axis")
+      raise ValueError(f"{name} must be unique integers on its own axis")
   missing = {*gradients.dims, "step", "layer", "time"} - set(gradients.coords)
   if missing or "log10_grad_norm" not in gradients:
     raise ValueError(f"{min(map(str, missing), default='log10_grad_norm')} is missing")
@@ -230,7 +230,9 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
     run = run_of(files.read_json(path))
     options = options_text(run.options)
     if not all(map(is_text, (run.cell, run.clip_by, options))):
-      raise TypeError(f"cell, clip_by and options must be text, got {run}")
+      raise TypeError(
+        f"cell, clip_by and options must be text without control characters, got {run}"
+      )
     if run.hidden_size is None:
       raise TypeError("hidden_size is missing")
     return {

@@ -224,7 +224,7 @@ command_line.run(main)
       "{} devices",
       {"JAX_PLATFORMS": "nowhere"},
       2,
-      "error: JAX_PLATFORMS must name a platform of ",
+      "error: JAX_PLATFORMS must name a platform available ",
     ),
   ],
 )
