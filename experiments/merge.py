@@ -22,7 +22,6 @@ from absl import flags
 from experiments.cli import command_line
 from experiments.networks import cell_options
 from experiments.runtime import exits, files, locks
-from experiments.sweep import finish
 from experiments.sweep.config import grid
 from experiments.sweep.config.runs import Settings, run_id
 from experiments.sweep.records import origins, run_files, sweep_folder
@@ -96,6 +95,9 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
         f"{len(missing)} of {len(ids)} runs are missing, the first is {missing[0]}; the others are "
         f"safe in {target}. Finish the missing shards, then merge again."
       )
+    # Imported here because loading matplotlib takes a second, which would delay --help.
+    from experiments.sweep import finish
+
     return finish.finish(target, ids)
 
 

@@ -26,7 +26,7 @@ from experiments.cli import command_line, flag_table
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import integer, number
 from experiments.language_model import flags as language_flags
-from experiments.language_model import plot, resume, trained_model
+from experiments.language_model import resume, trained_model
 from experiments.language_model.report import loss_text, metrics
 from experiments.language_model.run import Stopped, train_in_folder
 from experiments.language_model.sample import sample
@@ -188,6 +188,9 @@ def _finish(
     "diverged": not math.isfinite(last.selection_loss),
     "tokens_per_second": speed,
   }
+  # Imported here because loading matplotlib takes a second, which would delay --help.
+  from experiments.language_model import plot
+
   figure = plot.save(entries, baseline, settings, folder / trained_model.CURVE)
   trained_model.finish(folder, result)
   if result["diverged"]:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(201)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
@@ -36,5 +35,7 @@ def exponent(gain: float, input_variance: float = 0.0) -> float:
 
   q = 0.0
   if input_variance > 0 or gain > 1.001:  # otherwise q is 0, or at most about 1e-3 and taken as 0
+    from scipy.optimize import brentq  # imported here because it takes a third of a second
+
     q = brentq(gap, max(input_variance, 1e-6), gain**2 + input_variance)
   return math.log(gain**2 * mean(np.cosh(math.sqrt(q) * _NODES) ** -4.0)) / 2

@@ -15,9 +15,10 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import xarray as xr
+if TYPE_CHECKING:
+  import xarray as xr
 
 # Sizes in bytes above which a JSON file, or any other file of a record, is not read. The files that
 # we write are far smaller.

@@ -6,7 +6,8 @@ checkpoint.json   each leaf's dtype and shape; the hashes of all leaves, of all 
 
 orbax does not detect bit flips, and reports a truncated file only by a traceback from a background
 thread. So before orbax reads the arrays, we verify every file's hash, and the dtypes and shapes
-that the files declare; afterwards, every leaf's dtype, shape and hash. No other module uses orbax.
+that the files declare; afterwards, every leaf's dtype, shape and hash. No other module uses orbax,
+and the functions here import it when they are called, because that takes a third of a second.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ from typing import NamedTuple, TypedDict
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint
 from jaxtyping import PyTree, Shaped
-from orbax.checkpoint import v1 as ocp
 
 from rnn_jax import checks
 from rnn_jax.checkpoints.configuration import canonical
@@ -376,8 +375,10 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  # Not `ocp.save`, because it would wait for all processes of `jax.distributed`, but only process 0
-  # calls this function.
+  import orbax.checkpoint
+
+  # Not `orbax.checkpoint.v1.save`, because it would wait for all processes of `jax.distributed`,
+  # but only process 0 calls this function.
   only = orbax.checkpoint.options.MultiprocessingOptions(
     active_processes={0}, barrier_sync_key_prefix="first"
   )
@@ -406,6 +407,8 @@ def _load_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict
     ValueError: if there are other arrays, or an array has another shape, dtype or larger chunks.
     Exception: of any type, if orbax cannot read the folder.
   """
+  from orbax.checkpoint import v1 as ocp
+
   context = ocp.Context()
   context.multiprocessing.active_processes = {jax.process_index()}
   context.multiprocessing.primary_host = jax.process_index()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Integer, Shaped
-from scipy import special
 
 
 def guess_entropy(counts: Shaped[np.ndarray, "positions answers"]) -> float:
@@ -18,6 +17,8 @@ def guess_entropy(counts: Shaped[np.ndarray, "positions answers"]) -> float:
   Raises:
     ValueError: if `counts` is not a matrix.
   """
+  from scipy import special  # imported here because it takes a quarter of a second
+
   n = np.asarray(counts, np.float64)
   if n.ndim != 2:
     raise ValueError(f"counts must be [positions, answers], got {list(n.shape)}.")

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
-from scipy import special
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy
@@ -92,6 +91,8 @@ def _reverse_counts(length: int) -> Float[np.ndarray, "T 8"]:
 
 
 def _sort_counts(length: int) -> Float[np.ndarray, "T 8"]:
+  from scipy import special  # imported here because it takes a quarter of a second
+
   # In a sorted sequence of length L, the symbol at step s is at most a if and only if more than s
   # symbols are at most a. The probability of this is P(Bin(L, p) > s), with p = a / 8. Its sum over
   # all lengths L from 1 to T is Σ_{k > s} P(Bin(T + 1, p) > k) / p.

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 import tensorstore
 from hypothesis import strategies
@@ -331,7 +332,7 @@ def test_a_failing_disk_is_reported_as_an_oserror_without_a_traceback(tmp_path, 
   def fail(*_):
     raise ValueError("RESOURCE_EXHAUSTED: failed to write [os_error_code='28']")
 
-  monkeypatch.setattr(checkpoint.orbax.checkpoint.Checkpointer, "save", fail)
+  monkeypatch.setattr(orbax.checkpoint.Checkpointer, "save", fail)
   with pytest.raises(OSError, match="No space left on device"):
     save(tmp_path / "0", tree())
   assert not list(tmp_path.iterdir())

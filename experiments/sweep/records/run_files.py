@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import xarray as xr
 
 from experiments.runtime import exits, files
 from experiments.sweep.config.runs import Run, Settings, run_config
@@ -138,7 +137,7 @@ def finish(
   # Rewrite all lines, because the last appended line may be incomplete, and because an interrupted
   # process may have appended lines for steps after its last checkpoint.
   files.write_bytes(path / "metrics.jsonl", _lines(0, result.records))
-  files.write_netcdf(path / "gradients.nc", _gradients(result.records, settings))
+  _write_gradients(path / "gradients.nc", result.records, settings)
   _write_status(
     path,
     {
@@ -152,8 +151,10 @@ def finish(
   )
 
 
-def _gradients(records: Record, settings: Settings) -> xr.Dataset:
-  """Returns a run's norms and measures, with axes (step, layer, …); NaN after a divergence."""
+def _write_gradients(path: Path, records: Record, settings: Settings) -> None:
+  """Writes a run's norms and measures, with axes (step, layer, …); NaN after a divergence."""
+  import xarray as xr  # imported here because it takes a third of a second, which delays --help
+
   steps = recorded_steps(settings)
   by_dims: list[tuple[tuple[str, ...], Mapping[str, AnyArray]]] = [
     (("layer", "time"), records.norms)
@@ -166,7 +167,8 @@ def _gradients(records: Record, settings: Settings) -> xr.Dataset:
       recorded[: len(values)] = values
       variables[name] = (("step", *dims[: values.ndim - 1]), recorded)
   data = xr.Dataset(variables)
-  return data.assign_coords({"step": np.array(steps, np.int32), **coordinates(data.sizes)})
+  coords = {"step": np.array(steps, np.int32), **coordinates(data.sizes)}
+  files.write_netcdf(path, data.assign_coords(coords))
 
 
 def fail(sweep: Sweep, run: Run, phase: str, error: BaseException) -> None:
