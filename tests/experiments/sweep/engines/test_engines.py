@@ -156,5 +156,5 @@ def test_an_interrupted_slurm_job_is_requeued_and_resumes(local, tmp_path):
   assert err == ""
   assert "Runs: 1 finished, 0 diverged, 0 failed." in out
   assert contents(folder) == contents(local)
-  (log,) = (folder / "slurm_logs").glob("*_log.err")
+  (log,) = (folder / "slurm_logs").glob("*_log.out")
   assert log.read_text().count("Requeued job") == 2
