@@ -148,5 +148,5 @@ def test_pmap_and_orbax_have_one_place_each(path):
   if path != LIBRARY / "parallel.py":
     assert "pmap" not in used
     assert not any(name.endswith(".pmap") for name in imported)
-  if path != LIBRARY / "checkpoints" / "checkpoint.py":
+  if path != LIBRARY / "checkpoints" / "arrays.py":
     assert not any(name.split(".")[0] == "orbax" for name in imported)

@@ -111,7 +111,7 @@ def recorded_path(name: str, text: str) -> str:
     ValueError: if `absolute_path` raises it, or if the path has a line break or ends in a space.
   """
   absolute = str(absolute_path(name, text))
-  path(name, absolute)
+  path(name, absolute)  # the current folder's own path may not be UTF-8
   if absolute != absolute.rstrip() or "\n" in absolute or "\r" in absolute:
     raise ValueError(
       f"{name} must not contain a line break or end with whitespace, got {absolute!r}."

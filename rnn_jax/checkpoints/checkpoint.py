@@ -6,8 +6,7 @@ checkpoint.json   each leaf's dtype and shape; the hashes of all leaves, of all 
 
 orbax does not detect bit flips, and reports a truncated file only by a traceback from a background
 thread. So before orbax reads the arrays, we verify every file's hash, and the dtypes and shapes
-that the files declare; afterwards, every leaf's dtype, shape and hash. No other module uses orbax,
-and the functions here import it when they are called, because that takes a third of a second.
+that the files declare; afterwards, every leaf's dtype, shape and hash.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree, Shaped
+from jaxtyping import PyTree
 
 from rnn_jax import checks
+from rnn_jax.checkpoints.arrays import load_arrays, save_arrays
 from rnn_jax.checkpoints.configuration import canonical
+from rnn_jax.checkpoints.leaves import Copy, copies, describe, named, stored_shape
 
 DRAFT = ".draft"  # suffix of a folder that is being written or deleted
 REPLACED = ".replaced"  # suffix of an old checkpoint that a new one of the same name is replacing
@@ -43,32 +42,12 @@ _SPARE = 2**20
 # and that of all files in arrays/ together, beyond twice the size of the arrays.
 _LARGEST = 2**26
 
-Leaf = jax.Array | np.ndarray | np.number | np.bool_ | jax.ShapeDtypeStruct
-
-# Hides orbax's log, because orbax also logs the errors that `save` raises, with a traceback from a
-# background thread.
-logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
-
 
 class DamagedError(ValueError):
   """Raised if a file or leaf of a checkpoint is missing, or no longer matches what was written."""
 
   def __init__(self, path: Path, reason: str):
     super().__init__(f"{path} is damaged: {reason}.")
-
-
-class Copy(NamedTuple):
-  """A copy of a pytree's leaf in the host's memory.
-
-  Attributes:
-    description: the leaf's dtype and shape, e.g. `float32[3, 4]`.
-    key: for a typed PRNG key, the name of its implementation; None for an array.
-    data: the array; for a typed key, its `jax.random.key_data`.
-  """
-
-  description: str
-  key: str | None
-  data: Shaped[np.ndarray, "*shape"]
 
 
 # A leaf's entry in checkpoint.json. "is": dtype and shape; "key": as `Copy.key`; "sha256": hash.
@@ -127,28 +106,6 @@ def restore(path: str | os.PathLike[str], like: PyTree) -> PyTree:
   return read(path, read_about(path), like)
 
 
-def copies(tree: PyTree) -> dict[str, Copy]:
-  """Copies a pytree's leaves to the host's memory, and returns the copies by leaf name.
-
-  Raises:
-    TypeError: if a leaf is not an array of numbers.
-    ValueError: if two leaves have the same name, or a name contains '/'.
-  """
-  found = {}
-  for name, leaf in _named(tree).items():
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-      raise TypeError(f"tree must hold arrays of numbers, got the shape {leaf} in {name}.")
-    key = _is_key(leaf)
-    if not (key or jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_):
-      raise TypeError(f"tree must hold arrays of numbers, got {leaf.dtype} in {name}.")
-    data = jax.random.key_data(leaf) if key else leaf
-    # Not `np.asarray`, because it would return a view of an array on a CPU device, and the caller
-    # may donate that array before it is written to disk.
-    data = np.array(data, data.dtype.newbyteorder("="), order="C")
-    found[name] = Copy(_describe(leaf), str(jax.random.key_impl(leaf)) if key else None, data)
-  return found
-
-
 def write(path: Path, leaves: Mapping[str, Copy], about: Contents) -> None:
   """Writes a checkpoint under a temporary name next to `path`, then renames it to `path`.
 
@@ -173,7 +130,7 @@ def write(path: Path, leaves: Mapping[str, Copy], about: Contents) -> None:
     if shutil.disk_usage(draft).free < sum(array.nbytes for array in arrays.values()) + _SPARE:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     if arrays:
-      _save_arrays(draft / _ARRAYS, arrays)
+      save_arrays(draft / _ARRAYS, arrays)
     records: dict[str, LeafRecord] = {
       name: {"is": leaf.description, "key": leaf.key, "sha256": _hash(leaf.data)}
       for name, leaf in leaves.items()
@@ -241,17 +198,17 @@ def read(path: Path, about: Contents, like: PyTree) -> PyTree:
     ValueError: if `like` has different names, dtypes or shapes; the message names the first such
       leaf.
   """
-  wanted, leaves = _named(like), about["leaves"]
+  wanted, leaves = named(like), about["leaves"]
   for name in sorted(wanted.keys() | leaves.keys()):
-    want = _describe(wanted[name]) if name in wanted else "absent"
+    want = describe(wanted[name]) if name in wanted else "absent"
     have = leaves[name]["is"] if name in leaves else "absent"
     if want != have:
       raise ValueError(f"path must hold a checkpoint with {name} {want}, got {have} in {path}.")
-  stored = {name: _stored(leaf) for name, leaf in wanted.items()}
+  stored = {name: stored_shape(leaf) for name, leaf in wanted.items()}
   arrays_bytes = sum(math.prod(data.shape) * data.dtype.itemsize for data in stored.values())
   _check_files(path, about["files"], 2 * arrays_bytes + _LARGEST)
   try:
-    arrays = _load_arrays(path / _ARRAYS, stored) if about["files"] else {}
+    arrays = load_arrays(path / _ARRAYS, stored) if about["files"] else {}
   except Exception as error:
     raise DamagedError(path, f"{_ARRAYS}: {error}") from None
   found = [_leaf(path, name, leaves[name], arrays.get(name), stored[name]) for name in wanted]
@@ -297,23 +254,6 @@ def remove(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def _named(tree: PyTree) -> dict[str, Leaf]:
-  """Returns a pytree's leaves by name; a name is the leaf's path of keys, joined by dots.
-
-  Raises:
-    ValueError: if two leaves have the same name, or a name contains '/'.
-  """
-  named: dict[str, Leaf] = {}
-  for path, leaf in jax.tree.leaves_with_path(tree):
-    name = jax.tree_util.keystr(path, simple=True, separator=".")
-    if name in named:
-      raise ValueError(f"tree must have a name for each leaf, got '{name}' twice.")
-    if "/" in name:  # orbax would turn it into nested folders
-      raise ValueError(f"tree must have names without '/', got '{name}'.")
-    named[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-  return named
-
-
 def _leaf(
   path: Path, name: str, about: LeafRecord, array: np.ndarray | None, stored: jax.ShapeDtypeStruct
 ) -> np.ndarray | jax.Array:
@@ -324,7 +264,7 @@ def _leaf(
     name: the leaf's name, for the error message.
     about: the leaf's entry in checkpoint.json.
     array: the array that orbax read; None if arrays/ has no array of this name.
-    stored: the array's shape and dtype, from `_stored`.
+    stored: the array's shape and dtype, from `stored_shape`.
   Raises:
     DamagedError: if dtype, shape or hash differ from those in checkpoint.json.
   """
@@ -336,26 +276,12 @@ def _leaf(
   key = about["key"]
   try:
     leaf = data if key is None else jax.random.wrap_key_data(jnp.asarray(data), impl=key)
-    intact = _describe(leaf) == about["is"] and _hash(data) == about["sha256"]
+    intact = describe(leaf) == about["is"] and _hash(data) == about["sha256"]
   except (TypeError, ValueError):  # an unknown key implementation
     intact = False
   if not intact:
     raise DamagedError(path, f"{name} differs from what was written")
   return leaf
-
-
-def _is_key(leaf: Leaf) -> bool:
-  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _stored(leaf: Leaf) -> jax.ShapeDtypeStruct:
-  """Returns shape and dtype of the array that is saved for a leaf."""
-  shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-  return jax.eval_shape(jax.random.key_data, shape) if _is_key(leaf) else shape
-
-
-def _describe(leaf: Leaf) -> str:
-  return f"{leaf.dtype.name}{list(leaf.shape)}"
 
 
 def _hash(array: np.ndarray) -> str:
@@ -372,58 +298,3 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
     with path.open("rb") as file:
       yield path.relative_to(folder).as_posix(), hashlib.file_digest(file, "sha256").hexdigest()
       os.fsync(file.fileno())
-
-
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  import orbax.checkpoint
-
-  # Not `orbax.checkpoint.v1.save`, because it would wait for all processes of `jax.distributed`,
-  # but only process 0 calls this function.
-  only = orbax.checkpoint.options.MultiprocessingOptions(
-    active_processes={0}, barrier_sync_key_prefix="first"
-  )
-  handler = orbax.checkpoint.PyTreeCheckpointHandler(multiprocessing_options=only)
-  try:
-    with orbax.checkpoint.Checkpointer(handler, multiprocessing_options=only) as checkpointer:
-      checkpointer.save(path.absolute(), arrays)
-  except OSError:
-    raise
-  except Exception as error:
-    number = re.search(r"os_error_code='(\d+)'", str(error))
-    if number is None:
-      raise OSError(f"{path}: {error}") from error
-    raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-
-
-def _load_arrays(path: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-  """Returns the arrays in a folder by name, after checking what the folder declares.
-
-  orbax allocates arrays, and the chunks that they are stored in, as large as the files declare.
-
-  Args:
-    path: the folder.
-    stored: the shape and dtype that each array must have.
-  Raises:
-    ValueError: if there are other arrays, or an array has another shape, dtype or larger chunks.
-    Exception: of any type, if orbax cannot read the folder.
-  """
-  from orbax.checkpoint import v1 as ocp
-
-  context = ocp.Context()
-  context.multiprocessing.active_processes = {jax.process_index()}
-  context.multiprocessing.primary_host = jax.process_index()
-  context.multiprocessing.barrier_sync_key_prefix = f"process_{jax.process_index()}"
-  wanted = {name: data for name, data in stored.items() if math.prod(data.shape)}
-  # orbax opens an array for each entry.
-  entries = json.loads((path / "_METADATA").read_bytes())["tree_metadata"]
-  if len(entries) != len(wanted):
-    raise ValueError(f"_METADATA must have {len(wanted)} entries, got {len(entries)}")
-  with context:
-    for name, found in ocp.metadata(path.absolute()).metadata.items():
-      want = _describe(wanted[name]) if name in wanted else "absent"
-      have = _describe(jax.ShapeDtypeStruct(found.shape, found.dtype))
-      if want != have:
-        raise ValueError(f"{name} must be {want}, got {have}")
-      if math.prod(found.storage_metadata.chunk_shape) > math.prod(found.shape):
-        raise ValueError(f"{name} must not have larger chunks than itself")
-    return ocp.load(path.absolute())

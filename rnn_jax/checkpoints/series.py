@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 from rnn_jax import checks
 from rnn_jax.checkpoints import checkpoint
 from rnn_jax.checkpoints.configuration import as_json, difference
+from rnn_jax.checkpoints.leaves import Copy, copies
 
 _NAME = re.compile(
   rf"(0|[1-9][0-9]*)({re.escape(checkpoint.DRAFT)}|{re.escape(checkpoint.REPLACED)})?"
@@ -83,7 +84,7 @@ class Series:
     checks.integer("step", step, minimum=0)
     about: checkpoint.Contents = {"configuration": as_json(configuration)}
     self.wait()
-    leaves = checkpoint.copies(tree)
+    leaves = copies(tree)
     self._saving = self._thread.submit(self._write, step, leaves, about)
 
   def wait(self) -> None:
@@ -108,9 +109,7 @@ class Series:
     finally:
       self._thread.shutdown()
 
-  def _write(
-    self, step: int, leaves: dict[str, checkpoint.Copy], about: checkpoint.Contents
-  ) -> None:
+  def _write(self, step: int, leaves: dict[str, Copy], about: checkpoint.Contents) -> None:
     checkpoint.write(self._folder / str(step), leaves, about)
     found = _found(self._folder)
     earlier = [entry for entry in found if entry[0] <= step]

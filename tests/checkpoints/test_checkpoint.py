@@ -311,7 +311,7 @@ def flip(arrays):
   ids=["bit", "dtype", "shape", "none"],
 )
 def test_a_leaf_that_orbax_reads_wrongly_is_refused_by_name(tmp_path, monkeypatch, change):
-  load = checkpoint._load_arrays
+  load = checkpoint.load_arrays
 
   def wrongly(path, stored):
     arrays = load(path, stored)
@@ -319,7 +319,7 @@ def test_a_leaf_that_orbax_reads_wrongly_is_refused_by_name(tmp_path, monkeypatc
     return arrays
 
   save(tmp_path / "0", tree())
-  monkeypatch.setattr(checkpoint, "_load_arrays", wrongly)
+  monkeypatch.setattr(checkpoint, "load_arrays", wrongly)
   with pytest.raises(
     ValueError, match=re.escape("0 is damaged: b.c differs from what was written")
   ):

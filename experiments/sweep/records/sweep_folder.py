@@ -148,12 +148,11 @@ def note_environment(folder: Path, *abouts: Mapping[str, object]) -> None:
   continued = before.get("continued", [])
   # Compare with all earlier entries, so that machines that alternate are recorded only once each.
   known = {_environment(about) for about in (before, *continued)}
-  new = {_environment(about): about for about in reversed(abouts)}
-  added = [
-    {name: about.get(name) for name in ("started", *_ENVIRONMENT)}
-    for environment, about in reversed(new.items())
-    if environment not in known
-  ]
+  added = []
+  for about in abouts:
+    if (environment := _environment(about)) not in known:
+      known.add(environment)
+      added.append({name: about.get(name) for name in ("started", *_ENVIRONMENT)})
   if added:
     files.write_json(folder / "sweep.json", {**before, "continued": [*continued, *added]})
 

@@ -35,7 +35,6 @@ def test_report_refuses_a_record_that_is_too_large(tmp_path, name):
     "source": "",
     "seeds": [],
     "reproduced": True,
-    "error": None,
   }
   record |= {"seconds": 1, "device": "", "processor": "", "cores": 1, "started": "", "checks": []}
   record |= {"versions": {}, "git": None, "notes": [], "error": None}

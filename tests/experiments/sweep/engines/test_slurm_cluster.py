@@ -133,7 +133,7 @@ def test_jobs_signaled_before_they_train_are_requeued(local, launch, tmp_path):
   assert process.returncode == 0, err
   assert "Runs: 2 finished, 0 diverged, 0 failed." in out
   assert all("SLURM jobs pending (BeginTime): " in line for line in err.splitlines())
-  logs = [log.read_text() for log in folder.glob("slurm_logs/*_log.err")]
+  logs = [log.read_text() for log in folder.glob("slurm_logs/*_log.out")]
   assert [log.count("Requeued job") for log in logs] == [1, 1]
   assert contents(folder) == contents(local)
 
