@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib
 import os
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The suite compiles thousands of programs and runs most of them once, so LLVM's optimizations are
@@ -60,6 +61,10 @@ CHECKED = (
   "rnn_jax.windows",
 )
 install_import_hook(CHECKED, "shape_checks.checked")
+
+# A shell without job control lets background processes, and so their children, ignore Ctrl-C. The
+# tests of interruptions must not depend on how the suite is started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # jax keeps millions of objects for thousands of programs, and hardly any become garbage. So garbage
 # is collected rarely.
