@@ -11,10 +11,11 @@ import pytest
 import slurm_cluster
 from swept import SMOKE, contents, start
 
+# So long that neither run finishes while a test waits for the first checkpoint of both.
 LONG = (
   SMOKE,
-  *("--cell=elman,minimalrnn", "--truncation=full", "--measures=none", "--steps=40000"),
-  "--log_every=20000",
+  *("--cell=elman,minimalrnn", "--truncation=full", "--measures=none", "--steps=120000"),
+  "--log_every=60000",
 )
 pytestmark = [
   pytest.mark.timeout(280),
