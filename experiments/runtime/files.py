@@ -15,10 +15,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-  import xarray as xr
+from typing import Any
 
 # Sizes in bytes above which a JSON file, or any other file of a record, is not read. The files that
 # we write are far smaller.
@@ -60,12 +57,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Mapping[str, object]) -> None:
   """Writes a JSON object atomically."""
   write_text(path, json.dumps(data, indent=2) + "\n")
-
-
-def write_netcdf(path: Path, data: xr.Dataset) -> None:
-  """Writes a dataset atomically, as NetCDF 3."""
-  with replacing(path) as draft:
-    data.to_netcdf(draft, engine="scipy")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -98,9 +98,9 @@ def training(metrics: xr.Dataset) -> Figure:
     axes, style, track = panels[tuple(place)], styles[value], list(styles).index(value)
     longest = with_largest(columns["truncation"], runs)
     drawn.append(longest)
-    _draw_group(axes, curves, runs, longest, style, describe(line, value), track)
+    _draw_group(axes, curves, runs, frozenset(longest), style, describe(line, value), track)
+    _draw_clipped(axes[1], curves, runs, style)
     for run in runs:
-      _draw_clipped(axes[1], curves, run, style)
       if columns["status"][run] == "diverged":
         step, reason = _divergence(metrics.isel(run=run))
         reasons[reason] += 1
@@ -157,7 +157,7 @@ def _draw_group(
   axes: Sequence[Axes],
   curves: _Curves,
   runs: Sequence[int],
-  longest: Sequence[int],
+  longest: Container[int],
   style: Style,
   label: str,
   track: int,
@@ -174,12 +174,12 @@ def _draw_group(
     mark_edges(axis, curves.updates, values[runs], style, track, zero=zero)
 
 
-def _draw_clipped(axis: Axes, curves: _Curves, run: int, style: Style) -> None:
+def _draw_clipped(axis: Axes, curves: _Curves, runs: Sequence[int], style: Style) -> None:
   """Draws a dot for each block of steps, at the largest gradient norm that was clipped in it."""
-  norms = np.where(curves.clipped[run] > 0, curves.grad_norm[run], np.nan)
+  norms = np.where(curves.clipped[runs] > 0, curves.grad_norm[runs], np.nan)
   _, _, peaks = spread_by_blocks(norms, curves.block)
-  where = np.isfinite(peaks)
-  draw_points(axis, curves.middles[where], peaks[where], style, CLIPPED, marker=".", ms=2.5)
+  run, block = np.nonzero(np.isfinite(peaks))
+  draw_points(axis, curves.middles[block], peaks[run, block], style, CLIPPED, marker=".", ms=2.5)
 
 
 def _draw_references(metrics: xr.Dataset, panels: Panels, rows: Sequence[str]) -> list[float]:

@@ -9,8 +9,7 @@ import contextlib
 import csv
 import io
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from experiments.runtime import files, memory
 from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.runs import run_of
 from experiments.sweep.measures import MEASURES
+from experiments.sweep.records import run_gradients
 from experiments.sweep.records.run_files import DONE, METRICS, Status, statuses
 from experiments.sweep.records.sweep_folder import is_text, read_sweep
 
@@ -168,51 +168,14 @@ def _reading(path: Path) -> Iterator[Path]:
 
 
 def _gather_gradients(folder: Path, states: Mapping[str, Status]) -> xr.Dataset:
-  """Concatenates the `gradients.nc` of the runs in `states`, none of which may have failed."""
+  """Gathers the `gradients.nc` of the runs in `states`, none of which may have failed."""
   parts = []
   for name in states:
     with _reading(folder / "runs" / name / "gradients.nc") as path:
-      # NetCDF 3, as `run_files.finish` writes it. In a file of another format, compressed arrays
-      # could be far larger than the file.
-      parts.append(xr.load_dataset(io.BytesIO(files.read_bytes(path)), engine="scipy"))
-      _check_axes(parts[-1])
-  _check_memory(folder, parts)
-  gradients = xr.concat(parts, dim="run", join="outer", data_vars="all", coords="minimal")
-  return gradients.assign_coords(_run_coordinates(folder, states)).assign_attrs(_ATTRIBUTES)
-
-
-def _check_axes(gradients: xr.Dataset) -> None:
-  """Checks that a run's gradients have the axes and types that `run_files.finish` writes.
-
-  Raises:
-    ValueError: if they do not.
-  """
-  axes = dict.fromkeys(("step", *(dim for measure in MEASURES.values() for dim in measure.dims)))
-  for name, data in gradients.data_vars.items():
-    if not is_text(name):
-      raise ValueError(f"the name {name!r} must not contain control characters")
-    if data.dims[:1] != ("step",) or not axes.keys() >= set(data.dims) or data.dtype.kind != "f":
-      raise ValueError(
-        f"{name} must hold floats on the axis step and others of {', '.join([*axes][1:])}, got "
-        f"{data.dtype} along {', '.join(map(str, data.dims)) or 'nothing'}"
-      )
-  for name, data in gradients.coords.items():
-    if data.dims != (name,) or data.dtype.kind != "i" or not gradients.indexes[name].is_unique:
-      raise ValueError(f"{name} must be unique integers on its own axis")
-  missing = {*gradients.dims, "step", "layer", "time"} - set(gradients.coords)
-  if missing or "log10_grad_norm" not in gradients:
-    raise ValueError(f"{min(map(str, missing), default='log10_grad_norm')} is missing")
-
-
-def _check_memory(folder: Path, parts: Sequence[xr.Dataset]) -> None:
-  """Checks that all runs' gradients fit into memory after alignment on the union of their axes."""
-  sizes = {
-    dim: len(set().union(*(part.indexes[dim] for part in parts if dim in part.indexes)))
-    for dim in {dim for part in parts for dim in part.dims}
-  }
-  dims = {name: data.dims for part in parts for name, data in part.data_vars.items()}
-  entries = sum(math.prod(sizes[dim] for dim in found) for found in dims.values())
-  memory.check(len(parts) * entries, f"The gradients of {len(parts)} runs in {folder}", "they need")
+      parts.append(run_gradients.read(path))
+  along, variables = run_gradients.gather(parts, f"The gradients of {len(parts)} runs in {folder}")
+  coordinates = {**along, **_run_coordinates(folder, states)}
+  return xr.Dataset(variables, coordinates, _ATTRIBUTES)
 
 
 def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, Any]:
@@ -260,50 +223,45 @@ def _summary(folder: Path, ids: Iterable[str], gradients: xr.Dataset, metrics: x
   The text holds no dates or durations, so that equal records give equal text. A failed run's line
   holds only the run's settings and status.
   """
-  done = set(metrics["run"].values)
-  rows = [
-    _row(gradients.sel(run=name), metrics.sel(run=name))
-    if name in done
-    else {"run": name, **_axes(folder, name), "status": "failed"}
-    for name in ids
-  ]
+  rows = {str(row["run"]): row for row in _rows(gradients, metrics)}
   text = io.StringIO()
-  columns = next(list(row) for row in rows if row["status"] != "failed")
-  writer = csv.DictWriter(text, columns, lineterminator="\n")
+  writer = csv.DictWriter(text, list(next(iter(rows.values()))), lineterminator="\n")
   writer.writeheader()
-  writer.writerows(rows)
+  for name in ids:
+    writer.writerow(rows.get(name) or {"run": name, **_axes(folder, name), "status": "failed"})
   return text.getvalue()
 
 
-def _row(norms: xr.Dataset, run: xr.Dataset) -> dict[str, object]:
-  """Returns the line of `summary.csv` for a run that did not fail, from its norms and metrics.
+def _rows(gradients: xr.Dataset, metrics: xr.Dataset) -> Iterator[dict[str, object]]:
+  """Yields the line of `summary.csv` of each run that did not fail.
 
   `final_loss` is the mean loss over the last tenth of the updates; NaN if the run diverged.
   """
-  tail = max(1, run.sizes["update"] // 10)
-  loss, grad_norm = run["loss"].values, run["grad_norm"].values
-  far = _farthest(norms)
-  return {
-    "run": run["run"].item(),
-    **{name: run[name].item() for name in (*AXES, "options", "hidden_size")},
-    "status": run["status"].item(),
-    "diverged_step": run["diverged_step"].item(),
-    "first_loss": loss[0],
-    "final_loss": np.nan if run["status"] == "diverged" else loss[-tail:].mean(),
-    "baseline": run.attrs["baseline"],
-    "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
-    "clipped_steps": int((run["clipped"].values > 0).sum()),
-    "zero_grad_norm_steps": int((grad_norm == 0).sum()),
-    "log10_lag_norm_before": far[0],
-    "log10_lag_norm_after": far[-1],
-  }
+  names = ("run", *AXES, "options", "hidden_size", "status", "diverged_step")
+  settings = [metrics[name].values.tolist() for name in names]
+  tail = max(1, metrics.sizes["update"] // 10)
+  numbers = [metrics[name].values for name in ("loss", "grad_norm", "clipped")]
+  lines = zip(*settings, strict=True), zip(*numbers, _farthest(gradients), strict=True)
+  for known, (loss, grad_norm, clipped, far) in zip(*lines, strict=True):
+    row = dict(zip(names, known, strict=True))
+    yield {
+      **row,
+      "first_loss": loss[0],
+      "final_loss": np.nan if row["status"] == "diverged" else loss[-tail:].mean(),
+      "baseline": metrics.attrs["baseline"],
+      "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
+      "clipped_steps": int((clipped > 0).sum()),
+      "zero_grad_norm_steps": int((grad_norm == 0).sum()),
+      "log10_lag_norm_before": far[0],
+      "log10_lag_norm_after": far[-1],
+    }
 
 
-def _farthest(norms: xr.Dataset) -> Float[np.ndarray, " step"]:
-  """Returns layer 1's `log10_lag_norm` at the largest lag, for each step.
+def _farthest(gradients: xr.Dataset) -> Float[np.ndarray, "run step"]:
+  """Returns layer 1's `log10_lag_norm` at the largest lag.
 
   The value is NaN at steps that are not measured.
   """
-  if "log10_lag_norm" not in norms:
-    return np.full(norms.sizes["step"], np.nan)
-  return norms["log10_lag_norm"].isel(layer=0, lag=-1).values
+  if "log10_lag_norm" not in gradients:
+    return np.full((gradients.sizes["run"], gradients.sizes["step"]), np.nan)
+  return gradients["log10_lag_norm"].isel(layer=0, lag=-1).values

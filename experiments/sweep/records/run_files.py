@@ -17,23 +17,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from experiments.runtime import exits, files
 from experiments.sweep.config.runs import Run, Settings, run_config
 from experiments.sweep.config.sweep import Sweep
-from experiments.sweep.measures import MEASURES, coordinates
-from experiments.sweep.records import origins
+from experiments.sweep.records import origins, run_gradients
 from experiments.sweep.records.record import (
   Record,
   Result,
   nonfinite_from_json,
   nonfinite_text,
-  recorded_steps,
 )
 from experiments.sweep.records.sweep_folder import ARRIVING, json_sha256
 from rnn_jax.gradient_flow import NonFinite
-from rnn_jax.types import AnyArray
 
 # The files that hold a run's records. The checksum in status.json covers them.
 RECORDS = ("config.json", "metrics.jsonl", "gradients.nc")
@@ -76,13 +71,13 @@ def has_failed(folder: Path, run_id: str) -> bool:
 
 
 def start(folder: Path, run_id: str, config: Mapping[str, object]) -> None:
-  """Records that a run has started: status `running`, the configuration, and empty metrics."""
+  """Records that a run has started: status `running`, the configuration, and no metrics."""
   path = folder / "runs" / run_id
   path.mkdir(parents=True, exist_ok=True)
-  (path / "error.txt").unlink(missing_ok=True)
   files.write_json(path / "status.json", {"status": "running"})
   files.write_json(path / "config.json", config)
-  files.write_bytes(path / "metrics.jsonl", b"")
+  for name in ("error.txt", "metrics.jsonl"):
+    (path / name).unlink(missing_ok=True)
 
 
 def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) -> None:
@@ -137,7 +132,7 @@ def finish(
   # Rewrite all lines, because the last appended line may be incomplete, and because an interrupted
   # process may have appended lines for steps after its last checkpoint.
   files.write_bytes(path / "metrics.jsonl", _lines(0, result.records))
-  _write_gradients(path / "gradients.nc", result.records, settings)
+  run_gradients.write(path / "gradients.nc", result.records, settings)
   _write_status(
     path,
     {
@@ -149,26 +144,6 @@ def finish(
       **({} if code is None else {"code": code}),
     },
   )
-
-
-def _write_gradients(path: Path, records: Record, settings: Settings) -> None:
-  """Writes a run's norms and measures, with axes (step, layer, …); NaN after a divergence."""
-  import xarray as xr  # imported here because it takes a third of a second, which delays --help
-
-  steps = recorded_steps(settings)
-  by_dims: list[tuple[tuple[str, ...], Mapping[str, AnyArray]]] = [
-    (("layer", "time"), records.norms)
-  ]
-  by_dims += [(MEASURES[name].dims, found) for name, found in records.measures.items()]
-  variables = {}
-  for dims, found in by_dims:
-    for name, values in found.items():
-      recorded = np.full((len(steps), *values.shape[1:]), np.nan, np.float32)
-      recorded[: len(values)] = values
-      variables[name] = (("step", *dims[: values.ndim - 1]), recorded)
-  data = xr.Dataset(variables)
-  coords = {"step": np.array(steps, np.int32), **coordinates(data.sizes)}
-  files.write_netcdf(path, data.assign_coords(coords))
 
 
 def fail(sweep: Sweep, run: Run, phase: str, error: BaseException) -> None:

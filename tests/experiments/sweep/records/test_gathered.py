@@ -82,7 +82,7 @@ def test_the_gathered_file_is_compressed_and_equal_for_equal_records(folder):
 
 def test_a_gathered_file_of_an_older_version_is_read(folder):
   written, _ = gathered.write(folder, run_files.statuses(folder, RUNS))
-  files.write_netcdf(folder / "gradients.nc", written)
+  written.to_netcdf(folder / "gradients.nc", engine="scipy")
   assert (folder / "gradients.nc").read_bytes().startswith(b"CDF")
   assert xr.load_dataset(folder / "gradients.nc").identical(written)
 
@@ -142,8 +142,11 @@ def test_a_hostile_record_with_a_valid_checksum_is_rejected(
       "the name '.x1b.31m' must not",
     ),
     (lambda data: data.drop_vars("layer"), "layer is missing"),
-    (lambda data: data.assign_coords(time=np.zeros(4, np.int32)), "time must be unique integers"),
-    (lambda data: data.assign_coords(step=["a", "b"]), "step must be unique integers"),
+    (
+      lambda data: data.assign_coords(time=np.zeros(4, np.int32)),
+      "time must be increasing",
+    ),
+    (lambda data: data.assign_coords(step=["a", "b"]), "step must be increasing"),
   ],
 )
 def test_gradients_with_other_axes_or_types_are_refused(change, says, folder):
@@ -160,7 +163,7 @@ def test_gradients_whose_axes_together_exceed_the_memory_are_refused(folder, mon
   for name, sizes in {"a": (2000, 1, 1), "b": (1, 1, 2000)}.items():
     data = xr.Dataset({"log10_grad_norm": (("step", "layer", "time"), np.zeros(sizes, np.float32))})
     data = data.assign_coords({dim: np.arange(n, dtype=np.int32) for dim, n in data.sizes.items()})
-    files.write_netcdf(folder / "runs" / name / "gradients.nc", data)
+    data.to_netcdf(folder / "runs" / name / "gradients.nc", engine="scipy")
     run_files._write_status(folder / "runs" / name, {"status": "finished", "diverged_step": None})
   with pytest.raises(ValueError, match="The gradients of 3 runs"):
     gathered.read_gradients(folder)

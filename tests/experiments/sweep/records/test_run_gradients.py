@@ -1,0 +1,64 @@
+"""The gradients of runs are written and gathered as xarray would."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.sweep.config.runs import Settings
+from experiments.sweep.records import run_gradients
+from experiments.sweep.records.record import Record
+from experiments.sweep.records.run_gradients import Gradients
+
+SETTINGS = Settings("adding", "stdlib", None, 4, 2, 2, "sgd", 1, "", 1, match_params=18)
+
+
+def _write(path, depth, length, steps=3, **norms):
+  """Writes random norms and lag norms of `steps` steps to `path`; returns the file's contents."""
+  random = np.random.default_rng(depth)
+  names = {"log10_grad_norm": None, **norms}
+  found = {name: random.normal(size=(steps, depth, length)).astype(np.float32) for name in names}
+  lag = {"decay_rate": random.normal(size=(steps, depth)).astype(np.float32)}
+  zeros = np.zeros(steps, np.float32)
+  record = Record(zeros, zeros, zeros, zeros, zeros == 0, found, {"lag": lag})
+  run_gradients.write(path, record, SETTINGS)
+  return run_gradients.read(path)
+
+
+@pytest.mark.parametrize("steps", [3, 2])
+def test_a_file_is_the_one_that_xarray_writes(steps, tmp_path):
+  _write(tmp_path / "ours", depth=2, length=4, steps=steps)
+  data = xr.load_dataset(tmp_path / "ours", engine="scipy")
+  assert data.sizes == {"step": 3, "layer": 2, "time": 4}
+  assert np.isnan(data["log10_grad_norm"].values[steps:]).all()
+  xr.Dataset(data.data_vars, dict(data.coords)).to_netcdf(tmp_path / "theirs", engine="scipy")
+  assert xr.load_dataset(tmp_path / "theirs", engine="scipy").identical(data)
+  assert (tmp_path / "ours").stat().st_size == (tmp_path / "theirs").stat().st_size
+
+
+def test_gathered_gradients_are_those_that_xarray_concatenates(tmp_path):
+  runs = {"a": (1, 4, {}), "b": (3, 6, {"log10_grad_norm_cell": None}), "c": (1, 4, {})}
+  parts = [_write(tmp_path / n, depth, length, **more) for n, (depth, length, more) in runs.items()]
+  along, variables = run_gradients.gather(parts, "the gradients")
+  expected = xr.concat(
+    [xr.load_dataset(tmp_path / name, engine="scipy") for name in runs],
+    dim="run",
+    join="outer",
+    data_vars="all",
+    coords="minimal",
+  )
+  found = xr.Dataset(variables, along)
+  assert list(found.variables) == list(expected.variables)
+  assert found.identical(expected)
+  assert all(found[name].dtype == expected[name].dtype for name in expected.variables)
+
+
+def test_a_variable_has_the_same_axes_in_all_runs():
+  along = {axis: np.arange(2, dtype=np.int32) for axis in ("step", "layer")}
+  parts = [
+    Gradients(along, {"omega": (axes, np.zeros((2,) * len(axes), np.float32))})
+    for axes in (("step", "layer"), ("step",))
+  ]
+  with pytest.raises(ValueError, match="omega must have the same axes in all runs"):
+    run_gradients.gather(parts, "the gradients")
