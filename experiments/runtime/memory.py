@@ -1,8 +1,10 @@
-"""A check that arrays fit into the memory of this machine."""
+"""Checks that arrays and compiled programs fit into the memory of this machine."""
 
 from __future__ import annotations
 
 import os
+
+import jax
 
 
 def check(entries: int, flags: str, what: str) -> None:
@@ -15,10 +17,30 @@ def check(entries: int, flags: str, what: str) -> None:
   Raises:
     ValueError: if the arrays do not fit.
   """
-  needed = 4 * entries
+  _check(4 * entries, f"{flags} must fit into", f"{what} at least")
+
+
+def check_program(program: jax.stages.Compiled, devices: int) -> None:
+  """Raises if a compiled program needs more memory than this machine has.
+
+  XLA:CPU would start the program, and the system would kill the process without a message.
+
+  Args:
+    program: the program; its memory is that of one device.
+    devices: number of CPU devices of this machine that run the program at the same time.
+  Raises:
+    ValueError: if the program does not fit.
+  """
+  found = program.memory_analysis()
+  if found is not None:
+    kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    text = "the program must fit into", f"on {devices} device{'s' * (devices > 1)} it needs"
+    _check(devices * (found.temp_size_in_bytes + kept), *text)
+
+
+def _check(needed: int, must: str, needs: str) -> None:
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   if needed > memory:
     raise ValueError(
-      f"{flags} must fit into this machine's {memory / 2**30:.0f} GiB; {what} at least "
-      f"{needed / 2**30:.0f} GiB."
+      f"{must} this machine's {memory / 2**30:.0f} GiB; {needs} {needed / 2**30:.0f} GiB."
     )

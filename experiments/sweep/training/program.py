@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Key, PyTree
 
+from experiments.runtime import memory
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.runs import Run, Settings, hidden_size_of
 from experiments.sweep.measures import MEASURES, Moment, Variables, by_leaf
@@ -74,6 +75,8 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
     settings: settings of the sweep.
     task: the task, built from the settings.
     layout: how runs are laid out on the devices.
+  Raises:
+    ValueError: if the program does not fit into this machine's memory.
   """
   leading = layout.leading_axes(len(runs))
   advance, shapes = group_function(
@@ -85,7 +88,11 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
   lowered = map_runs(advance, devices).lower(*spread((numbers, initial_state), devices), task.data)
   _, records = lowered.out_info
   record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(leading) :], a.dtype), records)
-  return Program(lowered.compile(), initial_state, record, leading)
+  compiled = lowered.compile()
+  if devices[0].platform == "cpu":  # on accelerators, XLA checks the memory itself
+    here = [device for device in devices if device.process_index == jax.process_index()]
+    memory.check_program(compiled, len(here))
+  return Program(compiled, initial_state, record, leading)
 
 
 def by_device(
