@@ -200,14 +200,58 @@ def _product_jvp(
   return h @ w, y_dot
 
 
+@jax.custom_jvp
+def highway_change(s: Units, candidate: Units, gate: Units) -> Float[Array, "*batch H"]:
+  """Returns t ∘ (v − s), where v = tanh(candidate) and t = σ(gate); a highway layer adds it to s.
+
+  Its backward pass stores three arrays [..., H], the coefficients of the tangent
+
+    −t ṡ + t (1 − v²) v̇ + t (1 − t) (v − s) ṫ
+
+  where v̇ and ṫ are the tangents of `candidate` and `gate`.
+  """
+  return jax.nn.sigmoid(gate) * (jnp.tanh(candidate) - s)
+
+
+@highway_change.defjvp
+def _highway_change_jvp(
+  primals: tuple[CellArray, CellArray, CellArray], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+  (s, candidate, gate), (s_dot, candidate_dot, gate_dot) = primals, tangents
+  v, t = jnp.tanh(candidate), jax.nn.sigmoid(gate)
+  change = t * (v - s)
+  return change, t * (1 - v**2) * candidate_dot + (1 - t) * change * gate_dot - t * s_dot
+
+
 def standardize(x: Features) -> Features:
   """Returns (x − mean x) / √(var x + ε), over the last axis.
 
   Half precision is computed in float32, because the derivative at x = 0, of size ε^-1.5, would
   overflow float16.
   """
-  dtype, x = x.dtype, x.astype(np.promote_types(x.dtype, np.float32))
-  # Pass the variance explicitly, because jax.nn.standardize would compute it as E x² − (E x)²,
-  # which cancels catastrophically if the mean is large and the spread small.
-  variance = jnp.var(x, axis=-1, keepdims=True)
-  return jax.nn.standardize(x, variance=variance, epsilon=EPSILON).astype(dtype)
+  return _standardize(x.astype(np.promote_types(x.dtype, np.float32))).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _standardize(x: Features) -> Features:
+  """Returns n = r (x − mean x), where r = 1 / √(var x + ε). The backward pass stores n and r.
+
+  The tangent is ṅ = r (ẋ − mean ẋ − n mean(n ẋ)).
+  """
+  return _normal_and_rate(x)[0]
+
+
+@_standardize.defjvp
+def _standardize_jvp(primals: tuple[CellArray], tangents: tuple[Array]) -> tuple[Array, Array]:
+  (x,), (x_dot,) = primals, tangents
+  n, r = _normal_and_rate(x)
+  mean = jnp.mean(x_dot, axis=-1, keepdims=True)
+  return n, r * (x_dot - mean - n * jnp.mean(n * x_dot, axis=-1, keepdims=True))
+
+
+def _normal_and_rate(x: Features) -> tuple[Features, Float[Array, "*batch 1"]]:
+  """Returns n and r of `_standardize`."""
+  centered = x - jnp.mean(x, axis=-1, keepdims=True)
+  # E x² − (E x)² would cancel catastrophically if the mean is large and the spread small.
+  r = jax.lax.rsqrt(jnp.mean(centered**2, axis=-1, keepdims=True) + EPSILON)
+  return r * centered, r

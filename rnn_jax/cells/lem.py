@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Key
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, product, the_hidden_state
+from rnn_jax.cells.dense import dense_project, highway_change, product, the_hidden_state
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import (
@@ -98,10 +98,10 @@ def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, 
   ) -> LEMCarry:
     h, z = carry
     step = jnp.asarray(delta, h.dtype)
-    _, _, x_z, x_h = jnp.split(drive, 4, axis=-1)
-    d_1, d_2 = (step * gate for gate in open_gates(drive, recurrent))
-    z = (1 - d_1) * z + d_1 * jnp.tanh(x_z + recurrent[..., 2 * hidden_size :])
-    h = (1 - d_2) * h + d_2 * jnp.tanh(x_h + product(z, params["v"]))
+    a, x_h = drive[..., : 3 * hidden_size] + recurrent, drive[..., 3 * hidden_size :]
+    a_1, a_2, a_z = jnp.split(a, 3, axis=-1)
+    z = z + step * highway_change(z, a_z, a_1)
+    h = h + step * highway_change(h, x_h + product(z, params["v"]), a_2)
     return LEMCarry(h, z)
 
   def gates(

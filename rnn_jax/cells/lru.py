@@ -125,8 +125,8 @@ def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) 
   return LRUDrive(_complex(re, im), skip)
 
 
-def _linear(params: FlatParams, drive: LRUDrive) -> tuple[ComplexUnits, ComplexUnits]:
-  return jnp.broadcast_to(expand_like(params["lambda"], drive.b), drive.b.shape), drive.b
+def _linear(params: FlatParams, drive: LRUDrive) -> tuple[Complex[Array, "*ones H"], ComplexUnits]:
+  return expand_like(params["lambda"], drive.b), drive.b
 
 
 def _output(params: FlatParams, h: ComplexUnits, drive: LRUDrive) -> Units:

@@ -10,7 +10,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Key
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
+from rnn_jax.cells.dense import (
+  dense_init,
+  dense_project,
+  dense_recur,
+  highway_change,
+  the_carry,
+  zeros,
+)
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import (
@@ -91,9 +98,9 @@ def rhn(
     """Yields (sₗ₊₁, tₗ), the new state and the transform gate, for each micro-step l."""
     a = drive + recurrent
     for i in range(1, num_microsteps + 1):
-      candidate, t = jnp.tanh(a[..., :hidden_size]), jax.nn.sigmoid(a[..., hidden_size:])
-      s = (candidate - s) * t + s
-      yield s, t
+      candidate, gate = a[..., :hidden_size], a[..., hidden_size:]
+      s = s + highway_change(s, candidate, gate)
+      yield s, jax.nn.sigmoid(gate)
       if i < num_microsteps:
         a = dense_recur({"w_h": params[f"r_{i}"], "b": params[f"b_{i}"]}, s)
 

@@ -14,7 +14,7 @@ from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, hidden_recur, the_hidden_state
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
-from rnn_jax.types import Array, Cell, Features, FlatParams, Gates, Shape
+from rnn_jax.types import Array, Cell, CellArray, Features, FlatParams, Gates, Shape, Units
 
 
 class SLSTMCarry(NamedTuple):
@@ -125,14 +125,70 @@ def _update(
   params: FlatParams, carry: SLSTMCarry, drive: Features, recurrent: Features
 ) -> SLSTMCarry:
   del params
-  _, c, n, m = carry
-  i, f, g, o = jnp.split(drive + recurrent, 4, axis=-1)
+  return fused_gates(drive + recurrent, carry.cell, carry.normalizer, carry.stabilizer)
+
+
+def gates(a: Features, c: Units, n: Units, m: Units) -> SLSTMCarry:
+  """Returns the new carry, computed exactly as the equations of `slstm` are written.
+
+  The tests compare `fused_gates` with this function.
+
+  Args:
+    a: pre-activations [..., 4·H] in the order i, f, g, o.
+    c, n, m: cell state, normalizer and stabilizer, each [..., H].
+  """
+  i, f, g, o = jnp.split(a, 4, axis=-1)
   kept = jnp.where(n == 0, -jnp.inf, jax.nn.log_sigmoid(f) + m)
   new_m = jnp.maximum(i, kept)
   i, f = jnp.exp(i - new_m), jnp.exp(kept - new_m)
   c = f * c + i * jnp.tanh(g)
   n = f * n + i
   return SLSTMCarry(jax.nn.sigmoid(o) * c / n, c, n, new_m)
+
+
+@jax.custom_jvp
+def fused_gates(a: Features, c: Units, n: Units, m: Units) -> SLSTMCarry:
+  """Returns the new carry, as `gates` does. Its backward pass stores nine arrays [..., H].
+
+  Let w be 1 where m' = i and 0 elsewhere, and ḋ = i̇ − (1 − σ(a_f)) ȧ_f − ṁ. The tangents are
+
+    ċ' = f' ċ + ((1 − w) i' g − w f' c) ḋ + i' (1 − g²) ȧ_g      ṁ' = i̇ − (1 − w) ḋ
+    ṅ' = f' ṅ + ((1 − w) i' − w f' n) ḋ
+    ḣ' = (o / n') ċ' − (h' / n') ṅ' + (1 − o) h' ȧ_o
+  """
+  return _activations(a, c, n, m)[0]
+
+
+@fused_gates.defjvp
+def _fused_gates_jvp(
+  primals: tuple[CellArray, CellArray, CellArray, CellArray],
+  tangents: tuple[Array, Array, Array, Array],
+) -> tuple[SLSTMCarry, SLSTMCarry]:
+  (a, c, n, m), (a_dot, c_dot, n_dot, m_dot) = primals, tangents
+  new, i, f, g, o, spared, w = _activations(a, c, n, m)
+  i_dot, f_dot, g_dot, o_dot = jnp.split(a_dot, 4, axis=-1)
+  d = i_dot - spared * f_dot - m_dot
+  new_c_dot = f * c_dot + ((1 - w) * i * g - w * f * c) * d + i * (1 - g**2) * g_dot
+  new_n_dot = f * n_dot + ((1 - w) * i - w * f * n) * d
+  h, n = new.hidden, new.normalizer
+  h_dot = (o / n) * new_c_dot - (h / n) * new_n_dot + (1 - o) * h * o_dot
+  return new, SLSTMCarry(h_dot, new_c_dot, new_n_dot, i_dot - (1 - w) * d)
+
+
+def _activations(
+  a: Features, c: Units, n: Units, m: Units
+) -> tuple[SLSTMCarry, Units, Units, Units, Units, Units, Units]:
+  """Returns the new carry, i', f', g, o, 1 − σ(a_f) and w."""
+  # XLA:CPU vectorizes σ over a whole array, but not over its slices.
+  _, forget, _, o = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
+  i, f, g, _ = jnp.split(a, 4, axis=-1)
+  kept = jnp.where(n == 0, -jnp.inf, jax.nn.log_sigmoid(f) + m)
+  w = (i >= kept).astype(a.dtype)
+  new_m = jnp.maximum(i, kept)
+  i, f, g = jnp.exp(i - new_m), jnp.exp(kept - new_m), jnp.tanh(g)
+  c = f * c + i * g
+  n = f * n + i
+  return SLSTMCarry(o * c / n, c, n, new_m), i, f, g, o, 1 - forget, w
 
 
 def _gates(params: FlatParams, carry: SLSTMCarry, drive: Features, recurrent: Features) -> Gates:

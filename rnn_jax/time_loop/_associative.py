@@ -18,6 +18,7 @@ def run_associatively(
   """Runs a cell that has a `linear`, i.e. h_t = a_t ∘ h_{t−1} + b_t; returns (final carry, ys)."""
   assert cell.linear is not None  # checked by `unroll`
   a, b = cell.linear(params, inputs.drive)
+  a = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), a, b)
   if inputs.probe is not None:
     b = tap(b, inputs.probe)  # h_t = a_t ∘ h_{t−1} + b_t, so dL/db_t = dL/dh_t
   cut = inputs.cut

@@ -15,7 +15,7 @@ from rnn_jax.cells.dense import the_carry
 from rnn_jax.time_loop import _adjoint
 from rnn_jax.time_loop._adjoint_loops import Perturbations, Step
 from rnn_jax.time_loop._step import StepConstants, StepInputs, make_step, outputs_of, start_of_step
-from rnn_jax.types import Carry, Cell, floats_of, with_floats
+from rnn_jax.types import Carry, Cell, Recurrent, floats_of, with_floats
 
 # `(constants, carry, inputs) -> (final carry, ys)`: runs consecutive steps.
 Segment = Callable[[StepConstants, Carry, StepInputs], tuple[Carry, PyTree]]
@@ -52,13 +52,43 @@ def _run_segment(
 ) -> tuple[Carry, PyTree[Array]]:
   if options.project_in_blocks:
     inputs = inputs._replace(drive=cell.project(constants.params, inputs.drive))
-  if cell.output_is_carry or len(jax.tree.leaves(carry)) > 1:
-    return _scan(cell, options, constants, carry, inputs)
+  in_loop = cell, constants, inputs
+  is_array = len(jax.tree.leaves(carry)) == 1
+  if cell.linear is not None and options.remat != "step" and (cell.output_is_carry or is_array):
+    in_loop = _linear_form(cell, constants, inputs)
+  loop_cell, loop_constants, loop_inputs = in_loop
+  if cell.output_is_carry or not is_array:
+    return _scan(loop_cell, options, loop_constants, carry, loop_inputs)
   # The carry is a single array, so `output` can be applied to all carries at once, after the loop.
   # A matrix product in `output` is then one product for all steps, and so is its kernel's gradient.
-  bare = cell._replace(output=the_carry)
-  carry, carries = _scan(bare, options, constants, carry, inputs)
+  bare = loop_cell._replace(output=the_carry)
+  carry, carries = _scan(bare, options, loop_constants, carry, loop_inputs)
   return carry, outputs_of(cell, constants.params, carries, inputs)
+
+
+def _linear_form(
+  cell: Cell, constants: StepConstants, inputs: StepInputs
+) -> tuple[Cell, StepConstants, StepInputs]:
+  """Returns a linear cell, its constants and inputs such that the loop only computes a ∘ h + b.
+
+  a and b of all steps are computed before the loop. They are the drive of the cell that is
+  returned, or, if a is the same at every step, its params and its drive.
+  """
+  assert cell.linear is not None  # checked by the caller
+  a, b = cell.linear(constants.params, inputs.drive)
+  varies = jax.tree.map(jnp.shape, a) == jax.tree.map(jnp.shape, b)
+
+  def update(params: Carry, carry: Carry, drive: PyTree, recurrent: Recurrent) -> Carry:
+    del recurrent
+    a, b = drive if varies else (params, drive)
+    return jax.tree.map(lambda a, h, b: a * h + b, a, carry, b)
+
+  params = () if varies else jax.tree.map(lambda a: a[0], a)
+  return (
+    cell._replace(recur=lambda params, carry: (), update=update),
+    constants._replace(params=params),
+    inputs._replace(drive=(a, b) if varies else b),
+  )
 
 
 def _scan(

@@ -69,7 +69,9 @@ def check_linear(case):
     return
   a, b = cell.linear(case.params, case.drive)
   new = step(cell, case.params, case.carry, case.drive)
-  chex.assert_trees_all_equal_shapes_and_dtypes(a, b, case.carry)
+  # The batch axes of a may have size 1.
+  whole = jax.tree.map(lambda a, h: jnp.broadcast_to(a, h.shape), a, case.carry)
+  chex.assert_trees_all_equal_shapes_and_dtypes(whole, b, case.carry)
   expected = jax.tree.map(lambda a, h, b: a * h + b, a, case.carry, b)
   chex.assert_trees_all_close(new, expected, rtol=1e-6, atol=1e-7)
 

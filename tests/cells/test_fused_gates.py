@@ -1,4 +1,4 @@
-"""`fused_gates` of LSTM and GRU equals the plain reference `gates`, derivatives included."""
+"""Functions with hand-written derivatives equal their plain references, derivatives included."""
 
 from __future__ import annotations
 
@@ -11,25 +11,66 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnn_jax.cells import dense
+
 H = 3
-# Widths of the arguments of `gates`: (a, c) for the LSTM, (h, drive, recurrent) for the GRU.
-WIDTHS = {"lstm": (4 * H, H), "gru": (H, 3 * H, 3 * H)}
+# Widths of the arguments of `gates`: (a, c) for the LSTM and the layer-normalized LSTM,
+# (h, drive, recurrent) for the GRU, (a, c, n, m) for the sLSTM.
+WIDTHS = {
+  "lstm": (4 * H, H),
+  "layer_norm_lstm": (4 * H, H),
+  "gru": (H, 3 * H, 3 * H),
+  "slstm": (4 * H, H, H, H),
+}
+
+
+def plain_highway_change(s, candidate, gate):
+  return jax.nn.sigmoid(gate) * (jnp.tanh(candidate) - s)
+
+
+def plain_standardize(x):
+  variance = jnp.var(x, axis=-1, keepdims=True)
+  return jax.nn.standardize(x, variance=variance, epsilon=dense.EPSILON)
+
+
+def check(fused, plain, widths):
+  """Compares values, both derivatives, and the second derivative (forward over reverse)."""
+  random = np.random.default_rng(0)
+  args, tangents = (
+    tuple(jnp.asarray(2 * random.standard_normal((5, width))) for width in widths) for _ in range(2)
+  )
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def everything(function):
+    values, forward = jax.jvp(function, args, tangents)
+
+    def pull_back(*args):
+      return jax.vjp(function, *args)[1](forward)
+
+    return values, forward, jax.jvp(pull_back, args, tangents)
+
+  chex.assert_trees_all_close(everything(fused), everything(plain), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", WIDTHS)
 def test_fused_gates_equal_the_specification(x64, name):
-  family, random = importlib.import_module(f"rnn_jax.cells.{name}"), np.random.default_rng(0)
-  args, tangents = (
-    tuple(jnp.asarray(2 * random.standard_normal((5, width))) for width in WIDTHS[name])
-    for _ in range(2)
-  )
+  family = importlib.import_module(f"rnn_jax.cells.{name}")
+  check(family.fused_gates, family.gates, WIDTHS[name])
 
-  @functools.partial(jax.jit, static_argnums=0)
-  def everything(gates):
-    values, forward = jax.jvp(gates, args, tangents)
-    _, vjp = jax.vjp(gates, *args)
-    return values, forward, vjp(forward)
 
-  chex.assert_trees_all_close(
-    everything(family.fused_gates), everything(family.gates), rtol=1e-13, atol=1e-14
-  )
+def test_slstm_with_an_empty_memory(x64):
+  """Where n = 0, f' is exp(−∞), which must not turn a derivative into NaN."""
+  family = importlib.import_module("rnn_jax.cells.slstm")
+
+  def at_the_start(gates):
+    return lambda a: gates(a, *[jnp.zeros((5, H))] * 3)
+
+  check(at_the_start(family.fused_gates), at_the_start(family.gates), (4 * H,))
+
+
+def test_highway_change(x64):
+  check(dense.highway_change, plain_highway_change, (H, H, H))
+
+
+def test_standardize(x64):
+  check(dense.standardize, plain_standardize, (4 * H,))
