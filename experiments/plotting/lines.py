@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.collections import FillBetweenPolyCollection, LineCollection
 
 from experiments.plotting.style import GRAY, OVERFLOW, SMALL, ZERO, Style, key
 
@@ -107,10 +107,16 @@ def draw_curves(
   def drawable(y: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(y) & ((y > 0) | (not log)), y, np.nan)
 
-  for curve in curves:
-    y = drawable(curve)
-    thin = axis.plot(x, y, color=style.color, label=f"{label}, one run", markevery=_alone(y))
-    thin[0].set(lw=0.6, alpha=0.5, zorder=1, marker=".")
+  # A sweep may have thousands of runs, and as many lines take four times as long as one collection.
+  points = np.stack(np.broadcast_arrays(x, drawable(curves)), axis=-1)
+  thin: dict[str, Any] = {
+    "color": style.color,
+    "alpha": 0.5,
+    "zorder": 1,
+    "label": f"{label}, one run",
+  }
+  axis.add_collection(LineCollection(list(points), linewidths=0.6, **thin))
+  axis.plot(*points[_alone(points[..., 1])].T, ls="none", marker=".", **thin)
   whole = ~np.isnan(curves[pooled]).any(axis=0)
   median = np.where(whole, spread(curves[pooled])[1], np.nan)
   _draw_line(axis, x, drawable(median), style, label, track)
@@ -137,15 +143,15 @@ def _draw_line(
     linewidth=style.width,
     marker=style.marker,
     markersize=3.5,
-    markevery=np.union1d(np.arange(first, len(x), stride), _alone(y)),
+    markevery=np.union1d(np.arange(first, len(x), stride), np.flatnonzero(_alone(y))),
     label=label,
   )
 
 
 def _alone(y: np.ndarray) -> np.ndarray:
-  """Returns the indices of finite values without a finite neighbor: no line shows them."""
-  there = np.pad(np.isfinite(y), 1)
-  return np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
+  """Returns where the last axis has finite values without finite neighbors: no line shows them."""
+  there = np.pad(np.isfinite(y), [(0, 0)] * (y.ndim - 1) + [(1, 1)])
+  return there[..., 1:-1] & ~there[..., :-2] & ~there[..., 2:]
 
 
 def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None:

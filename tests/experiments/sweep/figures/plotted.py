@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -134,6 +135,11 @@ def lines(axis: Axes, label: str) -> list[Line2D]:
 
 def line(axis: Axes, label: str) -> Line2D:
   (found,) = lines(axis, label)
+  return found
+
+
+def curves(axis: Axes, label: str) -> LineCollection:
+  (found,) = (found for found in axis.collections if found.get_label() == label)
   return found
 
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from plotted import CELLS, FULL, diverge, draw, legend, line, lines, panel, records, small, values
+from plotted import (
+  CELLS,
+  FULL,
+  curves,
+  diverge,
+  draw,
+  legend,
+  line,
+  lines,
+  panel,
+  records,
+  small,
+  values,
+)
 
 from experiments.plotting import style
 from experiments.sweep.figures import gradients as figures
@@ -18,13 +31,13 @@ def test_training_shows_every_run_the_median_and_the_baseline():
   for axis, name in [(loss_axis, "loss"), (norm_axis, "grad_norm")]:
     for cell in CELLS:
       runs = values(metrics, name, cell=cell, depth=2)
-      drawn = lines(axis, f"{cell}, one run")
-      np.testing.assert_array_equal([run.get_ydata() for run in drawn], runs)
+      drawn = curves(axis, f"{cell}, one run")
+      np.testing.assert_array_equal(np.stack(drawn.get_segments())[..., 1], runs)
       seeds = values(metrics, name, cell=cell, depth=2, truncation=FULL)
       median = line(axis, cell)
       np.testing.assert_allclose(median.get_ydata(), seeds.mean(axis=0))
       np.testing.assert_array_equal(median.get_xdata(), metrics["update"])
-      assert median.get_linewidth() > 1.5 * drawn[0].get_linewidth()
+      assert median.get_linewidth() > 1.5 * drawn.get_linewidth()[0]
       assert median.get_color() == style.CELL_STYLES[cell].color
   assert set(line(loss_axis, "baseline").get_ydata()) == {2.9}
   assert "baseline (2.9 nats per character)" in legend(figure)
@@ -119,8 +132,15 @@ def test_an_exploding_loss_does_not_flatten_the_others():
   (note,) = [text for text in legend(figure) if text.startswith("losses above")]
   ceiling = float(note.split()[2])
   assert figure.axes[0].get_ylim()[1] < 10
-  drawn = lines(figure.axes[0], "lstm, one run")[0].get_ydata()
+  drawn = curves(figure.axes[0], "lstm, one run").get_segments()[0][:, 1]
   np.testing.assert_allclose(drawn[30:], ceiling, rtol=1e-2)
+
+
+def test_a_value_between_values_that_cannot_be_drawn_is_a_dot():
+  _, metrics = small(seeds=(0, 1))
+  metrics["grad_norm"].values[1, [6, 8]] = 0
+  dots = line(figures.training(metrics).axes[1], "lstm, one run")
+  assert dots.get_xydata().tolist() == [[7, metrics["grad_norm"].values[1, 7]]]
 
 
 def test_a_loss_that_spans_decades_has_a_logarithmic_axis():
