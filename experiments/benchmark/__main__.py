@@ -19,7 +19,15 @@ from absl import flags
 from jaxtyping import PyTree
 from rich.console import Console
 
-from experiments.benchmark import cases, cell_times, implementations, report, sweep_times, timing
+from experiments.benchmark import (
+  cases,
+  cell_times,
+  growth,
+  implementations,
+  report,
+  sweep_times,
+  timing,
+)
 from experiments.benchmark.cases import (
   FORWARD,
   GRADIENT,
@@ -82,6 +90,7 @@ def define_flags() -> None:
   flags.DEFINE_boolean(
     "every_cell", True, "Also time a step of every cell, ours alone; not with --quick."
   )
+  flags.DEFINE_boolean("growth", True, "Also measure growing sizes, ours alone; not with --quick.")
   flags.DEFINE_boolean("sweep", True, "Also time the reference sweep; not with --quick.")
   flags.DEFINE_string(
     "sweep_flags",
@@ -91,7 +100,7 @@ def define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Runs the benchmark, prints its tables, and writes `benchmark.json` and `benchmark.png`."""
+  """Runs the benchmark, prints its tables, and writes `benchmark.json` and its pictures."""
   try:
     threads, folder = _resolve(arguments)
   except (ValueError, TypeError) as error:
@@ -117,6 +126,11 @@ def main(arguments: list[str]) -> None:
     if values.every_cell and not values.quick:
       results.cells.extend(cell_times.measure_cells())
       report.print_cells(console, results.cells)
+    if values.growth and not values.quick:
+      results.growth.extend(growth.measure())
+      growth.show(console, results.growth)
+      with files.replacing(folder / "growth.png") as draft:
+        growth.picture(results.growth).savefig(draft, format="png", dpi=150)
     if values.sweep and not values.quick:
       for time in sweep_times.measure(provenance.cores(), values.sweep_flags.split()):
         results.sweep.append(time)
@@ -125,7 +139,7 @@ def main(arguments: list[str]) -> None:
     _save(results, folder)
     with files.replacing(folder / "benchmark.png") as draft:
       report.picture(results).savefig(draft, format="png", dpi=150)
-  console.print(f"All numbers are in {folder / 'benchmark.json'}, the picture in the same folder.")
+  console.print(f"All numbers are in {folder / 'benchmark.json'}, the pictures in the same folder.")
 
 
 def _save(results: Results, folder: Path) -> None:
@@ -205,7 +219,9 @@ def _compared(row: Row, names: Sequence[str]) -> Iterator[tuple[str, Implementat
 
 def measure_remat() -> list[Measurement]:
   """Times our gradient over 4096 steps, with and without rematerialization."""
-  programs = implementations.remat_programs(REMAT_ROW)
+  programs = {
+    remat: implementations.gradient_program(REMAT_ROW, remat) for remat in ("none", "sqrt")
+  }
   calls = {name: program.call for name, program in programs.items()}
   for call in calls.values():
     call()
@@ -250,7 +266,7 @@ def _resolve(arguments: list[str]) -> tuple[int, Path]:
   command_line.check_no_arguments(arguments)
   values = flags.FLAGS
   folder = command_line.folder("output_dir")
-  for name in ("benchmark.json", "benchmark.png"):
+  for name in ("benchmark.json", "benchmark.png", "growth.png"):
     files.check_replaceable(folder / name)  # now, not after the measurements
   cores = len(provenance.cores())
   threads = cores if values.threads is None else values.threads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 
@@ -148,20 +147,17 @@ def _gradient_with_norms(row: Row) -> Callable[..., PyTree]:
   return gradient
 
 
-def remat_programs(row: Row) -> dict[str, Program]:
-  """Returns programs of our gradient with `remat="none"` and `remat="sqrt"`, by these names."""
+def gradient_program(row: Row, remat: str) -> Program:
+  """Returns a program of our gradient of mean(y²); `remat` is the argument of `unroll`."""
   params, xs = data(row)
   cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
 
-  def loss(params: Sequence[Params], xs: Float[Array, "T B D"], remat: str) -> Float[Array, ""]:
+  def loss(params: Sequence[Params], xs: Float[Array, "T B D"]) -> Float[Array, ""]:
     for p in params:
       _, xs = rnn_jax.unroll(cell, p, xs, remat=remat)
     return jnp.mean(xs**2)
 
-  return {
-    remat: program(jax.grad(functools.partial(loss, remat=remat)), params, jnp.asarray(xs))
-    for remat in ("none", "sqrt")
-  }
+  return program(jax.grad(loss), params, jnp.asarray(xs))
 
 
 def _training(

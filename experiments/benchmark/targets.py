@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 from experiments.benchmark.cases import GRADIENT, NORMS, Row
+from experiments.benchmark.growth import Point
 from experiments.benchmark.implementations import OURS
 from experiments.benchmark.sweep_times import (
   LINEN,
@@ -78,6 +79,7 @@ class Results:
     limits: each row's dependency limit in seconds: forward pass, and forward and backward pass.
     remat: measurements of our gradient with `remat="none"` and with "sqrt"; empty if not measured.
     cells: measurements of one layer of every cell; empty if not measured.
+    growth: costs of growing sizes; empty if not measured.
     sweep: times of the reference sweep, ours and the baselines'; empty if not measured.
   """
 
@@ -86,6 +88,7 @@ class Results:
   limits: dict[Row, tuple[float, float]] = dataclasses.field(default_factory=dict)
   remat: list[Measurement] = dataclasses.field(default_factory=list)
   cells: list[Measurement] = dataclasses.field(default_factory=list)
+  growth: list[Point] = dataclasses.field(default_factory=list)
   sweep: list[SweepTime] = dataclasses.field(default_factory=list)
 
   def as_json(self) -> dict[str, object]:
@@ -112,6 +115,7 @@ class Results:
       "dependency_limits": limits,
       "remat": [measured(m) for m in self.remat],
       "cells": [measured(m) for m in self.cells],
+      "growth": [point._asdict() for point in self.growth],
       "sweep": [time._asdict() for time in self.sweep],
       "targets": [{**t._asdict(), "met": t.met} for t in targets],
     }
