@@ -64,9 +64,8 @@ def gates(
 
   The tests compare `fused_gates` with this function.
   """
-  z, r = gate_values(drive, recurrent)
-  n, n_h = jnp.split(drive, 3, axis=-1)[2], jnp.split(recurrent, 3, axis=-1)[2]
-  return z * h + (1 - z) * jnp.tanh(n + r * n_h)
+  z, _, n = _activations(drive, recurrent)
+  return z * h + (1 - z) * n
 
 
 @jax.custom_jvp
@@ -102,11 +101,9 @@ def _fused_gates_jvp(
 
 def _activations(drive: Features, recurrent: Features) -> tuple[Units, Units, Units]:
   """Returns z, r and n for reset="after"."""
-  # Apply σ and tanh to all 3·H columns and discard the surplus, because XLA:CPU vectorizes them
-  # over a whole array, but not over its slices.
-  z, r, _ = jnp.split(jax.nn.sigmoid(drive + recurrent), 3, axis=-1)
-  n = jnp.tanh(drive + jnp.concatenate([r, r, r], axis=-1) * recurrent)
-  return z, r, jnp.split(n, 3, axis=-1)[2]
+  z, r = gate_values(drive, recurrent)
+  n, n_h = jnp.split(drive, 3, axis=-1)[2], jnp.split(recurrent, 3, axis=-1)[2]
+  return z, r, jnp.tanh(n + r * n_h)
 
 
 @memoized
