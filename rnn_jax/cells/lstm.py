@@ -96,9 +96,7 @@ def _fused_gates_jvp(
 
 def _activations(a: Features, c: Units) -> tuple[Units, Units, Units, Units, Units, Units]:
   """Returns i, f, g, o, c' and tanh c'."""
-  # XLA:CPU vectorizes σ over a whole array, but not over its slices. It is therefore faster to
-  # compute σ on the block of g, too, and to discard it, than to treat each block separately.
-  i, f, _, o = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
+  i, f, o = gate_values(a)
   g = jnp.tanh(jnp.split(a, 4, axis=-1)[2])
   new = f * c + i * g
   return i, f, g, o, new, jnp.tanh(new)
