@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import shutil
@@ -121,14 +120,23 @@ def check_no_links(*paths: Path) -> None:
     ValueError: if there is a symbolic link; the message names it.
   """
   for path in paths:
-    inside = (Path(at, name) for at, *both in os.walk(path) for names in both for name in names)
-    for file in itertools.chain([path], inside):
+    for file in (path, *map(Path, _links(path))):
       # submitit leaves links with such names in a sweep's slurm_logs. No program follows them.
       if file.is_symlink() and not file.name.startswith(".submission_file_"):
         raise ValueError(
           f"The output folder must not contain symbolic links, got {file}. Replace the link with "
           "what it points to, or choose another folder."
         )
+
+
+def _links(folder: str | Path) -> Iterator[str]:
+  """Yields the symbolic links in a folder, at any depth; none if it is no folder or unreadable."""
+  with contextlib.suppress(OSError), os.scandir(folder) as entries:
+    for entry in entries:
+      if entry.is_symlink():
+        yield entry.path
+      elif entry.is_dir():
+        yield from _links(entry.path)
 
 
 def remove(*paths: Path) -> None:

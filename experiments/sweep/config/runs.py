@@ -112,8 +112,8 @@ def hidden_size_of(run: Run, settings: Settings) -> int:
 def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, object]:
   """Returns everything that determines what a run computes, as JSON-serializable data."""
   return {
-    **dataclasses.asdict(run),
-    **dataclasses.asdict(settings),
+    **vars(run),
+    **vars(settings),
     "hidden_size": hidden_size_of(run, settings),
     "corpus_sha256": corpus_sha256,
   }

@@ -63,6 +63,8 @@ class Sweep:
 
   def with_corpus_name(self, name: str) -> Sweep:
     """Returns the same sweep with another name of its text in the records, hence other run ids."""
+    if name == self.settings.corpus:
+      return self
     settings = dataclasses.replace(self.settings, corpus=name)
     ids = {run_id(run, settings, self.sha256): run for run in self.ids.values()}
     return dataclasses.replace(self, settings=settings, ids=ids)
