@@ -75,8 +75,7 @@ def seconds(train: Callable[[Run], None], runs: Sequence[Run], processes: int) -
 
 def _one_thread() -> None:
   """Limits every library to one thread. Must run before the library is imported."""
-  ours = "--xla_cpu_multi_thread_eigen=false --xla_cpu_prefer_vector_width=512"
-  os.environ["XLA_FLAGS"] = f"{ours} {os.environ.get('XLA_FLAGS', '')}"
+  os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
   os.environ["OMP_NUM_THREADS"] = "1"
 
 
