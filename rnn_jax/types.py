@@ -182,8 +182,8 @@ class Cell(NamedTuple, Generic[P, C, D]):
       that starts from `carry`, for inspection; None for a cell without gates.
     linear: `(params, drive) -> (a, b)`, both like the carry, for a cell whose update is a ∘ h + b.
       If a does not depend on the drive, its batch axes may have size 1. The time loop computes a
-      and b of all steps at once, and such a linear, diagonal recurrence can run as an associative
-      scan. None for other cells.
+      and b for all steps at once, except with `remat="step"`. Such a linear, diagonal recurrence
+      can also run as an associative scan. None for other cells.
     recurrent_kernel: name of the param W_h, if `recur` returns h W_h (+ b), where h is the first
       leaf of the carry, and if `prepare` does not change W_h and no other function reads it. None
       for other cells.

@@ -1,4 +1,4 @@
-"""Growth of time and memory with the numbers of runs, time steps, hidden units and layers."""
+"""Measures how costs grow with the numbers of runs, time steps, hidden units and layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.benchmark.implementations import gradient_program
 
 RUNS, STEPS, HIDDEN, LAYERS = "runs", "time steps", "hidden units", "layers"
 _SECONDS = 0.5  # for timing the calls of one program
-# Runs that are so small that a sweep of them takes the time of everything but training.
+# Flags of runs that are so small that almost none of their sweep's time is training.
 _TINY_RUNS = (
   *("--task=adding", "--cell=elman", "--depth=1", "--truncation=full", "--hidden_size=4"),
   *("--sequence_length=8", "--batch_size=2", "--steps=10", "--log_every=10"),
@@ -24,14 +24,15 @@ _TINY_RUNS = (
 
 
 class Point(NamedTuple):
-  """The cost of one size.
+  """The costs at one size.
 
   Attributes:
     axis: what grows: RUNS, STEPS, HIDDEN or LAYERS.
     size: the number of runs, time steps, hidden units or layers.
-    seconds: time of the gradient of an LSTM; for RUNS, time of a sweep, compilation included.
+    seconds: time of an LSTM's gradient; for RUNS, the time of a sweep, compilation included, or
+      None if it could not be measured.
     compile_seconds: time of tracing and compilation; None for RUNS.
-    temporaries: bytes of memory in addition to arguments and results; None if unknown.
+    temporaries: bytes of memory needed in addition to arguments and results; None if unknown.
   """
 
   axis: str
@@ -47,10 +48,10 @@ def measure(
   hidden: Sequence[int] = (64, 128, 256, 512, 1024),
   layers: Sequence[int] = (1, 2, 4, 8, 16),
 ) -> Iterator[Point]:
-  """Measures sweeps of tiny runs, and gradients of LSTMs, of which one size grows at a time.
+  """Yields the costs of sweeps of tiny runs and of LSTM gradients, as one size at a time grows.
 
-  Time steps are rematerialized with `remat="sqrt"`. Other sizes are small, so that the cost of what
-  grows is not hidden.
+  The gradients for growing numbers of time steps use `remat="sqrt"`. The sizes that do not grow are
+  small, so that their cost does not hide that of the size that grows.
   """
   for count in runs:
     seeds = ",".join(map(str, range(count)))

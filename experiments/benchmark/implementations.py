@@ -148,7 +148,7 @@ def _gradient_with_norms(row: Row) -> Callable[..., PyTree]:
 
 
 def gradient_program(row: Row, remat: str) -> Program:
-  """Returns a program of our gradient of mean(y²); `remat` is the argument of `unroll`."""
+  """Returns the program that computes our gradient of mean(y²), with this `remat` in `unroll`."""
   params, xs = data(row)
   cell = rnn_jax.make_cell(row.cell, row.shape.hidden)
 

@@ -79,7 +79,7 @@ class Results:
     limits: each row's dependency limit in seconds: forward pass, and forward and backward pass.
     remat: measurements of our gradient with `remat="none"` and with "sqrt"; empty if not measured.
     cells: measurements of one layer of every cell; empty if not measured.
-    growth: costs of growing sizes; empty if not measured.
+    growth: costs at growing sizes; empty if not measured.
     sweep: times of the reference sweep, ours and the baselines'; empty if not measured.
   """
 

@@ -107,7 +107,8 @@ def draw_curves(
   def drawable(y: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(y) & ((y > 0) | (not log)), y, np.nan)
 
-  # A sweep may have thousands of runs, and as many lines take four times as long as one collection.
+  # Draw all curves as one collection: a sweep may have thousands of runs, and drawing as many
+  # separate lines takes four times as long.
   points = np.stack(np.broadcast_arrays(x, drawable(curves)), axis=-1)
   thin: dict[str, Any] = {
     "color": style.color,
@@ -149,7 +150,10 @@ def _draw_line(
 
 
 def _alone(y: np.ndarray) -> np.ndarray:
-  """Returns where the last axis has finite values without finite neighbors: no line shows them."""
+  """Returns a mask of the finite values that have no finite neighbor along the last axis.
+
+  A line does not show these values.
+  """
   there = np.pad(np.isfinite(y), [(0, 0)] * (y.ndim - 1) + [(1, 1)])
   return there[..., 1:-1] & ~there[..., :-2] & ~there[..., 2:]
 

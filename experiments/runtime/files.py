@@ -130,7 +130,10 @@ def check_no_links(*paths: Path) -> None:
 
 
 def _links(folder: str | Path) -> Iterator[str]:
-  """Yields the symbolic links in a folder, at any depth; none if it is no folder or unreadable."""
+  """Yields the paths of the symbolic links in a folder, at any depth.
+
+  It yields nothing for a path that is not a folder, and skips folders that cannot be read.
+  """
   with contextlib.suppress(OSError), os.scandir(folder) as entries:
     for entry in entries:
       if entry.is_symlink():

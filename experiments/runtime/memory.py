@@ -23,11 +23,12 @@ def check(entries: int, flags: str, what: str) -> None:
 def check_program(program: jax.stages.Compiled, devices: int) -> None:
   """Raises if a compiled program needs more memory than this machine has.
 
-  XLA:CPU would start the program, and the system would kill the process without a message.
+  Without this check, XLA:CPU would start the program, and the operating system would kill the
+  process without a message.
 
   Args:
-    program: the program; its memory is that of one device.
-    devices: number of CPU devices of this machine that run the program at the same time.
+    program: the program. Its memory analysis gives the memory of one device.
+    devices: number of this machine's CPU devices that run the program at the same time.
   Raises:
     ValueError: if the program does not fit.
   """

@@ -202,9 +202,10 @@ def _product_jvp(
 
 @jax.custom_jvp
 def highway_change(s: Units, candidate: Units, gate: Units) -> Float[Array, "*batch H"]:
-  """Returns t ∘ (v − s), where v = tanh(candidate) and t = σ(gate); a highway layer adds it to s.
+  """Returns t ∘ (v − s), where v = tanh(candidate) and t = σ(gate).
 
-  Its backward pass stores three arrays [..., H], the coefficients of the tangent
+  A highway layer adds this to its state s. The backward pass stores three arrays [..., H], the
+  coefficients of the tangent
 
     −t ṡ + t (1 − v²) v̇ + t (1 − t) (v − s) ṫ
 
@@ -234,9 +235,9 @@ def standardize(x: Features) -> Features:
 
 @jax.custom_jvp
 def _standardize(x: Features) -> Features:
-  """Returns n = r (x − mean x), where r = 1 / √(var x + ε). The backward pass stores n and r.
+  """Returns n = r (x − mean x), where r = 1 / √(var x + ε).
 
-  The tangent is ṅ = r (ẋ − mean ẋ − n mean(n ẋ)).
+  The backward pass stores n and r. The tangent is ṅ = r (ẋ − mean ẋ − n mean(n ẋ)).
   """
   return _normal_and_rate(x)[0]
 
@@ -252,6 +253,7 @@ def _standardize_jvp(primals: tuple[CellArray], tangents: tuple[Array]) -> tuple
 def _normal_and_rate(x: Features) -> tuple[Features, Float[Array, "*batch 1"]]:
   """Returns n and r of `_standardize`."""
   centered = x - jnp.mean(x, axis=-1, keepdims=True)
-  # E x² − (E x)² would cancel catastrophically if the mean is large and the spread small.
+  # Do not compute the variance as E x² − (E x)²: this cancels catastrophically if the mean is large
+  # and the spread is small.
   r = jax.lax.rsqrt(jnp.mean(centered**2, axis=-1, keepdims=True) + EPSILON)
   return r * centered, r

@@ -135,11 +135,14 @@ def gates(a: Features, c: Units) -> tuple[Units, Units]:
 
 @jax.custom_jvp
 def fused_gates(a: Features, c: Units) -> tuple[Units, Units]:
-  """Returns (c', o), as `gates` does. Its backward pass stores five arrays [..., H].
+  """Returns (c', o) from pre-activations a and cell state c, as `gates` does.
 
-  The tangents are ċ' = f ċ + Σ k ȧ, where Σ is the sum over the blocks i, f, g, and ȯ = k_o ȧ_o:
+  Its backward pass stores five arrays [..., H]. The tangents are
 
+    ċ' = f ċ + Σ k ȧ      ȯ = k_o ȧ_o
     k = [i (1 − i) g,  f (1 − f) c,  i (1 − g²),  o (1 − o)]
+
+  where Σ is the sum over the blocks i, f, g, and k_o and ȧ_o are the blocks o of k and ȧ.
   """
   return gates(a, c)
 

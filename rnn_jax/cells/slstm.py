@@ -148,13 +148,16 @@ def gates(a: Features, c: Units, n: Units, m: Units) -> SLSTMCarry:
 
 @jax.custom_jvp
 def fused_gates(a: Features, c: Units, n: Units, m: Units) -> SLSTMCarry:
-  """Returns the new carry, as `gates` does. Its backward pass stores nine arrays [..., H].
+  """Returns the new carry, as `gates` does.
 
-  Let w be 1 where m' = i and 0 elsewhere, and ḋ = i̇ − (1 − σ(a_f)) ȧ_f − ṁ. The tangents are
+  Its backward pass stores nine arrays [..., H]. Let w be 1 where m' = i, and 0 elsewhere. Let
+  ḋ = i̇ − (1 − σ(a_f)) ȧ_f − ṁ be the tangent of i − (ln σ(a_f) + m). The tangents are
 
     ċ' = f' ċ + ((1 − w) i' g − w f' c) ḋ + i' (1 − g²) ȧ_g      ṁ' = i̇ − (1 − w) ḋ
     ṅ' = f' ṅ + ((1 − w) i' − w f' n) ḋ
     ḣ' = (o / n') ċ' − (h' / n') ṅ' + (1 − o) h' ȧ_o
+
+  where i is a pre-activation, as in `slstm`, and ȧ_f, ȧ_g and ȧ_o are the blocks f, g and o of ȧ.
   """
   return _activations(a, c, n, m)[0]
 
@@ -178,8 +181,8 @@ def _fused_gates_jvp(
 def _activations(
   a: Features, c: Units, n: Units, m: Units
 ) -> tuple[SLSTMCarry, Units, Units, Units, Units, Units, Units]:
-  """Returns the new carry, i', f', g, o, 1 − σ(a_f) and w."""
-  # XLA:CPU vectorizes σ over a whole array, but not over its slices.
+  """Returns the new carry, i', f', g, o, 1 − σ(a_f) and w; see `fused_gates` for w."""
+  # σ is applied to all four blocks. The results for i and g are discarded.
   _, forget, _, o = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
   i, f, g, _ = jnp.split(a, 4, axis=-1)
   kept = jnp.where(n == 0, -jnp.inf, jax.nn.log_sigmoid(f) + m)

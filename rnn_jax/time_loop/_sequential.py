@@ -69,10 +69,10 @@ def _run_segment(
 def _linear_form(
   cell: Cell, constants: StepConstants, inputs: StepInputs
 ) -> tuple[Cell, StepConstants, StepInputs]:
-  """Returns a linear cell, its constants and inputs such that the loop only computes a ∘ h + b.
+  """Returns a cell, constants and inputs with which the loop computes only a ∘ h + b.
 
-  a and b of all steps are computed before the loop. They are the drive of the cell that is
-  returned, or, if a is the same at every step, its params and its drive.
+  Here, a and b are computed for all steps, before the loop. Both are in the drive of the returned
+  inputs. However, if a is the same at every step, it is in the params of the returned constants.
   """
   assert cell.linear is not None  # checked by the caller
   a, b = cell.linear(constants.params, inputs.drive)

@@ -1,4 +1,4 @@
-"""Functions with hand-written derivatives equal their plain references, derivatives included."""
+"""Functions with hand-written derivatives, and these derivatives, equal plain references."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def plain_standardize(x):
 
 
 def check(fused, plain, widths):
-  """Compares values, both derivatives, and the second derivative (forward over reverse)."""
+  """Compares values, forward and reverse derivatives, and the second derivative.
+
+  The second derivative is in forward over reverse mode.
+  """
   random = np.random.default_rng(0)
   args, tangents = (
     tuple(jnp.asarray(2 * random.standard_normal((5, width))) for width in widths) for _ in range(2)
@@ -58,7 +61,7 @@ def test_fused_gates_equal_the_specification(x64, name):
   check(family.fused_gates, family.gates, WIDTHS[name])
 
 
-def test_slstm_with_an_empty_memory(x64):
+def test_slstm_with_an_empty_memory_equals_the_specification(x64):
   """Where n = 0, f' is exp(−∞), which must not turn a derivative into NaN."""
   family = importlib.import_module("rnn_jax.cells.slstm")
 
@@ -68,9 +71,9 @@ def test_slstm_with_an_empty_memory(x64):
   check(at_the_start(family.fused_gates), at_the_start(family.gates), (4 * H,))
 
 
-def test_highway_change(x64):
+def test_highway_change_equals_the_plain_function(x64):
   check(dense.highway_change, plain_highway_change, (H, H, H))
 
 
-def test_standardize(x64):
+def test_standardize_equals_the_plain_function(x64):
   check(dense.standardize, plain_standardize, (4 * H,))

@@ -175,7 +175,7 @@ def _draw_group(
 
 
 def _draw_clipped(axis: Axes, curves: _Curves, runs: Sequence[int], style: Style) -> None:
-  """Draws a dot for each block of steps, at the largest gradient norm that was clipped in it."""
+  """Draws a dot for each run and block of steps, at the largest gradient norm clipped in it."""
   norms = np.where(curves.clipped[runs] > 0, curves.grad_norm[runs], np.nan)
   _, _, peaks = spread_by_blocks(norms, curves.block)
   run, block = np.nonzero(np.isfinite(peaks))

@@ -233,7 +233,7 @@ def _summary(folder: Path, ids: Iterable[str], gradients: xr.Dataset, metrics: x
 
 
 def _rows(gradients: xr.Dataset, metrics: xr.Dataset) -> Iterator[dict[str, object]]:
-  """Yields the line of `summary.csv` of each run that did not fail.
+  """Yields the line of `summary.csv` for each run that did not fail.
 
   `final_loss` is the mean loss over the last tenth of the updates; NaN if the run diverged.
   """

@@ -71,7 +71,10 @@ def has_failed(folder: Path, run_id: str) -> bool:
 
 
 def start(folder: Path, run_id: str, config: Mapping[str, object]) -> None:
-  """Records that a run has started: status `running`, the configuration, and no metrics."""
+  """Records that a run has started: writes the status `running` and the configuration.
+
+  The metrics and the error of an earlier attempt are deleted.
+  """
   path = folder / "runs" / run_id
   path.mkdir(parents=True, exist_ok=True)
   files.write_json(path / "status.json", {"status": "running"})

@@ -1,6 +1,7 @@
 """Writes, reads and gathers `gradients.nc`, a run's norms and measures with axes (step, layer, …).
 
-SciPy writes and reads a small file ten times as fast as xarray, and is loaded faster.
+Files are read and written with SciPy. For small files, it is ten times as fast as xarray, and it
+takes less time to import.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from rnn_jax.types import AnyArray
 
 
 class Gradients(NamedTuple):
-  """Norms and measures, as `gradients.nc` holds them.
+  """The norms and measures in a `gradients.nc`.
 
   Attributes:
-    coordinates: {axis: its coordinates, which increase}.
+    coordinates: {axis: its coordinates, in increasing order}.
     variables: {name: (its axes, its values)}.
   """
 
@@ -35,7 +36,10 @@ class Gradients(NamedTuple):
 
 
 def write(path: Path, records: Record, settings: Settings) -> None:
-  """Writes the norms and measures of a run atomically, as NetCDF 3; NaN after a divergence."""
+  """Writes the norms and measures of a run atomically, as NetCDF 3.
+
+  The values are NaN at the steps after a divergence.
+  """
   from scipy.io import netcdf_file  # imported here because it takes a sixth of a second
 
   steps = recorded_steps(settings)
@@ -70,11 +74,12 @@ def read(path: Path) -> Gradients:
   Raises:
     ValueError: if axes, names or types are not those that `write` writes.
     OSError: if the file cannot be read.
-    Exception: of many types, if the file is damaged.
+    Exception: of various types, if the file is damaged.
   """
   from scipy.io import netcdf_file
 
-  # In a file of NetCDF 4, compressed arrays could be far larger than the file.
+  # SciPy reads only NetCDF 3. In a NetCDF 4 file, compressed arrays could be far larger than the
+  # file.
   with netcdf_file(io.BytesIO(files.read_bytes(path))) as file:
     found = {name: (part.dimensions, part.data) for name, part in file.variables.items()}
     along = {name: found.pop(name) for name in [*found] if name in file.dimensions}
@@ -112,7 +117,7 @@ def gather(parts: Sequence[Gradients], subject: str) -> Gradients:
 
   Args:
     parts: the gradients of each run.
-    subject: what `parts` are, for the message if they do not fit into memory.
+    subject: what the error message calls `parts` if they do not fit into memory.
   Raises:
     ValueError: if a variable has different axes in two runs, or if the result does not fit into
       memory.
@@ -139,7 +144,7 @@ def gather(parts: Sequence[Gradients], subject: str) -> Gradients:
 
 def _union(parts: Sequence[Gradients]) -> dict[str, Integer[np.ndarray, " size"]]:
   """Returns the union of all runs' coordinates, by axis."""
-  # Most runs have the same coordinates, so equal ones are left out before they are merged.
+  # Most runs have the same coordinates, so drop duplicates before merging.
   distinct: dict[str, dict[bytes, np.ndarray]] = {}
   for part in parts:
     for axis, values in part.coordinates.items():

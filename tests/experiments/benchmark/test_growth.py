@@ -1,4 +1,4 @@
-"""Growing sizes are measured one at a time, and drawn relative to the smallest."""
+"""One size at a time grows; costs are drawn relative to those at the smallest size."""
 
 from __future__ import annotations
 

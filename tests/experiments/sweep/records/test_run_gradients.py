@@ -1,4 +1,4 @@
-"""The gradients of runs are written and gathered as xarray would."""
+"""Files and gathered gradients equal those that xarray makes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _write(path, depth, length, steps=3, **norms):
 
 
 @pytest.mark.parametrize("steps", [3, 2])
-def test_a_file_is_the_one_that_xarray_writes(steps, tmp_path):
+def test_a_file_equals_the_one_that_xarray_writes(steps, tmp_path):
   _write(tmp_path / "ours", depth=2, length=4, steps=steps)
   data = xr.load_dataset(tmp_path / "ours", engine="scipy")
   assert data.sizes == {"step": 3, "layer": 2, "time": 4}
@@ -37,7 +37,7 @@ def test_a_file_is_the_one_that_xarray_writes(steps, tmp_path):
   assert (tmp_path / "ours").stat().st_size == (tmp_path / "theirs").stat().st_size
 
 
-def test_gathered_gradients_are_those_that_xarray_concatenates(tmp_path):
+def test_gathered_gradients_equal_what_xarray_concatenates(tmp_path):
   runs = {"a": (1, 4, {}), "b": (3, 6, {"log10_grad_norm_cell": None}), "c": (1, 4, {})}
   parts = [_write(tmp_path / n, depth, length, **more) for n, (depth, length, more) in runs.items()]
   along, variables = run_gradients.gather(parts, "the gradients")
@@ -54,7 +54,7 @@ def test_gathered_gradients_are_those_that_xarray_concatenates(tmp_path):
   assert all(found[name].dtype == expected[name].dtype for name in expected.variables)
 
 
-def test_a_variable_has_the_same_axes_in_all_runs():
+def test_a_variable_with_different_axes_in_two_runs_is_refused():
   along = {axis: np.arange(2, dtype=np.int32) for axis in ("step", "layer")}
   parts = [
     Gradients(along, {"omega": (axes, np.zeros((2,) * len(axes), np.float32))})
