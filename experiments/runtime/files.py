@@ -134,12 +134,14 @@ def _links(folder: str | Path) -> Iterator[str]:
 
   It yields nothing for a path that is not a folder, and skips folders that cannot be read.
   """
-  with contextlib.suppress(OSError), os.scandir(folder) as entries:
-    for entry in entries:
-      if entry.is_symlink():
-        yield entry.path
-      elif entry.is_dir():
-        yield from _links(entry.path)
+  folders = [folder]
+  while folders:
+    with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+      for entry in entries:
+        if entry.is_symlink():
+          yield entry.path
+        elif entry.is_dir():
+          folders.append(entry.path)
 
 
 def remove(*paths: Path) -> None:

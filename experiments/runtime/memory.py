@@ -35,8 +35,9 @@ def check_program(program: jax.stages.Compiled, devices: int) -> None:
   found = program.memory_analysis()
   if found is not None:
     kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    text = "the program must fit into", f"on {devices} device{'s' * (devices > 1)} it needs"
-    _check(devices * (found.temp_size_in_bytes + kept), *text)
+    needed = devices * (found.temp_size_in_bytes + kept)
+    on_devices = f"on {devices} device{'s' * (devices > 1)}"
+    _check(needed, "the program must fit into", f"{on_devices} it needs")
 
 
 def _check(needed: int, must: str, needs: str) -> None:

@@ -64,8 +64,9 @@ def gates(
 
   The tests compare `fused_gates` with this function.
   """
-  z, _, n = _activations(drive, recurrent)
-  return z * h + (1 - z) * n
+  z, r = gate_values(drive, recurrent)
+  n, n_h = jnp.split(drive, 3, axis=-1)[2], jnp.split(recurrent, 3, axis=-1)[2]
+  return z * h + (1 - z) * jnp.tanh(n + r * n_h)
 
 
 @jax.custom_jvp
@@ -81,8 +82,7 @@ def fused_gates(
     k = [z (1 − z) (h − n),  r (1 − r) u_n m,  m]      k_u = [k_z,  k_r,  r m]
     m = (1 − z) (1 − n²)
   """
-  z, _, n = _activations(drive, recurrent)
-  return z * h + (1 - z) * n
+  return gates(h, drive, recurrent)
 
 
 @fused_gates.defjvp

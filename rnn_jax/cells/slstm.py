@@ -159,7 +159,7 @@ def fused_gates(a: Features, c: Units, n: Units, m: Units) -> SLSTMCarry:
 
   where i is a pre-activation, as in `slstm`, and ȧ_f, ȧ_g and ȧ_o are the blocks f, g and o of ȧ.
   """
-  return _activations(a, c, n, m)[0]
+  return gates(a, c, n, m)
 
 
 @fused_gates.defjvp
@@ -182,9 +182,8 @@ def _activations(
   a: Features, c: Units, n: Units, m: Units
 ) -> tuple[SLSTMCarry, Units, Units, Units, Units, Units, Units]:
   """Returns the new carry, i', f', g, o, 1 − σ(a_f) and w; see `fused_gates` for w."""
-  # σ is applied to all four blocks. The results for i and g are discarded.
-  _, forget, _, o = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
-  i, f, g, _ = jnp.split(a, 4, axis=-1)
+  i, f, g, o = jnp.split(a, 4, axis=-1)
+  forget, o = jax.nn.sigmoid(f), jax.nn.sigmoid(o)
   kept = jnp.where(n == 0, -jnp.inf, jax.nn.log_sigmoid(f) + m)
   w = (i >= kept).astype(a.dtype)
   new_m = jnp.maximum(i, kept)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,10 +40,6 @@ from rnn_jax.types import Array, Params
 # Training steps in one call of a program. They are enough to make the cost of the call negligible,
 # but few enough to report progress often.
 CHUNK = 50
-
-# With LLVM's optimization level 1, compiling a program takes a sixth less time than with the
-# default, level 3. The program is not slower, because XLA itself vectorizes and unrolls its loops.
-_CPU_OPTIONS: Mapping[str, int] = {"xla_backend_optimization_level": 1}
 
 
 class Program(NamedTuple):

@@ -73,3 +73,20 @@ def test_nothing_is_removed_unless_permissions_allow_everything(tmp_path, monkey
   assert (tmp_path / "file").exists() and (tmp_path / "runs/a").exists()
   files.remove(*everything)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_in_a_deep_folder_is_found(tmp_path):
+  # Deeper than Python's recursion limit, and than a process's limit of open files.
+  folders = [tmp_path]
+  for _ in range(1500):
+    folders.append(folders[-1] / "d")
+    folders[-1].mkdir()
+  link = folders[-1] / "link"
+  link.symlink_to(tmp_path)
+  try:
+    with pytest.raises(ValueError, match="/d/link"):
+      files.check_no_links(tmp_path)
+  finally:
+    link.unlink()  # pytest's removal of tmp_path is recursive
+    for folder in reversed(folders[1:]):
+      folder.rmdir()
