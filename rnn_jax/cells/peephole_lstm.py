@@ -5,13 +5,23 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Key
+from jaxtyping import Float, Key
 
 from rnn_jax.cells.dense import dense_project, dense_recur, expand_like, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, lstm_init, zero_carry
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import drawn_in_float32
-from rnn_jax.types import Array, Cell, Features, FlatParams, Gates, Number, Units, unprepared
+from rnn_jax.types import (
+  Array,
+  Cell,
+  CellArray,
+  Features,
+  FlatParams,
+  Gates,
+  Number,
+  Units,
+  unprepared,
+)
 
 
 @memoized
@@ -71,6 +81,60 @@ def peephole_lstm(
   )
 
 
+def gates(a: Features, c: Units, p_o: Float[CellArray, "*ones H"]) -> tuple[Units, Units]:
+  """Returns (h', c'), computed exactly as the equations of `peephole_lstm` are written.
+
+  The tests compare `fused_gates` with this function.
+
+  Args:
+    a: pre-activations [..., 4·H] in the order i, f, g, o. Those of i and f include p ∘ c, but that
+      of o does not include p_o ∘ c'.
+    c: the cell state [..., H].
+    p_o: the output gate's peephole weights, broadcasting with c.
+  """
+  a_i, a_f, a_g, a_o = jnp.split(a, 4, axis=-1)
+  new = jax.nn.sigmoid(a_f) * c + jax.nn.sigmoid(a_i) * jnp.tanh(a_g)
+  return jax.nn.sigmoid(a_o + p_o * new) * jnp.tanh(new), new
+
+
+@jax.custom_jvp
+def fused_gates(a: Features, c: Units, p_o: Float[CellArray, "*ones H"]) -> tuple[Units, Units]:
+  """Returns (h', c') from pre-activations a, cell state c and peephole p_o, as `gates` does.
+
+  Its backward pass stores seven arrays [..., H]. The tangents are
+
+    ċ' = f ċ + Σ k ȧ      ḣ' = k_o (ȧ_o + c' ṗ_o) + (k_o p_o + o (1 − tanh² c')) ċ'
+    k = [i (1 − i) g,  f (1 − f) c,  i (1 − g²),  o (1 − o) tanh c']
+
+  where Σ is the sum over the blocks i, f, g, and k_o and ȧ_o are the blocks o of k and ȧ.
+  """
+  return gates(a, c, p_o)
+
+
+@fused_gates.defjvp
+def _fused_gates_jvp(
+  primals: tuple[CellArray, CellArray, CellArray], tangents: tuple[Array, Array, Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+  (a, c, p_o), (a_dot, c_dot, p_dot) = primals, tangents
+  i, f, g, o, new, squashed = _activations(a, c, p_o)
+  k_o = o * (1 - o) * squashed
+  k = jnp.concatenate([i * (1 - i) * g, f * (1 - f) * c, i * (1 - g**2), k_o], axis=-1)
+  i_part, f_part, g_part, o_part = jnp.split(k * a_dot, 4, axis=-1)
+  new_dot = f * c_dot + i_part + f_part + g_part
+  h_dot = o_part + k_o * new * p_dot + (k_o * p_o + o * (1 - squashed**2)) * new_dot
+  return (o * squashed, new), (h_dot, new_dot)
+
+
+def _activations(
+  a: Features, c: Units, p_o: Float[CellArray, "*ones H"]
+) -> tuple[Units, Units, Units, Units, Units, Units]:
+  """Returns i, f, g, o, c' and tanh c'."""
+  a_i, a_f, a_g, a_o = jnp.split(a, 4, axis=-1)
+  i, f, g = jax.nn.sigmoid(a_i), jax.nn.sigmoid(a_f), jnp.tanh(a_g)
+  new = f * c + i * g
+  return i, f, g, jax.nn.sigmoid(a_o + p_o * new), new, jnp.tanh(new)
+
+
 def _recur(params: FlatParams, carry: LSTMCarry) -> Features:
   c = carry.cell
   p_i, p_f, _ = _peepholes(params, c)
@@ -82,26 +146,14 @@ def _recur(params: FlatParams, carry: LSTMCarry) -> Features:
 def _update(
   params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Features
 ) -> LSTMCarry:
-  new, o = _cell_and_output_gate(params, carry, drive, recurrent)
-  return LSTMCarry(o * jnp.tanh(new), new)
+  _, _, p_o = _peepholes(params, carry.cell)
+  return LSTMCarry(*fused_gates(drive + recurrent, carry.cell, p_o))
 
 
 def _gates(params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Features) -> Gates:
-  i, f, _, _ = jnp.split(jax.nn.sigmoid(drive + recurrent), 4, axis=-1)
-  _, o = _cell_and_output_gate(params, carry, drive, recurrent)
+  _, _, p_o = _peepholes(params, carry.cell)
+  i, f, _, o, _, _ = _activations(drive + recurrent, carry.cell, p_o)
   return {"input": i, "forget": f, "output": o}
-
-
-def _cell_and_output_gate(
-  params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Features
-) -> tuple[Units, Units]:
-  """Returns the new cell state c' and the output gate o, which reads c'."""
-  a = drive + recurrent
-  i, f, _, _ = jnp.split(jax.nn.sigmoid(a), 4, axis=-1)
-  _, _, a_g, a_o = jnp.split(a, 4, axis=-1)
-  new = f * carry.cell + i * jnp.tanh(a_g)
-  _, _, p_o = _peepholes(params, new)
-  return new, jax.nn.sigmoid(a_o + p_o * new)
 
 
 def _peepholes(params: FlatParams, c: Units) -> tuple[Array, Array, Array]:

@@ -14,10 +14,11 @@ import pytest
 from rnn_jax.cells import dense
 
 H = 3
-# Widths of the arguments of `gates`: (a, c) for the LSTM and the layer-normalized LSTM,
-# (h, drive, recurrent) for the GRU, (a, c, n, m) for the sLSTM.
+# Widths of the arguments of `gates`: (a, c) for the LSTM and the layer-normalized LSTM, (a, c, p_o)
+# for the LSTM with peepholes, (h, drive, recurrent) for the GRU, (a, c, n, m) for the sLSTM.
 WIDTHS = {
   "lstm": (4 * H, H),
+  "peephole_lstm": (4 * H, H, H),
   "layer_norm_lstm": (4 * H, H),
   "gru": (H, 3 * H, 3 * H),
   "slstm": (4 * H, H, H, H),
