@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Key
+from jaxtyping import Bool, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, hidden_recur, the_hidden_state
@@ -150,11 +150,11 @@ def gates(a: Features, c: Units, n: Units, m: Units) -> SLSTMCarry:
 def fused_gates(a: Features, c: Units, n: Units, m: Units) -> SLSTMCarry:
   """Returns the new carry, as `gates` does.
 
-  Its backward pass stores nine arrays [..., H]. Let w be 1 where m' = i, and 0 elsewhere. Let
+  Its backward pass stores eight arrays [..., H] and the mask w, which is true where m' = i. Let
   ḋ = i̇ − (1 − σ(a_f)) ȧ_f − ṁ be the tangent of i − (ln σ(a_f) + m). The tangents are
 
-    ċ' = f' ċ + ((1 − w) i' g − w f' c) ḋ + i' (1 − g²) ȧ_g      ṁ' = i̇ − (1 − w) ḋ
-    ṅ' = f' ṅ + ((1 − w) i' − w f' n) ḋ
+    ċ' = f' ċ + (−f' c if w, else i' g) ḋ + i' (1 − g²) ȧ_g      ṁ' = i̇ if w, else i̇ − ḋ
+    ṅ' = f' ṅ + (−f' n if w, else i') ḋ
     ḣ' = (o / n') ċ' − (h' / n') ṅ' + (1 − o) h' ȧ_o
 
   where i is a pre-activation, as in `slstm`, and ȧ_f, ȧ_g and ȧ_o are the blocks f, g and o of ȧ.
@@ -171,21 +171,21 @@ def _fused_gates_jvp(
   new, i, f, g, o, spared, w = _activations(a, c, n, m)
   i_dot, f_dot, g_dot, o_dot = jnp.split(a_dot, 4, axis=-1)
   d = i_dot - spared * f_dot - m_dot
-  new_c_dot = f * c_dot + ((1 - w) * i * g - w * f * c) * d + i * (1 - g**2) * g_dot
-  new_n_dot = f * n_dot + ((1 - w) * i - w * f * n) * d
+  new_c_dot = f * c_dot + jnp.where(w, -f * c, i * g) * d + i * (1 - g**2) * g_dot
+  new_n_dot = f * n_dot + jnp.where(w, -f * n, i) * d
   h, n = new.hidden, new.normalizer
   h_dot = (o / n) * new_c_dot - (h / n) * new_n_dot + (1 - o) * h * o_dot
-  return new, SLSTMCarry(h_dot, new_c_dot, new_n_dot, i_dot - (1 - w) * d)
+  return new, SLSTMCarry(h_dot, new_c_dot, new_n_dot, jnp.where(w, i_dot, i_dot - d))
 
 
 def _activations(
   a: Features, c: Units, n: Units, m: Units
-) -> tuple[SLSTMCarry, Units, Units, Units, Units, Units, Units]:
+) -> tuple[SLSTMCarry, Units, Units, Units, Units, Units, Bool[Array, "*batch H"]]:
   """Returns the new carry, i', f', g, o, 1 − σ(a_f) and w; see `fused_gates` for w."""
   i, f, g, o = jnp.split(a, 4, axis=-1)
   forget, o = jax.nn.sigmoid(f), jax.nn.sigmoid(o)
   kept = jnp.where(n == 0, -jnp.inf, jax.nn.log_sigmoid(f) + m)
-  w = (i >= kept).astype(a.dtype)
+  w = i >= kept
   new_m = jnp.maximum(i, kept)
   i, f, g = jnp.exp(i - new_m), jnp.exp(kept - new_m), jnp.tanh(g)
   c = f * c + i * g
