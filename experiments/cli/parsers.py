@@ -130,9 +130,11 @@ def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
     # Sweeps compute in float32, where 0.1 and 0.1000000001 are equal.
     same = [np.float32(v) if isinstance(v, float) else v for v in values]
     same = [str(v) if isinstance(v, bool) else v for v in same]  # in Python, True == 1
-    for i, value in enumerate(same):
-      if value in same[:i]:
-        raise ValueError(f"{name} must not hold a value twice, got {items[i]} in '{whole}'.")
+    seen = set()
+    for item, value in zip(items, same, strict=True):
+      if value in seen:
+        raise ValueError(f"{name} must not hold a value twice, got {item} in '{whole}'.")
+      seen.add(value)
     return tuple(values)
 
   return parse_all

@@ -135,25 +135,31 @@ def _prepare_folder(sweep: Sweep, stack: contextlib.ExitStack) -> None:
 
 def _train(sweep: Sweep, stop: signals.Stop) -> None:
   """Trains the runs that are not done yet; failed runs are retried only with --retry_failed."""
-  done, wanted = hosts.by_writer(_status, sweep)
+  num_runs, num_done, wanted = hosts.by_writer(_status, sweep)
   if not hosts.is_writer():
     train_runs(sweep, wanted, stop, lambda *_: None)
     return
-  num_done = int(sum(done.values()))
   if num_done:
-    print(f"{num_done} of {_count(len(done), 'run')} already done; their records are kept.")
-  with progress.show(len(done), num_done, Console()) as report:
+    print(f"{num_done} of {_count(num_runs, 'run')} already done; their records are kept.")
+  with progress.show(num_runs, num_done, Console()) as report:
+    # Few runs are in training at a time, so the sum over their shares is short.
+    trained: set[Run] = set()
+    shares: dict[Run, float] = {}
 
     def on_progress(run: Run, phase: str, share: float, loss: float | None) -> None:
-      done[sweep.names[run]] = share
+      shares[run] = share
+      if share == 1:
+        del shares[run]
+        trained.add(run)
+      done = num_done + len(trained) + sum(shares.values())
       name = group_name(run)
-      report(name if phase == "training" else f"{name}: {phase}", sum(done.values()), loss)
+      report(name if phase == "training" else f"{name}: {phase}", done, loss)
 
     engines.ENGINES[flags.FLAGS.engine](sweep, wanted, stop, on_progress)
 
 
-def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
-  """Returns ({run id: 1.0 if the run is done, else 0.0}, ids of the runs to train).
+def _status(sweep: Sweep) -> tuple[int, int, list[str]]:
+  """Returns (number of runs, number of runs that are done, ids of the runs to train).
 
   Prints which records and checkpoints other code or versions made.
   """
@@ -165,8 +171,9 @@ def _status(sweep: Sweep) -> tuple[dict[str, float], list[str]]:
   left = [name for name, state in states.items() if state.get("status") not in run_files.ENDED]
   origins.report(sweep, "checkpoints", {name: begun[name] for name in left if name in begun})
   kept = run_files.DONE if flags.FLAGS.retry_failed else run_files.ENDED
-  done = {name: float(state.get("status") in run_files.DONE) for name, state in states.items()}
-  return done, [name for name, state in states.items() if state.get("status") not in kept]
+  num_done = sum(state.get("status") in run_files.DONE for state in states.values())
+  wanted = [name for name, state in states.items() if state.get("status") not in kept]
+  return len(states), num_done, wanted
 
 
 def _finish(sweep: Sweep) -> bool:
