@@ -8,7 +8,7 @@ from __future__ import annotations
 from experiments.cli import command_line
 from experiments.runtime import exits, files
 from experiments.sweep.figures import gradients as figures
-from experiments.sweep.records import gathered, origins, run_files, sweep_folder
+from experiments.sweep.records import gathered, origins, sweep_folder
 
 
 def main(arguments: list[str]) -> None:
@@ -18,10 +18,9 @@ def main(arguments: list[str]) -> None:
   with command_line.errors_in_one_line("FOLDER could not be read or written"):
     folder = command_line.path("FOLDER", arguments[0])
     files.check_no_links(folder / "figures")
-    gradients, metrics = gathered.read_gradients(folder), gathered.read_metrics(folder)
+    gradients, metrics, states = gathered.read(folder)
     paths = figures.save_all(gradients, metrics, folder / "figures")
-    about = sweep_folder.read_sweep(folder)
-    origins.warn_if_mixed(about, run_files.statuses(folder, about["runs"]))
+    origins.warn_if_mixed(sweep_folder.read_sweep(folder), states)
   print("\n".join(map(str, paths)))
 
 

@@ -122,7 +122,7 @@ def sweep(flagfile: str, *more: str) -> tuple[xr.Dataset, xr.Dataset]:
     flagfile: name of a file in experiments/flagfiles.
     *more: further flags, which take precedence over those of the file.
   Returns:
-    The datasets of `read_gradients` and `read_metrics` in `experiments/sweep/records/gathered.py`.
+    (gradients, metrics), as from `read` in `experiments/sweep/records/gathered.py`.
   Raises:
     RuntimeError: if the sweep fails; the message ends with the last line of its error output.
   """
@@ -137,4 +137,5 @@ def sweep(flagfile: str, *more: str) -> tuple[xr.Dataset, xr.Dataset]:
     )
     if process.returncode != 0:
       raise RuntimeError(f"the sweep failed: {(process.stderr.splitlines() or ['?'])[-1]}")
-    return gathered.read_gradients(Path(folder)), gathered.read_metrics(Path(folder))
+    gradients, metrics, _ = gathered.read(Path(folder))
+    return gradients, metrics

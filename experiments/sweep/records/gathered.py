@@ -9,7 +9,7 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.runs import run_of
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.records import run_gradients
-from experiments.sweep.records.run_files import DONE, METRICS, Status, statuses
+from experiments.sweep.records.run_files import ENDED, METRICS, Status, statuses
 from experiments.sweep.records.sweep_folder import is_text, read_sweep
 
 _LONGEST_LINE = 1024  # bytes per line of metrics.jsonl, of which the lines that we write need 200
@@ -55,12 +55,10 @@ def write(folder: Path, states: Mapping[str, Status]) -> tuple[xr.Dataset, xr.Da
       diverged or failed, and not all may have failed. `summary.csv` lists failed runs too;
       `gradients.nc` leaves them out.
   Returns:
-    (gradients, metrics), as from `read_gradients` and `read_metrics`.
+    (gradients, metrics), as from `read`.
   """
-  done = _not_failed(states)
-  gradients = _gather_gradients(folder, done)
+  gradients, metrics = _gather(folder, states, read_sweep(folder))
   _write_gradients(folder / "gradients.nc", gradients)
-  metrics = _gather_metrics(folder, done, read_sweep(folder))
   files.write_text(folder / "summary.csv", _summary(folder, states, gradients, metrics))
   return gradients, metrics
 
@@ -76,51 +74,68 @@ def _write_gradients(path: Path, gradients: xr.Dataset) -> None:
     gradients.to_netcdf(draft, engine="h5netcdf", encoding=encoding)
 
 
-def read_gradients(folder: Path) -> xr.Dataset:
-  """Returns the norms and measures of all runs that did not fail, with axes (run, step, layer, …).
+def read(folder: Path) -> tuple[xr.Dataset, xr.Dataset, dict[str, Status]]:
+  """Reads the records of a completed sweep from the runs' own files, which have checksums.
 
-  The coordinates along `run` hold each run's settings and status. The data equals that of the
-  sweep's `gradients.nc`, but is read from the runs' own files, because only these have checksums.
-
+  Returns:
+    (gradients, metrics, states). The gradients equal the sweep's `gradients.nc`: norms and measures
+    of all runs that did not fail, with axes (run, step, layer, …). The metrics have the axes
+    (run, update): the loss, the gradient norm before and after clipping, and `clipped`, all defined
+    in `Record`. Entries that a run lacks, such as those after it diverged, are NaN. In both,
+    coordinates along `run` hold each run's settings and status. The states are the status of each
+    run by its id, failed runs included.
   Raises:
     ValueError: if the folder holds no sweep, if a run is unfinished, if all runs have failed, or if
       a record is damaged.
   """
   if not (folder / "sweep.json").is_file():
     raise ValueError(f"FOLDER must hold a completed sweep, got {folder}, which holds no sweep.")
-  return _gather_gradients(folder, _done(folder, read_sweep(folder)))
-
-
-def read_metrics(folder: Path) -> xr.Dataset:
-  """Returns the metrics of all runs that did not fail, with axes (run, update).
-
-  The metrics are the loss, the gradient norm before and after clipping, and `clipped`, all defined
-  in `Record`. They are read from the runs' `metrics.jsonl`. Entries that a run lacks, such as those
-  after it diverged, are NaN.
-
-  Raises:
-    ValueError: if a run is unfinished, if all runs have failed, or if a record is damaged.
-  """
   about = read_sweep(folder)
-  return _gather_metrics(folder, _done(folder, about), about)
+  states = statuses(folder, about["runs"])
+  _check_done(folder, states)
+  return *_gather(folder, states, about), states
 
 
-def _gather_metrics(
+def _check_done(folder: Path, states: Mapping[str, Status]) -> None:
+  """Raises a ValueError if a run is unfinished, or if all runs have failed."""
+  if all(state.get("status") == "failed" for state in states.values()):
+    raise ValueError(f"FOLDER must hold a completed sweep, but all runs in {folder} have failed.")
+  for name, state in states.items():
+    if state.get("status") not in ENDED:
+      raise ValueError(
+        f"FOLDER must hold a completed sweep, but run {name} in {folder} is unfinished or damaged. "
+        f"To finish it: python -m experiments.sweep --flagfile={folder / 'sweep.flags'} "
+        f"--output_dir={folder}"
+      )
+
+
+def _gather(
   folder: Path, states: Mapping[str, Status], about: Mapping[str, Any]
-) -> xr.Dataset:
-  """Returns the metrics of the runs in `states`, none of which may have failed.
+) -> tuple[xr.Dataset, xr.Dataset]:
+  """Returns the gradients and metrics of the runs that did not fail.
 
   `about` is the contents of `sweep.json`.
   """
+  done = {name: state for name, state in states.items() if state["status"] != "failed"}
+  coordinates = _run_coordinates(folder, done)
+  return (
+    _gather_gradients(folder, done, coordinates),
+    _gather_metrics(folder, done, coordinates, about),
+  )
+
+
+def _gather_metrics(
+  folder: Path, ids: Collection[str], coordinates: Mapping[str, Any], about: Mapping[str, Any]
+) -> xr.Dataset:
   updates = about["configuration"]["steps"] + 1
   # A sweep.json from elsewhere may give any number of steps.
   memory.check(
-    2 * len(METRICS) * len(states) * updates,
-    f"The metrics of {len(states)} runs and {updates} updates in {folder}",
+    2 * len(METRICS) * len(ids) * updates,
+    f"The metrics of {len(ids)} runs and {updates} updates in {folder}",
     "they need",
   )
-  columns = {name: np.full((len(states), updates), np.nan) for name in METRICS}
-  for i, name in enumerate(states):
+  columns = {name: np.full((len(ids), updates), np.nan) for name in METRICS}
+  for i, name in enumerate(ids):
     with _reading(folder / "runs" / name / "metrics.jsonl") as path:
       for text in files.read_bytes(path, _LONGEST_LINE * updates).decode().splitlines():
         line = json.loads(text)
@@ -128,32 +143,9 @@ def _gather_metrics(
           values[i, line["step"]] = line.get(metric, np.nan)
   return xr.Dataset(
     {name: (("run", "update"), values) for name, values in columns.items()},
-    {**_run_coordinates(folder, states), "update": np.arange(updates)},
+    {**coordinates, "update": np.arange(updates)},
     {"task": about["configuration"]["task"], **about["task"]},
   )
-
-
-def _done(folder: Path, about: Mapping[str, Any]) -> dict[str, Status]:
-  """Returns the status of each run that did not fail, by run id.
-
-  Raises:
-    ValueError: if a run is unfinished, or if all runs have failed.
-  """
-  states = _not_failed(statuses(folder, about["runs"]))
-  if not states:
-    raise ValueError(f"FOLDER must hold a completed sweep, but all runs in {folder} have failed.")
-  for name, state in states.items():
-    if state.get("status") not in DONE:
-      raise ValueError(
-        f"FOLDER must hold a completed sweep, but run {name} in {folder} is unfinished or damaged. "
-        f"To finish it: python -m experiments.sweep --flagfile={folder / 'sweep.flags'} "
-        f"--output_dir={folder}"
-      )
-  return states
-
-
-def _not_failed(states: Mapping[str, Status]) -> dict[str, Status]:
-  return {name: state for name, state in states.items() if state.get("status") != "failed"}
 
 
 @contextlib.contextmanager
@@ -167,15 +159,15 @@ def _reading(path: Path) -> Iterator[Path]:
     raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
 
 
-def _gather_gradients(folder: Path, states: Mapping[str, Status]) -> xr.Dataset:
-  """Gathers the `gradients.nc` of the runs in `states`, none of which may have failed."""
+def _gather_gradients(
+  folder: Path, ids: Collection[str], coordinates: Mapping[str, Any]
+) -> xr.Dataset:
   parts = []
-  for name in states:
+  for name in ids:
     with _reading(folder / "runs" / name / "gradients.nc") as path:
       parts.append(run_gradients.read(path))
   along, variables = run_gradients.gather(parts, f"The gradients of {len(parts)} runs in {folder}")
-  coordinates = {**along, **_run_coordinates(folder, states)}
-  return xr.Dataset(variables, coordinates, _ATTRIBUTES)
+  return xr.Dataset(variables, {**along, **coordinates}, _ATTRIBUTES)
 
 
 def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, Any]:

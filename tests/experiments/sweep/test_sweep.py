@@ -188,7 +188,7 @@ def test_a_run_with_a_damaged_record_is_trained_again(
 @pytest.mark.parametrize("damaged", [b"[]", b"{}", b'{"configuration": null}', b"\xff"])
 def test_readers_report_a_damaged_sweep(tmp_path, damaged):
   (tmp_path / "sweep.json").write_bytes(damaged)
-  for read in (lambda path: sweep_folder.check_folder(path, {}, False), gathered.read_metrics):
+  for read in (lambda path: sweep_folder.check_folder(path, {}, False), gathered.read):
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'sweep.json'} is damaged")):
       read(tmp_path)
 

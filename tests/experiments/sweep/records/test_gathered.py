@@ -40,7 +40,7 @@ def folder(tmp_path):
 
 def test_options_and_widths_are_coordinates_of_the_runs(folder):
   gathered.write(folder, run_files.statuses(folder, RUNS))
-  for data in (gathered.read_gradients(folder), gathered.read_metrics(folder)):
+  for data in gathered.read(folder)[:2]:
     words = ["activation=relu, recurrent_kernel=identity", "", ""]
     assert data["options"].dims == ("run",) and data["options"].values.tolist() == words
     assert data["hidden_size"].values.tolist() == [3, 4, 1]
@@ -64,7 +64,7 @@ def test_records_of_versions_without_options_and_checksums_are_read(folder):
     names = ("config.json", "metrics.jsonl", "gradients.nc")
     status["bytes"] = {name: path.with_name(name).stat().st_size for name in names}
     files.write_json(path.with_name("status.json"), status)
-  metrics = gathered.read_metrics(folder)
+  _, metrics, _ = gathered.read(folder)
   assert metrics["options"].values.tolist() == ["", "", ""]
   assert metrics["hidden_size"].values.tolist() == [3, 4, 1]
 
@@ -75,7 +75,7 @@ def test_the_gathered_file_is_compressed_and_equal_for_equal_records(folder):
   first = path.read_bytes()
   assert first.startswith(b"\x89HDF")
   assert xr.load_dataset(path).identical(written)
-  assert gathered.read_gradients(folder).identical(written)
+  assert gathered.read(folder)[0].identical(written)
   gathered.write(folder, run_files.statuses(folder, RUNS))
   assert path.read_bytes() == first
 
@@ -126,8 +126,7 @@ def test_a_hostile_record_with_a_valid_checksum_is_rejected(
   state.pop("sha256")
   run_files._write_status(run, state)
   with pytest.raises(ValueError, match=says):
-    gathered.read_gradients(folder)
-    gathered.read_metrics(folder)
+    gathered.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def test_gradients_with_other_axes_or_types_are_refused(change, says, folder):
   (path / "other").replace(path / "gradients.nc")
   run_files._write_status(path, {"status": "finished", "diverged_step": None})
   with pytest.raises(ValueError, match=rf"a/gradients\.nc is damaged \(ValueError: {says}"):
-    gathered.read_gradients(folder)
+    gathered.read(folder)
 
 
 def test_gradients_whose_axes_together_exceed_the_memory_are_refused(folder, monkeypatch):
@@ -166,4 +165,4 @@ def test_gradients_whose_axes_together_exceed_the_memory_are_refused(folder, mon
     data.to_netcdf(folder / "runs" / name / "gradients.nc", engine="scipy")
     run_files._write_status(folder / "runs" / name, {"status": "finished", "diverged_step": None})
   with pytest.raises(ValueError, match="The gradients of 3 runs"):
-    gathered.read_gradients(folder)
+    gathered.read(folder)
