@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -82,13 +83,17 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
     for folder in (target, *sources):
       stack.enter_context(locks.folder_lock(folder))
     ids = first["runs"]
-    where = {name: _find(name, [target, *sources]) for name in ids}
+    states = {folder: run_files.statuses(folder, ids) for folder in (target, *sources)}
+    where = {name: _find(name, states) for name in ids}
     if not flags.FLAGS.keep_stale:
-      _check_code({name: source for name, source in where.items() if source is not None})
+      _check_code(
+        {name: (source, states[source][name]) for name, source in where.items() if source}
+      )
     _prepare(target, folders[0], sweeps)
     for name, source in where.items():
       if source is not None and source != target:
-        run_files.write_all(target, name, run_files.read_all(source, name))
+        run_files.write_all(target, name, run_files.read_all(source, name), durable=False)
+    os.sync()  # waits for the disk once, not once for each file
     missing = [name for name, source in where.items() if source is None]
     if missing:
       raise ValueError(
@@ -137,13 +142,20 @@ def _check_ids(folder: Path, about: Mapping[str, Any]) -> None:
     )
 
 
-def _find(name: str, folders: Sequence[Path]) -> Path | None:
+def _find(name: str, states: Mapping[Path, Mapping[str, run_files.Status]]) -> Path | None:
   """Returns the first folder where the run is done, else the first where it failed, else None.
 
+  Args:
+    name: id of the run.
+    states: {folder: {run id: status}}.
   Raises:
     ValueError: if two folders hold different records of the run.
   """
-  done = [folder for folder in folders if run_files.is_done(folder, name)]
+
+  def where(*wanted: str) -> list[Path]:
+    return [folder for folder, found in states.items() if found[name].get("status") in wanted]
+
+  done = where(*run_files.DONE)
   for folder in done[1:]:
     ours, theirs = (run_files.read_all(path, name) for path in (done[0], folder))
     for record in run_files.RECORDS:
@@ -152,25 +164,26 @@ def _find(name: str, folders: Sequence[Path]) -> Path | None:
           f"Two FOLDERs hold different records of run {name}: its {record} in {folder} differs "
           f"from that in {done[0]}. Nothing was merged; leave one of the two out."
         )
-  failed = [folder for folder in folders if run_files.has_failed(folder, name)]
-  return next(iter(done + failed), None)
+  return next(iter(done + where("failed")), None)
 
 
-def _check_code(where: Mapping[str, Path]) -> None:
-  """Checks that the same code made the runs, whose folders `where` holds.
+def _check_code(where: Mapping[str, tuple[Path, run_files.Status]]) -> None:
+  """Checks that the same code made the runs; `where` is {run id: (its folder, its status)}.
 
   Raises:
     ValueError: if files that two runs use differ; the message names them and the commits.
   """
-  sweeps = {folder: sweep_folder.read_sweep(folder) for folder in set(where.values())}
+  sweeps = {
+    folder: sweep_folder.read_sweep(folder) for folder in {folder for folder, _ in where.values()}
+  }
   text = origins.mixture(
     (
       name,
       sweeps[folder],
-      run_files.status(folder, name).get("code"),
+      state.get("code"),
       str(sweeps[folder]["configuration"].get("task")),
     )
-    for name, folder in where.items()
+    for name, (folder, state) in where.items()
   )
   if text is not None:
     raise ValueError(

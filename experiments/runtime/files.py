@@ -23,9 +23,13 @@ LARGEST_RECORD = 2**32
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
   """Yields a temporary path to write to; it replaces `path` if the block raises no error.
 
+  Args:
+    path: the file to replace.
+    durable: whether the new contents must survive a power failure right after the block. If not,
+      the block need not wait for the disk; a power failure may leave the file empty.
   Raises:
     ValueError: if `path` or the temporary path exists, but is not a regular file.
   """
@@ -37,14 +41,15 @@ def replacing(path: Path) -> Iterator[Path]:
   except FileNotFoundError:  # another process removed an empty parent folder meanwhile
     path.parent.mkdir(parents=True, exist_ok=True)
   yield draft
-  with draft.open("rb+") as file:
-    os.fsync(file.fileno())
+  if durable:
+    with draft.open("rb+") as file:
+      os.fsync(file.fileno())
   draft.replace(path)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-  """Writes bytes atomically."""
-  with replacing(path) as draft:
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+  """Writes bytes atomically; `durable` is explained in `replacing`."""
+  with replacing(path, durable) as draft:
     draft.write_bytes(data)
 
 
@@ -53,9 +58,9 @@ def write_text(path: Path, text: str) -> None:
   write_bytes(path, text.encode())
 
 
-def write_json(path: Path, data: Mapping[str, object]) -> None:
-  """Writes a JSON object atomically."""
-  write_text(path, json.dumps(data, indent=2) + "\n")
+def write_json(path: Path, data: Mapping[str, object], durable: bool = True) -> None:
+  """Writes a JSON object atomically; `durable` is explained in `replacing`."""
+  write_bytes(path, (json.dumps(data, indent=2) + "\n").encode(), durable)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -65,11 +65,6 @@ def is_done(folder: Path, run_id: str) -> bool:
   return status(folder, run_id).get("status") in DONE
 
 
-def has_failed(folder: Path, run_id: str) -> bool:
-  """Returns whether the run is recorded as failed; its status then holds the reason."""
-  return status(folder, run_id).get("status") == "failed"
-
-
 def start(folder: Path, run_id: str, config: Mapping[str, object]) -> None:
   """Records that a run has started: writes the status `running` and the configuration.
 
@@ -77,8 +72,10 @@ def start(folder: Path, run_id: str, config: Mapping[str, object]) -> None:
   """
   path = folder / "runs" / run_id
   path.mkdir(parents=True, exist_ok=True)
-  files.write_json(path / "status.json", {"status": "running"})
-  files.write_json(path / "config.json", config)
+  # If a power failure damages these files, the run is trained again, like any unfinished run. They
+  # are on disk long before the run ends, unless it takes less than a minute.
+  files.write_json(path / "status.json", {"status": "running"}, durable=False)
+  files.write_json(path / "config.json", config, durable=False)
   for name in ("error.txt", "metrics.jsonl"):
     (path / name).unlink(missing_ok=True)
 
@@ -220,12 +217,17 @@ def read_all(folder: Path, run_id: str) -> dict[str, bytes]:
   return {path.name: files.read_bytes(path) for path in kept}
 
 
-def write_all(folder: Path, run_id: str, contents: Mapping[str, bytes]) -> None:
-  """Replaces all files of a run at once, so that a reader never sees a mix of old and new files."""
+def write_all(
+  folder: Path, run_id: str, contents: Mapping[str, bytes], durable: bool = True
+) -> None:
+  """Replaces all files of a run at once, so that a reader never sees a mix of old and new files.
+
+  `durable` is explained in `files.replacing`.
+  """
   draft = folder / ARRIVING / run_id
   shutil.rmtree(draft, ignore_errors=True)
   for name, data in contents.items():
-    files.write_bytes(draft / name, data)
+    files.write_bytes(draft / name, data, durable)
   path = folder / "runs" / run_id
   path.parent.mkdir(exist_ok=True)
   files.remove(path)

@@ -90,3 +90,12 @@ def test_a_link_in_a_deep_folder_is_found(tmp_path):
     link.unlink()  # pytest's removal of tmp_path is recursive
     for folder in reversed(folders[1:]):
       folder.rmdir()
+
+
+def test_only_durable_writes_wait_for_the_disk(tmp_path, monkeypatch):
+  waits = []
+  monkeypatch.setattr(os, "fsync", waits.append)
+  files.write_json(tmp_path / "a.json", {}, durable=False)
+  assert files.read_json(tmp_path / "a.json") == {} and not waits
+  files.write_json(tmp_path / "a.json", {"b": 1})
+  assert files.read_json(tmp_path / "a.json") == {"b": 1} and len(waits) == 1
