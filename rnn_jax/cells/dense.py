@@ -140,6 +140,20 @@ def dense_project(
   return drive.reshape(*leading, -1)
 
 
+def split_project(
+  params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None, *, width: int
+) -> tuple[Float[Array, "*batch {width}"], Float[Array, "*batch W"]]:
+  """Returns two drives of all steps: the first `width` columns of x W_x + b, and the other columns.
+
+  In the backward pass, the time loop overwrites a drive with derivatives of the same shape. With
+  two drives, it can do so where the derivatives have the shape of only a part of x W_x + b.
+  """
+  w_x, b = params["w_x"], params["b"]
+  first = {"w_x": w_x[:, :width], "b": b[:width]}
+  second = {"w_x": w_x[:, width:], "b": b[width:]}
+  return dense_project(first, xs, key, bias=True), dense_project(second, xs, key, bias=True)
+
+
 def token_rows(
   table: Float[CellArray, "V W"], xs: Integer[CellArray, "*batch"]
 ) -> Float[Array, "*batch W"]:
@@ -198,30 +212,6 @@ def _product_jvp(
   if not isinstance(w_dot, SymbolicZero):
     y_dot += h @ w_dot
   return h @ w, y_dot
-
-
-@jax.custom_jvp
-def highway_change(s: Units, candidate: Units, gate: Units) -> Float[Array, "*batch H"]:
-  """Returns t ∘ (v − s), where v = tanh(candidate) and t = σ(gate).
-
-  A highway layer adds this to its state s. The backward pass stores three arrays [..., H], the
-  coefficients of the tangent
-
-    −t ṡ + t (1 − v²) v̇ + t (1 − t) (v − s) ṫ
-
-  where v̇ and ṫ are the tangents of `candidate` and `gate`.
-  """
-  return jax.nn.sigmoid(gate) * (jnp.tanh(candidate) - s)
-
-
-@highway_change.defjvp
-def _highway_change_jvp(
-  primals: tuple[CellArray, CellArray, CellArray], tangents: tuple[Array, Array, Array]
-) -> tuple[Array, Array]:
-  (s, candidate, gate), (s_dot, candidate_dot, gate_dot) = primals, tangents
-  v, t = jnp.tanh(candidate), jax.nn.sigmoid(gate)
-  change = t * (v - s)
-  return change, t * (1 - v**2) * candidate_dot + (1 - t) * change * gate_dot - t * s_dot
 
 
 def standardize(x: Features) -> Features:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Float, Key
+from jaxtyping import Key
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, highway_change, product, the_hidden_state
+from rnn_jax.cells.dense import product, split_project, the_hidden_state
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import (
@@ -40,8 +40,11 @@ class LEMCarry(NamedTuple):
   memory: Array
 
 
+Drives: TypeAlias = tuple[Features, Units]  # blocks Δ₁, Δ₂, z of x W + b [..., 3·H], and block h
+
+
 @memoized
-def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, Array]:
+def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, Drives]:
   """Long expressive memory: two coupled states, with a learned time scale for each unit.
 
     Δ₁, Δ₂ = Δ σ(x W + h U + b)
@@ -84,41 +87,87 @@ def lem(hidden_size: int, *, delta: Number = 1.0) -> Cell[FlatParams, LEMCarry, 
     zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
     return LEMCarry(zeros, zeros)
 
-  def recur(params: FlatParams, carry: LEMCarry) -> Features:
-    return product(carry.hidden, params["w_h"])
-
-  def open_gates(drive: Features, recurrent: Float[CellArray, "*batch V"]) -> tuple[Units, Units]:
-    """Returns the gates Δ₁/Δ and Δ₂/Δ, which are the values of σ, from 0 to 1."""
-    both = 2 * hidden_size
-    gates = jax.nn.sigmoid(drive[..., :both] + recurrent[..., :both])
-    return gates[..., :hidden_size], gates[..., hidden_size:]
-
-  def update(
-    params: FlatParams, carry: LEMCarry, drive: Features, recurrent: Float[CellArray, "*batch V"]
-  ) -> LEMCarry:
-    h, z = carry
+  def update(params: FlatParams, carry: LEMCarry, drive: Drives, recurrent: Features) -> LEMCarry:
+    (h, z), (x, x_h) = carry, drive
     step = jnp.asarray(delta, h.dtype)
-    a, x_h = drive[..., : 3 * hidden_size] + recurrent, drive[..., 3 * hidden_size :]
-    a_1, a_2, a_z = jnp.split(a, 3, axis=-1)
-    z = z + step * highway_change(z, a_z, a_1)
-    h = h + step * highway_change(h, x_h + product(z, params["v"]), a_2)
+    change, t = fused_gates(x + recurrent, z)
+    z = z + step * change
+    h = h + step * gated_change(x_h + product(z, params["v"]), h, t)
     return LEMCarry(h, z)
-
-  def gates(
-    params: FlatParams, carry: LEMCarry, drive: Features, recurrent: Float[CellArray, "*batch V"]
-  ) -> Gates:
-    del params, carry
-    memory, hidden = open_gates(drive, recurrent)
-    return {"memory": memory, "hidden": hidden}
 
   return Cell(
     init=init,
     initial_carry=initial_carry,
     prepare=unprepared,
-    project=functools.partial(dense_project, bias=True),
-    recur=recur,
+    project=functools.partial(split_project, width=3 * hidden_size),
+    recur=_recur,
     update=update,
     output=the_hidden_state,
-    gates=gates,
+    gates=_gates,
     recurrent_kernel="w_h",
   )
+
+
+def _recur(params: FlatParams, carry: LEMCarry) -> Features:
+  return product(carry.hidden, params["w_h"])
+
+
+def _gates(params: FlatParams, carry: LEMCarry, drive: Drives, recurrent: Features) -> Gates:
+  del params, carry
+  memory, hidden, _ = jnp.split(drive[0] + recurrent, 3, axis=-1)
+  return {"memory": jax.nn.sigmoid(memory), "hidden": jax.nn.sigmoid(hidden)}
+
+
+def gates(a: Features, z: Units) -> tuple[Units, Units]:
+  """Returns (t₁ ∘ (v − z), t₂), where t₁ = Δ₁/Δ, t₂ = Δ₂/Δ, and v is the tanh in the update of z.
+
+  The tests compare `fused_gates` with this function.
+
+  Args:
+    a: pre-activations [..., 3·H] in the order Δ₁, Δ₂, z.
+    z: the memory [..., H].
+  """
+  a_1, a_2, a_z = jnp.split(a, 3, axis=-1)
+  return jax.nn.sigmoid(a_1) * (jnp.tanh(a_z) - z), jax.nn.sigmoid(a_2)
+
+
+@jax.custom_jvp
+def fused_gates(a: Features, z: Units) -> tuple[Units, Units]:
+  """Returns (t₁ ∘ (v − z), t₂) from pre-activations a and memory z, as `gates` does.
+
+  Its backward pass stores four arrays [..., H]. The tangents are k₁ ȧ₁ + k_z ȧ_z − t₁ ż and k₂ ȧ₂:
+
+    k = [t₁ (1 − t₁) (v − z),  t₂ (1 − t₂),  t₁ (1 − v²)]
+  """
+  return gates(a, z)
+
+
+@fused_gates.defjvp
+def _fused_gates_jvp(
+  primals: tuple[CellArray, CellArray], tangents: tuple[Array, Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+  (a, z), (a_dot, z_dot) = primals, tangents
+  a_1, a_2, a_z = jnp.split(a, 3, axis=-1)
+  t_1, t_2, v = jax.nn.sigmoid(a_1), jax.nn.sigmoid(a_2), jnp.tanh(a_z)
+  change = t_1 * (v - z)
+  k = jnp.concatenate([(1 - t_1) * change, t_2 * (1 - t_2), t_1 * (1 - v**2)], axis=-1)
+  gate_part, t_dot, v_part = jnp.split(k * a_dot, 3, axis=-1)
+  return (change, t_2), (gate_part + v_part - t_1 * z_dot, t_dot)
+
+
+@jax.custom_jvp
+def gated_change(a: Units, h: Units, t: Units) -> Units:
+  """Returns t ∘ (v − h), where v = tanh a. Its backward pass stores three arrays [..., H].
+
+  The tangent is t (1 − v²) ȧ − t ḣ + (v − h) ṫ.
+  """
+  return t * (jnp.tanh(a) - h)
+
+
+@gated_change.defjvp
+def _gated_change_jvp(
+  primals: tuple[CellArray, CellArray, CellArray], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+  (a, h, t), (a_dot, h_dot, t_dot) = primals, tangents
+  v = jnp.tanh(a)
+  return t * (v - h), t * (1 - v**2) * a_dot - t * h_dot + (v - h) * t_dot

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float, Key
 
-from rnn_jax.cells.dense import dense_project, product, the_hidden_state
+from rnn_jax.cells.dense import product, split_project, the_hidden_state
 from rnn_jax.cells.lstm import LSTMCarry, fused_gates, gate_values, lstm_init, zero_carry
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import drawn_in_float32, further_key, input_kernel
@@ -24,6 +26,8 @@ from rnn_jax.types import (
   unprepared,
 )
 
+Drives: TypeAlias = tuple[Units, Features]  # x W_m [..., H] and x W + b [..., 4·H]
+
 
 @memoized
 def multiplicative_lstm(
@@ -32,7 +36,7 @@ def multiplicative_lstm(
   forget_bias: Number = 1.0,
   recurrent_kernel: str = "orthogonal",
   recurrent_gain: Number = 1.0,
-) -> Cell[FlatParams, LSTMCarry, Array]:
+) -> Cell[FlatParams, LSTMCarry, Drives]:
   """Multiplicative LSTM: the input selects the recurrent kernel.
 
     m = (x W_m) ∘ (h U_m)
@@ -92,29 +96,29 @@ def multiplicative_lstm(
   )
 
 
-def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> Features:
+def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> Drives:
+  hidden_size = params["w_h"].shape[0]
   # Pad b with zeros for the first block, x W_m, which has no bias.
-  b = jnp.pad(params["b"], (params["w_h"].shape[0], 0))
-  return dense_project({"w_x": params["w_x"], "b": b}, xs, key, bias=True)
+  b = jnp.pad(params["b"], (hidden_size, 0))
+  return split_project({"w_x": params["w_x"], "b": b}, xs, key, width=hidden_size)
 
 
 def _recur(params: FlatParams, carry: LSTMCarry) -> Units:
   return product(carry.hidden, params["w_h"])
 
 
-def _update(params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Units) -> LSTMCarry:
+def _update(params: FlatParams, carry: LSTMCarry, drive: Drives, recurrent: Units) -> LSTMCarry:
   return LSTMCarry(*fused_gates(_pre_activations(params, drive, recurrent), carry.cell))
 
 
-def _gates(params: FlatParams, carry: LSTMCarry, drive: Features, recurrent: Units) -> Gates:
+def _gates(params: FlatParams, carry: LSTMCarry, drive: Drives, recurrent: Units) -> Gates:
   del carry
   return gate_values(_pre_activations(params, drive, recurrent))._asdict()
 
 
 def _pre_activations(
-  params: FlatParams, drive: Features, recurrent: Units
+  params: FlatParams, drive: Drives, recurrent: Units
 ) -> Float[Array, "*batch 4*H"]:
   """Returns the gates' pre-activations x W + m U + b, in the order i, f, g, o."""
-  hidden_size = recurrent.shape[-1]
-  m = drive[..., :hidden_size] * recurrent
-  return drive[..., hidden_size:] + product(m, params["w_m"])
+  x_m, x = drive
+  return x + product(x_m * recurrent, params["w_m"])

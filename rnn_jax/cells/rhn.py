@@ -10,14 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Key
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import (
-  dense_init,
-  dense_project,
-  dense_recur,
-  highway_change,
-  the_carry,
-  zeros,
-)
+from rnn_jax.cells.dense import dense_init, dense_project, dense_recur, the_carry, zeros
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import (
@@ -32,6 +25,45 @@ from rnn_jax.types import (
   Units,
   unprepared,
 )
+
+
+def gates(a: Features, s: Units) -> Units:
+  """Returns t ∘ (h̃ − s), the change of s in one micro-step, as the equations of `rhn` are written.
+
+  The tests compare `fused_gates` with this function.
+
+  Args:
+    a: pre-activations [..., 2·H] in the order h̃, t.
+    s: the state [..., H].
+  """
+  candidate, gate = jnp.split(a, 2, axis=-1)
+  return jax.nn.sigmoid(gate) * (jnp.tanh(candidate) - s)
+
+
+@jax.custom_jvp
+def fused_gates(a: Features, s: Units) -> Units:
+  """Returns t ∘ (h̃ − s) from pre-activations a and state s, as `gates` does.
+
+  Its backward pass stores three arrays [..., H]. The tangent is
+
+    Σ k ȧ − t ṡ      k = [t (1 − h̃²),  t (1 − t) (h̃ − s)]
+
+  where Σ is the sum over the blocks h̃, t.
+  """
+  return gates(a, s)
+
+
+@fused_gates.defjvp
+def _fused_gates_jvp(
+  primals: tuple[CellArray, CellArray], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+  (a, s), (a_dot, s_dot) = primals, tangents
+  candidate, gate = jnp.split(a, 2, axis=-1)
+  candidate, t = jnp.tanh(candidate), jax.nn.sigmoid(gate)
+  change = t * (candidate - s)
+  k = jnp.concatenate([t * (1 - candidate**2), (1 - t) * change], axis=-1)
+  candidate_part, gate_part = jnp.split(k * a_dot, 2, axis=-1)
+  return change, candidate_part + gate_part - t * s_dot
 
 
 @memoized
@@ -98,9 +130,8 @@ def rhn(
     """Yields (sₗ₊₁, tₗ), the new state and the transform gate, for each micro-step l."""
     a = drive + recurrent
     for i in range(1, num_microsteps + 1):
-      candidate, gate = a[..., :hidden_size], a[..., hidden_size:]
-      s = s + highway_change(s, candidate, gate)
-      yield s, jax.nn.sigmoid(gate)
+      s = s + fused_gates(a, s)
+      yield s, jax.nn.sigmoid(a[..., hidden_size:])
       if i < num_microsteps:
         a = dense_recur({"w_h": params[f"r_{i}"], "b": params[f"b_{i}"]}, s)
 
@@ -112,7 +143,7 @@ def rhn(
   ) -> Units:
     return [s for s, _ in microsteps(params, h, drive, recurrent)][-1]
 
-  def gates(params: FlatParams, h: Units, drive: Features, recurrent: Features) -> Gates:
+  def transform_gates(params: FlatParams, h: Units, drive: Features, recurrent: Features) -> Gates:
     steps = microsteps(params, h, drive, recurrent)
     return {f"transform_{i}": t for i, (_, t) in enumerate(steps)}
 
@@ -124,7 +155,7 @@ def rhn(
     recur=dense_recur,
     update=update,
     output=the_carry,
-    gates=gates,
+    gates=transform_gates,
     recurrent_kernel="w_h",
     output_is_carry=True,
   )

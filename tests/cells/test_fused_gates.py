@@ -12,21 +12,25 @@ import numpy as np
 import pytest
 
 from rnn_jax.cells import dense
+from rnn_jax.cells.lem import gated_change
 
 H = 3
 # Widths of the arguments of `gates`: (a, c) for the LSTM and the layer-normalized LSTM, (a, c, p_o)
-# for the LSTM with peepholes, (h, drive, recurrent) for the GRU, (a, c, n, m) for the sLSTM.
+# for the LSTM with peepholes, (h, drive, recurrent) for the GRU, (a, c, n, m) for the sLSTM, (a, z)
+# for LEM, (a, s) for the RHN.
 WIDTHS = {
   "lstm": (4 * H, H),
   "peephole_lstm": (4 * H, H, H),
   "layer_norm_lstm": (4 * H, H),
   "gru": (H, 3 * H, 3 * H),
   "slstm": (4 * H, H, H, H),
+  "lem": (3 * H, H),
+  "rhn": (2 * H, H),
 }
 
 
-def plain_highway_change(s, candidate, gate):
-  return jax.nn.sigmoid(gate) * (jnp.tanh(candidate) - s)
+def plain_gated_change(a, h, t):
+  return t * (jnp.tanh(a) - h)
 
 
 def plain_standardize(x):
@@ -72,8 +76,8 @@ def test_slstm_with_an_empty_memory_equals_the_specification(x64):
   check(at_the_start(family.fused_gates), at_the_start(family.gates), (4 * H,))
 
 
-def test_highway_change_equals_the_plain_function(x64):
-  check(dense.highway_change, plain_highway_change, (H, H, H))
+def test_gated_change_equals_the_plain_function(x64):
+  check(gated_change, plain_gated_change, (H, H, H))
 
 
 def test_standardize_equals_the_plain_function(x64):
