@@ -99,15 +99,15 @@ def _check_variables(found: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) ->
       raise ValueError(f"the name {name!r} must not contain control characters")
     if axes[:1] != ("step",) or not known.keys() >= set(axes) or values.dtype.kind != "f":
       raise ValueError(
-        f"{name} must hold floats on the axis step and others of {', '.join([*known][1:])}, got "
-        f"{values.dtype} along {', '.join(axes) or 'nothing'}"
+        f"{name} must be floats whose first axis is step, and whose other axes are of "
+        f"{', '.join([*known][1:])}, got {values.dtype} with the axes {', '.join(axes) or 'none'}"
       )
 
 
 def _check_coordinates(along: Mapping[str, tuple[tuple[str, ...], np.ndarray]]) -> None:
   for name, (axes, values) in along.items():
     if axes != (name,) or values.dtype.kind != "i" or not (values[1:] > values[:-1]).all():
-      raise ValueError(f"{name} must be increasing integers on its own axis")
+      raise ValueError(f"the coordinates of {name} must be increasing integers along this axis")
 
 
 def gather(parts: Sequence[Gradients], subject: str) -> Gradients:
@@ -127,7 +127,11 @@ def gather(parts: Sequence[Gradients], subject: str) -> Gradients:
   for part in parts:
     for name, (axes, _) in part.variables.items():
       if axes_of.setdefault(name, axes) != axes:
-        raise ValueError(f"{name} must have the same axes in all runs, got {axes_of[name]}, {axes}")
+        texts = [", ".join(found) for found in (axes_of[name], axes)]
+        raise ValueError(
+          f"{name} must have the same axes in all runs, got {texts[0]} in one run and {texts[1]} "
+          "in another."
+        )
   shapes = {name: [len(along[axis]) for axis in axes] for name, axes in axes_of.items()}
   memory.check(len(parts) * sum(map(math.prod, shapes.values())), subject, "they need")
   gathered = {

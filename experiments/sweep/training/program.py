@@ -91,8 +91,17 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
   compiled = lowered.compile()
   if devices[0].platform == "cpu":  # on accelerators, XLA checks the memory itself
     here = [device for device in devices if device.process_index == jax.process_index()]
-    memory.check_program(compiled, len(here))
+    memory.check_program(compiled, len(here), _advice(runs[0], settings, len(here)))
   return Program(compiled, initial_state, record, leading)
+
+
+def _advice(run: Run, settings: Settings, devices: int) -> str:
+  """Returns how to reduce the memory of a run's program, as a sentence."""
+  return (
+    f"Lower --sequence_length ({settings.sequence_length}), --batch_size ({settings.batch_size}) "
+    f"or the hidden size ({hidden_size_of(run, settings)})"
+    + (", or use fewer --devices." if devices > 1 else ".")
+  )
 
 
 def by_device(

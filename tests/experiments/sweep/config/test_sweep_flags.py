@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from pathlib import Path
 
 import pytest
 from absl.testing import flagsaver
 
 from experiments.networks.cell_options import parse
+from experiments.runtime import memory
 from experiments.sweep.config.flags import TABLE, as_flagfile
 from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.resolve import resolve
@@ -148,8 +148,7 @@ BAD = [
 
 def memory_flags() -> str:
   """Returns flags that train two runs at once on one device, although only one fits its memory."""
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  size = math.isqrt(int(0.6 * memory / 4))
+  size = math.isqrt(int(0.6 * memory.available() / 4))
   runs = "--seed=0,1 --devices=1 --runs_per_device=2"
   return f"--task=adding --hidden_size={size} --batch_size=1 {runs}"
 

@@ -60,5 +60,6 @@ def test_a_variable_with_different_axes_in_two_runs_is_refused():
     Gradients(along, {"omega": (axes, np.zeros((2,) * len(axes), np.float32))})
     for axes in (("step", "layer"), ("step",))
   ]
-  with pytest.raises(ValueError, match="omega must have the same axes in all runs"):
+  says = "omega must have the same axes in all runs, got step, layer in one run and step in another"
+  with pytest.raises(ValueError, match=says):
     run_gradients.gather(parts, "the gradients")

@@ -13,6 +13,7 @@ from other_code import add_start
 from train_all import compile_once
 
 from experiments.chaos import records_of
+from experiments.runtime import memory
 from experiments.sweep.config.resolve import resolve as resolve_flags
 from experiments.sweep.records import gathered, locking, origins, round_checkpoints, run_files
 from experiments.sweep.training import train as training
@@ -204,3 +205,16 @@ def test_a_cell_that_does_not_compile_does_not_stop_other_runs(
   monkeypatch.setitem(CELLS, "irnn", works)
   assert sweep_in_process(*flags, "--retry_failed") == 0
   assert not (failed / "error.txt").exists()
+
+
+def test_a_program_that_exceeds_the_memory_is_refused_with_advice(
+  monkeypatch, tmp_path, sweep_in_process
+):
+  monkeypatch.setattr(memory, "available", lambda: 2**13)  # 8 KiB
+  assert sweep_in_process(*FLAGS, "--seed=0", f"--output_dir={tmp_path}") == 2
+  run, *_ = (tmp_path / "runs").iterdir()
+  reason = json.loads((run / "status.json").read_text())["reason"]
+  assert reason.startswith(
+    "compilation: ValueError: The compiled program needs 0.0 GiB on 1 device"
+  )
+  assert "Lower --sequence_length (" in reason and reason.endswith(").")
