@@ -79,7 +79,8 @@ def unroll(
       starts at its own last valid step.
     remat: what the backward pass recomputes instead of storing it. `none`: nothing. `step`: the
       intermediate values of every step. `sqrt`: blocks of √T steps, including their input
-      projections, for O(√T) memory in addition to xs and ys.
+      projections, for O(√T) memory in addition to xs and ys. (The projections of a stochastic cell
+      that is given a key are stored.)
     probe: zeros from `gradient_probe`; their gradient is ‖dL/dh_t‖, or 0 at a skipped step.
     clip_carry: c, for gradient clipping inside backpropagation through time. Each example's
       dL/dh_t, all leaves of the carry together, is scaled to a norm of at most c before it flows
@@ -139,9 +140,8 @@ def unroll(
 
   arguments.check_params("params", cell, params, xs)
   params = cell.prepare(params)
-  # If a key is given, `project` uses it to draw the masks of all steps at once, so `project` cannot
-  # run block by block.
-  in_blocks = remat == "sqrt" and key is None
+  # If `project` draws the masks of all steps at once, it cannot run block by block.
+  in_blocks = remat == "sqrt" and not _uses_key(cell, params, xs, key)
   # Blocks are traced. If xs are a constant of this call, `project` can check the values of tokens.
   whole = (lambda params, _, key: cell.project(params, xs, key)) if in_blocks else cell.project
   drives = jax.eval_shape(whole, params, xs, key)
@@ -153,6 +153,9 @@ def unroll(
   if probe is not None:
     checks.like("probe", _probe_like(zeros, num_steps), probe)
   drive = xs if in_blocks else cell.project(params, xs, key)
+  if in_blocks:
+    project = cell.project
+    cell = cell._replace(project=lambda params, xs, _=None: project(params, xs, key))
   clip = None if clip_carry is None else jnp.asarray(clip_carry, dtype)
   constants, carry, inputs = vary_alike(
     (StepConstants(params, clip), carry, StepInputs(drive, valid, resets, cut, probe))
@@ -161,6 +164,14 @@ def unroll(
     return run_associatively(cell, constants.params, carry, inputs, reverse)
   options = LoopOptions(reverse, scan_unroll, remat, forward_mode, in_blocks)
   return run_sequentially(cell, options, constants, carry, inputs)
+
+
+def _uses_key(cell: Cell[P, C, D], params: P, xs: Sequences, key: Key[Array, ""] | None) -> bool:
+  """Returns whether `project` computes anything from the key, as only stochastic cells do."""
+  if key is None:
+    return False
+  jaxpr = jax.make_jaxpr(cell.project)(params, xs, key).jaxpr
+  return any(jaxpr.invars[-1] is var for equation in jaxpr.eqns for var in equation.invars)
 
 
 def _real_dtype(drives: Drive) -> np.dtype:
