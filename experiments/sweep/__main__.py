@@ -85,7 +85,8 @@ def _resolve_and_run(arguments: list[str]) -> None:
 def _check_processes_agree(sweep: Sweep) -> None:
   """Checks that all processes that train together resolved the same sweep and device layout."""
   layout = sweep.layout
-  same = sweep.configuration, sweep.shard, len(layout.devices), layout.runs_per_device
+  sizes = len(layout.devices), layout.runs_per_device
+  same = sweep.configuration, sweep.shard, *sizes, sweep.remat
   if hosts.any_of(hosts.broadcast(same) != same):
     raise ValueError("--coordinator must join processes with equal flags and equal corpora.")
 

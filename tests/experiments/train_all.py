@@ -15,7 +15,7 @@ from experiments.sweep.training.rounds import train_round
 _programs = {}
 
 
-def compile_once(runs, settings, task, layout):
+def compile_once(runs, settings, task, layout, remat="none"):
   """Returns `compile_group` of these arguments, from a cache if it was compiled before.
 
   Most of the time of training tests is compilation. Programs are shared by tasks with the same
@@ -25,9 +25,9 @@ def compile_once(runs, settings, task, layout):
   sizes = tuple((a.shape, a.dtype) for a in jax.tree.leaves(task.data))
   about = task.batch.__qualname__, task.vocabulary_size, task.output_size, sizes
   devices = tuple(layout.devices), layout.data_parallel, layout.leading_axes(len(runs))
-  key = group, settings, about, devices
+  key = group, settings, about, devices, remat
   if key not in _programs:
-    _programs[key] = compile_group(runs, settings, task, layout)
+    _programs[key] = compile_group(runs, settings, task, layout, remat)
   return _programs[key]
 
 

@@ -167,6 +167,13 @@ _DEVICES = (
     f"{RUNS_PER_ACCELERATOR} on other devices.",
   ),
   Flag(
+    "remat",
+    "none",
+    choice("remat", ("none", "sqrt")),
+    "What the backward pass recomputes instead of storing it: none, nothing; sqrt, blocks of √T of "
+    "the T time steps. sqrt saves memory if sequences are long, and changes records by rounding.",
+  ),
+  Flag(
     "compilation_cache",
     "auto",
     str,

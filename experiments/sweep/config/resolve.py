@@ -59,6 +59,7 @@ def resolve(arguments: Sequence[str]) -> Sweep:
     values.checkpoint_every,
     engine_flags.shard(),
     values.keep_stale,
+    values.remat,
   )
 
 

@@ -31,6 +31,7 @@ class Sweep:
     checkpoint_every: optimization steps between checkpoints.
     shard: the part of the sweep that this process trains; None for all of it.
     keep_stale: whether records and checkpoints that other code made are used.
+    remat: what the backward pass recomputes instead of storing it, `none` or `sqrt`; see `unroll`.
   """
 
   settings: Settings
@@ -44,6 +45,7 @@ class Sweep:
   checkpoint_every: int
   shard: Shard | None = None
   keep_stale: bool = False
+  remat: str = "none"
 
   @functools.cached_property
   def names(self) -> dict[Run, str]:

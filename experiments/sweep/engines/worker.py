@@ -29,6 +29,7 @@ _PASSED_ON = (
   "devices",
   "data_parallel",
   "runs_per_device",
+  "remat",
   "compilation_cache",
   "checkpoint_every",
   "keep_stale",

@@ -114,6 +114,7 @@ def about(sweep: Sweep) -> dict[str, object]:
     "devices": [str(device) for device in sweep.layout.devices],
     "data_parallel": sweep.layout.data_parallel,
     "runs_per_device": sweep.layout.runs_per_device,
+    "remat": sweep.remat,
     "matmul_precision": backend.MATMUL_PRECISION,
     **origins.here(),
   }

@@ -65,7 +65,9 @@ class Program(NamedTuple):
     return math.prod(self.leading_axes)
 
 
-def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: Layout) -> Program:
+def compile_group(
+  runs: Sequence[Run], settings: Settings, task: Task, layout: Layout, remat: str = "none"
+) -> Program:
   """Compiles the program of the runs of one group.
 
   Args:
@@ -75,12 +77,13 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
     settings: settings of the sweep.
     task: the task, built from the settings.
     layout: how runs are laid out on the devices.
+    remat: what the backward pass recomputes instead of storing it; see `unroll`.
   Raises:
     ValueError: if the program does not fit into this machine's memory.
   """
   leading = layout.leading_axes(len(runs))
   advance, shapes = group_function(
-    runs[0], settings, task, layout.data_parallel, math.prod(leading[1:])
+    runs[0], settings, task, layout.data_parallel, math.prod(leading[1:]), remat
   )
   devices = layout.devices
   initial_state = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), shapes)
@@ -91,14 +94,15 @@ def compile_group(runs: Sequence[Run], settings: Settings, task: Task, layout: L
   compiled = lowered.compile()
   if devices[0].platform == "cpu":  # on accelerators, XLA checks the memory itself
     here = [device for device in devices if device.process_index == jax.process_index()]
-    memory.check_program(compiled, len(here), _advice(runs[0], settings, len(here)))
+    memory.check_program(compiled, len(here), _advice(runs[0], settings, len(here), remat))
   return Program(compiled, initial_state, record, leading)
 
 
-def _advice(run: Run, settings: Settings, devices: int) -> str:
+def _advice(run: Run, settings: Settings, devices: int, remat: str) -> str:
   """Returns how to reduce the memory of a run's program, as a sentence."""
   return (
-    f"Lower --sequence_length ({settings.sequence_length}), --batch_size ({settings.batch_size}) "
+    ("Pass --remat=sqrt, or lower" if remat == "none" else "Lower")
+    + f" --sequence_length ({settings.sequence_length}), --batch_size ({settings.batch_size}) "
     f"or the hidden size ({hidden_size_of(run, settings)})"
     + (", or use fewer --devices." if devices > 1 else ".")
   )
@@ -123,7 +127,12 @@ def stack_numbers(runs: Sequence[Run], settings: Settings) -> Numbers:
 
 
 def group_function(
-  run: Run, settings: Settings, task: Task, data_parallel: int, together: int
+  run: Run,
+  settings: Settings,
+  task: Task,
+  data_parallel: int,
+  together: int,
+  remat: str = "none",
 ) -> tuple[Callable[..., tuple[TrainState, Record]], TrainState]:
   """Builds the function that `compile_group` compiles for a group.
 
@@ -133,6 +142,7 @@ def group_function(
     task: the task, built from the settings.
     data_parallel: number of devices that share a batch.
     together: number of runs that a device trains at a time.
+    remat: see `compile_group`.
   Returns:
     (function, shapes of the function's state on one device). The function is `(numbers, state,
     data) -> (state, records)` and does `CHUNK` iterations of a training step; iterations past the
@@ -140,7 +150,7 @@ def group_function(
     that a group needs no second program. If `together` is above 1, all leaves have a leading axis
     of runs, except the state's step and `data`.
   """
-  group = _Group(run, settings, task, _model(run, settings, task), data_parallel)
+  group = _Group(run, settings, task, _model(run, settings, task), data_parallel, remat)
   # Without `jit`, each of these functions would be traced twice: as a branch of a `cond`, and by
   # `eval_shape`, which gives the shapes of the NaN arrays that the other branch returns.
   measure = jax.jit(functools.partial(_measure, group))
@@ -169,6 +179,7 @@ class _Group(NamedTuple):
     model: the runs' network. Its recurrent gain and forget bias are the defaults, since they matter
       only at initialization.
     data_parallel: number of devices that share a batch.
+    remat: see `compile_group`.
   """
 
   run: Run
@@ -176,6 +187,7 @@ class _Group(NamedTuple):
   task: Task
   model: DeepRNN
   data_parallel: int
+  remat: str
 
   def mean(self, values: Float[Array, "*axes examples"]) -> Float[Array, "*axes"]:
     """Returns the mean over the whole batch, given the values of this device's examples."""
@@ -240,6 +252,7 @@ def _train_step(
   missing = _missing(jax.eval_shape(measure, state.params, whole))
   measured = jax.lax.cond(due, lambda: measure(state.params, whole), lambda: missing)
   optimizer, options = optimizer_of(run, settings, numbers), time_options(run, numbers)
+  options["remat"] = group.remat
   options["key"] = mask_key(data_key, state.step, group.data_parallel)
   batch = shard(whole, group.data_parallel)
   total = functools.partial(psum, count=group.data_parallel)

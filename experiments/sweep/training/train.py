@@ -97,7 +97,8 @@ def _compile_ahead(
   thread = ThreadPoolExecutor(1)
 
   def compile_next(runs: Sequence[Run]) -> Future[Program]:
-    return thread.submit(compile_group, runs, sweep.settings, sweep.task, sweep.layout)
+    about = sweep.settings, sweep.task, sweep.layout, sweep.remat
+    return thread.submit(compile_group, runs, *about)
 
   if not groups:
     return

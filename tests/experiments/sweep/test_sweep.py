@@ -117,6 +117,15 @@ def test_shared_batches_and_devices_change_a_sweep_by_rounding_alone(
   xr.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_rematerialization_changes_a_sweep_by_rounding_alone(smoke, sweep_in_process, tmp_path):
+  assert sweep_in_process(*SMALL, "--remat=sqrt", f"--output_dir={tmp_path}") == 0
+  abouts = [json.loads((folder / "sweep.json").read_text()) for folder in (smoke, tmp_path)]
+  assert [about["remat"] for about in abouts] == ["none", "sqrt"]
+  assert abouts[0]["runs"] == abouts[1]["runs"]
+  found, expected = (xr.load_dataset(folder / "gradients.nc") for folder in (tmp_path, smoke))
+  xr.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_figures_come_from_records_alone(smoke, sweep_flags, monkeypatch):
   before = {p: p.read_bytes() for p in (smoke / "figures").iterdir()}
   for path in before:
