@@ -69,8 +69,8 @@ def measure(
 
 def show(console: Console, points: Sequence[Point]) -> None:
   """Prints a table of all points."""
-  table = Table(title="Growth", title_justify="left")
-  for column in ("what grows", "size", "time ms", "compile s", "MiB"):
+  table = Table(title="Costs as one size grows", title_justify="left")
+  for column in ("what grows", "size", "time, ms", "compile, s", "temporaries, MiB"):
     table.add_column(column, justify="right")
   for point in points:
     table.add_row(
@@ -97,7 +97,7 @@ def picture(points: Sequence[Point]) -> Figure:
         axis.plot(
           sizes, [v / values[0] for v in values], marker="o", ms=3, color=color, label=label
         )
-    axis.plot(sizes, [n / sizes[0] for n in sizes], "k:", lw=1, label="in proportion to the size")
+    axis.plot(sizes, [n / sizes[0] for n in sizes], "k:", lw=1, label="proportional to size")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     axis.set_xticks(sizes, [str(n) for n in sizes], fontsize=7)

@@ -28,7 +28,6 @@ from experiments.benchmark.targets import (
   LOOP,
   MEMORY,
   SPEED,
-  Machine,
   Measurement,
   Results,
   Target,
@@ -37,18 +36,6 @@ from experiments.benchmark.targets import (
   row_targets,
   sweep_targets,
 )
-
-
-def print_machine(console: Console, machine: Machine) -> None:
-  """Prints what the times depend on: versions, device, threads, load, precision."""
-  versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-  load = ", ".join(f"{value:.2f}" for value in machine["load_average"])
-  console.print(
-    f"{versions}\n{machine['device']} ({machine['cpu']}), {machine['threads']} threads,"
-  )
-  console.print(f"load {load}, products in precision {machine['matmul_precision']}")
-  if machine["GLIBC_TUNABLES"]:
-    console.print(f"GLIBC_TUNABLES={machine['GLIBC_TUNABLES']}")
 
 
 def print_row(
@@ -66,22 +53,23 @@ def print_row(
   ours = found[OURS, GRADIENT]
   operations = 3 * flops_per_step(row) * row.shape.steps
   table = Table(
-    title=f"{row}: dependency limit {limit[0] * 1e3:.2f} ms forward, {limit[1] * 1e3:.2f} ms both",
+    title=f"{row}: products alone {limit[0] * 1e3:.2f} ms forward, "
+    f"{limit[1] * 1e3:.2f} ms forward + backward",
     title_justify="left",
   )
   table.add_column("implementation")
   columns = (
-    "forward ms",
-    "+ backward ms",
-    "min ms",
-    "× ours",
-    "compile s",
-    "MiB",
-    "µs/step",
+    "forward, ms",
+    "+ backward, ms",
+    "minimum, ms",
+    "time / ours",
+    "compile, s",
+    "memory, MiB",
+    "per step, µs",
     "GFLOP/s",
-    "of limit",
-    "+ norms ms",
-    "training ms",
+    "products / time",
+    "+ norms, ms",
+    "training, ms",
   )
   for name in columns:
     table.add_column(name, justify="right")
@@ -126,10 +114,10 @@ def print_summary(console: Console, results: Results) -> None:
   for column in (
     "P1 fastest baseline",
     "P1 its time / ours",
-    "P2 cost of norms",
-    "P2 torch's loop / ours",
-    "P5 memory of norms",
-    "P7 limit / ours",
+    "P2 time that norms add",
+    "P2 torch's loop with norms / ours",
+    "P5 memory that norms add",
+    "P7 products / ours",
   ):
     table.add_column(column, justify="right")
   met: dict[str, list[bool]] = {}
@@ -164,33 +152,11 @@ def print_remat(console: Console, remat: Sequence[Measurement]) -> None:
   """Prints the gradient's time and memory with and without rematerialization."""
   console.print(f"{remat[0].row}: rematerialization")
   table = Table()
-  for column in ("remat", "+ backward ms", "MiB"):
+  for column in ("remat", "forward + backward, ms", "temporaries, MiB"):
     table.add_column(column, justify="right")
   for m in remat:
     memory = "" if m.temporaries is None else f"{m.temporaries / 2**20:.1f}"
     table.add_row(m.measure, _ms(m), memory)
-  console.print(table)
-
-
-def print_cells(console: Console, cells: Sequence[Measurement]) -> None:
-  """Prints a layer's microseconds per time step, one line per cell and method of `unroll`."""
-  table = Table(title=f"Every cell, {cells[0].row.shape}, one layer", title_justify="left")
-  table.add_column("cell")
-  table.add_column("method")
-  for column in ("forward µs/step", "+ backward µs/step", "+ norms µs/step", "compile s", "MiB"):
-    table.add_column(column, justify="right")
-  found = {(m.row.cell, m.implementation, m.measure): m for m in cells}
-  for cell, method in dict.fromkeys((m.row.cell, m.implementation) for m in cells):
-    gradient = found[cell, method, GRADIENT]
-    steps = [found[cell, method, measure] for measure in (FORWARD, GRADIENT, NORMS)]
-    memory = gradient.temporaries
-    table.add_row(
-      cell,
-      method,
-      *(f"{m.median / m.row.shape.steps * 1e6:.1f}" for m in steps),
-      f"{gradient.compile_seconds:.1f}",
-      "" if memory is None else f"{memory / 2**20:.1f}",
-    )
   console.print(table)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypedDict
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from experiments.benchmark.cases import GRADIENT, NORMS, Row
 from experiments.benchmark.growth import Point
 from experiments.benchmark.implementations import OURS
+from experiments.benchmark.machine import Machine
 from experiments.benchmark.sweep_times import (
   LINEN,
   ONE,
@@ -23,16 +24,22 @@ from experiments.benchmark.sweep_times import (
 )
 
 
-class Machine(TypedDict):
-  """A description of what the times depend on, stored as `machine` in `benchmark.json`."""
+class Line(NamedTuple):
+  """One row of the summary.
 
-  versions: Mapping[str, str]
-  device: str
-  cpu: str
-  threads: int
-  load_average: tuple[float, float, float]
-  GLIBC_TUNABLES: str | None
-  matmul_precision: str
+  Attributes:
+    baseline: name of the baseline with the fastest gradient; empty if there is none.
+    speed: its time divided by ours; None if there is no baseline.
+    limit: the dependency limit divided by our time.
+    norms: the share of our time that norms add.
+    ours: our median in seconds.
+  """
+
+  baseline: str
+  speed: float | None
+  limit: float
+  norms: float
+  ours: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +98,16 @@ class Results:
   growth: list[Point] = dataclasses.field(default_factory=list)
   sweep: list[SweepTime] = dataclasses.field(default_factory=list)
 
+  def summary(self) -> dict[str, Line]:
+    """Returns the summary's lines by the text of their rows."""
+    lines = {}
+    for row in self.limits:
+      values = {target.name: target.value for target in row_targets(self, row)}
+      baseline, _ = fastest_baseline(self, row)
+      ours = timed(self, row, GRADIENT)[OURS].median
+      lines[str(row)] = Line(baseline, values.get(SPEED), values[LIMIT], values[COST], ours)
+    return lines
+
   def as_json(self) -> dict[str, object]:
     """Returns all results and targets as values that `json` can write."""
 
@@ -111,6 +128,7 @@ class Results:
     targets += remat_targets(self) + sweep_targets(self)
     return {
       "machine": dict(self.machine),
+      "summary": {row: line._asdict() for row, line in self.summary().items()},
       "layers": [measured(m) for m in self.layers],
       "dependency_limits": limits,
       "remat": [measured(m) for m in self.remat],

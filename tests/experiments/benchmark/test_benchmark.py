@@ -21,12 +21,13 @@ from experiments.benchmark import (
   cases,
   implementations,
   jax_baselines,
+  layer_times,
   sweep_times,
   timing,
 )
-from experiments.benchmark.__main__ import TOLERANCE, difference, measure
 from experiments.benchmark.cases import FORWARD, GRADIENT, NORMS, TRAINING, Row, Shape
 from experiments.benchmark.implementations import BASELINES, OURS
+from experiments.benchmark.layer_times import TOLERANCE, difference, measure
 from experiments.benchmark.report import picture
 from experiments.benchmark.sweep_times import SweepTime
 from experiments.benchmark.targets import (
@@ -308,6 +309,7 @@ def test_baselines_train_a_run(library, monkeypatch):
     ("--cell=lstn", "did you mean 'lstm'?"),
     ("--depth=0", "depth must be an integer from 1"),
     ("--threads=100000", "threads must be at most the"),
+    ("--instruction_set=AVX", "did you mean 'AVX2'?"),
     ("--output_dir=", "--output_dir must name a folder"),
     ("quick", "Arguments must be flags"),
   ],
@@ -321,7 +323,8 @@ def test_wrong_flags_end_in_one_line(flag, message, program_here, capfd):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # other libraries emit them
 def test_program_runs_from_flags_to_picture(tmp_path, monkeypatch, program_here, capsys):
-  monkeypatch.setattr(benchmark, "_QUICK_SECONDS", {FORWARD: 0.02, GRADIENT: 0.02, TRAINING: 0.02})
+  seconds = {FORWARD: 0.02, GRADIENT: 0.02, TRAINING: 0.02}
+  monkeypatch.setattr(layer_times, "QUICK_SECONDS", seconds)
   monkeypatch.setattr(timing, "_PIECE", 0.01)
   precision = jax.config.jax_default_matmul_precision
   flags = (
@@ -339,6 +342,8 @@ def test_program_runs_from_flags_to_picture(tmp_path, monkeypatch, program_here,
   printed = capsys.readouterr().out
   assert "gru 2x3x4x5 depth 1" in printed
   assert "P1: met in" in printed
+  assert printed.index("fastest baseline / ours") < printed.index("gru 2x3x4x5 depth 1")
+  assert "| gru | 2×3×4×5 | 1 |" in (tmp_path / "tables.md").read_text()
   assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
   record = json.loads((tmp_path / "benchmark.json").read_text())
   timed = {(m["peer"], m["measure"]) for m in record["layers"] if m["seconds"]}

@@ -30,11 +30,11 @@ def test_the_picture_shows_what_was_measured():
   points = [Point(RUNS, 36, None), Point(RUNS, 72, 1.0)]
   points += [Point(LAYERS, n, 0.1 * n, 0.5, 100 * n) for n in (2, 4)]
   runs, layers = growth.picture(points).axes
-  assert [line.get_label() for line in runs.lines] == ["in proportion to the size"]
+  assert [line.get_label() for line in runs.lines] == ["proportional to size"]
   drawn = {line.get_label(): list(line.get_ydata()) for line in layers.lines}
   assert drawn == {
     "time": pytest.approx([1, 2]),
     "compile time": [1, 1],
     "memory": [1, 2],
-    "in proportion to the size": [1, 2],
+    "proportional to size": [1, 2],
   }
