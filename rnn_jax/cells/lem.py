@@ -127,8 +127,9 @@ def gates(a: Features, z: Units) -> tuple[Units, Units]:
     a: pre-activations [..., 3·H] in the order Δ₁, Δ₂, z.
     z: the memory [..., H].
   """
-  a_1, a_2, a_z = jnp.split(a, 3, axis=-1)
-  return jax.nn.sigmoid(a_1) * (jnp.tanh(a_z) - z), jax.nn.sigmoid(a_2)
+  # σ of the whole block is computed once; σ of its slices would be computed again at each use.
+  t_1, t_2, _ = jnp.split(jax.nn.sigmoid(a), 3, axis=-1)
+  return t_1 * (jnp.tanh(jnp.split(a, 3, axis=-1)[2]) - z), t_2
 
 
 @jax.custom_jvp
