@@ -25,6 +25,7 @@ from experiments.sweep.figures.panels import (
   EARLY,
   at_the_end,
   bottom_layer,
+  choose_rows,
   common_keys,
   describe,
   describe_seeds,
@@ -184,6 +185,7 @@ def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
     The figure.
   """
   rows = ["cell", *varied_settings(gradients)]
+  gradients, chosen = choose_rows(gradients, rows)
   norms = bottom_layer(gradients, "log10_grad_norm")
   times, steps = gradients["time"].values, gradients["step"].values
   styles = line_styles(gradients, "truncation")
@@ -196,7 +198,7 @@ def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
   keys = [*line_keys("truncation", styles), *common_keys(panels, groups.values())]
   when = "after training" if len(steps) > 1 else "at initialization"
   pooled = describe_seeds(gradients, groups.values())
-  caption = f"Gradient of the training loss {when} (step {steps[-1]}); {pooled}"
+  caption = f"Gradient of the training loss {when} (step {steps[-1]}); {pooled}{chosen}"
   plot_style.annotate(figure, keys, caption)
   return figure
 
@@ -213,9 +215,11 @@ def depth_by_time(gradients: xr.Dataset) -> Figure:
   Returns:
     The figure.
   """
+  rows = ["cell", *varied_settings(gradients)]
+  gradients, chosen = choose_rows(gradients, rows)
   data = gradients["log10_grad_norm"].transpose("run", "step", "layer", "time")
   norms, steps = data.values.astype(float), data["step"].values
-  columns, rows = run_columns(gradients), ["cell", *varied_settings(gradients)]
+  columns = run_columns(gradients)
   maps: list[list[tuple[str, Float[np.ndarray, "layer time"]]]] = []
   drawn = []
   for row, found in group_runs(gradients, rows).items():
@@ -231,6 +235,7 @@ def depth_by_time(gradients: xr.Dataset) -> Figure:
       panels[when] = next(v for v in (ended, early, values[:, -1]) if len(v))
     maps.append([(f"{name}\n{when}", spread(v)[1]) for when, v in panels.items()])
   figure, keys = plot_style.heat_maps(maps, data["time"].values, TIME, TIME_NORM)
-  caption = f"Gradient of the training loss, deepest networks; {describe_seeds(gradients, drawn)}"
+  pooled = describe_seeds(gradients, drawn)
+  caption = f"Gradient of the training loss, deepest networks; {pooled}{chosen}"
   plot_style.annotate(figure, keys, caption)
   return figure

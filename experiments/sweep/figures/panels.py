@@ -32,6 +32,10 @@ NOT_SETTINGS = (
   *("status", "diverged_step"),
 )
 
+# The largest number of rows of panels in a figure. matplotlib takes time in proportion to more than
+# the square of this number: 5 minutes for 250 rows.
+MAX_ROWS = 40
+
 DASHED = (0, (4, 2))
 EARLY = "diverged: last step measured"
 
@@ -71,6 +75,24 @@ def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Hashable, .
   for run in range(data.sizes["run"]):
     groups.setdefault(tuple(columns[name][run] for name in names), []).append(run)
   return dict(sorted(groups.items(), key=lambda item: [_order(value) for value in item[0]]))
+
+
+def choose_rows(data: xr.Dataset, rows: Sequence[str]) -> tuple[xr.Dataset, str]:
+  """Returns (the runs of at most `MAX_ROWS` rows of panels, what the caption says about it).
+
+  If there are more rows, the chosen ones are evenly spaced, and the first and the last are among
+  them.
+
+  Args:
+    data: records of a sweep, with the dimension `run`.
+    rows: settings; each combination of their values is a row of panels.
+  """
+  groups = list(group_runs(data, rows).values())
+  if len(groups) <= MAX_ROWS:
+    return data, ""
+  chosen = np.linspace(0, len(groups) - 1, MAX_ROWS).round().astype(int)
+  runs = sorted(run for i in chosen for run in groups[i])
+  return data.isel(run=runs), f"; {MAX_ROWS} of {len(groups)} settings are shown"
 
 
 def varied_settings(data: xr.Dataset) -> list[str]:

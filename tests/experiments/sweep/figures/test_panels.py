@@ -12,6 +12,7 @@ from plotted import FULL, draw, lay_out, legend, line, lines, named, panel, reco
 
 from experiments.plotting import style as plot_style
 from experiments.sweep.figures import gradients as plots
+from experiments.sweep.figures import panels
 
 
 def test_records_of_step_0_alone_show_nothing_as_trained():
@@ -51,6 +52,19 @@ def test_a_depth_that_a_cell_lacks_leaves_an_empty_panel():
   assert [text.get_text() for text in axis.texts] == ["no runs"]
   draw(figure)
   draw(plots.training(metrics.isel(run=keep)))
+
+
+def test_of_too_many_rows_of_panels_some_are_drawn(monkeypatch):
+  monkeypatch.setattr(panels, "MAX_ROWS", 3)
+  rates = (1.0, 2.0, 3.0, 4.0, 5.0)
+  gradients, _ = small(cells=("lstm",), learning_rate=rates)
+  for plot in (plots.gradient_by_truncation, plots.depth_by_time):
+    figure = plot(gradients)
+    titles = " ".join(axis.get_title() for axis in figure.axes)
+    assert [rate for rate in rates if f"learning rate {rate:g}" in titles] == [1, 3, 5]
+    assert figure.get_suptitle().endswith("3 of 5 settings are shown")
+    whole = plot(gradients.sel(run=gradients["learning_rate"] <= 3))
+    assert "are shown" not in whole.get_suptitle()
 
 
 def test_every_figure_draws_a_cell_in_its_style():
