@@ -85,7 +85,8 @@ def summary(found: Runs, rows: Sequence[str]) -> Text:
 
 def _texts(line: Line) -> list[str]:
   speed = "" if line.speed is None else f"{line.speed:.2f} {line.baseline}"
-  return [speed, f"{line.limit:.2f}", f"{line.norms:+.0%}", _digits(line.ours * 1e3)]
+  norms = f"{round(line.norms, 2) + 0.0:+.0%}"  # + 0.0 makes +0% of −0%
+  return [speed, f"{line.limit:.2f}", norms, _digits(line.ours * 1e3)]
 
 
 def _digits(value: float) -> str:
