@@ -13,6 +13,7 @@ from rich.table import Table
 from experiments.benchmark.cases import FORWARD, GRADIENT, NORMS
 from experiments.benchmark.machine import RESTRICTED, agree, describe
 from experiments.benchmark.targets import Line, Measurement, Results
+from experiments.cli.tables import markdown as markdown_table
 from experiments.runtime import files
 
 # The lines of the summary, first by instruction set, then by the text of the row.
@@ -45,9 +46,7 @@ class Text(NamedTuple):
 
   def markdown(self) -> str:
     """Returns title and table in Markdown."""
-    rule = ["---" if i < self.names else "--:" for i in range(len(self.header))]
-    lines = (f"| {' | '.join(row)} |\n" for row in (self.header, rule, *self.rows))
-    return f"{self.title}:\n\n{''.join(lines)}"
+    return f"{self.title}:\n\n{markdown_table(self.header, self.rows, self.names)}"
 
 
 def runs(results: Results, other: Path) -> Runs:

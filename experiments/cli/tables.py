@@ -9,9 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 
-def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """Returns a table as Markdown text, one line per row."""
-  lines = [titles, ["---"] * len(titles), *rows]
+def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]], names: int | None = None) -> str:
+  """Returns a table as Markdown text, one line per row.
+
+  The columns after the first `names` ones hold numbers, which are aligned right; None for no such
+  columns.
+  """
+  rule = ["---" if names is None or i < names else "--:" for i in range(len(titles))]
+  lines = [titles, rule, *rows]
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -32,8 +32,7 @@ NOT_SETTINGS = (
   *("status", "diverged_step"),
 )
 
-# The largest number of rows of panels in a figure. matplotlib takes time in proportion to more than
-# the square of this number: 5 minutes for 250 rows.
+# The largest number of rows of panels in a figure. With matplotlib, 250 rows took five minutes.
 MAX_ROWS = 40
 
 DASHED = (0, (4, 2))

@@ -132,7 +132,7 @@ def group_function(
   task: Task,
   data_parallel: int,
   together: int,
-  remat: str = "none",
+  remat: str,
 ) -> tuple[Callable[..., tuple[TrainState, Record]], TrainState]:
   """Builds the function that `compile_group` compiles for a group.
 

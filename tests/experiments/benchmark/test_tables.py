@@ -125,7 +125,9 @@ def test_instruction_set_is_named(architecture, flags, name, monkeypatch):
       machine.check_instruction_set(machine.AVX2)
 
 
-@pytest.mark.skipif(machine.instruction_set() != "AVX-512", reason="needs AVX-512")
+@pytest.mark.skipif(
+  machine.instruction_set() != "AVX-512", reason="nothing to restrict without AVX-512"
+)
 def test_restriction_reaches_the_libraries():
   code = (
     "from experiments.benchmark import machine, timing; import jax\n"

@@ -51,14 +51,18 @@ def shards(tmp_path_factory) -> list[Path]:
 
 
 def test_shards_merge_to_the_whole_sweep_from_shared_and_own_folders(
-  local, shards, tmp_path, program_here, capsys
+  local, shards, tmp_path, program_here, capsys, monkeypatch
 ):
   assert [len(list((folder / "runs").iterdir())) for folder in shards] == [2, 2]
   assert not any((folder / "gradients.nc").exists() for folder in shards)
   for folder in shards:
     assert len(json.loads((folder / "sweep.json").read_text()).get("continued", [])) == 0
-  out = tmp_path / "out"
+  out, synced = tmp_path / "out", []
+  monkeypatch.setattr(
+    merge.os, "sync", lambda: synced.append(sorted(p.name for p in (out / "runs").iterdir()))
+  )
   assert program_here(merge, *shards, f"--output_dir={out}") == 0
+  assert synced == [sorted(p.name for p in (local / "runs").iterdir())]  # once, after all files
   assert contents(out) == contents(local)
   assert {p.name for p in out.iterdir()} == {p.name for p in local.iterdir()}
   assert (
