@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import command_line, parsers
+from experiments.cli import command_line, flagfiles, parsers, paths
 from experiments.runtime import files, locks
 from experiments.sweep.records import sweep_folder
 
@@ -40,8 +40,8 @@ def define_flags() -> None:
   parsers.define("seed", "0", integer("seed", minimum=0), "Seed of the moments and signals.")
   flags.DEFINE_string(
     "sweep",
-    str(Path(__file__).parent / "flagfiles" / "chaos.flags"),
-    "Flagfile of the sweep; its --output_dir is ignored.",
+    "chaos",
+    "Flagfile of the sweep, by path or by name; its --output_dir is ignored.",
   )
 
 
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   with command_line.errors_in_one_line("a temporary folder could not be read or written"):
     command_line.check_no_arguments(arguments)
-    sweep = command_line.absolute_path("--sweep", values.sweep)
+    sweep = paths.absolute_path("--sweep", str(flagfiles.find("--sweep", values.sweep)))
     if not sweep.is_file():
       raise ValueError(f"--sweep must be a flagfile, got {sweep}.")
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))

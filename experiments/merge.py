@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import command_line
+from experiments.cli import command_line, paths
 from experiments.networks import cell_options
 from experiments.runtime import exits, files, locks
 from experiments.sweep.config import grid
@@ -47,14 +47,14 @@ def _resolve(arguments: Sequence[str]) -> tuple[Path, list[Path]]:
   """Returns the folder to write, and the folders to read."""
   if not arguments:
     raise ValueError("Name at least one FOLDER: python -m experiments.merge FOLDER...")
-  folders = list(dict.fromkeys(command_line.path("FOLDER", text) for text in arguments))
+  folders = list(dict.fromkeys(paths.path("FOLDER", text) for text in arguments))
   for folder in folders:
     if not (folder / "sweep.json").is_file():
       raise ValueError(f"FOLDER must hold a sweep or a shard of one, got {folder}, which does not.")
   name = flags.FLAGS.output_dir
   if name == "":
     raise ValueError("--output_dir must name a folder, got ''.")
-  return folders[0] if name is None else command_line.path("--output_dir", name), folders
+  return folders[0] if name is None else paths.path("--output_dir", name), folders
 
 
 def _merge(target: Path, folders: Sequence[Path]) -> bool:

@@ -5,7 +5,7 @@ python -m experiments.plot results/gradient_decay
 
 from __future__ import annotations
 
-from experiments.cli import command_line
+from experiments.cli import command_line, paths
 from experiments.runtime import exits, files
 from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import gathered, origins, sweep_folder
@@ -16,12 +16,12 @@ def main(arguments: list[str]) -> None:
   if len(arguments) != 1:
     exits.fail(f"give the folder of one sweep, got {len(arguments)} arguments.")
   with command_line.errors_in_one_line("FOLDER could not be read or written"):
-    folder = command_line.path("FOLDER", arguments[0])
+    folder = paths.path("FOLDER", arguments[0])
     files.check_no_links(folder / "figures")
     gradients, metrics, states = gathered.read(folder)
-    paths = figures.save_all(gradients, metrics, folder / "figures")
+    drawn = figures.save_all(gradients, metrics, folder / "figures")
     origins.warn_if_mixed(sweep_folder.read_sweep(folder), states)
-  print("\n".join(map(str, paths)))
+  print("\n".join(map(str, drawn)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 
 import jax
 
-from experiments.cli import command_line
+from experiments.cli import command_line, paths
 from experiments.runtime import backend, exits, provenance
 from experiments.sweep.records import origins
 from experiments.sweep.records.record import nonfinite_text
@@ -26,12 +26,12 @@ def main(arguments: list[str]) -> None:
   if len(arguments) != 1:
     exits.fail(f"give one file, a run's replay.npz, got {len(arguments)} arguments.")
   try:
-    diverged, recorded, about = replay_file.load(command_line.path("FILE", arguments[0]))
+    diverged, recorded, about = replay_file.load(paths.path("FILE", arguments[0]))
     with jax.default_matmul_precision(about["matmul_precision"]):
       found = divergence.locate(diverged)
   except (ValueError, TypeError) as error:
     exits.fail(str(error))
-  run = command_line.path("FILE", arguments[0]).absolute().parent
+  run = paths.path("FILE", arguments[0]).absolute().parent
   origins.warn_if_changed(run, diverged.run.cell, diverged.settings.task)
   print(f"step {diverged.step}: {nonfinite_text(found)}")
   # `largest`, the largest magnitude before the non-finite value, differs between machines by

@@ -29,7 +29,7 @@ from experiments.benchmark import (
 from experiments.benchmark.cases import Row, Shape
 from experiments.benchmark.implementations import BASELINES, OURS
 from experiments.benchmark.targets import Results
-from experiments.cli import command_line, parsers
+from experiments.cli import command_line, parsers, paths
 from experiments.runtime import exits, files, provenance
 
 SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x768,1x256x128x128"
@@ -175,7 +175,7 @@ def _resolve(arguments: list[str]) -> tuple[int, Path, Path]:
   command_line.check_no_arguments(arguments)
   values = flags.FLAGS
   machine.check_instruction_set(values.instruction_set)
-  native = command_line.folder("output_dir")
+  native = paths.folder("output_dir")
   folder, other = native, native / machine.AVX2
   if values.instruction_set == machine.AVX2:
     folder, other = other, folder

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.cli import command_line, flag_table
+from experiments.cli import command_line, flag_table, paths
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import integer, number
 from experiments.language_model import flags as language_flags
@@ -96,13 +96,13 @@ def main(arguments: list[str]) -> None:
         cell_table.show()
         return
       command_line.check_no_arguments(arguments)
-      folder = command_line.folder("output_dir")
+      folder = paths.folder("output_dir")
       if values.sample and values.evaluate is not None:
         raise ValueError("--sample and --evaluate must not be given together.")
       if values.sample:
         _print_sample(trained_model.load(folder))
       elif values.evaluate is not None:
-        _print_loss(trained_model.load(folder), command_line.path("--evaluate", values.evaluate))
+        _print_loss(trained_model.load(folder), paths.path("--evaluate", values.evaluate))
       else:
         settings = language_flags.from_flags()
         trained_model.check_folder(folder, settings.steps, values.overwrite)

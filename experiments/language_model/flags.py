@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import command_line
+from experiments.cli import paths
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import Parse, choice, integer, number, positive
 from experiments.language_model.settings import (
@@ -159,7 +159,7 @@ def from_flags() -> Settings:
   names = [field.name for field in dataclasses.fields(Settings) if field.name != "layers"]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
   if values["corpus"] != STANDARD_LIBRARY:
-    values["corpus"] = command_line.recorded_path("--corpus", values["corpus"])
+    values["corpus"] = paths.recorded_path("--corpus", values["corpus"])
   settings = Settings(**values, layers=networks.from_flags())
   if settings.warmup >= settings.steps:
     raise ValueError(f"--warmup must be below --steps={settings.steps}, got {settings.warmup}.")

@@ -19,7 +19,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.cli import command_line, parsers
+from experiments.cli import command_line, parsers, paths
 from experiments.reproduce import report as figure_records
 from experiments.reproduce.figure import Outcome
 from experiments.reproduce.figures import FIGURES
@@ -162,10 +162,10 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
   """
   values = flags.FLAGS
   command_line.check_no_arguments(arguments)
-  folder = command_line.folder("output_dir")
+  folder = paths.folder("output_dir")
   if values.report == "":
     raise ValueError("--report must name a file, got ''.")
-  report = None if values.report is None else command_line.path("--report", values.report)
+  report = None if values.report is None else paths.path("--report", values.report)
   asked = [item.strip() for text in values.figure for item in text.split(",")]
   for item in asked:
     checks.choice("figure", item, (*FIGURES, ALL))

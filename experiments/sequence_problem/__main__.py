@@ -19,7 +19,7 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from experiments.cli import command_line, flag_table, progress
+from experiments.cli import command_line, flag_table, paths, progress
 from experiments.cli.flag_table import Flag
 from experiments.networks import cell_table
 from experiments.runtime import backend, compilation_cache, exits, files, provenance
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
         cell_table.show()
         return
       command_line.check_no_arguments(arguments)
-      folder = command_line.folder("output_dir")
+      folder = paths.folder("output_dir")
       files.check_replaceable(folder / "result.json")  # now, not after training
       settings = problem_flags.from_flags()
       problem = make_problem(settings)

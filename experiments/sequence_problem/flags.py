@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import command_line
+from experiments.cli import paths
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice, integer, positive
 from experiments.networks import layers as networks
@@ -122,7 +122,7 @@ def from_flags() -> Settings:
         f"--problem={values['problem']}."
       )
   if values["corpus"] != STANDARD_LIBRARY:
-    values["corpus"] = str(command_line.absolute_path("--corpus", values["corpus"]))
+    values["corpus"] = str(paths.absolute_path("--corpus", values["corpus"]))
   settings = Settings(**values, layers=networks.from_flags())
   if settings.is_bidirectional:
     _check_bidirectional(settings)

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.cli import command_line, flag_table
+from experiments.cli import command_line, flag_table, paths
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice, integer
 from experiments.language_model import trained_model
@@ -98,19 +98,19 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   with command_line.errors_in_one_line("--model or --output could not be read or written"):
     command_line.check_no_arguments(arguments)
-    folder = command_line.path("--model", values.model)
+    folder = paths.path("--model", values.model)
     if not values.model or not (folder / trained_model.MODEL).is_file():
       raise ValueError(
         f"--model must be the folder of a trained model, got {values.model or 'none'!r}."
       )
-    output = command_line.path("--output", values.output)
+    output = paths.path("--output", values.output)
     if not values.output or output.is_dir():
       raise ValueError(f"--output must name a file, got '{values.output}'.")
     files.check_replaceable(output)
     trained = trained_model.load(folder)
     count = max(values.characters, SEARCHED) + 1
     if values.text:
-      name, tokens = values.text, _of_file(trained, command_line.path("--text", values.text), count)
+      name, tokens = values.text, _of_file(trained, paths.path("--text", values.text), count)
       file = values.text
     else:
       name, tokens = _held_out(trained, count)
@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> None:
     annotations = {}
     if values.annotations:
       annotations = read_annotations(
-        command_line.path("--annotations", values.annotations),
+        paths.path("--annotations", values.annotations),
         max(len(tokens) - 1, 0),
         len(tokens) if len(tokens) < count else None,
         LANGUAGES[language].legends if language != NO_LANGUAGE else (),

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments.cli import command_line
+from experiments.cli import command_line, paths
 from experiments.networks import cell_options
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config import networks as sweep_networks
@@ -55,7 +55,7 @@ def resolve(arguments: Sequence[str]) -> Sweep:
     corpus,
     task,
     layout,
-    command_line.folder("output_dir"),
+    paths.folder("output_dir"),
     values.checkpoint_every,
     engine_flags.shard(),
     values.keep_stale,
@@ -76,7 +76,7 @@ def _corpus() -> tuple[Corpus | None, str]:
     return None, STANDARD_LIBRARY
   name = STANDARD_LIBRARY
   if path != STANDARD_LIBRARY:
-    name, path = CORPUS_FILE, command_line.recorded_path("--corpus", path)
+    name, path = CORPUS_FILE, paths.recorded_path("--corpus", path)
   with command_line.errors_name_flags():
     return load_corpus(path), name
 

@@ -17,7 +17,7 @@ from absl.testing import flagsaver
 from rich.console import Console
 
 import experiments
-from experiments.cli import command_line, parsers
+from experiments.cli import command_line, flagfiles, parsers, paths
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_errors_of_the_user_end_the_program_with_one_line(error, line, capsys):
 @pytest.mark.parametrize("name", ["--corpus", "FOLDER"])
 def test_an_invalid_path_is_reported_with_the_name_of_its_flag_or_argument(name):
   with pytest.raises(ValueError, match=f"^{name} must be a path, got 'a"):
-    command_line.path(name, "a\0b")
+    paths.path(name, "a\0b")
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("", ()), ("none", ()), ("8", (8,)), ("8, 8", (8, 8))])
@@ -74,7 +74,7 @@ def parsed(monkeypatch):
     flags.DEFINE_integer("steps", 1, "Steps.", flag_values=values)
     flags.DEFINE_boolean("dry", False, "Dry.", flag_values=values)
     flags.DEFINE_boolean("overwrite", True, "Overwrite.", flag_values=values)
-    rest = values(["program", *command_line._expand_flagfiles(arguments)])[1:]
+    rest = values(["program", *flagfiles.expand(arguments)])[1:]
     return values.steps, values.dry, values.overwrite, rest
 
   return parse
@@ -125,6 +125,28 @@ def test_flagfiles_without_end_are_refused(parsed, tmp_path):
     parsed(f"--flagfile={tmp_path / '0'}")
   with pytest.raises(ValueError, match="--flagfile must have at most 1048576 characters"):
     parsed("--flagfile=/dev/zero")
+
+
+@pytest.mark.parametrize("given", ["mine", "mine.flags"])
+def test_flagfiles_are_found_by_name_from_anywhere(given, parsed, tmp_path, monkeypatch):
+  folder, elsewhere = tmp_path / "flagfiles", tmp_path / "elsewhere"
+  for path in (folder, elsewhere, elsewhere / "mine"):
+    path.mkdir()
+  (folder / "mine.flags").write_text("--steps=5\n")
+  monkeypatch.setattr(flagfiles, "FOLDER", folder)
+  monkeypatch.chdir(elsewhere)
+  assert parsed(f"--flagfile={given}")[0] == 5
+  (elsewhere / "mine.flags").write_text("--steps=6\n")  # a path that exists takes precedence
+  assert parsed(f"--flagfile={given}")[0] == (6 if given == "mine.flags" else 5)
+
+
+@pytest.mark.parametrize("given", ["gradent_decay", "x" * 300, "."])
+def test_an_unknown_flagfile_lists_those_that_there_are(given):
+  with pytest.raises(ValueError) as error:
+    flagfiles.find("--flagfile", given)
+  message = str(error.value)
+  assert message.startswith("--flagfile must be a path of a file, or one of adding, cells_decay, ")
+  assert "gradient_decay" in message and message.endswith(f", got '{given}'.")
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
@@ -179,15 +201,15 @@ def test_the_status_is_130_if_the_reader_of_a_console_has_ended():
 def test_a_folder_that_is_not_utf8_is_refused_where_its_path_is_recorded(monkeypatch):
   monkeypatch.setattr(os, "getcwd", lambda: "/a\udcff")
   with pytest.raises(ValueError, match=r"^--corpus must be a path, got '/a\\udcff/a.txt'"):
-    command_line.recorded_path("--corpus", "a.txt")
+    paths.recorded_path("--corpus", "a.txt")
 
 
 @pytest.mark.parametrize("name", ["--corpus", "--sweep"])
 def test_relative_paths_in_a_deleted_folder_are_named(name, monkeypatch):
   monkeypatch.setattr(os, "getcwd", lambda: os.stat("/nowhere"))
   with pytest.raises(ValueError, match=f"^{name} must be an absolute path if .* got 'a.txt'"):
-    command_line.absolute_path(name, "a.txt")
-  assert command_line.absolute_path(name, "/a.txt") == Path("/a.txt")
+    paths.absolute_path(name, "a.txt")
+  assert paths.absolute_path(name, "/a.txt") == Path("/a.txt")
 
 
 PROGRAM = """
