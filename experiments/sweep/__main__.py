@@ -29,7 +29,7 @@ from experiments.sweep.config.resolve import resolve
 from experiments.sweep.config.runs import Run
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import locking, origins, round_checkpoints, run_files, sweep_folder
-from experiments.sweep.training.train import Stopped, train_runs
+from experiments.sweep.training.train import OnProgress, Stopped, train_runs
 
 
 def define_flags() -> None:
@@ -143,20 +143,32 @@ def _train(sweep: Sweep, stop: signals.Stop) -> None:
   if num_done:
     print(f"{num_done} of {_count(num_runs, 'run')} already done; their records are kept.")
   with progress.show(num_runs, num_done, Console()) as report:
-    # Few runs are in training at a time, so the sum over their shares is short.
-    trained: set[Run] = set()
-    shares: dict[Run, float] = {}
-
-    def on_progress(run: Run, phase: str, share: float, loss: float | None) -> None:
-      shares[run] = share
-      if share == 1:
-        del shares[run]
-        trained.add(run)
-      done = num_done + len(trained) + sum(shares.values())
-      name = group_name(run)
-      report(name if phase == "training" else f"{name}: {phase}", done, loss)
-
+    if flags.FLAGS.engine != "local":
+      report("training", num_done, None)  # in other processes, from now on
+    on_progress = _summed(report, num_done)
     engines.ENGINES[flags.FLAGS.engine](sweep, wanted, stop, on_progress)
+
+
+def _summed(report: progress.Report, num_done: int) -> OnProgress:
+  """Returns a progress callback that reports the sum of all runs' progress, in runs.
+
+  Args:
+    report: displays the progress.
+    num_done: number of runs that were done before.
+  """
+  # Few runs are in training at a time, so the sum over their shares is short.
+  trained: set[Run] = set()
+  shares: dict[Run, float] = {}
+
+  def on_progress(run: Run, activity: str, share: float, loss: float | None) -> None:
+    shares[run] = share
+    if share == 1:
+      del shares[run]
+      trained.add(run)
+    done = num_done + len(trained) + sum(shares.values())
+    report(activity, done, loss, group_name(run))
+
+  return on_progress
 
 
 def _status(sweep: Sweep) -> tuple[int, int, list[str]]:

@@ -26,8 +26,9 @@ from experiments.sweep.training.program import Program, compile_group
 from experiments.sweep.training.resume import Round
 from experiments.sweep.training.rounds import train_round
 
-# A callback with the arguments (run, activity, fraction of the run that is done, latest loss). The
-# activity is `compiling` or `training`; the loss is None if it is not known.
+# A callback with the arguments (run, activity that begins or continues, fraction of the run that is
+# done, latest loss). The activity is `compiling`, `resuming` or `training`; the loss is None if it is
+# not known.
 OnProgress = Callable[[Run, str, float, float | None], None]
 
 
@@ -136,6 +137,10 @@ def _train_round(
   ids = [sweep.names[run] for run in round_.runs]
   replaced = {name for name in ids if run_files.is_done(sweep.folder, name)}
   saved_step = 0 if round_.resumed_from is None else int(round_.resumed_from.step)
+  share = saved_step / (sweep.settings.steps + 1)
+  for run in round_.runs if saved_step else ():
+    on_progress(run, "resuming", share, None)
+  on_progress(round_.runs[0], "training", share, None)
   with contextlib.closing(round_checkpoints.Writer(sweep, ids, saved_step, round_.code)) as writer:
     for result in results(
       on_records=functools.partial(_append_records, sweep, on_progress, replaced),

@@ -14,6 +14,7 @@ from train_all import compile_once
 
 from experiments.chaos import records_of
 from experiments.runtime import memory
+from experiments.sweep import __main__ as sweep_command
 from experiments.sweep.config.resolve import resolve as resolve_flags
 from experiments.sweep.records import gathered, locking, origins, round_checkpoints, run_files
 from experiments.sweep.training import train as training
@@ -48,7 +49,7 @@ def resolve(sweep_flags, monkeypatch):
   return resolve
 
 
-def train(sweep, calls=None):
+def train(sweep, calls=None, on_progress=lambda *_: None):
   """Trains the unfinished runs; returns whether training was stopped.
 
   The `stop` callback of `train_runs` returns False in its first `calls` calls, and then True. If
@@ -57,7 +58,7 @@ def train(sweep, calls=None):
   left = [name for name in sweep.ids if not run_files.is_done(sweep.folder, name)]
   asked = iter(range(calls if calls is not None else 10**9))
   try:
-    training.train_runs(sweep, left, lambda: next(asked, None) is None, lambda *_: None)
+    training.train_runs(sweep, left, lambda: next(asked, None) is None, on_progress)
   except training.Stopped:
     return True
   return False
@@ -97,6 +98,27 @@ def test_a_sweep_stopped_repeatedly_ends_with_the_same_records(resolve, whole, t
   assert stops
   assert contents(resolve(tmp_path)) == whole()
   assert not (tmp_path / "checkpoints").exists()
+
+
+def test_progress_is_the_sum_over_all_runs_and_continues_where_it_stopped(resolve, tmp_path):
+  two = ("--learning_rate=0.01", "--devices=2")  # both runs are in one round
+  reports = []
+
+  def progress(num_done):
+    reports.clear()
+    return sweep_command._summed(
+      lambda activity, done, *_: reports.append((activity, done)), num_done
+    )
+
+  assert train(resolve(tmp_path, *two), calls=2, on_progress=progress(3))
+  assert [activity for activity, _ in reports] == ["compiling", *["training"] * 3]
+  assert [done for _, done in reports] == pytest.approx([3, 3, 3 + 50 / 121, 3 + 100 / 121])
+  assert not train(resolve(tmp_path, *two), on_progress=progress(3))
+  resumed = [("compiling", 3), ("resuming", 3 + 100 / 121), ("resuming", 3 + 200 / 121)]
+  assert [activity for activity, _ in reports[:4]] == [*[a for a, _ in resumed], "training"]
+  done = [done for _, done in reports]
+  assert done[:4] == pytest.approx([*[d for _, d in resumed], 3 + 200 / 121])
+  assert done == sorted(done) and done[-1] == 5
 
 
 def test_a_sweep_resumes_on_another_number_of_devices(resolve, whole, tmp_path):
