@@ -1,4 +1,4 @@
-"""Losses per step, their mean over the steps that a mask selects, and conversions of units."""
+"""Losses and accuracy per step, their mean over a mask's steps, and conversions of units."""
 
 from __future__ import annotations
 
@@ -27,14 +27,7 @@ def cross_entropy(
     TypeError, ValueError: if the logits are not floats, if the targets are not integers, if their
       shapes do not match, or if a target is not from 0 to V − 1.
   """
-  logits = checks.array("logits", logits, "floats")
-  targets = checks.array("targets", targets, "integers")
-  if logits.ndim == 0 or logits.shape[-1] == 0 or targets.shape != logits.shape[:-1]:
-    raise ValueError(
-      f"targets must be [...] and logits [..., V], got {targets.shape} and {logits.shape}."
-    )
-  checks.tokens("targets", targets, logits.shape[-1])
-  return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+  return optax.softmax_cross_entropy_with_integer_labels(*_logits_and_targets(logits, targets))
 
 
 def squared_error(
@@ -60,10 +53,44 @@ def squared_error(
   return jnp.sum((outputs - targets) ** 2, axis=-1)
 
 
+def accuracy(
+  logits: Float[AnyArray, "*batch V"], targets: Integer[AnyArray, "*batch"]
+) -> Float[Array, "*batch"]:
+  """Returns 1 where the largest logit is the target's, and 0 elsewhere, in the logits' dtype.
+
+  The mean over steps, from `masked_mean`, is the share of correct answers. Of equal logits, the
+  first one counts as the largest. An answer with a logit of NaN is not correct.
+
+  Args:
+    logits: [..., V].
+    targets: integers [...], from 0 to V − 1.
+  Returns:
+    0 or 1 [...].
+  Raises:
+    TypeError, ValueError: as in `cross_entropy`.
+  """
+  logits, targets = _logits_and_targets(logits, targets)
+  answers = jnp.argmax(logits, axis=-1)
+  correct = (answers == targets.astype(answers.dtype)) & ~jnp.isnan(jnp.max(logits, axis=-1))
+  return correct.astype(logits.dtype)
+
+
 LOSSES: Mapping[str, Callable[[Array, Array], Array]] = {
   "cross_entropy": cross_entropy,
   "squared_error": squared_error,
 }
+
+
+def _logits_and_targets(logits: AnyArray, targets: AnyArray) -> tuple[Array, Array]:
+  """Checks the arguments of `cross_entropy`, and returns them as arrays."""
+  logits = checks.array("logits", logits, "floats")
+  targets = checks.array("targets", targets, "integers")
+  if logits.ndim == 0 or logits.shape[-1] == 0 or targets.shape != logits.shape[:-1]:
+    raise ValueError(
+      f"targets must be [...] and logits [..., V], got {targets.shape} and {logits.shape}."
+    )
+  checks.tokens("targets", targets, logits.shape[-1])
+  return logits, targets
 
 
 def masked_mean(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.losses import bits, cross_entropy, masked_mean, perplexity, squared_error
+from rnn_jax.losses import accuracy, bits, cross_entropy, masked_mean, perplexity, squared_error
 
 
 def test_masked_mean_ignores_masked_values_and_their_gradient():
@@ -58,6 +58,21 @@ def test_perplexity_of_a_batch_is_exp_of_the_mean_loss_over_valid_tokens(p, expe
   np.testing.assert_allclose(perplexity(both), (p * (1 - p)) ** -0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_accuracy_is_one_where_the_largest_logit_is_the_targets(dtype):
+  logits = jnp.array([[3.0, 1, 2], [1, 1, 0], [-jnp.inf, -5, -6], [0, jnp.nan, 1]])
+  right = accuracy(logits, jnp.array([0, 1, 1, 1], dtype))
+  np.testing.assert_array_equal(right, [1, 0, 1, 0])
+  assert right.dtype == logits.dtype
+  every = accuracy(jnp.broadcast_to(logits, (5, 4, 3)), jnp.full((5, 4), 2, dtype))
+  np.testing.assert_array_equal(every, np.zeros((5, 4)))
+
+
+def test_accuracy_of_more_classes_than_a_uint8_holds():
+  logits = jnp.zeros((1, 300)).at[0, 256].set(1)
+  np.testing.assert_array_equal(accuracy(logits, jnp.zeros(1, jnp.uint8)), [0])
+
+
 def test_a_fair_coin_is_one_bit():
   np.testing.assert_allclose(bits(jnp.asarray(math.log(2))), 1, rtol=1e-6)
   np.testing.assert_allclose(bits(jnp.log(jnp.array([8.0, 1.0]))), [3, 0], rtol=1e-6)
@@ -80,6 +95,13 @@ def test_squared_error_is_summed_over_the_last_axis():
     ),
     (cross_entropy, (jnp.zeros((2, 3)), jnp.zeros(3, int)), ValueError, "targets must be [...]"),
     (cross_entropy, (jnp.float32(0), jnp.zeros(3, int)), ValueError, "targets must be [...]"),
+    (accuracy, (jnp.zeros((2, 3)), jnp.zeros(3, int)), ValueError, "targets must be [...]"),
+    (
+      accuracy,
+      (jnp.zeros((2, 3)), jnp.array([0, 3])),
+      ValueError,
+      "tokens from 0 to 2, got 0 to 3",
+    ),
     (squared_error, (jnp.zeros((2, 3, 1)), jnp.zeros((2, 3))), ValueError, "targets must have"),
     (squared_error, (jnp.float32(0), jnp.float32(0)), ValueError, "targets must have the shape"),
     (masked_mean, (jnp.zeros((2, 3)), jnp.ones(3, bool)), ValueError, "mask must have the shape"),

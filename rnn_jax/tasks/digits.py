@@ -78,7 +78,8 @@ def digits(batch_size: int | None, part: Part = "train") -> Task:
 
   Args:
     batch_size: B, number of images per batch, drawn without repeats; None for the whole split.
-    part: `train` or `test`, as in `load_images`.
+    part: `train` or `test`, as in `load_images`: the images in `data`. The held-out images are
+      those of the test part in both cases.
   Returns:
     The Task, whose batches have xs [1, B, 64] and targets [1, B].
   Raises:
@@ -101,7 +102,8 @@ def sequential_digits(
   Args:
     sequence_length: T, which must be 64.
     batch_size: B, number of images per batch, drawn without repeats; None for the whole split.
-    part: `train` or `test`, as in `load_images`.
+    part: `train` or `test`, as in `load_images`: the images in `data`. The held-out images are
+      those of the test part in both cases.
     pooled: whether the network has a single output per sequence. If True, targets and mask are
       [1, B].
   Returns:
@@ -124,18 +126,20 @@ def sequential_digits(
 
 def _classification(batch_size: int | None, part: Part, num_steps: int, pooled: bool) -> Task:
   images = load_images(part)
-  count = check_batch_size(batch_size, len(images.digits), part)
+  check_batch_size(batch_size, len(images.digits), part)
   outputs = 1 if pooled else num_steps
 
   def batch(data: Images, key: Key[Array, ""]) -> Batch:
-    chosen = draw(key, data.digits.shape[0], count)
+    chosen = draw(key, data.digits.shape[0], batch_size)
+    count = len(chosen)
     xs = jnp.asarray(data.pixels)[chosen].T.reshape(num_steps, -1, count)
     targets = jnp.broadcast_to(jnp.asarray(data.digits)[chosen][None], (outputs, count))
     mask = jnp.zeros((outputs, count), bool).at[-1].set(True)
     return Batch(xs.transpose(0, 2, 1), targets, mask)
 
   baseline = entropy(np.bincount(load_images("train").digits))
-  return Task(images, batch, cross_entropy, "nats", baseline, len(NAMES), None)
+  held_out = load_images("test")
+  return Task(images, held_out, batch, cross_entropy, "nats", baseline, len(NAMES), None)
 
 
 def spelling(batch_size: int | None, part: Part = "train") -> Task:
@@ -149,7 +153,8 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
 
   Args:
     batch_size: B, number of images per batch, drawn without repeats; None for the whole split.
-    part: `train` or `test`, as in `load_images`.
+    part: `train` or `test`, as in `load_images`: the images in `data`. The held-out images are
+      those of the test part in both cases.
   Returns:
     The Task, whose batches have xs = DecoderInputs(source [B, 64], None, tokens [6, B]), targets
     [6, B], and a mask that is True up to and including the `<eos>`, i.e. for 4 to 6 steps. Token 0
@@ -159,12 +164,12 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
     ImportError: if scikit-learn is not installed.
   """
   images = load_images(part)
-  count = check_batch_size(batch_size, len(images.digits), part)
+  check_batch_size(batch_size, len(images.digits), part)
   names, lengths = _spelled_names()
   num_steps = names.shape[1]
 
   def batch(data: Images, key: Key[Array, ""]) -> Batch:
-    chosen = draw(key, data.digits.shape[0], count)
+    chosen = draw(key, data.digits.shape[0], batch_size)
     shown = jnp.asarray(data.digits)[chosen]
     targets, ends = jnp.asarray(names)[shown].T, jnp.asarray(lengths)[shown]
     tokens = jnp.concatenate([jnp.zeros_like(targets[:1]), targets[:-1]])
@@ -176,7 +181,8 @@ def spelling(batch_size: int | None, part: Part = "train") -> Task:
   valid = np.arange(num_steps)[None] < lengths[shown][:, None]
   steps = np.broadcast_to(np.arange(num_steps), valid.shape)
   baseline = guess_entropy(count_answers(steps[valid], names[shown][valid], num_steps, size))
-  return Task(images, batch, cross_entropy, "nats per letter", baseline, size, size)
+  held_out = load_images("test")
+  return Task(images, held_out, batch, cross_entropy, "nats per letter", baseline, size, size)
 
 
 def _spelled_names() -> tuple[Int[np.ndarray, "10 T"], Int[np.ndarray, " 10"]]:

@@ -137,5 +137,5 @@ def _task(
 
   ends = np.minimum(np.arange(sequence_length + 1), 1)
   answers = np.column_stack([ends, np.pad(counts(sequence_length), ((0, 1), (0, 0)))])
-  size = NUM_SYMBOLS + 1
-  return Task((), batch, cross_entropy, "nats per symbol", guess_entropy(answers), size, size)
+  size, baseline = NUM_SYMBOLS + 1, guess_entropy(answers)
+  return Task((), (), batch, cross_entropy, "nats per symbol", baseline, size, size)

@@ -54,7 +54,7 @@ def adding(sequence_length: int, batch_size: int) -> Task:
     xs = jnp.stack([values, marks], axis=-1)
     return Batch(xs, targets, _last_step(sequence_length, batch_size))
 
-  return Task((), batch, squared_error, "squared error", 1 / 6, 1, None)
+  return Task((), (), batch, squared_error, "squared error", 1 / 6, 1, None)
 
 
 def copy_memory(sequence_length: int, batch_size: int) -> Task:
@@ -91,7 +91,8 @@ def copy_memory(sequence_length: int, batch_size: int) -> Task:
     return Batch(xs, targets, jnp.ones((sequence_length, batch_size), bool))
 
   baseline = items * math.log(num_symbols) / sequence_length
-  return Task((), batch, cross_entropy, "nats per step", baseline, num_symbols + 1, num_symbols + 2)
+  sizes = num_symbols + 1, num_symbols + 2
+  return Task((), (), batch, cross_entropy, "nats per step", baseline, *sizes)
 
 
 def temporal_order(sequence_length: int, batch_size: int) -> Task:
@@ -133,4 +134,4 @@ def temporal_order(sequence_length: int, batch_size: int) -> Task:
     targets = jnp.broadcast_to(order[None], (sequence_length, batch_size))
     return Batch(xs, targets, _last_step(sequence_length, batch_size))
 
-  return Task((), batch, cross_entropy, "nats", math.log(4), 4, distractors + 2)
+  return Task((), (), batch, cross_entropy, "nats", math.log(4), 4, distractors + 2)

@@ -66,31 +66,32 @@ def tagging(
     sequence_length: T; longer lines are left out, shorter lines are padded.
     batch_size: B, number of lines per batch, drawn without repeats; None for the whole part.
     corpus: one Python file, from `load_corpus`; a sample of the standard library if None.
-    part: `train` or `test`, as in `load_tagged`.
+    part: `train` or `test`, as in `load_tagged`: the lines in `data`. The held-out lines are those
+      of the test part in both cases; a held-out batch has all of them if they are fewer than B.
   Returns:
     The Task, whose batches have tokens [T, B], targets [T, B] (indices into `CLASSES`), and lengths
     [B].
   Raises:
-    TypeError, ValueError: if an argument is out of range, every line is longer than T, or the text
-      is not Python.
+    TypeError, ValueError: if an argument is out of range, every line of a part is longer than T, or
+      the text is not Python.
   """
   checks.integer("sequence_length", sequence_length)
   checks.choice("part", part, PARTS)
   text = load_tagged(corpus)
   train = _padded(text.train, sequence_length, text.vocabulary, "train")
-  lines = train
-  if part == "test":
-    lines = _padded(text.test, sequence_length, text.vocabulary, "test")
-  count = check_batch_size(batch_size, len(lines.lengths), part)
+  test = _padded(text.test, sequence_length, text.vocabulary, "test")
+  lines = train if part == "train" else test
+  check_batch_size(batch_size, len(lines.lengths), part)
 
   def batch(data: Lines, key: Key[Array, ""]) -> Batch:
-    chosen = draw(key, data.lengths.shape[0], count)
+    chosen = draw(key, data.lengths.shape[0], batch_size)
     tokens, classes, lengths = (jnp.asarray(a)[chosen].astype(jnp.int32) for a in data)
     mask = jnp.arange(sequence_length, dtype=jnp.int32)[:, None] < lengths[None]
     return Batch(tokens.T, classes.T, mask, lengths)
 
   sizes = len(CLASSES), text.vocabulary.size
-  return Task(lines, batch, cross_entropy, "nats per character", class_entropy(train), *sizes)
+  baseline = class_entropy(train)
+  return Task(lines, test, batch, cross_entropy, "nats per character", baseline, *sizes)
 
 
 def class_entropy(lines: Lines, *, given_character: bool = False) -> float:

@@ -31,6 +31,9 @@ class Task(NamedTuple):
 
   Attributes:
     data: arrays from which batches are drawn; `()` if batches depend on the key alone.
+    held_out: arrays in place of `data`, from which `batch` draws held-out batches. They have
+      nothing in common with the training data. `()` if batches depend on the key alone; a held-out
+      batch is then one drawn with a key that training never uses.
     batch: pure function `(data, key) -> Batch`, which can be jitted.
     loss: `(outputs [..., O], targets) -> [...]`, the loss of each step.
     unit: unit of the loss, for display.
@@ -41,6 +44,7 @@ class Task(NamedTuple):
   """
 
   data: PyTree
+  held_out: PyTree
   batch: Callable[[PyTree, Key[Array, ""]], Batch]
   loss: Callable[[Float[Array, "*steps O"], Array], Float[Array, "*steps"]]
   unit: str

@@ -109,6 +109,47 @@ def test_batch_depends_on_the_key_alone(made):
   assert not np.array_equal(first.xs, other.xs)
 
 
+def test_held_out_batches_show_nothing_of_the_training_data(made):
+  task, batch_by = made
+  if not jax.tree.leaves(task.data):  # batches depend on the key alone
+    assert task.held_out == ()
+    return
+  batch = jax.jit(task.batch)
+  seen, held_out = set(), set()
+  for seed in range(20):
+    key = jax.random.key(seed)
+    before, after = batch_by(key), jax.device_get(batch(task.held_out, key))
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    assert len(after.mask) == len(before.mask)
+    assert task.loss(np.zeros((*after.mask.shape, task.output_size)), after.targets).ndim == 2
+    seen |= shown(before)
+    held_out |= shown(after)
+  assert held_out
+  assert not held_out & seen
+
+
+def shown(batch):
+  """Returns what the sequences of a batch show, each as bytes."""
+  xs = batch.xs.source if isinstance(batch.xs, DecoderInputs) else np.swapaxes(batch.xs, 0, 1)
+  return {np.ascontiguousarray(x).tobytes() for x in xs}
+
+
+@pytest.mark.parametrize("make", [digits, spelling, functools.partial(sequential_digits, 64)])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_the_test_part_is_held_out_whatever_the_part(make, part):
+  task, test = make(None, part), make(None, "test")
+  chex.assert_trees_all_equal(task.held_out, test.data)
+  batch = jax.eval_shape(task.batch, task.held_out, jax.random.key(0))
+  assert batch.mask.shape[1] == len(test.data.digits)  # None: all of the part
+
+
+def test_a_held_out_part_smaller_than_a_batch_is_shown_whole():
+  task = tagging(T, 8, corpus_of(PYTHON))
+  batch = task.batch(task.held_out, jax.random.key(0))
+  assert batch.mask.shape == (T, 2)
+  assert sorted(batch.lengths.tolist()) == sorted(task.held_out.lengths.tolist())
+
+
 def test_batch_can_be_mapped_over_keys(made):
   task, batch_by = made
   keys = jax.random.split(jax.random.key(0), 2)

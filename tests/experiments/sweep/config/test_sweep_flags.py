@@ -96,7 +96,7 @@ BAD = [
   ("--corpus=two\nlines", "--corpus must not contain a line break or end with whitespace"),
   ("--corpus=end\u3000", "--corpus must not contain a line break or end with whitespace"),
   ("--task=copy_memory --sequence_length=20", "--sequence_length must be at least 21, got 20"),
-  ("--task=charlm --sequence_length=2000000000", "--sequence_length must be below the"),
+  ("--task=charlm --sequence_length=2000000000", "--sequence_length must be below"),
   ("--corpus=missing.txt", "--corpus must be a file that exists"),
   ("--corpus={tmp}", "--corpus must be a file, got the folder"),
   ("--corpus={tmp}/empty", "--corpus must not be empty"),
