@@ -23,7 +23,7 @@ from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.runs import run_of
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.records import run_gradients
-from experiments.sweep.records.run_files import ENDED, METRICS, Status, statuses
+from experiments.sweep.records.run_files import DONE, ENDED, METRICS, Status, statuses
 from experiments.sweep.records.sweep_folder import is_text, read_sweep
 
 _LONGEST_LINE = 1024  # bytes per line of metrics.jsonl, of which the lines that we write need 200
@@ -74,9 +74,13 @@ def _write_gradients(path: Path, gradients: xr.Dataset) -> None:
     gradients.to_netcdf(draft, engine="h5netcdf", encoding=encoding)
 
 
-def read(folder: Path) -> tuple[xr.Dataset, xr.Dataset, dict[str, Status]]:
+def read(folder: Path, partial: bool = False) -> tuple[xr.Dataset, xr.Dataset, dict[str, Status]]:
   """Reads the records of a completed sweep from the runs' own files, which have checksums.
 
+  Args:
+    folder: the sweep's folder.
+    partial: whether the sweep may be unfinished; its records are then those of the runs that are
+      done. The status of a run that has not started, or whose record is damaged, is {}.
   Returns:
     (gradients, metrics, states). The gradients equal the sweep's `gradients.nc`: norms and measures
     of all runs that did not fail, with axes (run, step, layer, …). The metrics have the axes
@@ -85,14 +89,20 @@ def read(folder: Path) -> tuple[xr.Dataset, xr.Dataset, dict[str, Status]]:
     coordinates along `run` hold each run's settings and status. The states are the status of each
     run by its id, failed runs included.
   Raises:
-    ValueError: if the folder holds no sweep, if a run is unfinished, if all runs have failed, or if
-      a record is damaged.
+    ValueError: if the folder holds no sweep, if a run is unfinished and `partial` is False, if no
+      run is done, or if a record is damaged.
   """
   if not (folder / "sweep.json").is_file():
     raise ValueError(f"FOLDER must hold a completed sweep, got {folder}, which holds no sweep.")
   about = read_sweep(folder)
   states = statuses(folder, about["runs"])
-  _check_done(folder, states)
+  if not partial:
+    _check_done(folder, states)
+  elif not any(state.get("status") in DONE for state in states.values()):
+    raise ValueError(
+      f"FOLDER must hold a run that has finished or diverged, but none of the {len(states)} runs "
+      f"in {folder} has."
+    )
   return *_gather(folder, states, about), states
 
 
@@ -112,11 +122,11 @@ def _check_done(folder: Path, states: Mapping[str, Status]) -> None:
 def _gather(
   folder: Path, states: Mapping[str, Status], about: Mapping[str, Any]
 ) -> tuple[xr.Dataset, xr.Dataset]:
-  """Returns the gradients and metrics of the runs that did not fail.
+  """Returns the gradients and metrics of the runs that are done.
 
   `about` is the contents of `sweep.json`.
   """
-  done = {name: state for name, state in states.items() if state["status"] != "failed"}
+  done = {name: state for name, state in states.items() if state.get("status") in DONE}
   coordinates = _run_coordinates(folder, done)
   return (
     _gather_gradients(folder, done, coordinates),

@@ -166,3 +166,17 @@ def test_gradients_whose_axes_together_exceed_the_memory_are_refused(folder, mon
     run_files._write_status(folder / "runs" / name, {"status": "finished", "diverged_step": None})
   with pytest.raises(ValueError, match="The gradients of 3 runs"):
     gathered.read(folder)
+
+
+def test_the_done_runs_of_an_unfinished_sweep_are_read(folder):
+  run_files.start(folder, "b", {})
+  _, _, complete = gathered.read(folder, partial=True)
+  with pytest.raises(ValueError, match="run b in .* is unfinished"):
+    gathered.read(folder)
+  gradients, metrics, states = gathered.read(folder, partial=True)
+  assert gradients["run"].values.tolist() == metrics["run"].values.tolist() == ["a", "c"]
+  assert states["b"] == {"status": "running"} and states == {**complete, "b": states["b"]}
+  run_files.start(folder, "a", {})
+  (folder / "runs" / "c" / "status.json").unlink()
+  with pytest.raises(ValueError, match="none of the 3 runs"):
+    gathered.read(folder, partial=True)

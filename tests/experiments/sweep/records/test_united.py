@@ -1,0 +1,68 @@
+"""Tests that the records of several sweeps are read as those of one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.runtime import files
+from experiments.sweep.config.runs import Run, Settings, run_config
+from experiments.sweep.records import gathered, run_files, united
+from experiments.sweep.records.record import Record, Result
+
+RUNS = {
+  "a": Run("elman", 1, None, 0, 0.1, None, 1.0, None, hidden_size=3),
+  "b": Run("lru", 1, 2, 0, 0.1, 1.0, None, None, hidden_size=4),
+  "c": Run("lstm", 2, 2, 0, 0.1, 1.0, 0.5, 2.0, hidden_size=1),
+}
+
+
+def write(folder, names, log_every=1, **shared):
+  """Writes a sweep with the runs `names`; of every run, the records are the same."""
+  settings = Settings("adding", "stdlib", None, 4, 2, 2, "sgd", log_every, "", 1, match_params=18)
+  configuration = {"steps": 2, "task": "adding", **shared}
+  task = {"loss_unit": "nats", "baseline": 0.5}
+  files.write_json(
+    folder / "sweep.json", {"configuration": configuration, "task": task, "runs": list(names)}
+  )
+  losses = np.zeros(3, np.float32)
+  for name in names:
+    run = RUNS[name]
+    norms = np.full((3 if log_every == 1 else 2, run.depth, 4), ord(name), np.float32)
+    record = Record(losses, losses, losses, losses, losses == 0, {"log10_grad_norm": norms}, {})
+    run_files.start(folder, name, run_config(run, settings, None))
+    run_files.finish(folder, name, Result(run, record, None, None, 1.0), settings)
+  return folder
+
+
+def test_runs_of_several_folders_are_those_of_one_sweep(tmp_path):
+  whole = write(tmp_path / "whole", "abc")
+  parts = [write(tmp_path / "one", "ab"), write(tmp_path / "two", "bc")]
+  found, expected = united.read(parts), gathered.read(whole)
+  for ours, right in zip(found[:2], expected[:2], strict=True):
+    xr.testing.assert_identical(ours, right)
+  assert {name: state["sha256"] for name, state in found[2].items()} == {
+    name: state["sha256"] for name, state in expected[2].items()
+  }
+
+
+def test_a_run_that_is_done_in_any_folder_is_read(tmp_path):
+  one, two = write(tmp_path / "one", "ab"), write(tmp_path / "two", "ac")
+  run_files.write_failure(one, "a", files.read_json(one / "runs/a/config.json"), "no memory", "")
+  run_files.start(two, "c", {})
+  gradients, _, states = united.read([one, two], partial=True)
+  assert gradients["run"].values.tolist() == ["b", "a"]
+  assert [states[name]["status"] for name in "abc"] == ["finished", "finished", "running"]
+
+
+def test_folders_that_disagree_are_refused(tmp_path):
+  one = write(tmp_path / "one", "ab", corpus_sha256="x")
+  other = write(tmp_path / "other", "c", corpus_sha256="y")
+  with pytest.raises(ValueError, match=r"other differs from .*one: its corpus_sha256 is 'y'"):
+    united.read([one, other])
+  changed = write(tmp_path / "changed", "b", log_every=2, corpus_sha256="x")
+  with pytest.raises(
+    ValueError, match=r"different records of run b: its config\.json in .*changed"
+  ):
+    united.read([one, changed])
