@@ -20,14 +20,15 @@ class Flag(NamedTuple):
     parse: text -> value; None for a boolean flag, which is given as `--name` or `--noname`.
     help: what the flag does, and the values that it takes.
     kind: `single` for one value; `axis` for comma-separated values, over which a sweep iterates;
-      `repeated` for a flag that may be given several times and holds a list.
+      `repeated` for a flag that may be given several times and holds a list; `optional` for one
+      value, which may be left out: then it is `true`, or after `--no` it is `false`.
   """
 
   name: str
   default: str
   parse: Parse | None
   help: str
-  kind: Literal["single", "axis", "repeated"] = "single"
+  kind: Literal["single", "axis", "repeated", "optional"] = "single"
 
 
 def define(table: Iterable[Flag]) -> None:
@@ -41,6 +42,7 @@ def define(table: Iterable[Flag]) -> None:
       parsers.define_several(flag.name, flag.parse, flag.help)
     else:
       parsers.define(flag.name, flag.default, flag.parse, flag.help)
+      flags.FLAGS[flag.name].boolean = flag.kind == "optional"
 
 
 def _full_help(flag: Flag) -> str:

@@ -17,7 +17,8 @@ def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]], names: int | 
   """
   rule = ["---" if names is None or i < names else "--:" for i in range(len(titles))]
   lines = [titles, rule, *rows]
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+  escaped = [[entry.replace("|", r"\|") for entry in line] for line in lines]
+  return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def show(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

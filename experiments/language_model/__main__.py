@@ -92,8 +92,8 @@ def main(arguments: list[str]) -> None:
   values = flags.FLAGS
   try:
     with command_line.errors_in_one_line("--output_dir could not be read or written"):
-      if values.list_cells:
-        cell_table.show()
+      if values.list_cells is not None:
+        cell_table.show(values.list_cells)
         return
       command_line.check_no_arguments(arguments)
       folder = paths.folder("output_dir")

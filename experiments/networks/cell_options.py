@@ -109,8 +109,23 @@ MATCH_PARAMS = Flag(
   "it, for a fair comparison across cells. Mutually exclusive with --hidden_size.",
 )
 
+ALL = "all"
+
+
+def _parse_listed(text: str) -> str | None:
+  """Returns the cell to describe, or `ALL`, or None if no cells are to be listed."""
+  if text in ("false", "none"):
+    return None
+  return ALL if text in ("true", ALL) else checks.choice("cell", text, CELLS)
+
+
 LIST_CELLS = Flag(
-  "list_cells", "false", None, "Print a table of the cells, their options and sources, then exit."
+  "list_cells",
+  "false",
+  _parse_listed,
+  "Print a table of the cells, their options and sources, then exit. --list_cells=NAME describes "
+  "one cell: its equations, and the values and meaning of each option.",
+  "optional",
 )
 
 

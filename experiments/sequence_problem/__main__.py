@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> None:
   """Trains and evaluates the network that the flags describe, on the problem that they name."""
   try:
     with command_line.errors_in_one_line("--output_dir could not be written"):
-      if flags.FLAGS.list_cells:
-        cell_table.show()
+      if flags.FLAGS.list_cells is not None:
+        cell_table.show(flags.FLAGS.list_cells)
         return
       command_line.check_no_arguments(arguments)
       folder = paths.folder("output_dir")

@@ -39,8 +39,8 @@ def define_flags() -> None:
 
 def main(arguments: list[str]) -> None:
   """Runs the sweep that the flags describe, or prints a table if a `--list_…` flag is given."""
-  if flags.FLAGS.list_cells:
-    cell_table.show()
+  if flags.FLAGS.list_cells is not None:
+    cell_table.show(flags.FLAGS.list_cells)
   elif flags.FLAGS.list_measures:
     measures.show()
   elif flags.FLAGS.list_flags:

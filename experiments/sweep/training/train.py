@@ -27,8 +27,8 @@ from experiments.sweep.training.resume import Round
 from experiments.sweep.training.rounds import train_round
 
 # A callback with the arguments (run, activity that begins or continues, fraction of the run that is
-# done, latest loss). The activity is `compiling`, `resuming` or `training`; the loss is None if it is
-# not known.
+# done, latest loss). The activity is `compiling`, `resuming` or `training`; the loss is None if it
+# is not known.
 OnProgress = Callable[[Run, str, float, float | None], None]
 
 

@@ -171,7 +171,7 @@ def test_gradients_whose_axes_together_exceed_the_memory_are_refused(folder, mon
 def test_the_done_runs_of_an_unfinished_sweep_are_read(folder):
   run_files.start(folder, "b", {})
   _, _, complete = gathered.read(folder, partial=True)
-  with pytest.raises(ValueError, match="run b in .* is unfinished"):
+  with pytest.raises(ValueError, match=r"run b in .* is unfinished"):
     gathered.read(folder)
   gradients, metrics, states = gathered.read(folder, partial=True)
   assert gradients["run"].values.tolist() == metrics["run"].values.tolist() == ["a", "c"]
