@@ -43,6 +43,10 @@ from rnn_jax.text import WordVocabulary, line_spans, load_corpus, make_source
 # are not independent: means over 1000 characters of the standard library differ by 0.3 nats.
 _FEW_TOKENS = 1000
 
+# If nothing is held out and the training text has more tokens, training warns, because every
+# evaluation reads the whole text, one token after the other: this many take 1 to 30 s.
+_MANY_TOKENS = 200_000
+
 TABLE = (
   *language_flags.TABLE,
   Flag("output_dir", "results/language_model", str, "Folder of the model."),
@@ -160,6 +164,13 @@ def _print_task(settings: Settings, texts: Texts, baseline: float) -> None:
       f"the held-out loss is uncertain, because only {held_out} tokens are held out. Hold "
       f"out at least {_FEW_TOKENS}: use a longer text or a larger --validation_share."
     )
+  size = len(texts.evaluated.symbols)
+  if texts.held_out is None and size > _MANY_TOKENS:
+    exits.warn(
+      f"nothing is held out, so each evaluation reads all {size} tokens of the training text. If "
+      "that takes too long, hold out its end (--validation_share) or evaluate less often "
+      "(--evaluate_every)."
+    )
   if settings.reading == LINES:
     longer = np.mean(line_spans(texts.train)[1] > settings.window)
     print(f"{longer:.1%} of the lines are longer than --window={settings.window} and are skipped.")
@@ -185,7 +196,7 @@ def _finish(
     "best": metrics(best, settings),
     "last": entries[-1],
     "baseline": baseline,
-    "diverged": not math.isfinite(last.selection_loss),
+    "diverged": not math.isfinite(last.text_loss),
     "tokens_per_second": speed,
   }
   # Imported here because loading matplotlib takes a second, which would delay --help.
@@ -195,9 +206,9 @@ def _finish(
   trained_model.finish(folder, result)
   if result["diverged"]:
     print(f"Training diverged by update {last.step}; the saved params are from before that.")
-  text = "training" if best.validation_loss is None else "held-out"
+  text = "held-out" if settings.validation_share > 0 else "training"
   print(
-    f"Best after {best.step} updates: {loss_text(best.selection_loss, settings)} on {text} text; "
+    f"Best after {best.step} updates: {loss_text(best.text_loss, settings)} on {text} text; "
     f"{speed:.0f} tokens per second."
   )
   print(

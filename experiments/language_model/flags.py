@@ -77,8 +77,8 @@ TABLE = (
     "0.05",
     number("validation_share", "a number from 0 to below 1", lambda v: 0 <= v < 1),
     "Share of the text, at its end, to hold out. The params with the lowest held-out loss are "
-    "kept; with 0, those with the lowest training loss. Evaluation reads the held-out text as one "
-    "stream, token by token.",
+    "kept; with 0, those with the lowest loss on the training text. Evaluation reads the text as "
+    "one stream, token by token.",
   ),
   Flag(
     "embedding_size",

@@ -18,7 +18,7 @@ from experiments.runtime import files
 def save(
   entries: Sequence[dict[str, Any]], baseline: float, settings: Settings, path: Path
 ) -> Path:
-  """Plots training and held-out loss against the number of updates, in nats and bits per token.
+  """Plots the losses of batches and text against the number of updates, in nats and bits per token.
 
   Args:
     entries: the entries of metrics.jsonl.
@@ -31,9 +31,10 @@ def save(
   figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
   axis = figure.subplots()
   steps = [entry["step"] for entry in entries]
-  axis.plot(steps, [entry["loss"] for entry in entries], ".-", label="training")
-  if "validation_loss" in entries[0]:
-    axis.plot(steps, [entry["validation_loss"] for entry in entries], ".-", label="held out")
+  axis.plot(steps, [entry["loss"] for entry in entries], ".-", label="training batches")
+  for name, label in (("validation_loss", "held out"), ("training_text_loss", "training text")):
+    if name in entries[0]:
+      axis.plot(steps, [entry[name] for entry in entries], ".-", label=label)
   axis.axhline(baseline, color=style.GRAY, ls=":", label="token frequencies alone")
   token = token_name(settings)
   axis.set_xlabel("update")

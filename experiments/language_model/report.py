@@ -9,13 +9,21 @@ from experiments.language_model.training import Evaluation
 from rnn_jax.losses import bits, perplexity
 
 
-def metrics(evaluation: Evaluation, settings: Settings) -> dict[str, int | float | None]:
-  """Returns an evaluation as an entry of metrics.jsonl, with perplexity and bits per character."""
-  entry = evaluation._asdict()
-  del entry["params"]
-  if evaluation.validation_loss is None:
-    del entry["validation_loss"]
-  loss = jnp.float32(evaluation.selection_loss)
+def metrics(evaluation: Evaluation, settings: Settings) -> dict[str, int | float]:
+  """Returns an evaluation as an entry of metrics.jsonl, with perplexity and bits per character.
+
+  The loss of the evaluated text is called `validation_loss` or, if nothing is held out,
+  `training_text_loss`. Perplexity and bits are those of this loss.
+  """
+  name = "validation_loss" if settings.validation_share > 0 else "training_text_loss"
+  entry: dict[str, int | float] = {
+    "step": evaluation.step,
+    "loss": evaluation.loss,
+    "grad_norm": evaluation.grad_norm,
+    name: evaluation.text_loss,
+    "seconds": evaluation.seconds,
+  }
+  loss = jnp.float32(evaluation.text_loss)
   entry["perplexity"] = float(perplexity(loss))
   if settings.level == CHARACTERS:
     entry["bits_per_character"] = float(bits(loss))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +25,8 @@ class ResumePoint(NamedTuple):
 
   Attributes:
     training: the training's progress so far.
-    evaluations: float64, a row per evaluation with the columns step, loss, gradient norm, held-out
-      loss (NaN if nothing is held out), and seconds.
+    evaluations: float64, a row per evaluation with the columns step, loss, gradient norm, loss of
+      the evaluated text (NaN in version 0.1.0 if nothing is held out), and seconds.
     best: params of the best evaluation; before the first evaluation, the current params.
   """
 
@@ -40,7 +39,7 @@ def resume_point(
   progress: Progress, evaluations: Sequence[Evaluation], best: Params | None
 ) -> ResumePoint:
   """Builds the pytree of a checkpoint; `best` is None before the first evaluation."""
-  rows = [[math.nan if value is None else value for value in e[:5]] for e in evaluations]
+  rows = [e[:5] for e in evaluations]
   params = progress.state.params if best is None else best
   return ResumePoint(progress, np.array(rows, np.float64).reshape(-1, 5), params)
 
@@ -87,12 +86,13 @@ def newest(
   return None if saved.step == settings.steps else saved.tree
 
 
-def past_evaluations(point: ResumePoint, held_out: bool) -> list[Evaluation]:
+def past_evaluations(point: ResumePoint, has_text_loss: bool) -> list[Evaluation]:
   """Returns the evaluations that a checkpoint holds, without params.
 
-  If `held_out` is False, no text was held out, and every held-out loss is None instead of NaN.
+  If `has_text_loss` is False, no text was evaluated, and the loss of the training batches stands in
+  for that of the text.
   """
   return [
-    Evaluation(int(step), loss, norm, held_out_loss if held_out else None, seconds, None)
-    for step, loss, norm, held_out_loss, seconds in point.evaluations.tolist()
+    Evaluation(int(step), loss, norm, text_loss if has_text_loss else loss, seconds, None)
+    for step, loss, norm, text_loss, seconds in point.evaluations.tolist()
   ]

@@ -59,7 +59,7 @@ def train_in_folder(
     shown = progress.show(settings.steps, saved, Console(), title="training", unit="updates")
     report = stack.enter_context(shown)
     report("compiling", saved, None)
-    for chunk in train(settings, model, texts.read, texts.held_out, initial):
+    for chunk in train(settings, model, texts.read, texts.evaluated, initial):
       report("training", chunk.step, chunk.loss)
       is_finite = math.isfinite(chunk.loss)
       is_done = chunk.step == settings.steps or not is_finite
@@ -77,7 +77,7 @@ def train_in_folder(
         saved = chunk.step
       # No steps can be added to a model that diverged, or whose schedule depends on their number.
       last = chunk.evaluation
-      can_continue = is_finite and last is not None and math.isfinite(last.selection_loss)
+      can_continue = is_finite and last is not None and math.isfinite(last.text_loss)
       if is_done and can_continue and settings.schedule == "constant":
         point = resume.resume_point(chunk.progress(), evaluations, best)
         trained_model.save_final(folder, chunk.step, point)
@@ -115,14 +115,19 @@ class _Record:
 
   def _resume(self, point: ResumePoint) -> None:
     trained_model.record_steps(self._folder, self._settings, as_flagfile(self._settings))
-    self.evaluations = resume.past_evaluations(point, self._texts.held_out is not None)
+    is_old = trained_model.began_with_lanes(self._folder)
+    is_held_out = self._texts.held_out is not None
+    self.evaluations = resume.past_evaluations(point, is_held_out or not is_old)
     self.best, self.resumed_at = point.best, int(point.training.state.step)
     print(f"Resuming after {self.resumed_at} updates.")
-    is_evaluated = self._texts.held_out is not None and len(self.evaluations) > 0
-    if is_evaluated and trained_model.began_with_lanes(self._folder):
+    if is_old and self.evaluations:
+      until = f"up to update {self.evaluations[-1].step}"
       exits.warn(
-        f"held-out losses up to update {self.evaluations[-1].step} may be too high: version 0.1.0 "
-        "read the text in lanes, each from a new carry."
+        f"held-out losses {until} may be too high: version 0.1.0 read the text in lanes, each from "
+        "a new carry."
+        if is_held_out
+        else f"losses of the training text {until} are those of the training batches: version "
+        "0.1.0 did not evaluate the text."
       )
     best = best_evaluation(self.evaluations)
     if best is not None:  # the folder's params may be newer than the checkpoint, or missing

@@ -27,13 +27,13 @@ from rnn_jax.text.counts import blocks
 
 
 class Texts(NamedTuple):
-  """The text that a model is trained on, and the held-out text that it is evaluated on.
+  """The text that a model is trained on, and the text that it is evaluated on.
 
   Attributes:
     corpus: both texts together, cut to the number of bytes in the setting `characters`.
     vocabulary: the vocabulary that encodes both texts.
     train: the text to train on.
-    held_out: the text to evaluate on; None if nothing is held out.
+    held_out: the text that training does not read; None if nothing is held out.
     read: `i -> Windows`, the i-th batch of `CHUNK` windows of the training text.
   """
 
@@ -42,6 +42,11 @@ class Texts(NamedTuple):
   train: Source
   held_out: Source | None
   read: Callable[[int], Windows]
+
+  @property
+  def evaluated(self) -> Source:
+    """The text to evaluate on: the held-out text or, if nothing is held out, the training text."""
+    return self.train if self.held_out is None else self.held_out
 
 
 def read_texts(settings: Settings, vocabulary: Vocabulary | WordVocabulary | None = None) -> Texts:
@@ -68,6 +73,8 @@ def read_texts(settings: Settings, vocabulary: Vocabulary | WordVocabulary | Non
     )
   train, held_out = (make_source(corpus._replace(text=part), vocabulary) for part in parts)
   size = len(held_out.symbols)
+  if settings.validation_share == 0 and len(train.symbols) < 2:
+    raise ValueError(f"corpus must have at least 2 tokens, got {len(train.symbols)}.")
   if settings.validation_share > 0 and size < 2:
     raise ValueError(
       f"validation_share must be 0 or hold out at least 2 tokens, got {size} of "

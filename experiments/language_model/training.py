@@ -2,7 +2,7 @@
 
 Each of the B examples of a batch is a lane: a stream of windows with its own carry, which is passed
 from window to window. Each of `count` devices has B / count lanes, its share of the batch. One
-device evaluates, so that a held-out loss does not depend on the number of devices.
+device evaluates, so that a text's loss does not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -37,29 +37,27 @@ _EVALUATION_WINDOW = 512
 
 
 class Evaluation(NamedTuple):
-  """A model's losses after some number of updates.
+  """A model's losses after some number of updates, in nats per token.
 
   Attributes:
     step: number of updates so far.
-    loss: mean training loss since the previous evaluation, in nats per token.
+    loss: mean loss of the training batches since the previous evaluation. It is not the loss of
+      these params on a text: the params changed from batch to batch, dropout was applied, and
+      windows started from new carries.
     grad_norm: largest gradient norm, before clipping, since the previous evaluation.
-    validation_loss: held-out loss in nats per token; None if nothing is held out.
-    seconds: training time so far, without the first `CHUNK` updates after each start, which include
-      the compilation.
+    text_loss: loss of the params on the held-out text or, if nothing is held out, on the training
+      text, as `make_evaluate` computes it. The best params are those with the lowest one.
+    seconds: training time so far, without evaluations, and without the first `CHUNK` updates after
+      each start, which include the compilation.
     params: the model's params as NumPy arrays; None if they were not kept.
   """
 
   step: int
   loss: float
   grad_norm: float
-  validation_loss: float | None
+  text_loss: float
   seconds: float
   params: Params | None
-
-  @property
-  def selection_loss(self) -> float:
-    """The loss by which the best params are selected: the held-out loss or, without one, `loss`."""
-    return self.loss if self.validation_loss is None else self.validation_loss
 
 
 class Progress(NamedTuple):
@@ -100,16 +98,16 @@ class Chunk(NamedTuple):
 
 
 def best_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation | None:
-  """Returns the first evaluation with the lowest `selection_loss`; None if none is finite."""
-  finite = [e for e in evaluations if e.selection_loss < math.inf]
-  return min(finite, key=lambda e: e.selection_loss, default=None)
+  """Returns the first evaluation with the lowest `text_loss`; None if none is finite."""
+  finite = [e for e in evaluations if e.text_loss < math.inf]
+  return min(finite, key=lambda e: e.text_loss, default=None)
 
 
 def train(
   settings: Settings,
   model: DeepRNN,
   read: Callable[[int], Windows],
-  held_out: Source | None,
+  evaluated: Source,
   resumed_from: Progress | None = None,
 ) -> Iterator[Chunk]:
   """Trains a model, evaluates it at regular intervals, and yields after every `CHUNK` updates.
@@ -118,7 +116,7 @@ def train(
     settings: how to train.
     model: the network.
     read: `i -> Windows`, the i-th batch of `CHUNK` windows of the text.
-    held_out: the held-out text to evaluate on; None if there is none.
+    evaluated: the text to evaluate on.
     resumed_from: progress of an interrupted training; None to start from fresh params.
   Yields:
     The result of each chunk, with an evaluation every `evaluate_every` updates and after the last
@@ -152,9 +150,10 @@ def train(
     latest, finite = losses[-1], math.isfinite(losses[-1])
     if step % settings.evaluate_every == 0 or step == settings.steps or not finite:
       params, seconds = _first(state.params), time.monotonic() - clock_zero
-      held_out_loss = None if held_out is None else evaluate(params, held_out)
+      text_loss = evaluate(params, evaluated)
+      clock_zero = time.monotonic() - seconds  # the evaluation's time is not training time
       mean, largest = float(np.mean(losses)), float(max(norms))
-      evaluation = Evaluation(step, mean, largest, held_out_loss, seconds, params)
+      evaluation = Evaluation(step, mean, largest, text_loss, seconds, params)
       # Otherwise training ends here. If it is resumed for more steps, the next evaluation is of
       # these updates, too.
       if step % settings.evaluate_every == 0:
@@ -176,8 +175,9 @@ def progress_like(settings: Settings, model: DeepRNN, step: int) -> Progress:
 def make_evaluate(model: DeepRNN, settings: Settings) -> Callable[[Params, Source], float]:
   """Returns a function that computes a text's mean loss in nats per token.
 
-  The text is read as one stream from its start, with one carry, so that the loss depends on nothing
-  but params and text. Every token counts except the first, which has no predecessor. A model
+  All losses on a text that the language model reports are computed by this function. The text is
+  read as one stream from its start, with one carry, so that the loss depends on nothing but params
+  and text. Every token counts except the first, which has no predecessor. A model
   trained on single lines (`reading="lines"`) starts each line from a new carry, as in training; it
   predicts the first token, too, from an `<eos>`.
 

@@ -168,7 +168,8 @@ def run(
     "After the same number of updates, the loss is lowest at k = "
     + ", ".join(f"{truncations[np.argmin(of.loss)]} ({name})" for name, of in found.items())
     + ": in a short training, a biased gradient may learn more than the exact one.",
-    f"Text: {corpus.name}, {len(corpus.text)} bytes, SHA-256 {corpus.sha256[:16]}….",
+    f"Text: {corpus.name}, {len(corpus.text)} bytes, SHA-256 {corpus.sha256[:16]}…, without its "
+    "held-out end.",
   ]
 
   return Outcome(

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import sys
+import types
 
 import jax
 import numpy as np
@@ -14,13 +15,15 @@ import pytest
 from small_models import CHARACTERS, LINES, SMALL, TEXT
 
 from experiments.language_model import __main__ as language_model
-from experiments.language_model import run, trained_model
+from experiments.language_model import run, trained_model, training
 from experiments.language_model.flags import with_matched_width
+from experiments.language_model.report import loss_text
 from experiments.language_model.sample import sample
+from experiments.language_model.settings import make_model
 from experiments.language_model.texts import read_texts
 from experiments.language_model.training import Chunk, Evaluation, make_evaluate
 from rnn_jax.losses import cross_entropy
-from rnn_jax.text import split
+from rnn_jax.text import load_corpus, make_source, split
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -71,6 +74,69 @@ def test_the_held_out_loss_is_computed_on_one_stream(folder, tmp_path, program, 
   assert f"{len(tokens)} tokens of {path}: {recorded:.4f} nats," in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("share", [0, 0.5])
+@pytest.mark.parametrize("reading", ["windows", "lines"])
+def test_training_and_evaluate_report_the_same_loss_of_a_short_text(
+  reading, share, tmp_path, program, capfd
+):
+  """Metrics, result.json and `--evaluate` agree on a text of fewer tokens than a batch has."""
+  text = LINES * 2
+  path, folder = tmp_path / "text.txt", tmp_path / "model"
+  path.write_bytes(text)
+  flags = (
+    f"--hidden_size=8 --window=40 --batch_size=32 --steps=20 --reading={reading} --dropout=0.2"
+  )
+  flags += f" --evaluate_every=10 --validation_share={share} --corpus={path}"
+  assert program(*flags.split(), f"--output_dir={folder}") == 0
+  said = capfd.readouterr().out
+  evaluated = text[int(share * len(text)) :]
+  name = "validation_loss" if share else "training_text_loss"
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  result = json.loads((folder / "result.json").read_text())
+  assert result["best"] == result["last"] == lines[-1]
+  loss = lines[-1][name]
+  assert lines[-1]["perplexity"] == pytest.approx(math.exp(loss), rel=1e-6)
+
+  trained = trained_model.load(folder)
+  source = make_source(load_corpus(path), trained.vocabulary)
+  source = source._replace(symbols=np.frombuffer(evaluated, np.uint8))
+  evaluate = make_evaluate(trained.model, trained.settings)
+  assert evaluate(trained.variables["params"], source) == pytest.approx(loss, rel=1e-6)
+  tokens = trained.vocabulary.encode(evaluated).astype(np.int32)[:, None]
+  resets = None
+  if reading == "lines":  # the text's first token, too, is predicted from an <eos>
+    tokens = np.concatenate([[[trained.vocabulary.eos]], tokens]).astype(np.int32)
+    resets = tokens[:-1] == trained.vocabulary.eos
+  _, logits = jax.jit(trained.model.apply)(trained.variables, tokens[:-1], resets=resets)
+  assert np.mean(cross_entropy(logits, tokens[1:])) == pytest.approx(loss, rel=1e-5)
+
+  path.write_bytes(evaluated)
+  assert program(f"--output_dir={folder}", f"--evaluate={path}") == 0
+  printed = loss_text(loss, trained.settings)
+  assert f"{len(evaluated)} tokens of {path}: {printed}" in capfd.readouterr().out
+  assert f"Best after 20 updates: {printed} on {'held-out' if share else 'training'} text" in said
+
+
+@CHARACTERS
+def test_seconds_do_not_count_evaluations(folder, monkeypatch):
+  now = 0.0
+
+  def slow(params, source):
+    nonlocal now
+    now += 100
+    return 1.0
+
+  monkeypatch.setattr(training, "make_evaluate", lambda *args: slow)
+  monkeypatch.setattr(training, "time", types.SimpleNamespace(monotonic=lambda: now))
+  settings = dataclasses.replace(trained_model.load(folder).settings, steps=30, evaluate_every=10)
+  texts = read_texts(settings)
+  model = make_model(settings, texts.vocabulary.size)
+  for chunk in training.train(settings, model, texts.read, texts.evaluated):
+    now += 1  # what the caller does between chunks counts
+    assert chunk.evaluation.seconds == chunk.step / 10 - 1
+    assert chunk.progress().seconds == chunk.step / 10
+
+
 @CHARACTERS
 def test_a_model_trained_by_different_code_prints_a_warning(folder, tmp_path, program, capfd):
   copy = shutil.copytree(folder, tmp_path / "copy")
@@ -84,14 +150,23 @@ def test_a_model_trained_by_different_code_prints_a_warning(folder, tmp_path, pr
   assert "warning" not in capfd.readouterr().err
 
 
-def test_too_little_held_out_text_prints_a_warning(program, text, tmp_path, capfd, monkeypatch):
+def test_too_little_held_out_and_too_much_training_text_print_a_warning(
+  program, text, tmp_path, capfd, monkeypatch
+):
   monkeypatch.setattr(run, "train", lambda *_: iter([Chunk(40, 1.0, DONE, None)]))
   flags = (*SMALL, f"--corpus={text}", "--schedule=cosine")
-  for share, warns in ((0.1, True), (0.5, False), (0, False)):
-    assert (
-      program(*flags, f"--validation_share={share}", f"--output_dir={tmp_path / str(share)}") == 0
-    )
-    assert ("because only 260 tokens are held out" in capfd.readouterr().err) == warns
+  few, many = "because only 260 tokens are held out", "reads all 2600 tokens of the training text"
+  for share, most, said in (
+    (0.1, 2599, few),
+    (0.5, 2599, ""),
+    (0, 2599, many),
+    (0, 2600, ""),
+  ):
+    monkeypatch.setattr(language_model, "_MANY_TOKENS", most)
+    folder = tmp_path / f"{share} {most}"
+    assert program(*flags, f"--validation_share={share}", f"--output_dir={folder}") == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == (said != "") and all(said in line for line in lines)
 
 
 @CHARACTERS

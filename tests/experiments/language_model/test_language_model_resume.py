@@ -16,7 +16,8 @@ import pytest
 from lock_holder import held_elsewhere
 
 from experiments.language_model import __main__ as language_model
-from experiments.language_model import plot, run, trained_model
+from experiments.language_model import plot, resume, run, trained_model
+from experiments.language_model.texts import read_texts
 from experiments.language_model.training import Evaluation, best_evaluation
 from experiments.runtime import exits
 
@@ -308,6 +309,23 @@ def test_resuming_a_training_of_version_0_1_0_warns_about_its_losses(
   monkeypatch.setattr(run, "train", lambda *_: iter(()))
   assert program(f"--output_dir={stopped}") == 0
   assert "held-out losses up to update 50 may be too high: version 0.1.0" in capfd.readouterr().err
+
+
+def test_losses_of_batches_stand_in_for_the_text_that_version_0_1_0_did_not_evaluate(
+  stopped, capfd
+):
+  about = json.loads((stopped / "model.json").read_text())
+  del about["evaluation"]
+  (stopped / "model.json").write_text(json.dumps(about))
+  trained = trained_model.load(stopped)
+  texts = read_texts(trained.settings)
+  configuration = trained_model.configuration(trained.settings, texts.corpus)
+  point = resume.newest(stopped, configuration, trained.settings, trained.model)
+  point.evaluations[:, 3] = math.nan  # as if nothing had been held out
+  record = run._Record(trained.settings, texts._replace(held_out=None), stopped, {}, point)
+  (evaluation,) = record.evaluations
+  assert evaluation.text_loss == evaluation.loss == point.evaluations[0, 1]
+  assert "training text up to update 50 are those of the training batches" in capfd.readouterr().err
 
 
 def test_a_changed_text_makes_a_different_model(stopped, program, capfd, tmp_path, text):
