@@ -25,7 +25,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import command_line, flagfiles, parsers, paths
+from experiments.cli import command_line, flag_table, flagfiles, paths
+from experiments.cli.flag_table import Flag
+from experiments.cli.parsers import integer
 from experiments.runtime import files, locks
 from experiments.sweep.records import sweep_folder
 
@@ -33,16 +35,18 @@ DIFFERENT = 1
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
+TABLE = (
+  Flag("kills", "50", integer("kills"), "Number of kills."),
+  Flag("seed", "0", integer("seed", minimum=0), "Seed of the moments and signals."),
+  Flag(
+    "sweep", "chaos", str, "Flagfile of the sweep, by path or by name; its --output_dir is ignored."
+  ),
+)
+
+
 def define_flags() -> None:
-  """Defines the flags of this program."""
-  integer = parsers.integer
-  parsers.define("kills", "50", integer("kills"), "Number of kills.")
-  parsers.define("seed", "0", integer("seed", minimum=0), "Seed of the moments and signals.")
-  flags.DEFINE_string(
-    "sweep",
-    "chaos",
-    "Flagfile of the sweep, by path or by name; its --output_dir is ignored.",
-  )
+  """Defines the flags of this command."""
+  flag_table.define(TABLE)
 
 
 def main(arguments: list[str]) -> None:

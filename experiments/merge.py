@@ -20,7 +20,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import command_line, paths
+from experiments.cli import command_line, flag_table, paths
+from experiments.cli.flag_table import Flag
 from experiments.networks import cell_options
 from experiments.runtime import exits, files, locks
 from experiments.sweep.config import grid
@@ -28,11 +29,15 @@ from experiments.sweep.config.runs import Settings, run_id
 from experiments.sweep.records import origins, run_files, sweep_folder
 from rnn_jax.checkpoints import difference
 
+TABLE = (
+  Flag("output_dir", None, str, "Folder for the whole sweep; if not given, the first FOLDER."),
+  Flag("keep_stale", "false", None, "Merge runs that were made by different code, too."),
+)
+
 
 def define_flags() -> None:
-  """Defines the flags of this program."""
-  flags.DEFINE_string("output_dir", None, "Folder for the whole sweep; default: the first FOLDER.")
-  flags.DEFINE_boolean("keep_stale", False, "Merge runs that were made by different code, too.")
+  """Defines the flags of this command."""
+  flag_table.define(TABLE)
 
 
 def main(arguments: list[str]) -> None:

@@ -1,6 +1,8 @@
 """Redraws the figures of a sweep from its records.
 
-python -m experiments.plot results/gradient_decay
+  python -m experiments.plot results/gradient_decay
+
+The figures are written to `figures` in the sweep's folder.
 """
 
 from __future__ import annotations

@@ -29,61 +29,106 @@ from experiments.benchmark import (
 from experiments.benchmark.cases import Row, Shape
 from experiments.benchmark.implementations import BASELINES, OURS
 from experiments.benchmark.targets import Results
-from experiments.cli import command_line, parsers, paths
+from experiments.cli import command_line, flag_table, paths
+from experiments.cli.flag_table import Flag, grouped
+from experiments.cli.parsers import choice, integer, several
 from experiments.runtime import exits, files, provenance
 
 SHAPES = "16x100x32x64,32x128x128x128,64x100x123x320,32x128x256x256,16x1024x768x768,1x256x128x128"
 QUICK_SHAPES = (Shape(16, 100, 32, 64),)
 
 
+def _shape(text: str) -> Shape:
+  """Returns the shape that the text BxTxDxH describes."""
+  sizes = text.split("x")
+  if len(sizes) != 4 or not all(size.isdecimal() and 0 < int(size) < 2**31 for size in sizes):
+    raise ValueError(f"shape must be BxTxDxH, four integers from 1, got '{text}'.")
+  return Shape(*map(int, sizes))
+
+
+TABLE = (
+  *grouped(
+    "What is timed",
+    (
+      Flag(
+        "cell",
+        ",".join(cases.NUM_GATES),
+        several("cell", choice("cell", cases.NUM_GATES)),
+        f"Cells to compare with the baselines, as a comma list: {', '.join(cases.NUM_GATES)}.",
+      ),
+      Flag(
+        "shape",
+        SHAPES,
+        several("shape", _shape),
+        "Shapes BxTxDxH, as a comma list: batch size, steps, input size, hidden size.",
+      ),
+      Flag(
+        "depth", "1,3", several("depth", integer("depth")), "Numbers of layers, as a comma list."
+      ),
+      Flag(
+        "baselines",
+        ",".join(BASELINES),
+        several("baselines", choice("baseline", BASELINES)),
+        f"Implementations to compare with, as a comma list: {', '.join(BASELINES)}. Those not "
+        "installed are left out.",
+      ),
+      Flag(
+        "quick",
+        "false",
+        None,
+        "Time one small shape at depth 1 only; takes less than a minute.",
+      ),
+      Flag(
+        "every_cell",
+        "true",
+        None,
+        "Also time a step of each of our cells; never with --quick.",
+      ),
+      Flag(
+        "growth",
+        "true",
+        None,
+        "Also measure time, compile time and memory as the numbers of runs, time steps, hidden "
+        "units and layers grow; never with --quick.",
+      ),
+      Flag("sweep", "true", None, "Also time the reference sweep; never with --quick."),
+      Flag(
+        "sweep_flags",
+        "",
+        str,
+        "More flags for the timed sweep, separated by spaces; must not change what it computes.",
+      ),
+    ),
+  ),
+  *grouped(
+    "The machine",
+    (
+      Flag(
+        "threads",
+        "all",
+        integer("threads", none="all"),
+        "Threads of each implementation: a number, or all for one per core.",
+      ),
+      Flag(
+        "instruction_set",
+        machine.NATIVE,
+        choice("instruction_set", (machine.NATIVE, machine.AVX2)),
+        "native, or AVX2 to forbid wider vectors on a processor with AVX-512; the results are then "
+        "in the folder AVX2 of --output_dir.",
+      ),
+    ),
+  ),
+  *grouped(
+    "Output",
+    (Flag("output_dir", "results/benchmark", str, "Folder for the results and pictures."),),
+  ),
+)
+
+
 def define_flags() -> None:
-  """Defines the flags of the benchmark."""
-  compared = ",".join(cases.NUM_GATES)
-  cell = parsers.choice("cell", cases.NUM_GATES)
-  parsers.define_list("cell", compared, cell, f"Cells to compare with the baselines: {compared}.")
-  parsers.define_list(
-    "shape", SHAPES, _shape, "Shapes BxTxDxH: batch size, steps, input size, hidden size."
-  )
-  parsers.define_list("depth", "1,3", parsers.integer("depth"), "Numbers of layers.")
-  parsers.define_list(
-    "baselines",
-    ",".join(BASELINES),
-    parsers.choice("baseline", BASELINES),
-    f"Implementations to compare with: {', '.join(BASELINES)}. Those not installed are left out.",
-  )
+  """Defines the flags of this command."""
+  flag_table.define(TABLE)
   flags.DEFINE_alias("peers", "baselines")  # the flag's name in version 0.1
-  parsers.define(
-    "threads",
-    "all",
-    parsers.integer("threads", none="all"),
-    "Threads of each implementation: a number, or all for one per core.",
-  )
-  parsers.define(
-    "instruction_set",
-    machine.NATIVE,
-    parsers.choice("instruction_set", (machine.NATIVE, machine.AVX2)),
-    "native, or AVX2 to forbid wider vectors on a processor with AVX-512; the results are then in "
-    "the folder AVX2 of --output_dir.",
-  )
-  flags.DEFINE_string("output_dir", "results/benchmark", "Folder for the results and pictures.")
-  flags.DEFINE_boolean(
-    "quick", False, "Time one small shape at depth 1 only; takes less than a minute."
-  )
-  flags.DEFINE_boolean(
-    "every_cell", True, "Also time a step of each of our cells; never with --quick."
-  )
-  flags.DEFINE_boolean(
-    "growth",
-    True,
-    "Also measure time, compile time and memory as the numbers of runs, time steps, hidden units "
-    "and layers grow; never with --quick.",
-  )
-  flags.DEFINE_boolean("sweep", True, "Also time the reference sweep; never with --quick.")
-  flags.DEFINE_string(
-    "sweep_flags",
-    "",
-    "More flags for the timed sweep, separated by spaces; must not change what it computes.",
-  )
 
 
 def main(arguments: list[str]) -> None:
@@ -186,14 +231,6 @@ def _resolve(arguments: list[str]) -> tuple[int, Path, Path]:
   if threads > cores:
     raise ValueError(f"--threads must be at most the {cores} cores of this process, got {threads}.")
   return threads, folder, other / "benchmark.json"
-
-
-def _shape(text: str) -> Shape:
-  """Returns the shape that the text BxTxDxH describes."""
-  sizes = text.split("x")
-  if len(sizes) != 4 or not all(size.isdecimal() and 0 < int(size) < 2**31 for size in sizes):
-    raise ValueError(f"shape must be BxTxDxH, four integers from 1, got '{text}'.")
-  return Shape(*map(int, sizes))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,6 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       raise
 
   standard_output.prepare()
-  _show_in_help()
   with _interrupts():
     app.run(start, argv=None if argv is None else list(argv), flags_parser=parse)
 
@@ -126,11 +125,3 @@ def _check_platforms() -> None:
         jax.local_devices()
       except (RuntimeError, AssertionError):
         exits.fail(f"{name} must name a platform available on this machine, got '{value}'.")
-
-
-def _show_in_help() -> None:
-  """Makes `--help` show all flags defined in this repository, whichever module defines them."""
-  for name in flags.FLAGS:
-    # Flags of absl and of packages such as orbax are shown by --helpfull only.
-    if (flags.FLAGS.find_module_defining_flag(name) or "").startswith("experiments."):
-      flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])

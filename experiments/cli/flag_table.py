@@ -16,19 +16,33 @@ class Flag(NamedTuple):
 
   Attributes:
     name: the flag's name, without dashes.
-    default: the flag's default, as text.
+    default: the flag's default, as text; None for a flag that has none.
     parse: text -> value; None for a boolean flag, which is given as `--name` or `--noname`.
     help: what the flag does, and the values that it takes.
     kind: `single` for one value; `axis` for comma-separated values, over which a sweep iterates;
       `repeated` for a flag that may be given several times and holds a list; `optional` for one
       value, which may be left out: then it is `true`, or after `--no` it is `false`.
+    group: title of the flag's group in `--help`.
   """
 
   name: str
-  default: str
+  default: str | None
   parse: Parse | None
   help: str
   kind: Literal["single", "axis", "repeated", "optional"] = "single"
+  group: str = ""
+
+  @property
+  def form(self) -> str:
+    """How the flag is given, such as `--cell` or `--[no]dry_run`."""
+    if self.kind == "optional":
+      return f"--{self.name}[=NAME]"
+    return f"--[no]{self.name}" if self.parse is None else f"--{self.name}"
+
+
+def grouped(title: str, table: Iterable[Flag]) -> tuple[Flag, ...]:
+  """Returns the flags of a table as a group of `--help` with this title."""
+  return tuple(flag._replace(group=title) for flag in table)
 
 
 def define(table: Iterable[Flag]) -> None:
@@ -51,5 +65,8 @@ def _full_help(flag: Flag) -> str:
 
 def markdown(table: Iterable[Flag]) -> str:
   """Returns the table as Markdown text, one line per flag."""
-  rows = [(f"`--{flag.name}`", f"`{flag.default}`", _full_help(flag)) for flag in table]
+  rows = [
+    (f"`--{flag.name}`", f"`{flag.default}`" if flag.default else "", _full_help(flag))
+    for flag in table
+  ]
   return tables.markdown(("flag", "default", "what it does"), rows)

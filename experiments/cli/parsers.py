@@ -151,14 +151,15 @@ def sizes(name: str) -> Parse:
   return parse
 
 
-def define(name: str, default: str, parse: Parse, help: str) -> None:
+def define(name: str, default: str | None, parse: Parse, help: str) -> None:
   """Defines a flag with a single value."""
   flags.DEFINE(_Parser(parse), name, default, help)
-  # absl's help would not show a default that is parsed as None.
-  flags.FLAGS[name].default_as_str = f"'{default}'"
+  if default is not None:
+    # absl's help would not show a default that is parsed as None.
+    flags.FLAGS[name].default_as_str = f"'{default}'"
 
 
-def define_list(name: str, default: str, parse: Parse, help: str) -> None:
+def define_list(name: str, default: str | None, parse: Parse, help: str) -> None:
   """Defines a flag that holds a comma-separated list of distinct values."""
   define(name, default, several(name, parse), help)
 

@@ -1,6 +1,6 @@
 """Trains a language model, evaluates it on a file, or generates text with it.
 
-  python -m experiments.language_model --flagfile=experiments/flagfiles/characters.flags
+  python -m experiments.language_model --flagfile=characters
   python -m experiments.language_model --output_dir=results/characters --sample --prime="def "
   python -m experiments.language_model --output_dir=results/characters --evaluate=FILE
 
@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from experiments.cli import command_line, flag_table, paths
-from experiments.cli.flag_table import Flag
+from experiments.cli.flag_table import Flag, grouped
 from experiments.cli.parsers import integer, number
 from experiments.language_model import flags as language_flags
 from experiments.language_model import resume, trained_model
@@ -34,7 +34,7 @@ from experiments.language_model.settings import CHUNK, LINES, Settings, make_mod
 from experiments.language_model.texts import Texts, read_texts, unigram_loss
 from experiments.language_model.trained_model import TrainedModel
 from experiments.language_model.training import Evaluation, best_evaluation, make_evaluate
-from experiments.networks import cell_table
+from experiments.networks import cell_options, cell_table
 from experiments.runtime import backend, compilation_cache, exits, files, locks, signals
 from rnn_jax.text import WordVocabulary, line_spans, load_corpus, make_source
 
@@ -47,8 +47,7 @@ _FEW_TOKENS = 1000
 # evaluation reads the whole text, one token after the other: this many take 1 to 30 s.
 _MANY_TOKENS = 200_000
 
-TABLE = (
-  *language_flags.TABLE,
+_OUTPUT = (
   Flag("output_dir", "results/language_model", str, "Folder of the model."),
   Flag(
     "overwrite",
@@ -64,6 +63,9 @@ TABLE = (
     "Updates between checkpoints, from which an interrupted training resumes; rounded up to a "
     f"multiple of {CHUNK}.",
   ),
+)
+
+_USES = (
   Flag("sample", "false", None, "Do not train; generate text with the model in --output_dir."),
   Flag("prime", "", str, "Text that a sample continues; if empty, it starts a new line."),
   Flag("length", "1000", integer("length"), "Largest number of tokens in a sample."),
@@ -80,15 +82,25 @@ TABLE = (
     integer("top_k", none="all"),
     "Draw a sample's tokens from the k likeliest only, or from all.",
   ),
+  Flag(
+    "evaluate",
+    None,
+    str,
+    "Do not train; print the loss of the model in --output_dir on this file.",
+  ),
+)
+
+TABLE = (
+  *language_flags.TABLE,
+  *grouped("Output", _OUTPUT),
+  *grouped("Uses of a trained model", _USES),
+  *grouped("Other commands", (cell_options.LIST_CELLS,)),
 )
 
 
 def define_flags() -> None:
   """Defines the flags of this command."""
   flag_table.define(TABLE)
-  flags.DEFINE_string(
-    "evaluate", None, "Do not train; print the loss of the model in --output_dir on this file."
-  )
 
 
 def main(arguments: list[str]) -> None:

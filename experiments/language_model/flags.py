@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 
 from experiments.cli import paths
-from experiments.cli.flag_table import Flag
+from experiments.cli.flag_table import Flag, grouped
 from experiments.cli.parsers import Parse, choice, integer, number, positive
 from experiments.language_model.settings import (
   CHARACTERS,
@@ -37,7 +37,7 @@ def _multiple(name: str) -> Parse:
   return checked
 
 
-TABLE = (
+_TEXT = (
   Flag(
     "corpus",
     STANDARD_LIBRARY,
@@ -80,6 +80,9 @@ TABLE = (
     "kept; with 0, those with the lowest loss on the training text. Evaluation reads the text as "
     "one stream, token by token.",
   ),
+)
+
+_NETWORK = (
   Flag(
     "embedding_size",
     "none",
@@ -88,6 +91,9 @@ TABLE = (
   ),
   Flag("tied", "false", None, "Use the transposed embedding as the kernel of the readout."),
   *networks.TABLE,
+)
+
+_TRAINING = (
   Flag(
     "reading",
     "stream",
@@ -147,6 +153,12 @@ TABLE = (
     integer("seed", minimum=0),
     "Random seed: of params, batches and masks in training, of the tokens with --sample.",
   ),
+)
+
+TABLE = (
+  *grouped("Text", _TEXT),
+  *grouped("Network", _NETWORK),
+  *grouped("Training", _TRAINING),
 )
 
 

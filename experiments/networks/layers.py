@@ -101,7 +101,6 @@ TABLE = (
     "Sizes of feed-forward layers between the recurrent layers and the readout, as a comma list, "
     "or none.",
   ),
-  cell_options.LIST_CELLS,
 )
 
 

@@ -19,7 +19,9 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.cli import command_line, parsers, paths
+from experiments.cli import command_line, flag_table, paths
+from experiments.cli.flag_table import Flag
+from experiments.cli.parsers import choice
 from experiments.reproduce import report as figure_records
 from experiments.reproduce.figure import Outcome
 from experiments.reproduce.figures import FIGURES
@@ -35,26 +37,34 @@ _NOT_REPRODUCED = 1  # exit status if a requested figure is not reproduced
 _PLAIN_WIDTH = 160  # width of the output in characters, if it is not a terminal
 
 
-def define_flags() -> None:
-  """Defines the flags of this program."""
-  flags.DEFINE_multi_string(
+TABLE = (
+  Flag(
     "figure",
-    [],
-    f"Figures to reproduce: {', '.join(FIGURES)}, or {ALL}. A comma list; may be repeated.",
-  )
-  flags.DEFINE_boolean("list", False, "Print a table of the figures, and exit.")
-  parsers.define(
+    None,
+    str,
+    f"Figures to reproduce: {', '.join(FIGURES)}, or {ALL}. A comma list. Repeatable.",
+    "repeated",
+  ),
+  Flag("list", "false", None, "Print a table of the figures, then exit."),
+  Flag(
     "budget",
     "full",
-    parsers.choice("budget", BUDGETS),
+    choice("budget", BUDGETS),
     f"quick skips figures that take more than {BUDGETS['quick']:g} seconds; full skips none.",
-  )
-  flags.DEFINE_string("output_dir", "results/figures", "Folder for tables, checks and pictures.")
-  flags.DEFINE_string(
+  ),
+  Flag("output_dir", "results/figures", str, "Folder for tables, checks and pictures."),
+  Flag(
     "report",
     None,
+    str,
     "Markdown file for a report on all figures in the output folder, including earlier runs.",
-  )
+  ),
+)
+
+
+def define_flags() -> None:
+  """Defines the flags of this command."""
+  flag_table.define(TABLE)
 
 
 def main(arguments: list[str]) -> None:
@@ -166,7 +176,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
   if values.report == "":
     raise ValueError("--report must name a file, got ''.")
   report = None if values.report is None else paths.path("--report", values.report)
-  asked = [item.strip() for text in values.figure for item in text.split(",")]
+  asked = [item.strip() for text in values.figure or [] for item in text.split(",")]
   for item in asked:
     checks.choice("figure", item, (*FIGURES, ALL))
   if not asked and report is None and not values.list:

@@ -1,6 +1,6 @@
 """Trains a network on one sequence problem, and evaluates it on held-out examples.
 
-  python -m experiments.sequence_problem --flagfile=experiments/flagfiles/many_to_one.flags
+  python -m experiments.sequence_problem --flagfile=many_to_one
 
 The command writes result.json to the output folder, replacing an earlier one. The file holds the
 settings, the held-out loss and its baseline, the accuracy (for classifiers of digits, also a
@@ -20,8 +20,8 @@ from absl import flags
 from rich.console import Console
 
 from experiments.cli import command_line, flag_table, paths, progress
-from experiments.cli.flag_table import Flag
-from experiments.networks import cell_table
+from experiments.cli.flag_table import Flag, grouped
+from experiments.networks import cell_options, cell_table
 from experiments.runtime import backend, compilation_cache, exits, files, provenance
 from experiments.sequence_problem import evaluation
 from experiments.sequence_problem import flags as problem_flags
@@ -29,12 +29,18 @@ from experiments.sequence_problem.problem import Problem, make_problem
 from experiments.sequence_problem.settings import Settings
 from experiments.sequence_problem.training import Keys, train
 
-OUTPUT_DIR = Flag("output_dir", "results/sequence_problem", str, "Folder for result.json.")
+_OUTPUT_DIR = Flag("output_dir", "results/sequence_problem", str, "Folder for result.json.")
+
+TABLE = (
+  *problem_flags.TABLE,
+  *grouped("Output", (_OUTPUT_DIR,)),
+  *grouped("Other commands", (cell_options.LIST_CELLS,)),
+)
 
 
 def define_flags() -> None:
   """Defines the flags of this command."""
-  flag_table.define((*problem_flags.TABLE, OUTPUT_DIR))
+  flag_table.define(TABLE)
 
 
 def main(arguments: list[str]) -> None:

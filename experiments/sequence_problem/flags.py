@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 
 from experiments.cli import paths
-from experiments.cli.flag_table import Flag
+from experiments.cli.flag_table import Flag, grouped
 from experiments.cli.parsers import choice, integer, positive
 from experiments.networks import layers as networks
 from experiments.sequence_problem.settings import LENGTHS, ONE_WAY, ORDERS, PROBLEMS, Settings
@@ -37,26 +37,12 @@ def _problems(name: str) -> str:
   return f" Only for {_listed(_APPLIES_TO[name])}."
 
 
-TABLE = (
+_PROBLEM = (
   Flag(
     "problem",
     "many_to_one",
     choice("problem", PROBLEMS),
     f"Problem to learn: {'; '.join(f'{name}, {note}' for name, note in PROBLEMS.items())}.",
-  ),
-  Flag(
-    "bidirectional",
-    ONE_WAY,
-    choice("bidirectional", (ONE_WAY, *MERGES)),
-    "Read sequences in both directions, and merge the outputs of the two by concat or sum; none to "
-    "read forward only." + _problems("bidirectional"),
-  ),
-  Flag(
-    "truncation",
-    "full",
-    integer("truncation", none="full"),
-    "Time steps after which backpropagation through time is cut, or full."
-    + _problems("truncation"),
   ),
   Flag(
     "corpus",
@@ -80,17 +66,16 @@ TABLE = (
     f"{', '.join(f'{length} for {name}' for name, length in LENGTHS.items())}."
     + _problems("sequence_length"),
   ),
-  Flag("batch_size", "32", integer("batch_size"), "Number of sequences in a batch."),
-  Flag("steps", "1000", integer("steps"), "Number of updates."),
-  Flag("learning_rate", "0.002", positive("learning_rate"), "Learning rate of Adam."),
+)
+
+_NETWORK = (
   Flag(
-    "clip_norm",
-    "1.0",
-    positive("clip_norm", none="none"),
-    "Largest norm of the gradient, or none for no clipping. A larger gradient is scaled down to "
-    "it.",
+    "bidirectional",
+    ONE_WAY,
+    choice("bidirectional", (ONE_WAY, *MERGES)),
+    "Read sequences in both directions, and merge the outputs of the two by concat or sum; none to "
+    "read forward only." + _problems("bidirectional"),
   ),
-  Flag("seed", "0", integer("seed", minimum=0), "Random seed of params, batches and masks."),
   Flag(
     "pooled",
     "false",
@@ -104,6 +89,33 @@ TABLE = (
     "Learn the initial carry of each layer." + _problems("learned_carry"),
   ),
   *networks.TABLE,
+)
+
+_TRAINING = (
+  Flag(
+    "truncation",
+    "full",
+    integer("truncation", none="full"),
+    "Time steps after which backpropagation through time is cut, or full."
+    + _problems("truncation"),
+  ),
+  Flag("batch_size", "32", integer("batch_size"), "Number of sequences in a batch."),
+  Flag("steps", "1000", integer("steps"), "Number of updates."),
+  Flag("learning_rate", "0.002", positive("learning_rate"), "Learning rate of Adam."),
+  Flag(
+    "clip_norm",
+    "1.0",
+    positive("clip_norm", none="none"),
+    "Largest norm of the gradient, or none for no clipping. A larger gradient is scaled down to "
+    "it.",
+  ),
+  Flag("seed", "0", integer("seed", minimum=0), "Random seed of params, batches and masks."),
+)
+
+TABLE = (
+  *grouped("Problem", _PROBLEM),
+  *grouped("Network", _NETWORK),
+  *grouped("Training", _TRAINING),
 )
 
 

@@ -1,6 +1,6 @@
 """Trains networks over a grid of settings, and records how the gradient flows through time.
 
-  python -m experiments.sweep --flagfile=experiments/flagfiles/gradient_decay.flags
+  python -m experiments.sweep --flagfile=gradient_decay
 
 A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs with
 the same cell and depth share a compiled program. Running the same command again resumes an
@@ -31,9 +31,11 @@ from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import locking, origins, round_checkpoints, run_files, sweep_folder
 from experiments.sweep.training.train import OnProgress, Stopped, train_runs
 
+TABLE = sweep_flags.TABLE
+
 
 def define_flags() -> None:
-  """Defines the flags of the sweep command."""
+  """Defines the flags of this command."""
   sweep_flags.define()
 
 

@@ -173,7 +173,6 @@ TABLE = (
     "Additional option of sbatch, as NAME=VALUE, such as partition=gpu. Repeatable.",
     "repeated",
   ),
-  *PROCESSES,
 )
 
 

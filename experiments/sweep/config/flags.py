@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from experiments.cli import flag_table
-from experiments.cli.flag_table import Flag
+from experiments.cli.flag_table import Flag, grouped
 from experiments.cli.parsers import choice, integer, number, positive, subset
 from experiments.networks import cell_options
 from experiments.networks.cell_options import CellOption
@@ -95,7 +95,7 @@ _TRAINING = (
   ),
 )
 
-_RECORDS = (
+_MEASURES = (
   Flag(
     "log_every",
     "20",
@@ -117,6 +117,9 @@ _RECORDS = (
     "Optimization steps between measurements, or as_logged to measure where norms are recorded. "
     "The first and the last step are always measured.",
   ),
+)
+
+_OUTPUT = (
   Flag(
     "output_dir",
     "results/sweep",
@@ -195,12 +198,14 @@ _COMMANDS = (
 )
 
 TABLE = (
-  *_AXES,
-  *_TRAINING,
-  *_RECORDS,
-  *_DEVICES,
-  *engine_flags.TABLE,
-  *_COMMANDS,
+  *grouped("Axes of the sweep, each a comma list of values", _AXES),
+  *grouped("What is learned", _TRAINING),
+  *grouped("Measures and records", _MEASURES),
+  *grouped("Output", _OUTPUT),
+  *grouped("Devices", _DEVICES),
+  *grouped("Engines and shards", engine_flags.TABLE),
+  *grouped("Several hosts", engine_flags.PROCESSES),
+  *grouped("Other commands", _COMMANDS),
 )
 
 

@@ -19,7 +19,6 @@ from train_all import compile_once
 
 from experiments import merge, plot
 from experiments.runtime import exits
-from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config import resolve
 from experiments.sweep.records import gathered, sweep_folder
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
@@ -344,9 +343,3 @@ def test_bad_input_of_a_real_process_gives_no_traceback(tmp_path):
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1
   assert not list(tmp_path.iterdir())
-
-
-def test_help_shows_the_flags_of_the_sweep_and_no_others():
-  described = call("--help").stdout.split("flags:", 1)[1]
-  shown = re.findall(r"^  --(?:\[no\])?(\w+): ", described, flags=re.MULTILINE)
-  assert sorted(shown) == sorted(flag.name for flag in sweep_flags.TABLE)
