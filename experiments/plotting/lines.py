@@ -10,13 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import FillBetweenPolyCollection, LineCollection
 
-from experiments.plotting.style import GRAY, OVERFLOW, SMALL, ZERO, Style, key
+from experiments.plotting.style import GRAY, OVERFLOW, ZERO, Style, key
 
+# {name of a band: (what the line in it shows, what the band shows)}.
+BANDS = {
+  "minmax": ("median", "minimum to maximum over seeds"),
+  "ci95": ("mean", "95 % confidence interval of the mean (t)"),
+  "std": ("mean", "mean ± standard deviation over seeds"),
+}
 EDGE_MARKERS = {ZERO: "v", OVERFLOW: "^"}
 TRACK_HEIGHT = 0.03  # height of one row of edge markers, as a fraction of the axis height
 BEYOND = 1e4  # replaces an infinite log10 value at the edge of a band; far outside every axis range
@@ -36,6 +43,31 @@ def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   with np.errstate(invalid="ignore"):
     middle = (rank((count - 1) // 2) + rank(count // 2)) / 2
   return rank(np.zeros_like(count)), middle, rank(count - 1)
+
+
+def interval(values: np.ndarray, band: str = "minmax") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns the lower end of a band, its line, and its upper end, over the first axis.
+
+  NaN values are ignored. A mean is infinite if one of its values is. Its interval is NaN then, and
+  where there is a single value.
+
+  Args:
+    values: [seeds, ...].
+    band: one of `BANDS`. `ci95` is the confidence interval of Student's t-distribution, and `std`
+      is the sample standard deviation.
+  """
+  if band == "minmax":
+    return spread(values)
+  count = (~np.isnan(values)).sum(axis=0)
+  with np.errstate(invalid="ignore", divide="ignore"):
+    mean = np.where(np.isnan(values), 0, values).sum(axis=0) / count
+    squares = np.where(np.isnan(values), 0, (values - mean) ** 2).sum(axis=0)
+    width = np.sqrt(squares / (count - 1))
+    if band == "ci95":
+      from scipy import stats  # imported here because it takes half a second
+
+      width = width / np.sqrt(count) * stats.t.ppf(0.975, count - 1)
+    return mean - width, mean, mean + width
 
 
 def spread_by_blocks(values: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -60,8 +92,9 @@ def draw_profiles(
   label: str,
   track: int = 0,
   linestyle: str | tuple[int, tuple[int, ...]] = "-",
+  band: str = "minmax",
 ) -> None:
-  """Draws the median of `profiles` as a line, a band from minimum to maximum, and edge markers.
+  """Draws the median or mean of `profiles` as a line, a band, and edge markers.
 
   Args:
     axis: the axis to draw on.
@@ -71,17 +104,18 @@ def draw_profiles(
     label: label of the line and its band.
     track: row of the line's edge markers, counted from the edge, from 0.
     linestyle: line style, in matplotlib's notation.
+    band: what the line and its band show, one of `BANDS`.
   """
-  low, middle, high = spread(profiles)
+  low, middle, high = interval(profiles, band)
   finite = np.where(np.isfinite(middle), middle, np.nan)
   _draw_line(axis, x, finite, style, label, track, linestyle)
   if len(profiles) > 1:
     ends = np.clip((low, high), -BEYOND, BEYOND)
     there = ~np.isnan(low)
-    band = FillBetweenPolyCollection(
+    area = FillBetweenPolyCollection(
       "x", x, *ends, where=there.tolist(), color=style.color, alpha=0.2, linewidth=0, label=label
     )
-    axis.add_collection(band, autolim=False)
+    axis.add_collection(area, autolim=False)
     for end in (low, high):
       finite = np.isfinite(end)
       axis.update_datalim(np.column_stack((x[finite], end[finite])))
@@ -170,7 +204,7 @@ def mark_cuts(axis: Axes, truncations: Sequence[float], last_lag: float) -> None
       labels.append((cut, f"{truncation:g}"))
   top = axis.secondary_xaxis("top")
   top.set_xticks([cut for cut, _ in labels], [text for _, text in labels])
-  top.tick_params(length=0, pad=1, labelsize=SMALL, labelcolor=GRAY)
+  top.tick_params(length=0, pad=1, labelcolor=GRAY)
   top.spines["top"].set_visible(False)
 
 
@@ -248,5 +282,6 @@ def finish(axes: Sequence[Axes]) -> list[Artist]:
     if not scaled:
       axis.set_yticks([])
     if not axis.lines:
-      axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", fontsize=SMALL)
+      small = matplotlib.rcParams["legend.fontsize"]
+      axis.text(0.5, 0.5, "no runs", transform=axis.transAxes, ha="center", fontsize=small)
   return [key(label, ls="none", marker=EDGE_MARKERS[label], ms=4) for label in sorted(drawn)]

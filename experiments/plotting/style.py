@@ -1,10 +1,8 @@
-"""Appearance of figures: line styles, grids of panels, heat maps, legends, and image files."""
+"""Appearance of figures: fonts, line styles, grids of panels, heat maps, legends, image files."""
 
 from __future__ import annotations
 
-import math
-import re
-import textwrap
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,18 +12,17 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from experiments.plotting import text
 from experiments.runtime import files
-
-# Figures depend on the records alone. A user's matplotlibrc may request fonts or LaTeX, which may
-# not be installed.
-matplotlib.rcdefaults()
 
 ZERO = "0 (an example's norm is below 1e-38)"
 OVERFLOW = "out of range (inf)"
@@ -34,6 +31,23 @@ GRAY = "#555555"
 # Font sizes in points: SMALL for ticks and legends, MEDIUM for titles and axis labels.
 SMALL, MEDIUM = 8.0, 9.0
 WIDTH = 6.8  # minimum width in inches: the text width of a page
+NARROWEST = 1.5  # minimum width in inches of a panel in a figure whose width is given
+FORMATS = ("png", "svg", "pdf")
+
+# Figures depend on the records alone. A user's matplotlibrc may request fonts or LaTeX, which may
+# not be installed.
+matplotlib.rcdefaults()
+matplotlib.rcParams.update(
+  {
+    **dict.fromkeys(("axes.labelsize", "axes.titlesize", "figure.titlesize"), MEDIUM),
+    **dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), SMALL),
+    "savefig.dpi": 150.0,
+    # The default, Type 3 fonts in PDF files, is refused by many publishers.
+    "pdf.fonttype": 42,
+    # By default, an SVG file contains random ids.
+    "svg.hashsalt": "rnn_jax",
+  }
+)
 
 
 class Style(NamedTuple):
@@ -91,6 +105,7 @@ def grid(
   x_label: str,
   y_labels: Sequence[str],
   y_scales: Sequence[str] | None = None,
+  width: float | None = None,
 ) -> tuple[Figure, list[list[list[Axes]]]]:
   """Returns a figure with a grid of panels, each of which is a stack of axes.
 
@@ -101,31 +116,77 @@ def grid(
     x_label: label of the horizontal axes.
     y_labels: labels of the vertical axes of a stack, one per axis, from the top down.
     y_scales: scales of those axes, as for `Axes.set_yscale`; linear if None.
+    width: width of the figure in inches. A row whose panels do not fit side by side is broken into
+      several. If None, the figure is as wide as its rows.
   Returns:
     The figure, and its axes by row, column and position in the stack.
   """
-  rows, columns, stack = len(titles), len(titles[0]), len(y_labels)
-  height = 2.1 if stack <= 3 else 1.1  # inches per axis; a tall stack must fit on a page
-  size = (max(WIDTH, 3.4 * columns), height * rows * stack + 0.3 * rows + 0.4)
-  figure = Figure(figsize=size, layout="constrained")
-  axes = figure.subplots(rows * stack, columns, sharex=True, squeeze=False)
-  for i, row in enumerate(axes):
-    place = i % stack
-    for j, axis in enumerate(row):
-      if axis is not axes[place, 0]:
-        axis.sharey(axes[place, 0])
-      axis.set_yscale(y_scales[place] if y_scales else "linear")
-      if place == 0:
-        axis.set_title(_wrap(titles[i // stack][j], size[0] / columns - 0.6), fontsize=MEDIUM)
-      axis.set_xlabel(x_label, fontsize=MEDIUM)
-      axis.set_ylabel(y_labels[place], fontsize=MEDIUM)
-      axis.tick_params(labelsize=SMALL, which="both")
-      axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-      axis.spines[["top", "right"]].set_visible(False)
-      axis.label_outer()
-  return figure, [
-    [list(axes[i * stack : (i + 1) * stack, j]) for j in range(columns)] for i in range(rows)
-  ]
+  stack, together = len(y_labels), len(titles[0])
+  columns = together if width is None else max(1, min(together, int(width / NARROWEST)))
+  whole = max(WIDTH, 3.4 * columns) if width is None else width
+  figure = _figure(whole)
+  panel = whole / columns
+  places = [
+    (i, j) for i in range(len(titles)) for j in range(-(-together // columns) * columns)
+  ]  # a broken row may leave the last places of its last line empty
+  lines = [places[i : i + columns] for i in range(0, len(places), columns)]
+  size = matplotlib.rcParams["axes.titlesize"]
+  wrapped = {
+    (i, j): text.wrap(figure, title, panel - 0.6, size)
+    for i, row in enumerate(titles)
+    for j, title in enumerate(row)
+  }
+  deepest = [max(wrapped[p].count("\n") for p in line if p in wrapped) for line in lines]
+  height = _axis_height(panel, stack, width)
+  figure.set_figheight(sum(height * stack + 0.3 + 0.14 * more for more in deepest) + 0.1)
+  if width is not None:
+    size = matplotlib.rcParams["axes.labelsize"]
+    y_labels = [text.wrap(figure, label, height, size) for label in y_labels]
+    x_label = text.wrap(figure, x_label, panel - 0.4, size)
+  axes = figure.subplots(len(lines) * stack, columns, sharex=True, squeeze=False)
+  found: dict[tuple[int, int], list[Axes]] = {}
+  for i, line in enumerate(lines):
+    for j, place in enumerate(line):
+      own = list(axes[i * stack : (i + 1) * stack, j])
+      if place not in wrapped:
+        for axis in own:
+          axis.remove()
+        continue
+      found[place] = own
+      own[0].set_title(wrapped[place])
+      is_last = i + 1 == len(lines) or lines[i + 1][j] not in wrapped
+      for k, axis in enumerate(own):
+        _prepare(axis, axes[k, 0], panel, y_scales[k] if y_scales else "linear")
+        axis.tick_params(labelbottom=is_last and k + 1 == stack, labelleft=j == 0, which="both")
+        axis.set_xlabel(x_label if is_last and k + 1 == stack else "")
+        axis.set_ylabel(y_labels[k] if j == 0 else "")
+  return figure, [[found[i, j] for j in range(together)] for i in range(len(titles))]
+
+
+def _figure(width: float) -> Figure:
+  figure = Figure(figsize=(width, WIDTH), layout="constrained")
+  FigureCanvasAgg(figure)  # has a renderer, which measures text
+  return figure
+
+
+def _axis_height(panel: float, stack: int, width: float | None) -> float:
+  """Returns the height in inches of an axis in a panel that is `panel` inches wide."""
+  height = 2.1 if width is None else min(max(0.6 * panel, 1.5), 3.0)
+  return height if stack <= 3 else 0.52 * height  # a tall stack must fit on a page
+
+
+def _prepare(axis: Axes, shared: Axes, panel: float, scale: str) -> None:
+  """Sets the scales, ticks and spines of an axis that shares y with `shared`."""
+  if axis is not shared:
+    axis.sharey(shared)
+  axis.set_yscale(scale)
+  axis.xaxis.set_major_locator(_ticks(panel))
+  axis.spines[["top", "right"]].set_visible(False)
+
+
+def _ticks(panel: float) -> MaxNLocator:
+  """Returns ticks that are as many as a panel, `panel` inches wide, has room for."""
+  return MaxNLocator(max(3, min(6, int(1.8 * panel))), integer=True)
 
 
 def heat_maps(
@@ -134,6 +195,7 @@ def heat_maps(
   x_label: str,
   label: str,
   names: Sequence[str] | None = None,
+  width: float | None = None,
 ) -> tuple[Figure, list[Artist]]:
   """Returns a figure of heat maps on one color scale, and legend keys for values off that scale.
 
@@ -143,33 +205,47 @@ def heat_maps(
     x_label: label of the time axis.
     label: label of the color scale.
     names: names of the values' rows, from the bottom up; if None, the rows are numbered as layers.
+    width: as in `grid`.
   """
-  images = [image for row in maps for _, image in row]
-  flat = np.concatenate([image.ravel() for image in images])
+  flat = np.concatenate([image.ravel() for row in maps for _, image in row])
   finite = flat[np.isfinite(flat)]
   low, high = (finite.min(), finite.max()) if finite.size else (-1.0, 0.0)
   high = max(high, low + 1e-3)
-  layers = [row[0][1].shape[0] for row in maps]
   columns = len(maps[0])
-  width = max(WIDTH, 3.4 * columns)
-  titles = [_wrap(title, width / columns - 0.9) for row in maps for title, _ in row]
+  whole = max(WIDTH, 3.4 * columns) if width is None else width
+  figure = _figure(whole)
+  left, below = 0.5, width is not None and width < 5  # whether the color scale is below the panels
+  if names is not None and width is not None:
+    size = matplotlib.rcParams["ytick.labelsize"]
+    names = [text.wrap(figure, name, 0.4 * width, size) for name in names]
+    left = max(text.size(figure, name, size)[0] for name in names) + 0.2
+  room = whole - (0.1 if below else 0.8) - (0 if width is None else left)
+  if width is not None and room / columns < 0.9:
+    maps, columns = [[panel] for row in maps for panel in row], 1
+  size = matplotlib.rcParams["axes.titlesize"]
+  titles = [text.wrap(figure, title, room / columns, size) for row in maps for title, _ in row]
   margin = 0.3 + 0.16 * max(title.count("\n") + 1 for title in titles)
-  size = (width, sum(margin + (0.3 if names is None else 0.2) * n for n in layers) + 0.7)
-  figure = Figure(figsize=size, layout="constrained")
+  layers = [row[0][1].shape[0] for row in maps]
+  line = 0.3 if names is None else 0.06 + 0.14 * max(name.count("\n") + 1 for name in names)
+  figure.set_figheight(sum(margin + line * n for n in layers) + (0.8 if below else 0.4))
   axes = figure.subplots(len(maps), columns, sharex=True, squeeze=False, height_ratios=layers)
+  images = [image for row in maps for _, image in row]
   for axis, title, image in zip(axes.flat, titles, images, strict=True):
     picture = _draw_map(axis, image, times, low, high)
-    axis.set_title(title, fontsize=MEDIUM)
+    axis.set_title(title)
     axis.set_yticks(range(1, len(image) + 1), names)
-    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axis.set_xlabel(x_label, fontsize=MEDIUM)
+    axis.xaxis.set_major_locator(_ticks(whole / columns))
+    axis.set_xlabel(x_label)
     if names is None:
-      axis.set_ylabel("layer", fontsize=MEDIUM)
-    axis.tick_params(labelsize=SMALL)
+      axis.set_ylabel("layer")
     axis.label_outer()
-  bar = figure.colorbar(picture, ax=axes, aspect=5 * size[1])
-  bar.set_label(label, fontsize=MEDIUM)
-  bar.ax.tick_params(labelsize=SMALL)
+  if below:
+    gap = 0.1 / figure.get_figheight()
+    bar = figure.colorbar(picture, ax=axes, location="bottom", aspect=25, pad=gap)
+    bar.locator = MaxNLocator(5)
+  else:
+    bar = figure.colorbar(picture, ax=axes, aspect=5 * figure.get_figheight())
+  bar.set_label(label)
   return figure, _off_scale_keys(flat)
 
 
@@ -216,40 +292,66 @@ def style_keys(styles: dict[str, Style]) -> list[Artist]:
 
 
 def annotate(figure: Figure, keys: Sequence[Artist], caption: str) -> None:
-  """Puts the caption above all panels, and a legend of `keys` below them."""
+  """Puts the caption above all panels, and a legend of `keys` below them.
+
+  The figure becomes higher by both. The legend has as many columns as fit.
+  """
+  if not hasattr(figure.canvas, "get_renderer"):
+    FigureCanvasAgg(figure)
   width, height = figure.get_size_inches()
-  figure.suptitle(_wrap(caption, width), fontsize=MEDIUM)
-  if not keys:
-    return
-  longest = max(len(str(key.get_label())) for key in keys)
-  columns = max(1, int(width / (0.7 + 0.06 * longest)))
-  figure.set_figheight(height + 0.1 + 0.18 * math.ceil(len(keys) / columns))
-  figure.legend(
-    handles=list(keys), loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False
-  )
+  size = matplotlib.rcParams["figure.titlesize"]
+  wrapped = text.wrap(figure, caption, width - 0.2, size)
+  figure.suptitle(wrapped)
+  height += text.size(figure, wrapped, size)[1] + 0.1
+  if keys:
+    labels, columns = _legend_columns(figure, [str(key.get_label()) for key in keys], width)
+    legend = figure.legend(
+      list(keys), labels, loc="outside lower center", ncols=columns, frameon=False
+    )
+    height += legend.get_window_extent().height / figure.dpi
+  figure.set_figheight(height)
 
 
-def _wrap(text: str, width: float) -> str:
-  """Breaks a title into lines of about `width` inches, only after commas and semicolons."""
-  tied = re.sub("(?<![,;]) ", "\N{NO-BREAK SPACE}", text)
-  lines = [
-    textwrap.fill(line, int(13 * width), break_long_words=False) for line in tied.split("\n")
-  ]
-  return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+def _legend_columns(figure: Figure, labels: Sequence[str], width: float) -> tuple[list[str], int]:
+  """Returns a legend's labels, broken into lines where they are too wide, and its columns."""
+  size = matplotlib.rcParams["legend.fontsize"]
+  em = FontProperties(size=size).get_size_in_points() / 72
+  rc = matplotlib.rcParams
+  handle = em * (rc["legend.handlelength"] + rc["legend.handletextpad"])
+  between = em * rc["legend.columnspacing"]
+  room = width - 2 * em * (rc["legend.borderpad"] + rc["legend.borderaxespad"])
+  wrapped = [text.wrap(figure, label, room - handle, size) for label in labels]
+  widths = [handle + text.size(figure, label, size)[0] for label in wrapped]
+  for columns in range(len(labels), 1, -1):
+    # A legend of matplotlib fills its columns from the left, the first ones with one key more.
+    parts = np.array_split(np.array(widths), columns)
+    if sum(part.max() for part in parts) + between * (columns - 1) <= room:
+      return wrapped, columns
+  return wrapped, 1
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-  """Writes a figure as NAME.png and NAME.svg, and returns the paths of both files.
+def save(
+  figure: Figure, folder: Path, name: str, formats: Iterable[str] = ("png", "svg")
+) -> list[Path]:
+  """Writes a figure as NAME.png, NAME.svg, …, and returns the paths of these files.
 
-  Equal figures give equal bytes. While the .svg is written, a matplotlib rc parameter is changed
-  for all threads.
+  Equal figures give equal bytes.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-  with files.replacing(png) as draft:
-    figure.savefig(draft, format="png", dpi=150, metadata={"Software": None})
-  figure.set_layout_engine("none")  # the layout is done; the .svg reuses it
-  # By default, an SVG file contains the date and random ids.
-  with matplotlib.rc_context({"svg.hashsalt": "rnn_jax"}), files.replacing(svg) as draft:
-    figure.savefig(draft, format="svg", dpi=150, metadata={"Date": None})
-  return [png, svg]
+  drawn = {folder / f"{name}.{kind}": rendered(figure, kind) for kind in formats}
+  for path, data in drawn.items():
+    files.write_bytes(path, data)
+  return [*drawn]
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+  """Returns a figure as the contents of a file of the format `kind`, one of `FORMATS`.
+
+  All formats of a figure have the layout of the first one.
+  """
+  # By default, these files contain the date.
+  metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+  data = io.BytesIO()
+  figure.savefig(data, format=kind, metadata=metadata[kind])
+  figure.set_layout_engine("none")
+  return data.getvalue()

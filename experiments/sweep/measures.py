@@ -280,14 +280,14 @@ def show() -> None:
 def coordinates(sizes: Mapping[Hashable, int]) -> dict[str, np.ndarray]:
   """Returns {dimension: coordinates} for the dimensions of gradient norms and measures.
 
-  Time steps and lags count from 0, layers and exponents from 1. The coordinates of `reach` are the
-  truncations that the function `reaches` returns.
+  Layers and exponents count from 1; time steps, lags and other dimensions count from 0. The
+  coordinates of `reach` are the truncations that the function `reaches` returns.
 
   Args:
-    sizes: {dimension: size}; other dimensions are ignored.
+    sizes: {dimension: size}.
   """
-  first = {"layer": 1, "time": 0, "lag": 0, "exponent": 1}
-  values = {dim: np.arange(n, n + sizes[dim]) for dim, n in first.items() if dim in sizes}
+  first = {"layer": 1, "exponent": 1}
+  values = {str(dim): np.arange(size) + first.get(str(dim), 0) for dim, size in sizes.items()}
   if "reach" in sizes:
     values["reach"] = np.array(reaches(sizes["time"]))
   return {dim: value.astype(np.int32) for dim, value in values.items()}

@@ -9,7 +9,7 @@ Exact zeros and overflows are drawn as markers on the edges of the axis. NaN is 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,10 @@ from experiments.plotting.lines import draw_profiles, mark_cuts, spread
 from experiments.sweep.figures.measure_figures import measure_figures
 from experiments.sweep.figures.panels import (
   DASHED,
+  DEFAULT,
   EARLY,
+  Look,
+  after_training,
   at_the_end,
   bottom_layer,
   choose_rows,
@@ -32,9 +35,11 @@ from experiments.sweep.figures.panels import (
   describe_truncations,
   draw_the_end,
   group_runs,
+  has_diverged,
   line_keys,
   line_styles,
   make_panels,
+  panel_rows,
   rows_and_line,
   run_columns,
   varied_settings,
@@ -45,6 +50,7 @@ from experiments.sweep.measures import MEASURES
 
 LAG_NORM = MEASURES["lag"].labels["log10_lag_norm"]
 TIME_NORM = r"$\log_{10}\,\|\partial L/\partial h_t\|$"
+LAG = "lag $k$ (time steps)"
 TIME = "time $t$ (time steps)"
 # The largest number of lines in a panel of `gradient_decay`. A sweep with more lines is drawn by
 # `decay_maps` as heat maps instead.
@@ -53,22 +59,55 @@ MAX_LINES = 10
 
 def save_all(gradients: xr.Dataset, metrics: xr.Dataset, folder: str | Path) -> list[Path]:
   """Writes every figure to `folder` as .png and .svg, and returns the paths of these files."""
-  figures = {}
+  return save(draw_all(gradients, metrics), Path(folder))
+
+
+def save(
+  drawn: Iterable[tuple[str, Figure]], folder: Path, formats: Sequence[str] = ("png", "svg")
+) -> list[Path]:
+  """Writes figures to `folder` in each of `formats`, and returns the paths of these files."""
+  return [path for name, figure in drawn for path in plot_style.save(figure, folder, name, formats)]
+
+
+def figure_makers(gradients: xr.Dataset) -> dict[str, Callable[..., Figure]]:
+  """Returns {name of a figure: function that draws it} for the figures that the records have.
+
+  A function's arguments are the gradients, or for `training` the metrics, and a `Look`.
+  """
+  makers: dict[str, Callable[..., Figure]] = {}
   if "log10_lag_norm" in gradients:
-    few = len(line_styles(gradients, rows_and_line(gradients)[1])) <= MAX_LINES
-    figures["gradient_decay"] = (gradient_decay if few else decay_maps)(gradients)
-  figures |= {
-    "gradient_by_truncation": gradient_by_truncation(gradients),
-    "depth_by_time": depth_by_time(gradients),
-    "training": training(metrics),
+    makers["gradient_decay"] = decay
+  return {
+    **makers,
+    "gradient_by_truncation": gradient_by_truncation,
+    "depth_by_time": depth_by_time,
+    "training": training,
     **measure_figures(gradients),
   }
+
+
+def draw_all(
+  gradients: xr.Dataset,
+  metrics: xr.Dataset,
+  names: Collection[str] | None = None,
+  look: Look = DEFAULT,
+) -> list[tuple[str, Figure]]:
+  """Returns (name, figure) of the figures `names`, or of all figures that the records have."""
   return [
-    path for name, fig in figures.items() for path in plot_style.save(fig, Path(folder), name)
+    (name, draw(metrics if draw is training else gradients, look))
+    for name, draw in figure_makers(gradients).items()
+    if names is None or name in names
   ]
 
 
-def gradient_decay(gradients: xr.Dataset) -> Figure:
+def decay(gradients: xr.Dataset, look: Look = DEFAULT) -> Figure:
+  """Draws `gradient_decay`, or `decay_maps` if a panel would have more than `MAX_LINES` lines."""
+  _, line = rows_and_line(gradients, look.facet)
+  few = len(line_styles(gradients, line)) <= MAX_LINES
+  return (gradient_decay if few else decay_maps)(gradients, look)
+
+
+def gradient_decay(gradients: xr.Dataset, look: Look = DEFAULT) -> Figure:
   """Draws log10 ‖∂L_T/∂h_{T−k}‖ against the lag k, at initialization and after training.
 
   There is one panel per depth and one line per cell, for the runs with the longest truncation. If a
@@ -78,24 +117,28 @@ def gradient_decay(gradients: xr.Dataset) -> Figure:
 
   Args:
     gradients: dataset with `log10_lag_norm` [run, step, layer, lag].
+    look: what the user chose about the figure.
   Returns:
     The figure.
   """
-  rows, line = rows_and_line(gradients)
+  rows, line = rows_and_line(gradients, look.facet)
+  gradients, chosen = choose_rows(gradients, rows)
   norms = bottom_layer(gradients, "log10_lag_norm")
   lags, steps = gradients["lag"].values, gradients["step"].values
-  truncations = run_columns(gradients)["truncation"]
+  truncations, diverged = run_columns(gradients)["truncation"], has_diverged(gradients)
   styles = line_styles(gradients, line)
-  figure, panels = make_panels(gradients, rows, "lag $k$ (time steps)", [f"{LAG_NORM}, layer 1"])
+  labels = [f"{LAG_NORM}, layer 1"]
+  figure, panels = make_panels(gradients, rows, LAG, labels, width=look.width)
   drawn = []
   for (*place, value), found in group_runs(gradients, [*rows, "depth", line]).items():
     runs = with_largest(truncations, found)
     axis, style, track = panels[tuple(place)][0], styles[value], 2 * list(styles).index(value)
     label = describe(line, value)
     first = f"{label}, initialization"
-    draw_profiles(axis, lags, norms[runs, 0], style, first, track, linestyle=DASHED)
+    draw_profiles(axis, lags, norms[runs, 0], style, first, track, DASHED, look.band)
     if len(steps) > 1:
-      draw_the_end(axis, lags, norms[runs, 1:], style, label, track + 1)
+      end = norms[runs, 1:], diverged[runs]
+      draw_the_end(axis, lags, *end, style, label, track + 1, look.band)
     drawn.append(runs)
   for panel, runs in group_runs(gradients, [*rows, "depth"]).items():
     cuts = sorted({truncations[run] for run in runs if truncations[run] <= lags[-1]})
@@ -103,15 +146,16 @@ def gradient_decay(gradients: xr.Dataset) -> Figure:
 
   keys = [*line_keys(line, styles), plot_style.key(f"initialization (step {steps[0]})", ls=DASHED)]
   if len(steps) > 1:
-    keys.append(plot_style.key(f"after training (step {steps[-1]})"))
+    keys.append(plot_style.key(after_training(gradients)))
   if min(truncations) <= lags[-1]:
     keys.append(plot_style.key("cut of a truncation (its length at the top)", ls=":", lw=0.9))
-  keys += common_keys(panels, drawn)
-  plot_style.annotate(figure, keys, _decay_caption(gradients, drawn))
+  keys += common_keys(panels, drawn, look.band)
+  caption = _decay_caption(gradients, drawn, look.band)
+  plot_style.annotate(figure, keys, caption + chosen)
   return figure
 
 
-def decay_maps(gradients: xr.Dataset) -> Figure:
+def decay_maps(gradients: xr.Dataset, look: Look = DEFAULT) -> Figure:
   """Draws the lines of `gradient_decay` as rows of heat maps, for sweeps with too many lines.
 
   Each panel of `gradient_decay` becomes a pair of heat maps: initialization on the left, after
@@ -120,27 +164,28 @@ def decay_maps(gradients: xr.Dataset) -> Figure:
 
   Args:
     gradients: dataset with `log10_lag_norm` [run, step, layer, lag].
+    look: what the user chose about the figure.
   Returns:
     The figure.
   """
-  rows, line = rows_and_line(gradients)
+  rows, line = rows_and_line(gradients, look.facet)
+  gradients, chosen = choose_rows(gradients, rows)
   lags, steps = gradients["lag"].values, gradients["step"].values
   panels, drawn = _profiles_by_panel(gradients, rows, line)
   first = next(iter(panels.values()))
   absent = np.full((2, len(lags)), np.nan)
   found = {name for panel in panels.values() for name in panel}
   names = sorted(found, key=lambda name: first.get(name, absent)[0, -1])
-  when = [f"initialization (step {steps[0]})", f"after training (step {steps[-1]})"]
+  when = [f"initialization (step {steps[0]})", after_training(gradients)]
   maps = []
   for setting, panel in panels.items():
     title = ", ".join(map(describe, [*rows, "depth"], setting))
     values = np.stack([panel.get(name, absent) for name in names], axis=1)
     maps.append([(f"{title}\n{w}", image) for w, image in zip(when, values, strict=True)])
     maps[-1] = maps[-1][: len(steps)]
-  figure, keys = plot_style.heat_maps(
-    maps, lags, "lag $k$ (time steps)", f"{LAG_NORM}, layer 1", names
-  )
-  plot_style.annotate(figure, keys, _decay_caption(gradients, drawn))
+  label = f"{LAG_NORM}, layer 1"
+  figure, keys = plot_style.heat_maps(maps, lags, LAG, label, names, look.width)
+  plot_style.annotate(figure, keys, _decay_caption(gradients, drawn) + chosen)
   return figure
 
 
@@ -154,25 +199,27 @@ def _profiles_by_panel(
     of each line).
   """
   norms = bottom_layer(gradients, "log10_lag_norm")
-  truncations = run_columns(gradients)["truncation"]
+  truncations, diverged = run_columns(gradients)["truncation"], has_diverged(gradients)
   panels: dict[tuple[Hashable, ...], dict[str, Float[np.ndarray, "ends lags"]]] = {}
   drawn = []
   for (*place, value), found in group_runs(gradients, [*rows, "depth", line]).items():
     runs = with_largest(truncations, found)
     drawn.append(runs)
-    ended, early = at_the_end(norms[runs])
+    ended, early = at_the_end(norms[runs], diverged[runs])
     ends = [norms[runs, 0], next(v for v in (ended, early, norms[runs, -1]) if len(v))]
     median = np.stack([spread(values)[1] for values in ends])
     panels.setdefault(tuple(place), {})[describe(line, value)] = median
   return panels, drawn
 
 
-def _decay_caption(gradients: xr.Dataset, drawn: Sequence[Sequence[int]]) -> str:
-  trained, pooled = describe_truncations(gradients, drawn), describe_seeds(gradients, drawn)
+def _decay_caption(
+  gradients: xr.Dataset, drawn: Sequence[Sequence[int]], band: str = "minmax"
+) -> str:
+  trained, pooled = describe_truncations(gradients, drawn), describe_seeds(gradients, drawn, band)
   return f"Gradient of the loss at the last time step; trained with {trained}; {pooled}"
 
 
-def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
+def gradient_by_truncation(gradients: xr.Dataset, look: Look = DEFAULT) -> Figure:
   """Draws log10 ‖∂L/∂h_t‖ of the training loss against the time step t, one line per truncation.
 
   The lines show the last recorded step; for a run that diverged, they show the last step that was
@@ -181,29 +228,33 @@ def gradient_by_truncation(gradients: xr.Dataset) -> Figure:
 
   Args:
     gradients: dataset with `log10_grad_norm` [run, step, layer, time].
+    look: what the user chose about the figure.
   Returns:
     The figure.
   """
-  rows = ["cell", *varied_settings(gradients)]
+  rows = panel_rows(varied_settings(gradients), look.facet)
   gradients, chosen = choose_rows(gradients, rows)
   norms = bottom_layer(gradients, "log10_grad_norm")
   times, steps = gradients["time"].values, gradients["step"].values
   styles = line_styles(gradients, "truncation")
-  figure, panels = make_panels(gradients, rows, TIME, [f"{TIME_NORM}, layer 1"])
+  diverged = has_diverged(gradients)
+  labels = [f"{TIME_NORM}, layer 1"]
+  figure, panels = make_panels(gradients, rows, TIME, labels, width=look.width)
   groups = group_runs(gradients, [*rows, "depth", "truncation"])
   for (*place, length), runs in groups.items():
     axis, track = panels[tuple(place)][0], list(styles).index(length)
     label = describe("truncation", length)
-    draw_the_end(axis, times, norms[runs], styles[length], label, track)
-  keys = [*line_keys("truncation", styles), *common_keys(panels, groups.values())]
-  when = "after training" if len(steps) > 1 else "at initialization"
-  pooled = describe_seeds(gradients, groups.values())
-  caption = f"Gradient of the training loss {when} (step {steps[-1]}); {pooled}{chosen}"
+    end = norms[runs], diverged[runs]
+    draw_the_end(axis, times, *end, styles[length], label, track, look.band)
+  keys = [*line_keys("truncation", styles), *common_keys(panels, groups.values(), look.band)]
+  when = after_training(gradients) if len(steps) > 1 else f"at initialization (step {steps[0]})"
+  pooled = describe_seeds(gradients, groups.values(), look.band)
+  caption = f"Gradient of the training loss {when}; {pooled}{chosen}"
   plot_style.annotate(figure, keys, caption)
   return figure
 
 
-def depth_by_time(gradients: xr.Dataset) -> Figure:
+def depth_by_time(gradients: xr.Dataset, look: Look = DEFAULT) -> Figure:
   """Draws log10 ‖∂L/∂h_t‖ as heat maps with axes (layer, time), before and after training.
 
   There is one row of panels for each combination of a cell with values of the settings that vary.
@@ -212,14 +263,15 @@ def depth_by_time(gradients: xr.Dataset) -> Figure:
 
   Args:
     gradients: dataset with `log10_grad_norm` [run, step, layer, time].
+    look: what the user chose about the figure.
   Returns:
     The figure.
   """
-  rows = ["cell", *varied_settings(gradients)]
+  rows = panel_rows(varied_settings(gradients), look.facet)
   gradients, chosen = choose_rows(gradients, rows)
   data = gradients["log10_grad_norm"].transpose("run", "step", "layer", "time")
   norms, steps = data.values.astype(float), data["step"].values
-  columns = run_columns(gradients)
+  columns, diverged = run_columns(gradients), has_diverged(gradients)
   maps: list[list[tuple[str, Float[np.ndarray, "layer time"]]]] = []
   drawn = []
   for row, found in group_runs(gradients, rows).items():
@@ -230,11 +282,12 @@ def depth_by_time(gradients: xr.Dataset) -> Figure:
     values = norms[runs, :, :depth]
     panels = {f"initialization (step {steps[0]})": values[:, 0]}
     if len(steps) > 1:
-      ended, early = at_the_end(values)
-      when = f"after training (step {steps[-1]})" if len(ended) or not len(early) else EARLY
+      ended, early = at_the_end(values, diverged[runs])
+      when = after_training(gradients) if len(ended) or not len(early) else EARLY
       panels[when] = next(v for v in (ended, early, values[:, -1]) if len(v))
     maps.append([(f"{name}\n{when}", spread(v)[1]) for when, v in panels.items()])
-  figure, keys = plot_style.heat_maps(maps, data["time"].values, TIME, TIME_NORM)
+  times = data["time"].values
+  figure, keys = plot_style.heat_maps(maps, times, TIME, TIME_NORM, width=look.width)
   pooled = describe_seeds(gradients, drawn)
   caption = f"Gradient of the training loss, deepest networks; {pooled}{chosen}"
   plot_style.annotate(figure, keys, caption)

@@ -1,8 +1,8 @@
 """The panels and lines of a sweep's figures: which runs share a line, which lines share a panel.
 
-Only seeds are pooled: a line is the median over seeds, and a band spans minimum to maximum. Of the
-settings that vary, such as the recurrent gain, the setting with the most values distinguishes
-lines, and all other settings distinguish rows of panels.
+Only seeds are pooled: a line is the median or the mean over seeds, with a band. Of the settings
+that vary, such as the recurrent gain, the setting with the most values distinguishes lines, and all
+other settings distinguish rows of panels, unless `Look.facet` names one for the rows.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import itertools
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from experiments.plotting import style as plot_style
-from experiments.plotting.lines import draw_profiles, finish
+from experiments.plotting.lines import BANDS, draw_profiles, finish
 from experiments.plotting.style import Style
 
 # The coordinates of the dimension `run` that do not count as settings. Any other coordinate of
@@ -32,7 +32,7 @@ NOT_SETTINGS = (
   *("status", "diverged_step"),
 )
 
-# The largest number of rows of panels in a figure. With matplotlib, 250 rows took five minutes.
+# The largest number of rows of axes in a figure. With matplotlib, 250 rows took five minutes.
 MAX_ROWS = 40
 
 DASHED = (0, (4, 2))
@@ -40,6 +40,23 @@ EARLY = "diverged: last step measured"
 
 # {(values of the settings that distinguish rows, then the depth): axes of the panel, from the top}.
 Panels = dict[tuple[Hashable, ...], list[Axes]]
+
+
+class Look(NamedTuple):
+  """What the user may choose about a figure.
+
+  Attributes:
+    facet: the setting that distinguishes rows of panels; if None, it is chosen.
+    band: what lines and bands show of the seeds, one of `BANDS`.
+    width: width of the figure in inches; None for the width that its panels need.
+  """
+
+  facet: str | None = None
+  band: str = "minmax"
+  width: float | None = None
+
+
+DEFAULT = Look()
 
 
 def run_columns(data: xr.Dataset) -> dict[str, list[Any]]:
@@ -76,22 +93,24 @@ def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Hashable, .
   return dict(sorted(groups.items(), key=lambda item: [_order(value) for value in item[0]]))
 
 
-def choose_rows(data: xr.Dataset, rows: Sequence[str]) -> tuple[xr.Dataset, str]:
-  """Returns (the runs of at most `MAX_ROWS` rows of panels, what the caption says about it).
+def choose_rows(data: xr.Dataset, rows: Sequence[str], stack: int = 1) -> tuple[xr.Dataset, str]:
+  """Returns (the runs of as many rows of panels as a figure has, what the caption says about it).
 
-  If there are more rows, the chosen ones are evenly spaced, and the first and the last are among
-  them.
+  If there are more rows than fit into `MAX_ROWS` rows of axes, the chosen ones are evenly spaced,
+  and the first and the last are among them.
 
   Args:
     data: records of a sweep, with the dimension `run`.
     rows: settings; each combination of their values is a row of panels.
+    stack: number of axes stacked in each panel.
   """
   groups = list(group_runs(data, rows).values())
-  if len(groups) <= MAX_ROWS:
+  count = max(2, MAX_ROWS // stack)
+  if len(groups) <= count:
     return data, ""
-  chosen = np.linspace(0, len(groups) - 1, MAX_ROWS).round().astype(int)
+  chosen = np.linspace(0, len(groups) - 1, count).round().astype(int)
   runs = sorted(run for i in chosen for run in groups[i])
-  return data.isel(run=runs), f"; {MAX_ROWS} of {len(groups)} settings are shown"
+  return data.isel(run=runs), f"; {count} of {len(groups)} settings are shown"
 
 
 def varied_settings(data: xr.Dataset) -> list[str]:
@@ -103,10 +122,27 @@ def varied_settings(data: xr.Dataset) -> list[str]:
   return sorted((name for name in counts if counts[name] > 1), key=lambda name: -counts[name])
 
 
-def rows_and_line(data: xr.Dataset) -> tuple[list[str], str]:
-  """Returns (settings that distinguish rows of panels, the setting that distinguishes lines)."""
-  varied = varied_settings(data)
-  return (["cell", *varied[1:]], varied[0]) if varied else ([], "cell")
+def facets(data: xr.Dataset) -> list[str]:
+  """Returns the settings with several values that may distinguish rows of panels."""
+  columns = run_columns(data)
+  pooled = [name for name in ("cell", "truncation", "seed") if len(set(columns[name])) > 1]
+  return [*pooled, *varied_settings(data)]
+
+
+def rows_and_line(data: xr.Dataset, facet: str | None = None) -> tuple[list[str], str]:
+  """Returns (settings that distinguish rows of panels, the setting that distinguishes lines).
+
+  If `facet` is not None, it is the first of the settings that distinguish rows.
+  """
+  line, *others = [name for name in varied_settings(data) if name != facet] or ["cell"]
+  if line == "cell":
+    return [] if facet is None else [facet], line
+  return panel_rows([*others], facet), line
+
+
+def panel_rows(settings: Sequence[str], facet: str | None = None) -> list[str]:
+  """Returns the settings that distinguish rows of panels: `facet`, the cell, then `settings`."""
+  return [*dict.fromkeys([*([] if facet is None else [facet]), "cell", *settings])]
 
 
 def line_styles(data: xr.Dataset, line: str) -> dict[Hashable, Style]:
@@ -139,12 +175,13 @@ def describe(name: str, value: object) -> str:
   return f"{text} {value:g}" if isinstance(value, float) else f"{text} {value}"
 
 
-def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
+def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]], band: str = "minmax") -> str:
   """Returns how seeds were pooled as text, such as "median over 2 to 3 seeds".
 
   Args:
     data: records of a sweep, with the dimension `run`.
     drawn: indices of the runs of each line.
+    band: one of `BANDS`.
   """
   groups = list(drawn)
   sizes = sorted({len(runs) for runs in groups})
@@ -153,7 +190,7 @@ def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
   status = run_columns(data)["status"]
   apart = any(status[run] == "diverged" for runs in groups for run in runs)
   numbers = " to ".join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))
-  return f"median over {numbers} seeds{', diverged runs drawn separately' * apart}"
+  return f"{BANDS[band][0]} over {numbers} seeds{', diverged runs drawn separately' * apart}"
 
 
 def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
@@ -174,40 +211,60 @@ def bottom_layer(data: xr.Dataset, name: str) -> Float[np.ndarray, "run step ...
   return values.transpose("run", "step", ...).values.astype(float)
 
 
+def has_diverged(data: xr.Dataset) -> Bool[np.ndarray, " run"]:
+  """Returns whether each run has diverged."""
+  return np.array([status == "diverged" for status in run_columns(data)["status"]])
+
+
+def after_training(data: xr.Dataset) -> str:
+  """Returns the text "after training (step 200)"; without the step if runs differ in it."""
+  steps = run_columns(data).get("steps", [0])
+  return "after training" + f" (step {data['step'].values[-1]})" * (len(set(steps)) == 1)
+
+
 def at_the_end(
-  values: Float[np.ndarray, "run step ..."],
+  values: Float[np.ndarray, "run step ..."], diverged: Bool[np.ndarray, " run"]
 ) -> tuple[Float[np.ndarray, "ended ..."], Float[np.ndarray, "early ..."]]:
-  """Returns (values at the last step, last measured values of the runs that diverged before it).
+  """Returns the values of each run at the last step at which it was measured.
 
   A run counts as measured at a step unless all its values at this step are NaN. Runs that were
   never measured are left out.
+
+  Args:
+    values: the values of the runs at every step.
+    diverged: whether each run has diverged.
+  Returns:
+    (values of the runs that reached their last step, values of those that diverged before it).
   """
   measured = ~np.isnan(values.reshape(*values.shape[:2], -1)).all(axis=-1)
   last = measured.shape[1] - 1 - measured[:, ::-1].argmax(axis=1)
-  ended = measured[:, -1]
-  early = measured.any(axis=1) & ~ended
-  return values[ended, -1], values[early, last[early]]
+  early = measured.any(axis=1) & ~measured[:, -1] & diverged
+  ended = measured.any(axis=1) & ~early
+  return values[ended, last[ended]], values[early, last[early]]
 
 
 def draw_the_end(
   axis: Axes,
   x: Shaped[np.ndarray, " x"],
   profiles: Float[np.ndarray, "seeds step x"],
+  diverged: Bool[np.ndarray, " seeds"],
   style: Style,
   label: str,
   track: int,
+  band: str = "minmax",
 ) -> None:
-  """Draws one line for the profiles at the last step, and one for each run that diverged before it.
+  """Draws one line for the runs that reached their last step, and one for each that diverged.
 
   Args:
     axis: the axis to draw on.
     x: coordinates of the profiles.
     profiles: profiles of the runs at every step.
-    style, label, track: as in `draw_profiles`.
+    diverged: whether each run has diverged.
+    style, label, track, band: as in `draw_profiles`.
   """
-  ended, early = at_the_end(profiles)
+  ended, early = at_the_end(profiles, diverged)
   if len(ended):
-    draw_profiles(axis, x, ended, style, label, track)
+    draw_profiles(axis, x, ended, style, label, track, band=band)
   for profile in early:
     draw_profiles(axis, x, profile[None], style, f"{label}, {EARLY}", track, linestyle=":")
 
@@ -218,6 +275,7 @@ def make_panels(
   x_label: str,
   y_labels: Sequence[str],
   y_scales: Sequence[str] | None = None,
+  width: float | None = None,
 ) -> tuple[Figure, Panels]:
   """Returns (figure, its panels), with a column per depth and rows for the settings `rows`.
 
@@ -227,11 +285,12 @@ def make_panels(
     x_label: label of the horizontal axis.
     y_labels: labels of the axes stacked in each panel.
     y_scales: scales of these axes; None if all are linear.
+    width: as in `Look`.
   """
   names, depths = list(group_runs(data, rows)), sorted(set(run_columns(data)["depth"]))
   places = [[(*name, depth) for depth in depths] for name in names]
   titles = [[", ".join(map(describe, [*rows, "depth"], place)) for place in row] for row in places]
-  figure, axes = plot_style.grid(titles, x_label, y_labels, y_scales)
+  figure, axes = plot_style.grid(titles, x_label, y_labels, y_scales, width)
   return figure, dict(zip(itertools.chain(*places), itertools.chain(*axes), strict=True))
 
 
@@ -240,18 +299,19 @@ def line_keys(line: str, styles: Mapping[Hashable, Style]) -> list[Artist]:
   return plot_style.style_keys({describe(line, value): style for value, style in styles.items()})
 
 
-def common_keys(panels: Panels, drawn: Iterable[Sequence[int]]) -> list[Artist]:
+def common_keys(
+  panels: Panels, drawn: Iterable[Sequence[int]], band: str = "minmax"
+) -> list[Artist]:
   """Returns the legend keys of bands, of runs that diverged, and of markers on the edges.
 
   Args:
     panels: the panels, in which all lines must have been drawn.
     drawn: indices of the runs of each line.
+    band: one of `BANDS`.
   """
   keys: list[Artist] = []
   if any(len(runs) > 1 for runs in drawn):
-    keys.append(
-      Patch(color=plot_style.GRAY, alpha=0.3, lw=0, label="minimum to maximum over seeds")
-    )
+    keys.append(Patch(color=plot_style.GRAY, alpha=0.3, lw=0, label=BANDS[band][1]))
   drawn_lines = (line for axes in panels.values() for axis in axes for line in axis.lines)
   if any(str(line.get_label()).endswith(EARLY) for line in drawn_lines):
     keys.append(plot_style.key(EARLY, ls=":", lw=1.5))

@@ -24,7 +24,10 @@ from experiments.plotting.lines import (
 )
 from experiments.plotting.style import Style
 from experiments.sweep.figures.panels import (
+  DEFAULT,
+  Look,
   Panels,
+  choose_rows,
   describe,
   describe_seeds,
   describe_truncations,
@@ -74,7 +77,7 @@ class _Curves(NamedTuple):
     return "log" if is_wide else "linear"
 
 
-def training(metrics: xr.Dataset) -> Figure:
+def training(metrics: xr.Dataset, look: Look = DEFAULT) -> Figure:
   """Draws the loss, and the gradient norm before clipping, against the optimization step.
 
   Every run is a thin line, with dots where gradients were clipped and a cross where the run
@@ -84,14 +87,16 @@ def training(metrics: xr.Dataset) -> Figure:
   Args:
     metrics: dataset with `loss`, `grad_norm` and `clipped` [run, update], and with the attributes
       `task`, `loss_unit` and `baseline`.
+    look: what the user chose about the figure; its band is not used, as every run is drawn.
   Returns:
     The figure.
   """
-  rows, line = rows_and_line(metrics)
+  rows, line = rows_and_line(metrics, look.facet)
+  metrics, chosen = choose_rows(metrics, rows, stack=2)
   columns, curves = run_columns(metrics), _curves(metrics)
   labels = [f"loss\n({metrics.attrs['loss_unit']})", "gradient norm\nbefore clipping"]
   scales = [curves.loss_scale, "log"]
-  figure, panels = make_panels(metrics, rows, "optimization step", labels, scales)
+  figure, panels = make_panels(metrics, rows, "optimization step", labels, scales, look.width)
   styles = line_styles(metrics, line)
   drawn, reasons = [], Counter[str]()
   for (*place, value), runs in group_runs(metrics, [*rows, "depth", line]).items():
@@ -122,7 +127,9 @@ def training(metrics: xr.Dataset) -> Figure:
     keys.append(plot_style.key(text, ls="none"))
   keys += [*_divergence_keys(reasons), *edge_keys(panels)]
   lines = f"; lines are medians over {curves.block} steps at a time" if curves.block > 1 else ""
-  plot_style.annotate(figure, keys, f"Training on the task {metrics.attrs['task']!r}{lines}")
+  plot_style.annotate(
+    figure, keys, f"Training on the task {metrics.attrs['task']!r}{lines}{chosen}"
+  )
   return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def lay_out(figure: Figure) -> None:
   figure.draw_without_rendering()
 
 
-def named(figure: Figure, folder: Path, name: str) -> tuple[Path]:
+def named(figure: Figure, folder: Path, name: str, formats: Sequence[str]) -> tuple[Path]:
   """Replaces `style.save`: returns a path without saving the figure, which would take a second."""
   assert figure.axes
   return (folder / name,)

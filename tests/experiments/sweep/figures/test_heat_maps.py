@@ -91,7 +91,7 @@ def test_few_cells_are_lines_and_many_are_maps(tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     for name in ("gradient_decay", "decay_maps"):
       original = getattr(figures, name)
-      patch.setattr(figures, name, lambda g, n=name, f=original: drawn.append(n) or f(g))
+      patch.setattr(figures, name, lambda *a, n=name, f=original: drawn.append(n) or f(*a))
     patch.setattr(style, "save", named)
     figures.save_all(few, metrics, tmp_path)
     figures.save_all(many, metrics, tmp_path)

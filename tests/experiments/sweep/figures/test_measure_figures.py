@@ -44,7 +44,8 @@ def measured(*names: str) -> xr.Dataset:
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
   data = measured(name)
-  (figure,) = measure_figures(data).values()
+  (draw,) = measure_figures(data).values()
+  figure = draw(data)
   # The lag norms are in the figure `gradient_decay` instead.
   labels = {v: label for v, label in MEASURES[name].labels.items() if v != "log10_lag_norm"}
   assert [axis.get_ylabel() for axis in figure.axes] == [*labels.values()]
@@ -72,12 +73,14 @@ def test_an_unmeasured_measure_has_no_figure():
 
 def test_a_run_that_ended_early_has_a_legend_key_on_every_axis():
   data = measured("saturation")
+  data["status"] = ("run", ["finished", "diverged"])
   first, *others = data.data_vars
   data[first].values[:] = np.nan  # as if neither cell had this gate
   for variable in others:
     data[variable].values[1, 1] = 0.5
     data[variable].values[1, 2] = np.nan  # as if the run had diverged before the last step
-  (figure,) = measure_figures(data).values()
+  (draw,) = measure_figures(data).values()
+  figure = draw(data)
   assert not figure.axes[0].lines
   assert f"lstm, {EARLY}" in [line.get_label() for line in figure.axes[1].lines]
   (legend,) = figure.legends
