@@ -55,15 +55,21 @@ TABLE = (
         ",".join(cases.NUM_GATES),
         several("cell", choice("cell", cases.NUM_GATES)),
         f"Cells to compare with the baselines, as a comma list: {', '.join(cases.NUM_GATES)}.",
+        "list",
       ),
       Flag(
         "shape",
         SHAPES,
         several("shape", _shape),
         "Shapes BxTxDxH, as a comma list: batch size, steps, input size, hidden size.",
+        "list",
       ),
       Flag(
-        "depth", "1,3", several("depth", integer("depth")), "Numbers of layers, as a comma list."
+        "depth",
+        "1,3",
+        several("depth", integer("depth")),
+        "Numbers of layers, as a comma list.",
+        "list",
       ),
       Flag(
         "baselines",
@@ -71,6 +77,7 @@ TABLE = (
         several("baselines", choice("baseline", BASELINES)),
         f"Implementations to compare with, as a comma list: {', '.join(BASELINES)}. Those not "
         "installed are left out.",
+        "list",
       ),
       Flag(
         "quick",

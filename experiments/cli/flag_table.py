@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from absl import flags
 
@@ -20,8 +20,9 @@ class Flag(NamedTuple):
     parse: text -> value; None for a boolean flag, which is given as `--name` or `--noname`.
     help: what the flag does, and the values that it takes.
     kind: `single` for one value; `axis` for comma-separated values, over which a sweep iterates;
-      `repeated` for a flag that may be given several times and holds a list; `optional` for one
-      value, which may be left out: then it is `true`, or after `--no` it is `false`.
+      `list` for a comma list that is one value; `repeated` for a flag that may be given several
+      times and holds a list; `optional` for one value, which may be left out: then it is `true`, or
+      after `--no` it is `false`.
     group: title of the flag's group in `--help`.
   """
 
@@ -29,7 +30,7 @@ class Flag(NamedTuple):
   default: str | None
   parse: Parse | None
   help: str
-  kind: Literal["single", "axis", "repeated", "optional"] = "single"
+  kind: Literal["single", "list", "axis", "repeated", "optional"] = "single"
   group: str = ""
 
   @property
@@ -46,17 +47,45 @@ def grouped(title: str, table: Iterable[Flag]) -> tuple[Flag, ...]:
 
 
 def define(table: Iterable[Flag]) -> None:
-  """Defines the flags of a table."""
+  """Defines the flags of a table, which holds all axes of the command."""
+  table = list(table)
+  axes = [flag.name for flag in table if flag.kind == "axis"]
   for flag in table:
-    if flag.parse is None:
-      flags.DEFINE_boolean(flag.name, flag.default == "true", flag.help)
-    elif flag.kind == "axis":
-      parsers.define_list(flag.name, flag.default, flag.parse, _full_help(flag))
+    parse = flag.parse or flags.BooleanParser().parse
+    if flag.kind == "axis":
+      parsers.define_list(flag.name, flag.default, parse, _full_help(flag))
     elif flag.kind == "repeated":
-      parsers.define_several(flag.name, flag.parse, flag.help)
+      parsers.define_several(flag.name, parse, flag.help)
     else:
-      parsers.define(flag.name, flag.default, flag.parse, flag.help)
-      flags.FLAGS[flag.name].boolean = flag.kind == "optional"
+      if flag.kind != "list":
+        parse = _one_value(flag.name, parse, axes)
+      parsers.define(flag.name, flag.default, parse, flag.help)
+      flags.FLAGS[flag.name].boolean = flag.parse is None or flag.kind == "optional"
+
+
+def _one_value(name: str, parse: Parse, axes: Sequence[str]) -> Parse:
+  """Returns a parser whose error for a comma list of valid values says that `name` is no axis."""
+
+  def parse_one(text: str) -> Any:
+    try:
+      return parse(text)
+    except ValueError:
+      if not ("," in text and all(_is_valid(parse, item.strip()) for item in text.split(","))):
+        raise
+    hint = "This command has no axes; experiments.sweep trains with each of several values."
+    if axes:
+      hint = f"The axes, which take a comma list, are {', '.join(axes)}."
+    raise ValueError(f"{name} must be one value, since it is no axis, got '{text}'. {hint}")
+
+  return parse_one
+
+
+def _is_valid(parse: Parse, text: str) -> bool:
+  try:
+    parse(text)
+  except ValueError:
+    return False
+  return True
 
 
 def _full_help(flag: Flag) -> str:

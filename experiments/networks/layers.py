@@ -100,6 +100,7 @@ TABLE = (
     sizes("hidden_sizes"),
     "Sizes of feed-forward layers between the recurrent layers and the readout, as a comma list, "
     "or none.",
+    "list",
   ),
 )
 

@@ -109,6 +109,7 @@ _MEASURES = (
     subset("measure", MEASURES),
     "Measures to compute in addition to the gradient norms, as a comma list, or none: "
     f"{', '.join(MEASURES)}. --list_measures prints a table of them.",
+    "list",
   ),
   Flag(
     "measure_every",
