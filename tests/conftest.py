@@ -31,6 +31,7 @@ from jaxtyping import install_import_hook
 
 # Modules in which beartype checks type annotations, shapes included, at every call.
 CHECKED = (
+  "experiments.ablation",
   "experiments.benchmark",
   "experiments.language_model",
   "experiments.reproduce",

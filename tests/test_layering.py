@@ -50,6 +50,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"cli"},
     {"networks", "plotting"},
     {"sweep", "language_model", "sequence_problem"},
+    {"ablation"},
     {"benchmark", "chaos", "merge", "plot", "replay", "reproduce", "states"},
   ),
   "experiments/sweep": (

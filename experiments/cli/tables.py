@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]], names: int | None = None) -> str:
@@ -29,7 +30,7 @@ def show(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     return
   table = Table(box=box.MARKDOWN, show_lines=True)
   for title in titles:
-    table.add_column(title, overflow="fold")
+    table.add_column(Text(title), overflow="fold")
   for row in rows:
-    table.add_row(*row)
+    table.add_row(*map(Text, row))  # rich would take brackets in a text for markup
   console.print(table)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import plot
+from experiments.ablation import __main__ as ablation
 from experiments.benchmark import __main__ as benchmark
 from experiments.language_model import __main__ as language_model
 from experiments.reproduce import __main__ as reproduce
@@ -25,6 +26,7 @@ def identity(path: Path) -> tuple[int, ...]:
 @pytest.mark.parametrize(
   ("command", "taken", "arguments"),
   [
+    (ablation, "ablation.tex", ["{}", "--output_dir={}"]),
     (sequence_problem, "result.json", ["--output_dir={}"]),
     (benchmark, "benchmark.json", ["--output_dir={}"]),
     (benchmark, "benchmark.png", ["--output_dir={}"]),
@@ -62,6 +64,7 @@ def test_anything_but_a_regular_file_is_refused_before_computing(
 @pytest.mark.parametrize(
   ("command", "name", "arguments"),
   [
+    (ablation, "ablation", ["{}"]),
     (plot, "figures", ["{}"]),
     (reproduce, "F1", ["--figure=F1", "--output_dir={}"]),
     (language_model, "checkpoints", ["--output_dir={}"]),

@@ -13,6 +13,7 @@ from called import called
 from hypothesis import strategies as st
 
 from experiments import chaos, merge, plot, replay
+from experiments.ablation import __main__ as ablation
 from experiments.language_model import __main__ as language_model
 from experiments.runtime import compilation_cache, exits
 from experiments.sequence_problem import __main__ as sequence_problem
@@ -28,6 +29,7 @@ EXAMPLES = os.environ.get("MALFORMED_EXAMPLES")
 # program's work. It is replaced by one that does nothing, because other tests cover it; None if
 # nothing is replaced. The flags, which keep the work small, precede the random flags.
 PROGRAMS = {
+  "ablation": (ablation, None, [], 10),
   "chaos": (chaos, "kill_repeatedly", [], 10),
   "language_model": (language_model, "_train", ["--corpus=text", "--hidden_size=4"], 25),
   "merge": (merge, "_merge", [], 10),

@@ -5,6 +5,7 @@ sweep.flags       the flags that reproduce the sweep
 summary.csv       one line for each run; see gathered.py
 gradients.nc      norms and measures with axes (run, step, layer, time, lag, …); see gathered.py
 figures/          figures
+ablation/         tables and figure of experiments.ablation
 runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; error.txt if the run
                   failed; see run_files.py. replay.npz if the run diverged; see
                   ../training/replay_file.py
@@ -33,6 +34,7 @@ _OURS = (
   "summary.csv",
   "gradients.nc",
   "figures",
+  "ablation",
   "checkpoints",
   "slurm_logs",
   "runs",

@@ -1,0 +1,1 @@
+"""The command that compares a sweep's settings: effects, intervals, tests; see README.md."""
