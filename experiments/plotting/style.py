@@ -34,20 +34,19 @@ WIDTH = 6.8  # minimum width in inches: the text width of a page
 NARROWEST = 1.5  # minimum width in inches of a panel in a figure whose width is given
 FORMATS = ("png", "svg", "pdf")
 
+RC: dict[Any, Any] = {
+  **dict.fromkeys(("axes.labelsize", "axes.titlesize", "figure.titlesize"), MEDIUM),
+  **dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), SMALL),
+  "savefig.dpi": 150.0,
+  # The default, Type 3 fonts in PDF files, is refused by many publishers.
+  "pdf.fonttype": 42,
+  # By default, an SVG file contains random ids.
+  "svg.hashsalt": "rnn_jax",
+}
 # Figures depend on the records alone. A user's matplotlibrc may request fonts or LaTeX, which may
 # not be installed.
 matplotlib.rcdefaults()
-matplotlib.rcParams.update(
-  {
-    **dict.fromkeys(("axes.labelsize", "axes.titlesize", "figure.titlesize"), MEDIUM),
-    **dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), SMALL),
-    "savefig.dpi": 150.0,
-    # The default, Type 3 fonts in PDF files, is refused by many publishers.
-    "pdf.fonttype": 42,
-    # By default, an SVG file contains random ids.
-    "svg.hashsalt": "rnn_jax",
-  }
-)
+matplotlib.rcParams.update(RC)
 
 
 class Style(NamedTuple):

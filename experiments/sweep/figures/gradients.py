@@ -9,7 +9,7 @@ Exact zeros and overflows are drawn as markers on the edges of the axis. NaN is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +57,34 @@ TIME = "time $t$ (time steps)"
 MAX_LINES = 10
 
 
-def save_all(gradients: xr.Dataset, metrics: xr.Dataset, folder: str | Path) -> list[Path]:
-  """Writes every figure to `folder` as .png and .svg, and returns the paths of these files."""
-  return save(draw_all(gradients, metrics), Path(folder))
-
-
-def save(
-  drawn: Iterable[tuple[str, Figure]], folder: Path, formats: Sequence[str] = ("png", "svg")
+def save_all(
+  gradients: xr.Dataset,
+  metrics: xr.Dataset,
+  folder: str | Path,
+  names: Collection[str] | None = None,
+  look: Look = DEFAULT,
+  formats: Sequence[str] = ("png", "svg"),
 ) -> list[Path]:
-  """Writes figures to `folder` in each of `formats`, and returns the paths of these files."""
-  return [path for name, figure in drawn for path in plot_style.save(figure, folder, name, formats)]
+  """Writes figures to a folder, and returns the paths of the files.
+
+  Args:
+    gradients: norms and measures of the runs.
+    metrics: losses and gradient norms of the runs.
+    folder: the folder.
+    names: names of the figures; None for all that the records have.
+    look: what the user chose about the figures.
+    formats: formats of the files, each of `FORMATS`.
+  """
+  figures = {
+    name: draw(metrics if draw is training else gradients, look)
+    for name, draw in figure_makers(gradients).items()
+    if names is None or name in names
+  }
+  return [
+    path
+    for name, figure in figures.items()
+    for path in plot_style.save(figure, Path(folder), name, formats)
+  ]
 
 
 def figure_makers(gradients: xr.Dataset) -> dict[str, Callable[..., Figure]]:
@@ -84,20 +102,6 @@ def figure_makers(gradients: xr.Dataset) -> dict[str, Callable[..., Figure]]:
     "training": training,
     **measure_figures(gradients),
   }
-
-
-def draw_all(
-  gradients: xr.Dataset,
-  metrics: xr.Dataset,
-  names: Collection[str] | None = None,
-  look: Look = DEFAULT,
-) -> list[tuple[str, Figure]]:
-  """Returns (name, figure) of the figures `names`, or of all figures that the records have."""
-  return [
-    (name, draw(metrics if draw is training else gradients, look))
-    for name, draw in figure_makers(gradients).items()
-    if names is None or name in names
-  ]
 
 
 def decay(gradients: xr.Dataset, look: Look = DEFAULT) -> Figure:

@@ -125,13 +125,13 @@ def test_rematerialization_changes_a_sweep_by_rounding_alone(smoke, sweep_in_pro
   xr.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_figures_come_from_records_alone(smoke, sweep_flags, monkeypatch):
+def test_figures_come_from_records_alone(smoke, flags_of, monkeypatch):
   before = {p: p.read_bytes() for p in (smoke / "figures").iterdir()}
   for path in before:
     path.unlink()
   monkeypatch.delitem(sys.modules, "experiments.plot")
   monkeypatch.setattr(sys, "argv", ["plot", str(smoke)])
-  with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+  with flags_of(None), flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
     runpy.run_module("experiments.plot", run_name="__main__")
   assert not ended.value.code
   assert {p: p.read_bytes() for p in (smoke / "figures").iterdir()} == before
@@ -201,17 +201,11 @@ def test_readers_report_a_damaged_sweep(tmp_path, damaged):
       read(tmp_path)
 
 
-def test_commands_report_a_damaged_sweep(smoke, sweep_here, tmp_path, capsys):
+def test_commands_report_a_damaged_sweep(smoke, sweep_here, program_here, tmp_path, capsys):
   folder = tmp_path / "copy"
   shutil.copytree(smoke, folder)
   (folder / "sweep.json").write_bytes(b"")
-
-  def draw():
-    with pytest.raises(SystemExit) as ended:
-      plot.main([str(folder)])
-    return ended.value.code
-
-  for status in (sweep_here(*SMALL, f"--output_dir={folder}"), draw()):
+  for status in (sweep_here(*SMALL, f"--output_dir={folder}"), program_here(plot, folder)):
     assert status == exits.USAGE_ERROR
   errors = capsys.readouterr().err.splitlines()
   assert len(errors) == 2

@@ -64,6 +64,17 @@ def sweep(folder):
   return called(sweep_program.main, *FLAGS, f"--output_dir={folder}")
 
 
+@pytest.fixture
+def plotted(flags_of):
+  """Returns `(folder) -> (exit status, standard error)`, which draws a sweep's figures."""
+
+  def run(folder):
+    with flags_of(plot):
+      return called(plot.main, folder)
+
+  return run
+
+
 @pytest.fixture(scope="module")
 def finished(quick, tmp_path_factory):
   folder = tmp_path_factory.mktemp("finished") / "sweep"
@@ -191,7 +202,9 @@ def are_warnings(lines):
 
 
 @pytest.mark.parametrize("whose", ["finished", "interrupted"])
-def test_a_sweep_recovers_from_any_damage_or_refuses_it(whose, request, finished, tmp_path):
+def test_a_sweep_recovers_from_any_damage_or_refuses_it(
+  whose, request, finished, plotted, tmp_path
+):
   source, whole = request.getfixturevalue(whose), contents(finished)
   expected = gathered.read(finished)[:2]
   folder = tmp_path / "sweep"
@@ -212,7 +225,7 @@ def test_a_sweep_recovers_from_any_damage_or_refuses_it(whose, request, finished
     drawn = []
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(figures, "save_all", lambda *data: drawn.extend(data[:2]) or ["no picture"])
-      status, err = called(plot.main, folder)
+      status, err = plotted(folder)
     if status:
       assert status == 2 and is_one_error(err) and len(err.splitlines()) == 1
     else:
@@ -246,13 +259,13 @@ def test_a_flipped_bit_in_a_run_is_detected(name, finished, tmp_path):
   assert run_files.status(folder, run) == before and before["status"] in ("finished", "diverged")
 
 
-def test_a_changed_number_in_sweep_json_is_detected(finished, tmp_path):
+def test_a_changed_number_in_sweep_json_is_detected(finished, plotted, tmp_path):
   folder = tmp_path / "sweep"
   shutil.copytree(finished, folder)
   text = (folder / "sweep.json").read_text()
   baseline = json.loads(text)["task"]["baseline"]
   (folder / "sweep.json").write_text(text.replace(str(baseline), str(2 * baseline)))
-  for status, err in (called(plot.main, folder), sweep(folder)):
+  for status, err in (plotted(folder), sweep(folder)):
     assert status == 2
     assert err.startswith(
       f"error: {folder / 'sweep.json'} is damaged: configuration, task or runs "
@@ -260,14 +273,16 @@ def test_a_changed_number_in_sweep_json_is_detected(finished, tmp_path):
 
 
 @pytest.mark.parametrize("entry", ["configuration", "task"])
-def test_a_sweep_json_without_required_entries_prints_a_one_line_error(entry, finished, tmp_path):
+def test_a_sweep_json_without_required_entries_prints_a_one_line_error(
+  entry, finished, plotted, tmp_path
+):
   folder = tmp_path / "sweep"
   shutil.copytree(finished, folder)
   about = json.loads((folder / "sweep.json").read_text())
   del about["sha256"]
   about[entry] = {}
   (folder / "sweep.json").write_text(json.dumps(about))
-  assert called(plot.main, folder) == (
+  assert plotted(folder) == (
     2,
     f"error: {folder / 'sweep.json'} is damaged: it must hold configuration, task and runs.\n",
   )

@@ -14,7 +14,6 @@ from other_code import add_start, set_status
 from swept import ROOT, WITHOUT_PICTURES
 
 from experiments import plot, replay
-from experiments.cli import command_line
 from experiments.runtime import provenance
 from experiments.sweep.records import origins
 
@@ -100,7 +99,9 @@ def test_other_versions_and_unknown_code_are_reported(tmp_path, sweep_in_process
   assert "of 1 run are kept, but which code made them is not recorded" in said
 
 
-def test_plot_and_replay_warn_about_files_that_differ(tmp_path, sweep_in_process, capsys):
+def test_plot_and_replay_warn_about_files_that_differ(
+  tmp_path, sweep_in_process, program_here, capsys
+):
   folder = tmp_path / "sweep"
   diverging = ("--learning_rate=0.01,1e30", "--optimizer=sgd", "--devices=1")
   assert sweep_in_process("--cell=elman", *FLAGS[1:], *diverging, f"--output_dir={folder}") == 0
@@ -111,9 +112,7 @@ def test_plot_and_replay_warn_about_files_that_differ(tmp_path, sweep_in_process
     (plot, folder, "the runs were made by different code"),
     (replay, file, "this run was recorded by different code"),
   ):
-    with pytest.raises(SystemExit) as ended:
-      command_line.run(module.main, ["", str(path)])
-    assert not ended.value.code
+    assert program_here(module, path) == 0
     assert f"{said}: these files differ: {ELMAN} (" in capsys.readouterr().err
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+import recorded
 import xarray as xr
 
 from experiments.runtime import files
-from experiments.sweep.config.runs import Run, Settings, run_config
+from experiments.sweep.config.runs import Run
 from experiments.sweep.records import gathered, run_files, united
-from experiments.sweep.records.record import Record, Result
 
 RUNS = {
   "a": Run("elman", 1, None, 0, 0.1, None, 1.0, None, hidden_size=3),
@@ -18,22 +17,8 @@ RUNS = {
 }
 
 
-def write(folder, names, log_every=1, **shared):
-  """Writes a sweep with the runs `names`; of every run, the records are the same."""
-  settings = Settings("adding", "stdlib", None, 4, 2, 2, "sgd", log_every, "", 1, match_params=18)
-  configuration = {"steps": 2, "task": "adding", **shared}
-  task = {"loss_unit": "nats", "baseline": 0.5}
-  files.write_json(
-    folder / "sweep.json", {"configuration": configuration, "task": task, "runs": list(names)}
-  )
-  losses = np.zeros(3, np.float32)
-  for name in names:
-    run = RUNS[name]
-    norms = np.full((3 if log_every == 1 else 2, run.depth, 4), ord(name), np.float32)
-    record = Record(losses, losses, losses, losses, losses == 0, {"log10_grad_norm": norms}, {})
-    run_files.start(folder, name, run_config(run, settings, None))
-    run_files.finish(folder, name, Result(run, record, None, None, 1.0), settings)
-  return folder
+def write(folder, names, **options):
+  return recorded.write(folder, {name: RUNS[name] for name in names}, **options)
 
 
 def test_runs_of_several_folders_are_those_of_one_sweep(tmp_path):
@@ -45,6 +30,14 @@ def test_runs_of_several_folders_are_those_of_one_sweep(tmp_path):
   assert {name: state["sha256"] for name, state in found[2].items()} == {
     name: state["sha256"] for name, state in expected[2].items()
   }
+
+
+def test_a_measure_that_one_sweep_lacks_is_nan_there(tmp_path):
+  parts = [write(tmp_path / "one", "a", measures=("lag",)), write(tmp_path / "two", "b")]
+  gradients, _, _ = united.read(parts)
+  norms = gradients["log10_lag_norm"]
+  assert norms.sel(run="a").notnull().all() and norms.sel(run="b").isnull().all()
+  assert norms.dtype == gradients["log10_grad_norm"].dtype == "float32"
 
 
 def test_a_run_that_is_done_in_any_folder_is_read(tmp_path):
