@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +83,8 @@ class Measure(NamedTuple):
     bounds: (lower bound, upper bound) of the values; None for unbounded values.
     needs: what a cell must have for this measure, as text; empty if the measure fits every cell.
     fits: returns whether a cell has what the measure needs.
+    quantities: {variable: (what it is, unit)}, for readers of the records. The unit of a number is
+      "1".
   """
 
   note: str
@@ -93,6 +96,7 @@ class Measure(NamedTuple):
   bounds: tuple[float, float] | None = None
   needs: str = ""
   fits: Callable[[Cell], bool] = lambda cell: True
+  quantities: Mapping[str, tuple[str, str]] = types.MappingProxyType({})
 
   def of(self, moment: Moment) -> Variables:
     """Returns the measure's variables; an empty dict if the cell lacks what the measure needs."""
@@ -208,6 +212,12 @@ MEASURES: Mapping[str, Measure] = {
       "effective_memory": "effective memory\n(steps; inf: above $T$)",
     },
     _lag,
+    quantities={
+      "log10_lag_norm": ("log10 of the gradient norm of the last step's loss", "1"),
+      "decay_rate": ("decay rate of the gradient", "nats per time step"),
+      "half_life": ("half-life of the gradient (inf: no decay)", "time steps"),
+      "effective_memory": ("effective memory (inf: longer than the sequence)", "time steps"),
+    },
   ),
   "jacobian": Measure(
     "log10 of the Frobenius norm of ds_T/ds_(T-k), by random probes, s all of a layer's carry",
@@ -216,6 +226,7 @@ MEASURES: Mapping[str, Measure] = {
     ("layer", "lag"),
     {"log10_jacobian_norm": r"$\log_{10}\,\|\partial s_T/\partial s_{T-k}\|_F$"},
     _jacobian,
+    quantities={"log10_jacobian_norm": ("log10 of the norm of the long Jacobian", "1")},
   ),
   "lyapunov": Measure(
     f"the {_EXPONENTS} leading Lyapunov exponents of each layer, driven by its inputs, nats a step",
@@ -224,6 +235,7 @@ MEASURES: Mapping[str, Measure] = {
     ("layer", "exponent"),
     {"lyapunov_exponent": "Lyapunov exponent\n(nats a step)"},
     _lyapunov,
+    quantities={"lyapunov_exponent": ("Lyapunov exponent", "nats per time step")},
   ),
   "truncation_bias": Measure(
     "cosine and relative error, against full BPTT, of the gradient cut every 1, 2, 4, ... steps",
@@ -232,6 +244,10 @@ MEASURES: Mapping[str, Measure] = {
     ("reach",),
     {"truncation_cosine": "cosine with\nfull BPTT", "truncation_error": "relative error"},
     _truncation_bias,
+    quantities={
+      "truncation_cosine": ("cosine of the truncated gradient with full BPTT", "1"),
+      "truncation_error": ("relative error of the truncated gradient against full BPTT", "1"),
+    },
   ),
   "saturation": Measure(
     "share of a gate's values above 0.9 (open) and below 0.1 (shut)",
@@ -243,6 +259,11 @@ MEASURES: Mapping[str, Measure] = {
     (0, 1),
     "gates",
     has_gates,
+    {
+      f"{gate}_gate_{state}": (f"share of the {gate} gate's values that are {state}", "1")
+      for gate in _GATES
+      for state in _STATES
+    },
   ),
   "omega": Measure(
     "Pascanu's regulariser: squared deviations from 1 of the factor by which a step back changes "
@@ -252,6 +273,7 @@ MEASURES: Mapping[str, Measure] = {
     ("layer",),
     {"omega": r"$\Omega$"},
     _omega,
+    quantities={"omega": ("Pascanu's regularizer Ω", "1")},
   ),
   "weight_shares": Measure(
     "log10 of the norm of each step's share of dL/dW_h",
@@ -263,6 +285,7 @@ MEASURES: Mapping[str, Measure] = {
     None,
     "a plain recurrent kernel",
     has_recurrent_kernel,
+    {"log10_weight_share": ("log10 of the norm of the time step's share of dL/dW_h", "1")},
   ),
 }
 
