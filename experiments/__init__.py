@@ -6,12 +6,12 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from experiments.cli import help_pages
+
 if TYPE_CHECKING:
   from pathlib import Path
 
   import xarray as xr
-
-from experiments.cli import help_pages
 
 # `python -m experiments.NAME` imports this package before the command's own modules, which take
 # seconds to import. Meanwhile, Ctrl-C ends the process at once. KeyboardInterrupt would print a

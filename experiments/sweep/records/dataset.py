@@ -27,6 +27,7 @@ _NORMS = (
   "least one example is 0 in float32, below 1e-38; inf: above 3e38. NaN: not measured."
 )
 # {name: (what it is, unit, convention)}. Texts have no unit. A unit of "1" marks a plain number.
+_ENDED = "NaN: after the run's end."
 _LEAF = "With respect to the carry's {}, its other parts held fixed."
 _QUANTITIES = {
   # Dimensions.
@@ -34,8 +35,8 @@ _QUANTITIES = {
   "step": ("optimization step of a record", _STEPS, "Records precede the step's update."),
   "update": ("optimization step", _STEPS, "Metrics precede the step's update."),
   "layer": ("layer", "1", "1: the layer that reads the inputs."),
-  "time": ("time step t", _TIME, "From 0. h_t is the carry after step t."),
-  "lag": ("lag k behind the last time step", _TIME, "From 0. Lag k is time step T-1-k."),
+  "time": ("time t", _TIME, "From 0. h_t is the carry after step t."),
+  "lag": ("lag k", _TIME, "From 0. Lag k is time step T-1-k, k steps before the last one."),
   "exponent": ("index of the Lyapunov exponent", "1", "1: the largest exponent."),
   "reach": ("truncation whose gradient is compared", _TIME, ""),
   # Settings of a run.
@@ -76,13 +77,13 @@ _QUANTITIES = {
     "NaN: the run did not diverge.",
   ),
   # Metrics.
-  "loss": ("training loss", _LOSS, "The mean over the step's batch. NaN: after the run's end."),
-  "grad_norm": ("global gradient norm before clipping", "1", ""),
-  "clipped_norm": ("global gradient norm after clipping", "1", ""),
+  "loss": ("training loss", _LOSS, f"The mean over the step's batch. {_ENDED}"),
+  "grad_norm": ("global gradient norm before clipping", "1", _ENDED),
+  "clipped_norm": ("global gradient norm after clipping", "1", _ENDED),
   "clipped": (
     "whether the gradient was clipped",
     "1",
-    "1: clipped, 0: not. With clip_by carry, the share of all dL/dh_t that were clipped.",
+    f"1: clipped, 0: not. With clip_by carry, the share of all dL/dh_t that were clipped. {_ENDED}",
   ),
   "held_out_loss": ("held-out loss", _LOSS, "NaN: not evaluated at this step."),
   "held_out_accuracy": ("held-out accuracy", "1", "NaN: not evaluated at this step."),
@@ -119,8 +120,8 @@ def open_sweep(folder: str | Path, partial: bool = False) -> xr.Dataset:
     "num_failed_runs": failed,
     "num_missing_runs": len(states) - done - failed,
   }
-  settings = [name for name, variable in data.coords.items() if variable.dims == ("run",)]
-  return data.drop_indexes("run").set_xindex(settings, RunIndex)
+  settings = [name for name, own in data.coords.items() if own.dims == ("run",) and name != "run"]
+  return data.drop_indexes("run").set_xindex(["run", *settings], RunIndex)
 
 
 def _attributes(name: str, dtype: np.dtype, loss_unit: str) -> dict[str, str]:
@@ -165,11 +166,13 @@ def _option_coordinates(folder: Path, data: xr.Dataset) -> dict[str, xr.Variable
   options = [dict(run_of(files.read_json(path)).options) for path in configs]
   coordinates = {}
   for name in sorted({name for own in options for name in own}):
-    values = _column([own.get(name) for own in options])
+    given = [own.get(name) for own in options]
+    values = _column(given)
     described = {"long_name": f"cell option {name}"}
     if values.dtype.kind == "f":
-      described |= {"units": "1", "description": "NaN: none, or not given. 1: true, 0: false."}
-    elif values.dtype.kind == "U":
+      bools = " 1: true, 0: false." * any(isinstance(value, bool) for value in given)
+      described |= {"units": "1", "description": f"NaN: none, or not given.{bools}"}
+    elif None in given:
       described["description"] = "Empty: none, or not given."
     # A cell may have an option of the same name as another variable.
     label = f"cell_option_{name}" if name in data.variables else name
