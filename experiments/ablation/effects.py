@@ -39,6 +39,7 @@ class Effect(NamedTuple):
     seeds: number of seeds; each yields one difference.
     settings, used: number of combinations of the other settings, and of those in which the outcome
       of every run is known. `at_base`, `effect`, `low`, `high` and `d_z` are averages over these.
+    left_out: number of further combinations, which lack a seed that these have.
     at_base: aggregate of the outcome of the base runs.
     effect: aggregate of the differences. If no combination of the other settings has a known
       outcome of every run, it is their median, if the unknown outcomes cannot change it.
@@ -64,6 +65,7 @@ class Effect(NamedTuple):
   seeds: int
   settings: int
   used: int
+  left_out: int
   at_base: float
   effect: float
   statistic: str
@@ -115,11 +117,8 @@ def effects(
   study = with_base(study, base or {})
   found = []
   for size in (1, 2):
-    measured = [
-      _measure(study, contrast, outcome, aggregate)
-      for outcome in study.outcomes
-      for contrast in contrasts(study, size)
-    ]
+    pairs = itertools.product(study.outcomes, contrasts(study, size))
+    measured = [_measure(study, contrast, outcome, aggregate) for outcome, contrast in pairs]
     adjusted = inference.holm(np.array([effect.p for effect in measured], float))
     found += [
       effect._replace(p_holm=float(p)) for effect, p in zip(measured, adjusted, strict=True)
@@ -148,25 +147,33 @@ def contrasts(study: Study, size: int) -> Iterator[Contrast]:
     ValueError: if two runs have equal settings.
   """
   index = _index(study)
-  for task, names in itertools.product(
-    dict.fromkeys(study.tasks), itertools.combinations(study.factors, size)
-  ):
+  for names in itertools.combinations(study.factors, size):
     factors = [study.factors[name] for name in names]
-    for values in itertools.product(*(factor.values[1:] for factor in factors)):
-      bases = tuple(factor.values[0] for factor in factors)
-      found = _corners(study, index, task, names, bases, values)
+    bases = tuple(factor.values[0] for factor in factors)
+    groups: dict[tuple[str | None, ...], list[Key]] = {}
+    for key, run in index.items():
+      groups.setdefault((key[0], *(factor.column[run] for factor in factors)), []).append(key)
+    places = [list(study.factors).index(name) for name in names]
+    for task, *values in itertools.product(
+      dict.fromkeys(study.tasks), *(factor.values[1:] for factor in factors)
+    ):
+      found = _corners(index, groups.get((task, *values), []), places, bases)
       if found is not None:
-        yield Contrast(task, names, bases, values, *found)
+        yield Contrast(task, names, bases, tuple(values), *found)
 
 
-Key = tuple[str, int, tuple[str, ...]]  # task, seed, values of all factors
+Key = tuple[str, int, tuple[str, ...]]  # task, seed, values of all settings
 
 
 def _index(study: Study) -> dict[Key, int]:
-  """Returns {task, seed and settings: index of the run}."""
+  """Returns {task, seed and settings: index of the run}.
+
+  The value of a setting without effect on the run is the base.
+  """
   index: dict[Key, int] = {}
   for run, name in enumerate(study.runs):
-    key = (study.tasks[run], study.seeds[run], _settings(study, run))
+    settings = tuple(factor.column[run] or factor.values[0] for factor in study.factors.values())
+    key = (study.tasks[run], study.seeds[run], settings)
     if key in index:
       raise ValueError(
         f"Runs must differ in a setting or in their seed, but {study.runs[index[key]]} and {name} "
@@ -176,36 +183,28 @@ def _index(study: Study) -> dict[Key, int]:
   return index
 
 
-def _settings(study: Study, run: int) -> tuple[str, ...]:
-  """Returns the values of all settings; the base where a setting has no effect on the run."""
-  return tuple(factor.column[run] or factor.values[0] for factor in study.factors.values())
-
-
 def _corners(
-  study: Study,
-  index: Mapping[Key, int],
-  task: str,
-  names: Sequence[str],
-  bases: Sequence[str],
-  values: Sequence[str],
+  index: Mapping[Key, int], keys: Sequence[Key], places: Sequence[int], bases: Sequence[str]
 ) -> tuple[np.ndarray, int] | None:
-  """Returns the corners of a contrast, and how many settings were left out; None without runs."""
-  places = [list(study.factors).index(name) for name in names]
+  """Returns `corners` and `left_out` of a contrast; None if not all of its corners have runs.
+
+  Args:
+    index: the runs.
+    keys: the runs that have the values of the contrast.
+    places: indices of the contrast's settings.
+    bases: bases of these settings.
+  """
   found: dict[tuple[str, ...], dict[int, list[int]]] = {}
-  for (own_task, seed, settings), run in index.items():
-    if own_task != task or any(
-      study.factors[name].column[run] != value for name, value in zip(names, values, strict=True)
-    ):
-      continue
-    corners: list[int | None] = []
+  for task, seed, settings in keys:
+    corners: list[int] = []
     for at_value in itertools.product((True, False), repeat=len(places)):
       corner = list(settings)
       for place, own, base in zip(places, at_value, bases, strict=True):
         corner[place] = corner[place] if own else base
-      corners.append(index.get((task, seed, tuple(corner))))
-    if None not in corners:
-      others = tuple(v for i, v in enumerate(settings) if i not in places)
-      found.setdefault(others, {})[seed] = [run for run in corners if run is not None]
+      corners.append(index.get((task, seed, tuple(corner)), -1))
+    if -1 not in corners:
+      others = tuple(value for i, value in enumerate(settings) if i not in places)
+      found.setdefault(others, {})[seed] = corners
   if not found:
     return None
   # Every combination of the other settings must have the same seeds, so that an average over the
@@ -234,10 +233,11 @@ def _measure(study: Study, contrast: Contrast, outcome: Outcome, aggregate: str)
       at_base = float(inference.AGGREGATES[aggregate](base))
   else:
     statistic, effect = "median", _median(low, high)
-  if known.all() or scores.any():
+  decided = (low > 0) | (high < 0)
+  if known.all() or decided.any():
     p = inference.sign_flip_p(differences if known.all() else scores)
     p_better = float(scores.mean() + 1) / 2
-  else:  # nothing is known about any pair
+  else:
     p = p_better = math.nan
   runs = np.unique(corners)
   unknown = ~outcome.known[runs]
@@ -251,6 +251,7 @@ def _measure(study: Study, contrast: Contrast, outcome: Outcome, aggregate: str)
     seeds=corners.shape[2],
     settings=corners.shape[1],
     used=int(known.sum()),
+    left_out=contrast.left_out,
     at_base=at_base,
     effect=effect,
     statistic=statistic,

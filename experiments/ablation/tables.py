@@ -12,6 +12,10 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from experiments.ablation import inference
 from experiments.ablation.effects import Effect
 from experiments.cli import tables
@@ -22,6 +26,8 @@ TITLES = (
   *("d_z", "P(better)", "p", "p (Holm)", "unknown"),
 )
 _NAMES = 3  # number of columns that are not aligned right
+_IN_WIDE = ("seeds × settings", "at base", "d_z", "p")  # columns for wide terminals
+_WIDE = 120  # characters
 _ABSENT = "–"
 LEVEL = 0.05  # of the tests
 
@@ -120,6 +126,11 @@ def notes(found: Sequence[Effect], remarks: Sequence[str]) -> list[str]:
       "P(better) and p count all pairs: by its loss, a run that diverged is worse than any other; "
       "a pair that the range leaves undecided counts as half."
     )
+  if any(effect.left_out for effect in found):
+    lines.append(
+      "Some combinations of the other settings are left out of an effect, because they lack a seed "
+      "that others have; left_out in the CSV counts them."
+    )
   rates = [effect.outcome for effect in found if effect.outcome.name == "decay_rate"]
   if rates and rates[0].low[rates[0].known].max(initial=0) > 0:
     lines.append("Where the decay rate is above 0, the gradient grows, and higher is not better.")
@@ -149,13 +160,37 @@ def _power(found: Sequence[Effect]) -> Iterator[str]:
 
 
 def show(found: Sequence[Effect], lines: Sequence[str]) -> None:
-  """Prints the table and the notes."""
+  """Prints the table and the notes: in Markdown, or in columns that fit the terminal."""
+  console = Console()
   for title, group in grouped(found):
-    print(f"{title}:\n")
-    tables.show(TITLES, [row(effect) for effect in group])
-    print()
+    if console.is_terminal:
+      console.print(Text(title, "bold"))
+      console.print(_rich(group, narrow=console.width < _WIDE), "")
+    else:
+      print(f"{title}:\n\n{tables.markdown(TITLES, map(row, group), _NAMES)}")
   for line in lines:
-    print(exits.printable(line))
+    console.print(Text(exits.printable(line)))
+
+
+def _rich(group: Sequence[Effect], narrow: bool) -> Table:
+  """Returns the effects on one outcome for a terminal, if it is narrow with the main columns."""
+  rows = [row(effect) for effect in group]
+  if narrow:
+    counts = [effect.diverged + effect.censored for effect in group]
+    for texts, count, effect in zip(rows, counts, group, strict=True):
+      texts[-1] = f"{count} of {effect.runs}" if count else ""
+  kept = [i for i in range(len(TITLES)) if any(texts[i] for texts in rows)]
+  if narrow:
+    kept = [i for i in kept if TITLES[i] not in _IN_WIDE]
+  table = Table(box=None, padding=(0, 1 if narrow else 2, 0, 0), header_style="dim")
+  for i in kept:
+    numbers = _NAMES <= i < len(TITLES) - 1
+    table.add_column(
+      TITLES[i], justify="right" if numbers else "left", overflow="fold", no_wrap=numbers
+    )
+  for texts in rows:
+    table.add_row(*(Text(texts[i]) for i in kept))
+  return table
 
 
 def markdown(found: Sequence[Effect], lines: Sequence[str]) -> str:

@@ -124,6 +124,7 @@ def test_settings_that_lack_a_seed_are_left_out():
   seeds = [*study.seeds[:-1], 7]  # lstm, depth 2 has the seeds 0, 1, 7
   (cell, *_) = contrasts(study._replace(seeds=seeds), 1)
   assert (cell.corners.shape, cell.left_out) == ((2, 1, 3), 1)
+  assert effects(study._replace(seeds=seeds))[0].left_out == 1
 
 
 def memory(values, horizon):
@@ -168,6 +169,13 @@ def test_a_run_that_diverged_is_worse_than_any_loss():
   # Differences 1, inf, −0.5
   assert (found.effect, found.statistic) == (1, "median")
   assert found.p_better == pytest.approx(1 / 3)
+
+
+def test_pairs_that_are_decided_in_opposite_directions_are_a_tie():
+  elman, lstm = [[1.0, 1.0], [np.inf, 1.0]], [[2.0, 2.0], [0.5, 0.5]]  # [depth, seed]
+  (found, *_) = effects(grid(TWO, 2, [outcome(np.ravel([elman, lstm]))]))
+  assert (found.p_better, found.p, found.test, found.used) == (0.5, 1, "signs", 1)
+  assert found.effect == 1
 
 
 def test_means_are_over_the_settings_in_which_every_run_is_known():

@@ -42,7 +42,7 @@ def test_csv_holds_every_number_and_no_formula():
   assert (row["seeds"], row["test"], row["statistic"]) == ("2", "differences", "mean")
   lines = tables.csv_text(planted()).splitlines()
   assert len(lines) == 1 + 4 + 2
-  assert {len(line.split(",")) for line in lines} == {24}
+  assert {len(line.split(",")) for line in lines} == {25}
 
 
 @pytest.mark.parametrize("text", ["-1", "1e-05", "elman"])
