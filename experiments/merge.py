@@ -1,16 +1,19 @@
-"""Merges the folders that the shards of a sweep wrote into the folder of the whole sweep.
+"""Unites the runs of several folders: the shards of one sweep, or sweeps that share their settings.
 
   python -m experiments.merge FOLDER...
 
 A shard is the part of a sweep's runs that one call of `experiments.sweep` trains (`--num_shards`).
 Several shards may have written to the same folder. The merged folder equals that of a sweep trained
-without shards. The exit status is 0 if all runs finished or diverged, and 2 otherwise.
+without shards. Sweeps whose axes have different values, such as other seeds or cells, are united if
+they agree in all that the runs of one folder share. The exit status is 0 if all runs finished or
+diverged, and 2 otherwise.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -25,6 +28,7 @@ from experiments.cli.flag_table import Flag
 from experiments.networks import cell_options
 from experiments.runtime import exits, files, locks
 from experiments.sweep.config import grid
+from experiments.sweep.config.flags import as_flagfile
 from experiments.sweep.config.runs import Settings, run_id
 from experiments.sweep.records import origins, run_files, sweep_folder
 from rnn_jax.checkpoints import difference
@@ -33,6 +37,9 @@ TABLE = (
   Flag("output_dir", None, str, "Folder for the whole sweep; if not given, the first FOLDER."),
   Flag("keep_stale", "false", None, "Merge runs that were made by different code, too."),
 )
+# The design of a sweep whose runs are no grid, since they are those of several sweeps.
+UNITED = "united"
+_OF_RUNS = ("configuration", "runs", "tasks", "task", "no_effect", "corpus")
 
 
 def define_flags() -> None:
@@ -75,26 +82,27 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
   sweeps = [sweep_folder.read_sweep(folder) for folder in folders]
   first = sweeps[0]
   for folder, about in zip(folders, sweeps, strict=True):
-    found = difference(about["configuration"], first["configuration"], older=True)
+    found = _difference(about["configuration"], first["configuration"])
     if found is not None:
       raise ValueError(
-        f"All FOLDERs must hold shards of one sweep, but {folder} differs from {folders[0]}: its "
-        f"{found}."
+        f"All FOLDERs must hold sweeps that share their settings, but {folder} differs from "
+        f"{folders[0]}: its {found}."
       )
     _check_ids(folder, about)
-  sweep_folder.check_folder(target, first["configuration"], overwrite=False)
+  united = unite(sweeps)
+  sweep_folder.check_folder(target, united["configuration"], overwrite=False)
   sources = [folder for folder in folders if folder.resolve() != target.resolve()]
   with contextlib.ExitStack() as stack:
     for folder in (target, *sources):
       stack.enter_context(locks.folder_lock(folder))
-    ids = first["runs"]
+    ids = united["runs"]
     states = {folder: run_files.statuses(folder, ids) for folder in (target, *sources)}
     where = {name: _find(name, states) for name in ids}
     if not flags.FLAGS.keep_stale:
       _check_code(
         {name: (source, states[source][name]) for name, source in where.items() if source}
       )
-    _prepare(target, folders[0], sweeps)
+    _prepare(target, folders[0], sweeps, united)
     for name, source in where.items():
       if source is not None and source != target:
         run_files.write_all(target, name, run_files.read_all(source, name), durable=False)
@@ -111,33 +119,26 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
     return finish.finish(target, ids)
 
 
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+  """Returns the first difference that keeps two sweeps from being united; None if there is none."""
+  if "design" in found and "design" in wanted:
+    return sweep_folder.shared_difference(found, wanted)
+  return difference(found, wanted, older=True)
+
+
 def _check_ids(folder: Path, about: Mapping[str, Any]) -> None:
   """Checks that the run ids in `sweep.json` are those that its configuration gives.
 
-  A configuration of an older version, which lacks entries, is not checked: its ids are hashes of
-  fewer entries.
+  A configuration of an older version, and one of united sweeps, do not give the ids.
 
   Raises:
     ValueError: if the ids or the configuration are wrong.
   """
   configuration, found = about["configuration"], about["runs"]
-  names = [field.name for field in dataclasses.fields(Settings)]
-  if not configuration.keys() >= {*names, *grid.AXES, "cell_option", "corpus_sha256"}:
+  if configuration.get("design", UNITED) == UNITED:
     return
   try:
-    settings = Settings(**{name: configuration[name] for name in names})
-    options = [cell_options.parse(text) for text in configuration["cell_option"]]
-    runs = grid.expand(
-      configuration, cell_options.by_cell(options, configuration["cell"], grid.AXES)
-    )
-    if settings.match_params is not None:
-      # The hidden sizes follow from the task's text, so they are taken from the ids.
-      widths = [re.search(r"-h([0-9]{1,9})-", name) for name in found]
-      runs = [
-        dataclasses.replace(run, hidden_size=int(width[1]) if width else None)
-        for run, width in zip(runs, widths, strict=True)
-      ]
-    ids = [run_id(run, settings, configuration["corpus_sha256"]) for run in runs]
+    ids = _expanded(configuration, found)
   except (ValueError, TypeError, KeyError, AttributeError):  # wrong types raise several errors
     ids = []
   if found != ids:
@@ -145,6 +146,64 @@ def _check_ids(folder: Path, about: Mapping[str, Any]) -> None:
       f"{folder / 'sweep.json'} is damaged, or from another version: its runs are not those that "
       "its configuration gives."
     )
+
+
+def _expanded(configuration: Mapping[str, Any], found: Sequence[str]) -> list[str]:
+  """Returns the run ids that a configuration gives; `found` are the recorded ids."""
+  names = [field.name for field in dataclasses.fields(Settings)]
+  settings = Settings(**{name: configuration[name] for name in names})
+  options = cell_options.by_cell(
+    [cell_options.parse(text) for text in configuration["cell_option"]],
+    configuration["cell"],
+    grid.AXES,
+  )
+  runs = grid.expand(configuration, options, configuration["design"]).runs
+  if settings.match_params is not None:
+    # The hidden sizes follow from the task's text, so they are taken from the ids.
+    widths = [re.search(r"-h([0-9]{1,9})-", name) for name in found]
+    runs = [
+      dataclasses.replace(run, hidden_size=int(width[1]) if width else None)
+      for run, width in zip(runs, widths, strict=True)
+    ]
+  return [run_id(run, settings, configuration["corpus_sha256"]) for run in runs]
+
+
+def unite(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns the entries of `sweep.json` that describe the runs of several sweeps.
+
+  Args:
+    sweeps: contents of the `sweep.json` of each sweep; they must share their settings.
+  Returns:
+    {"configuration", "runs", "tasks", "no_effect", "corpus"}. The axes have the values of all
+    sweeps. If the runs are not those of a grid over these axes, `design` is `united`.
+  """
+  first = sweeps[0]
+  configurations = [about["configuration"] for about in sweeps]
+  if all(difference(found, configurations[0], older=True) is None for found in configurations):
+    return {name: first[name] for name in _OF_RUNS if name in first}
+  ids = list(dict.fromkeys(name for about in sweeps for name in about["runs"]))
+  axes = {
+    name: list(dict.fromkeys(value for found in configurations for value in found[name]))
+    for name in (*grid.AXES, "cell_option")
+  }
+  configuration = {**configurations[0], **axes, "design": "grid"}
+  tasks = {json.dumps(part): part for about in sweeps for part in about["tasks"]}
+  no_effect = dict.fromkeys(text for about in sweeps for text in about["no_effect"])
+  try:
+    expanded = _expanded(configuration, ids)
+  except ValueError:  # such as two different values of one cell option, or of match_params
+    expanded = []
+  if set(expanded) == set(ids):
+    ids = expanded
+  else:
+    configuration["design"] = UNITED
+  return {
+    "configuration": configuration,
+    "runs": ids,
+    "tasks": list(tasks.values()),
+    "no_effect": list(no_effect),
+    "corpus": first["corpus"],
+  }
 
 
 def _find(name: str, states: Mapping[Path, Mapping[str, run_files.Status]]) -> Path | None:
@@ -182,13 +241,7 @@ def _check_code(where: Mapping[str, tuple[Path, run_files.Status]]) -> None:
     folder: sweep_folder.read_sweep(folder) for folder in {folder for folder, _ in where.values()}
   }
   text = origins.mixture(
-    (
-      name,
-      sweeps[folder],
-      state.get("code"),
-      str(sweeps[folder]["configuration"].get("task")),
-    )
-    for name, (folder, state) in where.items()
+    (name, sweeps[folder], state.get("code")) for name, (folder, state) in where.items()
   )
   if text is not None:
     raise ValueError(
@@ -197,20 +250,40 @@ def _check_code(where: Mapping[str, tuple[Path, run_files.Status]]) -> None:
     )
 
 
-def _prepare(target: Path, first: Path, sweeps: Sequence[Mapping[str, Any]]) -> None:
-  """Writes `sweep.json` and `sweep.flags` to `target`, and records all shards' environments.
+def _prepare(
+  target: Path, first: Path, sweeps: Sequence[Mapping[str, Any]], united: Mapping[str, Any]
+) -> None:
+  """Writes `sweep.json` and `sweep.flags` to `target`, and records all sweeps' environments.
 
   Args:
-    target: folder of the whole sweep; files that it has already are kept.
-    first: folder from which `sweep.flags` is copied.
+    target: folder of the united sweep; the environments in its `sweep.json`, if any, are kept.
+    first: folder from which `sweep.flags` is copied if all sweeps are equal.
     sweeps: contents of each folder's `sweep.json`, those of `first` first.
+    united: the result of `unite`.
   """
-  if not (target / "sweep.json").exists():
-    lines = files.read_bytes(first / "sweep.flags", files.LARGEST_JSON)
-    files.write_bytes(target / "sweep.flags", lines)
-    files.write_json(target / "sweep.json", sweeps[0])
+  if all(about["runs"] == united["runs"] for about in sweeps):
+    flags_text = files.read_bytes(first / "sweep.flags", files.LARGEST_JSON).decode()
+  else:
+    flags_text = _flagfile(united["configuration"])
+  if (target / "sweep.json").exists():
+    sweep_folder.replace_runs(target, united)
+  else:
+    sweep_folder.write_new(target, {**sweeps[0], **united})
+  files.write_text(target / "sweep.flags", flags_text)
   environments = (part for about in sweeps for part in (about, *about.get("continued", [])))
   sweep_folder.note_environment(target, *environments)
+
+
+def _flagfile(configuration: Mapping[str, Any]) -> str:
+  """Returns a flagfile for all combinations of a united sweep's values."""
+  settings = Settings(**{f.name: configuration[f.name] for f in dataclasses.fields(Settings)})
+  options = [cell_options.parse(text) for text in configuration["cell_option"]]
+  lines = as_flagfile(settings, configuration, options, "grid")
+  if configuration["design"] != UNITED:
+    return lines
+  return (
+    f"# Several sweeps were united. These flags train all combinations of their values.\n{lines}"
+  )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
   except (ValueError, TypeError) as error:
     exits.fail(str(error))
   run = paths.path("FILE", arguments[0]).absolute().parent
-  origins.warn_if_changed(run, diverged.run.cell, diverged.settings.task)
+  origins.warn_if_changed(run, diverged.run.cell, diverged.run.task)
   print(f"step {diverged.step}: {nonfinite_text(found)}")
   # `largest`, the largest magnitude before the non-finite value, differs between machines by
   # rounding, so it is not compared.

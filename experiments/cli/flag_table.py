@@ -17,7 +17,8 @@ class Flag(NamedTuple):
   Attributes:
     name: the flag's name, without dashes.
     default: the flag's default, as text; None for a flag that has none.
-    parse: text -> value; None for a boolean flag, which is given as `--name` or `--noname`.
+    parse: text -> value; None for a boolean flag, which is given as `--name` or `--noname`. An axis
+      of booleans may be given as `--name=false,true`, too.
     help: what the flag does, and the values that it takes.
     kind: `single` for one value; `axis` for comma-separated values, over which a sweep iterates;
       `list` for a comma list that is one value; `repeated` for a flag that may be given several
@@ -51,9 +52,10 @@ def define(table: Iterable[Flag]) -> None:
   table = list(table)
   axes = [flag.name for flag in table if flag.kind == "axis"]
   for flag in table:
-    parse = flag.parse or flags.BooleanParser().parse
+    parse = flag.parse or parsers.boolean(flag.name)
     if flag.kind == "axis":
       parsers.define_list(flag.name, flag.default, parse, _full_help(flag))
+      flags.FLAGS[flag.name].boolean = flag.parse is None
     elif flag.kind == "repeated":
       parsers.define_several(flag.name, parse, flag.help)
     else:

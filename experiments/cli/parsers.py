@@ -6,6 +6,7 @@ A parser returns the value of a flag's text, or raises ValueError with a message
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from absl import flags
 from rnn_jax import checks
 
 Parse = Callable[[str], Any]
+_LONGEST_RANGE = 10**6
 
 
 def choice(kind: str, choices: Iterable[str]) -> Parse:
@@ -117,8 +119,9 @@ def address(name: str, *words: str, none: str | None = None) -> Parse:
 def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
   """Returns a parser of a comma-separated list of distinct values, each parsed by `parse`.
 
-  The parser is called as `parser(text)`, or as `parser(text, whole)` if `text` is only a part of
-  the user's text. Errors quote the user's whole text.
+  An item such as `0..9` stands for the integers from 0 to 9. The parser is called as
+  `parser(text)`, or as `parser(text, whole)` if `text` is only a part of the user's text. Errors
+  quote the user's whole text.
   """
 
   def parse_all(text: str, whole: str | None = None) -> tuple[Any, ...]:
@@ -126,6 +129,7 @@ def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
     items = [item.strip() for item in text.split(",")]
     if "" in items:
       raise ValueError(f"{name} must be a comma list without empty entries, got '{whole}'.")
+    items = [item for given in items for item in _integers(name, given)]
     values = [parse(item) for item in items]
     # Sweeps compute in float32, where 0.1 and 0.1000000001 are equal.
     same = [np.float32(v) if isinstance(v, float) else v for v in values]
@@ -138,6 +142,53 @@ def several(name: str, parse: Parse) -> Callable[..., tuple[Any, ...]]:
     return tuple(values)
 
   return parse_all
+
+
+def _integers(name: str, item: str) -> list[str]:
+  """Returns the integers of a range such as `0..9` as texts; any other item alone."""
+  match = re.fullmatch(r"(\d{1,10})\.\.(\d{1,10})", item)
+  if match is None:
+    return [item]
+  first, last = map(int, match.groups())
+  if not first <= last < first + _LONGEST_RANGE:
+    raise ValueError(
+      f"{name} must hold ranges FIRST..LAST of at least 1 and at most {_LONGEST_RANGE} integers, "
+      f"got '{item}'."
+    )
+  return [str(value) for value in range(first, last + 1)]
+
+
+def boolean(name: str) -> Parse:
+  """Returns a parser of `true` and `false`."""
+  words = {"true": True, "false": False}
+
+  def parse(text: str) -> bool:
+    if text.lower() not in words:
+      raise ValueError(f"{name} must be true or false, got '{text}'.")
+    return words[text.lower()]
+
+  return parse
+
+
+def lengths(name: str, none: str) -> Parse:
+  """Returns a parser of a comma list of lengths, each an integer or a multiple of T, such as `2T`.
+
+  The parsed value is the list as text; the text `none` is parsed as ''.
+  """
+
+  def parse(text: str) -> str:
+    if text in ("", none):
+      return ""
+    items = [item.strip().upper() for item in text.split(",")]
+    for item in items:
+      if not re.fullmatch("[1-9][0-9]{0,8}T?|T", item):
+        raise ValueError(
+          f"{name} must be a comma list of integers from 1 and multiples of T, such as 2T, or "
+          f"'{none}', got '{text}'."
+        )
+    return ",".join(items)
+
+  return parse
 
 
 def sizes(name: str) -> Parse:

@@ -45,8 +45,10 @@ class CellOption:
     return f"{cell}{self.name}={','.join(map(value_text, self.values))}"
 
 
-def fixed_width() -> int | None:
+def fixed_width() -> Any:
   """Returns the value of `--hidden_size`; None if `--match_params` is given instead.
+
+  In a sweep, the value is a tuple, since the hidden size is an axis.
 
   Raises:
     ValueError: if both flags are given.
@@ -57,7 +59,7 @@ def fixed_width() -> int | None:
   if values["hidden_size"].present:
     raise ValueError(
       "--match_params and --hidden_size must not be given together, got "
-      f"{values.match_params} and {values.hidden_size}."
+      f"--match_params={values.match_params}."
     )
   return None
 

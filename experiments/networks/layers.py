@@ -64,6 +64,25 @@ class Layers:
     return self.hidden_size
 
 
+ZONEOUT = Flag(
+  "zoneout",
+  "0",
+  number("zoneout", "a number from 0 to 1", lambda v: 0 <= v <= 1),
+  "Probability that a unit keeps its previous carry over a time step, in training.",
+)
+RESIDUAL = Flag(
+  "residual", "false", None, "Add each layer's input to its output, from the second layer on."
+)
+LAYER_NORM = Flag(
+  "layer_norm", "false", None, "Normalize each layer's input, from the second layer on."
+)
+DROPOUT = Flag(
+  "dropout",
+  "0",
+  number("dropout", "a number from 0 to below 1", lambda v: 0 <= v < 1),
+  "Rate of dropout between layers.",
+)
+
 TABLE = (
   Flag(
     "cell", "lstm", choice("cell", CELLS), "Name of a cell; --list_cells prints a table of them."
@@ -72,22 +91,10 @@ TABLE = (
   Flag("depth", "1", integer("depth"), "Number of recurrent layers."),
   Flag("hidden_size", "128", integer("hidden_size"), "Hidden size of every recurrent layer."),
   cell_options.MATCH_PARAMS,
-  Flag(
-    "zoneout",
-    "0",
-    number("zoneout", "a number from 0 to 1", lambda v: 0 <= v <= 1),
-    "Probability that a unit keeps its previous carry over a time step, in training.",
-  ),
-  Flag(
-    "residual", "false", None, "Add each layer's input to its output, from the second layer on."
-  ),
-  Flag("layer_norm", "false", None, "Normalize each layer's input, from the second layer on."),
-  Flag(
-    "dropout",
-    "0",
-    number("dropout", "a number from 0 to below 1", lambda v: 0 <= v < 1),
-    "Rate of dropout between layers.",
-  ),
+  ZONEOUT,
+  RESIDUAL,
+  LAYER_NORM,
+  DROPOUT,
   Flag(
     "dropout_mask",
     "step",
@@ -161,10 +168,11 @@ def make_cells(layers: Layers) -> list[Cell]:
   layer gets neither, because the network's input may be tokens.
   """
   cells = []
+  plain = make_cell(layers.cell, layers.width, **dict(layers.options))
+  if layers.zoneout > 0:
+    plain = zoneout(plain, layers.zoneout)
   for i in range(layers.depth):
-    cell = make_cell(layers.cell, layers.width, **dict(layers.options))
-    if layers.zoneout > 0:
-      cell = zoneout(cell, layers.zoneout)
+    cell = plain
     if layers.layer_norm and i > 0:
       cell = layer_norm(cell)
     if layers.residual and i > 0:

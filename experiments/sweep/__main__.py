@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections.abc import Collection
 from typing import NoReturn
 
 from absl import flags
@@ -66,10 +67,7 @@ def _resolve_and_run(arguments: list[str]) -> None:
     engine_flags.check_engine()
     sweep = resolve(arguments)
     _check_processes_agree(sweep)
-    sweep = sweep.with_corpus_name(hosts.by_writer(sweep_folder.recorded_corpus_name, sweep))
-    hosts.by_writer(
-      sweep_folder.check_folder, sweep.folder, sweep.configuration, flags.FLAGS.overwrite
-    )
+    hosts.by_writer(_check_folder, sweep)
   if flags.FLAGS.dry_run:
     if hosts.is_writer():
       _print_plan(sweep)
@@ -82,6 +80,12 @@ def _resolve_and_run(arguments: list[str]) -> None:
     _interrupted(sweep, signal.SIGINT)
   if failed:
     sys.exit(exits.FAILED)
+
+
+def _check_folder(sweep: Sweep) -> None:
+  extend = sweep.shard is None
+  about = sweep.folder, sweep.configuration, flags.FLAGS.overwrite
+  sweep_folder.check_folder(*about, extend=extend)
 
 
 def _check_processes_agree(sweep: Sweep) -> None:
@@ -97,8 +101,9 @@ def _print_plan(sweep: Sweep) -> None:
   """Prints the runs that this process would train, by group; each group is compiled once."""
   runs = [sweep.ids[name] for name in locking.runs_of(sweep)]
   groups = by_group(runs)
+  varied = _varied(sweep)
   for group in groups.values():
-    print(f"{group_name(group[0])}: one compilation, {_count(len(group), 'run')}")
+    print(f"{group_name(group[0], varied)}: one compilation, {_count(len(group), 'run')}")
     for run in group:
       print(f"  {sweep.names[run]}")
   print(
@@ -106,6 +111,11 @@ def _print_plan(sweep: Sweep) -> None:
     f"{_count(len(groups), 'compilation')}, {_count(len(sweep.layout.devices), 'device')}; "
     "nothing was written."
   )
+
+
+def _varied(sweep: Sweep) -> set[str]:
+  """Returns the settings that a group's name must include."""
+  return sweep.varied | ({"hidden_size"} if sweep.settings.match_params is not None else set())
 
 
 def _count(number: int, noun: str) -> str:
@@ -133,7 +143,11 @@ def _prepare_folder(sweep: Sweep, stack: contextlib.ExitStack) -> None:
   has_workers = flags.FLAGS.engine != "local"
   lock = locking.driver_lock if has_workers else locks.folder_lock
   stack.enter_context(lock(sweep.folder))
+  changes = None if flags.FLAGS.overwrite else sweep_folder.changed_runs(sweep.folder, sweep.ids)
   locking.prepare(sweep, flags.FLAGS.overwrite)
+  for text in (changes, *sweep.no_effect):
+    if text is not None:
+      print(text)
 
 
 def _train(sweep: Sweep, stop: signals.Stop) -> None:
@@ -147,16 +161,17 @@ def _train(sweep: Sweep, stop: signals.Stop) -> None:
   with progress.show(num_runs, num_done, Console()) as report:
     if flags.FLAGS.engine != "local":
       report("training", num_done, None)  # in other processes, from now on
-    on_progress = _summed(report, num_done)
+    on_progress = _summed(report, num_done, _varied(sweep))
     engines.ENGINES[flags.FLAGS.engine](sweep, wanted, stop, on_progress)
 
 
-def _summed(report: progress.Report, num_done: int) -> OnProgress:
+def _summed(report: progress.Report, num_done: int, varied: Collection[str] = ()) -> OnProgress:
   """Returns a progress callback that reports the sum of all runs' progress, in runs.
 
   Args:
     report: displays the progress.
     num_done: number of runs that were done before.
+    varied: settings that the names of groups include; see `group_name`.
   """
   # Few runs are in training at a time, so the sum over their shares is short.
   trained: set[Run] = set()
@@ -168,7 +183,7 @@ def _summed(report: progress.Report, num_done: int) -> OnProgress:
       del shares[run]
       trained.add(run)
     done = num_done + len(trained) + sum(shares.values())
-    report(activity, done, loss, group_name(run))
+    report(activity, done, loss, group_name(run, varied))
 
   return on_progress
 

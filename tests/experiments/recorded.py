@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from configured import make_settings
 
 from experiments.runtime import files
-from experiments.sweep.config.runs import Run, Settings, run_config
+from experiments.sweep.config.runs import Run, run_config
 from experiments.sweep.records import run_files
 from experiments.sweep.records.record import Record, Result
 
@@ -32,12 +33,13 @@ def write(
     measures: `lag`, to record lag norms, or nothing.
     shared: further entries of the sweep's configuration.
   """
-  settings = Settings("adding", "stdlib", None, T, 2, 2, "sgd", log_every, "", 1, match_params=18)
+  settings = make_settings(log_every, "", 1, match_params=18)
+  task = {"task": "adding", "sequence_length": T, "loss_unit": "nats", "baseline": 0.5}
   files.write_json(
     folder / "sweep.json",
     {
-      "configuration": {"steps": 2, "task": "adding", **shared},
-      "task": {"loss_unit": "nats", "baseline": 0.5},
+      "configuration": {"steps": [2], "task": ["adding"], **shared},
+      "tasks": [task],
       "runs": list(runs),
     },
   )
@@ -47,7 +49,9 @@ def write(
     shape = (2 if log_every > 1 else 3, run.depth, T)
     norms = {"log10_grad_norm": rng.normal(size=shape).astype(np.float32)}
     lag = {"lag": {"log10_lag_norm": rng.normal(size=shape).astype(np.float32)}}
-    record = Record(loss, loss, loss, loss, loss > 2, norms, lag if "lag" in measures else {})
+    held_out = {"held_out_loss": np.where(np.arange(3) == 2, loss, np.nan).astype(np.float32)}
+    measured = lag if "lag" in measures else {}
+    record = Record(loss, loss, loss, loss, loss > 2, norms, measured, held_out)
     run_files.start(folder, name, run_config(run, settings, None))
     run_files.finish(folder, name, Result(run, record, None, None, 1.0), settings)
   return folder

@@ -9,14 +9,21 @@ import matplotlib
 import numpy as np
 import pytest
 import recorded
+from configured import make_run
 from matplotlib.image import imread
 
 from experiments import plot
 from experiments.plotting import style
-from experiments.sweep.config.runs import Run
 from experiments.sweep.records import run_files
 
-BASE = Run("elman", 1, None, 0, 0.1, None, 1.0, None, hidden_size=3)
+BASE = make_run(
+  clip_norm=None,
+  hidden_size=3,
+  sequence_length=recorded.T,
+  batch_size=2,
+  steps=2,
+  optimizer="sgd",
+)
 RUNS = {
   f"{cell}{gain:g}-{seed}": dataclasses.replace(BASE, cell=cell, recurrent_gain=gain, seed=seed)
   for cell in ("elman", "gru")

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configured import make_run, make_settings, tasks_of
 from train_all import train_all
 
 from experiments import replay
 from experiments.cli import command_line
 from experiments.sweep.config.device_layout import Layout
-from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.records.record import nonfinite_text
 from experiments.sweep.training import divergence, replay_file
 from experiments.sweep.training.program import compile_group
@@ -29,8 +29,18 @@ from rnn_jax.training import init_state, update
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 T, B, STEP, TIME = 6, 4, 57, 3
-SETTINGS = Settings("adding", "stdlib", 3, T, B, 110, "sgd", 110, "", 110)
-RUNS = [Run("elman", 1, 4, seed, 0.05, None, 1.0, None) for seed in (0, 1)]
+SETTINGS = make_settings(110, "", 110)
+ABOUT = {
+  "task": "adding",
+  "hidden_size": 3,
+  "sequence_length": T,
+  "batch_size": B,
+  "steps": 110,
+  "optimizer": "sgd",
+}
+RUNS = [
+  make_run(truncation=4, seed=seed, learning_rate=0.05, clip_norm=None, **ABOUT) for seed in (0, 1)
+]
 
 
 def batch_key(seed, step):
@@ -51,6 +61,7 @@ def planted_task():
 
 
 TASK = planted_task()
+TASKS = tasks_of(TASK, T)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +69,8 @@ def train():
   """Returns `train(*runs) -> results`, which trains one run at a time with one program."""
   with jax.numpy_dtype_promotion("standard"):
     layout = Layout(jax.local_devices()[:1])
-    program = compile_group(RUNS, SETTINGS, TASK, layout)
-  return lambda *runs: train_all(runs, SETTINGS, TASK, layout, program)
+    program = compile_group(RUNS, SETTINGS, TASKS, layout)
+  return lambda *runs: train_all(runs, SETTINGS, TASKS, layout, program)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +78,9 @@ def params_by_hand():
   """Run 0's params before training step STEP, computed by a plain loop of updates."""
   run = RUNS[0]
   with jax.numpy_dtype_promotion("standard"):
-    numbers = numbers_of(run, SETTINGS)
-    model = network(run.cell, run.depth, SETTINGS.hidden_size, 1, None)
-    optimizer = optimizer_of(run, SETTINGS, numbers)
+    numbers = numbers_of(run)
+    model = network(run, 1, None)
+    optimizer = optimizer_of(run, numbers)
 
     @jax.jit
     def train():
@@ -92,7 +103,7 @@ def assert_kept(result, params_by_hand):
     result.snapshot.params,
     params_by_hand,
   )
-  nonfinite = divergence.locate(divergence.diverged_step(result, SETTINGS, TASK))
+  nonfinite = divergence.locate(divergence.diverged_step(result, TASK))
   assert nonfinite[:6] == ("forward", None, TIME, "xs", (2, 1), "nan")
 
 
@@ -106,15 +117,15 @@ def test_params_before_the_step_are_kept_and_the_nan_is_located(train, params_by
 def test_params_are_kept_with_shared_devices_and_shared_batches(params_by_hand):
   layout = Layout(jax.local_devices()[:2], data_parallel=2, runs_per_device=2)
   runs = RUNS[::-1]
-  finished, diverged = train_all(runs, SETTINGS, TASK, layout)
+  finished, diverged = train_all(runs, SETTINGS, TASKS, layout)
   assert_kept(diverged, params_by_hand)
   assert finished.diverged_step is None
 
 
 def test_a_non_finite_update_is_the_first_non_finite_value(train):
-  (result,) = train(Run("elman", 1, None, 1, 3e38, None, 1.0, None))
+  (result,) = train(make_run(seed=1, learning_rate=3e38, clip_norm=None, **ABOUT))
   assert result.diverged_step == 0 and np.isfinite(result.records.loss).all()
-  nonfinite = divergence.locate(divergence.diverged_step(result, SETTINGS, TASK))
+  nonfinite = divergence.locate(divergence.diverged_step(result, TASK))
   assert nonfinite.phase == "update" and nonfinite.value == "inf"
 
 
@@ -125,8 +136,9 @@ def test_a_non_finite_update_is_the_first_non_finite_value(train):
 def saved(train):
   """A run whose gradient explodes: (diverged step, first non-finite value, its replay.npz)."""
   with jax.numpy_dtype_promotion("standard"):
-    (result,) = train(Run("elman", 1, None, 1, 50.0, None, 3.0, None))
-    diverged = divergence.diverged_step(result, SETTINGS, TASK)
+    wild = {"learning_rate": 50.0, "clip_norm": None, "recurrent_gain": 3.0}
+    (result,) = train(make_run(seed=1, **wild, **ABOUT))
+    diverged = divergence.diverged_step(result, TASK)
     nonfinite = divergence.locate(diverged)
   assert nonfinite is not None and nonfinite.overflow
   return diverged, nonfinite, replay_file.to_bytes(diverged, nonfinite)
@@ -160,11 +172,7 @@ def test_the_file_restores_the_step(saved, tmp_path):
   path.write_bytes(data)
   loaded, stored, about = replay_file.load(path)
   assert stored == nonfinite
-  assert (loaded.run, loaded.settings, loaded.step) == (
-    diverged.run,
-    diverged.settings,
-    diverged.step,
-  )
+  assert (loaded.run, loaded.step) == (diverged.run, diverged.step)
   assert loaded.loss is diverged.loss
   assert jax.tree.structure(loaded.snapshot) == jax.tree.structure(diverged.snapshot)
   jax.tree.map(np.testing.assert_array_equal, loaded.snapshot, diverged.snapshot)
@@ -183,18 +191,32 @@ def test_the_step_is_computed_with_its_own_masks(saved, monkeypatch):
 def test_the_network_is_restored_with_its_options_and_hidden_size(saved, tmp_path):
   diverged, nonfinite, _ = saved
   options = (("activation", "relu"), ("recurrent_kernel", "identity"))
-  run = dataclasses.replace(diverged.run, options=options, hidden_size=3)
-  settings = dataclasses.replace(diverged.settings, hidden_size=None, match_params=18)
+  run = dataclasses.replace(diverged.run, options=options)
   path = tmp_path / "replay.npz"
-  path.write_bytes(replay_file.to_bytes(diverged._replace(run=run, settings=settings), nonfinite))
+  path.write_bytes(replay_file.to_bytes(diverged._replace(run=run), nonfinite))
   loaded, _, _ = replay_file.load(path)
-  assert (loaded.run, loaded.settings) == (run, settings)
-  cell = divergence.model_of(loaded.run, loaded.settings, 1, None).cells[0]
+  assert loaded.run == run
+  cell = network(loaded.run, 1, None).cells[0]
   new = cell.update({}, jnp.zeros(3), jnp.full(3, -2.0), jnp.zeros(3))
   np.testing.assert_array_equal(new, np.zeros(3))  # ReLU(−2), where tanh would be negative
   path.write_bytes(with_about(path.read_bytes(), run=dataclasses.asdict(run) | {"hidden_size": 4}))
   with pytest.raises(ValueError, match="must be the intact replay"):
     replay_file.load(path)
+
+
+def test_a_file_of_an_older_version_is_read(saved, tmp_path):
+  diverged, _, data = saved
+  path = tmp_path / "replay.npz"
+  own = dataclasses.asdict(diverged.run)
+  settings = {"corpus": "stdlib", **{name: own.pop(name) for name in ABOUT}}
+  for name in ("layer_norm", "residual", "dropout", "zoneout"):
+    del own[name]
+  path.write_bytes(with_about(data, run=own, settings=settings))
+  assert replay_file.load(path)[0].run == diverged.run
+  path.write_bytes(
+    with_about(data, run={**own, "hidden_size": 3}, settings={**settings, "hidden_size": None})
+  )
+  assert replay_file.load(path)[0].run == diverged.run
 
 
 def test_replay_reproduces_the_first_non_finite_value(saved, tmp_path, capsys):

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from experiments.cli import flag_table
 from experiments.cli.flag_table import Flag, grouped
-from experiments.cli.parsers import choice, integer, number, positive, subset
-from experiments.networks import cell_options
+from experiments.cli.parsers import choice, integer, lengths, number, positive, subset
+from experiments.networks import cell_options, layers
 from experiments.networks.cell_options import CellOption
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR
+from experiments.sweep.config.grid import DESIGNS
 from experiments.sweep.config.runs import Settings
 from experiments.sweep.measures import MEASURES
 from rnn_jax.cells import CELLS
@@ -28,6 +29,24 @@ _AXES = (
     "axis",
   ),
   Flag("depth", "1", integer("depth"), "Number of recurrent layers.", "axis"),
+  Flag(
+    "hidden_size", "64", integer("hidden_size"), "Hidden size of every recurrent layer.", "axis"
+  ),
+  layers.LAYER_NORM._replace(kind="axis"),
+  layers.RESIDUAL._replace(kind="axis"),
+  layers.DROPOUT._replace(kind="axis"),
+  layers.ZONEOUT._replace(kind="axis"),
+  Flag("task", "charlm", choice("task", TASKS), f"Task to learn: {', '.join(TASKS)}.", "axis"),
+  Flag("sequence_length", "128", integer("sequence_length"), "Time steps of a sequence.", "axis"),
+  Flag("batch_size", "32", integer("batch_size"), "Sequences in a batch.", "axis"),
+  Flag("steps", "200", integer("steps"), "Optimization steps of each run.", "axis"),
+  Flag(
+    "optimizer",
+    "adam",
+    choice("optimizer", OPTIMIZERS),
+    f"Optimizer: {', '.join(OPTIMIZERS)}.",
+    "axis",
+  ),
   Flag(
     "truncation",
     "full",
@@ -77,7 +96,13 @@ _AXES = (
 )
 
 _TRAINING = (
-  Flag("task", "charlm", choice("task", TASKS), f"Task to learn: {', '.join(TASKS)}."),
+  Flag(
+    "design",
+    "grid",
+    choice("design", DESIGNS),
+    "How the axes are combined: grid, every combination; one_at_a_time, a base of the first values "
+    "and every other value tried alone. Both repeat every setting for each seed.",
+  ),
   Flag(
     "corpus",
     STANDARD_LIBRARY,
@@ -85,14 +110,7 @@ _TRAINING = (
     f"Text for --task=charlm: path of a file, or {STANDARD_LIBRARY} for the source of Python's "
     "standard library.",
   ),
-  Flag("hidden_size", "64", integer("hidden_size"), "Hidden size of every recurrent layer."),
   cell_options.MATCH_PARAMS,
-  Flag("sequence_length", "128", integer("sequence_length"), "Time steps of a sequence."),
-  Flag("batch_size", "32", integer("batch_size"), "Sequences in a batch."),
-  Flag("steps", "200", integer("steps"), "Optimization steps of each run."),
-  Flag(
-    "optimizer", "adam", choice("optimizer", OPTIMIZERS), f"Optimizer: {', '.join(OPTIMIZERS)}."
-  ),
 )
 
 _MEASURES = (
@@ -118,6 +136,22 @@ _MEASURES = (
     "Optimization steps between measurements, or as_logged to measure where norms are recorded. "
     "The first and the last step are always measured.",
   ),
+  Flag(
+    "evaluate_every",
+    "at_end",
+    integer("evaluate_every", none="at_end"),
+    "Optimization steps between evaluations on held-out data, of the loss and, for tasks with "
+    "classes, the accuracy; or at_end to evaluate at the last step alone. The last step is always "
+    "evaluated.",
+  ),
+  Flag(
+    "test_sequence_length",
+    "none",
+    lengths("test_sequence_length", none="none"),
+    "Sequence lengths at which the held-out loss is evaluated in addition, as a comma list of "
+    "integers and of multiples of the run's own length, such as 2T,4T, or none.",
+    "list",
+  ),
 )
 
 _OUTPUT = (
@@ -125,7 +159,8 @@ _OUTPUT = (
     "output_dir",
     "results/sweep",
     str,
-    "Folder for records and figures. The same command resumes an interrupted sweep.",
+    "Folder for records and figures. The same command resumes an interrupted sweep; with more "
+    "values or seeds it trains only the runs that the folder lacks.",
   ),
   Flag(
     "checkpoint_every",
@@ -145,7 +180,8 @@ _OUTPUT = (
     "overwrite",
     "false",
     None,
-    "Replace the records of another sweep in the output folder. Those of the same sweep are kept.",
+    "Replace the records of another sweep in the output folder. Those of a sweep that shares its "
+    "settings with this one are kept.",
   ),
 )
 
@@ -199,8 +235,8 @@ _COMMANDS = (
 )
 
 TABLE = (
-  *grouped("Axes of the sweep, each a comma list of values", _AXES),
-  *grouped("What is learned", _TRAINING),
+  *grouped("Axes of the sweep, each a comma list of values or a range such as 0..9", _AXES),
+  *grouped("Design, text and size", _TRAINING),
   *grouped("Measures and records", _MEASURES),
   *grouped("Output", _OUTPUT),
   *grouped("Devices", _DEVICES),
@@ -216,23 +252,30 @@ def define() -> None:
 
 
 def as_flagfile(
-  settings: Settings, axes: Mapping[str, Sequence[object]], options: Sequence[CellOption] = ()
+  settings: Settings,
+  axes: Mapping[str, Sequence[object]],
+  options: Sequence[CellOption],
+  design: str,
 ) -> str:
   """Returns the text of a flagfile that reproduces a sweep, with one flag per line.
 
   Args:
     settings: settings that all runs share.
-    axes: {axis of the grid: its values}.
+    axes: {axis of the design: its values}.
     options: values of `--cell_option`.
+    design: value of `--design`.
   """
   lines = []
   for name in grid.AXES:
     none = "full" if name == "truncation" else "none"
-    lines.append(f"--{name}={','.join(none if v is None else str(v) for v in axes[name])}")
+    values = ",".join(none if v is None else cell_options.value_text(v) for v in axes[name])
+    if name != "hidden_size" or settings.match_params is None:
+      lines.append(f"--{name}={values}")
   lines += [f"--cell_option={option}" for option in options]
+  lines.append(f"--design={design}")
   lines += [
-    f"--{name}={value}"
+    f"--{name}={value or 'none'}"
     for name, value in dataclasses.asdict(settings).items()
-    if value is not None  # either hidden_size or match_params is None
+    if value is not None
   ]
   return "".join(line + "\n" for line in lines)

@@ -1,23 +1,34 @@
-"""The grid of a sweep: its axes, and the runs into which they expand."""
+"""The design of a sweep: its axes, and the runs into which they expand."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.networks.cell_options import options_text
 from experiments.sweep.config.runs import Run
 from rnn_jax.cells import cell_options
 
-# The grid is refused above this number of combinations, far more than anyone trains.
+# A design is refused above this number of combinations, far more than anyone trains.
 _MOST_COMBINATIONS = 10**6
 AXES = (
   "cell",
   "depth",
+  "hidden_size",
+  "layer_norm",
+  "residual",
+  "dropout",
+  "zoneout",
+  "task",
+  "sequence_length",
+  "batch_size",
+  "steps",
+  "optimizer",
   "truncation",
   "seed",
   "learning_rate",
@@ -26,49 +37,137 @@ AXES = (
   "recurrent_gain",
   "forget_bias",
 )
+DESIGNS = ("grid", "one_at_a_time")
+
+Axes = Mapping[str, Sequence[Any]]
+CellOptions = Mapping[str, Mapping[str, Sequence[Any]]]
 
 
-def expand(
-  axes: Mapping[str, Sequence[Any]],
-  options: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
-) -> list[Run]:
-  """Returns a run for every combination of the axes' values with the values of the cell's options.
+class Expansion(NamedTuple):
+  """The runs of a sweep, and the settings without effect that reduced their number.
 
-  The last axis varies fastest. Combinations that would train identical runs yield one run: an axis
-  that does not apply to a cell, such as the forget bias to an Elman cell, is ignored for that cell,
-  `clip_by` is ignored without clipping, several forget biases are ignored with cell options that
-  replace them, and of several recurrent kernels with a gain of 0 only the first is trained.
+  Attributes:
+    runs: the distinct runs.
+    no_effect: one sentence for each setting that has several values, and networks or runs on which
+      it has no effect.
+  """
+
+  runs: list[Run]
+  no_effect: list[str]
+
+
+def expand(axes: Axes, options: CellOptions | None = None, design: str = "grid") -> Expansion:
+  """Returns the runs of a design.
+
+  The design `grid` has a run for every combination of the axes' values with the values of the
+  cell's options; the last axis varies fastest. The design `one_at_a_time` has the base, which is
+  the first value of every axis and option, and a run for each other value, with the base's values
+  of all other axes; each of these is repeated for every seed.
+
+  A setting that has no effect on a run is replaced by its neutral value, such as None, and runs
+  that become equal are one run. These settings are: an axis that the cell has no option for, such
+  as the forget bias of an Elman cell; the forget bias with cell options that replace it; the
+  recurrent kernel, with a gain of 0; `clip_by` without clipping; `layer_norm`, `residual` and
+  `dropout` with one layer; a truncation of at least the sequence length.
 
   Args:
     axes: {axis: its values}, for every axis in `AXES`.
     options: {cell: {option: values}}, with the options in alphabetical order; None for no options.
+    design: a member of `DESIGNS`.
   Raises:
-    ValueError: if there are more than a million combinations.
+    ValueError: if there are more than a million combinations, or if an option of a cell that is not
+      the base has several values in the design `one_at_a_time`.
   """
-  sizes = [math.prod(map(len, own.values())) for own in (options or {}).values()]
-  combinations = math.prod(len(axes[name]) for name in AXES) * max(sizes, default=1)
-  if combinations > _MOST_COMBINATIONS:
+  options = options or {}
+  points = {"grid": _grid, "one_at_a_time": _one_at_a_time}[design](axes, options)
+  found: dict[Run, None] = {}
+  no_effect: dict[tuple[str, str], None] = {}
+  for run in points:
+    effective, reasons = _effective(run, options)
+    found[effective] = None
+    no_effect.update(dict.fromkeys(reasons))
+  several = {name for name in AXES if len(axes[name]) > 1}
+  texts: dict[str, list[str]] = {}
+  for name, reason in no_effect:
+    if name in several:
+      texts.setdefault(name, []).append(reason)
+  return Expansion(
+    [*found], [f"{name} has no effect {'; '.join(reasons)}" for name, reasons in texts.items()]
+  )
+
+
+def _check_count(count: int) -> None:
+  if count > _MOST_COMBINATIONS:
     raise ValueError(
-      f"A sweep must have at most {_MOST_COMBINATIONS} combinations of values, got {combinations}."
+      f"A sweep must have at most {_MOST_COMBINATIONS} combinations of values, got {count}."
     )
-  runs = []
+
+
+def _grid(axes: Axes, options: CellOptions) -> Iterator[Run]:
+  sizes = [math.prod(map(len, own.values())) for own in options.values()]
+  _check_count(math.prod(len(axes[name]) for name in AXES) * max(sizes, default=1))
   for values in itertools.product(*(axes[name] for name in AXES)):
     point = dict(zip(AXES, values, strict=True))
-    for name in {"recurrent_gain", "forget_bias"}.difference(cell_options(point["cell"])):
-      point[name] = None
-    run = Run(**point)
-    if run.clip_norm is None:
-      run = dataclasses.replace(run, clip_by="global_norm")
-    own = (options or {}).get(run.cell, {})
+    own = options.get(point["cell"], {})
     for chosen in itertools.product(*own.values()):
-      given = dict(zip(own, chosen, strict=True))
-      if "recurrent_kernel" in own and np.float32(run.recurrent_gain) == 0:
-        given["recurrent_kernel"] = own["recurrent_kernel"][0]
-      # A single forget bias is kept, because it is in the ids of runs that were recorded before.
-      ignored = len(axes["forget_bias"]) > 1 and _replace_forget_bias(given)
-      bias = None if ignored else run.forget_bias
-      runs.append(dataclasses.replace(run, options=tuple(given.items()), forget_bias=bias))
-  return list(dict.fromkeys(runs))
+      yield Run(**point, options=tuple(zip(own, chosen, strict=True)))
+
+
+def _one_at_a_time(axes: Axes, options: CellOptions) -> Iterator[Run]:
+  base = {name: axes[name][0] for name in AXES}
+  _check_count(sum(len(axes[name]) for name in AXES) * len(axes["seed"]))
+
+  def first(cell: str) -> dict[str, Any]:
+    return {name: values[0] for name, values in options.get(cell, {}).items()}
+
+  for cell, own in options.items():
+    several = [name for name, values in own.items() if len(values) > 1]
+    if cell != base["cell"] and several:
+      raise ValueError(
+        f"--cell_option={several[0]} of {cell} must have one value with --design=one_at_a_time, "
+        f"which varies options of the base cell alone, {base['cell']}, got {len(own[several[0]])}."
+      )
+  changes: Iterable[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    *(({name: value}, {}) for name in AXES if name != "seed" for value in axes[name][1:]),
+    *(
+      ({}, {name: value})
+      for name, values in options.get(base["cell"], {}).items()
+      for value in values[1:]
+    ),
+  ]
+  for axis, option in changes:
+    point = {**base, **axis}
+    given = {**first(point["cell"]), **option}
+    for seed in axes["seed"]:
+      yield Run(**{**point, "seed": seed}, options=tuple(given.items()))
+
+
+def _effective(run: Run, options: CellOptions) -> tuple[Run, list[tuple[str, str]]]:
+  """Returns the run without the settings that have no effect on it, and (setting, why) of each."""
+  given = dict(run.options)
+  cell = f"on {run.cell}"
+  neutral: dict[str, tuple[Any, str]] = {}
+  for name in ("recurrent_gain", "forget_bias"):
+    if name not in cell_options(run.cell):
+      neutral[name] = (None, cell)
+  if "forget_bias" not in neutral and _replace_forget_bias(given):
+    neutral["forget_bias"] = (None, f"{cell} with {options_text(run.options)}")
+  if run.clip_norm is None:
+    neutral["clip_by"] = ("global_norm", "without clipping")
+  if run.depth == 1:
+    for name, off in (("layer_norm", False), ("residual", False), ("dropout", 0.0)):
+      neutral[name] = (off, "at depth 1")
+  if run.truncation is not None and run.truncation >= run.sequence_length:
+    neutral["truncation"] = (
+      None,
+      f"from sequence_length={run.sequence_length} on, which is full BPTT",
+    )
+  if "recurrent_kernel" in given and np.float32(run.recurrent_gain) == 0:
+    given["recurrent_kernel"] = options[run.cell]["recurrent_kernel"][0]
+  changed: dict[str, Any] = {name: value for name, (value, _) in neutral.items()}
+  reasons = [(n, why) for n, (value, why) in neutral.items() if getattr(run, n) != value]
+  return dataclasses.replace(run, **changed, options=tuple(given.items())), reasons
 
 
 def _replace_forget_bias(options: Mapping[str, object]) -> bool:

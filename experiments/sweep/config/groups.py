@@ -1,29 +1,56 @@
 """The groups of a sweep: runs that share one compiled program.
 
-Runs with the same cell, cell options, depth and `clip_by` form a group. They differ only in numeric
-settings, such as the seed or the learning rate, which are arguments of the program: see `Numbers`
-in `training/run_setup.py`.
+Runs that differ only in numbers that are arguments of the program, such as the seed or the learning
+rate, form a group: see `Numbers` in `training/run_setup.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Collection, Hashable, Iterable
 
-from experiments.networks.cell_options import Options
 from experiments.sweep.config.runs import Run
 
-Group = tuple[str, int, str, Options]  # (cell, depth, clip_by, options)
+# The settings in which runs of a group may differ.
+NUMBERS = (
+  *("seed", "truncation", "learning_rate", "clip_norm"),
+  *("recurrent_gain", "forget_bias"),
+)
+_SHARED = tuple(field.name for field in dataclasses.fields(Run) if field.name not in NUMBERS)
+# The settings that `Run.network` names.
+_NAMED = ("cell", "options", "depth", "layer_norm", "residual", "dropout", "zoneout")
+
+Group = tuple[Hashable, ...]  # the values of the settings that the runs of a group share
+
+
+def group_of(run: Run) -> Group:
+  """Returns the group of a run."""
+  return tuple(getattr(run, name) for name in _SHARED)
 
 
 def by_group(runs: Iterable[Run]) -> dict[Group, list[Run]]:
-  """Returns {group: its runs}, where a group is (cell, depth, clip_by, options)."""
+  """Returns {group: its runs}."""
   found: dict[Group, list[Run]] = {}
   for run in runs:
-    found.setdefault((run.cell, run.depth, run.clip_by, run.options), []).append(run)
+    found.setdefault(group_of(run), []).append(run)
   return found
 
 
-def group_name(run: Run) -> str:
-  """Returns a name for the run's group, such as `gru reset=none, depth 2, clipped by carry`."""
-  clipped = "" if run.clip_by == "global_norm" else f", clipped by {run.clip_by}"
-  return f"{run.network}{clipped}"
+def group_name(run: Run, varied: Collection[str] = ()) -> str:
+  """Returns a name for the run's group, such as `gru reset=none, depth 2, clipped by carry`.
+
+  Args:
+    run: any run of the group.
+    varied: settings that several groups of the sweep differ in; the name includes their values.
+  """
+  own = [name for name in _SHARED if name in varied and name not in (*_NAMED, "clip_by")]
+  parts = [run.network, *(_text(name, getattr(run, name)) for name in own)]
+  if run.clip_by != "global_norm":
+    parts.append(f"clipped by {run.clip_by}")
+  return ", ".join(parts)
+
+
+def _text(name: str, value: object) -> str:
+  if name in ("task", "optimizer"):
+    return str(value)
+  return f"{value} units" if name == "hidden_size" else f"{name.replace('_', ' ')} {value}"

@@ -11,16 +11,15 @@ from absl import flags
 
 from experiments.cli import command_line, paths
 from experiments.networks import cell_options
-from experiments.sweep.config import engine_flags, grid
-from experiments.sweep.config import networks as sweep_networks
+from experiments.sweep.config import engine_flags, grid, networks
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR, Layout
 from experiments.sweep.config.groups import by_group
-from experiments.sweep.config.networks import Network
-from experiments.sweep.config.runs import CORPUS_FILE, Settings, run_id
+from experiments.sweep.config.run_tasks import run_tasks
+from experiments.sweep.config.runs import CORPUS_FILE, TEXT_TASK, Settings, run_id
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.measures import MEASURES
-from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
+from rnn_jax.types import Cell
 
 
 def resolve(arguments: Sequence[str]) -> Sweep:
@@ -37,23 +36,26 @@ def resolve(arguments: Sequence[str]) -> Sweep:
   values = flags.FLAGS
   corpus, corpus_name = _corpus()
   settings = _settings(corpus_name)
-  task = _task(settings, corpus)
-  layout = _layout(settings.batch_size)
-  _check_truncations(settings.sequence_length)
   axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
+  axes["hidden_size"] = cell_options.fixed_width() or (None,)
+  layout = _layout(axes["batch_size"])
   options = values.cell_option or []
-  runs = grid.expand(axes, cell_options.by_cell(options, axes["cell"], grid.AXES))
+  by_cell = cell_options.by_cell(options, axes["cell"], grid.AXES)
+  runs, no_effect = grid.expand(axes, by_cell, values.design)
+  tasks = run_tasks(runs, settings, corpus)
   runs_at_once = max(layout.runs_at_once(len(group)) for group in by_group(runs).values())
-  runs, networks = sweep_networks.networks(runs, settings, task, runs_at_once)
-  _check_measures(settings, networks)
+  runs, cells = networks.networks(runs, settings, tasks, runs_at_once)
+  _check_measures(settings, cells)
   sha256 = corpus.sha256 if corpus else None
   return Sweep(
     settings,
     axes,
     options,
+    values.design,
     {run_id(run, settings, sha256): run for run in runs},
+    no_effect,
     corpus,
-    task,
+    tasks,
     layout,
     paths.folder("output_dir"),
     values.checkpoint_every,
@@ -66,13 +68,15 @@ def resolve(arguments: Sequence[str]) -> Sweep:
 def _corpus() -> tuple[Corpus | None, str]:
   """Returns (the task's text, its name in the records: `stdlib` or `file`).
 
-  The text is None for tasks other than `charlm`.
+  The text is None if no task reads it.
   """
   values = flags.FLAGS
   path = values.corpus
-  if values.task != "charlm":
+  if TEXT_TASK not in values.task:
     if values["corpus"].present and path != STANDARD_LIBRARY:
-      raise ValueError(f"--corpus is for task charlm, got {path} with {values.task}.")
+      raise ValueError(
+        f"--corpus is for task {TEXT_TASK}, got {path} with {','.join(values.task)}."
+      )
     return None, STANDARD_LIBRARY
   name = STANDARD_LIBRARY
   if path != STANDARD_LIBRARY:
@@ -85,18 +89,11 @@ def _settings(corpus_name: str) -> Settings:
   values = flags.FLAGS
   given: dict[str, Any] = {f.name: values[f.name].value for f in dataclasses.fields(Settings)}
   given["corpus"] = corpus_name
-  given["hidden_size"] = cell_options.fixed_width()
   given["measure_every"] = values.measure_every or values.log_every
   return Settings(**given)
 
 
-def _task(settings: Settings, corpus: Corpus | None) -> Task:
-  text = {} if corpus is None else {"corpus": corpus}
-  with command_line.errors_name_flags():
-    return TASKS[settings.task](settings.sequence_length, settings.batch_size, **text)
-
-
-def _layout(batch_size: int) -> Layout:
+def _layout(batch_sizes: Sequence[int]) -> Layout:
   values, processes = flags.FLAGS, jax.process_count()
   devices = engine_flags.devices()
   count = values.devices or len(devices)
@@ -113,7 +110,7 @@ def _layout(batch_size: int) -> Layout:
     devices = [device for i in range(processes) for device in jax.local_devices(i)[:each]]
   devices = devices[:count]
   for total, text in (
-    (batch_size, f"--batch_size={batch_size}"),
+    *((size, f"--batch_size={size}") for size in batch_sizes),
     (count, f"the number of devices in use, {count}"),
   ):
     if total % values.data_parallel:
@@ -127,22 +124,12 @@ def _layout(batch_size: int) -> Layout:
   return Layout(devices, values.data_parallel, values.runs_per_device or default)
 
 
-def _check_truncations(length: int) -> None:
-  """Checks that no two truncations have the same effect on sequences of `length` time steps."""
-  lengths = [length if k is None else min(k, length) for k in flags.FLAGS.truncation]
-  if len(set(lengths)) < len(lengths):
-    raise ValueError(
-      "--truncation must not hold a value twice; with "
-      f"--sequence_length={length}, {length} and above are the same as full."
-    )
-
-
-def _check_measures(settings: Settings, networks: Sequence[Network]) -> None:
+def _check_measures(settings: Settings, cells: Sequence[Cell]) -> None:
   """Checks that at least one cell of the sweep supports each of the selected measures."""
   for name in settings.measure_names:
     measure = MEASURES[name]
-    if not any(measure.fits(network.cell) for network in networks):
-      cells = ",".join(flags.FLAGS.cell)
+    if not any(map(measure.fits, cells)):
       raise ValueError(
-        f"--measures must not hold {name}, since no selected cell has {measure.needs}, got {cells}."
+        f"--measures must not hold {name}, since no selected cell has {measure.needs}, got "
+        f"{','.join(flags.FLAGS.cell)}."
       )

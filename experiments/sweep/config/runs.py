@@ -9,53 +9,57 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.networks.cell_options import Options, options_text
+from rnn_jax.text import STANDARD_LIBRARY
 
 # The name of a user's text in the records. Its SHA-256 identifies the text, so neither run ids nor
 # records depend on the folder that it is in.
 CORPUS_FILE = "file"
+# The task that reads a text.
+TEXT_TASK = "charlm"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """The settings that all runs of a sweep share.
+  """The settings that all runs of a sweep share: the text, and what is recorded.
 
   Attributes:
-    task: name of the task.
     corpus: `stdlib`, or `file` for a user's text. Versions up to 0.1.0 recorded the text's path
-      instead; a sweep that resumes in a folder of theirs keeps that path.
-    hidden_size: hidden size of every layer; None if each run has its own hidden size.
-    sequence_length: time steps of a sequence.
-    batch_size: sequences in a batch.
-    steps: optimization steps of each run.
-    optimizer: name of the optimizer.
+      instead.
     log_every: optimization steps between records of the gradient norms at each time step.
     measures: names of the measures as a comma list; empty for none.
     measure_every: optimization steps between measurements.
     match_params: parameter budget for the recurrent layers, from which each run's hidden size is
-      chosen; None if all runs have `hidden_size`.
+      chosen; None if the hidden sizes are given.
+    evaluate_every: optimization steps between evaluations on held-out data; None to evaluate only
+      at the last step.
+    test_sequence_length: sequence lengths at which the held-out loss is evaluated in addition, as a
+      comma list of integers or of multiples of the run's own length, such as `2T`; empty for none.
   """
 
-  task: str
   corpus: str
-  hidden_size: int | None
-  sequence_length: int
-  batch_size: int
-  steps: int
-  optimizer: str
   log_every: int
   measures: str
   measure_every: int
   match_params: int | None = None
+  evaluate_every: int | None = None
+  test_sequence_length: str = ""
 
   @property
   def measure_names(self) -> list[str]:
     """Returns the names of the measures as a list."""
     return [name for name in self.measures.split(",") if name]
 
+  def test_lengths(self, run: Run) -> list[int]:
+    """Returns the sequence lengths at which a run's held-out loss is evaluated, its own first."""
+    own = run.sequence_length
+    texts = [text for text in self.test_sequence_length.split(",") if text]
+    lengths = [int(t[:-1] or 1) * own if t.endswith("T") else int(t) for t in texts]
+    return list(dict.fromkeys([own, *lengths]))
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """The settings of one run: a point of the sweep's grid.
+  """The settings of one run: a point of the sweep's design.
 
   Attributes:
     cell: name of the cell.
@@ -66,11 +70,20 @@ class Run:
     clip_norm: norm above which gradients are clipped; None for no clipping.
     recurrent_gain: factor on the recurrent kernels at initialization; None if the cell has no such
       option.
-    forget_bias: bias of the forget gate at initialization; None if the cell has no such option.
+    forget_bias: bias of the forget gate at initialization; None if the cell has no such option, or
+      if another option replaces it.
     clip_by: what is clipped, a value of `--clip_by`; `global_norm` if nothing is clipped.
     options: the cell options that were given; the cell's other options have their defaults.
-    hidden_size: hidden size of every layer, chosen to meet a parameter budget; None if
-      `Settings.hidden_size` applies.
+    task: name of the task.
+    hidden_size: hidden size of every layer; None until it is chosen to meet a parameter budget.
+    sequence_length: time steps of a sequence.
+    batch_size: sequences in a batch.
+    steps: optimization steps.
+    optimizer: name of the optimizer.
+    layer_norm: whether each layer's input is normalized, from the second layer on.
+    residual: whether each layer's input is added to its output, from the second layer on.
+    dropout: dropout rate between layers; 0 for no dropout.
+    zoneout: probability that a unit keeps its previous carry; 0 for no zoneout.
   """
 
   cell: str
@@ -83,40 +96,49 @@ class Run:
   forget_bias: float | None
   clip_by: str = "global_norm"
   options: Options = ()
-  hidden_size: int | None = None
+  task: str = dataclasses.field(kw_only=True)
+  hidden_size: int | None = dataclasses.field(kw_only=True)
+  sequence_length: int = dataclasses.field(kw_only=True)
+  batch_size: int = dataclasses.field(kw_only=True)
+  steps: int = dataclasses.field(kw_only=True)
+  optimizer: str = dataclasses.field(kw_only=True)
+  layer_norm: bool = False
+  residual: bool = False
+  dropout: float = 0.0
+  zoneout: float = 0.0
 
   @property
   def network(self) -> str:
-    """Returns the network as text, such as `elman activation=relu, depth 2, 69 units`.
+    """Returns the network as text, such as `elman activation=relu, depth 2, zoneout 0.1`."""
+    parts = [f"{self.cell} {options_text(self.options)}".rstrip(), f"depth {self.depth}"]
+    parts += [name.replace("_", " ") for name in ("layer_norm", "residual") if getattr(self, name)]
+    rates = {name: getattr(self, name) for name in ("dropout", "zoneout")}
+    return ", ".join(parts + [f"{name} {rate:g}" for name, rate in rates.items() if rate > 0])
 
-    The hidden size (`units`) is included only if the run has its own, chosen to meet a parameter
-    budget.
+  @property
+  def width(self) -> int:
+    """Returns the hidden size.
+
+    Raises:
+      ValueError: if it has not been chosen yet.
     """
-    cell = f"{self.cell} {options_text(self.options)}".rstrip()
-    width = "" if self.hidden_size is None else f", {self.hidden_size} units"
-    return f"{cell}, depth {self.depth}{width}"
-
-
-def hidden_size_of(run: Run, settings: Settings) -> int:
-  """Returns the hidden size of the run's layers: the run's own if given, else the settings'.
-
-  Raises:
-    ValueError: if neither the run nor the settings have a hidden size.
-  """
-  own = settings.hidden_size if run.hidden_size is None else run.hidden_size
-  if own is None:
-    raise ValueError("hidden_size must be given by the settings or by the run, got neither.")
-  return own
+    if self.hidden_size is None:
+      raise ValueError("hidden_size must be known, got None.")
+    return self.hidden_size
 
 
 def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, object]:
-  """Returns everything that determines what a run computes, as JSON-serializable data."""
-  return {
-    **vars(run),
-    **vars(settings),
-    "hidden_size": hidden_size_of(run, settings),
-    "corpus_sha256": corpus_sha256,
-  }
+  """Returns everything that determines a run's records, as JSON-serializable data.
+
+  Args:
+    run: the run.
+    settings: settings of the sweep.
+    corpus_sha256: SHA-256 of the sweep's text. It is part of the configuration only if the run's
+      task reads the text.
+  """
+  if run.task != TEXT_TASK:
+    settings, corpus_sha256 = dataclasses.replace(settings, corpus=STANDARD_LIBRARY), None
+  return {**vars(run), **vars(settings), "corpus_sha256": corpus_sha256}
 
 
 def run_of(saved: Mapping[str, Any]) -> Run:
@@ -146,8 +168,10 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
     parts.append(f"b{_show(run.forget_bias)}")
   if run.clip_by != "global_norm":
     parts.append(run.clip_by)
-  if run.hidden_size is not None:
-    parts.append(f"h{run.hidden_size}")
+  parts.append(f"h{run.hidden_size}")
+  parts += [name for name in ("layer_norm", "residual") if getattr(run, name)]
+  rates = {"dropout": run.dropout, "zoneout": run.zoneout}
+  parts += [f"{name}{_show(rate)}" for name, rate in rates.items() if rate > 0]
   if run.options:
     parts.append(options_text(run.options).replace(", ", "-"))
   return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])

@@ -10,8 +10,8 @@ from pathlib import Path
 from experiments.networks.cell_options import CellOption
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.engine_flags import Shard
-from experiments.sweep.config.runs import Run, Settings, run_id
-from rnn_jax.tasks import Task
+from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
+from experiments.sweep.config.runs import Run, Settings
 from rnn_jax.text import Corpus
 
 
@@ -21,11 +21,13 @@ class Sweep:
 
   Attributes:
     settings: settings that all runs share.
-    axes: {axis of the grid: its values}.
+    axes: {axis of the design: its values}.
     options: cell options as given on the command line.
+    design: how the axes' values are combined, a member of `grid.DESIGNS`.
     ids: {run id: run}.
-    corpus: the task's text; None for tasks without text.
-    task: the task, built from the settings.
+    no_effect: sentences about settings that have no effect on some runs; see `grid.Expansion`.
+    corpus: the text of the task `charlm`; None for sweeps without this task.
+    tasks: {key of a run: its tasks}; see `tasks_of`.
     layout: devices, and how the runs are laid out on them.
     folder: output folder.
     checkpoint_every: optimization steps between checkpoints.
@@ -37,9 +39,11 @@ class Sweep:
   settings: Settings
   axes: Mapping[str, Sequence[object]]
   options: Sequence[CellOption]
+  design: str
   ids: Mapping[str, Run]
+  no_effect: Sequence[str]
   corpus: Corpus | None
-  task: Task
+  tasks: Mapping[Key, RunTasks]
   layout: Layout
   folder: Path
   checkpoint_every: int
@@ -52,6 +56,16 @@ class Sweep:
     """Returns {run: run id}, the inverse of `ids`."""
     return {run: name for name, run in self.ids.items()}
 
+  def tasks_of(self, run: Run) -> RunTasks:
+    """Returns the tasks of a run."""
+    return self.tasks[key_of(run)]
+
+  @functools.cached_property
+  def varied(self) -> set[str]:
+    """Returns the settings in which runs of the sweep differ."""
+    fields = [field.name for field in dataclasses.fields(Run)]
+    return {name for name in fields if len({getattr(r, name) for r in self.ids.values()}) > 1}
+
   @property
   def sha256(self) -> str | None:
     """Returns the SHA-256 hash of the corpus; None if the sweep has no corpus."""
@@ -63,24 +77,14 @@ class Sweep:
     name = self.corpus.name if self.corpus else self.settings.corpus
     return dataclasses.replace(self.settings, corpus=name)
 
-  def with_corpus_name(self, name: str) -> Sweep:
-    """Returns the same sweep with another name of its text in the records, hence other run ids."""
-    if name == self.settings.corpus:
-      return self
-    settings = dataclasses.replace(self.settings, corpus=name)
-    ids = {run_id(run, settings, self.sha256): run for run in self.ids.values()}
-    return dataclasses.replace(self, settings=settings, ids=ids)
+  @property
+  def shared(self) -> dict[str, object]:
+    """Returns what all sweeps in one folder must agree in, as JSON-serializable data."""
+    return {**dataclasses.asdict(self.settings), "corpus_sha256": self.sha256}
 
   @property
   def configuration(self) -> dict[str, object]:
-    """Returns the resolved configuration, as JSON-serializable data.
-
-    A sweep resumes in a folder only if the configuration recorded there equals this one.
-    """
+    """Returns the resolved configuration, as JSON-serializable data."""
     axes = {name: list(values) for name, values in self.axes.items()}
-    return {
-      **axes,
-      "cell_option": [str(option) for option in self.options],
-      **dataclasses.asdict(self.settings),
-      "corpus_sha256": self.sha256,
-    }
+    options = [str(option) for option in self.options]
+    return {**axes, "cell_option": options, "design": self.design, **self.shared}

@@ -58,7 +58,7 @@ class WorkerJob(NamedTuple):
 def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
   """Returns the jobs that train the runs `ids`: one for each group that contains any of them."""
   values = flags.FLAGS
-  text = sweep_flags.as_flagfile(sweep.flag_settings, sweep.axes, sweep.options)
+  text = sweep_flags.as_flagfile(sweep.flag_settings, sweep.axes, sweep.options, sweep.design)
   lines = text.removesuffix("\n").split("\n")
   lines.append(f"--output_dir={sweep.folder.absolute()}")
   lines += [
@@ -91,7 +91,7 @@ def train(job: WorkerJob, stop: Callable[[], bool]) -> Sweep:
   if not job.gpus:
     jax.config.update("jax_platforms", "cpu")
   sweep = _resolve(job)
-  sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite=False)
+  sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite=False, extend=False)
   compilation_cache.use(flags.FLAGS.compilation_cache)
   with locking.runs_lock(sweep, job.group, worker=True):
     locking.prepare_shared(sweep)
@@ -107,8 +107,7 @@ def _resolve(job: WorkerJob) -> Sweep:
   sweep_flags.define()
   try:
     flags.FLAGS(["worker", *job.flags])
-    # The driver may have taken the text's name from an older version's folder.
-    sweep = resolve([]).with_corpus_name(str(job.configuration["corpus"]))
+    sweep = resolve([])
   except (flags.Error, TypeError) as error:
     raise ValueError(str(error)) from None
   found = difference(sweep.configuration, job.configuration)

@@ -29,7 +29,7 @@ from experiments.plotting.style import Style
 # `run` counts as a setting, and distinguishes lines or panels if it has several values.
 NOT_SETTINGS = (
   *("run", "cell", "options", "hidden_size", "depth", "truncation", "seed"),
-  *("status", "diverged_step"),
+  *("status", "diverged_step", "baseline"),
 )
 
 # The largest number of rows of axes in a figure. With matplotlib, 250 rows took five minutes.
@@ -119,7 +119,21 @@ def varied_settings(data: xr.Dataset) -> list[str]:
   counts = {
     name: len(set(values) - {None}) for name, values in columns.items() if name not in NOT_SETTINGS
   }
+  if _vary_in_size(columns):
+    counts["hidden_size"] = len(set(columns["hidden_size"]))
   return sorted((name for name in counts if counts[name] > 1), key=lambda name: -counts[name])
+
+
+def _vary_in_size(columns: Mapping[str, Sequence[Any]]) -> bool:
+  """Returns whether runs with equal cells, depths and tasks differ in their hidden size.
+
+  Otherwise the hidden sizes were chosen to meet a parameter budget, and follow from these settings.
+  """
+  if "hidden_size" not in columns:
+    return False
+  names = ("cell", "depth", "layer_norm", "residual", "task", "hidden_size")
+  networks = set(zip(*(columns[name] for name in names if name in columns), strict=True))
+  return len({network[:-1] for network in networks}) < len(networks)
 
 
 def facets(data: xr.Dataset) -> list[str]:
@@ -168,8 +182,10 @@ def describe(name: str, value: object) -> str:
   text = name.replace("_", " ")
   if name == "cell":
     return str(value)
-  if value is None:
+  if value is None or value is False:
     return f"no {text}"
+  if value is True or name in ("task", "optimizer"):
+    return text if value is True else str(value)
   if value == math.inf:
     return {"truncation": "full BPTT", "clip_norm": "no clipping"}.get(name, f"{text} inf")
   return f"{text} {value:g}" if isinstance(value, float) else f"{text} {value}"

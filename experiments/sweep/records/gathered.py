@@ -9,6 +9,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from experiments.sweep.config.runs import run_of
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.records import run_gradients
 from experiments.sweep.records.run_files import DONE, ENDED, METRICS, Status, statuses
-from experiments.sweep.records.sweep_folder import is_text, read_sweep
+from experiments.sweep.records.sweep_folder import is_text, read_sweep, sweep_tasks
 
+# The names of metrics on held-out data; the suffix is a sequence length other than the run's own.
+_HELD_OUT = re.compile("held_out_(loss|accuracy)(?:_([1-9][0-9]{0,9}))?")
 _LONGEST_LINE = 1024  # bytes per line of metrics.jsonl, of which the lines that we write need 200
 _ATTRIBUTES = {
   "norms": "log10 of the norm for each example's own loss, averaged over the batch",
@@ -36,7 +39,7 @@ _ATTRIBUTES = {
   "_cell": "by the cell state, at fixed hidden state; names without _cell: by the hidden state",
   "truncation": "inf: full backpropagation through time",
   "clip_norm": "inf: no clipping",
-  "recurrent_gain, forget_bias": "nan: the cell does not have it",
+  "recurrent_gain, forget_bias": "nan: the cell does not have it, or it has no effect",
   "options": "cell options as given; the others have their defaults",
   "clipped_share": (
     "with clip_by carry, the share of examples whose dL/dh_t, over all leaves of the carry, "
@@ -84,10 +87,10 @@ def read(folder: Path, partial: bool = False) -> tuple[xr.Dataset, xr.Dataset, d
   Returns:
     (gradients, metrics, states). The gradients equal the sweep's `gradients.nc`: norms and measures
     of all runs that did not fail, with axes (run, step, layer, …). The metrics have the axes
-    (run, update): the loss, the gradient norm before and after clipping, and `clipped`, all defined
-    in `Record`. Entries that a run lacks, such as those after it diverged, are NaN. In both,
-    coordinates along `run` hold each run's settings and status. The states are the status of each
-    run by its id, failed runs included.
+    (run, update): the loss, the gradient norm before and after clipping, `clipped`, and the loss
+    and accuracy on held-out data, all defined in `Record`. Entries that a run lacks, such as those
+    after it diverged, are NaN. In both, coordinates along `run` hold each run's settings and
+    status. The states are the status of each run by its id, failed runs included.
   Raises:
     ValueError: if the folder holds no sweep, if a run is unfinished and `partial` is False, if no
       run is done, or if a record is damaged.
@@ -128,34 +131,56 @@ def _gather(
   """
   done = {name: state for name, state in states.items() if state.get("status") in DONE}
   coordinates = _run_coordinates(folder, done)
-  return (
-    _gather_gradients(folder, done, coordinates),
-    _gather_metrics(folder, done, coordinates, about),
-  )
+  tasks = zip(coordinates["task"][1], coordinates["sequence_length"][1], strict=True)
+  known = sweep_tasks(about)
+  units, baselines = zip(*(known.get(key, ("", np.nan)) for key in tasks), strict=True)
+  coordinates["baseline"] = "run", list(baselines)
+  metrics = _gather_metrics(folder, done, coordinates)
+  # What runs differ in is joined.
+  attributes = {
+    "task": ", ".join(dict.fromkeys(coordinates["task"][1])),
+    "loss_unit": " or ".join(dict.fromkeys(units)),
+    "baseline": baselines[0] if len(set(baselines)) == 1 else np.nan,
+  }
+  return _gather_gradients(folder, done, coordinates), metrics.assign_attrs(attributes)
 
 
 def _gather_metrics(
-  folder: Path, ids: Collection[str], coordinates: Mapping[str, Any], about: Mapping[str, Any]
+  folder: Path, ids: Collection[str], coordinates: Mapping[str, Any]
 ) -> xr.Dataset:
-  updates = about["configuration"]["steps"] + 1
-  # A sweep.json from elsewhere may give any number of steps.
+  steps = coordinates["steps"][1]
+  updates = int(max(steps)) + 1
+  # A record from elsewhere may give any number of steps.
   memory.check(
     2 * len(METRICS) * len(ids) * updates,
     f"The metrics of {len(ids)} runs and {updates} updates in {folder}",
     "they need",
   )
   columns = {name: np.full((len(ids), updates), np.nan) for name in METRICS}
-  for i, name in enumerate(ids):
+  for i, (name, last) in enumerate(zip(ids, steps, strict=True)):
     with _reading(folder / "runs" / name / "metrics.jsonl") as path:
-      for text in files.read_bytes(path, _LONGEST_LINE * updates).decode().splitlines():
+      for text in files.read_bytes(path, _LONGEST_LINE * (last + 1)).decode().splitlines():
         line = json.loads(text)
-        for metric, values in columns.items():
-          values[i, line["step"]] = line.get(metric, np.nan)
+        step = line["step"]
+        if not 0 <= step <= last:
+          raise ValueError(f"step must be from 0 to {last}, got {step}")
+        for metric, value in line.items():
+          if metric in METRICS or _HELD_OUT.fullmatch(metric):
+            if metric not in columns:
+              columns[metric] = np.full((len(ids), updates), np.nan)
+            columns[metric][i, step] = value
+  held_out = sorted(columns.keys() - set(METRICS), key=_by_length)
   return xr.Dataset(
-    {name: (("run", "update"), values) for name, values in columns.items()},
+    {name: (("run", "update"), columns[name]) for name in (*METRICS, *held_out)},
     {**coordinates, "update": np.arange(updates)},
-    {"task": about["configuration"]["task"], **about["task"]},
   )
+
+
+def _by_length(name: str) -> tuple[int, bool]:
+  """Returns a sort key of a held-out metric: by sequence length, the loss before the accuracy."""
+  match = _HELD_OUT.fullmatch(name)
+  assert match is not None
+  return int(match[2] or 0), match[1] != "loss"
 
 
 @contextlib.contextmanager
@@ -194,10 +219,13 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
     options = options_text(run.options)
-    if not all(map(is_text, (run.cell, run.clip_by, options))):
+    if not all(map(is_text, (run.cell, run.clip_by, options, run.task, run.optimizer))):
       raise TypeError(
-        f"cell, clip_by and options must be text without control characters, got {run}"
+        "cell, clip_by, options, task and optimizer must be text without control characters, got "
+        f"{run}"
       )
+    if not isinstance(run.steps, int) or not 0 <= run.steps < 2**31:
+      raise TypeError(f"steps must be an integer from 0 to {2**31 - 1}, got {run.steps}")
     if run.hidden_size is None:
       raise TypeError("hidden_size is missing")
     return {
@@ -212,6 +240,15 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
       "forget_bias": _number(run.forget_bias, np.nan),
       "options": options,
       "hidden_size": np.int32(run.hidden_size),
+      "task": run.task,
+      "sequence_length": np.int32(run.sequence_length),
+      "batch_size": np.int32(run.batch_size),
+      "steps": np.int32(run.steps),
+      "optimizer": run.optimizer,
+      "layer_norm": bool(run.layer_norm),
+      "residual": bool(run.residual),
+      "dropout": float(run.dropout),
+      "zoneout": float(run.zoneout),
     }
 
 
@@ -237,33 +274,39 @@ def _summary(folder: Path, ids: Iterable[str], gradients: xr.Dataset, metrics: x
 def _rows(gradients: xr.Dataset, metrics: xr.Dataset) -> Iterator[dict[str, object]]:
   """Yields the line of `summary.csv` for each run that did not fail.
 
-  `final_loss` is the mean loss over the last tenth of the updates; NaN if the run diverged.
+  `final_loss` is the mean loss over the last tenth of the run's updates; NaN if the run diverged.
+  The held-out metrics are those at the run's last step.
   """
-  names = ("run", *AXES, "options", "hidden_size", "status", "diverged_step")
+  names = ("run", *AXES, "options", "status", "diverged_step", "baseline")
   settings = [metrics[name].values.tolist() for name in names]
-  tail = max(1, metrics.sizes["update"] // 10)
-  numbers = [metrics[name].values for name in ("loss", "grad_norm", "clipped")]
+  held_out = [str(name) for name in metrics.data_vars if _HELD_OUT.fullmatch(str(name))]
+  numbers = [metrics[name].values for name in ("loss", "grad_norm", "clipped", *held_out)]
+  steps = gradients["step"].values
   lines = zip(*settings, strict=True), zip(*numbers, _farthest(gradients), strict=True)
-  for known, (loss, grad_norm, clipped, far) in zip(*lines, strict=True):
+  for known, (loss, grad_norm, clipped, *scores, far) in zip(*lines, strict=True):
     row = dict(zip(names, known, strict=True))
+    baseline, last = row.pop("baseline"), row["steps"]
+    tail = loss[: last + 1][-max(1, (last + 1) // 10) :]
     yield {
       **row,
       "first_loss": loss[0],
-      "final_loss": np.nan if row["status"] == "diverged" else loss[-tail:].mean(),
-      "baseline": metrics.attrs["baseline"],
+      "final_loss": np.nan if row["status"] == "diverged" else tail.mean(),
+      **{name: score[last] for name, score in zip(held_out, scores, strict=True)},
+      "baseline": baseline,
       "largest_grad_norm": max(grad_norm[~np.isnan(grad_norm)], default=np.nan),
       "clipped_steps": int((clipped > 0).sum()),
       "zero_grad_norm_steps": int((grad_norm == 0).sum()),
       "log10_lag_norm_before": far[0],
-      "log10_lag_norm_after": far[-1],
+      "log10_lag_norm_after": far[np.searchsorted(steps, last)],
     }
 
 
 def _farthest(gradients: xr.Dataset) -> Float[np.ndarray, "run step"]:
-  """Returns layer 1's `log10_lag_norm` at the largest lag.
+  """Returns layer 1's `log10_lag_norm` at each run's largest lag.
 
   The value is NaN at steps that are not measured.
   """
   if "log10_lag_norm" not in gradients:
     return np.full((gradients.sizes["run"], gradients.sizes["step"]), np.nan)
-  return gradients["log10_lag_norm"].isel(layer=0, lag=-1).values
+  norms = gradients["log10_lag_norm"].isel(layer=0)
+  return norms.sel(lag=gradients["sequence_length"] - 1).transpose("run", "step").values

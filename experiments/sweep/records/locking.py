@@ -82,19 +82,25 @@ def runs_lock(sweep: Sweep, ids: Sequence[str], *, worker: bool = False) -> Iter
     yield
 
 
-def prepare(sweep: Sweep, overwrite: bool = False) -> None:
-  """Creates the folder or prepares it for resuming; the caller must hold the folder's lock."""
+def prepare(sweep: Sweep, overwrite: bool = False, *, extend: bool = True) -> None:
+  """Creates the folder or prepares it for resuming; the caller must hold the folder's lock.
+
+  `overwrite` and `extend` are those of `sweep_folder.check_folder`.
+  """
   # Check again under the lock, because another sweep may have taken the folder since the first
   # check.
-  sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite)
-  lines = as_flagfile(sweep.flag_settings, sweep.axes, sweep.options)
+  sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite, extend=extend)
+  lines = as_flagfile(sweep.flag_settings, sweep.axes, sweep.options, sweep.design)
   sweep_folder.prepare_folder(sweep.folder, sweep.configuration, about(sweep), lines, overwrite)
 
 
 def prepare_shared(sweep: Sweep) -> None:
-  """Calls `prepare` under a lock of its own, because shards or workers may call it concurrently."""
+  """Calls `prepare` under a lock of its own, because shards or workers may call it concurrently.
+
+  None of them may change which runs the folder holds, because that moves the runs' locks.
+  """
   with locks.file_lock(sweep.folder / sweep_folder.PREPARE_LOCK, wait=True):
-    prepare(sweep)
+    prepare(sweep, extend=False)
 
 
 def about(sweep: Sweep) -> dict[str, object]:
@@ -102,7 +108,16 @@ def about(sweep: Sweep) -> dict[str, object]:
   corpus = sweep.corpus
   return {
     "runs": list(sweep.ids),
-    "task": {"loss_unit": sweep.task.unit, "baseline": sweep.task.baseline},
+    "tasks": [
+      {
+        "task": name,
+        "sequence_length": length,
+        "loss_unit": tasks.train.unit,
+        "baseline": tasks.train.baseline,
+      }
+      for (name, length), tasks in {key[:2]: tasks for key, tasks in sweep.tasks.items()}.items()
+    ],
+    "no_effect": list(sweep.no_effect),
     "corpus": corpus
     and {
       "name": corpus.name,

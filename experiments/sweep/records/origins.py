@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments.runtime import backend, exits, files, provenance
 from experiments.sweep.config.sweep import Sweep
-from experiments.sweep.records.sweep_folder import json_sha256, read_sweep
+from experiments.sweep.records.sweep_folder import json_sha256, read_sweep, sweep_tasks
 
 _ROOT = "experiments.sweep.training.rounds"
 # A difference in these is reported. The version of rnn_jax is not: its files are compared.
@@ -78,15 +78,15 @@ def compare(sweep: Sweep, keys: Mapping[str, object]) -> Origins:
   entries = starts(read_sweep(sweep.folder))
 
   @functools.cache
-  def differences(name: object, cell: str) -> tuple[str | None, str]:
-    entry, task = entries[name], sweep.settings.task
+  def differences(name: object, cell: str, task: str) -> tuple[str | None, str]:
+    entry = entries[name]
     return provenance.difference(entry, provenance.code(_ROOT, cell, task)), _versions(entry)
 
   for run, name in keys.items():
     if not isinstance(name, str) or name not in entries:
       found.unknown.append(run)
     elif name != key():
-      code, versions = differences(name, sweep.ids[run].cell)
+      code, versions = differences(name, sweep.ids[run].cell, sweep.ids[run].task)
       if code is not None:
         found.stale[run] = code
       if versions:
@@ -144,13 +144,13 @@ def _texts(found: Mapping[str, str]) -> str:
   return "; ".join(sorted(set(found.values())))
 
 
-def mixture(records: Iterable[tuple[str, Mapping[str, Any], object, str]]) -> str | None:
+def mixture(records: Iterable[tuple[str, Mapping[str, Any], object]]) -> str | None:
   """Returns which files and commits differ between the records of a sweep; None if none do.
 
   Only a file that two runs use can differ. Runs whose code is not recorded are left out.
 
   Args:
-    records: (run id, contents of the `sweep.json` next to it, key in its status, task).
+    records: (run id, contents of the `sweep.json` next to it, key in its status).
   """
   versions: dict[str, dict[str, str]] = {}
   for entry, cell, task in _distinct(records):
@@ -165,18 +165,19 @@ def mixture(records: Iterable[tuple[str, Mapping[str, Any], object, str]]) -> st
 
 
 def _distinct(
-  records: Iterable[tuple[str, Mapping[str, Any], object, str]],
-) -> Iterator[tuple[Mapping[str, Any], str, str]]:
-  """Yields (start, cell, task), once for each key and cell."""
+  records: Iterable[tuple[str, Mapping[str, Any], object]],
+) -> Iterator[tuple[Mapping[str, Any], str, str | None]]:
+  """Yields (start, cell, task), once for each key and cell; None stands for several tasks."""
   entries: dict[int, dict[object, Mapping[str, Any]]] = {}
   seen = set()
-  for run, about, name, task in records:
+  for run, about, name in records:
     cell = run.split("-")[0]  # as `run_id` puts it there
     if isinstance(name, str) and (name, cell) not in seen:
       seen.add((name, cell))
       found = entries.setdefault(id(about), starts(about))
       if name in found:
-        yield found[name], cell, task
+        tasks = {task for task, _ in sweep_tasks(about)}
+        yield found[name], cell, tasks.pop() if len(tasks) == 1 else None
 
 
 def warn_if_changed(run_folder: Path, cell: str, task: str) -> None:
@@ -201,7 +202,6 @@ def warn_if_mixed(about: Mapping[str, Any], states: Mapping[str, Mapping[str, An
     about: the contents of `sweep.json`.
     states: the status of each run, by run id.
   """
-  task = str(about["configuration"].get("task"))
-  text = mixture((run, about, state.get("code"), task) for run, state in states.items())
+  text = mixture((run, about, state.get("code")) for run, state in states.items())
   if text is not None:
     exits.warn(f"the runs were made by different code: {text}.")

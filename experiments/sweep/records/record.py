@@ -33,6 +33,9 @@ class Record(NamedTuple):
       state. With `--clip_by=carry`, `clipped_share` is the share of examples whose dL/dh_t was
       clipped.
     measures: for each measure, its variables by name. They are NaN at steps that are not measured.
+    held_out: scalars by name, NaN at steps that are not evaluated: `held_out_loss`, the mean loss
+      on held-out data, and `held_out_accuracy` for tasks with classes. At a sequence length T other
+      than the run's own, their names end in `_T`.
   """
 
   loss: Array
@@ -42,6 +45,7 @@ class Record(NamedTuple):
   finite: Array
   norms: dict[str, Array]
   measures: dict[str, dict[str, Array]]
+  held_out: dict[str, Array]
 
 
 class Snapshot(NamedTuple):
@@ -101,12 +105,12 @@ class Partial(NamedTuple):
   seconds: Number
 
 
-def recorded_steps(settings: Settings) -> list[int]:
+def recorded_steps(run: Run, settings: Settings) -> list[int]:
   """Returns the steps at which norms or measures are recorded, including the first and the last."""
   logged, measured = (
-    range(0, settings.steps + 1, every) for every in (settings.log_every, settings.measure_every)
+    range(0, run.steps + 1, every) for every in (settings.log_every, settings.measure_every)
   )
-  return sorted({*logged, *measured, settings.steps})
+  return sorted({*logged, *measured, run.steps})
 
 
 def nonfinite_text(found: NonFinite | None) -> str:

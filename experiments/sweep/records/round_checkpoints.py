@@ -91,22 +91,16 @@ def _configuration(sweep: Sweep, ids: Sequence[str]) -> dict[str, object]:
 
   Training resumes from a checkpoint only if this configuration is unchanged.
   """
-  return {"runs": list(ids), **sweep.configuration}
+  return {"runs": list(ids), **sweep.shared}
 
 
 def _to_tree(partial: Partial) -> dict[str, PyTree]:
-  """Returns a round's progress as a dict whose keys are the names of leaves in a checkpoint.
-
-  `Record.finite` is stored as `sound`, its name in version 0.1, so that checkpoints of that version
-  can still be read.
-  """
-  records = partial.records._asdict()
-  return {**partial._asdict(), "records": {"sound": records.pop("finite"), **records}}
+  """Returns a round's progress as a dict whose keys are the names of leaves in a checkpoint."""
+  return {**partial._asdict(), "records": partial.records._asdict()}
 
 
 def _from_tree(tree: Mapping[str, PyTree]) -> Partial:
-  records = dict(tree["records"])
-  return Partial(**{**tree, "records": Record(finite=records.pop("sound"), **records)})
+  return Partial(**{**tree, "records": Record(**tree["records"])})
 
 
 def every(folder: Path) -> Iterator[tuple[Path, list[str]]]:

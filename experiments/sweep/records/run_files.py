@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from experiments.runtime import exits, files
 from experiments.sweep.config.runs import Run, Settings, run_config
 from experiments.sweep.config.sweep import Sweep
@@ -26,13 +28,15 @@ from experiments.sweep.records.record import (
   Result,
   nonfinite_from_json,
   nonfinite_text,
+  recorded_steps,
 )
 from experiments.sweep.records.sweep_folder import ARRIVING, json_sha256
 from rnn_jax.gradient_flow import NonFinite
 
 # The files that hold a run's records. The checksum in status.json covers them.
 RECORDS = ("config.json", "metrics.jsonl", "gradients.nc")
-# The keys of each line of metrics.jsonl, in addition to `step`.
+# The keys of each line of metrics.jsonl, in addition to `step`. Lines of steps that are evaluated
+# on held-out data have the keys of `Record.held_out`, too.
 METRICS = ("loss", "grad_norm", "clipped_norm", "clipped")
 # The statuses of a *done* run, whose records are complete.
 DONE = ("finished", "diverged")
@@ -94,10 +98,11 @@ def append_metrics(folder: Path, run_id: str, first_step: int, records: Record) 
 
 def _lines(first_step: int, records: Record) -> bytes:
   columns = [getattr(records, name).tolist() for name in METRICS]
-  lines = [
-    json.dumps({"step": step, **dict(zip(METRICS, values, strict=True))})
-    for step, values in enumerate(zip(*columns, strict=True), start=first_step)
-  ]
+  rows = [dict(zip(METRICS, values, strict=True)) for values in zip(*columns, strict=True)]
+  for name, values in records.held_out.items():
+    for i in np.flatnonzero(~np.isnan(values)).tolist():
+      rows[i][name] = values[i].item()
+  lines = [json.dumps({"step": step, **row}) for step, row in enumerate(rows, start=first_step)]
   return "".join(line + "\n" for line in lines).encode()
 
 
@@ -132,7 +137,8 @@ def finish(
   # Rewrite all lines, because the last appended line may be incomplete, and because an interrupted
   # process may have appended lines for steps after its last checkpoint.
   files.write_bytes(path / "metrics.jsonl", _lines(0, result.records))
-  run_gradients.write(path / "gradients.nc", result.records, settings)
+  steps = recorded_steps(result.run, settings)
+  run_gradients.write(path / "gradients.nc", result.records, steps)
   _write_status(
     path,
     {

@@ -16,9 +16,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from experiments.runtime import files, memory
-from experiments.sweep.config.runs import Settings
 from experiments.sweep.measures import MEASURES, coordinates
-from experiments.sweep.records.record import Record, recorded_steps
+from experiments.sweep.records.record import Record
 from experiments.sweep.records.sweep_folder import is_text
 from rnn_jax.types import AnyArray
 
@@ -35,14 +34,18 @@ class Gradients(NamedTuple):
   variables: dict[str, tuple[tuple[str, ...], Float[np.ndarray, ...]]]
 
 
-def write(path: Path, records: Record, settings: Settings) -> None:
+def write(path: Path, records: Record, steps: Sequence[int]) -> None:
   """Writes the norms and measures of a run atomically, as NetCDF 3.
 
   The values are NaN at the steps after a divergence.
+
+  Args:
+    path: the file.
+    records: the run's records.
+    steps: the steps at which a run that does not diverge is recorded; see `recorded_steps`.
   """
   from scipy.io import netcdf_file  # imported here because it takes a sixth of a second
 
-  steps = recorded_steps(settings)
   by_axes: list[tuple[tuple[str, ...], Mapping[str, AnyArray]]] = [
     (("layer", "time"), records.norms)
   ]

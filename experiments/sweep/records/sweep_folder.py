@@ -20,12 +20,12 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.runtime import files, locks
-from experiments.sweep.config.sweep import Sweep
+from experiments.sweep.config.grid import AXES
 from rnn_jax.checkpoints import difference
 
 # The files and folders that --overwrite deletes, in this order. sweep.json is last, so that an
@@ -49,25 +49,35 @@ PREPARE_LOCK = ".lock-prepare"
 ARRIVING = "arriving.tmp"
 
 
-def check_folder(folder: Path, configuration: Mapping[str, object], overwrite: bool) -> None:
+def check_folder(
+  folder: Path, configuration: Mapping[str, object], overwrite: bool, *, extend: bool = True
+) -> None:
   """Checks that a folder can be the sweep's output folder; changes nothing.
 
   The folder must be writable, and must be new, be empty, or hold a sweep. That sweep must have the
-  same configuration, unless `overwrite` is True. Its files and folders must not be symbolic links.
+  same shared settings, unless `overwrite` is True. Its files and folders must not be symbolic
+  links.
 
+  Args:
+    folder: the folder.
+    configuration: the sweep's configuration.
+    overwrite: whether a sweep with other shared settings is going to be replaced.
+    extend: whether the sweep in the folder may have other runs.
   Raises:
     ValueError: if the folder cannot be used. If it holds another sweep, the message names the first
       difference between the configurations.
   """
   try:
-    _check_folder(folder, configuration, overwrite)
+    _check_folder(folder, configuration, overwrite, extend)
   except OSError as error:
     raise ValueError(
       f"--output_dir must be a writable folder, got {folder} ({error.strerror})."
     ) from None
 
 
-def _check_folder(folder: Path, configuration: Mapping[str, object], overwrite: bool) -> None:
+def _check_folder(
+  folder: Path, configuration: Mapping[str, object], overwrite: bool, extend: bool
+) -> None:
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"--output_dir must be a folder, got the file {folder}.")
   existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
@@ -86,29 +96,37 @@ def _check_folder(folder: Path, configuration: Mapping[str, object], overwrite: 
         f"--output_dir must be new, empty, or hold a sweep, got {folder}, which holds '{rest[0]}'."
       )
   elif not overwrite:
-    found = difference(read_sweep(folder)["configuration"], configuration, older=True)
+    before = read_sweep(folder)["configuration"]
+    found = shared_difference(before, configuration)
     if found is not None:
       raise ValueError(
-        f"--output_dir holds another sweep (its {found}), got {folder}; choose another folder, "
-        "or pass --overwrite to replace it."
+        f"--output_dir holds another sweep (its {found}), got {folder}. Runs of one folder must "
+        "share this setting; choose another folder, or pass --overwrite to replace the sweep."
+      )
+    found = None if extend else difference(before, configuration)
+    if found is not None:
+      raise ValueError(
+        f"--output_dir holds a sweep of other runs (its {found}), got {folder}. A shard cannot "
+        "change which runs a folder holds; run the sweep without --num_shards, or choose another "
+        "folder and combine the two by experiments.merge."
       )
 
 
-def recorded_corpus_name(sweep: Sweep) -> str:
-  """Returns the name of the sweep's text in the sweep's folder, else the name in its settings.
+def shared(configuration: Mapping[str, object]) -> dict[str, object]:
+  """Returns the part of a configuration that all sweeps in one folder must agree in."""
+  own = {*AXES, "cell_option", "design"}
+  return {name: value for name, value in configuration.items() if name not in own}
 
-  The names differ if an older version, which recorded the text's path, started the sweep. The text
-  is the same if its SHA-256 is.
+
+def shared_difference(found: Mapping[str, object], wanted: Mapping[str, object]) -> str | None:
+  """Returns the first difference between the shared settings of two configurations; None if equal.
+
+  A configuration of a version up to 0.2.0, whose run ids have another form, differs from all
+  others.
   """
-  try:
-    found = read_sweep(sweep.folder)["configuration"]
-  except (OSError, ValueError):  # no sweep, or a damaged one, which check_folder reports
-    return sweep.settings.corpus
-  name = found.get("corpus")
-  if sweep.corpus is None or not isinstance(name, str):
-    return sweep.settings.corpus
-  wanted = sweep.with_corpus_name(name).configuration
-  return name if difference(found, wanted, older=True) is None else sweep.settings.corpus
+  if "design" not in found:
+    return "version of rnn_jax is 0.2.0 or earlier"
+  return difference(shared(found), shared(wanted))
 
 
 def prepare_folder(
@@ -123,8 +141,9 @@ def prepare_folder(
   Args:
     folder: the output folder.
     configuration: the sweep's configuration.
-    about: the other entries of `sweep.json`. If the sweep resumes with different versions, devices
-      or git commit, the new ones are appended to the file's list `continued`.
+    about: the other entries of `sweep.json`. If the folder holds a sweep with other runs, they
+      replace its configuration, runs and tasks. If the sweep resumes with different versions,
+      devices or git commit, the new ones are appended to the file's list `continued`.
     flags: contents of `sweep.flags`.
     overwrite: whether to delete another sweep if the folder holds one.
   """
@@ -133,11 +152,44 @@ def prepare_folder(
   if not (folder / "sweep.json").exists():
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / "sweep.flags", flags)
-    new = {"configuration": configuration, **about}
-    files.write_json(folder / "sweep.json", {**new, "sha256": _sweep_sha256(new)})
+    write_new(folder, {"configuration": configuration, **about})
     return
   files.write_text(folder / "sweep.flags", flags)  # rewritten in case the old file is damaged
+  changed = {name: about[name] for name in ("runs", "tasks", "no_effect", "corpus")}
+  replace_runs(folder, {"configuration": configuration, **changed})
   note_environment(folder, about)
+
+
+def write_new(folder: Path, about: Mapping[str, object]) -> None:
+  """Writes `sweep.json` with a checksum."""
+  files.write_json(folder / "sweep.json", {**about, "sha256": _sweep_sha256(about)})
+
+
+def replace_runs(folder: Path, changed: Mapping[str, Any]) -> None:
+  """Replaces entries of `sweep.json` that describe the sweep's runs, if its configuration changes.
+
+  Args:
+    folder: the sweep's folder.
+    changed: the entries, among them `configuration`.
+  """
+  before = read_sweep(folder)
+  if difference(before["configuration"], changed["configuration"]) is not None:
+    write_new(folder, {**before, **changed})
+
+
+def changed_runs(folder: Path, ids: Collection[str]) -> str | None:
+  """Returns how a sweep with the runs `ids` changes that in the folder; None if it does not."""
+  try:
+    before = set(read_sweep(folder)["runs"])
+  except FileNotFoundError:
+    return None
+  added, removed = len(set(ids) - before), len(before - set(ids))
+  if not added and not removed:
+    return None
+  text = f"{folder} holds a sweep of {len(before)} runs; this one adds {added}"
+  if removed:
+    text += f" and leaves out {removed}, whose records stay in the folder"
+  return f"{text}."
 
 
 def note_environment(folder: Path, *abouts: Mapping[str, object]) -> None:
@@ -166,8 +218,7 @@ def _environment(about: Mapping[str, object]) -> str:
 
 def _is_another(folder: Path, configuration: Mapping[str, object]) -> bool:
   try:
-    found = read_sweep(folder)["configuration"]
-    return difference(found, configuration, older=True) is not None
+    return shared_difference(read_sweep(folder)["configuration"], configuration) is not None
   except ValueError:  # sweep.json is damaged
     return True
 
@@ -181,22 +232,48 @@ def read_sweep(folder: Path) -> dict[str, Any]:
   path = folder / "sweep.json"
   about = files.read_json(path)
   runs, continued = about.get("runs"), about.get("continued", [])
-  parts = [about.get(name) for name in ("configuration", "task")]
-  configuration, task = (part if isinstance(part, dict) else {} for part in parts)
   if not (
-    isinstance(steps := configuration.get("steps"), int)
-    and 0 <= steps < 2**31  # optimizers count steps in int32
-    and isinstance(task.get("baseline"), int | float)
-    and is_text(configuration.get("task"))
-    and is_text(task.get("loss_unit"))
+    isinstance(about.get("configuration"), dict)
+    and _are_tasks(about)
     and (isinstance(runs, list) and all(_is_file_name(name) for name in runs))
     and (isinstance(continued, list) and all(isinstance(part, dict) for part in continued))
   ):
-    raise ValueError(f"{path} is damaged: it must hold configuration, task and runs.")
+    raise ValueError(f"{path} is damaged: it must hold configuration, tasks and runs.")
   # Files of older versions have no checksum.
   if about.get("sha256", _sweep_sha256(about)) != _sweep_sha256(about):
-    raise ValueError(f"{path} is damaged: configuration, task or runs do not match their checksum.")
+    raise ValueError(
+      f"{path} is damaged: configuration, tasks or runs do not match their checksum."
+    )
   return about
+
+
+def sweep_tasks(about: Mapping[str, Any]) -> dict[tuple[str, int], tuple[str, float]]:
+  """Returns {(task, sequence length): (unit of its loss, baseline)} of the runs of a sweep.
+
+  Args:
+    about: the contents of `sweep.json`. Versions up to 0.2.0 recorded a single task.
+  """
+  if "task" in about:
+    configuration = about["configuration"]
+    parts = [{name: configuration.get(name) for name in ("task", "sequence_length")}]
+    parts[0] |= about["task"]
+  else:
+    parts = about["tasks"]
+  return {
+    (part["task"], part["sequence_length"]): (part["loss_unit"], part["baseline"]) for part in parts
+  }
+
+
+def _are_tasks(about: Mapping[str, Any]) -> bool:
+  try:
+    found = sweep_tasks(about)
+    return bool(found) and all(
+      is_text(task)
+      and (isinstance(length, int | None) and is_text(unit) and isinstance(baseline, int | float))
+      for (task, length), (unit, baseline) in found.items()
+    )
+  except (KeyError, TypeError, AttributeError):
+    return False
 
 
 def is_text(value: object) -> bool:
@@ -214,7 +291,8 @@ def _is_file_name(name: object) -> bool:
 
 def _sweep_sha256(about: Mapping[str, object]) -> str:
   """Hashes configuration, task and run ids, the entries of sweep.json that never change."""
-  return json_sha256([about[name] for name in ("configuration", "task", "runs")])
+  task = about["task" if "task" in about else "tasks"]
+  return json_sha256([about["configuration"], task, about["runs"]])
 
 
 def json_sha256(data: object) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
-from experiments.sweep.config.runs import Run, Settings, hidden_size_of
+from experiments.sweep.config.runs import Run
 from experiments.sweep.records.record import Result, Snapshot
 from experiments.sweep.training.run_setup import (
   mask_key,
@@ -18,27 +17,21 @@ from experiments.sweep.training.run_setup import (
   time_options,
 )
 from rnn_jax.gradient_flow import NonFinite, first_nonfinite
-from rnn_jax.modules import DeepRNN
 from rnn_jax.tasks import Task
 from rnn_jax.types import Array
-
-# Equal arguments must give the same network, because `first_nonfinite` compiles for each network
-# that compares unequal to earlier ones, and cells from two calls of `make_cell` compare unequal.
-_network = functools.cache(network)
 
 
 class DivergedStep(NamedTuple):
   """A step at which a run diverged, with everything needed to recompute the step.
 
   Attributes:
-    run, settings: the run, and the settings of its sweep.
+    run: the run.
     step: index of the step, from 0.
     loss, output_size, vocabulary_size: the task's attributes of the same names.
     snapshot: params and optimizer state before the step, and the step's batch.
   """
 
   run: Run
-  settings: Settings
   step: int
   loss: Callable[[Array, Array], Array]
   output_size: int
@@ -46,34 +39,26 @@ class DivergedStep(NamedTuple):
   snapshot: Snapshot
 
 
-def diverged_step(result: Result, settings: Settings, task: Task) -> DivergedStep | None:
+def diverged_step(result: Result, task: Task) -> DivergedStep | None:
   """Returns the step at which a run diverged, with the step's inputs; None if the run finished."""
   if result.diverged_step is None or result.snapshot is None:
     return None
   about = task.loss, task.output_size, task.vocabulary_size
-  return DivergedStep(result.run, settings, result.diverged_step, *about, result.snapshot)
+  return DivergedStep(result.run, result.diverged_step, *about, result.snapshot)
 
 
 def locate(diverged: DivergedStep) -> NonFinite | None:
   """Recomputes a diverged step; returns the location of its first NaN or infinity, if any."""
-  numbers = numbers_of(diverged.run, diverged.settings)
+  numbers = numbers_of(diverged.run)
   params, opt_state, batch = diverged.snapshot
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
   return first_nonfinite(
-    model_of(diverged.run, diverged.settings, diverged.output_size, diverged.vocabulary_size),
+    network(diverged.run, diverged.output_size, diverged.vocabulary_size),
     params,
     batch,
     diverged.loss,
-    optimizer=optimizer_of(diverged.run, diverged.settings, numbers),
+    optimizer=optimizer_of(diverged.run, numbers),
     opt_state=opt_state,
     key=mask_key(data_key, diverged.step),
     **time_options(diverged.run, numbers),
   )
-
-
-def model_of(
-  run: Run, settings: Settings, output_size: int, vocabulary_size: int | None
-) -> DeepRNN:
-  """Builds the model of a run, given the sizes of its task."""
-  about = run.cell, run.depth, hidden_size_of(run, settings), output_size, vocabulary_size
-  return _network(*about, **dict(run.options))

@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Key, PyTree
 
 from experiments.runtime import memory
 from experiments.sweep.config.device_layout import Layout
-from experiments.sweep.config.runs import Run, Settings, hidden_size_of
+from experiments.sweep.config.run_tasks import RunTasks
+from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.measures import MEASURES, Moment, Variables, by_leaf
 from experiments.sweep.records.record import Record
 from experiments.sweep.training.run_setup import (
@@ -31,15 +32,21 @@ from experiments.sweep.training.run_setup import (
   time_options,
 )
 from rnn_jax.clipping import was_clipped
+from rnn_jax.losses import accuracy, masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs, psum, shard, spread
-from rnn_jax.tasks import Batch, Task
+from rnn_jax.tasks import Batch
 from rnn_jax.training import TrainState, init_state, update
 from rnn_jax.types import Array, Params
 
 # Training steps in one call of a program. They are enough to make the cost of the call negligible,
 # but few enough to report progress often.
 CHUNK = 50
+
+# An evaluation uses as few batches as hold this number of sequences. Its cost is that of about
+# 10 training steps for batches of 32.
+_HELD_OUT = 1024
+_HELD_OUT_SEED = 2**32 - 1  # larger than any run's seed
 
 
 class Program(NamedTuple):
@@ -66,16 +73,16 @@ class Program(NamedTuple):
 
 
 def compile_group(
-  runs: Sequence[Run], settings: Settings, task: Task, layout: Layout, remat: str = "none"
+  runs: Sequence[Run], settings: Settings, tasks: RunTasks, layout: Layout, remat: str = "none"
 ) -> Program:
   """Compiles the program of the runs of one group.
 
   Args:
-    runs: all runs of the sweep with the same cell, options, depth and clip_by. Include finished
-      runs and runs that other processes train, because the number of runs decides how many a device
-      trains at a time, which affects how records are rounded.
+    runs: all runs of the sweep in this group. Include finished runs and runs that other processes
+      train, because the number of runs decides how many a device trains at a time, which affects
+      how records are rounded.
     settings: settings of the sweep.
-    task: the task, built from the settings.
+    tasks: the tasks of the group's runs.
     layout: how runs are laid out on the devices.
     remat: what the backward pass recomputes instead of storing it; see `unroll`.
   Raises:
@@ -83,53 +90,50 @@ def compile_group(
   """
   leading = layout.leading_axes(len(runs))
   advance, shapes = group_function(
-    runs[0], settings, task, layout.data_parallel, math.prod(leading[1:]), remat
+    runs[0], settings, tasks, layout.data_parallel, math.prod(leading[1:]), remat
   )
   devices = layout.devices
   initial_state = jax.tree.map(lambda a: np.zeros((len(devices), *a.shape), a.dtype), shapes)
-  numbers = by_device([runs[0]] * math.prod(leading), settings, layout, leading)
-  lowered = map_runs(advance, devices).lower(*spread((numbers, initial_state), devices), task.data)
+  numbers = by_device([runs[0]] * math.prod(leading), layout, leading)
+  lowered = map_runs(advance, devices).lower(*spread((numbers, initial_state), devices), tasks.data)
   _, records = lowered.out_info
   record = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(leading) :], a.dtype), records)
   compiled = lowered.compile()
   if devices[0].platform == "cpu":  # on accelerators, XLA checks the memory itself
     here = [device for device in devices if device.process_index == jax.process_index()]
-    memory.check_program(compiled, len(here), _advice(runs[0], settings, len(here), remat))
+    memory.check_program(compiled, len(here), _advice(runs[0], len(here), remat))
   return Program(compiled, initial_state, record, leading)
 
 
-def _advice(run: Run, settings: Settings, devices: int, remat: str) -> str:
+def _advice(run: Run, devices: int, remat: str) -> str:
   """Returns how to reduce the memory of a run's program, as a sentence."""
   return (
     ("Pass --remat=sqrt, or lower" if remat == "none" else "Lower")
-    + f" --sequence_length ({settings.sequence_length}), --batch_size ({settings.batch_size}) "
-    f"or the hidden size ({hidden_size_of(run, settings)})"
-    + (", or use fewer --devices." if devices > 1 else ".")
+    + f" --sequence_length ({run.sequence_length}), --batch_size ({run.batch_size}) "
+    f"or the hidden size ({run.width})" + (", or use fewer --devices." if devices > 1 else ".")
   )
 
 
-def by_device(
-  runs: Sequence[Run], settings: Settings, layout: Layout, leading_axes: tuple[int, ...]
-) -> Numbers:
+def by_device(runs: Sequence[Run], layout: Layout, leading_axes: tuple[int, ...]) -> Numbers:
   """Returns the runs' numeric settings, leaves [devices] or [devices, runs per device].
 
   Devices that share a run's batch have equal entries.
   """
   return jax.tree.map(
     lambda a: np.repeat(a.reshape(leading_axes), layout.data_parallel, axis=0),
-    stack_numbers(runs, settings),
+    stack_numbers(runs),
   )
 
 
-def stack_numbers(runs: Sequence[Run], settings: Settings) -> Numbers:
+def stack_numbers(runs: Sequence[Run]) -> Numbers:
   """Returns the runs' numeric settings as one `Numbers`, leaves [runs]."""
-  return jax.tree.map(lambda *leaves: np.stack(leaves), *(numbers_of(r, settings) for r in runs))
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *map(numbers_of, runs))
 
 
 def group_function(
   run: Run,
   settings: Settings,
-  task: Task,
+  tasks: RunTasks,
   data_parallel: int,
   together: int,
   remat: str,
@@ -139,7 +143,7 @@ def group_function(
   Args:
     run: any run of the group.
     settings: settings of the sweep.
-    task: the task, built from the settings.
+    tasks: the tasks of the group's runs.
     data_parallel: number of devices that share a batch.
     together: number of runs that a device trains at a time.
     remat: see `compile_group`.
@@ -150,22 +154,24 @@ def group_function(
     that a group needs no second program. If `together` is above 1, all leaves have a leading axis
     of runs, except the state's step and `data`.
   """
-  group = _Group(run, settings, task, _model(run, settings, task), data_parallel, remat)
+  model = network(run, tasks.train.output_size, tasks.train.vocabulary_size)
+  group = _Group(run, settings, tasks, model, data_parallel, remat)
   # Without `jit`, each of these functions would be traced twice: as a branch of a `cond`, and by
   # `eval_shape`, which gives the shapes of the NaN arrays that the other branch returns.
   measure = jax.jit(functools.partial(_measure, group))
-  train_step = jax.jit(functools.partial(_train_step, group, measure))
+  evaluate = jax.jit(functools.partial(_evaluate, group))
+  train_step = jax.jit(functools.partial(_train_step, group, measure, evaluate))
   advance = functools.partial(_advance, group, train_step)
   start = functools.partial(_start, group)
-  numbers = stack_numbers([run] * together, settings)
+  numbers = stack_numbers([run] * together)
   if together == 1:
-    return advance, jax.eval_shape(start, jax.tree.map(lambda a: a[0], numbers), task.data)
+    return advance, jax.eval_shape(start, jax.tree.map(lambda a: a[0], numbers), tasks.data)
   # The runs of a device are at the same step, so `vmap` need not map over the step. If it did, each
   # `cond` would compute both of its branches, and so the measures at every step and the
   # initialization in every call. (`axes` is a TrainState because `vmap` requires the same type as
   # that of the argument.)
   axes = TrainState(step=None, params=0, opt_state=0)
-  shapes = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, task.data)
+  shapes = jax.eval_shape(jax.vmap(start, (0, None), axes), numbers, tasks.data)
   return jax.vmap(advance, (0, axes, None), (axes, 0)), shapes
 
 
@@ -175,7 +181,7 @@ class _Group(NamedTuple):
   Attributes:
     run: any run of the group.
     settings: settings of the sweep.
-    task: the task, built from the settings.
+    tasks: the tasks of the group's runs.
     model: the runs' network. Its recurrent gain and forget bias are the defaults, since they matter
       only at initialization.
     data_parallel: number of devices that share a batch.
@@ -184,7 +190,7 @@ class _Group(NamedTuple):
 
   run: Run
   settings: Settings
-  task: Task
+  tasks: RunTasks
   model: DeepRNN
   data_parallel: int
   remat: str
@@ -192,34 +198,22 @@ class _Group(NamedTuple):
   def mean(self, values: Float[Array, "*axes examples"]) -> Float[Array, "*axes"]:
     """Returns the mean over the whole batch, given the values of this device's examples."""
     total = psum(jnp.sum(values, axis=-1), count=self.data_parallel)
-    return total / self.settings.batch_size
-
-
-def _model(run: Run, settings: Settings, task: Task, **initialization: Any) -> DeepRNN:
-  """Builds the network of a run.
-
-  Args:
-    run: the run.
-    settings: settings of the sweep.
-    task: the task, built from the settings.
-    **initialization: cell options in addition to the run's own, such as `recurrent_gain`.
-  """
-  about = run.cell, run.depth, hidden_size_of(run, settings), task.output_size, task.vocabulary_size
-  return network(*about, **{**dict(run.options), **initialization})
+    return total / self.run.batch_size
 
 
 def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
   """Returns the train state of a run at step 0, with params drawn from the run's seed."""
-  run, settings, task = group.run, group.settings, group.task
+  run, task = group.run, group.tasks.train
   initialization = {}
   if run.recurrent_gain is not None:
     initialization["recurrent_gain"] = numbers.recurrent_gain
   if run.forget_bias is not None:
     initialization["forget_bias"] = numbers.forget_bias
   params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
-  xs = task.batch(data, data_key).xs
-  model = _model(run, settings, task, **initialization)
-  return init_state(model, optimizer_of(run, settings, numbers), params_key, xs)
+  training, _ = data
+  xs = task.batch(training, data_key).xs
+  model = network(run, task.output_size, task.vocabulary_size, **initialization)
+  return init_state(model, optimizer_of(run, numbers), params_key, xs)
 
 
 def _measure(group: _Group, params: Params, batch: Batch) -> dict[str, Variables]:
@@ -228,13 +222,51 @@ def _measure(group: _Group, params: Params, batch: Batch) -> dict[str, Variables
   `batch` is the whole batch, even if devices share it.
   """
   share = shard(batch, group.data_parallel)
-  moment = Moment(group.model, params, group.task, batch, share, group.mean)
+  moment = Moment(group.model, params, group.tasks.train, batch, share, group.mean)
   return {name: MEASURES[name].of(moment) for name in group.settings.measure_names}
+
+
+def _evaluate(group: _Group, params: Params, held_out: PyTree) -> dict[str, Array]:
+  """Computes the loss on held-out data and, for tasks with classes, the accuracy.
+
+  All runs are evaluated on the same batches, which do not depend on their seeds. Dropout and
+  zoneout are off.
+
+  Args:
+    group: the group.
+    params: the params.
+    held_out: arrays from which batches are drawn, of any length.
+  Returns:
+    {name: scalar}: `held_out_loss` and `held_out_accuracy` at the run's own sequence length, and
+    with the suffix `_T` at every other length T.
+  """
+  count = math.ceil(_HELD_OUT / group.run.batch_size)
+
+  def scores(length: int, i: Array) -> dict[str, Array]:
+    task = group.tasks.tests[length]
+    whole = task.batch(held_out, jax.random.fold_in(jax.random.key(_HELD_OUT_SEED), i))
+    batch = shard(whole, group.data_parallel)
+    outputs: Any
+    _, outputs = group.model.apply({"params": params}, batch.xs)
+    values = {"held_out_loss": task.loss(outputs, batch.targets)}
+    if jnp.issubdtype(batch.targets.dtype, jnp.integer):
+      values["held_out_accuracy"] = accuracy(outputs, batch.targets)
+    number = jnp.sum(whole.mask)
+    shares = {name: masked_mean(value, batch.mask, number) for name, value in values.items()}
+    return psum(shares, count=group.data_parallel)
+
+  found: dict[str, Array] = {}
+  for length in group.tasks.tests:
+    means = jax.lax.map(functools.partial(scores, length), jnp.arange(count))
+    suffix = "" if length == group.run.sequence_length else f"_{length}"
+    found |= {name + suffix: jnp.mean(value) for name, value in means.items()}
+  return found
 
 
 def _train_step(
   group: _Group,
   measure: Callable[[Params, Batch], dict[str, Variables]],
+  evaluate: Callable[[Params, PyTree], dict[str, Array]],
   numbers: Numbers,
   data_key: Key[Array, ""],
   state: TrainState,
@@ -242,16 +274,23 @@ def _train_step(
 ) -> tuple[TrainState, Record]:
   """Takes one training step of a run; returns the new state and the step's record.
 
-  `measure` is `_measure` with its first argument bound. It runs only at steps that are measured.
+  `measure` and `evaluate` are `_measure` and `_evaluate` with their first argument bound. They run
+  only at steps that are measured or evaluated.
   """
-  run, settings, task = group.run, group.settings, group.task
+  run, settings, task = group.run, group.settings, group.tasks.train
+  training, held_out = data
   # Each device draws the whole batch, so that an example depends only on the key, not on the number
   # of devices that share the batch.
-  whole = task.batch(data, jax.random.fold_in(data_key, state.step))
-  due = (state.step % settings.measure_every == 0) | (state.step == settings.steps)
+  whole = task.batch(training, jax.random.fold_in(data_key, state.step))
+  is_last = state.step == run.steps
+  due = (state.step % settings.measure_every == 0) | is_last
   missing = _missing(jax.eval_shape(measure, state.params, whole))
   measured = jax.lax.cond(due, lambda: measure(state.params, whole), lambda: missing)
-  optimizer, options = optimizer_of(run, settings, numbers), time_options(run, numbers)
+  every = settings.evaluate_every
+  due = is_last if every is None else (state.step % every == 0) | is_last
+  unknown = _missing(jax.eval_shape(evaluate, state.params, held_out))
+  evaluated = jax.lax.cond(due, lambda: evaluate(state.params, held_out), lambda: unknown)
+  optimizer, options = optimizer_of(run, numbers), time_options(run, numbers)
   options["remat"] = group.remat
   options["key"] = mask_key(data_key, state.step, group.data_parallel)
   batch = shard(whole, group.data_parallel)
@@ -265,7 +304,7 @@ def _train_step(
     norms["clipped_share"] = group.mean(clipped.astype(metrics.loss.dtype))
   finite = _all_finite((metrics.loss, metrics.grad_norm, new.params))
   scalars = metrics.loss, metrics.grad_norm, metrics.clipped_norm, metrics.clipped, finite
-  return new, Record(*scalars, norms, measured)
+  return new, Record(*scalars, norms, measured, evaluated)
 
 
 def _advance(
@@ -289,7 +328,7 @@ def _advance(
     old: tuple[TrainState, Bool[Array, ""]], _: None
   ) -> tuple[tuple[TrainState, Bool[Array, ""]], Record]:
     state, finite = old
-    new, record = jax.lax.cond(state.step <= group.settings.steps, train, skip, state)
+    new, record = jax.lax.cond(state.step <= group.run.steps, train, skip, state)
     # A run that has diverged keeps its params and optimizer state from before the diverged step,
     # for the host to read. Its step counter still advances with those of the other runs.
     finite = finite & record.finite

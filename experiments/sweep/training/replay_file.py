@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from experiments.runtime import files, provenance
-from experiments.sweep.config.runs import Settings, run_of
+from experiments.sweep.config.runs import Run, run_of
 from experiments.sweep.records.record import Snapshot, nonfinite_from_json, nonfinite_text
-from experiments.sweep.training.divergence import DivergedStep, model_of
-from experiments.sweep.training.run_setup import numbers_of, optimizer_of
+from experiments.sweep.training.divergence import DivergedStep
+from experiments.sweep.training.run_setup import network, numbers_of, optimizer_of
 from rnn_jax import checks
 from rnn_jax.gradient_flow import NonFinite
 from rnn_jax.losses import LOSSES
@@ -35,7 +35,6 @@ def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
   """Returns the contents of `replay.npz`: the snapshot's arrays and the rest as JSON in `about`."""
   about = {
     "run": dataclasses.asdict(diverged.run),
-    "settings": dataclasses.asdict(diverged.settings),
     "step": diverged.step,
     "loss": diverged.loss.__name__,
     "output_size": diverged.output_size,
@@ -80,22 +79,21 @@ def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
 def _restore(
   about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
-  run = run_of(about["run"])
-  settings = Settings(**about["settings"])
+  run = _run(about)
   if checks.integer("depth", run.depth) > len(arrays):
     raise ValueError(f"depth must be at most the number of arrays, {len(arrays)}, got {run.depth}")
   sizes = about["output_size"], about["vocabulary_size"]
   # A sweep's sequences all have full length, so its batches have no `lengths`.
   parts = {name: jnp.asarray(arrays[f"batch.{name}"]) for name in ("xs", "targets", "mask")}
-  shape = (settings.sequence_length, settings.batch_size)
+  shape = (run.sequence_length, run.batch_size)
   for name, a in parts.items():
     if a.shape[:2] != shape:
       raise ValueError(f"batch.{name} must have leading axes {shape}, got shape {a.shape}")
   batch = Batch(**parts)
-  optimizer = optimizer_of(run, settings, numbers_of(run, settings))
+  optimizer = optimizer_of(run, numbers_of(run))
 
   def start(xs: Array) -> Snapshot:
-    state = init_state(model_of(run, settings, *sizes), optimizer, jax.random.key(0), xs)
+    state = init_state(network(run, *sizes), optimizer, jax.random.key(0), xs)
     return Snapshot(state.params, state.opt_state, batch)
 
   shapes = jax.eval_shape(start, batch.xs)
@@ -114,7 +112,14 @@ def _restore(
   for name, kind in (("matmul_precision", str | None), ("platform", str), ("versions", dict)):
     if not isinstance(about[name], kind):
       raise TypeError(f"{name} must be {kind}, got {about[name]!r}")
-  return DivergedStep(run, settings, step, loss, *sizes, snapshot), nonfinite, dict(about)
+  return DivergedStep(run, step, loss, *sizes, snapshot), nonfinite, dict(about)
+
+
+def _run(about: Mapping[str, Any]) -> Run:
+  """Returns the run; files of versions up to 0.2.0 have some of its settings in `settings`."""
+  saved = {**about["run"], **about.get("settings", {})}
+  own = about["run"].get("hidden_size")
+  return run_of({**saved, "hidden_size": saved.get("hidden_size") if own is None else own})
 
 
 def _named_leaves(snapshot: Snapshot) -> dict[str, PyTree]:

@@ -80,12 +80,12 @@ def _saved(
     if origins.stale(sweep, {name: {"code": code} for name in known}):
       round_checkpoints.remove(path)
       continue
-    like = functools.partial(partial_like, program, sweep.settings, len(ids))
+    like = functools.partial(partial_like, program, runs[0], sweep.settings, len(ids))
     saved = round_checkpoints.newest(path, sweep, ids, like)
     if saved is None:
       continue
     for i, name in enumerate(ids):
-      run = sweep.ids[name]
+      run = sweep.ids.get(name)  # None if the sweep no longer has this run
       if run in wanted and (run not in found or found[run].step < saved.step):
         found[run] = _select(saved, i)
         codes[run] = code if isinstance(code, str) else None

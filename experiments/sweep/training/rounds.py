@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import PyTree, Shaped
 
 from experiments.sweep.config.device_layout import Layout
+from experiments.sweep.config.run_tasks import RunTasks
 from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.records.record import Partial, Record, Result, Snapshot, recorded_steps
 from experiments.sweep.training.program import CHUNK, Program, by_device
@@ -29,9 +30,14 @@ from rnn_jax.types import Array
 _Index: TypeAlias = tuple[int | slice | np.ndarray, ...]
 
 
-def partial_like(program: Program, settings: Settings, num_runs: int, step: int) -> Partial:
-  """Returns the shapes and dtypes of a `Partial` of `num_runs` runs whose next step is `step`."""
-  recorded = sum(s < step for s in recorded_steps(settings))
+def partial_like(
+  program: Program, run: Run, settings: Settings, num_runs: int, step: int
+) -> Partial:
+  """Returns the shapes and dtypes of a `Partial` of `num_runs` runs whose next step is `step`.
+
+  `run` may be any run of the program's group.
+  """
+  recorded = sum(s < step for s in recorded_steps(run, settings))
   drop = len(program.leading_axes)
 
   def shape(a: np.ndarray | jax.ShapeDtypeStruct, *leading: int, drop: int) -> jax.ShapeDtypeStruct:
@@ -52,7 +58,7 @@ def train_round(
   program: Program,
   runs: Sequence[Run],
   settings: Settings,
-  task: Task,
+  tasks: RunTasks,
   layout: Layout,
   *,
   resumed_from: Partial | None = None,
@@ -69,7 +75,7 @@ def train_round(
     program: the group's program, from `compile_group`.
     runs: the runs.
     settings: settings of the sweep.
-    task: the task, built from the settings.
+    tasks: the tasks of the runs.
     layout: how runs are laid out on the devices.
     resumed_from: the runs' progress so far; None to start at step 0.
     on_records: called with (run, first step, records from that step on) whenever a run has new
@@ -80,7 +86,7 @@ def train_round(
   Yields:
     The result of each run, when the run diverges or at the end of the round.
   """
-  numbers = by_device(_fill_slots(runs, program), settings, layout, program.leading_axes)
+  numbers = by_device(_fill_slots(runs, program), layout, program.leading_axes)
   numbers = spread(numbers, layout.devices)
   progress = _Progress(program, runs, settings, layout, time.monotonic(), program.initial_state)
   first = 0
@@ -90,15 +96,14 @@ def train_round(
     progress.state = _to_slots(resumed_from, program, layout)
     progress.records.append(resumed_from.records)
     for i, run in enumerate(runs):
-      on_records(run, 0, _of_run(resumed_from.records, i, 0, settings))
+      on_records(run, 0, _of_run(resumed_from.records, i, 0, run, settings))
   alive = list(range(len(runs)))
-  progress.state, ahead = program.advance(
-    numbers, spread(progress.state, layout.devices), task.data
-  )
-  for step in range(first, settings.steps + 1, CHUNK):
-    records = _recorded(progress.fetch(ahead), step, settings)
+  data, last = tasks.data, runs[0].steps
+  progress.state, ahead = program.advance(numbers, spread(progress.state, layout.devices), data)
+  for step in range(first, last + 1, CHUNK):
+    records = _recorded(progress.fetch(ahead), step, runs[0], settings)
     progress.records.append(records)
-    new = {i: _of_run(records, i, step, settings) for i in alive}
+    new = {i: _of_run(records, i, step, runs[i], settings) for i in alive}
     diverged = {i: step + len(part.finite) - 1 for i, part in new.items() if not part.finite[-1]}
     if diverged:
       before = progress.fetch((progress.state.params, progress.state.opt_state))
@@ -108,14 +113,14 @@ def train_round(
       on_records(runs[i], step, new.pop(i))
       alive.remove(i)
       params, opt_state = jax.tree.map(operator.itemgetter(i), before)
-      yield progress.result(i, at, Snapshot(params, opt_state, _draw(runs[i], at, task)))
+      yield progress.result(i, at, Snapshot(params, opt_state, _draw(runs[i], at, tasks.train)))
     if not alive:
       return
-    if step + CHUNK <= settings.steps:
+    if step + CHUNK <= last:
       on_call(step + CHUNK, functools.partial(progress.partial, step + CHUNK))
       # Start the next call now, so that the devices compute while `on_records` writes. At most one
       # call may be in flight, because with more, devices that share a batch could deadlock.
-      progress.state, ahead = program.advance(numbers, progress.state, task.data)
+      progress.state, ahead = program.advance(numbers, progress.state, data)
     for i, part in new.items():
       on_records(runs[i], step, part)
   for i in alive:
@@ -145,8 +150,9 @@ class _Progress:
 
   def result(self, i: int, diverged_step: int | None, snapshot: Snapshot | None) -> Result:
     """Returns the result of the round's i-th run, from the records so far."""
-    records = _of_run(self._all_records(), i, 0, self.settings)
-    return Result(self.runs[i], records, diverged_step, snapshot, self._seconds())
+    run = self.runs[i]
+    records = _of_run(self._all_records(), i, 0, run, self.settings)
+    return Result(run, records, diverged_step, snapshot, self._seconds())
 
   def partial(self, step: int) -> Partial:
     """Returns the progress so far; `step` must be the next step to train."""
@@ -194,23 +200,26 @@ def _to_slots(partial: Partial, program: Program, layout: Layout) -> TrainState:
   return TrainState(steps, params, opt_state)
 
 
-def _recorded(records: Record, first_step: int, settings: Settings) -> Record:
+def _recorded(records: Record, first_step: int, run: Run, settings: Settings) -> Record:
   """Selects the records to keep from those that one call returned, leaves [runs, CHUNK, ...].
 
-  Entries past the sweep's last step are dropped. Norms and measures are kept only at the steps that
-  `recorded_steps` returns.
+  Entries past the last step of `run`, which may be any run of the round, are dropped. Norms and
+  measures are kept only at the steps that `recorded_steps` returns.
   """
-  steps = np.arange(first_step, min(first_step + CHUNK, settings.steps + 1))
-  recorded = np.flatnonzero(np.isin(steps, recorded_steps(settings)))
+  steps = np.arange(first_step, min(first_step + CHUNK, run.steps + 1))
+  recorded = np.flatnonzero(np.isin(steps, recorded_steps(run, settings)))
   return _rows(records, np.s_[:, : len(steps)], np.s_[:, recorded])
 
 
-def _of_run(records: Record, i: int, first_step: int, settings: Settings) -> Record:
-  """Selects run i from records returned by `_recorded`, up to the run's diverged step, if any."""
+def _of_run(records: Record, i: int, first_step: int, run: Run, settings: Settings) -> Record:
+  """Selects the records of `run`, the i-th of a round, from those that `_recorded` returned.
+
+  They end with the run's diverged step, if any.
+  """
   finite = records.finite[i]
   count = len(finite) if finite.all() else int(np.argmin(finite)) + 1
   steps = np.arange(first_step, first_step + count)
-  recorded = int(np.isin(steps, recorded_steps(settings)).sum())
+  recorded = int(np.isin(steps, recorded_steps(run, settings)).sum())
   return _rows(records, np.s_[i, :count], np.s_[i, :recorded])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +11,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Key
 
-from experiments.sweep.config.runs import Run, Settings
-from rnn_jax.cells import make_cell
+from experiments.sweep.config.networks import make_cells
+from experiments.sweep.config.runs import Run
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import shard
 from rnn_jax.training import make_optimizer
@@ -33,21 +34,22 @@ class Numbers(NamedTuple):
 
 
 def network(
-  cell: str,
-  depth: int,
-  hidden_size: int,
-  output_size: int,
-  vocabulary_size: int | None,
-  **options: Any,
+  run: Run, output_size: int, vocabulary_size: int | None, **initialization: Any
 ) -> DeepRNN:
-  """Builds the model of a run; `options` are cell options, which are passed to `make_cell`."""
-  cells = [make_cell(cell, hidden_size, **options)] * depth
-  return DeepRNN(cells, output_size, vocabulary_size)
+  """Builds the network of a run.
+
+  Args:
+    run: the run.
+    output_size, vocabulary_size: the task's attributes of the same names.
+    **initialization: cell options in addition to the run's own, such as `recurrent_gain`.
+  """
+  run = dataclasses.replace(run, options=(*run.options, *initialization.items()))
+  return DeepRNN(make_cells(run), output_size, vocabulary_size, dropout=run.dropout)
 
 
-def numbers_of(run: Run, settings: Settings) -> Numbers:
+def numbers_of(run: Run) -> Numbers:
   """Returns a run's numeric settings; a setting that is None becomes a number without effect."""
-  full = settings.sequence_length
+  full = run.sequence_length
   return Numbers(
     np.uint32(run.seed),
     np.int32(full if run.truncation is None else min(run.truncation, full)),
@@ -58,13 +60,12 @@ def numbers_of(run: Run, settings: Settings) -> Numbers:
   )
 
 
-def optimizer_of(run: Run, settings: Settings, numbers: Numbers) -> optax.GradientTransformation:
+def optimizer_of(run: Run, numbers: Numbers) -> optax.GradientTransformation:
   """Builds the optimizer of the run whose numeric settings are `numbers`.
 
-  `run` may be any run of the same group, because only its `clip_by` is read.
+  `run` may be any run of the same group.
   """
-  rate, limit = numbers.learning_rate, numbers.clip_norm
-  return make_optimizer(settings.optimizer, rate, limit, run.clip_by)
+  return make_optimizer(run.optimizer, numbers.learning_rate, numbers.clip_norm, run.clip_by)
 
 
 def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
 
 
 def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) -> Key[Array, ""]:
-  """Returns the key from which stochastic cells, such as zoneout, draw their masks at a step.
+  """Returns the key from which dropout and stochastic cells draw their masks at a step.
 
   Args:
     data_key: the run's key for drawing batches.

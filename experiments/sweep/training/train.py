@@ -98,7 +98,7 @@ def _compile_ahead(
   thread = ThreadPoolExecutor(1)
 
   def compile_next(runs: Sequence[Run]) -> Future[Program]:
-    about = sweep.settings, sweep.task, sweep.layout, sweep.remat
+    about = sweep.settings, sweep.tasks_of(runs[0]), sweep.layout, sweep.remat
     return thread.submit(compile_group, runs, *about)
 
   if not groups:
@@ -126,7 +126,7 @@ def _train_round(
     program,
     round_.runs,
     sweep.settings,
-    sweep.task,
+    sweep.tasks_of(round_.runs[0]),
     sweep.layout,
     resumed_from=round_.resumed_from,
   )
@@ -137,7 +137,7 @@ def _train_round(
   ids = [sweep.names[run] for run in round_.runs]
   replaced = {name for name in ids if run_files.is_done(sweep.folder, name)}
   saved_step = 0 if round_.resumed_from is None else int(round_.resumed_from.step)
-  share = saved_step / (sweep.settings.steps + 1)
+  share = saved_step / (round_.runs[0].steps + 1)
   for run in round_.runs if saved_step else ():
     on_progress(run, "resuming", share, None)
   on_progress(round_.runs[0], "training", share, None)
@@ -168,7 +168,7 @@ def _append_records(
     if step == 0:
       run_files.start(folder, name, run_config(run, sweep.settings, sweep.sha256))
     run_files.append_metrics(folder, name, step, records)
-  done = (step + len(records.loss)) / (sweep.settings.steps + 1)
+  done = (step + len(records.loss)) / (run.steps + 1)
   on_progress(run, "training", done, float(records.loss[-1]))
 
 
@@ -178,7 +178,7 @@ def _finish_run(sweep: Sweep, result: Result, code: str | None) -> None:
   The status of a diverged run holds the location of its first non-finite value. The diverged step
   can be recomputed from `replay.npz`.
   """
-  diverged = divergence.diverged_step(result, sweep.settings, sweep.task)
+  diverged = divergence.diverged_step(result, sweep.tasks_of(result.run).train)
   nonfinite = replay = None
   if diverged is not None:
     nonfinite = divergence.locate(diverged)

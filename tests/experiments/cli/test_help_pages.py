@@ -46,14 +46,15 @@ def test_a_page_shows_every_flag_of_its_command_and_no_other(name, flags_of):
     assert sorted(shown) == sorted(set(defined) - ALIASES)
     for row, flag in zip(rows, shown, strict=True):
       assert row["help"].endswith(".")
-      is_boolean = isinstance(flags.FLAGS[flag].value, bool)
+      value = flags.FLAGS[flag].value
+      is_boolean = isinstance(value[0] if isinstance(value, tuple) and value else value, bool)
       assert row["flag"].startswith("--[no]") == is_boolean
 
 
 def test_the_flags_of_a_sweep_are_in_groups():
   assert list(PAGES["sweep"]["groups"]) == [
-    "Axes of the sweep, each a comma list of values",
-    "What is learned",
+    "Axes of the sweep, each a comma list of values or a range such as 0..9",
+    "Design, text and size",
     "Measures and records",
     "Output",
     "Devices",

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import jax
 import pytest
+from configured import make_run, make_settings, tasks_of
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from swept import ROOT, WITHOUT_PICTURES
 
 from experiments.runtime import compilation_cache, exits
 from experiments.sweep.config.device_layout import Layout
-from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.training import train
 from rnn_jax.tasks import adding
@@ -221,10 +221,11 @@ def test_a_half_written_program_is_replaced(kept, tmp_path):
 
 
 def test_the_next_group_compiles_while_one_is_trained(compilations):
-  settings = Settings("adding", "stdlib", 4, 5, 2, 1, "sgd", 1, "lag", 1)
-  groups = [[Run(cell, 1, None, 0, 0.01, 1.0, 1.0, None)] for cell in ("elman", "gru", "mgu")]
-  task, layout = adding(5, 2), Layout(jax.local_devices()[:1])
-  sweep = Sweep(settings, {}, (), {}, None, task, layout, Path(), 1)
+  sizes = {"hidden_size": 4, "sequence_length": 5, "batch_size": 2, "steps": 1}
+  groups = [[make_run(cell, **sizes)] for cell in ("elman", "gru", "mgu")]
+  tasks, layout = {("adding", 5, 2): tasks_of(adding(5, 2), 5)}, Layout(jax.local_devices()[:1])
+  about = make_settings(1, "lag", 1), {}, (), "grid", {}, (), None
+  sweep = Sweep(*about, tasks, layout, Path(), 1)
   programs = train._compile_ahead(groups, sweep, stop=lambda: False)
   next(programs)
   for _ in range(600):

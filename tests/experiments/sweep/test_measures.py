@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configured import make_run, make_settings, tasks_of
 from train_all import train_all
 
 from experiments.sweep.config.device_layout import Layout
-from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.measures import MEASURES, Moment, by_leaf, coordinates, reaches
 from rnn_jax import CELLS, DeepRNN, make_cell
 from rnn_jax.cells import ClockworkCarry, DilatedCarry, LSTMCarry
@@ -88,15 +88,17 @@ def test_measures_use_the_loss_of_the_task_and_name_the_gates():
 @pytest.mark.usefixtures("optax_promotion")
 def test_devices_that_share_a_batch_measure_all_of_it():
   measures = "lag,truncation_bias"
-  settings = Settings("copy_memory", "stdlib", 3, T, B, 1, "sgd", 1, measures, 1)
-  run = Run("elman", 1, None, 0, 0.1, 1.0, 1.0, None)
+  settings = make_settings(1, measures, 1)
+  sizes = {"hidden_size": 3, "sequence_length": T, "batch_size": B, "steps": 1}
+  run = make_run(task="copy_memory", optimizer="sgd", learning_rate=0.1, **sizes)
 
   def measured(layout):
-    (result,) = train_all([run], settings, TASK, layout)
-    return result.records.measures
+    (result,) = train_all([run], settings, tasks_of(TASK, T), layout)
+    return {**result.records.measures, "held_out": result.records.held_out}
 
   one, two = (measured(Layout(jax.local_devices()[:n], data_parallel=n)) for n in (1, 2))
-  assert one.keys() == set(measures.split(","))
+  assert one.keys() == {*measures.split(","), "held_out"}
+  assert one["held_out"].keys() == {"held_out_loss", "held_out_accuracy"}
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), two, one)
 
 

@@ -19,7 +19,6 @@ from train_all import compile_once
 
 from experiments import merge, plot
 from experiments.runtime import exits
-from experiments.sweep.config import resolve
 from experiments.sweep.records import gathered, sweep_folder
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 from experiments.sweep.training import train
@@ -212,6 +211,106 @@ def test_commands_report_a_damaged_sweep(smoke, sweep_here, program_here, tmp_pa
   assert all(f"{folder / 'sweep.json'} is damaged" in error for error in errors)
 
 
+# A sweep of one run, and what a larger sweep has in addition.
+ONE = ("--task=adding", "--cell=elman", "--hidden_size=4", "--sequence_length=8", "--batch_size=2")
+ONE += ("--steps=60", "--log_every=20", "--evaluate_every=25", "--measures=none")
+MORE = ("--seed=0..1", "--steps=60,110", "--learning_rate=0.002,0.01")
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory, sweep_flags) -> Path:
+  """The folder of a sweep of eight runs, trained at once."""
+  folder = tmp_path_factory.mktemp("sweep") / "larger"
+  sweep(*ONE, *MORE, f"--output_dir={folder}")
+  return folder
+
+
+def test_an_extended_sweep_equals_the_larger_sweep_trained_at_once(
+  larger, sweep_in_process, tmp_path, capsys
+):
+  given = f"--output_dir={tmp_path}"
+  assert sweep_in_process(*ONE, given) == 0
+  capsys.readouterr()
+  assert sweep_in_process(*ONE, *MORE, given) == 0
+  said = capsys.readouterr().out
+  assert f"{tmp_path} holds a sweep of 1 runs; this one adds 7.\n" in said
+  assert "1 of 8 runs already done" in said
+  assert contents(tmp_path) == contents(larger)
+
+
+def test_runs_that_are_left_out_keep_their_records(larger, sweep_in_process, tmp_path, capsys):
+  folder = tmp_path / "copy"
+  shutil.copytree(larger, folder)
+  (folder / "notes.txt").write_text("mine")
+  given = (*ONE, "--steps=110", "--seed=0..1", f"--output_dir={folder}")
+  assert sweep_in_process(*given) == 0
+  said = capsys.readouterr().out
+  assert "this one adds 0 and leaves out 6, whose records stay in the folder.\n" in said
+  gradients, metrics, _ = gathered.read(folder)
+  assert gradients["steps"].values.tolist() == [110, 110] and metrics.sizes["update"] == 111
+  assert len((folder / "summary.csv").read_text().splitlines()) == 3
+  assert sweep_in_process(*ONE, *MORE, f"--output_dir={folder}") == 0
+  assert "8 of 8 runs already done" in capsys.readouterr().out
+  assert contents(folder) == contents(larger)
+
+
+def test_sweeps_that_share_their_settings_are_united(
+  larger, sweep_in_process, program_here, tmp_path, capsys
+):
+  parts = [tmp_path / "seed0", tmp_path / "seed1"]
+  for i, folder in enumerate(parts):
+    assert sweep_in_process(*ONE, *MORE, f"--seed={i}", f"--output_dir={folder}") == 0
+  united = tmp_path / "united"
+  assert program_here(merge, *parts, f"--output_dir={united}") == 0
+  assert contents(united) == contents(larger)
+  about = json.loads((united / "sweep.json").read_text())
+  assert about["configuration"]["seed"] == [0, 1] and about["configuration"]["design"] == "grid"
+
+  # The sixteen runs of lstm with seed 2 would be missing from a grid.
+  other = tmp_path / "other"
+  assert sweep_in_process(*ONE, "--cell=lstm", "--seed=2", f"--output_dir={other}") == 0
+  assert program_here(merge, united, other) == 0
+  about = json.loads((united / "sweep.json").read_text())
+  assert about["configuration"]["design"] == "united" and len(about["runs"]) == 9
+  assert gathered.read(united)[0].sizes["run"] == 9
+  assert (united / "sweep.flags").read_text().startswith("# Several sweeps were united")
+  capsys.readouterr()
+  assert sweep_in_process(*ONE, "--log_every=30", f"--output_dir={tmp_path / 'coarse'}") == 0
+  assert program_here(merge, united, tmp_path / "coarse") == 2
+  assert "share their settings" in capsys.readouterr().err
+
+
+def test_losses_on_held_out_data_are_recorded_and_summarized(larger):
+  _, metrics, _ = gathered.read(larger)
+  loss = metrics["held_out_loss"].values
+  for row, last in zip(loss, metrics["steps"].values, strict=True):
+    evaluated = np.flatnonzero(~np.isnan(row))
+    assert evaluated.tolist() == sorted({*range(0, last + 1, 25), last})
+  lines = (larger / "summary.csv").read_text().splitlines()
+  column = lines[0].split(",").index("held_out_loss")
+  assert [float(line.split(",")[column]) for line in lines[1:]] == [
+    pytest.approx(row[last]) for row, last in zip(loss, metrics["steps"].values, strict=True)
+  ]
+
+
+def test_wrappers_and_tasks_are_axes(sweep_in_process, tmp_path):
+  given = ("--design=one_at_a_time", "--depth=2", "--layer_norm", "--residual=false,true")
+  given += ("--dropout=0,0.5", "--zoneout=0,0.5", "--task=adding,temporal_order", "--steps=3")
+  given += ("--sequence_length=12", "--test_sequence_length=2T", f"--output_dir={tmp_path}")
+  assert sweep_in_process(*ONE, *given) == 0
+  gradients, metrics, _ = gathered.read(tmp_path)
+  assert gradients.sizes["run"] == 5 and gradients["layer_norm"].values.all()
+  norms = gradients["log10_grad_norm"].values[:4, 0].reshape(4, -1)
+  # At step 0, dropout and residual connections change the norms. Zoneout does, too.
+  assert len({row.tobytes() for row in norms}) == 4
+  last = metrics.isel(run=4)
+  assert last["task"] == "temporal_order" and 0 <= last["held_out_accuracy"][3] <= 1
+  assert {"held_out_loss_24", "held_out_accuracy_24"} <= {*metrics}
+  assert np.isnan(metrics["held_out_accuracy"][:4]).all()
+  assert metrics.attrs["task"] == "adding, temporal_order"
+  assert metrics["baseline"].values.tolist() == [1 / 6] * 4 + [np.log(4)]
+
+
 def test_overwriting_a_sweep_with_itself_keeps_its_records(smoke, sweep_in_process, capsys):
   before = contents(smoke)
   assert sweep_in_process(*SMALL, f"--output_dir={smoke}", "--overwrite") == 0
@@ -224,7 +323,7 @@ def test_files_of_the_user_in_the_folder_are_kept(smoke, sweep_in_process, tmp_p
   shutil.copytree(smoke, folder)
   (folder / "notes.txt").write_text("mine")
   assert sweep_in_process(*SMALL, f"--output_dir={folder}") == 0
-  given = ("--cell=elman", f"--output_dir={folder}", "--overwrite", "--devices=1")
+  given = ("--log_every=30", "--cell=elman", f"--output_dir={folder}", "--overwrite", "--devices=1")
   assert sweep_in_process(*SMALL, *given) == 0
   assert (folder / "notes.txt").read_text() == "mine"
   assert len(list((folder / "runs").iterdir())) == 2
@@ -304,16 +403,10 @@ def test_shards_merge_if_their_texts_are_equal_wherever_they_are(
   assert records(shards[0]) == records(whole)
 
 
-@pytest.mark.parametrize("older", [False, True])
-def test_a_sweep_resumes_after_its_text_has_moved(
-  sweep_in_process, monkeypatch, tmp_path, capsys, older
-):
+def test_a_sweep_resumes_after_its_text_has_moved(sweep_in_process, tmp_path, capsys):
   text, moved = copies(tmp_path, 2)
   folder = tmp_path / "out"
-  with monkeypatch.context() as patch:
-    if older:  # 0.1.0 recorded the path, also in the run ids
-      patch.setattr(resolve, "CORPUS_FILE", str(text))
-    assert sweep_in_process(*sweep_of_text(text, folder)) == 0
+  assert sweep_in_process(*sweep_of_text(text, folder)) == 0
   before = records(folder)
   text.unlink()
   shutil.rmtree(min((folder / "runs").iterdir()))
@@ -325,10 +418,10 @@ def test_a_sweep_resumes_after_its_text_has_moved(
 
 def test_another_sweep_is_not_overwritten(smoke, sweep_here, capsys):
   before = contents(smoke)
-  assert sweep_here(*SMALL, "--steps=31", f"--output_dir={smoke}") == 2
+  assert sweep_here(*SMALL, "--log_every=7", f"--output_dir={smoke}") == 2
   error = capsys.readouterr().err
   assert error.count("\n") == 1
-  assert "its steps is 30, not 31" in error
+  assert "its log_every is 10, not 7" in error
   assert contents(smoke) == before
 
 

@@ -7,17 +7,27 @@ import inspect
 import jax
 import numpy as np
 import pytest
+from configured import make_settings
 
 from experiments.sweep.config import grid
-from experiments.sweep.config.grid import expand
 from experiments.sweep.config.groups import by_group
-from experiments.sweep.config.runs import Settings, run_id
+from experiments.sweep.config.runs import run_id
 from rnn_jax.cells import CELLS, cell_options, make_cell
 
-SETTINGS = Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
+SETTINGS = make_settings()
 AXES = {
   "cell": ("elman", "gru", "lstm"),
   "depth": (1, 2),
+  "hidden_size": (64,),
+  "layer_norm": (False,),
+  "residual": (False,),
+  "dropout": (0.0,),
+  "zoneout": (0.0,),
+  "task": ("charlm",),
+  "sequence_length": (128,),
+  "batch_size": (32,),
+  "steps": (200,),
+  "optimizer": ("adam",),
   "truncation": (8, 32, None),
   "seed": (0, 1),
   "learning_rate": (0.01,),
@@ -26,6 +36,11 @@ AXES = {
   "recurrent_gain": (1.0,),
   "forget_bias": (1.0,),
 }
+
+
+def expand(axes, options=None, design="grid"):
+  """Returns the runs of a design."""
+  return grid.expand(axes, options, design).runs
 
 
 def test_axes_multiply():
@@ -67,7 +82,9 @@ def test_a_forget_bias_that_an_option_replaces_is_no_axis(cell, option, kept, re
     (None, replaces),
     (3.0, kept),
   ]
-  assert {run.forget_bias for run in expand(axes, options)} == {1.0}
+  assert {run.forget_bias for run in expand(axes, options) if run.options[0][1] == replaces} == {
+    None
+  }
 
 
 @pytest.mark.parametrize("cell", [name for name in CELLS if "forget_bias" in cell_options(name)])
@@ -121,6 +138,47 @@ def test_a_cell_without_a_recurrent_kernel_has_no_gain(monkeypatch):
   assert gains == {"plain": {None}, "gru": {0.5, 1.0}}
   assert len(runs) == (2 + 2) * 2 * 3 * 2
   assert run_id(runs[0], SETTINGS, "a").startswith("plain-d1-k8-s0-lr0.01-c1-b0-")
+
+
+def test_one_at_a_time_tries_each_other_value_alone_for_every_seed():
+  axes = {**AXES, "depth": (2, 1), "truncation": (None,), "zoneout": (0.0, 0.1)}
+  options = {"elman": {"activation": ("tanh", "relu")}, "gru": {"reset": ("none",)}, "lstm": {}}
+  runs = expand(axes, options, "one_at_a_time")
+  found = [(run.cell, run.depth, run.zoneout, dict(run.options), run.seed) for run in runs]
+  tanh = {"activation": "tanh"}
+  settings = [
+    ("elman", 2, 0.0, tanh),
+    ("gru", 2, 0.0, {"reset": "none"}),
+    ("lstm", 2, 0.0, {}),
+    ("elman", 1, 0.0, tanh),
+    ("elman", 2, 0.1, tanh),
+    ("elman", 2, 0.0, {"activation": "relu"}),
+  ]
+  assert found == [(*setting, seed) for setting in settings for seed in (0, 1)]
+
+
+def test_settings_without_effect_are_neutral_and_named():
+  axes = {
+    **AXES,
+    "cell": ("elman",),
+    "truncation": (8, 12, 20),
+    "sequence_length": (12,),
+    "seed": (0,),
+    "layer_norm": (False, True),
+    "dropout": (0.0, 0.5),
+    "clip_norm": (None,),
+    "forget_bias": (0.0, 1.0),
+  }
+  runs, no_effect = grid.expand(axes)
+  assert sorted(no_effect) == [
+    "dropout has no effect at depth 1",
+    "forget_bias has no effect on elman",
+    "layer_norm has no effect at depth 1",
+    "truncation has no effect from sequence_length=12 on, which is full BPTT",
+  ]
+  assert len(runs) == len(set(runs)) == 2 * 1 + 2 * 4
+  assert {run.truncation for run in runs} == {8, None}
+  assert not any(run.layer_norm or run.dropout for run in runs if run.depth == 1)
 
 
 def test_more_than_a_million_combinations_are_refused_before_they_are_listed():

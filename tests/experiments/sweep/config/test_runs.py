@@ -6,37 +6,43 @@ import dataclasses
 import json
 
 import pytest
+from configured import changed, make_run, make_settings
 
-from experiments.sweep.config.runs import (
-  Run,
-  Settings,
-  hidden_size_of,
-  run_config,
-  run_id,
-  run_of,
-)
+from experiments.sweep.config.runs import Run, run_config, run_id, run_of
 
-SETTINGS = Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
-RUN = Run("elman", 1, 8, 0, 0.01, 1.0, 1.0, None)
+SETTINGS = make_settings()
+RUN = make_run(truncation=8, task="charlm", hidden_size=64)
 RELU = (("activation", "relu"), ("recurrent_kernel", "identity"))
 
 
 def test_run_ids_are_readable_and_unique():
-  run = Run("lstm", 2, None, 1, 0.01, 1.0, 1.0, 1.0)
+  run = make_run("lstm", 2, seed=1, forget_bias=1.0)
   runs = [run, dataclasses.replace(run, learning_rate=0.01 + 1e-12)]
   ids = {run_id(run, SETTINGS, "abc") for run in runs}
   assert len(ids) == len(runs)
-  assert all(name.startswith("lstm-d2-kfull-s1-lr0.01-c1-g1-b1-") for name in ids)
+  assert all(name.startswith("lstm-d2-kfull-s1-lr0.01-c1-g1-b1-h8-") for name in ids)
 
 
-@pytest.mark.parametrize("change", [{"steps": 201}, {"corpus": "x"}, {"hidden_size": 65}])
+@pytest.mark.parametrize("change", [{"evaluate_every": 2}, {"corpus": "x"}, {"measures": "omega"}])
 def test_run_ids_depend_on_the_settings(change):
   other = dataclasses.replace(SETTINGS, **change)
   assert run_id(RUN, SETTINGS, "a") != run_id(RUN, other, "a")
 
 
-def test_run_ids_depend_on_the_text():
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Run)])
+def test_run_ids_depend_on_every_field_of_a_run(name):
+  assert run_id(RUN, SETTINGS, "a") != run_id(changed(RUN, name), SETTINGS, "a")
+
+
+def test_run_ids_depend_on_the_text_if_the_task_reads_it():
   assert run_id(RUN, SETTINGS, "a") != run_id(RUN, SETTINGS, "b")
+  adding, settings = make_run(), dataclasses.replace(SETTINGS, corpus="file")
+  assert run_id(adding, SETTINGS, "a") == run_id(adding, settings, "b")
+
+
+def test_test_lengths_are_integers_and_multiples_of_the_runs_own_length():
+  settings = make_settings(test_sequence_length="T,2T,5,24")
+  assert settings.test_lengths(make_run()) == [12, 24, 5]
 
 
 def test_a_run_is_restored_from_a_record_and_from_an_older_one():
@@ -44,14 +50,20 @@ def test_a_run_is_restored_from_a_record_and_from_an_older_one():
   saved = json.loads(json.dumps(run_config(run, SETTINGS, "a")))
   assert saved["hidden_size"] == 69
   assert run_of(saved) == run and hash(run)
-  assert run.network == "elman activation=relu, recurrent_kernel=identity, depth 1, 69 units"
+  assert run.network == "elman activation=relu, recurrent_kernel=identity, depth 1"
   name = run_id(run, SETTINGS, "a")
   assert "-c1-g1-h69-activation=relu-recurrent_kernel=identity-" in name
-  older = {name: value for name, value in saved.items() if name not in ("options", "hidden_size")}
-  assert run_of(older) == dataclasses.replace(run, options=(), hidden_size=None)
+  new = ("options", "layer_norm", "residual", "dropout", "zoneout")
+  older = {name: value for name, value in saved.items() if name not in new}
+  assert run_of(older) == dataclasses.replace(run, options=())
 
 
-def test_the_hidden_size_is_the_runs_own_or_that_of_the_settings():
-  assert hidden_size_of(RUN, SETTINGS) == 64
-  assert run_config(RUN, SETTINGS, "a")["hidden_size"] == 64
-  assert hidden_size_of(dataclasses.replace(RUN, hidden_size=7), SETTINGS) == 7
+def test_wrappers_are_in_the_name_and_the_id():
+  run = dataclasses.replace(RUN, depth=2, layer_norm=True, residual=True, dropout=0.5, zoneout=0.1)
+  assert run.network == "elman, depth 2, layer norm, residual, dropout 0.5, zoneout 0.1"
+  assert "-h64-layer_norm-residual-dropout0.5-zoneout0.1-" in run_id(run, SETTINGS, "a")
+
+
+def test_a_hidden_size_that_is_not_chosen_yet_is_an_error():
+  with pytest.raises(ValueError, match="hidden_size must be known"):
+    _ = dataclasses.replace(RUN, hidden_size=None).width

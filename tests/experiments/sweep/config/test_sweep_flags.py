@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from absl.testing import flagsaver
+from configured import make_settings
 
 from experiments.networks.cell_options import parse
 from experiments.runtime import memory
@@ -79,7 +80,25 @@ BAD = [
   ("--cell=lstm,,gru", "cell must be a comma list without empty entries"),
   ("--learning_rate=0.1,1e-1", "learning_rate must not hold a value twice, got 1e-1"),
   ("--learning_rate=0.1,0.10000000001", "learning_rate must not hold a value twice"),
-  ("--truncation=128,full", "--truncation must not hold a value twice"),
+  ("--seed=9..0", "seed must hold ranges FIRST..LAST of at least 1 and at most 1000000 integers"),
+  ("--seed=0..1,1", "seed must not hold a value twice, got 1 in '0..1,1'"),
+  ("--layer_norm=yes", "layer_norm must be true or false, got 'yes'"),
+  ("--dropout=1", "dropout must be a number from 0 to below 1"),
+  ("--design=gird", "did you mean 'grid'?"),
+  ("--evaluate_every=0", "or 'at_end'"),
+  ("--test_sequence_length=2T,T3", "integers from 1 and multiples of T, such as 2T, or 'none'"),
+  (
+    "--task=copy_memory --test_sequence_length=20",
+    "does not fit copy_memory: sequence_length must",
+  ),
+  (
+    "--corpus={tmp}/short --sequence_length=30 --test_sequence_length=2T",
+    "sequence_length = 60 ch",
+  ),
+  (
+    "--cell=lstm,gru --cell_option=gru.reset=none,before --design=one_at_a_time",
+    "--cell_option=reset of gru must have one value with --design=one_at_a_time",
+  ),
   ("--hidden_size=2147483647", "must fit into this machine's"),
   ("--batch_size=2147483647", "must fit into this machine's"),
   ("--corpus={long}", "--corpus must be readable"),
@@ -132,7 +151,7 @@ BAD = [
   ),
   ("--cell_option=recurrent_gain=2", "which has its own flag, --recurrent_gain"),
   ("--cell=gru --cell_option=chrono=1", "--cell=gru --cell_option=chrono=1: "),
-  ("--hidden_size=64 --match_params=5000", "must not be given together, got 5000 and 64"),
+  ("--hidden_size=64 --match_params=5000", "must not be given together, got --match_params=5000."),
   ("--match_params=0", "match_params must be an integer from 1 to 2147483647, or 'none'"),
   (
     "--task=adding --depth=2 --match_params=11",
@@ -159,6 +178,7 @@ BAD += [(memory_flags(), "GiB; 2 runs need")]
 @pytest.mark.parametrize(("flags", "message"), BAD, ids=[flags for flags, _ in BAD])
 def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, capsys, sweep_here):
   (tmp_path / "empty").write_bytes(b"")
+  (tmp_path / "short").write_bytes(b"0123456789" * 40)
   (tmp_path / "noequals.flags").write_text("--steps=3\nsteps 4\n")
   (tmp_path / "self.flags").write_text(f"--flagfile={tmp_path / 'self.flags'}\n")
   before = sorted(tmp_path.iterdir())
@@ -173,26 +193,29 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, caps
   assert sorted(tmp_path.iterdir()) == before
 
 
-SETTINGS = Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
+SETTINGS = make_settings()
 GIVEN = {**dict.fromkeys(AXES, (1,)), "truncation": (8, 32, None)}
 
 
 def test_a_flagfile_holds_every_axis_and_setting_exactly():
   axes = {**GIVEN, "learning_rate": (0.1 + 0.2,), "clip_norm": (None, 1.0)}
-  lines = as_flagfile(SETTINGS, axes).splitlines()
+  axes = {**axes, "hidden_size": (64, 128), "layer_norm": (False, True)}
+  lines = as_flagfile(SETTINGS, axes, (), "one_at_a_time").splitlines()
   assert "--learning_rate=0.30000000000000004" in lines
   assert "--truncation=8,32,full" in lines
   assert "--clip_norm=none,1.0" in lines
-  assert "--hidden_size=64" in lines
-  # Every setting has a line, except match_params, because hidden_size is given instead.
-  assert len(lines) == len(AXES) + len(dataclasses.fields(Settings)) - 1
+  assert "--hidden_size=64,128" in lines
+  assert "--layer_norm=false,true" in lines
+  assert {"--design=one_at_a_time", "--test_sequence_length=none"} <= {*lines}
+  # Every setting has a line, except match_params and evaluate_every, which are None.
+  assert len(lines) == len(AXES) + 1 + len(dataclasses.fields(Settings)) - 2
 
 
 def test_a_flagfile_holds_options_as_given_and_the_parameter_budget():
-  settings = dataclasses.replace(SETTINGS, hidden_size=None, match_params=5000)
+  settings = dataclasses.replace(SETTINGS, match_params=5000)
   given = [parse("activation=tanh,relu"), parse("gru.reset=none")]
-  lines = as_flagfile(settings, GIVEN, given).splitlines()
-  assert lines[len(AXES) :][:2] == [
+  lines = as_flagfile(settings, GIVEN, given, "grid").splitlines()
+  assert lines[len(AXES) - 1 :][:2] == [
     "--cell_option=activation=tanh,relu",
     "--cell_option=gru.reset=none",
   ]
@@ -203,7 +226,8 @@ def test_a_flagfile_holds_options_as_given_and_the_parameter_budget():
 def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flags):
   given = ["--task=adding", "--cell=elman,gru", "--cell_option=activation=relu,tanh"]
   given += ["--cell_option=gru.reset=none", "--cell_option=inner_bias=false", "--match_params=999"]
-  given.append("--log_every=7")
+  given += ["--log_every=7", "--depth=1..2", "--nolayer_norm", "--residual=false,true"]
+  given += ["--design=one_at_a_time", "--evaluate_every=5", "--test_sequence_length=2t"]
 
   def resolved(*arguments):
     with flagsaver.flagsaver():
@@ -212,12 +236,14 @@ def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flag
 
   first = resolved(*given)
   file = tmp_path / "sweep.flags"
-  file.write_text(as_flagfile(first.settings, first.axes, first.options))
+  file.write_text(as_flagfile(first.settings, first.axes, first.options, first.design))
   again = resolved(f"--flagfile={file}")
   assert again.ids == first.ids and again.configuration == first.configuration
   assert {run.options for run in first.ids.values() if run.cell == "gru"} == {
     (("inner_bias", False), ("reset", "none"))
   }
+  assert first.axes["residual"] == (False, True) and first.axes["layer_norm"] == (False,)
+  assert first.axes["depth"] == (1, 2) and first.settings.test_sequence_length == "2T"
   assert first.settings.measure_every == first.settings.log_every == 7
   assert first.configuration["cell_option"][0] == "activation=relu,tanh"
   other = resolved(*given, "--cell_option=recurrent_kernel=identity")

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from configured import make_run
 from lock_holder import held_elsewhere
 from swept import ROOT, SMOKE, contents, start, sweep
 
 from experiments import merge
 from experiments.runtime import locks
 from experiments.sweep.config.engine_flags import Shard
-from experiments.sweep.config.runs import Run
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import locking, run_files, sweep_folder
 
@@ -274,8 +274,8 @@ with file_lock(pathlib.Path(sys.argv[1]), *[ByteRange(*s) for s in json.loads(sy
 def test_which_locks_exclude_each_other(tmp_path, unchecked_types):
   # The runs alternate between two groups, elman and lstm. Sorted by group they are a, c, b, d.
   kinds = {"a": "elman", "b": "lstm", "c": "elman", "d": "lstm"}
-  runs = {name: Run(kind, 1, None, ord(name), 0.1, None, 1.0, None) for name, kind in kinds.items()}
-  shard = Sweep(None, {}, (), runs, None, None, None, tmp_path, 1, Shard(1, 4))
+  runs = {name: make_run(kind, seed=ord(name)) for name, kind in kinds.items()}
+  shard = Sweep(None, {}, (), "grid", runs, (), None, {}, None, tmp_path, 1, Shard(1, 4))
   assert locking.runs_of(shard) == ["c"]
   everything, whole, part = (0, 0, False), (0, 1, False), (0, 1, True)
   c, b = (2, 1, False), (3, 1, False)

@@ -7,30 +7,36 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from configured import make_run, make_settings
 
 from experiments.runtime import files, memory
-from experiments.sweep.config.runs import Run, Settings, run_config
+from experiments.sweep.config.runs import run_config
 from experiments.sweep.records import gathered, run_files
 from experiments.sweep.records.record import Record, Result
 
-SETTINGS = Settings("adding", "stdlib", None, 4, 2, 1, "sgd", 1, "", 1, match_params=18)
-AXES = {"steps": 1, "task": "adding"}
+SETTINGS = make_settings(1, "", 1, match_params=18)
+AXES = {"steps": [1], "task": ["adding"]}
+TASKS = [{"task": "adding", "sequence_length": 4, "loss_unit": "", "baseline": 0.1}]
+SIZES = {"sequence_length": 4, "batch_size": 2, "steps": 1, "optimizer": "sgd"}
 RELU = (("activation", "relu"), ("recurrent_kernel", "identity"))
 RUNS = {
-  "a": Run("elman", 1, None, 0, 0.1, None, 1.0, None, options=RELU, hidden_size=3),
-  "b": Run("lru", 1, 2, 0, 0.1, 1.0, None, None, hidden_size=4),
-  "c": Run("lstm", 2, 2, 0, 0.1, 1.0, 0.5, 2.0, hidden_size=1),
+  "a": make_run("elman", clip_norm=None, options=RELU, hidden_size=3, **SIZES),
+  "b": make_run("lru", truncation=2, recurrent_gain=None, hidden_size=4, **SIZES),
+  "c": make_run(
+    "lstm", 2, 2, recurrent_gain=0.5, forget_bias=2.0, hidden_size=1, layer_norm=True, **SIZES
+  ),
 }
 
 
 @pytest.fixture
 def folder(tmp_path):
   """A sweep's folder with the records of three runs, without measures."""
-  about = {"configuration": AXES, "task": {"loss_unit": "", "baseline": 0.1}, "runs": list(RUNS)}
+  about = {"configuration": AXES, "tasks": TASKS, "runs": list(RUNS)}
   files.write_json(tmp_path / "sweep.json", about)
   zeros = np.zeros(2, np.float32)
   norms = {"log10_grad_norm": np.zeros((2, 1, 4), np.float32)}
-  record = Record(zeros, zeros, zeros, zeros, zeros == 0, norms, {})
+  held_out = {"held_out_loss": np.array([np.nan, 0.25], np.float32)}
+  record = Record(zeros, zeros, zeros, zeros, zeros == 0, norms, {}, held_out)
   for name, run in RUNS.items():
     run_files.start(tmp_path, name, run_config(run, SETTINGS, None))
     run_files.append_metrics(tmp_path, name, 0, record)
@@ -47,10 +53,15 @@ def test_options_and_widths_are_coordinates_of_the_runs(folder):
     np.testing.assert_array_equal(data["recurrent_gain"], [1.0, np.nan, 0.5])
     np.testing.assert_array_equal(data["forget_bias"], [np.nan, np.nan, 2.0])
   lines = (folder / "summary.csv").read_text().splitlines()
-  columns = "recurrent_gain,forget_bias,options,hidden_size,status"
-  assert columns in lines[0]
-  assert '1.0,nan,"activation=relu, recurrent_kernel=identity",3,finished' in lines[1]
-  assert "nan,nan,,4,finished" in lines[2]
+  assert (
+    "cell,depth,hidden_size,layer_norm,residual,dropout,zoneout,task,sequence_length" in lines[0]
+  )
+  assert "recurrent_gain,forget_bias,options,status" in lines[0]
+  assert '1.0,nan,"activation=relu, recurrent_kernel=identity",finished' in lines[1]
+  assert "nan,nan,,finished" in lines[2] and "lru,1,4,False" in lines[2]
+  assert "lstm,2,1,True,False,0.0,0.0,adding,4,2,1,sgd,2.0" in lines[3]
+  assert lines[0].split(",")[-7:-5] == ["held_out_loss", "baseline"]
+  assert lines[3].split(",")[-7:-5] == ["0.25", "0.1"]
 
 
 def test_records_of_versions_without_options_and_checksums_are_read(folder):
@@ -104,14 +115,12 @@ def test_a_gathered_file_of_an_older_version_is_read(folder):
     ("status.json", {"status": "failed", "reason": 1}, "run a in .* is unfinished or damaged"),
     ("status.json", {"status": "diverged"}, "run a in .* is unfinished or damaged"),
     ("status.json", {"bad_place": {"x": 1}}, "run a in .* is unfinished or damaged"),
-    ("../../sweep.json", {"configuration": {"steps": 1}}, "sweep.json is damaged"),
-    ("../../sweep.json", {"task": {"loss_unit": "\x1b", "baseline": 1}}, "sweep.json is damaged"),
-    ("../../sweep.json", {"configuration": {**AXES, "steps": 10**4000}}, "sweep.json is damaged"),
-    (
-      "../../sweep.json",
-      {"configuration": {**AXES, "steps": 2**31 - 1}},
-      "must fit into this machine's",
-    ),
+    ("../../sweep.json", {"configuration": [1]}, "sweep.json is damaged"),
+    ("config.json", {"task": "\x1b"}, "config.json is damaged"),
+    ("config.json", {"steps": 10**4000}, "config.json is damaged"),
+    ("config.json", {"steps": 2**31 - 1}, "must fit into this machine's"),
+    ("../../sweep.json", {"tasks": [{**TASKS[0], "loss_unit": "\x1b"}]}, "sweep.json is damaged"),
+    ("../../sweep.json", {"tasks": []}, "sweep.json is damaged"),
   ],
 )
 def test_a_hostile_record_with_a_valid_checksum_is_rejected(

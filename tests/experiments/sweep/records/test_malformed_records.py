@@ -110,7 +110,7 @@ def contents(folder):
     if path.name == "status.json":
       data = {**json.loads(data), "seconds": None}
     if path.name == "sweep.json":
-      data = {name: json.loads(data)[name] for name in ("configuration", "runs", "task")}
+      data = {name: json.loads(data)[name] for name in ("configuration", "runs", "tasks")}
     # Leave out replay files, because a sweep does not recompute a damaged one. The damage is
     # detected when the file is loaded.
     if path.suffix != ".npz":
@@ -263,16 +263,16 @@ def test_a_changed_number_in_sweep_json_is_detected(finished, plotted, tmp_path)
   folder = tmp_path / "sweep"
   shutil.copytree(finished, folder)
   text = (folder / "sweep.json").read_text()
-  baseline = json.loads(text)["task"]["baseline"]
+  baseline = json.loads(text)["tasks"][0]["baseline"]
   (folder / "sweep.json").write_text(text.replace(str(baseline), str(2 * baseline)))
   for status, err in (plotted(folder), sweep(folder)):
     assert status == 2
     assert err.startswith(
-      f"error: {folder / 'sweep.json'} is damaged: configuration, task or runs "
+      f"error: {folder / 'sweep.json'} is damaged: configuration, tasks or runs "
     )
 
 
-@pytest.mark.parametrize("entry", ["configuration", "task"])
+@pytest.mark.parametrize("entry", ["configuration", "tasks", "runs"])
 def test_a_sweep_json_without_required_entries_prints_a_one_line_error(
   entry, finished, plotted, tmp_path
 ):
@@ -280,11 +280,11 @@ def test_a_sweep_json_without_required_entries_prints_a_one_line_error(
   shutil.copytree(finished, folder)
   about = json.loads((folder / "sweep.json").read_text())
   del about["sha256"]
-  about[entry] = {}
+  about[entry] = None
   (folder / "sweep.json").write_text(json.dumps(about))
   assert plotted(folder) == (
     2,
-    f"error: {folder / 'sweep.json'} is damaged: it must hold configuration, task and runs.\n",
+    f"error: {folder / 'sweep.json'} is damaged: it must hold configuration, tasks and runs.\n",
   )
 
 

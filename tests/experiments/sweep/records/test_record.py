@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
+from configured import make_run, make_settings
 
-from experiments.sweep.config.runs import Settings
 from experiments.sweep.records.record import (
   nonfinite_from_json,
   nonfinite_text,
@@ -15,7 +14,7 @@ from experiments.sweep.records.record import (
 )
 from rnn_jax.gradient_flow import NonFinite
 
-SETTINGS = Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
+RUN = make_run(steps=200)
 
 
 @pytest.mark.parametrize(
@@ -23,8 +22,8 @@ SETTINGS = Settings("charlm", "stdlib", 64, 128, 32, 200, "adam", 20, "lag", 20)
   [(20, 20, [*range(0, 201, 20)]), (150, 999, [0, 150, 200]), (999, 80, [0, 80, 160, 200])],
 )
 def test_recorded_steps_hold_the_first_and_the_last(log_every, measure_every, steps):
-  settings = dataclasses.replace(SETTINGS, log_every=log_every, measure_every=measure_every)
-  assert recorded_steps(settings) == steps
+  settings = make_settings(log_every, "lag", measure_every)
+  assert recorded_steps(RUN, settings) == steps
 
 
 def test_the_first_non_finite_value_survives_json():

@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.sweep.config.runs import Settings
 from experiments.sweep.records import run_gradients
 from experiments.sweep.records.record import Record
 from experiments.sweep.records.run_gradients import Gradients
-
-SETTINGS = Settings("adding", "stdlib", None, 4, 2, 2, "sgd", 1, "", 1, match_params=18)
 
 
 def _write(path, depth, length, steps=3, **norms):
@@ -21,8 +18,8 @@ def _write(path, depth, length, steps=3, **norms):
   found = {name: random.normal(size=(steps, depth, length)).astype(np.float32) for name in names}
   lag = {"decay_rate": random.normal(size=(steps, depth)).astype(np.float32)}
   zeros = np.zeros(steps, np.float32)
-  record = Record(zeros, zeros, zeros, zeros, zeros == 0, found, {"lag": lag})
-  run_gradients.write(path, record, SETTINGS)
+  record = Record(zeros, zeros, zeros, zeros, zeros == 0, found, {"lag": lag}, {})
+  run_gradients.write(path, record, [0, 1, 2])
   return run_gradients.read(path)
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import recorded
 import xarray as xr
+from configured import make_run
 
 from experiments.runtime import files
-from experiments.sweep.config.runs import Run
 from experiments.sweep.records import gathered, run_files, united
 
+SIZES = {"sequence_length": recorded.T, "batch_size": 2, "steps": 2, "optimizer": "sgd"}
 RUNS = {
-  "a": Run("elman", 1, None, 0, 0.1, None, 1.0, None, hidden_size=3),
-  "b": Run("lru", 1, 2, 0, 0.1, 1.0, None, None, hidden_size=4),
-  "c": Run("lstm", 2, 2, 0, 0.1, 1.0, 0.5, 2.0, hidden_size=1),
+  "a": make_run("elman", clip_norm=None, hidden_size=3, **SIZES),
+  "b": make_run("lru", truncation=2, recurrent_gain=None, hidden_size=4, **SIZES),
+  "c": make_run("lstm", 2, 2, recurrent_gain=0.5, forget_bias=2.0, hidden_size=1, **SIZES),
 }
 
 

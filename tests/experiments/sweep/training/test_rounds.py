@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configured import make_run, make_settings, tasks_of
 from train_all import train_all
 
 from experiments.sweep.config.device_layout import Layout
-from experiments.sweep.config.runs import Run, Settings
 from experiments.sweep.training.program import Program, compile_group
 from experiments.sweep.training.rounds import Partial, partial_like, train_round
 from rnn_jax import DeepRNN, make_cell
@@ -22,11 +22,12 @@ from rnn_jax.training import init_state, make_optimizer, update
 
 # Steps 0 to 110, in three calls of a program. Norms are recorded every 10 steps, the measure every
 # 15 steps, and both at the last step.
-SETTINGS = Settings("adding", "stdlib", 8, 12, 4, 110, "adam", 10, "lag", 15)
+SETTINGS = make_settings(evaluate_every=40)
 RECORDED = [0, 10, 15, 20, 30, 40, 45, 50, 60, 70, 75, 80, 90, 100, 105, 110]
 TASK = adding(12, 4)
-RUNS = [Run("elman", 1, k, seed, 0.01, 1.0, 1.0, None) for k in (4, None) for seed in (0, 1)]
-LSTM = Run("lstm", 1, None, 0, 0.01, 0.05, 1.0, 1.0, clip_by="carry")
+TASKS = tasks_of(TASK)
+RUNS = [make_run(truncation=k, seed=seed) for k in (4, None) for seed in (0, 1)]
+LSTM = make_run("lstm", clip_norm=0.05, forget_bias=1.0, clip_by="carry")
 GROUPS = {run.cell: run for run in (RUNS[0], LSTM)}
 
 
@@ -35,14 +36,14 @@ def compiled(cell: str, num_devices: int, data_parallel: int, together: int) -> 
   """Compiles a group's program once for all tests, because most of their time is compilation."""
   layout = Layout(jax.local_devices()[:num_devices], data_parallel, together)
   runs = [GROUPS[cell]] * (num_devices // data_parallel * together)
-  return compile_group(runs, SETTINGS, TASK, layout)
+  return compile_group(runs, SETTINGS, TASKS, layout)
 
 
 def trained(runs, num_devices, seen=None, data_parallel=1, together=1):
   on_records = (lambda *_: None) if seen is None else lambda *args: seen.append(args)
   program = compiled(runs[0].cell, num_devices, data_parallel, together)
   layout = Layout(jax.local_devices()[:num_devices], data_parallel, together)
-  return train_all(runs, SETTINGS, TASK, layout, program, on_records=on_records)
+  return train_all(runs, SETTINGS, TASKS, layout, program, on_records=on_records)
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -80,6 +81,25 @@ def test_records_hold_every_step_and_norms_where_logged():
   np.testing.assert_array_equal(
     np.concatenate([part.loss for _, _, part in seen]), result.records.loss
   )
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_held_out_losses_are_those_of_batches_that_no_run_trains_on():
+  result = trained([RUNS[0]], 1)[0]
+  found = result.records.held_out["held_out_loss"]
+  assert np.flatnonzero(~np.isnan(found)).tolist() == [0, 40, 80, 110]
+  params_key, data_key = jax.random.split(jax.random.key(np.uint32(RUNS[0].seed)))
+  model = DeepRNN([make_cell("elman", 8)], TASK.output_size)
+  params = jax.jit(model.init)(params_key, TASK.batch((), data_key).xs)
+
+  @jax.jit
+  def loss(i):
+    batch = TASK.batch(TASK.held_out, jax.random.fold_in(jax.random.key(2**32 - 1), i))
+    _, outputs = model.apply(params, batch.xs)
+    return jnp.mean((outputs[-1, :, 0] - batch.targets[-1, :, 0]) ** 2)
+
+  losses = jax.lax.map(loss, jnp.arange(1024 // 4))
+  np.testing.assert_allclose(found[0], losses.mean(), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -122,7 +142,7 @@ def test_gain_and_bias_of_a_run_reach_its_params():
 
 FIVE = [
   *RUNS,
-  Run("elman", 1, 4, 2, 0.01, 0.1, 1.0, None),
+  make_run(truncation=4, seed=2, clip_norm=0.1),
 ]  # the last round has fewer runs than slots
 
 
@@ -145,10 +165,14 @@ def test_devices_that_share_batches_do_not_deadlock_in_a_long_run(monkeypatch):
   """Calls a program 201 times, enough for a deadlock if a call did not wait for earlier ones."""
   for module in ("program", "rounds"):
     monkeypatch.setattr(f"experiments.sweep.training.{module}.CHUNK", 10)
-  settings = Settings("adding", "stdlib", 4, 4, 4, 2000, "sgd", 1000, "", 1000)
-  run = Run("elman", 1, None, 0, 0.01, 1.0, 1.0, None)
-  task, layout, calls = adding(4, 4), Layout(jax.local_devices()[:4], data_parallel=4), []
-  (result,) = train_all([run], settings, task, layout, on_records=lambda *args: calls.append(args))
+  settings = make_settings(1000, "", 1000)
+  run = make_run(hidden_size=4, sequence_length=4, steps=2000, optimizer="sgd")
+  tasks, layout, calls = (
+    tasks_of(adding(4, 4), 4),
+    Layout(jax.local_devices()[:4], data_parallel=4),
+    [],
+  )
+  (result,) = train_all([run], settings, tasks, layout, on_records=lambda *args: calls.append(args))
   assert len(calls) == 201
   assert np.isfinite(result.records.loss).all()
 
@@ -157,13 +181,14 @@ def test_devices_that_share_batches_do_not_deadlock_in_a_long_run(monkeypatch):
 def test_several_runs_on_a_device_compute_only_the_branches_they_take():
   one, two = compiled("elman", 1, 1, 1), compiled("elman", 2, 1, 2)
   counts = [program.advance.as_text().count(" conditional(") for program in (one, two)]
-  # One conditional each for the initialization, for the measures, and for steps past the last one.
-  assert counts == [3, 3]
+  # One conditional each for the initialization, for the measures, for the evaluation on held-out
+  # data, and for steps past the last one.
+  assert counts == [4, 4]
 
 
 @pytest.mark.usefixtures("optax_promotion")
 def test_a_diverged_run_ends_at_that_step_and_does_not_affect_others():
-  wild, tame = Run("elman", 1, None, 3, 1.8e18, None, 3.0, None), RUNS[2]
+  wild, tame = make_run(seed=3, learning_rate=1.8e18, clip_norm=None, recurrent_gain=3.0), RUNS[2]
   diverged, finished = trained([wild, tame], 3)
   step = diverged.diverged_step
   assert step and len(diverged.records.loss) == step + 1
@@ -183,10 +208,10 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
     return zoneout(make_cell("elman", hidden_size, activation=activation), 0.5)
 
   monkeypatch.setitem(CELLS, "noisy", noisy)
-  run = Run("noisy", 1, None, 3, 0.01, None, None, None, options=(("activation", "relu"),))
-  run = dataclasses.replace(run, hidden_size=5)
-  settings = dataclasses.replace(SETTINGS, hidden_size=None, steps=1, measures="")
-  (result,) = train_all([run], settings, TASK, Layout(jax.local_devices()[:1]))
+  given = {"clip_norm": None, "recurrent_gain": None, "hidden_size": 5, "steps": 1}
+  run = make_run("noisy", seed=3, options=(("activation", "relu"),), **given)
+  settings = dataclasses.replace(SETTINGS, measures="")
+  (result,) = train_all([run], settings, TASKS, Layout(jax.local_devices()[:1]))
 
   @jax.jit
   def losses():
@@ -210,7 +235,7 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
 @pytest.mark.parametrize(("num_devices", "together"), [(3, 1), (2, 2)])
 def test_a_resumed_round_yields_the_same_bits(num_devices, together):
   """One of a round's three runs diverges; the other two are resumed from step 100 of 110."""
-  wild = Run("elman", 1, None, 0, 1e30, None, 1.0, None)
+  wild = make_run(learning_rate=1e30, clip_norm=None)
   runs = [RUNS[0], wild, RUNS[1]]
   layout = Layout(jax.local_devices()[:num_devices], runs_per_device=together)
   program = compiled("elman", num_devices, 1, together)
@@ -220,11 +245,11 @@ def test_a_resumed_round_yields_the_same_bits(num_devices, together):
     if step == 100:
       parts[step] = partial()
 
-  results = train_round(program, runs, SETTINGS, TASK, layout, on_call=keep)
+  results = train_round(program, runs, SETTINGS, TASKS, layout, on_call=keep)
   whole = {result.run: result for result in results}
   assert whole[wild].diverged_step is not None and len(whole) == 3
   part = parts[100]
-  like = partial_like(program, SETTINGS, 3, 100)
+  like = partial_like(program, runs[0], SETTINGS, 3, 100)
   assert jax.tree.map(lambda a: (a.shape, a.dtype), part) == jax.tree.map(
     lambda a: (a.shape, a.dtype), like
   )
@@ -236,7 +261,7 @@ def test_a_resumed_round_yields_the_same_bits(num_devices, together):
     program,
     [runs[i] for i in tame],
     SETTINGS,
-    TASK,
+    TASKS,
     layout,
     resumed_from=left,
     on_records=lambda run, step, part: seen.append((run, step, len(part.loss))),
