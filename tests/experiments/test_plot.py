@@ -190,7 +190,7 @@ def test_an_rc_file_that_cannot_be_used_is_one_line(
     (["--select=cell=lstm"], "--select=cell must be one of elman, gru, got 'lstm'."),
     (["--select=seed=0,7"], "--select=seed must be one of 0, 1, 2, got '7'."),
     (["--select=truncation=8"], "--select=truncation must be one of full, got '8'."),
-    (["--select=colour=1"], "Unknown --select 'colour'. Choose one of: cell, clip_by"),
+    (["--select=colour=1"], "Unknown --select 'colour'. Choose one of: batch_size, cell, clip_by"),
     (["--select=cell"], "select must be NAME=VALUE or NAME=VALUE,VALUE,…, got 'cell'."),
     (
       ["--select=cell=gru", "--select=cell=elman"],
