@@ -13,7 +13,7 @@ from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice, integer, number, sizes
 from experiments.networks import cell_options
 from experiments.networks.cell_options import Options
-from experiments.networks.matched_width import check_near, count_params, matched_width
+from experiments.networks.matched_width import Matched, check_near, count_params, matched_width
 from experiments.runtime import memory
 from rnn_jax.cells import CELLS, layer_norm, make_cell, residual, zoneout
 from rnn_jax.modules.network import DROPOUT_MASKS
@@ -157,7 +157,7 @@ def with_matched_width(
 
   with cell_options.errors_of(layers.cell, layers.options):
     width, number = matched_width(count, wanted)
-  check_near(width, number, wanted, f"{layers.cell}, depth {layers.depth}")
+  check_near([Matched(f"{layers.cell}, depth {layers.depth}", count, width, number)], wanted)
   return at(width)
 
 

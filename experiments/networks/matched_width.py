@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 
@@ -16,6 +17,12 @@ TOLERANCE = 0.05
 
 # The number of consecutive hidden sizes to try before giving up on a cell that rejects them.
 _GAP = 1024
+
+# The number of budgets to try before proposing none.
+_MOST_BUDGETS = 1000
+
+# Returns the number of params for a hidden size, or raises a ValueError.
+Count = Callable[[int], int]
 
 
 def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merged: int = 1) -> int:
@@ -47,11 +54,10 @@ def _sizes(cell: Cell, input_size: int) -> tuple[int, int]:
   return number, output_size(cell, params, input_size)
 
 
-def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
+def matched_width(count: Count, wanted: int) -> tuple[int, int]:
   """Returns the hidden size whose number of params is nearest to a budget.
 
-  Doubles the hidden size until the budget is reached, then bisects. The number of params must grow
-  with the hidden size.
+  The number of params must grow with the hidden size.
 
   Args:
     count: returns the number of params for a hidden size. It raises a ValueError for hidden sizes
@@ -62,6 +68,21 @@ def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
     returned.
   Raises:
     ValueError: the first error that `count` raised, if it rejects 1024 consecutive hidden sizes.
+  """
+  below, above = _around(count, wanted)
+  candidates = [above] if below is None else [below, above]
+  return min(candidates, key=lambda candidate: abs(candidate[1] - wanted))
+
+
+def _around(count: Count, wanted: int) -> tuple[tuple[int, int] | None, tuple[int, int]]:
+  """Returns the hidden sizes just below and just above a budget, each with its number of params.
+
+  Doubles the hidden size until the budget is reached, then bisects. Arguments and errors are those
+  of `matched_width`.
+
+  Returns:
+    (the largest hidden size with fewer params than the budget, or None if there is none; the
+    smallest one that reaches the budget).
   """
   count = functools.cache(count)
 
@@ -84,25 +105,88 @@ def matched_width(count: Callable[[int], int], wanted: int) -> tuple[int, int]:
     low, high = (middle, high) if at_least(middle)[1] < wanted else (low, middle)
   # Now `at_least(high)` is the smallest accepted hidden size that reaches the budget, and
   # `at_least(low)` is the next smaller accepted one. If `low` is 0, there is no smaller one.
-  candidates = [at_least(width) for width in (low, high) if width > 0]
-  return min(candidates, key=lambda candidate: abs(candidate[1] - wanted))
+  return at_least(low) if low > 0 else None, at_least(high)
 
 
-def check_near(width: int, number: int, wanted: int, network: str) -> None:
-  """Checks that a network's number of params is near enough to the budget.
+class Matched(NamedTuple):
+  """A network whose hidden size was chosen by `matched_width`.
+
+  Attributes:
+    network: its name, for errors.
+    count: returns its number of params for a hidden size, as in `matched_width`.
+    width, number: its hidden size, and its number of params.
+  """
+
+  network: str
+  count: Count
+  width: int
+  number: int
+
+
+def check_near(found: Sequence[Matched], wanted: int) -> None:
+  """Checks that the numbers of params of all networks are near enough to the budget.
 
   Args:
-    width, number: hidden size and number of params, as returned by `matched_width`.
+    found: the networks.
     wanted: the budget.
-    network: name of the network for the error message.
   Raises:
-    ValueError: if the number differs from the budget by more than `TOLERANCE`.
+    ValueError: if a number differs from the budget by more than `TOLERANCE`. The message proposes
+      the nearest budget that all networks meet.
   """
-  if abs(number - wanted) > TOLERANCE * wanted:
-    raise ValueError(
-      f"--match_params must be met within {TOLERANCE:.0%} by some hidden size; the nearest one of "
-      f"{network} is {width}, with {number} params, got {wanted}."
-    )
+  for network, _, width, number in found:
+    if not _is_near(number, wanted):
+      budget = nearest_budget([each.count for each in found], wanted)
+      meets = "it meets" if len(found) == 1 else f"all {len(found)} networks meet"
+      proposal = f" The nearest budget that {meets} is --match_params={budget}." if budget else ""
+      raise ValueError(
+        f"--match_params must be met within {TOLERANCE:.0%} by some hidden size; the nearest one "
+        f"of {network} is {width}, with {number} params, got {wanted}.{proposal}"
+      )
+
+
+def _is_near(number: int, wanted: int) -> bool:
+  return abs(number - wanted) <= TOLERANCE * wanted
+
+
+def nearest_budget(counts: Sequence[Count], wanted: int) -> int | None:
+  """Returns the budget nearest to `wanted` that all networks meet within `TOLERANCE`.
+
+  Args:
+    counts: for each network, a function like the argument `count` of `matched_width`.
+    wanted: the budget.
+  Returns:
+    The budget, or None if none was found. Of two that are equally near, the smaller one is
+    returned.
+  """
+  counts = [functools.cache(count) for count in counts]
+  budgets = [_next_budget(counts, wanted, upward) for upward in (False, True)]
+  return min((b for b in budgets if b is not None), key=lambda b: abs(b - wanted), default=None)
+
+
+def _next_budget(counts: Sequence[Count], wanted: int, upward: bool) -> int | None:
+  """Returns the first budget from `wanted` on, upward or downward, that all networks meet.
+
+  A hidden size with n params meets the budgets from n / (1 + TOLERANCE) to n / (1 − TOLERANCE). So
+  a budget that a network misses is followed by the nearest end of the next such interval.
+  """
+  budget = wanted
+  for _ in range(_MOST_BUDGETS):
+    following = []
+    for count in counts:
+      below, above = _around(count, budget)
+      numbers = [size[1] for size in (below, above) if size is not None]
+      if any(_is_near(number, budget) for number in numbers):
+        continue
+      if upward:
+        following.append(max(budget + 1, math.ceil(above[1] / (1 + TOLERANCE))))
+      elif below is not None:
+        following.append(min(budget - 1, math.floor(below[1] / (1 - TOLERANCE))))
+      else:
+        return None
+    if not following:
+      return budget
+    budget = max(following) if upward else min(following)
+  return None
 
 
 def task_input_size(task: Task) -> int:

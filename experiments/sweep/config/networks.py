@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.networks import cell_options, layers
 from experiments.networks.matched_width import (
+  Matched,
   check_near,
   count_params,
   matched_width,
@@ -38,16 +39,18 @@ def networks(
     ValueError: if a cell rejects its options or its hidden size, no hidden size meets the parameter
       budget, or the runs of a device do not fit into memory.
   """
-  found: dict[Group, tuple[int, Cell]] = {}
+  found: dict[Group, Matched] = {}
   input_sizes = {key: task_input_size(of.train) for key, of in tasks.items()}
   for key, alike in by_group(runs).items():
     found[key] = _network(alike[0], settings, input_sizes[key_of(alike[0])], runs_at_once)
-  wide = [dataclasses.replace(run, hidden_size=found[group_of(run)][0]) for run in runs]
-  return wide, [cell for _, cell in found.values()]
+  if settings.match_params is not None:
+    check_near(list(found.values()), settings.match_params)
+  wide = [dataclasses.replace(run, hidden_size=found[group_of(run)].width) for run in runs]
+  return wide, [make_cells(alike[0])[0] for alike in by_group(wide).values()]
 
 
-def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -> tuple[int, Cell]:
-  """Returns the hidden size and the cell of a run's network, after checking that it fits.
+def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -> Matched:
+  """Returns the hidden size of a run's network, after checking that it fits into memory.
 
   Arguments and errors are those of `networks`; `input_size` is the first layer's input size.
   """
@@ -67,10 +70,8 @@ def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -
       width, number = run.width, count(run.width)
     else:
       width, number = matched_width(count, wanted)
-  if wanted is not None:
-    check_near(width, number, wanted, run.network)
   check_memory(width, number)
-  return width, make_cells(dataclasses.replace(run, hidden_size=width))[0]
+  return Matched(run.network, count, width, number)
 
 
 def make_cells(run: Run) -> list[Cell]:

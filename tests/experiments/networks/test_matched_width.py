@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.networks.matched_width import (
+  Matched,
   check_near,
   count_params,
   matched_width,
+  nearest_budget,
   task_input_size,
 )
 from rnn_jax import BidirectionalRNN, DeepRNN, make_cell
@@ -61,13 +63,35 @@ def test_if_every_hidden_size_is_refused_the_cells_own_error_is_raised():
 
 
 def test_a_budget_must_be_met_within_five_percent():
-  check_near(9, 105, 100, "elman")
+  near = Matched("elman", lambda width: 35 * width, 3, 105)
+  far = Matched("gru reset=before, depth 2", lambda width: 47 * width, 2, 94)
+  check_near([near], 100)
   with pytest.raises(ValueError) as error:
-    check_near(9, 94, 100, "gru reset=before, depth 2")
-  assert str(error.value) == (
+    check_near([near, far], 100)
+  text = (
     "--match_params must be met within 5% by some hidden size; the nearest one of gru "
-    "reset=before, depth 2 is 9, with 94 params, got 100."
+    "reset=before, depth 2 is 2, with 94 params, got 100. The nearest budget that "
   )
+  # 35 · 4 = 140 meets 134 to 147, and 47 · 3 = 141 meets 135 to 148. 105 meets 100 to 110, and 94
+  # meets 90 to 98.
+  assert str(error.value) == f"{text}all 2 networks meet is --match_params=135."
+  with pytest.raises(ValueError) as error:
+    check_near([far], 100)
+  assert str(error.value) == f"{text}it meets is --match_params=98."
+
+
+@pytest.mark.parametrize("wanted", [1, 30, 101, 1000, 5000])
+@pytest.mark.parametrize("slopes", [[7], [7, 11], [100, 130, 171]])
+def test_the_proposed_budget_is_the_nearest_that_all_networks_meet(wanted, slopes):
+  counts = [lambda width, slope=slope: slope * width * (width + 1) for slope in slopes]
+  numbers = [[count(width) for width in range(1, 200)] for count in counts]
+
+  def is_met(budget):
+    return all(any(abs(n - budget) <= 0.05 * budget for n in each) for each in numbers)
+
+  budgets = sorted(range(1, 20_000), key=lambda budget: abs(budget - wanted))
+  best = next(budget for budget in budgets if is_met(budget))
+  assert nearest_budget(counts, wanted) == best
 
 
 def test_params_of_all_layers_are_counted():

@@ -23,6 +23,18 @@ def test_a_dry_run_prints_the_hidden_sizes_that_meet_the_budget(tmp_path, capsys
   assert groups[-1].startswith("6 runs, 6 groups")
 
 
+def test_a_budget_that_cannot_be_met_is_answered_with_the_nearest_one(tmp_path, capsys, sweep_here):
+  flags = ("--task=adding", "--cell=elman,gru", "--dry_run", f"--output_dir={tmp_path}")
+  assert sweep_here("--match_params=45", *flags) == 2
+  # An Elman network has H (3 + H) params: 28, 40, 54, …, and a GRU three times as many: 30, 54, ….
+  assert capsys.readouterr().err == (
+    "error: --match_params must be met within 5% by some hidden size; the nearest one of elman, "
+    "depth 1 is 5, with 40 params, got 45. The nearest budget that all 2 networks meet is "
+    "--match_params=52.\n"
+  )
+  assert sweep_here("--match_params=52", *flags) == 0
+
+
 def test_hidden_sizes_that_a_cell_refuses_are_skipped_or_reported(
   tmp_path, capsys, sweep_here, monkeypatch
 ):
