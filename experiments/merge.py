@@ -113,7 +113,7 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
         f"{len(missing)} of {len(ids)} runs are missing, the first is {missing[0]}; the others are "
         f"safe in {target}. Finish the missing shards, then merge again."
       )
-    # Imported here because loading matplotlib takes a second, which would delay --help.
+    # Imported here because loading matplotlib takes a second, which would delay error messages.
     from experiments.sweep import finish
 
     return finish.finish(target, ids)

@@ -14,6 +14,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from experiments.cli import flagfiles
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "BUILD.md"]
 PAGES += sorted(p for top in ("rnn_jax", "experiments") for p in (ROOT / top).rglob("README.md"))
@@ -73,7 +75,7 @@ def test_commands_are_valid(command, monkeypatch, flags_of):
   program = importlib.import_module(f"{name}.__main__") if hasattr(package, "__path__") else package
   monkeypatch.chdir(ROOT)
   with flags_of(program), flagsaver.flagsaver():
-    flags.FLAGS(words[words.index("-m") + 1 :])
+    flags.FLAGS([name, *flagfiles.expand(words[words.index("-m") + 2 :])])
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "experiments.sweep " in c])

@@ -211,7 +211,7 @@ def _finish(
     "diverged": not math.isfinite(last.text_loss),
     "tokens_per_second": speed,
   }
-  # Imported here because loading matplotlib takes a second, which would delay --help.
+  # Imported here because loading matplotlib takes a second, which would delay error messages.
   from experiments.language_model import plot
 
   figure = plot.save(entries, baseline, settings, folder / trained_model.CURVE)

@@ -208,7 +208,7 @@ def _status(sweep: Sweep) -> tuple[int, int, list[str]]:
 
 def _finish(sweep: Sweep) -> bool:
   """Gathers and plots all records, or reports on this shard; returns whether a run failed."""
-  # Imported here because loading matplotlib takes a second, which would delay --help.
+  # Imported here because loading matplotlib takes a second, which would delay error messages.
   from experiments.sweep import finish
 
   if sweep.shard is None:
