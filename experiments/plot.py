@@ -74,7 +74,7 @@ TABLE = (
       Flag(
         "width",
         "auto",
-        parsers.number("width", "a number from 2 to 40", lambda v: 2 <= v <= 40, none="auto"),
+        parsers.number("width", "a number from 2.5 to 40", lambda v: 2.5 <= v <= 40, none="auto"),
         "Width of the figures in inches, such as 3.25 for a column of a page; auto for the width "
         "that the panels need.",
       ),

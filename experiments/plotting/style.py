@@ -131,7 +131,7 @@ def grid(
   lines = [places[i : i + columns] for i in range(0, len(places), columns)]
   size = matplotlib.rcParams["axes.titlesize"]
   wrapped = {
-    (i, j): text.wrap(figure, title, panel - 0.6, size)
+    (i, j): text.wrap(figure, title, (whole - 0.8) / columns - 0.1, size)
     for i, row in enumerate(titles)
     for j, title in enumerate(row)
   }
@@ -219,7 +219,7 @@ def heat_maps(
     names = [text.wrap(figure, name, 0.4 * width, size) for name in names]
     left = max(text.size(figure, name, size)[0] for name in names) + 0.2
   room = whole - (0.1 if below else 0.8) - (0 if width is None else left)
-  if width is not None and room / columns < 0.9:
+  if width is not None and room / columns < 1.1:
     maps, columns = [[panel] for row in maps for panel in row], 1
   size = matplotlib.rcParams["axes.titlesize"]
   titles = [text.wrap(figure, title, room / columns, size) for row in maps for title, _ in row]
@@ -228,6 +228,10 @@ def heat_maps(
   line = 0.3 if names is None else 0.06 + 0.14 * max(name.count("\n") + 1 for name in names)
   figure.set_figheight(sum(margin + line * n for n in layers) + (0.8 if below else 0.4))
   axes = figure.subplots(len(maps), columns, sharex=True, squeeze=False, height_ratios=layers)
+  if width is not None:
+    size = matplotlib.rcParams["axes.labelsize"]
+    x_label = text.wrap(figure, x_label, room / columns, size)
+    label = text.wrap(figure, label, room if below else figure.get_figheight() - 0.6, size)
   images = [image for row in maps for _, image in row]
   for axis, title, image in zip(axes.flat, titles, images, strict=True):
     picture = _draw_map(axis, image, times, low, high)

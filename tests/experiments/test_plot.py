@@ -203,7 +203,7 @@ def test_an_rc_file_that_cannot_be_used_is_one_line(
     ),
     (["--format=jpg"], "Choose one of: pdf, png, svg."),
     (["--band=x"], "Choose one of: ci95, minmax, std."),
-    (["--width=1"], "width must be a number from 2 to 40"),
+    (["--width=1"], "width must be a number from 2.5 to 40"),
     (["--output_dir="], "--output_dir must name a folder, got ''."),
   ],
 )

@@ -19,11 +19,14 @@ from experiments.plotting.lines import (
   draw_cross,
   draw_curves,
   draw_points,
+  draw_profiles,
   mark_edges,
+  spread,
   spread_by_blocks,
 )
 from experiments.plotting.style import Style
 from experiments.sweep.figures.panels import (
+  DASHED,
   DEFAULT,
   Look,
   Panels,
@@ -55,6 +58,7 @@ class _Curves(NamedTuple):
     loss: training losses, with values above `ceiling` replaced by `ceiling`.
     grad_norm: gradient norms before clipping.
     clipped: above 0 at the steps where gradients were clipped.
+    held_out: losses on held-out data, capped like `loss`; NaN at the steps without an evaluation.
     ceiling: the loss above which a run would flatten the curves of other runs on a shared axis.
     has_capped: whether a loss was above `ceiling`.
     block: number of steps in a block, which is drawn as one point.
@@ -65,6 +69,7 @@ class _Curves(NamedTuple):
   loss: Float[np.ndarray, "run update"]
   grad_norm: Float[np.ndarray, "run update"]
   clipped: Float[np.ndarray, "run update"]
+  held_out: Float[np.ndarray, "run update"]
   ceiling: float
   has_capped: bool
   block: int
@@ -81,12 +86,14 @@ def training(metrics: xr.Dataset, look: Look = DEFAULT) -> Figure:
   """Draws the loss, and the gradient norm before clipping, against the optimization step.
 
   Every run is a thin line, with dots where gradients were clipped and a cross where the run
-  diverged. Thick lines are medians over the seeds of the runs with the longest truncation. Panels
-  and lines are grouped as in `gradient_decay`.
+  diverged. Thick lines are medians over the seeds of the runs with the longest truncation; dashed
+  lines are medians of the loss on held-out data, if it was recorded. Panels and lines are grouped
+  as in `gradient_decay`.
 
   Args:
-    metrics: dataset with `loss`, `grad_norm` and `clipped` [run, update], and with the attributes
-      `task`, `loss_unit` and `baseline`.
+    metrics: dataset with `loss`, `grad_norm`, `clipped` and perhaps `held_out_loss` [run, update],
+      and with the attributes `task`, `loss_unit` and `baseline`. If it has a coordinate `baseline`
+      of `run`, this is used in place of the attribute.
     look: what the user chose about the figure; its band is not used, as every run is drawn.
   Returns:
     The figure.
@@ -118,6 +125,7 @@ def training(metrics: xr.Dataset, look: Look = DEFAULT) -> Figure:
     *line_keys(line, styles),
     plot_style.key("every run", lw=0.6, alpha=0.7),
     plot_style.key(pooled, lw=1.6),
+    *_held_out_keys(curves),
     *_reference_keys(metrics, clip_norms),
   ]
   if set(columns["clip_norm"]) - {math.inf}:
@@ -138,26 +146,36 @@ def _curves(metrics: xr.Dataset) -> _Curves:
     metrics[name].transpose("run", "update").values.astype(float)
     for name in ("loss", "grad_norm", "clipped")
   )
+  held_out = np.full_like(loss, np.nan)
+  if "held_out_loss" in metrics:
+    held_out = metrics["held_out_loss"].transpose("run", "update").values.astype(float)
   updates = metrics["update"].values
-  ceiling = _ceiling(loss, metrics.attrs["baseline"])
+  ceiling = _ceiling(loss, _baselines(metrics))
   too_high = np.isfinite(loss) & (loss > ceiling)
   loss[too_high] = ceiling
+  held_out[np.isfinite(held_out) & (held_out > ceiling)] = ceiling
   block = math.ceil(len(updates) / MAX_POINTS)
   middles = spread_by_blocks(updates, block)[1]
   has_capped = bool(too_high.any())
-  return _Curves(updates, middles, loss, grad_norm, clipped, ceiling, has_capped, block)
+  return _Curves(updates, middles, loss, grad_norm, clipped, held_out, ceiling, has_capped, block)
 
 
-def _ceiling(loss: Float[np.ndarray, "run update"], baseline: float) -> float:
+def _baselines(metrics: xr.Dataset) -> list[float]:
+  """Returns the baseline of each run; NaN if there is none."""
+  column = run_columns(metrics).get("baseline", [metrics.attrs["baseline"]] * metrics.sizes["run"])
+  return [math.nan if value is None else float(value) for value in column]
+
+
+def _ceiling(loss: Float[np.ndarray, "run update"], baselines: Sequence[float]) -> float:
   """Returns the loss above which a diverging run would flatten other runs' curves on an axis.
 
-  This ceiling is twice the median of the runs' first losses, or twice the baseline if that is
-  larger. It is inf if any loss is negative or no first loss is finite.
+  This ceiling is twice the median of the runs' first losses, or twice the largest baseline if that
+  is larger. It is inf if any loss is negative or no first loss is finite.
   """
   first = loss[:, 0][np.isfinite(loss[:, 0])]
   if not first.size or (loss < 0).any():
     return math.inf
-  return 2 * max(float(np.median(first)), baseline)
+  return 2 * max(float(np.median(first)), *np.nan_to_num(baselines).tolist())
 
 
 def _draw_group(
@@ -174,6 +192,11 @@ def _draw_group(
   `longest` holds those of `runs` that have the longest truncation.
   """
   pooled = [run in longest for run in runs]
+  held_out = curves.held_out[runs][pooled]
+  evaluated = ~np.isnan(held_out).any(axis=0)
+  if evaluated.any():
+    median, at = spread(held_out[:, evaluated])[1], curves.updates[evaluated]
+    draw_profiles(axes[0], at, median[None], style, f"{label}, held out", track, DASHED)
   for axis, values in zip(axes, (curves.loss, curves.grad_norm), strict=True):
     _, medians, _ = spread_by_blocks(values[runs], curves.block)
     draw_curves(axis, curves.middles, medians, pooled, style, label, track)
@@ -197,10 +220,10 @@ def _draw_references(metrics: xr.Dataset, panels: Panels, rows: Sequence[str]) -
     limit if clip_by == "global_norm" else math.inf
     for limit, clip_by in zip(columns["clip_norm"], columns["clip_by"], strict=True)
   ]
-  clip_norms = sorted(set(limits) - {math.inf})
+  clip_norms, baselines = sorted(set(limits) - {math.inf}), _baselines(metrics)
   for panel, runs in group_runs(metrics, [*rows, "depth"]).items():
-    baseline = metrics.attrs["baseline"]
-    panels[panel][0].axhline(baseline, color="black", ls="-.", lw=1, label="baseline")
+    for baseline in sorted({baselines[run] for run in runs if not math.isnan(baselines[run])}):
+      panels[panel][0].axhline(baseline, color="black", ls="-.", lw=1, label="baseline")
     for clip_norm in clip_norms:
       if any(limits[run] == clip_norm for run in runs):
         panels[panel][1].axhline(clip_norm, color="black", ls="--", lw=1, label="clip norm")
@@ -209,12 +232,23 @@ def _draw_references(metrics: xr.Dataset, panels: Panels, rows: Sequence[str]) -
 
 def _reference_keys(metrics: xr.Dataset, clip_norms: Sequence[float]) -> list[Artist]:
   """Returns the legend keys of the baseline and of the clip norms."""
-  unit, baseline = metrics.attrs["loss_unit"], metrics.attrs["baseline"]
-  keys: list[Artist] = [plot_style.key(f"baseline ({baseline:.3g} {unit})", color="black", ls="-.")]
+  known = sorted({value for value in _baselines(metrics) if not math.isnan(value)})
+  values = ", ".join(f"{value:.3g}" for value in known)
+  keys: list[Artist] = []
+  if known:
+    label = f"baseline ({values} {metrics.attrs['loss_unit']})"
+    keys.append(plot_style.key(label, color="black", ls="-."))
   if clip_norms:
     clips = ", ".join(f"{clip_norm:g}" for clip_norm in clip_norms)
     keys.append(plot_style.key(f"clip norm ({clips})", color="black", ls="--"))
   return keys
+
+
+def _held_out_keys(curves: _Curves) -> list[Artist]:
+  """Returns the legend key of the losses on held-out data, if there are any."""
+  if np.isnan(curves.held_out).all():
+    return []
+  return [plot_style.key("held-out loss (median)", ls=DASHED, lw=1.6)]
 
 
 def _clipped_key(block: int) -> Artist:

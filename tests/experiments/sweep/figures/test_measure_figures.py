@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.sweep.figures.measure_figures import X_LABELS, measure_figures
+from experiments.sweep.figures.measure_figures import X_LABELS, measure_figures, undrawn
 from experiments.sweep.figures.panels import EARLY
 from experiments.sweep.measures import MEASURES
 
@@ -85,3 +85,33 @@ def test_a_run_that_ended_early_has_a_legend_key_on_every_axis():
   assert f"lstm, {EARLY}" in [line.get_label() for line in figure.axes[1].lines]
   (legend,) = figure.legends
   assert EARLY in [text.get_text() for text in legend.get_texts()]
+
+
+def test_variables_that_no_measure_declares_are_drawn_by_their_dimensions():
+  data = measured("lag")
+  random = np.random.default_rng(1)
+  data = data.assign(
+    rank=(("run", "step", "layer"), random.normal(size=(2, 3, 1))),
+    spectrum=(("run", "step", "frequency"), random.normal(size=(2, 3, 5))),
+    lag_by_unit=(("run", "step", "lag", "unit"), random.normal(size=(2, 3, 4, 6))),
+    log10_lag_norm_cell=data["log10_lag_norm"],
+  )
+  figures = measure_figures(data)
+  assert figures.keys() == {"lag", "rank", "spectrum"}
+  assert undrawn(data) == {"lag_by_unit": ("lag", "unit")}
+  rank, spectrum = (figures[name](data) for name in ("rank", "spectrum"))
+  (axis,) = rank.axes
+  assert (axis.get_ylabel(), axis.get_xlabel()) == ("rank", X_LABELS["step"])
+  (axis,) = spectrum.axes
+  assert (axis.get_ylabel(), axis.get_xlabel()) == ("spectrum", "frequency")
+  (line,) = [line for line in axis.lines if line.get_label() == "lstm"]
+  np.testing.assert_array_equal(line.get_xdata(), range(5))
+  np.testing.assert_array_equal(line.get_ydata(), data["spectrum"][1, 2])
+
+
+def test_a_declared_measure_with_a_dimension_of_its_own_is_drawn(monkeypatch):
+  measure = MEASURES["omega"]._replace(dims=("unit",), labels={"share": "share of a unit"})
+  monkeypatch.setitem(MEASURES, "units", measure)
+  data = measured("lag").assign(share=(("run", "step", "unit"), np.zeros((2, 3, 7))))
+  (axis,) = measure_figures(data)["units"](data).axes
+  assert (axis.get_ylabel(), axis.get_xlabel()) == ("share of a unit", "unit")

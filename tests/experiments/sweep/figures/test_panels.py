@@ -13,6 +13,7 @@ from plotted import FULL, draw, lay_out, legend, line, lines, named, panel, reco
 from experiments.plotting import style as plot_style
 from experiments.sweep.figures import gradients as plots
 from experiments.sweep.figures import panels
+from experiments.sweep.figures.panels import Look
 
 
 def test_records_of_step_0_alone_show_nothing_as_trained():
@@ -179,3 +180,105 @@ def test_the_records_are_not_modified():
   plots.depth_by_time(gradients), plots.training(metrics)
   xr.testing.assert_identical(gradients, copies[0])
   xr.testing.assert_identical(metrics, copies[1])
+
+
+@pytest.mark.parametrize(
+  ("width", "axes"),
+  [
+    (2.5, {"cells": [f"cell{i} activation=relu, recurrent_kernel=identity" for i in range(11)]}),
+    (3.25, {"cells": ("gru", "lstm"), "recurrent_gain": (1.0, 1.5), "clip_norm": (1.0, FULL)}),
+    (6.5, {"depths": (1, 2, 3), "seeds": (0,)}),
+    (12.0, {"cells": [f"cell{i}" for i in range(4)]}),
+  ],
+)
+def test_figures_of_any_width_fit(width, axes):
+  gradients, metrics = small(**axes)
+  gradients["log10_lag_norm"].values[0, 0] = -np.inf
+  for name, make in plots.figure_makers(gradients).items():
+    figure = make(metrics if name == "training" else gradients, Look(width=width))
+    lay_out(figure)
+    assert figure.get_figwidth() == width
+    axes_boxes = [axis.get_tightbbox() for axis in figure.axes]
+    words = [*figure.legends, *figure.texts, *(axis.title for axis in figure.axes)]
+    boxes = [found.get_window_extent() for found in words]
+    for box in [*boxes, *axes_boxes]:
+      assert figure.bbox.padded(1).contains(box.x0, box.y0), name
+      assert figure.bbox.padded(1).contains(box.x1, box.y1), name
+    for box in boxes[: len(figure.legends) + len(figure.texts)]:
+      assert not any(box.overlaps(other) for other in axes_boxes)
+    for one, other in itertools.combinations(axes_boxes, 2):
+      assert not one.padded(-1).overlaps(other.padded(-1))
+    shown = [axis.get_window_extent() for axis in figure.axes if axis.lines or axis.images]
+    assert min(box.height for box in shown) > 0.1 * figure.dpi
+    assert min(box.width for box in shown) > 0.5 * figure.dpi
+
+
+def test_panels_that_do_not_fit_are_put_below_each_other():
+  gradients, _ = small(depths=(1, 2, 3))
+  figure = plots.gradient_decay(gradients, Look(width=3.25))
+  lay_out(figure)
+  first, second, third = (axis.get_window_extent() for axis in figure.axes)
+  assert first.y0 == second.y0 > third.y1 and first.x0 == third.x0
+  labels = [axis.get_xlabel() for axis in figure.axes]
+  assert labels == ["", *2 * ["lag $k$ (time steps)"]]  # below the first panel is another
+  shown = [axis.xaxis.get_tick_params()["labelbottom"] for axis in figure.axes]
+  assert shown == [False, True, True]
+
+
+def test_a_run_of_fewer_steps_did_not_diverge():
+  gradients, metrics = small(seeds=(0,), cells=("gru", "lstm"))
+  gradients, metrics = (
+    data.assign_coords(steps=("run", [20, 40])) for data in (gradients, metrics)
+  )
+  for variable in gradients.data_vars.values():
+    variable.values[0, -1] = np.nan
+  figure = plots.gradient_decay(gradients)
+  panel_lines = [line for axis in figure.axes for line in axis.lines]
+  assert not [line for line in panel_lines if str(line.get_label()).endswith(panels.EARLY)]
+  (drawn,) = [found for found in panel_lines if found.get_label() == "steps 20"]
+  np.testing.assert_array_equal(drawn.get_ydata(), gradients["log10_lag_norm"][0, 1, 0])
+  assert "after training" in legend(figure)
+
+
+@pytest.mark.parametrize(
+  ("facet", "rows", "line"),
+  [
+    (None, ["cell", "clip_norm"], "recurrent_gain"),
+    ("cell", ["cell", "clip_norm"], "recurrent_gain"),
+    ("clip_norm", ["clip_norm", "cell"], "recurrent_gain"),
+    ("recurrent_gain", ["recurrent_gain", "cell"], "clip_norm"),
+    ("truncation", ["truncation", "cell", "clip_norm"], "recurrent_gain"),
+  ],
+)
+def test_a_facet_distinguishes_rows_and_all_settings_stay_apart(facet, rows, line):
+  gradients, metrics = small(
+    cells=("gru", "lstm"),
+    truncations=(4.0, FULL),
+    recurrent_gain=(1.0, 1.5, 2.0),
+    clip_norm=(1.0, FULL),
+  )
+  assert panels.rows_and_line(gradients, facet) == (rows, line)
+  assert facet is None or facet in panels.facets(gradients)
+  figure = plots.training(metrics, Look(facet=facet))
+  titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+  sizes = {"cell": 2, "clip_norm": 2, "recurrent_gain": 3, "truncation": 2}
+  assert len(titles) == len(set(titles)) == np.prod([sizes[name] for name in rows])
+
+
+def test_facets_are_settings_with_several_values():
+  assert panels.facets(small(seeds=(0,))[0]) == []
+  gradients, _ = small(cells=("gru", "lstm"), recurrent_gain=(1.0, 2.0))
+  assert panels.facets(gradients) == ["cell", "seed", "recurrent_gain"]
+
+
+def test_no_figure_has_too_many_rows_of_axes(monkeypatch):
+  monkeypatch.setattr(panels, "MAX_ROWS", 4)
+  gradients, metrics = small(
+    cells=[f"cell{i}" for i in range(9)], recurrent_gain=(1.0, 2.0), seeds=(0,)
+  )
+  gradients = gradients.assign(omega=(("run", "step"), np.zeros((18, 3))))
+  for name, make in plots.figure_makers(gradients).items():
+    figure = make(metrics if name == "training" else gradients)
+    rows = {axis.get_subplotspec().rowspan.start for axis in figure.axes if axis.get_subplotspec()}
+    assert len(rows) == 4, name
+    assert " settings are shown" in figure.get_suptitle()

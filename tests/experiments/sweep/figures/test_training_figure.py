@@ -157,3 +157,32 @@ def test_norms_of_zero_are_marked_on_the_logarithmic_axis():
   assert np.isnan(line(figure.axes[1], "lstm").get_ydata()[7:9]).all()
   assert not lines(figure.axes[0], style.ZERO)
   assert style.ZERO in legend(figure)
+
+
+def test_held_out_losses_are_dashed_medians_where_they_were_evaluated():
+  _, metrics = small(cells=("gru", "lstm"), seeds=(0, 1, 2), truncations=(4.0, FULL))
+  held_out = np.full(metrics["loss"].shape, np.nan)
+  held_out[:, [0, 15, 40]] = metrics["loss"].values[:, [0, 15, 40]] + 0.25
+  held_out[0, 40] = np.nan  # a run that is not drawn, as its truncation is not the longest
+  metrics["held_out_loss"] = ("run", "update"), held_out
+  figure = figures.training(metrics)
+  for cell in ("gru", "lstm"):
+    drawn = line(figure.axes[0], f"{cell}, held out")
+    runs = values(metrics, "held_out_loss", cell=cell, truncation=FULL)
+    np.testing.assert_array_equal(drawn.get_xdata(), [0, 15, 40])
+    np.testing.assert_allclose(drawn.get_ydata(), np.median(runs[:, [0, 15, 40]], axis=0))
+    assert drawn.is_dashed() and drawn.get_color() == style.CELL_STYLES[cell].color
+    assert not lines(figure.axes[1], f"{cell}, held out")
+  assert "held-out loss (median)" in legend(figure)
+  assert "held-out loss (median)" not in legend(
+    figures.training(metrics.drop_vars("held_out_loss"))
+  )
+
+
+def test_every_panel_has_the_baselines_of_its_runs():
+  _, metrics = small(seeds=(0,), depths=(1, 2))
+  metrics = metrics.assign_coords(baseline=("run", [1.5, 2.5])).assign_attrs(baseline=np.nan)
+  figure = figures.training(metrics)
+  for depth, baseline in ((1, 1.5), (2, 2.5)):
+    assert set(line(panel(figure, f"depth {depth}"), "baseline").get_ydata()) == {baseline}
+  assert "baseline (1.5, 2.5 nats per character)" in legend(figure)
