@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> None:
     target.mkdir(parents=True, exist_ok=True)
     lines = tables.notes(found, study.remarks)
     tables.show(found, lines)
-    # Imported here because loading matplotlib takes a second, which would delay --help.
+    # Imported here because loading matplotlib takes a second, which would delay error messages.
     from experiments.ablation.figure import forest
     from experiments.plotting import style
 

@@ -66,28 +66,28 @@ def define(table: Iterable[Flag]) -> None:
 
 
 def _one_value(name: str, parse: Parse, axes: Sequence[str]) -> Parse:
-  """Returns a parser whose error for a comma list of valid values says that `name` is no axis."""
+  """Returns a parser whose error for several valid values says that `name` is no axis."""
 
   def parse_one(text: str) -> Any:
     try:
       return parse(text)
     except ValueError:
-      if not ("," in text and all(_is_valid(parse, item.strip()) for item in text.split(","))):
+      if not _are_several(name, parse, text):
         raise
     hint = "This command has no axes; experiments.sweep trains with each of several values."
     if axes:
-      hint = f"The axes, which take a comma list, are {', '.join(axes)}."
+      hint = f"The axes, which take several, are {', '.join(axes)}."
     raise ValueError(f"{name} must be one value, since it is no axis, got '{text}'. {hint}")
 
   return parse_one
 
 
-def _is_valid(parse: Parse, text: str) -> bool:
+def _are_several(name: str, parse: Parse, text: str) -> bool:
+  """Returns whether a text lists several distinct values, all of them valid."""
   try:
-    parse(text)
+    return len(parsers.several(name, parse)(text)) > 1
   except ValueError:
     return False
-  return True
 
 
 def _full_help(flag: Flag) -> str:
