@@ -161,9 +161,8 @@ def _warn(folders: Sequence[Path], gradients: xr.Dataset, states: dict[str, Stat
     for name, dims in undrawn(gradients).items():
       exits.warn(f"no figure shows {name}, which has several dimensions: {', '.join(dims)}.")
   abouts = [sweep_folder.read_sweep(folder) for folder in folders]
-  starts = [entry for about in abouts for entry in (*about.get("continued", []), about)]
   drawn = {name: states[name] for name in gradients["run"].values.tolist()}
-  origins.warn_if_mixed({**abouts[0], "continued": starts}, drawn)
+  origins.warn_if_mixed(abouts, drawn)
 
 
 if __name__ == "__main__":

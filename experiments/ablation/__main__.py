@@ -22,7 +22,7 @@ from experiments.cli import command_line, flag_table, paths
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice, integer
 from experiments.runtime import files
-from experiments.sweep.records import origins, run_files, sweep_folder
+from experiments.sweep.records import origins, sweep_folder, united
 
 _NAMES = tuple(f"ablation.{kind}" for kind in ("csv", "md", "tex", "png", "svg"))
 
@@ -80,7 +80,10 @@ def main(arguments: list[str]) -> None:
   with command_line.errors_in_one_line("a folder could not be read or written"):
     target, sources = _resolve(arguments)
     values = flags.FLAGS
-    study = folders.read(sources, values.lag)
+    abouts = [sweep_folder.read_sweep(folder) for folder in sources]
+    gradients, metrics, states = united.read(sources)
+    configurations = [about["configuration"] for about in abouts]
+    study = folders.study(gradients, metrics, states, configurations, values.lag)
     if not study.factors:
       raise ValueError("FOLDER must hold runs that differ in a setting, got one value of each.")
     found = effects(study, values.base, values.aggregate)
@@ -100,9 +103,7 @@ def main(arguments: list[str]) -> None:
     files.write_text(target / "ablation.md", tables.markdown(found, lines))
     files.write_text(target / "ablation.tex", tables.latex(found, lines))
     style.save(forest(found), target, "ablation")
-    for folder in sources:
-      about = sweep_folder.read_sweep(folder)
-      origins.warn_if_mixed(about, run_files.statuses(folder, about["runs"]))
+    origins.warn_if_mixed(abouts, {name: states[name] for name in study.runs})
   print("\n".join(str(target / name) for name in _NAMES))
 
 

@@ -91,9 +91,11 @@ def factors(found: Columns, configurations: Sequence[Mapping[str, Any]]) -> dict
   """
   orders = [_order(configuration) for configuration in configurations]
   varied = {}
-  for name, column in found.items():
+  for name in sorted(found, key=[*orders[0], *found].index):
+    column = found[name]
     listed = [value for own in orders for value in own.get(name, [])]
-    values = [v for v in dict.fromkeys([*listed, *column]) if v is not None and v in set(column)]
+    present = set(column) - {None}
+    values = [v for v in dict.fromkeys([*listed, *column]) if v is not None and v in present]
     if len(values) > 1:
       varied[name] = Factor(values, column)
   return varied

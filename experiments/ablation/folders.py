@@ -13,6 +13,7 @@ from experiments.ablation import factors
 from experiments.ablation.outcomes import largest_lag, outcomes
 from experiments.ablation.study import Study
 from experiments.sweep.records import sweep_folder, united
+from experiments.sweep.records.run_files import Status
 
 
 def read(folders: Sequence[Path], lag: int | None = None) -> Study:
@@ -24,24 +25,21 @@ def read(folders: Sequence[Path], lag: int | None = None) -> Study:
   Raises:
     ValueError: as in `united.read`, or if the lag was not measured in all runs.
   """
-  gradients, metrics, states = united.read(folders)
   configurations = [sweep_folder.read_sweep(folder)["configuration"] for folder in folders]
-  found = study(gradients, metrics, configurations, lag)
-  failed = sum(state["status"] == "failed" for state in states.values())
-  remarks = [f"{failed} runs failed, and are left out."] * bool(failed)
-  return found._replace(remarks=[*found.remarks, *remarks])
+  return study(*united.read(folders), configurations, lag)
 
 
 def study(
   gradients: xr.Dataset,
   metrics: xr.Dataset,
+  states: Mapping[str, Status],
   configurations: Sequence[Mapping[str, Any]],
   lag: int | None = None,
 ) -> Study:
   """Returns the runs of one or several sweeps, with the settings that vary among them.
 
   Args:
-    gradients, metrics: records, as from `united.read`.
+    gradients, metrics, states: records, as from `united.read`.
     configurations: the configuration in the `sweep.json` of each sweep.
     lag: as in `read`.
   Raises:
@@ -66,6 +64,9 @@ def study(
     remarks.append("No run diverged.")
   if largest is None:
     remarks.append("Not all runs have lag profiles, of which decay and memory are computed.")
+  failed = sum(state.get("status") == "failed" for state in states.values())
+  if failed:
+    remarks.append(f"{failed} of {len(states)} runs failed, and are left out.")
   columns = factors.columns(gradients, configurations)
   tasks = columns.pop("task")
   found = [outcome for outcome in found if outcome.name not in replaced]

@@ -169,7 +169,7 @@ def show(found: Sequence[Effect], lines: Sequence[str]) -> None:
     else:
       print(f"{title}:\n\n{tables.markdown(TITLES, map(row, group), _NAMES)}")
   for line in lines:
-    console.print(Text(exits.printable(line)))
+    print(exits.printable(line))
 
 
 def _rich(group: Sequence[Effect], narrow: bool) -> Table:

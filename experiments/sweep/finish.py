@@ -31,7 +31,7 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
     for status in ("diverged", "failed")
   )
   round_checkpoints.clear(folder)
-  origins.warn_if_mixed(sweep_folder.read_sweep(folder), states)
+  origins.warn_if_mixed([sweep_folder.read_sweep(folder)], states)
   pictures = []
   if len(failed) < len(states):
     gradients, metrics = gathered.write(folder, states)

@@ -7,7 +7,7 @@ key of the start that made its record. Version 0.1.0 recorded neither.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,13 +195,17 @@ def warn_if_changed(run_folder: Path, cell: str, task: str) -> None:
     exits.warn(f"this run was recorded by different code: {text}.")
 
 
-def warn_if_mixed(about: Mapping[str, Any], states: Mapping[str, Mapping[str, Any]]) -> None:
-  """Prints a warning if different code made the records of a sweep.
+def warn_if_mixed(
+  abouts: Sequence[Mapping[str, Any]], states: Mapping[str, Mapping[str, Any]]
+) -> None:
+  """Prints a warning if different code made the records of one or several sweeps.
 
   Args:
-    about: the contents of `sweep.json`.
-    states: the status of each run, by run id.
+    abouts: the contents of each sweep's `sweep.json`.
+    states: the status of each run of these sweeps, by run id.
   """
-  text = mixture((run, about, state.get("code")) for run, state in states.items())
+  entries = [entry for about in abouts for entry in (*about.get("continued", []), about)]
+  joint = {**abouts[0], "continued": entries}
+  text = mixture((run, joint, state.get("code")) for run, state in states.items())
   if text is not None:
     exits.warn(f"the runs were made by different code: {text}.")

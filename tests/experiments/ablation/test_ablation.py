@@ -107,13 +107,17 @@ def records(runs, **metrics):
 CONFIGURATION = {"task": "adding", "cell_option": [], "cell": ["lstm", "elman"]}
 
 
+def study_of(data, lag=None, states=None):
+  return folders.study(*data, states or {}, [CONFIGURATION], lag)
+
+
 def by_name(study):
   return {outcome.name: outcome for outcome in study.outcomes}
 
 
 def test_outcomes_are_those_at_the_last_step():
   gradients, metrics = records({"seed": [0, 1], "cell": ["elman", "lstm"]})
-  study = folders.study(gradients, metrics, [CONFIGURATION])
+  study = study_of((gradients, metrics))
   found = by_name(study)
   assert list(found) == [
     "final_training_loss",
@@ -131,10 +135,14 @@ def test_outcomes_are_those_at_the_last_step():
     "Not all runs have a held-out loss: the final training loss takes its place.",
     "No run diverged.",
   ]
-  (lost,) = (
-    o for o in folders.study(gradients, metrics, [CONFIGURATION], 1).outcomes if "lost" in o.name
-  )
+  (lost,) = (o for o in study_of((gradients, metrics), lag=1).outcomes if "lost" in o.name)
   assert lost.low.tolist() == [1, 2]
+
+
+def test_failed_runs_are_counted():
+  states = {"run 0": {"status": "finished"}, "run 1": {"status": "failed"}}
+  study = study_of(records({"seed": [0]}), states=states)
+  assert study.remarks[-1] == "1 of 2 runs failed, and are left out."
 
 
 def test_the_held_out_loss_takes_the_place_of_the_training_loss():
@@ -144,7 +152,7 @@ def test_the_held_out_loss_takes_the_place_of_the_training_loss():
     "held_out_accuracy": [[0.1, nan, 0.9], [0.1, nan, 0.8]],
     "held_out_loss_64": [[4.0, nan, 0.7], [nan, nan, nan]],
   }
-  study = folders.study(*records({"seed": [0, 1]}, **held_out), [CONFIGURATION])
+  study = study_of(records({"seed": [0, 1]}, **held_out))
   found = by_name(study)
   assert "final_training_loss" not in found
   assert found["held_out_loss"].low.tolist() == [0.5, math.inf]
@@ -167,7 +175,7 @@ def test_runs_that_diverged_and_memories_beyond_the_sequence_have_bounds():
   gradients["effective_memory"][0, 1] = math.inf
   gradients["log10_lag_norm"][1, 1] = math.nan
   metrics["loss"][1, 1:] = math.nan
-  study = folders.study(gradients, metrics, [CONFIGURATION])
+  study = study_of((gradients, metrics))
   ends = {o.name: list(zip(o.low.tolist(), o.high.tolist(), strict=True)) for o in study.outcomes}
   inf, unknown = math.inf, (-math.inf, math.inf)
   assert ends["final_training_loss"] == [(1, 1), (inf, inf)]
@@ -181,11 +189,11 @@ def test_runs_that_diverged_and_memories_beyond_the_sequence_have_bounds():
 def test_records_without_lag_profiles_have_no_decay():
   gradients, metrics = records({"seed": [0, 1]})
   gradients = gradients.drop_vars(["log10_lag_norm", "decay_rate", "effective_memory"])
-  study = folders.study(gradients, metrics, [CONFIGURATION])
+  study = study_of((gradients, metrics))
   assert list(by_name(study)) == ["final_training_loss"]
   assert any("lag profiles" in remark for remark in study.remarks)
   with pytest.raises(ValueError, match="lag must be left out, since not all runs have"):
-    folders.study(gradients, metrics, [CONFIGURATION], 1)
+    study_of((gradients, metrics), lag=1)
 
 
 @pytest.mark.parametrize(
