@@ -235,22 +235,30 @@ def _latex_number(match: re.Match[str]) -> str:
 
 def latex(found: Sequence[Effect], lines: Sequence[str]) -> str:
   """Returns the table for LaTeX, with the notes as comments; it needs the package booktabs."""
-  titles = ["setting", r"base $\to$ value", "effect", r"95\,\% interval", "$d_z$"]
-  titles += [r"$P(\text{better})$", r"$p_\text{Holm}$", "unknown"]
-  columns = [0, 1, 4, 5, 6, 7, 9, 10]
+  titles = {
+    0: "setting",
+    1: r"base $\to$ value",
+    4: "effect",
+    5: r"95\,\% interval",
+    6: "$d_z$",
+    7: r"$P(\text{better})$",
+    9: r"$p_\text{Holm}$",
+  }
+  if any(map(unknown, found)):
+    titles[10] = "unknown"
   body = []
   for title, group in grouped(found):
-    body.append(rf"\midrule \multicolumn{{{len(columns)}}}{{l}}{{{_latex(title)}}} \\")
+    body.append(rf"\midrule \multicolumn{{{len(titles)}}}{{l}}{{{_latex(title)}}} \\")
     for effect in group:
       texts = row(effect)
-      body.append(" & ".join(_latex(texts[i]) for i in columns) + r" \\")
+      body.append(" & ".join(_latex(texts[i]) for i in titles) + r" \\")
   return "\n".join(
     [
       r"% \usepackage{amsmath,booktabs,textcomp}, and \usepackage[T1]{fontenc}",
       *(f"% {exits.printable(line)}" for line in lines),
-      rf"\begin{{tabular}}{{ll{'r' * 5}l}}",
+      rf"\begin{{tabular}}{{ll{'r' * 5}{'l' * (10 in titles)}}}",
       r"\toprule",
-      " & ".join(titles) + r" \\",
+      " & ".join(titles.values()) + r" \\",
       *body,
       r"\bottomrule",
       r"\end{tabular}",
