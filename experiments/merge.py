@@ -39,7 +39,7 @@ TABLE = (
 )
 # The design of a sweep whose runs are no grid, since they are those of several sweeps.
 UNITED = "united"
-_OF_RUNS = ("configuration", "runs", "tasks", "task", "no_effect", "corpus")
+_OF_RUNS = ("configuration", "runs", "tasks", "task", "no_effect", "selected", "corpus")
 
 
 def define_flags() -> None:
@@ -129,13 +129,14 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | No
 def _check_ids(folder: Path, about: Mapping[str, Any]) -> None:
   """Checks that the run ids in `sweep.json` are those that its configuration gives.
 
-  A configuration of an older version, and one of united sweeps, do not give the ids.
+  A configuration of an older version, and those of united sweeps and of sweeps with `select`, do
+  not give the ids.
 
   Raises:
     ValueError: if the ids or the configuration are wrong.
   """
   configuration, found = about["configuration"], about["runs"]
-  if configuration.get("design", UNITED) == UNITED:
+  if configuration.get("design", UNITED) == UNITED or configuration.get("select"):
     return
   try:
     ids = _expanded(configuration, found)
@@ -186,7 +187,7 @@ def unite(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     name: list(dict.fromkeys(value for found in configurations for value in found[name]))
     for name in (*grid.AXES, "cell_option")
   }
-  configuration = {**configurations[0], **axes, "design": "grid"}
+  configuration = {**configurations[0], **axes, "design": "grid", "select": None}
   tasks = {json.dumps(part): part for about in sweeps for part in about["tasks"]}
   no_effect = dict.fromkeys(text for about in sweeps for text in about["no_effect"])
   try:
@@ -202,6 +203,7 @@ def unite(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     "runs": ids,
     "tasks": list(tasks.values()),
     "no_effect": list(no_effect),
+    "selected": [choice for about in sweeps for choice in about["selected"]],
     "corpus": first["corpus"],
   }
 
@@ -276,9 +278,7 @@ def _prepare(
 
 def _flagfile(configuration: Mapping[str, Any]) -> str:
   """Returns a flagfile for all combinations of a united sweep's values."""
-  settings = Settings(**{f.name: configuration[f.name] for f in dataclasses.fields(Settings)})
-  options = [cell_options.parse(text) for text in configuration["cell_option"]]
-  lines = as_flagfile(settings, configuration, options, "grid")
+  lines = as_flagfile({**configuration, "design": "grid"}, configuration["corpus"])
   if configuration["design"] != UNITED:
     return lines
   return (

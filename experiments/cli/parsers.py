@@ -19,10 +19,21 @@ Parse = Callable[[str], Any]
 _LONGEST_RANGE = 10**6
 
 
-def choice(kind: str, choices: Iterable[str]) -> Parse:
-  """Returns a parser that accepts one of `choices`; `kind` is the noun for it in errors."""
-  names = sorted(choices)
-  return lambda text: checks.choice(kind, text, names)
+def choice(kind: str, choices: Iterable[str], none: str | None = None) -> Parse:
+  """Returns a parser that accepts one of `choices`.
+
+  Args:
+    kind: the noun for a choice in errors.
+    choices: the choices.
+    none: a text that is parsed as None; None if there is no such text.
+  """
+  names = sorted([*choices, *([] if none is None else [none])])
+
+  def parse(text: str) -> str | None:
+    chosen = checks.choice(kind, text, names)
+    return None if chosen == none else chosen
+
+  return parse
 
 
 def subset(kind: str, choices: Iterable[str]) -> Parse:

@@ -22,7 +22,7 @@ from rich.console import Console
 from experiments.cli import command_line, flag_table, progress
 from experiments.networks import cell_table
 from experiments.runtime import backend, compilation_cache, exits, hosts, locks, signals
-from experiments.sweep import engines, measures
+from experiments.sweep import engines, measures, selection
 from experiments.sweep.config import engine_flags
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.groups import by_group, group_name
@@ -66,20 +66,36 @@ def _resolve_and_run(arguments: list[str]) -> None:
   with command_line.errors_in_one_line("a file could not be read or written"):
     engine_flags.check_engine()
     sweep = resolve(arguments)
-    _check_processes_agree(sweep)
-    hosts.by_writer(_check_folder, sweep)
+    stages = [sweep] if sweep.select is None else [resolve(arguments, selecting=True), sweep]
+    for stage in stages:
+      _check_processes_agree(stage)
+      hosts.by_writer(_check_folder, stage)
   if flags.FLAGS.dry_run:
     if hosts.is_writer():
-      _print_plan(sweep)
+      _print_plan(stages[0])
+      if sweep.select is not None:
+        seeds = _count(len(sweep.axes["seed"]), "seed")
+        print(f"Then the chosen values of {sweep.select} are trained with {seeds}.")
     return
   compilation_cache.use(flags.FLAGS.compilation_cache)
+  if sweep.select is not None:
+    failed = _run_or_exit(stages[0])
+    with command_line.errors_in_one_line("--output_dir could not be read"):
+      choices = hosts.by_writer(selection.choose, stages[0], sweep.select)
+    if hosts.is_writer():
+      selection.report(choices, stages[0], sweep.select, failed)
+    sweep = selection.select(sweep, sweep.select, choices)
+  if _run_or_exit(sweep):
+    sys.exit(exits.FAILED)
+
+
+def _run_or_exit(sweep: Sweep) -> bool:
+  """Runs a sweep, and returns whether a run failed; exits if the sweep is stopped."""
   try:
     with command_line.errors_in_one_line("--output_dir could not be read or written"):
-      failed = _run(sweep)
+      return _run(sweep)
   except KeyboardInterrupt:
     _interrupted(sweep, signal.SIGINT)
-  if failed:
-    sys.exit(exits.FAILED)
 
 
 def _check_folder(sweep: Sweep) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from experiments.cli import flag_table
 from experiments.cli.flag_table import Flag, grouped
-from experiments.cli.parsers import choice, integer, lengths, number, positive, subset
+from experiments.cli.parsers import choice, integer, lengths, number, positive, several, subset
 from experiments.networks import cell_options, layers
-from experiments.networks.cell_options import CellOption
 from experiments.sweep.config import engine_flags, grid
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR
 from experiments.sweep.config.grid import DESIGNS
-from experiments.sweep.config.runs import Settings
 from experiments.sweep.measures import MEASURES
 from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS
@@ -102,6 +100,21 @@ _TRAINING = (
     choice("design", DESIGNS),
     "How the axes are combined: grid, every combination; one_at_a_time, a base of the first values "
     "and every other value tried alone. Both repeat every setting for each seed.",
+  ),
+  Flag(
+    "select",
+    "none",
+    choice("select", (name for name in grid.AXES if name != "seed"), none="none"),
+    "Axis whose best value is chosen for every setting of the other axes, by the held-out loss of "
+    "runs with the seeds of --select_seed. Only the chosen values are trained with the seeds of "
+    "--seed. none to train all values.",
+  ),
+  Flag(
+    "select_seed",
+    "1000..1002",
+    several("select_seed", integer("select_seed", minimum=0)),
+    "Seeds of the runs by which --select chooses, as a comma list; none of them may be in --seed.",
+    "list",
   ),
   Flag(
     "corpus",
@@ -251,31 +264,22 @@ def define() -> None:
   flag_table.define(TABLE)
 
 
-def as_flagfile(
-  settings: Settings,
-  axes: Mapping[str, Sequence[object]],
-  options: Sequence[CellOption],
-  design: str,
-) -> str:
+def as_flagfile(configuration: Mapping[str, Any], corpus: str) -> str:
   """Returns the text of a flagfile that reproduces a sweep, with one flag per line.
 
   Args:
-    settings: settings that all runs share.
-    axes: {axis of the design: its values}.
-    options: values of `--cell_option`.
-    design: value of `--design`.
+    configuration: the sweep's configuration.
+    corpus: `stdlib`, or the path of the text.
   """
   lines = []
-  for name in grid.AXES:
+  for name, value in {**configuration, "corpus": corpus}.items():
     none = "full" if name == "truncation" else "none"
-    values = ",".join(none if v is None else cell_options.value_text(v) for v in axes[name])
-    if name != "hidden_size" or settings.match_params is None:
-      lines.append(f"--{name}={values}")
-  lines += [f"--cell_option={option}" for option in options]
-  lines.append(f"--design={design}")
-  lines += [
-    f"--{name}={value or 'none'}"
-    for name, value in dataclasses.asdict(settings).items()
-    if value is not None
-  ]
+    if name == "cell_option":
+      lines += [f"--cell_option={option}" for option in value]
+    elif isinstance(value, list):
+      if name != "hidden_size" or configuration["match_params"] is None:
+        texts = (none if item is None else cell_options.value_text(item) for item in value)
+        lines.append(f"--{name}={','.join(texts)}")
+    elif name != "corpus_sha256" and (value is not None or name == "select"):
+      lines.append(f"--{name}={value or 'none'}")
   return "".join(line + "\n" for line in lines)

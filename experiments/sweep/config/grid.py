@@ -56,13 +56,18 @@ class Expansion(NamedTuple):
   no_effect: list[str]
 
 
-def expand(axes: Axes, options: CellOptions | None = None, design: str = "grid") -> Expansion:
+def expand(
+  axes: Axes,
+  options: CellOptions | None = None,
+  design: str = "grid",
+  crossed: Sequence[str] = ("seed",),
+) -> Expansion:
   """Returns the runs of a design.
 
   The design `grid` has a run for every combination of the axes' values with the values of the
   cell's options; the last axis varies fastest. The design `one_at_a_time` has the base, which is
   the first value of every axis and option, and a run for each other value, with the base's values
-  of all other axes; each of these is repeated for every seed.
+  of all other axes; each of these is repeated for every combination of the `crossed` axes.
 
   A setting that has no effect on a run is replaced by its neutral value, such as None, and runs
   that become equal are one run. These settings are: an axis that the cell has no option for, such
@@ -74,12 +79,13 @@ def expand(axes: Axes, options: CellOptions | None = None, design: str = "grid")
     axes: {axis: its values}, for every axis in `AXES`.
     options: {cell: {option: values}}, with the options in alphabetical order; None for no options.
     design: a member of `DESIGNS`.
+    crossed: the axes that the design `one_at_a_time` does not vary alone.
   Raises:
     ValueError: if there are more than a million combinations, or if an option of a cell that is not
       the base has several values in the design `one_at_a_time`.
   """
   options = options or {}
-  points = {"grid": _grid, "one_at_a_time": _one_at_a_time}[design](axes, options)
+  points = _grid(axes, options) if design == "grid" else _one_at_a_time(axes, options, crossed)
   found: dict[Run, None] = {}
   no_effect: dict[tuple[str, str], None] = {}
   for run in points:
@@ -113,9 +119,10 @@ def _grid(axes: Axes, options: CellOptions) -> Iterator[Run]:
       yield Run(**point, options=tuple(zip(own, chosen, strict=True)))
 
 
-def _one_at_a_time(axes: Axes, options: CellOptions) -> Iterator[Run]:
+def _one_at_a_time(axes: Axes, options: CellOptions, crossed: Sequence[str]) -> Iterator[Run]:
   base = {name: axes[name][0] for name in AXES}
-  _check_count(sum(len(axes[name]) for name in AXES) * len(axes["seed"]))
+  every = [axes[name] for name in crossed]
+  _check_count(sum(len(axes[name]) for name in AXES) * math.prod(map(len, every)))
 
   def first(cell: str) -> dict[str, Any]:
     return {name: values[0] for name, values in options.get(cell, {}).items()}
@@ -129,7 +136,7 @@ def _one_at_a_time(axes: Axes, options: CellOptions) -> Iterator[Run]:
       )
   changes: Iterable[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
-    *(({name: value}, {}) for name in AXES if name != "seed" for value in axes[name][1:]),
+    *(({name: value}, {}) for name in AXES if name not in crossed for value in axes[name][1:]),
     *(
       ({}, {name: value})
       for name, values in options.get(base["cell"], {}).items()
@@ -139,8 +146,9 @@ def _one_at_a_time(axes: Axes, options: CellOptions) -> Iterator[Run]:
   for axis, option in changes:
     point = {**base, **axis}
     given = {**first(point["cell"]), **option}
-    for seed in axes["seed"]:
-      yield Run(**{**point, "seed": seed}, options=tuple(given.items()))
+    for values in itertools.product(*every):
+      own = dict(zip(crossed, values, strict=True))
+      yield Run(**{**point, **own}, options=tuple(given.items()))
 
 
 def _effective(run: Run, options: CellOptions) -> tuple[Run, list[tuple[str, str]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,19 +16,21 @@ from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR, Layout
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.run_tasks import run_tasks
 from experiments.sweep.config.runs import CORPUS_FILE, TEXT_TASK, Settings, run_id
-from experiments.sweep.config.sweep import Sweep
+from experiments.sweep.config.sweep import SELECTION, Sweep
 from experiments.sweep.measures import MEASURES
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.types import Cell
 
 
-def resolve(arguments: Sequence[str]) -> Sweep:
+def resolve(arguments: Sequence[str], *, selecting: bool = False) -> Sweep:
   """Returns the sweep that the flags describe, after all checks that need no compilation.
 
   The output folder is neither read nor written.
 
   Args:
     arguments: command-line arguments that are not flags; must be empty.
+    selecting: whether to return the first stage of a sweep with `--select`, whose runs choose the
+      values that the second stage trains; see `experiments.sweep.selection`.
   Raises:
     ValueError, TypeError: if a flag is invalid or contradicts another one; the message names it.
   """
@@ -38,10 +40,16 @@ def resolve(arguments: Sequence[str]) -> Sweep:
   settings = _settings(corpus_name)
   axes: dict[str, Any] = {name: values[name].value for name in grid.AXES}
   axes["hidden_size"] = cell_options.fixed_width() or (None,)
+  folder = paths.folder("output_dir")
+  if values.select is not None:
+    _check_select(axes)
+  if selecting:
+    axes["seed"], folder = values.select_seed, folder / SELECTION
   layout = _layout(axes["batch_size"])
   options = values.cell_option or []
   by_cell = cell_options.by_cell(options, axes["cell"], grid.AXES)
-  runs, no_effect = grid.expand(axes, by_cell, values.design)
+  crossed = ["seed", *([] if values.select is None else [values.select])]
+  runs, no_effect = grid.expand(axes, by_cell, values.design, crossed)
   tasks = run_tasks(runs, settings, corpus)
   runs_at_once = max(layout.runs_at_once(len(group)) for group in by_group(runs).values())
   runs, cells = networks.networks(runs, settings, tasks, runs_at_once)
@@ -57,12 +65,33 @@ def resolve(arguments: Sequence[str]) -> Sweep:
     corpus,
     tasks,
     layout,
-    paths.folder("output_dir"),
+    folder,
     values.checkpoint_every,
     engine_flags.shard(),
     values.keep_stale,
     values.remat,
+    values.select,
+    values.select_seed,
   )
+
+
+def _check_select(axes: Mapping[str, Sequence[Any]]) -> None:
+  """Checks that `--select` has values to choose from, and seeds of its own."""
+  values = flags.FLAGS
+  name = values.select
+  if len(axes[name]) < 2:
+    raise ValueError(f"--select={name} needs several values of --{name}, got one.")
+  both = sorted({*values.select_seed} & {*axes["seed"]})
+  if both:
+    raise ValueError(
+      "--select_seed must not hold a seed of --seed, so that no value is judged by the runs that "
+      f"chose it, got {', '.join(map(str, both))} in both."
+    )
+  if values.num_shards is not None:
+    raise ValueError(
+      "--select must not be given with --num_shards, since the chosen values depend on all runs; "
+      "use --engine=ray or --engine=slurm to train on several machines."
+    )
 
 
 def _corpus() -> tuple[Corpus | None, str]:

@@ -14,6 +14,9 @@ from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
 from experiments.sweep.config.runs import Run, Settings
 from rnn_jax.text import Corpus
 
+# The subfolder for the runs by which `--select` chooses: the folder of a sweep of its own.
+SELECTION = "selection"
+
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
@@ -33,6 +36,9 @@ class Sweep:
     checkpoint_every: optimization steps between checkpoints.
     shard: the part of the sweep that this process trains; None for all of it.
     keep_stale: whether records and checkpoints that other code made are used.
+    select: axis whose best value is chosen for every setting; None to train all values.
+    select_seed: seeds of the runs by which it is chosen.
+    selected: what was chosen, one JSON object for each setting.
     remat: what the backward pass recomputes instead of storing it, `none` or `sqrt`; see `unroll`.
   """
 
@@ -50,6 +56,9 @@ class Sweep:
   shard: Shard | None = None
   keep_stale: bool = False
   remat: str = "none"
+  select: str | None = None
+  select_seed: Sequence[int] = ()
+  selected: Sequence[Mapping[str, object]] = ()
 
   @functools.cached_property
   def names(self) -> dict[Run, str]:
@@ -72,10 +81,9 @@ class Sweep:
     return self.corpus.sha256 if self.corpus else None
 
   @property
-  def flag_settings(self) -> Settings:
-    """Returns the settings as flags give them: `corpus` is `stdlib` or the path of the text."""
-    name = self.corpus.name if self.corpus else self.settings.corpus
-    return dataclasses.replace(self.settings, corpus=name)
+  def corpus_flag(self) -> str:
+    """Returns the value of `--corpus`: `stdlib`, or the path of the text."""
+    return self.corpus.name if self.corpus else self.settings.corpus
 
   @property
   def shared(self) -> dict[str, object]:
@@ -87,4 +95,5 @@ class Sweep:
     """Returns the resolved configuration, as JSON-serializable data."""
     axes = {name: list(values) for name, values in self.axes.items()}
     options = [str(option) for option in self.options]
-    return {**axes, "cell_option": options, "design": self.design, **self.shared}
+    how = {"design": self.design, "select": self.select, "select_seed": list(self.select_seed)}
+    return {**axes, "cell_option": options, **how, **self.shared}

@@ -9,6 +9,7 @@ worker that replaces a dead one resumes from the dead one's checkpoints.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ class WorkerJob(NamedTuple):
     configuration: the driver's configuration, which the worker's configuration must equal.
     ids: ids of the runs to train, all of one group.
     group: ids of all runs of this group, which the worker locks.
+    every: ids of all runs of the sweep.
     cpus, gpus: number of CPU cores and of GPUs that the worker has.
   """
 
@@ -51,6 +53,7 @@ class WorkerJob(NamedTuple):
   configuration: dict[str, object]
   ids: list[str]
   group: list[str]
+  every: list[str]
   cpus: int
   gpus: int
 
@@ -58,7 +61,7 @@ class WorkerJob(NamedTuple):
 def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
   """Returns the jobs that train the runs `ids`: one for each group that contains any of them."""
   values = flags.FLAGS
-  text = sweep_flags.as_flagfile(sweep.flag_settings, sweep.axes, sweep.options, sweep.design)
+  text = sweep_flags.as_flagfile(sweep.configuration, sweep.corpus_flag)
   lines = text.removesuffix("\n").split("\n")
   lines.append(f"--output_dir={sweep.folder.absolute()}")
   lines += [
@@ -71,7 +74,8 @@ def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
     own = [name for name in group if name in wanted]
     if own:
       resources = values.cpus_per_task, values.gpus_per_task
-      found.append(WorkerJob(lines, sweep.configuration, own, group, *resources))
+      about = sweep.configuration, own, group, list(sweep.ids)
+      found.append(WorkerJob(lines, *about, *resources))
   return found
 
 
@@ -108,6 +112,8 @@ def _resolve(job: WorkerJob) -> Sweep:
   try:
     flags.FLAGS(["worker", *job.flags])
     sweep = resolve([])
+    # The driver may train only the chosen values of an axis; see `selection`.
+    sweep = dataclasses.replace(sweep, ids={name: sweep.ids[name] for name in job.every})
   except (flags.Error, TypeError) as error:
     raise ValueError(str(error)) from None
   found = difference(sweep.configuration, job.configuration)

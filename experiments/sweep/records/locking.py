@@ -90,7 +90,7 @@ def prepare(sweep: Sweep, overwrite: bool = False, *, extend: bool = True) -> No
   # Check again under the lock, because another sweep may have taken the folder since the first
   # check.
   sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite, extend=extend)
-  lines = as_flagfile(sweep.flag_settings, sweep.axes, sweep.options, sweep.design)
+  lines = as_flagfile(sweep.configuration, sweep.corpus_flag)
   sweep_folder.prepare_folder(sweep.folder, sweep.configuration, about(sweep), lines, overwrite)
 
 
@@ -118,6 +118,7 @@ def about(sweep: Sweep) -> dict[str, object]:
       for (name, length), tasks in {key[:2]: tasks for key, tasks in sweep.tasks.items()}.items()
     ],
     "no_effect": list(sweep.no_effect),
+    "selected": list(sweep.selected),
     "corpus": corpus
     and {
       "name": corpus.name,

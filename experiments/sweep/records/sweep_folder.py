@@ -9,6 +9,7 @@ ablation/         tables and figure of experiments.ablation
 runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; error.txt if the run
                   failed; see run_files.py. replay.npz if the run diverged; see
                   ../training/replay_file.py
+selection/        with --select, the sweep by which values were chosen
 checkpoints/      progress of unfinished runs; see round_checkpoints.py
 slurm_logs/       logs of SLURM jobs
 .lock             locked by the processes that write here; see locking.py
@@ -26,6 +27,7 @@ from typing import Any
 
 from experiments.runtime import files, locks
 from experiments.sweep.config.grid import AXES
+from experiments.sweep.config.sweep import SELECTION
 from rnn_jax.checkpoints import difference
 
 # The files and folders that --overwrite deletes, in this order. sweep.json is last, so that an
@@ -88,8 +90,8 @@ def _check_folder(
   # Checked before anything is written or deleted, so that --overwrite does not stop halfway.
   files.check_no_links(*(folder / name for name in (*_OURS, locks.LOCK, PREPARE_LOCK, ARRIVING)))
   if not (folder / "sweep.json").exists():
-    # A sweep that was killed right after its start leaves only these files.
-    first = {locks.LOCK, PREPARE_LOCK, "sweep.flags"}
+    # A sweep that was killed right after its start, or while it selected, leaves only these.
+    first = {locks.LOCK, PREPARE_LOCK, "sweep.flags", SELECTION}
     rest = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and p.name not in first)
     if rest:
       raise ValueError(
@@ -114,7 +116,7 @@ def _check_folder(
 
 def shared(configuration: Mapping[str, object]) -> dict[str, object]:
   """Returns the part of a configuration that all sweeps in one folder must agree in."""
-  own = {*AXES, "cell_option", "design"}
+  own = {*AXES, "cell_option", "design", "select", "select_seed"}
   return {name: value for name, value in configuration.items() if name not in own}
 
 
@@ -155,7 +157,7 @@ def prepare_folder(
     write_new(folder, {"configuration": configuration, **about})
     return
   files.write_text(folder / "sweep.flags", flags)  # rewritten in case the old file is damaged
-  changed = {name: about[name] for name in ("runs", "tasks", "no_effect", "corpus")}
+  changed = {name: about[name] for name in ("runs", "tasks", "no_effect", "selected", "corpus")}
   replace_runs(folder, {"configuration": configuration, **changed})
   note_environment(folder, about)
 

@@ -221,13 +221,13 @@ def test_a_half_written_program_is_replaced(kept, tmp_path):
 
 
 def test_the_next_group_compiles_while_one_is_trained(compilations):
-  sizes = {"hidden_size": 4, "sequence_length": 5, "batch_size": 2, "steps": 1}
+  sizes = {"hidden_size": 4, "sequence_length": 5, "batch_size": 2, "steps": 1, "optimizer": "sgd"}
   groups = [[make_run(cell, **sizes)] for cell in ("elman", "gru", "mgu")]
   tasks, layout = {("adding", 5, 2): tasks_of(adding(5, 2), 5)}, Layout(jax.local_devices()[:1])
   about = make_settings(1, "lag", 1), {}, (), "grid", {}, (), None
   sweep = Sweep(*about, tasks, layout, Path(), 1)
   programs = train._compile_ahead(groups, sweep, stop=lambda: False)
-  next(programs)
+  next(programs).result()
   for _ in range(600):
     if len(compilations) == 2:
       break

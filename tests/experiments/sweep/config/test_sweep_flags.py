@@ -86,6 +86,9 @@ BAD = [
   ("--dropout=1", "dropout must be a number from 0 to below 1"),
   ("--design=gird", "did you mean 'grid'?"),
   ("--evaluate_every=0", "or 'at_end'"),
+  ("--select=seed", "Unknown select 'seed'"),
+  ("--select=learning_rate", "--select=learning_rate needs several values of --learning_rate"),
+  ("--select=depth --depth=1,2 --select_seed=0", "--select_seed must not hold a seed of --seed"),
   ("--test_sequence_length=2T,T3", "integers from 1 and multiples of T, such as 2T, or 'none'"),
   (
     "--task=copy_memory --test_sequence_length=20",
@@ -197,24 +200,32 @@ SETTINGS = make_settings()
 GIVEN = {**dict.fromkeys(AXES, (1,)), "truncation": (8, 32, None)}
 
 
+def flagfile(settings, axes, options):
+  how = {"design": "one_at_a_time", "select": None, "select_seed": [7, 8]}
+  axes = {name: list(values) for name, values in axes.items()}
+  shared = {**dataclasses.asdict(settings), "corpus_sha256": "x"}
+  return as_flagfile({**axes, "cell_option": [*map(str, options)], **how, **shared}, "stdlib")
+
+
 def test_a_flagfile_holds_every_axis_and_setting_exactly():
   axes = {**GIVEN, "learning_rate": (0.1 + 0.2,), "clip_norm": (None, 1.0)}
   axes = {**axes, "hidden_size": (64, 128), "layer_norm": (False, True)}
-  lines = as_flagfile(SETTINGS, axes, (), "one_at_a_time").splitlines()
+  lines = flagfile(SETTINGS, axes, ("a=1",)).splitlines()
   assert "--learning_rate=0.30000000000000004" in lines
   assert "--truncation=8,32,full" in lines
   assert "--clip_norm=none,1.0" in lines
   assert "--hidden_size=64,128" in lines
   assert "--layer_norm=false,true" in lines
   assert {"--design=one_at_a_time", "--test_sequence_length=none"} <= {*lines}
+  assert {"--select=none", "--select_seed=7,8", "--cell_option=a=1"} <= {*lines}
   # Every setting has a line, except match_params and evaluate_every, which are None.
-  assert len(lines) == len(AXES) + 1 + len(dataclasses.fields(Settings)) - 2
+  assert len(lines) == len(AXES) + 4 + len(dataclasses.fields(Settings)) - 2
 
 
 def test_a_flagfile_holds_options_as_given_and_the_parameter_budget():
   settings = dataclasses.replace(SETTINGS, match_params=5000)
   given = [parse("activation=tanh,relu"), parse("gru.reset=none")]
-  lines = as_flagfile(settings, GIVEN, given, "grid").splitlines()
+  lines = flagfile(settings, GIVEN, given).splitlines()
   assert lines[len(AXES) - 1 :][:2] == [
     "--cell_option=activation=tanh,relu",
     "--cell_option=gru.reset=none",
@@ -236,7 +247,7 @@ def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flag
 
   first = resolved(*given)
   file = tmp_path / "sweep.flags"
-  file.write_text(as_flagfile(first.settings, first.axes, first.options, first.design))
+  file.write_text(as_flagfile(first.configuration, first.corpus_flag))
   again = resolved(f"--flagfile={file}")
   assert again.ids == first.ids and again.configuration == first.configuration
   assert {run.options for run in first.ids.values() if run.cell == "gru"} == {

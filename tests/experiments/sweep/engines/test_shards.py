@@ -105,12 +105,12 @@ def test_each_environment_is_recorded_once(copies):
 def test_shards_of_another_sweep_are_not_merged(copies, program_here, capsys):
   path = copies[1] / "sweep.json"
   about = json.loads(path.read_text())
-  about["configuration"]["steps"] = 31
+  about["configuration"]["log_every"] = 31
   del about["sha256"]  # otherwise the old checksum would reveal the modification
   path.write_text(json.dumps(about))
   assert program_here(merge, *copies) == 2
   said = capsys.readouterr().err
-  assert str(copies[1]) in said and "its steps is 31, not 30" in said
+  assert str(copies[1]) in said and "its log_every is 31, not 10" in said
   assert len(list((copies[0] / "runs").iterdir())) == 2
 
 
