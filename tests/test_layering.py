@@ -58,7 +58,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"config"},
     {"records"},
     {"figures"},
-    {"training", "finish"},
+    {"training", "finish", "selection"},
     {"engines"},
     {"__main__"},
   ),
