@@ -80,8 +80,8 @@ def main(arguments: list[str]) -> None:
   with command_line.errors_in_one_line("a folder could not be read or written"):
     target, sources = _resolve(arguments)
     values = flags.FLAGS
-    abouts = [sweep_folder.read_sweep(folder) for folder in sources]
     gradients, metrics, states = united.read(sources)
+    abouts = [sweep_folder.read_sweep(folder) for folder in sources]
     configurations = [about["configuration"] for about in abouts]
     study = folders.study(gradients, metrics, states, configurations, values.lag)
     if not study.factors:
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
         f"the base values {', '.join(f.values[0] for f in study.factors.values())}."
       )
     target.mkdir(parents=True, exist_ok=True)
-    lines = tables.notes(found, study.remarks)
+    lines = tables.notes(found, study)
     tables.show(found, lines)
     # Imported here because loading matplotlib takes a second, which would delay error messages.
     from experiments.ablation.figure import forest

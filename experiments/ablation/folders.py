@@ -25,8 +25,9 @@ def read(folders: Sequence[Path], lag: int | None = None) -> Study:
   Raises:
     ValueError: as in `united.read`, or if the lag was not measured in all runs.
   """
+  records = united.read(folders)
   configurations = [sweep_folder.read_sweep(folder)["configuration"] for folder in folders]
-  return study(*united.read(folders), configurations, lag)
+  return study(*records, configurations, lag)
 
 
 def study(

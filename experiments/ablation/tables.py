@@ -18,6 +18,7 @@ from rich.text import Text
 
 from experiments.ablation import inference
 from experiments.ablation.effects import Effect
+from experiments.ablation.study import Study
 from experiments.cli import tables
 from experiments.runtime import exits
 
@@ -111,14 +112,14 @@ def _p(value: float, suffix: str = "") -> str:
   return f"< 0.001{suffix}" if value < 0.001 else f"{value:.3f}{suffix}"
 
 
-def notes(found: Sequence[Effect], remarks: Sequence[str]) -> list[str]:
+def notes(found: Sequence[Effect], study: Study) -> list[str]:
   """Returns sentences on what the table can and cannot show.
 
   Args:
     found: the effects.
-    remarks: sentences on what is missing from the records.
+    study: the runs.
   """
-  lines = [*remarks, *_power(found)]
+  lines = [*study.remarks, *_unpaired(found, study), *_power(found)]
   if any(effect.used < effect.settings for effect in found):
     lines.append(
       "unknown counts the runs without a number: those that diverged, and those beyond the range "
@@ -135,6 +136,19 @@ def notes(found: Sequence[Effect], remarks: Sequence[str]) -> list[str]:
   if rates and rates[0].low[rates[0].known].max(initial=0) > 0:
     lines.append("Where the decay rate is above 0, the gradient grows, and higher is not better.")
   return lines
+
+
+def _unpaired(found: Sequence[Effect], study: Study) -> Iterator[str]:
+  """Yields sentences on the values without an effect, because no runs differ in them alone."""
+  for name, factor in study.factors.items():
+    effects = [effect for effect in found if effect.factors == (name,)]
+    shown = {value for effect in effects for value in (*effect.bases, *effect.values)}
+    absent = [value for value in factor.values if value not in shown]
+    if absent:
+      yield (
+        f"No runs of one seed differ in {name} alone for {', '.join(absent)}: these values have no "
+        "effect in the table."
+      )
 
 
 def _power(found: Sequence[Effect]) -> Iterator[str]:

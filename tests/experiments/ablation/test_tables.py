@@ -105,7 +105,7 @@ def test_brackets_are_no_markup_on_a_terminal(monkeypatch, capsys):
 
 def test_notes_say_how_many_seeds_a_test_takes():
   study = grid({"cell": ("a", "b", "c")}, 5, [outcome(np.arange(15.0) ** 2)])
-  lines = tables.notes(effects(study), ["No run diverged."])
+  lines = tables.notes(effects(study), study._replace(remarks=["No run diverged."]))
   assert lines == [
     "No run diverged.",
     "With 5 seeds, the smallest possible p is 0.062, and no test can reach 0.05: that takes 6 "
@@ -113,11 +113,18 @@ def test_notes_say_how_many_seeds_a_test_takes():
     "Holm's correction over 2 effects takes 7 seeds for the smallest possible p to reach 0.05.",
   ]
   enough = grid({"cell": ("a", "b", "c")}, 7, [outcome(np.arange(21.0) ** 2)])
-  assert tables.notes(effects(enough), []) == []
+  assert tables.notes(effects(enough), enough) == []
   one = grid({"cell": ("a", "b", "c")}, 1, [outcome(np.arange(3.0) ** 2)])
-  assert tables.notes(effects(one), []) == [
+  assert tables.notes(effects(one), one) == [
     "With one seed, there is neither an interval nor a test."
   ]
+
+
+def test_notes_name_values_without_pairs():
+  study = grid({"cell": ("a", "b", "c")}, 7, [outcome(np.arange(21.0) ** 2)])
+  study = study._replace(seeds=[*study.seeds[:14], *range(7, 14)])
+  (line,) = tables.notes(effects(study), study)
+  assert line.startswith("No runs of one seed differ in cell alone for c:")
 
 
 def test_the_figure_shows_effects_intervals_and_what_is_unknown():
