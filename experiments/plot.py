@@ -10,8 +10,9 @@ drawn as if one sweep had made them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 from absl import flags
@@ -26,7 +27,7 @@ from experiments.sweep.figures import gradients as figures
 from experiments.sweep.figures import selection
 from experiments.sweep.figures.measure_figures import undrawn
 from experiments.sweep.figures.panels import Look, facets
-from experiments.sweep.records import origins, run_files, sweep_folder, united
+from experiments.sweep.records import gathered, origins, run_files, sweep_folder, united
 from experiments.sweep.records.run_files import Status
 from rnn_jax import checks
 
@@ -113,10 +114,15 @@ def main(arguments: list[str]) -> None:
   with command_line.errors_in_one_line("a file or folder could not be read or written"):
     folders, target = _resolve(arguments)
     files.check_no_links(target)
-    gradients, metrics, states = united.read(folders, flags.FLAGS.partial)
+    try:
+      gradients, metrics, states = united.read(folders, flags.FLAGS.partial)
+    except gathered.UnfinishedError as error:
+      raise ValueError(f"{error} (or draw the runs that are done: --partial)") from None
     gradients, metrics = selection.select(gradients, metrics, flags.FLAGS.select or ())
+    abouts = [sweep_folder.read_sweep(folder) for folder in folders]
+    metrics = metrics.assign_attrs(gathered.task_attributes(metrics, abouts))
     written = _draw(gradients, metrics, target)
-    _warn(folders, gradients, states)
+    _warn(abouts, gradients, states)
   print("\n".join(map(str, written)))
 
 
@@ -152,7 +158,9 @@ def _draw(gradients: xr.Dataset, metrics: xr.Dataset, target: Path) -> list[Path
     return figures.save_all(gradients, metrics, target, names, look, given.format)
 
 
-def _warn(folders: Sequence[Path], gradients: xr.Dataset, states: dict[str, Status]) -> None:
+def _warn(
+  abouts: Sequence[Mapping[str, Any]], gradients: xr.Dataset, states: Mapping[str, Status]
+) -> None:
   """Prints which runs and measures the figures lack, and whether different code made the runs."""
   missing = sum(state.get("status") not in run_files.ENDED for state in states.values())
   if missing:
@@ -160,7 +168,6 @@ def _warn(folders: Sequence[Path], gradients: xr.Dataset, states: dict[str, Stat
   if flags.FLAGS.figure == ("all",):
     for name, dims in undrawn(gradients).items():
       exits.warn(f"no figure shows {name}, which has several dimensions: {', '.join(dims)}.")
-  abouts = [sweep_folder.read_sweep(folder) for folder in folders]
   drawn = {name: states[name] for name in gradients["run"].values.tolist()}
   origins.warn_if_mixed(abouts, drawn)
 

@@ -15,6 +15,10 @@ from experiments.sweep.records import run_files
 from experiments.sweep.records.record import Record, Result
 
 T = 6
+TASKS = [
+  {"task": "adding", "sequence_length": T, "loss_unit": "nats", "baseline": 0.5},
+  {"task": "copy_memory", "sequence_length": T, "loss_unit": "bits", "baseline": 0.7},
+]
 
 
 def write(
@@ -34,12 +38,11 @@ def write(
     shared: further entries of the sweep's configuration.
   """
   settings = make_settings(log_every, "", 1, match_params=18)
-  task = {"task": "adding", "sequence_length": T, "loss_unit": "nats", "baseline": 0.5}
   files.write_json(
     folder / "sweep.json",
     {
       "configuration": {"steps": [2], "task": ["adding"], **shared},
-      "tasks": [task],
+      "tasks": TASKS,
       "runs": list(runs),
     },
   )

@@ -140,7 +140,8 @@ def test_an_unfinished_sweep_is_drawn_partially(folder, drawn, program_here, tmp
   shutil.copytree(folder, copy)
   run_files.start(copy, "gru2-0", {})
   assert program_here(plot, copy) == 2
-  assert "run gru2-0 in" in capsys.readouterr().err
+  (error,) = capsys.readouterr().err.splitlines()
+  assert "run gru2-0 in" in error and error.endswith("(or draw the runs that are done: --partial)")
   assert "median over 2 to 3 seeds" in drawn(copy, "--partial")["gradient_decay"].get_suptitle()
   said = capsys.readouterr().err
   assert said == "warning: 1 of 12 runs are unfinished, and missing from the figures.\n"
@@ -212,3 +213,21 @@ def test_errors_name_the_choices(flags, says, folder, program_here, capsys):
   (error,) = capsys.readouterr().err.splitlines()
   assert says in error
   assert not (folder / "figures").exists()
+
+
+def test_captions_and_baselines_are_those_of_the_selected_tasks(drawn, tmp_path):
+  tasks = {task["task"]: dataclasses.replace(BASE, task=task["task"]) for task in recorded.TASKS}
+  whole = recorded.write(tmp_path / "sweep", tasks)
+  figure = drawn(whole, "--figure=training")["training"]
+  assert "'adding, copy_memory'" in figure.get_suptitle()
+  assert "baseline (0.5, 0.7 nats or bits)" in legend(figure)
+  figure = drawn(whole, "--figure=training", "--select=task=copy_memory")["training"]
+  assert "'copy_memory'" in figure.get_suptitle()
+  assert "baseline (0.7 bits)" in legend(figure)
+  assert figure.axes[0].get_ylabel() == "loss\n(bits)"
+
+
+def test_held_out_losses_are_drawn(folder, drawn):
+  figure = drawn(folder, "--figure=training", "--select=cell=gru")["training"]
+  dashed = [line for line in figure.axes[0].lines if str(line.get_label()).endswith("held out")]
+  assert [line.get_xdata().tolist() for line in dashed] == [[2], [2]]

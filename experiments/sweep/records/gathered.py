@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +109,17 @@ def read(folder: Path, partial: bool = False) -> tuple[xr.Dataset, xr.Dataset, d
   return *_gather(folder, states, about), states
 
 
+class UnfinishedError(ValueError):
+  """The error of reading a sweep with an unfinished run, unless its records may be partial."""
+
+
 def _check_done(folder: Path, states: Mapping[str, Status]) -> None:
   """Raises a ValueError if a run is unfinished, or if all runs have failed."""
   if all(state.get("status") == "failed" for state in states.values()):
     raise ValueError(f"FOLDER must hold a completed sweep, but all runs in {folder} have failed.")
   for name, state in states.items():
     if state.get("status") not in ENDED:
-      raise ValueError(
+      raise UnfinishedError(
         f"FOLDER must hold a completed sweep, but run {name} in {folder} is unfinished or damaged. "
         f"To finish it: python -m experiments.sweep --flagfile={folder / 'sweep.flags'} "
         f"--output_dir={folder}"
@@ -133,16 +137,32 @@ def _gather(
   coordinates = _run_coordinates(folder, done)
   tasks = zip(coordinates["task"][1], coordinates["sequence_length"][1], strict=True)
   known = sweep_tasks(about)
-  units, baselines = zip(*(known.get(key, ("", np.nan)) for key in tasks), strict=True)
-  coordinates["baseline"] = "run", list(baselines)
+  coordinates["baseline"] = "run", [known.get(key, ("", np.nan))[1] for key in tasks]
   metrics = _gather_metrics(folder, done, coordinates)
-  # What runs differ in is joined.
-  attributes = {
-    "task": ", ".join(dict.fromkeys(coordinates["task"][1])),
+  metrics = metrics.assign_attrs(task_attributes(metrics, [about]))
+  return _gather_gradients(folder, done, coordinates), metrics
+
+
+def task_attributes(metrics: xr.Dataset, abouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns the attributes `task`, `loss_unit` and `baseline` of metrics.
+
+  Texts in which the runs differ are joined; a baseline in which they differ is NaN.
+
+  Args:
+    metrics: the metrics of some runs.
+    abouts: the contents of the `sweep.json` of each sweep that they are from.
+  """
+  known = {key: found for about in abouts for key, found in sweep_tasks(about).items()}
+  tasks = metrics["task"].values.tolist()
+  lengths = metrics["sequence_length"].values.tolist()
+  units, baselines = zip(
+    *(known.get(key, ("", np.nan)) for key in zip(tasks, lengths, strict=True)), strict=True
+  )
+  return {
+    "task": ", ".join(dict.fromkeys(tasks)),
     "loss_unit": " or ".join(dict.fromkeys(units)),
     "baseline": baselines[0] if len(set(baselines)) == 1 else np.nan,
   }
-  return _gather_gradients(folder, done, coordinates), metrics.assign_attrs(attributes)
 
 
 def _gather_metrics(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
@@ -16,7 +15,7 @@ from rnn_jax.checkpoints import difference
 
 # The entries of a configuration that sweeps may differ in, apart from the axes. The name of a text
 # does not matter if the texts have the same SHA-256.
-_OWN = ("cell_option", "corpus", "design", "match_params", "measures")
+_OWN = ("cell_option", "corpus", "design", "match_params", "measures", "test_sequence_length")
 
 
 def read(
@@ -53,7 +52,8 @@ def read(
     if new:
       parts.append((gradients.sel(run=new), metrics.sel(run=new)))
   gradients, metrics = (_concatenate(data) for data in zip(*parts, strict=True))
-  return gradients, metrics.assign_attrs(_joined([data.attrs for _, data in parts])), states
+  abouts = [read_sweep(folder) for folder in folders]
+  return gradients, metrics.assign_attrs(gathered.task_attributes(metrics, abouts)), states
 
 
 def _check_shared(folders: Sequence[Path]) -> None:
@@ -97,13 +97,3 @@ def _concatenate(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     join="outer",
     combine_attrs="override",
   )
-
-
-def _joined(attributes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """Returns attributes of which texts that differ are joined, and numbers that differ are NaN."""
-  joined: dict[str, Any] = {}
-  for name in attributes[0]:
-    values = list(dict.fromkeys(found[name] for found in attributes))
-    texts = all(isinstance(value, str) for value in values)
-    joined[name] = values[0] if len(values) == 1 else " or ".join(values) if texts else float("nan")
-  return joined
