@@ -40,7 +40,8 @@ def applied(name: str, path: Path) -> Iterator[None]:
       with matplotlib.rc_context(parameters):
         yield
     except RuntimeError as error:
-      reason = str(error).strip().split("\n")[0]
+      lines = str(error).strip().split("\n")
+      reason = next((line for line in lines if line.startswith("!")), lines[0])  # of LaTeX
       raise ValueError(f"{name}: figures cannot be drawn with {path} ({reason}).") from None
   for message in said:
     exits.warn(f"{path}: {message}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import matplotlib
 from matplotlib.figure import Figure
 
 
@@ -26,7 +27,7 @@ def wrap(figure: Figure, text: str, width: float, fontsize: float | str) -> str:
 
   Lines are broken after commas and semicolons. A line with a part that is too wide is broken at
   spaces outside of parentheses; if that does not help, at any space and after `=`. Formulas,
-  between two `$`, are not broken.
+  between two `$`, are not broken. If LaTeX draws the figure, the rest of the text is escaped.
 
   Args:
     figure, fontsize: as in `size`.
@@ -41,7 +42,8 @@ def wrap(figure: Figure, text: str, width: float, fontsize: float | str) -> str:
     return "".join(table.get(c, c) for c in found[0])
 
   def show(line: str) -> str:
-    return line.strip(" \2").replace("\0", " ").replace("\1", "=").replace("\2", " ")
+    shown = line.strip(" \2").replace("\0", " ").replace("\1", "=").replace("\2", " ")
+    return latex(shown) if matplotlib.rcParams["text.usetex"] else shown
 
   def fits(line: str) -> bool:
     return size(figure, show(line), fontsize)[0] <= width
@@ -60,3 +62,18 @@ def wrap(figure: Figure, text: str, width: float, fontsize: float | str) -> str:
 
   hidden = re.sub(r"\$[^$]*\$|\([^()]*\)", hide, text)
   return "\n".join(filled for line in hidden.split("\n") for filled in fill(line))
+
+
+_SPECIAL = {
+  **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+  **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+}
+
+
+def latex(text: str) -> str:
+  """Escapes what LaTeX would interpret, except in formulas, between two `$`."""
+  parts = re.split(r"(\$[^$]*\$)", text)
+  return "".join(
+    part if i % 2 else "".join(_SPECIAL.get(letter, letter) for letter in part)
+    for i, part in enumerate(parts)
+  )

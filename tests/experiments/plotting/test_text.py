@@ -47,3 +47,11 @@ def test_a_size_is_that_on_paper(figure):
   assert text.size(figure, "wide text", 18.0) == pytest.approx((2 * width, 2 * height), rel=0.15)
   figure.set_dpi(200)
   assert text.size(figure, "wide text", 9.0) == pytest.approx((width, height), rel=0.15)
+
+
+def test_what_latex_would_interpret_is_escaped_outside_of_formulas():
+  escaped = text.latex(r"95 % of copy_memory, $\|h_t\|$ & $5 {a} ~^\ #")
+  assert escaped == (
+    r"95 \% of copy\_memory, $\|h_t\|$ \& \$5 \{a\} "
+    r"\textasciitilde{}\textasciicircum{}\textbackslash{} \#"
+  )

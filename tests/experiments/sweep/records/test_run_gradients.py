@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from experiments.sweep.measures import MEASURES
 from experiments.sweep.records import run_gradients
 from experiments.sweep.records.record import Record
 from experiments.sweep.records.run_gradients import Gradients
@@ -60,3 +61,17 @@ def test_a_variable_with_different_axes_in_two_runs_is_refused():
   says = "omega must have the same axes in all runs, got step, layer in one run and step in another"
   with pytest.raises(ValueError, match=says):
     run_gradients.gather(parts, "the gradients")
+
+
+def test_a_measure_may_have_a_dimension_of_its_own(tmp_path, monkeypatch):
+  monkeypatch.setitem(MEASURES, "units", MEASURES["omega"]._replace(dims=("layer", "unit")))
+  share = np.random.default_rng(0).normal(size=(3, 2, 5)).astype(np.float32)
+  zeros, norms = np.zeros(3, np.float32), {"log10_grad_norm": np.zeros((3, 2, 4), np.float32)}
+  measures = {"units": {"share": share}}
+  record = Record(zeros, zeros, zeros, zeros, zeros == 0, norms, measures, {})
+  run_gradients.write(tmp_path / "file", record, [0, 1, 2])
+  found = run_gradients.read(tmp_path / "file")
+  axes, values = found.variables["share"]
+  assert axes == ("step", "layer", "unit")
+  np.testing.assert_array_equal(values, share)
+  np.testing.assert_array_equal(found.coordinates["unit"], range(5))
