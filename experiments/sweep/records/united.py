@@ -15,7 +15,16 @@ from rnn_jax.checkpoints import difference
 
 # The entries of a configuration that sweeps may differ in, apart from the axes. The name of a text
 # does not matter if the texts have the same SHA-256.
-_OWN = ("cell_option", "corpus", "design", "match_params", "measures", "test_sequence_length")
+_OWN = (
+  "cell_option",
+  "corpus",
+  "design",
+  "match_params",
+  "measures",
+  "select",
+  "select_seed",
+  "test_sequence_length",
+)
 
 
 def read(
