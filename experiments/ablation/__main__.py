@@ -112,8 +112,8 @@ def _resolve(arguments: Sequence[str]) -> tuple[Path, list[Path]]:
   if not arguments:
     raise ValueError("Name at least one FOLDER: python -m experiments.ablation FOLDER...")
   sources = list(dict.fromkeys(paths.path("FOLDER", text) for text in arguments))
-  given = flags.FLAGS.output_dir is not None
-  target = paths.folder("output_dir") if given else sources[0] / "ablation"
+  given = flags.FLAGS.output_dir
+  target = sources[0] / "ablation" if given is None else paths.folder("--output_dir", given)
   files.check_no_links(target)
   for name in _NAMES:
     files.check_replaceable(target / name)

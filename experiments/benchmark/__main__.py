@@ -227,7 +227,7 @@ def _resolve(arguments: list[str]) -> tuple[int, Path, Path]:
   command_line.check_no_arguments(arguments)
   values = flags.FLAGS
   machine.check_instruction_set(values.instruction_set)
-  native = paths.folder("output_dir")
+  native = paths.folder("--output_dir", flags.FLAGS.output_dir)
   folder, other = native, native / machine.AVX2
   if values.instruction_set == machine.AVX2:
     folder, other = other, folder

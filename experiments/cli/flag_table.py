@@ -65,6 +65,24 @@ def define(table: Iterable[Flag]) -> None:
       flags.FLAGS[flag.name].boolean = flag.parse is None or flag.kind == "optional"
 
 
+def given(table: Iterable[Flag]) -> dict[str, Any]:
+  """Returns {flag: value} of those flags of a table that the user gave."""
+  found = {flag.name: flags.FLAGS[flag.name] for flag in table}
+  return {name: flag.value for name, flag in found.items() if flag.present}
+
+
+def defaults(table: Iterable[Flag]) -> dict[str, Any]:
+  """Returns {flag: default} of the flags of a table; the default of a repeated flag is []."""
+  return {flag.name: [] if flag.kind == "repeated" else _default(flag) for flag in table}
+
+
+def _default(flag: Flag) -> Any:
+  if flag.default is None:
+    return None
+  parse = flag.parse or parsers.boolean(flag.name)
+  return (parsers.several(flag.name, parse) if flag.kind == "axis" else parse)(flag.default)
+
+
 def _one_value(name: str, parse: Parse, axes: Sequence[str]) -> Parse:
   """Returns a parser whose error for several valid values says that `name` is no axis."""
 

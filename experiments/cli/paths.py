@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from absl import flags
-
 
 def path(name: str, text: str) -> Path:
   """Returns the path in `text`, with `~` expanded.
@@ -57,13 +55,12 @@ def recorded_path(name: str, text: str) -> str:
   return absolute
 
 
-def folder(name: str) -> Path:
-  """Returns the folder that the flag `name` holds, with `~` expanded.
+def folder(name: str, text: str) -> Path:
+  """Returns the folder in `text`, with `~` expanded; `name` is as in `path`.
 
   Raises:
-    ValueError: if the flag is empty or does not hold a path.
+    ValueError: if `text` is empty or cannot be a path.
   """
-  text = getattr(flags.FLAGS, name)
   if not text:
-    raise ValueError(f"--{name} must name a folder, got ''.")
-  return path(f"--{name}", text)
+    raise ValueError(f"{name} must name a folder, got ''.")
+  return path(name, text)

@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> None:
         cell_table.show(values.list_cells)
         return
       command_line.check_no_arguments(arguments)
-      folder = paths.folder("output_dir")
+      folder = paths.folder("--output_dir", flags.FLAGS.output_dir)
       if values.sample and values.evaluate is not None:
         raise ValueError("--sample and --evaluate must not be given together.")
       if values.sample:

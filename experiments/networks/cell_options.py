@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from experiments.cli import parsers
 from experiments.cli.flag_table import Flag
@@ -45,23 +44,17 @@ class CellOption:
     return f"{cell}{self.name}={','.join(map(value_text, self.values))}"
 
 
-def fixed_width() -> Any:
-  """Returns the value of `--hidden_size`; None if `--match_params` is given instead.
-
-  In a sweep, the value is a tuple, since the hidden size is an axis.
+def check_width(match_params: int | None, hidden_size_given: bool) -> None:
+  """Checks that not both `--match_params` and `--hidden_size` are given.
 
   Raises:
-    ValueError: if both flags are given.
+    ValueError: if both are given.
   """
-  values = flags.FLAGS
-  if values.match_params is None:
-    return values.hidden_size
-  if values["hidden_size"].present:
+  if match_params is not None and hidden_size_given:
     raise ValueError(
       "--match_params and --hidden_size must not be given together, got "
-      f"--match_params={values.match_params}."
+      f"--match_params={match_params}."
     )
-  return None
 
 
 def parse(text: str) -> CellOption:

@@ -126,7 +126,9 @@ def from_flags() -> Layers:
   """
   names = [field.name for field in dataclasses.fields(Layers) if field.name != "options"]
   values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-  values["hidden_size"] = cell_options.fixed_width()
+  cell_options.check_width(values["match_params"], bool(flags.FLAGS["hidden_size"].present))
+  if values["match_params"] is not None:
+    values["hidden_size"] = None
   found = cell_options.by_cell(flags.FLAGS.cell_option or [], [values["cell"]])[values["cell"]]
   return Layers(**values, options=tuple((name, value) for name, (value,) in found.items()))
 

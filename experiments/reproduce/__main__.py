@@ -172,7 +172,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[str], Path, Path | None]:
   """
   values = flags.FLAGS
   command_line.check_no_arguments(arguments)
-  folder = paths.folder("output_dir")
+  folder = paths.folder("--output_dir", flags.FLAGS.output_dir)
   if values.report == "":
     raise ValueError("--report must name a file, got ''.")
   report = None if values.report is None else paths.path("--report", values.report)

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
         cell_table.show(flags.FLAGS.list_cells)
         return
       command_line.check_no_arguments(arguments)
-      folder = paths.folder("output_dir")
+      folder = paths.folder("--output_dir", flags.FLAGS.output_dir)
       files.check_replaceable(folder / "result.json")  # now, not after training
       settings = problem_flags.from_flags()
       problem = make_problem(settings)

@@ -65,8 +65,10 @@ def _start(arguments: list[str]) -> None:
 def _resolve_and_run(arguments: list[str]) -> None:
   with command_line.errors_in_one_line("a file could not be read or written"):
     engine_flags.check_engine()
-    sweep = resolve(arguments)
-    stages = [sweep] if sweep.select is None else [resolve(arguments, selecting=True), sweep]
+    command_line.check_no_arguments(arguments)
+    given = flag_table.given(TABLE)
+    sweep = resolve(given)
+    stages = [sweep] if sweep.select is None else [resolve(given, selecting=True), sweep]
     for stage in stages:
       _check_processes_agree(stage)
       hosts.by_writer(_check_folder, stage)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from absl import flags
@@ -191,24 +193,26 @@ def processes() -> Processes | None:
   return None
 
 
-def shard() -> Shard | None:
+def shard(values: Mapping[str, Any]) -> Shard | None:
   """Returns the shard that this process trains; None if it trains the whole sweep.
+
+  Args:
+    values: {flag: its parsed value}.
 
   Raises:
     ValueError: if the flags for shards contradict each other or other flags.
   """
-  values = flags.FLAGS
-  index, count = values.shard_index, values.num_shards
+  index, count = values["shard_index"], values["num_shards"]
   if index is None and count is None:
     return None
   if index is None or count is None:
     missing, other = ("shard_index", "num_shards")[:: 1 if index is None else -1]
-    raise ValueError(f"--{other} needs --{missing}, got {values[other].value} without it.")
+    raise ValueError(f"--{other} needs --{missing}, got {values[other]} without it.")
   if index >= count:
     raise ValueError(f"--shard_index must be below --num_shards={count}, got {index}.")
-  if values.engine != "local":
-    raise ValueError(f"--num_shards needs --engine=local, got {values.engine}.")
-  if values.overwrite:
+  if values["engine"] != "local":
+    raise ValueError(f"--num_shards needs --engine=local, got {values['engine']}.")
+  if values["overwrite"]:
     raise ValueError(
       "--overwrite must not be given with --num_shards: a shard would replace the other shards' "
       "records."
@@ -248,14 +252,16 @@ def check_engine() -> None:
     )
 
 
-def devices() -> list[jax.Device]:
+def devices(values: Mapping[str, Any]) -> list[jax.Device]:
   """Returns the devices that train the runs.
 
   With --engine=local these are JAX's devices, of all processes that train together. With Ray or
   SLURM the workers' devices are not visible here, so the result is a list of placeholders: a CPU
   device of this process, repeated for each device of a worker.
+
+  Args:
+    values: {flag: its parsed value}.
   """
-  values = flags.FLAGS
-  if values.engine == "local":
+  if values["engine"] == "local":
     return jax.devices()
-  return jax.devices()[:1] * (values.gpus_per_task or values.cpus_per_task)
+  return jax.devices()[:1] * (values["gpus_per_task"] or values["cpus_per_task"])

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 from absl import flags
 
+from experiments.cli import flag_table
 from experiments.runtime import backend, compilation_cache
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.groups import by_group
@@ -111,7 +112,7 @@ def _resolve(job: WorkerJob) -> Sweep:
   sweep_flags.define()
   try:
     flags.FLAGS(["worker", *job.flags])
-    sweep = resolve([])
+    sweep = resolve(flag_table.given(sweep_flags.TABLE))
     # The driver may train only the chosen values of an axis; see `selection`.
     sweep = dataclasses.replace(sweep, ids={name: sweep.ids[name] for name in job.every})
   except (flags.Error, TypeError) as error:

@@ -10,6 +10,7 @@ import pytest
 from absl.testing import flagsaver
 from configured import make_settings
 
+from experiments.cli import flag_table
 from experiments.networks.cell_options import parse
 from experiments.runtime import memory
 from experiments.sweep.config.flags import TABLE, as_flagfile
@@ -243,7 +244,7 @@ def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flag
   def resolved(*arguments):
     with flagsaver.flagsaver():
       sweep_flags(["sweep", *arguments, f"--output_dir={tmp_path / 'out'}"])
-      return resolve([])
+      return resolve(flag_table.given(TABLE))
 
   first = resolved(*given)
   file = tmp_path / "sweep.flags"

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from train_all import compile_once
 
 from experiments import plot
+from experiments.cli import flag_table
 from experiments.sweep import __main__ as sweep_program
+from experiments.sweep.config.flags import TABLE
 from experiments.sweep.config.resolve import resolve
 from experiments.sweep.figures import gradients as figures
 from experiments.sweep.records import gathered, locking, run_files
@@ -88,7 +90,7 @@ def interrupted(quick, sweep_flags, tmp_path_factory):
   folder = tmp_path_factory.mktemp("interrupted") / "sweep"
   with flagsaver.flagsaver():
     sweep_flags(["sweep", *FLAGS, f"--output_dir={folder}"])
-    found = resolve([])
+    found = resolve(flag_table.given(TABLE))
     locking.prepare(found)
   begins = iter([False])
 

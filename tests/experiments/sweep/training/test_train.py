@@ -13,8 +13,10 @@ from other_code import add_start
 from train_all import compile_once
 
 from experiments.chaos import records_of
+from experiments.cli import flag_table
 from experiments.runtime import memory
 from experiments.sweep import __main__ as sweep_command
+from experiments.sweep.config.flags import TABLE
 from experiments.sweep.config.resolve import resolve as resolve_flags
 from experiments.sweep.records import gathered, locking, origins, round_checkpoints, run_files
 from experiments.sweep.training import train as training
@@ -38,7 +40,7 @@ def resolve(sweep_flags, monkeypatch):
   def resolve(folder, *more):
     with flagsaver.flagsaver():
       sweep_flags(["sweep", *FLAGS, *more, f"--output_dir={folder}"])
-      sweep = resolve_flags([])
+      sweep = resolve_flags(flag_table.given(TABLE))
       locking.prepare(sweep)
     # Compile here, because `train_runs` would call `stop` an unpredictable number of times while it
     # waits for a compilation.
