@@ -94,7 +94,7 @@ def group_runs(data: xr.Dataset, names: Sequence[str]) -> dict[tuple[Hashable, .
 
 
 def choose_rows(data: xr.Dataset, rows: Sequence[str], stack: int = 1) -> tuple[xr.Dataset, str]:
-  """Returns (the runs of as many rows of panels as a figure has, what the caption says about it).
+  """Returns (the runs of as many rows of panels as a figure has, what the caption says of them).
 
   If there are more rows than fit into `MAX_ROWS` rows of axes, the chosen ones are evenly spaced,
   and the first and the last are among them.
@@ -106,22 +106,39 @@ def choose_rows(data: xr.Dataset, rows: Sequence[str], stack: int = 1) -> tuple[
   """
   groups = list(group_runs(data, rows).values())
   count = max(2, MAX_ROWS // stack)
+  selected = _selected(data).replace("_", " ")
+  note = f"; {selected} selected for each setting on held-out data" * bool(selected)
   if len(groups) <= count:
-    return data, ""
+    return data, note
   chosen = np.linspace(0, len(groups) - 1, count).round().astype(int)
   runs = sorted(run for i in chosen for run in groups[i])
-  return data.isel(run=runs), f"; {count} of {len(groups)} settings are shown"
+  return data.isel(run=runs), f"{note}; {count} of {len(groups)} settings are shown"
 
 
 def varied_settings(data: xr.Dataset) -> list[str]:
-  """Returns the settings with several values besides None, by decreasing number of values."""
+  """Returns the settings with several values besides None, by decreasing number of values.
+
+  A setting of which the best value was selected for all other settings is left out.
+  """
   columns = run_columns(data)
   counts = {
     name: len(set(values) - {None}) for name, values in columns.items() if name not in NOT_SETTINGS
   }
   if _vary_in_size(columns):
     counts["hidden_size"] = len(set(columns["hidden_size"]))
+  counts.pop(_selected(data), None)
   return sorted((name for name in counts if counts[name] > 1), key=lambda name: -counts[name])
+
+
+def _selected(data: xr.Dataset) -> str:
+  """Returns the setting of which one value was selected for all other settings; "" if none was."""
+  columns, name = run_columns(data), str(data.attrs.get("selected", ""))
+  if name not in columns:
+    return ""
+  own = ("run", "options", "seed", "status", "diverged_step", "baseline", name)
+  others = [column for other, column in columns.items() if other not in own]
+  found = dict.fromkeys(zip(*others, columns[name], strict=True))
+  return name if len({values[:-1] for values in found}) == len(found) else ""
 
 
 def _vary_in_size(columns: Mapping[str, Sequence[Any]]) -> bool:

@@ -140,7 +140,10 @@ def _gather(
   coordinates["baseline"] = "run", [known.get(key, ("", np.nan))[1] for key in tasks]
   metrics = _gather_metrics(folder, done, coordinates)
   metrics = metrics.assign_attrs(task_attributes(metrics, [about]))
-  return _gather_gradients(folder, done, coordinates), metrics
+  selected = about["configuration"].get("select")
+  note = {} if selected is None else {"selected": str(selected)}
+  gradients = _gather_gradients(folder, done, coordinates)
+  return gradients.assign_attrs(note), metrics.assign_attrs(note)
 
 
 def task_attributes(metrics: xr.Dataset, abouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -282,3 +282,18 @@ def test_no_figure_has_too_many_rows_of_axes(monkeypatch):
     rows = {axis.get_subplotspec().rowspan.start for axis in figure.axes if axis.get_subplotspec()}
     assert len(rows) == 4, name
     assert " settings are shown" in figure.get_suptitle()
+
+
+def test_a_setting_whose_best_value_was_selected_does_not_distinguish_lines():
+  gradients, metrics = small(cells=("gru", "lstm"), learning_rate=(0.1, 0.2), clip_norm=(1.0, FULL))
+  rate, cell = gradients["learning_rate"].values, gradients["cell"].values
+  chosen = rate == np.where(cell == "gru", 0.1, 0.2)
+  selected = [data.assign_attrs(selected="learning_rate") for data in (gradients, metrics)]
+  for data in (data.isel(run=chosen) for data in selected):
+    assert panels.rows_and_line(data) == (["cell"], "clip_norm")
+    one = data.isel(run=data["clip_norm"].values == 1)
+    assert panels.rows_and_line(one) == ([], "cell")
+    figure = (plots.training if "loss" in data else plots.gradient_decay)(one)
+    assert "learning rate selected for each setting on held-out data" in figure.get_suptitle()
+  # With several values for one setting, the values are kept apart.
+  assert panels.rows_and_line(selected[0])[0] == ["cell", "clip_norm"]
