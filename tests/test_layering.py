@@ -51,7 +51,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"networks", "plotting"},
     {"sweep", "language_model", "sequence_problem"},
     {"ablation"},
-    {"benchmark", "chaos", "merge", "plot", "replay", "reproduce", "states"},
+    {"benchmark", "chaos", "merge", "plot", "replay", "report", "reproduce", "states"},
   ),
   "experiments/sweep": (
     {"measures"},

@@ -6,6 +6,7 @@ summary.csv       one line for each run; see gathered.py
 gradients.nc      norms and measures with axes (run, step, layer, time, lag, …); see gathered.py
 figures/          figures
 ablation/         tables and figure of experiments.ablation
+report.html       page of experiments.report
 runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; error.txt if the run
                   failed; see run_files.py. replay.npz if the run diverged; see
                   ../training/replay_file.py
@@ -37,6 +38,7 @@ _OURS = (
   "gradients.nc",
   "figures",
   "ablation",
+  "report.html",
   "checkpoints",
   "slurm_logs",
   "runs",

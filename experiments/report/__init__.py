@@ -1,0 +1,1 @@
+"""`python -m experiments.report`: one HTML page with interactive figures and tables of sweeps."""
