@@ -71,9 +71,6 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[Path], Path]:
   if not arguments:
     raise ValueError("Name at least one FOLDER: python -m experiments.report FOLDER...")
   folders = list(dict.fromkeys(paths.path("FOLDER", text) for text in arguments))
-  for folder in folders:
-    if not (folder / "sweep.json").is_file():
-      raise ValueError(f"FOLDER must hold a sweep, got {folder}, which holds no sweep.")
   name = flags.FLAGS.output
   if name == "":
     raise ValueError("--output must name a file, got ''.")
@@ -81,6 +78,9 @@ def _resolve(arguments: Sequence[str]) -> tuple[list[Path], Path]:
   if target.is_dir():
     raise ValueError(f"--output must name a file, got the folder {target}.")
   files.check_replaceable(target)
+  for folder in folders:
+    if not (folder / "sweep.json").is_file():
+      raise ValueError(f"FOLDER must hold a sweep, got {folder}, which holds no sweep.")
   if importlib.util.find_spec("plotly") is None:
     raise ValueError(
       "The page needs the package plotly; in the clone: pip install -e '.[experiments]'."

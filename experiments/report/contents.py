@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.ablation import folders, tables
+from experiments.ablation import factors, folders, tables
 from experiments.ablation.effects import effects
 from experiments.ablation.outcomes import largest_lag, outcomes
 from experiments.ablation.study import Outcome
@@ -19,6 +19,7 @@ from experiments.report.sources import Source
 from experiments.runtime import exits, provenance
 from experiments.sweep.records.record import nonfinite_from_json, nonfinite_text
 
+_MOST_ITEMS = 40  # of a list of values
 MAX_EFFECTS = 1000  # rows of the ablation tables of a sweep
 _NOT_SHOWN = ("diverged", "diverged_step")  # outcomes that other columns say
 
@@ -38,6 +39,7 @@ def contents(found: Sequence[Source], interval: int | None = None) -> dict[str, 
       "folders": names,
       "counts": _counts(found),
       "asked": _asked(found),
+      "remarks": [_remarks(source) for source in found],
       "commands": [_command(name) for name in names],
       "flags": [source.flags for source in found],
       "settings": [
@@ -90,22 +92,34 @@ def _asked(found: Sequence[Source]) -> list[dict[str, Any]]:
   configurations = [source.about["configuration"] for source in found]
   rows = []
   for name in dict.fromkeys(name for own in configurations for name in own):
-    texts = [_text(own.get(name)) for own in configurations]
+    texts = [_setting_text(name, own.get(name)) for own in configurations]
     several = any(isinstance(own.get(name), list) and len(own[name]) > 1 for own in configurations)
     row = {"name": name, "texts": texts, "axis": several, "differs": len(set(texts)) > 1}
     rows.append(row)
   return rows
 
 
-def _text(value: Any) -> str:
-  if value is None or value == "" or value == []:
-    return "–"
-  if isinstance(value, list):
-    shown = [json.dumps(x) if isinstance(x, list | dict) else _text(x) for x in value[:40]]
-    return ", ".join(shown) + f", … ({len(value)} values)" * (len(value) > 40)
-  if isinstance(value, bool | dict):
-    return json.dumps(value)
-  return f"{value:g}" if isinstance(value, float) else str(value)
+def _setting_text(name: str, value: Any) -> str:
+  """Returns an entry of a configuration as the sweep's flags give it."""
+  items = value if isinstance(value, list) else [value]
+  texts = [
+    json.dumps(item) if isinstance(item, list | dict) else factors.value_text(name, item) or "–"
+    for item in items[:_MOST_ITEMS]
+  ]
+  more = f", … ({len(items)} values)" * (len(items) > len(texts))
+  return ", ".join(texts) + more or "–"
+
+
+def _remarks(source: Source) -> list[str]:
+  """Returns sentences on settings without effect, and on values that the sweep selected."""
+  given = source.about.get("no_effect")
+  remarks = (
+    [f"{text}." for text in given if isinstance(text, str)] if isinstance(given, list) else []
+  )
+  selected = source.about.get("selected")
+  if isinstance(selected, list):
+    remarks += [f"Selected: {_entry_text(choice)}" for choice in selected]
+  return remarks
 
 
 def _codes(values: Sequence[str], column: Sequence[str | None]) -> list[int]:
@@ -211,17 +225,19 @@ def _provenance(source: Source) -> list[list[str]]:
   """Returns (name, text) pairs that say how the records came about, start by start."""
   rows = []
   for i, start in enumerate((source.about, *source.about.get("continued", []))):
-    versions, devices = start.get("versions"), start.get("devices")
     entries = {
-      "started" if i == 0 else "resumed": start.get("started"),
+      "resumed" if i else "started": start.get("started"),
       "commit": provenance.commit_text(start),
-      "devices": devices,
-      "versions": [f"{name} {version}" for name, version in versions.items()]
-      if isinstance(versions, dict)
-      else versions,
-      "environment": [f"{name}={value}" for name, value in start["environment"].items()]
-      if isinstance(start.get("environment"), dict)
-      else None,
+      **{name: start.get(name) for name in ("devices", "versions", "environment")},
     }
-    rows += [[name, _text(value)] for name, value in entries.items() if value]
+    rows += [[name, _entry_text(value)] for name, value in entries.items() if value]
   return rows
+
+
+def _entry_text(value: Any) -> str:
+  """Returns an entry of `sweep.json`, which may hold anything, as text."""
+  if isinstance(value, dict):
+    value = [f"{name} {own}" for name, own in value.items()]
+  if isinstance(value, list):
+    return ", ".join(map(str, value))
+  return str(value)

@@ -227,8 +227,9 @@ function translucent(color, alpha) {
   return `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16))}, ${alpha})`;
 }
 
-// Returns the traces of a panel: bands, then lines.
-function traces(shown, kind, x, at, isPower, axisName, yLog, xLog) {
+// Returns the traces of a panel: bands, then lines. `zeros` receives the number of lines that a
+// logarithmic axis cuts, as they reach 0.
+function traces(shown, kind, x, at, isPower, axisName, yLog, xLog, zeros) {
   const bands = [], lines = [];
   const power = (v) => v === null ? null : isPower ? 10 ** v : v;
   const isDrawn = (v, i) => v !== null && isFinite(v) && (!yLog || v > 0) && (!xLog || x[i] > 0);
@@ -236,6 +237,7 @@ function traces(shown, kind, x, at, isPower, axisName, yLog, xLog) {
   for (const group of shown) {
     const { middle, low, high } = summary(group, x.length, at, kind);
     const y = middle.map(power).map((v, i) => (isDrawn(v, i) ? v : null));
+    if (yLog && middle.some((v) => v !== null && power(v) === 0)) zeros.count += 1;
     const few = y.filter((v) => v !== null).length <= 12;
     lines.push({
       x, y, mode: few ? "lines+markers" : "lines", name: plain(group.label),
@@ -312,7 +314,14 @@ function addFigure(title, name, isWide, tools, panelTitles, draw) {
       make("div", { class: "tools" }, ...tools,
         choice(`${name}x`, "x", SCALES), choice(`${name}y`, "y", SCALES))),
     make("div", { class: "panels" }, ...panels)));
-  figures.push((shown, kind) => draw(plots, shown, kind));
+  const zeros = make("p", { class: "zeros faint" });
+  element("figures").lastChild.append(zeros);
+  figures.push((shown, kind) => {
+    const found = { count: 0 };
+    draw(plots, shown, kind, found);
+    zeros.textContent = found.count === 0 ? "" :
+      "Lines end where they reach 0 (in float32, below 1e−38), which a logarithmic axis cannot show.";
+  });
 }
 
 function addProfile(profile) {
@@ -320,13 +329,13 @@ function addProfile(profile) {
   const options = Array.from({ length: layers }, (_, i) => [`${i + 1}`, `${i + 1}`]);
   const tools = layers > 1 ? [choice("layer", "layer", options)] : [];
   addFigure(profile.title, axis, false, tools, ["At initialization", "After training"],
-    (plots, shown, kind) => {
+    (plots, shown, kind, zeros) => {
       const [xLog, yLog] = [state[`${axis}x`] === "log", state[`${axis}y`] === "log"];
       const layer = Math.min(Math.max(Number(state.layer) - 1 || 0, 0), layers - 1);
       const panels = [profile.start, profile.end].map((text) => {
         const values = decoded(text, true);
         const at = (row, i) => logarithm(values[(row * layers + layer) * x.length + i]);
-        return traces(shown, kind, x, at, true, axis, yLog, xLog);
+        return traces(shown, kind, x, at, true, axis, yLog, xLog, zeros);
       });
       const yRange = range(panels, yLog);
       plots.forEach((plot, i) => Plotly.react(
@@ -337,12 +346,12 @@ function addProfile(profile) {
 function addMetrics(metrics) {
   const options = metrics.map((metric) => [metric.name, metric.label]);
   addFigure("Training", "metric", true, [choice("metric", "", options)], [""],
-    ([plot], shown, kind) => {
+    ([plot], shown, kind, zeros) => {
       const metric = metrics.find((m) => m.name === state.metric) ?? metrics[0];
       const [xLog, yLog] = [state.metricx === "log", state.metricy === "log"];
       const values = decoded(metric.values, false), size = metric.x.length;
       const at = (row, i) => values[row * size + i];
-      const found = traces(shown, kind, metric.x, at, false, "step", yLog, xLog);
+      const found = traces(shown, kind, metric.x, at, false, "step", yLog, xLog, zeros);
       const own = layout("optimization step", metric.label, xLog, yLog, range([found], yLog));
       if (data.baseline !== null && metric.name.includes("loss")) {
         own.shapes = [{
@@ -589,6 +598,8 @@ function addAsked() {
     section.append(make("details", { open: first.length === 0 },
       make("summary", {}, `${others.length} settings with one value`), table(others)));
   }
+  data.remarks.forEach((texts, i) => section.append(...texts.map((text) =>
+    make("p", { class: "faint" }, several ? `${data.folders[i]}: ${text}` : text))));
   data.commands.forEach((command, i) => section.append(
     make("pre", { tabindex: "0", "aria-label": "command" }, command),
     make("details", {}, make("summary", {}, several ? `sweep.flags of ${data.folders[i]}` : "sweep.flags"),
@@ -605,6 +616,10 @@ function addProvenance() {
 
 function addHeader() {
   element("title").textContent = data.title;
+  element("summary").hidden = data.folders.length > 1;
+  element("summary").textContent = data.asked.filter((own) => own.axis || own.name === "task")
+    .map(({ name, texts }) => `${name.replaceAll("_", " ")}: ${texts[0]}`)
+    .join(" · ");
   for (const [name, count] of Object.entries(data.counts)) {
     if (count === 0 && name !== "finished") continue;
     element("counts").append(make("li", { class: name === "finished" || name === "unfinished" ? "" : "bad" },
@@ -647,6 +662,10 @@ if (data.curves.metrics.length) addMetrics(data.curves.metrics);
 showRuns = addRuns();
 addAblations();
 addList("diverged", [["folder"], ["run"], ["step", true], ["first non-finite value"]], data.diverged);
+if (data.diverged.length) {
+  element("diverged").append(make("p", { class: "faint" },
+    "To recompute the step of a run: python -m experiments.replay FOLDER/runs/RUN/replay.npz"));
+}
 addList("failed", [["folder"], ["run"], ["reason"]], data.failed);
 addAsked();
 addProvenance();

@@ -75,7 +75,6 @@ def settings(sources: Sequence[Source]) -> dict[str, Factor]:
     done += source.gradients.sizes["run"]
     for name, column in columns.items():
       column += own.get(name, [None] * source.gradients.sizes["run"])
-  return factors.factors(
-    dict(sorted(columns.items(), key=lambda item: _ORDER.get(item[0], 0))),
-    [source.about["configuration"] for source in sources],
-  )
+  configurations = [source.about["configuration"] for source in sources]
+  found = factors.factors(columns, configurations)
+  return dict(sorted(found.items(), key=lambda item: _ORDER.get(item[0], 0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def finish(folder: Path, ids: Iterable[str]) -> bool:
   print(f"Records are in {folder}" + (f", figures in {folder / 'figures'}:" if pictures else "."))
   if pictures:
     print(f"  start with {pictures[0]}")
+    command = f"python -m experiments.report {shlex.quote(str(folder))}"
+    print(f"For a page with interactive figures: {exits.printable(command)}")
   return bool(failed)
 
 

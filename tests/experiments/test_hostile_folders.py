@@ -11,6 +11,7 @@ from experiments import plot
 from experiments.ablation import __main__ as ablation
 from experiments.benchmark import __main__ as benchmark
 from experiments.language_model import __main__ as language_model
+from experiments.report import __main__ as report
 from experiments.reproduce import __main__ as reproduce
 from experiments.sequence_problem import __main__ as sequence_problem
 from experiments.states import __main__ as states
@@ -30,6 +31,7 @@ def identity(path: Path) -> tuple[int, ...]:
     (sequence_problem, "result.json", ["--output_dir={}"]),
     (benchmark, "benchmark.json", ["--output_dir={}"]),
     (benchmark, "benchmark.png", ["--output_dir={}"]),
+    (report, "report.html", ["{}"]),
     (reproduce, "F1/table.csv", ["--figure=F1", "--output_dir={}"]),
     (reproduce, "report.md", ["--figure=F1", "--output_dir={}", "--report={}/report.md"]),
     (states, "page.html", ["--model={}", "--output={}/page.html"]),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from experiments import chaos, merge, plot, replay
 from experiments.ablation import __main__ as ablation
 from experiments.language_model import __main__ as language_model
+from experiments.report import __main__ as report
 from experiments.runtime import compilation_cache, exits
 from experiments.sequence_problem import __main__ as sequence_problem
 from experiments.states import __main__ as states
@@ -35,6 +36,7 @@ PROGRAMS = {
   "merge": (merge, "_merge", [], 10),
   "plot": (plot, None, [], 10),
   "replay": (replay, None, [], 10),
+  "report": (report, None, [], 10),
   "sequence_problem": (sequence_problem, "_run", ["--problem=encoder_decoder"], 25),
   "states": (states, None, ["--model=folder"], 10),
   "sweep": (sweep, "_run", ["--task=adding", "--hidden_size=4"], 40),

@@ -37,6 +37,7 @@ def hostile(folder):
   config = run_config(diverged, make_settings(1, "", 1), None)
   loss = np.ones(2, np.float32)
   profiles = np.full((2, 2, recorded.T), -1, np.float32)
+  profiles[..., -1] = -np.inf
   measured = {"lag": {"log10_lag_norm": profiles}}
   held_out = {"held_out_loss": np.full(2, np.nan, np.float32)}
   record = Record(
@@ -53,6 +54,8 @@ def hostile(folder):
     {
       **about,
       "runs": [*RUNS, DIVERGED, FAILED],
+      "no_effect": [HOSTILE],
+      "selected": [{"value": HOSTILE}],
       "versions": {IMAGE: HOSTILE},
       "devices": [HOSTILE],
       "started": HOSTILE,

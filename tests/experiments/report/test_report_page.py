@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import browser
 import numpy as np
+import pytest
 import recorded
 import reported
 from matplotlib.image import imread
@@ -81,7 +82,7 @@ def check_texts(shown):
   assert shown.run("document.scripts.length") == 3
   text = shown.run("document.body.innerText")
   assert "8 finished" in text and "1 diverged" in text and "1 failed" in text
-  for wanted in (HOSTILE, f"gru{IMAGE}", DIVERGED, FAILED, "layers_0, time 3"):
+  for wanted in (HOSTILE, f"gru{IMAGE}", DIVERGED, FAILED, "layers_0, time 3", f"{HOSTILE}."):
     assert wanted in shown.run("document.querySelector('#layout').textContent"), wanted
   assert "\\u202egnitirw\\x1b[2J\\x00" in shown.run("element('asked').textContent")
   shown.run("Plotly.Fx.hover(document.querySelector('.plot'), [{curveNumber: 8, pointNumber: 2}])")
@@ -103,7 +104,8 @@ def check_lines(shown, folder):
   np.testing.assert_allclose(line["y"], np.median(metrics["loss"].sel(run=runs), axis=0), rtol=1e-6)
   (dotted,) = (line for line in end if line["dash"] == "dot")
   assert "diverged" in dotted["name"]
-  np.testing.assert_allclose(dotted["y"], 0.1, rtol=0.003)
+  assert dotted["y"] == [pytest.approx(0.1, rel=0.003)] * (recorded.T - 1) + [None]
+  assert "Lines end where they reach 0" in shown.run("document.querySelector('.zeros').textContent")
 
 
 def check_selection(shown):
