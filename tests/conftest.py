@@ -41,6 +41,7 @@ CHECKED = (
   "experiments.sweep.engines",
   "experiments.sweep.figures",
   "experiments.sweep.records",
+  "experiments.sweep.trackers",
   "experiments.sweep.training",
   "rnn_jax.cells",
   "rnn_jax.checkpoints",

@@ -58,7 +58,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"config"},
     {"records"},
     {"figures"},
-    {"training", "finish", "selection"},
+    {"training", "finish", "selection", "trackers"},
     {"engines"},
     {"__main__"},
   ),

@@ -23,13 +23,14 @@ from experiments.cli import command_line, flag_table, progress
 from experiments.networks import cell_table
 from experiments.runtime import backend, compilation_cache, exits, hosts, locks, signals
 from experiments.sweep import engines, measures, selection
-from experiments.sweep.config import engine_flags
+from experiments.sweep.config import engine_flags, tracker_flags
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.groups import by_group, group_name
 from experiments.sweep.config.resolve import resolve
 from experiments.sweep.config.runs import Run
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import locking, origins, round_checkpoints, run_files, sweep_folder
+from experiments.sweep.trackers.tracker import Tracker
 from experiments.sweep.training.train import OnProgress, Stopped, train_runs
 
 TABLE = sweep_flags.TABLE
@@ -72,6 +73,7 @@ def _resolve_and_run(arguments: list[str]) -> None:
     for stage in stages:
       _check_processes_agree(stage)
       hosts.by_writer(_check_folder, stage)
+    hosts.by_writer(tracker_flags.check_tracker)
   if flags.FLAGS.dry_run:
     if hosts.is_writer():
       _print_plan(stages[0])
@@ -143,13 +145,27 @@ def _count(number: int, noun: str) -> str:
 def _run(sweep: Sweep) -> bool:
   """Trains the runs that are not done yet and gathers all records; returns whether a run failed."""
   with contextlib.ExitStack() as stack:
+    tracker = _tracker(sweep)
     hosts.by_writer(_prepare_folder, sweep, stack)
     with signals.caught() as stop:
       try:
-        _train(sweep, stop)
+        _train(sweep, stop, tracker)
       except Stopped:
+        if tracker is not None:
+          tracker.close(stopped=True)
         _stopped(sweep, stop.number or signal.SIGTERM)
-    return hosts.by_writer(_finish, sweep)
+    failed = hosts.by_writer(_finish, sweep)
+    if tracker is not None:
+      if sweep.shard is None:
+        tracker.figures(sweep.folder / "figures")
+      tracker.close()
+    return failed
+
+
+def _tracker(sweep: Sweep) -> Tracker | None:
+  """Returns the selected tracker; None if there is none or another process writes the records."""
+  name = flags.FLAGS.tracker
+  return Tracker(name, sweep) if name != "none" and hosts.is_writer() else None
 
 
 def _prepare_folder(sweep: Sweep, stack: contextlib.ExitStack) -> None:
@@ -168,7 +184,7 @@ def _prepare_folder(sweep: Sweep, stack: contextlib.ExitStack) -> None:
       print(text)
 
 
-def _train(sweep: Sweep, stop: signals.Stop) -> None:
+def _train(sweep: Sweep, stop: signals.Stop, tracker: Tracker | None) -> None:
   """Trains the runs that are not done yet; failed runs are retried only with --retry_failed."""
   num_runs, num_done, wanted = hosts.by_writer(_status, sweep)
   if not hosts.is_writer():
@@ -180,6 +196,8 @@ def _train(sweep: Sweep, stop: signals.Stop) -> None:
     if flags.FLAGS.engine != "local":
       report("training", num_done, None)  # in other processes, from now on
     on_progress = _summed(report, num_done, _varied(sweep))
+    if tracker is not None:
+      on_progress = tracker.following(on_progress)
     engines.ENGINES[flags.FLAGS.engine](sweep, wanted, stop, on_progress)
 
 

@@ -9,7 +9,7 @@ from experiments.cli import flag_table
 from experiments.cli.flag_table import Flag, grouped
 from experiments.cli.parsers import choice, integer, lengths, number, positive, several, subset
 from experiments.networks import cell_options, layers
-from experiments.sweep.config import engine_flags, grid
+from experiments.sweep.config import engine_flags, grid, tracker_flags
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR
 from experiments.sweep.config.grid import DESIGNS
 from experiments.sweep.measures import MEASURES
@@ -182,6 +182,7 @@ _OUTPUT = (
     "Optimization steps between checkpoints, from which an interrupted sweep resumes; rounded up "
     "to a multiple of 50.",
   ),
+  tracker_flags.TRACKER,
   Flag("retry_failed", "false", None, "Train failed runs again."),
   Flag(
     "keep_stale",

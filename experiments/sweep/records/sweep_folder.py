@@ -11,6 +11,7 @@ runs/<run id>/    config.json, status.json, metrics.jsonl, gradients.nc; error.t
                   failed; see run_files.py. replay.npz if the run diverged; see
                   ../training/replay_file.py
 selection/        with --select, the sweep by which values were chosen
+tensorboard/      event files of the tracker TensorBoard; see ../trackers/tensorboard.py
 checkpoints/      progress of unfinished runs; see round_checkpoints.py
 slurm_logs/       logs of SLURM jobs
 .lock             locked by the processes that write here; see locking.py
@@ -39,6 +40,7 @@ _OURS = (
   "figures",
   "ablation",
   "report.html",
+  "tensorboard",
   "checkpoints",
   "slurm_logs",
   "runs",

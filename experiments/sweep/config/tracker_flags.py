@@ -1,0 +1,40 @@
+"""The flag that selects an experiment tracker."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from absl import flags
+
+from experiments.cli.flag_table import Flag
+from experiments.cli.parsers import choice
+
+# {tracker: the package that it needs}. The extra of rnn_jax that installs it has the tracker's
+# name.
+_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
+
+TRACKER = Flag(
+  "tracker",
+  "none",
+  choice("tracker", ("none", *_PACKAGES)),
+  f"Where runs are shown while they train, in addition to the records: {', '.join(_PACKAGES)}, or "
+  "none.",
+)
+
+
+def check_tracker() -> None:
+  """Checks that the package of the selected tracker is installed.
+
+  Raises:
+    ValueError: if it is not.
+  """
+  name = flags.FLAGS.tracker
+  if name == "none":
+    return
+  package = importlib.util.find_spec(_PACKAGES[name])
+  # A folder of that name, which W&B creates where it runs, is found, but has no origin.
+  if package is None or package.origin is None:
+    raise ValueError(
+      f"--tracker={name} needs the package {_PACKAGES[name]}; in the clone: "
+      f"pip install -e '.[{name}]'."
+    )
