@@ -17,8 +17,8 @@ TRACKER = Flag(
   "tracker",
   "none",
   choice("tracker", ("none", *_PACKAGES)),
-  f"Where runs are shown while they train, in addition to the records: {', '.join(_PACKAGES)}, or "
-  "none.",
+  "Experiment tracker to which metrics, gradient norms and figures are sent, in addition to the "
+  f"records: {', '.join(_PACKAGES)}, or none.",
 )
 
 
