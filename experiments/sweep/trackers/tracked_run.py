@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from experiments.sweep.config.sweep import SELECTION
+
 # Number of bins of a histogram.
 BINS = 64
 
@@ -45,8 +47,17 @@ class OpenRun(Protocol):
     """Opens a run in the tracker. What it holds of an earlier attempt is not logged twice.
 
     Args:
-      folder: the sweep's folder, whose name is the tracker's project.
+      folder: the sweep's folder.
       name: the run's name.
       config: the run's settings.
-      key: text that is equal when the same code continues the same run of the same folder.
+      key: hexadecimal digits, equal for attempts of the same code at the same run of a folder.
     """
+
+
+def project(folder: Path) -> str:
+  """Returns the name of a sweep's project in a tracker: that of the folder.
+
+  For the selection of a sweep in `NAME`, it is `NAME-selection`.
+  """
+  folder = folder.absolute()
+  return f"{folder.parent.name}-{SELECTION}" if folder.name == SELECTION else folder.name

@@ -137,7 +137,8 @@ class Tracker:
     module = importlib.import_module(f"experiments.sweep.trackers.{self._name}")
     open_run: OpenRun = module.open_run
     started = sweep_folder.read_sweep(self._sweep.folder).get("started")
-    run = open_run(self._sweep.folder, name, config, f"{started} {origins.key()} {name}")
+    key = sweep_folder.json_sha256([started, origins.key(), name])[:16]
+    run = open_run(self._sweep.folder, name, config, key)
     self._view = run.view
     return run
 

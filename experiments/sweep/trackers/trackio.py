@@ -6,6 +6,7 @@ one.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,39 +14,37 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from experiments.sweep.trackers.tracked_run import BINS
+from experiments.sweep.trackers.tracked_run import BINS, project
 
 
 def open_run(
   folder: Path, name: str, config: Mapping[str, str | bool | int | float], key: str
 ) -> TrackioRun:
-  """Opens a run, as `OpenRun` describes. A run of that name in the local database is replaced."""
-  return TrackioRun(folder.absolute().name, name, config)
+  """Opens a run, as `OpenRun` describes. An earlier attempt in the local database is deleted."""
+  return TrackioRun(project(folder), name, {**config, "key": key})
 
 
 class TrackioRun:
   """A `TrackedRun` in Trackio."""
 
   def __init__(
-    self, project: str, name: str, config: Mapping[str, str | bool | int | float]
+    self, project_name: str, name: str, config: Mapping[str, str | bool | int | float]
   ) -> None:
     import trackio
     from trackio import context_vars
 
-    try:
-      earlier = [run for run in trackio.Api().runs(project) if run.name == name]
-    except ValueError:  # the project is new
-      earlier = []
-    for run in earlier:
-      run.delete()
+    with contextlib.suppress(ValueError):  # raised if the project is new
+      for run in trackio.Api().runs(project_name):
+        if run.name == name and (run.config or {}).get("key") == config["key"]:
+          run.delete()
     self._trackio = trackio
     # `init` ends the run that it knows as current, but several runs are open at a time.
     context_vars.current_run.set(None)
     # Statistics of the machine belong to no single run, since several train at a time.
     unwanted = dict.fromkeys(("embed", "auto_log_cpu", "auto_log_gpu"), False)
-    self._run = trackio.init(project, name, group=project, config=dict(config), **unwanted)
+    self._run = trackio.init(project_name, name, config=dict(config), **unwanted)
     context_vars.current_run.set(None)
-    self.view = f"trackio show --project {shlex.quote(project)}"
+    self.view = f"trackio show --project {shlex.quote(project_name)}"
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Logs the metrics of a training step."""

@@ -6,7 +6,6 @@ The runs' local files are in FOLDER/wandb. With WANDB_MODE=offline they are all 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.sweep.trackers.tracked_run import BINS
+from experiments.sweep.trackers.tracked_run import BINS, project
 
 # Seconds that W&B may take to upload the last data of a run.
 _SECONDS = 60
@@ -47,7 +46,7 @@ def open_run(
   folder: Path, name: str, config: Mapping[str, str | bool | int | float], key: str
 ) -> WandbRun:
   """Opens a run, as `OpenRun` describes. If W&B has it and is online, it is resumed."""
-  return WandbRun(folder, name, config, hashlib.sha256(key.encode()).hexdigest()[:16])
+  return WandbRun(folder, name, config, key)
 
 
 class WandbRun:
@@ -66,7 +65,7 @@ class WandbRun:
   ) -> None:
     import wandb
 
-    group = _REFUSED.sub("-", folder.absolute().name)[:_LONGEST]
+    group = _REFUSED.sub("-", project(folder))[:_LONGEST]
     self._wandb = wandb
     self._run = wandb.init(
       project=os.environ.get("WANDB_PROJECT", group),

@@ -17,6 +17,8 @@ from matplotlib import image
 from swept import SMOKE, call, contents
 from train_all import compile_once
 
+from experiments.cli import flag_table
+from experiments.sweep.config.flags import TABLE
 from experiments.sweep.config.resolve import resolve
 from experiments.sweep.config.runs import run_config
 from experiments.sweep.records import locking, run_files
@@ -41,7 +43,7 @@ def small_sweep(sweep_flags, tmp_path):
   with flagsaver.flagsaver():
     sweep_flags(["sweep", SMOKE, "--cell=elman", "--truncation=4", "--steps=2", "--devices=1"])
     sweep_flags(["sweep", f"--output_dir={tmp_path / 'sweep'}"])
-    found = resolve([])
+    found = resolve(flag_table.given(TABLE))
   locking.prepare(found)
   return found
 
