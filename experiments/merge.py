@@ -187,7 +187,8 @@ def unite(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     name: list(dict.fromkeys(value for found in configurations for value in found[name]))
     for name in (*grid.AXES, "cell_option")
   }
-  configuration = {**configurations[0], **axes, "design": "grid", "select": None}
+  shared = sweep_folder.shared(configurations[0])
+  configuration = {**axes, "design": "grid", **shared}
   tasks = {json.dumps(part): part for about in sweeps for part in about["tasks"]}
   no_effect = dict.fromkeys(text for about in sweeps for text in about["no_effect"])
   try:

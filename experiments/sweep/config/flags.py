@@ -281,6 +281,6 @@ def as_flagfile(configuration: Mapping[str, Any], corpus: str) -> str:
       if name != "hidden_size" or configuration["match_params"] is None:
         texts = (none if item is None else cell_options.value_text(item) for item in value)
         lines.append(f"--{name}={','.join(texts)}")
-    elif name != "corpus_sha256" and (value is not None or name == "select"):
+    elif name != "corpus_sha256" and value is not None:
       lines.append(f"--{name}={value or 'none'}")
   return "".join(line + "\n" for line in lines)

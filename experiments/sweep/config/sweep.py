@@ -95,5 +95,7 @@ class Sweep:
     """Returns the resolved configuration, as JSON-serializable data."""
     axes = {name: list(values) for name, values in self.axes.items()}
     options = [str(option) for option in self.options]
-    how = {"design": self.design, "select": self.select, "select_seed": list(self.select_seed)}
+    how: dict[str, object] = {"design": self.design}
+    if self.select is not None:
+      how |= {"select": self.select, "select_seed": list(self.select_seed)}
     return {**axes, "cell_option": options, **how, **self.shared}

@@ -202,7 +202,7 @@ GIVEN = {**dict.fromkeys(AXES, (1,)), "truncation": (8, 32, None)}
 
 
 def flagfile(settings, axes, options):
-  how = {"design": "one_at_a_time", "select": None, "select_seed": [7, 8]}
+  how = {"design": "one_at_a_time", "select": "depth", "select_seed": [7, 8]}
   axes = {name: list(values) for name, values in axes.items()}
   shared = {**dataclasses.asdict(settings), "corpus_sha256": "x"}
   return as_flagfile({**axes, "cell_option": [*map(str, options)], **how, **shared}, "stdlib")
@@ -218,7 +218,7 @@ def test_a_flagfile_holds_every_axis_and_setting_exactly():
   assert "--hidden_size=64,128" in lines
   assert "--layer_norm=false,true" in lines
   assert {"--design=one_at_a_time", "--test_sequence_length=none"} <= {*lines}
-  assert {"--select=none", "--select_seed=7,8", "--cell_option=a=1"} <= {*lines}
+  assert {"--select=depth", "--select_seed=7,8", "--cell_option=a=1"} <= {*lines}
   # Every setting has a line, except match_params and evaluate_every, which are None.
   assert len(lines) == len(AXES) + 4 + len(dataclasses.fields(Settings)) - 2
 
