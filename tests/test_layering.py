@@ -60,6 +60,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"figures"},
     {"training", "finish", "selection", "trackers"},
     {"engines"},
+    {"execution"},
     {"__main__"},
   ),
 }

@@ -77,10 +77,13 @@ def defaults(table: Iterable[Flag]) -> dict[str, Any]:
 
 
 def _default(flag: Flag) -> Any:
-  if flag.default is None:
-    return None
+  return None if flag.default is None else parser(flag)(flag.default)
+
+
+def parser(flag: Flag) -> Parse:
+  """Returns the parser of a flag's text; of a repeated flag, the parser of one of its texts."""
   parse = flag.parse or parsers.boolean(flag.name)
-  return (parsers.several(flag.name, parse) if flag.kind == "axis" else parse)(flag.default)
+  return parsers.several(flag.name, parse) if flag.kind == "axis" else parse
 
 
 def _one_value(name: str, parse: Parse, axes: Sequence[str]) -> Parse:

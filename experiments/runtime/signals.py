@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import TextIO
@@ -31,17 +32,28 @@ class Stop:
 
 
 @contextlib.contextmanager
-def caught() -> Iterator[Stop]:
+def caught(*, quits: bool = True) -> Iterator[Stop]:
   """Catches SIGTERM and Ctrl-C while the block runs; yields a `Stop` that the block must poll.
 
-  A signal that the process ignores stays ignored. A second signal ends the process at once. The
-  handler raises no exception, because jax swallows exceptions raised in its callbacks, and one
-  raised while a lock is held might never release it.
+  A signal that the process ignores stays ignored. The first signal raises no exception, because jax
+  swallows exceptions raised in its callbacks, and one raised while a lock is held might never
+  release it. In a thread other than the main one, Python can catch no signals.
+
+  Args:
+    quits: whether a second signal ends the process at once; otherwise, the handler from before the
+      block receives it.
   """
   stop = Stop()
+  if threading.current_thread() is not threading.main_thread():
+    yield stop
+    return
 
   def handle(number: int, _: FrameType | None) -> None:
     if stop.number is not None:
+      if not quits:
+        signal.signal(number, before[signal.Signals(number)])
+        signal.raise_signal(number)
+        return
       if sys.stdout.isatty():
         _write(sys.stdout, b"\x1b[?25h")  # shows the cursor, which a live bar hides
       os._exit(128 + number)

@@ -76,6 +76,10 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
     values["remat"],
     select,
     values["select_seed"],
+    engine=values["engine"],
+    overwrite=values["overwrite"],
+    retry_failed=values["retry_failed"],
+    tracker=values["tracker"],
   )
 
 

@@ -39,6 +39,10 @@ class Sweep:
     select: axis whose best value is chosen for every setting; None to train all values.
     select_seed: seeds of the runs by which it is chosen.
     selected: what was chosen, one JSON object for each setting.
+    engine: what trains the runs, a member of `engine_flags.ENGINE_NAMES`.
+    overwrite: whether a sweep with other shared settings in the folder is replaced.
+    retry_failed: whether failed runs are trained again.
+    tracker: the tracker that records are sent to, or `none`; see `experiments.sweep.trackers`.
     remat: what the backward pass recomputes instead of storing it, `none` or `sqrt`; see `unroll`.
   """
 
@@ -59,6 +63,10 @@ class Sweep:
   select: str | None = None
   select_seed: Sequence[int] = ()
   selected: Sequence[Mapping[str, object]] = ()
+  engine: str = "local"
+  overwrite: bool = False
+  retry_failed: bool = False
+  tracker: str = "none"
 
   @functools.cached_property
   def names(self) -> dict[Run, str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-from absl import flags
-
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice
 
@@ -22,13 +20,12 @@ TRACKER = Flag(
 )
 
 
-def check_tracker() -> None:
-  """Checks that the package of the selected tracker is installed.
+def check_tracker(name: str) -> None:
+  """Checks that the package of the tracker `name`, a value of `--tracker`, is installed.
 
   Raises:
     ValueError: if it is not.
   """
-  name = flags.FLAGS.tracker
   if name == "none":
     return
   package = importlib.util.find_spec(_PACKAGES[name])
