@@ -15,7 +15,7 @@ from train_all import compile_once
 from experiments.chaos import records_of
 from experiments.cli import flag_table
 from experiments.runtime import memory
-from experiments.sweep import __main__ as sweep_command
+from experiments.sweep import execution
 from experiments.sweep.config.flags import TABLE
 from experiments.sweep.config.resolve import resolve as resolve_flags
 from experiments.sweep.records import gathered, locking, origins, round_checkpoints, run_files
@@ -109,9 +109,7 @@ def test_progress_is_the_sum_over_all_runs_and_continues_where_it_stopped(resolv
 
   def progress(num_done):
     reports.clear()
-    return sweep_command._summed(
-      lambda activity, done, *_: reports.append((activity, done)), num_done
-    )
+    return execution._summed(lambda activity, done, *_: reports.append((activity, done)), num_done)
 
   assert train(resolve(tmp_path, *two), calls=2, on_progress=progress(3))
   assert [activity for activity, _ in reports] == ["compiling", *["training"] * 3]
