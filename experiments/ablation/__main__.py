@@ -45,7 +45,7 @@ TABLE = (
     "base",
     None,
     _parse_base,
-    "Values to compare with, as setting=value,setting=value. For other settings, and if not given, "
+    "Base values to compare with, as setting=value,setting=value. The base of any other setting is "
     "the first value in the sweep's flags.",
     "list",
   ),
@@ -53,7 +53,7 @@ TABLE = (
     "lag",
     "largest",
     integer("lag", none="largest"),
-    "Lag at which the lost decades are taken, or largest for the largest lag of all runs.",
+    "Lag at which the decades lost are counted, or largest for the largest lag of all runs.",
   ),
   Flag(
     "aggregate",

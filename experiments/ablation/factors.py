@@ -57,6 +57,21 @@ def columns(data: xr.Dataset, configurations: Sequence[Mapping[str, Any]]) -> Co
   return found
 
 
+def selected(found: Columns, configurations: Sequence[Mapping[str, Any]]) -> str | None:
+  """Returns the setting whose value the sweeps selected for all other settings; None if none.
+
+  Args:
+    found: {setting: its value for each run}.
+    configurations: the configuration of each sweep.
+  """
+  name = configurations[0].get("select")
+  if name not in found or any(own.get("select") != name for own in configurations):
+    return None
+  others = zip(*(column for other, column in found.items() if other != name), strict=True)
+  points = set(zip(others, found[name], strict=True))
+  return name if len({other for other, _ in points}) == len(points) else None
+
+
 def _leave_out_ineffective(found: Columns) -> None:
   """Replaces the values of settings without effect by None, in place."""
   where = [(name, "depth", "1") for name in _BETWEEN_LAYERS] + [("clip_by", "clip_norm", "none")]

@@ -64,11 +64,17 @@ def study(
     replaced += ["diverged", "diverged_step"]
     remarks.append("No run diverged.")
   if largest is None:
-    remarks.append("Not all runs have lag profiles, of which decay and memory are computed.")
+    remarks.append("Not all runs have lag profiles, from which decay and memory are computed.")
   failed = sum(state.get("status") == "failed" for state in states.values())
   if failed:
     remarks.append(f"{failed} of {len(states)} runs failed, and are left out.")
   columns = factors.columns(gradients, configurations)
+  selected = factors.selected(columns, configurations)
+  if selected is not None:
+    del columns[selected]
+    remarks.append(
+      f"Each setting has the {selected} that --select chose for it; {selected} is not compared."
+    )
   tasks = columns.pop("task")
   found = [outcome for outcome in found if outcome.name not in replaced]
   if len(set(tasks)) > 1:

@@ -122,10 +122,10 @@ def notes(found: Sequence[Effect], study: Study) -> list[str]:
   lines = [*study.remarks, *_unpaired(found, study), *_power(found)]
   if any(effect.used < effect.settings for effect in found):
     lines.append(
-      "unknown counts the runs without a number: those that diverged, and those beyond the range "
-      "that was measured. The effect is then over the settings in which every run has a number. "
-      "P(better) and p count all pairs: by its loss, a run that diverged is worse than any other; "
-      "a pair that the range leaves undecided counts as half."
+      "The column unknown counts the runs whose outcome is not a known number: they diverged, or "
+      "the outcome is beyond the measured range. Effect and interval use only settings in which "
+      "every outcome is known. P(better) and p use all pairs: the loss of a run that diverged is "
+      "worse than any other, and a pair whose order is unknown counts as half."
     )
   if any(effect.left_out for effect in found):
     lines.append(
@@ -146,8 +146,8 @@ def _unpaired(found: Sequence[Effect], study: Study) -> Iterator[str]:
     absent = [value for value in factor.values if value not in shown]
     if absent:
       yield (
-        f"No runs of one seed differ in {name} alone for {', '.join(absent)}: these values have no "
-        "effect in the table."
+        f"No runs of one seed differ in {name} alone for {', '.join(absent)}: the table has no "
+        "rows for these values."
       )
 
 
@@ -160,16 +160,16 @@ def _power(found: Sequence[Effect]) -> Iterator[str]:
     smallest = inference.smallest_p(n)
     if smallest > LEVEL:
       yield (
-        f"With {n} seeds, the smallest possible p is {smallest:.2g}, and no test can reach "
-        f"{LEVEL}: that takes 6 seeds."
+        f"With {n} seeds, the smallest possible p is {smallest:.2g}, so no test can reach "
+        f"{LEVEL}; at least 6 seeds are needed."
       )
   for kind, size in (("effects", 1), ("interactions", 2)):
     part = [e for e in found if len(e.factors) == size and not math.isnan(e.p)]
     if part and len(part) * inference.smallest_p(min(effect.seeds for effect in part)) > LEVEL:
       needed = math.ceil(math.log2(2 * len(part) / LEVEL))
       yield (
-        f"Holm's correction over {len(part)} {kind} takes {needed} seeds for the smallest possible "
-        f"p to reach {LEVEL}."
+        f"With Holm's correction over {len(part)} {kind}, at least {needed} seeds are needed for "
+        f"any p to reach {LEVEL}."
       )
 
 

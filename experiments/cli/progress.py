@@ -52,7 +52,7 @@ def show(
     numbers = f"{math.floor(done)}/{total} {unit}, loss {shown}"
     if speed is None:
       return f"{numbers}, ? left"
-    return f"{numbers}, {speed:.3g} {unit}/s, {_clock((total - done) / speed)} left"
+    return f"{numbers}, {speed:.3g} {unit}/s, {_clock((total - done) / speed)} of training left"
 
   if console.is_terminal:
     columns = (

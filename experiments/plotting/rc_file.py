@@ -23,8 +23,8 @@ _IGNORED = ("backend", "interactive", "toolbar", "savefig.bbox")
 def applied(name: str, path: Path) -> Iterator[None]:
   """Applies a matplotlibrc file over our style while the block runs.
 
-  What matplotlib warns about in the block, such as a font that is missing, is printed once, in one
-  line each. Colors, markers and widths of lines tell cells and settings apart, so the file does not
+  Warnings of matplotlib in the block, such as that of a missing font, are printed once, in one line
+  each. Colors, markers and widths of lines tell cells and settings apart, so the file does not
   change them.
 
   Args:

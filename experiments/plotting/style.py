@@ -184,7 +184,7 @@ def _prepare(axis: Axes, shared: Axes, panel: float, scale: str) -> None:
 
 
 def _ticks(panel: float) -> MaxNLocator:
-  """Returns ticks that are as many as a panel, `panel` inches wide, has room for."""
+  """Returns as many ticks as a panel that is `panel` inches wide has room for."""
   return MaxNLocator(max(3, min(6, int(1.8 * panel))), integer=True)
 
 

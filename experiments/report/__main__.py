@@ -40,7 +40,7 @@ TABLE = (
     "interval",
     "10",
     parsers.integer("interval"),
-    "With --follow, seconds between two looks at the folder, and between reloads of the page.",
+    "With --follow, seconds between checks of the folder, and between reloads of the page.",
   ),
 )
 
@@ -106,7 +106,7 @@ def _write(folders: Sequence[Path], target: Path, interval: int | None = None) -
 
 def _follow(folders: Sequence[Path], target: Path) -> None:
   """Writes the page whenever a run ends, until all runs have."""
-  exits.say(f"Waiting for runs to end. Press Ctrl-C to stop; {target} stays as it is then.")
+  exits.say(f"Waiting for runs to end. Press Ctrl-C to stop; {target} is kept.")
   written = None
   while True:
     every = [_statuses(folder) for folder in folders]

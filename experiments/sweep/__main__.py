@@ -2,9 +2,10 @@
 
   python -m experiments.sweep --flagfile=gradient_decay
 
-A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs with
-the same cell and depth share a compiled program. Running the same command again resumes an
-interrupted sweep: finished runs are kept, and unfinished runs continue from their checkpoints.
+A comma list of values spans an axis of the grid, such as cell, depth, truncation or seed. Runs that
+differ only in numbers such as the seed or the learning rate share a compiled program. Running the
+same command again resumes an interrupted sweep: finished runs are kept, and unfinished runs resume
+from their checkpoints. The same command with more seeds or values trains only the missing runs.
 With `--engine`, Ray or SLURM trains the runs; with `--num_shards`, this process trains only some.
 """
 

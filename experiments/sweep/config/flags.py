@@ -194,8 +194,8 @@ _OUTPUT = (
     "overwrite",
     "false",
     None,
-    "Replace the records of another sweep in the output folder. Those of a sweep that shares its "
-    "settings with this one are kept.",
+    "Replace the sweep in the output folder if its shared settings, such as the text, differ from "
+    "this sweep's. If they agree, its records are kept.",
   ),
 )
 

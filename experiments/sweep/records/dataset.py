@@ -28,12 +28,12 @@ _NORMS = (
 )
 # {name: (what it is, unit, convention)}. Texts have no unit. A unit of "1" marks a plain number.
 _ENDED = "NaN: after the run's end."
-_LEAF = "With respect to the carry's {}, its other parts held fixed."
+_LEAF = "Gradient with respect to the carry's {}, with its other parts held fixed."
 _QUANTITIES = {
   # Dimensions.
   "run": ("id of the run", "", "The settings of a run are coordinates along this dimension."),
-  "step": ("optimization step of a record", _STEPS, "Records precede the step's update."),
-  "update": ("optimization step", _STEPS, "Metrics precede the step's update."),
+  "step": ("optimization step of a record", _STEPS, "Recorded before the step's update."),
+  "update": ("optimization step", _STEPS, "Computed before the step's update."),
   "layer": ("layer", "1", "1: the layer that reads the inputs."),
   "time": ("time t", _TIME, "From 0. h_t is the carry after step t."),
   "lag": ("lag k", _TIME, "From 0. Lag k is time step T-1-k, k steps before the last one."),
@@ -91,7 +91,7 @@ _QUANTITIES = {
   "log10_grad_norm": (
     "log10 of the gradient norm of the training loss",
     "1",
-    f"dL/dh_t under the training loss; h_t leaves step t. {_NORMS}",
+    f"dL/dh_t under the training loss; h_t is the carry after step t. {_NORMS}",
   ),
   "clipped_share": (
     "share of examples whose dL/dh_t was clipped",

@@ -14,6 +14,7 @@ from swept import SMOKE
 
 from experiments.ablation import __main__ as ablation
 from experiments.ablation import factors, folders
+from experiments.ablation.effects import effects
 from experiments.sweep.records import united
 
 FILES = {f"ablation.{kind}" for kind in ("csv", "md", "tex", "png", "svg")}
@@ -245,6 +246,24 @@ def test_settings_that_vary_are_factors_in_the_order_of_the_flags():
     ),
     "activation": factors.Factor(["tanh", "relu"], [None, "relu", "tanh", None]),
   }
+
+
+def test_a_selected_setting_is_not_compared():
+  rates = [0.01, 0.01, 0.03, 0.03]
+  runs = {"seed": [0, 1, 0, 1], "cell": ["lstm", "lstm", "elman", "elman"], "learning_rate": rates}
+  configuration = {**CONFIGURATION, "learning_rate": [0.01, 0.03], "select": "learning_rate"}
+  study = folders.study(*records(runs), {}, [configuration])
+  assert list(study.factors) == ["cell"]
+  assert "Each setting has the learning_rate that --select chose for it" in study.remarks[-1]
+  found = [e for e in effects(study) if e.outcome.name == "decay_rate"]
+  assert [(e.values, e.seeds) for e in found] == [(("elman",), 2)]
+
+  # A sweep that selected nothing, or that has several values for the other settings, is a grid.
+  assert list(study_of(records(runs)).factors) == ["cell", "learning_rate"]
+  runs["cell"] = ["lstm", "elman", "lstm", "elman"]
+  runs["seed"] = [0, 0, 0, 0]
+  study = folders.study(*records(runs), {}, [configuration])
+  assert list(study.factors) == ["cell", "learning_rate"]
 
 
 def test_an_option_that_only_some_runs_of_a_cell_have_is_compared_with_its_default():

@@ -108,9 +108,9 @@ def test_notes_say_how_many_seeds_a_test_takes():
   lines = tables.notes(effects(study), study._replace(remarks=["No run diverged."]))
   assert lines == [
     "No run diverged.",
-    "With 5 seeds, the smallest possible p is 0.062, and no test can reach 0.05: that takes 6 "
-    "seeds.",
-    "Holm's correction over 2 effects takes 7 seeds for the smallest possible p to reach 0.05.",
+    "With 5 seeds, the smallest possible p is 0.062, so no test can reach 0.05; at least 6 seeds "
+    "are needed.",
+    "With Holm's correction over 2 effects, at least 7 seeds are needed for any p to reach 0.05.",
   ]
   enough = grid({"cell": ("a", "b", "c")}, 7, [outcome(np.arange(21.0) ** 2)])
   assert tables.notes(effects(enough), enough) == []
