@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from experiments.runtime import files
 from experiments.sweep.trackers.tracked_run import BINS, project
 
 # Seconds that W&B may take to upload the last data of a run.
@@ -45,7 +46,10 @@ def log_in() -> None:
 def open_run(
   folder: Path, name: str, config: Mapping[str, str | bool | int | float], key: str
 ) -> WandbRun:
-  """Opens a run, as `OpenRun` describes. If W&B has it and is online, it is resumed."""
+  """Opens a run, as `OpenRun` describes.
+
+  Online, W&B resumes the run if it has it. Offline, the files of an earlier attempt are deleted.
+  """
   return WandbRun(folder, name, config, key)
 
 
@@ -66,6 +70,8 @@ class WandbRun:
     import wandb
 
     group = _REFUSED.sub("-", project(folder))[:_LONGEST]
+    if wandb.setup().settings.mode == "offline":
+      files.remove(*(folder / "wandb").glob(f"offline-run-*-{run_id}"))
     self._wandb = wandb
     self._run = wandb.init(
       project=os.environ.get("WANDB_PROJECT", group),
