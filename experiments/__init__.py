@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 from experiments.cli import help_pages
 
 if TYPE_CHECKING:
+  from collections.abc import Mapping
   from pathlib import Path
+  from typing import Any
 
   import xarray as xr
+
+  from experiments.sweep.run_sweep import SweepSettings
 
 # `python -m experiments.NAME` imports this package before the command's own modules, which take
 # seconds to import. Meanwhile, Ctrl-C ends the process at once. KeyboardInterrupt would print a
@@ -44,3 +48,46 @@ def open_sweep(folder: str | Path, partial: bool = False) -> xr.Dataset:
   from experiments.sweep.records import dataset
 
   return dataset.open_sweep(folder, partial)
+
+
+def run_sweep(
+  settings: SweepSettings,
+  axes: Mapping[str, Any],
+  output_dir: str | Path,
+  progress: bool = True,
+) -> xr.Dataset:
+  """Trains a sweep in this process and returns its records, as `open_sweep` does.
+
+  It does what `python -m experiments.sweep` does: the folder gets the same files, an interrupted
+  sweep resumes, and a folder with other runs is extended. On Ctrl-C, it writes a checkpoint and
+  raises KeyboardInterrupt. JAX's settings are pinned during the call and restored afterwards.
+
+  If this process has not used JAX yet, each CPU core becomes a device, and on a CPU the records
+  equal those of the command bit for bit. If it has, the sweep trains on the devices that JAX has,
+  and records may differ by rounding.
+
+  Args:
+    settings: all that is neither an axis nor the folder; `SweepSettings()` has the defaults of the
+      command's flags.
+    axes: {axis: its values, or one value}, such as `{"cell": ["gru", "lstm"], "seed": range(5)}`.
+      Options of cells are axes too: `{"activation": "relu", "gru.reset": ["before", "after"]}`.
+      None is no truncation, or no clipping. Axes that are left out have their flag's default.
+    output_dir: folder for records and figures.
+    progress: whether to print the progress and a summary on standard output.
+  Raises:
+    ValueError, TypeError: if an argument is invalid, the folder holds another sweep, or all runs
+      failed. If only some runs failed, a warning says so.
+    OSError: if the folder cannot be read or written.
+  """
+  from experiments.sweep import run_sweep as implementation
+
+  return implementation.run_sweep(settings, axes, output_dir, progress)
+
+
+def __getattr__(name: str) -> object:
+  """Returns `SweepSettings`, which is imported late because its module imports jax."""
+  if name == "SweepSettings":
+    from experiments.sweep.run_sweep import SweepSettings
+
+    return SweepSettings
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -61,7 +61,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"training", "finish", "selection", "trackers"},
     {"engines"},
     {"execution"},
-    {"__main__"},
+    {"run_sweep", "__main__"},
   ),
 }
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 
@@ -43,12 +47,53 @@ def configure(cpus: int | None = None) -> None:
   Args:
     cpus: number of CPU devices; None for one per core that this process may use.
   """
-  # Of two equal flags the later one counts.
-  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PINNED_XLA_FLAGS}"
-  jax.config.update("jax_num_cpu_devices", cpus or len(provenance.cores()))
+  _configure_devices(cpus)
   # Figures are only written to files, and a notebook's MPLBACKEND may name a module that is absent.
   os.environ["MPLBACKEND"] = "agg"
   pin_settings()
+
+
+def _configure_devices(cpus: int | None = None) -> None:
+  """Makes each CPU core a one-threaded JAX device; `cpus` is as in `configure`.
+
+  Raises:
+    RuntimeError: if a device has been used.
+  """
+  jax.config.update("jax_num_cpu_devices", cpus or len(provenance.cores()))
+  # Of two equal flags the later one counts.
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PINNED_XLA_FLAGS}"
+
+
+@contextlib.contextmanager
+def configured() -> Iterator[None]:
+  """Configures JAX as `configure` does, in a process that has other uses, while the block runs.
+
+  If a device has been used before, the process keeps its devices, and their number of threads.
+
+  Raises:
+    ValueError: if a context manager of JAX's overrides one of the settings.
+  """
+  with contextlib.suppress(RuntimeError):
+    _configure_devices()
+  # In another thread, the settings are those outside of this thread's context managers.
+  with ThreadPoolExecutor(1) as other:
+    before = other.submit(_settings).result()
+  pin_settings()
+  try:
+    for name, value in _settings().items():
+      if value != PINNED[name]:
+        raise ValueError(
+          f"{name} must be {PINNED[name]} here, but a context manager sets it to {value}."
+        )
+    yield
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+
+
+def _settings() -> dict[str, Any]:
+  """Returns the current values of the settings `PINNED`."""
+  return {name: getattr(jax.config, name) for name in PINNED}
 
 
 def environment() -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -46,6 +48,24 @@ def use(name: str) -> None:
   jax.config.update("jax_compilation_cache_dir", folder and str(folder))
   jax.config.update("jax_compilation_cache_max_size", MAX_SIZE)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextlib.contextmanager
+def used(name: str) -> Iterator[None]:
+  """Turns on the cache as `use` does while the block runs, then restores jax's settings."""
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+  )
+  before = {setting: getattr(jax.config, setting) for setting in names}
+  use(name)
+  try:
+    yield
+  finally:
+    reset_cache()
+    for setting, value in before.items():
+      jax.config.update(setting, value)
 
 
 def _prepare(folder: Path) -> None:

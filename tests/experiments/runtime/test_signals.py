@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -40,3 +41,20 @@ def test_a_signal_requests_a_stop_and_prints_what_follows(number, capfd):
     "\nFinishing the current batch of steps, then checkpointing. Press Ctrl-C again to quit "
     "immediately.\n"
   )
+
+
+def test_a_second_signal_can_be_left_to_the_handler_from_before(capfd):
+  with pytest.raises(KeyboardInterrupt), signals.caught(quits=False) as stop:
+    signal.raise_signal(signal.SIGINT)
+    assert stop()
+    signal.raise_signal(signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_thread_catches_no_signals():
+  def stops():
+    with signals.caught() as stop:
+      return stop()
+
+  with ThreadPoolExecutor(1) as thread:
+    assert thread.submit(stops).result() is False
