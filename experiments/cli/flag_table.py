@@ -98,7 +98,7 @@ def _one_value(name: str, parse: Parse, axes: Sequence[str]) -> Parse:
     hint = "This command has no axes; experiments.sweep trains with each of several values."
     if axes:
       hint = f"The axes, which take several, are {', '.join(axes)}."
-    raise ValueError(f"{name} must be one value, since it is no axis, got '{text}'. {hint}")
+    raise ValueError(f"{name} must be one value, since it is not an axis, got '{text}'. {hint}")
 
   return parse_one
 

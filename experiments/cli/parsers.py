@@ -163,8 +163,8 @@ def _integers(name: str, item: str) -> list[str]:
   first, last = map(int, match.groups())
   if not first <= last < first + _LONGEST_RANGE:
     raise ValueError(
-      f"{name} must hold ranges FIRST..LAST of at least 1 and at most {_LONGEST_RANGE} integers, "
-      f"got '{item}'."
+      f"{name} must hold ranges FIRST..LAST with FIRST <= LAST and at most {_LONGEST_RANGE} "
+      f"integers, got '{item}'."
     )
   return [str(value) for value in range(first, last + 1)]
 

@@ -94,6 +94,8 @@ def _print_plan(sweeps: Sequence[Sweep]) -> None:
     print(f"{group_name(group[0], varied(sweep))}: one compilation, {count(len(group), 'run')}")
     for run in group:
       print(f"  {sweep.names[run]}")
+  for text in sweep.no_effect:
+    print(text)
   print(
     f"{count(len(runs), 'run')}, {count(len(groups), 'group')}, "
     f"{count(len(groups), 'compilation')}, {count(len(sweep.layout.devices), 'device')}; "

@@ -104,7 +104,7 @@ _TRAINING = (
   Flag(
     "select",
     "none",
-    choice("select", (name for name in grid.AXES if name != "seed"), none="none"),
+    choice("axis", (name for name in grid.AXES if name != "seed"), none="none"),
     "Axis whose best value is chosen for every setting of the other axes, by the held-out loss of "
     "runs with the seeds of --select_seed. Only the chosen values are trained with the seeds of "
     "--seed. none to train all values.",

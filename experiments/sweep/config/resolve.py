@@ -91,8 +91,8 @@ def _check_select(values: Values) -> None:
   both = sorted({*values["select_seed"]} & {*values["seed"]})
   if both:
     raise ValueError(
-      "--select_seed must not hold a seed of --seed, so that no value is judged by the runs that "
-      f"chose it, got {', '.join(map(str, both))} in both."
+      "--select_seed must not hold a seed of --seed, since runs that choose a value would flatter "
+      f"its results, got {', '.join(map(str, both))} in both."
     )
   if values["num_shards"] is not None:
     raise ValueError(

@@ -49,18 +49,26 @@ def test_flags_have_the_values_of_their_kind(parsed):
 @pytest.mark.parametrize(
   ("table", "argument", "message"),
   [
-    (TABLE, "--steps=1,2", f"steps must be one value, since it is no axis, got '1,2'. {NO_AXES}"),
+    (
+      TABLE,
+      "--steps=1,2",
+      f"steps must be one value, since it is not an axis, got '1,2'. {NO_AXES}",
+    ),
     (
       TABLE,
       "--dry=true,false",
-      f"dry must be one value, since it is no axis, got 'true,false'. {NO_AXES}",
+      f"dry must be one value, since it is not an axis, got 'true,false'. {NO_AXES}",
     ),
-    (TABLE, "--steps=1..3", f"steps must be one value, since it is no axis, got '1..3'. {NO_AXES}"),
+    (
+      TABLE,
+      "--steps=1..3",
+      f"steps must be one value, since it is not an axis, got '1..3'. {NO_AXES}",
+    ),
     (
       TABLE + AXES,
       "--steps=1, 2",
-      "steps must be one value, since it is no axis, got '1, 2'. The axes, which take several, are "
-      "cell, seed.",
+      "steps must be one value, since it is not an axis, got '1, 2'. The axes, which take several, "
+      "are cell, seed.",
     ),
     (TABLE, "--dry= true", "dry must be true or false, got ' true'."),
     (TABLE + AXES, "--steps=1,x", "steps must be an integer from 1 to 2147483647, got '1,x'."),

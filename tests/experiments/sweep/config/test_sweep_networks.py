@@ -5,6 +5,13 @@ from __future__ import annotations
 from rnn_jax.cells import CELLS, elman
 
 
+def test_a_dry_run_says_where_a_setting_has_no_effect(tmp_path, capsys, sweep_here):
+  flags = ("--task=adding", "--cell=gru,lstm", "--forget_bias=0,1", "--dry_run")
+  assert sweep_here(*flags, f"--output_dir={tmp_path}") == 0
+  *_, note, counts = capsys.readouterr().out.splitlines()
+  assert note == "forget_bias has no effect on gru" and counts.startswith("3 runs, ")
+
+
 def test_a_dry_run_prints_the_hidden_sizes_that_meet_the_budget(tmp_path, capsys, sweep_here):
   flags = "--task=adding --cell=elman,gru --depth=1,2 --match_params=5000"
   options = ("--cell_option=activation=relu,tanh", "--dry_run", f"--output_dir={tmp_path}")
