@@ -19,9 +19,8 @@ from absl import flags
 
 from experiments.cli import command_line, flag_table, parsers, paths
 from experiments.cli.flag_table import Flag
-from experiments.plotting import rc_file
+from experiments.plotting import figure_flags, rc_file
 from experiments.plotting.lines import BANDS
-from experiments.plotting.style import FORMATS
 from experiments.runtime import exits, files
 from experiments.sweep.figures import gradients as figures
 from experiments.sweep.figures import selection
@@ -72,19 +71,8 @@ TABLE = (
   *flag_table.grouped(
     "How it is drawn",
     (
-      Flag(
-        "width",
-        "auto",
-        parsers.number("width", "a number from 2.5 to 40", lambda v: 2.5 <= v <= 40, none="auto"),
-        "Width of the figures in inches, such as 3.25 for a column of a page; auto for the width "
-        "that the panels need.",
-      ),
-      Flag(
-        "format",
-        "png,svg",
-        parsers.several("format", parsers.choice("format", FORMATS)),
-        "Formats of the files, as a comma list of png, svg and pdf.",
-      ),
+      figure_flags.WIDTH,
+      figure_flags.FORMAT,
       Flag(
         "rc",
         None,

@@ -19,3 +19,9 @@ def test_checker_reports_nothing(command):
     (sys.executable, "-m", *command), cwd=ROOT, capture_output=True, text=True, check=False
   )
   assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_names_of_test_files_are_unique():
+  """The folders of tests are no packages, so pytest imports each file by its name alone."""
+  names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+  assert sorted(names) == sorted(set(names))

@@ -21,10 +21,11 @@ from experiments.ablation.inference import AGGREGATES
 from experiments.cli import command_line, flag_table, paths
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice, integer
+from experiments.plotting import figure_flags
 from experiments.runtime import files
 from experiments.sweep.records import origins, sweep_folder, united
 
-_NAMES = tuple(f"ablation.{kind}" for kind in ("csv", "md", "tex", "png", "svg"))
+_TABLES = ("csv", "md", "tex")
 
 
 def _parse_base(text: str) -> dict[str, str]:
@@ -61,6 +62,8 @@ TABLE = (
     choice("aggregate", AGGREGATES),
     "How the differences of the seeds are aggregated: mean, or iqm for the interquartile mean.",
   ),
+  figure_flags.WIDTH,
+  figure_flags.FORMAT,
   Flag(
     "output_dir",
     None,
@@ -102,9 +105,14 @@ def main(arguments: list[str]) -> None:
     files.write_text(target / "ablation.csv", tables.csv_text(found))
     files.write_text(target / "ablation.md", tables.markdown(found, lines))
     files.write_text(target / "ablation.tex", tables.latex(found, lines))
-    style.save(forest(found), target, "ablation")
+    style.save(forest(found, values.width), target, "ablation", values.format)
     origins.warn_if_mixed(abouts, {name: states[name] for name in study.runs})
-  print("\n".join(str(target / name) for name in _NAMES))
+  print("\n".join(str(target / name) for name in _names()))
+
+
+def _names() -> list[str]:
+  """Returns the names of the files that the command writes."""
+  return [f"ablation.{kind}" for kind in (*_TABLES, *flags.FLAGS.format)]
 
 
 def _resolve(arguments: Sequence[str]) -> tuple[Path, list[Path]]:
@@ -115,7 +123,7 @@ def _resolve(arguments: Sequence[str]) -> tuple[Path, list[Path]]:
   given = flags.FLAGS.output_dir
   target = sources[0] / "ablation" if given is None else paths.folder("--output_dir", given)
   files.check_no_links(target)
-  for name in _NAMES:
+  for name in _names():
     files.check_replaceable(target / name)
   return target, sources
 

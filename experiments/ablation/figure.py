@@ -17,10 +17,12 @@ from experiments.plotting import style, text
 
 _COLUMNS = 3  # the largest number of panels next to each other
 MOST_ROWS = 40
-_LABEL = 36  # characters in a line of a row's label, which has at most two
+_LABEL = 36  # the largest number of letters in a line of a row's label
+_LETTER = 0.07  # width of a letter in inches
+_PANEL = 1.6  # the smallest width of a panel in inches
 
 
-def forest(found: Sequence[Effect]) -> Figure:
+def forest(found: Sequence[Effect], width: float | None = None) -> Figure:
   """Draws the effects of single settings, but not the interactions.
 
   A filled marker is an effect with p below 0.05 after Holm's correction. A row without an effect
@@ -28,16 +30,24 @@ def forest(found: Sequence[Effect]) -> Figure:
 
   Args:
     found: the effects.
+    width: width of the figure in inches; None for the width that the panels need.
   """
   groups = dict(grouped([effect for effect in found if len(effect.factors) == 1]))
   names = list(dict.fromkeys(_label(effect) for group in groups.values() for effect in group))
   shown = names[:MOST_ROWS]
-  rows = math.ceil(len(groups) / _COLUMNS)
+  letters = _LABEL if width is None else min(_LABEL, int(0.45 * width / _LETTER))
+  labels = [_wrapped(name, letters) for name in shown]
+  margin = _LETTER * max(len(line) for label in labels for line in label.split("\n"))
+  most = _COLUMNS
+  if width is not None:
+    most = max(1, min(_COLUMNS, int((width - margin) / _PANEL)))
+  rows = math.ceil(len(groups) / most)
   columns = math.ceil(len(groups) / rows)
-  labels = [_wrapped(name) for name in shown]
-  margin = 0.07 * max(len(line) for label in labels for line in label.split("\n"))
-  panel = max(2.4, (style.WIDTH - margin) / columns)  # inches
-  size = (margin + panel * columns, rows * (0.3 * len(shown) + 0.9))
+  if width is None:
+    width = max(margin + 2.4 * columns, style.WIDTH)
+  panel = (width - margin) / columns  # inches
+  lines = max(label.count("\n") + 1 for label in labels)
+  size = (width, rows * ((0.06 + 0.12 * max(2, lines)) * len(shown) + 0.9))
   figure = Figure(figsize=size, layout="constrained")
   FigureCanvasAgg(figure)  # measures the titles
   axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -71,8 +81,9 @@ def _label(effect: Effect) -> str:
   return f"{setting(effect)}: {change(effect)}".replace("_", " ")
 
 
-def _wrapped(text: str) -> str:
-  return "\n".join(textwrap.wrap(text, _LABEL, max_lines=2, placeholder=" …"))
+def _wrapped(text: str, letters: int) -> str:
+  lines = 2 if letters == _LABEL else 3
+  return "\n".join(textwrap.wrap(text, letters, max_lines=lines, placeholder=" …"))
 
 
 def _plain(text: str) -> str:

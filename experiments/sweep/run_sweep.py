@@ -149,7 +149,7 @@ def _given_axes(axes: Mapping[str, Any]) -> dict[str, Any]:
   settings = [field.name for field in dataclasses.fields(SweepSettings)]
   for name, value in axes.items():
     if name in settings:
-      raise ValueError(f"{name} is no axis; pass it as SweepSettings({name}=...).")
+      raise ValueError(f"{name} is not an axis; pass it as SweepSettings({name}=...).")
     if name in grid.AXES:
       found[name] = flag_table.parser(_FLAGS[name])(_text(value, "full" * (name == "truncation")))
       continue

@@ -48,7 +48,8 @@ def test_the_command_on_a_sweep(sweep_in_process, program_here, tmp_path, capsys
   # A run that two folders hold counts once; another base, lag and aggregate.
   shutil.copytree(folder, copy)
   more = ("--base=learning_rate=0.01", "--lag=3", "--aggregate=iqm", f"--output_dir={out}")
-  assert program_here(ablation, folder, copy, *more) == 0
+  assert program_here(ablation, folder, copy, *more, "--format=pdf", "--width=3.25") == 0
+  assert {path.suffix for path in out.iterdir()} == {".csv", ".md", ".tex", ".pdf"}
   (row,) = (row for row in rows(out) if row["outcome"] == "decades_lost_3")
   assert (row["base"], row["seeds"], row["statistic"]) == ("0.01", "2", "iqm")
 

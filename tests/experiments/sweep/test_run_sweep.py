@@ -98,7 +98,7 @@ def test_settings_are_the_flags_that_are_no_axis(tmp_path):
     ({}, {"layer_norm": 1}, "layer_norm must be true or false, got '1'."),
     ({}, {"learning_rate": None}, "learning_rate must be a finite number above 0"),
     ({}, {"sed": 1}, "Unknown axis 'sed'; did you mean 'seed'?"),
-    ({}, {"log_every": 5}, "log_every is no axis; pass it as SweepSettings(log_every=...)."),
+    ({}, {"log_every": 5}, "log_every is not an axis; pass it as SweepSettings(log_every=...)."),
     ({}, {"cell": "gru", "activation": "relu"}, "Unknown cell_option 'activation'"),
     ({}, {"cell": "gru", "lstm.chrono": 8}, "cell_option must be for a selected cell, gru, got"),
     ({"log_every": 0}, {}, "log_every must be an integer from 1"),

@@ -150,10 +150,12 @@ def test_the_figure_shows_effects_intervals_and_what_is_unknown():
 
 
 def test_the_figure_draws_hostile_labels_as_text():
-  figure = forest(hostile())
+  figure = forest(hostile(), 3.25)
+  assert figure.get_size_inches()[0] == 3.25
   FigureCanvasAgg(figure)
   figure.draw_without_rendering()  # mathematics that does not parse would raise an error
-  assert r"\$x {1}\$" in figure.axes[0].get_yticklabels()[0].get_text()
+  label = figure.axes[0].get_yticklabels()[0].get_text()
+  assert r"\$x {1}\$" in label.replace("\n", " ")
 
 
 def test_the_figure_shows_at_most_forty_effects():
