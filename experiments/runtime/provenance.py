@@ -112,7 +112,8 @@ def code(root: str, cell: str | None = None, task: str | None = None) -> dict[st
     module = left.pop()
     if module not in found:
       source = found[module] = _source(module)
-      if source is not None:
+      # What `experiments` offers to its users is not what the modules in it need.
+      if source is not None and module != "experiments":
         left += source.imports - every if source.is_package else source.imports
   return dict(sorted((source.name, source.sha256) for source in found.values() if source))
 

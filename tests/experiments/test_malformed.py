@@ -39,7 +39,7 @@ PROGRAMS = {
   "report": (report, None, [], 10),
   "sequence_problem": (sequence_problem, "_run", ["--problem=encoder_decoder"], 25),
   "states": (states, None, ["--model=folder"], 10),
-  "sweep": (sweep, "_run", ["--task=adding", "--hidden_size=4"], 40),
+  "sweep": (sweep, "_run_or_exit", ["--task=adding", "--hidden_size=4"], 40),
 }
 
 # Paths in the folder where the programs run. Programs may write to `new`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,10 +14,11 @@ from experiments.sweep.config import engine_flags, grid, networks
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR, Layout
 from experiments.sweep.config.groups import by_group
-from experiments.sweep.config.run_tasks import run_tasks
-from experiments.sweep.config.runs import CORPUS_FILE, TEXT_TASK, Settings, run_id
+from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
+from experiments.sweep.config.runs import CORPUS_FILE, TEXT_TASK, Run, Settings, run_id
 from experiments.sweep.config.sweep import SELECTION, Sweep
 from experiments.sweep.measures import MEASURES
+from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.types import Cell
 
@@ -54,7 +55,7 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
   by_cell = cell_options.by_cell(options, axes["cell"], grid.AXES)
   crossed = ["seed", *([] if select is None else [select])]
   runs, no_effect = grid.expand(axes, by_cell, values["design"], crossed)
-  tasks = run_tasks(runs, settings, corpus)
+  tasks = _run_tasks(runs, settings, corpus)
   runs_at_once = max(layout.runs_at_once(len(group)) for group in by_group(runs).values())
   runs, cells = networks.networks(runs, settings, tasks, runs_at_once)
   _check_measures(settings, cells, axes["cell"])
@@ -99,6 +100,40 @@ def _check_select(values: Values) -> None:
       "--select must not be given with --num_shards, since the chosen values depend on all runs; "
       "use --engine=ray or --engine=slurm to train on several machines."
     )
+
+
+def _run_tasks(
+  runs: Iterable[Run], settings: Settings, corpus: Corpus | None
+) -> dict[Key, RunTasks]:
+  """Returns {key of a run: its tasks}; equal tasks are built once.
+
+  Raises:
+    ValueError: if a task rejects its sequence length or batch size; the message names the flag.
+  """
+  built: dict[Key, Task] = {}
+
+  def task(name: str, length: int, batch_size: int) -> Task:
+    key = name, length, batch_size
+    if key not in built:
+      text = {"corpus": corpus} if name == TEXT_TASK else {}
+      built[key] = TASKS[name](length, batch_size, **text)
+    return built[key]
+
+  found = {}
+  for key, run in {key_of(run): run for run in runs}.items():
+    with command_line.errors_name_flags():
+      train = task(*key)
+    try:
+      lengths = settings.test_lengths(run)
+      tests = {n: task(run.task, n, run.batch_size) for n in lengths}
+      for test in tests.values():  # the held-out data may be too few for long sequences
+        jax.eval_shape(test.batch, train.held_out, jax.random.key(0))
+      found[key] = RunTasks(train, tests)
+    except ValueError as error:
+      raise ValueError(
+        f"--test_sequence_length={settings.test_sequence_length} does not fit {run.task}: {error}"
+      ) from None
+  return found
 
 
 def _corpus(values: Values) -> tuple[Corpus | None, str]:
