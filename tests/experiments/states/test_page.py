@@ -12,13 +12,13 @@ import urllib.parse
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from browser import BROWSERS
 
 from experiments.states import page as states_page
 from experiments.states.page import page
 from experiments.states.unit_search import Match
 from experiments.states.unit_values import Quantity
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
   "--headless",
   "--no-sandbox",
