@@ -72,7 +72,7 @@ def _linen(cell: str, input_size: int, hidden_size: int) -> Layer:
   rnn: Any = nn.RNN(cells[cell](hidden_size), time_major=True)
 
   return Layer(
-    functools.partial(interop.to_linen, cell),
+    functools.partial(interop.params_to_linen, cell),
     lambda params, xs: rnn.apply({"params": {"cell": params}}, xs),
   )
 
@@ -97,7 +97,7 @@ def _nnx(cell: str, input_size: int, hidden_size: int) -> Layer:
     # nnx.RNN can be differentiated only if it is given an initial carry.
     return nnx.merge(graph, full)(xs, initial_carry=(zeros, zeros) if cell == "lstm" else zeros)
 
-  return Layer(functools.partial(interop.to_nnx, cell), apply)
+  return Layer(functools.partial(interop.params_to_nnx, cell), apply)
 
 
 def _haiku(cell: str, input_size: int, hidden_size: int) -> Layer:

@@ -44,19 +44,19 @@ References:
 """
 
 from rnn_jax.interop.adapters import LinenCell, NNXCell
-from rnn_jax.interop.flax import from_linen, from_nnx, to_linen, to_nnx
-from rnn_jax.interop.keras import from_keras, to_keras
-from rnn_jax.interop.torch import from_torch, to_torch
+from rnn_jax.interop.flax import params_from_linen, params_from_nnx, params_to_linen, params_to_nnx
+from rnn_jax.interop.keras import params_from_keras, params_to_keras
+from rnn_jax.interop.torch import params_from_torch, params_to_torch
 
 __all__ = [
   "LinenCell",
   "NNXCell",
-  "from_keras",
-  "from_linen",
-  "from_nnx",
-  "from_torch",
-  "to_keras",
-  "to_linen",
-  "to_nnx",
-  "to_torch",
+  "params_from_keras",
+  "params_from_linen",
+  "params_from_nnx",
+  "params_from_torch",
+  "params_to_keras",
+  "params_to_linen",
+  "params_to_nnx",
+  "params_to_torch",
 ]

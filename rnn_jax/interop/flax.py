@@ -78,11 +78,11 @@ NNX_BY_GATE: Mapping[str, Layout] = {
 }
 
 
-def from_linen(name: str, params: Mapping[str, PyTree], **options: Any) -> Params:
+def params_from_linen(name: str, params: Mapping[str, PyTree], **options: Any) -> Params:
   """Converts params of Linen's SimpleCell, GRUCell or (Optimized)LSTMCell to those of our cell.
 
       # `variables` belong to nn.RNN(nn.GRUCell(hidden_size)).
-      params = from_linen("gru", variables["params"]["cell"], inner_bias=True)
+      params = params_from_linen("gru", variables["params"]["cell"], inner_bias=True)
 
   The bias of the GRU's layer "hn" becomes b_h, which our gru has only with `inner_bias=True`.
   Without this option, the bias of "hn" must be zero. `MGUCell(reset_gate=False)` corresponds to gru
@@ -102,10 +102,10 @@ def from_linen(name: str, params: Mapping[str, PyTree], **options: Any) -> Param
   return _from("flax.linen", LINEN, name, params, options)
 
 
-def to_linen(name: str, params: Params, **options: Any) -> dict[str, PyTree]:
-  """Converts our cell's params to those of the equivalent Linen cell; the inverse of `from_linen`.
+def params_to_linen(name: str, params: Params, **options: Any) -> dict[str, PyTree]:
+  """Converts our cell's params to Linen's; the inverse of `params_from_linen`.
 
-      variables = {"params": {"cell": to_linen("lstm", params)}}
+      variables = {"params": {"cell": params_to_linen("lstm", params)}}
       ys = nn.RNN(nn.LSTMCell(hidden_size)).apply(variables, xs)
 
   Args:
@@ -116,17 +116,17 @@ def to_linen(name: str, params: Params, **options: Any) -> dict[str, PyTree]:
   Returns:
     {"ii": {"kernel": [D, H]}, …}. If a GRU has no b_h, the bias of "hn" is zero.
   Raises:
-    TypeError, ValueError: as in `from_linen`.
+    TypeError, ValueError: as in `params_from_linen`.
   """
   return _to("flax.linen", LINEN, name, params, options, "flax.linen has no bias there")
 
 
-def from_nnx(
+def params_from_nnx(
   name: str, state: Mapping[str, PyTree], *, optimized: bool = True, **options: Any
 ) -> Params:
   """Converts params of NNX's SimpleCell, GRUCell or (Optimized)LSTMCell to those of our cell.
 
-      params = from_nnx("lstm", nnx.to_pure_dict(nnx.state(rnn.cell, nnx.Param)))
+      params = params_from_nnx("lstm", nnx.to_pure_dict(nnx.state(rnn.cell, nnx.Param)))
 
   Contrary to its docstring, nnx.GRUCell has no bias in the term that the reset gate r scales. It
   therefore corresponds to our default gru. With `inner_bias=True`, b_h is set to zero.
@@ -148,13 +148,13 @@ def from_nnx(
   return _from("flax.nnx", NNX if optimized else NNX_BY_GATE, name, state, options)
 
 
-def to_nnx(
+def params_to_nnx(
   name: str, params: Params, *, optimized: bool = True, **options: Any
 ) -> dict[str, PyTree]:
-  """Converts our cell's params to those of the equivalent NNX cell; the inverse of `from_nnx`.
+  """Converts our cell's params to NNX's; the inverse of `params_from_nnx`.
 
       state = nnx.state(rnn.cell, nnx.Param)
-      nnx.replace_by_pure_dict(state, to_nnx("lstm", params))
+      nnx.replace_by_pure_dict(state, params_to_nnx("lstm", params))
       nnx.update(rnn.cell, state)
 
   Args:
@@ -167,8 +167,8 @@ def to_nnx(
   Returns:
     {"dense_i": {"kernel": [D, G·H], …}, "dense_h": …}, a plain dict.
   Raises:
-    TypeError, ValueError: as in `from_nnx`; also if a GRU's b_h is not zero, since nnx.GRUCell has
-      no b_h.
+    TypeError, ValueError: as in `params_from_nnx`; also if a GRU's b_h is not zero, since
+      nnx.GRUCell has no b_h.
   """
   checks.boolean("optimized", optimized)
   table = NNX if optimized else NNX_BY_GATE

@@ -32,7 +32,7 @@ KERAS: Mapping[str, Layout] = {
 }
 
 
-def from_keras(name: str, weights: Sequence[AnyArray], **options: Any) -> Params:
+def params_from_keras(name: str, weights: Sequence[AnyArray], **options: Any) -> Params:
   """Converts the weights of a keras.layers.SimpleRNN, GRU or LSTM to our cell's params.
 
     w_x = kernel      w_h = recurrent_kernel      b = bias, or bias[0] + bias[1] for a GRU
@@ -41,9 +41,9 @@ def from_keras(name: str, weights: Sequence[AnyArray], **options: Any) -> Params
   b_h = bias[1], because the reset gate r scales b_h but not b. Our gru has b_h only with
   `inner_bias=True`. Without this option, n's part of bias[1] must be zero.
 
-      params = from_keras("lstm", layer.get_weights())
+      params = params_from_keras("lstm", layer.get_weights())
       # For the weights of a keras.layers.Bidirectional:
-      forward, backward = (from_keras("lstm", w) for w in (weights[:3], weights[3:]))
+      forward, backward = (params_from_keras("lstm", w) for w in (weights[:3], weights[3:]))
 
   Args:
     name: our cell's name: elman, gru or lstm.
@@ -81,8 +81,10 @@ def from_keras(name: str, weights: Sequence[AnyArray], **options: Any) -> Params
   return convert(kind, given, layout, ours, f"{name} has no bias there without inner_bias=True")
 
 
-def to_keras(name: str, params: Params, **options: Any) -> list[np.ndarray]:
-  """Converts our cell's params to weights for the Keras layer's `set_weights`; see `from_keras`.
+def params_to_keras(name: str, params: Params, **options: Any) -> list[np.ndarray]:
+  """Converts our cell's params to weights for the Keras layer's `set_weights`.
+
+  The inverse of `params_from_keras`.
 
   Args:
     name: our cell's name: elman, gru or lstm.
@@ -95,7 +97,7 @@ def to_keras(name: str, params: Params, **options: Any) -> list[np.ndarray]:
     [kernel, recurrent_kernel, bias], NumPy arrays, for a layer with `use_bias=True`. For a
     `keras.layers.Bidirectional`, concatenate the lists of both directions.
   Raises:
-    TypeError, ValueError: as in `from_keras`.
+    TypeError, ValueError: as in `params_from_keras`.
   """
   kind = kind_of(LIBRARY, KERAS, name, options)
   checks.instance("params", params, Mapping)

@@ -44,7 +44,7 @@ ACTIVATIONS = ("relu", "tanh")  # choices for `nonlinearity` of nn.RNN
 Layers = Sequence[Params | tuple[Params, Params]]
 
 
-def from_torch(
+def params_from_torch(
   name: str, state_dict: Mapping[str, ArrayLike], *, prefix: str = "", **options: Any
 ) -> list[Params | tuple[Params, Params]]:
   """Converts the state dict of a torch.nn.RNN, GRU or LSTM to the params of every layer's cell.
@@ -55,7 +55,7 @@ def from_torch(
   gate r scales b_h but not b. Our gru has b_h only with `inner_bias=True`. Without this option, n's
   part of bias_hh must be zero.
 
-      layers = from_torch("lstm", {k: v.numpy() for k, v in rnn.state_dict().items()})
+      layers = params_from_torch("lstm", {k: v.numpy() for k, v in rnn.state_dict().items()})
       _, ys = unroll(make_cell("lstm", hidden_size), layers[0], xs)
       variables = {"params": {f"layers_{i}": {"cell": p} for i, p in enumerate(layers)}}  # DeepRNN
 
@@ -118,7 +118,7 @@ def from_torch(
   return layers
 
 
-def to_torch(
+def params_to_torch(
   name: str, layers: Layers, *, prefix: str = "", **options: Any
 ) -> dict[str, np.ndarray]:
   """Converts params to the state dict of a torch.nn.RNN, GRU or LSTM with `bias=True`.
@@ -126,13 +126,13 @@ def to_torch(
     weight_ih = w_xᵀ      weight_hh = w_hᵀ      bias_ih = b      bias_hh = 0, or b_h for a GRU's n
 
       rnn = torch.nn.GRU(input_size, hidden_size)
-      arrays = to_torch("gru", [params])
+      arrays = params_to_torch("gru", [params])
       rnn.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
 
   Args:
     name: our cell's name: elman, gru or lstm.
-    layers: the params of each layer's cell, or pairs (forward, backward), as `from_torch` returns
-      them. torch requires the same hidden size in all layers.
+    layers: the params of each layer's cell, or pairs (forward, backward), as `params_from_torch`
+      returns them. torch requires the same hidden size in all layers.
     prefix: prepended to every entry's name.
     **options: options of `make_cell` for our cell. `inner_bias` may be omitted, because it is
       inferred from whether the params have b_h.

@@ -15,13 +15,13 @@ from flax import nnx
 
 from rnn_jax import make_cell, step
 from rnn_jax.cells import LSTMCarry
-from rnn_jax.interop import from_linen, from_nnx, to_linen, to_nnx
+from rnn_jax.interop import params_from_linen, params_from_nnx, params_to_linen, params_to_nnx
 
 B, D, H = 2, 3, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 # For each Linen cell: (our cell's name, our cell's options, the Linen cell). In `NNX`, the third
-# entry holds options of `from_nnx` instead.
+# entry holds options of `params_from_nnx` instead.
 LINEN = {
   "SimpleCell": ("elman", {"activation": "relu"}, nn.SimpleCell(H, activation_fn=nn.relu)),
   "GRUCell": ("gru", {"inner_bias": True}, nn.GRUCell(H)),
@@ -86,7 +86,7 @@ def test_linen_computes_the_same(x64, which):
   def run(tree, carry, x):
     return theirs.apply({"params": tree}, carry, x)
 
-  same_function(run, from_linen, name, options, tree)
+  same_function(run, params_from_linen, name, options, tree)
 
 
 @pytest.mark.parametrize("which", NNX)
@@ -101,15 +101,15 @@ def test_nnx_computes_the_same(x64, which):
     nnx.replace_by_pure_dict(full, tree)
     return nnx.merge(graph, full, rest)(carry, x)
 
-  read = functools.partial(from_nnx, **layout)
+  read = functools.partial(params_from_nnx, **layout)
   same_function(run, read, name, options, nnx.to_pure_dict(state))
 
 
 @pytest.mark.parametrize(("name", "options"), [*KINDS, ("gru", {"reset": "none"})])
 def test_to_linen_and_back_is_the_identity(name, options):
   params = params_of(name, D, H, **options)
-  there = to_linen(name, params, **options)
-  chex.assert_trees_all_equal(from_linen(name, there, **options), params)
+  there = params_to_linen(name, params, **options)
+  chex.assert_trees_all_equal(params_from_linen(name, there, **options), params)
   theirs = nn.MGUCell(H, reset_gate=False) if "reset" in options else None
   theirs = theirs or {"elman": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}[name](H)
   x = jnp.zeros((B, D))
@@ -122,8 +122,8 @@ def test_to_linen_and_back_is_the_identity(name, options):
 def test_to_nnx_and_back_is_the_identity(which):
   name, options, layout = NNX[which]
   params = params_of(name, D, H, **options)
-  there = to_nnx(name, params, **layout, **options)
-  chex.assert_trees_all_equal(from_nnx(name, there, **layout, **options), params)
+  there = params_to_nnx(name, params, **layout, **options)
+  chex.assert_trees_all_equal(params_from_nnx(name, there, **layout, **options), params)
   theirs = nnx.eval_shape(lambda: getattr(nnx, which)(D, H, rngs=nnx.Rngs(0)))
   shapes = nnx.to_pure_dict(nnx.state(theirs, nnx.Param))
   chex.assert_trees_all_equal_shapes_and_dtypes(there, shapes)
@@ -131,27 +131,32 @@ def test_to_nnx_and_back_is_the_identity(which):
 
 def test_a_bias_that_the_reset_gate_scales_is_not_lost():
   plain, inner = params_of("gru", D, H), params_of("gru", D, H, inner_bias=True)
-  assert not np.any(to_linen("gru", plain)["hn"]["bias"])
-  chex.assert_trees_all_equal(from_linen("gru", to_linen("gru", plain)), plain)
+  assert not np.any(params_to_linen("gru", plain)["hn"]["bias"])
+  chex.assert_trees_all_equal(params_from_linen("gru", params_to_linen("gru", plain)), plain)
   with pytest.raises(ValueError, match=r"^hn/bias must be zero .* gru has no bias there without"):
-    from_linen("gru", to_linen("gru", inner))
+    params_from_linen("gru", params_to_linen("gru", inner))
   with pytest.raises(ValueError, match=r"^b_h must be zero .* nnx.GRUCell has no bias there"):
-    to_nnx("gru", inner)
-  read = from_nnx("gru", to_nnx("gru", plain), inner_bias=True)
+    params_to_nnx("gru", inner)
+  read = params_from_nnx("gru", params_to_nnx("gru", plain), inner_bias=True)
   chex.assert_trees_all_equal(read, {**plain, "b_h": jnp.zeros(H)})
 
 
 @pytest.mark.parametrize(
   ("convert", "name", "options", "message"),
   [
-    (from_linen, "gru", {"reset": "before"}, "^Unknown cell of flax.linen 'gru reset=before'"),
-    (to_linen, "gru", {"reset": "before"}, "^Unknown cell of flax.linen 'gru reset=before'"),
-    (to_nnx, "gru", {"reset": "none"}, "^Unknown cell of flax.nnx 'gru reset=none'"),
-    (to_nnx, "gru", {"optimized": False}, "^Unknown cell of flax.nnx.* Choose one of: lstm"),
-    (to_linen, "gur", {}, "^Unknown cell 'gur'; did you mean 'gru'"),
-    (to_linen, "lstm", {"forget_bais": 1}, "did you mean 'forget_bias'"),
-    (to_linen, "lstm", {}, r"^w_h must be \[H, 4·H\] = \[5, 20\], got \[5, 5\]"),
-    (from_linen, "lstm", {}, "^Unknown entry 'b'"),
+    (
+      params_from_linen,
+      "gru",
+      {"reset": "before"},
+      "^Unknown cell of flax.linen 'gru reset=before'",
+    ),
+    (params_to_linen, "gru", {"reset": "before"}, "^Unknown cell of flax.linen 'gru reset=before'"),
+    (params_to_nnx, "gru", {"reset": "none"}, "^Unknown cell of flax.nnx 'gru reset=none'"),
+    (params_to_nnx, "gru", {"optimized": False}, "^Unknown cell of flax.nnx.* Choose one of: lstm"),
+    (params_to_linen, "gur", {}, "^Unknown cell 'gur'; did you mean 'gru'"),
+    (params_to_linen, "lstm", {"forget_bais": 1}, "did you mean 'forget_bias'"),
+    (params_to_linen, "lstm", {}, r"^w_h must be \[H, 4·H\] = \[5, 20\], got \[5, 5\]"),
+    (params_from_linen, "lstm", {}, "^Unknown entry 'b'"),
   ],
 )
 @pytest.mark.usefixtures("unchecked_types")
@@ -163,7 +168,7 @@ def test_a_cell_that_flax_lacks_is_refused(convert, name, options, message):
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_trees_that_do_not_fit_are_named():
-  good = to_linen("lstm", params_of("lstm", D, H))
+  good = params_to_linen("lstm", params_of("lstm", D, H))
   missing = {k: v for k, v in good.items() if k != "hf"}
   wrong = {**good, "hf": {**good["hf"], "kernel": jnp.ones((H, H + 1))}}
   for tree, message in (
@@ -174,4 +179,4 @@ def test_trees_that_do_not_fit_are_named():
     ([], r"^params must be a Mapping, got \[\]"),
   ):
     with pytest.raises((TypeError, ValueError), match=message):
-      from_linen("lstm", tree)
+      params_from_linen("lstm", tree)

@@ -13,14 +13,14 @@ from rnn_jax import make_cell
 from rnn_jax.interop import (
   LinenCell,
   NNXCell,
-  from_keras,
-  from_linen,
-  from_nnx,
-  from_torch,
-  to_keras,
-  to_linen,
-  to_nnx,
-  to_torch,
+  params_from_keras,
+  params_from_linen,
+  params_from_nnx,
+  params_from_torch,
+  params_to_keras,
+  params_to_linen,
+  params_to_nnx,
+  params_to_torch,
 )
 
 B, D, H = 3, 2, 4
@@ -50,31 +50,50 @@ def nnx_cell(carry=CARRY, x=X):
 CASES = [
   *(
     (lambda convert=convert: convert("lstm", None), TypeError, "must be a Mapping, got None.")
-    for convert in (from_linen, from_nnx, from_torch, to_keras, to_linen, to_nnx)
+    for convert in (
+      params_from_linen,
+      params_from_nnx,
+      params_from_torch,
+      params_to_keras,
+      params_to_linen,
+      params_to_nnx,
+    )
   ),
   (
-    lambda: from_keras("lstm", None),
+    lambda: params_from_keras("lstm", None),
     ValueError,
     "weights must be [kernel, recurrent_kernel, bias]",
   ),
-  (lambda: to_torch("lstm", None), ValueError, "layers must be a list with the params of at least"),
-  (lambda: to_torch("lstm", 3), ValueError, "of at least one layer, got 3."),
-  (lambda: to_torch("lstm", [3]), TypeError, "params of layer 0 must be a Mapping, got 3."),
+  (
+    lambda: params_to_torch("lstm", None),
+    ValueError,
+    "layers must be a list with the params of at least",
+  ),
+  (lambda: params_to_torch("lstm", 3), ValueError, "of at least one layer, got 3."),
+  (lambda: params_to_torch("lstm", [3]), TypeError, "params of layer 0 must be a Mapping, got 3."),
   *(
     (lambda convert=convert, wrong=wrong: convert("lstm", wrong), TypeError, message)
-    for convert in (to_keras, to_linen, to_nnx)
+    for convert in (params_to_keras, params_to_linen, params_to_nnx)
     for wrong, message in (
       (WORDS, "w_x must be an array of floats, got <U"),
       (WHOLE, "w_x must be an array of floats, got int32[2, 16]."),
       ({**PARAMS, "b": None}, "b must be an array of floats, got object[]."),
     )
   ),
-  (lambda: from_torch("lstm", {1: X}), TypeError, "entry of state_dict must be a str, got 1."),
-  (lambda: from_torch("lstm", {}, prefix=3), TypeError, "prefix must be a str, got 3."),
-  (lambda: to_torch("lstm", [PARAMS], prefix=3), TypeError, "prefix must be a str, got 3."),
-  (lambda: from_nnx("lstm", {}, optimized="no"), TypeError, "optimized must be True or False, got"),
   (
-    lambda: to_nnx("lstm", PARAMS, optimized=1),
+    lambda: params_from_torch("lstm", {1: X}),
+    TypeError,
+    "entry of state_dict must be a str, got 1.",
+  ),
+  (lambda: params_from_torch("lstm", {}, prefix=3), TypeError, "prefix must be a str, got 3."),
+  (lambda: params_to_torch("lstm", [PARAMS], prefix=3), TypeError, "prefix must be a str, got 3."),
+  (
+    lambda: params_from_nnx("lstm", {}, optimized="no"),
+    TypeError,
+    "optimized must be True or False, got",
+  ),
+  (
+    lambda: params_to_nnx("lstm", PARAMS, optimized=1),
     TypeError,
     "optimized must be True or False, got 1",
   ),

@@ -13,7 +13,7 @@ from drawn import drawn, params_of
 
 from rnn_jax import make_cell, step, unroll
 from rnn_jax.cells import LSTMCarry
-from rnn_jax.interop import from_keras, to_keras
+from rnn_jax.interop import params_from_keras, params_to_keras
 
 T, B, D, H = 4, 2, 3, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -48,7 +48,7 @@ def weights_of(which):
 
 def ours(which, weights, xs):
   name, options, *_ = CASES[which]
-  return unroll(make_cell(name, H, **options), from_keras(name, weights, **options), xs)[1]
+  return unroll(make_cell(name, H, **options), params_from_keras(name, weights, **options), xs)[1]
 
 
 def keras_equations(which, weights, xs):
@@ -102,7 +102,7 @@ def test_keras_itself_computes_the_same(keras, which):
   carry, x = drawn((cell.initial_carry((B,)), jnp.zeros((B, D))), seed=5)
 
   def ours(weights, carry, x):
-    params = from_keras(name, weights, **options)
+    params = params_from_keras(name, weights, **options)
     return step(cell, cell.prepare(params), carry, cell.project(params, x))
 
   def theirs(weights, carry, x):
@@ -124,9 +124,9 @@ def test_the_weights_of_both_directions_are_one_list(keras):
   layer = keras.layers.Bidirectional(keras.layers.LSTM(H, return_sequences=True, **ZEROS))
   layer.build((None, None, D))
   both = [params_of("lstm", D, H, seed) for seed in (1, 2)]
-  layer.set_weights([array for params in both for array in to_keras("lstm", params)])
+  layer.set_weights([array for params in both for array in params_to_keras("lstm", params)])
   for params, direction in zip(both, (layer.forward_layer, layer.backward_layer), strict=True):
-    chex.assert_trees_all_equal(from_keras("lstm", direction.get_weights()), params)
+    chex.assert_trees_all_equal(params_from_keras("lstm", direction.get_weights()), params)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_the_weights_of_both_directions_are_one_list(keras):
 )
 def test_the_round_trip_is_the_identity(name, options):
   params = params_of(name, D, H, **options)
-  there = to_keras(name, params, **options)
-  chex.assert_trees_all_equal(from_keras(name, there, **options), params)
+  there = params_to_keras(name, params, **options)
+  chex.assert_trees_all_equal(params_from_keras(name, there, **options), params)
   no_bias = {k: v if k.startswith("w") else 0 * v for k, v in params.items()}
-  chex.assert_trees_all_equal(from_keras(name, there[:2], **options), no_bias)
+  chex.assert_trees_all_equal(params_from_keras(name, there[:2], **options), no_bias)
 
 
 @pytest.mark.parametrize(
@@ -167,5 +167,5 @@ def test_the_round_trip_is_the_identity(name, options):
 @pytest.mark.usefixtures("unchecked_types")
 def test_weights_that_do_not_fit_are_named(which, change, options, message):
   with pytest.raises(ValueError, match=message) as error:
-    from_keras(CASES[which][0], change(weights_of(which)), **options)
+    params_from_keras(CASES[which][0], change(weights_of(which)), **options)
   assert "\n" not in str(error.value)

@@ -12,7 +12,7 @@ import pytest
 from drawn import drawn, params_of
 
 from rnn_jax import make_cell, unroll
-from rnn_jax.interop import from_torch, to_torch
+from rnn_jax.interop import params_from_torch, params_to_torch
 
 T, B, D, H = 4, 2, 3, 5
 MODULES = {"elman": "RNN", "gru": "GRU", "lstm": "LSTM"}
@@ -80,7 +80,7 @@ def our_layers(name, layers, xs, **options):
 
 
 def ours(name, state, xs, **options):
-  return our_layers(name, from_torch(name, state, **options), xs, **options)
+  return our_layers(name, params_from_torch(name, state, **options), xs, **options)
 
 
 @every_name
@@ -118,8 +118,10 @@ def test_torch_loads_our_state_dict(x64, name):
   xs = torch.tensor(np.random.default_rng(5).standard_normal((T, B, D)))
   kind = getattr(torch.nn, MODULES[name])
   first, second = (kind(D, H, 2, bidirectional=True, dtype=torch.float64) for _ in range(2))
-  layers = from_torch(name, {k: v.numpy() for k, v in first.state_dict().items()}, **OPTIONS[name])
-  arrays = to_torch(name, layers, **OPTIONS[name])
+  layers = params_from_torch(
+    name, {k: v.numpy() for k, v in first.state_dict().items()}, **OPTIONS[name]
+  )
+  arrays = params_to_torch(name, layers, **OPTIONS[name])
   assert list(arrays) == list(first.state_dict())
   second.load_state_dict({k: torch.from_numpy(v) for k, v in arrays.items()})
   ys, again = (rnn(xs)[0].detach().numpy() for rnn in (first, second))
@@ -129,8 +131,8 @@ def test_torch_loads_our_state_dict(x64, name):
 def test_a_state_dict_without_biases_has_zero_biases(x64):
   state = state_dict_of("gru", bias=False)
   zeros = {k: jnp.zeros(3 * H) for k in state_dict_of("gru") if k.startswith("bias")}
-  expected = from_torch("gru", {**state, **zeros}, inner_bias=True)
-  chex.assert_trees_all_equal(from_torch("gru", state, inner_bias=True), expected)
+  expected = params_from_torch("gru", {**state, **zeros}, inner_bias=True)
+  chex.assert_trees_all_equal(params_from_torch("gru", state, inner_bias=True), expected)
 
 
 @every_name
@@ -139,23 +141,23 @@ def test_the_round_trip_is_the_identity(name):
     one = [params_of(name, D, H, 1, **options), params_of(name, H, H, 2, **options)]
     both = [tuple(params_of(name, D, H, seed, **options) for seed in (3, 4))]
     for layers in (one, both):
-      arrays = to_torch(name, layers, prefix="rnn.", **options)
+      arrays = params_to_torch(name, layers, prefix="rnn.", **options)
       assert all(key.startswith("rnn.") and a.flags.writeable for key, a in arrays.items())
       others = {**arrays, "head.weight": np.ones((2, 2))}
-      back = from_torch(name, others, prefix="rnn.", **options)
+      back = params_from_torch(name, others, prefix="rnn.", **options)
       chex.assert_trees_all_equal(back, layers)
 
 
 def test_relu_is_accepted_and_linear_refused():
   state = state_dict_of("elman", 1, ("",))
   chex.assert_trees_all_equal(
-    from_torch("elman", state, activation="relu"), from_torch("elman", state)
+    params_from_torch("elman", state, activation="relu"), params_from_torch("elman", state)
   )
   rule = r"Unknown activation in torch.nn.RNN 'linear'. Choose one of: relu, tanh."
   with pytest.raises(ValueError, match=rule):
-    from_torch("elman", state, activation="linear")
+    params_from_torch("elman", state, activation="linear")
   with pytest.raises(ValueError, match=rule):
-    to_torch("elman", [params_of("elman", D, H)], activation="linear")
+    params_to_torch("elman", [params_of("elman", D, H)], activation="linear")
 
 
 def without(entry):
@@ -226,13 +228,13 @@ def with_entry(entry, value):
 def test_a_state_dict_that_does_not_fit_is_named(name, change, options, message):
   state = change(state_dict_of(name if name in GATES else "lstm"))
   with pytest.raises((TypeError, ValueError), match=message) as error:
-    from_torch(name, state, **options)
+    params_from_torch(name, state, **options)
   assert "\n" not in str(error.value)
 
 
 def test_the_weights_of_another_cell_are_refused():
   with pytest.raises(ValueError, match=r"weight_hh_l0 must be \[3·H, H\] = \[15, 5\], got \[20, 5"):
-    from_torch("gru", state_dict_of("lstm"), inner_bias=True)
+    params_from_torch("gru", state_dict_of("lstm"), inner_bias=True)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +253,7 @@ def test_layers_that_do_not_fit_are_named(name, layers, options, message):
     return params_of(*layer, H) if isinstance(layer[0], str) else tuple(map(params, layer))
 
   with pytest.raises(ValueError, match=message):
-    to_torch(name, [params(layer) for layer in layers], **options)
+    params_to_torch(name, [params(layer) for layer in layers], **options)
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -259,6 +261,6 @@ def test_params_with_a_wrong_name_are_named():
   params = params_of("lstm", D, H)
   params["w_hh"] = params.pop("w_h")
   with pytest.raises(ValueError, match=r"^Unknown entry 'w_hh of layer 0'; did you mean 'w_h of"):
-    to_torch("lstm", [params])
+    params_to_torch("lstm", [params])
   with pytest.raises(ValueError, match=r"^layers must be a list"):
-    to_torch("lstm", params_of("lstm", D, H))
+    params_to_torch("lstm", params_of("lstm", D, H))
