@@ -61,7 +61,7 @@ def tree_norm(tree: PyTree[Inexact[AnyArray, " ..."]]) -> Float[Array, ""]:
 
 
 @jax.custom_vjp
-def _tap(leaf: Inexact[Array, "*batch H"], probe: Float[Array, "*batch"]) -> Array:
+def _tap(leaf: Inexact[Array, " ..."], probe: Float[Array, "*batch"]) -> Array:
   del probe
   return leaf
 
@@ -81,7 +81,7 @@ def tap(carry: Carry, probe: Carry) -> Carry:
   """Returns `carry`. In the backward pass, the norm of its cotangent becomes the probe's gradient.
 
   Args:
-    carry: leaves [..., H].
+    carry: leaves [..., H], or with more axes, such as the matrices [..., P, P] of an mLSTM.
     probe: zeros in the structure of the carry, with leaves [...], and None in place of integer
       leaves. The probe's gradient is ‖dL/dleaf‖, for each leaf and example.
   Raises:

@@ -27,6 +27,7 @@ from rnn_jax.cells.lstm import LSTMCarry, lstm
 from rnn_jax.cells.mgu import mgu
 from rnn_jax.cells.mingru import mingru, minlstm
 from rnn_jax.cells.minimalrnn import minimalrnn
+from rnn_jax.cells.mlstm import MLSTMCarry, mlstm
 from rnn_jax.cells.multiplicative_lstm import multiplicative_lstm
 from rnn_jax.cells.peephole_lstm import peephole_lstm
 from rnn_jax.cells.rg_lru import rg_lru
@@ -46,6 +47,7 @@ __all__ = [
   "DilatedCarry",
   "LEMCarry",
   "LSTMCarry",
+  "MLSTMCarry",
   "SLSTMCarry",
   "antisymmetric",
   "cell_options",
@@ -69,6 +71,7 @@ __all__ = [
   "mingru",
   "minimalrnn",
   "minlstm",
+  "mlstm",
   "multiplicative_lstm",
   "peephole_lstm",
   "residual",
@@ -101,6 +104,7 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "zoneout_lstm": zoneout_lstm,
   "janet": janet,
   "slstm": slstm,
+  "mlstm": mlstm,
   "lru": lru,
   "mingru": mingru,
   "minlstm": minlstm,
