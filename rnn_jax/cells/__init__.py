@@ -33,6 +33,7 @@ from rnn_jax.cells.peephole_lstm import peephole_lstm
 from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.rhn import rhn
 from rnn_jax.cells.slstm import SLSTMCarry, slstm
+from rnn_jax.cells.ugrnn import ugrnn
 from rnn_jax.cells.wrappers.dilated import DilatedCarry, dilated, dilated_elman
 from rnn_jax.cells.wrappers.layer_norm import layer_norm
 from rnn_jax.cells.wrappers.residual import residual
@@ -79,6 +80,7 @@ __all__ = [
   "rhn",
   "slstm",
   "stack",
+  "ugrnn",
   "zoneout",
   "zoneout_lstm",
 ]
@@ -96,6 +98,7 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "clockwork": clockwork,
   "dilated_elman": dilated_elman,
   "gru": gru,
+  "ugrnn": ugrnn,
   "mgu": mgu,
   "lstm": lstm,
   "peephole_lstm": peephole_lstm,

@@ -92,3 +92,15 @@ def _check_jacobian(cell, reference, params, carry, x):
   for ours_leaf, theirs_leaf in pairs:
     if ours_leaf.dtype != jax.dtypes.float0:
       np.testing.assert_allclose(ours_leaf, theirs_leaf, rtol=1e-6, atol=1e-8)
+
+
+def jacobian(cell, params, h, x):
+  """Returns the step Jacobian ∂h'/∂h, with entry [i, j] = ∂h'_j/∂h_i, of a carry h of one array."""
+
+  @jax.jit
+  @jax.jacfwd
+  def columns(h):
+    prepared = cell.prepare(jax.tree.map(jnp.asarray, params))
+    return step(cell, prepared, h, cell.project(prepared, jnp.asarray(x)))
+
+  return np.asarray(columns(jnp.asarray(h))).T
