@@ -33,6 +33,7 @@ from rnn_jax.cells.peephole_lstm import peephole_lstm
 from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.rhn import rhn
 from rnn_jax.cells.slstm import SLSTMCarry, slstm
+from rnn_jax.cells.star import star
 from rnn_jax.cells.ugrnn import ugrnn
 from rnn_jax.cells.wrappers.dilated import DilatedCarry, dilated, dilated_elman
 from rnn_jax.cells.wrappers.layer_norm import layer_norm
@@ -80,6 +81,7 @@ __all__ = [
   "rhn",
   "slstm",
   "stack",
+  "star",
   "ugrnn",
   "zoneout",
   "zoneout_lstm",
@@ -95,6 +97,7 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "lem": lem,
   "rhn": rhn,
   "minimalrnn": minimalrnn,
+  "star": star,
   "clockwork": clockwork,
   "dilated_elman": dilated_elman,
   "gru": gru,
