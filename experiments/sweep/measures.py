@@ -193,6 +193,7 @@ _SHARE_LEFT = 0.01
 _STATES = ("open", "shut")
 _GATES = (
   *("input", "forget", "output", "update", "reset", "recurrence", "memory", "hidden"),
+  "feedback",
   *(f"transform_{i}" for i in range(10)),
 )
 

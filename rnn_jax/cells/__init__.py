@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from rnn_jax import checks
 from rnn_jax.cells.antisymmetric import antisymmetric
+from rnn_jax.cells.brc import brc, nbrc
 from rnn_jax.cells.clockwork import ClockworkCarry, clockwork
 from rnn_jax.cells.cornn import CornnCarry, cornn
 from rnn_jax.cells.elman import elman, irnn
@@ -52,6 +53,7 @@ __all__ = [
   "MLSTMCarry",
   "SLSTMCarry",
   "antisymmetric",
+  "brc",
   "cell_options",
   "clockwork",
   "cornn",
@@ -75,6 +77,7 @@ __all__ = [
   "minlstm",
   "mlstm",
   "multiplicative_lstm",
+  "nbrc",
   "peephole_lstm",
   "residual",
   "rg_lru",
@@ -91,6 +94,8 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "elman": elman,
   "irnn": irnn,
   "indrnn": indrnn,
+  "brc": brc,
+  "nbrc": nbrc,
   "antisymmetric": antisymmetric,
   "exprnn": exprnn,
   "cornn": cornn,
