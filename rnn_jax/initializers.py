@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
@@ -158,3 +159,14 @@ def chrono_bias(longest: Number) -> Initializer:
     return jnp.log(jax.random.uniform(key, shape, dtype, 1, longest - 1))
 
   return init
+
+
+@drawn_in_float32
+def log_uniform_steps(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
+  """Returns ln Δ for step sizes Δ that are log-uniform from 0.001 to 0.1.
+
+  State-space models start from these step sizes, so that their units remember for about 10 to 1000
+  steps (Gu et al., 2022, https://arxiv.org/abs/2206.11893).
+  """
+  _check_init(key, shape, dtype)
+  return jax.random.uniform(key, shape, dtype, math.log(0.001), math.log(0.1))

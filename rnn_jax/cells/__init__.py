@@ -16,6 +16,7 @@ from rnn_jax.cells.antisymmetric import antisymmetric
 from rnn_jax.cells.brc import brc, nbrc
 from rnn_jax.cells.clockwork import ClockworkCarry, clockwork
 from rnn_jax.cells.cornn import CornnCarry, cornn
+from rnn_jax.cells.delta_net import delta_net, gated_delta_net
 from rnn_jax.cells.elman import elman, irnn
 from rnn_jax.cells.exprnn import exprnn
 from rnn_jax.cells.gru import gru
@@ -57,10 +58,12 @@ __all__ = [
   "cell_options",
   "clockwork",
   "cornn",
+  "delta_net",
   "dilated",
   "dilated_elman",
   "elman",
   "exprnn",
+  "gated_delta_net",
   "gru",
   "indrnn",
   "irnn",
@@ -116,6 +119,8 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "janet": janet,
   "slstm": slstm,
   "mlstm": mlstm,
+  "delta_net": delta_net,
+  "gated_delta_net": gated_delta_net,
   "lru": lru,
   "mingru": mingru,
   "minlstm": minlstm,
