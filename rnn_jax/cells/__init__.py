@@ -23,6 +23,7 @@ from rnn_jax.cells.gru import gru
 from rnn_jax.cells.indrnn import indrnn
 from rnn_jax.cells.janet import janet
 from rnn_jax.cells.layer_norm_lstm import layer_norm_lstm
+from rnn_jax.cells.leaky import leaky
 from rnn_jax.cells.lem import LEMCarry, lem
 from rnn_jax.cells.lru import lru
 from rnn_jax.cells.lstm import LSTMCarry, lstm
@@ -70,6 +71,7 @@ __all__ = [
   "janet",
   "layer_norm",
   "layer_norm_lstm",
+  "leaky",
   "lem",
   "lru",
   "lstm",
@@ -96,6 +98,7 @@ __all__ = [
 CELLS: Mapping[str, Callable[..., Cell]] = {
   "elman": elman,
   "irnn": irnn,
+  "leaky": leaky,
   "indrnn": indrnn,
   "brc": brc,
   "nbrc": nbrc,

@@ -34,6 +34,7 @@ VARIANTS = [
   ("gru", {"reset": "none"}),
   ("gru", {"inner_bias": True}),
   ("gru", {"recurrent_kernel": "identity", "recurrent_gain": 0.5}),
+  ("leaky", {"excitatory": 0.5}),
   ("lstm", {"recurrent_kernel": "gaussian", "forget_bias": -2.0}),
   ("lstm", {"forget_gate": False}),
   ("mgu", {"reset": "before"}),
