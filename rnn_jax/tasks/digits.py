@@ -124,6 +124,35 @@ def sequential_digits(
   return _classification(batch_size, part, NUM_PIXELS, pooled)
 
 
+def permuted_digits(
+  sequence_length: int, batch_size: int | None, part: Part = "train", *, pooled: bool = False
+) -> Task:
+  """Builds `sequential_digits` with the pixels of all images in the same random order.
+
+    x_t = pixel π(t),  π a fixed permutation of the 64 pixels;  target at t = 64: the digit
+
+  Neighboring pixels are then read at distant steps, so the digit depends on longer memories. π is
+  the same in all runs and versions.
+
+  Args:
+    sequence_length, batch_size, part, pooled: see `sequential_digits`.
+  Returns:
+    The Task, with the baseline, batches and held-out images of `sequential_digits`.
+  Raises:
+    TypeError, ValueError, ImportError: as in `sequential_digits`.
+  References:
+    Le, Jaitly and Hinton, 2015 (with 28×28 pixels), https://arxiv.org/abs/1504.00941
+  """
+  task = sequential_digits(sequence_length, batch_size, part, pooled=pooled)
+  # NumPy promises that the numbers of a RandomState are the same in all its versions.
+  order = np.random.RandomState(0).permutation(NUM_PIXELS)
+
+  def permuted(images: Images) -> Images:
+    return images._replace(pixels=images.pixels[:, order])
+
+  return task._replace(data=permuted(task.data), held_out=permuted(task.held_out))
+
+
 def _classification(batch_size: int | None, part: Part, num_steps: int, pooled: bool) -> Task:
   images = load_images(part)
   check_batch_size(batch_size, len(images.digits), part)

@@ -1,11 +1,12 @@
-"""Helpers for tasks with a finite data set: the train/test split and the sampling of batches."""
+"""Helpers for tasks: the train/test split, the sampling of examples, and masks."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import jax
-from jaxtyping import Array, Int, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Key
 
 from rnn_jax import checks
 
@@ -45,3 +46,22 @@ def draw(key: Key[Array, ""], num_examples: int, batch_size: int | None) -> Int[
   size = num_examples if batch_size is None else min(batch_size, num_examples)
   # `jax.random.permutation` would take twenty times as long, and most of it would be discarded.
   return jax.lax.top_k(jax.random.uniform(key, (num_examples,)), size)[1]
+
+
+def draw_each(
+  key: Key[Array, ""], num_examples: int, count: int, batch_size: int
+) -> Int[Array, "B count"]:
+  """Draws `count` of `num_examples` indices for each sequence of a batch, without repeats, int32.
+
+  Args:
+    key: random key.
+    num_examples: number of indices to draw from.
+    count: number of indices for each sequence, in random order.
+    batch_size: B.
+  """
+  return jax.lax.top_k(jax.random.uniform(key, (batch_size, num_examples)), count)[1]
+
+
+def last_step(num_steps: int, batch_size: int) -> Bool[Array, "T B"]:
+  """Returns a mask [T, B] that is True at the last step, the only one whose loss counts."""
+  return jnp.zeros((num_steps, batch_size), bool).at[-1].set(True)

@@ -6,16 +6,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Key
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy, squared_error
+from rnn_jax.tasks.examples import last_step
 from rnn_jax.tasks.task import Batch, Task
-
-
-def _last_step(num_steps: int, batch_size: int) -> Bool[Array, "T B"]:
-  """Returns a mask [T, B] that is True at the last step, the only one whose loss counts."""
-  return jnp.zeros((num_steps, batch_size), bool).at[-1].set(True)
 
 
 def adding(sequence_length: int, batch_size: int) -> Task:
@@ -52,7 +48,7 @@ def adding(sequence_length: int, batch_size: int) -> Task:
     total = jnp.sum(values * marks, axis=0)
     targets = jnp.broadcast_to(total[None, :, None], (sequence_length, batch_size, 1))
     xs = jnp.stack([values, marks], axis=-1)
-    return Batch(xs, targets, _last_step(sequence_length, batch_size))
+    return Batch(xs, targets, last_step(sequence_length, batch_size))
 
   return Task((), (), batch, squared_error, "squared error", 1 / 6, 1, None)
 
@@ -132,6 +128,6 @@ def temporal_order(sequence_length: int, batch_size: int) -> Task:
     xs = xs.at[second, column].set(distractors + signals[1])
     order = 2 * signals[0] + signals[1]
     targets = jnp.broadcast_to(order[None], (sequence_length, batch_size))
-    return Batch(xs, targets, _last_step(sequence_length, batch_size))
+    return Batch(xs, targets, last_step(sequence_length, batch_size))
 
   return Task((), (), batch, cross_entropy, "nats", math.log(4), 4, distractors + 2)

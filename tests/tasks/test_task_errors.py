@@ -7,7 +7,26 @@ import functools
 import numpy as np
 import pytest
 
-from rnn_jax.tasks import charlm, digits, reverse, sequential_digits, sort, spelling, tagging
+from rnn_jax.tasks import (
+  associative_recall,
+  charlm,
+  delayed_match_to_sample,
+  delayed_xor,
+  digits,
+  flip_flop,
+  group_word_problem,
+  parity,
+  permuted_digits,
+  reverse,
+  s3,
+  s5,
+  selective_copying,
+  sequential_digits,
+  sort,
+  spelling,
+  tagging,
+  teacher_student,
+)
 from rnn_jax.tasks.baselines import count_answers, guess_entropy
 from rnn_jax.text import Corpus, build_vocabulary
 
@@ -37,6 +56,23 @@ CASES = [
     TypeError,
     "pooled must be True or False, got 'no'.",
   ),
+  (permuted_digits, (784, 1), ValueError, "must be 64, the pixels of an image, got 784."),
+  (parity, (0, 1), ValueError, "sequence_length must be at least 1, got 0."),
+  (s3, (3, 0), ValueError, "batch_size must be at least 1, got 0."),
+  (s5, (3.0, 1), TypeError, "sequence_length must be an integer, got 3.0."),
+  (group_word_problem, (3, 1, 1), ValueError, "degree must be at least 2, got 1."),
+  (group_word_problem, (3, 1, 7), ValueError, "degree must be at most 6, got 7."),
+  (flip_flop, (3, 1, 0), ValueError, "num_bits must be at least 1, got 0."),
+  (flip_flop, (3, 1, 1, 0.0), ValueError, "pulse_probability must be greater than 0, got 0.0."),
+  (flip_flop, (3, 1, 1, 1.5), ValueError, "pulse_probability must be at most 1, got 1.5."),
+  (associative_recall, (3, 1), ValueError, "sequence_length must be at least 4, got 3."),
+  (associative_recall, (7, 1, 2), ValueError, "sequence_length must be at least 8, got 7."),
+  (associative_recall, (8, 1, 0), ValueError, "num_pairs must be at least 1, got 0."),
+  (associative_recall, (8, 1, 2, 5), ValueError, "vocabulary_size must be at least 6, got 5."),
+  (selective_copying, (31, 1), ValueError, "sequence_length must be at least 32, got 31."),
+  (delayed_xor, (5, 1), ValueError, "sequence_length must be at least 6, got 5."),
+  (delayed_match_to_sample, (4, 1), ValueError, "sequence_length must be at least 5, got 4."),
+  (teacher_student, (4, 1, 0), ValueError, "memory must be greater than 0, got 0."),
   (reverse, (0, 1), ValueError, "sequence_length must be at least 1, got 0."),
   (reverse, (3, [1]), TypeError, "batch_size must be an integer, got [1]."),
   (sort, (3, 0), ValueError, "batch_size must be at least 1, got 0."),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
+from pathlib import Path
 
 import chex
 import jax
@@ -12,7 +14,18 @@ import numpy as np
 import pytest
 
 from rnn_jax.modules import DecoderInputs
-from rnn_jax.tasks import TASKS, charlm, digits, reverse, sequential_digits, sort, spelling, tagging
+from rnn_jax.tasks import (
+  TASKS,
+  charlm,
+  digits,
+  permuted_digits,
+  reverse,
+  selective_copying,
+  sequential_digits,
+  sort,
+  spelling,
+  tagging,
+)
 from rnn_jax.text import Corpus, build_vocabulary
 
 T, B = 30, 4
@@ -29,6 +42,8 @@ PYTHON = b"\n".join(b"%s = %d  # a line" % (bytes([97 + i]) * (i + 1), i) for i 
 
 MADE = {
   **{name: functools.partial(make, T, B) for name, make in TASKS.items()},
+  "permuted_digits": lambda: permuted_digits(64, B),
+  "selective_copying": lambda: selective_copying(32, B),
   "sequential_digits": lambda: sequential_digits(64, B),
   "charlm": lambda: charlm(T, B, corpus_of(TEXT)),
   "digits": lambda: digits(B),
@@ -158,6 +173,28 @@ def test_batch_can_be_mapped_over_keys(made):
     chex.assert_trees_all_equal(jax.tree.map(lambda a, i=i: a[i], mapped), batch_by(key))
 
 
+def test_a_batch_is_the_same_with_and_without_jit(made):
+  task, batch_by = made
+  key = jax.random.key(0)
+  chex.assert_trees_all_close(jax.device_get(task.batch(task.data, key)), batch_by(key), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_of_sweeps_have_full_sequences_and_a_target_at_the_last_step(name):
+  task = MADE[name]()
+  batch = drawn(task)
+  assert batch.lengths is None
+  assert len(batch.xs) == len(batch.mask)
+  assert np.all(batch.mask[-1])
+
+
 def test_every_task_takes_a_length_and_a_batch_size_first():
   for make in TASKS.values():
     assert list(inspect.signature(make).parameters)[:2] == ["sequence_length", "batch_size"]
+
+
+def test_the_readme_of_sweeps_lists_the_tasks():
+  text = (Path(__file__).parents[2] / "experiments/sweep/README.md").read_text()
+  table = text.partition("## Tasks\n")[2].partition("\n## ")[0]
+  rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+  assert re.findall(r"`(\w+)`", "".join(rows)) == sorted(TASKS)
