@@ -33,9 +33,11 @@ from rnn_jax.cells.minimalrnn import minimalrnn
 from rnn_jax.cells.mlstm import MLSTMCarry, mlstm
 from rnn_jax.cells.multiplicative_lstm import multiplicative_lstm
 from rnn_jax.cells.peephole_lstm import peephole_lstm
+from rnn_jax.cells.qrnn import QRNNCarry, qrnn
 from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.rhn import rhn
 from rnn_jax.cells.slstm import SLSTMCarry, slstm
+from rnn_jax.cells.sru import SRUCarry, sru
 from rnn_jax.cells.star import star
 from rnn_jax.cells.ugrnn import ugrnn
 from rnn_jax.cells.wrappers.dilated import DilatedCarry, dilated, dilated_elman
@@ -53,7 +55,9 @@ __all__ = [
   "LEMCarry",
   "LSTMCarry",
   "MLSTMCarry",
+  "QRNNCarry",
   "SLSTMCarry",
+  "SRUCarry",
   "antisymmetric",
   "brc",
   "cell_options",
@@ -84,10 +88,12 @@ __all__ = [
   "multiplicative_lstm",
   "nbrc",
   "peephole_lstm",
+  "qrnn",
   "residual",
   "rg_lru",
   "rhn",
   "slstm",
+  "sru",
   "stack",
   "star",
   "ugrnn",
@@ -127,6 +133,8 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "lru": lru,
   "mingru": mingru,
   "minlstm": minlstm,
+  "qrnn": qrnn,
+  "sru": sru,
   "rg_lru": rg_lru,
 }
 

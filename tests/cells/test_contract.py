@@ -39,6 +39,9 @@ VARIANTS = [
   ("lstm", {"forget_gate": False}),
   ("mgu", {"reset": "before"}),
   ("slstm", {"num_heads": 2}),
+  ("sru", {"peepholes": False}),
+  ("qrnn", {"window": 1}),
+  ("qrnn", {"pooling": "f"}),
   *((name, {}) for name in WRAPPED),
 ]
 
