@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rnn_jax.cells import CELLS, make_cell
 from rnn_jax.modules import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder
-from rnn_jax.probes import gradient_probe
+from rnn_jax.probes import gradient_probe, probe_like, tap
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Cell, step
 
@@ -18,7 +18,9 @@ __all__ = [
   "EncoderDecoder",
   "gradient_probe",
   "make_cell",
+  "probe_like",
   "step",
+  "tap",
   "unroll",
 ]
 

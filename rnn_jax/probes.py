@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from rnn_jax import checks
-from rnn_jax.types import AnyArray, Carry, Cell, Shape, floats_of, with_floats
+from rnn_jax.types import AnyArray, Carry, Cell, Shape, Size, floats_of, with_floats
 
 
 def scaled_norm(
@@ -77,27 +77,107 @@ def _tap_backward(batch_ndim: int, cotangent: Array) -> tuple[Array, Array]:
 _tap.defvjp(_tap_forward, _tap_backward)
 
 
-def tap(carry: Carry, probe: Carry) -> Carry:
+@jax.custom_vjp
+def _tap_vector(leaf: Inexact[Array, " ..."], probe: Inexact[Array, " ..."]) -> Array:
+  del probe
+  return leaf
+
+
+def _tap_vector_forward(leaf: Array, probe: Array) -> tuple[Array, None]:
+  del probe
+  return leaf, None
+
+
+def _tap_vector_backward(_: None, cotangent: Array) -> tuple[Array, Array]:
+  return cotangent, cotangent
+
+
+_tap_vector.defvjp(_tap_vector_forward, _tap_vector_backward)
+
+
+def tap(carry: Carry, probe: Carry, *, vectors: bool = False) -> Carry:
   """Returns `carry`. In the backward pass, the norm of its cotangent becomes the probe's gradient.
 
+  In the body of your own `jax.lax.scan`, pass the new carry through `tap`. The probe, from
+  `probe_like`, is scanned along with the inputs:
+
+    def body(h, inputs):
+      x, probe = inputs
+      h = tap(cell(params, h, x), probe)
+      return h, h
+
+    h, hs = jax.lax.scan(body, h0, (xs, probe))
+
   Args:
-    carry: leaves [..., H], or with more axes, such as the matrices [..., P, P] of an mLSTM.
-    probe: zeros in the structure of the carry, with leaves [...], and None in place of integer
+    carry: leaves [*batch, ...], such as vectors [B, H], or matrices [B, P, P].
+    probe: one step of the zeros from `probe_like`: leaves [*batch], and None in place of integer
       leaves. The probe's gradient is ‖dL/dleaf‖, for each leaf and example.
+    vectors: whether the probe's gradient is dL/dleaf itself. The probe's leaves then have the
+      shapes and dtypes of the carry's.
   Raises:
+    TypeError: if `vectors` is not a boolean.
     ValueError: if the probe does not match the carry in structure, dtype or batch size.
   """
+  checks.boolean("vectors", vectors)
   floats = floats_of(carry)
   ndim = min(map(jnp.ndim, jax.tree.leaves(probe)), default=0)
-  checks.like(
-    "probe", jax.tree.map(lambda leaf: _norms_like(leaf, leaf.shape[:ndim]), floats), probe
+  checks.like("probe", jax.tree.map(lambda a: _probe_leaf(a, (), ndim, vectors), floats), probe)
+  return with_floats(jax.tree.map(_tap_vector if vectors else _tap, floats, probe), carry)
+
+
+def _probe_leaf(
+  leaf: AnyArray | jax.ShapeDtypeStruct, steps: Shape, batch_ndim: int, vectors: bool
+) -> jax.ShapeDtypeStruct:
+  """Returns the shape and dtype of a probe's leaf: those of the carry's leaf, or of its norms."""
+  if vectors:
+    return jax.ShapeDtypeStruct((*steps, *leaf.shape), leaf.dtype)
+  return jax.ShapeDtypeStruct((*steps, *leaf.shape[:batch_ndim]), jnp.finfo(leaf.dtype).dtype)
+
+
+def probe_shapes(
+  carry: Carry, num_steps: Size, batch_ndim: int = 1, *, vectors: bool = False
+) -> Carry:
+  """Returns the shapes and dtypes of `probe_like`, whose arguments it takes, unchecked."""
+  return jax.tree.map(
+    lambda leaf: _probe_leaf(leaf, (num_steps,), batch_ndim, vectors), floats_of(carry)
   )
-  return with_floats(jax.tree.map(_tap, floats, probe), carry)
 
 
-def _norms_like(leaf: AnyArray, shape: Shape) -> jax.ShapeDtypeStruct:
-  """Returns the given shape with the dtype of a leaf's norms."""
-  return jax.ShapeDtypeStruct(shape, jnp.finfo(leaf.dtype).dtype)
+def probe_like(
+  carry: Carry, num_steps: int, batch_ndim: int = 1, *, vectors: bool = False
+) -> Carry:
+  """Returns the zeros that a scan of `num_steps` steps needs for `tap`.
+
+  The loss's gradient with respect to them is ‖dL/dh_t‖ for every step, leaf and example, or dL/dh_t
+  itself with `vectors`. `tap` shows such a scan; `gradient_probe` explains what the norms mean.
+
+  Args:
+    carry: the scan's initial carry, or its shapes and dtypes: leaves [*batch, ...].
+    num_steps: T.
+    batch_ndim: number of the batch axes of every leaf. A norm is taken over all axes that follow
+      them. It is 0 for the carry of a single example.
+    vectors: whether the zeros are for `tap(..., vectors=True)`.
+  Returns:
+    Zeros in the structure of the carry, with None in place of integer leaves: [T, *batch], or
+    [T, *batch, ...] with `vectors`.
+  Raises:
+    TypeError, ValueError: if an argument has the wrong type or is too small, or if a leaf of the
+      carry has fewer than `batch_ndim` axes.
+  """
+  checks.integer("num_steps", num_steps)
+  checks.integer("batch_ndim", batch_ndim, minimum=0)
+  checks.boolean("vectors", vectors)
+  for leaf in jax.tree.leaves(carry):
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+      raise TypeError(f"carry must hold arrays, got {checks.shown(leaf)}.")
+  for path, leaf in jax.tree.leaves_with_path(floats_of(carry)):
+    if leaf.ndim < batch_ndim:
+      raise ValueError(
+        f"carry must have at least batch_ndim = {batch_ndim} axes in every leaf, got "
+        f"carry{jax.tree_util.keystr(path)} {list(leaf.shape)}."
+      )
+  shapes = probe_shapes(carry, num_steps, batch_ndim, vectors=vectors)
+  return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike = float) -> Carry:
@@ -130,6 +210,4 @@ def gradient_probe(cell: Cell, num_steps: int, batch_size: int, dtype: DTypeLike
   checks.integer("num_steps", num_steps)
   checks.integer("batch_size", batch_size)
   carry = jax.eval_shape(lambda: cell.initial_carry((batch_size,), dtype))
-  return jax.tree.map(
-    lambda leaf: jnp.zeros((num_steps, batch_size), jnp.finfo(leaf.dtype).dtype), floats_of(carry)
-  )
+  return probe_like(carry, num_steps)

@@ -29,7 +29,8 @@ cost.
 
 | needs | measures |
 |---|---|
-| a loss | `lag_profile`, `omega`, `weight_shares`, `weight_share_norms`, `truncation_bias` |
+| a loss | `lag_profile`, `carry_gradients`, `omega`, `truncation_bias` |
+| a loss and a recurrent kernel | `weight_shares`, `weight_share_norms` |
 | the dynamics | `step_jacobians`, `jacobian_norm`, `singular_values`, `lyapunov_spectrum` |
 | the forward pass | `gate_values`, `saturation`, `sensitivity` |
 
@@ -43,6 +44,7 @@ one cell: `measure([stack(cells)], [params], xs)`.
 """
 
 from rnn_jax.gradient_flow.adaptive import choose_truncation
+from rnn_jax.gradient_flow.carry_gradients import carry_gradients
 from rnn_jax.gradient_flow.decay import decay_rate, effective_memory, half_life
 from rnn_jax.gradient_flow.first_nonfinite import NonFinite, describe_nonfinite, first_nonfinite
 from rnn_jax.gradient_flow.jacobians import jacobian_norm, singular_values, step_jacobians
@@ -63,6 +65,7 @@ __all__ = [
   "Pass",
   "Saturation",
   "TruncationBias",
+  "carry_gradients",
   "choose_truncation",
   "decay_rate",
   "describe_nonfinite",

@@ -20,12 +20,13 @@ from jaxtyping import Array, Bool, Integer, Key, PyTree
 
 from rnn_jax import checks, clipping
 from rnn_jax.parallel import vary_alike
+from rnn_jax.probes import probe_shapes
 from rnn_jax.time_loop import _arguments as arguments
 from rnn_jax.time_loop._associative import run_associatively
 from rnn_jax.time_loop._sequential import LoopOptions, run_sequentially
 from rnn_jax.time_loop._step import StepConstants, StepInputs, valid_steps
 from rnn_jax.time_loop._truncation import Truncation, check_truncation, cut_steps
-from rnn_jax.types import AnyArray, C, Carry, Cell, D, Drive, P, Sequences, Size, floats_of
+from rnn_jax.types import AnyArray, C, Carry, Cell, D, Drive, P, Sequences
 
 if TYPE_CHECKING:
   from typing import Never as Unknown  # type checkers reject every unknown argument
@@ -151,7 +152,7 @@ def unroll(
     carry = zeros
   checks.like("carry", zeros, carry)
   if probe is not None:
-    checks.like("probe", _probe_like(zeros, num_steps), probe)
+    checks.like("probe", probe_shapes(zeros, num_steps), probe)
   drive = xs if in_blocks else cell.project(params, xs, key)
   if in_blocks:
     project = cell.project
@@ -181,11 +182,3 @@ def _real_dtype(drives: Drive) -> np.dtype:
   if not inexact:
     raise ValueError(f"cell.project must return a real or complex array, got dtypes {dtypes}.")
   return jnp.finfo(inexact[0]).dtype
-
-
-def _probe_like(carry: Carry, num_steps: Size) -> Carry:
-  """Returns the shapes of a probe: [T, B] for each real or complex leaf of the carry."""
-  return jax.tree.map(
-    lambda a: jax.ShapeDtypeStruct((num_steps, a.shape[0]), jnp.finfo(a.dtype).dtype),
-    floats_of(carry),
-  )

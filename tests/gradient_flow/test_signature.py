@@ -23,6 +23,7 @@ CELLS, PARAMS = network(["gru", "gru"], H)
 
 # The measures of a network. Each has a dict of values for the options that have no default.
 MEASURES = {
+  "carry_gradients": {},
   "gate_values": {},
   "jacobian_norm": {"key": jax.random.key(0)},
   "lag_profile": {},
@@ -198,7 +199,11 @@ def test_profiles_that_do_not_fit_are_named(function, arguments, error, message)
 
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
-  "name", ["lag_profile", "omega", "truncation_bias", "weight_share_norms", "weight_shares"]
+  "name",
+  [
+    *("carry_gradients", "lag_profile", "omega", "truncation_bias"),
+    *("weight_share_norms", "weight_shares"),
+  ],
 )
 @pytest.mark.parametrize(
   ("loss", "message"),
