@@ -19,6 +19,7 @@ from rnn_jax.cells.cornn import CornnCarry, cornn
 from rnn_jax.cells.delta_net import delta_net, gated_delta_net
 from rnn_jax.cells.elman import elman, irnn
 from rnn_jax.cells.exprnn import exprnn
+from rnn_jax.cells.fast_rnn import fast_grnn, fast_rnn
 from rnn_jax.cells.gru import gru
 from rnn_jax.cells.indrnn import indrnn
 from rnn_jax.cells.janet import janet
@@ -68,6 +69,8 @@ __all__ = [
   "dilated_elman",
   "elman",
   "exprnn",
+  "fast_grnn",
+  "fast_rnn",
   "gated_delta_net",
   "gru",
   "indrnn",
@@ -105,6 +108,8 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "elman": elman,
   "irnn": irnn,
   "leaky": leaky,
+  "fast_rnn": fast_rnn,
+  "fast_grnn": fast_grnn,
   "indrnn": indrnn,
   "brc": brc,
   "nbrc": nbrc,

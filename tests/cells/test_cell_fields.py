@@ -149,7 +149,7 @@ def test_gated_and_linear_cells_are_as_listed():
   cells = {name: make_cell(name, 8) for name in REGISTRY}
   assert {name for name, cell in cells.items() if cell.gates is None} == {
     *("elman", "irnn", "indrnn", "antisymmetric", "exprnn", "cornn", "clockwork"),
-    *("dilated_elman", "leaky", "lru"),
+    *("dilated_elman", "fast_rnn", "leaky", "lru"),
   }
   assert {name for name, cell in cells.items() if cell.linear is not None} == {
     *("lru", "mingru", "minlstm", "rg_lru"),
