@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING
 from experiments.cli import help_pages
 
 if TYPE_CHECKING:
-  from collections.abc import Mapping
+  from collections.abc import Callable, Mapping
   from pathlib import Path
   from typing import Any
 
   import xarray as xr
+  from matplotlib.figure import Figure
 
+  from experiments.sweep.figures.panels import Look
+  from experiments.sweep.measures import Measure
   from experiments.sweep.run_sweep import SweepSettings
 
 # `python -m experiments.NAME` imports this package before the command's own modules, which take
@@ -23,9 +27,9 @@ if TYPE_CHECKING:
 if sys.argv[0] == "-m":
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-  if help_pages.is_asked(sys.argv[1:]):
-    # The interpreter's own arguments end with the name of the module, or with `-mNAME`.
-    help_pages.show(sys.orig_argv[-len(sys.argv)].removeprefix("-m"))
+  # With --import, the page says what the modules register, so they are imported first.
+  if help_pages.is_asked(sys.argv[1:]) and not help_pages.has_imports(sys.argv[1:]):
+    help_pages.show(help_pages.command())
 
 
 def open_sweep(folder: str | Path, partial: bool = False) -> xr.Dataset:
@@ -84,10 +88,55 @@ def run_sweep(
   return implementation.run_sweep(settings, axes, output_dir, progress)
 
 
-def __getattr__(name: str) -> object:
-  """Returns `SweepSettings`, which is imported late because its module imports jax."""
-  if name == "SweepSettings":
-    from experiments.sweep.run_sweep import SweepSettings
+def register_measure(name: str, measure: Measure) -> None:
+  """Adds a measure of gradient flow, which sweeps then compute with `--measures=NAME`.
 
-    return SweepSettings
+  Args:
+    name: name of the measure; also that of its figure.
+    measure: what it computes, and how tables and figures describe it.
+  Raises:
+    ValueError: if the name or a variable is taken or no identifier, or the summary is missing.
+    TypeError: if `measure` is not a `Measure`, or `measure.compute` not a function.
+  """
+  from experiments.sweep import measures
+
+  measures.register_measure(name, measure)
+
+
+def register_figure(
+  draw: Callable[[xr.Dataset, Look], Figure | None],
+) -> Callable[[xr.Dataset, Look], Figure | None]:
+  """Adds a figure that is drawn after every sweep, and by `experiments.plot`; a decorator.
+
+    @experiments.register_figure
+    def my_figure(gradients, look):
+      \"\"\"What it shows.\"\"\"
+
+  Args:
+    draw: returns the figure, or None if the records lack what it shows. Its arguments are the norms
+      and measures of all runs, with axes (run, step, layer, …), and what the user chose about the
+      look. Its name is that of the figure's files.
+  Returns:
+    The function `draw`.
+  Raises:
+    ValueError: if the name is taken, or there is no docstring.
+    TypeError: if `draw` is not a function.
+  """
+  from experiments.sweep.figures import registered
+
+  return registered.register_figure(draw)
+
+
+# {name: the module that defines it}; the modules are imported late because they import jax.
+_LATE = {
+  "Measure": "experiments.sweep.measures",
+  "Moment": "experiments.sweep.measures",
+  "SweepSettings": "experiments.sweep.run_sweep",
+}
+
+
+def __getattr__(name: str) -> object:
+  """Returns one of the classes that are imported at their first use."""
+  if name in _LATE:
+    return getattr(importlib.import_module(_LATE[name]), name)
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

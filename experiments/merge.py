@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import command_line, flag_table, paths
+from experiments.cli import command_line, flag_table, paths, plugins
 from experiments.cli.flag_table import Flag
 from experiments.networks import cell_options
 from experiments.runtime import exits, files, locks
@@ -36,6 +36,7 @@ from rnn_jax.checkpoints import difference
 TABLE = (
   Flag("output_dir", None, str, "Folder for the whole sweep; if not given, the first FOLDER."),
   Flag("keep_stale", "false", None, "Merge runs that were made by different code, too."),
+  *plugins.TABLE,
 )
 # The design of a sweep whose runs are no grid, since they are those of several sweeps.
 UNITED = "united"
@@ -81,6 +82,8 @@ def _merge(target: Path, folders: Sequence[Path]) -> bool:
   """
   sweeps = [sweep_folder.read_sweep(folder) for folder in folders]
   first = sweeps[0]
+  for folder, about in zip(folders, sweeps, strict=True):
+    plugins.check_imported(str(folder), about["configuration"])
   for folder, about in zip(folders, sweeps, strict=True):
     found = _difference(about["configuration"], first["configuration"])
     if found is not None:
@@ -188,7 +191,10 @@ def unite(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in (*grid.AXES, "cell_option")
   }
   shared = sweep_folder.shared(configurations[0])
+  modules = list(dict.fromkeys(n for found in configurations for n in found.get("import", [])))
   configuration = {**axes, "design": "grid", **shared}
+  if modules:
+    configuration = {"import": modules, **configuration}
   tasks = {json.dumps(part): part for about in sweeps for part in about["tasks"]}
   no_effect = dict.fromkeys(text for about in sweeps for text in about["no_effect"])
   try:

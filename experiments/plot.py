@@ -17,7 +17,7 @@ from typing import Any
 import xarray as xr
 from absl import flags
 
-from experiments.cli import command_line, flag_table, parsers, paths
+from experiments.cli import command_line, flag_table, parsers, paths, plugins
 from experiments.cli.flag_table import Flag
 from experiments.plotting import figure_flags, rc_file
 from experiments.plotting.lines import BANDS
@@ -47,7 +47,7 @@ TABLE = (
         "all",
         parsers.several("figure", str),
         "Figures to draw, as a comma list, or all: gradient_decay, gradient_by_truncation, "
-        "depth_by_time, training, and measures by name.",
+        "depth_by_time, training, measures by name, and figures that --import registers.",
       ),
       Flag(
         "facet",
@@ -89,6 +89,7 @@ TABLE = (
       ),
     ),
   ),
+  *plugins.TABLE,
 )
 
 
@@ -156,6 +157,9 @@ def _warn(
   if flags.FLAGS.figure == ("all",):
     for name, dims in undrawn(gradients).items():
       exits.warn(f"no figure shows {name}, which has several dimensions: {', '.join(dims)}.")
+    names = ",".join(dict.fromkeys(n for a in abouts for n in plugins.missing(a["configuration"])))
+    if names:
+      exits.warn(f"figures and labels of {names} are missing; pass --import={names} to have them.")
   drawn = {name: states[name] for name in gradients["run"].values.tolist()}
   origins.warn_if_mixed(abouts, drawn)
 

@@ -12,13 +12,19 @@ import sys
 
 import jax
 
-from experiments.cli import command_line, paths
+from experiments.cli import command_line, flag_table, paths, plugins
 from experiments.runtime import backend, exits, provenance
 from experiments.sweep.records import origins
 from experiments.sweep.records.record import nonfinite_text
 from experiments.sweep.training import divergence, replay_file
 
 NOT_REPRODUCED = 1
+TABLE = plugins.TABLE
+
+
+def define_flags() -> None:
+  """Defines the flags of this command."""
+  flag_table.define(TABLE)
 
 
 def main(arguments: list[str]) -> None:
@@ -50,4 +56,5 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
   backend.configure()
+  define_flags()
   command_line.run(main)

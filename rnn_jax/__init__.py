@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from rnn_jax.cells import CELLS, make_cell
+from rnn_jax.cells import CELLS, make_cell, register_cell
 from rnn_jax.modules import BidirectionalRNN, ConditionedDecoder, DeepRNN, EncoderDecoder
 from rnn_jax.probes import gradient_probe, probe_like, tap
 from rnn_jax.time_loop import unroll
@@ -19,6 +19,7 @@ __all__ = [
   "gradient_probe",
   "make_cell",
   "probe_like",
+  "register_cell",
   "step",
   "tap",
   "unroll",

@@ -24,7 +24,7 @@ FILES = sorted(LIBRARY.rglob("*.py")) + sorted(EXPERIMENTS.rglob("*.py"))
 TIERS: dict[str, Sequence[set[str]]] = {
   "rnn_jax": (
     {"checks"},
-    {"types", "parallel"},
+    {"types", "parallel", "registry"},
     {"initializers", "powers"},
     {"cells"},
     {"probes", "losses"},

@@ -18,7 +18,7 @@ from absl import flags
 from experiments.ablation import folders, tables
 from experiments.ablation.effects import effects
 from experiments.ablation.inference import AGGREGATES
-from experiments.cli import command_line, flag_table, paths
+from experiments.cli import command_line, flag_table, paths, plugins
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice, integer
 from experiments.plotting import figure_flags
@@ -70,6 +70,7 @@ TABLE = (
     str,
     "Folder for the tables and the figure; if not given, ablation in the first FOLDER.",
   ),
+  *plugins.TABLE,
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from absl import app, flags, logging
 
-from experiments.cli import flagfiles, standard_output
+from experiments.cli import flagfiles, help_pages, plugins, standard_output
 from experiments.runtime import exits
 
 
@@ -29,7 +29,7 @@ def errors_in_one_line(files: str) -> Iterator[None]:
   except BrokenPipeError:
     raise
   except (ValueError, TypeError) as error:
-    exits.fail(str(error))
+    exits.fail(plugins.message(error))
   except OSError as error:
     standard_output.check_written()
     exits.fail(f"{files}: {error}.")
@@ -51,7 +51,7 @@ def errors_name_flags() -> Iterator[None]:
   try:
     yield
   except (TypeError, ValueError) as error:
-    raise ValueError(f"--{error}") from None
+    raise ValueError(f"--{plugins.message(error)}") from None
   except ImportError as error:  # a package that a task needs is missing
     raise ValueError(str(error)) from None
 
@@ -73,7 +73,12 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
   def parse(args: Sequence[str]) -> list[str]:
     try:
       with standard_output.errors_end_program():
-        return flags.FLAGS([args[0], *flagfiles.expand(args[1:])])
+        arguments = flagfiles.expand(args[1:])
+        if "import" in flags.FLAGS:
+          plugins.import_from(arguments)
+          if help_pages.is_asked(arguments):
+            help_pages.show(help_pages.command(), plugins.help_groups())
+        return flags.FLAGS([args[0], *arguments])
     except (flags.Error, ValueError) as error:
       exits.fail(str(error))
 
@@ -86,8 +91,11 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         main(args[1:])
     except KeyboardInterrupt:
       exits.interrupted()
-    except (RuntimeError, AssertionError):
-      _check_platforms()
+    except Exception as error:
+      if plugins.is_users(error):
+        exits.fail(plugins.describe(error))
+      if isinstance(error, RuntimeError | AssertionError):
+        _check_platforms()
       raise
 
   standard_output.prepare()

@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -56,15 +56,29 @@ def is_asked(arguments: Iterable[str]) -> bool:
   return not _ASKED.isdisjoint(itertools.takewhile(lambda word: word != "--", arguments))
 
 
-def show(module: str) -> None:
+def has_imports(arguments: Iterable[str]) -> bool:
+  """Returns whether command-line arguments have modules imported, which the page then describes."""
+  names = (word.partition("=")[0] for word in arguments)
+  return any(name in ("-import", "--import") for name in names)
+
+
+def command() -> str:
+  """Returns the full name of the module that `python -m` was started with."""
+  # The interpreter's own arguments end with the name of the module, or with `-mNAME`.
+  return sys.orig_argv[-len(sys.argv)].removeprefix("-m")
+
+
+def show(module: str, more: Mapping[str, list[Row]] | None = None) -> None:
   """Prints a command's help and ends the program; returns if `module` is no command.
 
   Args:
     module: full name of the command's module or package, such as `experiments.sweep`.
+    more: further groups of the page.
   """
   page = read().get(module.removeprefix("experiments.").removesuffix(".__main__"))
   if page is None:
     return
+  page["groups"] |= more or {}
   standard_output.prepare()
   with standard_output.errors_end_program():
     print(text(page, shutil.get_terminal_size().columns), end="")

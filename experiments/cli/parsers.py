@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ Parse = Callable[[str], Any]
 _LONGEST_RANGE = 10**6
 
 
-def choice(kind: str, choices: Iterable[str], none: str | None = None) -> Parse:
+def choice(kind: str, choices: Collection[str], none: str | None = None) -> Parse:
   """Returns a parser that accepts one of `choices`.
 
   Args:
@@ -27,30 +27,29 @@ def choice(kind: str, choices: Iterable[str], none: str | None = None) -> Parse:
     choices: the choices.
     none: a text that is parsed as None; None if there is no such text.
   """
-  names = sorted([*choices, *([] if none is None else [none])])
 
   def parse(text: str) -> str | None:
-    chosen = checks.choice(kind, text, names)
+    # The table of choices may have grown since the flag was defined; see `cli.plugins`.
+    chosen = checks.choice(kind, text, [*choices, *([] if none is None else [none])])
     return None if chosen == none else chosen
 
   return parse
 
 
-def subset(kind: str, choices: Iterable[str]) -> Parse:
+def subset(kind: str, choices: Collection[str]) -> Parse:
   """Returns a parser of a comma-separated list of `choices`; `kind` names an item in errors.
 
   The parsed value is such a list without duplicates, in the order of `choices`. The texts `none`
   and '' are parsed as ''.
   """
-  names = list(choices)
 
   def parse(text: str) -> str:
     if text in ("", "none"):
       return ""
-    given = [checks.choice(kind, item.strip(), [*names, "none"]) for item in text.split(",")]
+    given = [checks.choice(kind, item.strip(), [*choices, "none"]) for item in text.split(",")]
     if "none" in given:
       raise ValueError(f"{kind} must be none alone, or a list without it, got '{text}'.")
-    return ",".join(name for name in names if name in given)
+    return ",".join(name for name in choices if name in given)
 
   return parse
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import paths
+from experiments.cli import paths, plugins
 from experiments.cli.flag_table import Flag, grouped
 from experiments.cli.parsers import Parse, choice, integer, number, positive
 from experiments.language_model.settings import (
@@ -159,6 +159,7 @@ TABLE = (
   *grouped("Text", _TEXT),
   *grouped("Network", _NETWORK),
   *grouped("Training", _TRAINING),
+  *plugins.TABLE,
 )
 
 
@@ -221,6 +222,9 @@ def as_flagfile(settings: Settings) -> str:
   if settings.level == CHARACTERS:
     values = {name: value for name, value in values.items() if name not in WORD_FLAGS}
   lines = [f"--{name}={_value_text(name, value)}" for name, value in values.items()]
+  modules = plugins.given()
+  if modules:
+    lines.insert(0, f"--import={','.join(modules)}")
   return "".join(line + "\n" for line in [*cell.split(" "), *lines])
 
 

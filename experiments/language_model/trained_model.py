@@ -26,11 +26,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from experiments.cli import plugins
 from experiments.language_model.settings import Settings, make_model
 from experiments.language_model.texts import Texts
 from experiments.networks.layers import Layers
 from experiments.runtime import exits, files, locks, provenance
 from rnn_jax import checkpoints, checks
+from rnn_jax.cells import CELLS
 from rnn_jax.modules import DeepRNN
 from rnn_jax.text import (
   Corpus,
@@ -101,17 +103,20 @@ def metadata(texts: Texts, baseline: float) -> dict[str, object]:
     "baseline": baseline,
     "evaluation": "one stream",  # version 0.1.0, which has no such entry, read lanes in parallel
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "versions": provenance.versions((*provenance.PACKAGES, "orbax-checkpoint")),
+    "import": plugins.given(),
+    "versions": provenance.versions(
+      (*provenance.PACKAGES, "orbax-checkpoint", *provenance.plugins())
+    ),
     "devices": [str(device) for device in jax.local_devices()],
     "git": provenance.git(),
-    "code": provenance.code(_ROOT, task=""),
+    "code": provenance.code(_ROOT, task="", measures=()),
   }
 
 
 def warn_if_changed(metadata: Mapping[str, Any], settings: Settings) -> None:
   """Prints a warning if other code than this trained a model, whose model.json is `metadata`."""
   if isinstance(metadata.get("code"), dict):
-    code = provenance.code(_ROOT, settings.layers.cell, task="")
+    code = provenance.code(_ROOT, settings.layers.cell, task="", measures=())
     text = provenance.difference(metadata, code)
     if text is not None:
       exits.warn(f"this model was trained by different code: {text}.")
@@ -297,9 +302,13 @@ def load(folder: Path) -> TrainedModel:
   tokens = jnp.zeros((1, 1), jnp.int32)
   try:
     settings = _settings(saved["settings"])
+    if settings.layers.cell not in CELLS:
+      plugins.check_imported(f"The model in {folder}", saved)
     vocabulary = vocabulary_from_json(saved["vocabulary"])
     model = make_model(settings, vocabulary.size)
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens)["params"])
+  except plugins.NotImportedError:
+    raise
   except (KeyError, TypeError, ValueError, OverflowError) as error:
     reason = f"missing key {error}." if isinstance(error, KeyError) else error
     raise ValueError(f"{path} is damaged, or from another version: {reason}") from None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cli import parsers
+from experiments.cli import parsers, plugins
 from experiments.cli.flag_table import Flag
 from rnn_jax import checks
 from rnn_jax.cells import CELLS, cell_options
@@ -167,7 +167,7 @@ def errors_of(cell: str, options: Options) -> Iterator[None]:
   try:
     yield
   except (TypeError, ValueError) as error:
-    raise ValueError(f"{as_flags(cell, options)}: {error}") from None
+    raise ValueError(f"{as_flags(cell, options)}: {plugins.message(error)}") from None
 
 
 def by_cell(

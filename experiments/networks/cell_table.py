@@ -102,7 +102,7 @@ def _choices(cell: str, option: str) -> str:
   """Returns the values of an option that is a word, which the constructor's error lists."""
   try:
     CELLS[cell](8, **{option: ""})
-  except ValueError as error:
+  except Exception as error:  # a cell from elsewhere may raise anything
     return str(error).partition("Choose one of: ")[2].removesuffix(".") or "a word"
   return "any text"
 

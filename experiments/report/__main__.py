@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.cli import command_line, flag_table, parsers, paths
+from experiments.cli import command_line, flag_table, parsers, paths, plugins
 from experiments.cli.flag_table import Flag
 from experiments.runtime import exits, files
 from experiments.sweep.records import run_files
@@ -42,6 +42,7 @@ TABLE = (
     parsers.integer("interval"),
     "With --follow, seconds between checks of the folder, and between reloads of the page.",
   ),
+  *plugins.TABLE,
 )
 
 

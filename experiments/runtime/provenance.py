@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import rnn_jax
+from rnn_jax import registry
 from rnn_jax.cells import CELLS
 from rnn_jax.tasks import TASKS
 
@@ -43,6 +46,13 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
   return found
 
 
+def plugins() -> list[str]:
+  """Returns the installed distributions of the packages that have registered something, sorted."""
+  tops = {entry.module.partition(".")[0] for entry in registry.REGISTERED.values()}
+  known = importlib.metadata.packages_distributions() if tops else {}
+  return sorted({name for top in tops for name in known.get(top, ())})
+
+
 @functools.cache
 def git() -> dict[str, object] | None:
   """Returns this code's git commit and whether it has local changes; None outside a repository."""
@@ -68,42 +78,110 @@ class _Source(NamedTuple):
 
 
 @functools.cache
-def _source(module: str) -> _Source | None:
-  """Returns the source of a module; None if there is no such module."""
+def _source(module: str, registrations: int = 0) -> _Source | None:
+  """Returns the source of a module; None if there is no such module.
+
+  Args:
+    module: full name of the module.
+    registrations: how often its package has registered something. A package that is reloaded
+      registers again, and its files may have changed.
+  """
   parts = module.split(".")
   parent = _PARENTS.get(parts[0])
-  if parent is None:  # a cell from elsewhere
-    files = [Path(getattr(sys.modules.get(module), "__file__", None) or "")]
-  else:
-    files = [parent.joinpath(*parts, "__init__.py"), parent.joinpath(*parts).with_suffix(".py")]
+  folders = _folders(parts[0]) if parent is None else [parent]
+  files = [folder.joinpath(*parts, "__init__.py") for folder in folders]
+  files += [folder.joinpath(*parts).with_suffix(".py") for folder in folders]
+  if module == "__main__":
+    files = [Path(getattr(sys.modules[module], "__file__", None) or "")]
   file = next((file for file in files if file.is_file()), None)
   if file is None:
     return None
   data = file.read_bytes()
-  imports = {".".join(parts[:i]) for i in range(1, len(parts))}
-  for origin, several, few, plain in _IMPORT.findall(data.decode(errors="replace")):
-    # An imported name may be a submodule.
-    names = re.findall(r"\w+", several or few)
-    imports |= {plain} if plain else {origin, *(f"{origin}.{name}" for name in names)}
   is_package = file.name == "__init__.py"
+  imports = {".".join(parts[:i]) for i in range(1, len(parts))}
+  imports |= _imports(data) if parent is not None else _imports_elsewhere(data, module, is_package)
   name = f"{'/'.join(parts)}{'/__init__' if is_package else ''}.py"
   return _Source(name, hashlib.sha256(data).hexdigest(), frozenset(imports), is_package)
 
 
-@functools.cache
-def code(root: str, cell: str | None = None, task: str | None = None) -> dict[str, str]:
+def _folders(package: str) -> list[Path]:
+  """Returns the folders that hold a top-level package or module that has been imported."""
+  found = sys.modules.get(package)
+  paths = getattr(found, "__path__", None) or [getattr(found, "__file__", None)]
+  return [Path(path).absolute().parent for path in paths if path]
+
+
+def _imports(data: bytes) -> set[str]:
+  """Returns the modules of this project that one of its files may import."""
+  found: set[str] = set()
+  for origin, several, few, plain in _IMPORT.findall(data.decode(errors="replace")):
+    # An imported name may be a submodule.
+    names = re.findall(r"\w+", several or few)
+    found |= {plain} if plain else {origin, *(f"{origin}.{name}" for name in names)}
+  return found
+
+
+def _imports_elsewhere(data: bytes, module: str, is_package: bool) -> set[str]:
+  """Returns the modules of its own top-level package, and of this project, that a file imports."""
+  package = module if is_package else module.rpartition(".")[0]
+  try:
+    nodes = list(ast.walk(ast.parse(data)))
+  except (SyntaxError, ValueError):  # the file has changed since it was imported
+    return set()
+  found: set[str] = set()
+  for node in nodes:
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      name = "." * node.level + (node.module or "")
+      try:
+        origin = importlib.util.resolve_name(name, package)
+      except ImportError:  # a relative import outside of any package
+        continue
+      found |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+  own = {module.partition(".")[0], *_PARENTS}
+  return {name for name in found if name.partition(".")[0] in own}
+
+
+def code(
+  root: str,
+  cell: str | None = None,
+  task: str | None = None,
+  measures: Collection[str] | None = None,
+) -> dict[str, str]:
   """Returns {source file: its SHA-256} of the files that can change what training computes.
 
-  These are the files that the module `root` imports, directly or not, those of the cell and the
-  task, and the settings of JAX. A package that lists all cells or tasks does not import them in
-  this sense.
+  These are the files that the module `root` imports, directly or not, those of the cell, the task
+  and the measures, and the settings of JAX. A package that lists all cells or tasks does not import
+  them in this sense. Of a cell, task or measure from another package, these are the file that
+  defines it and what that imports within its package.
 
   Args:
     root: the module that trains.
     cell, task: names of the cell and the task; None for all of them.
+    measures: names of the measures; None for all of them. Those of this project belong to `root`.
   """
+  wanted = None if measures is None else tuple(measures)
+  return _code(root, cell, task, wanted, registry.count())
+
+
+@functools.cache
+def _code(
+  root: str,
+  cell: str | None,
+  task: str | None,
+  measures: tuple[str, ...] | None,
+  registrations: int,
+) -> dict[str, str]:
+  """Returns the result of `code`, which depends on what has been registered so far."""
   every = {maker.__module__ for maker in (*CELLS.values(), *TASKS.values())}
+  every |= {entry.module for entry in registry.REGISTERED.values()}
   left = [root, _SETTINGS]
+  left += [
+    entry.module
+    for (kind, name), entry in registry.REGISTERED.items()
+    if kind == "measure" and (measures is None or name in measures)
+  ]
   makers: Mapping[str, Callable[..., object]]
   for makers, name in ((CELLS, cell), (TASKS, task)):
     left += [make.__module__ for key, make in makers.items() if name in (None, key)]
@@ -111,7 +189,7 @@ def code(root: str, cell: str | None = None, task: str | None = None) -> dict[st
   while left:
     module = left.pop()
     if module not in found:
-      source = found[module] = _source(module)
+      source = found[module] = _source(module, registry.count(module.partition(".")[0]))
       # What `experiments` offers to its users is not what the modules in it need.
       if source is not None and module != "experiments":
         left += source.imports - every if source.is_package else source.imports

@@ -19,7 +19,7 @@ import jax
 from absl import flags
 from rich.console import Console
 
-from experiments.cli import command_line, flag_table, paths, progress
+from experiments.cli import command_line, flag_table, paths, plugins, progress
 from experiments.cli.flag_table import Flag, grouped
 from experiments.networks import cell_options, cell_table
 from experiments.runtime import backend, compilation_cache, exits, files, provenance
@@ -78,7 +78,8 @@ def _run(settings: Settings, problem: Problem, folder: Path) -> None:
     "training_loss": loss,
     "seconds": time.monotonic() - start,
     "settings": dataclasses.asdict(settings),
-    "versions": provenance.versions((*provenance.PACKAGES, "scikit-learn")),
+    "import": plugins.given(),
+    "versions": provenance.versions((*provenance.PACKAGES, "scikit-learn", *provenance.plugins())),
     "git": provenance.git(),
   }
   files.write_json(folder / "result.json", result)

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import paths
+from experiments.cli import paths, plugins
 from experiments.cli.flag_table import Flag, grouped
 from experiments.cli.parsers import choice, integer, positive
 from experiments.networks import layers as networks
@@ -116,6 +116,7 @@ TABLE = (
   *grouped("Problem", _PROBLEM),
   *grouped("Network", _NETWORK),
   *grouped("Training", _TRAINING),
+  *plugins.TABLE,
 )
 
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.cli import command_line, flag_table, paths
+from experiments.cli import command_line, flag_table, paths, plugins
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice, integer
 from experiments.language_model import trained_model
@@ -85,6 +85,7 @@ TABLE = (
     "Number of time steps over which each loss is traced back to its inputs.",
   ),
   Flag("output", "states.html", str, "File name of the page."),
+  *plugins.TABLE,
 )
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.cli import tables
+from rnn_jax import checks, registry
 from rnn_jax.gradient_flow import (
   decay_rate,
   effective_memory,
@@ -289,6 +290,40 @@ MEASURES: Mapping[str, Measure] = {
     {"log10_weight_share": ("log10 of the norm of the time step's share of dL/dW_h", "1")},
   ),
 }
+
+
+# Names in records that are not those of measures: dimensions, and variables.
+_DIMENSIONS = ("run", "step", "update")
+_VARIABLES = ("log10_grad_norm", "clipped_share")
+# The figures of every sweep, in addition to those of its measures, which have the measures' names.
+OTHER_FIGURES = ("gradient_decay", "gradient_by_truncation", "depth_by_time", "training")
+
+
+def register_measure(name: str, measure: Measure) -> None:
+  """Adds a measure to `MEASURES`; `experiments.register_measure` describes it."""
+  checks.instance("measure", measure, Measure)
+  if name in OTHER_FIGURES or ("figure", name) in registry.REGISTERED:
+    raise ValueError(f"name of a measure must be free, got {name!r}, which a figure has.")
+  for dim in measure.dims:
+    if not dim.isidentifier() or dim in _DIMENSIONS:
+      raise ValueError(
+        f"dims of measure {name!r} must be identifiers other than {', '.join(_DIMENSIONS)}, got "
+        f"{measure.dims!r}."
+      )
+  taken = {
+    variable: f"measure {other!r}"
+    for other, known in MEASURES.items()
+    for variable in known.labels
+    if other != name
+  } | dict.fromkeys(_VARIABLES, "the gradient norms")
+  for variable in measure.labels:
+    if variable in taken or not variable.isidentifier():
+      where = f", which {taken[variable]} records" if variable in taken else ""
+      raise ValueError(
+        f"labels of measure {name!r} must be of variables that are identifiers of its own, got "
+        f"{variable!r}{where}."
+      )
+  registry.register("measure", MEASURES, name, measure, measure.compute, measure.summary)
 
 
 def rows() -> list[tuple[str, str, str]]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, overload
 
-from rnn_jax import checks
+from rnn_jax import checks, registry
 from rnn_jax.cells.antisymmetric import antisymmetric
 from rnn_jax.cells.brc import brc, nbrc
 from rnn_jax.cells.clockwork import ClockworkCarry, clockwork
@@ -28,6 +29,7 @@ from rnn_jax.cells.leaky import leaky
 from rnn_jax.cells.lem import LEMCarry, lem
 from rnn_jax.cells.lru import lru
 from rnn_jax.cells.lstm import LSTMCarry, lstm
+from rnn_jax.cells.memoized import memoized
 from rnn_jax.cells.mgu import mgu
 from rnn_jax.cells.mingru import mingru, minlstm
 from rnn_jax.cells.minimalrnn import minimalrnn
@@ -92,6 +94,7 @@ __all__ = [
   "nbrc",
   "peephole_lstm",
   "qrnn",
+  "register_cell",
   "residual",
   "rg_lru",
   "rhn",
@@ -143,6 +146,50 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "rg_lru": rg_lru,
 }
 
+A = ParamSpec("A")
+
+
+@overload
+def register_cell(constructor: Callable[A, Cell], /) -> Callable[A, Cell]: ...
+@overload
+def register_cell(*, name: str) -> Callable[[Callable[A, Cell]], Callable[A, Cell]]: ...
+def register_cell(constructor: Any = None, /, *, name: str | None = None) -> Any:
+  """Adds a cell's constructor to `CELLS`; a decorator.
+
+    @register_cell
+    def my_cell(hidden_size: int, *, rate: float = 0.1) -> Cell:
+      \"\"\"My cell: h' = ….\"\"\"
+
+  Args:
+    constructor: the constructor, whose signature is `(hidden_size, *, option=default, ...)`. Its
+      docstring is what `--list_cells` shows.
+    name: name of the cell; if not given, the constructor's name.
+  Returns:
+    The constructor, memoized: calls with equal arguments return the same cell.
+  Raises:
+    ValueError: if the name is taken, the signature is another one, or there is no docstring.
+    TypeError: if `constructor` is not a function.
+  """
+  if constructor is None:
+    return lambda given: _register_cell(given, name)
+  return _register_cell(constructor, name)
+
+
+def _register_cell(constructor: Callable[A, Cell], name: str | None) -> Callable[A, Cell]:
+  checks.function("constructor", constructor)
+  name = getattr(constructor, "__name__", "") if name is None else name
+  parameters = list(inspect.signature(constructor).parameters.values())
+  sizes = [p.name for p in parameters if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
+  options = [p for p in parameters if p.default is not p.empty and p.kind is p.KEYWORD_ONLY]
+  if sizes != ["hidden_size"] or len(options) + 1 != len(parameters):
+    raise ValueError(
+      f"cell {name!r} must have the signature (hidden_size, *, option=default, ...), got "
+      f"{inspect.signature(constructor)}."
+    )
+  remembered = memoized(constructor)
+  registry.register("cell", CELLS, name, remembered, constructor)
+  return remembered
+
 
 def cell_options(name: str) -> tuple[str, ...]:
   """Returns the names of a registered cell's options; its hidden size is not one of them.
@@ -169,8 +216,9 @@ def make_cell(name: str, hidden_size: int, **options: object) -> Cell:
   Raises:
     ValueError: if `name` or an option is unknown; the message suggests the nearest name.
     TypeError, ValueError: if the cell's constructor rejects the hidden size or an option's value.
+    TypeError: if the constructor of a cell from elsewhere returns no `Cell`.
   """
   known = cell_options(name)
   for option in options:
     checks.choice(f"option of cell {name}", option, known)
-  return CELLS[name](hidden_size, **options)
+  return checks.instance(f"what {name} returns", CELLS[name](hidden_size, **options), Cell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.cli import flag_table
+from experiments.cli import flag_table, plugins
 from experiments.cli.flag_table import Flag, grouped
 from experiments.cli.parsers import choice, integer, lengths, number, positive, several, subset
 from experiments.networks import cell_options, layers
@@ -104,7 +104,7 @@ _TRAINING = (
   Flag(
     "select",
     "none",
-    choice("axis", (name for name in grid.AXES if name != "seed"), none="none"),
+    choice("axis", [name for name in grid.AXES if name != "seed"], none="none"),
     "Axis whose best value is chosen for every setting of the other axes, by the held-out loss of "
     "runs with the seeds of --select_seed. Only the chosen values are trained with the seeds of "
     "--seed. none to train all values.",
@@ -256,6 +256,7 @@ TABLE = (
   *grouped("Devices", _DEVICES),
   *grouped("Engines and shards", engine_flags.TABLE),
   *grouped("Several hosts", engine_flags.PROCESSES),
+  *plugins.TABLE,
   *grouped("Other commands", _COMMANDS),
 )
 

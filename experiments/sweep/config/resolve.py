@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from experiments.cli import command_line, flag_table, paths
+from experiments.cli import command_line, flag_table, paths, plugins
 from experiments.networks import cell_options
 from experiments.sweep.config import engine_flags, grid, networks
 from experiments.sweep.config import flags as sweep_flags
@@ -18,6 +18,7 @@ from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
 from experiments.sweep.config.runs import CORPUS_FILE, TEXT_TASK, Run, Settings, run_id
 from experiments.sweep.config.sweep import SELECTION, Sweep
 from experiments.sweep.measures import MEASURES
+from rnn_jax import checks
 from rnn_jax.tasks import TASKS, Task
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.types import Cell
@@ -81,6 +82,8 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
     overwrite=values["overwrite"],
     retry_failed=values["retry_failed"],
     tracker=values["tracker"],
+    imports=plugins.names_of(values["import"])
+    or plugins.used(axes["cell"], axes["task"], settings.measure_names),
   )
 
 
@@ -116,7 +119,8 @@ def _run_tasks(
     key = name, length, batch_size
     if key not in built:
       text = {"corpus": corpus} if name == TEXT_TASK else {}
-      built[key] = TASKS[name](length, batch_size, **text)
+      made = TASKS[name](length, batch_size, **text)
+      built[key] = checks.instance(f"what task {name} returns", made, Task)
     return built[key]
 
   found = {}

@@ -44,6 +44,7 @@ class Sweep:
     retry_failed: whether failed runs are trained again.
     tracker: the tracker that records are sent to, or `none`; see `experiments.sweep.trackers`.
     remat: what the backward pass recomputes instead of storing it, `none` or `sqrt`; see `unroll`.
+    imports: modules that `--import` names; without it, those that registered what the runs use.
   """
 
   settings: Settings
@@ -67,6 +68,7 @@ class Sweep:
   overwrite: bool = False
   retry_failed: bool = False
   tracker: str = "none"
+  imports: Sequence[str] = ()
 
   @functools.cached_property
   def names(self) -> dict[Run, str]:
@@ -106,4 +108,5 @@ class Sweep:
     how: dict[str, object] = {"design": self.design}
     if self.select is not None:
       how |= {"select": self.select, "select_seed": list(self.select_seed)}
-    return {**axes, "cell_option": options, **how, **self.shared}
+    modules = {"import": list(self.imports)} if self.imports else {}
+    return {**modules, **axes, "cell_option": options, **how, **self.shared}

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import socket
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 from absl import flags
 
-from experiments.cli import flag_table
+from experiments.cli import flag_table, plugins
 from experiments.runtime import backend, compilation_cache
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.groups import by_group
@@ -47,6 +49,7 @@ class WorkerJob(NamedTuple):
     ids: ids of the runs to train, all of one group.
     group: ids of all runs of this group, which the worker locks.
     every: ids of all runs of the sweep.
+    path: folders in which the driver finds modules; the worker searches them last.
     cpus, gpus: number of CPU cores and of GPUs that the worker has.
   """
 
@@ -55,6 +58,7 @@ class WorkerJob(NamedTuple):
   ids: list[str]
   group: list[str]
   every: list[str]
+  path: list[str]
   cpus: int
   gpus: int
 
@@ -75,7 +79,8 @@ def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
     own = [name for name in group if name in wanted]
     if own:
       resources = values.cpus_per_task, values.gpus_per_task
-      about = sweep.configuration, own, group, list(sweep.ids)
+      path = plugins.search_path() if sweep.imports else []
+      about = sweep.configuration, own, group, list(sweep.ids), path
       found.append(WorkerJob(lines, *about, *resources))
   return found
 
@@ -110,6 +115,12 @@ def train(job: WorkerJob, stop: Callable[[], bool]) -> Sweep:
 
 def _resolve(job: WorkerJob) -> Sweep:
   sweep_flags.define()
+  sys.path += [folder for folder in job.path if folder not in sys.path]
+  try:
+    plugins.import_from(job.flags)
+  except ValueError as error:
+    where = f" (the driver finds modules in {', '.join(job.path)})" if job.path else ""
+    raise ValueError(f"On the worker {socket.gethostname()}: {error}{where}") from None
   try:
     flags.FLAGS(["worker", *job.flags])
     sweep = resolve(flag_table.given(sweep_flags.TABLE))

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from experiments.cli import plugins
 from experiments.plotting import style as plot_style
 from experiments.plotting.lines import draw_profiles, mark_cuts, spread
+from experiments.runtime import exits
 from experiments.sweep.figures.measure_figures import measure_figures
 from experiments.sweep.figures.panels import (
   DASHED,
@@ -45,8 +48,10 @@ from experiments.sweep.figures.panels import (
   varied_settings,
   with_largest,
 )
+from experiments.sweep.figures.registered import FIGURES
 from experiments.sweep.figures.training import training
 from experiments.sweep.measures import MEASURES
+from rnn_jax import checks
 
 LAG_NORM = MEASURES["lag"].labels["log10_lag_norm"]
 TIME_NORM = r"$\log_{10}\,\|\partial L/\partial h_t\|$"
@@ -75,24 +80,50 @@ def save_all(
     look: what the user chose about the figures.
     formats: formats of the files, each of `FORMATS`.
   """
+  makers = figure_makers(gradients)
+  chosen = [name for name in makers if names is None or name in names]
   figures = {
-    name: draw(metrics if draw is training else gradients, look)
-    for name, draw in figure_makers(gradients).items()
-    if names is None or name in names
+    name: makers[name](metrics if makers[name] is training else gradients, look)
+    for name in chosen
+    if name not in FIGURES
   }
-  return [
+  paths = [
     path
     for name, figure in figures.items()
     for path in plot_style.save(figure, Path(folder), name, formats)
   ]
+  for name in chosen:
+    if name in FIGURES:
+      paths += _save_registered(name, gradients, Path(folder), look, formats)
+  return paths
 
 
-def figure_makers(gradients: xr.Dataset) -> dict[str, Callable[..., Figure]]:
+def _save_registered(
+  name: str, gradients: xr.Dataset, folder: Path, look: Look, formats: Sequence[str]
+) -> list[Path]:
+  """Writes a figure of the user's; returns the paths of the files, or [] if it cannot be drawn.
+
+  An error in it is a warning, because it must not end a sweep whose records are complete.
+  """
+  try:
+    figure = FIGURES[name](gradients, look)
+    if figure is None:
+      return []
+    checks.instance("what it returns", figure, Figure)
+    return plot_style.save(figure, folder, name, formats)
+  except OSError:
+    raise
+  except Exception as error:  # the user's function may raise anything
+    exits.warn(f"the figure {name} was not drawn: {plugins.describe(error)}.")
+    return []
+
+
+def figure_makers(gradients: xr.Dataset) -> dict[str, Callable[..., Any]]:
   """Returns {name of a figure: function that draws it} for the figures that the records have.
 
   A function's arguments are the gradients, or for `training` the metrics, and a `Look`.
   """
-  makers: dict[str, Callable[..., Figure]] = {}
+  makers: dict[str, Callable[..., Any]] = {}
   if "log10_lag_norm" in gradients:
     makers["gradient_decay"] = decay
   return {
@@ -101,6 +132,7 @@ def figure_makers(gradients: xr.Dataset) -> dict[str, Callable[..., Figure]]:
     "depth_by_time": depth_by_time,
     "training": training,
     **measure_figures(gradients),
+    **FIGURES,
   }
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from experiments.cli import plugins
 from experiments.networks.cell_options import options_text
 from experiments.runtime import files, memory
 from experiments.sweep.config.grid import AXES
@@ -30,23 +31,6 @@ from experiments.sweep.records.sweep_folder import is_text, read_sweep, sweep_ta
 # The names of metrics on held-out data; the suffix is a sequence length other than the run's own.
 _HELD_OUT = re.compile("held_out_(loss|accuracy)(?:_([1-9][0-9]{0,9}))?")
 _LONGEST_LINE = 1024  # bytes per line of metrics.jsonl, of which the lines that we write need 200
-_ATTRIBUTES = {
-  "norms": "log10 of the norm for each example's own loss, averaged over the batch",
-  "nan": "not measured",
-  "minus_inf": "the norm of at least one example is 0 in float32, below 1e-38; inf: above 3e38",
-  "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
-  **{name: measure.note for name, measure in MEASURES.items()},
-  "_cell": "by the cell state, at fixed hidden state; names without _cell: by the hidden state",
-  "truncation": "inf: full backpropagation through time",
-  "clip_norm": "inf: no clipping",
-  "recurrent_gain, forget_bias": "nan: the cell does not have it, or it has no effect",
-  "options": "cell options as given; the others have their defaults",
-  "clipped_share": (
-    "with clip_by carry, the share of examples whose dL/dh_t, over all leaves of the carry, "
-    "exceeded clip_norm and was scaled down to it before it was passed to earlier steps; "
-    "log10_grad_norm is taken before. The other ways to clip act on the params' gradient"
-  ),
-}
 
 
 def write(folder: Path, states: Mapping[str, Status]) -> tuple[xr.Dataset, xr.Dataset]:
@@ -142,7 +126,11 @@ def _gather(
   metrics = metrics.assign_attrs(task_attributes(metrics, [about]))
   selected = about["configuration"].get("select")
   note = {} if selected is None else {"selected": str(selected)}
-  gradients = _gather_gradients(folder, done, coordinates)
+  try:
+    gradients = _gather_gradients(folder, done, coordinates)
+  except ValueError:  # perhaps since a measure from elsewhere has dimensions of its own
+    plugins.check_imported(str(folder), about["configuration"])
+    raise
   return gradients.assign_attrs(note), metrics.assign_attrs(note)
 
 
@@ -225,7 +213,28 @@ def _gather_gradients(
     with _reading(folder / "runs" / name / "gradients.nc") as path:
       parts.append(run_gradients.read(path))
   along, variables = run_gradients.gather(parts, f"The gradients of {len(parts)} runs in {folder}")
-  return xr.Dataset(variables, {**along, **coordinates}, _ATTRIBUTES)
+  return xr.Dataset(variables, {**along, **coordinates}, _attributes())
+
+
+def _attributes() -> dict[str, str]:
+  """Returns the attributes of the gradients: the conventions of their names and values."""
+  return {
+    "norms": "log10 of the norm for each example's own loss, averaged over the batch",
+    "nan": "not measured",
+    "minus_inf": "the norm of at least one example is 0 in float32, below 1e-38; inf: above 3e38",
+    "log10_grad_norm": "dL/dh_t under the training loss; h_t leaves step t",
+    **{name: measure.note for name, measure in MEASURES.items()},
+    "_cell": "by the cell state, at fixed hidden state; names without _cell: by the hidden state",
+    "truncation": "inf: full backpropagation through time",
+    "clip_norm": "inf: no clipping",
+    "recurrent_gain, forget_bias": "nan: the cell does not have it, or it has no effect",
+    "options": "cell options as given; the others have their defaults",
+    "clipped_share": (
+      "with clip_by carry, the share of examples whose dL/dh_t, over all leaves of the carry, "
+      "exceeded clip_norm and was scaled down to it before it was passed to earlier steps; "
+      "log10_grad_norm is taken before. The other ways to clip act on the params' gradient"
+    ),
+  }
 
 
 def _run_coordinates(folder: Path, states: Mapping[str, Status]) -> dict[str, Any]:

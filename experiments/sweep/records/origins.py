@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from experiments.runtime import backend, exits, files, provenance
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records.sweep_folder import json_sha256, read_sweep, sweep_tasks
+from rnn_jax import registry
 
 _ROOT = "experiments.sweep.training.rounds"
 # A difference in these is reported. The version of rnn_jax is not: its files are compared.
@@ -21,11 +22,16 @@ _VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy")
 _KEY = ("code", "versions", "environment")
 
 
-@functools.cache
 def here() -> dict[str, Any]:
   """Returns the entries of `sweep.json` for this process's code, versions and environment."""
+  return _here(registry.count())
+
+
+@functools.cache
+def _here(registrations: int) -> dict[str, Any]:
+  """Returns the result of `here`, which depends on what has been registered so far."""
   return {
-    "versions": provenance.versions((*provenance.PACKAGES, "xarray")),
+    "versions": provenance.versions((*provenance.PACKAGES, "xarray", *provenance.plugins())),
     "git": provenance.git(),
     "environment": backend.environment(),
     "code": provenance.code(_ROOT),
@@ -39,9 +45,14 @@ def key_of(about: Mapping[str, Any]) -> str | None:
   return json_sha256([about[name] for name in _KEY if name in about])[:16]
 
 
-@functools.cache
 def key() -> str:
   """Returns the key of this process, which the records that it makes hold."""
+  return _key(registry.count())
+
+
+@functools.cache
+def _key(registrations: int) -> str:
+  """Returns the result of `key`, which depends on what has been registered so far."""
   return str(key_of(here()))
 
 
@@ -75,12 +86,13 @@ def compare(sweep: Sweep, keys: Mapping[str, object]) -> Origins:
   found = Origins({}, {}, [])
   if all(name == key() for name in keys.values()):
     return found
-  entries = starts(read_sweep(sweep.folder))
+  entries, measures = starts(read_sweep(sweep.folder)), sweep.settings.measure_names
 
   @functools.cache
   def differences(name: object, cell: str, task: str) -> tuple[str | None, str]:
     entry = entries[name]
-    return provenance.difference(entry, provenance.code(_ROOT, cell, task)), _versions(entry)
+    code = provenance.code(_ROOT, cell, task, measures)
+    return provenance.difference(entry, code), _versions(entry)
 
   for run, name in keys.items():
     if not isinstance(name, str) or name not in entries:
@@ -153,8 +165,8 @@ def mixture(records: Iterable[tuple[str, Mapping[str, Any], object]]) -> str | N
     records: (run id, contents of the `sweep.json` next to it, key in its status).
   """
   versions: dict[str, dict[str, str]] = {}
-  for entry, cell, task in _distinct(records):
-    for name in provenance.code(_ROOT, cell, task):
+  for entry, cell, task, measures in _distinct(records):
+    for name in provenance.code(_ROOT, cell, task, measures):
       commits = versions.setdefault(name, {})
       commits.setdefault(str(entry["code"].get(name)), provenance.commit_text(entry))
   mixed = {name: commits for name, commits in versions.items() if len(commits) > 1}
@@ -166,8 +178,11 @@ def mixture(records: Iterable[tuple[str, Mapping[str, Any], object]]) -> str | N
 
 def _distinct(
   records: Iterable[tuple[str, Mapping[str, Any], object]],
-) -> Iterator[tuple[Mapping[str, Any], str, str | None]]:
-  """Yields (start, cell, task), once for each key and cell; None stands for several tasks."""
+) -> Iterator[tuple[Mapping[str, Any], str, str | None, list[str]]]:
+  """Yields (start, cell, task, measures), once for each key and cell.
+
+  None stands for several tasks.
+  """
   entries: dict[int, dict[object, Mapping[str, Any]]] = {}
   seen = set()
   for run, about, name in records:
@@ -177,7 +192,8 @@ def _distinct(
       found = entries.setdefault(id(about), starts(about))
       if name in found:
         tasks = {task for task, _ in sweep_tasks(about)}
-        yield found[name], cell, tasks.pop() if len(tasks) == 1 else None
+        measures = str(about["configuration"].get("measures")).split(",")
+        yield found[name], cell, tasks.pop() if len(tasks) == 1 else None, measures
 
 
 def warn_if_changed(run_folder: Path, cell: str, task: str) -> None:
@@ -190,7 +206,7 @@ def warn_if_changed(run_folder: Path, cell: str, task: str) -> None:
     entry = starts(read_sweep(run_folder.parents[1]))[state["code"]]
   except (OSError, ValueError, KeyError, IndexError, TypeError):
     return
-  text = provenance.difference(entry, provenance.code(_ROOT, cell, task))
+  text = provenance.difference(entry, provenance.code(_ROOT, cell, task, measures=()))
   if text is not None:
     exits.warn(f"this run was recorded by different code: {text}.")
 

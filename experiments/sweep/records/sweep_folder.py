@@ -27,6 +27,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.cli import plugins
 from experiments.runtime import files, locks
 from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.sweep import SELECTION
@@ -120,7 +121,7 @@ def _check_folder(
 
 def shared(configuration: Mapping[str, object]) -> dict[str, object]:
   """Returns the part of a configuration that all sweeps in one folder must agree in."""
-  own = {*AXES, "cell_option", "design", "select", "select_seed"}
+  own = {*AXES, "cell_option", "design", "select", "select_seed", "import"}
   return {name: value for name, value in configuration.items() if name not in own}
 
 
@@ -240,6 +241,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
   runs, continued = about.get("runs"), about.get("continued", [])
   if not (
     isinstance(about.get("configuration"), dict)
+    and _are_modules(about["configuration"].get("import", []))
     and _are_tasks(about)
     and (isinstance(runs, list) and all(_is_file_name(name) for name in runs))
     and (isinstance(continued, list) and all(isinstance(part, dict) for part in continued))
@@ -268,6 +270,10 @@ def sweep_tasks(about: Mapping[str, Any]) -> dict[tuple[str, int], tuple[str, fl
   return {
     (part["task"], part["sequence_length"]): (part["loss_unit"], part["baseline"]) for part in parts
   }
+
+
+def _are_modules(names: object) -> bool:
+  return isinstance(names, list) and all(map(plugins.is_module, names))
 
 
 def _are_tasks(about: Mapping[str, Any]) -> bool:

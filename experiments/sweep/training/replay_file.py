@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +18,43 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from experiments.cli import plugins
 from experiments.runtime import files, provenance
 from experiments.sweep.config.runs import Run, run_of
 from experiments.sweep.records.record import Snapshot, nonfinite_from_json, nonfinite_text
 from experiments.sweep.training.divergence import DivergedStep
 from experiments.sweep.training.run_setup import network, numbers_of, optimizer_of
 from rnn_jax import checks
+from rnn_jax.cells import CELLS
 from rnn_jax.gradient_flow import NonFinite
 from rnn_jax.losses import LOSSES
-from rnn_jax.tasks import Batch
+from rnn_jax.tasks import TASKS, Batch
 from rnn_jax.training import init_state
 from rnn_jax.types import Array
 
 
-def to_bytes(diverged: DivergedStep, nonfinite: NonFinite | None) -> bytes:
-  """Returns the contents of `replay.npz`: the snapshot's arrays and the rest as JSON in `about`."""
+def to_bytes(
+  diverged: DivergedStep, nonfinite: NonFinite | None, imports: Sequence[str] = ()
+) -> bytes:
+  """Returns the contents of `replay.npz`: the snapshot's arrays and the rest as JSON in `about`.
+
+  Args:
+    diverged: the step.
+    nonfinite: location of its first non-finite value.
+    imports: modules that registered the run's cell or task.
+  """
   about = {
     "run": dataclasses.asdict(diverged.run),
     "step": diverged.step,
-    "loss": diverged.loss.__name__,
+    # A task from elsewhere may have a loss of its own; it is then that of the task.
+    "loss": next((name for name, loss in LOSSES.items() if loss is diverged.loss), None),
     "output_size": diverged.output_size,
     "vocabulary_size": diverged.vocabulary_size,
     "place": nonfinite and nonfinite._asdict(),  # this key keeps its name from older versions
     "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     "platform": jax.default_backend(),
     "versions": provenance.versions(provenance.PACKAGES),
+    **({"import": list(imports)} if imports else {}),
   }
   file = io.BytesIO()
   np.savez(file, about=np.array(json.dumps(about)), **_named_leaves(diverged.snapshot))
@@ -68,6 +80,8 @@ def load(path: Path) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
     # Suppress NumPy's warning, because `_restore` rejects a learning rate that overflows to inf.
     with np.errstate(over="ignore"):
       return _restore(about, arrays)
+  except plugins.NotImportedError:
+    raise
   except OSError as error:
     raise ValueError(f"FILE must be readable, got {path} ({error.strerror or error}).") from None
   except Exception as error:  # damaged files raise exceptions of many types
@@ -80,6 +94,8 @@ def _restore(
   about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> tuple[DivergedStep, NonFinite | None, dict[str, Any]]:
   run = _run(about)
+  if run.cell not in CELLS or (about["loss"] is None and run.task not in TASKS):
+    plugins.check_imported("FILE", about)
   if checks.integer("depth", run.depth) > len(arrays):
     raise ValueError(f"depth must be at most the number of arrays, {len(arrays)}, got {run.depth}")
   sizes = about["output_size"], about["vocabulary_size"]
@@ -106,7 +122,10 @@ def _restore(
   step = checks.integer("step", about["step"], minimum=0)
   if step >= 2**31:  # keys and optimizer states count steps in int32
     raise ValueError(f"step must be below {2**31}, got {step}")
-  loss = LOSSES[checks.choice("loss", about["loss"], LOSSES)]
+  if about["loss"] is None:
+    loss = TASKS[checks.choice("task", run.task, TASKS)](*shape).loss
+  else:
+    loss = LOSSES[checks.choice("loss", about["loss"], LOSSES)]
   nonfinite = nonfinite_from_json(about["place"])
   nonfinite_text(nonfinite)  # raises an exception if a field has the wrong type
   for name, kind in (("matmul_precision", str | None), ("platform", str), ("versions", dict)):

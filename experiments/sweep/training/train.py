@@ -182,7 +182,7 @@ def _finish_run(sweep: Sweep, result: Result, code: str | None) -> None:
   nonfinite = replay = None
   if diverged is not None:
     nonfinite = divergence.locate(diverged)
-    replay = replay_file.to_bytes(diverged, nonfinite)
+    replay = replay_file.to_bytes(diverged, nonfinite, sweep.imports)
   name = sweep.names[result.run]
   run_files.finish(sweep.folder, name, result, sweep.settings, nonfinite, replay, code)
 

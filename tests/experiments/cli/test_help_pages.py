@@ -60,6 +60,7 @@ def test_the_flags_of_a_sweep_are_in_groups():
     "Devices",
     "Engines and shards",
     "Several hosts",
+    "Plugins",
     "Other commands",
   ]
   axes = {flag.name for flag in TABLE if flag.group.startswith("Axes")}

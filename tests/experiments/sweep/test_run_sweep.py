@@ -78,7 +78,7 @@ def test_settings_are_the_flags_that_are_no_axis(tmp_path):
   fields = {field.name: field.default for field in dataclasses.fields(SweepSettings)}
   elsewhere = {flag.name for flag in (*engine_flags.TABLE, *engine_flags.PROCESSES)}
   elsewhere |= {*grid.AXES, "cell_option", "output_dir", "dry_run"}
-  elsewhere |= {"list_cells", "list_measures", "list_flags"}
+  elsewhere |= {"list_cells", "list_measures", "list_flags", "import"}
   flags = {flag.name: flag for flag in TABLE if flag.name not in elsewhere}
   assert fields.keys() == flags.keys()
   defaults = flag_table.defaults(TABLE)

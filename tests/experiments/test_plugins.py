@@ -1,0 +1,359 @@
+"""Tests of `--import`: modules from elsewhere register cells, tasks, measures and figures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import plugin
+import pytest
+import swept
+
+import experiments
+import rnn_jax
+from experiments import merge, plot, replay
+from experiments.ablation import __main__ as ablation
+from experiments.report import __main__ as report
+from experiments.runtime import provenance
+from experiments.sweep.config.resolve import resolve
+from experiments.sweep.engines import worker
+from experiments.sweep.figures.registered import FIGURES
+from experiments.sweep.measures import MEASURES
+from experiments.sweep.records import origins, run_files
+from rnn_jax import registry, tasks
+from rnn_jax.cells import CELLS, elman
+
+SMALL = ("--hidden_size=3", "--sequence_length=6", "--batch_size=2", "--steps=4", "--log_every=2")
+MINE = ("--import=mylab", "--cell=slow_elman", "--task=first_number", "--measures=kernel")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+  """Forgets after the test what it registered and imported."""
+  tables = (CELLS, tasks.TASKS, MEASURES, FIGURES, registry.REGISTERED)
+  before = [dict(table) for table in tables]
+  modules = set(sys.modules)
+  yield
+  for table, entries in zip(tables, before, strict=True):
+    table.clear()
+    table.update(entries)
+  for name in set(sys.modules) - modules:
+    if name.partition(".")[0] in ("mylab", "mypackage"):
+      del sys.modules[name]
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+  """Returns a folder with the example of PLUGINS.md, where Python finds modules."""
+  folder = tmp_path / "lab"
+  folder.mkdir()
+  plugin.write_example(folder)
+  monkeypatch.syspath_prepend(folder)
+  return folder
+
+
+def call(lab: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+  """Runs `python -m` in the plugin's folder, from which only PYTHONPATH leads to this project."""
+  return subprocess.run(
+    (sys.executable, "-m", *map(str, arguments)),
+    cwd=lab,
+    env={**os.environ, "PYTHONPATH": str(swept.ROOT)},
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_a_sweep_of_a_plugin_is_recorded_drawn_and_replayed(
+  lab, tmp_path, program_here, capsys, monkeypatch
+):
+  folder = tmp_path / "sweep"
+  diverging = ("--optimizer=sgd", "--learning_rate=0.1,1e38", "--clip_norm=none")
+  ended = call(lab, "experiments.sweep", *MINE, *SMALL, *diverging, f"--output_dir={folder}")
+  assert ended.returncode == 0, ended.stderr
+  assert "Runs: 1 finished, 1 diverged, 0 failed." in ended.stdout
+  about = json.loads((folder / "sweep.json").read_text())
+  assert about["configuration"]["import"] == ["mylab"]
+  assert (folder / "sweep.flags").read_text().startswith("--import=mylab\n")
+  assert "mylab.py" in about["code"]
+  (file,) = folder.glob("runs/*/replay.npz")
+  assert "mylab" not in sys.modules
+
+  assert program_here(replay, file) == 2
+  assert "pass --import=mylab, or in Python: import mylab." in capsys.readouterr().err
+  assert program_here(merge, folder) == 2
+  assert "pass --import=mylab, or in Python: import mylab." in capsys.readouterr().err
+  assert program_here(plot, folder, f"--output_dir={tmp_path / 'drawn'}", "--format=svg") == 0
+  said = capsys.readouterr()
+  assert "kernel_norm.svg" in said.out
+  assert "figures and labels of mylab are missing; pass --import=mylab" in said.err
+  assert program_here(report, folder, f"--output={tmp_path / 'report.html'}") == 0
+  assert program_here(ablation, folder, f"--output_dir={tmp_path / 'ablation'}") == 0
+  data = experiments.open_sweep(folder)
+  assert "mylab" not in sys.modules
+
+  flags = ("--import=mylab", "--figure=reach_by_kernel,kernel")
+  assert program_here(plot, folder, *flags) == 0
+  (folder / "figures" / "reach_by_kernel.png").stat()
+  said = capsys.readouterr()
+  assert f"{folder / 'figures' / 'kernel.png'}\n" in said.out and "warning" not in said.err
+  assert program_here(replay, file, "--import=mylab") == 0
+  said = capsys.readouterr()
+  assert "reproduced." in said.out and said.err == ""
+  labelled = experiments.open_sweep(folder)
+  assert labelled.equals(data)
+  assert labelled["kernel_norm"].attrs["long_name"] == "Frobenius norm of the recurrent kernel"
+  assert labelled.attrs["task"] == "first_number" and labelled.attrs["baseline"] == 1 / 12
+
+  text = plugin.EXAMPLE.replace('if "kernel_norm" not in gradients:', "if look.bandwidth:")
+  (lab / "mylab.py").write_text(text)
+  importlib.reload(sys.modules["mylab"])
+  assert program_here(plot, folder, *flags) == 0
+  said = capsys.readouterr()
+  assert "kernel.png" in said.out and "reach_by_kernel" not in said.out
+  assert "the figure reach_by_kernel was not drawn: AttributeError: 'Look' object " in said.err
+  assert "mylab.py, line " in said.err
+
+
+def test_only_the_runs_of_an_edited_cell_are_trained_anew(
+  tmp_path, monkeypatch, sweep_in_process, capsys
+):
+  package = plugin.write_package(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  folder = tmp_path / "sweep"
+  flags = ("--import=mypackage", "--cell=first,second", "--task=adding", "--measures=size", *SMALL)
+
+  def said() -> str:
+    assert sweep_in_process(*flags, f"--output_dir={folder}") == 0
+    both = capsys.readouterr()
+    return both.out + both.err
+
+  def stale() -> dict[str, str]:
+    sizes = {"hidden_size": (3,), "sequence_length": (6,), "batch_size": (2,), "steps": (4,)}
+    given = {"cell": ("first", "second"), "task": ("adding",), "measures": "size", **sizes}
+    sweep = resolve({**given, "log_every": 2, "output_dir": str(folder)})
+    states = run_files.statuses(folder, sweep.ids)
+    found = origins.compare(sweep, {name: states[name]["code"] for name in sweep.ids}).stale
+    return {name.partition("-")[0]: text for name, text in found.items()}
+
+  assert "2 finished" in said() and not stale()
+  code = json.loads((folder / "sweep.json").read_text())["code"]
+  names = ("__init__", "first", "second", "sizes", "tools")
+  assert code.keys() >= {f"mypackage/{name}.py" for name in names}
+
+  plugin.write_cell(package, "second", gain=2.0)
+  importlib.reload(sys.modules["mypackage.second"])
+  text = said()
+  assert "the records of 1 run are not used; their runs start again" in text
+  assert "these files differ: mypackage/second.py (" in text and "1 of 2 runs already" in text
+  assert not stale()
+
+  (package / "tools.py").write_text("nothing = 0\n")  # which only the first cell imports
+  importlib.reload(sys.modules["mypackage.first"])
+  assert list(stale()) == ["first"] and "mypackage/tools.py" in stale()["first"]
+
+  (package / "sizes.py").write_text((package / "sizes.py").read_text() + "\n")
+  importlib.reload(sys.modules["mypackage.sizes"])
+  assert list(stale()) == ["first", "second"]
+
+
+def test_a_measure_with_dimensions_of_its_own_is_read_where_it_is_imported(
+  tmp_path, monkeypatch, sweep_in_process, registered
+):
+  plugin.write_package(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  folder = tmp_path / "sweep"
+  flags = ("--import=mypackage.sizes", "--cell=elman", "--task=adding", "--measures=size", *SMALL)
+  assert sweep_in_process(*flags, f"--output_dir={folder}") == 0
+  assert experiments.open_sweep(folder)["size"].sizes["entry"] == 2
+  for name in ("mypackage", "mypackage.sizes"):
+    del sys.modules[name]
+  del MEASURES["size"]
+  with pytest.raises(ValueError, match=r"pass --import=mypackage\.sizes, or in Python: "):
+    experiments.open_sweep(folder)
+
+
+def test_without_the_flag_the_modules_that_a_sweep_uses_are_recorded(lab):
+  importlib.import_module("mylab")
+  given = {"cell": ("slow_elman",), "task": ("adding",), "measures": ""}
+  assert resolve(given).configuration["import"] == ["mylab"]
+  assert "import" not in resolve({**given, "cell": ("elman",)}).configuration
+
+
+def test_help_lists_what_is_registered(lab):
+  ended = call(lab, "experiments.sweep", "--import=mylab", "--help")
+  assert (ended.returncode, ended.stderr) == (0, "")
+  page = " ".join(ended.stdout.split())
+  assert "Registered by the modules of --import: cell slow_elman Leaky tanh RNN: h' = " in page
+  assert "Options: rate. task first_number Name the first" in page
+  assert "measure kernel Frobenius norm of each layer's recurrent kernel figure reach_b" in page
+
+
+def test_tables_list_what_is_registered(lab, sweep_here, capsys):
+  assert sweep_here("--import=mylab", "--list_cells") == 0
+  row = "(1 − rate) h + rate · tanh(x W_x + h W_h + b). | rate=0.5 | Jaeger et al., 2007, https"
+  assert row in capsys.readouterr().out
+  assert sweep_here("--list_measures", "--import", "mylab") == 0
+  assert "| `kernel` | Frobenius norm of each layer's recurrent kernel | nothing |" in (
+    capsys.readouterr().out
+  )
+  assert sweep_here("--import=mylab", "--list_cells=slow_elman") == 0
+  assert "| rate | 0.5 | a number | step size, from 0 to 1. |" in capsys.readouterr().out
+
+
+def test_a_flagfile_may_import(lab, tmp_path, sweep_here):
+  (tmp_path / "mine.flags").write_text("--cell=slow_elman\n--task=adding\n--import=mylab\n")
+  flags = (f"--flagfile={tmp_path / 'mine.flags'}", *SMALL, f"--output_dir={tmp_path / 'out'}")
+  assert sweep_here(*flags, "--dry_run") == 0
+
+
+@pytest.mark.parametrize(
+  ("text", "given", "message"),
+  [
+    ("", "absent", "got 'absent', which is in none of them."),
+    ("", "mylab.absent", "got 'mylab.absent', which is in none of them."),
+    ("", "json", "register a cell, task, measure or figure, got 'json', which registers none."),
+    ("", "mylab.py", "got the file 'mylab.py'; give the module's name, --import=mylab."),
+    ("", "my lab", "--import must be names of Python modules, such as mylab or mylab.cells, got"),
+    ("", "__main__", "--import must not be __main__, which stands for the script or notebook"),
+    ("x = 1\nraise KeyError('x')", "mylab", "--import=mylab: KeyError: 'x' ({lab}, line 2)"),
+    ("def f(:", "mylab", "--import=mylab: SyntaxError: invalid syntax ({lab}, line 1)"),
+    ("import absent", "mylab", "No module named 'absent' ({lab}, line 1)"),
+    ("import sys\nsys.exit()", "mylab", "--import=mylab: SystemExit ({lab}, line 2)"),
+  ],
+)
+def test_a_module_that_cannot_be_imported_is_named(lab, sweep_here, capsys, text, given, message):
+  (lab / "mylab.py").write_text(text)
+  assert sweep_here(f"--import={given}", "--dry_run") == 2
+  said = capsys.readouterr().err
+  assert said.startswith("error: ") and said.count("\n") == 1
+  assert message.format(lab=lab / "mylab.py") in said
+
+
+def test_mistakes_in_a_module_are_placed(lab, sweep_here, capsys, tmp_path):
+  text = plugin.EXAMPLE.replace("return Batch(", "return Batsch(")
+  text = text.replace("elman(hidden_size)", "elman(hidden_size, 3)")
+  (lab / "mylab.py").write_text(text)
+  flags = ("--import=mylab", *SMALL, f"--output_dir={tmp_path / 'out'}")
+  assert sweep_here(*flags, "--cell=slow_elman", "--task=adding") == 2
+  said = capsys.readouterr().err
+  assert "--cell=slow_elman: TypeError: " in said and "mylab.py, line " in said
+  assert sweep_here(*flags, "--task=first_number") == 2
+  said = capsys.readouterr().err
+  assert said.startswith("error: NameError: ") and "mylab.py, line " in said
+  assert said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_module_must_not_change_settings(lab, sweep_here, capsys, tmp_path):
+  (lab / "mylab.py").write_text(
+    f"import jax\njax.config.update('jax_enable_x64', True)\n{plugin.EXAMPLE}"
+  )
+  flags = ("--import=mylab", "--task=adding", *SMALL, f"--output_dir={tmp_path / 'out'}")
+  assert sweep_here(*flags, "--dry_run") == 0
+  assert "mylab set jax_enable_x64 to True; it is False in this command" in capsys.readouterr().err
+
+
+def test_a_worker_that_lacks_a_module_says_so(flags_of):
+  job = worker.WorkerJob(["--import=absent_lab"], {}, [], [], [], ["/home/me/lab"], 1, 0)
+  with (
+    flags_of(types.SimpleNamespace()),
+    pytest.raises(ValueError, match=f"On the worker {socket.gethostname()}: --import must .* got "),
+  ):
+    worker._resolve(job)
+
+
+@pytest.mark.timeout(280)
+def test_a_ray_worker_finds_the_module_where_the_driver_does(lab, tmp_path):
+  soon = f"import sys; sys.path.append({str(lab)!r})\n"
+  folder = tmp_path / "sweep"
+  process = swept.start(*MINE, *SMALL, f"--output_dir={folder}", "--engine=ray", first=soon)
+  out, err = process.communicate(timeout=200)
+  assert process.returncode == 0, err
+  assert "Runs: 1 finished, 0 diverged, 0 failed." in out
+
+
+def cell(hidden_size: int, *, gain: float = 1.0) -> rnn_jax.Cell:
+  """A cell."""
+  return elman(hidden_size, recurrent_gain=gain)
+
+
+def test_a_function_may_be_registered_again_but_not_another():
+  made = rnn_jax.register_cell(cell)
+  assert rnn_jax.make_cell("cell", 3, gain=2.0) is made(3, gain=2.0)
+  assert rnn_jax.register_cell(cell) is CELLS["cell"]
+  rnn_jax.register_cell(name="other")(cell)
+  assert registry.REGISTERED["cell", "other"].function == "cell"
+
+  def another(hidden_size):
+    """Another cell."""
+
+  with pytest.raises(ValueError, match=r"'cell', which is taken by \S*test_plugins.cell"):
+    rnn_jax.register_cell(name="cell")(another)
+  with pytest.raises(ValueError, match="name of a cell must be free, got 'lstm', which is taken"):
+    rnn_jax.register_cell(name="lstm")(another)
+  with pytest.raises(ValueError, match=r"name of a cell must be an identifier .* got 'my-cell'"):
+    rnn_jax.register_cell(name="my-cell")(another)
+  rnn_jax.register_cell(another)
+  with pytest.raises(TypeError, match="what another returns must be a Cell, got None"):
+    rnn_jax.make_cell("another", 3)
+
+
+def no_docstring(hidden_size): ...
+
+
+def no_text(sequence_length, batch_size): ...
+
+
+@pytest.mark.parametrize(
+  ("register", "function", "message"),
+  [
+    (rnn_jax.register_cell, lambda width: None, r"hidden_size, \*, option=default, ...\), got \("),
+    (rnn_jax.register_cell, lambda hidden_size, rate=1: None, r"got \(hidden_size, rate=1\)"),
+    (rnn_jax.register_cell, lambda hidden_size, *, rate: None, r"got \(hidden_size, \*, rate\)"),
+    (rnn_jax.register_cell, no_docstring, "cell 'no_docstring' must have a docstring, whose"),
+    (tasks.register_task, lambda length: None, r"\(sequence_length, batch_size\), got \(length"),
+    (tasks.register_task, no_text, "task 'no_text' must have a docstring, whose first line"),
+    (experiments.register_figure, lambda gradients, look: None, "must be an identifier"),
+  ],
+)
+def test_what_cannot_be_registered_is_refused(register, function, message):
+  with pytest.raises(ValueError, match=message):
+    register(function)
+
+
+def test_measures_and_figures_with_taken_names_are_refused():
+  measure = MEASURES["omega"]._replace(labels={})
+  with pytest.raises(ValueError, match="name of a measure must be free, got 'lag'"):
+    experiments.register_measure("lag", measure)
+  with pytest.raises(ValueError, match="name of a measure must be free, got 'training'"):
+    experiments.register_measure("training", measure)
+  with pytest.raises(ValueError, match="got 'omega', which measure 'omega' records"):
+    experiments.register_measure("mine", measure._replace(labels={"omega": ""}))
+  with pytest.raises(ValueError, match="dims of measure 'mine' must be identifiers other than run"):
+    experiments.register_measure("mine", measure._replace(dims=("step",)))
+  with pytest.raises(TypeError, match="measure must be a Measure, got 3"):
+    experiments.register_measure("mine", 3)
+
+  def training(gradients, look):
+    """A figure."""
+
+  with pytest.raises(ValueError, match="name of a figure must be free, got 'training'"):
+    experiments.register_figure(training)
+
+
+def test_the_cells_and_tasks_of_this_project_have_the_signatures_that_users_need():
+  for name, constructor in [*CELLS.items()]:
+    rnn_jax.register_cell(name=f"{name}_again")(constructor)
+  for name, constructor in [*tasks.TASKS.items()]:
+    tasks.register_task(name=f"{name}_again")(constructor)
+  assert len({entry.summary for entry in registry.REGISTERED.values()}) > len(CELLS) // 2
+
+
+def test_the_code_of_an_installed_plugin_has_a_version(monkeypatch):
+  monkeypatch.setitem(registry.REGISTERED, ("cell", "x"), registry.Entry("jaxtyping.x", "x", "X."))
+  assert provenance.plugins() == ["jaxtyping"]
