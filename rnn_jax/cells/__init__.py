@@ -35,6 +35,7 @@ from rnn_jax.cells.mingru import mingru, minlstm
 from rnn_jax.cells.minimalrnn import minimalrnn
 from rnn_jax.cells.mlstm import MLSTMCarry, mlstm
 from rnn_jax.cells.multiplicative_lstm import multiplicative_lstm
+from rnn_jax.cells.mut import mut1, mut2, mut3
 from rnn_jax.cells.peephole_lstm import peephole_lstm
 from rnn_jax.cells.qrnn import QRNNCarry, qrnn
 from rnn_jax.cells.rg_lru import rg_lru
@@ -91,6 +92,9 @@ __all__ = [
   "minlstm",
   "mlstm",
   "multiplicative_lstm",
+  "mut1",
+  "mut2",
+  "mut3",
   "nbrc",
   "peephole_lstm",
   "qrnn",
@@ -127,6 +131,9 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "dilated_elman": dilated_elman,
   "gru": gru,
   "ugrnn": ugrnn,
+  "mut1": mut1,
+  "mut2": mut2,
+  "mut3": mut3,
   "mgu": mgu,
   "lstm": lstm,
   "peephole_lstm": peephole_lstm,
