@@ -40,10 +40,12 @@ from rnn_jax.cells.peephole_lstm import peephole_lstm
 from rnn_jax.cells.qrnn import QRNNCarry, qrnn
 from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.rhn import rhn
+from rnn_jax.cells.scornn import scornn
 from rnn_jax.cells.slstm import SLSTMCarry, slstm
 from rnn_jax.cells.sru import SRUCarry, sru
 from rnn_jax.cells.star import star
 from rnn_jax.cells.ugrnn import ugrnn
+from rnn_jax.cells.urnn import urnn
 from rnn_jax.cells.wrappers.dilated import DilatedCarry, dilated, dilated_elman
 from rnn_jax.cells.wrappers.layer_norm import layer_norm
 from rnn_jax.cells.wrappers.residual import residual
@@ -102,11 +104,13 @@ __all__ = [
   "residual",
   "rg_lru",
   "rhn",
+  "scornn",
   "slstm",
   "sru",
   "stack",
   "star",
   "ugrnn",
+  "urnn",
   "zoneout",
   "zoneout_lstm",
 ]
@@ -122,6 +126,8 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "nbrc": nbrc,
   "antisymmetric": antisymmetric,
   "exprnn": exprnn,
+  "scornn": scornn,
+  "urnn": urnn,
   "cornn": cornn,
   "lem": lem,
   "rhn": rhn,

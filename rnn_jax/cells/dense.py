@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
-from jaxtyping import Float, Inexact, Integer, Key
+from jaxtyping import Complex, Float, Inexact, Integer, Key
 
 from rnn_jax import checks
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel, recurrent_kernel
@@ -54,6 +54,29 @@ def zeros(hidden_size: int) -> InitialCarryFn[Array]:
     return jnp.zeros((*batch_shape, hidden_size), dtype)
 
   return initial_carry
+
+
+def complex_zeros(hidden_size: int) -> InitialCarryFn[Array]:
+  """Returns the `initial_carry` of a cell whose carry is one complex array [..., H].
+
+  The parts have the requested precision, but at least float32, because JAX has no complex numbers
+  in half precision.
+  """
+
+  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> Array:
+    # NumPy's promotion gives complex64 for float32 and complex128 for float64.
+    kind = np.result_type(jax.dtypes.canonicalize_dtype(dtype), np.complex64)
+    return jnp.zeros((*batch_shape, hidden_size), kind)
+
+  return initial_carry
+
+
+def complex_of(
+  re: Float[CellArray, "*axes"], im: Float[CellArray, "*axes"]
+) -> Complex[Array, "*axes"]:
+  """Returns re + i im, which is complex64 for half-precision parts, as is the carry."""
+  dtype = np.promote_types(re.dtype, jnp.float32)
+  return jax.lax.complex(re.astype(dtype), im.astype(dtype))
 
 
 def the_carry(params: Params, carry: C, drive: Drive) -> C:
@@ -190,8 +213,8 @@ def hidden_recur(params: FlatParams, carry: HasHidden) -> Features:
 
 @jax.custom_jvp
 def product(
-  h: Float[CellArray, "*batch M"], w: Float[CellArray, "M N"]
-) -> Float[Array, "*batch N"]:
+  h: Inexact[CellArray, "*batch M"], w: Inexact[CellArray, "M N"]
+) -> Inexact[Array, "*batch N"]:
   """Returns y = h W. The backward pass computes the cotangent h̄ = ȳ Wᵀ from a copy of Wᵀ.
 
   The copy is made once, before the reverse loop. JAX's own rule would transpose W inside the

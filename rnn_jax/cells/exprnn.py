@@ -23,14 +23,15 @@ def _henaff(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float)
   return jax.random.uniform(key, shape, dtype, -math.pi, math.pi)
 
 
-def _cayley(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
+def cayley_angles(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
+  """Returns angles θ = −tan(s/2) with s ~ U(0, π/2)."""
   # With s ~ U(0, π/2), s/2 is uniform in (0, π/4). The authors compute the same tan(s/2) as
   # √((1 − cos s) / (1 + cos s)).
   return -jnp.tan(jax.random.uniform(key, shape, dtype, 0, math.pi / 4))
 
 
 # Initializers of the angles θ by which the recurrent kernel U rotates at initialization.
-ANGLES: Mapping[str, Initializer] = {"henaff": _henaff, "cayley": _cayley}
+ANGLES: Mapping[str, Initializer] = {"henaff": _henaff, "cayley": cayley_angles}
 
 
 @memoized
@@ -69,12 +70,10 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> PlainCell:
   def init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> FlatParams:
     check_cell_init(key, input_size, dtype)
     x_key, a_key, b_key = jax.random.split(key, 3)
-    first = range(0, hidden_size - 1, 2)
-    theta = draw_angles(a_key, (len(first),), dtype)
-    a = jnp.zeros((hidden_size, hidden_size), dtype)
+    theta = draw_angles(a_key, (hidden_size // 2,), dtype)
     return {
       "w_x": he_normal(x_key, (input_size, hidden_size), dtype),
-      "a": a.at[jnp.array(first, int), jnp.array(first, int) + 1].set(theta),
+      "a": rotations(theta, hidden_size),
       "b": jax.random.uniform(b_key, (hidden_size,), dtype, -0.01, 0.01),
     }
 
@@ -86,12 +85,7 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> PlainCell:
 
   def update(params: FlatParams, h: Units, drive: Units, recurrent: Units) -> Units:
     del h
-    z = drive + recurrent
-    b = expand_like(params["b"], z)
-    # Use `where`, so that the step's derivative depends only on booleans. If it depended on floats,
-    # the time loop would have to copy the drive.
-    on = (jnp.abs(z) + b > 0) & (z != 0)
-    return jnp.where(on, z + jnp.where(z > 0, b, -b), jnp.zeros_like(z))
+    return mod_relu(drive + recurrent, params["b"])
 
   return Cell(
     init=init,
@@ -103,6 +97,29 @@ def exprnn(hidden_size: int, *, angles: str = "henaff") -> PlainCell:
     output=the_carry,
     output_is_carry=True,
   )
+
+
+def mod_relu(z: Units, b: Float[CellArray, " H"]) -> Units:
+  """Returns sgn(z) relu(|z| + b)."""
+  b = expand_like(b, z)
+  # Use `where`, so that the step's derivative depends only on booleans. If it depended on floats,
+  # the time loop would have to copy the drive.
+  on = (jnp.abs(z) + b > 0) & (z != 0)
+  return jnp.where(on, z + jnp.where(z > 0, b, -b), jnp.zeros_like(z))
+
+
+def rotations(
+  theta: Float[CellArray, " P"], hidden_size: int
+) -> Float[Array, "{hidden_size} {hidden_size}"]:
+  """Returns a matrix A with blocks [[0, θ], [0, 0]] on the diagonal, so that A − Aᵀ rotates planes.
+
+  Args:
+    theta: one angle for each pair of units; if H is odd, A is 0 for the last unit.
+    hidden_size: H, the size of A.
+  """
+  first = np.arange(0, hidden_size - 1, 2)
+  a = jnp.zeros((hidden_size, hidden_size), theta.dtype)
+  return a.at[first, first + 1].set(theta)
 
 
 _MOST_SQUARINGS = 16

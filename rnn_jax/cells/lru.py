@@ -7,16 +7,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Complex, Key
 
 from rnn_jax import checks
-from rnn_jax.cells.dense import dense_project, expand_like
+from rnn_jax.cells.dense import complex_of, complex_zeros, dense_project, expand_like
 from rnn_jax.cells.linear import check_ring, linear_cell, on_ring
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
-from rnn_jax.types import Array, Cell, FlatParams, Inputs, Shape, Units
+from rnn_jax.types import Array, Cell, FlatParams, Inputs, Units
 
 ComplexUnits = Complex[Array, "*batch H"]
 
@@ -93,14 +92,9 @@ def lru(
       "c_im": c[1],
     }
 
-  def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> Array:
-    # NumPy's promotion gives complex64 for float32 and complex128 for float64.
-    kind = np.result_type(jax.dtypes.canonicalize_dtype(dtype), np.complex64)
-    return jnp.zeros((*batch_shape, hidden_size), kind)
-
   return linear_cell(
     init=init,
-    initial_carry=initial_carry,
+    initial_carry=complex_zeros(hidden_size),
     prepare=_prepare,
     project=_project,
     linear=_linear,
@@ -114,7 +108,7 @@ def _prepare(params: FlatParams) -> FlatParams:
   e_gamma = jnp.exp(params["gamma"])
   ones = jnp.ones_like(e_gamma)
   return {
-    "lambda": _complex(decay * jnp.cos(turn), decay * jnp.sin(turn)),
+    "lambda": complex_of(decay * jnp.cos(turn), decay * jnp.sin(turn)),
     "w_x": params["w_x"] * jnp.concatenate([e_gamma, e_gamma, ones])[None],
     "w_y": jnp.concatenate([params["c_re"], -params["c_im"]]),  # Re(C h) = [Re h, Im h] W_y
   }
@@ -122,7 +116,7 @@ def _prepare(params: FlatParams) -> FlatParams:
 
 def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> LRUDrive:
   re, im, skip = jnp.split(dense_project(params, xs, key), 3, axis=-1)
-  return LRUDrive(_complex(re, im), skip)
+  return LRUDrive(complex_of(re, im), skip)
 
 
 def _linear(params: FlatParams, drive: LRUDrive) -> tuple[Complex[Array, "*ones H"], ComplexUnits]:
@@ -132,9 +126,3 @@ def _linear(params: FlatParams, drive: LRUDrive) -> tuple[Complex[Array, "*ones 
 def _output(params: FlatParams, h: ComplexUnits, drive: LRUDrive) -> Units:
   parts = jnp.concatenate([h.real, h.imag], axis=-1)
   return parts.astype(drive.skip.dtype) @ params["w_y"] + drive.skip
-
-
-def _complex(re: Units, im: Units) -> ComplexUnits:
-  """Returns re + i im, which is complex64 for half-precision parts, as is the carry."""
-  dtype = np.promote_types(re.dtype, jnp.float32)
-  return jax.lax.complex(re.astype(dtype), im.astype(dtype))

@@ -148,8 +148,8 @@ def test_wrappers_keep_the_fields_of_their_cell():
 def test_gated_and_linear_cells_are_as_listed():
   cells = {name: make_cell(name, 8) for name in REGISTRY}
   assert {name for name, cell in cells.items() if cell.gates is None} == {
-    *("elman", "irnn", "indrnn", "antisymmetric", "exprnn", "cornn", "clockwork"),
-    *("dilated_elman", "fast_rnn", "leaky", "lru"),
+    *("elman", "irnn", "indrnn", "antisymmetric", "exprnn", "urnn", "scornn", "cornn"),
+    *("clockwork", "dilated_elman", "fast_rnn", "leaky", "lru"),
   }
   assert {name for name, cell in cells.items() if cell.linear is not None} == {
     *("lru", "mingru", "minlstm", "rg_lru"),

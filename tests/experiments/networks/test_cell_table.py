@@ -55,7 +55,8 @@ def test_every_cell_has_a_description_and_a_source(name):
   assert all("|" not in entry for entry in row)
   assert row.what.endswith(".") and "https://" in row.source
   keywords = [p for p in inspect.signature(CELLS[name]).parameters if p != "hidden_size"]
-  assert [option.split("=")[0] for option in row.options.split(", ")] == keywords
+  options = row.options.split(", ") if row.options else []
+  assert [option.split("=")[0] for option in options] == keywords
 
 
 def test_markdown_has_a_line_for_each_cell(capsys):
