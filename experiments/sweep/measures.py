@@ -195,6 +195,7 @@ _STATES = ("open", "shut")
 _GATES = (
   *("input", "forget", "output", "update", "reset", "recurrence", "memory", "hidden"),
   "feedback",
+  "time",
   *(f"transform_{i}" for i in range(10)),
 )
 

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, overload
 from rnn_jax import checks, registry
 from rnn_jax.cells.antisymmetric import antisymmetric
 from rnn_jax.cells.brc import brc, nbrc
+from rnn_jax.cells.cfc import cfc
 from rnn_jax.cells.clockwork import ClockworkCarry, clockwork
 from rnn_jax.cells.cornn import CornnCarry, cornn
 from rnn_jax.cells.delta_net import delta_net, gated_delta_net
@@ -67,6 +68,7 @@ __all__ = [
   "antisymmetric",
   "brc",
   "cell_options",
+  "cfc",
   "clockwork",
   "cornn",
   "delta_net",
@@ -130,6 +132,7 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "urnn": urnn,
   "cornn": cornn,
   "lem": lem,
+  "cfc": cfc,
   "rhn": rhn,
   "minimalrnn": minimalrnn,
   "star": star,

@@ -29,6 +29,7 @@ WRAPPED = {
 VARIANTS = [
   *((name, {}) for name in CELLS),
   ("antisymmetric", {"gated": True}),
+  ("cfc", {"mode": "pure"}),
   ("elman", {"activation": "linear", "recurrent_kernel": "gaussian"}),
   ("gru", {"reset": "before"}),
   ("gru", {"reset": "none"}),

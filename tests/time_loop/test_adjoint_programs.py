@@ -67,7 +67,7 @@ def products(text):
 PADDED = {"truncation": 4, "lengths": np.array([29, 3, 5, 7, 11])}
 # Cells whose `update` has another matrix product. The gradient of that product's kernel is computed
 # inside the loop.
-TWO_PRODUCTS = ("lem", "multiplicative_lstm", "rhn")
+TWO_PRODUCTS = ("cfc", "lem", "multiplicative_lstm", "rhn")
 
 
 @every_variant
