@@ -56,6 +56,7 @@ CHECKED = (
   "rnn_jax.probes",
   "rnn_jax.sampling",
   "rnn_jax.tasks",
+  "rnn_jax.testing",
   "rnn_jax.text",
   "rnn_jax.time_loop",
   "rnn_jax.training",
