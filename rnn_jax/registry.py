@@ -18,13 +18,15 @@ class Entry(NamedTuple):
 
   Attributes:
     module: full name of the module that defines it.
-    function: its name in the module.
+    name: its name in the module.
     summary: what it is, in one line.
+    function: the function.
   """
 
   module: str
-  function: str
+  name: str
   summary: str
+  function: Callable[..., Any]
 
 
 # {(kind, name): entry} of all that was registered, in addition to what the tables began with. The
@@ -69,10 +71,10 @@ def register(
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
   if not summary:
     raise ValueError(f"{kind} {name!r} must have a docstring, whose first line tables show.")
-  entry = Entry(function.__module__, function.__qualname__, summary)
+  entry = Entry(function.__module__, function.__qualname__, summary, function)
   owner = REGISTERED.get((kind, name))
   if name in table and (owner is None or owner[:2] != entry[:2]):
-    where = "rnn_jax" if owner is None else f"{owner.module}.{owner.function}"
+    where = "rnn_jax" if owner is None else f"{owner.module}.{owner.name}"
     raise ValueError(f"name of a {kind} must be free, got {name!r}, which is taken by {where}.")
   assert isinstance(table, dict)
   table[name] = value

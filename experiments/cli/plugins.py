@@ -34,6 +34,8 @@ class NotImportedError(ValueError):
 
 
 def _parse(text: str) -> tuple[str, ...]:
+  if text == "none":
+    return ()
   names = tuple(name.strip() for name in text.split(","))
   for name in names:
     if not is_module(name):

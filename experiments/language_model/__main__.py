@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.cli import command_line, flag_table, paths
+from experiments.cli import command_line, flag_table, paths, plugins
 from experiments.cli.flag_table import Flag, grouped
 from experiments.cli.parsers import integer, number
 from experiments.language_model import flags as language_flags
@@ -223,9 +223,11 @@ def _finish(
     f"Best after {best.step} updates: {loss_text(best.text_loss, settings)} on {text} text; "
     f"{speed:.0f} tokens per second."
   )
+  modules = plugins.given()
+  imports = f" --import={','.join(modules)}" if modules else ""
   print(
     f"The model is in {folder}, its loss curve in {figure}. To generate text, run: "
-    f"python -m experiments.language_model --output_dir={folder} --sample"
+    f"python -m experiments.language_model{imports} --output_dir={folder} --sample"
   )
 
 

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import platform
 import re
@@ -28,6 +29,7 @@ _PARENTS = {
   "experiments": Path(__file__).parents[2],
 }
 _SETTINGS = "experiments.runtime.backend"
+_SCRIPT = "__main__"
 _IMPORT = re.compile(
   r"^\s*(?:from ((?:rnn_jax|experiments)[\w.]*) import (?:\(([^)]*)\)|([^\n(]*))"
   r"|import ((?:rnn_jax|experiments)[\w.]*))",
@@ -87,12 +89,12 @@ def _source(module: str, registrations: int = 0) -> _Source | None:
       registers again, and its files may have changed.
   """
   parts = module.split(".")
+  if parts[0] == _SCRIPT:
+    return _source_in_script(".".join(parts[1:]))
   parent = _PARENTS.get(parts[0])
   folders = _folders(parts[0]) if parent is None else [parent]
   files = [folder.joinpath(*parts, "__init__.py") for folder in folders]
   files += [folder.joinpath(*parts).with_suffix(".py") for folder in folders]
-  if module == "__main__":
-    files = [Path(getattr(sys.modules[module], "__file__", None) or "")]
   file = next((file for file in files if file.is_file()), None)
   if file is None:
     return None
@@ -102,6 +104,26 @@ def _source(module: str, registrations: int = 0) -> _Source | None:
   imports |= _imports(data) if parent is not None else _imports_elsewhere(data, module, is_package)
   name = f"{'/'.join(parts)}{'/__init__' if is_package else ''}.py"
   return _Source(name, hashlib.sha256(data).hexdigest(), frozenset(imports), is_package)
+
+
+def _source_in_script(name: str) -> _Source | None:
+  """Returns the source of a function of a script or notebook; None if it is not known.
+
+  The rest of the script does not count, since it says what to train.
+  """
+  entries = registry.REGISTERED.values()
+  entry = next((e for e in entries if (e.module, e.name) == (_SCRIPT, name)), None)
+  if entry is None:
+    return None
+  function = inspect.unwrap(entry.function)
+  try:
+    data = inspect.getsource(function).encode()
+  except (OSError, TypeError):  # such as of a function that was typed at a prompt
+    return None
+  found = getattr(function, "__globals__", {}).values()
+  modules = {v.__name__ if inspect.ismodule(v) else getattr(v, "__module__", None) for v in found}
+  imports = {m for m in modules if isinstance(m, str) and m.partition(".")[0] in _PARENTS}
+  return _Source(f"{_SCRIPT}.{name}", hashlib.sha256(data).hexdigest(), frozenset(imports), False)
 
 
 def _folders(package: str) -> list[Path]:
@@ -178,13 +200,13 @@ def _code(
   every |= {entry.module for entry in registry.REGISTERED.values()}
   left = [root, _SETTINGS]
   left += [
-    entry.module
+    _module_of(entry.function)
     for (kind, name), entry in registry.REGISTERED.items()
     if kind == "measure" and (measures is None or name in measures)
   ]
   makers: Mapping[str, Callable[..., object]]
   for makers, name in ((CELLS, cell), (TASKS, task)):
-    left += [make.__module__ for key, make in makers.items() if name in (None, key)]
+    left += [_module_of(make) for key, make in makers.items() if name in (None, key)]
   found: dict[str, _Source | None] = {}
   while left:
     module = left.pop()
@@ -194,6 +216,12 @@ def _code(
       if source is not None and module != "experiments":
         left += source.imports - every if source.is_package else source.imports
   return dict(sorted((source.name, source.sha256) for source in found.values() if source))
+
+
+def _module_of(function: Callable[..., object]) -> str:
+  """Returns the module that defines a function; in a script, the function's own name is added."""
+  module = function.__module__
+  return f"{module}.{function.__qualname__}" if module == _SCRIPT else module
 
 
 def commit_text(about: Mapping[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import json
 import os
 import socket
@@ -19,6 +21,8 @@ import experiments
 import rnn_jax
 from experiments import merge, plot, replay
 from experiments.ablation import __main__ as ablation
+from experiments.cli import plugins
+from experiments.language_model import __main__ as language_model
 from experiments.report import __main__ as report
 from experiments.runtime import provenance
 from experiments.sweep.config.resolve import resolve
@@ -287,7 +291,7 @@ def test_a_function_may_be_registered_again_but_not_another():
   assert rnn_jax.make_cell("cell", 3, gain=2.0) is made(3, gain=2.0)
   assert rnn_jax.register_cell(cell) is CELLS["cell"]
   rnn_jax.register_cell(name="other")(cell)
-  assert registry.REGISTERED["cell", "other"].function == "cell"
+  assert registry.REGISTERED["cell", "other"].name == "cell"
 
   def another(hidden_size):
     """Another cell."""
@@ -354,6 +358,50 @@ def test_the_cells_and_tasks_of_this_project_have_the_signatures_that_users_need
   assert len({entry.summary for entry in registry.REGISTERED.values()}) > len(CELLS) // 2
 
 
+def test_the_code_of_a_script_is_that_of_its_functions():
+  def mine(hidden_size: int) -> rnn_jax.Cell:
+    """A cell."""
+    return elman(hidden_size)
+
+  mine.__module__ = "__main__"
+  rnn_jax.register_cell(mine)
+  name = f"__main__.{mine.__qualname__}"
+  found = provenance.code("experiments.sweep.training.rounds", "mine", "adding", ())
+  assert {name, "rnn_jax/cells/elman.py"} <= found.keys()
+  assert found[name] == hashlib.sha256(inspect.getsource(mine).encode()).hexdigest()
+  other = provenance.code("experiments.sweep.training.rounds", "lstm", "adding", ())
+  assert name not in other
+  assert plugins.used(["mine"], [], []) == ["__main__"]
+  assert plugins.missing({"import": ["__main__"]}) == []
+  del registry.REGISTERED["cell", "mine"]
+  assert plugins.missing({"import": ["__main__", "os", "a b", 3]}) == ["__main__"]
+
+
+def test_a_language_model_with_a_cell_of_a_plugin(
+  lab, tmp_path, program_here, capfd, optax_promotion
+):
+  text = tmp_path / "text.txt"
+  text.write_bytes(b"the cat sat on the mat.\n" * 40)
+  folder = tmp_path / "model"
+  flags = ("--import=mylab", f"--corpus={text}", "--cell=slow_elman", "--steps=20", "--window=8")
+  sizes = ("--hidden_size=4", "--batch_size=2", f"--output_dir={folder}")
+  assert program_here(language_model, *flags, *sizes) == 0
+  said = capfd.readouterr().out
+  assert f"language_model --import=mylab --output_dir={folder} --sample" in said
+  about = json.loads((folder / "model.json").read_text())
+  assert about["import"] == ["mylab"] and "mylab.py" in about["code"]
+  assert "\n--import=mylab\n" in (folder / "language_model.flags").read_text()
+  del sys.modules["mylab"]
+  slow = CELLS.pop("slow_elman")
+  assert program_here(language_model, f"--output_dir={folder}", "--sample") == 2
+  assert "pass --import=mylab, or in Python: import mylab." in capfd.readouterr().err
+  CELLS["slow_elman"] = slow
+  flags = ("--import=mylab", f"--output_dir={folder}", "--sample", "--length=5")
+  assert program_here(language_model, *flags) == 0
+
+
 def test_the_code_of_an_installed_plugin_has_a_version(monkeypatch):
-  monkeypatch.setitem(registry.REGISTERED, ("cell", "x"), registry.Entry("jaxtyping.x", "x", "X."))
+  monkeypatch.setitem(
+    registry.REGISTERED, ("cell", "x"), registry.Entry("jaxtyping.x", "x", "X.", cell)
+  )
   assert provenance.plugins() == ["jaxtyping"]
