@@ -41,6 +41,9 @@ from rnn_jax.cells.peephole_lstm import peephole_lstm
 from rnn_jax.cells.qrnn import QRNNCarry, qrnn
 from rnn_jax.cells.rg_lru import rg_lru
 from rnn_jax.cells.rhn import rhn
+from rnn_jax.cells.s4d import s4d
+from rnn_jax.cells.s5 import s5
+from rnn_jax.cells.s6 import s6
 from rnn_jax.cells.scornn import scornn
 from rnn_jax.cells.slstm import SLSTMCarry, slstm
 from rnn_jax.cells.sru import SRUCarry, sru
@@ -106,6 +109,9 @@ __all__ = [
   "residual",
   "rg_lru",
   "rhn",
+  "s4d",
+  "s5",
+  "s6",
   "scornn",
   "slstm",
   "sru",
@@ -155,6 +161,9 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "delta_net": delta_net,
   "gated_delta_net": gated_delta_net,
   "lru": lru,
+  "s4d": s4d,
+  "s5": s5,
+  "s6": s6,
   "mingru": mingru,
   "minlstm": minlstm,
   "qrnn": qrnn,

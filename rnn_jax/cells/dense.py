@@ -56,8 +56,8 @@ def zeros(hidden_size: int) -> InitialCarryFn[Array]:
   return initial_carry
 
 
-def complex_zeros(hidden_size: int) -> InitialCarryFn[Array]:
-  """Returns the `initial_carry` of a cell whose carry is one complex array [..., H].
+def complex_zeros(*sizes: int) -> InitialCarryFn[Array]:
+  """Returns the `initial_carry` of a cell whose carry is one complex array [..., *sizes].
 
   The parts have the requested precision, but at least float32, because JAX has no complex numbers
   in half precision.
@@ -66,7 +66,7 @@ def complex_zeros(hidden_size: int) -> InitialCarryFn[Array]:
   def initial_carry(batch_shape: Shape, dtype: DTypeLike = float) -> Array:
     # NumPy's promotion gives complex64 for float32 and complex128 for float64.
     kind = np.result_type(jax.dtypes.canonicalize_dtype(dtype), np.complex64)
-    return jnp.zeros((*batch_shape, hidden_size), kind)
+    return jnp.zeros((*batch_shape, *sizes), kind)
 
   return initial_carry
 

@@ -96,9 +96,9 @@ def lru(
     init=init,
     initial_carry=complex_zeros(hidden_size),
     prepare=_prepare,
-    project=_project,
-    linear=_linear,
-    output=_output,
+    project=project_with_skip,
+    linear=diagonal,
+    output=real_readout,
   )
 
 
@@ -114,15 +114,20 @@ def _prepare(params: FlatParams) -> FlatParams:
   }
 
 
-def _project(params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None) -> LRUDrive:
+def project_with_skip(
+  params: FlatParams, xs: Inputs, key: Key[Array, ""] | None = None
+) -> LRUDrive:
+  """Returns B x and S x, given the prepared w_x: Re B, Im B and S side by side [D, 3·H]."""
   re, im, skip = jnp.split(dense_project(params, xs, key), 3, axis=-1)
   return LRUDrive(complex_of(re, im), skip)
 
 
-def _linear(params: FlatParams, drive: LRUDrive) -> tuple[Complex[Array, "*ones H"], ComplexUnits]:
+def diagonal(params: FlatParams, drive: LRUDrive) -> tuple[Complex[Array, "*ones H"], ComplexUnits]:
+  """Returns (λ, B x), for h' = λ ∘ h + B x."""
   return expand_like(params["lambda"], drive.b), drive.b
 
 
-def _output(params: FlatParams, h: ComplexUnits, drive: LRUDrive) -> Units:
+def real_readout(params: FlatParams, h: ComplexUnits, drive: LRUDrive) -> Units:
+  """Returns [Re h, Im h] W_y + S x, given the prepared w_y [2·H, H]."""
   parts = jnp.concatenate([h.real, h.imag], axis=-1)
   return parts.astype(drive.skip.dtype) @ params["w_y"] + drive.skip

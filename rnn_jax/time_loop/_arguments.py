@@ -83,7 +83,7 @@ def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> Non
   if cell.linear is None:
     raise ValueError(
       "method 'associative' is for cells that are linear and diagonal in their carry, which have "
-      "a `linear` (lru, mingru, minlstm, rg_lru); this cell has none. Choose method 'loop'."
+      "a `linear` (such as lru and mingru); this cell has none. Choose method 'loop'."
     )
   for name, value, none in (("remat", remat, "none"), ("clip_carry", clip_carry, None)):
     if value != none:

@@ -97,7 +97,7 @@ def unroll(
       makes reverse mode slower. Forward-over-reverse mode does not need it.
     method: `loop` runs one step after another. `associative` computes all steps at once in O(log T)
       rounds, for accelerators, where T small steps are slow. It is for cells that are linear and
-      diagonal in their carry and have a `cell.linear` (lru, mingru, minlstm, rg_lru), and requires
+      diagonal in their carry and have a `cell.linear` (such as lru and mingru), and requires
       remat="none" and no clip_carry. It matches `loop` up to rounding, in value and derivatives,
       except that NaN and inf propagate through a reset (0 · NaN is NaN).
   Returns:
