@@ -21,7 +21,7 @@ def associative_recall(
   sequence_length: int,
   batch_size: int,
   num_pairs: int | None = None,
-  vocabulary_size: int = 8192,
+  vocabulary_size: int | None = None,
 ) -> Task:
   """Builds multi-query associative recall: answer each of D keys with the value paired with it.
 
@@ -41,7 +41,8 @@ def associative_recall(
     sequence_length: T, at least 4 D.
     batch_size: B.
     num_pairs: D; T/16, rounded down, but at least 1, if None.
-    vocabulary_size: V; there must be at least D keys.
+    vocabulary_size: V; there must be at least D keys. If None, the smallest power of two with at
+      least 4 D keys. The readout of the paper's V takes most of the time of a small network.
   Returns:
     The Task, whose batches have tokens [T, B] from a vocabulary of V, targets [T, B] (class c is
     the value V/2 + c), and a mask that is True at the queries only.
@@ -56,6 +57,8 @@ def associative_recall(
     num_pairs = max(1, sequence_length // 16)
   checks.integer("num_pairs", num_pairs)
   checks.integer("sequence_length", sequence_length, minimum=4 * num_pairs)
+  if vocabulary_size is None:
+    vocabulary_size = 1 << (8 * num_pairs + 1).bit_length()
   checks.integer("vocabulary_size", vocabulary_size, minimum=2 * num_pairs + 2)
   first_value = vocabulary_size // 2
   num_values = vocabulary_size - first_value

@@ -12,43 +12,34 @@ from jaxtyping import Array, Int, Key
 
 from rnn_jax import checks
 from rnn_jax.losses import cross_entropy, squared_error
-from rnn_jax.tasks.examples import last_step
 from rnn_jax.tasks.task import Batch, Task
 
 
 def parity(sequence_length: int, batch_size: int) -> Task:
-  """Builds the parity task: say at the last step whether the number of ones is odd.
+  """Builds the parity task: say at every step whether the number of ones so far is odd.
 
-    x_t ~ uniform on {0, 1};  target at t = T: Σ_t x_t mod 2
+    x_t ~ uniform on {0, 1};  target at t: (x_1 + … + x_t) mod 2
 
-  The baseline predicts both classes with equal probability, which costs ln 2 nats. So does every
-  network that misses a single bit.
+  This is the word problem of S₂. The baseline predicts both classes with equal probability, which
+  costs ln 2 nats. From the first bit that it misses on, a network does no better.
 
-  Published setting: T from 1 to 40 in training, and up to 500 in tests.
+  Published setting: T from 1 to 40 in training, up to 500 in tests, and an answer at the last step
+  only. Here all sequences have T steps; the answers at the earlier steps replace the shorter
+  sequences, without which nothing is learned.
 
   Args:
     sequence_length: T.
     batch_size: B.
   Returns:
     The Task, whose batches have tokens [T, B] from a vocabulary of 2, targets [T, B] in 2 classes,
-    and a mask that is True at the last step only.
+    and a mask that is True at every step.
   Raises:
     TypeError, ValueError: if an argument is not an integer of at least 1.
   References:
     Delétang et al., 2023, https://arxiv.org/abs/2207.02098
     Grazzi et al., 2025 (which linear recurrences can solve it), https://arxiv.org/abs/2411.12537
   """
-  checks.integer("sequence_length", sequence_length)
-  checks.integer("batch_size", batch_size)
-  shape = sequence_length, batch_size
-
-  def batch(data: tuple[()], key: Key[Array, ""]) -> Batch:
-    del data
-    xs = jax.random.randint(key, shape, 0, 2, jnp.int32)
-    odd = jnp.sum(xs, axis=0, dtype=jnp.int32) % 2
-    return Batch(xs, jnp.broadcast_to(odd[None], shape), last_step(*shape))
-
-  return Task((), (), batch, cross_entropy, "nats", math.log(2), 2, 2)
+  return group_word_problem(sequence_length, batch_size, 2)
 
 
 def s3(sequence_length: int, batch_size: int) -> Task:
@@ -77,7 +68,7 @@ def group_word_problem(sequence_length: int, batch_size: int, degree: int = 5) -
   Args:
     sequence_length: T.
     batch_size: B.
-    degree: n, from 2 to 6. The word problem of S₂ is parity with an answer at every step.
+    degree: n, from 2 to 6. The word problem of S₂ is `parity`.
   Returns:
     The Task, whose batches have tokens [T, B] from a vocabulary of n!, targets [T, B] in n!
     classes, and a mask that is True at every step.

@@ -68,7 +68,7 @@ def associative_recall(xs):
   ys = np.zeros_like(xs)
   for x, y in zip(xs.T, ys.T, strict=True):
     value_of = dict(zip(x[0 : 2 * pairs : 2], x[1 : 2 * pairs : 2], strict=True))
-    y[2 * pairs :] = [value_of.get(token, 4096) - 4096 for token in x[2 * pairs :]]
+    y[2 * pairs :] = [value_of.get(token, 32) - 32 for token in x[2 * pairs :]]
   return ys
 
 
@@ -178,8 +178,7 @@ def test_an_oracle_has_a_loss_of_0(name, held_out):
 
 @pytest.mark.parametrize("name", sorted(UNIFORM))
 def test_the_guess_that_knows_no_inputs_has_the_baseline_loss(name):
-  # The loss over 4096 classes takes memory, but is the same for every example.
-  task, batch = drawn(name, batch_size=20 if name == "associative_recall" else 2000)
+  task, batch = drawn(name, batch_size=2000)
   outputs = np.zeros((*batch.mask.shape, task.output_size), np.float32)
   losses, loss = masked(task, batch, outputs)
   error = losses.std() / math.sqrt(len(losses))
@@ -212,9 +211,3 @@ def test_the_words_of_two_permutations_are_all_products_of_the_group(degree):
   np.testing.assert_array_equal(targets, table)
   assert len({tuple(x) for x in xs.T}) == math.factorial(degree) ** 2
   assert task.baseline == math.log(math.factorial(degree))
-
-
-def test_s2_is_parity_at_every_step():
-  task = group_word_problem(20, 50, 2)
-  batch = jax.device_get(jax.jit(task.batch)((), jax.random.key(0)))
-  np.testing.assert_array_equal(batch.targets, np.cumsum(batch.xs, axis=0) % 2)

@@ -16,7 +16,7 @@ def drawn(task, seed=0):
 
 
 @pytest.mark.parametrize(
-  ("length", "pairs", "vocabulary"), [(4, 1, 4), (9, 2, 7), (64, None, 8192), (64, 16, 64)]
+  ("length", "pairs", "vocabulary"), [(4, 1, 4), (9, 2, 7), (64, None, 64), (64, 16, 8192)]
 )
 def test_associative_recall_asks_for_each_key_once_and_last_at_the_last_step(
   length, pairs, vocabulary
