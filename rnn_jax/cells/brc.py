@@ -42,7 +42,8 @@ def brc(hidden_size: int, *, recurrent_gain: Number = 1.0) -> PlainCell:
   w_c ∘ (h − n) ∘ c ∘ (1 − c)). At h = 0 and without an input it is diag(1 + (1 − c) ∘ (a − 1)): it
   passes 1 at the gate a = 1. In each step, the gradient of a unit meets the factor
   c + (1 − c) a (1 − n²) on its path through itself: above 1 while a bistable unit leaves 0, below 1
-  once it has latched. In no other cell here can a gate amplify the gradient on that path.
+  once it has latched. A gate that is a share, between 0 and 1, cannot amplify the gradient on that
+  path; the feedback a can.
 
   Args:
     hidden_size: width H of carry and output.

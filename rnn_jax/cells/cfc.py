@@ -52,8 +52,8 @@ def cfc(
   (W_f diag((1 − t) ∘ (1 − tanh² f)) + W_g diag(t ∘ (1 − tanh² g)) +
   (Δ W_p + W_q) diag(t ∘ (1 − t) ∘ (tanh g − tanh f))), with the blocks of W_y. In each step, the
   whole gradient passes through the backbone and the factors 1 − tanh², as in a deep `elman` step.
-  In the other gated cells, a gate mixes the old carry with a candidate; here t mixes two
-  candidates, so no gate can pass the gradient through unchanged.
+  The gate of a GRU mixes the old carry with a candidate; t mixes two candidates, so it cannot pass
+  the gradient through unchanged.
 
   Args:
     hidden_size: width H of carry and output.

@@ -46,9 +46,9 @@ def fast_rnn(
     h' = σ(β) h + σ(α) n      n = tanh(x W_x + h W_h + b)
 
   Step Jacobian: ∂h'/∂h = σ(β) I + σ(α) W_h diag(1 − n²). In each step, the gradient meets the
-  scalar σ(β), the same for all units and steps, which training sets: 0.95 at first, so that a
-  gradient decays over 20 steps. In `leaky`, which is closest, the weights add up to 1 and are not
-  trained.
+  scalar σ(β) on each unit's path through itself. It is 0.95 at first, which decays by a factor e in
+  20 steps. All units and steps share it, as in `leaky`, but here training changes it, and σ(α) and
+  σ(β) need not add up to 1.
 
   Args:
     hidden_size: width H of carry and output.
@@ -97,7 +97,7 @@ def fast_grnn(
   Step Jacobian: ∂h'/∂h = diag(z) + W_h diag((h − σ(ζ) n) ∘ z ∘ (1 − z) +
   (σ(ζ) (1 − z) + σ(ν)) ∘ (1 − n²)). In each step, the gradient meets the gate z on each unit's path
   through itself. Gate and candidate share the pre-activation a, so that up to the biases z is near
-  1 only where n is saturated and the path through W_h is closed. No other cell here ties the two.
+  1 only where n is saturated and the path through W_h is closed.
 
   Args:
     hidden_size: width H of carry and output.

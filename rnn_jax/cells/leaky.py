@@ -39,8 +39,8 @@ def leaky(
 
   Step Jacobian: ∂h'/∂h = (1 − α) I + α W_h diag(φ'(a)), where a is the pre-activation. In each
   step, the gradient meets the constant factor 1 − α on each unit's path through itself. Where φ' is
-  0 it decays over τ/Δt = 1/α steps. With α = 1 the cell is `elman`. In no other cell here is the
-  share of the old carry that is kept a constant, the same for all units and steps.
+  0 it decays over τ/Δt = 1/α steps. With α = 1 the cell is `elman`. Neither the
+  input nor training changes this leak, and all units share it.
 
   Args:
     hidden_size: width H of carry and output.
