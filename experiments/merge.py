@@ -40,7 +40,8 @@ TABLE = (
 )
 # The design of a sweep whose runs are no grid, since they are those of several sweeps.
 UNITED = "united"
-_OF_RUNS = ("configuration", "runs", "tasks", "task", "no_effect", "selected", "corpus")
+_OF_RUNS = ("configuration", "runs", "tasks", "task", "no_effect", "selected")
+_INPUTS = ("corpus", "data_file")
 
 
 def define_flags() -> None:
@@ -155,7 +156,7 @@ def _check_ids(folder: Path, about: Mapping[str, Any]) -> None:
 def _expanded(configuration: Mapping[str, Any], found: Sequence[str]) -> list[str]:
   """Returns the run ids that a configuration gives; `found` are the recorded ids."""
   names = [field.name for field in dataclasses.fields(Settings)]
-  settings = Settings(**{name: configuration[name] for name in names})
+  settings = Settings(**{name: configuration[name] for name in names if name in configuration})
   options = cell_options.by_cell(
     [cell_options.parse(text) for text in configuration["cell_option"]],
     configuration["cell"],
@@ -178,13 +179,14 @@ def unite(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   Args:
     sweeps: contents of the `sweep.json` of each sweep; they must share their settings.
   Returns:
-    {"configuration", "runs", "tasks", "no_effect", "corpus"}. The axes have the values of all
-    sweeps. If the runs are not those of a grid over these axes, `design` is `united`.
+    {"configuration", "runs", "tasks", "no_effect", "selected"}, and the input files. The axes have
+    the values of all sweeps. If the runs are not those of a grid over these axes, `design` is
+    `united`.
   """
   first = sweeps[0]
   configurations = [about["configuration"] for about in sweeps]
   if all(difference(found, configurations[0], older=True) is None for found in configurations):
-    return {name: first[name] for name in _OF_RUNS if name in first}
+    return {name: first[name] for name in (*_OF_RUNS, *_INPUTS) if name in first}
   ids = list(dict.fromkeys(name for about in sweeps for name in about["runs"]))
   axes = {
     name: list(dict.fromkeys(value for found in configurations for value in found[name]))
@@ -211,7 +213,7 @@ def unite(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     "tasks": list(tasks.values()),
     "no_effect": list(no_effect),
     "selected": [choice for about in sweeps for choice in about["selected"]],
-    "corpus": first["corpus"],
+    **{name: first[name] for name in _INPUTS if name in first},
   }
 
 
@@ -273,7 +275,7 @@ def _prepare(
   if all(about["runs"] == united["runs"] for about in sweeps):
     flags_text = files.read_bytes(first / "sweep.flags", files.LARGEST_JSON).decode()
   else:
-    flags_text = _flagfile(united["configuration"])
+    flags_text = _flagfile(united)
   if (target / "sweep.json").exists():
     sweep_folder.replace_runs(target, united)
   else:
@@ -283,9 +285,11 @@ def _prepare(
   sweep_folder.note_environment(target, *environments)
 
 
-def _flagfile(configuration: Mapping[str, Any]) -> str:
+def _flagfile(united: Mapping[str, Any]) -> str:
   """Returns a flagfile for all combinations of a united sweep's values."""
-  lines = as_flagfile({**configuration, "design": "grid"}, configuration["corpus"])
+  configuration = united["configuration"]
+  inputs = {name: united[name]["name"] for name in _INPUTS if united.get(name)}
+  lines = as_flagfile({**configuration, "design": "grid"}, inputs)
   if configuration["design"] != UNITED:
     return lines
   return (

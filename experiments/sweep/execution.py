@@ -66,7 +66,7 @@ def _check_processes_agree(sweep: Sweep) -> None:
   sizes = len(layout.devices), layout.runs_per_device
   same = sweep.configuration, sweep.shard, *sizes, sweep.remat
   if hosts.any_of(hosts.broadcast(same) != same):
-    raise ValueError("--coordinator must join processes with equal flags and equal corpora.")
+    raise ValueError("--coordinator must join processes with equal flags and equal input files.")
 
 
 def run_stages(sweeps: Sequence[Sweep], run_one: Callable[[Sweep], bool]) -> bool:

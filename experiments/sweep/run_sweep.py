@@ -46,6 +46,7 @@ class SweepSettings:
     select: axis whose best value is chosen for every setting, on held-out data; None to train all.
     select_seed: seeds of the runs by which `select` chooses.
     corpus: text for the task `charlm`: path of a file, or `stdlib`.
+    data_file: data for the task `data_file`: path of an .npz file of arrays; None for no file.
     match_params: parameter budget from which each network's hidden size is chosen, or None.
     log_every: optimization steps between records of the gradient norms.
     measures: names of the measures to compute.
@@ -68,6 +69,7 @@ class SweepSettings:
   select: str | None = None
   select_seed: int | Sequence[int] = (1000, 1001, 1002)
   corpus: str | Path = "stdlib"
+  data_file: str | Path | None = None
   match_params: int | None = None
   log_every: int = 20
   measures: str | Sequence[str] = ("lag",)

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, overload
 
 from rnn_jax import checks, registry
 from rnn_jax.tasks.charlm import charlm
+from rnn_jax.tasks.data_file import DataFile, data_file, load_data_file
 from rnn_jax.tasks.digits import digits, permuted_digits, sequential_digits, spelling
 from rnn_jax.tasks.recall import associative_recall, selective_copying
 from rnn_jax.tasks.reordering import reverse, sort
@@ -21,16 +22,19 @@ from rnn_jax.tasks.working_memory import delayed_match_to_sample, delayed_xor
 __all__ = [
   "TASKS",
   "Batch",
+  "DataFile",
   "Task",
   "adding",
   "associative_recall",
   "charlm",
   "copy_memory",
+  "data_file",
   "delayed_match_to_sample",
   "delayed_xor",
   "digits",
   "flip_flop",
   "group_word_problem",
+  "load_data_file",
   "parity",
   "permuted_digits",
   "register_task",
@@ -46,13 +50,14 @@ __all__ = [
   "temporal_order",
 ]
 
-# The tasks that `experiments.sweep` can train on. Each takes `(sequence_length, batch_size)`;
-# all its sequences have this length, and a target at the last step.
+# The tasks that `experiments.sweep` can train on. Each takes `(sequence_length, batch_size)`,
+# and `data_file` the data, too. All sequences have this length, and a target at the last step.
 TASKS: Mapping[str, Callable[..., Task]] = {
   "adding": adding,
   "associative_recall": associative_recall,
   "charlm": charlm,
   "copy_memory": copy_memory,
+  "data_file": data_file,
   "delayed_match_to_sample": delayed_match_to_sample,
   "delayed_xor": delayed_xor,
   "flip_flop": flip_flop,

@@ -16,7 +16,9 @@ import pytest
 from rnn_jax.modules import DecoderInputs
 from rnn_jax.tasks import (
   TASKS,
+  DataFile,
   charlm,
+  data_file,
   digits,
   permuted_digits,
   reverse,
@@ -26,6 +28,7 @@ from rnn_jax.tasks import (
   spelling,
   tagging,
 )
+from rnn_jax.tasks.data_file import Examples
 from rnn_jax.text import Corpus, build_vocabulary
 
 T, B = 30, 4
@@ -40,8 +43,17 @@ TEXT = b"To be, or not to be, that is the question: whether 'tis nobler in the m
 
 PYTHON = b"\n".join(b"%s = %d  # a line" % (bytes([97 + i]) * (i + 1), i) for i in range(10))
 
+EXAMPLES = Examples(
+  np.random.default_rng(0).normal(size=(20, T, 3)).astype(np.float32),
+  np.arange(20, dtype=np.int32) % 2,
+  np.full(20, T, np.int32),
+)
+PARTS = Examples(*(a[:12] for a in EXAMPLES)), Examples(*(a[12:] for a in EXAMPLES))
+DATA = DataFile("data.npz", "", *PARTS, False, math.log(2), 2, None)
+
 MADE = {
   **{name: functools.partial(make, T, B) for name, make in TASKS.items()},
+  "data_file": lambda: data_file(T, B, DATA),
   "permuted_digits": lambda: permuted_digits(64, B),
   "selective_copying": lambda: selective_copying(32, B),
   "sequential_digits": lambda: sequential_digits(64, B),

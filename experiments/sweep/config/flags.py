@@ -123,6 +123,12 @@ _TRAINING = (
     f"Text for --task=charlm: path of a file, or {STANDARD_LIBRARY} for the source of Python's "
     "standard library.",
   ),
+  Flag(
+    "data_file",
+    "none",
+    lambda text: None if text == "none" else text,
+    "Data for --task=data_file: path of an .npz file of arrays, as numpy.savez writes it, or none.",
+  ),
   cell_options.MATCH_PARAMS,
 )
 
@@ -266,15 +272,16 @@ def define() -> None:
   flag_table.define(TABLE)
 
 
-def as_flagfile(configuration: Mapping[str, Any], corpus: str) -> str:
+def as_flagfile(configuration: Mapping[str, Any], inputs: Mapping[str, str | None]) -> str:
   """Returns the text of a flagfile that reproduces a sweep, with one flag per line.
 
   Args:
     configuration: the sweep's configuration.
-    corpus: `stdlib`, or the path of the text.
+    inputs: flags that name input files, such as {"corpus": PATH}. They replace the entries of the
+      configuration, which identify the files by their contents.
   """
   lines = []
-  for name, value in {**configuration, "corpus": corpus}.items():
+  for name, value in {**configuration, **inputs}.items():
     none = "full" if name == "truncation" else "none"
     if name == "cell_option":
       lines += [f"--cell_option={option}" for option in value]

@@ -15,11 +15,11 @@ from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR, Layout
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
-from experiments.sweep.config.runs import CORPUS_FILE, TEXT_TASK, Run, Settings, run_id
+from experiments.sweep.config.runs import CORPUS_FILE, DATA_TASK, TEXT_TASK, Run, Settings, run_id
 from experiments.sweep.config.sweep import SELECTION, Sweep
 from experiments.sweep.measures import MEASURES
 from rnn_jax import checks
-from rnn_jax.tasks import TASKS, Task
+from rnn_jax.tasks import TASKS, DataFile, Task, load_data_file
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
 from rnn_jax.types import Cell
 
@@ -40,7 +40,8 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
   """
   values = {**flag_table.defaults(sweep_flags.TABLE), **given}
   corpus, corpus_name = _corpus(values)
-  settings = _settings(values, corpus_name)
+  data = _data_file(values)
+  settings = _settings(values, corpus_name, data)
   axes: dict[str, Any] = {name: values[name] for name in grid.AXES}
   cell_options.check_width(settings.match_params, "hidden_size" in given)
   if settings.match_params is not None:
@@ -56,7 +57,9 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
   by_cell = cell_options.by_cell(options, axes["cell"], grid.AXES)
   crossed = ["seed", *([] if select is None else [select])]
   runs, no_effect = grid.expand(axes, by_cell, values["design"], crossed)
-  tasks = _run_tasks(runs, settings, corpus)
+  tasks = _run_tasks(runs, settings, {TEXT_TASK: {"corpus": corpus}, DATA_TASK: {"data": data}})
+  if data is not None:
+    _check_shares(tasks, layout)
   runs_at_once = max(layout.runs_at_once(len(group)) for group in by_group(runs).values())
   runs, cells = networks.networks(runs, settings, tasks, runs_at_once)
   _check_measures(settings, cells, axes["cell"])
@@ -84,6 +87,7 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
     tracker=values["tracker"],
     imports=plugins.names_of(values["import"])
     or plugins.used(axes["cell"], axes["task"], settings.measure_names),
+    data_file=data,
   )
 
 
@@ -106,10 +110,14 @@ def _check_select(values: Values) -> None:
 
 
 def _run_tasks(
-  runs: Iterable[Run], settings: Settings, corpus: Corpus | None
+  runs: Iterable[Run], settings: Settings, inputs: Mapping[str, Mapping[str, Any]]
 ) -> dict[Key, RunTasks]:
   """Returns {key of a run: its tasks}; equal tasks are built once.
 
+  Args:
+    runs: the runs.
+    settings: settings of the sweep.
+    inputs: {task: its arguments other than sequence length and batch size}.
   Raises:
     ValueError: if a task rejects its sequence length or batch size; the message names the flag.
   """
@@ -118,8 +126,7 @@ def _run_tasks(
   def task(name: str, length: int, batch_size: int) -> Task:
     key = name, length, batch_size
     if key not in built:
-      text = {"corpus": corpus} if name == TEXT_TASK else {}
-      made = TASKS[name](length, batch_size, **text)
+      made = TASKS[name](length, batch_size, **inputs.get(name, {}))
       built[key] = checks.instance(f"what task {name} returns", made, Task)
     return built[key]
 
@@ -159,9 +166,38 @@ def _corpus(values: Values) -> tuple[Corpus | None, str]:
     return load_corpus(path), name
 
 
-def _settings(values: Values, corpus_name: str) -> Settings:
+def _data_file(values: Values) -> DataFile | None:
+  """Returns the data of `--data_file`; None if no task reads it."""
+  path = values["data_file"]
+  if DATA_TASK not in values["task"]:
+    if path is not None:
+      raise ValueError(
+        f"--data_file is for task {DATA_TASK}, got {path} with {','.join(values['task'])}."
+      )
+    return None
+  if path is None:
+    raise ValueError(f"--task={DATA_TASK} needs --data_file=FILE.npz, got none.")
+  with command_line.errors_name_flags():
+    return load_data_file(paths.recorded_path("data_file", path))
+
+
+def _check_shares(tasks: Mapping[Key, RunTasks], layout: Layout) -> None:
+  """Checks that devices that share a batch can share a held-out batch of the data file, too."""
+  for (name, *_), own in tasks.items():
+    if name == DATA_TASK:
+      batch = jax.eval_shape(own.train.batch, own.train.held_out, jax.random.key(0))
+      size = batch.mask.shape[1]
+      if size % layout.data_parallel:
+        raise ValueError(
+          f"--data_parallel must divide the {size} held-out sequences of a batch, got "
+          f"{layout.data_parallel}."
+        )
+
+
+def _settings(values: Values, corpus_name: str, data: DataFile | None) -> Settings:
   given: dict[str, Any] = {f.name: values[f.name] for f in dataclasses.fields(Settings)}
   given["corpus"] = corpus_name
+  given["data_file"] = data and f"sha256:{data.sha256}"
   given["measure_every"] = values["measure_every"] or values["log_every"]
   return Settings(**given)
 

@@ -14,8 +14,9 @@ from rnn_jax.text import STANDARD_LIBRARY
 # The name of a user's text in the records. Its SHA-256 identifies the text, so neither run ids nor
 # records depend on the folder that it is in.
 CORPUS_FILE = "file"
-# The task that reads a text.
+# The task that reads a text, and the one that reads a data file.
 TEXT_TASK = "charlm"
+DATA_TASK = "data_file"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Settings:
       at the last step.
     test_sequence_length: sequence lengths at which the held-out loss is evaluated in addition, as a
       comma list of integers or of multiples of the run's own length, such as `2T`; empty for none.
+    data_file: `sha256:` and the SHA-256 of the data file, which identifies the data; None if no
+      task reads one.
   """
 
   corpus: str
@@ -43,6 +46,15 @@ class Settings:
   match_params: int | None = None
   evaluate_every: int | None = None
   test_sequence_length: str = ""
+  data_file: str | None = None
+
+  @property
+  def as_dict(self) -> dict[str, Any]:
+    """Returns the settings as {name: value}, without a data file that no task reads."""
+    own = dataclasses.asdict(self)
+    if own["data_file"] is None:  # configurations from before there were data files lack it, too
+      del own["data_file"]
+    return own
 
   @property
   def measure_names(self) -> list[str]:
@@ -138,7 +150,9 @@ def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[
   """
   if run.task != TEXT_TASK:
     settings, corpus_sha256 = dataclasses.replace(settings, corpus=STANDARD_LIBRARY), None
-  return {**vars(run), **vars(settings), "corpus_sha256": corpus_sha256}
+  if run.task != DATA_TASK:
+    settings = dataclasses.replace(settings, data_file=None)
+  return {**vars(run), **settings.as_dict, "corpus_sha256": corpus_sha256}
 
 
 def run_of(saved: Mapping[str, Any]) -> Run:

@@ -12,6 +12,7 @@ from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.engine_flags import Shard
 from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
 from experiments.sweep.config.runs import Run, Settings
+from rnn_jax.tasks import DataFile
 from rnn_jax.text import Corpus
 
 # The subfolder for the runs by which `--select` chooses: the folder of a sweep of its own.
@@ -45,6 +46,7 @@ class Sweep:
     tracker: the tracker that records are sent to, or `none`; see `experiments.sweep.trackers`.
     remat: what the backward pass recomputes instead of storing it, `none` or `sqrt`; see `unroll`.
     imports: modules that `--import` names; without it, those that registered what the runs use.
+    data_file: the data of the task `data_file`; None for sweeps without this task.
   """
 
   settings: Settings
@@ -69,6 +71,7 @@ class Sweep:
   retry_failed: bool = False
   tracker: str = "none"
   imports: Sequence[str] = ()
+  data_file: DataFile | None = None
 
   @functools.cached_property
   def names(self) -> dict[Run, str]:
@@ -96,9 +99,17 @@ class Sweep:
     return self.corpus.name if self.corpus else self.settings.corpus
 
   @property
+  def input_flags(self) -> dict[str, str | None]:
+    """Returns the flags that name the sweep's input files, with their paths."""
+    return {
+      "corpus": self.corpus_flag,
+      "data_file": self.data_file.name if self.data_file else None,
+    }
+
+  @property
   def shared(self) -> dict[str, object]:
     """Returns what all sweeps in one folder must agree in, as JSON-serializable data."""
-    return {**dataclasses.asdict(self.settings), "corpus_sha256": self.sha256}
+    return {**self.settings.as_dict, "corpus_sha256": self.sha256}
 
   @property
   def configuration(self) -> dict[str, object]:

@@ -66,7 +66,7 @@ class WorkerJob(NamedTuple):
 def jobs(sweep: Sweep, ids: Sequence[str]) -> list[WorkerJob]:
   """Returns the jobs that train the runs `ids`: one for each group that contains any of them."""
   values = flags.FLAGS
-  text = sweep_flags.as_flagfile(sweep.configuration, sweep.corpus_flag)
+  text = sweep_flags.as_flagfile(sweep.configuration, sweep.input_flags)
   lines = text.removesuffix("\n").split("\n")
   lines.append(f"--output_dir={sweep.folder.absolute()}")
   lines += [

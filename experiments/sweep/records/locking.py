@@ -24,6 +24,7 @@ from experiments.sweep.config.flags import as_flagfile
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.records import origins, sweep_folder
+from rnn_jax.tasks import DataFile
 
 
 def runs_of(sweep: Sweep) -> list[str]:
@@ -90,7 +91,7 @@ def prepare(sweep: Sweep, overwrite: bool = False, *, extend: bool = True) -> No
   # Check again under the lock, because another sweep may have taken the folder since the first
   # check.
   sweep_folder.check_folder(sweep.folder, sweep.configuration, overwrite, extend=extend)
-  lines = as_flagfile(sweep.configuration, sweep.corpus_flag)
+  lines = as_flagfile(sweep.configuration, sweep.input_flags)
   sweep_folder.prepare_folder(sweep.folder, sweep.configuration, about(sweep), lines, overwrite)
 
 
@@ -105,7 +106,7 @@ def prepare_shared(sweep: Sweep) -> None:
 
 def about(sweep: Sweep) -> dict[str, object]:
   """Returns the entries of `sweep.json` other than the configuration: runs, task, environment."""
-  corpus = sweep.corpus
+  corpus, data = sweep.corpus, sweep.data_file
   return {
     "runs": list(sweep.ids),
     "tasks": [
@@ -126,6 +127,7 @@ def about(sweep: Sweep) -> dict[str, object]:
       "characters": len(corpus.text),
       "vocabulary_size": corpus.vocabulary.size,
     },
+    **({} if data is None else {"data_file": _about_data(data)}),
     "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "devices": [str(device) for device in sweep.layout.devices],
     "data_parallel": sweep.layout.data_parallel,
@@ -133,4 +135,16 @@ def about(sweep: Sweep) -> dict[str, object]:
     "remat": sweep.remat,
     "matmul_precision": backend.MATMUL_PRECISION,
     **origins.here(),
+  }
+
+
+def _about_data(data: DataFile) -> dict[str, object]:
+  return {
+    "name": data.name,
+    "sha256": data.sha256,
+    "sequences": len(data.train.xs),
+    "held_out_sequences": len(data.held_out.xs),
+    "targets": "every step" if data.every_step else "last step",
+    "output_size": data.output_size,
+    "vocabulary_size": data.vocabulary_size,
   }

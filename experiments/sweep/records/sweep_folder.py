@@ -1,6 +1,6 @@
 """The output folder of a sweep: its layout, the check before it is used, and `sweep.json`.
 
-sweep.json        resolved configuration, versions, devices, git commit, source files, corpus
+sweep.json        resolved configuration, versions, devices, git commit, source files, corpus, data
 sweep.flags       the flags that reproduce the sweep
 summary.csv       one line for each run; see gathered.py
 gradients.nc      norms and measures with axes (run, step, layer, time, lag, …); see gathered.py
@@ -162,7 +162,8 @@ def prepare_folder(
     write_new(folder, {"configuration": configuration, **about})
     return
   files.write_text(folder / "sweep.flags", flags)  # rewritten in case the old file is damaged
-  changed = {name: about[name] for name in ("runs", "tasks", "no_effect", "selected", "corpus")}
+  names = ("runs", "tasks", "no_effect", "selected", "corpus", "data_file")
+  changed = {name: about[name] for name in names if name in about}
   replace_runs(folder, {"configuration": configuration, **changed})
   note_environment(folder, about)
 

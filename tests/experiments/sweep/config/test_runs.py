@@ -40,6 +40,16 @@ def test_run_ids_depend_on_the_text_if_the_task_reads_it():
   assert run_id(adding, SETTINGS, "a") == run_id(adding, settings, "b")
 
 
+def test_the_id_depends_on_the_data_file_if_the_task_reads_it():
+  one, other = (dataclasses.replace(SETTINGS, data_file=f"sha256:{x}") for x in "ab")
+  reads = dataclasses.replace(RUN, task="data_file")
+  assert run_id(reads, one, None) != run_id(reads, other, None)
+  assert run_config(reads, one, None)["data_file"] == "sha256:a"
+  for run in (RUN, make_run()):  # of the tasks charlm and adding
+    assert run_config(run, one, "a") == run_config(run, SETTINGS, "a")
+    assert "data_file" not in run_config(run, one, "a")
+
+
 def test_test_lengths_are_integers_and_multiples_of_the_runs_own_length():
   settings = make_settings(test_sequence_length="T,2T,5,24")
   assert settings.test_lengths(make_run()) == [12, 24, 5]

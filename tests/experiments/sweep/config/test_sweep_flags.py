@@ -6,6 +6,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl.testing import flagsaver
 from configured import make_settings
@@ -125,6 +126,34 @@ BAD = [
   ("--corpus={tmp}/empty", "--corpus must not be empty"),
   ("--corpus={tmp}/empty/x", "--corpus must be readable"),
   ("--task=adding --corpus={tmp}/empty", "--corpus is for task charlm"),
+  ("--task=data_file", "--task=data_file needs --data_file=FILE.npz, got none."),
+  ("--data_file={tmp}/data.npz", "--data_file is for task data_file, got "),
+  ("--task=data_file --data_file={tmp}/empty", "--data_file must be an .npz file"),
+  ("--task=data_file --data_file=missing.npz", "--data_file must be a file that exists"),
+  ("--task=data_file --data_file={tmp}", "--data_file must be a file, got the folder"),
+  ("--task=data_file --data_file=x\ny", "data_file must not contain a line break"),
+  (
+    "--task=data_file --data_file={tmp}/bad.npz",
+    "bad.npz: Unknown array 'ys'. Choose one of: lengths, targets",
+  ),
+  (
+    "--task=data_file --data_file={tmp}/data.npz",
+    "--sequence_length must be 6, the time steps of {tmp}/data.npz, got 128.",
+  ),
+  (
+    "--task=data_file --data_file={tmp}/data.npz --sequence_length=6",
+    "--batch_size must be at most the 18 examples of part train, got 32.",
+  ),
+  (
+    "--task=data_file --data_file={tmp}/data.npz --sequence_length=6 --batch_size=4 "
+    "--test_sequence_length=2T",
+    "--test_sequence_length=2T does not fit data_file: sequence_length must be 6",
+  ),
+  (
+    "--task=data_file --data_file={tmp}/data.npz --sequence_length=6 --batch_size=4 "
+    "--data_parallel=4",
+    "--data_parallel must divide the 2 held-out sequences of a batch, got 4.",
+  ),
   ("--flagfile={tmp}/missing.flags", "--flagfile must be a readable file"),
   ("--flagfile={tmp}/noequals.flags", "got 'steps 4' in line 2"),
   ("--flagfile={tmp}/self.flags", "--flagfile must not include itself"),
@@ -183,6 +212,9 @@ BAD += [(memory_flags(), "GiB; 2 runs need")]
 def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, capsys, sweep_here):
   (tmp_path / "empty").write_bytes(b"")
   (tmp_path / "short").write_bytes(b"0123456789" * 40)
+  xs = np.arange(20 * 6.0).reshape(20, 6, 1)
+  np.savez(tmp_path / "data.npz", xs=xs, targets=np.arange(20) % 2)
+  np.savez(tmp_path / "bad.npz", ys=xs)
   (tmp_path / "noequals.flags").write_text("--steps=3\nsteps 4\n")
   (tmp_path / "self.flags").write_text(f"--flagfile={tmp_path / 'self.flags'}\n")
   before = sorted(tmp_path.iterdir())
@@ -191,7 +223,7 @@ def test_bad_input_is_one_line_and_writes_nothing(flags, message, tmp_path, caps
   task = () if "--task" in flags or "--corpus" in flags else ("--task=adding",)
   assert sweep_here(*task, f"--output_dir={tmp_path / 'out'}", *given) == 2
   error = capsys.readouterr().err
-  assert message in error
+  assert message.replace("{tmp}", str(tmp_path)) in error
   assert error.startswith("error: ")
   assert error.count("\n") == 1
   assert sorted(tmp_path.iterdir()) == before
@@ -205,7 +237,8 @@ def flagfile(settings, axes, options):
   how = {"design": "one_at_a_time", "select": "depth", "select_seed": [7, 8]}
   axes = {name: list(values) for name, values in axes.items()}
   shared = {**dataclasses.asdict(settings), "corpus_sha256": "x"}
-  return as_flagfile({**axes, "cell_option": [*map(str, options)], **how, **shared}, "stdlib")
+  configuration = {**axes, "cell_option": [*map(str, options)], **how, **shared}
+  return as_flagfile(configuration, {"corpus": "stdlib", "data_file": "/data.npz"})
 
 
 def test_a_flagfile_holds_every_axis_and_setting_exactly():
@@ -219,6 +252,7 @@ def test_a_flagfile_holds_every_axis_and_setting_exactly():
   assert "--layer_norm=false,true" in lines
   assert {"--design=one_at_a_time", "--test_sequence_length=none"} <= {*lines}
   assert {"--select=depth", "--select_seed=7,8", "--cell_option=a=1"} <= {*lines}
+  assert "--data_file=/data.npz" in lines
   # Every setting has a line, except match_params and evaluate_every, which are None.
   assert len(lines) == len(AXES) + 4 + len(dataclasses.fields(Settings)) - 2
 
@@ -248,7 +282,7 @@ def test_the_flagfile_of_a_sweep_resolves_to_the_same_sweep(tmp_path, sweep_flag
 
   first = resolved(*given)
   file = tmp_path / "sweep.flags"
-  file.write_text(as_flagfile(first.configuration, first.corpus_flag))
+  file.write_text(as_flagfile(first.configuration, first.input_flags))
   again = resolved(f"--flagfile={file}")
   assert again.ids == first.ids and again.configuration == first.configuration
   assert {run.options for run in first.ids.values() if run.cell == "gru"} == {

@@ -1,0 +1,368 @@
+"""The task of a user's own data: arrays of sequences and targets, from an .npz file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import stat
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Key, Shaped
+
+from rnn_jax import checks
+from rnn_jax.losses import cross_entropy, squared_error
+from rnn_jax.tasks.examples import check_batch_size, draw, last_step
+from rnn_jax.tasks.task import Batch, Task
+from rnn_jax.text import entropy
+
+_ARRAYS = ("xs", "targets", "lengths")
+_KINDS = {"b": "integers", "i": "integers", "u": "integers", "f": "floats"}
+
+
+class Examples(NamedTuple):
+  """N sequences of T steps, batch-major. Those that are shorter in the file begin with padding.
+
+  Attributes:
+    xs: vectors, float32 [N, T, D], padded with zeros; or tokens, int32 [N, T], padded with a token
+      of its own, the last one of the vocabulary.
+    targets: at the last step, classes int32 [N] or values float32 [N, O]; or at every step, int32
+      [N, T] or float32 [N, T, O].
+    lengths: int32 [N], number of steps after the padding.
+  """
+
+  xs: Shaped[np.ndarray, "N T ..."]
+  targets: Shaped[np.ndarray, "N ..."]
+  lengths: Int[np.ndarray, " N"]
+
+
+class DataFile(NamedTuple):
+  """The contents of a data file, checked.
+
+  Attributes:
+    name: path of the file.
+    sha256: SHA-256 hash of the file's bytes, in hexadecimal, which identifies the data.
+    train, held_out: the sequences to train on, and those to evaluate on.
+    every_step: whether there is a target at every step; otherwise at the last step alone.
+    baseline: loss of predicting the frequencies of the training part's classes, in nats, or the
+      mean of its values: the classes' entropy, or the values' variance, summed over outputs.
+    output_size: number of classes, or O.
+    vocabulary_size: number of tokens, padding included; None if xs are vectors.
+  """
+
+  name: str
+  sha256: str
+  train: Examples
+  held_out: Examples
+  every_step: bool
+  baseline: float
+  output_size: int
+  vocabulary_size: int | None
+
+
+def data_file(sequence_length: int, batch_size: int | None, data: DataFile) -> Task:
+  """Builds the task of a user's own data, from `load_data_file`.
+
+  With targets at every step, the mask is True after a sequence's padding, otherwise at the last
+  step only. The network reads the padding, so that all sequences have T steps and end at the last
+  one, as sweeps and their measures require. They are not reset at the first step after it.
+
+  Args:
+    sequence_length: T, which must be that of the data.
+    batch_size: B, number of sequences per batch, drawn without repeats; None for all of them. A
+      held-out batch has all held-out sequences if they are fewer than B.
+    data: the data.
+  Returns:
+    The Task, whose batches have xs [T, B, D] or tokens [T, B], and targets [T, B] (classes) or
+    [T, B, O] (values). The loss is the cross-entropy of classes, or the squared error of values.
+  Raises:
+    TypeError, ValueError: if an argument has the wrong type or is out of range.
+  """
+  checks.integer("sequence_length", sequence_length)
+  checks.instance("data", data, DataFile, "load_data_file")
+  num_steps = data.train.xs.shape[1]
+  if sequence_length != num_steps:
+    raise ValueError(
+      f"sequence_length must be {num_steps}, the time steps of {data.name}, got {sequence_length}."
+    )
+  check_batch_size(batch_size, len(data.train.xs), "train")
+  every_step = data.every_step
+  has_classes = data.train.targets.dtype == np.int32
+
+  def batch(examples: Examples, key: Key[Array, ""]) -> Batch:
+    chosen = draw(key, examples.lengths.shape[0], batch_size)
+    xs, targets, lengths = (jnp.asarray(a)[chosen] for a in examples)
+    if not every_step:
+      targets = jnp.broadcast_to(targets[None], (num_steps, *targets.shape))
+      return Batch(jnp.swapaxes(xs, 0, 1), targets, last_step(num_steps, len(chosen)))
+    left = jnp.arange(num_steps, 0, -1, dtype=jnp.int32)  # steps up to the end, this one included
+    mask = left[:, None] <= lengths[None]
+    return Batch(jnp.swapaxes(xs, 0, 1), jnp.swapaxes(targets, 0, 1), mask)
+
+  loss = cross_entropy if has_classes else squared_error
+  unit = ("nats" if has_classes else "squared error") + " per step" * every_step
+  sizes = data.output_size, data.vocabulary_size
+  return Task(data.train, data.held_out, batch, loss, unit, data.baseline, *sizes)
+
+
+def load_data_file(source: str | Path) -> DataFile:
+  """Loads sequences and their targets from an .npz file, as `numpy.savez` writes it.
+
+    xs       vectors [N, T, D], or integer tokens [N, T] from 0
+    targets  classes, integers from 0: [N] for one at the last step, [N, T] for one at every step;
+             or values, floats: [N, O] at the last step, [N, T, O] at every step
+    lengths  optional, [N]: number of steps of each sequence, from 1 to T. The steps after it, at
+             the end, are ignored in xs and targets, whatever they hold.
+
+  `test_xs`, `test_targets` and `test_lengths` are the held-out sequences, with the same T. Without
+  them, a tenth of the sequences, rounded up, is held out: the same ones, drawn at random, in every
+  run and version.
+
+  Sequences are moved to the end of the T steps, so that all have their last step at T; the steps
+  before them are padding. Vectors are converted to float32, without scaling.
+
+  Args:
+    source: path of the file. Pickled objects are not read.
+  Raises:
+    TypeError: if `source` is not a path.
+    ValueError: if the file cannot be read, or an array is missing, unknown, or not as described;
+      the message names the array.
+  """
+  path = checks.path("data_file", source)
+  arrays, sha256 = _read(path)
+  try:
+    return _checked(str(path), sha256, arrays)
+  except ValueError as error:
+    raise ValueError(f"data_file {path}: {error}") from None
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], str]:
+  """Returns (the arrays of an .npz file by name, the SHA-256 of the file's bytes)."""
+  try:
+    kind = path.stat()
+    if stat.S_ISDIR(kind.st_mode):
+      raise ValueError(f"data_file must be a file, got the folder {path}.")
+    if not stat.S_ISREG(kind.st_mode):
+      raise ValueError(f"data_file must be a file on disk, got {path}.")
+    with path.open("rb") as file:
+      sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+      is_archive = zipfile.is_zipfile(file)
+      file.seek(0)
+      arrays = _arrays(file) if is_archive else None
+  except FileNotFoundError:
+    raise ValueError(f"data_file must be a file that exists, got {path}.") from None
+  except OSError as error:
+    raise ValueError(
+      f"data_file must be readable, got {path} ({error.strerror or error})."
+    ) from None
+  if arrays is None:
+    raise ValueError(f"data_file must be an .npz file, as numpy.savez writes it, got {path}.")
+  return arrays, sha256
+
+
+def _arrays(file: BinaryIO) -> dict[str, np.ndarray]:
+  """Returns the arrays of an .npz file by name.
+
+  Raises:
+    ValueError: if one cannot be read; the message names it.
+    OSError: if the file cannot be read.
+  """
+  name = "list"
+  try:
+    archive = np.load(file, allow_pickle=False)
+    found = {}
+    for name in archive.files:
+      found[name] = archive[name]
+      if not isinstance(found[name], np.ndarray):
+        raise TypeError("not an array")
+    return found
+  except OSError:
+    raise
+  except Exception as error:  # a damaged file raises any of a dozen exceptions
+    reason = str(error).split("\n")[0] or type(error).__name__
+    raise ValueError(
+      f"data_file must hold arrays of numbers, but its {name} cannot be read ({reason})."
+    ) from None
+
+
+def _checked(name: str, sha256: str, arrays: Mapping[str, np.ndarray]) -> DataFile:
+  """Returns the DataFile of these arrays; `name` is the file's.
+
+  Raises:
+    ValueError: if an array is missing, unknown, or not as `load_data_file` describes.
+  """
+  tests = tuple(f"test_{name}" for name in _ARRAYS)
+  for found in arrays:
+    checks.choice("array", found, (*_ARRAYS, *tests))
+  train = _examples(arrays, *_ARRAYS)
+  if any(test in arrays for test in tests):
+    held_out = _examples(arrays, *tests)
+    for own, test, label in zip(train[:2], held_out[:2], _ARRAYS, strict=False):
+      if own.shape[1:] != test.shape[1:] or own.dtype != test.dtype:
+        raise ValueError(
+          f"test_{label} must have the kind and shape of {label}, except for the number of "
+          f"sequences: {checks.shown(own)}, got {checks.shown(test)}."
+        )
+  else:
+    train, held_out = _split(train)
+  every_step = train.targets.ndim == (2 if train.targets.dtype == np.int32 else 3)
+  own = _counted(train, every_step)
+  if train.targets.dtype == np.int32:
+    if own.min() > 0:
+      raise ValueError(f"targets must be classes from 0, got {own.min()} to {own.max()}.")
+    output_size = 1 + max(int(part.targets.max()) for part in (train, held_out))
+    baseline = entropy(np.bincount(own))
+  else:
+    output_size = own.shape[1]
+    baseline = float(np.sum(np.var(own, axis=0, dtype=np.float64)))
+  if baseline == 0:
+    raise ValueError("targets must differ between training sequences or steps, but are all equal.")
+  vocabulary_size = None
+  if train.xs.dtype == np.int32:
+    padding = 1 + max(int(part.xs.max()) for part in (train, held_out))
+    padded = any(np.any(part.lengths < part.xs.shape[1]) for part in (train, held_out))
+    vocabulary_size = padding + padded
+  fill = vocabulary_size - 1 if vocabulary_size is not None else 0
+  train, held_out = (_moved_to_the_end(part, fill, every_step) for part in (train, held_out))
+  about = every_step, baseline, output_size, vocabulary_size
+  return DataFile(name, sha256, train, held_out, *about)
+
+
+def _examples(
+  arrays: Mapping[str, np.ndarray], xs_name: str, targets_name: str, lengths_name: str
+) -> Examples:
+  """Returns the arrays of one part, checked, with zeros in the steps that lengths leave out."""
+  for name in (xs_name, targets_name):
+    if name not in arrays:
+      raise ValueError(f"array {name} is missing, got {', '.join(sorted(arrays)) or 'no array'}.")
+  xs, targets = arrays[xs_name], arrays[targets_name]
+  for name, given in ((xs_name, xs), (targets_name, targets)):
+    if given.dtype.kind not in _KINDS:
+      raise ValueError(f"{name} must hold floats or integers, got {checks.shown(given)}.")
+    if given.size == 0:
+      raise ValueError(f"{name} must not be empty, got {checks.shown(given)}.")
+  is_token = xs.ndim == 2 and _KINDS[xs.dtype.kind] == "integers"
+  if xs.ndim != 3 and not is_token:
+    hint = f" For one number a step, save {xs_name}[..., None]." if xs.ndim == 2 else ""
+    raise ValueError(
+      f"{xs_name} must be vectors [N, T, D] or integer tokens [N, T], got {checks.shown(xs)}.{hint}"
+    )
+  count, num_steps = xs.shape[:2]
+  lengths = arrays.get(lengths_name, np.full(count, num_steps))
+  _check_lengths(lengths_name, lengths, count, num_steps)
+  if len(targets) != count:
+    raise ValueError(
+      f"{targets_name} must hold targets of the {count} sequences of {xs_name}, got "
+      f"{checks.shown(targets)}."
+    )
+  every_step = _check_targets(targets_name, targets, num_steps)
+  valid = np.arange(num_steps) < lengths[:, None]
+  xs = _numbers(xs_name, xs, valid, is_integer=is_token)
+  has_classes = _KINDS[targets.dtype.kind] == "integers"
+  counted = valid if every_step else np.ones(count, bool)
+  targets = _numbers(targets_name, targets, counted, is_integer=has_classes)
+  return Examples(xs, targets, lengths.astype(np.int32))
+
+
+def _check_lengths(name: str, lengths: np.ndarray, count: int, num_steps: int) -> None:
+  if lengths.dtype.kind not in "iu" or lengths.shape != (count,):
+    raise ValueError(
+      f"{name} must be integers [N], one for each of the {count} sequences, got "
+      f"{checks.shown(lengths)}."
+    )
+  if lengths.min() < 1 or lengths.max() > num_steps:
+    raise ValueError(
+      f"{name} must be from 1 to the {num_steps} steps of a sequence, got {lengths.min()} to "
+      f"{lengths.max()}."
+    )
+
+
+def _check_targets(name: str, targets: np.ndarray, num_steps: int) -> bool:
+  """Returns whether there is a target at every step, after checking the shape."""
+  shown = checks.shown(targets)
+  if _KINDS[targets.dtype.kind] == "integers":
+    if targets.ndim == 1 or targets.shape[1:] == (num_steps,):
+      return targets.ndim == 2
+    raise ValueError(
+      f"{name} of integers must be classes [N] or [N, T], with T = {num_steps}, got {shown}. Save "
+      "values as floats."
+    )
+  if targets.ndim == 3 and targets.shape[1] == num_steps:
+    return True
+  if targets.ndim == 2 and (num_steps == 1 or targets.shape[1] != num_steps):
+    return False
+  hint = "one value for each sequence" if targets.ndim == 1 else "one value a step"
+  hint = f" For {hint}, save {name}[..., None]." if targets.ndim < 3 else ""
+  raise ValueError(
+    f"{name} of floats must be values [N, O] or [N, T, O], with T = {num_steps}, got {shown}. Save "
+    f"classes as integers.{hint}"
+  )
+
+
+def _numbers(
+  name: str, values: np.ndarray, valid: Bool[np.ndarray, "N ..."], *, is_integer: bool
+) -> np.ndarray:
+  """Returns the values as float32 or int32, with 0 where `valid` is False.
+
+  Raises:
+    ValueError: if a valid one is not finite, negative (of integers), or out of the dtype's range.
+  """
+  where = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim))
+  if not valid.all():
+    values = np.where(where, values, np.zeros_like(values))
+  if is_integer:
+    if values.min() < 0 or values.max() >= 2**31 - 1:
+      raise ValueError(
+        f"{name} must hold integers from 0 to {2**31 - 2}, got {values.min()} to {values.max()}."
+      )
+    return values.astype(np.int32)
+  with np.errstate(over="ignore"):
+    values = values.astype(np.float32)
+  finite = np.isfinite(values)
+  if not finite.all():
+    place = np.argwhere(~finite)[0].tolist()
+    raise ValueError(
+      f"{name} must be finite in float32, got {values[tuple(place)]} in {name}{place}."
+    )
+  return values
+
+
+def _split(whole: Examples) -> tuple[Examples, Examples]:
+  """Returns (train, held out): a tenth of the sequences, rounded up, is held out."""
+  count = len(whole.xs)
+  if count < 2:
+    raise ValueError("xs must hold at least 2 sequences, so that one can be held out, got 1.")
+  # NumPy promises that the numbers of a RandomState are the same in all its versions.
+  order = np.random.RandomState(0).permutation(count)
+  cut = math.ceil(count / 10)
+  train, held_out = (
+    Examples(*(a[np.sort(part)] for a in whole)) for part in (order[cut:], order[:cut])
+  )
+  return train, held_out
+
+
+def _counted(part: Examples, every_step: bool) -> np.ndarray:
+  """Returns the targets whose loss counts, [M] or [M, O]."""
+  if not every_step:
+    return part.targets
+  return part.targets[np.arange(part.xs.shape[1]) < part.lengths[:, None]]
+
+
+def _moved_to_the_end(part: Examples, fill: int, every_step: bool) -> Examples:
+  """Returns the sequences with their padding before them; `fill` is the padding of xs."""
+  num_steps = part.xs.shape[1]
+  if np.all(part.lengths == num_steps):
+    return part
+  source = np.arange(num_steps) - (num_steps - part.lengths[:, None])  # the step in the file
+
+  def moved(values: np.ndarray, fill: int) -> np.ndarray:
+    steps = source.reshape(source.shape + (1,) * (values.ndim - 2))
+    found = np.take_along_axis(values, np.maximum(steps, 0), axis=1)
+    return np.where(steps >= 0, found, np.asarray(fill, values.dtype))
+
+  targets = moved(part.targets, 0) if every_step else part.targets
+  return Examples(moved(part.xs, fill), targets, part.lengths)
