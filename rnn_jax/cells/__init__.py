@@ -28,6 +28,7 @@ from rnn_jax.cells.janet import janet
 from rnn_jax.cells.layer_norm_lstm import layer_norm_lstm
 from rnn_jax.cells.leaky import leaky
 from rnn_jax.cells.lem import LEMCarry, lem
+from rnn_jax.cells.lmu import LMUCarry, lmu
 from rnn_jax.cells.lru import lru
 from rnn_jax.cells.lstm import LSTMCarry, lstm
 from rnn_jax.cells.memoized import memoized
@@ -63,6 +64,7 @@ __all__ = [
   "CornnCarry",
   "DilatedCarry",
   "LEMCarry",
+  "LMUCarry",
   "LSTMCarry",
   "MLSTMCarry",
   "QRNNCarry",
@@ -90,6 +92,7 @@ __all__ = [
   "layer_norm_lstm",
   "leaky",
   "lem",
+  "lmu",
   "lru",
   "lstm",
   "make_cell",
@@ -138,6 +141,7 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "urnn": urnn,
   "cornn": cornn,
   "lem": lem,
+  "lmu": lmu,
   "cfc": cfc,
   "rhn": rhn,
   "minimalrnn": minimalrnn,

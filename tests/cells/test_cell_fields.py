@@ -149,7 +149,7 @@ def test_gated_and_linear_cells_are_as_listed():
   cells = {name: make_cell(name, 8) for name in REGISTRY}
   assert {name for name, cell in cells.items() if cell.gates is None} == {
     *("elman", "irnn", "indrnn", "antisymmetric", "exprnn", "urnn", "scornn", "cornn"),
-    *("clockwork", "dilated_elman", "fast_rnn", "leaky", "lru", "s4d", "s5", "s6"),
+    *("clockwork", "dilated_elman", "fast_rnn", "leaky", "lmu", "lru", "s4d", "s5", "s6"),
   }
   assert {name for name, cell in cells.items() if cell.linear is not None} == {
     *("lru", "s4d", "s5", "s6", "mingru", "minlstm", "rg_lru"),
