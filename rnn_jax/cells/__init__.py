@@ -28,6 +28,7 @@ from rnn_jax.cells.janet import janet
 from rnn_jax.cells.layer_norm_lstm import layer_norm_lstm
 from rnn_jax.cells.leaky import leaky
 from rnn_jax.cells.lem import LEMCarry, lem
+from rnn_jax.cells.lipschitz import lipschitz
 from rnn_jax.cells.lmu import LMUCarry, lmu
 from rnn_jax.cells.lru import lru
 from rnn_jax.cells.lstm import LSTMCarry, lstm
@@ -50,6 +51,7 @@ from rnn_jax.cells.slstm import SLSTMCarry, slstm
 from rnn_jax.cells.sru import SRUCarry, sru
 from rnn_jax.cells.star import star
 from rnn_jax.cells.ugrnn import ugrnn
+from rnn_jax.cells.unicornn import UnicornnCarry, unicornn
 from rnn_jax.cells.urnn import urnn
 from rnn_jax.cells.wrappers.dilated import DilatedCarry, dilated, dilated_elman
 from rnn_jax.cells.wrappers.layer_norm import layer_norm
@@ -70,6 +72,7 @@ __all__ = [
   "QRNNCarry",
   "SLSTMCarry",
   "SRUCarry",
+  "UnicornnCarry",
   "antisymmetric",
   "brc",
   "cell_options",
@@ -92,6 +95,7 @@ __all__ = [
   "layer_norm_lstm",
   "leaky",
   "lem",
+  "lipschitz",
   "lmu",
   "lru",
   "lstm",
@@ -121,6 +125,7 @@ __all__ = [
   "stack",
   "star",
   "ugrnn",
+  "unicornn",
   "urnn",
   "zoneout",
   "zoneout_lstm",
@@ -136,10 +141,12 @@ CELLS: Mapping[str, Callable[..., Cell]] = {
   "brc": brc,
   "nbrc": nbrc,
   "antisymmetric": antisymmetric,
+  "lipschitz": lipschitz,
   "exprnn": exprnn,
   "scornn": scornn,
   "urnn": urnn,
   "cornn": cornn,
+  "unicornn": unicornn,
   "lem": lem,
   "lmu": lmu,
   "cfc": cfc,

@@ -150,6 +150,7 @@ def test_gated_and_linear_cells_are_as_listed():
   assert {name for name, cell in cells.items() if cell.gates is None} == {
     *("elman", "irnn", "indrnn", "antisymmetric", "exprnn", "urnn", "scornn", "cornn"),
     *("clockwork", "dilated_elman", "fast_rnn", "leaky", "lmu", "lru", "s4d", "s5", "s6"),
+    *("lipschitz", "unicornn"),
   }
   assert {name for name, cell in cells.items() if cell.linear is not None} == {
     *("lru", "s4d", "s5", "s6", "mingru", "minlstm", "rg_lru"),
