@@ -69,7 +69,7 @@ def data_file(sequence_length: int, batch_size: int | None, data: DataFile) -> T
 
   With targets at every step, the mask is True after a sequence's padding, otherwise at the last
   step only. The network reads the padding, so that all sequences have T steps and end at the last
-  one, as sweeps and their measures require. They are not reset at the first step after it.
+  one, as sweeps and their measures require. The carry is not reset after the padding.
 
   Args:
     sequence_length: T, which must be that of the data.

@@ -95,8 +95,8 @@ def selective_copying(sequence_length: int, batch_size: int) -> Task:
     input   ␣ ␣ s_1 ␣ s_2 ␣ ␣ ␣ s_3 … s_16 ␣ ␣   ! × 16         s_i one of 14 symbols, ␣ the blank,
     target                                       s_1 … s_16      ! the signal
 
-  The symbols' positions among the S = T − 16 steps before the signals are uniform. So a network
-  cannot solve the task, unlike `copy_memory`, by delaying its input.
+  The symbols' positions among the S = T − 16 steps before the signals are uniform. Delaying the
+  input by a fixed number of steps, which solves `copy_memory`, does not solve this task.
 
   The baseline predicts the 14 symbols with equal probability, which costs ln 14 nats.
 
