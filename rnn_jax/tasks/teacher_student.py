@@ -21,16 +21,16 @@ def teacher_student(sequence_length: int, batch_size: int, memory: float = 100.0
 
     x_t ~ N(0, 1);  h_t = λ ∘ h_{t−1} + x_t,  target y_t = Re Σ_i c_i h_ti,  |λ_i| = e^(−1/M)
 
-  The teacher has 10 complex modes. Its response to an input decays by e in M steps, and so does the
-  gradient of y_t with respect to h_{t−k} in k. The angles of λ are uniform, c is normal and scaled
-  so that y_t has variance 1 as t → ∞. Teachers of all M have the same angles and the same c up to
-  its scale, and they are the same in all runs and versions.
+  The teacher has 10 complex modes. Its response to an input decays by a factor of e in M steps, as
+  does ∂y_t/∂h_{t−k} with the lag k. The angles of λ are uniform, c is normal and scaled so that y_t
+  has variance 1 as t → ∞. Teachers of all M have the same angles, and the same c up to its scale,
+  in all runs and versions.
 
   The baseline predicts the mean, 0, whose squared error is the mean variance,
   (1/T) Σ_t Σ_{k<t} κ_k², with κ_k = Re Σ_i c_i λ_i^k.
 
-  Published setting: Zucchet and Orvieto train students on diagonal teachers whose |λ| approaches 1;
-  the number of modes and M = 100, i.e. |λ| = 0.99, are choices of this task.
+  Zucchet and Orvieto study how learning from such teachers becomes harder as |λ| approaches 1. The
+  number of modes and M = 100, i.e. |λ| = 0.99, are choices of this task.
 
   Args:
     sequence_length: T.
