@@ -1,22 +1,17 @@
 """The descriptive fields of every cell agree with its functions.
 
-These fields are `gates`, `linear`, `recurrent_kernel` and `output_is_carry`. They are checked for
-each registered cell, its variants, and the wrappers. The checks of `recurrent_kernel` and
-`output_is_carry` also fail if the field is unset although it applies.
+These fields are `gates`, `linear`, `recurrent_kernel` and `output_is_carry`. They are checked here
+for the wrappers, and in `test_contract.py` for each registered cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from test_contract import VARIANTS, B, D, H, make, problem, randomize
+from test_contract import D, H, problem
 
-from rnn_jax import make_cell, step
+from rnn_jax import make_cell, testing
 from rnn_jax.cells import CELLS as REGISTRY
 from rnn_jax.cells import dilated, elman, gru, layer_norm, lru, lstm, residual, stack, zoneout
 from rnn_jax.types import unprepared
@@ -32,104 +27,15 @@ WRAPPERS = {
   "zoneout": lambda: zoneout(gru(H), 0.3),
   "zoneout of a linear cell": lambda: zoneout(lru(H), 0.3),
 }
-NAMES = [" ".join(map(str, (name, *options.values()))) for name, options in VARIANTS]
-CELLS = {name: lambda v=v: make(*v) for name, v in zip(NAMES, VARIANTS, strict=True)} | WRAPPERS
 
 
-class Case:
-  """A cell together with random arguments of one step: params, carry, drive, recurrent product.
-
-  `given` are params in the form that `init` returns; `params` is the result of `prepare(given)`.
-  """
-
-  def __init__(self, cell):
-    self.cell = cell
-    self.given = randomize(jax.eval_shape(lambda: cell.init(jax.random.key(0), D)), 1)
-    self.params = cell.prepare(self.given)
-    self.carry = randomize(cell.initial_carry((B,)), 2)
-    self.drive = cell.project(self.params, randomize(jnp.zeros((B, D)), 3))
-    self.recurrent = cell.recur(self.params, self.carry)
-
-
-def check_gates(case):
-  cell = case.cell
-  if cell.gates is None:
-    return
-  gates = cell.gates(case.params, case.carry, case.drive, case.recurrent)
-  width = jax.tree.leaves(case.carry)[0].shape[-1]
-  assert gates and all(isinstance(name, str) for name in gates)
-  for values in gates.values():
-    assert values.shape == (B, width)
-    assert np.all((values > 0) & (values < 1))
-
-
-def check_linear(case):
-  cell = case.cell
-  if cell.linear is None:
-    return
-  a, b = cell.linear(case.params, case.drive)
-  new = step(cell, case.params, case.carry, case.drive)
-  # The batch axes of a may have size 1.
-  whole = jax.tree.map(lambda a, h: jnp.broadcast_to(a, h.shape), a, case.carry)
-  chex.assert_trees_all_equal_shapes_and_dtypes(whole, b, case.carry)
-  expected = jax.tree.map(lambda a, h, b: a * h + b, a, case.carry, b)
-  chex.assert_trees_all_close(new, expected, rtol=1e-6, atol=1e-7)
-
-
-def is_recurrent_kernel(case, name):
-  """Returns whether the param `name` is the cell's plain recurrent kernel W_h.
-
-  `recur` must be h W_h (+ b), with h the first leaf of the carry, and no other function of the cell
-  may read W_h.
-  """
-  cell, params = case.cell, case.params
-  w_h, h = case.given[name], jax.tree.leaves(case.carry)[0]
-  if name not in params or not np.array_equal(params[name], w_h):
-    return False
-  if w_h.ndim != 2 or h.shape[-1] != w_h.shape[0]:
-    return False
-  zeros = jax.tree.map(jnp.zeros_like, case.carry)
-  recurrent, offset = (cell.recur(params, carry) for carry in (case.carry, zeros))
-  if jnp.shape(recurrent) != (B, w_h.shape[1]):
-    return False
-  if not np.allclose(recurrent - offset, h @ w_h, rtol=1e-5, atol=1e-5):
-    return False
-  unread = {**case.given, name: jnp.full_like(w_h, jnp.nan)}
-  unread = cell.prepare(unread)
-  x = randomize(jnp.zeros((B, D)), 3)
-  drive = cell.project(unread, x)
-  new = cell.update(unread, case.carry, drive, case.recurrent)
-  read = (drive, new, cell.output(unread, new, drive))
-  return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(read))
-
-
-def check_recurrent_kernel(case):
-  arrays = case.given if isinstance(case.given, Mapping) else {}
-  arrays = [name for name, leaf in arrays.items() if isinstance(leaf, jax.Array)]
-  found = [name for name in arrays if is_recurrent_kernel(case, name)]
-  claimed = case.cell.recurrent_kernel
-  assert found == ([] if claimed is None else [claimed])
-
-
-def check_output_is_carry(case):
-  y = case.cell.output(case.params, case.carry, case.drive)
-  same = jax.tree.structure(y) == jax.tree.structure(case.carry)
-  leaves = zip(jax.tree.leaves(y), jax.tree.leaves(case.carry), strict=False)
-  same = same and all(np.array_equal(a, b) for a, b in leaves)
-  assert case.cell.output_is_carry == same
-
-
-def check(cell):
-  case = Case(cell)
-  check_gates(case)
-  check_linear(case)
-  check_recurrent_kernel(case)
-  check_output_is_carry(case)
-
-
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", WRAPPERS)
 def test_fields_agree_with_the_cell(name):
-  check(CELLS[name]())
+  example = testing.Example(WRAPPERS[name](), D)
+  testing.check_gates(example)
+  testing.check_linear(example)
+  testing.check_recurrent_kernel(example)
+  testing.check_output(example)
 
 
 def test_wrappers_keep_the_fields_of_their_cell():
@@ -160,50 +66,53 @@ def test_gated_and_linear_cells_are_as_listed():
 # Cells with a wrong field, as {what is wrong: (the check that must fail, the cell)}.
 LIES = {
   "another param": (
-    check_recurrent_kernel,
+    testing.check_recurrent_kernel,
     make_cell("elman", H)._replace(recurrent_kernel="w_x"),
   ),
   "a kernel that update reads too": (
-    check_recurrent_kernel,
+    testing.check_recurrent_kernel,
     make_cell("elman", H)._replace(
       update=lambda params, h, drive, recurrent: jnp.tanh(drive + recurrent + h @ params["w_h"])
     ),
   ),
   "a kernel that prepare changes": (
-    check_recurrent_kernel,
+    testing.check_recurrent_kernel,
     make_cell("clockwork", H)._replace(recurrent_kernel="w_h"),
   ),
   "half of a kernel": (
-    check_recurrent_kernel,
+    testing.check_recurrent_kernel,
     make_cell("gru", H, reset="before")._replace(recurrent_kernel="w_h"),
   ),
   "a product of something else": (
-    check_recurrent_kernel,
+    testing.check_recurrent_kernel,
     make_cell("elman", H)._replace(recur=lambda params, h: jnp.tanh(h) @ params["w_h"]),
   ),
   "an antisymmetric product": (
-    check_recurrent_kernel,
+    testing.check_recurrent_kernel,
     make_cell("elman", H)._replace(recur=lambda params, h: h @ (params["w_h"] - params["w_h"].T)),
   ),
   "no product": (
-    check_recurrent_kernel,
+    testing.check_recurrent_kernel,
     make_cell("elman", H)._replace(recur=lambda params, h: h),
   ),
-  "no kernel": (check_recurrent_kernel, make_cell("gru", H)._replace(recurrent_kernel=None)),
+  "no kernel": (
+    testing.check_recurrent_kernel,
+    make_cell("gru", H)._replace(recurrent_kernel=None),
+  ),
   "an output of its own": (
-    check_output_is_carry,
+    testing.check_output,
     make_cell("lru", H)._replace(output_is_carry=True),
   ),
   "no output of its own": (
-    check_output_is_carry,
+    testing.check_output,
     make_cell("elman", H)._replace(output_is_carry=False),
   ),
   "a linear cell": (
-    check_linear,
+    testing.check_linear,
     make_cell("elman", H)._replace(linear=lambda params, drive: (jnp.zeros_like(drive), drive)),
   ),
   "gates of another width": (
-    check_gates,
+    testing.check_gates,
     make_cell("elman", H)._replace(
       gates=lambda params, h, drive, recurrent: {"input": jax.nn.sigmoid(h[..., :1])}
     ),
@@ -214,8 +123,8 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_wrong_field_fails_its_check(lie):
   check_claim, cell = LIES[lie]
-  with pytest.raises(AssertionError):
-    check_claim(Case(cell))
+  with pytest.raises(AssertionError, match=r"^cell\."):
+    check_claim(testing.Example(cell, D))
 
 
 @pytest.mark.parametrize("name", REGISTRY)
