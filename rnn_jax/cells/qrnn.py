@@ -68,7 +68,7 @@ def qrnn(
   Step Jacobian: ∂c'/∂c = diag(f), which depends only on the last inputs; x₋ reaches no further than
   the next step. Its products over time never explode, and the gradient passes a step unchanged
   where the inputs make f near 1. To the decay map it adds a factor that a pair of inputs sets, so
-  that a pattern of two steps can open or close the path, with no weight of the carry in it.
+  that a pattern of two steps can open or close the path; no weight of the carry is in it.
 
   Args:
     hidden_size: width H of cell state and output.

@@ -51,8 +51,8 @@ def sru(
     c' = f ∘ c + (1 − f) ∘ v      y = r ∘ c' + (1 − r) ∘ (x W_s)
 
   Without peepholes, p_f = p_r = 0: the unit of the paper's first version, a linear recurrence. The
-  reset gate r mixes the cell state with the highway x W_s. Where x has width H, the paper has x in
-  place of x W_s.
+  reset gate r mixes the cell state with the highway x W_s. Where x has width H, the paper has α x
+  in place of x W_s, with the scaling correction α = √(1 + 2 exp(highway_bias)).
 
   Step Jacobian: ∂c'/∂c = diag(f + p_f ∘ f ∘ (1 − f) ∘ (c − v)). Without peepholes it is diag(f),
   which depends only on the input, and its products over time never explode. To the decay map the
@@ -68,9 +68,9 @@ def sru(
     peepholes, y [..., H]; params {"w_x": [D, 4·H], "b": [2·H], "p": [2·H]}, "p" only with
     peepholes; w_x in the order v, f, r, s, the others in the order f, r.
     At initialization, as in the authors' code: W is uniform with variance 1/D, and b_f = 0. W_s has
-    the additional factor √(1 + 2 exp(highway_bias)), the paper's scaling correction, which keeps
-    the variance of y near that of x. With peepholes, W_f, W_r and p are uniform with half the
-    variance: 1/(2 D), and 1/2 for p. Gates: {"forget": f, "reset": r}.
+    the additional factor α, which keeps the variance of y near that of x. With peepholes, W_f and
+    W_r have variance 1/(2 D), and p is uniform with variance 1/2.
+    Gates: {"forget": f, "reset": r}.
   Raises:
     TypeError, ValueError: if `hidden_size` is below 1, `peepholes` is not a boolean, or
       `highway_bias` is not a finite number.

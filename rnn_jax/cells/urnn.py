@@ -31,8 +31,8 @@ def urnn(hidden_size: int) -> Cell[FlatParams, Array, Array]:
   vectors are columns, so the factors are in the opposite order, and W_y belongs to the network's
   output layer. The paper also learns the initial carry, which is zero here.)
 
-  U has 7·H real params, and so is not any unitary matrix. The cell multiplies U out once, before
-  the loop, so a step costs H² multiplications, not the H log H of separate factors.
+  U has 7·H real params, so it cannot become every unitary matrix. The cell multiplies U out once,
+  before the loop. A step then costs H² multiplications, where separate factors would cost H log H.
 
   Step Jacobian: in the real coordinates Re h and Im h, it is U followed by one 2 × 2 matrix per
   unit, with the factor 1 along z and 1 + b / |z| across it, or 0 where |z| + b ≤ 0. At
@@ -52,7 +52,7 @@ def urnn(hidden_size: int) -> Cell[FlatParams, Array, Array]:
   References:
     Arjovsky et al., 2016, https://arxiv.org/abs/1511.06464. Their code,
     https://github.com/amarshah/complex_RNN, has |z| + 10⁻⁵ in the denominator of modReLU, and draws
-    b from ±0.01 and v with the bound of Glorot.
+    b ~ U(−0.01, 0.01) and v Glorot uniform.
   """
   checks.integer("hidden_size", hidden_size)
   glorot = jax.nn.initializers.glorot_uniform()
