@@ -23,7 +23,7 @@ from rnn_jax.modules import CausalModel, MeasuredModel, Model
 from rnn_jax.parallel import vary_alike
 from rnn_jax.probes import tree_norm
 from rnn_jax.tasks import Batch
-from rnn_jax.types import AnyArray, Carry, Params
+from rnn_jax.types import AnyArray, Carry, Params, floats_of, with_floats
 
 Loss = Callable[[Array, Array], Array]
 Penalty = Callable[[Params, Batch], Array]
@@ -45,7 +45,7 @@ class TrainState:
   Attributes:
     step: int32 scalar, number of updates so far.
     params: the model's params.
-    opt_state: the optimizer's state.
+    opt_state: the optimizer's state, for the params that are floats or complex numbers.
   """
 
   # The type is not `Int[Array, ""]`, since JAX also builds states that hold shapes, or arrays with
@@ -127,7 +127,7 @@ def init_state(
   checks.instance("optimizer", optimizer, optax.GradientTransformation, "make_optimizer")
   checks.key("key", key)
   params = model.init(key, xs)["params"]
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(floats_of(params)))
 
 
 def on_one_device(tree: PyTree) -> PyTree:
@@ -227,7 +227,8 @@ def update(
   if carries is not None:
     time["carries"] = carries
 
-  def objective(params: Params, probes: Carry) -> tuple[Array, tuple[Array, Carry]]:
+  def objective(floats: Params, probes: Carry) -> tuple[Array, tuple[Array, Carry]]:
+    params = with_floats(floats, state.params)
     final, losses = _forward(model, loss, params, batch, probes, key, time)
     value = masked_mean(losses, batch.mask, count)
     total = value if penalty is None else value + penalty(params, batch) / num_parts
@@ -235,13 +236,15 @@ def update(
 
   gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
   # Without this cast, `jax.shard_map` would sum the gradients of params and probes over devices.
-  params, probes, batch = vary_alike((state.params, model.probes(batch.xs), batch))
-  (_, (value, final)), (grads, norms) = gradient(params, probes)
+  floats, probes, batch = vary_alike((floats_of(state.params), model.probes(batch.xs), batch))
+  (_, (value, final)), (grads, norms) = gradient(floats, probes)
   # Sum the gradients over devices here. If the loss were summed before it is differentiated, its
   # derivative would be counted once per device.
   value, grads = psum((value, grads))
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  # Integer params, such as a fixed permutation, are not trained.
+  floats = floats_of(state.params)
+  updates, opt_state = optimizer.update(grads, state.opt_state, floats)
+  params = with_floats(optax.apply_updates(floats, updates), state.params)
   norms = jax.tree.map(lambda norm: norm * batch_size, norms)
   grad_norm = tree_norm(grads)
   unclipped = clipping.ClipState(grad_norm, jnp.zeros_like(grad_norm))

@@ -16,7 +16,7 @@ from rnn_jax import checks, clipping
 from rnn_jax.gradient_flow.training_step import StepTensors, step_tensors
 from rnn_jax.modules import DeepRNN
 from rnn_jax.time_loop import valid_steps
-from rnn_jax.types import AnyArray, Carry, Params
+from rnn_jax.types import AnyArray, Carry, Params, floats_of
 
 
 class NonFinite(NamedTuple):
@@ -224,8 +224,9 @@ def _updated(
   params: Params,
 ) -> Iterator[_Tensor]:
   """Yields the params after the optimizer's update."""
-  updates, _ = jax.jit(optimizer.update)(grads, opt_state, params)
-  yield from _params("update", optax.apply_updates(params, updates))
+  floats = floats_of(params)
+  updates, _ = jax.jit(optimizer.update)(grads, opt_state, floats)
+  yield from _params("update", optax.apply_updates(floats, updates))
 
 
 def _params(phase: str, tree: Params) -> Iterator[_Tensor]:

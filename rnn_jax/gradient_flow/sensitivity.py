@@ -10,7 +10,7 @@ from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import at_least_float32, check_layers
 from rnn_jax.gradient_flow.reverse_sweep import with_carry_output
 from rnn_jax.time_loop import check_params, unroll
-from rnn_jax.types import Carry, Cell, Params, Sequences
+from rnn_jax.types import Carry, Cell, Params, Sequences, floats_of, with_floats
 
 
 def sensitivity(
@@ -34,7 +34,8 @@ def sensitivity(
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
-    direction: θ̇ for each cell, with the structure, shapes and dtypes of the params.
+    direction: θ̇ for each cell, with the structure, shapes and dtypes of the params. Integer leaves
+      are ignored.
   Returns:
     For each layer, in the structure of its carry: ḣ_t, leaves [T, B, H].
   Raises:
@@ -48,12 +49,12 @@ def sensitivity(
   xs = checks.array("xs", xs, "floats", "integers")
   params, direction, xs = at_least_float32((tuple(params), tuple(direction), xs))
 
-  def run(params: tuple[Params, ...]) -> tuple[Carry, ...]:
+  def run(floats: tuple[Params, ...]) -> tuple[Carry, ...]:
     ys, layers = xs, []
-    for i, (cell, cell_params) in enumerate(zip(cells, params, strict=True)):
+    for i, (cell, cell_params) in enumerate(zip(cells, with_floats(floats, params), strict=True)):
       check_params(f"params[{i}]", cell, cell_params, ys)
       _, (carries, ys) = unroll(with_carry_output(cell), cell_params, ys, forward_mode=True)
       layers.append(carries)
     return tuple(layers)
 
-  return jax.jvp(run, (params,), (direction,))[1]
+  return jax.jvp(run, (floats_of(params),), (floats_of(direction),))[1]

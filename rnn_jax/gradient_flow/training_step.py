@@ -19,7 +19,7 @@ from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import check_params, unroll
-from rnn_jax.types import Carry, Cell, Drive, Params, Shape
+from rnn_jax.types import Carry, Cell, Drive, Params, Shape, floats_of, with_floats
 
 
 class LayerTensors(NamedTuple):
@@ -59,7 +59,7 @@ class StepTensors(NamedTuple):
 
   Attributes:
     forward: the tensors of the forward pass.
-    grads: dL/dparams.
+    grads: dL/dparams, with None in place of integer params.
     cotangents: the cotangents of each layer's tensors and of the readout.
     grad_norm: ‖dL/dparams‖, over all params together.
   """
@@ -94,12 +94,13 @@ def step_tensors(
   """
   dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
 
-  def objective(params: Params, slots: Slots | None) -> tuple[Array, ForwardTensors]:
+  def objective(floats: Params, slots: Slots | None) -> tuple[Array, ForwardTensors]:
+    of_model = with_floats(floats, params)
     network: Callable[..., Any] = model.apply
     layers, readout = network(
-      {"params": params},
+      {"params": of_model},
       batch.xs,
-      model.cell_params({"params": params}),
+      model.cell_params({"params": of_model}),
       carries,
       slots,
       key=cell_key,
@@ -112,11 +113,11 @@ def step_tensors(
     mean = masked_mean(losses, batch.mask)
     return mean, ForwardTensors(layers, readout, losses, mean)
 
-  shapes = jax.eval_shape(objective, params, None)[1]
+  shapes = jax.eval_shape(objective, floats_of(params), None)[1]
   slots = _zeros(Slots(shapes.layers, shapes.readout))
   # `allow_int`, because carries may hold integer step counters; their cotangents are float0.
   gradient = jax.grad(objective, argnums=(0, 1), has_aux=True, allow_int=True)
-  (grads, cotangents), forward = gradient(params, slots)
+  (grads, cotangents), forward = gradient(floats_of(params), slots)
   return StepTensors(forward, grads, cotangents, tree_norm(grads))
 
 

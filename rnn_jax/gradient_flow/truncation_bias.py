@@ -14,7 +14,7 @@ from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import ScalarLoss, at_least_float32, check_layers, check_loss
 from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import check_params, unroll
-from rnn_jax.types import Cell, Params, Sequences
+from rnn_jax.types import Cell, Params, Sequences, floats_of, with_floats
 
 
 class TruncationBias(NamedTuple):
@@ -79,11 +79,15 @@ def truncation_bias(
   num_steps = ys.shape[0]
   ks = _check_truncations(truncations, num_steps)
   check_loss(loss, ys)
-  gradient = jax.grad(lambda params, k: loss(outputs(params, k)))
-  full = gradient(params, jnp.asarray(num_steps, jnp.int32))
+
+  def loss_of(floats: tuple[Params, ...], k: Int[Array, ""]) -> Float[Array, ""]:
+    return loss(outputs(with_floats(floats, params), k))
+
+  gradient, floats = jax.grad(loss_of), floats_of(params)
+  full = gradient(floats, jnp.asarray(num_steps, jnp.int32))
 
   def bias_at(k: Int[Array, ""]) -> TruncationBias:
-    cut = gradient(params, k)
+    cut = gradient(floats, k)
     layers = [_compare(a, b) for a, b in zip(cut, full, strict=True)]
     return TruncationBias(*_compare(cut, full), *map(jnp.stack, zip(*layers, strict=True)))
 

@@ -1,4 +1,19 @@
-"""Interoperation with other libraries: our cells in Flax's loops, and conversion of weights.
+"""Interoperation with other libraries: cells in both directions, and conversion of weights.
+
+    from                              to                      function
+    a step function                   a Cell                  cell_from_step
+    a cell of flax.linen              a Cell                  from_linen
+    a cell of flax.nnx                a Cell                  from_nnx
+    a cell of equinox                 a Cell                  from_equinox
+    a core of haiku                   a Cell                  from_haiku
+    a Cell                            a cell of flax.linen    LinenCell
+    a Cell                            a cell of flax.nnx      NNXCell
+    weights of another library        our params              params_from_linen, _nnx, …
+    our params                        weights                 params_to_linen, _nnx, …
+
+`from_linen(nn.GRUCell(64))` runs Flax's own GRU, with Flax's params, in our time loop.
+`params_from_linen("gru", params)` rearranges Flax's params for our GRU, which is faster and has
+gates to measure. equinox and haiku are imported only by the functions that need them.
 
 Converted weights give the same outputs and gradients. "Ours" below means rnn_jax's. The
 corresponding cells are:
@@ -46,11 +61,19 @@ References:
 from rnn_jax.interop.adapters import LinenCell, NNXCell
 from rnn_jax.interop.flax import params_from_linen, params_from_nnx, params_to_linen, params_to_nnx
 from rnn_jax.interop.keras import params_from_keras, params_to_keras
+from rnn_jax.interop.modules import from_equinox, from_haiku, from_linen, from_nnx
+from rnn_jax.interop.step import CarryAndOutput, cell_from_step
 from rnn_jax.interop.torch import params_from_torch, params_to_torch
 
 __all__ = [
+  "CarryAndOutput",
   "LinenCell",
   "NNXCell",
+  "cell_from_step",
+  "from_equinox",
+  "from_haiku",
+  "from_linen",
+  "from_nnx",
   "params_from_keras",
   "params_from_linen",
   "params_from_nnx",

@@ -41,7 +41,7 @@ from rnn_jax.time_loop._adjoint_loops import (
   reverse_loop,
 )
 from rnn_jax.time_loop._adjoint_plan import make_plan
-from rnn_jax.types import Carry, Params
+from rnn_jax.types import Carry, Params, floats_of, with_floats
 
 
 def scan(
@@ -184,6 +184,8 @@ def recurrent_gradient(
 ) -> Params:
   """Returns the params' gradient through the recurrent product; for W_h it is Σ_t h_{t−1}ᵀ ā_t.
 
+  The gradient has None in place of integer params.
+
   Args:
     loop: the static part of the scan.
     params: the step's params.
@@ -193,7 +195,11 @@ def recurrent_gradient(
   """
   starts = jax.vmap(loop.start)(carries, loop.join([None] * loop.num_floats, others))
   rows = jax.tree.map(_merge, starts)
-  products, vjp = jax.vjp(lambda params: loop.recur(params, rows), params)
+
+  def product(floats: Params) -> PyTree:
+    return loop.recur(with_floats(floats, params), rows)
+
+  products, vjp = jax.vjp(product, floats_of(params))
   cotangent = jax.tree.unflatten(jax.tree.structure(products), map(_merge, recurrent_bar))
   return vjp(cotangent)[0]
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop._adjoint_plan import Plan
-from rnn_jax.types import Carry, Number, Params, Size
+from rnn_jax.types import Carry, Number, Params, Size, floats_of, with_floats
 
 
 class Perturbations(NamedTuple):
@@ -119,12 +119,14 @@ def linearize(
 
   `floats` and `others` are the leaves of the step's inputs, as `split` separates them. The vjp
   returns the cotangents of params, carry, floats and perturbations. The params' cotangent leaves
-  out the path through the recurrent product, which `recurrent_gradient` adds after the loop.
+  out the path through the recurrent product, which `recurrent_gradient` adds after the loop. It has
+  None in place of integer params, which have no cotangent.
   """
 
   def step(
     free: Params, carry: Carry, floats: Sequence[Array], perturbations: Perturbations
   ) -> tuple[Carry, PyTree]:
+    free = with_floats(free, params)
     return loop.step(params, free, carry, loop.join(floats, others), perturbations)
 
   start = jax.eval_shape(loop.start, carry, loop.join(floats, others))
@@ -134,7 +136,7 @@ def linearize(
     lambda a: jnp.zeros_like(like, shape=a.shape, dtype=a.dtype),
     Perturbations(recurrent, carry if loop.probed else None),
   )
-  return jax.vjp(step, params, carry, floats, zeros)
+  return jax.vjp(step, floats_of(params), carry, floats, zeros)
 
 
 def forward_loop(
@@ -217,7 +219,7 @@ def reverse_loop(
 
   times = loop.times()
   prefetched = _read([buffers[at] for at in early], times[0 if loop.reverse else -1])
-  state = jax.tree.map(jnp.zeros_like, params), carry_bar, buffers, prefetched
+  state = jax.tree.map(jnp.zeros_like, floats_of(params)), carry_bar, buffers, prefetched
   # This scan is the reverse pass of `unroll`.
   (params_bar, carry_bar, buffers, _), _ = jax.lax.scan(
     body, state, jnp.asarray(times), reverse=not loop.reverse, unroll=loop.unroll

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from rnn_jax import checks
-from rnn_jax.types import Cell, Params, Size
+from rnn_jax.types import Cell, InitFn, Params, Size
 
 REMAT = ("none", "step", "sqrt")
 METHODS = ("loop", "associative")
@@ -98,25 +98,26 @@ def check_params(name: str, cell: Cell, params: Params, xs: Array) -> None:
   vectors = xs.ndim == 3 and jnp.issubdtype(xs.dtype, jnp.floating)
   input_size = xs.shape[-1] if vectors else 1
   try:
-    wanted = _shapes_of_params(cell, input_size)
+    wanted = _shapes_of_params(cell.init, input_size)
   except ValueError:  # the cell does not support this input size; `project` will raise
     return
-  other = _input_size(wanted, params, input_size)
-  if other is None:
+  other = None
+  if not _are_like(wanted, params):
+    other = _resized(wanted, params, input_size) or input_size_of(cell.init, params)
+  if other is None or other == input_size:
     checks.like(name, wanted, params, any_precision=True)
     return
-  checks.like(name, _shapes_of_params(cell, other), params, any_precision=True)
+  checks.like(name, _shapes_of_params(cell.init, other), params, any_precision=True)
   if vectors:  # tokens are valid for any input size
     raise ValueError(f"xs must be [T, B, {other}], got {list(xs.shape)}.")
 
 
-def _input_size(wanted: PyTree, params: Params, input_size: int) -> int | None:
-  """Returns the input size that the params were made for, or None if that size is `input_size`.
+def _resized(wanted: PyTree, params: Params, input_size: int) -> int | None:
+  """Returns the size of an axis of the params that has the size `input_size` in `wanted`.
 
-  Also returns None if the params fit no input size. `wanted` has the shapes for `input_size`.
+  Returns None if there is no such axis in the first leaf with another shape.
   """
-  expected: object = jax.tree.structure(wanted)
-  if jax.tree.structure(params) != expected:
+  if _structure(params) != _structure(wanted):
     return None
   for want, have in zip(jax.tree.leaves(wanted), jax.tree.leaves(params), strict=True):
     sizes = [pair for pair in zip(want.shape, jnp.shape(have), strict=False) if pair[0] != pair[1]]
@@ -125,23 +126,59 @@ def _input_size(wanted: PyTree, params: Params, input_size: int) -> int | None:
   return None
 
 
+def input_size_of(init: InitFn, params: Params) -> int | None:
+  """Returns the input size for which a cell's `init` returns params of these shapes.
+
+  `init` is only traced, for the input sizes 1 and 2. The size follows from an axis whose size
+  depends on the input size linearly, such as that of a kernel [D + H, 4·H].
+
+  Returns:
+    The input size; None if there is none, or if the shapes do not depend on it.
+  """
+  try:
+    one, two = (_shapes_of_params(init, size) for size in (1, 2))
+    if _structure(params) != _structure(one):
+      return None
+    for a, b, have in zip(*map(jax.tree.leaves, (one, two, params)), strict=True):
+      for low, high, size in zip(a.shape, b.shape, jnp.shape(have), strict=False):
+        if low != high:
+          found = 1 + (size - low) // (high - low)
+          fits = found > 0 and _are_like(_shapes_of_params(init, found), params)
+          return found if fits else None
+  except (TypeError, ValueError):  # the cell does not support such an input size
+    pass
+  return None
+
+
+def _are_like(wanted: PyTree, params: Params) -> bool:
+  """Returns whether the params have the structure and shapes of `wanted`."""
+  return _structure(params) == _structure(wanted) and all(
+    want.shape == jnp.shape(have)
+    for want, have in zip(jax.tree.leaves(wanted), jax.tree.leaves(params), strict=True)
+  )
+
+
+def _structure(tree: PyTree) -> object:
+  return jax.tree.structure(tree)
+
+
 # Maps each cell's `init` to `{(input size, default dtype): shapes of the params}`. An entry is
 # garbage-collected together with its `init`.
 _known_shapes: weakref.WeakKeyDictionary[Any, dict[object, PyTree]] = weakref.WeakKeyDictionary()
 
 
-def _shapes_of_params(cell: Cell, input_size: int) -> PyTree:
-  """Returns the shapes and dtypes of the cell's params.
+def _shapes_of_params(init: InitFn, input_size: int) -> PyTree:
+  """Returns the shapes and dtypes of the params from `init`.
 
   Traces `init` only once for each input size and default dtype.
   """
   key = input_size, jax.dtypes.canonicalize_dtype(float)
   try:
-    known = _known_shapes.setdefault(cell.init, {})
+    known = _known_shapes.setdefault(init, {})
   except TypeError:  # the `init` of a user's cell may be unhashable
     known = {}
   if key not in known:
-    known[key] = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))
+    known[key] = jax.eval_shape(lambda: init(jax.random.key(0), input_size))
   return known[key]
 
 

@@ -1,0 +1,447 @@
+"""Recurrent modules of Flax Linen, Flax NNX, Equinox and Haiku as a `Cell`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.errors import InvalidRngError
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key, PyTree
+
+from rnn_jax import checks
+from rnn_jax.interop.step import OutputOfOne, ParamsOf, cell_from_step
+from rnn_jax.types import Carry, Cell, Params, floats_of
+
+Result = TypeVar("Result")
+
+# `(params, carry, xs) -> (carry, ys)`: one step of a batch, with leaves [B, ...].
+StepOfBatch: TypeAlias = Callable[[Params, Carry, Array], Any]
+
+_MIXES = (
+  "{name} must run every example of a batch alone, but its result for one example depends on the "
+  "others, as with batch normalization."
+)
+_RANDOM = (
+  "{name} must draw no random numbers in a step, as dropout does. Turn them off in the module, and "
+  "use `rnn_jax.cells.zoneout`, or the dropout of `DeepRNN`."
+)
+_STATE = (
+  "{name} must keep its state in the carry and its params in {where}, got {found}, which a step "
+  "may change."
+)
+
+
+def from_linen(module: nn.Module, initial_carry: Carry | None = None) -> Cell:
+  """Returns a Cell that runs a recurrent cell of Flax Linen, with its own params.
+
+      cell = from_linen(nn.GRUCell(64))
+      params = cell.init(key, input_size)               # {"ir": {"kernel": …}, …}
+      carry, ys = unroll(cell, params, xs)
+      # The params of a trained nn.RNN(nn.GRUCell(64)) are variables["params"]["cell"].
+
+  See `cell_from_step` for what the Cell's carry and output are, and for what it costs.
+
+  Args:
+    module: a cell with the interface of `nn.RNNCellBase`, i.e. `module(carry, x) -> (carry, y)` for
+      any batch axes: nn.SimpleCell, GRUCell, MGUCell, LSTMCell, OptimizedLSTMCell, or your own.
+    initial_carry: zeros for one example, as in `cell_from_step`; by default those of
+      `module.initialize_carry`.
+  Returns:
+    A Cell: x [..., D]; params, carry and y are those of the module.
+  Raises:
+    TypeError: if `module` is not such a module.
+    ValueError: if the module has variables outside of the collection "params", draws random numbers
+      in a step, changes the carry's structure, shapes or dtypes, reads arrays other than [..., D],
+      or starts from a carry other than zeros. Also, when params are first needed, if it mixes the
+      examples of a batch.
+  """
+  if not isinstance(module, nn.Module):
+    raise TypeError(f"module must be an instance of flax.linen.Module, got {checks.shown(module)}.")
+  name = f"module {type(module).__name__}"
+  _check_reads_vectors(name, module)
+  if initial_carry is None:
+    key = jax.random.key(0)
+    initial_carry = _own_carry(name, lambda size: _method(name, module)(key, (1, size)))
+
+  def init(key: Key[Array, ""], input_size: int) -> Params:
+    with _rule(_RANDOM.format(name=name), InvalidRngError):
+      variables = module.init(key, *_first_inputs(initial_carry, input_size))
+    others = sorted(set(variables) - {"params"})
+    if others:
+      found = f"the collections {', '.join(others)}"
+      raise ValueError(_STATE.format(name=name, where="the collection params", found=found))
+    return variables.get("params", {})
+
+  def step(params: Params, carry: Carry, xs: Array) -> Any:
+    with _rule(_RANDOM.format(name=name), InvalidRngError):
+      return module.apply({"params": params}, carry, xs)
+
+  return _cell_of_batches(name, step, init, initial_carry)
+
+
+def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None) -> Cell:
+  """Returns a Cell that runs a recurrent cell of Flax NNX, with its own params.
+
+      cell = from_nnx(functools.partial(nnx.GRUCell, hidden_features=64))
+      params = cell.init(key, input_size)               # {"dense_i": {"kernel": …}, …}
+      carry, ys = unroll(cell, params, xs)
+      # The params of a trained module are nnx.to_pure_dict(nnx.state(module)).
+
+  A module of NNX is created with params of a fixed input size. So `from_nnx` takes the function
+  that creates it: `init` draws params by it, for its key and input size. See `cell_from_step` for
+  what the Cell's carry and output are, and for what it costs.
+
+  Args:
+    make: `make(input_size, rngs=rngs) -> module`, where the module has the interface of
+      `nnx.RNNCellBase`, i.e. `module(carry, x) -> (carry, y)` for any batch axes: nnx.SimpleCell,
+      GRUCell, LSTMCell, OptimizedLSTMCell, or your own.
+    initial_carry: zeros for one example, as in `cell_from_step`; by default those of
+      `module.initialize_carry`.
+  Returns:
+    A Cell: x [..., D]; the params are the values of the module's variables except for those of its
+    random numbers; carry and y are those of the module. Only an `nnx.Param` has a gradient.
+  Raises:
+    TypeError: if `make` is not a function, or does not return such a module.
+    ValueError: if a step changes a variable of the module (batch statistics, for instance), draws
+      random numbers, or changes the carry's structure, shapes or dtypes, if the module reads arrays
+      other than [..., D], or if it starts from a carry other than zeros. Also, when params are
+      first needed, if it mixes the examples of a batch.
+  """
+  if isinstance(make, nnx.Module):
+    raise TypeError(_instance("from_nnx", make, "lambda input_size, rngs: …", "nnx.state"))
+  checks.function("make", make)
+
+  def module_of(input_size: int, key: Key[Array, ""]) -> nnx.Module:
+    module = make(input_size, rngs=nnx.Rngs(key))
+    if not isinstance(module, nnx.Module):
+      raise TypeError(f"make must return an nnx.Module, got {checks.shown(module)}.")
+    return module
+
+  @functools.cache
+  def parts(input_size: int) -> tuple[Any, ...]:
+    """Returns the module's graph and the shapes of its variables, those of random numbers apart."""
+    module = nnx.eval_shape(lambda: module_of(input_size, jax.random.key(0)))
+    return nnx.split(module, nnx.Not(nnx.RngState), nnx.RngState)
+
+  def merged(input_size: int, params: Params | None) -> nnx.Module:
+    graph, variables, random = parts(input_size)
+    if params is not None:
+      variables = jax.tree.map(lambda a: a, variables)  # a copy
+      nnx.replace_by_pure_dict(variables, params)
+    return nnx.merge(graph, variables, jax.tree.map(_any_random, random))
+
+  example = merged(1, None)
+  name = f"module {type(example).__name__}"
+  _check_reads_vectors(name, example)
+  if initial_carry is None:
+    initial_carry = _own_carry(
+      name, lambda size: _method(name, merged(size, None))((1, size), rngs=nnx.Rngs(0))
+    )
+
+  def init(key: Key[Array, ""], input_size: int) -> Params:
+    return nnx.to_pure_dict(nnx.state(module_of(input_size, key), nnx.Not(nnx.RngState)))
+
+  def step(params: Params, carry: Carry, xs: Array) -> tuple[Carry, Array]:
+    module = merged(xs.shape[-1], params)
+    for _, variable in nnx.iter_graph(module):
+      if isinstance(variable, nnx.Variable) and not isinstance(variable, nnx.Param | nnx.RngState):
+        variable.set_value(jax.lax.stop_gradient(variable.get_value()))
+    before = {path: a.get_value() for path, a in nnx.to_flat_state(nnx.state(module))}
+    result = module(carry, xs)
+    for path, variable in nnx.to_flat_state(nnx.state(module)):
+      if path in before and before[path] is variable.get_value():
+        continue
+      if isinstance(variable, nnx.RngState):
+        raise ValueError(_RANDOM.format(name=name))
+      found = f"{type(variable).__name__} {'.'.join(map(str, path))}"
+      raise ValueError(_STATE.format(name=name, where="nnx.Param", found=found))
+    return result
+
+  return _cell_of_batches(name, step, init, initial_carry)
+
+
+def from_equinox(
+  make: Callable[..., Any], initial_carry: Carry, output: OutputOfOne | None = None
+) -> Cell:
+  """Returns a Cell that runs a recurrent cell of Equinox, with its own params.
+
+      cell = from_equinox(functools.partial(eqx.nn.GRUCell, hidden_size=64), jnp.zeros(64))
+      params = cell.init(key, input_size)               # a GRUCell that holds its arrays alone
+      carry, ys = unroll(cell, params, xs)
+      # The params of a trained module are eqx.filter(module, eqx.is_array).
+
+  A module of Equinox is created with params of a fixed input size. So `from_equinox` takes the
+  function that creates it: `init` draws params by it, for its key and input size. See
+  `cell_from_step` for what the Cell's carry and output are, and for what it costs.
+
+  Args:
+    make: `make(input_size, key=key) -> module`, where `module(x, carry)` returns the new carry, or
+      (carry, y), for one example: eqx.nn.GRUCell, LSTMCell, or your own.
+    initial_carry: zeros for one example: `jnp.zeros(hidden_size)` for a GRUCell, and a pair of
+      them, (hidden, cell), for an LSTMCell.
+    output: `(params, carry, x) -> y`, as in `cell_from_step`. By default y is what the module
+      returns next to the carry. If it returns the carry alone, y is the carry or, of a tuple such
+      as (hidden, cell), the first entry.
+  Returns:
+    A Cell: x [..., D]; the params are the module, with None in place of what is not a JAX array;
+    carry and y are those of the module.
+  Raises:
+    TypeError: if `make` is not a function, or does not return such a module.
+    ValueError: if the module holds an `eqx.nn.StateIndex` (batch statistics, for instance), draws
+      random numbers in a step, or changes the carry's structure, shapes or dtypes, or if
+      `initial_carry` is not zeros.
+  """
+  import equinox as eqx
+
+  if isinstance(make, eqx.Module):
+    raise TypeError(_instance("from_equinox", make, "lambda input_size, key: …", "eqx.filter"))
+  checks.function("make", make)
+
+  def arrays_and_rest(input_size: int, key: Key[Array, ""]) -> tuple[Any, Any]:
+    module = make(input_size, key=key)
+    if not isinstance(module, eqx.Module) or not callable(module):
+      raise TypeError(
+        f"make must return an eqx.Module that can be called, got {checks.shown(module)}."
+      )
+    for part in jax.tree.leaves(module, is_leaf=lambda a: isinstance(a, eqx.nn.StateIndex)):
+      if isinstance(part, eqx.nn.StateIndex):
+        name = f"module {type(module).__name__}"
+        raise ValueError(_STATE.format(name=name, where="its fields", found="an eqx.nn.StateIndex"))
+    return eqx.partition(module, eqx.is_array)
+
+  def init(key: Key[Array, ""], input_size: int) -> Params:
+    return arrays_and_rest(input_size, key)[0]
+
+  @functools.cache
+  def rest(input_size: int) -> Any:
+    found: list[Any] = []
+
+    def arrays() -> Params:
+      params, rest = arrays_and_rest(input_size, jax.random.key(0))
+      found.append(rest)
+      return params
+
+    jax.eval_shape(arrays)
+    return found[0]
+
+  def step(params: Params, carry: Carry, x: Array) -> Any:
+    module = eqx.combine(params, rest(x.shape[-1]))
+    result = _without_key(
+      f"module {type(module).__name__}",
+      lambda key: module(x, carry) if key is None else module(x, carry, key=key),
+    )
+    structure: object = jax.tree.structure(carry)
+    if output is None and isinstance(carry, tuple) and jax.tree.structure(result) == structure:
+      return result, result[0]
+    return result
+
+  return cell_from_step(step, init, initial_carry, output)
+
+
+def from_haiku(make: Callable[[], Any], initial_carry: Carry | None = None) -> Cell:
+  """Returns a Cell that runs a recurrent core of Haiku, with its own params.
+
+      cell = from_haiku(lambda: hk.LSTM(64))
+      params = cell.init(key, input_size)               # {"lstm/linear": {"w": …, "b": …}}
+      carry, ys = unroll(cell, params, xs)
+
+  A core can be created only inside of `hk.transform`. So `from_haiku` takes the function that
+  creates it. See `cell_from_step` for what the Cell's carry and output are, and for what it costs.
+
+  Args:
+    make: `make() -> core`, where the core has the interface of `hk.RNNCore`, i.e.
+      `core(x, carry) -> (y, carry)` for a batch: hk.VanillaRNN, GRU, LSTM, DeepRNN, or your own.
+    initial_carry: zeros for one example, as in `cell_from_step`; by default those of
+      `core.initial_state`.
+  Returns:
+    A Cell: x [..., D]; params, carry and y are those of the core.
+  Raises:
+    TypeError: if `make` is not a function, or does not return such a core.
+    ValueError: if the core uses `hk.get_state` (for batch statistics, for instance), draws random
+      numbers in a step, changes the carry's structure, shapes or dtypes, or starts from a carry
+      other than zeros. Also, when params are first needed, if it mixes the examples of a batch.
+  """
+  import haiku as hk
+
+  checks.function("make", make)
+
+  def core() -> Any:
+    module = make()
+    if not (isinstance(module, hk.Module) and callable(module)):
+      raise TypeError(f"make must return an hk.RNNCore, got {checks.shown(module)}.")
+    return module
+
+  # `apply` of a transformed function passes on anything that the function returns.
+  name = "core " + hk.transform(lambda: type(core()).__name__).apply({}, None)
+  run = hk.transform_with_state(lambda xs, carry: core()(xs, carry))
+  if initial_carry is None:
+    start = hk.transform(lambda: _method(name, core(), "initial_state")(1))
+    initial_carry = _own_carry(name, lambda size: start.apply({}, None))
+
+  def init(key: Key[Array, ""], input_size: int) -> Params:
+    carry, xs = _first_inputs(initial_carry, input_size)
+    params, state = run.init(key, xs, carry)
+    if state:
+      found = f"the state of {', '.join(sorted(state))}"
+      raise ValueError(_STATE.format(name=name, where="hk.get_parameter", found=found))
+    return params
+
+  def step(params: Params, carry: Carry, xs: Array) -> tuple[Carry, Array]:
+    (y, new), _ = _without_key(name, lambda key: run.apply(params, {}, key, xs, carry))
+    return new, y
+
+  return _cell_of_batches(name, step, init, initial_carry)
+
+
+def _cell_of_batches(name: str, step: StepOfBatch, init: ParamsOf, initial_carry: Carry) -> Cell:
+  """Returns a Cell that runs a module of batches on each example, as a batch of one.
+
+  Args:
+    name: the module's name, for messages.
+    step: `(params, carry, xs) -> (carry, ys)`, for leaves [B, ...].
+    init: `(key, input_size) -> params`.
+    initial_carry: zeros for one example.
+  """
+
+  def step_of_one(params: Params, carry: Carry, x: Array) -> tuple[Carry, Array]:
+    result = step(params, _batched(carry), x[None])
+    if not isinstance(result, tuple) or len(result) != 2:
+      raise TypeError(f"{name} must return a carry and an output, got {checks.shapes(result)}.")
+    squeezed: dict[int, Array] = {}  # the same array stays the same array
+
+    def squeeze(a: Array) -> Array:
+      if jnp.shape(a)[:1] != (1,):
+        raise ValueError(f"{name} must return arrays [B, ...], got {checks.shown(a)} for B = 1.")
+      return squeezed.setdefault(id(a), jnp.squeeze(a, 0))
+
+    return jax.tree.map(squeeze, result)
+
+  cell = cell_from_step(step_of_one, init, initial_carry)
+
+  @functools.cache
+  def check_mixing(input_size: int) -> None:
+    """Raises if the result for one example of a batch changes with another example."""
+
+    params = jax.eval_shape(lambda: init(jax.random.key(0), input_size))
+    inputs = jax.tree.map(lambda a: a[0], _first_inputs(initial_carry, input_size))
+
+    def draw(seed: int | Array, a: Array | jax.ShapeDtypeStruct) -> Array:
+      if not jnp.issubdtype(a.dtype, jnp.inexact):
+        return jnp.zeros(a.shape, a.dtype)
+      return jax.random.normal(jax.random.key(seed), a.shape, a.dtype)
+
+    @jax.jit
+    def first_result(seed: Array) -> PyTree[Array]:
+      own, other = (jax.tree.map(functools.partial(draw, s), inputs) for s in (0, seed))
+      carry, xs = jax.tree.map(lambda *examples: jnp.stack(examples), own, other)
+      results = step(jax.tree.map(functools.partial(draw, 0), params), carry, xs)
+      return jax.tree.map(lambda a: a[0], results)
+
+    with jax.ensure_compile_time_eval():
+      results = zip(
+        *(jax.tree.leaves(first_result(jnp.asarray(seed))) for seed in (1, 2)), strict=True
+      )
+      if not all(np.array_equal(a, b, equal_nan=True) for a, b in results):
+        raise ValueError(_MIXES.format(name=name))
+
+  def checked_init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> Params:
+    params = cell.init(key, input_size, dtype)
+    check_mixing(input_size)
+    return params
+
+  return cell._replace(init=checked_init)
+
+
+def _batched(carry: Carry) -> Carry:
+  """Returns a batch of one: leaves [1, ...]."""
+  return jax.tree.map(lambda a: jnp.asarray(a)[None], carry)
+
+
+def _first_inputs(initial_carry: Carry, input_size: int) -> tuple[Carry, Array]:
+  """Returns (carry, xs) of a batch of one: zeros, where xs have the dtype of the carry."""
+  carry = jax.tree.map(
+    lambda a: jnp.zeros((1, *jnp.shape(a)), jax.dtypes.canonicalize_dtype(a.dtype)), initial_carry
+  )
+  floats = jax.tree.leaves(floats_of(carry))
+  dtype = jnp.finfo(floats[0].dtype).dtype if floats else float
+  return carry, jnp.zeros((1, input_size), dtype)
+
+
+def _own_carry(name: str, start: Callable[[int], Carry]) -> Carry:
+  """Returns the initial carry of one example.
+
+  Args:
+    name: the module's name, for messages.
+    start: `input_size -> carry` of a batch of one, leaves [1, ...].
+  Raises:
+    ValueError: if the carry depends on the input size, or has a leaf without a batch axis.
+  """
+  carry, other = start(1), start(2)
+  for one, two in zip(jax.tree.leaves(carry), jax.tree.leaves(other), strict=True):
+    if jnp.shape(one)[:1] != (1,) or jnp.shape(two) != jnp.shape(one):
+      raise ValueError(
+        f"{name} must start from a carry [B, ...] that does not depend on the input size, got "
+        f"{checks.shapes(carry)} and {checks.shapes(other)} for B = 1 and input sizes 1 and 2."
+      )
+  return jax.tree.map(lambda a: a[0], carry)
+
+
+def _method(name: str, module: Any, method: str = "initialize_carry") -> Callable[..., Carry]:
+  """Returns a module's method that makes its initial carry; raises if it has none."""
+  found = getattr(module, method, None)
+  if not callable(found):
+    raise TypeError(f"{name} must have a method {method}, or initial_carry must be given.")
+  return found
+
+
+def _check_reads_vectors(name: str, module: Any) -> None:
+  try:
+    axes = getattr(module, "num_feature_axes", 1)
+  except NotImplementedError:
+    return
+  if axes != 1:
+    raise ValueError(f"{name} must read vectors [..., D], got num_feature_axes = {axes}.")
+
+
+def _instance(function: str, module: Any, example: str, params: str) -> str:
+  """Returns the message for a module where a function that creates it is needed."""
+  return (
+    f"{function} needs a function that creates the module for an input size, such as {example}, "
+    f"got an instance of {type(module).__name__}. Pass its own params, from {params}, to unroll."
+  )
+
+
+@contextlib.contextmanager
+def _rule(message: str, kind: type[Exception]) -> Iterator[None]:
+  """Raises a ValueError with this message in place of an error of this kind."""
+  try:
+    yield
+  except kind as error:
+    raise ValueError(message) from error
+
+
+def _without_key(name: str, run: Callable[[Key[Array, ""] | None], Result]) -> Result:
+  """Returns `run(None)`; raises a ValueError if it fails for lack of a random key."""
+  try:
+    return run(None)
+  except Exception as error:
+    try:
+      run(jax.random.key(0))
+    except Exception:
+      raise error from None
+    raise ValueError(_RANDOM.format(name=name)) from error
+
+
+def _any_random(a: Any) -> Array:
+  """Returns an arbitrary value for a variable of a generator that no step uses."""
+  if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+    return jnp.broadcast_to(jax.random.key(0), a.shape)
+  return jnp.zeros(a.shape, a.dtype)

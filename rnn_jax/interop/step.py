@@ -1,0 +1,395 @@
+"""Any step function as a `Cell`."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key, PyTree
+
+from rnn_jax import checks
+from rnn_jax.cells.dense import the_carry
+from rnn_jax.time_loop import input_size_of
+from rnn_jax.types import Carry, Cell, Features, Inputs, Params, Shape, Units, unprepared
+
+Atom = Var | Literal
+Value: TypeAlias = Any  # an array, or the value of a Literal
+
+# Dtypes of x for which a step is traced if it does not accept the default one.
+_OTHER_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
+
+# A user's functions. All of them receive one example: x [D], and a carry without batch axes.
+StepOfOne: TypeAlias = Callable[[Params, Carry, Array], Any]  # -> carry, or (carry, y)
+OutputOfOne: TypeAlias = Callable[[Params, Carry, Array], Array]  # -> y
+ParamsOf: TypeAlias = Callable[[Key[Array, ""], int], Params]  # (key, input_size) -> params
+
+
+class CarryAndOutput(NamedTuple):
+  """The carry of a cell whose output y_t cannot be computed from h_t, x_t and the params alone.
+
+  Attributes:
+    carry: the carry of the user's step, h_t.
+    y: the output [..., W].
+  """
+
+  carry: Carry
+  y: Array
+
+
+def cell_from_step(
+  step: StepOfOne, init: ParamsOf, initial_carry: Carry, output: OutputOfOne | None = None
+) -> Cell:
+  """Returns a Cell that runs `step`, a pure function of params, carry and input.
+
+      def step(params, h, x):
+        h = jnp.tanh(x @ params["in"] + h @ params["recurrent"])
+        return h, h @ params["out"]
+
+      cell = cell_from_step(step, init, jnp.zeros(64))
+      params = cell.init(key, input_size)
+      carry, ys = unroll(cell, params, xs)      # every argument of unroll, every measure
+
+  `step` is written for one example. The time loop runs it under `jax.vmap` over the batch, so one
+  example cannot affect another. It may compute anything, in any way, but it must keep no state
+  outside the carry and draw no random numbers. Its whole computation is inside the time loop. To
+  compute the input product of all steps at once, write a `Cell`.
+
+  y is computed from the new carry, outside of the carry, if `step` allows it: if y is a leaf of the
+  new carry, or if all paths from the old carry to y lead through the new carry (as for
+  y = h @ params["out"]). The carry is then that of `step`, and so is what measures see. Otherwise,
+  e.g. if y is gated by the old carry, y becomes one more leaf: the carry is
+  `CarryAndOutput(carry, y)`. Measures then include y_t in h_t: step Jacobians have W more rows and
+  columns, zero in ∂h_t/∂y_{t−1}, and W Lyapunov exponents are −inf. dL/dh_t of the other leaves
+  leaves out the path through y_t, which is part of dL/dy_t.
+
+  The cell has no `gates`, `linear` or `recurrent_kernel`. To declare one, use `cell._replace`; the
+  drive that these functions receive is x [..., D].
+
+  Args:
+    step: `(params, carry, x) -> carry` or `(params, carry, x) -> (carry, y)`, for x [D] and y [W].
+      It returns a carry with the structure, shapes and dtypes of the one it receives.
+    init: `(key, input_size) -> params`. Params are a pytree of any kind. The cell casts their float
+      and complex leaves to the dtype that it is asked for. Integer leaves are constants.
+    initial_carry: the carry of one example before the first step: a pytree of zeros of any kind,
+      such as `jnp.zeros(hidden_size)`. Float and complex leaves take the precision of xs. For a
+      carry other than zeros, use the argument `carry` of `unroll`.
+    output: `(params, carry, x) -> y`, for the new carry and y [W]. If given, a y that `step`
+      returns is ignored. Required if `step` returns a carry of several leaves and no y.
+  Returns:
+    A Cell: x [..., D], carry with leaves [..., *shape of the leaf], y [..., W]. Integer tokens
+    stand for their one-hot vectors.
+  Raises:
+    TypeError, ValueError: if an argument has the wrong type, if `initial_carry` is not zeros, if
+      `step` changes the structure, a shape or a dtype of the carry, or if y is not an array of
+      floats [W]. `init` of the cell checks the step again, for its input size and dtype.
+  """
+  for name, function in (("step", step), ("init", init)):
+    checks.function(name, function)
+  if output is not None:
+    checks.function("output", output)
+  first = _shapes(initial_carry)
+  run = functools.partial(_run, step, output)
+
+  def draw(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> Params:
+    return jax.tree.map(lambda a: _cast(a, dtype), init(key, input_size))
+
+  def trace(input_size: int, dtype: DTypeLike = float) -> _Trace:
+    params = jax.eval_shape(lambda: draw(jax.random.key(0), input_size, dtype))
+    carry = jax.eval_shape(lambda: _zeros(first, (), dtype))
+    x = jax.ShapeDtypeStruct((input_size,), jax.dtypes.canonicalize_dtype(dtype))
+    return _Trace.of(run, params, carry, x)
+
+  # Where y comes from depends on the step alone, so any input that the step accepts will do.
+  sizes = [1, *(size for a in jax.tree.leaves(first) for size in a.shape)]
+  example = _first_success(trace, itertools.product(sizes, (float, *_OTHER_DTYPES)))
+  y_is_carried = not example.y_is_readable
+
+  def checked_init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> Params:
+    checks.key("key", key)
+    checks.integer("input_size", input_size)
+    checks.float_dtype("dtype", dtype)
+    y = trace(input_size, dtype).y
+    if y_is_carried and y.shape != example.y.shape:
+      raise ValueError(
+        "step must return a y whose size does not depend on that of x, because this y has to be a "
+        f"leaf of the carry; got {list(example.y.shape)} and {list(y.shape)}. Or give output=."
+      )
+    return draw(key, input_size, dtype)
+
+  def zeros(batch_shape: Shape, dtype: DTypeLike = float) -> Carry:
+    carry = _zeros(first, batch_shape, dtype)
+    return CarryAndOutput(carry, _zeros(example.y, batch_shape, dtype)) if y_is_carried else carry
+
+  def project(params: Params, xs: Inputs, key: Key[Array, ""] | None = None) -> Features:
+    del key
+    given, xs = xs, checks.array("xs", xs, "floats", "integers")
+    if not jnp.issubdtype(xs.dtype, jnp.integer):
+      return xs
+    size = input_size_of(checked_init, params)
+    if size is None:
+      raise ValueError(
+        "xs must be vectors [..., D], because the shapes of these params do not tell the number of "
+        f"tokens, got tokens {checks.shown(xs)}."
+      )
+    checks.tokens("xs", given, size)
+    floats = [a for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return jax.nn.one_hot(xs, size, dtype=jnp.finfo(floats[0].dtype).dtype if floats else float)
+
+  def recur(params: Params, carry: Carry) -> tuple[()]:
+    del params, carry
+    return ()
+
+  def update(params: Params, carry: Carry, drive: Features, recurrent: tuple[()]) -> Carry:
+    del recurrent
+
+    def advance(params: Params, carry: Carry, x: Array) -> Carry:
+      new, y = run(params, carry.carry if y_is_carried else carry, x)
+      return CarryAndOutput(new, y) if y_is_carried else new
+
+    return _over_batch(advance, params, carry, drive)
+
+  def read(params: Params, carry: Carry, drive: Features) -> Units:
+    def read_one(params: Params, carry: Carry, x: Array) -> Array:
+      return _Trace.of(run, params, carry, x).read_y(params, carry, x)
+
+    return carry.y if y_is_carried else _over_batch(read_one, params, carry, drive)
+
+  return Cell(
+    init=checked_init,
+    initial_carry=zeros,
+    prepare=unprepared,
+    project=project,
+    recur=recur,
+    update=update,
+    output=the_carry if example.y_is_carry else read,
+    output_is_carry=example.y_is_carry,
+  )
+
+
+def _over_batch(
+  function: Callable[..., PyTree], params: Params, carry: Carry, x: Features
+) -> PyTree:
+  """Runs `function(params, carry, x)` on each example alone; the batch axes are those of x."""
+  for _ in range(x.ndim - 1):
+    function = jax.vmap(function, in_axes=(None, 0, 0))
+  return function(params, jax.tree.map(jnp.asarray, carry), jnp.asarray(x))
+
+
+def _run(
+  step: StepOfOne, output: OutputOfOne | None, params: Params, carry: Carry, x: Array
+) -> tuple[Carry, Array]:
+  """Returns (new carry, y) of one step.
+
+  Raises:
+    TypeError, ValueError: if the new carry is not like `carry`, or y is not an array of floats [W].
+  """
+  result = step(params, carry, x)
+  wanted, found = _structure(carry), _structure(result)
+  if found == wanted:
+    new, y = result, None
+  elif isinstance(result, tuple) and len(result) == 2 and _structure(result[0]) == wanted:
+    new, y = result
+  else:
+    raise TypeError(
+      "step must return a carry with the structure of the one that it receives, or (carry, y); it "
+      f"received {checks.shapes(carry)} and returned {checks.shapes(result)}."
+    )
+  new = jax.tree.map(_as_array, new)
+  checks.like(f"the carry that step returns for x {checks.shown(x)}", carry, new)
+  if output is not None:
+    y = output(params, new, x)
+  elif y is None:
+    leaves = jax.tree.leaves(new)
+    if len(leaves) != 1:
+      raise TypeError(
+        "output must be given, because step returns no y and its carry is not a single array, got "
+        f"the carry {checks.shapes(carry)}."
+      )
+    y = leaves[0]
+  if _structure(y) != _structure(0.0) or not hasattr(y, "dtype"):
+    raise TypeError(f"y must be one array, got {checks.shapes(y)}.")
+  if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.floating):
+    raise ValueError(f"y must be floats [W] for one example, got {checks.shown(y)}.")
+  return new, y
+
+
+class _Trace(NamedTuple):
+  """The equations of one step for one example, and the roles of their variables.
+
+  Attributes:
+    equations: the equations that compute y from params, x and the new carry.
+    constants: {variable: value}, the arrays that the step closes over.
+    params: the variables of the params, one for each leaf.
+    carried: {variable: leaf of the new carry}, for the variables whose values the leaf holds.
+    x: the variable of x.
+    y_variable: the variable of y.
+    y: shape and dtype of y.
+    y_is_readable: whether y depends on the old carry only through the new carry.
+    y_is_carry: whether the new carry is one array, and y is that array.
+  """
+
+  equations: Sequence[JaxprEqn]
+  constants: Mapping[Var, Value]
+  params: Sequence[Var]
+  carried: Mapping[Var, int]
+  x: Var
+  y_variable: Atom
+  y: jax.ShapeDtypeStruct
+  y_is_readable: bool
+  y_is_carry: bool
+
+  @classmethod
+  def of(cls, run: Callable[..., PyTree], params: Params, carry: Carry, x: Any) -> _Trace:
+    """Traces `run(params, carry, x) -> (new carry, y)`."""
+    traced, (_, y) = jax.make_jaxpr(run, return_shape=True)(params, carry, x)
+    leaves = jax.tree.leaves((params, carry, x))
+    # Functions under `jax.jit` are opened, because they may compute both y and the new carry.
+    opened = jax.make_jaxpr(functools.partial(_evaluate, traced))(*leaves)
+    jaxpr = opened.jaxpr
+    num_carries = len(jax.tree.leaves(carry))
+    *of_params, x_variable = jaxpr.invars
+    cut = len(of_params) - num_carries
+    of_params, old_carry = of_params[:cut], of_params[cut:]
+    *new_carry, y_variable = jaxpr.outvars
+
+    carried = {v: leaf for leaf, v in reversed([*enumerate(new_carry)]) if isinstance(v, Var)}
+    for equation in jaxpr.eqns:
+      # An array that the step only reshapes can be read from the carry, too.
+      if equation.primitive.name in ("reshape", "squeeze") and equation.outvars[0] in carried:
+        carried.setdefault(equation.invars[0], carried[equation.outvars[0]])
+    # Params, x and constants are not read from the carry, unless y itself is a leaf of it.
+    for v in {*of_params, x_variable, *jaxpr.constvars} - {y_variable}:
+      carried.pop(v, None)
+    needed, equations = [y_variable], []
+    for equation in reversed(jaxpr.eqns):
+      if any(v in needed and v not in carried for v in equation.outvars):
+        equations.append(equation)
+        needed += equation.invars
+    return cls(
+      equations=equations[::-1],
+      constants=dict(zip(jaxpr.constvars, opened.consts, strict=True)),
+      params=of_params,
+      carried=carried,
+      x=x_variable,
+      y_variable=y_variable,
+      y=y,
+      y_is_readable=not any(v in needed and v not in carried for v in old_carry),
+      y_is_carry=_structure(carry) == _structure(0.0) and y_variable is new_carry[0],
+    )
+
+  def read_y(self, params: Params, carry: Carry, x: Array) -> Array:
+    """Returns y, computed from the new carry."""
+    if not self.y_is_readable:
+      raise ValueError(
+        "step must compute y from the new carry for all dtypes, or for none, got "
+        f"{checks.shapes(carry)} and x {checks.shown(x)}."
+      )
+    arguments = zip([*self.params, self.x], jax.tree.leaves((params, x)), strict=True)
+    leaves = jax.tree.leaves(carry)
+    read = {v: _reshaped(leaves[leaf], v) for v, leaf in self.carried.items()}
+    values = {**self.constants, **dict(arguments), **read}
+    return _results(self.equations, values, [self.y_variable])[0]
+
+
+def _evaluate(traced: ClosedJaxpr, *arguments: Value) -> list[Value]:
+  """Evaluates a jaxpr, equation by equation, including those of functions under `jax.jit`."""
+  variables = [*traced.jaxpr.constvars, *traced.jaxpr.invars]
+  values = dict(zip(variables, [*traced.consts, *arguments], strict=True))
+  return _results(traced.jaxpr.eqns, values, traced.jaxpr.outvars)
+
+
+def _results(
+  equations: Sequence[JaxprEqn], values: Mapping[Var, Value], outputs: Sequence[Atom]
+) -> list[Value]:
+  """Evaluates equations, given the values of the variables that they read."""
+  values = dict(values)
+
+  def value(v: Atom) -> Value:
+    return v.val if isinstance(v, Literal) else values[v]
+
+  for equation in equations:
+    arguments = list(map(value, equation.invars))
+    if equation.primitive.name == "jit":
+      results = _evaluate(equation.params["jaxpr"], *arguments)
+    else:
+      params = equation.primitive.get_bind_params(equation.params)
+      with equation.ctx.manager:  # e.g. the precision of matrix products
+        result = equation.primitive.bind(*arguments, **params)
+      results = result if equation.primitive.multiple_results else [result]
+    values.update(zip(equation.outvars, results, strict=True))
+  return list(map(value, outputs))
+
+
+def _first_success(trace: Callable[..., _Trace], inputs: Iterable[tuple[int, DTypeLike]]) -> _Trace:
+  """Returns the first trace that succeeds; raises the first error if none does."""
+  errors: list[Exception] = []
+  for size, dtype in dict.fromkeys(inputs):
+    try:
+      return trace(size, dtype)
+    except Exception as error:  # whatever the user's functions raise
+      kind = jax.dtypes.canonicalize_dtype(dtype)
+      error.add_note(f"(while tracing init and step for x {kind}[{size}])")
+      errors.append(error)
+  raise errors[0]
+
+
+def _shapes(initial_carry: Carry) -> Carry:
+  """Returns shape and dtype of each leaf of a carry of zeros."""
+
+  def leaf(path: tuple[Any, ...], a: Any) -> jax.ShapeDtypeStruct:
+    name = f"initial_carry{jax.tree_util.keystr(path)}"
+    if not isinstance(a, jax.ShapeDtypeStruct | jax.core.Tracer):
+      a = np.asarray(a)
+    if not (jnp.issubdtype(a.dtype, jnp.number) or a.dtype == np.bool_):
+      raise TypeError(f"{name} must be an array of numbers, got {checks.shown(a)}.")
+    if isinstance(a, np.ndarray) and np.any(a):
+      raise ValueError(
+        f"{name} must be zeros, got {checks.shown(a)} with other values. Pass another carry to "
+        "`unroll` as `carry`."
+      )
+    return jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype))
+
+  return jax.tree_util.tree_map_with_path(leaf, initial_carry)
+
+
+def _zeros(shapes: Carry, batch_shape: Shape, dtype: DTypeLike) -> Carry:
+  """Returns zeros with leaves [*batch_shape, ...]; the precision of floats is that of `dtype`."""
+  return jax.tree.map(
+    lambda a: jnp.zeros((*batch_shape, *a.shape), _with_precision(a.dtype, dtype)), shapes
+  )
+
+
+def _cast(a: Any, dtype: DTypeLike) -> Array:
+  """Returns a leaf of the params as an array; the precision of floats is that of `dtype`."""
+  a = _as_array(a)
+  return a.astype(_with_precision(a.dtype, dtype))
+
+
+def _with_precision(kind: np.dtype, dtype: DTypeLike) -> np.dtype:
+  """Returns `dtype` if `kind` is real, its complex counterpart if complex, and else `kind`."""
+  if jnp.issubdtype(kind, jnp.floating):
+    return jax.dtypes.canonicalize_dtype(dtype)
+  if jnp.issubdtype(kind, jnp.complexfloating):
+    return np.result_type(jax.dtypes.canonicalize_dtype(dtype), np.complex64)
+  return kind
+
+
+def _reshaped(a: Array, variable: Var) -> Array:
+  """Returns `a` in the shape of the variable."""
+  aval: Any = variable.aval
+  return a if a.shape == aval.shape else a.reshape(aval.shape)
+
+
+def _as_array(a: Any) -> Array:
+  return a if isinstance(a, jax.Array) else jnp.asarray(a)
+
+
+def _structure(tree: PyTree) -> object:
+  return jax.tree.structure(tree)
