@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -362,9 +362,15 @@ def check_batch_axes(example: Example) -> None:
   """Checks that each example of a batch has the step that it has alone, without batch axes."""
   batch_shape = (2, 2)
   carry, x = example.draw_carry(batch_shape), example.draw_xs(batch_shape)
-  together = example.step_from(example.params, carry, x)
+
+  @jax.jit
+  def both(carry: Carry, x: jax.Array) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    step = functools.partial(example.step_from, example.params)
+    return step(carry, x), jax.vmap(jax.vmap(step))(carry, x)
+
+  together, apart = jax.device_get(both(carry, x))
   for i in np.ndindex(*batch_shape):
-    alone = example.step_from(example.params, jax.tree.map(lambda a, i=i: a[i], carry), x[i])
+    alone = jax.tree.map(lambda a, i=i: a[i], apart)
     for name, want in alone.items():
       _require_close(
         f"cell.{name} must compute each example by itself: with batch axes {batch_shape} it "
@@ -552,9 +558,11 @@ def check_tokens(example: Example) -> str | None:
     if isinstance(error.__cause__, TypeError | ValueError):
       return f"does not apply: the cell takes no tokens ({error.__cause__!s:.100})"
     raise
-  expected = pulled_back(jnp.asarray(one_hot))
-  for dtype in (np.int32, np.uint8):
-    drive, bar = pulled_back(tokens.astype(dtype))
+  dtypes = (np.int32, np.uint8)
+  expected, *found = jax.jit(lambda *inputs: list(map(pulled_back, inputs)))(
+    one_hot, *map(tokens.astype, dtypes)
+  )
+  for dtype, (drive, bar) in zip(dtypes, found, strict=True):
     rule = (
       f"cell.project accepts integer tokens, here {np.dtype(dtype)}{[_BATCH_SIZE]}, which must "
       "stand for their one-hot vectors, but"
@@ -576,7 +584,6 @@ def check_bfloat16(example: Example) -> str | None:
     if error.__cause__ is not None:
       return f"does not apply: the cell takes no bfloat16 ({error.__cause__!s:.100})"
     raise
-  _require_finite("cell.init must return finite params in bfloat16", example.init(0, dtype))
   return None
 
 
@@ -592,12 +599,36 @@ def check_derivatives(example: Example) -> str | None:
     "update": (cell.update, (params, carry, drive, recurrent)),
     "output": (cell.output, (params, carry, drive)),
   }
-  reasons = [_check_derivatives(f"cell.{name}", *call) for name, call in calls.items()]
-  return next((reason for reason in reasons if reason), None)
+  floats = {name: tuple(map(floats_of, args)) for name, (_, args) in calls.items()}
+  results = jax.jit(
+    lambda floats: {name: _derivatives(*calls[name], floats[name]) for name in calls}
+  )(floats)
+  reverse_only = [name for name in calls if _compare_derivatives(f"cell.{name}", results[name])]
+  if reverse_only:
+    return f"passed in reverse mode alone, because cell.{reverse_only[0]} has a jax.custom_vjp"
+  return None
 
 
-def _check_derivatives(name: str, function: Any, args: tuple[PyTree, ...]) -> str | None:
-  floats = tuple(map(floats_of, args))
+class _Derivatives(NamedTuple):
+  """The derivatives of a function in one random direction.
+
+  Attributes:
+    difference: the derivative by finite differences.
+    tangent: the derivative in forward mode; None if the function has none, due to a custom_vjp.
+    along: the inner product of a random cotangent with the tangent, or else the difference.
+    product: the same number, computed in reverse mode.
+  """
+
+  difference: PyTree
+  tangent: PyTree | None
+  along: jax.Array
+  product: jax.Array
+
+
+def _derivatives(
+  function: Callable[..., PyTree], args: tuple[PyTree, ...], floats: tuple[PyTree, ...]
+) -> _Derivatives | None:
+  """Returns derivatives at `args`, whose floats are `floats`; None if no result is a float."""
 
   def moved(*floats: PyTree) -> PyTree:
     return floats_of(function(*map(with_floats, floats, args)))
@@ -612,36 +643,40 @@ def _check_derivatives(name: str, function: Any, args: tuple[PyTree, ...]) -> st
     moved(*jax.tree.map(lambda a, v, s=s: a + s * epsilon * v, floats, direction)) for s in (1, -1)
   )
   difference = jax.tree.map(lambda a, b: (a - b) / (2 * epsilon), high, low)
-  hint = (
-    f"Compare the derivative of {name}, where it is written by hand (jax.custom_jvp, "
-    "jax.custom_vjp), with that of the plain function. Functions without a derivative "
-    "(jnp.round, stop_gradient) are not allowed in a cell; nor are casts to a lower precision."
-  )
   try:
     tangent = jax.jvp(moved, floats, direction)[1]
   except AssertionError as error:
     if "custom_vjp" not in str(error):
       raise
     tangent = None
-  if tangent is not None:
+  along = _inner(cotangent, difference if tangent is None else tangent)
+  return _Derivatives(difference, tangent, along, _inner(vjp(cotangent), direction))
+
+
+def _compare_derivatives(name: str, found: _Derivatives | None) -> bool:
+  """Returns whether the function has derivatives in reverse mode alone; raises if one is wrong."""
+  if found is None:
+    return False
+  hint = (
+    f"Compare the derivative of {name}, where it is written by hand (jax.custom_jvp, "
+    "jax.custom_vjp), with that of the plain function. Functions without a derivative "
+    "(jnp.round, stop_gradient) are not allowed in a cell; nor are casts to a lower precision."
+  )
+  if found.tangent is not None:
     _require_close(
       f"{name}: the derivative in forward mode (jax.jvp) is not that of finite differences. {hint}",
-      tangent,
-      difference,
+      found.tangent,
+      found.difference,
       tolerance=1e-6,
     )
-  along = _inner(cotangent, difference if tangent is None else tangent)
-  product = _inner(vjp(cotangent), direction)
   _require_close(
     f"{name}: the derivative in reverse mode (jax.vjp) is not that of "
-    f"{'finite differences' if tangent is None else 'forward mode'}. {hint}",
-    product,
-    along,
-    tolerance=1e-6 if tangent is None else 1e-9,
+    f"{'finite differences' if found.tangent is None else 'forward mode'}. {hint}",
+    found.product,
+    found.along,
+    tolerance=1e-6 if found.tangent is None else 1e-9,
   )
-  if tangent is None:
-    return f"passed in reverse mode alone, because {name} has a jax.custom_vjp"
-  return None
+  return found.tangent is None
 
 
 @_in_float64
