@@ -65,9 +65,9 @@ def _identity(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = floa
 
 RECURRENT_KERNELS: Mapping[str, Initializer] = {
   # U Uᵀ = I: every singular value is 1 (Saxe et al., 2014, https://arxiv.org/abs/1312.6120).
-  "orthogonal": jax.nn.initializers.orthogonal(),
+  "orthogonal": drawn_in_float32(jax.nn.initializers.orthogonal()),
   # U_ij ~ N(0, 1/H): spectral radius near 1, singular values spread over (0, 2).
-  "gaussian": jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+  "gaussian": drawn_in_float32(jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")),
   "identity": _identity,
 }
 

@@ -85,7 +85,9 @@ def test_chrono_bias_spreads_forgetting_times():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("init", [recurrent_kernel(), input_kernel, chrono_bias(10)])
+@pytest.mark.parametrize(
+  "init", [recurrent_kernel(), input_kernel, chrono_bias(10), *RECURRENT_KERNELS.values()]
+)
 def test_half_precision_is_drawn_in_float32_and_rounded(init, dtype):
   found, full = jax.jit(lambda key: [init(key, (H, H), d) for d in (dtype, float)])(
     jax.random.key(0)
