@@ -417,12 +417,15 @@ def check_gates(example: Example) -> str | None:
     f"cell.gates must return a dict {{name: values}} of at least one gate, got "
     f"{checks.shapes(gates)}. The field of a cell without gates is None.",
   )
-  shape = (_BATCH_SIZE, jax.tree.leaves(example.carry)[0].shape[-1])
+  units, source = jax.tree.leaves(example.carry)[0], "first leaf of the carry"
+  if units.ndim > 2:  # a matrix for each head, whose axes are not the units
+    units, source = cell.output(example.params, example.carry, example.drive), "output"
+  shape = (_BATCH_SIZE, units.shape[-1])
   for name, values in gates.items():
     _require(
       jnp.shape(values) == shape,
       f"cell.gates must return values [*batch, H], here {list(shape)}, one for each unit of the "
-      f"first leaf of the carry, but gate '{name}' is {checks.shown(values)}.",
+      f"{source}, but gate '{name}' is {checks.shown(values)}.",
     )
     _require(
       bool(np.all((values >= 0) & (values <= 1))),

@@ -73,13 +73,13 @@ def delta_net(
 
   Args:
     hidden_size: width H of the output.
-    num_heads: N, a divisor of H. The authors use 4 and more.
+    num_heads: N, a divisor of H. The authors' code uses 4 by default.
     negative_eigenvalues: whether β is 2 σ(x w_β), so that the eigenvalue 1 − β may be negative, as
       tasks that track a state need (Grazzi et al., 2024).
   Returns:
     A Cell: x [..., D], carry S [..., N, P, P] (keys × values), y [..., H];
-    params {"w_x": [D, 3·H + N]} in the order q, k, v, β, LeCun normal (the paper states none).
-    Gates, the same for all units of a head: {"update": σ(x w_β)}.
+    params {"w_x": [D, 3·H + N]} in the order q, k, v, β, LeCun normal. Gates, the
+    same for all units of a head: {"update": σ(x w_β)}.
   Raises:
     TypeError, ValueError: if `hidden_size` is below 1, `num_heads` does not divide it, or
       `negative_eigenvalues` is not a bool.
@@ -122,7 +122,7 @@ def gated_delta_net(
 
   Args:
     hidden_size: width H of the output.
-    num_heads: N, a divisor of H. The authors use 6.
+    num_heads: N, a divisor of H. The authors' code uses 6 by default.
     negative_eigenvalues: whether β is 2 σ(x w_β), as in `delta_net`.
   Returns:
     A Cell: x [..., D], carry S [..., N, P, P] (keys × values), y [..., H];

@@ -1,4 +1,4 @@
-"""Functions shared by the cells with a matrix memory, whose units form heads of equal size."""
+"""Functions shared by the cells whose units form heads of equal size."""
 
 from __future__ import annotations
 

@@ -75,12 +75,12 @@ def mlstm(
   value v under the key k, and the query q reads it. The stabilizer m is the logarithm of a scale
   that is factored out of C and n to avoid overflow; in exact arithmetic it does not change y.
 
-  Step Jacobian: block-diagonal, because no gate reads the carry: ∂C'/∂C = ∂n'/∂n = f' I. Its
-  products over time are those of f for the unscaled memory e^m C, so they never explode if f is a
-  sigmoid. (C, n, m) and (λ C, λ n, m − ln λ) represent the same memory and have the same outputs,
-  so dL/dm = ⟨C, dL/dC⟩ + ⟨n, dL/dn⟩, where the derivatives treat C, n and m as independent
-  variables. To the decay map it adds one factor f' per head, the same for all P² entries of a
-  memory, which depends on the input alone and which one large input gate sets to 0.
+  Step Jacobian: ∂C'/∂C = ∂n'/∂n = f' I, because no gate reads C or n. For the unscaled memory e^m C
+  the factor is f itself, so products over time never explode if f is a sigmoid. (C, n, m) and
+  (λ C, λ n, m − ln λ) represent the same memory and have the same outputs, so
+  dL/dm = ⟨C, dL/dC⟩ + ⟨n, dL/dn⟩, where the derivatives treat C, n and m as independent variables.
+  To the decay map it adds one factor f' per head, the same for all P² entries of a memory, which
+  the inputs alone determine, and which a single large input gate i pushes toward 0.
 
   Args:
     hidden_size: width H of the output.

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Key
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, hidden_recur, the_hidden_state
+from rnn_jax.cells.heads import check_heads
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel
 from rnn_jax.types import Array, Cell, CellArray, Features, FlatParams, Gates, Shape, Units
@@ -76,11 +77,7 @@ def slstm(
     Beck et al., 2024, https://arxiv.org/abs/2405.04517; for the initialization, and for m' = i at
     the first step: https://github.com/NX-AI/xlstm
   """
-  checks.integer("hidden_size", hidden_size)
-  checks.integer("num_heads", num_heads)
-  if hidden_size % num_heads:
-    raise ValueError(f"num_heads must divide hidden_size {hidden_size}, got {num_heads}.")
-  head_size = hidden_size // num_heads
+  head_size = check_heads(hidden_size, num_heads)
   biases = FORGET_BIASES[checks.choice("forget_biases", forget_biases, FORGET_BIASES)]
 
   @drawn_in_float32

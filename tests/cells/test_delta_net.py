@@ -10,6 +10,7 @@ from golden import B, D, H, T, check, draw, sigmoid
 
 from rnn_jax import make_cell, unroll
 from rnn_jax.gradient_flow import step_jacobians
+from rnn_jax.testing import Example, check_gates
 
 EPSILON = 1e-6
 
@@ -116,6 +117,11 @@ def test_initial_decay_rates_are_those_of_the_authors_code(x64):
   np.testing.assert_allclose(rate.mean(), 8, rtol=0.03)
   assert 0.001 <= step.min() < 0.0011 and 0.095 < step.max() <= 0.1
   np.testing.assert_allclose(np.log(step).mean(), np.log(0.01), rtol=0.03)
+
+
+@pytest.mark.parametrize("name", ["mlstm", "gated_delta_net"])
+def test_gates_of_several_heads_have_a_value_for_each_unit(name):
+  assert check_gates(Example(make_cell(name, H, num_heads=2))) is None
 
 
 def test_invalid_options_are_refused(unchecked_types):
