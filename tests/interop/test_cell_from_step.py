@@ -13,10 +13,11 @@ import pytest
 from own_cells import OWN, Counted, H, counting, gating, nested, normal
 
 from rnn_jax import BidirectionalRNN, DeepRNN, gradient_flow, gradient_probe, make_cell, unroll
-from rnn_jax.cells import layer_norm, residual, stack, zoneout
+from rnn_jax.cells import CELLS, layer_norm, residual, stack, zoneout
 from rnn_jax.checkpoints import restore, save
 from rnn_jax.interop import CarryAndOutput, cell_from_step
 from rnn_jax.tasks import Batch
+from rnn_jax.testing import check_cell
 from rnn_jax.training import init_state, update
 from rnn_jax.types import floats_of, with_floats
 
@@ -330,6 +331,39 @@ def test_the_users_own_error_says_what_was_traced():
   with pytest.raises(TypeError, match="contracting dimensions") as caught:
     bad(lambda p, h, x: h @ jnp.zeros((7, 7)))()
   assert caught.value.__notes__[-1:] == ["(while tracing init and step for x float32[1])"]
+
+
+@pytest.mark.parametrize("name", ["nested", "gating"])
+def test_such_cells_keep_the_contract_of_cell(name):
+  check_cell(OWN[name]())
+
+
+def test_a_sweep_trains_a_registered_cell(monkeypatch, tmp_path):
+  import experiments
+  from experiments.sweep.figures import gradients as figures
+
+  def own(hidden_size):
+    """A cell of one's own."""
+
+    def step(params, h, x):
+      h = jnp.tanh(x @ params["layers"][0] + h[params["order"]] @ params["layers"][1])
+      return h, h @ params["layers"][1]
+
+    def init(key, input_size):
+      kernels = normal(key, input_size, hidden_size), normal(key, hidden_size, hidden_size)
+      return {"layers": kernels, "order": jnp.arange(hidden_size)[::-1]}
+
+    return cell_from_step(step, init, jnp.zeros(hidden_size))
+
+  monkeypatch.setitem(CELLS, "own", own)
+  monkeypatch.setattr(figures, "save_all", lambda *_: ["no picture"])
+  jax.devices()
+  settings = experiments.SweepSettings(match_params=70, measures=["lag"], compilation_cache="none")
+  axes = {"cell": ["own"], "task": "adding", "sequence_length": 8, "batch_size": 4}
+  axes |= {"steps": 2, "seed": [0, 1]}
+  data = experiments.run_sweep(settings, axes, tmp_path / "sweep", progress=False)
+  assert data.sizes["run"] == 2
+  assert np.all(np.isfinite(data["loss"]))
 
 
 def test_the_size_of_such_a_network_is_known():
