@@ -53,7 +53,7 @@ def from_linen(module: nn.Module, initial_carry: Carry | None = None) -> Cell:
     module: a cell with the interface of `nn.RNNCellBase`, i.e. `module(carry, x) -> (carry, y)` for
       any batch axes: nn.SimpleCell, GRUCell, MGUCell, LSTMCell, OptimizedLSTMCell, or your own.
     initial_carry: zeros for one example, as in `cell_from_step`; by default those of
-      `module.initialize_carry`.
+      `module.initialize_carry`. Needed if this method requires params or has another signature.
   Returns:
     A Cell: x [..., D]; params, carry and y are those of the module.
   Raises:

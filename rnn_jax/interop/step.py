@@ -58,8 +58,9 @@ def cell_from_step(
 
   `step` is written for one example. The time loop runs it under `jax.vmap` over the batch, so one
   example cannot affect another. It may compute anything, in any way, but it must keep no state
-  outside the carry and draw no random numbers. Its whole computation is inside the time loop. To
-  compute the input product of all steps at once, write a `Cell`.
+  outside the carry and draw no random numbers. Arrays that it closes over are constants; what is
+  differentiated has to be in the params. Its whole computation is inside the time loop. To compute
+  the input product of all steps at once, write a `Cell`.
 
   y is computed from the new carry, outside of the carry, if `step` allows it: if y is a leaf of the
   new carry, or if all paths from the old carry to y lead through the new carry (as for
