@@ -40,6 +40,7 @@ hold the layer's inputs constant. For the dynamics of a deep network as a whole,
 one cell: `measure([stack(cells)], [params], xs)`.
 
 `saliency` and `first_nonfinite` include the embedding and the readout, so they take a `DeepRNN`.
+`scan_gradients` measures dL/dh_t in any model's loss function, without a `Cell`.
 `decay_rate`, `half_life`, `effective_memory` and `choose_truncation` summarize a lag profile.
 """
 
@@ -56,6 +57,7 @@ from rnn_jax.gradient_flow.omega import omega
 from rnn_jax.gradient_flow.reverse_sweep import Pass
 from rnn_jax.gradient_flow.saliency import saliency
 from rnn_jax.gradient_flow.saturation import Saturation, gate_values, saturation
+from rnn_jax.gradient_flow.scan_gradients import ScanGradient, ScanGradients, scan_gradients
 from rnn_jax.gradient_flow.sensitivity import sensitivity
 from rnn_jax.gradient_flow.truncation_bias import TruncationBias, truncation_bias
 from rnn_jax.gradient_flow.weight_shares import weight_share_norms, weight_shares
@@ -64,6 +66,8 @@ __all__ = [
   "NonFinite",
   "Pass",
   "Saturation",
+  "ScanGradient",
+  "ScanGradients",
   "TruncationBias",
   "carry_gradients",
   "choose_truncation",
@@ -81,6 +85,7 @@ __all__ = [
   "omega",
   "saliency",
   "saturation",
+  "scan_gradients",
   "sensitivity",
   "singular_values",
   "step_jacobians",

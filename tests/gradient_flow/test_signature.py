@@ -41,6 +41,7 @@ LOSSES = {"lag_profile": lambda y: y[:, 0]}
 OTHERS = {
   *("NonFinite", "Pass", "Saturation", "TruncationBias", "forward_layers", "joint_size"),
   *("saliency", "first_nonfinite", "describe_nonfinite"),
+  *("ScanGradient", "ScanGradients", "scan_gradients"),
   *("choose_truncation", "decay_rate", "effective_memory", "half_life"),
 }
 

@@ -1,0 +1,464 @@
+"""The scans of a traced program: finding and describing them, and running one with a probe.
+
+A program is traced to a jaxpr, a list of equations. `jax.lax.scan` is one equation, whose body is a
+jaxpr, too.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jax.extend.core import primitives
+from jaxtyping import Array
+
+from rnn_jax import time_loop
+from rnn_jax.probes import tap
+
+Probe: TypeAlias = Sequence[Array]  # one array per real or complex leaf of a scan's carry
+
+# Equations that only call a jaxpr, and the parameter that holds it. Their scans are measured.
+_CALLS = {
+  primitives.jit_p: "jaxpr",
+  primitives.remat_p: "jaxpr",
+  primitives.closed_call_p: "call_jaxpr",
+}
+# Why scans inside other equations are not measured.
+_REASONS = {
+  primitives.scan_p: "it is inside another scan; pass the loss of one of that scan's iterations",
+  primitives.while_p: "it is inside a while loop",
+  primitives.cond_p: "it is inside a cond or switch",
+  primitives.custom_vjp_call_p: "it is inside a function with its own backward pass (custom_vjp)",
+  primitives.custom_jvp_call_p: "it is inside a function with its own derivative (custom_jvp)",
+}
+_REASON_OF_UNROLL = (
+  "rnn_jax.unroll has its own backward pass; pass it probe=gradient_probe(...), or "
+  "forward_mode=True to have this scan measured"
+)
+
+_JAX = Path(jax.__file__).parent
+_LIBRARY = Path(time_loop.__file__).parents[1]
+_PYTHON = Path(sysconfig.get_path("stdlib"))
+
+
+class Scan(NamedTuple):
+  """A scan of a traced program.
+
+  Attributes:
+    equation: its equation.
+    body: its body, in which calls are replaced by the called equations, so that it can be seen how
+      the outputs depend on the new carry. A `jax.checkpoint` that returns no new carry is kept.
+    num_carry: number of leaves of its carry.
+    checkpoint: the options of a replaced `jax.checkpoint`; None if there was none.
+    scope: the names of the modules and named scopes around it.
+  """
+
+  equation: core.JaxprEqn
+  body: core.ClosedJaxpr
+  num_carry: int
+  checkpoint: dict[str, Any] | None
+  scope: str
+
+
+def is_inexact(a: Any) -> bool:
+  """Returns whether an array, or the type of a variable, is real or complex."""
+  return jnp.issubdtype(a.dtype, np.inexact)
+
+
+# Finding scans
+
+
+def find_scans(jaxpr: core.Jaxpr, scope: str = "") -> Iterator[Scan]:
+  """Yields the scans that can be measured, in order of evaluation.
+
+  Args:
+    jaxpr: the program.
+    scope: the names of the modules and named scopes around the program.
+  """
+  for equation in jaxpr.eqns:
+    if _has_gradient(equation):
+      yield _scan(equation, _scope(equation, scope))
+    elif equation.primitive in _CALLS:
+      yield from find_scans(_called(equation)[0], _scope(equation, scope))
+
+
+def skipped_scans(jaxpr: core.Jaxpr, scope: str = "", reason: str = "") -> Iterator[str]:
+  """Yields a text for each scan that cannot be measured: where it is, and why not.
+
+  Args:
+    jaxpr: the program.
+    scope: the names of the modules and named scopes around the program.
+    reason: why scans in this program cannot be measured; empty if they can.
+  """
+  for equation in jaxpr.eqns:
+    inside = _scope(equation, scope)
+    if reason and _has_gradient(equation):
+      yield f"{place(equation, inside)}: {_reason_of_unroll(equation, reason)}"
+    inner = reason
+    if not reason and equation.primitive not in _CALLS:
+      inner = _REASONS.get(equation.primitive, f"it is inside {equation.primitive}")
+    for called in core.jaxprs_in_params(equation.params):
+      yield from skipped_scans(called, inside, inner)
+
+
+def _reason_of_unroll(equation: core.JaxprEqn, reason: str) -> str:
+  """Returns the given reason, or a better one for a scan of `rnn_jax.unroll`."""
+  in_unroll = any(_LIBRARY / "time_loop" in Path(f.file_name).parents for f in _frames(equation))
+  own_backward = reason == _REASONS[primitives.custom_vjp_call_p]
+  return _REASON_OF_UNROLL if in_unroll and own_backward else reason
+
+
+def _has_gradient(equation: core.JaxprEqn) -> bool:
+  """Returns whether an equation is a scan whose carry has a real or complex leaf."""
+  return equation.primitive is primitives.scan_p and any(
+    is_inexact(var.aval) for var in equation.outvars[: _num_carry(equation)]
+  )
+
+
+def _num_carry(equation: core.JaxprEqn) -> int:
+  """Returns the number of leaves of a scan's carry.
+
+  A leaf of the carry has the same shape in the results of the scan and of its body; ys have one
+  more axis in those of the scan.
+  """
+  pairs = zip(equation.outvars, equation.params["jaxpr"].jaxpr.outvars, strict=True)
+  return sum(_shape(out) == _shape(result) for out, result in pairs)
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+  return atom.aval.shape
+
+
+def _called(equation: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:
+  """Returns the jaxpr that an equation of `_CALLS` calls, and its constants."""
+  jaxpr = equation.params[_CALLS[equation.primitive]]
+  return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, core.ClosedJaxpr) else (jaxpr, ())
+
+
+def _checkpoint_options(equation: core.JaxprEqn) -> dict[str, Any]:
+  return {name: equation.params[name] for name in ("policy", "prevent_cse")}
+
+
+def _scan(equation: core.JaxprEqn, scope: str) -> Scan:
+  num_carry = _num_carry(equation)
+  body, checkpoint = equation.params["jaxpr"], None
+  while True:
+    carried = _carried(body.jaxpr, num_carry)
+    calls = [
+      e
+      for e in body.jaxpr.eqns
+      if e.primitive in _CALLS
+      and (e.primitive is not primitives.remat_p or not carried.keys().isdisjoint(e.outvars))
+    ]
+    if not calls:
+      return Scan(equation, body, num_carry, checkpoint, scope)
+    for call in calls:
+      if call.primitive is primitives.remat_p:
+        checkpoint = _checkpoint_options(call)
+    body = _without_calls(body, calls)
+
+
+def _without_calls(body: core.ClosedJaxpr, calls: Sequence[core.JaxprEqn]) -> core.ClosedJaxpr:
+  """Returns a jaxpr in which the given calls are replaced by the equations that they call."""
+  replaced = set(map(id, calls))
+
+  def evaluate(*operands: Any) -> list[Any]:
+    env = _environment(body.jaxpr, body.consts, operands)
+    for equation in body.jaxpr.eqns:
+      if id(equation) in replaced:
+        jaxpr, consts = _called(equation)
+        given = [read(env, atom) for atom in equation.invars]
+        values = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, consts))(*given)
+      else:
+        values = run_equation(body.jaxpr, equation, env)
+      env.update(zip(equation.outvars, values, strict=True))
+    return [read(env, atom) for atom in body.jaxpr.outvars]
+
+  operands = [
+    jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=getattr(a, "weak_type", False))
+    for a in body.in_avals
+  ]
+  return jax.make_jaxpr(evaluate)(*operands)
+
+
+# Describing a scan
+
+
+class Place(NamedTuple):
+  """Where a scan is, and its length."""
+
+  source: str
+  scope: str
+  length: int
+
+  def __str__(self) -> str:
+    """Returns the place as text, for messages."""
+    scope = f", in {self.scope}" if self.scope else ""
+    return f"scan of {self.length} steps at {self.source}{scope}"
+
+
+def place(equation: core.JaxprEqn, scope: str) -> Place:
+  """Returns where a scan is.
+
+  The source is the innermost line of code outside Python's and installed packages, or else the
+  innermost line outside JAX.
+  """
+  frames = [f for f in _frames(equation) if not Path(f.file_name).is_relative_to(_JAX)]
+  own = [f for f in frames if not _is_library(Path(f.file_name))]
+  frame = next(iter(own or frames), None)
+  source = f"{frame.file_name}:{frame.line_num} ({frame.function_name})" if frame else "unknown"
+  return Place(source, scope, equation.params["length"])
+
+
+def leaves_of(scan: Scan) -> list[tuple[str, jax.ShapeDtypeStruct]]:
+  """Returns name, shape and dtype of each real or complex leaf of a scan's carry."""
+  original = scan.equation.params["jaxpr"].jaxpr
+  first = len(original.invars) - _num_xs(scan.equation) - scan.num_carry
+  names = original.debug_info.arg_names or [""] * len(original.invars)
+  leaves = []
+  for i, var in enumerate(scan.equation.outvars[: scan.num_carry]):
+    aval: Any = var.aval
+    if is_inexact(aval):
+      name = names[first + i] or f"carry[{i}]"
+      leaves.append((name, jax.ShapeDtypeStruct(aval.shape, aval.dtype)))
+  return leaves
+
+
+def includes_outputs(scan: Scan) -> bool:
+  """Returns whether dL/dh_t includes the outputs that step t itself computes from h_t.
+
+  It does not if no output reads the new carry. It does not either if one equation, such as an inner
+  scan, returns both the new carry and another value that the outputs use, because the dependence of
+  this value on the carry is then not visible.
+  """
+  jaxpr = scan.body.jaxpr
+  carried = _carried(jaxpr, scan.num_carry).keys()
+  outputs = set(filter(_is_var, jaxpr.outvars[scan.num_carry :]))
+  is_read = not outputs or not carried.isdisjoint(outputs)
+  used = outputs - carried
+  for equation in reversed(jaxpr.eqns):
+    results = set(equation.outvars)
+    if not results.isdisjoint(used):
+      if not results.isdisjoint(carried):
+        return False
+      read_here = set(filter(_is_var, equation.invars))
+      is_read = is_read or not read_here.isdisjoint(carried)
+      used |= read_here - carried
+  return is_read
+
+
+class _Case(NamedTuple):
+  """One of the two values between which an equation chooses."""
+
+  equation: core.JaxprEqn
+  position: int
+
+
+def _carried(jaxpr: core.Jaxpr, num_carry: int) -> dict[Any, int | _Case]:
+  """Returns the variables of a scan's body whose value becomes a leaf of the new carry.
+
+  Where a leaf is chosen by a mask, as in `h = jnp.where(mask, new, h)`, `new` is included as well,
+  because outputs may read it instead of h. Inputs of the body and values that do not depend on
+  them are not, because the step's own computations read these.
+
+  Returns:
+    For each variable the index of the leaf; or for a masked one the equation that chooses it.
+  """
+  computed: set[Any] = set()
+  for equation in jaxpr.eqns:
+    if not (computed | set(jaxpr.invars)).isdisjoint(filter(_is_var, equation.invars)):
+      computed |= set(equation.outvars)
+  definitions = {var: equation for equation in jaxpr.eqns for var in equation.outvars}
+  found: dict[Any, int | _Case] = {}
+  pending: list[tuple[Any, int | _Case]] = [
+    (var, i) for i, var in enumerate(jaxpr.outvars[:num_carry]) if is_inexact(var.aval)
+  ]
+  while pending:
+    var, origin = pending.pop(0)
+    if not _is_var(var) or var not in computed or var in found:
+      continue
+    found[var] = origin
+    equation = definitions[var]
+    if equation.primitive is primitives.select_n_p and len(equation.invars) == 3:
+      pending += [(equation.invars[k], _Case(equation, k)) for k in (1, 2)]
+  return found
+
+
+def _num_xs(equation: core.JaxprEqn) -> int:
+  """Returns the number of arrays that a scan reads step by step."""
+  pairs = zip(equation.invars, equation.params["jaxpr"].jaxpr.invars, strict=True)
+  return sum(_shape(given) != _shape(var) for given, var in pairs)
+
+
+def _scope(equation: core.JaxprEqn, outer: str) -> str:
+  """Returns the names of the modules and named scopes around an equation."""
+  inner = str(equation.source_info.name_stack).replace("vmap()", "").strip("/")
+  return "/".join(filter(None, (outer, inner)))
+
+
+def _frames(equation: core.JaxprEqn) -> list[Any]:
+  """Returns the stack that made an equation, the innermost frame first."""
+  traceback = equation.source_info.traceback
+  return [] if traceback is None else list(traceback.frames)
+
+
+def _is_library(file: Path) -> bool:
+  """Returns whether a file belongs to Python, to an installed package, or to this library."""
+  installed = {"site-packages", "dist-packages"} & set(file.parts)
+  return bool(installed) or any(file.is_relative_to(top) for top in (_PYTHON, _LIBRARY))
+
+
+# Running a program
+
+
+def run(
+  jaxpr: core.Jaxpr,
+  consts: Sequence[Any],
+  operands: Sequence[Any],
+  scans: Sequence[tuple[Scan, Probe]],
+  vectors: bool,
+) -> list[Any]:
+  """Returns the results of a program whose scans tap their carries.
+
+  Args:
+    jaxpr: the program.
+    consts: its constants.
+    operands: its operands.
+    scans: the program's scans, from `find_scans`, each with its probe.
+    vectors: whether the probes' gradients are vectors or norms.
+  """
+  remaining = list(scans)
+  env = _environment(jaxpr, consts, operands)
+  for equation in jaxpr.eqns:
+    given = [read(env, atom) for atom in equation.invars]
+    if _has_gradient(equation):
+      scan, probe = remaining.pop(0)
+      values = _run_scan(scan, given, probe, vectors)
+    elif equation.primitive in _CALLS and (own := list(find_scans(_called(equation)[0]))):
+      inner, remaining = remaining[: len(own)], remaining[len(own) :]
+      values = _run_call(equation, given, inner, vectors)
+    else:
+      values = run_equation(jaxpr, equation, env)
+    env.update(zip(equation.outvars, values, strict=True))
+  return [read(env, atom) for atom in jaxpr.outvars]
+
+
+def _run_call(
+  equation: core.JaxprEqn,
+  operands: Sequence[Any],
+  scans: Sequence[tuple[Scan, Probe]],
+  vectors: bool,
+) -> list[Any]:
+  """Runs an equation of `_CALLS` that has scans."""
+
+  def called(operands: Sequence[Any], probes: Sequence[Probe]) -> list[Any]:
+    pairs = [(scan, probe) for (scan, _), probe in zip(scans, probes, strict=True)]
+    return run(*_called(equation), operands, pairs, vectors)
+
+  function = called
+  if equation.primitive is primitives.jit_p:
+    function = jax.jit(called)
+  elif equation.primitive is primitives.remat_p:
+    function = jax.checkpoint(called, **_checkpoint_options(equation))
+  return function(operands, [probe for _, probe in scans])
+
+
+def _run_scan(scan: Scan, operands: Sequence[Any], probe: Probe, vectors: bool) -> list[Any]:
+  """Runs a scan that passes its new carry through `tap`."""
+  params = scan.equation.params
+  first_xs = len(operands) - _num_xs(scan.equation)
+  first_carry = first_xs - scan.num_carry
+  constants, carry, xs = (
+    list(operands[:first_carry]),
+    list(operands[first_carry:first_xs]),
+    list(operands[first_xs:]),
+  )
+
+  def step(carry: list[Any], inputs: tuple[list[Any], Probe]) -> tuple[list[Any], list[Any]]:
+    xs, probe = inputs
+    return _run_step(scan, [*constants, *carry, *xs], probe, vectors)
+
+  if scan.checkpoint is not None:
+    step = jax.checkpoint(step, **scan.checkpoint)
+  carry, ys = jax.lax.scan(
+    step,
+    carry,
+    (xs, list(probe)),
+    length=params["length"],
+    reverse=params["reverse"],
+    unroll=params["unroll"],
+  )
+  return [*carry, *ys]
+
+
+def _run_step(
+  scan: Scan, operands: Sequence[Any], probe: Probe, vectors: bool
+) -> tuple[list[Any], list[Any]]:
+  """Runs a scan's body once and taps the new carry; returns (new carry, ys).
+
+  First, the whole body is run. Then the equations that read the new carry are run once more on the
+  tapped carry, so that dL/dh_t includes what the step's own outputs compute from h_t. The new carry
+  is not replaced: its leaves, such as an LSTM's h, which is computed from c, are held constant in
+  each other's derivatives.
+  """
+  jaxpr = scan.body.jaxpr
+  env = _environment(jaxpr, scan.body.consts, operands)
+  for equation in jaxpr.eqns:
+    env.update(zip(equation.outvars, run_equation(jaxpr, equation, env), strict=True))
+  probes, carry = iter(probe), []
+  for var in jaxpr.outvars[: scan.num_carry]:
+    value = read(env, var)
+    carry.append(tap(value, next(probes), vectors=vectors) if is_inexact(var.aval) else value)
+  tapped, carried = dict(env), _carried(jaxpr, scan.num_carry)
+  for var, origin in carried.items():
+    if isinstance(origin, _Case):
+      mask, result = origin.equation.invars[0], tapped[origin.equation.outvars[0]]
+      cases = [result, env[var]] if origin.position == 1 else [env[var], result]
+      tapped[var] = jax.lax.select_n(read(env, mask), *cases)
+    else:
+      tapped[var] = carry[origin]
+  affected = set(carried)
+  for equation in jaxpr.eqns:
+    # An equation with effects, such as a print, runs once only.
+    if affected.isdisjoint(filter(_is_var, equation.invars)) or equation.effects:
+      continue
+    values = run_equation(jaxpr, equation, tapped)
+    for var, value in zip(equation.outvars, values, strict=True):
+      if var not in carried:
+        tapped[var] = value
+        affected.add(var)
+  return carry, [read(tapped, atom) for atom in jaxpr.outvars[scan.num_carry :]]
+
+
+# Evaluating equations
+
+
+def _is_var(atom: Any) -> bool:
+  return not isinstance(atom, core.Literal)
+
+
+def read(env: dict[Any, Any], atom: Any) -> Any:
+  """Returns the value of a variable or literal."""
+  return env[atom] if _is_var(atom) else atom.val
+
+
+def _environment(
+  jaxpr: core.Jaxpr, consts: Sequence[Any], operands: Sequence[Any]
+) -> dict[Any, Any]:
+  """Returns the values of a jaxpr's constants and operands, by variable."""
+  return dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *operands], strict=True))
+
+
+def run_equation(jaxpr: core.Jaxpr, equation: core.JaxprEqn, env: dict[Any, Any]) -> list[Any]:
+  """Returns the results of one equation of a jaxpr, given the values of variables."""
+  invars = list(dict.fromkeys(filter(_is_var, equation.invars)))
+  alone = jaxpr.replace(
+    constvars=[], invars=invars, outvars=equation.outvars, eqns=[equation], effects=equation.effects
+  )
+  return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*[env[var] for var in invars])
