@@ -56,7 +56,7 @@ from rnn_jax.probes import gradient_probe
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Drive, Params, Shape, floats_of, with_floats
 
-# T steps and B examples. The second example is padded, and both are reset.
+# T steps and B examples. The second example is padded; it and the first are reset.
 _LENGTHS = np.array([5, 3, 5])
 _RESETS = np.zeros((5, 3), bool)
 _RESETS[[3, 0, 4], [0, 1, 1]] = True  # mid-sequence, at the first step, and past the end
