@@ -137,15 +137,13 @@ def input_size_of(init: InitFn, params: Params) -> int | None:
   """
   try:
     one, two = (_shapes_of_params(init, size) for size in (1, 2))
-    if _structure(params) != _structure(one):
-      return None
     for a, b, have in zip(*map(jax.tree.leaves, (one, two, params)), strict=True):
       for low, high, size in zip(a.shape, b.shape, jnp.shape(have), strict=False):
         if low != high:
           found = 1 + (size - low) // (high - low)
           fits = found > 0 and _are_like(_shapes_of_params(init, found), params)
           return found if fits else None
-  except (TypeError, ValueError):  # the cell does not support such an input size
+  except (TypeError, ValueError):  # another number of leaves, or no cell of such an input size
     pass
   return None
 

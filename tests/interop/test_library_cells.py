@@ -184,6 +184,13 @@ def test_a_network_of_modules_reads_tokens():
   assert ys.shape == (2, B, 5) and np.all(np.isfinite(ys))
 
 
+def test_a_module_that_knows_its_input_size_reads_tokens():
+  cell = from_equinox(functools.partial(eqx.nn.GRUCell, hidden_size=H), jnp.zeros(H))
+  params, tokens = cell.init(KEY, 5), np.array([[0, 4], [2, 1]])
+  one_hot = np.eye(5, dtype=np.float32)[tokens]
+  chex.assert_trees_all_close(unroll(cell, params, tokens), unroll(cell, params, one_hot))
+
+
 class LinenCell(nn.RNNCellBase):
   """A cell with one flaw, by name."""
 
