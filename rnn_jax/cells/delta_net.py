@@ -14,6 +14,7 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like
 from rnn_jax.cells.heads import by_head, check_heads, for_units, joined
+from rnn_jax.cells.matrix_memory import outer, read, scaled
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32, input_kernel, log_uniform_steps
 from rnn_jax.types import (
@@ -224,11 +225,11 @@ def _update(params: FlatParams, carry: Memory, drive: DeltaDrive, recurrent: tup
   del params, recurrent
   s, k = carry, drive.key
   if drive.decay is not None:
-    s = drive.decay[..., None, None] * s
-  error = drive.value - jnp.einsum("...k,...kv->...v", k, s)
-  return s + k[..., None] * (drive.rate[..., None] * error)[..., None, :]
+    s = scaled(drive.decay, s)
+  error = drive.value - read(k, s)
+  return s + outer(k, drive.rate[..., None] * error)
 
 
 def _output(params: FlatParams, carry: Memory, drive: DeltaDrive) -> Units:
   del params
-  return joined(jnp.einsum("...k,...kv->...v", drive.query, carry))
+  return joined(read(drive.query, carry))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project
 from rnn_jax.cells.heads import by_head, check_heads, for_units, joined
+from rnn_jax.cells.matrix_memory import outer, read, scaled
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import check_cell_init, drawn_in_float32
 from rnn_jax.types import (
@@ -175,7 +176,7 @@ def _update(
   m = jnp.maximum(drive.log_input, kept)
   f, i = jnp.exp(kept - m), jnp.exp(drive.log_input - m)
   key = i[..., None] * drive.key
-  c = f[..., None, None] * carry.memory + key[..., None] * drive.value[..., None, :]
+  c = scaled(f, carry.memory) + outer(key, drive.value)
   return MLSTMCarry(c, f[..., None] * carry.normalizer + key, m)
 
 
@@ -184,7 +185,6 @@ def _output(params: FlatParams, carry: MLSTMCarry, drive: MLSTMDrive) -> Units:
   c, n, m = carry
   # Multiply numerator and denominator by e^m if m is negative, because e^−m might overflow.
   scale = jnp.exp(jnp.minimum(m, 0))
-  read = jnp.einsum("...k,...kv->...v", drive.query, c)
   total: Float[Array, "*batch N"] = jnp.abs(jnp.sum(drive.query * n, axis=-1))
   total = jnp.maximum(scale * total, jnp.exp(-jnp.maximum(m, 0)))
-  return drive.output * joined((scale / total)[..., None] * read)
+  return drive.output * joined((scale / total)[..., None] * read(drive.query, c))

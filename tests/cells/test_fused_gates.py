@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.cells import dense
+from rnn_jax.cells import dense, matrix_memory
 from rnn_jax.cells.lem import gated_change
 
 H = 3
@@ -38,14 +38,26 @@ def plain_standardize(x):
   return jax.nn.standardize(x, variance=variance, epsilon=dense.EPSILON)
 
 
-def check(fused, plain, widths):
+def plain_read(q, s):
+  return (q[..., None] * s).sum(-2)
+
+
+def plain_outer(k, v):
+  return k[..., None] * v[..., None, :]
+
+
+def plain_scaled(a, s):
+  return a[..., None, None] * s
+
+
+def check(fused, plain, shapes):
   """Compares values, forward and reverse derivatives, and the second derivative.
 
   The second derivative is in forward over reverse mode.
   """
   random = np.random.default_rng(0)
   args, tangents = (
-    tuple(jnp.asarray(2 * random.standard_normal((5, width))) for width in widths) for _ in range(2)
+    tuple(jnp.asarray(2 * random.standard_normal(shape)) for shape in shapes) for _ in range(2)
   )
 
   @functools.partial(jax.jit, static_argnums=0)
@@ -63,7 +75,7 @@ def check(fused, plain, widths):
 @pytest.mark.parametrize("name", WIDTHS)
 def test_fused_gates_equal_the_specification(x64, name):
   family = importlib.import_module(f"rnn_jax.cells.{name}")
-  check(family.fused_gates, family.gates, WIDTHS[name])
+  check(family.fused_gates, family.gates, [(5, width) for width in WIDTHS[name]])
 
 
 def test_slstm_with_an_empty_memory_equals_the_specification(x64):
@@ -73,12 +85,19 @@ def test_slstm_with_an_empty_memory_equals_the_specification(x64):
   def at_the_start(gates):
     return lambda a: gates(a, *[jnp.zeros((5, H))] * 3)
 
-  check(at_the_start(family.fused_gates), at_the_start(family.gates), (4 * H,))
+  check(at_the_start(family.fused_gates), at_the_start(family.gates), [(5, 4 * H)])
 
 
 def test_gated_change_equals_the_plain_function(x64):
-  check(gated_change, plain_gated_change, (H, H, H))
+  check(gated_change, plain_gated_change, [(5, H)] * 3)
 
 
 def test_standardize_equals_the_plain_function(x64):
-  check(dense.standardize, plain_standardize, (4 * H,))
+  check(dense.standardize, plain_standardize, [(5, 4 * H)])
+
+
+def test_products_with_matrix_memories_equal_the_plain_functions(x64):
+  key, memory = (5, 2, H), (5, 2, H, H)
+  check(matrix_memory.read, plain_read, [key, memory])
+  check(matrix_memory.outer, plain_outer, [key, key])
+  check(matrix_memory.scaled, plain_scaled, [(5, 2), memory])
