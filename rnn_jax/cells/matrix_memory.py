@@ -32,7 +32,7 @@ def read(q: Vector, s: Memory) -> Float[Array, "*batch P"]:
 
 @read.defjvp
 def _read_jvp(
-  primals: tuple[CellArray, CellArray], tangents: tuple[Array, Array]
+  primals: tuple[CellArray, CellArray], tangents: tuple[CellArray, CellArray]
 ) -> tuple[Array, Array]:
   (q, s), (q_dot, s_dot) = primals, tangents
   return read(q, s), read(q_dot, s) + jnp.sum(q[..., None] * s_dot, axis=-2)
@@ -46,7 +46,7 @@ def outer(k: Vector, v: Vector) -> Float[Array, "*batch P P"]:
 
 @outer.defjvp
 def _outer_jvp(
-  primals: tuple[CellArray, CellArray], tangents: tuple[Array, Array]
+  primals: tuple[CellArray, CellArray], tangents: tuple[CellArray, CellArray]
 ) -> tuple[Array, Array]:
   (k, v), (k_dot, v_dot) = primals, tangents
   product = "...k,...v->...kv"  # its transpose is a matrix-vector product
@@ -61,7 +61,7 @@ def scaled(a: Float[CellArray, "*batch"], s: Memory) -> Float[Array, "*batch P P
 
 @scaled.defjvp
 def _scaled_jvp(
-  primals: tuple[CellArray, CellArray], tangents: tuple[Array, Array]
+  primals: tuple[CellArray, CellArray], tangents: tuple[CellArray, CellArray]
 ) -> tuple[Array, Array]:
   (a, s), (a_dot, s_dot) = primals, tangents
   entries = s.reshape(*a.shape, s.shape[-2] * s.shape[-1])
