@@ -12,6 +12,7 @@ from jaxtyping import Float, Key
 from rnn_jax import checks
 from rnn_jax.cells.dense import dense_project, expand_like, product
 from rnn_jax.cells.linear import linear_cell
+from rnn_jax.cells.matrix_memory import outer
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.initializers import (
   check_cell_init,
@@ -118,9 +119,11 @@ def _prepare(params: FlatParams) -> FlatParams:
 def _linear(params: FlatParams, drive: S6Drive) -> tuple[States, States]:
   step = drive.step[..., None]
   rate = jnp.expand_dims(params["rate"], range(step.ndim - 2))
-  return jnp.exp(-step * rate), step * drive.value[..., None] * drive.write[..., None, :]
+  return jnp.exp(-step * rate), outer(drive.step * drive.value, drive.write)
 
 
 def _output(params: FlatParams, h: States, drive: S6Drive) -> Units:
-  read = jnp.sum(h * drive.read[..., None, :], axis=-1)
+  # XLA:CPU computes the derivatives of matrix-vector products faster than those of sums. On
+  # accelerators, only the precision "highest" is that of a sum.
+  read = jnp.einsum("...hn,...n->...h", h, drive.read, precision="highest")
   return read + expand_like(params["skip"], read) * drive.value
