@@ -96,10 +96,10 @@ _tap_vector.defvjp(_tap_vector_forward, _tap_vector_backward)
 
 
 def tap(carry: Carry, probe: Carry, *, vectors: bool = False) -> Carry:
-  """Returns `carry`. In the backward pass, the norm of its cotangent becomes the probe's gradient.
+  """Returns `carry` unchanged; the norm of its cotangent becomes the probe's gradient.
 
-  In the body of your own `jax.lax.scan`, pass the new carry through `tap`. The probe, from
-  `probe_like`, is scanned along with the inputs:
+  In the body of your own `jax.lax.scan`, pass the new carry through `tap`, and scan the probe, from
+  `probe_like`, together with the inputs:
 
     def body(h, inputs):
       x, probe = inputs
@@ -109,11 +109,13 @@ def tap(carry: Carry, probe: Carry, *, vectors: bool = False) -> Carry:
     h, hs = jax.lax.scan(body, h0, (xs, probe))
 
   Args:
-    carry: leaves [*batch, ...], such as vectors [B, H], or matrices [B, P, P].
-    probe: one step of the zeros from `probe_like`: leaves [*batch], and None in place of integer
-      leaves. The probe's gradient is ‖dL/dleaf‖, for each leaf and example.
+    carry: leaves [*batch, ...], such as vectors [B, H] or matrices [B, P, P].
+    probe: one step of the zeros from `probe_like`: leaves [*batch], with None in place of integer
+      leaves. Its gradient is ‖dL/dleaf‖ for each leaf and example.
     vectors: whether the probe's gradient is dL/dleaf itself. The probe's leaves then have the
-      shapes and dtypes of the carry's.
+      shapes and dtypes of the carry's leaves.
+  Returns:
+    The carry.
   Raises:
     TypeError: if `vectors` is not a boolean.
     ValueError: if the probe does not match the carry in structure, dtype or batch size.
@@ -128,7 +130,7 @@ def tap(carry: Carry, probe: Carry, *, vectors: bool = False) -> Carry:
 def _probe_leaf(
   leaf: AnyArray | jax.ShapeDtypeStruct, steps: Shape, batch_ndim: int, vectors: bool
 ) -> jax.ShapeDtypeStruct:
-  """Returns the shape and dtype of a probe's leaf: those of the carry's leaf, or of its norms."""
+  """Returns the shape and dtype of a probe's leaf: those of a carry's leaf, or of its norms."""
   if vectors:
     return jax.ShapeDtypeStruct((*steps, *leaf.shape), leaf.dtype)
   return jax.ShapeDtypeStruct((*steps, *leaf.shape[:batch_ndim]), jnp.finfo(leaf.dtype).dtype)
@@ -137,7 +139,7 @@ def _probe_leaf(
 def probe_shapes(
   carry: Carry, num_steps: Size, batch_ndim: int = 1, *, vectors: bool = False
 ) -> Carry:
-  """Returns the shapes and dtypes of `probe_like`, whose arguments it takes, unchecked."""
+  """Returns the shapes and dtypes of `probe_like` for the same arguments, without checks."""
   return jax.tree.map(
     lambda leaf: _probe_leaf(leaf, (num_steps,), batch_ndim, vectors), floats_of(carry)
   )
@@ -146,17 +148,18 @@ def probe_shapes(
 def probe_like(
   carry: Carry, num_steps: int, batch_ndim: int = 1, *, vectors: bool = False
 ) -> Carry:
-  """Returns the zeros that a scan of `num_steps` steps needs for `tap`.
+  """Returns the zeros that `tap` needs in a scan of `num_steps` steps.
 
-  The loss's gradient with respect to them is ‖dL/dh_t‖ for every step, leaf and example, or dL/dh_t
-  itself with `vectors`. `tap` shows such a scan; `gradient_probe` explains what the norms mean.
+  The loss's gradient with respect to these zeros is ‖dL/dh_t‖ for every step, leaf and example, or
+  with `vectors` dL/dh_t itself. The docstring of `tap` shows such a scan; that of `gradient_probe`
+  explains the norms.
 
   Args:
     carry: the scan's initial carry, or its shapes and dtypes: leaves [*batch, ...].
     num_steps: T.
-    batch_ndim: number of the batch axes of every leaf. A norm is taken over all axes that follow
-      them. It is 0 for the carry of a single example.
-    vectors: whether the zeros are for `tap(..., vectors=True)`.
+    batch_ndim: number of batch axes of every leaf; 0 for the carry of a single example. Norms are
+      taken over all axes after these.
+    vectors: whether to return the zeros for `tap(..., vectors=True)`.
   Returns:
     Zeros in the structure of the carry, with None in place of integer leaves: [T, *batch], or
     [T, *batch, ...] with `vectors`.

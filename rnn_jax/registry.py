@@ -1,4 +1,4 @@
-"""Registration by name of cells, tasks, and the measures and figures of `experiments`."""
+"""Registers cells, tasks, measures and figures under names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-# Words that have a meaning of their own where the commands expect names.
+# Words with a special meaning in flags that take names.
 _RESERVED = ("all", "auto", "false", "none", "true")
 
 
@@ -17,9 +17,9 @@ class Entry(NamedTuple):
   """The function behind a registered name.
 
   Attributes:
-    module: full name of the module that defines it.
-    name: its name in the module.
-    summary: what it is, in one line.
+    module: full name of the module that defines the function.
+    name: the function's name in that module.
+    summary: one-line description.
     function: the function.
   """
 
@@ -29,8 +29,8 @@ class Entry(NamedTuple):
   function: Callable[..., Any]
 
 
-# {(kind, name): entry} of all that was registered, in addition to what the tables began with. The
-# kind is `cell`, `task`, `measure` or `figure`.
+# {(kind, name): entry} for everything that was registered, without the tables' initial entries.
+# The kind is `cell`, `task`, `measure` or `figure`.
 REGISTERED: dict[tuple[str, str], Entry] = {}
 _counts: dict[str, int] = {}
 
@@ -45,32 +45,34 @@ def register(
 ) -> None:
   """Adds a value to a table under a name.
 
-  A function of the same module and the same name replaces an earlier one, so that a module can be
-  reloaded, and a cell of a notebook executed again.
+  A function with the same module and name replaces the earlier one, so that modules can be reloaded
+  and notebook cells executed again.
 
   Args:
-    kind: what is registered: `cell`, `task`, `measure` or `figure`.
+    kind: `cell`, `task`, `measure` or `figure`.
     table: the table, a dict.
-    name: its name, by which flags select it.
+    name: the name by which flags select the value.
     value: the value.
     function: the function that the user wrote.
-    summary: what it is, in one line; if not given, the first line of the function's docstring.
+    summary: one-line description; by default the first line of the function's docstring.
   Raises:
     TypeError: if `function` is not a function.
-    ValueError: if the name is not an identifier, is reserved, or is taken, or if there is no
-      summary.
+    ValueError: if the name is not an identifier, is reserved, or is taken, or if there is neither a
+      summary nor a docstring.
   """
   if not isinstance(name, str) or not name.isidentifier() or name in _RESERVED:
     raise ValueError(
-      f"name of a {kind} must be an identifier such as my_{kind}, and none of "
+      f"name of a {kind} must be an identifier such as my_{kind}, other than "
       f"{', '.join(_RESERVED)}, got {name!r}."
     )
   if not isinstance(inspect.unwrap(function), types.FunctionType):
-    raise TypeError(f"{kind} {name!r} must be a function, defined by def, got {function!r:.200}.")
+    raise TypeError(f"{kind} {name!r} must be a function defined by def, got {function!r:.200}.")
   if summary is None:
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
   if not summary:
-    raise ValueError(f"{kind} {name!r} must have a docstring, whose first line tables show.")
+    raise ValueError(
+      f"{kind} {name!r} must have a docstring, because its first line is the description in tables."
+    )
   entry = Entry(function.__module__, function.__qualname__, summary, function)
   owner = REGISTERED.get((kind, name))
   if name in table and (owner is None or owner[:2] != entry[:2]):
@@ -84,5 +86,5 @@ def register(
 
 
 def count(package: str | None = None) -> int:
-  """Returns how often the modules of a top-level package, or of any, have registered something."""
+  """Returns the number of registrations by a top-level package; by all packages if None."""
   return sum(_counts.values()) if package is None else _counts.get(package, 0)

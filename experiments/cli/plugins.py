@@ -1,8 +1,8 @@
-"""The flag `--import`: Python modules of the user's that register cells, tasks, measures, figures.
+"""The flag `--import`: the user's modules, which register cells, tasks, measures and figures.
 
-They are imported before the other flags are parsed, so that the names that they register are valid
-values of those. Only the command line, and the flagfiles that it names, can have a module imported:
-what a folder or a replay file holds never does, except in the workers of a sweep.
+They are imported before the other flags are parsed, so that these accept the registered names. Only
+the command line, and the flagfiles that it names, can cause an import. The contents of an output
+folder or a replay file never do, except in the workers of a sweep.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SCRIPT = "__main__"
 
 
 class NotImportedError(ValueError):
-  """The error of reading what needs a module that has not been imported."""
+  """Raised if a record needs a module that has not been imported."""
 
 
 def _parse(text: str) -> tuple[str, ...]:
@@ -40,11 +40,11 @@ def _parse(text: str) -> tuple[str, ...]:
   for name in names:
     if not is_module(name):
       raise ValueError(
-        f"import must be names of Python modules, such as mylab or mylab.cells, got '{text}'."
+        f"import must name Python modules, such as mylab or mylab.cells, got '{text}'."
       )
     if name.endswith(".py"):
-      hint = f"give the module's name, --import={name.removesuffix('.py')}"
-      raise ValueError(f"import must be names of Python modules, got the file '{name}'; {hint}.")
+      hint = f"pass the module's name, --import={name.removesuffix('.py')}"
+      raise ValueError(f"import must name Python modules, got the file '{name}'; {hint}.")
   return names
 
 
@@ -60,9 +60,9 @@ TABLE = flag_table.grouped(
       "import",
       "none",
       _parse,
-      "Python modules to import first, as a comma list. They register cells, tasks, measures and "
-      "figures of your own, whose names the other flags then accept. They are found in the current "
-      "folder, in PYTHONPATH, or among the installed packages. Repeatable.",
+      "Python modules to import first, as a comma list. They register your own cells, tasks, "
+      "measures and figures, whose names the other flags then accept. They must be in the current "
+      "folder, on PYTHONPATH, or installed. Repeatable.",
       "repeated",
     ),
   ),
@@ -85,8 +85,8 @@ def import_from(arguments: Sequence[str]) -> None:
   Args:
     arguments: the command line, without flagfiles. Its other flags are not parsed.
   Raises:
-    ValueError, flags.Error: if `--import` is invalid, or a module cannot be imported or registers
-      nothing; the message names it.
+    ValueError, flags.Error: if `--import` is invalid, or if a module cannot be imported or
+      registers nothing; the message names the module.
   """
   own = flags.FlagValues()
   row = TABLE[0]
@@ -107,7 +107,7 @@ def _import(name: str) -> None:
   if name == _SCRIPT:
     raise ValueError(
       f"--import must not be {_SCRIPT}, which stands for the script or notebook that trained the "
-      "sweep. Move what it registers to a module, or run the script again."
+      "sweep. Move its registered functions to a module, or run the script again."
     )
   before = registry.count()
   with _pinned(name):
@@ -117,8 +117,8 @@ def _import(name: str) -> None:
       absent = error.name if isinstance(error, ModuleNotFoundError) else None
       if absent is not None and f"{name}.".startswith(f"{absent}."):
         raise ValueError(
-          f"--import must name modules in the current folder, in PYTHONPATH or installed, got "
-          f"'{name}', which is in none of them."
+          "--import must name modules that are in the current folder, on PYTHONPATH, or installed, "
+          f"got '{name}', which was not found."
         ) from None
       raise ValueError(f"--import={name}: {describe(error, name)}") from None
   package = name.partition(".")[0]
@@ -137,16 +137,16 @@ def _pinned(name: str) -> Iterator[None]:
   for setting, value in before.items():
     changed = getattr(jax.config, setting)
     if changed != value:
-      exits.warn(f"{name} set {setting} to {changed}; it is {value} in this command.")
+      exits.warn(f"{name} set {setting} to {changed}; this command resets it to {value}.")
       jax.config.update(setting, value)
 
 
 def describe(error: BaseException, package: str | None = None) -> str:
-  """Returns an exception as one line that names the place in the user's code that raised it.
+  """Returns an exception as one line, with the line of the user's code that raised it.
 
   Args:
     error: the exception.
-    package: a module of the user's package; None for those that registered something.
+    package: a module of the user's package; None for every package that registered something.
   """
   text = f"{type(error).__name__}: {error}".removesuffix(": ")
   if isinstance(error, SyntaxError):  # its text names the file without its folder
@@ -156,7 +156,7 @@ def describe(error: BaseException, package: str | None = None) -> str:
 
 
 def _place(error: BaseException, package: str | None = None) -> str:
-  """Returns the last place in the user's code on the way to an exception; "" if there is none."""
+  """Returns the innermost line of the user's code in a traceback; "" if there is none."""
   tops = {entry.module for entry in registry.REGISTERED.values()} if package is None else {package}
   tops = {name.partition(".")[0] for name in tops}
   places = [
@@ -168,7 +168,7 @@ def _place(error: BaseException, package: str | None = None) -> str:
 
 
 def message(error: BaseException) -> str:
-  """Returns an error's message; if it is a TypeError of the user's code, with the place."""
+  """Returns an error's message; for a TypeError from the user's code, also its line."""
   is_mistake = isinstance(error, TypeError) and is_users(error)
   return describe(error) if is_mistake else str(error)
 
@@ -179,7 +179,7 @@ def is_users(error: BaseException) -> bool:
 
 
 def missing(about: Mapping[str, Any]) -> list[str]:
-  """Returns the modules that an entry `import` of a record names, and that are not imported."""
+  """Returns the modules in a record's entry `import` that are not imported."""
   names = about.get("import") or []
   names = [name for name in names if is_module(name)] if isinstance(names, list) else []
   scripts = {entry.module for entry in registry.REGISTERED.values()}
@@ -187,7 +187,7 @@ def missing(about: Mapping[str, Any]) -> list[str]:
 
 
 def check_imported(what: str, about: Mapping[str, Any]) -> None:
-  """Checks that the modules that an entry `import` of a record names are imported.
+  """Checks that the modules in a record's entry `import` are imported.
 
   Args:
     what: what needs them, for the message.
@@ -198,7 +198,7 @@ def check_imported(what: str, about: Mapping[str, Any]) -> None:
   names = missing(about)
   if names:
     raise NotImportedError(
-      f"{what} needs a cell, task or measure of {', '.join(names)}, which is not imported; pass "
+      f"{what} needs a cell, task or measure from {', '.join(names)}, which is not imported; pass "
       f"--import={','.join(names)}, or in Python: import {', '.join(names)}."
     )
 
@@ -221,7 +221,7 @@ def search_path() -> list[str]:
 
 
 def help_groups() -> dict[str, list[help_pages.Row]]:
-  """Returns a group for a help page that lists what has been registered; {} if nothing has."""
+  """Returns a help-page group of everything registered; {} if nothing is."""
   rows: list[help_pages.Row] = []
   for (kind, name), entry in registry.REGISTERED.items():
     options = ", ".join(cell_options(name)) if kind == "cell" else ""

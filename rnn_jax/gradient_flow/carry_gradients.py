@@ -1,4 +1,4 @@
-"""The gradient of the loss with respect to every carry, as vectors."""
+"""The vectors dL/dh_t: the loss's gradient with respect to every carry."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from rnn_jax.types import Carry, Cell, Params, Sequences
 def carry_gradients(
   cells: Sequence[Cell], params: Sequence[Params], xs: Sequences, loss: ScalarLoss
 ) -> tuple[Carry, ...]:
-  """Returns the vector dL/dh_t of every step, layer and unit.
+  """Returns the vectors dL/dh_t of every step and layer.
 
-  Convention: L is the given loss, without any rescaling. h_t is the carry after step t. The
-  derivative is total: it includes the paths through later steps and through the layers above. The
+  Convention: L is the given loss, without any rescaling. h_t is the carry after step t. dL/dh_t is
+  the total derivative: it includes the paths through later steps and through the layers above. The
   derivative with respect to one leaf of h_t holds the other leaves constant. Gradients are not
-  truncated. The norms of these vectors are what `gradient_probe` records.
+  truncated. `gradient_probe` returns the norms of these vectors.
 
-  Entries below the range of floats (1e-38 in float32) are zero; use `lag_profile` for the size of
+  Entries below the range of floats (1e-38 in float32) are zero; `lag_profile` measures the norms of
   smaller gradients.
 
-  Cost: one forward pass; then one single-step vector-Jacobian product for every step and layer;
+  Cost: one forward pass, and one single-step vector-Jacobian product for every step and layer;
   memory for T carries per layer.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
     loss: `ys -> scalar`, a function of the top cell's outputs [T, B, H].
   Returns:
-    For each layer, in the structure of its carry: dL/dh_t, leaves [T, B, H], with None in place of
+    For each layer, dL/dh_t in the structure of the carry: leaves [T, B, H], with None in place of
     integer leaves.
   Raises:
     TypeError, ValueError: if the loss is not a scalar, or if the arguments do not fit the layers.

@@ -33,23 +33,23 @@ from rnn_jax.probes import probe_like
 class ScanGradient:
   """dL/dh_t for one scan of the loss function.
 
-  h_t is the carry that leaves the step that reads xs[t]; this holds for a reverse scan, too.
+  h_t is the carry after the step that reads xs[t], also in a reverse scan.
 
   Attributes:
-    gradients: one array per real or complex leaf of the carry: ‖dL/dh_t‖ over the leaf's last axis,
-      [T, *batch], or dL/dh_t itself, [T, *batch, H]. The derivative with respect to one leaf holds
-      the other leaves of h_t constant.
-    names: the name of each of these leaves in the scan's body, such as "carry.c"; for a body that
-      belongs to a library, the library's own names.
+    gradients: one array for each real or complex leaf of the carry: ‖dL/dh_t‖, the norm over the
+      leaf's last axis, [T, *batch]; or dL/dh_t itself, [T, *batch, H]. The derivative with respect
+      to one leaf holds the other leaves of h_t constant.
+    names: the name of each of these leaves in the scan's body, such as "carry.c". If the body is
+      part of a library, these are the library's names.
     shapes: the shape of each of these leaves.
     length: number of steps T.
     reverse: whether the scan runs from the last step to the first.
-    source: the line of code that runs the scan, as "file:line (function)". Code of installed
-      packages counts only if no other code is on the stack.
-    scope: the names of the surrounding modules and `jax.named_scope`s, such as "Agent/RNN_0".
+    source: the line of code that runs the scan, as "file:line (function)". A line of an installed
+      package is given only if no other code is on the stack.
+    scope: the names of the enclosing modules and `jax.named_scope`s, such as "Agent/RNN_0".
     includes_outputs: whether dL/dh_t includes the outputs that step t itself computes from h_t. It
-      does unless the body returns both from one inner scan, `cond` or function with its own
-      derivative, which hides how the outputs depend on h_t.
+      is False if the body returns both from one inner scan, `cond` or function with its own
+      derivative, because these hide how the outputs depend on h_t.
   """
 
   gradients: tuple[Array, ...]
@@ -62,7 +62,7 @@ class ScanGradient:
   includes_outputs: bool = struct.field(pytree_node=False)
 
   def __str__(self) -> str:
-    """Returns where the scan is, and the names and shapes of its carry's leaves."""
+    """Returns the scan's location, and the names and shapes of its carry's leaves."""
     leaves = [f"{n} {list(s)}" for n, s in zip(self.names, self.shapes, strict=True)]
     partial = "" if self.includes_outputs else "; without the outputs of step t itself"
     where = Place(self.source, self.scope, self.length)
@@ -71,14 +71,14 @@ class ScanGradient:
 
 @struct.dataclass
 class ScanGradients:
-  """What `scan_gradients` returns.
+  """The result of `scan_gradients`: the loss, its gradients, and dL/dh_t in every scan.
 
   Attributes:
     value: the loss.
     aux: the loss function's second result; None without `has_aux`.
-    grads: the loss's gradient with respect to the arguments of `argnums`; None without `argnums`.
+    grads: the loss's gradient with respect to the arguments `argnums`; None without `argnums`.
     scans: the measured scans, in the order in which the loss function runs them.
-    skipped: the scans that were not measured, each as a text that says where it is and why.
+    skipped: for each scan that was not measured, a message that says where it is and why.
   """
 
   value: Array
@@ -101,37 +101,38 @@ def scan_gradients(
     for scan in found.scans:
       print(scan, scan.gradients)
 
-  The model needs no changes: it may be written with Flax, Equinox, Haiku or plain JAX, because `fn`
-  is traced and its scans are found in the traced program. dL/dh_t is the total derivative of what
-  `fn` returns: it includes every later step and everything between the scan and the loss.
+  The model needs no changes, whether it is written in Flax, Equinox, Haiku or plain JAX: `fn` is
+  traced, and its scans are found in the traced program. dL/dh_t is the total derivative of the
+  loss: it includes every later step and everything between the scan and the loss.
 
-  Scans inside `jax.jit`, `jax.checkpoint` and `jax.vmap` are measured. Not measured, but listed in
-  `skipped`, are scans inside another scan, a while loop, a `cond`, a `shard_map`, or a function
-  with its own derivative, as `rnn_jax.unroll`. Not listed are scans whose carry has no real or
-  complex leaf, and recurrences without a scan: Python loops and `jax.lax.associative_scan`.
+  Scans inside `jax.jit`, `jax.checkpoint` and `jax.vmap` are measured. Scans inside another scan, a
+  while loop, a `cond`, a `shard_map`, or a function with its own derivative, such as
+  `rnn_jax.unroll`, are not measured but listed in `skipped`. Scans whose carry has no real or
+  complex leaf are not listed. Nor are recurrences without a scan: Python loops and
+  `jax.lax.associative_scan`.
 
-  A norm is taken over the last axis of a leaf. For leaves with several feature axes, combine these
-  norms by `jnp.linalg.norm(norms, axis=...)`. In a scan under `jax.vmap`, the mapped axis is the
-  leaf's first axis.
+  Norms are taken over the last axis of a leaf. For leaves with several feature axes, combine them
+  with `jnp.linalg.norm(norms, axis=...)`. In a scan under `jax.vmap`, the mapped axis is the leaf's
+  first axis.
 
-  The gradients have the precision of the carry: in float32 and bfloat16 they are zero below about
-  1e-38, where `lag_profile`, which runs on this library's cells, still gives the logarithm.
+  The gradients have the precision of the carry. In float32 and bfloat16 they are zero below about
+  1e-38; for this library's cells, `lag_profile` returns the logarithms of smaller norms.
 
-  The result can be jitted and vmapped, for instance over seeds. The loss and its gradients are
-  those of `jax.value_and_grad`, and so is the cost, apart from memory for the result.
+  The returned function can be jitted, and vmapped, e.g. over seeds. Its loss, its gradients and its
+  cost are those of `jax.value_and_grad`, apart from the memory for dL/dh_t.
 
   Args:
-    fn: the loss function. It returns a real scalar. Its arguments are any pytrees; leaves that are
-      not arrays, such as the activation functions in an Equinox module, are held fixed.
-    argnums: arguments for which the gradient is also computed, in the same backward pass. It has
+    fn: the loss function, which returns a real scalar. Its arguments may be any pytrees. Leaves
+      that are not arrays, such as the activation functions of an Equinox module, are held fixed.
+    argnums: arguments whose gradient is also computed, in the same backward pass. The gradient has
       None in place of leaves that are not real or complex.
     has_aux: whether `fn` returns (loss, aux).
-    vectors: whether to return dL/dh_t instead of its norm, which takes memory for T carries.
+    vectors: whether to return dL/dh_t instead of its norm. This takes memory for T carries.
   Returns:
-    A function of the same arguments as `fn`, which returns `ScanGradients`.
+    A function with the same arguments as `fn`, which returns `ScanGradients`.
   Raises:
-    TypeError, ValueError: if an argument has the wrong type, or, when called, if `fn` does not
-      return a real scalar or `argnums` does not fit the arguments.
+    TypeError, ValueError: if an argument has the wrong type. The returned function raises them if
+      `fn` does not return a real scalar, or if `argnums` does not fit its arguments.
   """
   checks.function("fn", fn)
   checks.boolean("has_aux", has_aux)
@@ -194,7 +195,7 @@ def scan_gradients(
 
 
 def _is_traced(leaf: Any) -> bool:
-  """Returns whether a leaf of the arguments is traced: a JAX array, or one of NumPy's floats."""
+  """Returns whether a leaf of the arguments is traced: a JAX array, or a NumPy array of floats."""
   return isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray) and is_inexact(leaf))
 
 
@@ -205,7 +206,7 @@ def _indices(args: Sequence[Any], position: int) -> range:
 
 
 def _check_result(result: PyTree, has_aux: bool) -> None:
-  """Checks that a loss function returned a real scalar, or a pair of one and aux."""
+  """Checks that a loss function returned a real scalar, or with `has_aux` (scalar, aux)."""
   if has_aux and not (isinstance(result, tuple) and len(result) == 2):
     raise TypeError(f"fn must return (loss, aux) with has_aux, got {checks.shapes(result):.200}.")
   value = result[0] if has_aux else result
@@ -217,7 +218,7 @@ def _check_result(result: PyTree, has_aux: bool) -> None:
 
 
 def _describe(scan: Scan, vectors: bool) -> ScanGradient:
-  """Returns a scan's description, with the zeros of a probe as its gradients."""
+  """Returns a scan's description, whose gradients are the zeros of a probe."""
   leaves = leaves_of(scan)
   where = place(scan.equation, scan.scope)
   probes = [

@@ -1,7 +1,7 @@
-"""The scans of a traced program: finding and describing them, and running one with a probe.
+"""Finds the scans in a traced program, describes them, and runs them with probes.
 
-A program is traced to a jaxpr, a list of equations. `jax.lax.scan` is one equation, whose body is a
-jaxpr, too.
+A traced program is a jaxpr, i.e. a list of equations. A `jax.lax.scan` is a single equation, whose
+body is another jaxpr.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from rnn_jax.probes import tap
 
 Probe: TypeAlias = Sequence[Array]  # one array per real or complex leaf of a scan's carry
 
-# Equations that only call a jaxpr, and the parameter that holds it. Their scans are measured.
+# Equations that only call a jaxpr, and the parameter that holds it. Scans inside are measured.
 _CALLS = {
   primitives.jit_p: "jaxpr",
   primitives.remat_p: "jaxpr",
   primitives.closed_call_p: "call_jaxpr",
 }
-# Why scans inside other equations are not measured.
+# Why scans inside these equations are not measured.
 _REASONS = {
   primitives.scan_p: "it is inside another scan; pass the loss of one of that scan's iterations",
   primitives.while_p: "it is inside a while loop",
@@ -38,8 +38,8 @@ _REASONS = {
   primitives.custom_jvp_call_p: "it is inside a function with its own derivative (custom_jvp)",
 }
 _REASON_OF_UNROLL = (
-  "rnn_jax.unroll has its own backward pass; pass it probe=gradient_probe(...), or "
-  "forward_mode=True to have this scan measured"
+  "rnn_jax.unroll has its own backward pass; pass probe=gradient_probe(...) to unroll, or "
+  "forward_mode=True so that this scan is measured"
 )
 
 _JAX = Path(jax.__file__).parent
@@ -52,11 +52,11 @@ class Scan(NamedTuple):
 
   Attributes:
     equation: its equation.
-    body: its body, in which calls are replaced by the called equations, so that it can be seen how
-      the outputs depend on the new carry. A `jax.checkpoint` that returns no new carry is kept.
+    body: its body, in which calls are inlined, to reveal how the outputs depend on the new carry.
+      A `jax.checkpoint` that returns no new carry is kept.
     num_carry: number of leaves of its carry.
-    checkpoint: the options of a replaced `jax.checkpoint`; None if there was none.
-    scope: the names of the modules and named scopes around it.
+    checkpoint: the options of an inlined `jax.checkpoint`; None if there was none.
+    scope: the names of the enclosing modules and named scopes.
   """
 
   equation: core.JaxprEqn
@@ -79,7 +79,7 @@ def find_scans(jaxpr: core.Jaxpr, scope: str = "") -> Iterator[Scan]:
 
   Args:
     jaxpr: the program.
-    scope: the names of the modules and named scopes around the program.
+    scope: the names of the modules and named scopes that enclose the program.
   """
   for equation in jaxpr.eqns:
     if _has_gradient(equation):
@@ -89,11 +89,11 @@ def find_scans(jaxpr: core.Jaxpr, scope: str = "") -> Iterator[Scan]:
 
 
 def skipped_scans(jaxpr: core.Jaxpr, scope: str = "", reason: str = "") -> Iterator[str]:
-  """Yields a text for each scan that cannot be measured: where it is, and why not.
+  """Yields, for each scan that cannot be measured, a message that says where it is and why.
 
   Args:
     jaxpr: the program.
-    scope: the names of the modules and named scopes around the program.
+    scope: the names of the modules and named scopes that enclose the program.
     reason: why scans in this program cannot be measured; empty if they can.
   """
   for equation in jaxpr.eqns:
@@ -108,7 +108,7 @@ def skipped_scans(jaxpr: core.Jaxpr, scope: str = "", reason: str = "") -> Itera
 
 
 def _reason_of_unroll(equation: core.JaxprEqn, reason: str) -> str:
-  """Returns the given reason, or a better one for a scan of `rnn_jax.unroll`."""
+  """Returns the given reason, or a more specific one for a scan of `rnn_jax.unroll`."""
   in_unroll = any(_LIBRARY / "time_loop" in Path(f.file_name).parents for f in _frames(equation))
   own_backward = reason == _REASONS[primitives.custom_vjp_call_p]
   return _REASON_OF_UNROLL if in_unroll and own_backward else reason
@@ -124,8 +124,8 @@ def _has_gradient(equation: core.JaxprEqn) -> bool:
 def _num_carry(equation: core.JaxprEqn) -> int:
   """Returns the number of leaves of a scan's carry.
 
-  A leaf of the carry has the same shape in the results of the scan and of its body; ys have one
-  more axis in those of the scan.
+  A leaf of the carry has the same shape in the results of the scan and of its body. In the results
+  of the scan, ys have one more axis.
   """
   pairs = zip(equation.outvars, equation.params["jaxpr"].jaxpr.outvars, strict=True)
   return sum(_shape(out) == _shape(result) for out, result in pairs)
@@ -191,23 +191,23 @@ def _without_calls(body: core.ClosedJaxpr, calls: Sequence[core.JaxprEqn]) -> co
 
 
 class Place(NamedTuple):
-  """Where a scan is, and its length."""
+  """The location of a scan in the source code, and its number of steps."""
 
   source: str
   scope: str
   length: int
 
   def __str__(self) -> str:
-    """Returns the place as text, for messages."""
+    """Returns the location as text, for messages."""
     scope = f", in {self.scope}" if self.scope else ""
     return f"scan of {self.length} steps at {self.source}{scope}"
 
 
 def place(equation: core.JaxprEqn, scope: str) -> Place:
-  """Returns where a scan is.
+  """Returns a scan's location.
 
-  The source is the innermost line of code outside Python's and installed packages, or else the
-  innermost line outside JAX.
+  The source is the innermost line of code outside the standard library, installed packages and this
+  library; if there is none, it is the innermost line outside JAX.
   """
   frames = [f for f in _frames(equation) if not Path(f.file_name).is_relative_to(_JAX)]
   own = [f for f in frames if not _is_library(Path(f.file_name))]
@@ -233,9 +233,9 @@ def leaves_of(scan: Scan) -> list[tuple[str, jax.ShapeDtypeStruct]]:
 def includes_outputs(scan: Scan) -> bool:
   """Returns whether dL/dh_t includes the outputs that step t itself computes from h_t.
 
-  It does not if no output reads the new carry. It does not either if one equation, such as an inner
-  scan, returns both the new carry and another value that the outputs use, because the dependence of
-  this value on the carry is then not visible.
+  It is False if no output reads the new carry. It is also False if one equation, such as an inner
+  scan, returns both the new carry and another value that the outputs use, because that equation
+  hides how this value depends on the new carry.
   """
   jaxpr = scan.body.jaxpr
   carried = _carried(jaxpr, scan.num_carry).keys()
@@ -263,12 +263,12 @@ class _Case(NamedTuple):
 def _carried(jaxpr: core.Jaxpr, num_carry: int) -> dict[Any, int | _Case]:
   """Returns the variables of a scan's body whose value becomes a leaf of the new carry.
 
-  Where a leaf is chosen by a mask, as in `h = jnp.where(mask, new, h)`, `new` is included as well,
-  because outputs may read it instead of h. Inputs of the body and values that do not depend on
-  them are not, because the step's own computations read these.
+  If a mask selects a leaf, as in `h = jnp.where(mask, new, h)`, `new` is included, too, because
+  outputs may read it instead of h. The body's inputs, and values that do not depend on them, are
+  excluded, because the step itself reads these.
 
   Returns:
-    For each variable the index of the leaf; or for a masked one the equation that chooses it.
+    For each variable, the index of the leaf, or the equation that selects it by a mask.
   """
   computed: set[Any] = set()
   for equation in jaxpr.eqns:
@@ -291,25 +291,25 @@ def _carried(jaxpr: core.Jaxpr, num_carry: int) -> dict[Any, int | _Case]:
 
 
 def _num_xs(equation: core.JaxprEqn) -> int:
-  """Returns the number of arrays that a scan reads step by step."""
+  """Returns the number of arrays in the scan's xs."""
   pairs = zip(equation.invars, equation.params["jaxpr"].jaxpr.invars, strict=True)
   return sum(_shape(given) != _shape(var) for given, var in pairs)
 
 
 def _scope(equation: core.JaxprEqn, outer: str) -> str:
-  """Returns the names of the modules and named scopes around an equation."""
+  """Returns the names of the modules and named scopes that enclose an equation."""
   inner = str(equation.source_info.name_stack).replace("vmap()", "").strip("/")
   return "/".join(filter(None, (outer, inner)))
 
 
 def _frames(equation: core.JaxprEqn) -> list[Any]:
-  """Returns the stack that made an equation, the innermost frame first."""
+  """Returns the stack frames from which an equation was traced, innermost first."""
   traceback = equation.source_info.traceback
   return [] if traceback is None else list(traceback.frames)
 
 
 def _is_library(file: Path) -> bool:
-  """Returns whether a file belongs to Python, to an installed package, or to this library."""
+  """Returns whether a file is part of the standard library, a package, or this library."""
   installed = {"site-packages", "dist-packages"} & set(file.parts)
   return bool(installed) or any(file.is_relative_to(top) for top in (_PYTHON, _LIBRARY))
 
@@ -324,14 +324,16 @@ def run(
   scans: Sequence[tuple[Scan, Probe]],
   vectors: bool,
 ) -> list[Any]:
-  """Returns the results of a program whose scans tap their carries.
+  """Runs a program and taps the carries of its scans.
 
   Args:
     jaxpr: the program.
     consts: its constants.
     operands: its operands.
     scans: the program's scans, from `find_scans`, each with its probe.
-    vectors: whether the probes' gradients are vectors or norms.
+    vectors: whether the probes' gradients are vectors instead of norms.
+  Returns:
+    The program's results.
   """
   remaining = list(scans)
   env = _environment(jaxpr, consts, operands)
@@ -355,7 +357,7 @@ def _run_call(
   scans: Sequence[tuple[Scan, Probe]],
   vectors: bool,
 ) -> list[Any]:
-  """Runs an equation of `_CALLS` that has scans."""
+  """Runs an equation of `_CALLS` that contains scans."""
 
   def called(operands: Sequence[Any], probes: Sequence[Probe]) -> list[Any]:
     pairs = [(scan, probe) for (scan, _), probe in zip(scans, probes, strict=True)]
@@ -370,7 +372,7 @@ def _run_call(
 
 
 def _run_scan(scan: Scan, operands: Sequence[Any], probe: Probe, vectors: bool) -> list[Any]:
-  """Runs a scan that passes its new carry through `tap`."""
+  """Runs a scan and passes each new carry through `tap`."""
   params = scan.equation.params
   first_xs = len(operands) - _num_xs(scan.equation)
   first_carry = first_xs - scan.num_carry
@@ -402,10 +404,10 @@ def _run_step(
 ) -> tuple[list[Any], list[Any]]:
   """Runs a scan's body once and taps the new carry; returns (new carry, ys).
 
-  First, the whole body is run. Then the equations that read the new carry are run once more on the
-  tapped carry, so that dL/dh_t includes what the step's own outputs compute from h_t. The new carry
-  is not replaced: its leaves, such as an LSTM's h, which is computed from c, are held constant in
-  each other's derivatives.
+  First, the whole body is run. Then the equations that read the new carry are run again on the
+  tapped carry, so that dL/dh_t includes the outputs that the step computes from h_t. The leaves of
+  the new carry are not recomputed, because the derivative with respect to one leaf holds the others
+  constant: an LSTM's h does not follow c, although it is computed from c.
   """
   jaxpr = scan.body.jaxpr
   env = _environment(jaxpr, scan.body.consts, operands)
@@ -425,7 +427,7 @@ def _run_step(
       tapped[var] = carry[origin]
   affected = set(carried)
   for equation in jaxpr.eqns:
-    # An equation with effects, such as a print, runs once only.
+    # An equation with side effects, such as a print, runs only once.
     if affected.isdisjoint(filter(_is_var, equation.invars)) or equation.effects:
       continue
     values = run_equation(jaxpr, equation, tapped)

@@ -2,18 +2,18 @@
 
     from                              to                      function
     a step function                   a Cell                  cell_from_step
-    a cell of flax.linen              a Cell                  from_linen
-    a cell of flax.nnx                a Cell                  from_nnx
-    a cell of equinox                 a Cell                  from_equinox
-    a core of haiku                   a Cell                  from_haiku
-    a Cell                            a cell of flax.linen    LinenCell
-    a Cell                            a cell of flax.nnx      NNXCell
+    a flax.linen cell                 a Cell                  from_linen
+    a flax.nnx cell                   a Cell                  from_nnx
+    an equinox cell                   a Cell                  from_equinox
+    a haiku core                      a Cell                  from_haiku
+    a Cell                            a flax.linen cell       LinenCell
+    a Cell                            a flax.nnx cell         NNXCell
     weights of another library        our params              params_from_linen, _nnx, …
     our params                        weights                 params_to_linen, _nnx, …
 
 `from_linen(nn.GRUCell(64))` runs Flax's own GRU, with Flax's params, in our time loop.
-`params_from_linen("gru", params)` rearranges Flax's params for our GRU, which is faster and has
-gates to measure. equinox and haiku are imported only by the functions that need them.
+`params_from_linen("gru", params)` rearranges Flax's params for our GRU, which is faster and exposes
+its gates to the measures. equinox and haiku are imported only by the functions that need them.
 
 Converted weights give the same outputs and gradients. "Ours" below means rnn_jax's. The
 corresponding cells are:

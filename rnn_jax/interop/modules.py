@@ -1,4 +1,4 @@
-"""Recurrent modules of Flax Linen, Flax NNX, Equinox and Haiku as a `Cell`."""
+"""Makes a `Cell` of a recurrent module of Flax Linen, Flax NNX, Equinox or Haiku."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ Result = TypeVar("Result")
 StepOfBatch: TypeAlias = Callable[[Params, Carry, Array], Any]
 
 _MIXES = (
-  "{name} must run every example of a batch alone, but its result for one example depends on the "
-  "others, as with batch normalization."
+  "{name} must process the examples of a batch independently, but its result for one example "
+  "depends on the others, as with batch normalization."
 )
 _RANDOM = (
-  "{name} must draw no random numbers in a step, as dropout does. Turn them off in the module, and "
-  "use `rnn_jax.cells.zoneout`, or the dropout of `DeepRNN`."
+  "{name} must not draw random numbers in a step, as dropout does. Use `rnn_jax.cells.zoneout` or "
+  "the dropout of `DeepRNN` instead."
 )
 _STATE = (
   "{name} must keep its state in the carry and its params in {where}, got {found}, which a step "
-  "may change."
+  "can change."
 )
 
 
 def from_linen(module: nn.Module, initial_carry: Carry | None = None) -> Cell:
-  """Returns a Cell that runs a recurrent cell of Flax Linen, with its own params.
+  """Returns a Cell that runs a Flax Linen recurrent cell, with the module's own params.
 
       cell = from_linen(nn.GRUCell(64))
       params = cell.init(key, input_size)               # {"ir": {"kernel": …}, …}
       carry, ys = unroll(cell, params, xs)
       # The params of a trained nn.RNN(nn.GRUCell(64)) are variables["params"]["cell"].
 
-  See `cell_from_step` for what the Cell's carry and output are, and for what it costs.
+  `cell_from_step` describes the Cell's carry, its output, and its cost.
 
   Args:
     module: a cell with the interface of `nn.RNNCellBase`, i.e. `module(carry, x) -> (carry, y)` for
       any batch axes: nn.SimpleCell, GRUCell, MGUCell, LSTMCell, OptimizedLSTMCell, or your own.
     initial_carry: zeros for one example, as in `cell_from_step`; by default those of
-      `module.initialize_carry`. Needed if this method requires params or has another signature.
+      `module.initialize_carry`. Required if this method needs params or has another signature.
   Returns:
-    A Cell: x [..., D]; params, carry and y are those of the module.
+    A Cell: x [..., D]; params, carry and y are the module's.
   Raises:
     TypeError: if `module` is not such a module.
-    ValueError: if the module has variables outside of the collection "params", draws random numbers
-      in a step, changes the carry's structure, shapes or dtypes, reads arrays other than [..., D],
-      or starts from a carry other than zeros. Also, when params are first needed, if it mixes the
-      examples of a batch.
+    ValueError: if the module has variables outside the collection "params", draws random numbers in
+      a step, changes the carry's structure, shapes or dtypes, reads arrays other than [..., D], or
+      starts from a nonzero carry. `cell.init` raises it if the module mixes the examples of a
+      batch.
   """
   if not isinstance(module, nn.Module):
     raise TypeError(f"module must be an instance of flax.linen.Module, got {checks.shown(module)}.")
@@ -88,16 +88,16 @@ def from_linen(module: nn.Module, initial_carry: Carry | None = None) -> Cell:
 
 
 def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None) -> Cell:
-  """Returns a Cell that runs a recurrent cell of Flax NNX, with its own params.
+  """Returns a Cell that runs a Flax NNX recurrent cell, with the module's own params.
 
       cell = from_nnx(functools.partial(nnx.GRUCell, hidden_features=64))
       params = cell.init(key, input_size)               # {"dense_i": {"kernel": …}, …}
       carry, ys = unroll(cell, params, xs)
       # The params of a trained module are nnx.to_pure_dict(nnx.state(module)).
 
-  A module of NNX is created with params of a fixed input size. So `from_nnx` takes the function
-  that creates it: `init` draws params by it, for its key and input size. See `cell_from_step` for
-  what the Cell's carry and output are, and for what it costs.
+  An NNX module is created with params for a fixed input size. `from_nnx` therefore takes a function
+  that creates the module, which `cell.init` calls with its key and input size. `cell_from_step`
+  describes the Cell's carry, its output, and its cost.
 
   Args:
     make: `make(input_size, rngs=rngs) -> module`, where the module has the interface of
@@ -106,14 +106,14 @@ def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None
     initial_carry: zeros for one example, as in `cell_from_step`; by default those of
       `module.initialize_carry`.
   Returns:
-    A Cell: x [..., D]; the params are the values of the module's variables except for those of its
-    random numbers; carry and y are those of the module. Only an `nnx.Param` has a gradient.
+    A Cell: x [..., D]; params are the values of the module's variables, without its random state;
+    carry and y are the module's. Variables other than `nnx.Param` have a gradient of zero.
   Raises:
     TypeError: if `make` is not a function, or does not return such a module.
-    ValueError: if a step changes a variable of the module (batch statistics, for instance), draws
-      random numbers, or changes the carry's structure, shapes or dtypes, if the module reads arrays
-      other than [..., D], or if it starts from a carry other than zeros. Also, when params are
-      first needed, if it mixes the examples of a batch.
+    ValueError: if a step changes a variable of the module (e.g. batch statistics), draws random
+      numbers, or changes the carry's structure, shapes or dtypes; or if the module reads arrays
+      other than [..., D], or starts from a nonzero carry. `cell.init` raises it if the module mixes
+      the examples of a batch.
   """
   if isinstance(make, nnx.Module):
     raise TypeError(_instance("from_nnx", make, "lambda input_size, rngs: …", "nnx.state"))
@@ -127,7 +127,7 @@ def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None
 
   @functools.cache
   def parts(input_size: int) -> tuple[Any, ...]:
-    """Returns the module's graph and the shapes of its variables, those of random numbers apart."""
+    """Returns the module's graph, the shapes of its variables, and those of its random state."""
     module = nnx.eval_shape(lambda: module_of(input_size, jax.random.key(0)))
     return nnx.split(module, nnx.Not(nnx.RngState), nnx.RngState)
 
@@ -171,33 +171,33 @@ def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None
 def from_equinox(
   make: Callable[..., Any], initial_carry: Carry, output: OutputOfOne | None = None
 ) -> Cell:
-  """Returns a Cell that runs a recurrent cell of Equinox, with its own params.
+  """Returns a Cell that runs an Equinox recurrent cell, with the module's own params.
 
       cell = from_equinox(functools.partial(eqx.nn.GRUCell, hidden_size=64), jnp.zeros(64))
-      params = cell.init(key, input_size)               # a GRUCell that holds its arrays alone
+      params = cell.init(key, input_size)               # a GRUCell, with arrays as its only leaves
       carry, ys = unroll(cell, params, xs)
       # The params of a trained module are eqx.filter(module, eqx.is_array).
 
-  A module of Equinox is created with params of a fixed input size. So `from_equinox` takes the
-  function that creates it: `init` draws params by it, for its key and input size. See
-  `cell_from_step` for what the Cell's carry and output are, and for what it costs.
+  An Equinox module is created with params for a fixed input size. `from_equinox` therefore takes a
+  function that creates the module, which `cell.init` calls with its key and input size.
+  `cell_from_step` describes the Cell's carry, its output, and its cost.
 
   Args:
     make: `make(input_size, key=key) -> module`, where `module(x, carry)` returns the new carry, or
       (carry, y), for one example: eqx.nn.GRUCell, LSTMCell, or your own.
-    initial_carry: zeros for one example: `jnp.zeros(hidden_size)` for a GRUCell, and a pair of
-      them, (hidden, cell), for an LSTMCell.
-    output: `(params, carry, x) -> y`, as in `cell_from_step`. By default y is what the module
-      returns next to the carry. If it returns the carry alone, y is the carry or, of a tuple such
-      as (hidden, cell), the first entry.
+    initial_carry: zeros for one example: `jnp.zeros(hidden_size)` for a GRUCell; for an LSTMCell, a
+      pair of these, (hidden, cell).
+    output: `(params, carry, x) -> y`, as in `cell_from_step`. By default, y is what the module
+      returns in addition to the carry. If it returns only the carry, y is the carry, or the first
+      entry of a tuple such as (hidden, cell).
   Returns:
-    A Cell: x [..., D]; the params are the module, with None in place of what is not a JAX array;
-    carry and y are those of the module.
+    A Cell: x [..., D]; params are the module, with None in place of leaves that are not JAX arrays;
+    carry and y are the module's.
   Raises:
     TypeError: if `make` is not a function, or does not return such a module.
-    ValueError: if the module holds an `eqx.nn.StateIndex` (batch statistics, for instance), draws
-      random numbers in a step, or changes the carry's structure, shapes or dtypes, or if
-      `initial_carry` is not zeros.
+    ValueError: if the module holds an `eqx.nn.StateIndex` (e.g. for batch statistics), draws random
+      numbers in a step, or changes the carry's structure, shapes or dtypes; or if `initial_carry`
+      is not zeros.
   """
   import equinox as eqx
 
@@ -247,14 +247,14 @@ def from_equinox(
 
 
 def from_haiku(make: Callable[[], Any], initial_carry: Carry | None = None) -> Cell:
-  """Returns a Cell that runs a recurrent core of Haiku, with its own params.
+  """Returns a Cell that runs a Haiku recurrent core, with the module's own params.
 
       cell = from_haiku(lambda: hk.LSTM(64))
       params = cell.init(key, input_size)               # {"lstm/linear": {"w": …, "b": …}}
       carry, ys = unroll(cell, params, xs)
 
-  A core can be created only inside of `hk.transform`. So `from_haiku` takes the function that
-  creates it. See `cell_from_step` for what the Cell's carry and output are, and for what it costs.
+  A core can be created only inside `hk.transform`. `from_haiku` therefore takes a function that
+  creates the core. `cell_from_step` describes the Cell's carry, its output, and its cost.
 
   Args:
     make: `make() -> core`, where the core has the interface of `hk.RNNCore`, i.e.
@@ -262,12 +262,12 @@ def from_haiku(make: Callable[[], Any], initial_carry: Carry | None = None) -> C
     initial_carry: zeros for one example, as in `cell_from_step`; by default those of
       `core.initial_state`.
   Returns:
-    A Cell: x [..., D]; params, carry and y are those of the core.
+    A Cell: x [..., D]; params, carry and y are the core's.
   Raises:
     TypeError: if `make` is not a function, or does not return such a core.
-    ValueError: if the core uses `hk.get_state` (for batch statistics, for instance), draws random
-      numbers in a step, changes the carry's structure, shapes or dtypes, or starts from a carry
-      other than zeros. Also, when params are first needed, if it mixes the examples of a batch.
+    ValueError: if the core uses `hk.get_state` (e.g. for batch statistics), draws random numbers in
+      a step, changes the carry's structure, shapes or dtypes, or starts from a nonzero carry.
+      `cell.init` raises it if the core mixes the examples of a batch.
   """
   import haiku as hk
 
@@ -302,7 +302,7 @@ def from_haiku(make: Callable[[], Any], initial_carry: Carry | None = None) -> C
 
 
 def _cell_of_batches(name: str, step: StepOfBatch, init: ParamsOf, initial_carry: Carry) -> Cell:
-  """Returns a Cell that runs a module of batches on each example, as a batch of one.
+  """Returns a Cell that runs a module written for batches on each example, as a batch of one.
 
   Args:
     name: the module's name, for messages.
@@ -315,7 +315,8 @@ def _cell_of_batches(name: str, step: StepOfBatch, init: ParamsOf, initial_carry
     result = step(params, _batched(carry), x[None])
     if not isinstance(result, tuple) or len(result) != 2:
       raise TypeError(f"{name} must return a carry and an output, got {checks.shapes(result)}.")
-    squeezed: dict[int, Array] = {}  # the same array stays the same array
+    # Arrays by identity, so that a y that is a leaf of the carry remains one.
+    squeezed: dict[int, Array] = {}
 
     def squeeze(a: Array) -> Array:
       if jnp.shape(a)[:1] != (1,):
@@ -328,7 +329,7 @@ def _cell_of_batches(name: str, step: StepOfBatch, init: ParamsOf, initial_carry
 
   @functools.cache
   def check_mixing(input_size: int) -> None:
-    """Raises if the result for one example of a batch changes with another example."""
+    """Raises if the result for one example of a batch depends on another example."""
 
     params = jax.eval_shape(lambda: init(jax.random.key(0), input_size))
     inputs = jax.tree.map(lambda a: a[0], _first_inputs(initial_carry, input_size))
@@ -366,7 +367,7 @@ def _batched(carry: Carry) -> Carry:
 
 
 def _first_inputs(initial_carry: Carry, input_size: int) -> tuple[Carry, Array]:
-  """Returns (carry, xs) of a batch of one: zeros, where xs have the dtype of the carry."""
+  """Returns zeros (carry, xs) for a batch of one; xs have the precision of the carry."""
   carry = jax.tree.map(
     lambda a: jnp.zeros((1, *jnp.shape(a)), jax.dtypes.canonicalize_dtype(a.dtype)), initial_carry
   )
@@ -395,10 +396,10 @@ def _own_carry(name: str, start: Callable[[int], Carry]) -> Carry:
 
 
 def _method(name: str, module: Any, method: str = "initialize_carry") -> Callable[..., Carry]:
-  """Returns a module's method that makes its initial carry; raises if it has none."""
+  """Returns a module's method that creates its initial carry; raises if it lacks the method."""
   found = getattr(module, method, None)
   if not callable(found):
-    raise TypeError(f"{name} must have a method {method}, or initial_carry must be given.")
+    raise TypeError(f"{name} must have a method {method}, unless initial_carry is given.")
   return found
 
 
@@ -412,16 +413,17 @@ def _check_reads_vectors(name: str, module: Any) -> None:
 
 
 def _instance(function: str, module: Any, example: str, params: str) -> str:
-  """Returns the message for a module where a function that creates it is needed."""
+  """Returns the error message for a module that is given in place of a function that creates it."""
   return (
     f"{function} needs a function that creates the module for an input size, such as {example}, "
-    f"got an instance of {type(module).__name__}. Pass its own params, from {params}, to unroll."
+    f"got an instance of {type(module).__name__}. To use its params, pass those from {params} to "
+    "unroll."
   )
 
 
 @contextlib.contextmanager
 def _rule(message: str, kind: type[Exception]) -> Iterator[None]:
-  """Raises a ValueError with this message in place of an error of this kind."""
+  """Turns exceptions of this kind into a ValueError with this message."""
   try:
     yield
   except kind as error:
@@ -441,7 +443,7 @@ def _without_key(name: str, run: Callable[[Key[Array, ""] | None], Result]) -> R
 
 
 def _any_random(a: Any) -> Array:
-  """Returns an arbitrary value for a variable of a generator that no step uses."""
+  """Returns an arbitrary value for a random-state variable, which no step may use."""
   if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
     return jnp.broadcast_to(jax.random.key(0), a.shape)
   return jnp.zeros(a.shape, a.dtype)

@@ -1,4 +1,4 @@
-"""Any step function as a `Cell`."""
+"""Makes a `Cell` of any step function."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from rnn_jax.types import Carry, Cell, Features, Inputs, Params, Shape, Units, u
 Atom = Var | Literal
 Value: TypeAlias = Any  # an array, or the value of a Literal
 
-# Dtypes of x for which a step is traced if it does not accept the default one.
+# Dtypes of x to try in turn if a step does not accept the default one.
 _OTHER_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
-# A user's functions. All of them receive one example: x [D], and a carry without batch axes.
+# The user's functions. Each receives a single example: x [D], and a carry without batch axes.
 StepOfOne: TypeAlias = Callable[[Params, Carry, Array], Any]  # -> carry, or (carry, y)
 OutputOfOne: TypeAlias = Callable[[Params, Carry, Array], Array]  # -> y
 ParamsOf: TypeAlias = Callable[[Key[Array, ""], int], Params]  # (key, input_size) -> params
@@ -56,40 +56,41 @@ def cell_from_step(
       params = cell.init(key, input_size)
       carry, ys = unroll(cell, params, xs)      # every argument of unroll, every measure
 
-  `step` is written for one example. The time loop runs it under `jax.vmap` over the batch, so one
-  example cannot affect another. It may compute anything, in any way, but it must keep no state
-  outside the carry and draw no random numbers. Arrays that it closes over are constants; what is
-  differentiated has to be in the params. Its whole computation is inside the time loop. To compute
-  the input product of all steps at once, write a `Cell`.
+  `step` is written for one example. The time loop maps it over the batch with `jax.vmap`, so one
+  example cannot affect another. It may compute anything, but it must keep no state outside the
+  carry and draw no random numbers. Arrays that it closes over are constants: only params are
+  differentiated. The whole step runs inside the time loop. To compute the input product of all
+  steps at once, write a `Cell` instead.
 
-  y is computed from the new carry, outside of the carry, if `step` allows it: if y is a leaf of the
-  new carry, or if all paths from the old carry to y lead through the new carry (as for
-  y = h @ params["out"]). The carry is then that of `step`, and so is what measures see. Otherwise,
-  e.g. if y is gated by the old carry, y becomes one more leaf: the carry is
-  `CarryAndOutput(carry, y)`. Measures then include y_t in h_t: step Jacobians have W more rows and
-  columns, zero in ∂h_t/∂y_{t−1}, and W Lyapunov exponents are −inf. dL/dh_t of the other leaves
-  leaves out the path through y_t, which is part of dL/dy_t.
+  If possible, y is not stored in the carry but computed from the new one. This requires that y is a
+  leaf of the new carry, or that it depends on the old carry only through the new one, as
+  y = h @ params["out"] does. The cell's carry is then the carry of `step`.
 
-  The cell has no `gates`, `linear` or `recurrent_kernel`. To declare one, use `cell._replace`; the
-  drive that these functions receive is x [..., D].
+  Otherwise, e.g. if the old carry gates y, the cell's carry is `CarryAndOutput(carry, y)`, and
+  measures treat y_t as a part of h_t. Step Jacobians then have W more rows and columns, where
+  ∂h_t/∂y_{t−1} is zero; W Lyapunov exponents are −inf; and dL/dh_t of the other leaves excludes the
+  path through y_t, which belongs to dL/dy_t.
+
+  The cell declares no `gates`, `linear` or `recurrent_kernel`. Add them with `cell._replace`; these
+  functions receive x [..., D] as the drive.
 
   Args:
     step: `(params, carry, x) -> carry` or `(params, carry, x) -> (carry, y)`, for x [D] and y [W].
-      It returns a carry with the structure, shapes and dtypes of the one it receives.
-    init: `(key, input_size) -> params`. Params are a pytree of any kind. The cell casts their float
-      and complex leaves to the dtype that it is asked for. Integer leaves are constants.
-    initial_carry: the carry of one example before the first step: a pytree of zeros of any kind,
-      such as `jnp.zeros(hidden_size)`. Float and complex leaves take the precision of xs. For a
-      carry other than zeros, use the argument `carry` of `unroll`.
-    output: `(params, carry, x) -> y`, for the new carry and y [W]. If given, a y that `step`
-      returns is ignored. Required if `step` returns a carry of several leaves and no y.
+      The carry that it returns must match the one it receives in structure, shapes and dtypes.
+    init: `(key, input_size) -> params`. Params may be any pytree. The cell casts float and complex
+      leaves to the dtype passed to `cell.init`. Integer leaves are constants.
+    initial_carry: the carry of one example before the first step. It may be any pytree of zeros,
+      such as `jnp.zeros(hidden_size)`. Float and complex leaves take the precision of xs. To start
+      from another carry, pass it to `unroll` as `carry`.
+    output: `(params, carry, x) -> y [W]`, which receives the new carry. It replaces the y that
+      `step` returns. Required if `step` returns no y and its carry has several leaves.
   Returns:
-    A Cell: x [..., D], carry with leaves [..., *shape of the leaf], y [..., W]. Integer tokens
-    stand for their one-hot vectors.
+    A Cell: x [..., D], carry with leaves [..., *shape of the leaf], y [..., W]. Integer tokens are
+    read as one-hot vectors.
   Raises:
     TypeError, ValueError: if an argument has the wrong type, if `initial_carry` is not zeros, if
       `step` changes the structure, a shape or a dtype of the carry, or if y is not an array of
-      floats [W]. `init` of the cell checks the step again, for its input size and dtype.
+      floats [W]. `cell.init` checks the step again, for the given input size and dtype.
   """
   for name, function in (("step", step), ("init", init)):
     checks.function(name, function)
@@ -107,7 +108,7 @@ def cell_from_step(
     x = jax.ShapeDtypeStruct((input_size,), jax.dtypes.canonicalize_dtype(dtype))
     return _Trace.of(run, params, carry, x)
 
-  # Where y comes from depends on the step alone, so any input that the step accepts will do.
+  # How y depends on the carry is the same for all inputs, so any that the step accepts will do.
   sizes = [1, *(size for a in jax.tree.leaves(first) for size in a.shape)]
   example = _first_success(trace, itertools.product(sizes, (float, *_OTHER_DTYPES)))
   y_is_carried = not example.y_is_readable
@@ -119,8 +120,8 @@ def cell_from_step(
     y = trace(input_size, dtype).y
     if y_is_carried and y.shape != example.y.shape:
       raise ValueError(
-        "step must return a y whose size does not depend on that of x, because this y has to be a "
-        f"leaf of the carry; got {list(example.y.shape)} and {list(y.shape)}. Or give output=."
+        "step must return a y whose size does not depend on that of x, because this y is stored in "
+        f"the carry, got {list(example.y.shape)} and {list(y.shape)}. Alternatively, pass output=."
       )
     return draw(key, input_size, dtype)
 
@@ -136,8 +137,8 @@ def cell_from_step(
     size = input_size_of(checked_init, params)
     if size is None:
       raise ValueError(
-        "xs must be vectors [..., D], because the shapes of these params do not tell the number of "
-        f"tokens, got tokens {checks.shown(xs)}."
+        "xs must be vectors [..., D], because the number of tokens cannot be inferred from the "
+        f"shapes of these params, got tokens {checks.shown(xs)}."
       )
     checks.tokens("xs", given, size)
     floats = [a for a in jax.tree.leaves(params) if jnp.issubdtype(a.dtype, jnp.inexact)]
@@ -177,7 +178,7 @@ def cell_from_step(
 def _over_batch(
   function: Callable[..., PyTree], params: Params, carry: Carry, x: Features
 ) -> PyTree:
-  """Runs `function(params, carry, x)` on each example alone; the batch axes are those of x."""
+  """Runs `function(params, carry, x)` on each example separately; x has the batch axes."""
   for _ in range(x.ndim - 1):
     function = jax.vmap(function, in_axes=(None, 0, 0))
   return function(params, jax.tree.map(jnp.asarray, carry), jnp.asarray(x))
@@ -199,8 +200,8 @@ def _run(
     new, y = result
   else:
     raise TypeError(
-      "step must return a carry with the structure of the one that it receives, or (carry, y); it "
-      f"received {checks.shapes(carry)} and returned {checks.shapes(result)}."
+      "step must return a carry with the structure of the one that it receives, or (carry, y), got "
+      f"{checks.shapes(result)} for the carry {checks.shapes(carry)}."
     )
   new = jax.tree.map(_as_array, new)
   checks.like(f"the carry that step returns for x {checks.shown(x)}", carry, new)
@@ -210,8 +211,8 @@ def _run(
     leaves = jax.tree.leaves(new)
     if len(leaves) != 1:
       raise TypeError(
-        "output must be given, because step returns no y and its carry is not a single array, got "
-        f"the carry {checks.shapes(carry)}."
+        "output must be given if step returns no y and its carry is not a single array, got the "
+        f"carry {checks.shapes(carry)}."
       )
     y = leaves[0]
   if _structure(y) != _structure(0.0) or not hasattr(y, "dtype"):
@@ -251,7 +252,7 @@ class _Trace(NamedTuple):
     """Traces `run(params, carry, x) -> (new carry, y)`."""
     traced, (_, y) = jax.make_jaxpr(run, return_shape=True)(params, carry, x)
     leaves = jax.tree.leaves((params, carry, x))
-    # Functions under `jax.jit` are opened, because they may compute both y and the new carry.
+    # Functions under `jax.jit` are inlined, because one may compute both y and the new carry.
     opened = jax.make_jaxpr(functools.partial(_evaluate, traced))(*leaves)
     jaxpr = opened.jaxpr
     num_carries = len(jax.tree.leaves(carry))
@@ -262,10 +263,10 @@ class _Trace(NamedTuple):
 
     carried = {v: leaf for leaf, v in reversed([*enumerate(new_carry)]) if isinstance(v, Var)}
     for equation in jaxpr.eqns:
-      # An array that the step only reshapes can be read from the carry, too.
+      # An array that the carry holds in another shape can be read from it, too.
       if equation.primitive.name in ("reshape", "squeeze") and equation.outvars[0] in carried:
         carried.setdefault(equation.invars[0], carried[equation.outvars[0]])
-    # Params, x and constants are not read from the carry, unless y itself is a leaf of it.
+    # Params, x and constants are not read from the carry, except for y if it is one of them.
     for v in {*of_params, x_variable, *jaxpr.constvars} - {y_variable}:
       carried.pop(v, None)
     needed, equations = [y_variable], []
@@ -289,8 +290,8 @@ class _Trace(NamedTuple):
     """Returns y, computed from the new carry."""
     if not self.y_is_readable:
       raise ValueError(
-        "step must compute y from the new carry for all dtypes, or for none, got "
-        f"{checks.shapes(carry)} and x {checks.shown(x)}."
+        "step must compute y from the new carry for every dtype or for none, got a y that depends "
+        f"on the old carry for {checks.shapes(carry)} and x {checks.shown(x)}."
       )
     arguments = zip([*self.params, self.x], jax.tree.leaves((params, x)), strict=True)
     leaves = jax.tree.leaves(carry)
@@ -300,7 +301,7 @@ class _Trace(NamedTuple):
 
 
 def _evaluate(traced: ClosedJaxpr, *arguments: Value) -> list[Value]:
-  """Evaluates a jaxpr, equation by equation, including those of functions under `jax.jit`."""
+  """Evaluates a jaxpr equation by equation, including those inside functions under `jax.jit`."""
   variables = [*traced.jaxpr.constvars, *traced.jaxpr.invars]
   values = dict(zip(variables, [*traced.consts, *arguments], strict=True))
   return _results(traced.jaxpr.eqns, values, traced.jaxpr.outvars)
@@ -334,7 +335,7 @@ def _first_success(trace: Callable[..., _Trace], inputs: Iterable[tuple[int, DTy
   for size, dtype in dict.fromkeys(inputs):
     try:
       return trace(size, dtype)
-    except Exception as error:  # whatever the user's functions raise
+    except Exception as error:  # a user's function may raise anything
       kind = jax.dtypes.canonicalize_dtype(dtype)
       error.add_note(f"(while tracing init and step for x {kind}[{size}])")
       errors.append(error)
@@ -352,8 +353,8 @@ def _shapes(initial_carry: Carry) -> Carry:
       raise TypeError(f"{name} must be an array of numbers, got {checks.shown(a)}.")
     if isinstance(a, np.ndarray) and np.any(a):
       raise ValueError(
-        f"{name} must be zeros, got {checks.shown(a)} with other values. Pass another carry to "
-        "`unroll` as `carry`."
+        f"{name} must be zeros, got {checks.shown(a)} with other values. To start from another "
+        "carry, pass it to `unroll` as `carry`."
       )
     return jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype))
 

@@ -225,11 +225,11 @@ def test_a_flagfile_may_import(lab, tmp_path, sweep_here):
 @pytest.mark.parametrize(
   ("text", "given", "message"),
   [
-    ("", "absent", "got 'absent', which is in none of them."),
-    ("", "mylab.absent", "got 'mylab.absent', which is in none of them."),
+    ("", "absent", "got 'absent', which was not found."),
+    ("", "mylab.absent", "got 'mylab.absent', which was not found."),
     ("", "json", "register a cell, task, measure or figure, got 'json', which registers none."),
-    ("", "mylab.py", "got the file 'mylab.py'; give the module's name, --import=mylab."),
-    ("", "my lab", "--import must be names of Python modules, such as mylab or mylab.cells, got"),
+    ("", "mylab.py", "got the file 'mylab.py'; pass the module's name, --import=mylab."),
+    ("", "my lab", "--import must name Python modules, such as mylab or mylab.cells, got"),
     ("", "__main__", "--import must not be __main__, which stands for the script or notebook"),
     ("x = 1\nraise KeyError('x')", "mylab", "--import=mylab: KeyError: 'x' ({lab}, line 2)"),
     ("def f(:", "mylab", "--import=mylab: SyntaxError: invalid syntax ({lab}, line 1)"),
@@ -265,7 +265,9 @@ def test_a_module_must_not_change_settings(lab, sweep_here, capsys, tmp_path):
   )
   flags = ("--import=mylab", "--task=adding", *SMALL, f"--output_dir={tmp_path / 'out'}")
   assert sweep_here(*flags, "--dry_run") == 0
-  assert "mylab set jax_enable_x64 to True; it is False in this command" in capsys.readouterr().err
+  assert (
+    "mylab set jax_enable_x64 to True; this command resets it to False" in capsys.readouterr().err
+  )
 
 
 def test_a_worker_that_lacks_a_module_says_so(flags_of):

@@ -426,7 +426,7 @@ def in_unroll(w, h):
     ),
     (own_vjp, r"it is inside a function with its own backward pass \(custom_vjp\)"),
     (own_jvp, r"it is inside a function with its own derivative \(custom_jvp\)"),
-    (in_unroll, r"rnn_jax.unroll has its own backward pass; pass it probe=gradient_probe\(...\)"),
+    (in_unroll, r"rnn_jax.unroll has its own backward pass; pass probe=gradient_probe\(...\)"),
   ],
   ids=["map", "cond", "while", "custom_vjp", "custom_jvp", "unroll"],
 )

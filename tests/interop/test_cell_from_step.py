@@ -312,7 +312,7 @@ def bad(step, carry=None, init=init_w, **options):
       r"y must be one array, got {'a': float32\[3\]}",
     ),
     (bad(lambda p, h, x: (h, h.sum())), ValueError, r"y must be floats \[W\] for one example, got"),
-    (bad(lambda p, h, x: h, carry=(jnp.zeros(2),) * 2), TypeError, "output must be given, because"),
+    (bad(lambda p, h, x: h, carry=(jnp.zeros(2),) * 2), TypeError, "output must be given if step"),
     (bad(lambda p, h, x: h, {"a": np.ones(2)}), ValueError, r"initial_carry\['a'\] must be zeros"),
     (bad(lambda p, h, x: h, "zeros"), TypeError, "initial_carry must be an array of numbers, got"),
     (

@@ -270,7 +270,7 @@ def equinox_cell(flaw):
   return from_equinox(functools.partial(EquinoxCell, flaw=flaw), jnp.zeros(H))
 
 
-KEPT, RANDOM, ALONE = "must keep its state in the carry", "must draw no random numbers", "alone"
+KEPT, RANDOM, ALONE = "must keep its state in the carry", "must not draw random", "independently"
 
 
 @pytest.mark.parametrize(
