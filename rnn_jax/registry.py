@@ -71,7 +71,7 @@ def register(
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
   if not summary:
     raise ValueError(
-      f"{kind} {name!r} must have a docstring, because its first line is the description in tables."
+      f"{kind} {name!r} must have a docstring, whose first line is its description in tables."
     )
   entry = Entry(function.__module__, function.__qualname__, summary, function)
   owner = REGISTERED.get((kind, name))

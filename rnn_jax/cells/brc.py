@@ -30,20 +30,21 @@ from rnn_jax.types import (
 
 @memoized
 def brc(hidden_size: int, *, recurrent_gain: Number = 1.0) -> PlainCell:
-  """Bistable recurrent cell: each unit feeds back to itself alone and can latch one of two values.
+  """Bistable recurrent cell: each unit feeds back only to itself and can latch one of two values.
 
     c = σ(x W_c + w_c ∘ h + b_c)      a = 1 + tanh(x W_a + w_a ∘ h + b_a)
     h' = c ∘ h + (1 − c) ∘ n          n = tanh(x W_n + a ∘ h)
 
-  A unit whose feedback a is below 1 forgets: without an input, h = 0 is its only fixed point. Above
-  1 it is bistable: h = 0 is unstable, and h stays at one of two values ±h*, where h* = tanh(a h*).
+  A unit whose feedback a is below 1 forgets: without input, h = 0 is its only fixed point. Above 1,
+  it is bistable: h = 0 is unstable, and h stays at one of two values ±h*, where h* = tanh(a h*).
 
   Step Jacobian: diag(c + (1 − c) ∘ (1 − n²) ∘ (a + h ∘ w_a ∘ a ∘ (2 − a)) +
-  w_c ∘ (h − n) ∘ c ∘ (1 − c)). At h = 0 and without an input it is diag(1 + (1 − c) ∘ (a − 1)): it
-  passes 1 at the gate a = 1. In each step, the gradient of a unit meets the factor
-  c + (1 − c) a (1 − n²) on its path through itself: above 1 while a bistable unit leaves 0, below 1
-  once it has latched. A gate that is a share, between 0 and 1, cannot amplify the gradient on that
-  path; the feedback a can.
+  w_c ∘ (h − n) ∘ c ∘ (1 − c)). At h = 0 and without input it is diag(1 + (1 − c) ∘ (a − 1)), which
+  crosses 1 at a = 1.
+
+  Gradient flow: on a unit's path through itself, every step multiplies the gradient by
+  c + (1 − c) a (1 − n²), which is above 1 while a bistable unit leaves 0, and below 1 once it has
+  latched. A gate between 0 and 1 cannot amplify the gradient on that path; the feedback a can.
 
   Args:
     hidden_size: width H of carry and output.
@@ -71,15 +72,17 @@ def brc(hidden_size: int, *, recurrent_gain: Number = 1.0) -> PlainCell:
 
 @memoized
 def nbrc(hidden_size: int, *, recurrent_gain: Number = 1.0) -> PlainCell:
-  """Neuromodulated bistable cell: a BRC in which all units set a unit's gate and feedback.
+  """Neuromodulated bistable cell: a BRC in which each unit's gate and feedback read all units.
 
     c = σ(x W_c + h U_c + b_c)      a = 1 + tanh(x W_a + h U_a + b_a)
     h' = c ∘ h + (1 − c) ∘ n        n = tanh(x W_n + a ∘ h)
 
   Step Jacobian: diag(c + (1 − c) ∘ (1 − n²) ∘ a) + U_a diag((1 − c) ∘ (1 − n²) ∘ h ∘ a ∘ (2 − a)) +
-  U_c diag((h − n) ∘ c ∘ (1 − c)). At h = 0 and without an input it is diag(1 + (1 − c) ∘ (a − 1)),
-  which passes 1 at the gate a = 1. In each step, the gradient meets the factor of `brc` on each
-  unit's path through itself. From one unit to another it flows through the gates alone.
+  U_c diag((h − n) ∘ c ∘ (1 − c)). At h = 0 and without input it is diag(1 + (1 − c) ∘ (a − 1)),
+  which crosses 1 at a = 1.
+
+  Gradient flow: on a unit's path through itself, every step multiplies the gradient by the same
+  factor as in `brc`. From one unit to another, the gradient flows through the gates alone.
 
   Args:
     hidden_size: width H of carry and output.

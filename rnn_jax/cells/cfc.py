@@ -46,14 +46,15 @@ def cfc(
     h' = A − A ∘ f ∘ exp(−Δ (|w_τ| + |f|))            mode="pure", which has f alone
 
   The backbone, a network of L layers, computes s. Δ is the constant time between two inputs.
-  The gate t chooses between the candidates tanh f and tanh g by the time that has passed.
+  The gate t interpolates between the candidates tanh f and tanh g according to the elapsed time.
 
   Step Jacobian, for mode="default", L = 1 and a = x W_x + h W_h + b: ∂h'/∂h = W_h diag(ψ'(a))
   (W_f diag((1 − t) ∘ (1 − tanh² f)) + W_g diag(t ∘ (1 − tanh² g)) +
-  (Δ W_p + W_q) diag(t ∘ (1 − t) ∘ (tanh g − tanh f))), with the blocks of W_y. In each step, the
-  whole gradient passes through the backbone and the factors 1 − tanh², as in a deep `elman` step.
-  The gate of a GRU mixes the old carry with a candidate; t mixes two candidates, so it cannot pass
-  the gradient through unchanged.
+  (Δ W_p + W_q) diag(t ∘ (1 − t) ∘ (tanh g − tanh f))), with the blocks of W_y.
+
+  Gradient flow: in every step, the whole gradient passes through the backbone and the factors
+  1 − tanh², as in an `elman` with several layers per step. The gate of a GRU mixes the old carry
+  with a candidate; t mixes two candidates, so it cannot pass the gradient through unchanged.
 
   Args:
     hidden_size: width H of carry and output.

@@ -62,21 +62,23 @@ def delta_net(
     S' = S + β kᵀ (v − k S) = (I − β kᵀ k) S + β kᵀ v
     y = q S'
 
-  in each of N heads of P = H/N units, with one β each. k S is the value that the memory S [P, P]
-  holds under the key k, and a share β of it is replaced by v.
+  Each of the N heads of P = H/N units has its own memory S [P, P] and its own scalar β. k S is the
+  value that S holds under the key k; a share β of it is replaced by v.
 
-  Step Jacobian: I − β kᵀ k on every column of S, symmetric, which depends only on the input. Its
-  eigenvalues are 1 for the P − 1 directions orthogonal to k and 1 − β for k, each P times, as S has
-  P columns. β is in (0, 1), so products over time never explode; with `negative_eigenvalues` β is
-  in (0, 2), 1 − β in (−1, 1), and β = 2 makes the step a Householder reflection, which is
-  orthogonal. To the decay map it adds a factor per direction instead of per unit: a step shrinks
-  the gradient only in the direction of its key, and passes the rest unchanged.
+  Step Jacobian: I − β kᵀ k on every column of S. It is symmetric and depends only on the input. Its
+  eigenvalues are 1 for the P − 1 directions orthogonal to k and 1 − β for k, each P times because S
+  has P columns. β is in (0, 1), so products over time never explode. With `negative_eigenvalues`,
+  β is in (0, 2) and 1 − β in (−1, 1); as β approaches 2, the step approaches a Householder
+  reflection, which is orthogonal.
+
+  Gradient flow: factors belong to directions instead of units. A step shrinks the gradient only in
+  the direction of its key, and passes the rest unchanged.
 
   Args:
     hidden_size: width H of the output.
     num_heads: N, a divisor of H. The authors' code uses 4 by default.
     negative_eigenvalues: whether β is 2 σ(x w_β), so that the eigenvalue 1 − β may be negative, as
-      tasks that track a state need (Grazzi et al., 2024).
+      state-tracking tasks require (Grazzi et al., 2024).
   Returns:
     A Cell: x [..., D], carry S [..., N, P, P] (keys × values), y [..., H];
     params {"w_x": [D, 3·H + N]} in the order q, k, v, β, LeCun normal. Gates, the
@@ -113,13 +115,14 @@ def gated_delta_net(
     S' = α (I − β kᵀ k) S + β kᵀ v
     y = q S'
 
-  in each of N heads of P = H/N units, with one α and one β each.
+  Each of the N heads of P = H/N units has its own memory S and its own scalars α and β.
 
-  Step Jacobian: α (I − β kᵀ k) on every column of S, symmetric, which depends only on the input.
+  Step Jacobian: α (I − β kᵀ k) on every column of S. It is symmetric and depends only on the input.
   Its eigenvalues are α for the P − 1 directions orthogonal to k and α (1 − β) for k, each P times.
-  As 0 < α < 1, products over time never explode, not even with `negative_eigenvalues`. To the decay
-  map it adds a factor α for all of the memory to DeltaNet's 1 − β for the direction of the key, so
-  that a step can forget everything or a single key.
+  As 0 < α < 1, products over time never explode, not even with `negative_eigenvalues`.
+
+  Gradient flow: a step multiplies the whole gradient by α, and its component in the direction of
+  the key also by 1 − β, so it can forget everything or a single key.
 
   Args:
     hidden_size: width H of the output.

@@ -45,10 +45,11 @@ def fast_rnn(
 
     h' = σ(β) h + σ(α) n      n = tanh(x W_x + h W_h + b)
 
-  Step Jacobian: ∂h'/∂h = σ(β) I + σ(α) W_h diag(1 − n²). In each step, the gradient meets the
-  scalar σ(β) on each unit's path through itself. It is 0.95 at first, which decays by a factor e in
-  20 steps. All units and steps share it, as in `leaky`, but here training changes it, and σ(α) and
-  σ(β) need not add up to 1.
+  Step Jacobian: ∂h'/∂h = σ(β) I + σ(α) W_h diag(1 − n²).
+
+  Gradient flow: on each unit's path through itself, every step multiplies the gradient by σ(β),
+  which is 0.95 at initialization: a decay by a factor of e in 20 steps. All units and steps share
+  σ(β), as in `leaky`, but training changes it, and σ(α) and σ(β) need not add up to 1.
 
   Args:
     hidden_size: width H of carry and output.
@@ -95,9 +96,11 @@ def fast_grnn(
     h' = z ∘ h + (σ(ζ) (1 − z) + σ(ν)) ∘ n
 
   Step Jacobian: ∂h'/∂h = diag(z) + W_h diag((h − σ(ζ) n) ∘ z ∘ (1 − z) +
-  (σ(ζ) (1 − z) + σ(ν)) ∘ (1 − n²)). In each step, the gradient meets the gate z on each unit's path
-  through itself. Gate and candidate share the pre-activation a, so that up to the biases z is near
-  1 only where n is saturated and the path through W_h is closed.
+  (σ(ζ) (1 − z) + σ(ν)) ∘ (1 − n²)).
+
+  Gradient flow: on each unit's path through itself, every step multiplies the gradient by the gate
+  z. Gate and candidate share the pre-activation a: apart from the biases, z is near 1 only where n
+  is saturated, which closes the path through W_h.
 
   Args:
     hidden_size: width H of carry and output.

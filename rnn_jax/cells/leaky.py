@@ -32,23 +32,25 @@ def leaky(
   This is an Euler step of τ dh/dt = −h + φ(x W_x + h W_h + b), with α = Δt/τ. The carry h holds
   the rates, as in Yang et al. Song et al. integrate the currents, before φ, in the same way.
 
-  With `excitatory`, units obey Dale's law: the outgoing weights of a unit have one sign. The kernel
-  is W_h = diag(s) |U| without its diagonal, where s is 1 for the first units, which are excitatory,
-  and −1 for the others. At initialization, the excitatory rows of U are scaled so that excitation
-  and inhibition balance on average.
+  With `excitatory`, units obey Dale's law: all outgoing weights of a unit have the same sign. The
+  kernel is W_h = diag(s) |U| without its diagonal, where s is 1 for the first units, which are
+  excitatory, and −1 for the others. At initialization, the excitatory rows of U are scaled so that
+  excitation and inhibition balance on average.
 
-  Step Jacobian: ∂h'/∂h = (1 − α) I + α W_h diag(φ'(a)), where a is the pre-activation. In each
-  step, the gradient meets the constant factor 1 − α on each unit's path through itself. Where φ' is
-  0 it decays over τ/Δt = 1/α steps. With α = 1 the cell is `elman`. Neither the
-  input nor training changes this leak, and all units share it.
+  Step Jacobian: ∂h'/∂h = (1 − α) I + α W_h diag(φ'(a)), where a is the pre-activation. With α = 1
+  the cell is `elman`.
+
+  Gradient flow: on each unit's path through itself, every step multiplies the gradient by 1 − α, a
+  constant that all units share and that neither the input nor training changes. Where φ' is 0, the
+  gradient decays by a factor of e in about 1/α = τ/Δt steps.
 
   Args:
     hidden_size: width H of carry and output.
     alpha: α, the step size in units of the time constant, above 0 and at most 1.
     activation: φ, one of `tanh`, `relu`, `linear`.
     excitatory: share of excitatory units, between 0 and 1, such as 0.8. None for weights of any
-      sign. Requires activation="relu", because Dale's law needs rates that are not negative, and a
-      recurrent kernel that is not `identity`, whose other entries stay 0.
+      sign. Requires activation="relu", because Dale's law presumes nonnegative rates, and a
+      `recurrent_kernel` other than `identity`, whose off-diagonal entries would stay 0.
     recurrent_kernel: initialization of W_h, or of U: `orthogonal`, `gaussian` or `identity`.
     recurrent_gain: factor on the recurrent kernel at initialization. (Yang et al. use 0.5.)
   Returns:

@@ -33,11 +33,12 @@ def lipschitz(
   With β = 1, A and W are skew-symmetric up to the damping γ. The symmetric part, whose share is
   1 − β, lets eigenvalues leave the imaginary axis.
 
-  Step Jacobian: ∂h'/∂h = I + ε (A + W diag(1 − tanh²)). To the decay map it adds the term ε A,
-  which no saturation removes: where tanh is flat, k steps multiply the gradient by (I + ε A)^k,
-  whereas that of `antisymmetric` passes unchanged. Up to the error of Euler's method, the norm of a
-  gradient there changes by a factor 1 + ε s per step, where s lies between the least and the
-  greatest eigenvalue of the symmetric part of A, (1 − β) (M + Mᵀ) − γ I.
+  Step Jacobian: ∂h'/∂h = I + ε (A + W diag(1 − tanh²)).
+
+  Gradient flow: the term ε A does not saturate. Where tanh is flat, k steps multiply the gradient
+  by (I + ε A)^k, whereas that of `antisymmetric` passes unchanged. Up to the error of Euler's
+  method, its norm then changes by a factor 1 + ε s per step, where s lies between the smallest and
+  the largest eigenvalue of the symmetric part of A, (1 − β) (M + Mᵀ) − γ I.
 
   Args:
     hidden_size: width H of carry and output.

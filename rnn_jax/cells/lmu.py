@@ -47,9 +47,10 @@ def lmu(
 
   Step Jacobian: ∂m'/∂m = Āᵀ + e_m B̄ and ∂h'/∂h = (W_h + e_h B̄ W_m) diag(1 − h'²), with ∂m'/∂h =
   e_h B̄ and ∂h'/∂m = (Āᵀ + e_m B̄) W_m diag(1 − h'²). At initialization e_m = 0, and the memory
-  alone has the factors of Ā, whose eigenvalues are all inside the unit circle. To the decay map it
-  adds a path whose decay is designed, not learned: through m the gradient is that of a delay line,
-  which keeps it for about θ steps and then drops it.
+  alone has the factors of Ā, whose eigenvalues are all inside the unit circle.
+
+  Gradient flow: the path through m decays by design, not by learning. Like a delay line, it keeps
+  the gradient for about θ steps and then drops it.
 
   Args:
     hidden_size: width H of h and output.

@@ -72,16 +72,18 @@ def mlstm(
     v = x W_v + b_v            o = σ(x W_o + b_o)         n' = f' n + i' k        i' = i e^{−m'}
     y = o ∘ (q C') / max(|q n'ᵀ|, e^{−m'})
 
-  in each of N heads of P = H/N units, whose gates i and f are one number each. C [P, P] stores the
-  value v under the key k, and the query q reads it. The stabilizer m is the logarithm of a scale
-  that is factored out of C and n to avoid overflow; in exact arithmetic it does not change y.
+  Each of the N heads of P = H/N units has its own memory and its own scalar gates i and f. C [P, P]
+  stores the value v under the key k, and the query q reads it. The stabilizer m is the logarithm of
+  a scale that is factored out of C and n to avoid overflow; in exact arithmetic it does not change
+  y.
 
   Step Jacobian: ∂C'/∂C = ∂n'/∂n = f' I, because no gate reads C or n. For the unscaled memory e^m C
   the factor is f itself, so products over time never explode if f is a sigmoid. (C, n, m) and
   (λ C, λ n, m − ln λ) represent the same memory and have the same outputs, so
   dL/dm = ⟨C, dL/dC⟩ + ⟨n, dL/dn⟩, where the derivatives treat C, n and m as independent variables.
-  To the decay map it adds one factor f' per head, the same for all P² entries of a memory, which
-  the inputs alone determine, and which a single large input gate i pushes toward 0.
+
+  Gradient flow: every step multiplies the gradient of a head's P² memory entries by the same factor
+  f'. The inputs alone determine f', and a single large input gate i pushes it toward 0.
 
   Args:
     hidden_size: width H of the output.

@@ -45,11 +45,14 @@ def mut1(
     n = tanh(tanh(x W_n) + (r ∘ h) U_n + b_n)
     h' = (1 − z) ∘ h + z ∘ n
 
-  The paper has tanh(x), which requires an input of width H. The kernel W_n accepts any width.
+  The paper has tanh(x) in place of tanh(x W_n), which requires an input of width H.
 
   Step Jacobian: ∂h'/∂h = diag(1 − z) + (diag(r) + U_r diag(h ∘ r ∘ (1 − r))) U_n
-  diag(z ∘ (1 − n²)). In each step, the gradient meets the factor 1 − z on each unit's path through
-  itself, and the input alone sets it, as in `mingru`; but here the other paths exist, too.
+  diag(z ∘ (1 − n²)).
+
+  Gradient flow: on each unit's path through itself, every step multiplies the gradient by 1 − z,
+  which the input alone sets, as in `mingru`. Unlike there, the gradient also flows through U_r and
+  U_n.
 
   Args:
     hidden_size: width H of carry and output.
@@ -95,13 +98,15 @@ def mut2(
     n = tanh(x W_n + (r ∘ h) U_n + b_n)
     h' = (1 − z) ∘ h + z ∘ n
 
-  The paper has x in place of x W_r, which requires an input of width H. With W_r, which accepts any
-  width, the cell is `gru` with reset="before", except that its gate z is the share that is
-  replaced. With W_r = I, it is the paper's unit.
+  The paper has x in place of x W_r, which requires an input of width H. With W_r, the cell is `gru`
+  with reset="before", except that its gate z is the share that is replaced. With W_r = I, it is the
+  paper's cell.
 
   Step Jacobian: ∂h'/∂h = diag(1 − z) + (diag(r) + U_r diag(h ∘ r ∘ (1 − r))) U_n
-  diag(z ∘ (1 − n²)) + U_z diag((n − h) ∘ z ∘ (1 − z)). In each step, the gradient meets the factor
-  1 − z on each unit's path through itself. With W_r, this unit adds nothing to `gru`.
+  diag(z ∘ (1 − n²)) + U_z diag((n − h) ∘ z ∘ (1 − z)).
+
+  Gradient flow: the same as in `gru`. On each unit's path through itself, every step multiplies the
+  gradient by the share that is kept, 1 − z.
 
   Args:
     hidden_size: width H of carry and output.
@@ -131,9 +136,10 @@ def mut3(
     h' = (1 − z) ∘ h + z ∘ n
 
   Step Jacobian: ∂h'/∂h = diag(1 − z) + (diag(r) + U_r diag(h ∘ r ∘ (1 − r))) U_n
-  diag(z ∘ (1 − n²)) + diag(1 − tanh² h) U_z diag((n − h) ∘ z ∘ (1 − z)). In each step, the gradient
-  meets the factor 1 − z on each unit's path through itself, as in `gru`. The path through the gate
-  z is attenuated by 1 − tanh² h, which is 0.42 at h = ±1, the largest carry that the unit reaches.
+  diag(z ∘ (1 − n²)) + diag(1 − tanh² h) U_z diag((n − h) ∘ z ∘ (1 − z)).
+
+  Gradient flow: as in `gru`, except that the path through the gate z is attenuated by 1 − tanh² h,
+  which is 0.42 at h = ±1, the bounds of the carry.
 
   Args:
     hidden_size: width H of carry and output.

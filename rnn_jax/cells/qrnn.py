@@ -41,7 +41,7 @@ class QRNNCarry(NamedTuple):
 
   Attributes:
     cell: c [..., H].
-    previous: x V [..., G·H], what the next step reads of this step's input.
+    previous: x V [..., G·H], the part of the next step's gates that this step's input determines.
     output: o [..., H], the last step's output gate; None with pooling "f". Only the output reads
       it.
   """
@@ -55,7 +55,7 @@ class QRNNCarry(NamedTuple):
 def qrnn(
   hidden_size: int, *, window: int = 2, pooling: str = "fo"
 ) -> Cell[FlatParams, QRNNCarry, tuple[Array, Array]] | Cell[FlatParams, Array, Array]:
-  """Quasi-recurrent network: gates that read the last one or two inputs, and never the carry.
+  """Quasi-recurrent network: its gates read the last one or two inputs, and never the carry.
 
     z = tanh(a_z)      f, o, i = σ(a)      a = x W + x₋ V + b
     c' = f ∘ c + (1 − f) ∘ z      y = c'           pooling="f"
@@ -65,10 +65,12 @@ def qrnn(
   where x₋ is the previous input, 0 before the first step. With `window=1` there is no V, and the
   cell is a linear recurrence.
 
-  Step Jacobian: ∂c'/∂c = diag(f), which depends only on the last inputs; x₋ reaches no further than
-  the next step. Its products over time never explode, and the gradient passes a step unchanged
-  where the inputs make f near 1. To the decay map it adds a factor that a pair of inputs sets, so
-  that a pattern of two steps can open or close the path; no weight of the carry is in it.
+  Step Jacobian: ∂c'/∂c = diag(f), which depends only on the last inputs. Its products over time
+  never explode, and the gradient passes a step unchanged where the inputs make f near 1. x₋ affects
+  no step but the next one.
+
+  Gradient flow: a pair of inputs sets the factor f, so a pattern of two steps can open or close the
+  path. No recurrent weight takes part in it.
 
   Args:
     hidden_size: width H of cell state and output.

@@ -47,15 +47,17 @@ def s4d(
     h' = λ̄ ∘ h + B̄ ∘ u            zoh: λ̄ = e^{Δλ}, B̄ = (e^{Δλ} − 1)/λ
     y = 2 Re Σ_m C_m h'_m + S ∘ u   bilinear: λ̄ = (1 + Δλ/2)/(1 − Δλ/2), B̄ = Δ/(1 − Δλ/2)
 
-  h [H, M] has M = N/2 complex states for each of H channels, which stand for N states in conjugate
-  pairs. A channel's states read that channel's u alone, with B = 1, and the channel has one step
-  size Δ. (The paper calls the vector S of the skip connection D. In the paper u is the input
+  h [H, M] has M = N/2 complex states for each of the H channels, which represent N states in
+  conjugate pairs. The states of a channel read only that channel's u, with B = 1, and share one
+  step size Δ. (The vector S of the skip connection is called D in the paper. There, u is the input
   itself, because the layer below already has width H; here W takes the place of that layer.)
 
   Step Jacobian: diag(λ̄) for any input. |λ̄| < 1 for any value of the params, so the gradient cannot
-  explode; at initialization |λ̄| = e^{−Δ/2} with `zoh`, and the gradient is halved in 14 to 1400
-  steps. To the decay map it adds one factor |λ̄| per state, of which a channel has M at many
-  frequencies, so the output of one channel sees all of them at once.
+  explode. At initialization |λ̄| = e^{−Δ/2} with `zoh`, so the gradient is halved in 14 to 1400
+  steps.
+
+  Gradient flow: every state has its own factor |λ̄|, and the output of a channel reads M of them at
+  once, with many different frequencies.
 
   Args:
     hidden_size: width H of the output, the number of channels.

@@ -30,14 +30,16 @@ def s5(
     h' = λ̄ ∘ h + B̄ x      zoh: λ̄ = e^{Δ∘λ}, B̄ = (e^{Δ∘λ} − 1)/λ ∘ B
     y = 2 Re(C h') + S x   bilinear: λ̄ = (1 + Δ∘λ/2)/(1 − Δ∘λ/2), B̄ = Δ/(1 − Δ∘λ/2) ∘ B
 
-  The H complex states stand for 2·H states in conjugate pairs. Every state has its own step size Δ.
-  (The paper has a vector D in place of the matrix S of the skip connection, because its input has
+  The H complex states represent 2·H states in conjugate pairs. Every state has its own step size Δ.
+  (In place of the matrix S of the skip connection, the paper has a vector D, because its input has
   width H.)
 
   Step Jacobian: diag(λ̄) for any input. At initialization Re λ = −1/2 and |λ̄| = e^{−Δ/2} with
-  `zoh`, so the gradient is halved in 14 to 1400 steps. Unlike that of the LRU and of S4D it can
-  explode, because training may make Re λ positive. To the decay map it adds |λ̄| with one learned
-  time scale Δ per state, which scales the decay and the rotation alike.
+  `zoh`, so the gradient is halved in 14 to 1400 steps. Unlike in the LRU and in S4D, it can
+  explode, because training may make Re λ positive.
+
+  Gradient flow: every state has its own factor |λ̄| and its own learned step size Δ, which scales
+  decay and rotation alike.
 
   Args:
     hidden_size: width H of carry and output.

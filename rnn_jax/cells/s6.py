@@ -49,15 +49,18 @@ def s6(hidden_size: int, *, state_size: int = 16) -> Cell[FlatParams, Array, S6D
     h' = e^{−Δ ∘ A} ∘ h + (Δ ∘ u) B
     y = h' Cᵀ + S ∘ u
 
-  h [H, N] has N states for each of H channels. A channel has one step size Δ, and all channels
-  share B and C. As in the authors' code, e^{−Δ ∘ A} is the zero-order hold, and Δ B that of B for
-  small Δ. (The paper writes −A and D for A and S. In the authors' block, u is the output of a
-  convolution and silu, and Δ, B and C are read from u; here all of them are read from x.)
+  h [H, N] has N states for each of the H channels. Every channel has its own step size Δ, and all
+  channels share B and C. As in the authors' code, e^{−Δ ∘ A} is the exact zero-order hold, whereas
+  Δ B approximates it for small Δ. (The paper writes −A and D for A and S. In the authors' block, u
+  is the output of a convolution and silu, and Δ, B and C are computed from u; here all four are
+  computed from x.)
 
-  Step Jacobian: diag(e^{−Δ ∘ A}), between 0 and 1 because A > 0, which depends only on the input.
-  Its products over time never explode. An input that makes Δ near 0 is skipped: h is kept, and the
-  gradient passes unchanged. To the decay map it adds a time scale 1/Δ per channel that the input
-  chooses, shared by N states that decay at the rates Δ, 2 Δ, …, N Δ at initialization.
+  Step Jacobian: diag(e^{−Δ ∘ A}), between 0 and 1 because A > 0. It depends only on the input, and
+  its products over time never explode. An input that makes Δ near 0 is skipped: h is kept, and the
+  gradient passes unchanged.
+
+  Gradient flow: the input chooses the time scale 1/Δ of each channel. The channel's N states share
+  it; at initialization they decay at the rates Δ, 2 Δ, …, N Δ.
 
   Args:
     hidden_size: width H of the output, the number of channels.

@@ -31,10 +31,11 @@ def scornn(hidden_size: int, *, negative_share: int | float = 0.5) -> PlainCell:
   0.01); b = 0, so that at first modReLU is the identity and the cell is linear.
 
   Step Jacobian: ∂h'/∂h = U diag(|z| + b > 0), orthogonal except for the inactive units, whose
-  columns are zero. To the decay map it adds the same line as exprnn: singular values 1 or 0, before
-  and after training, so a gradient never grows, and loses only its components in inactive units.
-  The two cells differ in the kernels that they can reach: det U = 1 in exprnn, and det U = det D
-  here.
+  columns are zero.
+
+  Gradient flow: as in `exprnn`, the singular values are 1 or 0, before and after training, so a
+  gradient never grows, and loses only its components in inactive units. The two cells differ in the
+  kernels that they can represent: det U = 1 in `exprnn`, and det U = det D here.
 
   Args:
     hidden_size: width H of carry and output.

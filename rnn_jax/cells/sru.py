@@ -45,19 +45,20 @@ class SRUCarry(NamedTuple):
 def sru(
   hidden_size: int, *, peepholes: bool = True, highway_bias: Number = 0.0
 ) -> Cell[FlatParams, SRUCarry, Array] | Cell[FlatParams, Array, Array]:
-  """Simple recurrent unit: gated averages of the input, which need no recurrent product.
+  """Simple recurrent unit: gated averages of the input, without a recurrent product.
 
     v = x W_v      f = σ(x W_f + p_f ∘ c + b_f)      r = σ(x W_r + p_r ∘ c + b_r)
     c' = f ∘ c + (1 − f) ∘ v      y = r ∘ c' + (1 − r) ∘ (x W_s)
 
-  Without peepholes, p_f = p_r = 0: the unit of the paper's first version, a linear recurrence. The
-  reset gate r mixes the cell state with the highway x W_s. Where x has width H, the paper has α x
-  in place of x W_s, with the scaling correction α = √(1 + 2 exp(highway_bias)).
+  Without peepholes, p_f = p_r = 0, and the cell is a linear recurrence, as in the paper's first
+  version. The reset gate r mixes the cell state with the highway x W_s. Where x has width H, the
+  paper has α x in place of x W_s, with the scaling correction α = √(1 + 2 exp(highway_bias)).
 
   Step Jacobian: ∂c'/∂c = diag(f + p_f ∘ f ∘ (1 − f) ∘ (c − v)). Without peepholes it is diag(f),
-  which depends only on the input, and its products over time never explode. To the decay map the
-  peepholes add a diagonal factor that reads the unit's own carry, and that exceeds 1 where
-  p_f ∘ f ∘ (c − v) > 1: then a unit amplifies its own gradient, although 0 < f < 1.
+  which depends only on the input, and its products over time never explode.
+
+  Gradient flow: with peepholes, a unit's factor reads the unit's own carry. It exceeds 1 where
+  p_f ∘ f ∘ (c − v) > 1, so a unit can amplify its own gradient although 0 < f < 1.
 
   Args:
     hidden_size: width H of cell state and output.

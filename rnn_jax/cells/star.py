@@ -35,14 +35,15 @@ def star(
     h' = tanh(σ(s) ∘ h + (1 − σ(s − β)) ∘ z)
 
   The paper's gate is 1 − σ(s), the share of the carry that is replaced, so its params have the
-  opposite sign. The paper has β = 0. The authors' code has β = 1, as JANET has: the shares of h and
-  z then add up to more than 1.
+  opposite sign. The paper has β = 0. The authors' code has β = 1, like JANET; the shares of h and z
+  then add up to more than 1.
 
   Step Jacobian, for β = 0 and the gate f = σ(s):
-  ∂h'/∂h = (diag(f) + W_h diag((h − z) ∘ f ∘ (1 − f))) diag(1 − h'²). In each step, the gradient
-  meets the factor 1 − h'² in addition to the gate, and no gate can avoid it. Where the gate keeps
-  everything, h' = tanh h: over k steps the carry shrinks as k^(−1/2) and the gradient as k^(−3/2),
-  by a power law, where a gate without tanh would keep both.
+  ∂h'/∂h = (diag(f) + W_h diag((h − z) ∘ f ∘ (1 − f))) diag(1 − h'²).
+
+  Gradient flow: every step multiplies the gradient by 1 − h'² in addition to the gate, and no gate
+  can avoid it. Where the gate keeps everything, h' = tanh h: over k steps the carry shrinks as
+  k^(−1/2) and the gradient as k^(−3/2), a power law. A gate without tanh would preserve both.
 
   Args:
     hidden_size: width H of carry and output.

@@ -26,12 +26,13 @@ def ugrnn(
     g = σ(x W_g + h U_g + b_g)      c = tanh(x W_c + h U_c + b_c)
     h' = g ∘ h + (1 − g) ∘ c
 
-  The step is that of `gru` with reset="none". The two cells differ in their initial gate bias,
-  which is 1 here, as in the TensorFlow cell by one of the authors, and 0 there.
+  The step is that of `gru` with reset="none". The two cells differ only in the initial bias of the
+  gate: it is 1 here, as in the TensorFlow cell by one of the authors, and 0 in `gru`.
 
   Step Jacobian: ∂h'/∂h = diag(g) + U_g diag((h − c) ∘ g ∘ (1 − g)) + U_c diag((1 − g) ∘ (1 − c²)).
-  In each step, the gradient of a unit meets the factor g on the direct path, and nothing else
-  squashes it there: no reset gate closes the path through U_c, and no output gate closes y.
+
+  Gradient flow: on the direct path, every step multiplies a unit's gradient by g and nothing else.
+  No reset gate closes the path through U_c, and no output gate attenuates the gradient of y.
 
   Args:
     hidden_size: width H of carry and output.

@@ -46,9 +46,10 @@ def unicornn(
     ∂h'/∂h = 1 − δ² k       ∂h'/∂z = δ
 
   Its determinant is 1 for any input, and so is that of any product of Jacobians over time. Where
-  0 < δ² k < 4, both eigenvalues lie on the unit circle. To the decay map it adds pairs of singular
-  values s and 1/s: a gradient that one direction of a unit loses, the other direction gains, so no
-  unit can lose its whole gradient, before or after training.
+  0 < δ² k < 4, both eigenvalues lie on the unit circle.
+
+  Gradient flow: a unit's singular values form a pair s and 1/s. What one direction of the unit
+  loses, the other gains, so no unit can lose its whole gradient, before or after training.
 
   Args:
     hidden_size: width H of h, z and output.

@@ -31,14 +31,15 @@ def urnn(hidden_size: int) -> Cell[FlatParams, Array, Array]:
   vectors are columns, so the factors are in the opposite order, and W_y belongs to the network's
   output layer. The paper also learns the initial carry, which is zero here.)
 
-  U has 7·H real params, so it cannot become every unitary matrix. The cell multiplies U out once,
-  before the loop. A step then costs H² multiplications, where separate factors would cost H log H.
+  U has 7·H real params, so it cannot represent every unitary matrix. The cell computes U once,
+  before the loop. A step then costs O(H²) operations instead of O(H log H) for separate factors.
 
   Step Jacobian: in the real coordinates Re h and Im h, it is U followed by one 2 × 2 matrix per
   unit, with the factor 1 along z and 1 + b / |z| across it, or 0 where |z| + b ≤ 0. At
-  initialization b = 0, and the Jacobian is orthogonal for any input. To the decay map it adds that
-  factor across z, on the unit's phase, which no real cell has: it is below 1 for b < 0, and for
-  b > 0 it exceeds 1, without bound as z approaches 0.
+  initialization b = 0, and the Jacobian is orthogonal for any input.
+
+  Gradient flow: each unit's phase has a factor of its own, 1 + b / |z|, which no real cell has. It
+  is below 1 for b < 0; for b > 0 it exceeds 1, without bound as z approaches 0.
 
   Args:
     hidden_size: width H of carry and output.

@@ -1,4 +1,4 @@
-"""Tasks of recall: associative recall, and selective copying."""
+"""Recall tasks: associative recall and selective copying."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def associative_recall(
     input   k_1 v_1 … k_D v_D  ␣ k_i ␣ ␣ ␣ k_j ␣ …  k_l       k ∈ 1 … V/2 − 1,  v ∈ V/2 … V − 1
     target                       v_i       v_j      v_l        ␣ = 0
 
-  Keys differ from each other, and so do values. Each key is asked for once, in random order, at
-  D of the ⌊(T − 2D)/2⌋ slots after the pairs, which are two steps apart. The i-th slot is chosen
-  with a probability proportional to i^(0.01 − 1), so most queries come soon. The last query is
-  always at the last step; this alone differs from the paper's code.
+  All keys are distinct, and so are all values. Each key is queried once, in random order. The
+  queries take D of the ⌊(T − 2D)/2⌋ slots after the pairs; slots are two steps apart. The i-th slot
+  is chosen with a probability proportional to i^(0.01 − 1), so most queries come early. The last
+  query is always at the last step, which is the only difference from the paper's code.
 
   The baseline predicts all values with equal probability, which costs ln(V/2) nats.
 
@@ -40,9 +40,9 @@ def associative_recall(
   Args:
     sequence_length: T, at least 4 D.
     batch_size: B.
-    num_pairs: D; T/16, rounded down, but at least 1, if None.
-    vocabulary_size: V; there must be at least D keys. If None, the smallest power of two with at
-      least 4 D keys. The readout of the paper's V takes most of the time of a small network.
+    num_pairs: D. If None, T/16 rounded down, but at least 1.
+    vocabulary_size: V, large enough for D keys. If None, the smallest power of two with at least
+      4 D keys. (With the paper's V, the readout takes most of a small network's time.)
   Returns:
     The Task, whose batches have tokens [T, B] from a vocabulary of V, targets [T, B] (class c is
     the value V/2 + c), and a mask that is True at the queries only.
@@ -72,7 +72,7 @@ def associative_recall(
     keys = 1 + draw_each(key_key, first_value - 1, num_pairs, batch_size)
     values = draw_each(value_key, num_values, num_pairs, batch_size)
     order = draw_each(order_key, num_pairs, num_pairs, batch_size)
-    # The largest of log p_i + Gumbel noise are a draw without repeats with the odds p_i.
+    # Gumbel top-k trick: the largest values of log p_i + noise are a draw without replacement.
     noise = jax.random.gumbel(slot_key, (batch_size, num_slots - 1), jnp.float32)
     early = jax.lax.top_k(noise + log_odds[None], num_pairs - 1)[1]
     chosen = jnp.pad(early, ((0, 0), (0, 1)), constant_values=num_slots - 1)
@@ -95,8 +95,8 @@ def selective_copying(sequence_length: int, batch_size: int) -> Task:
     input   ␣ ␣ s_1 ␣ s_2 ␣ ␣ ␣ s_3 … s_16 ␣ ␣   ! × 16         s_i one of 14 symbols, ␣ the blank,
     target                                       s_1 … s_16      ! the signal
 
-  The symbols' positions among the S = T − 16 steps before the signals are uniform. Delaying the
-  input by a fixed number of steps, which solves `copy_memory`, does not solve this task.
+  The symbols' positions are drawn uniformly from the S = T − 16 steps before the signals. Delaying
+  the input by a fixed number of steps, which solves `copy_memory`, does not solve this task.
 
   The baseline predicts the 14 symbols with equal probability, which costs ln 14 nats.
 

@@ -1,4 +1,4 @@
-"""Tasks of state tracking: what the inputs so far add up to, in a group or in a memory of bits."""
+"""State-tracking tasks: parity, the word problems of groups, and the flip-flop."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def parity(sequence_length: int, batch_size: int) -> Task:
     x_t ~ uniform on {0, 1};  target at t: (x_1 + … + x_t) mod 2
 
   This is the word problem of S₂. The baseline predicts both classes with equal probability, which
-  costs ln 2 nats. From the first bit that it misses on, a network does no better.
+  costs ln 2 nats. A network that misses a bit does no better from then on.
 
   Published setting: T from 1 to 40 in training, up to 500 in tests, and an answer at the last step
-  only. Here all sequences have T steps; the answers at the earlier steps replace the shorter
-  sequences, without which nothing is learned.
+  only. Here all sequences have T steps. The targets at earlier steps take the place of the shorter
+  sequences, without which networks learn nothing.
 
   Args:
     sequence_length: T.
@@ -97,7 +97,7 @@ def group_word_problem(sequence_length: int, batch_size: int, degree: int = 5) -
 
 
 def _multiplication_table(degree: int) -> Int[np.ndarray, "order order"]:
-  """Returns the number of the product g h in row g and column h, int32 [n!, n!]."""
+  """Returns int32 [n!, n!], whose row g and column h hold the number of the product g h."""
   elements = np.array(list(itertools.permutations(range(degree))))
   # The digits of a number to the base n; permutations in lexicographic order have ascending ones.
   digits = degree ** np.arange(degree)[::-1]
@@ -114,7 +114,7 @@ def flip_flop(
 
   The baseline predicts the mean, 0, whose squared error, summed over the n bits, is n.
 
-  Published setting: 3 bits. The paper does not state p; with 0.05 a bit is kept for 20 steps on
+  Published setting: 3 bits. The paper does not state p. With p = 0.05, a bit lasts 20 steps on
   average.
 
   Args:

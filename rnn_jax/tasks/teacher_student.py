@@ -1,4 +1,4 @@
-"""The teacher–student task: imitate a fixed linear recurrent network with a chosen memory."""
+"""The teacher–student task: imitate a fixed linear recurrent network of a given memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NUM_MODES = 10
 
 
 def teacher_student(sequence_length: int, batch_size: int, memory: float = 100.0) -> Task:
-  """Builds the teacher–student task: output what a fixed linear network outputs, at every step.
+  """Builds the teacher–student task: imitate the output of a fixed linear network, step by step.
 
     x_t ~ N(0, 1);  h_t = λ ∘ h_{t−1} + x_t,  target y_t = Re Σ_i c_i h_ti,  |λ_i| = e^(−1/M)
 
   The teacher has 10 complex modes. Its response to an input decays by a factor of e in M steps, as
-  does ∂y_t/∂h_{t−k} with the lag k. The angles of λ are uniform, c is normal and scaled so that y_t
-  has variance 1 as t → ∞. Teachers of all M have the same angles, and the same c up to its scale,
-  in all runs and versions.
+  does ∂y_t/∂h_{t−k} with the lag k. The angles of λ are uniform. c is normal, scaled so that the
+  variance of y_t tends to 1. For every M, the teacher has the same angles and, up to scale, the
+  same c, in all runs and versions.
 
   The baseline predicts the mean, 0, whose squared error is the mean variance,
   (1/T) Σ_t Σ_{k<t} κ_k², with κ_k = Re Σ_i c_i λ_i^k.
@@ -72,8 +72,8 @@ def teacher_student(sequence_length: int, batch_size: int, memory: float = 100.0
 def make_teacher(
   memory: float,
 ) -> tuple[Complex[np.ndarray, " modes"], Complex[np.ndarray, " modes"]]:
-  """Returns the teacher's (λ, c), complex128 [10] each; the argument is that of the task."""
-  # NumPy promises that the numbers of a RandomState are the same in all its versions.
+  """Returns (λ, c), complex128 [10] each, of the teacher with a memory of M = `memory` steps."""
+  # NumPy guarantees that RandomState draws the same numbers in all versions.
   random = np.random.RandomState(0)
   angles = random.uniform(0, math.pi, _NUM_MODES)
   readout = random.normal(size=_NUM_MODES) + 1j * random.normal(size=_NUM_MODES)

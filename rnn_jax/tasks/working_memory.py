@@ -1,6 +1,6 @@
-"""Tasks of working memory from neuroscience: compare two stimuli that are shown one after another.
+"""Working-memory tasks from neuroscience: compare two stimuli that are shown one after the other.
 
-The durations of their phases are the published shares of a trial, so T sets the time scale.
+Each phase takes its published share of a trial, so T sets the time scale.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def delayed_xor(sequence_length: int, batch_size: int) -> Task:
     x_t1 = a for T/6 steps from step T/6,  x_t2 = b for T/6 steps that begin T/30 steps after the
     first pulse, else 0;  a, b ~ uniform on {−1, +1};  target at t = T: 1 if a ≠ b, else 0
 
-  The first pulse is far from the answer, and no linear function of the inputs predicts it.
+  The first pulse is far from the last step, and no linear function of the inputs predicts the
+  target.
 
   The baseline predicts both classes with equal probability, which costs ln 2 nats.
 
@@ -63,13 +64,13 @@ def delayed_match_to_sample(sequence_length: int, batch_size: int) -> Task:
 
     ␣ for T/5 steps, sample s for T/5, ␣ for 2T/5, test r for T/5;  target at t = T: 1 if r = s
 
-  The sample is one of 8 stimuli; the test is the same one with probability ½, else one of the other
-  7.
+  The sample is one of 8 stimuli. The test is the same stimulus with probability ½, otherwise one of
+  the other 7.
 
   The baseline predicts both classes with equal probability, which costs ln 2 nats.
 
   Published setting: 8 directions of motion, and trials of 2.5 s in steps of 10 ms: T = 250. (The
-  paper's stimuli are noisy vectors, here they are tokens.)
+  paper's stimuli are noisy vectors; here they are tokens.)
 
   Args:
     sequence_length: T, at least 5.
