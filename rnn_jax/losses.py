@@ -30,6 +30,36 @@ def cross_entropy(
   return optax.softmax_cross_entropy_with_integer_labels(*_logits_and_targets(logits, targets))
 
 
+def binary_cross_entropy(
+  logits: Float[AnyArray, "*batch K"], targets: Bool[AnyArray, "*batch K"]
+) -> Float[Array, "*batch"]:
+  """Returns −Σ_k ln p_k, summed over K independent labels, in nats, where
+
+    p_k = sigmoid(logit_k) if target_k else 1 − sigmoid(logit_k).
+
+  Args:
+    logits: [..., K].
+    targets: booleans [..., K], any number of which are True.
+  Returns:
+    Losses [...].
+  Raises:
+    TypeError, ValueError: if the logits are not floats, if the targets are not booleans, or if
+      their shapes differ.
+  References:
+    Boulanger-Lewandowski et al., 2012 (the notes of polyphonic music at each time step),
+    https://arxiv.org/abs/1206.6392
+  """
+  logits = checks.array("logits", logits, "floats")
+  targets = checks.array("targets", targets, "booleans")
+  if logits.ndim == 0 or targets.shape != logits.shape:
+    raise ValueError(
+      f"targets must have the shape of the logits, [..., K], got {targets.shape} and "
+      f"{logits.shape}."
+    )
+  labels = targets.astype(logits.dtype)
+  return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, labels), axis=-1)
+
+
 def squared_error(
   outputs: Float[AnyArray, "*batch D"], targets: Float[AnyArray, "*batch D"]
 ) -> Float[Array, "*batch"]:
@@ -76,6 +106,7 @@ def accuracy(
 
 
 LOSSES: Mapping[str, Callable[[Array, Array], Array]] = {
+  "binary_cross_entropy": binary_cross_entropy,
   "cross_entropy": cross_entropy,
   "squared_error": squared_error,
 }

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax.losses import accuracy, bits, cross_entropy, masked_mean, perplexity, squared_error
+from rnn_jax.losses import (
+  accuracy,
+  binary_cross_entropy,
+  bits,
+  cross_entropy,
+  masked_mean,
+  perplexity,
+  squared_error,
+)
 
 
 def test_masked_mean_ignores_masked_values_and_their_gradient():
@@ -78,6 +86,28 @@ def test_a_fair_coin_is_one_bit():
   np.testing.assert_allclose(bits(jnp.log(jnp.array([8.0, 1.0]))), [3, 0], rtol=1e-6)
 
 
+def test_binary_cross_entropy_is_summed_over_the_labels():
+  logits = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
+  targets = np.random.default_rng(1).random((4, 3, 5)) < 0.5
+  p = 1 / (1 + np.exp(-logits))
+  expected = -np.log(np.where(targets, p, 1 - p)).sum(axis=-1)
+  losses = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(targets))
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  # The derivative is p − target, and stays finite for large logits of either sign.
+  grads = jax.grad(lambda x: jnp.sum(binary_cross_entropy(x, targets)))(jnp.asarray(logits))
+  np.testing.assert_allclose(grads, p - targets, atol=1e-6)
+  sure = jnp.array([1e4, -1e4])
+  np.testing.assert_array_equal(binary_cross_entropy(sure, jnp.array([True, False])), 0)
+  np.testing.assert_array_equal(binary_cross_entropy(sure, jnp.array([False, True])), 2e4)
+
+
+def test_one_label_is_the_cross_entropy_of_two_classes():
+  logits, targets = jnp.linspace(-3, 3, 7), jnp.arange(7) % 2
+  two = cross_entropy(jnp.stack([jnp.zeros(7), logits], axis=-1), targets)
+  one = binary_cross_entropy(logits[:, None], targets[:, None] == 1)
+  np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
 def test_squared_error_is_summed_over_the_last_axis():
   outputs, targets = jnp.array([[[1.0, 2.0]]]), jnp.array([[[0.0, 4.0]]])
   np.testing.assert_array_equal(squared_error(outputs, targets), [[5.0]])
@@ -101,6 +131,30 @@ def test_squared_error_is_summed_over_the_last_axis():
       (jnp.zeros((2, 3)), jnp.array([0, 3])),
       ValueError,
       "tokens from 0 to 2, got 0 to 3",
+    ),
+    (
+      binary_cross_entropy,
+      (jnp.zeros((2, 3)), jnp.zeros((2, 3), int)),
+      TypeError,
+      "targets must be an array of booleans, got int",
+    ),
+    (
+      binary_cross_entropy,
+      (jnp.zeros((2, 3), int), jnp.zeros((2, 3), bool)),
+      TypeError,
+      "logits must be an array of floats, got int",
+    ),
+    (
+      binary_cross_entropy,
+      (jnp.zeros((2, 3)), jnp.zeros((2, 1), bool)),
+      ValueError,
+      "targets must have the shape of the logits, [..., K], got (2, 1) and (2, 3).",
+    ),
+    (
+      binary_cross_entropy,
+      (jnp.float32(0), jnp.array(True)),
+      ValueError,
+      "targets must have the shape of the logits",
     ),
     (squared_error, (jnp.zeros((2, 3, 1)), jnp.zeros((2, 3))), ValueError, "targets must have"),
     (squared_error, (jnp.float32(0), jnp.float32(0)), ValueError, "targets must have the shape"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,18 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from rnn_jax import checks
-from rnn_jax.losses import cross_entropy, squared_error
+from rnn_jax.losses import binary_cross_entropy, cross_entropy, squared_error
 from rnn_jax.tasks.data_file_arrays import ARRAYS, Examples, checked_examples, read_arrays
 from rnn_jax.tasks.examples import check_batch_size, draw, last_step
 from rnn_jax.tasks.task import Batch, Task
 from rnn_jax.text import entropy
+
+# The loss of each kind of targets (labels, classes, values), and its unit.
+_LOSSES: Mapping[str, tuple[Callable[[Array, Array], Array], str]] = {
+  "b": (binary_cross_entropy, "nats"),
+  "i": (cross_entropy, "nats"),
+  "f": (squared_error, "squared error"),
+}
 
 
 class DataFile(NamedTuple):
@@ -27,9 +34,10 @@ class DataFile(NamedTuple):
     sha256: SHA-256 hash of the file's bytes, in hexadecimal, which identifies the data.
     train, held_out: the sequences to train on, and those to evaluate on.
     every_step: whether there is a target at every step; otherwise at the last step alone.
-    baseline: loss of predicting the frequencies of the training part's classes, in nats, or the
-      mean of its values: the classes' entropy, or the values' variance, summed over outputs.
-    output_size: number of classes, or O.
+    baseline: loss of predicting the frequencies of the training part's classes or of each of its
+      labels, in nats, or the mean of its values: the classes' entropy, the labels' entropies or the
+      values' variances, summed over labels or outputs. Steps of padding do not count.
+    output_size: number of classes, or K, or O.
     vocabulary_size: number of tokens, padding included; None if xs are vectors.
   """
 
@@ -56,8 +64,9 @@ def data_file(sequence_length: int, batch_size: int | None, data: DataFile) -> T
       held-out batch has all held-out sequences if they are fewer than B.
     data: the data.
   Returns:
-    The Task, whose batches have xs [T, B, D] or tokens [T, B], and targets [T, B] (classes) or
-    [T, B, O] (values). The loss is the cross-entropy of classes, or the squared error of values.
+    The Task, whose batches have xs [T, B, D] or tokens [T, B], and targets [T, B] (classes),
+    [T, B, O] (values) or bool [T, B, K] (labels). The loss is the cross-entropy of classes, the
+    squared error of values, or the binary cross-entropy summed over labels.
   Raises:
     TypeError, ValueError: if an argument has the wrong type or is out of range.
   """
@@ -70,7 +79,6 @@ def data_file(sequence_length: int, batch_size: int | None, data: DataFile) -> T
     )
   check_batch_size(batch_size, len(data.train.xs), "train")
   every_step = data.every_step
-  has_classes = data.train.targets.dtype == np.int32
 
   def batch(examples: Examples, key: Key[Array, ""]) -> Batch:
     chosen = draw(key, examples.lengths.shape[0], batch_size)
@@ -82,8 +90,8 @@ def data_file(sequence_length: int, batch_size: int | None, data: DataFile) -> T
     mask = left[:, None] <= lengths[None]
     return Batch(jnp.swapaxes(xs, 0, 1), jnp.swapaxes(targets, 0, 1), mask)
 
-  loss = cross_entropy if has_classes else squared_error
-  unit = ("nats" if has_classes else "squared error") + " per step" * every_step
+  loss, unit = _LOSSES[data.train.targets.dtype.kind]
+  unit += " per step" * every_step
   sizes = data.output_size, data.vocabulary_size
   return Task(data.train, data.held_out, batch, loss, unit, data.baseline, *sizes)
 
@@ -93,7 +101,9 @@ def load_data_file(source: str | Path) -> DataFile:
 
     xs       vectors [N, T, D], or integer tokens [N, T] from 0
     targets  classes, integers from 0: [N] for one at the last step, [N, T] for one at every step;
-             or values, floats: [N, O] at the last step, [N, T, O] at every step
+             values, floats: [N, O] at the last step, [N, T, O] at every step;
+             or K labels, booleans, any number of them True: [N, K] at the last step, [N, T, K] at
+             every step
     lengths  optional, [N]: number of steps of each sequence, from 1 to T. The steps after it, at
              the end, are ignored in xs and targets, whatever they hold.
 
@@ -141,11 +151,14 @@ def _checked(name: str, sha256: str, arrays: Mapping[str, np.ndarray]) -> DataFi
     train, held_out = _split(train)
   every_step = train.targets.ndim == (2 if train.targets.dtype == np.int32 else 3)
   own = _counted(train, every_step)
-  if train.targets.dtype == np.int32:
+  if own.dtype == np.int32:
     if own.min() > 0:
       raise ValueError(f"targets must be classes from 0, got {own.min()} to {own.max()}.")
     output_size = 1 + max(int(part.targets.max()) for part in (train, held_out))
     baseline = entropy(np.bincount(own))
+  elif own.dtype == np.bool_:
+    output_size = own.shape[1]
+    baseline = sum(entropy(np.bincount(label)) for label in own.T)
   else:
     output_size = own.shape[1]
     baseline = float(np.sum(np.var(own, axis=0, dtype=np.float64)))
@@ -177,7 +190,7 @@ def _split(whole: Examples) -> tuple[Examples, Examples]:
 
 
 def _counted(part: Examples, every_step: bool) -> np.ndarray:
-  """Returns the targets whose loss counts, [M] or [M, O]."""
+  """Returns the targets whose loss counts, [M], [M, O] or [M, K]."""
   if not every_step:
     return part.targets
   return part.targets[np.arange(part.xs.shape[1]) < part.lengths[:, None]]

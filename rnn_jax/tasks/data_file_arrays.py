@@ -15,7 +15,13 @@ from jaxtyping import Bool, Int, Shaped
 from rnn_jax import checks
 
 ARRAYS = ("xs", "targets", "lengths")
-_KINDS = {"b": "integers", "i": "integers", "u": "integers", "f": "floats"}
+# The dtype of targets of each kind: labels, classes (signed or unsigned), or values.
+_TARGETS: Mapping[str, type[np.generic]] = {
+  "b": np.bool_,
+  "i": np.int32,
+  "u": np.int32,
+  "f": np.float32,
+}
 
 
 class Examples(NamedTuple):
@@ -24,8 +30,8 @@ class Examples(NamedTuple):
   Attributes:
     xs: vectors, float32 [N, T, D], padded with zeros; or tokens, int32 [N, T], padded with a token
       of its own, the last one of the vocabulary.
-    targets: at the last step, classes int32 [N] or values float32 [N, O]; or at every step, int32
-      [N, T] or float32 [N, T, O].
+    targets: at the last step, classes int32 [N], values float32 [N, O] or labels bool [N, K]; or
+      at every step, int32 [N, T], float32 [N, T, O] or bool [N, T, K].
     lengths: int32 [N], number of steps after the padding.
   """
 
@@ -105,11 +111,11 @@ def checked_examples(
       raise ValueError(f"array {name} is missing, got {', '.join(sorted(arrays)) or 'no array'}.")
   xs, targets = arrays[xs_name], arrays[targets_name]
   for name, given in ((xs_name, xs), (targets_name, targets)):
-    if given.dtype.kind not in _KINDS:
-      raise ValueError(f"{name} must hold floats or integers, got {checks.shown(given)}.")
+    if given.dtype.kind not in _TARGETS:
+      raise ValueError(f"{name} must hold floats, integers or booleans, got {checks.shown(given)}.")
     if given.size == 0:
       raise ValueError(f"{name} must not be empty, got {checks.shown(given)}.")
-  is_token = xs.ndim == 2 and _KINDS[xs.dtype.kind] == "integers"
+  is_token = xs.ndim == 2 and xs.dtype.kind != "f"
   if xs.ndim != 3 and not is_token:
     hint = f" For one number a step, save {xs_name}[..., None]." if xs.ndim == 2 else ""
     raise ValueError(
@@ -125,10 +131,9 @@ def checked_examples(
     )
   every_step = _check_targets(targets_name, targets, num_steps)
   valid = np.arange(num_steps) < lengths[:, None]
-  xs = _numbers(xs_name, xs, valid, is_integer=is_token)
-  has_classes = _KINDS[targets.dtype.kind] == "integers"
+  xs = _converted(xs_name, xs, valid, np.int32 if is_token else np.float32)
   counted = valid if every_step else np.ones(count, bool)
-  targets = _numbers(targets_name, targets, counted, is_integer=has_classes)
+  targets = _converted(targets_name, targets, counted, _TARGETS[targets.dtype.kind])
   return Examples(xs, targets, lengths.astype(np.int32))
 
 
@@ -148,29 +153,31 @@ def _check_lengths(name: str, lengths: np.ndarray, count: int, num_steps: int) -
 def _check_targets(name: str, targets: np.ndarray, num_steps: int) -> bool:
   """Returns whether there is a target at every step, after checking the shape."""
   shown = checks.shown(targets)
-  if _KINDS[targets.dtype.kind] == "integers":
+  if targets.dtype.kind in "iu":
     if targets.ndim == 1 or targets.shape[1:] == (num_steps,):
       return targets.ndim == 2
     raise ValueError(
       f"{name} of integers must be classes [N] or [N, T], with T = {num_steps}, got {shown}. Save "
-      "values as floats."
+      "values as floats, and labels as booleans."
     )
   if targets.ndim == 3 and targets.shape[1] == num_steps:
     return True
   if targets.ndim == 2 and (num_steps == 1 or targets.shape[1] != num_steps):
     return False
-  hint = "one value for each sequence" if targets.ndim == 1 else "one value a step"
+  is_label = targets.dtype.kind == "b"
+  kind, one, size = ("booleans", "label", "K") if is_label else ("floats", "value", "O")
+  hint = f"one {one} for each sequence" if targets.ndim == 1 else f"one {one} a step"
   hint = f" For {hint}, save {name}[..., None]." if targets.ndim < 3 else ""
   raise ValueError(
-    f"{name} of floats must be values [N, O] or [N, T, O], with T = {num_steps}, got {shown}. Save "
-    f"classes as integers.{hint}"
+    f"{name} of {kind} must be {one}s [N, {size}] or [N, T, {size}], with T = {num_steps}, got "
+    f"{shown}. Save classes as integers.{hint}"
   )
 
 
-def _numbers(
-  name: str, values: np.ndarray, valid: Bool[np.ndarray, "N ..."], *, is_integer: bool
+def _converted(
+  name: str, values: np.ndarray, valid: Bool[np.ndarray, "N ..."], dtype: type[np.generic]
 ) -> np.ndarray:
-  """Returns the values as float32 or int32, with 0 where `valid` is False.
+  """Returns the values as float32, int32 or bool, with 0 or False where `valid` is False.
 
   Raises:
     ValueError: if a valid one is not finite, negative (of integers), or out of the dtype's range.
@@ -178,7 +185,9 @@ def _numbers(
   where = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim))
   if not valid.all():
     values = np.where(where, values, np.zeros_like(values))
-  if is_integer:
+  if dtype == np.bool_:
+    return values
+  if dtype == np.int32:
     if values.min() < 0 or values.max() >= 2**31 - 1:
       raise ValueError(
         f"{name} must hold integers from 0 to {2**31 - 2}, got {values.min()} to {values.max()}."

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-Targets = Int[Array, "T B"] | Float[Array, "T B O"]
+Targets = Int[Array, "T B"] | Float[Array, "T B O"] | Bool[Array, "T B O"]
 
 
 class Batch(NamedTuple):
@@ -15,7 +15,7 @@ class Batch(NamedTuple):
 
   Attributes:
     xs: the inputs: vectors [T, B, D], tokens [T, B], or `DecoderInputs` for decoders.
-    targets: classes [T, B], or values [T, B, O].
+    targets: classes [T, B], values [T, B, O], or labels, bool [T, B, O].
     mask: bool [T, B], True at the steps whose loss counts.
     lengths: integers [B], number of valid steps of each sequence; None if all steps are valid.
   """

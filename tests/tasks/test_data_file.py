@@ -20,6 +20,10 @@ LENGTHS = 1 + np.arange(N) % T
 LAST_CLASSES, CLASSES = np.arange(N) % 3, RANDOM.integers(0, 3, (N, T))
 LAST = np.tile(np.arange(T) == T - 1, (N, 1))
 LAST_VALUES, VALUES = RANDOM.normal(size=(N, 4)), RANDOM.normal(size=(N, T, 4))
+OFTEN = [0.1, 0.5, 0.8]
+LAST_LABELS, LABELS = RANDOM.random((N, 3)) < OFTEN, RANDOM.random((N, T, 3)) < OFTEN
+TARGETS = [LAST_CLASSES, CLASSES, LAST_VALUES, VALUES, LAST_LABELS, LABELS]
+DTYPES = {"f": np.float32, "i": np.int32, "b": np.bool_}
 
 
 def loaded(folder, **arrays):
@@ -39,7 +43,7 @@ def rows(*arrays):
   return sorted(b"".join(np.ascontiguousarray(a[i]).tobytes() for a in arrays) for i in range(N))
 
 
-@pytest.mark.parametrize("targets", [LAST_CLASSES, CLASSES, LAST_VALUES, VALUES])
+@pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("xs", [VECTORS, TOKENS])
 def test_every_sequence_is_shown_once_with_its_targets(xs, targets, tmp_path):
   data = loaded(tmp_path, xs=xs, targets=targets)
@@ -47,7 +51,7 @@ def test_every_sequence_is_shown_once_with_its_targets(xs, targets, tmp_path):
   assert (len(data.train.xs), len(data.held_out.xs)) == (20, 3)  # a tenth, rounded up
   train, held_out = batches(data)
   found = [np.concatenate(pair) for pair in zip(train[:3], held_out[:3], strict=True)]
-  xs, targets = (a.astype(np.float32 if a.dtype.kind == "f" else np.int32) for a in (xs, targets))
+  xs, targets = (a.astype(DTYPES[a.dtype.kind]) for a in (xs, targets))
   every_step = data.every_step
   assert every_step == (targets.shape[1:2] == (T,))
   shown = found[1] if every_step else found[1][:, -1]
@@ -57,7 +61,7 @@ def test_every_sequence_is_shown_once_with_its_targets(xs, targets, tmp_path):
   np.testing.assert_array_equal(found[2], np.ones((N, T), bool) if every_step else LAST)
 
 
-@pytest.mark.parametrize("targets", [LAST_CLASSES, CLASSES, LAST_VALUES, VALUES])
+@pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("xs", [VECTORS, TOKENS])
 def test_shorter_sequences_end_at_the_last_step_after_padding(xs, targets, tmp_path):
   # What follows a sequence is ignored, even if it is invalid.
@@ -111,23 +115,50 @@ def test_baselines_are_those_of_the_training_targets_that_count(lengths, tmp_pat
     (CLASSES, CLASSES[valid], "nats per step"),
     (LAST_VALUES, LAST_VALUES, "squared error"),
     (VALUES, VALUES[valid], "squared error per step"),
+    (LAST_LABELS, LAST_LABELS, "nats"),
+    (LABELS, LABELS[valid], "nats per step"),
   ):
     tests = {"test_xs": VECTORS[:1], "test_targets": targets[:1]}
     data = loaded(tmp_path, xs=VECTORS, targets=targets, **tests, **given)
-    if unit.startswith("nats"):
+    if targets.dtype == bool:
+      p = counted.mean(axis=0)
+      guess = np.log(p / (1 - p))
+      expected = -sum(q * math.log(q) + (1 - q) * math.log(1 - q) for q in p)
+    elif unit.startswith("nats"):
       p = np.bincount(counted) / len(counted)
+      guess = np.log(p)
       expected = -sum(q * math.log(q) for q in p)
     else:
+      guess = counted.mean(axis=0)
       expected = counted.var(axis=0).sum()
     assert data.baseline == pytest.approx(expected, rel=1e-6)
     task = data_file(T, N, data)
     assert task.unit == unit
     # The guess itself has this loss, over the steps that count.
     batch = jax.device_get(task.batch(task.data, jax.random.key(0)))
-    guess = np.log(p) if unit.startswith("nats") else counted.mean(axis=0)
     outputs = np.broadcast_to(guess.astype(np.float32), (T, N, len(guess)))
     losses = np.asarray(task.loss(outputs, batch.targets))
     assert losses[batch.mask].mean() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("targets", [LAST_LABELS, LABELS])
+def test_labels_that_are_known_have_no_loss(targets, tmp_path):
+  data = loaded(tmp_path, xs=VECTORS, targets=targets, lengths=LENGTHS)
+  assert data.output_size == 3
+  task = data_file(T, None, data)
+  batch = task.batch(task.data, jax.random.key(0))
+  assert batch.targets.dtype == bool
+  np.testing.assert_array_equal(task.loss(np.where(batch.targets, 200, -200) / 1, batch.targets), 0)
+  # Logits of 0 leave ln 2 for each label.
+  np.testing.assert_allclose(task.loss(np.zeros((T, 20, 3)), batch.targets), 3 * math.log(2))
+
+
+def test_a_label_that_never_changes_adds_nothing_to_the_baseline(tmp_path):
+  constant = np.broadcast_to([False, True, True], (N, 3))
+  both = np.concatenate([constant, LAST_LABELS], axis=1)
+  one, other = (loaded(tmp_path, xs=VECTORS, targets=targets) for targets in (LAST_LABELS, both))
+  assert (one.output_size, other.output_size) == (3, 6)
+  assert other.baseline == one.baseline
 
 
 def test_integers_and_half_precision_become_float32(tmp_path):
@@ -172,8 +203,11 @@ WRONG = [
   ({"xs": X[:1], "targets": Y[:1]}, "xs must hold at least 2 sequences"),
   ({"xs": X[..., 0], "targets": Y}, "For one number a step, save xs[..., None]."),
   ({"xs": X[:, 0, 0], "targets": Y}, "xs must be vectors [N, T, D] or integer tokens [N, T]"),
-  ({"xs": X * 1j, "targets": Y}, "xs must hold floats or integers, got complex128[23, 5, 2]."),
-  ({"xs": X, "targets": Y.astype(str)}, "targets must hold floats or integers, got <U21[23]."),
+  ({"xs": X * 1j, "targets": Y}, "xs must hold floats, integers or booleans, got complex128["),
+  (
+    {"xs": X, "targets": Y.astype(str)},
+    "targets must hold floats, integers or booleans, got <U21[23].",
+  ),
   ({"xs": NAN, "targets": Y}, "xs must be finite in float32, got nan in xs[0, 3, 1]."),
   ({"xs": X * 1e200, "targets": Y}, "xs must be finite in float32, got"),
   ({"xs": TOKENS - 9, "targets": Y}, "xs must hold integers from 0 to 2147483646, got -9 to 20."),
@@ -183,10 +217,24 @@ WRONG = [
   ({"xs": X, "targets": 0 * Y}, "targets must differ between training sequences or steps"),
   ({"xs": X, "targets": np.ones((N, 2))}, "targets must differ between training sequences"),
   ({"xs": X, "targets": Y[:, None]}, "must be classes [N] or [N, T], with T = 5, got int64[23, 1]"),
-  ({"xs": X, "targets": X[:, :, :1] > 0}, "targets of integers must be classes [N] or [N, T]"),
+  (
+    {"xs": X, "targets": LABELS.astype(np.uint8)},
+    "targets of integers must be classes [N] or [N, T], with T = 5, got uint8[23, 5, 3]. Save "
+    "values as floats, and labels as booleans.",
+  ),
   ({"xs": X, "targets": Y / 2}, "For one value for each sequence, save targets[..., None]."),
   ({"xs": X, "targets": X[..., 0]}, "For one value a step, save targets[..., None]."),
   ({"xs": X, "targets": X[:, 1:]}, "targets of floats must be values [N, O] or [N, T, O]"),
+  (
+    {"xs": X, "targets": Y > 0},
+    "integers. For one label for each sequence, save targets[..., None].",
+  ),
+  ({"xs": X, "targets": CLASSES > 0}, "For one label a step, save targets[..., None]."),
+  (
+    {"xs": X, "targets": LABELS[:, 1:]},
+    "targets of booleans must be labels [N, K] or [N, T, K], with T = 5, got bool[23, 4, 3].",
+  ),
+  ({"xs": X, "targets": LABELS | True}, "targets must differ between training sequences or steps"),
   ({"xs": X, "targets": Y, "lengths": LENGTHS - 1}, "lengths must be from 1 to the 5 steps"),
   ({"xs": X, "targets": Y, "lengths": LENGTHS + 1}, "a sequence, got 2 to 6."),
   ({"xs": X, "targets": Y, "lengths": LENGTHS / 1}, "lengths must be integers [N], one for each"),
@@ -198,6 +246,10 @@ WRONG = [
   (
     {"xs": X, "targets": Y, "test_xs": X, "test_targets": CLASSES},
     "test_targets must have the kind and shape of targets",
+  ),
+  (
+    {"xs": X, "targets": LABELS, "test_xs": X, "test_targets": LABELS.astype(float)},
+    "except for the number of sequences: bool[23, 5, 3], got float32[23, 5, 3].",
   ),
 ]
 

@@ -1,9 +1,10 @@
-"""Tests of sweeps on a user's data: records, resumption, merging, and data that have changed."""
+"""Tests of sweeps on a user's data: records, resumption, merging, changed data, and labels."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import experiments
 from experiments import merge
+from experiments.sweep.training import divergence, replay_file
 
 T = 6
 SMALL = (
@@ -89,3 +91,30 @@ def test_sweeps_are_united_wherever_their_data_are(sweep_in_process, program_her
   about = json.loads((one / "sweep.json").read_text())
   assert about["data_file"]["name"] == str(data) and len(about["runs"]) == 2
   assert f"--data_file={data}\n" in (one / "sweep.flags").read_text()
+
+
+def test_a_sweep_learns_the_next_labels_and_records_a_run_that_diverges(sweep_in_process, tmp_path):
+  # Each of four notes sounds at every fourth step, from a random one on: the next notes follow from
+  # the present ones, and each sounds in a quarter of the steps.
+  file, folder = tmp_path / "notes.npz", tmp_path / "out"
+  starts = np.random.default_rng(0).integers(0, 4, (30, 4))
+  roll = (np.arange(T + 1)[:, None] + starts[:, None]) % 4 == 0
+  np.savez(file, xs=roll[:, :-1], targets=roll[:, 1:], lengths=np.tile([T, 4], 15))
+  flags = ["--steps=60", "--log_every=30", "--hidden_size=16", "--seed=0", "--clip_norm=none"]
+  assert sweep_in_process(*given(file, folder), *flags, "--learning_rate=0.05,3e38") == 0
+  (task,) = json.loads((folder / "sweep.json").read_text())["tasks"]
+  assert task["loss_unit"] == "nats per step"
+  quarter = math.log(4) - 0.75 * math.log(3)  # the entropy of a label that is True at every fourth
+  assert task["baseline"] == pytest.approx(4 * quarter, rel=0.05)
+
+  found = {
+    json.loads((run / "config.json").read_text())["learning_rate"]: run
+    for run in (folder / "runs").iterdir()
+  }
+  learned = json.loads((found[0.05] / "metrics.jsonl").read_text().splitlines()[-1])
+  assert learned["held_out_loss"] < 0.8 * task["baseline"]
+  assert "held_out_accuracy" not in learned
+  diverged, nonfinite, about = replay_file.load(found[3e38] / "replay.npz")
+  assert about["loss"] == "binary_cross_entropy" and diverged.output_size == 4
+  assert diverged.snapshot.batch.targets.dtype == bool
+  assert nonfinite is not None and divergence.locate(diverged) == nonfinite
