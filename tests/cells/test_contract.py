@@ -202,6 +202,26 @@ def test_unroll_derivatives_match_finite_differences(x64, name):
   check_derivatives(forward, run, (params, xs, floats_of(carry)))
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_eager_gradients_of_a_step_are_those_under_jit(x64, name):
+  # `check_cell` compares eager values only, because every operation of an eager gradient has to be
+  # compiled.
+  cell, params, carry, xs = problem(name, {})
+
+  def gradients(*given):
+    def run(params, carry, x):
+      prepared = cell.prepare(params)
+      drive = cell.project(prepared, x)
+      new = step(cell, prepared, carry, drive)
+      return new, cell.output(prepared, new, drive)
+
+    value, vjp = jax.vjp(run, *given)
+    return vjp(randomize(value, 12))
+
+  given = params, carry, xs[0]
+  chex.assert_trees_all_close(gradients(*given), jax.jit(gradients)(*given), rtol=1e-11)
+
+
 TOKENS = np.random.default_rng(2).integers(0, 5, (T, B))
 TOKENS[1, :2] = 5, -1  # outside the vocabulary: one-hot vectors of zeros, and 255 if unsigned
 ONE_HOT = (TOKENS[..., None] == np.arange(5)).astype(np.float32)
