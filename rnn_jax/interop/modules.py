@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
@@ -25,6 +26,9 @@ Result = TypeVar("Result")
 # `(params, carry, xs) -> (carry, ys)`: one step of a batch, with leaves [B, ...].
 StepOfBatch: TypeAlias = Callable[[Params, Carry, Array], Any]
 
+# Names that people give the carry as an argument. Carry and x may have the same shape.
+_CARRY = frozenset({"carry", "h", "hidden", "hidden_state", "prev_state", "state"})
+
 _MIXES = (
   "{name} must process the examples of a batch independently, but its result for one example "
   "depends on the others, as with batch normalization."
@@ -35,11 +39,13 @@ _RANDOM = (
 )
 _STATE = (
   "{name} must keep its state in the carry and its params in {where}, got {found}, which a step "
-  "can change."
+  "can change. A step for `cell_from_step` can hold constants in its params."
 )
 
 
-def from_linen(module: nn.Module, initial_carry: Carry | None = None) -> Cell:
+def from_linen(
+  module: nn.Module, initial_carry: Carry | None = None, *, input_size: int | None = None
+) -> Cell:
   """Returns a Cell that runs a Flax Linen recurrent cell, with the module's own params.
 
       cell = from_linen(nn.GRUCell(64))
@@ -54,22 +60,25 @@ def from_linen(module: nn.Module, initial_carry: Carry | None = None) -> Cell:
       any batch axes: nn.SimpleCell, GRUCell, MGUCell, LSTMCell, OptimizedLSTMCell, or your own.
     initial_carry: zeros for one example, as in `cell_from_step`; by default those of
       `module.initialize_carry`. Required if this method needs params or has another signature.
+    input_size: D, if the module accepts only this size of x; by default it accepts any.
   Returns:
     A Cell: x [..., D]; params, carry and y are the module's.
   Raises:
     TypeError: if `module` is not such a module.
     ValueError: if the module has variables outside the collection "params", draws random numbers in
-      a step, changes the carry's structure, shapes or dtypes, reads arrays other than [..., D], or
-      starts from a nonzero carry. `cell.init` raises it if the module mixes the examples of a
-      batch.
+      a step, changes the carry's structure, shapes or dtypes, reads arrays other than [..., D],
+      takes x before the carry, or starts from a nonzero carry. `cell.init` raises it if the module
+      mixes the examples of a batch.
   """
   if not isinstance(module, nn.Module):
     raise TypeError(f"module must be an instance of flax.linen.Module, got {checks.shown(module)}.")
   name = f"module {type(module).__name__}"
   _check_reads_vectors(name, module)
+  _check_order(name, module, "carry", "x")
   if initial_carry is None:
     key = jax.random.key(0)
-    initial_carry = _own_carry(name, lambda size: _method(name, module)(key, (1, size)))
+    start = lambda size: _method(name, module)(key, (1, size))  # noqa: E731
+    initial_carry = _own_carry(name, start, input_size)
 
   def init(key: Key[Array, ""], input_size: int) -> Params:
     with _rule(_RANDOM.format(name=name), InvalidRngError):
@@ -84,10 +93,15 @@ def from_linen(module: nn.Module, initial_carry: Carry | None = None) -> Cell:
     with _rule(_RANDOM.format(name=name), InvalidRngError):
       return module.apply({"params": params}, carry, xs)
 
-  return _cell_of_batches(name, step, init, initial_carry)
+  return _cell_of_batches(name, step, init, initial_carry, input_size)
 
 
-def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None) -> Cell:
+def from_nnx(
+  make: Callable[..., nnx.Module],
+  initial_carry: Carry | None = None,
+  *,
+  input_size: int | None = None,
+) -> Cell:
   """Returns a Cell that runs a Flax NNX recurrent cell, with the module's own params.
 
       cell = from_nnx(functools.partial(nnx.GRUCell, hidden_features=64))
@@ -105,6 +119,7 @@ def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None
       GRUCell, LSTMCell, OptimizedLSTMCell, or your own.
     initial_carry: zeros for one example, as in `cell_from_step`; by default those of
       `module.initialize_carry`.
+    input_size: D, if the module accepts only this size of x; by default it accepts any.
   Returns:
     A Cell: x [..., D]; params are the values of the module's variables, without its random state;
     carry and y are the module's. Variables other than `nnx.Param` have a gradient of zero.
@@ -112,8 +127,8 @@ def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None
     TypeError: if `make` is not a function, or does not return such a module.
     ValueError: if a step changes a variable of the module (e.g. batch statistics), draws random
       numbers, or changes the carry's structure, shapes or dtypes; or if the module reads arrays
-      other than [..., D], or starts from a nonzero carry. `cell.init` raises it if the module mixes
-      the examples of a batch.
+      other than [..., D], takes x before the carry, or starts from a nonzero carry. `cell.init`
+      raises it if the module mixes the examples of a batch.
   """
   if isinstance(make, nnx.Module):
     raise TypeError(_instance("from_nnx", make, "lambda input_size, rngs: …", "nnx.state"))
@@ -138,13 +153,13 @@ def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None
       nnx.replace_by_pure_dict(variables, params)
     return nnx.merge(graph, variables, jax.tree.map(_any_random, random))
 
-  example = merged(1, None)
+  example = merged(input_size or 1, None)
   name = f"module {type(example).__name__}"
   _check_reads_vectors(name, example)
+  _check_order(name, example, "carry", "x")
   if initial_carry is None:
-    initial_carry = _own_carry(
-      name, lambda size: _method(name, merged(size, None))((1, size), rngs=nnx.Rngs(0))
-    )
+    start = lambda size: _method(name, merged(size, None))((1, size), rngs=nnx.Rngs(0))  # noqa: E731
+    initial_carry = _own_carry(name, start, input_size)
 
   def init(key: Key[Array, ""], input_size: int) -> Params:
     return nnx.to_pure_dict(nnx.state(module_of(input_size, key), nnx.Not(nnx.RngState)))
@@ -165,11 +180,15 @@ def from_nnx(make: Callable[..., nnx.Module], initial_carry: Carry | None = None
       raise ValueError(_STATE.format(name=name, where="nnx.Param", found=found))
     return result
 
-  return _cell_of_batches(name, step, init, initial_carry)
+  return _cell_of_batches(name, step, init, initial_carry, input_size)
 
 
 def from_equinox(
-  make: Callable[..., Any], initial_carry: Carry, output: OutputOfOne | None = None
+  make: Callable[..., Any],
+  initial_carry: Carry,
+  output: OutputOfOne | None = None,
+  *,
+  input_size: int | None = None,
 ) -> Cell:
   """Returns a Cell that runs an Equinox recurrent cell, with the module's own params.
 
@@ -190,14 +209,15 @@ def from_equinox(
     output: `(params, carry, x) -> y`, as in `cell_from_step`. By default, y is what the module
       returns in addition to the carry. If it returns only the carry, y is the carry, or the first
       entry of a tuple such as (hidden, cell).
+    input_size: D, if the module accepts only this size of x; by default it accepts any.
   Returns:
     A Cell: x [..., D]; params are the module, with None in place of leaves that are not JAX arrays;
     carry and y are the module's.
   Raises:
     TypeError: if `make` is not a function, or does not return such a module.
     ValueError: if the module holds an `eqx.nn.StateIndex` (e.g. for batch statistics), draws random
-      numbers in a step, or changes the carry's structure, shapes or dtypes; or if `initial_carry`
-      is not zeros.
+      numbers in a step, takes the carry before x, or changes the carry's structure, shapes or
+      dtypes; or if `initial_carry` is not zeros.
   """
   import equinox as eqx
 
@@ -211,9 +231,10 @@ def from_equinox(
       raise TypeError(
         f"make must return an eqx.Module that can be called, got {checks.shown(module)}."
       )
+    name = f"module {type(module).__name__}"
+    _check_order(name, module, "x", "carry")
     for part in jax.tree.leaves(module, is_leaf=lambda a: isinstance(a, eqx.nn.StateIndex)):
       if isinstance(part, eqx.nn.StateIndex):
-        name = f"module {type(module).__name__}"
         raise ValueError(_STATE.format(name=name, where="its fields", found="an eqx.nn.StateIndex"))
     return eqx.partition(module, eqx.is_array)
 
@@ -243,10 +264,12 @@ def from_equinox(
       return result, result[0]
     return result
 
-  return cell_from_step(step, init, initial_carry, output)
+  return cell_from_step(step, init, initial_carry, output, input_size=input_size)
 
 
-def from_haiku(make: Callable[[], Any], initial_carry: Carry | None = None) -> Cell:
+def from_haiku(
+  make: Callable[[], Any], initial_carry: Carry | None = None, *, input_size: int | None = None
+) -> Cell:
   """Returns a Cell that runs a Haiku recurrent core, with the module's own params.
 
       cell = from_haiku(lambda: hk.LSTM(64))
@@ -261,13 +284,14 @@ def from_haiku(make: Callable[[], Any], initial_carry: Carry | None = None) -> C
       `core(x, carry) -> (y, carry)` for a batch: hk.VanillaRNN, GRU, LSTM, DeepRNN, or your own.
     initial_carry: zeros for one example, as in `cell_from_step`; by default those of
       `core.initial_state`.
+    input_size: D, if the core accepts only this size of x; by default it accepts any.
   Returns:
     A Cell: x [..., D]; params, carry and y are the core's.
   Raises:
     TypeError: if `make` is not a function, or does not return such a core.
     ValueError: if the core uses `hk.get_state` (e.g. for batch statistics), draws random numbers in
-      a step, changes the carry's structure, shapes or dtypes, or starts from a nonzero carry.
-      `cell.init` raises it if the core mixes the examples of a batch.
+      a step, takes the carry before x, changes the carry's structure, shapes or dtypes, or starts
+      from a nonzero carry. `cell.init` raises it if the core mixes the examples of a batch.
   """
   import haiku as hk
 
@@ -277,6 +301,7 @@ def from_haiku(make: Callable[[], Any], initial_carry: Carry | None = None) -> C
     module = make()
     if not (isinstance(module, hk.Module) and callable(module)):
       raise TypeError(f"make must return an hk.RNNCore, got {checks.shown(module)}.")
+    _check_order(f"core {type(module).__name__}", module, "x", "carry")
     return module
 
   # `apply` of a transformed function passes on anything that the function returns.
@@ -284,7 +309,7 @@ def from_haiku(make: Callable[[], Any], initial_carry: Carry | None = None) -> C
   run = hk.transform_with_state(lambda xs, carry: core()(xs, carry))
   if initial_carry is None:
     start = hk.transform(lambda: _method(name, core(), "initial_state")(1))
-    initial_carry = _own_carry(name, lambda size: start.apply({}, None))
+    initial_carry = _own_carry(name, lambda size: start.apply({}, None), input_size)
 
   def init(key: Key[Array, ""], input_size: int) -> Params:
     carry, xs = _first_inputs(initial_carry, input_size)
@@ -298,10 +323,12 @@ def from_haiku(make: Callable[[], Any], initial_carry: Carry | None = None) -> C
     (y, new), _ = _without_key(name, lambda key: run.apply(params, {}, key, xs, carry))
     return new, y
 
-  return _cell_of_batches(name, step, init, initial_carry)
+  return _cell_of_batches(name, step, init, initial_carry, input_size)
 
 
-def _cell_of_batches(name: str, step: StepOfBatch, init: ParamsOf, initial_carry: Carry) -> Cell:
+def _cell_of_batches(
+  name: str, step: StepOfBatch, init: ParamsOf, initial_carry: Carry, input_size: int | None
+) -> Cell:
   """Returns a Cell that runs a module written for batches on each example, as a batch of one.
 
   Args:
@@ -309,6 +336,7 @@ def _cell_of_batches(name: str, step: StepOfBatch, init: ParamsOf, initial_carry
     step: `(params, carry, xs) -> (carry, ys)`, for leaves [B, ...].
     init: `(key, input_size) -> params`.
     initial_carry: zeros for one example.
+    input_size: the only size of x, or None.
   """
 
   def step_of_one(params: Params, carry: Carry, x: Array) -> tuple[Carry, Array]:
@@ -325,7 +353,7 @@ def _cell_of_batches(name: str, step: StepOfBatch, init: ParamsOf, initial_carry
 
     return jax.tree.map(squeeze, result)
 
-  cell = cell_from_step(step_of_one, init, initial_carry)
+  cell = cell_from_step(step_of_one, init, initial_carry, input_size=input_size)
 
   @functools.cache
   def check_mixing(input_size: int) -> None:
@@ -376,21 +404,28 @@ def _first_inputs(initial_carry: Carry, input_size: int) -> tuple[Carry, Array]:
   return carry, jnp.zeros((1, input_size), dtype)
 
 
-def _own_carry(name: str, start: Callable[[int], Carry]) -> Carry:
+def _own_carry(name: str, start: Callable[[int], Carry], input_size: int | None) -> Carry:
   """Returns the initial carry of one example.
 
   Args:
     name: the module's name, for messages.
     start: `input_size -> carry` of a batch of one, leaves [1, ...].
+    input_size: the only size of x, on which the carry may depend; or None.
   Raises:
     ValueError: if the carry depends on the input size, or has a leaf without a batch axis.
   """
-  carry, other = start(1), start(2)
-  for one, two in zip(jax.tree.leaves(carry), jax.tree.leaves(other), strict=True):
-    if jnp.shape(one)[:1] != (1,) or jnp.shape(two) != jnp.shape(one):
+  sizes = (1, 2) if input_size is None else (checks.integer("input_size", input_size),)
+  try:
+    carry, *others = map(start, sizes)
+  except Exception as error:  # whatever the user's method raises
+    error.add_note(f"(while {name} returned its initial carry; initial_carry= takes its place)")
+    raise
+  for one, *same in zip(*map(jax.tree.leaves, (carry, *others)), strict=True):
+    if jnp.shape(one)[:1] != (1,) or any(jnp.shape(a) != jnp.shape(one) for a in same):
       raise ValueError(
-        f"{name} must start from a carry [B, ...] that does not depend on the input size, got "
-        f"{checks.shapes(carry)} and {checks.shapes(other)} for B = 1 and input sizes 1 and 2."
+        f"{name} must start from a carry [B, ...] that does not depend on the input size, unless "
+        f"input_size is given, got {' and '.join(map(checks.shapes, (carry, *others)))} for B = 1 "
+        f"and input sizes {' and '.join(map(str, sizes))}."
       )
   return jax.tree.map(lambda a: a[0], carry)
 
@@ -404,12 +439,24 @@ def _method(name: str, module: Any, method: str = "initialize_carry") -> Callabl
 
 
 def _check_reads_vectors(name: str, module: Any) -> None:
+  """Raises if the module says that its inputs are not vectors."""
   try:
     axes = getattr(module, "num_feature_axes", 1)
   except NotImplementedError:
     return
   if axes != 1:
     raise ValueError(f"{name} must read vectors [..., D], got num_feature_axes = {axes}.")
+
+
+def _check_order(name: str, module: Any, *wanted: str) -> None:
+  """Raises if the names of the module's first two arguments say that carry and x are swapped."""
+  found = list(inspect.signature(module.__call__).parameters)[:2]
+  carries = [i for i, argument in enumerate(found) if argument in _CARRY]
+  if len(carries) == 1 and wanted[carries[0]] != "carry":
+    raise ValueError(
+      f"{name} must take ({', '.join(wanted)}), got ({', '.join(found)}). Call it in a step for "
+      "`cell_from_step`."
+    )
 
 
 def _instance(function: str, module: Any, example: str, params: str) -> str:

@@ -44,7 +44,12 @@ class CarryAndOutput(NamedTuple):
 
 
 def cell_from_step(
-  step: StepOfOne, init: ParamsOf, initial_carry: Carry, output: OutputOfOne | None = None
+  step: StepOfOne,
+  init: ParamsOf,
+  initial_carry: Carry,
+  output: OutputOfOne | None = None,
+  *,
+  input_size: int | None = None,
 ) -> Cell:
   """Returns a Cell that runs `step`, a pure function of params, carry and input.
 
@@ -84,6 +89,7 @@ def cell_from_step(
       from another carry, pass it to `unroll` as `carry`.
     output: `(params, carry, x) -> y [W]`, which receives the new carry. It replaces the y that
       `step` returns. Required if `step` returns no y and its carry has several leaves.
+    input_size: D, if `step` accepts only this size of x; by default it accepts any.
   Returns:
     A Cell: x [..., D], carry with leaves [..., *shape of the leaf], y [..., W]. Integer tokens are
     read as one-hot vectors.
@@ -96,6 +102,9 @@ def cell_from_step(
     checks.function(name, function)
   if output is not None:
     checks.function("output", output)
+  if input_size is not None:
+    checks.integer("input_size", input_size)
+  only_size = input_size
   first = _shapes(initial_carry)
   run = functools.partial(_run, step, output)
 
@@ -110,6 +119,7 @@ def cell_from_step(
 
   # How y depends on the carry is the same for all inputs, so any that the step accepts will do.
   sizes = [1, *(size for a in jax.tree.leaves(first) for size in a.shape)]
+  sizes = sizes if only_size is None else [only_size]
   example = _first_success(trace, itertools.product(sizes, (float, *_OTHER_DTYPES)))
   y_is_carried = not example.y_is_readable
 
@@ -117,6 +127,10 @@ def cell_from_step(
     checks.key("key", key)
     checks.integer("input_size", input_size)
     checks.float_dtype("dtype", dtype)
+    if only_size not in (None, input_size):
+      raise ValueError(
+        f"input_size must be {only_size}, the one that this cell accepts, got {input_size}."
+      )
     y = trace(input_size, dtype).y
     if y_is_carried and y.shape != example.y.shape:
       raise ValueError(
@@ -134,7 +148,7 @@ def cell_from_step(
     given, xs = xs, checks.array("xs", xs, "floats", "integers")
     if not jnp.issubdtype(xs.dtype, jnp.integer):
       return xs
-    size = input_size_of(checked_init, params)
+    size = only_size or input_size_of(checked_init, params)
     if size is None:
       raise ValueError(
         "xs must be vectors [..., D], because the number of tokens cannot be inferred from the "
@@ -337,7 +351,10 @@ def _first_success(trace: Callable[..., _Trace], inputs: Iterable[tuple[int, DTy
       return trace(size, dtype)
     except Exception as error:  # a user's function may raise anything
       kind = jax.dtypes.canonicalize_dtype(dtype)
-      error.add_note(f"(while tracing init and step for x {kind}[{size}])")
+      error.add_note(
+        f"(while tracing init and step for x {kind}[{size}]; give input_size= if they accept "
+        "only one size)"
+      )
       errors.append(error)
   raise errors[0]
 

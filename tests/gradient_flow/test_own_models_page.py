@@ -17,6 +17,7 @@ from flax import nnx
 
 import rnn_jax
 from rnn_jax import gradient_flow, gradient_probe, make_cell, unroll
+from rnn_jax.gradient_flow import scan_gradients
 from rnn_jax.interop import params_from_linen, params_from_nnx
 
 PAGE = Path(gradient_flow.__file__).with_name("OWN_MODELS.md")
@@ -30,7 +31,9 @@ def page():
   """Returns (the variables that the page's code defines, what it prints)."""
   blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
   names: dict = {}
-  with contextlib.redirect_stdout(io.StringIO()) as out:
+  # As for users, dtypes may be mixed; those of Flax's cells in bfloat16 are.
+  standard = jax.numpy_dtype_promotion("standard")
+  with standard, contextlib.redirect_stdout(io.StringIO()) as out:
     for i, block in enumerate(blocks):
       if HAS_EQUINOX or "equinox" not in block:
         exec(compile(block, f"{PAGE.name}, block {i}", "exec"), names)
@@ -82,8 +85,37 @@ def test_seeds(page):
   page, _ = page
   one = jax.tree.map(lambda a: a[3], page["seeds"])
   given = page["xs"], page["targets"], page["lengths"]
-  (alone,) = jax.jit(gradient_flow.scan_gradients(page["loss"]))(one, *given).scans[0].gradients
+  (alone,) = jax.jit(scan_gradients(page["loss"]))(one, *given).scans[0].gradients
   np.testing.assert_allclose(page["by_seed"][3], alone, **CLOSE)
+
+
+def test_bfloat16(page):
+  page, printed = page
+  cell, params, readout = gru_of(page["variables"])
+  xs = jnp.swapaxes(page["xs"], 0, 1)
+
+  def loss(probe):
+    return jnp.mean(page_errors(page, readout, unroll(cell, params, xs, probe=probe)[1]))
+
+  expected = jax.jit(jax.grad(loss))(gradient_probe(cell, T, B))
+  assert page["mixed"].dtype == jnp.float32 and page["low"].dtype == jnp.bfloat16
+  for norms in (page["mixed"], page["low"]):
+    np.testing.assert_allclose(norms.astype(jnp.float32), expected, rtol=0.05)
+  assert "float32 bfloat16\n" in printed
+
+
+@pytest.mark.parametrize(("dtype", "smallest"), [("bfloat16", 1e-38), ("float16", 6e-8)])
+def test_a_norm_in_half_precision_is_correct_down_to_the_smallest_number(dtype, smallest):
+  def loss(h):
+    return jnp.sum(jax.lax.scan(lambda h, _: (h / 32, None), h, length=30)[0])
+
+  (found,) = scan_gradients(loss)(jnp.ones((1, H), dtype)).scans[0].gradients
+  exact = 32.0 ** -np.arange(30)  # of each of the H = 16 entries
+  kept = exact > smallest
+  assert found.dtype == dtype and 0 < np.sum(kept) < 30
+  norms = np.asarray(found, np.float64)[::-1, 0]
+  np.testing.assert_allclose(norms[kept], 4 * exact[kept], rtol=0.01)
+  assert not np.any(norms[~kept])
 
 
 def test_nnx(page):

@@ -330,7 +330,9 @@ def test_a_step_that_is_no_cell_is_refused(make, kind, message):
 def test_the_users_own_error_says_what_was_traced():
   with pytest.raises(TypeError, match="contracting dimensions") as caught:
     bad(lambda p, h, x: h @ jnp.zeros((7, 7)))()
-  assert caught.value.__notes__[-1:] == ["(while tracing init and step for x float32[1])"]
+  assert caught.value.__notes__[-1:] == [
+    "(while tracing init and step for x float32[1]; give input_size= if they accept only one size)"
+  ]
 
 
 @pytest.mark.parametrize("name", ["nested", "gating"])

@@ -191,6 +191,59 @@ def test_a_module_that_knows_its_input_size_reads_tokens():
   chex.assert_trees_all_close(unroll(cell, params, tokens), unroll(cell, params, one_hot))
 
 
+class OneSizeCell(nn.RNNCellBase):
+  """A cell whose carry is as wide as its input, which has a fixed size."""
+
+  @nn.compact
+  def __call__(self, carry, x):
+    h = jnp.tanh(x @ self.param("kernel", nn.initializers.lecun_normal(), (D, D)) + carry)
+    return h, h
+
+  @nn.nowrap
+  def initialize_carry(self, rng, input_shape):
+    return jnp.zeros(input_shape)
+
+  num_feature_axes = 1
+
+
+class OneSizeCore(hk.RNNCore):
+  def __call__(self, x, carry):
+    kernel = hk.get_parameter("kernel", (D, H), init=hk.initializers.RandomNormal())
+    return (h := jnp.tanh(x @ kernel + carry)), h
+
+  def initial_state(self, batch_size):
+    return jnp.zeros((batch_size, H))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda **size: from_linen(OneSizeCell(), **size),
+    lambda **size: from_nnx(lambda _, rngs: nnx.GRUCell(D, H, rngs=rngs), **size),
+    lambda **size: from_equinox(lambda _, key: eqx.nn.GRUCell(D, H, key=key), ZEROS, **size),
+    lambda **size: from_haiku(lambda: OneSizeCore(), **size),
+  ],
+)
+def test_a_module_that_accepts_only_one_input_size(make):
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with pytest.raises(Exception, match=r".") as caught:
+      make()
+    assert "input_size" in "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    cell = make(input_size=D)
+    params = cell.init(KEY, D)
+    carry, _ = unroll(cell, params, XS)
+    h = cell.initial_carry((B,))
+    for x in XS:
+      h = cell.update(params, h, jnp.asarray(x), ())
+    np.testing.assert_allclose(carry, h, **EXACT)
+    _, of_tokens = unroll(cell, params, np.array([[0, 2]]))
+    _, of_vectors = unroll(cell, params, np.eye(D)[[[0, 2]]])
+    np.testing.assert_allclose(of_tokens, of_vectors, **EXACT)
+    with pytest.raises(ValueError, match="input_size must be 3, the one that this cell accepts, g"):
+      cell.init(KEY, D + 1)
+
+
 class LinenCell(nn.RNNCellBase):
   """A cell with one flaw, by name."""
 
@@ -266,6 +319,26 @@ def haiku_core(flaw):
   return Core
 
 
+class SwappedLinen(nn.Module):
+  def __call__(self, x, state):
+    return state + x, x
+
+
+class SwappedNNX(nnx.Module):
+  def __call__(self, x, hidden):
+    return hidden + x, x
+
+
+class SwappedEquinox(eqx.Module):
+  def __call__(self, carry, input):
+    return carry + input
+
+
+class SwappedCore(hk.Module):
+  def __call__(self, prev_state, x):
+    return x, prev_state + x
+
+
 def equinox_cell(flaw):
   return from_equinox(functools.partial(EquinoxCell, flaw=flaw), jnp.zeros(H))
 
@@ -285,12 +358,37 @@ KEPT, RANDOM, ALONE = "must keep its state in the carry", "must not draw random"
     (lambda: from_linen(LinenCell("mix")).init(KEY, D), ValueError, f"of a batch {ALONE}"),
     (lambda: from_linen(LinenCell("pair")), TypeError, "must return a carry and an output, got"),
     (lambda: from_linen(LinenCell("ones")), ValueError, "initial_carry must be zeros, got float32"),
-    (lambda: from_linen(LinenCell("size")), ValueError, "does not depend on the input size, got"),
+    (
+      lambda: from_linen(LinenCell("size")),
+      ValueError,
+      "not depend on the input size, unless input_size is given, g",
+    ),
     (
       lambda: from_linen(LinenCell("image")),
       ValueError,
       r"must read vectors \[..., D\], got num_f",
     ),
+    (
+      lambda: from_linen(SwappedLinen(), ZEROS),
+      ValueError,
+      r"SwappedLinen must take \(carry, x\), got \(x, state\). Call it in a step for `cell_from_s",
+    ),
+    (
+      lambda: from_nnx(lambda _, rngs: SwappedNNX(), ZEROS),
+      ValueError,
+      r"must take \(carry, x\), got \(x, hidden\)",
+    ),
+    (
+      lambda: from_equinox(lambda _, key: SwappedEquinox(), ZEROS),
+      ValueError,
+      r"must take \(x, carry\), got \(carry, input\)",
+    ),
+    (
+      lambda: from_haiku(SwappedCore, ZEROS),
+      ValueError,
+      r"core SwappedCore must take \(x, carry\), got \(prev_state, x\)",
+    ),
+    (lambda: from_linen(nn.GRUCell(H), input_size=0), ValueError, "input_size must be at least 1"),
     (lambda: from_linen(nn.Dense(H)), TypeError, "Dense must have a method initialize_carry"),
     (lambda: from_nnx(functools.partial(NNXCell, flaw="norm")), ValueError, f"{KEPT}.* norm.mean"),
     (lambda: from_nnx(functools.partial(NNXCell, flaw="dropout")), ValueError, RANDOM),
