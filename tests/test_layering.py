@@ -23,7 +23,7 @@ FILES = sorted(LIBRARY.rglob("*.py")) + sorted(EXPERIMENTS.rglob("*.py"))
 # is listed.
 TIERS: dict[str, Sequence[set[str]]] = {
   "rnn_jax": (
-    {"checks"},
+    {"_jaxprs", "checks"},
     {"types", "parallel", "registry"},
     {"initializers", "powers"},
     {"cells"},

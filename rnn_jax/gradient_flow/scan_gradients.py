@@ -14,16 +14,15 @@ from flax import struct
 from jaxtyping import Array, PyTree
 
 from rnn_jax import checks
+from rnn_jax.gradient_flow.tapped_scans import Probe, run
 from rnn_jax.gradient_flow.traced_scans import (
   Place,
-  Probe,
   Scan,
   find_scans,
   includes_outputs,
   is_inexact,
   leaves_of,
   place,
-  run,
   skipped_scans,
 )
 from rnn_jax.probes import probe_like

@@ -1,4 +1,4 @@
-"""Finds the scans in a traced program, describes them, and runs them with probes.
+"""Finds the scans in a traced program, and describes them.
 
 A traced program is a jaxpr, i.e. a list of equations. A `jax.lax.scan` is a single equation, whose
 body is another jaxpr.
@@ -7,28 +7,19 @@ body is another jaxpr.
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jax.extend.core import primitives
-from jaxtyping import Array
 
 from rnn_jax import time_loop
-from rnn_jax.probes import tap
+from rnn_jax._jaxprs import CALLS, called, is_variable, without_calls
 
-Probe: TypeAlias = Sequence[Array]  # one array per real or complex leaf of a scan's carry
-
-# Equations that only call a jaxpr, and the parameter that holds it. Scans inside are measured.
-_CALLS = {
-  primitives.jit_p: "jaxpr",
-  primitives.remat_p: "jaxpr",
-  primitives.closed_call_p: "call_jaxpr",
-}
 # Why scans inside these equations are not measured.
 _REASONS = {
   primitives.scan_p: "it is inside another scan; pass the loss of one of that scan's iterations",
@@ -82,10 +73,10 @@ def find_scans(jaxpr: core.Jaxpr, scope: str = "") -> Iterator[Scan]:
     scope: the names of the modules and named scopes that enclose the program.
   """
   for equation in jaxpr.eqns:
-    if _has_gradient(equation):
+    if has_gradient(equation):
       yield _scan(equation, _scope(equation, scope))
-    elif equation.primitive in _CALLS:
-      yield from find_scans(_called(equation)[0], _scope(equation, scope))
+    elif equation.primitive in CALLS:
+      yield from find_scans(called(equation)[0], _scope(equation, scope))
 
 
 def skipped_scans(jaxpr: core.Jaxpr, scope: str = "", reason: str = "") -> Iterator[str]:
@@ -98,13 +89,13 @@ def skipped_scans(jaxpr: core.Jaxpr, scope: str = "", reason: str = "") -> Itera
   """
   for equation in jaxpr.eqns:
     inside = _scope(equation, scope)
-    if reason and _has_gradient(equation):
+    if reason and has_gradient(equation):
       yield f"{place(equation, inside)}: {_reason_of_unroll(equation, reason)}"
     inner = reason
-    if not reason and equation.primitive not in _CALLS:
+    if not reason and equation.primitive not in CALLS:
       inner = _REASONS.get(equation.primitive, f"it is inside {equation.primitive}")
-    for called in core.jaxprs_in_params(equation.params):
-      yield from skipped_scans(called, inside, inner)
+    for body in core.jaxprs_in_params(equation.params):
+      yield from skipped_scans(body, inside, inner)
 
 
 def _reason_of_unroll(equation: core.JaxprEqn, reason: str) -> str:
@@ -114,7 +105,7 @@ def _reason_of_unroll(equation: core.JaxprEqn, reason: str) -> str:
   return _REASON_OF_UNROLL if in_unroll and own_backward else reason
 
 
-def _has_gradient(equation: core.JaxprEqn) -> bool:
+def has_gradient(equation: core.JaxprEqn) -> bool:
   """Returns whether an equation is a scan whose carry has a real or complex leaf."""
   return equation.primitive is primitives.scan_p and any(
     is_inexact(var.aval) for var in equation.outvars[: _num_carry(equation)]
@@ -135,13 +126,8 @@ def _shape(atom: Any) -> tuple[int, ...]:
   return atom.aval.shape
 
 
-def _called(equation: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:
-  """Returns the jaxpr that an equation of `_CALLS` calls, and its constants."""
-  jaxpr = equation.params[_CALLS[equation.primitive]]
-  return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, core.ClosedJaxpr) else (jaxpr, ())
-
-
-def _checkpoint_options(equation: core.JaxprEqn) -> dict[str, Any]:
+def checkpoint_options(equation: core.JaxprEqn) -> dict[str, Any]:
+  """Returns the options of a `jax.checkpoint`."""
   return {name: equation.params[name] for name in ("policy", "prevent_cse")}
 
 
@@ -149,42 +135,19 @@ def _scan(equation: core.JaxprEqn, scope: str) -> Scan:
   num_carry = _num_carry(equation)
   body, checkpoint = equation.params["jaxpr"], None
   while True:
-    carried = _carried(body.jaxpr, num_carry)
+    carried = carried_by(body.jaxpr, num_carry)
     calls = [
       e
       for e in body.jaxpr.eqns
-      if e.primitive in _CALLS
+      if e.primitive in CALLS
       and (e.primitive is not primitives.remat_p or not carried.keys().isdisjoint(e.outvars))
     ]
     if not calls:
       return Scan(equation, body, num_carry, checkpoint, scope)
     for call in calls:
       if call.primitive is primitives.remat_p:
-        checkpoint = _checkpoint_options(call)
-    body = _without_calls(body, calls)
-
-
-def _without_calls(body: core.ClosedJaxpr, calls: Sequence[core.JaxprEqn]) -> core.ClosedJaxpr:
-  """Returns a jaxpr in which the given calls are replaced by the equations that they call."""
-  replaced = set(map(id, calls))
-
-  def evaluate(*operands: Any) -> list[Any]:
-    env = _environment(body.jaxpr, body.consts, operands)
-    for equation in body.jaxpr.eqns:
-      if id(equation) in replaced:
-        jaxpr, consts = _called(equation)
-        given = [read(env, atom) for atom in equation.invars]
-        values = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, consts))(*given)
-      else:
-        values = run_equation(body.jaxpr, equation, env)
-      env.update(zip(equation.outvars, values, strict=True))
-    return [read(env, atom) for atom in body.jaxpr.outvars]
-
-  operands = [
-    jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=getattr(a, "weak_type", False))
-    for a in body.in_avals
-  ]
-  return jax.make_jaxpr(evaluate)(*operands)
+        checkpoint = checkpoint_options(call)
+    body = without_calls(body, calls)
 
 
 # Describing a scan
@@ -219,7 +182,7 @@ def place(equation: core.JaxprEqn, scope: str) -> Place:
 def leaves_of(scan: Scan) -> list[tuple[str, jax.ShapeDtypeStruct]]:
   """Returns name, shape and dtype of each real or complex leaf of a scan's carry."""
   original = scan.equation.params["jaxpr"].jaxpr
-  first = len(original.invars) - _num_xs(scan.equation) - scan.num_carry
+  first = len(original.invars) - num_xs(scan.equation) - scan.num_carry
   names = original.debug_info.arg_names or [""] * len(original.invars)
   leaves = []
   for i, var in enumerate(scan.equation.outvars[: scan.num_carry]):
@@ -238,8 +201,8 @@ def includes_outputs(scan: Scan) -> bool:
   hides how this value depends on the new carry.
   """
   jaxpr = scan.body.jaxpr
-  carried = _carried(jaxpr, scan.num_carry).keys()
-  outputs = set(filter(_is_var, jaxpr.outvars[scan.num_carry :]))
+  carried = carried_by(jaxpr, scan.num_carry).keys()
+  outputs = set(filter(is_variable, jaxpr.outvars[scan.num_carry :]))
   is_read = not outputs or not carried.isdisjoint(outputs)
   used = outputs - carried
   for equation in reversed(jaxpr.eqns):
@@ -247,20 +210,20 @@ def includes_outputs(scan: Scan) -> bool:
     if not results.isdisjoint(used):
       if not results.isdisjoint(carried):
         return False
-      read_here = set(filter(_is_var, equation.invars))
+      read_here = set(filter(is_variable, equation.invars))
       is_read = is_read or not read_here.isdisjoint(carried)
       used |= read_here - carried
   return is_read
 
 
-class _Case(NamedTuple):
+class Case(NamedTuple):
   """One of the two values between which an equation chooses."""
 
   equation: core.JaxprEqn
   position: int
 
 
-def _carried(jaxpr: core.Jaxpr, num_carry: int) -> dict[Any, int | _Case]:
+def carried_by(jaxpr: core.Jaxpr, num_carry: int) -> dict[Any, int | Case]:
   """Returns the variables of a scan's body whose value becomes a leaf of the new carry.
 
   If a mask selects a leaf, as in `h = jnp.where(mask, new, h)`, `new` is included, too, because
@@ -272,25 +235,25 @@ def _carried(jaxpr: core.Jaxpr, num_carry: int) -> dict[Any, int | _Case]:
   """
   computed: set[Any] = set()
   for equation in jaxpr.eqns:
-    if not (computed | set(jaxpr.invars)).isdisjoint(filter(_is_var, equation.invars)):
+    if not (computed | set(jaxpr.invars)).isdisjoint(filter(is_variable, equation.invars)):
       computed |= set(equation.outvars)
   definitions = {var: equation for equation in jaxpr.eqns for var in equation.outvars}
-  found: dict[Any, int | _Case] = {}
-  pending: list[tuple[Any, int | _Case]] = [
+  found: dict[Any, int | Case] = {}
+  pending: list[tuple[Any, int | Case]] = [
     (var, i) for i, var in enumerate(jaxpr.outvars[:num_carry]) if is_inexact(var.aval)
   ]
   while pending:
     var, origin = pending.pop(0)
-    if not _is_var(var) or var not in computed or var in found:
+    if not is_variable(var) or var not in computed or var in found:
       continue
     found[var] = origin
     equation = definitions[var]
     if equation.primitive is primitives.select_n_p and len(equation.invars) == 3:
-      pending += [(equation.invars[k], _Case(equation, k)) for k in (1, 2)]
+      pending += [(equation.invars[k], Case(equation, k)) for k in (1, 2)]
   return found
 
 
-def _num_xs(equation: core.JaxprEqn) -> int:
+def num_xs(equation: core.JaxprEqn) -> int:
   """Returns the number of arrays in the scan's xs."""
   pairs = zip(equation.invars, equation.params["jaxpr"].jaxpr.invars, strict=True)
   return sum(_shape(given) != _shape(var) for given, var in pairs)
@@ -312,155 +275,3 @@ def _is_library(file: Path) -> bool:
   """Returns whether a file is part of the standard library, a package, or this library."""
   installed = {"site-packages", "dist-packages"} & set(file.parts)
   return bool(installed) or any(file.is_relative_to(top) for top in (_PYTHON, _LIBRARY))
-
-
-# Running a program
-
-
-def run(
-  jaxpr: core.Jaxpr,
-  consts: Sequence[Any],
-  operands: Sequence[Any],
-  scans: Sequence[tuple[Scan, Probe]],
-  vectors: bool,
-) -> list[Any]:
-  """Runs a program and taps the carries of its scans.
-
-  Args:
-    jaxpr: the program.
-    consts: its constants.
-    operands: its operands.
-    scans: the program's scans, from `find_scans`, each with its probe.
-    vectors: whether the probes' gradients are vectors instead of norms.
-  Returns:
-    The program's results.
-  """
-  remaining = list(scans)
-  env = _environment(jaxpr, consts, operands)
-  for equation in jaxpr.eqns:
-    given = [read(env, atom) for atom in equation.invars]
-    if _has_gradient(equation):
-      scan, probe = remaining.pop(0)
-      values = _run_scan(scan, given, probe, vectors)
-    elif equation.primitive in _CALLS and (own := list(find_scans(_called(equation)[0]))):
-      inner, remaining = remaining[: len(own)], remaining[len(own) :]
-      values = _run_call(equation, given, inner, vectors)
-    else:
-      values = run_equation(jaxpr, equation, env)
-    env.update(zip(equation.outvars, values, strict=True))
-  return [read(env, atom) for atom in jaxpr.outvars]
-
-
-def _run_call(
-  equation: core.JaxprEqn,
-  operands: Sequence[Any],
-  scans: Sequence[tuple[Scan, Probe]],
-  vectors: bool,
-) -> list[Any]:
-  """Runs an equation of `_CALLS` that contains scans."""
-
-  def called(operands: Sequence[Any], probes: Sequence[Probe]) -> list[Any]:
-    pairs = [(scan, probe) for (scan, _), probe in zip(scans, probes, strict=True)]
-    return run(*_called(equation), operands, pairs, vectors)
-
-  function = called
-  if equation.primitive is primitives.jit_p:
-    function = jax.jit(called)
-  elif equation.primitive is primitives.remat_p:
-    function = jax.checkpoint(called, **_checkpoint_options(equation))
-  return function(operands, [probe for _, probe in scans])
-
-
-def _run_scan(scan: Scan, operands: Sequence[Any], probe: Probe, vectors: bool) -> list[Any]:
-  """Runs a scan and passes each new carry through `tap`."""
-  params = scan.equation.params
-  first_xs = len(operands) - _num_xs(scan.equation)
-  first_carry = first_xs - scan.num_carry
-  constants, carry, xs = (
-    list(operands[:first_carry]),
-    list(operands[first_carry:first_xs]),
-    list(operands[first_xs:]),
-  )
-
-  def step(carry: list[Any], inputs: tuple[list[Any], Probe]) -> tuple[list[Any], list[Any]]:
-    xs, probe = inputs
-    return _run_step(scan, [*constants, *carry, *xs], probe, vectors)
-
-  if scan.checkpoint is not None:
-    step = jax.checkpoint(step, **scan.checkpoint)
-  carry, ys = jax.lax.scan(
-    step,
-    carry,
-    (xs, list(probe)),
-    length=params["length"],
-    reverse=params["reverse"],
-    unroll=params["unroll"],
-  )
-  return [*carry, *ys]
-
-
-def _run_step(
-  scan: Scan, operands: Sequence[Any], probe: Probe, vectors: bool
-) -> tuple[list[Any], list[Any]]:
-  """Runs a scan's body once and taps the new carry; returns (new carry, ys).
-
-  First, the whole body is run. Then the equations that read the new carry are run again on the
-  tapped carry, so that dL/dh_t includes the outputs that the step computes from h_t. The leaves of
-  the new carry are not recomputed, because the derivative with respect to one leaf holds the others
-  constant: an LSTM's h does not follow c, although it is computed from c.
-  """
-  jaxpr = scan.body.jaxpr
-  env = _environment(jaxpr, scan.body.consts, operands)
-  for equation in jaxpr.eqns:
-    env.update(zip(equation.outvars, run_equation(jaxpr, equation, env), strict=True))
-  probes, carry = iter(probe), []
-  for var in jaxpr.outvars[: scan.num_carry]:
-    value = read(env, var)
-    carry.append(tap(value, next(probes), vectors=vectors) if is_inexact(var.aval) else value)
-  tapped, carried = dict(env), _carried(jaxpr, scan.num_carry)
-  for var, origin in carried.items():
-    if isinstance(origin, _Case):
-      mask, result = origin.equation.invars[0], tapped[origin.equation.outvars[0]]
-      cases = [result, env[var]] if origin.position == 1 else [env[var], result]
-      tapped[var] = jax.lax.select_n(read(env, mask), *cases)
-    else:
-      tapped[var] = carry[origin]
-  affected = set(carried)
-  for equation in jaxpr.eqns:
-    # An equation with side effects, such as a print, runs only once.
-    if affected.isdisjoint(filter(_is_var, equation.invars)) or equation.effects:
-      continue
-    values = run_equation(jaxpr, equation, tapped)
-    for var, value in zip(equation.outvars, values, strict=True):
-      if var not in carried:
-        tapped[var] = value
-        affected.add(var)
-  return carry, [read(tapped, atom) for atom in jaxpr.outvars[scan.num_carry :]]
-
-
-# Evaluating equations
-
-
-def _is_var(atom: Any) -> bool:
-  return not isinstance(atom, core.Literal)
-
-
-def read(env: dict[Any, Any], atom: Any) -> Any:
-  """Returns the value of a variable or literal."""
-  return env[atom] if _is_var(atom) else atom.val
-
-
-def _environment(
-  jaxpr: core.Jaxpr, consts: Sequence[Any], operands: Sequence[Any]
-) -> dict[Any, Any]:
-  """Returns the values of a jaxpr's constants and operands, by variable."""
-  return dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *operands], strict=True))
-
-
-def run_equation(jaxpr: core.Jaxpr, equation: core.JaxprEqn, env: dict[Any, Any]) -> list[Any]:
-  """Returns the results of one equation of a jaxpr, given the values of variables."""
-  invars = list(dict.fromkeys(filter(_is_var, equation.invars)))
-  alone = jaxpr.replace(
-    constvars=[], invars=invars, outvars=equation.outvars, eqns=[equation], effects=equation.effects
-  )
-  return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*[env[var] for var in invars])

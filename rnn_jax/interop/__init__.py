@@ -59,11 +59,18 @@ References:
 """
 
 from rnn_jax.interop.adapters import LinenCell, NNXCell
-from rnn_jax.interop.flax import params_from_linen, params_from_nnx, params_to_linen, params_to_nnx
-from rnn_jax.interop.keras import params_from_keras, params_to_keras
 from rnn_jax.interop.modules import from_equinox, from_haiku, from_linen, from_nnx
 from rnn_jax.interop.step import CarryAndOutput, cell_from_step
-from rnn_jax.interop.torch import params_from_torch, params_to_torch
+from rnn_jax.interop.weights import (
+  params_from_keras,
+  params_from_linen,
+  params_from_nnx,
+  params_from_torch,
+  params_to_keras,
+  params_to_linen,
+  params_to_nnx,
+  params_to_torch,
+)
 
 __all__ = [
   "CarryAndOutput",

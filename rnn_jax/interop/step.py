@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key, PyTree
 
 from rnn_jax import checks
 from rnn_jax.cells.dense import the_carry
+from rnn_jax.interop.traced_step import TracedStep, first_success
 from rnn_jax.time_loop import input_size_of
 from rnn_jax.types import Carry, Cell, Features, Inputs, Params, Shape, Units, unprepared
-
-Atom = Var | Literal
-Value: TypeAlias = Any  # an array, or the value of a Literal
 
 # Dtypes of x to try in turn if a step does not accept the default one.
 _OTHER_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -111,16 +107,16 @@ def cell_from_step(
   def draw(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> Params:
     return jax.tree.map(lambda a: _cast(a, dtype), init(key, input_size))
 
-  def trace(input_size: int, dtype: DTypeLike = float) -> _Trace:
+  def trace(input_size: int, dtype: DTypeLike = float) -> TracedStep:
     params = jax.eval_shape(lambda: draw(jax.random.key(0), input_size, dtype))
     carry = jax.eval_shape(lambda: _zeros(first, (), dtype))
     x = jax.ShapeDtypeStruct((input_size,), jax.dtypes.canonicalize_dtype(dtype))
-    return _Trace.of(run, params, carry, x)
+    return TracedStep.of(run, params, carry, x)
 
   # How y depends on the carry is the same for all inputs, so any that the step accepts will do.
   sizes = [1, *(size for a in jax.tree.leaves(first) for size in a.shape)]
   sizes = sizes if only_size is None else [only_size]
-  example = _first_success(trace, itertools.product(sizes, (float, *_OTHER_DTYPES)))
+  example = first_success(trace, sizes)
   y_is_carried = not example.y_is_readable
 
   def checked_init(key: Key[Array, ""], input_size: int, dtype: DTypeLike = float) -> Params:
@@ -173,7 +169,7 @@ def cell_from_step(
 
   def read(params: Params, carry: Carry, drive: Features) -> Units:
     def read_one(params: Params, carry: Carry, x: Array) -> Array:
-      return _Trace.of(run, params, carry, x).read_y(params, carry, x)
+      return TracedStep.of(run, params, carry, x).read_y(params, carry, x)
 
     return carry.y if y_is_carried else _over_batch(read_one, params, carry, drive)
 
@@ -236,129 +232,6 @@ def _run(
   return new, y
 
 
-class _Trace(NamedTuple):
-  """The equations of one step for one example, and the roles of their variables.
-
-  Attributes:
-    equations: the equations that compute y from params, x and the new carry.
-    constants: {variable: value}, the arrays that the step closes over.
-    params: the variables of the params, one for each leaf.
-    carried: {variable: leaf of the new carry}, for the variables whose values the leaf holds.
-    x: the variable of x.
-    y_variable: the variable of y.
-    y: shape and dtype of y.
-    y_is_readable: whether y depends on the old carry only through the new carry.
-    y_is_carry: whether the new carry is one array, and y is that array.
-  """
-
-  equations: Sequence[JaxprEqn]
-  constants: Mapping[Var, Value]
-  params: Sequence[Var]
-  carried: Mapping[Var, int]
-  x: Var
-  y_variable: Atom
-  y: jax.ShapeDtypeStruct
-  y_is_readable: bool
-  y_is_carry: bool
-
-  @classmethod
-  def of(cls, run: Callable[..., PyTree], params: Params, carry: Carry, x: Any) -> _Trace:
-    """Traces `run(params, carry, x) -> (new carry, y)`."""
-    traced, (_, y) = jax.make_jaxpr(run, return_shape=True)(params, carry, x)
-    leaves = jax.tree.leaves((params, carry, x))
-    # Functions under `jax.jit` are inlined, because one may compute both y and the new carry.
-    opened = jax.make_jaxpr(functools.partial(_evaluate, traced))(*leaves)
-    jaxpr = opened.jaxpr
-    num_carries = len(jax.tree.leaves(carry))
-    *of_params, x_variable = jaxpr.invars
-    cut = len(of_params) - num_carries
-    of_params, old_carry = of_params[:cut], of_params[cut:]
-    *new_carry, y_variable = jaxpr.outvars
-
-    carried = {v: leaf for leaf, v in reversed([*enumerate(new_carry)]) if isinstance(v, Var)}
-    for equation in jaxpr.eqns:
-      # An array that the carry holds in another shape can be read from it, too.
-      if equation.primitive.name in ("reshape", "squeeze") and equation.outvars[0] in carried:
-        carried.setdefault(equation.invars[0], carried[equation.outvars[0]])
-    # Params, x and constants are not read from the carry, except for y if it is one of them.
-    for v in {*of_params, x_variable, *jaxpr.constvars} - {y_variable}:
-      carried.pop(v, None)
-    needed, equations = [y_variable], []
-    for equation in reversed(jaxpr.eqns):
-      if any(v in needed and v not in carried for v in equation.outvars):
-        equations.append(equation)
-        needed += equation.invars
-    return cls(
-      equations=equations[::-1],
-      constants=dict(zip(jaxpr.constvars, opened.consts, strict=True)),
-      params=of_params,
-      carried=carried,
-      x=x_variable,
-      y_variable=y_variable,
-      y=y,
-      y_is_readable=not any(v in needed and v not in carried for v in old_carry),
-      y_is_carry=_structure(carry) == _structure(0.0) and y_variable is new_carry[0],
-    )
-
-  def read_y(self, params: Params, carry: Carry, x: Array) -> Array:
-    """Returns y, computed from the new carry."""
-    if not self.y_is_readable:
-      raise ValueError(
-        "step must compute y from the new carry for every dtype or for none, got a y that depends "
-        f"on the old carry for {checks.shapes(carry)} and x {checks.shown(x)}."
-      )
-    arguments = zip([*self.params, self.x], jax.tree.leaves((params, x)), strict=True)
-    leaves = jax.tree.leaves(carry)
-    read = {v: _reshaped(leaves[leaf], v) for v, leaf in self.carried.items()}
-    values = {**self.constants, **dict(arguments), **read}
-    return _results(self.equations, values, [self.y_variable])[0]
-
-
-def _evaluate(traced: ClosedJaxpr, *arguments: Value) -> list[Value]:
-  """Evaluates a jaxpr equation by equation, including those inside functions under `jax.jit`."""
-  variables = [*traced.jaxpr.constvars, *traced.jaxpr.invars]
-  values = dict(zip(variables, [*traced.consts, *arguments], strict=True))
-  return _results(traced.jaxpr.eqns, values, traced.jaxpr.outvars)
-
-
-def _results(
-  equations: Sequence[JaxprEqn], values: Mapping[Var, Value], outputs: Sequence[Atom]
-) -> list[Value]:
-  """Evaluates equations, given the values of the variables that they read."""
-  values = dict(values)
-
-  def value(v: Atom) -> Value:
-    return v.val if isinstance(v, Literal) else values[v]
-
-  for equation in equations:
-    arguments = list(map(value, equation.invars))
-    if equation.primitive.name == "jit":
-      results = _evaluate(equation.params["jaxpr"], *arguments)
-    else:
-      params = equation.primitive.get_bind_params(equation.params)
-      with equation.ctx.manager:  # e.g. the precision of matrix products
-        result = equation.primitive.bind(*arguments, **params)
-      results = result if equation.primitive.multiple_results else [result]
-    values.update(zip(equation.outvars, results, strict=True))
-  return list(map(value, outputs))
-
-
-def _first_success(trace: Callable[..., _Trace], inputs: Iterable[tuple[int, DTypeLike]]) -> _Trace:
-  """Returns the first trace that succeeds; raises the first error if none does."""
-  errors: list[Exception] = []
-  for size, dtype in dict.fromkeys(inputs):
-    try:
-      return trace(size, dtype)
-    except Exception as error:  # a user's function may raise anything
-      kind = jax.dtypes.canonicalize_dtype(dtype)
-      error.add_note(
-        f"(while tracing init and step for x {kind}[{size}]; give input_size= if they accept "
-        "only one size)"
-      )
-      errors.append(error)
-  raise errors[0]
-
-
 def _shapes(initial_carry: Carry) -> Carry:
   """Returns shape and dtype of each leaf of a carry of zeros."""
 
@@ -398,12 +271,6 @@ def _with_precision(kind: np.dtype, dtype: DTypeLike) -> np.dtype:
   if jnp.issubdtype(kind, jnp.complexfloating):
     return np.result_type(jax.dtypes.canonicalize_dtype(dtype), np.complex64)
   return kind
-
-
-def _reshaped(a: Array, variable: Var) -> Array:
-  """Returns `a` in the shape of the variable."""
-  aval: Any = variable.aval
-  return a if a.shape == aval.shape else a.reshape(aval.shape)
 
 
 def _as_array(a: Any) -> Array:

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
 from rnn_jax import checks
-from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
+from rnn_jax.interop.weights.layouts import Layout, convert, kind_of, our_layout
 from rnn_jax.types import Params
 
 LINEN: Mapping[str, Layout] = {

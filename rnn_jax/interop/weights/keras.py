@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rnn_jax import checks
-from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
+from rnn_jax.interop.weights.layouts import Layout, convert, kind_of, our_layout
 from rnn_jax.types import AnyArray, Params
 
 LIBRARY = "keras.layers"

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from rnn_jax import checks
-from rnn_jax.interop.layouts import Layout, convert, kind_of, our_layout
+from rnn_jax.interop.weights.layouts import Layout, convert, kind_of, our_layout
 from rnn_jax.types import Params
 
 LIBRARY = "torch.nn"
