@@ -33,7 +33,7 @@ class DataFile(NamedTuple):
     name: path of the file.
     sha256: SHA-256 hash of the file's bytes, in hexadecimal, which identifies the data.
     train, held_out: the sequences to train on, and those to evaluate on.
-    every_step: whether there is a target at every step; otherwise at the last step alone.
+    every_step: whether there is a target at every step, or only at the last one.
     baseline: loss of predicting the frequencies of the training part's classes or of each of its
       labels, in nats, or the mean of its values: the classes' entropy, the labels' entropies or the
       values' variances, summed over labels or outputs. Steps of padding do not count.
@@ -54,9 +54,9 @@ class DataFile(NamedTuple):
 def data_file(sequence_length: int, batch_size: int | None, data: DataFile) -> Task:
   """Builds the task of a user's own data, from `load_data_file`.
 
-  With targets at every step, the mask is True after a sequence's padding, otherwise at the last
-  step only. The network reads the padding, so that all sequences have T steps and end at the last
-  one, as sweeps and their measures require. The carry is not reset after the padding.
+  With targets at every step, the mask is True after each sequence's padding, otherwise only at the
+  last step. All sequences have T steps and end at the last one, as sweeps and their measures
+  require. The network therefore reads the padding, and the carry is not reset after it.
 
   Args:
     sequence_length: T, which must be that of the data.
@@ -97,22 +97,22 @@ def data_file(sequence_length: int, batch_size: int | None, data: DataFile) -> T
 
 
 def load_data_file(source: str | Path) -> DataFile:
-  """Loads sequences and their targets from an .npz file, as `numpy.savez` writes it.
+  """Loads sequences and their targets from an .npz file written by `numpy.savez`.
 
     xs       vectors [N, T, D], or integer tokens [N, T] from 0
     targets  classes, integers from 0: [N] for one at the last step, [N, T] for one at every step;
              values, floats: [N, O] at the last step, [N, T, O] at every step;
              or K labels, booleans, any number of them True: [N, K] at the last step, [N, T, K] at
              every step
-    lengths  optional, [N]: number of steps of each sequence, from 1 to T. The steps after it, at
-             the end, are ignored in xs and targets, whatever they hold.
+    lengths  optional, [N]: number of steps of each sequence, from 1 to T. The steps of xs and
+             targets after these are ignored, whatever they hold.
 
   `test_xs`, `test_targets` and `test_lengths` are the held-out sequences, with the same T. Without
-  them, a tenth of the sequences, rounded up, is held out: the same ones, drawn at random, in every
+  them, a tenth of the sequences, rounded up, is held out: a random choice that is the same in every
   run and version.
 
-  Sequences are moved to the end of the T steps, so that all have their last step at T; the steps
-  before them are padding. Vectors are converted to float32, without scaling.
+  Sequences are moved to the end of the T steps, so that all of them end at step T. The steps before
+  them are padding. Vectors are converted to float32, without scaling.
 
   Args:
     source: path of the file. Pickled objects are not read.
@@ -180,7 +180,7 @@ def _split(whole: Examples) -> tuple[Examples, Examples]:
   count = len(whole.xs)
   if count < 2:
     raise ValueError("xs must hold at least 2 sequences, so that one can be held out, got 1.")
-  # NumPy promises that the numbers of a RandomState are the same in all its versions.
+  # NumPy guarantees that RandomState draws the same numbers in all versions.
   order = np.random.RandomState(0).permutation(count)
   cut = math.ceil(count / 10)
   train, held_out = (

@@ -1,4 +1,4 @@
-"""The arrays of a data file: what the task `data_file` reads from an .npz file, and checks."""
+"""Reads the arrays of the task `data_file` from an .npz file, and checks them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _TARGETS: Mapping[str, type[np.generic]] = {
 
 
 class Examples(NamedTuple):
-  """N sequences of T steps, batch-major. Those that are shorter in the file begin with padding.
+  """N sequences of T steps, batch-major. Sequences shorter than T begin with padding.
 
   Attributes:
-    xs: vectors, float32 [N, T, D], padded with zeros; or tokens, int32 [N, T], padded with a token
-      of its own, the last one of the vocabulary.
+    xs: vectors, float32 [N, T, D], padded with zeros; or tokens, int32 [N, T], padded with an
+      additional token, the last one of the vocabulary.
     targets: at the last step, classes int32 [N], values float32 [N, O] or labels bool [N, K]; or
       at every step, int32 [N, T], float32 [N, T, O] or bool [N, T, K].
     lengths: int32 [N], number of steps after the padding.
