@@ -236,3 +236,7 @@ def test_the_next_group_compiles_while_one_is_trained(compilations):
   assert len(compilations) == 2  # the first group and the next, but not the third
   assert len(list(programs)) == 2
   assert len(compilations) == 3
+  # At most the last two of the three programs are still in memory.
+  live = jax.local_devices()[0].client.live_executables()
+  names = [module.name for executable in live for module in executable.hlo_modules()]
+  assert 1 <= sum("_fun" in name for name in names) <= 2, names
