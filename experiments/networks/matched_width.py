@@ -46,7 +46,7 @@ def count_params(cells: Sequence[Cell], input_size: int, *, ways: int = 1, merge
   return total
 
 
-@functools.lru_cache(maxsize=4)  # few entries suffice, because most layers share one cell
+@functools.lru_cache(maxsize=4096)  # the networks of different tasks share their upper layers
 def _sizes(cell: Cell, input_size: int) -> tuple[int, int]:
   """Returns (number of entries in the cell's params, output size of the cell)."""
   params = jax.eval_shape(lambda: cell.init(jax.random.key(0), input_size))

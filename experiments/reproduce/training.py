@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import optax
 import xarray as xr
 from jaxtyping import Float, Key, PyTree
 
-from experiments.sweep.records import gathered
+from experiments.sweep.records import gathered, run_files, sweep_folder
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import map_runs
 from rnn_jax.tasks import Task
@@ -115,27 +116,48 @@ def updates(
   return jax.lax.scan(body, state, length=count)
 
 
-def sweep(flagfile: str, *more: str) -> tuple[xr.Dataset, xr.Dataset]:
+def sweep(
+  flagfile: str, *more: str, folder: Path | None = None
+) -> tuple[xr.Dataset, xr.Dataset, int]:
   """Runs `python -m experiments.sweep` in a subprocess, and returns what it recorded.
 
   Args:
     flagfile: name of a file in experiments/flagfiles.
     *more: further flags, which take precedence over those of the file.
+    folder: the sweep's folder, which is kept, so that an interrupted sweep resumes; its progress is
+      shown. None for a temporary folder.
   Returns:
-    (gradients, metrics), as from `read` in `experiments/sweep/records/gathered.py`.
+    (gradients, metrics, earlier): the first two as from `read` in
+    `experiments/sweep/records/gathered.py`, and the number of runs that an earlier sweep had
+    recorded in `folder`.
   Raises:
     RuntimeError: if the sweep fails; the message ends with the last line of its error output.
+    KeyboardInterrupt: if the sweep is interrupted.
   """
-  with tempfile.TemporaryDirectory() as folder:
-    flags = (f"--flagfile={FLAGFILES / flagfile}", *more, f"--output_dir={folder}")
+  with contextlib.ExitStack() as stack:
+    if folder is None:
+      where, output = Path(stack.enter_context(tempfile.TemporaryDirectory())), subprocess.PIPE
+    else:
+      where, output = folder.absolute(), None
+    earlier = _recorded(where)
+    flags = (f"--flagfile={FLAGFILES / flagfile}", *more, f"--output_dir={where}")
     process = subprocess.run(
       (sys.executable, "-m", "experiments.sweep", *flags),
       cwd=ROOT,
-      capture_output=True,
+      stdout=output,
+      stderr=subprocess.PIPE,
       text=True,
       check=False,
     )
     if process.returncode != 0:
       raise RuntimeError(f"the sweep failed: {(process.stderr.splitlines() or ['?'])[-1]}")
-    gradients, metrics, _ = gathered.read(Path(folder))
-    return gradients, metrics
+    gradients, metrics, _ = gathered.read(where)
+    return gradients, metrics, earlier
+
+
+def _recorded(folder: Path) -> int:
+  """Returns the number of runs in a sweep's folder that have finished or diverged."""
+  if not (folder / "sweep.json").is_file():
+    return 0
+  states = run_files.statuses(folder, sweep_folder.read_sweep(folder)["runs"])
+  return sum(state.get("status") in run_files.DONE for state in states.values())

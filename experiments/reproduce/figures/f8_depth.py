@@ -41,7 +41,7 @@ def maps_and_losses(
 
 def run() -> Outcome:
   """Trains networks of 1 to 4 layers, by a sweep with the flagfile `depth.flags`."""
-  gradients, metrics = sweep("depth.flags")
+  gradients, metrics, _ = sweep("depth.flags")
   maps, losses = maps_and_losses(gradients, metrics)
   baseline = metrics.attrs["baseline"]
   lost = {kind: values[..., -1] - values[..., 0] for kind, values in maps.items()}

@@ -28,7 +28,7 @@ def guess(sequences: int = SEQUENCES) -> float:
 
 def run() -> Outcome:
   """Trains each cell with each seed, by a sweep with the flagfile `adding.flags`."""
-  _, metrics = sweep("adding.flags")
+  _, metrics, _ = sweep("adding.flags")
   baseline = metrics.attrs["baseline"]
   losses = metrics["loss"].values
   final = losses[:, -TAIL:].mean(axis=1)

@@ -32,12 +32,30 @@ def test_runs_keep_their_order(count):
     np.testing.assert_array_equal(steps, [i + 1] * count)
 
 
-def test_the_error_of_a_failed_sweep_holds_its_message(monkeypatch, sweep_here, capsys):
+@pytest.fixture
+def in_process(monkeypatch, sweep_in_process, capsys):
+  """Makes `training.sweep` run its command in this process."""
+
   def run(command, *, cwd, **_):
     assert command[:3] == (sys.executable, "-m", "experiments.sweep") and cwd == ROOT
-    status = sweep_here(*command[3:])
+    status = sweep_in_process(*command[3:])
     return subprocess.CompletedProcess(command, status, stderr=capsys.readouterr().err)
 
-  monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=run))
+  fake = SimpleNamespace(run=run, PIPE=subprocess.PIPE)
+  monkeypatch.setattr(training, "subprocess", fake)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_error_of_a_failed_sweep_holds_its_message():
   with pytest.raises(RuntimeError, match=r"missing\.flags"):
     training.sweep("missing.flags")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_sweep_in_a_folder_resumes(tmp_path):
+  flags = ("--task=adding", "--cell=elman", "--sequence_length=3", "--batch_size=2", "--steps=1")
+  small = ("smoke.flags", *flags, "--depth=1", "--truncation=full", "--hidden_size=2")
+  gradients, _, earlier = training.sweep(*small, "--seed=0", folder=tmp_path / "sweep")
+  assert (gradients.sizes["run"], earlier) == (1, 0)
+  gradients, _, earlier = training.sweep(*small, "--seed=0,1", folder=tmp_path / "sweep")
+  assert (gradients.sizes["run"], earlier) == (2, 1)

@@ -71,7 +71,7 @@ def recorded(cells, losses, *, depths=(1,), before=-5.0, after=-5.0):
 @pytest.mark.parametrize(("elman", "gru", "good"), [(0.16, 1e-3, True), (0.16, 0.1, False)])
 def test_t1_checks_gated_cells_and_the_tanh_rnn(monkeypatch, elman, gru, good):
   records = recorded(("elman", "gru"), {"elman": elman, "gru": gru})
-  monkeypatch.setattr(t1_adding, "sweep", lambda _: records)
+  monkeypatch.setattr(t1_adding, "sweep", lambda _: (*records, 0))
   outcome = t1_adding.run()
   assert all(check.met for check in outcome.checks) is good
   assert [row["cell"] for row in outcome.table] == ["elman", "gru"]
@@ -83,7 +83,7 @@ def test_f8_checks_the_reach_of_the_gradient_in_networks_that_have_learned(
   monkeypatch, after, good
 ):
   records = recorded(("lstm",), {"lstm": 0.01}, depths=(1, 2), after=after)
-  monkeypatch.setattr(f8_depth, "sweep", lambda _: records)
+  monkeypatch.setattr(f8_depth, "sweep", lambda _: (*records, 0))
   outcome = f8_depth.run()
   assert all(check.met for check in outcome.checks) is good
   assert [(row["layers"], row["layer"]) for row in outcome.table] == [(1, 1), (2, 1), (2, 2)]
@@ -97,45 +97,61 @@ def test_f10_trains_every_cell():
   assert cells.split(",") == list(CELLS)
 
 
-def decaying(cells, rate, loss):
-  """Returns the records of a sweep with one run per cell, whose gradient decays at a given rate.
+def decaying(cells, rate, losses):
+  """Returns the records of a sweep with one run per cell and task, at given rates of decay.
 
   Args:
     cells: names of the cells, with options.
-    rate: for each cell, the decades per step that the gradient of its first carry leaf loses; that
-      of its second leaf loses half as many.
-    loss: the constant loss of each cell.
+    rate: for each cell, the decades per step that the gradient of its first carry leaf loses in the
+      upper layer; that of its second leaf loses half as many.
+    losses: for each cell, its held-out loss as a share of the baseline, which is 2.
   """
-  lags = -np.outer(rate, np.arange(100.0))[:, None, None]
-  norms = np.repeat(lags, 2, axis=1)
-  dims = ("run", "step", "layer", "lag")
+  tasks = list(f10_every_cell.TASKS)
+  lags = np.tile(-np.outer(rate, np.arange(40.0)), (len(tasks), 1))
+  norms = np.stack([np.full_like(lags, np.nan), lags], axis=1)[:, None].repeat(2, axis=1)
   half = norms / 2
-  half[0] = np.nan  # the first cell's carry has a single leaf
-  coordinates = {"cell": ("run", cells), "layer": [1]}
+  half[:: len(cells)] = np.nan  # the first cell's carry has a single leaf
+  dims = ("run", "step", "layer", "lag")
+  count = len(tasks) * len(cells)
+  coordinates = {
+    "cell": ("run", cells * len(tasks)),
+    "task": ("run", np.repeat(tasks, len(cells))),
+    "learning_rate": ("run", [0.01] * count),
+    "baseline": ("run", [2.0] * count),
+    "layer": [1, 2],
+  }
   gradients = xr.Dataset(
     {"log10_lag_norm": (dims, norms), "log10_lag_norm_cell": (dims, half)}, coordinates
   )
-  losses = xr.Dataset({"loss": (("run", "update"), np.outer(loss, np.ones(120)))}, coordinates)
-  return gradients, losses.assign_attrs(baseline=1.0)
+  held_out = np.full((count, 3), np.nan)
+  held_out[:, -1] = 2 * np.tile(losses, len(tasks))
+  metrics = xr.Dataset({"held_out_loss": (("run", "update"), held_out)}, coordinates)
+  return gradients, metrics, 3
 
 
 @pytest.mark.parametrize(("kept", "good"), [(0.01, True), (0.03, False)])
 def test_f10_checks_cells_against_their_papers(monkeypatch, kept, good):
-  cells = ["irnn", "lstm chrono=100", "elman", "gru chrono=none", "lru", "janet"]
-  rate = np.array([kept, 2 * kept, 0.1, 0.1, kept, kept])
-  records = decaying(cells, rate, [0.1, 0.1, 1.0, 0.1, 0.1, 0.1])
-  monkeypatch.setattr(f10_every_cell, "sweep", lambda *_: records)
+  cells = ["irnn", "lstm chrono=40", "elman", "gru", "lru", "janet", "scornn"]
+  rate = np.array([kept, 2 * kept, 0.1, 0.1, kept, kept, 0.001])
+  records = decaying(cells, rate, [0.1, 0.1, 1.0, 0.1, 0.1, 0.1, np.nan])
+  monkeypatch.setattr(f10_every_cell, "sweep", lambda *_, **__: records)
   outcome = f10_every_cell.run()
   rows = {row["cell"]: row for row in outcome.table}
-  assert rows["irnn"]["adding: decades lost, before"] == pytest.approx(90 * kept)
+  assert rows["irnn"]["adding: decades lost, before"] == pytest.approx(35 * kept)
   # Of two carry leaves, the one with the larger norm counts.
-  assert rows["lstm chrono=100"]["adding: decades lost, after"] == pytest.approx(90 * kept)
+  # An option that all LSTMs share is no part of the name.
+  assert rows["lstm"]["parity: decades lost, after"] == pytest.approx(35 * kept)
+  assert rows["elman"]["copy: loss / baseline"] == 1.0
+  assert rows["scornn"]["copy: loss / baseline"] == np.inf  # it diverged
   checks = by_name(outcome)
   assert checks["keeps: irnn, decades lost before, maximum"].met is good
   assert checks["loses: elman, decades lost before, minimum"].met
-  assert checks["cells that learned to add (loss below half the baseline)"].measured == 5
-  # The GRU has learned to add, but its gradient loses 9 decades.
+  assert checks["cells that learned to add"].measured == 5
+  # The GRU lost the gradient and has learned to add, and ScoRNN kept it and has not.
   assert not checks["after, cells that learned to add: decades lost, maximum"].met
+  assert checks["cells that lost the gradient before, and learned to add"].measured == 1
+  assert checks["cells that kept the gradient before, and did not learn to add"].measured == 1
+  assert "3 runs were recorded by an earlier call" in outcome.notes[-1]
   assert draws(outcome)
 
 
