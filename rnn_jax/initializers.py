@@ -97,10 +97,8 @@ def recurrent_kernel(
     if len(shape) != 2 or shape[1] != num_gates * shape[0]:
       raise ValueError(f"shape must be [H, {num_gates}·H], got {list(shape)}.")
     hidden_size = shape[0]
-    # One batched decomposition of all blocks compiles faster than one decomposition per block.
-    block = functools.partial(kernel, shape=(hidden_size, hidden_size), dtype=dtype)
-    gates = jax.vmap(block)(jax.random.split(key, num_gates))
-    fused = jnp.moveaxis(gates, 0, 1).reshape(shape)
+    gates = [kernel(k, (hidden_size, hidden_size), dtype) for k in jax.random.split(key, num_gates)]
+    fused = jnp.concatenate(gates, axis=-1)
     return jnp.asarray(gain, fused.dtype) * fused
 
   return init

@@ -113,8 +113,9 @@ def _compile_ahead(
     now = ahead
     if following is not None:
       # JAX's caches keep every program. On a CPU, a program has hundreds of memory maps, of which
-      # Linux grants a process 65,530: without this line, it aborts after 70 to 100 groups.
-      thread.submit(jax.clear_caches)
+      # Linux grants a process 65,530: without this line, it aborts after 70 to 100 groups. It is
+      # here because now nothing is traced, compiled or trained.
+      jax.clear_caches()
       ahead = compile_next(following)
     yield now
 
