@@ -51,11 +51,7 @@ def binary_cross_entropy(
   """
   logits = checks.array("logits", logits, "floats")
   targets = checks.array("targets", targets, "booleans")
-  if logits.ndim == 0 or targets.shape != logits.shape:
-    raise ValueError(
-      f"targets must have the shape of the logits, [..., K], got {targets.shape} and "
-      f"{logits.shape}."
-    )
+  _check_equal_shapes("logits, [..., K]", logits, targets)
   labels = targets.astype(logits.dtype)
   return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, labels), axis=-1)
 
@@ -75,12 +71,16 @@ def squared_error(
   """
   outputs = checks.array("outputs", outputs, "floats")
   targets = checks.array("targets", targets, "floats")
+  _check_equal_shapes("outputs, [..., D]", outputs, targets)
+  return jnp.sum((outputs - targets) ** 2, axis=-1)
+
+
+def _check_equal_shapes(what: str, outputs: Array, targets: Array) -> None:
+  """Raises a ValueError unless outputs and targets have the same shape, of at least one axis."""
   if outputs.ndim == 0 or targets.shape != outputs.shape:
     raise ValueError(
-      f"targets must have the shape of the outputs, [..., D], got {targets.shape} and "
-      f"{outputs.shape}."
+      f"targets must have the shape of the {what}, got {targets.shape} and {outputs.shape}."
     )
-  return jnp.sum((outputs - targets) ** 2, axis=-1)
 
 
 def accuracy(

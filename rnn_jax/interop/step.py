@@ -18,9 +18,6 @@ from rnn_jax.interop.traced_step import TracedStep, first_success
 from rnn_jax.time_loop import input_size_of
 from rnn_jax.types import Carry, Cell, Features, Inputs, Params, Shape, Units, unprepared
 
-# Dtypes of x to try in turn if a step does not accept the default one.
-_OTHER_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
-
 # The user's functions. Each receives a single example: x [D], and a carry without batch axes.
 StepOfOne: TypeAlias = Callable[[Params, Carry, Array], Any]  # -> carry, or (carry, y)
 OutputOfOne: TypeAlias = Callable[[Params, Carry, Array], Array]  # -> y

@@ -184,9 +184,7 @@ def outcome(found: Mapping[str, Profiles]) -> Outcome:
     for norms in of_task.norms.values()
   )
   learned = {task: [c for c in cells if of_task.learned(c)] for task, of_task in found.items()}
-  reach = {
-    task: [float(of_task.lost(c)[1]) for c in learned[task]] for task, of_task in found.items()
-  }
+  reach = [float(found["adding"].lost(cell)[1]) for cell in learned["adding"]]
   surprising = [c for c in learned["adding"] if min(before[c]) >= LOST]
   idle = [c for c in cells if max(before[c]) <= KEPT and c not in learned["adding"]]
   checks: list[Check] = [
@@ -204,7 +202,7 @@ def outcome(found: Mapping[str, Profiles]) -> Outcome:
     at_least("cells that learned to add", len(learned["adding"]), 5),
     at_most(
       "after, cells that learned to add: decades lost, maximum",
-      max(reach["adding"], default=np.inf),
+      max(reach, default=np.inf),
       KEPT,
     ),
     at_least("cells that lost the gradient before, and learned to add", len(surprising), 1),
