@@ -95,6 +95,8 @@ def test_f10_trains_every_cell():
   flags = (training.FLAGFILES / "cells_decay.flags").read_text().splitlines()
   (cells,) = [line.removeprefix("--cell=") for line in flags if line.startswith("--cell=")]
   assert cells.split(",") == list(CELLS)
+  seeds = ",".join(map(str, f10_every_cell.SEEDS))
+  assert {f"--seed={seeds}", f"--select_seed={f10_every_cell.SELECT_SEED}"} <= set(flags)
 
 
 def decaying(cells, rate, losses):
