@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,13 +27,14 @@ _KINDS: dict[str, type] = {
 }
 
 
-def choice(kind: str, value: object, choices: Iterable[str]) -> str:
+def choice(kind: str, value: object, choices: Iterable[str], hint: str = "") -> str:
   """Returns `value` if it is one of `choices`.
 
   Args:
     kind: what is being chosen, for the message.
     value: the given choice.
     choices: the names to choose from.
+    hint: a sentence on how to get more choices, for the message.
   Raises:
     ValueError: if `value` is not one of `choices`. The message suggests the most similar choice.
   """
@@ -40,8 +43,9 @@ def choice(kind: str, value: object, choices: Iterable[str]) -> str:
     return value
   text, names = f"{value!s:.60}", {name.lower(): name for name in choices}
   near = difflib.get_close_matches(text.lower(), names, n=1)
-  hint = f"; did you mean '{names[near[0]]}'?" if near else "."
-  raise ValueError(f"Unknown {kind} '{text}'{hint} Choose one of: {', '.join(choices)}.")
+  guess = f"; did you mean '{names[near[0]]}'?" if near else "."
+  message = f"Unknown {kind} '{text}'{guess} Choose one of: {', '.join(choices)}."
+  raise ValueError(f"{message} {hint}".rstrip())
 
 
 def instance(name: str, value: T, kind: type, hint: str = "") -> T:
@@ -70,6 +74,27 @@ def path(name: str, value: object) -> Path:
   if not isinstance(value, str | os.PathLike):
     raise TypeError(f"{name} must be a path, got {shown(value)}.")
   return Path(value)
+
+
+@contextlib.contextmanager
+def readable_file(name: str, path: Path) -> Iterator[os.stat_result]:
+  """Yields the status of a file, while the caller reads it.
+
+  Raises:
+    ValueError: if the file is missing, a folder or a pipe, or if the caller's reading raises an
+      OSError.
+  """
+  try:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+      raise ValueError(f"{name} must be a file, got the folder {path}.")
+    if not stat.S_ISREG(status.st_mode):
+      raise ValueError(f"{name} must be a file on disk, got {path}.")
+    yield status
+  except FileNotFoundError:
+    raise ValueError(f"{name} must be a file that exists, got {path}.") from None
+  except OSError as error:
+    raise ValueError(f"{name} must be readable, got {path} ({error.strerror or error}).") from None
 
 
 def function(name: str, value: object) -> None:

@@ -19,25 +19,26 @@ Parse = Callable[[str], Any]
 _LONGEST_RANGE = 10**6
 
 
-def choice(kind: str, choices: Collection[str], none: str | None = None) -> Parse:
+def choice(kind: str, choices: Collection[str], none: str | None = None, hint: str = "") -> Parse:
   """Returns a parser that accepts one of `choices`.
 
   Args:
     kind: the noun for a choice in errors.
     choices: the choices.
     none: a text that is parsed as None; None if there is no such text.
+    hint: a sentence on how to get more choices, for errors.
   """
 
   def parse(text: str) -> str | None:
     # The table of choices may have grown since the flag was defined; see `cli.plugins`.
-    chosen = checks.choice(kind, text, [*choices, *([] if none is None else [none])])
+    chosen = checks.choice(kind, text, [*choices, *([] if none is None else [none])], hint)
     return None if chosen == none else chosen
 
   return parse
 
 
-def subset(kind: str, choices: Collection[str]) -> Parse:
-  """Returns a parser of a comma-separated list of `choices`; `kind` names an item in errors.
+def subset(kind: str, choices: Collection[str], hint: str = "") -> Parse:
+  """Returns a parser of a comma-separated list of `choices`; for `kind` and `hint` see `choice`.
 
   The parsed value is such a list without duplicates, in the order of `choices`. The texts `none`
   and '' are parsed as ''.
@@ -46,7 +47,8 @@ def subset(kind: str, choices: Collection[str]) -> Parse:
   def parse(text: str) -> str:
     if text in ("", "none"):
       return ""
-    given = [checks.choice(kind, item.strip(), [*choices, "none"]) for item in text.split(",")]
+    names = [*choices, "none"]
+    given = [checks.choice(kind, item.strip(), names, hint) for item in text.split(",")]
     if "none" in given:
       raise ValueError(f"{kind} must be none alone, or a list without it, got '{text}'.")
     return ",".join(name for name in choices if name in given)

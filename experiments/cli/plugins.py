@@ -69,6 +69,10 @@ TABLE = flag_table.grouped(
 )
 
 
+# For errors about unknown names of what the modules can register.
+HINT = "One of your own needs the --import of its module."
+
+
 def names_of(values: Iterable[Sequence[str]] | None) -> list[str]:
   """Returns the modules in the values of `--import`, without duplicates."""
   return list(dict.fromkeys(name for names in values or () for name in names))

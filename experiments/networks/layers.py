@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import flag_table
+from experiments.cli import flag_table, plugins
 from experiments.cli.flag_table import Flag
 from experiments.cli.parsers import choice, integer, number, sizes
 from experiments.networks import cell_options
@@ -85,7 +85,10 @@ DROPOUT = Flag(
 
 TABLE = (
   Flag(
-    "cell", "lstm", choice("cell", CELLS), "Name of a cell; --list_cells prints a table of them."
+    "cell",
+    "lstm",
+    choice("cell", CELLS, hint=plugins.HINT),
+    "Name of a cell; --list_cells prints a table of them.",
   ),
   cell_options.flag(axis=False),
   Flag("depth", "1", integer("depth"), "Number of recurrent layers."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,26 +45,12 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
   Raises:
     ValueError: if the file cannot be read, or is not an .npz file of arrays.
   """
-  try:
-    kind = path.stat()
-    if stat.S_ISDIR(kind.st_mode):
-      raise ValueError(f"data_file must be a file, got the folder {path}.")
-    if not stat.S_ISREG(kind.st_mode):
-      raise ValueError(f"data_file must be a file on disk, got {path}.")
-    with path.open("rb") as file:
-      sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-      is_archive = zipfile.is_zipfile(file)
-      file.seek(0)
-      arrays = _arrays(file) if is_archive else None
-  except FileNotFoundError:
-    raise ValueError(f"data_file must be a file that exists, got {path}.") from None
-  except OSError as error:
-    raise ValueError(
-      f"data_file must be readable, got {path} ({error.strerror or error})."
-    ) from None
-  if arrays is None:
-    raise ValueError(f"data_file must be an .npz file, as numpy.savez writes it, got {path}.")
-  return arrays, sha256
+  with checks.readable_file("data_file", path), path.open("rb") as file:
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if not zipfile.is_zipfile(file):
+      raise ValueError(f"data_file must be an .npz file, as numpy.savez writes it, got {path}.")
+    file.seek(0)
+    return _arrays(file), sha256
 
 
 def _arrays(file: BinaryIO) -> dict[str, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 import sysconfig
 from pathlib import Path
 from typing import NamedTuple
@@ -61,21 +60,12 @@ def load_corpus(source: str | Path = STANDARD_LIBRARY) -> Corpus:
     whole = _standard_library()
     return _corpus(STANDARD_LIBRARY, np.frombuffer(whole, np.uint8), io.BytesIO(whole))
   path = Path(source)
-  try:
-    kind = path.stat()
-    if stat.S_ISDIR(kind.st_mode):
-      raise ValueError(f"corpus must be a file, got the folder {path}.")
-    if not stat.S_ISREG(kind.st_mode):
-      raise ValueError(f"corpus must be a file on disk, got {path}.")
-    if kind.st_size == 0:
+  with checks.readable_file("corpus", path) as status:
+    if status.st_size == 0:
       raise ValueError(f"corpus must not be empty, got {path}.")
     text = np.asarray(np.memmap(path, np.uint8, mode="r"))
     with path.open("rb") as file:
       return _corpus(str(source), text, file)
-  except FileNotFoundError:
-    raise ValueError(f"corpus must be a file that exists, got {path}.") from None
-  except OSError as error:
-    raise ValueError(f"corpus must be readable, got {path} ({error.strerror}).") from None
 
 
 def _corpus(name: str, text: UInt8[np.ndarray, " N"], file: io.BufferedIOBase) -> Corpus:

@@ -22,7 +22,7 @@ _AXES = (
   Flag(
     "cell",
     "elman",
-    choice("cell", CELLS),
+    choice("cell", CELLS, hint=plugins.HINT),
     "Name of a cell; --list_cells prints a table of them.",
     "axis",
   ),
@@ -34,7 +34,13 @@ _AXES = (
   layers.RESIDUAL._replace(kind="axis"),
   layers.DROPOUT._replace(kind="axis"),
   layers.ZONEOUT._replace(kind="axis"),
-  Flag("task", "charlm", choice("task", TASKS), f"Task to learn: {', '.join(TASKS)}.", "axis"),
+  Flag(
+    "task",
+    "charlm",
+    choice("task", TASKS, hint=plugins.HINT),
+    f"Task to learn: {', '.join(TASKS)}.",
+    "axis",
+  ),
   Flag("sequence_length", "128", integer("sequence_length"), "Time steps of a sequence.", "axis"),
   Flag("batch_size", "32", integer("batch_size"), "Sequences in a batch.", "axis"),
   Flag("steps", "200", integer("steps"), "Optimization steps of each run.", "axis"),
@@ -143,7 +149,7 @@ _MEASURES = (
   Flag(
     "measures",
     "lag",
-    subset("measure", MEASURES),
+    subset("measure", MEASURES, plugins.HINT),
     "Measures to compute in addition to the gradient norms, as a comma list, or none: "
     f"{', '.join(MEASURES)}. --list_measures prints a table of them.",
     "list",

@@ -31,6 +31,9 @@ from experiments.sweep.training.rounds import train_round
 # is not known.
 OnProgress = Callable[[Run, str, float, float | None], None]
 
+# The number of programs that are compiled at once is limited, since each needs memory.
+MOST_AT_ONCE = 8
+
 
 class Stopped(Exception):
   """Raised when training was asked to stop and has stopped. The progress so far is on disk."""
@@ -93,31 +96,35 @@ def _stop_if_asked(stop: Callable[[], bool], *_: object) -> None:
 def _compile_ahead(
   groups: Sequence[Sequence[Run]], sweep: Sweep, stop: Callable[[], bool]
 ) -> Iterator[Future[Program]]:
-  """Yields each group's program, as a finished future, while a thread compiles the next program."""
+  """Yields each group's program, as a finished future, while threads compile the next programs.
+
+  A program is compiled by one core, so there is a thread for every device, at most MOST_AT_ONCE.
+  Several processes that train each run together compile one program at a time.
+  """
+  at_once = min(len(sweep.layout.devices), MOST_AT_ONCE) if jax.process_count() == 1 else 1
   # Never shut the pool down, because a process that stops would then wait for a compilation.
-  thread = ThreadPoolExecutor(1)
+  threads = ThreadPoolExecutor(at_once)
 
   def compile_next(runs: Sequence[Run]) -> Future[Program]:
     about = sweep.settings, sweep.tasks_of(runs[0]), sweep.layout, sweep.remat
-    return thread.submit(compile_group, runs, *about)
+    return threads.submit(compile_group, runs, *about)
 
-  if not groups:
-    return
-  ahead = compile_next(groups[0])
-  for following in [*groups[1:], None]:
-    while not concurrent.futures.wait([ahead], timeout=0.1).done:
+  batches = [groups[i : i + at_once] for i in range(0, len(groups), at_once)]
+  ahead = [compile_next(runs) for runs in batches[0]] if batches else []
+  for following in [*batches[1:], []]:
+    while concurrent.futures.wait(ahead, timeout=0.1).not_done:
       # Only a process that trains alone may stop here. Several processes must stop at the same
       # point, but they call `stop` here at different times, so they stop only while they train.
       if jax.process_count() == 1 and stop():
         raise Stopped
     now = ahead
-    if following is not None:
+    if following:
       # JAX's caches keep every program. On a CPU, a program has hundreds of memory maps, of which
       # Linux grants a process 65,530: without this line, it aborts after 70 to 100 groups. It is
       # here because now nothing is traced, compiled or trained.
       jax.clear_caches()
-      ahead = compile_next(following)
-    yield now
+    ahead = [compile_next(runs) for runs in following]
+    yield from now
 
 
 def _train_round(

@@ -220,23 +220,33 @@ def test_a_half_written_program_is_replaced(kept, tmp_path):
   assert program(cache).stat().st_size == pytest.approx(whole, rel=0.01)
 
 
-def test_the_next_group_compiles_while_one_is_trained(compilations):
+def live_programs():
+  """Returns the number of programs of groups that are in memory."""
+  live = jax.local_devices()[0].client.live_executables()
+  return sum("_fun" in module.name for executable in live for module in executable.hlo_modules())
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_the_next_groups_compile_while_others_are_trained(compilations, num_devices):
   sizes = {"hidden_size": 4, "sequence_length": 5, "batch_size": 2, "steps": 1, "optimizer": "sgd"}
-  groups = [[make_run(cell, **sizes)] for cell in ("elman", "gru", "mgu")]
-  tasks, layout = {("adding", 5, 2): tasks_of(adding(5, 2), 5)}, Layout(jax.local_devices()[:1])
+  groups = [[make_run(cell, **sizes)] for cell in ("elman", "gru", "mgu", "lstm", "janet")]
+  tasks, layout = (
+    {("adding", 5, 2): tasks_of(adding(5, 2), 5)},
+    Layout(jax.local_devices()[:num_devices]),
+  )
   about = make_settings(1, "lag", 1), {}, (), "grid", {}, (), None
   sweep = Sweep(*about, tasks, layout, Path(), 1)
+  others = live_programs()  # of other tests
   programs = train._compile_ahead(groups, sweep, stop=lambda: False)
   next(programs).result()
+  ahead = 2 * num_devices  # as many groups as there are devices, and as many after them
   for _ in range(600):
-    if len(compilations) == 2:
+    if len(compilations) == ahead:
       break
     time.sleep(0.1)
   time.sleep(0.5)
-  assert len(compilations) == 2  # the first group and the next, but not the third
-  assert len(list(programs)) == 2
-  assert len(compilations) == 3
-  # At most the last two of the three programs are still in memory.
-  live = jax.local_devices()[0].client.live_executables()
-  names = [module.name for executable in live for module in executable.hlo_modules()]
-  assert 1 <= sum("_fun" in name for name in names) <= 2, names
+  assert len(compilations) == ahead
+  assert len(list(programs)) == len(groups) - 1
+  assert len(compilations) == len(groups)
+  # Later programs take the place of earlier ones.
+  assert 1 <= live_programs() <= others + ahead

@@ -65,6 +65,7 @@ BAD = [
   ("--batch_size=1.5", "batch_size must be an integer from 1"),
   ("--log_every=x", "log_every must be an integer from 1"),
   ("--measures=lags", "Unknown measure 'lags'; did you mean 'lag'?"),
+  ("--measures=lags", "One of your own needs the --import of its module."),
   ("--measures=lag,none", "measure must be none alone"),
   ("--measures=lag,saturation", "must not hold saturation, since no selected cell has gates"),
   ("--measure_every=0", "measure_every must be an integer from 1"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import inspect
 import json
 import os
 import socket
@@ -18,49 +16,19 @@ import pytest
 import swept
 
 import experiments
-import rnn_jax
 from experiments import merge, plot, replay
 from experiments.ablation import __main__ as ablation
-from experiments.cli import plugins
 from experiments.language_model import __main__ as language_model
 from experiments.report import __main__ as report
-from experiments.runtime import provenance
 from experiments.sweep.config.resolve import resolve
-from experiments.sweep.config.runs import DATA_TASK
 from experiments.sweep.engines import worker
-from experiments.sweep.figures.registered import FIGURES
 from experiments.sweep.measures import MEASURES
 from experiments.sweep.records import origins, run_files
-from rnn_jax import registry, tasks, testing
-from rnn_jax.cells import CELLS, elman
+from rnn_jax import testing
+from rnn_jax.cells import CELLS
 
 SMALL = ("--hidden_size=3", "--sequence_length=6", "--batch_size=2", "--steps=4", "--log_every=2")
 MINE = ("--import=mylab", "--cell=slow_elman", "--task=first_number", "--measures=kernel")
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-  """Forgets after the test what it registered and imported."""
-  tables = (CELLS, tasks.TASKS, MEASURES, FIGURES, registry.REGISTERED)
-  before = [dict(table) for table in tables]
-  modules = set(sys.modules)
-  yield
-  for table, entries in zip(tables, before, strict=True):
-    table.clear()
-    table.update(entries)
-  for name in set(sys.modules) - modules:
-    if name.partition(".")[0] in ("mylab", "mypackage"):
-      del sys.modules[name]
-
-
-@pytest.fixture
-def lab(tmp_path, monkeypatch):
-  """Returns a folder with the example of PLUGINS.md, where Python finds modules."""
-  folder = tmp_path / "lab"
-  folder.mkdir()
-  plugin.write_example(folder)
-  monkeypatch.syspath_prepend(folder)
-  return folder
 
 
 def call(lab: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -222,54 +190,6 @@ def test_a_flagfile_may_import(lab, tmp_path, sweep_here):
   assert sweep_here(*flags, "--dry_run") == 0
 
 
-@pytest.mark.parametrize(
-  ("text", "given", "message"),
-  [
-    ("", "absent", "got 'absent', which was not found."),
-    ("", "mylab.absent", "got 'mylab.absent', which was not found."),
-    ("", "json", "register a cell, task, measure or figure, got 'json', which registers none."),
-    ("", "mylab.py", "got the file 'mylab.py'; pass the module's name, --import=mylab."),
-    ("", "my lab", "--import must name Python modules, such as mylab or mylab.cells, got"),
-    ("", "__main__", "--import must not be __main__, which stands for the script or notebook"),
-    ("x = 1\nraise KeyError('x')", "mylab", "--import=mylab: KeyError: 'x' ({lab}, line 2)"),
-    ("def f(:", "mylab", "--import=mylab: SyntaxError: invalid syntax ({lab}, line 1)"),
-    ("import absent", "mylab", "No module named 'absent' ({lab}, line 1)"),
-    ("import sys\nsys.exit()", "mylab", "--import=mylab: SystemExit ({lab}, line 2)"),
-  ],
-)
-def test_a_module_that_cannot_be_imported_is_named(lab, sweep_here, capsys, text, given, message):
-  (lab / "mylab.py").write_text(text)
-  assert sweep_here(f"--import={given}", "--dry_run") == 2
-  said = capsys.readouterr().err
-  assert said.startswith("error: ") and said.count("\n") == 1
-  assert message.format(lab=lab / "mylab.py") in said
-
-
-def test_mistakes_in_a_module_are_placed(lab, sweep_here, capsys, tmp_path):
-  text = plugin.EXAMPLE.replace("return Batch(", "return Batsch(")
-  text = text.replace("elman(hidden_size)", "elman(hidden_size, 3)")
-  (lab / "mylab.py").write_text(text)
-  flags = ("--import=mylab", *SMALL, f"--output_dir={tmp_path / 'out'}")
-  assert sweep_here(*flags, "--cell=slow_elman", "--task=adding") == 2
-  said = capsys.readouterr().err
-  assert "--cell=slow_elman: TypeError: " in said and "mylab.py, line " in said
-  assert sweep_here(*flags, "--task=first_number") == 2
-  said = capsys.readouterr().err
-  assert said.startswith("error: NameError: ") and "mylab.py, line " in said
-  assert said.count("\n") == 1 and not (tmp_path / "out").exists()
-
-
-def test_a_module_must_not_change_settings(lab, sweep_here, capsys, tmp_path):
-  (lab / "mylab.py").write_text(
-    f"import jax\njax.config.update('jax_enable_x64', True)\n{plugin.EXAMPLE}"
-  )
-  flags = ("--import=mylab", "--task=adding", *SMALL, f"--output_dir={tmp_path / 'out'}")
-  assert sweep_here(*flags, "--dry_run") == 0
-  assert (
-    "mylab set jax_enable_x64 to True; this command resets it to False" in capsys.readouterr().err
-  )
-
-
 def test_a_worker_that_lacks_a_module_says_so(flags_of):
   job = worker.WorkerJob(["--import=absent_lab"], {}, [], [], [], ["/home/me/lab"], 1, 0)
   with (
@@ -287,103 +207,6 @@ def test_a_ray_worker_finds_the_module_where_the_driver_does(lab, tmp_path):
   out, err = process.communicate(timeout=200)
   assert process.returncode == 0, err
   assert "Runs: 1 finished, 0 diverged, 0 failed." in out
-
-
-def cell(hidden_size: int, *, gain: float = 1.0) -> rnn_jax.Cell:
-  """A cell."""
-  return elman(hidden_size, recurrent_gain=gain)
-
-
-def test_a_function_may_be_registered_again_but_not_another():
-  made = rnn_jax.register_cell(cell)
-  assert rnn_jax.make_cell("cell", 3, gain=2.0) is made(3, gain=2.0)
-  assert rnn_jax.register_cell(cell) is CELLS["cell"]
-  rnn_jax.register_cell(name="other")(cell)
-  assert registry.REGISTERED["cell", "other"].name == "cell"
-
-  def another(hidden_size):
-    """Another cell."""
-
-  with pytest.raises(ValueError, match=r"'cell', which is taken by \S*test_plugins.cell"):
-    rnn_jax.register_cell(name="cell")(another)
-  with pytest.raises(ValueError, match="name of a cell must be free, got 'lstm', which is taken"):
-    rnn_jax.register_cell(name="lstm")(another)
-  with pytest.raises(ValueError, match=r"name of a cell must be an identifier .* got 'my-cell'"):
-    rnn_jax.register_cell(name="my-cell")(another)
-  rnn_jax.register_cell(another)
-  with pytest.raises(TypeError, match="what another returns must be a Cell, got None"):
-    rnn_jax.make_cell("another", 3)
-
-
-def no_docstring(hidden_size): ...
-
-
-def no_text(sequence_length, batch_size): ...
-
-
-@pytest.mark.parametrize(
-  ("register", "function", "message"),
-  [
-    (rnn_jax.register_cell, lambda width: None, r"hidden_size, \*, option=default, ...\), got \("),
-    (rnn_jax.register_cell, lambda hidden_size, rate=1: None, r"got \(hidden_size, rate=1\)"),
-    (rnn_jax.register_cell, lambda hidden_size, *, rate: None, r"got \(hidden_size, \*, rate\)"),
-    (rnn_jax.register_cell, no_docstring, "cell 'no_docstring' must have a docstring, whose"),
-    (tasks.register_task, lambda length: None, r"\(sequence_length, batch_size\), got \(length"),
-    (tasks.register_task, no_text, "task 'no_text' must have a docstring, whose first line"),
-    (experiments.register_figure, lambda gradients, look: None, "must be an identifier"),
-  ],
-)
-def test_what_cannot_be_registered_is_refused(register, function, message):
-  with pytest.raises(ValueError, match=message):
-    register(function)
-
-
-def test_measures_and_figures_with_taken_names_are_refused():
-  measure = MEASURES["omega"]._replace(labels={})
-  with pytest.raises(ValueError, match="name of a measure must be free, got 'lag'"):
-    experiments.register_measure("lag", measure)
-  with pytest.raises(ValueError, match="name of a measure must be free, got 'training'"):
-    experiments.register_measure("training", measure)
-  with pytest.raises(ValueError, match="got 'omega', which measure 'omega' records"):
-    experiments.register_measure("mine", measure._replace(labels={"omega": ""}))
-  with pytest.raises(ValueError, match="dims of measure 'mine' must be identifiers other than run"):
-    experiments.register_measure("mine", measure._replace(dims=("step",)))
-  with pytest.raises(TypeError, match="measure must be a Measure, got 3"):
-    experiments.register_measure("mine", 3)
-
-  def training(gradients, look):
-    """A figure."""
-
-  with pytest.raises(ValueError, match="name of a figure must be free, got 'training'"):
-    experiments.register_figure(training)
-
-
-def test_the_cells_and_tasks_of_this_project_have_the_signatures_that_users_need():
-  for name, constructor in [*CELLS.items()]:
-    rnn_jax.register_cell(name=f"{name}_again")(constructor)
-  for name, constructor in [*tasks.TASKS.items()]:
-    if name != DATA_TASK:  # which takes the data of --data_file, too
-      tasks.register_task(name=f"{name}_again")(constructor)
-  assert len({entry.summary for entry in registry.REGISTERED.values()}) > len(CELLS) // 2
-
-
-def test_the_code_of_a_script_is_that_of_its_functions():
-  def mine(hidden_size: int) -> rnn_jax.Cell:
-    """A cell."""
-    return elman(hidden_size)
-
-  mine.__module__ = "__main__"
-  rnn_jax.register_cell(mine)
-  name = f"__main__.{mine.__qualname__}"
-  found = provenance.code("experiments.sweep.training.rounds", "mine", "adding", ())
-  assert {name, "rnn_jax/cells/elman.py"} <= found.keys()
-  assert found[name] == hashlib.sha256(inspect.getsource(mine).encode()).hexdigest()
-  other = provenance.code("experiments.sweep.training.rounds", "lstm", "adding", ())
-  assert name not in other
-  assert plugins.used(["mine"], [], []) == ["__main__"]
-  assert plugins.missing({"import": ["__main__"]}) == []
-  del registry.REGISTERED["cell", "mine"]
-  assert plugins.missing({"import": ["__main__", "os", "a b", 3]}) == ["__main__"]
 
 
 def test_a_language_model_with_a_cell_of_a_plugin(
@@ -407,10 +230,3 @@ def test_a_language_model_with_a_cell_of_a_plugin(
   CELLS["slow_elman"] = slow
   flags = ("--import=mylab", f"--output_dir={folder}", "--sample", "--length=5")
   assert program_here(language_model, *flags) == 0
-
-
-def test_the_code_of_an_installed_plugin_has_a_version(monkeypatch):
-  monkeypatch.setitem(
-    registry.REGISTERED, ("cell", "x"), registry.Entry("jaxtyping.x", "x", "X.", cell)
-  )
-  assert provenance.plugins() == ["jaxtyping"]
