@@ -57,6 +57,19 @@ def drawn_in_float32(init: Init) -> Init:
 input_kernel: Initializer = drawn_in_float32(jax.nn.initializers.lecun_normal())
 
 
+def _orthogonal(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
+  """Returns a kernel with U Uᵀ = I: every singular value is 1.
+
+  Under `vmap`, the kernels are drawn one after the other. A QR decomposition of several matrices
+  waits for threads of its device; in a program on several CPU devices, it may wait forever.
+
+  References:
+    Saxe et al., 2014, https://arxiv.org/abs/1312.6120
+  """
+  draw = jax.nn.initializers.orthogonal()
+  return jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))(key)
+
+
 def _identity(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
   """Returns the identity matrix, U = I (Le et al., 2015, https://arxiv.org/abs/1504.00941)."""
   del key
@@ -64,8 +77,7 @@ def _identity(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = floa
 
 
 RECURRENT_KERNELS: Mapping[str, Initializer] = {
-  # U Uᵀ = I: every singular value is 1 (Saxe et al., 2014, https://arxiv.org/abs/1312.6120).
-  "orthogonal": drawn_in_float32(jax.nn.initializers.orthogonal()),
+  "orthogonal": drawn_in_float32(_orthogonal),
   # U_ij ~ N(0, 1/H): spectral radius near 1, singular values spread over (0, 2).
   "gaussian": drawn_in_float32(jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")),
   "identity": _identity,

@@ -24,6 +24,9 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
 # the bit.
 os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
 
+# As in the commands, so that LAPACK's functions find a thread; see `backend.THREADS_PER_DEVICE`.
+os.environ.setdefault("PJRT_NPROC", "64")
+
 import jax
 import jaxtyping
 import pytest

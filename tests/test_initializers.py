@@ -94,3 +94,17 @@ def test_half_precision_is_drawn_in_float32_and_rounded(init, dtype):
   )
   assert found.dtype == dtype
   np.testing.assert_allclose(found.astype(float), full.astype(dtype).astype(float), rtol=1e-6)
+
+
+def test_kernels_drawn_by_vmap_are_drawn_one_after_the_other():
+  init = recurrent_kernel("orthogonal", 2.0, num_gates=2)
+
+  def draw(key):
+    return init(key, (H, 2 * H))
+
+  keys = jax.random.split(jax.random.key(0), 3)
+  np.testing.assert_array_equal(jax.vmap(draw)(keys), jnp.stack([draw(key) for key in keys]))
+  # One decomposition of a [3, H, H] array could wait for threads forever.
+  text = jax.jit(jax.vmap(draw)).lower(keys).as_text()
+  assert f"tensor<{H}x{H}xf32>) ->" in text and "lapack_sgeqrf" in text
+  assert not [line for line in text.splitlines() if "lapack" in line and f"tensor<3x{H}" in line]

@@ -89,12 +89,16 @@ def leaky(
   )
   if excitatory is None:
     return cell
-  for name, value, works in (
-    ("activation", activation, activation == "relu"),
-    ("recurrent_kernel", recurrent_kernel, recurrent_kernel != "identity"),
-  ):
-    if not works:
-      raise ValueError(f"excitatory does not work with {name}='{value}', got {excitatory}.")
+  if activation != "relu":
+    raise ValueError(
+      f"activation must be 'relu' if excitatory is given, since firing rates are not negative, got "
+      f"'{activation}'."
+    )
+  if recurrent_kernel == "identity":
+    raise ValueError(
+      "recurrent_kernel must not be 'identity' if excitatory is given, since units then have no "
+      "weights to themselves."
+    )
   return _with_dales_law(cell, hidden_size, excitatory)
 
 

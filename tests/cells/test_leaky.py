@@ -68,11 +68,11 @@ def test_excitation_and_inhibition_balance_at_initialization(kernel):
     ({"excitatory": 0.1}, "units of both kinds, got 0 excitatory and 4 inhibitory units from 0.1"),
     (
       {"excitatory": 0.5, "activation": "tanh"},
-      "excitatory does not work with activation='tanh', got 0.5",
+      "activation must be 'relu' if excitatory is given, since .* got 'tanh'",
     ),
     (
       {"excitatory": 0.5, "recurrent_kernel": "identity"},
-      "excitatory does not work with recurrent_kernel='identity', got 0.5",
+      "recurrent_kernel must not be 'identity' if excitatory is given",
     ),
   ],
 )
