@@ -134,7 +134,7 @@ def _draw(gradients: xr.Dataset, metrics: xr.Dataset, target: Path) -> list[Path
   makers = figures.figure_makers(gradients)
   names = None if given.figure == ("all",) else given.figure
   for name in names or ():
-    checks.choice("--figure", name, makers, plugins.HINT)
+    checks.choice("--figure", name, makers, plugins.IMPORT_HINT)
   facet = None if given.facet == "auto" else given.facet
   if facet is not None:
     checks.choice("--facet", facet, [*facets(gradients), "auto"])

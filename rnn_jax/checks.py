@@ -78,11 +78,10 @@ def path(name: str, value: object) -> Path:
 
 @contextlib.contextmanager
 def readable_file(name: str, path: Path) -> Iterator[os.stat_result]:
-  """Yields the status of a file, while the caller reads it.
+  """Yields a file's status. The caller reads the file in the block.
 
   Raises:
-    ValueError: if the file is missing, a folder or a pipe, or if the caller's reading raises an
-      OSError.
+    ValueError: if the file is missing or not a regular file, or if the block raises an OSError.
   """
   try:
     status = path.stat()

@@ -60,8 +60,8 @@ input_kernel: Initializer = drawn_in_float32(jax.nn.initializers.lecun_normal())
 def _orthogonal(key: Key[Array, ""], shape: Sequence[int], dtype: DTypeLike = float) -> Array:
   """Returns a kernel with U Uᵀ = I: every singular value is 1.
 
-  Under `vmap`, the kernels are drawn one after the other. A QR decomposition of several matrices
-  waits for threads of its device; in a program on several CPU devices, it may wait forever.
+  Under `vmap`, kernels are drawn one after the other. On a CPU with several cores, a QR
+  decomposition of several matrices may deadlock; see `lyapunov_spectrum`.
 
   References:
     Saxe et al., 2014, https://arxiv.org/abs/1312.6120

@@ -142,7 +142,7 @@ def sweep_flags():
 
 @pytest.fixture
 def promotion():
-  """Allows standard dtype promotion in all threads, since a sweep compiles in another thread."""
+  """Allows standard dtype promotion in all threads, since a sweep compiles in other threads."""
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   yield
   jax.config.update("jax_numpy_dtype_promotion", "strict")

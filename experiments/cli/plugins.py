@@ -70,7 +70,7 @@ TABLE = flag_table.grouped(
 
 
 # For errors about unknown names of what the modules can register.
-HINT = "One of your own needs the --import of its module."
+IMPORT_HINT = "If it is your own, its module must be imported first (--import)."
 
 
 def names_of(values: Iterable[Sequence[str]] | None) -> list[str]:

@@ -87,7 +87,7 @@ TABLE = (
   Flag(
     "cell",
     "lstm",
-    choice("cell", CELLS, hint=plugins.HINT),
+    choice("cell", CELLS, hint=plugins.IMPORT_HINT),
     "Name of a cell; --list_cells prints a table of them.",
   ),
   cell_options.flag(axis=False),

@@ -36,9 +36,9 @@ PINNED = {
 }
 _PINNED_XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_enable_fast_math=false"
 
-# All CPU devices of a process share a pool of threads, which has one thread per device unless
-# PJRT_NPROC is larger. In jaxlib, LAPACK's functions for several matrices hold a thread while they
-# wait for others, and without spare threads they wait forever. The threads are idle otherwise.
+# The CPU devices of a process share one pool of threads, whose size is PJRT_NPROC or, by default,
+# the number of cores. In jaxlib 0.10.2, a LAPACK call on several matrices blocks a thread of the
+# pool while others do its work, so it deadlocks if all threads are blocked. So does a collective.
 THREADS_PER_DEVICE = 16
 
 _RECORDED = ("NVIDIA_TF32_OVERRIDE", "JAX_DISABLE_MOST_OPTIMIZATIONS")
@@ -66,7 +66,8 @@ def _configure_devices(cpus: int | None = None) -> None:
   """
   count = cpus or len(provenance.cores())
   jax.config.update("jax_num_cpu_devices", count)
-  os.environ.setdefault("PJRT_NPROC", str(THREADS_PER_DEVICE * count))
+  # A worker inherits the value of the process that started it, which may have fewer devices.
+  os.environ["PJRT_NPROC"] = str(THREADS_PER_DEVICE * count)
   # Of two equal flags the later one counts.
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PINNED_XLA_FLAGS}"
 

@@ -91,13 +91,13 @@ def leaky(
     return cell
   if activation != "relu":
     raise ValueError(
-      f"activation must be 'relu' if excitatory is given, since firing rates are not negative, got "
-      f"'{activation}'."
+      "activation must be 'relu' if excitatory is given, because Dale's law needs firing rates "
+      f"that are not negative; got '{activation}'."
     )
   if recurrent_kernel == "identity":
     raise ValueError(
-      "recurrent_kernel must not be 'identity' if excitatory is given, since units then have no "
-      "weights to themselves."
+      "recurrent_kernel must not be 'identity' if excitatory is given, because the diagonal of the "
+      "kernel is then zero."
     )
   return _with_dales_law(cell, hidden_size, excitatory)
 

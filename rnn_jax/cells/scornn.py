@@ -37,6 +37,9 @@ def scornn(hidden_size: int, *, negative_share: int | float = 0.5) -> PlainCell:
   gradient never grows, and loses only its components in inactive units. The two cells differ in the
   kernels that they can represent: det U = 1 in `exprnn`, and det U = det D here.
 
+  On a CPU with several cores, linear solves for several A, as under `vmap` over seeds, may
+  deadlock; see `lyapunov_spectrum`.
+
   Args:
     hidden_size: width H of carry and output.
     negative_share: the share of −1 in D, rounded to whole units. The paper has 0.5 for the copying

@@ -45,8 +45,8 @@ def lyapunov_spectrum(
   Cost: one forward pass, then O(N² m + N m²) per step, layer and example; memory for the carries
   and drives of all steps. On CPU, the QR decompositions run in OpenBLAS, whose threads compete with
   those of JAX. With OPENBLAS_NUM_THREADS=1 in the environment, N = m = 128 is 3 to 12 times faster
-  on two cores. In a program on several CPU devices, jaxlib's decompositions of a batch may wait for
-  each other forever; PJRT_NPROC=64 in the environment gives them spare threads.
+  on two cores. In a program on several CPU devices, decompositions of a batch may deadlock. Set
+  PJRT_NPROC in the environment to 16 times the number of devices.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.

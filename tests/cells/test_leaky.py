@@ -68,7 +68,7 @@ def test_excitation_and_inhibition_balance_at_initialization(kernel):
     ({"excitatory": 0.1}, "units of both kinds, got 0 excitatory and 4 inhibitory units from 0.1"),
     (
       {"excitatory": 0.5, "activation": "tanh"},
-      "activation must be 'relu' if excitatory is given, since .* got 'tanh'",
+      "activation must be 'relu' if excitatory is given, because .* got 'tanh'",
     ),
     (
       {"excitatory": 0.5, "recurrent_kernel": "identity"},

@@ -95,13 +95,13 @@ class Profiles(NamedTuple):
       the carry has several leaves, the largest of their norms at each lag.
     loss: for each cell, its mean held-out loss over seeds, as a share of the baseline; inf if a run
       diverged.
-    error: for each cell, the standard error of this mean; NaN if a run diverged.
+    standard_error: for each cell, that of this mean; NaN if a run diverged.
     rate: for each cell, its learning rate.
   """
 
   norms: dict[str, Float[np.ndarray, "2 lags"]]
   loss: dict[str, float]
-  error: dict[str, float]
+  standard_error: dict[str, float]
   rate: dict[str, float]
 
   def lost(self, cell: str) -> Float[np.ndarray, " when"]:
@@ -128,13 +128,13 @@ def profiles(gradients: xr.Dataset, metrics: xr.Dataset) -> dict[str, Profiles]:
   for i, (task, cell) in enumerate(zip(columns["task"], columns["cell"], strict=True)):
     runs.setdefault((task, names[cell]), []).append(i)
   found = {short: Profiles({}, {}, {}, {}) for short in TASKS.values()}
-  for (task, cell), seeds in runs.items():
-    norms, loss, error, rate = found[TASKS[task]]
-    norms[cell] = np.nanmean(values[seeds], axis=0)
-    loss[cell] = float(share[seeds].mean())
+  for (task, cell), indices in runs.items():
+    norms, loss, standard_error, rate = found[TASKS[task]]
+    norms[cell] = np.nanmean(values[indices], axis=0)
+    loss[cell] = float(share[indices].mean())
     finite = np.isfinite(loss[cell])
-    error[cell] = float(scipy.stats.sem(share[seeds])) if finite else np.nan
-    (rate[cell],) = {columns["learning_rate"][i] for i in seeds}
+    standard_error[cell] = float(scipy.stats.sem(share[indices])) if finite else np.nan
+    (rate[cell],) = {columns["learning_rate"][i] for i in indices}
   return found
 
 
@@ -179,7 +179,7 @@ def outcome(found: Mapping[str, Profiles]) -> Outcome:
       lost = of_task.lost(cell)
       row |= {f"{task}: decades lost, {when}": float(lost[i]) for i, when in enumerate(WHEN)}
       row[f"{task}: loss / baseline"] = of_task.loss[cell]
-      row[f"{task}: standard error"] = of_task.error[cell]
+      row[f"{task}: standard error"] = of_task.standard_error[cell]
       row[f"{task}: learning rate"] = of_task.rate[cell]
     table.append(row)
 

@@ -22,7 +22,7 @@ _AXES = (
   Flag(
     "cell",
     "elman",
-    choice("cell", CELLS, hint=plugins.HINT),
+    choice("cell", CELLS, hint=plugins.IMPORT_HINT),
     "Name of a cell; --list_cells prints a table of them.",
     "axis",
   ),
@@ -37,7 +37,7 @@ _AXES = (
   Flag(
     "task",
     "charlm",
-    choice("task", TASKS, hint=plugins.HINT),
+    choice("task", TASKS, hint=plugins.IMPORT_HINT),
     f"Task to learn: {', '.join(TASKS)}.",
     "axis",
   ),
@@ -149,7 +149,7 @@ _MEASURES = (
   Flag(
     "measures",
     "lag",
-    subset("measure", MEASURES, plugins.HINT),
+    subset("measure", MEASURES, plugins.IMPORT_HINT),
     "Measures to compute in addition to the gradient norms, as a comma list, or none: "
     f"{', '.join(MEASURES)}. --list_measures prints a table of them.",
     "list",

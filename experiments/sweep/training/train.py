@@ -31,8 +31,8 @@ from experiments.sweep.training.rounds import train_round
 # is not known.
 OnProgress = Callable[[Run, str, float, float | None], None]
 
-# The number of programs that are compiled at once is limited, since each needs memory.
-MOST_AT_ONCE = 8
+# Maximum number of programs that are compiled at once. Each compilation needs memory.
+MAX_COMPILATIONS = 8
 
 
 class Stopped(Exception):
@@ -98,18 +98,19 @@ def _compile_ahead(
 ) -> Iterator[Future[Program]]:
   """Yields each group's program, as a finished future, while threads compile the next programs.
 
-  A program is compiled by one core, so there is a thread for every device, at most MOST_AT_ONCE.
-  Several processes that train each run together compile one program at a time.
+  Groups are compiled in batches of one group per device, at most MAX_COMPILATIONS. The programs of
+  a batch are yielded once all of them are compiled. If several processes train each run together,
+  a batch is one group.
   """
-  at_once = min(len(sweep.layout.devices), MOST_AT_ONCE) if jax.process_count() == 1 else 1
-  # Never shut the pool down, because a process that stops would then wait for a compilation.
-  threads = ThreadPoolExecutor(at_once)
+  size = min(len(sweep.layout.devices), MAX_COMPILATIONS) if jax.process_count() == 1 else 1
+  # The pool is not shut down, because a process that stops would then wait for compilations.
+  pool = ThreadPoolExecutor(size)
 
   def compile_next(runs: Sequence[Run]) -> Future[Program]:
     about = sweep.settings, sweep.tasks_of(runs[0]), sweep.layout, sweep.remat
-    return threads.submit(compile_group, runs, *about)
+    return pool.submit(compile_group, runs, *about)
 
-  batches = [groups[i : i + at_once] for i in range(0, len(groups), at_once)]
+  batches = [groups[i : i + size] for i in range(0, len(groups), size)]
   ahead = [compile_next(runs) for runs in batches[0]] if batches else []
   for following in [*batches[1:], []]:
     while concurrent.futures.wait(ahead, timeout=0.1).not_done:
@@ -117,14 +118,14 @@ def _compile_ahead(
       # point, but they call `stop` here at different times, so they stop only while they train.
       if jax.process_count() == 1 and stop():
         raise Stopped
-    now = ahead
+    batch = ahead
     if following:
       # JAX's caches keep every program. On a CPU, a program has hundreds of memory maps, of which
       # Linux grants a process 65,530: without this line, it aborts after 70 to 100 groups. It is
       # here because now nothing is traced, compiled or trained.
       jax.clear_caches()
     ahead = [compile_next(runs) for runs in following]
-    yield from now
+    yield from batch
 
 
 def _train_round(

@@ -1,7 +1,8 @@
-"""Tests of the compilation cache, some with real processes, and of compiling one group ahead."""
+"""Tests of the compilation cache, some with real processes, and of compiling groups ahead."""
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import subprocess
@@ -236,7 +237,9 @@ def test_the_next_groups_compile_while_others_are_trained(compilations, num_devi
   )
   about = make_settings(1, "lag", 1), {}, (), "grid", {}, (), None
   sweep = Sweep(*about, tasks, layout, Path(), 1)
-  others = live_programs()  # of other tests
+  jax.clear_caches()
+  gc.collect()
+  others = live_programs()  # which other tests keep
   programs = train._compile_ahead(groups, sweep, stop=lambda: False)
   next(programs).result()
   ahead = 2 * num_devices  # as many groups as there are devices, and as many after them

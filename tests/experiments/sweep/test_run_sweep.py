@@ -91,7 +91,7 @@ def test_settings_are_the_flags_that_are_no_axis(tmp_path):
 @pytest.mark.parametrize(
   ("settings", "axes", "message"),
   [
-    ({}, {"cell": "lstn"}, "One of your own needs the import of its module."),
+    ({}, {"cell": "lstn"}, "If it is your own, its module must be imported first (import)."),
     ({}, {"cell": "lstn"}, "Unknown cell 'lstn'; did you mean 'lstm'?"),
     ({}, {"depth": [1, 0]}, "depth must be an integer from 1 to 2147483647, got 0."),
     ({}, {"seed": [0, 0]}, "seed must not hold a value twice, got 0 in '0,0'."),
