@@ -100,15 +100,16 @@ def test_f10_trains_every_cell():
 
 
 def decaying(cells, rate, losses):
-  """Returns the records of a sweep with one run per cell and task, at given rates of decay.
+  """Returns the records of a sweep with two seeds per cell and task, at given rates of decay.
 
   Args:
     cells: names of the cells, with options.
     rate: for each cell, the decades per step that the gradient of its first carry leaf loses in the
       upper layer; that of its second leaf loses half as many.
-    losses: for each cell, its held-out loss as a share of the baseline, which is 2.
+    losses: for each cell, its mean held-out loss as a share of the baseline, which is 2; the first
+      seed's is a tenth below it, the second's a tenth above.
   """
-  tasks = list(f10_every_cell.TASKS)
+  tasks = [task for task in f10_every_cell.TASKS for _ in range(2)]
   lags = np.tile(-np.outer(rate, np.arange(40.0)), (len(tasks), 1))
   norms = np.stack([np.full_like(lags, np.nan), lags], axis=1)[:, None].repeat(2, axis=1)
   half = norms / 2
@@ -126,9 +127,24 @@ def decaying(cells, rate, losses):
     {"log10_lag_norm": (dims, norms), "log10_lag_norm_cell": (dims, half)}, coordinates
   )
   held_out = np.full((count, 3), np.nan)
-  held_out[:, -1] = 2 * np.tile(losses, len(tasks))
+  seeds = np.tile(np.repeat([0.9, 1.1], len(cells)), len(tasks) // 2)
+  held_out[:, -1] = 2 * seeds * np.tile(losses, len(tasks))
   metrics = xr.Dataset({"held_out_loss": (("run", "update"), held_out)}, coordinates)
   return gradients, metrics, 3
+
+
+def test_f10_leaves_out_seeds_without_a_gradient_at_lag_0():
+  gradients, metrics, _ = decaying(["irnn", "elman"], np.array([0.01, 0.1]), [0.1, 1.0])
+  norms = gradients["log10_lag_norm"]
+  norms[0] = -np.inf  # the first seed of irnn
+  for leaf in gradients.values():
+    leaf[1, :, :, 30:] = -np.inf  # the first seed of elman, from lag 30 on
+  copy = f10_every_cell.profiles(gradients, metrics)["copy"]
+  np.testing.assert_allclose(copy.lost("irnn"), 0.35)
+  np.testing.assert_array_equal(copy.lost("elman"), np.inf)
+  norms[2] = -np.inf
+  assert np.isnan(f10_every_cell.profiles(gradients, metrics)["copy"].lost("irnn")).all()
+  assert not any(copy.broken.values())
 
 
 @pytest.mark.parametrize(("kept", "good"), [(0.01, True), (0.03, False)])
@@ -143,8 +159,10 @@ def test_f10_checks_cells_against_their_papers(monkeypatch, kept, good):
   # Of two carry leaves, the one with the larger norm counts.
   # An option that all LSTMs share is no part of the name.
   assert rows["lstm"]["parity: decades lost, after"] == pytest.approx(35 * kept)
-  assert rows["elman"]["copy: loss / baseline"] == 1.0
+  assert rows["elman"]["copy: loss / baseline"] == pytest.approx(1.0)
+  assert rows["elman"]["copy: standard error"] == pytest.approx(0.1)
   assert rows["scornn"]["copy: loss / baseline"] == np.inf  # it diverged
+  assert np.isnan(rows["scornn"]["copy: standard error"])
   checks = by_name(outcome)
   assert checks["keeps: irnn, decades lost before, maximum"].met is good
   assert checks["loses: elman, decades lost before, minimum"].met
