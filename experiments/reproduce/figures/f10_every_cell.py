@@ -91,8 +91,10 @@ class Profiles(NamedTuple):
   """The results on one task, each cell at its best learning rate; cells are named with options.
 
   Attributes:
-    norms: for each cell, its log₁₀ lag profiles before and after training, averaged over seeds; if
-      the carry has several leaves, the largest of their norms at each lag.
+    norms: for each cell, its log₁₀ lag profiles before and after training, relative to lag 0,
+      averaged over seeds; if the carry has several leaves, of the largest of their norms at each
+      lag. A seed is left out if its norm at lag 0 is 0; NaN if all are.
+    broken: for each cell, the number of its norms that are inf or NaN.
     loss: for each cell, its mean held-out loss over seeds, as a share of the baseline; inf if a run
       diverged.
     standard_error: for each cell, that of this mean; NaN if a run diverged.
@@ -100,13 +102,14 @@ class Profiles(NamedTuple):
   """
 
   norms: dict[str, Float[np.ndarray, "2 lags"]]
+  broken: dict[str, int]
   loss: dict[str, float]
   standard_error: dict[str, float]
   rate: dict[str, float]
 
   def lost(self, cell: str) -> Float[np.ndarray, " when"]:
     """Returns the decrease of the log₁₀ norm from lag 0 to lag LAG, before and after training."""
-    return self.norms[cell][:, 0] - self.norms[cell][:, LAG]
+    return -self.norms[cell][:, LAG]
 
   def learned(self, cell: str) -> bool:
     """Returns whether the cell has learned the task."""
@@ -127,15 +130,25 @@ def profiles(gradients: xr.Dataset, metrics: xr.Dataset) -> dict[str, Profiles]:
   runs: dict[tuple[str, str], list[int]] = {}
   for i, (task, cell) in enumerate(zip(columns["task"], columns["cell"], strict=True)):
     runs.setdefault((task, names[cell]), []).append(i)
-  found = {short: Profiles({}, {}, {}, {}) for short in TASKS.values()}
+  found = {short: Profiles({}, {}, {}, {}, {}) for short in TASKS.values()}
   for (task, cell), indices in runs.items():
-    norms, loss, standard_error, rate = found[TASKS[task]]
-    norms[cell] = np.nanmean(values[indices], axis=0)
+    norms, broken, loss, standard_error, rate = found[TASKS[task]]
+    with np.errstate(invalid="ignore"):  # −inf − (−inf), if the norm is 0 at lag 0
+      relative = values[indices] - values[indices, :, :1]
+    norms[cell] = _mean(relative)
+    broken[cell] = int(np.sum(np.isnan(values[indices]) | np.isposinf(values[indices])))
     loss[cell] = float(share[indices].mean())
     finite = np.isfinite(loss[cell])
     standard_error[cell] = float(scipy.stats.sem(share[indices])) if finite else np.nan
     (rate[cell],) = {columns["learning_rate"][i] for i in indices}
   return found
+
+
+def _mean(values: Float[np.ndarray, "n rows lags"]) -> Float[np.ndarray, "rows lags"]:
+  """Returns the mean over the first axis of the numbers that are not NaN; NaN if there are none."""
+  known = ~np.isnan(values)
+  total, count = np.sum(values, axis=0, where=known), known.sum(axis=0)
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _short_names(cells: Collection[str]) -> dict[str, str]:
@@ -171,7 +184,7 @@ def outcome(found: Mapping[str, Profiles]) -> Outcome:
   before = {
     cell: [float(of_task.lost(cell)[0]) for of_task in found.values()] for cell in first.norms
   }
-  cells = sorted(before, key=lambda cell: max(before[cell]))
+  cells = sorted(before, key=lambda cell: float(np.nanmax(before[cell])))
   table = []
   for cell in cells:
     row: dict[str, object] = {"cell": cell}
@@ -183,24 +196,20 @@ def outcome(found: Mapping[str, Profiles]) -> Outcome:
       row[f"{task}: learning rate"] = of_task.rate[cell]
     table.append(row)
 
-  broken = sum(
-    int(np.isnan(norms).sum() + np.isposinf(norms).sum())
-    for of_task in found.values()
-    for norms in of_task.norms.values()
-  )
+  broken = sum(sum(of_task.broken.values()) for of_task in found.values())
   learned = {task: [c for c in cells if of_task.learned(c)] for task, of_task in found.items()}
   reach = [float(found["adding"].lost(cell)[1]) for cell in learned["adding"]]
-  surprising = [c for c in learned["adding"] if min(before[c]) >= LOST]
-  idle = [c for c in cells if max(before[c]) <= KEPT and c not in learned["adding"]]
+  surprising = [c for c in learned["adding"] if np.min(before[c]) >= LOST]
+  idle = [c for c in cells if np.max(before[c]) <= KEPT and c not in learned["adding"]]
   checks: list[Check] = [
     absolute("norms that are inf or NaN", broken, 0, 0),
     *(
-      at_most(f"keeps: {cell}, decades lost before, maximum", max(before[cell]), KEPT)
+      at_most(f"keeps: {cell}, decades lost before, maximum", float(np.max(before[cell])), KEPT)
       for cell in KEEPS
       if cell in before
     ),
     *(
-      at_least(f"loses: {cell}, decades lost before, minimum", min(before[cell]), LOST)
+      at_least(f"loses: {cell}, decades lost before, minimum", float(np.min(before[cell])), LOST)
       for cell in LOSES
       if cell in before
     ),
@@ -233,8 +242,9 @@ def outcome(found: Mapping[str, Profiles]) -> Outcome:
       for task, of_task in found.items()
     )
     + ".",
-    f"Losses and log₁₀ norms are means over {len(SEEDS)} seeds. The learning rate of each cell and "
-    f"task is the one of four with the smallest held-out loss on another seed, {SELECT_SEED}.",
+    f"Losses and decades lost are means over {len(SEEDS)} seeds. A seed has no decades lost if its "
+    "norm at lag 0 is 0, because an example is predicted exactly. The learning rate of each cell "
+    f"and task is the one of four with the smallest held-out loss on another seed, {SELECT_SEED}.",
     *(
       _where_lost(cell, task, of_task)
       for cell in KEEPS
@@ -254,7 +264,7 @@ def draw(figure: matplotlib.figure.Figure, found: Mapping[str, Profiles], cells:
   figure.set_size_inches(style.WIDTH, HEIGHT)
   grid = GridSpec(2, len(found) + 2, figure, height_ratios=(5.2, 1))
   maps = [figure.add_subplot(grid[0, i]) for i in range(len(found) + 2)]
-  first = np.mean([_relative(of_task, cells, 0) for of_task in found.values()], axis=0)
+  first = _mean(np.stack([_relative(of_task, cells, 0) for of_task in found.values()]))
   image = _heat_map(maps[0], first, "before\n")
   for axis, (task, of_task) in zip(maps[1:], found.items(), strict=False):
     _heat_map(axis, _relative(of_task, cells, 1), f"after\n{task}")
@@ -277,9 +287,8 @@ def draw(figure: matplotlib.figure.Figure, found: Mapping[str, Profiles], cells:
 
 
 def _relative(of_task: Profiles, cells: list[str], when: int) -> Float[np.ndarray, "cells lags"]:
-  """Returns the log₁₀ lag profiles relative to lag 0; a zero, −inf, becomes a very low number."""
-  values = np.stack([of_task.norms[c][when] - of_task.norms[c][when, 0] for c in cells])
-  return np.maximum(values, 10 * DARKEST)
+  """Returns the log₁₀ lag profiles of the cells; a zero, −inf, becomes a very low number."""
+  return np.maximum(np.stack([of_task.norms[cell][when] for cell in cells]), 10 * DARKEST)
 
 
 def _heat_map(axis: Axes, values: Float[np.ndarray, "cells lags"], title: str) -> AxesImage:
@@ -307,7 +316,7 @@ def _scatter(axis: Axes, of_task: Profiles, cells: list[str], task: str, labeled
 
 def _where_lost(cell: str, task: str, of_task: Profiles) -> str:
   """Returns a sentence on the decades lost in the first step back, and in all steps after it."""
-  drop = float(of_task.norms[cell][0, 0] - of_task.norms[cell][0, 1])
+  drop = -float(of_task.norms[cell][0, 1])
   rest = float(of_task.lost(cell)[0]) - drop
   return (
     f"{cell} loses {drop:.2f} decades in the first step back and {rest:.2f} in the {LAG - 1} steps "

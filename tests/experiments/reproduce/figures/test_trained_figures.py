@@ -133,6 +133,20 @@ def decaying(cells, rate, losses):
   return gradients, metrics, 3
 
 
+def test_f10_leaves_out_seeds_without_a_gradient_at_lag_0():
+  gradients, metrics, _ = decaying(["irnn", "elman"], np.array([0.01, 0.1]), [0.1, 1.0])
+  norms = gradients["log10_lag_norm"]
+  norms[0] = -np.inf  # the first seed of irnn
+  for leaf in gradients.values():
+    leaf[1, :, :, 30:] = -np.inf  # the first seed of elman, from lag 30 on
+  copy = f10_every_cell.profiles(gradients, metrics)["copy"]
+  np.testing.assert_allclose(copy.lost("irnn"), 0.35)
+  np.testing.assert_array_equal(copy.lost("elman"), np.inf)
+  norms[2] = -np.inf
+  assert np.isnan(f10_every_cell.profiles(gradients, metrics)["copy"].lost("irnn")).all()
+  assert not any(copy.broken.values())
+
+
 @pytest.mark.parametrize(("kept", "good"), [(0.01, True), (0.03, False)])
 def test_f10_checks_cells_against_their_papers(monkeypatch, kept, good):
   cells = ["irnn", "lstm chrono=40", "elman", "gru", "lru", "janet", "scornn"]
