@@ -348,7 +348,7 @@ figure = Figure(
   "each cell and task the best of the learning rates 0.001, 0.003, 0.01 and 0.03, by the held-out "
   "loss on another seed; experiments/flagfiles/cells_decay.flags",
   source="own measurement; expectations from the cells' papers",
-  seconds=4800,
+  seconds=4500,
   run=run,
   seeds=SEEDS,
 )
