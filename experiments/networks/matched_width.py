@@ -77,8 +77,8 @@ def matched_width(count: Count, wanted: int) -> tuple[int, int]:
 def _around(count: Count, wanted: int) -> tuple[tuple[int, int] | None, tuple[int, int]]:
   """Returns the hidden sizes just below and just above a budget, each with its number of params.
 
-  Doubles the hidden size until the budget is reached, then bisects. Arguments and errors are those
-  of `matched_width`.
+  The number of params is about quadratic in the hidden size, so its square root is interpolated
+  linearly. Every step also bisects the interval. Arguments and errors are those of `matched_width`.
 
   Returns:
     (the largest hidden size with fewer params than the budget, or None if there is none; the
@@ -97,12 +97,18 @@ def _around(count: Count, wanted: int) -> tuple[tuple[int, int] | None, tuple[in
         refusal = refusal or error
     raise refusal or ValueError(f"No hidden size from {width} on.")
 
-  low, high = 0, 1
+  def root(width: int) -> float:
+    return math.sqrt(at_least(width)[1]) if width > 0 else 0.0
+
+  low, high = 0, max(1, math.isqrt(wanted))
   while at_least(high)[1] < wanted:
     low, high = high, 2 * high
   while high - low > 1:
-    middle = (low + high) // 2
-    low, high = (middle, high) if at_least(middle)[1] < wanted else (low, middle)
+    share = (math.sqrt(wanted) - root(low)) / (root(high) - root(low))
+    guess = low + math.ceil(share * (high - low))
+    for width in (guess, guess - 1, (low + high) // 2):
+      if low < width < high:
+        low, high = (width, high) if at_least(width)[1] < wanted else (low, width)
   # Now `at_least(high)` is the smallest accepted hidden size that reaches the budget, and
   # `at_least(low)` is the next smaller accepted one. If `low` is 0, there is no smaller one.
   return at_least(low) if low > 0 else None, at_least(high)
