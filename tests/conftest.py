@@ -24,9 +24,6 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
 # the bit.
 os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
 
-# As in the commands, so that LAPACK's functions find a thread; see `backend.THREADS_PER_DEVICE`.
-os.environ.setdefault("PJRT_NPROC", "64")
-
 import jax
 import jaxtyping
 import pytest
@@ -142,7 +139,7 @@ def sweep_flags():
 
 @pytest.fixture
 def promotion():
-  """Allows standard dtype promotion in all threads, since a sweep compiles in other threads."""
+  """Allows standard dtype promotion in all threads, since a sweep compiles in another thread."""
   jax.config.update("jax_numpy_dtype_promotion", "standard")
   yield
   jax.config.update("jax_numpy_dtype_promotion", "strict")

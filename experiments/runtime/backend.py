@@ -36,11 +36,6 @@ PINNED = {
 }
 _PINNED_XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_enable_fast_math=false"
 
-# The CPU devices of a process share one pool of threads, whose size is PJRT_NPROC or, by default,
-# the number of cores. In jaxlib 0.10.2, a LAPACK call on several matrices blocks a thread of the
-# pool while others do its work, so it deadlocks if all threads are blocked. So does a collective.
-THREADS_PER_DEVICE = 16
-
 _RECORDED = ("NVIDIA_TF32_OVERRIDE", "JAX_DISABLE_MOST_OPTIMIZATIONS")
 
 
@@ -64,12 +59,21 @@ def _configure_devices(cpus: int | None = None) -> None:
   Raises:
     RuntimeError: if a device has been used.
   """
-  count = cpus or len(provenance.cores())
-  jax.config.update("jax_num_cpu_devices", count)
-  # A worker inherits the value of the process that started it, which may have fewer devices.
-  os.environ["PJRT_NPROC"] = str(THREADS_PER_DEVICE * count)
+  jax.config.update("jax_num_cpu_devices", cpus or len(provenance.cores()))
   # Of two equal flags the later one counts.
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PINNED_XLA_FLAGS}"
+
+
+def add_spare_threads() -> None:
+  """Gives CPU devices threads for LAPACK calls on several matrices, which may deadlock without.
+
+  The CPU devices of a process share one pool of threads, by default one per core. In jaxlib 0.10.2,
+  such a call blocks a thread of the pool while others do its work. If all threads are blocked, it
+  never ends. With spare threads, programs are 10 to 30 % slower.
+
+  Must be called before the first use of a device; later calls have no effect.
+  """
+  os.environ["PJRT_NPROC"] = str(16 * len(provenance.cores()))
 
 
 @contextlib.contextmanager

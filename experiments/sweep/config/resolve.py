@@ -10,6 +10,7 @@ import jax
 
 from experiments.cli import command_line, flag_table, paths, plugins
 from experiments.networks import cell_options
+from experiments.runtime import backend
 from experiments.sweep.config import engine_flags, grid, networks
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR, Layout
@@ -52,6 +53,8 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
     _check_select(values)
   if selecting:
     axes["seed"], folder = values["select_seed"], folder / SELECTION
+  if "lyapunov" in settings.measure_names or (values["runs_per_device"] or 1) > 1:
+    backend.add_spare_threads()  # for decompositions of several matrices at once
   layout = _layout(values)
   options = values["cell_option"]
   by_cell = cell_options.by_cell(options, axes["cell"], grid.AXES)

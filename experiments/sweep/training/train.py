@@ -31,9 +31,6 @@ from experiments.sweep.training.rounds import train_round
 # is not known.
 OnProgress = Callable[[Run, str, float, float | None], None]
 
-# Maximum number of programs that are compiled at once. Each compilation needs memory.
-MAX_COMPILATIONS = 8
-
 
 class Stopped(Exception):
   """Raised when training was asked to stop and has stopped. The progress so far is on disk."""
@@ -96,36 +93,31 @@ def _stop_if_asked(stop: Callable[[], bool], *_: object) -> None:
 def _compile_ahead(
   groups: Sequence[Sequence[Run]], sweep: Sweep, stop: Callable[[], bool]
 ) -> Iterator[Future[Program]]:
-  """Yields each group's program, as a finished future, while threads compile the next programs.
-
-  Groups are compiled in batches of one group per device, at most MAX_COMPILATIONS. The programs of
-  a batch are yielded once all of them are compiled. If several processes train each run together,
-  a batch is one group.
-  """
-  size = min(len(sweep.layout.devices), MAX_COMPILATIONS) if jax.process_count() == 1 else 1
-  # The pool is not shut down, because a process that stops would then wait for compilations.
-  pool = ThreadPoolExecutor(size)
+  """Yields each group's program, as a finished future, while a thread compiles the next program."""
+  # Never shut the pool down, because a process that stops would then wait for a compilation.
+  thread = ThreadPoolExecutor(1)
 
   def compile_next(runs: Sequence[Run]) -> Future[Program]:
     about = sweep.settings, sweep.tasks_of(runs[0]), sweep.layout, sweep.remat
-    return pool.submit(compile_group, runs, *about)
+    return thread.submit(compile_group, runs, *about)
 
-  batches = [groups[i : i + size] for i in range(0, len(groups), size)]
-  ahead = [compile_next(runs) for runs in batches[0]] if batches else []
-  for following in [*batches[1:], []]:
-    while concurrent.futures.wait(ahead, timeout=0.1).not_done:
+  if not groups:
+    return
+  ahead = compile_next(groups[0])
+  for following in [*groups[1:], None]:
+    while not concurrent.futures.wait([ahead], timeout=0.1).done:
       # Only a process that trains alone may stop here. Several processes must stop at the same
       # point, but they call `stop` here at different times, so they stop only while they train.
       if jax.process_count() == 1 and stop():
         raise Stopped
-    batch = ahead
-    if following:
+    now = ahead
+    if following is not None:
       # JAX's caches keep every program. On a CPU, a program has hundreds of memory maps, of which
       # Linux grants a process 65,530: without this line, it aborts after 70 to 100 groups. It is
       # here because now nothing is traced, compiled or trained.
       jax.clear_caches()
-    ahead = [compile_next(runs) for runs in following]
-    yield from batch
+      ahead = compile_next(following)
+    yield now
 
 
 def _train_round(

@@ -54,7 +54,7 @@ def test_the_environment_does_not_change_the_records_of_a_sweep(
 
 @pytest.mark.timeout(120)
 def test_decompositions_of_several_matrices_find_threads(tmp_path, monkeypatch):
-  monkeypatch.setenv("PJRT_NPROC", "2")
+  monkeypatch.delenv("PJRT_NPROC", raising=False)
   runs = "--task=adding --cell=scornn --seed=0..3 --runs_per_device=2 --devices=2 --measures=none"
   sizes = "--hidden_size=64 --sequence_length=3 --batch_size=2 --steps=2"
   process = start(*runs.split(), *sizes.split(), f"--output_dir={tmp_path}")

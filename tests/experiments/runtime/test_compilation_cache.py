@@ -1,4 +1,4 @@
-"""Tests of the compilation cache, some with real processes, and of compiling groups ahead."""
+"""Tests of the compilation cache, some with real processes, and of compiling one group ahead."""
 
 from __future__ import annotations
 
@@ -227,14 +227,10 @@ def live_programs():
   return sum("_fun" in module.name for executable in live for module in executable.hlo_modules())
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
-def test_the_next_groups_compile_while_others_are_trained(compilations, num_devices):
+def test_the_next_group_compiles_while_one_is_trained(compilations):
   sizes = {"hidden_size": 4, "sequence_length": 5, "batch_size": 2, "steps": 1, "optimizer": "sgd"}
-  groups = [[make_run(cell, **sizes)] for cell in ("elman", "gru", "mgu", "lstm", "janet")]
-  tasks, layout = (
-    {("adding", 5, 2): tasks_of(adding(5, 2), 5)},
-    Layout(jax.local_devices()[:num_devices]),
-  )
+  groups = [[make_run(cell, **sizes)] for cell in ("elman", "gru", "mgu")]
+  tasks, layout = {("adding", 5, 2): tasks_of(adding(5, 2), 5)}, Layout(jax.local_devices()[:1])
   about = make_settings(1, "lag", 1), {}, (), "grid", {}, (), None
   sweep = Sweep(*about, tasks, layout, Path(), 1)
   jax.clear_caches()
@@ -242,14 +238,13 @@ def test_the_next_groups_compile_while_others_are_trained(compilations, num_devi
   others = live_programs()  # which other tests keep
   programs = train._compile_ahead(groups, sweep, stop=lambda: False)
   next(programs).result()
-  ahead = 2 * num_devices  # as many groups as there are devices, and as many after them
   for _ in range(600):
-    if len(compilations) == ahead:
+    if len(compilations) == 2:
       break
     time.sleep(0.1)
   time.sleep(0.5)
-  assert len(compilations) == ahead
-  assert len(list(programs)) == len(groups) - 1
-  assert len(compilations) == len(groups)
-  # Later programs take the place of earlier ones.
-  assert 1 <= live_programs() <= others + ahead
+  assert len(compilations) == 2  # the first group and the next, but not the third
+  assert len(list(programs)) == 2
+  assert len(compilations) == 3
+  # At most the last two of the three programs are still in memory.
+  assert 1 <= live_programs() <= others + 2
