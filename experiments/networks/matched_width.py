@@ -77,8 +77,9 @@ def matched_width(count: Count, wanted: int) -> tuple[int, int]:
 def _around(count: Count, wanted: int) -> tuple[tuple[int, int] | None, tuple[int, int]]:
   """Returns the hidden sizes just below and just above a budget, each with its number of params.
 
-  The number of params is about quadratic in the hidden size, so its square root is interpolated
-  linearly. Every step also bisects the interval. Arguments and errors are those of `matched_width`.
+  Doubles the hidden size from √budget until the budget is reached. Then interpolates √params
+  linearly, since params grow about quadratically, and bisects at every step. Arguments and errors
+  are those of `matched_width`.
 
   Returns:
     (the largest hidden size with fewer params than the budget, or None if there is none; the

@@ -65,11 +65,11 @@ def _configure_devices(cpus: int | None = None) -> None:
 
 
 def add_spare_threads() -> None:
-  """Gives CPU devices threads for LAPACK calls on several matrices, which may deadlock without.
+  """Enlarges the pool of CPU threads, because batched LAPACK calls may deadlock in the default one.
 
   The CPU devices of a process share one pool of threads, by default one per core. In jaxlib 0.10.2,
-  such a call blocks a thread of the pool while others do its work. If all threads are blocked, it
-  never ends. With spare threads, programs are 10 to 30 % slower.
+  such a call blocks a thread of the pool while others do its work. If all threads are blocked, the
+  program hangs. With spare threads, all programs of the process are 10 to 30 % slower.
 
   Must be called before the first use of a device; later calls have no effect.
   """

@@ -97,7 +97,8 @@ def run_sweep(
   hidden = contextlib.nullcontext() if progress else contextlib.redirect_stdout(io.StringIO())
   with hidden, backend.configured(), _errors_name_arguments():
     given = {**_given(settings), **_given_axes(axes), "output_dir": str(output_dir)}
-    if jax.process_count() > 1:
+    # `process_count` alone would create the devices, before `stages` can set their threads.
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
       raise ValueError(
         f"run_sweep trains in one process, got {jax.process_count()} that share their devices; "
         "python -m experiments.sweep --coordinator=auto trains in all of them."

@@ -54,7 +54,7 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
   if selecting:
     axes["seed"], folder = values["select_seed"], folder / SELECTION
   if "lyapunov" in settings.measure_names or (values["runs_per_device"] or 1) > 1:
-    backend.add_spare_threads()  # for decompositions of several matrices at once
+    backend.add_spare_threads()  # batched LAPACK calls may deadlock without them
   layout = _layout(values)
   options = values["cell_option"]
   by_cell = cell_options.by_cell(options, axes["cell"], grid.AXES)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
-from swept import contents, start
+from swept import ROOT, contents, start
 
 from experiments.runtime import backend
 
@@ -50,6 +52,25 @@ def test_the_environment_does_not_change_the_records_of_a_sweep(
   assert process.returncode == 0, err
   assert contents(there) == contents(here)
   assert "diverged" in (here / "summary.csv").read_text()
+
+
+IN_PYTHON = """
+import sys
+import experiments
+sizes = {"hidden_size": 64, "sequence_length": 3, "batch_size": 2, "steps": 2}
+settings = experiments.SweepSettings(runs_per_device=2, devices=2, measures=())
+axes = {"task": "adding", "cell": "scornn", "seed": [0, 1, 2, 3], **sizes}
+print(experiments.run_sweep(settings, axes, sys.argv[1], progress=False).sizes["run"], "runs")
+"""
+
+
+@pytest.mark.timeout(120)
+def test_decompositions_of_several_matrices_find_threads_in_python(tmp_path, monkeypatch):
+  monkeypatch.delenv("PJRT_NPROC", raising=False)
+  command = (sys.executable, "-c", IN_PYTHON, str(tmp_path))
+  ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+  assert ended.returncode == 0, ended.stderr
+  assert ended.stdout == "4 runs\n"
 
 
 @pytest.mark.timeout(120)
