@@ -216,7 +216,7 @@ def outcome(found: Mapping[str, Profiles]) -> Outcome:
     at_least("cells that learned to add", len(learned["adding"]), 5),
     at_most(
       "after, cells that learned to add: decades lost, maximum",
-      max(reach, default=np.inf),
+      float(np.max(reach)) if reach else np.inf,
       KEPT,
     ),
     at_least("cells that lost the gradient before, and learned to add", len(surprising), 1),

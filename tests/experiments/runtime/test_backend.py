@@ -54,12 +54,14 @@ def test_the_environment_does_not_change_the_records_of_a_sweep(
   assert "diverged" in (here / "summary.csv").read_text()
 
 
-IN_PYTHON = """
+# With more cores, the calls would find threads without the code under test.
+ON_TWO_CORES = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])\n"
+IN_PYTHON = f"""{ON_TWO_CORES}
 import sys
 import experiments
-sizes = {"hidden_size": 64, "sequence_length": 3, "batch_size": 2, "steps": 2}
+sizes = dict(hidden_size=64, sequence_length=3, batch_size=2, steps=2)
 settings = experiments.SweepSettings(runs_per_device=2, devices=2, measures=())
-axes = {"task": "adding", "cell": "scornn", "seed": [0, 1, 2, 3], **sizes}
+axes = dict(task="adding", cell="scornn", seed=[0, 1, 2, 3], **sizes)
 print(experiments.run_sweep(settings, axes, sys.argv[1], progress=False).sizes["run"], "runs")
 """
 
@@ -78,7 +80,8 @@ def test_decompositions_of_several_matrices_find_threads(tmp_path, monkeypatch):
   monkeypatch.delenv("PJRT_NPROC", raising=False)
   runs = "--task=adding --cell=scornn --seed=0..3 --runs_per_device=2 --devices=2 --measures=none"
   sizes = "--hidden_size=64 --sequence_length=3 --batch_size=2 --steps=2"
-  process = start(*runs.split(), *sizes.split(), f"--output_dir={tmp_path}")
+  output = f"--output_dir={tmp_path}"
+  process = start(*runs.split(), *sizes.split(), output, first=ON_TWO_CORES)
   try:
     out, err = process.communicate(timeout=100)
   finally:
