@@ -69,6 +69,14 @@ class Settings:
     return list(dict.fromkeys([own, *lengths]))
 
 
+def added(default: Any) -> Any:
+  """Returns a field of `Run` that older versions lack, whose default is what they did.
+
+  A configuration leaves it out where it has its default, so run ids and records stay valid.
+  """
+  return dataclasses.field(default=default, metadata={"added": True})
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """The settings of one run: a point of the sweep's design.
@@ -152,7 +160,12 @@ def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[
     settings, corpus_sha256 = dataclasses.replace(settings, corpus=STANDARD_LIBRARY), None
   if run.task != DATA_TASK:
     settings = dataclasses.replace(settings, data_file=None)
-  return {**vars(run), **settings.as_dict, "corpus_sha256": corpus_sha256}
+  own = {
+    field.name: getattr(run, field.name)
+    for field in dataclasses.fields(run)
+    if not field.metadata.get("added") or getattr(run, field.name) != field.default
+  }
+  return {**own, **settings.as_dict, "corpus_sha256": corpus_sha256}
 
 
 def run_of(saved: Mapping[str, Any]) -> Run:
