@@ -46,6 +46,7 @@ CHECKED = (
   "rnn_jax.cells",
   "rnn_jax.checkpoints",
   "rnn_jax.clipping",
+  "rnn_jax.estimators",
   "rnn_jax.gradient_flow",
   "rnn_jax.initializers",
   "rnn_jax.interop",

@@ -32,6 +32,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"time_loop"},
     {"modules"},
     {"gradient_flow", "sampling"},
+    {"estimators"},
     {"text"},
     {"tasks"},
     {"training"},

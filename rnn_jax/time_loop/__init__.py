@@ -1,7 +1,7 @@
 """The time loop: `unroll` runs a cell over time."""
 
 from rnn_jax.time_loop._arguments import check_params, input_size_of
-from rnn_jax.time_loop._step import valid_steps
+from rnn_jax.time_loop._step import scale_gradient, valid_steps
 from rnn_jax.time_loop._unroll import unroll
 
-__all__ = ["check_params", "input_size_of", "unroll", "valid_steps"]
+__all__ = ["check_params", "input_size_of", "scale_gradient", "unroll", "valid_steps"]

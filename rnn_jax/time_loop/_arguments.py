@@ -75,8 +75,21 @@ def check_booleans(name: str, value: Any, num_steps: Size, batch_size: Size) -> 
     raise TypeError(f"{name} must be bool, got {a.dtype}.")
 
 
-def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> None:
-  """Raises if `method` is unknown, or if it does not support the cell, `remat` or `clip_carry`."""
+def check_factors(name: str, value: Any, num_steps: Size, batch_size: Size) -> None:
+  """Raises unless the argument `name`, such as `gradient_scale`, is [T] or [T, B] of floats."""
+  a = _as_array(name, "floats [T] or [T, B]", value)
+  if a.shape not in ((num_steps,), (num_steps, batch_size)):
+    raise ValueError(
+      f"{name} must be [T] = ({num_steps},) or [T, B] = ({num_steps}, {batch_size}), got {a.shape}."
+    )
+  if not jnp.issubdtype(a.dtype, jnp.floating):
+    raise TypeError(f"{name} must be floats, got {a.dtype}.")
+
+
+def check_method(
+  method: str, cell: Cell, remat: str, clip_carry: object, gradient_scale: object
+) -> None:
+  """Raises if `method` is unknown, or if it does not support the cell or the other arguments."""
   checks.choice("method", method, METHODS)
   if method == "loop":
     return
@@ -85,9 +98,11 @@ def check_method(method: str, cell: Cell, remat: str, clip_carry: object) -> Non
       "method 'associative' is for cells that are linear and diagonal in their carry, which have "
       "a `linear` (such as lru and mingru); this cell has none. Choose method 'loop'."
     )
-  for name, value, none in (("remat", remat, "none"), ("clip_carry", clip_carry, None)):
-    if value != none:
-      raise ValueError(f"{name} must be {none!r} with method 'associative', got {value!r}.")
+  if remat != "none":
+    raise ValueError(f"remat must be 'none' with method 'associative', got {remat!r}.")
+  for name, value in (("clip_carry", clip_carry), ("gradient_scale", gradient_scale)):
+    if value is not None:
+      raise ValueError(f"{name} must be None with method 'associative', got {value!r}.")
 
 
 def check_params(name: str, cell: Cell, params: Params, xs: Array) -> None:

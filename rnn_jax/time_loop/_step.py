@@ -1,4 +1,4 @@
-"""One step of the time loop: the cell's step, with masking, resets, cuts, clipping and probe."""
+"""One step of the time loop: the cell's step, with masks, resets, cuts, scales, clips and probe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Inexact, Integer, PyTree, Shaped
 
 from rnn_jax import clipping
 from rnn_jax.probes import tap
@@ -39,6 +39,10 @@ class StepInputs(NamedTuple):
       cut. None if it is never cut.
     probe: zeros, leaves [B], whose cotangent is ‖dL/dh_t‖. None without a probe, and in
       `_adjoint.scan`, which takes the probe as a separate argument.
+    scale: from `gradient_scale`, [] or [B]: factor on the gradient from this step to the previous
+      one. None for 1.
+    recurrent_scale: from `recurrent_gradient_scale`, [] or [B]: factor on the part of that gradient
+      that flows through `cell.recur`. None for 1.
   """
 
   drive: Drive
@@ -46,12 +50,14 @@ class StepInputs(NamedTuple):
   reset: Bool[Array, "*time B"] | None
   cut: Bool[Array, " ..."] | None
   probe: Carry | None
+  scale: Float[Array, " ..."] | None = None
+  recurrent_scale: Float[Array, " ..."] | None = None
 
 
 def start_of_step(carry: Carry, inputs: StepInputs) -> Carry:
   """Returns the carry that a step starts from: zeros at a reset, a constant (no gradient) at a cut.
 
-  Otherwise it is the carry that the previous step returned.
+  Otherwise it is the carry that the previous step returned. (The scales do not change its value.)
   """
   return _cut(_reset(carry, inputs), inputs)
 
@@ -70,6 +76,31 @@ def _cut(carry: Carry, inputs: StepInputs) -> Carry:
   return select(inputs.cut, jax.lax.stop_gradient(carry), carry)
 
 
+def scale_gradient(carry: Carry, factor: Float[Array, " ..."] | None) -> Carry:
+  """Returns the carry unchanged; in the backward pass, its cotangent is multiplied by the factor.
+
+  Args:
+    carry: leaves [B, ...].
+    factor: [] or [B]; None for 1.
+  """
+  if factor is None:
+    return carry
+  return with_floats(jax.tree.map(lambda a: _scaled(a, factor), floats_of(carry)), carry)
+
+
+@jax.custom_jvp
+def _scaled(leaf: Inexact[Array, " ..."], factor: Float[Array, " ..."]) -> Inexact[Array, " ..."]:
+  del factor
+  return leaf
+
+
+@_scaled.defjvp
+def _scaled_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+  (leaf, factor), (leaf_dot, _) = primals, tangents
+  axes = range(factor.ndim, leaf.ndim) if factor.ndim else ()
+  return leaf, jnp.expand_dims(factor.astype(leaf.real.dtype), axes) * leaf_dot
+
+
 def make_step(cell: Cell) -> Step:
   """Returns the cell's step in the form that `_adjoint.scan` requires."""
 
@@ -82,8 +113,8 @@ def make_step(cell: Cell) -> Step:
   ) -> tuple[Carry, PyTree]:
     # A skipped step returns `kept`: a reset applies to it, but a cut does not.
     kept = _reset(carry, inputs)
-    start = _cut(kept, inputs)
-    recurrent = cell.recur(held.params, start)
+    start = scale_gradient(_cut(kept, inputs), inputs.scale)
+    recurrent = cell.recur(held.params, scale_gradient(start, inputs.recurrent_scale))
     if perturbations is not None:
       recurrent = jax.tree.map(jnp.add, recurrent, perturbations.recurrent)
     new = cell.update(constants.params, start, inputs.drive, recurrent)

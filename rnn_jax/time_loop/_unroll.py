@@ -3,6 +3,7 @@
 It checks its arguments and turns them into the inputs of each step (`StepInputs`):
 
     lengths, mask -> valid_steps -> valid,  resets -> reset,  truncation -> cut_steps -> cut
+    gradient_scale -> scale,  recurrent_gradient_scale -> recurrent_scale
 
 The module `_step` defines what each of these inputs does in a step. Either `_sequential` or
 `_associative` then runs the steps.
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Integer, Key, PyTree
+from jaxtyping import Array, Bool, Float, Integer, Key, PyTree
 
 from rnn_jax import checks, clipping
 from rnn_jax.parallel import vary_alike
@@ -41,6 +42,8 @@ def unroll(
   carry: C | None = None,
   *,
   truncation: Truncation | None = None,
+  gradient_scale: Float[AnyArray, "*steps"] | None = None,
+  recurrent_gradient_scale: Float[AnyArray, "*steps"] | None = None,
   lengths: Integer[AnyArray, " B"] | None = None,
   mask: Bool[AnyArray, "T B"] | None = None,
   resets: Bool[AnyArray, "T B"] | None = None,
@@ -66,6 +69,12 @@ def unroll(
       flows from steps k, 2k, 3k, … of a sequence to the preceding step, so the loss at step t
       reaches back t mod k steps. Steps are counted from 0, and skipped steps are not counted. The
       forward pass is unchanged. An int or a traced scalar; None, or k ≥ T, is full backpropagation.
+    gradient_scale: factors [T] or [T, B] on the gradient that flows from step t to the preceding
+      step, such as X_t / (1 − c_t) of `rnn_jax.estimators.artbp`. 0 cuts it, as truncation does.
+      The forward pass is unchanged. A skipped step ignores its factor. None for 1.
+    recurrent_gradient_scale: factors [T] or [T, B] on the part of that gradient that flows through
+      `cell.recur`, such as 0 where `rnn_jax.estimators.h_detach` detaches h. The gradient of the
+      params in `recur` is complete. None for 1.
     lengths: number of valid steps of each sequence, 0 to T. Past its end a sequence keeps its
       carry and its outputs are zero. Its inputs there, even NaN, affect neither values nor
       gradients. Resets past its end have no effect.
@@ -98,8 +107,8 @@ def unroll(
     method: `loop` runs one step after another. `associative` computes all steps at once in O(log T)
       rounds, for accelerators, where T small steps are slow. It is for cells that are linear and
       diagonal in their carry and have a `cell.linear` (such as lru and mingru), and requires
-      remat="none" and no clip_carry. It matches `loop` up to rounding, in value and derivatives,
-      except that NaN and inf propagate through a reset (0 · NaN is NaN).
+      remat="none", no clip_carry and no gradient_scale. It matches `loop` up to rounding, in value
+      and derivatives, except that NaN and inf propagate through a reset (0 · NaN is NaN).
   Returns:
     (final carry, ys): the carry after the last step, leaves [B, ...], and the outputs, leaves
     [T, B, ...] in the order of xs.
@@ -115,7 +124,7 @@ def unroll(
   checks.integer("scan_unroll", scan_unroll)
   checks.boolean("reverse", reverse)
   checks.boolean("forward_mode", forward_mode)
-  arguments.check_method(method, cell, remat, clip_carry)
+  arguments.check_method(method, cell, remat, clip_carry, gradient_scale)
   arguments.check_symbolic(num_steps, method, remat)
   if clip_carry is not None:
     clipping.check("clip_carry", clip_carry)
@@ -138,6 +147,12 @@ def unroll(
   if truncation is not None:
     check_truncation(truncation)
     cut = cut_steps(truncation, num_steps, valid, resets, reverse)
+  for name, a in (
+    ("gradient_scale", gradient_scale),
+    ("recurrent_gradient_scale", recurrent_gradient_scale),
+  ):
+    if a is not None:
+      arguments.check_factors(name, a, num_steps, batch_size)
 
   arguments.check_params("params", cell, params, xs)
   params = cell.prepare(params)
@@ -157,10 +172,12 @@ def unroll(
   if in_blocks:
     project = cell.project
     cell = cell._replace(project=lambda params, xs, _=None: project(params, xs, key))
-  clip = None if clip_carry is None else jnp.asarray(clip_carry, dtype)
-  constants, carry, inputs = vary_alike(
-    (StepConstants(params, clip), carry, StepInputs(drive, valid, resets, cut, probe))
+  clip, scale, recurrent_scale = (
+    None if a is None else jnp.asarray(a, dtype)
+    for a in (clip_carry, gradient_scale, recurrent_gradient_scale)
   )
+  each = StepInputs(drive, valid, resets, cut, probe, scale, recurrent_scale)
+  constants, carry, inputs = vary_alike((StepConstants(params, clip), carry, each))
   if method == "associative":
     return run_associatively(cell, constants.params, carry, inputs, reverse)
   options = LoopOptions(reverse, scan_unroll, remat, forward_mode, in_blocks)

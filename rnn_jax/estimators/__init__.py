@@ -1,0 +1,116 @@
+"""Rules for the gradient of a loss through time, exact and approximate.
+
+All have one signature, for any `Cell`, and can be jitted and vmapped:
+
+    estimator = uoro(samples=4)
+    value, grads = estimator(cell, params, xs, loss, key)
+
+  cell, params: a cell and its params.
+  xs: the inputs: [T, B, D], or integer tokens [T, B].
+  loss: `ys -> scalar`, a function of the outputs ys [T, B, H]. It is differentiated exactly.
+  key: random key. Rules that are not random ignore it.
+
+Terms: s_t is the joint carry of one example after step t, N real numbers; θ are the params, P
+numbers; δ_t = ∂L/∂y_t ∂y_t/∂s_t is the immediate error; J_t = ∂s_t/∂s_{t−1}, and I_t = ∂s_t/∂θ at
+fixed s_{t−1}. The gradient is a sum over all lags k, of the effects that the params at step s − k
+have on the loss at step s:
+
+    dL/dθ = Σ_k g_k        g_k = Σ_s δ_sᵀ J_s J_{s−1} … J_{s−k+1} I_{s−k}
+
+| rule | direction | bias | random | time per step | memory per example |
+|---|---|---|---|---|---|
+| `bptt` | backward | none | no | P | T·N |
+| `tbptt(k)` | backward | lags from k on are lost | no | P | k·N |
+| `artbp(c)` | backward | none | yes | P | N/c on average |
+| `h_detach(p)` | backward | the path through `recur` is weakened | yes | P | T·N |
+| `fptt` | forward | none, but rounding | no | N³ | N² |
+| `rtrl` | forward | none | no | N²·P; diagonal cells: P | N·P; diagonal cells: P |
+| `snap(n)` | forward | entries reached after n steps are lost | no | N·P + k²·P | N² + k·P |
+| `rflo` | forward | the path through `recur` is lost | no | k²·P | k·P |
+| `uoro(S)` | forward | none | yes | S·(N² + P) | S·(N + P) |
+| `kf_rtrl` | forward | none | yes | N²·G·H | N·G·H |
+
+In the rows of `snap` and `rflo`, k is the number of entries of the carry that a param can reach.
+
+Deep networks: `stack(cells)` is one cell, and a rule treats its layers together. An exact rule
+stays exact and an unbiased one unbiased; `snap` and `rflo` keep the path from a layer to the next
+one within a step. If a `DeepRNN` is trained with an estimator, each layer follows the rule by
+itself. A rule that runs backward passes its own errors to the layer below; a rule that runs forward
+passes the exact ones, which come from backpropagation through time.
+
+In rules that run forward, stochastic cells draw no masks: they run as in evaluation.
+
+`estimator_bias` compares a rule with `bptt`, per layer, leaf and lag.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from rnn_jax import checks
+from rnn_jax.estimators._estimator import Estimator
+from rnn_jax.estimators.artbp import artbp
+from rnn_jax.estimators.bias import Comparison, EstimatorBias, LagShares, estimator_bias
+from rnn_jax.estimators.bptt import bptt
+from rnn_jax.estimators.fptt import fptt
+from rnn_jax.estimators.h_detach import h_detach
+from rnn_jax.estimators.kf_rtrl import kf_rtrl
+from rnn_jax.estimators.rflo import rflo
+from rnn_jax.estimators.rtrl import rtrl
+from rnn_jax.estimators.snap import snap
+from rnn_jax.estimators.tbptt import tbptt
+from rnn_jax.estimators.uoro import uoro
+
+__all__ = [
+  "ESTIMATORS",
+  "Comparison",
+  "Estimator",
+  "EstimatorBias",
+  "LagShares",
+  "artbp",
+  "bptt",
+  "estimator_bias",
+  "fptt",
+  "h_detach",
+  "kf_rtrl",
+  "make_estimator",
+  "rflo",
+  "rtrl",
+  "snap",
+  "tbptt",
+  "uoro",
+]
+
+ESTIMATORS: Mapping[str, Callable[..., Estimator]] = {
+  "bptt": bptt,
+  "tbptt": tbptt,
+  "artbp": artbp,
+  "h_detach": h_detach,
+  "fptt": fptt,
+  "rtrl": rtrl,
+  "snap": snap,
+  "rflo": rflo,
+  "uoro": uoro,
+  "kf_rtrl": kf_rtrl,
+}
+
+
+def make_estimator(name: str) -> Estimator:
+  """Returns the estimator with a name such as `rtrl`, `snap1`, `uoro4` or `h_detach0.25`.
+
+  Args:
+    name: a key of ESTIMATORS. The rule's option may follow as a number; if not, it has its default.
+  Raises:
+    TypeError, ValueError: if no rule has this name, or the rule rejects the number.
+  """
+  checks.instance("estimator", name, str)
+  base = name.rstrip("0123456789.")
+  number = name[len(base) :]
+  constructor = ESTIMATORS[checks.choice("estimator", base, ESTIMATORS)]
+  options = inspect.signature(constructor).parameters
+  if not number:
+    return constructor()
+  if not options:
+    raise ValueError(f"estimator {base} takes no number, got {name!r}.")
+  return constructor(int(number) if number.isdigit() else float(number))

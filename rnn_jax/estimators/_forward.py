@@ -1,0 +1,266 @@
+"""Rules that run forward in time, next to the network: they carry what the params did to s_t.
+
+    M_t = J_t M_{t−1} + I_t        dL/dθ = Σ_t M_tᵀ δ_t
+
+J_t = ∂s_t/∂s_{t−1}, I_t = ∂s_t/∂θ at fixed s_{t−1}, and δ_t = ∂L/∂y_t ∂y_t/∂s_t is the immediate
+error. Each rule of this family keeps M, or an approximation of it, in a memory of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer, Key, PyTree
+
+from rnn_jax.estimators._estimator import Estimator, UnrollFn, check_key, checked
+from rnn_jax.estimators._vectors import VectorCell, vector_cell
+from rnn_jax.gradient_flow.joint_carry import to_vector
+from rnn_jax.parallel import vary_alike
+from rnn_jax.time_loop import unroll, valid_steps
+from rnn_jax.types import AnyArray, Carry, Cell, Params, Sequences
+
+Memory: TypeAlias = PyTree
+
+
+class Derivatives(NamedTuple):
+  """The derivatives of one step of one example, and what some rules need in addition.
+
+  Attributes:
+    jvp: maps v [N] to J_t v.
+    vjp: maps u [N] to I_tᵀ u, [P].
+    errors: maps dL/dy_t to (δ_t [N], the gradient of θ through the output alone [P]).
+    before: the carry before the step, leaves [1, ...].
+    after: the carry after the step, leaves [...].
+    x: the step's input.
+    key: random key.
+  """
+
+  jvp: Callable[[Float[Array, " N"]], Float[Array, " N"]]
+  vjp: Callable[[Float[Array, " N"]], Float[Array, " P"]]
+  errors: Callable[[PyTree[Array]], tuple[Float[Array, " N"], Float[Array, " P"]]]
+  before: Carry
+  after: Carry
+  x: Array
+  key: Key[Array, ""]
+
+
+class Rule(NamedTuple):
+  """A rule for one cell, as functions of one example.
+
+  Attributes:
+    init: `(num_lags) -> memory` before the first step.
+    update: `(memory, derivatives) -> memory` after the step.
+    gradient: `(memory, delta) -> [K, P]`, an estimate of δᵀ M_t for each lag.
+    local: whether J_t is the Jacobian without the way through `cell.recur`.
+  """
+
+  init: Callable[[int], Memory]
+  update: Callable[[Memory, Derivatives], Memory]
+  gradient: Callable[[Memory, Float[Array, " N"]], Float[Array, "K P"]]
+  local: bool = False
+
+
+# `(cell, params, xs, model) -> rule`; raises if the rule does not support the cell.
+RuleFn = Callable[[Cell, Params, Array, VectorCell], Rule]
+
+
+def differentiate(
+  cell: Cell,
+  model: VectorCell,
+  carry: Carry,
+  x: Array,
+  key: Key[Array, ""],
+  local: bool = False,
+) -> Derivatives:
+  """Runs the cell for one step of one example, and returns the step's derivatives.
+
+  Args:
+    cell: the cell.
+    model: the cell with its params, as functions of vectors.
+    carry: the carry before the step, leaves [...].
+    x: the step's input.
+    key: random key that the rule may use in this step.
+    local: see `Rule`.
+  """
+  before = jax.tree.map(lambda a: a[None], carry)
+  s, scale = to_vector(before)[0], jnp.zeros(()) if local else None
+  _, jvp = jax.linearize(lambda s: model.step(s, model.theta, before, x, scale), s)
+  _, vjp = jax.vjp(lambda theta: model.step(s, theta, before, x, scale), model.theta)
+  params = model.unravel(model.theta)
+  after = cell.update(params, before, cell.project(params, x[None]), cell.recur(params, before))
+
+  def readout(s: Array, theta: Array) -> PyTree[Array]:
+    return model.readout(s, theta, after, x)
+
+  _, errors = jax.vjp(readout, to_vector(after)[0], model.theta)
+  new = jax.tree.map(lambda a: a[0], after)
+  return Derivatives(jvp, lambda u: vjp(u)[0], errors, before, new, x, key)
+
+
+def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
+  """Returns the estimator of a rule that runs forward in time.
+
+  The errors δ_t of the loss are known from a first pass over the sequence. A second one runs the
+  cell again, next to the rule's memory, and adds up the gradient; it stores nothing of earlier
+  steps.
+  """
+
+  def shares(
+    cell: Cell,
+    params: Params,
+    xs: Sequences,
+    y_bars: PyTree[Array],
+    key: Key[Array, ""],
+    *,
+    num_lags: int = 1,
+    carry: Carry | None = None,
+    final_bar: Carry | None = None,
+    valid: Bool[Array, "T B"] | None = None,
+    resets: Bool[Array, "T B"] | None = None,
+  ) -> Params:
+    xs = checked(cell, params, xs)
+    num_steps, batch_size = xs.shape[:2]
+    model = vector_cell(cell, params)
+    rule = make_rule(cell, params, xs, model)
+    if carry is None:
+      carry = cell.initial_carry((batch_size,), model.theta.dtype)
+    blank = rule.init(num_lags)
+
+    def one(carry: Carry, memory: Memory, now: PyTree) -> tuple[Carry, Memory, Array]:
+      x, y_bar, key, runs, new_sequence = now
+      if new_sequence is not None:
+        carry, memory = _where(new_sequence, _zeros((carry, memory)), (carry, memory))
+      step = differentiate(cell, model, carry, x, key, rule.local)
+      new = rule.update(memory, step)
+      delta, direct = step.errors(y_bar)
+      grads = rule.gradient(new, delta).at[0].add(direct)
+      if runs is None:
+        return step.after, new, grads
+      return _where(runs, (step.after, new, grads), (carry, memory, _zeros(grads)))
+
+    def body(
+      old: tuple[Carry, Memory, Array], now: PyTree
+    ) -> tuple[tuple[Carry, Memory, Array], None]:
+      carry, memory, total = old
+      carry, memory, grads = jax.vmap(one)(carry, memory, now)
+      return (carry, memory, total + jnp.sum(grads, axis=0)), None
+
+    memory = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch_size, *a.shape)), blank)
+    total = jnp.zeros((num_lags, *model.theta.shape), model.theta.dtype)
+    keys = jax.random.split(key, (num_steps, batch_size))
+    now = xs, y_bars, keys, valid, resets
+    carry, memory, total, _ = vary_alike((carry, memory, total, (y_bars, model.theta)))
+    # A plain scan, because `unroll` does not run the rule's memory next to the cell.
+    (_, memory, total), _ = jax.lax.scan(body, (carry, memory, total), now)
+    if final_bar is not None:
+      deltas = to_vector(final_bar)
+      total = total + jnp.sum(jax.vmap(rule.gradient)(memory, deltas), axis=0)
+    return jax.vmap(model.pull_back)(total)
+
+  return Estimator(custom_unroll(shares, random), shares, random, online=make_rule)
+
+
+def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
+  """Returns `unroll` with the gradient of the params from `shares`.
+
+  The errors that it passes on to xs, and so to the layer below, are exact: they come from
+  backpropagation through time. The gradient of a probe is NaN, because such a rule has no dL/dh_t.
+
+  Args:
+    shares: `(cell, params, xs, y_bars, key, *, carry, final_bar, valid, resets) -> grads`; see
+      `Estimator.shares`. `carry` is the initial carry, `final_bar` the cotangent of the final one.
+      `valid` and `resets` are those of the time loop's steps.
+    random: whether `shares` needs the key.
+  """
+
+  def run(
+    cell: Cell,
+    params: Params,
+    xs: Sequences,
+    carry: Carry | None = None,
+    *,
+    gradient_key: Key[Array, ""] | None,
+    lengths: Integer[AnyArray, " B"] | None = None,
+    mask: Bool[AnyArray, "T B"] | None = None,
+    resets: Bool[AnyArray, "T B"] | None = None,
+    probe: Carry | None = None,
+    remat: str = "none",
+    scan_unroll: int = 1,
+    **time: Any,
+  ) -> tuple[Carry, PyTree[Array]]:
+    for name, value in time.items():
+      if value not in (None, False):
+        raise ValueError(
+          f"{name} must be None with this rule for the gradient, got {value!r:.100}."
+        )
+    key = check_key(gradient_key, random)
+    constants = jax.random.key_data(key), lengths, mask, resets
+
+    def plain(params: Params, xs: Array, carry: Carry | None, constants: PyTree) -> PyTree:
+      _, lengths, mask, resets = constants
+      options = {"lengths": lengths, "mask": mask, "resets": resets}
+      return unroll(cell, params, xs, carry, remat=remat, scan_unroll=scan_unroll, **options)
+
+    @jax.custom_vjp
+    def estimated(
+      params: Params, xs: Array, carry: Carry | None, probe: Carry | None, constants: PyTree
+    ) -> tuple[Carry, PyTree[Array]]:
+      del probe
+      return plain(params, xs, carry, constants)
+
+    def forward(
+      params: Params, xs: Array, carry: Carry | None, probe: Carry | None, constants: PyTree
+    ) -> tuple[tuple[Carry, PyTree[Array]], PyTree]:
+      return plain(params, xs, carry, constants), (params, xs, carry, probe, constants)
+
+    def backward(saved: PyTree, bars: tuple[Carry, PyTree[Array]]) -> tuple[PyTree, ...]:
+      params, xs, carry, probe, constants = saved
+      key_data, lengths, mask, resets = constants
+      valid = valid_steps(len(xs), lengths, mask)
+      if valid is not None:
+        xs = jnp.where(jnp.expand_dims(valid, range(2, xs.ndim)), xs, jnp.zeros_like(xs))
+      grads = shares(
+        cell,
+        params,
+        xs,
+        bars[1],
+        jax.random.wrap_key_data(key_data),
+        carry=carry,
+        final_bar=bars[0],
+        valid=valid,
+        resets=None if resets is None else jnp.asarray(resets),
+      )
+      # The errors of the layer below and of the initial carry are exact.
+      _, vjp = jax.vjp(lambda xs, carry: plain(params, xs, carry, constants), xs, carry)
+      no_norms = jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), probe)
+      return (*_padded(params, grads), *vjp(bars), no_norms, None)
+
+    estimated.defvjp(forward, backward)
+    return estimated(params, xs, carry, probe, constants)
+
+  return run
+
+
+def _padded(params: Params, grads: Params) -> tuple[Params]:
+  """Returns the gradient for lag axis 1, with float0 zeros in place of integer params."""
+  total = jax.tree.map(lambda a: a[0], grads)
+  structure = jax.tree.structure(params)
+  leaves = iter(jax.tree.leaves(total))
+  full = [
+    next(leaves)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    else jnp.zeros(leaf.shape, jax.dtypes.float0)
+    for leaf in jax.tree.leaves(params)
+  ]
+  return (jax.tree.unflatten(structure, full),)
+
+
+def _where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
+  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _zeros(tree: PyTree) -> PyTree:
+  return jax.tree.map(jnp.zeros_like, tree)
