@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from rnn_jax.types import Carry, Cell, Params, Sequences, floats_of, with_floats
 ScalarLoss = Callable[[Array], Float[Array, ""]]
 
 
+@runtime_checkable
 class UnrollFn(Protocol):
   """The type of `Estimator.unroll`, `(cell, params, xs, carry=None, *, gradient_key, …)`."""
 
@@ -31,6 +32,7 @@ class UnrollFn(Protocol):
   ) -> tuple[Carry, PyTree[Array]]: ...
 
 
+@runtime_checkable
 class SharesFn(Protocol):
   """The type of `Estimator.shares`, `(cell, params, xs, y_bars, key, *, num_lags=1) -> grads`."""
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rnn_jax.estimators._estimator import shift_lags
-from rnn_jax.estimators._sparsity import Pattern, closure, coloring, indicators, pattern
+from rnn_jax.estimators._sparsity import closure, coloring, indicators
 
 
 class Block(NamedTuple):
@@ -31,9 +31,9 @@ class Block(NamedTuple):
     present: whether a step applies the param to the entry of the carry itself.
   """
 
-  support: Int[np.ndarray, "G k"]
-  members: Int[np.ndarray, "G p"]
-  present: Bool[np.ndarray, "G k p"]
+  support: Int[np.ndarray, "_G _k"]
+  members: Int[np.ndarray, "_G _p"]
+  present: Bool[np.ndarray, "_G _k _p"]
 
 
 class Structure(NamedTuple):
@@ -48,40 +48,37 @@ class Structure(NamedTuple):
   """
 
   blocks: tuple[Block, ...]
-  step: Pattern
+  step: Bool[np.ndarray, "N N"]
   row_colors: Int[np.ndarray, " N"]
   column_colors: Int[np.ndarray, " N"]
 
 
 # For each block, its entries of M, [K, G, k, p]; K is the number of lags, of which the last entry
 # holds all further ones.
-Influence = tuple[Float[Array, "K G k p"], ...]
+Influence = tuple[Float[Array, "K _G _k _p"], ...]
 
 
 def structure(
-  step: Callable[..., Float[Array, " N"]],
-  s: Float[Array, " N"],
-  theta: Float[Array, " P"],
-  num_steps: int | None,
+  immediate: Bool[np.ndarray, "N P"],
+  step: Bool[np.ndarray, "N N"],
   partner: Int[np.ndarray, " N"],
+  num_steps: int | None,
 ) -> Structure:
-  """Returns the structure of the influence matrix of a step, `(s, theta) -> s'`.
+  """Returns the structure of the influence matrix.
 
   Args:
-    step: the step of one example; its inputs are constants.
-    s, theta: vectors of the sizes and dtypes of s and θ. Their values are not used.
+    immediate, step: patterns of I_t and J_t.
+    partner: see `closure`.
     num_steps: M keeps the entries that a param reaches within this number of steps; None for all
       entries that it ever reaches.
-    partner: see `closure`.
   """
-  half = jnp.full(s.shape, 0.5, s.dtype), jnp.full(theta.shape, 0.5, theta.dtype)
-  immediate = pattern(lambda theta: step(half[0], theta), theta.size, theta.dtype)
-  jacobian = pattern(lambda s: step(s, half[1]), s.size, s.dtype)
-  reached = closure(immediate, jacobian, num_steps, partner)
-  return Structure(_blocks(reached, immediate), jacobian, coloring(immediate), coloring(jacobian.T))
+  reached = closure(immediate, step, num_steps, partner)
+  return Structure(_blocks(reached, immediate), step, coloring(immediate), coloring(step.T))
 
 
-def _blocks(reached: Pattern, immediate: Pattern) -> tuple[Block, ...]:
+def _blocks(
+  reached: Bool[np.ndarray, "N P"], immediate: Bool[np.ndarray, "N P"]
+) -> tuple[Block, ...]:
   supports, group = np.unique(reached, axis=1, return_inverse=True)
   by_shape: dict[tuple[int, int], list[tuple[Any, Any]]] = {}
   for g, column in enumerate(supports.T):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from rnn_jax.estimators import _influence
 from rnn_jax.estimators._forward import Derivatives, Rule
 from rnn_jax.estimators._influence import Influence, Structure
+from rnn_jax.estimators._sparsity import pattern
 from rnn_jax.estimators._vectors import VectorCell, vector_cell
 from rnn_jax.gradient_flow.joint_carry import from_vector, to_vector
 from rnn_jax.time_loop import input_size_of
@@ -53,21 +54,29 @@ def _structure(
   cell: Cell, input_size: int, dtype: np.dtype, num_steps: int | None, local: bool
 ) -> Structure:
   """Returns the structure of a cell's influence matrix, which depends on shapes alone."""
-  with jax.ensure_compile_time_eval():
-    params = cell.init(jax.random.key(0), input_size, dtype)
-    model = vector_cell(cell, params)
+
+  @jax.jit
+  def patterns() -> tuple[Array, Array, Array]:
+    model = vector_cell(cell, cell.init(jax.random.key(0), input_size, dtype))
     carry = cell.initial_carry((1,), dtype)
-    # Vectors, since a token's row of the input kernel alone would make a pattern of its own.
+    # A vector even if the cell reads tokens, since a token's own row of the input kernel would be a
+    # pattern of this token.
     x = jnp.full((input_size,), 0.5, dtype)
     scale = jnp.zeros((), dtype) if local else None
 
     def step(s: Float[Array, " N"], theta: Float[Array, " P"]) -> Float[Array, " N"]:
       return model.step(s, theta, carry, x, scale)
 
-    s = to_vector(carry)[0]
+    s, theta = to_vector(carry)[0], model.theta
+    s, theta = jnp.full(s.shape, 0.5, dtype), jnp.full(theta.shape, 0.5, dtype)
     numbered = from_vector(jnp.arange(len(s)).astype(dtype)[None], carry)
-    partner = np.asarray(to_vector(jax.tree.map(_parts_swapped, numbered))[0]).astype(int)
-    return _influence.structure(step, s, model.theta, num_steps, partner)
+    partner = to_vector(jax.tree.map(_parts_swapped, numbered))[0].astype(int)
+    immediate = pattern(functools.partial(step, s), theta)
+    return immediate, pattern(lambda s: step(s, theta), s), partner
+
+  with jax.ensure_compile_time_eval():
+    immediate, jacobian, partner = map(np.asarray, patterns())
+  return _influence.structure(immediate, jacobian, partner, num_steps)
 
 
 def _parts_swapped(a: Array) -> Array:

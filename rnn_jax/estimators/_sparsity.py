@@ -19,34 +19,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn_jax import _jaxprs
 
-Pattern = Bool[np.ndarray, "M N"]
 
-
-def pattern(f: Callable[[Array], Array], size: int, dtype: np.dtype) -> Pattern:
-  """Returns the pattern of the Jacobian of a function from [size] to [M].
+def pattern(f: Callable[[Array], Array], x: Float[Array, " N"]) -> Bool[Array, "M N"]:
+  """Returns the pattern of the Jacobian of a function from [N] to [M]; for use inside `jax.jit`.
 
   A cotangent that is NaN in one entry passes through the transposed linear program of f. Every
   derivative on its way, even a derivative of 0, turns it into NaN, so the result is NaN in all
   inputs that this entry can depend on. Where f selects by a condition, as relu does, both cases
-  count. (In a loop or a branch inside f, only the cases that occur at inputs of ½ count.)
-
-  Args:
-    f: the function, of shapes known without its inputs' values.
-    size: number of inputs.
-    dtype: the inputs' dtype.
+  count. (In a loop or a branch inside f, only the cases that occur at x count.)
   """
-  with jax.ensure_compile_time_eval():
-    like = jax.ShapeDtypeStruct((size,), dtype)
-    y, linear = jax.linearize(f, jnp.full(size, 0.5, dtype))
-    transposed = jax.make_jaxpr(jax.linear_transpose(linear, like))(y)
+  y, linear = jax.linearize(f, x)
+  transposed = jax.make_jaxpr(jax.linear_transpose(linear, x))(y)
 
-    @jax.jit
-    def row(i: Int[Array, ""]) -> Bool[Array, " N"]:
-      cotangent = jnp.zeros_like(y).at[i].set(jnp.nan)
-      (found,) = _all_cases(transposed.jaxpr, transposed.consts, [cotangent])
-      return jnp.isnan(found)
+  def row(i: Int[Array, ""]) -> Bool[Array, " N"]:
+    cotangent = jnp.zeros_like(y).at[i].set(jnp.nan)
+    (found,) = _all_cases(transposed.jaxpr, transposed.consts, [cotangent])
+    return jnp.isnan(found)
 
-    return np.array([row(i) for i in range(len(y))])
+  return jax.lax.map(row, jnp.arange(len(y)))
 
 
 def _all_cases(jaxpr: core.Jaxpr, consts: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
@@ -64,7 +54,7 @@ def _all_cases(jaxpr: core.Jaxpr, consts: Sequence[Any], operands: Sequence[Any]
   return [_jaxprs.read(env, atom) for atom in jaxpr.outvars]
 
 
-def coloring(rows: Pattern) -> Int[np.ndarray, " M"]:
+def coloring(rows: Bool[np.ndarray, "M N"]) -> Int[np.ndarray, " M"]:
   """Returns a color 0, 1, … for each row, such that rows of one color share no column.
 
   Greedy, in the order of the rows.
@@ -84,8 +74,11 @@ def indicators(colors: Int[np.ndarray, " M"], dtype: DTypeLike) -> Float[Array, 
 
 
 def closure(
-  immediate: Pattern, step: Pattern, steps: int | None, partner: Int[np.ndarray, " N"]
-) -> Pattern:
+  immediate: Bool[np.ndarray, "N P"],
+  step: Bool[np.ndarray, "N N"],
+  steps: int | None,
+  partner: Int[np.ndarray, " N"],
+) -> Bool[np.ndarray, "N P"]:
   """Returns which params [N, P] reach which entries of the carry within a number of steps.
 
   Args:

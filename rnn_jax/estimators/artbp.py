@@ -40,6 +40,6 @@ def artbp(probability: Number = 0.1) -> Estimator:
   def factors(num_steps: int, batch_size: int, key: Key[Array, ""]) -> Factors:
     kept = 1 - jnp.asarray(probability, float)
     passes = jax.random.bernoulli(key, kept, (num_steps, batch_size))
-    return Factors(passes / kept)
+    return Factors(passes.astype(kept.dtype) / kept)
 
   return backward_estimator(factors, random=True)

@@ -98,7 +98,7 @@ def _scaled(leaf: Inexact[Array, " ..."], factor: Float[Array, " ..."]) -> Inexa
 def _scaled_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
   (leaf, factor), (leaf_dot, _) = primals, tangents
   axes = range(factor.ndim, leaf.ndim) if factor.ndim else ()
-  return leaf, jnp.expand_dims(factor.astype(leaf.real.dtype), axes) * leaf_dot
+  return leaf, jnp.expand_dims(factor.astype(leaf.dtype), axes) * leaf_dot
 
 
 def make_step(cell: Cell) -> Step:
