@@ -60,8 +60,9 @@ def instance(name: str, value: T, kind: type, hint: str = "") -> T:
     TypeError: if `value` is not an instance of `kind`.
   """
   if not isinstance(value, kind):
-    source = f", from {hint}" if hint else ""
-    raise TypeError(f"{name} must be a {kind.__name__}{source}, got {shapes(value):.200}.")
+    source, what = f", from {hint}" if hint else "", kind.__name__
+    article = "an" if what[0] in "AEIOU" else "a"
+    raise TypeError(f"{name} must be {article} {what}{source}, got {shapes(value):.200}.")
   return value
 
 

@@ -52,6 +52,7 @@ CHECKED = (
   "rnn_jax.interop",
   "rnn_jax.losses",
   "rnn_jax.modules",
+  "rnn_jax.online",
   "rnn_jax.parallel",
   "rnn_jax.powers",
   "rnn_jax.probes",

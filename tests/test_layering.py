@@ -36,7 +36,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"text"},
     {"tasks"},
     {"training"},
-    {"windows", "checkpoints", "interop", "testing"},
+    {"windows", "online", "checkpoints", "interop", "testing"},
   ),
   "rnn_jax/time_loop": (
     {"_read_order"},

@@ -48,6 +48,21 @@ class SharesFn(Protocol):
   ) -> Params: ...
 
 
+class Online(NamedTuple):
+  """A rule that runs forward in time, one step at a time, for training on a stream.
+
+  Attributes:
+    init: `(cell, params, xs) -> memory`, before the first step of the stream xs [N, B, ...]; leaves
+      [B, ...].
+    step: `(cell, params, carry, memory, x, key) -> (carry', memory', y, gradient)`, one step for
+      all examples. The function `gradient` maps dL/dy [B, ...] to the estimate of the gradient of
+      the params, summed over the examples.
+  """
+
+  init: Callable[[Cell, Params, Array], PyTree]
+  step: Callable[..., tuple[Carry, PyTree, PyTree, Callable[[PyTree], Params]]]
+
+
 class Estimator(NamedTuple):
   """A rule for the gradient of a loss through time, exact or approximate.
 
@@ -63,14 +78,14 @@ class Estimator(NamedTuple):
       step s − k have on the loss at step s, for all s. The last entry holds all lags from K − 1 on.
       The sum over lags is the derivative of `unroll`.
     random: whether the estimate depends on the key.
-    online: the rule for training on a stream that updates the params at every step; see
-      `train_online`. None for rules that run backward in time.
+    online: the rule one step at a time, for `rnn_jax.online.train_online`. None for rules that need
+      a whole sequence.
   """
 
   unroll: UnrollFn
   shares: SharesFn
   random: bool
-  online: Any = None
+  online: Online | None = None
 
   def __call__(
     self,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Key, PyTree
 
-from rnn_jax.estimators._estimator import Estimator, UnrollFn, check_key, checked
+from rnn_jax.estimators._estimator import Estimator, Online, UnrollFn, check_key, checked
 from rnn_jax.estimators._vectors import VectorCell, vector_cell
 from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.parallel import vary_alike
@@ -23,6 +23,7 @@ from rnn_jax.time_loop import unroll, valid_steps
 from rnn_jax.types import AnyArray, Carry, Cell, Params, Sequences
 
 Memory: TypeAlias = PyTree
+ErrorsFn = Callable[[PyTree[Array]], tuple[Array, Array]]
 
 
 class Derivatives(NamedTuple):
@@ -31,7 +32,6 @@ class Derivatives(NamedTuple):
   Attributes:
     jvp: maps v [N] to J_t v.
     vjp: maps u [N] to I_tᵀ u, [P].
-    errors: maps dL/dy_t to (δ_t [N], the gradient of θ through the output alone [P]).
     before: the carry before the step, leaves [1, ...].
     after: the carry after the step, leaves [...].
     x: the step's input.
@@ -40,7 +40,6 @@ class Derivatives(NamedTuple):
 
   jvp: Callable[[Float[Array, " N"]], Float[Array, " N"]]
   vjp: Callable[[Float[Array, " N"]], Float[Array, " P"]]
-  errors: Callable[[PyTree[Array]], tuple[Float[Array, " N"], Float[Array, " P"]]]
   before: Carry
   after: Carry
   x: Array
@@ -91,13 +90,54 @@ def differentiate(
   _, vjp = jax.vjp(lambda theta: model.step(s, theta, before, x, scale), model.theta)
   params = model.unravel(model.theta)
   after = cell.update(params, before, cell.project(params, x[None]), cell.recur(params, before))
+  new = jax.tree.map(lambda a: a[0], after)
+  return Derivatives(jvp, lambda u: vjp(u)[0], before, new, x, key)
+
+
+def output_of(model: VectorCell, carry: Carry, x: Array) -> tuple[PyTree[Array], ErrorsFn]:
+  """Returns the output of the step that led to `carry`, leaves [...], and the way back from it.
+
+  That way is a function from dL/dy_t to (δ_t [N], the gradient of θ through the output alone [P]).
+  """
+  after = jax.tree.map(lambda a: a[None], carry)
 
   def readout(s: Array, theta: Array) -> PyTree[Array]:
     return model.readout(s, theta, after, x)
 
-  _, errors = jax.vjp(readout, to_vector(after)[0], model.theta)
-  new = jax.tree.map(lambda a: a[0], after)
-  return Derivatives(jvp, lambda u: vjp(u)[0], errors, before, new, x, key)
+  return jax.vjp(readout, to_vector(after)[0], model.theta)
+
+
+def online(make_rule: RuleFn) -> Online:
+  """Returns a rule one step at a time."""
+
+  def init(cell: Cell, params: Params, xs: Array) -> Memory:
+    blank = make_rule(cell, params, xs, vector_cell(cell, params)).init(1)
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (xs.shape[1], *a.shape)), blank)
+
+  def step(
+    cell: Cell, params: Params, carry: Carry, memory: Memory, x: Array, key: Key[Array, ""]
+  ) -> tuple[Carry, Memory, PyTree[Array], Callable[[PyTree[Array]], Params]]:
+    model = vector_cell(cell, params)
+    rule = make_rule(cell, params, x[None], model)
+
+    def forward(carry: Carry, memory: Memory, x: Array, key: Array) -> tuple[PyTree, ...]:
+      found = differentiate(cell, model, carry, x, key, rule.local)
+      return found.after, rule.update(memory, found)
+
+    def backward(carry: Carry, memory: Memory, x: Array, y_bar: PyTree[Array]) -> Array:
+      delta, direct = output_of(model, carry, x)[1](y_bar)
+      return rule.gradient(memory, delta)[0] + direct
+
+    keys = jax.random.split(key, len(x))
+    carry, memory = jax.vmap(forward)(carry, memory, x, keys)
+    ys = jax.vmap(lambda carry, x: output_of(model, carry, x)[0])(carry, x)
+
+    def gradient(y_bars: PyTree[Array]) -> Params:
+      return model.pull_back(jnp.sum(jax.vmap(backward)(carry, memory, x, y_bars), axis=0))
+
+    return carry, memory, ys, gradient
+
+  return Online(init, step)
 
 
 def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
@@ -135,7 +175,7 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
         carry, memory = _where(new_sequence, _zeros((carry, memory)), (carry, memory))
       step = differentiate(cell, model, carry, x, key, rule.local)
       new = rule.update(memory, step)
-      delta, direct = step.errors(y_bar)
+      delta, direct = output_of(model, step.after, x)[1](y_bar)
       grads = rule.gradient(new, delta).at[0].add(direct)
       if runs is None:
         return step.after, new, grads
@@ -160,7 +200,7 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
       total = total + jnp.sum(jax.vmap(rule.gradient)(memory, deltas), axis=0)
     return jax.vmap(model.pull_back)(total)
 
-  return Estimator(custom_unroll(shares, random), shares, random, online=make_rule)
+  return Estimator(custom_unroll(shares, random), shares, random, online(make_rule))
 
 
 def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:

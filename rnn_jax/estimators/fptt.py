@@ -8,7 +8,7 @@ from jaxtyping import Array, Key, PyTree
 
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.estimators._estimator import Estimator, checked
-from rnn_jax.estimators._forward import Derivatives, custom_unroll, differentiate
+from rnn_jax.estimators._forward import Derivatives, custom_unroll, differentiate, output_of
 from rnn_jax.estimators._vectors import vector_cell
 from rnn_jax.gradient_flow.joint_carry import joint_size, to_vector
 from rnn_jax.parallel import vary_alike
@@ -69,7 +69,7 @@ def _shares(
   def step_of(carry: Carry, now: PyTree, last: Array | None) -> tuple[Derivatives, Array, Array]:
     t, x, y_bar = now
     step = differentiate(cell, model, carry, x, key)
-    delta, direct = step.errors(y_bar)
+    delta, direct = output_of(model, step.after, x)[1](y_bar)
     if last is not None:
       delta = delta + jnp.where(t == num_steps - 1, last, jnp.zeros_like(last))
     return step, delta, direct

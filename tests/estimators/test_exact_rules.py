@@ -112,7 +112,7 @@ def test_a_hundred_trained_params_of_a_diagonal_cell_take_no_more_memory_than_a_
   # a complex carry), that of a dense cell N.
   def entries(name, rule, **options):
     cell, params, xs = problem(name, hidden_size=8, **options)
-    memory = jax.eval_shape(lambda p: rule.online(cell, p, xs, _vectors(cell, p)).init(1), params)
+    memory = jax.eval_shape(lambda p: rule.online.init(cell, p, xs[:, :1]), params)
     counts = [leaf.size for leaf in jax.tree.leaves(memory)]
     return sum(counts), sum(leaf.size for leaf in jax.tree.leaves(floats_of(params)))
 
@@ -125,12 +125,6 @@ def test_a_hundred_trained_params_of_a_diagonal_cell_take_no_more_memory_than_a_
   assert held == count * 7 // 4
   held, count = entries("indrnn", rtrl())
   assert held == count
-
-
-def _vectors(cell, params):
-  from rnn_jax.estimators._vectors import vector_cell
-
-  return vector_cell(cell, params)
 
 
 def test_memory_of_rules_that_run_forward_does_not_grow_with_time():
