@@ -204,8 +204,10 @@ def update(
       larger batch, pass `partial(rnn_jax.parallel.psum, count=...)`. State, loss, grad_norm and
       clipped_norm are then those of the larger batch, the same on every device; carries and norms
       are those of the device's own examples.
-    **time: truncation, mask, resets, remat and scan_unroll, which are passed to the model. This
-      mask skips steps of the model, whereas batch.mask selects the losses that count.
+    **time: truncation, mask, resets, remat, scan_unroll, estimator and estimator_key, which are
+      passed to the model. This mask skips steps of the model, whereas batch.mask selects the losses
+      that count. With an `estimator` that has no dL/dh_t, because it runs forward in time, the
+      norms are NaN.
   Returns:
     (state after the update, final carries, metrics for the params before the update).
   Raises:

@@ -38,7 +38,7 @@ one within a step. If a `DeepRNN` is trained with an estimator, each layer follo
 itself. A rule that runs backward passes its own errors to the layer below; a rule that runs forward
 passes the exact ones, which come from backpropagation through time.
 
-In rules that run forward, stochastic cells draw no masks: they run as in evaluation.
+Rules that run forward refuse cells that draw masks.
 
 `estimator_bias` compares a rule with `bptt`, per layer, leaf and lag.
 """
@@ -71,6 +71,7 @@ __all__ = [
   "artbp",
   "bptt",
   "estimator_bias",
+  "estimator_name",
   "fptt",
   "h_detach",
   "kf_rtrl",
@@ -96,6 +97,19 @@ ESTIMATORS: Mapping[str, Callable[..., Estimator]] = {
 }
 
 
+def estimator_name(name: str) -> str:
+  """Returns the full name of a rule, with the value of its option: `uoro1` for `uoro`.
+
+  Arguments and errors are those of `make_estimator`.
+  """
+  make_estimator(name)
+  base = name.rstrip("0123456789.")
+  number = name[len(base) :] or "".join(
+    f"{option.default:g}" for option in inspect.signature(ESTIMATORS[base]).parameters.values()
+  )
+  return base + (f"{float(number):g}" if number else "")
+
+
 def make_estimator(name: str) -> Estimator:
   """Returns the estimator with a name such as `rtrl`, `snap1`, `uoro4` or `h_detach0.25`.
 
@@ -113,4 +127,8 @@ def make_estimator(name: str) -> Estimator:
     return constructor()
   if not options:
     raise ValueError(f"estimator {base} takes no number, got {name!r}.")
-  return constructor(int(number) if number.isdigit() else float(number))
+  try:
+    value = int(number) if number.isdigit() else float(number)
+  except ValueError:
+    raise ValueError(f"estimator {base} must be followed by a number, got {name!r}.") from None
+  return constructor(value)

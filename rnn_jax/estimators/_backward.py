@@ -52,11 +52,11 @@ def backward_estimator(factors: FactorsFn, random: bool) -> Estimator:
     xs: Sequences,
     carry: Carry | None = None,
     *,
-    gradient_key: Key[Array, ""] | None,
+    estimator_key: Key[Array, ""] | None,
     **time: Any,
   ) -> tuple[Carry, PyTree[Array]]:
     num_steps, batch_size = jnp.shape(xs)[:2]
-    own = factors(num_steps, batch_size, check_key(gradient_key, random))
+    own = factors(num_steps, batch_size, check_key(estimator_key, random))
     return unroll(
       cell,
       params,

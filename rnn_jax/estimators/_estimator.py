@@ -18,7 +18,7 @@ ScalarLoss = Callable[[Array], Float[Array, ""]]
 
 @runtime_checkable
 class UnrollFn(Protocol):
-  """The type of `Estimator.unroll`, `(cell, params, xs, carry=None, *, gradient_key, …)`."""
+  """The type of `Estimator.unroll`, `(cell, params, xs, carry=None, *, estimator_key, …)`."""
 
   def __call__(
     self,
@@ -27,7 +27,7 @@ class UnrollFn(Protocol):
     xs: Sequences,
     carry: Carry | None = None,
     *,
-    gradient_key: Key[Array, ""] | None,
+    estimator_key: Key[Array, ""] | None,
     **time: Any,
   ) -> tuple[Carry, PyTree[Array]]: ...
 
@@ -70,7 +70,7 @@ class Estimator(NamedTuple):
 
   Attributes:
     unroll: `rnn_jax.unroll` with another derivative: `(cell, params, xs, carry=None, *,
-      gradient_key, **time) -> (final carry, ys)`. Its values are those of `unroll`; its
+      estimator_key, **time) -> (final carry, ys)`. Its values are those of `unroll`; its
       reverse-mode derivative with respect to the params is the estimate.
     shares: `(cell, params, xs, y_bars, key, *, num_lags=1) -> grads`: the estimate for given
       cotangents dL/dy_t [T, B, ...], split by lag. The leaves of grads have a first axis of K =
@@ -78,6 +78,8 @@ class Estimator(NamedTuple):
       step s − k have on the loss at step s, for all s. The last entry holds all lags from K − 1 on.
       The sum over lags is the derivative of `unroll`.
     random: whether the estimate depends on the key.
+    forward: whether the rule runs forward in time. Such a rule has no dL/dh_t, is never truncated,
+      and cannot clip the errors on their way.
     online: the rule one step at a time, for `rnn_jax.online.train_online`. None for rules that need
       a whole sequence.
   """
@@ -85,6 +87,7 @@ class Estimator(NamedTuple):
   unroll: UnrollFn
   shares: SharesFn
   random: bool
+  forward: bool = False
   online: Online | None = None
 
   def __call__(
@@ -112,7 +115,7 @@ class Estimator(NamedTuple):
     checks.key("key", key)
 
     def value(floats: Params) -> Array:
-      _, ys = self.unroll(cell, with_floats(floats, params), xs, gradient_key=key)
+      _, ys = self.unroll(cell, with_floats(floats, params), xs, estimator_key=key)
       return loss(ys)
 
     return jax.value_and_grad(value)(floats_of(params))
@@ -142,7 +145,9 @@ def check_key(key: Key[Array, ""] | None, random: bool) -> Key[Array, ""]:
   """Returns the key, or any key if the rule is not random; raises if a random rule has none."""
   if key is None:
     if random:
-      raise ValueError("gradient_key must be a random key for a rule that draws numbers, got None.")
+      raise ValueError(
+        "estimator_key must be a random key for a rule that draws numbers, got None."
+      )
     return jax.random.key(0)
-  checks.key("gradient_key", key)
+  checks.key("estimator_key", key)
   return key

@@ -19,7 +19,7 @@ from rnn_jax.estimators._estimator import Estimator, Online, UnrollFn, check_key
 from rnn_jax.estimators._vectors import VectorCell, vector_cell
 from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.parallel import vary_alike
-from rnn_jax.time_loop import unroll, valid_steps
+from rnn_jax.time_loop import unroll, uses_key, valid_steps
 from rnn_jax.types import AnyArray, Carry, Cell, Params, Sequences
 
 Memory: TypeAlias = PyTree
@@ -200,7 +200,7 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
       total = total + jnp.sum(jax.vmap(rule.gradient)(memory, deltas), axis=0)
     return jax.vmap(model.pull_back)(total)
 
-  return Estimator(custom_unroll(shares, random), shares, random, online(make_rule))
+  return Estimator(custom_unroll(shares, random), shares, random, True, online(make_rule))
 
 
 def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
@@ -222,13 +222,14 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
     xs: Sequences,
     carry: Carry | None = None,
     *,
-    gradient_key: Key[Array, ""] | None,
+    estimator_key: Key[Array, ""] | None,
     lengths: Integer[AnyArray, " B"] | None = None,
     mask: Bool[AnyArray, "T B"] | None = None,
     resets: Bool[AnyArray, "T B"] | None = None,
     probe: Carry | None = None,
     remat: str = "none",
     scan_unroll: int = 1,
+    key: Key[Array, ""] | None = None,
     **time: Any,
   ) -> tuple[Carry, PyTree[Array]]:
     for name, value in time.items():
@@ -236,8 +237,12 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
         raise ValueError(
           f"{name} must be None with this rule for the gradient, got {value!r:.100}."
         )
-    key = check_key(gradient_key, random)
-    constants = jax.random.key_data(key), lengths, mask, resets
+    if uses_key(cell, params, checked(cell, params, xs), key):
+      raise ValueError(
+        "cell must draw no masks with this rule for the gradient, got one that does."
+      )
+    own_key = jax.random.key_data(check_key(estimator_key, random))
+    constants = own_key, lengths, mask, resets
 
     def plain(params: Params, xs: Array, carry: Carry | None, constants: PyTree) -> PyTree:
       _, lengths, mask, resets = constants

@@ -119,7 +119,7 @@ def estimator_bias(
     ys, found = xs, []
     for i, (cell, own) in enumerate(zip(cells, params, strict=True)):
       check_params(f"params[{i}]", cell, own, ys)
-      _, ys = rule.unroll(cell, own, ys, gradient_key=jax.random.fold_in(key, i))
+      _, ys = rule.unroll(cell, own, ys, estimator_key=jax.random.fold_in(key, i))
       ys = ys if slots is None else ys + slots[i]
       found.append(ys)
     return tuple(found)

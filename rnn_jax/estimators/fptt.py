@@ -35,7 +35,7 @@ def fptt() -> Estimator:
   References:
     Zucchet et al., 2025, "Forward propagation of errors through time"
   """
-  return Estimator(custom_unroll(_shares, random=False), _shares, random=False)
+  return Estimator(custom_unroll(_shares, random=False), _shares, random=False, forward=True)
 
 
 def _shares(

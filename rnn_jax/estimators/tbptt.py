@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, PyTree
 
 from rnn_jax import checks
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.estimators._backward import Factors, backward_estimator
 from rnn_jax.estimators._estimator import Estimator
+from rnn_jax.time_loop import unroll
+from rnn_jax.types import Carry, Cell, Params, Sequences
 
 
 @memoized
@@ -39,4 +43,16 @@ def tbptt(truncation: int = 10) -> Estimator:
     del batch_size, key
     return Factors((jnp.arange(num_steps) % k != 0).astype(float))
 
-  return backward_estimator(factors, random=False)
+  def truncated(
+    cell: Cell,
+    params: Params,
+    xs: Sequences,
+    carry: Carry | None = None,
+    *,
+    estimator_key: Key[Array, ""] | None = None,
+    **time: Any,
+  ) -> tuple[Carry, PyTree[Array]]:
+    del estimator_key
+    return unroll(cell, params, xs, carry, truncation=k, **time)  # it counts from resets, too
+
+  return backward_estimator(factors, random=False)._replace(unroll=truncated)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from rnn_jax import checks
-from rnn_jax.modules.model import Lengths, Mask
+from rnn_jax.modules.model import Lengths, Mask, Unroll
 from rnn_jax.modules.network import Network
 from rnn_jax.modules.recurrent import MERGES, Bidirectional, Recurrent
 from rnn_jax.probes import gradient_probe
@@ -53,6 +53,8 @@ class DeepRNN(Network):
     key: Key[Array, ""] | None = None,
     lengths: Lengths | None = None,
     mask: Mask | None = None,
+    estimator: Unroll | None = None,
+    estimator_key: Key[Array, ""] | None = None,
     **time: Any,
   ) -> tuple[tuple[Carry, ...], Float[Array, "steps B O"]]:
     """Runs the network over time.
@@ -65,6 +67,10 @@ class DeepRNN(Network):
       key: random key for stochastic cells. Each layer gets its own key, derived from this one.
       lengths: [B], number of valid steps of each sequence; see `unroll`.
       mask: where False, every layer skips the step; see `unroll`.
+      estimator: the rule for the gradient of each layer's params, from a constructor of
+        `rnn_jax.estimators`; None for backpropagation through time. Outputs do not depend on it.
+      estimator_key: random key for an estimator that draws numbers. Each layer gets its own key,
+        derived from this one.
       **time: other arguments of `unroll`, such as truncation, resets, reverse, remat, clip_carry
         and scan_unroll.
     Returns:
@@ -87,6 +93,8 @@ class DeepRNN(Network):
         key=_layer_key(key, i),
         lengths=lengths,
         mask=mask,
+        estimator=estimator,
+        estimator_key=_layer_key(estimator_key, i),
         **time,
       )
 

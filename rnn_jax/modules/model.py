@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Integer, Key, PyTree
@@ -11,6 +11,15 @@ from rnn_jax.types import AnyArray, Carry, Cell, Params
 
 Lengths = Integer[AnyArray, " B"]
 Mask = Bool[AnyArray, "T B"]
+
+
+@runtime_checkable
+class Unroll(Protocol):
+  """A rule for the gradient through time, such as an `Estimator` of `rnn_jax.estimators`."""
+
+  @property
+  def unroll(self) -> Callable[..., tuple[Carry, PyTree]]:
+    """Returns `rnn_jax.unroll` with another derivative, and an argument `estimator_key`."""
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rnn_jax import checks
+from rnn_jax.modules.model import Unroll
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Params, Sequences
 
@@ -29,9 +30,18 @@ class Recurrent(nn.Module):
 
   @nn.compact
   def __call__(
-    self, xs: Sequences, carry: Carry | None = None, **time: Any
+    self,
+    xs: Sequences,
+    carry: Carry | None = None,
+    *,
+    estimator: Unroll | None = None,
+    estimator_key: Key[Array, ""] | None = None,
+    **time: Any,
   ) -> tuple[Carry, Float[Array, "T B H"]]:
-    """Returns (final carry, ys) of `unroll(cell, params, xs, carry, **time)`."""
+    """Returns (final carry, ys) of `unroll(cell, params, xs, carry, **time)`.
+
+    With an estimator, the gradient of the params is that of `estimator.unroll`.
+    """
     checks.instance("cell", self.cell, Cell)
     xs = checks.array("xs", xs, "floats", "integers")
     tokens = jnp.issubdtype(xs.dtype, jnp.integer)
@@ -49,7 +59,10 @@ class Recurrent(nn.Module):
       params = self.get_variable("params", "cell")
     else:
       params = self.param("cell", self.cell.init, self.vocabulary_size if tokens else xs.shape[-1])
-    return unroll(self.cell, params, xs, carry, **time)
+    if estimator is None:
+      return unroll(self.cell, params, xs, carry, **time)
+    checks.instance("estimator", estimator, Unroll, "a constructor of rnn_jax.estimators")
+    return estimator.unroll(self.cell, params, xs, carry, estimator_key=estimator_key, **time)
 
 
 class Bidirectional(nn.Module):

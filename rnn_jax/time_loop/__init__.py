@@ -2,6 +2,6 @@
 
 from rnn_jax.time_loop._arguments import check_params, input_size_of
 from rnn_jax.time_loop._step import scale_gradient, valid_steps
-from rnn_jax.time_loop._unroll import unroll
+from rnn_jax.time_loop._unroll import unroll, uses_key
 
-__all__ = ["check_params", "input_size_of", "scale_gradient", "unroll", "valid_steps"]
+__all__ = ["check_params", "input_size_of", "scale_gradient", "unroll", "uses_key", "valid_steps"]

@@ -157,7 +157,7 @@ def unroll(
   arguments.check_params("params", cell, params, xs)
   params = cell.prepare(params)
   # If `project` draws the masks of all steps at once, it cannot run block by block.
-  in_blocks = remat == "sqrt" and not _uses_key(cell, params, xs, key)
+  in_blocks = remat == "sqrt" and not uses_key(cell, params, xs, key)
   # Blocks are traced. If xs are a constant of this call, `project` can check the values of tokens.
   whole = (lambda params, _, key: cell.project(params, xs, key)) if in_blocks else cell.project
   drives = jax.eval_shape(whole, params, xs, key)
@@ -184,7 +184,7 @@ def unroll(
   return run_sequentially(cell, options, constants, carry, inputs)
 
 
-def _uses_key(cell: Cell[P, C, D], params: P, xs: Sequences, key: Key[Array, ""] | None) -> bool:
+def uses_key(cell: Cell[P, C, D], params: P, xs: Sequences, key: Key[Array, ""] | None) -> bool:
   """Returns whether `project` computes anything from the key, as only stochastic cells do."""
   if key is None:
     return False

@@ -167,7 +167,7 @@ def test_lengths_masks_resets_carries_and_final_carries_count_as_in_bptt(name):
 
   wanted = derivative(lambda *a: unroll(*a, **time))
   for rule in (rtrl(), snap(3)):
-    got = derivative(lambda *a, rule=rule: rule.unroll(*a, gradient_key=None, **time))
+    got = derivative(lambda *a, rule=rule: rule.unroll(*a, estimator_key=None, **time))
     assert got[0] == wanted[0]
     for a, b in zip(got[1], wanted[1], strict=True):
       assert distance(a, b) < 1e-12

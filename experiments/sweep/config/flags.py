@@ -13,10 +13,23 @@ from experiments.sweep.config import engine_flags, grid, tracker_flags
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR
 from experiments.sweep.config.grid import DESIGNS
 from experiments.sweep.measures import MEASURES
+from rnn_jax import checks
 from rnn_jax.cells import CELLS
+from rnn_jax.estimators import ESTIMATORS, estimator_name
 from rnn_jax.tasks import TASKS
 from rnn_jax.text import STANDARD_LIBRARY
 from rnn_jax.training import CLIP_BY, OPTIMIZERS
+
+
+def _gradient(text: str) -> str:
+  """Parses the name of a rule for the gradient; returns it with its number."""
+  rules = [name for name in ESTIMATORS if name != "tbptt"]  # that is bptt with --truncation
+  checks.choice("gradient", text.rstrip("0123456789."), rules)
+  try:
+    return estimator_name(text)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"gradient {text} has an invalid number: {error}") from None
+
 
 _AXES = (
   Flag(
@@ -56,6 +69,17 @@ _AXES = (
     "full",
     integer("truncation", none="full"),
     "Number of time steps after which backpropagation through time is cut, or full for no cut.",
+    "axis",
+  ),
+  Flag(
+    "gradient",
+    "bptt",
+    _gradient,
+    "Rule for the gradient through time: bptt (backpropagation, cut by --truncation), artbpC (cuts "
+    "with probability C, without bias), h_detachP (detaches h with probability P), fptt (errors "
+    "forward in time), rtrl, snapN (entries of rtrl reached in N steps), rflo (local Jacobian), "
+    "uoroS (S random rank-one matrices) or kf_rtrl (a random Kronecker product). Without a number, "
+    "C is 0.1, P 0.25, N 1 and S 1.",
     "axis",
   ),
   Flag("seed", "0", integer("seed", minimum=0), "Seed of the params and of the data.", "axis"),

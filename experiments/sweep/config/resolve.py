@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from experiments.cli import command_line, flag_table, paths, plugins
 from experiments.networks import cell_options
+from experiments.networks.matched_width import task_input_size
 from experiments.runtime import backend
 from experiments.sweep.config import engine_flags, grid, networks
 from experiments.sweep.config import flags as sweep_flags
@@ -20,9 +23,10 @@ from experiments.sweep.config.runs import CORPUS_FILE, DATA_TASK, TEXT_TASK, Run
 from experiments.sweep.config.sweep import SELECTION, Sweep
 from experiments.sweep.measures import MEASURES
 from rnn_jax import checks
+from rnn_jax.estimators import make_estimator
 from rnn_jax.tasks import TASKS, DataFile, Task, load_data_file
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
-from rnn_jax.types import Cell
+from rnn_jax.types import Array, Cell, Params, floats_of, with_floats
 
 Values = Mapping[str, Any]  # {flag: its parsed value}
 
@@ -53,7 +57,8 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
     _check_select(values)
   if selecting:
     axes["seed"], folder = values["select_seed"], folder / SELECTION
-  if "lyapunov" in settings.measure_names or (values["runs_per_device"] or 1) > 1:
+  decomposes = "lyapunov" in settings.measure_names or "fptt" in axes["gradient"]
+  if decomposes or (values["runs_per_device"] or 1) > 1:
     backend.add_spare_threads()  # batched LAPACK calls may deadlock without them
   layout = _layout(values)
   options = values["cell_option"]
@@ -66,6 +71,7 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
   runs_at_once = max(layout.runs_at_once(len(group)) for group in by_group(runs).values())
   runs, cells = networks.networks(runs, settings, tasks, runs_at_once)
   _check_measures(settings, cells, axes["cell"])
+  _check_gradients(runs, tasks)
   sha256 = corpus.sha256 if corpus else None
   return Sweep(
     settings,
@@ -234,6 +240,45 @@ def _layout(values: Values) -> Layout:
     )
   default = 1 if devices[0].platform == "cpu" else RUNS_PER_ACCELERATOR
   return Layout(devices, data_parallel, values["runs_per_device"] or default)
+
+
+def _check_gradients(runs: Sequence[Run], tasks: Mapping[Key, RunTasks]) -> None:
+  """Checks that each run's rule for the gradient supports its network and its clipping."""
+  for alike in by_group(runs).values():
+    run = alike[0]
+    if not make_estimator(run.gradient).forward:
+      continue
+    if run.clip_by == "carry" and run.clip_norm is not None:
+      raise ValueError(
+        "--clip_by must not be carry with a rule for the gradient that runs forward in time, since "
+        f"it has no dL/dh_t, got --gradient={run.gradient}."
+      )
+    size = task_input_size(tasks[key_of(run)].train)
+    for cell in networks.make_cells(run):
+      try:
+        _trace_estimator(cell, size, run.gradient)
+      except ValueError as error:
+        raise ValueError(
+          f"--gradient={run.gradient} does not support {run.network}: {error}"
+        ) from None
+      size = run.width
+
+
+def _trace_estimator(cell: Cell, input_size: int, gradient: str) -> None:
+  """Traces a rule for one cell; raises ValueError if the rule does not support it."""
+
+  def estimate(key: Array) -> PyTree:
+    params = cell.init(key, input_size)
+    xs = jnp.zeros((2, 1, input_size))
+
+    def loss(floats: Params) -> Array:
+      own = with_floats(floats, params)
+      _, ys = make_estimator(gradient).unroll(cell, own, xs, estimator_key=key, key=key)
+      return jnp.sum(ys)
+
+    return jax.grad(loss)(floats_of(params))
+
+  jax.eval_shape(estimate, jax.random.key(0))
 
 
 def _check_measures(settings: Settings, cells: Sequence[Cell], names: Sequence[str]) -> None:

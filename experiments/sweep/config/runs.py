@@ -104,6 +104,7 @@ class Run:
     residual: whether each layer's input is added to its output, from the second layer on.
     dropout: dropout rate between layers; 0 for no dropout.
     zoneout: probability that a unit keeps its previous carry; 0 for no zoneout.
+    gradient: name of the rule for the gradient through time, for `make_estimator`.
   """
 
   cell: str
@@ -126,6 +127,7 @@ class Run:
   residual: bool = False
   dropout: float = 0.0
   zoneout: float = 0.0
+  gradient: str = added("bptt")
 
   @property
   def network(self) -> str:
@@ -199,6 +201,8 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
   parts += [name for name in ("layer_norm", "residual") if getattr(run, name)]
   rates = {"dropout": run.dropout, "zoneout": run.zoneout}
   parts += [f"{name}{_show(rate)}" for name, rate in rates.items() if rate > 0]
+  if run.gradient != "bptt":
+    parts.append(run.gradient)
   if run.options:
     parts.append(options_text(run.options).replace(", ", "-"))
   return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])

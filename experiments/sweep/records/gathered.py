@@ -251,10 +251,11 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
     options = options_text(run.options)
-    if not all(map(is_text, (run.cell, run.clip_by, options, run.task, run.optimizer))):
+    texts = run.cell, run.clip_by, options, run.task, run.optimizer, run.gradient
+    if not all(map(is_text, texts)):
       raise TypeError(
-        "cell, clip_by, options, task and optimizer must be text without control characters, got "
-        f"{run}"
+        "cell, clip_by, options, task, optimizer and gradient must be text without control "
+        f"characters, got {run}"
       )
     if not isinstance(run.steps, int) or not 0 <= run.steps < 2**31:
       raise TypeError(f"steps must be an integer from 0 to {2**31 - 1}, got {run.steps}")
@@ -281,6 +282,7 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
       "residual": bool(run.residual),
       "dropout": float(run.dropout),
       "zoneout": float(run.zoneout),
+      "gradient": run.gradient,
     }
 
 

@@ -48,8 +48,14 @@ def diverged_step(result: Result, task: Task) -> DivergedStep | None:
 
 
 def locate(diverged: DivergedStep) -> NonFinite | None:
-  """Recomputes a diverged step; returns the location of its first NaN or infinity, if any."""
+  """Recomputes a diverged step; returns the location of its first NaN or infinity, if any.
+
+  The backward pass is that of backpropagation through time, even if the run used another rule for
+  the gradient.
+  """
   numbers = numbers_of(diverged.run)
+  options = time_options(diverged.run, numbers)
+  options.pop("estimator", None)
   params, opt_state, batch = diverged.snapshot
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
   return first_nonfinite(
@@ -60,5 +66,5 @@ def locate(diverged: DivergedStep) -> NonFinite | None:
     optimizer=optimizer_of(diverged.run, numbers),
     opt_state=opt_state,
     key=mask_key(data_key, diverged.step),
-    **time_options(diverged.run, numbers),
+    **options,
   )

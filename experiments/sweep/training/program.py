@@ -25,6 +25,7 @@ from experiments.sweep.measures import MEASURES, Moment, Variables, by_leaf
 from experiments.sweep.records.record import Record
 from experiments.sweep.training.run_setup import (
   Numbers,
+  estimator_key,
   mask_key,
   network,
   numbers_of,
@@ -293,6 +294,8 @@ def _train_step(
   optimizer, options = optimizer_of(run, numbers), time_options(run, numbers)
   options["remat"] = group.remat
   options["key"] = mask_key(data_key, state.step, group.data_parallel)
+  if "estimator" in options:
+    options["estimator_key"] = estimator_key(data_key, state.step, group.data_parallel)
   batch = shard(whole, group.data_parallel)
   total = functools.partial(psum, count=group.data_parallel)
   new, _, metrics = update(group.model, optimizer, task.loss, state, batch, psum=total, **options)

@@ -13,6 +13,7 @@ from jaxtyping import Key
 
 from experiments.sweep.config.networks import make_cells
 from experiments.sweep.config.runs import Run
+from rnn_jax.estimators import make_estimator
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import shard
 from rnn_jax.training import make_optimizer
@@ -69,13 +70,17 @@ def optimizer_of(run: Run, numbers: Numbers) -> optax.GradientTransformation:
 
 
 def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
-  """Returns the arguments `truncation` and `clip_carry` of `rnn_jax.training.update`.
+  """Returns the arguments `truncation`, `clip_carry` and `estimator` of `rnn_jax.training.update`.
 
   Their values are those of the run whose numeric settings are `numbers`. `run` may be any run of
   the same group, because only its `clip_by` is read.
   """
   limit = numbers.clip_norm if run.clip_by == "carry" else None
-  return {"truncation": numbers.truncation, "clip_carry": limit}
+  if run.gradient == "bptt":
+    return {"truncation": numbers.truncation, "clip_carry": limit}
+  estimator = make_estimator(run.gradient)
+  cut = None if estimator.forward else numbers.truncation
+  return {"truncation": cut, "clip_carry": limit, "estimator": estimator}
 
 
 def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) -> Key[Array, ""]:
@@ -86,9 +91,25 @@ def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) 
     step: the step.
     data_parallel: number of devices that share a batch; each device gets a key of its own.
   """
-  # The key of a step's batch is fold_in(data_key, step). Steps are below 2³¹, so folding in 2³² − 1
-  # gives a key that no batch uses.
-  key = jax.random.fold_in(jax.random.fold_in(data_key, np.uint32(2**32 - 1)), step)
+  return _own_key(data_key, np.uint32(2**32 - 1), step, data_parallel)
+
+
+def estimator_key(
+  data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1
+) -> Key[Array, ""]:
+  """Returns the key from which the rule for the gradient draws its numbers at a step.
+
+  The arguments are those of `mask_key`.
+  """
+  return _own_key(data_key, np.uint32(2**32 - 2), step, data_parallel)
+
+
+def _own_key(
+  data_key: Key[Array, ""], purpose: np.uint32, step: ArrayLike, data_parallel: int
+) -> Key[Array, ""]:
+  # The key of a step's batch is fold_in(data_key, step). Steps are below 2³¹, so folding in a
+  # larger number gives a key that no batch uses.
+  key = jax.random.fold_in(jax.random.fold_in(data_key, purpose), step)
   if data_parallel == 1:
     return key
   return shard(jax.random.split(key, data_parallel), data_parallel)[0]
