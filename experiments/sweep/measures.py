@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.cli import tables
 from rnn_jax import checks, registry
+from rnn_jax.estimators import Comparison, Estimator, estimator_bias
 from rnn_jax.gradient_flow import (
   decay_rate,
   effective_memory,
@@ -44,6 +45,7 @@ class Moment(NamedTuple):
     batch: the whole batch of the step.
     share: the examples of the batch that this device processes; all of them unless several devices
       share the batch.
+    estimator: the rule for the gradient through time.
     mean: maps values [..., examples], for the examples in `share`, to their mean [...] over the
       whole batch.
   """
@@ -53,6 +55,7 @@ class Moment(NamedTuple):
   task: Task
   batch: Batch
   share: Batch
+  estimator: Estimator
   mean: Callable[[Array], Array]
 
   def network(self, batch: Batch) -> tuple[Sequence[Cell], Sequence[Params], Array]:
@@ -160,6 +163,30 @@ def _truncation_bias(moment: Moment) -> Variables:
   return {"truncation_cosine": bias.cosine, "truncation_error": bias.relative_error}
 
 
+def _estimator_bias(moment: Moment) -> Variables:
+  keys = _ESTIMATES if moment.estimator.random else 1
+  lags = min(_LAG_SHARES, len(moment.batch.mask))
+  found = estimator_bias(
+    *moment.network(moment.batch),
+    moment.mean_loss,
+    estimator=moment.estimator,
+    key=jax.random.key(0),
+    num_keys=keys,
+    num_lags=lags,
+  )
+  layers = [found.total, *found.layers]
+  compared = {
+    name: jnp.stack([getattr(a, name) for a in layers[1:]]) for name in Comparison._fields
+  }
+  return {
+    "estimator_cosine": compared["cosine"],
+    "estimator_error": compared["relative_error"],
+    "estimator_bias": compared["bias"],
+    "estimator_deviation": compared["standard_deviation"],
+    "kept_share": jnp.stack([a.kept for a in found.lags]),
+  }
+
+
 def _saturation(moment: Moment) -> Variables:
   layers = saturation(*moment.network(moment.batch))
   names = {gate: [layer[gate] for layer in layers] for gate in layers[0]}
@@ -188,6 +215,10 @@ def has_recurrent_kernel(cell: Cell) -> bool:
 
 
 _EXPONENTS = 4  # number of Lyapunov exponents to compute
+_ESTIMATES = 32  # number of keys for which a random rule's estimate of the gradient is compared
+_LAG_SHARES = (
+  16  # number of lags whose shares are compared, the last entry holding all further ones
+)
 # The effective memory is the smallest lag at which less than this share of the lag-0 gradient norm
 # is left.
 _SHARE_LEFT = 0.01
@@ -250,6 +281,34 @@ MEASURES: Mapping[str, Measure] = {
     quantities={
       "truncation_cosine": ("cosine of the truncated gradient with full BPTT", "1"),
       "truncation_error": ("relative error of the truncated gradient against full BPTT", "1"),
+    },
+  ),
+  "estimator_bias": Measure(
+    "the gradient by the run's rule, without dropout, against full BPTT, of each layer's cell: "
+    f"cosine, relative error, and over {_ESTIMATES} keys of a random rule bias and standard "
+    "deviation in units of the gradient's norm; of each layer's own lags, the last entry all "
+    "further ones, the share of the true gradient that the mean estimate holds",
+    "the gradient by the run's rule (`--gradient`) against full BPTT: cosine, relative error, "
+    "bias, standard deviation, and how much of each lag's share it holds",
+    f"a training step and the shares of {_LAG_SHARES} lags; for a random rule {_ESTIMATES} times",
+    ("layer", "share_lag"),
+    {
+      "estimator_cosine": "cosine with\nfull BPTT",
+      "estimator_error": "relative error",
+      "estimator_bias": "bias",
+      "estimator_deviation": "standard\ndeviation",
+      "kept_share": "share of lag $k$\nthat is kept",
+    },
+    _estimator_bias,
+    quantities={
+      "estimator_cosine": ("cosine of the rule's gradient with full BPTT", "1"),
+      "estimator_error": ("relative error of the rule's gradient against full BPTT", "1"),
+      "estimator_bias": ("relative bias of the rule's gradient against full BPTT", "1"),
+      "estimator_deviation": (
+        "standard deviation of the rule's gradient, relative to its norm",
+        "1",
+      ),
+      "kept_share": ("share of the lag in the true gradient that the rule keeps", "1"),
     },
   ),
   "saturation": Measure(

@@ -7,29 +7,27 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from rnn_jax import checks
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.estimators._backward import Factors, backward_estimator
 from rnn_jax.estimators._estimator import Estimator
-from rnn_jax.time_loop import unroll
+from rnn_jax.time_loop import Truncation, check_truncation, unroll
 from rnn_jax.types import Carry, Cell, Params, Sequences
 
 
 @memoized
-def tbptt(truncation: int = 10) -> Estimator:
+def tbptt(truncation: Truncation = 10) -> Estimator:
   """Truncated backpropagation through time (TBPTT), cut every k steps.
 
     λ_t = δ_t + [(t + 1) mod k ≠ 0] J_{t+1}ᵀ λ_{t+1}        dL/dθ = Σ_t I_tᵀ λ_t
 
   The loss at step t reaches back t mod k steps, so all lags from k on are lost, and on average
-  (k + 1) / 2 steps are covered. It is the derivative of `unroll(truncation=k)`, which also takes a
-  traced k.
+  (k + 1) / 2 steps are covered. It is the derivative of `unroll(truncation=k)`.
 
   Cost per step: P. Memory: k·N per example if the k steps are a program of their own
   (`rnn_jax.windows.train_windows`), T·N in one scan over all steps. Biased.
 
   Args:
-    truncation: k, at least 1.
+    truncation: k, at least 1. An int or a traced scalar.
   Returns:
     An Estimator that is not random.
   Raises:
@@ -37,11 +35,12 @@ def tbptt(truncation: int = 10) -> Estimator:
   References:
     Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490
   """
-  k = checks.integer("truncation", truncation)
+  check_truncation(truncation)
+  k = truncation
 
   def factors(num_steps: int, batch_size: int, key: Key[Array, ""]) -> Factors:
     del batch_size, key
-    return Factors((jnp.arange(num_steps) % k != 0).astype(float))
+    return Factors((jnp.arange(num_steps, dtype=jnp.int32) % jnp.int32(k) != 0).astype(float))
 
   def truncated(
     cell: Cell,

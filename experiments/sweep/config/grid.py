@@ -13,7 +13,6 @@ import numpy as np
 from experiments.networks.cell_options import options_text
 from experiments.sweep.config.runs import Run
 from rnn_jax.cells import cell_options
-from rnn_jax.estimators import make_estimator
 
 # A design is refused above this number of combinations, far more than anyone trains.
 _MOST_COMBINATIONS = 10**6
@@ -75,8 +74,8 @@ def expand(
   that become equal are one run. These settings are: an axis that the cell has no option for, such
   as the forget bias of an Elman cell; the forget bias with cell options that replace it; the
   recurrent kernel, with a gain of 0; `clip_by` without clipping; `layer_norm`, `residual` and
-  `dropout` with one layer; a truncation of at least the sequence length, or with a rule for the
-  gradient that runs forward in time.
+  `dropout` with one layer; a truncation of at least the sequence length, or with another rule for
+  the gradient than `bptt`.
 
   Args:
     axes: {axis: its values}, for every axis in `AXES`.
@@ -169,8 +168,8 @@ def _effective(run: Run, options: CellOptions) -> tuple[Run, list[tuple[str, str
   if run.depth == 1:
     for name, off in (("layer_norm", False), ("residual", False), ("dropout", 0.0)):
       neutral[name] = (off, "at depth 1")
-  if make_estimator(run.gradient).forward:
-    neutral["truncation"] = (None, f"with gradient={run.gradient}, which is never cut")
+  if run.gradient != "bptt":
+    neutral["truncation"] = (None, f"with gradient={run.gradient}, which replaces it")
   elif run.truncation is not None and run.truncation >= run.sequence_length:
     neutral["truncation"] = (
       None,

@@ -84,7 +84,8 @@ class Run:
   Attributes:
     cell: name of the cell.
     depth: number of layers.
-    truncation: time steps after which backpropagation through time is cut; None for no cut.
+    truncation: time steps after which backpropagation through time is cut; None for no cut, and
+      for another rule for the gradient.
     seed: seed of the params and of the data.
     learning_rate: learning rate of the optimizer.
     clip_norm: norm above which gradients are clipped; None for no clipping.

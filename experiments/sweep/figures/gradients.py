@@ -126,14 +126,21 @@ def figure_makers(gradients: xr.Dataset) -> dict[str, Callable[..., Any]]:
   makers: dict[str, Callable[..., Any]] = {}
   if "log10_lag_norm" in gradients:
     makers["gradient_decay"] = decay
+  if _with_norms(gradients).sizes["run"]:
+    makers |= {"gradient_by_truncation": gradient_by_truncation, "depth_by_time": depth_by_time}
   return {
     **makers,
-    "gradient_by_truncation": gradient_by_truncation,
-    "depth_by_time": depth_by_time,
     "training": training,
     **measure_figures(gradients),
     **FIGURES,
   }
+
+
+def _with_norms(gradients: xr.Dataset) -> xr.Dataset:
+  """Returns the runs that have dL/dh_t; a rule that runs forward in time has none."""
+  norms = gradients["log10_grad_norm"]
+  known = norms.notnull().any([dim for dim in norms.dims if dim != "run"])
+  return gradients.isel(run=np.flatnonzero(known.values))
 
 
 def decay(gradients: xr.Dataset, look: Look = DEFAULT) -> Figure:
@@ -268,6 +275,7 @@ def gradient_by_truncation(gradients: xr.Dataset, look: Look = DEFAULT) -> Figur
   Returns:
     The figure.
   """
+  gradients = _with_norms(gradients)
   rows = panel_rows(varied_settings(gradients), look.facet)
   gradients, chosen = choose_rows(gradients, rows)
   norms = bottom_layer(gradients, "log10_grad_norm")
@@ -303,6 +311,7 @@ def depth_by_time(gradients: xr.Dataset, look: Look = DEFAULT) -> Figure:
   Returns:
     The figure.
   """
+  gradients = _with_norms(gradients)
   rows = panel_rows(varied_settings(gradients), look.facet)
   gradients, chosen = choose_rows(gradients, rows)
   data = gradients["log10_grad_norm"].transpose("run", "step", "layer", "time")

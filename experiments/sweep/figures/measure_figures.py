@@ -43,6 +43,7 @@ X_LABELS = {
   "lag": "lag $k$ (time steps)",
   "exponent": "index of the exponent",
   "reach": "truncation (time steps)",
+  "share_lag": "lag $k$ (time steps)",
 }
 
 
@@ -53,10 +54,11 @@ _DRAWN = ("log10_grad_norm", "log10_lag_norm")
 def measure_figures(gradients: xr.Dataset) -> dict[str, Callable[..., Figure]]:
   """Returns {name: function that draws the figure} for the recorded measures.
 
-  A figure has the name of its measure. A variable that no measure in `MEASURES` declares, such as
-  one of a measure that another version has, has a figure of its own, with the variable's name. The
-  variable `log10_lag_norm` is left out, because the figure `gradient_decay` shows it, and so are
-  the variables in `undrawn`.
+  A figure has the name of its measure. If the measure's variables are drawn against different
+  dimensions, those of the second one have a figure `MEASURE_by_DIMENSION`. A variable that no
+  measure in `MEASURES` declares, such as one of a measure that another version has, has a figure of
+  its own, with the variable's name. The variable `log10_lag_norm` is left out, because the figure
+  `gradient_decay` shows it, and so are the variables in `undrawn`.
 
   A function's arguments are the gradients and a `Look`.
   """
@@ -65,12 +67,16 @@ def measure_figures(gradients: xr.Dataset) -> dict[str, Callable[..., Figure]]:
   for name, measure in MEASURES.items():
     found = {v: label for v, label in measure.labels.items() if v in gradients}
     found = {v: label for v, label in found.items() if v not in _DRAWN and v not in missing}
-    if found:
-      figures[name] = functools.partial(_figure, variables=found, name=name)
+    by_dim: dict[str, dict[str, str]] = {}
+    for variable, label in found.items():
+      by_dim.setdefault(_dims(gradients, variable)[-1], {})[variable] = label
+    for i, (dim, own) in enumerate(by_dim.items()):
+      figure = f"{name}_by_{dim}" if i else name
+      figures[figure] = functools.partial(_figure, variables=own, name=name)
   for variable in _undeclared(gradients):
     if variable not in missing:
-      label = {variable: variable.replace("_", " ")}
-      figures[variable] = functools.partial(_figure, variables=label, name=variable)
+      labels = {variable: variable.replace("_", " ")}
+      figures[variable] = functools.partial(_figure, variables=labels, name=variable)
   return figures
 
 

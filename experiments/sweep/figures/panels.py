@@ -229,13 +229,17 @@ def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]], band: str =
 def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
   """Returns the drawn runs' truncations as text, such as "truncation 32 or full BPTT".
 
+  Rules for the gradient other than backpropagation through time stand in place of a truncation.
+
   Args:
     data: records of a sweep, with the dimension `run`.
     drawn: indices of the runs of each line.
   """
-  truncations = run_columns(data)["truncation"]
-  lengths = sorted({truncations[run] for runs in drawn for run in runs})
-  return " or ".join(describe("truncation", length) for length in lengths)
+  columns, indices = run_columns(data), [run for runs in drawn for run in runs]
+  rules = columns.get("gradient", ["bptt"] * len(columns["truncation"]))
+  lengths = sorted({columns["truncation"][run] for run in indices if rules[run] == "bptt"})
+  others = sorted({str(rules[run]) for run in indices} - {"bptt"})
+  return " or ".join([*(describe("truncation", length) for length in lengths), *others])
 
 
 def bottom_layer(data: xr.Dataset, name: str) -> Float[np.ndarray, "run step ..."]:

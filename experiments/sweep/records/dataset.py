@@ -37,6 +37,11 @@ _QUANTITIES = {
   "layer": ("layer", "1", "1: the layer that reads the inputs."),
   "time": ("time t", _TIME, "From 0. h_t is the carry after step t."),
   "lag": ("lag k", _TIME, "From 0. Lag k is time step T-1-k, k steps before the last one."),
+  "share_lag": (
+    "lag of a share of the gradient",
+    _TIME,
+    "From 0. The last entry holds all further lags.",
+  ),
   "exponent": ("index of the Lyapunov exponent", "1", "1: the largest exponent."),
   "reach": ("truncation whose gradient is compared", _TIME, ""),
   # Settings of a run.

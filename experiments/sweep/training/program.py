@@ -26,6 +26,7 @@ from experiments.sweep.records.record import Record
 from experiments.sweep.training.run_setup import (
   Numbers,
   estimator_key,
+  estimator_of,
   mask_key,
   network,
   numbers_of,
@@ -217,13 +218,14 @@ def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
   return init_state(model, optimizer_of(run, numbers), params_key, xs)
 
 
-def _measure(group: _Group, params: Params, batch: Batch) -> dict[str, Variables]:
+def _measure(group: _Group, numbers: Numbers, params: Params, batch: Batch) -> dict[str, Variables]:
   """Computes the sweep's measures at a step.
 
   `batch` is the whole batch, even if devices share it.
   """
   share = shard(batch, group.data_parallel)
-  moment = Moment(group.model, params, group.tasks.train, batch, share, group.mean)
+  estimator = estimator_of(group.run, numbers)
+  moment = Moment(group.model, params, group.tasks.train, batch, share, estimator, group.mean)
   return {name: MEASURES[name].of(moment) for name in group.settings.measure_names}
 
 
@@ -266,7 +268,7 @@ def _evaluate(group: _Group, params: Params, held_out: PyTree) -> dict[str, Arra
 
 def _train_step(
   group: _Group,
-  measure: Callable[[Params, Batch], dict[str, Variables]],
+  measure: Callable[[Numbers, Params, Batch], dict[str, Variables]],
   evaluate: Callable[[Params, PyTree], dict[str, Array]],
   numbers: Numbers,
   data_key: Key[Array, ""],
@@ -285,8 +287,8 @@ def _train_step(
   whole = task.batch(training, jax.random.fold_in(data_key, state.step))
   is_last = state.step == run.steps
   due = (state.step % settings.measure_every == 0) | is_last
-  missing = _missing(jax.eval_shape(measure, state.params, whole))
-  measured = jax.lax.cond(due, lambda: measure(state.params, whole), lambda: missing)
+  missing = _missing(jax.eval_shape(measure, numbers, state.params, whole))
+  measured = jax.lax.cond(due, lambda: measure(numbers, state.params, whole), lambda: missing)
   every = settings.evaluate_every
   due = is_last if every is None else (state.step % every == 0) | is_last
   unknown = _missing(jax.eval_shape(evaluate, state.params, held_out))

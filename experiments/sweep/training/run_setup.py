@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
@@ -13,7 +14,7 @@ from jaxtyping import Key
 
 from experiments.sweep.config.networks import make_cells
 from experiments.sweep.config.runs import Run
-from rnn_jax.estimators import make_estimator
+from rnn_jax.estimators import Estimator, make_estimator, tbptt
 from rnn_jax.modules import DeepRNN
 from rnn_jax.parallel import shard
 from rnn_jax.training import make_optimizer
@@ -69,8 +70,18 @@ def optimizer_of(run: Run, numbers: Numbers) -> optax.GradientTransformation:
   return make_optimizer(run.optimizer, numbers.learning_rate, numbers.clip_norm, run.clip_by)
 
 
+def estimator_of(run: Run, numbers: Numbers) -> Estimator:
+  """Returns the rule for the gradient of the run whose numeric settings are `numbers`.
+
+  `run` may be any run of the same group.
+  """
+  if run.gradient == "bptt":
+    return tbptt(jnp.asarray(numbers.truncation))
+  return make_estimator(run.gradient)
+
+
 def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
-  """Returns the arguments `truncation`, `clip_carry` and `estimator` of `rnn_jax.training.update`.
+  """Returns the arguments `clip_carry`, and `truncation` or `estimator`, of `update`.
 
   Their values are those of the run whose numeric settings are `numbers`. `run` may be any run of
   the same group, because only its `clip_by` is read.
@@ -78,9 +89,7 @@ def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
   limit = numbers.clip_norm if run.clip_by == "carry" else None
   if run.gradient == "bptt":
     return {"truncation": numbers.truncation, "clip_carry": limit}
-  estimator = make_estimator(run.gradient)
-  cut = None if estimator.forward else numbers.truncation
-  return {"truncation": cut, "clip_carry": limit, "estimator": estimator}
+  return {"clip_carry": limit, "estimator": estimator_of(run, numbers)}
 
 
 def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) -> Key[Array, ""]:

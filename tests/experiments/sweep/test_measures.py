@@ -15,6 +15,7 @@ from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.measures import MEASURES, Moment, by_leaf, coordinates, reaches
 from rnn_jax import CELLS, DeepRNN, make_cell
 from rnn_jax.cells import ClockworkCarry, DilatedCarry, LSTMCarry
+from rnn_jax.estimators import uoro
 from rnn_jax.gradient_flow import lag_profile, saturation
 from rnn_jax.tasks import copy_memory
 
@@ -32,7 +33,7 @@ def moment(cell, depth):
     return batch, model.init(jax.random.key(0), batch.xs)["params"]
 
   batch, params = start()
-  return Moment(model, params, TASK, batch, batch, functools.partial(jnp.mean, axis=-1))
+  return Moment(model, params, TASK, batch, batch, uoro(), functools.partial(jnp.mean, axis=-1))
 
 
 @pytest.mark.parametrize("cell", ["elman", "lstm"])
