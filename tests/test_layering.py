@@ -35,7 +35,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"text"},
     {"tasks"},
     {"training"},
-    {"windows", "checkpoints", "interop", "testing"},
+    {"penalties", "windows", "checkpoints", "interop", "testing"},
   ),
   "rnn_jax/time_loop": (
     {"_read_order"},
