@@ -30,7 +30,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"probes", "losses"},
     {"clipping"},
     {"time_loop"},
-    {"modules"},
+    {"modules", "network_init"},
     {"gradient_flow", "sampling"},
     {"text"},
     {"tasks"},

@@ -53,7 +53,8 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
     _check_select(values)
   if selecting:
     axes["seed"], folder = values["select_seed"], folder / SELECTION
-  if "lyapunov" in settings.measure_names or (values["runs_per_device"] or 1) > 1:
+  flosses = any(values["flossing"]) or any(values["flossing_steps"])
+  if "lyapunov" in settings.measure_names or flosses or (values["runs_per_device"] or 1) > 1:
     backend.add_spare_threads()  # batched LAPACK calls may deadlock without them
   layout = _layout(values)
   options = values["cell_option"]

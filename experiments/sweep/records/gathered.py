@@ -251,10 +251,11 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
     options = options_text(run.options)
-    if not all(map(is_text, (run.cell, run.clip_by, options, run.task, run.optimizer))):
+    texts = run.cell, run.clip_by, options, run.task, run.optimizer
+    if not all(map(is_text, (*texts, run.schedule, run.initialization))):
       raise TypeError(
-        "cell, clip_by, options, task and optimizer must be text without control characters, got "
-        f"{run}"
+        "cell, clip_by, options, task, optimizer, schedule and initialization must be text without "
+        f"control characters, got {run}"
       )
     if not isinstance(run.steps, int) or not 0 <= run.steps < 2**31:
       raise TypeError(f"steps must be an integer from 0 to {2**31 - 1}, got {run.steps}")
@@ -281,6 +282,16 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
       "residual": bool(run.residual),
       "dropout": float(run.dropout),
       "zoneout": float(run.zoneout),
+      "schedule": run.schedule,
+      "warmup": np.int32(run.warmup),
+      "momentum": float(run.momentum),
+      "weight_decay": float(run.weight_decay),
+      "omega": float(run.omega),
+      "spectral_penalty": float(run.spectral_penalty),
+      "flossing": float(run.flossing),
+      "flossing_exponents": np.int32(run.flossing_exponents),
+      "flossing_steps": np.int32(run.flossing_steps),
+      "initialization": run.initialization,
     }
 
 
