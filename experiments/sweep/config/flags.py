@@ -130,9 +130,9 @@ _AXES = (
     "axis",
   ),
   Flag(
-    "omega",
+    "omega_penalty",
     "0",
-    _weight("omega"),
+    _weight("omega_penalty"),
     "Weight of Pascanu's Ω in the objective, which keeps gradients from vanishing; 0 for none.",
     "axis",
   ),

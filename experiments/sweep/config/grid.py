@@ -38,7 +38,7 @@ AXES = (
   "weight_decay",
   "clip_norm",
   "clip_by",
-  "omega",
+  "omega_penalty",
   "spectral_penalty",
   "flossing",
   "flossing_exponents",

@@ -16,13 +16,13 @@ NUMBERS = (
   *("seed", "truncation", "learning_rate", "clip_norm"),
   *("recurrent_gain", "forget_bias"),
   *("warmup", "momentum", "weight_decay"),
-  *("omega", "spectral_penalty", "flossing", "flossing_steps"),
+  *("omega_penalty", "spectral_penalty", "flossing", "flossing_steps"),
 )
 # Those numbers whose value 0 leaves a computation out of the program: runs with 0 and runs with
 # other values are in different groups.
 SWITCHED = (
   *("warmup", "momentum", "weight_decay"),
-  *("omega", "spectral_penalty", "flossing", "flossing_steps"),
+  *("omega_penalty", "spectral_penalty", "flossing", "flossing_steps"),
 )
 _SHARED = tuple(field.name for field in dataclasses.fields(Run) if field.name not in NUMBERS)
 # The settings that `Run.network` names.

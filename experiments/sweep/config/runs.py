@@ -110,7 +110,7 @@ class Run:
     warmup: optimization steps over which the learning rate first grows from 0.
     momentum: factor on the accumulated steps of `sgd` and `rmsprop`; 0 for no momentum.
     weight_decay: share of the params that a step at learning rate 1 removes; 0 for none.
-    omega: weight of Pascanu's Ω in the objective; 0 for none.
+    omega_penalty: weight of Pascanu's Ω in the objective; 0 for none.
     spectral_penalty: weight of the penalty on spectral radii other than 1; 0 for none.
     flossing: weight of the squared Lyapunov exponents in the objective; 0 for none.
     flossing_exponents: number of Lyapunov exponents of each layer that flossing pushes toward 0.
@@ -142,7 +142,7 @@ class Run:
   warmup: int = added(0)
   momentum: float = added(0.0)
   weight_decay: float = added(0.0)
-  omega: float = added(0.0)
+  omega_penalty: float = added(0.0)
   spectral_penalty: float = added(0.0)
   flossing: float = added(0.0)
   flossing_exponents: int = added(1)

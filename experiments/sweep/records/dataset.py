@@ -72,7 +72,7 @@ _QUANTITIES = {
   "warmup": ("optimization steps over which the learning rate grows", _STEPS, "0: no warm-up."),
   "momentum": ("momentum of the optimizer", "1", "0: no momentum. adam has its own."),
   "weight_decay": ("decoupled weight decay", "1", "0: no weight decay."),
-  "omega": ("weight of Pascanu's Ω in the objective", "1", "0: not in the objective."),
+  "omega_penalty": ("weight of Pascanu's Ω in the objective", "1", "0: not in the objective."),
   "spectral_penalty": ("weight of (spectral radius - 1)²", "1", "0: not in the objective."),
   "flossing": ("weight of the squared Lyapunov exponents", "1", "0: not in the objective."),
   "flossing_exponents": ("Lyapunov exponents of each layer that are flossed", "1", ""),

@@ -286,7 +286,7 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
       "warmup": np.int32(run.warmup),
       "momentum": float(run.momentum),
       "weight_decay": float(run.weight_decay),
-      "omega": float(run.omega),
+      "omega_penalty": float(run.omega_penalty),
       "spectral_penalty": float(run.spectral_penalty),
       "flossing": float(run.flossing),
       "flossing_exponents": np.int32(run.flossing_exponents),

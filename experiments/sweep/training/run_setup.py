@@ -40,7 +40,7 @@ class Numbers(NamedTuple):
   warmup: ArrayLike
   momentum: ArrayLike
   weight_decay: ArrayLike
-  omega: ArrayLike
+  omega_penalty: ArrayLike
   spectral_penalty: ArrayLike
   flossing: ArrayLike
   flossing_steps: ArrayLike
@@ -73,7 +73,7 @@ def numbers_of(run: Run) -> Numbers:
     np.int32(run.warmup),
     np.float32(run.momentum),
     np.float32(run.weight_decay),
-    np.float32(run.omega),
+    np.float32(run.omega_penalty),
     np.float32(run.spectral_penalty),
     np.float32(run.flossing),
     np.int32(run.flossing_steps),
@@ -153,8 +153,8 @@ def penalty_of(run: Run, numbers: Numbers, model: DeepRNN, loss: Loss) -> Penalt
     loss: the task's loss.
   """
   parts: list[Penalty] = []
-  if run.omega:
-    parts.append(omega_penalty(model, loss, numbers.omega))
+  if run.omega_penalty:
+    parts.append(omega_penalty(model, loss, numbers.omega_penalty))
   if run.spectral_penalty:
     parts.append(spectral_penalty(model, numbers.spectral_penalty))
   if run.flossing:

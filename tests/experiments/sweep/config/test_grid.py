@@ -12,6 +12,7 @@ from configured import make_settings
 from experiments.sweep.config import grid
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.runs import run_id
+from experiments.sweep.measures import MEASURES
 from rnn_jax.cells import CELLS, cell_options, make_cell
 
 SETTINGS = make_settings()
@@ -230,3 +231,9 @@ def test_axes_that_older_versions_lack_may_be_missing():
 def test_more_than_a_million_combinations_are_refused_before_they_are_listed():
   with pytest.raises(ValueError, match="at most 1000000 combinations of values, got 18000000"):
     expand({**AXES, "seed": range(10**6)})
+
+
+def test_no_axis_has_the_name_of_a_recorded_variable():
+  """In the records, axes are coordinates next to the variables of the measures."""
+  recorded = {name for measure in MEASURES.values() for name in measure.labels}
+  assert not recorded & set(grid.AXES)

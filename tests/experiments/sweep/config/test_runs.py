@@ -84,7 +84,7 @@ NEW = {
   "warmup": 5,
   "momentum": 0.9,
   "weight_decay": 0.01,
-  "omega": 2.0,
+  "omega_penalty": 2.0,
   "spectral_penalty": 1.0,
   "flossing": 0.5,
   "flossing_exponents": 3,
@@ -100,6 +100,6 @@ def test_settings_that_older_versions_lack_are_left_out_at_their_defaults():
   config = json.loads(json.dumps(run_config(run, SETTINGS, "a")))
   assert NEW.items() <= config.items() and run_of(config) == run
   assert (
-    "-h64-cosine-warmup5-momentum0.9-weight_decay0.01-omega2-spectral_penalty1-flossing0.5-"
+    "-h64-cosine-warmup5-momentum0.9-weight_decay0.01-omega_penalty2-spectral_penalty1-flossing0.5-"
     "flossing_exponents3-flossing_steps100-critical-"
   ) in run_id(run, SETTINGS, "a")
