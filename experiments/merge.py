@@ -188,10 +188,13 @@ def unite(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   if all(difference(found, configurations[0], older=True) is None for found in configurations):
     return {name: first[name] for name in (*_OF_RUNS, *_INPUTS) if name in first}
   ids = list(dict.fromkeys(name for about in sweeps for name in about["runs"]))
-  axes = {
-    name: list(dict.fromkeys(value for found in configurations for value in found[name]))
-    for name in (*grid.AXES, "cell_option")
-  }
+  complete = [grid.complete(found) for found in configurations]
+  axes = grid.without_defaults(
+    {
+      name: list(dict.fromkeys(value for found in complete for value in found[name]))
+      for name in (*grid.AXES, "cell_option")
+    }
+  )
   shared = sweep_folder.shared(configurations[0])
   modules = list(dict.fromkeys(n for found in configurations for n in found.get("import", [])))
   configuration = {**axes, "design": "grid", **shared}

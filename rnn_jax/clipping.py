@@ -185,20 +185,52 @@ def clip_by_global_norm(clip_norm: ArrayLike) -> optax.GradientTransformation:
     TypeError, ValueError: if `clip_norm` is not a scalar above 0.
   """
   check("clip_norm", clip_norm)
+  return _without_overflow(optax.clip_by_global_norm, clip_norm)
+
+
+def clip_adaptively(factor: ArrayLike) -> optax.GradientTransformation:
+  """Returns optax's adaptive gradient clipping, corrected for large norms as clipping by norm is.
+
+    g_u ← g_u · min(1, λ max(‖w_u‖, 10⁻³) / ‖g_u‖)        for each unit u
+
+  A unit is a column of a kernel, all weights into one pre-activation, or a whole bias. Its update
+  by gradient descent changes it by at most the share λ · learning rate of its norm. (Above a global
+  norm of 1e18, units below 1e15 shrink more than the equation says; above 1e36, all become 0.)
+
+  Args:
+    factor: λ; inf for no clipping.
+  Raises:
+    TypeError, ValueError: if `factor` is not a scalar above 0. The transformation's `update` raises
+      a ValueError without params.
+  References:
+    Brock et al., 2021, https://arxiv.org/abs/2102.06171
+  """
+  check("factor", factor)
+  return _without_overflow(optax.adaptive_grad_clip, factor)
+
+
+def _without_overflow(
+  clip: Callable[[ArrayLike], optax.GradientTransformation], threshold: ArrayLike
+) -> optax.GradientTransformation:
+  """Returns `clip(threshold)`, applied to scaled gradients where their squares would overflow.
+
+  Args:
+    clip: makes a stateless transformation. Scaling gradients and threshold must scale its result.
+    threshold: the threshold; inf for no clipping.
+  """
 
   def update(
     updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
   ) -> tuple[optax.Updates, optax.OptState]:
-    del params
     # The scale is a power of two, so that scaling causes no rounding error.
     scale = jnp.where(tree_norm(updates) > 1e18, 2.0**-70, 1.0)
     # Without the barrier XLA would square both factors separately, and the square of g would
     # overflow.
     small = jax.lax.optimization_barrier(jax.tree.map(lambda g: g * scale.astype(g.dtype), updates))
-    clipped, state = optax.clip_by_global_norm(clip_norm * scale).update(small, state)
+    clipped, state = clip(threshold * scale).update(small, state, params)
 
     def restore(g: Array, c: Array) -> Array:
-      return jnp.where(jnp.isinf(clip_norm), g, c / scale.astype(c.dtype))
+      return jnp.where(jnp.isinf(threshold), g, c / scale.astype(c.dtype))
 
     return jax.tree.map(restore, updates, clipped), state
 

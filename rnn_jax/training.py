@@ -5,7 +5,6 @@ For training on a stream, window by window, see `rnn_jax.windows`.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
@@ -17,9 +16,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from rnn_jax import checks, clipping
-from rnn_jax.gradient_flow import omega
 from rnn_jax.losses import masked_mean
-from rnn_jax.modules import CausalModel, MeasuredModel, Model
+from rnn_jax.modules import CausalModel, Model
 from rnn_jax.parallel import vary_alike
 from rnn_jax.probes import tree_norm
 from rnn_jax.tasks import Batch
@@ -35,7 +33,21 @@ OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   "sgd": optax.sgd,
 }
 
-CLIP_BY = ("global_norm", "element", "carry")
+CLIP_BY = ("global_norm", "element", "carry", "adaptive")
+# The ways to clip that are transformations of the whole gradient.
+_CLIPS: Mapping[str, Callable[[ArrayLike], optax.GradientTransformation]] = {
+  "global_norm": clipping.clip_by_global_norm,
+  "element": optax.clip,
+  "adaptive": clipping.clip_adaptively,
+}
+
+# The share of the learning rate that is left at a share of the way from warm-up to the last step.
+_DECAYS: Mapping[str, optax.Schedule] = {
+  "constant": optax.constant_schedule(1.0),
+  "linear": optax.linear_schedule(1.0, 0.0, 1),
+  "cosine": optax.cosine_decay_schedule(1.0, 1),
+}
+SCHEDULES = tuple(_DECAYS)
 
 
 @flax.struct.dataclass
@@ -85,23 +97,41 @@ def make_optimizer(
   learning_rate: ArrayLike | optax.Schedule,
   clip_norm: ArrayLike | None = None,
   clip_by: str = "global_norm",
+  *,
+  momentum: ArrayLike | None = None,
+  weight_decay: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
   """Returns gradient clipping followed by an optax optimizer with optax's default hyperparameters.
 
     global_norm: g ← g · min(1, c / ‖g‖)      element: g_i ← min(max(g_i, −c), c)
+    adaptive: g_u ← g_u · min(1, c max(‖w_u‖, 10⁻³) / ‖g_u‖) for each unit u; see
+      `rnn_jax.clipping.clip_adaptively`
+
+    m ← μ m + d(g)      params ← params − learning_rate (m + ω params)
+
+  d(g) is the optimizer's direction: g for `sgd`. Momentum accumulates directions, and weight decay
+  is decoupled: ω params enters neither d nor m. It acts on all params, biases included.
 
   Args:
     name: `adam`, `rmsprop` or `sgd`.
-    learning_rate: a number, a schedule, or a traced scalar.
-    clip_norm: c, the largest norm (or element) that passes unchanged; None or inf for no clipping.
-    clip_by: `global_norm`, `element` or `carry`. With `carry` this transformation does not clip.
-      Pass `clip_carry=c` to `update` instead, which clips at every step of the backward pass.
+    learning_rate: a number, a schedule such as `learning_rate_schedule` returns, or a traced
+      scalar.
+    clip_norm: c, the largest norm (or element, or share of a unit's norm) that passes unchanged;
+      None or inf for no clipping.
+    clip_by: `global_norm`, `element`, `adaptive` or `carry`. With `carry` this transformation does
+      not clip. Pass `clip_carry=c` to `update` instead, which clips at every step of the backward
+      pass.
+    momentum: μ, from 0 to below 1; None for none, m = d(g). `adam` has its own.
+    weight_decay: ω, at least 0; None for none.
   Raises:
-    TypeError, ValueError: if a name is unknown, or if a number is out of range.
+    TypeError, ValueError: if a name is unknown, if a number is out of range, or if `adam` is given
+      a momentum.
   References:
     Pascanu, Mikolov and Bengio, 2013 (by global norm), https://arxiv.org/abs/1211.5063
     Graves, 2013 (by element, inside backpropagation through time),
       https://arxiv.org/abs/1308.0850
+    Brock et al., 2021 (adaptive), https://arxiv.org/abs/2102.06171
+    Loshchilov and Hutter, 2019 (decoupled weight decay), https://arxiv.org/abs/1711.05101
   """
   optimizer = OPTIMIZERS[checks.choice("optimizer", name, OPTIMIZERS)]
   checks.choice("clip_by", clip_by, CLIP_BY)
@@ -109,10 +139,60 @@ def make_optimizer(
     checks.number("learning_rate", learning_rate, above=0)
   if clip_norm is not None:
     clipping.check("clip_norm", clip_norm)
-  if clip_norm is None or clip_by == "carry":
-    return optimizer(learning_rate)
-  clip = clipping.clip_by_global_norm if clip_by == "global_norm" else optax.clip
-  return optax.chain(clipping.with_clip_state(clip(clip_norm)), optimizer(learning_rate))
+  if momentum is not None:
+    checks.number("momentum", momentum, minimum=0, below=1)
+    if name == "adam":
+      raise ValueError(f"momentum must be None with adam, which has its own, got {momentum}.")
+  if weight_decay is not None:
+    checks.number("weight_decay", weight_decay, minimum=0)
+  parts = []
+  if clip_norm is not None and clip_by != "carry":
+    parts.append(clipping.with_clip_state(_CLIPS[clip_by](clip_norm)))
+  if momentum is None and weight_decay is None:
+    parts.append(optimizer(learning_rate))
+  else:
+    parts.append(optimizer(1.0))  # gives −d(g)
+    if momentum is not None:
+      parts.append(optax.trace(momentum))
+    if weight_decay is not None:
+      parts.append(optax.add_decayed_weights(-1 * jnp.asarray(weight_decay)))
+    parts.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+  return parts[0] if len(parts) == 1 else optax.chain(*parts)
+
+
+def learning_rate_schedule(
+  name: str, learning_rate: ArrayLike, num_steps: int, warmup: ArrayLike = 0
+) -> optax.Schedule:
+  """Returns the learning rate at each step, as an optax schedule.
+
+    rate(t) = learning_rate · t / w                            t < w
+    rate(t) = learning_rate · decay((t − w) / (num_steps − w))      t ≥ w
+
+    constant: decay(p) = 1      linear: decay(p) = 1 − p      cosine: decay(p) = (1 + cos πp) / 2
+
+  Args:
+    name: `constant`, `linear` or `cosine`.
+    learning_rate: the largest rate, reached at step w; may be traced.
+    num_steps: the step, counted from 0, from which on the rate of a decay is 0.
+    warmup: w, the steps over which the rate grows from 0; 0 for none; may be traced.
+  Raises:
+    TypeError, ValueError: if the name is unknown, if a number is out of range, or if w is not below
+      `num_steps`.
+  References:
+    Loshchilov and Hutter, 2017 (cosine), https://arxiv.org/abs/1608.03983
+  """
+  decay = _DECAYS[checks.choice("schedule", name, SCHEDULES)]
+  checks.number("learning_rate", learning_rate, above=0)
+  checks.integer("num_steps", num_steps)
+  checks.number("warmup", warmup, minimum=0, below=num_steps)
+
+  def schedule(step: ArrayLike) -> Array:
+    step, w = jnp.asarray(step), jnp.asarray(warmup)
+    rising = step / jnp.maximum(w, 1)
+    falling = decay((step - w) / (num_steps - w))
+    return jnp.asarray(learning_rate) * jnp.where(step < w, rising, falling)
+
+  return schedule
 
 
 def init_state(
@@ -198,8 +278,8 @@ def update(
       None or inf for no clipping.
     key: random key for dropout and for the masks of stochastic cells. If None, dropout is disabled
       and no masks are drawn.
-    penalty: `(params, batch) -> scalar`, a mean over the examples, such as `omega_penalty`; None
-      for no penalty. Of the metrics, only grad_norm and clipped_norm include it.
+    penalty: `(params, batch) -> scalar`, a mean over the examples, as in `rnn_jax.penalties`;
+      None for none. Of the metrics, only grad_norm and clipped_norm include it.
     psum: function that sums a pytree over devices. If `batch` is one device's equal part of a
       larger batch, pass `partial(rnn_jax.parallel.psum, count=...)`. State, loss, grad_norm and
       clipped_norm are then those of the larger batch, the same on every device; carries and norms
@@ -304,43 +384,3 @@ def check_mask(mask: AnyArray) -> None:
   """Raises unless a batch's mask is a boolean array [T, B]."""
   if not isinstance(mask, AnyArray) or mask.ndim != 2 or mask.dtype != jnp.bool_:
     raise ValueError(f"batch.mask must be [T, B] of bool, got {checks.shown(mask)}.")
-
-
-def omega_penalty(model: MeasuredModel, loss: Loss, weight: ArrayLike) -> Penalty:
-  """Returns weight · Σ_layers Ω as a `penalty` for `update`, to keep gradients from vanishing.
-
-  Ω penalizes changes of the gradient's norm from step to step; `rnn_jax.gradient_flow.omega`
-  defines it and its gradient. It is computed for the batch's mean loss, without dropout and
-  truncation, and from carries of zeros.
-
-  Args:
-    model: the network, such as `DeepRNN`.
-    loss: `(outputs [T, B, O], targets) -> [T, B]`.
-    weight: factor of Ω in the objective, at least 0.
-  Returns:
-    A function `(params, batch) -> scalar`.
-  Raises:
-    TypeError, ValueError: if the weight is not a number of at least 0, or if the network is pooled,
-      since a pooled loss belongs to no single step. The returned function raises a ValueError if a
-      batch has lengths, since Ω needs every step of every sequence.
-  References:
-    Pascanu et al., 2013, https://arxiv.org/abs/1211.5063
-  """
-  checks.number("weight", weight, minimum=0)
-  checks.function("loss", loss)
-  check_model(model, MeasuredModel, "the methods trunk and readout")
-  if getattr(model, "pooled", False):
-    raise ValueError("model must not be pooled, since a pooled loss belongs to no step.")
-
-  def penalty(params: Params, batch: Batch) -> Float[Array, ""]:
-    if batch.lengths is not None:
-      raise ValueError("batch must have no lengths: Ω needs every step of every sequence.")
-    variables = {"params": params}
-    readout = functools.partial(model.apply, variables, method="readout")
-
-    def mean_loss(ys: Array) -> Array:
-      return masked_mean(loss(readout(ys), batch.targets), batch.mask)
-
-    return jnp.sum(jnp.stack(omega(*model.trunk(variables, batch.xs), mean_loss))) * weight
-
-  return penalty

@@ -1,4 +1,4 @@
-"""Tests of the three ways to clip the gradient, and of the metrics that report clipping."""
+"""Tests of the four ways to clip the gradient, and of the metrics that report clipping."""
 
 from __future__ import annotations
 
@@ -74,6 +74,26 @@ def test_clipping_scales_to_the_clip_norm_over_the_whole_float_range(size, clip_
   )
 
 
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e17, 1e19, 1e25, 1e35])
+def test_adaptive_clipping_holds_over_the_whole_float_range(size):
+  grads = {"w": jnp.array([[3 * size, 0], [-4 * size, 2 * size]], jnp.float32)}
+  params = {"w": jnp.array([[0, 2], [5, 0]], jnp.float32)}
+  optimizer = make_optimizer("sgd", 1.0, 0.1, "adaptive")
+  step, state = optimizer.update(grads, optimizer.init(params), params)
+  shares = np.minimum(1, 0.1 * np.array([5, 2]) / (np.array([5, 2]) * size))
+  np.testing.assert_allclose(-step["w"], np.asarray(grads["w"], float) * shares, rtol=1e-5)
+  (state, _) = state
+  assert state.clipped == (size >= 1)
+
+
+def test_adaptive_clipping_passes_what_is_not_finite_so_that_it_is_noticed():
+  for value in (math.nan, math.inf):
+    grads = {"w": jnp.array([[value], [1.0]], jnp.float32)}
+    optimizer = make_optimizer("sgd", 1.0, 0.1, "adaptive")
+    step, _ = optimizer.update(grads, optimizer.init(grads), {"w": jnp.ones((2, 1), jnp.float32)})
+    assert not np.isfinite(step["w"]).all()
+
+
 @functools.cache
 def clipped_by(clip_by):
   """Returns `(batch, clip_norm) -> (clipped gradient, metrics)`, computed by one update.
@@ -91,14 +111,29 @@ def clipped_by(clip_by):
   return functools.partial(run, start(make_optimizer("sgd", 1.0, 1.0, clip_by)))
 
 
-@pytest.mark.parametrize("clip_by", ["global_norm", "element"])
+def clipped_adaptively(params, grads, factor):
+  """Clips each unit's gradient to a share of the unit's norm, in NumPy."""
+
+  def clip(w, g):
+    w, g = np.asarray(w, np.float64), np.asarray(g, np.float64)
+    units = {} if w.ndim == 1 else {"axis": 0, "keepdims": True}  # a bias is one unit
+    sizes = [np.sqrt(np.sum(a**2, **units)) for a in (w, g)]
+    return g * np.minimum(1, factor * np.maximum(sizes[0], 1e-3) / sizes[1])
+
+  return jax.tree.map(clip, params, grads)
+
+
+@pytest.mark.parametrize("clip_by", ["global_norm", "element", "adaptive"])
 @pytest.mark.parametrize("clip_norm", [math.inf, 1e6, 0.01])
 def test_the_clipped_gradient_equals_numpys_and_its_norm_is_reported(clip_by, clip_norm):
   batch = batch_of()
   moved, metrics = clipped_by(clip_by)(batch, clip_norm)
-  grads = mean_loss(start(make_optimizer("sgd", 1.0)).params, batch)[1]
+  params = start(make_optimizer("sgd", 1.0)).params
+  grads = mean_loss(params, batch)[1]
   norm = global_norm(grads)
-  if clip_by == "element":
+  if clip_by == "adaptive":
+    expected = clipped_adaptively(params, grads, clip_norm)
+  elif clip_by == "element":
     expected = jax.tree.map(lambda g: np.clip(g, -clip_norm, clip_norm), grads)
   else:
     expected = jax.tree.map(lambda g: np.asarray(g) * min(1, clip_norm / norm), grads)

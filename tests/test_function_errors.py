@@ -14,10 +14,11 @@ from rnn_jax.clipping import clip_by_global_norm, clip_cotangent, was_clipped, w
 from rnn_jax.losses import cross_entropy, masked_mean, squared_error
 from rnn_jax.modules import DecoderInputs
 from rnn_jax.parallel import fetch, map_runs, psum, shard, spread
+from rnn_jax.penalties import omega_penalty
 from rnn_jax.probes import scaled_norm, tap, tree_norm
 from rnn_jax.sampling import choose, decode, generate
 from rnn_jax.tasks import Batch
-from rnn_jax.training import init_state, make_optimizer, omega_penalty, update
+from rnn_jax.training import init_state, make_optimizer, update
 from rnn_jax.windows import train_windows
 
 T, B, D, H, V = 4, 3, 2, 5, 6

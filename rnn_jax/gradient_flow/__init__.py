@@ -32,6 +32,7 @@ cost.
 | a loss | `lag_profile`, `carry_gradients`, `omega`, `truncation_bias` |
 | a loss and a recurrent kernel | `weight_shares`, `weight_share_norms` |
 | the dynamics | `step_jacobians`, `jacobian_norm`, `singular_values`, `lyapunov_spectrum` |
+| the dynamics, as a loss | `flossing` |
 | the forward pass | `gate_values`, `saturation`, `sensitivity` |
 
 `truncation_bias` returns a NamedTuple with separate fields for the gradient of all layers together
@@ -48,6 +49,7 @@ from rnn_jax.gradient_flow.adaptive import choose_truncation
 from rnn_jax.gradient_flow.carry_gradients import carry_gradients
 from rnn_jax.gradient_flow.decay import decay_rate, effective_memory, half_life
 from rnn_jax.gradient_flow.first_nonfinite import NonFinite, describe_nonfinite, first_nonfinite
+from rnn_jax.gradient_flow.flossing import flossing
 from rnn_jax.gradient_flow.jacobians import jacobian_norm, singular_values, step_jacobians
 from rnn_jax.gradient_flow.joint_carry import joint_size
 from rnn_jax.gradient_flow.lag_profile import lag_profile
@@ -75,6 +77,7 @@ __all__ = [
   "describe_nonfinite",
   "effective_memory",
   "first_nonfinite",
+  "flossing",
   "forward_layers",
   "gate_values",
   "half_life",

@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Key, PyTree, Shaped
 from rnn_jax import checks, clipping
 from rnn_jax.gradient_flow.training_step import StepTensors, step_tensors
 from rnn_jax.modules import DeepRNN
+from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import valid_steps
-from rnn_jax.types import AnyArray, Carry, Params, floats_of
+from rnn_jax.types import AnyArray, Carry, Params, floats_of, with_floats
 
 
 class NonFinite(NamedTuple):
@@ -30,7 +31,8 @@ class NonFinite(NamedTuple):
     tensor: name of the tensor, by phase:
       - `forward`: `xs`, `targets`, `initial_carry`, `drive` (the input's part of the
         pre-activation), `recurrent` (the carry's part), a leaf of the carry after the step
-        (`hidden`, `cell`), `output`, `readout`, `loss` (at one step) or `mean_loss`.
+        (`hidden`, `cell`), `output`, `readout`, `loss` (at one step), `mean_loss` or
+        `penalty`.
       - `backward`: a forward tensor's name for dL/d of that tensor, a param's name for its
         gradient, or `grad_norm`, which may overflow although every gradient is finite.
       - `params`, `update`: the param's name.
@@ -71,6 +73,7 @@ def first_nonfinite(
   optimizer: optax.GradientTransformation | None = None,
   opt_state: optax.OptState | None = None,
   key: Key[Array, ""] | None = None,
+  penalty: Callable[[Params, PyTree], Array] | None = None,
   **time: Any,
 ) -> NonFinite | None:
   """Recomputes a training step and returns its first NaN or infinity, in the order of computation:
@@ -96,7 +99,8 @@ def first_nonfinite(
   be jitted.
 
   Args:
-    model, loss, carries, key, **time: see `rnn_jax.training.update`.
+    model, loss, carries, key, penalty, **time: see `rnn_jax.training.update`. The tensor `penalty`
+      comes after the mean loss. Of the backward pass, only the gradients of params include it.
     params: the model's params before the update.
     batch: xs [T, B, D] or tokens [T, B], targets, mask [T, B], lengths [B] or None.
     optimizer, opt_state: if given, the updated params are checked, too.
@@ -111,7 +115,9 @@ def first_nonfinite(
     raise ValueError("model must not be pooled, since a pooled loss belongs to no step.")
   if not hasattr(batch, "mask"):
     raise TypeError(f"batch must be a Batch, from rnn_jax.tasks, got {checks.shown(batch)}.")
-  checks.function("loss", loss)
+  for name, function in (("loss", loss), ("penalty", penalty)):
+    if name == "loss" or function is not None:
+      checks.function(name, function)
   if key is not None:
     checks.key("key", key)
   if carries is not None:
@@ -131,6 +137,9 @@ def first_nonfinite(
     time["lengths"] = batch.lengths
   model = model.clone(cells=tuple(model.cells))  # a tuple, so that the model is hashable
   step = step_tensors(model, loss, params, batch, carries, key, **time)
+  value = {}
+  if penalty is not None:
+    step, value["penalty"] = _with_penalty(step, penalty, params, batch)
   steps = range(batch.mask.shape[0])
   order = steps[::-1] if time.get("reverse") else steps
   tensors = [
@@ -138,6 +147,7 @@ def first_nonfinite(
     _inputs(batch, valid_steps(len(steps), time.get("lengths"), time.get("mask"))),
     _forward(step, carries, order),
     _results(step, batch.mask),
+    _timeless("forward", None, value),
     _backward(step, order),
   ]
   if optimizer is not None:
@@ -215,6 +225,21 @@ def _backward(step: StepTensors, order: Sequence[int]) -> Iterator[_Tensor]:
     yield from _by_time("backward", i, backwards, order[::-1])
   yield from _params("backward", step.grads)
   yield from _timeless("backward", None, {"grad_norm": step.grad_norm})
+
+
+def _with_penalty(
+  step: StepTensors, penalty: Callable[[Params, PyTree], Array], params: Params, batch: PyTree
+) -> tuple[StepTensors, Array]:
+  """Returns (the step with the penalty's gradient added to its own, the penalty)."""
+
+  @jax.jit
+  @jax.value_and_grad
+  def value_of(floats: Params) -> Array:
+    return penalty(with_floats(floats, params), batch)
+
+  value, more = value_of(floats_of(params))
+  grads = jax.tree.map(jnp.add, step.grads, more)
+  return step._replace(grads=grads, grad_norm=tree_norm(grads)), value
 
 
 def _updated(

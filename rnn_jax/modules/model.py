@@ -78,7 +78,8 @@ class StreamingModel(CausalModel, Protocol):
 class MeasuredModel(Protocol):
   """A network whose gradient flow can be measured layer by layer.
 
-  `omega_penalty` requires such a network, and so does `train_windows` if it is given a `tolerance`.
+  The penalties of `rnn_jax.penalties` require such a network, and so does
+  `train_windows` if it is given a `tolerance`.
   """
 
   def apply(self, variables: Mapping[str, PyTree], /, *args: Any, **kwargs: Any) -> Any:

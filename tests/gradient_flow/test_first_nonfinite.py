@@ -291,3 +291,23 @@ def test_description():
   place = NonFinite("params", 1, None, "layers_1.cell.b", (2,), "nan", 1.5, False)
   text = "params: layers_1.cell.b is nan at [2], after entries up to 1.5"
   assert describe_nonfinite(place) == text
+
+
+@pytest.mark.parametrize(
+  ("penalty", "phase", "tensor"),
+  [
+    (lambda w: jnp.sum(w) / 0, "forward", "penalty"),
+    (lambda w: jnp.sum(jnp.sqrt(0 * w)), "backward", "layers_0.cell.w_h"),
+    (lambda w: 2e38 * jnp.sum(w - jax.lax.stop_gradient(w)), "backward", "grad_norm"),
+    (lambda w: jnp.sum(w), None, None),
+  ],
+)
+def test_a_penalty_and_its_gradient_are_part_of_the_step(penalty, phase, tensor):
+  model, params = with_params([make_cell("elman", H)])
+
+  def of_kernel(params, batch):
+    assert batch is BATCH
+    return penalty(params["layers_0"]["cell"]["w_h"])
+
+  found = first_nonfinite(model, params, BATCH, squared_error, penalty=of_kernel)
+  assert found is None if phase is None else (found.phase, found.tensor) == (phase, tensor)

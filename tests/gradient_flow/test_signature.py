@@ -24,6 +24,7 @@ CELLS, PARAMS = network(["gru", "gru"], H)
 # The measures of a network. Each has a dict of values for the options that have no default.
 MEASURES = {
   "carry_gradients": {},
+  "flossing": {},
   "gate_values": {},
   "jacobian_norm": {"key": jax.random.key(0)},
   "lag_profile": {},

@@ -7,18 +7,33 @@ from typing import Any
 
 from experiments.cli import flag_table, plugins
 from experiments.cli.flag_table import Flag, grouped
-from experiments.cli.parsers import choice, integer, lengths, number, positive, several, subset
+from experiments.cli.parsers import (
+  Parse,
+  choice,
+  integer,
+  lengths,
+  number,
+  positive,
+  several,
+  subset,
+)
 from experiments.networks import cell_options, layers
 from experiments.sweep.config import engine_flags, grid, tracker_flags
 from experiments.sweep.config.device_layout import RUNS_PER_ACCELERATOR
 from experiments.sweep.config.grid import DESIGNS
+from experiments.sweep.config.runs import INITIALIZATIONS
 from experiments.sweep.measures import MEASURES
 from rnn_jax import checks
 from rnn_jax.cells import CELLS
 from rnn_jax.estimators import ESTIMATORS, estimator_name
 from rnn_jax.tasks import TASKS
 from rnn_jax.text import STANDARD_LIBRARY
-from rnn_jax.training import CLIP_BY, OPTIMIZERS
+from rnn_jax.training import CLIP_BY, OPTIMIZERS, SCHEDULES
+
+
+def _weight(name: str) -> Parse:
+  """Returns the parser of a penalty's weight."""
+  return number(name, "a finite number from 0", lambda v: v >= 0)
 
 
 def _gradient(text: str) -> str:
@@ -91,6 +106,35 @@ _AXES = (
     "axis",
   ),
   Flag(
+    "schedule",
+    "constant",
+    choice("schedule", SCHEDULES),
+    "How the learning rate falls from the end of the warm-up to the last step: constant, not at "
+    "all; linear or cosine, to 0.",
+    "axis",
+  ),
+  Flag(
+    "warmup",
+    "0",
+    integer("warmup", minimum=0),
+    "Optimization steps over which the learning rate first grows from 0; fewer than --steps.",
+    "axis",
+  ),
+  Flag(
+    "momentum",
+    "0",
+    number("momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1),
+    "Momentum of sgd and rmsprop; adam has its own.",
+    "axis",
+  ),
+  Flag(
+    "weight_decay",
+    "0",
+    number("weight_decay", "a finite number from 0", lambda v: v >= 0),
+    "Decoupled weight decay: each step subtracts learning rate times this times the params.",
+    "axis",
+  ),
+  Flag(
     "clip_norm",
     "1.0",
     positive("clip_norm", none="none"),
@@ -103,7 +147,55 @@ _AXES = (
     "global_norm",
     choice("clip_by", CLIP_BY),
     "What is clipped: global_norm, the whole gradient before each update; element, each of its "
-    "entries; carry, dL/dh_t of each example's own loss at every time step of the backward pass.",
+    "entries; carry, dL/dh_t of each example's own loss at every time step of the backward pass; "
+    "adaptive, the gradient of each unit's weights, where --clip_norm is its largest ratio to the "
+    "norm of the weights.",
+    "axis",
+  ),
+  Flag(
+    "omega_penalty",
+    "0",
+    _weight("omega_penalty"),
+    "Weight of Pascanu's Ω in the objective, which keeps gradients from vanishing; 0 for none.",
+    "axis",
+  ),
+  Flag(
+    "spectral_penalty",
+    "0",
+    _weight("spectral_penalty"),
+    "Weight of (ρ - 1)² in the objective, for the spectral radius ρ of each recurrent kernel; 0 "
+    "for none.",
+    "axis",
+  ),
+  Flag(
+    "flossing",
+    "0",
+    _weight("flossing"),
+    "Weight of the squares of the leading Lyapunov exponents in the objective (gradient flossing); "
+    "0 for none.",
+    "axis",
+  ),
+  Flag(
+    "flossing_exponents",
+    "1",
+    integer("flossing_exponents"),
+    "Number of Lyapunov exponents of each layer that flossing pushes toward 0.",
+    "axis",
+  ),
+  Flag(
+    "flossing_steps",
+    "0",
+    integer("flossing_steps", minimum=0),
+    "Steps of gradient flossing before training, of Adam at the run's learning rate.",
+    "axis",
+  ),
+  Flag(
+    "initialization",
+    "default",
+    choice("initialization", INITIALIZATIONS),
+    "How the params are drawn: default, as the cell says; critical, with the recurrent gain at "
+    "which small perturbations of the zero state neither grow nor decay; unitary, orthogonal "
+    "kernels; lsuv, orthogonal kernels, and input kernels that give pre-activations of variance 1.",
     "axis",
   ),
   Flag(

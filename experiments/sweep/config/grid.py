@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.networks.cell_options import options_text
-from experiments.sweep.config.runs import Run
+from experiments.sweep.config.runs import ADDED, Run
 from rnn_jax.cells import cell_options
 
 # A design is refused above this number of combinations, far more than anyone trains.
@@ -33,8 +33,18 @@ AXES = (
   "gradient",
   "seed",
   "learning_rate",
+  "schedule",
+  "warmup",
+  "momentum",
+  "weight_decay",
   "clip_norm",
   "clip_by",
+  "omega_penalty",
+  "spectral_penalty",
+  "flossing",
+  "flossing_exponents",
+  "flossing_steps",
+  "initialization",
   "recurrent_gain",
   "forget_bias",
 )
@@ -75,10 +85,12 @@ def expand(
   as the forget bias of an Elman cell; the forget bias with cell options that replace it; the
   recurrent kernel, with a gain of 0; `clip_by` without clipping; `layer_norm`, `residual` and
   `dropout` with one layer; a truncation of at least the sequence length, or with another rule for
-  the gradient than `bptt`.
+  the gradient than `bptt`; `momentum` with `adam`; `flossing_exponents` without flossing; the
+  recurrent gain or the recurrent kernel where `initialization` chooses it.
 
   Args:
-    axes: {axis: its values}, for every axis in `AXES`.
+    axes: {axis: its values}, for every axis in `AXES`; axes that older versions lack may be
+      missing, and then have their default.
     options: {cell: {option: values}}, with the options in alphabetical order; None for no options.
     design: a member of `DESIGNS`.
     crossed: the axes that the design `one_at_a_time` does not vary alone.
@@ -87,6 +99,7 @@ def expand(
       the base has several values in the design `one_at_a_time`.
   """
   options = options or {}
+  axes = complete(axes)
   points = _grid(axes, options) if design == "grid" else _one_at_a_time(axes, options, crossed)
   found: dict[Run, None] = {}
   no_effect: dict[tuple[str, str], None] = {}
@@ -102,6 +115,20 @@ def expand(
   return Expansion(
     [*found], [f"{name} has no effect {'; '.join(reasons)}" for name, reasons in texts.items()]
   )
+
+
+def complete(axes: Axes) -> dict[str, Sequence[Any]]:
+  """Returns the axes; those that older versions lack have their default where they are missing."""
+  return {**{name: (default,) for name, default in ADDED.items()}, **axes}
+
+
+def without_defaults(axes: Axes) -> dict[str, list[Any]]:
+  """Returns the axes without those that older versions lack and that have only their default."""
+  return {
+    name: list(values)
+    for name, values in axes.items()
+    if name not in ADDED or list(values) != [ADDED[name]]
+  }
 
 
 def _check_count(count: int) -> None:
@@ -163,6 +190,12 @@ def _effective(run: Run, options: CellOptions) -> tuple[Run, list[tuple[str, str
       neutral[name] = (None, cell)
   if "forget_bias" not in neutral and _replace_forget_bias(given):
     neutral["forget_bias"] = (None, f"{cell} with {options_text(run.options)}")
+  if run.initialization == "critical" and "recurrent_gain" not in neutral:
+    neutral["recurrent_gain"] = (None, "with initialization=critical")
+  if run.optimizer == "adam":
+    neutral["momentum"] = (0.0, "with adam")
+  if not run.flossing and not run.flossing_steps:
+    neutral["flossing_exponents"] = (ADDED["flossing_exponents"], "without flossing")
   if run.clip_norm is None:
     neutral["clip_by"] = ("global_norm", "without clipping")
   if run.depth == 1:
@@ -175,7 +208,8 @@ def _effective(run: Run, options: CellOptions) -> tuple[Run, list[tuple[str, str
       None,
       f"from sequence_length={run.sequence_length} on, which is full BPTT",
     )
-  if "recurrent_kernel" in given and np.float32(run.recurrent_gain) == 0:
+  no_gain = run.recurrent_gain is not None and np.float32(run.recurrent_gain) == 0
+  if "recurrent_kernel" in given and (no_gain or run.initialization in ("unitary", "lsuv")):
     given["recurrent_kernel"] = options[run.cell]["recurrent_kernel"][0]
   changed: dict[str, Any] = {name: value for name, (value, _) in neutral.items()}
   reasons = [(n, why) for n, (value, why) in neutral.items() if getattr(run, n) != value]

@@ -15,6 +15,14 @@ from experiments.sweep.config.runs import Run
 NUMBERS = (
   *("seed", "truncation", "learning_rate", "clip_norm"),
   *("recurrent_gain", "forget_bias"),
+  *("warmup", "momentum", "weight_decay"),
+  *("omega_penalty", "spectral_penalty", "flossing", "flossing_steps"),
+)
+# Those numbers whose value 0 leaves a computation out of the program: runs with 0 and runs with
+# other values are in different groups.
+SWITCHED = (
+  *("warmup", "momentum", "weight_decay"),
+  *("omega_penalty", "spectral_penalty", "flossing", "flossing_steps"),
 )
 _SHARED = tuple(field.name for field in dataclasses.fields(Run) if field.name not in NUMBERS)
 # The settings that `Run.network` names.
@@ -25,7 +33,8 @@ Group = tuple[Hashable, ...]  # the values of the settings that the runs of a gr
 
 def group_of(run: Run) -> Group:
   """Returns the group of a run."""
-  return tuple(getattr(run, name) for name in _SHARED)
+  switches = tuple(getattr(run, name) != 0 for name in SWITCHED)
+  return (*(getattr(run, name) for name in _SHARED), *switches)
 
 
 def by_group(runs: Iterable[Run]) -> dict[Group, list[Run]]:
@@ -45,6 +54,9 @@ def group_name(run: Run, varied: Collection[str] = ()) -> str:
   """
   own = [name for name in _SHARED if name in varied and name not in (*_NAMED, "clip_by")]
   parts = [run.network, *(_text(name, getattr(run, name)) for name in own)]
+  parts += [
+    f"with {name.replace('_', ' ')}" for name in SWITCHED if name in varied and getattr(run, name)
+  ]
   if run.clip_by != "global_norm":
     parts.append(f"clipped by {run.clip_by}")
   return ", ".join(parts)

@@ -17,6 +17,9 @@ from experiments.runtime import memory
 from experiments.sweep.config.groups import Group, by_group, group_of
 from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
 from experiments.sweep.config.runs import Run, Settings
+from rnn_jax.cells import cell_options as options_of
+from rnn_jax.gradient_flow import joint_size
+from rnn_jax.network_init import critical_gain
 from rnn_jax.types import Cell
 
 
@@ -45,8 +48,46 @@ def networks(
     found[key] = _network(alike[0], settings, input_sizes[key_of(alike[0])], runs_at_once)
   if settings.match_params is not None:
     check_near(list(found.values()), settings.match_params)
+  _check_remedies(runs)
   wide = [dataclasses.replace(run, hidden_size=found[group_of(run)].width) for run in runs]
-  return wide, [make_cells(alike[0])[0] for alike in by_group(wide).values()]
+  cells = [make_cells(alike[0]) for alike in by_group(wide).values()]
+  for alike, own in zip(by_group(wide).values(), cells, strict=True):
+    _check_penalties(alike[0], own)
+  return wide, [own[0] for own in cells]
+
+
+def _check_remedies(runs: Sequence[Run]) -> None:
+  """Checks that warm-ups end, and that cells can be initialized as asked."""
+  for run in runs:
+    if run.warmup >= run.steps:
+      raise ValueError(f"--warmup must be below --steps={run.steps}, got {run.warmup}.")
+    named = f"--initialization={run.initialization}"
+    if run.initialization == "critical":
+      try:
+        critical_gain(run.cell, **dict(run.options))
+      except ValueError as error:
+        raise ValueError(f"{named}: {error}") from None
+    elif run.initialization != "default":
+      if "recurrent_kernel" not in options_of(run.cell):
+        raise ValueError(f"{named} is for cells with the option recurrent_kernel, got {run.cell}.")
+      if run.layer_norm:
+        raise ValueError(f"{named} must not be combined with --layer_norm.")
+
+
+def _check_penalties(run: Run, cells: Sequence[Cell]) -> None:
+  """Checks that the cells of a run's layers fit its penalties."""
+  if run.spectral_penalty and any(cell.recurrent_kernel is None for cell in cells):
+    raise ValueError(
+      f"--spectral_penalty must be 0 for {run.network}, which has a layer without a plain "
+      f"recurrent kernel, got {run.spectral_penalty:g}."
+    )
+  if run.flossing or run.flossing_steps:
+    smallest = min(map(joint_size, cells))
+    if run.flossing_exponents > smallest:
+      raise ValueError(
+        f"--flossing_exponents must be at most {smallest}, the size of the carry of "
+        f"{run.network}, got {run.flossing_exponents}."
+      )
 
 
 def _network(run: Run, settings: Settings, input_size: int, runs_at_once: int) -> Matched:

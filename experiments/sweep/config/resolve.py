@@ -57,7 +57,12 @@ def resolve(given: Values, *, selecting: bool = False) -> Sweep:
     _check_select(values)
   if selecting:
     axes["seed"], folder = values["select_seed"], folder / SELECTION
-  decomposes = "lyapunov" in settings.measure_names or "fptt" in axes["gradient"]
+  decomposes = (
+    "lyapunov" in settings.measure_names
+    or "fptt" in axes["gradient"]
+    or any(values["flossing"])
+    or any(values["flossing_steps"])
+  )
   if decomposes or (values["runs_per_device"] or 1) > 1:
     backend.add_spare_threads()  # batched LAPACK calls may deadlock without them
   layout = _layout(values)

@@ -14,6 +14,8 @@ from rnn_jax.text import STANDARD_LIBRARY
 # The name of a user's text in the records. Its SHA-256 identifies the text, so neither run ids nor
 # records depend on the folder that it is in.
 CORPUS_FILE = "file"
+# How a run's params are drawn, apart from what its cell says; see `initial_params`.
+INITIALIZATIONS = ("default", "critical", "lsuv", "unitary")
 # The task that reads a text, and the one that reads a data file.
 TEXT_TASK = "charlm"
 DATA_TASK = "data_file"
@@ -106,6 +108,16 @@ class Run:
     dropout: dropout rate between layers; 0 for no dropout.
     zoneout: probability that a unit keeps its previous carry; 0 for no zoneout.
     gradient: name of the rule for the gradient through time, for `make_estimator`.
+    schedule: how the learning rate falls, a member of `SCHEDULES`.
+    warmup: optimization steps over which the learning rate first grows from 0.
+    momentum: factor on the accumulated steps of `sgd` and `rmsprop`; 0 for no momentum.
+    weight_decay: share of the params that a step at learning rate 1 removes; 0 for none.
+    omega_penalty: weight of Pascanu's Ω in the objective; 0 for none.
+    spectral_penalty: weight of the penalty on spectral radii other than 1; 0 for none.
+    flossing: weight of the squared Lyapunov exponents in the objective; 0 for none.
+    flossing_exponents: number of Lyapunov exponents of each layer that flossing pushes toward 0.
+    flossing_steps: steps on the squared Lyapunov exponents alone, before training.
+    initialization: how the params are drawn, a member of `INITIALIZATIONS`.
   """
 
   cell: str
@@ -129,6 +141,16 @@ class Run:
   dropout: float = 0.0
   zoneout: float = 0.0
   gradient: str = added("bptt")
+  schedule: str = added("constant")
+  warmup: int = added(0)
+  momentum: float = added(0.0)
+  weight_decay: float = added(0.0)
+  omega_penalty: float = added(0.0)
+  spectral_penalty: float = added(0.0)
+  flossing: float = added(0.0)
+  flossing_exponents: int = added(1)
+  flossing_steps: int = added(0)
+  initialization: str = added("default")
 
   @property
   def network(self) -> str:
@@ -150,6 +172,12 @@ class Run:
     return self.hidden_size
 
 
+# {field of a run that older versions lack: its default}
+ADDED: Mapping[str, Any] = {
+  field.name: field.default for field in dataclasses.fields(Run) if field.metadata.get("added")
+}
+
+
 def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[str, object]:
   """Returns everything that determines a run's records, as JSON-serializable data.
 
@@ -163,11 +191,8 @@ def run_config(run: Run, settings: Settings, corpus_sha256: str | None) -> dict[
     settings, corpus_sha256 = dataclasses.replace(settings, corpus=STANDARD_LIBRARY), None
   if run.task != DATA_TASK:
     settings = dataclasses.replace(settings, data_file=None)
-  own = {
-    field.name: getattr(run, field.name)
-    for field in dataclasses.fields(run)
-    if not field.metadata.get("added") or getattr(run, field.name) != field.default
-  }
+  names = [field.name for field in dataclasses.fields(run)]
+  own = {name: getattr(run, name) for name in names if name not in _at_default(run)}
   return {**own, **settings.as_dict, "corpus_sha256": corpus_sha256}
 
 
@@ -202,11 +227,20 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
   parts += [name for name in ("layer_norm", "residual") if getattr(run, name)]
   rates = {"dropout": run.dropout, "zoneout": run.zoneout}
   parts += [f"{name}{_show(rate)}" for name, rate in rates.items() if rate > 0]
-  if run.gradient != "bptt":
-    parts.append(run.gradient)
+  for name in ADDED:
+    if name not in _at_default(run):
+      value = _show(getattr(run, name))
+      parts.append(
+        value if name in ("gradient", "schedule", "initialization") else f"{name}{value}"
+      )
   if run.options:
     parts.append(options_text(run.options).replace(", ", "-"))
   return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])
+
+
+def _at_default(run: Run) -> set[str]:
+  """Returns those fields in `ADDED` that have their default."""
+  return {name for name, default in ADDED.items() if getattr(run, name) == default}
 
 
 def _show(value: object, none: str = "none") -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.networks.cell_options import CellOption
+from experiments.sweep.config import grid
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.engine_flags import Shard
 from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
@@ -113,8 +114,11 @@ class Sweep:
 
   @property
   def configuration(self) -> dict[str, object]:
-    """Returns the resolved configuration, as JSON-serializable data."""
-    axes = {name: list(values) for name, values in self.axes.items()}
+    """Returns the resolved configuration, as JSON-serializable data.
+
+    Axes that older versions lack are left out where they have only their default.
+    """
+    axes = grid.without_defaults(self.axes)
     options = [str(option) for option in self.options]
     how: dict[str, object] = {"design": self.design}
     if self.select is not None:

@@ -251,11 +251,11 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
     options = options_text(run.options)
-    texts = run.cell, run.clip_by, options, run.task, run.optimizer, run.gradient
-    if not all(map(is_text, texts)):
+    texts = run.cell, run.clip_by, options, run.task, run.optimizer
+    if not all(map(is_text, (*texts, run.gradient, run.schedule, run.initialization))):
       raise TypeError(
-        "cell, clip_by, options, task, optimizer and gradient must be text without control "
-        f"characters, got {run}"
+        "cell, clip_by, options, task, optimizer, gradient, schedule and initialization must be "
+        f"text without control characters, got {run}"
       )
     if not isinstance(run.steps, int) or not 0 <= run.steps < 2**31:
       raise TypeError(f"steps must be an integer from 0 to {2**31 - 1}, got {run.steps}")
@@ -283,6 +283,16 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
       "dropout": float(run.dropout),
       "zoneout": float(run.zoneout),
       "gradient": run.gradient,
+      "schedule": run.schedule,
+      "warmup": np.int32(run.warmup),
+      "momentum": float(run.momentum),
+      "weight_decay": float(run.weight_decay),
+      "omega_penalty": float(run.omega_penalty),
+      "spectral_penalty": float(run.spectral_penalty),
+      "flossing": float(run.flossing),
+      "flossing_exponents": np.int32(run.flossing_exponents),
+      "flossing_steps": np.int32(run.flossing_steps),
+      "initialization": run.initialization,
     }
 
 

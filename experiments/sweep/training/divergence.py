@@ -14,6 +14,7 @@ from experiments.sweep.training.run_setup import (
   network,
   numbers_of,
   optimizer_of,
+  penalty_of,
   time_options,
 )
 from rnn_jax.gradient_flow import NonFinite, first_nonfinite
@@ -58,13 +59,15 @@ def locate(diverged: DivergedStep) -> NonFinite | None:
   options.pop("estimator", None)
   params, opt_state, batch = diverged.snapshot
   _, data_key = jax.random.split(jax.random.key(numbers.seed))
+  model = network(diverged.run, diverged.output_size, diverged.vocabulary_size)
   return first_nonfinite(
-    network(diverged.run, diverged.output_size, diverged.vocabulary_size),
+    model,
     params,
     batch,
     diverged.loss,
     optimizer=optimizer_of(diverged.run, numbers),
     opt_state=opt_state,
     key=mask_key(data_key, diverged.step),
+    penalty=penalty_of(diverged.run, numbers, model, diverged.loss),
     **options,
   )

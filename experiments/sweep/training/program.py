@@ -27,10 +27,14 @@ from experiments.sweep.training.run_setup import (
   Numbers,
   estimator_key,
   estimator_of,
+  flossed,
+  initial_options,
+  initial_params,
   mask_key,
   network,
   numbers_of,
   optimizer_of,
+  penalty_of,
   time_options,
 )
 from rnn_jax.clipping import was_clipped
@@ -206,16 +210,17 @@ class _Group(NamedTuple):
 def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
   """Returns the train state of a run at step 0, with params drawn from the run's seed."""
   run, task = group.run, group.tasks.train
-  initialization = {}
-  if run.recurrent_gain is not None:
-    initialization["recurrent_gain"] = numbers.recurrent_gain
-  if run.forget_bias is not None:
-    initialization["forget_bias"] = numbers.forget_bias
   params_key, data_key = jax.random.split(jax.random.key(numbers.seed))
   training, _ = data
   xs = task.batch(training, data_key).xs
-  model = network(run, task.output_size, task.vocabulary_size, **initialization)
-  return init_state(model, optimizer_of(run, numbers), params_key, xs)
+  options = initial_options(run, numbers)
+  model = network(run, task.output_size, task.vocabulary_size, **options)
+  state = init_state(model, optimizer_of(run, numbers), params_key, xs)
+  params = initial_params(run, model, state.params, xs, params_key)
+  if run.flossing_steps:
+    draw = functools.partial(task.batch, training)
+    params = flossed(run, numbers, model, params, draw, data_key)
+  return TrainState(state.step, params, state.opt_state)
 
 
 def _measure(group: _Group, numbers: Numbers, params: Params, batch: Batch) -> dict[str, Variables]:
@@ -298,6 +303,7 @@ def _train_step(
   options["key"] = mask_key(data_key, state.step, group.data_parallel)
   if "estimator" in options:
     options["estimator_key"] = estimator_key(data_key, state.step, group.data_parallel)
+  options["penalty"] = penalty_of(run, numbers, group.model, task.loss)
   batch = shard(whole, group.data_parallel)
   total = functools.partial(psum, count=group.data_parallel)
   new, _, metrics = update(group.model, optimizer, task.loss, state, batch, psum=total, **options)

@@ -12,6 +12,7 @@ from configured import make_settings
 from experiments.sweep.config import grid
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.runs import run_id
+from experiments.sweep.measures import MEASURES
 from rnn_jax.cells import CELLS, cell_options, make_cell
 
 SETTINGS = make_settings()
@@ -181,6 +182,58 @@ def test_settings_without_effect_are_neutral_and_named():
   assert not any(run.layer_norm or run.dropout for run in runs if run.depth == 1)
 
 
+def test_settings_of_remedies_without_effect_are_neutral_and_named():
+  axes = {
+    **AXES,
+    "cell": ("elman", "irnn"),
+    "depth": (1,),
+    "truncation": (None,),
+    "seed": (0,),
+    "optimizer": ("adam", "sgd"),
+    "momentum": (0.0, 0.9),
+    "flossing": (0.0, 1.0),
+    "flossing_exponents": (1, 2),
+    "recurrent_gain": (0.5, 1.0),
+    "initialization": ("default", "critical"),
+  }
+  runs, no_effect = grid.expand(axes)
+  assert sorted(no_effect) == [
+    "flossing_exponents has no effect without flossing",
+    "momentum has no effect with adam",
+    "recurrent_gain has no effect with initialization=critical; on irnn",
+  ]
+  # (optimizers and momenta) × (flossing and exponents) × (gains and initializations of both cells)
+  assert len(runs) == len(set(runs)) == 3 * 3 * (3 + 2)
+  assert {run.recurrent_gain for run in runs if run.initialization == "critical"} == {None}
+
+
+def test_a_unitary_initialization_replaces_the_recurrent_kernel():
+  axes = {**AXES, "cell": ("elman",), "depth": (1,), "truncation": (None,), "seed": (0,)}
+  axes["initialization"] = ("default", "unitary", "lsuv")
+  runs = expand(axes, {"elman": {"recurrent_kernel": ("gaussian", "identity")}})
+  found = [(run.initialization, run.options[0][1]) for run in runs]
+  assert found == [
+    ("default", "gaussian"),
+    ("default", "identity"),
+    ("unitary", "gaussian"),
+    ("lsuv", "gaussian"),
+  ]
+
+
+def test_axes_that_older_versions_lack_may_be_missing():
+  new = {"momentum": (0.0,), "schedule": ("constant",), "initialization": ("default",)}
+  assert expand({**AXES, **new}) == expand(AXES)
+  assert grid.without_defaults({**AXES, **new}) == {name: [*own] for name, own in AXES.items()}
+  listed = grid.without_defaults({**AXES, "momentum": (0.0, 0.5)})
+  assert listed["momentum"] == [0.0, 0.5]
+
+
 def test_more_than_a_million_combinations_are_refused_before_they_are_listed():
   with pytest.raises(ValueError, match="at most 1000000 combinations of values, got 18000000"):
     expand({**AXES, "seed": range(10**6)})
+
+
+def test_no_axis_has_the_name_of_a_recorded_variable():
+  """In the records, axes are coordinates next to the variables of the measures."""
+  recorded = {name for measure in MEASURES.values() for name in measure.labels}
+  assert not recorded & set(grid.AXES)

@@ -8,7 +8,7 @@ import itertools
 import pytest
 from configured import changed, make_run
 
-from experiments.sweep.config.groups import by_group, group_name
+from experiments.sweep.config.groups import SWITCHED, by_group, group_name
 from experiments.sweep.config.runs import Run
 from experiments.sweep.training.run_setup import Numbers
 
@@ -17,6 +17,11 @@ RUNS = [
   make_run(cell, depth, truncation, seed)
   for cell, depth, (truncation, seed) in itertools.product(CELLS, DEPTHS, NUMBERS)
 ]
+
+
+def on(name, value):
+  """Returns the value in the type of a run's field."""
+  return type(getattr(make_run(), name))(value)
 
 
 def test_runs_are_grouped_by_cell_depth_and_clip_by():
@@ -39,6 +44,15 @@ def test_a_group_is_named_by_what_its_runs_have_in_common():
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Run)])
 def test_only_the_settings_that_are_arguments_of_the_program_may_differ(name):
-  run = make_run()
+  run = make_run(**{own: on(own, 3) for own in SWITCHED})
   other = changed(run, name)
   assert (len(by_group([run, other])) == 1) == (name in Numbers._fields)
+
+
+@pytest.mark.parametrize("name", SWITCHED)
+def test_numbers_that_are_zero_are_left_out_of_the_program_of_another_group(name):
+  runs = [make_run(**{name: on(name, value)}) for value in (0, 2, 3)]
+  groups = by_group(runs)
+  assert list(groups.values()) == [runs[:1], runs[1:]]
+  titles = [group_name(alike[0], {name}) for alike in groups.values()]
+  assert titles == ["elman, depth 1", f"elman, depth 1, with {name.replace('_', ' ')}"]

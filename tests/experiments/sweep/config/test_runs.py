@@ -77,3 +77,29 @@ def test_wrappers_are_in_the_name_and_the_id():
 def test_a_hidden_size_that_is_not_chosen_yet_is_an_error():
   with pytest.raises(ValueError, match="hidden_size must be known"):
     _ = dataclasses.replace(RUN, hidden_size=None).width
+
+
+NEW = {
+  "schedule": "cosine",
+  "warmup": 5,
+  "momentum": 0.9,
+  "weight_decay": 0.01,
+  "omega_penalty": 2.0,
+  "spectral_penalty": 1.0,
+  "flossing": 0.5,
+  "flossing_exponents": 3,
+  "flossing_steps": 100,
+  "initialization": "critical",
+}
+
+
+def test_settings_that_older_versions_lack_are_left_out_at_their_defaults():
+  config = run_config(RUN, SETTINGS, "a")
+  assert not NEW.keys() & config.keys() and run_of(config) == RUN
+  run = dataclasses.replace(RUN, **NEW)
+  config = json.loads(json.dumps(run_config(run, SETTINGS, "a")))
+  assert NEW.items() <= config.items() and run_of(config) == run
+  assert (
+    "-h64-cosine-warmup5-momentum0.9-weight_decay0.01-omega_penalty2-spectral_penalty1-flossing0.5-"
+    "flossing_exponents3-flossing_steps100-critical-"
+  ) in run_id(run, SETTINGS, "a")
