@@ -21,6 +21,7 @@ from rnn_jax.gradient_flow import (
   joint_size,
   lag_profile,
   lyapunov_spectrum,
+  newton_in_time,
   omega,
   saturation,
   truncation_bias,
@@ -154,6 +155,12 @@ def _lyapunov(moment: Moment) -> Variables:
   return {"lyapunov_exponent": jnp.stack(means)}
 
 
+def _newton(moment: Moment) -> Variables:
+  layers = newton_in_time(*moment.network(moment.share))
+  counts = jnp.stack([layer.iterations for layer in layers])
+  return {"newton_iterations": moment.mean(counts.astype(layers[0].errors.dtype))}
+
+
 def _truncation_bias(moment: Moment) -> Variables:
   ks = reaches(len(moment.batch.mask))
   bias = truncation_bias(*moment.network(moment.batch), moment.mean_loss, truncations=ks)
@@ -239,6 +246,17 @@ MEASURES: Mapping[str, Measure] = {
     {"lyapunov_exponent": "Lyapunov exponent\n(nats a step)"},
     _lyapunov,
     quantities={"lyapunov_exponent": ("Lyapunov exponent", "nats per time step")},
+  ),
+  "newton": Measure(
+    "number of iterations of Newton's method over all time steps at once, from zeros, until the "
+    "residual is at most 1e-5 of the largest entry of a layer's carry",
+    "iterations that Newton's method over all time steps at once (DEER) needs: few if the largest "
+    "Lyapunov exponent is below 0, up to T if it is above",
+    "two forward passes for each iteration",
+    ("layer",),
+    {"newton_iterations": "iterations of\nNewton's method in time"},
+    _newton,
+    quantities={"newton_iterations": ("iterations of Newton's method in time", "1")},
   ),
   "truncation_bias": Measure(
     "cosine and relative error, against full BPTT, of the gradient cut every 1, 2, 4, ... steps",

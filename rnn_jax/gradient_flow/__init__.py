@@ -31,7 +31,8 @@ cost.
 |---|---|
 | a loss | `lag_profile`, `carry_gradients`, `omega`, `truncation_bias` |
 | a loss and a recurrent kernel | `weight_shares`, `weight_share_norms` |
-| the dynamics | `step_jacobians`, `jacobian_norm`, `singular_values`, `lyapunov_spectrum` |
+| the dynamics | `step_jacobians`, `jacobian_norm`, `singular_values` |
+| the dynamics | `lyapunov_spectrum`, `newton_in_time` |
 | the forward pass | `gate_values`, `saturation`, `sensitivity` |
 
 `truncation_bias` returns a NamedTuple with separate fields for the gradient of all layers together
@@ -53,6 +54,7 @@ from rnn_jax.gradient_flow.joint_carry import joint_size
 from rnn_jax.gradient_flow.lag_profile import lag_profile
 from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.gradient_flow.lyapunov import lyapunov_spectrum
+from rnn_jax.gradient_flow.newton_in_time import NewtonConvergence, newton_in_time
 from rnn_jax.gradient_flow.omega import omega
 from rnn_jax.gradient_flow.reverse_sweep import Pass
 from rnn_jax.gradient_flow.saliency import saliency
@@ -63,6 +65,7 @@ from rnn_jax.gradient_flow.truncation_bias import TruncationBias, truncation_bia
 from rnn_jax.gradient_flow.weight_shares import weight_share_norms, weight_shares
 
 __all__ = [
+  "NewtonConvergence",
   "NonFinite",
   "Pass",
   "Saturation",
@@ -82,6 +85,7 @@ __all__ = [
   "joint_size",
   "lag_profile",
   "lyapunov_spectrum",
+  "newton_in_time",
   "omega",
   "saliency",
   "saturation",
