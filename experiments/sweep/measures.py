@@ -14,6 +14,7 @@ import numpy as np
 from experiments.cli import tables
 from rnn_jax import checks, registry
 from rnn_jax.gradient_flow import (
+  curvature,
   decay_rate,
   effective_memory,
   half_life,
@@ -77,8 +78,8 @@ class Measure(NamedTuple):
     note: description that is stored in the records; editing it changes the bytes of the records.
     summary: description for the table of measures.
     cost: cost of computing the measure, for the table of measures.
-    dims: dimensions of the measure's variables, in addition to run and step. A variable may have
-      only the first of them.
+    dims: dimensions of the measure's variables, in addition to run and step; () for numbers. A
+      variable may have only the first of them.
     labels: {variable: label in figures}. The variables of carry leaves other than the hidden state,
       such as `…_cell`, have no label and are not drawn.
     compute: maps a `Moment` to the values of the variables, averaged over the batch.
@@ -182,6 +183,21 @@ def _omega(moment: Moment) -> Variables:
 def _weight_shares(moment: Moment) -> Variables:
   norms = weight_share_norms(*moment.network(moment.batch), moment.mean_loss)
   return {"log10_weight_share": jnp.stack(norms)}
+
+
+def _curvature(moment: Moment) -> Variables:
+  def loss(params: Params) -> Array:
+    outputs: Any
+    # Forward-mode derivatives of the time loop's custom rule are several times slower.
+    _, outputs = moment.model.apply({"params": params}, moment.batch.xs, forward_mode=True)
+    return masked_mean(moment.task.loss(outputs, moment.batch.targets), moment.batch.mask)
+
+  found = curvature(loss, moment.params)
+  return {
+    "hessian_largest": found.largest,
+    "hessian_leading": found.leading,
+    "hessian_error": jnp.maximum(found.largest_error, found.leading_error),
+  }
 
 
 def has_gates(cell: Cell) -> bool:
@@ -307,6 +323,26 @@ MEASURES: Mapping[str, Measure] = {
     "a plain recurrent kernel",
     has_recurrent_kernel,
     {"log10_weight_share": ("log10 of the norm of the time step's share of dL/dW_h", "1")},
+  ),
+  "curvature": Measure(
+    "eigenvalues of the Hessian of the batch's loss, without truncation, in all params of the "
+    "network: the largest, the one of the largest absolute value, and the larger one of the bounds "
+    "on their distances from the closest eigenvalue; by Lanczos' method with 20 products",
+    "largest eigenvalue of the loss's Hessian in all params, and the one of the largest absolute "
+    "value; next to `grad_norm` and `lyapunov`",
+    "40 training steps",
+    (),
+    {
+      "hessian_largest": "largest eigenvalue\nof the Hessian",
+      "hessian_leading": "eigenvalue of the\nlargest $|\\lambda|$",
+      "hessian_error": "bound on the error\nof both",
+    },
+    _curvature,
+    quantities={
+      "hessian_largest": ("largest eigenvalue of the loss's Hessian", "1"),
+      "hessian_leading": ("eigenvalue of the loss's Hessian of the largest absolute value", "1"),
+      "hessian_error": ("bound on the distance of both from an eigenvalue of the Hessian", "1"),
+    },
   ),
 }
 

@@ -41,12 +41,14 @@ hold the layer's inputs constant. For the dynamics of a deep network as a whole,
 one cell: `measure([stack(cells)], [params], xs)`.
 
 `saliency` and `first_nonfinite` include the embedding and the readout, so they take a `DeepRNN`.
-`scan_gradients` measures dL/dh_t in any model's loss function, without a `Cell`.
+`scan_gradients` measures dL/dh_t in any model's loss function, without a `Cell`, and `curvature`
+the extreme eigenvalues of the loss's Hessian.
 `decay_rate`, `half_life`, `effective_memory` and `choose_truncation` summarize a lag profile.
 """
 
 from rnn_jax.gradient_flow.adaptive import choose_truncation
 from rnn_jax.gradient_flow.carry_gradients import carry_gradients
+from rnn_jax.gradient_flow.curvature import Curvature, curvature
 from rnn_jax.gradient_flow.decay import decay_rate, effective_memory, half_life
 from rnn_jax.gradient_flow.first_nonfinite import NonFinite, describe_nonfinite, first_nonfinite
 from rnn_jax.gradient_flow.jacobians import jacobian_norm, singular_values, step_jacobians
@@ -65,6 +67,7 @@ from rnn_jax.gradient_flow.truncation_bias import TruncationBias, truncation_bia
 from rnn_jax.gradient_flow.weight_shares import weight_share_norms, weight_shares
 
 __all__ = [
+  "Curvature",
   "NewtonConvergence",
   "NonFinite",
   "Pass",
@@ -74,6 +77,7 @@ __all__ = [
   "TruncationBias",
   "carry_gradients",
   "choose_truncation",
+  "curvature",
   "decay_rate",
   "describe_nonfinite",
   "effective_memory",

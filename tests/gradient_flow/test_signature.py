@@ -40,6 +40,7 @@ MEASURES = {
 }
 LOSSES = {"lag_profile": lambda y: y[:, 0]}
 OTHERS = {
+  *("Curvature", "curvature"),
   *(
     "NewtonConvergence",
     "NonFinite",
