@@ -43,6 +43,7 @@ one cell: `measure([stack(cells)], [params], xs)`.
 `saliency` and `first_nonfinite` include the embedding and the readout, so they take a `DeepRNN`.
 `scan_gradients` measures dL/dh_t in any model's loss function, without a `Cell`, and `curvature`
 the extreme eigenvalues of the loss's Hessian.
+`fixed_points` finds the fixed and slow points of one cell, from `visited_carries` or other starts.
 `decay_rate`, `half_life`, `effective_memory` and `choose_truncation` summarize a lag profile.
 """
 
@@ -51,6 +52,7 @@ from rnn_jax.gradient_flow.carry_gradients import carry_gradients
 from rnn_jax.gradient_flow.curvature import Curvature, curvature
 from rnn_jax.gradient_flow.decay import decay_rate, effective_memory, half_life
 from rnn_jax.gradient_flow.first_nonfinite import NonFinite, describe_nonfinite, first_nonfinite
+from rnn_jax.gradient_flow.fixed_points import FixedPoints, fixed_points, visited_carries
 from rnn_jax.gradient_flow.jacobians import jacobian_norm, singular_values, step_jacobians
 from rnn_jax.gradient_flow.joint_carry import joint_size
 from rnn_jax.gradient_flow.lag_profile import lag_profile
@@ -68,6 +70,7 @@ from rnn_jax.gradient_flow.weight_shares import weight_share_norms, weight_share
 
 __all__ = [
   "Curvature",
+  "FixedPoints",
   "NewtonConvergence",
   "NonFinite",
   "Pass",
@@ -82,6 +85,7 @@ __all__ = [
   "describe_nonfinite",
   "effective_memory",
   "first_nonfinite",
+  "fixed_points",
   "forward_layers",
   "gate_values",
   "half_life",
@@ -98,6 +102,7 @@ __all__ = [
   "singular_values",
   "step_jacobians",
   "truncation_bias",
+  "visited_carries",
   "weight_share_norms",
   "weight_shares",
 ]

@@ -40,7 +40,7 @@ MEASURES = {
 }
 LOSSES = {"lag_profile": lambda y: y[:, 0]}
 OTHERS = {
-  *("Curvature", "curvature"),
+  *("Curvature", "curvature", "FixedPoints", "fixed_points", "visited_carries"),
   *(
     "NewtonConvergence",
     "NonFinite",
