@@ -158,8 +158,9 @@ def _lyapunov(moment: Moment) -> Variables:
 
 def _newton(moment: Moment) -> Variables:
   layers = newton_in_time(*moment.network(moment.share))
-  counts = jnp.stack([layer.iterations for layer in layers])
-  return {"newton_iterations": moment.mean(counts.astype(layers[0].errors.dtype))}
+  errors = jnp.stack([layer.errors[-1] for layer in layers])
+  counts = jnp.stack([layer.iterations for layer in layers]).astype(errors.dtype)
+  return {"newton_iterations": moment.mean(counts), "newton_error": moment.mean(errors)}
 
 
 def _truncation_bias(moment: Moment) -> Variables:
@@ -265,14 +266,21 @@ MEASURES: Mapping[str, Measure] = {
   ),
   "newton": Measure(
     "number of iterations of Newton's method over all time steps at once, from zeros, until the "
-    "residual is at most 1e-5 of the largest entry of a layer's carry",
-    "iterations that Newton's method over all time steps at once (DEER) needs: few if the largest "
-    "Lyapunov exponent is below 0, up to T if it is above",
+    "residual is at most 1e-5 of the largest entry of a layer's carry; error of the result, relative "
+    "to that entry, which is far above 1e-5 if rounding decides between results",
+    "iterations that Newton's method over all time steps at once (DEER) needs, and its error: few "
+    "iterations if the largest Lyapunov exponent is below 0, in proportion to T if it is above",
     "two forward passes for each iteration",
     ("layer",),
-    {"newton_iterations": "iterations of\nNewton's method in time"},
+    {
+      "newton_iterations": "iterations of\nNewton's method in time",
+      "newton_error": "its error",
+    },
     _newton,
-    quantities={"newton_iterations": ("iterations of Newton's method in time", "1")},
+    quantities={
+      "newton_iterations": ("iterations of Newton's method in time", "1"),
+      "newton_error": ("relative error of the result of Newton's method in time", "1"),
+    },
   ),
   "truncation_bias": Measure(
     "cosine and relative error, against full BPTT, of the gradient cut every 1, 2, 4, ... steps",

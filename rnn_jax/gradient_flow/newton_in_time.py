@@ -56,8 +56,9 @@ def newton_in_time(
   machine can solve it by an associative scan in O(log T) rounds. The number of iterations says
   whether this pays. Each iteration makes at least one more step exact, so T iterations suffice in
   exact arithmetic. If the largest Lyapunov exponent λ_1 (see `lyapunov_spectrum`) is below 0, few
-  iterations suffice, and the error is squared in each of the last ones. If λ_1 > 0, about T are
-  needed. A recurrence linear in s takes one.
+  iterations suffice, whatever T is, and the error is squared in each of the last ones. If λ_1 > 0,
+  their number is proportional to T, and the closer to T the larger λ_1 is. A recurrence linear in s
+  takes one.
 
   Convention: s is the layer's joint carry (an LSTM's hidden and cell together), per example. The
   layer's inputs, which for an upper layer are the outputs of the layer below, are held constant;
@@ -65,6 +66,10 @@ def newton_in_time(
   the largest entry of the example's true trajectory, max_t ‖s*_t‖_∞, initial carry included. Where
   s'_{t−1} − s_{t−1} exceeds the float range, the term is left out, so that s'_t = F_t(s_{t−1}). An
   example whose true trajectory is not finite has NaN residuals and T iterations.
+
+  If λ_1 T is above ln(1/ε), where ε is the dtype's precision (16 in float32, 36 in float64),
+  rounding errors decide where a trajectory goes. The method may then converge to another one than
+  the time loop's, even in far fewer iterations; the last of the errors shows this.
 
   Cost: one forward pass; then, for each iteration, one forward pass and one Jacobian-vector product
   per step (`loop`), or O(N³) per step and memory for T·B·N² numbers (`associative`). Reverse-mode

@@ -105,11 +105,13 @@ def test_curvature_is_that_of_the_training_loss_in_all_params_readout_included()
   np.testing.assert_allclose(found["hessian_leading"], values[np.abs(values).argmax()], rtol=1e-3)
 
 
-def test_newton_iterations_are_averaged_over_the_batch():
+def test_newton_iterations_and_errors_are_averaged_over_the_batch():
   now = moment("elman", 2)
-  found = jax.jit(lambda: MEASURES["newton"].of(now))()["newton_iterations"]
+  found = jax.jit(lambda: MEASURES["newton"].of(now))()
   layers = jax.jit(lambda: newton_in_time(*now.network(now.batch)))()
-  np.testing.assert_allclose(found, [np.mean(layer.iterations) for layer in layers])
+  counts, errors = zip(*((layer.iterations, layer.errors[-1]) for layer in layers), strict=True)
+  np.testing.assert_allclose(found["newton_iterations"], np.mean(counts, axis=1))
+  np.testing.assert_allclose(found["newton_error"], np.mean(errors, axis=1), rtol=1e-2, atol=1e-6)
 
 
 @pytest.mark.usefixtures("optax_promotion")
