@@ -266,8 +266,8 @@ MEASURES: Mapping[str, Measure] = {
   ),
   "newton": Measure(
     "number of iterations of Newton's method over all time steps at once, from zeros, until the "
-    "residual is at most 1e-5 of the largest entry of a layer's carry; error of the result, relative "
-    "to that entry, which is far above 1e-5 if rounding decides between results",
+    "residual is at most 1e-5 of the largest entry of a layer's carry; error of the result, "
+    "relative to that entry, which is far above 1e-5 if rounding decides between results",
     "iterations that Newton's method over all time steps at once (DEER) needs, and its error: few "
     "iterations if the largest Lyapunov exponent is below 0, in proportion to T if it is above",
     "two forward passes for each iteration",
