@@ -15,6 +15,7 @@ from experiments.cli import tables
 from rnn_jax import checks, registry
 from rnn_jax.estimators import Comparison, Estimator, estimator_bias
 from rnn_jax.gradient_flow import (
+  curvature,
   decay_rate,
   effective_memory,
   half_life,
@@ -22,6 +23,7 @@ from rnn_jax.gradient_flow import (
   joint_size,
   lag_profile,
   lyapunov_spectrum,
+  newton_in_time,
   omega,
   saturation,
   truncation_bias,
@@ -79,8 +81,8 @@ class Measure(NamedTuple):
     note: description that is stored in the records; editing it changes the bytes of the records.
     summary: description for the table of measures.
     cost: cost of computing the measure, for the table of measures.
-    dims: dimensions of the measure's variables, in addition to run and step. A variable may have
-      only the first of them.
+    dims: dimensions of the measure's variables, in addition to run and step; () for numbers. A
+      variable may have only the first of them.
     labels: {variable: label in figures}. The variables of carry leaves other than the hidden state,
       such as `…_cell`, have no label and are not drawn.
     compute: maps a `Moment` to the values of the variables, averaged over the batch.
@@ -157,6 +159,13 @@ def _lyapunov(moment: Moment) -> Variables:
   return {"lyapunov_exponent": jnp.stack(means)}
 
 
+def _newton(moment: Moment) -> Variables:
+  layers = newton_in_time(*moment.network(moment.share))
+  errors = jnp.stack([layer.errors[-1] for layer in layers])
+  counts = jnp.stack([layer.iterations for layer in layers]).astype(errors.dtype)
+  return {"newton_iterations": moment.mean(counts), "newton_error": moment.mean(errors)}
+
+
 def _truncation_bias(moment: Moment) -> Variables:
   ks = reaches(len(moment.batch.mask))
   bias = truncation_bias(*moment.network(moment.batch), moment.mean_loss, truncations=ks)
@@ -202,6 +211,21 @@ def _omega(moment: Moment) -> Variables:
 def _weight_shares(moment: Moment) -> Variables:
   norms = weight_share_norms(*moment.network(moment.batch), moment.mean_loss)
   return {"log10_weight_share": jnp.stack(norms)}
+
+
+def _curvature(moment: Moment) -> Variables:
+  def loss(params: Params) -> Array:
+    outputs: Any
+    # Forward-mode derivatives of the time loop's custom rule are several times slower.
+    _, outputs = moment.model.apply({"params": params}, moment.batch.xs, forward_mode=True)
+    return masked_mean(moment.task.loss(outputs, moment.batch.targets), moment.batch.mask)
+
+  found = curvature(loss, moment.params)
+  return {
+    "hessian_largest": found.largest,
+    "hessian_leading": found.leading,
+    "hessian_error": jnp.maximum(found.largest_error, found.leading_error),
+  }
 
 
 def has_gates(cell: Cell) -> bool:
@@ -270,6 +294,24 @@ MEASURES: Mapping[str, Measure] = {
     {"lyapunov_exponent": "Lyapunov exponent\n(nats a step)"},
     _lyapunov,
     quantities={"lyapunov_exponent": ("Lyapunov exponent", "nats per time step")},
+  ),
+  "newton": Measure(
+    "number of iterations of Newton's method over all time steps at once, from zeros, until the "
+    "residual is at most 1e-5 of the largest entry of a layer's carry; error of the result, "
+    "relative to that entry, which is far above 1e-5 if rounding decides between results",
+    "iterations that Newton's method over all time steps at once (DEER) needs, and its error: few "
+    "iterations if the largest Lyapunov exponent is below 0, in proportion to T if it is above",
+    "two forward passes for each iteration",
+    ("layer",),
+    {
+      "newton_iterations": "iterations of\nNewton's method in time",
+      "newton_error": "its error",
+    },
+    _newton,
+    quantities={
+      "newton_iterations": ("iterations of Newton's method in time", "1"),
+      "newton_error": ("relative error of the result of Newton's method in time", "1"),
+    },
   ),
   "truncation_bias": Measure(
     "cosine and relative error, against full BPTT, of the gradient cut every 1, 2, 4, ... steps",
@@ -348,6 +390,26 @@ MEASURES: Mapping[str, Measure] = {
     "a plain recurrent kernel",
     has_recurrent_kernel,
     {"log10_weight_share": ("log10 of the norm of the time step's share of dL/dW_h", "1")},
+  ),
+  "curvature": Measure(
+    "eigenvalues of the Hessian of the batch's loss, without truncation, in all params of the "
+    "network: the largest, the one of the largest absolute value, and the larger one of the bounds "
+    "on their distances from the closest eigenvalue; by Lanczos' method with 20 products",
+    "largest eigenvalue of the loss's Hessian in all params, and the one of the largest absolute "
+    "value; next to `grad_norm` and `lyapunov`",
+    "40 training steps",
+    (),
+    {
+      "hessian_largest": "largest eigenvalue\nof the Hessian",
+      "hessian_leading": "eigenvalue of the\nlargest $|\\lambda|$",
+      "hessian_error": "bound on the error\nof both",
+    },
+    _curvature,
+    quantities={
+      "hessian_largest": ("largest eigenvalue of the loss's Hessian", "1"),
+      "hessian_leading": ("eigenvalue of the loss's Hessian of the largest absolute value", "1"),
+      "hessian_error": ("bound on the distance of both from an eigenvalue of the Hessian", "1"),
+    },
   ),
 }
 

@@ -31,7 +31,8 @@ cost.
 |---|---|
 | a loss | `lag_profile`, `carry_gradients`, `omega`, `truncation_bias` |
 | a loss and a recurrent kernel | `weight_shares`, `weight_share_norms` |
-| the dynamics | `step_jacobians`, `jacobian_norm`, `singular_values`, `lyapunov_spectrum` |
+| the dynamics | `step_jacobians`, `jacobian_norm`, `singular_values` |
+| the dynamics | `lyapunov_spectrum`, `newton_in_time` |
 | the dynamics, as a loss | `flossing` |
 | the forward pass | `gate_values`, `saturation`, `sensitivity` |
 
@@ -41,20 +42,25 @@ hold the layer's inputs constant. For the dynamics of a deep network as a whole,
 one cell: `measure([stack(cells)], [params], xs)`.
 
 `saliency` and `first_nonfinite` include the embedding and the readout, so they take a `DeepRNN`.
-`scan_gradients` measures dL/dh_t in any model's loss function, without a `Cell`.
+`scan_gradients` measures dL/dh_t in any model's loss function, without a `Cell`, and `curvature`
+the extreme eigenvalues of the loss's Hessian.
+`fixed_points` finds the fixed and slow points of one cell, from `visited_carries` or other starts.
 `decay_rate`, `half_life`, `effective_memory` and `choose_truncation` summarize a lag profile.
 """
 
 from rnn_jax.gradient_flow.adaptive import choose_truncation
 from rnn_jax.gradient_flow.carry_gradients import carry_gradients
+from rnn_jax.gradient_flow.curvature import Curvature, curvature
 from rnn_jax.gradient_flow.decay import decay_rate, effective_memory, half_life
 from rnn_jax.gradient_flow.first_nonfinite import NonFinite, describe_nonfinite, first_nonfinite
+from rnn_jax.gradient_flow.fixed_points import FixedPoints, fixed_points, visited_carries
 from rnn_jax.gradient_flow.flossing import flossing
 from rnn_jax.gradient_flow.jacobians import jacobian_norm, singular_values, step_jacobians
 from rnn_jax.gradient_flow.joint_carry import joint_size
 from rnn_jax.gradient_flow.lag_profile import lag_profile
 from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.gradient_flow.lyapunov import lyapunov_spectrum
+from rnn_jax.gradient_flow.newton_in_time import NewtonConvergence, newton_in_time
 from rnn_jax.gradient_flow.omega import omega
 from rnn_jax.gradient_flow.reverse_sweep import Pass
 from rnn_jax.gradient_flow.saliency import saliency
@@ -65,6 +71,9 @@ from rnn_jax.gradient_flow.truncation_bias import TruncationBias, truncation_bia
 from rnn_jax.gradient_flow.weight_shares import weight_share_norms, weight_shares
 
 __all__ = [
+  "Curvature",
+  "FixedPoints",
+  "NewtonConvergence",
   "NonFinite",
   "Pass",
   "Saturation",
@@ -73,10 +82,12 @@ __all__ = [
   "TruncationBias",
   "carry_gradients",
   "choose_truncation",
+  "curvature",
   "decay_rate",
   "describe_nonfinite",
   "effective_memory",
   "first_nonfinite",
+  "fixed_points",
   "flossing",
   "forward_layers",
   "gate_values",
@@ -85,6 +96,7 @@ __all__ = [
   "joint_size",
   "lag_profile",
   "lyapunov_spectrum",
+  "newton_in_time",
   "omega",
   "saliency",
   "saturation",
@@ -93,6 +105,7 @@ __all__ = [
   "singular_values",
   "step_jacobians",
   "truncation_bias",
+  "visited_carries",
   "weight_share_norms",
   "weight_shares",
 ]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.joint_carry import from_vector, linearized_step, to_vector
+from rnn_jax.gradient_flow.joint_carry import from_vector, step_jacobian, to_vector
 from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.gradient_flow.orthogonal_rows import orthogonalize
 from rnn_jax.gradient_flow.reverse_sweep import (
@@ -54,7 +54,7 @@ def step_jacobians(
   passes = forward_layers(cells, params, xs, carries)
 
   def layer_jacobians(cell: Cell, run: Pass) -> Array:
-    return jax.lax.map(lambda now: _jacobian(cell, run.params, *now), (run.before, run.drives))
+    return jax.lax.map(lambda now: step_jacobian(cell, run.params, *now), (run.before, run.drives))
 
   return tuple(map(layer_jacobians, cells, passes))
 
@@ -167,7 +167,7 @@ def _product_values(cell: Cell, run: Pass) -> Float[Array, "T B N"]:
   """Computes `singular_values` for one layer, from its forward pass."""
 
   def back(rows: Scaled, now: tuple[Carry, Drive]) -> tuple[Scaled, Array]:
-    jacobian = _jacobian(cell, run.params, *now)
+    jacobian = step_jacobian(cell, run.params, *now)
     rows = jax.vmap(orthogonalize)(
       rows._replace(value=rows.value @ jacobian), jnp.abs(rows.value) @ jnp.abs(jacobian)
     )
@@ -182,11 +182,3 @@ def _product_values(cell: Cell, run: Pass) -> Float[Array, "T B N"]:
   # A plain scan, not `unroll`, because the cell has run already and this only multiplies Jacobians.
   _, logs = jax.lax.scan(back, start, later, reverse=True)
   return jnp.concatenate([jnp.zeros_like(s)[None], logs[::-1]])
-
-
-def _jacobian(cell: Cell, params: Params, before: Carry, drive: Drive) -> Float[Array, "B N N"]:
-  """Returns ∂s_t/∂s_{t−1} at the carry `before` step t, where s is the joint carry."""
-  s = to_vector(before)
-  product = linearized_step(cell, params, before, drive)
-  columns = jax.vmap(lambda e: product(jnp.broadcast_to(e, s.shape)), out_axes=2)
-  return columns(jnp.eye(s.shape[1], dtype=s.dtype))

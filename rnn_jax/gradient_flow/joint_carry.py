@@ -74,3 +74,11 @@ def linearized_step(
   s = to_vector(before)
   _, jacobian_product = jax.linearize(next_vector, s)
   return lambda v: jacobian_product(vary_alike((v, s))[0])
+
+
+def step_jacobian(cell: Cell, params: Params, before: Carry, drive: Drive) -> Float[Array, "B N N"]:
+  """Returns J = ∂s_t/∂s_{t−1} at the carry `before` step t, where s is the joint carry."""
+  s = to_vector(before)
+  product = linearized_step(cell, params, before, drive)
+  columns = jax.vmap(lambda e: product(jnp.broadcast_to(e, s.shape)), out_axes=2)
+  return columns(jnp.eye(s.shape[1], dtype=s.dtype))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow.reverse_sweep import (
@@ -114,16 +114,16 @@ def reverse_layers(
 
 
 def check_loss(
-  loss: Callable[[Array], Array],
-  ys: Array | jax.ShapeDtypeStruct,
+  loss: Callable[[Any], Array],
+  ys: PyTree[Array | jax.ShapeDtypeStruct],
   shape: tuple[int, ...] = (),
   name: str = "a scalar",
 ) -> None:
   """Checks that `loss(ys)` is an array of floats of the given shape, without running it.
 
   Args:
-    loss: a function of the network's outputs.
-    ys: the outputs, or their shape and dtype.
+    loss: a function of the network's outputs, or of something else.
+    ys: its argument, or a pytree of shapes and dtypes.
     shape: the shape that the loss must return.
     name: a description of that shape, for the error message.
   Raises:

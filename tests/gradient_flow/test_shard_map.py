@@ -12,6 +12,7 @@ from rnn_jax.gradient_flow import (
   jacobian_norm,
   lag_profile,
   lyapunov_spectrum,
+  newton_in_time,
   singular_values,
   step_jacobians,
 )
@@ -21,6 +22,7 @@ MEASURES = {
   "jacobian_norm": lambda *layers: jacobian_norm(*layers, key=jax.random.key(0)),
   "lag_profile": lambda *layers: lag_profile(*layers, lambda y: jnp.sum(y**2, axis=-1)),
   "lyapunov_spectrum": lyapunov_spectrum,
+  "newton_in_time": lambda *layers: newton_in_time(*layers)[0].residuals,
   "singular_values": singular_values,
   "step_jacobians": step_jacobians,
 }

@@ -29,6 +29,7 @@ MEASURES = {
   "jacobian_norm": {"key": jax.random.key(0)},
   "lag_profile": {},
   "lyapunov_spectrum": {},
+  "newton_in_time": {},
   "omega": {},
   "saturation": {},
   "sensitivity": {"direction": PARAMS},
@@ -40,7 +41,16 @@ MEASURES = {
 }
 LOSSES = {"lag_profile": lambda y: y[:, 0]}
 OTHERS = {
-  *("NonFinite", "Pass", "Saturation", "TruncationBias", "forward_layers", "joint_size"),
+  *("Curvature", "curvature", "FixedPoints", "fixed_points", "visited_carries"),
+  *(
+    "NewtonConvergence",
+    "NonFinite",
+    "Pass",
+    "Saturation",
+    "TruncationBias",
+    "forward_layers",
+    "joint_size",
+  ),
   *("saliency", "first_nonfinite", "describe_nonfinite"),
   *("ScanGradient", "ScanGradients", "scan_gradients"),
   *("choose_truncation", "decay_rate", "effective_memory", "half_life"),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from configured import make_run, make_settings, tasks_of
+from jax.flatten_util import ravel_pytree
 from train_all import train_all
 
 from experiments.sweep.config.device_layout import Layout
@@ -16,7 +17,7 @@ from experiments.sweep.measures import MEASURES, Moment, by_leaf, coordinates, r
 from rnn_jax import CELLS, DeepRNN, make_cell
 from rnn_jax.cells import ClockworkCarry, DilatedCarry, LSTMCarry
 from rnn_jax.estimators import uoro
-from rnn_jax.gradient_flow import lag_profile, saturation
+from rnn_jax.gradient_flow import lag_profile, newton_in_time, saturation
 from rnn_jax.tasks import copy_memory
 
 T, B = 24, 4
@@ -47,7 +48,7 @@ def test_each_measure_has_the_variables_and_shapes_of_its_table_entry(cell):
     assert {name.removesuffix("_cell") for name in found} <= measure.labels.keys()
     for value in found.values():
       assert value.shape == tuple(sizes[dim] for dim in measure.dims)[: value.ndim]
-      assert value.ndim > 0
+      assert value.ndim > 0 or not measure.dims
   assert {dim: len(values) for dim, values in coordinates(sizes).items()} == sizes
 
 
@@ -84,6 +85,34 @@ def test_measures_use_the_loss_of_the_task_and_name_the_gates():
   (gates,) = jax.jit(lambda: saturation(*network))()
   assert found.keys() == {f"{gate}_gate_{state}" for gate in gates for state in ("open", "shut")}
   np.testing.assert_array_equal(found["forget_gate_shut"][0], gates["forget"].low)
+
+
+def test_curvature_is_that_of_the_training_loss_in_all_params_readout_included():
+  now = moment("elman", 1)
+  point, unravel = ravel_pytree(now.params)
+
+  @jax.jit
+  def both():
+    def loss(point):
+      _, outputs = now.model.apply({"params": unravel(point)}, now.batch.xs)
+      losses = now.task.loss(outputs, now.batch.targets)
+      return jnp.mean(losses, where=now.batch.mask)
+
+    return MEASURES["curvature"].of(now), jax.hessian(loss)(point)
+
+  found, dense = both()
+  values = np.linalg.eigvalsh(dense)
+  np.testing.assert_allclose(found["hessian_largest"], values[-1], rtol=1e-3)
+  np.testing.assert_allclose(found["hessian_leading"], values[np.abs(values).argmax()], rtol=1e-3)
+
+
+def test_newton_iterations_and_errors_are_averaged_over_the_batch():
+  now = moment("elman", 2)
+  found = jax.jit(lambda: MEASURES["newton"].of(now))()
+  layers = jax.jit(lambda: newton_in_time(*now.network(now.batch)))()
+  counts, errors = zip(*((layer.iterations, layer.errors[-1]) for layer in layers), strict=True)
+  np.testing.assert_allclose(found["newton_iterations"], np.mean(counts, axis=1))
+  np.testing.assert_allclose(found["newton_error"], np.mean(errors, axis=1), rtol=1e-2, atol=1e-6)
 
 
 @pytest.mark.usefixtures("optax_promotion")

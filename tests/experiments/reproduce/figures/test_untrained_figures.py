@@ -9,7 +9,12 @@ import pytest
 
 from experiments.reproduce import profiles
 from experiments.reproduce import report as figure_records
-from experiments.reproduce.figures import f1_cells, f2_gain, f6_error_surface
+from experiments.reproduce.figures import (
+  f1_cells,
+  f2_gain,
+  f6_error_surface,
+  f25_newton_in_time,
+)
 
 
 def test_f6_fold_is_where_two_equilibria_meet():
@@ -49,3 +54,20 @@ def test_f1_finds_the_half_lives_of_its_profiles(monkeypatch):
   missed = [check for check in f1_cells.run().checks if not check.met]
   assert len(missed) == len(found.checks) - 1  # the check that the gradient grows is still met
   assert figure_records.picture("F1", found).axes
+
+
+def test_f25_compares_the_growth_of_iterations_with_the_sign_of_the_exponent(monkeypatch):
+  def measure(name, num_steps, gains, seeds):
+    exponents = np.log(gains) / 10 if flipped else np.log(gains)
+    chaotic = gains > 1
+    counts = np.where(chaotic != flipped, 0.8 * num_steps, 4 + seeds % 2)
+    return exponents, counts.astype(int)
+
+  flipped = False
+  monkeypatch.setattr(f25_newton_in_time, "measure", measure)
+  found = f25_newton_in_time.run()
+  assert all(check.met for check in found.checks) and len(found.checks) == 4
+  assert [check.measured for check in found.checks] == pytest.approx([1, 4, 5 / 409, 0.8], rel=0.01)
+  flipped = True
+  assert not any(check.met for check in f25_newton_in_time.run().checks)
+  assert figure_records.picture("F25", found).axes
