@@ -41,7 +41,7 @@ def moment(cell, depth):
 def test_each_measure_has_the_variables_and_shapes_of_its_table_entry(cell):
   depth = 2
   sizes = {"layer": depth, "time": T, "lag": T, "exponent": 3 if cell == "elman" else 4}
-  sizes["reach"] = len(reaches(T))
+  sizes |= {"reach": len(reaches(T)), "share_lag": 16}
   now = moment(cell, depth)
   for measure in MEASURES.values():
     found = jax.eval_shape(lambda measure=measure: measure.of(now))
