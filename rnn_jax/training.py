@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, overload
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from rnn_jax import checks, clipping
+from rnn_jax import checks, clipping, loss_scaling, precision
 from rnn_jax.gradient_flow import omega
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import CausalModel, MeasuredModel, Model
@@ -70,6 +71,10 @@ class Metrics(NamedTuple):
       carry. L is each example's own loss (B times its share of the mean), so the norms do not
       depend on the batch size.
     truncation: int32 scalar, the truncation that `train_windows` chose; None for other updates.
+    loss_scale: scalar, the factor on the loss in this update; None without loss scaling. All other
+      metrics are those of the loss itself.
+    skipped: scalar, whether the update was skipped because the gradient of the scaled loss
+      overflowed; None without loss scaling.
   """
 
   loss: Float[Array, ""]
@@ -78,6 +83,8 @@ class Metrics(NamedTuple):
   clipped: Float[Array, ""]
   norms: Carry
   truncation: Int[Array, ""] | None = None
+  loss_scale: Float[Array, ""] | None = None
+  skipped: Bool[Array, ""] | None = None
 
 
 def make_optimizer(
@@ -85,6 +92,7 @@ def make_optimizer(
   learning_rate: ArrayLike | optax.Schedule,
   clip_norm: ArrayLike | None = None,
   clip_by: str = "global_norm",
+  loss_scale: ArrayLike | str | None = None,
 ) -> optax.GradientTransformation:
   """Returns gradient clipping followed by an optax optimizer with optax's default hyperparameters.
 
@@ -96,6 +104,8 @@ def make_optimizer(
     clip_norm: c, the largest norm (or element) that passes unchanged; None or inf for no clipping.
     clip_by: `global_norm`, `element` or `carry`. With `carry` this transformation does not clip.
       Pass `clip_carry=c` to `update` instead, which clips at every step of the backward pass.
+    loss_scale: factor on the loss, for training in half precision: a number, or `dynamic`; None
+      for no scaling. See `rnn_jax.loss_scaling.with_loss_scale`.
   Raises:
     TypeError, ValueError: if a name is unknown, or if a number is out of range.
   References:
@@ -109,10 +119,11 @@ def make_optimizer(
     checks.number("learning_rate", learning_rate, above=0)
   if clip_norm is not None:
     clipping.check("clip_norm", clip_norm)
-  if clip_norm is None or clip_by == "carry":
-    return optimizer(learning_rate)
-  clip = clipping.clip_by_global_norm if clip_by == "global_norm" else optax.clip
-  return optax.chain(clipping.with_clip_state(clip(clip_norm)), optimizer(learning_rate))
+  made = optimizer(learning_rate)
+  if clip_norm is not None and clip_by != "carry":
+    clip = clipping.clip_by_global_norm if clip_by == "global_norm" else optax.clip
+    made = optax.chain(clipping.with_clip_state(clip(clip_norm)), made)
+  return made if loss_scale is None else loss_scaling.with_loss_scale(made, loss_scale)
 
 
 def init_state(
@@ -147,6 +158,7 @@ def update(
   clip_carry: ArrayLike | None = None,
   key: Key[Array, ""] | None = None,
   penalty: Penalty | None = None,
+  dtype: DTypeLike | None = None,
   psum: DeviceSum = ...,
   **time: Any,
 ) -> tuple[TrainState, Carry, Metrics]: ...
@@ -162,6 +174,7 @@ def update(
   *,
   key: Key[Array, ""] | None = None,
   penalty: Penalty | None = None,
+  dtype: DTypeLike | None = None,
   psum: DeviceSum = ...,
   remat: str = ...,
 ) -> tuple[TrainState, Carry, Metrics]: ...
@@ -178,12 +191,19 @@ def update(
   clip_carry: ArrayLike | None = None,
   key: Key[Array, ""] | None = None,
   penalty: Penalty | None = None,
+  dtype: DTypeLike | None = None,
   psum: DeviceSum = on_one_device,
   **time: Any,
 ) -> tuple[TrainState, Carry, Metrics]:
   """Performs one optimizer step on a batch's mean loss, and measures ‖dL/dh_t‖ at every step.
 
     L = Σ mask · loss / Σ mask,  params ← params + optimizer(d(L + penalty)/dparams)
+
+  Mixed precision: with a `dtype`, the network computes in this precision, forward and backward,
+  on copies of params and inputs in it. Params, optimizer, the loss of the outputs, penalty and all
+  norms stay in float32. Complex carries, such as that of `lru`, have no half precision and stay
+  complex64. If the optimizer has a `loss_scale`, the loss is multiplied by it before it is
+  differentiated, and the gradients and their norms are divided by it.
 
   Args:
     model: the network. A bidirectional network takes no carries, truncation or clip_carry.
@@ -200,6 +220,8 @@ def update(
       and no masks are drawn.
     penalty: `(params, batch) -> scalar`, a mean over the examples, such as `omega_penalty`; None
       for no penalty. Of the metrics, only grad_norm and clipped_norm include it.
+    dtype: precision of the network, `float32`, `bfloat16` or `float16`; None for that of the params
+      and inputs.
     psum: function that sums a pytree over devices. If `batch` is one device's equal part of a
       larger batch, pass `partial(rnn_jax.parallel.psum, count=...)`. State, loss, grad_norm and
       clipped_norm are then those of the larger batch, the same on every device; carries and norms
@@ -211,6 +233,8 @@ def update(
   Raises:
     TypeError, ValueError: if the mask or the losses are not [T, B], or if the model or `unroll`
       does not accept an argument.
+  References:
+    Micikevicius et al., 2018 (mixed precision), https://arxiv.org/abs/1710.03740
   """
   check_training(model, optimizer, loss, state, key)
   checks.instance("batch", batch, Batch)
@@ -218,20 +242,25 @@ def update(
   for name, function in (("psum", psum), ("penalty", penalty)):
     if function is not None:
       checks.function(name, function)
+  if dtype is not None:
+    dtype = precision.check_dtype("dtype", dtype)
+  scaling = loss_scaling.state_of(state.opt_state)
   batch_size, count = psum(batch.mask.shape[1]), psum(jnp.sum(batch.mask))
   num_parts = psum(1)
   if clip_carry is not None:
     clipping.check("clip_carry", clip_carry)
     # In the batch's mean, each example's own loss has the factor 1/B, and so has its dL/dh_t.
-    time["clip_carry"] = clip_carry / batch_size
+    limit = clip_carry / batch_size
+    time["clip_carry"] = limit if scaling is None else limit * scaling.scale
   if carries is not None:
     time["carries"] = carries
 
   def objective(floats: Params, probes: Carry) -> tuple[Array, tuple[Array, Carry]]:
     params = with_floats(floats, state.params)
-    final, losses = _forward(model, loss, params, batch, probes, key, time)
+    final, losses = _forward(model, loss, params, batch, probes, key, dtype, time)
     value = masked_mean(losses, batch.mask, count)
     total = value if penalty is None else value + penalty(params, batch) / num_parts
+    total = total if scaling is None else loss_scaling.scaled(total, scaling.scale)
     return total, (value, final)
 
   gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
@@ -241,6 +270,8 @@ def update(
   # Sum the gradients over devices here. If the loss were summed before it is differentiated, its
   # derivative would be counted once per device.
   value, grads = psum((value, grads))
+  if scaling is not None:
+    grads, norms = loss_scaling.unscaled((grads, norms), scaling.scale)
   # Integer params, such as a fixed permutation, are not trained.
   floats = floats_of(state.params)
   updates, opt_state = optimizer.update(grads, state.opt_state, floats)
@@ -253,6 +284,13 @@ def update(
     acted = jnp.stack(clipping.was_clipped(norms, clip_carry))
     clipped = psum(jnp.mean(acted, dtype=grad_norm.dtype)) / num_parts
   metrics = Metrics(value, grad_norm, clipped_norm, clipped, norms)
+  after = loss_scaling.state_of(opt_state)
+  if scaling is not None and after is not None:
+    # Where the update was skipped, the clipping's state is that of an earlier update.
+    clipped_norm = jnp.where(after.skipped, grad_norm, clipped_norm)
+    metrics = metrics._replace(
+      clipped_norm=clipped_norm, loss_scale=scaling.scale, skipped=after.skipped
+    )
   return TrainState(state.step + 1, params, opt_state), final, metrics
 
 
@@ -263,13 +301,23 @@ def _forward(
   batch: Batch,
   probes: Carry,
   key: Array | None,
+  dtype: np.dtype | None,
   options: Mapping[str, Any],
 ) -> tuple[Carry, Array]:
-  """Runs the model on a batch; returns (final carries, losses [T, B])."""
+  """Runs the model on a batch; returns (final carries, losses [T, B]).
+
+  The model runs in `dtype`, if it is given; carries, losses and the probes' gradients do not.
+  """
+  xs = batch.xs
+  if dtype is not None:
+    params, xs = precision.cast((params, xs), dtype)
+    probes = precision.cast(probes, np.float32)
+    if "carries" in options:
+      options = {**options, "carries": precision.cast(options["carries"], dtype)}
   dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
   final, outputs = model.apply(
     {"params": params},
-    batch.xs,
+    xs,
     probes=probes,
     key=cell_key,
     deterministic=key is None,
@@ -277,6 +325,8 @@ def _forward(
     **({} if batch.lengths is None else {"lengths": batch.lengths}),
     **options,
   )
+  if dtype is not None:
+    final, outputs = precision.at_least_float32((final, outputs))
   return final, loss(outputs, batch.targets)
 
 
