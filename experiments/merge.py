@@ -162,7 +162,8 @@ def _expanded(configuration: Mapping[str, Any], found: Sequence[str]) -> list[st
     configuration["cell"],
     grid.AXES,
   )
-  runs = grid.expand(configuration, options, configuration["design"]).runs
+  axes = {**grid.ADDED, **configuration}
+  runs = grid.expand(axes, options, configuration["design"]).runs
   if settings.match_params is not None:
     # The hidden sizes follow from the task's text, so they are taken from the ids.
     widths = [re.search(r"-h([0-9]{1,9})-", name) for name in found]
@@ -189,9 +190,10 @@ def unite(sweeps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: first[name] for name in (*_OF_RUNS, *_INPUTS) if name in first}
   ids = list(dict.fromkeys(name for about in sweeps for name in about["runs"]))
   axes = {
-    name: list(dict.fromkeys(value for found in configurations for value in found[name]))
+    name: list(dict.fromkeys(v for found in configurations for v in {**grid.ADDED, **found}[name]))
     for name in (*grid.AXES, "cell_option")
   }
+  axes = {name: values for name, values in axes.items() if values != grid.ADDED.get(name)}
   shared = sweep_folder.shared(configurations[0])
   modules = list(dict.fromkeys(n for found in configurations for n in found.get("import", [])))
   configuration = {**axes, "design": "grid", **shared}

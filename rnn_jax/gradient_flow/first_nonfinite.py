@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Key, PyTree, Shaped
 
-from rnn_jax import checks, clipping
+from rnn_jax import checks, clipping, loss_scaling, precision
 from rnn_jax.gradient_flow.training_step import StepTensors, step_tensors
 from rnn_jax.modules import DeepRNN
 from rnn_jax.time_loop import valid_steps
@@ -71,6 +72,7 @@ def first_nonfinite(
   optimizer: optax.GradientTransformation | None = None,
   opt_state: optax.OptState | None = None,
   key: Key[Array, ""] | None = None,
+  dtype: DTypeLike | None = None,
   **time: Any,
 ) -> NonFinite | None:
   """Recomputes a training step and returns its first NaN or infinity, in the order of computation:
@@ -96,10 +98,11 @@ def first_nonfinite(
   be jitted.
 
   Args:
-    model, loss, carries, key, **time: see `rnn_jax.training.update`.
+    model, loss, carries, key, dtype, **time: see `rnn_jax.training.update`.
     params: the model's params before the update.
     batch: xs [T, B, D] or tokens [T, B], targets, mask [T, B], lengths [B] or None.
-    optimizer, opt_state: if given, the updated params are checked, too.
+    optimizer, opt_state: if given, the updated params are checked, too. With loss scaling, all
+      derivatives are those of the scaled loss.
   Returns:
     The NonFinite; None if everything is finite.
   Raises:
@@ -129,8 +132,14 @@ def first_nonfinite(
     time["clip_carry"] /= batch.mask.shape[1]
   if batch.lengths is not None:
     time["lengths"] = batch.lengths
+  scaling = None if optimizer is None else loss_scaling.state_of(opt_state)
+  scale = None if scaling is None else jnp.asarray(scaling.scale)
+  if scale is not None and "clip_carry" in time and time["clip_carry"] is not None:
+    time["clip_carry"] *= scale
+  if dtype is not None:
+    dtype = precision.check_dtype("dtype", dtype)
   model = model.clone(cells=tuple(model.cells))  # a tuple, so that the model is hashable
-  step = step_tensors(model, loss, params, batch, carries, key, **time)
+  step = step_tensors(model, loss, params, batch, carries, key, dtype, scale, **time)
   steps = range(batch.mask.shape[0])
   order = steps[::-1] if time.get("reverse") else steps
   tensors = [
@@ -141,7 +150,8 @@ def first_nonfinite(
     _backward(step, order),
   ]
   if optimizer is not None:
-    tensors.append(_updated(optimizer, step.grads, opt_state, params))
+    grads = step.grads if scale is None else loss_scaling.unscaled(step.grads, scale)
+    tensors.append(_updated(optimizer, grads, opt_state, params))
   return _first(itertools.chain.from_iterable(tensors))
 
 

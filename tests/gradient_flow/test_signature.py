@@ -34,10 +34,14 @@ MEASURES = {
   "singular_values": {},
   "step_jacobians": {},
   "truncation_bias": {"truncations": [1]},
+  "underflow": {"dtype": "float16"},
   "weight_share_norms": {},
   "weight_shares": {},
 }
-LOSSES = {"lag_profile": lambda y: y[:, 0]}
+LOSSES = {
+  "lag_profile": lambda y: y[:, 0],
+  "underflow": lambda ys: mean_loss(ys.astype(float)),  # ys are in half precision, too
+}
 OTHERS = {
   *("NonFinite", "Pass", "Saturation", "TruncationBias", "forward_layers", "joint_size"),
   *("saliency", "first_nonfinite", "describe_nonfinite"),

@@ -29,6 +29,8 @@ AXES = (
   "batch_size",
   "steps",
   "optimizer",
+  "dtype",
+  "loss_scale",
   "truncation",
   "seed",
   "learning_rate",
@@ -38,6 +40,9 @@ AXES = (
   "forget_bias",
 )
 DESIGNS = ("grid", "one_at_a_time")
+# {axis that configurations of older versions lack: its values there}. A configuration leaves such
+# an axis out if it has these values.
+ADDED = {field.name: [field.default] for field in dataclasses.fields(Run) if field.metadata}
 
 Axes = Mapping[str, Sequence[Any]]
 CellOptions = Mapping[str, Mapping[str, Sequence[Any]]]
@@ -73,7 +78,8 @@ def expand(
   that become equal are one run. These settings are: an axis that the cell has no option for, such
   as the forget bias of an Elman cell; the forget bias with cell options that replace it; the
   recurrent kernel, with a gain of 0; `clip_by` without clipping; `layer_norm`, `residual` and
-  `dropout` with one layer; a truncation of at least the sequence length.
+  `dropout` with one layer; a truncation of at least the sequence length; `loss_scale` in float32,
+  where gradients that training can use need no scale.
 
   Args:
     axes: {axis: its values}, for every axis in `AXES`.
@@ -163,6 +169,8 @@ def _effective(run: Run, options: CellOptions) -> tuple[Run, list[tuple[str, str
     neutral["forget_bias"] = (None, f"{cell} with {options_text(run.options)}")
   if run.clip_norm is None:
     neutral["clip_by"] = ("global_norm", "without clipping")
+  if run.dtype == "float32":
+    neutral["loss_scale"] = (None, "in float32")
   if run.depth == 1:
     for name, off in (("layer_norm", False), ("residual", False), ("dropout", 0.0)):
       neutral[name] = (off, "at depth 1")

@@ -104,6 +104,8 @@ class Run:
     residual: whether each layer's input is added to its output, from the second layer on.
     dropout: dropout rate between layers; 0 for no dropout.
     zoneout: probability that a unit keeps its previous carry; 0 for no zoneout.
+    dtype: precision of the network in training, a value of `--dtype`.
+    loss_scale: factor on the loss, or `dynamic`; None for no scaling.
   """
 
   cell: str
@@ -126,6 +128,8 @@ class Run:
   residual: bool = False
   dropout: float = 0.0
   zoneout: float = 0.0
+  dtype: str = added("float32")
+  loss_scale: float | str | None = added(None)
 
   @property
   def network(self) -> str:
@@ -199,6 +203,10 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
   parts += [name for name in ("layer_norm", "residual") if getattr(run, name)]
   rates = {"dropout": run.dropout, "zoneout": run.zoneout}
   parts += [f"{name}{_show(rate)}" for name, rate in rates.items() if rate > 0]
+  if run.dtype != "float32":
+    parts.append(run.dtype)
+  if run.loss_scale is not None:
+    parts.append(f"scale{_show(run.loss_scale)}")
   if run.options:
     parts.append(options_text(run.options).replace(", ", "-"))
   return "-".join([*parts, hashlib.sha256(text.encode()).hexdigest()[:8]])

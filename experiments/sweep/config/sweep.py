@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.networks.cell_options import CellOption
+from experiments.sweep.config import grid
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.engine_flags import Shard
 from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
@@ -115,6 +116,7 @@ class Sweep:
   def configuration(self) -> dict[str, object]:
     """Returns the resolved configuration, as JSON-serializable data."""
     axes = {name: list(values) for name, values in self.axes.items()}
+    axes = {name: values for name, values in axes.items() if values != grid.ADDED.get(name)}
     options = [str(option) for option in self.options]
     how: dict[str, object] = {"design": self.design}
     if self.select is not None:

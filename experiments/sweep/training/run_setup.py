@@ -65,17 +65,19 @@ def optimizer_of(run: Run, numbers: Numbers) -> optax.GradientTransformation:
 
   `run` may be any run of the same group.
   """
-  return make_optimizer(run.optimizer, numbers.learning_rate, numbers.clip_norm, run.clip_by)
+  rate, limit = numbers.learning_rate, numbers.clip_norm
+  return make_optimizer(run.optimizer, rate, limit, run.clip_by, run.loss_scale)
 
 
 def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
-  """Returns the arguments `truncation` and `clip_carry` of `rnn_jax.training.update`.
+  """Returns the arguments `truncation`, `clip_carry` and `dtype` of `rnn_jax.training.update`.
 
   Their values are those of the run whose numeric settings are `numbers`. `run` may be any run of
-  the same group, because only its `clip_by` is read.
+  the same group, because only its `clip_by` and `dtype` are read.
   """
   limit = numbers.clip_norm if run.clip_by == "carry" else None
-  return {"truncation": numbers.truncation, "clip_carry": limit}
+  dtype = None if run.dtype == "float32" else run.dtype
+  return {"truncation": numbers.truncation, "clip_carry": limit, "dtype": dtype}
 
 
 def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) -> Key[Array, ""]:
