@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from rnn_jax import checks
 from rnn_jax.powers import exponent_of, power_of_two
+from rnn_jax.precision import at_least_float32
 from rnn_jax.probes import scaled_norm, tree_norm
 from rnn_jax.types import Carry
 
@@ -36,7 +37,7 @@ def clip_cotangent(carry: Carry, threshold: ArrayLike) -> Carry:
   All leaves of the carry count as one vector, so that an LSTM's dL/dh and dL/dc keep their ratio.
   A non-finite cotangent passes unchanged, so that it is detected rather than hidden. With c = inf
   every cotangent passes unchanged. The result is accurate even if the norm or its square is outside
-  the range of floats. No derivative flows into c.
+  the range of floats. No derivative flows into c. In half precision, norms are computed in float32.
 
   Args:
     carry: leaves [B, ...]. Integer leaves have no cotangent and are left out of the norm.
@@ -65,7 +66,7 @@ def _forward(carry: Carry, threshold: Array) -> tuple[Carry, Array]:
 
 def _backward(threshold: Array, cotangent: Carry) -> tuple[Carry, Array]:
   leaves, structure = jax.tree.flatten(cotangent)
-  floats = [g for g in leaves if jnp.issubdtype(g.dtype, jnp.inexact)]
+  floats = [at_least_float32(g) for g in leaves if jnp.issubdtype(g.dtype, jnp.inexact)]
   largest = functools.reduce(jnp.maximum, [_by_example(jnp.max, jnp.abs(g)) for g in floats])
   # Scale each example by a power of two, so that no square leaves the range of floats. (Dividing by
   # the largest entry would fail near the upper end of that range, because XLA multiplies by the
@@ -78,12 +79,15 @@ def _backward(threshold: Array, cotangent: Carry) -> tuple[Carry, Array]:
   square = sum(_by_example(jnp.sum, jnp.abs(u) ** 2) for u in scaled)
   # Replace zeros by ones, because the square root's derivative at zero is inf.
   norm = jnp.sqrt(jnp.where(largest == 0, jnp.ones_like(square), square))
-  above = (norm > threshold * factor) & (largest > 0) & finite
+  limit = at_least_float32(threshold)
+  above = (norm > limit * factor) & (largest > 0) & finite
   new = iter(
-    jnp.where(_like(above, g, bool), u / _like(norm, g) * threshold.astype(g.dtype), g)
+    jnp.where(_like(above, g, bool), u / _like(norm, g) * limit.astype(g.dtype), g)
     for u, g in zip(scaled, floats, strict=True)
   )
-  leaves = [next(new) if jnp.issubdtype(g.dtype, jnp.inexact) else g for g in leaves]
+  leaves = [
+    next(new).astype(g.dtype) if jnp.issubdtype(g.dtype, jnp.inexact) else g for g in leaves
+  ]
   return jax.tree.unflatten(structure, leaves), jnp.zeros_like(threshold)
 
 

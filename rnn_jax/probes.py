@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from rnn_jax import checks
+from rnn_jax.precision import at_least_float32, wide
 from rnn_jax.types import AnyArray, Carry, Cell, Shape, Size, floats_of, with_floats
 
 
@@ -60,6 +62,11 @@ def tree_norm(tree: PyTree[Inexact[AnyArray, " ..."]]) -> Float[Array, ""]:
   return scaled_norm(jnp.concatenate([jnp.abs(leaf).ravel() for leaf in leaves]))
 
 
+def cotangent_norm(cotangent: Inexact[Array, " ..."], batch_ndim: int) -> Float[Array, "*batch"]:
+  """Returns the norm over all axes after the batch axes, in at least float32."""
+  return scaled_norm(at_least_float32(cotangent), axis=tuple(range(batch_ndim, cotangent.ndim)))
+
+
 @jax.custom_vjp
 def _tap(leaf: Inexact[Array, " ..."], probe: Float[Array, "*batch"]) -> Array:
   del probe
@@ -71,7 +78,7 @@ def _tap_forward(leaf: Array, probe: Array) -> tuple[Array, int]:
 
 
 def _tap_backward(batch_ndim: int, cotangent: Array) -> tuple[Array, Array]:
-  return cotangent, scaled_norm(cotangent, axis=tuple(range(batch_ndim, cotangent.ndim)))
+  return cotangent, cotangent_norm(cotangent, batch_ndim)
 
 
 _tap.defvjp(_tap_forward, _tap_backward)
@@ -111,7 +118,8 @@ def tap(carry: Carry, probe: Carry, *, vectors: bool = False) -> Carry:
   Args:
     carry: leaves [*batch, ...], such as vectors [B, H] or matrices [B, P, P].
     probe: one step of the zeros from `probe_like`: leaves [*batch], with None in place of integer
-      leaves. Its gradient is ‖dL/dleaf‖ for each leaf and example.
+      leaves. Its gradient is ‖dL/dleaf‖ for each leaf and example. For a carry in half precision,
+      the probe may be in float32; so are then the norms, which are always computed in float32.
     vectors: whether the probe's gradient is dL/dleaf itself. The probe's leaves then have the
       shapes and dtypes of the carry's leaves.
   Returns:
@@ -123,8 +131,24 @@ def tap(carry: Carry, probe: Carry, *, vectors: bool = False) -> Carry:
   checks.boolean("vectors", vectors)
   floats = floats_of(carry)
   ndim = min(map(jnp.ndim, jax.tree.leaves(probe)), default=0)
-  checks.like("probe", jax.tree.map(lambda a: _probe_leaf(a, (), ndim, vectors), floats), probe)
-  return with_floats(jax.tree.map(_tap_vector if vectors else _tap, floats, probe), carry)
+  shapes = jax.tree.map(lambda a: _probe_leaf(a, (), ndim, vectors), floats)
+  if vectors:
+    checks.like("probe", shapes, probe)
+    return with_floats(jax.tree.map(_tap_vector, floats, probe), carry)
+  check_probe(shapes, probe)
+  return with_floats(jax.tree.map(_tap, floats, at_least_float32(probe)), carry)
+
+
+def check_probe(shapes: Carry, probe: Carry) -> None:
+  """Checks a probe for norms against `probe_shapes`; float32 may replace a half precision.
+
+  Raises:
+    ValueError: if the probe differs from `shapes` in structure, shape or dtype.
+  """
+  given = {getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(probe)}
+  if given == {np.dtype(np.float32)}:
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, wide(a.dtype)), shapes)
+  checks.like("probe", shapes, probe)
 
 
 def _probe_leaf(

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, overload
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from rnn_jax import checks, clipping
+from rnn_jax import checks, clipping, loss_scaling, precision
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import CausalModel, Model
 from rnn_jax.parallel import vary_alike
@@ -82,6 +83,10 @@ class Metrics(NamedTuple):
       carry. L is each example's own loss (B times its share of the mean), so the norms do not
       depend on the batch size.
     truncation: int32 scalar, the truncation that `train_windows` chose; None for other updates.
+    loss_scale: scalar, the factor on the loss in this update; None without loss scaling. All other
+      metrics are those of the loss itself.
+    skipped: scalar, whether the update was skipped because the gradient of the scaled loss
+      overflowed; None without loss scaling.
   """
 
   loss: Float[Array, ""]
@@ -90,6 +95,8 @@ class Metrics(NamedTuple):
   clipped: Float[Array, ""]
   norms: Carry
   truncation: Int[Array, ""] | None = None
+  loss_scale: Float[Array, ""] | None = None
+  skipped: Bool[Array, ""] | None = None
 
 
 def make_optimizer(
@@ -100,6 +107,7 @@ def make_optimizer(
   *,
   momentum: ArrayLike | None = None,
   weight_decay: ArrayLike | None = None,
+  loss_scale: ArrayLike | str | None = None,
 ) -> optax.GradientTransformation:
   """Returns gradient clipping followed by an optax optimizer with optax's default hyperparameters.
 
@@ -123,6 +131,8 @@ def make_optimizer(
       pass.
     momentum: μ, from 0 to below 1; None for none, m = d(g). `adam` has its own.
     weight_decay: ω, at least 0; None for none.
+    loss_scale: factor on the loss, for training in half precision: a number, or `dynamic`; None
+      for no scaling. See `rnn_jax.loss_scaling.with_loss_scale`.
   Raises:
     TypeError, ValueError: if a name is unknown, if a number is out of range, or if `adam` is given
       a momentum.
@@ -157,7 +167,8 @@ def make_optimizer(
     if weight_decay is not None:
       parts.append(optax.add_decayed_weights(-1 * jnp.asarray(weight_decay)))
     parts.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))
-  return parts[0] if len(parts) == 1 else optax.chain(*parts)
+  made = parts[0] if len(parts) == 1 else optax.chain(*parts)
+  return made if loss_scale is None else loss_scaling.with_loss_scale(made, loss_scale)
 
 
 def learning_rate_schedule(
@@ -227,6 +238,7 @@ def update(
   clip_carry: ArrayLike | None = None,
   key: Key[Array, ""] | None = None,
   penalty: Penalty | None = None,
+  dtype: DTypeLike | None = None,
   psum: DeviceSum = ...,
   **time: Any,
 ) -> tuple[TrainState, Carry, Metrics]: ...
@@ -242,6 +254,7 @@ def update(
   *,
   key: Key[Array, ""] | None = None,
   penalty: Penalty | None = None,
+  dtype: DTypeLike | None = None,
   psum: DeviceSum = ...,
   remat: str = ...,
 ) -> tuple[TrainState, Carry, Metrics]: ...
@@ -258,12 +271,19 @@ def update(
   clip_carry: ArrayLike | None = None,
   key: Key[Array, ""] | None = None,
   penalty: Penalty | None = None,
+  dtype: DTypeLike | None = None,
   psum: DeviceSum = on_one_device,
   **time: Any,
 ) -> tuple[TrainState, Carry, Metrics]:
   """Performs one optimizer step on a batch's mean loss, and measures ‖dL/dh_t‖ at every step.
 
     L = Σ mask · loss / Σ mask,  params ← params + optimizer(d(L + penalty)/dparams)
+
+  Mixed precision: with a `dtype`, the network computes in this precision, forward and backward,
+  on copies of params and inputs in it. Params, optimizer, the loss of the outputs, penalty and all
+  norms stay in float32. Complex carries, such as that of `lru`, have no half precision and stay
+  complex64. If the optimizer has a `loss_scale`, the loss is multiplied by it before it is
+  differentiated, and the gradients and their norms are divided by it.
 
   Args:
     model: the network. A bidirectional network takes no carries, truncation or clip_carry.
@@ -280,6 +300,8 @@ def update(
       and no masks are drawn.
     penalty: `(params, batch) -> scalar`, a mean over the examples, as in `rnn_jax.penalties`;
       None for none. Of the metrics, only grad_norm and clipped_norm include it.
+    dtype: precision of the network, `float32`, `bfloat16` or `float16`; None for that of the params
+      and inputs.
     psum: function that sums a pytree over devices. If `batch` is one device's equal part of a
       larger batch, pass `partial(rnn_jax.parallel.psum, count=...)`. State, loss, grad_norm and
       clipped_norm are then those of the larger batch, the same on every device; carries and norms
@@ -293,6 +315,8 @@ def update(
   Raises:
     TypeError, ValueError: if the mask or the losses are not [T, B], or if the model or `unroll`
       does not accept an argument.
+  References:
+    Micikevicius et al., 2018 (mixed precision), https://arxiv.org/abs/1710.03740
   """
   check_training(model, optimizer, loss, state, key)
   checks.instance("batch", batch, Batch)
@@ -300,20 +324,25 @@ def update(
   for name, function in (("psum", psum), ("penalty", penalty)):
     if function is not None:
       checks.function(name, function)
+  if dtype is not None:
+    dtype = precision.check_dtype("dtype", dtype)
+  scaling = loss_scaling.state_of(state.opt_state)
   batch_size, count = psum(batch.mask.shape[1]), psum(jnp.sum(batch.mask))
   num_parts = psum(1)
   if clip_carry is not None:
     clipping.check("clip_carry", clip_carry)
     # In the batch's mean, each example's own loss has the factor 1/B, and so has its dL/dh_t.
-    time["clip_carry"] = clip_carry / batch_size
+    limit = clip_carry / batch_size
+    time["clip_carry"] = limit if scaling is None else limit * scaling.scale
   if carries is not None:
     time["carries"] = carries
 
   def objective(floats: Params, probes: Carry) -> tuple[Array, tuple[Array, Carry]]:
     params = with_floats(floats, state.params)
-    final, losses = _forward(model, loss, params, batch, probes, key, time)
+    final, losses = _forward(model, loss, params, batch, probes, key, dtype, time)
     value = masked_mean(losses, batch.mask, count)
     total = value if penalty is None else value + penalty(params, batch) / num_parts
+    total = total if scaling is None else loss_scaling.scaled(total, scaling.scale)
     return total, (value, final)
 
   gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
@@ -323,6 +352,8 @@ def update(
   # Sum the gradients over devices here. If the loss were summed before it is differentiated, its
   # derivative would be counted once per device.
   value, grads = psum((value, grads))
+  if scaling is not None:
+    grads, norms = loss_scaling.unscaled((grads, norms), scaling.scale)
   # Integer params, such as a fixed permutation, are not trained.
   floats = floats_of(state.params)
   updates, opt_state = optimizer.update(grads, state.opt_state, floats)
@@ -335,6 +366,13 @@ def update(
     acted = jnp.stack(clipping.was_clipped(norms, clip_carry))
     clipped = psum(jnp.mean(acted, dtype=grad_norm.dtype)) / num_parts
   metrics = Metrics(value, grad_norm, clipped_norm, clipped, norms)
+  after = loss_scaling.state_of(opt_state)
+  if scaling is not None and after is not None:
+    # Where the update was skipped, the clipping's state is that of an earlier update.
+    clipped_norm = jnp.where(after.skipped, grad_norm, clipped_norm)
+    metrics = metrics._replace(
+      clipped_norm=clipped_norm, loss_scale=scaling.scale, skipped=after.skipped
+    )
   return TrainState(state.step + 1, params, opt_state), final, metrics
 
 
@@ -345,13 +383,23 @@ def _forward(
   batch: Batch,
   probes: Carry,
   key: Array | None,
+  dtype: np.dtype | None,
   options: Mapping[str, Any],
 ) -> tuple[Carry, Array]:
-  """Runs the model on a batch; returns (final carries, losses [T, B])."""
+  """Runs the model on a batch; returns (final carries, losses [T, B]).
+
+  The model runs in `dtype`, if it is given; carries, losses and the probes' gradients do not.
+  """
+  xs = batch.xs
+  if dtype is not None:
+    params, xs = precision.cast((params, xs), dtype)
+    probes = precision.cast(probes, np.float32)
+    if "carries" in options:
+      options = {**options, "carries": precision.cast(options["carries"], dtype)}
   dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
   final, outputs = model.apply(
     {"params": params},
-    batch.xs,
+    xs,
     probes=probes,
     key=cell_key,
     deterministic=key is None,
@@ -359,6 +407,8 @@ def _forward(
     **({} if batch.lengths is None else {"lengths": batch.lengths}),
     **options,
   )
+  if dtype is not None:
+    final, outputs = precision.at_least_float32((final, outputs))
   return final, loss(outputs, batch.targets)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Int, Key
 
 from rnn_jax import checks
@@ -44,6 +44,7 @@ def train_windows(
   tolerance: float | Array | None = None,
   adapt_every: int = 1,
   key: Key[Array, ""] | None = None,
+  dtype: DTypeLike | None = None,
   psum: DeviceSum = on_one_device,
 ) -> tuple[TrainState, tuple[Carry, ...], Metrics]:
   """Trains on consecutive windows of a stream: one update per window, with the carry passed on.
@@ -79,7 +80,7 @@ def train_windows(
     adapt_every: number of windows after which the decay is measured again and k chosen anew.
     key: random key for dropout and for the masks of stochastic cells, which are drawn anew in each
       window. If None, dropout is disabled and no masks are drawn.
-    psum: see `update`.
+    dtype, psum: see `update`.
   Returns:
     (state after N // W updates, carries at the end of the last window, metrics [N // W, ...], with
     each window's truncation if a tolerance was given).
@@ -124,7 +125,8 @@ def train_windows(
   ) -> tuple[tuple[TrainState, tuple[Carry, ...], Array], Metrics]:
     state, carries, k = old
     number, (batch, resets) = now
-    time: dict[str, Any] = {"resets": resets, "clip_carry": clip_carry, "psum": psum}
+    time: dict[str, Any] = {"resets": resets, "clip_carry": clip_carry}
+    time |= {"dtype": dtype, "psum": psum}
     if key is not None:
       time["key"] = jax.random.fold_in(key, state.step)
     if choose is not None:

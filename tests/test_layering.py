@@ -25,10 +25,10 @@ TIERS: dict[str, Sequence[set[str]]] = {
   "rnn_jax": (
     {"_jaxprs", "checks"},
     {"types", "parallel", "registry"},
-    {"initializers", "powers"},
+    {"initializers", "powers", "precision"},
     {"cells"},
     {"probes", "losses"},
-    {"clipping"},
+    {"clipping", "loss_scaling"},
     {"time_loop"},
     {"modules", "network_init"},
     {"gradient_flow", "sampling"},

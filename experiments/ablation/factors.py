@@ -74,7 +74,8 @@ def selected(found: Columns, configurations: Sequence[Mapping[str, Any]]) -> str
 
 def _leave_out_ineffective(found: Columns) -> None:
   """Replaces the values of settings without effect by None, in place."""
-  where = [(name, "depth", "1") for name in _BETWEEN_LAYERS] + [("clip_by", "clip_norm", "none")]
+  where = [(name, "depth", "1") for name in _BETWEEN_LAYERS]
+  where += [("clip_by", "clip_norm", "none"), ("loss_scale", "dtype", "float32")]
   for name, other, value in where:
     if name in found and other in found:
       pairs = zip(found[name], found[other], strict=True)

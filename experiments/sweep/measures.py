@@ -27,10 +27,12 @@ from rnn_jax.gradient_flow import (
   omega,
   saturation,
   truncation_bias,
+  underflow,
   weight_share_norms,
 )
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
+from rnn_jax.precision import at_least_float32, cast
 from rnn_jax.tasks import Batch, Task
 from rnn_jax.types import Array, Carry, Cell, Params
 
@@ -50,6 +52,8 @@ class Moment(NamedTuple):
     estimator: the rule for the gradient through time.
     mean: maps values [..., examples], for the examples in `share`, to their mean [...] over the
       whole batch.
+    dtype: the run's precision.
+    loss_scale: factor on the loss in the step's update.
   """
 
   model: DeepRNN
@@ -59,15 +63,21 @@ class Moment(NamedTuple):
   share: Batch
   estimator: Estimator
   mean: Callable[[Array], Array]
+  dtype: str = "float32"
+  loss_scale: Array | float = 1.0
 
   def network(self, batch: Batch) -> tuple[Sequence[Cell], Sequence[Params], Array]:
     """Returns (the cell of each layer, each cell's params, the first cell's inputs xs)."""
     return self.model.trunk({"params": self.params}, batch.xs)
 
   def loss(self, ys: Array, targets: Array) -> Array:
-    """Returns the task's loss [...] at each time step, given the top cell's outputs [..., H]."""
-    outputs: Any = self.model.apply({"params": self.params}, ys, method="readout")
-    return self.task.loss(outputs, targets)
+    """Returns the task's loss [...] at each time step, given the top cell's outputs [..., H].
+
+    The readout is computed in the precision of ys.
+    """
+    params = cast(self.params, ys.dtype)
+    outputs: Any = self.model.apply({"params": params}, ys, method="readout")
+    return self.task.loss(at_least_float32(outputs), targets)
 
   def mean_loss(self, ys: Array) -> Array:
     """Returns the batch's training loss, a scalar, given the top cell's outputs [T, B, H]."""
@@ -226,6 +236,13 @@ def _curvature(moment: Moment) -> Variables:
     "hessian_leading": found.leading,
     "hessian_error": jnp.maximum(found.largest_error, found.leading_error),
   }
+
+
+def _underflow(moment: Moment) -> Variables:
+  cells, params, xs = moment.network(moment.batch)
+  dtype, loss_scale = moment.dtype, moment.loss_scale
+  shares = underflow(cells, params, xs, moment.mean_loss, dtype=dtype, loss_scale=loss_scale)
+  return by_leaf("underflow", shares)
 
 
 def has_gates(cell: Cell) -> bool:
@@ -410,6 +427,19 @@ MEASURES: Mapping[str, Measure] = {
       "hessian_leading": ("eigenvalue of the loss's Hessian of the largest absolute value", "1"),
       "hessian_error": ("bound on the distance of both from an eigenvalue of the Hessian", "1"),
     },
+  ),
+  "underflow": Measure(
+    "share of the entries of dL/dh_t, under the training loss times the loss scale, that are zero "
+    "or subnormal in the run's dtype, of those that are not 0 when computed in float32 with an "
+    "exponent of their own; without truncation and clipping; NaN: all are 0",
+    "share of the entries of ∂L/∂h_t, L the training loss times `--loss_scale`, that are zero or "
+    "subnormal in `--dtype`",
+    "two training steps",
+    ("layer", "time"),
+    {"underflow": "share of\n$\\partial L/\\partial h_t$ lost"},
+    _underflow,
+    (0, 1),
+    quantities={"underflow": ("share of dL/dh_t that is zero or subnormal in the dtype", "1")},
   ),
 }
 

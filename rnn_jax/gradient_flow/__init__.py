@@ -13,7 +13,8 @@ one entry per layer:
 
 `DeepRNN.trunk(variables, xs)` returns (cells, params, xs). For a network of one layer, call
 `measure([cell], [params], xs)`. All measures are pure functions of params and xs and can be jitted.
-Arrays in half precision are converted to float32 first, so results have at least this precision.
+Arrays in half precision are converted to float32 first, so results have at least this precision;
+`underflow` shows what half precision itself would lose.
 The initial carry of every layer is zero, unless the measure has an option `carries` that sets it.
 
 Terms:
@@ -29,7 +30,7 @@ cost.
 
 | needs | measures |
 |---|---|
-| a loss | `lag_profile`, `carry_gradients`, `omega`, `truncation_bias` |
+| a loss | `lag_profile`, `carry_gradients`, `omega`, `truncation_bias`, `underflow` |
 | a loss and a recurrent kernel | `weight_shares`, `weight_share_norms` |
 | the dynamics | `step_jacobians`, `jacobian_norm`, `singular_values` |
 | the dynamics | `lyapunov_spectrum`, `newton_in_time` |
@@ -68,6 +69,7 @@ from rnn_jax.gradient_flow.saturation import Saturation, gate_values, saturation
 from rnn_jax.gradient_flow.scan_gradients import ScanGradient, ScanGradients, scan_gradients
 from rnn_jax.gradient_flow.sensitivity import sensitivity
 from rnn_jax.gradient_flow.truncation_bias import TruncationBias, truncation_bias
+from rnn_jax.gradient_flow.underflow import underflow
 from rnn_jax.gradient_flow.weight_shares import weight_share_norms, weight_shares
 
 __all__ = [
@@ -105,6 +107,7 @@ __all__ = [
   "singular_values",
   "step_jacobians",
   "truncation_bias",
+  "underflow",
   "visited_carries",
   "weight_share_norms",
   "weight_shares",

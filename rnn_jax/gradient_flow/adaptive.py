@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import at_least_float32
+from rnn_jax.precision import at_least_float32
 from rnn_jax.types import AnyArray
 
 _LN10 = math.log(10)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import at_least_float32
+from rnn_jax.precision import at_least_float32
 
 
 def decay_rate(

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Key, PyTree, Shaped
 
-from rnn_jax import checks, clipping
+from rnn_jax import checks, clipping, loss_scaling, precision
 from rnn_jax.gradient_flow.training_step import StepTensors, step_tensors
 from rnn_jax.modules import DeepRNN
 from rnn_jax.probes import tree_norm
@@ -74,6 +75,7 @@ def first_nonfinite(
   opt_state: optax.OptState | None = None,
   key: Key[Array, ""] | None = None,
   penalty: Callable[[Params, PyTree], Array] | None = None,
+  dtype: DTypeLike | None = None,
   **time: Any,
 ) -> NonFinite | None:
   """Recomputes a training step and returns its first NaN or infinity, in the order of computation:
@@ -99,11 +101,13 @@ def first_nonfinite(
   be jitted.
 
   Args:
-    model, loss, carries, key, penalty, **time: see `rnn_jax.training.update`. The tensor `penalty`
-      comes after the mean loss. Of the backward pass, only the gradients of params include it.
+    model, loss, carries, key, penalty, dtype, **time: see `rnn_jax.training.update`. The tensor
+      `penalty` comes after the mean loss. Of the backward pass, only the gradients of params
+      include it.
     params: the model's params before the update.
     batch: xs [T, B, D] or tokens [T, B], targets, mask [T, B], lengths [B] or None.
-    optimizer, opt_state: if given, the updated params are checked, too.
+    optimizer, opt_state: if given, the updated params are checked, too. With loss scaling, all
+      derivatives are those of the scaled loss.
   Returns:
     The NonFinite; None if everything is finite.
   Raises:
@@ -135,11 +139,17 @@ def first_nonfinite(
     time["clip_carry"] /= batch.mask.shape[1]
   if batch.lengths is not None:
     time["lengths"] = batch.lengths
+  scaling = None if optimizer is None else loss_scaling.state_of(opt_state)
+  scale = None if scaling is None else jnp.asarray(scaling.scale)
+  if scale is not None and "clip_carry" in time and time["clip_carry"] is not None:
+    time["clip_carry"] *= scale
+  if dtype is not None:
+    dtype = precision.check_dtype("dtype", dtype)
   model = model.clone(cells=tuple(model.cells))  # a tuple, so that the model is hashable
-  step = step_tensors(model, loss, params, batch, carries, key, **time)
+  step = step_tensors(model, loss, params, batch, carries, key, dtype, scale, **time)
   value = {}
   if penalty is not None:
-    step, value["penalty"] = _with_penalty(step, penalty, params, batch)
+    step, value["penalty"] = _with_penalty(step, penalty, params, batch, scale)
   steps = range(batch.mask.shape[0])
   order = steps[::-1] if time.get("reverse") else steps
   tensors = [
@@ -151,7 +161,8 @@ def first_nonfinite(
     _backward(step, order),
   ]
   if optimizer is not None:
-    tensors.append(_updated(optimizer, step.grads, opt_state, params))
+    grads = step.grads if scale is None else loss_scaling.unscaled(step.grads, scale)
+    tensors.append(_updated(optimizer, grads, opt_state, params))
   return _first(itertools.chain.from_iterable(tensors))
 
 
@@ -228,9 +239,16 @@ def _backward(step: StepTensors, order: Sequence[int]) -> Iterator[_Tensor]:
 
 
 def _with_penalty(
-  step: StepTensors, penalty: Callable[[Params, PyTree], Array], params: Params, batch: PyTree
+  step: StepTensors,
+  penalty: Callable[[Params, PyTree], Array],
+  params: Params,
+  batch: PyTree,
+  scale: Array | None,
 ) -> tuple[StepTensors, Array]:
-  """Returns (the step with the penalty's gradient added to its own, the penalty)."""
+  """Returns (the step with the penalty's gradient added to its own, the penalty).
+
+  The step's gradient is that of the loss times `scale`; so is the penalty's that is added.
+  """
 
   @jax.jit
   @jax.value_and_grad
@@ -238,6 +256,8 @@ def _with_penalty(
     return penalty(with_floats(floats, params), batch)
 
   value, more = value_of(floats_of(params))
+  if scale is not None:
+    more = jax.tree.map(lambda a: a * scale, more)
   grads = jax.tree.map(jnp.add, step.grads, more)
   return step._replace(grads=grads, grad_norm=tree_norm(grads)), value
 

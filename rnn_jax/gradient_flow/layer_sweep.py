@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rnn_jax import checks
@@ -18,26 +17,11 @@ from rnn_jax.gradient_flow.reverse_sweep import (
   normalize,
   reverse_sweep,
 )
+from rnn_jax.precision import at_least_float32
 from rnn_jax.time_loop import check_params
 from rnn_jax.types import Carry, Cell, Params, Sequences, check_cells
 
 ScalarLoss = Callable[[Array], Float[Array, ""]]
-Tree = TypeVar("Tree")
-
-
-def at_least_float32(tree: Tree) -> Tree:
-  """Returns the pytree with its half-precision arrays as float32; all other leaves are unchanged.
-
-  Measures are computed in at least float32, because in half precision the logarithm of a small norm
-  is wrong by whole decades, and JAX has no QR decomposition.
-  """
-
-  def leaf(a: Any) -> Any:
-    known = isinstance(a, jax.Array | np.ndarray)
-    half = known and jnp.issubdtype(a.dtype, jnp.floating) and a.dtype.itemsize < 4
-    return jnp.asarray(a, np.float32) if half else a
-
-  return jax.tree.map(leaf, tree)
 
 
 def check_layers(cells: Sequence[Cell], **entries: Sequence[Params | Carry]) -> None:

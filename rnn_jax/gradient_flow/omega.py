@@ -12,13 +12,13 @@ from jaxtyping import Array, Float
 from rnn_jax import checks
 from rnn_jax.gradient_flow.layer_sweep import (
   ScalarLoss,
-  at_least_float32,
   check_layers,
   check_loss,
   forward_layers,
   reverse_layers,
 )
 from rnn_jax.gradient_flow.reverse_sweep import unscaled
+from rnn_jax.precision import at_least_float32
 from rnn_jax.probes import scaled_norm
 from rnn_jax.types import Carry, Cell, Params, Sequences, floats_of, step, with_floats
 

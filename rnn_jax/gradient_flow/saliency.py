@@ -10,9 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import at_least_float32, forward_layers
+from rnn_jax.gradient_flow.layer_sweep import forward_layers
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
+from rnn_jax.precision import at_least_float32
 from rnn_jax.probes import scaled_norm
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import jax
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import at_least_float32, check_layers
+from rnn_jax.gradient_flow.layer_sweep import check_layers
 from rnn_jax.gradient_flow.reverse_sweep import with_carry_output
+from rnn_jax.precision import at_least_float32
 from rnn_jax.time_loop import check_params, unroll
 from rnn_jax.types import Carry, Cell, Params, Sequences, floats_of, with_floats
 

@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from rnn_jax import loss_scaling, precision
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
+from rnn_jax.precision import at_least_float32
 from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import check_params, unroll
 from rnn_jax.types import Carry, Cell, Drive, Params, Shape, floats_of, with_floats
@@ -71,7 +74,7 @@ class StepTensors(NamedTuple):
 
 
 @functools.partial(
-  jax.jit, static_argnames=("model", "loss", "reverse", "scan_unroll", "forward_mode")
+  jax.jit, static_argnames=("model", "loss", "dtype", "reverse", "scan_unroll", "forward_mode")
 )
 def step_tensors(
   model: DeepRNN,
@@ -80,38 +83,45 @@ def step_tensors(
   batch: PyTree,
   carries: Sequence[Carry] | None,
   key: Key[Array, ""] | None,
+  dtype: np.dtype | None = None,
+  scale: Float[Array, ""] | None = None,
   **time: Any,
 ) -> StepTensors:
   """Computes all tensors of a training step on the batch's mean loss, without updating the params.
 
   Args:
     model: the network.
-    loss, carries, key, **time: see `rnn_jax.training.update`.
+    loss, carries, key, dtype, **time: see `rnn_jax.training.update`.
     params: the model's params.
     batch: a `rnn_jax.tasks.Batch`, or another object with the attributes xs, targets and mask.
+    scale: factor on the loss whose derivatives are returned; None for 1.
   Returns:
     The StepTensors.
   """
   dropout_key, cell_key = (None, None) if key is None else jax.random.split(key)
 
   def objective(floats: Params, slots: Slots | None) -> tuple[Array, ForwardTensors]:
-    of_model = with_floats(floats, params)
+    of_model, xs = with_floats(floats, params), batch.xs
+    if dtype is not None:
+      of_model, xs = precision.cast((of_model, xs), dtype)
     network: Callable[..., Any] = model.apply
     layers, readout = network(
       {"params": of_model},
-      batch.xs,
+      xs,
       model.cell_params({"params": of_model}),
-      carries,
+      carries if dtype is None else precision.cast(carries, dtype),
       slots,
       key=cell_key,
       deterministic=key is None,
+      dtype=dtype,
       rngs=None if key is None else {"dropout": dropout_key},
       method=_run,
       **time,
     )
-    losses = loss(readout, batch.targets)
+    losses = loss(readout if dtype is None else at_least_float32(readout), batch.targets)
     mean = masked_mean(losses, batch.mask)
-    return mean, ForwardTensors(layers, readout, losses, mean)
+    total = mean if scale is None else loss_scaling.scaled(mean, scale)
+    return total, ForwardTensors(layers, readout, losses, mean)
 
   shapes = jax.eval_shape(objective, floats_of(params), None)[1]
   slots = _zeros(Slots(shapes.layers, shapes.readout))
@@ -129,6 +139,7 @@ def _run(
   slots: Slots | None,
   *,
   deterministic: bool,
+  dtype: np.dtype | None,
   key: Key[Array, ""] | None = None,
   **time: Any,
 ) -> tuple[tuple[LayerTensors, ...], Float[Array, "T B O"]]:
@@ -141,6 +152,7 @@ def _run(
     carries: the initial carry of each layer. If None, zeros, or the model's learned carries.
     slots: zeros that are added to the tensors; None to add nothing.
     deterministic: whether dropout is off.
+    dtype: precision of the model; None for that of params and inputs.
     key: draws the masks of stochastic cells; None for evaluation.
     **time: further arguments of `unroll`.
   Returns:
@@ -154,7 +166,7 @@ def _run(
       ys = model.between(ys, deterministic=deterministic)
     check_params(f"params['layers_{i}']['cell']", cell, params[i], ys)
     watched = _watched(cell, params[i], None if slots is None else slots.layers[i])
-    carry = watched.initial_carry(ys.shape[1:2])
+    carry = watched.initial_carry(ys.shape[1:2], float if dtype is None else dtype)
     if carries is not None:
       carry = carry._replace(carry=carries[i])
     layer_key = None if key is None else jax.random.fold_in(key, i)

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import ScalarLoss, at_least_float32, check_layers, check_loss
+from rnn_jax.gradient_flow.layer_sweep import ScalarLoss, check_layers, check_loss
+from rnn_jax.precision import at_least_float32
 from rnn_jax.probes import tree_norm
 from rnn_jax.time_loop import check_params, unroll
 from rnn_jax.types import Cell, Params, Sequences, floats_of, with_floats

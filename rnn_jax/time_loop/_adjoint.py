@@ -29,7 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from rnn_jax.probes import scaled_norm
+from rnn_jax.precision import at_least_float32
+from rnn_jax.probes import cotangent_norm
 from rnn_jax.time_loop._adjoint_loops import (
   Loop,
   Recur,
@@ -89,7 +90,8 @@ def scan(
     unroll=unroll,
     in_order=jax.default_backend() == "cpu" and all(isinstance(n, int) and n > 1 for n in sizes),
   )
-  return _run(loop, params, carry, stream, probe)
+  # Norms are computed in at least float32, the probe's precision from here on.
+  return _run(loop, params, carry, stream, at_least_float32(probe))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -157,7 +159,7 @@ def backward(
   held_bar = recurrent_gradient(loop, saved.params, carries, saved.others, recurrent_bar)
 
   new_carry_bar = [buffers[at] for at in plan.new_carry_bar]
-  norms = [scaled_norm(a, axis=tuple(range(2, a.ndim))) for a in new_carry_bar]
+  norms = [cotangent_norm(a, 2) for a in new_carry_bar]
   probe_bar = jax.tree.unflatten(jax.tree.structure(carry_bar), norms) if loop.probed else None
   stream_bar = loop.join(buffers[: loop.num_floats], [None] * len(saved.others))
   return jax.tree.map(jnp.add, params_bar, held_bar), carry_bar, stream_bar, probe_bar

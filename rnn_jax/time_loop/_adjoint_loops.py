@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from rnn_jax.probes import scaled_norm
+from rnn_jax.probes import cotangent_norm
 from rnn_jax.time_loop._adjoint_plan import Plan
 from rnn_jax.types import Carry, Number, Params, Size, floats_of, with_floats
 
@@ -211,7 +211,7 @@ def reverse_loop(
     new = dict(enumerate(floats_bar))
     for at, a in zip(perturbations, jax.tree.leaves(perturbations_bar), strict=True):
       is_whole = a.shape == buffers[at].shape[1:]
-      new[at] = a if is_whole else scaled_norm(a, axis=tuple(range(1, a.ndim)))
+      new[at] = a if is_whole else cotangent_norm(a, 1)
     buffers = _write(buffers, new, time)
     following = loop.after(time, reverse=not loop.reverse)
     prefetched = _read([buffers[at] for at in early], following)

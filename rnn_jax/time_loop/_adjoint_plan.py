@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import ShapeDtypeStruct
 from jax.extend.core import Jaxpr, Var
 from jaxtyping import Array, Inexact, PyTree
 
+from rnn_jax.precision import wide
 from rnn_jax.time_loop._read_order import Atom, descendants_of, reads_before, split_at
 
 # `(params, carry, floats, others) -> ((carry', y), vjp)`: one step and its vjp.
@@ -328,4 +328,4 @@ def _spec(v: Atom) -> ShapeDtypeStruct:
 
 def _spec_of_norms(v: Atom) -> ShapeDtypeStruct:
   spec = _spec(v)
-  return ShapeDtypeStruct(spec.shape[:1], np.zeros((), spec.dtype).real.dtype)
+  return ShapeDtypeStruct(spec.shape[:1], wide(spec.dtype))

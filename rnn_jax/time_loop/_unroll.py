@@ -21,7 +21,8 @@ from jaxtyping import Array, Bool, Float, Integer, Key, PyTree
 
 from rnn_jax import checks, clipping
 from rnn_jax.parallel import vary_alike
-from rnn_jax.probes import probe_shapes
+from rnn_jax.precision import wide
+from rnn_jax.probes import check_probe, probe_shapes
 from rnn_jax.time_loop import _arguments as arguments
 from rnn_jax.time_loop._associative import run_associatively
 from rnn_jax.time_loop._sequential import LoopOptions, run_sequentially
@@ -91,7 +92,8 @@ def unroll(
       intermediate values of every step. `sqrt`: blocks of √T steps, including their input
       projections, for O(√T) memory in addition to xs and ys. (The projections of a stochastic cell
       that is given a key are stored.)
-    probe: zeros from `gradient_probe`; their gradient is ‖dL/dh_t‖, or 0 at a skipped step.
+    probe: zeros from `gradient_probe`; their gradient is ‖dL/dh_t‖, or 0 at a skipped step. Norms
+      are computed in at least float32; for a carry in half precision, the probe may be in float32.
     clip_carry: c, for gradient clipping inside backpropagation through time. Each example's
       dL/dh_t, all leaves of the carry together, is scaled to a norm of at most c before it flows
       into the step's params and to earlier steps; skipped steps do not clip. The probe measures the
@@ -167,14 +169,15 @@ def unroll(
     carry = zeros
   checks.like("carry", zeros, carry)
   if probe is not None:
-    checks.like("probe", probe_shapes(zeros, num_steps), probe)
+    check_probe(probe_shapes(zeros, num_steps), probe)
   drive = xs if in_blocks else cell.project(params, xs, key)
   if in_blocks:
     project = cell.project
     cell = cell._replace(project=lambda params, xs, _=None: project(params, xs, key))
-  clip, scale, recurrent_scale = (
-    None if a is None else jnp.asarray(a, dtype)
-    for a in (clip_carry, gradient_scale, recurrent_gradient_scale)
+  # The threshold for a scaled loss may lie outside the range of float16.
+  clip = None if clip_carry is None else jnp.asarray(clip_carry, wide(dtype))
+  scale, recurrent_scale = (
+    None if a is None else jnp.asarray(a, dtype) for a in (gradient_scale, recurrent_gradient_scale)
   )
   each = StepInputs(drive, valid, resets, cut, probe, scale, recurrent_scale)
   constants, carry, inputs = vary_alike((StepConstants(params, clip), carry, each))

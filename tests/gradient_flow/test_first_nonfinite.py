@@ -17,7 +17,7 @@ from rnn_jax.gradient_flow import NonFinite, describe_nonfinite, first_nonfinite
 from rnn_jax.gradient_flow.training_step import step_tensors
 from rnn_jax.losses import squared_error
 from rnn_jax.tasks import Batch
-from rnn_jax.training import TrainState, update
+from rnn_jax.training import TrainState, make_optimizer, update
 from rnn_jax.types import Cell, unprepared
 
 T, B, D, H, OUT = 5, 2, 3, 3, 2
@@ -280,6 +280,40 @@ def test_the_recomputed_step_equals_the_training_step():
   for ours, theirs in ((norms, list(metrics.norms)), (grads, moved)):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_recomputed_step_in_half_precision_equals_the_training_step():
+  model, params = with_params([make_cell("lstm", H)])
+  optimizer = make_optimizer("sgd", 0.1, loss_scale=8.0)
+  state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  step = jax.jit(functools.partial(update, model, optimizer, squared_error, dtype="bfloat16"))
+  _, _, metrics = step(state, BATCH)
+  hashable = model.clone(cells=tuple(model.cells))
+  found = step_tensors(
+    hashable, squared_error, params, BATCH, None, None, np.dtype("bfloat16"), jnp.float32(8)
+  )
+  assert found.forward.layers[0].carry.cell.dtype == found.forward.readout.dtype == jnp.bfloat16
+  assert found.grad_norm.dtype == jnp.float32
+  np.testing.assert_allclose(found.forward.mean_loss, metrics.loss, rtol=0.01)
+  np.testing.assert_allclose(found.grad_norm / 8, metrics.grad_norm, rtol=0.01)
+
+
+def test_an_overflow_of_a_scaled_loss_in_float16_is_located():
+  model, params = with_params([make_cell("elman", H)])
+  finite = BATCH._replace(mask=jnp.ones((T, B), bool))
+  for scale, phase in ((1.0, None), (2.0**30, "backward")):
+    optimizer = make_optimizer("sgd", 0.1, loss_scale=scale)
+    place = first_nonfinite(
+      model,
+      params,
+      finite,
+      squared_error,
+      optimizer=optimizer,
+      opt_state=optimizer.init(params),
+      dtype="float16",
+    )
+    assert (place and place.phase) == phase
+  assert (place.time, place.tensor, place.value) == (T - 1, "readout", "inf")
 
 
 def test_description():

@@ -36,10 +36,14 @@ MEASURES = {
   "singular_values": {},
   "step_jacobians": {},
   "truncation_bias": {"truncations": [1]},
+  "underflow": {"dtype": "float16"},
   "weight_share_norms": {},
   "weight_shares": {},
 }
-LOSSES = {"lag_profile": lambda y: y[:, 0]}
+LOSSES = {
+  "lag_profile": lambda y: y[:, 0],
+  "underflow": lambda ys: mean_loss(ys.astype(float)),  # ys are in half precision, too
+}
 OTHERS = {
   *("Curvature", "curvature", "FixedPoints", "fixed_points", "visited_carries"),
   *(

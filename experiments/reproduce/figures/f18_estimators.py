@@ -169,6 +169,6 @@ figure = Figure(
   "random rule",
   source="Tallec and Ollivier, 2017, https://arxiv.org/abs/1705.08209, and 2018, "
   "https://arxiv.org/abs/1702.05043",
-  seconds=100,
+  seconds=130,
   run=run,
 )

@@ -26,6 +26,7 @@ from experiments.sweep.measures import MEASURES
 from rnn_jax import checks
 from rnn_jax.cells import CELLS
 from rnn_jax.estimators import ESTIMATORS, estimator_name
+from rnn_jax.precision import DTYPES
 from rnn_jax.tasks import TASKS
 from rnn_jax.text import STANDARD_LIBRARY
 from rnn_jax.training import CLIP_BY, OPTIMIZERS, SCHEDULES
@@ -45,6 +46,8 @@ def _gradient(text: str) -> str:
   except (TypeError, ValueError) as error:
     raise ValueError(f"gradient {text} has an invalid number: {error}") from None
 
+
+_SCALE = number("loss_scale", "dynamic, or a finite number above 0", lambda v: v > 0, "none")
 
 _AXES = (
   Flag(
@@ -77,6 +80,23 @@ _AXES = (
     "adam",
     choice("optimizer", OPTIMIZERS),
     f"Optimizer: {', '.join(OPTIMIZERS)}.",
+    "axis",
+  ),
+  Flag(
+    "dtype",
+    "float32",
+    choice("dtype", DTYPES),
+    "Precision in which the network trains: float32, bfloat16 or float16. Params, optimizer, loss, "
+    "held-out loss and all measures but underflow are in float32 always.",
+    "axis",
+  ),
+  Flag(
+    "loss_scale",
+    "none",
+    lambda text: text if text == "dynamic" else _SCALE(text),
+    "Factor on the loss that keeps small gradients from becoming zero in half precision: a number; "
+    "dynamic, which is halved when a gradient overflows, whose update is skipped, and doubled "
+    "after 2000 updates without overflow; or none.",
     "axis",
   ),
   Flag(

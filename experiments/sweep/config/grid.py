@@ -29,6 +29,8 @@ AXES = (
   "batch_size",
   "steps",
   "optimizer",
+  "dtype",
+  "loss_scale",
   "truncation",
   "gradient",
   "seed",
@@ -86,7 +88,8 @@ def expand(
   recurrent kernel, with a gain of 0; `clip_by` without clipping; `layer_norm`, `residual` and
   `dropout` with one layer; a truncation of at least the sequence length, or with another rule for
   the gradient than `bptt`; `momentum` with `adam`; `flossing_exponents` without flossing; the
-  recurrent gain or the recurrent kernel where `initialization` chooses it.
+  recurrent gain or the recurrent kernel where `initialization` chooses it; `loss_scale` in float32,
+  where gradients that training can use need no scale.
 
   Args:
     axes: {axis: its values}, for every axis in `AXES`; axes that older versions lack may be
@@ -198,6 +201,8 @@ def _effective(run: Run, options: CellOptions) -> tuple[Run, list[tuple[str, str
     neutral["flossing_exponents"] = (ADDED["flossing_exponents"], "without flossing")
   if run.clip_norm is None:
     neutral["clip_by"] = ("global_norm", "without clipping")
+  if run.dtype == "float32":
+    neutral["loss_scale"] = (None, "in float32")
   if run.depth == 1:
     for name, off in (("layer_norm", False), ("residual", False), ("dropout", 0.0)):
       neutral[name] = (off, "at depth 1")

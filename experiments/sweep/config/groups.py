@@ -63,6 +63,8 @@ def group_name(run: Run, varied: Collection[str] = ()) -> str:
 
 
 def _text(name: str, value: object) -> str:
-  if name in ("task", "optimizer"):
+  if name in ("task", "optimizer", "dtype"):
     return str(value)
+  if name == "loss_scale":
+    return "no loss scale" if value is None else f"loss scale {value}"
   return f"{value} units" if name == "hidden_size" else f"{name.replace('_', ' ')} {value}"

@@ -118,6 +118,8 @@ class Run:
     flossing_exponents: number of Lyapunov exponents of each layer that flossing pushes toward 0.
     flossing_steps: steps on the squared Lyapunov exponents alone, before training.
     initialization: how the params are drawn, a member of `INITIALIZATIONS`.
+    dtype: precision of the network in training, a value of `--dtype`.
+    loss_scale: factor on the loss, or `dynamic`; None for no scaling.
   """
 
   cell: str
@@ -151,6 +153,8 @@ class Run:
   flossing_exponents: int = added(1)
   flossing_steps: int = added(0)
   initialization: str = added("default")
+  dtype: str = added("float32")
+  loss_scale: float | str | None = added(None)
 
   @property
   def network(self) -> str:
@@ -231,7 +235,7 @@ def run_id(run: Run, settings: Settings, corpus_sha256: str | None) -> str:
     if name not in _at_default(run):
       value = _show(getattr(run, name))
       parts.append(
-        value if name in ("gradient", "schedule", "initialization") else f"{name}{value}"
+        value if name in ("gradient", "schedule", "initialization", "dtype") else f"{name}{value}"
       )
   if run.options:
     parts.append(options_text(run.options).replace(", ", "-"))

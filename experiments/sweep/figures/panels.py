@@ -201,7 +201,9 @@ def describe(name: str, value: object) -> str:
     return str(value)
   if value is None or value is False:
     return f"no {text}"
-  if value is True or name in ("task", "optimizer"):
+  if name == "loss_scale" and value == "none":
+    return "no loss scale"
+  if value is True or name in ("task", "optimizer", "dtype"):
     return text if value is True else str(value)
   if value == math.inf:
     return {"truncation": "full BPTT", "clip_norm": "no clipping"}.get(name, f"{text} inf")

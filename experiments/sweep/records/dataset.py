@@ -70,6 +70,8 @@ _QUANTITIES = {
   "batch_size": ("sequences in a batch", "1", ""),
   "steps": ("optimization steps of the run", _STEPS, ""),
   "optimizer": ("optimizer", "", ""),
+  "dtype": ("precision of the network in training", "", "Measures are computed in float32."),
+  "loss_scale": ("factor on the loss", "", "A number as text, dynamic, or none."),
   "layer_norm": ("whether the inputs of the second and later layers are normalized", "", ""),
   "residual": ("whether the second and later layers add their input to their output", "", ""),
   "dropout": ("dropout rate between layers", "1", "0: no dropout."),
@@ -107,7 +109,8 @@ _QUANTITIES = {
   "log10_grad_norm": (
     "log10 of the gradient norm of the training loss",
     "1",
-    f"dL/dh_t under the training loss; h_t is the carry after step t. {_NORMS}",
+    f"dL/dh_t under the training loss; h_t is the carry after step t. {_NORMS} With another dtype, "
+    "-inf and inf are where all of dL/dh_t, times the loss scale, is 0 or overflows in that dtype.",
   ),
   "clipped_share": (
     "share of examples whose dL/dh_t was clipped",

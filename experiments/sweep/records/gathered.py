@@ -19,7 +19,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from experiments.cli import plugins
-from experiments.networks.cell_options import options_text
+from experiments.networks.cell_options import options_text, value_text
 from experiments.runtime import files, memory
 from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.runs import run_of
@@ -251,11 +251,12 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
   with _reading(folder / "runs" / name / "config.json") as path:
     run = run_of(files.read_json(path))
     options = options_text(run.options)
-    texts = run.cell, run.clip_by, options, run.task, run.optimizer
-    if not all(map(is_text, (*texts, run.gradient, run.schedule, run.initialization))):
+    loss_scale = "none" if run.loss_scale is None else value_text(run.loss_scale)
+    texts = run.cell, run.clip_by, options, run.task, run.optimizer, run.gradient, run.schedule
+    if not all(map(is_text, (*texts, run.initialization, run.dtype, loss_scale))):
       raise TypeError(
-        "cell, clip_by, options, task, optimizer, gradient, schedule and initialization must be "
-        f"text without control characters, got {run}"
+        "cell, clip_by, options, task, optimizer, gradient, schedule, initialization, dtype and "
+        f"loss_scale must be text without control characters, got {run}"
       )
     if not isinstance(run.steps, int) or not 0 <= run.steps < 2**31:
       raise TypeError(f"steps must be an integer from 0 to {2**31 - 1}, got {run.steps}")
@@ -278,6 +279,8 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
       "batch_size": np.int32(run.batch_size),
       "steps": np.int32(run.steps),
       "optimizer": run.optimizer,
+      "dtype": run.dtype,
+      "loss_scale": loss_scale,
       "layer_norm": bool(run.layer_norm),
       "residual": bool(run.residual),
       "dropout": float(run.dropout),

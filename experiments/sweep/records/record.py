@@ -26,7 +26,8 @@ class Record(NamedTuple):
     clipped_norm: global gradient norm after clipping.
     clipped: 1 if the gradient was clipped, else 0. With `--clip_by=carry`, the share of all dL/dh_t
       (over examples, layers and time steps) that were clipped.
-    finite: whether loss, grad_norm and the updated params are finite.
+    finite: whether loss, grad_norm and the updated params are finite. The grad_norm of an update
+      that dynamic loss scaling skipped does not count.
     norms: arrays [layer, time] by name. `log10_grad_norm` is the batch mean of log₁₀ ‖dL/dh_t‖ (the
       logarithm of the geometric mean), where L is each example's own training loss. Each further
       leaf of the carry has an array of its own, such as `log10_grad_norm_cell` for an LSTM's cell

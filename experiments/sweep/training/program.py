@@ -37,6 +37,7 @@ from experiments.sweep.training.run_setup import (
   penalty_of,
   time_options,
 )
+from rnn_jax import loss_scaling
 from rnn_jax.clipping import was_clipped
 from rnn_jax.losses import accuracy, masked_mean
 from rnn_jax.modules import DeepRNN
@@ -223,14 +224,25 @@ def _start(group: _Group, numbers: Numbers, data: PyTree) -> TrainState:
   return TrainState(state.step, params, state.opt_state)
 
 
-def _measure(group: _Group, numbers: Numbers, params: Params, batch: Batch) -> dict[str, Variables]:
+def _measure(
+  group: _Group, numbers: Numbers, params: Params, loss_scale: Array | float, batch: Batch
+) -> dict[str, Variables]:
   """Computes the sweep's measures at a step.
 
-  `batch` is the whole batch, even if devices share it.
+  `batch` is the whole batch, even if devices share it. `loss_scale` is that of the step's update.
   """
   share = shard(batch, group.data_parallel)
-  estimator = estimator_of(group.run, numbers)
-  moment = Moment(group.model, params, group.tasks.train, batch, share, estimator, group.mean)
+  moment = Moment(
+    group.model,
+    params,
+    group.tasks.train,
+    batch,
+    share,
+    estimator_of(group.run, numbers),
+    group.mean,
+    group.run.dtype,
+    loss_scale,
+  )
   return {name: MEASURES[name].of(moment) for name in group.settings.measure_names}
 
 
@@ -273,7 +285,7 @@ def _evaluate(group: _Group, params: Params, held_out: PyTree) -> dict[str, Arra
 
 def _train_step(
   group: _Group,
-  measure: Callable[[Numbers, Params, Batch], dict[str, Variables]],
+  measure: Callable[[Numbers, Params, Array | float, Batch], dict[str, Variables]],
   evaluate: Callable[[Params, PyTree], dict[str, Array]],
   numbers: Numbers,
   data_key: Key[Array, ""],
@@ -292,8 +304,10 @@ def _train_step(
   whole = task.batch(training, jax.random.fold_in(data_key, state.step))
   is_last = state.step == run.steps
   due = (state.step % settings.measure_every == 0) | is_last
-  missing = _missing(jax.eval_shape(measure, numbers, state.params, whole))
-  measured = jax.lax.cond(due, lambda: measure(numbers, state.params, whole), lambda: missing)
+  scaling = loss_scaling.state_of(state.opt_state)
+  now = numbers, state.params, 1.0 if scaling is None else scaling.scale, whole
+  missing = _missing(jax.eval_shape(measure, *now))
+  measured = jax.lax.cond(due, lambda: measure(*now), lambda: missing)
   every = settings.evaluate_every
   due = is_last if every is None else (state.step % every == 0) | is_last
   unknown = _missing(jax.eval_shape(evaluate, state.params, held_out))
@@ -314,6 +328,10 @@ def _train_step(
     clipped = jnp.stack(was_clipped(metrics.norms, options["clip_carry"]))
     norms["clipped_share"] = group.mean(clipped.astype(metrics.loss.dtype))
   finite = _all_finite((metrics.loss, metrics.grad_norm, new.params))
+  if metrics.skipped is not None:
+    # An update that dynamic loss scaling has skipped is no divergence. Only its gradient is not
+    # finite, because of the scale; the params are those from before.
+    finite |= metrics.skipped & jnp.isfinite(metrics.loss)
   scalars = metrics.loss, metrics.grad_norm, metrics.clipped_norm, metrics.clipped, finite
   return new, Record(*scalars, norms, measured, evaluated)
 

@@ -24,7 +24,7 @@ from experiments.sweep.config.runs import Run, run_of
 from experiments.sweep.records.record import Snapshot, nonfinite_from_json, nonfinite_text
 from experiments.sweep.training.divergence import DivergedStep
 from experiments.sweep.training.run_setup import network, numbers_of, optimizer_of
-from rnn_jax import checks
+from rnn_jax import checks, precision
 from rnn_jax.cells import CELLS
 from rnn_jax.gradient_flow import NonFinite
 from rnn_jax.losses import LOSSES
@@ -100,6 +100,7 @@ def _restore(
     raise ValueError(f"depth must be at most the number of arrays, {len(arrays)}, got {run.depth}")
   sizes = about["output_size"], about["vocabulary_size"]
   # A sweep's sequences all have full length, so its batches have no `lengths`.
+  precision.check_dtype("dtype", run.dtype)
   parts = {name: jnp.asarray(arrays[f"batch.{name}"]) for name in ("xs", "targets", "mask")}
   shape = (run.sequence_length, run.batch_size)
   for name, a in parts.items():

@@ -97,6 +97,7 @@ def optimizer_of(run: Run, numbers: Numbers) -> optax.GradientTransformation:
     run.clip_by,
     momentum=numbers.momentum if run.momentum else None,
     weight_decay=numbers.weight_decay if run.weight_decay else None,
+    loss_scale=run.loss_scale,
   )
 
 
@@ -181,15 +182,16 @@ def estimator_of(run: Run, numbers: Numbers) -> Estimator:
 
 
 def time_options(run: Run, numbers: Numbers) -> dict[str, Any]:
-  """Returns the arguments `clip_carry`, and `truncation` or `estimator`, of `update`.
+  """Returns the arguments `clip_carry` and `dtype`, and `truncation` or `estimator`, of `update`.
 
   Their values are those of the run whose numeric settings are `numbers`. `run` may be any run of
-  the same group, because only its `clip_by` is read.
+  the same group, because only its `clip_by` and `dtype` are read.
   """
   limit = numbers.clip_norm if run.clip_by == "carry" else None
+  options = {"clip_carry": limit, "dtype": None if run.dtype == "float32" else run.dtype}
   if run.gradient == "bptt":
-    return {"truncation": numbers.truncation, "clip_carry": limit}
-  return {"clip_carry": limit, "estimator": estimator_of(run, numbers)}
+    return {**options, "truncation": numbers.truncation}
+  return {**options, "estimator": estimator_of(run, numbers)}
 
 
 def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) -> Key[Array, ""]:

@@ -29,6 +29,8 @@ AXES = {
   "batch_size": (32,),
   "steps": (200,),
   "optimizer": ("adam",),
+  "dtype": ("float32",),
+  "loss_scale": (None,),
   "truncation": (8, 32, None),
   "seed": (0, 1),
   "learning_rate": (0.01,),
@@ -47,6 +49,22 @@ def expand(axes, options=None, design="grid"):
 def test_axes_multiply():
   runs = expand(AXES)
   assert len(runs) == len(set(runs)) == 3 * 2 * 3 * 2
+
+
+def test_the_loss_scale_is_an_axis_only_in_half_precision():
+  axes = {**AXES, "dtype": ("float32", "float16"), "loss_scale": (None, 1024.0, "dynamic")}
+  runs = expand({**axes, "cell": ("gru",), "depth": (1,), "truncation": (None,), "seed": (0,)})
+  found = [(run.dtype, run.loss_scale) for run in runs]
+  assert found == [
+    ("float32", None),
+    *(("float16", scale) for scale in (None, 1024.0, "dynamic")),
+  ]
+  assert len(by_group(runs)) == 4
+  ids = [run_id(run, SETTINGS, "abc") for run in runs]
+  for name, part in zip(
+    ids, ("-h64-", "-float16-", "-float16-scale1024-", "-float16-scaledynamic-"), strict=True
+  ):
+    assert part in name
 
 
 def test_clip_by_is_an_axis_only_with_clipping():

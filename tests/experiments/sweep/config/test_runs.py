@@ -68,6 +68,19 @@ def test_a_run_is_restored_from_a_record_and_from_an_older_one():
   assert run_of(older) == dataclasses.replace(run, options=())
 
 
+def test_ids_and_configurations_in_float32_are_those_from_before_there_was_a_dtype():
+  run = make_run("lstm", 2, seed=1, forget_bias=1.0)
+  assert run_id(run, SETTINGS, None) == "lstm-d2-kfull-s1-lr0.01-c1-g1-b1-h8-610794da"
+  assert not {"dtype", "loss_scale"} & run_config(run, SETTINGS, None).keys()
+  half = dataclasses.replace(run, dtype="float16", loss_scale="dynamic")
+  saved = json.loads(json.dumps(run_config(half, SETTINGS, None)))
+  assert (saved["dtype"], saved["loss_scale"]) == ("float16", "dynamic")
+  assert run_of(saved) == half
+  assert run_id(half, SETTINGS, None).startswith(
+    "lstm-d2-kfull-s1-lr0.01-c1-g1-b1-h8-float16-scale"
+  )
+
+
 def test_wrappers_are_in_the_name_and_the_id():
   run = dataclasses.replace(RUN, depth=2, layer_norm=True, residual=True, dropout=0.5, zoneout=0.1)
   assert run.network == "elman, depth 2, layer norm, residual, dropout 0.5, zoneout 0.1"

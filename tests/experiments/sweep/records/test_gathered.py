@@ -59,7 +59,7 @@ def test_options_and_widths_are_coordinates_of_the_runs(folder):
   assert "recurrent_gain,forget_bias,options,status" in lines[0]
   assert '1.0,nan,"activation=relu, recurrent_kernel=identity",finished' in lines[1]
   assert "nan,nan,,finished" in lines[2] and "lru,1,4,False" in lines[2]
-  assert "lstm,2,1,True,False,0.0,0.0,adding,4,2,1,sgd,2.0" in lines[3]
+  assert "lstm,2,1,True,False,0.0,0.0,adding,4,2,1,sgd,float32,none,2.0" in lines[3]
   assert lines[0].split(",")[-7:-5] == ["held_out_loss", "baseline"]
   assert lines[3].split(",")[-7:-5] == ["0.25", "0.1"]
 

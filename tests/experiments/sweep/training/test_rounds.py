@@ -13,6 +13,7 @@ from configured import make_run, make_settings, tasks_of
 from train_all import train_all
 
 from experiments.sweep.config.device_layout import Layout
+from experiments.sweep.training import divergence
 from experiments.sweep.training.program import Program, compile_group
 from experiments.sweep.training.rounds import Partial, partial_like, train_round
 from rnn_jax import DeepRNN, make_cell
@@ -229,6 +230,29 @@ def test_options_width_and_masks_reach_the_network(monkeypatch):
     return jax.lax.scan(advance, start, jnp.arange(2))[1]
 
   np.testing.assert_allclose(result.records.loss, losses(), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_skipped_updates_of_dynamic_loss_scaling_are_no_divergence():
+  """Without clipping, the first gradients at a scale of 2^16 overflow float16."""
+  given = {"clip_norm": None, "steps": 6, "dtype": "float16"}
+  runs = [make_run(loss_scale=scale, **given) for scale in ("dynamic", 2.0**30, None)]
+  settings = dataclasses.replace(SETTINGS, measures="")
+  results = {}
+  for run in runs:  # each is a group of its own
+    (results[run.loss_scale],) = train_all([run], settings, TASKS, Layout(jax.local_devices()[:1]))
+  dynamic, fixed, plain = (results[run.loss_scale] for run in runs)
+  skipped = ~np.isfinite(dynamic.records.grad_norm)
+  assert skipped[0] and not skipped[-1]
+  assert dynamic.diverged_step is None and dynamic.records.finite.all()
+  assert np.isfinite(dynamic.records.loss).all()
+  # No update was made in the skipped steps, so the first one afterwards is that of another batch,
+  # at the same params, that Adam sees first.
+  assert plain.diverged_step is None
+  np.testing.assert_array_equal(dynamic.records.loss[0], plain.records.loss[0])
+  assert fixed.diverged_step == 0
+  place = divergence.locate(divergence.diverged_step(fixed, TASKS.train))
+  assert place is not None and place.phase == "backward"
 
 
 @pytest.mark.usefixtures("optax_promotion")
