@@ -16,9 +16,10 @@ from training_problem import MODEL, B, T, assert_close, batch_of, start, updated
 from rnn_jax import DeepRNN, make_cell, tap
 from rnn_jax.loss_scaling import LossScaleState, with_loss_scale
 from rnn_jax.losses import squared_error
+from rnn_jax.penalties import omega_penalty
 from rnn_jax.precision import at_least_float32, cast
 from rnn_jax.tasks import Batch
-from rnn_jax.training import TrainState, make_optimizer, omega_penalty, update
+from rnn_jax.training import TrainState, make_optimizer, update
 from rnn_jax.windows import train_windows
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
