@@ -141,7 +141,7 @@ def test_a_power_of_two_changes_no_bit_in_float32(clip_by):
   options["penalty"] = omega_penalty(MODEL, squared_error, 0.5)
   found = []
   for loss_scale in (None, 2.0**12):
-    optimizer = make_optimizer("adam", 0.01, limit, clip_by, loss_scale)
+    optimizer = make_optimizer("adam", 0.01, limit, clip_by, loss_scale=loss_scale)
     state, _, metrics = updated(optimizer, **options)(start(optimizer), batch)
     assert metrics.clipped > 0
     found.append((state.params, metrics._replace(loss_scale=None, skipped=None)))
@@ -150,7 +150,7 @@ def test_a_power_of_two_changes_no_bit_in_float32(clip_by):
 
 def test_float16_clips_each_carrys_gradient_of_a_scaled_loss():
   limit, scale = 0.3, 2.0**14
-  optimizer = make_optimizer("sgd", 1.0, limit, "carry", scale)
+  optimizer = make_optimizer("sgd", 1.0, limit, "carry", loss_scale=scale)
   batch = batch_of()
   runs = {
     dtype: updated(optimizer, clip_carry=limit, dtype=dtype)(start(optimizer), batch)
