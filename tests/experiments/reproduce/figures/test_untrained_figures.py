@@ -12,7 +12,9 @@ from experiments.reproduce import report as figure_records
 from experiments.reproduce.figures import (
   f1_cells,
   f2_gain,
+  f4_chaos,
   f6_error_surface,
+  f11_gaussian_products,
   f25_newton_in_time,
 )
 
@@ -24,8 +26,9 @@ def test_f6_fold_is_where_two_equilibria_meet():
   assert f6_error_surface.fold(w, -1) == pytest.approx(-1.5 - w * (1 - s))
 
 
-def test_f2_compares_rates_with_ln_g_and_with_earlier_values(monkeypatch):
-  rates = {"linear": np.log(f2_gain.GAINS), "tanh": np.array(f2_gain.EARLIER) + 0.015}
+def test_f2_compares_rates_with_ln_g_and_with_mean_field(monkeypatch):
+  theory = np.array([-0.706, -0.1421, -0.0661, -0.0237, 0.0607])
+  rates = {"linear": np.log(f2_gain.GAINS), "tanh": theory + 0.009}
 
   def profiles_of(make, gains, scales, seeds):
     linear = make(1.0).update({}, np.zeros(1), np.ones(1), np.ones(1))[0] == 2.0
@@ -36,7 +39,7 @@ def test_f2_compares_rates_with_ln_g_and_with_earlier_values(monkeypatch):
   found = f2_gain.run()
   assert len(found.checks) == 2 * len(f2_gain.GAINS) and all(check.met for check in found.checks)
   rates["linear"] = rates["linear"] + 1.1e-5
-  rates["tanh"] = rates["tanh"] + 0.006
+  rates["tanh"] = rates["tanh"] + 0.002
   assert not any(check.met for check in f2_gain.run().checks)
   assert figure_records.picture("F2", found).axes
 
@@ -71,3 +74,52 @@ def test_f25_compares_the_growth_of_iterations_with_the_sign_of_the_exponent(mon
   flipped = True
   assert not any(check.met for check in f25_newton_in_time.run().checks)
   assert figure_records.picture("F25", found).axes
+
+
+def test_f4_compares_with_the_spectral_radius_below_1_and_with_mean_field_above(monkeypatch):
+  theory = {1.25: 0.0235, 1.5: 0.0652, 2.0: 0.1547, 3.0: 0.3103}
+  radii = {seed: 1.0 + 0.01 * (seed % 3) for seed in f4_chaos.SEEDS}
+  monkeypatch.setattr(f4_chaos, "spectral_radius", lambda seed: radii[seed])
+
+  def measure(gains, seeds, size):
+    values = []
+    for gain, seed in zip(np.asarray(gains, float), np.asarray(seeds), strict=True):
+      gain = round(float(gain), 3)
+      if gain < 1:
+        values.append(math.log(gain * radii[int(seed)]) + error * 0.001)
+      else:
+        distance = 6 * size ** (-1 if error < 1 else 0.1)
+        values.append(theory[gain] - error * distance)
+    return np.array(values)
+
+  monkeypatch.setattr(f4_chaos, "measure", measure)
+  error = 0.9
+  found = f4_chaos.run()
+  assert len(found.checks) == 2 + 2 * 4 and all(check.met for check in found.checks)
+  error = 1.1
+  assert not any(check.met for check in f4_chaos.run().checks)
+  assert figure_records.picture("F4", found).axes
+
+
+def test_f4_measures_the_spectral_radius_of_a_small_network():
+  (found,) = f4_chaos.exponents([0.5], [3], 20)
+  assert found == pytest.approx([math.log(0.5 * f4_chaos.spectral_radius(3, 20))], abs=2e-3)
+
+
+def test_f11_compares_all_exponents_with_newmans_formula(monkeypatch):
+  # A matrix of one entry: E ln |z| = −(γ + ln 2)/2 with variance π²/8, for z ~ N(0, 1).
+  assert f11_gaussian_products.theory(1) == pytest.approx([-(np.euler_gamma + math.log(2)) / 2])
+  assert f11_gaussian_products.standard_errors(1, 50) == pytest.approx(math.pi / math.sqrt(400))
+  assert f11_gaussian_products.theory(64)[0] == pytest.approx(-0.0079, abs=5e-5)
+  for name, value in {"SIZE": 5, "STEPS": 400, "SEEDS": (0, 1, 2), "SHOWN": (1, 5)}.items():
+    monkeypatch.setattr(f11_gaussian_products, name, value)
+  found = f11_gaussian_products.run()
+  assert all(check.met for check in found.checks) and len(found.table) == 2
+  spectra = np.asarray(f11_gaussian_products.measure(np.arange(3)))
+  rng = np.random.default_rng(0)  # an independent product, whose volume grows at the same rate
+  logs = [np.linalg.slogdet(rng.normal(size=(5, 5)) / math.sqrt(5))[1] for _ in range(4000)]
+  assert spectra.sum(axis=1).mean() == pytest.approx(np.mean(logs), abs=0.15)
+  off = spectra + 4 * f11_gaussian_products.standard_errors(5, 1200)
+  monkeypatch.setattr(f11_gaussian_products, "measure", lambda seeds: off)
+  assert not any(check.met for check in f11_gaussian_products.run().checks)
+  assert figure_records.picture("F11", found).axes
