@@ -11,6 +11,10 @@ from experiments.sweep.figures.panels import EARLY
 from experiments.sweep.measures import MEASURES
 
 SIZES = {"run": 2, "step": 3, "layer": 1, "time": 4, "lag": 4, "exponent": 3, "reach": 3}
+SIZES["share_lag"] = 3
+# Variables that lack the last dimension of their measure.
+SHORT = ("decay_rate", "half_life", "effective_memory", "estimator_cosine", "estimator_error")
+SHORT += ("estimator_bias", "estimator_deviation")
 
 
 def measured(*names: str) -> xr.Dataset:
@@ -19,8 +23,8 @@ def measured(*names: str) -> xr.Dataset:
   for name in names:
     for variable in MEASURES[name].labels:
       dims = ("run", "step", *MEASURES[name].dims)
-      if variable in ("decay_rate", "half_life", "effective_memory"):
-        dims = dims[:-1]  # these three variables do not depend on the lag
+      if variable in SHORT:
+        dims = dims[:-1]
       values = random.standard_normal([SIZES[dim] for dim in dims])
       values[:, 1] = np.nan  # measures are not computed at every recorded step
       if "gate" in variable:
@@ -44,16 +48,24 @@ def measured(*names: str) -> xr.Dataset:
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
   data = measured(name)
-  (draw,) = measure_figures(data).values()
-  figure = draw(data)
   # The lag norms are in the figure `gradient_decay` instead.
   labels = {v: label for v, label in MEASURES[name].labels.items() if v != "log10_lag_norm"}
-  assert [axis.get_ylabel() for axis in figure.axes] == [*labels.values()]
-  assert figure.axes[-1].get_xlabel() in X_LABELS.values()
-  if name == "saturation":  # its values are shares, so every axis spans 0 to 1 plus a margin
-    assert {axis.get_ylim() for axis in figure.axes} == {(-0.05, 1.05)}
-  assert ("layer 1" in figure.get_suptitle()) == ("layer" in MEASURES[name].dims)
-  for axis, variable in zip(figure.axes, labels, strict=True):
+  makers = measure_figures(data)
+  # Variables that are drawn against a dimension of their own have a figure of their own.
+  names = {name: [v for v in labels if v != "kept_share"]}
+  if "kept_share" in labels:
+    names[f"{name}_by_share_lag"] = ["kept_share"]
+  assert makers.keys() == names.keys()
+  axes = []
+  for which, own in names.items():
+    figure = makers[which](data)
+    assert [axis.get_ylabel() for axis in figure.axes] == [labels[v] for v in own]
+    assert figure.axes[-1].get_xlabel() in X_LABELS.values()
+    if name == "saturation":  # its values are shares, so every axis spans 0 to 1 plus a margin
+      assert {axis.get_ylim() for axis in figure.axes} == {(-0.05, 1.05)}
+    assert ("layer 1" in figure.get_suptitle()) == ("layer" in MEASURES[name].dims)
+    axes += figure.axes
+  for axis, variable in zip(axes, labels, strict=True):
     drawn = {str(line.get_label()): line.get_ydata() for line in axis.lines}
     cells = ["lstm"] if "gate" in variable else ["elman", "lstm"]
     over_steps = data[variable].dims in (("run", "step"), ("run", "step", "layer"))
