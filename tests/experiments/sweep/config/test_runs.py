@@ -77,7 +77,7 @@ def test_ids_and_configurations_in_float32_are_those_from_before_there_was_a_dty
   assert (saved["dtype"], saved["loss_scale"]) == ("float16", "dynamic")
   assert run_of(saved) == half
   assert run_id(half, SETTINGS, None).startswith(
-    "lstm-d2-kfull-s1-lr0.01-c1-g1-b1-h8-float16-scale"
+    "lstm-d2-kfull-s1-lr0.01-c1-g1-b1-h8-float16-loss_scale"
   )
 
 
