@@ -237,7 +237,7 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
         raise ValueError(
           f"{name} must be None with this rule for the gradient, got {value!r:.100}."
         )
-    if uses_key(cell, params, checked(cell, params, xs), key):
+    if uses_key(cell, cell.prepare(params), checked(cell, params, xs), key):
       raise ValueError(
         "cell must draw no masks with this rule for the gradient, got one that does."
       )
@@ -265,6 +265,8 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
       params, xs, carry, probe, constants = saved
       key_data, lengths, mask, resets = constants
       valid = valid_steps(len(xs), lengths, mask)
+      if resets is not None and lengths is not None:  # resets past a sequence's end have no effect
+        resets = jnp.asarray(resets) & valid_steps(len(xs), lengths, None)
       if valid is not None:
         xs = jnp.where(jnp.expand_dims(valid, range(2, xs.ndim)), xs, jnp.zeros_like(xs))
       grads = shares(

@@ -152,7 +152,7 @@ def test_lengths_masks_resets_carries_and_final_carries_count_as_in_bptt(name):
   mask = np.ones((6, 2), bool)
   mask[2, 0] = mask[4, 1] = False
   resets = np.zeros((6, 2), bool)
-  resets[3, 1] = True
+  resets[3, 1] = resets[5, 1] = True  # inside the second sequence, and past its end
   time = {"lengths": np.array([6, 5]), "mask": mask, "resets": resets}
 
   def value(floats, xs, carry_floats, run):

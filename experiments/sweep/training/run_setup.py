@@ -246,7 +246,7 @@ def flossed(
     data_key: the run's key for drawing batches.
   """
   # The key of a step's batch is fold_in(data_key, step), and masks are drawn with 2³² − 1.
-  key = jax.random.fold_in(data_key, np.uint32(2**32 - 2))
+  key = jax.random.fold_in(data_key, np.uint32(2**32 - 3))
   return minimize(
     flossing_penalty(model, 1.0, run.flossing_exponents),
     make_optimizer("adam", numbers.learning_rate),

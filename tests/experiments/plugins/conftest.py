@@ -7,8 +7,10 @@ import sys
 import plugin
 import pytest
 
+from experiments.runtime import provenance
 from experiments.sweep.figures.registered import FIGURES
 from experiments.sweep.measures import MEASURES
+from experiments.sweep.records import origins
 from rnn_jax import registry, tasks
 from rnn_jax.cells import CELLS
 
@@ -23,6 +25,9 @@ def registered(monkeypatch):
   for table, entries in zip(tables, before, strict=True):
     table.clear()
     table.update(entries)
+  # What these caches hold includes the code of what was registered.
+  for cached in (origins._here, origins._key, provenance._code):
+    cached.cache_clear()
   for name in set(sys.modules) - modules:
     if name.partition(".")[0] in ("mylab", "mypackage"):
       del sys.modules[name]

@@ -62,7 +62,9 @@ def test_the_loss_scale_is_an_axis_only_in_half_precision():
   assert len(by_group(runs)) == 4
   ids = [run_id(run, SETTINGS, "abc") for run in runs]
   for name, part in zip(
-    ids, ("-h64-", "-float16-", "-float16-loss_scale1024-", "-float16-loss_scaledynamic-"), strict=True
+    ids,
+    ("-h64-", "-float16-", "-float16-loss_scale1024-", "-float16-loss_scaledynamic-"),
+    strict=True,
   ):
     assert part in name
 
