@@ -265,8 +265,9 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
       params, xs, carry, probe, constants = saved
       key_data, lengths, mask, resets = constants
       valid = valid_steps(len(xs), lengths, mask)
-      if resets is not None and lengths is not None:  # resets past a sequence's end have no effect
-        resets = jnp.asarray(resets) & valid_steps(len(xs), lengths, None)
+      within = valid_steps(len(xs), lengths, None)
+      if resets is not None and within is not None:  # resets past a sequence's end have no effect
+        resets = jnp.asarray(resets) & within
       if valid is not None:
         xs = jnp.where(jnp.expand_dims(valid, range(2, xs.ndim)), xs, jnp.zeros_like(xs))
       grads = shares(
