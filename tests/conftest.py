@@ -168,7 +168,14 @@ def sweep_here(sweep_flags):
   from absl.testing import flagsaver
 
   from experiments.cli import command_line
+  from experiments.runtime import provenance
   from experiments.sweep import __main__ as sweep
+  from experiments.sweep.records import origins
+
+  # They hold the code of the cells, tasks and measures of their first call, which may have been made
+  # by a test that changes these tables.
+  for cached in (origins._here, origins._key, provenance._code):
+    cached.cache_clear()
 
   def run(*flags: str) -> int:
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:

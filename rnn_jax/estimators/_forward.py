@@ -20,7 +20,7 @@ from rnn_jax.estimators._vectors import VectorCell, vector_cell
 from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.parallel import vary_alike
 from rnn_jax.time_loop import unroll, uses_key, valid_steps
-from rnn_jax.types import AnyArray, Carry, Cell, Params, Sequences
+from rnn_jax.types import AnyArray, Carry, Cell, Params, Sequences, floats_of
 
 Memory: TypeAlias = PyTree
 ErrorsFn = Callable[[PyTree[Array]], tuple[Array, Array]]
@@ -176,7 +176,8 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
       step = differentiate(cell, model, carry, x, key, rule.local)
       new = rule.update(memory, step)
       delta, direct = output_of(model, step.after, x)[1](y_bar)
-      grads = rule.gradient(new, delta).at[0].add(direct)
+      # The rule's part is [1, P] if no param reaches the carry.
+      grads = jnp.zeros_like(total).at[0].add(direct) + rule.gradient(new, delta)
       if runs is None:
         return step.after, new, grads
       return _where(runs, (step.after, new, grads), (carry, memory, _zeros(grads)))
@@ -196,7 +197,8 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
     # A plain scan, because `unroll` does not run the rule's memory next to the cell.
     (_, memory, total), _ = jax.lax.scan(body, (carry, memory, total), now)
     if final_bar is not None:
-      deltas = to_vector(final_bar)
+      # JAX's cotangent of x + iy is dL/dx − i dL/dy.
+      deltas = to_vector(jax.tree.map(jnp.conj, floats_of(final_bar)))
       total = total + jnp.sum(jax.vmap(rule.gradient)(memory, deltas), axis=0)
     return jax.vmap(model.pull_back)(total)
 

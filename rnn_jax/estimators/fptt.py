@@ -12,7 +12,7 @@ from rnn_jax.estimators._forward import Derivatives, custom_unroll, differentiat
 from rnn_jax.estimators._vectors import vector_cell
 from rnn_jax.gradient_flow.joint_carry import joint_size, to_vector
 from rnn_jax.parallel import vary_alike
-from rnn_jax.types import Carry, Cell, Params, Sequences
+from rnn_jax.types import Carry, Cell, Params, Sequences, floats_of
 
 
 @memoized
@@ -58,7 +58,7 @@ def _shares(
   model = vector_cell(cell, params)
   if carry is None:
     carry = cell.initial_carry((batch_size,), model.theta.dtype)
-  last = None if final_bar is None else to_vector(final_bar)
+  last = None if final_bar is None else to_vector(jax.tree.map(jnp.conj, floats_of(final_bar)))
   eye = jnp.eye(joint_size(cell), dtype=model.theta.dtype)
   # Keep all lags apart, unless only their sum is wanted: an entry for several lags could not be
   # divided among smaller lags, one step later.
