@@ -172,8 +172,8 @@ def sweep_here(sweep_flags):
   from experiments.sweep import __main__ as sweep
   from experiments.sweep.records import origins
 
-  # They hold the code of the cells, tasks and measures of their first call, which may have been made
-  # by a test that changes these tables.
+  # They hold the code of the cells, tasks and measures at their first call, which a test may have
+  # made that changes these tables.
   for cached in (origins._here, origins._key, provenance._code):
     cached.cache_clear()
 
