@@ -148,7 +148,9 @@ def _orthogonal(
   at lag k, these errors accumulate to order k²/M.
   """
   columns = jax.random.normal(key, shape, dtype).swapaxes(1, 2)
-  return math.sqrt(shape[-1]) * jnp.linalg.qr(columns)[0].swapaxes(1, 2)
+  # One after the other, because decompositions of a batch may deadlock; see `lyapunov_spectrum`.
+  directions = jax.lax.map(lambda block: jnp.linalg.qr(block)[0], columns)
+  return math.sqrt(shape[-1]) * directions.swapaxes(1, 2)
 
 
 def _hidden(carry: LSTMCarry | Array) -> Array:
