@@ -119,6 +119,13 @@ def run() -> Outcome:
     "each seed; few examples give it a larger standard error.",
     "The finite-N term is c/N, from a fit of r_∞ + c/N to the mean rates. It is part of the "
     f"tolerance, {STANDARD_ERRORS} standard errors + |c/N|.",
+    "The first run of these checks missed two, at 0.1/√2. That of gru, by 0.0005, is within the "
+    "rounding of the expected value to three decimals, which the tolerance does not allow for. "
+    "That of forget bias 0, by 0.0011, is not. Sampled mean field is nearer to the measured rate "
+    "there (−0.2980 ± 0.0004), so the expected value may be inexact; this is not settled.",
+    "For elman at 0.1/√2, −0.057 was expected at first. Quadrature for the drawn inputs gives "
+    "−0.065, which replaced it before the run, though an earlier run, of −0.066, was known. The "
+    "measured rate does not meet −0.057.",
     "Earlier, the checks compared half-lives with measurements of one seed, ± 20 %, and that of "
     "forget bias 3 at 1/√2 was not met.",
   ]
@@ -144,7 +151,7 @@ figure = Figure(
   f"fit over lags {profiles.FIRST}–{profiles.LAST}",
   source="mean field: Chen, Pennington and Schoenholz, 2018, https://arxiv.org/abs/1806.05394; "
   "forget bias: Jozefowicz et al., 2015, https://proceedings.mlr.press/v37/jozefowicz15.html",
-  seconds=240,
+  seconds=90,
   run=run,
   seeds=SEEDS,
 )
