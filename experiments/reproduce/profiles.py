@@ -28,18 +28,22 @@ def mean_profiles(
   values: Sequence[float],
   scales: Sequence[float],
   seeds: Sequence[int],
+  size: int | None = None,
 ) -> Float[np.ndarray, "values scales seeds lags"]:
   """Returns log₁₀ ‖∂(v · h_T)/∂h_{T−k}‖ for v and x ~ N(0, I), the log averaged over a batch.
 
   Args:
-    make: function that returns a cell of hidden size HIDDEN, given one of `values` as a tracer.
+    make: function that returns a cell of hidden size `size`, given one of `values` as a tracer.
     values: numbers that distinguish the cells, such as recurrent gains.
     scales: factors on the input kernel, whose entries have variance ½ at initialization; a factor
       s gives them the standard deviation w_i = s / √2.
     seeds: seeds for the params, the inputs and v.
+    size: number of units; HIDDEN if None.
   Returns:
     The profiles. For an LSTM, h is the carry's leaf `hidden`.
   """
+
+  size = HIDDEN if size is None else size
 
   def one(
     value: Float[Array, ""], scale: Float[Array, ""], seed: Integer[Array, ""]
@@ -49,7 +53,7 @@ def mean_profiles(
     params = cell.init(params_key, INPUTS)
     params = {**params, "w_x": scale * params["w_x"]}
     xs = jax.random.normal(data_key, (STEPS, BATCH, INPUTS))
-    v = jax.random.normal(probe_key, (BATCH, HIDDEN))
+    v = jax.random.normal(probe_key, (BATCH, size))
     (profile,) = lag_profile([cell], [params], xs, lambda h: jnp.sum(v * h, axis=1))
     hidden = profile.hidden if isinstance(profile, LSTMCarry) else profile
     return jnp.mean(hidden, axis=1)

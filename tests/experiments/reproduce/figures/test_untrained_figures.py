@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -44,19 +45,45 @@ def test_f2_compares_rates_with_ln_g_and_with_mean_field(monkeypatch):
   assert figure_records.picture("F2", found).axes
 
 
-def test_f1_finds_the_half_lives_of_its_profiles(monkeypatch):
-  lags, doubling = np.arange(profiles.STEPS), -50.0
-  halves = [[doubling if h is None else h for h in expected] for _, _, expected in f1_cells.CELLS]
-  exact = -math.log10(2) * lags / np.array(halves)[:, :, None, None]
-  scatter = 1e-3 * (np.arange(len(f1_cells.SEEDS)) % 3 - 1)[:, None] * lags  # its median is 0
-  monkeypatch.setattr(f1_cells, "measure", lambda: exact + scatter)
+def test_f1_allows_two_standard_errors_and_the_finite_size_term(monkeypatch):
+  lags = np.arange(profiles.STEPS)
+  expected = np.array([rates for _, _, rates in f1_cells.CELLS])[:, :, None]
+  scatter = 0.003 * (np.arange(10) % 2 - 0.5)  # of standard error 0.0005
+  slope = 0.128
+
+  def measure(size):
+    rates = expected + shift + slope / size + scatter
+    return rates[..., None] * lags / math.log(10)
+
+  monkeypatch.setattr(f1_cells, "measure", measure)
+  sampled = np.broadcast_to(expected, (*expected.shape[:2], 10))
+  monkeypatch.setattr(f1_cells, "sample_mean_field", lambda: sampled)
+  shift = 0.0008
   found = f1_cells.run()
-  assert all(check.met for check in found.checks) and len(found.checks) == len(found.table)
-  assert [row["half-life"] for row in found.table] == pytest.approx(np.ravel(halves))
-  monkeypatch.setattr(f1_cells, "measure", lambda: 1.3 * exact + scatter)
-  missed = [check for check in f1_cells.run().checks if not check.met]
-  assert len(missed) == len(found.checks) - 1  # the check that the gradient grows is still met
+  assert all(check.met for check in found.checks) and len(found.checks) == len(found.table) == 10
+  assert [row["finite-N term"] for row in found.table] == pytest.approx([0.001] * 10)
+  assert [row["standard error"] for row in found.table] == pytest.approx([5e-4] * 10)
+  shift = 0.0013
+  assert not any(check.met for check in f1_cells.run().checks)
   assert figure_records.picture("F1", found).axes
+
+
+def test_f1_mean_field_of_elman_follows_its_inputs():
+  nodes, weights = np.polynomial.hermite_e.hermegauss(61)
+  weights /= weights.sum()
+  for j, scale in enumerate(f1_cells.SCALES):
+    rates = []
+    for seed in f1_cells.SEEDS:
+      _, key, _ = jax.random.split(jax.random.key(seed), 3)
+      xs = np.asarray(jax.random.normal(key, (profiles.STEPS, profiles.BATCH, 2)), float)
+      variances = scale**2 / 2 * (xs**2).sum(axis=2)
+      q, logs = np.zeros(profiles.BATCH), []
+      for variance in variances:
+        q = np.tanh(np.sqrt(q)[:, None] * nodes) ** 2 @ weights + variance
+        logs.append(np.log(np.cosh(np.sqrt(q)[:, None] * nodes) ** -4 @ weights) / 2)
+      window = slice(profiles.STEPS - profiles.LAST, profiles.STEPS - profiles.FIRST)
+      rates.append(np.mean(logs[window]))
+    assert np.mean(rates) == pytest.approx(f1_cells.CELLS[0][2][j], abs=0.002)
 
 
 def test_f25_compares_the_growth_of_iterations_with_the_sign_of_the_exponent(monkeypatch):
