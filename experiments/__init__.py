@@ -18,7 +18,7 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
   from experiments.sweep.figures.panels import Look
-  from experiments.sweep.measures import Measure
+  from experiments.sweep.measures.measure import Measure
   from experiments.sweep.run_sweep import SweepSettings
 
 # `python -m experiments.NAME` imports this package before the command's own modules, which take
@@ -98,9 +98,9 @@ def register_measure(name: str, measure: Measure) -> None:
     ValueError: if the name or a variable is taken or no identifier, or the summary is missing.
     TypeError: if `measure` is not a `Measure`, or `measure.compute` not a function.
   """
-  from experiments.sweep import measures
+  from experiments.sweep.measures import table
 
-  measures.register_measure(name, measure)
+  table.register_measure(name, measure)
 
 
 def register_figure(
@@ -129,8 +129,8 @@ def register_figure(
 
 # {name: the module that defines it}; the modules are imported late because they import jax.
 _LATE = {
-  "Measure": "experiments.sweep.measures",
-  "Moment": "experiments.sweep.measures",
+  "Measure": "experiments.sweep.measures.measure",
+  "Moment": "experiments.sweep.measures.measure",
   "SweepSettings": "experiments.sweep.run_sweep",
 }
 

@@ -22,7 +22,7 @@ _CRITICAL: Mapping[str, tuple[Callable[[Array], Array], Mapping[str, Sequence[An
     lambda b: 4 * (1 - jax.nn.sigmoid(b)),
     {"forget_gate": (True,), "chrono": (None,)},
   ),
-  "mgu": (lambda b: 1 / jax.nn.sigmoid(b), {}),
+  "mgu": (lambda b: 1 / jax.nn.sigmoid(b), {"reset": ("after",)}),
   "peephole_lstm": (lambda b: 4 * (1 - jax.nn.sigmoid(b)), {}),
   "ugrnn": (jnp.ones_like, {}),
 }

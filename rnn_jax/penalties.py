@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow import flossing, omega
-from rnn_jax.gradient_flow.layer_sweep import at_least_float32
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import MeasuredModel
+from rnn_jax.precision import at_least_float32
 from rnn_jax.tasks import Batch
 from rnn_jax.training import Loss, Penalty, check_model
 from rnn_jax.types import Params, floats_of, with_floats
@@ -115,8 +115,8 @@ def minimize(
 
   Args:
     penalty: `(params, batch) -> scalar`, such as `flossing_penalty(model, 1.0)`.
-    optimizer: from `rnn_jax.training.make_optimizer`, or any optax transformation. Its state begins
-      anew and is discarded.
+    optimizer: from `rnn_jax.optimizers.make_optimizer`, or any optax transformation. Its state
+      begins anew and is discarded.
     params: the model's params. Integer params stay as they are.
     batch_at: returns the batch of a step, given the step's index.
     num_steps: number of steps, at least 0; may be traced.
@@ -152,7 +152,8 @@ def spectral_radius(kernel: Float[Array, "H H"]) -> Float[Array, ""]:
   The growth of ln ‖v Wᵏ‖ is averaged over steps 101 to 200 and over 8 random v, the same in every
   call. The average exists also where the largest eigenvalues are a complex pair, and its derivative
   also where two eigenvalues cross, unlike that of an eigendecomposition. For Gaussian matrices the
-  error is at most 0.003. The result is about 10⁻¹⁵, with derivative 0, if W is zero or nilpotent.
+  error is at most 0.003; strongly non-normal matrices converge later. If W¹⁰¹ = 0, the result is
+  about 10⁻¹⁵, with derivative 0.
 
   Cost: 1600 H² multiplications.
 
@@ -187,7 +188,7 @@ def spectral_penalty(model: MeasuredModel, weight: ArrayLike) -> Penalty:
 
   The gradient through k steps of a linear layer goes as ρᵏ for large k: it vanishes below 1 and
   explodes above. The largest singular value σ₁, which spectral norm regularization penalizes
-  (Yoshida and Miyato, 2017), is an upper bound alone: with σ₁ = 1 the gradient of a nilpotent
+  (Yoshida and Miyato, 2017), is only an upper bound: with σ₁ = 1 the gradient of a nilpotent
   kernel is zero after H steps. For a gated cell, and away from the zero state, the kernel's ρ is
   only one factor of the step Jacobian; `flossing_penalty` controls the dynamics themselves.
 

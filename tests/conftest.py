@@ -53,6 +53,7 @@ CHECKED = (
   "rnn_jax.losses",
   "rnn_jax.modules",
   "rnn_jax.online",
+  "rnn_jax.optimizers",
   "rnn_jax.parallel",
   "rnn_jax.powers",
   "rnn_jax.probes",

@@ -20,8 +20,9 @@ from experiments.cli import command_line, flag_table
 from experiments.runtime import hosts
 from experiments.sweep.config import engine_flags
 from rnn_jax.losses import squared_error
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.parallel import fetch, map_runs, psum, shard, spread
-from rnn_jax.training import make_optimizer, update
+from rnn_jax.training import update
 
 OPTIMIZER = make_optimizer("adam", 0.1, 0.1)
 

@@ -26,11 +26,8 @@ from training_problem import (
 
 from rnn_jax import DeepRNN, make_cell, unroll
 from rnn_jax.losses import squared_error
-from rnn_jax.training import (
-  OPTIMIZERS,
-  make_optimizer,
-  update,
-)
+from rnn_jax.optimizers import OPTIMIZERS, make_optimizer
+from rnn_jax.training import update
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

@@ -14,9 +14,10 @@ from other_array import OtherArray
 from rnn_jax import CELLS, DeepRNN, gradient_probe, make_cell, unroll
 from rnn_jax.initializers import recurrent_kernel
 from rnn_jax.losses import squared_error
+from rnn_jax.optimizers import OPTIMIZERS, make_optimizer
 from rnn_jax.tasks import Batch, adding, charlm, copy_memory, temporal_order
 from rnn_jax.text import Corpus, build_vocabulary, lanes
-from rnn_jax.training import OPTIMIZERS, init_state, make_optimizer
+from rnn_jax.training import init_state
 from rnn_jax.windows import train_windows
 
 T, B, D, H = 5, 3, 2, 4

@@ -13,12 +13,13 @@ from rnn_jax import BidirectionalRNN, ConditionedDecoder, DeepRNN, gradient_prob
 from rnn_jax.clipping import clip_by_global_norm, clip_cotangent, was_clipped, with_clip_state
 from rnn_jax.losses import cross_entropy, masked_mean, squared_error
 from rnn_jax.modules import DecoderInputs
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.parallel import fetch, map_runs, psum, shard, spread
 from rnn_jax.penalties import omega_penalty
 from rnn_jax.probes import scaled_norm, tap, tree_norm
 from rnn_jax.sampling import choose, decode, generate
 from rnn_jax.tasks import Batch
-from rnn_jax.training import init_state, make_optimizer, update
+from rnn_jax.training import init_state, update
 from rnn_jax.windows import train_windows
 
 T, B, D, H, V = 4, 3, 2, 5, 6

@@ -29,6 +29,7 @@ TIERS: dict[str, Sequence[set[str]]] = {
     {"cells"},
     {"probes", "losses"},
     {"clipping", "loss_scaling"},
+    {"optimizers"},
     {"time_loop"},
     {"modules", "network_init"},
     {"gradient_flow", "sampling"},

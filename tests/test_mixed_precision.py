@@ -16,10 +16,11 @@ from training_problem import MODEL, B, T, assert_close, batch_of, start, updated
 from rnn_jax import DeepRNN, make_cell, tap
 from rnn_jax.loss_scaling import LossScaleState, with_loss_scale
 from rnn_jax.losses import squared_error
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.penalties import omega_penalty
 from rnn_jax.precision import at_least_float32, cast
 from rnn_jax.tasks import Batch
-from rnn_jax.training import TrainState, make_optimizer, update
+from rnn_jax.training import TrainState, update
 from rnn_jax.windows import train_windows
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -221,6 +222,11 @@ def test_float16_training_skips_updates_until_the_scale_fits(clip_norm):
   np.testing.assert_allclose(
     metrics.norms[0][:, 0], np.where(lag < 39, 2 * np.sqrt(2) * 2.0**-lag, 0), rtol=1e-6
   )
+  assert metrics.clipped == (clip_norm is not None)
+  # An update that is skipped clips nothing, though the one before it did.
+  large = state.opt_state._replace(scale=jnp.float32(2.0**16))
+  _, _, metrics = halving_update(optimizer, "float16", state.replace(opt_state=large), loss)
+  assert (metrics.skipped, metrics.clipped) == (True, 0)
 
 
 def test_a_fixed_scale_skips_nothing():

@@ -129,6 +129,11 @@ def test_a_layer_without_input_keeps_its_kernel():
       "activation of elman must be tanh or linear for a critical gain, got relu",
     ),
     (
+      lambda: critical_gain("mgu", reset="before"),
+      ValueError,
+      "reset of mgu must be after for a critical gain, got before",
+    ),
+    (
       lambda: critical_gain("lstm", chrono=10),
       ValueError,
       "chrono of lstm must be none for a critical gain, got 10",

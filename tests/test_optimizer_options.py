@@ -11,7 +11,8 @@ import pytest
 from training_problem import MODEL, assert_close, batch_of, mean_loss, start, updated
 
 from rnn_jax.losses import squared_error
-from rnn_jax.training import learning_rate_schedule, make_optimizer, update
+from rnn_jax.optimizers import learning_rate_schedule, make_optimizer
+from rnn_jax.training import update
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

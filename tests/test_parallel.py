@@ -16,9 +16,10 @@ import pytest
 
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.losses import squared_error
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.parallel import map_runs, psum, shard, spread
 from rnn_jax.tasks import Batch, adding
-from rnn_jax.training import TrainState, init_state, make_optimizer, update
+from rnn_jax.training import TrainState, init_state, update
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("optax_promotion")]
 

@@ -12,9 +12,10 @@ import pytest
 from rnn_jax import BidirectionalRNN, DeepRNN, make_cell
 from rnn_jax.gradient_flow import flossing, lyapunov_spectrum
 from rnn_jax.losses import squared_error
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.penalties import flossing_penalty, minimize, spectral_penalty, spectral_radius
 from rnn_jax.tasks import Batch
-from rnn_jax.training import TrainState, make_optimizer, update
+from rnn_jax.training import TrainState, update
 
 T, B, D, H = 40, 3, 2, 4
 

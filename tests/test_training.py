@@ -28,12 +28,9 @@ from training_problem import (
 
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.losses import squared_error
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.tasks import Batch, adding
-from rnn_jax.training import (
-  init_state,
-  make_optimizer,
-  update,
-)
+from rnn_jax.training import init_state, update
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

@@ -14,7 +14,7 @@ from training_problem import MODEL, B, H, assert_close, batch_of, draw, piece, s
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.gradient_flow import choose_truncation, lag_profile
 from rnn_jax.losses import squared_error
-from rnn_jax.training import make_optimizer
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.windows import train_windows
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")

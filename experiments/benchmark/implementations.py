@@ -28,7 +28,7 @@ from experiments.benchmark.cases import (
   program,
 )
 from experiments.benchmark.jax_baselines import LAYERS, Layer, NotAvailable
-from rnn_jax.training import make_optimizer
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.types import Array, Params
 
 OURS = "ours"

@@ -20,8 +20,8 @@ from experiments.language_model.settings import (
 )
 from experiments.networks import cell_options
 from experiments.networks import layers as networks
+from rnn_jax.optimizers import OPTIMIZERS
 from rnn_jax.text import READINGS, STANDARD_LIBRARY
-from rnn_jax.training import OPTIMIZERS
 
 
 def _multiple(name: str) -> Parse:

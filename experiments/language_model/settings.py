@@ -9,8 +9,8 @@ import optax
 from experiments.networks import layers as networks
 from experiments.networks.layers import Layers
 from rnn_jax.modules import DeepRNN
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.text import SPLITS
-from rnn_jax.training import make_optimizer
 
 CHARACTERS = "char"
 LEVELS = (CHARACTERS, *SPLITS)

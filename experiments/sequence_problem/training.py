@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from experiments.sequence_problem.problem import Problem
 from experiments.sequence_problem.settings import Settings
-from rnn_jax.training import TrainState, init_state, make_optimizer, update
+from rnn_jax.optimizers import make_optimizer
+from rnn_jax.training import TrainState, init_state, update
 from rnn_jax.types import Params
 
 _CHUNK = 50  # updates per call: enough to hide the overhead of a call, few enough to show progress

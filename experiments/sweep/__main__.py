@@ -21,12 +21,13 @@ from absl import flags
 from experiments.cli import command_line, flag_table
 from experiments.networks import cell_table
 from experiments.runtime import backend, compilation_cache, exits, hosts
-from experiments.sweep import execution, measures
+from experiments.sweep import execution
 from experiments.sweep.config import engine_flags
 from experiments.sweep.config import flags as sweep_flags
 from experiments.sweep.config.groups import by_group, group_name
 from experiments.sweep.config.sweep import Sweep
 from experiments.sweep.execution import count, varied
+from experiments.sweep.measures import table
 from experiments.sweep.records import locking
 
 TABLE = sweep_flags.TABLE
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> None:
   if flags.FLAGS.list_cells is not None:
     cell_table.show(flags.FLAGS.list_cells)
   elif flags.FLAGS.list_measures:
-    measures.show()
+    table.show()
   elif flags.FLAGS.list_flags:
     print(flag_table.markdown(sweep_flags.TABLE), end="")
   else:

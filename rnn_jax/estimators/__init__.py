@@ -20,10 +20,10 @@ have on the loss at step s:
 | rule | direction | bias | random | time per step | memory per example |
 |---|---|---|---|---|---|
 | `bptt` | backward | none | no | P | T·N |
-| `tbptt(k)` | backward | lags from k on are lost | no | P | k·N |
+| `tbptt(k)` | backward | lags ≥ k are lost, shorter ones in part | no | P | k·N |
 | `artbp(c)` | backward | none | yes | P | N/c on average |
 | `h_detach(p)` | backward | the path through `recur` is weakened | yes | P | T·N |
-| `fptt` | forward | none, but rounding | no | N³ | N² |
+| `fptt` | forward | none except rounding | no | N³ | N² |
 | `rtrl` | forward | none | no | N²·P; diagonal cells: P | N·P; diagonal cells: P |
 | `snap(n)` | forward | entries reached after n steps are lost | no | N·P + k²·P | N² + k·P |
 | `rflo` | forward | the path through `recur` is lost | no | k²·P | k·P |
@@ -32,13 +32,15 @@ have on the loss at step s:
 
 In the rows of `snap` and `rflo`, k is the number of entries of the carry that a param can reach.
 
+Params that the output reads have a share of lag 0 in addition, ∂L_t/∂θ at fixed s_t.
+
 Deep networks: `stack(cells)` is one cell, and a rule treats its layers together. An exact rule
 stays exact and an unbiased one unbiased; `snap` and `rflo` keep the path from a layer to the next
-one within a step. If a `DeepRNN` is trained with an estimator, each layer follows the rule by
-itself. A rule that runs backward passes its own errors to the layer below; a rule that runs forward
-passes the exact ones, which come from backpropagation through time.
+one within a step. If a `DeepRNN` is trained with an estimator, the rule is applied to each layer
+separately. A backward rule passes its own errors to the layer below. A forward rule passes the
+exact ones, which take backpropagation through time, with its memory of T·N.
 
-Rules that run forward refuse cells that draw masks.
+Forward rules do not support cells that draw masks, such as those with zoneout.
 
 `estimator_bias` compares a rule with `bptt`, per layer, leaf and lag.
 """
@@ -47,6 +49,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from rnn_jax import checks
 from rnn_jax.estimators._estimator import Estimator
@@ -102,12 +106,11 @@ def estimator_name(name: str) -> str:
 
   Arguments and errors are those of `make_estimator`.
   """
-  make_estimator(name)
-  base = name.rstrip("0123456789.")
-  number = name[len(base) :] or "".join(
-    f"{option.default:g}" for option in inspect.signature(ESTIMATORS[base]).parameters.values()
-  )
-  return base + (f"{float(number):g}" if number else "")
+  base, number = _parse(name)
+  if number is None:
+    options = inspect.signature(ESTIMATORS[base]).parameters.values()
+    number = next((option.default for option in options), None)
+  return base if number is None else base + np.format_float_positional(number, trim="-")
 
 
 def make_estimator(name: str) -> Estimator:
@@ -118,17 +121,23 @@ def make_estimator(name: str) -> Estimator:
   Raises:
     TypeError, ValueError: if no rule has this name, or the rule rejects the number.
   """
+  base, number = _parse(name)
+  return ESTIMATORS[base]() if number is None else ESTIMATORS[base](number)
+
+
+def _parse(name: str) -> tuple[str, int | float | None]:
+  """Returns (name of the rule, its option or None), after a check that the rule accepts both."""
   checks.instance("estimator", name, str)
   base = name.rstrip("0123456789.")
-  number = name[len(base) :]
+  text = name[len(base) :]
   constructor = ESTIMATORS[checks.choice("estimator", base, ESTIMATORS)]
-  options = inspect.signature(constructor).parameters
-  if not number:
-    return constructor()
-  if not options:
+  if not text:
+    return base, None
+  if not inspect.signature(constructor).parameters:
     raise ValueError(f"estimator {base} takes no number, got {name!r}.")
   try:
-    value = int(number) if number.isdigit() else float(number)
+    number = int(text) if text.isdigit() else float(text)
   except ValueError:
     raise ValueError(f"estimator {base} must be followed by a number, got {name!r}.") from None
-  return constructor(value)
+  constructor(number)
+  return base, number

@@ -112,4 +112,5 @@ def backward_estimator(factors: FactorsFn, random: bool) -> Estimator:
 
 
 def _by_example(factor: Float[Array, "*steps"], like: Float[Array, "T B"]) -> Float[Array, "T B"]:
-  return jnp.broadcast_to(factor if factor.ndim == 2 else factor[:, None], like.shape)
+  factor = factor if factor.ndim == 2 else factor[:, None]
+  return jnp.broadcast_to(factor, like.shape).astype(like.dtype)

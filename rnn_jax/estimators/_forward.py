@@ -1,4 +1,4 @@
-"""Rules that run forward in time, next to the network: they carry what the params did to s_t.
+"""Forward rules: next to the network, each keeps an estimate of ∂s_t/∂θ.
 
     M_t = J_t M_{t−1} + I_t        dL/dθ = Σ_t M_tᵀ δ_t
 
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, Key, PyTree
 
 from rnn_jax.estimators._estimator import Estimator, Online, UnrollFn, check_key, checked
@@ -53,7 +54,7 @@ class Rule(NamedTuple):
     init: `(num_lags) -> memory` before the first step.
     update: `(memory, derivatives) -> memory` after the step.
     gradient: `(memory, delta) -> [K, P]`, an estimate of δᵀ M_t for each lag.
-    local: whether J_t is the Jacobian without the way through `cell.recur`.
+    local: whether J_t is the Jacobian without the path through `cell.recur`.
   """
 
   init: Callable[[int], Memory]
@@ -95,9 +96,9 @@ def differentiate(
 
 
 def output_of(model: VectorCell, carry: Carry, x: Array) -> tuple[PyTree[Array], ErrorsFn]:
-  """Returns the output of the step that led to `carry`, leaves [...], and the way back from it.
+  """Returns the output of the step that led to `carry`, leaves [...], and its vjp.
 
-  That way is a function from dL/dy_t to (δ_t [N], the gradient of θ through the output alone [P]).
+  The vjp maps dL/dy_t to (δ_t [N], the gradient of θ through the output alone [P]).
   """
   after = jax.tree.map(lambda a: a[None], carry)
 
@@ -208,8 +209,8 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
 def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
   """Returns `unroll` with the gradient of the params from `shares`.
 
-  The errors that it passes on to xs, and so to the layer below, are exact: they come from
-  backpropagation through time. The gradient of a probe is NaN, because such a rule has no dL/dh_t.
+  The gradients of xs and of the initial carry are exact: they come from backpropagation through
+  time. The gradient of a probe is NaN, because such a rule has no dL/dh_t.
 
   Args:
     shares: `(cell, params, xs, y_bars, key, *, carry, final_bar, valid, resets) -> grads`; see
@@ -235,14 +236,10 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
     **time: Any,
   ) -> tuple[Carry, PyTree[Array]]:
     for name, value in time.items():
-      if value not in (None, False):
-        raise ValueError(
-          f"{name} must be None with this rule for the gradient, got {value!r:.100}."
-        )
+      if value is not None and value is not False:
+        raise ValueError(f"{name} must be left out with a forward rule, got {value!r:.100}.")
     if uses_key(cell, cell.prepare(params), checked(cell, params, xs), key):
-      raise ValueError(
-        "cell must draw no masks with this rule for the gradient, got one that does."
-      )
+      raise ValueError("cell must draw no masks with a forward rule, got one that does.")
     own_key = jax.random.key_data(check_key(estimator_key, random))
     constants = own_key, lengths, mask, resets
 
@@ -286,7 +283,8 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
       # The errors of the layer below and of the initial carry are exact.
       _, vjp = jax.vjp(lambda xs, carry: plain(params, xs, carry, constants), xs, carry)
       no_norms = jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), probe)
-      return (*_padded(params, grads), *vjp(bars), no_norms, None)
+      total = jax.tree.map(_first_or_zeros, params, grads, is_leaf=lambda a: a is None)
+      return (total, *vjp(bars), no_norms, None)
 
     estimated.defvjp(forward, backward)
     return estimated(params, xs, carry, probe, constants)
@@ -294,18 +292,9 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
   return run
 
 
-def _padded(params: Params, grads: Params) -> tuple[Params]:
-  """Returns the gradient for lag axis 1, with float0 zeros in place of integer params."""
-  total = jax.tree.map(lambda a: a[0], grads)
-  structure = jax.tree.structure(params)
-  leaves = iter(jax.tree.leaves(total))
-  full = [
-    next(leaves)
-    if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    else jnp.zeros(leaf.shape, jax.dtypes.float0)
-    for leaf in jax.tree.leaves(params)
-  ]
-  return (jax.tree.unflatten(structure, full),)
+def _first_or_zeros(param: Array, grads: Array | None) -> Array | np.ndarray:
+  """Returns the gradient of lag axis 1, or zeros of dtype float0 for an integer param."""
+  return np.zeros(param.shape, jax.dtypes.float0) if grads is None else grads[0]
 
 
 def _where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:

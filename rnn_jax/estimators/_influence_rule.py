@@ -33,7 +33,7 @@ def influence_rule(
   Args:
     cell, params, xs, model: the cell, its params, its inputs, and the first two as vectors.
     num_steps: None for all entries that a param ever reaches, so that nothing is left out.
-    local: whether J is the Jacobian without the way through `cell.recur`.
+    local: whether J is the Jacobian without the path through `cell.recur`.
   """
   vectors = xs.ndim == 3
   input_size = xs.shape[-1] if vectors else input_size_of(cell.init, params) or 1

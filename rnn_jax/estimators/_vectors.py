@@ -19,7 +19,7 @@ class VectorCell(NamedTuple):
   """The step of one example, as functions of real vectors.
 
   s is the joint carry, [N]. θ is the cell's *prepared* params, [P]: what `cell.prepare` returns, so
-  that a step need not prepare them anew. (P̄, the number of params that the user sees, may differ.)
+  no step prepares them again. Their number may differ from that of the cell's params.
 
   Attributes:
     theta: θ.

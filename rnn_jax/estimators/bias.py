@@ -22,7 +22,7 @@ Scalar = Float[Array, ""]
 
 
 class Comparison(NamedTuple):
-  """Estimates ĝ of a gradient g, for n keys.
+  """Estimates ĝ of a gradient g, for n keys; NaN or inf where g is zero.
 
   Attributes:
     cosine: mean over keys of ⟨ĝ, g⟩ / (‖ĝ‖ ‖g‖).
@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
 
 
 class LagShares(NamedTuple):
-  """The shares ĝ_k that an estimate has of the lags k of a layer, against the true ones g_k.
+  """Shares ĝ_k of the lags k in a layer's estimate, compared with the true shares g_k.
 
   Attributes:
     log10_norm: log₁₀ ‖g_k‖, [K].
@@ -90,7 +90,7 @@ def estimator_bias(
   with `[params]`.
 
   Cost: a gradient and its shares for each key, one key after another; memory for K·P numbers per
-  layer. Rules that run forward in time need K times their memory for the shares.
+  layer. The memory of a rule that runs forward in time grows with K, too.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
@@ -146,15 +146,19 @@ def estimator_bias(
     return tuple(found)
 
   exact = gradient(bptt(), key), shares(bptt(), key)
-  # Norms may lie anywhere in the float range, so everything is compared in units of them.
-  unit = tree_norm(exact[0]), tuple(_nonzero(scaled_norm(g, axis=1)) for g in exact[1])
+  # Norms may lie anywhere in the float range, so each leaf and share is compared in units of its
+  # own.
+  units = _units(exact[0]), tuple(_nonzero(scaled_norm(g, axis=1)) for g in exact[1])
 
   def scaled(found: tuple[PyTree, PyTree]) -> tuple[list[Array], tuple[Array, ...]]:
-    leaves = [_vector(leaf) / unit[0] for leaf in jax.tree.leaves(found[0])]
-    return leaves, tuple(g / norm[:, None] for g, norm in zip(found[1], unit[1], strict=True))
+    leaves = jax.tree.leaves(found[0])
+    return (
+      [_vector(leaf) / unit for leaf, unit in zip(leaves, units[0], strict=True)],
+      tuple(g / norm[:, None] for g, norm in zip(found[1], units[1], strict=True)),
+    )
 
   g, g_lags = scaled(exact)
-  scopes = _scopes(floats)
+  scopes = _scopes(floats, units[0])
   g_norms = scopes @ _squares(g)
 
   def add(sums: PyTree, key: Array) -> tuple[PyTree, None]:
@@ -186,7 +190,7 @@ def estimator_bias(
   )
   each = [Comparison(*(a[i] for a in compared)) for i in range(len(scopes))]
   lags = []
-  for norm, true, mean, mean_square in zip(unit[1], g_lags, lag_errors, lag_square, strict=True):
+  for norm, true, mean, mean_square in zip(units[1], g_lags, lag_errors, lag_square, strict=True):
     present = jnp.sum(true**2, axis=1)  # 1, or 0 where the true share is zero
     variance = jnp.maximum(mean_square - jnp.sum(mean**2, axis=1), 0)
     kept = 1 + jnp.sum(mean * true, axis=1) / present
@@ -217,17 +221,33 @@ def _squares(leaves: Sequence[Array]) -> Float[Array, " leaves"]:
   return jnp.stack([jnp.sum(leaf**2) for leaf in leaves])
 
 
-def _scopes(params: Sequence[Params]) -> Float[np.ndarray, "scopes leaves"]:
-  """Returns, for the network, for each layer and for each leaf of the params, which leaves it has.
+def _units(grads: Sequence[Params]) -> Float[Array, " leaves"]:
+  """Returns the norm of each leaf; for a leaf of zeros that of its layer, or else of all layers."""
+  total, units = _nonzero(tree_norm(grads)), []
+  for own in grads:
+    layer = tree_norm(own)
+    layer = jnp.where(layer > 0, layer, total)
+    norms = [scaled_norm(_vector(leaf)) for leaf in jax.tree.leaves(own)]
+    units += [jnp.where(norm > 0, norm, layer) for norm in norms]
+  return jnp.stack(units)
 
-  A product with it adds up squares of leaves.
+
+def _scopes(
+  params: Sequence[Params], units: Float[Array, " leaves"]
+) -> Float[Array, "scopes leaves"]:
+  """Returns weights of the leaves in the network, in each layer, and in each leaf of the params.
+
+  A product with the weights adds up squares of leaves, given in `units`. Each sum is in units of
+  its largest leaf.
   """
   counts = [len(jax.tree.leaves(own)) for own in params]
   layers = np.repeat(np.arange(len(counts)), counts)[None] == np.arange(len(counts))[:, None]
-  return np.concatenate([np.ones((1, sum(counts))), layers, np.eye(sum(counts))])
+  members = np.concatenate([np.ones((1, sum(counts)), bool), layers, np.eye(sum(counts)) > 0])
+  own = jnp.where(members, units[None], jnp.zeros_like(units)[None])
+  return (own / jnp.max(own, axis=1, keepdims=True)) ** 2
 
 
-def _nonzero(norms: Float[Array, " K"]) -> Float[Array, " K"]:
+def _nonzero(norms: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
   return jnp.where(norms > 0, norms, jnp.ones_like(norms))
 
 

@@ -23,9 +23,10 @@ def fptt() -> Estimator:
 
   A first pass multiplies the step Jacobians to obtain λ_0. A second pass solves the recursion of
   BPTT for the later error. In exact arithmetic the gradient is that of BPTT. Rounding errors grow
-  by J⁻ᵀ at every step, so nothing of the gradient is left once ‖∂s_T/∂s_0‖ is below the precision
-  of the floats. The gradient is inf or NaN where a J_t is singular, as with relu units that are
-  off, and in cells whose old carry does not enter the new one in all directions, such as `qrnn`.
+  by J⁻ᵀ at every step. Once the smallest singular value of ∂s_T/∂s_0 is below the precision of the
+  floats, the errors explode in its direction. The gradient is inf or NaN where a J_t is singular,
+  as with relu units that are off, and in cells whose old carry does not enter the new one in all
+  directions, such as `qrnn`.
 
   Cost per step: N³; memory: N² per example. Bias: none but rounding. Linear systems of several
   examples may deadlock in a program on several CPU devices; see `lyapunov_spectrum`.

@@ -13,14 +13,14 @@ from rnn_jax.estimators._influence_rule import influence_rule
 
 @memoized
 def snap(num_steps: int = 1) -> Estimator:
-  """Sparse n-step approximation (SnAp-n): RTRL that forgets what a param reaches only later.
+  """Sparse n-step approximation (SnAp-n): RTRL without the entries reached after n steps.
 
     M_t = P_n ∘ (J_t M_{t−1} + I_t)        dL/dθ = Σ_t M_tᵀ δ_t
 
   P_n is 1 where a param can reach an entry of the carry within n steps (n = 1: in the step that
-  applies it), and else 0. With n = 1 and an Elman network, M has one entry per param: the effect of
-  w_h[i, j] on unit j, through the diagonal of J_t alone. From the n on at which P_n has all entries
-  that a param ever reaches, the estimate is that of `rtrl`. For cells that are diagonal in their
+  applies it), and 0 elsewhere. With n = 1 and an Elman network, M has one entry per param: the
+  effect of w_h[i, j] on unit j, through the diagonal of J_t alone. Once P_n covers every entry that
+  a param can ever reach, the estimate equals that of `rtrl`. For cells that are diagonal in their
   carry this is n = 1; for a dense recurrent kernel n = 2.
 
   Cost per step: N·P + k²·P, where k is the number of entries that a param reaches within n steps (1

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.estimators._backward import Factors, backward_estimator
 from rnn_jax.estimators._estimator import Estimator
-from rnn_jax.time_loop import Truncation, check_truncation, unroll
+from rnn_jax.time_loop import Truncation, check_truncation, cut_steps, unroll
 from rnn_jax.types import Carry, Cell, Params, Sequences
 
 
@@ -20,8 +19,8 @@ def tbptt(truncation: Truncation = 10) -> Estimator:
 
     λ_t = δ_t + [(t + 1) mod k ≠ 0] J_{t+1}ᵀ λ_{t+1}        dL/dθ = Σ_t I_tᵀ λ_t
 
-  The loss at step t reaches back t mod k steps, so all lags from k on are lost, and on average
-  (k + 1) / 2 steps are covered. It is the derivative of `unroll(truncation=k)`.
+  The loss at step t reaches back t mod k steps, so all lags ≥ k are lost, and of a
+  lag j < k about the share j/k. It is the derivative of `unroll(truncation=k)`.
 
   Cost per step: P. Memory: k·N per example if the k steps are a program of their own
   (`rnn_jax.windows.train_windows`), T·N in one scan over all steps. Biased.
@@ -36,11 +35,10 @@ def tbptt(truncation: Truncation = 10) -> Estimator:
     Williams and Peng, 1990, https://doi.org/10.1162/neco.1990.2.4.490
   """
   check_truncation(truncation)
-  k = truncation
 
   def factors(num_steps: int, batch_size: int, key: Key[Array, ""]) -> Factors:
     del batch_size, key
-    return Factors((jnp.arange(num_steps, dtype=jnp.int32) % jnp.int32(k) != 0).astype(float))
+    return Factors((~cut_steps(truncation, num_steps, None, None, False)).astype(float))
 
   def truncated(
     cell: Cell,
@@ -52,6 +50,8 @@ def tbptt(truncation: Truncation = 10) -> Estimator:
     **time: Any,
   ) -> tuple[Carry, PyTree[Array]]:
     del estimator_key
-    return unroll(cell, params, xs, carry, truncation=k, **time)  # it counts from resets, too
+    return unroll(
+      cell, params, xs, carry, truncation=truncation, **time
+    )  # it counts from resets, too
 
   return backward_estimator(factors, random=False)._replace(unroll=truncated)

@@ -12,6 +12,7 @@ from rnn_jax.estimators._estimator import Estimator, shift_lags
 from rnn_jax.estimators._forward import Derivatives, Rule, forward_estimator
 from rnn_jax.estimators._vectors import VectorCell
 from rnn_jax.gradient_flow.joint_carry import joint_size
+from rnn_jax.probes import scaled_norm
 from rnn_jax.types import Cell, Params
 
 # (s̃ [S, N], θ̃ [S, K, P]), S samples and K lags.
@@ -27,7 +28,8 @@ def uoro(samples: int = 1) -> Estimator:
     ρ₀ = √(‖θ̃_{t−1}‖ / ‖J_t s̃_{t−1}‖)        ρ₁ = √(‖I_tᵀ ν_t‖ / ‖ν_t‖)
 
   ν_t has entries ±1 at random, so E ν νᵀ = I and E s̃ θ̃ᵀ = M. The factors ρ balance the norms of
-  the two vectors, which minimizes the variance; a factor of 0/0 is 1. The variance grows with N.
+  the two vectors, which minimizes the variance; a factor is 1 if one of its norms is 0. The
+  variance grows with N.
 
   Shares of lags: the lag is that of I_t. A share also contains terms s̃ of other steps, whose mean
   is zero.
@@ -78,7 +80,7 @@ def uoro(samples: int = 1) -> Estimator:
 
 def balance(a: Float[Array, " M"], b: Float[Array, " N"]) -> Float[Array, ""]:
   """Returns √(‖a‖ / ‖b‖), the factor on b that balances the norms of a/ρ and ρ b; 1 if one is 0."""
-  norms = jnp.linalg.norm(a), jnp.linalg.norm(b)
+  norms = scaled_norm(a), scaled_norm(b)
   usable = (norms[0] > 0) & (norms[1] > 0)
   above, below = (jnp.where(usable, norm, jnp.ones_like(norm)) for norm in norms)
   return jnp.sqrt(above / below)

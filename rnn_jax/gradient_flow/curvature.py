@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, PyTree
 from matfree import decomp
 
 from rnn_jax import checks
-from rnn_jax.gradient_flow.layer_sweep import at_least_float32, check_loss
+from rnn_jax.gradient_flow.layer_sweep import check_loss
 from rnn_jax.parallel import vary_alike
+from rnn_jax.precision import at_least_float32
 from rnn_jax.types import AnyArray, floats_of, with_floats
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Array, Complex, Float, Int, Key
 
 from rnn_jax import checks
 from rnn_jax.gradient_flow.joint_carry import from_vector, step_jacobian, to_vector
-from rnn_jax.gradient_flow.layer_sweep import at_least_float32, forward_layers
+from rnn_jax.gradient_flow.layer_sweep import forward_layers
+from rnn_jax.precision import at_least_float32
 from rnn_jax.time_loop import check_params
 from rnn_jax.types import AnyArray, Carry, Cell, Drive, Params, Sequences, step
 
@@ -23,11 +24,13 @@ class FixedPoints(NamedTuple):
 
   Attributes:
     points: joint carries s, [M, N].
-    speeds: q(s) = ½ ‖F(s) − s‖², about ε² at a fixed point, where ε is the dtype's precision, [M].
+    speeds: q(s) = ½ ‖F(s) − s‖², at a fixed point at most about 32 N ε² max(1, ‖s‖²), where
+      ε is the dtype's precision, [M].
     counts: the number of starts from which the search ended at this point, [M].
     eigenvalues: those of J = ∂F/∂s at the point, by descending absolute value, [M, N].
-    num_unstable: the number of eigenvalues with |λ| > 1: 0 at an attractor, N at a repeller,
-      otherwise the number of unstable directions of a saddle, [M].
+    num_unstable: the number of eigenvalues with |λ| > 1, [M]. At a fixed point without |λ| = 1 this
+      is the number of unstable directions: 0 at an attractor. At slow points, and where |λ| is 1 up
+      to rounding, it classifies nothing.
   """
 
   points: Float[np.ndarray, "M N"]
@@ -58,7 +61,7 @@ def fixed_points(
 
   Convention: s is the joint carry (an LSTM's hidden and cell together). Integer leaves of the carry
   are constants, those of the starts. Starts whose search does not end at a finite q are left out. A
-  fixed point's error is about ε / |1 − λ| for the λ closest to 1. A continuum of slow points, such
+  fixed point's error is about ε ‖(I − J)⁻¹‖. A continuum of slow points, such
   as a line attractor, is returned as many points.
 
   Cost: up to `num_steps` steps of L-BFGS, for all starts in parallel; each takes a few evaluations

@@ -64,7 +64,7 @@ def newton_in_time(
   layer's inputs, which for an upper layer are the outputs of the layer below, are held constant;
   integer leaves of the carry are those of the true trajectory. Residuals and errors are divided by
   the largest entry of the example's true trajectory, max_t ‖s*_t‖_∞, initial carry included. Where
-  s'_{t−1} − s_{t−1} exceeds the float range, the term is left out, so that s'_t = F_t(s_{t−1}). An
+  the product with J_t exceeds the float range, it is left out, so that s'_t = F_t(s_{t−1}). An
   example whose true trajectory is not finite has NaN residuals and T iterations.
 
   If λ_1 T is above ln(1/ε), where ε is the dtype's precision (16 in float32, 36 in float64),
@@ -117,6 +117,7 @@ def _layer_convergence(cell: Cell, run: Pass, tolerance: float, method: str) -> 
   exact = jnp.concatenate([before[1:], _next_vector(cell, run.params, before[-1], *end)[None]])
   largest = jnp.maximum(jnp.max(jnp.abs(exact), axis=(0, 2)), jnp.max(jnp.abs(before[0]), axis=1))
   scale = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+  scale = jnp.where(jnp.isfinite(largest), scale, jnp.full_like(scale, jnp.nan))
   solve = _solve_step_by_step if method == "loop" else _solve_associatively
 
   def distance(a: Array, b: Array) -> Array:

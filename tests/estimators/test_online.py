@@ -15,8 +15,9 @@ from rnn_jax import DeepRNN, make_cell
 from rnn_jax.estimators import bptt, rflo, rtrl, snap, uoro
 from rnn_jax.losses import masked_mean, squared_error
 from rnn_jax.online import train_online
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.tasks import Batch
-from rnn_jax.training import init_state, make_optimizer
+from rnn_jax.training import init_state
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -16,8 +16,9 @@ from rnn_jax import DeepRNN, make_cell
 from rnn_jax.gradient_flow import NonFinite, describe_nonfinite, first_nonfinite
 from rnn_jax.gradient_flow.training_step import step_tensors
 from rnn_jax.losses import squared_error
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.tasks import Batch
-from rnn_jax.training import TrainState, make_optimizer, update
+from rnn_jax.training import TrainState, update
 from rnn_jax.types import Cell, unprepared
 
 T, B, D, H, OUT = 5, 2, 3, 3, 2

@@ -162,6 +162,14 @@ def test_a_trajectory_of_zeros_takes_no_iteration_and_one_of_nan_all(x64):
   assert np.all(np.isnan(found.residuals[:, 1]))
 
 
+def test_a_trajectory_that_overflows_takes_all_iterations(x64):
+  cell = make_cell("elman", 1, activation="linear")
+  params = {"w_x": np.ones((1, 1)), "w_h": np.full((1, 1), 1e200), "b": np.zeros(1)}
+  found = converge(cell, params, np.ones((T, 1, 1)))
+  np.testing.assert_array_equal(found.iterations, [T])
+  assert np.all(np.isnan(found.residuals))
+
+
 @pytest.mark.parametrize("method", ["loop", "associative"])
 def test_products_of_jacobians_above_the_float_range_do_not_stop_it(method):
   # At the initial guess J = W, with a spectral radius near 8: its product over T steps is above

@@ -14,9 +14,10 @@ from networks import draw, mean_loss, network
 from rnn_jax import DeepRNN, make_cell, step
 from rnn_jax.gradient_flow import omega
 from rnn_jax.losses import squared_error
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.penalties import omega_penalty
 from rnn_jax.tasks import Batch
-from rnn_jax.training import init_state, make_optimizer, update
+from rnn_jax.training import init_state, update
 
 T, B, D, H = 3, 2, 2, 3
 

@@ -13,9 +13,10 @@ import pytest
 from rnn_jax import BidirectionalRNN, make_cell
 from rnn_jax.losses import squared_error
 from rnn_jax.modules import Recurrent
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.probes import gradient_probe
 from rnn_jax.tasks import Batch
-from rnn_jax.training import init_state, make_optimizer, update
+from rnn_jax.training import init_state, update
 from rnn_jax.windows import train_windows
 
 T, B, D, H = 6, 2, 3, 4

@@ -74,17 +74,17 @@ def _compare() -> Outcome:
   checks = [
     at_most(
       f"λ₁ < −{EDGE}: growth of the iterations if T grows {ratio}-fold, largest",
-      growth[stable].max(initial=0),
+      growth[stable].max(),
       1.5,
     ),
     at_least(
       f"λ₁ > {EDGE}: growth of the iterations if T grows {ratio}-fold, smallest",
-      growth[chaotic].min(initial=ratio),
+      growth[chaotic].min(),
       2.5,
     ),
     at_most(
       f"T = {LENGTHS[1]}: most iterations where λ₁ < −{EDGE} / fewest where λ₁ > {EDGE}",
-      long[stable].max(initial=0) / long[chaotic].min(initial=LENGTHS[1]),
+      long[stable].max() / long[chaotic].min(),
       1,
     ),
     at_least(

@@ -19,9 +19,10 @@ from rnn_jax.cells import make_cell
 from rnn_jax.gradient_flow import TruncationBias, truncation_bias
 from rnn_jax.losses import masked_mean
 from rnn_jax.modules import DeepRNN
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.tasks import charlm
 from rnn_jax.text import STANDARD_LIBRARY, Corpus, load_corpus
-from rnn_jax.training import TrainState, init_state, make_optimizer
+from rnn_jax.training import TrainState, init_state
 from rnn_jax.types import Array, Number, Params
 
 CELLS = ("elman", "lstm")

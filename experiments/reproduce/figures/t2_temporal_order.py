@@ -22,9 +22,10 @@ from experiments.reproduce.figure import Check, Figure, Outcome, at_least
 from experiments.reproduce.training import train_runs, updates
 from rnn_jax.cells import elman
 from rnn_jax.modules import DeepRNN
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.penalties import omega_penalty
 from rnn_jax.tasks import temporal_order
-from rnn_jax.training import TrainState, init_state, make_optimizer
+from rnn_jax.training import TrainState, init_state
 from rnn_jax.types import Array, Number, Params
 
 LENGTHS = (20, 50, 100)

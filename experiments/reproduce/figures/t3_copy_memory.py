@@ -19,8 +19,9 @@ from experiments.reproduce.training import train_runs, updates
 from rnn_jax.cells import lstm
 from rnn_jax.initializers import chrono_bias
 from rnn_jax.modules import DeepRNN
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.tasks import copy_memory
-from rnn_jax.training import TrainState, init_state, make_optimizer
+from rnn_jax.training import TrainState, init_state
 from rnn_jax.types import AnyArray, Array, Number
 
 # SILENCE is the number of steps between the symbols and their recall. LONGEST is T_max of the

@@ -19,9 +19,10 @@ from experiments.reproduce.training import train_runs
 from rnn_jax.cells import make_cell
 from rnn_jax.losses import cross_entropy
 from rnn_jax.modules import DeepRNN
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.tasks import Batch
 from rnn_jax.text import STANDARD_LIBRARY, build_vocabulary, entropy, histogram, load_corpus
-from rnn_jax.training import TrainState, init_state, make_optimizer
+from rnn_jax.training import TrainState, init_state
 from rnn_jax.types import Array, Number
 from rnn_jax.windows import train_windows
 

@@ -21,7 +21,7 @@ from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.run_tasks import Key, RunTasks, key_of
 from experiments.sweep.config.runs import CORPUS_FILE, DATA_TASK, TEXT_TASK, Run, Settings, run_id
 from experiments.sweep.config.sweep import SELECTION, Sweep
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from rnn_jax import checks
 from rnn_jax.estimators import make_estimator
 from rnn_jax.tasks import TASKS, DataFile, Task, load_data_file

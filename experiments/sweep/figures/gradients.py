@@ -50,7 +50,7 @@ from experiments.sweep.figures.panels import (
 )
 from experiments.sweep.figures.registered import FIGURES
 from experiments.sweep.figures.training import training
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from rnn_jax import checks
 
 LAG_NORM = MEASURES["lag"].labels["log10_lag_norm"]

@@ -35,7 +35,7 @@ from experiments.sweep.figures.panels import (
   run_columns,
   with_largest,
 )
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 
 X_LABELS = {
   "step": "optimization step",

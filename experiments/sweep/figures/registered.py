@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from experiments.sweep.measures import MEASURES, OTHER_FIGURES
+from experiments.sweep.measures.table import MEASURES, OTHER_FIGURES
 from rnn_jax import checks, registry
 
 if TYPE_CHECKING:

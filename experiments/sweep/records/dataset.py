@@ -13,7 +13,7 @@ import xarray as xr
 from experiments.networks.cell_options import value_text
 from experiments.runtime import files
 from experiments.sweep.config.runs import run_of
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from experiments.sweep.records import gathered
 from experiments.sweep.records.run_files import DONE
 from experiments.sweep.records.run_index import RunIndex

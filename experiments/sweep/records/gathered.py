@@ -23,7 +23,7 @@ from experiments.networks.cell_options import options_text, value_text
 from experiments.runtime import files, memory
 from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.runs import run_of
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from experiments.sweep.records import run_gradients
 from experiments.sweep.records.run_files import DONE, ENDED, METRICS, Status, statuses
 from experiments.sweep.records.sweep_folder import is_text, read_sweep, sweep_tasks

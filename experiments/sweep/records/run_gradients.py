@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from experiments.runtime import files, memory
-from experiments.sweep.measures import MEASURES, coordinates
+from experiments.sweep.measures.table import MEASURES, coordinates
 from experiments.sweep.records.record import Record
 from experiments.sweep.records.sweep_folder import is_text
 from rnn_jax.types import AnyArray

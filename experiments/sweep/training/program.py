@@ -21,7 +21,8 @@ from experiments.runtime import memory
 from experiments.sweep.config.device_layout import Layout
 from experiments.sweep.config.run_tasks import RunTasks
 from experiments.sweep.config.runs import Run, Settings
-from experiments.sweep.measures import MEASURES, Moment, Variables, by_leaf
+from experiments.sweep.measures.measure import Moment, Variables, by_leaf
+from experiments.sweep.measures.table import MEASURES
 from experiments.sweep.records.record import Record
 from experiments.sweep.training.run_setup import (
   Numbers,

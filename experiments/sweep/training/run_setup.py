@@ -20,10 +20,11 @@ from experiments.sweep.config.runs import Run
 from rnn_jax.estimators import Estimator, make_estimator, tbptt
 from rnn_jax.modules import DeepRNN
 from rnn_jax.network_init import critical_gain, orthogonal_inputs, unit_variance
+from rnn_jax.optimizers import learning_rate_schedule, make_optimizer
 from rnn_jax.parallel import shard
 from rnn_jax.penalties import flossing_penalty, minimize, omega_penalty, spectral_penalty
 from rnn_jax.tasks import Batch
-from rnn_jax.training import Loss, Penalty, learning_rate_schedule, make_optimizer
+from rnn_jax.training import Loss, Penalty
 from rnn_jax.types import Array, Params
 
 
@@ -245,7 +246,8 @@ def flossed(
     draw: draws a batch from a key.
     data_key: the run's key for drawing batches.
   """
-  # The key of a step's batch is fold_in(data_key, step), and masks are drawn with 2³² − 1.
+  # The key of a step's batch is fold_in(data_key, step), and masks and rules for the gradient
+  # have 2³² − 1 and 2³² − 2.
   key = jax.random.fold_in(data_key, np.uint32(2**32 - 3))
   return minimize(
     flossing_penalty(model, 1.0, run.flossing_exponents),

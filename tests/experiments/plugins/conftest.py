@@ -9,7 +9,7 @@ import pytest
 
 from experiments.runtime import provenance
 from experiments.sweep.figures.registered import FIGURES
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from experiments.sweep.records import origins
 from rnn_jax import registry, tasks
 from rnn_jax.cells import CELLS

@@ -22,7 +22,7 @@ from experiments.language_model import __main__ as language_model
 from experiments.report import __main__ as report
 from experiments.sweep.config.resolve import resolve
 from experiments.sweep.engines import worker
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from experiments.sweep.records import origins, run_files
 from rnn_jax import testing
 from rnn_jax.cells import CELLS

@@ -12,7 +12,7 @@ import rnn_jax
 from experiments.cli import plugins
 from experiments.runtime import provenance
 from experiments.sweep.config.runs import DATA_TASK
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from rnn_jax import registry, tasks
 from rnn_jax.cells import CELLS, elman
 

@@ -13,7 +13,9 @@ from jax.flatten_util import ravel_pytree
 from train_all import train_all
 
 from experiments.sweep.config.device_layout import Layout
-from experiments.sweep.measures import MEASURES, Moment, by_leaf, coordinates, reaches
+from experiments.sweep.measures.compute import reaches
+from experiments.sweep.measures.measure import Moment, by_leaf
+from experiments.sweep.measures.table import MEASURES, coordinates
 from rnn_jax import CELLS, DeepRNN, make_cell
 from rnn_jax.cells import ClockworkCarry, DilatedCarry, LSTMCarry
 from rnn_jax.estimators import uoro

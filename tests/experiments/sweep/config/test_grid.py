@@ -12,7 +12,7 @@ from configured import make_settings
 from experiments.sweep.config import grid
 from experiments.sweep.config.groups import by_group
 from experiments.sweep.config.runs import run_id
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from rnn_jax.cells import CELLS, cell_options, make_cell
 
 SETTINGS = make_settings()

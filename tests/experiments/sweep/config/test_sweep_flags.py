@@ -18,7 +18,7 @@ from experiments.sweep.config.flags import TABLE, as_flagfile
 from experiments.sweep.config.grid import AXES
 from experiments.sweep.config.resolve import resolve
 from experiments.sweep.config.runs import Settings
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from experiments.sweep.training.program import CHUNK
 
 FLAGFILES = Path(__file__).parents[4] / "experiments" / "flagfiles"

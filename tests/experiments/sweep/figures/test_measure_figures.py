@@ -8,7 +8,7 @@ import xarray as xr
 
 from experiments.sweep.figures.measure_figures import X_LABELS, measure_figures, undrawn
 from experiments.sweep.figures.panels import EARLY
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 
 SIZES = {"run": 2, "step": 3, "layer": 1, "time": 4, "lag": 4, "exponent": 3, "reach": 3}
 SIZES["share_lag"] = 3

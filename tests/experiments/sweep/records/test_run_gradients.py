@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.sweep.measures import MEASURES
+from experiments.sweep.measures.table import MEASURES
 from experiments.sweep.records import run_gradients
 from experiments.sweep.records.record import Record
 from experiments.sweep.records.run_gradients import Gradients

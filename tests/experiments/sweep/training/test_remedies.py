@@ -15,9 +15,10 @@ from experiments.sweep.config.device_layout import Layout
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.gradient_flow import lyapunov_spectrum
 from rnn_jax.network_init import orthogonal_inputs, unit_variance
+from rnn_jax.optimizers import learning_rate_schedule, make_optimizer
 from rnn_jax.penalties import flossing_penalty, omega_penalty, spectral_penalty
 from rnn_jax.tasks import adding
-from rnn_jax.training import init_state, learning_rate_schedule, make_optimizer, update
+from rnn_jax.training import init_state, update
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 

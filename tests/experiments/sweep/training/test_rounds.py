@@ -18,8 +18,9 @@ from experiments.sweep.training.program import Program, compile_group
 from experiments.sweep.training.rounds import Partial, partial_like, train_round
 from rnn_jax import DeepRNN, make_cell
 from rnn_jax.cells import CELLS, zoneout
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.tasks import adding
-from rnn_jax.training import init_state, make_optimizer, update
+from rnn_jax.training import init_state, update
 
 # Steps 0 to 110, in three calls of a program. Norms are recorded every 10 steps, the measure every
 # 15 steps, and both at the last step.

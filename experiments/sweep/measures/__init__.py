@@ -1,0 +1,1 @@
+"""The measures of gradient flow that a sweep can record in addition to the gradient norms."""
