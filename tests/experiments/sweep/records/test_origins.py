@@ -120,7 +120,7 @@ def test_the_recorded_code_of_a_run_excludes_other_cells_and_tasks():
   found = provenance.code("experiments.sweep.training.rounds", "zoneout_lstm", "adding")
   used = {"zoneout": "rnn_jax/cells/wrappers", "lstm": "rnn_jax/cells", "dense": "rnn_jax/cells"}
   used |= {"synthetic": "rnn_jax/tasks", "_unroll": "rnn_jax/time_loop", "training": "rnn_jax"}
-  used |= {"measures": "experiments/sweep", "program": "experiments/sweep/training"}
+  used |= {"compute": "experiments/sweep/measures", "program": "experiments/sweep/training"}
   assert found.keys() >= {f"{folder}/{name}.py" for name, folder in used.items()}
   assert not found.keys() & {"rnn_jax/cells/gru.py", "rnn_jax/tasks/charlm.py"}
   assert not any("figures" in name or "engines" in name for name in found)
