@@ -319,6 +319,12 @@ def test_wrong_loss_scales_raise(scale, error, message, unchecked_types):
   assert message in str(raised.value)
 
 
+def test_float16_params_raise_with_loss_scaling():
+  optimizer = with_loss_scale(optax.sgd(0.1), 2.0**16)
+  with pytest.raises(ValueError, match="params must be float32 with loss scaling, got float16"):
+    optimizer.init({"w": jnp.ones(3, jnp.float16)})
+
+
 def test_the_loss_scale_may_be_traced():
   @jax.jit
   def run(scale):

@@ -21,6 +21,7 @@ from rnn_jax.estimators._vectors import vector_cell
 from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.gradient_flow.reverse_sweep import forward_pass
 from rnn_jax.parallel import vary_alike
+from rnn_jax.precision import wide
 from rnn_jax.time_loop import unroll
 from rnn_jax.types import Carry, Cell, Params, Sequences
 
@@ -80,7 +81,7 @@ def backward_estimator(factors: FactorsFn, random: bool) -> Estimator:
     num_steps, batch_size = xs.shape[:2]
     own = factors(num_steps, batch_size, key)
     model = vector_cell(cell, params)
-    before = forward_pass(cell, params, xs).before
+    before, prepared = forward_pass(cell, params, xs).before, model.unravel(model.theta)
     ones = jnp.ones((num_steps, batch_size), model.theta.dtype)
     w, r = (ones if a is None else _by_example(a, ones) for a in own)
 
@@ -90,7 +91,10 @@ def backward_estimator(factors: FactorsFn, random: bool) -> Estimator:
       carry = jax.tree.map(lambda a: a[None], carry)
       s = to_vector(carry)[0]
       new, vjp = jax.vjp(lambda s, theta: model.step(s, theta, carry, x, r), s, model.theta)
-      _, readout_vjp = jax.vjp(lambda s, theta: model.readout(s, theta, carry, x), new, model.theta)
+      # The integer leaves of the new carry are those of a step.
+      recurrent = cell.recur(prepared, carry)
+      after = cell.update(prepared, carry, cell.project(prepared, x[None]), recurrent)
+      _, readout_vjp = jax.vjp(lambda s, theta: model.readout(s, theta, after, x), new, model.theta)
       delta, direct = readout_vjp(y_bar)
       earlier, grads = jax.vmap(vjp)(later.at[0].add(delta))
       return shift_lags(w * earlier), grads.at[0].add(direct)
@@ -98,11 +102,12 @@ def backward_estimator(factors: FactorsFn, random: bool) -> Estimator:
     def body(state: tuple[Array, Array], now: PyTree) -> tuple[tuple[Array, Array], None]:
       later, total = state
       later, grads = jax.vmap(back)(later, now)
-      return (later, total + jnp.sum(grads, axis=0)), None
+      return (later, total + jnp.sum(grads, axis=0, dtype=total.dtype)), None
 
     size = to_vector(jax.tree.map(lambda a: a[0], before)).shape[1]
     start = jnp.zeros((batch_size, num_lags, size), model.theta.dtype)
-    total = jnp.zeros((num_lags, *model.theta.shape), model.theta.dtype)
+    # The sum over all steps is in at least float32.
+    total = jnp.zeros((num_lags, *model.theta.shape), wide(model.theta.dtype))
     start, total, _ = vary_alike((start, total, y_bars))
     # A plain scan, because derivatives of `unroll` do not keep the lags apart.
     (_, total), _ = jax.lax.scan(body, (start, total), (before, xs, y_bars, w, r), reverse=True)

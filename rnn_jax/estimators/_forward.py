@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, Key, PyTree
 
+from rnn_jax import checks
 from rnn_jax.estimators._estimator import Estimator, Online, UnrollFn, check_key, checked
 from rnn_jax.estimators._vectors import VectorCell, vector_cell
 from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.parallel import vary_alike
+from rnn_jax.precision import wide
 from rnn_jax.time_loop import unroll, uses_key, valid_steps
 from rnn_jax.types import AnyArray, Carry, Cell, Params, Sequences, floats_of
 
@@ -178,7 +180,7 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
       new = rule.update(memory, step)
       delta, direct = output_of(model, step.after, x)[1](y_bar)
       # The rule's part is [1, P] if no param reaches the carry.
-      grads = jnp.zeros_like(total).at[0].add(direct) + rule.gradient(new, delta)
+      grads = jnp.zeros(total.shape, direct.dtype).at[0].add(direct) + rule.gradient(new, delta)
       if runs is None:
         return step.after, new, grads
       return _where(runs, (step.after, new, grads), (carry, memory, _zeros(grads)))
@@ -188,10 +190,11 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
     ) -> tuple[tuple[Carry, Memory, Array], None]:
       carry, memory, total = old
       carry, memory, grads = jax.vmap(one)(carry, memory, now)
-      return (carry, memory, total + jnp.sum(grads, axis=0)), None
+      return (carry, memory, total + jnp.sum(grads, axis=0, dtype=total.dtype)), None
 
     memory = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch_size, *a.shape)), blank)
-    total = jnp.zeros((num_lags, *model.theta.shape), model.theta.dtype)
+    # The sum over all steps is in at least float32.
+    total = jnp.zeros((num_lags, *model.theta.shape), wide(model.theta.dtype))
     keys = jax.random.split(key, (num_steps, batch_size))
     now = xs, y_bars, keys, valid, resets
     carry, memory, total, _ = vary_alike((carry, memory, total, (y_bars, model.theta)))
@@ -206,7 +209,7 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
   return Estimator(custom_unroll(shares, random), shares, random, True, online(make_rule))
 
 
-def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
+def custom_unroll(shares: Callable[..., Params], random: bool, masked: bool = True) -> UnrollFn:
   """Returns `unroll` with the gradient of the params from `shares`.
 
   The gradients of xs and of the initial carry are exact: they come from backpropagation through
@@ -217,6 +220,7 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
       `Estimator.shares`. `carry` is the initial carry, `final_bar` the cotangent of the final one.
       `valid` and `resets` are those of the time loop's steps.
     random: whether `shares` needs the key.
+    masked: whether `shares` supports `valid` and `resets`; both are None if not.
   """
 
   def run(
@@ -238,6 +242,9 @@ def custom_unroll(shares: Callable[..., Params], random: bool) -> UnrollFn:
     for name, value in time.items():
       if value is not None and value is not False:
         raise ValueError(f"{name} must be left out with a forward rule, got {value!r:.100}.")
+    for name, value in {"lengths": lengths, "mask": mask, "resets": resets}.items():
+      if value is not None and not masked:
+        raise ValueError(f"{name} must be None with fptt, got {checks.shown(value)}.")
     if uses_key(cell, cell.prepare(params), checked(cell, params, xs), key):
       raise ValueError("cell must draw no masks with a forward rule, got one that does.")
     own_key = jax.random.key_data(check_key(estimator_key, random))

@@ -23,7 +23,7 @@ class VectorCell(NamedTuple):
 
   Attributes:
     theta: θ.
-    pull_back: maps dL/dθ [P] to the gradient of the cell's params, in their structure.
+    pull_back: maps dL/dθ [P] to the gradient of the cell's params, in their structure and dtype.
     unravel: maps θ to the prepared params.
     step: `(s, theta, carry, x, recurrent_scale) -> s'`. The carry [1, ...] supplies the integer
       leaves and the structure. `recurrent_scale` is the factor on the gradient through
@@ -48,7 +48,7 @@ def vector_cell(cell: Cell, params: Params) -> VectorCell:
     return ravel_pytree(_real(floats_of(cell.prepare(with_floats(floats, params)))))[0]
 
   def pull_back(theta_bar: Array) -> Params:
-    return jax.vjp(vector, floats)[1](theta_bar)[0]
+    return jax.vjp(vector, floats)[1](theta_bar.astype(theta.dtype))[0]
 
   def unravel(theta: Array) -> Params:
     return with_floats(_like(floats_of(prepared), unravel_floats(theta)), prepared)

@@ -12,6 +12,7 @@ from rnn_jax.estimators._forward import Derivatives, custom_unroll, differentiat
 from rnn_jax.estimators._vectors import vector_cell
 from rnn_jax.gradient_flow.joint_carry import joint_size, to_vector
 from rnn_jax.parallel import vary_alike
+from rnn_jax.precision import wide
 from rnn_jax.types import Carry, Cell, Params, Sequences, floats_of
 
 
@@ -36,7 +37,8 @@ def fptt() -> Estimator:
   References:
     Zucchet et al., 2025, "Forward propagation of errors through time"
   """
-  return Estimator(custom_unroll(_shares, random=False), _shares, random=False, forward=True)
+  unroll = custom_unroll(_shares, random=False, masked=False)
+  return Estimator(unroll, _shares, random=False, forward=True)
 
 
 def _shares(
@@ -52,8 +54,7 @@ def _shares(
   valid: None = None,
   resets: None = None,
 ) -> Params:
-  if valid is not None or resets is not None:
-    raise ValueError("lengths, mask and resets must be None with fptt, got an array.")
+  del valid, resets
   xs = checked(cell, params, xs)
   num_steps, batch_size = xs.shape[:2]
   model = vector_cell(cell, params)
@@ -86,7 +87,8 @@ def _shares(
     carry, error = state  # before step 0 the error is λ_0, then λ_{t−1} − δ_{t−1}
     step, delta, direct = step_of(carry, now, last)
     jacobian = jax.vmap(step.jvp, out_axes=1)(eye)
-    moved = jnp.linalg.solve(jacobian.T, error.T).T
+    system = jacobian.T.astype(total.dtype), error.T.astype(total.dtype)
+    moved = jnp.linalg.solve(*system).T.astype(error.dtype)
     error = jnp.where(now[0] == 0, error, moved)
     grads = jax.vmap(step.vjp)(error).at[0].add(direct)
     error = error.at[0].add(-delta)
@@ -102,11 +104,12 @@ def _shares(
     mapped = jax.vmap(second_pass, (0, (None, 0, 0), None if last is None else 0))
     state, total = state
     state, grads = mapped(state, now, last)
-    return (state, total + jnp.sum(grads, axis=0)), None
+    return (state, total + jnp.sum(grads, axis=0, dtype=total.dtype)), None
 
   products = jnp.broadcast_to(eye, (batch_size, *eye.shape))
   errors = jnp.zeros((batch_size, lags, len(eye)), eye.dtype)
-  total = jnp.zeros((lags, *model.theta.shape), eye.dtype)
+  # Half precision has no linear solver, and the sum over all steps needs at least float32.
+  total = jnp.zeros((lags, *model.theta.shape), wide(eye.dtype))
   carry, products, errors, total, _ = vary_alike(
     (carry, products, errors, total, (y_bars, model.theta))
   )

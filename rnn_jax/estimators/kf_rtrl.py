@@ -98,15 +98,13 @@ def _make_rule(cell: Cell, params: Params, xs: Array, model: VectorCell) -> Rule
       else jax.nn.one_hot(step.x, input_size, dtype=dtype)
     )
     hidden = jax.tree.leaves(step.before)[0][0]
-    by_drive, by_recurrent = _product_derivatives(cell, model, step.before, step.x)
-    rows = jax.vmap(step.vjp)(jnp.eye(size, dtype=dtype))
-    by_bias = jax.vmap(lambda row: model.unravel(row)["b"])(rows)
-    jvp = jax.vmap(step.jvp, in_axes=1, out_axes=1)
+    by_bias, by_drive, by_recurrent = _derivatives(cell, model, step.before, step.x)
+    jacobian = jax.vmap(step.jvp, out_axes=1)(jnp.eye(size, dtype=dtype))
     signs = jax.random.rademacher(step.key, (2, 2), dtype)
-    bias = jax.vmap(jvp)(shift_lags(memory.bias)).at[0].add(by_bias)
+    bias = (jacobian @ shift_lags(memory.bias)).at[0].add(by_bias)
     return Products(
-      _advance(memory.input, jvp, x, by_drive, signs[0]),
-      _advance(memory.recurrent, jvp, hidden, by_recurrent, signs[1]),
+      _advance(memory.input, jacobian, x, by_drive, signs[0]),
+      _advance(memory.recurrent, jacobian, hidden, by_recurrent, signs[1]),
       bias,
     )
 
@@ -124,21 +122,26 @@ def _make_rule(cell: Cell, params: Params, xs: Array, model: VectorCell) -> Rule
 _NAMES = ("b", "w_h", "w_x")
 
 
-def _product_derivatives(
+def _derivatives(
   cell: Cell, model: VectorCell, carry: Carry, x: Array
-) -> tuple[Float[Array, "N W"], Float[Array, "N W"]]:
-  """Returns the derivatives of s_t with respect to the drive and to the recurrent product."""
+) -> tuple[Float[Array, "N W"], Float[Array, "N W"], Float[Array, "N W"]]:
+  """Returns the derivatives of s_t with respect to b, the drive and the recurrent product."""
   params = model.unravel(model.theta)
   drive, recurrent = cell.project(params, x[None]), cell.recur(params, carry)
+
+  def of_bias(b: JaxArray) -> JaxArray:
+    own = {**params, "b": b}
+    return to_vector(cell.update(own, carry, cell.project(own, x[None]), cell.recur(own, carry)))[0]
 
   def new(drive: JaxArray, recurrent: JaxArray) -> JaxArray:
     return to_vector(cell.update(params, carry, drive[None], recurrent[None]))[0]
 
-  return jax.jacrev(new, argnums=(0, 1))(drive[0], recurrent[0])
+  by_drive, by_recurrent = jax.jacrev(new, argnums=(0, 1))(drive[0], recurrent[0])
+  return jax.jacrev(of_bias)(params["b"]), by_drive, by_recurrent
 
 
-def _advance(old: Product, jvp, v: Array, d: Array, signs: Array) -> Product:
-  moved, u = jvp(old.a), shift_lags(old.u)
+def _advance(old: Product, jacobian: Array, v: Array, d: Array, signs: Array) -> Product:
+  moved, u = jacobian @ old.a, shift_lags(old.u)
   p_1, p_2 = balance(moved.reshape(-1), jnp.sum(u, axis=0)), balance(d.reshape(-1), v)
   u = (signs[0] * p_1 * u).at[0].add(signs[1] * p_2 * v)
   return Product(u, signs[0] / p_1 * moved + signs[1] / p_2 * d)

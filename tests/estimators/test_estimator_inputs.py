@@ -58,6 +58,19 @@ def test_params_of_another_precision_than_the_default_keep_it(rule, x64):
   assert {leaf.dtype for leaf in jax.tree.leaves(shares)} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("rule", [bptt(), h_detach(0.0), rtrl(), fptt()])
+def test_half_precision_adds_up_the_steps_in_float32(rule):
+  """In bfloat16, a sum of equal numbers stops at 256 times the number."""
+  cell, params, xs = problem("elman", num_steps=1500)
+  errors = jnp.ones((1500, 2, 3))
+  wide, half = (
+    rule.shares(cell, *jax.tree.map(lambda a: a.astype(dtype), (params, xs, errors)), KEY)
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )
+  assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(jnp.bfloat16)}
+  np.testing.assert_allclose(half["b"].astype(float), wide["b"], rtol=0.03)
+
+
 def test_estimator_bias_compares_layers_far_below_the_others(x64):
   cells = [make_cell("elman", 3), make_cell("elman", 2)]
   xs, key, params = draw(0, 4, 2, 2), KEY, []
@@ -116,10 +129,10 @@ def test_arguments_that_forward_rules_do_not_have_are_named(unchecked_types):
       run(rtrl(), **time)
   with pytest.raises(ValueError, match="estimator_key must be a random key"):
     uoro().unroll(cell, params, xs, estimator_key=None)
-  with pytest.raises(ValueError, match="lengths, mask and resets must be None with fptt"):
-    jax.grad(
-      lambda p: jnp.sum(fptt().unroll(cell, p, xs, estimator_key=None, lengths=np.array([3, 5]))[1])
-    )(params)
+  for time in ({"lengths": np.array([3, 5])}, {"mask": np.ones((5, 2), bool)}):
+    (name,) = time
+    with pytest.raises(ValueError, match=f"{name} must be None with fptt, got (int|bool)"):
+      run(fptt(), **time)
   other, own, inputs = problem("peephole_lstm")
   with pytest.raises(ValueError, match="cell must have a plain recurrent kernel w_h"):
     kf_rtrl()(other, own, inputs, loss, KEY)
