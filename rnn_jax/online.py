@@ -39,7 +39,7 @@ class OnlineState(NamedTuple):
 
   Attributes:
     carries: the carry of each layer, leaves [B, ...].
-    memory: the rule's memory for each example, leaves [B, ...].
+    memory: the estimator's memory for each example, leaves [B, ...].
   """
 
   carries: tuple[Carry, ...]
@@ -58,15 +58,16 @@ def train_online(
   *,
   resets: Bool[Array, "N B"] | None = None,
 ) -> tuple[TrainState, OnlineState, OnlineMetrics]:
-  """Trains on a stream: one update per time step, by a rule that runs forward in time.
+  """Trains on a stream: one update per time step, by a forward estimator.
 
-    M_t = rule(M_{t−1}, J_t, I_t)        g_t = δ_tᵀ M_t + ∂L_t/∂θ        θ ← θ − update(g_t)
+    M_t = J_t M_{t−1} + I_t        g_t = δ_tᵀ M_t + ∂L_t/∂θ        θ ← θ − update(g_t)
 
-  Nothing of earlier steps is stored but the rule's memory M, so the gradient of a step's loss
-  reaches back to the start of the stream, or to the last reset. M was made by the params of earlier
-  steps, so even an exact rule's gradient is exact only in the limit of small updates.
+  Nothing of earlier steps is stored but the estimator's memory, M or an approximation of it. So the
+  gradient of a step's loss reaches back to the start of the stream, or to the last reset. M was
+  made by the params of earlier steps, so even an exact estimator is exact only in the limit of
+  small updates.
 
-  The layers are one cell, `stack(model.cells)`, so the rule covers the paths between them. The
+  The layers are one cell, `stack(model.cells)`, so the estimator covers the paths between them. The
   readout is differentiated exactly. Stochastic cells run as in evaluation.
 
   Args:
@@ -75,8 +76,8 @@ def train_online(
     loss: `(outputs [1, B, O], targets) -> [1, B]`.
     state: the state before the first update.
     stream: leaves [N, B, ...]: B contiguous parts of the data, read in parallel.
-    estimator: a rule that runs forward in time, such as `rnn_jax.estimators.uoro()`.
-    key: random key of the rule. The key of each step depends on it and on `state.step`.
+    estimator: a forward estimator, such as `rnn_jax.estimators.uoro()`.
+    key: random key of the estimator. The key of each step depends on it and on `state.step`.
     continued: from an earlier call, if the stream continues its stream; zeros if None.
     resets: [N, B] bool; where True, a new document starts, and carry and memory are set to zeros.
   Returns:
@@ -86,7 +87,7 @@ def train_online(
       model has one of the parts that are excluded above, or if an array has the wrong shape.
   References:
     Williams and Zipser, 1989, https://doi.org/10.1162/neco.1989.1.2.270
-    Marschall, Cho and Savin, 2020 (the rules in one framework), https://arxiv.org/abs/1907.02649
+    Marschall, Cho and Savin, 2020 (the estimators in one framework), https://arxiv.org/abs/1907.02649
   """
   check_training(model, optimizer, loss, state, key)
   checks.instance("estimator", estimator, Estimator, "a constructor of rnn_jax.estimators")
@@ -158,7 +159,7 @@ def train_online(
 
 
 def _check_model(model: DeepRNN) -> None:
-  """Raises if the network has a part through which the rule's gradient would not pass."""
+  """Raises if the network has a part through which the estimated gradient would not pass."""
   checks.instance("model", model, DeepRNN)
   for name, none in (
     ("embedding_size", None),

@@ -18,6 +18,7 @@ from rich.live import Live
 from experiments.benchmark import (
   cases,
   cell_times,
+  estimator_times,
   growth,
   layer_times,
   machine,
@@ -92,6 +93,12 @@ TABLE = (
         "Also time a step of each of our cells; never with --quick.",
       ),
       Flag(
+        "estimators",
+        "true",
+        None,
+        "Also time every gradient estimator; never with --quick.",
+      ),
+      Flag(
         "growth",
         "true",
         None,
@@ -159,6 +166,9 @@ def main(arguments: list[str]) -> None:
     if values.every_cell and not values.quick:
       results.cells.extend(cell_times.measure_cells())
       console.print(tables.every_cell(results.cells).rich())
+    if values.estimators and not values.quick:
+      results.estimators.extend(estimator_times.measure())
+      console.print(tables.estimators(results.estimators).rich())
     if values.growth and not values.quick:
       results.growth.extend(growth.measure())
       growth.show(console, results.growth)

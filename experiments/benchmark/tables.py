@@ -134,8 +134,23 @@ def every_cell(cells: Sequence[Measurement]) -> Text:
   return Text(title, ("cell", "method", *header, "temporaries, MiB"), 2, rows)
 
 
+def estimators(found: Sequence[Measurement]) -> Text:
+  """Returns the time of one time step and the memory, by cell, estimator and sequence length."""
+  by_place = {(m.row.cell, m.implementation, m.row.shape.steps): m for m in found}
+  steps = sorted({m.row.shape.steps for m in found})
+  rows = []
+  for cell, name in dict.fromkeys((m.row.cell, m.implementation) for m in found):
+    at = [by_place[cell, name, t] for t in steps]
+    memory = ["" if m.temporaries is None else f"{m.temporaries / 2**20:.2f}" for m in at]
+    rows.append([cell, name, *(_digits(m.median / m.row.shape.steps * 1e6) for m in at), *memory])
+  header = (f"{what}, T = {t}" for what in ("time per step, µs", "temporaries, MiB") for t in steps)
+  batch, _, inputs, hidden = found[0].row.shape
+  title = f"The gradient by every estimator, one layer, B = {batch}, D = {inputs}, H = {hidden}"
+  return Text(title, ("cell", "estimator", *header), 2, rows)
+
+
 def markdown(results: Results, found: Runs) -> str:
-  """Returns the machine's description, the summary, its ranges, and the table of all cells."""
+  """Returns the machine, the summary, its ranges, and the tables of all cells and estimators."""
   parts = [
     "\n".join(f"- {line}" for line in describe(results.machine)) + "\n",
     summary(found, list(map(str, results.limits))).markdown(),
@@ -143,4 +158,6 @@ def markdown(results: Results, found: Runs) -> str:
   ]
   if results.cells:
     parts.append(every_cell(results.cells).markdown())
+  if results.estimators:
+    parts.append(estimators(results.estimators).markdown())
   return "\n".join(parts)

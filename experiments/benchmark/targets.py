@@ -49,7 +49,7 @@ class Measurement:
   Attributes:
     row: the layers: their cell, shape and depth.
     implementation: a key of `implementations.IMPLEMENTATIONS`; in `Results.cells`, a method of
-      `unroll`.
+      `unroll`; in `Results.estimators`, an estimator.
     measure: one of `cases.MEASURES`; in `Results.remat`, the argument `remat` of `unroll`.
     seconds: the time of each call; empty if nothing was timed.
     compile_seconds: time of tracing and compilation.
@@ -86,6 +86,7 @@ class Results:
     limits: each row's dependency limit in seconds: forward pass, and forward and backward pass.
     remat: measurements of our gradient with `remat="none"` and with "sqrt"; empty if not measured.
     cells: measurements of one layer of every cell; empty if not measured.
+    estimators: measurements of every gradient estimator; empty if not measured.
     growth: costs at growing sizes; empty if not measured.
     sweep: times of the reference sweep, ours and the baselines'; empty if not measured.
   """
@@ -95,6 +96,7 @@ class Results:
   limits: dict[Row, tuple[float, float]] = dataclasses.field(default_factory=dict)
   remat: list[Measurement] = dataclasses.field(default_factory=list)
   cells: list[Measurement] = dataclasses.field(default_factory=list)
+  estimators: list[Measurement] = dataclasses.field(default_factory=list)
   growth: list[Point] = dataclasses.field(default_factory=list)
   sweep: list[SweepTime] = dataclasses.field(default_factory=list)
 

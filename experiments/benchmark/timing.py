@@ -59,9 +59,10 @@ def interleave(
   """
   turn = budget / (_ROUNDS * len(calls))
   typical = {name: clock(call)[0] for name, call in calls.items()}
-  seconds = {name: [typical[name]] if typical[name] > turn else [] for name in calls}
   total = sum(typical.values())
   rounds = 0 if total > _TOO_LONG else max(1, min(_ROUNDS, round(budget / total)))
+  kept = {name: rounds == 0 or seconds > turn for name, seconds in typical.items()}
+  seconds = {name: [typical[name]] if kept[name] else [] for name in calls}
   random = np.random.default_rng(0)
   for _ in range(rounds):
     for i in random.permutation(len(calls)):

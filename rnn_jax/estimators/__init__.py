@@ -1,4 +1,4 @@
-"""Rules for the gradient of a loss through time, exact and approximate.
+"""Estimators of the gradient of a loss through time, exact and approximate.
 
 All have one signature, for any `Cell`, and can be jitted and vmapped:
 
@@ -8,7 +8,7 @@ All have one signature, for any `Cell`, and can be jitted and vmapped:
   cell, params: a cell and its params.
   xs: the inputs: [T, B, D], or integer tokens [T, B].
   loss: `ys -> scalar`, a function of the outputs ys [T, B, H]. It is differentiated exactly.
-  key: random key. Rules that are not random ignore it.
+  key: random key. Estimators that are not random ignore it.
 
 Terms: s_t is the joint carry of one example after step t, N real numbers; θ are the params, P
 numbers; δ_t = ∂L/∂y_t ∂y_t/∂s_t is the immediate error; J_t = ∂s_t/∂s_{t−1}, and I_t = ∂s_t/∂θ at
@@ -17,7 +17,7 @@ have on the loss at step s:
 
     dL/dθ = Σ_k g_k        g_k = Σ_s δ_sᵀ J_s J_{s−1} … J_{s−k+1} I_{s−k}
 
-| rule | direction | bias | random | time per step | memory per example |
+| estimator | direction | bias | random | time per step | memory per example |
 |---|---|---|---|---|---|
 | `bptt` | backward | none | no | P | T·N |
 | `tbptt(k)` | backward | lags ≥ k are lost, shorter ones in part | no | P | k·N |
@@ -34,15 +34,15 @@ In the rows of `snap` and `rflo`, k is the number of entries of the carry that a
 
 Params that the output reads have a share of lag 0 in addition, ∂L_t/∂θ at fixed s_t.
 
-Deep networks: `stack(cells)` is one cell, and a rule treats its layers together. An exact rule
+Deep networks: `stack(cells)` is one cell, and an estimator treats its layers together. An exact one
 stays exact and an unbiased one unbiased; `snap` and `rflo` keep the path from a layer to the next
-one within a step. If a `DeepRNN` is trained with an estimator, the rule is applied to each layer
-separately. A backward rule passes its own errors to the layer below. A forward rule passes the
-exact ones, which take backpropagation through time, with its memory of T·N.
+one within a step. If a `DeepRNN` is trained with an estimator, the estimator is applied to each
+layer separately. A backward one passes its own errors to the layer below. A forward one passes the
+exact errors, which take backpropagation through time, with its memory of T·N.
 
-Forward rules do not support cells that draw masks, such as those with zoneout.
+Forward estimators do not support cells that draw masks, such as those with zoneout.
 
-`estimator_bias` compares a rule with `bptt`, per layer, leaf and lag.
+`estimator_bias` compares an estimator with `bptt`, per layer, leaf and lag.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ ESTIMATORS: Mapping[str, Callable[..., Estimator]] = {
 
 
 def estimator_name(name: str) -> str:
-  """Returns the full name of a rule, with the value of its option: `uoro1` for `uoro`.
+  """Returns the full name of an estimator, with the value of its option: `uoro1` for `uoro`.
 
   Arguments and errors are those of `make_estimator`.
   """
@@ -117,16 +117,16 @@ def make_estimator(name: str) -> Estimator:
   """Returns the estimator with a name such as `rtrl`, `snap1`, `uoro4` or `h_detach0.25`.
 
   Args:
-    name: a key of ESTIMATORS. The rule's option may follow as a number; if not, it has its default.
+    name: a key of ESTIMATORS. Its option may follow as a number; the default is used otherwise.
   Raises:
-    TypeError, ValueError: if no rule has this name, or the rule rejects the number.
+    TypeError, ValueError: if no estimator has this name, or it rejects the number.
   """
   base, number = _parse(name)
   return ESTIMATORS[base]() if number is None else ESTIMATORS[base](number)
 
 
 def _parse(name: str) -> tuple[str, int | float | None]:
-  """Returns (name of the rule, its option or None), after a check that the rule accepts both."""
+  """Returns (name, option or None), after a check that there is such an estimator."""
   checks.instance("estimator", name, str)
   base = name.rstrip("0123456789.")
   text = name[len(base) :]

@@ -1,10 +1,10 @@
-"""Rules that run backward in time: backpropagation with factors on what passes between steps.
+"""Backward estimators: backpropagation with factors on what passes between steps.
 
     λ_t = δ_t + w_{t+1} J̃_{t+1}ᵀ λ_{t+1}        dL/dθ = Σ_t I_tᵀ λ_t
 
 δ_t = ∂L/∂y_t ∂y_t/∂s_t is the immediate error, and I_t = ∂s_t/∂θ at fixed s_{t−1}. J̃_t is the step
-Jacobian ∂s_t/∂s_{t−1}, whose part through `cell.recur` is multiplied by a factor r_t. Each rule of
-this family chooses the factors w and r.
+Jacobian ∂s_t/∂s_{t−1}, whose part through `cell.recur` is multiplied by a factor r_t. Each
+estimator of this family chooses the factors w and r.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rnn_jax.types import Carry, Cell, Params, Sequences
 
 
 class Factors(NamedTuple):
-  """The factors of a rule at every step, [T] or [T, B].
+  """The factors at every step, [T] or [T, B].
 
   Attributes:
     carry: w_t, on the gradient from step t to step t − 1; None for 1.
@@ -42,7 +42,7 @@ FactorsFn = Callable[[int, int, Key[Array, ""]], Factors]
 
 
 def backward_estimator(factors: FactorsFn, random: bool) -> Estimator:
-  """Returns the rule with the factors that `factors(T, B, key)` returns.
+  """Returns the estimator with the factors that `factors(T, B, key)` returns.
 
   Cost: a forward and a backward pass; memory T·N per example.
   """

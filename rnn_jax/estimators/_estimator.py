@@ -1,4 +1,4 @@
-"""The type `Estimator`, and its two families: rules that run backward and forward in time."""
+"""The type `Estimator`, and what backward and forward estimators share."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SharesFn(Protocol):
 
 
 class Online(NamedTuple):
-  """A rule that runs forward in time, one step at a time, for training on a stream.
+  """A forward estimator one step at a time, for training on a stream.
 
   Attributes:
     init: `(cell, params, xs) -> memory`, before the first step of the stream xs [N, B, ...]; leaves
@@ -64,7 +64,7 @@ class Online(NamedTuple):
 
 
 class Estimator(NamedTuple):
-  """A rule for the gradient of a loss through time, exact or approximate.
+  """An estimator of the gradient of a loss through time, exact or approximate.
 
     value, grads = estimator(cell, params, xs, loss, key)
 
@@ -78,10 +78,10 @@ class Estimator(NamedTuple):
       step s − k have on the loss at step s, for all s. The last entry holds all lags from K − 1 on.
       The sum over lags is the derivative of `unroll`.
     random: whether the estimate depends on the key.
-    forward: whether the rule runs forward in time. Such a rule has no dL/dh_t, is never truncated,
+    forward: whether it runs forward in time. Such an estimator has no dL/dh_t, is never truncated,
       and cannot clip the errors on their way.
-    online: the rule one step at a time, for `rnn_jax.online.train_online`. None for rules that need
-      a whole sequence.
+    online: one step at a time, for `rnn_jax.online.train_online`. None for estimators that need a
+      whole sequence.
   """
 
   unroll: UnrollFn
@@ -106,9 +106,10 @@ class Estimator(NamedTuple):
       params: its params.
       xs: the inputs: [T, B, D], or integer tokens [T, B].
       loss: `ys -> scalar`, a function of the outputs ys [T, B, H]. It is differentiated exactly.
-      key: random key. Rules that are not random ignore it.
+      key: random key. Estimators that are not random ignore it.
     Raises:
-      TypeError, ValueError: if an argument does not fit the cell, or the rule does not support it.
+      TypeError, ValueError: if an argument does not fit the cell, or the estimator does not support
+        the cell.
     """
     checks.instance("cell", cell, Cell)
     checks.function("loss", loss)
@@ -142,11 +143,11 @@ def checked(cell: Cell, params: Params, xs: Sequences) -> Array:
 
 
 def check_key(key: Key[Array, ""] | None, random: bool) -> Key[Array, ""]:
-  """Returns the key, or any key if the rule is not random; raises if a random rule has none."""
+  """Returns the key, or any key if none is needed; raises if a random estimator has none."""
   if key is None:
     if random:
       raise ValueError(
-        "estimator_key must be a random key for a rule that draws numbers, got None."
+        "estimator_key must be a random key for an estimator that is random, got None."
       )
     return jax.random.key(0)
   checks.key("estimator_key", key)

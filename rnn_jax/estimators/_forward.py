@@ -1,9 +1,9 @@
-"""Forward rules: next to the network, each keeps an estimate of ∂s_t/∂θ.
+"""Forward estimators: next to the network, each keeps an estimate of ∂s_t/∂θ.
 
     M_t = J_t M_{t−1} + I_t        dL/dθ = Σ_t M_tᵀ δ_t
 
 J_t = ∂s_t/∂s_{t−1}, I_t = ∂s_t/∂θ at fixed s_{t−1}, and δ_t = ∂L/∂y_t ∂y_t/∂s_t is the immediate
-error. Each rule of this family keeps M, or an approximation of it, in a memory of its own.
+error. Each estimator of this family keeps M, or an approximation of it, in a memory of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ErrorsFn = Callable[[PyTree[Array]], tuple[Array, Array]]
 
 
 class Derivatives(NamedTuple):
-  """The derivatives of one step of one example, and what some rules need in addition.
+  """The derivatives of one step of one example, and what some estimators need in addition.
 
   Attributes:
     jvp: maps v [N] to J_t v.
@@ -50,7 +50,7 @@ class Derivatives(NamedTuple):
 
 
 class Rule(NamedTuple):
-  """A rule for one cell, as functions of one example.
+  """The update rule of M, or of its approximation, for one cell, as functions of one example.
 
   Attributes:
     init: `(num_lags) -> memory` before the first step.
@@ -65,7 +65,7 @@ class Rule(NamedTuple):
   local: bool = False
 
 
-# `(cell, params, xs, model) -> rule`; raises if the rule does not support the cell.
+# `(cell, params, xs, model) -> rule`; raises if the estimator does not support the cell.
 RuleFn = Callable[[Cell, Params, Array, VectorCell], Rule]
 
 
@@ -84,7 +84,7 @@ def differentiate(
     model: the cell with its params, as functions of vectors.
     carry: the carry before the step, leaves [...].
     x: the step's input.
-    key: random key that the rule may use in this step.
+    key: random key that may be used in this step.
     local: see `Rule`.
   """
   before = jax.tree.map(lambda a: a[None], carry)
@@ -111,7 +111,7 @@ def output_of(model: VectorCell, carry: Carry, x: Array) -> tuple[PyTree[Array],
 
 
 def online(make_rule: RuleFn) -> Online:
-  """Returns a rule one step at a time."""
+  """Returns the estimator one step at a time."""
 
   def init(cell: Cell, params: Params, xs: Array) -> Memory:
     blank = make_rule(cell, params, xs, vector_cell(cell, params)).init(1)
@@ -144,10 +144,10 @@ def online(make_rule: RuleFn) -> Online:
 
 
 def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
-  """Returns the estimator of a rule that runs forward in time.
+  """Returns the forward estimator with an update rule of M.
 
   The errors δ_t of the loss are known from a first pass over the sequence. A second one runs the
-  cell again, next to the rule's memory, and adds up the gradient; it stores nothing of earlier
+  cell again, next to the memory of M, and adds up the gradient; it stores nothing of earlier
   steps.
   """
 
@@ -179,7 +179,7 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
       step = differentiate(cell, model, carry, x, key, rule.local)
       new = rule.update(memory, step)
       delta, direct = output_of(model, step.after, x)[1](y_bar)
-      # The rule's part is [1, P] if no param reaches the carry.
+      # The second part is [1, P] if no param reaches the carry.
       grads = jnp.zeros(total.shape, direct.dtype).at[0].add(direct) + rule.gradient(new, delta)
       if runs is None:
         return step.after, new, grads
@@ -198,7 +198,7 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
     keys = jax.random.split(key, (num_steps, batch_size))
     now = xs, y_bars, keys, valid, resets
     carry, memory, total, _ = vary_alike((carry, memory, total, (y_bars, model.theta)))
-    # A plain scan, because `unroll` does not run the rule's memory next to the cell.
+    # A plain scan, because `unroll` does not run a memory next to the cell.
     (_, memory, total), _ = jax.lax.scan(body, (carry, memory, total), now)
     if final_bar is not None:
       # JAX's cotangent of x + iy is dL/dx − i dL/dy.
@@ -213,7 +213,7 @@ def custom_unroll(shares: Callable[..., Params], random: bool, masked: bool = Tr
   """Returns `unroll` with the gradient of the params from `shares`.
 
   The gradients of xs and of the initial carry are exact: they come from backpropagation through
-  time. The gradient of a probe is NaN, because such a rule has no dL/dh_t.
+  time. The gradient of a probe is NaN, because a forward estimator has no dL/dh_t.
 
   Args:
     shares: `(cell, params, xs, y_bars, key, *, carry, final_bar, valid, resets) -> grads`; see
@@ -241,12 +241,12 @@ def custom_unroll(shares: Callable[..., Params], random: bool, masked: bool = Tr
   ) -> tuple[Carry, PyTree[Array]]:
     for name, value in time.items():
       if value is not None and value is not False:
-        raise ValueError(f"{name} must be left out with a forward rule, got {value!r:.100}.")
+        raise ValueError(f"{name} must be left out with a forward estimator, got {value!r:.100}.")
     for name, value in {"lengths": lengths, "mask": mask, "resets": resets}.items():
       if value is not None and not masked:
         raise ValueError(f"{name} must be None with fptt, got {checks.shown(value)}.")
     if uses_key(cell, cell.prepare(params), checked(cell, params, xs), key):
-      raise ValueError("cell must draw no masks with a forward rule, got one that does.")
+      raise ValueError("cell must draw no masks with a forward estimator, got one that does.")
     own_key = jax.random.key_data(check_key(estimator_key, random))
     constants = own_key, lengths, mask, resets
 

@@ -1,4 +1,4 @@
-"""Rules that keep the influence matrix itself, in all entries or in those of a pattern."""
+"""Update rules that keep the influence matrix itself, in all entries or in those of a pattern."""
 
 from __future__ import annotations
 

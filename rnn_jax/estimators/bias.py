@@ -27,8 +27,8 @@ class Comparison(NamedTuple):
   Attributes:
     cosine: mean over keys of ⟨ĝ, g⟩ / (‖ĝ‖ ‖g‖).
     relative_error: √(mean ‖ĝ − g‖²) / ‖g‖.
-    bias: ‖mean ĝ − g‖ / ‖g‖. For an unbiased rule it is about standard_deviation / √n.
-    standard_deviation: √(variance of ĝ, summed over its entries) / ‖g‖; 0 for a rule that is not
+    bias: ‖mean ĝ − g‖ / ‖g‖. For an unbiased estimator it is about standard_deviation / √n.
+    standard_deviation: √(variance of ĝ, summed over its entries) / ‖g‖; 0 for one that is not
       random, NaN for a random one with a single key.
   """
 
@@ -90,14 +90,14 @@ def estimator_bias(
   with `[params]`.
 
   Cost: a gradient and its shares for each key, one key after another; memory for K·P numbers per
-  layer. The memory of a rule that runs forward in time grows with K, too.
+  layer. The memory of a forward estimator grows with K, too.
 
   Args:
     cells, params, xs: see `rnn_jax.gradient_flow`.
     loss: `ys -> scalar`, a function of the top cell's outputs [T, B, H].
     estimator: the estimator, from a constructor of `rnn_jax.estimators`.
     key: random key, from which those of the estimates are drawn.
-    num_keys: n, the number of estimates. One is enough for a rule that is not random.
+    num_keys: n, the number of estimates. One is enough for an estimator that is not random.
     num_lags: K, the number of shares. Entry k < K − 1 is lag k; the last holds all lags from K − 1.
   Returns:
     An EstimatorBias.

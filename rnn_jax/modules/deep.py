@@ -67,7 +67,7 @@ class DeepRNN(Network):
       key: random key for stochastic cells. Each layer gets its own key, derived from this one.
       lengths: [B], number of valid steps of each sequence; see `unroll`.
       mask: where False, every layer skips the step; see `unroll`.
-      estimator: the rule for the gradient of each layer's params, from a constructor of
+      estimator: the gradient estimator of each layer's params, from a constructor of
         `rnn_jax.estimators`; None for backpropagation through time. Outputs do not depend on it.
       estimator_key: random key for an estimator that draws numbers. Each layer gets its own key,
         derived from this one.

@@ -15,7 +15,7 @@ Mask = Bool[AnyArray, "T B"]
 
 @runtime_checkable
 class Unroll(Protocol):
-  """A rule for the gradient through time, such as an `Estimator` of `rnn_jax.estimators`."""
+  """A gradient estimator, such as an `Estimator` of `rnn_jax.estimators`."""
 
   @property
   def unroll(self) -> Callable[..., tuple[Carry, PyTree]]:

@@ -72,7 +72,7 @@ def many(estimator, cell, params, xs, num_keys):
 
 
 def gradient(rule, cell, params, xs, key=KEY):
-  """Returns a rule's estimate."""
+  """Returns an estimator's estimate."""
   return jax.jit(lambda params, xs, key: rule(cell, params, xs, loss, key)[1])(params, xs, key)
 
 
@@ -82,7 +82,7 @@ def truth(cell, params, xs):
 
 
 def shares(rule, cell, params, xs, num_lags, key=KEY):
-  """Returns a rule's shares of lags."""
+  """Returns an estimator's shares of lags."""
   y_bars = errors_of(cell, params, xs)
 
   def run(params, xs, y_bars, key):

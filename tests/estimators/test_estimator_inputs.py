@@ -63,10 +63,11 @@ def test_half_precision_adds_up_the_steps_in_float32(rule):
   """In bfloat16, a sum of equal numbers stops at 256 times the number."""
   cell, params, xs = problem("elman", num_steps=1500)
   errors = jnp.ones((1500, 2, 3))
-  wide, half = (
-    rule.shares(cell, *jax.tree.map(lambda a: a.astype(dtype), (params, xs, errors)), KEY)
-    for dtype in (jnp.float32, jnp.bfloat16)
-  )
+
+  def estimate(dtype):
+    return rule.shares(cell, *jax.tree.map(lambda a: a.astype(dtype), (params, xs, errors)), KEY)
+
+  wide, half = estimate(jnp.float32), estimate(jnp.bfloat16)
   assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(jnp.bfloat16)}
   np.testing.assert_allclose(half["b"].astype(float), wide["b"], rtol=0.03)
 
@@ -125,7 +126,7 @@ def test_arguments_that_forward_rules_do_not_have_are_named(unchecked_types):
 
   for time in ({"truncation": 0}, {"clip_carry": 0.0}, {"gradient_scale": np.ones(5)}):
     (name,) = time
-    with pytest.raises(ValueError, match=f"{name} must be left out with a forward rule"):
+    with pytest.raises(ValueError, match=f"{name} must be left out with a forward estimator"):
       run(rtrl(), **time)
   with pytest.raises(ValueError, match="estimator_key must be a random key"):
     uoro().unroll(cell, params, xs, estimator_key=None)

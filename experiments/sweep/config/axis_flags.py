@@ -27,9 +27,9 @@ def _nonnegative(name: str) -> Parse:
 
 
 def _gradient(text: str) -> str:
-  """Parses the name of a rule for the gradient; returns it with its number."""
-  rules = [name for name in ESTIMATORS if name != "tbptt"]  # that is bptt with --truncation
-  checks.choice("gradient", text.rstrip("0123456789."), rules)
+  """Parses the name of a gradient estimator; returns it with its number."""
+  estimators = [name for name in ESTIMATORS if name != "tbptt"]  # that is bptt with --truncation
+  checks.choice("gradient", text.rstrip("0123456789."), estimators)
   try:
     return estimator_name(text)
   except (TypeError, ValueError) as error:
@@ -99,11 +99,11 @@ TABLE = (
     "gradient",
     "bptt",
     _gradient,
-    "Rule for the gradient through time: bptt (backpropagation, cut by --truncation), artbpC (cuts "
-    "with probability C, without bias), h_detachP (detaches h with probability P), fptt (errors "
-    "forward in time), rtrl, snapN (entries of rtrl reached in N steps), rflo (local Jacobian), "
-    "uoroS (S random rank-one matrices) or kf_rtrl (a random Kronecker product). Without a number, "
-    "C is 0.1, P 0.25, N 1 and S 1.",
+    "Gradient estimator: bptt (backpropagation through time, truncated by --truncation), artbpC "
+    "(cuts each step with probability C, without bias), h_detachP (detaches h with probability P), "
+    "fptt (errors forward in time), rtrl, snapN (rtrl restricted to entries reached within N "
+    "steps), rflo (local Jacobian), uoroS (S random rank-one matrices) or kf_rtrl (a random "
+    "Kronecker product). Defaults: C 0.1, P 0.25, N 1, S 1.",
     "axis",
   ),
   Flag("seed", "0", integer("seed", minimum=0), "Seed of the params and of the data.", "axis"),

@@ -86,8 +86,8 @@ def expand(
   that become equal are one run. These settings are: an axis that the cell has no option for, such
   as the forget bias of an Elman cell; the forget bias with cell options that replace it; the
   recurrent kernel, with a gain of 0; `clip_by` without clipping; `layer_norm`, `residual` and
-  `dropout` with one layer; a truncation of at least the sequence length, or with another rule for
-  the gradient than `bptt`; `momentum` with `adam`; `flossing_exponents` without flossing; the
+  `dropout` with one layer; a truncation of at least the sequence length, or with another
+  gradient estimator than `bptt`; `momentum` with `adam`; `flossing_exponents` without flossing; the
   recurrent gain or the recurrent kernel where `initialization` chooses it; `loss_scale` in float32,
   where gradients that training can use need no scale.
 

@@ -248,15 +248,15 @@ def _layout(values: Values) -> Layout:
 
 
 def _check_gradients(runs: Sequence[Run], tasks: Mapping[Key, RunTasks]) -> None:
-  """Checks that each run's rule for the gradient supports its network and its clipping."""
+  """Checks that each run's gradient estimator supports its network and its clipping."""
   for alike in by_group(runs).values():
     run = alike[0]
     if not make_estimator(run.gradient).forward:
       continue
     if run.clip_by == "carry" and run.clip_norm is not None:
       raise ValueError(
-        "--clip_by must not be carry with a rule for the gradient that runs forward in time, since "
-        f"it has no dL/dh_t, got --gradient={run.gradient}."
+        "--clip_by must not be carry with a forward gradient estimator, since it has no dL/dh_t, "
+        f"got --gradient={run.gradient}."
       )
     size = task_input_size(tasks[key_of(run)].train)
     for cell in networks.make_cells(run):
@@ -270,7 +270,7 @@ def _check_gradients(runs: Sequence[Run], tasks: Mapping[Key, RunTasks]) -> None
 
 
 def _trace_estimator(cell: Cell, input_size: int, gradient: str) -> None:
-  """Traces a rule for one cell; raises ValueError if the rule does not support it."""
+  """Traces an estimator for one cell; raises ValueError if it does not support the cell."""
 
   def estimate(key: Array) -> PyTree:
     params = cell.init(key, input_size)

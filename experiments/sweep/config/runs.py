@@ -87,7 +87,7 @@ class Run:
     cell: name of the cell.
     depth: number of layers.
     truncation: time steps after which backpropagation through time is cut; None for no cut, and
-      for another rule for the gradient.
+      for another gradient estimator.
     seed: seed of the params and of the data.
     learning_rate: learning rate of the optimizer.
     clip_norm: norm above which gradients are clipped; None for no clipping.
@@ -107,7 +107,7 @@ class Run:
     residual: whether each layer's input is added to its output, from the second layer on.
     dropout: dropout rate between layers; 0 for no dropout.
     zoneout: probability that a unit keeps its previous carry; 0 for no zoneout.
-    gradient: name of the rule for the gradient through time, for `make_estimator`.
+    gradient: name of the gradient estimator, for `make_estimator`.
     schedule: how the learning rate falls, a member of `SCHEDULES`.
     warmup: optimization steps over which the learning rate first grows from 0.
     momentum: factor on the accumulated steps of `sgd` and `rmsprop`; 0 for no momentum.

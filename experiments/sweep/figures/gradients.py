@@ -137,7 +137,7 @@ def figure_makers(gradients: xr.Dataset) -> dict[str, Callable[..., Any]]:
 
 
 def _with_norms(gradients: xr.Dataset) -> xr.Dataset:
-  """Returns the runs that have dL/dh_t; a rule that runs forward in time has none."""
+  """Returns the runs that have dL/dh_t; a forward estimator has none."""
   norms = gradients["log10_grad_norm"]
   known = norms.notnull().any([dim for dim in norms.dims if dim != "run"])
   return gradients.isel(run=np.flatnonzero(known.values))

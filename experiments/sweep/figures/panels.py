@@ -231,16 +231,16 @@ def describe_seeds(data: xr.Dataset, drawn: Iterable[Sequence[int]], band: str =
 def describe_truncations(data: xr.Dataset, drawn: Iterable[Sequence[int]]) -> str:
   """Returns the drawn runs' truncations as text, such as "truncation 32 or full BPTT".
 
-  Rules for the gradient other than backpropagation through time stand in place of a truncation.
+  Gradient estimators other than backpropagation through time stand in place of a truncation.
 
   Args:
     data: records of a sweep, with the dimension `run`.
     drawn: indices of the runs of each line.
   """
   columns, indices = run_columns(data), [run for runs in drawn for run in runs]
-  rules = columns.get("gradient", ["bptt"] * len(columns["truncation"]))
-  lengths = sorted({columns["truncation"][run] for run in indices if rules[run] == "bptt"})
-  others = sorted({str(rules[run]) for run in indices} - {"bptt"})
+  estimators = columns.get("gradient", ["bptt"] * len(columns["truncation"]))
+  lengths = sorted({columns["truncation"][run] for run in indices if estimators[run] == "bptt"})
+  others = sorted({str(estimators[run]) for run in indices} - {"bptt"})
   return " or ".join([*(describe("truncation", length) for length in lengths), *others])
 
 

@@ -30,7 +30,7 @@ from rnn_jax.losses import masked_mean
 from rnn_jax.types import Array, Cell, Params
 
 EXPONENTS = 4  # number of Lyapunov exponents to compute
-ESTIMATES = 32  # number of keys for which a random rule's estimate of the gradient is compared
+ESTIMATES = 32  # number of keys for which the estimate of a random estimator is compared
 LAG_SHARES = 16  # number of lags whose shares are compared, the last entry holding all further ones
 # The effective memory is the smallest lag at which less than this share of the lag-0 gradient norm
 # is left.
@@ -89,7 +89,7 @@ def truncation(moment: Moment) -> Variables:
 
 
 def estimator(moment: Moment) -> Variables:
-  """Returns the bias and spread of the run's rule for the gradient, and the lags it keeps."""
+  """Returns the bias and spread of the run's gradient estimator, and the lags it keeps."""
   keys = ESTIMATES if moment.estimator.random else 1
   lags = min(LAG_SHARES, len(moment.batch.mask))
   found = estimator_bias(

@@ -29,7 +29,7 @@ class Moment(NamedTuple):
     batch: the whole batch of the step.
     share: the examples of the batch that this device processes; all of them unless several devices
       share the batch.
-    estimator: the rule for the gradient through time.
+    estimator: the gradient estimator.
     mean: maps values [..., examples], for the examples in `share`, to their mean [...] over the
       whole batch.
     dtype: the run's precision.

@@ -93,13 +93,13 @@ MEASURES: Mapping[str, Measure] = {
     },
   ),
   "estimator_bias": Measure(
-    "the gradient by the run's rule, without dropout, against full BPTT, of each layer's cell: "
-    f"cosine, relative error, and over {compute.ESTIMATES} keys of a random rule bias and standard "
-    "deviation in units of the gradient's norm; of each layer's own lags, the last entry all "
-    "further ones, the share of the true gradient that the mean estimate holds",
-    "the gradient by the run's rule (`--gradient`) against full BPTT: cosine, relative error, "
+    "the gradient by the run's estimator, without dropout, against full BPTT, of each layer's "
+    f"cell: cosine, relative error, and over {compute.ESTIMATES} keys of a random estimator bias "
+    "and standard deviation in units of the gradient's norm; of each layer's own lags, the last "
+    "entry all further ones, the share of the true gradient that the mean estimate holds",
+    "the gradient by the run's estimator (`--gradient`) against full BPTT: cosine, relative error, "
     "bias, standard deviation, and how much of each lag's share it holds",
-    f"a training step and the shares of {compute.LAG_SHARES} lags; for a random rule "
+    f"a training step and the shares of {compute.LAG_SHARES} lags; for a random estimator "
     f"{compute.ESTIMATES} times",
     ("layer", "share_lag"),
     {
@@ -111,14 +111,14 @@ MEASURES: Mapping[str, Measure] = {
     },
     compute.estimator,
     quantities={
-      "estimator_cosine": ("cosine of the rule's gradient with full BPTT", "1"),
-      "estimator_error": ("relative error of the rule's gradient against full BPTT", "1"),
-      "estimator_bias": ("relative bias of the rule's gradient against full BPTT", "1"),
+      "estimator_cosine": ("cosine of the estimate with full BPTT", "1"),
+      "estimator_error": ("relative error of the estimate against full BPTT", "1"),
+      "estimator_bias": ("relative bias of the estimate against full BPTT", "1"),
       "estimator_deviation": (
-        "standard deviation of the rule's gradient, relative to its norm",
+        "standard deviation of the estimate, relative to its norm",
         "1",
       ),
-      "kept_share": ("share of the lag in the true gradient that the rule keeps", "1"),
+      "kept_share": ("share of the lag in the true gradient that the estimator keeps", "1"),
     },
   ),
   "saturation": Measure(

@@ -48,7 +48,7 @@ _QUANTITIES = {
   "cell": ("cell", "", ""),
   "depth": ("number of recurrent layers", "1", ""),
   "truncation": ("truncation", _TIME, "inf: full backpropagation through time."),
-  "gradient": ("rule for the gradient through time", "", "A value of --gradient."),
+  "gradient": ("gradient estimator", "", "A value of --gradient."),
   "seed": ("seed of the params and of the data", "1", ""),
   "learning_rate": ("learning rate", "1", ""),
   "clip_norm": ("norm above which gradients are clipped", "1", "inf: no clipping."),

@@ -51,8 +51,8 @@ def diverged_step(result: Result, task: Task) -> DivergedStep | None:
 def locate(diverged: DivergedStep) -> NonFinite | None:
   """Recomputes a diverged step; returns the location of its first NaN or infinity, if any.
 
-  The backward pass is that of backpropagation through time, even if the run used another rule for
-  the gradient.
+  The backward pass is that of backpropagation through time, even if the run used another gradient
+  estimator.
   """
   numbers = numbers_of(diverged.run)
   options = time_options(diverged.run, numbers)

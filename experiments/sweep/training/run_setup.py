@@ -173,7 +173,7 @@ def penalty_of(run: Run, numbers: Numbers, model: DeepRNN, loss: Loss) -> Penalt
 
 
 def estimator_of(run: Run, numbers: Numbers) -> Estimator:
-  """Returns the rule for the gradient of the run whose numeric settings are `numbers`.
+  """Returns the gradient estimator of the run whose numeric settings are `numbers`.
 
   `run` may be any run of the same group.
   """
@@ -209,7 +209,7 @@ def mask_key(data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1) 
 def estimator_key(
   data_key: Key[Array, ""], step: ArrayLike, data_parallel: int = 1
 ) -> Key[Array, ""]:
-  """Returns the key from which the rule for the gradient draws its numbers at a step.
+  """Returns the key from which the gradient estimator draws its numbers at a step.
 
   The arguments are those of `mask_key`.
   """
@@ -246,7 +246,7 @@ def flossed(
     draw: draws a batch from a key.
     data_key: the run's key for drawing batches.
   """
-  # The key of a step's batch is fold_in(data_key, step), and masks and rules for the gradient
+  # The key of a step's batch is fold_in(data_key, step), and masks and gradient estimators
   # have 2³² − 1 and 2³² − 2.
   key = jax.random.fold_in(data_key, np.uint32(2**32 - 3))
   return minimize(

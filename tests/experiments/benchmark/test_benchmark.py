@@ -153,6 +153,13 @@ def test_slow_programs_get_fewer_rounds():
   assert all(len(times) == 2 and min(times) >= 0.02 for times in seconds.values())
 
 
+def test_the_only_call_of_each_program_is_timed_if_all_together_are_too_slow(monkeypatch):
+  monkeypatch.setattr(timing, "_TOO_LONG", 0.01)
+  calls = {"slow": lambda: time.sleep(0.02), "fast": lambda: None}
+  seconds = timing.interleave(calls, budget=100.0)
+  assert {name: len(times) for name, times in seconds.items()} == {"slow": 1, "fast": 1}
+
+
 def test_dependency_limit_adds_up_over_layers(monkeypatch):
   monkeypatch.setattr(timing, "_PIECE", 0.01)
   shape = Shape(2, 5, 4, 4)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from swept import ROOT
 
-from experiments.benchmark import machine, tables
+from experiments.benchmark import estimator_times, machine, tables
 from experiments.benchmark.cases import FORWARD, GRADIENT, NORMS, Row, Shape
 from experiments.benchmark.implementations import OURS
 from experiments.benchmark.machine import RESTRICTED
@@ -97,6 +97,25 @@ def test_every_cell_has_a_row_and_markdown_holds_both_tables(tmp_path):
   assert "A processor (cpu), AVX2, 2 threads on 2 cores" in text
   assert "| lstm | 16×100×32×64 | 1 | 1.50 torch |" in text
   assert "| lru | associative | 1.00 |" in text
+
+
+def test_every_estimator_has_a_row_with_both_lengths(monkeypatch):
+  monkeypatch.setattr(estimator_times, "_SECONDS", 0.01)
+  shapes = Shape(2, 5, 3, 4), Shape(2, 400, 3, 4)
+  found = list(estimator_times.measure(("indrnn",), ("bptt", "rtrl", "kf_rtrl"), shapes))
+  assert [(m.implementation, m.row.shape) for m in found] == [
+    (name, shape) for name in ("bptt", "rtrl") for shape in shapes
+  ]
+  memory = {(m.implementation, m.row.shape.steps): m.temporaries for m in found}
+  xs = 2 * 3 * 4  # bytes of the inputs of one step
+  assert memory["bptt", 400] - memory["bptt", 5] >= 395 * 2 * 4 * 4
+  assert memory["rtrl", 400] - memory["rtrl", 5] < 395 * (2 * 4 * 4 * 4 + xs)
+  table = tables.estimators(found)
+  assert tuple(table.header)[2:] == (
+    *("time per step, µs, T = 5", "time per step, µs, T = 400"),
+    *("temporaries, MiB, T = 5", "temporaries, MiB, T = 400"),
+  )
+  assert [row[:2] for row in table.rows] == [["indrnn", "bptt"], ["indrnn", "rtrl"]]
 
 
 @pytest.mark.parametrize(
