@@ -22,7 +22,8 @@ from rnn_jax.types import Array, Cell
 
 HIDDEN, BATCH, INPUTS = 128, 4, 2
 SEEDS = (0,)
-SCALES = (1.0, 2.0**16)
+# 2^12 |v| is below the largest float16, 65504, so nothing overflows at lag 0; see the notes.
+SCALES = (1.0, 2.0**12)
 GAIN = 0.7  # s, the gain of the linear network
 RADII = 0.69, 0.7  # |λ| of the LRU
 STEPS_OFF = 2  # tolerance of the closed form, in steps
@@ -129,6 +130,16 @@ def run() -> Outcome:
     "scale S, the median m of |dL/dh_T|, and the decay rate, which is exact for the linear "
     "network and the LRU, and that of mean-field theory for the others. The carry of the LRU is "
     "complex64 in every dtype.",
+    "The first run had a loss scale of 2^16, with the same expectation and tolerances. In float16 "
+    "dL/dh_T then overflows, so no entry counts as lost, and all of these checks were missed. A "
+    "loss scale must fit between both ends of the format, as dynamic loss scaling ensures. The "
+    "scale is now 2^12.",
+    "In float64, the median of |dL/dh| of the linear network falls below the smallest normal "
+    "float32 at lag 244, as expected. In float32 this happens about 3 steps earlier: XLA on a CPU "
+    "flushes each subnormal product within the matrix product to zero, and a product is smaller "
+    "than the entry. In float64, the median of the LSTM's hidden state falls below the smallest "
+    "normal float16 at lag 46 already. So the mean-field rate is wrong there, not the precision: "
+    "the gradient decays faster in the first steps.",
   ]
   return Outcome(table, checks, functools.partial(draw, found=found), notes)
 
