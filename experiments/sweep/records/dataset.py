@@ -83,7 +83,7 @@ _QUANTITIES = {
   "omega_penalty": ("weight of Pascanu's Ω in the objective", "1", "0: not in the objective."),
   "spectral_penalty": ("weight of (spectral radius - 1)²", "1", "0: not in the objective."),
   "flossing": ("weight of the squared Lyapunov exponents", "1", "0: not in the objective."),
-  "flossing_exponents": ("Lyapunov exponents of each layer that are flossed", "1", ""),
+  "flossing_exponents": ("Lyapunov exponents of each layer that are flossed", "1", "NaN: none."),
   "flossing_steps": ("steps of gradient flossing before training", _STEPS, ""),
   "initialization": ("how the params are drawn", "", "A value of --initialization."),
   # What became of a run.

@@ -262,6 +262,7 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
       raise TypeError(f"steps must be an integer from 0 to {2**31 - 1}, got {run.steps}")
     if run.hidden_size is None:
       raise TypeError("hidden_size is missing")
+    flossed = run.flossing > 0 or run.flossing_steps > 0
     return {
       "cell": run.cell,
       "depth": np.int32(run.depth),
@@ -293,7 +294,7 @@ def _axes(folder: Path, name: str) -> dict[str, object]:
       "omega_penalty": float(run.omega_penalty),
       "spectral_penalty": float(run.spectral_penalty),
       "flossing": float(run.flossing),
-      "flossing_exponents": np.int32(run.flossing_exponents),
+      "flossing_exponents": _number(run.flossing_exponents if flossed else None, np.nan),
       "flossing_steps": np.int32(run.flossing_steps),
       "initialization": run.initialization,
     }

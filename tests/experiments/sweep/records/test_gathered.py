@@ -21,7 +21,7 @@ SIZES = {"sequence_length": 4, "batch_size": 2, "steps": 1, "optimizer": "sgd"}
 RELU = (("activation", "relu"), ("recurrent_kernel", "identity"))
 RUNS = {
   "a": make_run("elman", clip_norm=None, options=RELU, hidden_size=3, **SIZES),
-  "b": make_run("lru", truncation=2, recurrent_gain=None, hidden_size=4, **SIZES),
+  "b": make_run("lru", truncation=2, recurrent_gain=None, hidden_size=4, flossing_steps=3, **SIZES),
   "c": make_run(
     "lstm", 2, 2, recurrent_gain=0.5, forget_bias=2.0, hidden_size=1, layer_norm=True, **SIZES
   ),
@@ -52,6 +52,7 @@ def test_options_and_widths_are_coordinates_of_the_runs(folder):
     assert data["hidden_size"].values.tolist() == [3, 4, 1]
     np.testing.assert_array_equal(data["recurrent_gain"], [1.0, np.nan, 0.5])
     np.testing.assert_array_equal(data["forget_bias"], [np.nan, np.nan, 2.0])
+    np.testing.assert_array_equal(data["flossing_exponents"], [np.nan, 1, np.nan])
   lines = (folder / "summary.csv").read_text().splitlines()
   assert (
     "cell,depth,hidden_size,layer_norm,residual,dropout,zoneout,task,sequence_length" in lines[0]
