@@ -54,10 +54,10 @@ def test_the_exponents_add_up_to_the_growth_of_volumes(monkeypatch):
 def test_checks_tell_distances_of_order_1_over_n_from_slower_ones(monkeypatch):
   theories = [(gain, f12.mean_field_slopes(gain)) for gain in f12.GAINS]
 
-  def spectra(size, num_networks):
+  def spectra(size):
     shares = np.arange(1, size + 1) / size
     expected = np.array([f12.theory(*theory, np.minimum(shares, 0.999)) for theory in theories])
-    scatter = 1e-4 * (np.arange(num_networks) % 2 - 0.5)[:, None]
+    scatter = 1e-4 * (np.arange(len(f12.SEEDS)) % 2 - 0.5)[:, None]
     return expected[:, None] - 0.02 * (100 / size) ** power + scatter
 
   monkeypatch.setattr(f12, "spectra", spectra)
