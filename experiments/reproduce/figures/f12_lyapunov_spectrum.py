@@ -147,9 +147,9 @@ def run() -> Outcome:
     whole = theory(gain, slopes, grid)
     rows: list[dict[str, object]] = []
     for size in SIZES:
-      row = {"g": gain, "N": size, "λ₁": float(found[size][i, :, 0].mean())}
-      row["λ₁, theory"] = mean_field.exponent(gain)
-      rows.append({**row, "largest deviation": deviations[size]})
+      largest = float(found[size][i, :, 0].mean())
+      rows.append({"g": gain, "N": size, "λ₁": largest, "λ₁, theory": mean_field.exponent(gain)})
+      rows[-1]["largest deviation"] = deviations[size]
     for label, function in (("dimension / N", attractor_dimension), ("entropy / N", entropy_rate)):
       value = function(whole) / len(grid)
       each = {size: np.array([function(s) for s in found[size][i]]) / size for size in SIZES}
