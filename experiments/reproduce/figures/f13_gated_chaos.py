@@ -161,9 +161,11 @@ def run() -> Outcome:
     "negative bias of the gate that scales the recurrent product, chaos may exist below the line, "
     "too (Krishnamurthy, Can and Schwab, 2022, https://doi.org/10.1103/PhysRevX.12.011011). That "
     "bias is 0 here.",
-    "Before the run, `mean_field.lag_profile` was sampled for GRUs above the line. Its λ₁ is "
-    "positive at all ratios from 1.25 to 5, at biases of −2 and 0: at a ratio of 2 it is 0.20 and "
-    "0.10. LSTMs were not sampled. λ₁ above the line is not compared with mean field here.",
+    "λ₁ above the line is not checked, but was compared with `mean_field.lag_profile`, started by "
+    "an input at the first step. Before the run, samples for the GRU at biases −2 and 0 were "
+    "positive at all ratios from 1.25 to 5. After it, means of 4 samples of 400 units at g = 2 g_c "
+    "were, from bias −2 to 2: GRU 0.212, 0.162, 0.123, 0.073, 0.045, LSTM 0.326, 0.228, 0.146, "
+    "0.055, 0.017, with standard errors below 0.009. Networks of finite N are below them.",
     "The publications give phase diagrams as pictures. These are recomputed with Gaussian kernels "
     "in all blocks, of the same gain.",
   ]
@@ -182,12 +184,15 @@ def draw(
     gains = np.array([[critical(name, b) for b in biases]]) * np.exp(ratios)[:, None]
     columns = np.broadcast_to(biases, gains.shape)
     mesh = axis.pcolormesh(columns, gains, medians[name].T, cmap="RdBu_r", vmin=-0.3, vmax=0.3)
-    axis.plot(line, [critical(name, b) for b in line], color="black", lw=1.5, label="g_c")
-    axis.set_yscale("log")
+    axis.plot(
+      line, [critical(name, b) for b in line], color="black", lw=1.5, label="critical gain g_c"
+    )
+    axis.set_yscale("log", base=2)
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.set_title(name, fontsize=style.MEDIUM)
     axis.set_xlabel("gate bias (gru: b_z, lstm: b_f)")
   axes[0].set_ylabel("recurrent gain g")
-  axes[0].legend(frameon=True, fontsize=style.SMALL, loc="lower left")
+  axes[-1].legend(frameon=False, fontsize=style.SMALL, loc="lower left")
   figure.colorbar(mesh, ax=axes, label=f"median λ₁, N = {LARGE}, nats per step", extend="both")
 
 
