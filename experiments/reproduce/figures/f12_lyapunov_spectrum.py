@@ -143,15 +143,14 @@ def run() -> Outcome:
     scatter = [weight * _standard_error(networks[size]) for size, weight in weights.items()]
     notes.append(_scatter_note(gain, limit - expected, np.sqrt(np.sum(np.square(scatter), axis=0))))
 
-    grid = (np.arange(100_000) + 0.5) / 100_000
-    whole = theory(gain, slopes, grid)
+    whole = theory(gain, slopes, (np.arange(100_000) + 0.5) / 100_000)
     rows: list[dict[str, object]] = []
     for size in SIZES:
       largest = float(found[size][i, :, 0].mean())
       rows.append({"g": gain, "N": size, "λ₁": largest, "λ₁, theory": mean_field.exponent(gain)})
       rows[-1]["largest deviation"] = deviations[size]
     for label, function in (("dimension / N", attractor_dimension), ("entropy / N", entropy_rate)):
-      value = function(whole) / len(grid)
+      value = function(whole) / len(whole)
       each = {size: np.array([function(s) for s in found[size][i]]) / size for size in SIZES}
       means = {size: float(each[size].mean()) for size in SIZES}
       distances = {size: abs(means[size] - value) for size in SIZES}
