@@ -21,6 +21,28 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(201)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
+def variance(gain: float, input_variance: float = 0.0) -> float:
+  """Returns the variance of a pre-activation of h' = tanh(J h + x) at infinite width.
+
+    q = g² ⟨tanh² a⟩ + v        a ~ N(0, q)
+
+  Here ⟨·⟩ is the mean over the pre-activation a. q is 0 if g ≤ 1 and v = 0.
+
+  Args:
+    gain: g; the entries of J have variance g²/N.
+    input_variance: v, the variance of each unit's input x.
+  """
+
+  def gap(q: float) -> float:
+    return gain**2 * _mean(np.tanh(math.sqrt(q) * _NODES) ** 2) + input_variance - q
+
+  if input_variance == 0 and gain <= 1.001:  # q is 0, or at most about 1e-3 and taken as 0
+    return 0.0
+  from scipy.optimize import brentq  # imported here because it takes a third of a second
+
+  return float(brentq(gap, max(input_variance, 1e-6), gain**2 + input_variance))
+
+
 def exponent(gain: float, input_variance: float = 0.0) -> float:
   """Returns the largest Lyapunov exponent of h' = tanh(J h + x) at infinite width, nats per step.
 
@@ -36,19 +58,12 @@ def exponent(gain: float, input_variance: float = 0.0) -> float:
     Sompolinsky et al., 1988, https://doi.org/10.1103/PhysRevLett.61.259; in discrete time, and with
     inputs: Molgedey et al., 1992, https://doi.org/10.1103/PhysRevLett.69.3717
   """
+  q = variance(gain, input_variance)
+  return math.log(gain**2 * _mean(np.cosh(math.sqrt(q) * _NODES) ** -4.0)) / 2
 
-  def mean(values: Float[np.ndarray, " nodes"]) -> float:
-    return float(_WEIGHTS @ values)
 
-  def gap(q: float) -> float:
-    return gain**2 * mean(np.tanh(math.sqrt(q) * _NODES) ** 2) + input_variance - q
-
-  q = 0.0
-  if input_variance > 0 or gain > 1.001:  # otherwise q is 0, or at most about 1e-3 and taken as 0
-    from scipy.optimize import brentq  # imported here because it takes a third of a second
-
-    q = brentq(gap, max(input_variance, 1e-6), gain**2 + input_variance)
-  return math.log(gain**2 * mean(np.cosh(math.sqrt(q) * _NODES) ** -4.0)) / 2
+def _mean(values: Float[np.ndarray, " nodes"]) -> float:
+  return float(_WEIGHTS @ values)
 
 
 def lag_profile(
