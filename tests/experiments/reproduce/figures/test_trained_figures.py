@@ -17,6 +17,7 @@ from experiments.reproduce.figures import (
   f8_depth,
   f9_batch_normalization,
   f10_every_cell,
+  f15_latch,
   t1_adding,
   t2_temporal_order,
   t3_copy_memory,
@@ -280,3 +281,34 @@ def test_f9_digits_resemble_scanned_ones():
   zeros = images[labels == 0]
   assert len(zeros)
   assert (zeros[:, 13:15, 13:15] == 0).all()  # the hole of a 0 is white
+
+
+def test_f15_trains_a_latch(monkeypatch):
+  monkeypatch.setattr(f15_latch, "GAINS", (2.0,))
+  monkeypatch.setattr(f15_latch, "HOLD", 500)
+  outcome = f15_latch.run((4, 8), (0, 1), 2)
+  checks = by_name(outcome)
+  assert checks["decay rate without noise, largest distance from closed form"].met
+  assert checks["log₁₀(gradient / bound) in noise, largest"].met
+  assert [row["latch"] for row in outcome.table] == [
+    "w = 2, untrained",
+    "T = 4, trained",
+    "T = 8, trained",
+  ]
+  assert draws(outcome)
+
+
+def test_f15_loss_is_that_of_the_unit_with_its_learned_inputs():
+  xs, signs = f15_latch.batch(5, 4, jax.random.key(0))
+  inputs = np.arange(6.0) / 10
+  params = {"w": jnp.asarray(1.3), "inputs": jnp.asarray(inputs, jnp.float32)}
+  noise = np.asarray(xs)[:, :, -1]
+  assert (noise[:3] == 0).all() and (noise[3:] != 0).all()
+  wanted = []
+  for b, sign in enumerate(np.asarray(signs)):
+    h = 0.0
+    for t in range(5):
+      learned = inputs[t + (3 if sign > 0 else 0)] if t < 3 else 0.0
+      h = np.tanh(1.3 * h + learned + noise[t, b])
+    wanted.append(h)
+  np.testing.assert_allclose(f15_latch.final(params, xs), wanted, rtol=1e-5)
