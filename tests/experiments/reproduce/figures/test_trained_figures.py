@@ -18,12 +18,14 @@ from experiments.reproduce.figures import (
   f9_batch_normalization,
   f10_every_cell,
   f15_latch,
+  f16_forget_bias,
   t1_adding,
   t2_temporal_order,
   t3_copy_memory,
   t4_character_model,
 )
 from rnn_jax import CELLS
+from rnn_jax.tasks import adding
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -281,6 +283,21 @@ def test_f9_digits_resemble_scanned_ones():
   zeros = images[labels == 0]
   assert len(zeros)
   assert (zeros[:, 13:15, 13:15] == 0).all()  # the hole of a 0 is white
+
+
+def test_f16_trains_each_bias(monkeypatch):
+  name = "adding, T = 4"
+  monkeypatch.setattr(f16_forget_bias, "TASKS", {name: adding(4, 2)})
+  monkeypatch.setattr(f16_forget_bias, "CALL", 5)
+  outcome = f16_forget_bias.run(10, (0,), 4)
+  checks = by_name(outcome)
+  assert checks["decay rate, W_h = 0: largest relative distance from ln σ(b_f)"].met
+  losses = [row[f"{name}: mean loss / baseline"] for row in outcome.table]
+  assert np.isfinite(losses).all() and len(set(losses)) == len(f16_forget_bias.BIASES)
+  first = checks[f"{name}: loss at b_f = 1 minus b_f = 0"]
+  assert first.measured == pytest.approx(losses[2] - losses[1])
+  assert outcome.table[2]["half-life, W_h = 0"] == pytest.approx(2.2127, abs=1e-4)
+  assert draws(outcome)
 
 
 def test_f15_trains_a_latch(monkeypatch):
