@@ -275,7 +275,7 @@ figure = Figure(
   f"w = {FIRST_GAIN}, targets ±{TARGET}, gradient descent with learning rate {LEARNING_RATE:g}, "
   f"batch {BATCH}, {UPDATES} updates, {SEQUENCES} test sequences",
   source="Bengio, Simard and Frasconi, 1994, https://doi.org/10.1109/72.279181",
-  seconds=90,
+  seconds=50,
   run=run,
   seeds=SEEDS,
 )
