@@ -11,18 +11,24 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import rnn_jax
 from experiments.reproduce import training
 from experiments.reproduce.figures import (
   f5_truncation,
   f8_depth,
   f9_batch_normalization,
   f10_every_cell,
+  f15_latch,
+  f16_forget_bias,
+  f17_lstm_ablation,
   t1_adding,
   t2_temporal_order,
   t3_copy_memory,
   t4_character_model,
 )
 from rnn_jax import CELLS
+from rnn_jax.cells import LSTMCarry, peephole_lstm
+from rnn_jax.tasks import adding
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -280,3 +286,89 @@ def test_f9_digits_resemble_scanned_ones():
   zeros = images[labels == 0]
   assert len(zeros)
   assert (zeros[:, 13:15, 13:15] == 0).all()  # the hole of a 0 is white
+
+
+def test_f16_trains_each_bias(monkeypatch):
+  name = "adding, T = 4"
+  monkeypatch.setattr(f16_forget_bias, "TASKS", {name: adding(4, 2)})
+  monkeypatch.setattr(f16_forget_bias, "CALL", 5)
+  outcome = f16_forget_bias.run(10, (0,), 4)
+  checks = by_name(outcome)
+  assert checks["decay rate, W_h = 0: largest relative distance from ln σ(b_f)"].met
+  losses = [row[f"{name}: mean loss / baseline"] for row in outcome.table]
+  assert np.isfinite(losses).all() and len(set(losses)) == len(f16_forget_bias.BIASES)
+  first = checks[f"{name}: loss at b_f = 1 minus b_f = 0"]
+  assert first.measured == pytest.approx(losses[2] - losses[1])
+  assert outcome.table[2]["half-life, W_h = 0"] == pytest.approx(2.2127, abs=1e-4)
+  assert draws(outcome)
+
+
+def test_f15_trains_a_latch(monkeypatch):
+  monkeypatch.setattr(f15_latch, "GAINS", (2.0,))
+  monkeypatch.setattr(f15_latch, "HOLD", 500)
+  outcome = f15_latch.run((4, 8), (0, 1), 2)
+  checks = by_name(outcome)
+  assert checks["decay rate without noise, largest distance from closed form"].met
+  assert checks["log₁₀(gradient / bound) in noise, largest"].met
+  assert [row["latch"] for row in outcome.table] == [
+    "w = 2, untrained",
+    "T = 4, trained",
+    "T = 8, trained",
+  ]
+  assert draws(outcome)
+
+
+def test_f15_loss_is_that_of_the_unit_with_its_learned_inputs():
+  xs, signs = f15_latch.batch(5, 4, jax.random.key(0))
+  inputs = np.arange(6.0) / 10
+  params = {"w": jnp.asarray(1.3), "inputs": jnp.asarray(inputs, jnp.float32)}
+  noise = np.asarray(xs)[:, :, -1]
+  assert (noise[:3] == 0).all() and (noise[3:] != 0).all()
+  wanted = []
+  for b, sign in enumerate(np.asarray(signs)):
+    h = 0.0
+    for t in range(5):
+      learned = inputs[t + (3 if sign > 0 else 0)] if t < 3 else 0.0
+      h = np.tanh(1.3 * h + learned + noise[t, b])
+    wanted.append(h)
+  np.testing.assert_allclose(f15_latch.final(params, xs), wanted, rtol=1e-5)
+
+
+def test_f17_trains_each_variant(tmp_path):
+  (tmp_path / "text").write_bytes(b"the quick brown fox " * 50)
+  outcome = f17_lstm_ablation.run(str(tmp_path / "text"), 3, (0, 1), 4)
+  assert [row["variant"] for row in outcome.table] == list(f17_lstm_ablation.VARIANTS)
+  assert outcome.table[0]["relative effect"] == 0
+  losses = [row["held-out loss, median"] for row in outcome.table]
+  assert np.isfinite(losses).all() and len(set(losses)) == len(losses)
+  assert draws(outcome)
+
+
+def test_f17_variants_replace_one_part():
+  hidden, key = 3, jax.random.key(0)
+  usual = peephole_lstm(hidden, forget_bias=0.0)
+  keys = iter(jax.random.split(key, 9))
+  params = {k: jax.random.normal(next(keys), a.shape) for k, a in usual.init(key, 2).items()}
+  carry = LSTMCarry(*jax.random.normal(next(keys), (2, 4, hidden)))
+  drive = usual.project(params, jax.random.normal(next(keys), (4, 2)))
+  a_i, a_f, a_g, a_o = np.split(np.asarray(drive + usual.recur(params, carry), float), 4, axis=-1)
+  p_o, c = np.asarray(params["p"], float)[2 * hidden :], np.asarray(carry.cell, float)
+
+  def sigma(a):
+    return 1 / (1 + np.exp(-a))
+
+  def expected(name):
+    i = 1 if name == "NIG" else sigma(a_i)
+    f = {"NFG": 1, "CIFG": 1 - i}.get(name, sigma(a_f))
+    new = f * c + i * (a_g if name == "NIAF" else np.tanh(a_g))
+    o = 1 if name == "NOG" else sigma(a_o + p_o * new)
+    return o * (new if name == "NOAF" else np.tanh(new)), new
+
+  for index, name in enumerate(f17_lstm_ablation.VARIANTS):
+    found = rnn_jax.step(f17_lstm_ablation.ablated(hidden, index), params, carry, drive)
+    if name == "NP":
+      none = {**params, "p": jnp.zeros_like(params["p"])}
+      wanted = rnn_jax.step(usual, none, carry, drive)
+    else:
+      wanted = expected(name)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

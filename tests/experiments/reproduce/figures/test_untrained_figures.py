@@ -16,6 +16,7 @@ from experiments.reproduce.figures import (
   f4_chaos,
   f6_error_surface,
   f11_gaussian_products,
+  f15_latch,
   f25_newton_in_time,
 )
 
@@ -150,3 +151,24 @@ def test_f11_compares_all_exponents_with_newmans_formula(monkeypatch):
   monkeypatch.setattr(f11_gaussian_products, "measure", lambda seeds: off)
   assert not any(check.met for check in f11_gaussian_products.run().checks)
   assert figure_records.picture("F11", found).axes
+
+
+def test_f15_critical_input_is_where_two_fixed_points_meet():
+  w = 2.0
+  a_c, u = f15_latch.critical(w)
+  assert w * (1 - math.tanh(a_c) ** 2) == pytest.approx(1)
+  below = f15_latch.fixed_point(w, 0.999 * u)
+  assert below == pytest.approx(w * math.tanh(below) - 0.999 * u)
+  a = np.linspace(-4, 4, 10_001)
+  assert (w * np.tanh(a) - 1.001 * u < a)[a > 0].all()  # no fixed point is left above 0
+
+
+def test_f15_gradient_in_noise_is_the_product_of_slopes(x64):
+  w, inputs = 1.5, np.array([0.9, -0.1, 0.2, -0.3])
+  a, h = [], 0.0
+  for u in inputs:
+    a.append(w * h + u)
+    h = math.tanh(a[-1])
+  found = np.asarray(f15_latch.profile(w, inputs[:, None]))[:, 0]
+  slopes = [f15_latch.log_slope(w, one) / math.log(10) for one in a[::-1]]
+  np.testing.assert_allclose(found, np.cumsum([0.0, *slopes[:-1]]), atol=1e-12)
