@@ -18,6 +18,7 @@ from experiments.reproduce.figures import (
   f9_batch_normalization,
   f10_every_cell,
   f19_alignment,
+  f21_flossing,
   t1_adding,
   t2_temporal_order,
   t3_copy_memory,
@@ -344,3 +345,34 @@ def test_f19_entropies_are_those_of_its_task():
   expected = f19_alignment.GUESS, f19_alignment.FIRST_ONLY, f19_alignment.FLOOR
   found = entropy(), entropy(first), entropy(first, second)
   np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_f21_target_is_the_input_of_d_steps_before():
+  batch = f21_flossing.delayed_copy(3, 2, 9).batch((), jax.random.key(0))
+  assert np.array_equal(batch.mask.sum(axis=1), [0] * 3 + [2] * 6)
+  assert np.array_equal(batch.targets[3:], np.asarray(batch.xs[:-3]) == 1)
+
+
+def dynamics(exponents, slope):
+  """Returns the dynamics of two networks with the same exponents and slope of the profile."""
+  profile = slope * np.arange(200.0)
+  return f21_flossing.Dynamics(np.tile(exponents, (2, 1)), np.tile(profile, (2, 1)))
+
+
+NONE, LONGER = [1, 1, 0.4, 0, 0, 0], [1, 1, 1, 0.6, 0, 0]
+
+
+@pytest.mark.parametrize(
+  ("success", "last", "gain", "missed"),
+  [
+    ([NONE, LONGER, LONGER], -0.05, 0.2, []),
+    ([NONE, NONE, LONGER], -0.05, 0.2, [0, 2]),
+    ([NONE, LONGER, NONE], -0.05, 0.2, [1]),
+    ([NONE, LONGER, LONGER], -0.2, 0.2, [3]),
+    ([NONE, LONGER, LONGER], -0.05, 0.15, [4]),
+  ],
+)
+def test_f21_checks_success_exponents_and_gradients(success, last, gain, missed):
+  before, after = dynamics([-0.25, -1.0], -0.25), dynamics([-0.05, last], gain - 0.25)
+  checks = f21_flossing.checks_of(np.array(success), before, after)
+  assert [i for i, check in enumerate(checks) if not check.met] == missed
