@@ -18,6 +18,7 @@ from experiments.reproduce.figures import (
   f9_batch_normalization,
   f10_every_cell,
   f19_alignment,
+  f20_h_detach,
   f21_flossing,
   t1_adding,
   t2_temporal_order,
@@ -345,6 +346,37 @@ def test_f19_entropies_are_those_of_its_task():
   expected = f19_alignment.GUESS, f19_alignment.FIRST_ONLY, f19_alignment.FLOOR
   found = entropy(), entropy(first), entropy(first, second)
   np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_f20_task_recalls_the_symbols_after_the_signal():
+  task = f20_h_detach.short_copy(3, silence=5)
+  batch = task.batch((), jax.random.key(0))
+  blank, signal = 4, 5
+  assert batch.xs.shape == batch.targets.shape == (13, 3)
+  assert np.array_equal(batch.targets[-4:], batch.xs[:4]) and np.all(batch.targets[:-4] == blank)
+  assert np.all(batch.xs[8] == signal) and np.all(np.delete(batch.xs[4:], 4, axis=0) == blank)
+  assert task.baseline == pytest.approx(4 * np.log(4) / 13)
+
+
+def test_f20_counts_updates_and_relapses():
+  curves = np.array([[1, 0.05, 0.5, 0.05], [0.05, 0.05, 0.05, 0.05], [1, 1, 1, 1]])
+  call = f20_h_detach.CALL
+  assert np.array_equal(f20_h_detach.updates_to_solve(curves), [2 * call, call, 5 * call])
+  np.testing.assert_allclose(f20_h_detach.relapses(curves), [1 / 3, 0, 1])
+
+
+@pytest.mark.parametrize(
+  ("none", "some", "missed"),
+  [
+    ([1, 1, 0.05, 0.5, 0.05], [1, 0.05, 0.05, 0.05, 0.05], []),
+    ([1, 0.05, 0.05, 0.05, 0.05], [1, 1, 0.05, 0.5, 0.05], [1, 2, 3]),
+    ([1, 1, 1, 1, 0.05], [1, 1, 1, 1, 1], [0, 1, 2, 3]),
+  ],
+)
+def test_f20_checks_speed_and_steadiness(none, some, missed):
+  curves = np.array([[none] * 3, [some] * 3])
+  checks = f20_h_detach.checks_of(curves)
+  assert [i for i, check in enumerate(checks) if not check.met] == missed
 
 
 def test_f21_target_is_the_input_of_d_steps_before():
