@@ -18,9 +18,15 @@ from experiments.reproduce.figures import (
   f8_depth,
   f9_batch_normalization,
   f10_every_cell,
+<<<<<<< HEAD
   f15_latch,
   f16_forget_bias,
   f17_lstm_ablation,
+=======
+  f19_alignment,
+  f20_h_detach,
+  f21_flossing,
+>>>>>>> fig-c
   t1_adding,
   t2_temporal_order,
   t3_copy_memory,
@@ -288,6 +294,7 @@ def test_f9_digits_resemble_scanned_ones():
   assert (zeros[:, 13:15, 13:15] == 0).all()  # the hole of a 0 is white
 
 
+<<<<<<< HEAD
 def test_f16_trains_each_bias(monkeypatch):
   name = "adding, T = 4"
   monkeypatch.setattr(f16_forget_bias, "TASKS", {name: adding(4, 2)})
@@ -372,3 +379,128 @@ def test_f17_variants_replace_one_part():
     else:
       wanted = expected(name)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+=======
+def alignments(cosines, *, kept=1.0, loss=0.5):
+  """Returns records of F19 with a given mean cosine of each estimator."""
+  names = f19_alignment.NAMES
+  jitter = 0.01 * (np.arange(8) % 2 - 0.5)
+  cosine = np.array([cosines[name] for name in names])[:, None] + np.zeros((2, 3, len(names), 8))
+  return f19_alignment.Record(cosine, kept + jitter + 0 * cosine, np.full((2, 3, 4), loss))
+
+
+ALIGNED = {"rtrl": 1, "tbptt5": 0.9, "snap1": 0.8, "rflo": 0.7, "kf_rtrl": 0.4, "uoro1": 0.1}
+
+
+@pytest.mark.parametrize(
+  ("cosines", "options", "missed"),
+  [
+    (ALIGNED, {}, set()),
+    (ALIGNED | {"rtrl": 0.99}, {}, {"rtrl: smallest cosine"}),
+    (ALIGNED | {"uoro1": 0.5}, {}, {"cosine of kf_rtrl − uoro1, medians over seeds"}),
+    (ALIGNED, {"loss": 0.6}, {"loss of the last 4, worst seed"}),
+    (
+      ALIGNED,
+      {"kept": 1.1},
+      {f"{n}: |mean ⟨ĝ, g⟩/‖g‖² − 1|, in standard errors" for n in f19_alignment.RANDOM},
+    ),
+  ],
+)
+def test_f19_checks_the_order_of_the_estimators(cosines, options, missed):
+  found = f19_alignment.checks_of(alignments(cosines, **options))
+  assert {check.name for check in found if not check.met} == missed
+
+
+def test_f19_variance_of_uoro_is_that_over_all_signs():
+  delta, slopes, x = np.array([0.3, -1.0, 0.5, 2.0]), np.array([1.0, 0.2, 0.7, 0.4]), np.ones(3)
+  influence = slopes[:, None] * x  # of the row of unit i on unit i
+  signs = np.array(list(itertools.product((-1, 1), repeat=4)))
+  estimates = (signs @ delta)[:, None, None] * signs[:, :, None] * influence
+  gradient = delta[:, None] * influence
+  np.testing.assert_allclose(estimates.mean(axis=0), gradient, atol=1e-12)
+  variance = ((estimates - gradient) ** 2).sum(axis=(1, 2)).mean() / (gradient**2).sum()
+  found = f19_alignment.uoro_variance(jnp.array(delta), jnp.array(slopes))
+  assert found == pytest.approx(variance)
+
+
+def test_f19_entropies_are_those_of_its_task():
+  batch = f19_alignment.add_task(4000).batch((), jax.random.key(0))
+  x, target = np.asarray(batch.xs[..., 1]), np.asarray(batch.targets)
+  valid = np.asarray(batch.mask)
+  first, second = (np.roll(x, lag, axis=0)[valid] for lag in (3, 6))
+
+  def entropy(*given):
+    total = 0.0
+    for values in itertools.product((0, 1), repeat=len(given)):
+      chosen = np.ones(first.shape, bool)
+      for inputs, value in zip(given, values, strict=True):
+        chosen &= inputs == value
+      p = target[valid][chosen].mean()
+      total -= chosen.mean() * (p * np.log(p) + (1 - p) * np.log(1 - p)) if 0 < p < 1 else 0.0
+    return total
+
+  expected = f19_alignment.GUESS, f19_alignment.FIRST_ONLY, f19_alignment.FLOOR
+  found = entropy(), entropy(first), entropy(first, second)
+  np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_f20_task_recalls_the_symbols_after_the_signal():
+  task = f20_h_detach.short_copy(3, silence=5)
+  batch = task.batch((), jax.random.key(0))
+  blank, signal = 4, 5
+  assert batch.xs.shape == batch.targets.shape == (13, 3)
+  assert np.array_equal(batch.targets[-4:], batch.xs[:4]) and np.all(batch.targets[:-4] == blank)
+  assert np.all(batch.xs[8] == signal) and np.all(np.delete(batch.xs[4:], 4, axis=0) == blank)
+  assert task.baseline == pytest.approx(4 * np.log(4) / 13)
+
+
+def test_f20_counts_updates_and_relapses():
+  curves = np.array([[1, 0.05, 0.5, 0.05], [0.05, 0.05, 0.05, 0.05], [1, 1, 1, 1]])
+  call = f20_h_detach.CALL
+  assert np.array_equal(f20_h_detach.updates_to_solve(curves), [2 * call, call, 5 * call])
+  np.testing.assert_allclose(f20_h_detach.relapses(curves), [1 / 3, 0, 1])
+
+
+@pytest.mark.parametrize(
+  ("none", "some", "missed"),
+  [
+    ([1, 1, 0.05, 0.5, 0.05], [1, 0.05, 0.05, 0.05, 0.05], []),
+    ([1, 0.05, 0.05, 0.05, 0.05], [1, 1, 0.05, 0.5, 0.05], [1, 2, 3]),
+    ([1, 1, 1, 1, 0.05], [1, 1, 1, 1, 1], [0, 1, 2, 3]),
+  ],
+)
+def test_f20_checks_speed_and_steadiness(none, some, missed):
+  curves = np.array([[none] * 3, [some] * 3])
+  checks = f20_h_detach.checks_of(curves)
+  assert [i for i, check in enumerate(checks) if not check.met] == missed
+
+
+def test_f21_target_is_the_input_of_d_steps_before():
+  batch = f21_flossing.delayed_copy(3, 2, 9).batch((), jax.random.key(0))
+  assert np.array_equal(batch.mask.sum(axis=1), [0] * 3 + [2] * 6)
+  assert np.array_equal(batch.targets[3:], np.asarray(batch.xs[:-3]) == 1)
+
+
+def dynamics(exponents, slope):
+  """Returns the dynamics of two networks with the same exponents and slope of the profile."""
+  profile = slope * np.arange(200.0)
+  return f21_flossing.Dynamics(np.tile(exponents, (2, 1)), np.tile(profile, (2, 1)))
+
+
+NONE, LONGER = [1, 1, 0.4, 0, 0, 0], [1, 1, 1, 0.6, 0, 0]
+
+
+@pytest.mark.parametrize(
+  ("success", "last", "gain", "missed"),
+  [
+    ([NONE, LONGER, LONGER], -0.05, 0.2, []),
+    ([NONE, NONE, LONGER], -0.05, 0.2, [0, 2]),
+    ([NONE, LONGER, NONE], -0.05, 0.2, [1]),
+    ([NONE, LONGER, LONGER], -0.2, 0.2, [3]),
+    ([NONE, LONGER, LONGER], -0.05, 0.15, [4]),
+  ],
+)
+def test_f21_checks_success_exponents_and_gradients(success, last, gain, missed):
+  before, after = dynamics([-0.25, -1.0], -0.25), dynamics([-0.05, last], gain - 0.25)
+  checks = f21_flossing.checks_of(np.array(success), before, after)
+  assert [i for i, check in enumerate(checks) if not check.met] == missed
+>>>>>>> fig-c
