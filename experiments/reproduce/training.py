@@ -19,7 +19,7 @@ from jaxtyping import Float, Key, PyTree
 
 from experiments.sweep.records import gathered, run_files, sweep_folder
 from rnn_jax.modules import DeepRNN
-from rnn_jax.parallel import map_runs
+from rnn_jax.parallel import map_runs, spread
 from rnn_jax.tasks import Task
 from rnn_jax.training import TrainState, update
 from rnn_jax.types import Array
@@ -59,8 +59,9 @@ def train_runs(
   # drops.
   slots = (np.arange(each * len(devices)) % count).reshape(each, len(devices)).T
 
-  def spread(tree: Tree) -> Tree:
-    return jax.tree.map(lambda a: np.asarray(a)[slots], tree)
+  def to_slots(tree: PyTree) -> PyTree[Array]:
+    # The layout is that of the program's results. Otherwise it would be compiled twice.
+    return spread(jax.tree.map(lambda a: np.asarray(a)[slots], tree), devices)
 
   def gather(tree: Tree) -> Tree:
     return jax.tree.map(
@@ -74,7 +75,7 @@ def train_runs(
     return jax.lax.map(lambda run: advance(run[0], run[1], data), (runs, states))
 
   stacked = jax.tree.map(lambda *a: np.stack(a), *runs)
-  everywhere, states = spread(stacked), spread(jax.jit(begin)(stacked, data))
+  everywhere, states = to_slots(stacked), to_slots(jax.jit(begin)(stacked, data))
   step = map_runs(step_all, devices)
   while True:
     states, records = step(everywhere, states, data)
@@ -89,11 +90,13 @@ def updates(
   data: PyTree,
   data_key: Key[Array, ""],
   count: int,
+  estimator_key: Key[Array, ""] | None = None,
   **options: Any,
 ) -> tuple[TrainState, Float[Array, " count"]]:
   """Makes `count` updates on fresh batches of a task.
 
-  The batch at step s is drawn with the key `fold_in(data_key, s)`.
+  The batch at step s is drawn with the key `fold_in(data_key, s)`. A random gradient estimator gets
+  the key `fold_in(estimator_key, s)`.
 
   Args:
     model: the network.
@@ -103,6 +106,7 @@ def updates(
     data: the task's data.
     data_key: the run's key for drawing batches.
     count: number of updates.
+    estimator_key: the run's key for the option `estimator`; None if it is not random.
     **options: options of `rnn_jax.training.update`.
   Returns:
     The train state after the updates, and the loss before each update.
@@ -110,7 +114,10 @@ def updates(
 
   def body(state: TrainState, _: None) -> tuple[TrainState, Float[Array, ""]]:
     batch = task.batch(data, jax.random.fold_in(data_key, state.step))
-    new, _carries, metrics = update(model, optimizer, task.loss, state, batch, **options)
+    key = None if estimator_key is None else jax.random.fold_in(estimator_key, state.step)
+    new, _carries, metrics = update(
+      model, optimizer, task.loss, state, batch, estimator_key=key, **options
+    )
     return new, metrics.loss
 
   return jax.lax.scan(body, state, length=count)

@@ -80,14 +80,10 @@ def train(runs: Sequence[Run], num_updates: int = UPDATES) -> Float[np.ndarray, 
     run: Run, state: TrainState, data: PyTree
   ) -> tuple[TrainState, Float[Array, " updates"]]:
     _, data_key, detach_key = keys(run)
-
-    def one(state: TrainState, _: None) -> tuple[TrainState, Float[Array, ""]]:
-      key = jax.random.fold_in(detach_key, state.step)
-      options = {"estimator": h_detach(run.probability), "estimator_key": key}
-      state, (loss,) = updates(model, optimizer, task, state, data, data_key, 1, **options)
-      return state, loss
-
-    return jax.lax.scan(one, state, length=CALL)
+    estimator = h_detach(run.probability)
+    return updates(
+      model, optimizer, task, state, data, data_key, CALL, detach_key, estimator=estimator
+    )
 
   calls = itertools.islice(train_runs(start, advance, runs), max(1, num_updates // CALL))
   return np.concatenate([losses for _, losses in calls], axis=1)

@@ -32,6 +32,19 @@ def test_runs_keep_their_order(count):
     np.testing.assert_array_equal(steps, [i + 1] * count)
 
 
+def test_runs_share_one_program_that_is_traced_once():
+  traced = []
+
+  def advance(run, state, data):
+    traced.append(run)
+    return state + run, state
+
+  calls = training.train_runs(lambda run, data: run * 0, advance, [np.float32(1), np.float32(2)])
+  for _ in itertools.islice(calls, 3):
+    pass
+  assert len(traced) == 1
+
+
 @pytest.fixture
 def in_process(monkeypatch, sweep_in_process, capsys):
   """Makes `training.sweep` run its command in this process."""

@@ -18,15 +18,12 @@ from experiments.reproduce.figures import (
   f8_depth,
   f9_batch_normalization,
   f10_every_cell,
-<<<<<<< HEAD
   f15_latch,
   f16_forget_bias,
   f17_lstm_ablation,
-=======
   f19_alignment,
   f20_h_detach,
   f21_flossing,
->>>>>>> fig-c
   t1_adding,
   t2_temporal_order,
   t3_copy_memory,
@@ -294,7 +291,6 @@ def test_f9_digits_resemble_scanned_ones():
   assert (zeros[:, 13:15, 13:15] == 0).all()  # the hole of a 0 is white
 
 
-<<<<<<< HEAD
 def test_f16_trains_each_bias(monkeypatch):
   name = "adding, T = 4"
   monkeypatch.setattr(f16_forget_bias, "TASKS", {name: adding(4, 2)})
@@ -379,7 +375,8 @@ def test_f17_variants_replace_one_part():
     else:
       wanted = expected(name)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
-=======
+
+
 def alignments(cosines, *, kept=1.0, loss=0.5):
   """Returns records of F19 with a given mean cosine of each estimator."""
   names = f19_alignment.NAMES
@@ -503,4 +500,3 @@ def test_f21_checks_success_exponents_and_gradients(success, last, gain, missed)
   before, after = dynamics([-0.25, -1.0], -0.25), dynamics([-0.05, last], gain - 0.25)
   checks = f21_flossing.checks_of(np.array(success), before, after)
   assert [i for i, check in enumerate(checks) if not check.met] == missed
->>>>>>> fig-c
