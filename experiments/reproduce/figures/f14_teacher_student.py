@@ -246,6 +246,8 @@ def draw(
       right.loglog(moduli, one, "o", color=COLORS[name], ms=4, alpha=0.6)
     right.plot([], [], "o-", color=COLORS[name], label=f"{name} (lines: median, closed form)")
   right.set_ylabel("error / baseline after training")
+  right.set_xticks(moduli, [f"{gap:.2g}" for gap in moduli])
+  right.xaxis.minorticks_off()
   for axis in (left, right):
     axis.set_xlabel("1 − |λ| of the teacher")
     axis.invert_xaxis()
