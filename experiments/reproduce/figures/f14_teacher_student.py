@@ -261,7 +261,7 @@ figure = Figure(
   f"batch {BATCH_SIZE}, Adam with cosine decay, clip norm {CLIP_NORM:g}, {UPDATES} updates, best "
   f"of two learning rates; error: mean loss of the last {LAST} updates / baseline",
   source="Zucchet and Orvieto, 2024, sections 3 and 4, https://arxiv.org/abs/2405.21064",
-  seconds=240,
+  seconds=120,
   run=run,
   seeds=SEEDS,
 )
