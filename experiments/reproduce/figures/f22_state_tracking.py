@@ -227,11 +227,11 @@ def run(
     "proves. A product of two reflections can. What is left of S₃ is the sign of the "
     "permutation, with a score of 0.2.",
     "DeltaNet (−1, 1) on parity, and its product on S₃, have a score of 1 at the training length "
-    "and beyond, but lose the state at greater lengths. Too few updates were tested as explanation, "
-    "at a rate of 0.01. With 3200 updates on parity, the three seeds have scores of 0.97, 0.99 and "
-    "0.93. With 6000 updates on S₃, they have scores of 0.42, 0.47 and 0.53, and at least 0.99 up "
-    "to lengths of 83 to 95. So too few updates explain the missed check on parity, but only a part "
-    "of that on S₃. Longer training sequences are not tested.",
+    "and beyond, but lose the state at greater lengths. Too few updates were tested as "
+    "explanation, at a rate of 0.01. With 3200 updates on parity, the three seeds have scores of "
+    "0.97, 0.99 and 0.93. With 6000 updates on S₃, they have scores of 0.42, 0.47 and 0.53, and at "
+    "least 0.99 up to lengths of 83 to 95. So too few updates explain the missed check on parity, "
+    "but only a part of that on S₃. Longer training sequences are not tested.",
   ]
   return Outcome(table, checks, functools.partial(draw, curves=curves, settings=settings), notes)
 
