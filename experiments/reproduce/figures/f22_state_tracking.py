@@ -270,7 +270,7 @@ figure = Figure(
   source="Grazzi et al., 2025, https://arxiv.org/abs/2411.12537; Merrill et al., 2024, "
   "https://arxiv.org/abs/2404.08819; two steps per token: Siems et al., 2025, "
   "https://arxiv.org/abs/2502.10297",
-  seconds=400,
+  seconds=300,
   run=run,
   seeds=SEEDS,
 )
