@@ -24,6 +24,8 @@ from experiments.reproduce.figures import (
   f19_alignment,
   f20_h_detach,
   f21_flossing,
+  f14_teacher_student,
+  f22_state_tracking,
   t1_adding,
   t2_temporal_order,
   t3_copy_memory,
@@ -500,3 +502,70 @@ def test_f21_checks_success_exponents_and_gradients(success, last, gain, missed)
   before, after = dynamics([-0.25, -1.0], -0.25), dynamics([-0.05, last], gain - 0.25)
   checks = f21_flossing.checks_of(np.array(success), before, after)
   assert [i for i, check in enumerate(checks) if not check.met] == missed
+
+
+def test_f14_meets_its_closed_forms_and_compares_the_growth_of_errors(monkeypatch):
+  monkeypatch.setattr(f14_teacher_student, "STEPS", 400)
+  monkeypatch.setattr(f14_teacher_student, "DECAYS", (0.5, 0.9))
+
+  def train(name, memory, runs, *_):
+    grows = (name == "dense") is good
+    return np.array([0.01 * (memory if grows else 1.1)] * len(runs))
+
+  monkeypatch.setattr(f14_teacher_student, "train", train)
+  good = True
+  outcome = f14_teacher_student.run()
+  assert all(check.met for check in outcome.checks) and len(outcome.checks) == 9
+  assert len(outcome.table) == 2 + 6
+  assert draws(outcome)
+  good = False
+  monkeypatch.setattr(f14_teacher_student, "one_unit", lambda: outcome.table[:2])
+  assert not any(check.met for check in f14_teacher_student.run().checks[-2:])
+
+
+def test_f14_trains():
+  run = f14_teacher_student.Run(np.uint32(0), np.float32(1e-3))
+  (error,) = f14_teacher_student.train("LRU", 2.0, [run], 2, 2)
+  assert 0 < error < np.inf
+
+
+def test_f22_spreads_a_token_over_two_steps():
+  task = f22_state_tracking.s3(5, 3)
+  batch, found = (
+    each.batch((), jax.random.key(0)) for each in (task, f22_state_tracking.spread(task, 2))
+  )
+  np.testing.assert_array_equal(found.xs[::2], 2 * batch.xs)
+  np.testing.assert_array_equal(found.xs[1::2], 2 * batch.xs + 1)
+  np.testing.assert_array_equal(found.targets[1::2], batch.targets)
+  assert found.mask[1::2].all() and not found.mask[::2].any()
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_f22_checks_the_best_run(monkeypatch, good):
+  limits = iter([limit for of in f22_state_tracking.LIMITS.values() for limit in of.values()])
+
+  def train(setting, method, runs):
+    limit = next(limits)
+    met = limit + 0.01 if limit == f22_state_tracking.SOLVED else limit - 0.01
+    found = np.full((len(runs), f22_state_tracking.LAST), -0.1)
+    found[-2] = met if good else 2 * limit - met
+    return found
+
+  monkeypatch.setattr(f22_state_tracking, "train", train)
+  outcome = f22_state_tracking.run(size=8, heads=2)
+  closed, trained = outcome.checks[:2], outcome.checks[2:]
+  assert all(check.met for check in closed) and len(trained) == 9
+  assert all(check.met is good for check in trained)
+  assert [row["median over seeds"] for row in outcome.table] == pytest.approx([-0.1] * 9)
+  assert {row["learning rate"] for row in outcome.table} == {f22_state_tracking.LEARNING_RATES[1]}
+  assert draws(outcome)
+
+
+def test_f22_trains():
+  tiny = f22_state_tracking.Setting(f22_state_tracking.parity, 3, 2)
+  method = f22_state_tracking.methods(4, 2)[f22_state_tracking.PRODUCT]
+  found = f22_state_tracking.train(
+    tiny, method, [f22_state_tracking.Run(np.uint32(0), np.float32(0))]
+  )
+  assert found.shape == (1, f22_state_tracking.LAST)
+  assert (np.abs(found) <= 1).all()
