@@ -61,8 +61,8 @@ def with_loss_scale(
   scale. A fixed S skips no update.
 
   The optimizer receives g, which `rnn_jax.training.update` has divided by S. So it clips, and
-  counts in its moments, what it would without scaling. Its `init` raises a ValueError if params
-  are float16.
+  counts in its moments, what it would without scaling. The returned `init` raises
+  a ValueError if a param is float16.
 
   Args:
     optimizer: the optimizer.
@@ -79,10 +79,10 @@ def with_loss_scale(
   is_dynamic = isinstance(loss_scale, str)
 
   def init(params: optax.Params) -> LossScaleState:
-    if any(leaf.dtype == jnp.float16 for leaf in jax.tree.leaves(params)):
+    if any(jnp.result_type(leaf) == jnp.float16 for leaf in jax.tree.leaves(params)):
       raise ValueError(
-        "params must be float32 with loss scaling, got float16, whose gradients overflow when they "
-        "are scaled. Keep float32 params, and pass dtype='float16' to rnn_jax.training.update."
+        "params must not be float16 with loss scaling, because their scaled gradients overflow. "
+        "Keep float32 params, and pass dtype='float16' to rnn_jax.training.update."
       )
     first = jnp.asarray(_FIRST if is_dynamic else loss_scale, jnp.float32)
     no = jnp.zeros((), bool)

@@ -49,7 +49,7 @@ def critical_gain(cell: str, *, forget_bias: Number = 1.0, **options: Any) -> Fl
       `forget_bias` is not a finite number.
   References:
     Chen, Pennington and Schoenholz, 2018 (Elman, minimalRNN), https://arxiv.org/abs/1806.05394
-    Can, Krishnamurthy and Schwab, 2020 (GRU, LSTM), https://arxiv.org/abs/2007.15775
+    Can, Krishnamurthy and Schwab, 2020 (GRU, LSTM), https://arxiv.org/abs/2002.00025
   """
   gain, assumed = _CRITICAL[checks.choice("cell with a critical gain", cell, _CRITICAL)]
   checks.number("forget_bias", forget_bias)

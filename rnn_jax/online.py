@@ -72,7 +72,7 @@ def train_online(
 
   Args:
     model: the network, without embedding, dropout, pooling and learned carries.
-    optimizer: from `make_optimizer`, or any optax transformation.
+    optimizer: from `rnn_jax.optimizers.make_optimizer`, or any optax transformation.
     loss: `(outputs [1, B, O], targets) -> [1, B]`.
     state: the state before the first update.
     stream: leaves [N, B, ...]: B contiguous parts of the data, read in parallel.
@@ -83,8 +83,8 @@ def train_online(
   Returns:
     (state after N updates, what continues, metrics of the N updates).
   Raises:
-    TypeError, ValueError: if the estimator runs backward in time or does not support a cell, if the
-      model has one of the parts that are excluded above, or if an array has the wrong shape.
+    TypeError, ValueError: if the estimator needs a whole sequence or does not support a cell, if
+      the model has one of the parts that are excluded above, or if an array has the wrong shape.
   References:
     Williams and Zipser, 1989, https://doi.org/10.1162/neco.1989.1.2.270
     Marschall, Cho and Savin, 2020 (the estimators in one framework), https://arxiv.org/abs/1907.02649

@@ -1,4 +1,4 @@
-"""Optimizers: clipping, an optax optimizer, loss scaling; and schedules of the learning rate."""
+"""Optimizers, of clipping, an optax optimizer and loss scaling; learning-rate schedules."""
 
 from __future__ import annotations
 

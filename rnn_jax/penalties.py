@@ -152,8 +152,8 @@ def spectral_radius(kernel: Float[Array, "H H"]) -> Float[Array, ""]:
   The growth of ln ‖v Wᵏ‖ is averaged over steps 101 to 200 and over 8 random v, the same in every
   call. The average exists also where the largest eigenvalues are a complex pair, and its derivative
   also where two eigenvalues cross, unlike that of an eigendecomposition. For Gaussian matrices the
-  error is at most 0.003; strongly non-normal matrices converge later. If W¹⁰¹ = 0, the result is
-  about 10⁻¹⁵, with derivative 0.
+  error is at most 0.003; for strongly non-normal matrices it may be larger. If W¹⁰¹ = 0, the
+  result is about 10⁻¹⁵, with derivative 0.
 
   Cost: 1600 H² multiplications.
 

@@ -64,7 +64,8 @@ class Metrics(NamedTuple):
     loss_scale: scalar, the factor on the loss in this update; None without loss scaling. All other
       metrics are those of the loss itself.
     skipped: scalar, whether the update was skipped because the gradient of the scaled loss
-      overflowed; None without loss scaling.
+      overflowed; None without loss scaling. A skipped update clips nothing: clipped_norm is
+      grad_norm, and clipped is 0 unless clip_carry is set.
   """
 
   loss: Float[Array, ""]
@@ -158,7 +159,7 @@ def update(
 
   Args:
     model: the network. A bidirectional network takes no carries, truncation or clip_carry.
-    optimizer: from `make_optimizer`, or any optax transformation.
+    optimizer: from `rnn_jax.optimizers.make_optimizer`, or any optax transformation.
     loss: `(outputs [T, B, O], targets) -> [T, B]`.
     state: the state before the update.
     batch: the training examples; the model receives its lengths.

@@ -65,7 +65,7 @@ def train_windows(
   Args:
     model: the network, such as `DeepRNN`. With a tolerance it must have the methods `trunk` and
       `readout`.
-    optimizer: from `make_optimizer`, or any optax transformation.
+    optimizer: from `rnn_jax.optimizers.make_optimizer`, or any optax transformation.
     loss: `(outputs [W, B, O], targets) -> [W, B]`.
     state: the state before the first update.
     stream: leaves [N, B, ...]: B contiguous parts of the data, read in parallel, such as the lanes

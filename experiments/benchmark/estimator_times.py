@@ -22,7 +22,7 @@ ESTIMATORS = (
   *("rtrl", "snap1", "rflo", "uoro1", "kf_rtrl"),
 )
 SHAPES = (Shape(4, 64, 8, 16), Shape(4, 512, 8, 16))
-_UNSUPPORTED = {("indrnn", "kf_rtrl")}  # it has no recurrent kernel
+_UNSUPPORTED = {("indrnn", "kf_rtrl")}  # kf_rtrl needs a plain recurrent kernel
 _SECONDS = 20.0  # for timing all calls
 
 

@@ -1,4 +1,4 @@
-"""Tables that are both printed and written as Markdown: the summary, and one step of every cell."""
+"""Tables that are printed and written as Markdown: the summary, all cells, all estimators."""
 
 from __future__ import annotations
 

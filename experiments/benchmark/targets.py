@@ -135,6 +135,7 @@ class Results:
       "dependency_limits": limits,
       "remat": [measured(m) for m in self.remat],
       "cells": [measured(m) for m in self.cells],
+      "estimators": [measured(m) for m in self.estimators],
       "growth": [point._asdict() for point in self.growth],
       "sweep": [time._asdict() for time in self.sweep],
       "targets": [{**t._asdict(), "met": t.met} for t in targets],

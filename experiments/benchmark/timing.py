@@ -48,7 +48,8 @@ def interleave(
   Every round calls the programs in a new random order, each for an equal share of the budget, at
   least once. The first third of a fast program's calls is not timed, because the previous program
   leaves its threads spinning and its data in the caches. There are four rounds, or fewer if the
-  programs are slow. If one call of each program takes more than 8 s in total, no more calls follow.
+  programs are slow. If one call of each program takes more than 8 s in total, these calls are the
+  only ones.
 
   Args:
     calls: the programs by name. A call must return only when its computation is done. Each program

@@ -40,7 +40,7 @@ def variance(gain: float, input_variance: float = 0.0) -> float:
     return 0.0
   from scipy.optimize import brentq  # imported here because it takes a third of a second
 
-  return float(brentq(gap, max(input_variance, 1e-6), gain**2 + input_variance))
+  return float(brentq(gap, input_variance or 1e-6, gain**2 + input_variance))
 
 
 def exponent(gain: float, input_variance: float = 0.0) -> float:

@@ -60,7 +60,7 @@ def train_runs(
   slots = (np.arange(each * len(devices)) % count).reshape(each, len(devices)).T
 
   def to_slots(tree: PyTree) -> PyTree[Array]:
-    # The layout is that of the program's results. Otherwise it would be compiled twice.
+    # Laid out like the program's results, so that the second call does not compile it again.
     return spread(jax.tree.map(lambda a: np.asarray(a)[slots], tree), devices)
 
   def gather(tree: Tree) -> Tree:
@@ -106,7 +106,8 @@ def updates(
     data: the task's data.
     data_key: the run's key for drawing batches.
     count: number of updates.
-    estimator_key: the run's key for the option `estimator`; None if it is not random.
+    estimator_key: the run's key for the random numbers of the option `estimator`; None if the
+      estimator is not random.
     **options: options of `rnn_jax.training.update`.
   Returns:
     The train state after the updates, and the loss before each update.

@@ -31,14 +31,19 @@ have on the loss at step s:
 | `kf_rtrl` | forward | none | yes | N²·G·H | N·G·H |
 
 In the rows of `snap` and `rflo`, k is the number of entries of the carry that a param can reach.
+The memory of `tbptt` and `artbp` is that of a program that frees the steps before a cut, as
+`rnn_jax.windows.train_windows` does for `tbptt`. In one scan over the whole sequence it is T·N.
+Forward estimators also keep the outputs and their errors of all T steps, unless
+`rnn_jax.online.train_online` runs them.
 
-Params that the output reads have a share of lag 0 in addition, ∂L_t/∂θ at fixed s_t.
+A param that the output reads directly adds ∂L_t/∂θ at fixed s_t to the share of lag 0.
 
 Deep networks: `stack(cells)` is one cell, and an estimator treats its layers together. An exact one
 stays exact and an unbiased one unbiased; `snap` and `rflo` keep the path from a layer to the next
 one within a step. If a `DeepRNN` is trained with an estimator, the estimator is applied to each
 layer separately. A backward one passes its own errors to the layer below. A forward one passes the
-exact errors, which take backpropagation through time, with its memory of T·N.
+exact errors. So the layers above the first need backpropagation through time, and its memory of
+T·N.
 
 Forward estimators do not support cells that draw masks, such as those with zoneout.
 
@@ -126,7 +131,7 @@ def make_estimator(name: str) -> Estimator:
 
 
 def _parse(name: str) -> tuple[str, int | float | None]:
-  """Returns (name, option or None), after a check that there is such an estimator."""
+  """Returns (name, option or None); raises unless there is such an estimator."""
   checks.instance("estimator", name, str)
   base = name.rstrip("0123456789.")
   text = name[len(base) :]

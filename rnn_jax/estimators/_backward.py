@@ -23,7 +23,7 @@ from rnn_jax.gradient_flow.reverse_sweep import forward_pass
 from rnn_jax.parallel import vary_alike
 from rnn_jax.precision import wide
 from rnn_jax.time_loop import unroll
-from rnn_jax.types import Carry, Cell, Params, Sequences
+from rnn_jax.types import Carry, Cell, Params, Sequences, step
 
 
 class Factors(NamedTuple):
@@ -91,9 +91,8 @@ def backward_estimator(factors: FactorsFn, random: bool) -> Estimator:
       carry = jax.tree.map(lambda a: a[None], carry)
       s = to_vector(carry)[0]
       new, vjp = jax.vjp(lambda s, theta: model.step(s, theta, carry, x, r), s, model.theta)
-      # The integer leaves of the new carry are those of a step.
-      recurrent = cell.recur(prepared, carry)
-      after = cell.update(prepared, carry, cell.project(prepared, x[None]), recurrent)
+      # `readout` takes the integer leaves from the carry after the step.
+      after = step(cell, prepared, carry, cell.project(prepared, x[None]))
       _, readout_vjp = jax.vjp(lambda s, theta: model.readout(s, theta, after, x), new, model.theta)
       delta, direct = readout_vjp(y_bar)
       earlier, grads = jax.vmap(vjp)(later.at[0].add(delta))

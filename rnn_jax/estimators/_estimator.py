@@ -49,7 +49,7 @@ class SharesFn(Protocol):
 
 
 class Online(NamedTuple):
-  """A forward estimator one step at a time, for training on a stream.
+  """The form of a forward estimator that runs one step at a time, for training on a stream.
 
   Attributes:
     init: `(cell, params, xs) -> memory`, before the first step of the stream xs [N, B, ...]; leaves
@@ -78,9 +78,9 @@ class Estimator(NamedTuple):
       step s − k have on the loss at step s, for all s. The last entry holds all lags from K − 1 on.
       The sum over lags is the derivative of `unroll`.
     random: whether the estimate depends on the key.
-    forward: whether it runs forward in time. Such an estimator has no dL/dh_t, is never truncated,
-      and cannot clip the errors on their way.
-    online: one step at a time, for `rnn_jax.online.train_online`. None for estimators that need a
+    forward: whether it runs forward in time. Such an estimator has no dL/dh_t, so it can
+      neither clip nor truncate it.
+    online: the estimator one step at a time, for `rnn_jax.online.train_online`; None if it needs a
       whole sequence.
   """
 

@@ -23,7 +23,7 @@ from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.parallel import vary_alike
 from rnn_jax.precision import wide
 from rnn_jax.time_loop import unroll, uses_key, valid_steps
-from rnn_jax.types import AnyArray, Carry, Cell, Params, Sequences, floats_of
+from rnn_jax.types import AnyArray, Carry, Cell, Params, Sequences, floats_of, step
 
 Memory: TypeAlias = PyTree
 ErrorsFn = Callable[[PyTree[Array]], tuple[Array, Array]]
@@ -84,7 +84,7 @@ def differentiate(
     model: the cell with its params, as functions of vectors.
     carry: the carry before the step, leaves [...].
     x: the step's input.
-    key: random key that may be used in this step.
+    key: random key of this step.
     local: see `Rule`.
   """
   before = jax.tree.map(lambda a: a[None], carry)
@@ -92,7 +92,7 @@ def differentiate(
   _, jvp = jax.linearize(lambda s: model.step(s, model.theta, before, x, scale), s)
   _, vjp = jax.vjp(lambda theta: model.step(s, theta, before, x, scale), model.theta)
   params = model.unravel(model.theta)
-  after = cell.update(params, before, cell.project(params, x[None]), cell.recur(params, before))
+  after = step(cell, params, before, cell.project(params, x[None]))
   new = jax.tree.map(lambda a: a[0], after)
   return Derivatives(jvp, lambda u: vjp(u)[0], before, new, x, key)
 
@@ -111,7 +111,7 @@ def output_of(model: VectorCell, carry: Carry, x: Array) -> tuple[PyTree[Array],
 
 
 def online(make_rule: RuleFn) -> Online:
-  """Returns the estimator one step at a time."""
+  """Returns the form of the estimator that runs one step at a time."""
 
   def init(cell: Cell, params: Params, xs: Array) -> Memory:
     blank = make_rule(cell, params, xs, vector_cell(cell, params)).init(1)
@@ -144,11 +144,10 @@ def online(make_rule: RuleFn) -> Online:
 
 
 def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
-  """Returns the forward estimator with an update rule of M.
+  """Returns the forward estimator that updates M by a rule.
 
   The errors δ_t of the loss are known from a first pass over the sequence. A second one runs the
-  cell again, next to the memory of M, and adds up the gradient; it stores nothing of earlier
-  steps.
+  cell again, updates the memory, and adds up the gradient. It stores nothing of earlier steps.
   """
 
   def shares(
@@ -176,14 +175,14 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
       x, y_bar, key, runs, new_sequence = now
       if new_sequence is not None:
         carry, memory = _where(new_sequence, _zeros((carry, memory)), (carry, memory))
-      step = differentiate(cell, model, carry, x, key, rule.local)
-      new = rule.update(memory, step)
-      delta, direct = output_of(model, step.after, x)[1](y_bar)
-      # The second part is [1, P] if no param reaches the carry.
+      found = differentiate(cell, model, carry, x, key, rule.local)
+      new = rule.update(memory, found)
+      delta, direct = output_of(model, found.after, x)[1](y_bar)
+      # `rule.gradient` returns [1, P] if no param reaches the carry.
       grads = jnp.zeros(total.shape, direct.dtype).at[0].add(direct) + rule.gradient(new, delta)
       if runs is None:
-        return step.after, new, grads
-      return _where(runs, (step.after, new, grads), (carry, memory, _zeros(grads)))
+        return found.after, new, grads
+      return _where(runs, (found.after, new, grads), (carry, memory, _zeros(grads)))
 
     def body(
       old: tuple[Carry, Memory, Array], now: PyTree
@@ -198,7 +197,7 @@ def forward_estimator(make_rule: RuleFn, random: bool) -> Estimator:
     keys = jax.random.split(key, (num_steps, batch_size))
     now = xs, y_bars, keys, valid, resets
     carry, memory, total, _ = vary_alike((carry, memory, total, (y_bars, model.theta)))
-    # A plain scan, because `unroll` does not run a memory next to the cell.
+    # A plain scan, because `unroll` does not update a memory.
     (_, memory, total), _ = jax.lax.scan(body, (carry, memory, total), now)
     if final_bar is not None:
       # JAX's cotangent of x + iy is dL/dx − i dL/dy.
@@ -300,7 +299,7 @@ def custom_unroll(shares: Callable[..., Params], random: bool, masked: bool = Tr
 
 
 def _first_or_zeros(param: Array, grads: Array | None) -> Array | np.ndarray:
-  """Returns the gradient of lag axis 1, or zeros of dtype float0 for an integer param."""
+  """Returns the only entry of the lag axis, or zeros of dtype float0 for an integer param."""
   return np.zeros(param.shape, jax.dtypes.float0) if grads is None else grads[0]
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Key, PyTree
 from rnn_jax import checks
 from rnn_jax.estimators._estimator import Estimator, ScalarLoss
 from rnn_jax.estimators.bptt import bptt
-from rnn_jax.gradient_flow.layer_sweep import at_least_float32, check_layers, check_loss
+from rnn_jax.gradient_flow.layer_sweep import check_layers, check_loss
+from rnn_jax.precision import at_least_float32
 from rnn_jax.probes import scaled_norm, tree_norm
 from rnn_jax.time_loop import check_params
 from rnn_jax.types import Cell, Params, Sequences, floats_of, with_floats

@@ -29,7 +29,7 @@ def fptt() -> Estimator:
   as with relu units that are off, and in cells whose old carry does not enter the new one in all
   directions, such as `qrnn`.
 
-  Cost per step: N³; memory: N² per example. Bias: none but rounding. Linear systems of several
+  Cost per step: N³; memory: N² per example. Bias: none except rounding. Linear systems of several
   examples may deadlock in a program on several CPU devices; see `lyapunov_spectrum`.
 
   Returns:

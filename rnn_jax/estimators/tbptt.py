@@ -19,8 +19,8 @@ def tbptt(truncation: Truncation = 10) -> Estimator:
 
     λ_t = δ_t + [(t + 1) mod k ≠ 0] J_{t+1}ᵀ λ_{t+1}        dL/dθ = Σ_t I_tᵀ λ_t
 
-  The loss at step t reaches back t mod k steps, so all lags ≥ k are lost, and of a
-  lag j < k about the share j/k. It is the derivative of `unroll(truncation=k)`.
+  The loss at step t reaches back t mod k steps, so all lags ≥ k are lost. Of a lag
+  j < k, about the fraction j/k is lost. It is the derivative of `unroll(truncation=k)`.
 
   Cost per step: P. Memory: k·N per example if the k steps are a program of their own
   (`rnn_jax.windows.train_windows`), T·N in one scan over all steps. Biased.
@@ -50,8 +50,7 @@ def tbptt(truncation: Truncation = 10) -> Estimator:
     **time: Any,
   ) -> tuple[Carry, PyTree[Array]]:
     del estimator_key
-    return unroll(
-      cell, params, xs, carry, truncation=truncation, **time
-    )  # it counts from resets, too
+    # The truncation counts from resets, too.
+    return unroll(cell, params, xs, carry, truncation=truncation, **time)
 
   return backward_estimator(factors, random=False)._replace(unroll=truncated)

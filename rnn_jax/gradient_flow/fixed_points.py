@@ -28,9 +28,9 @@ class FixedPoints(NamedTuple):
       ε is the dtype's precision, [M].
     counts: the number of starts from which the search ended at this point, [M].
     eigenvalues: those of J = ∂F/∂s at the point, by descending absolute value, [M, N].
-    num_unstable: the number of eigenvalues with |λ| > 1, [M]. At a fixed point without |λ| = 1 this
-      is the number of unstable directions: 0 at an attractor. At slow points, and where |λ| is 1 up
-      to rounding, it classifies nothing.
+    num_unstable: the number of eigenvalues with |λ| > 1, [M]. At a fixed point where no |λ| is 1,
+      it is the number of unstable directions, 0 at an attractor. At slow points, and where a |λ| is
+      1 up to rounding, it says nothing about stability.
   """
 
   points: Float[np.ndarray, "M N"]
@@ -61,8 +61,8 @@ def fixed_points(
 
   Convention: s is the joint carry (an LSTM's hidden and cell together). Integer leaves of the carry
   are constants, those of the starts. Starts whose search does not end at a finite q are left out. A
-  fixed point's error is about ε ‖(I − J)⁻¹‖. A continuum of slow points, such
-  as a line attractor, is returned as many points.
+  fixed point's error is about ε ‖(I − J)⁻¹‖. A continuum of slow points, such as a line attractor,
+  is returned as many points.
 
   Cost: up to `num_steps` steps of L-BFGS, for all starts in parallel; each takes a few evaluations
   of q and its gradient. Eigenvalues are computed by NumPy. The function cannot be jitted.

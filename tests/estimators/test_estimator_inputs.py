@@ -18,6 +18,7 @@ from rnn_jax.estimators import (
   h_detach,
   kf_rtrl,
   make_estimator,
+  rflo,
   rtrl,
   snap,
   tbptt,
@@ -37,19 +38,30 @@ from rnn_jax.estimators.uoro import balance
     ("h_detach", "h_detach0.25"),
   ],
 )
-def test_full_names_are_parsed_to_the_same_rule(name, full):
+def test_full_names_are_parsed_to_the_same_estimator(name, full):
   assert estimator_name(name) == full
   assert estimator_name(full) == full
   assert make_estimator(full) is make_estimator(name)
 
 
-@pytest.mark.parametrize("name", ["rtrl3", "artbp1.2.3", "h_detach2", "snap0", "nothing"])
-def test_other_names_are_rejected(name):
-  with pytest.raises(ValueError, match=r"estimator|probability|num_steps"):
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("rtrl3", "estimator rtrl takes no number"),
+    ("artbp1.2.3", "must be followed by a number"),
+    ("h_detach2", "probability must be at most 1"),
+    ("snap0", "num_steps must be at least 1"),
+    ("nothing", "Unknown estimator"),
+  ],
+)
+def test_other_names_are_rejected(name, message):
+  with pytest.raises(ValueError, match=message):
     make_estimator(name)
 
 
-@pytest.mark.parametrize("rule", [tbptt(2), artbp(0.3), h_detach(0.5), uoro(), snap(1)])
+@pytest.mark.parametrize(
+  "rule", [tbptt(2), artbp(0.3), h_detach(0.5), uoro(), snap(1), rflo(), kf_rtrl()]
+)
 def test_params_of_another_precision_than_the_default_keep_it(rule, x64):
   cell, params, xs = problem("gru")
   given = params, xs, draw(5, 5, 2, 3)
@@ -118,7 +130,7 @@ def test_balance_does_not_square_norms_out_of_range():
   assert balance(jnp.zeros(4), b) == 1
 
 
-def test_arguments_that_forward_rules_do_not_have_are_named(unchecked_types):
+def test_arguments_that_forward_estimators_do_not_have_are_named(unchecked_types):
   cell, params, xs = problem("gru")
 
   def run(rule, **time):

@@ -1,4 +1,4 @@
-"""Rules against implementations in NumPy, written from the papers for an Elman network.
+"""Gradient estimators against NumPy, written from the papers for an Elman network.
 
 h_t = tanh(x_t W_x + h_{t−1} W_h + b)        J_t = diag(1 − h_t²) W_hᵀ        L = Σ_t ⟨e_t, h_t⟩
 """

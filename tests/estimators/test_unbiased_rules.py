@@ -1,4 +1,4 @@
-"""Rules that are random: their means over 10⁴ keys, their variances, and their shares of lags."""
+"""Random gradient estimators: means over 10⁴ keys, variances, and shares of lags."""
 
 from __future__ import annotations
 

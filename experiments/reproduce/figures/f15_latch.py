@@ -233,8 +233,8 @@ def run(
     "therefore has a gradient that decays exponentially.",
     f"The latch set by hand has w = {w:g} and learned inputs ±{size:g}. Long sequences can "
     "therefore be classified, and a failure is one of training.",
-    "The bounds on the fall of the success rate are our own: the paper's plot was not available "
-    "to us as numbers, nor its learning rate and number of updates.",
+    "The bounds on the fall of the success rate are our own. The paper's plot was not available "
+    "to us as numbers, nor were its learning rate and number of updates.",
   ]
   curves = {w: logs for w, (_, logs) in robust.items()}
   paint = functools.partial(draw, curves=curves, lengths=lengths, success=success)

@@ -141,11 +141,11 @@ def run(
     f"{CALL} updates.",
     "The paper states that a forget bias of 1 closes the gap between the LSTM and the GRU. The "
     "expectations for other biases are our own: a longer half-life speeds up learning.",
-    "Large biases learn the adding problem slowly, because an LSTM that does not forget also sums "
-    "the numbers without a marker. This explanation was tested: with an input bias of −b_f, as in "
-    "chrono initialization, the mean loss on the adding problem (5 seeds, median) is 0.112 of the "
-    "baseline at b_f = 3 and 0.193 at b_f = 5, below that at b_f = 0. With an input bias of 0 it "
-    "is above it.",
+    "With a large bias an LSTM learns the adding problem slowly. A possible explanation is that "
+    "an LSTM that does not forget also sums the numbers without a marker. A test agrees with it: "
+    "with an input bias of −b_f, as in chrono initialization, the mean loss (5 seeds, median) is "
+    "0.112 of the baseline at b_f = 3 and 0.193 at b_f = 5, below the 0.219 of b_f = 0. With an "
+    "input bias of 0 the losses are 0.250 and 0.287.",
     "With an orthogonal W_h and inputs N(0, 1), the gradient also passes through h, so its decay "
     "rate is not ln σ(b_f). It is positive where the gradient grows.",
   ]

@@ -105,7 +105,7 @@ def train(estimator: Estimator) -> float:
 
 
 def run() -> Outcome:
-  """Compares each estimator's mean with its closed form, and trains θ with it."""
+  """Compares each estimator's mean estimate with its closed form, and trains θ with it."""
   table: list[dict[str, object]] = []
   checks: list[Check] = []
   for name, expected in expectations().items():
@@ -141,7 +141,7 @@ def run() -> Outcome:
 
 
 def draw(figure: matplotlib.figure.Figure, table: Sequence[Mapping[str, object]]) -> None:
-  """Draws each estimator's mean, and marks whether training with it solves the task."""
+  """Draws each estimator's mean estimate, and marks whether training with it solves the task."""
   axis = figure.subplots()
   for i, row in enumerate(table):
     mean, error = (float(str(row[name])) for name in ("mean Ĝ", "standard error"))

@@ -1,4 +1,4 @@
-"""F19. Gradient estimators against backpropagation through time, in the course of training."""
+"""F19. Gradient estimators against backpropagation through time, during training."""
 
 from __future__ import annotations
 
@@ -250,11 +250,11 @@ def run() -> Outcome:
   notes = [
     f"The target's entropy is {GUESS:.4f} nats, {FIRST_ONLY:.4f} given x at lag t₁, and "
     f"{FLOOR:.4f} given both inputs.",
-    "The expected order follows the paper, which reports that alignments cluster by type of "
-    "estimator, such as deterministic and random, and that low alignment does not explain how well "
-    "random estimators train; no number of its figure is used. That SnAp-1 is above RFLO is "
-    "expected because it also keeps the diagonal of the recurrent path (Menick et al., 2021, "
-    "https://arxiv.org/abs/2006.07232).",
+    "That deterministic estimators are above random ones follows the paper, which reports that "
+    "alignments cluster by type of estimator. It also reports that low alignment does not explain "
+    "how well random estimators train. No number of its figure is used. That KF-RTRL is above "
+    "UORO is our own expectation. That SnAp-1 is above RFLO is expected because it also keeps the "
+    "diagonal of the recurrent path (Menick et al., 2021, https://arxiv.org/abs/2006.07232).",
     "The paper's networks have 32 units, too, but are trained online, with an update after each "
     "step.",
   ]

@@ -1,8 +1,9 @@
 """F22. State tracking: parity and S₃ by linear recurrences, and what their eigenvalues decide.
 
 The linear recurrences are h' = A(x) h + b(x). In minGRU, A is diagonal with eigenvalues in (0, 1).
-In DeltaNet, A = I − β kᵀ k has the eigenvalue 1 − β, in (0, 1) or in (−1, 1), and else 1. With one
-unit per head, A is diagonal. With two steps per token, A is a product of two such matrices.
+In DeltaNet, A = I − β kᵀ k has one eigenvalue 1 − β, in (0, 1) or in (−1, 1); all others are 1.
+With one unit per head, A is diagonal. With two steps per token, the matrix of a token is a product
+of two such matrices.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ SEEDS, LEARNING_RATES = (0, 1, 2), (0.003, 0.01)
 FIRST, LAST, SEQUENCES = 40, 256, 256
 # In the paper, scores on parity are near 0 with positive eigenvalues, and 1 with negative ones.
 AT_CHANCE, SOLVED = 0.1, 0.9
-# On S₃, a network that knows only the sign of the permutation has a score of (1/3 − 1/6)/(5/6) =
-# 0.2. A half more allows for products of few factors.
+# On S₃, a network that knows only the sign of the permutation scores (1/3 − 1/6)/(5/6) = 0.2. The
+# limit is higher, because short products can be memorized.
 ONLY_SIGN = 0.3
 ONES = 200  # length of the sequences of the closed forms
 

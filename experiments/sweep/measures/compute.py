@@ -100,9 +100,8 @@ def estimator(moment: Moment) -> Variables:
     num_keys=keys,
     num_lags=lags,
   )
-  layers = [found.total, *found.layers]
   compared = {
-    name: jnp.stack([getattr(a, name) for a in layers[1:]]) for name in Comparison._fields
+    name: jnp.stack([getattr(layer, name) for layer in found.layers]) for name in Comparison._fields
   }
   return {
     "estimator_cosine": compared["cosine"],

@@ -115,7 +115,7 @@ MEASURES: Mapping[str, Measure] = {
       "estimator_error": ("relative error of the estimate against full BPTT", "1"),
       "estimator_bias": ("relative bias of the estimate against full BPTT", "1"),
       "estimator_deviation": (
-        "standard deviation of the estimate, relative to its norm",
+        "standard deviation of the estimate, relative to the norm of full BPTT",
         "1",
       ),
       "kept_share": ("share of the lag in the true gradient that the estimator keeps", "1"),

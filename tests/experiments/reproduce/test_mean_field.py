@@ -23,6 +23,7 @@ def test_exponents_match_their_closed_forms():
   for gain, value in WITH_INPUTS.items():
     assert mean_field.exponent(gain, f2_gain.SCALE**2) == pytest.approx(value, abs=6e-4)
   assert mean_field.exponent(0.7) == pytest.approx(math.log(0.7))
+  assert mean_field.variance(0.5, 1e-8) == pytest.approx(1e-8 / 0.75, rel=1e-3)
   # At a small gain, only the inputs drive the units: a ~ N(0, w_i² D), and sech⁴ a ≈ 1 − 2 a².
   small = mean_field.exponent(1e-3, f2_gain.SCALE**2)
   assert small == pytest.approx(math.log(1e-3) - f2_gain.SCALE**2, abs=3e-4)

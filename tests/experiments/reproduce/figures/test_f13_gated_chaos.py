@@ -36,7 +36,7 @@ def test_small_networks_below_the_critical_gain_decay_as_the_closed_form(name, m
 def test_crossing_is_where_the_last_sign_changes():
   assert f13.crossing(np.array([-1, -1, -0.1, 0.3, 1, 1, 1.0])) == pytest.approx(1.0625)
   assert f13.crossing(np.array([-1, 1, 1, 1, -0.1, 0.1, 1.0])) == pytest.approx(1.75)
-  assert f13.crossing(np.full(7, 1.0)) == 0.5
+  assert f13.crossing(np.full(7, 1.0)) == 0
   assert f13.crossing(np.full(7, -1.0)) == np.inf
 
 
