@@ -88,9 +88,9 @@ def differentiate(
     local: see `Rule`.
   """
   before = jax.tree.map(lambda a: a[None], carry)
-  s, scale = to_vector(before)[0], jnp.zeros(()) if local else None
-  _, jvp = jax.linearize(lambda s: model.step(s, model.theta, before, x, scale), s)
-  _, vjp = jax.vjp(lambda theta: model.step(s, theta, before, x, scale), model.theta)
+  s = to_vector(before)[0]
+  _, jvp = jax.linearize(lambda s: model.step(s, model.theta, before, x, local=local), s)
+  _, vjp = jax.vjp(lambda theta: model.step(s, theta, before, x, local=local), model.theta)
   params = model.unravel(model.theta)
   after = step(cell, params, before, cell.project(params, x[None]))
   new = jax.tree.map(lambda a: a[0], after)

@@ -62,10 +62,9 @@ def _structure(
     # A vector even if the cell reads tokens, since a token's own row of the input kernel would be a
     # pattern of this token.
     x = jnp.full((input_size,), 0.5, dtype)
-    scale = jnp.zeros((), dtype) if local else None
 
     def step(s: Float[Array, " N"], theta: Float[Array, " P"]) -> Float[Array, " N"]:
-      return model.step(s, theta, carry, x, scale)
+      return model.step(s, theta, carry, x, local=local)
 
     s, theta = to_vector(carry)[0], model.theta
     s, theta = jnp.full(s.shape, 0.5, dtype), jnp.full(theta.shape, 0.5, dtype)

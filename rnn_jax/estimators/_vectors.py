@@ -25,9 +25,10 @@ class VectorCell(NamedTuple):
     theta: θ.
     pull_back: maps dL/dθ [P] to the gradient of the cell's params, in their structure and dtype.
     unravel: maps θ to the prepared params.
-    step: `(s, theta, carry, x, recurrent_scale) -> s'`. The carry [1, ...] supplies the integer
-      leaves and the structure. `recurrent_scale` is the factor on the gradient through
-      `cell.recur`, a scalar; None for 1.
+    step: `(s, theta, carry, x, recurrent_scale=None, local=False) -> s'`. The carry [1, ...]
+      supplies the integer leaves and the structure. `recurrent_scale` is the factor on the gradient
+      through `cell.recur`, a scalar; None for 1. With `local`, nothing passes through it, which
+      sparsity patterns show; a factor of 0 does not show in them.
     readout: `(s', theta, carry', x) -> y`, the output of the step that led to s'.
   """
 
@@ -54,10 +55,16 @@ def vector_cell(cell: Cell, params: Params) -> VectorCell:
     return with_floats(_like(floats_of(prepared), unravel_floats(theta)), prepared)
 
   def step(
-    s: Array, theta: Array, carry: Carry, x: Array, recurrent_scale: Array | None = None
+    s: Array,
+    theta: Array,
+    carry: Carry,
+    x: Array,
+    recurrent_scale: Array | None = None,
+    local: bool = False,
   ) -> Array:
     of_theta, before = unravel(theta), from_vector(s[None], carry)
-    recurrent = cell.recur(of_theta, scale_gradient(before, recurrent_scale))
+    seen = jax.lax.stop_gradient(before) if local else scale_gradient(before, recurrent_scale)
+    recurrent = cell.recur(of_theta, seen)
     new = cell.update(of_theta, before, cell.project(of_theta, x[None]), recurrent)
     return to_vector(new)[0]
 

@@ -125,6 +125,11 @@ def test_a_hundred_trained_params_of_a_diagonal_cell_take_no_more_memory_than_a_
   assert held == count * 7 // 4
   held, count = entries("indrnn", rtrl())
   assert held == count
+  # Without the path through h, a param reaches its own unit alone.
+  held, count = entries("gru", rflo())
+  assert held == count
+  held, count = entries("lstm", rflo())
+  assert held == count * 7 // 4
 
 
 def test_memory_of_rules_that_run_forward_does_not_grow_with_time():
