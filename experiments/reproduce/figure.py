@@ -5,6 +5,7 @@ In this package a figure is any known result that can be reproduced, a published
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -87,3 +88,9 @@ def at_most(name: str, measured: Real, limit: int | float) -> Check:
 def at_least(name: str, measured: Real, limit: int | float) -> Check:
   """Returns the check that measured ≥ limit."""
   return Check(name, float(measured), f"≥ {limit:.4g}", bool(measured >= limit))
+
+
+def shrinks(name: str, distances: Mapping[int, float]) -> Check:
+  """Returns the check that the distance shrinks from each size to the next larger one."""
+  ratio = max(large / small for small, large in itertools.pairwise(distances.values()))
+  return at_most(f"{name}, largest ratio of a size to the next smaller one", ratio, 1)

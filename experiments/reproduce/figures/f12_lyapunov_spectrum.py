@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from jaxtyping import Float, Integer
 
 from experiments.plotting import style
 from experiments.reproduce import mean_field
-from experiments.reproduce.figure import Check, Figure, Outcome, absolute, at_most
+from experiments.reproduce.figure import Figure, Outcome, absolute, at_most, shrinks
 from rnn_jax.cells import elman
 from rnn_jax.gradient_flow import lyapunov_spectrum
 from rnn_jax.types import Array
@@ -137,7 +136,7 @@ def run() -> Outcome:
     curves = {size: networks[size].mean(axis=0) for size in SIZES}
     deviations = {size: float(np.abs(curves[size] - expected).max()) for size in SIZES}
     name = f"g = {gain:g}, largest |λ(u) − theory| for u ≤ {SHARES[-1]:g}"
-    checks.append(_shrinks(name, deviations))
+    checks.append(shrinks(name, deviations))
     limit = sum(weight * curves[size] for size, weight in weights.items())
     left = float(np.abs(limit - expected).max())
     checks.append(at_most(f"{name}, extrapolated to 1/N = 0", left, deviations[large] / 2))
@@ -155,7 +154,7 @@ def run() -> Outcome:
       each = {size: np.array([function(s) for s in found[size][i]]) / size for size in SIZES}
       means = {size: float(each[size].mean()) for size in SIZES}
       distances = {size: abs(means[size] - value) for size in SIZES}
-      checks.append(_shrinks(f"g = {gain:g}, {label}, distance from theory", distances))
+      checks.append(shrinks(f"g = {gain:g}, {label}, distance from theory", distances))
       extrapolated = sum(weight * means[size] for size, weight in weights.items())
       error = math.hypot(*(w * float(_standard_error(each[size])) for size, w in weights.items()))
       # Rounded up, so that the report shows the tolerance in few digits.
@@ -209,12 +208,6 @@ def _scatter_note(
     f"{deviations[worst]:.3f}, where the standard error over networks is {errors[worst]:.3f}. "
     f"{share:.0%} of all u deviate by more than {STANDARD_ERRORS} standard errors."
   )
-
-
-def _shrinks(name: str, distances: Mapping[int, float]) -> Check:
-  """Returns the check that the distance shrinks from each size to the next larger one."""
-  ratio = max(large / small for small, large in itertools.pairwise(distances.values()))
-  return at_most(f"{name}, largest ratio of a size to the next smaller one", ratio, 1)
 
 
 def draw(
