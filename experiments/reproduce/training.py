@@ -9,23 +9,33 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import Float, Key, PyTree
+from jaxtyping import Bool, Float, Key, PyTree
 
 from experiments.sweep.records import gathered, run_files, sweep_folder
 from rnn_jax.modules import DeepRNN
+from rnn_jax.optimizers import make_optimizer
 from rnn_jax.parallel import map_runs, spread
-from rnn_jax.tasks import Task
-from rnn_jax.training import TrainState, update
-from rnn_jax.types import Array
+from rnn_jax.tasks import Batch, Task
+from rnn_jax.training import TrainState, init_state, update
+from rnn_jax.types import Array, Number
 
 ROOT = Path(__file__).parents[2]
 FLAGFILES = ROOT / "experiments" / "flagfiles"
+
+
+class SeedAndRate(NamedTuple):
+  """A run of a figure that varies the seed and the learning rate in one compiled program."""
+
+  seed: Number
+  learning_rate: Number
+
 
 Run = TypeVar("Run")  # a pytree of the values that vary between runs, such as the seed
 State = TypeVar("State")  # the pytree of a run's params, optimizer state and the like
@@ -122,6 +132,52 @@ def updates(
     return new, metrics.loss
 
   return jax.lax.scan(body, state, length=count)
+
+
+def train_and_test(
+  model: DeepRNN,
+  task: Task,
+  test: Task,
+  runs: Sequence[SeedAndRate],
+  count: int,
+  clip_norm: float,
+  score: Callable[[Bool[Array, "T B"], Batch], Float[Array, " *axes"]],
+) -> Float[np.ndarray, "runs ..."]:
+  """Trains each run with Adam, and scores its answers on one fresh batch.
+
+  Args:
+    model: the network.
+    task: the task to learn. Its targets are classes.
+    test: the task from which the batch for the score is drawn.
+    runs: seeds and learning rates.
+    count: number of updates.
+    clip_norm: the largest global norm of the gradient.
+    score: function `(right, batch) -> score`, where `right` says which answers are correct.
+  Returns:
+    The scores of all runs.
+  """
+  apply: Callable[..., Any] = model.apply
+
+  def keys(run: SeedAndRate) -> Key[Array, " keys"]:
+    return jax.random.split(jax.random.key(run.seed), 3)
+
+  def start(run: SeedAndRate, data: PyTree) -> TrainState:
+    params_key, data_key, _ = keys(run)
+    optimizer = make_optimizer("adam", run.learning_rate, clip_norm)
+    return init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
+
+  def advance(
+    run: SeedAndRate, state: TrainState, data: PyTree
+  ) -> tuple[TrainState, Float[Array, " *axes"]]:
+    _, data_key, test_key = keys(run)
+    optimizer = make_optimizer("adam", run.learning_rate, clip_norm)
+    state, _ = updates(model, optimizer, task, state, data, data_key, count)
+    batch = test.batch(data, test_key)
+    _, outputs = apply({"params": state.params}, batch.xs)
+    return state, score(jnp.argmax(outputs, axis=-1) == batch.targets, batch)
+
+  _, scores = next(train_runs(start, advance, runs))
+  return np.asarray(scores)
 
 
 def sweep(

@@ -11,24 +11,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-from jaxtyping import Float, Integer, Key, PyTree
+from jaxtyping import Bool, Float, Integer, PyTree
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Check, Figure, Outcome, absolute, at_least, at_most
-from experiments.reproduce.training import train_runs, updates
+from experiments.reproduce.training import SeedAndRate, train_and_test
 from rnn_jax import unroll
 from rnn_jax.cells import delta_net, elman, mingru
 from rnn_jax.modules import DeepRNN
-from rnn_jax.optimizers import make_optimizer
 from rnn_jax.tasks import Batch, Task, parity, s3
-from rnn_jax.training import TrainState, init_state
-from rnn_jax.types import Array, Cell, Number
+from rnn_jax.types import Array, Cell
 
 HIDDEN_SIZE, NUM_HEADS = 64, 8
 BATCH_SIZE, CLIP_NORM = 32, 1.0
@@ -91,13 +89,6 @@ LIMITS = {
 }
 
 
-class Run(NamedTuple):
-  """The values that vary between the runs that share one compiled program."""
-
-  seed: Number
-  learning_rate: Number
-
-
 def spread(task: Task, steps: int) -> Task:
   """Returns the task with `steps` tokens for each token x: x·steps, …, x·steps + steps − 1.
 
@@ -117,7 +108,7 @@ def spread(task: Task, steps: int) -> Task:
 
 
 def train(
-  setting: Setting, method: Method, runs: Sequence[Run]
+  setting: Setting, method: Method, runs: Sequence[SeedAndRate]
 ) -> Float[np.ndarray, "runs lengths"]:
   """Returns the score of each run at each length from 1 to LAST, on fresh sequences.
 
@@ -128,30 +119,13 @@ def train(
   task = spread(setting.task(setting.length, BATCH_SIZE), method.steps)
   test = spread(setting.task(LAST, SEQUENCES), method.steps)
   model = DeepRNN([method.cell], task.output_size, task.vocabulary_size)
-  apply: Callable[..., Any] = model.apply
 
-  def keys(run: Run) -> Key[Array, " keys"]:
-    return jax.random.split(jax.random.key(run.seed), 3)
+  def score(right: Bool[Array, "T B"], _: Batch) -> Float[Array, " lengths"]:
+    return jnp.mean(right, axis=1, dtype=float)[method.steps - 1 :: method.steps]
 
-  def start(run: Run, data: PyTree) -> TrainState:
-    params_key, data_key, _ = keys(run)
-    optimizer = make_optimizer("adam", run.learning_rate, CLIP_NORM)
-    return init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
-
-  def advance(
-    run: Run, state: TrainState, data: PyTree
-  ) -> tuple[TrainState, Float[Array, " lengths"]]:
-    _, data_key, test_key = keys(run)
-    optimizer = make_optimizer("adam", run.learning_rate, CLIP_NORM)
-    state, _ = updates(model, optimizer, task, state, data, data_key, setting.updates)
-    batch = test.batch(data, test_key)
-    _, outputs = apply({"params": state.params}, batch.xs)
-    right = jnp.argmax(outputs, axis=-1) == batch.targets
-    return state, jnp.mean(right, axis=1, dtype=outputs.dtype)[method.steps - 1 :: method.steps]
-
-  _, accuracy = next(train_runs(start, advance, runs))
+  accuracy = train_and_test(model, task, test, runs, setting.updates, CLIP_NORM, score)
   chance = 1 / task.output_size
-  return (np.asarray(accuracy) - chance) / (1 - chance)
+  return (accuracy - chance) / (1 - chance)
 
 
 def respond(
@@ -204,7 +178,7 @@ def run(
   curves: dict[tuple[str, str], Float[np.ndarray, " lengths"]] = {}
   for task, limits in LIMITS.items():
     for name, limit in limits.items():
-      runs = [Run(np.uint32(s), np.float32(rate)) for rate in LEARNING_RATES for s in seeds]
+      runs = [SeedAndRate(np.uint32(s), np.float32(rate)) for rate in LEARNING_RATES for s in seeds]
       found = train(settings[task], methods(size, heads)[name], runs)
       score = found[:, FIRST - 1 :].mean(axis=1).reshape(len(LEARNING_RATES), len(seeds))
       rate, _ = np.unravel_index(score.argmax(), score.shape)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-from jaxtyping import Float, Key, PyTree
+from jaxtyping import Bool, Float, PyTree
 
 from experiments.plotting import style
 from experiments.reproduce.figure import Check, Figure, Outcome, at_least
-from experiments.reproduce.training import train_runs, updates
+from experiments.reproduce.training import SeedAndRate, train_and_test
 from rnn_jax.cells import delta_net, gru, lstm, mlstm
 from rnn_jax.gradient_flow.joint_carry import joint_size
 from rnn_jax.modules import DeepRNN
-from rnn_jax.optimizers import make_optimizer
 from rnn_jax.tasks import Batch, Task, associative_recall
-from rnn_jax.training import TrainState, init_state
-from rnn_jax.types import Array, Cell, Number
+from rnn_jax.types import Array, Cell
 
 STEPS, PAIRS, BATCH_SIZE, SEQUENCES = 32, 4, 32, 1024
 HIDDEN_SIZES = (8, 16, 32)
@@ -31,13 +29,6 @@ CELLS = {**VECTORS, **MATRICES}
 UPDATES, CLIP_NORM = 1500, 1.0
 SEEDS, LEARNING_RATES = (0, 1, 2), (0.003, 0.01)
 LEARNED = 0.5  # accuracy that the best cell needs, because cells that guess have no order
-
-
-class Run(NamedTuple):
-  """The values that vary between the runs that share one compiled program."""
-
-  seed: Number
-  learning_rate: Number
 
 
 def windows(task: Task) -> Task:
@@ -57,38 +48,22 @@ def windows(task: Task) -> Task:
   return task._replace(batch=batch, vocabulary_size=None)
 
 
-def train(cell: Cell, runs: Sequence[Run], num_updates: int) -> Float[np.ndarray, " runs"]:
+def train(cell: Cell, runs: Sequence[SeedAndRate], num_updates: int) -> Float[np.ndarray, " runs"]:
   """Returns the share of queries that each run answers correctly on fresh sequences."""
   task, test = (windows(associative_recall(STEPS, n, PAIRS)) for n in (BATCH_SIZE, SEQUENCES))
   model = DeepRNN([cell], task.output_size)
-  apply: Callable[..., Any] = model.apply
 
-  def keys(run: Run) -> Key[Array, " keys"]:
-    return jax.random.split(jax.random.key(run.seed), 3)
+  def score(right: Bool[Array, "T B"], batch: Batch) -> Float[Array, ""]:
+    return jnp.mean(right, where=batch.mask, dtype=float)
 
-  def start(run: Run, data: PyTree) -> TrainState:
-    params_key, data_key, _ = keys(run)
-    optimizer = make_optimizer("adam", run.learning_rate, CLIP_NORM)
-    return init_state(model, optimizer, params_key, task.batch(data, data_key).xs)
-
-  def advance(run: Run, state: TrainState, data: PyTree) -> tuple[TrainState, Float[Array, ""]]:
-    _, data_key, test_key = keys(run)
-    optimizer = make_optimizer("adam", run.learning_rate, CLIP_NORM)
-    state, _ = updates(model, optimizer, task, state, data, data_key, num_updates)
-    batch = test.batch(data, test_key)
-    _, outputs = apply({"params": state.params}, batch.xs)
-    right = jnp.argmax(outputs, axis=-1) == batch.targets
-    return state, jnp.mean(right, where=batch.mask, dtype=outputs.dtype)
-
-  _, accuracy = next(train_runs(start, advance, runs))
-  return np.asarray(accuracy)
+  return train_and_test(model, task, test, runs, num_updates, CLIP_NORM, score)
 
 
 def run(
   sizes: Sequence[int] = HIDDEN_SIZES, seeds: Sequence[int] = SEEDS, num_updates: int = UPDATES
 ) -> Outcome:
   """Trains each cell at each hidden size, and takes the learning rate with the best median."""
-  runs = [Run(np.uint32(s), np.float32(rate)) for rate in LEARNING_RATES for s in seeds]
+  runs = [SeedAndRate(np.uint32(s), np.float32(rate)) for rate in LEARNING_RATES for s in seeds]
   found: dict[tuple[str, int], Float[np.ndarray, " seeds"]] = {}
   table: list[dict[str, object]] = []
   for name, make in CELLS.items():

@@ -7,6 +7,7 @@ import pytest
 from outcomes import draws
 
 from experiments.reproduce.figures import f14_teacher_student
+from experiments.reproduce.training import SeedAndRate
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -31,6 +32,6 @@ def test_meets_its_closed_forms_and_compares_the_growth_of_errors(monkeypatch):
 
 
 def test_trains():
-  run = f14_teacher_student.Run(np.uint32(0), np.float32(1e-3))
+  run = SeedAndRate(np.uint32(0), np.float32(1e-3))
   (error,) = f14_teacher_student.train("LRU", 2.0, [run], 2, 2)
   assert 0 < error < np.inf

@@ -8,6 +8,7 @@ import pytest
 from outcomes import draws
 
 from experiments.reproduce.figures import f22_state_tracking
+from experiments.reproduce.training import SeedAndRate
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -47,8 +48,6 @@ def test_checks_the_best_run(monkeypatch, good):
 def test_trains():
   tiny = f22_state_tracking.Setting(f22_state_tracking.parity, 3, 2)
   method = f22_state_tracking.methods(4, 2)[f22_state_tracking.PRODUCT]
-  found = f22_state_tracking.train(
-    tiny, method, [f22_state_tracking.Run(np.uint32(0), np.float32(0))]
-  )
+  found = f22_state_tracking.train(tiny, method, [SeedAndRate(np.uint32(0), np.float32(0))])
   assert found.shape == (1, f22_state_tracking.LAST)
   assert (np.abs(found) <= 1).all()
