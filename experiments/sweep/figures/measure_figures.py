@@ -49,6 +49,14 @@ X_LABELS = {
 
 # Variables that figures of their own show.
 _DRAWN = ("log10_grad_norm", "log10_lag_norm")
+# Largest values that a measure's figure shows below its own variables, if they were recorded.
+# {measure: {variable: (dimension over which the maximum is taken, label of the axis)}}.
+_MAXIMA = {
+  "curvature": {
+    "log10_grad_norm": ("time", "largest\n" + r"$\log_{10}\,\|\partial L/\partial h_t\|$"),
+    "lyapunov_exponent": ("exponent", "largest\nLyapunov\nexponent"),
+  }
+}
 
 
 def measure_figures(gradients: xr.Dataset) -> dict[str, Callable[..., Figure]]:
@@ -58,7 +66,8 @@ def measure_figures(gradients: xr.Dataset) -> dict[str, Callable[..., Figure]]:
   dimensions, those of the second one have a figure `MEASURE_by_DIMENSION`. A variable that no
   measure in `MEASURES` declares, such as one of a measure that another version has, has a figure of
   its own, with the variable's name. The variable `log10_lag_norm` is left out, because the figure
-  `gradient_decay` shows it, and so are the variables in `undrawn`.
+  `gradient_decay` shows it, and so are the variables in `undrawn`. Below the Hessian's eigenvalues,
+  `curvature` shows the largest gradient norm and, if it was measured, Lyapunov exponent.
 
   A function's arguments are the gradients and a `Look`.
   """
@@ -116,6 +125,11 @@ def _figure(
     variables: {variable: label of its axis}.
     name: name of the measure.
   """
+  for variable, (dim, label) in _MAXIMA.get(name, {}).items():
+    if variable in gradients:
+      largest = f"largest_{variable}"
+      gradients = gradients.assign({largest: gradients[variable].max(dim)})
+      variables = {**variables, largest: label}
   rows, line = rows_and_line(gradients, look.facet)
   gradients, chosen = choose_rows(gradients, rows, len(variables))
   truncations, styles = run_columns(gradients)["truncation"], line_styles(gradients, line)
@@ -145,7 +159,7 @@ def _figure(
       axis.set_ylim(bounds[0] - 0.05, bounds[1] + 0.05)
   trained = describe_truncations(gradients, drawn)
   pooled = describe_seeds(gradients, drawn, look.band)
-  where = ", layer 1" if "layer" in gradients[next(iter(variables))].dims else ""
+  where = ", layer 1" if any("layer" in gradients[v].dims for v in variables) else ""
   caption = f"Measure {name!r}{where}; trained with {trained}; {pooled}{chosen}"
   plot_style.annotate(figure, keys, caption)
   return figure

@@ -168,9 +168,9 @@ MEASURES: Mapping[str, Measure] = {
     "40 training steps",
     (),
     {
-      "hessian_largest": "largest eigenvalue\nof the Hessian",
-      "hessian_leading": "eigenvalue of the\nlargest $|\\lambda|$",
-      "hessian_error": "bound on the error\nof both",
+      "hessian_largest": "largest Hessian\neigenvalue",
+      "hessian_leading": "eigenvalue of\nlargest $|\\lambda|$",
+      "hessian_error": "error bound\nof both",
     },
     compute.hessian,
     quantities={

@@ -77,6 +77,21 @@ def test_every_variable_has_an_axis_and_every_cell_that_has_it_a_line(name):
     np.testing.assert_array_equal(drawn["lstm"], expected)
 
 
+def test_the_curvature_is_next_to_the_largest_gradient_norm_and_lyapunov_exponent():
+  data = measured("curvature", "lyapunov")
+  norms = np.random.default_rng(1).standard_normal((2, 3, 1, 4))
+  data = data.assign(log10_grad_norm=(("run", "step", "layer", "time"), norms))
+  figure = measure_figures(data)["curvature"](data)
+  assert [axis.get_ylabel() for axis in figure.axes[:3]] == [*MEASURES["curvature"].labels.values()]
+  largest_norm, largest_exponent = figure.axes[3:]
+  assert "largest" in largest_norm.get_ylabel() and "Lyapunov" in largest_exponent.get_ylabel()
+  exponents = data["lyapunov_exponent"].values
+  for axis, values in ((largest_norm, norms[0, :, 0]), (largest_exponent, exponents[0, [0, 2], 0])):
+    (drawn,) = [line for line in axis.lines if line.get_label() == "elman"]
+    np.testing.assert_array_equal(drawn.get_ydata(), values.max(axis=-1))
+  assert "layer 1" in figure.get_suptitle()
+
+
 def test_an_unmeasured_measure_has_no_figure():
   assert measure_figures(measured("omega", "lyapunov")).keys() == {"omega", "lyapunov"}
   profiles = measured("lag")[["log10_lag_norm"]]
