@@ -141,17 +141,24 @@ def _extended(
 ) -> tuple[Float[Array, "n M"], Float[Array, " n"]]:
   """Returns an orthogonal basis that spans x, too, and the coordinates of x in it.
 
-  Rows of the basis before `row` are orthogonal, with a mean square of 1, the others zero. Row `row`
-  becomes the direction of the part of x that is orthogonal to them. If the coordinates of x_t
+  Rows of the basis before `row` are orthogonal, with a mean square of 1, or zero, and the others
+  zero. Row `row` becomes the direction of the part of x that is orthogonal to them, or zero if this
+  part is as small as rounding errors. If the coordinates of x_t
   multiply rows of independent Gaussian numbers, the products have the covariance ⟨x_t x_s⟩.
   """
+  # A power of 2, by which products are exact, keeps the squares of small entries from underflow.
+  _, exponent = jnp.frexp(jnp.max(jnp.abs(x)))
+  x = jnp.ldexp(x, -exponent)
   weights = basis @ x / x.size
   rest = x - weights @ basis
   again = basis @ rest / x.size  # a second time, because of rounding errors
   weights, rest = weights + again, rest - again @ basis
   norm = jnp.sqrt(jnp.mean(rest**2))
-  direction = jnp.where(norm > 0, rest / jnp.where(norm > 0, norm, 1), 0)
-  return basis.at[row].set(direction), weights.at[row].set(norm)
+  # Below this, rounding errors decide the direction, and those of the rows before are amplified.
+  is_new = norm > 16 * jnp.finfo(x.dtype).eps * jnp.sqrt(jnp.mean(x**2))
+  norm = jnp.where(is_new, norm, 0)
+  direction = jnp.where(is_new, rest / jnp.where(is_new, norm, 1), 0)
+  return basis.at[row].set(direction), jnp.ldexp(weights.at[row].set(norm), exponent)
 
 
 def _orthogonal(

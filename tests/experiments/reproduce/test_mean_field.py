@@ -29,13 +29,14 @@ def test_exponents_match_their_closed_forms():
   assert small == pytest.approx(math.log(1e-3) - f2_gain.SCALE**2, abs=3e-4)
 
 
-def test_lag_profile_of_a_gru_at_zero_is_that_of_its_linear_step():
-  # At h = x = 0, J = ½ I + ¼ U_n: ‖J^k‖² is the sum of C(k, j)² ½^{2(k−j)} ¼^{2j} over j.
-  cell, num_lags = gru(256, recurrent_kernel="identity"), 24
-  params = cell.init(jax.random.key(0), 2)
-  sample = jax.jit(
-    lambda key: mean_field.lag_profile(cell, params, jnp.zeros((num_lags, 2)), key, num_lags)
-  )
+@pytest.mark.parametrize(("num_lags", "impulse"), [(24, 0.0), (150, 1.0)])
+def test_lag_profile_of_a_gru_at_zero_is_that_of_its_linear_step(num_lags, impulse):
+  # At h = x = 0, J = ½ I + ¼ U_n: ‖J^k‖² is the sum of C(k, j)² ½^{2(k−j)} ¼^{2j} over j. After an
+  # impulse h decays, so that squares of the cotangents of the gates are below the smallest float32.
+  cell = gru(256, recurrent_kernel="identity")
+  params, steps = cell.init(jax.random.key(0), 2), num_lags if impulse == 0 else 200
+  xs = jnp.zeros((steps, 2)).at[0].set(impulse)
+  sample = jax.jit(lambda key: mean_field.lag_profile(cell, params, xs, key, num_lags))
   found = np.mean([sample(jax.random.key(seed)) for seed in range(12)], axis=0)
   squares = [
     sum(math.comb(k, j) ** 2 * 0.25 ** (k - j) / 16**j for j in range(k + 1))
