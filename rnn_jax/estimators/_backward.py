@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from rnn_jax.estimators._estimator import Estimator, check_key, checked, shift_lags
-from rnn_jax.estimators._vectors import vector_cell
+from rnn_jax.estimators._vector_cell import vector_cell
 from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.gradient_flow.reverse_sweep import forward_pass
 from rnn_jax.parallel import vary_alike

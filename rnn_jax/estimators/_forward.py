@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Integer, Key, PyTree
 
 from rnn_jax import checks
 from rnn_jax.estimators._estimator import Estimator, Online, UnrollFn, check_key, checked
-from rnn_jax.estimators._vectors import VectorCell, vector_cell
+from rnn_jax.estimators._vector_cell import VectorCell, vector_cell
 from rnn_jax.gradient_flow.joint_carry import to_vector
 from rnn_jax.parallel import vary_alike
 from rnn_jax.precision import wide

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rnn_jax.estimators import _influence
+from rnn_jax.estimators import _influence_matrix
 from rnn_jax.estimators._forward import Derivatives, Rule
-from rnn_jax.estimators._influence import Influence, Structure
+from rnn_jax.estimators._influence_matrix import Influence, Structure
 from rnn_jax.estimators._sparsity import pattern
-from rnn_jax.estimators._vectors import VectorCell, vector_cell
+from rnn_jax.estimators._vector_cell import VectorCell, vector_cell
 from rnn_jax.gradient_flow.joint_carry import from_vector, to_vector
 from rnn_jax.time_loop import input_size_of
 from rnn_jax.types import Cell, Params
@@ -40,13 +40,16 @@ def influence_rule(
   dtype = model.theta.dtype
   own = _structure(cell, input_size, np.dtype(dtype), num_steps, local)
 
+  def init(num_lags: int) -> Influence:
+    return _influence_matrix.zeros(own, num_lags, dtype)
+
   def update(memory: Influence, step: Derivatives) -> Influence:
-    return _influence.advance(own, memory, step.jvp, step.vjp)
+    return _influence_matrix.advance(own, memory, step.jvp, step.vjp)
 
   def gradient(memory: Influence, delta: Float[Array, " N"]) -> Float[Array, "K P"]:
-    return _influence.gradient(own, memory, delta, model.theta.size)
+    return _influence_matrix.gradient(own, memory, delta, model.theta.size)
 
-  return Rule(lambda num_lags: _influence.zeros(own, num_lags, dtype), update, gradient, local)
+  return Rule(init, update, gradient, local)
 
 
 @functools.lru_cache(maxsize=64)
@@ -75,7 +78,7 @@ def _structure(
 
   with jax.ensure_compile_time_eval():
     immediate, jacobian, partner = map(np.asarray, patterns())
-  return _influence.structure(immediate, jacobian, partner, num_steps)
+  return _influence_matrix.structure(immediate, jacobian, partner, num_steps)
 
 
 def _parts_swapped(a: Array) -> Array:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Key, PyTree
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.estimators._estimator import Estimator, checked
 from rnn_jax.estimators._forward import Derivatives, custom_unroll, differentiate, output_of
-from rnn_jax.estimators._vectors import vector_cell
+from rnn_jax.estimators._vector_cell import vector_cell
 from rnn_jax.gradient_flow.joint_carry import joint_size, to_vector
 from rnn_jax.parallel import vary_alike
 from rnn_jax.precision import wide

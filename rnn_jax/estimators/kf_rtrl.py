@@ -12,7 +12,7 @@ from rnn_jax import checks
 from rnn_jax.cells.memoized import memoized
 from rnn_jax.estimators._estimator import Estimator, shift_lags
 from rnn_jax.estimators._forward import Derivatives, Rule, forward_estimator
-from rnn_jax.estimators._vectors import VectorCell
+from rnn_jax.estimators._vector_cell import VectorCell
 from rnn_jax.estimators.uoro import balance
 from rnn_jax.gradient_flow.joint_carry import joint_size, to_vector
 from rnn_jax.types import Array as JaxArray
