@@ -1,4 +1,4 @@
-"""Loss scaling, which keeps small gradients of half precision from becoming zero.
+"""Loss scaling, which keeps small half-precision gradients from underflowing to zero.
 
 flax's `DynamicScale` differentiates the loss itself, averages over devices itself, and casts all
 gradients to float32. Here the scale is a part of the optimizer's state instead, so train states,
@@ -29,7 +29,8 @@ class LossScaleState(NamedTuple):
 
   Attributes:
     scale: factor on the loss of the next update; float32.
-    finite_steps: number of updates since the scale changed, or since the last one that was skipped.
+    finite_steps: number of consecutive updates with a finite gradient since the scale last changed;
+      with a fixed scale, the number of all updates.
     skipped: whether the last update was skipped, because its gradient overflowed.
     inner: the state of the optimizer itself.
   """
@@ -56,13 +57,13 @@ def with_loss_scale(
     loss ← S · loss,  g ← dloss/dparams / S
 
   With `dynamic`, S starts at 2^16. If an entry of g is not finite, the update is skipped: params
-  and optimizer state stay, and S ← S/2. After 2000 updates without this, S ← 2 S. S does not fall
-  below 1, where no update is skipped: a gradient that is not finite even there is no fault of the
-  scale. A fixed S skips no update.
+  and optimizer state stay, and S ← S/2. After 2000 consecutive finite updates, S ← 2 S. S does not
+  fall below 1; at S = 1 no update is skipped, since the scale cannot have caused the overflow. A
+  fixed S skips no update.
 
-  The optimizer receives g, which `rnn_jax.training.update` has divided by S. So it clips, and
-  counts in its moments, what it would without scaling. The returned `init` raises
-  a ValueError if a param is float16.
+  The optimizer receives g, which `rnn_jax.training.update` has divided by S. So clipping and
+  moment estimates are those of a loss without scaling. The returned `init` raises a ValueError if a
+  param is float16.
 
   Args:
     optimizer: the optimizer.

@@ -65,10 +65,10 @@ def critical_gain(cell: str, *, forget_bias: Number = 1.0, **options: Any) -> Fl
 def orthogonal_inputs(
   cells: Sequence[Cell], params: Sequence[FlatParams], key: Key[Array, ""]
 ) -> tuple[FlatParams, ...]:
-  """Returns the params with semi-orthogonal input kernels, W_xᵀ W_x = I or W_x W_xᵀ = I.
+  """Returns the params with semi-orthogonal input kernels: W Wᵀ = I or Wᵀ W = I, gate by gate.
 
-  Each gate's block [D, H] of W_x is drawn alone. Together with orthogonal recurrent kernels, which
-  are the default of most cells, all kernels of the recurrent layers are orthogonal.
+  W is the block [D, H] of each gate in W_x. The blocks are drawn independently. With orthogonal
+  recurrent kernels, the default of most cells, all kernels of every gate are orthogonal.
 
   Args:
     cells: the cell of each layer, the layer nearest the input first.
@@ -103,7 +103,7 @@ def unit_variance(
   The variance is over time, batch and units. Layer-sequential unit-variance initialization scales
   what a layer computes from its inputs, before the nonlinearity. In a recurrent layer this is the
   input's part of the pre-activation. The recurrent kernel, on which the decay of gradients depends,
-  keeps its gain. Since x W_x is linear in W_x, one scaling is exact, and none is iterated. The
+  keeps its gain. Since x W_x is linear in W_x, a single rescaling is exact. The
   paper starts from orthonormal kernels; see `orthogonal_inputs`.
 
   Args:

@@ -35,7 +35,7 @@ class OnlineMetrics(NamedTuple):
 
 
 class OnlineState(NamedTuple):
-  """What continues from one call of `train_online` to the next.
+  """Carries and the estimator's memory, to pass from one call of `train_online` to the next.
 
   Attributes:
     carries: the carry of each layer, leaves [B, ...].
@@ -60,12 +60,12 @@ def train_online(
 ) -> tuple[TrainState, OnlineState, OnlineMetrics]:
   """Trains on a stream: one update per time step, by a forward estimator.
 
-    M_t = J_t M_{t−1} + I_t        g_t = δ_tᵀ M_t + ∂L_t/∂θ        θ ← θ − update(g_t)
+    M_t = J_t M_{t−1} + I_t        g_t = δ_tᵀ M_t + ∂L_t/∂θ        θ ← θ + optimizer(g_t)
 
   Nothing of earlier steps is stored but the estimator's memory, M or an approximation of it. So the
-  gradient of a step's loss reaches back to the start of the stream, or to the last reset. M was
-  made by the params of earlier steps, so even an exact estimator is exact only in the limit of
-  small updates.
+  gradient of a step's loss reaches back to the start of the stream, or to the last reset. M is
+  stale: it was accumulated with the params of earlier steps, so even an exact estimator is exact
+  only in the limit of small updates.
 
   The layers are one cell, `stack(model.cells)`, so the estimator covers the paths between them. The
   readout is differentiated exactly. Stochastic cells run as in evaluation.
@@ -76,12 +76,12 @@ def train_online(
     loss: `(outputs [1, B, O], targets) -> [1, B]`.
     state: the state before the first update.
     stream: leaves [N, B, ...]: B contiguous parts of the data, read in parallel.
-    estimator: a forward estimator, such as `rnn_jax.estimators.uoro()`.
+    estimator: one that runs step by step: `rtrl`, `snap`, `rflo`, `uoro` or `kf_rtrl`.
     key: random key of the estimator. The key of each step depends on it and on `state.step`.
     continued: from an earlier call, if the stream continues its stream; zeros if None.
     resets: [N, B] bool; where True, a new document starts, and carry and memory are set to zeros.
   Returns:
-    (state after N updates, what continues, metrics of the N updates).
+    (state after N updates, `continued` of the next call, metrics of the N updates).
   Raises:
     TypeError, ValueError: if the estimator needs a whole sequence or does not support a cell, if
       the model has one of the parts that are excluded above, or if an array has the wrong shape.

@@ -1,4 +1,4 @@
-"""Optimizers, of clipping, an optax optimizer and loss scaling; learning-rate schedules."""
+"""Optimizers that combine gradient clipping, optax and loss scaling; learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CLIPS: Mapping[str, Callable[[ArrayLike], optax.GradientTransformation]] = {
   "adaptive": clipping.clip_adaptively,
 }
 
-# The share of the learning rate that is left at a share of the way from warm-up to the last step.
+# Fraction of the learning rate that remains, by the fraction of the way from warm-up to the end.
 _DECAYS: Mapping[str, optax.Schedule] = {
   "constant": optax.constant_schedule(1.0),
   "linear": optax.linear_schedule(1.0, 0.0, 1),
@@ -119,7 +119,7 @@ def learning_rate_schedule(
   Args:
     name: `constant`, `linear` or `cosine`.
     learning_rate: the largest rate, reached at step w; may be traced.
-    num_steps: the step, counted from 0, from which on the rate of a decay is 0.
+    num_steps: the step, counted from 0, from which a decaying rate is 0.
     warmup: w, the steps over which the rate grows from 0; 0 for none; may be traced.
   Raises:
     TypeError, ValueError: if the name is unknown, if a number is out of range, or if w is not below

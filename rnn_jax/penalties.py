@@ -186,11 +186,12 @@ def spectral_penalty(model: MeasuredModel, weight: ArrayLike) -> Penalty:
   ρ is the spectral radius; see `spectral_radius`. The sum is over all layers, and over all gates g
   of a fused kernel [H, G·H], whose blocks W_g are taken alone.
 
-  The gradient through k steps of a linear layer goes as ρᵏ for large k: it vanishes below 1 and
-  explodes above. The largest singular value σ₁, which spectral norm regularization penalizes
+  The gradient through k steps of a linear layer scales as ρᵏ for large k: it vanishes for ρ < 1 and
+  explodes for ρ > 1. The largest singular value σ₁, which spectral norm regularization penalizes
   (Yoshida and Miyato, 2017), is only an upper bound: with σ₁ = 1 the gradient of a nilpotent
-  kernel is zero after H steps. For a gated cell, and away from the zero state, the kernel's ρ is
-  only one factor of the step Jacobian; `flossing_penalty` controls the dynamics themselves.
+  kernel is zero after H steps. In a gated cell, and away from the zero state, the kernel is only
+  one factor of the step Jacobian, so ρ = 1 is not its edge of stability (see
+  `rnn_jax.network_init.critical_gain`); `flossing_penalty` controls the dynamics themselves.
 
   Args:
     model: the network, such as `DeepRNN`, of cells with a plain recurrent kernel

@@ -31,7 +31,7 @@ def check_dtype(name: str, dtype: Any) -> np.dtype:
   """Returns one of `DTYPES` as a dtype.
 
   Raises:
-    TypeError, ValueError: if `dtype` is not a dtype, or is another one.
+    TypeError, ValueError: if `dtype` is not a dtype, or none of `DTYPES`.
   """
   checks.float_dtype(name, dtype)
   return np.dtype(checks.choice(name, str(jnp.dtype(dtype)), DTYPES))
@@ -49,8 +49,8 @@ def cast(tree: Tree, dtype: DTypeLike) -> Tree:
 def at_least_float32(tree: Tree) -> Tree:
   """Returns the pytree with its half-precision arrays as float32; all other leaves are unchanged.
 
-  Measures are computed in at least float32, because in half precision the logarithm of a small norm
-  is wrong by whole decades, and JAX has no QR decomposition.
+  Measures are computed in at least float32. In half precision, the logarithm of a small norm is
+  wrong by whole decades, and JAX has no QR decomposition for these dtypes.
   """
   return jax.tree.map(lambda a: jnp.asarray(a, np.float32) if _is_half(a) else a, tree)
 

@@ -76,12 +76,12 @@ def lag_profile(
   u_t^b = h_{t−1} U_b is Gaussian, independent of other units and blocks; so is its transpose in the
   backward pass, with the cotangents ū_t^b in place of h:
 
-    ⟨u_t^b u_s^b⟩ = ⟨h_{t−1} h_{s−1}⟩        h̄_{t−1} = … + η_t        ⟨η_t η_s⟩ = Σ_b ⟨ū_t^b ū_s^b⟩
+    ⟨u_t^b u_s^b⟩ = ⟨h_{t−1} h_{s−1}⟩       h̄_{t−1} = d_t + η_t       ⟨η_t η_s⟩ = Σ_b ⟨ū_t^b ū_s^b⟩
 
-  Here ⟨·⟩ is the mean over units, … the part of the update that does not pass through U. Products
-  in the forward and the backward pass are taken as independent. A population of M units samples
-  these distributions; its error is of order 1/√M, and averages out over keys up to order 1/M.
-  M must be at least T.
+  Here ⟨·⟩ is the mean over units, and d_t is the part of h̄_{t−1} that does not pass through U. The
+  forward and the backward pass use independent copies of U (gradient independence). A population of
+  M units samples these distributions. Its error is of order 1/√M, and the mean over keys reduces it
+  to order 1/M. M must be at least T.
 
   Args:
     cell: a cell of M units that applies its kernel "w_h" to h only; h is its carry, or the leaf

@@ -1,6 +1,6 @@
 """Estimators of the gradient of a loss through time, exact and approximate.
 
-All have one signature, for any `Cell`, and can be jitted and vmapped:
+All have one signature, and can be jitted and vmapped:
 
     estimator = uoro(samples=4)
     value, grads = estimator(cell, params, xs, loss, key)
@@ -25,12 +25,13 @@ have on the loss at step s:
 | `h_detach(p)` | backward | the path through `recur` is weakened | yes | P | T·N |
 | `fptt` | forward | none except rounding | no | N³ | N² |
 | `rtrl` | forward | none | no | N²·P; diagonal cells: P | N·P; diagonal cells: P |
-| `snap(n)` | forward | entries reached after n steps are lost | no | N·P + k²·P | N² + k·P |
+| `snap(n)` | forward | entries not reached within n steps are lost | no | N·P + k²·P | N² + k·P |
 | `rflo` | forward | the path through `recur` is lost | no | k²·P | k·P |
 | `uoro(S)` | forward | none | yes | S·(N² + P) | S·(N + P) |
 | `kf_rtrl` | forward | none | yes | N²·G·H | N·G·H |
 
-In the rows of `snap` and `rflo`, k is the number of entries of the carry that a param can reach.
+In the rows of `snap` and `rflo`, k is the number of entries of the carry that a param can reach. In
+that of `kf_rtrl`, G is the number of gates and H the hidden size.
 The memory of `tbptt` and `artbp` is that of a program that frees the steps before a cut, as
 `rnn_jax.windows.train_windows` does for `tbptt`. In one scan over the whole sequence it is T·N.
 Forward estimators also keep the outputs and their errors of all T steps, unless
@@ -45,7 +46,8 @@ layer separately. A backward one passes its own errors to the layer below. A for
 exact errors. So the layers above the first need backpropagation through time, and its memory of
 T·N.
 
-Forward estimators do not support cells that draw masks, such as those with zoneout.
+Forward estimators run stochastic cells, such as those with zoneout, as in evaluation, without a
+random key. `kf_rtrl` supports only some cells; see its docstring.
 
 `estimator_bias` compares an estimator with `bptt`, per layer, leaf and lag.
 """

@@ -123,9 +123,9 @@ class Estimator(NamedTuple):
 
 
 def shift_lags(shares: PyTree[Array]) -> PyTree[Array]:
-  """Returns shares [K, ...] of lags 0 … K − 1 as they count one step later; lag 0 becomes zero.
+  """Returns shares [K, ...] one step later: each moves from lag k to lag k + 1, and lag 0 is zero.
 
-  The last entry keeps what it had, since it holds all lags from K − 1 on.
+  The last entry also keeps its own, since it holds all lags from K − 1 on; with K = 1 it is all.
   """
 
   def leaf(a: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Forward estimators: next to the network, each keeps an estimate of ∂s_t/∂θ.
+"""Forward estimators: next to the network, each keeps an estimate of ds_t/dθ.
 
     M_t = J_t M_{t−1} + I_t        dL/dθ = Σ_t M_tᵀ δ_t
 
@@ -245,7 +245,9 @@ def custom_unroll(shares: Callable[..., Params], random: bool, masked: bool = Tr
       if value is not None and not masked:
         raise ValueError(f"{name} must be None with fptt, got {checks.shown(value)}.")
     if uses_key(cell, cell.prepare(params), checked(cell, params, xs), key):
-      raise ValueError("cell must draw no masks with a forward estimator, got one that does.")
+      raise ValueError(
+        "key must be None with a forward estimator, because this cell draws random masks from it."
+      )
     own_key = jax.random.key_data(check_key(estimator_key, random))
     constants = own_key, lengths, mask, resets
 

@@ -1,4 +1,4 @@
-"""The influence matrix ∂s_t/∂θ, forward in time, in the entries of a sparsity pattern.
+"""The influence matrix ds_t/dθ, propagated forward in time within a sparsity pattern.
 
     M_t = J_t M_{t−1} + I_t,  then zero outside the pattern
 
@@ -23,12 +23,12 @@ from rnn_jax.estimators._sparsity import closure, coloring, indicators
 
 
 class Block(NamedTuple):
-  """Groups of params that have equally many members and supports of equal size.
+  """Groups of params with supports of the same size and the same number of params.
 
   Attributes:
     support: entries of the carry that each group can reach.
     members: each group's params.
-    present: whether a step applies the param to the entry of the carry itself.
+    present: whether the param acts on the entry directly, within one step.
   """
 
   support: Int[np.ndarray, "_G _k"]

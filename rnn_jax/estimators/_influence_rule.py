@@ -62,8 +62,8 @@ def _structure(
   def patterns() -> tuple[Array, Array, Array]:
     model = vector_cell(cell, cell.init(jax.random.key(0), input_size, dtype))
     carry = cell.initial_carry((1,), dtype)
-    # A vector even if the cell reads tokens, since a token's own row of the input kernel would be a
-    # pattern of this token.
+    # A vector even if the cell reads tokens: with a token, the pattern would contain only that
+    # token's row of the input kernel.
     x = jnp.full((input_size,), 0.5, dtype)
 
     def step(s: Float[Array, " N"], theta: Float[Array, " P"]) -> Float[Array, " N"]:

@@ -27,8 +27,8 @@ class VectorCell(NamedTuple):
     unravel: maps θ to the prepared params.
     step: `(s, theta, carry, x, recurrent_scale=None, local=False) -> s'`. The carry [1, ...]
       supplies the integer leaves and the structure. `recurrent_scale` is the factor on the gradient
-      through `cell.recur`, a scalar; None for 1. With `local`, nothing passes through it, which
-      sparsity patterns show; a factor of 0 does not show in them.
+      through `cell.recur`, a scalar; None for 1. With `local`, no gradient passes through
+      `cell.recur`, and sparsity patterns leave that path out; with a factor of 0 they keep it.
     readout: `(s', theta, carry', x) -> y`, the output of the step that led to s'.
   """
 
@@ -82,7 +82,7 @@ def _real(tree: PyTree[AnyArray]) -> PyTree[AnyArray]:
 
 
 def _like(tree: PyTree[AnyArray], real: PyTree[AnyArray]) -> PyTree[AnyArray]:
-  """Returns `real`, from `_real`, with its pairs put together to complex leaves as in `tree`."""
+  """Returns `real`, from `_real`, with its pairs combined into complex leaves as in `tree`."""
 
   def leaf(a: Any, b: Any) -> Any:
     return jax.lax.complex(*b) if jnp.iscomplexobj(a) else b

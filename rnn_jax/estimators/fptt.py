@@ -24,13 +24,13 @@ def fptt() -> Estimator:
 
   A first pass multiplies the step Jacobians to obtain λ_0. A second pass solves the recursion of
   BPTT for the later error. In exact arithmetic the gradient is that of BPTT. Rounding errors grow
-  by J⁻ᵀ at every step. Once the smallest singular value of ∂s_T/∂s_0 is below the precision of the
-  floats, the errors explode in its direction. The gradient is inf or NaN where a J_t is singular,
-  as with relu units that are off, and in cells whose old carry does not enter the new one in all
-  directions, such as `qrnn`.
+  by J⁻ᵀ at every step. Once the smallest singular value of J_t … J_1 is below the precision of the
+  dtype, rounding errors dominate λ_t in its direction. The gradient is inf or NaN where a J_t is
+  singular, as with relu units that are off, and in cells whose old carry does not enter the new one
+  in all directions, such as `qrnn`.
 
-  Cost per step: N³; memory: N² per example. Bias: none except rounding. Linear systems of several
-  examples may deadlock in a program on several CPU devices; see `lyapunov_spectrum`.
+  Cost per step: N³; memory: N² per example. Bias: none except rounding. Batched linear solves may
+  deadlock in a program on several CPU devices; see `lyapunov_spectrum`.
 
   Returns:
     An Estimator that is not random. It supports neither lengths and masks nor resets.
@@ -108,7 +108,7 @@ def _shares(
 
   products = jnp.broadcast_to(eye, (batch_size, *eye.shape))
   errors = jnp.zeros((batch_size, lags, len(eye)), eye.dtype)
-  # Half precision has no linear solver, and the sum over all steps needs at least float32.
+  # JAX has no half-precision linear solver, and the sum over all steps needs at least float32.
   total = jnp.zeros((lags, *model.theta.shape), wide(eye.dtype))
   carry, products, errors, total, _ = vary_alike(
     (carry, products, errors, total, (y_bars, model.theta))

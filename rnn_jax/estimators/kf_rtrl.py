@@ -20,14 +20,14 @@ from rnn_jax.types import Carry, Cell, Params
 
 
 class Product(NamedTuple):
-  """The influence of one kernel [M, W] as a Kronecker product, M[i, (a, b)] ≈ u[a] A[i, b].
+  """The influence of one kernel [V, W] as a Kronecker product, M[i, (v, w)] ≈ u[v] A[i, w].
 
   Attributes:
-    u: [K, M], K lags.
+    u: [K, V], K lags.
     a: [N, W].
   """
 
-  u: Float[Array, "K M"]
+  u: Float[Array, "K V"]
   a: Float[Array, "N W"]
 
 
@@ -59,11 +59,11 @@ def kf_rtrl() -> Estimator:
   each kernel has its own, so that a GRU fits, where the reset gate scales only h W_h. The influence
   of b has the size of A and is kept exactly.
 
-  Shares of lags: the lag is that of v_t. A share also contains terms A of other steps, whose mean
-  is zero.
+  Shares of lags: the terms of u_t are sorted by the lag k of their v_{t−k}. Each share also
+  contains products with the terms of A_t from other steps, whose expectation is zero.
 
-  Cost per step: N²·W; memory: N·W + M per kernel and example, W = G·H. Unbiased, with a smaller
-  variance than `uoro`.
+  Cost per step: N²·W; memory: N·W + V per kernel [V, W] and example, where W = G·H for G gates.
+  Unbiased, with a smaller variance than `uoro`.
 
   Returns:
     An Estimator that is random. Cells other than those with params w_x, w_h, b and h_{t−1} W_h as

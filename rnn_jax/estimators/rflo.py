@@ -21,8 +21,8 @@ def rflo() -> Estimator:
   the cell state's ∂c_t/∂c_{t−1} = f_t in an LSTM. An Elman network has no such path, so its
   estimate is that of truncation to one step. In cells whose `recur` computes nothing, such as the
   linear ones, J̃ = J, and the estimate is exact. The estimate equals that of `h_detach(1)`, but is
-  computed forward in time. (The papers also send the errors back through random weights instead of
-  the readout's; here the errors δ_t are exact.)
+  computed forward in time. (RFLO and random e-prop also project the errors through fixed random
+  feedback weights in place of the transposed readout; here the errors δ_t are exact.)
 
   Cost per step: k²·P; memory: k·P per example, where k is the number of entries of the carry that a
   param can reach by local paths (1 in a GRU, 2 in an LSTM). Biased.

@@ -16,7 +16,7 @@ def rtrl() -> Estimator:
 
     M_t = J_t M_{t−1} + I_t        dL/dθ = Σ_t M_tᵀ δ_t
 
-  M_t = ∂s_t/∂θ is kept in all entries that can be nonzero. If a param can reach all N entries of
+  M_t = ds_t/dθ is kept in all entries that can be nonzero. If a param can reach all N entries of
   the carry, these are N·P numbers per example. In a cell that is diagonal in its carry, such as
   `lru` or `indrnn`, a param reaches one unit, and they are P.
 

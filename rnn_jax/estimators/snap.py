@@ -13,7 +13,7 @@ from rnn_jax.estimators._influence_rule import influence_rule
 
 @memoized
 def snap(num_steps: int = 1) -> Estimator:
-  """Sparse n-step approximation (SnAp-n): RTRL without the entries reached after n steps.
+  """Sparse n-step approximation (SnAp-n): RTRL with only the entries reached within n steps.
 
     M_t = P_n ∘ (J_t M_{t−1} + I_t)        dL/dθ = Σ_t M_tᵀ δ_t
 

@@ -31,8 +31,8 @@ def uoro(samples: int = 1) -> Estimator:
   the two vectors, which minimizes the variance; a factor is 1 if one of its norms is 0. The
   variance grows with N.
 
-  Shares of lags: the lag is that of I_t. A share also contains terms s̃ of other steps, whose mean
-  is zero.
+  Shares of lags: the terms of θ̃_t are sorted by the lag k of their I_{t−k}ᵀ ν_{t−k}. Each share
+  also contains products with the terms of s̃_t from other steps, whose expectation is zero.
 
   Cost per step: S (N² + P); memory: S (N + P) per example. Unbiased.
 

@@ -49,14 +49,14 @@ def curvature(
   number of params, both eigenvalues are exact.
 
   Gradient descent with learning rate η is stable only in directions whose curvature is below 2/η.
-  Where gradients explode through time, so does curvature: a walk over the loss of a linear unit
-  h_T = w^T meets the slope T w^{T−1} and the curvature T (T − 1) w^{T−2}.
+  Where gradients explode through time, so does curvature. For a linear unit h_T = w^T, the slope is
+  dh_T/dw = T w^{T−1} and the curvature d²h_T/dw² = T (T − 1) w^{T−2}.
 
-  Convention: all params form one vector, in which integer leaves are constants. The loss is not
-  truncated unless it says so itself. Q starts from a vector that is random, but the same in all
-  calls. All Lanczos vectors are orthogonalized against all earlier ones. The errors leave out
-  rounding: about ε ‖H‖, where ε is the dtype's precision. If params or loss are not finite, neither
-  are the results.
+  Convention: all params form one vector, in which integer leaves are constants. Gradients are not
+  truncated, unless the loss itself passes `truncation` to `unroll`. Q starts from a vector that is
+  random, but the same in all calls. All Lanczos vectors are orthogonalized against all earlier
+  ones. The errors leave out rounding: about ε ‖H‖, where ε is the dtype's precision. If params or
+  loss are not finite, neither are the results.
 
   Cost: about 2 m backward passes (forward-over-reverse mode); memory for m·P numbers. In the loss,
   `unroll` or a network needs no forward_mode=True, but with it an LSTM's products are six times
@@ -108,15 +108,16 @@ def _extremes(diagonal: Float[Array, " m"], betas: Float[Array, " m"]) -> Curvat
     betas: the entries next to the diagonal, then β.
   """
   # If the Krylov space is invariant, the next β is about zero, and the division by it leaves a
-  # vector that is not orthogonal to the others, or NaN. T is therefore cut off at a β so small that
-  # the vectors are no longer orthogonal to √ε, which T needs to be accurate (Simon, 1984,
+  # vector that is not orthogonal to the others, or NaN. T is therefore truncated at the first β
+  # below √ε, relative to T's entries. Beyond it the vectors are no longer semiorthogonal (inner
+  # products at most √ε), which T needs to be accurate (Simon, 1984,
   # https://doi.org/10.1090/S0025-5718-1984-0725988-X).
   scale = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal), betas))
   broken = ~(betas > math.sqrt(jnp.finfo(betas.dtype).eps) * scale)
   last = len(betas) - 1
   cut = jnp.where(jnp.any(broken), jnp.argmax(broken), last)
   index = jnp.arange(len(betas))
-  # T's first entry is not beyond its extreme eigenvalues, so that it can fill the rest of it.
+  # T[0, 0] lies between T's extreme eigenvalues, so padding the diagonal with it changes neither.
   diagonal = jnp.where(index <= cut, diagonal, diagonal[0])
   off_diagonal = jnp.where(index < cut, betas, jnp.zeros_like(betas))[:-1]
   matrix = jnp.diag(diagonal) + jnp.diag(off_diagonal, 1) + jnp.diag(off_diagonal, -1)

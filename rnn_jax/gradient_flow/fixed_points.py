@@ -56,8 +56,8 @@ def fixed_points(
   A local minimum of q is a fixed point if q = 0 there, and otherwise a slow point: a place that the
   state passes slowly. L-BFGS minimizes q from every start. It finds saddles and repellers as well
   as attractors, since all of them are minima of q. Around a fixed point the state moves as
-  δ_t = J δ_{t−1}, so a gradient that flows back through k steps spent there grows or decays along
-  each eigenvector of J as |λ|^k.
+  δ_t = J δ_{t−1}, so a gradient that flows back through k steps spent there, by powers of Jᵀ, grows
+  or decays along each left eigenvector of J as |λ|^k.
 
   Convention: s is the joint carry (an LSTM's hidden and cell together). Integer leaves of the carry
   are constants, those of the starts. Starts whose search does not end at a finite q are left out. A

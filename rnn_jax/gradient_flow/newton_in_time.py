@@ -56,8 +56,8 @@ def newton_in_time(
   machine can solve it by an associative scan in O(log T) rounds. The number of iterations says
   whether this pays. Each iteration makes at least one more step exact, so T iterations suffice in
   exact arithmetic. If the largest Lyapunov exponent λ_1 (see `lyapunov_spectrum`) is below 0, few
-  iterations suffice, whatever T is, and the error is squared in each of the last ones. If λ_1 > 0,
-  their number is proportional to T, and the closer to T the larger λ_1 is. A recurrence linear in s
+  iterations suffice, whatever T is, and convergence is quadratic at the end. If λ_1 > 0, their
+  number is proportional to T, and the closer to T the larger λ_1 is. A recurrence linear in s
   takes one.
 
   Convention: s is the layer's joint carry (an LSTM's hidden and cell together), per example. The
@@ -68,8 +68,8 @@ def newton_in_time(
   example whose true trajectory is not finite has NaN residuals and T iterations.
 
   If λ_1 T is above ln(1/ε), where ε is the dtype's precision (16 in float32, 36 in float64),
-  rounding errors decide where a trajectory goes. The method may then converge to another one than
-  the time loop's, even in far fewer iterations; the last of the errors shows this.
+  rounding errors decide where a trajectory goes. The method may then converge to a trajectory other
+  than the time loop's, sometimes in far fewer iterations; the last of the errors shows this.
 
   Cost: one forward pass; then, for each iteration, one forward pass and one Jacobian-vector product
   per step (`loop`), or O(N³) per step and memory for T·B·N² numbers (`associative`). Reverse-mode

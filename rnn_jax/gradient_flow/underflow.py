@@ -42,9 +42,9 @@ def underflow(
   are kept, earlier steps receive a little more.) An entry that overflows is not lost in this sense.
 
   ĝ is computed in float32 with an exponent of its own for each step and example, as in
-  `lag_profile`, so it has a number wherever the gradient is not zero, however small it is. That is
-  why float32, too, loses entries. ĝ = 0 only within an example whose other entries are 1e-38 times
-  larger, or where no gradient flows.
+  `lag_profile`, so it is nonzero wherever the gradient is not zero, however small it is. That is
+  why float32, too, loses entries. ĝ = 0 only within an example with other entries 10^38 times as
+  large, or where no gradient flows.
 
   Convention: h_t is the carry after step t; dL/dh_t is the total derivative. Each leaf of the carry
   has its own share. Complex leaves, which have no half precision, stay complex64. Gradients are
@@ -63,7 +63,7 @@ def underflow(
     For each layer, shares [T] in the structure of the carry, with None in place of integer leaves;
     NaN at steps where no entry has a gradient.
   Raises:
-    TypeError, ValueError: if the dtype is another one, if the loss scale is not above 0, if the
+    TypeError, ValueError: if the dtype is none of these, if the loss scale is not above 0, if the
       loss is not a scalar, or if the arguments do not fit the layers.
   References:
     Micikevicius et al., 2018, https://arxiv.org/abs/1710.03740

@@ -101,9 +101,10 @@ TABLE = (
     _gradient,
     "Gradient estimator: bptt (backpropagation through time, truncated by --truncation), artbpC "
     "(cuts each step with probability C, without bias), h_detachP (detaches h with probability P), "
-    "fptt (errors forward in time), rtrl, snapN (rtrl restricted to entries reached within N "
-    "steps), rflo (local Jacobian), uoroS (S random rank-one matrices) or kf_rtrl (a random "
-    "Kronecker product). Defaults: C 0.1, P 0.25, N 1, S 1.",
+    "fptt (backpropagated errors, computed forward in time), rtrl (real-time recurrent learning), "
+    "snapN (rtrl with only the entries reached within N steps), rflo (rtrl without the recurrent "
+    "path in the Jacobian), uoroS (rtrl approximated by S random rank-one matrices) or kf_rtrl "
+    "(rtrl approximated by a random Kronecker product). Defaults: C 0.1, P 0.25, N 1, S 1.",
     "axis",
   ),
   Flag("seed", "0", integer("seed", minimum=0), "Seed of the params and of the data.", "axis"),
@@ -195,7 +196,7 @@ TABLE = (
     "flossing_steps",
     "0",
     integer("flossing_steps", minimum=0),
-    "Steps of gradient flossing before training, of Adam at the run's learning rate.",
+    "Adam steps of gradient flossing before training, at the run's learning rate.",
     "axis",
   ),
   Flag(
@@ -203,8 +204,9 @@ TABLE = (
     "default",
     choice("initialization", INITIALIZATIONS),
     "How the params are drawn: default, as the cell says; critical, with the recurrent gain at "
-    "which small perturbations of the zero state neither grow nor decay; unitary, orthogonal "
-    "kernels; lsuv, orthogonal kernels, and input kernels that give pre-activations of variance 1.",
+    "which small perturbations of the zero state neither grow nor decay; unitary, real "
+    "orthogonal W_x and W_h; lsuv, orthogonal kernels, with W_x scaled so that x W_x has variance "
+    "1.",
     "axis",
   ),
   Flag(

@@ -160,11 +160,13 @@ MEASURES: Mapping[str, Measure] = {
     {"log10_weight_share": ("log10 of the norm of the time step's share of dL/dW_h", "1")},
   ),
   "curvature": Measure(
-    "eigenvalues of the Hessian of the batch's loss, without truncation, in all params of the "
-    "network: the largest, the one of the largest absolute value, and the larger one of the bounds "
-    "on their distances from the closest eigenvalue; by Lanczos' method with 20 products",
-    "largest eigenvalue of the loss's Hessian in all params, and the one of the largest absolute "
-    "value; next to `grad_norm` and `lyapunov`",
+    "eigenvalues of the Hessian of the batch's loss, without truncation, with respect to all "
+    "params of the network: the largest (sharpness), the one of the largest absolute value, and "
+    "the larger one of the bounds on their distances from the closest eigenvalue; by the Lanczos "
+    "method with 20 products",
+    "Hessian of the loss with respect to all params: its largest eigenvalue (sharpness) and the "
+    "one of the largest absolute value; its figure adds the largest gradient norm and, if "
+    "measured, the largest Lyapunov exponent",
     "40 training steps",
     (),
     {
