@@ -98,15 +98,15 @@ def run() -> Outcome:
     "In lower layers the norm before training need not be largest at the last step, since a state "
     "there acts on the loss through all later states of the layer above.",
   ]
-  if unknown:
-    zeros = ", ".join(
-      f"{cell} {depth}: {np.isneginf(values).sum()}"
-      for (cell, depth), values in maps.items()
-      if np.isneginf(values).any()
-    )
+  zeros = ", ".join(
+    f"{cell} {depth}: {np.isneginf(values).sum()}"
+    for (cell, depth), values in maps.items()
+    if np.isneginf(values).any()
+  )
+  if zeros:
     smallest = float(gradients["log10_lag_norm"].min())
     notes.append(
-      f"Norms that are zero, by cell and depth: {zeros or 'none'}. A norm is zero where that of an "
+      f"Norms that are zero, by cell and depth: {zeros}. A norm is zero where that of an "
       "example is below the smallest float32, 10⁻³⁸. The gradient of the last step's loss, which "
       f"is the same in this task, was also computed with an exponent of its own for each step: its "
       f"smallest norm is 10^{smallest:.1f}."

@@ -80,6 +80,18 @@ def test_f8_checks_the_reach_of_the_gradient_in_networks_that_have_learned(
   assert draws(outcome)
 
 
+def test_f8_says_where_norms_are_zero_and_what_the_gradient_is_there(monkeypatch):
+  gradients, metrics = recorded(("lstm",), {"lstm": 0.01}, depths=(1, 2))
+  gradients["log10_lag_norm"] = gradients["log10_grad_norm"] - 37.5
+  gradients["log10_grad_norm"][1, 1, 0, :2] = -np.inf
+  monkeypatch.setattr(f8_depth, "sweep", lambda _: (gradients, metrics, 0))
+  outcome = f8_depth.run()
+  (check,) = [check for check in outcome.checks if check.name.startswith("norms that are zero")]
+  assert check.measured == 2 and not check.met
+  smallest = float(gradients["log10_lag_norm"].min())
+  assert "lstm 2: 2." in outcome.notes[-1] and f"10^{smallest:.1f}" in outcome.notes[-1]
+
+
 def test_f10_trains_every_cell():
   flags = (training.FLAGFILES / "cells_decay.flags").read_text().splitlines()
   (cells,) = [line.removeprefix("--cell=") for line in flags if line.startswith("--cell=")]
